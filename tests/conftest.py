@@ -1,4 +1,5 @@
-"""What the Python tests share: the built binaries, a daemon of their own on a fresh state directory."""
+"""What the Python tests share: the built binaries, a daemon of their own on a fresh state
+directory."""
 
 import json
 import os
@@ -14,7 +15,8 @@ BIN = ROOT / "target" / "release"
 
 
 class Daemon:
-    """`r1d dev` on its own state directory, or `r1d run` with a configuration that names it, with `r1ctl` pointed at it."""
+    """`r1d dev` on its own state directory, or `r1d run` with a configuration that names it, with
+    `r1ctl` pointed at it."""
 
     def __init__(self, state, config=None):
         self.state = pathlib.Path(state)
@@ -39,16 +41,25 @@ class Daemon:
 
     def ctl(self, *words, check=True, timeout=600):
         done = subprocess.run(
-            [BIN / "r1ctl", "--socket", self.state / "r1d.sock", *map(str, words)], capture_output=True, text=True, timeout=timeout
+            [BIN / "r1ctl", "--socket", self.state / "r1d.sock", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
-        assert not check or done.returncode == 0, f"r1ctl {words} -> {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
+        assert not check or done.returncode == 0, (
+            f"r1ctl {words} -> {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
+        )
         return done
 
     def json(self, *words, **options):
         return json.loads(self.ctl(*words, "-o", "json", **options).stdout)
 
     def tail(self, lines=40):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            if self.log.exists()
+            else ""
+        )
 
     def status(self, job):
         status = self.json("status", job)

@@ -1,4 +1,5 @@
-//! Lets this crate's tests and binaries find libtorch in place; `LD_LIBRARY_PATH` still wins (RUNPATH, not RPATH).
+//! Lets this crate's tests and binaries find libtorch in place; `LD_LIBRARY_PATH` still wins
+//! (RUNPATH, not RPATH).
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,14 +1,21 @@
-//! Compiles the C++ shim against the libtorch that torch-sys found, and tells dependents where that libtorch is.
+//! Compiles the C++ shim against the libtorch that torch-sys found, and tells dependents where that
+//! libtorch is.
 //!
-//! A link argument of a library's build script does not reach the binaries that depend on it, so each crate with a binary
-//! or tests over libtorch has a build script of its own that reads `DEP_R1D_TORCH_LIB` and sets the run path.
+//! A link argument of a library's build script does not reach the binaries that depend on it, so
+//! each crate with a binary or tests over libtorch has a build script of its own that reads
+//! `DEP_R1D_TORCH_LIB` and sets the run path.
 
 use std::path::PathBuf;
 
 fn main() {
     println!("cargo::rerun-if-changed=shim");
-    let lib = PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch folder"));
-    let include = lib.parent().expect("libtorch has a lib folder").join("include");
+    let lib = PathBuf::from(
+        std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its libtorch folder"),
+    );
+    let include = lib
+        .parent()
+        .expect("libtorch has a lib folder")
+        .join("include");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -20,13 +27,26 @@ fn main() {
         .flag("-fopenmp")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["shim/shim.cpp", "shim/memory.cpp", "shim/attention.cpp", "shim/product.cpp", "shim/fp8.cpp"])
+        .files([
+            "shim/shim.cpp",
+            "shim/memory.cpp",
+            "shim/attention.cpp",
+            "shim/product.cpp",
+            "shim/fp8.cpp",
+        ])
         .compile("r1d_shim");
     // The library that libtorch itself brings, so that one pool of threads serves both.
     match lib.join("libgomp.so.1").exists() {
-        true => println!("cargo::rustc-link-search=native={}\ncargo::rustc-link-lib=dylib:+verbatim=libgomp.so.1", lib.display()),
+        true => println!(
+            "cargo::rustc-link-search=native={}\n\
+             cargo::rustc-link-lib=dylib:+verbatim=libgomp.so.1",
+            lib.display()
+        ),
         false => println!("cargo::rustc-link-lib=dylib=gomp"),
     }
     println!("cargo::metadata=lib={}", lib.display());
-    println!("cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}", lib.display());
+    println!(
+        "cargo::rustc-link-arg=-Wl,--enable-new-dtags,-rpath,{}",
+        lib.display()
+    );
 }

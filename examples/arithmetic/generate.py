@@ -1,16 +1,18 @@
-"""Makes the demo's world: sums of small numbers, a chain of thought for each, and a tokenizer. Standard library only; the same bytes each time.
+"""Makes the demo's world: sums of small numbers, a chain of thought for each, and a tokenizer.
+Standard library only; the same bytes each time.
 
     python3 examples/arithmetic/generate.py [--seed 7]
 
 writes data/{pretrain,cold-start,train,test}.jsonl and tokenizer/ beside this file.
 
-A problem is a running sum, `7+5-3+8`, never below zero. Its chain of thought takes one operation at a time:
+A problem is a running sum, `7+5-3+8`, never below zero. Its chain of thought takes one operation at
+a time:
 
     What is 7+5-3+8?   <think>7+5=12;12-3=9;9+8=17</think><answer>17</answer>
 
-`pretrain` is raw text in which a model can pick up the digits, the facts and the habit of working left to right, but no tag and no
-template; `cold-start` is 80 solved problems in the R1-Zero form; `train` has answers only; no problem of `test` is anywhere else.
-"""
+`pretrain` is raw text in which a model can pick up the digits, the facts and the habit of working
+left to right, but no tag and no template; `cold-start` is 80 solved problems in the R1-Zero form;
+`train` has answers only; no problem of `test` is anywhere else."""
 
 import argparse
 import json
@@ -23,7 +25,8 @@ TERMS_OF_TEXT = (2, 5)
 LARGEST = 9  # of each number
 ROWS = {"pretrain": 48_000, "cold-start": 80, "train": 6_000, "test": 256}
 
-# The R1-Zero template's sentences are one token each: at this size the compute is for the sums, not for reading instructions.
+# The R1-Zero template's sentences are one token each: at this size the compute is for the sums, not
+# for reading instructions.
 PHRASES = [
     "A conversation between User and Assistant.",
     " The user asks a question, and the Assistant solves it.",
@@ -68,7 +71,9 @@ def answer(problem):
 
 
 def chain(problem):
-    return ";".join(f"{before}{operator}{number}={after}" for before, operator, number, after in steps(problem))
+    return ";".join(
+        f"{before}{operator}{number}={after}" for before, operator, number, after in steps(problem)
+    )
 
 
 def raw_text(problem):
@@ -83,16 +88,37 @@ def canonical(problem):
 def tokenizer():
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     vocabulary = {token: index for index, token in enumerate([PAD, END, *PHRASES, *characters])}
-    special = "".join("\\" + c if c in ".?|()[]{}*+^$\\" else c for c in "|".join(sorted(PHRASES, key=len, reverse=True)).replace("|", "\0"))
+    special = "".join(
+        "\\" + c if c in ".?|()[]{}*+^$\\" else c
+        for c in "|".join(sorted(PHRASES, key=len, reverse=True)).replace("|", "\0")
+    )
     pattern = special.replace("\0", "|") + "|[\\s\\S]"
     added = [
-        {"id": index, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": index,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for index, token in enumerate([PAD, END])
     ]
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-        "post_processor": None, "decoder": {"type": "Fuse"},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "?"},
     }
 
@@ -104,7 +130,9 @@ def write_rows(name, rows):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--seed", type=int, default=7)
     rng = random.Random(arguments.parse_args().seed)
     held_out, problems = set(), {name: [] for name in ROWS}
@@ -125,17 +153,39 @@ def main():
     (HERE / "data").mkdir(exist_ok=True)
     write_rows("pretrain", ({"text": raw_text(p)} for p in problems["pretrain"]))
     solved = lambda p: f"<think>{chain(p)}</think><answer>{answer(p)}</answer>"
-    write_rows("cold-start", ({"prompt": f"What is {expression(p)}?", "completion": solved(p)} for p in problems["cold-start"]))
+    write_rows(
+        "cold-start",
+        (
+            {"prompt": f"What is {expression(p)}?", "completion": solved(p)}
+            for p in problems["cold-start"]
+        ),
+    )
     for name in ("train", "test"):
-        write_rows(name, ({"prompt": f"What is {expression(p)}?", "reference": answer(p)} for p in problems[name]))
+        write_rows(
+            name,
+            (
+                {"prompt": f"What is {expression(p)}?", "reference": answer(p)}
+                for p in problems[name]
+            ),
+        )
 
     (HERE / "tokenizer").mkdir(exist_ok=True)
     for name, content in (
         ("tokenizer.json", tokenizer()),
-        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD, "clean_up_tokenization_spaces": False}),
+        (
+            "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": END,
+                "pad_token": PAD,
+                "clean_up_tokenization_spaces": False,
+            },
+        ),
         ("generation_config.json", {"eos_token_id": 1, "pad_token_id": 0}),
     ):
-        (HERE / "tokenizer" / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (HERE / "tokenizer" / name).write_text(
+            json.dumps(content, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

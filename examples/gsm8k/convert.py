@@ -2,9 +2,9 @@
 
     python3 examples/gsm8k/convert.py GSM8K_DIRECTORY OUTPUT_DIRECTORY
 
-`text`: question and worked solution as plain text, for `pretrain` and the tokenizer. `solutions`: question and R1-Zero answer, for `sft`.
-`train`, `test`: question and reference, for `grpo` and the evaluation. Only `test` comes from GSM8K's test split.
-"""
+`text`: question and worked solution as plain text, for `pretrain` and the tokenizer. `solutions`:
+question and R1-Zero answer, for `sft`. `train`, `test`: question and reference, for `grpo` and the
+evaluation. Only `test` comes from GSM8K's test split."""
 
 import json
 import pathlib
@@ -32,16 +32,24 @@ def write(path, rows):
 def main():
     source, target = map(pathlib.Path, sys.argv[1:])
     train, test = rows(source / "train.jsonl"), rows(source / "test.jsonl")
-    assert not {row["question"] for row in train} & {row["question"] for row in test}, "a test question is in the training split"
+    assert not {row["question"] for row in train} & {row["question"] for row in test}, (
+        "a test question is in the training split"
+    )
     target.mkdir(parents=True, exist_ok=True)
     solved = [(row["question"], *solution(row)) for row in train]
     write(target / "text.jsonl", ({"text": f"{q}\n{r}\n{a}"} for q, r, a in solved))
     write(
         target / "solutions.jsonl",
-        ({"question": q, "completion": f" <think> {r} </think> <answer> {a} </answer>"} for q, r, a in solved),
+        (
+            {"question": q, "completion": f" <think> {r} </think> <answer> {a} </answer>"}
+            for q, r, a in solved
+        ),
     )
     for name, split in (("train", train), ("test", test)):
-        write(target / f"{name}.jsonl", ({"question": row["question"], "answer": row["answer"]} for row in split))
+        write(
+            target / f"{name}.jsonl",
+            ({"question": row["question"], "answer": row["answer"]} for row in split),
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Sums and short word problems in English and Chinese, with worked thoughts.
 
-A problem is a running sum that is never below zero: a first number, then (operator, number) pairs. It is asked as a formula or as a story in
-either language, and thought about one operation at a time, in English, in Chinese, or clause by clause in either:
+A problem is a running sum that is never below zero: a first number, then (operator, number) pairs.
+It is asked as a formula or as a story in either language, and thought about one operation at a
+time, in English, in Chinese, or clause by clause in either:
 
     What is 7+5-3?                             start with 7, add 5 is 12, take 3 is 9
     小明有7个苹果，买5个，吃3个。现在有几个？          先有7，加5得12，减3得9
@@ -21,7 +22,10 @@ VERBS = {
 def draw(rng, count=COUNT):
     while True:
         numbers = rng.randint(*count)
-        problem = (rng.randint(1, LARGEST), tuple((rng.choice("+-"), rng.randint(1, LARGEST)) for _ in range(numbers - 1)))
+        problem = (
+            rng.randint(1, LARGEST),
+            tuple((rng.choice("+-"), rng.randint(1, LARGEST)) for _ in range(numbers - 1)),
+        )
         if min(after for *_, after in steps(problem)) >= 0:
             return problem
 
@@ -40,7 +44,8 @@ def answer(problem):
 
 
 def canonical(problem):
-    """Equal for problems that differ only in the order of their numbers, in whatever language or story they are asked."""
+    """Equal for problems that differ only in the order of their numbers, in whatever language or
+    story they are asked."""
     return tuple(sorted([("+", problem[0]), *problem[1]]))
 
 
@@ -52,12 +57,21 @@ def question(rng, problem, language, story):
     name, thing = rng.choice(NAMES[language]), rng.choice(THINGS[language])
     deeds = [(rng.choice(VERBS[language][operator]), number) for operator, number in rest]
     if language == "en":
-        return f"{name} has {first} {thing}" + "".join(f", {verb} {number}" for verb, number in deeds) + ". How many are there now?"
-    return f"{name}有{first}个{thing}" + "".join(f"，{verb}{number}个" for verb, number in deeds) + "。现在有几个？"
+        return (
+            f"{name} has {first} {thing}"
+            + "".join(f", {verb} {number}" for verb, number in deeds)
+            + ". How many are there now?"
+        )
+    return (
+        f"{name}有{first}个{thing}"
+        + "".join(f"，{verb}{number}个" for verb, number in deeds)
+        + "。现在有几个？"
+    )
 
 
 def thought(rng, problem, language, wrong=False):
-    """(text, what it comes to). `language` is "en", "zh" or "mixed"; a `wrong` thought slips in one operation and goes on from there."""
+    """(text, what it comes to). `language` is "en", "zh" or "mixed"; a `wrong` thought slips in one
+    operation and goes on from there."""
     slip = rng.randrange(len(problem[1])) if wrong else None
     value, text = problem[0], ""
     for index in range(len(problem[1]) + 1):

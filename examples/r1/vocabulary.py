@@ -1,15 +1,17 @@
-"""Three small tokenizers in the format of Hugging Face, which cut text as the families do that they are named after.
+"""Three small tokenizers in the format of Hugging Face, which cut text as the families do that they
+are named after.
 
-All are lists of whole words, collected from the generated text; each Chinese character is a token. They differ in where spaces go and in how
-numbers are cut, so a student sees other ids, and more or fewer of them, than its teacher.
-"""
+All are lists of whole words, collected from the generated text; each Chinese character is a token.
+They differ in where spaces go and in how numbers are cut, so a student sees other ids, and more or
+fewer of them, than its teacher."""
 
 import json
 import re
 
 PAD, END, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
-# The R1-Zero template's sentences are one token each: at this size the compute is for the problems, not for reading instructions.
+# The R1-Zero template's sentences are one token each: at this size the compute is for the problems,
+# not for reading instructions.
 PHRASES = [
     "A conversation between User and Assistant.",
     " The user asks a question, and the Assistant solves it.",
@@ -34,7 +36,10 @@ CHAT_TEMPLATE = (
 
 
 def pattern(cut):
-    escaped = [re.sub(r"([.?|()\[\]{}*+^$\\])", r"\\\1", phrase) for phrase in sorted(PHRASES, key=len, reverse=True)]
+    escaped = [
+        re.sub(r"([.?|()\[\]{}*+^$\\])", r"\\\1", phrase)
+        for phrase in sorted(PHRASES, key=len, reverse=True)
+    ]
     return "|".join([*escaped, cut, r"[\s\S]"])
 
 
@@ -46,18 +51,44 @@ def write(directory, cut, texts):
     special = [PAD, END, UNKNOWN, USER, ASSISTANT]
     vocabulary = [*special, *PHRASES, *sorted((seen | characters) - set(PHRASES))]
     added = [
-        {"id": index, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": index,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for index, token in enumerate(special)
     ]
     tokenizer = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern(cut)}, "behavior": "Isolated", "invert": False},
-        "post_processor": None, "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": {token: index for index, token in enumerate(vocabulary)}, "unk_token": UNKNOWN},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": pattern(cut)},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {token: index for index, token in enumerate(vocabulary)},
+            "unk_token": UNKNOWN,
+        },
     }
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD, "unk_token": UNKNOWN,
-        "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END,
+        "pad_token": PAD,
+        "unk_token": UNKNOWN,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     }
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in (
@@ -65,5 +96,7 @@ def write(directory, cut, texts):
         ("tokenizer_config.json", config),
         ("generation_config.json", {"eos_token_id": 1, "pad_token_id": 0}),
     ):
-        (directory / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (directory / name).write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return len(vocabulary)

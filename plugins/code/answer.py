@@ -1,4 +1,5 @@
-"""The program inside a completion: the last fenced Python block of its answer, or the whole answer."""
+"""The program inside a completion: the last fenced Python block of its answer, or the whole
+answer."""
 
 import re
 
@@ -8,7 +9,8 @@ _PYTHON = frozenset(["python", "py", "python3", "py3"])
 
 
 def answer_of(text):
-    """What stands in the last `<answer>`; else what follows the thought; `None` where the thought never ends."""
+    """What stands in the last `<answer>`; else what follows the thought; `None` where the thought
+    never ends."""
     before, closed, _ = text.rpartition("</answer>")
     start = (before if closed else text).rpartition("<answer>")
     if start[1]:
@@ -20,8 +22,8 @@ def answer_of(text):
 
 
 def program_of(text):
-    """The program's source, or `None` where there is none. A fence that is never closed reaches to the end: if the completion was cut off in it,
-    what there is will not compile."""
+    """The program's source, or `None` where there is none. A fence that is never closed reaches to
+    the end: if the completion was cut off in it, what there is will not compile."""
     answer = answer_of(text)
     if answer is None:
         return None

@@ -1,23 +1,27 @@
 """`code`: 1 when the answer's program passes the row's tests.
 
-The program is the last fenced Python block of the answer, or the whole answer. It runs in a fresh interpreter, as the module `program` (so an
-`if __name__ == "__main__":` of it does not run); then the tests run in the same namespace, where `__name__` is `"__main__"`.
+The program is the last fenced Python block of the answer, or the whole answer. It runs in a fresh
+interpreter, as the module `program` (so an `if __name__ == "__main__":` of it does not run); then
+the tests run in the same namespace, where `__name__` is `"__main__"`.
 
-Tests: the row's `reference` is Python code, or a JSON list of pieces of Python code; a column `tests` may list more. Where the reference defines
-`check` and calls nothing, as HumanEval's rows do, `check(entry_point)` is added, of the column `entry_point`.
+Tests: the row's `reference` is Python code, or a JSON list of pieces of Python code; a column
+`tests` may list more. Where the reference defines `check` and calls nothing, as HumanEval's rows
+do, `check(entry_point)` is added, of the column `entry_point`.
 
 | key | default | |
 |---|---|---|
 | `partial` | false | the share of the tests that pass, instead of 1 or 0; without a list, tests are the statements that assert or call |
 
-Scores: 0 for a program that does not compile, raises, exits or fails a test, with the reason; so it is for one that takes too much memory, unless it
-ends in a trap. A program without end is out of fuel: a fault. Abstains where the row has no usable tests.
+Scores: 0 for a program that does not compile, raises, exits or fails a test, with the reason; so it
+is for one that takes too much memory, unless it ends in a trap. A program without end is out of
+fuel: a fault. Abstains where the row has no usable tests.
 
-Program and tests share one interpreter, so a program that was written against this file can still find a way. What a policy comes upon by trying does
-not pay, and has a golden case: ending the interpreter before the tests; giving other meanings to builtins, to modules that the tests name or to
-`check`; objects that equal everything; reaching the tests or their judge through frames, the collector, tracing, or modules. What nothing here can
-tell from a solution: recognising the arguments of the tests, or reading the tests out of `globals()` while they run.
-"""
+Program and tests share one interpreter, so a program that was written against this file can still
+find a way. What a policy comes upon by trying does not pay, and has a golden case: ending the
+interpreter before the tests; giving other meanings to builtins, to modules that the tests name or
+to `check`; objects that equal everything; reaching the tests or their judge through frames, the
+collector, tracing, or modules. What nothing here can tell from a solution: recognising the
+arguments of the tests, or reading the tests out of `globals()` while they run."""
 
 import builtins
 import gc
@@ -55,7 +59,8 @@ def score(item):
 
 
 def WitWorld():
-    """The component's exports. No class: a program could find it among the subclasses of `object`, and through its methods all this."""
+    """The component's exports. No class: a program could find it among the subclasses of `object`,
+    and through its methods all this."""
     return SimpleNamespace(describe=describe, configure=configure, score=score)
 
 
@@ -91,18 +96,24 @@ _SYNTAX_TREE = 0x400  # ast.PyCF_ONLY_AST
 
 
 def _result(value, reason):
-    # Not the world's own class: a program finds that among the subclasses of `object`, and can change what a `value` of it is.
+    # Not the world's own class: a program finds that among the subclasses of `object`, and can
+    # change what a `value` of it is.
     return SimpleNamespace(value=value, parts=[], reason=reason)
 
 
 def _described(error):
-    """The class, and what a built-in exception says; a program's own exceptions are not asked. Bounded by the host."""
+    """The class, and what a built-in exception says; a program's own exceptions are not asked.
+    Bounded by the host."""
     kind = type(error)
     if kind is Dishonest:
         return error.args[0]
     builtin = kind.__module__ == "builtins"
     try:
-        text = str(error).strip() if builtin and all(type(arg) in (str, int, tuple) for arg in error.args) else ""
+        text = (
+            str(error).strip()
+            if builtin and all(type(arg) in (str, int, tuple) for arg in error.args)
+            else ""
+        )
     except BaseException:
         text = ""
     name = kind.__name__ if isinstance(kind.__name__, str) else "exception"
@@ -110,15 +121,26 @@ def _described(error):
 
 
 def _run(program, tests, partial):
-    # Everything that is needed once the program has run is a local of this function, and no frame leads here.
+    # Everything that is needed once the program has run is a local of this function, and no frame
+    # leads here.
     namespace = vars(_MODULE)
     for name in _OURS:
         sys.modules.pop(name, None)
     pieces = [(test.code, test.counted) for test in tests.pieces]
     total = max(sum(counted for _, counted in pieces), 1)
     hidden = {BUILTIN + name: vars(builtins)[name] for name in tests.pinned}
-    hidden |= {GUARD: guard(tests.names, namespace, _CLASSES), "__builtins__": vars(builtins), "__name__": "__main__"}
-    run, restore, described, result, everything = exec, _restorer(tests.names, namespace), _described, _result, BaseException
+    hidden |= {
+        GUARD: guard(tests.names, namespace, _CLASSES),
+        "__builtins__": vars(builtins),
+        "__name__": "__main__",
+    }
+    run, restore, described, result, everything = (
+        exec,
+        _restorer(tests.names, namespace),
+        _described,
+        _result,
+        BaseException,
+    )
     update = namespace.update
 
     try:
@@ -141,10 +163,28 @@ def _run(program, tests, partial):
 
 
 def _restorer(names, namespace):
-    """Undoes what a program has done to the modules that the tests name, and to the classes of those. Only to those: to look at an object is to write
-    its count of references, and every page of the snapshot that is written must be copied."""
-    same, every, size, mapped, vars_of, module, kinds, ids = operator.is_, all, len, map, vars, ModuleType, type, id
-    put, take, library, classes, by_id, found, loaded = type.__setattr__, type.__delattr__, _LIBRARY, _CLASSES_OF, _BY_ID, namespace.get, sys.modules
+    """Undoes what a program has done to the modules that the tests name, and to the classes of
+    those. Only to those: to look at an object is to write its count of references, and every page
+    of the snapshot that is written must be copied."""
+    same, every, size, mapped, vars_of, module, kinds, ids = (
+        operator.is_,
+        all,
+        len,
+        map,
+        vars,
+        ModuleType,
+        type,
+        id,
+    )
+    put, take, library, classes, by_id, found, loaded = (
+        type.__setattr__,
+        type.__delattr__,
+        _LIBRARY,
+        _CLASSES_OF,
+        _BY_ID,
+        namespace.get,
+        sys.modules,
+    )
     wanted = [name for name in {"builtins", *names} if name in library]
 
     def changed(names, before, values):
@@ -152,13 +192,21 @@ def _restorer(names, namespace):
 
     def restore():
         # As in `import math as m`.
-        named = [by_id[ids(vars_of(value))] for value in [found(name) for name in names] if kinds(value) is module and ids(vars_of(value)) in by_id]
-        for path, thing, before, values in [entry for package in wanted for entry in library[package]] + named:
+        named = [
+            by_id[ids(vars_of(value))]
+            for value in [found(name) for name in names]
+            if kinds(value) is module and ids(vars_of(value)) in by_id
+        ]
+        for path, thing, before, values in [
+            entry for package in wanted for entry in library[package]
+        ] + named:
             loaded[path] = thing
             if changed(vars_of(thing), before, values):
                 vars_of(thing).clear()
                 vars_of(thing).update(before)
-        for _, cls, before, values in [entry for package in wanted for entry in classes.get(package, ())]:
+        for _, cls, before, values in [
+            entry for package in wanted for entry in classes.get(package, ())
+        ]:
             if changed(vars_of(cls), before, values):
                 for name in [*vars_of(cls)]:
                     if name not in before:
@@ -171,11 +219,14 @@ def _restorer(names, namespace):
 
 
 def _by_package(things):
-    """Modules or classes by the package that they are of: each with its path, its names, and what they mean before any program."""
+    """Modules or classes by the package that they are of: each with its path, its names, and what
+    they mean before any program."""
     packages = {}
     for path, thing in things:
         names = vars(thing)
-        packages.setdefault(path.partition(".")[0], []).append((path, thing, dict(names), list(names.values())))
+        packages.setdefault(path.partition(".")[0], []).append(
+            (path, thing, dict(names), list(names.values()))
+        )
     return packages
 
 
@@ -191,9 +242,21 @@ sys.modules["program"] = sys.modules["__main__"] = _MODULE
 _CLASSES = sandbox.classes()
 # Ours are still needed to finish the component.
 _OURS = [name for name in sys.modules if name.partition(".")[0] in sandbox.OURS]
-_LIBRARY = _by_package([(name, module) for name, module in sys.modules.items() if module not in (None, _MODULE) and name not in _OURS])
+_LIBRARY = _by_package(
+    [
+        (name, module)
+        for name, module in sys.modules.items()
+        if module not in (None, _MODULE) and name not in _OURS
+    ]
+)
 _BY_ID = {id(vars(entry[1])): entry for entries in _LIBRARY.values() for entry in entries}
-_CLASSES_OF = _by_package([(cls.__module__, cls) for cls in _CLASSES.values() if cls.__module__.partition(".")[0] in _CHECKED])
+_CLASSES_OF = _by_package(
+    [
+        (cls.__module__, cls)
+        for cls in _CLASSES.values()
+        if cls.__module__.partition(".")[0] in _CHECKED
+    ]
+)
 # The collector leaves alone what is here: it would write to every page.
 gc.collect()
 gc.freeze()

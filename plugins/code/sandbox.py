@@ -1,8 +1,10 @@
-"""What a program finds in the interpreter, decided once, when the component is built: its memory is a snapshot of what stands here at the end.
+"""What a program finds in the interpreter, decided once, when the component is built: its memory is
+a snapshot of what stands here at the end.
 
-The component imports nothing, so the worst a program can do is to end its own instance. This file makes what is missing an ordinary exception where
-it can, makes time and chance functions of nothing, and takes away what would let a program look behind the namespace that it shares with its tests.
-"""
+The component imports nothing, so the worst a program can do is to end its own instance. This file
+makes what is missing an ordinary exception where it can, makes time and chance functions of
+nothing, and takes away what would let a program look behind the namespace that it shares with its
+tests."""
 
 import builtins
 import gc
@@ -23,7 +25,8 @@ time timeit token tokenize traceback types typing unicodedata unittest unittest.
 unittest.result unittest.runner unittest.suite urllib urllib.parse uuid warnings weakref xml xml.etree xml.etree.ElementTree zlib zoneinfo
 """.split()
 
-# `unittest.mock` has objects that equal everything. The others reach outside or at the interpreter itself, and would trap or be of no use.
+# `unittest.mock` has objects that equal everything. The others reach outside or at the interpreter
+# itself, and would trap or be of no use.
 ABSENT = """
 _ctypes _interpchannels _interpqueues _interpreters _io_uring _posixsubprocess _socket _sqlite3 _ssl _testcapi _testinternalcapi asyncio concurrent
 concurrent.futures ctypes fcntl http http.client mmap multiprocessing resource select selectors shutil socket sqlite3 ssl subprocess syslog
@@ -37,7 +40,8 @@ _SECONDS = 1_700_000_000
 
 
 def close():
-    """Imports the library, then shuts everything. Names what could not be imported: the build must fail on it."""
+    """Imports the library, then shuts everything. Names what could not be imported: the build must
+    fail on it."""
     # First: many modules keep functions of `time` under names of their own.
     _calm()
     missing = [name for name in LIBRARY if not _imported(name)]
@@ -49,7 +53,9 @@ def close():
     sys.path[:], sys.meta_path[:], sys.path_hooks[:] = [], [], []
     sys.path_importer_cache.clear()
     for name in ABSENT:
-        for loaded in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")]:
+        for loaded in [
+            loaded for loaded in sys.modules if loaded == name or loaded.startswith(name + ".")
+        ]:
             del sys.modules[loaded]
         # An import of it is a ModuleNotFoundError.
         sys.modules[name] = None
@@ -91,7 +97,9 @@ def _calm():
     gmtime, localtime, strftime, asctime = time.gmtime, time.localtime, time.strftime, time.asctime
     time.gmtime = lambda when=None: gmtime(seconds() if when is None else when)
     time.localtime = lambda when=None: localtime(seconds() if when is None else when)
-    time.strftime = lambda form, when=None: strftime(form, time.localtime() if when is None else when)
+    time.strftime = lambda form, when=None: strftime(
+        form, time.localtime() if when is None else when
+    )
     time.asctime = lambda when=None: asctime(time.localtime() if when is None else when)
     time.ctime = lambda when=None: time.asctime(time.localtime(when))
 
@@ -127,7 +135,15 @@ def _no_files():
         function.__name__ = name
         return function
 
-    keep = {"fspath", "strerror", "urandom", "get_terminal_size", "register_at_fork", "putenv", "unsetenv"}
+    keep = {
+        "fspath",
+        "strerror",
+        "urandom",
+        "get_terminal_size",
+        "register_at_fork",
+        "putenv",
+        "unsetenv",
+    }
     for name, value in list(vars(posix).items()):
         if isinstance(value, types.BuiltinFunctionType) and name not in keep:
             setattr(posix, name, denied(name))
@@ -177,7 +193,8 @@ def stdio():
 
 
 def _unit_tests():
-    """`unittest.main()` ends the interpreter, and an end is what a program must not bring about: here it raises when a test fails."""
+    """`unittest.main()` ends the interpreter, and an end is what a program must not bring about:
+    here it raises when a test fails."""
     import unittest
 
     def main(*args, **keywords):
@@ -185,7 +202,10 @@ def _unit_tests():
         unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"]).run(result)
         wrong = result.failures + result.errors
         if wrong or not result.testsRun:
-            raise AssertionError(f"{len(wrong)} of {result.testsRun} unit tests fail" + "".join(f": {test}" for test, _ in wrong[:1]))
+            raise AssertionError(
+                f"{len(wrong)} of {result.testsRun} unit tests fail"
+                + "".join(f": {test}" for test, _ in wrong[:1])
+            )
 
     unittest.main = main
 
@@ -193,10 +213,19 @@ def _unit_tests():
 def _no_looking():
     """Frames lead from a program to whoever runs it, and the collector to every object there is."""
     for module, names in (
-        (sys, "_getframe _getframemodulename _current_frames _current_exceptions settrace setprofile gettrace getprofile monitoring call_tracing"),
-        (sys, "addaudithook set_asyncgen_hooks set_coroutine_origin_tracking_depth activate_stack_trampoline remote_exec"),
+        (
+            sys,
+            "_getframe _getframemodulename _current_frames _current_exceptions settrace setprofile gettrace getprofile monitoring call_tracing",
+        ),
+        (
+            sys,
+            "addaudithook set_asyncgen_hooks set_coroutine_origin_tracking_depth activate_stack_trampoline remote_exec",
+        ),
         (gc, "get_objects get_referrers get_stats callbacks"),
-        (sys.modules["_imp"], "create_builtin create_dynamic exec_builtin exec_dynamic init_frozen get_frozen_object"),
+        (
+            sys.modules["_imp"],
+            "create_builtin create_dynamic exec_builtin exec_dynamic init_frozen get_frozen_object",
+        ),
     ):
         for name in names.split():
             if hasattr(module, name):
@@ -209,7 +238,8 @@ def _no_looking():
 
 
 def _patch(cls, **values):
-    """Sets or (`None`) takes away attributes of a class written in C, whose dictionary can only be had from the collector."""
+    """Sets or (`None`) takes away attributes of a class written in C, whose dictionary can only be
+    had from the collector."""
     (attributes,) = gc.get_referents(cls.__dict__)
     for name, value in values.items():
         if value is None:

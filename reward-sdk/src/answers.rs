@@ -61,15 +61,30 @@ mod tests {
     #[test]
     fn the_answer_of_a_completion() {
         assert_eq!(of_completion("<answer> 4 </answer>").as_deref(), Some("4"));
-        assert_eq!(of_completion("<answer>so \\boxed{4}.</answer> \\boxed{5}").as_deref(), Some("4"));
-        assert_eq!(of_completion("\\boxed{3} or rather \\boxed{5}").as_deref(), Some("5"));
-        assert_eq!(of_completion("\\boxed{3} or \\boxed{5}").as_deref(), Some("3 or 5"));
+        assert_eq!(
+            of_completion("<answer>so \\boxed{4}.</answer> \\boxed{5}").as_deref(),
+            Some("4")
+        );
+        assert_eq!(
+            of_completion("\\boxed{3} or rather \\boxed{5}").as_deref(),
+            Some("5")
+        );
+        assert_eq!(
+            of_completion("\\boxed{3} or \\boxed{5}").as_deref(),
+            Some("3 or 5")
+        );
         assert_eq!(of_completion("\\boxed{3}. Then \\boxed{5"), None);
-        assert_eq!(of_completion("<answer>\\boxed{3}. Then \\boxed{5</answer>"), None);
+        assert_eq!(
+            of_completion("<answer>\\boxed{3}. Then \\boxed{5</answer>"),
+            None
+        );
         assert_eq!(of_completion("<answer>4"), None);
         assert_eq!(of_completion("<answer>12</answer> no: <answer>13"), None);
         assert_eq!(of_completion("\\boxed{12} <answer>13"), None);
-        assert_eq!(of_completion("<think>into <answer> tags</think> \\boxed{12}").as_deref(), Some("12"));
+        assert_eq!(
+            of_completion("<think>into <answer> tags</think> \\boxed{12}").as_deref(),
+            Some("12")
+        );
         assert_eq!(of_completion("<answer> </answer> \\boxed{5}"), None);
         assert_eq!(of_completion("4"), None);
     }
@@ -77,7 +92,10 @@ mod tests {
     #[test]
     fn the_answer_of_a_reference() {
         assert_eq!(of_reference("9 * 2 = 18\n#### 18\n"), "18");
-        assert_eq!(of_reference("so $x = \\boxed{\\frac{1}{2}}$."), "\\frac{1}{2}");
+        assert_eq!(
+            of_reference("so $x = \\boxed{\\frac{1}{2}}$."),
+            "\\frac{1}{2}"
+        );
         assert_eq!(of_reference(" (1, 2) "), "(1, 2)");
         assert_eq!(of_reference("#### "), "");
     }

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 pub enum Boxed<'a> {
     /// The text has no box.
     Absent,
-    /// The last box never closes: a completion was cut off in its answer, and no earlier box is the answer.
+    /// The last box never closes: a completion was cut off in its answer, and no earlier box is the
+    /// answer.
     CutOff,
     /// The text says that the last box is not the answer: `not \boxed{5}`, `\boxed{5} is wrong`.
     TakenBack,
@@ -30,11 +31,14 @@ const LIST_MAX: usize = 16;
 /// The content of the last `\boxed{…}`, braces balanced; of nested ones the innermost; `None`
 /// without one, and where the last one never closes.
 ///
-/// One pass over the text whatever it holds, so a megabyte of `\boxed{\boxed{…` costs no more than prose. `\{` and `\}` are
-/// characters, not braces.
+/// One pass over the text whatever it holds, so a megabyte of `\boxed{\boxed{…` costs no more than
+/// prose. `\{` and `\}` are characters, not braces.
 pub fn last(text: &str) -> Option<&str> {
     let (places, cut_off) = places(text);
-    let place = places.iter().max_by_key(|place| place.start).filter(|_| !cut_off)?;
+    let place = places
+        .iter()
+        .max_by_key(|place| place.start)
+        .filter(|_| !cut_off)?;
     text.get(place.start..place.end)
 }
 
@@ -52,13 +56,21 @@ pub fn answer(text: &str) -> Boxed<'_> {
     if around::is_taken_back(outside(text, last)) {
         return Boxed::TakenBack;
     }
-    let content = |place: Place| around::signed(text.get(place.start..place.end).unwrap_or_default(), outside(text, place));
+    let content = |place: Place| {
+        around::signed(
+            text.get(place.start..place.end).unwrap_or_default(),
+            outside(text, place),
+        )
+    };
     let alone = |place: Place| content(place).map_or(Boxed::TakenBack, Boxed::Answer);
     // From the last to the first: each with what joins it to the one before it.
     let mut list = vec![(last, None)];
     while list.len() < LIST_MAX
         && let Some((next, _)) = list.last()
-        && let Some(before) = places.iter().filter(|place| place.start < next.start).max_by_key(|place| place.start)
+        && let Some(before) = places
+            .iter()
+            .filter(|place| place.start < next.start)
+            .max_by_key(|place| place.start)
         && let Some(join) = text.get(before.end + 1..next.command).and_then(Join::read)
     {
         list.push((*before, Some(join)));
@@ -67,7 +79,9 @@ pub fn answer(text: &str) -> Boxed<'_> {
         return alone(last);
     };
     let mut joined = String::new();
-    let named = list.iter().any(|(_, join)| join.is_some_and(|join| join.name.is_some()));
+    let named = list
+        .iter()
+        .any(|(_, join)| join.is_some_and(|join| join.name.is_some()));
     if named {
         match text.get(..first.command).and_then(name_before) {
             Some(name) => joined.push_str(&format!("{name} = ")),
@@ -76,7 +90,9 @@ pub fn answer(text: &str) -> Boxed<'_> {
         }
     }
     for (place, join) in list.iter().rev() {
-        let Some(content) = content(*place) else { return Boxed::TakenBack };
+        let Some(content) = content(*place) else {
+            return Boxed::TakenBack;
+        };
         joined.push_str(&content);
         if let Some(Join { word, name }) = join {
             joined.push_str(word);
@@ -89,10 +105,16 @@ pub fn answer(text: &str) -> Boxed<'_> {
 /// What stands before and behind a box, as far as it may say something of it.
 fn outside(text: &str, place: Place) -> (&str, &str) {
     const BYTES_MAX: usize = 120;
-    let (before, after) = (text.get(..place.command).unwrap_or_default(), text.get(place.end + 1..).unwrap_or_default());
+    let (before, after) = (
+        text.get(..place.command).unwrap_or_default(),
+        text.get(place.end + 1..).unwrap_or_default(),
+    );
     let near = before.ceil_char_boundary(before.len().saturating_sub(BYTES_MAX));
     let far = after.floor_char_boundary(BYTES_MAX);
-    (before.get(near..).unwrap_or_default(), after.get(..far).unwrap_or_default())
+    (
+        before.get(near..).unwrap_or_default(),
+        after.get(..far).unwrap_or_default(),
+    )
 }
 
 /// What stands between two boxes of one list.
@@ -117,7 +139,9 @@ impl<'a> Join<'a> {
         let mut word = None;
         let mut rest = between;
         while let Some(c) = rest.chars().next() {
-            const SPACES: [&str; 10] = ["\\text{", "\\quad", "\\,", "\\;", "\\ ", "\\)", "\\(", "$", "**", "}"];
+            const SPACES: [&str; 10] = [
+                "\\text{", "\\quad", "\\,", "\\;", "\\ ", "\\)", "\\(", "$", "**", "}",
+            ];
             const WORDS: [(&str, &str); 9] = [
                 ("and", " and "),
                 ("or", " or "),
@@ -130,10 +154,16 @@ impl<'a> Join<'a> {
                 ("、", ", "),
             ];
             let spaced = c.is_whitespace().then_some(c.len_utf8());
-            if let Some(length) = spaced.or_else(|| SPACES.iter().find(|space| rest.starts_with(**space)).map(|space| space.len()))
-            {
+            if let Some(length) = spaced.or_else(|| {
+                SPACES
+                    .iter()
+                    .find(|space| rest.starts_with(**space))
+                    .map(|space| space.len())
+            }) {
                 rest = rest.get(length..)?;
-            } else if let Some((written, meant)) = WORDS.iter().find(|(written, _)| rest.starts_with(written)) {
+            } else if let Some((written, meant)) =
+                WORDS.iter().find(|(written, _)| rest.starts_with(written))
+            {
                 // `, and` is `and`.
                 if word.is_some_and(|word| word != ", ") {
                     return None;
@@ -154,14 +184,22 @@ impl<'a> Join<'a> {
 /// A name and `=` at the end of a text, and what stands before: `, y = ` → `, ` and `y`.
 fn named(text: &str) -> Option<(&str, &str)> {
     let before = text.trim_end().strip_suffix('=')?.trim_end();
-    let index = |name: &str| name.strip_suffix('}').and_then(|name| name.rsplit_once("_{")).map(|(stem, _)| stem.len());
+    let index = |name: &str| {
+        name.strip_suffix('}')
+            .and_then(|name| name.rsplit_once("_{"))
+            .map(|(stem, _)| stem.len())
+    };
     let stem = index(before).or_else(|| {
         let digits = before.trim_end_matches(|c: char| c.is_ascii_digit());
-        digits.strip_suffix('_').filter(|_| digits.len() < before.len()).map(str::len)
+        digits
+            .strip_suffix('_')
+            .filter(|_| digits.len() < before.len())
+            .map(str::len)
     });
     let start = stem.unwrap_or(before.len()).checked_sub(1)?;
     let (lead, name) = (before.get(..start)?, before.get(start..)?);
-    let letter = name.starts_with(|c: char| c.is_ascii_alphabetic()) && !lead.ends_with(|c: char| c.is_alphanumeric() || c == '\\');
+    let letter = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !lead.ends_with(|c: char| c.is_alphanumeric() || c == '\\');
     letter.then_some((lead, name))
 }
 
@@ -169,7 +207,8 @@ fn name_before(text: &str) -> Option<&str> {
     named(text.trim_end().trim_end_matches('$')).map(|(_, name)| name)
 }
 
-/// The complete boxes, in the order in which they close, and whether one that opens behind all of them never does.
+/// The complete boxes, in the order in which they close, and whether one that opens behind all of
+/// them never does.
 fn places(text: &str) -> (Vec<Place>, bool) {
     let bytes = text.as_bytes();
     // For each open brace: the box that it opens, if it opens one.
@@ -189,10 +228,18 @@ fn places(text: &str) -> (Vec<Place>, bool) {
             b'\\' => {
                 command = None;
                 // `\{` is a character and `\\` a line break, but some models write `\\boxed`.
-                i += if bytes[i + 1..].starts_with(b"\\boxed") { 1 } else { 2 };
+                i += if bytes[i + 1..].starts_with(b"\\boxed") {
+                    1
+                } else {
+                    2
+                };
                 continue;
             }
-            b'{' => open.push(command.take().map(|command| Place { command, start: i + 1, end: i + 1 })),
+            b'{' => open.push(command.take().map(|command| Place {
+                command,
+                start: i + 1,
+                end: i + 1,
+            })),
             b'}' => {
                 if let Some(place) = open.pop().flatten() {
                     found.push(Place { end: i, ..place });
@@ -259,7 +306,10 @@ mod tests {
             (r"\boxed{3}, \boxed{5}, and \boxed{7}", "3, 5 and 7"),
             (r"\boxed{3} or \boxed{5}", "3 or 5"),
             (r"x = \boxed{3}, y = \boxed{5}", "x = 3, y = 5"),
-            (r"$x_1=\boxed{3}$ and $x_{2}=\boxed{5}$", "x_1 = 3 and x_{2} = 5"),
+            (
+                r"$x_1=\boxed{3}$ and $x_{2}=\boxed{5}$",
+                "x_1 = 3 and x_{2} = 5",
+            ),
             (r"\boxed{3}和\boxed{5}", "3 and 5"),
             // Drafts, and a box that another sentence has.
             (r"\boxed{3} \boxed{4}", "4"),

@@ -1,16 +1,17 @@
-//! Golden cases: a file of completions with the verdict that each must get. The same file runs natively ([`check`]) and through
-//! the daemon's WASM host, so both must agree.
+//! Golden cases: a file of completions with the verdict that each must get. The same file runs
+//! natively ([`check`]) and through the daemon's WASM host, so both must agree.
 //!
 //! One JSON object per line; blank lines and lines that start with `//` are left out:
 //!
 //! ```json
-//! {"case": "commas", "completion": "<answer>1,234</answer>", "reference": "1234", "expect": {"score": 1}}
+//! {"case": "0s", "completion": "<answer>3.0</answer>", "reference": "3", "expect": {"score": 1}}
 //! {"case": "no reference", "completion": "<answer>1</answer>", "expect": {"verdict": "abstain"}}
 //! ```
 //!
-//! `config`, `prompt`, `tokens`, `finish` and `meta` are optional; `expect.reason` is a part of the reason. Two more keys are for the
-//! other forms: neighbouring cases of the same `group` are judged together by a group reward ([`check_group`]), and `answers` are what a
-//! judged reward's questions are answered with, in their order ([`check_judged`]): a text, or `{"error": "…"}`.
+//! `config`, `prompt`, `tokens`, `finish` and `meta` are optional; `expect.reason` is a part of the
+//! reason. Two more keys are for the other forms: neighbouring cases of the same `group` are judged
+//! together by a group reward ([`check_group`]), and `answers` are what a judged reward's questions
+//! are answered with, in their order ([`check_judged`]): a text, or `{"error": "…"}`.
 
 use crate::{Completion, Error, Finish, GroupReward, JudgedReward, Reward, Score};
 use serde::Deserialize;
@@ -94,14 +95,26 @@ impl Case {
     }
 
     pub fn config_json(&self) -> String {
-        self.config.as_ref().map_or_else(|| "{}".into(), |config| config.to_string())
+        self.config
+            .as_ref()
+            .map_or_else(|| "{}".into(), |config| config.to_string())
     }
 }
 
 impl Expect {
-    /// What differs between this and a verdict; `None` when nothing does. `score` and `parts` matter for scores alone.
-    pub fn differs(&self, verdict: Expected, score: f32, parts: &[f32], reason: Option<&str>) -> Option<String> {
-        let reason_fits = self.reason.as_deref().is_none_or(|part| reason.is_some_and(|reason| reason.contains(part)));
+    /// What differs between this and a verdict; `None` when nothing does. `score` and `parts`
+    /// matter for scores alone.
+    pub fn differs(
+        &self,
+        verdict: Expected,
+        score: f32,
+        parts: &[f32],
+        reason: Option<&str>,
+    ) -> Option<String> {
+        let reason_fits = self
+            .reason
+            .as_deref()
+            .is_none_or(|part| reason.is_some_and(|reason| reason.contains(part)));
         let same = verdict == self.verdict
             && reason_fits
             && (verdict != Expected::Score || (self.score == Some(score) && self.parts == parts));
@@ -111,8 +124,13 @@ impl Expect {
 
 /// The cases of a golden file; the error names the line.
 pub fn parse(jsonl: &str) -> Result<Vec<Case>, String> {
-    let lines = jsonl.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with("//"));
-    lines.map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1))).collect()
+    let lines = jsonl
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with("//"));
+    lines
+        .map(|(i, line)| serde_json::from_str(line).map_err(|e| format!("line {}: {e}", i + 1)))
+        .collect()
 }
 
 /// Neighbours of the same `group` and configuration; a case without a group stands alone.
@@ -124,7 +142,11 @@ pub fn groups(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
 pub fn check<R: Reward>(jsonl: &str) {
     run(
         jsonl,
-        |case| Ok(vec![crate::configure::<R>(&case[0].config_json())?.score(&case[0].completion())]),
+        |case| {
+            Ok(vec![
+                crate::configure::<R>(&case[0].config_json())?.score(&case[0].completion()),
+            ])
+        },
         |cases| cases.chunks(1).collect(),
     );
 }
@@ -145,7 +167,10 @@ pub fn check_judged<R: JudgedReward>(jsonl: &str) {
         let (completion, answers) = (case[0].completion(), &case[0].answers);
         let asked = reward.plan(&completion).len();
         if asked != answers.len() {
-            return Err(format!("asks {asked} questions, the case has {} answers", answers.len()));
+            return Err(format!(
+                "asks {asked} questions, the case has {} answers",
+                answers.len()
+            ));
         }
         let answers: Vec<_> = answers.iter().map(std::result::Result::from).collect();
         Ok(vec![reward.conclude(&completion, &answers)])
@@ -162,17 +187,38 @@ fn run(
     assert!(!cases.is_empty(), "no golden cases");
     let differences = |group: &[Case]| -> Vec<String> {
         let verdicts = judge(group).unwrap_or_else(|e| panic!("{}: {e}", group[0].name));
-        assert_eq!(verdicts.len(), group.len(), "{}: as many results as completions", group[0].name);
+        assert_eq!(
+            verdicts.len(),
+            group.len(),
+            "{}: as many results as completions",
+            group[0].name
+        );
         let differs = |(case, verdict): (&Case, &crate::Result<Score>)| {
             let differs = match verdict {
-                Ok(score) => case.expect.differs(Expected::Score, score.value, &score.parts, score.reason.as_deref()),
-                Err(Error::Unscorable(reason)) => case.expect.differs(Expected::Abstain, 0.0, &[], Some(reason)),
-                Err(Error::Internal(reason)) => case.expect.differs(Expected::Trap, 0.0, &[], Some(reason)),
+                Ok(score) => case.expect.differs(
+                    Expected::Score,
+                    score.value,
+                    &score.parts,
+                    score.reason.as_deref(),
+                ),
+                Err(Error::Unscorable(reason)) => {
+                    case.expect
+                        .differs(Expected::Abstain, 0.0, &[], Some(reason))
+                }
+                Err(Error::Internal(reason)) => {
+                    case.expect.differs(Expected::Trap, 0.0, &[], Some(reason))
+                }
             };
             differs.map(|differs| format!("{}: {differs}", case.name))
         };
         group.iter().zip(&verdicts).filter_map(differs).collect()
     };
     let wrong: Vec<String> = split(&cases).into_iter().flat_map(differences).collect();
-    assert!(wrong.is_empty(), "{} of {} golden cases differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} golden cases differ:\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n")
+    );
 }

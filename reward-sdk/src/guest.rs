@@ -1,4 +1,5 @@
-//! The component's side of `wit/reward.wit`: generated bindings, and the step from their types to the crate's own.
+//! The component's side of `wit/reward.wit`: generated bindings, and the step from their types to
+//! the crate's own.
 
 use crate::{Finish, GroupReward, JudgedReward, Reward};
 
@@ -47,17 +48,33 @@ pub fn score<R: Reward>(reward: Option<&R>, item: Completion) -> Result<Score, E
     to_host(configured(reward).and_then(|reward| reward.score(&from_host(item))))
 }
 
-pub fn score_group<R: GroupReward>(reward: Option<&R>, group: Vec<Completion>) -> Vec<Result<Score, Error>> {
+pub fn score_group<R: GroupReward>(
+    reward: Option<&R>,
+    group: Vec<Completion>,
+) -> Vec<Result<Score, Error>> {
     let completions: Vec<crate::Completion> = group.into_iter().map(from_host).collect();
     match configured(reward) {
-        Ok(reward) => reward.score_group(&completions).into_iter().map(to_host).collect(),
-        Err(error) => completions.iter().map(|_| to_host(Err(error.clone()))).collect(),
+        Ok(reward) => reward
+            .score_group(&completions)
+            .into_iter()
+            .map(to_host)
+            .collect(),
+        Err(error) => completions
+            .iter()
+            .map(|_| to_host(Err(error.clone())))
+            .collect(),
     }
 }
 
 pub fn plan<R: JudgedReward>(reward: Option<&R>, item: Completion) -> Vec<Ask> {
     let asks = configured(reward).map_or(Vec::new(), |reward| reward.plan(&from_host(item)));
-    asks.into_iter().map(|ask| Ask { model: ask.model, prompt: ask.prompt, max_tokens: ask.max_tokens }).collect()
+    asks.into_iter()
+        .map(|ask| Ask {
+            model: ask.model,
+            prompt: ask.prompt,
+            max_tokens: ask.max_tokens,
+        })
+        .collect()
 }
 
 pub fn conclude<R: JudgedReward>(
@@ -90,13 +107,18 @@ fn from_host(item: Completion) -> crate::Completion {
 
 fn to_host(result: crate::Result<crate::Score>) -> Result<Score, Error> {
     match result {
-        Ok(score) => Ok(Score { value: score.value, parts: score.parts, reason: score.reason.map(cut) }),
+        Ok(score) => Ok(Score {
+            value: score.value,
+            parts: score.parts,
+            reason: score.reason.map(cut),
+        }),
         Err(crate::Error::Unscorable(reason)) => Err(Error::Unscorable(cut(reason))),
         Err(crate::Error::Internal(reason)) => Err(Error::Internal(cut(reason))),
     }
 }
 
-/// The host shows so much of a reason, and takes a plugin that hands over far more for a hostile one.
+/// The host shows so much of a reason, and takes a plugin that hands over far more for a hostile
+/// one.
 const REASON_BYTES_MAX: usize = 512;
 
 /// A reason that quotes a long row or completion must not make a fault of a verdict.

@@ -1,5 +1,6 @@
-//! Write a reward for r1d: a function that judges a completion. `cargo test` runs it as an ordinary function; a job runs it as a WASM
-//! component that can compute and nothing else, so whoever owns a cluster can take it from anybody.
+//! Write a reward for r1d: a function that judges a completion. `cargo test` runs it as an ordinary
+//! function; a job runs it as a WASM component that can compute and nothing else, so whoever owns a
+//! cluster can take it from anybody.
 //!
 //! # Ten minutes to a reward
 //!
@@ -11,7 +12,8 @@
 //!
 //! ## 1. One function
 //!
-//! [`macro@reward`] makes a plugin of a function that takes a [`Completion`]. It may return a number, a [`Score`], or a [`Result`] of either.
+//! [`macro@reward`] makes a plugin of a function that takes a [`Completion`]. It may return a
+//! number, a [`Score`], or a [`Result`] of either.
 //!
 //! ```
 //! use reward_sdk::{Completion, reward};
@@ -26,8 +28,8 @@
 //!
 //! ## 2. Its configuration
 //!
-//! A second parameter is the job's `config` table, read by serde. `deny_unknown_fields` makes a misspelt key an error that names it, before the
-//! job is accepted; `default` makes keys optional.
+//! A second parameter is the job's `config` table, read by serde. `deny_unknown_fields` makes a
+//! misspelt key an error that names it, before the job is accepted; `default` makes keys optional.
 //!
 //! ```
 //! use reward_sdk::{Completion, Error, Result, Score, reward, tags};
@@ -52,7 +54,8 @@
 //! # fn main() {
 //! # use reward_sdk::Reward as _;
 //! # let brief: Reward = reward_sdk::configure(r#"{"words_max": 3}"#).unwrap();
-//! # let item = Completion { text: "<answer>it is 42</answer>".into(), reference: Some("42".into()), ..Completion::default() };
+//! # let (text, reference) = ("<answer>it is 42</answer>".into(), Some("42".into()));
+//! # let item = Completion { text, reference, ..Completion::default() };
 //! # assert_eq!(brief.score(&item).unwrap().value, 1.0);
 //! # }
 //! ```
@@ -65,19 +68,22 @@
 //! | [`Error::Unscorable`] | the *row* is bad: no reference, one that cannot be read | it is left out, never scored 0 |
 //! | [`Error::Internal`], a panic, too much work | the *reward* is at fault | it scores the declared minimum, so that no model learns to break its judge |
 //!
-//! Scores lie between 0 and 1 unless the attribute says otherwise: `#[reward(min = -1.0, max = 0.0)]`. What is outside, or NaN, is a fault.
+//! Scores lie between 0 and 1 unless the attribute says otherwise:
+//! `#[reward(min = -1.0, max = 0.0)]`. What is outside, or NaN, is a fault.
 //!
 //! ## 3. Golden cases
 //!
-//! `golden.jsonl` beside `Cargo.toml` has completions with the verdicts that they must get ([`golden`]):
+//! `golden.jsonl` beside `Cargo.toml` has completions with the verdicts that they must get
+//! ([`golden`]):
 //!
 //! ```json
-//! {"case": "short", "config": {"words_max": 3}, "completion": "<answer>it is 42</answer>", "reference": "42", "expect": {"score": 1, "parts": [3]}}
+//! {"case": "a", "completion": "<answer>it is 4</answer>", "reference": "4", "expect": {"parts": [3]}}
 //! {"case": "no reference", "completion": "<answer>42</answer>", "expect": {"verdict": "abstain"}}
 //! ```
 //!
-//! One test runs them natively, with a debugger and println at hand: `reward_sdk::golden::check::<Reward>(include_str!("../golden.jsonl"))`. They
-//! become part of the component; a daemon runs them before a new version takes an old one's place in a running job.
+//! One test runs them natively, with a debugger and println at hand:
+//! `reward_sdk::golden::check::<Reward>(include_str!("../golden.jsonl"))`. They become part of the
+//! component; a daemon runs them before a new version takes an old one's place in a running job.
 //!
 //! ## 4. Build, try, measure, use
 //!
@@ -99,8 +105,9 @@
 //!
 //! # Forms
 //!
-//! **Groups.** A function of `&[Completion]` judges all samples of one prompt together: diversity, length beside the others'. It returns as many
-//! results as there are completions, in their order; the daemon never splits a group.
+//! **Groups.** A function of `&[Completion]` judges all samples of one prompt together: diversity,
+//! length beside the others'. It returns as many results as there are completions, in their order;
+//! the daemon never splits a group.
 //!
 //! ```
 //! use reward_sdk::{Completion, reward};
@@ -114,24 +121,30 @@
 //! # fn main() {}
 //! ```
 //!
-//! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases. `r1ctl plugin score --asks` writes its
-//! questions, `--answers` reads what a model said. In a job `model` of its `[[stage.reward]]` names the model that answers each question. An ask with
-//! `max_tokens` 0 is for a reward model, and gets one number, as text; any other is for a model that writes, greedily, at most so many tokens and
-//! the job's `max_answer_length`. The prompt is the one user message of that model's chat template, with whatever control tokens it quotes broken up; its
-//! special tokens are not in the answer. An answer is an error where the question did not fit into the model's positions. A reward asks for the one or for the
-//! other, always; at most 64 questions about a completion.
+//! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases.
+//! `r1ctl plugin score --asks` writes its questions, `--answers` reads what a model said. In a job
+//! `model` of its `[[stage.reward]]` names the model that answers each question. An ask with
+//! `max_tokens` 0 is for a reward model, and gets one number, as text; any other is for a model
+//! that writes, greedily, at most so many tokens and the job's `max_answer_length`. The prompt is
+//! the one user message of that model's chat template, with whatever control tokens it quotes
+//! broken up; its special tokens are not in the answer. An answer is an error where the question
+//! did not fit into the model's positions. A reward asks for the one or for the other, always; at
+//! most 64 questions about a completion.
 //!
-//! **A type.** What the attribute makes can be written out: a type whose fields are the configuration, with [`Reward`] (or [`GroupReward`])
-//! implemented, and [`export!`].
+//! **A type.** What the attribute makes can be written out: a type whose fields are the
+//! configuration, with [`Reward`] (or [`GroupReward`]) implemented, and [`export!`].
 //!
 //! # What a reward may rely on
 //!
-//! Its arguments, and nothing else: there is no clock, no randomness, no file, no network, and nothing is left of the call before, because
-//! every completion gets a fresh instance. So a verdict is a function of (component, configuration, completion), costs the same fuel on every
-//! machine, and can be checked later. The stack is small (128 KiB inside, 512 KiB in all): loop where text decides how deep it goes.
+//! Its arguments, and nothing else: there is no clock, no randomness, no file, no network, and
+//! nothing is left of the call before, because every completion gets a fresh instance. So a verdict
+//! is a function of (component, configuration, completion), costs the same fuel on every machine,
+//! and can be checked later. The stack is small (128 KiB inside, 512 KiB in all): loop where text
+//! decides how deep it goes.
 //!
-//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write, with the same rules as the rewards that r1d ships;
-//! [`reward_model`] is for judged rewards that ask a reward model.
+//! [`answers`], [`boxed`], [`tags`], [`number`], [`units`] and [`words`] read what models write,
+//! with the same rules as the rewards that r1d ships; [`reward_model`] is for judged rewards that
+//! ask a reward model.
 
 pub mod answers;
 pub mod boxed;
@@ -150,8 +163,9 @@ pub mod words;
 
 /// Makes a plugin of a function; see the [crate's documentation](crate).
 ///
-/// The first parameter is `&Completion`, or `&[Completion]` for a reward of groups; a second one, `&Config`, is the job's `config` table. The
-/// attribute's arguments are all optional: `name` and `version` (the crate's), `min` (0) and `max` (1), `parts = ["…"]`. The function stays what it
+/// The first parameter is `&Completion`, or `&[Completion]` for a reward of groups; a second one,
+/// `&Config`, is the job's `config` table. The attribute's arguments are all optional: `name` and
+/// `version` (the crate's), `min` (0) and `max` (1), `parts = ["…"]`. The function stays what it
 /// is; beside it stands a type `Reward` for tests, so a module has one such function.
 pub use reward_sdk_macros::reward;
 #[doc(hidden)]
@@ -200,18 +214,27 @@ pub struct Score {
 impl Score {
     /// 1 or 0.
     pub fn pass(passed: bool) -> Score {
-        Score { value: if passed { 1.0 } else { 0.0 }, ..Score::default() }
+        Score {
+            value: if passed { 1.0 } else { 0.0 },
+            ..Score::default()
+        }
     }
 
     /// 0, and why.
     pub fn fail(reason: impl Into<String>) -> Score {
-        Score { reason: Some(reason.into()), ..Score::default() }
+        Score {
+            reason: Some(reason.into()),
+            ..Score::default()
+        }
     }
 }
 
 impl From<f32> for Score {
     fn from(value: f32) -> Score {
-        Score { value, ..Score::default() }
+        Score {
+            value,
+            ..Score::default()
+        }
     }
 }
 
@@ -240,14 +263,21 @@ pub struct Info {
 impl Info {
     /// Scores from 0 to 1, without parts.
     pub const fn new(name: &'static str, version: &'static str) -> Info {
-        Info { name, version, min: 0.0, max: 1.0, parts: &[] }
+        Info {
+            name,
+            version,
+            min: 0.0,
+            max: 1.0,
+            parts: &[],
+        }
     }
 }
 
 /// A reward: its fields are its configuration, read from the job file's `config` table.
 ///
-/// Contract: `score` is a function of `self` and the completion alone. `Default` with `#[serde(default, deny_unknown_fields)]`
-/// makes every key optional and a misspelt one an error that names it.
+/// Contract: `score` is a function of `self` and the completion alone. `Default` with
+/// `#[serde(default, deny_unknown_fields)]` makes every key optional and a misspelt one an error
+/// that names it.
 pub trait Reward: DeserializeOwned {
     const INFO: Info;
 
@@ -256,7 +286,8 @@ pub trait Reward: DeserializeOwned {
 
 /// A reward that sees all samples of one prompt together: diversity, length beside the others'.
 ///
-/// Contract: as many results as completions, in their order, and a function of `self` and the group alone.
+/// Contract: as many results as completions, in their order, and a function of `self` and the group
+/// alone.
 pub trait GroupReward: DeserializeOwned {
     const INFO: Info;
 
@@ -268,26 +299,34 @@ pub trait GroupReward: DeserializeOwned {
 pub struct Ask {
     /// The job's name for it.
     pub model: String,
-    /// What a judge is asked, as its user's message, or the conversation that a reward model is to value.
+    /// What a judge is asked, as its user's message, or the conversation that a reward model is to
+    /// value.
     pub prompt: String,
     /// Of a judge's answer; 0 asks a reward model for its number, which comes as decimal text.
     pub max_tokens: u32,
 }
 
-/// A reward that a model helps, in two phases: what to ask it, and what its answers mean. A fresh instance runs each phase, so nothing is
-/// carried over but the completion.
+/// A reward that a model helps, in two phases: what to ask it, and what its answers mean. A fresh
+/// instance runs each phase, so nothing is carried over but the completion.
 ///
-/// Contract: both are functions of their arguments alone; what is asked, then, can be answered again from a record.
+/// Contract: both are functions of their arguments alone; what is asked, then, can be answered
+/// again from a record.
 pub trait JudgedReward: DeserializeOwned {
     const INFO: Info;
 
     fn plan(&self, completion: &Completion) -> Vec<Ask>;
 
-    /// `answers` has, for each ask of [`JudgedReward::plan`], what the model wrote, or why there is no answer.
-    fn conclude(&self, completion: &Completion, answers: &[std::result::Result<String, String>]) -> Result<Score>;
+    /// `answers` has, for each ask of [`JudgedReward::plan`], what the model wrote, or why there is
+    /// no answer.
+    fn conclude(
+        &self,
+        completion: &Completion,
+        answers: &[std::result::Result<String, String>],
+    ) -> Result<Score>;
 }
 
-/// What a function under [`macro@reward`] may return: a number, a [`Score`], or a [`Result`] of either.
+/// What a function under [`macro@reward`] may return: a number, a [`Score`], or a [`Result`] of
+/// either.
 pub trait IntoVerdict {
     fn into_verdict(self) -> Result<Score>;
 }
@@ -318,11 +357,13 @@ impl<T: IntoVerdict> IntoVerdict for Result<T> {
 
 /// A reward from the job's `config` table as JSON; the error names the key.
 pub fn configure<R: DeserializeOwned>(json: &str) -> std::result::Result<R, String> {
-    serde_json::from_str(if json.trim().is_empty() { "{}" } else { json }).map_err(|e| e.to_string())
+    serde_json::from_str(if json.trim().is_empty() { "{}" } else { json })
+        .map_err(|e| e.to_string())
 }
 
-/// Makes the crate a plugin: when it is built for WASM, `export!(MyReward)` exports the world `r1d:reward/reward`. The other forms are
-/// `export!(group MyReward)` for a [`GroupReward`] and `export!(judged MyReward)` for a [`JudgedReward`]. [`macro@reward`] does it itself.
+/// Makes the crate a plugin: when it is built for WASM, `export!(MyReward)` exports the world
+/// `r1d:reward/reward`. The other forms are `export!(group MyReward)` for a [`GroupReward`] and
+/// `export!(judged MyReward)` for a [`JudgedReward`]. [`macro@reward`] does it itself.
 #[macro_export]
 macro_rules! export {
     (group $reward:ty) => {
@@ -342,7 +383,8 @@ macro_rules! export {
 
             fn conclude(
                 item: $crate::guest::Completion,
-                answers: std::vec::Vec<std::result::Result<std::string::String, std::string::String>>,
+                answers: std::vec::Vec<std::result::Result<std::string::String,
+                    std::string::String>>,
             ) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
                 REWARD.with(|slot| $crate::guest::conclude(slot.get(), item, answers))
             }
@@ -362,7 +404,8 @@ macro_rules! export {
                     $crate::guest::describe($info)
                 }
 
-                fn configure(json: std::string::String) -> std::result::Result<(), std::string::String> {
+                fn configure(json: std::string::String) -> std::result::Result<(),
+                    std::string::String> {
                     let reward = $crate::configure::<$reward>(&json).map_err($crate::guest::cut)?;
                     REWARD.with(|slot| slot.set(reward)).map_err(|_| "configured twice".into())
                 }
@@ -375,7 +418,8 @@ macro_rules! export {
     };
     ($reward:ty) => {
         $crate::export!(@component $reward, <$reward as $crate::Reward>::INFO, one, {
-            fn score(item: $crate::guest::Completion) -> std::result::Result<$crate::guest::Score, $crate::guest::Error> {
+            fn score(item: $crate::guest::Completion) -> std::result::Result<$crate::guest::Score,
+                $crate::guest::Error> {
                 REWARD.with(|slot| $crate::guest::score(slot.get(), item))
             }
         });

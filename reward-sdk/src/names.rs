@@ -1,4 +1,5 @@
-//! Names that texts of every language use: of variables, points, functions and units. They are nobody's words.
+//! Names that texts of every language use: of variables, points, functions and units. They are
+//! nobody's words.
 
 use unicode_script::Script;
 
@@ -8,25 +9,37 @@ use unicode_script::Script;
 /// - up to four capitals, as of points: `AB`, `△ABC`;
 /// - a function or a unit: `sin`, `km`, `kWh`;
 /// - functions glued to their arguments, `sinA`, `bcosC`, and chemical formulas, `NaOH`;
-/// - two letters that no English word is, `xy`, and three in a formula: `2abc`, `abc = 6`. Markdown's `*` and `_` make no formula.
+/// - two letters that no English word is, `xy`, and three in a formula: `2abc`, `abc = 6`.
+///   Markdown's `*` and `_` make no formula.
 pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     match (script, word.as_bytes()) {
         (Script::Latin, [_]) => true,
         (Script::Latin, b"rank") if behind.starts_with('(') => true,
-        (Script::Latin, bytes) if word.is_ascii() && (is_application(bytes) || is_compound(bytes)) => true,
+        (Script::Latin, bytes)
+            if word.is_ascii() && (is_application(bytes) || is_compound(bytes)) =>
+        {
+            true
+        }
         (Script::Latin, bytes) if word.is_ascii() => match bytes.len() {
             2 => !is_short_english(bytes) || is_capitals(bytes),
-            3 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes) || in_formula(before, behind),
+            3 => {
+                is_capitals(bytes)
+                    || is_function(bytes)
+                    || is_unit(bytes)
+                    || in_formula(before, behind)
+            }
             4..=6 => is_capitals(bytes) || is_function(bytes) || is_unit(bytes),
             7 | 8 => is_capitals(bytes),
             _ => false,
         },
-        (Script::Latin | Script::Greek, bytes) if bytes.len() <= OTHER_BYTES_MAX => match word.chars().count() {
-            1 => true,
-            2 => script == Script::Latin || in_formula(before, behind),
-            3 => in_formula(before, behind),
-            _ => false,
-        },
+        (Script::Latin | Script::Greek, bytes) if bytes.len() <= OTHER_BYTES_MAX => {
+            match word.chars().count() {
+                1 => true,
+                2 => script == Script::Latin || in_formula(before, behind),
+                3 => in_formula(before, behind),
+                _ => false,
+            }
+        }
         _ => false,
     }
 }
@@ -34,7 +47,10 @@ pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
 /// Functions glued to a letter before and one behind: `sinA`, `bcosC`, `sinBcosC`; of small letters
 /// only x and y stand behind one, because `cost` and `since` are words.
 fn is_application(word: &[u8]) -> bool {
-    const FUNCTIONS: [&[u8]; 12] = [b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg", b"arctan"];
+    const FUNCTIONS: [&[u8]; 12] = [
+        b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg",
+        b"arctan",
+    ];
     const BYTES_MAX: usize = 24;
     // Most words are told by their first letters.
     let begins = |word: &[u8]| {
@@ -50,12 +66,16 @@ fn is_application(word: &[u8]) -> bool {
     if word.len() > BYTES_MAX || !(begins(word) || word.get(1..).is_some_and(begins)) {
         return false;
     }
-    if !word.iter().any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y')) {
+    if !word
+        .iter()
+        .any(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y'))
+    {
         return false;
     }
     let applied = |word: &[u8]| -> Option<usize> {
         let name = FUNCTIONS.iter().find(|name| word.starts_with(name))?;
-        word.get(name.len()).filter(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y'))?;
+        word.get(name.len())
+            .filter(|byte| byte.is_ascii_uppercase() || matches!(byte, b'x' | b'y'))?;
         Some(name.len() + 1)
     };
     let mut rest = word;
@@ -67,11 +87,13 @@ fn is_application(word: &[u8]) -> bool {
     !word.is_empty()
 }
 
-/// Two or more symbols of the elements that chemistry at school knows: `HCl`, `NaOH`, the `SO` of `H2SO4`.
+/// Two or more symbols of the elements that chemistry at school knows: `HCl`, `NaOH`, the `SO` of
+/// `H2SO4`.
 fn is_compound(word: &[u8]) -> bool {
     const ELEMENTS: [&str; 43] = [
-        "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar", "K", "Ca", "Cr", "Mn",
-        "Fe", "Co", "Ni", "Cu", "Zn", "Br", "Kr", "Ag", "Sn", "I", "Xe", "Cs", "Ba", "Pt", "Au", "Hg", "Pb", "Ra", "U", "Ti", "Cd",
+        "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
+        "Cl", "Ar", "K", "Ca", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Br", "Kr", "Ag", "Sn",
+        "I", "Xe", "Cs", "Ba", "Pt", "Au", "Hg", "Pb", "Ra", "U", "Ti", "Cd",
     ];
     const BYTES_MAX: usize = 12;
     if !word.first().is_some_and(u8::is_ascii_uppercase) {
@@ -84,8 +106,12 @@ fn is_compound(word: &[u8]) -> bool {
     let mut rest = word;
     while let Some(first) = rest.first() {
         let small = rest.get(1).is_some_and(u8::is_ascii_lowercase);
-        let Some((symbol, after)) = rest.split_at_checked(if small { 2 } else { 1 }) else { return false };
-        if !first.is_ascii_uppercase() || !ELEMENTS.iter().any(|element| element.as_bytes() == symbol) {
+        let Some((symbol, after)) = rest.split_at_checked(if small { 2 } else { 1 }) else {
+            return false;
+        };
+        if !first.is_ascii_uppercase()
+            || !ELEMENTS.iter().any(|element| element.as_bytes() == symbol)
+        {
             return false;
         }
         rest = after;
@@ -99,7 +125,8 @@ const OTHER_BYTES_MAX: usize = 9;
 /// Up to four capitals, with primes between them or not: `ABC`, `A'B'`.
 fn is_capitals(word: &[u8]) -> bool {
     const LETTERS_MAX: usize = 4;
-    word.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'\'')
+    word.iter()
+        .all(|byte| byte.is_ascii_uppercase() || *byte == b'\'')
         && word.iter().filter(|byte| **byte != b'\'').count() <= LETTERS_MAX
 }
 
@@ -127,10 +154,17 @@ fn in_formula(before: &str, behind: &str) -> bool {
     }
     let (last, next) = match (last, next) {
         // Most words stand between two blanks and letters.
-        (Some(b' '), Some(b' ')) => (before.as_bytes().get(before.len().wrapping_sub(2)), behind.as_bytes().get(1)),
+        (Some(b' '), Some(b' ')) => (
+            before.as_bytes().get(before.len().wrapping_sub(2)),
+            behind.as_bytes().get(1),
+        ),
         other => other,
     };
-    if [last, next].into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'\n')) {
+    if [last, next]
+        .into_iter()
+        .flatten()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'\n'))
+    {
         return false;
     }
     let sign = |c: char| {
@@ -279,8 +313,13 @@ mod tests {
         for (before, word, behind) in [("", "is", " *"), ("**", "not", "**"), ("_", "and", "_")] {
             assert!(!is_name(word, Script::Latin, before, behind), "{word}");
         }
-        assert!(!is_name("McDonald", Script::Latin, "", "") && !is_name("iPhone", Script::Latin, "", ""));
-        assert!(!is_name("γωνία", Script::Greek, "", "") && !is_name("και", Script::Greek, " ", " "));
+        assert!(
+            !is_name("McDonald", Script::Latin, "", "")
+                && !is_name("iPhone", Script::Latin, "", "")
+        );
+        assert!(
+            !is_name("γωνία", Script::Greek, "", "") && !is_name("και", Script::Greek, " ", " ")
+        );
         assert!(!is_name("и", Script::Cyrillic, "", "") && !is_name("是", Script::Han, "", ""));
     }
 }

@@ -1,12 +1,14 @@
-//! Numbers as people and models write them, read exactly: integers, decimals, fractions, mixed numbers, percentages, scientific
-//! notation; plain or LaTeX; with currency signs and units.
+//! Numbers as people and models write them, read exactly: integers, decimals, fractions, mixed
+//! numbers, percentages, scientific notation; plain or LaTeX; with currency signs and units.
 //!
-//! What it does not understand whole it refuses: `5x`, `3 or 4`, `2+3`, `1,23`, `\sqrt{2}`, `9^{9}` are not numbers here. A
-//! reward must not guess. It computes nothing but what a numeral means, so an answer cannot restate the problem.
+//! What it does not understand whole it refuses: `5x`, `3 or 4`, `2+3`, `1,23`, `\sqrt{2}`, `9^{9}`
+//! are not numbers here. A reward must not guess. It computes nothing but what a numeral means, so
+//! an answer cannot restate the problem.
 //!
 //! ```text
 //! quantity  := [letter "="] [sign] [currency] magnitude ["%"] [unit]
-//! magnitude := factor ["/" factor] | integer fraction | factor "\times" "10" "^" integer | "10" "^" integer
+//! magnitude := factor ["/" factor] | integer fraction
+//!            | factor "\times" "10" "^" integer | "10" "^" integer
 //! factor    := 1,234.5e6 | "\frac" group group | "(" [sign] magnitude ")"
 //! ```
 
@@ -30,12 +32,14 @@ pub struct Quantity {
 }
 
 impl Quantity {
-    /// Equal values, in units that do not contradict each other: `18` is `18 eggs`, `1 km` is `1000 m` and not `1 m`.
+    /// Equal values, in units that do not contradict each other: `18` is `18 eggs`, `1 km` is
+    /// `1000 m` and not `1 m`.
     pub fn agrees_with(&self, other: &Quantity) -> bool {
         match (&self.unit, &other.unit) {
-            (Some(a), Some(b)) => {
-                a.factor(b).and_then(|factor| self.value.multiply(&factor)).is_some_and(|value| value == other.value)
-            }
+            (Some(a), Some(b)) => a
+                .factor(b)
+                .and_then(|factor| self.value.multiply(&factor))
+                .is_some_and(|value| value == other.value),
             (Some(unit), None) | (None, Some(unit)) if !unit.may_be_missing() => false,
             _ => self.value == other.value,
         }
@@ -49,14 +53,26 @@ pub fn read(text: &str) -> Option<Quantity> {
         return None;
     }
     let tokens = lexer::tokens(text)?;
-    let mut parser = Parser { tokens: &tokens, depth: 0 };
+    let mut parser = Parser {
+        tokens: &tokens,
+        depth: 0,
+    };
     parser.quantity()
 }
 
-/// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the answer is".
+/// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the
+/// answer is".
 pub fn unwrap(text: &str) -> &str {
-    const WRAPS: [(&str, &str); 8] =
-        [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ("\"", "\""), ("“", "”")];
+    const WRAPS: [(&str, &str); 8] = [
+        ("$$", "$$"),
+        ("$", "$"),
+        ("\\(", "\\)"),
+        ("\\[", "\\]"),
+        ("**", "**"),
+        ("`", "`"),
+        ("\"", "\""),
+        ("“", "”"),
+    ];
     const LEADS: [&str; 12] = [
         "**answer:**",
         "**answer**:",
@@ -73,20 +89,32 @@ pub fn unwrap(text: &str) -> &str {
     ];
     let mut text = text.trim();
     // Minerva's prompt for MATH, which is the most published one, ends its answers so.
-    text = text.strip_suffix("I hope it is correct.").map_or(text, str::trim_end);
+    text = text
+        .strip_suffix("I hope it is correct.")
+        .map_or(text, str::trim_end);
     // Each round takes something off; six rounds are more than any honest answer needs.
     for _ in 0..6 {
         let before = text.len();
         text = unpunctuated(text);
         for (open, close) in WRAPS {
-            if let Some(inner) = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)) {
+            if let Some(inner) = text
+                .strip_prefix(open)
+                .and_then(|rest| rest.strip_suffix(close))
+            {
                 text = inner.trim();
                 break;
             }
         }
         for lead in LEADS {
-            if text.get(..lead.len()).is_some_and(|start| start.eq_ignore_ascii_case(lead)) {
-                text = text.get(lead.len()..).unwrap_or_default().trim_start_matches(':').trim();
+            if text
+                .get(..lead.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(lead))
+            {
+                text = text
+                    .get(lead.len()..)
+                    .unwrap_or_default()
+                    .trim_start_matches(':')
+                    .trim();
                 break;
             }
         }
@@ -100,7 +128,11 @@ pub fn unwrap(text: &str) -> &str {
 /// Without punctuation and spacing behind it. The dots of `0.333...` belong to it.
 fn unpunctuated(text: &str) -> &str {
     let mut text = text.trim();
-    if text.ends_with("...") && text.trim_end_matches('.').ends_with(|c: char| c.is_ascii_digit()) {
+    if text.ends_with("...")
+        && text
+            .trim_end_matches('.')
+            .ends_with(|c: char| c.is_ascii_digit())
+    {
         return text;
     }
     // As often as something comes off, so once for each character at most.
@@ -109,7 +141,9 @@ fn unpunctuated(text: &str) -> &str {
         for spacing in ["\\,", "\\;", "\\!", "\\:", "\\ ", "~"] {
             text = text.strip_suffix(spacing).unwrap_or(text);
         }
-        text = text.trim_end_matches(['.', '。', ',', ';', '✓', '✔', '✅']).trim_end();
+        text = text
+            .trim_end_matches(['.', '。', ',', ';', '✓', '✔', '✅'])
+            .trim_end();
         if text.len() == before {
             return text;
         }
@@ -152,16 +186,23 @@ impl<'t, 'a> Parser<'t, 'a> {
         if negative == Some(true) {
             value = value.negate();
         }
-        if self.next_if(|token| matches!(token, Token::Percent)).is_some() {
+        if self
+            .next_if(|token| matches!(token, Token::Percent))
+            .is_some()
+        {
             value = value.scale(-2)?;
         }
         let written = units::parse(self.tokens)?;
-        Some(Quantity { value, unit: currency.map(Unit::currency).or(written) })
+        Some(Quantity {
+            value,
+            unit: currency.map(Unit::currency).or(written),
+        })
     }
 
     /// `Some(true)` for minus, `Some(false)` for plus.
     fn sign(&mut self) -> Option<bool> {
-        self.next_if(|token| matches!(token, Token::Plus | Token::Minus)).map(|token| *token == Token::Minus)
+        self.next_if(|token| matches!(token, Token::Plus | Token::Minus))
+            .map(|token| *token == Token::Minus)
     }
 
     fn signed(&mut self) -> Option<Rational> {
@@ -175,21 +216,36 @@ impl<'t, 'a> Parser<'t, 'a> {
         let first = self.factor()?;
         let integer = matches!(start, [Token::Number(literal), ..] if literal.is_integer());
         match self.tokens {
-            [Token::Slash, Token::Number(_) | Token::Open(_) | Token::Fraction, ..] => {
+            [
+                Token::Slash,
+                Token::Number(_) | Token::Open(_) | Token::Fraction,
+                ..,
+            ] => {
                 self.eat(Token::Slash)?;
                 let below = self.factor()?;
                 first.divide(&below)
             }
             [Token::Fraction, ..] if integer => {
                 let part = self.factor()?;
-                if part.is_proper_fraction() { first.add(&part) } else { None }
+                if part.is_proper_fraction() {
+                    first.add(&part)
+                } else {
+                    None
+                }
             }
-            [Token::Number(above), Token::Slash, Token::Number(below), rest @ ..]
-                if integer && above.is_integer() && below.is_integer() =>
-            {
+            [
+                Token::Number(above),
+                Token::Slash,
+                Token::Number(below),
+                rest @ ..,
+            ] if integer && above.is_integer() && below.is_integer() => {
                 self.tokens = rest;
                 let part = above.value()?.divide(&below.value()?)?;
-                if part.is_proper_fraction() { first.add(&part) } else { None }
+                if part.is_proper_fraction() {
+                    first.add(&part)
+                } else {
+                    None
+                }
             }
             [Token::Times, Token::Number(ten), Token::Caret, ..] if ten.is_ten() => {
                 self.tokens = self.tokens.get(2..)?;
@@ -210,11 +266,18 @@ impl<'t, 'a> Parser<'t, 'a> {
             _ => None,
         };
         let negative = self.sign() == Some(true);
-        let Some(Token::Number(literal)) = self.next_if(|token| matches!(token, Token::Number(_))) else { return None };
+        let Some(Token::Number(literal)) = self.next_if(|token| matches!(token, Token::Number(_)))
+        else {
+            return None;
+        };
         if let Some(close) = group {
             self.eat(Token::Close(close))?;
         }
-        let magnitude: i64 = if literal.is_integer() { literal.digits.parse().ok()? } else { return None };
+        let magnitude: i64 = if literal.is_integer() {
+            literal.digits.parse().ok()?
+        } else {
+            return None;
+        };
         Some(if negative { -magnitude } else { magnitude })
     }
 
@@ -237,13 +300,22 @@ impl<'t, 'a> Parser<'t, 'a> {
         value
     }
 
-    /// The two arguments of `\frac`: groups, or single digits as TeX reads `\frac12` and `\frac{1}2`.
+    /// The two arguments of `\frac`: groups, or single digits as TeX reads `\frac12` and
+    /// `\frac{1}2`.
     fn fraction(&mut self) -> Option<Rational> {
-        if let [Token::Number(Literal { digits, decimals: None, exponent: 0 }), rest @ ..] = self.tokens
+        if let [
+            Token::Number(Literal {
+                digits,
+                decimals: None,
+                exponent: 0,
+            }),
+            rest @ ..,
+        ] = self.tokens
             && let [above @ b'0'..=b'9', below @ b'0'..=b'9'] = digits.as_bytes()
         {
             self.tokens = rest;
-            return Rational::integer((above - b'0').into()).divide(&Rational::integer((below - b'0').into()));
+            return Rational::integer((above - b'0').into())
+                .divide(&Rational::integer((below - b'0').into()));
         }
         let above = self.argument()?;
         let below = self.argument()?;
@@ -304,7 +376,16 @@ mod tests {
                 "(1/2)",
                 "2/4",
             ],
-            &["-3/4", "−0.75", "-(3/4)", "(-3)/4", r"-\frac{3}{4}", r"\frac{-3}{4}", r"\left(-\frac{3}{4}\right)", "-75%"],
+            &[
+                "-3/4",
+                "−0.75",
+                "-(3/4)",
+                "(-3)/4",
+                r"-\frac{3}{4}",
+                r"\frac{-3}{4}",
+                r"\left(-\frac{3}{4}\right)",
+                "-75%",
+            ],
             &["1.5", "1 1/2", r"1\frac{1}{2}", r"1 \frac12", "3/2"],
             &[
                 "6000000",
@@ -344,9 +425,14 @@ mod tests {
 
     #[test]
     fn nearly_is_not_equal() {
-        for (a, b) in
-            [("0.333", "1/3"), ("50%", "50"), ("3.14159", "3.1416"), ("5", "-5"), ("1e3", "1e4"), ("0.1", "0.10000000000000001")]
-        {
+        for (a, b) in [
+            ("0.333", "1/3"),
+            ("50%", "50"),
+            ("3.14159", "3.1416"),
+            ("5", "-5"),
+            ("1e3", "1e4"),
+            ("0.1", "0.10000000000000001"),
+        ] {
             assert!(!same(a, b), "{a} is not {b}");
         }
     }

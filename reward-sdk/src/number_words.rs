@@ -1,4 +1,5 @@
-//! The English words that numbers are made of, in lower case: one list for all who read or refuse them.
+//! The English words that numbers are made of, in lower case: one list for all who read or refuse
+//! them.
 
 /// Zero to nineteen, each at the place that it names.
 pub const SMALL: [&str; 20] = [
@@ -25,11 +26,17 @@ pub const SMALL: [&str; 20] = [
 ];
 
 /// Twenty to ninety.
-pub const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+pub const TENS: [&str; 8] = [
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+];
 
 /// Words that multiply what stands before them, and by how much; `hundred` is read within them.
-pub const SCALES: [(&str, u64); 4] =
-    [("thousand", 1_000), ("million", 1_000_000), ("billion", 1_000_000_000), ("trillion", 1_000_000_000_000)];
+pub const SCALES: [(&str, u64); 4] = [
+    ("thousand", 1_000),
+    ("million", 1_000_000),
+    ("billion", 1_000_000_000),
+    ("trillion", 1_000_000_000_000),
+];
 
 /// Parts of one, and how many of them are one.
 pub const PARTS: [(&str, u64); 18] = [
@@ -55,10 +62,16 @@ pub const PARTS: [(&str, u64); 18] = [
 
 /// Whether whole numbers are made of a word: `seven`, `forty`, `hundred`.
 pub fn is_whole(word: &str) -> bool {
-    SMALL.contains(&word) || TENS.contains(&word) || word == "hundred" || SCALES.iter().any(|(name, _)| *name == word)
+    SMALL.contains(&word)
+        || TENS.contains(&word)
+        || word == "hundred"
+        || SCALES.iter().any(|(name, _)| *name == word)
 }
 
 /// How many of a part are one: 3 for `third`.
 pub fn parts_in_one(word: &str) -> Option<u64> {
-    PARTS.iter().find(|(name, _)| *name == word).map(|(_, count)| *count)
+    PARTS
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, count)| *count)
 }

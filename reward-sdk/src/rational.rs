@@ -1,4 +1,5 @@
-//! Exact rationals of bounded size: what answers are compared with, so that 0.1 + 0.2 is 0.3 and nothing is "close enough".
+//! Exact rationals of bounded size: what answers are compared with, so that 0.1 + 0.2 is 0.3 and
+//! nothing is "close enough".
 
 use num_bigint::BigInt;
 use num_integer::Integer;
@@ -10,7 +11,8 @@ pub const BITS_MAX: u64 = 32_768;
 /// Largest power of ten that a number may be scaled by, up or down.
 pub const EXPONENT_MAX: u32 = 4_000;
 
-/// Fractions of up to this many bits are kept in lowest terms; reducing larger ones costs more than it saves.
+/// Fractions of up to this many bits are kept in lowest terms; reducing larger ones costs more than
+/// it saves.
 const REDUCED_BITS_MAX: u64 = 256;
 
 /// `numerator / denominator`, the denominator positive, in lowest terms unless it is large.
@@ -22,11 +24,18 @@ pub struct Rational {
 
 impl Rational {
     pub fn integer(value: i64) -> Rational {
-        Rational { numerator: value.into(), denominator: 1.into() }
+        Rational {
+            numerator: value.into(),
+            denominator: 1.into(),
+        }
     }
 
     pub fn big(value: BigInt) -> Option<Rational> {
-        Rational { numerator: value, denominator: 1.into() }.bounded()
+        Rational {
+            numerator: value,
+            denominator: 1.into(),
+        }
+        .bounded()
     }
 
     pub fn numerator(&self) -> &BigInt {
@@ -41,28 +50,48 @@ impl Rational {
     /// The value when it is whole and small enough for an `i64`.
     pub fn to_i64(&self) -> Option<i64> {
         let (whole, rest) = self.numerator.div_rem(&self.denominator);
-        if rest == BigInt::ZERO { i64::try_from(whole).ok() } else { None }
+        if rest == BigInt::ZERO {
+            i64::try_from(whole).ok()
+        } else {
+            None
+        }
     }
 
     pub fn floor(&self) -> BigInt {
         self.numerator.div_floor(&self.denominator)
     }
 
-    /// `digits` without separators, the last `decimals` of them after the point, times 10^`exponent`.
+    /// `digits` without separators, the last `decimals` of them after the point, times
+    /// 10^`exponent`.
     pub fn decimal(digits: &str, decimals: usize, exponent: i64) -> Option<Rational> {
         // 3.33 bits per digit: refuse before parsing what would be refused after.
-        if digits.is_empty() || digits.len() as u64 * 3 > BITS_MAX || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        if digits.is_empty()
+            || digits.len() as u64 * 3 > BITS_MAX
+            || !digits.bytes().all(|b| b.is_ascii_digit())
+        {
             return None;
         }
-        let value = Rational { numerator: digits.parse().ok()?, denominator: 1.into() };
+        let value = Rational {
+            numerator: digits.parse().ok()?,
+            denominator: 1.into(),
+        };
         value.scale(exponent.checked_sub(i64::try_from(decimals).ok()?)?)
     }
 
     /// Times 10^`exponent`.
     pub fn scale(self, exponent: i64) -> Option<Rational> {
-        let magnitude = u32::try_from(exponent.unsigned_abs()).ok().filter(|&e| e <= EXPONENT_MAX)?;
-        let power = Rational { numerator: BigInt::from(10).pow(magnitude), denominator: 1.into() };
-        if exponent < 0 { self.divide(&power) } else { self.multiply(&power) }
+        let magnitude = u32::try_from(exponent.unsigned_abs())
+            .ok()
+            .filter(|&e| e <= EXPONENT_MAX)?;
+        let power = Rational {
+            numerator: BigInt::from(10).pow(magnitude),
+            denominator: 1.into(),
+        };
+        if exponent < 0 {
+            self.divide(&power)
+        } else {
+            self.multiply(&power)
+        }
     }
 
     #[inline(never)]
@@ -76,7 +105,11 @@ impl Rational {
 
     #[inline(never)]
     pub fn multiply(&self, other: &Rational) -> Option<Rational> {
-        Rational { numerator: &self.numerator * &other.numerator, denominator: &self.denominator * &other.denominator }.bounded()
+        Rational {
+            numerator: &self.numerator * &other.numerator,
+            denominator: &self.denominator * &other.denominator,
+        }
+        .bounded()
     }
 
     pub fn subtract(&self, other: &Rational) -> Option<Rational> {
@@ -87,12 +120,24 @@ impl Rational {
     #[inline(never)]
     pub fn power(&self, exponent: i64) -> Option<Rational> {
         let magnitude = u32::try_from(exponent.unsigned_abs()).ok()?;
-        let bits = (self.numerator.bits().max(self.denominator.bits()).saturating_sub(1)).checked_mul(magnitude.into())?;
+        let bits = (self
+            .numerator
+            .bits()
+            .max(self.denominator.bits())
+            .saturating_sub(1))
+        .checked_mul(magnitude.into())?;
         if bits > BITS_MAX {
             return None;
         }
-        let raised = Rational { numerator: self.numerator.pow(magnitude), denominator: self.denominator.pow(magnitude) };
-        if exponent < 0 { Rational::integer(1).divide(&raised) } else { raised.bounded() }
+        let raised = Rational {
+            numerator: self.numerator.pow(magnitude),
+            denominator: self.denominator.pow(magnitude),
+        };
+        if exponent < 0 {
+            Rational::integer(1).divide(&raised)
+        } else {
+            raised.bounded()
+        }
     }
 
     /// `None` for division by zero.
@@ -101,19 +146,33 @@ impl Rational {
         if other.is_zero() {
             return None;
         }
-        let (mut numerator, mut denominator) = (&self.numerator * &other.denominator, &self.denominator * &other.numerator);
+        let (mut numerator, mut denominator) = (
+            &self.numerator * &other.denominator,
+            &self.denominator * &other.numerator,
+        );
         if denominator < BigInt::ZERO {
             (numerator, denominator) = (-numerator, -denominator);
         }
-        Rational { numerator, denominator }.bounded()
+        Rational {
+            numerator,
+            denominator,
+        }
+        .bounded()
     }
 
     pub fn negate(self) -> Rational {
-        Rational { numerator: -self.numerator, denominator: self.denominator }
+        Rational {
+            numerator: -self.numerator,
+            denominator: self.denominator,
+        }
     }
 
     pub fn absolute(self) -> Rational {
-        if self.is_negative() { self.negate() } else { self }
+        if self.is_negative() {
+            self.negate()
+        } else {
+            self
+        }
     }
 
     pub fn is_negative(&self) -> bool {
@@ -136,7 +195,10 @@ impl Rational {
     #[inline(never)]
     fn bounded(mut self) -> Option<Rational> {
         let one = BigInt::from(1);
-        if self.denominator != one && self.numerator.bits() <= REDUCED_BITS_MAX && self.denominator.bits() <= REDUCED_BITS_MAX {
+        if self.denominator != one
+            && self.numerator.bits() <= REDUCED_BITS_MAX
+            && self.denominator.bits() <= REDUCED_BITS_MAX
+        {
             let common = self.numerator.gcd(&self.denominator);
             if common != one {
                 self.numerator /= &common;
@@ -177,10 +239,19 @@ mod tests {
 
     #[test]
     fn arithmetic_is_exact() {
-        assert_eq!(decimal("01", 1, 0).add(&decimal("02", 1, 0)).unwrap(), decimal("03", 1, 0));
+        assert_eq!(
+            decimal("01", 1, 0).add(&decimal("02", 1, 0)).unwrap(),
+            decimal("03", 1, 0)
+        );
         assert_eq!(decimal("15", 1, 3), Rational::integer(1500));
-        assert_eq!(Rational::integer(1).divide(&Rational::integer(-4)).unwrap(), decimal("025", 2, 0).negate());
-        assert_ne!(Rational::integer(1).divide(&Rational::integer(3)).unwrap(), decimal("0333333333333333", 15, 0));
+        assert_eq!(
+            Rational::integer(1).divide(&Rational::integer(-4)).unwrap(),
+            decimal("025", 2, 0).negate()
+        );
+        assert_ne!(
+            Rational::integer(1).divide(&Rational::integer(3)).unwrap(),
+            decimal("0333333333333333", 15, 0)
+        );
         assert!(Rational::integer(1).divide(&Rational::integer(0)).is_none());
     }
 
@@ -192,7 +263,10 @@ mod tests {
         assert!(Rational::integer(0).power(-1).is_none());
         assert!(Rational::integer(2).power(1 << 40).is_none());
         assert!(half.clone().negate() < half);
-        assert_eq!((half.clone().negate().floor(), half.to_i64()), ((-1).into(), None));
+        assert_eq!(
+            (half.clone().negate().floor(), half.to_i64()),
+            ((-1).into(), None)
+        );
         assert_eq!(decimal("40", 1, 0).to_i64(), Some(4));
     }
 

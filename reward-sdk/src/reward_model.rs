@@ -1,16 +1,19 @@
 //! What a reward model is asked, and how its answer becomes a score: for judged rewards.
 //!
-//! A reward model reads a conversation and says one number, as decimal text; it generates nothing, so its [`Ask`] has `max_tokens` 0. Its
-//! numbers have no range of their own, a reward's scores have: [`Scale`] brings the one into the other, and keeps their order.
+//! A reward model reads a conversation and says one number, as decimal text; it generates nothing,
+//! so its [`Ask`] has `max_tokens` 0. Its numbers have no range of their own, a reward's scores
+//! have: [`Scale`] brings the one into the other, and keeps their order.
 
 use crate::{Ask, Error, Result};
 use serde::Deserialize;
 
-/// How a number of a reward model becomes a score from 0 to 1. Configuration: `scale = "sigmoid"`, or `scale = { min = -4.0, max = 4.0 }`.
+/// How a number of a reward model becomes a score from 0 to 1. Configuration: `scale = "sigmoid"`,
+/// or `scale = { min = -4.0, max = 4.0 }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "RawScale")]
 pub enum Scale {
-    /// 1 / (1 + e^−x): the probability that the Bradley-Terry model (or a classifier's logit) means by x.
+    /// 1 / (1 + e^−x): the probability that the Bradley-Terry model (or a classifier's logit) means
+    /// by x.
     #[default]
     Sigmoid,
     /// (x − min) / (max − min), cut to 0 and 1.
@@ -18,7 +21,10 @@ pub enum Scale {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "`scale` is neither \"sigmoid\" nor { min = NUMBER, max = NUMBER }")]
+#[serde(
+    untagged,
+    expecting = "`scale` is neither \"sigmoid\" nor { min = NUMBER, max = NUMBER }"
+)]
 enum RawScale {
     Named(Named),
     Linear(Linear),
@@ -43,10 +49,12 @@ impl TryFrom<RawScale> for Scale {
     fn try_from(raw: RawScale) -> std::result::Result<Self, String> {
         match raw {
             RawScale::Named(Named::Sigmoid) => Ok(Scale::Sigmoid),
-            RawScale::Linear(Linear { min, max }) if min < max && (max - min).is_finite() => Ok(Scale::Linear { min, max }),
-            RawScale::Linear(Linear { min, max }) => {
-                Err(format!("`scale` goes from {min} to {max}: `min` must be less than `max`"))
+            RawScale::Linear(Linear { min, max }) if min < max && (max - min).is_finite() => {
+                Ok(Scale::Linear { min, max })
             }
+            RawScale::Linear(Linear { min, max }) => Err(format!(
+                "`scale` goes from {min} to {max}: `min` must be less than `max`"
+            )),
         }
     }
 }
@@ -64,11 +72,15 @@ impl Scale {
 
 /// The question to a reward model: what it thinks of this conversation.
 pub fn ask(model: &str, conversation: String) -> Ask {
-    Ask { model: model.into(), prompt: conversation, max_tokens: 0 }
+    Ask {
+        model: model.into(),
+        prompt: conversation,
+        max_tokens: 0,
+    }
 }
 
-/// The number that a reward model answered with. Everything else is a fault of the model's, not of the completion's: `internal`, which the
-/// job sees, and never a score.
+/// The number that a reward model answered with. Everything else is a fault of the model's, not of
+/// the completion's: `internal`, which the job sees, and never a score.
 pub fn number(model: &str, answers: &[std::result::Result<String, String>]) -> Result<f64> {
     let fault = |why: String| Err(Error::Internal(format!("reward model `{model}`: {why}")));
     match answers {
@@ -99,11 +111,23 @@ mod tests {
     #[test]
     fn scales_keep_order_and_range() {
         let linear = scale(r#"{"min": -2, "max": 6}"#).unwrap();
-        assert_eq!([-9.0, -2.0, 0.0, 2.0, 6.0, 1e300].map(|x| linear.score(x)), [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]);
+        assert_eq!(
+            [-9.0, -2.0, 0.0, 2.0, 6.0, 1e300].map(|x| linear.score(x)),
+            [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+        );
         let sigmoid = scale(r#""sigmoid""#).unwrap();
-        assert_eq!([-f64::MAX, 0.0, f64::MAX].map(|x| sigmoid.score(x)), [0.0, 0.5, 1.0]);
+        assert_eq!(
+            [-f64::MAX, 0.0, f64::MAX].map(|x| sigmoid.score(x)),
+            [0.0, 0.5, 1.0]
+        );
         assert!((sigmoid.score(3.0_f64.ln()) - 0.75).abs() < 1e-7);
-        for wrong in [r#""tanh""#, r#"{"min": 1}"#, r#"{"min": 1, "max": 1}"#, r#"{"min": -1e308, "max": 1e308}"#, "3"] {
+        for wrong in [
+            r#""tanh""#,
+            r#"{"min": 1}"#,
+            r#"{"min": 1, "max": 1}"#,
+            r#"{"min": -1e308, "max": 1e308}"#,
+            "3",
+        ] {
             assert!(scale(wrong).unwrap_err().contains("`scale`"), "{wrong}");
         }
     }
@@ -112,11 +136,31 @@ mod tests {
     fn only_a_number_is_an_answer() {
         let number = |text: &str| number("rm", &[Ok(text.into())]);
         assert_eq!(number(" -1.25e1\n"), Ok(-12.5));
-        for text in ["", "yes", "NaN", "inf", "-infinity", "1e999", "1,5", "0x10", "1 2", "７"] {
-            assert!(matches!(number(text), Err(Error::Internal(why)) if why.contains("`rm`: answered")), "{text}");
+        for text in [
+            "",
+            "yes",
+            "NaN",
+            "inf",
+            "-infinity",
+            "1e999",
+            "1,5",
+            "0x10",
+            "1 2",
+            "７",
+        ] {
+            assert!(
+                matches!(number(text), Err(Error::Internal(why)) if why.contains("`rm`: answered")),
+                "{text}"
+            );
         }
-        assert_eq!(super::number("rm", &[Err("busy".into())]), Err(Error::Internal("reward model `rm`: no answer: busy".into())));
-        assert!(super::number("rm", &[]).is_err() && super::number("rm", &[Ok("1".into()), Ok("2".into())]).is_err());
+        assert_eq!(
+            super::number("rm", &[Err("busy".into())]),
+            Err(Error::Internal("reward model `rm`: no answer: busy".into()))
+        );
+        assert!(
+            super::number("rm", &[]).is_err()
+                && super::number("rm", &[Ok("1".into()), Ok("2".into())]).is_err()
+        );
         let long = number(&"é".repeat(10_000)).unwrap_err();
         assert!(matches!(long, Error::Internal(why) if why.len() < 200));
     }

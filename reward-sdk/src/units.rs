@@ -54,8 +54,10 @@ const SHORT: &[(&str, &[(&str, i8)])] = &[
 ];
 
 /// Things that are counted, whose singular is refused below: `5 points`, `6 pairs`, `3 bases`.
-const COUNTED: &[&str] =
-    &["points", "pairs", "bases", "roots", "zeros", "zeroes", "logs", "powers", "doubles", "triples", "scores"];
+const COUNTED: &[&str] = &[
+    "points", "pairs", "bases", "roots", "zeros", "zeroes", "logs", "powers", "doubles", "triples",
+    "scores",
+];
 
 /// Words that change the number, or join it to another: after them nothing is understood.
 const REFUSED: &[&str] = &[
@@ -257,7 +259,10 @@ const REFUSED: &[&str] = &[
 
 /// Words that turn what is measured into its opposite: `20\% increase` is no `20\% decrease`.
 const OPPOSITES: &[(&[&str], &[&str])] = &[
-    (&["increase", "gain", "profit", "rise", "growth"], &["decrease", "loss", "drop", "fall", "decline"]),
+    (
+        &["increase", "gain", "profit", "rise", "growth"],
+        &["decrease", "loss", "drop", "fall", "decline"],
+    ),
     (&["up"], &["down"]),
     (&["north"], &["south"]),
     (&["east"], &["west"]),
@@ -302,7 +307,8 @@ const POWER_MAX: i8 = 6;
 struct Part {
     /// The unit's canonical name, or the singular of a word that is none, in lower case.
     name: String,
-    /// The place in the table and the power of ten of the prefix; `None` for a word that is no unit.
+    /// The place in the table and the power of ten of the prefix; `None` for a word that is no
+    /// unit.
     found: Option<Found>,
     /// Below zero behind a `/` or a "per".
     power: i8,
@@ -317,7 +323,13 @@ pub struct Unit {
 impl Unit {
     pub fn currency(name: &'static str) -> Unit {
         let found = table::spelt(name);
-        Unit { parts: vec![Part { name: found.map_or(name, |found| found.name()).into(), found, power: 1 }] }
+        Unit {
+            parts: vec![Part {
+                name: found.map_or(name, |found| found.name()).into(),
+                found,
+                power: 1,
+            }],
+        }
     }
 
     fn is(&self, name: &str) -> bool {
@@ -341,7 +353,8 @@ impl Unit {
     /// Whether a number without a unit may be one of this unit. `M` may be millions or moles in a
     /// litre, `K` thousands or kelvins, `T` trillions or teslas; decibels are a logarithm.
     pub fn may_be_missing(&self) -> bool {
-        !matches!(self.parts.as_slice(), [part] if matches!(part.name.as_str(), "M" | "K" | "T" | "decibel"))
+        !matches!(self.parts.as_slice(), [part] if matches!(part.name.as_str(), "M" | "K" | "T" |
+            "decibel"))
     }
 
     /// What a number of this unit is multiplied by to be one of the other: 1 where they are the
@@ -353,8 +366,16 @@ impl Unit {
             return one;
         }
         if !self.is_known() || !other.is_known() {
-            let says = |unit: &Unit, side: &[&str]| unit.parts.iter().any(|part| side.contains(&part.name.as_str()));
-            let opposite = |a: &Unit, b: &Unit| OPPOSITES.iter().any(|(one, two)| says(a, one) && says(b, two));
+            let says = |unit: &Unit, side: &[&str]| {
+                unit.parts
+                    .iter()
+                    .any(|part| side.contains(&part.name.as_str()))
+            };
+            let opposite = |a: &Unit, b: &Unit| {
+                OPPOSITES
+                    .iter()
+                    .any(|(one, two)| says(a, one) && says(b, two))
+            };
             if opposite(self, other) || opposite(other, self) {
                 return None;
             }
@@ -368,20 +389,32 @@ impl Unit {
         }
     }
 
-    /// The parts that are units, without what is counted beside them: of `dollars per apple`, `km away`.
+    /// The parts that are units, without what is counted beside them: of `dollars per apple`,
+    /// `km away`.
     fn measured(&self) -> Vec<&Part> {
-        self.parts.iter().filter(|part| part.found.is_some()).collect()
+        self.parts
+            .iter()
+            .filter(|part| part.found.is_some())
+            .collect()
     }
 
-    /// Whether two that are no units may be the same: `18 eggs`, `18 large eggs`. Symbols that are not in the table are, unless one
-    /// begins as the other does (`5 pts`, `5 points`), different; so are powers: `units^2`, `units^3`.
+    /// Whether two that are no units may be the same: `18 eggs`, `18 large eggs`. Symbols that are
+    /// not in the table are, unless one begins as the other does (`5 pts`, `5 points`), different;
+    /// so are powers: `units^2`, `units^3`.
     fn counts_as(&self, other: &Unit) -> bool {
-        let bare = |unit: &Unit| unit.parts.iter().map(|part| part.name.clone()).collect::<Vec<String>>();
+        let bare = |unit: &Unit| {
+            unit.parts
+                .iter()
+                .map(|part| part.name.clone())
+                .collect::<Vec<String>>()
+        };
         if bare(self) == bare(other) {
             let raised = |unit: &Unit| unit.parts.iter().any(|part| part.power != 1);
             return !raised(self) || !raised(other);
         }
-        let (Some(a), Some(b)) = (self.parts.first(), other.parts.first()) else { return true };
+        let (Some(a), Some(b)) = (self.parts.first(), other.parts.first()) else {
+            return true;
+        };
         let symbols = looks_like_symbol(&a.name) || looks_like_symbol(&b.name);
         !symbols || a.name == b.name || a.name.chars().next() == b.name.chars().next()
     }
@@ -389,20 +422,33 @@ impl Unit {
     /// Whether it says nothing that is not a unit: `5 left`, `5 units`; `5块蛋糕` beside `5块`.
     fn is_vague_beside(&self, known: &Unit) -> bool {
         let only = |part: &Part| FILLERS.contains(&part.name.as_str());
-        let longer = |part: &Part| known.parts.iter().any(|unit| !part.name.is_ascii() && part.name.starts_with(&unit.written()));
+        let longer = |part: &Part| {
+            known
+                .parts
+                .iter()
+                .any(|unit| !part.name.is_ascii() && part.name.starts_with(&unit.written()))
+        };
         let raised = |unit: &Unit| unit.parts.iter().map(|part| part.power).max();
-        (self.parts.iter().all(only) && (raised(self) == Some(1) || raised(self) == raised(known))) || self.parts.iter().any(longer)
+        (self.parts.iter().all(only) && (raised(self) == Some(1) || raised(self) == raised(known)))
+            || self.parts.iter().any(longer)
     }
 
     fn push_part(&mut self, name: &str, found: Option<Found>, power: i8) {
-        self.parts.push(Part { name: name.into(), found, power });
+        self.parts.push(Part {
+            name: name.into(),
+            found,
+            power,
+        });
     }
 }
 
 impl Part {
     /// The Chinese spelling of a unit, else its name.
     fn written(&self) -> String {
-        self.found.and_then(Found::chinese).unwrap_or(&self.name).to_string()
+        self.found
+            .and_then(Found::chinese)
+            .unwrap_or(&self.name)
+            .to_string()
     }
 }
 
@@ -417,29 +463,59 @@ fn conversion(own: &[&Part], theirs: &[&Part]) -> Option<Rational> {
         return Some(Rational::integer(1));
     }
     // Ambiguous names are what the other side is.
-    let names = |parts: &[&Part]| parts.iter().map(|part| part.name.clone()).collect::<Vec<String>>();
+    let names = |parts: &[&Part]| {
+        parts
+            .iter()
+            .map(|part| part.name.clone())
+            .collect::<Vec<String>>()
+    };
     let (left, right) = (names(own), names(theirs));
     // `25 C` is of degrees where the other side is.
-    let degrees = |left: &[String], right: &[String]| matches!((left, right), ([c], [name]) if (c == "C" && name == "celsius") || (c == "F" && name == "fahrenheit"));
+    let degrees = |left: &[String], right: &[String]| {
+        matches!((left, right), ([c], [name]) if (c ==
+        "C" && name ==
+        "celsius") || (c ==
+        "F" && name ==
+        "fahrenheit"))
+    };
     if degrees(&left, &right) || degrees(&right, &left) {
         return Some(Rational::integer(1));
     }
     let (from, factor) = measure(own, &right, &left)?;
     let (to, divisor) = measure(theirs, &left, &right)?;
-    if from == to { factor.divide(&divisor) } else { None }
+    if from == to {
+        factor.divide(&divisor)
+    } else {
+        None
+    }
 }
 
-/// Its dimensions, and how many base units it is, beside the names of another; `None` where nothing converts it.
-fn measure(parts: &[&Part], beside: &[String], names: &[String]) -> Option<([i8; DIMENSIONS], Rational)> {
+/// Its dimensions, and how many base units it is, beside the names of another; `None` where nothing
+/// converts it.
+fn measure(
+    parts: &[&Part],
+    beside: &[String],
+    names: &[String],
+) -> Option<([i8; DIMENSIONS], Rational)> {
     let mut dimensions = [0i8; DIMENSIONS];
     let mut factor = Rational::integer(1);
     for part in parts {
         let found = part.found?;
-        let Measure { powers, above, below, ten } = found.measure(beside, names)?;
-        let one = Rational::integer(above.try_into().ok()?).divide(&Rational::integer(below.try_into().ok()?))?;
+        let Measure {
+            powers,
+            above,
+            below,
+            ten,
+        } = found.measure(beside, names)?;
+        let one = Rational::integer(above.try_into().ok()?)
+            .divide(&Rational::integer(below.try_into().ok()?))?;
         let one = one.scale((ten + found.ten).into())?;
         for _ in 0..part.power.unsigned_abs() {
-            factor = if part.power < 0 { factor.divide(&one)? } else { factor.multiply(&one)? };
+            factor = if part.power < 0 {
+                factor.divide(&one)?
+            } else {
+                factor.multiply(&one)?
+            };
         }
         for (sum, own) in dimensions.iter_mut().zip(powers) {
             *sum = sum.checked_add(part.power.checked_mul(own)?)?;
@@ -448,17 +524,25 @@ fn measure(parts: &[&Part], beside: &[String], names: &[String]) -> Option<([i8;
     Some((dimensions, factor))
 }
 
-/// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for anything that is no unit.
+/// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for
+/// anything that is no unit.
 pub fn read(text: &str) -> Option<Unit> {
     const BYTES_MAX: usize = 120;
     if text.len() > BYTES_MAX {
         return None;
     }
     // `sq. units`, `in.`
-    parse(&lexer::tokens(&text.replace("a.m", "am").replace("p.m", "pm").replace('.', " "))?).flatten()
+    parse(&lexer::tokens(
+        &text
+            .replace("a.m", "am")
+            .replace("p.m", "pm")
+            .replace('.', " "),
+    )?)
+    .flatten()
 }
 
-/// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for anything that is no unit.
+/// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for
+/// anything that is no unit.
 pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
     let mut unit = Unit { parts: Vec::new() };
     let mut power = None;
@@ -480,15 +564,23 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                     "per" => (sign, awaited) = (-1, true),
                     "a" | "an" if !alone && *text != "A" => (sign, awaited) = (-1, true),
                     // `15 more pages`, but not `15 more than`.
-                    "more" if alone && !tokens.clone().any(|token| matches!(token, Token::Word { text: "than", .. })) => {}
+                    "more"
+                        if alone
+                            && !tokens
+                                .clone()
+                                .any(|token| matches!(token, Token::Word { text: "than", .. })) => {
+                    }
                     "square" | "sq" => (power, awaited) = (Some(2), true),
                     "cubic" => (power, awaited) = (Some(3), true),
                     _ => {
                         // `kΩ`, `μm`
                         let joined = match tokens.peek() {
-                            Some(Token::Word { text: next, roman: upright })
-                                if (*next == "Ω" && matches!(*text, "k" | "M" | "m" | "μ" | "G"))
-                                    || (matches!(*text, "μ" | "µ") && *upright) =>
+                            Some(Token::Word {
+                                text: next,
+                                roman: upright,
+                            }) if (*next == "Ω"
+                                && matches!(*text, "k" | "M" | "m" | "μ" | "G"))
+                                || (matches!(*text, "μ" | "µ") && *upright) =>
                             {
                                 Some(format!("{text}{next}"))
                             }
@@ -498,14 +590,25 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                             tokens.next();
                         }
                         let text = joined.as_deref().unwrap_or(text);
-                        let follows_degree = unit.parts.last().is_some_and(|last| last.name == "degree");
-                        if text.chars().count() == 1 && text != "Ω" && text.is_ascii() && !roman && !follows_degree && alone {
+                        let follows_degree =
+                            unit.parts.last().is_some_and(|last| last.name == "degree");
+                        if text.chars().count() == 1
+                            && text != "Ω"
+                            && text.is_ascii()
+                            && !roman
+                            && !follows_degree
+                            && alone
+                        {
                             return None;
                         }
                         // Two capitals that are no unit are a product: `2GM`, and `2MG`.
-                        let capitals = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-                        let product = *text == *"MG" || (table::symbol(text).is_none() && table::spelt(&word).is_none());
-                        if matches!(text, "μ" | "µ") || (capitals && product && !roman && alone && tokens.peek().is_none()) {
+                        let capitals =
+                            text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+                        let product = *text == *"MG"
+                            || (table::symbol(text).is_none() && table::spelt(&word).is_none());
+                        if matches!(text, "μ" | "µ")
+                            || (capitals && product && !roman && alone && tokens.peek().is_none())
+                        {
                             return None;
                         }
                         let before = if word == "in" {
@@ -535,7 +638,10 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
             }
             Token::Slash if !unit.parts.is_empty() && !awaited => (sign, awaited) = (-1, true),
             // `\cdot{}^\circ`
-            Token::Open('}') if tokens.next_if(|token| **token == Token::Close('}')).is_some() => {}
+            Token::Open('}')
+                if tokens
+                    .next_if(|token| **token == Token::Close('}'))
+                    .is_some() => {}
             Token::Open(')') if awaited && sign < 0 && !group => group = true,
             Token::Close(')') if group && !awaited => group = false,
             // `N·m`, `kilowatt-hours`
@@ -543,11 +649,16 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                 if unit.is_known()
                     && !unit.parts.is_empty()
                     && !awaited
-                    && matches!(tokens.peek(), Some(Token::Word { .. } | Token::Degree | Token::Caret | Token::Open('}'))) => {}
+                    && matches!(
+                        tokens.peek(),
+                        Some(Token::Word { .. } | Token::Degree | Token::Caret | Token::Open('}'))
+                    ) => {}
             Token::Superscript(digit) if !awaited => unit.raise(i8::try_from(*digit).ok()?)?,
             // `m^2`, `m^{2}`, `s^{-1}`; `^\circ`
             Token::Caret => {
-                let braced = tokens.next_if(|token| **token == Token::Open('}')).is_some();
+                let braced = tokens
+                    .next_if(|token| **token == Token::Open('}'))
+                    .is_some();
                 let below = tokens.next_if(|token| **token == Token::Minus).is_some();
                 match tokens.next()? {
                     Token::Degree if !below => {
@@ -555,7 +666,11 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                         awaited = false;
                     }
                     Token::Number(literal) if literal.is_integer() && !awaited => {
-                        let power: i8 = literal.digits.parse().ok().filter(|power| (1..=POWER_MAX).contains(power))?;
+                        let power: i8 = literal
+                            .digits
+                            .parse()
+                            .ok()
+                            .filter(|power| (1..=POWER_MAX).contains(power))?;
                         // `/s^{-1}` is said by nobody who means it.
                         (!below || sign > 0).then_some(())?;
                         (below || power > 1).then_some(())?;
@@ -577,7 +692,14 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
         return None;
     }
     // `14 negated`, but not `14 red`, `14 seeds`, `14 needed`.
-    const PARTICIPLES: [&str; 6] = ["needed", "required", "used", "unused", "completed", "combined"];
+    const PARTICIPLES: [&str; 6] = [
+        "needed",
+        "required",
+        "used",
+        "unused",
+        "completed",
+        "combined",
+    ];
     if let [part] = unit.parts.as_slice()
         && part.found.is_none()
         && part.name.len() > 4
@@ -588,11 +710,16 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
         return None;
     }
     unit.join_words();
-    Some(if unit.parts.is_empty() { None } else { Some(unit) })
+    Some(if unit.parts.is_empty() {
+        None
+    } else {
+        Some(unit)
+    })
 }
 
 impl Unit {
-    /// Adds a word, as written and in lower case, to a power; `None` for a word that no unit contains.
+    /// Adds a word, as written and in lower case, to a power; `None` for a word that no unit
+    /// contains.
     fn push(&mut self, written: &str, word: &str, power: i8) -> Option<()> {
         // `5B` is five billion.
         if written == "B" && self.parts.is_empty() && power > 0 {
@@ -602,9 +729,15 @@ impl Unit {
             self.push_part(found.name(), Some(found), power);
             return Some(());
         }
-        let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
+        let singular = word
+            .strip_suffix('s')
+            .filter(|stem| stem.len() > 1)
+            .unwrap_or(word);
         // `千米每小时`
-        if let Some((above, below)) = word.split_once('每').filter(|(above, below)| !above.is_empty() && !below.is_empty()) {
+        if let Some((above, below)) = word
+            .split_once('每')
+            .filter(|(above, below)| !above.is_empty() && !below.is_empty())
+        {
             self.push(above, above, power)?;
             return self.push(below, below, -power);
         }
@@ -617,8 +750,10 @@ impl Unit {
         }
         if !word.is_ascii() {
             // `平方米`, `个小时`
-            let raised =
-                word.strip_prefix("平方").map(|unit| (unit, 2)).or_else(|| word.strip_prefix("立方").map(|unit| (unit, 3)));
+            let raised = word
+                .strip_prefix("平方")
+                .map(|unit| (unit, 2))
+                .or_else(|| word.strip_prefix("立方").map(|unit| (unit, 3)));
             if let Some((unit, times)) = raised
                 && let Some(found) = table::spelt(unit)
             {
@@ -668,12 +803,27 @@ impl Unit {
             return;
         }
         for (several, one) in WORDS {
-            let spelt = |parts: &[Part]| parts.iter().map(|part| part.name.as_str()).eq(several.iter().copied());
+            let spelt = |parts: &[Part]| {
+                parts
+                    .iter()
+                    .map(|part| part.name.as_str())
+                    .eq(several.iter().copied())
+            };
             if let Some(at) = self.parts.windows(several.len()).position(spelt)
                 && let Some(found) = table::spelt(one)
-                && let Some(power) = self.parts.get(at + several.len() - 1).map(|part| part.power)
+                && let Some(power) = self
+                    .parts
+                    .get(at + several.len() - 1)
+                    .map(|part| part.power)
             {
-                self.parts.splice(at..at + several.len(), [Part { name: found.name().into(), found: Some(found), power }]);
+                self.parts.splice(
+                    at..at + several.len(),
+                    [Part {
+                        name: found.name().into(),
+                        found: Some(found),
+                        power,
+                    }],
+                );
             }
         }
     }
@@ -715,45 +865,67 @@ fn changes_in_chinese(word: &str) -> bool {
     ];
     // `7的平方`, `8开方`, `8平方`; `8百`, but `8千米` is known.
     let operation = word.starts_with(['的', '开', '取'])
-        || [word.strip_prefix("平方"), word.strip_prefix("立方")].into_iter().flatten().any(|unit| table::spelt(unit).is_none());
+        || [word.strip_prefix("平方"), word.strip_prefix("立方")]
+            .into_iter()
+            .flatten()
+            .any(|unit| table::spelt(unit).is_none());
     let scaled = word.starts_with(['十', '百', '千', '兆']);
     // `5千克苹果`
-    let unit_first =
-        || word.char_indices().skip(2).take(2).any(|(end, _)| word.get(..end).is_some_and(|unit| table::spelt(unit).is_some()));
+    let unit_first = || {
+        word.char_indices().skip(2).take(2).any(|(end, _)| {
+            word.get(..end)
+                .is_some_and(|unit| table::spelt(unit).is_some())
+        })
+    };
     if (operation || (scaled && !unit_first())) && table::spelt(word).is_none() {
         return true;
     }
-    word.starts_with(['打', '万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加', '乘'])
-        || word.ends_with(['多', '半', '余'])
+    word.starts_with([
+        '打', '万', '亿', '半', '余', '成', '折', '多', '几', '来', '约', '非', '除', '减', '加',
+        '乘',
+    ]) || word.ends_with(['多', '半', '余'])
         || PARTS.iter().any(|part| word.contains(part))
 }
 
-/// Whether a word changes the number that it stands beside, or says that it is another: `less`, `million`, `not`.
+/// Whether a word changes the number that it stands beside, or says that it is another: `less`,
+/// `million`, `not`.
 pub fn changes_number(word: &str) -> bool {
     let lower = word.to_lowercase();
-    let singular = lower.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(&lower);
+    let singular = lower
+        .strip_suffix('s')
+        .filter(|stem| stem.len() > 1)
+        .unwrap_or(&lower);
     is_refused(&lower) || (is_refused(singular) && !COUNTED.contains(&lower.as_str()))
 }
 
 /// Whether a word is refused as it stands; numbers in words are.
 fn is_refused(word: &str) -> bool {
-    REFUSED.contains(&word) || number_words::is_whole(word) || number_words::parts_in_one(word).is_some()
+    REFUSED.contains(&word)
+        || number_words::is_whole(word)
+        || number_words::parts_in_one(word).is_some()
 }
 
-/// Whether a word is the symbol of a unit that no product of variables looks like: `kWh`, `kJ`, `Pa`, `keV`.
+/// Whether a word is the symbol of a unit that no product of variables looks like: `kWh`, `kJ`,
+/// `Pa`, `keV`.
 pub fn is_symbol(word: &str) -> bool {
     const PLAIN: [&str; 23] = [
-        "kN", "kJ", "MJ", "kW", "MW", "kV", "mV", "mA", "kΩ", "KB", "MB", "GB", "TB", "cL", "dL", "mL", "Pa", "Hz", "eV", "Wh",
-        "Torr", "mmHg", "cmHg",
+        "kN", "kJ", "MJ", "kW", "MW", "kV", "mV", "mA", "kΩ", "KB", "MB", "GB", "TB", "cL", "dL",
+        "mL", "Pa", "Hz", "eV", "Wh", "Torr", "mmHg", "cmHg",
     ];
     let first = word.chars().next().map_or(0, char::len_utf8);
     PLAIN.contains(&word)
-        || (table::symbol(word).is_some() && word.get(first..).is_some_and(|unit| matches!(unit, "Pa" | "Hz" | "eV" | "Wh")))
+        || (table::symbol(word).is_some()
+            && word
+                .get(first..)
+                .is_some_and(|unit| matches!(unit, "Pa" | "Hz" | "eV" | "Wh")))
 }
 
 /// Whether a lower-case word is one of the known units of two letters or more, or begins one.
 pub fn is_known(word: &str) -> bool {
-    let singular = word.strip_suffix('s').filter(|stem| stem.len() > 1).unwrap_or(word);
+    let singular = word
+        .strip_suffix('s')
+        .filter(|stem| stem.len() > 1)
+        .unwrap_or(word);
     let short = SHORT.iter().any(|(short, _)| *short == word);
     short
         || matches!(word, "sq" | "square" | "cubic")
@@ -808,9 +980,24 @@ mod tests {
             (r"\ \Omega", r"\text{ V/A}", 1, 1),
             (r"\text{ N/C}", r"\text{ V/m}", 1, 1),
             (r"\text{ C}", r"\text{ A s}", 1, 1),
-            (r"\text{ J/(mol K)}", r"\text{ J mol}^{-1}\text{K}^{-1}", 1, 1),
-            (r"\text{ J/(kg}\cdot{}^\circ\text{C)}", r"\text{ J/(kg K)}", 1, 1),
-            (r"\text{ W/(m}^2\text{K)}", r"\text{ W m}^{-2}\text{K}^{-1}", 1, 1),
+            (
+                r"\text{ J/(mol K)}",
+                r"\text{ J mol}^{-1}\text{K}^{-1}",
+                1,
+                1,
+            ),
+            (
+                r"\text{ J/(kg}\cdot{}^\circ\text{C)}",
+                r"\text{ J/(kg K)}",
+                1,
+                1,
+            ),
+            (
+                r"\text{ W/(m}^2\text{K)}",
+                r"\text{ W m}^{-2}\text{K}^{-1}",
+                1,
+                1,
+            ),
             (r"\text{ rpm}", "revolutions per second", 1, 60),
             ("per hour", "per day", 24, 1),
             ("元", "角", 10, 1),
@@ -825,7 +1012,9 @@ mod tests {
             ("large eggs", "eggs", 1, 1),
             ("points", "pts", 1, 1),
         ] {
-            let wanted = Rational::integer(above).divide(&Rational::integer(below)).unwrap();
+            let wanted = Rational::integer(above)
+                .divide(&Rational::integer(below))
+                .unwrap();
             assert_eq!(factor(a, b), Some(wanted), "{a} in {b}");
         }
     }
@@ -884,7 +1073,16 @@ mod tests {
         }
         // Millions, or moles in a litre: no number without a unit passes for it.
         assert!(!read(r"\text{ M}").unwrap().may_be_missing());
-        for text in ["eggs", "more pages", "times", "real roots", "zeros", "km away", "each", "apples in total"] {
+        for text in [
+            "eggs",
+            "more pages",
+            "times",
+            "real roots",
+            "zeros",
+            "km away",
+            "each",
+            "apples in total",
+        ] {
             assert!(read(text).is_some(), "{text}");
         }
     }

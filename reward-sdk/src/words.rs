@@ -4,7 +4,8 @@ use crate::names::is_name;
 use std::collections::HashSet;
 use unicode_script::{Script, UnicodeScript};
 
-/// A word: a run of letters of one writing system, or one character of those that do not part words (Han, kana).
+/// A word: a run of letters of one writing system, or one character of those that do not part words
+/// (Han, kana).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
     pub text: &'a str,
@@ -29,18 +30,29 @@ pub fn words(text: &str) -> Vec<Word<'_>> {
     while let Some(&byte) = bytes.get(at) {
         // Most letters are ASCII's: their runs are passed over byte by byte.
         let (script, letter, next) = if byte.is_ascii_alphabetic() {
-            let run = bytes[at..].iter().position(|byte| !byte.is_ascii_alphabetic());
-            (Script::Latin, true, run.map_or(bytes.len(), |length| at + length))
+            let run = bytes[at..]
+                .iter()
+                .position(|byte| !byte.is_ascii_alphabetic());
+            (
+                Script::Latin,
+                true,
+                run.map_or(bytes.len(), |length| at + length),
+            )
         } else if byte.is_ascii() {
             (Script::Common, false, at + 1)
         } else {
-            let Some(character) = text[at..].chars().next() else { break };
+            let Some(character) = text[at..].chars().next() else {
+                break;
+            };
             let (script, letter) = known.of(character);
             (script, letter, at + character.len_utf8())
         };
         let mark = matches!(script, Script::Inherited);
         if let Some((start, own)) = open {
-            let apostrophe = || (byte == b'\'' || text[at..next] == *"’") && text[next..].starts_with(char::is_alphabetic);
+            let apostrophe = || {
+                (byte == b'\'' || text[at..next] == *"’")
+                    && text[next..].starts_with(char::is_alphabetic)
+            };
             if (letter && script == own && !stands_alone(own)) || mark || apostrophe() {
                 at = next;
                 continue;
@@ -70,12 +82,16 @@ impl Known {
     const SEEN: usize = 256;
 
     fn new() -> Known {
-        Known { seen: [('a', Script::Latin, true); Known::SEEN] }
+        Known {
+            seen: [('a', Script::Latin, true); Known::SEEN],
+        }
     }
 
     fn of(&mut self, character: char) -> (Script, bool) {
         // Always there: the array has a place for every remainder.
-        let Some(place) = self.seen.get_mut(character as usize % Known::SEEN) else { return (Script::Common, false) };
+        let Some(place) = self.seen.get_mut(character as usize % Known::SEEN) else {
+            return (Script::Common, false);
+        };
         if place.0 != character {
             *place = (character, character.script(), character.is_alphabetic());
         }
@@ -84,7 +100,10 @@ impl Known {
 }
 
 fn stands_alone(script: Script) -> bool {
-    matches!(script, Script::Han | Script::Hiragana | Script::Katakana | Script::Bopomofo)
+    matches!(
+        script,
+        Script::Han | Script::Hiragana | Script::Katakana | Script::Bopomofo
+    )
 }
 
 /// The text without what no language owns: fenced and quoted code, formulas between dollars or
@@ -95,14 +114,22 @@ pub fn prose(text: &str) -> String {
     let mut rest = text;
     // Looked for once: what does not close here does not close further on.
     let mut never_closes = [false; BRACKETS.len()];
-    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'`' | b'$' | b'\\' | b'<')) {
+    while let Some(at) = rest
+        .bytes()
+        .position(|byte| matches!(byte, b'`' | b'$' | b'\\' | b'<'))
+    {
         kept.push_str(&rest[..at]);
         rest = &rest[at..];
         let first = rest.as_bytes().first();
         let mut skipped = None;
         for ((open, close), never) in BRACKETS.iter().zip(&mut never_closes) {
-            if !*never && skipped.is_none() && open.as_bytes().first() == first && rest.starts_with(open) {
-                skipped = enclosed(rest, open, close).map(|length| (length, !open.starts_with('`')));
+            if !*never
+                && skipped.is_none()
+                && open.as_bytes().first() == first
+                && rest.starts_with(open)
+            {
+                skipped =
+                    enclosed(rest, open, close).map(|length| (length, !open.starts_with('`')));
                 *never = skipped.is_none();
             }
         }
@@ -131,7 +158,13 @@ pub fn prose(text: &str) -> String {
     kept
 }
 
-const BRACKETS: [(&str, &str); 5] = [("```", "```"), ("`", "`"), ("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)")];
+const BRACKETS: [(&str, &str); 5] = [
+    ("```", "```"),
+    ("`", "`"),
+    ("$$", "$$"),
+    ("\\[", "\\]"),
+    ("\\(", "\\)"),
+];
 /// Bytes of a formula between single dollars, and of a tag's name.
 const FORMULA_MAX: usize = 400;
 const TAG_MAX: usize = 32;
@@ -153,24 +186,30 @@ fn formula(text: &str) -> Option<usize> {
     let line = head(inside, FORMULA_MAX).split('\n').next()?;
     let end = line.find('$')?;
     let (content, after) = (&line[..end], &inside[end + 1..]);
-    let tight = !content.is_empty() && !content.starts_with(char::is_whitespace) && !content.ends_with(char::is_whitespace);
+    let tight = !content.is_empty()
+        && !content.starts_with(char::is_whitespace)
+        && !content.ends_with(char::is_whitespace);
     (tight && !after.starts_with(|c: char| c.is_ascii_digit())).then_some(end + 2)
 }
 
 /// `\frac`, `\begin{align}`, …
 fn command(text: &str) -> Option<usize> {
     let name = head(text.strip_prefix('\\')?, TAG_MAX);
-    let letters = name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len());
+    let letters = name
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(name.len());
     // The environment's name is no word.
-    let environment = if matches!(&name[..letters], "begin" | "end") && name[letters..].starts_with('{') {
-        name[letters..].find('}').map_or(0, |end| end + 1)
-    } else {
-        0
-    };
+    let environment =
+        if matches!(&name[..letters], "begin" | "end") && name[letters..].starts_with('{') {
+            name[letters..].find('}').map_or(0, |end| end + 1)
+        } else {
+            0
+        };
     (letters > 0).then_some(1 + letters + environment)
 }
 
-/// What a formula says in words: the texts in it, and runs of letters that are neither Latin nor Greek.
+/// What a formula says in words: the texts in it, and runs of letters that are neither Latin nor
+/// Greek.
 fn words_of_formula(formula: &str, kept: &mut String) {
     const TEXTS: [&str; 5] = ["\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{"];
     if formula.is_ascii() && !formula.contains("\\text") && !formula.contains("\\mbox") {
@@ -187,7 +226,10 @@ fn words_of_formula(formula: &str, kept: &mut String) {
         }
         if !character.is_ascii()
             && character.is_alphabetic()
-            && !matches!(character.script(), Script::Latin | Script::Greek | Script::Common)
+            && !matches!(
+                character.script(),
+                Script::Latin | Script::Greek | Script::Common
+            )
         {
             kept.push(character);
         }
@@ -201,15 +243,19 @@ fn tag(text: &str) -> Option<usize> {
     let inside = head(text.strip_prefix('<')?, TAG_MAX + 2);
     let end = inside.find('>')?;
     let name = inside[..end].trim_start_matches('/').trim_end_matches('/');
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     is_name.then_some(end + 2)
 }
 
-/// Writing systems of a language by its ISO 639-1 code, or `None` for a code that is not known here.
+/// Writing systems of a language by its ISO 639-1 code, or `None` for a code that is not known
+/// here.
 pub fn scripts_of(language: &str) -> Option<&'static [Script]> {
     Some(match language {
-        "en" | "de" | "fr" | "es" | "it" | "pt" | "nl" | "sv" | "da" | "nb" | "no" | "fi" | "pl" | "cs" | "sk" | "hu" | "ro"
-        | "tr" | "vi" | "id" | "ms" => &[Script::Latin],
+        "en" | "de" | "fr" | "es" | "it" | "pt" | "nl" | "sv" | "da" | "nb" | "no" | "fi"
+        | "pl" | "cs" | "sk" | "hu" | "ro" | "tr" | "vi" | "id" | "ms" => &[Script::Latin],
         "zh" => &[Script::Han, Script::Bopomofo],
         "ja" => &[Script::Han, Script::Hiragana, Script::Katakana],
         "ko" => &[Script::Hangul, Script::Han],
@@ -226,7 +272,10 @@ pub fn scripts_of(language: &str) -> Option<&'static [Script]> {
 /// Share of the words that are of these writing systems; `None` where there is no word.
 pub fn share(text: &str, scripts: &[Script]) -> Option<f64> {
     let words = words(text);
-    let own = words.iter().filter(|word| scripts.contains(&word.script)).count();
+    let own = words
+        .iter()
+        .filter(|word| scripts.contains(&word.script))
+        .count();
     (!words.is_empty()).then(|| own as f64 / words.len() as f64)
 }
 
@@ -236,7 +285,11 @@ pub fn dominant(text: &str) -> Option<Script> {
     let count = |script: Script| words.iter().filter(|word| word.script == script).count();
     let mut seen = HashSet::new();
     let mut best: Option<(Script, usize)> = None;
-    for script in words.iter().map(|word| word.script).filter(|script| seen.insert(*script)) {
+    for script in words
+        .iter()
+        .map(|word| word.script)
+        .filter(|script| seen.insert(*script))
+    {
         let count = count(script);
         if best.is_none_or(|(_, most)| count > most) {
             best = Some((script, count));
@@ -255,11 +308,20 @@ mod tests {
 
     #[test]
     fn runs_of_letters_are_words_and_so_is_each_ideograph() {
-        assert_eq!(texts("It's 42, don’t ask-me"), ["It's", "don’t", "ask", "me"]);
+        assert_eq!(
+            texts("It's 42, don’t ask-me"),
+            ["It's", "don’t", "ask", "me"]
+        );
         assert_eq!(texts("答案是 x 和y2"), ["答", "案", "是", "和"]);
-        assert_eq!(texts("Привет мир, naïve café"), ["Привет", "мир", "naïve", "café"]);
+        assert_eq!(
+            texts("Привет мир, naïve café"),
+            ["Привет", "мир", "naïve", "café"]
+        );
         assert_eq!(texts("한국어 문장"), ["한국어", "문장"]);
-        assert_eq!(texts("cafe\u{301} be\u{301}be\u{301}"), ["cafe\u{301}", "be\u{301}be\u{301}"]);
+        assert_eq!(
+            texts("cafe\u{301} be\u{301}be\u{301}"),
+            ["cafe\u{301}", "be\u{301}be\u{301}"]
+        );
         assert_eq!(texts(" 1+2=3 ... "), Vec::<&str>::new());
         assert_eq!(texts("смешаннаяmixed"), ["смешанная", "mixed"]);
     }
@@ -269,11 +331,20 @@ mod tests {
         for (text, kept) in [
             ("a ```python\nfor x in y: pass\n``` b", "a   b"),
             ("use `let x` here", "use   here"),
-            ("so $x + y$ is \\(a\\) and \\[b\\] or $$c\nd$$.", "so   is   and   or  ."),
-            ("it costs $5 and then $6 more", "it costs $5 and then $6 more"),
+            (
+                "so $x + y$ is \\(a\\) and \\[b\\] or $$c\nd$$.",
+                "so   is   and   or  .",
+            ),
+            (
+                "it costs $5 and then $6 more",
+                "it costs $5 and then $6 more",
+            ),
             ("<think>yes</think> 1 < 2 > 0", " yes  1 < 2 > 0"),
             ("\\frac{a}{b} \\\\ end", " {a}{b} \\\\ end"),
-            ("an open ` and an open $ stay", "an open ` and an open $ stay"),
+            (
+                "an open ` and an open $ stay",
+                "an open ` and an open $ stay",
+            ),
             ("so $x \\text{ 因为 } y$ is", "so   因为    is"),
             ("so $面积 = 5$ is", "so  面积  is"),
             ("\\begin{align} x \\end{align}", "  x  "),
@@ -284,12 +355,25 @@ mod tests {
 
     #[test]
     fn shares_and_majorities() {
-        assert_eq!(share("我们 think 是", scripts_of("zh").unwrap()), Some(0.75));
+        assert_eq!(
+            share("我们 think 是", scripts_of("zh").unwrap()),
+            Some(0.75)
+        );
         assert_eq!(share("12 + 3", scripts_of("en").unwrap()), None);
         assert_eq!(share("ひらがな漢字", scripts_of("ja").unwrap()), Some(1.0));
         assert_eq!(
-            (dominant("ok 好"), dominant("好 ok"), dominant("好 ok yes"), dominant("7")),
-            (Some(Script::Latin), Some(Script::Han), Some(Script::Latin), None)
+            (
+                dominant("ok 好"),
+                dominant("好 ok"),
+                dominant("好 ok yes"),
+                dominant("7")
+            ),
+            (
+                Some(Script::Latin),
+                Some(Script::Han),
+                Some(Script::Latin),
+                None
+            )
         );
         assert!(scripts_of("tlh").is_none());
     }

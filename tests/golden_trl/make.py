@@ -1,7 +1,8 @@
 """Writes the goldens of the policy-gradient objective and of the learning-rate schedules.
 
-The loss is TRL's own: `GRPOTrainer._compute_loss` runs unchanged, on a trainer made without its constructor and given fixed
-log-probabilities instead of a model's. Gradients are with respect to those log-probabilities, float64 throughout.
+The loss is TRL's own: `GRPOTrainer._compute_loss` runs unchanged, on a trainer made without its
+constructor and given fixed log-probabilities instead of a model's. Gradients are with respect to
+those log-probabilities, float64 throughout.
 
     python make.py        # trl 1.16, transformers 5.17, torch 2.11; writes objective.json and schedules.json beside this file
 """
@@ -65,7 +66,9 @@ def trainer(loss_type, level, clip, beta, accumulation, steps_per_generation, un
     it.loss_type, it.importance_sampling_level, it.beta = loss_type, level, beta
     it.epsilon_low, it.epsilon_high = clip
     it.max_completion_length = MAX_COMPLETION_LENGTH
-    it.args = types.SimpleNamespace(delta=None, use_bias_correction_kl=unbiased, steps_per_generation=steps_per_generation)
+    it.args = types.SimpleNamespace(
+        delta=None, use_bias_correction_kl=unbiased, steps_per_generation=steps_per_generation
+    )
     it.current_gradient_accumulation_steps = accumulation
     it.accelerator, it.model = OneProcess(), types.SimpleNamespace(training=True)
     it._metrics = {"train": defaultdict(list)}
@@ -74,18 +77,35 @@ def trainer(loss_type, level, clip, beta, accumulation, steps_per_generation, un
     return it
 
 
-def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=1, steps_per_generation=1, unbiased=False, threshold=None):
+def run(
+    loss_type,
+    level,
+    clip,
+    beta,
+    masked_truncated,
+    on_policy,
+    accumulation=1,
+    steps_per_generation=1,
+    unbiased=False,
+    threshold=None,
+):
     """One minibatch of all sequences, cut into `accumulation` equal micro-batches."""
     logp, old, reference = tensors()
     logp.requires_grad_(True)
     completion_mask = mask(masked_truncated)
-    it = trainer(loss_type, level, clip, beta, accumulation, steps_per_generation, unbiased, threshold)
+    it = trainer(
+        loss_type, level, clip, beta, accumulation, steps_per_generation, unbiased, threshold
+    )
     size, total = len(LENGTHS) // accumulation, 0.0
     # A generation batch of `steps_per_generation / accumulation` minibatches like this one.
     items = completion_mask.sum() * steps_per_generation // accumulation
     for start in range(0, len(LENGTHS), size):
         rows = slice(start, start + size)
-        it._get_per_token_logps_and_entropies = lambda *a, **k: (logp[rows], torch.zeros_like(logp[rows]), None)
+        it._get_per_token_logps_and_entropies = lambda *a, **k: (
+            logp[rows],
+            torch.zeros_like(logp[rows]),
+            None,
+        )
         inputs = {
             "prompt_ids": torch.zeros(size, 1, dtype=torch.int64),
             "prompt_mask": torch.ones(size, 1, dtype=torch.int64),
@@ -119,7 +139,9 @@ def run(loss_type, level, clip, beta, masked_truncated, on_policy, accumulation=
         "loss": total,
         "gradient": ragged(logp.grad),
         # With several micro-batches TRL averages their means, which weighs tokens unevenly.
-        "metrics": {name: metrics[name][0] for name in names if name in metrics} if accumulation == 1 else {},
+        "metrics": {name: metrics[name][0] for name in names if name in metrics}
+        if accumulation == 1
+        else {},
     }
 
 
@@ -129,15 +151,43 @@ def objective():
     clips = [(0.2, 0.2), (0.2, 0.28), (10.0, 10.0), (3e-4, 4e-4)]
     cases = [
         run(*case, on_policy=False)
-        for case in itertools.product(["grpo", "dr_grpo", "dapo"], ["token", "sequence"], clips, [0.0, 0.04], [False, True])
+        for case in itertools.product(
+            ["grpo", "dr_grpo", "dapo"], ["token", "sequence"], clips, [0.0, 0.04], [False, True]
+        )
     ]
-    cases += [run(kind, level, (0.2, 0.2), 0.04, False, True) for kind in ["grpo", "dr_grpo", "dapo"] for level in ["token", "sequence"]]
-    cases += [run(kind, "token", (0.2, 0.28), 0.04, True, False, 2, 8) for kind in ["grpo", "dr_grpo", "dapo"]]
-    # DeepSeek-V3.2's stabilisers. The thresholds mask all, some and none of the sequences with a negative advantage.
-    for kind, level, on_policy in itertools.product(["grpo", "dr_grpo", "dapo"], ["token", "sequence"], [False, True]):
+    cases += [
+        run(kind, level, (0.2, 0.2), 0.04, False, True)
+        for kind in ["grpo", "dr_grpo", "dapo"]
+        for level in ["token", "sequence"]
+    ]
+    cases += [
+        run(kind, "token", (0.2, 0.28), 0.04, True, False, 2, 8)
+        for kind in ["grpo", "dr_grpo", "dapo"]
+    ]
+    # DeepSeek-V3.2's stabilisers. The thresholds mask all, some and none of the sequences with a
+    # negative advantage.
+    for kind, level, on_policy in itertools.product(
+        ["grpo", "dr_grpo", "dapo"], ["token", "sequence"], [False, True]
+    ):
         cases += [run(kind, level, (0.2, 0.28), 0.04, False, on_policy, unbiased=True)]
-        cases += [run(kind, level, (0.2, 0.28), beta, False, on_policy, unbiased=unbiased, threshold=threshold)
-                  for beta, unbiased, threshold in [(0.0, False, 0.0), (0.04, True, 0.1), (0.04, False, -9.0), (0.0, False, 9.0)]]
+        cases += [
+            run(
+                kind,
+                level,
+                (0.2, 0.28),
+                beta,
+                False,
+                on_policy,
+                unbiased=unbiased,
+                threshold=threshold,
+            )
+            for beta, unbiased, threshold in [
+                (0.0, False, 0.0),
+                (0.04, True, 0.1),
+                (0.04, False, -9.0),
+                (0.0, False, 9.0),
+            ]
+        ]
     return {
         "made_with": {"trl": trl.__version__, "torch": torch.__version__},
         "lengths": LENGTHS,
@@ -171,16 +221,31 @@ def schedules():
             kind, extra = "cosine_with_min_lr", {"min_lr_rate": floor}
         if floor and name == "linear":
             kind, extra = "polynomial", {"power": 1.0, "lr_end": rate * floor}
-        scheduler = transformers.get_scheduler(kind, optimiser, warmup, total, scheduler_specific_kwargs=extra)
+        scheduler = transformers.get_scheduler(
+            kind, optimiser, warmup, total, scheduler_specific_kwargs=extra
+        )
         rates = []
         for _ in range(total + 1):
             rates.append(optimiser.param_groups[0]["lr"])
             optimiser.step()
             scheduler.step()
-        out.append({"lr_scheduler_type": name, "learning_rate": rate, "warmup_steps": warmup, "total_steps": total, "min_lr_ratio": floor, "rates": rates})
+        out.append(
+            {
+                "lr_scheduler_type": name,
+                "learning_rate": rate,
+                "warmup_steps": warmup,
+                "total_steps": total,
+                "min_lr_ratio": floor,
+                "rates": rates,
+            }
+        )
     return out
 
 
 if __name__ == "__main__":
-    (HERE / "objective.json").write_text(json.dumps(objective(), indent=None, separators=(",", ":")) + "\n")
-    (HERE / "schedules.json").write_text(json.dumps(schedules(), indent=None, separators=(",", ":")) + "\n")
+    (HERE / "objective.json").write_text(
+        json.dumps(objective(), indent=None, separators=(",", ":")) + "\n"
+    )
+    (HERE / "schedules.json").write_text(
+        json.dumps(schedules(), indent=None, separators=(",", ":")) + "\n"
+    )

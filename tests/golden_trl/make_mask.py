@@ -1,10 +1,13 @@
-"""Writes the goldens of the sampling mask (Keep Sampling Mask, DeepSeek-V3.2 3.1): GRPO where every distribution is over the ids that top-k and top-p left.
+"""Writes the goldens of the sampling mask (Keep Sampling Mask, DeepSeek-V3.2 3.1): GRPO where every
+distribution is over the ids that top-k and top-p left.
 
-Policy, old policy and reference are an output head, whose weights they share, over hidden states of their own. A token's ids are cut as by top-k and
-top-p of the old policy, from which the logits of all others are -inf for all three. The loss is TRL's own, as in make.py, given these log-probabilities.
-Gradients are with respect to hidden states and head, float64 throughout.
+Policy, old policy and reference are an output head, whose weights they share, over hidden states of
+their own. A token's ids are cut as by top-k and top-p of the old policy, from which the logits of
+all others are -inf for all three. The loss is TRL's own, as in make.py, given these
+log-probabilities. Gradients are with respect to hidden states and head, float64 throughout.
 
-Some ids are dropped for every token. One of them has a logit far above all that are kept: a term that is masked by a product would not be finite.
+Some ids are dropped for every token. One of them has a logit far above all that are kept: a term
+that is masked by a product would not be finite.
 
     python make_mask.py        # trl 1.16, torch 2.11; writes mask.json beside this file
 """
@@ -32,7 +35,9 @@ def single(tensor):
 
 def tensors():
     generator = torch.Generator().manual_seed(20261126)
-    normal = lambda rows, scale: torch.randn(rows, HIDDEN, generator=generator, dtype=torch.float64) * scale
+    normal = lambda rows, scale: (
+        torch.randn(rows, HIDDEN, generator=generator, dtype=torch.float64) * scale
+    )
     head = normal(VOCAB, 0.7)
     # A direction of its own, so that no completion id's logits are near its.
     states = normal(TOKENS, 1.0)
@@ -45,7 +50,8 @@ def tensors():
 
 
 def kept_sets(logits):
-    """bool [N, V]: every third token's by top-k, every third's by top-k and top-p, all but the ids that are never kept for the rest."""
+    """bool [N, V]: every third token's by top-k, every third's by top-k and top-p, all but the ids
+    that are never kept for the rest."""
     allowed = torch.ones(VOCAB, dtype=torch.bool)
     allowed[NEVER] = False
     sets = torch.zeros(logits.shape, dtype=torch.bool)
@@ -109,7 +115,11 @@ def run(kind, level, beta, unbiased, threshold, on_policy):
         old, _ = logprobs(head, old_states, sets, ids)
         reference, _ = logprobs(head, reference_states, sets, ids)
     it = trainer(kind, level, (0.2, 0.28), beta, 1, 1, unbiased, threshold)
-    it._get_per_token_logps_and_entropies = lambda *a, **k: (padded(logp), torch.zeros(len(LENGTHS), MAX_COMPLETION_LENGTH), None)
+    it._get_per_token_logps_and_entropies = lambda *a, **k: (
+        padded(logp),
+        torch.zeros(len(LENGTHS), MAX_COMPLETION_LENGTH),
+        None,
+    )
     completion_mask = mask(False)
     inputs = {
         "prompt_ids": torch.zeros(len(LENGTHS), 1, dtype=torch.int64),

@@ -1,7 +1,9 @@
-"""Writes the goldens of what is learned from preferences: reward models (pairwise, pointwise) and DPO.
+"""Writes the goldens of what is learned from preferences: reward models (pairwise, pointwise) and
+DPO.
 
-`RewardTrainer.compute_loss` and `DPOTrainer._compute_loss` run unchanged, on trainers made without their constructors and given fixed scores or
-log-probabilities instead of a model's. The pointwise loss is transformers' own, of a classifier with one label. Gradients are with respect to those
+`RewardTrainer.compute_loss` and `DPOTrainer._compute_loss` run unchanged, on trainers made without
+their constructors and given fixed scores or log-probabilities instead of a model's. The pointwise
+loss is transformers' own, of a classifier with one label. Gradients are with respect to those
 scores and log-probabilities, float64 throughout.
 
     python make_preference.py        # trl 1.16, transformers 5.17, torch 2.11; writes preference.json beside this file
@@ -58,7 +60,9 @@ def reward_case(with_margin, coefficient):
             return types.SimpleNamespace(logits=scores)
 
     it.model = Model()
-    inputs = {"attention_mask": torch.ones(2 * PAIRS, 3)} | ({"margin": margin} if with_margin else {})
+    inputs = {"attention_mask": torch.ones(2 * PAIRS, 3)} | (
+        {"margin": margin} if with_margin else {}
+    )
     loss = it.compute_loss(it.model, inputs)
     loss.backward()
     flat, gradient = scores.detach().squeeze(-1), scores.grad.squeeze(-1)
@@ -70,7 +74,9 @@ def reward_case(with_margin, coefficient):
         "loss": loss.item(),
         "chosen_gradient": gradient[:PAIRS].tolist(),
         "rejected_gradient": gradient[PAIRS:].tolist(),
-        "metrics": {name: values[0] for name, values in it._metrics["train"].items() if name != "num_tokens"},
+        "metrics": {
+            name: values[0] for name, values in it._metrics["train"].items() if name != "num_tokens"
+        },
     }
 
 
@@ -115,13 +121,20 @@ def dpo_run(loss_type, beta, label_smoothing, flipped=False):
 
         def __call__(self, **_):
             nothing = torch.zeros(shape, dtype=torch.float64)
-            return types.SimpleNamespace(log_probs=used, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+            return types.SimpleNamespace(
+                log_probs=used, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool()
+            )
 
     it = trainer(DPOTrainer)
     it.model, it.precompute_ref_logps = Model(), True
     it.aux_loss_enabled = it.use_weighting = False
     it.ld_alpha, it.f_divergence_type = None, "reverse_kl"
-    it.loss_types, it.loss_weights, it.beta, it.label_smoothing = [loss_type], [1.0], beta, label_smoothing
+    it.loss_types, it.loss_weights, it.beta, it.label_smoothing = (
+        [loss_type],
+        [1.0],
+        beta,
+        label_smoothing,
+    )
     # The prompt is one id, which nothing predicts.
     whole = torch.cat([torch.zeros(2 * PAIRS, 1, dtype=torch.int64), completion], 1)
     ref_chosen, ref_rejected = reference.sum(1).chunk(2)
@@ -140,13 +153,24 @@ def dpo_run(loss_type, beta, label_smoothing, flipped=False):
 def dpo_case(loss_type, beta, label_smoothing):
     loss, gradient, policy, reference, metrics = dpo_run(loss_type, beta, label_smoothing)
     if loss_type == "sigmoid" and label_smoothing:
-        # Conservative DPO: a share of the labels is taken to be flipped. TRL itself smooths `robust` alone.
+        # Conservative DPO: a share of the labels is taken to be flipped. TRL itself smooths
+        # `robust` alone.
         other, other_gradient, *_ = dpo_run(loss_type, beta, label_smoothing, flipped=True)
         loss = (1 - label_smoothing) * loss + label_smoothing * other
         gradient = (1 - label_smoothing) * gradient + label_smoothing * other_gradient
     ragged = lambda t, lengths: [row[:n].tolist() for row, n in zip(t, lengths)]
-    pair = lambda t: {"chosen": ragged(t[:PAIRS], CHOSEN_LENGTHS), "rejected": ragged(t[PAIRS:], REJECTED_LENGTHS)}
-    names = ["rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"]
+    pair = lambda t: {
+        "chosen": ragged(t[:PAIRS], CHOSEN_LENGTHS),
+        "rejected": ragged(t[PAIRS:], REJECTED_LENGTHS),
+    }
+    names = [
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    ]
     return {
         "loss_type": loss_type,
         "beta": beta,
@@ -160,11 +184,23 @@ def dpo_case(loss_type, beta, label_smoothing):
 
 
 if __name__ == "__main__":
-    smoothed = [("sigmoid", 0.1, 0.0), ("sigmoid", 0.5, 0.0), ("sigmoid", 0.3, 0.1), ("robust", 0.3, 0.2), ("robust", 0.1, 0.0)]
+    smoothed = [
+        ("sigmoid", 0.1, 0.0),
+        ("sigmoid", 0.5, 0.0),
+        ("sigmoid", 0.3, 0.1),
+        ("robust", 0.3, 0.2),
+        ("robust", 0.1, 0.0),
+    ]
     out = {
-        "made_with": {"trl": trl.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "made_with": {
+            "trl": trl.__version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
         "reward": [reward_case(margin, c) for margin in (False, True) for c in (None, 0.01, 0.5)],
         "pointwise": pointwise_case(),
         "dpo": [dpo_case(*case) for case in smoothed + [("ipo", 0.1, 0.0), ("ipo", 0.7, 0.0)]],
     }
-    (HERE / "preference.json").write_text(json.dumps(out, indent=None, separators=(",", ":")) + "\n")
+    (HERE / "preference.json").write_text(
+        json.dumps(out, indent=None, separators=(",", ":")) + "\n"
+    )

@@ -1,4 +1,5 @@
-"""Stages that train adapters: the weights they adapt stay as they are, a killed job ends with the same bits, peft reads what is left."""
+"""Stages that train adapters: the weights they adapt stay as they are, a killed job ends with the
+same bits, peft reads what is left."""
 
 import os
 import signal
@@ -49,7 +50,9 @@ def run(folder, kill_in=None):
 def newest(status, stage):
     """The stage's last checkpoint."""
     folder = os.path.join(status["directory"], "checkpoints", stage)
-    return os.path.join(folder, max((int(name.split("-")[1]), name) for name in os.listdir(folder))[1])
+    return os.path.join(
+        folder, max((int(name.split("-")[1]), name) for name in os.listdir(folder))[1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,13 @@ def test_a_killed_job_ends_with_the_same_bits(stage, tmp_path, undisturbed):
 def test_sampler_and_trainer_agree_and_the_adapter_alone_moves(undisturbed):
     lines = tiny.metrics(undisturbed["directory"])
     reasoning = [line for line in lines if line.get("stage") == "reasoning"]
-    assert reasoning and all(line["sampling/sampling_logp_difference/max"] == 0 for line in reasoning)
-    before, after = (load_file(os.path.join(newest(undisturbed, stage), "model.safetensors")) for stage in ("language", "reasoning"))
+    assert reasoning and all(
+        line["sampling/sampling_logp_difference/max"] == 0 for line in reasoning
+    )
+    before, after = (
+        load_file(os.path.join(newest(undisturbed, stage), "model.safetensors"))
+        for stage in ("language", "reasoning")
+    )
     targets = ("q_b_proj", "kv_b_proj", "o_proj")
     for name, tensor in before.items():
         adapted = any(f".{target}." in name for target in targets) and ".experts." not in name
@@ -78,11 +86,20 @@ def test_sampler_and_trainer_agree_and_the_adapter_alone_moves(undisturbed):
 def test_peft_computes_the_merged_model(undisturbed):
     """A stage's adapter on the weights that it found, and its checkpoint, which has it merged."""
     base, final = newest(undisturbed, "language"), newest(undisturbed, "cold-start")
-    load = lambda path: transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
-    adapted, merged = peft.PeftModel.from_pretrained(load(base), os.path.join(final, "adapter")), load(final)
-    ids = torch.randint(0, merged.config.vocab_size, (2, 20), generator=torch.Generator().manual_seed(3))
+    load = lambda path: transformers.AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    adapted, merged = (
+        peft.PeftModel.from_pretrained(load(base), os.path.join(final, "adapter")),
+        load(final),
+    )
+    ids = torch.randint(
+        0, merged.config.vocab_size, (2, 20), generator=torch.Generator().manual_seed(3)
+    )
     with torch.no_grad():
         expected = merged(ids).logits
         assert (adapted(ids).logits - expected).abs().max() <= 2e-5 * max(1.0, expected.std())
         assert (load(base)(ids).logits - expected).abs().max() > 1e-4
-    assert load_file(os.path.join(undisturbed["model"], "adapter", "adapter_model.safetensors")), "the last stage's adapter travels with the result"
+    assert load_file(os.path.join(undisturbed["model"], "adapter", "adapter_model.safetensors")), (
+        "the last stage's adapter travels with the result"
+    )

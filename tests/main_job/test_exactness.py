@@ -1,5 +1,5 @@
-"""STEP-1 and STEP-2 with real processes: kill -9 of the worker, of the daemon, of both, at many moments; the job goes on by itself
-and ends with the same bits as one that was left alone."""
+"""STEP-1 and STEP-2 with real processes: kill -9 of the worker, of the daemon, of both, at many
+moments; the job goes on by itself and ends with the same bits as one that was left alone."""
 
 import os
 import random
@@ -65,7 +65,8 @@ def test_a_killed_job_ends_with_the_same_bits(tmp_path, undisturbed, who, stage,
         def moment():
             now = activity(daemon, job)
             reached = now and now[0] == stage and now[1] >= 1 and doing in ("any", now[2])
-            # A moment that is too short to be seen must not hide the rest: take the next one after it.
+            # A moment that is too short to be seen must not hide the rest: take the next one after
+            # it.
             return reached or (now and now[0] == stage and now[1] >= 5)
 
         daemon.wait_for(moment)

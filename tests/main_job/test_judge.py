@@ -1,4 +1,5 @@
-"""The example of a generative judge with real processes: a judge that the job trains decides what rejection sampling keeps, and agrees with the rule."""
+"""The example of a generative judge with real processes: a judge that the job trains decides what
+rejection sampling keeps, and agrees with the rule."""
 
 import json
 import pathlib
@@ -20,9 +21,18 @@ def test_a_judge_that_the_job_trained_keeps_what_the_rule_finds_right(daemon):
     directory = pathlib.Path(status["directory"])
     judged = []
     for step in range(1, 5):
-        for rollout in pyarrow.parquet.read_table(directory / "rollouts" / f"kept-step-{step:06}.parquet").to_pylist():
+        for rollout in pyarrow.parquet.read_table(
+            directory / "rollouts" / f"kept-step-{step:06}.parquet"
+        ).to_pylist():
             said = {verdict["plugin"]: verdict["value"] for verdict in rollout["verdicts"]}
-            judged.append((said["correctness"], said["accuracy"], rollout["advantage"] is not None, rollout["completion"]))
+            judged.append(
+                (
+                    said["correctness"],
+                    said["accuracy"],
+                    rollout["advantage"] is not None,
+                    rollout["completion"],
+                )
+            )
     assert len(judged) == 4 * 32 * 8
     # Neither all right nor all wrong: else agreeing would say nothing.
     right = sum(rule == 1 for _, rule, *_ in judged)
@@ -32,7 +42,15 @@ def test_a_judge_that_the_job_trained_keeps_what_the_rule_finds_right(daemon):
     assert agree / len(judged) > 0.95
     # What the judge did not find correct is not kept.
     assert all(judge == 1 for judge, _, kept, _ in judged if kept)
-    rows = [json.loads(line) for line in (directory / "datasets" / "kept.jsonl").read_text().splitlines()]
-    assert rows and {row["completion"] for row in rows} <= {completion for judge, *_, completion in judged if judge == 1}
+    rows = [
+        json.loads(line)
+        for line in (directory / "datasets" / "kept.jsonl").read_text().splitlines()
+    ]
+    assert rows and {row["completion"] for row in rows} <= {
+        completion for judge, *_, completion in judged if judge == 1
+    }
     exam = next(found for found in status["evals"] if found["stage"] == "policy-again")
-    assert abs(exam["metrics"]["rewards/correctness/mean"] - exam["metrics"]["rewards/accuracy/mean"]) < 0.05, exam["metrics"]
+    assert (
+        abs(exam["metrics"]["rewards/correctness/mean"] - exam["metrics"]["rewards/accuracy/mean"])
+        < 0.05
+    ), exam["metrics"]

@@ -1,6 +1,7 @@
-"""On a GPU, in bfloat16: a job that was killed ends with the bits of one that was left alone. Skipped where there is none.
+"""On a GPU, in bfloat16: a job that was killed ends with the bits of one that was left alone.
+Skipped where there is none.
 
-    python tests/main_job/test_on_gpu.py        # the same without pytest; says what it compared
+python tests/main_job/test_on_gpu.py        # the same without pytest; says what it compared
 """
 
 import os
@@ -27,7 +28,9 @@ def run(folder, kill):
         if kill:
 
             def moment():
-                stage = next((s for s in daemon.status(name)["stages"] if s["state"] == "running"), None)
+                stage = next(
+                    (s for s in daemon.status(name)["stages"] if s["state"] == "running"), None
+                )
                 return stage and stage["name"] == "reasoning" and stage["step"] >= 4
 
             daemon.wait_for(moment)
@@ -40,10 +43,14 @@ def run(folder, kill):
 
 
 def compare(folder):
-    (metrics, weights, _), (again, same, _), (resumed, ended, status) = (run(folder / name, name == "killed") for name in ("once", "twice", "killed"))
+    (metrics, weights, _), (again, same, _), (resumed, ended, status) = (
+        run(folder / name, name == "killed") for name in ("once", "twice", "killed")
+    )
     assert status["restarts"] >= 1
     first = next((i for i, pair in enumerate(zip(metrics, again)) if pair[0] != pair[1]), None)
-    assert metrics == again and weights == same, f"two runs differ from step {first} on: {metrics[first] if first is not None else ''} {again[first] if first is not None else ''}"
+    assert metrics == again and weights == same, (
+        f"two runs differ from step {first} on: {metrics[first] if first is not None else ''} {again[first] if first is not None else ''}"
+    )
     assert metrics == resumed and weights == ended
     return metrics
 

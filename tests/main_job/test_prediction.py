@@ -1,4 +1,5 @@
-"""The multi-token prediction module: trained it is in the result, and a killed job ends with the same bits; drafting it changes nothing else."""
+"""The multi-token prediction module: trained it is in the result, and a killed job ends with the
+same bits; drafting it changes nothing else."""
 
 import json
 import os
@@ -92,10 +93,16 @@ def run(folder, text, kill):
 
 
 def pretrain(folder, kill=False):
-    config = json.loads((tiny.ROOT / "configs/models/tiny-deepseek-v3.json").read_text()) | dict(num_nextn_predict_layers=1)
+    config = json.loads((tiny.ROOT / "configs/models/tiny-deepseek-v3.json").read_text()) | dict(
+        num_nextn_predict_layers=1
+    )
     model = folder.parent / "model.json"
     model.write_text(json.dumps(config))
-    return run(folder, JOB.format(model=model, tokenizer=tiny.ARITHMETIC / "tokenizer", data=tiny.data()), kill)
+    return run(
+        folder,
+        JOB.format(model=model, tokenizer=tiny.ARITHMETIC / "tokenizer", data=tiny.data()),
+        kill,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +115,29 @@ def test_the_module_is_trained_exported_and_resumed_exactly(tmp_path, pretrained
     lines = tiny.metrics(pretrained["directory"])
     assert lines[-1]["mtp_loss"] < lines[0]["mtp_loss"]
     names = load_file(os.path.join(pretrained["model"], "model.safetensors")).keys()
-    assert {"model.layers.3.eh_proj.weight", "model.layers.3.shared_head.head.weight", "model.layers.3.mlp.gate.e_score_correction_bias"} <= set(names)
+    assert {
+        "model.layers.3.eh_proj.weight",
+        "model.layers.3.shared_head.head.weight",
+        "model.layers.3.mlp.gate.e_score_correction_bias",
+    } <= set(names)
     assert tiny.metrics(killed["directory"]) == lines
     assert tiny.weights(killed["model"]) == tiny.weights(pretrained["model"])
 
 
 def test_drafts_change_no_completion_and_no_update(tmp_path, pretrained):
-    """With drafts and a kill, or without either: the same metrics and weights, and the module as it was."""
+    """With drafts and a kill, or without either: the same metrics and weights, and the module as it
+    was."""
 
     def reinforce(folder, speculative, kill):
-        text = REINFORCE.format(base=pretrained["model"], data=tiny.data(), speculative=str(speculative).lower())
+        text = REINFORCE.format(
+            base=pretrained["model"], data=tiny.data(), speculative=str(speculative).lower()
+        )
         return run(folder, text, kill)
 
-    plain, drafting = reinforce(tmp_path / "plain", False, False), reinforce(tmp_path / "drafting", True, True)
+    plain, drafting = (
+        reinforce(tmp_path / "plain", False, False),
+        reinforce(tmp_path / "drafting", True, True),
+    )
     assert tiny.metrics(drafting["directory"]) == tiny.metrics(plain["directory"])
     # What is rebuilt after the kill is not sampled again, and has no rate of its own.
     with open(os.path.join(drafting["directory"], "metrics.jsonl")) as lines:
@@ -130,15 +147,40 @@ def test_drafts_change_no_completion_and_no_update(tmp_path, pretrained):
     tensors = lambda status: load_file(os.path.join(status["model"], "model.safetensors"))
     before, without, having = tensors(pretrained), tensors(plain), tensors(drafting)
     assert without and all(torch.equal(tensor, having[name]) for name, tensor in without.items())
-    module = [name for name in having if name.startswith("model.layers.3.") and "shared_head.head" not in name and "embed_tokens" not in name]
-    assert module and not set(module) & set(without) and all(torch.equal(having[name], before[name]) for name in module)
+    module = [
+        name
+        for name in having
+        if name.startswith("model.layers.3.")
+        and "shared_head.head" not in name
+        and "embed_tokens" not in name
+    ]
+    assert (
+        module
+        and not set(module) & set(without)
+        and all(torch.equal(having[name], before[name]) for name in module)
+    )
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.8"])
 def test_generate_drafts_and_tells_how_many_were_right(temperature, pretrained):
     def generate(*more):
-        words = ["--prompt", "What is", "--temperature", temperature, "--max-new-tokens", "40", "-n", "4", "-o", "json"]
-        done = subprocess.run([BIN / "r1ctl", "model", "generate", pretrained["model"], *words, *more], capture_output=True, text=True)
+        words = [
+            "--prompt",
+            "What is",
+            "--temperature",
+            temperature,
+            "--max-new-tokens",
+            "40",
+            "-n",
+            "4",
+            "-o",
+            "json",
+        ]
+        done = subprocess.run(
+            [BIN / "r1ctl", "model", "generate", pretrained["model"], *words, *more],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -1,5 +1,6 @@
-"""Rejection sampling with real processes: pretrain, keep some of the completions, fine-tune the base on them. A killed job ends with the same
-data set and the same weights; what is kept trains on exactly the ids of prompt, completion and end."""
+"""Rejection sampling with real processes: pretrain, keep some of the completions, fine-tune the
+base on them. A killed job ends with the same data set and the same weights; what is kept trains on
+exactly the ids of prompt, completion and end."""
 
 import json
 import os
@@ -112,27 +113,38 @@ def test_the_best_of_each_prompt_are_kept(undisturbed):
     lines = [line for line in tiny.metrics(undisturbed["directory"]) if line["stage"] == "keep"]
     assert len(lines) == 5 and not any("loss" in line for line in lines)
     rows = [json.loads(line) for line in left(undisturbed)[1].splitlines()]
-    made = json.loads((pathlib.Path(undisturbed["directory"]) / "datasets" / "keep.json").read_text())
+    made = json.loads(
+        (pathlib.Path(undisturbed["directory"]) / "datasets" / "keep.json").read_text()
+    )
     assert made["prompts"] == ROWS and made["sampled"] == ROWS * 8
     assert made["rows"] + made["illegible"] == sum(line["samples/kept"] for line in lines)
     assert len(rows) == made["rows"] > 0
-    prompts = {json.loads(line)["prompt"] for line in (tiny.data() / "train.jsonl").read_text().splitlines()[:ROWS]}
+    prompts = {
+        json.loads(line)["prompt"]
+        for line in (tiny.data() / "train.jsonl").read_text().splitlines()[:ROWS]
+    }
     for row in rows:
         assert row["prompt"] in prompts and row["reference"] and isinstance(row["reward"], float)
 
 
 def test_text_that_is_kept_is_tokenised_as_it_was_sampled(undisturbed):
-    """Of the completions that were kept, those whose text gives back their ids; the log counts the others."""
+    """Of the completions that were kept, those whose text gives back their ids; the log counts the
+    others."""
     import pyarrow.parquet
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tiny.ARITHMETIC / "tokenizer" / "tokenizer.json"))
     directory = pathlib.Path(undisturbed["directory"])
     made = json.loads((directory / "datasets" / "keep.json").read_text())
-    kept = iter(json.loads(line) for line in (directory / "datasets" / "keep.jsonl").read_text().splitlines())
+    kept = iter(
+        json.loads(line)
+        for line in (directory / "datasets" / "keep.jsonl").read_text().splitlines()
+    )
     others = illegible = 0
     for step in range(1, 6):
-        for rollout in pyarrow.parquet.read_table(directory / "rollouts" / f"keep-step-{step:06}.parquet").to_pylist():
+        for rollout in pyarrow.parquet.read_table(
+            directory / "rollouts" / f"keep-step-{step:06}.parquet"
+        ).to_pylist():
             if rollout["advantage"] is None:
                 continue
             assert rollout["finish"] == "stop", "what is cut off is no example"
@@ -175,7 +187,11 @@ def test_a_killed_job_ends_with_the_same_bytes(stage, who, tmp_path, undisturbed
 
 
 def test_a_stage_that_keeps_nothing_fails_with_the_rate(tmp_path, daemon):
-    job = submit(daemon, tmp_path, **{'plugin = "accuracy"': 'plugin = "accuracy"\n  min_score = 2.0'})
+    job = submit(
+        daemon, tmp_path, **{'plugin = "accuracy"': 'plugin = "accuracy"\n  min_score = 2.0'}
+    )
     status = daemon.wait_ended(job)
     assert status["state"] == "failed"
-    assert "kept none of its 144 completions (acceptance rate 0.0000)" in status["error"], status["error"]
+    assert "kept none of its 144 completions (acceptance rate 0.0000)" in status["error"], status[
+        "error"
+    ]

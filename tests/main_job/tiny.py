@@ -19,7 +19,8 @@ def data():
 
 
 def write(path, **changes):
-    """The job file at `path`; `changes` are replacements of its text, old=new pairs given as a dict under `replace`."""
+    """The job file at `path`; `changes` are replacements of its text, old=new pairs given as a dict
+    under `replace`."""
     text = (pathlib.Path(__file__).parent / "job.toml").read_text()
     text = text.replace("MODEL", str(ROOT / "configs" / "models" / "tiny-deepseek-v3.json"))
     text = text.replace("TOKENIZER", str(ARITHMETIC / "tokenizer")).replace("DATA", str(data()))
@@ -32,8 +33,14 @@ def write(path, **changes):
 
 def metrics(directory):
     """metrics.jsonl without what the clock decides."""
-    lines = [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith(WALL_CLOCK)} for line in lines]
+    lines = [
+        json.loads(line)
+        for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {key: value for key, value in line.items() if not key.startswith(WALL_CLOCK)}
+        for line in lines
+    ]
 
 
 def weights(directory):

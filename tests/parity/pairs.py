@@ -1,8 +1,8 @@
 """Pairs of a reference and an answer whose truth is known by how they are made.
 
-A value is drawn (exact fractions, no computer algebra), and written down twice, in two different ways. For half of the pairs the
-second is written from a value that was changed first. So whether the two are equal is known without asking anybody.
-"""
+A value is drawn (exact fractions, no computer algebra), and written down twice, in two different
+ways. For half of the pairs the second is written from a value that was changed first. So whether
+the two are equal is known without asking anybody."""
 
 import json
 import pathlib
@@ -47,14 +47,23 @@ def latex(value):
     value = Fraction(value)
     sign = "-" if value < 0 else ""
     value = abs(value)
-    return f"{sign}{value.numerator}" if value.denominator == 1 else rf"{sign}\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return (
+        f"{sign}{value.numerator}"
+        if value.denominator == 1
+        else rf"{sign}\frac{{{value.numerator}}}{{{value.denominator}}}"
+    )
 
 
 def fraction_forms(r, value):
     n, d = abs(value.numerator), value.denominator
     sign = "-" if value < 0 else ""
     k = r.randint(2, 5)
-    forms = [rf"{sign}\dfrac{{{n}}}{{{d}}}", rf"{sign}\tfrac{{{n}}}{{{d}}}", f"{sign}{n}/{d}", rf"{sign}\frac{{{n * k}}}{{{d * k}}}"]
+    forms = [
+        rf"{sign}\dfrac{{{n}}}{{{d}}}",
+        rf"{sign}\tfrac{{{n}}}{{{d}}}",
+        f"{sign}{n}/{d}",
+        rf"{sign}\frac{{{n * k}}}{{{d * k}}}",
+    ]
     forms.append(rf"\frac{{{sign}{n}}}{{{d}}}")
     if n < 10 and d < 10:
         forms.append(rf"{sign}\frac{n}{d}" if len(f"{n}{d}") == 2 else forms[0])
@@ -81,8 +90,19 @@ def decimal(value):
 
 
 def integers(r):
-    a, b, equal = two(r, lambda r: r.randint(-10**7, 10**7), lambda r, v: v + r.choice([1, -1, 10, 1000, -v * 2 or 5]))
-    forms = [f"{b:,}", str(b), f"{b}.0", f"{b:,}".replace(",", "{,}"), f"{b:,}".replace(",", r",\!"), rf"\left({b}\right)" if b >= 0 else str(b)]
+    a, b, equal = two(
+        r,
+        lambda r: r.randint(-(10**7), 10**7),
+        lambda r, v: v + r.choice([1, -1, 10, 1000, -v * 2 or 5]),
+    )
+    forms = [
+        f"{b:,}",
+        str(b),
+        f"{b}.0",
+        f"{b:,}".replace(",", "{,}"),
+        f"{b:,}".replace(",", r",\!"),
+        rf"\left({b}\right)" if b >= 0 else str(b),
+    ]
     return str(a), r.choice(forms), equal
 
 
@@ -100,10 +120,25 @@ def rounded(r):
 
 def scientific(r):
     digits, power = r.randint(11, 99), r.randint(-6, 9)
-    a, b, equal = two(r, lambda r: Fraction(digits) * Fraction(10) ** (power - 1), lambda r, v: v * r.choice([10, Fraction(1, 10), -1]))
-    mantissa, exponent = (digits, power) if equal else (digits if b > 0 else -digits, power + (1 if abs(b) > abs(a) else -1 if abs(b) < abs(a) else 0))
+    a, b, equal = two(
+        r,
+        lambda r: Fraction(digits) * Fraction(10) ** (power - 1),
+        lambda r, v: v * r.choice([10, Fraction(1, 10), -1]),
+    )
+    mantissa, exponent = (
+        (digits, power)
+        if equal
+        else (
+            digits if b > 0 else -digits,
+            power + (1 if abs(b) > abs(a) else -1 if abs(b) < abs(a) else 0),
+        )
+    )
     written = f"{mantissa / 10:.1f}"
-    return decimal(a), r.choice([rf"{written}\times 10^{{{exponent}}}", rf"{written} \cdot 10^{{{exponent}}}"]), equal
+    return (
+        decimal(a),
+        r.choice([rf"{written}\times 10^{{{exponent}}}", rf"{written} \cdot 10^{{{exponent}}}"]),
+        equal,
+    )
 
 
 def percentages(r):
@@ -116,7 +151,14 @@ def percentages(r):
     return decimal(p), rf"{decimal(p)}\%", False
 
 
-UNITS = [("cm", "km"), ("m", "cm"), ("kg", "mg"), ("hours", "minutes"), ("cm^2", "cm^3"), ("miles", "feet")]
+UNITS = [
+    ("cm", "km"),
+    ("m", "cm"),
+    ("kg", "mg"),
+    ("hours", "minutes"),
+    ("cm^2", "cm^3"),
+    ("miles", "feet"),
+]
 
 
 def units(r):
@@ -145,11 +187,20 @@ def surds(r):
     """a√n + b"""
     n = r.choice([n for n in range(2, 40) if square_free(n)])
     a, b = r.choice([2, 3, 4, 5, 7]), r.randint(-9, 9)
-    k, c, equal = two(r, lambda r: (a, b), lambda r, v: (v[0], v[1] + r.choice([1, -1, 2])) if r.random() < 0.7 else (v[0] + 1, v[1]))
+    k, c, equal = two(
+        r,
+        lambda r: (a, b),
+        lambda r, v: (v[0], v[1] + r.choice([1, -1, 2])) if r.random() < 0.7 else (v[0] + 1, v[1]),
+    )
     (a, b), (x, y) = k, c
     tail = lambda v: "" if v == 0 else f"{v:+d}"  # noqa: E731
     reference = rf"{a}\sqrt{{{n}}}{tail(b)}"
-    forms = [rf"\sqrt{{{x * x * n}}}{tail(y)}", rf"{y}+\sqrt{{{x * x * n}}}", rf"\frac{{{x * n}}}{{\sqrt{{{n}}}}}{tail(y)}", rf"{x} \sqrt{{{n}}}{tail(y)}"]
+    forms = [
+        rf"\sqrt{{{x * x * n}}}{tail(y)}",
+        rf"{y}+\sqrt{{{x * x * n}}}",
+        rf"\frac{{{x * n}}}{{\sqrt{{{n}}}}}{tail(y)}",
+        rf"{x} \sqrt{{{n}}}{tail(y)}",
+    ]
     return reference, r.choice(forms), equal
 
 
@@ -165,7 +216,12 @@ def pi_multiples(r):
     a, b, equal = two(r, fraction)
     n, d = abs(b.numerator), b.denominator
     sign = "-" if b < 0 else ""
-    forms = [rf"{sign}\frac{{{n}\pi}}{{{d}}}", rf"{sign}\frac{{{n}}}{{{d}}}\pi", rf"{sign}{n}\pi/{d}", rf"{sign}\frac{{{2 * n}\pi}}{{{2 * d}}}"]
+    forms = [
+        rf"{sign}\frac{{{n}\pi}}{{{d}}}",
+        rf"{sign}\frac{{{n}}}{{{d}}}\pi",
+        rf"{sign}{n}\pi/{d}",
+        rf"{sign}\frac{{{2 * n}\pi}}{{{2 * d}}}",
+    ]
     return latex(a) + r"\pi", r.choice(forms), equal
 
 
@@ -195,7 +251,15 @@ def trigonometric_values(r):
     degrees = r.choice([d for d in range(0, 360, 15) if d % 30 == 0 or d % 45 == 0])
     other = degrees if r.random() < 0.5 else r.choice([d for d in range(0, 360, 30)])
     angle = Fraction(other, 180)
-    written = "0" if angle == 0 else (r"\pi" if angle == 1 else rf"\frac{{{angle.numerator if angle.numerator > 1 else ''}\pi}}{{{angle.denominator}}}")
+    written = (
+        "0"
+        if angle == 0
+        else (
+            r"\pi"
+            if angle == 1
+            else rf"\frac{{{angle.numerator if angle.numerator > 1 else ''}\pi}}{{{angle.denominator}}}"
+        )
+    )
     return sine_of(degrees), rf"\sin({written})", sine_of(degrees) == sine_of(other)
 
 
@@ -236,7 +300,15 @@ def polynomial(coefficients, variable="x"):
         if c == 0:
             continue
         body = "" if abs(c) == 1 and power else str(abs(c))
-        body += "" if power == 0 else variable if power == 1 else f"{variable}^{{{power}}}" if power > 9 else f"{variable}^{power}"
+        body += (
+            ""
+            if power == 0
+            else variable
+            if power == 1
+            else f"{variable}^{{{power}}}"
+            if power > 9
+            else f"{variable}^{power}"
+        )
         text += ("-" if c < 0 else "+" if text else "") + body
     return text or "0"
 
@@ -262,7 +334,11 @@ def polynomials(r):
     if not equal:
         shown[r.randrange(len(shown))] += r.choice([1, -1, 2])
     v = r.choice(["x", "n", "t", "y"])
-    return polynomial(shown, v), "".join(f"({polynomial(f, v)})" for f in factored), shown == product
+    return (
+        polynomial(shown, v),
+        "".join(f"({polynomial(f, v)})" for f in factored),
+        shown == product,
+    )
 
 
 def rational_functions(r):
@@ -304,9 +380,18 @@ def intervals(r):
             open2 = "[" if open_ == "(" else "("
         else:
             close2 = "]" if close == ")" else ")"
-    form = r.choice([rf"\left{open2}{latex(low2)}, {latex(high)}\right{close2}", f"{open2}{latex(low2)},{latex(high)}{close2}"])
+    form = r.choice(
+        [
+            rf"\left{open2}{latex(low2)}, {latex(high)}\right{close2}",
+            f"{open2}{latex(low2)},{latex(high)}{close2}",
+        ]
+    )
     if kind == 0:
-        return f"{open_}{latex(low)},\\infty)", f"{open2}{latex(low2)},+\\infty)", (low, open_) == (low2, open2)
+        return (
+            f"{open_}{latex(low)},\\infty)",
+            f"{open2}{latex(low2)},+\\infty)",
+            (low, open_) == (low2, open2),
+        )
     if kind == 1:
         form = rf"x \in {form}"
     return f"{open_}{latex(low)},{latex(high)}{close}", form, equal
@@ -330,12 +415,19 @@ def inequalities(r):
         ]
     )
     k = r.randint(2, 5)
-    forms = [f"{latex(b)} {opposite} x", interval.format(latex(b)), f"-x {opposite} {latex(-b)}", f"{k}x {name} {latex(k * b)}"]
+    forms = [
+        f"{latex(b)} {opposite} x",
+        interval.format(latex(b)),
+        f"-x {opposite} {latex(-b)}",
+        f"{k}x {name} {latex(k * b)}",
+    ]
     return f"x {name} {latex(a)}", r.choice(forms), a == b
 
 
 def sets(r):
-    items = r.sample([Fraction(n) for n in range(-30, 30)] + [fraction(r) for _ in range(10)], r.randint(2, 5))
+    items = r.sample(
+        [Fraction(n) for n in range(-30, 30)] + [fraction(r) for _ in range(10)], r.randint(2, 5)
+    )
     items = list(dict.fromkeys(items))
     other = list(items)
     if r.random() >= 0.5:
@@ -344,7 +436,11 @@ def sets(r):
         else:
             other.pop()
     r.shuffle(other)
-    return r"\{" + ", ".join(map(latex, items)) + r"\}", r"\{" + ",".join(latex(v) for v in other) + r"\}", set(items) == set(other)
+    return (
+        r"\{" + ", ".join(map(latex, items)) + r"\}",
+        r"\{" + ",".join(latex(v) for v in other) + r"\}",
+        set(items) == set(other),
+    )
 
 
 def lists(r):
@@ -354,7 +450,11 @@ def lists(r):
         other[0] += 100
     r.shuffle(other)
     *head, last = map(str, other)
-    forms = [", ".join(map(str, other)), ", ".join(head) + rf"\text{{ and }}{last}", r"\{" + ", ".join(map(str, other)) + r"\}"]
+    forms = [
+        ", ".join(map(str, other)),
+        ", ".join(head) + rf"\text{{ and }}{last}",
+        r"\{" + ", ".join(map(str, other)) + r"\}",
+    ]
     forms.append(r"\text{ or }".join(f"x={v}" for v in other))
     return ", ".join(map(str, items)), r.choice(forms), set(items) == set(other)
 
@@ -366,7 +466,10 @@ def plus_minus(r):
 
 
 def tuples(r):
-    items = [fraction(r) if r.random() < 0.5 else Fraction(r.randint(-20, 20)) for _ in range(r.choice([2, 3, 3, 4]))]
+    items = [
+        fraction(r) if r.random() < 0.5 else Fraction(r.randint(-20, 20))
+        for _ in range(r.choice([2, 3, 3, 4]))
+    ]
     other = list(items)
     if r.random() >= 0.5:
         if r.random() < 0.5 and other[0] != other[-1]:
@@ -379,12 +482,23 @@ def tuples(r):
 
 def matrices(r):
     rows, columns = r.choice([(2, 2), (2, 3), (3, 1), (3, 3)])
-    entries = [[Fraction(r.randint(-9, 9), r.choice([1, 1, 2, 3])) for _ in range(columns)] for _ in range(rows)]
+    entries = [
+        [Fraction(r.randint(-9, 9), r.choice([1, 1, 2, 3])) for _ in range(columns)]
+        for _ in range(rows)
+    ]
     other = [list(row) for row in entries]
     if r.random() >= 0.5:
         other[r.randrange(rows)][r.randrange(columns)] += 1
-    write = lambda m, kind: rf"\begin{{{kind}}}" + r" \\ ".join(" & ".join(map(latex, row)) for row in m) + rf"\end{{{kind}}}"  # noqa: E731
-    return write(entries, "pmatrix"), write(other, r.choice(["pmatrix", "bmatrix"])), entries == other
+    write = lambda m, kind: (
+        rf"\begin{{{kind}}}"
+        + r" \\ ".join(" & ".join(map(latex, row)) for row in m)
+        + rf"\end{{{kind}}}"
+    )  # noqa: E731
+    return (
+        write(entries, "pmatrix"),
+        write(other, r.choice(["pmatrix", "bmatrix"])),
+        entries == other,
+    )
 
 
 def assignments(r):
@@ -402,7 +516,11 @@ def lines(r):
     signed = lambda n, v: f"{n:+d}{v}"  # noqa: E731
     reference = f"{a}x+{b}y={c}"
     if r.random() < 0.5:
-        return reference, f"{k * a}x{signed(k * b, 'y')}{signed(-k * (c + shift), '')}=0", shift == 0
+        return (
+            reference,
+            f"{k * a}x{signed(k * b, 'y')}{signed(-k * (c + shift), '')}=0",
+            shift == 0,
+        )
     return reference, rf"y={latex(Fraction(-a, b))}x+{latex(Fraction(c + shift, b))}", shift == 0
 
 
@@ -417,7 +535,9 @@ def functions(r):
 
 def complex_numbers(r):
     a, b = r.randint(-9, 9), r.randint(1, 9)
-    x, y, equal = two(r, lambda r: (a, b), lambda r, v: (v[0], -v[1]) if r.random() < 0.5 else (v[0] + 1, v[1]))
+    x, y, equal = two(
+        r, lambda r: (a, b), lambda r, v: (v[0], -v[1]) if r.random() < 0.5 else (v[0] + 1, v[1])
+    )
     (a, b), (c, d) = x, y
     shown = lambda n: "" if abs(n) == 1 else str(abs(n))  # noqa: E731
     forms = [f"{c}{'+' if d > 0 else '-'}{shown(d)}i", f"{'-' if d < 0 else ''}{shown(d)}i{c:+d}"]
@@ -446,19 +566,39 @@ def factorials(r):
     return str(shown), rf"\binom{{{n}}}{{{k}}}", shown == product
 
 
-WORDS = ["even", "odd", "Evelyn", "circle", "ellipse", "hyperbola", "Monday", "green", "north", "increasing", "Briana"]
+WORDS = [
+    "even",
+    "odd",
+    "Evelyn",
+    "circle",
+    "ellipse",
+    "hyperbola",
+    "Monday",
+    "green",
+    "north",
+    "increasing",
+    "Briana",
+]
 
 
 def words(r):
     a = r.choice(WORDS)
     b = a if r.random() < 0.5 else r.choice(WORDS)
-    return rf"\text{{{a}}}", r.choice([b, rf"\text{{{b}}}", rf"\mathrm{{{b}}}", rf"\text{{{b} }}"]), a == b
+    return (
+        rf"\text{{{a}}}",
+        r.choice([b, rf"\text{{{b}}}", rf"\mathrm{{{b}}}", rf"\text{{{b} }}"]),
+        a == b,
+    )
 
 
 def choices(r):
     a = r.choice("ABCDE")
     b = a if r.random() < 0.5 else r.choice("ABCDE")
-    return rf"\text{{{a}}}", r.choice([rf"\text{{({b})}}", rf"\textbf{{{b}}}", b, rf"\text{{{b}}}"]), a == b
+    return (
+        rf"\text{{{a}}}",
+        r.choice([rf"\text{{({b})}}", rf"\textbf{{{b}}}", b, rf"\text{{{b}}}"]),
+        a == b,
+    )
 
 
 LENGTHS = [("mm", 1), ("cm", 10), ("m", 1000), ("km", 10**6)]
@@ -468,7 +608,9 @@ MASSES = [("mg", 1), ("g", 1000), ("kg", 10**6)]
 
 def conversions(r):
     """The same quantity in another unit, squared and cubed ones too."""
-    (small, one), (large, many) = sorted(r.sample(r.choice([LENGTHS, TIMES, MASSES]), 2), key=lambda unit: unit[1])
+    (small, one), (large, many) = sorted(
+        r.sample(r.choice([LENGTHS, TIMES, MASSES]), 2), key=lambda unit: unit[1]
+    )
     power = r.choice([1, 1, 2, 3]) if (small, one) in LENGTHS else 1
     n = integer(r, 1, 50)
     factor = Fraction(many, one) ** power
@@ -485,10 +627,18 @@ def written_set(r, low, high, inside, closed):
     a, b = latex(low), latex(high)
     if inside:
         less, more = (r"\le", r"\ge") if closed else ("<", ">")
-        return r.choice([f"[{a},{b}]" if closed else f"({a},{b})", f"{a} {less} x {less} {b}", f"{b} {more} x {more} {a}"])
+        return r.choice(
+            [
+                f"[{a},{b}]" if closed else f"({a},{b})",
+                f"{a} {less} x {less} {b}",
+                f"{b} {more} x {more} {a}",
+            ]
+        )
     left, right = ("]", "[") if closed else (")", "(")
     less, more = (r"\le", r"\ge") if closed else ("<", ">")
-    return r.choice([rf"(-\infty,{a}{left}\cup{right}{b},\infty)", rf"x {less} {a} \text{{ or }} x {more} {b}"])
+    return r.choice(
+        [rf"(-\infty,{a}{left}\cup{right}{b},\infty)", rf"x {less} {a} \text{{ or }} x {more} {b}"]
+    )
 
 
 def two_ends(r):
@@ -501,15 +651,27 @@ def quadratic_inequalities(r):
     scale = (low.denominator * high.denominator) * r.choice([1, 2, 3])
     coefficients = [int(c) for c in (scale, -scale * (low + high), scale * low * high)]
     inside, closed = r.random() < 0.5, r.random() < 0.5
-    relation = {(True, True): r"\le", (True, False): "<", (False, True): r"\ge", (False, False): ">"}[inside, closed]
+    relation = {
+        (True, True): r"\le",
+        (True, False): "<",
+        (False, True): r"\ge",
+        (False, False): ">",
+    }[inside, closed]
     if r.random() < 0.5:
-        coefficients, relation = [-c for c in coefficients], {r"\le": r"\ge", "<": ">", r"\ge": r"\le", ">": "<"}[relation]
+        coefficients, relation = (
+            [-c for c in coefficients],
+            {r"\le": r"\ge", "<": ">", r"\ge": r"\le", ">": "<"}[relation],
+        )
     equal = r.random() < 0.5
     if not equal:
         kind = r.randrange(3)
         closed, inside = closed != (kind == 0), inside != (kind == 1)
         high += kind == 2
-    return f"{polynomial(coefficients)} {relation} 0", written_set(r, low, high, inside, closed), equal
+    return (
+        f"{polynomial(coefficients)} {relation} 0",
+        written_set(r, low, high, inside, closed),
+        equal,
+    )
 
 
 def absolute_inequalities(r):
@@ -518,12 +680,21 @@ def absolute_inequalities(r):
     k = r.randint(1, 4)
     inner = f"{'' if k == 1 else k}x{'+' if centre <= 0 else '-'}{latex(abs(k * centre))}"
     inside, closed = r.random() < 0.5, r.random() < 0.5
-    relation = {(True, True): r"\le", (True, False): "<", (False, True): r"\ge", (False, False): ">"}[inside, closed]
+    relation = {
+        (True, True): r"\le",
+        (True, False): "<",
+        (False, True): r"\ge",
+        (False, False): ">",
+    }[inside, closed]
     equal = r.random() < 0.5
     if not equal:
         low -= 1
     left, right = r.choice([("|", "|"), (r"\left|", r"\right|"), (r"\lvert ", r"\rvert ")])
-    return f"{left}{inner}{right} {relation} {latex(k * radius)}", written_set(r, low, high, inside, closed), equal
+    return (
+        f"{left}{inner}{right} {relation} {latex(k * radius)}",
+        written_set(r, low, high, inside, closed),
+        equal,
+    )
 
 
 def rational_inequalities(r):
@@ -532,7 +703,12 @@ def rational_inequalities(r):
     low, high = min(a, b), max(a, b)
     below = lambda c: f"x{-c:+d}" if c else "x"  # noqa: E731
     closed, positive = r.random() < 0.5, r.random() < 0.5
-    relation = {(True, True): r"\ge", (True, False): r"\le", (False, True): ">", (False, False): "<"}[closed, positive]
+    relation = {
+        (True, True): r"\ge",
+        (True, False): r"\le",
+        (False, True): ">",
+        (False, False): "<",
+    }[closed, positive]
     equal = r.random() < 0.5
     if positive:
         left = "]" if closed and low == a else ")"
@@ -554,7 +730,12 @@ def congruences(r):
     a = r.randrange(m)
     equal = r.random() < 0.5
     shown = a + m * r.choice([-1, 0, 1, 2]) + (0 if equal else r.randrange(1, m))
-    forms = [rf"x \equiv {shown} \pmod {{{m}}}", rf"x \equiv {shown} \mod {m}", rf"x \equiv {shown} (\text{{mod }} {m})", f"x = {m}k{shown:+d}"]
+    forms = [
+        rf"x \equiv {shown} \pmod {{{m}}}",
+        rf"x \equiv {shown} \mod {m}",
+        rf"x \equiv {shown} (\text{{mod }} {m})",
+        f"x = {m}k{shown:+d}",
+    ]
     return rf"x \equiv {a} \pmod{{{m}}}", r.choice(forms), equal
 
 
@@ -564,8 +745,16 @@ def reversed_brackets(r):
     if (open_, close) == ("[", "]"):
         open_ = "("
     equal = r.random() < 0.5
-    open2, close2 = (open_, close) if equal else r.choice([("(" if open_ == "[" else "[", close), (open_, ")" if close == "]" else "]")])
-    written = f"{ {'(': ']', '[': '['}[open2] }{latex(low)};{latex(high)}{ {')': '[', ']': ']'}[close2] }"
+    open2, close2 = (
+        (open_, close)
+        if equal
+        else r.choice(
+            [("(" if open_ == "[" else "[", close), (open_, ")" if close == "]" else "]")]
+        )
+    )
+    written = (
+        f"{ {'(': ']', '[': '['}[open2] }{latex(low)};{latex(high)}{ {')': '[', ']': ']'}[close2] }"
+    )
     return f"{open_}{latex(low)},{latex(high)}{close}", written, equal
 
 
@@ -588,7 +777,9 @@ def in_words(r, n):
     if n < 100:
         return TENS[n // 10 - 2] + (r.choice(["-", " "]) + ONES[n % 10] if n % 10 else "")
     if n < 1000:
-        return f"{ONES[n // 100]} hundred" + (r.choice([" ", " and "]) + in_words(r, n % 100) if n % 100 else "")
+        return f"{ONES[n // 100]} hundred" + (
+            r.choice([" ", " and "]) + in_words(r, n % 100) if n % 100 else ""
+        )
     return f"{in_words(r, n // 1000)} thousand" + (" " + in_words(r, n % 1000) if n % 1000 else "")
 
 
@@ -603,9 +794,16 @@ def repeating_decimals(r):
     lead = "".join(str(r.randrange(10)) for _ in range(r.randrange(3)))
     period = str(r.randint(1, 999))
     whole = r.randrange(5)
-    value = Fraction(int(f"{whole}{lead}"), 10 ** len(lead)) + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(lead))
+    value = Fraction(int(f"{whole}{lead}"), 10 ** len(lead)) + Fraction(
+        int(period), (10 ** len(period) - 1) * 10 ** len(lead)
+    )
     shown = value if r.random() < 0.5 else value + Fraction(1, value.denominator)
-    return latex(shown), rf"{whole}.{lead}" + r.choice([rf"\overline{{{period}}}", f"({period})", period * 3 + r"\ldots"]), shown == value
+    return (
+        latex(shown),
+        rf"{whole}.{lead}"
+        + r.choice([rf"\overline{{{period}}}", f"({period})", period * 3 + r"\ldots"]),
+        shown == value,
+    )
 
 
 def bases(r):
@@ -624,7 +822,11 @@ def clock_times(r):
     half, other = ("PM", "AM") if afternoon else ("AM", "PM")
     kind = r.randrange(4)
     written = f"{hour}:{minute:02d}"
-    forms = [rf"{written} \text{{ {half}}}", f"{written} {half.lower()}", rf"{written}\text{{ {half[0].lower()}.m.}}"]
+    forms = [
+        rf"{written} \text{{ {half}}}",
+        f"{written} {half.lower()}",
+        rf"{written}\text{{ {half[0].lower()}.m.}}",
+    ]
     if kind == 0:
         return forms[0], r.choice(forms), True
     if kind == 1:
@@ -647,8 +849,19 @@ def families(r):
     other = start + shift + (0 if equal else r.choice([Fraction(1, 2), Fraction(1, 3)]))
     step = r"\pi" if period == 1 else r"2{}\pi"
     reference = rf"x = {latex(start)}\pi + {step.format('k') if period == 2 else 'k' + step}, k \in \mathbb{{Z}}"
-    answer = rf"x = {'2' if period == 2 else ''}n\pi {'-' if other < 0 else '+'} {latex(abs(other))}\pi" if other else rf"x = {'2' if period == 2 else ''}n\pi"
-    return reference, answer + r.choice([r", n \in \mathbb{Z}", r"\ (n \in \mathbb{Z})", r" \text{ where } n \in \mathbb{Z}"]), equal
+    answer = (
+        rf"x = {'2' if period == 2 else ''}n\pi {'-' if other < 0 else '+'} {latex(abs(other))}\pi"
+        if other
+        else rf"x = {'2' if period == 2 else ''}n\pi"
+    )
+    return (
+        reference,
+        answer
+        + r.choice(
+            [r", n \in \mathbb{Z}", r"\ (n \in \mathbb{Z})", r" \text{ where } n \in \mathbb{Z}"]
+        ),
+        equal,
+    )
 
 
 CATEGORIES = [
@@ -697,5 +910,12 @@ def from_gsm8k(directory, count, seed):
         shown = value if r.random() < 0.5 else value + r.choice([1, -1, 5, 10, value or 3])
         plain = decimal(shown)
         whole = shown.denominator == 1
-        forms = [plain, rf"\${plain}", f"{int(shown):,}" if whole else plain, plain + (".00" if whole else "0"), rf"{plain}\text{{ dollars}}", f"x = {plain}"]
+        forms = [
+            plain,
+            rf"\${plain}",
+            f"{int(shown):,}" if whole else plain,
+            plain + (".00" if whole else "0"),
+            rf"{plain}\text{{ dollars}}",
+            f"x = {plain}",
+        ]
         yield Pair("gsm8k", final, r.choice(forms), shown == value)

@@ -1,4 +1,5 @@
-"""The R1 example for its tests: its generator as a module, its data made, and its job with as few steps as show that it runs."""
+"""The R1 example for its tests: its generator as a module, its data made, and its job with as few
+steps as show that it runs."""
 
 import importlib
 import pathlib
@@ -21,12 +22,16 @@ def prepared():
 
 
 def tiny(text):
-    """The job's text with the same graph, rewards and models and as few and small steps as show that it runs. The base reads just
-    enough to end its sentences; what the filters of rejection sampling would drop is kept."""
+    """The job's text with the same graph, rewards and models and as few and small steps as show
+    that it runs. The base reads just enough to end its sentences; what the filters of rejection
+    sampling would drop is kept."""
     paths = re.sub(r'(?m)^((?:path|init|tokenizer) = ")', rf"\1{R1}/", text)
     for pattern, replacement in (
         (r"(?m)^steps = \d+", "steps = 3"),
-        (r"(?m)(?<=^name = \"v3-base\"\nkind = \"pretrain\"\ndata = \"text\"\n)steps = \d+", "steps = 120"),
+        (
+            r"(?m)(?<=^name = \"v3-base\"\nkind = \"pretrain\"\ndata = \"text\"\n)steps = \d+",
+            "steps = 120",
+        ),
         (r"(?m)^epochs = \d+", "steps = 3"),
         (r"(?m)^batch_size = \d+", "batch_size = 16"),
         (r"(?m)^prompts_per_step = \d+", "prompts_per_step = 4"),

@@ -1,4 +1,5 @@
-"""`examples/r1/job.toml` from the base to the distilled students with real processes, with as few steps as show that it runs."""
+"""`examples/r1/job.toml` from the base to the distilled students with real processes, with as few
+steps as show that it runs."""
 
 import json
 import pathlib
@@ -30,27 +31,45 @@ def done(tmp_path_factory):
 def test_every_stage_runs_in_its_turn(done):
     assert [stage["name"] for stage in done["stages"]] == [name for name, _ in STAGES]
     assert all(stage["state"] == "succeeded" for stage in done["stages"])
-    lines = [json.loads(line) for line in (pathlib.Path(done["directory"]) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (pathlib.Path(done["directory"]) / "metrics.jsonl").read_text().splitlines()
+    ]
     assert list(dict.fromkeys(line["stage"] for line in lines)) == [name for name, _ in STAGES]
 
 
 def test_rejection_sampling_leaves_what_later_stages_read(done):
     for name, kind in STAGES:
         if kind == "rejection-sampling":
-            made = json.loads((pathlib.Path(done["directory"]) / "datasets" / f"{name}.json").read_text())
+            made = json.loads(
+                (pathlib.Path(done["directory"]) / "datasets" / f"{name}.json").read_text()
+            )
             assert made["rows"] > 0
 
 
 def test_every_stage_that_trains_a_policy_is_evaluated_on_every_test(done):
     policies = [name for name, kind in STAGES if kind not in ("rejection-sampling", "reward-model")]
     for data in ("test-en", "test-zh"):
-        evaluated = [result["stage"] for result in done["evals"] if result["data"] == data and result["stage"]]
+        evaluated = [
+            result["stage"]
+            for result in done["evals"]
+            if result["data"] == data and result["stage"]
+        ]
         assert [name for name in dict.fromkeys(evaluated) if name in policies] == policies
 
 
 def test_preferences_count_in_the_last_part_alone(done):
-    lines = [json.loads(line) for line in (pathlib.Path(done["directory"]) / "metrics.jsonl").read_text().splitlines()]
-    judged = [["rewards/helpfulness/mean" in line or "rewards/harmlessness/mean" in line for line in lines if line["stage"] == "r1"]]
+    lines = [
+        json.loads(line)
+        for line in (pathlib.Path(done["directory"]) / "metrics.jsonl").read_text().splitlines()
+    ]
+    judged = [
+        [
+            "rewards/helpfulness/mean" in line or "rewards/harmlessness/mean" in line
+            for line in lines
+            if line["stage"] == "r1"
+        ]
+    ]
     assert judged == [[False, True, True]]
 
 
@@ -69,7 +88,11 @@ def test_transformers_loads_what_a_stage_leaves(done, stage):
     import transformers
 
     (step,) = (pathlib.Path(done["directory"]) / "checkpoints" / stage).glob("step-*")
-    auto = transformers.AutoModelForSequenceClassification if stage.endswith("ness") else transformers.AutoModelForCausalLM
+    auto = (
+        transformers.AutoModelForSequenceClassification
+        if stage.endswith("ness")
+        else transformers.AutoModelForCausalLM
+    )
     model, loading = auto.from_pretrained(step, output_loading_info=True)
     assert type(model).__name__ == CLASSES[stage]
     assert not loading["missing_keys"]
@@ -80,7 +103,8 @@ def test_transformers_loads_what_a_stage_leaves(done, stage):
 
 
 def test_a_reward_model_scores_in_transformers_as_it_did_here(done):
-    """What the job recorded of held-out pairs is what transformers makes of the same texts with the weights that the stage left."""
+    """What the job recorded of held-out pairs is what transformers makes of the same texts with the
+    weights that the stage left."""
     import torch
     import transformers
 
@@ -99,6 +123,11 @@ def test_a_reward_model_scores_in_transformers_as_it_did_here(done):
     scores = [(score(row, "chosen"), score(row, "rejected")) for row in pairs]
     (recorded,) = [result["metrics"] for result in done["evals"] if result["data"] == "pairs-test"]
     assert recorded["rows"] == len(pairs)
-    assert recorded["accuracy"] == sum(chosen > rejected for chosen, rejected in scores) / len(pairs)
-    assert abs(recorded["margin"] - sum(chosen - rejected for chosen, rejected in scores) / len(pairs)) < 1e-4
+    assert recorded["accuracy"] == sum(chosen > rejected for chosen, rejected in scores) / len(
+        pairs
+    )
+    assert (
+        abs(recorded["margin"] - sum(chosen - rejected for chosen, rejected in scores) / len(pairs))
+        < 1e-4
+    )
     assert abs(recorded["mean_reward"] - sum(map(sum, scores)) / len(pairs) / 2) < 1e-4

@@ -1,4 +1,5 @@
-"""The world that `examples/r1/generate.py` makes: nothing held out is trained on, texts survive the tokenizers, and its claims about itself hold."""
+"""The world that `examples/r1/generate.py` makes: nothing held out is trained on, texts survive the
+tokenizers, and its claims about itself hold."""
 
 import itertools
 import json
@@ -19,8 +20,15 @@ def numbers_of(text):
     if formula:
         signed = re.findall(r"([+-]?)(\d)", formula.group())
         return tuple(sorted((sign or "+", int(digit)) for sign, digit in signed))
-    signs = {verb: sign for verbs in problems.VERBS.values() for sign, words in verbs.items() for verb in words}
-    told = re.findall("(has|有|" + "|".join(sorted(signs, key=len, reverse=True)) + r") ?(\d)", text)
+    signs = {
+        verb: sign
+        for verbs in problems.VERBS.values()
+        for sign, words in verbs.items()
+        for verb in words
+    }
+    told = re.findall(
+        "(has|有|" + "|".join(sorted(signs, key=len, reverse=True)) + r") ?(\d)", text
+    )
     return tuple(sorted((signs.get(verb, "+"), int(digit)) for verb, digit in told))
 
 
@@ -45,7 +53,11 @@ def test_no_held_out_problem_is_trained_on_in_any_form():
 
 
 def test_no_held_out_prompt_is_trained_on():
-    held = {row["prompt"] for name in ("test-help", "test-harm", "pairs-test", "labels-test") for row in ROWS[name]}
+    held = {
+        row["prompt"]
+        for name in ("test-help", "test-harm", "pairs-test", "labels-test")
+        for row in ROWS[name]
+    }
     for name in ("scenarios", "general", "pairs", "labels"):
         assert not held & {row["prompt"] for row in ROWS[name]}, name
     pages = "\n".join(row["text"] for row in ROWS["text"])
@@ -56,7 +68,9 @@ def test_no_held_out_prompt_is_trained_on():
 def test_references_are_the_answers(name):
     for row, problem in zip(ROWS[name], ASKED[name], strict=True):
         assert numbers_of(row["prompt"]) == problems.canonical(problem)
-        assert int(row["reference"]) == sum(int(sign + str(number)) for sign, number in problems.canonical(problem))
+        assert int(row["reference"]) == sum(
+            int(sign + str(number)) for sign, number in problems.canonical(problem)
+        )
 
 
 def test_a_wrong_thought_is_wrong_and_a_right_one_right():
@@ -90,7 +104,11 @@ def test_every_text_survives_the_tokenizer(name):
 
 
 def test_each_model_has_room_for_its_tokenizer():
-    for name, model in (("tokenizer", "model"), ("tokenizer-qwen2", "qwen2"), ("tokenizer-llama", "llama")):
+    for name, model in (
+        ("tokenizer", "model"),
+        ("tokenizer-qwen2", "qwen2"),
+        ("tokenizer-llama", "llama"),
+    ):
         tokens = len(json.loads((R1 / name / "tokenizer.json").read_text())["model"]["vocab"])
         assert tokens <= json.loads((R1 / f"{model}.json").read_text())["vocab_size"], model
 
@@ -99,5 +117,8 @@ def test_the_tokenizers_differ():
     from tokenizers import Tokenizer
 
     text = "What is 7+12? start with 7, add 12 is 19"
-    cuts = {tuple(Tokenizer.from_file(str(R1 / name / "tokenizer.json")).encode(text).tokens) for name in vocabulary.CUTS}
+    cuts = {
+        tuple(Tokenizer.from_file(str(R1 / name / "tokenizer.json")).encode(text).tokens)
+        for name in vocabulary.CUTS
+    }
     assert len(cuts) == len(vocabulary.CUTS)

@@ -1,9 +1,11 @@
-//! Trains a byte-level BPE tokenizer on the `text` column of JSONL files and writes the directory that a job's `tokenizer` names:
-//! tokenizer.json, tokenizer_config.json, generation_config.json. The same files give the same bytes.
+//! Trains a byte-level BPE tokenizer on the `text` column of JSONL files and writes the directory
+//! that a job's `tokenizer` names: tokenizer.json, tokenizer_config.json, generation_config.json.
+//! The same files give the same bytes.
 //!
 //!     cargo run --release -p r1d-data --example train_tokenizer -- DIRECTORY VOCAB_SIZE FILE.jsonl…
 //!
-//! Digits stand alone, as in DeepSeek's and Llama's tokenizers; R1-Zero's four tags are one token each.
+//! Digits stand alone, as in DeepSeek's and Llama's tokenizers; R1-Zero's four tags are one token
+//! each.
 
 use r1d_data::DataSet;
 use r1d_data::storage::write_atomically;
@@ -28,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let [directory, vocab_size, files @ ..] = arguments.as_slice() else {
         return Err("usage: train_tokenizer DIRECTORY VOCAB_SIZE FILE.jsonl…".into());
     };
-    let vocab_size: usize = vocab_size.parse().map_err(|_| format!("VOCAB_SIZE is {vocab_size:?}, expected a number"))?;
+    let vocab_size: usize = vocab_size
+        .parse()
+        .map_err(|_| format!("VOCAB_SIZE is {vocab_size:?}, expected a number"))?;
     let mut texts = Vec::new();
     for file in files {
         let data = DataSet::open(&texts_of(file))?;
@@ -41,15 +45,24 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 fn texts_of(file: &str) -> DataSource {
-    DataSource { text: Some("text".into()), shuffle: false, ..DataSource::new(file, file) }
+    DataSource {
+        text: Some("text".into()),
+        shuffle: false,
+        ..DataSource::new(file, file)
+    }
 }
 
 fn train(texts: Vec<String>, vocab_size: usize) -> Result<Tokenizer, tokenizers::Error> {
     let mut tokenizer = Tokenizer::new(BPE::default());
-    let split: Vec<PreTokenizerWrapper> = vec![Digits::new(true).into(), ByteLevel::default().add_prefix_space(false).into()];
+    let split: Vec<PreTokenizerWrapper> = vec![
+        Digits::new(true).into(),
+        ByteLevel::default().add_prefix_space(false).into(),
+    ];
     tokenizer.with_pre_tokenizer(Some(Sequence::new(split)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
-    let special = [END, PAD].map(|token| AddedToken::from(token, true)).to_vec();
+    let special = [END, PAD]
+        .map(|token| AddedToken::from(token, true))
+        .to_vec();
     let trainer = BpeTrainer::builder()
         // The tags take ids of their own after the trained ones.
         .vocab_size(vocab_size.saturating_sub(TAGS.len()))
@@ -68,7 +81,8 @@ fn write(directory: &Path, tokenizer: &Tokenizer) -> Result<(), Box<dyn Error + 
     std::fs::create_dir_all(directory)?;
     let id = |token| tokenizer.token_to_id(token);
     let own = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD, "clean_up_tokenization_spaces": false });
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD,
+            "clean_up_tokenization_spaces": false });
     let generation = json!({ "eos_token_id": id(END), "pad_token_id": id(PAD) });
     let files = [
         ("tokenizer.json", tokenizer.to_string(true)?),
@@ -76,7 +90,9 @@ fn write(directory: &Path, tokenizer: &Tokenizer) -> Result<(), Box<dyn Error + 
         ("generation_config.json", generation.to_string()),
     ];
     for (name, text) in files {
-        write_atomically(&directory.join(name), |file| file.write_all((text + "\n").as_bytes()))?;
+        write_atomically(&directory.join(name), |file| {
+            file.write_all((text + "\n").as_bytes())
+        })?;
     }
     Ok(())
 }

@@ -12,25 +12,39 @@ const CHAT_TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
 /// The error says what is wrong with the row.
 pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
-    let Json::Object(mut columns) = columns else { return Err(format!("{}, expected columns by name", columns.kind())) };
-    let has = |name: &Option<String>| name.as_ref().is_some_and(|name| find(&columns, name).is_some());
+    let Json::Object(mut columns) = columns else {
+        return Err(format!("{}, expected columns by name", columns.kind()));
+    };
+    let has = |name: &Option<String>| {
+        name.as_ref()
+            .is_some_and(|name| find(&columns, name).is_some())
+    };
     let is_list = |name: &str| find(&columns, name).and_then(Json::as_list).is_some();
     // A conversation by itself stands for the prompt and for the completion.
     let whole = match &source.messages {
         Some(name) => Some(name.clone()),
-        None if source.prompt.is_some() && source.chosen.is_none() && !has(&source.prompt) && is_list(MESSAGES) => {
+        None if source.prompt.is_some()
+            && source.chosen.is_none()
+            && !has(&source.prompt)
+            && is_list(MESSAGES) =>
+        {
             Some(MESSAGES.to_string())
         }
         None => None,
     };
     let mut row = Row::default();
     if let Some(name) = &whole {
-        (row.messages, row.completion) = conversation(column(&columns, "messages", Some(name))?, name)?;
+        (row.messages, row.completion) =
+            conversation(column(&columns, "messages", Some(name))?, name)?;
         row.prompt = row.messages.last().map(Message::text);
     } else {
         // Pairs may hold whole texts or conversations, and no prompt.
         let no_prompt = source.chosen.is_some() && !has(&source.prompt);
-        match said(&columns, "prompt", source.prompt.as_ref().filter(|_| !no_prompt))? {
+        match said(
+            &columns,
+            "prompt",
+            source.prompt.as_ref().filter(|_| !no_prompt),
+        )? {
             Some(Said::Text(text)) => row.prompt = Some(text),
             Some(Said::Messages(messages)) => {
                 row.prompt = messages.last().map(Message::text);
@@ -42,17 +56,36 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     }
     row.chosen = said(&columns, "chosen", source.chosen.as_ref())?;
     row.rejected = said(&columns, "rejected", source.rejected.as_ref())?;
-    row.label = number(column(&columns, "label", source.label.as_ref())?, &source.label, 0.0..=1.0)?;
-    row.margin = number(column(&columns, "margin", source.margin.as_ref())?, &source.margin, 0.0..=f64::MAX)?;
-    row.text = text(column(&columns, "text", source.text.as_ref())?, &source.text)?;
-    row.reference = plain(column(&columns, "reference", source.reference.as_ref())?, &source.reference)?;
-    row.domain = plain(column(&columns, "domain", source.domain.as_ref())?, &source.domain)?;
+    row.label = number(
+        column(&columns, "label", source.label.as_ref())?,
+        &source.label,
+        0.0..=1.0,
+    )?;
+    row.margin = number(
+        column(&columns, "margin", source.margin.as_ref())?,
+        &source.margin,
+        0.0..=f64::MAX,
+    )?;
+    row.text = text(
+        column(&columns, "text", source.text.as_ref())?,
+        &source.text,
+    )?;
+    row.reference = plain(
+        column(&columns, "reference", source.reference.as_ref())?,
+        &source.reference,
+    )?;
+    row.domain = plain(
+        column(&columns, "domain", source.domain.as_ref())?,
+        &source.domain,
+    )?;
     row.tools = match &source.tools {
         Some(_) => column(&columns, "tools", source.tools.as_ref())?.cloned(),
         None => find(&columns, TOOLS).cloned(),
     }
     .filter(|tools| *tools != Json::Null);
-    row.chat_template_kwargs = find(&columns, CHAT_TEMPLATE_KWARGS).filter(|kwargs| **kwargs != Json::Null).cloned();
+    row.chat_template_kwargs = find(&columns, CHAT_TEMPLATE_KWARGS)
+        .filter(|kwargs| **kwargs != Json::Null)
+        .cloned();
     for name in named(source).chain(&whole) {
         remove(&mut columns, name);
     }
@@ -80,11 +113,16 @@ fn named(source: &DataSource) -> impl Iterator<Item = &String> {
 
 /// Whether a key of the job, or a name that has its own meaning, reads this column or a part of it.
 pub fn is_used(column: &str, source: &DataSource) -> bool {
-    let part = |name: &str| name.strip_prefix(column).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    [MESSAGES, TOOLS, CHAT_TEMPLATE_KWARGS].contains(&column) || named(source).any(|name| part(name))
+    let part = |name: &str| {
+        name.strip_prefix(column)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    [MESSAGES, TOOLS, CHAT_TEMPLATE_KWARGS].contains(&column)
+        || named(source).any(|name| part(name))
 }
 
-/// The value of a column, or of a part of one by its path: `reward_model.ground_truth`, `answers.0`. A column of the whole name comes first.
+/// The value of a column, or of a part of one by its path: `reward_model.ground_truth`,
+/// `answers.0`. A column of the whole name comes first.
 fn find<'a>(columns: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
     if let Some((_, value)) = columns.iter().find(|(column, _)| column == name) {
         return Some(value);
@@ -95,7 +133,9 @@ fn find<'a>(columns: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
         match value {
             Json::Object(inner) => find(inner, rest),
             Json::List(items) => {
-                let (index, deeper) = rest.split_once('.').map_or((rest, None), |(index, deeper)| (index, Some(deeper)));
+                let (index, deeper) = rest
+                    .split_once('.')
+                    .map_or((rest, None), |(index, deeper)| (index, Some(deeper)));
                 let item = items.get(index.parse::<usize>().ok()?)?;
                 match deeper {
                     None => Some(item),
@@ -107,16 +147,23 @@ fn find<'a>(columns: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
     })
 }
 
-/// Takes a column, or a part of one, out of what is left for `meta`. An item of a list stays: the others' places would be other ones.
+/// Takes a column, or a part of one, out of what is left for `meta`. An item of a list stays: the
+/// others' places would be other ones.
 fn remove(columns: &mut Vec<(String, Json)>, name: &str) {
     if let Some(place) = columns.iter().position(|(column, _)| column == name) {
         columns.remove(place);
         return;
     }
     for (dot, _) in name.match_indices('.') {
-        let (Some(first), Some(rest)) = (name.get(..dot), name.get(dot + 1..)) else { continue };
-        let Some(place) = columns.iter().position(|(column, _)| column == first) else { continue };
-        let Some((_, Json::Object(inner))) = columns.get_mut(place) else { continue };
+        let (Some(first), Some(rest)) = (name.get(..dot), name.get(dot + 1..)) else {
+            continue;
+        };
+        let Some(place) = columns.iter().position(|(column, _)| column == first) else {
+            continue;
+        };
+        let Some((_, Json::Object(inner))) = columns.get_mut(place) else {
+            continue;
+        };
         remove(inner, rest);
         if inner.is_empty() {
             columns.remove(place);
@@ -125,27 +172,50 @@ fn remove(columns: &mut Vec<(String, Json)>, name: &str) {
     }
 }
 
-/// The value of the column that the job file names for `key`; an error where the row has no such column.
-fn column<'a>(columns: &'a [(String, Json)], key: &str, name: Option<&String>) -> Result<Option<&'a Json>, String> {
+/// The value of the column that the job file names for `key`; an error where the row has no such
+/// column.
+fn column<'a>(
+    columns: &'a [(String, Json)],
+    key: &str,
+    name: Option<&String>,
+) -> Result<Option<&'a Json>, String> {
     let Some(name) = name else { return Ok(None) };
     find(columns, name).map(Some).ok_or_else(|| {
-        let present = columns.iter().map(|(column, _)| format!("`{column}`")).collect::<Vec<_>>().join(", ");
-        let present = if present.is_empty() { "none".into() } else { present };
+        let present = columns
+            .iter()
+            .map(|(column, _)| format!("`{column}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let present = if present.is_empty() {
+            "none".into()
+        } else {
+            present
+        };
         format!("no column `{name}` (the `{key}` of the data set); the row's columns are {present}")
     })
 }
 
 /// A column that is a text or a list of messages.
-fn said(columns: &[(String, Json)], key: &str, name: Option<&String>) -> Result<Option<Said>, String> {
+fn said(
+    columns: &[(String, Json)],
+    key: &str,
+    name: Option<&String>,
+) -> Result<Option<Said>, String> {
     match column(columns, key, name)? {
-        Some(Json::List(items)) => Ok(Some(Said::Messages(messages(items, name.map_or("", String::as_str))?))),
+        Some(Json::List(items)) => Ok(Some(Said::Messages(messages(
+            items,
+            name.map_or("", String::as_str),
+        )?))),
         other => Ok(text(other, &name.cloned())?.map(Said::Text)),
     }
 }
 
 fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
     let wrong = |problem: String| {
-        format!("column `{name}` is a list, expected a string or a list of messages with `role` and `content`: {problem}")
+        format!(
+            "column `{name}` is a list, expected a string or a list of messages with `role` and \
+             `content`: {problem}"
+        )
     };
     match items.is_empty() {
         true => Err(wrong("it is empty".into())),
@@ -153,17 +223,21 @@ fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
     }
 }
 
-/// What precedes the last message of an assistant, and that message; all of it where the last message is somebody else's.
+/// What precedes the last message of an assistant, and that message; all of it where the last
+/// message is somebody else's.
 fn conversation(value: Option<&Json>, name: &str) -> Result<(Vec<Message>, Option<Said>), String> {
     let Some(Json::List(items)) = value else {
         let found = value.map_or("missing", Json::kind);
-        return Err(format!("column `{name}` is {found}, expected a list of messages with `role` and `content`"));
+        return Err(format!(
+            "column `{name}` is {found}, expected a list of messages with `role` and `content`"
+        ));
     };
     let mut messages = messages(items, name)?;
     match messages.pop_if(|last| last.role() == "assistant") {
-        Some(_) if messages.is_empty() => {
-            Err(format!("column `{name}` is one message of the assistant's: nothing comes before it that it could answer"))
-        }
+        Some(_) if messages.is_empty() => Err(format!(
+            "column `{name}` is one message of the assistant's: nothing comes before it that it \
+             could answer"
+        )),
         Some(last) => Ok((messages, Some(Said::Messages(vec![last])))),
         None => Ok((messages, None)),
     }
@@ -174,7 +248,11 @@ fn text(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, S
     match value {
         None => Ok(None),
         Some(Json::Text(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(format!("column `{}` is {}, expected a string", name.as_deref().unwrap_or_default(), other.kind())),
+        Some(other) => Err(format!(
+            "column `{}` is {}, expected a string",
+            name.as_deref().unwrap_or_default(),
+            other.kind()
+        )),
     }
 }
 
@@ -184,7 +262,10 @@ fn plain(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, 
         None | Some(Json::Null) => Ok(None),
         Some(Json::Number(number)) if is_no_number(number) => {
             let name = name.as_deref().unwrap_or_default();
-            Err(format!("column `{name}` is {number}, which is no value: leave it empty (null), or leave the row out"))
+            Err(format!(
+                "column `{name}` is {number}, which is no value: leave it empty (null), or leave \
+                 the row out"
+            ))
         }
         Some(Json::Number(number)) => Ok(Some(number.clone())),
         Some(Json::Bool(yes)) => Ok(Some(yes.to_string())),
@@ -193,7 +274,11 @@ fn plain(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, 
 }
 
 /// A column that must be a number of the range; true and false are 1 and 0.
-fn number(value: Option<&Json>, name: &Option<String>, range: std::ops::RangeInclusive<f64>) -> Result<Option<f32>, String> {
+fn number(
+    value: Option<&Json>,
+    name: &Option<String>,
+    range: std::ops::RangeInclusive<f64>,
+) -> Result<Option<f32>, String> {
     let Some(value) = value else { return Ok(None) };
     let number = match value {
         Json::Bool(yes) => Some(f64::from(u8::from(*yes))),
@@ -204,9 +289,19 @@ fn number(value: Option<&Json>, name: &Option<String>, range: std::ops::RangeInc
         Some(number) => Ok(Some(number as f32)),
         None => {
             let (name, top) = (name.as_deref().unwrap_or_default(), range.end());
-            let range = if *top == f64::MAX { "of at least 0".into() } else { format!("from 0 to {top}") };
-            let found = if let Json::Number(number) = value { number.clone() } else { value.kind().into() };
-            Err(format!("column `{name}` is {found}, expected a number {range}"))
+            let range = if *top == f64::MAX {
+                "of at least 0".into()
+            } else {
+                format!("from 0 to {top}")
+            };
+            let found = if let Json::Number(number) = value {
+                number.clone()
+            } else {
+                value.kind().into()
+            };
+            Err(format!(
+                "column `{name}` is {found}, expected a number {range}"
+            ))
         }
     }
 }

@@ -1,13 +1,14 @@
-//! What minijinja's grammar does otherwise than jinja2's, handed through functions before a template is compiled.
+//! What minijinja's grammar does otherwise than jinja2's, handed through functions before a
+//! template is compiled.
 //!
-//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way (1e16,
-//! 1e-05). So each operand of a `~` is handed through [`SHOWN`]: `a ~ b | trim` becomes `shown(a) ~
-//! shown(b | trim)`. None has no items in Python, and neither it nor what is undefined has a part from
-//! here to there; in minijinja both are empty. So what `for` and `loop(…)` go through is handed through
-//! [`ITERATED`], and what is cut is handed through [`SLICED`].
+//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way
+//! (1e16, 1e-05). So each operand of a `~` is handed through [`SHOWN`]: `a ~ b | trim` becomes
+//! `shown(a) ~ shown(b | trim)`. None has no items in Python, and neither it nor what is undefined
+//! has a part from here to there; in minijinja both are empty. So what `for` and `loop(…)` go
+//! through is handed through [`ITERATED`], and what is cut is handed through [`SLICED`].
 //!
-//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and more than `+`,
-//! comparisons and the rest.
+//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and
+//! more than `+`, comparisons and the rest.
 
 /// The functions that a template then calls; no template has one of these names.
 pub const SHOWN: &str = "__shown";
@@ -31,7 +32,9 @@ pub fn as_in_python(text: &str) -> String {
             _ => Some((None, 1)),
         };
         // A tag that nothing closes is the compiler's to refuse.
-        let Some((tokens, length)) = inside else { return result + tag };
+        let Some((tokens, length)) = inside else {
+            return result + tag;
+        };
         let (whole, behind) = tag.split_at(length);
         rest = behind;
         match tokens {
@@ -57,36 +60,59 @@ fn is_raw(tokens: &[&str]) -> bool {
 fn statement<'a>(tokens: &[&'a str]) -> Option<&'a str> {
     // `{% call %}` is a statement, `{{ call }}` a variable.
     let is_statement = tokens.first().is_some_and(|mark| mark.starts_with("{%"));
-    tokens.iter().find(|token| is_statement && is_word(token)).copied()
+    tokens
+        .iter()
+        .find(|token| is_statement && is_word(token))
+        .copied()
 }
 
 fn tag_text(tokens: &[&str]) -> String {
     let outside = |words: &'static [&'static str], from: usize| {
         let mut depth = 0usize;
-        tokens.iter().enumerate().skip(from).find_map(|(at, token)| {
-            match *token {
-                "(" | "[" | "{" => depth += 1,
-                ")" | "]" | "}" => depth = depth.saturating_sub(1),
-                word if depth == 0 && words.contains(&word) => return Some(at),
-                _ => {}
-            }
-            None
-        })
+        tokens
+            .iter()
+            .enumerate()
+            .skip(from)
+            .find_map(|(at, token)| {
+                match *token {
+                    "(" | "[" | "{" => depth += 1,
+                    ")" | "]" | "}" => depth = depth.saturating_sub(1),
+                    word if depth == 0 && words.contains(&word) => return Some(at),
+                    _ => {}
+                }
+                None
+            })
     };
-    let Some(from) = outside(&["in"], 0).filter(|_| statement(tokens) == Some("for")).map(|at| at + 1) else {
+    let Some(from) = outside(&["in"], 0)
+        .filter(|_| statement(tokens) == Some("for"))
+        .map(|at| at + 1)
+    else {
         return shown(tokens);
     };
     // The closing mark is the last token.
-    let to = outside(&["if", "recursive"], from).unwrap_or(tokens.len().saturating_sub(1)).max(from);
-    let (head, items, tail) =
-        (tokens.get(..from).unwrap_or_default(), tokens.get(from..to).unwrap_or_default(), tokens.get(to..).unwrap_or_default());
-    format!("{} {ITERATED}({}) {}", head.concat(), shown(items).trim(), shown(tail))
+    let to = outside(&["if", "recursive"], from)
+        .unwrap_or(tokens.len().saturating_sub(1))
+        .max(from);
+    let (head, items, tail) = (
+        tokens.get(..from).unwrap_or_default(),
+        tokens.get(from..to).unwrap_or_default(),
+        tokens.get(to..).unwrap_or_default(),
+    );
+    format!(
+        "{} {ITERATED}({}) {}",
+        head.concat(),
+        shown(items).trim(),
+        shown(tail)
+    )
 }
 
-/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the last the closing one,
-/// with their `-` or `+`.
+/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the
+/// last the closing one, with their `-` or `+`.
 fn expression<'a>(tag: &'a str, close: &str) -> Option<(Option<Vec<&'a str>>, usize)> {
-    let opening = 2 + usize::from(tag.get(2..).is_some_and(|rest| rest.starts_with(['-', '+'])));
+    let opening = 2 + usize::from(
+        tag.get(2..)
+            .is_some_and(|rest| rest.starts_with(['-', '+'])),
+    );
     let mut tokens = vec![tag.get(..opening)?];
     let (mut at, mut depth) = (opening, 0usize);
     loop {
@@ -124,7 +150,12 @@ fn length(text: &str) -> Option<usize> {
         c if c.is_whitespace() => run(char::is_whitespace),
         '0'..='9' => number(text),
         c if c.is_alphanumeric() || c == '_' => run(|c| c.is_alphanumeric() || c == '_'),
-        _ if ["**", "//", "==", "!=", "<=", ">="].iter().any(|two| text.starts_with(two)) => 2,
+        _ if ["**", "//", "==", "!=", "<=", ">="]
+            .iter()
+            .any(|two| text.starts_with(two)) =>
+        {
+            2
+        }
         c => c.len_utf8(),
     })
 }
@@ -133,14 +164,17 @@ fn length(text: &str) -> Option<usize> {
 fn number(text: &str) -> usize {
     let digits = |at: usize| {
         let rest = text.get(at..).unwrap_or_default();
-        rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())
+        rest.find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(rest.len())
     };
     let mut end = digits(0);
     let next = |at: usize| text.get(at..).and_then(|rest| rest.chars().next());
     if next(end) == Some('.') && next(end + 1).is_some_and(|c| c.is_ascii_digit()) {
         end += 1 + digits(end + 1);
     }
-    let has_exponent = text.get(..end).is_some_and(|number| number.ends_with(['e', 'E']));
+    let has_exponent = text
+        .get(..end)
+        .is_some_and(|number| number.ends_with(['e', 'E']));
     if has_exponent && matches!(next(end), Some('-' | '+')) {
         end += 1 + digits(end + 1);
     }
@@ -153,7 +187,10 @@ fn is_word(token: &str) -> bool {
 
 fn shown(tokens: &[&str]) -> String {
     let mut at = match statement(tokens) {
-        Some(word) => tokens.iter().position(|token| *token == word).map_or(0, |word| word + 1),
+        Some(word) => tokens
+            .iter()
+            .position(|token| *token == word)
+            .map_or(0, |word| word + 1),
         None => 0,
     };
     let mut result = tokens.get(..at).unwrap_or_default().concat();
@@ -167,8 +204,8 @@ fn shown(tokens: &[&str]) -> String {
     result
 }
 
-/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to none, or at the end.
-/// `~` ends one too, and says that it and the next are to be shown.
+/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to
+/// none, or at the end. `~` ends one too, and says that it and the next are to be shown.
 fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (mut at, mut text, mut last) = (start, String::new(), "");
     // The place in the text at which the value begins that a bracket behind it would call or index.
@@ -219,13 +256,18 @@ fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
         return at;
     }
     let (leading, behind) = text.split_at(text.len() - text.trim_start().len());
-    result.push_str(&format!("{leading}{SHOWN}({bare}){}", behind.get(bare.len()..).unwrap_or_default()));
+    result.push_str(&format!(
+        "{leading}{SHOWN}({bare}){}",
+        behind.get(bare.len()..).unwrap_or_default()
+    ));
     at
 }
 
 /// Whether a value may end in the token, so that a bracket behind it calls it or looks into it.
 fn is_value(token: &str) -> bool {
-    token == ")" || token.starts_with(['\'', '"']) || (is_word(token) && !WORDS.contains(&token) && token != "is")
+    token == ")"
+        || token.starts_with(['\'', '"'])
+        || (is_word(token) && !WORDS.contains(&token) && token != "is")
 }
 
 /// Whether a colon stands in a bracket, and in none inside it.
@@ -250,7 +292,13 @@ fn ends(token: &str, last: &str) -> bool {
         // A sign belongs to what follows it.
         "+" | "-" => !(last.is_empty() || ["*", "/", "//", "%", "**", "-", "+"].contains(&last)),
         "not" | "in" => !["is", "not"].contains(&last),
-        _ if token.starts_with("{{") || token.starts_with("{%") || token.ends_with("}}") || token.ends_with("%}") => true,
+        _ if token.starts_with("{{")
+            || token.starts_with("{%")
+            || token.ends_with("}}")
+            || token.ends_with("%}") =>
+        {
+            true
+        }
         word => WORDS.contains(&word),
     }
 }
@@ -279,27 +327,69 @@ mod tests {
     fn operands_reach_as_far_as_the_grammar_says() {
         for (text, shown) in [
             ("{{ a ~ b }}", "{{ S(a) ~ S(b) }}"),
-            ("{{- 'it\\'s ~ }}' ~ x.in|trim -}}", "{{- S('it\\'s ~ }}') ~ S(x.in|trim) -}}"),
-            ("{% set x = 2 * -a ~ 'b' + c %}", "{% set x = S(2 * -a) ~ S('b') + c %}"),
-            ("{%- if a ~ b == c and d is not none %}", "{%- if S(a) ~ S(b) == c and d is not none %}"),
+            (
+                "{{- 'it\\'s ~ }}' ~ x.in|trim -}}",
+                "{{- S('it\\'s ~ }}') ~ S(x.in|trim) -}}",
+            ),
+            (
+                "{% set x = 2 * -a ~ 'b' + c %}",
+                "{% set x = S(2 * -a) ~ S('b') + c %}",
+            ),
+            (
+                "{%- if a ~ b == c and d is not none %}",
+                "{%- if S(a) ~ S(b) == c and d is not none %}",
+            ),
             ("{{ a is not none ~ b }}", "{{ S(a is not none) ~ S(b) }}"),
-            ("{{ f(a ~ b, c)[d ~ 1] ~ (e if g else h) }}", "{{ S(f(S(a) ~ S(b), c)[S(d) ~ S(1)]) ~ S((e if g else h)) }}"),
+            (
+                "{{ f(a ~ b, c)[d ~ 1] ~ (e if g else h) }}",
+                "{{ S(f(S(a) ~ S(b), c)[S(d) ~ S(1)]) ~ S((e if g else h)) }}",
+            ),
             (
                 "{{ {'k': a ~ b} }} {# a ~ b #} ~ {% raw %}{{ a ~ b }}{% endraw %}",
                 "{{ {'k': S(a) ~ S(b)} }} {# a ~ b #} ~ {% raw %}{{ a ~ b }}{% endraw %}",
             ),
-            ("{{ 1e-05 ~ 2.5e+3 - 1.0 ~ x.0.y }}", "{{ S(1e-05) ~ S(2.5e+3) - S(1.0) ~ S(x.0.y) }}"),
-            ("{% do call.set(a ~ b) %}{{ call.x ~ set }}", "{% do call.set(S(a) ~ S(b)) %}{{ S(call.x) ~ S(set) }}"),
-            ("{{ a ~ b if c else d ~ e }}", "{{ S(a) ~ S(b) if c else S(d) ~ S(e) }}"),
+            (
+                "{{ 1e-05 ~ 2.5e+3 - 1.0 ~ x.0.y }}",
+                "{{ S(1e-05) ~ S(2.5e+3) - S(1.0) ~ S(x.0.y) }}",
+            ),
+            (
+                "{% do call.set(a ~ b) %}{{ call.x ~ set }}",
+                "{% do call.set(S(a) ~ S(b)) %}{{ S(call.x) ~ S(set) }}",
+            ),
+            (
+                "{{ a ~ b if c else d ~ e }}",
+                "{{ S(a) ~ S(b) if c else S(d) ~ S(e) }}",
+            ),
             ("{{ a ~", "{{ a ~"),
-            ("{% for a, b in x.items() if a ~ b %}", "{% for a, b in I(x.items()) if S(a) ~ S(b) %}"),
-            ("{%- for p in [1, 2] recursive -%}{{ loop(p.of) }}", "{%- for p in I([1, 2]) recursive -%}{{ loop(I(p.of)) }}"),
-            ("{% for p in m['in'][1:] %}{% if 'for' in x %}", "{% for p in I(C(m['in'])[1:]) %}{% if 'for' in x %}"),
-            ("{{ a + f(x)[0][:-1].b|trim ~ {'k': [c[1:]]} }}", "{{ a + S(C(f(x)[0])[:-1].b|trim) ~ S({'k': [C(c)[1:]]}) }}"),
-            ("{{ not a[::-1] and -b.c[1:] }}", "{{ not C(a)[::-1] and -C(b.c)[1:] }}"),
-            ("{% set d = {'a': [1]}['a'][f({1: 2})] %}", "{% set d = {'a': [1]}['a'][f({1: 2})] %}"),
+            (
+                "{% for a, b in x.items() if a ~ b %}",
+                "{% for a, b in I(x.items()) if S(a) ~ S(b) %}",
+            ),
+            (
+                "{%- for p in [1, 2] recursive -%}{{ loop(p.of) }}",
+                "{%- for p in I([1, 2]) recursive -%}{{ loop(I(p.of)) }}",
+            ),
+            (
+                "{% for p in m['in'][1:] %}{% if 'for' in x %}",
+                "{% for p in I(C(m['in'])[1:]) %}{% if 'for' in x %}",
+            ),
+            (
+                "{{ a + f(x)[0][:-1].b|trim ~ {'k': [c[1:]]} }}",
+                "{{ a + S(C(f(x)[0])[:-1].b|trim) ~ S({'k': [C(c)[1:]]}) }}",
+            ),
+            (
+                "{{ not a[::-1] and -b.c[1:] }}",
+                "{{ not C(a)[::-1] and -C(b.c)[1:] }}",
+            ),
+            (
+                "{% set d = {'a': [1]}['a'][f({1: 2})] %}",
+                "{% set d = {'a': [1]}['a'][f({1: 2})] %}",
+            ),
         ] {
-            let expected = shown.replace("S(", "__shown(").replace("I(", "__iterated(").replace("C(", "__sliced(");
+            let expected = shown
+                .replace("S(", "__shown(")
+                .replace("I(", "__iterated(")
+                .replace("C(", "__sliced(");
             let blanks = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert_eq!(blanks(&as_in_python(text)), expected, "{text}");
         }

@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Bytes of files that one data set may have, and of rows that may come out of them: they are kept in memory (`LIM-1`).
+/// Bytes of files that one data set may have, and of rows that may come out of them: they are kept
+/// in memory (`LIM-1`).
 pub const FILES_MAX_BYTES: u64 = 32 << 30;
 
 /// One row, through the data set's column mapping.
@@ -52,12 +53,19 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// Reads and checks every row. Errors name file, line and column. A column that no key of `source` names may be of
-    /// a type that is not read.
+    /// Reads and checks every row. Errors name file, line and column. A column that no key of
+    /// `source` names may be of a type that is not read.
     pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
-        let problem = |problem: String| DataError::Source { name: source.name.clone(), problem };
+        let problem = |problem: String| DataError::Source {
+            name: source.name.clone(),
+            problem,
+        };
         let files = files(source)?;
-        let sizes = files.iter().map(|file| Ok(std::fs::metadata(file).map_err(|e| DataError::read(file, e))?.len()));
+        let sizes = files.iter().map(|file| {
+            Ok(std::fs::metadata(file)
+                .map_err(|e| DataError::read(file, e))?
+                .len())
+        });
         let bytes: u64 = sizes.sum::<Result<u64, DataError>>()?;
         if bytes > FILES_MAX_BYTES {
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
@@ -74,41 +82,69 @@ impl DataSet {
             firsts.push((rows.len(), file.clone()));
             let Some(format) = format_of(file) else {
                 return Err(problem(format!(
-                    "{} is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson (or one of these with .gz or .zst) or .parquet",
+                    "{} is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson \
+                     (or one of these with .gz or .zst) or .parquet",
                     file.display()
                 )));
             };
             let opened = user_file::open(file).map_err(|e| DataError::read(file, e))?;
             let take = |line: u64, value: Json| {
-                let at = |problem: String| DataError::Row { path: file.into(), line, problem };
+                let at = |problem: String| DataError::Row {
+                    path: file.into(),
+                    line,
+                    problem,
+                };
                 left = left.checked_sub(value.size()).ok_or_else(|| {
-                    at(format!("more than {} GiB of rows come out of its files: split the data set", FILES_MAX_BYTES >> 30))
+                    at(format!(
+                        "more than {} GiB of rows come out of its files: split the data set",
+                        FILES_MAX_BYTES >> 30
+                    ))
                 })?;
                 rows.push(columns::row(value, source).map_err(at)?);
                 lines.push(line);
                 Ok(())
             };
             match format {
-                Format::Json(compression) => crate::lines::read(file, opened, compression, FILES_MAX_BYTES, take)?,
+                Format::Json(compression) => {
+                    crate::lines::read(file, opened, compression, FILES_MAX_BYTES, take)?
+                }
                 Format::Parquet => {
-                    left_out.extend(table::read(file, opened, |column| columns::is_used(column, source), take)?);
+                    left_out.extend(table::read(
+                        file,
+                        opened,
+                        |column| columns::is_used(column, source),
+                        take,
+                    )?);
                 }
             }
         }
         if rows.is_empty() {
             return Err(problem(format!("{} has no row", source.path.display())));
         }
-        Ok(DataSet { name: source.name.clone(), rows, files: firsts, lines, left_out })
+        Ok(DataSet {
+            name: source.name.clone(),
+            rows,
+            files: firsts,
+            lines,
+            left_out,
+        })
     }
 
     /// An error of the row at `index`, from 0, which names its file and line.
     pub(crate) fn wrong(&self, index: usize, problem: impl std::fmt::Display) -> DataError {
-        let file = self.files.iter().rfind(|(first, _)| *first <= index).map(|(_, file)| file.display().to_string());
+        let file = self
+            .files
+            .iter()
+            .rfind(|(first, _)| *first <= index)
+            .map(|(_, file)| file.display().to_string());
         let place = match (file, self.lines.get(index)) {
             (Some(file), Some(line)) => format!(" ({file}:{line})"),
             _ => String::new(),
         };
-        DataError::Source { name: self.name.clone(), problem: format!("row {}{place}: {problem}", index + 1) }
+        DataError::Source {
+            name: self.name.clone(),
+            problem: format!("row {}{place}: {problem}", index + 1),
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -116,12 +152,16 @@ impl DataSet {
     }
 
     /// Number of rows, at least 1.
-    #[allow(clippy::len_without_is_empty, reason = "an empty data set is refused when it is opened")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty data set is refused when it is opened"
+    )]
     pub fn len(&self) -> u64 {
         self.rows.len() as u64
     }
 
-    /// The columns that are in no row's `meta`, as their type is not read: "column NAME is of type …", in order.
+    /// The columns that are in no row's `meta`, as their type is not read: "column NAME is of type
+    /// …", in order.
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         self.left_out.iter().map(String::as_str)
     }
@@ -138,13 +178,19 @@ impl DataSet {
 
 /// The files of a data set: one, or all that a glob matches, sorted by name.
 pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
-    let problem = |problem: String| DataError::Source { name: source.name.clone(), problem };
+    let problem = |problem: String| DataError::Source {
+        name: source.name.clone(),
+        problem,
+    };
     if !is_pattern(&source.path) {
         return Ok(vec![source.path.clone()]);
     }
     let files = matches(&source.path).map_err(|error| problem(error.to_string()))?;
     if files.is_empty() {
-        return Err(problem(format!("no file matches {}", source.path.display())));
+        return Err(problem(format!(
+            "no file matches {}",
+            source.path.display()
+        )));
     }
     Ok(files)
 }
@@ -157,10 +203,14 @@ pub fn is_pattern(path: &Path) -> bool {
 /// The files that match a pattern now, in order.
 pub fn matches(pattern: &Path) -> io::Result<Vec<PathBuf>> {
     let text = pattern.to_string_lossy();
-    let found = glob::glob(&text).map_err(|error| io::Error::other(format!("{text} is not a pattern: {error}")))?;
-    let mut files = found
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| io::Error::new(error.error().kind(), format!("{}: {}", error.path().display(), error.error())))?;
+    let found = glob::glob(&text)
+        .map_err(|error| io::Error::other(format!("{text} is not a pattern: {error}")))?;
+    let mut files = found.collect::<Result<Vec<_>, _>>().map_err(|error| {
+        io::Error::new(
+            error.error().kind(),
+            format!("{}: {}", error.path().display(), error.error()),
+        )
+    })?;
     files.sort();
     Ok(files)
 }

@@ -9,105 +9,158 @@ use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, f
 /// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
 const FUEL: u64 = 50_000_000;
 
-/// What a template of a job file finds, chat template or not. `date` is what `strftime_now` tells; without one there is no such function.
+/// What a template of a job file finds, chat template or not. `date` is what `strftime_now` tells;
+/// without one there is no such function.
 pub fn environment(date: Option<NaiveDate>) -> Environment<'static> {
     let mut environment = Environment::new();
     // A template comes with a model, and may loop for ever.
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", |value: Value, options: Kwargs| -> Result<Value, Error> {
-        let text = python::json_text(&value, &python::JsonStyle::read(&options)?)?;
-        Ok(Value::from_safe_string(text))
-    });
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
+    environment.add_filter(
+        "tojson",
+        |value: Value, options: Kwargs| -> Result<Value, Error> {
+            let text = python::json_text(&value, &python::JsonStyle::read(&options)?)?;
+            Ok(Value::from_safe_string(text))
+        },
+    );
     if let Some(at) = date.and_then(|date| date.and_hms_opt(0, 0, 0)) {
         environment.add_function("strftime_now", move |format: String| strftime(at, &format));
     }
     environment
 }
 
-/// The environment of chat templates: that of [`environment`] with jinja2's tests and Python's ways of showing
-/// values, and lenient about what is undefined.
+/// The environment of chat templates: that of [`environment`] with jinja2's tests and Python's ways
+/// of showing values, and lenient about what is undefined.
 pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     let mut environment = environment(date);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&python::text(value))?),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            Ok(out.write_str(&python::text(value))?)
+        }
         _ => escape_formatter(out, state, value),
     });
     environment.add_filter("join", join);
     environment.add_function(concat::SHOWN, |value: Value| python::text(&value));
     environment.add_function(concat::ITERATED, with_items);
     environment.add_function(concat::SLICED, |value: Value| match value.is_undefined() {
-        true => Err(Error::new(ErrorKind::UndefinedError, "what is cut here is undefined")),
+        true => Err(Error::new(
+            ErrorKind::UndefinedError,
+            "what is cut here is undefined",
+        )),
         false => with_items(value),
     });
     add_filters_of_items(&mut environment);
     // What is undefined is empty in jinja2; minijinja refuses it here.
     for name in ["length", "count"] {
-        environment.add_filter(name, |value: Value| if value.is_undefined() { Ok(0) } else { filters::length(&value) });
+        environment.add_filter(name, |value: Value| {
+            if value.is_undefined() {
+                Ok(0)
+            } else {
+                filters::length(&value)
+            }
+        });
     }
-    environment.add_filter("first", |value: Value| if value.is_undefined() { Ok(value) } else { filters::first(&value) });
-    environment.add_filter("last", |value: Value| if value.is_undefined() { Ok(value) } else { filters::last(value) });
+    environment.add_filter("first", |value: Value| {
+        if value.is_undefined() {
+            Ok(value)
+        } else {
+            filters::first(&value)
+        }
+    });
+    environment.add_filter("last", |value: Value| {
+        if value.is_undefined() {
+            Ok(value)
+        } else {
+            filters::last(value)
+        }
+    });
     environment.add_filter("string", |value: Value| python::text(&value));
     // None has no iterator in Python, what is undefined has an empty one.
     environment.add_test("iterable", |value: Value| {
-        !value.is_none() && (value.is_undefined() || value.kind() == ValueKind::String || value.try_iter().is_ok())
+        !value.is_none()
+            && (value.is_undefined()
+                || value.kind() == ValueKind::String
+                || value.try_iter().is_ok())
     });
     environment.add_test("sequence", |value: Value| {
-        matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
+        matches!(
+            value.kind(),
+            ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined
+        )
     });
-    environment.add_test("number", |value: Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment.add_test("number", |value: Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+    });
     environment
 }
 
 /// A value that is gone through; None has no items in Python, and is empty in minijinja.
 fn with_items(value: Value) -> Result<Value, Error> {
     match value.is_none() {
-        true => Err(Error::new(ErrorKind::InvalidOperation, "None is not iterable")),
+        true => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "None is not iterable",
+        )),
         false => Ok(value),
     }
 }
 
-/// minijinja's filters that take None for empty, with what jinja2 says of None. (Its `map`, `select`, `reject` and their kin
-/// take None for empty.)
+/// minijinja's filters that take None for empty, with what jinja2 says of None. (Its `map`,
+/// `select`, `reject` and their kin take None for empty.)
 fn add_filters_of_items(environment: &mut Environment<'static>) {
     macro_rules! add {
         ($($name:ident),*) => {
             $({
                 const BUILT_IN: &str = concat!("__", stringify!($name));
                 environment.add_filter(BUILT_IN, filters::$name);
-                environment.add_filter(stringify!($name), |state: &State, value: Value, options: Rest<Value>| {
-                    let all: Vec<Value> = [with_items(value)?].into_iter().chain(options.0).collect();
+                environment.add_filter(stringify!($name), |state: &State, value: Value,
+                    options: Rest<Value>| {
+                    let all: Vec<Value> = [with_items(value)?].into_iter().chain(options.0)
+                        .collect();
                     state.apply_filter(BUILT_IN, &all)
                 });
             })*
         };
     }
-    add!(list, sort, unique, batch, slice, groupby, min, max, sum, reverse, dictsort, items);
+    add!(
+        list, sort, unique, batch, slice, groupby, min, max, sum, reverse, dictsort, items
+    );
 }
 
 /// The items as Python shows them, one after the other; `attribute` is looked up in each.
 fn join(value: Value, between: Option<String>, options: Kwargs) -> Result<String, Error> {
-    let between = options.get::<Option<String>>("d")?.or(between).unwrap_or_default();
+    let between = options
+        .get::<Option<String>>("d")?
+        .or(between)
+        .unwrap_or_default();
     let attribute: Option<String> = options.get("attribute")?;
     options.assert_all_used()?;
     let items = with_items(value)?.try_iter()?.map(|item| match &attribute {
-        Some(path) => path.split('.').try_fold(item, |item, name| item.get_attr(name)).map(|item| python::text(&item)),
+        Some(path) => path
+            .split('.')
+            .try_fold(item, |item, name| item.get_attr(name))
+            .map(|item| python::text(&item)),
         None => Ok(python::text(&item)),
     });
     Ok(items.collect::<Result<Vec<_>, _>>()?.join(&between))
 }
 
-/// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (The last one is left out there and in minijinja.)
+/// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (The last one is left
+/// out there and in minijinja.)
 pub fn normalised(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an extension of `transformers`.
+/// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an
+/// extension of `transformers`.
 pub fn without_generation_marks(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -139,13 +192,17 @@ fn strftime(at: NaiveDateTime, format: &str) -> Result<String, Error> {
         text.push_str(before);
         let unpadded = behind.starts_with('-');
         let mut chars = behind.trim_start_matches('-').chars();
-        let Some(letter) = chars.next() else { return Err(wrong_format(format)) };
+        let Some(letter) = chars.next() else {
+            return Err(wrong_format(format));
+        };
         rest = chars.as_str();
         match letter {
-            'a' | 'A' | 'b' | 'B' | 'c' | 'd' | 'e' | 'h' | 'H' | 'I' | 'j' | 'm' | 'M' | 'p' | 'S' | 'u' | 'U' | 'w' | 'W'
-            | 'x' | 'X' | 'y' | 'Y' | 'D' | 'F' | 'T' | 'R' | 'G' | 'V' | '%' => {
+            'a' | 'A' | 'b' | 'B' | 'c' | 'd' | 'e' | 'h' | 'H' | 'I' | 'j' | 'm' | 'M' | 'p'
+            | 'S' | 'u' | 'U' | 'w' | 'W' | 'x' | 'X' | 'y' | 'Y' | 'D' | 'F' | 'T' | 'R' | 'G'
+            | 'V' | '%' => {
                 let dash = if unpadded { "-" } else { "" };
-                write!(text, "{}", at.format(&format!("%{dash}{letter}"))).map_err(|_| wrong_format(format))?;
+                write!(text, "{}", at.format(&format!("%{dash}{letter}")))
+                    .map_err(|_| wrong_format(format))?;
             }
             'f' => text.push_str("000000"),
             'z' | 'Z' => {}
@@ -157,16 +214,27 @@ fn strftime(at: NaiveDateTime, format: &str) -> Result<String, Error> {
 }
 
 fn wrong_format(format: &str) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): not a format of a date that is known here"))
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("strftime_now({format:?}): not a format of a date that is known here"),
+    )
 }
 
 /// What went wrong and in which line, without minijinja's own name for the template.
 pub fn describe(error: &Error) -> String {
-    if error.kind() == ErrorKind::UnknownFunction && error.detail().is_some_and(|detail| detail.contains("strftime_now")) {
-        return "the template asks for today's date (strftime_now), and the job says none: set `date` at the top of the job file"
+    if error.kind() == ErrorKind::UnknownFunction
+        && error
+            .detail()
+            .is_some_and(|detail| detail.contains("strftime_now"))
+    {
+        return "the template asks for today's date (strftime_now), and the job says none: set \
+                `date` at the top of the job file"
             .into();
     }
-    let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let what = error.detail().map_or_else(
+        || error.kind().to_string(),
+        |detail| format!("{}: {detail}", error.kind()),
+    );
     match error.line() {
         Some(line) => format!("line {line}: {what}"),
         None => what,
@@ -179,7 +247,9 @@ mod tests {
 
     #[test]
     fn dates_are_written_as_python_writes_them() {
-        let at = NaiveDate::from_ymd_opt(2024, 7, 4).and_then(|day| day.and_hms_opt(0, 0, 0)).unwrap();
+        let at = NaiveDate::from_ymd_opt(2024, 7, 4)
+            .and_then(|day| day.and_hms_opt(0, 0, 0))
+            .unwrap();
         for (format, text) in [
             ("%d %b %Y", "04 Jul 2024"),
             ("%B %-d, %Y", "July 4, 2024"),

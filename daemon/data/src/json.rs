@@ -36,7 +36,11 @@ impl Json {
         let rest = text.get(end..).unwrap_or_default();
         match rest.trim_start_matches(BLANKS) {
             "" => Ok(value),
-            left => Err(JsonError { problem: "trailing characters".into(), at: text.len() - left.len(), is_cut: false }),
+            left => Err(JsonError {
+                problem: "trailing characters".into(),
+                at: text.len() - left.len(),
+                is_cut: false,
+            }),
         }
     }
 
@@ -46,7 +50,13 @@ impl Json {
         match values.next() {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(wrong(text, &error)),
-            None => return Err(JsonError { problem: "no value".into(), at: text.len(), is_cut: true }),
+            None => {
+                return Err(JsonError {
+                    problem: "no value".into(),
+                    at: text.len(),
+                    is_cut: true,
+                });
+            }
         }
         // From here on the syntax is known to be right.
         let mut reader = Reader { text, at: 0 };
@@ -55,20 +65,35 @@ impl Json {
     }
 
     pub fn as_text(&self) -> Option<&str> {
-        if let Json::Text(text) = self { Some(text) } else { None }
+        if let Json::Text(text) = self {
+            Some(text)
+        } else {
+            None
+        }
     }
 
     pub fn as_list(&self) -> Option<&[Json]> {
-        if let Json::List(items) = self { Some(items) } else { None }
+        if let Json::List(items) = self {
+            Some(items)
+        } else {
+            None
+        }
     }
 
     pub fn as_object(&self) -> Option<&[(String, Json)]> {
-        if let Json::Object(pairs) = self { Some(pairs) } else { None }
+        if let Json::Object(pairs) = self {
+            Some(pairs)
+        } else {
+            None
+        }
     }
 
     /// The value of an object's key.
     pub fn get(&self, key: &str) -> Option<&Json> {
-        self.as_object()?.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        self.as_object()?
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value)
     }
 
     /// What a message calls it.
@@ -92,7 +117,10 @@ impl Json {
             Json::Number(text) | Json::Text(text) => text.len() as u64,
             Json::Bytes(bytes) => bytes.len() as u64,
             Json::List(items) => items.iter().map(Json::size).sum(),
-            Json::Object(pairs) => pairs.iter().map(|(key, value)| key.len() as u64 + value.size()).sum(),
+            Json::Object(pairs) => pairs
+                .iter()
+                .map(|(key, value)| key.len() as u64 + value.size())
+                .sum(),
         }
     }
 }
@@ -100,27 +128,47 @@ impl Json {
 /// White space of JSON.
 const BLANKS: [char; 4] = [' ', '\n', '\r', '\t'];
 
-/// serde_json's error with its place as a byte, and with words that Python writes and JSON does not have named.
+/// serde_json's error with its place as a byte, and with words that Python writes and JSON does not
+/// have named.
 fn wrong(text: &str, error: &serde_json::Error) -> JsonError {
-    let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let before: usize = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
     let at = before + error.column().saturating_sub(1);
     let what = error.to_string();
-    let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what).to_string();
+    let what = what
+        .rsplit_once(" at line ")
+        .map_or(what.as_str(), |(what, _)| what)
+        .to_string();
     // serde_json stops at the first byte of a word, or behind it, if a value should begin there.
-    let around = text.get(..).map_or("", |text| text.get(floor(text, at.saturating_sub(2))..).unwrap_or_default());
-    let word = ["NaN", "-Infinity", "Infinity"]
-        .into_iter()
-        .find(|word| around.get(..12.min(around.len())).is_some_and(|near| near.contains(word)));
+    let around = text.get(..).map_or("", |text| {
+        text.get(floor(text, at.saturating_sub(2))..)
+            .unwrap_or_default()
+    });
+    let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| {
+        around
+            .get(..12.min(around.len()))
+            .is_some_and(|near| near.contains(word))
+    });
     let problem = match word {
         Some(word) => format!("{word} is no JSON: write null, a number or a string"),
         None => match half_character(text, at) {
             Some(escape) if what.contains("hex escape") => {
-                format!("{escape} is half of a surrogate pair and no character: write both halves, or leave it out")
+                format!(
+                    "{escape} is half of a surrogate pair and no character: write both halves, or \
+                     leave it out"
+                )
             }
             _ => what,
         },
     };
-    JsonError { problem, at, is_cut: error.is_eof() }
+    JsonError {
+        problem,
+        at,
+        is_cut: error.is_eof(),
+    }
 }
 
 /// Bytes of `\uXXXX`.
@@ -130,10 +178,14 @@ const ESCAPE_BYTES: usize = 6;
 fn half_character(text: &str, at: usize) -> Option<&str> {
     let from = floor(text, at.saturating_sub(2 * ESCAPE_BYTES));
     let near = text.get(from..floor(text, (at + ESCAPE_BYTES).min(text.len())))?;
-    near.match_indices("\\u").filter_map(|(place, _)| near.get(place..place + ESCAPE_BYTES)).find(|escape| {
-        let unit = escape.get(2..).and_then(|digits| u16::from_str_radix(digits, 16).ok());
-        unit.is_some_and(|unit| (0xd800..0xe000).contains(&unit))
-    })
+    near.match_indices("\\u")
+        .filter_map(|(place, _)| near.get(place..place + ESCAPE_BYTES))
+        .find(|escape| {
+            let unit = escape
+                .get(2..)
+                .and_then(|digits| u16::from_str_radix(digits, 16).ok());
+            unit.is_some_and(|unit| (0xd800..0xe000).contains(&unit))
+        })
 }
 
 fn floor(text: &str, mut at: usize) -> usize {
@@ -156,19 +208,28 @@ impl<'a> Reader<'a> {
 
     /// The next byte that is no white space.
     fn next(&mut self) -> Option<u8> {
-        while self.byte().is_some_and(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')) {
+        while self
+            .byte()
+            .is_some_and(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))
+        {
             self.at += 1;
         }
         self.byte()
     }
 
     fn error<T>(&self, problem: impl Into<String>) -> Result<T, JsonError> {
-        Err(JsonError { problem: problem.into(), at: self.at, is_cut: false })
+        Err(JsonError {
+            problem: problem.into(),
+            at: self.at,
+            is_cut: false,
+        })
     }
 
     fn value(&mut self, depth: usize) -> Result<Json, JsonError> {
         if depth > DEPTH_MAX {
-            return self.error(format!("lists and objects are nested deeper than {DEPTH_MAX}"));
+            return self.error(format!(
+                "lists and objects are nested deeper than {DEPTH_MAX}"
+            ));
         }
         match self.next() {
             Some(b'{') => self.object(depth),
@@ -176,7 +237,9 @@ impl<'a> Reader<'a> {
             Some(b'"') => Ok(Json::Text(self.string()?)),
             Some(_) => {
                 let start = self.at;
-                while self.byte().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')) {
+                while self.byte().is_some_and(|byte| {
+                    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
+                }) {
                     self.at += 1;
                 }
                 match self.text.get(start..self.at).unwrap_or_default() {
@@ -246,10 +309,16 @@ impl<'a> Reader<'a> {
         }
         let quoted = self.text.get(start..self.at).unwrap_or_default();
         match escaped {
-            false => Ok(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().into()),
+            false => Ok(quoted
+                .get(1..quoted.len().saturating_sub(1))
+                .unwrap_or_default()
+                .into()),
             true => serde_json::from_str(quoted).map_err(|error| {
                 let at = start + error.column().saturating_sub(1);
-                JsonError { at, ..wrong(quoted, &error) }
+                JsonError {
+                    at,
+                    ..wrong(quoted, &error)
+                }
             }),
         }
     }
@@ -269,7 +338,13 @@ const FEW_KEYS: usize = 32;
 impl Pairs {
     fn set(&mut self, key: String, value: Json) {
         if self.places.is_none() && self.pairs.len() >= FEW_KEYS {
-            self.places = Some(self.pairs.iter().enumerate().map(|(place, (key, _))| (key.clone(), place)).collect());
+            self.places = Some(
+                self.pairs
+                    .iter()
+                    .enumerate()
+                    .map(|(place, (key, _))| (key.clone(), place))
+                    .collect(),
+            );
         }
         let place = match &self.places {
             Some(places) => places.get(&key).copied(),
@@ -307,7 +382,12 @@ impl fmt::Display for Json {
             Json::Object(pairs) => {
                 f.write_str("{")?;
                 for (index, (key, value)) in pairs.iter().enumerate() {
-                    write!(f, "{}{}:{value}", if index > 0 { "," } else { "" }, quoted(key))?;
+                    write!(
+                        f,
+                        "{}{}:{value}",
+                        if index > 0 { "," } else { "" },
+                        quoted(key)
+                    )?;
                 }
                 f.write_str("}")
             }
@@ -330,9 +410,16 @@ fn base64(bytes: &[u8]) -> String {
     let digit = |value: u32| DIGITS.get(value as usize & 63).copied().unwrap_or(b'=') as char;
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
-        let value = three.iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let value = three
+            .iter()
+            .fold(0u32, |value, byte| value << 8 | u32::from(*byte))
+            << (8 * (3 - three.len()));
         for place in 0..4 {
-            text.push(if place <= three.len() { digit(value >> (18 - 6 * place)) } else { '=' });
+            text.push(if place <= three.len() {
+                digit(value >> (18 - 6 * place))
+            } else {
+                '='
+            });
         }
     }
     text
@@ -350,27 +437,54 @@ mod tests {
 
     #[test]
     fn a_key_that_comes_again_replaces_its_value() {
-        assert_eq!(Json::parse(r#"{"a": 1, "b": 2, "a": 3}"#).unwrap().to_string(), r#"{"a":3,"b":2}"#);
+        assert_eq!(
+            Json::parse(r#"{"a": 1, "b": 2, "a": 3}"#)
+                .unwrap()
+                .to_string(),
+            r#"{"a":3,"b":2}"#
+        );
         let many: String = (0..100).map(|i| format!("\"k{}\":{i},", i % 50)).collect();
         let many = Json::parse(&format!("{{{}}}", many.trim_end_matches(','))).unwrap();
-        assert_eq!((many.as_object().unwrap().len(), many.get("k7").unwrap()), (50, &Json::Number("57".into())));
+        assert_eq!(
+            (many.as_object().unwrap().len(), many.get("k7").unwrap()),
+            (50, &Json::Number("57".into()))
+        );
     }
 
     #[test]
     fn words_that_are_no_json_are_named() {
-        for (text, word) in [("{\"a\": NaN}", "NaN"), ("[1, -Infinity]", "-Infinity"), ("{\"a\":Infinity,\"b\":1}", "Infinity")] {
-            assert!(Json::parse(text).unwrap_err().problem.starts_with(word), "{text}");
+        for (text, word) in [
+            ("{\"a\": NaN}", "NaN"),
+            ("[1, -Infinity]", "-Infinity"),
+            ("{\"a\":Infinity,\"b\":1}", "Infinity"),
+        ] {
+            assert!(
+                Json::parse(text).unwrap_err().problem.starts_with(word),
+                "{text}"
+            );
         }
-        assert_eq!(Json::parse("{\"a\": 1},").unwrap_err().problem, "trailing characters");
+        assert_eq!(
+            Json::parse("{\"a\": 1},").unwrap_err().problem,
+            "trailing characters"
+        );
         assert!(Json::parse("{\"a\": [1,").unwrap_err().is_cut);
-        assert!(Json::parse(r#"{"a": "\ud800"}"#).is_err(), "half a character");
+        assert!(
+            Json::parse(r#"{"a": "\ud800"}"#).is_err(),
+            "half a character"
+        );
         let deep = "[".repeat(DEPTH_MAX + 2) + &"]".repeat(DEPTH_MAX + 2);
         assert!(Json::parse(&deep).unwrap_err().problem.contains("deeper"));
     }
 
     #[test]
     fn bytes_are_written_as_base64() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
             assert_eq!(Json::Bytes(bytes.into()).to_string(), format!("{text:?}"));
         }
     }

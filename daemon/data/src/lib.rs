@@ -1,4 +1,5 @@
-//! Data sets, the tokenizer, prompt templates: from rows on disk to token ids, and from rollouts back to files that people read.
+//! Data sets, the tokenizer, prompt templates: from rows on disk to token ids, and from rollouts
+//! back to files that people read.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Rows of JSON files: one object a line, one list of objects, or objects one after the other over several lines; as they are, or as .gz
-//! or .zst.
+//! Rows of JSON files: one object a line, one list of objects, or objects one after the other over
+//! several lines; as they are, or as .gz or .zst.
 
 use crate::error::DataError;
 use crate::json::{Json, JsonError};
@@ -25,8 +25,8 @@ pub enum Compression {
     Zstd,
 }
 
-/// The members of a gzip file, one after the other. Zeros behind a member are passed over, as gzip and
-/// Python do: an archive or a tape pads with them. `None` after the end.
+/// The members of a gzip file, one after the other. Zeros behind a member are passed over, as gzip
+/// and Python do: an archive or a tape pads with them. `None` after the end.
 struct Gzip<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Gzip<R> {
@@ -36,10 +36,15 @@ impl<R: BufRead> Read for Gzip<R> {
             if read > 0 || out.is_empty() {
                 return Ok(read);
             }
-            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else { break };
+            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else {
+                break;
+            };
             loop {
                 let bytes = rest.fill_buf()?;
-                let (zeros, length) = (bytes.iter().take_while(|byte| **byte == 0).count(), bytes.len());
+                let (zeros, length) = (
+                    bytes.iter().take_while(|byte| **byte == 0).count(),
+                    bytes.len(),
+                );
                 rest.consume(zeros);
                 if length == 0 {
                     return Ok(0);
@@ -54,7 +59,8 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// Hands every object to `take` with its line, from 1. No more than `bytes_max` bytes come out of a compressed file.
+/// Hands every object to `take` with its line, from 1. No more than `bytes_max` bytes come out of a
+/// compressed file.
 pub fn read(
     path: &Path,
     file: File,
@@ -63,7 +69,11 @@ pub fn read(
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let failed = |e| DataError::read(path, e);
-    let at = |line: u64, problem: String| DataError::Row { path: path.into(), line, problem };
+    let at = |line: u64, problem: String| DataError::Row {
+        path: path.into(),
+        line,
+        problem,
+    };
     let plain: Box<dyn Read> = match compression {
         Compression::None => Box::new(file),
         Compression::Gzip => Box::new(Gzip(Some(GzDecoder::new(BufReader::new(file))))),
@@ -72,19 +82,34 @@ pub fn read(
     let mut reader = BufReader::new(plain.take(bytes_max.saturating_add(1)));
     // A first look does not consume: the head is put before the rest again.
     let mut head = Vec::new();
-    reader.by_ref().take(HEAD).read_to_end(&mut head).map_err(failed)?;
+    reader
+        .by_ref()
+        .take(HEAD)
+        .read_to_end(&mut head)
+        .map_err(failed)?;
     if let Some(what) = naming::instead(&head) {
-        return Err(DataError::Instead { path: path.into(), what });
+        return Err(DataError::Instead {
+            path: path.into(),
+            what,
+        });
     }
     // Some editors put a byte order mark before the first line.
-    let mark = if head.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
+    let mark = if head.starts_with("\u{feff}".as_bytes()) {
+        3
+    } else {
+        0
+    };
     let head = head.split_off(mark);
     let mut reader = BufReader::new(std::io::Cursor::new(head).chain(reader));
 
     let (mut number, mut bytes, mut any) = (0u64, 0u64, false);
     loop {
         let mut line = Vec::new();
-        let read = reader.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(failed)? as u64;
+        let read = reader
+            .by_ref()
+            .take(LINE_BYTES_MAX + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(failed)? as u64;
         if read == 0 {
             return Ok(());
         }
@@ -92,7 +117,10 @@ pub fn read(
         if read > LINE_BYTES_MAX && !any && line.trim_ascii_start().starts_with(b"[") {
             // One line that is a whole list.
         } else if read > LINE_BYTES_MAX {
-            return Err(at(number, format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20)));
+            return Err(at(
+                number,
+                format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20),
+            ));
         }
         if bytes > bytes_max {
             return Err(too_large(path, bytes_max));
@@ -103,21 +131,35 @@ pub fn read(
         let is_document = !any && line.trim_ascii_start().starts_with(b"[");
         let text = match is_document {
             true => String::new(),
-            false => String::from_utf8(std::mem::take(&mut line)).map_err(|_| at(number, "not UTF-8".into()))?,
+            false => String::from_utf8(std::mem::take(&mut line))
+                .map_err(|_| at(number, "not UTF-8".into()))?,
         };
         match Json::parse(&text) {
             Ok(value) if !is_document => {
                 any = true;
-                take(number, object(value).map_err(|problem| at(number, problem))?)?;
+                take(
+                    number,
+                    object(value).map_err(|problem| at(number, problem))?,
+                )?;
             }
             Err(error) if !is_document && (any || !error.is_cut) => {
-                return Err(at(number, described(&error, text.get(..error.at).unwrap_or_default())));
+                return Err(at(
+                    number,
+                    described(&error, text.get(..error.at).unwrap_or_default()),
+                ));
             }
             _ => {
                 // A list, or an object over several lines.
                 let mut all = if is_document { line } else { text.into_bytes() };
-                let left = DOCUMENT_BYTES_MAX.min(bytes_max).saturating_add(1).saturating_sub(all.len() as u64);
-                reader.by_ref().take(left).read_to_end(&mut all).map_err(failed)?;
+                let left = DOCUMENT_BYTES_MAX
+                    .min(bytes_max)
+                    .saturating_add(1)
+                    .saturating_sub(all.len() as u64);
+                reader
+                    .by_ref()
+                    .take(left)
+                    .read_to_end(&mut all)
+                    .map_err(failed)?;
                 if all.len() as u64 > DOCUMENT_BYTES_MAX.min(bytes_max) {
                     return Err(too_large(path, DOCUMENT_BYTES_MAX.min(bytes_max)));
                 }
@@ -128,23 +170,42 @@ pub fn read(
 }
 
 fn too_large(path: &Path, bytes_max: u64) -> DataError {
-    let limit = format!("more than {} MiB of JSON come out of it: write it as JSON lines, in several files", bytes_max >> 20);
-    DataError::Row { path: path.into(), line: 1, problem: limit }
+    let limit = format!(
+        "more than {} MiB of JSON come out of it: write it as JSON lines, in several files",
+        bytes_max >> 20
+    );
+    DataError::Row {
+        path: path.into(),
+        line: 1,
+        problem: limit,
+    }
 }
 
-/// A list of objects, or objects one after the other. `first` is the number of the text's first line.
+/// A list of objects, or objects one after the other. `first` is the number of the text's first
+/// line.
 fn document(
     path: &Path,
     bytes: &[u8],
     first: u64,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let row = |line: u64, problem: String| DataError::Row { path: path.into(), line, problem };
+    let row = |line: u64, problem: String| DataError::Row {
+        path: path.into(),
+        line,
+        problem,
+    };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        row(first + before.iter().filter(|byte| **byte == b'\n').count() as u64, "not UTF-8".into())
+        row(
+            first + before.iter().filter(|byte| **byte == b'\n').count() as u64,
+            "not UTF-8".into(),
+        )
     })?;
-    let mut place = Place { text, at: 0, line: first };
+    let mut place = Place {
+        text,
+        at: 0,
+        line: first,
+    };
     let is_list = place.next() == Some('[');
     if is_list {
         place.advance(1);
@@ -160,8 +221,12 @@ fn document(
                 return match place.next() {
                     None => Ok(()),
                     Some(_) => {
-                        let problem = "more follows the list of rows: a file is one list of objects, or an object a line";
-                        Err(row(place.line, format!("{problem} (column {})", place.column(0))))
+                        let problem = "more follows the list of rows: a file is one list of \
+                                       objects, or an object a line";
+                        Err(row(
+                            place.line,
+                            format!("{problem} (column {})", place.column(0)),
+                        ))
                     }
                 };
             }
@@ -172,7 +237,13 @@ fn document(
                 }
             }
             Some(_) if is_list && !is_first => {
-                return Err(row(place.line, format!("not JSON: expected `,` or `]` at column {}", place.column(0))));
+                return Err(row(
+                    place.line,
+                    format!(
+                        "not JSON: expected `,` or `]` at column {}",
+                        place.column(0)
+                    ),
+                ));
             }
             Some(_) => {}
         }
@@ -180,11 +251,23 @@ fn document(
         let rest = place.text.get(place.at..).unwrap_or_default();
         let (value, length) = Json::parse_first(rest).map_err(|error| {
             let before = rest.get(..error.at).unwrap_or_default();
-            row(place.line + before.matches('\n').count() as u64, described(&error, before))
+            row(
+                place.line + before.matches('\n').count() as u64,
+                described(&error, before),
+            )
         })?;
         let line = place.line;
         place.advance(length);
-        let value = object(value).map_err(|problem| row(line, if is_list { format!("a list with {problem}") } else { problem }))?;
+        let value = object(value).map_err(|problem| {
+            row(
+                line,
+                if is_list {
+                    format!("a list with {problem}")
+                } else {
+                    problem
+                },
+            )
+        })?;
         take(line, value)?;
     }
 }
@@ -226,6 +309,9 @@ fn described(error: &JsonError, before: &str) -> String {
 fn object(value: Json) -> Result<Json, String> {
     match value {
         Json::Object(_) => Ok(value),
-        other => Err(format!("{}, expected a JSON object per row (columns by name)", other.kind())),
+        other => Err(format!(
+            "{}, expected a JSON object per row (columns by name)",
+            other.kind()
+        )),
     }
 }

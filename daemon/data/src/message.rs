@@ -2,7 +2,8 @@
 
 use crate::json::Json;
 
-/// A message as it is in the file: `role`, `content`, and what else a chat template may read (`tool_calls`, `reasoning_content`, `name`, …).
+/// A message as it is in the file: `role`, `content`, and what else a chat template may read
+/// (`tool_calls`, `reasoning_content`, `name`, …).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message(Vec<(String, Json)>);
 
@@ -16,7 +17,10 @@ pub enum Said {
 
 impl Message {
     pub fn new(role: &str, content: &str) -> Message {
-        Message(vec![("role".into(), Json::Text(role.into())), ("content".into(), Json::Text(content.into()))])
+        Message(vec![
+            ("role".into(), Json::Text(role.into())),
+            ("content".into(), Json::Text(content.into())),
+        ])
     }
 
     /// Reads a list of messages. An error says which one is none, and why.
@@ -24,28 +28,53 @@ impl Message {
         items
             .iter()
             .enumerate()
-            .map(|(index, item)| Message::read(item).map_err(|e| format!("message {}: {e}", index + 1)))
+            .map(|(index, item)| {
+                Message::read(item).map_err(|e| format!("message {}: {e}", index + 1))
+            })
             .collect()
     }
 
     fn read(item: &Json) -> Result<Message, String> {
-        let Json::Object(pairs) = item else { return Err(format!("it is {}, expected `role` and `content`", item.kind())) };
+        let Json::Object(pairs) = item else {
+            return Err(format!(
+                "it is {}, expected `role` and `content`",
+                item.kind()
+            ));
+        };
         match item.get("role") {
             Some(Json::Text(_)) => {}
-            Some(other) => return Err(format!("its `role` is {}, expected a string", other.kind())),
+            Some(other) => {
+                return Err(format!("its `role` is {}, expected a string", other.kind()));
+            }
             None => return Err("it has no `role`".into()),
         }
         match item.get("content") {
             Some(Json::Text(_)) => {}
-            None | Some(Json::Null) if item.get("tool_calls").is_some_and(|calls| *calls != Json::Null) => {}
+            None | Some(Json::Null)
+                if item
+                    .get("tool_calls")
+                    .is_some_and(|calls| *calls != Json::Null) => {}
             None => return Err("it has no `content`".into()),
             Some(Json::List(parts)) => {
-                if let Some(part) = parts.iter().find(|part| part.get("text").and_then(Json::as_text).is_none()) {
-                    let kind = part.get("type").and_then(Json::as_text).unwrap_or_else(|| part.kind());
-                    return Err(format!("a part of its `content` is of type {kind:?}, and only text is read"));
+                if let Some(part) = parts
+                    .iter()
+                    .find(|part| part.get("text").and_then(Json::as_text).is_none())
+                {
+                    let kind = part
+                        .get("type")
+                        .and_then(Json::as_text)
+                        .unwrap_or_else(|| part.kind());
+                    return Err(format!(
+                        "a part of its `content` is of type {kind:?}, and only text is read"
+                    ));
                 }
             }
-            Some(other) => return Err(format!("its `content` is {}, expected a string", other.kind())),
+            Some(other) => {
+                return Err(format!(
+                    "its `content` is {}, expected a string",
+                    other.kind()
+                ));
+            }
         }
         Ok(Message(pairs.clone()))
     }
@@ -55,21 +84,29 @@ impl Message {
     }
 
     pub fn get(&self, key: &str) -> Option<&Json> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value)
     }
 
     /// What is said, as one text; empty where there are tool calls alone.
     pub fn text(&self) -> String {
         match self.get("content") {
             Some(Json::Text(text)) => text.clone(),
-            Some(Json::List(parts)) => parts.iter().filter_map(|part| part.get("text")?.as_text()).collect(),
+            Some(Json::List(parts)) => parts
+                .iter()
+                .filter_map(|part| part.get("text")?.as_text())
+                .collect(),
             _ => String::new(),
         }
     }
 
     /// A key that is neither `role` nor `content` and has a value: what a text alone would lose.
     pub fn other_key(&self) -> Option<&str> {
-        let other = |(key, value): &&(String, Json)| key != "role" && key != "content" && *value != Json::Null;
+        let other = |(key, value): &&(String, Json)| {
+            key != "role" && key != "content" && *value != Json::Null
+        };
         self.0.iter().find(other).map(|(key, _)| key.as_str())
     }
 
@@ -77,10 +114,15 @@ impl Message {
         Json::Object(self.0.clone())
     }
 
-    /// The same message with `tag` behind the text that a completion continues; `None` where it has no text.
+    /// The same message with `tag` behind the text that a completion continues; `None` where it has
+    /// no text.
     pub(crate) fn tagged(&self, tag: &str) -> Option<(Message, String)> {
         let mut message = self.clone();
-        let content = message.0.iter_mut().find(|(key, _)| key == "content").map(|(_, value)| value)?;
+        let content = message
+            .0
+            .iter_mut()
+            .find(|(key, _)| key == "content")
+            .map(|(_, value)| value)?;
         let text = match content {
             Json::Text(text) => Some(text),
             Json::List(parts) => parts.iter_mut().rev().find_map(|part| match part {

@@ -1,4 +1,5 @@
-//! What a file is that is not what it should be: told by its first bytes, so that an error can say what to do.
+//! What a file is that is not what it should be: told by its first bytes, so that an error can say
+//! what to do.
 
 /// Bytes that [`instead`] looks at.
 pub const HEAD_BYTES: usize = 512;
@@ -6,9 +7,15 @@ pub const HEAD_BYTES: usize = 512;
 /// What a file that begins with `head` is, and what to do; `None` where the bytes may well be text.
 pub fn instead(head: &[u8]) -> Option<&'static str> {
     let text = head.trim_ascii_start();
-    let begins = |text: &[u8], with: &str| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+    let begins = |text: &[u8], with: &str| {
+        text.get(..with.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
     const MAGIC: [(&[u8], &str); 13] = [
-        (b"version https://git-lfs.github.com/spec/", "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
+        (
+            b"version https://git-lfs.github.com/spec/",
+            "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`",
+        ),
         (b"PK\x03\x04", "a zip archive: unpack it"),
         (b"\x1f\x8b", "a gzip file: unpack it"),
         (b"\x28\xb5\x2f\xfd", "a zstd file: unpack it"),
@@ -16,9 +23,18 @@ pub fn instead(head: &[u8]) -> Option<&'static str> {
         (b"\xfd7zXZ\x00", "an xz file: unpack it"),
         (b"7z\xbc\xaf\x27\x1c", "a 7-zip archive: unpack it"),
         (b"PAR1", "a Parquet file: let its name end in .parquet"),
-        (b"ARROW1", "an Arrow file: write it as Parquet or JSON lines"),
-        (b"\xff\xff\xff\xff", "an Arrow stream: write it as Parquet or JSON lines"),
-        (b"\x80\x04\x95", "a Python pickle: write it as Parquet or JSON lines"),
+        (
+            b"ARROW1",
+            "an Arrow file: write it as Parquet or JSON lines",
+        ),
+        (
+            b"\xff\xff\xff\xff",
+            "an Arrow stream: write it as Parquet or JSON lines",
+        ),
+        (
+            b"\x80\x04\x95",
+            "a Python pickle: write it as Parquet or JSON lines",
+        ),
         (b"\xff\xfe", "text in UTF-16: save it as UTF-8"),
         (b"\xfe\xff", "text in UTF-16: save it as UTF-8"),
     ];
@@ -32,15 +48,25 @@ pub fn instead(head: &[u8]) -> Option<&'static str> {
         return Some("a tar archive: unpack it");
     }
     // A protocol buffer whose first piece is the unknown token.
-    if head.first() == Some(&0x0a) && head.windows(5).take(64).any(|window| window == b"<unk>") && head.contains(&0x15) {
+    if head.first() == Some(&0x0a)
+        && head.windows(5).take(64).any(|window| window == b"<unk>")
+        && head.contains(&0x15)
+    {
         return Some(SENTENCEPIECE);
     }
-    let zeros = |from: usize| head.iter().skip(from).step_by(2).take(16).all(|byte| *byte == 0);
+    let zeros = |from: usize| {
+        head.iter()
+            .skip(from)
+            .step_by(2)
+            .take(16)
+            .all(|byte| *byte == 0)
+    };
     if head.len() >= 8 && (zeros(0) != zeros(1)) {
         return Some("text in UTF-16: save it as UTF-8");
     }
     None
 }
 
-pub const SENTENCEPIECE: &str =
-    "a SentencePiece model: write a tokenizer.json with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of transformers";
+pub const SENTENCEPIECE: &str = "a SentencePiece model: write a tokenizer.json with \
+                                 AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of \
+                                 transformers";

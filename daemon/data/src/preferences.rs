@@ -1,4 +1,5 @@
-//! Batches of stages that learn from preferences: pairs for dpo and reward models, labelled texts for pointwise reward models.
+//! Batches of stages that learn from preferences: pairs for dpo and reward models, labelled texts
+//! for pointwise reward models.
 
 use crate::dataset::{DataSet, Row};
 use crate::error::DataError;
@@ -10,7 +11,8 @@ use crate::tokenizer::Tokenizer;
 use r1d_job::Tokenize;
 use r1d_proto::worker::{Labelled, Pair};
 
-/// Everything that such a stage learns from, tokenised once. Which rows a step takes is a function of (seed, stage, step) alone.
+/// Everything that such a stage learns from, tokenised once. Which rows a step takes is a function
+/// of (seed, stage, step) alone.
 pub struct Preferences {
     order: Order,
     /// Rows of one step.
@@ -38,22 +40,31 @@ pub struct Reading {
 /// What a text is read for.
 #[derive(Clone, Copy, Debug)]
 pub enum Whole {
-    /// Prompt and completion are one text that ends in the end-of-sequence id, as a reward model will read it when it is asked.
+    /// Prompt and completion are one text that ends in the end-of-sequence id, as a reward model
+    /// will read it when it is asked.
     Scored,
     /// A completion is learned behind its prompt.
     Learned(Tokenize),
 }
 
 impl Preferences {
-    /// Pairs of a prompt by template, or of what both texts share at the beginning, and two completions with the end-of-sequence id behind each.
+    /// Pairs of a prompt by template, or of what both texts share at the beginning, and two
+    /// completions with the end-of-sequence id behind each.
     pub fn pairs(
         data: &[(&DataSet, &Template)],
         tokenizer: &Tokenizer,
         reading: Reading,
         order: Order,
     ) -> Result<Preferences, DataError> {
-        let (truncated, pairs) = read(data, |row, template| pair(row, template, tokenizer, reading))?;
-        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Preferred::Pairs(pairs) })
+        let (truncated, pairs) = read(data, |row, template| {
+            pair(row, template, tokenizer, reading)
+        })?;
+        Ok(Preferences {
+            order,
+            batch_size: reading.batch_size as u64,
+            truncated,
+            rows: Preferred::Pairs(pairs),
+        })
     }
 
     /// Whole texts, prompt by template and completion, and their labels.
@@ -63,17 +74,36 @@ impl Preferences {
         reading: Reading,
         order: Order,
     ) -> Result<Preferences, DataError> {
-        let (truncated, texts) = read(data, |row, template| labelled(row, template, tokenizer, reading))?;
+        let (truncated, texts) = read(data, |row, template| {
+            labelled(row, template, tokenizer, reading)
+        })?;
         let labels: Vec<f32> = texts.iter().map(|text| text.label).collect();
-        if let (Some(data), true) = (data.first(), labels.iter().all(|label| Some(label) == labels.first())) {
-            let problem = format!("all of its labels are {}: there is nothing to tell apart", labels.first().unwrap_or(&0.0));
-            return Err(DataError::Source { name: data.0.name().into(), problem });
+        if let (Some(data), true) = (
+            data.first(),
+            labels.iter().all(|label| Some(label) == labels.first()),
+        ) {
+            let problem = format!(
+                "all of its labels are {}: there is nothing to tell apart",
+                labels.first().unwrap_or(&0.0)
+            );
+            return Err(DataError::Source {
+                name: data.0.name().into(),
+                problem,
+            });
         }
-        Ok(Preferences { order, batch_size: reading.batch_size as u64, truncated, rows: Preferred::Labelled(texts) })
+        Ok(Preferences {
+            order,
+            batch_size: reading.batch_size as u64,
+            truncated,
+            rows: Preferred::Labelled(texts),
+        })
     }
 
     /// Rows, at least 1.
-    #[allow(clippy::len_without_is_empty, reason = "an empty data set is refused when it is opened")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty data set is refused when it is opened"
+    )]
     pub fn len(&self) -> u64 {
         match &self.rows {
             Preferred::Pairs(pairs) => pairs.len() as u64,
@@ -88,8 +118,19 @@ impl Preferences {
 
     /// The rows of a step, from 0. Epochs run into each other.
     pub fn step(&self, step: u64) -> Preferred {
-        let Order { seed, stage, shuffle } = self.order;
-        self.picked(rows_of_step(seed, stage, step, self.batch_size, self.len(), shuffle))
+        let Order {
+            seed,
+            stage,
+            shuffle,
+        } = self.order;
+        self.picked(rows_of_step(
+            seed,
+            stage,
+            step,
+            self.batch_size,
+            self.len(),
+            shuffle,
+        ))
     }
 
     pub fn all(&self) -> Preferred {
@@ -98,7 +139,10 @@ impl Preferences {
 
     fn picked(&self, picked: Vec<u64>) -> Preferred {
         fn of<T: Clone>(rows: &[T], picked: Vec<u64>) -> Vec<T> {
-            picked.into_iter().filter_map(|row| rows.get(row as usize).cloned()).collect()
+            picked
+                .into_iter()
+                .filter_map(|row| rows.get(row as usize).cloned())
+                .collect()
         }
         match &self.rows {
             Preferred::Pairs(pairs) => Preferred::Pairs(of(pairs, picked)),
@@ -124,7 +168,12 @@ fn read<T>(
 }
 
 /// With whether it was cut.
-fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading) -> Result<(bool, Pair), String> {
+fn pair(
+    row: &Row,
+    template: &Template,
+    tokenizer: &Tokenizer,
+    reading: Reading,
+) -> Result<(bool, Pair), String> {
     let said = |error: DataError| error.to_string();
     let (Some(chosen), Some(rejected)) = (&row.chosen, &row.rejected) else {
         return Err("it is no pair: both `chosen` and `rejected` are needed".into());
@@ -133,13 +182,25 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
         return Err("`chosen` and `rejected` are the same: there is nothing to prefer".into());
     }
     let (special, texts) = match (chosen, rejected) {
-        (Said::Messages(chosen), Said::Messages(rejected)) if row.messages.is_empty() && !begins_with_answer(chosen) => {
-            (template.adds_special(), conversations(row, chosen, rejected, template)?)
+        (Said::Messages(chosen), Said::Messages(rejected))
+            if row.messages.is_empty() && !begins_with_answer(chosen) =>
+        {
+            (
+                template.adds_special(),
+                conversations(row, chosen, rejected, template)?,
+            )
         }
         (Said::Text(chosen), Said::Text(rejected)) if row.prompt.is_none() => {
             // Both begin with the same bytes, so the border is one of characters in both.
-            let prompt = chosen.get(..shared_prompt(chosen, rejected)).unwrap_or_default().to_string();
-            let text = |whole: &String| Rendered { prompt: prompt.clone(), whole: whole.clone(), is_ended: false };
+            let prompt = chosen
+                .get(..shared_prompt(chosen, rejected))
+                .unwrap_or_default()
+                .to_string();
+            let text = |whole: &String| Rendered {
+                prompt: prompt.clone(),
+                whole: whole.clone(),
+                is_ended: false,
+            };
             (true, [text(chosen), text(rejected)])
         }
         _ => {
@@ -150,57 +211,120 @@ fn pair(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading)
     let of = |rendered: &Rendered| ids_of(rendered, special, tokenizer, reading);
     let [(chosen, own), (rejected, _)] = [of(&texts[0])?, of(&texts[1])?];
     // Tokenised as one text, the two may differ from the prompt's own tokens where it ends.
-    let prompt = [&chosen, &rejected]
-        .iter()
-        .fold(own.len(), |shared, ids| shared.min(own.iter().zip(ids.iter()).take_while(|(a, b)| a == b).count()));
+    let prompt = [&chosen, &rejected].iter().fold(own.len(), |shared, ids| {
+        shared.min(
+            own.iter()
+                .zip(ids.iter())
+                .take_while(|(a, b)| a == b)
+                .count(),
+        )
+    });
     let max_length = reading.max_length as usize;
     if prompt == 0 {
-        return Err("it has no prompt: `chosen` and `rejected` share no token at their beginning; give the row a `prompt`".into());
+        return Err(
+            "it has no prompt: `chosen` and `rejected` share no token at their beginning; give \
+             the row a `prompt`"
+                .into(),
+        );
     }
     if prompt >= max_length {
-        return Err(format!("its prompt has {prompt} tokens, of max_length = {max_length} that prompt and completion may have"));
+        return Err(format!(
+            "its prompt has {prompt} tokens, of max_length = {max_length} that prompt and \
+             completion may have"
+        ));
     }
     let cut = chosen.len() > max_length || rejected.len() > max_length;
-    let behind = |ids: Vec<u32>| ids.into_iter().take(max_length).skip(prompt).collect::<Vec<_>>();
+    let behind = |ids: Vec<u32>| {
+        ids.into_iter()
+            .take(max_length)
+            .skip(prompt)
+            .collect::<Vec<_>>()
+    };
     let prompt_ids = chosen.get(..prompt).unwrap_or_default().to_vec();
     let (chosen_ids, rejected_ids) = (behind(chosen), behind(rejected));
     if chosen_ids == rejected_ids {
         return Err(match cut {
             true => format!(
-                "`chosen` and `rejected` are the same up to max_length = {max_length} tokens: raise it, or leave the row out"
+                "`chosen` and `rejected` are the same up to max_length = {max_length} tokens: \
+                 raise it, or leave the row out"
             ),
-            false => "`chosen` and `rejected` are the same tokens: there is nothing to prefer".into(),
+            false => {
+                "`chosen` and `rejected` are the same tokens: there is nothing to prefer".into()
+            }
         });
     }
     for (key, ids) in [("chosen", &chosen_ids), ("rejected", &rejected_ids)] {
         if ids.is_empty() {
-            return Err(format!("the template writes nothing of `{key}` behind the prompt: there is nothing to learn"));
+            return Err(format!(
+                "the template writes nothing of `{key}` behind the prompt: there is nothing to \
+                 learn"
+            ));
         }
     }
-    Ok((cut, Pair { prompt_ids, chosen_ids, rejected_ids, margin: row.margin.unwrap_or(0.0) }))
+    Ok((
+        cut,
+        Pair {
+            prompt_ids,
+            chosen_ids,
+            rejected_ids,
+            margin: row.margin.unwrap_or(0.0),
+        },
+    ))
 }
 
 fn begins_with_answer(messages: &[Message]) -> bool {
-    messages.first().is_some_and(|message| message.role() == "assistant")
+    messages
+        .first()
+        .is_some_and(|message| message.role() == "assistant")
 }
 
 /// Whole conversations: the messages that both begin with are the prompt, as TRL takes them.
-fn conversations(row: &Row, chosen: &[Message], rejected: &[Message], template: &Template) -> Result<[Rendered; 2], String> {
-    let shared = chosen.iter().zip(rejected).take_while(|(a, b)| a == b).count();
+fn conversations(
+    row: &Row,
+    chosen: &[Message],
+    rejected: &[Message],
+    template: &Template,
+) -> Result<[Rendered; 2], String> {
+    let shared = chosen
+        .iter()
+        .zip(rejected)
+        .take_while(|(a, b)| a == b)
+        .count();
     let (prompt, chosen) = chosen.split_at(shared);
     let rejected = rejected.get(shared..).unwrap_or_default();
     if prompt.is_empty() {
-        return Err("it has no prompt: the conversations of `chosen` and `rejected` share no message at their beginning".into());
+        return Err(
+            "it has no prompt: the conversations of `chosen` and `rejected` share no message at \
+             their beginning"
+                .into(),
+        );
     }
     if chosen.is_empty() || rejected.is_empty() {
-        return Err("one of the conversations of `chosen` and `rejected` is only the beginning of the other".into());
+        return Err(
+            "one of the conversations of `chosen` and `rejected` is only the beginning of the \
+             other"
+                .into(),
+        );
     }
-    let row = Row { prompt: prompt.last().map(Message::text), messages: prompt.to_vec(), ..row.clone() };
-    let text = |messages: &[Message]| template.render_with(&row, &Said::Messages(messages.to_vec())).map_err(|e| e.to_string());
+    let row = Row {
+        prompt: prompt.last().map(Message::text),
+        messages: prompt.to_vec(),
+        ..row.clone()
+    };
+    let text = |messages: &[Message]| {
+        template
+            .render_with(&row, &Said::Messages(messages.to_vec()))
+            .map_err(|e| e.to_string())
+    };
     Ok([text(chosen)?, text(rejected)?])
 }
 
-fn labelled(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Reading) -> Result<(bool, Labelled), String> {
+fn labelled(
+    row: &Row,
+    template: &Template,
+    tokenizer: &Tokenizer,
+    reading: Reading,
+) -> Result<(bool, Labelled), String> {
     let said = |error: DataError| error.to_string();
     let (Some(completion), Some(label)) = (&row.completion, row.label) else {
         return Err("both `completion` and `label` are needed".into());
@@ -213,20 +337,34 @@ fn labelled(row: &Row, template: &Template, tokenizer: &Tokenizer, reading: Read
 }
 
 /// Prompt, completion, end-of-sequence id; and the prompt's own ids.
-fn ids_of(rendered: &Rendered, special: bool, tokenizer: &Tokenizer, reading: Reading) -> Result<(Vec<u32>, Vec<u32>), String> {
+fn ids_of(
+    rendered: &Rendered,
+    special: bool,
+    tokenizer: &Tokenizer,
+    reading: Reading,
+) -> Result<(Vec<u32>, Vec<u32>), String> {
     let said = |error: DataError| error.to_string();
-    let own = tokenizer.encode_open(&rendered.prompt, special).map_err(said)?;
+    let own = tokenizer
+        .encode_open(&rendered.prompt, special)
+        .map_err(said)?;
     let ids = match (reading.whole, rendered.is_ended) {
         (Whole::Scored, false) => tokenizer.encode_whole(&rendered.whole, special),
         (Whole::Scored, true) => tokenizer.encode_whole(rendered.whole.trim_end(), special),
-        (Whole::Learned(tokenize), _) => tokenizer.learned(rendered, special, tokenize).map(|(ids, ..)| ids),
+        (Whole::Learned(tokenize), _) => tokenizer
+            .learned(rendered, special, tokenize)
+            .map(|(ids, ..)| ids),
     };
     Ok((ids.map_err(said)?, own))
 }
 
-/// Bytes that two whole texts share, up to the last end of a line or turn (`Assistant:`) among them.
+/// Bytes that two whole texts share, up to the last end of a line or turn (`Assistant:`) among
+/// them.
 fn shared_prompt(chosen: &str, rejected: &str) -> usize {
-    let shared = chosen.char_indices().zip(rejected.chars()).take_while(|((_, a), b)| a == b).last();
+    let shared = chosen
+        .char_indices()
+        .zip(rejected.chars())
+        .take_while(|((_, a), b)| a == b)
+        .last();
     let shared = shared.map_or(0, |((at, char), _)| at + char.len_utf8());
     let text = chosen.get(..shared).unwrap_or_default();
     text.rfind(['\n', ':']).map_or(0, |at| at + 1)
@@ -242,7 +380,11 @@ mod tests {
         let rejected = "\n\nHuman: hi\n\nAssistant: Hey";
         let shared = shared_prompt(chosen, rejected);
         assert_eq!(&chosen[..shared], "\n\nHuman: hi\n\nAssistant:");
-        assert_eq!(shared_prompt("é1", "é2"), 0, "nothing ends in what they share");
+        assert_eq!(
+            shared_prompt("é1", "é2"),
+            0,
+            "nothing ends in what they share"
+        );
         assert_eq!(shared_prompt("", "x"), 0);
     }
 }

@@ -32,21 +32,42 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// An error names the first row that cannot be taken; of prompts that are too long also how many there are.
-    pub fn build(data: &DataSet, template: &Template, tokenizer: &Tokenizer, lengths: Lengths) -> Result<Prompts, DataError> {
-        let problem = |problem: String| DataError::Source { name: data.name().into(), problem };
+    /// An error names the first row that cannot be taken; of prompts that are too long also how
+    /// many there are.
+    pub fn build(
+        data: &DataSet,
+        template: &Template,
+        tokenizer: &Tokenizer,
+        lengths: Lengths,
+    ) -> Result<Prompts, DataError> {
+        let problem = |problem: String| DataError::Source {
+            name: data.name().into(),
+            problem,
+        };
         let (mut prompts, mut left_out) = (Vec::new(), 0);
         let mut too_long: Option<(usize, usize, u64)> = None;
         for (index, row) in data.rows().iter().enumerate() {
-            let (text, ids) = template.prompt_ids(row, tokenizer).map_err(|e| data.wrong(index, e))?;
+            let (text, ids) = template
+                .prompt_ids(row, tokenizer)
+                .map_err(|e| data.wrong(index, e))?;
             let tokens = ids.len();
-            if lengths.max_prompt_length.is_some_and(|max| tokens > max as usize) {
+            if lengths
+                .max_prompt_length
+                .is_some_and(|max| tokens > max as usize)
+            {
                 left_out += 1;
-            } else if lengths.positions.is_some_and(|positions| tokens as u64 >= positions) {
+            } else if lengths
+                .positions
+                .is_some_and(|positions| tokens as u64 >= positions)
+            {
                 let (_, _, count) = too_long.get_or_insert((index, tokens, 0));
                 *count += 1;
             } else {
-                prompts.push(Prompt { row: index as u64, text, ids });
+                prompts.push(Prompt {
+                    row: index as u64,
+                    text,
+                    ids,
+                });
             }
         }
         if let (Some((row, tokens, count)), Some(positions)) = (too_long, lengths.positions) {
@@ -54,17 +75,29 @@ impl Prompts {
                 1 => "it is the only such row".into(),
                 count => format!("{count} of its {} rows are so", data.len()),
             };
-            let fix =
-                format!("set max_prompt_length below {positions}, which leaves them out, or take a model that reaches further");
-            return Err(data.wrong(row, format!(
-                "its prompt has {tokens} tokens, and the model's positions reach to {positions}, which leaves none for a completion; {others}: {fix}"
-            )));
+            let fix = format!(
+                "set max_prompt_length below {positions}, which leaves them out, or take a model \
+                 that reaches further"
+            );
+            return Err(data.wrong(
+                row,
+                format!(
+                    "its prompt has {tokens} tokens, and the model's positions reach to \
+                     {positions}, which leaves none for a completion; {others}: {fix}"
+                ),
+            ));
         }
         if prompts.is_empty() {
             let max = lengths.max_prompt_length.unwrap_or(0);
-            return Err(problem(format!("every prompt has more than max_prompt_length = {max} tokens: raise it")));
+            return Err(problem(format!(
+                "every prompt has more than max_prompt_length = {max} tokens: raise it"
+            )));
         }
-        Ok(Prompts { adds_special: template.adds_special(), left_out, prompts })
+        Ok(Prompts {
+            adds_special: template.adds_special(),
+            left_out,
+            prompts,
+        })
     }
 
     /// Number of prompts, at least 1.
@@ -85,7 +118,10 @@ impl Prompts {
 
     /// The prompt of a row of the data set; `None` of one that is left out.
     pub fn of_row(&self, row: u64) -> Option<&Prompt> {
-        let place = self.prompts.binary_search_by_key(&row, |prompt| prompt.row).ok()?;
+        let place = self
+            .prompts
+            .binary_search_by_key(&row, |prompt| prompt.row)
+            .ok()?;
         self.prompts.get(place)
     }
 
@@ -107,6 +143,10 @@ impl Prompts {
 
     /// Tokens of the longest prompt.
     pub fn length_max(&self) -> u32 {
-        self.prompts.iter().map(|p| p.ids.len() as u32).max().unwrap_or(0)
+        self.prompts
+            .iter()
+            .map(|p| p.ids.len() as u32)
+            .max()
+            .unwrap_or(0)
     }
 }

@@ -1,4 +1,5 @@
-//! Values as Python writes them: what a template shows of a number, a list or an object is what it shows under jinja2.
+//! Values as Python writes them: what a template shows of a number, a list or an object is what it
+//! shows under jinja2.
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectExt, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -7,9 +8,12 @@ use std::sync::Arc;
 
 use crate::json::Json;
 
-/// `repr` of a float: the shortest digits that are this float, with an exponent below 1e-4 and from 1e16 on.
+/// `repr` of a float: the shortest digits that are this float, with an exponent below 1e-4 and from
+/// 1e16 on.
 pub fn float_text(value: f64) -> String {
-    shortest(value, |text| text.parse::<f64>().is_ok_and(|again| again == value))
+    shortest(value, |text| {
+        text.parse::<f64>().is_ok_and(|again| again == value)
+    })
 }
 
 /// The shortest digits that `is_same` takes for `value`, as Python writes a float.
@@ -18,14 +22,22 @@ pub fn shortest(value: f64, is_same: impl Fn(&str) -> bool) -> String {
         return "nan".into();
     }
     if value.is_infinite() {
-        return if value > 0.0 { "inf".into() } else { "-inf".into() };
+        return if value > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     // Seventeen digits tell every float from its neighbours.
-    let digits = (0..17).map(|places| format!("{value:.places$e}")).find(|text| is_same(text));
+    let digits = (0..17)
+        .map(|places| format!("{value:.places$e}"))
+        .find(|text| is_same(text));
     let text = digits.unwrap_or_else(|| format!("{value:e}"));
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let (sign, mantissa) = mantissa
+        .strip_prefix('-')
+        .map_or(("", mantissa), |rest| ("-", rest));
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let digits = match digits.trim_end_matches('0') {
         "" => "0",
@@ -34,7 +46,11 @@ pub fn shortest(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     let written = if !(-4..16).contains(&exponent) {
         let (first, rest) = digits.split_at(1);
         let point = if rest.is_empty() { "" } else { "." };
-        format!("{first}{point}{rest}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+        format!(
+            "{first}{point}{rest}e{}{:02}",
+            if exponent < 0 { '-' } else { '+' },
+            exponent.abs()
+        )
     } else if exponent < 0 {
         format!("0.{}{digits}", "0".repeat((-exponent - 1) as usize))
     } else {
@@ -56,7 +72,12 @@ pub fn value(json: &Json) -> Value {
         Json::Text(text) => Value::from(text.as_str()),
         Json::Bytes(_) => Value::from(json.to_string().trim_matches('"')),
         Json::List(items) => Value::from_object(List(items.iter().map(value).collect())),
-        Json::Object(pairs) => object(pairs.iter().map(|(key, item)| (key.clone(), value(item))).collect()),
+        Json::Object(pairs) => object(
+            pairs
+                .iter()
+                .map(|(key, item)| (key.clone(), value(item)))
+                .collect(),
+        ),
     }
 }
 
@@ -79,7 +100,9 @@ fn number_value(number: &str) -> Value {
     if !number.contains(['.', 'e', 'E']) && number.chars().any(|c| c.is_ascii_digit()) {
         return Value::from_object(Long(number.into()));
     }
-    number.parse::<f64>().map_or_else(|_| Value::from(number), Value::from)
+    number
+        .parse::<f64>()
+        .map_or_else(|_| Value::from(number), Value::from)
 }
 
 /// A whole number of more than 128 bits: shown, and not computed with.
@@ -127,11 +150,16 @@ impl Object for Dict {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.clone())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        self.mapped_enumerator(|this| Box::new(this.0.iter().map(|(key, _)| Value::from(key.as_str()))))
+        self.mapped_enumerator(|this| {
+            Box::new(this.0.iter().map(|(key, _)| Value::from(key.as_str())))
+        })
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
@@ -155,13 +183,22 @@ pub fn text(value: &Value) -> String {
 pub fn repr(value: &Value) -> String {
     match value.kind() {
         ValueKind::String => repr_of_text(value.as_str().unwrap_or_default()),
-        ValueKind::Number if !value.is_integer() => f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float_text),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float_text)
+        }
         ValueKind::Seq => {
-            let items: Vec<String> = value.try_iter().into_iter().flatten().map(|item| repr(&item)).collect();
+            let items: Vec<String> = value
+                .try_iter()
+                .into_iter()
+                .flatten()
+                .map(|item| repr(&item))
+                .collect();
             format!("[{}]", items.join(", "))
         }
         ValueKind::Map if value.as_object().is_some() => {
-            let pairs = pairs(value).into_iter().map(|(key, item)| format!("{}: {}", repr(&key), repr(&item)));
+            let pairs = pairs(value)
+                .into_iter()
+                .map(|(key, item)| format!("{}: {}", repr(&key), repr(&item)));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
         _ => value.to_string(),
@@ -178,7 +215,11 @@ fn pairs(value: &Value) -> Vec<(Value, Value)> {
 }
 
 fn repr_of_text(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut shown = String::from(quote);
     for char in text.chars() {
         match char {
@@ -187,12 +228,18 @@ fn repr_of_text(text: &str) -> String {
             '\r' => shown.push_str("\\r"),
             '\t' => shown.push_str("\\t"),
             char if char == quote => shown.extend(['\\', char]),
-            char if (char as u32) < 0x20 || (0x7f..0xa1).contains(&(char as u32)) || char == '\u{ad}' => {
+            char if (char as u32) < 0x20
+                || (0x7f..0xa1).contains(&(char as u32))
+                || char == '\u{ad}' =>
+            {
                 shown.push_str(&format!("\\x{:02x}", char as u32))
             }
-            '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{feff}' | '\u{3000}' | '\u{2000}'..='\u{200a}' => {
-                shown.push_str(&format!("\\u{:04x}", char as u32))
-            }
+            '\u{2028}'
+            | '\u{2029}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{feff}'
+            | '\u{3000}'
+            | '\u{2000}'..='\u{200a}' => shown.push_str(&format!("\\u{:04x}", char as u32)),
             char => shown.push(char),
         }
     }
@@ -213,14 +260,31 @@ impl JsonStyle {
     /// The arguments of transformers' `tojson`.
     pub fn read(options: &Kwargs) -> Result<JsonStyle, Error> {
         let indent: Option<usize> = options.get("indent")?;
-        let separators: Option<Value> = options.get::<Option<Value>>("separators")?.filter(|value| !value.is_none());
-        let of = |index: usize| separators.as_ref()?.get_item_by_index(index).ok()?.as_str().map(String::from);
+        let separators: Option<Value> = options
+            .get::<Option<Value>>("separators")?
+            .filter(|value| !value.is_none());
+        let of = |index: usize| {
+            separators
+                .as_ref()?
+                .get_item_by_index(index)
+                .ok()?
+                .as_str()
+                .map(String::from)
+        };
         let style = JsonStyle {
             indent,
-            item: of(0).unwrap_or_else(|| if indent.is_some() { ",".into() } else { ", ".into() }),
+            item: of(0).unwrap_or_else(|| {
+                if indent.is_some() {
+                    ",".into()
+                } else {
+                    ", ".into()
+                }
+            }),
             key: of(1).unwrap_or_else(|| ": ".into()),
             sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-            ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+            ensure_ascii: options
+                .get::<Option<bool>>("ensure_ascii")?
+                .unwrap_or(false),
         };
         options.assert_all_used()?;
         Ok(style)
@@ -234,7 +298,12 @@ pub fn json_text(value: &Value, style: &JsonStyle) -> Result<String, Error> {
     Ok(text)
 }
 
-fn write_json(text: &mut String, value: &Value, style: &JsonStyle, depth: usize) -> Result<(), Error> {
+fn write_json(
+    text: &mut String,
+    value: &Value,
+    style: &JsonStyle,
+    depth: usize,
+) -> Result<(), Error> {
     let newline = |text: &mut String, depth: usize| {
         if let Some(indent) = style.indent {
             text.push('\n');
@@ -251,7 +320,9 @@ fn write_json(text: &mut String, value: &Value, style: &JsonStyle, depth: usize)
             "-inf" => text.push_str("-Infinity"),
             number => text.push_str(number),
         },
-        ValueKind::Plain if value.downcast_object_ref::<Long>().is_some() => text.push_str(&value.to_string()),
+        ValueKind::Plain if value.downcast_object_ref::<Long>().is_some() => {
+            text.push_str(&value.to_string())
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
             if items.is_empty() {
@@ -292,7 +363,12 @@ fn write_json(text: &mut String, value: &Value, style: &JsonStyle, depth: usize)
             newline(text, depth);
             text.push('}');
         }
-        other => return Err(Error::new(ErrorKind::BadSerialization, format!("{other} is not JSON"))),
+        other => {
+            return Err(Error::new(
+                ErrorKind::BadSerialization,
+                format!("{other} is not JSON"),
+            ));
+        }
     }
     Ok(())
 }
@@ -306,7 +382,10 @@ fn write_text(text: &mut String, value: &str, style: &JsonStyle) {
     for char in quoted.chars() {
         match char.is_ascii() {
             true => text.push(char),
-            false => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+            false => char
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
         }
     }
 }
@@ -336,6 +415,9 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(float_text(value), text);
         }
-        assert_eq!((float_text(f64::NAN), float_text(f64::NEG_INFINITY)), ("nan".into(), "-inf".into()));
+        assert_eq!(
+            (float_text(f64::NAN), float_text(f64::NEG_INFINITY)),
+            ("nan".into(), "-inf".into())
+        );
     }
 }

@@ -16,7 +16,8 @@
 use crate::error::DataError;
 use crate::storage::write_atomically;
 use arrow_array::builder::{
-    ArrayBuilder, Float32Builder, ListBuilder, PrimitiveBuilder, StringBuilder, StructBuilder, UInt64Builder,
+    ArrayBuilder, Float32Builder, ListBuilder, PrimitiveBuilder, StringBuilder, StructBuilder,
+    UInt64Builder,
 };
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float32Type, UInt16Type, UInt32Type, UInt64Type};
@@ -49,13 +50,19 @@ pub fn write(path: &Path, rows: &[RolloutRow]) -> Result<(), DataError> {
 }
 
 fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(), DataError> {
-    let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
+    let broken = |problem: String| DataError::Parquet {
+        path: path.into(),
+        problem,
+    };
     let mut groups = row_groups(rows, values_max);
     let first = batch(groups.next().unwrap_or_default()).map_err(|e| broken(e.to_string()))?;
     let compression = Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| broken(e.to_string()))?);
-    let properties = WriterProperties::builder().set_compression(compression).build();
+    let properties = WriterProperties::builder()
+        .set_compression(compression)
+        .build();
     let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, first.schema(), Some(properties)).map_err(|e| broken(e.to_string()))?;
+    let mut writer = ArrowWriter::try_new(&mut bytes, first.schema(), Some(properties))
+        .map_err(|e| broken(e.to_string()))?;
     writer.write(&first).map_err(|e| broken(e.to_string()))?;
     drop(first);
     for group in groups {
@@ -67,17 +74,24 @@ fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(
     write_atomically(path, |file| file.write_all(&bytes))
 }
 
-/// Values of a list column, and bytes of a text column, in one row group: far below the 2³¹ that an offset can count, and what
-/// stands in memory beside the rows.
+/// Values of a list column, and bytes of a text column, in one row group: far below the 2³¹ that an
+/// offset can count, and what stands in memory beside the rows.
 const ROW_GROUP_MAX_VALUES: usize = 1 << 28;
 
-/// Neighbouring rows whose longest column has at most `values_max` values together; a row alone may have more.
+/// Neighbouring rows whose longest column has at most `values_max` values together; a row alone may
+/// have more.
 fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[RolloutRow]> {
     let longest = |row: &RolloutRow| {
         let rollout = &row.scored.rollout;
         let ids = rollout.prompt_ids.len().max(rollout.completion_ids.len());
-        let texts = row.prompt.len().max(row.completion.len()).max(row.reference.as_ref().map_or(0, String::len));
-        ids.max(rollout.experts.len()).max(rollout.kept_ids.numbers().len()).max(texts)
+        let texts = row
+            .prompt
+            .len()
+            .max(row.completion.len())
+            .max(row.reference.as_ref().map_or(0, String::len));
+        ids.max(rollout.experts.len())
+            .max(rollout.kept_ids.numbers().len())
+            .max(texts)
     };
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -97,7 +111,10 @@ fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[
 const READ_ROWS: usize = 16;
 
 pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
-    let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
+    let broken = |problem: String| DataError::Parquet {
+        path: path.into(),
+        problem,
+    };
     let file = r1d_proto::user_file::open(path).map_err(|e| DataError::read(path, e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(|builder| builder.with_batch_size(READ_ROWS).build())
@@ -105,13 +122,15 @@ pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
     let mut rows = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|e| broken(e.to_string()))?;
-        let columns = Columns { batch: StructArray::from(batch) };
+        let columns = Columns {
+            batch: StructArray::from(batch),
+        };
         for index in 0..columns.batch.len() {
-            rows.push(
-                columns
-                    .row(index)
-                    .ok_or_else(|| broken("it is not a file of rollouts: a column is missing or of another type".into()))?,
-            );
+            rows.push(columns.row(index).ok_or_else(|| {
+                broken(
+                    "it is not a file of rollouts: a column is missing or of another type".into(),
+                )
+            })?);
         }
     }
     Ok(rows)
@@ -130,7 +149,11 @@ fn verdict_fields() -> Fields {
         field("plugin", DataType::Utf8, false),
         field("outcome", DataType::Utf8, false),
         field("score", DataType::Float32, true),
-        field("parts", DataType::List(Arc::new(item(DataType::Float32))), false),
+        field(
+            "parts",
+            DataType::List(Arc::new(item(DataType::Float32))),
+            false,
+        ),
         field("reason", DataType::Utf8, true),
         field("value", DataType::Float32, true),
         field("fuel", DataType::UInt64, false),
@@ -142,28 +165,105 @@ fn verdict_fields() -> Fields {
 fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
     let rollouts = || rows.iter().map(|row| &row.scored.rollout);
     let columns: Vec<(&str, ArrayRef, bool)> = vec![
-        ("stage", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.stage))), false),
-        ("step", numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step + 1))), false),
-        ("prompt_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.prompt))), false),
-        ("sample_index", numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.sample))), false),
-        ("row", numbers::<UInt64Type>(rollouts().map(|r| Some(r.row))), false),
-        ("policy_version", numbers::<UInt64Type>(rollouts().map(|r| Some(r.policy_version))), false),
-        ("prompt", texts(rows.iter().map(|row| Some(row.prompt.as_str()))), false),
-        ("completion", texts(rows.iter().map(|row| Some(row.completion.as_str()))), false),
-        ("reference", texts(rows.iter().map(|row| row.reference.as_deref())), true),
-        ("finish", texts(rollouts().map(|r| Some(finish_text(r.finish)))), false),
-        ("reward", numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)), true),
-        ("advantage", numbers::<Float32Type>(rows.iter().map(|row| row.scored.advantage)), true),
-        ("verdicts", verdicts(rows.iter().map(|row| &row.scored.verdicts))?, false),
-        ("prompt_ids", lists::<UInt32Type>(rollouts().map(|r| &r.prompt_ids)), false),
-        ("completion_ids", lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)), false),
-        ("behaviour_logprobs", lists::<Float32Type>(rollouts().map(|r| &r.behaviour_logprobs)), false),
-        ("experts", lists::<UInt16Type>(rollouts().map(|r| &r.experts)), false),
-        ("kept_ids", lists::<UInt32Type>(rollouts().map(|r| r.kept_ids.numbers())), false),
+        (
+            "stage",
+            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.stage))),
+            false,
+        ),
+        (
+            "step",
+            numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step + 1))),
+            false,
+        ),
+        (
+            "prompt_index",
+            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.prompt))),
+            false,
+        ),
+        (
+            "sample_index",
+            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.sample))),
+            false,
+        ),
+        (
+            "row",
+            numbers::<UInt64Type>(rollouts().map(|r| Some(r.row))),
+            false,
+        ),
+        (
+            "policy_version",
+            numbers::<UInt64Type>(rollouts().map(|r| Some(r.policy_version))),
+            false,
+        ),
+        (
+            "prompt",
+            texts(rows.iter().map(|row| Some(row.prompt.as_str()))),
+            false,
+        ),
+        (
+            "completion",
+            texts(rows.iter().map(|row| Some(row.completion.as_str()))),
+            false,
+        ),
+        (
+            "reference",
+            texts(rows.iter().map(|row| row.reference.as_deref())),
+            true,
+        ),
+        (
+            "finish",
+            texts(rollouts().map(|r| Some(finish_text(r.finish)))),
+            false,
+        ),
+        (
+            "reward",
+            numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)),
+            true,
+        ),
+        (
+            "advantage",
+            numbers::<Float32Type>(rows.iter().map(|row| row.scored.advantage)),
+            true,
+        ),
+        (
+            "verdicts",
+            verdicts(rows.iter().map(|row| &row.scored.verdicts))?,
+            false,
+        ),
+        (
+            "prompt_ids",
+            lists::<UInt32Type>(rollouts().map(|r| &r.prompt_ids)),
+            false,
+        ),
+        (
+            "completion_ids",
+            lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)),
+            false,
+        ),
+        (
+            "behaviour_logprobs",
+            lists::<Float32Type>(rollouts().map(|r| &r.behaviour_logprobs)),
+            false,
+        ),
+        (
+            "experts",
+            lists::<UInt16Type>(rollouts().map(|r| &r.experts)),
+            false,
+        ),
+        (
+            "kept_ids",
+            lists::<UInt32Type>(rollouts().map(|r| r.kept_ids.numbers())),
+            false,
+        ),
     ];
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, array, nullable)| field(name, array.data_type().clone(), *nullable)).collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array, _)| array).collect())
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, array, nullable)| field(name, array.data_type().clone(), *nullable))
+        .collect();
+    RecordBatch::try_new(
+        Arc::new(Schema::new(fields)),
+        columns.into_iter().map(|(_, array, _)| array).collect(),
+    )
 }
 
 fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = Option<T::Native>>) -> ArrayRef {
@@ -187,7 +287,9 @@ fn lists<'a, T: ArrowPrimitiveType>(values: impl Iterator<Item = &'a Vec<T::Nati
     Arc::new(builder.finish())
 }
 
-fn verdicts<'a>(samples: impl Iterator<Item = &'a Vec<Verdict>>) -> Result<ArrayRef, arrow_schema::ArrowError> {
+fn verdicts<'a>(
+    samples: impl Iterator<Item = &'a Vec<Verdict>>,
+) -> Result<ArrayRef, arrow_schema::ArrowError> {
     let parts = || ListBuilder::new(Float32Builder::new()).with_field(item(DataType::Float32));
     let columns: Vec<Box<dyn ArrayBuilder>> = vec![
         Box::new(StringBuilder::new()),
@@ -201,10 +303,12 @@ fn verdicts<'a>(samples: impl Iterator<Item = &'a Vec<Verdict>>) -> Result<Array
         Box::new(StringBuilder::new()),
     ];
     let element = Field::new("element", DataType::Struct(verdict_fields()), false);
-    let mut builder = ListBuilder::new(StructBuilder::new(verdict_fields(), columns)).with_field(element);
+    let mut builder =
+        ListBuilder::new(StructBuilder::new(verdict_fields(), columns)).with_field(element);
     for sample in samples {
         for verdict in sample {
-            append(builder.values(), verdict).ok_or_else(|| arrow_schema::ArrowError::SchemaError("verdict columns".into()))?;
+            append(builder.values(), verdict)
+                .ok_or_else(|| arrow_schema::ArrowError::SchemaError("verdict columns".into()))?;
         }
         builder.append(true);
     }
@@ -220,17 +324,33 @@ fn append(builder: &mut StructBuilder, verdict: &Verdict) -> Option<()> {
         Outcome::OutOfFuel => ("out_of_fuel", None, &[][..], None),
         Outcome::OutOfTime => ("out_of_time", None, &[][..], None),
     };
-    builder.field_builder::<StringBuilder>(0)?.append_value(&verdict.plugin);
-    builder.field_builder::<StringBuilder>(1)?.append_value(outcome);
-    builder.field_builder::<Float32Builder>(2)?.append_option(score);
+    builder
+        .field_builder::<StringBuilder>(0)?
+        .append_value(&verdict.plugin);
+    builder
+        .field_builder::<StringBuilder>(1)?
+        .append_value(outcome);
+    builder
+        .field_builder::<Float32Builder>(2)?
+        .append_option(score);
     let list = builder.field_builder::<ListBuilder<Float32Builder>>(3)?;
     list.values().append_slice(parts);
     list.append(true);
-    builder.field_builder::<StringBuilder>(4)?.append_option(reason);
-    builder.field_builder::<Float32Builder>(5)?.append_option(verdict.value);
-    builder.field_builder::<UInt64Builder>(6)?.append_value(verdict.fuel);
-    builder.field_builder::<StringBuilder>(7)?.append_value(&verdict.module_sha256);
-    builder.field_builder::<StringBuilder>(8)?.append_value(&verdict.config_sha256);
+    builder
+        .field_builder::<StringBuilder>(4)?
+        .append_option(reason);
+    builder
+        .field_builder::<Float32Builder>(5)?
+        .append_option(verdict.value);
+    builder
+        .field_builder::<UInt64Builder>(6)?
+        .append_value(verdict.fuel);
+    builder
+        .field_builder::<StringBuilder>(7)?
+        .append_value(&verdict.module_sha256);
+    builder
+        .field_builder::<StringBuilder>(8)?
+        .append_value(&verdict.config_sha256);
     builder.append(true);
     Some(())
 }
@@ -274,12 +394,20 @@ impl Columns {
                 _ => return None,
             },
         };
-        let list = self.batch.column_by_name("verdicts")?.as_list_opt::<i32>()?.value(index);
-        let verdicts = Columns { batch: list.as_struct_opt()?.clone() };
+        let list = self
+            .batch
+            .column_by_name("verdicts")?
+            .as_list_opt::<i32>()?
+            .value(index);
+        let verdicts = Columns {
+            batch: list.as_struct_opt()?.clone(),
+        };
         Some(RolloutRow {
             scored: ScoredRollout {
                 rollout,
-                verdicts: (0..verdicts.batch.len()).map(|index| verdicts.verdict(index)).collect::<Option<_>>()?,
+                verdicts: (0..verdicts.batch.len())
+                    .map(|index| verdicts.verdict(index))
+                    .collect::<Option<_>>()?,
                 reward: self.number::<Float32Type>("reward", index)?,
                 advantage: self.number::<Float32Type>("advantage", index)?,
             },
@@ -320,12 +448,22 @@ impl Columns {
 
     fn text(&self, name: &str, index: usize) -> Option<Option<String>> {
         let column = self.batch.column_by_name(name)?.as_string_opt::<i32>()?;
-        Some(column.is_valid(index).then(|| column.value(index).to_string()))
+        Some(
+            column
+                .is_valid(index)
+                .then(|| column.value(index).to_string()),
+        )
     }
 
     fn list<T: ArrowPrimitiveType>(&self, name: &str, index: usize) -> Option<Vec<T::Native>> {
         let column = self.batch.column_by_name(name)?.as_list_opt::<i32>()?;
-        Some(column.value(index).as_primitive_opt::<T>()?.values().to_vec())
+        Some(
+            column
+                .value(index)
+                .as_primitive_opt::<T>()?
+                .values()
+                .to_vec(),
+        )
     }
 }
 
@@ -335,7 +473,12 @@ mod tests {
 
     fn row(sample: u32, experts: usize) -> RolloutRow {
         let rollout = Rollout {
-            key: SampleKey { stage: 0, step: 0, prompt: 0, sample },
+            key: SampleKey {
+                stage: 0,
+                step: 0,
+                prompt: 0,
+                sample,
+            },
             row: 0,
             prompt_ids: vec![1],
             completion_ids: vec![2],
@@ -345,16 +488,33 @@ mod tests {
             policy_version: 0,
             finish: FinishReason::Stop,
         };
-        let scored = ScoredRollout { rollout, verdicts: Vec::new(), reward: Some(1.0), advantage: None };
-        RolloutRow { scored, prompt: "a".into(), completion: "b".into(), reference: None }
+        let scored = ScoredRollout {
+            rollout,
+            verdicts: Vec::new(),
+            reward: Some(1.0),
+            advantage: None,
+        };
+        RolloutRow {
+            scored,
+            prompt: "a".into(),
+            completion: "b".into(),
+            reference: None,
+        }
     }
 
     /// An offset has 32 bits: a step of a mixture of experts has more of them than that counts.
     #[test]
     fn a_long_column_is_cut_into_row_groups() {
-        let rows: Vec<RolloutRow> =
-            [5, 5, 20, 1, 9, 0].into_iter().zip(0..).map(|(experts, sample)| row(sample, experts)).collect();
-        let sizes = |limit| row_groups(&rows, limit).map(<[RolloutRow]>::len).collect::<Vec<_>>();
+        let rows: Vec<RolloutRow> = [5, 5, 20, 1, 9, 0]
+            .into_iter()
+            .zip(0..)
+            .map(|(experts, sample)| row(sample, experts))
+            .collect();
+        let sizes = |limit| {
+            row_groups(&rows, limit)
+                .map(<[RolloutRow]>::len)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(sizes(10), [2, 1, 2, 1]);
         assert_eq!((sizes(1000), sizes(1)), (vec![6], vec![1; 6]));
         let dir = tempfile::tempdir().unwrap();
@@ -362,7 +522,9 @@ mod tests {
             let path = dir.path().join(format!("{limit}.parquet"));
             write_groups(&path, &rows, limit).unwrap();
             assert!(read(&path).unwrap() == rows, "{limit}");
-            let groups = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap();
+            let groups =
+                ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap())
+                    .unwrap();
             assert_eq!(groups.metadata().num_row_groups(), sizes(limit).len());
         }
         let none = dir.path().join("none.parquet");

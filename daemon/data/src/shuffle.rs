@@ -5,9 +5,17 @@ use r1d_proto::world::counter_permutation;
 /// Salt that keeps the order of rows apart from other uses of the job's seed.
 const ROWS: u64 = 0x726f_7773;
 
-/// Rows of step `step` (from 0): the next `rows_per_step` of an endless stream of epochs, each a fresh permutation of `0..len`
-/// (or the rows in order, without `shuffle`). Epochs run into each other: no row is left out, the last step of an epoch is not short.
-pub fn rows_of_step(seed: u64, stage: u32, step: u64, rows_per_step: u64, len: u64, shuffle: bool) -> Vec<u64> {
+/// Rows of step `step` (from 0): the next `rows_per_step` of an endless stream of epochs, each a
+/// fresh permutation of `0..len` (or the rows in order, without `shuffle`). Epochs run into each
+/// other: no row is left out, the last step of an epoch is not short.
+pub fn rows_of_step(
+    seed: u64,
+    stage: u32,
+    step: u64,
+    rows_per_step: u64,
+    len: u64,
+    shuffle: bool,
+) -> Vec<u64> {
     if len == 0 {
         return Vec::new();
     }
@@ -21,9 +29,15 @@ pub fn rows_of_step(seed: u64, stage: u32, step: u64, rows_per_step: u64, len: u
             continue;
         }
         if epoch.as_ref().is_none_or(|(current, _)| *current != number) {
-            epoch = Some((number, counter_permutation(&[ROWS, seed, stage as u64, number], len as usize)));
+            epoch = Some((
+                number,
+                counter_permutation(&[ROWS, seed, stage as u64, number], len as usize),
+            ));
         }
-        if let Some(row) = epoch.as_ref().and_then(|(_, order)| order.get(place as usize)) {
+        if let Some(row) = epoch
+            .as_ref()
+            .and_then(|(_, order)| order.get(place as usize))
+        {
             rows.push(*row as u64);
         }
     }

@@ -6,6 +6,9 @@ use std::io::{Result, Write};
 use std::path::Path;
 
 /// See [`replace`].
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> std::result::Result<(), DataError> {
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> std::result::Result<(), DataError> {
     replace(path, FILE_MODE, fill).map_err(|error| DataError::write(path, error))
 }

@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 /// Salt that keeps the order of documents apart from other uses of the job's seed.
 const DOCUMENTS: u64 = 0x646f_6373;
 
-/// Everything that a supervised stage trains on, tokenised once. Which sequences a step takes is a function of
-/// (seed, stage, step) alone.
+/// Everything that a supervised stage trains on, tokenised once. Which sequences a step takes is a
+/// function of (seed, stage, step) alone.
 pub struct Supervision {
     order: Order,
     /// Sequences of one step.
@@ -48,56 +48,112 @@ enum Source {
     /// A row is a sequence.
     Rows(Vec<SupervisedSequence>),
     /// Documents run into each other; a sequence is a stretch of the stream.
-    Packed { documents: Vec<Vec<u32>>, length: usize, sequences: u64, epoch: Mutex<Option<(u64, Vec<u32>)>> },
+    Packed {
+        documents: Vec<Vec<u32>>,
+        length: usize,
+        sequences: u64,
+        epoch: Mutex<Option<(u64, Vec<u32>)>>,
+    },
 }
 
 impl Supervision {
-    /// Text packed into sequences of `max_length` tokens, the end-of-sequence id after each document. With `shuffle` the documents are in
-    /// an order of its own in each epoch. What does not fill a sequence at an epoch's end is left out of that epoch. The data sets are read one
+    /// Text packed into sequences of `max_length` tokens, the end-of-sequence id after each
+    /// document. With `shuffle` the documents are in an order of its own in each epoch. What does
+    /// not fill a sequence at an epoch's end is left out of that epoch. The data sets are read one
     /// after the other.
-    pub fn pretrain(data: &[&DataSet], tokenizer: &Tokenizer, stage: &Pretrain, order: Order) -> Result<Supervision, DataError> {
+    pub fn pretrain(
+        data: &[&DataSet],
+        tokenizer: &Tokenizer,
+        stage: &Pretrain,
+        order: Order,
+    ) -> Result<Supervision, DataError> {
         let mut documents = Vec::new();
-        for (data, (index, row)) in data.iter().flat_map(|data| data.rows().iter().enumerate().map(move |row| (*data, row))) {
+        for (data, (index, row)) in data
+            .iter()
+            .flat_map(|data| data.rows().iter().enumerate().map(move |row| (*data, row)))
+        {
             let mut ids = tokenizer.encode_open(required(&row.text, "text", data, index)?, true)?;
             ids.push(tokenizer.eos_id());
             documents.push(ids);
         }
-        let (tokens, length) = (documents.iter().map(Vec::len).sum::<usize>(), stage.max_length as usize);
+        let (tokens, length) = (
+            documents.iter().map(Vec::len).sum::<usize>(),
+            stage.max_length as usize,
+        );
         if tokens < length {
             let problem = format!(
-                "its text is {tokens} tokens, and one packed sequence takes max_length = {length}: lower `max_length`, or add text"
+                "its text is {tokens} tokens, and one packed sequence takes max_length = \
+                 {length}: lower `max_length`, or add text"
             );
-            return Err(DataError::Source { name: names(data), problem });
+            return Err(DataError::Source {
+                name: names(data),
+                problem,
+            });
         }
         let sequences = (tokens / length) as u64;
-        let source = Source::Packed { documents, length, sequences, epoch: Mutex::new(None) };
-        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated: 0, left_out: 0, merged: 0, source })
+        let source = Source::Packed {
+            documents,
+            length,
+            sequences,
+            epoch: Mutex::new(None),
+        };
+        Ok(Supervision {
+            order,
+            batch_size: stage.batch_size as u64,
+            truncated: 0,
+            left_out: 0,
+            merged: 0,
+            source,
+        })
     }
 
-    /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the end alone. A completion that is messages is
-    /// written and ended by the chat template. Each data set has a template of its own; their rows are appended.
-    pub fn sft(data: &[Taught<'_>], tokenizer: &Tokenizer, stage: &Sft, order: Order) -> Result<Supervision, DataError> {
+    /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the
+    /// end alone. A completion that is messages is written and ended by the chat template. Each
+    /// data set has a template of its own; their rows are appended.
+    pub fn sft(
+        data: &[Taught<'_>],
+        tokenizer: &Tokenizer,
+        stage: &Sft,
+        order: Order,
+    ) -> Result<Supervision, DataError> {
         let length = stage.max_length as usize;
         let mut sequences = Vec::new();
         let (mut truncated, mut left_out, mut merged) = (0, 0, 0);
-        for (taught, (index, row)) in data.iter().flat_map(|data| data.data.rows().iter().enumerate().map(move |row| (data, row))) {
+        for (taught, (index, row)) in data.iter().flat_map(|data| {
+            data.data
+                .rows()
+                .iter()
+                .enumerate()
+                .map(move |row| (data, row))
+        }) {
             let of_row = |problem: String| taught.data.wrong(index, problem);
             let completion = required(&row.completion, "completion", taught.data, index)?;
-            let rendered = taught.template.render_with(row, completion).map_err(|e| taught.data.wrong(index, e))?;
+            let rendered = taught
+                .template
+                .render_with(row, completion)
+                .map_err(|e| taught.data.wrong(index, e))?;
             let special = taught.template.adds_special();
-            let (mut ids, prompt, merges) =
-                tokenizer.learned(&rendered, special, taught.tokenize).map_err(|e| taught.data.wrong(index, e))?;
-            if taught.max_prompt_length.is_some_and(|max| prompt > max as usize) {
+            let (mut ids, prompt, merges) = tokenizer
+                .learned(&rendered, special, taught.tokenize)
+                .map_err(|e| taught.data.wrong(index, e))?;
+            if taught
+                .max_prompt_length
+                .is_some_and(|max| prompt > max as usize)
+            {
                 left_out += 1;
                 continue;
             }
             if prompt >= length {
                 return Err(of_row(format!(
-                    "its prompt has {prompt} tokens, and max_length = {length} leaves nothing to train: raise it"
+                    "its prompt has {prompt} tokens, and max_length = {length} leaves nothing to \
+                     train: raise it"
                 )));
             }
             if prompt == ids.len() {
-                return Err(of_row("the template writes nothing of its completion: there is nothing to train".into()));
+                return Err(of_row(
+                    "the template writes nothing of its completion: there is nothing to train"
+                        .into(),
+                ));
             }
             merged += u64::from(merges);
             truncated += u64::from(ids.len() > length);
@@ -106,12 +162,27 @@ impl Supervision {
             sequences.push(SupervisedSequence { ids, trained });
         }
         if sequences.is_empty() {
-            let names = data.iter().map(|taught| taught.data.name()).collect::<Vec<_>>().join(" + ");
-            let problem = "every prompt has more tokens than its max_prompt_length: raise it".to_string();
-            return Err(DataError::Source { name: names, problem });
+            let names = data
+                .iter()
+                .map(|taught| taught.data.name())
+                .collect::<Vec<_>>()
+                .join(" + ");
+            let problem =
+                "every prompt has more tokens than its max_prompt_length: raise it".to_string();
+            return Err(DataError::Source {
+                name: names,
+                problem,
+            });
         }
         let source = Source::Rows(sequences);
-        Ok(Supervision { order, batch_size: stage.batch_size as u64, truncated, left_out, merged, source })
+        Ok(Supervision {
+            order,
+            batch_size: stage.batch_size as u64,
+            truncated,
+            left_out,
+            merged,
+            source,
+        })
     }
 
     /// Sequences of one epoch, at least 1: what [`r1d_job::Stage::steps`] takes as its rows.
@@ -133,20 +204,39 @@ impl Supervision {
         self.left_out
     }
 
-    /// Rows in which the prompt's last tokens are other ones when the completion follows: the completion begins where they differ.
+    /// Rows in which the prompt's last tokens are other ones when the completion follows: the
+    /// completion begins where they differ.
     pub fn merged(&self) -> u64 {
         self.merged
     }
 
     /// The sequences of a step, from 0. Epochs run into each other.
     pub fn step(&self, step: u64) -> Vec<SupervisedSequence> {
-        let Order { seed, stage, shuffle } = self.order;
+        let Order {
+            seed,
+            stage,
+            shuffle,
+        } = self.order;
         match &self.source {
             Source::Rows(sequences) => {
-                let rows = rows_of_step(seed, stage, step, self.batch_size, sequences.len() as u64, shuffle);
-                rows.into_iter().filter_map(|row| sequences.get(row as usize).cloned()).collect()
+                let rows = rows_of_step(
+                    seed,
+                    stage,
+                    step,
+                    self.batch_size,
+                    sequences.len() as u64,
+                    shuffle,
+                );
+                rows.into_iter()
+                    .filter_map(|row| sequences.get(row as usize).cloned())
+                    .collect()
             }
-            Source::Packed { documents, length, sequences, epoch } => {
+            Source::Packed {
+                documents,
+                length,
+                sequences,
+                epoch,
+            } => {
                 let first = step * self.batch_size;
                 let mut made = epoch.lock().unwrap_or_else(PoisonError::into_inner);
                 let stretch = |position: u64| {
@@ -155,8 +245,15 @@ impl Supervision {
                         *made = Some((number, self.stream(documents, number)));
                     }
                     let start = (position % sequences) as usize * length;
-                    let ids = made.as_ref().and_then(|(_, stream)| stream.get(start..start + length)).unwrap_or_default().to_vec();
-                    SupervisedSequence { trained: vec![true; ids.len()], ids }
+                    let ids = made
+                        .as_ref()
+                        .and_then(|(_, stream)| stream.get(start..start + length))
+                        .unwrap_or_default()
+                        .to_vec();
+                    SupervisedSequence {
+                        trained: vec![true; ids.len()],
+                        ids,
+                    }
                 };
                 (first..first + self.batch_size).map(stretch).collect()
             }
@@ -165,24 +262,53 @@ impl Supervision {
 
     /// All documents of an epoch, one after the other.
     fn stream(&self, documents: &[Vec<u32>], epoch: u64) -> Vec<u32> {
-        let Order { seed, stage, shuffle } = self.order;
+        let Order {
+            seed,
+            stage,
+            shuffle,
+        } = self.order;
         if !shuffle {
             return documents.concat();
         }
         let order = counter_permutation(&[DOCUMENTS, seed, stage as u64, epoch], documents.len());
-        order.into_iter().filter_map(|document| documents.get(document)).flatten().copied().collect()
+        order
+            .into_iter()
+            .filter_map(|document| documents.get(document))
+            .flatten()
+            .copied()
+            .collect()
     }
 }
 
 fn names(data: &[&DataSet]) -> String {
-    data.iter().map(|data| data.name()).collect::<Vec<_>>().join(" + ")
+    data.iter()
+        .map(|data| data.name())
+        .collect::<Vec<_>>()
+        .join(" + ")
 }
 
-fn required<'a, T>(column: &'a Option<T>, key: &str, data: &DataSet, index: usize) -> Result<&'a T, DataError> {
+fn required<'a, T>(
+    column: &'a Option<T>,
+    key: &str,
+    data: &DataSet,
+    index: usize,
+) -> Result<&'a T, DataError> {
     column.as_ref().ok_or_else(|| match key {
-        "completion" if data.rows().get(index).is_some_and(|row| !row.messages.is_empty()) => {
-            data.wrong(index, "it has no completion: its conversation does not end in a message of the assistant's")
+        "completion"
+            if data
+                .rows()
+                .get(index)
+                .is_some_and(|row| !row.messages.is_empty()) =>
+        {
+            data.wrong(
+                index,
+                "it has no completion: its conversation does not end in a message of the \
+                 assistant's",
+            )
         }
-        _ => data.wrong(index, format!("it has no {key}: name the column that holds it with `{key}`")),
+        _ => data.wrong(
+            index,
+            format!("it has no {key}: name the column that holds it with `{key}`"),
+        ),
     })
 }

@@ -34,44 +34,67 @@ const BATCH_ROWS: usize = 1024;
 /// Items of a list in a cell (`LIM-1`): nulls cost a file nothing, and memory much.
 const ITEMS_MAX: usize = 1 << 24;
 
-/// Hands every row, a JSON object of its columns, to `take` with its number from 1. Tells which columns are left out,
-/// as their type is not read: "column NAME is …". One of these that `is_used` is an error, and so is any value that
-/// cannot be read.
+/// Hands every row, a JSON object of its columns, to `take` with its number from 1. Tells which
+/// columns are left out, as their type is not read: "column NAME is …". One of these that `is_used`
+/// is an error, and so is any value that cannot be read.
 pub fn read(
     path: &Path,
     file: File,
     is_used: impl Fn(&str) -> bool,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
 ) -> Result<Vec<String>, DataError> {
-    let broken = |problem: String| DataError::Parquet { path: path.into(), problem };
+    let broken = |problem: String| DataError::Parquet {
+        path: path.into(),
+        problem,
+    };
     let mut head = Vec::new();
-    (&file).take(naming::HEAD_BYTES as u64).read_to_end(&mut head).map_err(|e| DataError::read(path, e))?;
+    (&file)
+        .take(naming::HEAD_BYTES as u64)
+        .read_to_end(&mut head)
+        .map_err(|e| DataError::read(path, e))?;
     if let Some(what) = naming::instead(&head).filter(|_| !head.starts_with(b"PAR1")) {
-        return Err(DataError::Instead { path: path.into(), what });
+        return Err(DataError::Instead {
+            path: path.into(),
+            what,
+        });
     }
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken(e.to_string()))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken(e.to_string()))?;
     let (mut read, mut left_out) = (Vec::new(), Vec::new());
     for (index, field) in builder.schema().fields().iter().enumerate() {
         match unread(field.data_type()) {
             None => read.push(index),
             Some(other) => {
-                let problem =
-                    format!("column `{}` is of type {other}, which is not read: write it as text or numbers", field.name());
+                let problem = format!(
+                    "column `{}` is of type {other}, which is not read: write it as text or \
+                     numbers",
+                    field.name()
+                );
                 if is_used(field.name()) {
-                    return Err(DataError::Column { path: path.into(), problem });
+                    return Err(DataError::Column {
+                        path: path.into(),
+                        problem,
+                    });
                 }
                 left_out.push(problem);
             }
         }
     }
     let columns = ProjectionMask::roots(builder.parquet_schema(), read);
-    let reader = builder.with_projection(columns).with_batch_size(BATCH_ROWS).build();
+    let reader = builder
+        .with_projection(columns)
+        .with_batch_size(BATCH_ROWS)
+        .build();
     let mut number = 0;
     for batch in reader.map_err(|e| broken(e.to_string()))? {
         let batch = batch.map_err(|e| broken(e.to_string()))?;
         for row in 0..batch.num_rows() {
             number += 1;
-            let values = values(&batch, row).map_err(|problem| DataError::Row { path: path.into(), line: number, problem })?;
+            let values = values(&batch, row).map_err(|problem| DataError::Row {
+                path: path.into(),
+                line: number,
+                problem,
+            })?;
             take(number, values)?;
         }
     }
@@ -82,12 +105,16 @@ pub fn read(
 fn unread(whole: &DataType) -> Option<&DataType> {
     match whole {
         DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..) => Some(whole),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => unread(item.data_type()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            unread(item.data_type())
+        }
         DataType::ListView(item) | DataType::LargeListView(item) => unread(item.data_type()),
         DataType::Dictionary(_, value) => unread(value),
         DataType::Struct(fields) => fields.iter().find_map(|field| unread(field.data_type())),
         DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.first().is_some_and(|key| is_text(key.data_type())) => {
+            DataType::Struct(fields)
+                if fields.first().is_some_and(|key| is_text(key.data_type())) =>
+            {
                 fields.get(1).and_then(|value| unread(value.data_type()))
             }
             _ => Some(whole),
@@ -96,9 +123,15 @@ fn unread(whole: &DataType) -> Option<&DataType> {
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => None,
         DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => None,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => None,
-        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => None,
+        DataType::Decimal32(..)
+        | DataType::Decimal64(..)
+        | DataType::Decimal128(..)
+        | DataType::Decimal256(..) => None,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => None,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => None,
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => None,
         DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) => None,
         DataType::Timestamp(..) | DataType::Duration(_) => None,
     }
@@ -108,7 +141,10 @@ fn unread(whole: &DataType) -> Option<&DataType> {
 fn is_text(of: &DataType) -> bool {
     match of {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => true,
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => true,
         DataType::Dictionary(_, value) => is_text(value),
         _ => false,
     }
@@ -116,10 +152,14 @@ fn is_text(of: &DataType) -> bool {
 
 fn values(batch: &RecordBatch, row: usize) -> Result<Json, String> {
     let schema = batch.schema_ref();
-    let pairs = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match cell(column, row) {
-        Ok(value) => Ok((field.name().clone(), value)),
-        Err(problem) => Err(format!("column `{}` {problem}", field.name())),
-    });
+    let pairs = schema
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| match cell(column, row) {
+            Ok(value) => Ok((field.name().clone(), value)),
+            Err(problem) => Err(format!("column `{}` {problem}", field.name())),
+        });
     Ok(Json::Object(pairs.collect::<Result<_, String>>()?))
 }
 
@@ -143,17 +183,30 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::UInt64 => number(plain::<UInt64Type>(array, row)),
         DataType::Float16 => {
             let value = array.as_primitive::<Float16Type>().value(row);
-            number(narrow(value.to_f64(), |text| text.parse::<f64>().is_ok_and(|again| half::f16::from_f64(again) == value)))
+            number(narrow(value.to_f64(), |text| {
+                text.parse::<f64>()
+                    .is_ok_and(|again| half::f16::from_f64(again) == value)
+            }))
         }
         DataType::Float32 => {
             let value = array.as_primitive::<Float32Type>().value(row);
-            number(narrow(value.into(), |text| text.parse::<f32>().is_ok_and(|again| again == value)))
+            number(narrow(value.into(), |text| {
+                text.parse::<f32>().is_ok_and(|again| again == value)
+            }))
         }
         DataType::Float64 => number(float_text(array.as_primitive::<Float64Type>().value(row))),
-        DataType::Decimal32(..) => number(array.as_primitive::<Decimal32Type>().value_as_string(row)),
-        DataType::Decimal64(..) => number(array.as_primitive::<Decimal64Type>().value_as_string(row)),
-        DataType::Decimal128(..) => number(array.as_primitive::<Decimal128Type>().value_as_string(row)),
-        DataType::Decimal256(..) => number(array.as_primitive::<Decimal256Type>().value_as_string(row)),
+        DataType::Decimal32(..) => {
+            number(array.as_primitive::<Decimal32Type>().value_as_string(row))
+        }
+        DataType::Decimal64(..) => {
+            number(array.as_primitive::<Decimal64Type>().value_as_string(row))
+        }
+        DataType::Decimal128(..) => {
+            number(array.as_primitive::<Decimal128Type>().value_as_string(row))
+        }
+        DataType::Decimal256(..) => {
+            number(array.as_primitive::<Decimal256Type>().value_as_string(row))
+        }
         DataType::Utf8 => text(array.as_string::<i32>().value(row)),
         DataType::LargeUtf8 => text(array.as_string::<i64>().value(row)),
         DataType::Utf8View => text(array.as_string_view().value(row)),
@@ -161,19 +214,27 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::LargeBinary => Ok(bytes(array.as_binary::<i64>().value(row))),
         DataType::BinaryView => Ok(bytes(array.as_binary_view().value(row))),
         DataType::FixedSizeBinary(_) => Ok(bytes(array.as_fixed_size_binary().value(row))),
-        DataType::Date32 => {
-            written(temporal::date32_to_datetime(array.as_primitive::<Date32Type>().value(row)).map(|at| at.date()))
-        }
-        DataType::Date64 => {
-            written(temporal::date64_to_datetime(array.as_primitive::<Date64Type>().value(row)).map(|at| at.date()))
-        }
+        DataType::Date32 => written(
+            temporal::date32_to_datetime(array.as_primitive::<Date32Type>().value(row))
+                .map(|at| at.date()),
+        ),
+        DataType::Date64 => written(
+            temporal::date64_to_datetime(array.as_primitive::<Date64Type>().value(row))
+                .map(|at| at.date()),
+        ),
         DataType::Timestamp(unit, zone) => timestamp(array, row, *unit, zone.as_deref()),
-        DataType::Time32(TimeUnit::Second) => time(temporal::time32s_to_time(array.as_primitive::<Time32SecondType>().value(row))),
-        DataType::Time32(_) => time(temporal::time32ms_to_time(array.as_primitive::<Time32MillisecondType>().value(row))),
-        DataType::Time64(TimeUnit::Nanosecond) => {
-            time(temporal::time64ns_to_time(array.as_primitive::<Time64NanosecondType>().value(row)))
-        }
-        DataType::Time64(_) => time(temporal::time64us_to_time(array.as_primitive::<Time64MicrosecondType>().value(row))),
+        DataType::Time32(TimeUnit::Second) => time(temporal::time32s_to_time(
+            array.as_primitive::<Time32SecondType>().value(row),
+        )),
+        DataType::Time32(_) => time(temporal::time32ms_to_time(
+            array.as_primitive::<Time32MillisecondType>().value(row),
+        )),
+        DataType::Time64(TimeUnit::Nanosecond) => time(temporal::time64ns_to_time(
+            array.as_primitive::<Time64NanosecondType>().value(row),
+        )),
+        DataType::Time64(_) => time(temporal::time64us_to_time(
+            array.as_primitive::<Time64MicrosecondType>().value(row),
+        )),
         DataType::Duration(unit) => text(&duration(array, row, *unit)),
         DataType::List(_) => list(array.as_list::<i32>().value(row).as_ref()),
         DataType::LargeList(_) => list(array.as_list::<i64>().value(row).as_ref()),
@@ -184,7 +245,11 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::Map(..) => map(&array.as_map().value(row)),
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
-            let key = dictionary.normalized_keys().get(row).copied().unwrap_or_default();
+            let key = dictionary
+                .normalized_keys()
+                .get(row)
+                .copied()
+                .unwrap_or_default();
             cell(dictionary.values().as_ref(), key)
         }
         // None that gets here: [`unread`] has refused them.
@@ -194,11 +259,16 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
     }
 }
 
-/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that is written out keeps
-/// every digit (2^31 is 2147483648.0), everything else has the fewest that are this float among its kind (0.1, 1e+30).
+/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that
+/// is written out keeps every digit (2^31 is 2147483648.0), everything else has the fewest that are
+/// this float among its kind (0.1, 1e+30).
 fn narrow(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     let exact = float_text(value);
-    if value.fract() == 0.0 && !exact.contains('e') { exact } else { shortest(value, is_same) }
+    if value.fract() == 0.0 && !exact.contains('e') {
+        exact
+    } else {
+        shortest(value, is_same)
+    }
 }
 
 fn plain<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> String
@@ -209,14 +279,24 @@ where
 }
 
 fn bytes(bytes: &[u8]) -> Json {
-    std::str::from_utf8(bytes).map_or_else(|_| Json::Bytes(bytes.into()), |text| Json::Text(text.into()))
+    std::str::from_utf8(bytes).map_or_else(
+        |_| Json::Bytes(bytes.into()),
+        |text| Json::Text(text.into()),
+    )
 }
 
 fn list(items: &dyn Array) -> Result<Json, String> {
     if items.len() > ITEMS_MAX {
-        return Err(format!("is a list of {} items, the limit is {ITEMS_MAX}", items.len()));
+        return Err(format!(
+            "is a list of {} items, the limit is {ITEMS_MAX}",
+            items.len()
+        ));
     }
-    Ok(Json::List((0..items.len()).map(|index| cell(items, index)).collect::<Result<_, _>>()?))
+    Ok(Json::List(
+        (0..items.len())
+            .map(|index| cell(items, index))
+            .collect::<Result<_, _>>()?,
+    ))
 }
 
 fn object(array: &StructArray, row: usize) -> Result<Json, String> {
@@ -231,14 +311,18 @@ fn map(entries: &StructArray) -> Result<Json, String> {
     };
     let pairs = (0..entries.len()).map(|index| match cell(keys, index)? {
         Json::Text(key) => Ok((key, cell(values, index)?)),
-        other => Err(format!("is a map with a key that is {}, expected strings", other.kind())),
+        other => Err(format!(
+            "is a map with a key that is {}, expected strings",
+            other.kind()
+        )),
     });
     Ok(Json::Object(pairs.collect::<Result<_, String>>()?))
 }
 
 /// As Python's `str` writes it; a day that the calendar does not have is an error.
 fn written(at: Option<impl Display>) -> Result<Json, String> {
-    at.map(|at| Json::Text(at.to_string())).ok_or_else(|| "is no date of the calendar".into())
+    at.map(|at| Json::Text(at.to_string()))
+        .ok_or_else(|| "is no date of the calendar".into())
 }
 
 /// Six digits where there is a part of a second, nine where there is one of a microsecond.
@@ -251,19 +335,40 @@ fn fraction(nanoseconds: u32) -> String {
 }
 
 fn time(at: Option<impl chrono::Timelike + Display>) -> Result<Json, String> {
-    written(at.map(|at| format!("{:02}:{:02}:{:02}{}", at.hour(), at.minute(), at.second(), fraction(at.nanosecond()))))
+    written(at.map(|at| {
+        format!(
+            "{:02}:{:02}:{:02}{}",
+            at.hour(),
+            at.minute(),
+            at.second(),
+            fraction(at.nanosecond())
+        )
+    }))
 }
 
-fn timestamp(array: &dyn Array, row: usize, unit: TimeUnit, zone: Option<&str>) -> Result<Json, String> {
+fn timestamp(
+    array: &dyn Array,
+    row: usize,
+    unit: TimeUnit,
+    zone: Option<&str>,
+) -> Result<Json, String> {
     use chrono::Timelike;
     let at = match unit {
-        TimeUnit::Second => temporal::timestamp_s_to_datetime(array.as_primitive::<TimestampSecondType>().value(row)),
-        TimeUnit::Millisecond => temporal::timestamp_ms_to_datetime(array.as_primitive::<TimestampMillisecondType>().value(row)),
-        TimeUnit::Microsecond => temporal::timestamp_us_to_datetime(array.as_primitive::<TimestampMicrosecondType>().value(row)),
-        TimeUnit::Nanosecond => temporal::timestamp_ns_to_datetime(array.as_primitive::<TimestampNanosecondType>().value(row)),
+        TimeUnit::Second => temporal::timestamp_s_to_datetime(
+            array.as_primitive::<TimestampSecondType>().value(row),
+        ),
+        TimeUnit::Millisecond => temporal::timestamp_ms_to_datetime(
+            array.as_primitive::<TimestampMillisecondType>().value(row),
+        ),
+        TimeUnit::Microsecond => temporal::timestamp_us_to_datetime(
+            array.as_primitive::<TimestampMicrosecondType>().value(row),
+        ),
+        TimeUnit::Nanosecond => temporal::timestamp_ns_to_datetime(
+            array.as_primitive::<TimestampNanosecondType>().value(row),
+        ),
     };
-    // What is stored is UTC wherever there is a zone. A fixed offset is applied; a named zone would need a table of its
-    // changes, so the moment stays in UTC.
+    // What is stored is UTC wherever there is a zone. A fixed offset is applied; a named zone would
+    // need a table of its changes, so the moment stays in UTC.
     let offset = match zone {
         None => None,
         Some("UTC" | "utc" | "Etc/UTC" | "Z" | "GMT") => Some((0, "+00:00".to_string())),
@@ -282,13 +387,23 @@ fn timestamp(array: &dyn Array, row: usize, unit: TimeUnit, zone: Option<&str>) 
     }))
 }
 
-/// Days and the time of a day, as Python's `str` writes a `timedelta`: an hour less than nothing is `-1 day, 23:00:00`.
+/// Days and the time of a day, as Python's `str` writes a `timedelta`: an hour less than nothing is
+/// `-1 day, 23:00:00`.
 fn duration(array: &dyn Array, row: usize, unit: TimeUnit) -> String {
     let (count, per_second) = match unit {
         TimeUnit::Second => (array.as_primitive::<DurationSecondType>().value(row), 1),
-        TimeUnit::Millisecond => (array.as_primitive::<DurationMillisecondType>().value(row), 1_000),
-        TimeUnit::Microsecond => (array.as_primitive::<DurationMicrosecondType>().value(row), 1_000_000),
-        TimeUnit::Nanosecond => (array.as_primitive::<DurationNanosecondType>().value(row), 1_000_000_000),
+        TimeUnit::Millisecond => (
+            array.as_primitive::<DurationMillisecondType>().value(row),
+            1_000,
+        ),
+        TimeUnit::Microsecond => (
+            array.as_primitive::<DurationMicrosecondType>().value(row),
+            1_000_000,
+        ),
+        TimeUnit::Nanosecond => (
+            array.as_primitive::<DurationNanosecondType>().value(row),
+            1_000_000_000,
+        ),
     };
     let (seconds, rest) = (count.div_euclid(per_second), count.rem_euclid(per_second));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -298,7 +413,12 @@ fn duration(array: &dyn Array, row: usize, unit: TimeUnit) -> String {
         days => format!("{days} days, "),
     };
     let fraction = fraction((rest * (1_000_000_000 / per_second)) as u32);
-    format!("{days}{}:{:02}:{:02}{fraction}", second / 3600, second / 60 % 60, second % 60)
+    format!(
+        "{days}{}:{:02}:{:02}{fraction}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// `+05:30`
@@ -309,5 +429,8 @@ fn offset_seconds(zone: &str) -> Option<i64> {
         _ => return None,
     };
     let (hours, minutes) = rest.split_once(':')?;
-    Some(sign * (hours.parse::<u32>().ok()? * 3600 + minutes.parse::<u32>().ok().filter(|m| *m < 60)? * 60) as i64)
+    Some(
+        sign * (hours.parse::<u32>().ok()? * 3600
+            + minutes.parse::<u32>().ok().filter(|m| *m < 60)? * 60) as i64,
+    )
 }

@@ -21,18 +21,26 @@ pub const R1_ZERO: &str = include_str!("../templates/r1-zero.jinja");
 pub const TEMPLATE_BYTES_MAX: u64 = 16 << 20;
 
 const NAME: &str = "prompt";
-/// The name of the template that transformers takes where there are tools, of a tokenizer with several.
+/// The name of the template that transformers takes where there are tools, of a tokenizer with
+/// several.
 const TOOL_USE: &str = "tool_use";
 /// What transformers puts behind a message that is to be continued, to find the place again.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 /// Variables that are not a setting.
-const RESERVED: [&str; 6] =
-    ["messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize", "return_dict"];
+const RESERVED: [&str; 6] = [
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "return_dict",
+];
 
 /// What a job tells a chat template, whatever the row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Telling<'a> {
-    /// The day that `strftime_now` tells, `YYYY-MM-DD`; without one a template that asks is refused.
+    /// The day that `strftime_now` tells, `YYYY-MM-DD`; without one a template that asks is
+    /// refused.
     pub date: Option<&'a str>,
     /// Further variables: a JSON object, or nothing.
     pub chat_template_kwargs: &'a str,
@@ -43,7 +51,8 @@ pub struct Telling<'a> {
 impl Telling<'_> {
     /// The key of the data set that only a chat template reads.
     fn unheard(&self) -> Result<Option<&'static str>, DataError> {
-        let settings = settings(self.chat_template_kwargs).map_err(|e| DataError::template("chat_template_kwargs", e))?;
+        let settings = settings(self.chat_template_kwargs)
+            .map_err(|e| DataError::template("chat_template_kwargs", e))?;
         Ok(match (self.tools, settings.is_empty()) {
             (Some(_), _) => Some("tools"),
             (None, false) => Some("chat_template_kwargs"),
@@ -81,7 +90,8 @@ struct Chat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     pub prompt: String,
-    /// Prompt and completion. A chat template may write a prompt otherwise when something follows: then it does not begin with `prompt`.
+    /// Prompt and completion. A chat template may write a prompt otherwise when something follows:
+    /// then it does not begin with `prompt`.
     pub whole: String,
     /// The template has written what ends the completion.
     pub is_ended: bool,
@@ -89,30 +99,53 @@ pub struct Rendered {
 
 impl Template {
     /// `tokenizer`'s directory is where `chat` finds the chat template.
-    pub fn open(source: &TemplateSource, tokenizer: &Tokenizer, telling: &Telling<'_>) -> Result<Template, DataError> {
+    pub fn open(
+        source: &TemplateSource,
+        tokenizer: &Tokenizer,
+        telling: &Telling<'_>,
+    ) -> Result<Template, DataError> {
         let told_in_vain = |name: &str| match telling.unheard()? {
             None => Ok(()),
             Some(key) => {
-                let problem = format!("it takes no `{key}`, which the data set has: use template = \"chat\", or leave `{key}` out");
+                let problem = format!(
+                    "it takes no `{key}`, which the data set has: use template = \"chat\", or \
+                     leave `{key}` out"
+                );
                 Err(DataError::template(name, problem))
             }
         };
         match source {
-            TemplateSource::R1Zero => told_in_vain("r1-zero").and_then(|()| Template::prompt("r1-zero", R1_ZERO.into())),
-            TemplateSource::Plain => told_in_vain("plain").and_then(|()| Template::prompt("plain", "{{ prompt }}".into())),
+            TemplateSource::R1Zero => {
+                told_in_vain("r1-zero").and_then(|()| Template::prompt("r1-zero", R1_ZERO.into()))
+            }
+            TemplateSource::Plain => told_in_vain("plain")
+                .and_then(|()| Template::prompt("plain", "{{ prompt }}".into())),
             TemplateSource::File(path) => {
                 let (name, text) = (path.display().to_string(), read(path)?);
                 let file = Template::prompt(&name, text.clone())?;
-                let sees = file.environment.get_template(NAME).map(|template| template.undeclared_variables(false));
+                let sees = file
+                    .environment
+                    .get_template(NAME)
+                    .map(|template| template.undeclared_variables(false));
                 match sees.is_ok_and(|names| names.contains("messages")) {
-                    true => Template::chat(name, &Texts { default: text, tool_use: None }, tokenizer, telling, true),
+                    true => Template::chat(
+                        name,
+                        &Texts {
+                            default: text,
+                            tool_use: None,
+                        },
+                        tokenizer,
+                        telling,
+                        true,
+                    ),
                     false => told_in_vain(&name).map(|()| file),
                 }
             }
             TemplateSource::Chat => Template::chat_of(tokenizer, telling)?.ok_or_else(|| {
                 let missing = format!(
-                    "{} has no chat template: add `chat_template` to its tokenizer_config.json (or a file chat_template.jinja beside it), or set \
-                     `template` to \"r1-zero\", \"plain\" or a template file",
+                    "{} has no chat template: add `chat_template` to its tokenizer_config.json \
+                     (or a file chat_template.jinja beside it), or set `template` to \"r1-zero\", \
+                     \"plain\" or a template file",
                     tokenizer.directory().display()
                 );
                 DataError::template("chat", missing)
@@ -124,16 +157,27 @@ impl Template {
         let mut environment = jinja::environment(None);
         // A misspelled variable is an error, not an empty prompt.
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        Template::compile(environment, name.into(), jinja::without_generation_marks(&jinja::normalised(&text)), Kind::Prompt)
+        Template::compile(
+            environment,
+            name.into(),
+            jinja::without_generation_marks(&jinja::normalised(&text)),
+            Kind::Prompt,
+        )
     }
 
     /// The tokenizer's chat template; `None` where it has none.
-    pub fn chat_of(tokenizer: &Tokenizer, telling: &Telling<'_>) -> Result<Option<Template>, DataError> {
-        let Some((name, texts)) = chat_template(tokenizer.directory())? else { return Ok(None) };
+    pub fn chat_of(
+        tokenizer: &Tokenizer,
+        telling: &Telling<'_>,
+    ) -> Result<Option<Template>, DataError> {
+        let Some((name, texts)) = chat_template(tokenizer.directory())? else {
+            return Ok(None);
+        };
         Template::chat(name, &texts, tokenizer, telling, false).map(Some)
     }
 
-    /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`, lenient about what is undefined.
+    /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`,
+    /// lenient about what is undefined.
     fn chat(
         name: String,
         texts: &Texts,
@@ -145,7 +189,8 @@ impl Template {
         let date = match telling.date {
             None => None,
             Some(date) => {
-                let day = NaiveDate::parse_from_str(date, "%Y-%m-%d").map_err(|e| wrong(format!("`date` = {date:?}: {e}")))?;
+                let day = NaiveDate::parse_from_str(date, "%Y-%m-%d")
+                    .map_err(|e| wrong(format!("`date` = {date:?}: {e}")))?;
                 Some(day)
             }
         };
@@ -157,25 +202,45 @@ impl Template {
             sees_row,
             has_tool_use: texts.tool_use.is_some(),
         };
-        let compiled = |text: &str| concat::as_in_python(&jinja::without_generation_marks(&jinja::normalised(text)));
+        let compiled = |text: &str| {
+            concat::as_in_python(&jinja::without_generation_marks(&jinja::normalised(text)))
+        };
         let mut environment = jinja::chat_environment(date);
         if let Some(text) = &texts.tool_use {
-            environment.add_template_owned(TOOL_USE, compiled(text)).map_err(|e| DataError::template(&name, describe(&e)))?;
+            environment
+                .add_template_owned(TOOL_USE, compiled(text))
+                .map_err(|e| DataError::template(&name, describe(&e)))?;
         }
-        Template::compile(environment, name, compiled(&texts.default), Kind::Chat(chat))
+        Template::compile(
+            environment,
+            name,
+            compiled(&texts.default),
+            Kind::Chat(chat),
+        )
     }
 
-    fn compile(mut environment: Environment<'static>, name: String, text: String, kind: Kind) -> Result<Template, DataError> {
-        environment.add_template_owned(NAME, text).map_err(|e| DataError::template(&name, describe(&e)))?;
-        Ok(Template { environment, name, kind })
+    fn compile(
+        mut environment: Environment<'static>,
+        name: String,
+        text: String,
+        kind: Kind,
+    ) -> Result<Template, DataError> {
+        environment
+            .add_template_owned(NAME, text)
+            .map_err(|e| DataError::template(&name, describe(&e)))?;
+        Ok(Template {
+            environment,
+            name,
+            kind,
+        })
     }
 
     fn wrong(&self, problem: impl ToString) -> DataError {
         DataError::template(&self.name, problem)
     }
 
-    /// The prompt's text. An error names what the template or the row lacks. Where the last message is the assistant's, it is left open for a
-    /// completion to go on with.
+    /// The prompt's text. An error names what the template or the row lacks. Where the last message
+    /// is the assistant's, it is left open for a completion to go on with.
     pub fn render(&self, row: &Row) -> Result<String, DataError> {
         let chat = match &self.kind {
             Kind::Prompt => return self.render_prompt(row),
@@ -183,7 +248,9 @@ impl Template {
         };
         let messages = self.messages(row)?;
         match messages.split_last() {
-            Some((last, before)) if last.role() == "assistant" => self.render_continued(chat, row, before, last),
+            Some((last, before)) if last.role() == "assistant" => {
+                self.render_continued(chat, row, before, last)
+            }
             _ => self.render_messages(chat, row, &messages, self.offered_tools(row)?, true),
         }
     }
@@ -205,7 +272,11 @@ impl Template {
             }
         };
         let prompt = self.render(row)?;
-        Ok(Rendered { whole: format!("{prompt}{text}"), prompt, is_ended: false })
+        Ok(Rendered {
+            whole: format!("{prompt}{text}"),
+            prompt,
+            is_ended: false,
+        })
     }
 
     /// The text of the one message that a template without messages can take.
@@ -214,23 +285,34 @@ impl Template {
             return Err(self.wrong("the completion is several messages: use template = \"chat\""));
         };
         match message.other_key() {
-            Some(key) => Err(self.wrong(format!("the completion's message has `{key}`, which only template = \"chat\" can write"))),
+            Some(key) => Err(self.wrong(format!(
+                "the completion's message has `{key}`, which only template = \"chat\" can write"
+            ))),
             None => Ok(message.text()),
         }
     }
 
     fn render_prompt(&self, row: &Row) -> Result<String, DataError> {
-        let prompt = row.prompt.as_deref().ok_or_else(|| self.wrong("the row has no prompt"))?;
+        let prompt = row
+            .prompt
+            .as_deref()
+            .ok_or_else(|| self.wrong("the row has no prompt"))?;
         if row.messages.len() > 1 {
-            let problem =
-                "the prompt is a conversation of several messages: use template = \"chat\", or a file that reads `messages`";
+            let problem = "the prompt is a conversation of several messages: use template = \
+                           \"chat\", or a file that reads `messages`";
             return Err(self.wrong(problem));
         }
         if let Some(key) = row.messages.iter().find_map(Message::other_key) {
-            return Err(self.wrong(format!("the prompt's message has `{key}`, which only template = \"chat\" can write")));
+            return Err(self.wrong(format!(
+                "the prompt's message has `{key}`, which only template = \"chat\" can write"
+            )));
         }
-        // Beside a text these may be any columns; beside messages they are what a chat template is told.
-        let told = [("tools", &row.tools), ("chat_template_kwargs", &row.chat_template_kwargs)];
+        // Beside a text these may be any columns; beside messages they are what a chat template is
+        // told.
+        let told = [
+            ("tools", &row.tools),
+            ("chat_template_kwargs", &row.chat_template_kwargs),
+        ];
         let is_told = |value: &Option<Json>| match value {
             None | Some(Json::Null) => false,
             Some(Json::List(items)) => !items.is_empty(),
@@ -238,8 +320,13 @@ impl Template {
             Some(Json::Text(text)) => !["", "[]", "{}", "null"].contains(&text.trim()),
             Some(_) => true,
         };
-        if let Some((key, _)) = told.into_iter().find(|(_, value)| !row.messages.is_empty() && is_told(value)) {
-            return Err(self.wrong(format!("the row has `{key}`, which only template = \"chat\" can write")));
+        if let Some((key, _)) = told
+            .into_iter()
+            .find(|(_, value)| !row.messages.is_empty() && is_told(value))
+        {
+            return Err(self.wrong(format!(
+                "the row has `{key}`, which only template = \"chat\" can write"
+            )));
         }
         self.run(NAME, context! { prompt, ..self.row_context(row)? })
     }
@@ -248,7 +335,8 @@ impl Template {
     fn row_context(&self, row: &Row) -> Result<Value, DataError> {
         let meta = match row.meta.as_deref() {
             None => Json::Object(Vec::new()),
-            Some(meta) => Json::parse(meta).map_err(|e| self.wrong(format!("the row's other columns: {}", e.problem)))?,
+            Some(meta) => Json::parse(meta)
+                .map_err(|e| self.wrong(format!("the row's other columns: {}", e.problem)))?,
         };
         let (reference, domain) = (row.reference.as_deref(), row.domain.as_deref());
         Ok(context! { reference, domain, meta => python::value(&meta) })
@@ -258,7 +346,10 @@ impl Template {
         match row.messages.is_empty() {
             false => Ok(row.messages.clone()),
             true => {
-                let prompt = row.prompt.as_deref().ok_or_else(|| self.wrong("the row has no prompt"))?;
+                let prompt = row
+                    .prompt
+                    .as_deref()
+                    .ok_or_else(|| self.wrong("the row has no prompt"))?;
                 Ok(vec![Message::new("user", prompt)])
             }
         }
@@ -273,7 +364,10 @@ impl Template {
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
         let mut variables: Vec<(String, Value)> = Vec::new();
-        let mut set = |name: &str, value: Value| match variables.iter_mut().find(|(known, _)| known == name) {
+        let mut set = |name: &str, value: Value| match variables
+            .iter_mut()
+            .find(|(known, _)| known == name)
+        {
             Some(variable) => variable.1 = value,
             None => variables.push((name.into(), value)),
         };
@@ -287,49 +381,95 @@ impl Template {
         for (name, token) in &chat.named_tokens {
             set(name, Value::from(token.as_str()));
         }
-        let name = if chat.has_tool_use && !tools.is_none() { TOOL_USE } else { NAME };
+        let name = if chat.has_tool_use && !tools.is_none() {
+            TOOL_USE
+        } else {
+            NAME
+        };
         set("tools", tools);
         set("documents", Value::from(()));
-        let own = row.chat_template_kwargs.as_ref().map(kwargs).transpose().map_err(|e| self.wrong(e))?;
+        let own = row
+            .chat_template_kwargs
+            .as_ref()
+            .map(kwargs)
+            .transpose()
+            .map_err(|e| self.wrong(e))?;
         for (name, value) in chat.kwargs.iter().chain(own.iter().flatten()) {
             set(name, python::value(value));
         }
-        set("messages", python::list(messages.iter().map(|message| python::value(&message.to_json())).collect()));
+        set(
+            "messages",
+            python::list(
+                messages
+                    .iter()
+                    .map(|message| python::value(&message.to_json()))
+                    .collect(),
+            ),
+        );
         set("add_generation_prompt", Value::from(add_generation_prompt));
         self.run(name, python::object(variables))
     }
 
-    /// As transformers with `continue_final_message`: nothing stands behind the last message's text.
-    fn render_continued(&self, chat: &Chat, row: &Row, before: &[Message], last: &Message) -> Result<String, DataError> {
-        let cannot =
-            |why: &str| self.wrong(format!("the prompt ends in an assistant's message, which is to be continued, and {why}"));
+    /// As transformers with `continue_final_message`: nothing stands behind the last message's
+    /// text.
+    fn render_continued(
+        &self,
+        chat: &Chat,
+        row: &Row,
+        before: &[Message],
+        last: &Message,
+    ) -> Result<String, DataError> {
+        let cannot = |why: &str| {
+            self.wrong(format!(
+                "the prompt ends in an assistant's message, which is to be continued, and {why}"
+            ))
+        };
         if !chat.reads_content {
             return Err(cannot("the template reads no `content`"));
         }
-        let (tagged, text) = last.tagged(CONTINUE_TAG).ok_or_else(|| cannot("it has no text"))?;
+        let (tagged, text) = last
+            .tagged(CONTINUE_TAG)
+            .ok_or_else(|| cannot("it has no text"))?;
         let messages: Vec<Message> = before.iter().cloned().chain([tagged]).collect();
-        let rendered = self.render_messages(chat, row, &messages, self.offered_tools(row)?, false)?;
-        let place = rendered.rfind(CONTINUE_TAG.trim()).filter(|_| rendered.contains(text.trim()));
-        let place = place.ok_or_else(|| cannot("the template leaves its text out, or parts of it"))?;
+        let rendered =
+            self.render_messages(chat, row, &messages, self.offered_tools(row)?, false)?;
+        let place = rendered
+            .rfind(CONTINUE_TAG.trim())
+            .filter(|_| rendered.contains(text.trim()));
+        let place =
+            place.ok_or_else(|| cannot("the template leaves its text out, or parts of it"))?;
         let (open, behind) = rendered.split_at_checked(place).unwrap_or_default();
         // A template that trims its messages trims this one's end too.
-        Ok(if behind.starts_with(CONTINUE_TAG) { open.into() } else { open.trim_end().into() })
+        Ok(if behind.starts_with(CONTINUE_TAG) {
+            open.into()
+        } else {
+            open.trim_end().into()
+        })
     }
 
     /// The tools of a prompt that is sampled from: an empty list is none, as in TRL's GRPO.
     fn offered_tools(&self, row: &Row) -> Result<Value, DataError> {
         let tools = self.tools(row)?;
-        Ok(if tools.len() == Some(0) { Value::from(()) } else { tools })
+        Ok(if tools.len() == Some(0) {
+            Value::from(())
+        } else {
+            tools
+        })
     }
 
-    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward models: a template may
-    /// ask `tools is not none`.
+    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward
+    /// models: a template may ask `tools is not none`.
     fn tools(&self, row: &Row) -> Result<Value, DataError> {
         let wrong = |found: &str| {
-            self.wrong(format!("the row's tools are {found}, expected a list of JSON schemas, or a string that is one"))
+            self.wrong(format!(
+                "the row's tools are {found}, expected a list of JSON schemas, or a string that \
+                 is one"
+            ))
         };
         let parsed = match &row.tools {
-            Some(Json::Text(text)) => Some(Json::parse(text).map_err(|_| wrong("a string that is no JSON"))?),
+            Some(Json::Text(text)) => {
+                Some(Json::parse(text).map_err(|_| wrong("a string that is no JSON"))?)
+            }
             _ => None,
         };
         match parsed.as_ref().or(row.tools.as_ref()) {
@@ -343,11 +483,17 @@ impl Template {
     }
 
     fn run(&self, name: &str, variables: Value) -> Result<String, DataError> {
-        let template = self.environment.get_template(name).map_err(|e| self.wrong(describe(&e)))?;
-        template.render(variables).map_err(|e| self.wrong(describe(&e)))
+        let template = self
+            .environment
+            .get_template(name)
+            .map_err(|e| self.wrong(describe(&e)))?;
+        template
+            .render(variables)
+            .map_err(|e| self.wrong(describe(&e)))
     }
 
-    /// Whether the rendered text still lacks the tokenizer's special ids (a chat template writes its own).
+    /// Whether the rendered text still lacks the tokenizer's special ids (a chat template writes
+    /// its own).
     pub fn adds_special(&self) -> bool {
         matches!(self.kind, Kind::Prompt)
     }
@@ -358,7 +504,11 @@ impl Template {
     }
 
     /// Renders and tokenises: the ids that a completion continues.
-    pub fn prompt_ids(&self, row: &Row, tokenizer: &Tokenizer) -> Result<(String, Vec<u32>), DataError> {
+    pub fn prompt_ids(
+        &self,
+        row: &Row,
+        tokenizer: &Tokenizer,
+    ) -> Result<(String, Vec<u32>), DataError> {
         let text = self.render(row)?;
         let ids = tokenizer.encode_open(&text, self.adds_special())?;
         if ids.is_empty() {
@@ -372,15 +522,27 @@ impl Template {
 fn settings(text: &str) -> Result<Vec<(String, Json)>, String> {
     match text.trim() {
         "" => Ok(Vec::new()),
-        text => kwargs(&Json::parse(text).map_err(|e| format!("chat_template_kwargs: {}", e.problem))?),
+        text => {
+            kwargs(&Json::parse(text).map_err(|e| format!("chat_template_kwargs: {}", e.problem))?)
+        }
     }
 }
 
 /// Settings of a chat template.
 fn kwargs(value: &Json) -> Result<Vec<(String, Json)>, String> {
-    let Json::Object(pairs) = value else { return Err(format!("chat_template_kwargs is {}, expected an object", value.kind())) };
-    match pairs.iter().find(|(name, _)| RESERVED.contains(&name.as_str())) {
-        Some((name, _)) => Err(format!("chat_template_kwargs has `{name}`, which is no setting: leave it out")),
+    let Json::Object(pairs) = value else {
+        return Err(format!(
+            "chat_template_kwargs is {}, expected an object",
+            value.kind()
+        ));
+    };
+    match pairs
+        .iter()
+        .find(|(name, _)| RESERVED.contains(&name.as_str()))
+    {
+        Some((name, _)) => Err(format!(
+            "chat_template_kwargs has `{name}`, which is no setting: leave it out"
+        )),
         None => Ok(pairs.clone()),
     }
 }
@@ -388,12 +550,19 @@ fn kwargs(value: &Json) -> Result<Vec<(String, Json)>, String> {
 /// A template's text. A file that is something else is named.
 fn read(path: &Path) -> Result<String, DataError> {
     let bytes = user_file::read(path, TEMPLATE_BYTES_MAX).map_err(|e| DataError::read(path, e))?;
-    if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default())
-        && !what.contains("HTML")
+    if let Some(what) = naming::instead(
+        bytes
+            .get(..naming::HEAD_BYTES.min(bytes.len()))
+            .unwrap_or_default(),
+    ) && !what.contains("HTML")
     {
-        return Err(DataError::Instead { path: path.into(), what });
+        return Err(DataError::Instead {
+            path: path.into(),
+            what,
+        });
     }
-    String::from_utf8(bytes).map_err(|_| DataError::template(path.display().to_string(), "it is not text in UTF-8"))
+    String::from_utf8(bytes)
+        .map_err(|_| DataError::template(path.display().to_string(), "it is not text in UTF-8"))
 }
 
 /// A tokenizer's chat templates.
@@ -402,33 +571,54 @@ struct Texts {
     tool_use: Option<String>,
 }
 
-/// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of named ones: "default", and "tool_use" where a row
-/// has tools).
+/// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of
+/// named ones: "default", and "tool_use" where a row has tools).
 fn chat_template(directory: &Path) -> Result<Option<(String, Texts)>, DataError> {
     let of_files = |path: &Path| match read(path) {
         Ok(text) => Ok(Some(text)),
-        Err(DataError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(DataError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     };
     let file = directory.join("chat_template.jinja");
     if let Some(default) = of_files(&file)? {
         let tool_use = of_files(&directory.join("additional_chat_templates/tool_use.jinja"))?;
-        return Ok(Some((file.display().to_string(), Texts { default, tool_use })));
+        return Ok(Some((
+            file.display().to_string(),
+            Texts { default, tool_use },
+        )));
     }
     let config = directory.join("tokenizer_config.json");
     let value = crate::tokenizer::json(&config)?;
     let named = |name: &str| {
         let all = value["chat_template"].as_array()?;
-        all.iter().find(|template| template["name"] == name)?["template"].as_str().map(String::from)
+        all.iter().find(|template| template["name"] == name)?["template"]
+            .as_str()
+            .map(String::from)
     };
-    let default = value["chat_template"].as_str().map(String::from).or_else(|| named("default"));
-    Ok(default.map(|default| (config.display().to_string(), Texts { default, tool_use: named(TOOL_USE) })))
+    let default = value["chat_template"]
+        .as_str()
+        .map(String::from)
+        .or_else(|| named("default"));
+    Ok(default.map(|default| {
+        (
+            config.display().to_string(),
+            Texts {
+                default,
+                tool_use: named(TOOL_USE),
+            },
+        )
+    }))
 }
 
 /// Whether the chat template beside a tokenizer, or a template file, asks for today's date.
 pub fn asks_for_date(path: &Path) -> bool {
     let text = match path.is_dir() {
-        true => chat_template(path).ok().flatten().map(|(_, texts)| texts.default + &texts.tool_use.unwrap_or_default()),
+        true => chat_template(path)
+            .ok()
+            .flatten()
+            .map(|(_, texts)| texts.default + &texts.tool_use.unwrap_or_default()),
         false => read(path).ok(),
     };
     text.is_some_and(|text| text.contains("strftime_now"))

@@ -30,8 +30,17 @@ pub enum ReadBack {
 
 /// The tokenizer of a directory that has no tokenizer.json.
 const SENTENCEPIECE_FILE: &str = "tokenizer.model";
-/// The special tokens that every tokenizer may have, in transformers' order. A file may name others, as in `image_token`.
-const NAMED_TOKENS: &[&str] = &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The special tokens that every tokenizer may have, in transformers' order. A file may name
+/// others, as in `image_token`.
+const NAMED_TOKENS: &[&str] = &[
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 const EXTRA_TOKENS: &str = "extra_special_tokens";
 /// The name of [`EXTRA_TOKENS`] before transformers 5.
 const ADDITIONAL_TOKENS: &str = "additional_special_tokens";
@@ -41,27 +50,49 @@ const TOKENIZER_BYTES_MAX: u64 = 1 << 30;
 const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
 impl Tokenizer {
-    /// `path` is a `tokenizer.json` or a directory with one. Beside it are read, where they are, the files in which transformers finds special
-    /// tokens, further tokens, and the ids that begin and end a sequence.
+    /// `path` is a `tokenizer.json` or a directory with one. Beside it are read, where they are,
+    /// the files in which transformers finds special tokens, further tokens, and the ids that begin
+    /// and end a sequence.
     pub fn open(path: &Path) -> Result<Tokenizer, DataError> {
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let problem = |problem: String| DataError::Tokenizer { path: file.clone(), problem };
+        let file = if path.is_dir() {
+            path.join("tokenizer.json")
+        } else {
+            path.to_path_buf()
+        };
+        let problem = |problem: String| DataError::Tokenizer {
+            path: file.clone(),
+            problem,
+        };
         let beside = file.parent().unwrap_or(Path::new("."));
         let bytes = match user_file::read(&file, TOKENIZER_BYTES_MAX) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && beside.join(SENTENCEPIECE_FILE).is_file() => {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    && beside.join(SENTENCEPIECE_FILE).is_file() =>
+            {
                 let model = beside.join(SENTENCEPIECE_FILE);
-                return Err(problem(format!("there is none, and {} is {}", model.display(), naming::SENTENCEPIECE)));
+                return Err(problem(format!(
+                    "there is none, and {} is {}",
+                    model.display(),
+                    naming::SENTENCEPIECE
+                )));
             }
             Err(e) => return Err(DataError::read(&file, e)),
         };
-        if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default()) {
+        if let Some(what) = naming::instead(
+            bytes
+                .get(..naming::HEAD_BYTES.min(bytes.len()))
+                .unwrap_or_default(),
+        ) {
             return Err(DataError::Instead { path: file, what });
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
         // Both would change ids behind our back.
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| problem(e.to_string()))?;
+        inner
+            .with_truncation(None)
+            .map_err(|e| problem(e.to_string()))?;
 
         let generation = json(&beside.join("generation_config.json"))?;
         let own = json(&beside.join("tokenizer_config.json"))?;
@@ -69,20 +100,41 @@ impl Tokenizer {
         add_further_tokens(&mut inner, &own, beside)?;
         let special = special_tokens(&own, beside)?;
         let id_of = |name: &str| -> Result<Option<u32>, DataError> {
-            let Some(token) = special.named.iter().find(|(n, _)| n == name).map(|(_, token)| &token.content) else {
+            let Some(token) = special
+                .named
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, token)| &token.content)
+            else {
                 return Ok(None);
             };
-            let missing = || problem(format!("the files beside it say that its `{name}` is {token:?}, and it has no such token"));
+            let missing = || {
+                problem(format!(
+                    "the files beside it say that its `{name}` is {token:?}, and it has no such \
+                     token"
+                ))
+            };
             inner.token_to_id(token).map(Some).ok_or_else(missing)
         };
         let own_eos = id_of("eos_token")?;
         let own_bos = id_of("bos_token")?;
         add_special_tokens(&mut inner, &special);
-        // What transformers generates with: generation_config.json, or what it makes of config.json where there is none.
-        let places = [("generation_config.json", &generation), ("config.json", &model), ("config.json", &model["text_config"])];
+        // What transformers generates with: generation_config.json, or what it makes of config.json
+        // where there is none.
+        let places = [
+            ("generation_config.json", &generation),
+            ("config.json", &model),
+            ("config.json", &model["text_config"]),
+        ];
         let generated = |key: &str| -> Result<Vec<u32>, DataError> {
-            let found = places.iter().map(|(file, object)| ids(&beside.join(file), key, &object[key]));
-            Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default())
+            let found = places
+                .iter()
+                .map(|(file, object)| ids(&beside.join(file), key, &object[key]));
+            Ok(found
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .find(|ids| !ids.is_empty())
+                .unwrap_or_default())
         };
         let mut eos_ids = generated("eos_token_id")?;
         // The tokenizer's own end of sequence comes first: it is what ends a training row.
@@ -91,32 +143,57 @@ impl Tokenizer {
             eos_ids.insert(0, own);
         }
         if eos_ids.is_empty() {
-            let fix = "add `eos_token` to tokenizer_config.json, or `eos_token_id` to generation_config.json";
-            return Err(problem(format!("nothing beside it says which id ends a sequence: {fix}")));
+            let fix = "add `eos_token` to tokenizer_config.json, or `eos_token_id` to \
+                       generation_config.json";
+            return Err(problem(format!(
+                "nothing beside it says which id ends a sequence: {fix}"
+            )));
         }
         if let Some(stray) = eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
-            return Err(problem(format!("id {stray} is said to end a sequence, and the tokenizer has no such id")));
+            return Err(problem(format!(
+                "id {stray} is said to end a sequence, and the tokenizer has no such id"
+            )));
         }
         let bos_id = own_bos.or(generated("bos_token_id")?.first().copied());
-        let named = special.named.into_iter().map(|(name, token)| (name, token.content)).collect();
-        Ok(Tokenizer { inner, eos_ids, bos_id, named, file })
+        let named = special
+            .named
+            .into_iter()
+            .map(|(name, token)| (name, token.content))
+            .collect();
+        Ok(Tokenizer {
+            inner,
+            eos_ids,
+            bos_id,
+            named,
+            file,
+        })
     }
 
-    /// Ids of `text`; `add_special` adds what the tokenizer's post-processor adds (usually the id that begins a sequence);
-    /// as in `transformers` 5, `add_bos_token` of tokenizer_config.json has no say in it.
+    /// Ids of `text`; `add_special` adds what the tokenizer's post-processor adds (usually the id
+    /// that begins a sequence); as in `transformers` 5, `add_bos_token` of tokenizer_config.json
+    /// has no say in it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| DataError::Tokenizer {
-            path: self.file.clone(),
-            problem: format!("cannot encode {:?}: {e}", text.chars().take(80).collect::<String>()),
-        })?;
+        let encoding =
+            self.inner
+                .encode_fast(text, add_special)
+                .map_err(|e| DataError::Tokenizer {
+                    path: self.file.clone(),
+                    problem: format!(
+                        "cannot encode {:?}: {e}",
+                        text.chars().take(80).collect::<String>()
+                    ),
+                })?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// [`Tokenizer::encode`] for the beginning of a sequence that something follows: with what a tokenizer puts in front, without the end
-    /// that some put behind.
+    /// [`Tokenizer::encode`] for the beginning of a sequence that something follows: with what a
+    /// tokenizer puts in front, without the end that some put behind.
     pub fn encode_open(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
         let mut ids = self.encode(text, add_special)?;
-        if add_special && ids.last().is_some_and(|id| self.eos_ids.contains(id)) && self.encode(text, false)?.last() != ids.last() {
+        if add_special
+            && ids.last().is_some_and(|id| self.eos_ids.contains(id))
+            && self.encode(text, false)?.last() != ids.last()
+        {
             ids.pop();
         }
         Ok(ids)
@@ -131,17 +208,31 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids that a stage learns of a prompt and its completion, how many of them are the prompt, and whether the prompt's last tokens are
-    /// other ones when the completion follows. Together, the prompt is what the ids share with the prompt's own at the beginning, as in TRL.
-    pub fn learned(&self, rendered: &Rendered, special: bool, tokenize: Tokenize) -> Result<(Vec<u32>, usize, bool), DataError> {
-        let Rendered { prompt, whole, is_ended } = rendered;
+    /// The ids that a stage learns of a prompt and its completion, how many of them are the prompt,
+    /// and whether the prompt's last tokens are other ones when the completion follows. Together,
+    /// the prompt is what the ids share with the prompt's own at the beginning, as in TRL.
+    pub fn learned(
+        &self,
+        rendered: &Rendered,
+        special: bool,
+        tokenize: Tokenize,
+    ) -> Result<(Vec<u32>, usize, bool), DataError> {
+        let Rendered {
+            prompt,
+            whole,
+            is_ended,
+        } = rendered;
         let own = self.encode_open(prompt, special)?;
         let completion = whole.strip_prefix(prompt.as_str());
         let mut ids = match (tokenize, completion) {
-            (Tokenize::Apart, Some(completion)) => [&own[..], &self.encode(completion, false)?].concat(),
+            (Tokenize::Apart, Some(completion)) => {
+                [&own[..], &self.encode(completion, false)?].concat()
+            }
             _ => self.encode_open(whole, special)?,
         };
-        if !is_ended && (completion.is_some_and(str::is_empty) || ids.last() != Some(&self.eos_id())) {
+        if !is_ended
+            && (completion.is_some_and(str::is_empty) || ids.last() != Some(&self.eos_id()))
+        {
             ids.push(self.eos_id());
         }
         let shared = own.iter().zip(&ids).take_while(|(a, b)| a == b).count();
@@ -151,7 +242,10 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, DataError> {
         self.inner
             .decode(ids, skip_special)
-            .map_err(|e| DataError::Tokenizer { path: self.file.clone(), problem: format!("cannot decode: {e}") })
+            .map_err(|e| DataError::Tokenizer {
+                path: self.file.clone(),
+                problem: format!("cannot decode: {e}"),
+            })
     }
 
     /// The text of a completion: the ids that end it are left out, everything else is shown.
@@ -160,7 +254,10 @@ impl Tokenizer {
     }
 
     fn without_end<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
-        let end = ids.iter().rposition(|id| !self.eos_ids.contains(id)).map_or(0, |last| last + 1);
+        let end = ids
+            .iter()
+            .rposition(|id| !self.eos_ids.contains(id))
+            .map_or(0, |last| last + 1);
         ids.get(..end).unwrap_or_default()
     }
 
@@ -171,8 +268,13 @@ impl Tokenizer {
         if again == self.without_end(ids) {
             return Ok(ReadBack::Same);
         }
-        let legible = !text.contains(char::REPLACEMENT_CHARACTER) && self.decode(&again, false)? == text;
-        Ok(if legible { ReadBack::OtherIds } else { ReadBack::OtherText })
+        let legible =
+            !text.contains(char::REPLACEMENT_CHARACTER) && self.decode(&again, false)? == text;
+        Ok(if legible {
+            ReadBack::OtherIds
+        } else {
+            ReadBack::OtherText
+        })
     }
 
     /// Ids that end a completion. At least one.
@@ -194,15 +296,22 @@ impl Tokenizer {
         &self.named
     }
 
-    /// Tokens that are found in a text whatever stands around them, by their content: its id, and whether it is special.
+    /// Tokens that are found in a text whatever stands around them, by their content: its id, and
+    /// whether it is special.
     pub fn added_tokens(&self) -> Vec<(String, u32, bool)> {
         let added = self.inner.get_added_tokens_decoder().into_iter();
-        added.map(|(id, token)| (token.content, id, token.special)).collect()
+        added
+            .map(|(id, token)| (token.content, id, token.special))
+            .collect()
     }
 
     /// The largest id, added tokens included.
     pub fn id_max(&self) -> u32 {
-        self.inner.get_vocab(true).into_values().max().unwrap_or_default()
+        self.inner
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .unwrap_or_default()
     }
 
     /// Refuses a tokenizer whose largest id has no row in an embedding of `vocab_size` rows.
@@ -212,10 +321,16 @@ impl Tokenizer {
             return Ok(());
         }
         let fix = format!(
-            "use the tokenizer that came with the model, or train a model whose config.json has vocab_size of at least {}",
+            "use the tokenizer that came with the model, or train a model whose config.json has \
+             vocab_size of at least {}",
             id_max as u64 + 1
         );
-        Err(DataError::Vocabulary { path: self.file.clone(), id_max, vocab_size, fix })
+        Err(DataError::Vocabulary {
+            path: self.file.clone(),
+            id_max,
+            vocab_size,
+            fix,
+        })
     }
 
     /// The directory that holds the tokenizer's files.
@@ -232,9 +347,9 @@ struct SpecialTokens {
     extra: Vec<tokenizers::AddedToken>,
 }
 
-/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those of
-/// tokenizer_config.json, unless that one has an `added_tokens_decoder`: then it is of a newer kind, and the map is not
-/// read.
+/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those
+/// of tokenizer_config.json, unless that one has an `added_tokens_decoder`: then it is of a newer
+/// kind, and the map is not read.
 fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError> {
     let map = match own.get("added_tokens_decoder") {
         Some(_) => Value::Null,
@@ -243,30 +358,56 @@ fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError
     let value = |name: &str| map.get(name).unwrap_or(&own[name]);
     let mut named = Vec::new();
     let mut add = |name: &str, value: &Value| {
-        if let Some(token) = special_token(value).filter(|_| named.iter().all(|(known, _)| known != name)) {
+        if let Some(token) =
+            special_token(value).filter(|_| named.iter().all(|(known, _)| known != name))
+        {
             named.push((name.to_string(), token));
         }
     };
     for name in NAMED_TOKENS {
         add(name, value(name));
     }
-    let further = [own, &map].into_iter().filter_map(Value::as_object).flatten().map(|(name, _)| name);
+    let further = [own, &map]
+        .into_iter()
+        .filter_map(Value::as_object)
+        .flatten()
+        .map(|(name, _)| name);
     for name in further.filter(|name| name.ends_with("_token")) {
         add(name, value(name));
     }
-    let listed = [own.get(EXTRA_TOKENS).unwrap_or(&own[ADDITIONAL_TOKENS]), &map[EXTRA_TOKENS], &map[ADDITIONAL_TOKENS]];
-    for (name, token) in listed.iter().filter_map(|value| value.as_object()).flatten() {
+    let listed = [
+        own.get(EXTRA_TOKENS).unwrap_or(&own[ADDITIONAL_TOKENS]),
+        &map[EXTRA_TOKENS],
+        &map[ADDITIONAL_TOKENS],
+    ];
+    for (name, token) in listed
+        .iter()
+        .filter_map(|value| value.as_object())
+        .flatten()
+    {
         add(name, token);
     }
-    let extra = listed.iter().filter_map(|value| value.as_array()).flatten().filter_map(special_token).collect();
+    let extra = listed
+        .iter()
+        .filter_map(|value| value.as_array())
+        .flatten()
+        .filter_map(special_token)
+        .collect();
     Ok(SpecialTokens { named, extra })
 }
 
-/// Adds the special tokens that the tokenizer has not among those that are found in a text as a whole, as transformers does.
+/// Adds the special tokens that the tokenizer has not among those that are found in a text as a
+/// whole, as transformers does.
 fn add_special_tokens(inner: &mut tokenizers::Tokenizer, special: &SpecialTokens) {
     let known = inner.get_added_tokens_decoder();
-    let is_known = |token: &&tokenizers::AddedToken| known.values().any(|known| known.content == token.content);
-    let tokens = special.named.iter().map(|(_, token)| token).chain(&special.extra);
+    let is_known = |token: &&tokenizers::AddedToken| {
+        known.values().any(|known| known.content == token.content)
+    };
+    let tokens = special
+        .named
+        .iter()
+        .map(|(_, token)| token)
+        .chain(&special.extra);
     let missing: Vec<_> = tokens.filter(|token| !is_known(token)).cloned().collect();
     inner.add_special_tokens(&missing);
 }
@@ -283,30 +424,72 @@ fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
     })
 }
 
-/// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json where there is none. They get the ids that these
-/// say, or the tokenizer is refused.
-fn add_further_tokens(inner: &mut tokenizers::Tokenizer, own: &Value, beside: &Path) -> Result<(), DataError> {
-    let refused = |file: &str, problem: String| DataError::Tokenizer { path: beside.join(file), problem };
+/// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json
+/// where there is none. They get the ids that these say, or the tokenizer is refused.
+fn add_further_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    own: &Value,
+    beside: &Path,
+) -> Result<(), DataError> {
+    let refused = |file: &str, problem: String| DataError::Tokenizer {
+        path: beside.join(file),
+        problem,
+    };
     let (file, further) = match own.get("added_tokens_decoder") {
         Some(decoder) => {
             let file = "tokenizer_config.json";
-            let wrong = |what: &str| refused(file, format!("`added_tokens_decoder` has {what}, expected tokens by their ids"));
-            let entries = decoder.as_object().ok_or_else(|| wrong(&shown::quote(&decoder.to_string())))?;
+            let wrong = |what: &str| {
+                refused(
+                    file,
+                    format!("`added_tokens_decoder` has {what}, expected tokens by their ids"),
+                )
+            };
+            let entries = decoder
+                .as_object()
+                .ok_or_else(|| wrong(&shown::quote(&decoder.to_string())))?;
             let entry = |(id, token): (&String, &Value)| {
                 let read = || Some((id.parse::<u32>().ok()?, added_token(token)?));
-                read().ok_or_else(|| wrong(&format!("{}: {}", shown::quote(id), shown::quote(&token.to_string()))))
+                read().ok_or_else(|| {
+                    wrong(&format!(
+                        "{}: {}",
+                        shown::quote(id),
+                        shown::quote(&token.to_string())
+                    ))
+                })
             };
-            (file, entries.into_iter().map(entry).collect::<Result<BTreeMap<_, _>, _>>()?)
+            (
+                file,
+                entries
+                    .into_iter()
+                    .map(entry)
+                    .collect::<Result<BTreeMap<_, _>, _>>()?,
+            )
         }
         None => {
             let file = "added_tokens.json";
             let added = json(&beside.join(file))?;
             let entry = |(text, id): (&String, &Value)| {
                 let token = tokenizers::AddedToken::from(text.as_str(), false).normalized(true);
-                let found = id.as_u64().and_then(|id| u32::try_from(id).ok()).map(|id| (id, token));
-                found.ok_or_else(|| refused(file, format!("{} is {id}, expected an id", shown::quote(text))))
+                let found = id
+                    .as_u64()
+                    .and_then(|id| u32::try_from(id).ok())
+                    .map(|id| (id, token));
+                found.ok_or_else(|| {
+                    refused(
+                        file,
+                        format!("{} is {id}, expected an id", shown::quote(text)),
+                    )
+                })
             };
-            (file, added.as_object().into_iter().flatten().map(entry).collect::<Result<_, _>>()?)
+            (
+                file,
+                added
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(entry)
+                    .collect::<Result<_, _>>()?,
+            )
         }
     };
     for (id, token) in further {
@@ -324,7 +507,8 @@ fn add_further_tokens(inner: &mut tokenizers::Tokenizer, own: &Value, beside: &P
         if inner.token_to_id(&content) != Some(id) {
             let fix = "write the tokenizer again with save_pretrained of transformers";
             return Err(problem(format!(
-                "it says that {content:?} is id {id}, and behind what tokenizer.json has that id is not the next: {fix}"
+                "it says that {content:?} is id {id}, and behind what tokenizer.json has that id \
+                 is not the next: {fix}"
             )));
         }
     }
@@ -334,8 +518,14 @@ fn add_further_tokens(inner: &mut tokenizers::Tokenizer, own: &Value, beside: &P
 fn added_token(token: &Value) -> Option<tokenizers::AddedToken> {
     let flag = |name: &str| token[name].as_bool().unwrap_or(false);
     let special = flag("special");
-    let added = tokenizers::AddedToken::from(content(token)?, special).lstrip(flag("lstrip")).rstrip(flag("rstrip"));
-    Some(added.single_word(flag("single_word")).normalized(token["normalized"].as_bool().unwrap_or(!special)))
+    let added = tokenizers::AddedToken::from(content(token)?, special)
+        .lstrip(flag("lstrip"))
+        .rstrip(flag("rstrip"));
+    Some(
+        added
+            .single_word(flag("single_word"))
+            .normalized(token["normalized"].as_bool().unwrap_or(!special)),
+    )
 }
 
 /// The object of a JSON file that may be missing: then null.
@@ -345,20 +535,33 @@ pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
         Err(e) => return Err(DataError::read(path, e)),
     };
-    if let Some(what) = naming::instead(bytes.get(..naming::HEAD_BYTES.min(bytes.len())).unwrap_or_default()) {
-        return Err(DataError::Instead { path: path.into(), what });
+    if let Some(what) = naming::instead(
+        bytes
+            .get(..naming::HEAD_BYTES.min(bytes.len()))
+            .unwrap_or_default(),
+    ) {
+        return Err(DataError::Instead {
+            path: path.into(),
+            what,
+        });
     }
-    let problem = |problem: String| DataError::Tokenizer { path: path.into(), problem };
+    let problem = |problem: String| DataError::Tokenizer {
+        path: path.into(),
+        problem,
+    };
     match serde_json::from_slice(&bytes).map_err(|e| problem(format!("not JSON: {e}")))? {
         object @ Value::Object(_) => Ok(object),
         other => {
             let found = shown::quote(&other.to_string());
-            Err(problem(format!("it holds {found}, expected a JSON object: fetch it again, or remove it")))
+            Err(problem(format!(
+                "it holds {found}, expected a JSON object: fetch it again, or remove it"
+            )))
         }
     }
 }
 
-/// One id, or a list of them, of a file's key. A negative one is none, as with transformers, which never meets it.
+/// One id, or a list of them, of a file's key. A negative one is none, as with transformers, which
+/// never meets it.
 fn ids(file: &Path, key: &str, value: &Value) -> Result<Vec<u32>, DataError> {
     let id = |value: &Value| match value.as_i64() {
         Some(id) if id < 0 => Some(None),
@@ -370,8 +573,16 @@ fn ids(file: &Path, key: &str, value: &Value) -> Result<Vec<u32>, DataError> {
         Value::Array(items) => items.iter().map(id).collect(),
         other => id(other).map(|id| vec![id]),
     };
-    let problem = || format!("`{key}` is {}, expected an id, or a list of ids", shown::quote(&value.to_string()));
-    let found = found.ok_or_else(|| DataError::Tokenizer { path: file.into(), problem: problem() })?;
+    let problem = || {
+        format!(
+            "`{key}` is {}, expected an id, or a list of ids",
+            shown::quote(&value.to_string())
+        )
+    };
+    let found = found.ok_or_else(|| DataError::Tokenizer {
+        path: file.into(),
+        problem: problem(),
+    })?;
     Ok(found.into_iter().flatten().collect())
 }
 

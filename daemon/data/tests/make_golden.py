@@ -1,4 +1,5 @@
-"""Writes data/golden/: a small byte-level BPE tokenizer, and what tokenizers and transformers make of texts and conversations.
+"""Writes data/golden/: a small byte-level BPE tokenizer, and what tokenizers and transformers make
+of texts and conversations.
 
 Run with the packages of tests/requirements.txt: .venv/bin/python daemon/data/tests/make_golden.py
 """
@@ -11,10 +12,16 @@ from transformers import AutoTokenizer
 
 HERE = pathlib.Path(__file__).parent / "data/golden"
 
-TEXT = ["The quick brown fox jumps over the lazy dog.", "User: what is 12+30? Assistant:", "<think> 12+30=42 </think>", "héllo wörld"] * 3
+TEXT = [
+    "The quick brown fox jumps over the lazy dog.",
+    "User: what is 12+30? Assistant:",
+    "<think> 12+30=42 </think>",
+    "héllo wörld",
+] * 3
 SPECIAL = ["<|begin|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"]
 
-# The shapes of Qwen's and DeepSeek's templates, in small: a namespace, loops, macros, Python's string methods, tojson, raise_exception.
+# The shapes of Qwen's and DeepSeek's templates, in small: a namespace, loops, macros, Python's
+# string methods, tojson, raise_exception.
 CHAT = """{%- macro turn(role, content) %}{{- '<|' + role + '|>' + content.strip() }}{%- endmacro %}
 {%- if not add_generation_prompt is defined %}
     {%- set add_generation_prompt = false %}
@@ -152,7 +159,7 @@ LONGER = [
         {"role": "tool", "content": "sun"},
         {"role": "tool", "content": "wind"},
         {"role": "assistant", "content": "Sun </think>and wind."},
-        {"role": "user", "content": "ünï 你好 \"quoted\" \\\\ back"},
+        {"role": "user", "content": 'ünï 你好 "quoted" \\\\ back'},
     ],
 ]
 
@@ -162,10 +169,19 @@ CONVERSATIONS = [
     [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "hmm</think>\n\nHello"},
-        {"role": "user", "content": "<b>\"Bye\" & so on</b>"},
+        {"role": "user", "content": '<b>"Bye" & so on</b>'},
     ],
 ]
-TEXTS = ["", " ", "The quick brown fox", "a\n\n b\tc", "héllo wörld 你好 🦊", "<|user|>hi<|end|>", "12+30=42", "x <think> y"]
+TEXTS = [
+    "",
+    " ",
+    "The quick brown fox",
+    "a\n\n b\tc",
+    "héllo wörld 你好 🦊",
+    "<|user|>hi<|end|>",
+    "12+30=42",
+    "x <think> y",
+]
 
 
 def tokenizer(directory, single):
@@ -173,7 +189,13 @@ def tokenizer(directory, single):
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
     if single:
         inner.post_processor = processors.TemplateProcessing(
@@ -181,9 +203,17 @@ def tokenizer(directory, single):
         )
     directory.mkdir(parents=True, exist_ok=True)
     inner.save(str(directory / "tokenizer.json"), pretty=False)
-    config = dict(tokenizer_class="PreTrainedTokenizerFast", bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False)
+    config = dict(
+        tokenizer_class="PreTrainedTokenizerFast",
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        clean_up_tokenization_spaces=False,
+    )
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
-    (directory / "generation_config.json").write_text(json.dumps(dict(eos_token_id=[1, 3], bos_token_id=0)))
+    (directory / "generation_config.json").write_text(
+        json.dumps(dict(eos_token_id=[1, 3], bos_token_id=0))
+    )
     (directory / "chat_template.jinja").write_text(CHAT)
 
 
@@ -196,13 +226,21 @@ def cases(directory):
                 text=text,
                 ids=raw.encode(text, add_special_tokens=False).ids,
                 special_ids=fast(text)["input_ids"],
-                decoded=raw.decode(raw.encode(text, add_special_tokens=False).ids, skip_special_tokens=False),
-                decoded_without_special=raw.decode(raw.encode(text, add_special_tokens=False).ids, skip_special_tokens=True),
+                decoded=raw.decode(
+                    raw.encode(text, add_special_tokens=False).ids, skip_special_tokens=False
+                ),
+                decoded_without_special=raw.decode(
+                    raw.encode(text, add_special_tokens=False).ids, skip_special_tokens=True
+                ),
             )
             for text in TEXTS
         ],
         conversations=[
-            dict(messages=messages, text=fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)) for messages in CONVERSATIONS
+            dict(
+                messages=messages,
+                text=fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
+            )
+            for messages in CONVERSATIONS
         ],
     )
 
@@ -211,15 +249,32 @@ def styles(directory):
     """What transformers makes of each conversation in each style."""
     fast = AutoTokenizer.from_pretrained(directory)
     return [
-        dict(style=style, template=template, messages=messages, text=fast.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True))
+        dict(
+            style=style,
+            template=template,
+            messages=messages,
+            text=fast.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            ),
+        )
         for style, template in STYLES.items()
         for messages in [*CONVERSATIONS, *LONGER]
     ]
 
 
-for name, single in (("plain", None), ("begin", "<|begin|> $A"), ("begin-end", "<|begin|> $A <|end|>")):
+for name, single in (
+    ("plain", None),
+    ("begin", "<|begin|> $A"),
+    ("begin-end", "<|begin|> $A <|end|>"),
+):
     tokenizer(HERE / name, single)
-    (HERE / name / "cases.json").write_text(json.dumps(cases(HERE / name), indent=1, ensure_ascii=False) + "\n")
-    print(name, [len(c["ids"]) for c in json.loads((HERE / name / "cases.json").read_text())["texts"]])
-(HERE / "chat_styles.json").write_text(json.dumps(styles(HERE / "plain"), indent=1, ensure_ascii=False) + "\n")
+    (HERE / name / "cases.json").write_text(
+        json.dumps(cases(HERE / name), indent=1, ensure_ascii=False) + "\n"
+    )
+    print(
+        name, [len(c["ids"]) for c in json.loads((HERE / name / "cases.json").read_text())["texts"]]
+    )
+(HERE / "chat_styles.json").write_text(
+    json.dumps(styles(HERE / "plain"), indent=1, ensure_ascii=False) + "\n"
+)
 print(json.loads((HERE / "plain/cases.json").read_text())["conversations"])

@@ -1,4 +1,5 @@
-//! A document against the key table: unknown keys, wrong types and ranges are refused with line, table and key; defaults are filled in.
+//! A document against the key table: unknown keys, wrong types and ranges are refused with line,
+//! table and key; defaults are filled in.
 
 use crate::error::JobError;
 use crate::keys::{self, Default, Key, Kind, Table};
@@ -19,9 +20,15 @@ impl<'a> Document<'a> {
         let lines = Lines::of(text);
         let root = DeTable::parse(text).map_err(|e| {
             let line = e.span().map_or(1, |span| lines.at(span));
-            JobError::Syntax { line, message: shown::quote(&e.message().trim().replace('\n', "; ")) }
+            JobError::Syntax {
+                line,
+                message: shown::quote(&e.message().trim().replace('\n', "; ")),
+            }
         })?;
-        Ok(Document { lines, root: root.into_inner() })
+        Ok(Document {
+            lines,
+            root: root.into_inner(),
+        })
     }
 }
 
@@ -31,7 +38,13 @@ struct Lines(Vec<usize>);
 
 impl Lines {
     fn of(text: &str) -> Lines {
-        Lines(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+        Lines(
+            text.bytes()
+                .enumerate()
+                .filter(|(_, byte)| *byte == b'\n')
+                .map(|(at, _)| at)
+                .collect(),
+        )
     }
 
     /// The line, from 1, in which a span begins.
@@ -40,10 +53,20 @@ impl Lines {
     }
 }
 
-/// The document with every default filled in, each value of the kind that its key says (an integer where a number is meant becomes a float).
+/// The document with every default filled in, each value of the kind that its key says (an integer
+/// where a number is meant becomes a float).
 pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Table, JobError> {
-    let checker = Checker { lines: &document.lines };
-    checker.table(&document.root, spec, &Place { line: 1, table: "the top level".into() })
+    let checker = Checker {
+        lines: &document.lines,
+    };
+    checker.table(
+        &document.root,
+        spec,
+        &Place {
+            line: 1,
+            table: "the top level".into(),
+        },
+    )
 }
 
 /// Where a reader finds it.
@@ -67,7 +90,12 @@ impl Checker<'_> {
         self.lines.at(span)
     }
 
-    fn table(&self, found: &DeTable<'_>, spec: &'static Table, place: &Place) -> Result<toml::Table, JobError> {
+    fn table(
+        &self,
+        found: &DeTable<'_>,
+        spec: &'static Table,
+        place: &Place,
+    ) -> Result<toml::Table, JobError> {
         let mut entries: Vec<_> = found.iter().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
         let mut resolved = toml::Table::new();
@@ -76,12 +104,30 @@ impl Checker<'_> {
             let Some(key) = spec.key(name.get_ref()) else {
                 return Err(unknown(name.get_ref(), spec, place.at(line)));
             };
-            resolved.insert(key.name.into(), self.value(value, key, &Place { line, table: place.table.clone() })?);
+            resolved.insert(
+                key.name.into(),
+                self.value(
+                    value,
+                    key,
+                    &Place {
+                        line,
+                        table: place.table.clone(),
+                    },
+                )?,
+            );
         }
-        for key in spec.keys().filter(|key| !resolved.contains_key(key.name)).collect::<Vec<_>>() {
+        for key in spec
+            .keys()
+            .filter(|key| !resolved.contains_key(key.name))
+            .collect::<Vec<_>>()
+        {
             match key.default {
                 Default::Required(fix) => {
-                    return Err(JobError::Missing { place: place.at(place.line), key: key.name.into(), fix: fix.into() });
+                    return Err(JobError::Missing {
+                        place: place.at(place.line),
+                        key: key.name.into(),
+                        fix: fix.into(),
+                    });
                 }
                 Default::Value(literal) => {
                     let value = DeValue::parse(literal).map_err(|e| JobError::Syntax {
@@ -89,10 +135,19 @@ impl Checker<'_> {
                         message: format!("default of `{}`: {}", key.name, e.message()),
                     })?;
                     // Lines inside a default mean nothing: it takes its table's.
-                    let inner = Checker { lines: &Lines::default() };
+                    let inner = Checker {
+                        lines: &Lines::default(),
+                    };
                     resolved.insert(
                         key.name.into(),
-                        inner.value(&value, key, &Place { line: place.line, table: place.table.clone() })?,
+                        inner.value(
+                            &value,
+                            key,
+                            &Place {
+                                line: place.line,
+                                table: place.table.clone(),
+                            },
+                        )?,
                     );
                 }
                 Default::Unset(_) => {}
@@ -101,7 +156,12 @@ impl Checker<'_> {
         Ok(resolved)
     }
 
-    fn value(&self, found: &Spanned<DeValue<'_>>, key: &Key, place: &Place) -> Result<toml::Value, JobError> {
+    fn value(
+        &self,
+        found: &Spanned<DeValue<'_>>,
+        key: &Key,
+        place: &Place,
+    ) -> Result<toml::Value, JobError> {
         let wrong = || JobError::WrongType {
             place: place.at(place.line),
             key: key.name.into(),
@@ -126,10 +186,17 @@ impl Checker<'_> {
             Kind::Name => Ok(text(value).filter(|t| is_name(t)).ok_or_else(wrong)?.into()),
             Kind::Sha256 => {
                 let is_hash = |t: &&str| t.len() == 64 && t.bytes().all(|b| b.is_ascii_hexdigit());
-                Ok(text(value).filter(is_hash).ok_or_else(wrong)?.to_ascii_lowercase().into())
+                Ok(text(value)
+                    .filter(is_hash)
+                    .ok_or_else(wrong)?
+                    .to_ascii_lowercase()
+                    .into())
             }
             Kind::Date => Ok(text(value).filter(|t| is_date(t)).ok_or_else(wrong)?.into()),
-            Kind::OneOf(words) => Ok(text(value).filter(|t| words.contains(t)).ok_or_else(wrong)?.into()),
+            Kind::OneOf(words) => Ok(text(value)
+                .filter(|t| words.contains(t))
+                .ok_or_else(wrong)?
+                .into()),
             Kind::Bool => value.as_bool().map(toml::Value::Boolean).ok_or_else(wrong),
             Kind::Integer { min, max } => {
                 let number = integer(value).ok_or_else(wrong)?;
@@ -145,7 +212,10 @@ impl Checker<'_> {
                         place: place.at(place.line),
                         key: key.name.into(),
                         value: shown::number(number),
-                        rule: format!("expected {}; nearer to 0 than {NUMBER_MIN:e} it is 0 in float32", key.kind.expected()),
+                        rule: format!(
+                            "expected {}; nearer to 0 than {NUMBER_MIN:e} it is 0 in float32",
+                            key.kind.expected()
+                        ),
                     }),
                     false => Ok(number.into()),
                 }
@@ -154,14 +224,29 @@ impl Checker<'_> {
             Kind::Texts | Kind::AutoOrTexts => {
                 let found = texts(value).ok_or_else(wrong)?;
                 at_most("strings", found.len(), TEXTS_MAX, key, place)?;
-                at_most("bytes in one string", found.iter().map(|text| text.len()).max().unwrap_or(0), TEXT_MAX_BYTES, key, place)?;
-                Ok(toml::Value::Array(found.into_iter().map(toml::Value::from).collect()))
+                at_most(
+                    "bytes in one string",
+                    found.iter().map(|text| text.len()).max().unwrap_or(0),
+                    TEXT_MAX_BYTES,
+                    key,
+                    place,
+                )?;
+                Ok(toml::Value::Array(
+                    found.into_iter().map(toml::Value::from).collect(),
+                ))
             }
             Kind::WordOrScore(words) => word_or_score(value, words).ok_or_else(wrong),
             Kind::Json => value.as_table().and_then(json_table).ok_or_else(wrong),
             Kind::Table(spec) => {
-                let place = Place { line: place.line, table: format!("[{}]", spec.path) };
-                Ok(toml::Value::Table(self.table(value.as_table().ok_or_else(wrong)?, spec, &place)?))
+                let place = Place {
+                    line: place.line,
+                    table: format!("[{}]", spec.path),
+                };
+                Ok(toml::Value::Table(self.table(
+                    value.as_table().ok_or_else(wrong)?,
+                    spec,
+                    &place,
+                )?))
             }
             Kind::Named(spec) => {
                 let found = value.as_table().ok_or_else(wrong)?;
@@ -180,7 +265,13 @@ impl Checker<'_> {
         }
     }
 
-    fn in_range(&self, holds: bool, value: &dyn std::fmt::Display, key: &Key, place: &Place) -> Result<(), JobError> {
+    fn in_range(
+        &self,
+        holds: bool,
+        value: &dyn std::fmt::Display,
+        key: &Key,
+        place: &Place,
+    ) -> Result<(), JobError> {
         if holds {
             return Ok(());
         }
@@ -194,11 +285,18 @@ impl Checker<'_> {
 
     fn named(&self, found: &DeTable<'_>, spec: &'static Table) -> Result<toml::Value, JobError> {
         let prefix = spec.path.trim_end_matches("NAME");
-        let example = if prefix == "data." { "train" } else { "student" };
+        let example = if prefix == "data." {
+            "train"
+        } else {
+            "student"
+        };
         let mut resolved = toml::Table::new();
         for (name, value) in found {
             let called = shown::quote(name.get_ref());
-            let place = Place { line: self.line(name.span()), table: format!("[{prefix}{called}]") };
+            let place = Place {
+                line: self.line(name.span()),
+                table: format!("[{prefix}{called}]"),
+            };
             let wrong = |expected: String, found: String| JobError::WrongType {
                 place: place.at(place.line),
                 key: called.clone(),
@@ -207,14 +305,20 @@ impl Checker<'_> {
             };
             let table = value.get_ref().as_table().ok_or_else(|| {
                 wrong(
-                    format!("a table [{prefix}{called}] (it has a name of its own, as in [{prefix}{example}])"),
+                    format!(
+                        "a table [{prefix}{called}] (it has a name of its own, as in \
+                         [{prefix}{example}])"
+                    ),
                     shown(value.get_ref()),
                 )
             })?;
             if !is_name(name.get_ref()) {
                 return Err(wrong(Kind::Name.expected(), "the table's name".into()));
             }
-            resolved.insert(name.get_ref().to_string(), toml::Value::Table(self.table(table, spec, &place)?));
+            resolved.insert(
+                name.get_ref().to_string(),
+                toml::Value::Table(self.table(table, spec, &place)?),
+            );
         }
         Ok(toml::Value::Table(resolved))
     }
@@ -229,8 +333,17 @@ impl Checker<'_> {
         for (index, item) in found.iter().enumerate() {
             let table = item.get_ref().as_table().ok_or_else(wrong)?;
             let line = self.line(item.span());
-            let spec = spec(table, &Place { line, table: called(table, "stage", index) })?;
-            let place = Place { line, table: called(table, spec.path, index) };
+            let spec = spec(
+                table,
+                &Place {
+                    line,
+                    table: called(table, "stage", index),
+                },
+            )?;
+            let place = Place {
+                line,
+                table: called(table, spec.path, index),
+            };
             resolved.push(toml::Value::Table(self.table(table, spec, &place)?));
         }
         Ok(toml::Value::Array(resolved))
@@ -239,19 +352,35 @@ impl Checker<'_> {
 
 /// `[[stage]] "cold-start"`: by name, plugin or data set, else by number.
 fn called(table: &DeTable<'_>, path: &str, index: usize) -> String {
-    let by = |key: &str| table.iter().find(|(name, _)| name.get_ref() == key).and_then(|(_, value)| text(value.get_ref()));
+    let by = |key: &str| {
+        table
+            .iter()
+            .find(|(name, _)| name.get_ref() == key)
+            .and_then(|(_, value)| text(value.get_ref()))
+    };
     match by("name").or_else(|| by("plugin")).or_else(|| by("data")) {
         Some(name) => format!("[[{path}]] \"{}\"", shown::quote(name)),
         None => format!("[[{path}]] number {}", index + 1),
     }
 }
 
-fn at_most(what: &str, found: usize, limit: usize, key: &Key, place: &Place) -> Result<(), JobError> {
+fn at_most(
+    what: &str,
+    found: usize,
+    limit: usize,
+    key: &Key,
+    place: &Place,
+) -> Result<(), JobError> {
     if found <= limit {
         return Ok(());
     }
     let (place, value) = (place.at(place.line), format!("… ({found} {what})"));
-    Err(JobError::OutOfRange { place, key: key.name.into(), value, rule: format!("expected at most {limit} {what}") })
+    Err(JobError::OutOfRange {
+        place,
+        key: key.name.into(),
+        value,
+        rule: format!("expected at most {limit} {what}"),
+    })
 }
 
 /// The table of the kind that the tag names.
@@ -261,31 +390,51 @@ fn variant(
     variants: &[(&'static str, &'static Table)],
     place: &Place,
 ) -> Result<&'static Table, JobError> {
-    let known = variants.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let known = variants
+        .iter()
+        .map(|(name, _)| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     let Some((_, value)) = table.iter().find(|(name, _)| name.get_ref() == tag) else {
-        return Err(JobError::Missing { place: place.at(place.line), key: tag.into(), fix: format!("one of {known}") });
+        return Err(JobError::Missing {
+            place: place.at(place.line),
+            key: tag.into(),
+            fix: format!("one of {known}"),
+        });
     };
     let found = text(value.get_ref()).unwrap_or_default();
-    variants.iter().find(|(name, _)| *name == found).map(|(_, table)| *table).ok_or_else(|| JobError::WrongType {
-        place: place.at(place.line),
-        key: tag.into(),
-        expected: format!("one of {known}"),
-        found: shown(value.get_ref()),
-    })
+    variants
+        .iter()
+        .find(|(name, _)| *name == found)
+        .map(|(_, table)| *table)
+        .ok_or_else(|| JobError::WrongType {
+            place: place.at(place.line),
+            key: tag.into(),
+            expected: format!("one of {known}"),
+            found: shown(value.get_ref()),
+        })
 }
 
 fn unknown(name: &str, spec: &Table, place: String) -> JobError {
-    let renamed = keys::ALSO_KNOWN_AS.iter().find(|(other, here)| *other == name && spec.key(here).is_some());
+    let renamed = keys::ALSO_KNOWN_AS
+        .iter()
+        .find(|(other, here)| *other == name && spec.key(here).is_some());
     let elsewhere = || {
-        let all = keys::tables(keys::JOB).into_iter().chain(keys::tables(keys::DAEMON));
-        all.filter(|table| table.path == spec.path && !std::ptr::eq(*table, spec)).find(|table| table.key(name).is_some())
+        let all = keys::tables(keys::JOB)
+            .into_iter()
+            .chain(keys::tables(keys::DAEMON));
+        all.filter(|table| table.path == spec.path && !std::ptr::eq(*table, spec))
+            .find(|table| table.key(name).is_some())
     };
     let hint = if let Some((_, here)) = renamed {
         format!("; here it is called `{here}`")
     } else if spec.path == "models.NAME" && ["dtype", "fp8"].contains(&name) {
         "; [model] says it for every model of the job".into()
     } else if let Some(other) = elsewhere() {
-        format!("; it belongs to {}", other.meaning.split(':').next().unwrap_or_default())
+        format!(
+            "; it belongs to {}",
+            other.meaning.split(':').next().unwrap_or_default()
+        )
     } else {
         // Likeness takes the product of both lengths, and no key is that long.
         match keys::nearest(&shown::quote(name), spec.keys().map(|key| key.name)) {
@@ -293,14 +442,20 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
             None => String::new(),
         }
     };
-    JobError::UnknownKey { place, key: shown::quote(name), hint }
+    JobError::UnknownKey {
+        place,
+        key: shown::quote(name),
+        hint,
+    }
 }
 
 /// Letters, digits, `-`, `_` and `.`, the first a letter or digit: safe as part of a file name.
 pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 fn text<'a>(value: &'a DeValue<'_>) -> Option<&'a str> {
@@ -311,7 +466,9 @@ fn text<'a>(value: &'a DeValue<'_>) -> Option<&'a str> {
 }
 
 fn integer(value: &DeValue<'_>) -> Option<i64> {
-    value.as_integer().and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
+    value
+        .as_integer()
+        .and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
 }
 
 fn float(value: &DeValue<'_>) -> Option<f64> {
@@ -327,7 +484,11 @@ fn is_lost(number: f64) -> bool {
 }
 
 fn texts<'a>(value: &'a DeValue<'_>) -> Option<Vec<&'a str>> {
-    value.as_array()?.iter().map(|item| text(item.get_ref())).collect()
+    value
+        .as_array()?
+        .iter()
+        .map(|item| text(item.get_ref()))
+        .collect()
 }
 
 fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
@@ -336,27 +497,39 @@ fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
     }
     let table = value.as_table()?;
     let (name, score) = table.iter().next().filter(|_| table.len() == 1)?;
-    let score =
-        float(score.get_ref()).filter(|score| name.get_ref() == "score" && score.abs() <= NUMBER_MAX && !is_lost(*score))?;
-    Some(toml::Value::Table(toml::Table::from_iter([("score".to_string(), toml::Value::Float(score))])))
+    let score = float(score.get_ref()).filter(|score| {
+        name.get_ref() == "score" && score.abs() <= NUMBER_MAX && !is_lost(*score)
+    })?;
+    Some(toml::Value::Table(toml::Table::from_iter([(
+        "score".to_string(),
+        toml::Value::Float(score),
+    )])))
 }
 
 /// Everything that JSON can say: no dates, no infinities.
 fn json_table(table: &DeTable<'_>) -> Option<toml::Value> {
-    let entries = table.iter().map(|(name, value)| Some((name.get_ref().to_string(), json_value(value.get_ref())?)));
-    entries.collect::<Option<toml::Table>>().map(toml::Value::Table)
+    let entries = table
+        .iter()
+        .map(|(name, value)| Some((name.get_ref().to_string(), json_value(value.get_ref())?)));
+    entries
+        .collect::<Option<toml::Table>>()
+        .map(toml::Value::Table)
 }
 
 fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
     match value {
         DeValue::String(text) => Some(text.to_string().into()),
         DeValue::Integer(_) => integer(value).map(toml::Value::Integer),
-        DeValue::Float(_) => float(value).filter(|number| number.is_finite()).map(toml::Value::Float),
+        DeValue::Float(_) => float(value)
+            .filter(|number| number.is_finite())
+            .map(toml::Value::Float),
         DeValue::Boolean(yes) => Some((*yes).into()),
         DeValue::Datetime(_) => None,
-        DeValue::Array(items) => {
-            items.iter().map(|item| json_value(item.get_ref())).collect::<Option<Vec<_>>>().map(toml::Value::Array)
-        }
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| json_value(item.get_ref()))
+            .collect::<Option<Vec<_>>>()
+            .map(toml::Value::Array),
         DeValue::Table(table) => json_table(table),
     }
 }
@@ -365,7 +538,9 @@ fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
 fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.is_empty() => "an empty string".into(),
-        DeValue::String(text) => format!("the string {:?}", text.chars().take(60).collect::<String>()),
+        DeValue::String(text) => {
+            format!("the string {:?}", text.chars().take(60).collect::<String>())
+        }
         DeValue::Integer(number) => format!("the integer {}", shown::quote(number.as_str())),
         DeValue::Float(number) => format!("the number {}", shown::quote(number.as_str())),
         DeValue::Boolean(yes) => format!("{yes}"),
@@ -377,13 +552,25 @@ fn shown(value: &DeValue<'_>) -> String {
 
 /// `YYYY-MM-DD`, of a day that the calendar has.
 fn is_date(text: &str) -> bool {
-    let is_digits = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_digits = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
     let mut parts = text.split('-');
-    let (Some(year), Some(month), Some(day), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return false };
+    let (Some(year), Some(month), Some(day), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
     if !is_digits(year, 4) || !is_digits(month, 2) || !is_digits(day, 2) {
         return false;
     }
-    let (Ok(year), Ok(month), Ok(day)) = (year.parse::<u32>(), month.parse::<u32>(), day.parse::<u32>()) else { return false };
+    let (Ok(year), Ok(month), Ok(day)) = (
+        year.parse::<u32>(),
+        month.parse::<u32>(),
+        day.parse::<u32>(),
+    ) else {
+        return false;
+    };
     let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days = match month {
         2 if is_leap => 29,

@@ -57,7 +57,11 @@ impl DaemonConfig {
         let torch = root.table("torch", "[torch]")?;
         let rewards = root.table("rewards", "[rewards]")?;
         let log = root.table("log", "[log]")?;
-        let format = if log.get::<String>("format")? == "json" { LogFormat::Json } else { LogFormat::Text };
+        let format = if log.get::<String>("format")? == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        };
         Ok(DaemonConfig {
             node_name: node.optional("name")?,
             state_dir: node.path("state_dir", base_dir)?,
@@ -66,7 +70,11 @@ impl DaemonConfig {
             torch_lib: torch.path("lib", base_dir)?,
             torch_threads: torch.get("threads")?,
             mkl_intel_kernels: torch.get("mkl_intel_kernels")?,
-            plugin_dirs: rewards.get::<Vec<String>>("plugin_dirs")?.iter().map(|dir| absolute(dir, base_dir)).collect(),
+            plugin_dirs: rewards
+                .get::<Vec<String>>("plugin_dirs")?
+                .iter()
+                .map(|dir| absolute(dir, base_dir))
+                .collect(),
             reward_threads: rewards.get("threads")?,
             trusted_keys: trusted_keys(&rewards)?,
             log_level: log_level(&log)?,
@@ -87,11 +95,19 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// the log off.
 fn log_level(log: &Fields<'_>) -> Result<String, JobError> {
     let filter: String = log.get("level")?;
-    let is_sound = |part: &str| part.contains(['=', '[', ':']) || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
-    match filter.split(',').map(str::trim).find(|part| !is_sound(part)) {
+    let is_sound = |part: &str| {
+        part.contains(['=', '[', ':'])
+            || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
+    };
+    match filter
+        .split(',')
+        .map(str::trim)
+        .find(|part| !is_sound(part))
+    {
         Some(bad) => Err(log.unsound(
             format!("`level` has {bad:?}, which is no level"),
-            "write \"info\" (or error, warn, debug, trace), or a level per module as in \"info,r1d_rewards=debug\"",
+            "write \"info\" (or error, warn, debug, trace), or a level per module as in \
+             \"info,r1d_rewards=debug\"",
         )),
         None => Ok(filter),
     }
@@ -111,16 +127,36 @@ fn trusted_keys(rewards: &Fields<'_>) -> Result<Vec<String>, JobError> {
 
 impl Devices {
     fn read(node: &Fields<'_>) -> Result<Devices, JobError> {
-        let Ok(listed) = node.get::<Vec<String>>("devices") else { return Ok(Devices::Auto) };
-        let is_device = |text: &String| text == "cpu" || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u8>().is_ok());
+        let Ok(listed) = node.get::<Vec<String>>("devices") else {
+            return Ok(Devices::Auto);
+        };
+        let is_device = |text: &String| {
+            text == "cpu"
+                || text
+                    .strip_prefix("cuda:")
+                    .is_some_and(|n| n.parse::<u8>().is_ok())
+        };
         if let Some(other) = listed.iter().find(|text| !is_device(text)) {
-            return Err(node.unsound(format!("`devices` names {other:?}, which is no device"), "write \"cpu\" or \"cuda:0\""));
+            return Err(node.unsound(
+                format!("`devices` names {other:?}, which is no device"),
+                "write \"cpu\" or \"cuda:0\"",
+            ));
         }
         if listed.is_empty() {
-            return Err(node.unsound("`devices` is empty: no job could run", "write \"auto\", or name a device"));
+            return Err(node.unsound(
+                "`devices` is empty: no job could run",
+                "write \"auto\", or name a device",
+            ));
         }
-        if listed.iter().enumerate().any(|(i, device)| listed.iter().take(i).any(|other| other == device)) {
-            return Err(node.unsound("`devices` names a device twice", "name each once: a device has one worker"));
+        if listed
+            .iter()
+            .enumerate()
+            .any(|(i, device)| listed.iter().take(i).any(|other| other == device))
+        {
+            return Err(node.unsound(
+                "`devices` names a device twice",
+                "name each once: a device has one worker",
+            ));
         }
         Ok(Devices::Listed(listed))
     }

@@ -6,8 +6,8 @@ use crate::stage::Stage;
 use r1d_proto::recipe::Sampling;
 use std::fmt;
 
-/// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the stages in `stages`, and after each stage; as a
-/// stage of its own, once.
+/// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the
+/// stages in `stages`, and after each stage; as a stage of its own, once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eval {
     /// Name of a [`crate::DataSource`].
@@ -33,7 +33,8 @@ pub struct Eval {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// Unbiased probability that one of k completions is correct (Chen et al. 2021, eq. 1); pass@1 is the mean correctness.
+    /// Unbiased probability that one of k completions is correct (Chen et al. 2021, eq. 1); pass@1
+    /// is the mean correctness.
     Pass(u32),
     /// Mean correctness of the first k completions.
     Avg(u32),
@@ -75,7 +76,8 @@ impl fmt::Display for Metric {
 const MAX_COMPLETION_LENGTH: u32 = 512;
 
 impl Eval {
-    /// Of `[[eval]]`, or of a stage, which has none of the keys that say when. `stages`: the job's so far.
+    /// Of `[[eval]]`, or of a stage, which has none of the keys that say when. `stages`: the job's
+    /// so far.
     pub(crate) fn read(eval: &Fields<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
         let metrics = eval.get::<Vec<String>>("metrics")?.into_iter().map(|text| {
             Metric::parse(&text).ok_or_else(|| {
@@ -85,7 +87,13 @@ impl Eval {
                 )
             })
         });
-        let longest = || stages.iter().filter_map(Stage::rollouts).map(|rollouts| rollouts.max_completion_length).max();
+        let longest = || {
+            stages
+                .iter()
+                .filter_map(Stage::rollouts)
+                .map(|rollouts| rollouts.max_completion_length)
+                .max()
+        };
         Ok(Eval {
             data: eval.get("data")?,
             every_steps: eval.optional("every_steps")?.unwrap_or(0),
@@ -95,7 +103,10 @@ impl Eval {
             temperature: eval.get("temperature")?,
             top_p: eval.get("top_p")?,
             top_k: eval.get("top_k")?,
-            max_completion_length: eval.optional("max_completion_length")?.or_else(longest).unwrap_or(MAX_COMPLETION_LENGTH),
+            max_completion_length: eval
+                .optional("max_completion_length")?
+                .or_else(longest)
+                .unwrap_or(MAX_COMPLETION_LENGTH),
             max_rows: eval.get("max_rows")?,
             metrics: metrics.collect::<Result<_, _>>()?,
             rewards: eval.get("rewards")?,
@@ -103,7 +114,8 @@ impl Eval {
         })
     }
 
-    /// Whether it runs after `step` committed steps of a stage (the end of a stage is the caller's to know).
+    /// Whether it runs after `step` committed steps of a stage (the end of a stage is the caller's
+    /// to know).
     pub fn due(&self, stage: &str, step: u64) -> bool {
         self.every_steps > 0
             && step > 0
@@ -113,7 +125,11 @@ impl Eval {
 
     /// Rows that it takes of a data set of `rows`.
     pub fn rows(&self, rows: u64) -> u64 {
-        if self.max_rows == 0 { rows } else { rows.min(self.max_rows) }
+        if self.max_rows == 0 {
+            rows
+        } else {
+            rows.min(self.max_rows)
+        }
     }
 
     pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {

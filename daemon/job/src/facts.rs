@@ -1,4 +1,5 @@
-//! What the plan computes with: numbers of a model's `config.json`, read by [`r1d_shape`], which the worker opens models with.
+//! What the plan computes with: numbers of a model's `config.json`, read by [`r1d_shape`], which
+//! the worker opens models with.
 
 use crate::error::JobError;
 use r1d_shape::{AttentionSizes, Config};
@@ -48,7 +49,11 @@ impl ModelFacts {
     pub fn from_config(config_json: &str) -> Result<ModelFacts, JobError> {
         let config = Config::parse(config_json).map_err(|error| {
             let text = error.to_string();
-            JobError::ModelConfig(text.strip_prefix("config.json: ").unwrap_or(&text).to_owned())
+            JobError::ModelConfig(
+                text.strip_prefix("config.json: ")
+                    .unwrap_or(&text)
+                    .to_owned(),
+            )
         })?;
         Ok(ModelFacts::of(&config))
     }
@@ -57,10 +62,14 @@ impl ModelFacts {
         let summary = config.summary();
         let cached = config.cache_values_per_token();
         // Its own size is what it adds.
-        let prediction = config.clone().with_prediction().ok().map(|with| PredictionFacts {
-            parameters: with.summary().parameters - summary.parameters,
-            cache_values_per_token: with.cache_values_per_token() - cached,
-        });
+        let prediction = config
+            .clone()
+            .with_prediction()
+            .ok()
+            .map(|with| PredictionFacts {
+                parameters: with.summary().parameters - summary.parameters,
+                cache_values_per_token: with.cache_values_per_token() - cached,
+            });
         let routing = (config.moe_layers > 0).then_some(RoutingFacts {
             layers: config.moe_layers as u64,
             experts: config.experts as u64,
@@ -81,14 +90,21 @@ impl ModelFacts {
     }
 }
 
-/// Attention's layers, the feed-forward ones where no layer has experts, and the head where it is not the embedding.
+/// Attention's layers, the feed-forward ones where no layer has experts, and the head where it is
+/// not the embedding.
 fn linear_layers(config: &Config) -> Vec<&'static str> {
     let mut names = match &config.blueprint.attention {
         AttentionSizes::Grouped(_) => vec!["q_proj", "k_proj", "v_proj", "o_proj"],
         AttentionSizes::Latent(sizes) if sizes.q_lora_rank.is_none() => {
             vec!["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
         }
-        AttentionSizes::Latent(_) => vec!["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
+        AttentionSizes::Latent(_) => vec![
+            "q_a_proj",
+            "q_b_proj",
+            "kv_a_proj_with_mqa",
+            "kv_b_proj",
+            "o_proj",
+        ],
     };
     if config.moe_layers == 0 {
         names.extend(["gate_proj", "up_proj", "down_proj"]);

@@ -1,4 +1,5 @@
-//! Typed reading of a resolved table. [`crate::check`] has made sure of kinds and ranges; what it cannot know is reported here.
+//! Typed reading of a resolved table. [`crate::check`] has made sure of kinds and ranges; what it
+//! cannot know is reported here.
 
 use crate::error::JobError;
 use crate::reward::{OnAbstain, OnFault};
@@ -13,7 +14,10 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub fn new(table: &'a toml::Table, place: impl Into<String>) -> Fields<'a> {
-        Fields { table, place: place.into() }
+        Fields {
+            table,
+            place: place.into(),
+        }
     }
 
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, JobError> {
@@ -25,13 +29,19 @@ impl<'a> Fields<'a> {
     }
 
     pub fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JobError> {
-        let Some(value) = self.table.get(key) else { return Ok(None) };
-        value.clone().try_into().map(Some).map_err(|e| JobError::WrongType {
-            place: self.place.clone(),
-            key: key.into(),
-            expected: e.message().to_string(),
-            found: value.to_string(),
-        })
+        let Some(value) = self.table.get(key) else {
+            return Ok(None);
+        };
+        value
+            .clone()
+            .try_into()
+            .map(Some)
+            .map_err(|e| JobError::WrongType {
+                place: self.place.clone(),
+                key: key.into(),
+                expected: e.message().to_string(),
+                found: value.to_string(),
+            })
     }
 
     /// Whether the file gives the key.
@@ -40,7 +50,9 @@ impl<'a> Fields<'a> {
     }
 
     pub fn path(&self, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, JobError> {
-        Ok(self.optional::<String>(key)?.map(|text| absolute(&text, base_dir)))
+        Ok(self
+            .optional::<String>(key)?
+            .map(|text| absolute(&text, base_dir)))
     }
 
     pub fn table(&self, key: &str, place: impl Into<String>) -> Result<Fields<'a>, JobError> {
@@ -52,14 +64,25 @@ impl<'a> Fields<'a> {
 
     /// The tables of an array; a key that is left out is an empty one.
     pub fn tables(&self, key: &str) -> impl Iterator<Item = &'a toml::Table> + use<'a> {
-        let items = self.table.get(key).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let items = self
+            .table
+            .get(key)
+            .and_then(toml::Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         items.iter().filter_map(toml::Value::as_table)
     }
 
     /// The named tables below a key, sorted by name.
-    pub fn named(&self, key: &str) -> impl Iterator<Item = (&'a String, &'a toml::Table)> + use<'a> {
+    pub fn named(
+        &self,
+        key: &str,
+    ) -> impl Iterator<Item = (&'a String, &'a toml::Table)> + use<'a> {
         let tables = self.table.get(key).and_then(toml::Value::as_table);
-        tables.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_table()?)))
+        tables
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name, value.as_table()?)))
     }
 
     fn score(&self, key: &str) -> Option<f64> {
@@ -70,18 +93,30 @@ impl<'a> Fields<'a> {
         if let Some(score) = self.score(key) {
             return Ok(OnAbstain::Score(score));
         }
-        Ok(if self.get::<String>(key)? == "drop-group" { OnAbstain::DropGroup } else { OnAbstain::DropSample })
+        Ok(if self.get::<String>(key)? == "drop-group" {
+            OnAbstain::DropGroup
+        } else {
+            OnAbstain::DropSample
+        })
     }
 
     pub fn on_fault(&self, key: &str) -> Result<OnFault, JobError> {
         if let Some(score) = self.score(key) {
             return Ok(OnFault::Score(score));
         }
-        Ok(if self.get::<String>(key)? == "drop-sample" { OnFault::DropSample } else { OnFault::Min })
+        Ok(if self.get::<String>(key)? == "drop-sample" {
+            OnFault::DropSample
+        } else {
+            OnFault::Min
+        })
     }
 
     pub fn unsound(&self, problem: impl Into<String>, fix: impl Into<String>) -> JobError {
-        JobError::Unsound { place: self.place.clone(), problem: problem.into(), fix: fix.into() }
+        JobError::Unsound {
+            place: self.place.clone(),
+            problem: problem.into(),
+            fix: fix.into(),
+        }
     }
 }
 

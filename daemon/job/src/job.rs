@@ -19,7 +19,8 @@ pub struct Job {
     pub seed: u64,
     /// Higher runs first; FIFO within a priority.
     pub priority: i32,
-    /// The day that chat templates are told when they ask, `YYYY-MM-DD`; `None` until the job is submitted.
+    /// The day that chat templates are told when they ask, `YYYY-MM-DD`; `None` until the job is
+    /// submitted.
     pub date: Option<String>,
     /// The reference mode: equal bits whatever the batch, slot or order.
     pub batch_invariant: bool,
@@ -53,7 +54,8 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its own.
+    /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its
+    /// own.
     pub fn tokenizer(&self) -> &Path {
         match self {
             Weights::Directory(path) => path,
@@ -78,13 +80,15 @@ impl Weights {
     }
 }
 
-/// A data set. A column that is `Some` must be in every row; the ones that a job's stages need are `Some`.
+/// A data set. A column that is `Some` must be in every row; the ones that a job's stages need are
+/// `Some`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataSource {
     pub name: String,
     /// JSON or Parquet, by extension; a glob takes every file that matches, sorted by name.
     pub path: PathBuf,
-    /// Whole conversations, which stand for prompt and completion. `None`: rows without a prompt's column may still have a column `messages`.
+    /// Whole conversations, which stand for prompt and completion. `None`: rows without a prompt's
+    /// column may still have a column `messages`.
     pub messages: Option<String>,
     pub prompt: Option<String>,
     pub completion: Option<String>,
@@ -117,7 +121,8 @@ pub enum TemplateSource {
     Chat,
     /// The prompt as it is.
     Plain,
-    /// A jinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`. One that reads `messages` is a chat template.
+    /// A jinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`.
+    /// One that reads `messages` is a chat template.
     File(PathBuf),
 }
 
@@ -125,15 +130,16 @@ pub enum TemplateSource {
 pub struct Sampler {
     /// Completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
     pub slots: u32,
-    /// Prompt and completion tokens that the cache holds; 0: what the stage's own steps need, or [`EVAL_TOKENS_MAX`] for evaluations alone.
+    /// Prompt and completion tokens that the cache holds; 0: what the stage's own steps need, or
+    /// [`EVAL_TOKENS_MAX`] for evaluations alone.
     pub tokens: u32,
 }
 
 /// Slots that `sampler.slots = 0` takes at most.
 pub const SLOTS_MAX: u32 = 256;
 
-/// Tokens that `sampler.tokens = 0` takes at most in a stage that samples for evaluations alone: 6 GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a
-/// 7B. One completion always fits.
+/// Tokens that `sampler.tokens = 0` takes at most in a stage that samples for evaluations alone: 6
+/// GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a 7B. One completion always fits.
 pub const EVAL_TOKENS_MAX: u64 = 1 << 19;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +156,10 @@ impl Job {
     /// Reads a job file. Relative paths resolve against `base_dir`, the job file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<Job, JobError> {
         if text.len() > JOB_MAX_BYTES {
-            return Err(JobError::TooLong { bytes: text.len(), limit: JOB_MAX_BYTES });
+            return Err(JobError::TooLong {
+                bytes: text.len(),
+                limit: JOB_MAX_BYTES,
+            });
         }
         let document = check::Document::parse(text)?;
         let table = check::resolve(&document, keys::JOB)?;
@@ -160,7 +169,8 @@ impl Job {
         Ok(job)
     }
 
-    /// The job file that parses to this job: every default filled in, keys in the order of [`keys`], the same bytes each time.
+    /// The job file that parses to this job: every default filled in, keys in the order of
+    /// [`keys`], the same bytes each time.
     pub fn to_toml(&self) -> String {
         crate::write::job(self)
     }
@@ -169,41 +179,61 @@ impl Job {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// The job's own model, then those of `[models.NAME]` in the order of their names: elsewhere a model is its index here.
+    /// The job's own model, then those of `[models.NAME]` in the order of their names: elsewhere a
+    /// model is its index here.
     pub fn models(&self) -> impl Iterator<Item = &Weights> {
         std::iter::once(&self.model.weights).chain(self.models.values())
     }
 
     /// The model that a stage trains or samples, as an index into [`Job::models`].
     pub fn model_of(&self, stage: &Stage) -> usize {
-        let named = stage.model.as_ref().and_then(|model| self.models.keys().position(|name| name == model));
+        let named = stage
+            .model
+            .as_ref()
+            .and_then(|model| self.models.keys().position(|name| name == model));
         named.map_or(0, |index| index + 1)
     }
 
-    /// Whether a model's own weights are read for nothing but the beginning of reward models: nothing generates with them.
+    /// Whether a model's own weights are read for nothing but the beginning of reward models:
+    /// nothing generates with them.
     pub fn only_starts_reward_models(&self, model: usize) -> bool {
-        let mut stages = self.stages.iter().filter(|stage| self.model_of(stage) == model).peekable();
+        let mut stages = self
+            .stages
+            .iter()
+            .filter(|stage| self.model_of(stage) == model)
+            .peekable();
         let is_asked = || {
-            let rewards = self.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| rollouts.rewards.clone());
+            let rewards = self
+                .stages
+                .iter()
+                .filter_map(Stage::rollouts)
+                .flat_map(|rollouts| rollouts.rewards.clone());
             let evals = self.evaluations().flat_map(|eval| self.eval_rewards(eval));
-            rewards.chain(evals).any(|reward| self.asked(&reward) == Some(Answering::Model(model)))
+            rewards
+                .chain(evals)
+                .any(|reward| self.asked(&reward) == Some(Answering::Model(model)))
         };
         stages.peek().is_some() && stages.all(|stage| stage.reward_model().is_some()) && !is_asked()
     }
 
-    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it as
-    /// a policy.
+    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it
+    /// as a policy.
     pub fn first_of_own_model(&self) -> Option<usize> {
-        self.stages.iter().position(|stage| stage.model.is_none() && stage.reward_model().is_none())
+        self.stages
+            .iter()
+            .position(|stage| stage.model.is_none() && stage.reward_model().is_none())
     }
 
-    /// Index of the stage whose final weights `stage` starts from; `None` for its model's own weights. A stage that trains nothing passes
-    /// on what it started from itself.
+    /// Index of the stage whose final weights `stage` starts from; `None` for its model's own
+    /// weights. A stage that trains nothing passes on what it started from itself.
     pub fn origin(&self, stage: &Stage) -> Option<usize> {
         let mut from = &stage.from;
-        // Each is before the one that names it, which soundness makes sure of; so many steps reach the first.
+        // Each is before the one that names it, which soundness makes sure of; so many steps reach
+        // the first.
         for _ in 0..self.stages.len() {
-            let Origin::Stage(name) = from else { return None };
+            let Origin::Stage(name) = from else {
+                return None;
+            };
             let index = self.stages.iter().position(|s| &s.name == name)?;
             match self.stages.get(index) {
                 Some(origin) if !origin.trains() => from = &origin.from,
@@ -215,11 +245,13 @@ impl Job {
 
     /// The rejection-sampling stage whose kept completions are the data set `name`.
     pub fn maker(&self, name: &str) -> Option<&Stage> {
-        self.stage(name).filter(|stage| stage.rejection_sampling().is_some())
+        self.stage(name)
+            .filter(|stage| stage.rejection_sampling().is_some())
     }
 
-    /// A data set of the job file, or one that a rejection-sampling stage makes: a file `<stage>.jsonl` whose columns are named as the keys, with
-    /// the template of the prompts that the stage read.
+    /// A data set of the job file, or one that a rejection-sampling stage makes: a file
+    /// `<stage>.jsonl` whose columns are named as the keys, with the template of the prompts that
+    /// the stage read.
     pub fn source(&self, name: &str) -> Option<Cow<'_, DataSource>> {
         if let Some(source) = self.data.get(name) {
             return Some(Cow::Borrowed(source));
@@ -242,11 +274,15 @@ impl Job {
 
     /// How a stage that learns completions tokenises those of the data set `name`.
     pub fn tokenize(&self, stage: &Stage, sft: &Sft, name: &str) -> Tokenize {
-        let own = self.maker(name).filter(|maker| maker.model == stage.model).map(|_| Tokenize::Apart);
+        let own = self
+            .maker(name)
+            .filter(|maker| maker.model == stage.model)
+            .map(|_| Tokenize::Apart);
         sft.tokenize.or(own).unwrap_or(Tokenize::Together)
     }
 
-    /// The data set of the job file that the prompts of `name` come from, whatever stages they went through.
+    /// The data set of the job file that the prompts of `name` come from, whatever stages they went
+    /// through.
     pub fn prompts_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         let mut name = name;
         for _ in 0..=self.stages.len() {
@@ -258,83 +294,151 @@ impl Job {
         None
     }
 
-    /// All evaluations: of `[[eval]]`, then the stages that are one. Elsewhere an evaluation is its index here.
+    /// All evaluations: of `[[eval]]`, then the stages that are one. Elsewhere an evaluation is its
+    /// index here.
     pub fn evaluations(&self) -> impl Iterator<Item = &Eval> {
-        self.evals.iter().chain(self.stages.iter().filter_map(Stage::evaluation))
+        self.evals
+            .iter()
+            .chain(self.stages.iter().filter_map(Stage::evaluation))
     }
 
     /// The evaluation that a stage is, as an index into [`Job::evaluations`].
     pub fn evaluation_of(&self, stage: &Stage) -> Option<usize> {
-        let before = self.stages.iter().filter(|stage| stage.evaluation().is_some());
-        Some(self.evals.len() + before.take_while(|before| before.name != stage.name).count())
-            .filter(|_| stage.evaluation().is_some())
+        let before = self
+            .stages
+            .iter()
+            .filter(|stage| stage.evaluation().is_some());
+        Some(
+            self.evals.len()
+                + before
+                    .take_while(|before| before.name != stage.name)
+                    .count(),
+        )
+        .filter(|_| stage.evaluation().is_some())
     }
 
     /// Index of the reward-model stage of this name.
     pub fn reward_model(&self, name: &str) -> Option<usize> {
-        self.stages.iter().position(|stage| stage.name == name && stage.reward_model().is_some())
+        self.stages
+            .iter()
+            .position(|stage| stage.name == name && stage.reward_model().is_some())
     }
 
-    /// Whom a reward asks, if its plugin asks: what its `model` names, else the reward-model stage with the plugin's name. `None` where there is no such.
+    /// Whom a reward asks, if its plugin asks: what its `model` names, else the reward-model stage
+    /// with the plugin's name. `None` where there is no such.
     pub fn asked(&self, reward: &Reward) -> Option<Answering> {
         match &reward.model {
-            None => self.reward_model(&plugin_stem(&reward.plugin.to_string())).map(Answering::Stage),
+            None => self
+                .reward_model(&plugin_stem(&reward.plugin.to_string()))
+                .map(Answering::Stage),
             Some(Respondent::Directory(dir)) => Some(Answering::Directory(dir.clone())),
             Some(Respondent::Named(name)) => {
-                let stage = self.stages.iter().position(|stage| &stage.name == name).map(Answering::Stage);
-                let model = || self.models.keys().position(|model| model == name).map(|index| Answering::Model(index + 1));
+                let stage = self
+                    .stages
+                    .iter()
+                    .position(|stage| &stage.name == name)
+                    .map(Answering::Stage);
+                let model = || {
+                    self.models
+                        .keys()
+                        .position(|model| model == name)
+                        .map(|index| Answering::Model(index + 1))
+                };
                 stage.or_else(model)
             }
         }
     }
 
-    /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name with their defaults.
+    /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name
+    /// with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
-            let mut rewards = self.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards);
+            let mut rewards = self
+                .stages
+                .iter()
+                .filter_map(Stage::rollouts)
+                .flat_map(|rollouts| &rollouts.rewards);
             rewards.find(|reward| &reward.name == name).cloned()
         };
-        eval.rewards.iter().map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name))).collect()
+        eval.rewards
+            .iter()
+            .map(|name| defined(name).unwrap_or_else(|| Reward::of_plugin(name)))
+            .collect()
     }
 
-    /// The sampler of a stage: what its own steps need, so that a long evaluation decodes fewer completions at a time instead of taking the
-    /// memory of training; at least one completion of any evaluation. `None` where neither samples. `prompt_max` and `eval_prompt_max` are in
+    /// The sampler of a stage: what its own steps need, so that a long evaluation decodes fewer
+    /// completions at a time instead of taking the memory of training; at least one completion of
+    /// any evaluation. `None` where neither samples. `prompt_max` and `eval_prompt_max` are in
     /// tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
         let evals = || self.evals.iter().chain(stage.evaluation());
-        if stage.reward_model().is_some() || (stage.rollouts().is_none() && evals().next().is_none()) {
+        if stage.reward_model().is_some()
+            || (stage.rollouts().is_none() && evals().next().is_none())
+        {
             return None;
         }
-        let count = if self.sampler.slots > 0 { self.sampler.slots } else { SLOTS_MAX };
-        let eval = evals().map(|e| slot_tokens(u64::from(eval_prompt_max) + u64::from(e.max_completion_length))).max().unwrap_or(0);
+        let count = if self.sampler.slots > 0 {
+            self.sampler.slots
+        } else {
+            SLOTS_MAX
+        };
+        let eval = evals()
+            .map(|e| slot_tokens(u64::from(eval_prompt_max) + u64::from(e.max_completion_length)))
+            .max()
+            .unwrap_or(0);
         let (longest, needed) = match stage.rollouts() {
             Some(rollouts) => {
-                let own = slot_tokens(u64::from(prompt_max) + u64::from(rollouts.longest_completion()));
-                let samples = rollouts.prompts_per_step.saturating_mul(rollouts.num_generations);
+                let own =
+                    slot_tokens(u64::from(prompt_max) + u64::from(rollouts.longest_completion()));
+                let samples = rollouts
+                    .prompts_per_step
+                    .saturating_mul(rollouts.num_generations);
                 (own.max(eval), own * u64::from(count.min(samples)))
             }
             None if self.sampler.slots > 0 => (eval, eval * u64::from(count)),
             None => (eval, (eval * u64::from(count)).min(EVAL_TOKENS_MAX)),
         };
-        let tokens = if self.sampler.tokens > 0 { self.sampler.tokens.into() } else { needed };
-        Some(Slots { count, tokens: tokens.max(longest) })
+        let tokens = if self.sampler.tokens > 0 {
+            self.sampler.tokens.into()
+        } else {
+            needed
+        };
+        Some(Slots {
+            count,
+            tokens: tokens.max(longest),
+        })
     }
 }
 
 fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let mut stages = Vec::new();
     for table in job.tables("stage") {
-        stages.push(Stage::read(&Fields::new(table, titled("stage", table)), &stages, base_dir)?);
+        stages.push(Stage::read(
+            &Fields::new(table, titled("stage", table)),
+            &stages,
+            base_dir,
+        )?);
     }
-    let evals = job.tables("eval").map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
+    let evals = job
+        .tables("eval")
+        .map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
     let evals = evals.collect::<Result<Vec<_>, _>>()?;
     let data = job.named("data").map(|(name, table)| {
-        let source = DataSource::read(name, &Fields::new(table, format!("[data.{name}]")), &stages, &evals, base_dir)?;
+        let source = DataSource::read(
+            name,
+            &Fields::new(table, format!("[data.{name}]")),
+            &stages,
+            &evals,
+            base_dir,
+        )?;
         Ok((name.clone(), source))
     });
-    let models = job
-        .named("models")
-        .map(|(name, table)| Ok((name.clone(), Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?)));
+    let models = job.named("models").map(|(name, table)| {
+        Ok((
+            name.clone(),
+            Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?,
+        ))
+    });
     Ok(Job {
         name: job.get("name")?,
         seed: job.get("seed")?,
@@ -353,37 +457,57 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
 
 /// `[[stage]] "cold-start"`
 fn titled(path: &str, table: &toml::Table) -> String {
-    let name = table.get("name").or_else(|| table.get("data")).and_then(toml::Value::as_str).unwrap_or_default();
+    let name = table
+        .get("name")
+        .or_else(|| table.get("data"))
+        .and_then(toml::Value::as_str)
+        .unwrap_or_default();
     format!("[[{path}]] {name:?}")
 }
 
 impl Sampler {
     fn read(sampler: &Fields<'_>) -> Result<Sampler, JobError> {
-        Ok(Sampler { slots: sampler.get("slots")?, tokens: sampler.get("tokens")? })
+        Ok(Sampler {
+            slots: sampler.get("slots")?,
+            tokens: sampler.get("tokens")?,
+        })
     }
 }
 
 impl Model {
     fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Model, JobError> {
-        Ok(Model { weights: Weights::read(model, base_dir)?, dtype: model.get("dtype")?, fp8: model.get("fp8")? })
+        Ok(Model {
+            weights: Weights::read(model, base_dir)?,
+            dtype: model.get("dtype")?,
+            fp8: model.get("fp8")?,
+        })
     }
 }
 
 impl Weights {
     fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Weights, JobError> {
-        match (model.path("path", base_dir)?, model.path("init", base_dir)?, model.path("tokenizer", base_dir)?) {
+        match (
+            model.path("path", base_dir)?,
+            model.path("init", base_dir)?,
+            model.path("tokenizer", base_dir)?,
+        ) {
             (Some(path), None, None) => Ok(Weights::Directory(path)),
             (None, Some(config), Some(tokenizer)) => Ok(Weights::Init { config, tokenizer }),
-            (None, Some(_), None) => {
-                Err(model.unsound("`init` gives weights and no tokenizer", "add `tokenizer`, a tokenizer.json or its directory"))
+            (None, Some(_), None) => Err(model.unsound(
+                "`init` gives weights and no tokenizer",
+                "add `tokenizer`, a tokenizer.json or its directory",
+            )),
+            (Some(_), Some(_), _) => Err(model.unsound(
+                "`path` and `init` both say where the weights come from",
+                "keep one of them",
+            )),
+            (Some(_), None, Some(_)) => {
+                Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out"))
             }
-            (Some(_), Some(_), _) => {
-                Err(model.unsound("`path` and `init` both say where the weights come from", "keep one of them"))
-            }
-            (Some(_), None, Some(_)) => Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out")),
-            (None, None, _) => {
-                Err(model.unsound("nothing says where the weights come from", "add `path`, or `init` and `tokenizer`"))
-            }
+            (None, None, _) => Err(model.unsound(
+                "nothing says where the weights come from",
+                "add `path`, or `init` and `tokenizer`",
+            )),
         }
     }
 }
@@ -423,28 +547,56 @@ impl DataSource {
         }
     }
 
-    /// Columns that a stage or evaluation reads get their own name where the file does not name them.
-    fn read(name: &str, data: &Fields<'_>, stages: &[Stage], evals: &[Eval], base_dir: &Path) -> Result<DataSource, JobError> {
-        let readers = || stages.iter().filter(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name));
+    /// Columns that a stage or evaluation reads get their own name where the file does not name
+    /// them.
+    fn read(
+        name: &str,
+        data: &Fields<'_>,
+        stages: &[Stage],
+        evals: &[Eval],
+        base_dir: &Path,
+    ) -> Result<DataSource, JobError> {
+        let readers = || {
+            stages.iter().filter(|stage| {
+                stage
+                    .data_sets()
+                    .chain(stage.held_out())
+                    .any(|data| data == name)
+            })
+        };
         let read_by = |kind: &str| readers().any(|stage| stage.kind_name() == kind);
-        let labelled = readers().any(|stage| stage.reward_model().is_some() && !stage.reads_pairs());
+        let labelled =
+            readers().any(|stage| stage.reward_model().is_some() && !stage.reads_pairs());
         let paired = readers().any(Stage::reads_pairs);
-        let prompted = readers().any(|stage| stage.kind_name() != "pretrain") || evals.iter().any(|eval| eval.data == name);
+        let prompted = readers().any(|stage| stage.kind_name() != "pretrain")
+            || evals.iter().any(|eval| eval.data == name);
         let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
-            Ok(data.optional(key)?.or_else(|| needed.then(|| key.to_string())))
+            Ok(data
+                .optional(key)?
+                .or_else(|| needed.then(|| key.to_string())))
         };
         let messages: Option<String> = data.optional("messages")?;
         if messages.is_some()
-            && let Some(key) = ["prompt", "completion", "chosen", "rejected"].into_iter().find(|key| data.has(key))
+            && let Some(key) = ["prompt", "completion", "chosen", "rejected"]
+                .into_iter()
+                .find(|key| data.has(key))
         {
-            let problem = format!("`messages` names whole conversations, and `{key}` a part of one");
+            let problem =
+                format!("`messages` names whole conversations, and `{key}` a part of one");
             return Err(data.unsound(problem, "keep one of them"));
         }
-        let unprompted = ["dpo", "reward-model"].into_iter().find(|kind| read_by(kind));
+        let unprompted = ["dpo", "reward-model"]
+            .into_iter()
+            .find(|kind| read_by(kind));
         if let Some(kind) = unprompted.filter(|_| data.has("max_prompt_length")) {
-            let problem =
-                format!("`max_prompt_length` leaves out no row of a {kind} stage, which cuts its texts at its own `max_length`");
-            return Err(data.unsound(problem, "leave it out, or give the stage a data set of its own"));
+            let problem = format!(
+                "`max_prompt_length` leaves out no row of a {kind} stage, which cuts its texts at \
+                 its own `max_length`"
+            );
+            return Err(data.unsound(
+                problem,
+                "leave it out, or give the stage a data set of its own",
+            ));
         }
         // A whole conversation stands for both.
         let prompted = prompted && messages.is_none();
@@ -478,21 +630,31 @@ impl Checkpoint {
         let to = match checkpoint.optional::<String>("to")? {
             None => None,
             Some(url) => Some(local_path(&url).ok_or_else(|| {
-                let fix = "write file:// and an absolute path, as in \"file:///srv/r1d/checkpoints\"";
+                let fix =
+                    "write file:// and an absolute path, as in \"file:///srv/r1d/checkpoints\"";
                 match url.split_once("://") {
                     Some((scheme, _)) if scheme != "file" => JobError::NotInThisRelease {
                         place: checkpoint.place.clone(),
                         what: format!("`to` = {url:?} ({scheme}://)"),
                         fix: format!(": {fix}"),
                     },
-                    _ => checkpoint.unsound(format!("`to` = {url:?} is not where a checkpoint can go"), fix),
+                    _ => checkpoint.unsound(
+                        format!("`to` = {url:?} is not where a checkpoint can go"),
+                        fix,
+                    ),
                 }
             })?),
         };
-        Ok(Checkpoint { every_steps: checkpoint.get("every_steps")?, keep: checkpoint.get("keep")?, to })
+        Ok(Checkpoint {
+            every_steps: checkpoint.get("every_steps")?,
+            keep: checkpoint.get("keep")?,
+            to,
+        })
     }
 }
 
 fn local_path(url: &str) -> Option<PathBuf> {
-    url.strip_prefix("file://").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    url.strip_prefix("file://")
+        .filter(|path| path.starts_with('/'))
+        .map(PathBuf::from)
 }

@@ -1,6 +1,8 @@
-//! What a stage's outcome depends on: two stages of which all of this is the same end with the same weights, data, metrics and evaluations.
+//! What a stage's outcome depends on: two stages of which all of this is the same end with the same
+//! weights, data, metrics and evaluations.
 //!
-//! Named here are the settings, and everything whose contents or outcome counts besides; who computes a key of it hashes those.
+//! Named here are the settings, and everything whose contents or outcome counts besides; who
+//! computes a key of it hashes those.
 
 use crate::eval::Eval;
 use crate::job::{Job, TemplateSource, Weights};
@@ -13,8 +15,8 @@ use toml::Value;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Depends {
-    /// Settings of the stage, of what it reads, and of the evaluations in and after it, as a job file has them: the same text each time. No
-    /// paths of data: what is in the files counts.
+    /// Settings of the stage, of what it reads, and of the evaluations in and after it, as a job
+    /// file has them: the same text each time. No paths of data: what is in the files counts.
     pub settings: String,
     /// Data sets of the job file.
     pub data: BTreeSet<String>,
@@ -33,35 +35,74 @@ pub struct Depends {
 /// Of stage `index`; `None` where there is none.
 pub fn depends(job: &Job, index: usize) -> Option<Depends> {
     let stage = job.stages.get(index)?;
-    let mut on = Depends { model: job.model_of(stage), ..Depends::default() };
+    let mut on = Depends {
+        model: job.model_of(stage),
+        ..Depends::default()
+    };
     on.stages.extend(job.origin(stage));
     let evals: Vec<&Eval> = evaluations(job, index, stage).collect();
-    let judges: Vec<Reward> = evals.iter().flat_map(|eval| job.eval_rewards(eval)).collect();
-    for reward in stage.rollouts().iter().flat_map(|rollouts| &rollouts.rewards).chain(&judges) {
+    let judges: Vec<Reward> = evals
+        .iter()
+        .flat_map(|eval| job.eval_rewards(eval))
+        .collect();
+    for reward in stage
+        .rollouts()
+        .iter()
+        .flat_map(|rollouts| &rollouts.rewards)
+        .chain(&judges)
+    {
         on.plugins.insert(reward.plugin.to_string());
         match job.asked(reward) {
-            Some(Answering::Stage(maker)) => on.stages.extend(Some(maker).filter(|maker| *maker < index)),
-            Some(Answering::Model(model)) => {
-                on.directories.extend(job.models().nth(model).and_then(Weights::directory).map(Path::to_path_buf))
+            Some(Answering::Stage(maker)) => {
+                on.stages.extend(Some(maker).filter(|maker| *maker < index))
             }
+            Some(Answering::Model(model)) => on.directories.extend(
+                job.models()
+                    .nth(model)
+                    .and_then(Weights::directory)
+                    .map(Path::to_path_buf),
+            ),
             Some(Answering::Directory(dir)) => drop(on.directories.insert(dir)),
             None => {}
         }
     }
-    on.stages.extend(stage.ppo().and_then(|ppo| job.reward_model(ppo.value_model.as_deref()?)));
-    let read = stage.data_sets().chain(stage.held_out()).chain(evals.iter().map(|eval| eval.data.as_str()));
+    on.stages.extend(
+        stage
+            .ppo()
+            .and_then(|ppo| job.reward_model(ppo.value_model.as_deref()?)),
+    );
+    let read = stage
+        .data_sets()
+        .chain(stage.held_out())
+        .chain(evals.iter().map(|eval| eval.data.as_str()));
     for name in read {
         match job.data.contains_key(name) {
             true => drop(on.data.insert(name.into())),
             // Its template is that of its prompts.
-            false => on.stages.extend(job.stages.iter().position(|maker| maker.name == name)),
+            false => on
+                .stages
+                .extend(job.stages.iter().position(|maker| maker.name == name)),
         }
         on.data.extend(job.prompts_of(name).map(String::from));
     }
-    let own = if let StageKind::Sft(sft) = &stage.kind { sft.template.as_ref() } else { None };
-    let templates = on.data.iter().filter_map(|name| Some(&job.data.get(name)?.template)).chain(own);
+    let own = if let StageKind::Sft(sft) = &stage.kind {
+        sft.template.as_ref()
+    } else {
+        None
+    };
+    let templates = on
+        .data
+        .iter()
+        .filter_map(|name| Some(&job.data.get(name)?.template))
+        .chain(own);
     on.files = templates
-        .filter_map(|template| if let TemplateSource::File(file) = template { Some(file.clone()) } else { None })
+        .filter_map(|template| {
+            if let TemplateSource::File(file) = template {
+                Some(file.clone())
+            } else {
+                None
+            }
+        })
         .collect();
     on.settings = settings(job, (index, stage), &on.data, &evals, &judges);
     Some(on)
@@ -71,14 +112,26 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
 fn evaluations<'a>(job: &'a Job, index: usize, stage: &'a Stage) -> impl Iterator<Item = &'a Eval> {
     let after = stage.trains() && stage.reward_model().is_none();
     let before = job.first_of_own_model() == Some(index);
-    job.evals.iter().filter(move |eval| after || (before && eval.at_start)).chain(stage.evaluation())
+    job.evals
+        .iter()
+        .filter(move |eval| after || (before && eval.at_start))
+        .chain(stage.evaluation())
 }
 
-fn settings(job: &Job, (index, stage): (usize, &Stage), data: &BTreeSet<String>, evals: &[&Eval], judges: &[Reward]) -> String {
+fn settings(
+    job: &Job,
+    (index, stage): (usize, &Stage),
+    data: &BTreeSet<String>,
+    evals: &[&Eval],
+    judges: &[Reward],
+) -> String {
     let mut table = toml::Table::new();
     // Positions and the seed decide what is drawn.
     table.insert("index".into(), (index as i64).into());
-    table.insert("first".into(), (job.first_of_own_model() == Some(index)).into());
+    table.insert(
+        "first".into(),
+        (job.first_of_own_model() == Some(index)).into(),
+    );
     table.insert("seed".into(), (job.seed as i64).into());
     table.insert("batch_invariant".into(), job.batch_invariant.into());
     table.insert("dtype".into(), format!("{:?}", job.model.dtype).into());
@@ -86,7 +139,9 @@ fn settings(job: &Job, (index, stage): (usize, &Stage), data: &BTreeSet<String>,
     table.insert("slots".into(), i64::from(job.sampler.slots).into());
     table.insert("tokens".into(), i64::from(job.sampler.tokens).into());
     table.insert("stage".into(), Value::Table(write::stage(stage)));
-    let read = data.iter().filter_map(|name| Some((name.clone(), job.data.get(name)?)));
+    let read = data
+        .iter()
+        .filter_map(|name| Some((name.clone(), job.data.get(name)?)));
     let read = read.map(|(name, source)| {
         let mut table = write::data(source);
         table.remove("path");
@@ -94,13 +149,24 @@ fn settings(job: &Job, (index, stage): (usize, &Stage), data: &BTreeSet<String>,
     });
     table.insert("data".into(), Value::Table(read.collect()));
     // An evaluation's draws depend on where the first of its data set stands.
-    let place = |eval: &Eval| job.evaluations().position(|other| other.data == eval.data).unwrap_or(0) as i64;
+    let place = |eval: &Eval| {
+        job.evaluations()
+            .position(|other| other.data == eval.data)
+            .unwrap_or(0) as i64
+    };
     let evals = evals.iter().map(|eval| {
         let mut table = write::eval(eval);
         table.insert("place".into(), place(eval).into());
         Value::Table(table)
     });
     table.insert("eval".into(), evals.collect::<Vec<_>>().into());
-    table.insert("judge".into(), judges.iter().map(|reward| Value::Table(write::reward(reward))).collect::<Vec<_>>().into());
+    table.insert(
+        "judge".into(),
+        judges
+            .iter()
+            .map(|reward| Value::Table(write::reward(reward)))
+            .collect::<Vec<_>>()
+            .into(),
+    );
     table.to_string()
 }

@@ -1,4 +1,5 @@
-//! The job file (`job.toml`) and the daemon's configuration (`r1d.toml`): types, validation that names the key, the plan.
+//! The job file (`job.toml`) and the daemon's configuration (`r1d.toml`): types, validation that
+//! names the key, the plan.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -13,7 +14,8 @@
 //! | [`daemon`] | `r1d.toml` |
 //! | [`reference`] | `explain`, the reference page and the JSON schema |
 //!
-//! This crate reads no file but the one it is handed as text; whether the paths in it exist is the daemon's to say.
+//! This crate reads no file but the one it is handed as text; whether the paths in it exist is the
+//! daemon's to say.
 
 pub mod check;
 pub mod daemon;
@@ -40,6 +42,6 @@ pub use facts::{ModelFacts, RoutingFacts};
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
 pub use reward::{Answering, Limits, OnAbstain, OnFault, Plugin, Respondent, Reward};
 pub use stage::{
-    Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Sft, Stage,
-    StageKind, Tokenize,
+    Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts,
+    Schedule, Select, Sft, Stage, StageKind, Tokenize,
 };

@@ -1,5 +1,6 @@
-//! What a job may ask for at most. No setting alone, and no product of settings, brings down the daemon that takes it in: each limit is far above
-//! what the papers used, and what it lets through fits into a server's memory.
+//! What a job may ask for at most. No setting alone, and no product of settings, brings down the
+//! daemon that takes it in: each limit is far above what the papers used, and what it lets through
+//! fits into a server's memory.
 
 /// Bytes of a job file.
 pub const JOB_MAX_BYTES: usize = 1 << 20;
@@ -30,7 +31,8 @@ pub const STEP_MAX_PASSES: u32 = 1 << 10;
 pub const STEP_MAX_ROUNDS: u32 = 1 << 6;
 /// Completions of one step, all prompts together: 128 times R1's 8,192.
 pub const STEP_MAX_COMPLETIONS: u64 = 1 << 20;
-/// Tokens of one step: R1's 8,192 completions of 65,536 tokens are half of it. The daemon holds some 8 bytes of each, and a mask.
+/// Tokens of one step: R1's 8,192 completions of 65,536 tokens are half of it. The daemon holds
+/// some 8 bytes of each, and a mask.
 pub const STEP_MAX_TOKENS: u64 = 1 << 30;
 /// Completions of one evaluation: 2,000 rows with 512 completions each.
 pub const EVALUATION_MAX_COMPLETIONS: u64 = 1 << 20;
@@ -38,7 +40,8 @@ pub const EVALUATION_MAX_COMPLETIONS: u64 = 1 << 20;
 pub const TEMPERATURE_MAX: f64 = 1e3;
 /// Above 0, what is lower is 0 in the sampler's float32, or makes logits infinite there.
 pub const TEMPERATURE_MIN: f64 = 1e-4;
-/// Numbers that a job gives, whatever their sign; sums and products of a few of them with what a worker computes are still float32.
+/// Numbers that a job gives, whatever their sign; sums and products of a few of them with what a
+/// worker computes are still float32.
 pub const NUMBER_MAX: f64 = 1e30;
 /// Nearer to 0 a number would be 0 in a worker's float32.
 pub const NUMBER_MIN: f64 = 1e-37;

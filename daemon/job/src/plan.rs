@@ -16,7 +16,8 @@ use std::path::PathBuf;
 /// What the daemon read of the job's files.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name; none where a stage before has yet to make them.
+    /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name; none where a
+    /// stage before has yet to make them.
     pub rows: BTreeMap<String, u64>,
     /// Longest prompt of each stage that samples, tokens, by stage name.
     pub prompt_max: BTreeMap<String, u32>,
@@ -38,7 +39,8 @@ impl Seen {
     }
 }
 
-/// One line of the plan for each stage. `facts` has those of [`Job::models`]; without them it has no memory.
+/// One line of the plan for each stage. `facts` has those of [`Job::models`]; without them it has
+/// no memory.
 pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
     let line = |stage: &Stage| PlanStage {
         name: stage.name.clone(),
@@ -55,7 +57,10 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
         tokens_per_step: tokens_per_step(stage, seen.prompt_max(stage)),
         rewards: match stage.evaluation() {
             Some(eval) => eval.rewards.clone(),
-            None => stage.rollouts().map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect()).unwrap_or_default(),
+            None => stage
+                .rollouts()
+                .map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect())
+                .unwrap_or_default(),
         },
         memory: memory(job, stage, facts, seen),
     };
@@ -64,12 +69,17 @@ pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
 
 /// Most tokens that one step samples or trains on; `prompt_max` in tokens.
 pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
-    let sampled =
-        |r: &Rollouts| r.prompts_per_step as u64 * r.num_generations as u64 * (prompt_max as u64 + r.longest_completion() as u64);
+    let sampled = |r: &Rollouts| {
+        r.prompts_per_step as u64
+            * r.num_generations as u64
+            * (prompt_max as u64 + r.longest_completion() as u64)
+    };
     match &stage.kind {
         StageKind::Pretrain(p) => p.batch_size as u64 * p.max_length as u64,
         StageKind::Sft(s) => s.batch_size as u64 * s.max_length as u64,
-        StageKind::RewardModel(r) => r.batch_size as u64 * r.max_length as u64 * if stage.reads_pairs() { 2 } else { 1 },
+        StageKind::RewardModel(r) => {
+            r.batch_size as u64 * r.max_length as u64 * if stage.reads_pairs() { 2 } else { 1 }
+        }
         StageKind::Dpo(d) => 2 * d.batch_size as u64 * d.max_length as u64,
         StageKind::Grpo(g) => sampled(&g.rollouts),
         StageKind::Ppo(p) => sampled(&p.rollouts),
@@ -78,13 +88,22 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
     }
 }
 
-/// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser` (gradients and AdamW's moments; in bfloat16 also
-/// the float32 weights that it updates), `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
+/// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser`
+/// (gradients and AdamW's moments; in bfloat16 also the float32 weights that it updates), `sampler`
+/// (its cache). Activations come on top: they grow with `max_tokens_per_device`.
 ///
-/// `facts` has those of [`Job::models`]; nothing is known without. A reward model of a directory is taken to be as large as the policy.
-pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BTreeMap<String, u64> {
+/// `facts` has those of [`Job::models`]; nothing is known without. A reward model of a directory is
+/// taken to be as large as the policy.
+pub fn memory(
+    job: &Job,
+    stage: &Stage,
+    facts: &[ModelFacts],
+    seen: &Seen,
+) -> BTreeMap<String, u64> {
     let all = facts;
-    let Some(facts) = all.get(job.model_of(stage)) else { return BTreeMap::new() };
+    let Some(facts) = all.get(job.model_of(stage)) else {
+        return BTreeMap::new();
+    };
     let (value_bytes, master_bytes) = match job.model.dtype {
         Dtype::Float32 => (4, 0),
         Dtype::Bfloat16 => (2, 4),
@@ -97,18 +116,33 @@ pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BT
     // Adapters are small beside the weights, and the reference shares those.
     let trains_weights = stage.trains() && stage.adapters().is_none();
     if trains_weights {
-        bytes.insert("optimiser".into(), parameters * (value_bytes + 2 * 4 + master_bytes));
+        bytes.insert(
+            "optimiser".into(),
+            parameters * (value_bytes + 2 * 4 + master_bytes),
+        );
     }
     if trains_weights && stage.needs_reference() {
         bytes.insert("reference".into(), weights);
     }
     if stage.ppo().is_some() {
-        bytes.insert("value model".into(), weights + parameters * (value_bytes + 2 * 4 + master_bytes));
+        bytes.insert(
+            "value model".into(),
+            weights + parameters * (value_bytes + 2 * 4 + master_bytes),
+        );
     }
-    let eval_prompt_max = seen.eval_prompt_max.get(job.model_of(stage)).copied().unwrap_or(0);
+    let eval_prompt_max = seen
+        .eval_prompt_max
+        .get(job.model_of(stage))
+        .copied()
+        .unwrap_or(0);
     let slots = job.slots(stage, seen.prompt_max(stage), eval_prompt_max);
     let mut asked: Vec<Answering> = Vec::new();
-    for answering in stage.rollouts().iter().flat_map(|rollouts| &rollouts.rewards).filter_map(|reward| job.asked(reward)) {
+    for answering in stage
+        .rollouts()
+        .iter()
+        .flat_map(|rollouts| &rollouts.rewards)
+        .filter_map(|reward| job.asked(reward))
+    {
         if !asked.contains(&answering) {
             asked.push(answering);
         }
@@ -118,18 +152,26 @@ pub fn memory(job: &Job, stage: &Stage, facts: &[ModelFacts], seen: &Seen) -> BT
             Answering::Stage(maker) => {
                 let maker = job.stages.get(*maker);
                 let of = maker.and_then(|maker| all.get(job.model_of(maker)));
-                (of.unwrap_or(facts), maker.is_some_and(|maker| maker.reward_model().is_some()))
+                (
+                    of.unwrap_or(facts),
+                    maker.is_some_and(|maker| maker.reward_model().is_some()),
+                )
             }
             Answering::Model(model) => all.get(*model).map_or((facts, true), |of| (of, of.scores)),
-            Answering::Directory(dir) => seen.asked.get(dir).map_or((facts, true), |of| (of, of.scores)),
+            Answering::Directory(dir) => seen
+                .asked
+                .get(dir)
+                .map_or((facts, true), |of| (of, of.scores)),
         };
         // A judge that writes has a cache for as many tokens as the policy's.
         let cached = slots.filter(|_| !scores).map_or(0, |slots| slots.tokens);
         let name = if scores { "reward models" } else { "judges" };
-        *bytes.entry(name.into()).or_insert(0) += (of.parameters + cached * of.cache_values_per_token) * value_bytes;
+        *bytes.entry(name.into()).or_insert(0) +=
+            (of.parameters + cached * of.cache_values_per_token) * value_bytes;
     }
     if let Some(slots) = slots {
-        let per_token = facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
+        let per_token =
+            facts.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
         bytes.insert("sampler".into(), slots.tokens * per_token * value_bytes);
     }
     bytes
@@ -142,34 +184,59 @@ const EPOCHS_WARN: u64 = 50;
 pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
-        if !job.stages.iter().any(|stage| stage.data_sets().chain(stage.held_out()).any(|data| data == name))
-            && !job.evals.iter().any(|eval| &eval.data == name)
+        if !job.stages.iter().any(|stage| {
+            stage
+                .data_sets()
+                .chain(stage.held_out())
+                .any(|data| data == name)
+        }) && !job.evals.iter().any(|eval| &eval.data == name)
         {
-            found.push(format!("[data.{name}] is used by no stage and no evaluation"));
+            found.push(format!(
+                "[data.{name}] is used by no stage and no evaluation"
+            ));
         }
     }
     if job.batch_invariant {
-        found.push("batch_invariant = true computes on one thread with fixed shapes: exact, and slower".into());
+        found.push(
+            "batch_invariant = true computes on one thread with fixed shapes: exact, and slower"
+                .into(),
+        );
     }
-    let is_random = |stage: &Stage| matches!(job.models().nth(job.model_of(stage)), Some(Weights::Init { .. }));
-    let starts_random = |stage: &&Stage| stage.from == Origin::Base && stage.grpo().is_some() && is_random(stage);
+    let is_random = |stage: &Stage| {
+        matches!(
+            job.models().nth(job.model_of(stage)),
+            Some(Weights::Init { .. })
+        )
+    };
+    let starts_random =
+        |stage: &&Stage| stage.from == Origin::Base && stage.grpo().is_some() && is_random(stage);
     if let Some(first) = job.stages.iter().find(starts_random) {
         found.push(format!(
-            "[[stage]] {:?} starts reinforcement learning from random weights: nothing right will be sampled, so nothing is learned; put a pretrain or sft stage before it",
+            "[[stage]] {:?} starts reinforcement learning from random weights: nothing right will \
+             be sampled, so nothing is learned; put a pretrain or sft stage before it",
             first.name
         ));
     }
     for stage in &job.stages {
-        let is_read = || job.stages.iter().any(|later| later.data_sets().any(|data| data == stage.name));
+        let is_read = || {
+            job.stages
+                .iter()
+                .any(|later| later.data_sets().any(|data| data == stage.name))
+        };
         if stage.rejection_sampling().is_some() && !is_read() {
             let name = &stage.name;
             found.push(format!(
-                "[[stage]] {name:?}: no later stage reads what it keeps (data = {name:?}); it stays as datasets/{name}.jsonl"
+                "[[stage]] {name:?}: no later stage reads what it keeps (data = {name:?}); it \
+                 stays as datasets/{name}.jsonl"
             ));
         }
-        if stage.reward_model().is_some_and(|reward_model| reward_model.eval_data.is_none()) {
+        if stage
+            .reward_model()
+            .is_some_and(|reward_model| reward_model.eval_data.is_none())
+        {
             found.push(format!(
-                "[[stage]] {:?} has no `eval_data`: nobody will know whether its reward model tells good from bad",
+                "[[stage]] {:?} has no `eval_data`: nobody will know whether its reward model \
+                 tells good from bad",
                 stage.name
             ));
         }
@@ -178,11 +245,22 @@ pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
     found
 }
 
-/// Refuses a stage of which a completion may be longer than a record of it can be. `facts` has those of [`Job::models`].
+/// Refuses a stage of which a completion may be longer than a record of it can be. `facts` has
+/// those of [`Job::models`].
 pub fn check_records(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Result<(), JobError> {
     for stage in &job.stages {
-        let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts.get(job.model_of(stage))) else { continue };
-        let Some(RoutingFacts { layers, experts, per_token }) = facts.routing else { continue };
+        let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts.get(job.model_of(stage)))
+        else {
+            continue;
+        };
+        let Some(RoutingFacts {
+            layers,
+            experts,
+            per_token,
+        }) = facts.routing
+        else {
+            continue;
+        };
         // As varints; then an id and its log-probability.
         let width = if experts > 128 { 2 } else { 1 };
         let per_token = layers * per_token * width + 9;
@@ -192,7 +270,8 @@ pub fn check_records(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Result<(),
             return Err(JobError::Unsound {
                 place: format!("[[stage]] {:?}", stage.name),
                 problem: format!(
-                    "prompt and completion may have {tokens} tokens, and with the experts of {layers} layers a record holds {tokens_max}"
+                    "prompt and completion may have {tokens} tokens, and with the experts of \
+                     {layers} layers a record holds {tokens_max}"
                 ),
                 fix: "leave long prompts out, or lower max_completion_length".into(),
             });
@@ -201,11 +280,16 @@ pub fn check_records(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Result<(),
     Ok(())
 }
 
-/// The largest top_k with which masks always fit, where the stage has none or a larger one: were every kept id alone among dropped ones.
+/// The largest top_k with which masks always fit, where the stage has none or a larger one: were
+/// every kept id alone among dropped ones.
 fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
     let cuts = rollouts.top_p < 1.0 || rollouts.top_k > 0;
     let alone_max = vocab_size.div_ceil(2);
-    let kept_max = if rollouts.top_k > 0 { alone_max.min(rollouts.top_k.into()) } else { alone_max };
+    let kept_max = if rollouts.top_k > 0 {
+        alone_max.min(rollouts.top_k.into())
+    } else {
+        alone_max
+    };
     let length = u64::from(rollouts.longest_completion()).max(1);
     // A kept id is two numbers of a record; a token has one more.
     let fits = (KEPT_NUMBERS_MAX as u64 / length).saturating_sub(1) / 2;
@@ -216,17 +300,23 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let place = format!("[[stage]] {:?}", stage.name);
     let (rows, per_step) = (seen.rows(stage), stage.rows_per_step());
     if rows > 0 && stage.steps(rows).saturating_mul(per_step) > EPOCHS_WARN.saturating_mul(rows) {
-        found.push(format!("{place} goes through its {rows} rows {} times", stage.steps(rows).saturating_mul(per_step) / rows));
+        found.push(format!(
+            "{place} goes through its {rows} rows {} times",
+            stage.steps(rows).saturating_mul(per_step) / rows
+        ));
     }
     let largest = stage.rows_of_step(0, rows);
     if rows > 0 && largest > rows {
-        found.push(format!("{place} takes {largest} rows a step and its data has {rows}: a step repeats rows"));
+        found.push(format!(
+            "{place} takes {largest} rows a step and its data has {rows}: a step repeats rows"
+        ));
     }
     if let Some(schedule) = &stage.schedule {
         let updates = stage.steps(rows).saturating_mul(stage.updates_per_step());
         if rows > 0 && schedule.warmup_steps > updates {
             found.push(format!(
-                "{place}: warmup_steps = {} is longer than its {updates} updates, so the learning rate never rises to learning_rate",
+                "{place}: warmup_steps = {} is longer than its {updates} updates, so the learning \
+                 rate never rises to learning_rate",
                 schedule.warmup_steps
             ));
         }
@@ -234,31 +324,38 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     let longest = match &stage.kind {
         StageKind::Pretrain(p) => p.max_length,
         StageKind::Sft(s) => s.max_length,
-        StageKind::Eval(eval) => seen.prompt_max(stage).saturating_add(eval.max_completion_length),
+        StageKind::Eval(eval) => seen
+            .prompt_max(stage)
+            .saturating_add(eval.max_completion_length),
         StageKind::RewardModel(r) => r.max_length,
         StageKind::Dpo(d) => d.max_length,
-        StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
-            seen.prompt_max(stage).saturating_add(stage.rollouts().map_or(0, Rollouts::longest_completion))
-        }
+        StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => seen
+            .prompt_max(stage)
+            .saturating_add(stage.rollouts().map_or(0, Rollouts::longest_completion)),
     };
     if let Some(facts) = facts
         && longest as u64 > facts.max_position_embeddings
     {
         let limit = facts.max_position_embeddings;
-        found.push(format!("{place} makes sequences of up to {longest} tokens; the model's positions reach to {limit}: leave long rows out, or shorten completions"));
+        found.push(format!(
+            "{place} makes sequences of up to {longest} tokens; the model's positions reach to \
+             {limit}: leave long rows out, or shorten completions"
+        ));
     }
     if stage.trains() && longest > stage.max_tokens_per_device {
         let budget = stage.max_tokens_per_device;
         found.push(format!(
-            "{place} makes sequences of up to {longest} tokens; above max_tokens_per_device = {budget} each is a micro-batch alone"
+            "{place} makes sequences of up to {longest} tokens; above max_tokens_per_device = \
+             {budget} each is a micro-batch alone"
         ));
     }
     if let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts)
         && let Some(top_k) = fitting_top_k(rollouts, facts.vocab_size)
     {
         found.push(format!(
-            "{place} keeps the sampling mask: if the model's distributions are flat, the ids that top_p = {} leaves may come to more than a completion's record \
-             holds, which ends the job. top_k = {top_k} always fits, and so does keep_sampling_mask = false",
+            "{place} keeps the sampling mask: if the model's distributions are flat, the ids that \
+             top_p = {} leaves may come to more than a completion's record holds, which ends the \
+             job. top_k = {top_k} always fits, and so does keep_sampling_mask = false",
             rollouts.top_p
         ));
     }
@@ -268,7 +365,8 @@ fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found:
     {
         let epsilon = grpo.epsilon;
         found.push(format!(
-            "{place}: epsilon = {epsilon} hardly ever clips a sequence's ratio; GSPO used 3e-4, and 4e-4 for epsilon_high"
+            "{place}: epsilon = {epsilon} hardly ever clips a sequence's ratio; GSPO used 3e-4, \
+             and 4e-4 for epsilon_high"
         ));
     }
 }

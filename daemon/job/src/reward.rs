@@ -17,7 +17,8 @@ pub struct Reward {
     /// Handed to the plugin as JSON: an object with sorted keys, the same bytes each time.
     pub config_json: String,
     pub limits: Limits,
-    /// Whom the plugin asks, where it is one that asks; `None`: the reward-model stage with the plugin's name.
+    /// Whom the plugin asks, where it is one that asks; `None`: the reward-model stage with the
+    /// plugin's name.
     pub model: Option<Respondent>,
     /// Tokens of one answer of a generative model, at most; the plugin may ask for less.
     pub max_answer_length: u32,
@@ -27,7 +28,8 @@ pub struct Reward {
     pub after_step: u64,
     pub on_abstain: OnAbstain,
     pub on_fault: OnFault,
-    /// A completion that scores less, or on which the plugin fails, is not kept; of a rejection-sampling stage alone.
+    /// A completion that scores less, or on which the plugin fails, is not kept; of a
+    /// rejection-sampling stage alone.
     pub min_score: Option<f64>,
     /// Pins the component: 64 hex digits.
     pub sha256: Option<String>,
@@ -40,7 +42,8 @@ pub enum Plugin {
     Path(PathBuf),
 }
 
-/// The model that a judged plugin asks, as the job file names it. Whether it gives numbers or text follows from what it is.
+/// The model that a judged plugin asks, as the job file names it. Whether it gives numbers or text
+/// follows from what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Respondent {
     /// What a stage before has trained, or a `[models.NAME]`.
@@ -82,13 +85,15 @@ impl std::fmt::Display for Respondent {
 /// Per completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an interpreted plugin.
+    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an
+    /// interpreted plugin.
     pub fuel: Option<u64>,
     /// MiB of linear memory; `None`: 64, and 512 for an interpreted plugin.
     pub memory_mb: Option<u32>,
     /// KiB that a plugin may hand to the host in one call.
     pub hostcall_kb: u32,
-    /// Milliseconds of the wall-clock backstop; `None`: 2,000, and what the fuel takes on a very slow machine.
+    /// Milliseconds of the wall-clock backstop; `None`: 2,000, and what the fuel takes on a very
+    /// slow machine.
     pub wall_ms: Option<u64>,
 }
 
@@ -117,7 +122,12 @@ impl Reward {
             plugin: Plugin::parse(name, Path::new("")),
             weight: 1.0,
             config_json: "{}".into(),
-            limits: Limits { fuel: None, memory_mb: None, hostcall_kb: 17, wall_ms: None },
+            limits: Limits {
+                fuel: None,
+                memory_mb: None,
+                hostcall_kb: 17,
+                wall_ms: None,
+            },
             model: None,
             max_answer_length: MAX_ANSWER_LENGTH,
             domains: Vec::new(),
@@ -134,11 +144,16 @@ impl Reward {
         let limits = reward.table("limits", format!("{}, limits", reward.place))?;
         // A toml table is sorted by key, so the JSON is the same bytes each time.
         let config: serde_json::Value = reward.get("config")?;
-        let name = reward.optional("name")?.unwrap_or_else(|| plugin_stem(&plugin));
+        let name = reward
+            .optional("name")?
+            .unwrap_or_else(|| plugin_stem(&plugin));
         if !is_name(&name) {
-            return Err(
-                reward.unsound(format!("{plugin:?} does not give the reward a name that metrics and files can have"), "add `name`")
-            );
+            return Err(reward.unsound(
+                format!(
+                    "{plugin:?} does not give the reward a name that metrics and files can have"
+                ),
+                "add `name`",
+            ));
         }
         Ok(Reward {
             name,
@@ -151,7 +166,9 @@ impl Reward {
                 hostcall_kb: limits.get("hostcall_kb")?,
                 wall_ms: limits.optional("wall_ms")?,
             },
-            model: reward.optional::<String>("model")?.map(|model| Respondent::parse(&model, base_dir)),
+            model: reward
+                .optional::<String>("model")?
+                .map(|model| Respondent::parse(&model, base_dir)),
             max_answer_length: reward.get("max_answer_length")?,
             domains: reward.get("domains")?,
             after_step: reward.get("after_step")?,
@@ -191,6 +208,8 @@ impl Plugin {
 
 /// The name that a reward takes from its plugin.
 pub fn plugin_stem(plugin: &str) -> String {
-    let stem = Path::new(plugin).file_stem().map(|s| s.to_string_lossy().into_owned());
+    let stem = Path::new(plugin)
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned());
     stem.unwrap_or_else(|| plugin.into())
 }

@@ -1,14 +1,20 @@
-//! Settings that are each allowed and together ask for more than the daemon can hold: refused with the product.
+//! Settings that are each allowed and together ask for more than the daemon can hold: refused with
+//! the product.
 
 use crate::error::JobError;
 use crate::job::Job;
-use crate::limits::{EVALUATION_MAX_COMPLETIONS, STAGE_MAX_STEPS, STEP_MAX_COMPLETIONS, STEP_MAX_TOKENS};
+use crate::limits::{
+    EVALUATION_MAX_COMPLETIONS, STAGE_MAX_STEPS, STEP_MAX_COMPLETIONS, STEP_MAX_TOKENS,
+};
 use crate::plan::{Seen, tokens_per_step};
 use crate::stage::Stage;
 
-/// What a step or an evaluation asks for, as far as `seen` tells: without it prompts have no tokens, and data sets no rows.
+/// What a step or an evaluation asks for, as far as `seen` tells: without it prompts have no
+/// tokens, and data sets no rows.
 pub fn check(job: &Job, seen: &Seen) -> Result<(), JobError> {
-    job.stages.iter().try_for_each(|stage| check_stage(stage, seen))?;
+    job.stages
+        .iter()
+        .try_for_each(|stage| check_stage(stage, seen))?;
     for (eval, rows) in job.evaluations().zip(&seen.eval_rows) {
         let (rows, completions) = (eval.rows(*rows), u64::from(eval.num_generations));
         let all = rows.saturating_mul(completions);
@@ -16,7 +22,8 @@ pub fn check(job: &Job, seen: &Seen) -> Result<(), JobError> {
             return refuse(
                 format!("the evaluation of data.{}", eval.data),
                 format!(
-                    "{rows} rows × num_generations = {completions} are {all} completions, at most {EVALUATION_MAX_COMPLETIONS} are possible"
+                    "{rows} rows × num_generations = {completions} are {all} completions, at most \
+                     {EVALUATION_MAX_COMPLETIONS} are possible"
                 ),
                 "lower `num_generations`, or set `max_rows`",
             );
@@ -28,14 +35,17 @@ pub fn check(job: &Job, seen: &Seen) -> Result<(), JobError> {
 fn check_stage(stage: &Stage, seen: &Seen) -> Result<(), JobError> {
     let place = format!("[[stage]] {:?}", stage.name);
     if let Some(rollouts) = stage.rollouts() {
-        let (prompts, each) = (u64::from(rollouts.prompts_per_step), u64::from(rollouts.num_generations));
+        let (prompts, each) = (
+            u64::from(rollouts.prompts_per_step),
+            u64::from(rollouts.num_generations),
+        );
         let all = prompts * each;
         if all > STEP_MAX_COMPLETIONS {
             return refuse(
                 place,
                 format!(
-                    "prompts_per_step = {prompts} × num_generations = {each} are {all} completions of one step, at most \
-                     {STEP_MAX_COMPLETIONS} are possible"
+                    "prompts_per_step = {prompts} × num_generations = {each} are {all} \
+                     completions of one step, at most {STEP_MAX_COMPLETIONS} are possible"
                 ),
                 "lower one of them, and raise `steps`",
             );
@@ -45,7 +55,10 @@ fn check_stage(stage: &Stage, seen: &Seen) -> Result<(), JobError> {
     let tokens = tokens_per_step(stage, prompt_max);
     if tokens > STEP_MAX_TOKENS {
         let (rows, length) = match stage.rollouts() {
-            Some(_) => ("prompts_per_step` or `num_generations", "max_completion_length"),
+            Some(_) => (
+                "prompts_per_step` or `num_generations",
+                "max_completion_length",
+            ),
             None => ("batch_size", "max_length"),
         };
         return refuse(
@@ -57,12 +70,18 @@ fn check_stage(stage: &Stage, seen: &Seen) -> Result<(), JobError> {
     let rows = seen.rows.get(&stage.name).copied().unwrap_or(0);
     let steps = stage.steps(rows);
     if steps > STAGE_MAX_STEPS {
-        let problem = format!("its epochs over {rows} rows are {steps} steps, at most {STAGE_MAX_STEPS} are possible");
+        let problem = format!(
+            "its epochs over {rows} rows are {steps} steps, at most {STAGE_MAX_STEPS} are possible"
+        );
         return refuse(place, problem, "lower `epochs`, or take more rows a step");
     }
     Ok(())
 }
 
 fn refuse(place: String, problem: String, fix: impl Into<String>) -> Result<(), JobError> {
-    Err(JobError::Unsound { place, problem, fix: fix.into() })
+    Err(JobError::Unsound {
+        place,
+        problem,
+        fix: fix.into(),
+    })
 }

@@ -6,8 +6,8 @@ use crate::eval::Eval;
 use crate::job::TemplateSource;
 use crate::reward::Reward;
 use r1d_proto::recipe::{
-    Baseline, DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective, Optimiser, PpoObjective,
-    RouterTraining, Sampling, ScaleRewards,
+    Baseline, DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective,
+    Optimiser, PpoObjective, RouterTraining, Sampling, ScaleRewards,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,8 @@ pub struct Stage {
     /// Which of the job's further models it trains or samples; `None`: the job's own.
     pub model: Option<String>,
     pub from: Origin,
-    /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept completions are the data ([`crate::Job::source`]).
+    /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept
+    /// completions are the data ([`crate::Job::source`]).
     pub data: String,
     /// Further data sets, whose rows are appended; of a pretrain or sft stage alone.
     pub more_data: Vec<String>,
@@ -84,7 +85,8 @@ pub struct Sft {
     pub max_length: u32,
     /// `None`: together, but for what a stage of the same model sampled.
     pub tokenize: Option<Tokenize>,
-    /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each data set says.
+    /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each
+    /// data set says.
     pub template: Option<TemplateSource>,
 }
 
@@ -144,7 +146,8 @@ pub struct Ppo {
     pub routing_replay: bool,
     pub routing_replay_reference: bool,
     pub value_learning_rate: f64,
-    /// A reward-model stage before, whose weights the value model starts from; else the policy's trunk with a fresh head.
+    /// A reward-model stage before, whose weights the value model starts from; else the policy's
+    /// trunk with a fresh head.
     pub value_model: Option<String>,
 }
 
@@ -157,7 +160,8 @@ pub struct Rollouts {
     pub temperature: f64,
     pub top_p: f64,
     pub top_k: u32,
-    /// What top_p and top_k leave is recorded, and what policies are compared over; never where a stage does not train on what it samples.
+    /// What top_p and top_k leave is recorded, and what policies are compared over; never where a
+    /// stage does not train on what it samples.
     pub keep_sampling_mask: bool,
     /// What changes on the way, in the order of steps.
     pub changes: Vec<Change>,
@@ -172,13 +176,14 @@ pub struct Change {
     pub max_completion_length: Option<u32>,
 }
 
-/// Completions are sampled and judged, and the good ones become the data set of later stages. Trains nothing: the stage's weights are those
-/// that it samples from.
+/// Completions are sampled and judged, and the good ones become the data set of later stages.
+/// Trains nothing: the stage's weights are those that it samples from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RejectionSampling {
     pub rollouts: Rollouts,
     pub select: Select,
-    /// Completions kept of a prompt, the best by total reward, of equals those with the lowest sample number; 0: all.
+    /// Completions kept of a prompt, the best by total reward, of equals those with the lowest
+    /// sample number; 0: all.
     pub keep: u32,
     /// The job waits until somebody has looked at what is kept.
     pub review: bool,
@@ -250,7 +255,9 @@ impl Stage {
     pub(crate) fn prediction_key(&self) -> Option<String> {
         match self.mtp_loss_weight {
             weight if weight > 0.0 => Some(format!("mtp_loss_weight = {weight}")),
-            _ => self.speculative_decoding.then(|| "speculative_decoding = true".into()),
+            _ => self
+                .speculative_decoding
+                .then(|| "speculative_decoding = true".into()),
         }
     }
 
@@ -258,7 +265,9 @@ impl Stage {
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
-            StageKind::Sft(Sft { template: Some(_), .. }) => "distill",
+            StageKind::Sft(Sft {
+                template: Some(_), ..
+            }) => "distill",
             StageKind::Sft(_) => "sft",
             StageKind::Grpo(_) => "grpo",
             StageKind::RejectionSampling(_) => "rejection-sampling",
@@ -283,8 +292,9 @@ impl Stage {
         }
     }
 
-    /// Rows that step `step` (from 0) takes of a data set of `rows`: fewer than others do in the last step of a rejection-sampling stage that
-    /// is so many epochs long, so that no prompt has more completions than the others.
+    /// Rows that step `step` (from 0) takes of a data set of `rows`: fewer than others do in the
+    /// last step of a rejection-sampling stage that is so many epochs long, so that no prompt has
+    /// more completions than the others.
     pub fn rows_of_step(&self, step: u64, rows: u64) -> u64 {
         let per_step = self.rows_per_step();
         match (&self.kind, self.length) {
@@ -296,13 +306,16 @@ impl Stage {
         }
     }
 
-    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1; 0 where it depends on the rows, and they
-    /// are not known yet (`rows` is 0), and of a stage that only evaluates.
+    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1;
+    /// 0 where it depends on the rows, and they are not known yet (`rows` is 0), and of a stage
+    /// that only evaluates.
     pub fn steps(&self, rows: u64) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
             Length::Epochs(_) if rows == 0 => 0,
-            Length::Epochs(epochs) => ((epochs * rows as f64) / self.rows_per_step() as f64).ceil().max(1.0) as u64,
+            Length::Epochs(epochs) => ((epochs * rows as f64) / self.rows_per_step() as f64)
+                .ceil()
+                .max(1.0) as u64,
         }
     }
 
@@ -312,7 +325,10 @@ impl Stage {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
             StageKind::Ppo(p) => p.num_ppo_epochs as u64 * p.num_mini_batches as u64,
             StageKind::RejectionSampling(_) | StageKind::Eval(_) => 0,
-            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) => 1,
+            StageKind::Pretrain(_)
+            | StageKind::Sft(_)
+            | StageKind::RewardModel(_)
+            | StageKind::Dpo(_) => 1,
         }
     }
 
@@ -354,7 +370,8 @@ impl Stage {
 
     /// Whether the job waits after it until somebody has looked at its data set.
     pub fn is_reviewed(&self) -> bool {
-        self.rejection_sampling().is_some_and(|rejection| rejection.review)
+        self.rejection_sampling()
+            .is_some_and(|rejection| rejection.review)
     }
 
     pub fn reward_model(&self) -> Option<&RewardModel> {
@@ -377,7 +394,11 @@ impl Stage {
             StageKind::Grpo(grpo) => Some(&grpo.rollouts),
             StageKind::Ppo(ppo) => Some(&ppo.rollouts),
             StageKind::RejectionSampling(rejection) => Some(&rejection.rollouts),
-            StageKind::Pretrain(_) | StageKind::Sft(_) | StageKind::RewardModel(_) | StageKind::Dpo(_) | StageKind::Eval(_) => None,
+            StageKind::Pretrain(_)
+            | StageKind::Sft(_)
+            | StageKind::RewardModel(_)
+            | StageKind::Dpo(_)
+            | StageKind::Eval(_) => None,
         }
     }
 
@@ -411,7 +432,9 @@ impl Stage {
 
     /// The data sets that it reads to train or sample, by name.
     pub fn data_sets(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.data).chain(&self.more_data).map(String::as_str)
+        std::iter::once(&self.data)
+            .chain(&self.more_data)
+            .map(String::as_str)
     }
 
     /// Held-out rows that a reward model is asked about.
@@ -435,7 +458,12 @@ impl Rollouts {
     }
 
     fn changed<T>(&self, step: u64, at_first: T, change: impl Fn(&Change) -> Option<T>) -> T {
-        self.changes.iter().rev().filter(|c| c.after_step <= step).find_map(change).unwrap_or(at_first)
+        self.changes
+            .iter()
+            .rev()
+            .filter(|c| c.after_step <= step)
+            .find_map(change)
+            .unwrap_or(at_first)
     }
 
     pub fn temperature(&self, step: u64) -> f64 {
@@ -444,12 +472,17 @@ impl Rollouts {
 
     /// Tokens.
     pub fn max_completion_length(&self, step: u64) -> u32 {
-        self.changed(step, self.max_completion_length, |change| change.max_completion_length)
+        self.changed(step, self.max_completion_length, |change| {
+            change.max_completion_length
+        })
     }
 
     /// Tokens of the longest completion of any step.
     pub fn longest_completion(&self) -> u32 {
-        let later = self.changes.iter().filter_map(|change| change.max_completion_length);
+        let later = self
+            .changes
+            .iter()
+            .filter_map(|change| change.max_completion_length);
         later.fold(self.max_completion_length, u32::max)
     }
 }

@@ -1,12 +1,13 @@
-//! A job as `job.toml` again: every default filled in, every path absolute, the same bytes each time; it parses to the same job.
+//! A job as `job.toml` again: every default filled in, every path absolute, the same bytes each
+//! time; it parses to the same job.
 
 use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
 use crate::keys::{self, Kind, Table};
 use crate::reward::{OnAbstain, OnFault, Plugin, Respondent, Reward};
 use crate::stage::{
-    Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts, Schedule, Select, Stage,
-    StageKind,
+    Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts,
+    Schedule, Select, Stage, StageKind,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -22,24 +23,46 @@ pub fn job(job: &Job) -> String {
     }
     set(&mut table, "batch_invariant", job.batch_invariant);
     set(&mut table, "model", model(&job.model));
-    let models = job.models.iter().map(|(name, model)| (name.clone(), Value::Table(weights(model))));
+    let models = job
+        .models
+        .iter()
+        .map(|(name, model)| (name.clone(), Value::Table(weights(model))));
     set(&mut table, "models", models.collect::<toml::Table>());
     set(
         &mut table,
         "data",
-        job.data.iter().map(|(name, source)| (name.clone(), Value::Table(data(source)))).collect::<toml::Table>(),
+        job.data
+            .iter()
+            .map(|(name, source)| (name.clone(), Value::Table(data(source))))
+            .collect::<toml::Table>(),
     );
-    set(&mut table, "stage", job.stages.iter().map(stage).collect::<Vec<_>>());
-    let sampler = [("slots", i64::from(job.sampler.slots)), ("tokens", job.sampler.tokens.into())];
-    set(&mut table, "sampler", toml::Table::from_iter(sampler.map(|(key, value)| (key.to_string(), value.into()))));
+    set(
+        &mut table,
+        "stage",
+        job.stages.iter().map(stage).collect::<Vec<_>>(),
+    );
+    let sampler = [
+        ("slots", i64::from(job.sampler.slots)),
+        ("tokens", job.sampler.tokens.into()),
+    ];
+    set(
+        &mut table,
+        "sampler",
+        toml::Table::from_iter(sampler.map(|(key, value)| (key.to_string(), value.into()))),
+    );
     set(&mut table, "checkpoint", checkpoint(&job.checkpoint));
-    set(&mut table, "eval", job.evals.iter().map(eval).collect::<Vec<_>>());
+    set(
+        &mut table,
+        "eval",
+        job.evals.iter().map(eval).collect::<Vec<_>>(),
+    );
     let mut text = String::new();
     document(&mut text, &table, keys::JOB, "");
     text
 }
 
-/// Everything that is set here is a string, a number, a list or a table of these: it always converts.
+/// Everything that is set here is a string, a number, a list or a table of these: it always
+/// converts.
 fn set(table: &mut toml::Table, key: &str, value: impl Serialize) {
     if let Ok(value) = Value::try_from(value) {
         table.insert(key.into(), value);
@@ -144,7 +167,11 @@ pub(crate) fn stage(stage: &Stage) -> toml::Table {
         }
         StageKind::Grpo(g) => {
             grpo(&mut table, g);
-            set(&mut table, "speculative_decoding", stage.speculative_decoding);
+            set(
+                &mut table,
+                "speculative_decoding",
+                stage.speculative_decoding,
+            );
         }
         StageKind::RejectionSampling(r) => rejection_sampling(&mut table, r),
         StageKind::RewardModel(r) => reward_model(&mut table, r),
@@ -193,12 +220,24 @@ fn training(table: &mut toml::Table, stage: &Stage) {
 fn rollouts(table: &mut toml::Table, rollouts: &Rollouts) {
     set(table, "prompts_per_step", rollouts.prompts_per_step);
     set(table, "num_generations", rollouts.num_generations);
-    set(table, "max_completion_length", rollouts.max_completion_length);
+    set(
+        table,
+        "max_completion_length",
+        rollouts.max_completion_length,
+    );
     set(table, "temperature", rollouts.temperature);
     set(table, "top_p", rollouts.top_p);
     set(table, "top_k", rollouts.top_k);
-    set(table, "schedule", rollouts.changes.iter().map(change).collect::<Vec<_>>());
-    set(table, "reward", rollouts.rewards.iter().map(reward).collect::<Vec<_>>());
+    set(
+        table,
+        "schedule",
+        rollouts.changes.iter().map(change).collect::<Vec<_>>(),
+    );
+    set(
+        table,
+        "reward",
+        rollouts.rewards.iter().map(reward).collect::<Vec<_>>(),
+    );
 }
 
 fn change(change: &Change) -> toml::Table {
@@ -217,9 +256,15 @@ fn reward_model(table: &mut toml::Table, reward_model: &RewardModel) {
     set(table, "batch_size", reward_model.batch_size);
     set(table, "max_length", reward_model.max_length);
     match reward_model.loss {
-        RewardLoss::Pairwise { center_rewards_coefficient } => {
+        RewardLoss::Pairwise {
+            center_rewards_coefficient,
+        } => {
             set(table, "loss", "pairwise");
-            set(table, "center_rewards_coefficient", center_rewards_coefficient);
+            set(
+                table,
+                "center_rewards_coefficient",
+                center_rewards_coefficient,
+            );
         }
         RewardLoss::Pointwise => set(table, "loss", "pointwise"),
     }
@@ -249,7 +294,11 @@ fn ppo(table: &mut toml::Table, ppo: &Ppo) {
     set(table, "kl_coef", ppo.kl_coef);
     set(table, "keep_sampling_mask", ppo.rollouts.keep_sampling_mask);
     set(table, "routing_replay", ppo.routing_replay);
-    set(table, "routing_replay_reference", ppo.routing_replay_reference);
+    set(
+        table,
+        "routing_replay_reference",
+        ppo.routing_replay_reference,
+    );
     set(table, "value_learning_rate", ppo.value_learning_rate);
     if let Some(model) = &ppo.value_model {
         set(table, "value_model", model);
@@ -278,7 +327,11 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
     set(table, "num_iterations", grpo.num_iterations);
     set(table, "steps_per_generation", grpo.steps_per_generation);
     set(table, "loss_type", grpo.loss_type);
-    set(table, "importance_sampling_level", grpo.importance_sampling_level);
+    set(
+        table,
+        "importance_sampling_level",
+        grpo.importance_sampling_level,
+    );
     set(table, "baseline", grpo.baseline);
     set(table, "scale_rewards", grpo.scale_rewards);
     set(table, "epsilon", grpo.epsilon);
@@ -289,12 +342,24 @@ fn grpo(table: &mut toml::Table, grpo: &Grpo) {
         set(table, "off_policy_mask_threshold", threshold);
     }
     set(table, "sync_ref_steps", grpo.sync_ref_steps);
-    set(table, "mask_truncated_completions", grpo.mask_truncated_completions);
+    set(
+        table,
+        "mask_truncated_completions",
+        grpo.mask_truncated_completions,
+    );
     set(table, "dynamic_sampling", grpo.dynamic_sampling);
     set(table, "max_resample_rounds", grpo.max_resample_rounds);
-    set(table, "keep_sampling_mask", grpo.rollouts.keep_sampling_mask);
+    set(
+        table,
+        "keep_sampling_mask",
+        grpo.rollouts.keep_sampling_mask,
+    );
     set(table, "routing_replay", grpo.routing_replay);
-    set(table, "routing_replay_reference", grpo.routing_replay_reference);
+    set(
+        table,
+        "routing_replay_reference",
+        grpo.routing_replay_reference,
+    );
 }
 
 pub(crate) fn reward(reward: &Reward) -> toml::Table {
@@ -379,14 +444,27 @@ fn evaluation(table: &mut toml::Table, eval: &Eval) {
     set(table, "top_k", eval.top_k);
     set(table, "max_completion_length", eval.max_completion_length);
     set(table, "max_rows", eval.max_rows);
-    set(table, "metrics", eval.metrics.iter().map(|metric| metric.to_string()).collect::<Vec<_>>());
+    set(
+        table,
+        "metrics",
+        eval.metrics
+            .iter()
+            .map(|metric| metric.to_string())
+            .collect::<Vec<_>>(),
+    );
     set(table, "rewards", &eval.rewards);
     set(table, "correct_at", eval.correct_at);
 }
 
 /// Writes a table in the order of its keys: plain values first, then the tables below it.
 fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: &str) {
-    let below = |name: &str| if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     for key in spec.keys() {
         if let Some(value) = table.get(key.name)
             && !is_section(&key.kind)
@@ -396,13 +474,24 @@ fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: 
     }
     for key in spec.keys().filter(|key| is_section(&key.kind)) {
         match (&key.kind, table.get(key.name)) {
-            (Kind::Table(spec), Some(Value::Table(inner))) => {
-                section(text, inner, spec, &format!("[{}]", below(key.name)), &below(key.name))
-            }
+            (Kind::Table(spec), Some(Value::Table(inner))) => section(
+                text,
+                inner,
+                spec,
+                &format!("[{}]", below(key.name)),
+                &below(key.name),
+            ),
             (Kind::Named(spec), Some(Value::Table(named))) => {
-                for (name, inner) in named.iter().filter_map(|(name, value)| Some((name, value.as_table()?))) {
+                for (name, inner) in named
+                    .iter()
+                    .filter_map(|(name, value)| Some((name, value.as_table()?)))
+                {
                     // A name may hold dots: then it is quoted.
-                    let name = if name.contains('.') { format!("{name:?}") } else { name.clone() };
+                    let name = if name.contains('.') {
+                        format!("{name:?}")
+                    } else {
+                        name.clone()
+                    };
                     let path = format!("{}.{name}", below(key.name));
                     section(text, inner, spec, &format!("[{path}]"), &path);
                 }
@@ -410,7 +499,13 @@ fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: 
             (kind, Some(Value::Array(items))) => {
                 for inner in items.iter().filter_map(Value::as_table) {
                     if let Some(spec) = spec_of(kind, inner) {
-                        section(text, inner, spec, &format!("[[{}]]", below(key.name)), &below(key.name));
+                        section(
+                            text,
+                            inner,
+                            spec,
+                            &format!("[[{}]]", below(key.name)),
+                            &below(key.name),
+                        );
                     }
                 }
             }
@@ -438,7 +533,10 @@ fn spec_of(kind: &Kind, table: &toml::Table) -> Option<&'static Table> {
         Kind::Tables(spec) => Some(spec),
         Kind::Variants { tag, variants } => {
             let found = table.get(*tag)?.as_str()?;
-            variants.iter().find(|(name, _)| *name == found).map(|(_, spec)| *spec)
+            variants
+                .iter()
+                .find(|(name, _)| *name == found)
+                .map(|(_, spec)| *spec)
         }
         _ => None,
     }

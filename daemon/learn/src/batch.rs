@@ -19,7 +19,11 @@ impl Replay {
     /// `None` for dense models, which have nothing to replay.
     pub fn of(model: &CausalLm) -> Option<Replay> {
         let config = &model.config;
-        let replay = Replay { moe_layers: config.moe_layers, experts: config.experts, experts_per_token: config.experts_per_token };
+        let replay = Replay {
+            moe_layers: config.moe_layers,
+            experts: config.experts,
+            experts_per_token: config.experts_per_token,
+        };
         (config.moe_layers > 0).then_some(replay)
     }
 }
@@ -27,7 +31,8 @@ impl Replay {
 /// What one forward pass reads, and which of its rows predict tokens that count.
 pub struct MicroBatch {
     pub packed: Packed,
-    /// int64 `[N]`: rows of the pass whose hidden state predicts `targets`; `None` where all do, in order.
+    /// int64 `[N]`: rows of the pass whose hidden state predicts `targets`; `None` where all do, in
+    /// order.
     pub rows: Option<Tensor>,
     /// int64 `[N]`.
     pub targets: Tensor,
@@ -38,8 +43,9 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Prompt and completion without its last id, which is never fed; every completion id is a target. Where `share` is set, neighbours with
-    /// one prompt have it fed once, with the experts that the first of them recorded.
+    /// Prompt and completion without its last id, which is never fed; every completion id is a
+    /// target. Where `share` is set, neighbours with one prompt have it fed once, with the experts
+    /// that the first of them recorded.
     pub fn of_rollouts(
         sequences: &[&TrainSequence],
         share: bool,
@@ -64,31 +70,77 @@ impl MicroBatch {
             };
             let own_prompt = if prefix.is_empty() { prompt } else { &[] };
             if let Some(replay) = replay {
-                let own = (own_prompt.len() + fed) * (replay.moe_layers * replay.experts_per_token) as usize;
-                experts.extend(sequence.experts[sequence.experts.len() - own..].iter().map(|&expert| i64::from(expert)));
+                let own = (own_prompt.len() + fed)
+                    * (replay.moe_layers * replay.experts_per_token) as usize;
+                experts.extend(
+                    sequence.experts[sequence.experts.len() - own..]
+                        .iter()
+                        .map(|&expert| i64::from(expert)),
+                );
             }
-            build.feed(own_prompt.iter().chain(&sequence.completion_ids[..fed]), prefix.clone());
-            // Each completion id is predicted by the token before it, the first by the prompt's last.
+            build.feed(
+                own_prompt.iter().chain(&sequence.completion_ids[..fed]),
+                prefix.clone(),
+            );
+            // Each completion id is predicted by the token before it, the first by the prompt's
+            // last.
             let own_start = build.ids.len() - fed;
-            let prompt_end = if prefix.is_empty() { own_start as i64 } else { prefix.end };
+            let prompt_end = if prefix.is_empty() {
+                own_start as i64
+            } else {
+                prefix.end
+            };
             kept.add(&sequence.kept_ids, sequence.completion_ids.len());
-            build.predict(std::iter::once(prompt_end - 1).chain((own_start..).map(|row| row as i64)).zip(&sequence.completion_ids));
+            build.predict(
+                std::iter::once(prompt_end - 1)
+                    .chain((own_start..).map(|row| row as i64))
+                    .zip(&sequence.completion_ids),
+            );
         }
-        let shape = |replay: Replay| [build.ids.len() as i64, replay.moe_layers, replay.experts_per_token];
-        let forced_experts =
-            replay.map(|replay| Ok::<_, LearnError>(Tensor::f_from_slice(&experts)?.f_view(shape(replay))?.f_to_device(device)?));
+        let shape = |replay: Replay| {
+            [
+                build.ids.len() as i64,
+                replay.moe_layers,
+                replay.experts_per_token,
+            ]
+        };
+        let forced_experts = replay.map(|replay| {
+            Ok::<_, LearnError>(
+                Tensor::f_from_slice(&experts)?
+                    .f_view(shape(replay))?
+                    .f_to_device(device)?,
+            )
+        });
         let forced_experts = forced_experts.transpose()?;
-        Ok(MicroBatch { forced_experts, kept: kept.or_none(), ..build.finish(device)? })
+        Ok(MicroBatch {
+            forced_experts,
+            kept: kept.or_none(),
+            ..build.finish(device)?
+        })
     }
 
     /// All ids but the last are fed; the next id is a target where it is trained.
-    pub fn of_supervised(sequences: &[&SupervisedSequence], device: Device) -> Result<MicroBatch, LearnError> {
+    pub fn of_supervised(
+        sequences: &[&SupervisedSequence],
+        device: Device,
+    ) -> Result<MicroBatch, LearnError> {
         let mut build = Builder::default();
         for sequence in sequences {
             let start = build.ids.len() as i64;
-            build.feed(sequence.ids.iter().take(sequence.ids.len().saturating_sub(1)), 0..0);
+            build.feed(
+                sequence
+                    .ids
+                    .iter()
+                    .take(sequence.ids.len().saturating_sub(1)),
+                0..0,
+            );
             let trained = sequence.ids.iter().zip(&sequence.trained).skip(1);
-            build.predict((start..).zip(trained).filter(|(_, (_, trained))| **trained).map(|(row, (id, _))| (row, id)));
+            build.predict(
+                (start..)
+                    .zip(trained)
+                    .filter(|(_, (_, trained))| **trained)
+                    .map(|(row, (id, _))| (row, id)),
+            );
         }
         build.finish(device)
     }
@@ -99,7 +151,8 @@ impl MicroBatch {
     }
 }
 
-/// What multi-token prediction (DeepSeek-V3 2.2) reads and predicts, beside a [`MicroBatch`] of the same sequences.
+/// What multi-token prediction (DeepSeek-V3 2.2) reads and predicts, beside a [`MicroBatch`] of the
+/// same sequences.
 pub struct Further {
     /// int64 `[T']`: rows of the micro-batch's pass, the tokens tᵢ that have two behind them.
     pub rows: Tensor,
@@ -113,7 +166,10 @@ pub struct Further {
 
 impl Further {
     /// `None` where no sequence has a trained token behind two others.
-    pub fn of_supervised(sequences: &[&SupervisedSequence], device: Device) -> Result<Option<Further>, LearnError> {
+    pub fn of_supervised(
+        sequences: &[&SupervisedSequence],
+        device: Device,
+    ) -> Result<Option<Further>, LearnError> {
         let (mut rows, mut next) = (Vec::new(), Builder::default());
         let mut start = 0;
         for sequence in sequences {
@@ -123,7 +179,12 @@ impl Further {
             let first = next.ids.len() as i64;
             next.feed(ids.iter().skip(1).take(count), 0..0);
             let trained = ids.iter().zip(&sequence.trained).skip(2);
-            next.predict((first..).zip(trained).filter(|(_, (_, trained))| **trained).map(|(row, (id, _))| (row, id)));
+            next.predict(
+                (first..)
+                    .zip(trained)
+                    .filter(|(_, (_, trained))| **trained)
+                    .map(|(row, (id, _))| (row, id)),
+            );
             start += ids.len().saturating_sub(1) as i64;
         }
         if next.targets.is_empty() {
@@ -132,7 +193,12 @@ impl Further {
         let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
         let predicting = tensor(&next.rows)?;
         let micro = next.finish(device)?;
-        Ok(Some(Further { rows: tensor(&rows)?, next: micro.packed, predicting, targets: micro.targets }))
+        Ok(Some(Further {
+            rows: tensor(&rows)?,
+            next: micro.packed,
+            predicting,
+            targets: micro.targets,
+        }))
     }
 }
 
@@ -151,7 +217,8 @@ struct Builder {
 }
 
 impl Builder {
-    /// Tokens of a sequence behind its shared `prefix`, if any. With none of its own it is no sequence to the pass.
+    /// Tokens of a sequence behind its shared `prefix`, if any. With none of its own it is no
+    /// sequence to the pass.
     fn feed<'a>(&mut self, ids: impl Iterator<Item = &'a u32>, prefix: Range<i64>) {
         let start = self.ids.len();
         self.ids.extend(ids.map(|&id| i64::from(id)));
@@ -171,12 +238,21 @@ impl Builder {
 
     fn finish(self, device: Device) -> Result<MicroBatch, LearnError> {
         let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
-        let in_order = self.rows.len() == self.ids.len() && self.rows.iter().zip(0..).all(|(&row, place)| row == place);
+        let in_order = self.rows.len() == self.ids.len()
+            && self.rows.iter().zip(0..).all(|(&row, place)| row == place);
         let shares = self.prefixes.iter().any(|prefix| !prefix.is_empty());
         let prefixes = if shares { self.prefixes } else { Vec::new() };
         Ok(MicroBatch {
-            packed: Packed { ids: tensor(&self.ids)?, lengths: self.lengths, prefixes },
-            rows: if in_order { None } else { Some(tensor(&self.rows)?) },
+            packed: Packed {
+                ids: tensor(&self.ids)?,
+                lengths: self.lengths,
+                prefixes,
+            },
+            rows: if in_order {
+                None
+            } else {
+                Some(tensor(&self.rows)?)
+            },
             targets: tensor(&self.targets)?,
             forced_experts: None,
             kept: None,
@@ -185,23 +261,40 @@ impl Builder {
 }
 
 /// Refuses what a forward pass would fail on, or, on a GPU, never recover from.
-pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<Replay>, vocab_size: i64) -> Result<(), LearnError> {
+pub fn check_rollouts(
+    sequences: &[TrainSequence],
+    replay: Option<Replay>,
+    vocab_size: i64,
+) -> Result<(), LearnError> {
     for (index, sequence) in sequences.iter().enumerate() {
         let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
         let (prompt, completion) = (sequence.prompt_ids.len(), sequence.completion_ids.len());
         if prompt == 0 || completion == 0 {
-            return refuse(format!("{prompt} prompt and {completion} completion ids; each needs at least one"));
+            return refuse(format!(
+                "{prompt} prompt and {completion} completion ids; each needs at least one"
+            ));
         }
         if sequence.behaviour_logprobs.len() != completion {
-            return refuse(format!("{} log-probabilities for {completion} completion ids", sequence.behaviour_logprobs.len()));
+            return refuse(format!(
+                "{} log-probabilities for {completion} completion ids",
+                sequence.behaviour_logprobs.len()
+            ));
         }
         if !sequence.advantage.is_finite() {
             return refuse(format!("its advantage is {}", sequence.advantage));
         }
-        if let Some(id) = beyond(sequence.prompt_ids.iter().chain(&sequence.completion_ids), vocab_size) {
-            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+        if let Some(id) = beyond(
+            sequence.prompt_ids.iter().chain(&sequence.completion_ids),
+            vocab_size,
+        ) {
+            return refuse(format!(
+                "id {id} is beyond the model's vocabulary of {vocab_size}"
+            ));
         }
-        if let Err(bad) = sequence.kept_ids.check(&sequence.completion_ids, vocab_size.unsigned_abs()) {
+        if let Err(bad) = sequence
+            .kept_ids
+            .check(&sequence.completion_ids, vocab_size.unsigned_abs())
+        {
             return refuse(bad.to_string());
         }
         let Some(replay) = replay else { continue };
@@ -209,28 +302,48 @@ pub fn check_rollouts(sequences: &[TrainSequence], replay: Option<Replay>, vocab
         if sequence.experts.len() != expected {
             let got = sequence.experts.len();
             return refuse(format!(
-                "{got} recorded experts where {expected} are needed: sample with this model, or set routing_replay = false"
+                "{got} recorded experts where {expected} are needed: sample with this model, or \
+                 set routing_replay = false"
             ));
         }
-        if let Some(expert) = sequence.experts.iter().find(|&&expert| expert as i64 >= replay.experts) {
-            return refuse(format!("recorded expert {expert} is beyond the model's {}", replay.experts));
+        if let Some(expert) = sequence
+            .experts
+            .iter()
+            .find(|&&expert| expert as i64 >= replay.experts)
+        {
+            return refuse(format!(
+                "recorded expert {expert} is beyond the model's {}",
+                replay.experts
+            ));
         }
     }
     Ok(())
 }
 
 /// As [`check_rollouts`].
-pub fn check_supervised(sequences: &[SupervisedSequence], vocab_size: i64) -> Result<(), LearnError> {
+pub fn check_supervised(
+    sequences: &[SupervisedSequence],
+    vocab_size: i64,
+) -> Result<(), LearnError> {
     for (index, sequence) in sequences.iter().enumerate() {
         let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
         if sequence.ids.len() < 2 {
-            return refuse(format!("{} ids; a prediction needs at least two", sequence.ids.len()));
+            return refuse(format!(
+                "{} ids; a prediction needs at least two",
+                sequence.ids.len()
+            ));
         }
         if sequence.trained.len() != sequence.ids.len() {
-            return refuse(format!("{} mask entries for {} ids", sequence.trained.len(), sequence.ids.len()));
+            return refuse(format!(
+                "{} mask entries for {} ids",
+                sequence.trained.len(),
+                sequence.ids.len()
+            ));
         }
         if let Some(id) = beyond(sequence.ids.iter(), vocab_size) {
-            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+            return refuse(format!(
+                "id {id} is beyond the model's vocabulary of {vocab_size}"
+            ));
         }
     }
     Ok(())
@@ -238,17 +351,35 @@ pub fn check_supervised(sequences: &[SupervisedSequence], vocab_size: i64) -> Re
 
 /// As [`check_rollouts`]; an index is the pair's.
 pub fn check_pairs(pairs: &[Pair], vocab_size: i64) -> Result<(), LearnError> {
-    for (index, Pair { prompt_ids, chosen_ids, rejected_ids, margin }) in pairs.iter().enumerate() {
+    for (
+        index,
+        Pair {
+            prompt_ids,
+            chosen_ids,
+            rejected_ids,
+            margin,
+        },
+    ) in pairs.iter().enumerate()
+    {
         let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
-        let lengths = [("prompt", prompt_ids.len()), ("chosen", chosen_ids.len()), ("rejected", rejected_ids.len())];
+        let lengths = [
+            ("prompt", prompt_ids.len()),
+            ("chosen", chosen_ids.len()),
+            ("rejected", rejected_ids.len()),
+        ];
         if let Some((name, _)) = lengths.into_iter().find(|(_, length)| *length == 0) {
             return refuse(format!("no {name} ids; a pair needs at least one of each"));
         }
         if !margin.is_finite() {
             return refuse(format!("its margin is {margin}"));
         }
-        if let Some(id) = beyond(prompt_ids.iter().chain(chosen_ids).chain(rejected_ids), vocab_size) {
-            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+        if let Some(id) = beyond(
+            prompt_ids.iter().chain(chosen_ids).chain(rejected_ids),
+            vocab_size,
+        ) {
+            return refuse(format!(
+                "id {id} is beyond the model's vocabulary of {vocab_size}"
+            ));
         }
     }
     Ok(())
@@ -265,7 +396,9 @@ pub fn check_labelled(items: &[Labelled], vocab_size: i64) -> Result<(), LearnEr
             return refuse(format!("its label is {label}, expected 0 to 1"));
         }
         if let Some(id) = beyond(ids.iter(), vocab_size) {
-            return refuse(format!("id {id} is beyond the model's vocabulary of {vocab_size}"));
+            return refuse(format!(
+                "id {id} is beyond the model's vocabulary of {vocab_size}"
+            ));
         }
     }
     Ok(())
@@ -296,11 +429,18 @@ mod tests {
         }
     }
 
-    const REPLAY: Option<Replay> = Some(Replay { moe_layers: 1, experts: 4, experts_per_token: 2 });
+    const REPLAY: Option<Replay> = Some(Replay {
+        moe_layers: 1,
+        experts: 4,
+        experts_per_token: 2,
+    });
 
     #[test]
     fn completion_ids_are_predicted_by_the_row_before_them() {
-        let (a, b) = (rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]), rollout(&[5], &[6], &[3, 0]));
+        let (a, b) = (
+            rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]),
+            rollout(&[5], &[6], &[3, 0]),
+        );
         let batch = MicroBatch::of_rollouts(&[&a, &b], true, REPLAY, Device::Cpu).unwrap();
         assert_eq!(values(&batch.packed.ids), [1, 2, 3, 5]);
         assert_eq!(batch.packed.lengths, [3, 1]);
@@ -318,28 +458,50 @@ mod tests {
         let b = rollout(&[1, 2], &[5, 6, 7], &[3, 3, 3, 3, 0, 2, 1, 3]);
         let one_id = rollout(&[1, 2], &[8], &[0, 1, 1, 2]);
         let other = rollout(&[9], &[1, 2], &[0, 1, 1, 0]);
-        let batch = MicroBatch::of_rollouts(&[&a, &b, &one_id, &other], true, REPLAY, Device::Cpu).unwrap();
+        let batch =
+            MicroBatch::of_rollouts(&[&a, &b, &one_id, &other], true, REPLAY, Device::Cpu).unwrap();
         assert_eq!(values(&batch.packed.ids), [1, 2, 3, 5, 6, 9, 1]);
-        assert_eq!(batch.packed.lengths, [3, 2, 2], "a completion of one id feeds nothing of its own");
+        assert_eq!(
+            batch.packed.lengths,
+            [3, 2, 2],
+            "a completion of one id feeds nothing of its own"
+        );
         assert_eq!(batch.packed.prefixes, [0..0, 0..2, 0..0]);
         assert_eq!(values(&batch.rows.unwrap()), [1, 2, 1, 3, 4, 1, 5, 6]);
         assert_eq!(values(&batch.targets), [3, 4, 5, 6, 7, 8, 1, 2]);
-        assert_eq!(values(&batch.forced_experts.unwrap()), [0, 1, 1, 2, 2, 3, 0, 2, 1, 3, 0, 1, 1, 0]);
+        assert_eq!(
+            values(&batch.forced_experts.unwrap()),
+            [0, 1, 1, 2, 2, 3, 0, 2, 1, 3, 0, 1, 1, 0]
+        );
 
         let apart = MicroBatch::of_rollouts(&[&a, &b], false, REPLAY, Device::Cpu).unwrap();
-        assert_eq!((apart.packed.lengths, apart.packed.prefixes), (vec![3, 4], vec![]));
+        assert_eq!(
+            (apart.packed.lengths, apart.packed.prefixes),
+            (vec![3, 4], vec![])
+        );
         assert_eq!(values(&apart.rows.unwrap()), [1, 2, 4, 5, 6]);
     }
 
     #[test]
     fn only_trained_ids_are_targets() {
-        let partly = SupervisedSequence { ids: vec![1, 2, 3, 4], trained: vec![true, false, true, true] };
-        let wholly = SupervisedSequence { ids: vec![7, 8], trained: vec![true; 2] };
+        let partly = SupervisedSequence {
+            ids: vec![1, 2, 3, 4],
+            trained: vec![true, false, true, true],
+        };
+        let wholly = SupervisedSequence {
+            ids: vec![7, 8],
+            trained: vec![true; 2],
+        };
         let batch = MicroBatch::of_supervised(&[&partly, &wholly], Device::Cpu).unwrap();
         assert_eq!(values(&batch.packed.ids), [1, 2, 3, 7]);
         assert_eq!(values(&batch.rows.unwrap()), [1, 2, 3]);
         assert_eq!(values(&batch.targets), [3, 4, 8]);
-        assert!(MicroBatch::of_supervised(&[&wholly], Device::Cpu).unwrap().rows.is_none());
+        assert!(
+            MicroBatch::of_supervised(&[&wholly], Device::Cpu)
+                .unwrap()
+                .rows
+                .is_none()
+        );
     }
 
     #[test]
@@ -351,22 +513,56 @@ mod tests {
             change(&mut bad);
             let error = check_rollouts(&[good.clone(), bad], REPLAY, 10).unwrap_err();
             assert!(error.is_invalid_request());
-            assert!(error.to_string().starts_with("sequence 1: ") && error.to_string().contains(words), "{error}");
+            assert!(
+                error.to_string().starts_with("sequence 1: ") && error.to_string().contains(words),
+                "{error}"
+            );
         };
         broken(&|s| s.prompt_ids.clear(), "0 prompt");
         broken(&|s| s.completion_ids.clear(), "0 completion");
-        broken(&|s| s.behaviour_logprobs.truncate(1), "1 log-probabilities for 2");
+        broken(
+            &|s| s.behaviour_logprobs.truncate(1),
+            "1 log-probabilities for 2",
+        );
         broken(&|s| s.advantage = f32::NAN, "NaN");
         broken(&|s| s.completion_ids[0] = 10, "id 10");
-        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 0, 1, 0, 4]), "3 tokens for 2 completion ids");
-        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 4, 1]), "id 3, token 1");
-        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3, 8]), "reach to 11");
-        broken(&|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3]), "end inside a run");
+        broken(
+            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 0, 1, 0, 4]),
+            "3 tokens for 2 completion ids",
+        );
+        broken(
+            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 4, 1]),
+            "id 3, token 1",
+        );
+        broken(
+            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3, 8]),
+            "reach to 11",
+        );
+        broken(
+            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3]),
+            "end inside a run",
+        );
         broken(&|s| s.experts.truncate(3), "routing_replay");
         broken(&|s| s.experts[0] = 4, "expert 4");
-        let short = SupervisedSequence { ids: vec![1], trained: vec![true] };
-        assert!(check_supervised(&[short], 10).unwrap_err().to_string().contains("at least two"));
-        let uneven = SupervisedSequence { ids: vec![1, 2], trained: vec![true] };
-        assert!(check_supervised(&[uneven], 10).unwrap_err().to_string().contains("1 mask entries for 2"));
+        let short = SupervisedSequence {
+            ids: vec![1],
+            trained: vec![true],
+        };
+        assert!(
+            check_supervised(&[short], 10)
+                .unwrap_err()
+                .to_string()
+                .contains("at least two")
+        );
+        let uneven = SupervisedSequence {
+            ids: vec![1, 2],
+            trained: vec![true],
+        };
+        assert!(
+            check_supervised(&[uneven], 10)
+                .unwrap_err()
+                .to_string()
+                .contains("1 mask entries for 2")
+        );
     }
 }

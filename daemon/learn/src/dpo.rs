@@ -1,4 +1,5 @@
-//! Direct preference optimisation: a policy learns from pairs without a reward model (Rafailov et al. 2023).
+//! Direct preference optimisation: a policy learns from pairs without a reward model (Rafailov et
+//! al. 2023).
 
 use crate::batch::{self, MicroBatch};
 use crate::head::{Chunk, Head, entropy_sum};
@@ -15,15 +16,23 @@ use tch::{Device, Kind, Tensor};
 impl Trainer {
     /// One update of the policy on pairs, against a reference that stays as it is.
     ///
-    /// The loss is that of [`preference`](crate::preference), a mean over the pairs of the whole batch. `batch.step` is the place in the learning-rate
-    /// schedule. Metrics are those of TRL's `DPOTrainer`: means over pairs, `entropy` over completion tokens and `mean_token_accuracy` over those of the
-    /// chosen completions.
-    pub fn train_dpo(&mut self, model: &CausalLm, reference: &CausalLm, batch: &TrainDpo) -> Result<Metrics, LearnError> {
+    /// The loss is that of [`preference`](crate::preference), a mean over the pairs of the whole
+    /// batch. `batch.step` is the place in the learning-rate schedule. Metrics are those of TRL's
+    /// `DPOTrainer`: means over pairs, `entropy` over completion tokens and `mean_token_accuracy`
+    /// over those of the chosen completions.
+    pub fn train_dpo(
+        &mut self,
+        model: &CausalLm,
+        reference: &CausalLm,
+        batch: &TrainDpo,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         check(&batch.objective)?;
         batch::check_pairs(&batch.pairs, model.config.vocab_size)?;
         if batch.pairs.is_empty() {
-            return Err(LearnError::Request("the batch of pairs is empty".to_owned()));
+            return Err(LearnError::Request(
+                "the batch of pairs is empty".to_owned(),
+            ));
         }
         let sides: Vec<[TrainSequence; 2]> = batch.pairs.iter().map(sides).collect();
         let shares = !self.aux_loss(model).wanted();
@@ -36,16 +45,27 @@ impl Trainer {
             // Nobody recorded any experts for either: policy and reference route by themselves.
             let theirs = tch::no_grad(|| {
                 let hidden = self.hidden(reference, &micro)?;
-                places.sums(&Head::new(reference, 1.0, self.invariant).logprobs(&hidden, &micro.targets)?)
+                places.sums(
+                    &Head::new(reference, 1.0, self.invariant).logprobs(&hidden, &micro.targets)?,
+                )
             })?;
             let (hidden, output) = self.forward(model, &micro)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, 2 * batch.pairs.len())?;
+            let aux = self.aux_share(
+                output.aux_loss.as_ref().map(Tensor::shallow_clone),
+                &micro,
+                2 * batch.pairs.len(),
+            )?;
             drop(output);
             let mut loss = |logp: &Tensor, _start: i64| {
                 let ours = places.sums(logp)?;
                 let side = |of: i64| places.side(&ours, &theirs, of);
-                let loss = dpo_loss(&batch.objective, &side(0)?, &side(1)?, batch.pairs.len() as f64);
+                let loss = dpo_loss(
+                    &batch.objective,
+                    &side(0)?,
+                    &side(1)?,
+                    batch.pairs.len() as f64,
+                );
                 losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
                 sums.pairs(&ours.detach(), &theirs, batch.objective.beta)?;
                 Ok(loss)
@@ -55,15 +75,30 @@ impl Trainer {
                 seen.push(sums_of_tokens(&chunk, &micro, &places)?);
                 Ok(())
             };
-            let (head, mut take) = (Head::new(model, 1.0, self.invariant), || self.optimiser.accumulate());
-            head.backward(&hidden, &micro.targets, aux, true, &mut loss, &mut observe, &mut take)?;
+            let (head, mut take) = (Head::new(model, 1.0, self.invariant), || {
+                self.optimiser.accumulate()
+            });
+            head.backward(
+                &hidden,
+                &micro.targets,
+                aux,
+                true,
+                &mut loss,
+                &mut observe,
+                &mut take,
+            )?;
             sums.tokens(&seen)?;
             work::moved(group.len() as u64);
         }
-        let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        let loss = Tensor::f_stack(&losses, 0)?
+            .f_sum(Kind::Double)?
+            .f_double_value(&[])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
-        self.tokens_seen +=
-            sides.iter().flatten().map(|side| (side.prompt_ids.len() + side.completion_ids.len()) as i64).sum::<i64>();
+        self.tokens_seen += sides
+            .iter()
+            .flatten()
+            .map(|side| (side.prompt_ids.len() + side.completion_ids.len()) as i64)
+            .sum::<i64>();
 
         let mut metrics = sums.report(batch.pairs.len() as f64)?;
         self.report_update(model, loss, &updated, &mut metrics)?;
@@ -74,16 +109,28 @@ impl Trainer {
     /// Both completions of a pair stay together.
     fn pack_pairs(&self, pairs: &[Pair], shares: bool) -> Vec<Vec<usize>> {
         let prompts = if shares { 1 } else { 2 };
-        let tokens = |pair: &Pair| prompts * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len();
+        let tokens = |pair: &Pair| {
+            prompts * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len()
+        };
         packing::best_fit(&pairs.iter().map(tokens).collect::<Vec<_>>(), self.budget)
     }
 }
 
 fn check(objective: &DpoObjective) -> Result<(), LearnError> {
-    let DpoObjective { loss_type, beta, label_smoothing } = objective;
-    let smoothing = if *loss_type == DpoLossType::Ipo { 0.0..=0.0 } else { 0.0..=0.499_999 };
+    let DpoObjective {
+        loss_type,
+        beta,
+        label_smoothing,
+    } = objective;
+    let smoothing = if *loss_type == DpoLossType::Ipo {
+        0.0..=0.0
+    } else {
+        0.0..=0.499_999
+    };
     let wrong = match () {
-        _ if !(beta.is_finite() && *beta > 0.0) => format!("beta = {beta}: expected a number above 0"),
+        _ if !(beta.is_finite() && *beta > 0.0) => {
+            format!("beta = {beta}: expected a number above 0")
+        }
         _ if !smoothing.contains(label_smoothing) => {
             format!("label_smoothing = {label_smoothing}: expected 0 to below 0.5, and 0 for IPO")
         }
@@ -105,7 +152,8 @@ fn sides(pair: &Pair) -> [TrainSequence; 2] {
     })
 }
 
-/// Where the completion tokens of a micro-batch belong: sequences 2i and 2i + 1 are the chosen and the rejected one of pair i.
+/// Where the completion tokens of a micro-batch belong: sequences 2i and 2i + 1 are the chosen and
+/// the rejected one of pair i.
 struct Places {
     /// int64 `[N]`.
     sequence: Tensor,
@@ -115,8 +163,15 @@ struct Places {
 
 impl Places {
     fn of(sequences: &[&TrainSequence], device: Device) -> Result<Places, LearnError> {
-        let lengths = || sequences.iter().map(|sequence| sequence.completion_ids.len());
-        let index: Vec<i64> = lengths().enumerate().flat_map(|(i, n)| std::iter::repeat_n(i as i64, n)).collect();
+        let lengths = || {
+            sequences
+                .iter()
+                .map(|sequence| sequence.completion_ids.len())
+        };
+        let index: Vec<i64> = lengths()
+            .enumerate()
+            .flat_map(|(i, n)| std::iter::repeat_n(i as i64, n))
+            .collect();
         let lengths: Vec<f32> = lengths().map(|n| n as f32).collect();
         Ok(Places {
             sequence: Tensor::f_from_slice(&index)?.f_to_device(device)?,
@@ -133,29 +188,56 @@ impl Places {
     /// One side of all pairs; 0 is the chosen one.
     fn side(&self, policy: &Tensor, reference: &Tensor, side: i64) -> Result<Side, LearnError> {
         let of = |values: &Tensor| values.f_view([-1, 2])?.f_select(1, side);
-        Ok(Side { policy: of(policy)?, reference: of(reference)?, lengths: of(&self.lengths)? })
+        Ok(Side {
+            policy: of(policy)?,
+            reference: of(reference)?,
+            lengths: of(&self.lengths)?,
+        })
     }
 
     /// float64 `[n]`: 1 at tokens of chosen completions.
     fn chosen(&self, start: i64, n: i64) -> Result<Tensor, LearnError> {
-        Ok(self.sequence.f_narrow(0, start, n)?.f_remainder(2)?.f_eq(0)?.f_to_kind(Kind::Double)?)
+        Ok(self
+            .sequence
+            .f_narrow(0, start, n)?
+            .f_remainder(2)?
+            .f_eq(0)?
+            .f_to_kind(Kind::Double)?)
     }
 }
 
-/// Float64 `[4]` of a chunk's tokens: Σ entropy and how many they are; of chosen completions how many were predicted right and how many they are.
-fn sums_of_tokens(chunk: &Chunk, micro: &MicroBatch, places: &Places) -> Result<Tensor, LearnError> {
+/// Float64 `[4]` of a chunk's tokens: Σ entropy and how many they are; of chosen completions how
+/// many were predicted right and how many they are.
+fn sums_of_tokens(
+    chunk: &Chunk,
+    micro: &MicroBatch,
+    places: &Places,
+) -> Result<Tensor, LearnError> {
     let n = chunk.logp.size1()?;
     let targets = micro.targets.f_narrow(0, chunk.start, n)?;
     let chosen = places.chosen(chunk.start, n)?;
-    let right = chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_to_kind(Kind::Double)?;
+    let right = chunk
+        .logits
+        .f_argmax(-1, false)?
+        .f_eq_tensor(&targets)?
+        .f_to_kind(Kind::Double)?;
     let entropy = entropy_sum(chunk, &targets, 1.0)?;
     let count = Tensor::f_full([0i64; 0], n as f64, (Kind::Double, chunk.logp.device()))?;
-    Ok(Tensor::f_stack(&[entropy, count, right.f_dot(&chosen)?, chosen.f_sum(Kind::Double)?], 0)?)
+    Ok(Tensor::f_stack(
+        &[
+            entropy,
+            count,
+            right.f_dot(&chosen)?,
+            chosen.f_sum(Kind::Double)?,
+        ],
+        0,
+    )?)
 }
 
 /// Sums over an update, on the device until it ends.
 struct Sums {
-    /// float64 `[5]`, over pairs: logp of chosen and rejected, rewards of chosen and rejected, how many are told apart right.
+    /// float64 `[5]`, over pairs: logp of chosen and rejected, rewards of chosen and rejected, how
+    /// many are told apart right.
     pairs: Tensor,
     /// float64 `[4]`.
     tokens: Tensor,
@@ -164,21 +246,33 @@ struct Sums {
 impl Sums {
     fn new(device: Device) -> Result<Sums, LearnError> {
         let zeros = |n: i64| Tensor::f_zeros([n], (Kind::Double, device));
-        Ok(Sums { pairs: zeros(5)?, tokens: zeros(4)? })
+        Ok(Sums {
+            pairs: zeros(5)?,
+            tokens: zeros(4)?,
+        })
     }
 
     /// `[2P]` each. A reward is β times the log-ratio.
     fn pairs(&mut self, ours: &Tensor, theirs: &Tensor, beta: f64) -> Result<(), LearnError> {
         let ours = ours.f_to_kind(Kind::Double)?.f_view([-1, 2])?;
-        let rewards = ours.f_sub(&theirs.f_to_kind(Kind::Double)?.f_view([-1, 2])?)?.f_mul_scalar(beta)?;
-        let right = rewards.f_select(1, 0)?.f_gt_tensor(&rewards.f_select(1, 1)?)?.f_sum(Kind::Double)?.f_view([1])?;
+        let rewards = ours
+            .f_sub(&theirs.f_to_kind(Kind::Double)?.f_view([-1, 2])?)?
+            .f_mul_scalar(beta)?;
+        let right = rewards
+            .f_select(1, 0)?
+            .f_gt_tensor(&rewards.f_select(1, 1)?)?
+            .f_sum(Kind::Double)?
+            .f_view([1])?;
         let sum = |values: &Tensor| values.f_sum_dim_intlist(&[0i64][..], false, Kind::Double);
-        self.pairs = self.pairs.f_add(&Tensor::f_cat(&[sum(&ours)?, sum(&rewards)?, right], 0)?)?;
+        self.pairs = self
+            .pairs
+            .f_add(&Tensor::f_cat(&[sum(&ours)?, sum(&rewards)?, right], 0)?)?;
         Ok(())
     }
 
     fn tokens(&mut self, chunks: &[Tensor]) -> Result<(), LearnError> {
-        let sum = Tensor::f_stack(chunks, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let sum =
+            Tensor::f_stack(chunks, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
         self.tokens = self.tokens.f_add(&sum)?;
         Ok(())
     }
@@ -186,9 +280,22 @@ impl Sums {
     fn report(&self, pairs: f64) -> Result<Metrics, LearnError> {
         let sums = Vec::<f64>::try_from(&self.pairs)?;
         let tokens = Vec::<f64>::try_from(&self.tokens)?;
-        let names = ["logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/accuracies"];
-        let mut metrics: Metrics = names.into_iter().zip(sums).map(|(name, sum)| (name.to_owned(), sum / pairs)).collect();
-        metrics.insert("rewards/margins".to_owned(), metrics["rewards/chosen"] - metrics["rewards/rejected"]);
+        let names = [
+            "logps/chosen",
+            "logps/rejected",
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/accuracies",
+        ];
+        let mut metrics: Metrics = names
+            .into_iter()
+            .zip(sums)
+            .map(|(name, sum)| (name.to_owned(), sum / pairs))
+            .collect();
+        metrics.insert(
+            "rewards/margins".to_owned(),
+            metrics["rewards/chosen"] - metrics["rewards/rejected"],
+        );
         if let [entropy, all, right, chosen] = tokens[..] {
             metrics.insert("entropy".to_owned(), entropy / all.max(1.0));
             metrics.insert("mean_token_accuracy".to_owned(), right / chosen.max(1.0));

@@ -6,7 +6,8 @@ use r1d_model::Packed;
 use std::ops::Range;
 use tch::{Device, Tensor};
 
-/// What is fed of a text: a beginning that neighbours may share, and the rest of it. The last token of both together is the one that is read.
+/// What is fed of a text: a beginning that neighbours may share, and the rest of it. The last token
+/// of both together is the one that is read.
 #[derive(Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub beginning: &'a [u32],
@@ -17,8 +18,14 @@ impl<'a> Text<'a> {
     /// The first `length` ids of both together.
     pub fn cut(beginning: &'a [u32], rest: &'a [u32], length: usize) -> Text<'a> {
         match length.checked_sub(beginning.len()) {
-            Some(own) => Text { beginning, rest: &rest[..own.min(rest.len())] },
-            None => Text { beginning: &beginning[..length], rest: &[] },
+            Some(own) => Text {
+                beginning,
+                rest: &rest[..own.min(rest.len())],
+            },
+            None => Text {
+                beginning: &beginning[..length],
+                rest: &[],
+            },
         }
     }
 
@@ -27,9 +34,15 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A pass whose rows are the last tokens of the texts, in order; it has no targets. Where `share` is set, neighbours with one beginning have it fed once.
-pub(crate) fn micro_batch(texts: &[Text], share: bool, device: Device) -> Result<MicroBatch, LearnError> {
-    let (mut ids, mut lengths, mut prefixes, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+/// A pass whose rows are the last tokens of the texts, in order; it has no targets. Where `share`
+/// is set, neighbours with one beginning have it fed once.
+pub(crate) fn micro_batch(
+    texts: &[Text],
+    share: bool,
+    device: Device,
+) -> Result<MicroBatch, LearnError> {
+    let (mut ids, mut lengths, mut prefixes, mut rows) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut shared: Option<(&[u32], Range<i64>)> = None;
     for text in texts {
         let start = ids.len() as i64;
@@ -55,7 +68,11 @@ pub(crate) fn micro_batch(texts: &[Text], share: bool, device: Device) -> Result
     let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
     Ok(MicroBatch {
         kept: None,
-        packed: Packed { ids: tensor(&ids)?, lengths, prefixes },
+        packed: Packed {
+            ids: tensor(&ids)?,
+            lengths,
+            prefixes,
+        },
         rows: Some(tensor(&rows)?),
         targets: tensor(&[])?,
         forced_experts: None,
@@ -73,17 +90,35 @@ mod tests {
     #[test]
     fn the_last_token_is_read_wherever_the_beginning_stands() {
         let texts = [
-            Text { beginning: &[1, 2], rest: &[3] },
-            Text { beginning: &[1, 2], rest: &[4, 5] },
-            Text { beginning: &[1, 2], rest: &[] },
-            Text { beginning: &[9], rest: &[] },
+            Text {
+                beginning: &[1, 2],
+                rest: &[3],
+            },
+            Text {
+                beginning: &[1, 2],
+                rest: &[4, 5],
+            },
+            Text {
+                beginning: &[1, 2],
+                rest: &[],
+            },
+            Text {
+                beginning: &[9],
+                rest: &[],
+            },
         ];
         let shared = micro_batch(&texts, true, Device::Cpu).unwrap();
         assert_eq!(values(&shared.packed.ids), [1, 2, 3, 4, 5, 9]);
-        assert_eq!((shared.packed.lengths, shared.packed.prefixes), (vec![3, 2, 1], vec![0..0, 0..2, 0..0]));
+        assert_eq!(
+            (shared.packed.lengths, shared.packed.prefixes),
+            (vec![3, 2, 1], vec![0..0, 0..2, 0..0])
+        );
         assert_eq!(values(&shared.rows.unwrap()), [2, 4, 1, 5]);
         let apart = micro_batch(&texts, false, Device::Cpu).unwrap();
-        assert_eq!((apart.packed.lengths, apart.packed.prefixes), (vec![3, 4, 2, 1], vec![]));
+        assert_eq!(
+            (apart.packed.lengths, apart.packed.prefixes),
+            (vec![3, 4, 2, 1], vec![])
+        );
         assert_eq!(values(&apart.rows.unwrap()), [2, 6, 8, 9]);
     }
 

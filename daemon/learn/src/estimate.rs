@@ -1,10 +1,12 @@
-//! What PPO makes of a rollout batch before it learns from it: each token's reward, advantage and return. Plain arithmetic, no tensors.
+//! What PPO makes of a rollout batch before it learns from it: each token's reward, advantage and
+//! return. Plain arithmetic, no tensors.
 //!
 //! ```text
-//! r_t = −kl_coef · (logπ_old(o_t) − logπ_ref(o_t)) + [t = last] · score        k1 in the reward; o_t is the completion's token t
-//! δ_t = r_t + γ · V_{t+1} − V_t                                                 V is 0 behind the last token
-//! A_t = δ_t + γλ · A_{t+1}                                                      generalised advantage estimation (Schulman et al. 2016)
-//! R_t = A_t + V_t                                                               what the value model learns
+//! o_t is the completion's token t.
+//! r_t = −kl_coef · (logπ_old(o_t) − logπ_ref(o_t)) + [t = last] · score   k1 in the reward
+//! δ_t = r_t + γ · V_{t+1} − V_t                                            V is 0 behind the last token
+//! A_t = δ_t + γλ · A_{t+1}                            GAE (Schulman et al. 2016)
+//! R_t = A_t + V_t                                                          what the value model learns
 //! ```
 //!
 //! Advantages are then whitened over all tokens of the batch, returns are not.
@@ -20,19 +22,41 @@ pub struct Estimate {
     pub kl: f64,
 }
 
-/// One completion: its log-probabilities before the first update, the reference's (empty: none, for `kl_coef` 0), the value model's values, and
-/// its score. All lists have an entry per token.
-pub fn estimate(objective: &PpoObjective, old: &[f32], reference: &[f32], values: &[f32], score: f32) -> Estimate {
+/// One completion: its log-probabilities before the first update, the reference's (empty: none, for
+/// `kl_coef` 0), the value model's values, and its score. All lists have an entry per token.
+pub fn estimate(
+    objective: &PpoObjective,
+    old: &[f32],
+    reference: &[f32],
+    values: &[f32],
+    score: f32,
+) -> Estimate {
     let tokens = old.len().min(values.len());
-    let mut out = Estimate { advantages: vec![0.0; tokens], returns: vec![0.0; tokens], kl: 0.0 };
+    let mut out = Estimate {
+        advantages: vec![0.0; tokens],
+        returns: vec![0.0; tokens],
+        kl: 0.0,
+    };
     let (mut next_value, mut next_advantage) = (0.0, 0.0);
-    let places = out.advantages.iter_mut().zip(&mut out.returns).zip(old.iter().zip(values)).enumerate();
+    let places = out
+        .advantages
+        .iter_mut()
+        .zip(&mut out.returns)
+        .zip(old.iter().zip(values))
+        .enumerate();
     for (t, ((advantage, returned), (&old, &value))) in places.rev() {
-        let kl = reference.get(t).map_or(0.0, |&reference| f64::from(old) - f64::from(reference));
-        let score = if t + 1 == tokens { f64::from(score) } else { 0.0 };
+        let kl = reference
+            .get(t)
+            .map_or(0.0, |&reference| f64::from(old) - f64::from(reference));
+        let score = if t + 1 == tokens {
+            f64::from(score)
+        } else {
+            0.0
+        };
         let reward = score - objective.kl_coef * kl;
         let value = f64::from(value);
-        *advantage = reward + objective.gamma * next_value - value + objective.gamma * objective.lam * next_advantage;
+        *advantage = reward + objective.gamma * next_value - value
+            + objective.gamma * objective.lam * next_advantage;
         *returned = *advantage + value;
         out.kl += kl;
         (next_value, next_advantage) = (value, *advantage);
@@ -40,27 +64,42 @@ pub fn estimate(objective: &PpoObjective, old: &[f32], reference: &[f32], values
     out
 }
 
-/// Mean 0 and standard deviation 1 (ddof 1) over all tokens; a batch of a single token is left at 0.
+/// Mean 0 and standard deviation 1 (ddof 1) over all tokens; a batch of a single token is left at
+/// 0.
 pub fn whiten(estimates: &mut [Estimate]) {
     let all = || estimates.iter().flat_map(|estimate| &estimate.advantages);
     let count = all().count() as f64;
     let mean = all().sum::<f64>() / count.max(1.0);
     let variance = all().map(|a| (a - mean) * (a - mean)).sum::<f64>() / (count - 1.0).max(1.0);
     let scale = 1.0 / (variance + EPSILON).sqrt();
-    estimates.iter_mut().flat_map(|estimate| &mut estimate.advantages).for_each(|a| *a = (*a - mean) * scale);
+    estimates
+        .iter_mut()
+        .flat_map(|estimate| &mut estimate.advantages)
+        .for_each(|a| *a = (*a - mean) * scale);
 }
 
-/// 1 − Var(R − V) / Var(R) over all tokens: 1 where the values foretell the returns, 0 where a constant would do as well, below that worse. 0 where the
-/// returns are all alike.
+/// 1 − Var(R − V) / Var(R) over all tokens: 1 where the values foretell the returns, 0 where a
+/// constant would do as well, below that worse. 0 where the returns are all alike.
 pub fn explained_variance(values: &[Vec<f32>], estimates: &[Estimate]) -> f64 {
-    let returns: Vec<f64> = estimates.iter().flat_map(|estimate| estimate.returns.iter().copied()).collect();
-    let errors: Vec<f64> = returns.iter().zip(values.iter().flatten()).map(|(r, &v)| r - f64::from(v)).collect();
+    let returns: Vec<f64> = estimates
+        .iter()
+        .flat_map(|estimate| estimate.returns.iter().copied())
+        .collect();
+    let errors: Vec<f64> = returns
+        .iter()
+        .zip(values.iter().flatten())
+        .map(|(r, &v)| r - f64::from(v))
+        .collect();
     let variance = |of: &[f64]| {
         let mean = of.iter().sum::<f64>() / of.len().max(1) as f64;
         of.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>()
     };
     let spread = variance(&returns);
-    if spread > 0.0 { 1.0 - variance(&errors) / spread } else { 0.0 }
+    if spread > 0.0 {
+        1.0 - variance(&errors) / spread
+    } else {
+        0.0
+    }
 }
 
 /// TRL's.

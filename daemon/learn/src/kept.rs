@@ -1,5 +1,6 @@
-//! The ids that tokens were drawn from, as the head's logits need them: the trainer's distributions are renormalised over the sampler's sets, so
-//! that the policy, the one before the step, the reference and the sampler have the same actions (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+//! The ids that tokens were drawn from, as the head's logits need them: the trainer's distributions
+//! are renormalised over the sampler's sets, so that the policy, the one before the step, the
+//! reference and the sampler have the same actions (Keep Sampling Mask, DeepSeek-V3.2 3.1).
 
 use crate::LearnError;
 use r1d_proto::kept::KeptIds;
@@ -20,7 +21,8 @@ impl KeptRows {
     pub fn add(&mut self, kept: &KeptIds, tokens: usize) {
         let before = self.ends.len();
         for token in kept.tokens() {
-            self.runs.extend(token.runs().map(|run| (run.start, run.end)));
+            self.runs
+                .extend(token.runs().map(|run| (run.start, run.end)));
             self.ends.push(self.runs.len());
         }
         self.ends.resize(before + tokens, self.runs.len());
@@ -36,8 +38,15 @@ impl KeptRows {
         &self.runs[start..self.ends[token]]
     }
 
-    /// bool `[tokens, vocab_size]` of the tokens from `start` on; `None` where they all have the whole vocabulary.
-    pub fn mask(&self, start: i64, tokens: i64, vocab_size: i64, device: Device) -> Result<Option<Tensor>, LearnError> {
+    /// bool `[tokens, vocab_size]` of the tokens from `start` on; `None` where they all have the
+    /// whole vocabulary.
+    pub fn mask(
+        &self,
+        start: i64,
+        tokens: i64,
+        vocab_size: i64,
+        device: Device,
+    ) -> Result<Option<Tensor>, LearnError> {
         let (mut first, mut behind) = (Vec::new(), Vec::new());
         let mut cut = false;
         for row in 0..tokens {
@@ -56,28 +65,49 @@ impl KeptRows {
         if !cut {
             return Ok(None);
         }
-        // A running sum over the borders: 1 from a run's first id on, 0 behind it. No run begins where another ends.
+        // A running sum over the borders: 1 from a run's first id on, 0 behind it. No run begins
+        // where another ends.
         let mut borders = Tensor::f_zeros([tokens * (vocab_size + 1)], (Kind::Int8, device))?;
         for (places, step) in [(first, 1), (behind, -1)] {
-            borders = borders.f_index_fill_(0, &Tensor::f_from_slice(&places)?.f_to_device(device)?, step)?;
+            borders = borders.f_index_fill_(
+                0,
+                &Tensor::f_from_slice(&places)?.f_to_device(device)?,
+                step,
+            )?;
         }
-        let inside = borders.f_view([tokens, vocab_size + 1])?.f_cumsum(1, Kind::Int8)?;
+        let inside = borders
+            .f_view([tokens, vocab_size + 1])?
+            .f_cumsum(1, Kind::Int8)?;
         Ok(Some(inside.f_narrow(1, 0, vocab_size)?.f_gt(0)?))
     }
 }
 
 /// Mean number of kept ids of a token, where any were dropped.
-pub(crate) fn size_metric<'a>(sequences: impl Iterator<Item = &'a TrainSequence>, vocab_size: i64) -> Metrics {
+pub(crate) fn size_metric<'a>(
+    sequences: impl Iterator<Item = &'a TrainSequence>,
+    vocab_size: i64,
+) -> Metrics {
     let (vocab_size, mut ids, mut tokens, mut cut) = (vocab_size.unsigned_abs(), 0, 0, false);
     for sequence in sequences {
         cut |= !sequence.kept_ids.is_empty();
         tokens += sequence.completion_ids.len();
         ids += match sequence.kept_ids.is_empty() {
             true => vocab_size * sequence.completion_ids.len() as u64,
-            false => sequence.kept_ids.tokens().map(|kept| kept.size(vocab_size)).sum(),
+            false => sequence
+                .kept_ids
+                .tokens()
+                .map(|kept| kept.size(vocab_size))
+                .sum(),
         };
     }
-    cut.then(|| ("sampling/kept_ids/mean".to_owned(), ids as f64 / tokens.max(1) as f64)).into_iter().collect()
+    cut.then(|| {
+        (
+            "sampling/kept_ids/mean".to_owned(),
+            ids as f64 / tokens.max(1) as f64,
+        )
+    })
+    .into_iter()
+    .collect()
 }
 
 #[cfg(test)]
@@ -94,13 +124,22 @@ mod tests {
         rows
     }
 
-    const EXPECTED: [[u8; 6]; 6] = [[0, 0, 1, 0, 0, 0], [1; 6], [1, 0, 0, 0, 1, 1], [1; 6], [1; 6], [1, 1, 1, 1, 1, 0]];
+    const EXPECTED: [[u8; 6]; 6] = [
+        [0, 0, 1, 0, 0, 0],
+        [1; 6],
+        [1, 0, 0, 0, 1, 1],
+        [1; 6],
+        [1; 6],
+        [1, 1, 1, 1, 1, 0],
+    ];
 
     #[test]
     fn masks_are_the_sets_of_the_tokens_asked_for() {
         for start in 0..6 {
             for tokens in 1..=6 - start {
-                let mask = rows().mask(start as i64, tokens as i64, VOCAB_SIZE, Device::Cpu).unwrap();
+                let mask = rows()
+                    .mask(start as i64, tokens as i64, VOCAB_SIZE, Device::Cpu)
+                    .unwrap();
                 let expected = &EXPECTED[start..start + tokens];
                 match mask {
                     Some(mask) => {
@@ -108,11 +147,18 @@ mod tests {
                         let found: Vec<bool> = mask.contiguous().view([-1]).try_into().unwrap();
                         assert_eq!(
                             found,
-                            expected.concat().iter().map(|kept| *kept == 1).collect::<Vec<_>>(),
+                            expected
+                                .concat()
+                                .iter()
+                                .map(|kept| *kept == 1)
+                                .collect::<Vec<_>>(),
                             "{tokens} from {start}"
                         );
                     }
-                    None => assert!(expected.concat().iter().all(|kept| *kept == 1), "{tokens} from {start}"),
+                    None => assert!(
+                        expected.concat().iter().all(|kept| *kept == 1),
+                        "{tokens} from {start}"
+                    ),
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! How r1d learns: objectives, packing, optimiser and schedules, and the trainer that puts them together. Functions of tensors; no
-//! actors, no files.
+//! How r1d learns: objectives, packing, optimiser and schedules, and the trainer that puts them
+//! together. Functions of tensors; no actors, no files.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -17,8 +17,8 @@
 //! | [`trainer`] | [`Trainer`]: `train` (in `grpo`), `supervise`, `train_reward`, `train_dpo`, `train_ppo` |
 //! | [`reward`] | how well a reward model separates |
 //!
-//! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks, but for rounding: every token
-//! carries its final weight from the start.
+//! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks,
+//! but for rounding: every token carries its final weight from the start.
 
 pub mod batch;
 mod dpo;

@@ -10,16 +10,35 @@ use tch::{Device, Kind, Tensor};
 
 /// Lengths of the batch's completions, and how many hit the limit.
 pub(crate) fn completions(sequences: &[TrainSequence]) -> Metrics {
-    let lengths = || sequences.iter().map(|sequence| sequence.completion_ids.len());
+    let lengths = || {
+        sequences
+            .iter()
+            .map(|sequence| sequence.completion_ids.len())
+    };
     let count = sequences.len().max(1) as f64;
-    let truncated = sequences.iter().filter(|sequence| sequence.truncated).count();
+    let truncated = sequences
+        .iter()
+        .filter(|sequence| sequence.truncated)
+        .count();
     let values = [
-        ("completions/mean_length", lengths().sum::<usize>() as f64 / count),
-        ("completions/min_length", lengths().min().unwrap_or(0) as f64),
-        ("completions/max_length", lengths().max().unwrap_or(0) as f64),
+        (
+            "completions/mean_length",
+            lengths().sum::<usize>() as f64 / count,
+        ),
+        (
+            "completions/min_length",
+            lengths().min().unwrap_or(0) as f64,
+        ),
+        (
+            "completions/max_length",
+            lengths().max().unwrap_or(0) as f64,
+        ),
         ("completions/clipped_ratio", truncated as f64 / count),
     ];
-    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    values
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// |trainer's − sampler's log-probability| over tokens.
@@ -32,7 +51,11 @@ pub(crate) struct Difference {
 impl Difference {
     pub(crate) fn new(device: Device) -> Result<Difference, LearnError> {
         let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, device));
-        Ok(Difference { sum: zero()?, max: zero()?, tokens: 0 })
+        Ok(Difference {
+            sum: zero()?,
+            max: zero()?,
+            tokens: 0,
+        })
     }
 
     pub(crate) fn add(&mut self, ours: &Tensor, theirs: &Tensor) -> Result<(), LearnError> {
@@ -46,7 +69,10 @@ impl Difference {
     pub(crate) fn report(&self, metrics: &mut Metrics) -> Result<(), LearnError> {
         let mean = self.sum.f_double_value(&[])? / self.tokens.max(1) as f64;
         metrics.insert("sampling/sampling_logp_difference/mean".to_owned(), mean);
-        metrics.insert("sampling/sampling_logp_difference/max".to_owned(), self.max.f_double_value(&[])?);
+        metrics.insert(
+            "sampling/sampling_logp_difference/max".to_owned(),
+            self.max.f_double_value(&[])?,
+        );
         Ok(())
     }
 }
@@ -55,7 +81,8 @@ impl Difference {
 pub(crate) struct Sums {
     /// `[5]` float64: those of [`objective::Loss`] and Σ entropy.
     sums: Tensor,
-    /// The least share of a sequence's tokens that the clip held back at the lower bound, the greatest at the upper one. Scalars.
+    /// The least share of a sequence's tokens that the clip held back at the lower bound, the
+    /// greatest at the upper one. Scalars.
     low_min: Tensor,
     high_max: Tensor,
 }
@@ -76,20 +103,41 @@ impl Sums {
     pub(crate) fn new(device: Device) -> Result<Sums, LearnError> {
         let options = (Kind::Double, device);
         let scalar = |value: f64| Tensor::f_full([0i64; 0], value, options);
-        Ok(Sums { sums: Tensor::f_zeros([5], options)?, low_min: scalar(1.0)?, high_max: scalar(0.0)? })
+        Ok(Sums {
+            sums: Tensor::f_zeros([5], options)?,
+            low_min: scalar(1.0)?,
+            high_max: scalar(0.0)?,
+        })
     }
 
     /// Adds a micro-batch, by chunks: `[4]` and scalars.
-    pub(crate) fn add(&mut self, losses: &[Tensor], entropies: &[Tensor]) -> Result<(), LearnError> {
-        let losses = Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
-        let entropy = Tensor::f_stack(entropies, 0)?.f_sum(Kind::Double)?.f_view([1])?;
+    pub(crate) fn add(
+        &mut self,
+        losses: &[Tensor],
+        entropies: &[Tensor],
+    ) -> Result<(), LearnError> {
+        let losses =
+            Tensor::f_stack(losses, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let entropy = Tensor::f_stack(entropies, 0)?
+            .f_sum(Kind::Double)?
+            .f_view([1])?;
         self.sums = self.sums.f_add(&Tensor::f_cat(&[losses, entropy], 0)?)?;
         Ok(())
     }
 
     /// Looks at a micro-batch's [`objective::Loss::held`].
-    pub(crate) fn extremes(&mut self, held: &Tensor, sequences: &objective::Sequences) -> Result<(), LearnError> {
-        let shares = |bound: i64| Ok::<_, LearnError>(sequences.means(&held.f_select(0, bound)?).f_to_kind(Kind::Double)?);
+    pub(crate) fn extremes(
+        &mut self,
+        held: &Tensor,
+        sequences: &objective::Sequences,
+    ) -> Result<(), LearnError> {
+        let shares = |bound: i64| {
+            Ok::<_, LearnError>(
+                sequences
+                    .means(&held.f_select(0, bound)?)
+                    .f_to_kind(Kind::Double)?,
+            )
+        };
         self.low_min = self.low_min.f_minimum(&shares(0)?.f_min()?)?;
         self.high_max = self.high_max.f_maximum(&shares(1)?.f_max()?)?;
         Ok(())
@@ -97,8 +145,19 @@ impl Sums {
 
     pub(crate) fn read(&self) -> Result<HostSums, LearnError> {
         let at = |i: i64| self.sums.f_double_value(&[i]);
-        let (low_min, high_max) = (self.low_min.f_double_value(&[])?, self.high_max.f_double_value(&[])?);
-        Ok(HostSums { loss: at(0)?, kl: at(1)?, at_low: at(2)?, at_high: at(3)?, entropy: at(4)?, low_min, high_max })
+        let (low_min, high_max) = (
+            self.low_min.f_double_value(&[])?,
+            self.high_max.f_double_value(&[])?,
+        );
+        Ok(HostSums {
+            loss: at(0)?,
+            kl: at(1)?,
+            at_low: at(2)?,
+            at_high: at(3)?,
+            entropy: at(4)?,
+            low_min,
+            high_max,
+        })
     }
 }
 
@@ -108,7 +167,8 @@ pub(crate) struct Counts {
     /// Sequences that train, and their tokens.
     pub sequences: usize,
     pub tokens: usize,
-    /// Those of them that were not computed, because their advantage is 0: the clip holds none of their tokens back.
+    /// Those of them that were not computed, because their advantage is 0: the clip holds none of
+    /// their tokens back.
     pub skipped: usize,
     /// Tokens of the others.
     pub computed: usize,
@@ -144,18 +204,27 @@ impl Totals {
         self.at_low += sums.at_low;
         self.at_high += sums.at_high;
         self.entropy += sums.entropy;
-        self.low_min += if counts.skipped > 0 { 0.0 } else { sums.low_min };
+        self.low_min += if counts.skipped > 0 {
+            0.0
+        } else {
+            sums.low_min
+        };
         self.high_max += sums.high_max;
         self.norm += updated.norm;
         self.learning_rate = updated.learning_rate;
         self.load_max_over_mean = updated.load_max_over_mean.or(self.load_max_over_mean);
     }
 
-    /// `loss`, `grad_norm` and the extremes of the clip ratios are means over updates, `learning_rate` and the load are the last update's, the rest means over tokens
-    /// (the clip ratios over sequences, at sequence level). `entropy` is over the tokens that were computed.
+    /// `loss`, `grad_norm` and the extremes of the clip ratios are means over updates,
+    /// `learning_rate` and the load are the last update's, the rest means over tokens (the clip
+    /// ratios over sequences, at sequence level). `entropy` is over the tokens that were computed.
     pub(crate) fn report(&self, objective: &Objective, metrics: &mut Metrics) {
         let (updates, tokens) = (self.updates.max(1.0), self.tokens.max(1.0));
-        let ratios = if objective::is_sequence_level(objective) { self.sequences.max(1.0) } else { tokens };
+        let ratios = if objective::is_sequence_level(objective) {
+            self.sequences.max(1.0)
+        } else {
+            tokens
+        };
         let mut put = |name: &str, value: f64| {
             metrics.insert(name.to_owned(), value);
         };
@@ -167,7 +236,10 @@ impl Totals {
         put("clip_ratio/high_mean", self.at_high / ratios);
         put("clip_ratio/low_min", self.low_min / updates);
         put("clip_ratio/high_max", self.high_max / updates);
-        put("clip_ratio/region_mean", (self.at_low + self.at_high) / ratios);
+        put(
+            "clip_ratio/region_mean",
+            (self.at_low + self.at_high) / ratios,
+        );
         if objective.beta != 0.0 {
             put("kl", self.kl / tokens);
         }
@@ -186,7 +258,11 @@ pub(crate) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(report: &'a mut dyn FnMut(u64, u64)) -> Progress<'a> {
-        Progress { report, done: 0, total: 0 }
+        Progress {
+            report,
+            done: 0,
+            total: 0,
+        }
     }
 
     pub(crate) fn expect(&mut self, total: u64) {
@@ -209,8 +285,13 @@ mod tests {
         let mut sums = Sums::new(Device::Cpu).unwrap();
         let sequences = |lengths: &[usize]| objective::Sequences::of(lengths, Device::Cpu).unwrap();
         let held = |rows: [&[f32]; 2]| Tensor::stack(&rows.map(Tensor::from_slice), 0);
-        sums.extremes(&held([&[1., 1., 0., 1., 1.], &[0., 0., 1., 0., 1.]]), &sequences(&[3, 2])).unwrap();
-        sums.extremes(&held([&[1., 1.], &[0., 0.]]), &sequences(&[2])).unwrap();
+        sums.extremes(
+            &held([&[1., 1., 0., 1., 1.], &[0., 0., 1., 0., 1.]]),
+            &sequences(&[3, 2]),
+        )
+        .unwrap();
+        sums.extremes(&held([&[1., 1.], &[0., 0.]]), &sequences(&[2]))
+            .unwrap();
         let found = sums.read().unwrap();
         assert!(
             (found.low_min - 2.0 / 3.0).abs() < 1e-6 && (found.high_max - 0.5).abs() < 1e-6,
@@ -223,12 +304,36 @@ mod tests {
     #[test]
     fn updates_count_alike_and_tokens_count_alike() {
         let mut totals = Totals::default();
-        let updated = |norm, learning_rate, load| Updated { norm, learning_rate, load_max_over_mean: load };
-        let sums =
-            |loss, kl, at_low, at_high, entropy| HostSums { loss, kl, at_low, at_high, entropy, low_min: 0.1, high_max: 0.4 };
-        let counts = |tokens, sequences, skipped, computed| Counts { tokens, sequences, skipped, computed };
-        totals.add(&sums(1.0, 6.0, 3.0, 0.0, 30.0), counts(30, 2, 0, 30), &updated(2.0, 0.1, Some(1.5)));
-        totals.add(&sums(3.0, 4.0, 1.0, 4.0, 30.0), counts(10, 6, 2, 6), &updated(6.0, 0.2, Some(1.25)));
+        let updated = |norm, learning_rate, load| Updated {
+            norm,
+            learning_rate,
+            load_max_over_mean: load,
+        };
+        let sums = |loss, kl, at_low, at_high, entropy| HostSums {
+            loss,
+            kl,
+            at_low,
+            at_high,
+            entropy,
+            low_min: 0.1,
+            high_max: 0.4,
+        };
+        let counts = |tokens, sequences, skipped, computed| Counts {
+            tokens,
+            sequences,
+            skipped,
+            computed,
+        };
+        totals.add(
+            &sums(1.0, 6.0, 3.0, 0.0, 30.0),
+            counts(30, 2, 0, 30),
+            &updated(2.0, 0.1, Some(1.5)),
+        );
+        totals.add(
+            &sums(3.0, 4.0, 1.0, 4.0, 30.0),
+            counts(10, 6, 2, 6),
+            &updated(6.0, 0.2, Some(1.25)),
+        );
         let mut objective = Objective {
             loss_type: LossType::Grpo,
             importance_sampling_level: ImportanceSamplingLevel::Token,
@@ -263,11 +368,23 @@ mod tests {
             ("clip_ratio/region_mean", 0.2),
             ("moe/expert_load_max_over_mean", 1.25),
         ];
-        assert_eq!(report(&objective), expected.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+        assert_eq!(
+            report(&objective),
+            expected
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()
+        );
         objective.importance_sampling_level = ImportanceSamplingLevel::Sequence;
         objective.beta = 0.0;
         let metrics = report(&objective);
-        assert_eq!((metrics["clip_ratio/low_mean"], metrics["clip_ratio/region_mean"]), (0.5, 1.0));
+        assert_eq!(
+            (
+                metrics["clip_ratio/low_mean"],
+                metrics["clip_ratio/region_mean"]
+            ),
+            (0.5, 1.0)
+        );
         assert!(!metrics.contains_key("kl"));
     }
 }

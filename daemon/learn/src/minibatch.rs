@@ -2,13 +2,21 @@
 
 use r1d_proto::world::counter_permutation;
 
-/// Splits `count` sequences at random into `parts` minibatches whose sizes differ by at most one, anew for each pass ("randomly
-/// split", R1 2.2.1; groups may straddle minibatches, advantages are theirs already). A function of the key alone. With one part the
-/// order stays as it is. Parts that would be empty are left out.
+/// Splits `count` sequences at random into `parts` minibatches whose sizes differ by at most one,
+/// anew for each pass ("randomly split", R1 2.2.1; groups may straddle minibatches, advantages are
+/// theirs already). A function of the key alone. With one part the order stays as it is. Parts that
+/// would be empty are left out.
 pub fn split(seed: u64, step: u64, pass: u32, count: usize, parts: usize) -> Vec<Vec<usize>> {
-    let order = if parts <= 1 { (0..count).collect() } else { counter_permutation(&[seed, step, pass as u64], count) };
+    let order = if parts <= 1 {
+        (0..count).collect()
+    } else {
+        counter_permutation(&[seed, step, pass as u64], count)
+    };
     let parts = parts.clamp(1, count.max(1));
-    (0..parts).map(|part| order[part * count / parts..(part + 1) * count / parts].to_vec()).filter(|p| !p.is_empty()).collect()
+    (0..parts)
+        .map(|part| order[part * count / parts..(part + 1) * count / parts].to_vec())
+        .filter(|p| !p.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -18,7 +26,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_sequence_once_in_even_parts(seed: u64, step: u64, pass in 0u32..4, count in 0usize..200, parts in 1usize..20) {
+        fn every_sequence_once_in_even_parts(seed: u64, step: u64, pass in 0u32..4,
+            count in 0usize..200, parts in 1usize..20) {
             let minibatches = split(seed, step, pass, count, parts);
             let mut seen = minibatches.concat();
             seen.sort_unstable();

@@ -1,7 +1,7 @@
 //! The policy-gradient objective: a function of per-token log-probabilities and nothing else.
 //!
-//! With ρ the importance ratio, A the advantage of a token's sequence and w its share of the loss ([`token_weight`]), one
-//! minibatch costs
+//! With ρ the importance ratio, A the advantage of a token's sequence and w its share of the loss
+//! ([`token_weight`]), one minibatch costs
 //!
 //! ```text
 //! L = Σ_t w_t · ( −min( ρ_t A_t , clip(ρ_t, 1−ε, 1+ε_high) A_t ) + β · k3_t )
@@ -15,8 +15,9 @@
 //!      = 1 / N                    dapo      mean over tokens
 //! ```
 //!
-//! With `use_bias_correction_kl`, k3_t is multiplied by ρ_t: its expectation is over the sampling policy, and its gradient stays bounded where π_θ ≪
-//! π_ref. With `off_policy_mask_threshold` = δ the policy's term of a whole completion is left out where
+//! With `use_bias_correction_kl`, k3_t is multiplied by ρ_t: its expectation is over the sampling
+//! policy, and its gradient stays bounded where π_θ ≪ π_ref. With `off_policy_mask_threshold` = δ
+//! the policy's term of a whole completion is left out where
 //!
 //! ```text
 //! A < 0  and  1/|o_i| · Σ_{t∈o_i} (logπ_sampler(o_t) − logπ_θ(o_t)) > δ          (both DeepSeek-V3.2 3.1)
@@ -24,20 +25,23 @@
 //!
 //! so that what the policy has long left behind is not pushed further away. The KL term stays.
 //!
-//! S and N count the minibatch's sequences and tokens ([`Share`]). Because the sum runs over tokens with ready weights, a minibatch
-//! may be cut into micro-batches and chunks anywhere (for the sequence level: between sequences) without changing the loss.
+//! S and N count the minibatch's sequences and tokens ([`Share`]). Because the sum runs over tokens
+//! with ready weights, a minibatch may be cut into micro-batches and chunks anywhere (for the
+//! sequence level: between sequences) without changing the loss.
 //!
-//! R1 prints the ratio of whole sequences and no 1/|o|; DeepSeek's other papers and every implementation use the token form above,
-//! and so does `grpo` here.
+//! R1 prints the ratio of whole sequences and no 1/|o|; DeepSeek's other papers and every
+//! implementation use the token form above, and so does `grpo` here.
 //!
-//! **π_old.** With one update per rollout batch π_old is π_θ itself: `old` is left out, ρ = 1 and the gradient is that of the
-//! plain policy gradient, exactly. With several updates it is the trainer's own forward pass before the first of them, not the
-//! sampler's record: the two differ only by rounding (`ROLL-2`), and that rounding must not enter the ratio. The difference is
+//! **π_old.** With one update per rollout batch π_old is π_θ itself: `old` is left out, ρ = 1 and
+//! the gradient is that of the plain policy gradient, exactly. With several updates it is the
+//! trainer's own forward pass before the first of them, not the sampler's record: the two differ
+//! only by rounding (`ROLL-2`), and that rounding must not enter the ratio. The difference is
 //! reported as `sampling/sampling_logp_difference`.
 //!
-//! **S_t.** Where top-k or top-p cut ids off while sampling, π_θ, π_old, π_ref and π_sampler are all renormalised over the set S_t that was left of token t's
-//! vocabulary ([`crate::kept`]): truncated and whole distributions have different action spaces, and their ratio is no importance weight (Keep Sampling
-//! Mask, DeepSeek-V3.2 3.1).
+//! **S_t.** Where top-k or top-p cut ids off while sampling, π_θ, π_old, π_ref and π_sampler are
+//! all renormalised over the set S_t that was left of token t's vocabulary ([`crate::kept`]):
+//! truncated and whole distributions have different action spaces, and their ratio is no importance
+//! weight (Keep Sampling Mask, DeepSeek-V3.2 3.1).
 
 use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective};
 use tch::{Device, Kind, TchError, Tensor};
@@ -47,8 +51,9 @@ use tch::{Device, Kind, TchError, Tensor};
 pub struct Share {
     /// Sequences of the minibatch. Masked ones count: they dilute, as in TRL.
     pub sequences: f64,
-    /// Trained tokens. Where a rollout batch is split into minibatches, the batch's tokens × the minibatch's share of its
-    /// sequences, as in TRL: minibatches of short completions do not weigh more per token.
+    /// Trained tokens. Where a rollout batch is split into minibatches, the batch's tokens × the
+    /// minibatch's share of its sequences, as in TRL: minibatches of short completions do not weigh
+    /// more per token.
     pub tokens: f64,
 }
 
@@ -62,7 +67,8 @@ pub fn token_weight(objective: &Objective, length: usize, share: Share) -> f64 {
     1.0 / denominator.max(1.0)
 }
 
-/// What the objective knows of N completion tokens besides their log-probabilities. Every tensor is `[N]`, of one dtype.
+/// What the objective knows of N completion tokens besides their log-probabilities. Every tensor is
+/// `[N]`, of one dtype.
 pub struct Tokens {
     pub advantage: Tensor,
     pub weight: Tensor,
@@ -88,8 +94,15 @@ pub struct Sequences {
 impl Sequences {
     /// Tokens of sequences of these lengths, one after the other.
     pub fn of(lengths: &[usize], device: Device) -> Result<Sequences, TchError> {
-        let index: Vec<i64> = lengths.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n)).collect();
-        let inverse: Vec<f32> = lengths.iter().flat_map(|&n| std::iter::repeat_n(1.0 / n as f32, n)).collect();
+        let index: Vec<i64> = lengths
+            .iter()
+            .enumerate()
+            .flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n))
+            .collect();
+        let inverse: Vec<f32> = lengths
+            .iter()
+            .flat_map(|&n| std::iter::repeat_n(1.0 / n as f32, n))
+            .collect();
         Ok(Sequences {
             index: Tensor::f_from_slice(&index)?.f_to_device(device)?,
             inverse_length: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
@@ -128,18 +141,24 @@ impl Tokens {
 pub struct Loss {
     /// Scalar; differentiable in the log-probabilities.
     pub loss: Tensor,
-    /// `[4]` float64, detached: loss, Σ k3, and how many tokens (at sequence level: sequences) the clip held back at the lower and
-    /// at the upper bound.
+    /// `[4]` float64, detached: loss, Σ k3, and how many tokens (at sequence level: sequences) the
+    /// clip held back at the lower and at the upper bound.
     pub sums: Tensor,
-    /// `[2, N]` float, detached: 1 where the clip held a token back at the lower and at the upper bound.
+    /// `[2, N]` float, detached: 1 where the clip held a token back at the lower and at the upper
+    /// bound.
     pub held: Tensor,
 }
 
 /// The equation of the [module](self). `logp` is `[N]`.
 pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Loss {
-    let old = tokens.old.as_ref().map_or_else(|| logp.detach(), Tensor::shallow_clone);
-    let of_sequences =
-        tokens.sequences.as_ref().filter(|_| objective.importance_sampling_level == ImportanceSamplingLevel::Sequence);
+    let old = tokens
+        .old
+        .as_ref()
+        .map_or_else(|| logp.detach(), Tensor::shallow_clone);
+    let of_sequences = tokens
+        .sequences
+        .as_ref()
+        .filter(|_| objective.importance_sampling_level == ImportanceSamplingLevel::Sequence);
     let log_ratio = match of_sequences {
         Some(sequences) => sequences.mean(&(logp - &old)),
         None => logp - &old,
@@ -156,10 +175,13 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
         }
         _ => gain,
     };
-    let kl = tokens.reference.as_ref().map(|reference| match objective.use_bias_correction_kl {
-        true => k3(logp, reference) * &ratio,
-        false => k3(logp, reference),
-    });
+    let kl = tokens
+        .reference
+        .as_ref()
+        .map(|reference| match objective.use_bias_correction_kl {
+            true => k3(logp, reference) * &ratio,
+            false => k3(logp, reference),
+        });
     let cost = match &kl {
         Some(kl) => kl * objective.beta - gain,
         None => -gain,
@@ -174,9 +196,21 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
             Some(sequences) => &held * &sequences.inverse_length,
             None => held.shallow_clone(),
         };
-        let kl_sum = kl.map_or_else(|| Tensor::zeros([], (Kind::Double, logp.device())), |kl| kl.sum(Kind::Double));
+        let kl_sum = kl.map_or_else(
+            || Tensor::zeros([], (Kind::Double, logp.device())),
+            |kl| kl.sum(Kind::Double),
+        );
         let of_all = Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum], 0);
-        (Tensor::cat(&[of_all, counted.sum_dim_intlist(&[-1i64][..], false, Kind::Double)], 0), held)
+        (
+            Tensor::cat(
+                &[
+                    of_all,
+                    counted.sum_dim_intlist(&[-1i64][..], false, Kind::Double),
+                ],
+                0,
+            ),
+            held,
+        )
     });
     Loss { loss, sums, held }
 }

@@ -1,4 +1,5 @@
-//! Against TRL's own loss code (`tests/golden_trl/make.py`) and the worked example of four short completions.
+//! Against TRL's own loss code (`tests/golden_trl/make.py`) and the worked example of four short
+//! completions.
 
 use super::*;
 use serde::Deserialize;
@@ -69,22 +70,43 @@ struct Batch<'a> {
     advantages: &'a [f64],
 }
 
-fn evaluate(objective: &Objective, batch: &Batch, kept: &[usize], share: Share, kind: Kind) -> Evaluated {
-    let flat =
-        |rows: &[Vec<f64>]| Tensor::from_slice(&kept.iter().flat_map(|&i| rows[i].clone()).collect::<Vec<f64>>()).to_kind(kind);
+fn evaluate(
+    objective: &Objective,
+    batch: &Batch,
+    kept: &[usize],
+    share: Share,
+    kind: Kind,
+) -> Evaluated {
+    let flat = |rows: &[Vec<f64>]| {
+        Tensor::from_slice(
+            &kept
+                .iter()
+                .flat_map(|&i| rows[i].clone())
+                .collect::<Vec<f64>>(),
+        )
+        .to_kind(kind)
+    };
     let lengths: Vec<usize> = kept.iter().map(|&i| batch.logp[i].len()).collect();
-    let rows =
-        |value: &dyn Fn(usize) -> f64| -> Ragged { (0..batch.logp.len()).map(|i| vec![value(i); batch.logp[i].len()]).collect() };
+    let rows = |value: &dyn Fn(usize) -> f64| -> Ragged {
+        (0..batch.logp.len())
+            .map(|i| vec![value(i); batch.logp[i].len()])
+            .collect()
+    };
     let logp = flat(batch.logp).set_requires_grad(true);
     let mut sequences = Sequences::of(&lengths, Device::Cpu).unwrap();
     sequences.inverse_length = sequences.inverse_length.to_kind(kind);
     if kind == Kind::Double {
-        let inverse: Vec<f64> = lengths.iter().flat_map(|&n| std::iter::repeat_n(1.0 / n as f64, n)).collect();
+        let inverse: Vec<f64> = lengths
+            .iter()
+            .flat_map(|&n| std::iter::repeat_n(1.0 / n as f64, n))
+            .collect();
         sequences.inverse_length = Tensor::from_slice(&inverse);
     }
     let tokens = Tokens {
         advantage: flat(&rows(&|i| batch.advantages[i])),
-        weight: flat(&rows(&|i| token_weight(objective, batch.logp[i].len(), share))),
+        weight: flat(&rows(&|i| {
+            token_weight(objective, batch.logp[i].len(), share)
+        })),
         old: batch.old.map(flat),
         reference: batch.reference.filter(|_| objective.beta != 0.0).map(flat),
         sampled: batch.sampled.map(flat),
@@ -101,7 +123,8 @@ fn evaluate(objective: &Objective, batch: &Batch, kept: &[usize], share: Share, 
 
 #[test]
 fn equals_trl_in_loss_gradient_and_metrics() {
-    let goldens: Goldens = serde_json::from_str(include_str!("../../../tests/golden_trl/objective.json")).unwrap();
+    let goldens: Goldens =
+        serde_json::from_str(include_str!("../../../tests/golden_trl/objective.json")).unwrap();
     assert!(goldens.cases.len() > 100);
     for case in &goldens.cases {
         let mut objective = objective(case.loss_type, (case.epsilon, case.epsilon_high), case.beta);
@@ -109,11 +132,18 @@ fn equals_trl_in_loss_gradient_and_metrics() {
         objective.use_bias_correction_kl = case.use_bias_correction_kl;
         objective.off_policy_mask_threshold = case.off_policy_mask_threshold;
         objective.max_completion_length = goldens.max_completion_length;
-        let name = format!("{objective:?} masked {} on-policy {}", case.mask_truncated_completions, case.on_policy);
-        let kept: Vec<usize> =
-            (0..goldens.lengths.len()).filter(|&i| !(case.mask_truncated_completions && goldens.truncated[i])).collect();
+        let name = format!(
+            "{objective:?} masked {} on-policy {}",
+            case.mask_truncated_completions, case.on_policy
+        );
+        let kept: Vec<usize> = (0..goldens.lengths.len())
+            .filter(|&i| !(case.mask_truncated_completions && goldens.truncated[i]))
+            .collect();
         let tokens: usize = kept.iter().map(|&i| goldens.lengths[i]).sum();
-        let share = Share { sequences: goldens.lengths.len() as f64, tokens: tokens as f64 };
+        let share = Share {
+            sequences: goldens.lengths.len() as f64,
+            tokens: tokens as f64,
+        };
         let batch = Batch {
             logp: &goldens.logp,
             old: (!case.on_policy).then_some(&goldens.old[..]),
@@ -122,31 +152,78 @@ fn equals_trl_in_loss_gradient_and_metrics() {
             advantages: &goldens.advantages,
         };
         // A masked sequence has no tokens in ours and zero gradients in TRL's.
-        let expected: Vec<f64> = kept.iter().flat_map(|&i| case.gradient[i].clone()).collect();
+        let expected: Vec<f64> = kept
+            .iter()
+            .flat_map(|&i| case.gradient[i].clone())
+            .collect();
         for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 2e-6)] {
             let got = evaluate(&objective, &batch, &kept, share, kind);
-            assert!((got.loss - case.loss).abs() < tolerance, "{name}: loss {} {}", got.loss, case.loss);
+            assert!(
+                (got.loss - case.loss).abs() < tolerance,
+                "{name}: loss {} {}",
+                got.loss,
+                case.loss
+            );
             for (g, e) in got.gradient.iter().zip(&expected) {
-                assert!((g - e).abs() < tolerance, "{name}: gradient {:?} {expected:?}", got.gradient);
+                assert!(
+                    (g - e).abs() < tolerance,
+                    "{name}: gradient {:?} {expected:?}",
+                    got.gradient
+                );
             }
-            let clips = if is_sequence_level(&objective) { goldens.lengths.len() as f64 } else { tokens as f64 };
-            let [_, kl, low, high] = got.sums[..] else { panic!("{:?}", got.sums) };
-            let ours = [("kl", kl / tokens as f64), ("clip_ratio/low_mean", low / clips), ("clip_ratio/high_mean", high / clips)];
+            let clips = if is_sequence_level(&objective) {
+                goldens.lengths.len() as f64
+            } else {
+                tokens as f64
+            };
+            let [_, kl, low, high] = got.sums[..] else {
+                panic!("{:?}", got.sums)
+            };
+            let ours = [
+                ("kl", kl / tokens as f64),
+                ("clip_ratio/low_mean", low / clips),
+                ("clip_ratio/high_mean", high / clips),
+            ];
             for (key, value) in ours {
-                let Some(&theirs) = case.metrics.get(key) else { continue };
+                let Some(&theirs) = case.metrics.get(key) else {
+                    continue;
+                };
                 if is_sequence_level(&objective) && case.mask_truncated_completions && key != "kl" {
                     continue; // Theirs counts masked sequences, too.
                 }
-                assert!((value - theirs).abs() < 1e-6, "{name}: {key} {value} {theirs}");
+                assert!(
+                    (value - theirs).abs() < 1e-6,
+                    "{name}: {key} {value} {theirs}"
+                );
             }
         }
     }
 }
 
-const LP: [&[f64]; 4] = [&[-0.5, -1.0, -1.5], &[-0.2, -2.0], &[-3.0], &[-0.7, -0.1, -2.5]];
-const OLD: [&[f64]; 4] = [&[-0.6, -1.3, -1.4], &[-0.5, -1.5], &[-2.0], &[-0.7, -0.4, -2.0]];
-const REFERENCE: [&[f64]; 4] = [&[-0.4, -1.2, -1.5], &[-0.3, -1.8], &[-2.5], &[-0.9, -0.2, -2.2]];
-const DDOF1: [f64; 4] = [1.3174650984805198, -0.43915503282683993, -1.02469507659596, 0.14638501094227999];
+const LP: [&[f64]; 4] = [
+    &[-0.5, -1.0, -1.5],
+    &[-0.2, -2.0],
+    &[-3.0],
+    &[-0.7, -0.1, -2.5],
+];
+const OLD: [&[f64]; 4] = [
+    &[-0.6, -1.3, -1.4],
+    &[-0.5, -1.5],
+    &[-2.0],
+    &[-0.7, -0.4, -2.0],
+];
+const REFERENCE: [&[f64]; 4] = [
+    &[-0.4, -1.2, -1.5],
+    &[-0.3, -1.8],
+    &[-2.5],
+    &[-0.9, -0.2, -2.2],
+];
+const DDOF1: [f64; 4] = [
+    1.3174650984805198,
+    -0.43915503282683993,
+    -1.02469507659596,
+    0.14638501094227999,
+];
 const NO_STD: [f64; 4] = [1.125, -0.375, -0.875, 0.125];
 
 fn ragged(rows: &[&[f64]; 4]) -> Ragged {
@@ -155,8 +232,23 @@ fn ragged(rows: &[&[f64]; 4]) -> Ragged {
 
 fn worked(objective: &Objective, advantages: &[f64], on_policy: bool) -> Evaluated {
     let (lp, old, reference) = (ragged(&LP), ragged(&OLD), ragged(&REFERENCE));
-    let batch = Batch { logp: &lp, old: (!on_policy).then_some(&old), reference: Some(&reference), sampled: None, advantages };
-    evaluate(objective, &batch, &[0, 1, 2, 3], Share { sequences: 4.0, tokens: 9.0 }, Kind::Double)
+    let batch = Batch {
+        logp: &lp,
+        old: (!on_policy).then_some(&old),
+        reference: Some(&reference),
+        sampled: None,
+        advantages,
+    };
+    evaluate(
+        objective,
+        &batch,
+        &[0, 1, 2, 3],
+        Share {
+            sequences: 4.0,
+            tokens: 9.0,
+        },
+        Kind::Double,
+    )
 }
 
 fn close(got: f64, expected: f64) {
@@ -166,11 +258,42 @@ fn close(got: f64, expected: f64) {
 #[test]
 fn worked_example_for_every_loss_type_and_clip() {
     use LossType::{Dapo, DrGrpo, Grpo};
-    // Clip pair; beta 0.04: grpo, dapo, dr_grpo; beta 0: grpo, dapo; beta 0 without the division by the standard deviation: dr_grpo.
+    // Clip pair; beta 0.04: grpo, dapo, dr_grpo; beta 0: grpo, dapo; beta 0 without the division by
+    // the standard deviation: dr_grpo.
     let table = [
-        ((0.2, 0.2), [-0.0617619754, -0.3183487766, -0.2387615825, -0.0637048178, -0.3195589548, -0.2046565548]),
-        ((0.2, 0.28), [-0.0715209761, -0.3313607776, -0.2485205832, -0.0734638185, -0.3325709558, -0.2129898881]),
-        ((10.0, 10.0), [-0.2013612096, -0.4013627406, -0.3010220554, -0.2033040520, -0.4025729188, -0.2578215549]),
+        (
+            (0.2, 0.2),
+            [
+                -0.0617619754,
+                -0.3183487766,
+                -0.2387615825,
+                -0.0637048178,
+                -0.3195589548,
+                -0.2046565548,
+            ],
+        ),
+        (
+            (0.2, 0.28),
+            [
+                -0.0715209761,
+                -0.3313607776,
+                -0.2485205832,
+                -0.0734638185,
+                -0.3325709558,
+                -0.2129898881,
+            ],
+        ),
+        (
+            (10.0, 10.0),
+            [
+                -0.2013612096,
+                -0.4013627406,
+                -0.3010220554,
+                -0.2033040520,
+                -0.4025729188,
+                -0.2578215549,
+            ],
+        ),
     ];
     for (clip, expected) in table {
         let columns = [
@@ -182,7 +305,10 @@ fn worked_example_for_every_loss_type_and_clip() {
             (DrGrpo, 0.0, NO_STD),
         ];
         for ((loss_type, beta, advantages), expected) in columns.into_iter().zip(expected) {
-            close(worked(&objective(loss_type, clip, beta), &advantages, false).loss, expected);
+            close(
+                worked(&objective(loss_type, clip, beta), &advantages, false).loss,
+                expected,
+            );
         }
     }
 }
@@ -202,10 +328,18 @@ fn worked_example_of_k3() {
         &[0.005170918075647624, 0.018730753077981888, 0.0][..],
         &[0.004837418035959606, 0.0214027581601699],
         &[0.1487212707001282],
-        &[0.018730753077981888, 0.004837418035959606, 0.04985880757600314],
+        &[
+            0.018730753077981888,
+            0.004837418035959606,
+            0.04985880757600314,
+        ],
     ];
     for (row, expected) in expected.iter().enumerate() {
-        let got = Vec::<f64>::try_from(k3(&Tensor::from_slice(LP[row]), &Tensor::from_slice(REFERENCE[row]))).unwrap();
+        let got = Vec::<f64>::try_from(k3(
+            &Tensor::from_slice(LP[row]),
+            &Tensor::from_slice(REFERENCE[row]),
+        ))
+        .unwrap();
         for (g, e) in got.iter().zip(*expected) {
             assert!((g - e).abs() < 1e-15, "{got:?} {expected:?}");
         }
@@ -216,13 +350,20 @@ fn worked_example_of_k3() {
 fn worked_example_on_policy_with_gradient() {
     let got = worked(&objective(LossType::Grpo, (0.2, 0.2), 0.04), &DDOF1, true);
     close(got.loss, 0.001942842420793879);
-    let row0 = [-0.11013932793362881, -0.10918452738363658, -0.10978875820670998];
+    let row0 = [
+        -0.11013932793362881,
+        -0.10918452738363658,
+        -0.10978875820670998,
+    ];
     for (g, e) in got.gradient[..3].iter().zip(row0) {
         close(*g, e);
     }
     close(got.gradient[5], 0.2496865564419887);
     // −(A + β(e^{ref−lp} − 1)) / (G·|o|): DeepSeekMath eq. 21.
-    close(got.gradient[5], -(DDOF1[2] + 0.04 * ((0.5f64).exp() - 1.0)) / 4.0);
+    close(
+        got.gradient[5],
+        -(DDOF1[2] + 0.04 * ((0.5f64).exp() - 1.0)) / 4.0,
+    );
 }
 
 #[test]
@@ -237,17 +378,33 @@ fn on_policy_without_kl_the_loss_is_zero_and_the_gradient_is_not() {
 #[test]
 fn a_minibatch_costs_the_same_however_it_is_cut() {
     let (lp, old, reference) = (ragged(&LP), ragged(&OLD), ragged(&REFERENCE));
-    let batch = Batch { logp: &lp, old: Some(&old), reference: Some(&reference), sampled: None, advantages: &DDOF1 };
-    let share = Share { sequences: 4.0, tokens: 9.0 };
+    let batch = Batch {
+        logp: &lp,
+        old: Some(&old),
+        reference: Some(&reference),
+        sampled: None,
+        advantages: &DDOF1,
+    };
+    let share = Share {
+        sequences: 4.0,
+        tokens: 9.0,
+    };
     for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Dapo] {
-        for level in [ImportanceSamplingLevel::Token, ImportanceSamplingLevel::Sequence] {
+        for level in [
+            ImportanceSamplingLevel::Token,
+            ImportanceSamplingLevel::Sequence,
+        ] {
             let mut objective = objective(loss_type, (0.2, 0.28), 0.04);
             objective.importance_sampling_level = level;
             let whole = evaluate(&objective, &batch, &[0, 1, 2, 3], share, Kind::Double);
-            let parts = [&[3usize][..], &[0, 2], &[1]].map(|kept| evaluate(&objective, &batch, kept, share, Kind::Double));
+            let parts = [&[3usize][..], &[0, 2], &[1]]
+                .map(|kept| evaluate(&objective, &batch, kept, share, Kind::Double));
             assert!((parts.iter().map(|p| p.loss).sum::<f64>() - whole.loss).abs() < 1e-14);
             for sum in 0..4 {
-                assert!((parts.iter().map(|p| p.sums[sum]).sum::<f64>() - whole.sums[sum]).abs() < 1e-14);
+                assert!(
+                    (parts.iter().map(|p| p.sums[sum]).sum::<f64>() - whole.sums[sum]).abs()
+                        < 1e-14
+                );
             }
             assert!((parts[2].gradient[0] - whole.gradient[3]).abs() < 1e-15);
         }

@@ -11,7 +11,8 @@ use tch::{Kind, Tensor};
 struct Slot {
     name: String,
     parameter: Tensor,
-    /// What AdamW updates: the parameter itself in float32; for lower precisions a float32 copy, which small updates are not lost in.
+    /// What AdamW updates: the parameter itself in float32; for lower precisions a float32 copy,
+    /// which small updates are not lost in.
     weight: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -42,37 +43,49 @@ fn decays(name: &str, parameter: &Tensor) -> bool {
 
 impl Optimiser {
     /// `parameters` are the model's leaves; they are updated in place.
-    pub fn new(parameters: Vec<(String, Tensor)>, settings: &recipe::Optimiser) -> Result<Optimiser, LearnError> {
+    pub fn new(
+        parameters: Vec<(String, Tensor)>,
+        settings: &recipe::Optimiser,
+    ) -> Result<Optimiser, LearnError> {
         let Some((_, first)) = parameters.first() else {
-            return Err(LearnError::Request("the model has no parameters to train".into()));
+            return Err(LearnError::Request(
+                "the model has no parameters to train".into(),
+            ));
         };
         let steps = Tensor::f_zeros([parameters.len() as i64], (Kind::Float, first.device()))?;
-        let slots = parameters.into_iter().enumerate().map(|(i, (name, parameter))| {
-            let weight = if parameter.kind() == Kind::Float {
-                parameter.f_detach()?
-            } else {
-                tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
-            };
-            // Memory that is zeroed is memory that is touched.
-            let moment = || {
+        let slots = parameters
+            .into_iter()
+            .enumerate()
+            .map(|(i, (name, parameter))| {
+                let weight = if parameter.kind() == Kind::Float {
+                    parameter.f_detach()?
+                } else {
+                    tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
+                };
+                // Memory that is zeroed is memory that is touched.
+                let moment = || {
+                    work::moved(0);
+                    weight.f_zeros_like()
+                };
+                let (exp_avg, exp_avg_sq) = (moment()?, moment()?);
                 work::moved(0);
-                weight.f_zeros_like()
-            };
-            let (exp_avg, exp_avg_sq) = (moment()?, moment()?);
-            work::moved(0);
-            Ok(Slot {
-                decays: decays(&name, &parameter),
-                exp_avg,
-                exp_avg_sq,
-                step: steps.f_select(0, i as i64)?,
-                gradient: None,
-                name,
-                parameter,
-                weight,
-            })
-        });
+                Ok(Slot {
+                    decays: decays(&name, &parameter),
+                    exp_avg,
+                    exp_avg_sq,
+                    step: steps.f_select(0, i as i64)?,
+                    gradient: None,
+                    name,
+                    parameter,
+                    weight,
+                })
+            });
         let slots = slots.collect::<Result<_, LearnError>>()?;
-        Ok(Optimiser { settings: settings.clone(), slots, steps })
+        Ok(Optimiser {
+            settings: settings.clone(),
+            slots,
+            steps,
+        })
     }
 
     pub fn settings(&self) -> &recipe::Optimiser {
@@ -82,11 +95,16 @@ impl Optimiser {
     /// Forgets all gradients.
     pub fn clear_gradients(&mut self) -> Result<(), LearnError> {
         self.slots.iter_mut().for_each(|slot| slot.gradient = None);
-        let parameters: Vec<Tensor> = self.slots.iter().map(|slot| slot.parameter.shallow_clone()).collect();
+        let parameters: Vec<Tensor> = self
+            .slots
+            .iter()
+            .map(|slot| slot.parameter.shallow_clone())
+            .collect();
         Ok(foreach::clear_gradients(&parameters)?)
     }
 
-    /// Call after each backward pass: gradients of low-precision parameters are summed in float32, not in their own dtype.
+    /// Call after each backward pass: gradients of low-precision parameters are summed in float32,
+    /// not in their own dtype.
     pub fn accumulate(&mut self) -> Result<(), LearnError> {
         let mut taken = Vec::new();
         for slot in self.slots.iter_mut().filter(|slot| slot.has_master()) {
@@ -117,28 +135,50 @@ impl Optimiser {
 
     /// Global norm of the gradients, before clipping. Waits for the device.
     pub fn gradient_norm(&self) -> Result<f64, LearnError> {
-        Ok(foreach::global_norm(&self.gradients()?.into_iter().flatten().collect::<Vec<_>>())?)
+        Ok(foreach::global_norm(
+            &self.gradients()?.into_iter().flatten().collect::<Vec<_>>(),
+        )?)
     }
 
-    /// One update at `learning_rate`, with gradients whose global norm is `norm` clipped to `max_grad_norm`. Parameters that no
-    /// gradient reached are left alone, moments and all. Gradients are used up.
+    /// One update at `learning_rate`, with gradients whose global norm is `norm` clipped to
+    /// `max_grad_norm`. Parameters that no gradient reached are left alone, moments and all.
+    /// Gradients are used up.
     pub fn update(&mut self, learning_rate: f64, norm: f64) -> Result<(), LearnError> {
         let gradients = self.gradients()?;
         let limit = self.settings.max_grad_norm;
-        let scale = (limit > 0.0 && norm + CLIP_EPSILON > limit).then(|| (norm + CLIP_EPSILON) / limit);
-        let scale = scale.map(|s| Tensor::from(s as f32).f_to_device(self.steps.device())).transpose()?;
+        let scale =
+            (limit > 0.0 && norm + CLIP_EPSILON > limit).then(|| (norm + CLIP_EPSILON) / limit);
+        let scale = scale
+            .map(|s| Tensor::from(s as f32).f_to_device(self.steps.device()))
+            .transpose()?;
         self.count_updates(&gradients)?;
         for decays in [true, false] {
             let mut lists: [Vec<Tensor>; 5] = Default::default();
             for (slot, gradient) in self.slots.iter().zip(&gradients) {
                 if let (true, Some(gradient)) = (slot.decays == decays, gradient) {
-                    let parts = [&slot.weight, gradient, &slot.exp_avg, &slot.exp_avg_sq, &slot.step];
-                    lists.iter_mut().zip(parts).for_each(|(list, tensor)| list.push(tensor.shallow_clone()));
+                    let parts = [
+                        &slot.weight,
+                        gradient,
+                        &slot.exp_avg,
+                        &slot.exp_avg_sq,
+                        &slot.step,
+                    ];
+                    lists
+                        .iter_mut()
+                        .zip(parts)
+                        .for_each(|(list, tensor)| list.push(tensor.shallow_clone()));
                 }
             }
             let [parameters, gradients, exp_avg, exp_avg_sq, steps] = &lists;
-            let slices = Slices { parameters, gradients, exp_avg, exp_avg_sq, steps };
-            self.step_settings(learning_rate, decays).step(&slices, scale.as_ref())?;
+            let slices = Slices {
+                parameters,
+                gradients,
+                exp_avg,
+                exp_avg_sq,
+                steps,
+            };
+            self.step_settings(learning_rate, decays)
+                .step(&slices, scale.as_ref())?;
         }
         self.publish()?;
         self.clear_gradients()
@@ -150,7 +190,11 @@ impl Optimiser {
             beta1: self.settings.adam_beta1,
             beta2: self.settings.adam_beta2,
             epsilon: self.settings.adam_epsilon,
-            weight_decay: if decays { self.settings.weight_decay } else { 0.0 },
+            weight_decay: if decays {
+                self.settings.weight_decay
+            } else {
+                0.0
+            },
         }
     }
 
@@ -159,7 +203,10 @@ impl Optimiser {
             if gradients.iter().all(Option::is_some) {
                 return self.steps.f_add_scalar_(1).map(drop);
             }
-            let reached: Vec<f32> = gradients.iter().map(|gradient| gradient.is_some() as u8 as f32).collect();
+            let reached: Vec<f32> = gradients
+                .iter()
+                .map(|gradient| gradient.is_some() as u8 as f32)
+                .collect();
             let reached = Tensor::from_slice(&reached).f_to_device(self.steps.device())?;
             self.steps.f_add_(&reached).map(drop)
         })?;
@@ -169,18 +216,26 @@ impl Optimiser {
     /// Rounds the master weights into the model's.
     fn publish(&self) -> Result<(), LearnError> {
         let masters = self.slots.iter().filter(|slot| slot.has_master());
-        let (parameters, weights): (Vec<Tensor>, Vec<Tensor>) =
-            masters.map(|slot| (slot.parameter.shallow_clone(), slot.weight.shallow_clone())).unzip();
+        let (parameters, weights): (Vec<Tensor>, Vec<Tensor>) = masters
+            .map(|slot| (slot.parameter.shallow_clone(), slot.weight.shallow_clone()))
+            .unzip();
         Ok(foreach::copy(&parameters, &weights)?)
     }
 
-    /// Everything that [`restore`](Self::restore) needs, as views of live memory: `steps` `[parameters]`, and for each parameter
-    /// `exp_avg.NAME`, `exp_avg_sq.NAME` and, below float32, `master.NAME`, float32 in its shape.
+    /// Everything that [`restore`](Self::restore) needs, as views of live memory: `steps`
+    /// `[parameters]`, and for each parameter `exp_avg.NAME`, `exp_avg_sq.NAME` and, below float32,
+    /// `master.NAME`, float32 in its shape.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = vec![("steps".to_owned(), self.steps.shallow_clone())];
         for slot in &self.slots {
-            state.push((format!("exp_avg.{}", slot.name), slot.exp_avg.shallow_clone()));
-            state.push((format!("exp_avg_sq.{}", slot.name), slot.exp_avg_sq.shallow_clone()));
+            state.push((
+                format!("exp_avg.{}", slot.name),
+                slot.exp_avg.shallow_clone(),
+            ));
+            state.push((
+                format!("exp_avg_sq.{}", slot.name),
+                slot.exp_avg_sq.shallow_clone(),
+            ));
             if slot.has_master() {
                 state.push((format!("master.{}", slot.name), slot.weight.shallow_clone()));
             }
@@ -188,7 +243,8 @@ impl Optimiser {
         state
     }
 
-    /// Call after the tensors of [`state`](Self::state) have been written to: the model's weights become the masters' again.
+    /// Call after the tensors of [`state`](Self::state) have been written to: the model's weights
+    /// become the masters' again.
     pub fn restored(&self) -> Result<(), LearnError> {
         self.publish()
     }
@@ -219,7 +275,8 @@ mod tests {
     }
 
     fn parameters(kind: Kind) -> Vec<(String, Tensor)> {
-        let tensor = |shape: &[i64]| Tensor::ones(shape, (kind, Device::Cpu)).set_requires_grad(true);
+        let tensor =
+            |shape: &[i64]| Tensor::ones(shape, (kind, Device::Cpu)).set_requires_grad(true);
         vec![
             ("model.embed_tokens.weight".to_owned(), tensor(&[2, 2])),
             ("model.norm.weight".to_owned(), tensor(&[2])),
@@ -229,7 +286,11 @@ mod tests {
 
     /// One update with loss Σ c·θ, so the gradient is c everywhere.
     fn step(optimiser: &mut Optimiser, parameters: &[(String, Tensor)], c: f64) -> f64 {
-        let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum::<Tensor>() * c;
+        let loss: Tensor = parameters
+            .iter()
+            .map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float))
+            .sum::<Tensor>()
+            * c;
         loss.backward();
         optimiser.accumulate().unwrap();
         let norm = optimiser.gradient_norm().unwrap();
@@ -244,8 +305,14 @@ mod tests {
     #[test]
     fn decay_spares_vectors() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser =
-            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser = Optimiser::new(
+            parameters
+                .iter()
+                .map(|(n, p)| (n.clone(), p.shallow_clone()))
+                .collect(),
+            &settings(),
+        )
+        .unwrap();
         step(&mut optimiser, &parameters, 0.0);
         assert_eq!(values(&parameters[0].1), [0.95; 4]);
         assert_eq!(values(&parameters[1].1), [1.0; 2]);
@@ -255,12 +322,21 @@ mod tests {
     #[test]
     fn gradients_are_clipped_to_the_global_norm() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser =
-            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser = Optimiser::new(
+            parameters
+                .iter()
+                .map(|(n, p)| (n.clone(), p.shallow_clone()))
+                .collect(),
+            &settings(),
+        )
+        .unwrap();
         assert!((step(&mut optimiser, &parameters, 100.0) - 100.0 * 8f64.sqrt()).abs() < 1e-3);
         // The first moment is (1 − β₁) of the clipped gradient, 1/√8 in each of eight elements.
         let state = optimiser.state();
-        let (_, moment) = state.iter().find(|(name, _)| name == "exp_avg.model.norm.weight").unwrap();
+        let (_, moment) = state
+            .iter()
+            .find(|(name, _)| name == "exp_avg.model.norm.weight")
+            .unwrap();
         assert!((values(moment)[0] - 0.1 / 8f32.sqrt()).abs() < 1e-6);
     }
 
@@ -269,10 +345,19 @@ mod tests {
         let parameters = parameters(Kind::BFloat16);
         let mut gentle = settings();
         gentle.weight_decay = 0.0;
-        let mut optimiser =
-            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &gentle).unwrap();
+        let mut optimiser = Optimiser::new(
+            parameters
+                .iter()
+                .map(|(n, p)| (n.clone(), p.shallow_clone()))
+                .collect(),
+            &gentle,
+        )
+        .unwrap();
         for _ in 0..40 {
-            let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum();
+            let loss: Tensor = parameters
+                .iter()
+                .map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float))
+                .sum();
             loss.backward();
             optimiser.accumulate().unwrap();
             let norm = optimiser.gradient_norm().unwrap();
@@ -280,24 +365,42 @@ mod tests {
             optimiser.update(f64::powi(2.0, -11), norm).unwrap();
         }
         let moved = 1.0 - values(&parameters[0].1)[0];
-        assert!((moved - 40.0 * f32::powi(2.0, -11)).abs() < f32::powi(2.0, -8), "moved {moved}");
-        assert!(optimiser.state().iter().any(|(name, t)| name == "master.model.norm.weight" && t.kind() == Kind::Float));
+        assert!(
+            (moved - 40.0 * f32::powi(2.0, -11)).abs() < f32::powi(2.0, -8),
+            "moved {moved}"
+        );
+        assert!(
+            optimiser
+                .state()
+                .iter()
+                .any(|(name, t)| name == "master.model.norm.weight" && t.kind() == Kind::Float)
+        );
     }
 
     #[test]
     fn gradients_of_micro_batches_add_up_in_float32() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let parameters = parameters(kind);
-            let clones = parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+            let clones = parameters
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+                .collect();
             let mut optimiser = Optimiser::new(clones, &settings()).unwrap();
             // 1 + 2⁻⁹ rounds to 1 in bfloat16.
             for slope in [1.0, f64::powi(2.0, -9)] {
-                let loss: Tensor = parameters.iter().map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float)).sum::<Tensor>() * slope;
+                let loss: Tensor = parameters
+                    .iter()
+                    .map(|(_, p)| p.to_kind(Kind::Float).sum(Kind::Float))
+                    .sum::<Tensor>()
+                    * slope;
                 loss.backward();
                 optimiser.accumulate().unwrap();
             }
             let expected = 8f64.sqrt() * (1.0 + f64::powi(2.0, -9));
-            assert!((optimiser.gradient_norm().unwrap() - expected).abs() < 1e-6, "{kind:?}");
+            assert!(
+                (optimiser.gradient_norm().unwrap() - expected).abs() < 1e-6,
+                "{kind:?}"
+            );
             optimiser.clear_gradients().unwrap();
             assert_eq!(optimiser.gradient_norm().unwrap(), 0.0);
         }
@@ -306,8 +409,14 @@ mod tests {
     #[test]
     fn parameters_without_gradient_keep_their_bits() {
         let parameters = parameters(Kind::Float);
-        let mut optimiser =
-            Optimiser::new(parameters.iter().map(|(n, p)| (n.clone(), p.shallow_clone())).collect(), &settings()).unwrap();
+        let mut optimiser = Optimiser::new(
+            parameters
+                .iter()
+                .map(|(n, p)| (n.clone(), p.shallow_clone()))
+                .collect(),
+            &settings(),
+        )
+        .unwrap();
         step(&mut optimiser, &parameters, 1.0);
         let before = values(&parameters[0].1);
         step(&mut optimiser, &parameters[1..], 1.0);
@@ -319,13 +428,25 @@ mod tests {
     fn state_moves_to_another_optimiser_bit_for_bit() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let (a, b) = (parameters(kind), parameters(kind));
-            let clones = |p: &[(String, Tensor)]| p.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect();
+            let clones = |p: &[(String, Tensor)]| {
+                p.iter()
+                    .map(|(n, t)| (n.clone(), t.shallow_clone()))
+                    .collect()
+            };
             let mut straight = Optimiser::new(clones(&a), &settings()).unwrap();
             step(&mut straight, &a, 0.3);
             let mut resumed = Optimiser::new(clones(&b), &settings()).unwrap();
-            tch::no_grad(|| b.iter().zip(&a).for_each(|((_, to), (_, from))| to.shallow_clone().copy_(from)));
+            tch::no_grad(|| {
+                b.iter()
+                    .zip(&a)
+                    .for_each(|((_, to), (_, from))| to.shallow_clone().copy_(from))
+            });
             let saved: Vec<Tensor> = straight.state().iter().map(|(_, t)| t.copy()).collect();
-            resumed.state().iter().zip(&saved).for_each(|((_, to), from)| to.shallow_clone().copy_(from));
+            resumed
+                .state()
+                .iter()
+                .zip(&saved)
+                .for_each(|((_, to), from)| to.shallow_clone().copy_(from));
             resumed.restored().unwrap();
             step(&mut straight, &a, -0.7);
             step(&mut resumed, &b, -0.7);

@@ -5,9 +5,10 @@ use r1d_proto::worker::TrainSequence;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Best fit, longest first: each sequence joins the fullest micro-batch that still has room, or opens a new one. A sequence longer
-/// than `budget` gets one to itself. Returns indices into `lengths`, a function of the arguments alone; sequences of one
-/// micro-batch come longest first, so most neighbours are of like length.
+/// Best fit, longest first: each sequence joins the fullest micro-batch that still has room, or
+/// opens a new one. A sequence longer than `budget` gets one to itself. Returns indices into
+/// `lengths`, a function of the arguments alone; sequences of one micro-batch come longest first,
+/// so most neighbours are of like length.
 pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
@@ -27,13 +28,19 @@ pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     bins
 }
 
-/// As [`best_fit`], for sequences of which some share a beginning that is computed once in each micro-batch: they stay together as far as the
-/// budget allows. `shared[i]` names the beginning and has its length; the whole sequence has `lengths[i]`, as many or more.
+/// As [`best_fit`], for sequences of which some share a beginning that is computed once in each
+/// micro-batch: they stay together as far as the budget allows. `shared[i]` names the beginning and
+/// has its length; the whole sequence has `lengths[i]`, as many or more.
 ///
-/// The budget stands for memory. The beginning counts once, and a quarter for each further sequence, whose attention reads it again.
+/// The budget stands for memory. The beginning counts once, and a quarter for each further
+/// sequence, whose attention reads it again.
 ///
 /// Within a micro-batch the sequences of one beginning come one behind the other, longest first.
-pub fn best_fit_shared<Name: Eq + Hash>(lengths: &[usize], shared: &[(Name, usize)], budget: usize) -> Vec<Vec<usize>> {
+pub fn best_fit_shared<Name: Eq + Hash>(
+    lengths: &[usize],
+    shared: &[(Name, usize)],
+    budget: usize,
+) -> Vec<Vec<usize>> {
     let mut families: Vec<Vec<usize>> = Vec::new();
     let mut known = HashMap::new();
     for (index, (name, _)) in shared.iter().enumerate() {
@@ -61,21 +68,37 @@ pub fn best_fit_shared<Name: Eq + Hash>(lengths: &[usize], shared: &[(Name, usiz
         parts.extend(part);
     }
     let costs: Vec<usize> = parts.iter().map(|(_, cost)| *cost).collect();
-    let together = |bin: Vec<usize>| bin.into_iter().flat_map(|part| parts[part].0.iter().copied()).collect();
+    let together = |bin: Vec<usize>| {
+        bin.into_iter()
+            .flat_map(|part| parts[part].0.iter().copied())
+            .collect()
+    };
     best_fit(&costs, budget).into_iter().map(together).collect()
 }
 
-/// Micro-batches of the `chosen` sequences; where prompts are shared, those of one prompt stay together.
-pub fn rollouts(sequences: &[TrainSequence], chosen: &[usize], shares_prompts: bool, budget: usize) -> Vec<Vec<usize>> {
+/// Micro-batches of the `chosen` sequences; where prompts are shared, those of one prompt stay
+/// together.
+pub fn rollouts(
+    sequences: &[TrainSequence],
+    chosen: &[usize],
+    shares_prompts: bool,
+    budget: usize,
+) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&sequences[i])).collect();
     let bins = match shares_prompts {
         true => {
-            let prompts: Vec<_> = chosen.iter().map(|&i| &sequences[i].prompt_ids).map(|ids| (ids, ids.len())).collect();
+            let prompts: Vec<_> = chosen
+                .iter()
+                .map(|&i| &sequences[i].prompt_ids)
+                .map(|ids| (ids, ids.len()))
+                .collect();
             best_fit_shared(&lengths, &prompts, budget)
         }
         false => best_fit(&lengths, budget),
     };
-    bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
+    bins.into_iter()
+        .map(|bin| bin.into_iter().map(|i| chosen[i]).collect())
+        .collect()
 }
 
 fn further(length: usize, shared: usize) -> usize {
@@ -97,7 +120,8 @@ mod tests {
             let mut seen: Vec<usize> = bins.concat();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
-            let loads: Vec<usize> = bins.iter().map(|bin| bin.iter().map(|&i| lengths[i]).sum()).collect();
+            let loads: Vec<usize> = bins.iter().map(|bin| bin.iter().map(|&i| lengths[i]).sum())
+                .collect();
             for (bin, &load) in bins.iter().zip(&loads) {
                 prop_assert!(!bin.is_empty());
                 prop_assert!(load <= budget || bin.len() == 1, "{bin:?} holds {load} of {budget}");
@@ -118,8 +142,10 @@ mod tests {
             budget in 1usize..300,
         ) {
             // A family's beginning has 5 tokens more than its number.
-            let shared: Vec<(usize, usize)> = sequences.iter().map(|&(family, _)| (family, family + 5)).collect();
-            let lengths: Vec<usize> = sequences.iter().map(|&(family, own)| family + 5 + own).collect();
+            let shared: Vec<(usize, usize)> = sequences.iter()
+                .map(|&(family, _)| (family, family + 5)).collect();
+            let lengths: Vec<usize> = sequences.iter().map(|&(family, own)| family + 5 + own)
+                .collect();
             let bins = best_fit_shared(&lengths, &shared, budget);
             let mut seen: Vec<usize> = bins.concat();
             seen.sort_unstable();
@@ -140,12 +166,18 @@ mod tests {
     fn a_family_is_split_only_where_the_budget_ends() {
         let shared = [("a", 4), ("b", 4), ("a", 4), ("a", 4)];
         assert_eq!(best_fit_shared(&[6, 9, 8, 7], &shared, 100), [[2, 3, 0, 1]]);
-        assert_eq!(best_fit_shared(&[6, 9, 8, 7], &shared, 12), vec![vec![2, 3], vec![1], vec![0]]);
+        assert_eq!(
+            best_fit_shared(&[6, 9, 8, 7], &shared, 12),
+            vec![vec![2, 3], vec![1], vec![0]]
+        );
     }
 
     #[test]
     fn fills_gaps_with_short_sequences() {
-        assert_eq!(best_fit(&[3, 7, 5, 2, 5], 10), vec![vec![1, 0], vec![2, 4], vec![3]]);
+        assert_eq!(
+            best_fit(&[3, 7, 5, 2, 5], 10),
+            vec![vec![1, 0], vec![2, 4], vec![3]]
+        );
         assert_eq!(best_fit(&[20, 1], 10), vec![vec![0], vec![1]]);
         assert!(best_fit(&[], 10).is_empty());
     }

@@ -1,4 +1,5 @@
-//! Proximal policy optimisation with a value model (Schulman et al. 2017; Ouyang et al. 2022): the updates that a rollout batch with its scores makes.
+//! Proximal policy optimisation with a value model (Schulman et al. 2017; Ouyang et al. 2022): the
+//! updates that a rollout batch with its scores makes.
 
 use crate::batch::MicroBatch;
 use crate::estimate::{self, Estimate};
@@ -19,7 +20,8 @@ pub struct Critic<'a> {
     pub trainer: &'a mut Trainer,
 }
 
-/// What the value model knew before the first update, and what it shall learn; per sequence, an entry per token.
+/// What the value model knew before the first update, and what it shall learn; per sequence, an
+/// entry per token.
 struct Targets {
     values: Vec<Vec<f32>>,
     returns: Vec<Vec<f32>>,
@@ -36,12 +38,15 @@ struct ValueTotals {
 }
 
 impl Trainer {
-    /// `num_ppo_epochs` passes over the batch, each of `num_mini_batches` updates of the policy and of the value model.
+    /// `num_ppo_epochs` passes over the batch, each of `num_mini_batches` updates of the policy and
+    /// of the value model.
     ///
-    /// Log-probabilities, the reference's (needed where `kl_coef` > 0) and values are computed first, advantages and returns estimated from them
-    /// ([`estimate`]). An update costs the mean over its minibatch's tokens of the clipped policy loss and, for the value model, `vf_coef` times
-    /// [`value_loss`]; the two share no weights, and each has an optimiser of its own. `progress(done, total)` counts completion tokens through forward
-    /// passes. Metrics have TRL's names; an error leaves the weights as the last whole update made them.
+    /// Log-probabilities, the reference's (needed where `kl_coef` > 0) and values are computed
+    /// first, advantages and returns estimated from them ([`estimate`]). An update costs the mean
+    /// over its minibatch's tokens of the clipped policy loss and, for the value model, `vf_coef`
+    /// times [`value_loss`]; the two share no weights, and each has an optimiser of its own.
+    /// `progress(done, total)` counts completion tokens through forward passes. Metrics have TRL's
+    /// names; an error leaves the weights as the last whole update made them.
     pub fn train_ppo(
         &mut self,
         model: &CausalLm,
@@ -55,16 +60,27 @@ impl Trainer {
         let settings = &batch.objective;
         let objective = policy_objective(settings);
         let mut metrics = crate::metrics::completions(&batch.sequences);
-        let mut run = Run::new(model, batch.step, &batch.sequences, &objective, self, Progress::new(progress))?;
+        let mut run = Run::new(
+            model,
+            batch.step,
+            &batch.sequences,
+            &objective,
+            self,
+            Progress::new(progress),
+        )?;
         let epochs = settings.num_ppo_epochs.max(1);
         let all = run.trained();
         let tokens: usize = all.iter().map(|&index| run.length(index)).sum();
-        run.progress.expect(tokens as u64 * (u64::from(2 * epochs) + 2 + u64::from(settings.kl_coef != 0.0)));
+        run.progress.expect(
+            tokens as u64 * (u64::from(2 * epochs) + 2 + u64::from(settings.kl_coef != 0.0)),
+        );
 
         self.score_old(model, &mut run)?;
         clock = self.time(&mut metrics, "old_logprobs", clock);
         if settings.kl_coef != 0.0 {
-            let reference = reference.ok_or_else(|| LearnError::Request("kl_coef > 0 needs a reference model".to_owned()))?;
+            let reference = reference.ok_or_else(|| {
+                LearnError::Request("kl_coef > 0 needs a reference model".to_owned())
+            })?;
             self.score_reference(reference, &mut run)?;
             clock = self.time(&mut metrics, "reference", clock);
         }
@@ -72,22 +88,58 @@ impl Trainer {
         clock = self.time(&mut metrics, "values", clock);
         let (old, theirs) = (on_host(&run.old)?, on_host(&run.reference)?);
         // They have had their part: the policy's loss itself has no KL term.
-        run.reference.iter_mut().for_each(|reference| *reference = None);
-        let lists = old.iter().zip(&theirs).zip(values.iter().zip(&batch.scores));
-        let mut estimates: Vec<Estimate> =
-            lists.map(|((old, theirs), (values, &score))| estimate::estimate(settings, old, theirs, values, score)).collect();
-        report(&mut metrics, settings, &old, &values, &batch.scores, &estimates);
+        run.reference
+            .iter_mut()
+            .for_each(|reference| *reference = None);
+        let lists = old
+            .iter()
+            .zip(&theirs)
+            .zip(values.iter().zip(&batch.scores));
+        let mut estimates: Vec<Estimate> = lists
+            .map(|((old, theirs), (values, &score))| {
+                estimate::estimate(settings, old, theirs, values, score)
+            })
+            .collect();
+        report(
+            &mut metrics,
+            settings,
+            &old,
+            &values,
+            &batch.scores,
+            &estimates,
+        );
         estimate::whiten(&mut estimates);
         let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
-        run.advantages = Some(estimates.iter().map(|estimate| single(&estimate.advantages)).collect());
-        let targets = Targets { values, returns: estimates.iter().map(|estimate| single(&estimate.returns)).collect() };
+        run.advantages = Some(
+            estimates
+                .iter()
+                .map(|estimate| single(&estimate.advantages))
+                .collect(),
+        );
+        let targets = Targets {
+            values,
+            returns: estimates
+                .iter()
+                .map(|estimate| single(&estimate.returns))
+                .collect(),
+        };
 
         let (mut update, mut of_values) = (batch.first_update, ValueTotals::default());
         for pass in 0..epochs {
             let parts = settings.num_mini_batches.max(1) as usize;
-            for minibatch in minibatch::split(batch.seed, batch.step, pass, batch.sequences.len(), parts) {
+            for minibatch in
+                minibatch::split(batch.seed, batch.step, pass, batch.sequences.len(), parts)
+            {
                 self.update(model, &mut run, &minibatch, update)?;
-                critic.update(&mut run, &targets, &minibatch, settings, batch.step, update, &mut of_values)?;
+                critic.update(
+                    &mut run,
+                    &targets,
+                    &minibatch,
+                    settings,
+                    batch.step,
+                    update,
+                    &mut of_values,
+                )?;
                 update += 1;
             }
         }
@@ -103,23 +155,47 @@ impl Critic<'_> {
         !self.trainer.aux_loss(self.model.model()).wanted()
     }
 
-    /// The pass whose rows predict completion tokens: a token's value is that of what stands before it. The value model's routing is its own.
-    fn micro_batch(&self, sequences: &[TrainSequence], group: &[usize]) -> Result<MicroBatch, LearnError> {
+    /// The pass whose rows predict completion tokens: a token's value is that of what stands before
+    /// it. The value model's routing is its own.
+    fn micro_batch(
+        &self,
+        sequences: &[TrainSequence],
+        group: &[usize],
+    ) -> Result<MicroBatch, LearnError> {
         let own: Vec<&TrainSequence> = group.iter().map(|&index| &sequences[index]).collect();
-        MicroBatch::of_rollouts(&own, self.shares_prompts(), None, self.model.model().device())
+        MicroBatch::of_rollouts(
+            &own,
+            self.shares_prompts(),
+            None,
+            self.model.model().device(),
+        )
     }
 
     fn options(&self) -> Forward<'static> {
-        Forward { invariant: self.trainer.invariant, ..Forward::default() }
+        Forward {
+            invariant: self.trainer.invariant,
+            ..Forward::default()
+        }
     }
 
     /// Per sequence, a value for each completion token, without gradients.
     fn values(&self, run: &mut Run) -> Result<Vec<Vec<f32>>, LearnError> {
         let mut values = vec![Vec::new(); run.sequences.len()];
-        for group in packing::rollouts(run.sequences, &run.trained(), self.shares_prompts(), self.trainer.budget) {
+        for group in packing::rollouts(
+            run.sequences,
+            &run.trained(),
+            self.shares_prompts(),
+            self.trainer.budget,
+        ) {
             let micro = self.micro_batch(run.sequences, &group)?;
             let hidden = self.trainer.hidden(self.model.model(), &micro)?;
-            let flat = tch::no_grad(|| Ok::<_, LearnError>(self.model.values(&hidden, &self.options())?.f_to_kind(Kind::Float)?))?;
+            let flat = tch::no_grad(|| {
+                Ok::<_, LearnError>(
+                    self.model
+                        .values(&hidden, &self.options())?
+                        .f_to_kind(Kind::Float)?,
+                )
+            })?;
             let flat = Vec::<f32>::try_from(flat)?;
             let mut rest = &flat[..];
             for &index in &group {
@@ -150,29 +226,58 @@ impl Critic<'_> {
         }
         self.trainer.optimiser.clear_gradients()?;
         let (mut sums, mut load) = (Vec::new(), None);
-        for group in packing::rollouts(run.sequences, minibatch, self.shares_prompts(), self.trainer.budget) {
+        for group in packing::rollouts(
+            run.sequences,
+            minibatch,
+            self.shares_prompts(),
+            self.trainer.budget,
+        ) {
             let micro = self.micro_batch(run.sequences, &group)?;
             let (hidden, output) = self.trainer.forward(model, &micro)?;
-            let aux = self.trainer.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, minibatch.len())?;
+            let aux = self.trainer.aux_share(
+                output.aux_loss.as_ref().map(Tensor::shallow_clone),
+                &micro,
+                minibatch.len(),
+            )?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             drop(output);
             let flat = |lists: &[Vec<f32>]| -> Result<Tensor, LearnError> {
-                let flat: Vec<f32> = group.iter().flat_map(|&index| lists[index].iter().copied()).collect();
+                let flat: Vec<f32> = group
+                    .iter()
+                    .flat_map(|&index| lists[index].iter().copied())
+                    .collect();
                 Ok(Tensor::f_from_slice(&flat)?.f_to_device(model.device())?)
             };
             let values = self.model.values(&hidden, &self.options())?;
             let (old, returns) = (flat(&targets.values)?, flat(&targets.returns)?);
-            let found = value_loss(&values, &old, &returns, settings.cliprange_value, tokens as f64);
-            sums.push(Tensor::f_stack(&[found.loss.f_detach()?.f_to_kind(Kind::Double)?, found.held], 0)?);
+            let found = value_loss(
+                &values,
+                &old,
+                &returns,
+                settings.cliprange_value,
+                tokens as f64,
+            );
+            sums.push(Tensor::f_stack(
+                &[found.loss.f_detach()?.f_to_kind(Kind::Double)?, found.held],
+                0,
+            )?);
             let loss = found.loss.f_mul_scalar(settings.vf_coef)?;
             let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
             r1d_torch::runtime::backward(&loss)?;
             self.trainer.optimiser.accumulate()?;
             run.progress.add(&micro);
         }
-        let sums = Vec::<f64>::try_from(Tensor::f_stack(&sums, 0)?.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?)?;
-        let [loss, held] = sums[..] else { return Ok(()) };
-        let updated = self.trainer.finish_update(model, step, update, loss, load)?;
+        let sums = Vec::<f64>::try_from(Tensor::f_stack(&sums, 0)?.f_sum_dim_intlist(
+            &[0i64][..],
+            false,
+            Kind::Double,
+        )?)?;
+        let [loss, held] = sums[..] else {
+            return Ok(());
+        };
+        let updated = self
+            .trainer
+            .finish_update(model, step, update, loss, load)?;
         totals.updates += 1.0;
         totals.tokens += tokens as f64;
         totals.loss += loss;
@@ -187,7 +292,11 @@ impl ValueTotals {
     fn report(&self, settings: &PpoObjective, metrics: &mut Metrics) {
         let updates = self.updates.max(1.0);
         let policy = |name: &str| metrics.get(name).copied().unwrap_or(0.0);
-        let (loss, clipped, entropy) = (policy("loss"), policy("clip_ratio/region_mean"), policy("entropy"));
+        let (loss, clipped, entropy) = (
+            policy("loss"),
+            policy("clip_ratio/region_mean"),
+            policy("entropy"),
+        );
         let values = [
             ("loss", loss + settings.vf_coef * self.loss / updates),
             ("loss/policy_avg", loss),
@@ -207,15 +316,27 @@ fn check(batch: &TrainPpo) -> Result<(), LearnError> {
         return Err(LearnError::Request("the rollout batch is empty".to_owned()));
     }
     if batch.scores.len() != batch.sequences.len() {
-        let message = format!("{} scores for {} sequences", batch.scores.len(), batch.sequences.len());
+        let message = format!(
+            "{} scores for {} sequences",
+            batch.scores.len(),
+            batch.sequences.len()
+        );
         return Err(LearnError::Request(message));
     }
     if let Some(index) = batch.scores.iter().position(|score| !score.is_finite()) {
-        return Err(LearnError::Sequence { index, problem: format!("its score is {}", batch.scores[index]) });
+        return Err(LearnError::Sequence {
+            index,
+            problem: format!("its score is {}", batch.scores[index]),
+        });
     }
     let within = [("gamma", settings.gamma), ("lam", settings.lam)];
-    if let Some((name, value)) = within.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
-        return Err(LearnError::Request(format!("{name} = {value}: expected a number from 0 to 1")));
+    if let Some((name, value)) = within
+        .into_iter()
+        .find(|(_, value)| !(0.0..=1.0).contains(value))
+    {
+        return Err(LearnError::Request(format!(
+            "{name} = {value}: expected a number from 0 to 1"
+        )));
     }
     let at_least_0 = [
         ("cliprange", settings.cliprange),
@@ -223,13 +344,19 @@ fn check(batch: &TrainPpo) -> Result<(), LearnError> {
         ("vf_coef", settings.vf_coef),
         ("kl_coef", settings.kl_coef),
     ];
-    match at_least_0.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-        Some((name, value)) => Err(LearnError::Request(format!("{name} = {value}: expected 0 or more"))),
+    match at_least_0
+        .into_iter()
+        .find(|(_, value)| !(value.is_finite() && *value >= 0.0))
+    {
+        Some((name, value)) => Err(LearnError::Request(format!(
+            "{name} = {value}: expected 0 or more"
+        ))),
         None => Ok(()),
     }
 }
 
-/// The clipped loss of PPO is the objective's own: at token level, a mean over tokens, without a KL term.
+/// The clipped loss of PPO is the objective's own: at token level, a mean over tokens, without a KL
+/// term.
 fn policy_objective(settings: &PpoObjective) -> Objective {
     Objective {
         loss_type: LossType::Dapo,
@@ -250,10 +377,17 @@ fn policy_objective(settings: &PpoObjective) -> Objective {
 }
 
 fn on_host(lists: &[Option<Tensor>]) -> Result<Vec<Vec<f32>>, LearnError> {
-    lists.iter().map(|list| list.as_ref().map_or(Ok(Vec::new()), |list| Ok(Vec::try_from(list)?))).collect()
+    lists
+        .iter()
+        .map(|list| {
+            list.as_ref()
+                .map_or(Ok(Vec::new()), |list| Ok(Vec::try_from(list)?))
+        })
+        .collect()
 }
 
-/// Means over completions of what the batch is worth before it is learned from. Advantages are not whitened yet.
+/// Means over completions of what the batch is worth before it is learned from. Advantages are not
+/// whitened yet.
 fn report(
     metrics: &mut Metrics,
     settings: &PpoObjective,
@@ -265,7 +399,12 @@ fn report(
     let count = scores.len().max(1) as f64;
     let score = scores.iter().map(|&score| f64::from(score)).sum::<f64>() / count;
     let kl = estimates.iter().map(|estimate| estimate.kl).sum::<f64>() / count;
-    let entropy = -old.iter().flatten().map(|&logp| f64::from(logp)).sum::<f64>() / count;
+    let entropy = -old
+        .iter()
+        .flatten()
+        .map(|&logp| f64::from(logp))
+        .sum::<f64>()
+        / count;
     let non_score = -settings.kl_coef * kl;
     let mut put = |name: &str, value: f64| {
         metrics.insert(name.to_owned(), value);
@@ -277,5 +416,8 @@ fn report(
     if settings.kl_coef != 0.0 {
         put("objective/kl", kl);
     }
-    put("val/explained_variance", estimate::explained_variance(values, estimates));
+    put(
+        "val/explained_variance",
+        estimate::explained_variance(values, estimates),
+    );
 }

@@ -1,4 +1,5 @@
-//! Reward models: one score for a text, learned from pairs of which one is preferred (helpfulness) or from labels (safety).
+//! Reward models: one score for a text, learned from pairs of which one is preferred (helpfulness)
+//! or from labels (safety).
 
 use crate::ends::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
@@ -15,10 +16,15 @@ type Unit<'a> = Vec<Text<'a>>;
 impl Trainer {
     /// One update of a reward model; the trainer is one of `scorer.model()`.
     ///
-    /// The loss is that of [`preference`](crate::preference), a mean over the pairs or items of the whole batch. `batch.step` is the place in the
-    /// learning-rate schedule. Metrics are those of TRL's `RewardTrainer`; of labelled texts the accuracy is the share whose score is on the right side of
-    /// 0, and there is no margin.
-    pub fn train_reward(&mut self, scorer: &Scorer, batch: &TrainReward) -> Result<Metrics, LearnError> {
+    /// The loss is that of [`preference`](crate::preference), a mean over the pairs or items of the
+    /// whole batch. `batch.step` is the place in the learning-rate schedule. Metrics are those of
+    /// TRL's `RewardTrainer`; of labelled texts the accuracy is the share whose score is on the
+    /// right side of 0, and there is no margin.
+    pub fn train_reward(
+        &mut self,
+        scorer: &Scorer,
+        batch: &TrainReward,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         let model = scorer.model();
         let units = units(scorer, &batch.batch)?;
@@ -26,15 +32,32 @@ impl Trainer {
         let share = !self.aux_loss(model).wanted();
         self.optimiser.clear_gradients()?;
         // Scores, float64, in the order in which they were computed, and whose they are.
-        let (mut scores, mut order, mut losses, mut load) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let lengths: Vec<usize> = units.iter().map(|unit| unit.iter().map(Text::tokens).sum()).collect();
+        let (mut scores, mut order, mut losses, mut load) =
+            (Vec::new(), Vec::new(), Vec::new(), None);
+        let lengths: Vec<usize> = units
+            .iter()
+            .map(|unit| unit.iter().map(Text::tokens).sum())
+            .collect();
         for group in packing::best_fit(&lengths, self.budget) {
-            let own: Vec<Text> = group.iter().flat_map(|&index| units[index].iter().copied()).collect();
+            let own: Vec<Text> = group
+                .iter()
+                .flat_map(|&index| units[index].iter().copied())
+                .collect();
             let micro = ends::micro_batch(&own, share, model.device())?;
             let (hidden, output) = self.forward(model, &micro)?;
-            let aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, texts)?;
+            let aux = self.aux_share(
+                output.aux_loss.as_ref().map(Tensor::shallow_clone),
+                &micro,
+                texts,
+            )?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
-            let values = scorer.values(&hidden, &Forward { invariant: self.invariant, ..Forward::default() })?;
+            let values = scorer.values(
+                &hidden,
+                &Forward {
+                    invariant: self.invariant,
+                    ..Forward::default()
+                },
+            )?;
             let loss = loss(&batch.batch, &group, &values, model.device())?;
             losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
             scores.push(values.f_detach()?.f_to_kind(Kind::Double)?);
@@ -45,7 +68,9 @@ impl Trainer {
             self.optimiser.accumulate()?;
             work::moved(units);
         }
-        let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        let loss = Tensor::f_stack(&losses, 0)?
+            .f_sum(Kind::Double)?
+            .f_double_value(&[])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
         self.tokens_seen += lengths.iter().sum::<usize>() as i64;
 
@@ -65,42 +90,74 @@ fn units<'a>(scorer: &Scorer, batch: &'a RewardBatch) -> Result<Vec<Unit<'a>>, L
     };
     let vocab_size = scorer.model().config.vocab_size;
     let units: Vec<Unit> = match batch {
-        RewardBatch::Pairs { pairs, center_rewards_coefficient } => {
+        RewardBatch::Pairs {
+            pairs,
+            center_rewards_coefficient,
+        } => {
             if !(center_rewards_coefficient.is_finite() && *center_rewards_coefficient >= 0.0) {
-                let message = format!("center_rewards_coefficient = {center_rewards_coefficient}: expected 0 or more");
+                let message = format!(
+                    "center_rewards_coefficient = {center_rewards_coefficient}: expected 0 or more"
+                );
                 return Err(LearnError::Request(message));
             }
             batch::check_pairs(pairs, vocab_size)?;
             pairs
                 .iter()
-                .map(|pair| [&pair.chosen_ids, &pair.rejected_ids].map(|ids| text(&pair.prompt_ids, ids)).to_vec())
+                .map(|pair| {
+                    [&pair.chosen_ids, &pair.rejected_ids]
+                        .map(|ids| text(&pair.prompt_ids, ids))
+                        .to_vec()
+                })
                 .collect()
         }
         RewardBatch::Labelled(items) => {
             batch::check_labelled(items, vocab_size)?;
-            items.iter().map(|item| vec![text(&[], &item.ids)]).collect()
+            items
+                .iter()
+                .map(|item| vec![text(&[], &item.ids)])
+                .collect()
         }
     };
     if units.is_empty() {
-        return Err(LearnError::Request("the batch of a reward model is empty".to_owned()));
+        return Err(LearnError::Request(
+            "the batch of a reward model is empty".to_owned(),
+        ));
     }
     Ok(units)
 }
 
 /// `values` `[texts]` of the units `group` of the batch.
-fn loss(batch: &RewardBatch, group: &[usize], values: &Tensor, device: Device) -> Result<Tensor, LearnError> {
+fn loss(
+    batch: &RewardBatch,
+    group: &[usize],
+    values: &Tensor,
+    device: Device,
+) -> Result<Tensor, LearnError> {
     let tensor = |of: &dyn Fn(usize) -> f32| -> Result<Tensor, LearnError> {
         let flat: Vec<f32> = group.iter().map(|&index| of(index)).collect();
         Ok(Tensor::f_from_slice(&flat)?.f_to_device(device)?)
     };
     Ok(match batch {
-        RewardBatch::Pairs { pairs, center_rewards_coefficient } => {
+        RewardBatch::Pairs {
+            pairs,
+            center_rewards_coefficient,
+        } => {
             let sides = values.f_view([-1, 2])?;
             let (chosen, rejected) = (sides.f_select(1, 0)?, sides.f_select(1, 1)?);
             let margin = tensor(&|index| pairs[index].margin)?;
-            pairwise_loss(&chosen, &rejected, &margin, *center_rewards_coefficient, pairs.len() as f64)
+            pairwise_loss(
+                &chosen,
+                &rejected,
+                &margin,
+                *center_rewards_coefficient,
+                pairs.len() as f64,
+            )
         }
-        RewardBatch::Labelled(items) => pointwise_loss(values, &tensor(&|index| items[index].label)?, items.len() as f64),
+        RewardBatch::Labelled(items) => pointwise_loss(
+            values,
+            &tensor(&|index| items[index].label)?,
+            items.len() as f64,
+        ),
     })
 }
 
@@ -108,35 +165,58 @@ fn loss(batch: &RewardBatch, group: &[usize], values: &Tensor, device: Device) -
 fn measures(batch: &RewardBatch, scores: &[f64], order: &[usize]) -> Metrics {
     let count = scores.len().max(1) as f64;
     let mut found = vec![
-        ("min_reward", scores.iter().copied().fold(f64::INFINITY, f64::min)),
+        (
+            "min_reward",
+            scores.iter().copied().fold(f64::INFINITY, f64::min),
+        ),
         ("mean_reward", scores.iter().sum::<f64>() / count),
-        ("max_reward", scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
+        (
+            "max_reward",
+            scores.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        ),
     ];
     let units = order.len().max(1) as f64;
     let share = |right: usize| right as f64 / units;
     match batch {
         RewardBatch::Pairs { .. } => {
             let margins = || scores.chunks_exact(2).map(|pair| pair[0] - pair[1]);
-            found.push(("accuracy", share(margins().filter(|&margin| margin > 0.0).count())));
+            found.push((
+                "accuracy",
+                share(margins().filter(|&margin| margin > 0.0).count()),
+            ));
             found.push(("margin", margins().sum::<f64>() / units));
         }
         RewardBatch::Labelled(items) => {
-            let right = |(score, index): (&f64, &usize)| (*score > 0.0) == (items[*index].label >= 0.5);
-            found.push(("accuracy", share(scores.iter().zip(order).filter(|&both| right(both)).count())));
+            let right =
+                |(score, index): (&f64, &usize)| (*score > 0.0) == (items[*index].label >= 0.5);
+            found.push((
+                "accuracy",
+                share(scores.iter().zip(order).filter(|&both| right(both)).count()),
+            ));
         }
     }
-    found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    found
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
-/// Share of pairs whose chosen completion has the higher score, for pairs that were not trained on; the model separates nothing at 0.5.
+/// Share of pairs whose chosen completion has the higher score, for pairs that were not trained on;
+/// the model separates nothing at 0.5.
 pub fn pair_accuracy(scorer: &Scorer, pairs: &[Pair]) -> Result<f64, LearnError> {
     batch::check_pairs(pairs, scorer.model().config.vocab_size)?;
     let texts: Vec<Vec<u32>> = pairs
         .iter()
-        .flat_map(|pair| [&pair.chosen_ids, &pair.rejected_ids].map(|ids| [&pair.prompt_ids[..], ids].concat()))
+        .flat_map(|pair| {
+            [&pair.chosen_ids, &pair.rejected_ids].map(|ids| [&pair.prompt_ids[..], ids].concat())
+        })
         .collect();
     let scores = scorer.score(&texts)?;
-    Ok(scores.chunks_exact(2).filter(|pair| pair[0] > pair[1]).count() as f64 / pairs.len().max(1) as f64)
+    Ok(scores
+        .chunks_exact(2)
+        .filter(|pair| pair[0] > pair[1])
+        .count() as f64
+        / pairs.len().max(1) as f64)
 }
 
 /// Share of texts whose score is on the right side of 0.
@@ -145,5 +225,8 @@ pub fn label_accuracy(scorer: &Scorer, items: &[Labelled]) -> Result<f64, LearnE
     let texts: Vec<&[u32]> = items.iter().map(|item| &item.ids[..]).collect();
     let scores = scorer.score(&texts)?;
     let right = |(score, item): (&f32, &Labelled)| (*score > 0.0) == (item.label >= 0.5);
-    Ok(scores.iter().zip(items).filter(|&both| right(both)).count() as f64 / items.len().max(1) as f64)
+    Ok(
+        scores.iter().zip(items).filter(|&both| right(both)).count() as f64
+            / items.len().max(1) as f64,
+    )
 }

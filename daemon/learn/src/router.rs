@@ -1,16 +1,22 @@
-//! How evenly the experts of mixture-of-experts layers are used, and the bias that evens it out (Wang et al. 2024, "Auxiliary-loss-free
-//! load balancing"; DeepSeek-V3 2.1.2).
+//! How evenly the experts of mixture-of-experts layers are used, and the bias that evens it out
+//! (Wang et al. 2024, "Auxiliary-loss-free load balancing"; DeepSeek-V3 2.1.2).
 
 use crate::LearnError;
 use r1d_model::CausalLm;
 use tch::{Kind, Tensor};
 
-/// How far the busiest expert is above an even load, in the worst layer: 1 is balance, the number of experts is collapse.
-/// `load` is `[layers, experts]`: tokens that each expert got.
+/// How far the busiest expert is above an even load, in the worst layer: 1 is balance, the number
+/// of experts is collapse. `load` is `[layers, experts]`: tokens that each expert got.
 pub fn load_max_over_mean(load: &Tensor) -> Result<f64, LearnError> {
     let load = load.f_to_kind(Kind::Double)?;
-    let mean = load.f_mean_dim(&[1i64][..], false, None::<Kind>)?.f_clamp_min(f64::MIN_POSITIVE)?;
-    Ok(load.f_amax([1i64], false)?.f_div(&mean)?.f_max()?.f_double_value(&[])?)
+    let mean = load
+        .f_mean_dim(&[1i64][..], false, None::<Kind>)?
+        .f_clamp_min(f64::MIN_POSITIVE)?;
+    Ok(load
+        .f_amax([1i64], false)?
+        .f_div(&mean)?
+        .f_max()?
+        .f_double_value(&[])?)
 }
 
 /// Largest magnitude of any layer's selection bias; 0 where there is none.
@@ -33,6 +39,9 @@ mod tests {
         let load = Tensor::from_slice(&[10i64, 2, 4, 4, 5, 5, 5, 5]).view([2, 4]);
         assert_eq!(load_max_over_mean(&load).unwrap(), 2.0);
         assert_eq!(load_max_over_mean(&load.narrow(0, 1, 1)).unwrap(), 1.0);
-        assert_eq!(load_max_over_mean(&Tensor::zeros([1, 4], tch::kind::INT64_CPU)).unwrap(), 0.0);
+        assert_eq!(
+            load_max_over_mean(&Tensor::zeros([1, 4], tch::kind::INT64_CPU)).unwrap(),
+            0.0
+        );
     }
 }

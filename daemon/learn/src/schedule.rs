@@ -1,15 +1,25 @@
-//! Learning rate of each update, equal to transformers' `get_scheduler` (`constant_with_warmup`, `linear`, `cosine`,
-//! `cosine_with_min_lr`) up to the end of the schedule, where it stays at its floor.
+//! Learning rate of each update, equal to transformers' `get_scheduler` (`constant_with_warmup`,
+//! `linear`, `cosine`, `cosine_with_min_lr`) up to the end of the schedule, where it stays at its
+//! floor.
 
 use r1d_proto::recipe::{LrSchedule, Optimiser};
 
-/// Rate of update number `update`, from 0. While warming up it is `learning_rate · update / warmup_steps`: the first update has rate 0.
+/// Rate of update number `update`, from 0. While warming up it is
+/// `learning_rate · update / warmup_steps`: the first update has rate 0.
 pub fn learning_rate(optimiser: &Optimiser, update: u64) -> f64 {
-    let Optimiser { learning_rate, warmup_steps, total_steps, min_lr_ratio, .. } = *optimiser;
+    let Optimiser {
+        learning_rate,
+        warmup_steps,
+        total_steps,
+        min_lr_ratio,
+        ..
+    } = *optimiser;
     if update < warmup_steps {
         return learning_rate * update as f64 / warmup_steps as f64;
     }
-    let progress = ((update - warmup_steps) as f64 / total_steps.saturating_sub(warmup_steps).max(1) as f64).min(1.0);
+    let progress = ((update - warmup_steps) as f64
+        / total_steps.saturating_sub(warmup_steps).max(1) as f64)
+        .min(1.0);
     let remaining = match optimiser.lr_scheduler_type {
         LrSchedule::Constant => return learning_rate,
         LrSchedule::Linear => 1.0 - progress,
@@ -35,7 +45,8 @@ mod tests {
 
     #[test]
     fn equals_transformers_at_every_update() {
-        let goldens: Vec<Golden> = serde_json::from_str(include_str!("../../../tests/golden_trl/schedules.json")).unwrap();
+        let goldens: Vec<Golden> =
+            serde_json::from_str(include_str!("../../../tests/golden_trl/schedules.json")).unwrap();
         assert!(goldens.len() >= 5);
         for golden in goldens {
             let optimiser = Optimiser {
@@ -53,7 +64,10 @@ mod tests {
             for (update, &expected) in golden.rates.iter().enumerate() {
                 let rate = learning_rate(&optimiser, update as u64);
                 let name = golden.lr_scheduler_type;
-                assert!((rate - expected).abs() <= 1e-12 * golden.learning_rate, "{name:?} update {update}: {rate} {expected}");
+                assert!(
+                    (rate - expected).abs() <= 1e-12 * golden.learning_rate,
+                    "{name:?} update {update}: {rate} {expected}"
+                );
             }
             let floor = match golden.lr_scheduler_type {
                 LrSchedule::Constant => golden.learning_rate,

@@ -12,34 +12,55 @@ use tch::{Kind, Tensor};
 impl Trainer {
     /// One update on the batch.
     ///
-    /// L = −1/N Σ log π_θ(id | ids before it) over the N trained ids of the whole batch: each token weighs the same, however sequences
-    /// are packed. `batch.step` is the place in the learning-rate schedule. With [`Trainer::with_prediction`] λ times the like mean of the module's
-    /// predictions, each of the token after the next one, is added (DeepSeek-V3 (24)–(25)).
-    pub fn supervise(&mut self, model: &CausalLm, batch: &Supervise) -> Result<Metrics, LearnError> {
+    /// L = −1/N Σ log π_θ(id | ids before it) over the N trained ids of the whole batch: each token
+    /// weighs the same, however sequences are packed. `batch.step` is the place in the
+    /// learning-rate schedule. With [`Trainer::with_prediction`] λ times the like mean of the
+    /// module's predictions, each of the token after the next one, is added (DeepSeek-V3
+    /// (24)–(25)).
+    pub fn supervise(
+        &mut self,
+        model: &CausalLm,
+        batch: &Supervise,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
-        let counts: Vec<usize> =
-            batch.sequences.iter().map(|s| s.trained.iter().skip(1).filter(|&&trained| trained).count()).collect();
+        let counts: Vec<usize> = batch
+            .sequences
+            .iter()
+            .map(|s| s.trained.iter().skip(1).filter(|&&trained| trained).count())
+            .collect();
         let tokens: usize = counts.iter().sum();
         if tokens == 0 {
-            return Err(LearnError::Request("no id of the batch is trained: its loss mask is empty".to_owned()));
+            return Err(LearnError::Request(
+                "no id of the batch is trained: its loss mask is empty".to_owned(),
+            ));
         }
-        let chosen: Vec<usize> = (0..batch.sequences.len()).filter(|&index| counts[index] > 0).collect();
+        let chosen: Vec<usize> = (0..batch.sequences.len())
+            .filter(|&index| counts[index] > 0)
+            .collect();
         self.optimiser.clear_gradients()?;
         // [2] float64: loss, ids predicted right.
         let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         // The same of the prediction module.
         let mut further_sums = sums.f_zeros_like()?;
-        let further_tokens: usize = chosen.iter().map(|&index| further_targets(&batch.sequences[index])).sum();
+        let further_tokens: usize = chosen
+            .iter()
+            .map(|&index| further_targets(&batch.sequences[index]))
+            .sum();
         let mut load = None;
         for group in self.pack_supervised(batch, &chosen) {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
             let (hidden, output) = self.forward(model, &micro)?;
-            let mut aux = self.aux_share(output.aux_loss.as_ref().map(Tensor::shallow_clone), &micro, chosen.len())?;
+            let mut aux = self.aux_share(
+                output.aux_loss.as_ref().map(Tensor::shallow_clone),
+                &micro,
+                chosen.len(),
+            )?;
             let mut loads = output.load.as_ref().map(Tensor::shallow_clone);
             if self.mtp_loss_weight > 0.0 {
-                let mut predicted = self.predict_further(model, &sequences, &output.hidden, further_tokens)?;
+                let mut predicted =
+                    self.predict_further(model, &sequences, &output.hidden, further_tokens)?;
                 let balance = self.aux_share(predicted.balance.take(), &micro, chosen.len())?;
                 further_sums = further_sums.f_add(&predicted.sums)?;
                 loads = loads.map(|own| predicted.behind(own)).transpose()?;
@@ -48,27 +69,43 @@ impl Trainer {
             add_load(&mut load, loads)?;
             drop(output);
             sums = sums.f_add(&self.predict(model, &micro, &hidden, aux, tokens)?)?;
-            work::moved(sequences.iter().map(|sequence| sequence.ids.len() as u64).sum());
+            work::moved(
+                sequences
+                    .iter()
+                    .map(|sequence| sequence.ids.len() as u64)
+                    .sum(),
+            );
         }
         let loss = sums.f_double_value(&[0])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
-        self.tokens_seen += batch.sequences.iter().map(|sequence| sequence.ids.len() as i64).sum::<i64>();
+        self.tokens_seen += batch
+            .sequences
+            .iter()
+            .map(|sequence| sequence.ids.len() as i64)
+            .sum::<i64>();
 
         let mut metrics = Metrics::new();
         let mut put = |name: &str, value: f64| {
             metrics.insert(name.to_owned(), value);
         };
-        put("mean_token_accuracy", sums.f_double_value(&[1])? / tokens as f64);
+        put(
+            "mean_token_accuracy",
+            sums.f_double_value(&[1])? / tokens as f64,
+        );
         if further_tokens > 0 && self.mtp_loss_weight > 0.0 {
             put("mtp_loss", further_sums.f_double_value(&[0])?);
-            put("mtp_mean_token_accuracy", further_sums.f_double_value(&[1])? / further_tokens as f64);
+            put(
+                "mtp_mean_token_accuracy",
+                further_sums.f_double_value(&[1])? / further_tokens as f64,
+            );
         }
         self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }
 
-    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`; `tokens` are its targets in the whole update.
+    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`;
+    /// `tokens` are its targets in the whole update.
     fn predict_further(
         &mut self,
         model: &CausalLm,
@@ -78,26 +115,53 @@ impl Trainer {
     ) -> Result<Predicted, LearnError> {
         let nothing = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
         let Some(further) = Further::of_supervised(sequences, model.device())? else {
-            return Ok(Predicted { loss: None, balance: None, sums: nothing, load: None });
+            return Ok(Predicted {
+                loss: None,
+                balance: None,
+                sums: nothing,
+                load: None,
+            });
         };
-        let options = Forward { aux_loss: self.aux_loss(model), count_experts: true, ..Forward::default() };
-        let output = model.predict(&hidden.f_index_select(0, &further.rows)?, &further.next, &options)?;
+        let options = Forward {
+            aux_loss: self.aux_loss(model),
+            count_experts: true,
+            ..Forward::default()
+        };
+        let output = model.predict(
+            &hidden.f_index_select(0, &further.rows)?,
+            &further.next,
+            &options,
+        )?;
         let predicting = output.hidden.f_index_select(0, &further.predicting)?;
         let (mut losses, mut right) = (Vec::new(), Vec::new());
         let mtp_loss_weight = self.mtp_loss_weight;
         let mut loss = |logp: &Tensor, _start: i64| {
-            let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
+            let loss = logp
+                .f_sum(Kind::Float)?
+                .f_mul_scalar(-1.0 / tokens as f64)?;
             losses.push(loss.f_detach()?);
             Ok(loss.f_mul_scalar(mtp_loss_weight)?)
         };
         let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
         let head = Head::new(model, 1.0, false);
         let mut take = || self.optimiser.accumulate();
-        let surrogate = head.surrogate(&predicting, &further.targets, &mut loss, &mut observe, &mut take)?;
-        Ok(Predicted { loss: surrogate, balance: output.aux_loss, sums: totals(&losses, &right)?, load: output.load })
+        let surrogate = head.surrogate(
+            &predicting,
+            &further.targets,
+            &mut loss,
+            &mut observe,
+            &mut take,
+        )?;
+        Ok(Predicted {
+            loss: surrogate,
+            balance: output.aux_loss,
+            sums: totals(&losses, &right)?,
+            load: output.load,
+        })
     }
 
-    /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction was right about, `[2]` float64.
+    /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction
+    /// was right about, `[2]` float64.
     fn predict(
         &mut self,
         model: &CausalLm,
@@ -108,20 +172,35 @@ impl Trainer {
     ) -> Result<Tensor, LearnError> {
         let (mut losses, mut right) = (Vec::new(), Vec::new());
         let mut loss = |logp: &Tensor, _start: i64| {
-            let loss = logp.f_sum(Kind::Float)?.f_mul_scalar(-1.0 / tokens as f64)?;
+            let loss = logp
+                .f_sum(Kind::Float)?
+                .f_mul_scalar(-1.0 / tokens as f64)?;
             losses.push(loss.f_detach()?);
             Ok(loss)
         };
         let mut observe = |chunk: Chunk| right_ones(&chunk, &micro.targets, &mut right);
         let head = Head::new(model, 1.0, self.invariant);
-        head.backward(hidden, &micro.targets, aux, false, &mut loss, &mut observe, &mut || self.optimiser.accumulate())?;
+        head.backward(
+            hidden,
+            &micro.targets,
+            aux,
+            false,
+            &mut loss,
+            &mut observe,
+            &mut || self.optimiser.accumulate(),
+        )?;
         totals(&losses, &right)
     }
 
     fn pack_supervised(&self, batch: &Supervise, chosen: &[usize]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = chosen.iter().map(|&index| batch.sequences[index].ids.len() - 1).collect();
+        let lengths: Vec<usize> = chosen
+            .iter()
+            .map(|&index| batch.sequences[index].ids.len() - 1)
+            .collect();
         let bins = packing::best_fit(&lengths, self.budget);
-        bins.into_iter().map(|bin| bin.into_iter().map(|i| chosen[i]).collect()).collect()
+        bins.into_iter()
+            .map(|bin| bin.into_iter().map(|i| chosen[i]).collect())
+            .collect()
     }
 }
 
@@ -149,7 +228,13 @@ impl Predicted {
 
 /// Trained ids that have two others before them.
 fn further_targets(sequence: &SupervisedSequence) -> usize {
-    sequence.trained.iter().take(sequence.ids.len()).skip(2).filter(|&&trained| trained).count()
+    sequence
+        .trained
+        .iter()
+        .take(sequence.ids.len())
+        .skip(2)
+        .filter(|&&trained| trained)
+        .count()
 }
 
 fn plus(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, LearnError> {
@@ -162,7 +247,13 @@ fn plus(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, LearnErr
 /// Counts the ids that the likeliest prediction was right about.
 fn right_ones(chunk: &Chunk, targets: &Tensor, right: &mut Vec<Tensor>) -> Result<(), LearnError> {
     let targets = targets.f_narrow(0, chunk.start, chunk.logp.size1()?)?;
-    right.push(chunk.logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?.f_sum(Kind::Double)?);
+    right.push(
+        chunk
+            .logits
+            .f_argmax(-1, false)?
+            .f_eq_tensor(&targets)?
+            .f_sum(Kind::Double)?,
+    );
     Ok(())
 }
 

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 use tch::{Kind, Tensor};
 
-/// Updates a policy in place. One per stage; everything it remembers between requests is in [`state`](Trainer::state).
+/// Updates a policy in place. One per stage; everything it remembers between requests is in
+/// [`state`](Trainer::state).
 pub struct Trainer {
     pub(crate) optimiser: Optimiser,
     pub(crate) router: RouterTraining,
@@ -36,8 +37,8 @@ pub(crate) struct Updated {
 pub(crate) type Load = Option<Tensor>;
 
 impl Trainer {
-    /// `max_tokens_per_device` bounds a micro-batch (a longer sequence gets one to itself). In `invariant` mode the forward pass gives
-    /// the bits that the sampler recorded.
+    /// `max_tokens_per_device` bounds a micro-batch (a longer sequence gets one to itself). In
+    /// `invariant` mode the forward pass gives the bits that the sampler recorded.
     pub fn new(
         model: &CausalLm,
         optimiser: &recipe::Optimiser,
@@ -57,26 +58,37 @@ impl Trainer {
         })
     }
 
-    /// Trains the model's multi-token prediction module too, in supervised updates, with this weight (λ of DeepSeek-V3 (25)).
+    /// Trains the model's multi-token prediction module too, in supervised updates, with this
+    /// weight (λ of DeepSeek-V3 (25)).
     pub fn with_prediction(self, mtp_loss_weight: f64) -> Trainer {
-        Trainer { mtp_loss_weight, ..self }
+        Trainer {
+            mtp_loss_weight,
+            ..self
+        }
     }
 
     /// Reports `timing_s/…` metrics by this clock.
     pub fn with_clock(self, clock: SharedClock) -> Trainer {
-        Trainer { clock: Some(clock), ..self }
+        Trainer {
+            clock: Some(clock),
+            ..self
+        }
     }
 
-    /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of live memory. The position in the
-    /// schedule is not part of it: requests carry it.
+    /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of
+    /// live memory. The position in the schedule is not part of it: requests carry it.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = self.optimiser.state();
-        state.push(("num_tokens".to_owned(), Tensor::from_slice(&[self.tokens_seen])));
+        state.push((
+            "num_tokens".to_owned(),
+            Tensor::from_slice(&[self.tokens_seen]),
+        ));
         state
     }
 
-    /// Puts a [`state`](Self::state) back, bit for bit, that [`checkpoint::save_tensors`] wrote to `file`: tensor by tensor
-    /// into live memory. Call it after the model's weights are back in place.
+    /// Puts a [`state`](Self::state) back, bit for bit, that [`checkpoint::save_tensors`] wrote to
+    /// `file`: tensor by tensor into live memory. Call it after the model's weights are back in
+    /// place.
     pub fn restore(&mut self, file: &Path) -> Result<(), LearnError> {
         let state = self.state();
         checkpoint::restore_tensors(file, &state)?;
@@ -86,20 +98,48 @@ impl Trainer {
         self.optimiser.restored()
     }
 
-    /// One packed forward pass of an update: hidden states `[N, D]` of the rows that predict targets, and the rest of the output, with what the
-    /// update learns of the experts.
-    pub(crate) fn forward(&self, model: &CausalLm, batch: &MicroBatch) -> Result<(Tensor, Output), LearnError> {
-        self.pass(model, batch, Forward { aux_loss: self.aux_loss(model), count_experts: true, ..Forward::default() })
+    /// One packed forward pass of an update: hidden states `[N, D]` of the rows that predict
+    /// targets, and the rest of the output, with what the update learns of the experts.
+    pub(crate) fn forward(
+        &self,
+        model: &CausalLm,
+        batch: &MicroBatch,
+    ) -> Result<(Tensor, Output), LearnError> {
+        self.pass(
+            model,
+            batch,
+            Forward {
+                aux_loss: self.aux_loss(model),
+                count_experts: true,
+                ..Forward::default()
+            },
+        )
     }
 
     /// The hidden states of such a pass, without gradients or anything else that an update needs.
-    pub(crate) fn hidden(&self, model: &CausalLm, batch: &MicroBatch) -> Result<Tensor, LearnError> {
+    pub(crate) fn hidden(
+        &self,
+        model: &CausalLm,
+        batch: &MicroBatch,
+    ) -> Result<Tensor, LearnError> {
         tch::no_grad(|| Ok(self.pass(model, batch, Forward::default())?.0))
     }
 
-    fn pass(&self, model: &CausalLm, batch: &MicroBatch, options: Forward) -> Result<(Tensor, Output), LearnError> {
+    fn pass(
+        &self,
+        model: &CausalLm,
+        batch: &MicroBatch,
+        options: Forward,
+    ) -> Result<(Tensor, Output), LearnError> {
         let forced_experts = batch.forced_experts.as_ref();
-        let output = model.forward(&batch.packed, &Forward { invariant: self.invariant, forced_experts, ..options })?;
+        let output = model.forward(
+            &batch.packed,
+            &Forward {
+                invariant: self.invariant,
+                forced_experts,
+                ..options
+            },
+        )?;
         let hidden = match &batch.rows {
             Some(rows) => output.hidden.f_index_select(0, rows)?,
             None => output.hidden.shallow_clone(),
@@ -107,16 +147,21 @@ impl Trainer {
         Ok((hidden, output))
     }
 
-    /// Whether a pass moves weights by more than its loss: by the load that its tokens put on the experts.
+    /// Whether a pass moves weights by more than its loss: by the load that its tokens put on the
+    /// experts.
     pub(crate) fn balances(&self, model: &CausalLm) -> bool {
-        model.config.moe_layers > 0 && (self.aux_loss(model).wanted() || self.router.bias_update_speed != 0.0)
+        model.config.moe_layers > 0
+            && (self.aux_loss(model).wanted() || self.router.bias_update_speed != 0.0)
     }
 
     /// What an update adds to its loss.
     pub(crate) fn aux_loss(&self, model: &CausalLm) -> AuxLoss {
         match model.config.moe_layers {
             0 => AuxLoss::NONE,
-            _ => AuxLoss { expert_alpha: self.router.aux_loss_alpha, device_alpha: self.router.device_loss_alpha },
+            _ => AuxLoss {
+                expert_alpha: self.router.aux_loss_alpha,
+                device_alpha: self.router.device_loss_alpha,
+            },
         }
     }
 
@@ -131,8 +176,8 @@ impl Trainer {
         aux_loss.map(|aux| Ok(aux.f_mul_scalar(share)?)).transpose()
     }
 
-    /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the router. `step` and `update` name it in
-    /// errors; `update` is its place in the schedule.
+    /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the
+    /// router. `step` and `update` name it in errors; `update` is its place in the schedule.
     pub(crate) fn finish_update(
         &mut self,
         model: &CausalLm,
@@ -145,7 +190,12 @@ impl Trainer {
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 self.optimiser.clear_gradients()?;
-                return Err(LearnError::NonFinite { step, update, what, value });
+                return Err(LearnError::NonFinite {
+                    step,
+                    update,
+                    what,
+                    value,
+                });
             }
         }
         let learning_rate = schedule::learning_rate(self.optimiser.settings(), update);
@@ -154,7 +204,11 @@ impl Trainer {
             model.update_router_bias(load, self.router.bias_update_speed)?;
         }
         let load_max_over_mean = load.as_ref().map(router::load_max_over_mean).transpose()?;
-        Ok(Updated { norm, learning_rate, load_max_over_mean })
+        Ok(Updated {
+            norm,
+            learning_rate,
+            load_max_over_mean,
+        })
     }
 
     /// What a step of one update reports, whatever it learns from.
@@ -184,16 +238,28 @@ impl Trainer {
     }
 
     /// Records the time since `start` under `timing_s/NAME`; returns the end of it.
-    pub(crate) fn time(&self, metrics: &mut Metrics, name: &str, start: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn time(
+        &self,
+        metrics: &mut Metrics,
+        name: &str,
+        start: Option<Duration>,
+    ) -> Option<Duration> {
         let now = self.now()?;
-        metrics.insert(format!("timing_s/{name}"), now.saturating_sub(start?).as_secs_f64());
+        metrics.insert(
+            format!("timing_s/{name}"),
+            now.saturating_sub(start?).as_secs_f64(),
+        );
         Some(now)
     }
 }
 
 /// A micro-batch that gave a prediction module nothing to do has no row for it.
 fn sum_of_uneven(a: &Tensor, b: &Tensor) -> Result<Tensor, LearnError> {
-    let (long, short) = if a.size()[0] > b.size()[0] { (a, b) } else { (b, a) };
+    let (long, short) = if a.size()[0] > b.size()[0] {
+        (a, b)
+    } else {
+        (b, a)
+    };
     Ok(long.f_add(&short.f_constant_pad_nd([0, 0, 0, long.size()[0] - short.size()[0]])?)?)
 }
 

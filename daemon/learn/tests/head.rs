@@ -12,14 +12,25 @@ use tiny::*;
 const TOKENS: i64 = 23;
 
 fn batch() -> (Packed, Tensor) {
-    let own = |seed: u64| Tensor::from_slice(&ids(seed, TOKENS as usize).into_iter().map(i64::from).collect::<Vec<_>>());
+    let own = |seed: u64| {
+        Tensor::from_slice(
+            &ids(seed, TOKENS as usize)
+                .into_iter()
+                .map(i64::from)
+                .collect::<Vec<_>>(),
+        )
+    };
     (Packed::new(own(1), vec![9, TOKENS - 9]), own(2))
 }
 
 /// A cost that ties all tokens together, or one that does not; with another term beside it.
 fn gradients(model: &CausalLm, chunk: i64, whole: bool) -> (Vec<Tensor>, Vec<f32>) {
     let (packed, targets) = batch();
-    let parameters: Vec<Tensor> = model.parameters().into_iter().map(|(_, tensor)| tensor).collect();
+    let parameters: Vec<Tensor> = model
+        .parameters()
+        .into_iter()
+        .map(|(_, tensor)| tensor)
+        .collect();
     foreach::clear_gradients(&parameters).unwrap();
     let hidden = model.forward(&packed, &Forward::default()).unwrap().hidden;
     let weights = Tensor::linspace(-1.0, 1.0, TOKENS, tch::kind::FLOAT_CPU);
@@ -36,9 +47,21 @@ fn gradients(model: &CausalLm, chunk: i64, whole: bool) -> (Vec<Tensor>, Vec<f32
     };
     let extra = (&hidden * &hidden).sum(Kind::Float) * 0.01;
     let head = Head::new(model, 0.8, false).in_chunks(chunk);
-    head.backward(&hidden, &targets, Some(extra), whole, &mut loss, &mut observe, &mut || Ok(())).unwrap();
+    head.backward(
+        &hidden,
+        &targets,
+        Some(extra),
+        whole,
+        &mut loss,
+        &mut observe,
+        &mut || Ok(()),
+    )
+    .unwrap();
     let alone = Vec::<f32>::try_from(head.logprobs(&hidden, &targets).unwrap()).unwrap();
-    assert!(alone.iter().zip(&seen).all(|(a, b)| (a - b).abs() < 1e-6), "{alone:?} {seen:?}");
+    assert!(
+        alone.iter().zip(&seen).all(|(a, b)| (a - b).abs() < 1e-6),
+        "{alone:?} {seen:?}"
+    );
     (parameters.iter().map(|p| p.grad().copy()).collect(), seen)
 }
 
@@ -54,7 +77,10 @@ fn gradients_do_not_depend_on_the_chunk() {
             for (x, y) in expected.iter().zip(&got) {
                 let scale = f64::try_from(x.abs().max().to_kind(Kind::Double)).unwrap();
                 let difference = f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap();
-                assert!(scale > 0.0 && difference <= 1e-5 * scale, "chunk {chunk}, whole {whole}: {difference} of {scale}");
+                assert!(
+                    scale > 0.0 && difference <= 1e-5 * scale,
+                    "chunk {chunk}, whole {whole}: {difference} of {scale}"
+                );
             }
         }
     }
@@ -70,10 +96,21 @@ fn the_heads_gradient_does_not_lose_bits_with_each_chunk() {
         model.set_requires_grad(true);
         let mut optimiser = Optimiser::new(model.parameters(), &optimiser(1e-3)).unwrap();
         let hidden = model.forward(&packed, &Forward::default()).unwrap().hidden;
-        let mut loss = |logp: &Tensor, start: i64| Ok((logp * weights.narrow(0, start, logp.size()[0])).sum(Kind::Float));
+        let mut loss = |logp: &Tensor, start: i64| {
+            Ok((logp * weights.narrow(0, start, logp.size()[0])).sum(Kind::Float))
+        };
         let head = Head::new(model, 1.0, false).in_chunks(chunk);
         let mut take = || optimiser.accumulate();
-        head.backward(&hidden.detach(), &targets, None, false, &mut loss, &mut |_| Ok(()), &mut take).unwrap();
+        head.backward(
+            &hidden.detach(),
+            &targets,
+            None,
+            false,
+            &mut loss,
+            &mut |_| Ok(()),
+            &mut take,
+        )
+        .unwrap();
         optimiser.gradient_norm().unwrap()
     };
     let at_once = gradient(&exact, 1 << 20);
@@ -89,7 +126,12 @@ fn entropy_is_that_of_the_tempered_softmax() {
         let p = (logits.to_kind(Kind::Double) / temperature).softmax(-1, Kind::Double);
         let expected = f64::try_from(-(&p * p.log()).sum(Kind::Double)).unwrap();
         let logp = r1d_model::token_logprobs(&logits, &targets, temperature).unwrap();
-        let chunk = Chunk { start: 0, logits: &logits, logp: &logp, kept: None };
+        let chunk = Chunk {
+            start: 0,
+            logits: &logits,
+            logp: &logp,
+            kept: None,
+        };
         let got = f64::try_from(entropy_sum(&chunk, &targets, temperature).unwrap()).unwrap();
         assert!((got - expected).abs() < 1e-6, "{got} {expected}");
     }
@@ -108,16 +150,46 @@ fn chunks_are_heard_of_one_by_one() {
     let model = qwen2(Kind::Float);
     model.set_requires_grad(true);
     let (packed, targets) = batch();
-    let hidden = model.forward(&packed, &Forward::default()).unwrap().hidden.detach();
+    let hidden = model
+        .forward(&packed, &Forward::default())
+        .unwrap()
+        .hidden
+        .detach();
     let head = Head::new(&model, 1.0, false).in_chunks(4);
     let chunks = TOKENS.div_euclid(4) as usize + 1;
     // The product of a chunk, and its end; with gradients the product's part in the backward pass.
-    assert_eq!(words(|| head.logprobs(&hidden, &targets).unwrap()), 2 * chunks);
+    assert_eq!(
+        words(|| head.logprobs(&hidden, &targets).unwrap()),
+        2 * chunks
+    );
     let mut loss = |logp: &Tensor, _| Ok(logp.sum(Kind::Float));
     let (mut observe, mut take) = (|_: Chunk| Ok(()), || Ok(()));
-    assert_eq!(words(|| head.backward(&hidden, &targets, None, false, &mut loss, &mut observe, &mut take).unwrap()), 3 * chunks);
     assert_eq!(
-        words(|| head.backward(&hidden, &targets, None, true, &mut loss, &mut observe, &mut take).unwrap()),
+        words(|| head
+            .backward(
+                &hidden,
+                &targets,
+                None,
+                false,
+                &mut loss,
+                &mut observe,
+                &mut take
+            )
+            .unwrap()),
+        3 * chunks
+    );
+    assert_eq!(
+        words(|| head
+            .backward(
+                &hidden,
+                &targets,
+                None,
+                true,
+                &mut loss,
+                &mut observe,
+                &mut take
+            )
+            .unwrap()),
         5 * chunks,
         "a loss of the whole goes through them twice"
     );
@@ -129,10 +201,19 @@ fn a_pass_is_heard_of_product_by_product() {
     model.set_requires_grad(true);
     let layers = model.config.num_hidden_layers as usize;
     let (packed, _) = batch();
-    let forward = || model.forward(&packed, &Forward::default()).unwrap().hidden.sum(Kind::Float);
+    let forward = || {
+        model
+            .forward(&packed, &Forward::default())
+            .unwrap()
+            .hidden
+            .sum(Kind::Float)
+    };
     let mut loss = Tensor::new();
     // Queries, keys and values in one, what attention gives out, gate and up in one, down.
     let products = 4 * layers;
     assert!(words(|| loss = forward()) >= products);
-    assert_eq!(words(|| r1d_torch::runtime::backward(&loss).unwrap()), products);
+    assert_eq!(
+        words(|| r1d_torch::runtime::backward(&loss).unwrap()),
+        products
+    );
 }

@@ -1,4 +1,5 @@
-//! Distributions over the ids that sampling left: against goldens of torch and TRL (`tests/golden_trl/make_mask.py`), and through whole updates.
+//! Distributions over the ids that sampling left: against goldens of torch and TRL
+//! (`tests/golden_trl/make_mask.py`), and through whole updates.
 
 mod tiny;
 
@@ -65,8 +66,14 @@ impl Goldens {
         r1d_torch::runtime::set_threads(1).unwrap();
         let model = CausalLm::init(&config, 1, Device::Cpu, Kind::Float).unwrap();
         model.set_requires_grad(true);
-        let (_, mut head) = model.parameters().into_iter().find(|(name, _)| name == "lm_head.weight").unwrap();
-        tch::no_grad(|| head.copy_(&Tensor::from_slice(&self.head).view([self.vocab_size, self.hidden_size])));
+        let (_, mut head) = model
+            .parameters()
+            .into_iter()
+            .find(|(name, _)| name == "lm_head.weight")
+            .unwrap();
+        tch::no_grad(|| {
+            head.copy_(&Tensor::from_slice(&self.head).view([self.vocab_size, self.hidden_size]))
+        });
         (model, head)
     }
 
@@ -85,7 +92,12 @@ impl Goldens {
     }
 
     fn targets(&self) -> Tensor {
-        let flat: Vec<i64> = self.completion_ids.iter().flatten().map(|id| i64::from(*id)).collect();
+        let flat: Vec<i64> = self
+            .completion_ids
+            .iter()
+            .flatten()
+            .map(|id| i64::from(*id))
+            .collect();
         Tensor::from_slice(&flat)
     }
 
@@ -106,7 +118,12 @@ impl Goldens {
 }
 
 fn floats(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_kind(Kind::Double).contiguous().view([-1]).try_into().unwrap()
+    tensor
+        .to_kind(Kind::Double)
+        .contiguous()
+        .view([-1])
+        .try_into()
+        .unwrap()
 }
 
 #[track_caller]
@@ -128,16 +145,30 @@ fn log_probabilities_loss_entropy_and_gradients_are_the_goldens() {
         for chunk in [1000, 7, 1] {
             let what = format!("case {number}, chunks of {chunk}");
             let (model, head_weight) = goldens.model();
-            let head = || Head::new(&model, goldens.temperature, false).keeping(Some(&kept)).in_chunks(chunk);
-            let old = head().logprobs(&goldens.states(&goldens.old_hidden), &targets).unwrap();
-            let reference = head().logprobs(&goldens.states(&goldens.reference_hidden), &targets).unwrap();
+            let head = || {
+                Head::new(&model, goldens.temperature, false)
+                    .keeping(Some(&kept))
+                    .in_chunks(chunk)
+            };
+            let old = head()
+                .logprobs(&goldens.states(&goldens.old_hidden), &targets)
+                .unwrap();
+            let reference = head()
+                .logprobs(&goldens.states(&goldens.reference_hidden), &targets)
+                .unwrap();
             assert_near(&floats(&old), &goldens.old, 1e-5, &what);
             assert_near(&floats(&reference), &goldens.reference, 1e-5, &what);
 
             let lengths: Vec<usize> = goldens.completion_ids.iter().map(Vec::len).collect();
-            let share = Share { sequences: lengths.len() as f64, tokens: lengths.iter().sum::<usize>() as f64 };
+            let share = Share {
+                sequences: lengths.len() as f64,
+                tokens: lengths.iter().sum::<usize>() as f64,
+            };
             let each = |of: &dyn Fn(usize) -> f32| {
-                let flat = lengths.iter().enumerate().flat_map(|(i, length)| std::iter::repeat_n(of(i), *length));
+                let flat = lengths
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(i, length)| std::iter::repeat_n(of(i), *length));
                 Tensor::from_slice(&flat.collect::<Vec<f32>>())
             };
             let tokens = Tokens {
@@ -166,15 +197,43 @@ fn log_probabilities_loss_entropy_and_gradients_are_the_goldens() {
                 seen.extend(floats(part.logp));
                 Ok(())
             };
-            head().backward(&hidden, &targets, None, whole, &mut loss, &mut observe, &mut || Ok(())).unwrap();
+            head()
+                .backward(
+                    &hidden,
+                    &targets,
+                    None,
+                    whole,
+                    &mut loss,
+                    &mut observe,
+                    &mut || Ok(()),
+                )
+                .unwrap();
             assert_near(&seen, &goldens.logp, 1e-5, &what);
-            assert_near(&[entropy], &[goldens.entropy], 1e-4, &format!("{what}: entropy"));
+            assert_near(
+                &[entropy],
+                &[goldens.entropy],
+                1e-4,
+                &format!("{what}: entropy"),
+            );
             assert_near(&[sum], &[case.loss], 1e-5, &format!("{what}: loss"));
-            assert_near(&floats(&hidden.grad()), &case.hidden_gradient, 1e-5, &format!("{what}: hidden"));
+            assert_near(
+                &floats(&hidden.grad()),
+                &case.hidden_gradient,
+                1e-5,
+                &format!("{what}: hidden"),
+            );
             let of_head = head_weight.grad();
-            assert_near(&floats(&of_head), &case.head_gradient, 1e-5, &format!("{what}: head"));
+            assert_near(
+                &floats(&of_head),
+                &case.head_gradient,
+                1e-5,
+                &format!("{what}: head"),
+            );
             for id in &goldens.never {
-                assert!(floats(&of_head.get(*id)).iter().all(|value| *value == 0.0), "{what}: id {id} was never kept");
+                assert!(
+                    floats(&of_head.get(*id)).iter().all(|value| *value == 0.0),
+                    "{what}: id {id} was never kept"
+                );
             }
         }
     }
@@ -183,47 +242,81 @@ fn log_probabilities_loss_entropy_and_gradients_are_the_goldens() {
 /// float64 `[n, V]`: 1 at the ids that each of a completion's tokens was drawn from.
 fn mask(sequence: &TrainSequence) -> Tensor {
     let mut rows = vec![vec![1.0; VOCAB as usize]; sequence.completion_ids.len()];
-    for (row, kept) in rows.iter_mut().zip(sequence.kept_ids.tokens()).filter(|(_, kept)| !kept.is_whole()) {
+    for (row, kept) in rows
+        .iter_mut()
+        .zip(sequence.kept_ids.tokens())
+        .filter(|(_, kept)| !kept.is_whole())
+    {
         row.fill(0.0);
-        kept.runs().for_each(|run| row[run.start as usize..run.end as usize].fill(1.0));
+        kept.runs()
+            .for_each(|run| row[run.start as usize..run.end as usize].fill(1.0));
     }
     Tensor::from_slice(&rows.concat()).view([-1, VOCAB as i64])
 }
 
-/// Log-probabilities of a completion over its kept ids, straight from the definition: float64, with gradients.
+/// Log-probabilities of a completion over its kept ids, straight from the definition: float64, with
+/// gradients.
 fn renormalised(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Tensor {
     let all = [&sequence.prompt_ids[..], &sequence.completion_ids].concat();
-    let (prompt, completion) = (sequence.prompt_ids.len() as i64, sequence.completion_ids.len() as i64);
+    let (prompt, completion) = (
+        sequence.prompt_ids.len() as i64,
+        sequence.completion_ids.len() as i64,
+    );
     let rows = hidden(model, &all[..all.len() - 1]).narrow(0, prompt - 1, completion);
-    let logits = model.logits(&rows, &Forward::default()).unwrap().to_kind(Kind::Double) / temperature;
+    let logits = model
+        .logits(&rows, &Forward::default())
+        .unwrap()
+        .to_kind(Kind::Double)
+        / temperature;
     let mass = (logits.exp() * mask(sequence)).sum_dim_intlist(&[-1i64][..], false, None::<Kind>);
-    let targets: Vec<i64> = sequence.completion_ids.iter().map(|&id| i64::from(id)).collect();
-    logits.gather(1, &Tensor::from_slice(&targets).unsqueeze(1), false).squeeze_dim(1) - mass.log()
+    let targets: Vec<i64> = sequence
+        .completion_ids
+        .iter()
+        .map(|&id| i64::from(id))
+        .collect();
+    logits
+        .gather(1, &Tensor::from_slice(&targets).unsqueeze(1), false)
+        .squeeze_dim(1)
+        - mass.log()
 }
 
 fn unclipped() -> Optimiser {
-    Optimiser { max_grad_norm: 0.0, ..optimiser(1e-3) }
+    Optimiser {
+        max_grad_norm: 0.0,
+        ..optimiser(1e-3)
+    }
 }
 
 fn moved(model: &CausalLm) -> CausalLm {
     let other = model.deep_copy().unwrap();
     for (place, (_, mut parameter)) in (0..).zip(other.parameters()) {
-        let noise = Tensor::arange(parameter.numel() as i64, (Kind::Float, Device::Cpu)) * 1.3 + f64::from(place);
+        let noise = Tensor::arange(parameter.numel() as i64, (Kind::Float, Device::Cpu)) * 1.3
+            + f64::from(place);
         tch::no_grad(|| parameter.copy_(&(&parameter + noise.sin().view_as(&parameter) * 0.02)));
     }
     other
 }
 
-/// Sampler's record, policy and reference over the same sets: loss and gradients of an update are those of the definition.
+/// Sampler's record, policy and reference over the same sets: loss and gradients of an update are
+/// those of the definition.
 #[test]
 fn an_update_is_that_of_renormalised_policies() {
     for model in [qwen2(Kind::Float), deepseek_v3()] {
         let reference = moved(&model);
         let temperature = 0.7;
-        let objective = Objective { beta: 0.3, temperature: temperature as f32, loss_type: LossType::Dapo, ..objective() };
+        let objective = Objective {
+            beta: 0.3,
+            temperature: temperature as f32,
+            loss_type: LossType::Dapo,
+            ..objective()
+        };
         let mut batch = with_kept_ids(rollouts(&model, objective, 0));
         model.set_requires_grad(true);
-        let tokens: usize = batch.sequences.iter().map(|sequence| sequence.completion_ids.len()).sum();
+        let tokens: usize = batch
+            .sequences
+            .iter()
+            .map(|sequence| sequence.completion_ids.len())
+            .sum();
         let (mut cost, mut kl_sum, mut kept_sum) = (Tensor::from(0.0), 0.0, 0.0);
         for sequence in &mut batch.sequences {
             let logp = renormalised(&model, sequence, temperature);
@@ -235,46 +328,101 @@ fn an_update_is_that_of_renormalised_policies() {
             kept_sum += mask(sequence).sum(Kind::Double).double_value(&[]);
             // The ratio is 1, its gradient that of logp.
             let ratio = (&logp - logp.detach()).exp();
-            cost += (kl * 0.3 - ratio * f64::from(sequence.advantage)).sum(Kind::Double) / tokens as f64;
+            cost += (kl * 0.3 - ratio * f64::from(sequence.advantage)).sum(Kind::Double)
+                / tokens as f64;
         }
         let loss = cost.double_value(&[]);
         let expected = plain_gradients(&model, &cost);
         for budget in [4096, 20] {
             let model = model.deep_copy().unwrap();
-            let mut trainer = Trainer::new(&model, &unclipped(), NO_ROUTER_TRAINING, budget, false).unwrap();
-            let metrics = trainer.train(&model, Some(&reference), &batch, &mut |_, _| {}).unwrap();
+            let mut trainer =
+                Trainer::new(&model, &unclipped(), NO_ROUTER_TRAINING, budget, false).unwrap();
+            let metrics = trainer
+                .train(&model, Some(&reference), &batch, &mut |_, _| {})
+                .unwrap();
             assert_close_gradients(&first_gradients(&trainer), &expected, 2e-4);
             assert!((metrics["loss"] - loss).abs() < 1e-5, "{metrics:?}, {loss}");
-            assert!((metrics["kl"] - kl_sum / tokens as f64).abs() < 1e-5 && metrics["kl"] > 1e-4, "{metrics:?}, {kl_sum}");
-            assert!(metrics["sampling/sampling_logp_difference/max"] < 1e-5, "{metrics:?}");
-            assert!((metrics["sampling/kept_ids/mean"] - kept_sum / tokens as f64).abs() < 1e-9, "{metrics:?}, {kept_sum}");
+            assert!(
+                (metrics["kl"] - kl_sum / tokens as f64).abs() < 1e-5 && metrics["kl"] > 1e-4,
+                "{metrics:?}, {kl_sum}"
+            );
+            assert!(
+                metrics["sampling/sampling_logp_difference/max"] < 1e-5,
+                "{metrics:?}"
+            );
+            assert!(
+                (metrics["sampling/kept_ids/mean"] - kept_sum / tokens as f64).abs() < 1e-9,
+                "{metrics:?}, {kept_sum}"
+            );
         }
         // What the sets change, so that none of the above is true of whole vocabularies.
-        batch.sequences.iter_mut().for_each(|sequence| sequence.kept_ids = KeptIds::default());
-        let mut trainer = Trainer::new(&model, &unclipped(), NO_ROUTER_TRAINING, 4096, false).unwrap();
-        let metrics = trainer.train(&model, Some(&reference), &batch, &mut |_, _| {}).unwrap();
-        assert!(metrics["sampling/sampling_logp_difference/mean"] > 0.3, "{metrics:?}");
-        assert!((metrics["kl"] - kl_sum / tokens as f64).abs() > 1e-4, "{metrics:?}");
+        batch
+            .sequences
+            .iter_mut()
+            .for_each(|sequence| sequence.kept_ids = KeptIds::default());
+        let mut trainer =
+            Trainer::new(&model, &unclipped(), NO_ROUTER_TRAINING, 4096, false).unwrap();
+        let metrics = trainer
+            .train(&model, Some(&reference), &batch, &mut |_, _| {})
+            .unwrap();
+        assert!(
+            metrics["sampling/sampling_logp_difference/mean"] > 0.3,
+            "{metrics:?}"
+        );
+        assert!(
+            (metrics["kl"] - kl_sum / tokens as f64).abs() > 1e-4,
+            "{metrics:?}"
+        );
         assert!(!metrics.contains_key("sampling/kept_ids/mean"));
     }
 }
 
-/// At rate 0 the policy never moves, so that every ratio of every minibatch is 1, whatever is clipped: if the old policy's sets are the policy's.
+/// At rate 0 the policy never moves, so that every ratio of every minibatch is 1, whatever is
+/// clipped: if the old policy's sets are the policy's.
 #[test]
 fn the_old_policy_is_over_the_same_ids() {
     let model = qwen2(Kind::Float);
-    let narrow = Objective { epsilon: 1e-4, epsilon_high: 1e-4, num_iterations: 2, num_minibatches: 2, ..objective() };
-    for importance_sampling_level in [ImportanceSamplingLevel::Token, ImportanceSamplingLevel::Sequence] {
-        let mut batch = with_kept_ids(rollouts(&model, Objective { importance_sampling_level, ..narrow.clone() }, 0));
+    let narrow = Objective {
+        epsilon: 1e-4,
+        epsilon_high: 1e-4,
+        num_iterations: 2,
+        num_minibatches: 2,
+        ..objective()
+    };
+    for importance_sampling_level in [
+        ImportanceSamplingLevel::Token,
+        ImportanceSamplingLevel::Sequence,
+    ] {
+        let mut batch = with_kept_ids(rollouts(
+            &model,
+            Objective {
+                importance_sampling_level,
+                ..narrow.clone()
+            },
+            0,
+        ));
         for sequence in &mut batch.sequences {
-            sequence.behaviour_logprobs = renormalised(&model, sequence, 1.0).detach().to_kind(Kind::Float).try_into().unwrap();
+            sequence.behaviour_logprobs = renormalised(&model, sequence, 1.0)
+                .detach()
+                .to_kind(Kind::Float)
+                .try_into()
+                .unwrap();
         }
-        let mut trainer = Trainer::new(&model, &optimiser(0.0), NO_ROUTER_TRAINING, 40, false).unwrap();
+        let mut trainer =
+            Trainer::new(&model, &optimiser(0.0), NO_ROUTER_TRAINING, 40, false).unwrap();
         let metrics = trainer.train(&model, None, &batch, &mut |_, _| {}).unwrap();
-        let mean: f64 = batch.sequences.iter().map(|s| f64::from(s.advantage)).sum::<f64>() / 8.0;
+        let mean: f64 = batch
+            .sequences
+            .iter()
+            .map(|s| f64::from(s.advantage))
+            .sum::<f64>()
+            / 8.0;
         assert!((metrics["loss"] + mean).abs() < 1e-5, "{metrics:?}, {mean}");
         assert_eq!(metrics["clip_ratio/region_mean"], 0.0, "{metrics:?}");
-        assert!(metrics["sampling/sampling_logp_difference/max"] < 1e-5, "{metrics:?}");
+        assert!(
+            metrics["sampling/sampling_logp_difference/max"] < 1e-5,
+            "{metrics:?}"
+        );
     }
 }
 
@@ -305,20 +453,62 @@ fn ppo_compares_over_the_same_ids() {
         sequence.behaviour_logprobs = old.to_kind(Kind::Float).try_into().unwrap();
     }
     let scores = (0..sequences.len()).map(|i| i as f32 / 4.0).collect();
-    let batch = TrainPpo { step: 0, first_update: 0, objective: settings, seed: 5, sequences, scores };
+    let batch = TrainPpo {
+        step: 0,
+        first_update: 0,
+        objective: settings,
+        seed: 5,
+        sequences,
+        scores,
+    };
     let train = |batch: &TrainPpo| -> Metrics {
-        let mut of_policy = Trainer::new(&policy, &optimiser(0.0), NO_ROUTER_TRAINING, 40, false).unwrap();
-        let mut of_value = Trainer::new(scorer.model(), &optimiser(0.0), NO_ROUTER_TRAINING, 40, false).unwrap();
-        let mut critic = Critic { model: &scorer, trainer: &mut of_value };
-        of_policy.train_ppo(&policy, &mut critic, Some(&reference), batch, &mut |_, _| {}).unwrap()
+        let mut of_policy =
+            Trainer::new(&policy, &optimiser(0.0), NO_ROUTER_TRAINING, 40, false).unwrap();
+        let mut of_value = Trainer::new(
+            scorer.model(),
+            &optimiser(0.0),
+            NO_ROUTER_TRAINING,
+            40,
+            false,
+        )
+        .unwrap();
+        let mut critic = Critic {
+            model: &scorer,
+            trainer: &mut of_value,
+        };
+        of_policy
+            .train_ppo(
+                &policy,
+                &mut critic,
+                Some(&reference),
+                batch,
+                &mut |_, _| {},
+            )
+            .unwrap()
     };
     let metrics = train(&batch);
-    assert!((metrics["objective/kl"] - kl / 8.0).abs() < 1e-4, "{metrics:?}, {kl}");
-    assert!((metrics["objective/entropy"] - entropy / 8.0).abs() < 1e-4, "{metrics:?}, {entropy}");
+    assert!(
+        (metrics["objective/kl"] - kl / 8.0).abs() < 1e-4,
+        "{metrics:?}, {kl}"
+    );
+    assert!(
+        (metrics["objective/entropy"] - entropy / 8.0).abs() < 1e-4,
+        "{metrics:?}, {entropy}"
+    );
     assert_eq!(metrics["policy/clipfrac_avg"], 0.0, "{metrics:?}");
-    assert!(metrics["sampling/sampling_logp_difference/max"] < 1e-5 && metrics["sampling/kept_ids/mean"] < 40.0, "{metrics:?}");
+    assert!(
+        metrics["sampling/sampling_logp_difference/max"] < 1e-5
+            && metrics["sampling/kept_ids/mean"] < 40.0,
+        "{metrics:?}"
+    );
     let mut whole = batch;
-    whole.sequences.iter_mut().for_each(|sequence| sequence.kept_ids = KeptIds::default());
+    whole
+        .sequences
+        .iter_mut()
+        .for_each(|sequence| sequence.kept_ids = KeptIds::default());
     let metrics = train(&whole);
-    assert!((metrics["objective/kl"] - kl / 8.0).abs() > 1e-3, "{metrics:?}, {kl}");
+    assert!(
+        (metrics["objective/kl"] - kl / 8.0).abs() > 1e-3,
+        "{metrics:?}, {kl}"
+    );
 }

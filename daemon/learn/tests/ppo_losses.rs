@@ -72,7 +72,10 @@ fn single(values: &[f64]) -> Vec<f32> {
 fn close(found: &[f64], expected: &[f64], tolerance: f64, name: &str) {
     assert_eq!(found.len(), expected.len(), "{name}");
     for (f, e) in found.iter().zip(expected) {
-        assert!((f - e).abs() < tolerance * e.abs().max(1.0), "{name}: {found:?} {expected:?}");
+        assert!(
+            (f - e).abs() < tolerance * e.abs().max(1.0),
+            "{name}: {found:?} {expected:?}"
+        );
     }
 }
 
@@ -86,16 +89,35 @@ fn advantages_and_returns_are_trls() {
         let name = format!("{objective:?}");
         let mut estimates: Vec<Estimate> = (0..goldens.scores.len())
             .map(|i| {
-                let reference = if case.kl_coef == 0.0 { Vec::new() } else { single(&goldens.reference[i]) };
+                let reference = if case.kl_coef == 0.0 {
+                    Vec::new()
+                } else {
+                    single(&goldens.reference[i])
+                };
                 let (old, values) = (single(&goldens.logp[i]), single(&goldens.values[i]));
-                estimate(&objective, &old, &reference, &values, goldens.scores[i] as f32)
+                estimate(
+                    &objective,
+                    &old,
+                    &reference,
+                    &values,
+                    goldens.scores[i] as f32,
+                )
             })
             .collect();
         for (i, found) in estimates.iter().enumerate() {
             close(&found.advantages, &case.advantages[i], 2e-6, &name);
             close(&found.returns, &case.returns[i], 2e-6, &name);
-            let kl: f64 = goldens.logp[i].iter().zip(&goldens.reference[i]).map(|(old, reference)| old - reference).sum();
-            close(&[found.kl], &[if case.kl_coef == 0.0 { 0.0 } else { kl }], 2e-6, &name);
+            let kl: f64 = goldens.logp[i]
+                .iter()
+                .zip(&goldens.reference[i])
+                .map(|(old, reference)| old - reference)
+                .sum();
+            close(
+                &[found.kl],
+                &[if case.kl_coef == 0.0 { 0.0 } else { kl }],
+                2e-6,
+                &name,
+            );
         }
         whiten(&mut estimates);
         for (found, expected) in estimates.iter().zip(&case.whitened) {
@@ -107,7 +129,10 @@ fn advantages_and_returns_are_trls() {
 #[test]
 fn whitening_of_one_token_or_of_equal_ones_is_zero_and_finite() {
     for advantages in [vec![3.0], vec![2.0; 4]] {
-        let mut one = [Estimate { advantages, ..Estimate::default() }];
+        let mut one = [Estimate {
+            advantages,
+            ..Estimate::default()
+        }];
         whiten(&mut one);
         assert!(one[0].advantages.iter().all(|&a| a == 0.0), "{one:?}");
     }
@@ -117,13 +142,19 @@ fn whitening_of_one_token_or_of_equal_ones_is_zero_and_finite() {
 #[test]
 fn both_clipped_losses_are_trls() {
     let goldens = goldens();
-    for (case, expected) in goldens.cases.iter().flat_map(|case| case.losses.iter().map(move |loss| (case, loss))) {
+    for (case, expected) in goldens
+        .cases
+        .iter()
+        .flat_map(|case| case.losses.iter().map(move |loss| (case, loss)))
+    {
         let name = format!("clip {} {}", expected.cliprange, expected.cliprange_value);
         for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 3e-6)] {
             let flat = |rows: &Ragged| Tensor::from_slice(&rows.concat()).to_kind(kind);
             let count = goldens.logp.concat().len() as f64;
-            let (logp, values) =
-                (flat(&goldens.new_logp).set_requires_grad(true), flat(&goldens.new_values).set_requires_grad(true));
+            let (logp, values) = (
+                flat(&goldens.new_logp).set_requires_grad(true),
+                flat(&goldens.new_values).set_requires_grad(true),
+            );
             let tokens = Tokens {
                 advantage: flat(&case.whitened),
                 weight: Tensor::full([count as i64], 1.0 / count, (kind, tch::Device::Cpu)),
@@ -133,18 +164,45 @@ fn both_clipped_losses_are_trls() {
                 sequences: None,
             };
             let policy = policy_loss(&plain(expected.cliprange), &logp, &tokens);
-            let value = value_loss(&values, &flat(&goldens.values), &flat(&case.returns), expected.cliprange_value, count);
+            let value = value_loss(
+                &values,
+                &flat(&goldens.values),
+                &flat(&case.returns),
+                expected.cliprange_value,
+                count,
+            );
             let loss = &policy.loss + &value.loss * expected.vf_coef;
             loss.backward();
             let number = |tensor: &Tensor| tensor.to_kind(Kind::Double).double_value(&[]);
-            close(&[number(&policy.loss), number(&value.loss)], &[expected.policy_loss, expected.value_loss], tolerance, &name);
+            close(
+                &[number(&policy.loss), number(&value.loss)],
+                &[expected.policy_loss, expected.value_loss],
+                tolerance,
+                &name,
+            );
             close(&[number(&loss)], &[expected.loss], tolerance, &name);
-            let gradient = |leaf: &Tensor| Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
-            close(&gradient(&logp), &expected.logp_gradient.concat(), tolerance, &name);
-            close(&gradient(&values), &expected.values_gradient.concat(), tolerance, &name);
+            let gradient =
+                |leaf: &Tensor| Vec::<f64>::try_from(leaf.grad().to_kind(Kind::Double)).unwrap();
+            close(
+                &gradient(&logp),
+                &expected.logp_gradient.concat(),
+                tolerance,
+                &name,
+            );
+            close(
+                &gradient(&values),
+                &expected.values_gradient.concat(),
+                tolerance,
+                &name,
+            );
             // TRL's shares are float32.
             let held = policy.sums.double_value(&[2]) + policy.sums.double_value(&[3]);
-            close(&[held / count, number(&value.held) / count], &[expected.policy_clipfrac, expected.value_clipfrac], 1e-6, &name);
+            close(
+                &[held / count, number(&value.held) / count],
+                &[expected.policy_clipfrac, expected.value_clipfrac],
+                1e-6,
+                &name,
+            );
         }
     }
 }

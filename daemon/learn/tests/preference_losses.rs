@@ -66,7 +66,10 @@ fn close(found: &Tensor, expected: &[f64], tolerance: f64, name: &str) {
     let found = Vec::<f64>::try_from(found.to_kind(Kind::Double).view([-1])).unwrap();
     assert_eq!(found.len(), expected.len(), "{name}");
     for (f, e) in found.iter().zip(expected) {
-        assert!((f - e).abs() < tolerance * e.abs().max(1.0), "{name}: {found:?} {expected:?}");
+        assert!(
+            (f - e).abs() < tolerance * e.abs().max(1.0),
+            "{name}: {found:?} {expected:?}"
+        );
     }
 }
 
@@ -76,12 +79,22 @@ fn pairs_cost_what_trl_says() {
     assert_eq!(goldens.reward.len(), 6);
     for case in &goldens.reward {
         for (kind, tolerance) in KINDS {
-            let (chosen, rejected, margin) = (leaf(&case.chosen, kind), leaf(&case.rejected, kind), tensor(&case.margin, kind));
+            let (chosen, rejected, margin) = (
+                leaf(&case.chosen, kind),
+                leaf(&case.rejected, kind),
+                tensor(&case.margin, kind),
+            );
             let coefficient = case.center_rewards_coefficient;
             // In two parts, as micro-batches are: the sum is the whole batch's.
             let part = |start: i64, n: i64| {
                 let cut = |whole: &Tensor| whole.narrow(0, start, n);
-                pairwise_loss(&cut(&chosen), &cut(&rejected), &cut(&margin), coefficient, case.chosen.len() as f64)
+                pairwise_loss(
+                    &cut(&chosen),
+                    &cut(&rejected),
+                    &cut(&margin),
+                    coefficient,
+                    case.chosen.len() as f64,
+                )
             };
             let loss = part(0, 2) + part(2, case.chosen.len() as i64 - 2);
             loss.backward();
@@ -98,7 +111,11 @@ fn labelled_items_cost_what_transformers_says() {
     let case = goldens().pointwise;
     for (kind, tolerance) in KINDS {
         let scores = leaf(&case.scores, kind);
-        let loss = pointwise_loss(&scores, &tensor(&case.labels, kind), case.labels.len() as f64);
+        let loss = pointwise_loss(
+            &scores,
+            &tensor(&case.labels, kind),
+            case.labels.len() as f64,
+        );
         loss.backward();
         close(&loss, &[case.loss], tolerance, "loss");
         close(&scores.grad(), &case.gradient, tolerance, "gradient");
@@ -116,32 +133,63 @@ fn scores_far_out_stay_finite() {
 }
 
 fn sums(rows: &[Tensor]) -> Tensor {
-    Tensor::stack(&rows.iter().map(|row| row.sum(None::<Kind>)).collect::<Vec<_>>(), 0)
+    Tensor::stack(
+        &rows
+            .iter()
+            .map(|row| row.sum(None::<Kind>))
+            .collect::<Vec<_>>(),
+        0,
+    )
 }
 
 #[test]
 fn dpo_costs_what_trl_says() {
     let goldens = goldens();
-    assert!(goldens.dpo.iter().any(|case| case.loss_type == DpoLossType::Ipo));
+    assert!(
+        goldens
+            .dpo
+            .iter()
+            .any(|case| case.loss_type == DpoLossType::Ipo)
+    );
     for case in &goldens.dpo {
-        let objective = DpoObjective { loss_type: case.loss_type, beta: case.beta, label_smoothing: case.label_smoothing };
+        let objective = DpoObjective {
+            loss_type: case.loss_type,
+            beta: case.beta,
+            label_smoothing: case.label_smoothing,
+        };
         for (kind, tolerance) in KINDS {
-            let leaves = |rows: &[Vec<f64>]| rows.iter().map(|row| leaf(row, kind)).collect::<Vec<_>>();
-            let constants = |rows: &[Vec<f64>]| rows.iter().map(|row| tensor(row, kind)).collect::<Vec<_>>();
-            let lengths = |rows: &[Vec<f64>]| tensor(&rows.iter().map(|row| row.len() as f64).collect::<Vec<_>>(), kind);
+            let leaves =
+                |rows: &[Vec<f64>]| rows.iter().map(|row| leaf(row, kind)).collect::<Vec<_>>();
+            let constants =
+                |rows: &[Vec<f64>]| rows.iter().map(|row| tensor(row, kind)).collect::<Vec<_>>();
+            let lengths = |rows: &[Vec<f64>]| {
+                tensor(
+                    &rows.iter().map(|row| row.len() as f64).collect::<Vec<_>>(),
+                    kind,
+                )
+            };
             let (chosen, rejected) = (leaves(&case.policy.chosen), leaves(&case.policy.rejected));
             let side = |policy: &[Tensor], reference: &[Vec<f64>]| Side {
                 policy: sums(policy),
                 reference: sums(&constants(reference)),
                 lengths: lengths(reference),
             };
-            let (better, worse) = (side(&chosen, &case.reference.chosen), side(&rejected, &case.reference.rejected));
+            let (better, worse) = (
+                side(&chosen, &case.reference.chosen),
+                side(&rejected, &case.reference.rejected),
+            );
             let loss = dpo_loss(&objective, &better, &worse, chosen.len() as f64);
             loss.backward();
             let name = format!("{objective:?} {kind:?}");
             close(&loss, &[case.loss], tolerance, &name);
-            let gradients = [(&chosen, &case.gradient.chosen), (&rejected, &case.gradient.rejected)];
-            for (found, expected) in gradients.into_iter().flat_map(|(found, expected)| found.iter().zip(expected)) {
+            let gradients = [
+                (&chosen, &case.gradient.chosen),
+                (&rejected, &case.gradient.rejected),
+            ];
+            for (found, expected) in gradients
+                .into_iter()
+                .flat_map(|(found, expected)| found.iter().zip(expected))
+            {
                 close(&found.grad(), expected, tolerance, &name);
             }
         }

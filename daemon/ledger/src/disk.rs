@@ -25,7 +25,10 @@ impl Storage for Disk {
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
             // A name that is not UTF-8 is nobody's here.
-            if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
+            if let (true, Ok(name)) = (
+                entry.file_type()?.is_file(),
+                entry.file_name().into_string(),
+            ) {
                 names.push(name);
             }
         }

@@ -1,7 +1,8 @@
 //! The rollout journal of one stage: every completion is here, durable, before it is used.
 //!
-//! A step is one file, `stage-<stage>/step-<step>.journal`, appended to while the step is sampled and scored, and never changed once it is
-//! sealed. Its bytes are drawn in `segment.rs`. A step's life:
+//! A step is one file, `stage-<stage>/step-<step>.journal`, appended to while the step is sampled
+//! and scored, and never changed once it is sealed. Its bytes are drawn in `segment.rs`. A step's
+//! life:
 //!
 //! ```text
 //! Sampled(rollout) as each completion ends ─▶ Scored{verdicts} as its rewards come in ─▶ Sealed{advantages}, once ─▶ sync
@@ -9,11 +10,14 @@
 //! ```
 //!
 //! What a crash leaves:
-//! - **a step that the ledger has committed** was durable before; a byte of it that is wrong is an error that names file and offset;
-//! - **a step that it has not** is cut at its first record that is not whole, and the cut is reported. Whatever follows that record goes
-//!   too: nothing of an uncommitted step is in the weights, so it can be sampled again.
+//! - **a step that the ledger has committed** was durable before; a byte of it that is wrong is an
+//!   error that names file and offset;
+//! - **a step that it has not** is cut at its first record that is not whole, and the cut is
+//!   reported. Whatever follows that record goes too: nothing of an uncommitted step is in the
+//!   weights, so it can be sampled again.
 //!
-//! In batch-invariant mode a step goes on from the completions that are left; otherwise, unless it is sealed, it is dropped and redone.
+//! In batch-invariant mode a step goes on from the completions that are left; otherwise, unless it
+//! is sealed, it is dropped and redone.
 
 use crate::segment::{self, BadHeader, Header};
 use crate::step::{Step, StepRecord, place};
@@ -35,26 +39,47 @@ pub const SEGMENT_MAX_BYTES: u64 = 64 << 30;
 pub enum Entry {
     /// A completion, as the sampler made it.
     Sampled(Rollout),
-    /// All verdicts on a sampled completion, in the order of the stage's rewards, and the reward they make.
-    Scored { key: SampleKey, verdicts: Vec<Verdict>, reward: Option<f32> },
-    /// The step's completions, in the order in which they train, each with its advantage (`None`: does not train). Nothing follows it.
-    Sealed { stage: u32, step: u64, advantages: Vec<(SampleKey, Option<f32>)> },
+    /// All verdicts on a sampled completion, in the order of the stage's rewards, and the reward
+    /// they make.
+    Scored {
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+        reward: Option<f32>,
+    },
+    /// The step's completions, in the order in which they train, each with its advantage (`None`:
+    /// does not train). Nothing follows it.
+    Sealed {
+        stage: u32,
+        step: u64,
+        advantages: Vec<(SampleKey, Option<f32>)>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("journal {}: {source}", .path.display())]
     Storage { path: PathBuf, source: io::Error },
-    #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job", .path.display())]
-    Damaged { path: PathBuf, offset: u64, what: String },
-    #[error("journal {} has version {found}, this release reads {}: run the release that wrote it", .path.display(), segment::VERSION)]
+    #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job",
+        .path.display())]
+    Damaged {
+        path: PathBuf,
+        offset: u64,
+        what: String,
+    },
+    #[error("journal {} has version {found}, this release reads {}: run the release that wrote it",
+        .path.display(), segment::VERSION)]
     OtherRelease { path: PathBuf, found: u16 },
     #[error("journal {} has no sealed record of step {step}", .path.display())]
     Missing { path: PathBuf, step: u64 },
     #[error("journal entry refused: {0}")]
     Refused(#[from] Refused),
-    #[error("journal {} could not be synced ({why}): drop step {step} and redo it", .path.display())]
-    Unsynced { path: PathBuf, step: u64, why: String },
+    #[error("journal {} could not be synced ({why}): drop step {step} and redo it",
+        .path.display())]
+    Unsynced {
+        path: PathBuf,
+        step: u64,
+        why: String,
+    },
 }
 
 /// An entry that does not fit what the journal holds.
@@ -75,7 +100,12 @@ pub enum Refused {
     #[error("an entry of stage {found} in the journal of stage {stage}")]
     WrongStage { stage: u32, found: u32 },
     #[error("{what} of {found} bytes in step {step}, the limit is {limit}")]
-    TooLong { what: &'static str, step: u64, found: u64, limit: u64 },
+    TooLong {
+        what: &'static str,
+        step: u64,
+        found: u64,
+        limit: u64,
+    },
 }
 
 /// What opening a journal had to cut off the file of an uncommitted step.
@@ -108,8 +138,9 @@ enum Slot {
 }
 
 impl Journal {
-    /// Opens or creates the journal of `stage` in a job's journal directory. `committed` is the number of steps of the stage that the
-    /// ledger has committed: their files are taken as they are, all others are cut to their whole records and made durable.
+    /// Opens or creates the journal of `stage` in a job's journal directory. `committed` is the
+    /// number of steps of the stage that the ledger has committed: their files are taken as they
+    /// are, all others are cut to their whole records and made durable.
     pub fn open(
         storage: Arc<dyn Storage>,
         journal_dir: &Path,
@@ -118,13 +149,33 @@ impl Journal {
         committed: u64,
     ) -> Result<Journal, JournalError> {
         let dir = Journal::dir(journal_dir, stage);
-        let failed = |source| JournalError::Storage { path: dir.clone(), source };
+        let failed = |source| JournalError::Storage {
+            path: dir.clone(),
+            source,
+        };
         storage.create_dir(&dir).map_err(failed)?;
-        let found: Vec<u64> = storage.list(&dir).map_err(failed)?.iter().filter_map(|name| step_of(name)).collect();
+        let found: Vec<u64> = storage
+            .list(&dir)
+            .map_err(failed)?
+            .iter()
+            .filter_map(|name| step_of(name))
+            .collect();
         let (job, steps, cuts) = (job.clone(), BTreeMap::new(), Vec::new());
-        let mut journal = Journal { storage, dir, job, stage, committed, steps, cuts };
+        let mut journal = Journal {
+            storage,
+            dir,
+            job,
+            stage,
+            committed,
+            steps,
+            cuts,
+        };
         for step in found {
-            let slot = if step < committed { Slot::Closed } else { journal.recover(step)? };
+            let slot = if step < committed {
+                Slot::Closed
+            } else {
+                journal.recover(step)?
+            };
             journal.steps.insert(step, slot);
         }
         journal.sync_dir()?;
@@ -149,18 +200,27 @@ impl Journal {
     /// Steps on file, oldest first.
     pub fn steps(&self) -> Vec<u64> {
         let on_file = |slot: &Slot| !matches!(slot, Slot::Open(segment) if segment.length == 0);
-        self.steps.iter().filter(|(_, slot)| on_file(slot)).map(|(step, _)| *step).collect()
+        self.steps
+            .iter()
+            .filter(|(_, slot)| on_file(slot))
+            .map(|(step, _)| *step)
+            .collect()
     }
 
-    /// Appends entries, each to the file of its step. One that is there already, to the byte, is passed over; one that contradicts what is
-    /// there is refused and so are all others of the call. After a storage error none of its step's entries are in the journal, which
-    /// stays usable.
+    /// Appends entries, each to the file of its step. One that is there already, to the byte, is
+    /// passed over; one that contradicts what is there is refused and so are all others of the
+    /// call. After a storage error none of its step's entries are in the journal, which stays
+    /// usable.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
         let mut by_step: BTreeMap<u64, Vec<&Entry>> = BTreeMap::new();
         for entry in entries {
             let (stage, step) = place(entry);
             if stage != self.stage {
-                return Err(Refused::WrongStage { stage: self.stage, found: stage }.into());
+                return Err(Refused::WrongStage {
+                    stage: self.stage,
+                    found: stage,
+                }
+                .into());
             }
             by_step.entry(step).or_default().push(entry);
         }
@@ -169,7 +229,9 @@ impl Journal {
             match self.admit(*step, entries) {
                 Ok(admitted) => pending.push((*step, admitted)),
                 Err(refused) => {
-                    pending.iter().for_each(|(step, admitted)| self.withdraw(*step, admitted));
+                    pending
+                        .iter()
+                        .for_each(|(step, admitted)| self.withdraw(*step, admitted));
                     return Err(refused);
                 }
             }
@@ -177,14 +239,17 @@ impl Journal {
         while let Some((step, admitted)) = pending.pop() {
             if let Err(error) = self.write(step, &admitted) {
                 self.withdraw(step, &admitted);
-                pending.iter().for_each(|(step, admitted)| self.withdraw(*step, admitted));
+                pending
+                    .iter()
+                    .for_each(|(step, admitted)| self.withdraw(*step, admitted));
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Returns once everything appended survives a crash of the machine. After an error the steps it names must be dropped and redone.
+    /// Returns once everything appended survives a crash of the machine. After an error the steps
+    /// it names must be dropped and redone.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         let mut created = false;
         for (step, slot) in &mut self.steps {
@@ -218,24 +283,40 @@ impl Journal {
             None => return Ok(StepRecord::default()),
         };
         let bytes = match self.storage.read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Missing { path, step }),
-            read => read.map_err(|source| JournalError::Storage { path: path.clone(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(JournalError::Missing { path, step });
+            }
+            read => read.map_err(|source| JournalError::Storage {
+                path: path.clone(),
+                source,
+            })?,
         };
         let mut contents = StepRecord::default();
         let end = self.scan(step, &bytes, |entry| contents.add(entry))?.end;
-        let damaged = |what: &str| JournalError::Damaged { path: path.clone(), offset: end, what: what.to_string() };
+        let damaged = |what: &str| JournalError::Damaged {
+            path: path.clone(),
+            offset: end,
+            what: what.to_string(),
+        };
         if end < whole_length.unwrap_or(bytes.len() as u64) {
             return Err(damaged("the record there is not whole"));
         }
         if whole_length.is_none() && contents.sealed.is_none() {
-            return Err(damaged("the step is committed, but its records end before it is sealed"));
+            return Err(damaged(
+                "the step is committed, but its records end before it is sealed",
+            ));
         }
         Ok(contents)
     }
 
     /// A committed step's completions in training order, to train on again.
     pub fn replay(&self, step: u64) -> Result<Vec<ScoredRollout>, JournalError> {
-        self.read(step)?.into_scored().ok_or_else(|| JournalError::Missing { path: self.path(step), step })
+        self.read(step)?
+            .into_scored()
+            .ok_or_else(|| JournalError::Missing {
+                path: self.path(step),
+                step,
+            })
     }
 
     /// The ledger has committed the steps below `committed`.
@@ -243,12 +324,17 @@ impl Journal {
         self.committed = self.committed.max(committed);
         for (step, slot) in self.steps.range_mut(..self.committed) {
             let durable = matches!(slot, Slot::Closed);
-            r1d_proto::invariant!("STEP-1", durable, "step {step} was committed before its rollouts were sealed and durable");
+            r1d_proto::invariant!(
+                "STEP-1",
+                durable,
+                "step {step} was committed before its rollouts were sealed and durable"
+            );
             *slot = Slot::Closed;
         }
     }
 
-    /// Forgets what was sampled for `step` and all later steps, to sample it again. None of them may be committed.
+    /// Forgets what was sampled for `step` and all later steps, to sample it again. None of them
+    /// may be committed.
     pub fn drop_from(&mut self, step: u64) -> Result<(), JournalError> {
         if step < self.committed {
             return Err(Refused::Committed { step }.into());
@@ -258,9 +344,14 @@ impl Journal {
         self.remove(steps.into_iter().rev())
     }
 
-    /// Removes the committed steps below `step`: those that the oldest checkpoint kept holds, and whose rollouts are exported.
+    /// Removes the committed steps below `step`: those that the oldest checkpoint kept holds, and
+    /// whose rollouts are exported.
     pub fn prune_before(&mut self, step: u64) -> Result<(), JournalError> {
-        let steps: Vec<u64> = self.steps.range(..step.min(self.committed)).map(|(step, _)| *step).collect();
+        let steps: Vec<u64> = self
+            .steps
+            .range(..step.min(self.committed))
+            .map(|(step, _)| *step)
+            .collect();
         self.remove(steps.into_iter())
     }
 
@@ -269,7 +360,9 @@ impl Journal {
         for step in steps {
             let path = self.path(step);
             match self.storage.remove(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(JournalError::Storage { path, source }),
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(JournalError::Storage { path, source });
+                }
                 _ => self.steps.remove(&step),
             };
             any = true;
@@ -282,66 +375,121 @@ impl Journal {
     }
 
     fn sync_dir(&self) -> Result<(), JournalError> {
-        self.storage.sync_dir(&self.dir).map_err(|source| JournalError::Storage { path: self.dir.clone(), source })
+        self.storage
+            .sync_dir(&self.dir)
+            .map_err(|source| JournalError::Storage {
+                path: self.dir.clone(),
+                source,
+            })
     }
 
     fn header(&self, step: u64) -> Header {
-        Header { job: self.job.clone(), stage: self.stage, step }
+        Header {
+            job: self.job.clone(),
+            stage: self.stage,
+            step,
+        }
     }
 
     /// Reads the whole records of a segment. A torn header ends at offset 0.
-    fn scan(&self, step: u64, bytes: &[u8], mut each: impl FnMut(Entry)) -> Result<Scan, JournalError> {
+    fn scan(
+        &self,
+        step: u64,
+        bytes: &[u8],
+        mut each: impl FnMut(Entry),
+    ) -> Result<Scan, JournalError> {
         let path = self.path(step);
-        let damaged = |offset: usize, what: String| JournalError::Damaged { path: path.clone(), offset: offset as u64, what };
+        let damaged = |offset: usize, what: String| JournalError::Damaged {
+            path: path.clone(),
+            offset: offset as u64,
+            what,
+        };
         match Header::decode(bytes) {
             Err(BadHeader::Torn) => return Ok(Scan::default()),
-            Err(BadHeader::OtherRelease(found)) => return Err(JournalError::OtherRelease { path, found }),
+            Err(BadHeader::OtherRelease(found)) => {
+                return Err(JournalError::OtherRelease { path, found });
+            }
             Ok(header) if header != self.header(step) => {
-                let what = format!("it belongs to step {} of stage {} of job `{}`", header.step, header.stage, header.job);
+                let what = format!(
+                    "it belongs to step {} of stage {} of job `{}`",
+                    header.step, header.stage, header.job
+                );
                 return Err(damaged(0, what));
             }
             Ok(_) => {}
         }
         let (records, end) = segment::records(bytes);
-        let mut scan = Scan { records: records.len() as u64, end: end as u64, step: Step::default() };
+        let mut scan = Scan {
+            records: records.len() as u64,
+            end: end as u64,
+            step: Step::default(),
+        };
         for record in records {
-            let entry: Entry = postcard::from_bytes(record.payload).map_err(|error| damaged(record.offset, error.to_string()))?;
+            let entry: Entry = postcard::from_bytes(record.payload)
+                .map_err(|error| damaged(record.offset, error.to_string()))?;
             if place(&entry) != (self.stage, step) {
-                return Err(damaged(record.offset, "the record is of another step".to_string()));
+                return Err(damaged(
+                    record.offset,
+                    "the record is of another step".to_string(),
+                ));
             }
-            scan.step.admit(&entry, record.print).map_err(|refused| damaged(record.offset, refused.to_string()))?;
+            scan.step
+                .admit(&entry, record.print)
+                .map_err(|refused| damaged(record.offset, refused.to_string()))?;
             each(entry);
         }
         Ok(scan)
     }
 
-    /// Takes up the file of an uncommitted step: cuts it to its whole records and makes those durable, since the crash that ended the last
-    /// writer may have come between its append and its sync.
+    /// Takes up the file of an uncommitted step: cuts it to its whole records and makes those
+    /// durable, since the crash that ended the last writer may have come between its append and its
+    /// sync.
     fn recover(&mut self, step: u64) -> Result<Slot, JournalError> {
         let path = self.path(step);
-        let failed = |source| JournalError::Storage { path: path.clone(), source };
+        let failed = |source| JournalError::Storage {
+            path: path.clone(),
+            source,
+        };
         let bytes = self.storage.read(&path).map_err(failed)?;
         let scan = self.scan(step, &bytes, |_| {})?;
         let mut file = self.storage.append(&path).map_err(failed)?;
         let bytes_cut = bytes.len() as u64 - scan.end;
         if bytes_cut > 0 {
             file.truncate(scan.end).map_err(failed)?;
-            self.cuts.push(Cut { path: path.clone(), step, records: scan.records, bytes_cut });
+            self.cuts.push(Cut {
+                path: path.clone(),
+                step,
+                records: scan.records,
+                bytes_cut,
+            });
         }
         file.sync().map_err(failed)?;
         if scan.step.is_sealed() {
             return Ok(Slot::Closed);
         }
-        Ok(Slot::Open(Segment { file: Some(file), length: scan.end, step: scan.step, ..Segment::new(path) }))
+        Ok(Slot::Open(Segment {
+            file: Some(file),
+            length: scan.end,
+            step: scan.step,
+            ..Segment::new(path)
+        }))
     }
 
     /// Frames the entries that are new to `step`; all or none are taken in.
-    fn admit<'e>(&mut self, step: u64, entries: &[&'e Entry]) -> Result<Admitted<'e>, JournalError> {
+    fn admit<'e>(
+        &mut self,
+        step: u64,
+        entries: &[&'e Entry],
+    ) -> Result<Admitted<'e>, JournalError> {
         if step < self.committed {
             return Err(Refused::Committed { step }.into());
         }
         let path = self.path(step);
-        let Slot::Open(segment) = self.steps.entry(step).or_insert_with(|| Slot::Open(Segment::new(path))) else {
+        let Slot::Open(segment) = self
+            .steps
+            .entry(step)
+            .or_insert_with(|| Slot::Open(Segment::new(path)))
+        else {
             return Err(Refused::Sealed { step }.into());
         };
         segment.usable(step)?;
@@ -360,22 +508,37 @@ impl Journal {
                 Ok(true) => admitted.entries.push(entry),
                 Ok(false) => admitted.frames.truncate(before),
                 Err(refused) => {
-                    admitted.entries.iter().for_each(|entry| segment.step.withdraw(entry));
+                    admitted
+                        .entries
+                        .iter()
+                        .for_each(|entry| segment.step.withdraw(entry));
                     return Err(refused.into());
                 }
             }
         }
         let found = segment.length + admitted.frames.len() as u64;
         if found > SEGMENT_MAX_BYTES {
-            admitted.entries.iter().for_each(|entry| segment.step.withdraw(entry));
-            return Err(Refused::TooLong { what: "a journal file", step, found, limit: SEGMENT_MAX_BYTES }.into());
+            admitted
+                .entries
+                .iter()
+                .for_each(|entry| segment.step.withdraw(entry));
+            return Err(Refused::TooLong {
+                what: "a journal file",
+                step,
+                found,
+                limit: SEGMENT_MAX_BYTES,
+            }
+            .into());
         }
         Ok(admitted)
     }
 
     fn withdraw(&mut self, step: u64, admitted: &Admitted<'_>) {
         if let Some(Slot::Open(segment)) = self.steps.get_mut(&step) {
-            admitted.entries.iter().for_each(|entry| segment.step.withdraw(entry));
+            admitted
+                .entries
+                .iter()
+                .for_each(|entry| segment.step.withdraw(entry));
         }
     }
 
@@ -425,22 +588,46 @@ struct Segment {
 
 impl Segment {
     fn new(path: PathBuf) -> Segment {
-        Segment { path, file: None, length: 0, torn: false, created: false, unsynced: false, failed: None, step: Step::default() }
+        Segment {
+            path,
+            file: None,
+            length: 0,
+            torn: false,
+            created: false,
+            unsynced: false,
+            failed: None,
+            step: Step::default(),
+        }
     }
 
     fn usable(&self, step: u64) -> Result<(), JournalError> {
         match &self.failed {
-            Some(why) => Err(JournalError::Unsynced { path: self.path.clone(), step, why: why.clone() }),
+            Some(why) => Err(JournalError::Unsynced {
+                path: self.path.clone(),
+                step,
+                why: why.clone(),
+            }),
             None => Ok(()),
         }
     }
 
-    fn write(&mut self, storage: &dyn Storage, header: &Header, frames: &[u8]) -> Result<(), JournalError> {
+    fn write(
+        &mut self,
+        storage: &dyn Storage,
+        header: &Header,
+        frames: &[u8],
+    ) -> Result<(), JournalError> {
         let path = self.path.clone();
-        self.try_write(storage, header, frames).map_err(|source| JournalError::Storage { path, source })
+        self.try_write(storage, header, frames)
+            .map_err(|source| JournalError::Storage { path, source })
     }
 
-    fn try_write(&mut self, storage: &dyn Storage, header: &Header, frames: &[u8]) -> io::Result<()> {
+    fn try_write(
+        &mut self,
+        storage: &dyn Storage,
+        header: &Header,
+        frames: &[u8],
+    ) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             None => self.file.insert(storage.append(&self.path)?),
@@ -482,5 +669,8 @@ fn file_of(dir: &Path, step: u64) -> PathBuf {
 
 fn step_of(file_name: &str) -> Option<u64> {
     let digits = file_name.strip_prefix("step-")?.strip_suffix(".journal")?;
-    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    digits
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| digits.parse().ok())?
 }

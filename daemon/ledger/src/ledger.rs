@@ -12,9 +12,9 @@
 //! | `strikes` | job | [`Strikes`], postcard; likewise |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
-//! A command that cannot be made durable is not carried out: its error says so, readers go on seeing
-//! the state before it, and the next command opens the file again, which may hold the commit that
-//! failed half-way. Where it was a sync that failed, a fresh copy takes the file's place first
+//! A command that cannot be made durable is not carried out: its error says so, readers go on
+//! seeing the state before it, and the next command opens the file again, which may hold the commit
+//! that failed half-way. Where it was a sync that failed, a fresh copy takes the file's place first
 //! ([`crate::watched`]).
 
 use crate::command::{Command, Effect, Rejected};
@@ -26,7 +26,9 @@ use r1d_proto::control::EvalResult;
 use r1d_proto::ids::JobId;
 use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::Cell;
@@ -63,33 +65,43 @@ const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("
 pub enum LedgerError {
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    #[error("ledger {} is open in another process: stop the other r1d, or use another state directory", .path.display())]
+    #[error("ledger {} is open in another process: stop the other r1d, or use another state \
+             directory", .path.display())]
     InUse { path: PathBuf },
-    #[error("ledger {} has format {found}, this release reads up to {FORMAT_VERSION}: run the release that wrote it or a later one", .path.display())]
+    #[error("ledger {} has format {found}, this release reads up to {FORMAT_VERSION}: run the \
+             release that wrote it or a later one", .path.display())]
     Newer { path: PathBuf, found: u64 },
-    #[error("ledger {} is damaged: {what}; put a copy back, or move it and the directory `jobs` beside it away to start anew", .path.display())]
+    #[error("ledger {} is damaged: {what}; put a copy back, or move it and the directory `jobs` \
+             beside it away to start anew", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error(
-        "ledger {} is no file: {what} is in its place; move that away and put a copy of the ledger there, or move the directory `jobs` \
-         beside it away as well to start anew",
+        "ledger {} is no file: {what} is in its place; move that away and put a copy of the \
+         ledger there, or move the directory `jobs` beside it away as well to start anew",
         .path.display()
     )]
     NoFile { path: PathBuf, what: &'static str },
     /// The file was removed or replaced while it was open.
-    #[error("ledger {} is gone, or another file is in its place: nothing that is recorded now would be kept", .path.display())]
+    #[error("ledger {} is gone, or another file is in its place: nothing that is recorded now \
+             would be kept", .path.display())]
     Gone { path: PathBuf },
     /// The file system's own error.
     #[error("ledger {}: {source}", .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("ledger {}: {source}", .path.display())]
-    Storage { path: PathBuf, source: Box<redb::Error> },
+    Storage {
+        path: PathBuf,
+        source: Box<redb::Error>,
+    },
 }
 
 /// Opens the database, new or not; called again after a failed write.
 pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
-/// The record of jobs. Readers see the state after the last durable command and never wait for the disk; `apply`, `refresh` and the metrics
-/// do: call them from a thread that may wait.
+/// The record of jobs. Readers see the state after the last durable command and never wait for the
+/// disk; `apply`, `refresh` and the metrics do: call them from a thread that may wait.
 pub struct Ledger {
     path: PathBuf,
     open: OpenDatabase,
@@ -99,7 +111,8 @@ pub struct Ledger {
     state: Mutex<Arc<State>>,
     /// The file, held by whoever writes; absent after a failed write.
     database: Mutex<Option<Arc<Database>>>,
-    /// Held by readers of the file, who have a share of the database: it is opened again only after they have let go of it.
+    /// Held by readers of the file, who have a share of the database: it is opened again only after
+    /// they have let go of it.
     reading: RwLock<()>,
     /// Counts the commands after which another job may be the next to run.
     queue_changes: watch::Sender<u64>,
@@ -115,25 +128,37 @@ struct FileId {
 impl FileId {
     fn of(path: &Path) -> std::io::Result<FileId> {
         let found = std::fs::metadata(path)?;
-        Ok(FileId { device: found.dev(), inode: found.ino() })
+        Ok(FileId {
+            device: found.dev(),
+            inode: found.ino(),
+        })
     }
 }
 
 impl Ledger {
-    /// Opens or creates the ledger at `path`, whose directory exists. Reads the whole file: a page that the disk has damaged is found now, and
-    /// not when a job is missing.
+    /// Opens or creates the ledger at `path`, whose directory exists. Reads the whole file: a page
+    /// that the disk has damaged is found now, and not when a job is missing.
     pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
-        let io = |source| LedgerError::Io { path: path.to_path_buf(), source };
+        let io = |source| LedgerError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
         match std::fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ledger::create(path)?,
             Err(error) => return Err(io(error)),
             Ok(found) if !found.is_file() => {
                 let what = user_file::instead(&found).unwrap_or_default();
-                return Err(LedgerError::NoFile { path: path.to_path_buf(), what });
+                return Err(LedgerError::NoFile {
+                    path: path.to_path_buf(),
+                    what,
+                });
             }
             // A new ledger is renamed to its place with its first pages in it.
             Ok(found) if found.len() == 0 => {
-                return Err(LedgerError::Damaged { path: path.to_path_buf(), what: "the file is empty".into() });
+                return Err(LedgerError::Damaged {
+                    path: path.to_path_buf(),
+                    what: "the file is empty".into(),
+                });
             }
             Ok(_) => {}
         }
@@ -142,23 +167,34 @@ impl Ledger {
 
     fn open_watched(watched: WatchedPath, path: &Path) -> Result<Ledger, LedgerError> {
         let ledger = Ledger::open_with(path, Box::new(move || watched.open()))?;
-        let file = FileId::of(path).map_err(|source| LedgerError::Io { path: path.to_path_buf(), source })?;
-        Ok(Ledger { file: Some(Mutex::new(file)), ..ledger })
+        let file = FileId::of(path).map_err(|source| LedgerError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Ok(Ledger {
+            file: Some(Mutex::new(file)),
+            ..ledger
+        })
     }
 
-    /// Whether the file that is open is still the one at its path. A ledger whose directory somebody removed would go on to acknowledge what
-    /// nobody finds again.
+    /// Whether the file that is open is still the one at its path. A ledger whose directory
+    /// somebody removed would go on to acknowledge what nobody finds again.
     pub fn is_in_place(&self) -> Result<(), LedgerError> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         // Whoever puts a fresh copy in its place holds this meanwhile.
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
         match FileId::of(&self.path).ok() == Some(*file) {
             true => Ok(()),
-            false => Err(LedgerError::Gone { path: self.path.clone() }),
+            false => Err(LedgerError::Gone {
+                path: self.path.clone(),
+            }),
         }
     }
 
-    /// A crash while redb writes a new file's first pages leaves one that it will not open: make the file beside, then rename it.
+    /// A crash while redb writes a new file's first pages leaves one that it will not open: make
+    /// the file beside, then rename it.
     fn create(path: &Path) -> Result<(), LedgerError> {
         let beside = path.with_extension("redb.new");
         let failed = |error: redb::Error| storage_error(path, error);
@@ -173,8 +209,13 @@ impl Ledger {
         let database = database.map_err(|error| failed(error.into()))?;
         format_version(&database).map_err(failed)?;
         drop(database);
-        let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let rename = || std::fs::rename(&beside, path).and_then(|()| std::fs::File::open(directory)?.sync_all());
+        let directory = path
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let rename = || {
+            std::fs::rename(&beside, path).and_then(|()| std::fs::File::open(directory)?.sync_all())
+        };
         rename().map_err(|error| failed(error.into()))
     }
 
@@ -193,14 +234,17 @@ impl Ledger {
             let mut database = (ledger.open)().map_err(|error| ledger.storage(error.into()))?;
             // `false` says that redb has counted its free pages anew, after a crash. Contents that
             // do not fit their checksums are an error: no commit of two phases is ever undone.
-            database.check_integrity().map_err(|error| ledger.storage(error.into()))?;
+            database
+                .check_integrity()
+                .map_err(|error| ledger.storage(error.into()))?;
             ledger.take(&mut ledger.lock(), database).map(drop)
         })?;
         Ok(ledger)
     }
 
-    /// Carries out one command; when it returns `Ok` the command survives a crash of the machine. After a storage error it may have
-    /// reached the file or not: look at the job, once [`Ledger::refresh`] succeeds, before asking again.
+    /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
+    /// After a storage error it may have reached the file or not: look at the job, once
+    /// [`Ledger::refresh`] succeeds, before asking again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
         let mut open = self.lock();
         self.is_in_place()?;
@@ -208,7 +252,13 @@ impl Ledger {
         let before = self.state();
         let mut next = (*before).clone();
         let effect = next.apply(&command)?;
-        if let Err(error) = persist(&database, self.root(), before.job(command.job()), &next, &command) {
+        if let Err(error) = persist(
+            &database,
+            self.root(),
+            before.job(command.job()),
+            &next,
+            &command,
+        ) {
             *open = None;
             return Err(self.storage(error));
         }
@@ -220,21 +270,26 @@ impl Ledger {
         Ok(effect)
     }
 
-    /// After a failed write, opens the file again; readers then see what it holds. Otherwise does nothing.
+    /// After a failed write, opens the file again; readers then see what it holds. Otherwise does
+    /// nothing.
     pub fn refresh(&self) -> Result<(), LedgerError> {
         self.database(&mut self.lock()).map(drop)
     }
 
     /// All jobs, as they were after the last durable command.
     pub fn state(&self) -> Arc<State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_state(&self, state: State) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
     }
 
-    /// Tells whenever another job may be the next to run: one was submitted, has ended, or is above suspicion again.
+    /// Tells whenever another job may be the next to run: one was submitted, has ended, or is above
+    /// suspicion again.
     pub fn queue_changes(&self) -> watch::Receiver<u64> {
         self.queue_changes.subscribe()
     }
@@ -269,14 +324,22 @@ impl Ledger {
     }
 
     /// Metrics of the steps in `steps`, by step.
-    pub fn metrics_in(&self, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Metrics)>, LedgerError> {
+    pub fn metrics_in(
+        &self,
+        job: &JobId,
+        stage: u32,
+        steps: Range<u64>,
+    ) -> Result<Vec<(u64, Metrics)>, LedgerError> {
         let mut open = self.lock();
         let database = self.database(&mut open)?;
         let _reading = self.reading.read().unwrap_or_else(PoisonError::into_inner);
         drop(open);
-        let rows = read_metrics(&database, job, stage, steps).map_err(|error| self.storage(error))?;
+        let rows =
+            read_metrics(&database, job, stage, steps).map_err(|error| self.storage(error))?;
         drop(database);
-        rows.into_iter().map(|(step, bytes)| Ok((step, self.decode("metrics", &bytes)?))).collect()
+        rows.into_iter()
+            .map(|(step, bytes)| Ok((step, self.decode("metrics", &bytes)?)))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -293,21 +356,32 @@ impl Ledger {
     }
 
     fn damaged(&self, what: String) -> LedgerError {
-        LedgerError::Damaged { path: self.path.clone(), what }
+        LedgerError::Damaged {
+            path: self.path.clone(),
+            what,
+        }
     }
 
     fn decode<T: DeserializeOwned>(&self, table: &str, bytes: &[u8]) -> Result<T, LedgerError> {
-        postcard::from_bytes(bytes).map_err(|error| self.damaged(format!("a record of table `{table}`: {error}")))
+        postcard::from_bytes(bytes)
+            .map_err(|error| self.damaged(format!("a record of table `{table}`: {error}")))
     }
 
-    /// Does what reads pages that nobody has checked yet. redb asserts what it relies on, so a damaged page may be a panic in it.
+    /// Does what reads pages that nobody has checked yet. redb asserts what it relies on, so a
+    /// damaged page may be a panic in it.
     fn unharmed<T>(&self, read: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         let outer = DAMAGE_EXPECTED.replace(true);
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
         DAMAGE_EXPECTED.set(outer);
         read.unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(self.damaged(format!("reading it panics ({})", said.unwrap_or("no message"))))
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or(panic.downcast_ref::<&str>().copied());
+            Err(self.damaged(format!(
+                "reading it panics ({})",
+                said.unwrap_or("no message")
+            )))
         })
     }
 
@@ -323,21 +397,34 @@ impl Ledger {
         // A file that a reader still has open cannot be opened again.
         drop(self.reading.write().unwrap_or_else(PoisonError::into_inner));
         self.is_in_place()?;
-        let mut file = self.file.as_ref().map(|file| file.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut file = self
+            .file
+            .as_ref()
+            .map(|file| file.lock().unwrap_or_else(PoisonError::into_inner));
         self.unharmed(|| {
             let opened = (self.open)();
             if let Some(file) = &mut file {
-                **file = FileId::of(&self.path).map_err(|source| LedgerError::Io { path: self.path.clone(), source })?;
+                **file = FileId::of(&self.path).map_err(|source| LedgerError::Io {
+                    path: self.path.clone(),
+                    source,
+                })?;
             }
             self.take(open, opened.map_err(|error| self.storage(error.into()))?)
         })
     }
 
     /// Makes the state what the database holds.
-    fn take(&self, open: &mut Option<Arc<Database>>, database: Database) -> Result<Arc<Database>, LedgerError> {
+    fn take(
+        &self,
+        open: &mut Option<Arc<Database>>,
+        database: Database,
+    ) -> Result<Arc<Database>, LedgerError> {
         let found = format_version(&database).map_err(|error| self.storage(error))?;
         if found > FORMAT_VERSION {
-            return Err(LedgerError::Newer { path: self.path.clone(), found });
+            return Err(LedgerError::Newer {
+                path: self.path.clone(),
+                found,
+            });
         }
         self.set_state(self.load(&database)?);
         Ok(open.insert(Arc::new(database)).clone())
@@ -348,13 +435,40 @@ impl Ledger {
         let mut records = Vec::with_capacity(rows.len());
         for row in rows {
             let submission: Submission = self.decode("submissions", &row.submission)?;
-            let progress = place::from_file(self.decode("progress", &row.progress)?, &submission.job, self.root());
-            let evals = row.evals.iter().map(|bytes| self.decode("evals", bytes)).collect::<Result<Vec<EvalResult>, _>>()?;
-            let graders =
-                row.graders.iter().map(|bytes| self.decode("graders", bytes)).collect::<Result<Vec<GraderRecord>, _>>()?;
-            let reuse = row.reuse.as_ref().map_or(Ok(Reuse::default()), |bytes| self.decode("reuse", bytes))?;
-            let strikes = row.strikes.as_ref().map_or(Ok(Strikes::default()), |bytes| self.decode("strikes", bytes))?;
-            records.push(JobRecord { submission, progress, evals, graders, reuse, request: row.request, strikes });
+            let progress = place::from_file(
+                self.decode("progress", &row.progress)?,
+                &submission.job,
+                self.root(),
+            );
+            let evals = row
+                .evals
+                .iter()
+                .map(|bytes| self.decode("evals", bytes))
+                .collect::<Result<Vec<EvalResult>, _>>()?;
+            let graders = row
+                .graders
+                .iter()
+                .map(|bytes| self.decode("graders", bytes))
+                .collect::<Result<Vec<GraderRecord>, _>>()?;
+            let reuse = row
+                .reuse
+                .as_ref()
+                .map_or(Ok(Reuse::default()), |bytes| self.decode("reuse", bytes))?;
+            let strikes = row
+                .strikes
+                .as_ref()
+                .map_or(Ok(Strikes::default()), |bytes| {
+                    self.decode("strikes", bytes)
+                })?;
+            records.push(JobRecord {
+                submission,
+                progress,
+                evals,
+                graders,
+                reuse,
+                request: row.request,
+                strikes,
+            });
         }
         Ok(State::from_records(records))
     }
@@ -365,8 +479,16 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
     match error {
         redb::Error::DatabaseAlreadyOpen => LedgerError::InUse { path },
         redb::Error::Corrupted(what) => LedgerError::Damaged { path, what },
-        redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
-            LedgerError::Damaged { path, what: error.to_string() }
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+            ) =>
+        {
+            LedgerError::Damaged {
+                path,
+                what: error.to_string(),
+            }
         }
         // No release has written a file of which these are true.
         error @ (redb::Error::UpgradeRequired(_)
@@ -374,21 +496,32 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
         | redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableIsMultimap(_)
         | redb::Error::TableIsNotMultimap(_)
-        | redb::Error::TypeDefinitionChanged { .. }) => LedgerError::Damaged { path, what: error.to_string() },
+        | redb::Error::TypeDefinitionChanged { .. }) => LedgerError::Damaged {
+            path,
+            what: error.to_string(),
+        },
         redb::Error::Io(source) => LedgerError::Io { path, source },
-        error => LedgerError::Storage { path, source: Box::new(error) },
+        error => LedgerError::Storage {
+            path,
+            source: Box::new(error),
+        },
     }
 }
 
 /// The file's format; a new file gets this release's.
 fn format_version(database: &Database) -> Result<u64, redb::Error> {
     let write = begin(database)?;
-    let found = write.open_table(FORMAT)?.get("version")?.map(|version| version.value());
+    let found = write
+        .open_table(FORMAT)?
+        .get("version")?
+        .map(|version| version.value());
     if let Some(found) = found {
         write.abort()?;
         return Ok(found);
     }
-    write.open_table(FORMAT)?.insert("version", FORMAT_VERSION)?;
+    write
+        .open_table(FORMAT)?
+        .insert("version", FORMAT_VERSION)?;
     write.open_table(SUBMISSIONS)?;
     write.open_table(PROGRESS)?;
     write.open_table(EVALS)?;
@@ -397,9 +530,10 @@ fn format_version(database: &Database) -> Result<u64, redb::Error> {
     Ok(FORMAT_VERSION)
 }
 
-/// A transaction of two phases: after a crash its pages are known to be whole. With one phase, a last transaction whose pages do not fit their
-/// checksums is taken for one that a crash cut short, so that a damaged page would undo a command that was acknowledged. redb then also finds
-/// its free pages on file, and need not walk all others before the daemon is ready.
+/// A transaction of two phases: after a crash its pages are known to be whole. With one phase, a
+/// last transaction whose pages do not fit their checksums is taken for one that a crash cut short,
+/// so that a damaged page would undo a command that was acknowledged. redb then also finds its free
+/// pages on file, and need not walk all others before the daemon is ready.
 fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
@@ -436,21 +570,47 @@ fn persist(
                 write.open_table(REQUESTS)?.insert(job, request.as_str())?;
             }
         }
-        Command::CommitStep { stage, step, metrics, .. } => {
-            let known = write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?.is_some();
-            r1d_proto::invariant!("STEP-1", !known, "step {step} of stage {stage} of job {job} was committed before");
+        Command::CommitStep {
+            stage,
+            step,
+            metrics,
+            ..
+        } => {
+            let known = write
+                .open_table(METRICS)?
+                .insert((job, *stage, *step), encode(metrics)?.as_slice())?
+                .is_some();
+            r1d_proto::invariant!(
+                "STEP-1",
+                !known,
+                "step {step} of stage {stage} of job {job} was committed before"
+            );
         }
         Command::Eval { result, .. } => put_eval(&write, record, result)?,
-        Command::ReuseStage { stage, metrics, evals, .. } => {
+        Command::ReuseStage {
+            stage,
+            metrics,
+            evals,
+            ..
+        } => {
             put(&write, REUSE, job, &record.reuse)?;
             for (step, metrics) in metrics {
-                write.open_table(METRICS)?.insert((job, *stage, *step), encode(metrics)?.as_slice())?;
+                write
+                    .open_table(METRICS)?
+                    .insert((job, *stage, *step), encode(metrics)?.as_slice())?;
             }
-            evals.iter().try_for_each(|result| put_eval(&write, record, result))?;
+            evals
+                .iter()
+                .try_for_each(|result| put_eval(&write, record, result))?;
         }
         Command::SetGrader { plugin, .. } => {
             put(&write, REUSE, job, &record.reuse)?;
-            if let Some((index, grader)) = record.graders.iter().enumerate().rfind(|(_, grader)| grader.plugin == *plugin) {
+            if let Some((index, grader)) = record
+                .graders
+                .iter()
+                .enumerate()
+                .rfind(|(_, grader)| grader.plugin == *plugin)
+            {
                 put(&write, GRADERS, (job, index as u64), grader)?;
             }
         }
@@ -468,22 +628,43 @@ fn persist(
             | Command::Strike { .. }
     );
     if !keeps_progress {
-        put(&write, PROGRESS, job, &place::to_file(&record.progress, root))?;
+        put(
+            &write,
+            PROGRESS,
+            job,
+            &place::to_file(&record.progress, root),
+        )?;
     }
     write.commit()?;
     Ok(())
 }
 
-fn put_eval(write: &WriteTransaction, record: &JobRecord, result: &EvalResult) -> Result<(), redb::Error> {
-    let same = |known: &EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
+fn put_eval(
+    write: &WriteTransaction,
+    record: &JobRecord,
+    result: &EvalResult,
+) -> Result<(), redb::Error> {
+    let same = |known: &EvalResult| {
+        known.stage == result.stage && known.step == result.step && known.data == result.data
+    };
     match record.evals.iter().position(same) {
-        Some(index) => put(write, EVALS, (record.job().0.as_str(), index as u64), result),
+        Some(index) => put(
+            write,
+            EVALS,
+            (record.job().0.as_str(), index as u64),
+            result,
+        ),
         None => Ok(()),
     }
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
-    let failed = |error: postcard::Error| redb::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()));
+    let failed = |error: postcard::Error| {
+        redb::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            error.to_string(),
+        ))
+    };
     postcard::to_stdvec(value).map_err(failed)
 }
 
@@ -493,7 +674,9 @@ fn put<'k, K: redb::Key + 'static>(
     key: K::SelfType<'k>,
     value: &impl Serialize,
 ) -> Result<(), redb::Error> {
-    write.open_table(table)?.insert(key, encode(value)?.as_slice())?;
+    write
+        .open_table(table)?
+        .insert(key, encode(value)?.as_slice())?;
     Ok(())
 }
 
@@ -510,22 +693,54 @@ struct JobRows {
 
 fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
     let read = database.begin_read()?;
-    let (submissions, progress, evals) = (read.open_table(SUBMISSIONS)?, read.open_table(PROGRESS)?, read.open_table(EVALS)?);
-    let (graders, reuse) = (known(read.open_table(GRADERS))?, known(read.open_table(REUSE))?);
-    let (requests, strikes) = (known(read.open_table(REQUESTS))?, known(read.open_table(STRIKES))?);
+    let (submissions, progress, evals) = (
+        read.open_table(SUBMISSIONS)?,
+        read.open_table(PROGRESS)?,
+        read.open_table(EVALS)?,
+    );
+    let (graders, reuse) = (
+        known(read.open_table(GRADERS))?,
+        known(read.open_table(REUSE))?,
+    );
+    let (requests, strikes) = (
+        known(read.open_table(REQUESTS))?,
+        known(read.open_table(STRIKES))?,
+    );
     let mut jobs = Vec::new();
     for row in submissions.iter()? {
         let (job, submission) = row?;
         let Some(progress) = progress.get(job.value())? else {
-            return Err(redb::Error::Corrupted(format!("job `{}` has no progress", job.value())));
+            return Err(redb::Error::Corrupted(format!(
+                "job `{}` has no progress",
+                job.value()
+            )));
         };
         let evals = read_list(&evals, job.value())?;
-        let graders = graders.as_ref().map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
-        let reuse = reuse.as_ref().map_or(Ok(None), |reuse| reuse.get(job.value()))?.map(|bytes| bytes.value().to_vec());
-        let strikes = strikes.as_ref().map_or(Ok(None), |strikes| strikes.get(job.value()))?.map(|bytes| bytes.value().to_vec());
-        let request = requests.as_ref().map_or(Ok(None), |requests| requests.get(job.value()))?.map(|id| id.value().to_owned());
+        let graders = graders
+            .as_ref()
+            .map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
+        let reuse = reuse
+            .as_ref()
+            .map_or(Ok(None), |reuse| reuse.get(job.value()))?
+            .map(|bytes| bytes.value().to_vec());
+        let strikes = strikes
+            .as_ref()
+            .map_or(Ok(None), |strikes| strikes.get(job.value()))?
+            .map(|bytes| bytes.value().to_vec());
+        let request = requests
+            .as_ref()
+            .map_or(Ok(None), |requests| requests.get(job.value()))?
+            .map(|id| id.value().to_owned());
         let (submission, progress) = (submission.value().to_vec(), progress.value().to_vec());
-        jobs.push(JobRows { submission, progress, evals, graders, reuse, request, strikes });
+        jobs.push(JobRows {
+            submission,
+            progress,
+            evals,
+            graders,
+            reuse,
+            request,
+            strikes,
+        });
     }
     Ok(jobs)
 }
@@ -539,11 +754,22 @@ fn known<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::Table
 }
 
 /// The rows of a job in a table of lists, in their order.
-fn read_list(table: &impl ReadableTable<(&'static str, u64), &'static [u8]>, job: &str) -> Result<Vec<Vec<u8>>, redb::Error> {
-    table.range((job, 0)..=(job, u64::MAX))?.map(|row| Ok(row?.1.value().to_vec())).collect()
+fn read_list(
+    table: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
+    job: &str,
+) -> Result<Vec<Vec<u8>>, redb::Error> {
+    table
+        .range((job, 0)..=(job, u64::MAX))?
+        .map(|row| Ok(row?.1.value().to_vec()))
+        .collect()
 }
 
-fn read_metrics(database: &Database, job: &JobId, stage: u32, steps: Range<u64>) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+fn read_metrics(
+    database: &Database,
+    job: &JobId,
+    stage: u32,
+    steps: Range<u64>,
+) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
     let job = job.0.as_str();
     let table = database.begin_read()?.open_table(METRICS)?;
     let mut rows = Vec::new();
@@ -563,10 +789,21 @@ mod tests {
     fn submit(job: &str) -> Command {
         let (graders, keys) = Default::default();
         let (name, job_toml) = ("n".into(), "seed = 1".into());
-        Command::Submit { job: JobId(job.into()), name, priority: 0, job_toml, request: None, graders, keys, reuses: false, at: 1 }
+        Command::Submit {
+            job: JobId(job.into()),
+            name,
+            priority: 0,
+            job_toml,
+            request: None,
+            graders,
+            keys,
+            reuses: false,
+            at: 1,
+        }
     }
 
-    /// Nothing is acknowledged on pages that may not be on the disk: a fresh file has taken their place.
+    /// Nothing is acknowledged on pages that may not be on the disk: a fresh file has taken their
+    /// place.
     #[test]
     fn a_failed_sync_makes_a_fresh_file_before_anything_is_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
@@ -582,14 +819,20 @@ mod tests {
         assert!(matches!(&refused, LedgerError::Io { .. }), "{refused}");
         assert_eq!(ledger.jobs().len(), 1);
         ledger.apply(submit("c")).unwrap();
-        assert_ne!(inode(), before, "acknowledged on the pages of a failed sync");
+        assert_ne!(
+            inode(),
+            before,
+            "acknowledged on the pages of a failed sync"
+        );
         ledger.is_in_place().unwrap();
         assert!(!path.with_extension("redb.new").exists());
         let known = ledger.jobs();
         drop(ledger);
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.jobs(), known);
-        assert!(ledger.job(&JobId("a".into())).is_some() && ledger.job(&JobId("c".into())).is_some());
+        assert!(
+            ledger.job(&JobId("a".into())).is_some() && ledger.job(&JobId("c".into())).is_some()
+        );
         // What was refused for another reason does not cost a copy.
         let after = inode();
         assert!(ledger.apply(submit("c")).is_err());

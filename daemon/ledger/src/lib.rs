@@ -1,4 +1,5 @@
-//! The record of what was decided and what was sampled: the part of r1d that outlives every process.
+//! The record of what was decided and what was sampled: the part of r1d that outlives every
+//! process.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -9,8 +10,9 @@
 //! | [`journal`] | every rollout before it is used: append-only, checksummed segments, one per step |
 //! | [`disk`] | the journal's storage on a real file system |
 //!
-//! Both keep `STEP-1`: a step's rollouts are in the journal, durable, before the ledger commits the step, and the ledger
-//! commits it once. A committed step can then be rebuilt from the newest checkpoint by training on the journaled rollouts.
+//! Both keep `STEP-1`: a step's rollouts are in the journal, durable, before the ledger commits the
+//! step, and the ledger commits it once. A committed step can then be rebuilt from the newest
+//! checkpoint by training on the journaled rollouts.
 
 pub mod command;
 pub mod disk;

@@ -10,7 +10,10 @@ use std::path::{Component, Path, PathBuf};
 
 /// The job's progress as it is written to a ledger in `root`.
 pub fn to_file(progress: &Progress, root: &Path) -> Progress {
-    map(progress.clone(), |path| path.strip_prefix(root).map_or(path.clone(), Path::to_path_buf))
+    map(progress.clone(), |path| {
+        path.strip_prefix(root)
+            .map_or(path.clone(), Path::to_path_buf)
+    })
 }
 
 /// The job's progress as it is read from a ledger in `root`.
@@ -23,7 +26,11 @@ pub fn from_file(progress: Progress, job: &JobId, root: &Path) -> Progress {
 }
 
 fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress {
-    let checkpoints = progress.stages.iter_mut().flat_map(|stage| &mut stage.checkpoints).map(|checkpoint| &mut checkpoint.dir);
+    let checkpoints = progress
+        .stages
+        .iter_mut()
+        .flat_map(|stage| &mut stage.checkpoints)
+        .map(|checkpoint| &mut checkpoint.dir);
     for path in checkpoints.chain(&mut progress.model) {
         *path = change(path);
     }
@@ -40,7 +47,9 @@ fn own_tail(path: &Path, job: &JobId) -> Option<PathBuf> {
         let tail = parts.get(parts.len().checked_sub(length)?..)?;
         let is_own = match tail {
             [jobs, id, last] => is(jobs, "jobs") && is(id, &job.0) && is(last, "final"),
-            [jobs, id, checkpoints, _, _] => is(jobs, "jobs") && is(id, &job.0) && is(checkpoints, "checkpoints"),
+            [jobs, id, checkpoints, _, _] => {
+                is(jobs, "jobs") && is(id, &job.0) && is(checkpoints, "checkpoints")
+            }
             _ => false,
         };
         is_own.then(|| tail.iter().collect())

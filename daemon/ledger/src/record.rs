@@ -22,20 +22,22 @@ pub struct JobRecord {
     pub strikes: Strikes,
 }
 
-/// Whether the daemon survives the job. A job that ends its daemon (by the memory that it takes, or by an abort) does so again at each start, so
-/// the count has to outlive the daemon.
+/// Whether the daemon survives the job. A job that ends its daemon (by the memory that it takes, or
+/// by an abort) does so again at each start, so the count has to outlive the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strikes {
     /// The daemon works for the job now, or ended while it did.
     pub taken_up: bool,
-    /// Times in a row that the daemon ended without a word while it worked for the job, and nothing of it was committed in between.
+    /// Times in a row that the daemon ended without a word while it worked for the job, and nothing
+    /// of it was committed in between.
     pub count: u32,
 }
 
 /// What is known of a job's stages that makes one job's outcome another's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reuse {
-    /// Of each stage, hex: stages with one key have one outcome. Empty in a job of an earlier release.
+    /// Of each stage, hex: stages with one key have one outcome. Empty in a job of an earlier
+    /// release.
     pub keys: Vec<String>,
     /// Finished stages of other jobs are taken over.
     pub enabled: bool,
@@ -142,6 +144,7 @@ impl StageRecord {
 
     /// Steps that the newest checkpoint holds.
     pub fn durable_step(&self) -> u64 {
-        self.newest_checkpoint().map_or(0, |checkpoint| checkpoint.step)
+        self.newest_checkpoint()
+            .map_or(0, |checkpoint| checkpoint.step)
     }
 }

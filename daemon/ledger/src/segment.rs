@@ -1,16 +1,19 @@
 //! The bytes of a journal segment. All integers are little endian.
 //!
 //! ```text
-//!  0        4         6          8         12        16        20            24         88      92       96
-//!  +--------+---------+----------+---------+---------+---------+-------------+----------+--------+-------+--------
-//!  | "R1DJ" | version | reserved | stage   | step u64          | job length  | job id,  | crc32c | zero  | records
-//!  |        | u16     | u16      | u32     |                   | u32         | 64 bytes | u32    | u32   |   …
-//!  +--------+---------+----------+---------+---------+---------+-------------+----------+--------+-------+--------
-//!                                                                            crc32c of bytes 0..88
-//!  record:   | length u32 | crc32c u32 | payload: an Entry in postcard |     crc32c of the length's bytes and the payload
+//!  0        4         6          8         12        20           24         88       92      96
+//!  +--------+---------+----------+---------+---------+------------+----------+--------+-------+---
+//!  | "R1DJ" | version | reserved | stage   | step    | job length | job id,  | crc32c | zero  | records
+//!  |        | u16     | u16      | u32     | u64     | u32        | 64 bytes | u32    | u32   |  …
+//!  +--------+---------+----------+---------+---------+------------+----------+--------+-------+---
+//!                                                                  crc32c of bytes 0..88
+//!
+//!  record:  | length u32 | crc32c u32 | payload: an Entry in postcard |
+//!           crc32c of the length's bytes and the payload
 //! ```
 //!
-//! The checksum covers the length too: a run of zeros, which a crash can leave at the end of a file, is no record.
+//! The checksum covers the length too: a run of zeros, which a crash can leave at the end of a
+//! file, is no record.
 
 use crate::journal::Entry;
 use crate::state::JOB_ID_MAX_BYTES;
@@ -58,22 +61,38 @@ impl Header {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Header, BadHeader> {
-        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes).ok_or(BadHeader::Torn);
+        let word = |at: usize| {
+            bytes
+                .get(at..at + 4)
+                .and_then(|b| b.try_into().ok())
+                .map(u32::from_le_bytes)
+                .ok_or(BadHeader::Torn)
+        };
         let covered = bytes.get(..88).ok_or(BadHeader::Torn)?;
-        if bytes.len() < HEADER_BYTES || covered[..4] != MAGIC || crc32c::crc32c(covered) != word(88)? {
+        if bytes.len() < HEADER_BYTES
+            || covered[..4] != MAGIC
+            || crc32c::crc32c(covered) != word(88)?
+        {
             return Err(BadHeader::Torn);
         }
         let version = (word(4)? & 0xffff) as u16;
         if version != VERSION {
             return Err(BadHeader::OtherRelease(version));
         }
-        let job = covered.get(24..24 + word(20)? as usize).ok_or(BadHeader::Torn)?;
+        let job = covered
+            .get(24..24 + word(20)? as usize)
+            .ok_or(BadHeader::Torn)?;
         let job = JobId(String::from_utf8_lossy(job).into_owned());
-        Ok(Header { job, stage: word(8)?, step: word(12)? as u64 | (word(16)? as u64) << 32 })
+        Ok(Header {
+            job,
+            stage: word(8)?,
+            step: word(12)? as u64 | (word(16)? as u64) << 32,
+        })
     }
 }
 
-/// One framed record, appended to `bytes`; gives the payload's length and checksum, or its length alone when that is over the limit.
+/// One framed record, appended to `bytes`; gives the payload's length and checksum, or its length
+/// alone when that is over the limit.
 pub fn push_record(bytes: &mut Vec<u8>, entry: &Entry) -> Result<(u32, u32), usize> {
     // Encoding into memory fails for no type that an entry holds.
     let payload = postcard::to_stdvec(entry).map_err(|_| usize::MAX)?;
@@ -101,7 +120,8 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
 }
 
-/// The whole records of a segment in order, and the offset at which they end: the file's length unless what follows is torn.
+/// The whole records of a segment in order, and the offset at which they end: the file's length
+/// unless what follows is torn.
 pub fn records(bytes: &[u8]) -> (Vec<Record<'_>>, usize) {
     let mut found = Vec::new();
     let mut offset = HEADER_BYTES;
@@ -121,7 +141,11 @@ fn record_at(bytes: &[u8], offset: usize) -> Option<Record<'_>> {
     }
     let start = offset + RECORD_HEADER_BYTES;
     let payload = bytes.get(start..start + length as usize)?;
-    (checksum(length, payload) == crc).then_some(Record { offset, print: (length, crc), payload })
+    (checksum(length, payload) == crc).then_some(Record {
+        offset,
+        print: (length, crc),
+        payload,
+    })
 }
 
 #[cfg(test)]
@@ -129,7 +153,11 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { job: JobId("7qx".into()), stage: 2, step: 1 << 40 | 5 }
+        Header {
+            job: JobId("7qx".into()),
+            stage: 2,
+            step: 1 << 40 | 5,
+        }
     }
 
     #[test]

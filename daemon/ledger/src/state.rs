@@ -1,4 +1,5 @@
-//! The record of jobs as a state machine: `(state, command) → (state, effect)`, or a refusal that changes nothing.
+//! The record of jobs as a state machine: `(state, command) → (state, effect)`, or a refusal that
+//! changes nothing.
 //!
 //! ```text
 //!            Submit          Start                     Finish
@@ -8,10 +9,13 @@
 //!                        └──── Cancel ───┴────────────────────────▶ Cancelled
 //! ```
 //!
-//! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in order.
+//! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in
+//! order.
 
 use crate::command::{Command, Effect, Rejected};
-use crate::record::{CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Strikes, Submission};
+use crate::record::{
+    CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Strikes, Submission,
+};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -54,12 +58,17 @@ pub struct State {
 pub enum FindError {
     #[error("no job's id starts with `{prefix}`: see `r1ctl list`")]
     NotFound { prefix: String },
-    #[error("`{prefix}` is short for {} jobs, among them {}: type more of it", .jobs.len(), first_few(.jobs))]
+    #[error("`{prefix}` is short for {} jobs, among them {}: type more of it", .jobs.len(),
+        first_few(.jobs))]
     Ambiguous { prefix: String, jobs: Vec<JobId> },
 }
 
 fn first_few(jobs: &[JobId]) -> String {
-    jobs.iter().take(3).map(|job| job.0.as_str()).collect::<Vec<_>>().join(", ")
+    jobs.iter()
+        .take(3)
+        .map(|job| job.0.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 type Answer = Result<Effect, Rejected>;
@@ -67,11 +76,23 @@ type Answer = Result<Effect, Rejected>;
 impl State {
     /// The state that holds these records.
     pub fn from_records(records: impl IntoIterator<Item = JobRecord>) -> State {
-        let jobs: BTreeMap<_, _> = records.into_iter().map(|record| (record.job().clone(), Arc::new(record))).collect();
-        let submitted = jobs.values().map(|record| record.submission.sequence + 1).max().unwrap_or(0);
-        let request = |record: &Arc<JobRecord>| Some((record.request.clone()?, record.job().clone()));
+        let jobs: BTreeMap<_, _> = records
+            .into_iter()
+            .map(|record| (record.job().clone(), Arc::new(record)))
+            .collect();
+        let submitted = jobs
+            .values()
+            .map(|record| record.submission.sequence + 1)
+            .max()
+            .unwrap_or(0);
+        let request =
+            |record: &Arc<JobRecord>| Some((record.request.clone()?, record.job().clone()));
         let requests = jobs.values().filter_map(request).collect();
-        State { jobs, requests, submitted }
+        State {
+            jobs,
+            requests,
+            submitted,
+        }
     }
 
     /// Carries out one command. A refused one leaves the state as it was.
@@ -89,35 +110,114 @@ impl State {
             Command::Strike { job } => {
                 let strikes = &mut self.live(job)?.strikes;
                 // A second daemon that ends before it takes the job up is not the job's doing.
-                *strikes = Strikes { taken_up: false, count: strikes.count.saturating_add(strikes.taken_up as u32) };
-                Ok(Effect::Struck { count: strikes.count })
+                *strikes = Strikes {
+                    taken_up: false,
+                    count: strikes.count.saturating_add(strikes.taken_up as u32),
+                };
+                Ok(Effect::Struck {
+                    count: strikes.count,
+                })
             }
             Command::Start { job, at } => self.start(job, *at),
-            Command::BeginStage { job, epoch, stage, name, kind, steps, at } => {
-                begin_stage(self.fenced(job, *epoch)?, *stage, name, kind, *steps, *at)
+            Command::BeginStage {
+                job,
+                epoch,
+                stage,
+                name,
+                kind,
+                steps,
+                at,
+            } => begin_stage(self.fenced(job, *epoch)?, *stage, name, kind, *steps, *at),
+            Command::CommitStep {
+                job,
+                epoch,
+                stage,
+                step,
+                metrics,
+            } => forgiving(self.fenced(job, *epoch)?, |record| {
+                commit_step(record, *stage, *step, metrics)
+            }),
+            Command::Checkpoint {
+                job,
+                epoch,
+                stage,
+                step,
+                dir,
+                manifest_sha256,
+            } => {
+                let checkpoint = CheckpointRecord {
+                    step: *step,
+                    dir: dir.clone(),
+                    manifest_sha256: manifest_sha256.clone(),
+                };
+                forgiving(self.fenced(job, *epoch)?, |record| {
+                    add_checkpoint(record, *stage, checkpoint)
+                })
             }
-            Command::CommitStep { job, epoch, stage, step, metrics } => {
-                forgiving(self.fenced(job, *epoch)?, |record| commit_step(record, *stage, *step, metrics))
+            Command::DropCheckpoint {
+                job,
+                epoch,
+                stage,
+                step,
+            } => drop_checkpoint(self.fenced(job, *epoch)?, *stage, *step),
+            Command::Eval { job, epoch, result } => {
+                forgiving(self.fenced(job, *epoch)?, |record| add_eval(record, result))
             }
-            Command::Checkpoint { job, epoch, stage, step, dir, manifest_sha256 } => {
-                let checkpoint = CheckpointRecord { step: *step, dir: dir.clone(), manifest_sha256: manifest_sha256.clone() };
-                forgiving(self.fenced(job, *epoch)?, |record| add_checkpoint(record, *stage, checkpoint))
-            }
-            Command::DropCheckpoint { job, epoch, stage, step } => drop_checkpoint(self.fenced(job, *epoch)?, *stage, *step),
-            Command::Eval { job, epoch, result } => forgiving(self.fenced(job, *epoch)?, |record| add_eval(record, result)),
-            Command::FinishStage { job, epoch, stage, at } => {
-                forgiving(self.fenced(job, *epoch)?, |record| finish_stage(record, *stage, *at))
-            }
-            Command::Finish { job, epoch, state, error, model, at } => {
-                finish(self.of_epoch(job, *epoch)?, *state, error.clone(), model.clone(), *at)
-            }
-            Command::SetGrader { job, plugin, sha256, stage, step, at } => {
-                let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: *stage, step: *step, at: *at };
+            Command::FinishStage {
+                job,
+                epoch,
+                stage,
+                at,
+            } => forgiving(self.fenced(job, *epoch)?, |record| {
+                finish_stage(record, *stage, *at)
+            }),
+            Command::Finish {
+                job,
+                epoch,
+                state,
+                error,
+                model,
+                at,
+            } => finish(
+                self.of_epoch(job, *epoch)?,
+                *state,
+                error.clone(),
+                model.clone(),
+                *at,
+            ),
+            Command::SetGrader {
+                job,
+                plugin,
+                sha256,
+                stage,
+                step,
+                at,
+            } => {
+                let grader = GraderRecord {
+                    plugin: plugin.clone(),
+                    sha256: sha256.clone(),
+                    stage: *stage,
+                    step: *step,
+                    at: *at,
+                };
                 set_grader(self.live(job)?, grader)
             }
-            Command::ReuseStage { job, epoch, of, stage, record, metrics, evals } => {
-                reuse_stage(self.of_epoch(job, *epoch)?, of, *stage, record, metrics.len(), evals)
-            }
+            Command::ReuseStage {
+                job,
+                epoch,
+                of,
+                stage,
+                record,
+                metrics,
+                evals,
+            } => reuse_stage(
+                self.of_epoch(job, *epoch)?,
+                of,
+                *stage,
+                record,
+                metrics.len(),
+                evals,
+            ),
             Command::Cancel { job, at } => self.cancel(job, *at),
         }
     }
@@ -142,25 +242,47 @@ impl State {
         jobs
     }
 
-    /// The queued jobs in the order in which they are to run: highest priority first, within it first come, first served.
+    /// The queued jobs in the order in which they are to run: highest priority first, within it
+    /// first come, first served.
     pub fn queue(&self) -> Vec<Arc<JobRecord>> {
-        let mut jobs: Vec<_> = self.jobs.values().filter(|record| record.state() == RunState::Queued).cloned().collect();
-        jobs.sort_by_key(|record| (Reverse(record.submission.priority), record.submission.sequence));
+        let mut jobs: Vec<_> = self
+            .jobs
+            .values()
+            .filter(|record| record.state() == RunState::Queued)
+            .cloned()
+            .collect();
+        jobs.sort_by_key(|record| {
+            (
+                Reverse(record.submission.priority),
+                record.submission.sequence,
+            )
+        });
         jobs
     }
 
-    /// The job that `prefix` is short for; a whole id names its job even where longer ids begin with it.
+    /// The job that `prefix` is short for; a whole id names its job even where longer ids begin
+    /// with it.
     pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
         let start = JobId(prefix.to_string());
         if self.jobs.contains_key(&start) {
             return Ok(start);
         }
-        let mut jobs: Vec<JobId> =
-            self.jobs.range(start..).map(|(id, _)| id).take_while(|id| id.0.starts_with(prefix)).cloned().collect();
+        let mut jobs: Vec<JobId> = self
+            .jobs
+            .range(start..)
+            .map(|(id, _)| id)
+            .take_while(|id| id.0.starts_with(prefix))
+            .cloned()
+            .collect();
         match (prefix.is_empty(), jobs.len()) {
             (false, 1) => Ok(jobs.remove(0)),
-            (false, 2..) => Err(FindError::Ambiguous { prefix: prefix.to_string(), jobs }),
-            _ => Err(FindError::NotFound { prefix: prefix.to_string() }),
+            (false, 2..) => Err(FindError::Ambiguous {
+                prefix: prefix.to_string(),
+                jobs,
+            }),
+            _ => Err(FindError::NotFound {
+                prefix: prefix.to_string(),
+            }),
         }
     }
 
@@ -170,24 +292,59 @@ impl State {
     }
 
     fn submit(&mut self, command: &Command) -> Answer {
-        let Command::Submit { job, name, priority, job_toml, request, graders, keys, reuses, at } = command else {
-            return Err(Rejected::UnknownJob { job: command.job().clone() });
+        let Command::Submit {
+            job,
+            name,
+            priority,
+            job_toml,
+            request,
+            graders,
+            keys,
+            reuses,
+            at,
+        } = command
+        else {
+            return Err(Rejected::UnknownJob {
+                job: command.job().clone(),
+            });
         };
-        let well_formed = job.0.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let well_formed = job
+            .0
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !well_formed || job.0.is_empty() || job.0.len() > JOB_ID_MAX_BYTES {
             return Err(Rejected::InvalidJobId { job: job.clone() });
         }
-        if let Some(known) = request.as_ref().and_then(|request| self.requests.get(request)) {
+        if let Some(known) = request
+            .as_ref()
+            .and_then(|request| self.requests.get(request))
+        {
             return Err(Rejected::SubmittedBefore { job: known.clone() });
         }
         if self.jobs.contains_key(job) {
             return Err(Rejected::DuplicateJob { job: job.clone() });
         }
-        within(job, "the name's length in bytes", name.len(), NAME_MAX_BYTES)?;
-        within(job, "the job file's length in bytes", job_toml.len(), JOB_TOML_MAX_BYTES)?;
-        within(job, "the submission id's length in bytes", request.as_ref().map_or(0, String::len), SUBMISSION_ID_MAX_BYTES)?;
+        within(
+            job,
+            "the name's length in bytes",
+            name.len(),
+            NAME_MAX_BYTES,
+        )?;
+        within(
+            job,
+            "the job file's length in bytes",
+            job_toml.len(),
+            JOB_TOML_MAX_BYTES,
+        )?;
+        within(
+            job,
+            "the submission id's length in bytes",
+            request.as_ref().map_or(0, String::len),
+            SUBMISSION_ID_MAX_BYTES,
+        )?;
         within(job, "the number of stages", keys.len(), STAGES_MAX)?;
-        keys.iter().try_for_each(|key| within(job, "a key's length", key.len(), 64))?;
+        keys.iter()
+            .try_for_each(|key| within(job, "a key's length", key.len(), 64))?;
         self.has_room_for(job_toml.len())?;
         let submission = Submission {
             job: job.clone(),
@@ -206,12 +363,29 @@ impl State {
             error: None,
             model: None,
         };
-        let reuse = Reuse { keys: keys.clone(), enabled: *reuses, taken: BTreeMap::new() };
+        let reuse = Reuse {
+            keys: keys.clone(),
+            enabled: *reuses,
+            taken: BTreeMap::new(),
+        };
         let (evals, request) = (Vec::new(), request.clone());
-        let mut record =
-            JobRecord { submission, progress, evals, graders: Vec::new(), reuse, request, strikes: Strikes::default() };
+        let mut record = JobRecord {
+            submission,
+            progress,
+            evals,
+            graders: Vec::new(),
+            reuse,
+            request,
+            strikes: Strikes::default(),
+        };
         for (plugin, sha256) in graders {
-            let grader = GraderRecord { plugin: plugin.clone(), sha256: sha256.clone(), stage: 0, step: 0, at: *at };
+            let grader = GraderRecord {
+                plugin: plugin.clone(),
+                sha256: sha256.clone(),
+                stage: 0,
+                step: 0,
+                at: *at,
+            };
             set_grader(&mut record, grader)?;
         }
         if let Some(request) = record.request.clone() {
@@ -223,8 +397,16 @@ impl State {
     }
 
     fn has_room_for(&self, text_bytes: usize) -> Result<(), Rejected> {
-        let live = || self.jobs.values().filter(|record| !record.state().is_final());
-        let full = |what, found: usize, limit: usize| Rejected::QueueFull { what, found: found as u64, limit: limit as u64 };
+        let live = || {
+            self.jobs
+                .values()
+                .filter(|record| !record.state().is_final())
+        };
+        let full = |what, found: usize, limit: usize| Rejected::QueueFull {
+            what,
+            found: found as u64,
+            limit: limit as u64,
+        };
         let jobs = live().count();
         if jobs >= JOBS_LIVE_MAX {
             return Err(full("jobs", jobs, JOBS_LIVE_MAX));
@@ -242,7 +424,10 @@ impl State {
         progress.state = RunState::Running;
         progress.epoch += 1;
         progress.started_at.get_or_insert(at);
-        Ok(Effect::Started { epoch: progress.epoch, restarts: record.restarts() })
+        Ok(Effect::Started {
+            epoch: progress.epoch,
+            restarts: record.restarts(),
+        })
     }
 
     fn cancel(&mut self, job: &JobId, at: u64) -> Answer {
@@ -254,9 +439,15 @@ impl State {
 
     /// A job that has not ended.
     fn live(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
-        let record = self.jobs.get_mut(job).ok_or_else(|| Rejected::UnknownJob { job: job.clone() })?;
+        let record = self
+            .jobs
+            .get_mut(job)
+            .ok_or_else(|| Rejected::UnknownJob { job: job.clone() })?;
         if record.state().is_final() {
-            return Err(Rejected::Ended { job: job.clone(), state: record.state() });
+            return Err(Rejected::Ended {
+                job: job.clone(),
+                state: record.state(),
+            });
         }
         Ok(Arc::make_mut(record))
     }
@@ -275,7 +466,11 @@ impl State {
         let record = self.live(job)?;
         let current = record.progress.epoch;
         if epoch != current {
-            return Err(Rejected::StaleEpoch { job: job.clone(), found: epoch, current });
+            return Err(Rejected::StaleEpoch {
+                job: job.clone(),
+                found: epoch,
+                current,
+            });
         }
         Ok(record)
     }
@@ -290,15 +485,28 @@ fn forgiving(record: &mut JobRecord, change: impl FnOnce(&mut JobRecord) -> Answ
 
 fn within(job: &JobId, what: &str, found: usize, limit: usize) -> Result<(), Rejected> {
     if found > limit {
-        return Err(Rejected::OverLimit { job: job.clone(), what: what.to_string(), found: found as u64, limit: limit as u64 });
+        return Err(Rejected::OverLimit {
+            job: job.clone(),
+            what: what.to_string(),
+            found: found as u64,
+            limit: limit as u64,
+        });
     }
     Ok(())
 }
 
 fn wrong_stage(record: &JobRecord, stage: u32) -> Rejected {
     let stages = &record.progress.stages;
-    let finished = stages.iter().filter(|stage| stage.state == RunState::Succeeded).count() as u32;
-    Rejected::WrongStage { job: record.job().clone(), stage, begun: stages.len() as u32, finished }
+    let finished = stages
+        .iter()
+        .filter(|stage| stage.state == RunState::Succeeded)
+        .count() as u32;
+    Rejected::WrongStage {
+        job: record.job().clone(),
+        stage,
+        begun: stages.len() as u32,
+        finished,
+    }
 }
 
 /// The stage at work, which must be `stage`.
@@ -307,28 +515,61 @@ fn at_work(record: &mut JobRecord, stage: u32) -> Result<&mut StageRecord, Rejec
         return Err(wrong_stage(record, stage));
     }
     let refusal = wrong_stage(record, stage);
-    record.progress.stages.get_mut(stage as usize).ok_or(refusal)
+    record
+        .progress
+        .stages
+        .get_mut(stage as usize)
+        .ok_or(refusal)
 }
 
-fn begin_stage(record: &mut JobRecord, stage: u32, name: &str, kind: &str, steps: u64, at: u64) -> Answer {
+fn begin_stage(
+    record: &mut JobRecord,
+    stage: u32,
+    name: &str,
+    kind: &str,
+    steps: u64,
+    at: u64,
+) -> Answer {
     let job = record.job().clone();
     if let Some((index, current)) = record.stage_at_work() {
         if index != stage {
             return Err(wrong_stage(record, stage));
         }
-        let describe = |name: &str, kind: &str, steps: u64| format!("`{name}` ({kind}, {steps} steps)");
-        let (began, now) = (describe(&current.name, &current.kind, current.steps), describe(name, kind, steps));
+        let describe =
+            |name: &str, kind: &str, steps: u64| format!("`{name}` ({kind}, {steps} steps)");
+        let (began, now) = (
+            describe(&current.name, &current.kind, current.steps),
+            describe(name, kind, steps),
+        );
         if began != now {
-            return Err(Rejected::StageChanged { job, stage, began, now });
+            return Err(Rejected::StageChanged {
+                job,
+                stage,
+                began,
+                now,
+            });
         }
-        return Ok(Effect::StageBegun { step: current.step, durable_step: current.durable_step() });
+        return Ok(Effect::StageBegun {
+            step: current.step,
+            durable_step: current.durable_step(),
+        });
     }
     if record.progress.stages.len() != stage as usize {
         return Err(wrong_stage(record, stage));
     }
     within(&job, "the number of stages", stage as usize + 1, STAGES_MAX)?;
-    within(&job, "the stage name's length in bytes", name.len(), NAME_MAX_BYTES)?;
-    within(&job, "the stage kind's length in bytes", kind.len(), NAME_MAX_BYTES)?;
+    within(
+        &job,
+        "the stage name's length in bytes",
+        name.len(),
+        NAME_MAX_BYTES,
+    )?;
+    within(
+        &job,
+        "the stage kind's length in bytes",
+        kind.len(),
+        NAME_MAX_BYTES,
+    )?;
     record.progress.stages.push(StageRecord {
         name: name.to_string(),
         kind: kind.to_string(),
@@ -340,15 +581,29 @@ fn begin_stage(record: &mut JobRecord, stage: u32, name: &str, kind: &str, steps
         ended_at: None,
         metrics: Metrics::new(),
     });
-    Ok(Effect::StageBegun { step: 0, durable_step: 0 })
+    Ok(Effect::StageBegun {
+        step: 0,
+        durable_step: 0,
+    })
 }
 
 fn commit_step(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Answer {
     let job = record.job().clone();
-    within(&job, "the number of metrics", metrics.len(), METRICS_MAX_NAMES)?;
+    within(
+        &job,
+        "the number of metrics",
+        metrics.len(),
+        METRICS_MAX_NAMES,
+    )?;
     let current = at_work(record, stage)?;
     if step != current.step || step >= current.steps {
-        return Err(Rejected::WrongStep { job, stage, step, committed: current.step, steps: current.steps });
+        return Err(Rejected::WrongStep {
+            job,
+            stage,
+            step,
+            committed: current.step,
+            steps: current.steps,
+        });
     }
     current.step += 1;
     current.metrics = metrics.clone();
@@ -359,32 +614,60 @@ fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointReco
     let job = record.job().clone();
     let current = at_work(record, stage)?;
     if checkpoint.step > current.step {
-        return Err(Rejected::CheckpointAhead { job, stage, step: checkpoint.step, committed: current.step });
+        return Err(Rejected::CheckpointAhead {
+            job,
+            stage,
+            step: checkpoint.step,
+            committed: current.step,
+        });
     }
-    match current.checkpoints.binary_search_by_key(&checkpoint.step, |known| known.step) {
+    match current
+        .checkpoints
+        .binary_search_by_key(&checkpoint.step, |known| known.step)
+    {
         Ok(place) => current.checkpoints[place] = checkpoint,
         Err(place) => {
-            within(&job, "the number of checkpoints", current.checkpoints.len() + 1, CHECKPOINTS_MAX)?;
+            within(
+                &job,
+                "the number of checkpoints",
+                current.checkpoints.len() + 1,
+                CHECKPOINTS_MAX,
+            )?;
             current.checkpoints.insert(place, checkpoint);
         }
     }
-    Ok(Effect::Checkpointed { durable_step: current.durable_step() })
+    Ok(Effect::Checkpointed {
+        durable_step: current.durable_step(),
+    })
 }
 
 /// Of any stage begun: a finished stage's checkpoints are pruned while a later one works.
 fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
     let refusal = wrong_stage(record, stage);
-    let current = record.progress.stages.get_mut(stage as usize).ok_or(refusal)?;
+    let current = record
+        .progress
+        .stages
+        .get_mut(stage as usize)
+        .ok_or(refusal)?;
     current.checkpoints.retain(|known| known.step != step);
-    Ok(Effect::CheckpointDropped { durable_step: current.durable_step() })
+    Ok(Effect::CheckpointDropped {
+        durable_step: current.durable_step(),
+    })
 }
 
 fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
-    let same = |known: &&mut EvalResult| known.stage == result.stage && known.step == result.step && known.data == result.data;
+    let same = |known: &&mut EvalResult| {
+        known.stage == result.stage && known.step == result.step && known.data == result.data
+    };
     match record.evals.iter_mut().find(same) {
         Some(known) => *known = result.clone(),
         None => {
-            within(record.job(), "the number of evaluations", record.evals.len() + 1, EVALS_MAX)?;
+            within(
+                record.job(),
+                "the number of evaluations",
+                record.evals.len() + 1,
+                EVALS_MAX,
+            )?;
             record.evals.push(result.clone());
         }
     }
@@ -400,21 +683,49 @@ fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
         Some((stage, work)) => from <= (stage, work.step),
         None => grader.stage < begun,
     };
-    let known = record.graders.iter_mut().rfind(|known| known.plugin == grader.plugin);
-    let goes_back = known.as_ref().is_some_and(|known| from < (known.stage, known.step));
+    let known = record
+        .graders
+        .iter_mut()
+        .rfind(|known| known.plugin == grader.plugin);
+    let goes_back = known
+        .as_ref()
+        .is_some_and(|known| from < (known.stage, known.step));
     if late || goes_back {
-        return Err(Rejected::GraderLate { job, stage: grader.stage, step: grader.step });
+        return Err(Rejected::GraderLate {
+            job,
+            stage: grader.stage,
+            step: grader.step,
+        });
     }
-    within(&job, "the plugin's length in bytes", grader.plugin.len(), GRADER_MAX_BYTES)?;
+    within(
+        &job,
+        "the plugin's length in bytes",
+        grader.plugin.len(),
+        GRADER_MAX_BYTES,
+    )?;
     within(&job, "the hash's length", grader.sha256.len(), 64)?;
-    // Judged by another than the one it was submitted with, a stage's outcome is no longer its key's, for this job and for later ones.
-    if known.as_ref().is_some_and(|known| known.sha256 != grader.sha256) {
-        record.reuse.keys.iter_mut().skip(grader.stage as usize).for_each(String::clear);
+    // Judged by another than the one it was submitted with, a stage's outcome is no longer its
+    // key's, for this job and for later ones.
+    if known
+        .as_ref()
+        .is_some_and(|known| known.sha256 != grader.sha256)
+    {
+        record
+            .reuse
+            .keys
+            .iter_mut()
+            .skip(grader.stage as usize)
+            .for_each(String::clear);
     }
     match known.filter(|known| (known.stage, known.step) == from) {
         Some(known) => *known = grader,
         None => {
-            within(&job, "the number of judges", record.graders.len() + 1, GRADERS_MAX)?;
+            within(
+                &job,
+                "the number of judges",
+                record.graders.len() + 1,
+                GRADERS_MAX,
+            )?;
             record.graders.push(grader);
         }
     }
@@ -439,7 +750,12 @@ fn reuse_stage(
         return Err(Rejected::NotWhole { job, stage });
     }
     within(&job, "the number of stages", stage as usize + 1, STAGES_MAX)?;
-    within(&job, "the number of evaluations", record.evals.len() + evals.len(), EVALS_MAX)?;
+    within(
+        &job,
+        "the number of evaluations",
+        record.evals.len() + evals.len(),
+        EVALS_MAX,
+    )?;
     record.progress.stages.push(finished.clone());
     for result in evals {
         add_eval(record, result)?;
@@ -452,15 +768,32 @@ fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Answer {
     let job = record.job().clone();
     let current = at_work(record, stage)?;
     if current.step != current.steps {
-        return Err(Rejected::StageIncomplete { job, stage, committed: current.step, steps: current.steps });
+        return Err(Rejected::StageIncomplete {
+            job,
+            stage,
+            committed: current.step,
+            steps: current.steps,
+        });
     }
     current.state = RunState::Succeeded;
     current.ended_at = Some(at);
     Ok(Effect::StageFinished)
 }
 
-fn finish(record: &mut JobRecord, state: RunState, error: Option<String>, model: Option<PathBuf>, at: u64) -> Answer {
-    let refuse = |why: String| Err(Rejected::CannotFinish { job: record.job().clone(), state, why });
+fn finish(
+    record: &mut JobRecord,
+    state: RunState,
+    error: Option<String>,
+    model: Option<PathBuf>,
+    at: u64,
+) -> Answer {
+    let refuse = |why: String| {
+        Err(Rejected::CannotFinish {
+            job: record.job().clone(),
+            state,
+            why,
+        })
+    };
     if !state.is_final() {
         return refuse("that is no end".to_string());
     }
@@ -479,7 +812,12 @@ fn finish(record: &mut JobRecord, state: RunState, error: Option<String>, model:
 fn end(record: &mut JobRecord, state: RunState, at: u64) {
     record.progress.state = state;
     record.progress.ended_at = Some(at);
-    if let Some(stage) = record.progress.stages.last_mut().filter(|stage| stage.state == RunState::Running) {
+    if let Some(stage) = record
+        .progress
+        .stages
+        .last_mut()
+        .filter(|stage| stage.state == RunState::Running)
+    {
         stage.state = state;
         stage.ended_at = Some(at);
     }
@@ -487,7 +825,10 @@ fn end(record: &mut JobRecord, state: RunState, at: u64) {
 
 fn cut(mut text: String, length_max: usize) -> String {
     if text.len() > length_max {
-        let end = (0..=length_max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        let end = (0..=length_max)
+            .rev()
+            .find(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }

@@ -12,7 +12,8 @@ pub struct StepRecord {
     pub sampled: BTreeMap<SampleKey, Rollout>,
     /// Verdicts and reward of the completions scored so far.
     pub scored: BTreeMap<SampleKey, (Vec<Verdict>, Option<f32>)>,
-    /// The completions that make the step, in training order, with their advantages; `None` while the step is not sealed.
+    /// The completions that make the step, in training order, with their advantages; `None` while
+    /// the step is not sealed.
     pub sealed: Option<Vec<(SampleKey, Option<f32>)>>,
 }
 
@@ -22,7 +23,11 @@ impl StepRecord {
             Entry::Sampled(rollout) => {
                 self.sampled.insert(rollout.key, rollout);
             }
-            Entry::Scored { key, verdicts, reward } => {
+            Entry::Scored {
+                key,
+                verdicts,
+                reward,
+            } => {
                 self.scored.insert(key, (verdicts, reward));
             }
             Entry::Sealed { advantages, .. } => self.sealed = Some(advantages),
@@ -35,7 +40,12 @@ impl StepRecord {
         let mut whole = |(key, advantage)| {
             let rollout = self.sampled.remove(&key)?;
             let (verdicts, reward) = self.scored.remove(&key)?;
-            Some(ScoredRollout { rollout, verdicts, reward, advantage })
+            Some(ScoredRollout {
+                rollout,
+                verdicts,
+                reward,
+                advantage,
+            })
         };
         sealed.into_iter().map(&mut whole).collect()
     }
@@ -69,14 +79,20 @@ impl Step {
     /// Takes the entry in: `Ok(false)` when it is here already, to the byte.
     pub fn admit(&mut self, entry: &Entry, print: Print) -> Result<bool, Refused> {
         match entry {
-            Entry::Sampled(rollout) => self.admit_sample(rollout.key, "the sampled completion", print, |step| &mut step.sampled),
+            Entry::Sampled(rollout) => {
+                self.admit_sample(rollout.key, "the sampled completion", print, |step| {
+                    &mut step.sampled
+                })
+            }
             Entry::Scored { key, .. } => {
                 if !self.sampled.contains_key(key) {
                     return Err(Refused::NotSampled { key: *key });
                 }
                 self.admit_sample(*key, "the score", print, |step| &mut step.scored)
             }
-            Entry::Sealed { step, advantages, .. } => self.admit_seal(*step, advantages, print),
+            Entry::Sealed {
+                step, advantages, ..
+            } => self.admit_seal(*step, advantages, print),
         }
     }
 
@@ -112,7 +128,12 @@ impl Step {
         Ok(true)
     }
 
-    fn admit_seal(&mut self, step: u64, advantages: &[(SampleKey, Option<f32>)], print: Print) -> Result<bool, Refused> {
+    fn admit_seal(
+        &mut self,
+        step: u64,
+        advantages: &[(SampleKey, Option<f32>)],
+        print: Print,
+    ) -> Result<bool, Refused> {
         match self.sealed {
             Some(known) if known == print => return Ok(false),
             Some(_) => return Err(Refused::Sealed { step }),

@@ -1,8 +1,9 @@
 //! The ledger's file as redb uses it, with a memory for a failed sync.
 //!
-//! After a sync that failed, Linux takes the pages for clean that it could not write: reads show what
-//! is not on the disk, and the next sync succeeds. Nothing may be acknowledged on such a file. What
-//! redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all written.
+//! After a sync that failed, Linux takes the pages for clean that it could not write: reads show
+//! what is not on the disk, and the next sync succeeds. Nothing may be acknowledged on such a file.
+//! What redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all
+//! written.
 
 use r1d_proto::storage::sync_parent;
 use redb::backends::FileBackend;
@@ -40,7 +41,8 @@ impl WatchedPath {
     pub(crate) fn open(&self) -> Result<Database, DatabaseError> {
         if self.is_unsynced.load(Ordering::Relaxed) {
             let beside = self.path.with_extension("redb.new");
-            self.renew(&beside).inspect_err(|_| drop(fs::remove_file(&beside)))?;
+            self.renew(&beside)
+                .inspect_err(|_| drop(fs::remove_file(&beside)))?;
             self.is_unsynced.store(false, Ordering::Relaxed);
         }
         self.open_at(&self.path)
@@ -48,15 +50,23 @@ impl WatchedPath {
 
     fn open_at(&self, path: &Path) -> Result<Database, DatabaseError> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let backend = Watched { file: FileBackend::new(file)?, watch: self.clone() };
-        Database::builder().set_cache_size(CACHE_MAX_BYTES).create_with_backend(backend)
+        let backend = Watched {
+            file: FileBackend::new(file)?,
+            watch: self.clone(),
+        };
+        Database::builder()
+            .set_cache_size(CACHE_MAX_BYTES)
+            .create_with_backend(backend)
     }
 
     /// The copy takes the file's place when it is whole and on the disk.
     fn renew(&self, beside: &Path) -> Result<(), DatabaseError> {
         fs::copy(&self.path, beside)?;
         File::open(beside)?.sync_all()?;
-        let copy = WatchedPath { is_unsynced: Arc::default(), ..self.clone() };
+        let copy = WatchedPath {
+            is_unsynced: Arc::default(),
+            ..self.clone()
+        };
         let mut database = copy.open_at(beside)?;
         // Pages that the system has dropped since were read from the disk again, and may be old.
         database.check_integrity()?;
@@ -110,7 +120,11 @@ impl StorageBackend for Watched {
         self.file.try_lock_range(start, end)
     }
 
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
         self.file.try_lock_shared_range(start, end)
     }
 

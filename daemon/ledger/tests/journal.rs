@@ -24,11 +24,22 @@ fn file(step: u64) -> PathBuf {
 }
 
 fn open(disk: &SimDisk, committed: u64) -> Result<Journal, JournalError> {
-    Journal::open(disk.shared(), &dir(), &JobId("7qx".into()), STAGE, committed)
+    Journal::open(
+        disk.shared(),
+        &dir(),
+        &JobId("7qx".into()),
+        STAGE,
+        committed,
+    )
 }
 
 fn key(step: u64, prompt: u32, sample: u32) -> SampleKey {
-    SampleKey { stage: STAGE, step, prompt, sample }
+    SampleKey {
+        stage: STAGE,
+        step,
+        prompt,
+        sample,
+    }
 }
 
 /// A completion whose content is a function of its key.
@@ -43,7 +54,11 @@ fn rollout(key: SampleKey) -> Rollout {
         completion_ids: (0..length as u32).map(|i| i * 997).collect(),
         behaviour_logprobs: (0..length).map(|i| uniform(i).ln()).collect(),
         experts: (0..length).map(|i| (uniform(i) * 256.0) as u16).collect(),
-        kept_ids: KeptIds::from_numbers((0..length as u32).flat_map(|i| [1, i * 997, 1 + i % 3]).collect()),
+        kept_ids: KeptIds::from_numbers(
+            (0..length as u32)
+                .flat_map(|i| [1, i * 997, 1 + i % 3])
+                .collect(),
+        ),
         policy_version: key.step,
         finish: FinishReason::Stop,
     }
@@ -55,22 +70,36 @@ fn score(key: SampleKey) -> Entry {
         plugin: "accuracy".into(),
         module_sha256: "ab".repeat(32),
         config_sha256: "cd".repeat(32),
-        outcome: Outcome::Score { value, parts: vec![] },
+        outcome: Outcome::Score {
+            value,
+            parts: vec![],
+        },
         value: Some(value),
         fuel: 12345,
     };
-    Entry::Scored { key, verdicts: vec![verdict], reward: Some(value) }
+    Entry::Scored {
+        key,
+        verdicts: vec![verdict],
+        reward: Some(value),
+    }
 }
 
 fn seal(step: u64, keys: &[SampleKey]) -> Entry {
-    let advantage = |key: &SampleKey| (key.sample != 1).then(|| counter_uniform(&[9, key.sample as u64]) - 0.5);
-    Entry::Sealed { stage: STAGE, step, advantages: keys.iter().map(|key| (*key, advantage(key))).collect() }
+    let advantage =
+        |key: &SampleKey| (key.sample != 1).then(|| counter_uniform(&[9, key.sample as u64]) - 0.5);
+    Entry::Sealed {
+        stage: STAGE,
+        step,
+        advantages: keys.iter().map(|key| (*key, advantage(key))).collect(),
+    }
 }
 
 /// Every entry of a step of `samples` completions, in the order in which they come.
 fn step_entries(step: u64, samples: u32) -> Vec<Entry> {
     let keys: Vec<SampleKey> = (0..samples).map(|i| key(step, i / 2, i % 2)).collect();
-    let sampled = keys.iter().flat_map(|&key| [Entry::Sampled(rollout(key)), score(key)]);
+    let sampled = keys
+        .iter()
+        .flat_map(|&key| [Entry::Sampled(rollout(key)), score(key)]);
     sampled.chain([seal(step, &keys)]).collect()
 }
 
@@ -79,7 +108,11 @@ fn record_of(entries: &[Entry]) -> StepRecord {
     for entry in entries.iter().cloned() {
         match entry {
             Entry::Sampled(rollout) => drop(record.sampled.insert(rollout.key, rollout)),
-            Entry::Scored { key, verdicts, reward } => drop(record.scored.insert(key, (verdicts, reward))),
+            Entry::Scored {
+                key,
+                verdicts,
+                reward,
+            } => drop(record.scored.insert(key, (verdicts, reward))),
             Entry::Sealed { advantages, .. } => record.sealed = Some(advantages),
         }
     }
@@ -115,21 +148,38 @@ fn a_sealed_step_replays_as_it_was_on_a_real_disk() {
 fn every_bit_of_a_logprob_survives() {
     let disk = SimDisk::default();
     let mut journal = open(&disk, 0).unwrap();
-    let odd = [f32::MIN_POSITIVE / 2.0, -0.0, f32::NEG_INFINITY, f32::from_bits(0x7fc0_1234), f32::MAX];
-    let sampled = Rollout { behaviour_logprobs: odd.to_vec(), ..rollout(key(0, 0, 0)) };
+    let odd = [
+        f32::MIN_POSITIVE / 2.0,
+        -0.0,
+        f32::NEG_INFINITY,
+        f32::from_bits(0x7fc0_1234),
+        f32::MAX,
+    ];
+    let sampled = Rollout {
+        behaviour_logprobs: odd.to_vec(),
+        ..rollout(key(0, 0, 0))
+    };
     journal.append(&[Entry::Sampled(sampled)]).unwrap();
-    let read = journal.read(0).unwrap().sampled[&key(0, 0, 0)].behaviour_logprobs.clone();
-    assert_eq!(read.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), odd.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+    let read = journal.read(0).unwrap().sampled[&key(0, 0, 0)]
+        .behaviour_logprobs
+        .clone();
+    assert_eq!(
+        read.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+        odd.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    );
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
-    /// Power is lost after any number of appends and syncs: what was synced is there, what follows is a first part of what was appended,
-    /// and the journal goes on from it to the same end.
+    /// Power is lost after any number of appends and syncs: what was synced is there, what follows
+    /// is a first part of what was appended, and the journal goes on from it to the same end.
     #[test]
     fn a_crash_costs_only_a_tail_of_what_was_not_synced(
-        appended in 0usize..40, every in 1usize..9, bytes in prop_oneof![Just(u64::MAX), 0u64..20_000], power in any::<bool>(), seed in any::<u64>()
+        appended in 0usize..40, every in 1usize..9,
+            bytes in prop_oneof![Just(u64::MAX), 0u64..20_000], power in any::<bool>(),
+            seed in any::<u64>()
     ) {
         let disk = SimDisk::default();
         let entries = step_entries(0, 20);
@@ -156,12 +206,14 @@ proptest! {
 
         let mut journal = open(&disk, 0).unwrap();
         let found = journal.read(0).unwrap();
-        let kept = (synced..=appended.min(entries.len())).find(|&n| record_of(&entries[..n]) == found);
+        let kept = (synced..=appended.min(entries.len()))
+            .find(|&n| record_of(&entries[..n]) == found);
         prop_assert!(kept.is_some(), "synced {}, found {} samples", synced, found.sampled.len());
         for cut in journal.cuts() {
             prop_assert!(cut.bytes_cut > 0 && cut.step == 0);
         }
-        // What recovery kept must not be lost by the next crash, even without another append: the step may be trained on now.
+        // What recovery kept must not be lost by the next crash, even without another append: the
+        // step may be trained on now.
         disk.crash(seed ^ 1);
         prop_assert_eq!(open(&disk, 0).unwrap().read(0).unwrap(), found);
         journal = open(&disk, 0).unwrap();
@@ -193,7 +245,8 @@ proptest! {
         prop_assert_eq!(journal.read(3).unwrap(), record_of(&entries[..entries.len() - 2]));
         if cut_at > whole {
             let cut = &journal.cuts()[0];
-            prop_assert_eq!((cut.step, cut.records, cut.bytes_cut), (3, entries.len() as u64 - 2, cut_at - whole));
+            prop_assert_eq!((cut.step, cut.records, cut.bytes_cut),
+                (3, entries.len() as u64 - 2, cut_at - whole));
         } else {
             prop_assert!(journal.cuts().is_empty());
         }
@@ -215,14 +268,16 @@ proptest! {
         disk.flip_bit(&file(0), bit);
         for journal in [journal, open(&disk, 1).unwrap()] {
             match journal.replay(0) {
-                Err(JournalError::Damaged { path, offset, .. }) => prop_assert!(path == file(0) && offset <= bit as u64 / 8),
+                Err(JournalError::Damaged { path, offset, .. })
+                    => prop_assert!(path == file(0) && offset <= bit as u64 / 8),
                 other => prop_assert!(false, "{:?}", other),
             }
         }
         prop_assert_eq!(disk.read(&file(0)).unwrap().len() * 8, bits, "a committed step was cut");
     }
 
-    /// The disk fills up at any byte: the error names the file, the partial record is gone, and with room the journal goes on.
+    /// The disk fills up at any byte: the error names the file, the partial record is gone, and
+    /// with room the journal goes on.
     #[test]
     fn a_full_disk_is_an_error_and_the_journal_goes_on(room in 0u64..12_000, seed in any::<u64>()) {
         let disk = SimDisk::default();
@@ -254,10 +309,20 @@ fn a_repeated_entry_is_passed_over_and_a_different_one_refused() {
     let length = disk.read(&file(0)).unwrap().len();
     journal.append(&entries[..2]).unwrap();
     assert_eq!(disk.read(&file(0)).unwrap().len(), length);
-    let other = Rollout { row: 99, ..rollout(key(0, 0, 0)) };
+    let other = Rollout {
+        row: 99,
+        ..rollout(key(0, 0, 0))
+    };
     let refused = journal.append(&[entries[2].clone(), Entry::Sampled(other.clone())]);
-    assert!(matches!(refused, Err(JournalError::Refused(Refused::Differs { .. }))), "{refused:?}");
-    assert_eq!(journal.read(0).unwrap(), record_of(&entries[..2]), "the rest of a refused call was taken in");
+    assert!(
+        matches!(refused, Err(JournalError::Refused(Refused::Differs { .. }))),
+        "{refused:?}"
+    );
+    assert_eq!(
+        journal.read(0).unwrap(),
+        record_of(&entries[..2]),
+        "the rest of a refused call was taken in"
+    );
     // A journal opened anew knows what it holds.
     let mut journal = open(&disk, 0).unwrap();
     journal.append(&entries[..2]).unwrap();
@@ -274,21 +339,48 @@ fn entries_come_in_order() {
         Err(JournalError::Refused(refused)) => refused,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refusal(&mut journal, score(a)), Refused::NotSampled { key: a });
-    journal.append(&[Entry::Sampled(rollout(a)), Entry::Sampled(rollout(b)), score(a)]).unwrap();
-    assert_eq!(refusal(&mut journal, seal(0, &[a, b])), Refused::NotScored { key: b });
-    assert_eq!(refusal(&mut journal, seal(0, &[a, a])), Refused::SealedTwice { key: a });
+    assert_eq!(
+        refusal(&mut journal, score(a)),
+        Refused::NotSampled { key: a }
+    );
+    journal
+        .append(&[
+            Entry::Sampled(rollout(a)),
+            Entry::Sampled(rollout(b)),
+            score(a),
+        ])
+        .unwrap();
+    assert_eq!(
+        refusal(&mut journal, seal(0, &[a, b])),
+        Refused::NotScored { key: b }
+    );
+    assert_eq!(
+        refusal(&mut journal, seal(0, &[a, a])),
+        Refused::SealedTwice { key: a }
+    );
     // A sealed step need not hold everything that was sampled for it.
     journal.append(&[seal(0, &[a])]).unwrap();
     assert_eq!(refusal(&mut journal, score(b)), Refused::Sealed { step: 0 });
-    assert_eq!(refusal(&mut journal, seal(0, &[])), Refused::Sealed { step: 0 });
+    assert_eq!(
+        refusal(&mut journal, seal(0, &[])),
+        Refused::Sealed { step: 0 }
+    );
     journal.sync().unwrap();
     journal.committed(1);
     assert_eq!(journal.replay(0).unwrap().len(), 1);
-    assert_eq!(refusal(&mut journal, Entry::Sampled(rollout(a))), Refused::Committed { step: 0 });
+    assert_eq!(
+        refusal(&mut journal, Entry::Sampled(rollout(a))),
+        Refused::Committed { step: 0 }
+    );
     let elsewhere = SampleKey { stage: 7, ..a };
     assert_eq!(
-        refusal(&mut journal, Entry::Sampled(Rollout { key: elsewhere, ..rollout(a) })),
+        refusal(
+            &mut journal,
+            Entry::Sampled(Rollout {
+                key: elsewhere,
+                ..rollout(a)
+            })
+        ),
         Refused::WrongStage { stage: 1, found: 7 }
     );
 }
@@ -302,10 +394,16 @@ fn an_uncommitted_step_can_be_dropped_and_redone_and_a_committed_one_cannot() {
     }
     journal.sync().unwrap();
     journal.committed(2);
-    assert!(matches!(journal.drop_from(1), Err(JournalError::Refused(Refused::Committed { step: 1 }))));
+    assert!(matches!(
+        journal.drop_from(1),
+        Err(JournalError::Refused(Refused::Committed { step: 1 }))
+    ));
     journal.drop_from(2).unwrap();
     assert_eq!(journal.read(2).unwrap(), StepRecord::default());
-    let redone = Rollout { row: 99, ..rollout(key(2, 0, 0)) };
+    let redone = Rollout {
+        row: 99,
+        ..rollout(key(2, 0, 0))
+    };
     journal.append(&[Entry::Sampled(redone.clone())]).unwrap();
     journal.sync().unwrap();
     disk.crash(1);
@@ -325,7 +423,10 @@ fn pruning_removes_committed_steps_only() {
     journal.committed(4);
     journal.prune_before(2).unwrap();
     assert_eq!(journal.steps(), [2, 3, 4]);
-    assert!(matches!(journal.read(1), Err(JournalError::Missing { step: 1, .. })));
+    assert!(matches!(
+        journal.read(1),
+        Err(JournalError::Missing { step: 1, .. })
+    ));
     journal.prune_before(u64::MAX).unwrap();
     assert_eq!(journal.steps(), [4], "step 4 is not committed");
     disk.crash(3);
@@ -339,15 +440,27 @@ fn a_failed_sync_is_never_taken_for_a_success() {
     let entries = step_entries(0, 2);
     journal.append(&entries).unwrap();
     disk.fail_syncs(1);
-    assert!(matches!(journal.sync(), Err(JournalError::Unsynced { step: 0, .. })));
+    assert!(matches!(
+        journal.sync(),
+        Err(JournalError::Unsynced { step: 0, .. })
+    ));
     // The kernel may have dropped the dirty pages: a later sync that succeeds proves nothing.
-    assert!(matches!(journal.sync(), Err(JournalError::Unsynced { step: 0, .. })));
-    assert!(matches!(journal.append(&entries), Err(JournalError::Unsynced { step: 0, .. })));
+    assert!(matches!(
+        journal.sync(),
+        Err(JournalError::Unsynced { step: 0, .. })
+    ));
+    assert!(matches!(
+        journal.append(&entries),
+        Err(JournalError::Unsynced { step: 0, .. })
+    ));
     journal.drop_from(0).unwrap();
     journal.append(&entries).unwrap();
     journal.sync().unwrap();
     disk.crash(4);
-    assert_eq!(open(&disk, 0).unwrap().read(0).unwrap(), record_of(&entries));
+    assert_eq!(
+        open(&disk, 0).unwrap().read(0).unwrap(),
+        record_of(&entries)
+    );
 }
 
 #[test]
@@ -358,8 +471,14 @@ fn a_committed_step_without_its_seal_or_its_file_is_an_error() {
     journal.sync().unwrap();
     let journal = open(&disk, 2).unwrap();
     let error = journal.replay(0).unwrap_err();
-    assert!(matches!(&error, JournalError::Damaged { path, .. } if *path == file(0)), "{error}");
-    assert!(matches!(journal.replay(1), Err(JournalError::Missing { step: 1, .. })));
+    assert!(
+        matches!(&error, JournalError::Damaged { path, .. } if *path == file(0)),
+        "{error}"
+    );
+    assert!(matches!(
+        journal.replay(1),
+        Err(JournalError::Missing { step: 1, .. })
+    ));
 }
 
 #[test]
@@ -367,8 +486,14 @@ fn a_segment_of_another_job_or_release_is_refused() {
     let disk = SimDisk::default();
     let mut journal = open(&disk, 0).unwrap();
     journal.append(&step_entries(0, 1)).unwrap();
-    let other = Journal::open(disk.shared(), &dir(), &JobId("8b".into()), STAGE, 0).err().unwrap().to_string();
-    assert!(other.contains("it belongs to step 0 of stage 1 of job `7qx`"), "{other}");
+    let other = Journal::open(disk.shared(), &dir(), &JobId("8b".into()), STAGE, 0)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        other.contains("it belongs to step 0 of stage 1 of job `7qx`"),
+        "{other}"
+    );
     disk.rename(&file(0), &file(1)).unwrap();
     assert!(matches!(open(&disk, 0), Err(JournalError::Damaged { .. })));
     let mut bytes = disk.read(&file(1)).unwrap();
@@ -378,8 +503,16 @@ fn a_segment_of_another_job_or_release_is_refused() {
         bytes[88..92].copy_from_slice(&crc.to_le_bytes());
         disk.open(&file(1)).write_at(0, &bytes).unwrap();
         let refused = open(&disk, 0).err().unwrap();
-        assert!(matches!(refused, JournalError::OtherRelease { found, .. } if found == u16::from(version)), "{refused}");
-        assert_eq!(disk.read(&file(1)).unwrap(), bytes, "another release's file was touched");
+        assert!(
+            matches!(refused, JournalError::OtherRelease { found, .. } if found ==
+                u16::from(version)),
+            "{refused}"
+        );
+        assert_eq!(
+            disk.read(&file(1)).unwrap(),
+            bytes,
+            "another release's file was touched"
+        );
     }
 }
 

@@ -1,7 +1,10 @@
-//! The ledger on disk: what it acknowledged is there after any crash, and what it refuses to open it names.
+//! The ledger on disk: what it acknowledged is there after any crash, and what it refuses to open
+//! it names.
 
 use proptest::prelude::*;
-use r1d_ledger::{CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State};
+use r1d_ledger::{
+    CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State,
+};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -16,8 +19,17 @@ fn id(text: &str) -> JobId {
 }
 
 fn commit(job: &str, step: u64) -> Command {
-    let metrics = Metrics::from([("loss".to_string(), 0.1 * step as f64), ("grad_norm".to_string(), f64::NAN)]);
-    Command::CommitStep { job: id(job), epoch: 1, stage: 0, step, metrics }
+    let metrics = Metrics::from([
+        ("loss".to_string(), 0.1 * step as f64),
+        ("grad_norm".to_string(), f64::NAN),
+    ]);
+    Command::CommitStep {
+        job: id(job),
+        epoch: 1,
+        stage: 0,
+        step,
+        metrics,
+    }
 }
 
 /// A job's life up to `steps` committed steps.
@@ -37,7 +49,11 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
             priority: 1,
             job_toml: toml,
             request: Some(format!("request of {job}")),
-            graders: [("accuracy".into(), "aa".repeat(32)), ("format".into(), "ff".repeat(32))].into(),
+            graders: [
+                ("accuracy".into(), "aa".repeat(32)),
+                ("format".into(), "ff".repeat(32)),
+            ]
+            .into(),
             keys: vec!["ab".repeat(32)],
             reuses: true,
             at: 10,
@@ -45,18 +61,54 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
         Command::TakeUp { job: id(job) },
         Command::Strike { job: id(job) },
         Command::TakeUp { job: id(job) },
-        Command::Start { job: id(job), at: 11 },
-        Command::BeginStage { job: id(job), epoch: 1, stage: 0, name: "rl".into(), kind: "grpo".into(), steps: 1000, at: 12 },
-        Command::Eval { job: id(job), epoch: 1, result: eval(0) },
+        Command::Start {
+            job: id(job),
+            at: 11,
+        },
+        Command::BeginStage {
+            job: id(job),
+            epoch: 1,
+            stage: 0,
+            name: "rl".into(),
+            kind: "grpo".into(),
+            steps: 1000,
+            at: 12,
+        },
+        Command::Eval {
+            job: id(job),
+            epoch: 1,
+            result: eval(0),
+        },
     ];
     for step in 0..steps {
         commands.push(commit(job, step));
         if step % 3 == 2 {
             let (dir, manifest_sha256) = (PathBuf::from(format!("/c/{step}")), "00".repeat(32));
-            commands.push(Command::Checkpoint { job: id(job), epoch: 1, stage: 0, step, dir, manifest_sha256 });
-            commands.push(Command::Eval { job: id(job), epoch: 1, result: eval(step) });
-            let (plugin, sha256) = (["accuracy", "format"][step as usize % 2].to_owned(), format!("{step:064}"));
-            commands.push(Command::SetGrader { job: id(job), plugin, sha256, stage: 0, step: step + 2, at: 13 });
+            commands.push(Command::Checkpoint {
+                job: id(job),
+                epoch: 1,
+                stage: 0,
+                step,
+                dir,
+                manifest_sha256,
+            });
+            commands.push(Command::Eval {
+                job: id(job),
+                epoch: 1,
+                result: eval(step),
+            });
+            let (plugin, sha256) = (
+                ["accuracy", "format"][step as usize % 2].to_owned(),
+                format!("{step:064}"),
+            );
+            commands.push(Command::SetGrader {
+                job: id(job),
+                plugin,
+                sha256,
+                stage: 0,
+                step: step + 2,
+                at: 13,
+            });
         }
     }
     commands
@@ -70,7 +122,10 @@ fn apply_all(ledger: &Ledger, commands: Vec<Command>) {
 
 /// NaN metrics compare by their text.
 fn text(records: &[impl AsRef<JobRecord>]) -> String {
-    records.iter().map(|record| format!("{:?}\n", record.as_ref())).collect()
+    records
+        .iter()
+        .map(|record| format!("{:?}\n", record.as_ref()))
+        .collect()
 }
 
 fn text_of(state: &State) -> String {
@@ -111,7 +166,11 @@ fn new_disk() -> SimDisk {
 fn open_on(disk: &SimDisk) -> Result<Ledger, LedgerError> {
     let (disk, path) = (disk.clone(), PathBuf::from("/s/ledger.redb"));
     let file = path.clone();
-    let open = move || Database::builder().set_cache_size(1 << 20).create_with_backend(SimBackend(disk.open(&file)));
+    let open = move || {
+        Database::builder()
+            .set_cache_size(1 << 20)
+            .create_with_backend(SimBackend(disk.open(&file)))
+    };
     Ledger::open_with(&path, Box::new(open))
 }
 
@@ -122,17 +181,33 @@ fn reopening_gives_back_every_record_and_metric() {
     let ledger = Ledger::open(&path).unwrap();
     apply_all(&ledger, life("a", 10));
     apply_all(&ledger, life("b", 4));
-    let (jobs, metrics) = (text(&ledger.jobs()), format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()));
+    let (jobs, metrics) = (
+        text(&ledger.jobs()),
+        format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()),
+    );
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
     assert_eq!(text(&ledger.jobs()), jobs);
-    assert_eq!(format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()), metrics);
-    let steps: Vec<u64> = ledger.metrics_in(&id("a"), 0, 3..6).unwrap().into_iter().map(|(step, _)| step).collect();
+    assert_eq!(
+        format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()),
+        metrics
+    );
+    let steps: Vec<u64> = ledger
+        .metrics_in(&id("a"), 0, 3..6)
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
     assert_eq!(steps, [3, 4, 5]);
     assert_eq!(ledger.metrics(&id("b"), 0).unwrap().len(), 4);
     assert!(ledger.metrics(&id("b"), 1).unwrap().is_empty());
     let (start, end) = (6, 3);
-    assert!(ledger.metrics_in(&id("a"), 0, start..end).unwrap().is_empty());
+    assert!(
+        ledger
+            .metrics_in(&id("a"), 0, start..end)
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -142,7 +217,10 @@ fn a_refused_command_leaves_no_trace() {
     let ledger = Ledger::open(&path).unwrap();
     apply_all(&ledger, life("a", 2));
     let before = text(&ledger.jobs());
-    assert!(matches!(ledger.apply(commit("a", 7)), Err(LedgerError::Rejected(_))));
+    assert!(matches!(
+        ledger.apply(commit("a", 7)),
+        Err(LedgerError::Rejected(_))
+    ));
     assert_eq!(text(&ledger.jobs()), before);
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
@@ -151,11 +229,14 @@ fn a_refused_command_leaves_no_trace() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
-    /// Power is lost in the middle of a command: it is carried out wholly or not at all, and all before it are.
+    /// Power is lost in the middle of a command: it is carried out wholly or not at all, and all
+    /// before it are.
     #[test]
-    fn a_command_cut_off_by_a_crash_is_whole_or_absent(bytes in 0u64..150_000, seed in any::<u64>()) {
+    fn a_command_cut_off_by_a_crash_is_whole_or_absent(bytes in 0u64..150_000,
+        seed in any::<u64>()) {
         let disk = new_disk();
         let ledger = open_on(&disk).unwrap();
         let mut state = State::default();
@@ -175,10 +256,11 @@ proptest! {
         }
     }
 
-    /// Power is lost between commands, and any unsynced part of the file may be missing: exactly what was
-    /// acknowledged is there.
+    /// Power is lost between commands, and any unsynced part of the file may be missing: exactly
+    /// what was acknowledged is there.
     #[test]
-    fn an_acknowledged_command_survives_any_crash(seed in any::<u64>(), steps in 0u64..12, crashes in 1usize..4) {
+    fn an_acknowledged_command_survives_any_crash(seed in any::<u64>(), steps in 0u64..12,
+        crashes in 1usize..4) {
         let disk = new_disk();
         let mut commands = life("a", steps).into_iter();
         let mut state = State::default();
@@ -205,7 +287,8 @@ proptest! {
 
     /// The disk fills up in the middle of a commit, and later there is room again.
     #[test]
-    fn a_full_disk_loses_nothing_that_was_acknowledged(room in 0u64..200_000, seed in any::<u64>()) {
+    fn a_full_disk_loses_nothing_that_was_acknowledged(room in 0u64..200_000,
+        seed in any::<u64>()) {
         let disk = new_disk();
         let ledger = open_on(&disk).unwrap();
         disk.limit_room(Some(room));
@@ -245,11 +328,17 @@ fn a_failed_sync_is_an_error_and_the_next_command_goes_on_from_the_file() {
     let ledger = open_on(&disk).unwrap();
     apply_all(&ledger, life("a", 1));
     disk.fail_syncs(1);
-    assert!(matches!(ledger.apply(commit("a", 1)), Err(LedgerError::Io { .. })));
+    assert!(matches!(
+        ledger.apply(commit("a", 1)),
+        Err(LedgerError::Io { .. })
+    ));
     assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
     let answer = ledger.apply(commit("a", 1));
     let reached_the_disk = matches!(answer, Err(LedgerError::Rejected(_)));
-    assert!(reached_the_disk || matches!(answer, Ok(Effect::StepCommitted { step: 2 })), "{answer:?}");
+    assert!(
+        reached_the_disk || matches!(answer, Ok(Effect::StepCommitted { step: 2 })),
+        "{answer:?}"
+    );
     assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 2);
 }
 
@@ -270,21 +359,38 @@ fn a_ledger_of_a_later_release_is_left_alone() {
     drop(Ledger::open(&path).unwrap());
     let database = Database::open(&path).unwrap();
     let write = database.begin_write().unwrap();
-    write.open_table(TableDefinition::<&str, u64>::new("format")).unwrap().insert("version", 99).unwrap();
+    write
+        .open_table(TableDefinition::<&str, u64>::new("format"))
+        .unwrap()
+        .insert("version", 99)
+        .unwrap();
     write.commit().unwrap();
     drop(database);
     let error = Ledger::open(&path).err().unwrap();
-    assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
+    assert!(
+        matches!(error, LedgerError::Newer { found: 99, .. }),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_file_that_is_no_ledger_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");
-    std::fs::write(&path, "not a database, but long enough to be looked at ".repeat(200)).unwrap();
+    std::fs::write(
+        &path,
+        "not a database, but long enough to be looked at ".repeat(200),
+    )
+    .unwrap();
     let error = Ledger::open(&path).err().unwrap();
-    assert!(matches!(&error, LedgerError::Damaged { path: named, .. } if *named == path), "{error}");
-    let error = Ledger::open(&dir.path().join("no/such/ledger.redb")).err().unwrap().to_string();
+    assert!(
+        matches!(&error, LedgerError::Damaged { path: named, .. } if *named == path),
+        "{error}"
+    );
+    let error = Ledger::open(&dir.path().join("no/such/ledger.redb"))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("no/such/ledger.redb"), "{error}");
 }
 
@@ -317,7 +423,11 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
         state: RunState::Succeeded,
         steps: 2,
         step: 2,
-        checkpoints: vec![CheckpointRecord { step: 2, dir: "/c/2".into(), manifest_sha256: "00".into() }],
+        checkpoints: vec![CheckpointRecord {
+            step: 2,
+            dir: "/c/2".into(),
+            manifest_sha256: "00".into(),
+        }],
         begun_at: 3,
         ended_at: Some(4),
         metrics: metrics(1),
@@ -338,11 +448,22 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     let ledger = Ledger::open(&path).unwrap();
     let after = ledger.job(&id("b")).unwrap();
     assert_eq!(after, before);
-    assert_eq!((&after.progress.stages[..], after.evals.len(), after.reuse.taken.get(&0)), (&[record][..], 2, Some(&id("a"))));
-    assert_eq!(ledger.metrics(&id("b"), 0).unwrap(), [(0, metrics(0)), (1, metrics(1))]);
+    assert_eq!(
+        (
+            &after.progress.stages[..],
+            after.evals.len(),
+            after.reuse.taken.get(&0)
+        ),
+        (&[record][..], 2, Some(&id("a")))
+    );
+    assert_eq!(
+        ledger.metrics(&id("b"), 0).unwrap(),
+        [(0, metrics(0)), (1, metrics(1))]
+    );
 }
 
-/// An earlier release's ledger has neither `requests` nor `strikes`, nor `graders` and `reuse` in its first builds.
+/// An earlier release's ledger has neither `requests` nor `strikes`, nor `graders` and `reuse` in
+/// its first builds.
 #[test]
 fn a_ledger_of_an_earlier_release_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -353,21 +474,48 @@ fn a_ledger_of_an_earlier_release_opens() {
     let database = Database::open(&path).unwrap();
     let write = database.begin_write().unwrap();
     for table in ["strikes", "reuse"] {
-        assert!(write.delete_table(TableDefinition::<&str, &[u8]>::new(table)).unwrap());
+        assert!(
+            write
+                .delete_table(TableDefinition::<&str, &[u8]>::new(table))
+                .unwrap()
+        );
     }
-    assert!(write.delete_table(TableDefinition::<&str, &str>::new("requests")).unwrap());
-    assert!(write.delete_table(TableDefinition::<(&str, u64), &[u8]>::new("graders")).unwrap());
+    assert!(
+        write
+            .delete_table(TableDefinition::<&str, &str>::new("requests"))
+            .unwrap()
+    );
+    assert!(
+        write
+            .delete_table(TableDefinition::<(&str, u64), &[u8]>::new("graders"))
+            .unwrap()
+    );
     write.commit().unwrap();
     drop(database);
     let ledger = Ledger::open(&path).unwrap();
     let record = ledger.job(&id("a")).unwrap();
-    assert_eq!((record.progress.stages[0].step, &record.request, record.strikes.count), (2, &None, 0));
+    assert_eq!(
+        (
+            record.progress.stages[0].step,
+            &record.request,
+            record.strikes.count
+        ),
+        (2, &None, 0)
+    );
     // It goes on.
-    apply_all(&ledger, vec![commit("a", 2), Command::Strike { job: id("a") }, life("b", 0).remove(0)]);
+    apply_all(
+        &ledger,
+        vec![
+            commit("a", 2),
+            Command::Strike { job: id("a") },
+            life("b", 0).remove(0),
+        ],
+    );
     assert_eq!(ledger.of_request("request of b").unwrap().job(), &id("b"));
 }
 
-/// Power is lost somewhere in a submission: the job is there with its judges, keys and its client's id, or not at all.
+/// Power is lost somewhere in a submission: the job is there with its judges, keys and its client's
+/// id, or not at all.
 #[test]
 fn a_submission_is_whole_or_absent_after_any_crash() {
     let (mut whole, mut absent) = (0, 0);
@@ -384,7 +532,15 @@ fn a_submission_is_whole_or_absent_after_any_crash() {
                 absent += 1;
             }
             Some(record) => {
-                assert_eq!((record.graders.len(), record.reuse.keys.len(), record.reuse.enabled), (2, 1, true), "{bytes}");
+                assert_eq!(
+                    (
+                        record.graders.len(),
+                        record.reuse.keys.len(),
+                        record.reuse.enabled
+                    ),
+                    (2, 1, true),
+                    "{bytes}"
+                );
                 whole += 1;
             }
         }
@@ -411,7 +567,11 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
         }
         fn sync_data(&self) -> io::Result<()> {
             let (stalled, change) = &*self.1;
-            drop(change.wait_while(stalled.lock().unwrap(), |stalled| *stalled).unwrap());
+            drop(
+                change
+                    .wait_while(stalled.lock().unwrap(), |stalled| *stalled)
+                    .unwrap(),
+            );
             self.0.sync_data()
         }
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -420,7 +580,12 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
     }
     let stall = Arc::new((Mutex::new(false), Condvar::new()));
     let handle = stall.clone();
-    let open = move || Database::builder().create_with_backend(Stalling(redb::backends::InMemoryBackend::new(), handle.clone()));
+    let open = move || {
+        Database::builder().create_with_backend(Stalling(
+            redb::backends::InMemoryBackend::new(),
+            handle.clone(),
+        ))
+    };
     let ledger = Arc::new(Ledger::open_with(Path::new("/s/ledger.redb"), Box::new(open)).unwrap());
     apply_all(&ledger, life("a", 0));
     *stall.0.lock().unwrap() = true;
@@ -432,14 +597,22 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
     let reader = std::thread::spawn({
         let ledger = ledger.clone();
         move || {
-            let seen = (ledger.jobs().len(), ledger.queue().len(), ledger.find("a").unwrap());
-            done.send((seen, ledger.job(&id("a")).unwrap().progress.stages[0].step)).unwrap();
+            let seen = (
+                ledger.jobs().len(),
+                ledger.queue().len(),
+                ledger.find("a").unwrap(),
+            );
+            done.send((seen, ledger.job(&id("a")).unwrap().progress.stages[0].step))
+                .unwrap();
         }
     });
     let seen = finished.recv_timeout(std::time::Duration::from_secs(20));
     *stall.0.lock().unwrap() = false;
     stall.1.notify_all();
-    assert_eq!(seen.expect("a reader's answer while the disk stalls"), ((1, 0, id("a")), 0));
+    assert_eq!(
+        seen.expect("a reader's answer while the disk stalls"),
+        ((1, 0, id("a")), 0)
+    );
     assert_eq!(writer.join().unwrap(), Effect::StepCommitted { step: 1 });
     reader.join().unwrap();
     assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
@@ -458,17 +631,32 @@ fn the_queue_hears_of_what_changes_it_and_of_nothing_else() {
     };
     let commands = life("a", 2);
     let is_heard: Vec<bool> = commands.iter().cloned().map(&mut heard).collect();
-    let expected = |command: &Command| matches!(command, Command::Submit { .. } | Command::Strike { .. } | Command::Start { .. });
+    let expected = |command: &Command| {
+        matches!(
+            command,
+            Command::Submit { .. } | Command::Strike { .. } | Command::Start { .. }
+        )
+    };
     // The first evaluation clears the job of the strike that it has.
-    let first_eval = commands.iter().position(|command| matches!(command, Command::Eval { .. })).unwrap();
+    let first_eval = commands
+        .iter()
+        .position(|command| matches!(command, Command::Eval { .. }))
+        .unwrap();
     for (index, (command, is_heard)) in commands.iter().zip(is_heard).enumerate() {
-        assert_eq!(is_heard, expected(command) || index == first_eval, "{command:?}");
+        assert_eq!(
+            is_heard,
+            expected(command) || index == first_eval,
+            "{command:?}"
+        );
     }
-    assert!(heard(Command::Cancel { job: id("a"), at: 1 }));
+    assert!(heard(Command::Cancel {
+        job: id("a"),
+        at: 1
+    }));
 }
 
-/// A ledger's file as bytes, and what it holds. `closed` is one whose daemon ended in an orderly way; the other is copied while it is open,
-/// as a killed daemon leaves it.
+/// A ledger's file as bytes, and what it holds. `closed` is one whose daemon ended in an orderly
+/// way; the other is copied while it is open, as a killed daemon leaves it.
 fn written(closed: bool) -> (Vec<u8>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");
@@ -484,7 +672,11 @@ fn written(closed: bool) -> (Vec<u8>, String) {
 }
 
 fn contents(ledger: &Ledger) -> String {
-    format!("{}{:?}", text(&ledger.jobs()), ledger.metrics(&id("a"), 0).unwrap())
+    format!(
+        "{}{:?}",
+        text(&ledger.jobs()),
+        ledger.metrics(&id("a"), 0).unwrap()
+    )
 }
 
 const PAGE_BYTES: usize = 4096;
@@ -496,19 +688,29 @@ fn opens_rightly_or_is_named(bytes: &[u8], held: &str, what: &str) -> bool {
     std::fs::write(&path, bytes).unwrap();
     match Ledger::open(&path) {
         Ok(ledger) => {
-            assert!(contents(&ledger) == held, "{what}: opened with other contents");
+            assert!(
+                contents(&ledger) == held,
+                "{what}: opened with other contents"
+            );
             true
         }
         Err(error) => {
             let message = error.to_string();
-            assert!(matches!(error, LedgerError::Damaged { .. }), "{what}: {message}");
-            assert!(message.contains("ledger.redb") && message.contains("put a copy back"), "{what}: {message}");
+            assert!(
+                matches!(error, LedgerError::Damaged { .. }),
+                "{what}: {message}"
+            );
+            assert!(
+                message.contains("ledger.redb") && message.contains("put a copy back"),
+                "{what}: {message}"
+            );
             false
         }
     }
 }
 
-/// Zeros, a flipped bit and a cut on every page: an error that names the file, or the right contents.
+/// Zeros, a flipped bit and a cut on every page: an error that names the file, or the right
+/// contents.
 #[test]
 fn a_damaged_ledger_is_named_and_never_read_wrongly() {
     for closed in [true, false] {
@@ -521,14 +723,23 @@ fn a_damaged_ledger_is_named_and_never_read_wrongly() {
             let mut zeros = whole.clone();
             zeros[start..end].fill(0);
             named += !opens_rightly_or_is_named(&zeros, &held, &what("zeros")) as u32;
-            // Byte 9 of the file says which of two last transactions counts; a crash in the middle of the second leaves what a flip makes.
+            // Byte 9 of the file says which of two last transactions counts; a crash in the middle
+            // of the second leaves what a flip makes.
             for offset in [0, 4, 8, 64, 500, 3000] {
                 let mut flipped = whole.clone();
                 flipped[start + offset] ^= 1 << (page % 8);
-                named += !opens_rightly_or_is_named(&flipped, &held, &what(&format!("bit flipped at {offset}"))) as u32;
+                named += !opens_rightly_or_is_named(
+                    &flipped,
+                    &held,
+                    &what(&format!("bit flipped at {offset}")),
+                ) as u32;
             }
             let cut = start + 1000 * (page % 2);
-            named += !opens_rightly_or_is_named(&whole[..cut], &held, &what(&format!("cut to {cut} bytes"))) as u32;
+            named += !opens_rightly_or_is_named(
+                &whole[..cut],
+                &held,
+                &what(&format!("cut to {cut} bytes")),
+            ) as u32;
         }
         assert!(named > 0);
     }
@@ -539,14 +750,24 @@ fn a_damaged_ledger_is_named_and_never_read_wrongly() {
 #[test]
 fn paths_below_the_ledgers_directory_move_with_it() {
     let root = tempfile::tempdir().unwrap();
-    let (first, second, third) = (root.path().join("first"), root.path().join("second"), root.path().join("third"));
+    let (first, second, third) = (
+        root.path().join("first"),
+        root.path().join("second"),
+        root.path().join("third"),
+    );
     std::fs::create_dir(&first).unwrap();
     let dirs = |below: &Path, earlier: &Path| {
         let own = below.join("jobs/a/checkpoints/rl/step-1");
         // An earlier release wrote the whole path, and its directory was moved since.
         let of_earlier = earlier.join("jobs/a/checkpoints/rl/step-2");
         // Those of `checkpoint.to`, whatever it is called.
-        vec![own, of_earlier, "/mnt/jobs/a/checkpoints/step-3".into(), "/mnt/jobs/a/rl/step-4".into(), "/c/jobs/b/final/5".into()]
+        vec![
+            own,
+            of_earlier,
+            "/mnt/jobs/a/checkpoints/step-3".into(),
+            "/mnt/jobs/a/rl/step-4".into(),
+            "/c/jobs/b/final/5".into(),
+        ]
     };
     let ledger = Ledger::open(&first.join("ledger.redb")).unwrap();
     apply_all(&ledger, life("a", 1));
@@ -554,11 +775,24 @@ fn paths_below_the_ledgers_directory_move_with_it() {
     for (dir, step) in dirs(&first, &earlier).into_iter().zip(1..) {
         ledger.apply(commit("a", step)).unwrap();
         let manifest_sha256 = "00".repeat(32);
-        ledger.apply(Command::Checkpoint { job: id("a"), epoch: 1, stage: 0, step, dir, manifest_sha256 }).unwrap();
+        ledger
+            .apply(Command::Checkpoint {
+                job: id("a"),
+                epoch: 1,
+                stage: 0,
+                step,
+                dir,
+                manifest_sha256,
+            })
+            .unwrap();
     }
     let found = |ledger: &Ledger| -> Vec<PathBuf> {
         let record = ledger.job(&id("a")).unwrap();
-        record.progress.stages[0].checkpoints.iter().map(|checkpoint| checkpoint.dir.clone()).collect()
+        record.progress.stages[0]
+            .checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.dir.clone())
+            .collect()
     };
     assert_eq!(found(&ledger), dirs(&first, &earlier));
     let end = |model: &Path, job: &str| Command::Finish {
@@ -571,14 +805,19 @@ fn paths_below_the_ledgers_directory_move_with_it() {
     };
     ledger.apply(end(&first.join("jobs/a/final"), "a")).unwrap();
     apply_all(&ledger, life("b", 0));
-    ledger.apply(end(&earlier.join("jobs/b/final"), "b")).unwrap();
+    ledger
+        .apply(end(&earlier.join("jobs/b/final"), "b"))
+        .unwrap();
     drop(ledger);
     for (from, to) in [(&first, &second), (&second, &third)] {
         std::fs::rename(from, to).unwrap();
         let ledger = Ledger::open(&to.join("ledger.redb")).unwrap();
         assert_eq!(found(&ledger), dirs(to, to));
         for job in ["a", "b"] {
-            assert_eq!(ledger.job(&id(job)).unwrap().progress.model, Some(to.join("jobs").join(job).join("final")));
+            assert_eq!(
+                ledger.job(&id(job)).unwrap().progress.model,
+                Some(to.join("jobs").join(job).join("final"))
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The state machine against a naive model: a list of the commands accepted so far, searched anew for every answer.
+//! The state machine against a naive model: a list of the commands accepted so far, searched anew
+//! for every answer.
 
 use proptest::prelude::*;
 use r1d_ledger::{Command, Effect, FindError, Rejected, State};
@@ -26,14 +27,22 @@ fn submit(job: &str, priority: i32) -> Command {
 }
 
 /// A submission of a client that may ask again.
-fn submit_with(job: &str, request: Option<&str>, graders: &[(&str, &str)], keys: &[String]) -> Command {
+fn submit_with(
+    job: &str,
+    request: Option<&str>,
+    graders: &[(&str, &str)],
+    keys: &[String],
+) -> Command {
     Command::Submit {
         job: id(job),
         name: "n".into(),
         priority: 0,
         job_toml: "seed = 1".into(),
         request: request.map(String::from),
-        graders: graders.iter().map(|(plugin, sha256)| (plugin.to_string(), sha256.to_string())).collect(),
+        graders: graders
+            .iter()
+            .map(|(plugin, sha256)| (plugin.to_string(), sha256.to_string()))
+            .collect(),
         keys: keys.to_vec(),
         reuses: true,
         at: 100,
@@ -41,37 +50,89 @@ fn submit_with(job: &str, request: Option<&str>, graders: &[(&str, &str)], keys:
 }
 
 fn start(job: &str) -> Command {
-    Command::Start { job: id(job), at: 200 }
+    Command::Start {
+        job: id(job),
+        at: 200,
+    }
 }
 
 fn begin(job: &str, epoch: u64, stage: u32, steps: u64) -> Command {
-    Command::BeginStage { job: id(job), epoch, stage, name: format!("s{stage}"), kind: "grpo".into(), steps, at: 300 }
+    Command::BeginStage {
+        job: id(job),
+        epoch,
+        stage,
+        name: format!("s{stage}"),
+        kind: "grpo".into(),
+        steps,
+        at: 300,
+    }
 }
 
 fn commit(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
-    Command::CommitStep { job: id(job), epoch, stage, step, metrics: Metrics::from([("loss".to_string(), step as f64)]) }
+    Command::CommitStep {
+        job: id(job),
+        epoch,
+        stage,
+        step,
+        metrics: Metrics::from([("loss".to_string(), step as f64)]),
+    }
 }
 
 fn checkpoint(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
-    Command::Checkpoint { job: id(job), epoch, stage, step, dir: format!("/c/{step}").into(), manifest_sha256: "ab".into() }
+    Command::Checkpoint {
+        job: id(job),
+        epoch,
+        stage,
+        step,
+        dir: format!("/c/{step}").into(),
+        manifest_sha256: "ab".into(),
+    }
 }
 
 fn set_grader(job: &str, plugin: &str, stage: u32, step: u64) -> Command {
-    Command::SetGrader { job: id(job), plugin: plugin.into(), sha256: format!("{stage}-{step}"), stage, step, at: 500 }
+    Command::SetGrader {
+        job: id(job),
+        plugin: plugin.into(),
+        sha256: format!("{stage}-{step}"),
+        stage,
+        step,
+        at: 500,
+    }
 }
 
 fn finish(job: &str, epoch: u64, state: RunState) -> Command {
-    Command::Finish { job: id(job), epoch, state, error: None, model: None, at: 400 }
+    Command::Finish {
+        job: id(job),
+        epoch,
+        state,
+        error: None,
+        model: None,
+        at: 400,
+    }
 }
 
 fn eval(stage: &str, step: u64, accuracy: f64) -> EvalResult {
     let metrics = Metrics::from([("pass@1".to_string(), accuracy)]);
-    EvalResult { stage: Some(stage.into()), step, data: "test".into(), metrics, example: None }
+    EvalResult {
+        stage: Some(stage.into()),
+        step,
+        data: "test".into(),
+        metrics,
+        example: None,
+    }
 }
 
 /// Applies all, expecting each to be accepted; gives the last effect.
 fn accept(state: &mut State, commands: &[Command]) -> Effect {
-    commands.iter().map(|command| state.apply(command).unwrap_or_else(|e| panic!("{command:?}: {e}"))).last().unwrap()
+    commands
+        .iter()
+        .map(|command| {
+            state
+                .apply(command)
+                .unwrap_or_else(|e| panic!("{command:?}: {e}"))
+        })
+        .last()
+        .unwrap()
 }
 
 /// What was accepted so far.
@@ -80,7 +141,10 @@ struct History(Vec<Command>);
 
 impl History {
     fn count(&self, job: &JobId, matches: impl Fn(&Command) -> bool) -> u64 {
-        self.0.iter().filter(|command| command.job() == job && matches(command)).count() as u64
+        self.0
+            .iter()
+            .filter(|command| command.job() == job && matches(command))
+            .count() as u64
     }
 
     fn submitted(&self, job: &JobId) -> bool {
@@ -92,14 +156,22 @@ impl History {
     }
 
     fn ended(&self, job: &JobId) -> bool {
-        self.count(job, |c| matches!(c, Command::Finish { .. } | Command::Cancel { .. })) > 0
+        self.count(job, |c| {
+            matches!(c, Command::Finish { .. } | Command::Cancel { .. })
+        }) > 0
     }
 
     fn begun(&self, job: &JobId) -> u32 {
         let stages: BTreeSet<u32> = self
             .0
             .iter()
-            .filter_map(|c| if let Command::BeginStage { job: j, stage, .. } = c { (j == job).then_some(*stage) } else { None })
+            .filter_map(|c| {
+                if let Command::BeginStage { job: j, stage, .. } = c {
+                    (j == job).then_some(*stage)
+                } else {
+                    None
+                }
+            })
             .collect();
         stages.len() as u32
     }
@@ -114,7 +186,13 @@ impl History {
 
     fn steps(&self, job: &JobId, of: u32) -> u64 {
         let steps = |c: &Command| {
-            if let Command::BeginStage { job: j, stage, steps, .. } = c {
+            if let Command::BeginStage {
+                job: j,
+                stage,
+                steps,
+                ..
+            } = c
+            {
                 (j == job && *stage == of).then_some(*steps)
             } else {
                 None
@@ -124,7 +202,10 @@ impl History {
     }
 
     fn committed(&self, job: &JobId, of: u32) -> u64 {
-        self.count(job, |c| matches!(c, Command::CommitStep { stage, .. } if *stage == of))
+        self.count(
+            job,
+            |c| matches!(c, Command::CommitStep { stage, .. } if *stage == of),
+        )
     }
 
     /// Steps with a checkpoint now.
@@ -151,9 +232,10 @@ impl History {
                     count += u32::from(taken_up);
                     taken_up = false;
                 }
-                Command::CommitStep { .. } | Command::Checkpoint { .. } | Command::Eval { .. } | Command::FinishStage { .. } => {
-                    count = 0
-                }
+                Command::CommitStep { .. }
+                | Command::Checkpoint { .. }
+                | Command::Eval { .. }
+                | Command::FinishStage { .. } => count = 0,
                 _ => {}
             }
         }
@@ -180,37 +262,59 @@ impl History {
                     None => *stage >= self.begun(job),
                 };
                 let last = self.0.iter().rev().find_map(|command| match command {
-                    Command::SetGrader { job: of, stage, step, .. } if of == job => Some((*stage, *step)),
+                    Command::SetGrader {
+                        job: of,
+                        stage,
+                        step,
+                        ..
+                    } if of == job => Some((*stage, *step)),
                     _ => None,
                 });
                 later && last.is_none_or(|last| from >= last)
             }
-            Command::BeginStage { epoch, stage, steps, .. } => {
+            Command::BeginStage {
+                epoch,
+                stage,
+                steps,
+                ..
+            } => {
                 current(epoch)
                     && match self.at_work(job) {
                         Some(at_work) => at_work == *stage && self.steps(job, *stage) == *steps,
                         None => self.begun(job) == *stage,
                     }
             }
-            Command::CommitStep { epoch, stage, step, .. } => {
+            Command::CommitStep {
+                epoch, stage, step, ..
+            } => {
                 current(epoch)
                     && self.at_work(job) == Some(*stage)
                     && self.committed(job, *stage) == *step
                     && *step < self.steps(job, *stage)
             }
-            Command::Checkpoint { epoch, stage, step, .. } => {
-                current(epoch) && self.at_work(job) == Some(*stage) && *step <= self.committed(job, *stage)
+            Command::Checkpoint {
+                epoch, stage, step, ..
+            } => {
+                current(epoch)
+                    && self.at_work(job) == Some(*stage)
+                    && *step <= self.committed(job, *stage)
             }
-            Command::DropCheckpoint { epoch, stage, .. } => current(epoch) && *stage < self.begun(job),
+            Command::DropCheckpoint { epoch, stage, .. } => {
+                current(epoch) && *stage < self.begun(job)
+            }
             Command::Eval { epoch, .. } => current(epoch),
             Command::FinishStage { epoch, stage, .. } => {
-                current(epoch) && self.at_work(job) == Some(*stage) && self.committed(job, *stage) == self.steps(job, *stage)
+                current(epoch)
+                    && self.at_work(job) == Some(*stage)
+                    && self.committed(job, *stage) == self.steps(job, *stage)
             }
             Command::Finish { epoch, state, .. } => {
                 // A job that was never started may fail.
                 let started = self.epoch(job) > 0;
                 let succeeds = *state == RunState::Succeeded;
-                *epoch == self.epoch(job) && state.is_final() && !(succeeds && (!started || self.at_work(job).is_some()))
+                *epoch == self.epoch(job)
+                    && state.is_final()
+                    && !(succeeds && (!started || self.at_work(job).is_some()))
             }
         }
     }
@@ -232,8 +336,24 @@ struct Intent {
 
 fn intent() -> impl Strategy<Value = Intent> {
     let offset = || prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
-    (0usize..24, 0..JOBS.len(), -1i32..2, offset(), offset(), offset(), 0u64..4)
-        .prop_map(|(kind, job, priority, epoch, stage, step, steps)| Intent { kind, job, priority, epoch, stage, step, steps })
+    (
+        0usize..24,
+        0..JOBS.len(),
+        -1i32..2,
+        offset(),
+        offset(),
+        offset(),
+        0u64..4,
+    )
+        .prop_map(|(kind, job, priority, epoch, stage, step, steps)| Intent {
+            kind,
+            job,
+            priority,
+            epoch,
+            stage,
+            step,
+            steps,
+        })
 }
 
 fn near(value: u64, offset: i64) -> u64 {
@@ -246,28 +366,55 @@ fn resolve(intent: &Intent, history: &History) -> Command {
     let at_work = history.at_work(&job).unwrap_or(history.begun(&job));
     let stage = near(at_work as u64, intent.stage) as u32;
     let step = near(history.committed(&job, stage), intent.step);
-    let steps = if history.at_work(&job) == Some(stage) && intent.step == 0 { history.steps(&job, stage) } else { intent.steps };
+    let steps = if history.at_work(&job) == Some(stage) && intent.step == 0 {
+        history.steps(&job, stage)
+    } else {
+        intent.steps
+    };
     match intent.kind {
         0 => submit(JOBS[intent.job], intent.priority),
         1 | 2 => Command::Start { job, at: 1 },
         3..=5 => begin(JOBS[intent.job], epoch, stage, steps),
         6..=9 => commit(JOBS[intent.job], epoch, stage, step),
         10 => checkpoint(JOBS[intent.job], epoch, stage, step),
-        11 => Command::DropCheckpoint { job, epoch, stage, step },
-        12 => Command::Eval { job, epoch, result: eval("s0", step, 0.5) },
-        13 | 14 => Command::FinishStage { job, epoch, stage, at: 2 },
+        11 => Command::DropCheckpoint {
+            job,
+            epoch,
+            stage,
+            step,
+        },
+        12 => Command::Eval {
+            job,
+            epoch,
+            result: eval("s0", step, 0.5),
+        },
+        13 | 14 => Command::FinishStage {
+            job,
+            epoch,
+            stage,
+            at: 2,
+        },
         16 => set_grader(JOBS[intent.job], "accuracy", stage, step + 1),
         17 => set_grader(JOBS[intent.job], "accuracy", stage + 1, 0),
         18 | 19 => Command::TakeUp { job },
         20 => Command::PutDown { job },
         21..=23 => Command::Strike { job },
         _ if intent.priority == -1 => Command::Cancel { job, at: 3 },
-        _ => finish(JOBS[intent.job], epoch, if intent.priority == 0 { RunState::Succeeded } else { RunState::Failed }),
+        _ => finish(
+            JOBS[intent.job],
+            epoch,
+            if intent.priority == 0 {
+                RunState::Succeeded
+            } else {
+                RunState::Failed
+            },
+        ),
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn random_commands_agree_with_the_model(intents in prop::collection::vec(intent(), 1..120)) {
@@ -277,13 +424,15 @@ proptest! {
             let command = resolve(intent, &history);
             let before = state.clone();
             let answer = state.apply(&command);
-            prop_assert_eq!(answer.is_ok(), history.accepts(&command), "{:?} gave {:?}", command, answer);
+            prop_assert_eq!(answer.is_ok(), history.accepts(&command), "{:?} gave {:?}", command,
+                answer);
             if answer.is_err() {
                 prop_assert_eq!(&state, &before);
                 continue;
             }
             if let Command::CommitStep { job, stage, step, .. } = &command {
-                prop_assert!(committed_once.insert((job.clone(), *stage, *step)), "STEP-1: {:?}", command);
+                prop_assert!(committed_once.insert((job.clone(), *stage, *step)), "STEP-1: {:?}",
+                    command);
             }
             history.0.push(command);
             for record in state.jobs() {
@@ -303,15 +452,18 @@ proptest! {
     }
 
     #[test]
-    fn the_queue_is_first_come_first_served_within_priority(priorities in prop::collection::vec(-2i32..3, 1..20)) {
+    fn the_queue_is_first_come_first_served_within_priority(
+        priorities in prop::collection::vec(-2i32..3, 1..20)) {
         let mut state = State::default();
         for (i, priority) in priorities.iter().enumerate() {
             // Ids that sort against the order of submission.
             accept(&mut state, &[submit(&format!("{:02}", 99 - i), *priority)]);
         }
-        let queue: Vec<(i32, u64)> = state.queue().iter().map(|r| (r.submission.priority, r.submission.sequence)).collect();
+        let queue: Vec<(i32, u64)> = state.queue().iter()
+            .map(|r| (r.submission.priority, r.submission.sequence)).collect();
         for pair in queue.windows(2) {
-            prop_assert!(pair[0].0 > pair[1].0 || (pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1), "{:?}", queue);
+            prop_assert!(pair[0].0 > pair[1].0 || (pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1),
+                "{:?}", queue);
         }
         let first = state.queue()[0].job().clone();
         accept(&mut state, &[Command::Start { job: first.clone(), at: 1 }]);
@@ -322,71 +474,240 @@ proptest! {
 #[test]
 fn a_runner_of_an_old_epoch_can_change_nothing() {
     let mut state = State::default();
-    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 10), commit("a", 1, 0, 0)]);
-    assert_eq!(accept(&mut state, &[start("a")]), Effect::Started { epoch: 2, restarts: 1 });
+    accept(
+        &mut state,
+        &[
+            submit("a", 0),
+            start("a"),
+            begin("a", 1, 0, 10),
+            commit("a", 1, 0, 0),
+        ],
+    );
+    assert_eq!(
+        accept(&mut state, &[start("a")]),
+        Effect::Started {
+            epoch: 2,
+            restarts: 1
+        }
+    );
     let stale = [
         begin("a", 1, 0, 10),
         commit("a", 1, 0, 1),
         checkpoint("a", 1, 0, 1),
-        Command::DropCheckpoint { job: id("a"), epoch: 1, stage: 0, step: 1 },
-        Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 1, 0.5) },
-        Command::FinishStage { job: id("a"), epoch: 1, stage: 0, at: 1 },
+        Command::DropCheckpoint {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            step: 1,
+        },
+        Command::Eval {
+            job: id("a"),
+            epoch: 1,
+            result: eval("s0", 1, 0.5),
+        },
+        Command::FinishStage {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            at: 1,
+        },
         finish("a", 1, RunState::Failed),
     ];
     for command in stale {
-        assert_eq!(state.apply(&command), Err(Rejected::StaleEpoch { job: id("a"), found: 1, current: 2 }), "{command:?}");
+        assert_eq!(
+            state.apply(&command),
+            Err(Rejected::StaleEpoch {
+                job: id("a"),
+                found: 1,
+                current: 2
+            }),
+            "{command:?}"
+        );
     }
-    assert_eq!(accept(&mut state, &[begin("a", 2, 0, 10)]), Effect::StageBegun { step: 1, durable_step: 0 });
+    assert_eq!(
+        accept(&mut state, &[begin("a", 2, 0, 10)]),
+        Effect::StageBegun {
+            step: 1,
+            durable_step: 0
+        }
+    );
 }
 
 #[test]
 fn a_step_commits_once() {
     let mut state = State::default();
-    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 2), commit("a", 1, 0, 0)]);
+    accept(
+        &mut state,
+        &[
+            submit("a", 0),
+            start("a"),
+            begin("a", 1, 0, 2),
+            commit("a", 1, 0, 0),
+        ],
+    );
     let refused = state.apply(&commit("a", 1, 0, 0));
-    assert_eq!(refused, Err(Rejected::WrongStep { job: id("a"), stage: 0, step: 0, committed: 1, steps: 2 }));
-    assert!(state.apply(&commit("a", 1, 0, 2)).is_err(), "a step was skipped");
-    assert_eq!(accept(&mut state, &[commit("a", 1, 0, 1)]), Effect::StepCommitted { step: 2 });
-    assert!(state.apply(&commit("a", 1, 0, 2)).is_err(), "the stage has no third step");
+    assert_eq!(
+        refused,
+        Err(Rejected::WrongStep {
+            job: id("a"),
+            stage: 0,
+            step: 0,
+            committed: 1,
+            steps: 2
+        })
+    );
+    assert!(
+        state.apply(&commit("a", 1, 0, 2)).is_err(),
+        "a step was skipped"
+    );
+    assert_eq!(
+        accept(&mut state, &[commit("a", 1, 0, 1)]),
+        Effect::StepCommitted { step: 2 }
+    );
+    assert!(
+        state.apply(&commit("a", 1, 0, 2)).is_err(),
+        "the stage has no third step"
+    );
 }
 
 #[test]
 fn a_cancelled_job_leaves_the_queue_and_refuses_its_runner() {
     let mut state = State::default();
-    accept(&mut state, &[submit("a", 0), submit("b", 0), start("b"), begin("b", 1, 0, 5)]);
-    assert_eq!(accept(&mut state, &[Command::Cancel { job: id("a"), at: 7 }]), Effect::Cancelled { was: RunState::Queued });
+    accept(
+        &mut state,
+        &[
+            submit("a", 0),
+            submit("b", 0),
+            start("b"),
+            begin("b", 1, 0, 5),
+        ],
+    );
+    assert_eq!(
+        accept(
+            &mut state,
+            &[Command::Cancel {
+                job: id("a"),
+                at: 7
+            }]
+        ),
+        Effect::Cancelled {
+            was: RunState::Queued
+        }
+    );
     assert!(state.queue().is_empty());
-    assert_eq!(accept(&mut state, &[Command::Cancel { job: id("b"), at: 8 }]), Effect::Cancelled { was: RunState::Running });
+    assert_eq!(
+        accept(
+            &mut state,
+            &[Command::Cancel {
+                job: id("b"),
+                at: 8
+            }]
+        ),
+        Effect::Cancelled {
+            was: RunState::Running
+        }
+    );
     let record = state.job(&id("b")).unwrap();
-    assert_eq!((record.progress.stages[0].state, record.progress.ended_at), (RunState::Cancelled, Some(8)));
-    assert_eq!(state.apply(&commit("b", 1, 0, 0)), Err(Rejected::Ended { job: id("b"), state: RunState::Cancelled }));
-    assert!(matches!(state.apply(&Command::Cancel { job: id("b"), at: 9 }), Err(Rejected::Ended { .. })));
+    assert_eq!(
+        (record.progress.stages[0].state, record.progress.ended_at),
+        (RunState::Cancelled, Some(8))
+    );
+    assert_eq!(
+        state.apply(&commit("b", 1, 0, 0)),
+        Err(Rejected::Ended {
+            job: id("b"),
+            state: RunState::Cancelled
+        })
+    );
+    assert!(matches!(
+        state.apply(&Command::Cancel {
+            job: id("b"),
+            at: 9
+        }),
+        Err(Rejected::Ended { .. })
+    ));
 }
 
 #[test]
 fn a_judge_changes_from_a_later_step_on_only() {
     let mut state = State::default();
     let first = set_grader("a1", "accuracy", 0, 0);
-    accept(&mut state, &[submit("a1", 0), first, start("a1"), begin("a1", 1, 0, 9), commit("a1", 1, 0, 0)]);
+    accept(
+        &mut state,
+        &[
+            submit("a1", 0),
+            first,
+            start("a1"),
+            begin("a1", 1, 0, 9),
+            commit("a1", 1, 0, 0),
+        ],
+    );
     for (stage, step) in [(0, 0), (0, 1)] {
-        let late = Err(Rejected::GraderLate { job: id("a1"), stage, step });
-        assert_eq!(state.apply(&set_grader("a1", "accuracy", stage, step)), late, "step 1 is at work");
+        let late = Err(Rejected::GraderLate {
+            job: id("a1"),
+            stage,
+            step,
+        });
+        assert_eq!(
+            state.apply(&set_grader("a1", "accuracy", stage, step)),
+            late,
+            "step 1 is at work"
+        );
     }
-    accept(&mut state, &[set_grader("a1", "accuracy", 0, 3), set_grader("a1", "format", 0, 2), set_grader("a1", "accuracy", 0, 3)]);
-    assert!(state.apply(&set_grader("a1", "accuracy", 0, 2)).is_err(), "another one judges from step 3 on already");
-    let known: Vec<_> = state.job(&id("a1")).unwrap().graders.iter().map(|g| (g.plugin.as_str(), g.stage, g.step)).collect();
-    assert_eq!(known, [("accuracy", 0, 0), ("accuracy", 0, 3), ("format", 0, 2)]);
+    accept(
+        &mut state,
+        &[
+            set_grader("a1", "accuracy", 0, 3),
+            set_grader("a1", "format", 0, 2),
+            set_grader("a1", "accuracy", 0, 3),
+        ],
+    );
+    assert!(
+        state.apply(&set_grader("a1", "accuracy", 0, 2)).is_err(),
+        "another one judges from step 3 on already"
+    );
+    let known: Vec<_> = state
+        .job(&id("a1"))
+        .unwrap()
+        .graders
+        .iter()
+        .map(|g| (g.plugin.as_str(), g.stage, g.step))
+        .collect();
+    assert_eq!(
+        known,
+        [("accuracy", 0, 0), ("accuracy", 0, 3), ("format", 0, 2)]
+    );
 }
 
 #[test]
 fn a_damaged_checkpoint_falls_back_to_the_one_before() {
     let mut state = State::default();
     let steps = (0..6).map(|step| commit("a", 1, 0, step));
-    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 9)].into_iter().chain(steps).collect::<Vec<_>>());
-    accept(&mut state, &[checkpoint("a", 1, 0, 2), checkpoint("a", 1, 0, 5)]);
-    let drop = Command::DropCheckpoint { job: id("a"), epoch: 1, stage: 0, step: 5 };
-    assert_eq!(accept(&mut state, &[drop]), Effect::CheckpointDropped { durable_step: 2 });
-    assert!(matches!(state.apply(&checkpoint("a", 1, 0, 7)), Err(Rejected::CheckpointAhead { committed: 6, .. })));
+    accept(
+        &mut state,
+        &[submit("a", 0), start("a"), begin("a", 1, 0, 9)]
+            .into_iter()
+            .chain(steps)
+            .collect::<Vec<_>>(),
+    );
+    accept(
+        &mut state,
+        &[checkpoint("a", 1, 0, 2), checkpoint("a", 1, 0, 5)],
+    );
+    let drop = Command::DropCheckpoint {
+        job: id("a"),
+        epoch: 1,
+        stage: 0,
+        step: 5,
+    };
+    assert_eq!(
+        accept(&mut state, &[drop]),
+        Effect::CheckpointDropped { durable_step: 2 }
+    );
+    assert!(matches!(
+        state.apply(&checkpoint("a", 1, 0, 7)),
+        Err(Rejected::CheckpointAhead { committed: 6, .. })
+    ));
 }
 
 #[test]
@@ -394,38 +715,114 @@ fn an_evaluation_that_is_redone_is_recorded_once() {
     let mut state = State::default();
     accept(&mut state, &[submit("a", 0), start("a")]);
     for accuracy in [0.25, 0.5] {
-        accept(&mut state, &[Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 3, accuracy) }]);
+        accept(
+            &mut state,
+            &[Command::Eval {
+                job: id("a"),
+                epoch: 1,
+                result: eval("s0", 3, accuracy),
+            }],
+        );
     }
-    accept(&mut state, &[Command::Eval { job: id("a"), epoch: 1, result: eval("s0", 4, 0.75) }]);
-    assert_eq!(state.job(&id("a")).unwrap().evals, vec![eval("s0", 3, 0.5), eval("s0", 4, 0.75)]);
+    accept(
+        &mut state,
+        &[Command::Eval {
+            job: id("a"),
+            epoch: 1,
+            result: eval("s0", 4, 0.75),
+        }],
+    );
+    assert_eq!(
+        state.job(&id("a")).unwrap().evals,
+        vec![eval("s0", 3, 0.5), eval("s0", 4, 0.75)]
+    );
 }
 
 #[test]
 fn a_job_is_found_by_any_unambiguous_prefix() {
     let mut state = State::default();
-    accept(&mut state, &[submit("7qx", 0), submit("7qxab", 0), submit("8b", 0)]);
+    accept(
+        &mut state,
+        &[submit("7qx", 0), submit("7qxab", 0), submit("8b", 0)],
+    );
     assert_eq!(state.find("8"), Ok(id("8b")));
     assert_eq!(state.find("7qxa"), Ok(id("7qxab")));
-    assert_eq!(state.find("7qx"), Ok(id("7qx")), "a whole id wins over longer ones");
-    assert_eq!(state.find("7"), Err(FindError::Ambiguous { prefix: "7".into(), jobs: vec![id("7qx"), id("7qxab")] }));
-    assert_eq!(state.find("9"), Err(FindError::NotFound { prefix: "9".into() }));
-    assert_eq!(state.find(""), Err(FindError::NotFound { prefix: "".into() }));
+    assert_eq!(
+        state.find("7qx"),
+        Ok(id("7qx")),
+        "a whole id wins over longer ones"
+    );
+    assert_eq!(
+        state.find("7"),
+        Err(FindError::Ambiguous {
+            prefix: "7".into(),
+            jobs: vec![id("7qx"), id("7qxab")]
+        })
+    );
+    assert_eq!(
+        state.find("9"),
+        Err(FindError::NotFound { prefix: "9".into() })
+    );
+    assert_eq!(
+        state.find(""),
+        Err(FindError::NotFound { prefix: "".into() })
+    );
 }
 
 #[test]
 fn limits_are_named() {
     let mut state = State::default();
     for bad in ["", "Upper", "a b", "a/b", &"x".repeat(65)] {
-        assert!(matches!(state.apply(&submit(bad, 0)), Err(Rejected::InvalidJobId { .. })), "{bad}");
+        assert!(
+            matches!(
+                state.apply(&submit(bad, 0)),
+                Err(Rejected::InvalidJobId { .. })
+            ),
+            "{bad}"
+        );
     }
-    accept(&mut state, &[submit("a", 0), start("a"), begin("a", 1, 0, 1)]);
+    accept(
+        &mut state,
+        &[submit("a", 0), start("a"), begin("a", 1, 0, 1)],
+    );
     let metrics = (0..5000).map(|i| (format!("m{i}"), 0.0)).collect();
-    let refused = state.apply(&Command::CommitStep { job: id("a"), epoch: 1, stage: 0, step: 0, metrics }).unwrap_err();
-    assert_eq!(refused.to_string(), "the number of metrics of job `a` is 5000, the limit is 4096");
+    let refused = state
+        .apply(&Command::CommitStep {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            step: 0,
+            metrics,
+        })
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the number of metrics of job `a` is 5000, the limit is 4096"
+    );
     // An error text of any length must not keep a job from ending.
     let error = Some("é".repeat(100_000));
-    accept(&mut state, &[Command::Finish { job: id("a"), epoch: 1, state: RunState::Failed, error, model: None, at: 1 }]);
-    assert!(state.job(&id("a")).unwrap().progress.error.as_ref().unwrap().len() < 20_000);
+    accept(
+        &mut state,
+        &[Command::Finish {
+            job: id("a"),
+            epoch: 1,
+            state: RunState::Failed,
+            error,
+            model: None,
+            at: 1,
+        }],
+    );
+    assert!(
+        state
+            .job(&id("a"))
+            .unwrap()
+            .progress
+            .error
+            .as_ref()
+            .unwrap()
+            .len()
+            < 20_000
+    );
 }
 
 #[test]
@@ -452,31 +849,74 @@ fn only_the_next_stage_is_taken_over_and_only_whole() {
     let mut state = State::default();
     accept(&mut state, &[submit("b", 0)]);
     for (step, metrics) in [(1, 2), (2, 1)] {
-        assert_eq!(state.apply(&take(0, step, metrics)), Err(Rejected::NotWhole { job: id("b"), stage: 0 }));
+        assert_eq!(
+            state.apply(&take(0, step, metrics)),
+            Err(Rejected::NotWhole {
+                job: id("b"),
+                stage: 0
+            })
+        );
     }
-    assert!(matches!(state.apply(&take(1, 2, 2)), Err(Rejected::WrongStage { .. })), "not the next");
+    assert!(
+        matches!(
+            state.apply(&take(1, 2, 2)),
+            Err(Rejected::WrongStage { .. })
+        ),
+        "not the next"
+    );
     assert_eq!(accept(&mut state, &[take(0, 2, 2)]), Effect::StageReused);
-    assert!(matches!(state.apply(&take(0, 2, 2)), Err(Rejected::WrongStage { .. })), "it is there");
+    assert!(
+        matches!(
+            state.apply(&take(0, 2, 2)),
+            Err(Rejected::WrongStage { .. })
+        ),
+        "it is there"
+    );
     // The job goes on behind it; while a stage is at work none is taken over.
     accept(&mut state, &[start("b"), begin("b", 1, 1, 3)]);
-    assert!(matches!(state.apply(&of_epoch(1, take(1, 2, 2))), Err(Rejected::WrongStage { .. })));
-    assert!(matches!(state.apply(&of_epoch(1, take(2, 2, 2))), Err(Rejected::WrongStage { .. })));
+    assert!(matches!(
+        state.apply(&of_epoch(1, take(1, 2, 2))),
+        Err(Rejected::WrongStage { .. })
+    ));
+    assert!(matches!(
+        state.apply(&of_epoch(1, take(2, 2, 2))),
+        Err(Rejected::WrongStage { .. })
+    ));
     // Whoever looked at the job before another took it up has nothing to say.
-    let stale = Err(Rejected::StaleEpoch { job: id("b"), found: 0, current: 1 });
+    let stale = Err(Rejected::StaleEpoch {
+        job: id("b"),
+        found: 0,
+        current: 1,
+    });
     assert_eq!(state.apply(&take(1, 2, 2)), stale);
     assert_eq!(state.job(&id("b")).unwrap().evals.len(), 1);
 }
 
 fn of_epoch(now: u64, command: Command) -> Command {
     match command {
-        Command::ReuseStage { job, of, stage, record, metrics, evals, .. } => {
-            Command::ReuseStage { job, epoch: now, of, stage, record, metrics, evals }
-        }
+        Command::ReuseStage {
+            job,
+            of,
+            stage,
+            record,
+            metrics,
+            evals,
+            ..
+        } => Command::ReuseStage {
+            job,
+            epoch: now,
+            of,
+            stage,
+            record,
+            metrics,
+            evals,
+        },
         other => other,
     }
 }
 
-/// What another plugin has judged is not what the key says: from its stage on there is none, in the job that was changed.
+/// What another plugin has judged is not what the key says: from its stage on there is none, in the
+/// job that was changed.
 #[test]
 fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     let keys = vec!["a".to_string(), "b".to_string(), "c".to_string()];
@@ -490,7 +930,10 @@ fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     };
     let after = |graders: Vec<Command>| {
         let mut state = State::default();
-        accept(&mut state, &[submit_with("j", None, &[("p", "first")], &keys)]);
+        accept(
+            &mut state,
+            &[submit_with("j", None, &[("p", "first")], &keys)],
+        );
         for grader in &graders {
             accept(&mut state, std::slice::from_ref(grader));
         }
@@ -499,35 +942,72 @@ fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     assert_eq!(after(vec![]), keys, "the one that it was submitted with");
     assert_eq!(after(vec![grader("first", 1, 0)]), keys, "the same again");
     assert_eq!(after(vec![grader("other", 1, 0)]), ["a", "", ""]);
-    assert_eq!(after(vec![grader("other", 0, 0)]), ["", "", ""], "before its first step");
+    assert_eq!(
+        after(vec![grader("other", 0, 0)]),
+        ["", "", ""],
+        "before its first step"
+    );
 }
 
-/// A client that asks again under the id of its first try finds the job of the first try, whatever has become of it.
+/// A client that asks again under the id of its first try finds the job of the first try, whatever
+/// has become of it.
 #[test]
 fn a_submission_that_is_asked_for_again_makes_no_second_job() {
     let mut state = State::default();
-    accept(&mut state, &[submit_with("a", Some("r-1"), &[], &[]), submit_with("b", Some("r-2"), &[], &[])]);
+    accept(
+        &mut state,
+        &[
+            submit_with("a", Some("r-1"), &[], &[]),
+            submit_with("b", Some("r-2"), &[], &[]),
+        ],
+    );
     let before = state.clone();
     let known = Err(Rejected::SubmittedBefore { job: id("a") });
     assert_eq!(state.apply(&submit_with("c", Some("r-1"), &[], &[])), known);
     assert_eq!(state, before);
-    accept(&mut state, &[Command::Cancel { job: id("a"), at: 1 }]);
-    assert_eq!(state.apply(&submit_with("c", Some("r-1"), &[], &[])), known, "an ended job is the submission's, too");
+    accept(
+        &mut state,
+        &[Command::Cancel {
+            job: id("a"),
+            at: 1,
+        }],
+    );
+    assert_eq!(
+        state.apply(&submit_with("c", Some("r-1"), &[], &[])),
+        known,
+        "an ended job is the submission's, too"
+    );
     assert_eq!(state.of_request("r-2").unwrap().job(), &id("b"));
     // Clients without such an id may submit the same job as often as they like.
     accept(&mut state, &[submit("d", 0), submit("e", 0)]);
     let long = "x".repeat(65);
-    assert!(matches!(state.apply(&submit_with("f", Some(&long), &[], &[])), Err(Rejected::OverLimit { found: 65, .. })));
+    assert!(matches!(
+        state.apply(&submit_with("f", Some(&long), &[], &[])),
+        Err(Rejected::OverLimit { found: 65, .. })
+    ));
 }
 
-/// The job is never in the queue without its judges and keys: a device that is free takes it up at once.
+/// The job is never in the queue without its judges and keys: a device that is free takes it up at
+/// once.
 #[test]
 fn a_queued_job_has_its_judges_and_keys_from_the_first_moment() {
     let mut state = State::default();
     let keys = vec!["ab".repeat(32)];
-    accept(&mut state, &[submit_with("a", None, &[("accuracy", "11"), ("format", "22")], &keys)]);
+    accept(
+        &mut state,
+        &[submit_with(
+            "a",
+            None,
+            &[("accuracy", "11"), ("format", "22")],
+            &keys,
+        )],
+    );
     let record = state.queue().remove(0);
-    let judges: Vec<_> = record.graders.iter().map(|g| (g.plugin.as_str(), g.sha256.as_str(), g.stage, g.step)).collect();
+    let judges: Vec<_> = record
+        .graders
+        .iter()
+        .map(|g| (g.plugin.as_str(), g.sha256.as_str(), g.stage, g.step))
+        .collect();
     assert_eq!(judges, [("accuracy", "11", 0, 0), ("format", "22", 0, 0)]);
     assert_eq!((&record.reuse.keys, record.reuse.enabled), (&keys, true));
 }
@@ -539,21 +1019,59 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
         accept(&mut state, &[submit(&format!("{job:05}"), 0)]);
     }
     let refused = state.apply(&submit("x", 0)).unwrap_err();
-    assert_eq!(refused.to_string(), "10000 jobs wait or run, the limit is 10000: cancel some, or wait until some have ended");
-    accept(&mut state, &[Command::Cancel { job: id("00007"), at: 1 }, submit("x", 0)]);
+    assert_eq!(
+        refused.to_string(),
+        "10000 jobs wait or run, the limit is 10000: cancel some, or wait until some have ended"
+    );
+    accept(
+        &mut state,
+        &[
+            Command::Cancel {
+                job: id("00007"),
+                at: 1,
+            },
+            submit("x", 0),
+        ],
+    );
 
     let mut state = State::default();
     let long = |job: &str| match submit(job, 0) {
-        Command::Submit { job, name, priority, request, graders, keys, reuses, at, .. } => {
+        Command::Submit {
+            job,
+            name,
+            priority,
+            request,
+            graders,
+            keys,
+            reuses,
+            at,
+            ..
+        } => {
             let job_toml = "#".repeat(1 << 20);
-            Command::Submit { job, name, priority, job_toml, request, graders, keys, reuses, at }
+            Command::Submit {
+                job,
+                name,
+                priority,
+                job_toml,
+                request,
+                graders,
+                keys,
+                reuses,
+                at,
+            }
         }
         other => other,
     };
     for job in 0..256 {
         accept(&mut state, &[long(&format!("{job:03}"))]);
     }
-    assert!(matches!(state.apply(&long("x")), Err(Rejected::QueueFull { what: "bytes of job files", .. })));
+    assert!(matches!(
+        state.apply(&long("x")),
+        Err(Rejected::QueueFull {
+            what: "bytes of job files",
+            ..
+        })
+    ));
 }
 
 /// A job whose files are gone before its first attempt has ended, and is not tried again for ever.
@@ -561,26 +1079,63 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
 fn a_job_that_was_never_started_can_fail() {
     let mut state = State::default();
     accept(&mut state, &[submit("a", 0)]);
-    assert!(matches!(state.apply(&finish("a", 0, RunState::Succeeded)), Err(Rejected::CannotFinish { .. })));
-    assert!(matches!(state.apply(&finish("a", 1, RunState::Failed)), Err(Rejected::StaleEpoch { .. })));
+    assert!(matches!(
+        state.apply(&finish("a", 0, RunState::Succeeded)),
+        Err(Rejected::CannotFinish { .. })
+    ));
+    assert!(matches!(
+        state.apply(&finish("a", 1, RunState::Failed)),
+        Err(Rejected::StaleEpoch { .. })
+    ));
     accept(&mut state, &[finish("a", 0, RunState::Failed)]);
     assert!(state.queue().is_empty());
 }
 
-/// What is held against a job: each end of the daemon while it worked for it, until something of it is committed.
+/// What is held against a job: each end of the daemon while it worked for it, until something of it
+/// is committed.
 #[test]
 fn a_job_is_struck_once_for_each_end_of_the_daemon_while_it_was_at_work() {
     let mut state = State::default();
-    let (up, down, strike) =
-        (Command::TakeUp { job: id("a") }, Command::PutDown { job: id("a") }, Command::Strike { job: id("a") });
+    let (up, down, strike) = (
+        Command::TakeUp { job: id("a") },
+        Command::PutDown { job: id("a") },
+        Command::Strike { job: id("a") },
+    );
     accept(&mut state, &[submit("a", 0)]);
-    assert_eq!(accept(&mut state, std::slice::from_ref(&strike)), Effect::Struck { count: 0 }, "it waited in the queue");
-    assert_eq!(accept(&mut state, &[up.clone(), down, strike.clone()]), Effect::Struck { count: 0 }, "a clean stop");
-    assert_eq!(accept(&mut state, &[up.clone(), strike.clone()]), Effect::Struck { count: 1 }, "while its files were read");
-    assert_eq!(accept(&mut state, std::slice::from_ref(&strike)), Effect::Struck { count: 1 }, "it was not taken up since");
-    assert_eq!(accept(&mut state, &[up.clone(), start("a"), strike.clone()]), Effect::Struck { count: 2 });
+    assert_eq!(
+        accept(&mut state, std::slice::from_ref(&strike)),
+        Effect::Struck { count: 0 },
+        "it waited in the queue"
+    );
+    assert_eq!(
+        accept(&mut state, &[up.clone(), down, strike.clone()]),
+        Effect::Struck { count: 0 },
+        "a clean stop"
+    );
+    assert_eq!(
+        accept(&mut state, &[up.clone(), strike.clone()]),
+        Effect::Struck { count: 1 },
+        "while its files were read"
+    );
+    assert_eq!(
+        accept(&mut state, std::slice::from_ref(&strike)),
+        Effect::Struck { count: 1 },
+        "it was not taken up since"
+    );
+    assert_eq!(
+        accept(&mut state, &[up.clone(), start("a"), strike.clone()]),
+        Effect::Struck { count: 2 }
+    );
     accept(&mut state, &[up.clone(), start("a"), begin("a", 2, 0, 3)]);
-    assert_eq!(state.job(&id("a")).unwrap().strikes.count, 2, "a start alone proves nothing");
+    assert_eq!(
+        state.job(&id("a")).unwrap().strikes.count,
+        2,
+        "a start alone proves nothing"
+    );
     accept(&mut state, &[commit("a", 2, 0, 0)]);
-    assert_eq!(accept(&mut state, &[strike]), Effect::Struck { count: 1 }, "a committed step wipes the slate");
+    assert_eq!(
+        accept(&mut state, &[strike]),
+        Effect::Struck { count: 1 },
+        "a committed step wipes the slate"
+    );
 }

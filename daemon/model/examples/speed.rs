@@ -10,7 +10,8 @@ const REPEATS: usize = 9;
 const PROMPT: i64 = 64;
 const CAPACITY: i64 = 192;
 
-/// Medians of wall time and of this thread's processor time, in milliseconds; the latter bears a busy machine.
+/// Medians of wall time and of this thread's processor time, in milliseconds; the latter bears a
+/// busy machine.
 fn median_ms(mut work: impl FnMut()) -> [f64; 2] {
     work();
     let mut times = [Vec::new(), Vec::new()];
@@ -33,7 +34,12 @@ fn thread_ms() -> f64 {
 
 fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
     let packed = model.pack().unwrap();
-    let options = Forward { invariant, packed: Some(&packed), record_experts: true, ..Forward::default() };
+    let options = Forward {
+        invariant,
+        packed: Some(&packed),
+        record_experts: true,
+        ..Forward::default()
+    };
     let mut cache = model.cache(batch, CAPACITY, invariant).unwrap();
     let ids = Tensor::randint(model.config.vocab_size, [batch], (Kind::Int64, Device::Cpu));
     let slots = cache.select(&(0..batch).collect::<Vec<_>>()).unwrap();
@@ -41,7 +47,16 @@ fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
     tch::no_grad(|| {
         median_ms(|| {
             let out = model
-                .decode(&ids, &Places { slots: &slots, positions: &positions, max_position: 2 * PROMPT }, &mut cache, &options)
+                .decode(
+                    &ids,
+                    &Places {
+                        slots: &slots,
+                        positions: &positions,
+                        max_position: 2 * PROMPT,
+                    },
+                    &mut cache,
+                    &options,
+                )
                 .unwrap();
             let _ = model.logits(&out.hidden, &options).unwrap();
         })
@@ -55,12 +70,22 @@ fn train(model: &CausalLm, tokens: i64, length: i64) -> [f64; 2] {
         let next = length / 2 + (lengths.len() as i64 * 37) % (length / 2 + 1);
         lengths.push(next.min(tokens - lengths.iter().sum::<i64>()));
     }
-    let ids = Tensor::randint(model.config.vocab_size, [tokens], (Kind::Int64, Device::Cpu));
+    let ids = Tensor::randint(
+        model.config.vocab_size,
+        [tokens],
+        (Kind::Int64, Device::Cpu),
+    );
     let batch = Packed::new(ids.shallow_clone(), lengths);
     let parameters: Vec<Tensor> = model.parameters().into_iter().map(|p| p.1).collect();
     median_ms(|| {
         let hidden = model.forward(&batch, &Forward::default()).unwrap().hidden;
-        let loss = token_logprobs(&model.logits(&hidden, &Forward::default()).unwrap(), &ids, 1.0).unwrap().mean(Kind::Float);
+        let loss = token_logprobs(
+            &model.logits(&hidden, &Forward::default()).unwrap(),
+            &ids,
+            1.0,
+        )
+        .unwrap()
+        .mean(Kind::Float);
         loss.backward();
         r1d_torch::foreach::clear_gradients(&parameters).unwrap();
     })

@@ -6,7 +6,8 @@ use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
-/// Sequences longer than this are worth libtorch's fused kernel on the CPU; below, matmul–softmax–matmul is as fast and rounds less.
+/// Sequences longer than this are worth libtorch's fused kernel on the CPU; below,
+/// matmul–softmax–matmul is as fast and rounds less.
 const FUSED_MIN_TOKENS: i64 = 128;
 
 /// Packed sequences and their padded views, which attention alone needs.
@@ -24,13 +25,15 @@ struct Band {
     padded: i64,
     /// Absent where all sequences fill the padded view with tokens of their own.
     padding: Option<Padding>,
-    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each sequence, so causality hides it. Absent
-    /// where attention masks by itself: a long band's mask would be larger than all else.
+    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each
+    /// sequence, so causality hides it. Absent where attention masks by itself: a long band's mask
+    /// would be larger than all else.
     mask: Option<Tensor>,
 }
 
 struct Padding {
-    /// Token of each padded place, `[B · L]`, counted from the first that the band reads; any token where there is none.
+    /// Token of each padded place, `[B · L]`, counted from the first that the band reads; any token
+    /// where there is none.
     token: Tensor,
     /// Padded place of each of the band's own tokens.
     place: Tensor,
@@ -38,7 +41,8 @@ struct Padding {
     shares: bool,
 }
 
-/// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens: below, one more launch of kernels costs more than padding.
+/// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens: below, one more
+/// launch of kernels costs more than padding.
 const BAND_SLACK_PLACES: i64 = 4096;
 const BAND_PLACES_PER_TOKEN: f64 = 1.5;
 
@@ -48,7 +52,9 @@ fn band_sizes(lengths: &[i64], slack: i64) -> Vec<usize> {
     let (mut count, mut longest, mut tokens) = (0, 0, 0);
     for &length in lengths {
         let places = (count as i64 + 1) * length.max(longest);
-        if count > 0 && places as f64 > (tokens + length) as f64 * BAND_PLACES_PER_TOKEN + slack as f64 {
+        if count > 0
+            && places as f64 > (tokens + length) as f64 * BAND_PLACES_PER_TOKEN + slack as f64
+        {
             sizes.push(count);
             (count, longest, tokens) = (0, 0, 0);
         }
@@ -63,8 +69,17 @@ impl PackedView {
         PackedView::with_slack(spans, invariant, kind, device, BAND_SLACK_PLACES)
     }
 
-    fn with_slack(spans: &[Span], invariant: bool, kind: Kind, device: Device, slack: i64) -> Result<PackedView> {
-        let positions: Vec<i64> = spans.iter().flat_map(|span| span.prefix_length()..span.length()).collect();
+    fn with_slack(
+        spans: &[Span],
+        invariant: bool,
+        kind: Kind,
+        device: Device,
+        slack: i64,
+    ) -> Result<PackedView> {
+        let positions: Vec<i64> = spans
+            .iter()
+            .flat_map(|span| span.prefix_length()..span.length())
+            .collect();
         let lengths: Vec<i64> = spans.iter().map(Span::length).collect();
         let (mut bands, mut rest) = (Vec::new(), spans);
         for size in band_sizes(&lengths, slack) {
@@ -73,7 +88,12 @@ impl PackedView {
             rest = after;
         }
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        Ok(PackedView { positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?, longest, bands, invariant })
+        Ok(PackedView {
+            positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?,
+            longest,
+            bands,
+            invariant,
+        })
     }
 }
 
@@ -82,28 +102,50 @@ impl Band {
         let longest = spans.iter().map(Span::length).max().unwrap_or(0);
         let first = spans.iter().map(Span::start).min().unwrap_or(0);
         let tokens = first..spans.last().map_or(first, |span| span.own.end);
-        let padded = if invariant { whole_tiles(longest, TILE_KEYS) } else { longest };
-        let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
-        let padding = if spans.iter().all(|span| span.length() == padded && span.prefix.is_empty()) {
+        let padded = if invariant {
+            whole_tiles(longest, TILE_KEYS)
+        } else {
+            longest
+        };
+        let on_device = |host: &[i64]| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(host)?.f_to_device(device)?)
+        };
+        let padding = if spans
+            .iter()
+            .all(|span| span.length() == padded && span.prefix.is_empty())
+        {
             None
         } else {
             let mut token = vec![0; spans.len() * padded as usize];
             let mut place = Vec::new();
             for (row, span) in token.chunks_mut(padded as usize).zip(spans) {
-                row.iter_mut().zip(span.tokens()).for_each(|(place, token)| *place = token - first);
+                row.iter_mut()
+                    .zip(span.tokens())
+                    .for_each(|(place, token)| *place = token - first);
             }
             for (start, span) in (0..).step_by(padded as usize).zip(spans) {
                 place.extend(start + span.prefix_length()..start + span.length());
             }
             let shares = spans.iter().any(|span| !span.prefix.is_empty());
-            Some(Padding { token: on_device(&token)?, place: on_device(&place)?, shares })
+            Some(Padding {
+                token: on_device(&token)?,
+                place: on_device(&place)?,
+                shares,
+            })
         };
         let fused = (device != Device::Cpu || longest > FUSED_MIN_TOKENS) && kind != Kind::Double;
         let mask = match invariant || fused {
             true => None,
-            false => Some(Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?),
+            false => Some(
+                Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?,
+            ),
         };
-        Ok(Band { tokens, padded, padding, mask })
+        Ok(Band {
+            tokens,
+            padded,
+            padding,
+            mask,
+        })
     }
 
     /// The band's part of `[T, H, d]` → `[B, H, L, d]`, a transposed view.
@@ -114,19 +156,29 @@ impl Band {
             None => packed.f_reshape([-1, heads * width])?,
             Some(padding) => {
                 let rows = packed.f_reshape([-1, heads * width])?;
-                // Gradients of a shared token are summed one by one, on the CPU in the dtype at hand.
-                let narrow = padding.shares && rows.kind() == Kind::BFloat16 && rows.device() == Device::Cpu;
-                let wide = if narrow { rows.f_to_kind(Kind::Float)? } else { rows.shallow_clone() };
+                // Gradients of a shared token are summed one by one, on the CPU in the dtype at
+                // hand.
+                let narrow =
+                    padding.shares && rows.kind() == Kind::BFloat16 && rows.device() == Device::Cpu;
+                let wide = if narrow {
+                    rows.f_to_kind(Kind::Float)?
+                } else {
+                    rows.shallow_clone()
+                };
                 gather_rows(&wide, &padding.token)?.f_to_kind(rows.kind())?
             }
         };
-        Ok(rows.f_view([-1, self.padded, heads, width])?.f_transpose(1, 2)?)
+        Ok(rows
+            .f_view([-1, self.padded, heads, width])?
+            .f_transpose(1, 2)?)
     }
 
     /// `[B, H, L, d]` → `[own tokens, H · d]`.
     fn unpad(&self, padded: &Tensor) -> Result<Tensor> {
         let (batch, heads, length, width) = padded.size4()?;
-        let rows = padded.f_transpose(1, 2)?.f_reshape([batch * length, heads * width])?;
+        let rows = padded
+            .f_transpose(1, 2)?
+            .f_reshape([batch * length, heads * width])?;
         match &self.padding {
             None => Ok(rows),
             Some(padding) => gather_rows(&rows, &padding.place),
@@ -134,16 +186,23 @@ impl Band {
     }
 }
 
-/// `index_select` on rows by way of `embedding`, whose backward pass is several times faster on the CPU, and deterministic.
+/// `index_select` on rows by way of `embedding`, whose backward pass is several times faster on the
+/// CPU, and deterministic.
 pub(crate) fn gather_rows(rows: &Tensor, index: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_embedding(rows, index, -1, false, false)?)
 }
 
 /// Causal attention of every token on its own sequence up to itself: softmax(scale · q kᵀ) v.
 ///
-/// `query` `[T, H, d]`, `key` `[T, Hk, d]`, `value` `[T, Hk, dv]`, H a multiple of Hk (query head h uses key head h / (H/Hk)) →
-/// `[T, H · dv]`.
-pub(crate) fn causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, view: &PackedView) -> Result<Tensor> {
+/// `query` `[T, H, d]`, `key` `[T, Hk, d]`, `value` `[T, Hk, dv]`, H a multiple of Hk (query head h
+/// uses key head h / (H/Hk)) → `[T, H · dv]`.
+pub(crate) fn causal(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scale: f64,
+    view: &PackedView,
+) -> Result<Tensor> {
     let of_band = |band: &Band| -> Result<Tensor> {
         let (query, key, value) = (band.pad(query)?, band.pad(key)?, band.pad(value)?);
         let attended = match &band.mask {
@@ -160,33 +219,61 @@ fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     let (_, heads, _, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
     // The fused kernels want one head size.
-    let value = if value_width < width { value.f_constant_pad_nd([0, width - value_width])? } else { value.shallow_clone() };
-    // Without memory for all scores there is one kernel for float32 on a GPU, and it knows nothing of groups.
-    let repeats = heads != key_heads && query.kind() == Kind::Float && query.device() != Device::Cpu;
+    let value = if value_width < width {
+        value.f_constant_pad_nd([0, width - value_width])?
+    } else {
+        value.shallow_clone()
+    };
+    // Without memory for all scores there is one kernel for float32 on a GPU, and it knows nothing
+    // of groups.
+    let repeats =
+        heads != key_heads && query.kind() == Kind::Float && query.device() != Device::Cpu;
     let (key, value) = match repeats {
-        true => (repeat_heads(key, heads / key_heads)?, repeat_heads(&value, heads / key_heads)?),
+        true => (
+            repeat_heads(key, heads / key_heads)?,
+            repeat_heads(&value, heads / key_heads)?,
+        ),
         false => (key.shallow_clone(), value),
     };
     let (no_mask, grouped): (Option<&Tensor>, bool) = (None, heads != key_heads && !repeats);
-    let attended = Tensor::f_scaled_dot_product_attention(query, &key, &value, no_mask, 0.0, true, scale, grouped)?;
-    Ok(if value_width < width { attended.f_narrow(3, 0, value_width)? } else { attended })
+    let attended = Tensor::f_scaled_dot_product_attention(
+        query, &key, &value, no_mask, 0.0, true, scale, grouped,
+    )?;
+    Ok(if value_width < width {
+        attended.f_narrow(3, 0, value_width)?
+    } else {
+        attended
+    })
 }
 
 /// Each head `times` times, one copy behind the other: `[B, Hk, L, d]` → `[B, Hk · times, L, d]`.
 fn repeat_heads(t: &Tensor, times: i64) -> Result<Tensor> {
     let (batch, heads, length, width) = t.size4()?;
-    Ok(t.f_unsqueeze(2)?.f_expand([batch, heads, times, length, width], false)?.f_reshape([batch, heads * times, length, width])?)
+    Ok(t.f_unsqueeze(2)?
+        .f_expand([batch, heads, times, length, width], false)?
+        .f_reshape([batch, heads * times, length, width])?)
 }
 
-fn naive_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, mask: &Tensor) -> Result<Tensor> {
+fn naive_causal(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scale: f64,
+    mask: &Tensor,
+) -> Result<Tensor> {
     let (batch, heads, length, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
     let group = heads / key_heads;
-    // The queries that share a key head stand one below the other: keys and values are never copied per query head.
+    // The queries that share a key head stand one below the other: keys and values are never copied
+    // per query head.
     let query = query.f_reshape([batch * key_heads, group * length, width])?;
     let key = key.f_reshape([batch * key_heads, length, width])?;
     let value = value.f_reshape([batch * key_heads, length, value_width])?;
-    let mask = if group > 1 { mask.f_repeat([group, 1])? } else { mask.shallow_clone() };
+    let mask = if group > 1 {
+        mask.f_repeat([group, 1])?
+    } else {
+        mask.shallow_clone()
+    };
     Ok(weigh(&query, &key, &value, &mask, scale)?.f_view([batch, heads, length, value_width])?)
 }
 
@@ -199,18 +286,49 @@ fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     let value = value.f_reshape([batch * key_heads, length, value_width])?;
     let tile = |start: i64| -> Result<Tensor> {
         let seen = whole_tiles(start + TILE_ROWS, TILE_KEYS);
-        let query = query.f_narrow(2, start, TILE_ROWS)?.f_reshape([batch * key_heads, group * TILE_ROWS, width])?;
-        let mask = Tensor::f_full([TILE_ROWS, seen], f64::NEG_INFINITY, (query.kind(), query.device()))?.f_triu(start + 1)?;
-        let mask = if group > 1 { mask.f_repeat([group, 1])? } else { mask };
+        let query = query.f_narrow(2, start, TILE_ROWS)?.f_reshape([
+            batch * key_heads,
+            group * TILE_ROWS,
+            width,
+        ])?;
+        let mask = Tensor::f_full(
+            [TILE_ROWS, seen],
+            f64::NEG_INFINITY,
+            (query.kind(), query.device()),
+        )?
+        .f_triu(start + 1)?;
+        let mask = if group > 1 {
+            mask.f_repeat([group, 1])?
+        } else {
+            mask
+        };
         let (key, value) = (key.f_narrow(1, 0, seen)?, value.f_narrow(1, 0, seen)?);
-        Ok(weigh_in_tiles(&query, &key, &value, &mask, scale)?.f_view([batch, heads, TILE_ROWS, value_width])?)
+        Ok(weigh_in_tiles(&query, &key, &value, &mask, scale)?.f_view([
+            batch,
+            heads,
+            TILE_ROWS,
+            value_width,
+        ])?)
     };
-    joined((0..length).step_by(TILE_ROWS as usize).map(tile).collect::<Result<_>>()?, 2)
+    joined(
+        (0..length)
+            .step_by(TILE_ROWS as usize)
+            .map(tile)
+            .collect::<Result<_>>()?,
+        2,
+    )
 }
 
-/// As [`weigh`], a tile of keys at a time and their contributions added in order: masked keys behind the last one that is seen add zeros,
-/// so a query's bits do not depend on how many there are.
-fn weigh_in_tiles(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+/// As [`weigh`], a tile of keys at a time and their contributions added in order: masked keys
+/// behind the last one that is seen add zeros, so a query's bits do not depend on how many there
+/// are.
+fn weigh_in_tiles(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: &Tensor,
+    scale: f64,
+) -> Result<Tensor> {
     let tiles = |t: &Tensor, dim: i64| t.f_split(TILE_KEYS, dim);
     let scores = tiles(key, 1)?
         .iter()
@@ -229,14 +347,25 @@ fn weigh_in_tiles(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, s
     sum.ok_or_else(|| crate::ModelError::Input("attention over no keys".into()))
 }
 
-/// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to `[N, M, L]` → `[N, M, dv]`.
-fn weigh(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+/// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to
+/// `[N, M, L]` → `[N, M, dv]`.
+fn weigh(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: &Tensor,
+    scale: f64,
+) -> Result<Tensor> {
     Ok(softmax(&mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?)?.f_bmm(value)?)
 }
 
 /// Over the last dimension, in float32 at least.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
-    let kind = if scores.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let kind = if scores.kind() == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    };
     Ok(scores.f_softmax(-1, kind)?.f_to_kind(scores.kind())?)
 }
 
@@ -262,22 +391,46 @@ impl Seen {
     }
 }
 
-/// Queries of a decoding step over the cached keys: `query` `[n · B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[n · B, H, dv]`. Query
-/// i is of slot i mod B.
-pub(crate) fn step(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+/// Queries of a decoding step over the cached keys: `query` `[n · B, H, d]`, `key` `[B, Hk, L, d]`,
+/// `value` `[B, Hk, L, dv]` → `[n · B, H, dv]`. Query i is of slot i mod B.
+pub(crate) fn step(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scale: f64,
+    seen: &Seen,
+) -> Result<Tensor> {
     let (queries, slots) = (query.size()[0], key.size()[0]);
     if queries == slots {
         return single(query, key, value, scale, seen);
     }
-    let of_one =
-        |start: usize| single(&query.f_narrow(0, start as i64, slots)?, key, value, scale, &seen.narrow(start as i64, slots)?);
-    joined((0..queries as usize).step_by(slots as usize).map(of_one).collect::<Result<_>>()?, 0)
+    let of_one = |start: usize| {
+        single(
+            &query.f_narrow(0, start as i64, slots)?,
+            key,
+            value,
+            scale,
+            &seen.narrow(start as i64, slots)?,
+        )
+    };
+    joined(
+        (0..queries as usize)
+            .step_by(slots as usize)
+            .map(of_one)
+            .collect::<Result<_>>()?,
+        0,
+    )
 }
 
-/// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[B, H, dv]`.
+/// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value`
+/// `[B, Hk, L, dv]` → `[B, H, dv]`.
 fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
     let (mask, rows) = match seen {
-        Seen::UpTo(positions) => return Ok(r1d_torch::attention::decode(query, key, value, positions, scale)?),
+        Seen::UpTo(positions) => {
+            return Ok(r1d_torch::attention::decode(
+                query, key, value, positions, scale,
+            )?);
+        }
         Seen::Mask(mask) => (mask, 1),
         // Each query stands first in a tile of its own.
         Seen::MaskOfTiles(mask) => (mask, TILE_ROWS),
@@ -290,14 +443,19 @@ fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen)
         query = query.f_constant_pad_nd([0, 0, 0, rows - 1])?;
     }
     let query = query.f_reshape([batch * key_heads, group * rows, width])?;
-    let mask = mask.f_unsqueeze(1)?.f_expand([batch, key_heads, 1, length], false)?.f_reshape([-1, 1, length])?;
+    let mask = mask
+        .f_unsqueeze(1)?
+        .f_expand([batch, key_heads, 1, length], false)?
+        .f_reshape([-1, 1, length])?;
     let key = key.f_reshape([-1, length, width])?;
     let value = value.f_reshape([-1, length, value_width])?;
     let attended = match seen {
         Seen::MaskOfTiles(_) => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
         _ => weigh(&query, &key, &value, &mask, scale)?,
     };
-    let attended = attended.f_view([batch * key_heads, group, rows, value_width])?.f_select(2, 0)?;
+    let attended = attended
+        .f_view([batch * key_heads, group, rows, value_width])?
+        .f_select(2, 0)?;
     Ok(attended.f_reshape([batch, heads, value_width])?)
 }
 
@@ -309,7 +467,10 @@ mod tests {
     #[test]
     fn bands_hold_neighbours_of_like_length() {
         assert_eq!(band_sizes(&[5, 4, 4, 3], 0), [4]);
-        assert_eq!(band_sizes(&[4096, 128, 128, 128], BAND_SLACK_PLACES), [2, 2]);
+        assert_eq!(
+            band_sizes(&[4096, 128, 128, 128], BAND_SLACK_PLACES),
+            [2, 2]
+        );
         assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 0), [1, 3, 1]);
         assert_eq!(band_sizes(&[100, 10, 10, 10, 100], 4096), [5]);
     }
@@ -318,14 +479,30 @@ mod tests {
     fn repeated_heads_are_those_of_their_group() {
         let random = |heads: i64, seed: f64| {
             let count = 2 * heads * 5 * 8;
-            (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.731 + seed).sin().view([2, heads, 5, 8])
+            (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.731 + seed)
+                .sin()
+                .view([2, heads, 5, 8])
         };
         let (query, key, value) = (random(6, 1.0), random(2, 2.0), random(2, 3.0));
         let attend = |key: &Tensor, value: &Tensor, grouped| {
-            Tensor::scaled_dot_product_attention(&query, key, value, None::<&Tensor>, 0.0, true, 0.3, grouped)
+            Tensor::scaled_dot_product_attention(
+                &query,
+                key,
+                value,
+                None::<&Tensor>,
+                0.0,
+                true,
+                0.3,
+                grouped,
+            )
         };
-        let repeated = attend(&repeat_heads(&key, 3).unwrap(), &repeat_heads(&value, 3).unwrap(), false);
-        let difference = f64::try_from((repeated - attend(&key, &value, true)).abs().max()).unwrap();
+        let repeated = attend(
+            &repeat_heads(&key, 3).unwrap(),
+            &repeat_heads(&value, 3).unwrap(),
+            false,
+        );
+        let difference =
+            f64::try_from((repeated - attend(&key, &value, true)).abs().max()).unwrap();
         assert!(difference < 1e-6, "{difference:e}");
     }
 
@@ -335,14 +512,19 @@ mod tests {
         let tokens = lengths.iter().sum::<i64>();
         let spans = Packed::new(Tensor::from_slice(&[0i64]), lengths.to_vec()).spans();
         let random = |heads: i64, width: i64, seed: i64| {
-            (Tensor::arange(tokens * heads * width, (Kind::Double, Device::Cpu)) * (0.37 + seed as f64))
+            (Tensor::arange(tokens * heads * width, (Kind::Double, Device::Cpu))
+                * (0.37 + seed as f64))
                 .sin()
                 .view([tokens, heads, width])
         };
         let (query, key, value) = (random(4, 6, 1), random(2, 6, 2), random(2, 5, 3));
         let attended = |slack: i64| {
-            let view = PackedView::with_slack(&spans, false, Kind::Double, Device::Cpu, slack).unwrap();
-            (causal(&query, &key, &value, 0.4, &view).unwrap(), view.bands.len())
+            let view =
+                PackedView::with_slack(&spans, false, Kind::Double, Device::Cpu, slack).unwrap();
+            (
+                causal(&query, &key, &value, 0.4, &view).unwrap(),
+                view.bands.len(),
+            )
         };
         let ((split, several), (whole, one)) = (attended(0), attended(4096));
         assert!(several > 2 && one == 1);

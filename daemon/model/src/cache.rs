@@ -5,10 +5,11 @@ use crate::error::{ModelError, Result};
 use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
 
-/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by [`crate::CausalLm::cache`]; its memory can be
-/// [cut](Cache::cut) into other slots.
+/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by
+/// [`crate::CausalLm::cache`]; its memory can be [cut](Cache::cut) into other slots.
 pub struct Cache {
-    /// Per layer, per kind of row: all the memory, and the part of it that is in use, `[slots, heads, capacity, width]`.
+    /// Per layer, per kind of row: all the memory, and the part of it that is in use,
+    /// `[slots, heads, capacity, width]`.
     layers: Vec<Vec<Held>>,
     /// Tokens that the memory holds.
     tokens: i64,
@@ -36,31 +37,56 @@ impl Cache {
         options: (Kind, Device),
     ) -> Result<Cache> {
         if slots < 1 || capacity < 1 {
-            return Err(ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: both must be at least 1")));
+            return Err(ModelError::Input(format!(
+                "a cache of {slots} slots of {capacity} tokens: both must be at least 1"
+            )));
         }
-        let too_many = || ModelError::Input(format!("a cache of {slots} slots of {capacity} tokens: no memory holds as many"));
+        let too_many = || {
+            ModelError::Input(format!(
+                "a cache of {slots} slots of {capacity} tokens: no memory holds as many"
+            ))
+        };
         let held = slot_length(capacity).ok_or_else(too_many)?;
         let tokens = slots.checked_mul(held).ok_or_else(too_many)?;
         // Zeros, never garbage: a masked place weighs nothing, but 0 · NaN would not be 0.
         let one = |&(heads, width): &(i64, i64)| -> Result<Held> {
             let memory = Tensor::f_zeros([slots, heads, held, width], options)?;
-            Ok(Held { slots: memory.shallow_clone(), memory })
+            Ok(Held {
+                slots: memory.shallow_clone(),
+                memory,
+            })
         };
-        let layers = (0..layers).map(|_| rows.iter().map(one).collect()).collect::<Result<_>>()?;
-        Ok(Cache { layers, tokens, slots, capacity, invariant, places: Tensor::f_arange(held, (Kind::Int64, options.1))? })
+        let layers = (0..layers)
+            .map(|_| rows.iter().map(one).collect())
+            .collect::<Result<_>>()?;
+        Ok(Cache {
+            layers,
+            tokens,
+            slots,
+            capacity,
+            invariant,
+            places: Tensor::f_arange(held, (Kind::Int64, options.1))?,
+        })
     }
 
     /// The same memory as `slots` sequences of up to `capacity` tokens, of which none is there yet.
     pub fn cut(&mut self, slots: i64, capacity: i64) -> Result<()> {
-        let held = slot_length(capacity)
-            .filter(|&held| slots > 0 && capacity > 0 && slots.checked_mul(held).is_some_and(|n| n <= self.tokens));
+        let held = slot_length(capacity).filter(|&held| {
+            slots > 0 && capacity > 0 && slots.checked_mul(held).is_some_and(|n| n <= self.tokens)
+        });
         let Some(held) = held else {
-            let message = format!("{slots} slots of {capacity} tokens: the cache holds {} tokens in all", self.tokens);
+            let message = format!(
+                "{slots} slots of {capacity} tokens: the cache holds {} tokens in all",
+                self.tokens
+            );
             return Err(ModelError::Input(message));
         };
         for kept in self.layers.iter_mut().flatten() {
             let (_, heads, _, width) = kept.memory.size4()?;
-            let part = kept.memory.f_view([-1])?.f_narrow(0, 0, slots * heads * held * width)?;
+            let part = kept
+                .memory
+                .f_view([-1])?
+                .f_narrow(0, 0, slots * heads * held * width)?;
             kept.slots = part.f_view([slots, heads, held, width])?;
         }
         (self.slots, self.capacity) = (slots, capacity);
@@ -68,7 +94,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Zeros everywhere, as in the beginning: for when something that is not finite may have come in.
+    /// Zeros everywhere, as in the beginning: for when something that is not finite may have come
+    /// in.
     pub fn clear(&mut self) -> Result<()> {
         for held in self.layers.iter_mut().flatten() {
             let _ = held.memory.f_zero_()?;
@@ -76,30 +103,57 @@ impl Cache {
         Ok(())
     }
 
-    /// These slots, for decoding. Consecutive ones are read in place, others are gathered anew in every layer of every step.
+    /// These slots, for decoding. Consecutive ones are read in place, others are gathered anew in
+    /// every layer of every step.
     pub fn select(&self, slots: &[i64]) -> Result<SlotSet> {
         if let Some(slot) = slots.iter().find(|&&slot| slot < 0 || slot >= self.slots) {
-            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {}", self.slots)));
+            return Err(ModelError::Input(format!(
+                "slot {slot} does not exist: the cache has {}",
+                self.slots
+            )));
         }
         let reads = match slots.first() {
-            Some(&start) if slots.iter().zip(start..).all(|(&slot, expected)| slot == expected) => {
-                Reads::Range { start, count: slots.len() as i64 }
+            Some(&start)
+                if slots
+                    .iter()
+                    .zip(start..)
+                    .all(|(&slot, expected)| slot == expected) =>
+            {
+                Reads::Range {
+                    start,
+                    count: slots.len() as i64,
+                }
             }
             _ => Reads::Scattered,
         };
-        Ok(SlotSet { index: Tensor::f_from_slice(slots)?.f_to_device(self.places.device())?, reads })
+        Ok(SlotSet {
+            index: Tensor::f_from_slice(slots)?.f_to_device(self.places.device())?,
+            reads,
+        })
     }
 
-    /// Gives slots what others hold of their first `length` tokens: (from, to) pairs, all read before any is written.
+    /// Gives slots what others hold of their first `length` tokens: (from, to) pairs, all read
+    /// before any is written.
     pub fn copy(&mut self, moves: &[(i64, i64)], length: i64) -> Result<()> {
-        if let Some((from, to)) = moves.iter().find(|(from, to)| [from, to].iter().any(|slot| **slot < 0 || **slot >= self.slots)) {
-            return Err(ModelError::Input(format!("copy of slot {from} to slot {to}: the cache has {}", self.slots)));
+        if let Some((from, to)) = moves.iter().find(|(from, to)| {
+            [from, to]
+                .iter()
+                .any(|slot| **slot < 0 || **slot >= self.slots)
+        }) {
+            return Err(ModelError::Input(format!(
+                "copy of slot {from} to slot {to}: the cache has {}",
+                self.slots
+            )));
         }
         if length > self.capacity {
-            return Err(ModelError::Input(format!("copy of {length} tokens: a slot holds {}", self.capacity)));
+            return Err(ModelError::Input(format!(
+                "copy of {length} tokens: a slot holds {}",
+                self.capacity
+            )));
         }
         let (from, to): (Vec<i64>, Vec<i64>) = moves.iter().copied().unzip();
-        let [from, to] = [from, to].map(|slots| Tensor::f_from_slice(&slots)?.f_to_device(self.places.device()));
+        let [from, to] =
+            [from, to].map(|slots| Tensor::f_from_slice(&slots)?.f_to_device(self.places.device()));
         let (from, to) = (from?, to?);
         for held in self.layers.iter().flatten() {
             let mut held = held.slots.f_narrow(2, 0, length)?;
@@ -110,14 +164,19 @@ impl Cache {
 
     /// Bytes that it holds on the device.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().flatten().map(|held| (held.memory.numel() * held.memory.kind().elt_size_in_bytes()) as u64).sum()
+        self.layers
+            .iter()
+            .flatten()
+            .map(|held| (held.memory.numel() * held.memory.kind().elt_size_in_bytes()) as u64)
+            .sum()
     }
 }
 
 /// A cache during one pass: where the pass's tokens go, and what its queries see.
 pub(crate) struct Cached<'a> {
     cache: &'a mut Cache,
-    /// Token of the pass that each written row comes from; absent where it is each token once, in order.
+    /// Token of the pass that each written row comes from; absent where it is each token once, in
+    /// order.
     source: Option<Tensor>,
     slots: Tensor,
     positions: Tensor,
@@ -152,16 +211,26 @@ pub struct Places<'a> {
 impl SlotSet {
     /// Rows of it, some perhaps several times.
     pub(crate) fn rows(&self, rows: &Tensor) -> Result<SlotSet> {
-        Ok(SlotSet { index: self.index.f_index_select(0, rows)?, reads: Reads::Scattered })
+        Ok(SlotSet {
+            index: self.index.f_index_select(0, rows)?,
+            reads: Reads::Scattered,
+        })
     }
 
-    /// For a pass that decodes `times` tokens of each slot: all slots' first tokens, then all their second ones, and so on.
+    /// For a pass that decodes `times` tokens of each slot: all slots' first tokens, then all their
+    /// second ones, and so on.
     pub fn repeated(&self, times: i64) -> Result<SlotSet> {
-        Ok(SlotSet { index: self.index.f_repeat([times])?, reads: self.reads })
+        Ok(SlotSet {
+            index: self.index.f_repeat([times])?,
+            reads: self.reads,
+        })
     }
 
     pub(crate) fn same(&self) -> SlotSet {
-        SlotSet { index: self.index.shallow_clone(), reads: self.reads }
+        SlotSet {
+            index: self.index.shallow_clone(),
+            reads: self.reads,
+        }
     }
 
     pub(crate) fn count(&self) -> i64 {
@@ -171,32 +240,64 @@ impl SlotSet {
 
 /// Tokens that a slot of this capacity takes: whole tiles.
 fn slot_length(capacity: i64) -> Option<i64> {
-    capacity.checked_add(TILE_KEYS).map(|_| whole_tiles(capacity, TILE_KEYS))
+    capacity
+        .checked_add(TILE_KEYS)
+        .map(|_| whole_tiles(capacity, TILE_KEYS))
 }
 
-/// `index_put_` of `rows` `[T, heads, width]`. With deterministic algorithms on, libtorch sorts the indices first on a GPU, which costs more
-/// than a layer of a small model; a scatter does not, and here no place is written twice with different values.
+/// `index_put_` of `rows` `[T, heads, width]`. With deterministic algorithms on, libtorch sorts the
+/// indices first on a GPU, which costs more than a layer of a small model; a scatter does not, and
+/// here no place is written twice with different values.
 fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
     let (_, heads, places, width) = held.size4()?;
     let head = Tensor::f_arange(heads, (Kind::Int64, held.device()))?;
-    let place = slots.f_mul_scalar(heads)?.f_unsqueeze(1)?.f_add(&head)?.f_mul_scalar(places)?.f_add(&positions.f_unsqueeze(1)?)?;
+    let place = slots
+        .f_mul_scalar(heads)?
+        .f_unsqueeze(1)?
+        .f_add(&head)?
+        .f_mul_scalar(places)?
+        .f_add(&positions.f_unsqueeze(1)?)?;
     let index = place.f_view([-1, 1])?.f_expand([-1, width], false)?;
-    let _ = held.f_view([-1, width])?.f_scatter_(0, &index, &rows.f_reshape([-1, width])?)?;
+    let _ = held
+        .f_view([-1, width])?
+        .f_scatter_(0, &index, &rows.f_reshape([-1, width])?)?;
     Ok(())
 }
 
 impl<'a> Cached<'a> {
     /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
-    pub fn prefill(cache: &'a mut Cache, lengths: &[i64], slots: &[Vec<i64>], device: Device) -> Result<Cached<'a>> {
+    pub fn prefill(
+        cache: &'a mut Cache,
+        lengths: &[i64],
+        slots: &[Vec<i64>],
+        device: Device,
+    ) -> Result<Cached<'a>> {
         if slots.len() != lengths.len() {
-            return Err(ModelError::Input(format!("{} lists of slots for {} sequences", slots.len(), lengths.len())));
+            return Err(ModelError::Input(format!(
+                "{} lists of slots for {} sequences",
+                slots.len(),
+                lengths.len()
+            )));
         }
-        let stored = lengths.iter().zip(slots).filter(|(_, targets)| !targets.is_empty());
+        let stored = lengths
+            .iter()
+            .zip(slots)
+            .filter(|(_, targets)| !targets.is_empty());
         if let Some((length, _)) = stored.clone().find(|(length, _)| **length > cache.capacity) {
-            return Err(ModelError::Input(format!("a prompt of {length} tokens does not fit a slot of {} tokens", cache.capacity)));
+            return Err(ModelError::Input(format!(
+                "a prompt of {length} tokens does not fit a slot of {} tokens",
+                cache.capacity
+            )));
         }
-        if let Some(slot) = slots.iter().flatten().find(|&&slot| slot < 0 || slot >= cache.slots) {
-            return Err(ModelError::Input(format!("slot {slot} does not exist: the cache has {}", cache.slots)));
+        if let Some(slot) = slots
+            .iter()
+            .flatten()
+            .find(|&&slot| slot < 0 || slot >= cache.slots)
+        {
+            return Err(ModelError::Input(format!(
+                "slot {slot} does not exist: the cache has {}",
+                cache.slots
+            )));
         }
         let (mut source, mut slot_of, mut position_of) = (Vec::new(), Vec::new(), Vec::new());
         let mut start = 0;
@@ -208,11 +309,17 @@ impl<'a> Cached<'a> {
             }
             start += length;
         }
-        let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
+        let on_device = |host: &[i64]| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(host)?.f_to_device(device)?)
+        };
         let in_order = slots.iter().all(|targets| targets.len() == 1);
         Ok(Cached {
             cache,
-            source: if in_order { None } else { Some(on_device(&source)?) },
+            source: if in_order {
+                None
+            } else {
+                Some(on_device(&source)?)
+            },
             slots: on_device(&slot_of)?,
             positions: on_device(&position_of)?,
             reads: Reads::Scattered,
@@ -221,16 +328,35 @@ impl<'a> Cached<'a> {
     }
 
     pub fn step(cache: &'a mut Cache, places: &Places) -> Result<Cached<'a>> {
-        let Places { slots, positions, max_position } = *places;
+        let Places {
+            slots,
+            positions,
+            max_position,
+        } = *places;
         if max_position >= cache.capacity {
-            return Err(ModelError::Input(format!("position {max_position} does not fit a slot of {} tokens", cache.capacity)));
+            return Err(ModelError::Input(format!(
+                "position {max_position} does not fit a slot of {} tokens",
+                cache.capacity
+            )));
         }
         let length = max_position + 1;
-        // On a GPU products over rows of any length are slow; what lies behind the positions is masked.
+        // On a GPU products over rows of any length are slow; what lies behind the positions is
+        // masked.
         let in_tiles = cache.invariant || positions.device() != Device::Cpu;
-        let length = if in_tiles { whole_tiles(length, TILE_KEYS) } else { length };
+        let length = if in_tiles {
+            whole_tiles(length, TILE_KEYS)
+        } else {
+            length
+        };
         let SlotSet { index, reads } = slots.same();
-        Ok(Cached { cache, source: None, slots: index, positions: positions.shallow_clone(), reads, length })
+        Ok(Cached {
+            cache,
+            source: None,
+            slots: index,
+            positions: positions.shallow_clone(),
+            reads,
+            length,
+        })
     }
 
     pub fn naive(&self) -> bool {
@@ -240,13 +366,26 @@ impl<'a> Cached<'a> {
     /// What the step's queries see: their own slots up to their positions.
     pub fn seen(&self, kind: Kind) -> Result<Seen> {
         let invariant = self.cache.invariant;
-        if !invariant && self.positions.device() == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16) {
+        if !invariant
+            && self.positions.device() == Device::Cpu
+            && matches!(kind, Kind::Float | Kind::BFloat16)
+        {
             return Ok(Seen::UpTo(self.positions.shallow_clone()));
         }
-        let behind = self.cache.places.f_narrow(0, 0, self.length)?.f_gt_tensor(&self.positions.f_unsqueeze(1)?)?;
+        let behind = self
+            .cache
+            .places
+            .f_narrow(0, 0, self.length)?
+            .f_gt_tensor(&self.positions.f_unsqueeze(1)?)?;
         let mut mask = Tensor::f_zeros(behind.size(), (kind, behind.device()))?;
-        let mask = mask.f_masked_fill_(&behind, f64::NEG_INFINITY)?.f_unsqueeze(1)?;
-        Ok(if invariant { Seen::MaskOfTiles(mask) } else { Seen::Mask(mask) })
+        let mask = mask
+            .f_masked_fill_(&behind, f64::NEG_INFINITY)?
+            .f_unsqueeze(1)?;
+        Ok(if invariant {
+            Seen::MaskOfTiles(mask)
+        } else {
+            Seen::Mask(mask)
+        })
     }
 
     /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
@@ -257,7 +396,11 @@ impl<'a> Cached<'a> {
                 None => rows.shallow_clone(),
             };
             if rows.device() == Device::Cpu {
-                let _ = held.f_index_put_(&[Some(&self.slots), None, Some(&self.positions)], &rows, false)?;
+                let _ = held.f_index_put_(
+                    &[Some(&self.slots), None, Some(&self.positions)],
+                    &rows,
+                    false,
+                )?;
             } else {
                 scatter_rows(held, &self.slots, &self.positions, &rows)?;
             }
@@ -265,10 +408,12 @@ impl<'a> Cached<'a> {
         Ok(())
     }
 
-    /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view where the slots are consecutive, a copy
-    /// otherwise.
+    /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view
+    /// where the slots are consecutive, a copy otherwise.
     pub fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
-        let held = self.cache.layers[layer][row].slots.f_narrow(2, 0, self.length)?;
+        let held = self.cache.layers[layer][row]
+            .slots
+            .f_narrow(2, 0, self.length)?;
         Ok(match self.reads {
             Reads::Range { start, count } => held.f_narrow(0, start, count)?,
             Reads::Scattered => held.f_index_select(0, &self.slots)?,
@@ -282,32 +427,59 @@ mod tests {
 
     #[test]
     fn memory_is_cut_into_slots_of_any_length() {
-        let mut cache = Cache::new(1, &[(2, 3), (1, 5)], 4, 128, false, (Kind::Float, Device::Cpu)).unwrap();
+        let mut cache = Cache::new(
+            1,
+            &[(2, 3), (1, 5)],
+            4,
+            128,
+            false,
+            (Kind::Float, Device::Cpu),
+        )
+        .unwrap();
         let bytes = cache.bytes();
-        for (slots, capacity, held) in
-            [(8, 64, 64), (2, 200, 256), (1, 512, 512), (5, 65, 0), (4, 128, 128), (0, 5, 0), (i64::MAX, 64, 0)]
-        {
+        for (slots, capacity, held) in [
+            (8, 64, 64),
+            (2, 200, 256),
+            (1, 512, 512),
+            (5, 65, 0),
+            (4, 128, 128),
+            (0, 5, 0),
+            (i64::MAX, 64, 0),
+        ] {
             let cut = cache.cut(slots, capacity);
             if held == 0 {
-                assert!(cut.unwrap_err().to_string().contains("holds 512 tokens"), "{slots} of {capacity}");
+                assert!(
+                    cut.unwrap_err().to_string().contains("holds 512 tokens"),
+                    "{slots} of {capacity}"
+                );
                 continue;
             }
-            assert_eq!((cache.slots, cache.capacity, cache.bytes()), (slots, capacity, bytes));
+            assert_eq!(
+                (cache.slots, cache.capacity, cache.bytes()),
+                (slots, capacity, bytes)
+            );
             assert_eq!(cache.layers[0][0].slots.size(), [slots, 2, held, 3]);
             assert_eq!(cache.layers[0][1].slots.size(), [slots, 1, held, 5]);
             assert!(cache.select(&[slots - 1]).is_ok() && cache.select(&[slots]).is_err());
         }
         let _ = cache.layers[0][0].slots.fill_(f64::NAN);
         cache.clear().unwrap();
-        assert_eq!(cache.layers[0][0].memory, Tensor::zeros([4, 2, 128, 3], (Kind::Float, Device::Cpu)));
+        assert_eq!(
+            cache.layers[0][0].memory,
+            Tensor::zeros([4, 2, 128, 3], (Kind::Float, Device::Cpu))
+        );
     }
 
     /// The GPU's way to write a cache is the CPU's, place by place.
     #[test]
     fn scattered_rows_lie_where_index_put_puts_them() {
-        let (slots, positions) = (Tensor::from_slice(&[3i64, 0, 2, 3]), Tensor::from_slice(&[4i64, 0, 1, 2]));
+        let (slots, positions) = (
+            Tensor::from_slice(&[3i64, 0, 2, 3]),
+            Tensor::from_slice(&[4i64, 0, 1, 2]),
+        );
         let rows = Tensor::arange(4 * 2 * 3, (Kind::Float, Device::Cpu)).view([4, 2, 3]) + 1.0;
-        let [scattered, mut put] = [(); 2].map(|()| Tensor::zeros([5, 2, 6, 3], (Kind::Float, Device::Cpu)));
+        let [scattered, mut put] =
+            [(); 2].map(|()| Tensor::zeros([5, 2, 6, 3], (Kind::Float, Device::Cpu)));
         scatter_rows(&scattered, &slots, &positions, &rows).unwrap();
         let _ = put.index_put_(&[Some(&slots), None, Some(&positions)], &rows, false);
         assert_eq!(scattered, put);
@@ -317,14 +489,41 @@ mod tests {
     fn copies_read_all_before_they_write_and_name_what_is_outside() {
         let mut cache = Cache::new(2, &[(1, 2)], 3, 4, false, (Kind::Float, Device::Cpu)).unwrap();
         for held in cache.layers.iter().flatten() {
-            held.slots
-                .shallow_clone()
-                .copy_(&Tensor::arange(3, (Kind::Float, Device::Cpu)).view([3, 1, 1, 1]).expand_as(&held.slots));
+            held.slots.shallow_clone().copy_(
+                &Tensor::arange(3, (Kind::Float, Device::Cpu))
+                    .view([3, 1, 1, 1])
+                    .expand_as(&held.slots),
+            );
         }
         cache.copy(&[(0, 1), (1, 2)], 3).unwrap();
-        let column = |place: i64| Vec::<f32>::try_from(cache.layers[1][0].slots.select(2, place).select(2, 0).view([-1])).unwrap();
-        assert_eq!((column(2), column(3)), (vec![0.0, 0.0, 1.0], vec![0.0, 1.0, 2.0]), "3 tokens are copied, the fourth is not");
-        assert!(cache.copy(&[(0, 3)], 1).unwrap_err().to_string().contains("slot 3"));
-        assert!(cache.copy(&[(0, 1)], 5).unwrap_err().to_string().contains("5 tokens"));
+        let column = |place: i64| {
+            Vec::<f32>::try_from(
+                cache.layers[1][0]
+                    .slots
+                    .select(2, place)
+                    .select(2, 0)
+                    .view([-1]),
+            )
+            .unwrap()
+        };
+        assert_eq!(
+            (column(2), column(3)),
+            (vec![0.0, 0.0, 1.0], vec![0.0, 1.0, 2.0]),
+            "3 tokens are copied, the fourth is not"
+        );
+        assert!(
+            cache
+                .copy(&[(0, 3)], 1)
+                .unwrap_err()
+                .to_string()
+                .contains("slot 3")
+        );
+        assert!(
+            cache
+                .copy(&[(0, 1)], 5)
+                .unwrap_err()
+                .to_string()
+                .contains("5 tokens")
+        );
     }
 }

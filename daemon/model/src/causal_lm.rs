@@ -30,7 +30,8 @@ pub struct CausalLm {
     embed_tokens: Tensor,
     decoder: Decoder,
     norm: RmsNorm,
-    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied. The scalar head of a [`crate::Scorer`].
+    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied. The scalar head of
+    /// a [`crate::Scorer`].
     lm_head: Tensor,
     rope: Rope,
     lora: Option<Lora>,
@@ -55,9 +56,16 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     let shape = [config.vocab_size, config.hidden_size];
     let embed_tokens = weights.tensor(EMBEDDING, &shape, Initial::Normal)?;
     let decoder = Decoder::build(config, weights)?;
-    let norm = RmsNorm::build(weights, "model.norm", config.hidden_size, config.rms_norm_eps)?;
+    let norm = RmsNorm::build(
+        weights,
+        "model.norm",
+        config.hidden_size,
+        config.rms_norm_eps,
+    )?;
     let lm_head = match config.tie_word_embeddings {
-        _ if config.scores => weights.wide_tensor(SCORE, &[1, config.hidden_size], Initial::Normal)?,
+        _ if config.scores => {
+            weights.wide_tensor(SCORE, &[1, config.hidden_size], Initial::Normal)?
+        }
         true => embed_tokens.shallow_clone(),
         false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
@@ -65,7 +73,13 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
         true => Some(PredictionModule::build(config, weights)?),
         false => None,
     };
-    Ok(Parts { embed_tokens, decoder, norm, lm_head, prediction })
+    Ok(Parts {
+        embed_tokens,
+        decoder,
+        norm,
+        lm_head,
+        prediction,
+    })
 }
 
 /// Names and shapes; nothing is allocated.
@@ -83,9 +97,20 @@ struct Padded {
 }
 
 impl CausalLm {
-    pub(crate) fn assemble(config: Config, source: &mut dyn Source, device: Device, kind: Kind) -> Result<CausalLm> {
+    pub(crate) fn assemble(
+        config: Config,
+        source: &mut dyn Source,
+        device: Device,
+        kind: Kind,
+    ) -> Result<CausalLm> {
         let mut weights = Builder::new(source, device, kind);
-        let Parts { embed_tokens, decoder, norm, lm_head, prediction } = build_parts(&config, &mut weights)?;
+        let Parts {
+            embed_tokens,
+            decoder,
+            norm,
+            lm_head,
+            prediction,
+        } = build_parts(&config, &mut weights)?;
         let weights = weights.weights;
         let rope = Rope::new(&config.rope, config.blueprint.rotary_dims(), device);
         Ok(CausalLm {
@@ -105,8 +130,9 @@ impl CausalLm {
         })
     }
 
-    /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its index lists, straight from the mapped
-    /// files to `device` as `kind`. Tensors that are missing, left over, or of another shape are errors.
+    /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its
+    /// index lists, straight from the mapped files to `device` as `kind`. Tensors that are missing,
+    /// left over, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
         CausalLm::load_parts(dir, false, device, kind)
     }
@@ -119,43 +145,68 @@ impl CausalLm {
     fn load_parts(dir: &Path, prediction: bool, device: Device, kind: Kind) -> Result<CausalLm> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         config.refuse_scores()?;
-        let config = if prediction { config.with_prediction()? } else { config };
+        let config = if prediction {
+            config.with_prediction()?
+        } else {
+            config
+        };
         shards.check(&config, Head::Stored)?;
         CausalLm::assemble(config, &mut shards, device, kind)
     }
 
-    /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of seed and config alone.
+    /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of
+    /// seed and config alone.
     pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
         CausalLm::init_config(Config::parse(config_json)?, seed, device, kind)
     }
 
     /// As [`Self::init`], with the multi-token prediction module.
-    pub fn init_with_prediction(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
-        CausalLm::init_config(Config::parse(config_json)?.with_prediction()?, seed, device, kind)
+    pub fn init_with_prediction(
+        config_json: &str,
+        seed: u64,
+        device: Device,
+        kind: Kind,
+    ) -> Result<CausalLm> {
+        CausalLm::init_config(
+            Config::parse(config_json)?.with_prediction()?,
+            seed,
+            device,
+            kind,
+        )
     }
 
     fn init_config(config: Config, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
         config.refuse_scores()?;
-        let mut random = Random { seed, standard_deviation: config.initializer_range };
+        let mut random = Random {
+            seed,
+            standard_deviation: config.initializer_range,
+        };
         CausalLm::assemble(config, &mut random, device, kind)
     }
 
-    /// A model of its own storage with the same weights, not trained until asked for. Where the model has adapters they alone are copied: what
-    /// they adapt is frozen, and shared.
+    /// A model of its own storage with the same weights, not trained until asked for. Where the
+    /// model has adapters they alone are copied: what they adapt is frozen, and shared.
     pub fn deep_copy(&self) -> Result<CausalLm> {
         let Some(lora) = &self.lora else {
-            let mut copy = CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
+            let mut copy =
+                CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
             copy.copy_from(self)?;
             copy.fp8 = self.fp8;
             return Ok(copy);
         };
-        let mut copy = CausalLm::assemble(self.config.clone(), &mut Shared(self.weights.iter()), self.device, self.kind)?;
+        let mut copy = CausalLm::assemble(
+            self.config.clone(),
+            &mut Shared(self.weights.iter()),
+            self.device,
+            self.kind,
+        )?;
         copy.lora = Some(lora.copy()?);
         copy.fp8 = self.fp8;
         Ok(copy)
     }
 
-    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage: the adapters where it has some.
+    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage:
+    /// the adapters where it has some.
     pub fn copy_from(&self, other: &CausalLm) -> Result<()> {
         match (&self.lora, &other.lora) {
             (Some(own), Some(others)) => weights::copy(own.weights(), others.weights()),
@@ -163,12 +214,17 @@ impl CausalLm {
         }
     }
 
-    /// Weights and buffers of a directory that [`Self::save`] wrote of a model of this shape, into this model's own storage:
-    /// a tensor at a time, so that no second model stands in memory. Names, shapes and dtypes are looked at before anything
-    /// is written; after an error that comes later the weights are neither the old nor the new ones.
+    /// Weights and buffers of a directory that [`Self::save`] wrote of a model of this shape, into
+    /// this model's own storage: a tensor at a time, so that no second model stands in memory.
+    /// Names, shapes and dtypes are looked at before anything is written; after an error that comes
+    /// later the weights are neither the old nor the new ones.
     pub fn restore(&self, dir: &Path) -> Result<()> {
         let mut shards = Shards::open(dir, self.config.fp8_block)?;
-        let pieces = || self.weights.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        let pieces = || {
+            self.weights
+                .iter()
+                .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)))
+        };
         shards.check(&self.config, Head::Stored)?;
         tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
@@ -194,11 +250,19 @@ impl CausalLm {
         self.config.summary()
     }
 
-    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused, experts stacked; [`Self::save`] takes it apart
-    /// again. The adapters alone where the model has some.
+    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused,
+    /// experts stacked; [`Self::save`] takes it apart again. The adapters alone where the model has
+    /// some.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        let named = |weights: &[Weight]| weights.iter().map(|w| (w.name.clone(), w.tensor.shallow_clone())).collect();
-        self.lora.as_ref().map_or_else(|| self.named(true), |lora| named(lora.weights()))
+        let named = |weights: &[Weight]| {
+            weights
+                .iter()
+                .map(|w| (w.name.clone(), w.tensor.shallow_clone()))
+                .collect()
+        };
+        self.lora
+            .as_ref()
+            .map_or_else(|| self.named(true), |lora| named(lora.weights()))
     }
 
     /// What is not trained: the routers' correction biases, float32.
@@ -207,8 +271,13 @@ impl CausalLm {
     }
 
     fn named(&self, trained: bool) -> Vec<(String, Tensor)> {
-        let chosen = self.weights.iter().filter(|w| w.trained == trained && !(trained && self.frozen(w)));
-        chosen.map(|w| (w.name.clone(), w.tensor.shallow_clone())).collect()
+        let chosen = self
+            .weights
+            .iter()
+            .filter(|w| w.trained == trained && !(trained && self.frozen(w)));
+        chosen
+            .map(|w| (w.name.clone(), w.tensor.shallow_clone()))
+            .collect()
     }
 
     pub(crate) fn weights(&self) -> &[Weight] {
@@ -218,7 +287,9 @@ impl CausalLm {
     /// The matrices that rows are multiplied with, the experts' aside.
     pub(crate) fn matrix_weights(&self) -> impl Iterator<Item = &Weight> {
         let only_looked_up = |w: &Weight| w.name == EMBEDDING && !self.config.tie_word_embeddings;
-        self.weights.iter().filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w))
+        self.weights
+            .iter()
+            .filter(move |w| w.trained && w.shape.len() == 2 && !only_looked_up(w))
     }
 
     fn frozen(&self, weight: &Weight) -> bool {
@@ -230,8 +301,9 @@ impl CausalLm {
         self.prediction_frozen = true;
     }
 
-    /// Linear layers of bfloat16 models multiply in FP8 in every pass, where [`r1d_torch::fp8::takes`] their weights; gradients stay in bfloat16.
-    /// The head, the routers and MLA's up-projection of keys and values are left as they are.
+    /// Linear layers of bfloat16 models multiply in FP8 in every pass, where
+    /// [`r1d_torch::fp8::takes`] their weights; gradients stay in bfloat16. The head, the routers
+    /// and MLA's up-projection of keys and values are left as they are.
     pub fn set_fp8(&mut self, on: bool) {
         self.fp8 = on;
     }
@@ -258,17 +330,29 @@ impl CausalLm {
         self.packed(batch, None, options)
     }
 
-    /// As [`Self::forward`], and leaves the sequences in the cache: sequence i in every slot of `slots[i]`, so that a group of completions
-    /// shares one prefill.
-    pub fn prefill(&self, batch: &Packed, slots: &[Vec<i64>], cache: &mut Cache, options: &Forward) -> Result<Output> {
+    /// As [`Self::forward`], and leaves the sequences in the cache: sequence i in every slot of
+    /// `slots[i]`, so that a group of completions shares one prefill.
+    pub fn prefill(
+        &self,
+        batch: &Packed,
+        slots: &[Vec<i64>],
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<Output> {
         check_cache(cache, options)?;
         self.packed(batch, Some((cache, slots)), options)
     }
 
-    fn packed(&self, batch: &Packed, cache: Option<(&mut Cache, &[Vec<i64>])>, options: &Forward) -> Result<Output> {
+    fn packed(
+        &self,
+        batch: &Packed,
+        cache: Option<(&mut Cache, &[Vec<i64>])>,
+        options: &Forward,
+    ) -> Result<Output> {
         let tokens = batch.check()?;
         if !batch.prefixes.is_empty() && (cache.is_some() || options.aux_loss.wanted()) {
-            let message = "a pass that fills a cache or wants the balance loss reads every sequence whole: leave out the prefixes";
+            let message = "a pass that fills a cache or wants the balance loss reads every \
+                           sequence whole: leave out the prefixes";
             return Err(ModelError::Input(message.into()));
         }
         self.check_forced(tokens, options)?;
@@ -276,13 +360,18 @@ impl CausalLm {
         let (ids, mut pass) = self.whole(batch, cache, options)?;
         pass.routing.record = options.record_experts;
         pass.routing.count = options.count_experts && !fills_cache;
-        pass.routing.counted = if pass.routing.count { every_token(batch, self.device)? } else { None };
+        pass.routing.counted = if pass.routing.count {
+            every_token(batch, self.device)?
+        } else {
+            None
+        };
         pass.routing.balance = self.balance(batch, options)?;
         self.run(&ids, pass)
     }
 
-    /// A pass over whole sequences, which leaves them in the cache where there is one: its ids, some more than the batch has in batch-invariant
-    /// mode, and the pass. Nothing of its routing is asked for yet.
+    /// A pass over whole sequences, which leaves them in the cache where there is one: its ids,
+    /// some more than the batch has in batch-invariant mode, and the pass. Nothing of its routing
+    /// is asked for yet.
     pub(crate) fn whole<'a>(
         &'a self,
         batch: &Packed,
@@ -293,7 +382,9 @@ impl CausalLm {
         let tokens = batch.ids.size1()?;
         let Padded { ids, spans, forced } = pad_packed(batch, tokens, options)?;
         let packed = PackedView::new(&spans, options.invariant, self.kind, self.device)?;
-        let rotation = self.rope.rotation(&packed.positions, packed.longest - 1, self.kind)?;
+        let rotation = self
+            .rope
+            .rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let cached = match cache {
             Some((cache, slots)) => {
                 // Rows that only pad the batch go to no slot.
@@ -304,25 +395,51 @@ impl CausalLm {
             }
             None => None,
         };
-        let routing = Routing { forced, tokens, ..Routing::default() };
-        Ok((ids, Pass { products: self.products(options), rotation, view: View::Packed { packed, cached }, routing }))
+        let routing = Routing {
+            forced,
+            tokens,
+            ..Routing::default()
+        };
+        Ok((
+            ids,
+            Pass {
+                products: self.products(options),
+                rotation,
+                view: View::Packed { packed, cached },
+                routing,
+            },
+        ))
     }
 
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::f_embedding(&self.embed_tokens, ids, self.config.padding_index.unwrap_or(-1), false, false)?)
+        Ok(Tensor::f_embedding(
+            &self.embed_tokens,
+            ids,
+            self.config.padding_index.unwrap_or(-1),
+            false,
+            false,
+        )?)
     }
 
-    /// One token for each slot, or several where the slots are [`SlotSet::repeated`]: `ids` int64 `[B]`.
+    /// One token for each slot, or several where the slots are [`SlotSet::repeated`]: `ids` int64
+    /// `[B]`.
     ///
     /// [`SlotSet::repeated`]: crate::SlotSet::repeated
-    pub fn decode(&self, ids: &Tensor, places: &Places, cache: &mut Cache, options: &Forward) -> Result<Output> {
+    pub fn decode(
+        &self,
+        ids: &Tensor,
+        places: &Places,
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<Output> {
         self.check_forced(ids.size1()?, options)?;
         let (ids, mut pass) = self.step(ids, places, cache, options)?;
         pass.routing.record = options.record_experts;
         self.run(&ids, pass)
     }
 
-    /// A decoding pass and its ids, some more than were given in batch-invariant mode. Nothing of its routing is asked for yet.
+    /// A decoding pass and its ids, some more than were given in batch-invariant mode. Nothing of
+    /// its routing is asked for yet.
     pub(crate) fn step<'a>(
         &'a self,
         ids: &Tensor,
@@ -330,13 +447,18 @@ impl CausalLm {
         cache: &'a mut Cache,
         options: &Forward<'a>,
     ) -> Result<(Tensor, Pass<'a>)> {
-        let Places { slots, positions, max_position } = *places;
+        let Places {
+            slots,
+            positions,
+            max_position,
+        } = *places;
         check_cache(cache, options)?;
         check_threads(options)?;
         let tokens = ids.size1()?;
         if tokens == 0 || slots.count() != tokens || positions.size1()? != tokens {
             let message = format!(
-                "decode of {tokens} ids, {} slots and {:?} positions: equally many, and one at least",
+                "decode of {tokens} ids, {} slots and {:?} positions: equally many, and one at \
+                 least",
                 slots.count(),
                 positions.size()
             );
@@ -345,24 +467,57 @@ impl CausalLm {
         // The last row again: it writes the same bits to the same place.
         let rows = repeated_rows(tokens, options, self.device)?;
         let pad = |t: &Tensor| -> Result<Tensor> {
-            Ok(rows.as_ref().map_or_else(|| Ok(t.shallow_clone()), |rows| t.f_index_select(0, rows))?)
+            Ok(rows
+                .as_ref()
+                .map_or_else(|| Ok(t.shallow_clone()), |rows| t.f_index_select(0, rows))?)
         };
         let (ids, positions) = (pad(ids)?, pad(positions)?);
-        let slots = rows.as_ref().map_or_else(|| Ok(slots.same()), |rows| slots.rows(rows))?;
+        let slots = rows
+            .as_ref()
+            .map_or_else(|| Ok(slots.same()), |rows| slots.rows(rows))?;
         let forced = options.forced_experts.map(pad).transpose()?;
-        let cached = Cached::step(cache, &Places { slots: &slots, positions: &positions, max_position })?;
+        let cached = Cached::step(
+            cache,
+            &Places {
+                slots: &slots,
+                positions: &positions,
+                max_position,
+            },
+        )?;
         let rotation = self.rope.rotation(&positions, max_position, self.kind)?;
-        let routing = Routing { forced, tokens, ..Routing::default() };
-        let view = View::Step { seen: cached.seen(self.kind)?, cached };
-        Ok((ids, Pass { products: self.products(options), rotation, view, routing }))
+        let routing = Routing {
+            forced,
+            tokens,
+            ..Routing::default()
+        };
+        let view = View::Step {
+            seen: cached.seen(self.kind)?,
+            cached,
+        };
+        Ok((
+            ids,
+            Pass {
+                products: self.products(options),
+                rotation,
+                view,
+                routing,
+            },
+        ))
     }
 
     /// What balance losses need of a batch, where they are asked for.
-    pub(crate) fn balance(&self, batch: &Packed, options: &Forward) -> Result<Option<(Tensor, AuxLoss)>> {
+    pub(crate) fn balance(
+        &self,
+        batch: &Packed,
+        options: &Forward,
+    ) -> Result<Option<(Tensor, AuxLoss)>> {
         if !options.aux_loss.wanted() {
             return Ok(None);
         }
-        Ok(Some((Tensor::f_from_slice(&batch.lengths)?.f_to_device(self.device)?, options.aux_loss)))
+        Ok(Some((
+            Tensor::f_from_slice(&batch.lengths)?.f_to_device(self.device)?,
+            options.aux_loss,
+        )))
     }
 
     fn products<'a>(&'a self, options: &Forward<'a>) -> Products<'a> {
@@ -384,30 +539,60 @@ impl CausalLm {
         })
     }
 
-    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that made the hidden states.
+    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that
+    /// made the hidden states.
     pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
-        // A scalar head is float32 whatever the model is: neighbouring values differ by less than bfloat16 tells apart.
-        let logits = self.products(options).wide().linear(&hidden.f_to_kind(self.lm_head.kind())?, &self.lm_head, None)?;
-        Ok(if self.kind == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
+        // A scalar head is float32 whatever the model is: neighbouring values differ by less than
+        // bfloat16 tells apart.
+        let logits = self.products(options).wide().linear(
+            &hidden.f_to_kind(self.lm_head.kind())?,
+            &self.lm_head,
+            None,
+        )?;
+        Ok(if self.kind == Kind::Double {
+            logits
+        } else {
+            logits.f_to_kind(Kind::Float)?
+        })
     }
 
-    /// An empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one serves passes with [`Forward::invariant`], and
-    /// only those.
+    /// An empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one serves
+    /// passes with [`Forward::invariant`], and only those.
     pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
         let rows = self.config.blueprint.cached_rows(invariant);
-        Cache::new(self.config.cached_layers(), &rows, slots, capacity, invariant, (self.kind, self.device))
+        Cache::new(
+            self.config.cached_layers(),
+            &rows,
+            slots,
+            capacity,
+            invariant,
+            (self.kind, self.device),
+        )
     }
 
-    /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over an optimiser step's whole batch
-    /// ([`Output::load`], summed; that of [`Self::predict`] behind the others), `gamma` the step of the correction biases.
+    /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over
+    /// an optimiser step's whole batch ([`Output::load`], summed; that of [`Self::predict`] behind
+    /// the others), `gamma` the step of the correction biases.
     pub fn update_router_bias(&self, load: &Tensor, gamma: f64) -> Result<()> {
         let mut biases = self.decoder.router_biases();
-        let of_module = self.prediction.as_ref().and_then(PredictionModule::router_bias);
-        biases.extend(of_module.filter(|_| load.size().first() == Some(&(self.config.moe_layers + 1))));
-        let rows = if biases.is_empty() { self.config.moe_layers } else { biases.len() as i64 };
+        let of_module = self
+            .prediction
+            .as_ref()
+            .and_then(PredictionModule::router_bias);
+        biases.extend(
+            of_module.filter(|_| load.size().first() == Some(&(self.config.moe_layers + 1))),
+        );
+        let rows = if biases.is_empty() {
+            self.config.moe_layers
+        } else {
+            biases.len() as i64
+        };
         let expected = [rows, self.config.experts];
         if load.size() != expected {
-            return Err(ModelError::Input(format!("expert load of shape {:?}, expected {expected:?}", load.size())));
+            return Err(ModelError::Input(format!(
+                "expert load of shape {:?}, expected {expected:?}",
+                load.size()
+            )));
         }
         for (layer, bias) in (0..).zip(biases) {
             router::update_correction_bias(bias, &load.f_select(0, layer)?, gamma)?;
@@ -415,8 +600,9 @@ impl CausalLm {
         Ok(())
     }
 
-    /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which exists: model.safetensors, or shards of at most `shard_bytes` (a larger
-    /// tensor gets one of its own) with their index. transformers 4 and 5 read it.
+    /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which
+    /// exists: model.safetensors, or shards of at most `shard_bytes` (a larger tensor gets one of
+    /// its own) with their index. transformers 4 and 5 read it.
     pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
         self.save_as(dir, self.kind, shard_bytes)
     }
@@ -427,8 +613,14 @@ impl CausalLm {
     }
 
     fn check_forced(&self, tokens: i64, options: &Forward) -> Result<()> {
-        let Some(forced) = options.forced_experts else { return Ok(()) };
-        let expected = [tokens, self.config.moe_layers, self.config.experts_per_token];
+        let Some(forced) = options.forced_experts else {
+            return Ok(());
+        };
+        let expected = [
+            tokens,
+            self.config.moe_layers,
+            self.config.experts_per_token,
+        ];
         if forced.size() != expected || forced.kind() != Kind::Int64 {
             return Err(ModelError::Input(format!(
                 "forced experts are {:?} {:?}, expected Int64 {expected:?}",
@@ -461,21 +653,34 @@ fn check_cache(cache: &Cache, options: &Forward) -> Result<()> {
 fn check_threads(options: &Forward) -> Result<()> {
     match r1d_torch::runtime::threads() {
         threads if options.invariant && threads != 1 => Err(ModelError::Invariant(format!(
-            "libtorch runs {threads} threads, only 1 gives equal bits: start the worker with --threads 1"
+            "libtorch runs {threads} threads, only 1 gives equal bits: start the worker with \
+             --threads 1"
         ))),
         _ => Ok(()),
     }
 }
 
-/// In batch-invariant mode whole tiles of tokens: a sequence of id 0 is appended where some are missing.
+/// In batch-invariant mode whole tiles of tokens: a sequence of id 0 is appended where some are
+/// missing.
 fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> {
-    let missing = if options.invariant { whole_tiles(tokens, TILE_ROWS) - tokens } else { 0 };
+    let missing = if options.invariant {
+        whole_tiles(tokens, TILE_ROWS) - tokens
+    } else {
+        0
+    };
     let mut spans = batch.spans();
     if missing == 0 {
         let forced = options.forced_experts.map(Tensor::shallow_clone);
-        return Ok(Padded { ids: batch.ids.shallow_clone(), spans, forced });
+        return Ok(Padded {
+            ids: batch.ids.shallow_clone(),
+            spans,
+            forced,
+        });
     }
-    spans.push(Span { prefix: 0..0, own: tokens..tokens + missing });
+    spans.push(Span {
+        prefix: 0..0,
+        own: tokens..tokens + missing,
+    });
     let ids = batch.ids.f_constant_pad_nd([0, missing])?;
     let rows = repeated_rows(tokens, options, batch.ids.device())?;
     let forced = match (options.forced_experts, rows) {
@@ -485,11 +690,14 @@ fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> 
     Ok(Padded { ids, spans, forced })
 }
 
-/// Rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` where nothing is missing.
+/// Rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` where nothing
+/// is missing.
 fn repeated_rows(rows: i64, options: &Forward, device: Device) -> Result<Option<Tensor>> {
     if !options.invariant || rows % TILE_ROWS == 0 {
         return Ok(None);
     }
-    let index: Vec<i64> = (0..whole_tiles(rows, TILE_ROWS)).map(|row| row.min(rows - 1)).collect();
+    let index: Vec<i64> = (0..whole_tiles(rows, TILE_ROWS))
+        .map(|row| row.min(rows - 1))
+        .collect();
     Ok(Some(Tensor::f_from_slice(&index)?.f_to_device(device)?))
 }

@@ -37,8 +37,12 @@ enum FeedForward {
 impl Decoder {
     /// Takes the blocks' tensors from `weights`, in a fixed order.
     pub fn build(config: &Config, weights: &mut Builder) -> Result<Decoder> {
-        let blocks = (0..).zip(&config.blueprint.feed_forwards).map(|(layer, sizes)| Block::build(config, weights, layer, sizes));
-        Ok(Decoder { blocks: blocks.collect::<Result<_>>()? })
+        let blocks = (0..)
+            .zip(&config.blueprint.feed_forwards)
+            .map(|(layer, sizes)| Block::build(config, weights, layer, sizes));
+        Ok(Decoder {
+            blocks: blocks.collect::<Result<_>>()?,
+        })
     }
 
     /// One block: `hidden` `[T, hidden_size]` → the same shape.
@@ -46,7 +50,8 @@ impl Decoder {
         self.blocks[layer].forward(hidden, layer, pass)
     }
 
-    /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]` each).
+    /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]`
+    /// each).
     pub fn router_biases(&self) -> Vec<&Tensor> {
         self.blocks.iter().filter_map(Block::router_bias).collect()
     }
@@ -54,24 +59,41 @@ impl Decoder {
 
 impl Block {
     /// `layer` names the tensors.
-    pub fn build(config: &Config, weights: &mut Builder, layer: i64, sizes: &FeedForwardSizes) -> Result<Block> {
+    pub fn build(
+        config: &Config,
+        weights: &mut Builder,
+        layer: i64,
+        sizes: &FeedForwardSizes,
+    ) -> Result<Block> {
         let prefix = format!("model.layers.{layer}.");
         let (attention, mlp) = (format!("{prefix}self_attn."), format!("{prefix}mlp."));
         let hidden = config.hidden_size;
-        let norm =
-            |weights: &mut Builder, name: &str| RmsNorm::build(weights, &format!("{prefix}{name}"), hidden, config.rms_norm_eps);
+        let norm = |weights: &mut Builder, name: &str| {
+            RmsNorm::build(
+                weights,
+                &format!("{prefix}{name}"),
+                hidden,
+                config.rms_norm_eps,
+            )
+        };
         Ok(Block {
             input_layernorm: norm(weights, "input_layernorm")?,
             self_attn: match &config.blueprint.attention {
-                AttentionSizes::Grouped(sizes) => Attention::Grouped(Gqa::build(weights, &attention, sizes)?),
-                AttentionSizes::Latent(sizes) => Attention::Latent(Mla::build(weights, &attention, sizes)?),
+                AttentionSizes::Grouped(sizes) => {
+                    Attention::Grouped(Gqa::build(weights, &attention, sizes)?)
+                }
+                AttentionSizes::Latent(sizes) => {
+                    Attention::Latent(Mla::build(weights, &attention, sizes)?)
+                }
             },
             post_attention_layernorm: norm(weights, "post_attention_layernorm")?,
             mlp: match sizes {
                 FeedForwardSizes::Dense { intermediate } => {
                     FeedForward::Dense(SwiGlu::build(weights, &mlp, hidden, *intermediate)?)
                 }
-                FeedForwardSizes::Experts(sizes) => FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes)?),
+                FeedForwardSizes::Experts(sizes) => {
+                    FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes)?)
+                }
             },
         })
     }

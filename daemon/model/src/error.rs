@@ -1,4 +1,5 @@
-//! What can go wrong with a model, told so that the reader knows which file, tensor or field to mend.
+//! What can go wrong with a model, told so that the reader knows which file, tensor or field to
+//! mend.
 
 use r1d_shape::{ShapeError, WeightsError};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Shape(#[from] ShapeError),
     #[error("{}: {message}", path.display())]
@@ -14,8 +18,13 @@ pub enum ModelError {
     /// Weight files that are not those of the model that config.json describes.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    #[error("{}: tensor `{name}` has {count} values that are not finite: the file is damaged or the training that made it diverged", dir.display())]
-    NotFinite { dir: PathBuf, name: String, count: i64 },
+    #[error("{}: tensor `{name}` has {count} values that are not finite: the file is damaged or \
+             the training that made it diverged", dir.display())]
+    NotFinite {
+        dir: PathBuf,
+        name: String,
+        count: i64,
+    },
     /// A file of a checkpoint is not what its manifest says (`CKP-1`).
     #[error("{}: {message}: the checkpoint is damaged, use an older one", path.display())]
     Manifest { path: PathBuf, message: String },
@@ -44,7 +53,8 @@ pub enum Fault {
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
 impl ModelError {
-    /// Only what is read whole and found wrong is the file's fault; what cannot be read is the machine's.
+    /// Only what is read whole and found wrong is the file's fault; what cannot be read is the
+    /// machine's.
     pub fn fault(&self) -> Fault {
         match self {
             ModelError::Io { source, .. } => of_io(source),
@@ -61,7 +71,10 @@ impl ModelError {
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError + '_ {
-        move |source| ModelError::Io { path: path.to_owned(), source }
+        move |source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -73,10 +86,15 @@ fn of_shape(error: &ShapeError) -> Fault {
     }
 }
 
-/// Bytes that are no text, a name of something that is no file, too many bytes: what is there is wrong. All else may pass.
+/// Bytes that are no text, a name of something that is no file, too many bytes: what is there is
+/// wrong. All else may pass.
 fn of_io(error: &std::io::Error) -> Fault {
     use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
-    if matches!(error.kind(), InvalidData | InvalidInput | FileTooLarge) { Fault::Given } else { Fault::Machine }
+    if matches!(error.kind(), InvalidData | InvalidInput | FileTooLarge) {
+        Fault::Given
+    } else {
+        Fault::Machine
+    }
 }
 
 #[cfg(test)]
@@ -86,10 +104,17 @@ mod tests {
 
     #[test]
     fn only_what_was_read_and_is_wrong_is_the_files_fault() {
-        let io = |source: Error| ModelError::Io { path: "weights".into(), source };
+        let io = |source: Error| ModelError::Io {
+            path: "weights".into(),
+            source,
+        };
         // EIO, EMFILE, EACCES, ESTALE, ENOENT, ENOMEM.
         for number in [5, 24, 13, 116, 2, 12] {
-            assert_eq!(io(Error::from_raw_os_error(number)).fault(), Fault::Machine, "{number}");
+            assert_eq!(
+                io(Error::from_raw_os_error(number)).fault(),
+                Fault::Machine,
+                "{number}"
+            );
         }
         assert_eq!(io(ErrorKind::InvalidData.into()).fault(), Fault::Given);
         for words in [
@@ -98,11 +123,25 @@ mod tests {
             "CUDA error: unspecified launch failure",
             "not enough memory: 4096 bytes cannot be had",
         ] {
-            assert_eq!(ModelError::Torch(tch::TchError::Torch(words.into())).fault(), Fault::Machine, "{words}");
+            assert_eq!(
+                ModelError::Torch(tch::TchError::Torch(words.into())).fault(),
+                Fault::Machine,
+                "{words}"
+            );
         }
-        let damaged = ModelError::Manifest { path: "weights".into(), message: "SHA-256".into() };
+        let damaged = ModelError::Manifest {
+            path: "weights".into(),
+            message: "SHA-256".into(),
+        };
         assert_eq!(damaged.fault(), Fault::Given);
         let problem = Box::new(ShapeError::Config("`hidden_size` is missing".into()));
-        assert_eq!(ModelError::Shape(ShapeError::InDirectory { dir: "model".into(), problem }).fault(), Fault::Given);
+        assert_eq!(
+            ModelError::Shape(ShapeError::InDirectory {
+                dir: "model".into(),
+                problem
+            })
+            .fault(),
+            Fault::Given
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Grouped-query attention (Ainslie et al. 2023): several query heads share one head of keys and values.
+//! Grouped-query attention (Ainslie et al. 2023): several query heads share one head of keys and
+//! values.
 
 use crate::attention;
 use crate::error::Result;
@@ -21,22 +22,46 @@ pub(crate) struct Gqa {
 
 impl Gqa {
     pub fn build(weights: &mut Builder, prefix: &str, sizes: &GqaSizes) -> Result<Gqa> {
-        let GqaSizes { hidden, heads, key_value_heads, head_dim, bias, output_bias, norm_epsilon } = *sizes;
+        let GqaSizes {
+            hidden,
+            heads,
+            key_value_heads,
+            head_dim,
+            bias,
+            output_bias,
+            norm_epsilon,
+        } = *sizes;
         let rows = || {
             let [q, kv] = [heads, key_value_heads].map(|h| h * head_dim);
-            vec![Rows::new("q_proj", q), Rows::new("k_proj", kv), Rows::new("v_proj", kv)]
+            vec![
+                Rows::new("q_proj", q),
+                Rows::new("k_proj", kv),
+                Rows::new("v_proj", kv),
+            ]
         };
-        let norm =
-            |weights: &mut Builder, name: &str, epsilon| RmsNorm::build(weights, &format!("{prefix}{name}"), head_dim, epsilon);
+        let norm = |weights: &mut Builder, name: &str, epsilon| {
+            RmsNorm::build(weights, &format!("{prefix}{name}"), head_dim, epsilon)
+        };
         Ok(Gqa {
             sizes: sizes.clone(),
             qkv_proj: weights.rows(prefix, "qkv_proj", ".weight", rows(), Some(hidden))?,
-            qkv_bias: if bias { Some(weights.rows(prefix, "qkv_proj", ".bias", rows(), None)?) } else { None },
+            qkv_bias: if bias {
+                Some(weights.rows(prefix, "qkv_proj", ".bias", rows(), None)?)
+            } else {
+                None
+            },
             norms: match norm_epsilon {
-                Some(epsilon) => Some((norm(weights, "q_norm", epsilon)?, norm(weights, "k_norm", epsilon)?)),
+                Some(epsilon) => Some((
+                    norm(weights, "q_norm", epsilon)?,
+                    norm(weights, "k_norm", epsilon)?,
+                )),
                 None => None,
             },
-            o_proj: weights.tensor(&format!("{prefix}o_proj.weight"), &[hidden, heads * head_dim], Initial::Normal)?,
+            o_proj: weights.tensor(
+                &format!("{prefix}o_proj.weight"),
+                &[hidden, heads * head_dim],
+                Initial::Normal,
+            )?,
             o_bias: if output_bias {
                 Some(weights.rows(prefix, "", ".bias", vec![Rows::new("o_proj", hidden)], None)?)
             } else {
@@ -47,9 +72,16 @@ impl Gqa {
 
     /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
     pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
-        let GqaSizes { heads, key_value_heads, head_dim, .. } = self.sizes;
-        let qkv =
-            pass.products.linear(x, &self.qkv_proj, self.qkv_bias.as_ref())?.f_view([-1, heads + 2 * key_value_heads, head_dim])?;
+        let GqaSizes {
+            heads,
+            key_value_heads,
+            head_dim,
+            ..
+        } = self.sizes;
+        let qkv = pass
+            .products
+            .linear(x, &self.qkv_proj, self.qkv_bias.as_ref())?
+            .f_view([-1, heads + 2 * key_value_heads, head_dim])?;
         let parts = qkv.f_split_with_sizes([heads + key_value_heads, key_value_heads], 1)?;
         let turning = match &self.norms {
             Some((query, key)) => {
@@ -59,7 +91,10 @@ impl Gqa {
             None => parts[0].shallow_clone(),
         };
         // Queries and keys turn together.
-        let rotated = pass.rotation.apply(&turning)?.f_split_with_sizes([heads, key_value_heads], 1)?;
+        let rotated = pass
+            .rotation
+            .apply(&turning)?
+            .f_split_with_sizes([heads, key_value_heads], 1)?;
         let (query, key, value) = (&rotated[0], &rotated[1], &parts[1]);
         let scale = (head_dim as f64).powf(-0.5);
         let attended = match &mut pass.view {
@@ -71,9 +106,17 @@ impl Gqa {
             }
             View::Step { seen, cached } => {
                 cached.store(layer, &[key, value])?;
-                attention::step(query, &cached.read(layer, 0)?, &cached.read(layer, 1)?, scale, seen)?.f_flatten(1, 2)?
+                attention::step(
+                    query,
+                    &cached.read(layer, 0)?,
+                    &cached.read(layer, 1)?,
+                    scale,
+                    seen,
+                )?
+                .f_flatten(1, 2)?
             }
         };
-        pass.products.linear(&attended, &self.o_proj, self.o_bias.as_ref())
+        pass.products
+            .linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 }

@@ -6,7 +6,8 @@ use r1d_torch::work;
 use std::f64::consts::TAU;
 use tch::Tensor;
 
-/// Normal(0, σ²) matrices, norms 1, biases 0. An element is a function of (seed, tensor's name on disk, its index there) alone.
+/// Normal(0, σ²) matrices, norms 1, biases 0. An element is a function of (seed, tensor's name on
+/// disk, its index there) alone.
 pub(crate) struct Random {
     pub seed: u64,
     pub standard_deviation: f64,
@@ -18,10 +19,21 @@ impl Source for Random {
         let values = match piece.initial {
             Initial::Ones => vec![1f32; count],
             Initial::Zeros => vec![0f32; count],
-            Initial::KaimingUniform => uniforms(stream(self.seed, &piece.name), count, (piece.shape[1] as f64).powf(-0.5)),
-            Initial::Normal => normals(stream(self.seed, &piece.name), count, self.standard_deviation),
+            Initial::KaimingUniform => uniforms(
+                stream(self.seed, &piece.name),
+                count,
+                (piece.shape[1] as f64).powf(-0.5),
+            ),
+            Initial::Normal => normals(
+                stream(self.seed, &piece.name),
+                count,
+                self.standard_deviation,
+            ),
         };
-        piece.write(memory, &Tensor::f_from_slice(&values)?.f_view(&piece.shape[..])?)
+        piece.write(
+            memory,
+            &Tensor::f_from_slice(&values)?.f_view(&piece.shape[..])?,
+        )
     }
 }
 
@@ -49,7 +61,9 @@ impl Source for Shared<'_> {
 
 /// FNV-1a of the name, mixed with the seed.
 fn stream(seed: u64, name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     mix(hash ^ mix(seed))
 }
 
@@ -63,8 +77,11 @@ fn mix(mut z: u64) -> u64 {
 
 /// In (−bound, bound].
 fn uniforms(stream: u64, count: usize, bound: f64) -> Vec<f32> {
-    let uniform = |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
-    (0..count as u64).map(|counter| (bound * (2.0 * uniform(counter) - 1.0)) as f32).collect()
+    let uniform =
+        |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    (0..count as u64)
+        .map(|counter| (bound * (2.0 * uniform(counter) - 1.0)) as f32)
+        .collect()
 }
 
 /// Pairs of numbers after which whoever waits hears of them.
@@ -73,7 +90,8 @@ const REPORT_PAIRS: u64 = 1 << 18;
 /// Box–Muller over a counter.
 fn normals(stream: u64, count: usize, standard_deviation: f64) -> Vec<f32> {
     // 53 bits, in (0, 1]: the logarithm stays finite.
-    let uniform = |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    let uniform =
+        |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let mut values = Vec::with_capacity(count + 1);
     for pair in 0..count.div_ceil(2) as u64 {
         if pair > 0 && pair % REPORT_PAIRS == 0 {
@@ -97,10 +115,29 @@ mod tests {
         let n = 100_000;
         let values = normals(stream(7, "model.embed_tokens.weight"), n, 0.02);
         let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
-        let moment = |p: i32| values.iter().map(|&x| (f64::from(x) / 0.02).powi(p)).sum::<f64>() / n as f64;
-        assert!(mean.abs() < 3e-4 && (moment(2) - 1.0).abs() < 0.02 && (moment(4) - 3.0).abs() < 0.15, "{mean} {}", moment(4));
-        assert_eq!(values, normals(stream(7, "model.embed_tokens.weight"), n, 0.02));
-        assert_ne!(values[..4], normals(stream(8, "model.embed_tokens.weight"), 4, 0.02)[..]);
-        assert_ne!(values[..4], normals(stream(7, "lm_head.weight"), 4, 0.02)[..]);
+        let moment = |p: i32| {
+            values
+                .iter()
+                .map(|&x| (f64::from(x) / 0.02).powi(p))
+                .sum::<f64>()
+                / n as f64
+        };
+        assert!(
+            mean.abs() < 3e-4 && (moment(2) - 1.0).abs() < 0.02 && (moment(4) - 3.0).abs() < 0.15,
+            "{mean} {}",
+            moment(4)
+        );
+        assert_eq!(
+            values,
+            normals(stream(7, "model.embed_tokens.weight"), n, 0.02)
+        );
+        assert_ne!(
+            values[..4],
+            normals(stream(8, "model.embed_tokens.weight"), 4, 0.02)[..]
+        );
+        assert_ne!(
+            values[..4],
+            normals(stream(7, "lm_head.weight"), 4, 0.02)[..]
+        );
     }
 }

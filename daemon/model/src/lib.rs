@@ -1,8 +1,8 @@
 //! Model architectures, their Hugging Face checkpoints in and out, and parity with transformers.
 //!
-//! What an architecture is made of says [`r1d_shape`]; here it is made, of pieces that carry the field's names ([`mla`], [`gqa`], [`router`], [`moe`],
-//! [`rope`], [`rms_norm`], [`swiglu`]). [`CausalLm`] puts embedding and head
-//! around the blocks and runs them in three ways:
+//! What an architecture is made of says [`r1d_shape`]; here it is made, of pieces that carry the
+//! field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`], [`swiglu`]).
+//! [`CausalLm`] puts embedding and head around the blocks and runs them in three ways:
 //!
 //! | pass | tokens | attention |
 //! |---|---|---|
@@ -12,7 +12,8 @@
 //!
 //! [`Scorer`] is the same trunk under a scalar head: reward models and value models.
 //!
-//! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone, and the three ways give the same ones.
+//! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone,
+//! and the three ways give the same ones.
 
 mod attention;
 mod cache;

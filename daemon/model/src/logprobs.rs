@@ -6,16 +6,30 @@ pub fn token_logprobs(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result
     kept_logprobs(logits, ids, temperature, None)
 }
 
-/// Log-probability of each id under softmax(logits / temperature) over the ids in `kept`, natural logarithm: the one function of trainer and
-/// sampler (`ROLL-2`). The logits of other ids get a gradient of 0.
+/// Log-probability of each id under softmax(logits / temperature) over the ids in `kept`, natural
+/// logarithm: the one function of trainer and sampler (`ROLL-2`). The logits of other ids get a
+/// gradient of 0.
 ///
-/// `logits` `[N, V]` float, `ids` `[N]` int64, `kept` `[N, V]` bool (`None`: all) → float32 `[N]`; −∞ where an id is not kept, NaN where none is.
-pub fn kept_logprobs(logits: &Tensor, ids: &Tensor, temperature: f64, kept: Option<&Tensor>) -> Result<Tensor> {
+/// `logits` `[N, V]` float, `ids` `[N]` int64, `kept` `[N, V]` bool (`None`: all) → float32 `[N]`;
+/// −∞ where an id is not kept, NaN where none is.
+pub fn kept_logprobs(
+    logits: &Tensor,
+    ids: &Tensor,
+    temperature: f64,
+    kept: Option<&Tensor>,
+) -> Result<Tensor> {
     let logits = logits.f_to_kind(Kind::Float)?;
-    let scaled = if temperature == 1.0 { logits } else { logits.f_div_scalar(temperature)? };
+    let scaled = if temperature == 1.0 {
+        logits
+    } else {
+        logits.f_div_scalar(temperature)?
+    };
     let scaled = match kept {
         Some(kept) => scaled.f_masked_fill(&kept.f_logical_not()?, f64::NEG_INFINITY)?,
         None => scaled,
     };
-    Ok(scaled.f_log_softmax(-1, Kind::Float)?.f_gather(1, &ids.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?)
+    Ok(scaled
+        .f_log_softmax(-1, Kind::Float)?
+        .f_gather(1, &ids.f_unsqueeze(1)?, false)?
+        .f_squeeze_dim(1)?)
 }

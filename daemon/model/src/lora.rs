@@ -1,4 +1,5 @@
-//! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and A and B alone are trained. On disk in peft's layout.
+//! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and A and
+//! B alone are trained. On disk in peft's layout.
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::shards::Shards;
@@ -31,7 +32,8 @@ pub struct LoraSpec {
     pub r: i64,
     /// The adapter's part is scaled by `lora_alpha / r`.
     pub lora_alpha: f64,
-    /// Linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`), or `all-linear`.
+    /// Linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`), or
+    /// `all-linear`.
     pub target_modules: Vec<String>,
 }
 
@@ -52,7 +54,8 @@ struct AdapterConfig {
     others: Map<String, Value>,
 }
 
-/// Settings that must be absent, null, false or empty: each makes of the adapter, or of what it adapts, something else.
+/// Settings that must be absent, null, false or empty: each makes of the adapter, or of what it
+/// adapts, something else.
 const REFUSED: &[&str] = &[
     "fan_in_fan_out",
     "use_dora",
@@ -77,7 +80,8 @@ const REFUSED: &[&str] = &[
     "megatron_config",
 ];
 
-/// Ways to start an adapter that leave the weights as they are; others change what it must be added to.
+/// Ways to start an adapter that leave the weights as they are; others change what it must be added
+/// to.
 const PLAIN_STARTS: &[&str] = &["gaussian", "orthogonal", "eva"];
 
 fn says_something(value: &Value) -> bool {
@@ -122,42 +126,77 @@ impl Module<'_> {
         targets.iter().any(|target| {
             (target == ALL_LINEAR && self.name != HEAD_MODULE)
                 || self.name == target
-                || self.name.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
+                || self
+                    .name
+                    .strip_suffix(target.as_str())
+                    .is_some_and(|rest| rest.ends_with('.'))
         })
     }
 }
 
 fn modules(model: &CausalLm) -> Vec<Module<'_>> {
-    let pieces = model.matrix_weights().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
-    // A router's matrix is no linear layer to transformers, and so not to peft; and where some layers have routed experts, peft takes the names of
-    // feed-forward matrices for the experts' alone.
+    let pieces = model
+        .matrix_weights()
+        .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+    // A router's matrix is no linear layer to transformers, and so not to peft; and where some
+    // layers have routed experts, peft takes the names of feed-forward matrices for the experts'
+    // alone.
     let mixture = model.config.moe_layers > 0;
     pieces
         .filter_map(|(weight, piece)| {
             let name = piece.name.strip_suffix(".weight")?;
             let excluded = name.ends_with("embed_tokens") || (mixture && name.contains(".mlp."));
-            (!excluded).then_some(Module { name, weight, piece })
+            (!excluded).then_some(Module {
+                name,
+                weight,
+                piece,
+            })
         })
         .collect()
 }
 
 impl Lora {
     /// Adapters of `chosen` modules, filled by `source`.
-    fn build(model: &CausalLm, chosen: &[&Module<'_>], spec: LoraSpec, scale: f64, source: &mut dyn Source) -> Result<Lora> {
+    fn build(
+        model: &CausalLm,
+        chosen: &[&Module<'_>],
+        spec: LoraSpec,
+        scale: f64,
+        source: &mut dyn Source,
+    ) -> Result<Lora> {
         let mut builder = Builder::new(source, model.device(), model.kind());
         let mut adapters: HashMap<usize, Vec<Adapter>> = HashMap::new();
         let rank = spec.r;
-        for Module { name, weight, piece } in chosen {
+        for Module {
+            name,
+            weight,
+            piece,
+        } in chosen
+        {
             let prefix = format!("{PREFIX}{name}.");
             let a = builder.weights.len();
-            let _ = builder.tensor(&format!("{prefix}lora_A.weight"), &[rank, piece.shape[1]], Initial::KaimingUniform)?;
+            let _ = builder.tensor(
+                &format!("{prefix}lora_A.weight"),
+                &[rank, piece.shape[1]],
+                Initial::KaimingUniform,
+            )?;
             // The rows of B follow those of the weight.
-            let rows = Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
+            let rows =
+                Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
             let _ = builder.zero_rows(&prefix, rows, rank)?;
             let of_weight = adapters.entry(weight.tensor.data_ptr().addr()).or_default();
-            of_weight.push(Adapter { a, b: a + 1, start: piece.start() });
+            of_weight.push(Adapter {
+                a,
+                b: a + 1,
+                start: piece.start(),
+            });
         }
-        Ok(Lora { spec, scale, weights: builder.weights, adapters })
+        Ok(Lora {
+            spec,
+            scale,
+            weights: builder.weights,
+            adapters,
+        })
     }
 
     pub fn weights(&self) -> &[Weight] {
@@ -166,18 +205,42 @@ impl Lora {
 
     fn module_names(&self) -> impl Iterator<Item = &str> {
         let pieces = self.weights.iter().flat_map(|weight| &weight.pieces);
-        pieces.filter_map(|piece| piece.name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight"))
+        pieces.filter_map(|piece| {
+            piece
+                .name
+                .strip_prefix(PREFIX)?
+                .strip_suffix(".lora_A.weight")
+        })
     }
 
     /// The same adapters of the same weights, in storage of their own.
     pub fn copy(&self) -> Result<Lora> {
-        let weights = self.weights.iter().map(Weight::copy).collect::<Result<_>>()?;
-        Ok(Lora { spec: self.spec.clone(), scale: self.scale, weights, adapters: self.adapters.clone() })
+        let weights = self
+            .weights
+            .iter()
+            .map(Weight::copy)
+            .collect::<Result<_>>()?;
+        Ok(Lora {
+            spec: self.spec.clone(),
+            scale: self.scale,
+            weights,
+            adapters: self.adapters.clone(),
+        })
     }
 
     fn of(&self, weight: &Tensor) -> impl Iterator<Item = (&Tensor, &Tensor, i64)> {
-        let adapters = self.adapters.get(&weight.data_ptr().addr()).into_iter().flatten();
-        adapters.map(|adapter| (&self.weights[adapter.a].tensor, &self.weights[adapter.b].tensor, adapter.start))
+        let adapters = self
+            .adapters
+            .get(&weight.data_ptr().addr())
+            .into_iter()
+            .flatten();
+        adapters.map(|adapter| {
+            (
+                &self.weights[adapter.a].tensor,
+                &self.weights[adapter.b].tensor,
+                adapter.start,
+            )
+        })
     }
 
     /// Adds s · B A x to `y` = W x, `[T, N]`, in place.
@@ -204,10 +267,17 @@ impl Lora {
         if !self.adapts(weight) {
             return Ok(weight.shallow_clone());
         }
-        let wide = if weight.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let wide = if weight.kind() == Kind::Double {
+            Kind::Double
+        } else {
+            Kind::Float
+        };
         let sum = own(weight, wide, weight.device())?;
         for (a, b, start) in self.of(weight) {
-            let delta = b.f_to_kind(wide)?.f_matmul(&a.f_to_kind(wide)?)?.f_mul_scalar(self.scale)?;
+            let delta = b
+                .f_to_kind(wide)?
+                .f_matmul(&a.f_to_kind(wide)?)?
+                .f_mul_scalar(self.scale)?;
             let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
         }
         Ok(sum)
@@ -215,7 +285,8 @@ impl Lora {
 }
 
 impl CausalLm {
-    /// Fresh adapters, B = 0, so that the model computes what it did; from now on they alone are its parameters. A is a function of the seed.
+    /// Fresh adapters, B = 0, so that the model computes what it did; from now on they alone are
+    /// its parameters. A is a function of the seed.
     pub fn adapt(&mut self, spec: &LoraSpec, seed: u64) -> Result<()> {
         if spec.r < 1 || !(spec.lora_alpha.is_finite() && spec.lora_alpha > 0.0) {
             return Err(ModelError::Input(format!(
@@ -225,16 +296,37 @@ impl CausalLm {
         }
         let all = modules(self);
         for target in &spec.target_modules {
-            if !all.iter().any(|module| module.is_target(std::slice::from_ref(target))) {
-                return Err(ModelError::Input(format!("no linear layer is named `{target}`: this model has {}", known(&all))));
+            if !all
+                .iter()
+                .any(|module| module.is_target(std::slice::from_ref(target)))
+            {
+                return Err(ModelError::Input(format!(
+                    "no linear layer is named `{target}`: this model has {}",
+                    known(&all)
+                )));
             }
         }
-        let chosen: Vec<_> = all.iter().filter(|module| module.is_target(&spec.target_modules)).collect();
+        let chosen: Vec<_> = all
+            .iter()
+            .filter(|module| module.is_target(&spec.target_modules))
+            .collect();
         if chosen.is_empty() {
-            return Err(ModelError::Input(format!("the adapter has no target: name some of {}", known(&all))));
+            return Err(ModelError::Input(format!(
+                "the adapter has no target: name some of {}",
+                known(&all)
+            )));
         }
-        let mut random = Random { seed, standard_deviation: 0.0 };
-        let lora = Lora::build(self, &chosen, spec.clone(), spec.lora_alpha / spec.r as f64, &mut random)?;
+        let mut random = Random {
+            seed,
+            standard_deviation: 0.0,
+        };
+        let lora = Lora::build(
+            self,
+            &chosen,
+            spec.clone(),
+            spec.lora_alpha / spec.r as f64,
+            &mut random,
+        )?;
         self.set_lora(Some(lora));
         Ok(())
     }
@@ -246,11 +338,15 @@ impl CausalLm {
         Ok(())
     }
 
-    /// As [`Self::load_adapter`], into the storage of adapters of the same shape, a tensor at a time.
+    /// As [`Self::load_adapter`], into the storage of adapters of the same shape, a tensor at a
+    /// time.
     pub fn restore_adapter(&self, dir: &Path) -> Result<()> {
         let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
         let own = self.lora().map(Lora::weights).unwrap_or_default();
-        let pieces = || own.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        let pieces = || {
+            own.iter()
+                .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)))
+        };
         pieces().try_for_each(|(_, piece)| shards.find(piece))?;
         let is_own = |name: &str| pieces().any(|(_, piece)| piece.name == name);
         shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
@@ -261,10 +357,16 @@ impl CausalLm {
         let (config, scale) = read_config(dir)?;
         let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
         let all = modules(self);
-        let has = |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
+        let has =
+            |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
         let chosen: Vec<_> = all.iter().filter(has).collect();
         let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
-        let is_own = |name: &str| lora.weights.iter().flat_map(|weight| &weight.pieces).any(|piece| piece.name == name);
+        let is_own = |name: &str| {
+            lora.weights
+                .iter()
+                .flat_map(|weight| &weight.pieces)
+                .any(|piece| piece.name == name)
+        };
         shards.refuse_others(|name| is_own(name) || name.ends_with(FROZEN_HEAD))?;
         Ok(lora)
     }
@@ -275,50 +377,104 @@ impl CausalLm {
 
     /// Writes the adapters into `dir`, which exists, as peft reads them.
     pub fn save_adapter(&self, dir: &Path, base_model: &str) -> Result<()> {
-        let Some(lora) = self.lora() else { return Err(ModelError::Input("the model has no adapter to save".into())) };
+        let Some(lora) = self.lora() else {
+            return Err(ModelError::Input("the model has no adapter to save".into()));
+        };
         let path = dir.join(ADAPTER_CONFIG_FILE);
-        let text = serde_json::to_string_pretty(&Written::new(lora, base_model)).unwrap_or_default();
+        let text =
+            serde_json::to_string_pretty(&Written::new(lora, base_model)).unwrap_or_default();
         std::fs::write(&path, text + "\n").map_err(ModelError::io(&path))?;
-        let pieces = lora.weights.iter().flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
-        let tensors = pieces.map(|(weight, piece)| Ok((piece.name.clone(), tch::no_grad(|| piece.read(&weight.tensor))?)));
-        crate::checkpoint::save_tensors(&dir.join(ADAPTER_FILE), &tensors.collect::<Result<Vec<_>>>()?)
+        let pieces = lora
+            .weights
+            .iter()
+            .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
+        let tensors = pieces.map(|(weight, piece)| {
+            Ok((
+                piece.name.clone(),
+                tch::no_grad(|| piece.read(&weight.tensor))?,
+            ))
+        });
+        crate::checkpoint::save_tensors(
+            &dir.join(ADAPTER_FILE),
+            &tensors.collect::<Result<Vec<_>>>()?,
+        )
     }
 }
 
 fn known(modules: &[Module<'_>]) -> String {
-    let last: BTreeSet<&str> = modules.iter().filter_map(|module| module.name.rsplit('.').next()).collect();
+    let last: BTreeSet<&str> = modules
+        .iter()
+        .filter_map(|module| module.name.rsplit('.').next())
+        .collect();
     last.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
     let path = dir.join(ADAPTER_CONFIG_FILE);
-    let text = user_file::read_text(&path, ADAPTER_CONFIG_MAX_BYTES).map_err(ModelError::io(&path))?;
-    let bad = |message: String| ModelError::BadFile { path: path.clone(), message };
-    let config: AdapterConfig = serde_json::from_str(&text).map_err(|e| bad(format!("not an adapter's configuration: {e}")))?;
+    let text =
+        user_file::read_text(&path, ADAPTER_CONFIG_MAX_BYTES).map_err(ModelError::io(&path))?;
+    let bad = |message: String| ModelError::BadFile {
+        path: path.clone(),
+        message,
+    };
+    let config: AdapterConfig = serde_json::from_str(&text)
+        .map_err(|e| bad(format!("not an adapter's configuration: {e}")))?;
     let refused = [
-        ("peft_type", config.peft_type != "LORA", config.peft_type.clone()),
-        ("bias", config.bias.as_deref().is_some_and(|bias| bias != "none"), config.bias.clone().unwrap_or_default()),
+        (
+            "peft_type",
+            config.peft_type != "LORA",
+            config.peft_type.clone(),
+        ),
+        (
+            "bias",
+            config.bias.as_deref().is_some_and(|bias| bias != "none"),
+            config.bias.clone().unwrap_or_default(),
+        ),
     ];
-    let of_another_kind =
-        REFUSED.iter().filter_map(|key| Some((*key, config.others.get(*key)?))).find(|(_, value)| says_something(value));
-    let start = config.others.get("init_lora_weights").and_then(Value::as_str).filter(|start| !PLAIN_STARTS.contains(start));
-    let found = refused.into_iter().find(|(_, refused, _)| *refused).map(|(key, _, found)| (key, found));
+    let of_another_kind = REFUSED
+        .iter()
+        .filter_map(|key| Some((*key, config.others.get(*key)?)))
+        .find(|(_, value)| says_something(value));
+    let start = config
+        .others
+        .get("init_lora_weights")
+        .and_then(Value::as_str)
+        .filter(|start| !PLAIN_STARTS.contains(start));
+    let found = refused
+        .into_iter()
+        .find(|(_, refused, _)| *refused)
+        .map(|(key, _, found)| (key, found));
     let found = found.or_else(|| of_another_kind.map(|(key, value)| (key, value.to_string())));
     let found = found.or_else(|| start.map(|start| ("init_lora_weights", format!("\"{start}\""))));
     if let Some((key, found)) = found {
-        return Err(bad(format!("`{key}` is {found}, which is not supported: plain LoRA adapters of linear layers are")));
+        return Err(bad(format!(
+            "`{key}` is {found}, which is not supported: plain LoRA adapters of linear layers are"
+        )));
     }
     if config.r < 1 {
-        return Err(bad(format!("`r` is {}, expected a whole number of at least 1", config.r)));
+        return Err(bad(format!(
+            "`r` is {}, expected a whole number of at least 1",
+            config.r
+        )));
     }
     let target_modules = match config.target_modules {
-        Value::Array(targets) => targets.iter().filter_map(|target| target.as_str().map(str::to_owned)).collect(),
+        Value::Array(targets) => targets
+            .iter()
+            .filter_map(|target| target.as_str().map(str::to_owned))
+            .collect(),
         Value::String(target) => vec![target],
         _ => Vec::new(),
     };
     let rank = config.r as f64;
     let scale = config.lora_alpha / if config.use_rslora { rank.sqrt() } else { rank };
-    Ok((LoraSpec { r: config.r, lora_alpha: scale * rank, target_modules }, scale))
+    Ok((
+        LoraSpec {
+            r: config.r,
+            lora_alpha: scale * rank,
+            target_modules,
+        },
+        scale,
+    ))
 }
 
 /// adapter_config.json as it is written.

@@ -1,7 +1,8 @@
 //! Multi-head latent attention (DeepSeek-V2 2.1, DeepSeek-V3 (1)–(11)).
 //!
-//! Keys and values are expanded from one latent per token; only the latent and one rotary key are cached. Names follow the checkpoint:
-//! `_a` projections go down to a latent, `_b` projections up from it.
+//! Keys and values are expanded from one latent per token; only the latent and one rotary key are
+//! cached. Names follow the checkpoint: `_a` projections go down to a latent, `_b` projections up
+//! from it.
 
 use crate::attention::{self, Seen};
 use crate::error::Result;
@@ -48,26 +49,68 @@ struct Latent {
 
 impl Mla {
     pub fn build(weights: &mut Builder, prefix: &str, sizes: &MlaSizes) -> Result<Mla> {
-        let MlaSizes { hidden, heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = *sizes;
-        let pairs = |heads, plain| sizes.rope_interleave.then(|| halves_from_pairs(heads, plain, qk_rope_head_dim));
+        let MlaSizes {
+            hidden,
+            heads,
+            kv_lora_rank,
+            qk_nope_head_dim,
+            qk_rope_head_dim,
+            v_head_dim,
+            ..
+        } = *sizes;
+        let pairs = |heads, plain| {
+            sizes
+                .rope_interleave
+                .then(|| halves_from_pairs(heads, plain, qk_rope_head_dim))
+        };
         let query_width = heads * sizes.query_head_dim();
-        let kv_a = Rows::reordered("kv_a_proj_with_mqa", kv_lora_rank + qk_rope_head_dim, pairs(1, kv_lora_rank));
+        let kv_a = Rows::reordered(
+            "kv_a_proj_with_mqa",
+            kv_lora_rank + qk_rope_head_dim,
+            pairs(1, kv_lora_rank),
+        );
         let query = match sizes.q_lora_rank {
             Some(rank) => Rows::new("q_a_proj", rank),
             None => Rows::reordered("q_proj", query_width, pairs(heads, qk_nope_head_dim)),
         };
-        let a_proj = weights.rows(prefix, "q_kv_a_proj", ".weight", vec![query, kv_a], Some(hidden))?;
+        let a_proj = weights.rows(
+            prefix,
+            "q_kv_a_proj",
+            ".weight",
+            vec![query, kv_a],
+            Some(hidden),
+        )?;
         let mut bias = |rows: Rows| -> Result<Option<Tensor>> {
-            Ok(if sizes.bias { Some(weights.rows(prefix, "", ".bias", vec![rows], None)?) } else { None })
+            Ok(if sizes.bias {
+                Some(weights.rows(prefix, "", ".bias", vec![rows], None)?)
+            } else {
+                None
+            })
         };
-        let q_a_bias = sizes.q_lora_rank.map(|rank| bias(Rows::new("q_a_proj", rank))).transpose()?.flatten();
-        let kv_a_bias = bias(Rows::reordered("kv_a_proj_with_mqa", kv_lora_rank + qk_rope_head_dim, pairs(1, kv_lora_rank)))?;
+        let q_a_bias = sizes
+            .q_lora_rank
+            .map(|rank| bias(Rows::new("q_a_proj", rank)))
+            .transpose()?
+            .flatten();
+        let kv_a_bias = bias(Rows::reordered(
+            "kv_a_proj_with_mqa",
+            kv_lora_rank + qk_rope_head_dim,
+            pairs(1, kv_lora_rank),
+        ))?;
         let o_bias = bias(Rows::new("o_proj", hidden))?;
         let q_b = match sizes.q_lora_rank {
             Some(rank) => {
-                let norm = RmsNorm::build(weights, &format!("{prefix}q_a_layernorm"), rank, LATENT_NORM_EPSILON)?;
+                let norm = RmsNorm::build(
+                    weights,
+                    &format!("{prefix}q_a_layernorm"),
+                    rank,
+                    LATENT_NORM_EPSILON,
+                )?;
                 let rows = Rows::reordered("q_b_proj", query_width, pairs(heads, qk_nope_head_dim));
-                Some((norm, weights.rows(prefix, "", ".weight", vec![rows], Some(rank))?))
+                Some((
+                    norm,
+                    weights.rows(prefix, "", ".weight", vec![rows], Some(rank))?,
+                ))
             }
             None => None,
         };
@@ -77,13 +120,22 @@ impl Mla {
             q_a_bias,
             kv_a_bias,
             q_b,
-            kv_a_layernorm: RmsNorm::build(weights, &format!("{prefix}kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPSILON)?,
+            kv_a_layernorm: RmsNorm::build(
+                weights,
+                &format!("{prefix}kv_a_layernorm"),
+                kv_lora_rank,
+                LATENT_NORM_EPSILON,
+            )?,
             kv_b_proj: weights.tensor(
                 &format!("{prefix}kv_b_proj.weight"),
                 &[heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank],
                 Initial::Normal,
             )?,
-            o_proj: weights.tensor(&format!("{prefix}o_proj.weight"), &[hidden, heads * v_head_dim], Initial::Normal)?,
+            o_proj: weights.tensor(
+                &format!("{prefix}o_proj.weight"),
+                &[hidden, heads * v_head_dim],
+                Initial::Normal,
+            )?,
             o_bias,
         })
     }
@@ -113,12 +165,25 @@ impl Mla {
                 self.absorbed(&query, &cached.read(layer, 0)?, scale, seen, pass.products)?
             }
         };
-        pass.products.linear(&attended, &self.o_proj, self.o_bias.as_ref())
+        pass.products
+            .linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 
-    /// q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope = RoPE(W_kva x [r..]).
-    fn project(&self, x: &Tensor, rotation: &Rotation, products: Products) -> Result<(Query, Latent)> {
-        let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, .. } = self.sizes;
+    /// q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope = RoPE(W_kva x
+    /// [r..]).
+    fn project(
+        &self,
+        x: &Tensor,
+        rotation: &Rotation,
+        products: Products,
+    ) -> Result<(Query, Latent)> {
+        let MlaSizes {
+            heads,
+            kv_lora_rank,
+            qk_nope_head_dim,
+            qk_rope_head_dim,
+            ..
+        } = self.sizes;
         let query_rows = self.a_proj.size()[0] - kv_lora_rank - qk_rope_head_dim;
         let down = products.linear(x, &self.a_proj, None)?;
         let [query, latent, k_rope] = split(&down, [query_rows, kv_lora_rank, qk_rope_head_dim])?;
@@ -134,34 +199,81 @@ impl Mla {
             Some((norm, q_b_proj)) => products.linear(&norm.forward(&query)?, q_b_proj, None)?,
             None => query,
         };
-        let [nope, rope] = split(&query.f_view([-1, heads, self.sizes.query_head_dim()])?, [qk_nope_head_dim, qk_rope_head_dim])?;
-        let query = Query { nope, rope: rotation.apply(&rope)? };
-        let latent = Latent { c: self.kv_a_layernorm.forward(&latent)?, k_rope: rotation.apply(&k_rope.f_unsqueeze(1)?)? };
+        let [nope, rope] = split(
+            &query.f_view([-1, heads, self.sizes.query_head_dim()])?,
+            [qk_nope_head_dim, qk_rope_head_dim],
+        )?;
+        let query = Query {
+            nope,
+            rope: rotation.apply(&rope)?,
+        };
+        let latent = Latent {
+            c: self.kv_a_layernorm.forward(&latent)?,
+            k_rope: rotation.apply(&k_rope.f_unsqueeze(1)?)?,
+        };
         Ok((query, latent))
     }
 
-    /// [k_nope; v] = W_kvb c, in the weights' own dtype as [`Self::absorbed`] has it, and the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
+    /// [k_nope; v] = W_kvb c, in the weights' own dtype as [`Self::absorbed`] has it, and the
+    /// rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
     fn expand(&self, latent: &Latent, products: Products) -> Result<(Tensor, Tensor)> {
-        let MlaSizes { heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
-        let expanded =
-            products.wide().linear(&latent.c, &self.kv_b_proj, None)?.f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
+        let MlaSizes {
+            heads,
+            qk_nope_head_dim,
+            qk_rope_head_dim,
+            v_head_dim,
+            ..
+        } = self.sizes;
+        let expanded = products
+            .wide()
+            .linear(&latent.c, &self.kv_b_proj, None)?
+            .f_view([-1, heads, qk_nope_head_dim + v_head_dim])?;
         let [k_nope, value] = split(&expanded, [qk_nope_head_dim, v_head_dim])?;
-        let k_rope = latent.k_rope.f_expand([-1, heads, qk_rope_head_dim], false)?;
+        let k_rope = latent
+            .k_rope
+            .f_expand([-1, heads, qk_rope_head_dim], false)?;
         Ok((Tensor::f_cat(&[k_nope, k_rope], -1)?, value))
     }
 
-    /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half into the output. `rows`
-    /// `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads (DeepSeek-V2 appendix C).
-    fn absorbed(&self, query: &Query, rows: &Tensor, scale: f64, seen: &Seen, products: Products) -> Result<Tensor> {
-        let MlaSizes { heads, kv_lora_rank, qk_nope_head_dim, v_head_dim, .. } = self.sizes;
-        let kv_b = products.matrix(&self.kv_b_proj)?.f_view([heads, qk_nope_head_dim + v_head_dim, kv_lora_rank])?;
+    /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half
+    /// into the output. `rows` `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads
+    /// (DeepSeek-V2 appendix C).
+    fn absorbed(
+        &self,
+        query: &Query,
+        rows: &Tensor,
+        scale: f64,
+        seen: &Seen,
+        products: Products,
+    ) -> Result<Tensor> {
+        let MlaSizes {
+            heads,
+            kv_lora_rank,
+            qk_nope_head_dim,
+            v_head_dim,
+            ..
+        } = self.sizes;
+        let kv_b = products.matrix(&self.kv_b_proj)?.f_view([
+            heads,
+            qk_nope_head_dim + v_head_dim,
+            kv_lora_rank,
+        ])?;
         let [w_k, w_v] = split_rows(&kv_b, [qk_nope_head_dim, v_head_dim])?;
         let by_head = |t: &Tensor| t.f_transpose(0, 1);
         let (kind, wide) = (query.nope.kind(), kv_b.kind());
-        let q_latent = by_head(&by_head(&query.nope.f_to_kind(wide)?)?.f_bmm(&w_k)?)?.f_to_kind(kind)?;
+        let q_latent =
+            by_head(&by_head(&query.nope.f_to_kind(wide)?)?.f_bmm(&w_k)?)?.f_to_kind(kind)?;
         let query = Tensor::f_cat(&[&q_latent, &query.rope], -1)?;
-        let weighed = attention::step(&query, rows, &rows.f_narrow(3, 0, kv_lora_rank)?, scale, seen)?;
-        let attended = by_head(&by_head(&weighed.f_to_kind(wide)?)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?.f_to_kind(kind)?;
+        let weighed = attention::step(
+            &query,
+            rows,
+            &rows.f_narrow(3, 0, kv_lora_rank)?,
+            scale,
+            seen,
+        )?;
+        let attended =
+            by_head(&by_head(&weighed.f_to_kind(wide)?)?.f_bmm(&w_v.f_transpose(1, 2)?)?)?
+                .f_to_kind(kind)?;
         Ok(attended.f_reshape([-1, heads * v_head_dim])?)
     }
 }
@@ -191,5 +303,7 @@ fn split_rows<const N: usize>(x: &Tensor, sizes: [i64; N]) -> Result<[Tensor; N]
 fn split_along<const N: usize>(x: &Tensor, sizes: [i64; N], dim: i64) -> Result<[Tensor; N]> {
     let parts = x.f_split_with_sizes(sizes, dim)?;
     let count = parts.len();
-    parts.try_into().map_err(|_| crate::ModelError::Input(format!("a split into {N} parts made {count}")))
+    parts
+        .try_into()
+        .map_err(|_| crate::ModelError::Input(format!("a split into {N} parts made {count}")))
 }

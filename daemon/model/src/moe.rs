@@ -1,4 +1,5 @@
-//! Mixture of experts (DeepSeekMoE, Dai et al. 2024): routed experts beside shared ones that every token uses.
+//! Mixture of experts (DeepSeekMoE, Dai et al. 2024): routed experts beside shared ones that every
+//! token uses.
 
 use crate::attention::gather_rows;
 use crate::error::Result;
@@ -19,15 +20,39 @@ pub(crate) struct Moe {
 }
 
 impl Moe {
-    pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, sizes: &ExpertSizes) -> Result<Moe> {
-        let ExpertSizes { intermediate, shared_intermediate, rule } = *sizes;
+    pub fn build(
+        weights: &mut Builder,
+        prefix: &str,
+        hidden: i64,
+        sizes: &ExpertSizes,
+    ) -> Result<Moe> {
+        let ExpertSizes {
+            intermediate,
+            shared_intermediate,
+            rule,
+        } = *sizes;
         let router = Router::build(weights, &format!("{prefix}gate."), hidden, rule)?;
-        let experts = Experts::build(weights, &format!("{prefix}experts"), rule.experts, hidden, intermediate)?;
+        let experts = Experts::build(
+            weights,
+            &format!("{prefix}experts"),
+            rule.experts,
+            hidden,
+            intermediate,
+        )?;
         let shared = match shared_intermediate {
             0 => None,
-            width => Some(SwiGlu::build(weights, &format!("{prefix}shared_experts."), hidden, width)?),
+            width => Some(SwiGlu::build(
+                weights,
+                &format!("{prefix}shared_experts."),
+                hidden,
+                width,
+            )?),
         };
-        Ok(Moe { router, experts, shared })
+        Ok(Moe {
+            router,
+            experts,
+            shared,
+        })
     }
 
     pub fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
@@ -38,7 +63,8 @@ impl Moe {
         };
         let gates = self.router.rule.gates(&scores, &chosen)?;
         let dispatch = tch::no_grad(|| Dispatch::new(&chosen, self.router.rule.experts))?;
-        pass.routing.note(&self.router.rule, &scores, &chosen, &dispatch)?;
+        pass.routing
+            .note(&self.router.rule, &scores, &chosen, &dispatch)?;
         let routed = self.experts.forward(x, &dispatch, &gates, pass.products)?;
         match &self.shared {
             Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.products)?)?),
@@ -76,12 +102,20 @@ impl Dispatch {
         let place = order.f_empty_like()?.f_scatter_(0, &order, &count)?;
         let every = Tensor::f_arange(experts, (Kind::Int64, order.device()))?;
         let ends = every.f_searchsorted(&expert, true, true, "right", None::<&Tensor>)?;
-        Ok(Dispatch { token: order.f_floor_divide_scalar(per_token)?, place, ends, expert })
+        Ok(Dispatch {
+            token: order.f_floor_divide_scalar(per_token)?,
+            place,
+            ends,
+            expert,
+        })
     }
 
     /// Where the pairs of each expert begin, int32 `[E]`.
     fn starts(&self) -> Result<Tensor> {
-        Ok(self.ends.f_narrow(0, 0, self.ends.size()[0] - 1)?.f_constant_pad_nd([1, 0])?)
+        Ok(self
+            .ends
+            .f_narrow(0, 0, self.ends.size()[0] - 1)?
+            .f_constant_pad_nd([1, 0])?)
     }
 
     /// Pairs of each expert, int32 `[E]`.
@@ -91,19 +125,42 @@ impl Dispatch {
 }
 
 impl Experts {
-    fn build(weights: &mut Builder, prefix: &str, experts: i64, hidden: i64, intermediate: i64) -> Result<Experts> {
-        let halves = [Rows::new("gate_proj", intermediate), Rows::new("up_proj", intermediate)];
+    fn build(
+        weights: &mut Builder,
+        prefix: &str,
+        experts: i64,
+        hidden: i64,
+        intermediate: i64,
+    ) -> Result<Experts> {
+        let halves = [
+            Rows::new("gate_proj", intermediate),
+            Rows::new("up_proj", intermediate),
+        ];
         Ok(Experts {
             gate_up: weights.experts(prefix, "gate_up_proj", experts, &halves, hidden)?,
-            down: weights.experts(prefix, "down_proj", experts, &[Rows::new("down_proj", hidden)], intermediate)?,
+            down: weights.experts(
+                prefix,
+                "down_proj",
+                experts,
+                &[Rows::new("down_proj", hidden)],
+                intermediate,
+            )?,
         })
     }
 
-    /// Σ_k gates[t, k] · E_{chosen[t, k]}(x_t): `[T, hidden]`, the chosen experts, `[T, K]` → `[T, hidden]`.
+    /// Σ_k gates[t, k] · E_{chosen[t, k]}(x_t): `[T, hidden]`, the chosen experts, `[T, K]` →
+    /// `[T, hidden]`.
     ///
-    /// Measured on two cores (8 experts, hidden 128): sorting the tokens by expert and one grouped product beats a loop of products at every
-    /// size, and products over all experts from about 16 tokens on.
-    fn forward(&self, x: &Tensor, dispatch: &Dispatch, gates: &Tensor, products: Products) -> Result<Tensor> {
+    /// Measured on two cores (8 experts, hidden 128): sorting the tokens by expert and one grouped
+    /// product beats a loop of products at every size, and products over all experts from about 16
+    /// tokens on.
+    fn forward(
+        &self,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        gates: &Tensor,
+        products: Products,
+    ) -> Result<Tensor> {
         let invariant = products.tiled();
         let (tokens, per_token) = gates.size2()?;
         let (outputs, place) = if !invariant && self.grouped_product_takes(x) {
@@ -113,38 +170,71 @@ impl Experts {
         };
         let outputs = gather_rows(&outputs, &place)?.f_view([tokens, per_token, -1])?;
         let gates = gates.f_to_kind(x.kind())?;
-        if invariant { in_order(&gates, &outputs) } else { Ok(gates.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?) }
+        if invariant {
+            in_order(&gates, &outputs)
+        } else {
+            Ok(gates.f_unsqueeze(1)?.f_bmm(&outputs)?.f_squeeze_dim(1)?)
+        }
     }
 
     /// libtorch's grouped product wants rows of whole 16 bytes, and has no float64.
     fn grouped_product_takes(&self, x: &Tensor) -> bool {
         let whole = 16 / x.kind().elt_size_in_bytes() as i64;
-        x.kind() != Kind::Double && self.gate_up.size()[2] % whole == 0 && self.down.size()[2] % whole == 0
+        x.kind() != Kind::Double
+            && self.gate_up.size()[2] % whole == 0
+            && self.down.size()[2] % whole == 0
     }
 
-    /// One product per layer over the sorted tokens: the outputs of all pairs, and each pair's place among them.
-    fn grouped(&self, x: &Tensor, dispatch: &Dispatch, products: Products) -> Result<(Tensor, Tensor)> {
-        let product = |rows: &Tensor, weight: &Tensor| products.grouped(rows, weight, &dispatch.ends);
+    /// One product per layer over the sorted tokens: the outputs of all pairs, and each pair's
+    /// place among them.
+    fn grouped(
+        &self,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        products: Products,
+    ) -> Result<(Tensor, Tensor)> {
+        let product =
+            |rows: &Tensor, weight: &Tensor| products.grouped(rows, weight, &dispatch.ends);
         let hidden = activate(&product(&gather_rows(x, &dispatch.token)?, &self.gate_up)?)?;
-        Ok((product(&hidden, &self.down)?, dispatch.place.shallow_clone()))
+        Ok((
+            product(&hidden, &self.down)?,
+            dispatch.place.shallow_clone(),
+        ))
     }
 
-    /// Batched products over experts whose rows are padded to the busiest expert's: one, or in `invariant` mode one per tile of rows.
+    /// Batched products over experts whose rows are padded to the busiest expert's: one, or in
+    /// `invariant` mode one per tile of rows.
     fn padded(&self, x: &Tensor, dispatch: &Dispatch, invariant: bool) -> Result<(Tensor, Tensor)> {
         let (experts, _, hidden) = self.gate_up.size3()?;
-        let (token, place, rows) = tch::no_grad(|| -> Result<_> {
-            let starts = dispatch.starts()?;
-            let busiest = i64::try_from(dispatch.load()?.f_max()?)?;
-            let rows = if invariant { whole_tiles(busiest, TILE_ROWS) } else { busiest };
-            let within = Tensor::f_arange(dispatch.token.size()[0], (Kind::Int64, x.device()))?
-                .f_sub(&starts.f_to_kind(Kind::Int64)?.f_index_select(0, &dispatch.expert)?)?;
-            let padded_place = dispatch.expert.f_mul_scalar(rows)?.f_add(&within)?;
-            let token =
-                Tensor::f_zeros([experts * rows], (Kind::Int64, x.device()))?.f_scatter_(0, &padded_place, &dispatch.token)?;
-            Ok((token, padded_place.f_index_select(0, &dispatch.place)?, rows))
-        })?;
-        let product = |rows: &Tensor, weight: &Tensor| -> Result<Tensor> { Ok(rows.f_bmm(&weight.f_transpose(1, 2)?)?) };
-        let run = |inputs: &Tensor| product(&activate(&product(inputs, &self.gate_up)?)?, &self.down);
+        let (token, place, rows) =
+            tch::no_grad(|| -> Result<_> {
+                let starts = dispatch.starts()?;
+                let busiest = i64::try_from(dispatch.load()?.f_max()?)?;
+                let rows = if invariant {
+                    whole_tiles(busiest, TILE_ROWS)
+                } else {
+                    busiest
+                };
+                let within = Tensor::f_arange(dispatch.token.size()[0], (Kind::Int64, x.device()))?
+                    .f_sub(
+                        &starts
+                            .f_to_kind(Kind::Int64)?
+                            .f_index_select(0, &dispatch.expert)?,
+                    )?;
+                let padded_place = dispatch.expert.f_mul_scalar(rows)?.f_add(&within)?;
+                let token = Tensor::f_zeros([experts * rows], (Kind::Int64, x.device()))?
+                    .f_scatter_(0, &padded_place, &dispatch.token)?;
+                Ok((
+                    token,
+                    padded_place.f_index_select(0, &dispatch.place)?,
+                    rows,
+                ))
+            })?;
+        let product = |rows: &Tensor, weight: &Tensor| -> Result<Tensor> {
+            Ok(rows.f_bmm(&weight.f_transpose(1, 2)?)?)
+        };
+        let run =
+            |inputs: &Tensor| product(&activate(&product(inputs, &self.gate_up)?)?, &self.down);
         let inputs = gather_rows(x, &token)?.f_view([experts, rows, hidden])?;
         let tiles = inputs.f_split(if invariant { TILE_ROWS } else { rows }, 1)?;
         let outputs = joined(tiles.iter().map(run).collect::<Result<_>>()?, 1)?;
@@ -154,6 +244,8 @@ impl Experts {
 
 /// Σ_k gates[t, k] · outputs[t, k], one k after the other: `[T, K]`, `[T, K, D]` → `[T, D]`.
 fn in_order(gates: &Tensor, outputs: &Tensor) -> Result<Tensor> {
-    let term = |k: i64| -> Result<Tensor> { Ok(gates.f_narrow(1, k, 1)?.f_mul(&outputs.f_select(1, k)?)?) };
+    let term = |k: i64| -> Result<Tensor> {
+        Ok(gates.f_narrow(1, k, 1)?.f_mul(&outputs.f_select(1, k)?)?)
+    };
     (1..gates.size()[1]).try_fold(term(0)?, |sum, k| Ok(sum.f_add(&term(k)?)?))
 }

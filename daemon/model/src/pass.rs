@@ -21,20 +21,26 @@ pub(crate) struct Pass<'a> {
 /// How the tokens at hand see each other and the past.
 pub(crate) enum View<'a> {
     /// Whole sequences; a prefill leaves their keys in a cache.
-    Packed { packed: PackedView, cached: Option<Cached<'a>> },
+    Packed {
+        packed: PackedView,
+        cached: Option<Cached<'a>>,
+    },
     /// One token of each sequence or a few, over the cache.
     Step { seen: Seen, cached: Cached<'a> },
 }
 
-/// Which experts the tokens go to: what is forced on the routers, and what is learnt of their choices.
+/// Which experts the tokens go to: what is forced on the routers, and what is learnt of their
+/// choices.
 #[derive(Default)]
 pub(crate) struct Routing {
     pub forced: Option<Tensor>,
     pub record: bool,
     pub count: bool,
-    /// int64: every token of every sequence, those of a shared beginning once for each; absent where nothing is shared.
+    /// int64: every token of every sequence, those of a shared beginning once for each; absent
+    /// where nothing is shared.
     pub counted: Option<Tensor>,
-    /// Lengths of the packed sequences, int64, where balance losses are asked for, and the losses' weights.
+    /// Lengths of the packed sequences, int64, where balance losses are asked for, and the losses'
+    /// weights.
     pub balance: Option<(Tensor, AuxLoss)>,
     /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
     pub tokens: i64,
@@ -53,11 +59,22 @@ pub(crate) struct Noted {
 impl Routing {
     /// The forced experts of the MoE layer at hand, `[T, K]`.
     pub fn forced(&self) -> Result<Option<Tensor>> {
-        Ok(self.forced.as_ref().map(|forced| forced.f_select(1, self.noted.layers)).transpose()?)
+        Ok(self
+            .forced
+            .as_ref()
+            .map(|forced| forced.f_select(1, self.noted.layers))
+            .transpose()?)
     }
 
-    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which `dispatch` has in the order of the experts.
-    pub fn note(&mut self, rule: &RouterRule, scores: &Tensor, experts: &Tensor, dispatch: &Dispatch) -> Result<()> {
+    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`,
+    /// which `dispatch` has in the order of the experts.
+    pub fn note(
+        &mut self,
+        rule: &RouterRule,
+        scores: &Tensor,
+        experts: &Tensor,
+        dispatch: &Dispatch,
+    ) -> Result<()> {
         let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
         let (rows, count) = scores.size2()?;
         if self.record {
@@ -68,7 +85,9 @@ impl Routing {
             self.noted.load.push(match &self.counted {
                 None if rows == self.tokens => dispatch.load()?,
                 None => Dispatch::new(&real(experts)?, count)?.load()?,
-                Some(tokens) => Dispatch::new(&experts.f_index_select(0, tokens)?, count)?.load()?,
+                Some(tokens) => {
+                    Dispatch::new(&experts.f_index_select(0, tokens)?, count)?.load()?
+                }
             });
         }
         if let Some((lengths, weights)) = &self.balance {
@@ -84,12 +103,20 @@ impl Routing {
 
     /// `[T, moe_layers, K]`.
     pub fn experts(&self) -> Result<Option<Tensor>> {
-        Ok(if self.noted.experts.is_empty() { None } else { Some(Tensor::f_stack(&self.noted.experts, 1)?) })
+        Ok(if self.noted.experts.is_empty() {
+            None
+        } else {
+            Some(Tensor::f_stack(&self.noted.experts, 1)?)
+        })
     }
 
     /// `[moe_layers, E]`.
     pub fn load(&self) -> Result<Option<Tensor>> {
-        Ok(if self.noted.load.is_empty() { None } else { Some(Tensor::f_stack(&self.noted.load, 0)?.f_to_kind(Kind::Int64)?) })
+        Ok(if self.noted.load.is_empty() {
+            None
+        } else {
+            Some(Tensor::f_stack(&self.noted.load, 0)?.f_to_kind(Kind::Int64)?)
+        })
     }
 
     pub fn balance_loss(&mut self) -> Option<Tensor> {

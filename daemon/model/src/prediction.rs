@@ -1,4 +1,5 @@
-//! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which predicts the token after the next one.
+//! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which
+//! predicts the token after the next one.
 
 use crate::cache::{Cache, Places};
 use crate::causal_lm::CausalLm;
@@ -12,11 +13,13 @@ use r1d_shape::Config;
 use r1d_shape::FeedForwardSizes;
 use tch::Tensor;
 
-/// h'ᵢ = Block(M [RMSNorm(Emb(tᵢ₊₁)); RMSNorm(hᵢ)]), (21)–(22); embedding and output head are the model's own.
+/// h'ᵢ = Block(M [RMSNorm(Emb(tᵢ₊₁)); RMSNorm(hᵢ)]), (21)–(22); embedding and output head are the
+/// model's own.
 pub(crate) struct PredictionModule {
     enorm: RmsNorm,
     hnorm: RmsNorm,
-    /// M, `[hidden, 2 · hidden]`: the embedding's columns first, as released weights have it; the paper writes them the other way round.
+    /// M, `[hidden, 2 · hidden]`: the embedding's columns first, as released weights have it; the
+    /// paper writes them the other way round.
     eh_proj: Tensor,
     block: Block,
     shared_head_norm: RmsNorm,
@@ -27,25 +30,48 @@ impl PredictionModule {
     pub fn build(config: &Config, weights: &mut Builder) -> Result<PredictionModule> {
         let (layer, hidden) = (config.num_hidden_layers, config.hidden_size);
         let prefix = format!("model.layers.{layer}.");
-        let norm =
-            |weights: &mut Builder, name: &str| RmsNorm::build(weights, &format!("{prefix}{name}"), hidden, config.rms_norm_eps);
+        let norm = |weights: &mut Builder, name: &str| {
+            RmsNorm::build(
+                weights,
+                &format!("{prefix}{name}"),
+                hidden,
+                config.rms_norm_eps,
+            )
+        };
         // As the last layer is.
-        let dense = FeedForwardSizes::Dense { intermediate: hidden };
+        let dense = FeedForwardSizes::Dense {
+            intermediate: hidden,
+        };
         let sizes = config.blueprint.feed_forwards.last().unwrap_or(&dense);
         Ok(PredictionModule {
             enorm: norm(weights, "enorm")?,
             hnorm: norm(weights, "hnorm")?,
-            eh_proj: weights.tensor(&format!("{prefix}eh_proj.weight"), &[hidden, 2 * hidden], Initial::Normal)?,
+            eh_proj: weights.tensor(
+                &format!("{prefix}eh_proj.weight"),
+                &[hidden, 2 * hidden],
+                Initial::Normal,
+            )?,
             block: Block::build(config, weights, layer, sizes)?,
             shared_head_norm: norm(weights, "shared_head.norm")?,
         })
     }
 
-    /// `embedded` Emb(tᵢ₊₁) and `hidden` hᵢ, both `[T, hidden]` → what the output head makes the distribution of tᵢ₊₂ of.
-    pub fn forward(&self, embedded: &Tensor, hidden: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
-        let both = Tensor::f_cat(&[self.enorm.forward(embedded)?, self.hnorm.forward(hidden)?], -1)?;
+    /// `embedded` Emb(tᵢ₊₁) and `hidden` hᵢ, both `[T, hidden]` → what the output head makes the
+    /// distribution of tᵢ₊₂ of.
+    pub fn forward(
+        &self,
+        embedded: &Tensor,
+        hidden: &Tensor,
+        layer: usize,
+        pass: &mut Pass,
+    ) -> Result<Tensor> {
+        let both = Tensor::f_cat(
+            &[self.enorm.forward(embedded)?, self.hnorm.forward(hidden)?],
+            -1,
+        )?;
         let mixed = pass.products.linear(&both, &self.eh_proj, None)?;
-        self.shared_head_norm.forward(&self.block.forward(mixed, layer, pass)?)
+        self.shared_head_norm
+            .forward(&self.block.forward(mixed, layer, pass)?)
     }
 
     pub fn router_bias(&self) -> Option<&Tensor> {
@@ -54,12 +80,15 @@ impl PredictionModule {
 }
 
 impl CausalLm {
-    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind
-    /// them, as many. The output's logits are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
+    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's
+    /// hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind them, as many. The output's logits
+    /// are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
     pub fn predict(&self, hidden: &Tensor, next: &Packed, options: &Forward) -> Result<Output> {
         if options.invariant || !next.prefixes.is_empty() {
             return Err(ModelError::Input(
-                "multi-token prediction is trained on whole sequences outside the batch-invariant mode".into(),
+                "multi-token prediction is trained on whole sequences outside the batch-invariant \
+                 mode"
+                    .into(),
             ));
         }
         next.check()?;
@@ -68,11 +97,16 @@ impl CausalLm {
         pass.routing.balance = self.balance(next, options)?;
         let hidden = self.further(&ids, hidden, &mut pass)?;
         let routing = &mut pass.routing;
-        Ok(Output { hidden, experts: None, load: routing.load()?, aux_loss: routing.balance_loss() })
+        Ok(Output {
+            hidden,
+            experts: None,
+            load: routing.load()?,
+            aux_loss: routing.balance_loss(),
+        })
     }
 
-    /// As [`Self::predict`] after a [`Self::prefill`], for what the module's own attention must know of the prompts: leaves it in the cache, as
-    /// the prefill does.
+    /// As [`Self::predict`] after a [`Self::prefill`], for what the module's own attention must
+    /// know of the prompts: leaves it in the cache, as the prefill does.
     pub fn prefill_prediction(
         &self,
         hidden: &Tensor,
@@ -87,9 +121,17 @@ impl CausalLm {
         Ok(())
     }
 
-    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that returned of the tokens at `places`, `next` int64 `[B]` the tokens
-    /// behind them. Returns hidden states of which the logits draft the tokens behind those.
-    pub fn draft(&self, hidden: &Tensor, next: &Tensor, places: &Places, cache: &mut Cache, options: &Forward) -> Result<Tensor> {
+    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that
+    /// returned of the tokens at `places`, `next` int64 `[B]` the tokens behind them. Returns
+    /// hidden states of which the logits draft the tokens behind those.
+    pub fn draft(
+        &self,
+        hidden: &Tensor,
+        next: &Tensor,
+        places: &Places,
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<Tensor> {
         let (ids, mut pass) = self.step(next, places, cache, options)?;
         self.further(&ids, hidden, &mut pass)
     }
@@ -97,21 +139,38 @@ impl CausalLm {
     /// `ids` may be some more than the rows of `hidden`, which only pad the pass.
     fn further(&self, ids: &Tensor, hidden: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let Some(module) = self.prediction() else {
-            return Err(ModelError::Input("the model was opened without its multi-token prediction module".into()));
+            return Err(ModelError::Input(
+                "the model was opened without its multi-token prediction module".into(),
+            ));
         };
         let (tokens, padded) = (pass.routing.tokens, ids.size1()?);
         if hidden.size() != [tokens, self.config.hidden_size] {
-            let message = format!("hidden states {:?} for {tokens} tokens of width {}", hidden.size(), self.config.hidden_size);
+            let message = format!(
+                "hidden states {:?} for {tokens} tokens of width {}",
+                hidden.size(),
+                self.config.hidden_size
+            );
             return Err(ModelError::Input(message));
         }
         let hidden = match padded - tokens {
             0 => hidden.shallow_clone(),
             // The last row again, as its id is.
-            missing => {
-                Tensor::f_cat(&[hidden.shallow_clone(), hidden.f_narrow(0, tokens - 1, 1)?.f_expand([missing, -1], false)?], 0)?
-            }
+            missing => Tensor::f_cat(
+                &[
+                    hidden.shallow_clone(),
+                    hidden
+                        .f_narrow(0, tokens - 1, 1)?
+                        .f_expand([missing, -1], false)?,
+                ],
+                0,
+            )?,
         };
-        let further = module.forward(&self.embed(ids)?, &hidden, self.config.num_hidden_layers as usize, pass)?;
+        let further = module.forward(
+            &self.embed(ids)?,
+            &hidden,
+            self.config.num_hidden_layers as usize,
+            pass,
+        )?;
         Ok(further.f_narrow(0, 0, tokens)?)
     }
 }

@@ -38,7 +38,8 @@ impl<'a> Products<'a> {
         Products { way, lora, fp8 }
     }
 
-    /// In the weights' own dtype: for what FP8 would round too much (DeepSeek-V3 3.3.1 names head and gates).
+    /// In the weights' own dtype: for what FP8 would round too much (DeepSeek-V3 3.3.1 names head
+    /// and gates).
     pub fn wide(self) -> Products<'a> {
         Products { fp8: false, ..self }
     }
@@ -59,7 +60,8 @@ impl<'a> Products<'a> {
         Ok(y)
     }
 
-    /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`, int32 `[E]` where each expert's rows end → `[P, N]`.
+    /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`,
+    /// int32 `[E]` where each expert's rows end → `[P, N]`.
     pub fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
         if self.fp8 && fp8::takes(weight) {
             return heard(fp8::grouped(rows, weight, ends)?);
@@ -81,7 +83,8 @@ impl<'a> Products<'a> {
         heard(x.f_linear(weight, bias)?)
     }
 
-    /// The matrix itself, with what its adapters add: in float32 at least where it has some, which a rounded sum would lose.
+    /// The matrix itself, with what its adapters add: in float32 at least where it has some, which
+    /// a rounded sum would lose.
     pub fn matrix(self, weight: &Tensor) -> Result<Tensor> {
         match self.lora {
             Some(lora) if lora.adapts(weight) => lora.merged_wide(weight),
@@ -90,8 +93,8 @@ impl<'a> Products<'a> {
     }
 }
 
-/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a backward pass is one call
-/// that lasts as long as it computes, of its place in that too.
+/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a
+/// backward pass is one call that lasts as long as it computes, of its place in that too.
 fn heard(product: Tensor) -> Result<Tensor> {
     r1d_torch::work::moved(0);
     if product.device() == Device::Cpu && product.requires_grad() {
@@ -108,7 +111,8 @@ pub(crate) fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     })
 }
 
-/// Copies of a model's matrices, rearranged for products with few rows. Borrows the model: it is made anew when the weights have changed.
+/// Copies of a model's matrices, rearranged for products with few rows. Borrows the model: it is
+/// made anew when the weights have changed.
 pub struct PackedWeights<'a> {
     /// By where the weight lies in memory.
     matrices: HashMap<usize, PackedMatrix>,
@@ -116,8 +120,8 @@ pub struct PackedWeights<'a> {
 }
 
 impl CausalLm {
-    /// For decoding on the CPU, where it pays after a few steps; takes the matrices' memory once more. Experts are not packed: each meets few
-    /// tokens. Empty on a GPU.
+    /// For decoding on the CPU, where it pays after a few steps; takes the matrices' memory once
+    /// more. Experts are not packed: each meets few tokens. Empty on a GPU.
     pub fn pack(&self) -> Result<PackedWeights<'_>> {
         let mut matrices = HashMap::new();
         if self.device() == Device::Cpu {
@@ -127,6 +131,9 @@ impl CausalLm {
                 }
             }
         }
-        Ok(PackedWeights { matrices, model: std::marker::PhantomData })
+        Ok(PackedWeights {
+            matrices,
+            model: std::marker::PhantomData,
+        })
     }
 }

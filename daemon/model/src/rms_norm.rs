@@ -2,7 +2,8 @@ use crate::error::Result;
 use crate::weights::{Builder, Initial};
 use tch::Tensor;
 
-/// y = w · x / √(mean(x²) + ε) over the last dimension, statistics in float32 (Zhang & Sennrich 2019).
+/// y = w · x / √(mean(x²) + ε) over the last dimension, statistics in float32 (Zhang & Sennrich
+/// 2019).
 pub(crate) struct RmsNorm {
     weight: Tensor,
     size: i64,
@@ -11,7 +12,11 @@ pub(crate) struct RmsNorm {
 
 impl RmsNorm {
     pub fn build(weights: &mut Builder, name: &str, size: i64, epsilon: f64) -> Result<RmsNorm> {
-        Ok(RmsNorm { weight: weights.tensor(&format!("{name}.weight"), &[size], Initial::Ones)?, size, epsilon })
+        Ok(RmsNorm {
+            weight: weights.tensor(&format!("{name}.weight"), &[size], Initial::Ones)?,
+            size,
+            epsilon,
+        })
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,5 +1,6 @@
-//! A model that gives numbers instead of text: the trunk of any architecture under a scalar head, transformers' `…ForSequenceClassification` with one
-//! label. As a reward model it scores a sequence by its last token, as PPO's value model every token.
+//! A model that gives numbers instead of text: the trunk of any architecture under a scalar head,
+//! transformers' `…ForSequenceClassification` with one label. As a reward model it scores a
+//! sequence by its last token, as PPO's value model every token.
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint;
@@ -19,7 +20,8 @@ const PASS_TOKENS: usize = 1 << 14;
 pub struct Scorer {
     /// Its output head is the scalar one.
     model: CausalLm,
-    /// [`Self::score`] runs in batch-invariant mode: a score depends on its own sequence alone. Needs one libtorch thread.
+    /// [`Self::score`] runs in batch-invariant mode: a score depends on its own sequence alone.
+    /// Needs one libtorch thread.
     pub invariant: bool,
 }
 
@@ -29,45 +31,95 @@ impl Scorer {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         if !config.scores {
             let message = format!(
-                "`architectures` is \"{}\", which gives no score: name the directory of a reward model",
+                "`architectures` is \"{}\", which gives no score: name the directory of a reward \
+                 model",
                 config.architecture
             );
             let problem = Box::new(ShapeError::Config(message));
-            return Err(ShapeError::InDirectory { dir: dir.to_owned(), problem }.into());
+            return Err(ShapeError::InDirectory {
+                dir: dir.to_owned(),
+                problem,
+            }
+            .into());
         }
         Scorer::read(config, &mut shards, None, device, kind)
     }
 
-    /// As [`Self::open`]; over the trunk of a directory without a scalar head a fresh one is put, Normal(0, `initializer_range`²) by `seed`.
+    /// As [`Self::open`]; over the trunk of a directory without a scalar head a fresh one is put,
+    /// Normal(0, `initializer_range`²) by `seed`.
     pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         let fresh = (!config.scores).then_some(seed);
         Scorer::read(config.with_score(), &mut shards, fresh, device, kind)
     }
 
-    fn read(config: Config, shards: &mut Shards, fresh: Option<u64>, device: Device, kind: Kind) -> Result<Scorer> {
-        shards.check(&config, if fresh.is_some() { Head::Fresh } else { Head::Stored })?;
-        let fresh = fresh.map(|seed| Random { seed, standard_deviation: config.initializer_range });
-        let mut source = Started { trunk: shards, fresh };
-        Ok(Scorer::of(CausalLm::assemble(config, &mut source, device, kind)?))
+    fn read(
+        config: Config,
+        shards: &mut Shards,
+        fresh: Option<u64>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Scorer> {
+        shards.check(
+            &config,
+            if fresh.is_some() {
+                Head::Fresh
+            } else {
+                Head::Stored
+            },
+        )?;
+        let fresh = fresh.map(|seed| Random {
+            seed,
+            standard_deviation: config.initializer_range,
+        });
+        let mut source = Started {
+            trunk: shards,
+            fresh,
+        };
+        Ok(Scorer::of(CausalLm::assemble(
+            config,
+            &mut source,
+            device,
+            kind,
+        )?))
     }
 
     /// Random weights, as [`CausalLm::init`], from a config.json of either kind.
     pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
         let config = Config::parse(config_json)?.with_score();
-        let mut random = Random { seed, standard_deviation: config.initializer_range };
-        Ok(Scorer::of(CausalLm::assemble(config, &mut random, device, kind)?))
+        let mut random = Random {
+            seed,
+            standard_deviation: config.initializer_range,
+        };
+        Ok(Scorer::of(CausalLm::assemble(
+            config,
+            &mut random,
+            device,
+            kind,
+        )?))
     }
 
     /// A fresh head over a copy of a model's trunk, without its adapters.
     pub fn over(model: &CausalLm, seed: u64) -> Result<Scorer> {
         let config = model.config.clone().with_score();
-        let mut source = HeadAlone(Random { seed, standard_deviation: config.initializer_range });
+        let mut source = HeadAlone(Random {
+            seed,
+            standard_deviation: config.initializer_range,
+        });
         let scorer = CausalLm::assemble(config, &mut source, model.device(), model.kind())?;
         tch::no_grad(|| {
-            for weight in scorer.weights().iter().filter(|weight| weight.name != SCORE) {
-                let from = model.weights().iter().find(|other| other.name == weight.name && other.shape == weight.shape);
-                let from = from.ok_or_else(|| ModelError::Input(format!("the model has no tensor `{}`", weight.name)))?;
+            for weight in scorer
+                .weights()
+                .iter()
+                .filter(|weight| weight.name != SCORE)
+            {
+                let from = model
+                    .weights()
+                    .iter()
+                    .find(|other| other.name == weight.name && other.shape == weight.shape);
+                let from = from.ok_or_else(|| {
+                    ModelError::Input(format!("the model has no tensor `{}`", weight.name))
+                })?;
                 weight.tensor.shallow_clone().f_copy_(&from.tensor)?;
                 work::moved(0);
             }
@@ -76,12 +128,18 @@ impl Scorer {
     }
 
     fn of(model: CausalLm) -> Scorer {
-        Scorer { model, invariant: false }
+        Scorer {
+            model,
+            invariant: false,
+        }
     }
 
     /// A scorer of its own storage with the same weights.
     pub fn deep_copy(&self) -> Result<Scorer> {
-        Ok(Scorer { model: self.model.deep_copy()?, invariant: self.invariant })
+        Ok(Scorer {
+            model: self.model.deep_copy()?,
+            invariant: self.invariant,
+        })
     }
 
     /// The weights of `other`, of the same shape, into this one's own storage.
@@ -99,12 +157,14 @@ impl Scorer {
         self.model.save(dir, shard_bytes)
     }
 
-    /// The head: hidden states `[N, hidden_size]` of a pass with `options` → float32 `[N]` (float64 in a model of that).
+    /// The head: hidden states `[N, hidden_size]` of a pass with `options` → float32 `[N]` (float64
+    /// in a model of that).
     pub fn values(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
         Ok(self.model.logits(hidden, options)?.f_squeeze_dim(1)?)
     }
 
-    /// Tokens up to the one that a sequence is scored at, as transformers chooses it: the last that is not `pad_token_id`, or the first of all.
+    /// Tokens up to the one that a sequence is scored at, as transformers chooses it: the last that
+    /// is not `pad_token_id`, or the first of all.
     pub fn scored_length(&self, ids: &[u32]) -> usize {
         let padding = self.model.config.padding_index;
         let last = ids.iter().rposition(|&id| Some(i64::from(id)) != padding);
@@ -118,15 +178,25 @@ impl Scorer {
             let vocab_size = self.model.config.vocab_size;
             match ids.iter().find(|&&id| i64::from(id) >= vocab_size) {
                 Some(id) => {
-                    let message = format!("sequence {index}: id {id} is beyond the model's vocabulary of {vocab_size}");
+                    let message = format!(
+                        "sequence {index}: id {id} is beyond the model's vocabulary of {vocab_size}"
+                    );
                     return Err(ModelError::Input(message));
                 }
-                None if ids.is_empty() => return Err(ModelError::Input(format!("sequence {index} has no ids to score"))),
+                None if ids.is_empty() => {
+                    return Err(ModelError::Input(format!(
+                        "sequence {index} has no ids to score"
+                    )));
+                }
                 None => {}
             }
         }
         // Neighbours of like length, which attention pads least.
-        let mut order: Vec<(usize, &[u32])> = ids.iter().map(|ids| &ids[..self.scored_length(ids)]).enumerate().collect();
+        let mut order: Vec<(usize, &[u32])> = ids
+            .iter()
+            .map(|ids| &ids[..self.scored_length(ids)])
+            .enumerate()
+            .collect();
         order.sort_by_key(|(index, ids)| (std::cmp::Reverse(ids.len()), *index));
         let mut scores = vec![0.0; sequences.len()];
         let mut rest = &order[..];
@@ -138,7 +208,9 @@ impl Scorer {
             };
             let (pass, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             let found = tch::no_grad(|| self.pass(pass))?;
-            pass.iter().zip(found).for_each(|((index, _), score)| scores[*index] = score);
+            pass.iter()
+                .zip(found)
+                .for_each(|((index, _), score)| scores[*index] = score);
             rest = later;
             work::moved(pass.iter().map(|(_, ids)| ids.len() as u64).sum());
         }
@@ -146,16 +218,26 @@ impl Scorer {
     }
 
     fn pass(&self, sequences: &[(usize, &[u32])]) -> Result<Vec<f32>> {
-        let ids: Vec<i64> = sequences.iter().flat_map(|(_, ids)| ids.iter().map(|&id| i64::from(id))).collect();
+        let ids: Vec<i64> = sequences
+            .iter()
+            .flat_map(|(_, ids)| ids.iter().map(|&id| i64::from(id)))
+            .collect();
         let lengths: Vec<i64> = sequences.iter().map(|(_, ids)| ids.len() as i64).collect();
         let ends = lengths.iter().scan(0, |end, length| {
             *end += length;
             Some(*end - 1)
         });
         let ends: Vec<i64> = ends.collect();
-        let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.model.device());
-        let options = Forward { invariant: self.invariant, ..Forward::default() };
-        let hidden = self.model.forward(&Packed::new(tensor(&ids)?, lengths), &options)?.hidden;
+        let tensor =
+            |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.model.device());
+        let options = Forward {
+            invariant: self.invariant,
+            ..Forward::default()
+        };
+        let hidden = self
+            .model
+            .forward(&Packed::new(tensor(&ids)?, lengths), &options)?
+            .hidden;
         let scores = self.values(&hidden.f_index_select(0, &tensor(&ends)?)?, &options)?;
         Ok(Vec::try_from(scores.f_to_kind(Kind::Float)?)?)
     }
@@ -181,6 +263,10 @@ struct HeadAlone(Random);
 
 impl Source for HeadAlone {
     fn fill(&mut self, piece: &Piece, memory: &Tensor) -> Result<()> {
-        if piece.name == SCORE { self.0.fill(piece, memory) } else { Ok(()) }
+        if piece.name == SCORE {
+            self.0.fill(piece, memory)
+        } else {
+            Ok(())
+        }
     }
 }

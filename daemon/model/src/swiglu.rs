@@ -11,16 +11,34 @@ pub(crate) struct SwiGlu {
 }
 
 impl SwiGlu {
-    pub fn build(weights: &mut Builder, prefix: &str, hidden: i64, intermediate: i64) -> Result<SwiGlu> {
-        let halves = vec![Rows::new("gate_proj", intermediate), Rows::new("up_proj", intermediate)];
+    pub fn build(
+        weights: &mut Builder,
+        prefix: &str,
+        hidden: i64,
+        intermediate: i64,
+    ) -> Result<SwiGlu> {
+        let halves = vec![
+            Rows::new("gate_proj", intermediate),
+            Rows::new("up_proj", intermediate),
+        ];
         Ok(SwiGlu {
             gate_up: weights.rows(prefix, "gate_up_proj", ".weight", halves, Some(hidden))?,
-            down: weights.rows(prefix, "", ".weight", vec![Rows::new("down_proj", hidden)], Some(intermediate))?,
+            down: weights.rows(
+                prefix,
+                "",
+                ".weight",
+                vec![Rows::new("down_proj", hidden)],
+                Some(intermediate),
+            )?,
         })
     }
 
     pub fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
-        products.linear(&activate(&products.linear(x, &self.gate_up, None)?)?, &self.down, None)
+        products.linear(
+            &activate(&products.linear(x, &self.gate_up, None)?)?,
+            &self.down,
+            None,
+        )
     }
 }
 

@@ -1,8 +1,10 @@
-//! The tensors of a model: in memory fused where that saves operations, on disk under Hugging Face's names.
+//! The tensors of a model: in memory fused where that saves operations, on disk under Hugging
+//! Face's names.
 //!
-//! A [`Weight`] is one tensor in memory made of one or more [`Piece`]s, tensors on disk: projections of the same input lie one behind the
-//! other, the experts of a layer lie in one stack. Loading, saving, initialising and counting all walk the same list, which an
-//! architecture's `build` makes.
+//! A [`Weight`] is one tensor in memory made of one or more [`Piece`]s, tensors on disk:
+//! projections of the same input lie one behind the other, the experts of a layer lie in one stack.
+//! Loading, saving, initialising and counting all walk the same list, which an architecture's
+//! `build` makes.
 
 use crate::error::{ModelError, Result};
 use r1d_torch::work;
@@ -15,11 +17,13 @@ pub(crate) enum Initial {
     Normal,
     Ones,
     Zeros,
-    /// Uniform(−1/√columns, 1/√columns), as peft starts an adapter's A (He et al. 2015 with a = √5).
+    /// Uniform(−1/√columns, 1/√columns), as peft starts an adapter's A (He et al. 2015 with a =
+    /// √5).
     KaimingUniform,
 }
 
-/// A tensor on disk and its place in memory: `shape[0]` rows from `start`, within `expert`'s layer of the stack if any.
+/// A tensor on disk and its place in memory: `shape[0]` rows from `start`, within `expert`'s layer
+/// of the stack if any.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
     pub name: String,
@@ -94,8 +98,8 @@ impl Piece {
         Ok(rows.f_narrow(0, self.start, self.shape[0])?)
     }
 
-    /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time: what is mapped is read as
-    /// it is copied, and reading may take long.
+    /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time:
+    /// what is mapped is read as it is copied, and reading may take long.
     pub fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
         let (place, rows) = (self.place(memory)?, self.shape[0]);
         let row_bytes = (disk.numel() * disk.kind().elt_size_in_bytes()) as i64 / rows.max(1);
@@ -105,7 +109,10 @@ impl Piece {
             let part = match &self.order {
                 Some(order) => {
                     let order = &order[start as usize..(start + count) as usize];
-                    disk.f_index_select(0, &Tensor::f_from_slice(order)?.f_to_device(disk.device())?)?
+                    disk.f_index_select(
+                        0,
+                        &Tensor::f_from_slice(order)?.f_to_device(disk.device())?,
+                    )?
                 }
                 None => disk.f_narrow(0, start, count)?,
             };
@@ -125,12 +132,17 @@ impl Piece {
     /// This piece as it lies on disk.
     pub fn read(&self, memory: &Tensor) -> Result<Tensor> {
         let place = self.place(memory)?;
-        let Some(order) = &self.order else { return Ok(place) };
+        let Some(order) = &self.order else {
+            return Ok(place);
+        };
         let mut back = vec![0; order.len()];
         for (row, &from) in (0..).zip(order) {
             back[from as usize] = row;
         }
-        Ok(place.f_index_select(0, &Tensor::f_from_slice(&back)?.f_to_device(memory.device())?)?)
+        Ok(place.f_index_select(
+            0,
+            &Tensor::f_from_slice(&back)?.f_to_device(memory.device())?,
+        )?)
     }
 }
 
@@ -146,7 +158,9 @@ pub(crate) fn own(tensor: &Tensor, kind: Kind, device: Device) -> Result<Tensor>
 pub(crate) fn copy(to: &[Weight], from: &[Weight]) -> Result<()> {
     let same = |a: &Weight, b: &Weight| a.name == b.name && a.shape == b.shape;
     if to.len() != from.len() || !to.iter().zip(from).all(|(a, b)| same(a, b)) {
-        return Err(ModelError::Input("weights can only be copied between models of the same shape".into()));
+        return Err(ModelError::Input(
+            "weights can only be copied between models of the same shape".into(),
+        ));
     }
     tch::no_grad(|| {
         for (to, from) in to.iter().zip(from) {
@@ -177,7 +191,11 @@ pub(crate) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub fn new(name: &'a str, count: i64) -> Rows<'a> {
-        Rows { name, count, order: None }
+        Rows {
+            name,
+            count,
+            order: None,
+        }
     }
 
     pub fn reordered(name: &'a str, count: i64, order: Option<Vec<i64>>) -> Rows<'a> {
@@ -196,19 +214,39 @@ pub(crate) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub fn new(source: &'a mut dyn Source, device: Device, kind: Kind) -> Builder<'a> {
-        Builder { source: Some(source), device, kind, weights: Vec::new() }
+        Builder {
+            source: Some(source),
+            device,
+            kind,
+            weights: Vec::new(),
+        }
     }
 
     pub fn counting() -> Builder<'static> {
-        Builder { source: None, device: Device::Cpu, kind: Kind::Float, weights: Vec::new() }
+        Builder {
+            source: None,
+            device: Device::Cpu,
+            kind: Kind::Float,
+            weights: Vec::new(),
+        }
     }
 
-    fn add(&mut self, name: String, shape: Vec<i64>, pieces: Vec<Piece>, trained: bool, wide: bool) -> Result<Tensor> {
+    fn add(
+        &mut self,
+        name: String,
+        shape: Vec<i64>,
+        pieces: Vec<Piece>,
+        trained: bool,
+        wide: bool,
+    ) -> Result<Tensor> {
         let tensor = match &mut self.source {
             Some(source) => match source.ready() {
                 Some(tensor) => tensor,
                 None => {
-                    let tensor = Tensor::f_empty(&shape, (kind_within(self.kind, trained, wide), self.device))?;
+                    let tensor = Tensor::f_empty(
+                        &shape,
+                        (kind_within(self.kind, trained, wide), self.device),
+                    )?;
                     for piece in &pieces {
                         tch::no_grad(|| source.fill(piece, &tensor))?;
                     }
@@ -217,7 +255,14 @@ impl<'a> Builder<'a> {
             },
             None => Tensor::new(),
         };
-        self.weights.push(Weight { name, tensor: tensor.shallow_clone(), shape, pieces, trained, wide });
+        self.weights.push(Weight {
+            name,
+            tensor: tensor.shallow_clone(),
+            shape,
+            pieces,
+            trained,
+            wide,
+        });
         Ok(tensor)
     }
 
@@ -231,24 +276,59 @@ impl<'a> Builder<'a> {
         self.single(name, shape, initial, true)
     }
 
-    fn single(&mut self, name: &str, shape: &[i64], initial: Initial, wide: bool) -> Result<Tensor> {
-        let piece = Piece { name: name.to_owned(), shape: shape.to_vec(), initial, expert: None, start: 0, order: None };
+    fn single(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        initial: Initial,
+        wide: bool,
+    ) -> Result<Tensor> {
+        let piece = Piece {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            initial,
+            expert: None,
+            start: 0,
+            order: None,
+        };
         self.add(name.to_owned(), shape.to_vec(), vec![piece], true, wide)
     }
 
     /// A float32 tensor `[size]` that is not trained, zero at first.
     pub fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
-        let piece =
-            Piece { name: name.to_owned(), shape: vec![size], initial: Initial::Zeros, expert: None, start: 0, order: None };
+        let piece = Piece {
+            name: name.to_owned(),
+            shape: vec![size],
+            initial: Initial::Zeros,
+            expert: None,
+            start: 0,
+            order: None,
+        };
         self.add(name.to_owned(), vec![size], vec![piece], false, true)
     }
 
-    /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a vector where that is `None`. With one entry
-    /// it is that tensor under its own name, otherwise `{prefix}{name}{suffix}`.
-    pub fn rows(&mut self, prefix: &str, name: &str, suffix: &str, rows: Vec<Rows>, columns: Option<i64>) -> Result<Tensor> {
-        let initial = if columns.is_some() { Initial::Normal } else { Initial::Zeros };
+    /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a
+    /// vector where that is `None`. With one entry it is that tensor under its own name, otherwise
+    /// `{prefix}{name}{suffix}`.
+    pub fn rows(
+        &mut self,
+        prefix: &str,
+        name: &str,
+        suffix: &str,
+        rows: Vec<Rows>,
+        columns: Option<i64>,
+    ) -> Result<Tensor> {
+        let initial = if columns.is_some() {
+            Initial::Normal
+        } else {
+            Initial::Zeros
+        };
         let shape = |count: i64| std::iter::once(count).chain(columns).collect::<Vec<_>>();
-        let name = if let [only] = &rows[..] { only.name } else { name };
+        let name = if let [only] = &rows[..] {
+            only.name
+        } else {
+            name
+        };
         let name = format!("{prefix}{name}{suffix}");
         let mut start = 0;
         let mut pieces = Vec::with_capacity(rows.len());
@@ -271,12 +351,27 @@ impl<'a> Builder<'a> {
         let Rows { name, count, order } = rows;
         let name = format!("{prefix}{name}.weight");
         let shape = vec![count, columns];
-        let piece = Piece { name: name.clone(), shape: shape.clone(), initial: Initial::Zeros, expert: None, start: 0, order };
+        let piece = Piece {
+            name: name.clone(),
+            shape: shape.clone(),
+            initial: Initial::Zeros,
+            expert: None,
+            start: 0,
+            order,
+        };
         self.add(name, shape, vec![piece], true, false)
     }
 
-    /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}` `[experts, rows, columns]`.
-    pub fn experts(&mut self, prefix: &str, name: &str, experts: i64, rows: &[Rows], columns: i64) -> Result<Tensor> {
+    /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}`
+    /// `[experts, rows, columns]`.
+    pub fn experts(
+        &mut self,
+        prefix: &str,
+        name: &str,
+        experts: i64,
+        rows: &[Rows],
+        columns: i64,
+    ) -> Result<Tensor> {
         let height = rows.iter().map(|r| r.count).sum();
         let mut pieces = Vec::with_capacity(experts as usize * rows.len());
         for expert in 0..experts {
@@ -293,6 +388,12 @@ impl<'a> Builder<'a> {
                 start += row.count;
             }
         }
-        self.add(format!("{prefix}.{name}"), vec![experts, height, columns], pieces, true, false)
+        self.add(
+            format!("{prefix}.{name}"),
+            vec![experts, height, columns],
+            pieces,
+            true,
+            false,
+        )
     }
 }

@@ -19,7 +19,10 @@ fn copied(name: &str) -> TempDir {
 }
 
 fn refusal(dir: &Path) -> String {
-    CausalLm::load(dir, Device::Cpu, Kind::Float).err().expect("the directory must be refused").to_string()
+    CausalLm::load(dir, Device::Cpu, Kind::Float)
+        .err()
+        .expect("the directory must be refused")
+        .to_string()
 }
 
 fn assert_same_bits(a: &CausalLm, b: &CausalLm) {
@@ -49,8 +52,14 @@ fn saving_and_loading_gives_the_same_bits_in_one_file_or_many() {
             for shard_bytes in [u64::MAX, 50_000, 1] {
                 let saved = tempdir().unwrap();
                 model.save(saved.path(), shard_bytes).unwrap();
-                assert_eq!(saved.path().join("model.safetensors").exists(), shard_bytes == u64::MAX);
-                assert_same_bits(&model, &CausalLm::load(saved.path(), Device::Cpu, kind).unwrap());
+                assert_eq!(
+                    saved.path().join("model.safetensors").exists(),
+                    shard_bytes == u64::MAX
+                );
+                assert_same_bits(
+                    &model,
+                    &CausalLm::load(saved.path(), Device::Cpu, kind).unwrap(),
+                );
             }
         }
     }
@@ -60,8 +69,12 @@ fn saving_and_loading_gives_the_same_bits_in_one_file_or_many() {
 fn saved_float32_files_hold_the_originals_tensors() {
     for name in ["deepseek-v3-yarn", "qwen2"] {
         let saved = tempdir().unwrap();
-        load(name, Kind::Float).save(saved.path(), u64::MAX).unwrap();
-        let read = |dir: &Path| checkpoint::load_tensors(&dir.join("model.safetensors"), Device::Cpu).unwrap();
+        load(name, Kind::Float)
+            .save(saved.path(), u64::MAX)
+            .unwrap();
+        let read = |dir: &Path| {
+            checkpoint::load_tensors(&dir.join("model.safetensors"), Device::Cpu).unwrap()
+        };
         let (original, found) = (read(&dir(name)), read(saved.path()));
         assert_eq!(original.len(), found.len());
         for (name, tensor) in original {
@@ -94,14 +107,24 @@ fn initial_weights_are_a_function_of_seed_and_config() {
         let expected = if name.contains("norm") { 0.0 } else { 0.02 };
         assert!((deviation - expected).abs() < 0.002, "{name}: {deviation}");
     }
-    assert!(forward_logits(&init(5), &sequence(&[1, 2, 3]), &Forward::default()).isfinite().all().int64_value(&[]) == 1);
+    assert!(
+        forward_logits(&init(5), &sequence(&[1, 2, 3]), &Forward::default())
+            .isfinite()
+            .all()
+            .int64_value(&[])
+            == 1
+    );
 }
 
 #[test]
 fn damaged_directories_are_refused_by_name() {
     let sharded = copied("deepseek-v3-plain");
     fs::remove_file(sharded.path().join("model-00002-of-00004.safetensors")).unwrap();
-    assert!(refusal(sharded.path()).contains("model-00002-of-00004.safetensors"), "{}", refusal(sharded.path()));
+    assert!(
+        refusal(sharded.path()).contains("model-00002-of-00004.safetensors"),
+        "{}",
+        refusal(sharded.path())
+    );
 
     let cut = copied("qwen2");
     let file = cut.path().join("model.safetensors");
@@ -109,7 +132,8 @@ fn damaged_directories_are_refused_by_name() {
     for length in [0, 5, 200, bytes.len() - 1] {
         fs::write(&file, &bytes[..length]).unwrap();
         assert!(
-            refusal(cut.path()).contains("model.safetensors: ") && refusal(cut.path()).contains("cut off"),
+            refusal(cut.path()).contains("model.safetensors: ")
+                && refusal(cut.path()).contains("cut off"),
             "{}",
             refusal(cut.path())
         );
@@ -131,19 +155,43 @@ fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
         checkpoint::save_tensors(&file, &tensors).unwrap();
         refusal(copy.path())
     };
-    let missing = changed(&|tensors| tensors.retain(|t| t.0 != "model.layers.1.mlp.up_proj.weight"));
-    assert!(missing.contains("\"model.layers.1.mlp.up_proj.weight\""), "{missing}");
-    let extra = changed(&|tensors| tensors.push(("model.layers.3.mlp.up_proj.weight".into(), Tensor::from(1f32))));
-    assert!(extra.contains("1 tensors") && extra.contains("\"model.layers.3.mlp.up_proj.weight\""), "{extra}");
+    let missing =
+        changed(&|tensors| tensors.retain(|t| t.0 != "model.layers.1.mlp.up_proj.weight"));
+    assert!(
+        missing.contains("\"model.layers.1.mlp.up_proj.weight\""),
+        "{missing}"
+    );
+    let extra = changed(&|tensors| {
+        tensors.push((
+            "model.layers.3.mlp.up_proj.weight".into(),
+            Tensor::from(1f32),
+        ))
+    });
+    assert!(
+        extra.contains("1 tensors") && extra.contains("\"model.layers.3.mlp.up_proj.weight\""),
+        "{extra}"
+    );
     let reshaped = changed(&|tensors| {
-        let tensor = &mut tensors.iter_mut().find(|t| t.0 == "model.layers.0.self_attn.k_proj.weight").unwrap().1;
+        let tensor = &mut tensors
+            .iter_mut()
+            .find(|t| t.0 == "model.layers.0.self_attn.k_proj.weight")
+            .unwrap()
+            .1;
         *tensor = tensor.reshape([48, 24]);
     });
-    for part in ["model.safetensors", "\"model.layers.0.self_attn.k_proj.weight\"", "[48, 24]", "[24, 48]"] {
+    for part in [
+        "model.safetensors",
+        "\"model.layers.0.self_attn.k_proj.weight\"",
+        "[48, 24]",
+        "[24, 48]",
+    ] {
         assert!(reshaped.contains(part), "{reshaped}");
     }
     let whole_numbers = changed(&|tensors| tensors[0].1 = tensors[0].1.to_kind(Kind::Int64));
-    assert!(whole_numbers.contains("I64") && whole_numbers.contains("BF16"), "{whole_numbers}");
+    assert!(
+        whole_numbers.contains("I64") && whole_numbers.contains("BF16"),
+        "{whole_numbers}"
+    );
 }
 
 #[test]
@@ -151,7 +199,10 @@ fn a_directory_appears_whole_or_not_at_all() {
     let root = tempdir().unwrap();
     let target = root.path().join("step-10");
     let names = || {
-        let mut names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(root.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     };
@@ -174,23 +225,42 @@ fn a_directory_appears_whole_or_not_at_all() {
     .unwrap();
     assert_eq!(names(), ["step-10"]);
     assert_eq!(
-        manifest.files.iter().map(|f| (&f.path[..], f.bytes)).collect::<Vec<_>>(),
+        manifest
+            .files
+            .iter()
+            .map(|f| (&f.path[..], f.bytes))
+            .collect::<Vec<_>>(),
         [("reference/config.json", 2), ("weights", 3)]
     );
-    assert_eq!(manifest.files[1].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(
+        manifest.files[1].sha256,
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
     assert_eq!(checkpoint::verify_manifest(&target).unwrap(), manifest);
     let again = checkpoint::write_directory_atomically(&target, |_| Ok(()));
     assert!(again.unwrap_err().to_string().contains("exists already"));
 
     let damage = |work: &dyn Fn()| {
         work();
-        checkpoint::verify_manifest(&target).unwrap_err().to_string()
+        checkpoint::verify_manifest(&target)
+            .unwrap_err()
+            .to_string()
     };
-    assert!(damage(&|| fs::write(target.join("weights"), "abd").unwrap()).contains("weights: SHA-256"));
-    assert!(damage(&|| fs::write(target.join("weights"), "ab").unwrap()).contains("weights: 2 bytes"));
-    assert!(damage(&|| fs::remove_file(target.join("weights")).unwrap()).contains("weights: the manifest lists it"));
+    assert!(
+        damage(&|| fs::write(target.join("weights"), "abd").unwrap()).contains("weights: SHA-256")
+    );
+    assert!(
+        damage(&|| fs::write(target.join("weights"), "ab").unwrap()).contains("weights: 2 bytes")
+    );
+    assert!(
+        damage(&|| fs::remove_file(target.join("weights")).unwrap())
+            .contains("weights: the manifest lists it")
+    );
     fs::write(target.join("weights"), "abc").unwrap();
-    assert!(damage(&|| fs::write(target.join("reference/more"), "").unwrap()).contains("more: the manifest does not list it"));
+    assert!(
+        damage(&|| fs::write(target.join("reference/more"), "").unwrap())
+            .contains("more: the manifest does not list it")
+    );
 }
 
 #[test]
@@ -199,17 +269,35 @@ fn named_tensors_of_any_dtype_come_back() {
     let file = root.path().join("trainer.safetensors");
     let tensors = vec![
         ("step".to_owned(), Tensor::from(7i64)),
-        ("exp_avg.a".to_owned(), Tensor::from_slice(&[1f32, -2., f32::MIN_POSITIVE / 4.])),
-        ("half".to_owned(), Tensor::from_slice(&[1f32, 3.]).to_kind(Kind::BFloat16)),
-        ("transposed".to_owned(), Tensor::from_slice(&[1f64, 2., 3., 4., 5., 6.]).view([2, 3]).tr()),
-        ("empty".to_owned(), Tensor::zeros([0, 3], tch::kind::FLOAT_CPU)),
+        (
+            "exp_avg.a".to_owned(),
+            Tensor::from_slice(&[1f32, -2., f32::MIN_POSITIVE / 4.]),
+        ),
+        (
+            "half".to_owned(),
+            Tensor::from_slice(&[1f32, 3.]).to_kind(Kind::BFloat16),
+        ),
+        (
+            "transposed".to_owned(),
+            Tensor::from_slice(&[1f64, 2., 3., 4., 5., 6.])
+                .view([2, 3])
+                .tr(),
+        ),
+        (
+            "empty".to_owned(),
+            Tensor::zeros([0, 3], tch::kind::FLOAT_CPU),
+        ),
     ];
     checkpoint::save_tensors(&file, &tensors).unwrap();
     let found = checkpoint::load_tensors(&file, Device::Cpu).unwrap();
     assert_eq!(found.len(), tensors.len());
     for (name, tensor) in tensors {
         let found = &found.iter().find(|f| f.0 == name).unwrap().1;
-        assert_eq!((found.kind(), found.size()), (tensor.kind(), tensor.size()), "{name}");
+        assert_eq!(
+            (found.kind(), found.size()),
+            (tensor.kind(), tensor.size()),
+            "{name}"
+        );
         assert!(found.equal(&tensor), "{name}");
     }
 }
@@ -217,13 +305,28 @@ fn named_tensors_of_any_dtype_come_back() {
 #[test]
 fn what_stands_beside_the_weights_is_carried() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
-    for name in ["tokenizer.json", "chat_template.jinja", "generation_config.json", "model.safetensors"] {
+    for name in [
+        "tokenizer.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "model.safetensors",
+    ] {
         fs::write(from.path().join(name), name).unwrap();
     }
     checkpoint::carry_files(from.path(), to.path()).unwrap();
-    let mut names: Vec<_> = fs::read_dir(to.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(to.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
-    assert_eq!(names, ["chat_template.jinja", "generation_config.json", "tokenizer.json"]);
+    assert_eq!(
+        names,
+        [
+            "chat_template.jinja",
+            "generation_config.json",
+            "tokenizer.json"
+        ]
+    );
 
     // The template for rows with tools has a folder of its own.
     let tools = "additional_chat_templates/tool_use.jinja";
@@ -232,10 +335,17 @@ fn what_stands_beside_the_weights_is_carried() {
     fs::write(from.path().join("additional_chat_templates/notes.txt"), "").unwrap();
     let again = tempdir().unwrap();
     let whole = again.path().join("checkpoint");
-    checkpoint::write_directory_atomically(&whole, |dir| checkpoint::carry_files(from.path(), dir)).unwrap();
+    checkpoint::write_directory_atomically(&whole, |dir| checkpoint::carry_files(from.path(), dir))
+        .unwrap();
     assert_eq!(fs::read_to_string(whole.join(tools)).unwrap(), "tools");
     assert!(!whole.join("additional_chat_templates/notes.txt").exists());
-    assert!(checkpoint::verify_manifest(&whole).unwrap().files.iter().any(|file| file.path == tools));
+    assert!(
+        checkpoint::verify_manifest(&whole)
+            .unwrap()
+            .files
+            .iter()
+            .any(|file| file.path == tools)
+    );
 }
 
 /// Whoever may read what a job leaves is decided by the umask, whatever writes the file and
@@ -252,12 +362,19 @@ fn files_have_the_mode_that_the_umask_gives() {
         let source = from.path().join("tokenizer.json");
         fs::set_permissions(&source, fs::Permissions::from_mode(private)).unwrap();
         checkpoint::carry_files(from.path(), to.path()).unwrap();
-        assert_eq!(mode(&to.path().join("tokenizer.json")), mode(&plain), "copied from {private:o}");
+        assert_eq!(
+            mode(&to.path().join("tokenizer.json")),
+            mode(&plain),
+            "copied from {private:o}"
+        );
         fs::remove_file(to.path().join("tokenizer.json")).unwrap();
     }
     let saved = to.path().join("saved");
     checkpoint::write_directory_atomically(&saved, |dir| {
-        checkpoint::save_tensors(&dir.join("trainer.safetensors"), &[("step".to_owned(), Tensor::from(7i64))])?;
+        checkpoint::save_tensors(
+            &dir.join("trainer.safetensors"),
+            &[("step".to_owned(), Tensor::from(7i64))],
+        )?;
         load("qwen2", Kind::Float).save(dir, 50_000)
     })
     .unwrap();
@@ -272,25 +389,55 @@ fn files_have_the_mode_that_the_umask_gives() {
 fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
     let fixture = dir("qwen2");
     let elsewhere = tempdir().unwrap();
-    let made = std::process::Command::new("mkfifo").arg(elsewhere.path().join("fifo")).status().unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(elsewhere.path().join("fifo"))
+        .status()
+        .unwrap();
     assert!(made.success());
-    for what in [&elsewhere.path().join("fifo"), elsewhere.path(), "/dev/zero".as_ref(), "/proc/self/status".as_ref()] {
-        for file in ["config.json", "model.safetensors", "model.safetensors.index.json"] {
+    for what in [
+        &elsewhere.path().join("fifo"),
+        elsewhere.path(),
+        "/dev/zero".as_ref(),
+        "/proc/self/status".as_ref(),
+    ] {
+        for file in [
+            "config.json",
+            "model.safetensors",
+            "model.safetensors.index.json",
+        ] {
             let model = tempdir().unwrap();
             for name in ["config.json", "model.safetensors"] {
                 fs::copy(fixture.join(name), model.path().join(name)).unwrap();
             }
             // A whole file would win over an index.
-            let _ = fs::remove_file(model.path().join(if file == "config.json" { file } else { "model.safetensors" }));
+            let _ = fs::remove_file(model.path().join(if file == "config.json" {
+                file
+            } else {
+                "model.safetensors"
+            }));
             std::os::unix::fs::symlink(what, model.path().join(file)).unwrap();
-            let error = checkpoint::inspect(model.path(), true).map(drop).unwrap_err().to_string();
-            assert!(error.contains(file) && error.contains("only a regular file is read"), "{}: {error}", what.display());
+            let error = checkpoint::inspect(model.path(), true)
+                .map(drop)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(file) && error.contains("only a regular file is read"),
+                "{}: {error}",
+                what.display()
+            );
         }
         // An adapter's.
         let adapter = tempdir().unwrap();
         std::os::unix::fs::symlink(what, adapter.path().join("adapter_config.json")).unwrap();
         let mut policy = CausalLm::load(&fixture, Device::Cpu, Kind::Float).unwrap();
-        let error = policy.load_adapter(adapter.path()).map(drop).unwrap_err().to_string();
-        assert!(error.contains("adapter_config.json") && error.contains("only a regular file is read"), "{error}");
+        let error = policy
+            .load_adapter(adapter.path())
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("adapter_config.json") && error.contains("only a regular file is read"),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `ROLL-1`, `ROLL-2`: in batch-invariant mode a token's bits depend on its own sequence alone, and decoding gives the trainer's bits.
+//! `ROLL-1`, `ROLL-2`: in batch-invariant mode a token's bits depend on its own sequence alone, and
+//! decoding gives the trainer's bits.
 
 mod fixture;
 
@@ -16,13 +17,20 @@ const INVARIANT: Forward = Forward {
 };
 
 fn models() -> Vec<(&'static str, CausalLm)> {
-    let mut models: Vec<_> = fixture::ALL.into_iter().map(|name| (name, load(name, Kind::Float))).collect();
+    let mut models: Vec<_> = fixture::ALL
+        .into_iter()
+        .map(|name| (name, load(name, Kind::Float)))
+        .collect();
     let demo = include_str!("../../../configs/models/tiny-deepseek-v3.json");
     // Weights as large as trained ones, so that rounding shows.
     let demo = demo.replace("\"initializer_range\": 0.06", "\"initializer_range\": 0.12");
-    // Sizes that fill no vector of the processor: the last elements of a row go another way through libtorch's kernels.
+    // Sizes that fill no vector of the processor: the last elements of a row go another way through
+    // libtorch's kernels.
     let awkward = [
-        ("\"moe_intermediate_size\": 96", "\"moe_intermediate_size\": 52"),
+        (
+            "\"moe_intermediate_size\": 96",
+            "\"moe_intermediate_size\": 52",
+        ),
         ("\"n_routed_experts\": 8", "\"n_routed_experts\": 12"),
         ("\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 3"),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 3"),
@@ -36,37 +44,67 @@ fn models() -> Vec<(&'static str, CausalLm)> {
         config.replace(from, to)
     });
     for (name, config) in [("tiny-deepseek-v3", demo), ("awkward sizes", awkward)] {
-        models.push((name, CausalLm::init(&config, 3, Device::Cpu, Kind::Float).unwrap()));
+        models.push((
+            name,
+            CausalLm::init(&config, 3, Device::Cpu, Kind::Float).unwrap(),
+        ));
     }
     models
 }
 
 /// The trainer's way: log-probability of each id after the first, float32 bits.
 fn trained(model: &CausalLm, ids: &[i64], with: &[&[i64]], temperature: f64) -> Vec<u32> {
-    let all: Vec<i64> = with.iter().flat_map(|s| s.iter()).chain(ids).copied().collect();
+    let all: Vec<i64> = with
+        .iter()
+        .flat_map(|s| s.iter())
+        .chain(ids)
+        .copied()
+        .collect();
     let mut lengths: Vec<i64> = with.iter().map(|s| s.len() as i64).collect();
     lengths.push(ids.len() as i64);
     let rows = ids.len() as i64 - 1;
     // With gradients on, as in training.
     model.set_requires_grad(true);
-    let hidden = model.forward(&Packed::new(Tensor::from_slice(&all), lengths), &INVARIANT).unwrap().hidden;
-    let logits = model.logits(&hidden.narrow(0, all.len() as i64 - ids.len() as i64, rows), &INVARIANT).unwrap();
+    let hidden = model
+        .forward(&Packed::new(Tensor::from_slice(&all), lengths), &INVARIANT)
+        .unwrap()
+        .hidden;
+    let logits = model
+        .logits(
+            &hidden.narrow(0, all.len() as i64 - ids.len() as i64, rows),
+            &INVARIANT,
+        )
+        .unwrap();
     let found = token_logprobs(&logits, &Tensor::from_slice(&ids[1..]), temperature).unwrap();
     model.set_requires_grad(false);
     bits(&found)
 }
 
 fn bits(logprobs: &Tensor) -> Vec<u32> {
-    Vec::<f32>::try_from(logprobs).unwrap().into_iter().map(f32::to_bits).collect()
+    Vec::<f32>::try_from(logprobs)
+        .unwrap()
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
 }
 
-/// The sampler's way, for several sequences side by side in the given slots: log-probability bits of each id after the prompt.
-fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, temperature: f64) -> Vec<Vec<u32>> {
+/// The sampler's way, for several sequences side by side in the given slots: log-probability bits
+/// of each id after the prompt.
+fn sampled(
+    model: &CausalLm,
+    sequences: &[(&[i64], usize, i64)],
+    slots: i64,
+    temperature: f64,
+) -> Vec<Vec<u32>> {
     let capacity = sequences.iter().map(|s| s.0.len()).max().unwrap() as i64;
     let mut cache = model.cache(slots, capacity, true).unwrap();
     let mut found = vec![Vec::new(); sequences.len()];
     tch::no_grad(|| {
-        let ids: Vec<i64> = sequences.iter().flat_map(|(ids, prompt, _)| &ids[..*prompt]).copied().collect();
+        let ids: Vec<i64> = sequences
+            .iter()
+            .flat_map(|(ids, prompt, _)| &ids[..*prompt])
+            .copied()
+            .collect();
         let lengths: Vec<i64> = sequences.iter().map(|s| s.1 as i64).collect();
         let ends: Vec<i64> = lengths
             .iter()
@@ -77,13 +115,23 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
             .collect();
         let targets: Vec<_> = sequences.iter().map(|s| vec![s.2]).collect();
         let batch = Packed::new(Tensor::from_slice(&ids), lengths);
-        let hidden = model.prefill(&batch, &targets, &mut cache, &INVARIANT).unwrap().hidden;
+        let hidden = model
+            .prefill(&batch, &targets, &mut cache, &INVARIANT)
+            .unwrap()
+            .hidden;
         let mut hidden = hidden.index_select(0, &Tensor::from_slice(&ends));
         let mut active: Vec<usize> = (0..sequences.len()).collect();
         for step in 0.. {
-            let next: Vec<i64> = active.iter().map(|&i| sequences[i].0[sequences[i].1 + step]).collect();
-            let logprobs =
-                token_logprobs(&model.logits(&hidden, &INVARIANT).unwrap(), &Tensor::from_slice(&next), temperature).unwrap();
+            let next: Vec<i64> = active
+                .iter()
+                .map(|&i| sequences[i].0[sequences[i].1 + step])
+                .collect();
+            let logprobs = token_logprobs(
+                &model.logits(&hidden, &INVARIANT).unwrap(),
+                &Tensor::from_slice(&next),
+                temperature,
+            )
+            .unwrap();
             for (&i, bits) in active.iter().zip(bits(&logprobs)) {
                 found[i].push(bits);
             }
@@ -97,14 +145,26 @@ fn sampled(model: &CausalLm, sequences: &[(&[i64], usize, i64)], slots: i64, tem
                 break;
             }
             active = kept.iter().map(|k| k.0).collect();
-            let positions: Vec<i64> = active.iter().map(|&i| (sequences[i].1 + step) as i64).collect();
+            let positions: Vec<i64> = active
+                .iter()
+                .map(|&i| (sequences[i].1 + step) as i64)
+                .collect();
             let slots: Vec<i64> = active.iter().map(|&i| sequences[i].2).collect();
             let ids: Vec<i64> = kept.iter().map(|k| k.1).collect();
             let max = *positions.iter().max().unwrap();
             let slots = cache.select(&slots).unwrap();
             let [ids, positions] = [ids, positions].map(|n| Tensor::from_slice(&n));
             hidden = model
-                .decode(&ids, &Places { slots: &slots, positions: &positions, max_position: max }, &mut cache, &INVARIANT)
+                .decode(
+                    &ids,
+                    &Places {
+                        slots: &slots,
+                        positions: &positions,
+                        max_position: max,
+                    },
+                    &mut cache,
+                    &INVARIANT,
+                )
                 .unwrap()
                 .hidden;
         }
@@ -118,7 +178,11 @@ fn decoding_gives_the_trainers_bits() {
         for (length, start) in [(260, 20), (40, 3), (9, 1), (3, 2)] {
             let ids = prompt(length as u64, length);
             let expected = &trained(&model, &ids, &[], 1.0)[start - 1..];
-            assert_eq!(sampled(&model, &[(&ids, start, 0)], 1, 1.0)[0], expected, "{name}: {length} ids alone");
+            assert_eq!(
+                sampled(&model, &[(&ids, start, 0)], 1, 1.0)[0],
+                expected,
+                "{name}: {length} ids alone"
+            );
         }
     }
 }
@@ -126,28 +190,51 @@ fn decoding_gives_the_trainers_bits() {
 #[test]
 fn neither_batch_nor_slot_nor_order_changes_a_bit() {
     for (name, model) in models() {
-        let sequences: Vec<Vec<i64>> = [70, 33, 240, 5, 64, 65, 2, 31].iter().map(|&n| prompt(n as u64, n)).collect();
-        let expected: Vec<Vec<u32>> = sequences.iter().map(|s| trained(&model, s, &[], 0.7)).collect();
+        let sequences: Vec<Vec<i64>> = [70, 33, 240, 5, 64, 65, 2, 31]
+            .iter()
+            .map(|&n| prompt(n as u64, n))
+            .collect();
+        let expected: Vec<Vec<u32>> = sequences
+            .iter()
+            .map(|s| trained(&model, s, &[], 0.7))
+            .collect();
         let prompts = [10, 32, 1, 4, 33, 17, 1, 30];
         for (start, step) in [(0, 1), (5, 3), (2, 5)] {
             let order: Vec<usize> = (0..8).map(|i| (start + i * step) % 8).collect();
-            let batch: Vec<_> =
-                order.iter().zip([7, 2, 9, 0, 5, 4, 3, 1]).map(|(&i, slot)| (&sequences[i][..], prompts[i], slot)).collect();
+            let batch: Vec<_> = order
+                .iter()
+                .zip([7, 2, 9, 0, 5, 4, 3, 1])
+                .map(|(&i, slot)| (&sequences[i][..], prompts[i], slot))
+                .collect();
             for (&i, found) in order.iter().zip(sampled(&model, &batch, 10, 0.7)) {
-                assert_eq!(found, expected[i][prompts[i] - 1..], "{name}: sequence {i} in order {order:?}");
+                assert_eq!(
+                    found,
+                    expected[i][prompts[i] - 1..],
+                    "{name}: sequence {i} in order {order:?}"
+                );
             }
         }
         // The trainer's own packing does not matter either.
         let others: Vec<&[i64]> = sequences.iter().map(|s| &s[..]).collect();
-        assert_eq!(trained(&model, &sequences[0], &others, 0.7), expected[0], "{name}: packed behind others");
-        assert_eq!(trained(&model, &sequences[3], &others[..2], 0.7), expected[3], "{name}: packed behind others");
+        assert_eq!(
+            trained(&model, &sequences[0], &others, 0.7),
+            expected[0],
+            "{name}: packed behind others"
+        );
+        assert_eq!(
+            trained(&model, &sequences[3], &others[..2], 0.7),
+            expected[3],
+            "{name}: packed behind others"
+        );
     }
 }
 
 #[test]
 fn the_kernels_of_this_machine_pass_the_check_that_a_worker_makes() {
     for (name, model) in models() {
-        model.check_invariance().unwrap_or_else(|e| panic!("{name}: {e}"));
+        model
+            .check_invariance()
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 }
 
@@ -160,9 +247,16 @@ fn one_thread_and_matching_caches_are_demanded() {
     // Threads are a setting of the calling thread: this test's own.
     std::thread::spawn(move || {
         r1d_torch::runtime::set_threads(2).unwrap();
-        let refused = model.forward(&sequence(&[1, 2, 3]), &INVARIANT).err().unwrap();
+        let refused = model
+            .forward(&sequence(&[1, 2, 3]), &INVARIANT)
+            .err()
+            .unwrap();
         assert!(refused.to_string().contains("--threads 1"), "{refused}");
-        assert!(model.forward(&sequence(&[1, 2, 3]), &Forward::default()).is_ok());
+        assert!(
+            model
+                .forward(&sequence(&[1, 2, 3]), &Forward::default())
+                .is_ok()
+        );
         r1d_torch::runtime::set_threads(1).unwrap();
     })
     .join()

@@ -1,4 +1,5 @@
-//! Low-rank adapters: nothing at first, then what merged weights compute, in every way of computing; they alone are trained.
+//! Low-rank adapters: nothing at first, then what merged weights compute, in every way of
+//! computing; they alone are trained.
 
 mod fixture;
 
@@ -9,7 +10,11 @@ use tch::{Device, Kind, Tensor};
 use tempfile::tempdir;
 
 fn spec(targets: &[&str]) -> LoraSpec {
-    LoraSpec { r: 4, lora_alpha: 10.0, target_modules: targets.iter().map(|t| (*t).to_owned()).collect() }
+    LoraSpec {
+        r: 4,
+        lora_alpha: 10.0,
+        target_modules: targets.iter().map(|t| (*t).to_owned()).collect(),
+    }
 }
 
 /// As after training: B is not zero.
@@ -17,7 +22,10 @@ fn adapted(name: &str, kind: Kind) -> CausalLm {
     let mut model = load(name, kind);
     model.adapt(&spec(&["all-linear"]), 5).unwrap();
     for (index, (_, tensor)) in (0..).zip(model.parameters()) {
-        let values = (Tensor::arange(tensor.numel() as i64, (Kind::Double, Device::Cpu)) * 0.37 + f64::from(index)).sin() * 0.2;
+        let values = (Tensor::arange(tensor.numel() as i64, (Kind::Double, Device::Cpu)) * 0.37
+            + f64::from(index))
+        .sin()
+            * 0.2;
         tch::no_grad(|| tensor.shallow_clone().copy_(&values.view_as(&tensor)));
     }
     model
@@ -51,19 +59,34 @@ fn adapters_compute_what_merged_weights_do() {
         let logits = |model: &CausalLm| forward_logits(model, &sequence(&ids), &Forward::default());
         let found = difference(&logits(&model), &logits(&merged));
         assert!(found < 1e-9, "{name}: {found:e}");
-        assert!(difference(&logits(&model), &logits(&load(name, Kind::Double))) > 1e-2, "{name}: the adapter does something");
+        assert!(
+            difference(&logits(&model), &logits(&load(name, Kind::Double))) > 1e-2,
+            "{name}: the adapter does something"
+        );
         // Through the cache, with the latent's up-projection absorbed, and with packed weights.
         let single = adapted(name, Kind::Float);
         let packed = single.pack().unwrap();
-        for options in [Forward::default(), Forward { packed: Some(&packed), ..Forward::default() }] {
+        for options in [
+            Forward::default(),
+            Forward {
+                packed: Some(&packed),
+                ..Forward::default()
+            },
+        ] {
             let mut cache = single.cache(1, 20, false).unwrap();
             let decoded = tch::no_grad(|| {
-                let _ = single.prefill(&sequence(&ids[..19]), &[vec![0]], &mut cache, &options).unwrap();
+                let _ = single
+                    .prefill(&sequence(&ids[..19]), &[vec![0]], &mut cache, &options)
+                    .unwrap();
                 let (slot, at) = (cache.select(&[0]).unwrap(), Tensor::from_slice(&[19i64]));
                 let output = single
                     .decode(
                         &Tensor::from_slice(&ids[19..]),
-                        &Places { slots: &slot, positions: &at, max_position: 19 },
+                        &Places {
+                            slots: &slot,
+                            positions: &at,
+                            max_position: 19,
+                        },
                         &mut cache,
                         &options,
                     )
@@ -82,11 +105,21 @@ fn the_adapter_alone_is_trained() {
         let model = adapted(name, Kind::Float);
         model.set_requires_grad(true);
         let parameters = model.parameters();
-        assert!(parameters.iter().all(|(name, _)| name.contains("lora_A") || name.contains("lora_B")));
-        let hidden = model.forward(&sequence(&prompt(3, 12)), &Forward::default()).unwrap().hidden;
+        assert!(
+            parameters
+                .iter()
+                .all(|(name, _)| name.contains("lora_A") || name.contains("lora_B"))
+        );
+        let hidden = model
+            .forward(&sequence(&prompt(3, 12)), &Forward::default())
+            .unwrap()
+            .hidden;
         hidden.square().sum(Kind::Float).backward();
         for (of, tensor) in &parameters {
-            assert!(tensor.grad().defined() && f64::try_from(tensor.grad().abs().max()).unwrap() > 0.0, "{name} {of}");
+            assert!(
+                tensor.grad().defined() && f64::try_from(tensor.grad().abs().max()).unwrap() > 0.0,
+                "{name} {of}"
+            );
         }
         let frozen = load(name, Kind::Float);
         drop(frozen);
@@ -102,11 +135,19 @@ fn gradients_are_those_of_the_merged_matrix() {
     assert_eq!(parameters.len(), 2);
     let (a, b) = (&parameters[0].1, &parameters[1].1);
     tch::no_grad(|| {
-        b.shallow_clone().copy_(&(Tensor::arange(b.numel() as i64, (Kind::Double, Device::Cpu)).sin() * 0.1).view_as(b))
+        b.shallow_clone().copy_(
+            &(Tensor::arange(b.numel() as i64, (Kind::Double, Device::Cpu)).sin() * 0.1).view_as(b),
+        )
     });
     model.set_requires_grad(true);
-    let loss =
-        |model: &CausalLm| model.forward(&sequence(&prompt(3, 12)), &Forward::default()).unwrap().hidden.square().sum(Kind::Double);
+    let loss = |model: &CausalLm| {
+        model
+            .forward(&sequence(&prompt(3, 12)), &Forward::default())
+            .unwrap()
+            .hidden
+            .square()
+            .sum(Kind::Double)
+    };
     loss(&model).backward();
     let step = 1e-6;
     for tensor in [a, b] {
@@ -121,7 +162,10 @@ fn gradients_are_those_of_the_merged_matrix() {
         };
         let numeric = (shifted(step) - shifted(-step)) / (2.0 * step);
         let _ = shifted(0.0);
-        assert!((numeric - gradient.double_value(&at)).abs() < 1e-5 * numeric.abs().max(1.0), "{numeric} {gradient:?}");
+        assert!(
+            (numeric - gradient.double_value(&at)).abs() < 1e-5 * numeric.abs().max(1.0),
+            "{numeric} {gradient:?}"
+        );
     }
 }
 
@@ -142,10 +186,16 @@ fn adapters_come_back_bit_for_bit_and_copies_share_what_is_frozen() {
         let before: Vec<_> = fresh.parameters();
         fresh.restore_adapter(saved.path()).unwrap();
         let copy = model.deep_copy().unwrap();
-        for (((of, own), (_, read)), ((_, restored), (_, copied))) in
-            model.parameters().iter().zip(read.parameters()).zip(before.iter().zip(copy.parameters()))
+        for (((of, own), (_, read)), ((_, restored), (_, copied))) in model
+            .parameters()
+            .iter()
+            .zip(read.parameters())
+            .zip(before.iter().zip(copy.parameters()))
         {
-            assert!(own.equal(&read) && own.equal(restored) && own.equal(&copied), "{name} {of}");
+            assert!(
+                own.equal(&read) && own.equal(restored) && own.equal(&copied),
+                "{name} {of}"
+            );
             assert_ne!(own.data_ptr(), copied.data_ptr(), "{name} {of}");
         }
         let ids = sequence(&prompt(3, 20));
@@ -158,20 +208,48 @@ fn adapters_come_back_bit_for_bit_and_copies_share_what_is_frozen() {
 #[test]
 fn what_cannot_be_adapted_is_named() {
     let mut model = load("deepseek-v3-plain", Kind::Float);
-    let refused = model.adapt(&spec(&["q_proj", "w1"]), 1).unwrap_err().to_string();
-    assert!(refused.contains("`w1`") && refused.contains("kv_b_proj"), "{refused}");
+    let refused = model
+        .adapt(&spec(&["q_proj", "w1"]), 1)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("`w1`") && refused.contains("kv_b_proj"),
+        "{refused}"
+    );
     let refused = model.adapt(&spec(&["gate"]), 1).unwrap_err().to_string();
     assert!(refused.contains("`gate`"), "{refused}");
-    let refused = model.adapt(&LoraSpec { r: 0, ..spec(&["q_proj"]) }, 1).unwrap_err().to_string();
+    let refused = model
+        .adapt(
+            &LoraSpec {
+                r: 0,
+                ..spec(&["q_proj"])
+            },
+            1,
+        )
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("rank 0"), "{refused}");
 
     let saved = tempdir().unwrap();
     saved_adapter(&adapted("qwen2", Kind::Float), saved.path());
-    let refused = load("llama3", Kind::Float).load_adapter(saved.path()).unwrap_err().to_string();
+    let refused = load("llama3", Kind::Float)
+        .load_adapter(saved.path())
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("layers.2."), "{refused}");
     let config = saved.path().join("adapter_config.json");
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("\"bias\": \"none\"", "\"bias\": \"all\"")).unwrap();
-    let refused = load("qwen2", Kind::Float).load_adapter(saved.path()).unwrap_err().to_string();
-    assert!(refused.contains("`bias`") && refused.contains("adapter_config.json"), "{refused}");
+    std::fs::write(
+        &config,
+        text.replace("\"bias\": \"none\"", "\"bias\": \"all\""),
+    )
+    .unwrap();
+    let refused = load("qwen2", Kind::Float)
+        .load_adapter(saved.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("`bias`") && refused.contains("adapter_config.json"),
+        "{refused}"
+    );
 }

@@ -1,4 +1,5 @@
-//! The tensors that a shape lists, by which the control plane accepts a directory and counts, are those that the model has.
+//! The tensors that a shape lists, by which the control plane accepts a directory and counts, are
+//! those that the model has.
 
 mod fixture;
 
@@ -13,7 +14,11 @@ use tch::{Device, Kind};
 type Shapes = BTreeMap<String, Vec<i64>>;
 
 fn listed(config: &Config) -> Shapes {
-    let listed: Vec<_> = config.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+    let listed: Vec<_> = config
+        .tensors()
+        .into_iter()
+        .map(|tensor| (tensor.name, tensor.shape))
+        .collect();
     let count = listed.len();
     let listed = Shapes::from_iter(listed);
     assert_eq!(listed.len(), count, "a name twice");
@@ -35,15 +40,17 @@ fn config_json(name: &str, change: &Value) -> String {
     let mut config: Value = serde_json::from_str(&text).unwrap();
     for (key, value) in change.as_object().unwrap() {
         match value {
-            Value::String(word) if word == "absent" => drop(config.as_object_mut().unwrap().remove(key)),
+            Value::String(word) if word == "absent" => {
+                drop(config.as_object_mut().unwrap().remove(key))
+            }
             value => config[key] = value.clone(),
         }
     }
     config.to_string()
 }
 
-/// The tensors are the listed ones as a language model, with its prediction module where it has one, and as a reward
-/// model.
+/// The tensors are the listed ones as a language model, with its prediction module where it has
+/// one, and as a reward model.
 fn assert_listed(name: &str, change: Value) {
     let (json, case) = (config_json(name, &change), format!("{name} with {change}"));
     let config = Config::parse(&json).unwrap();
@@ -55,10 +62,18 @@ fn assert_listed(name: &str, change: Value) {
     let model = CausalLm::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(save(&model), listed(&config), "{case}");
     let scorer = Scorer::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
-    assert_eq!(save(scorer.model()), listed(&config.clone().with_score()), "{case}, as a reward model");
+    assert_eq!(
+        save(scorer.model()),
+        listed(&config.clone().with_score()),
+        "{case}, as a reward model"
+    );
     if let Ok(config) = config.with_prediction() {
         let model = CausalLm::init_with_prediction(&json, 1, Device::Cpu, Kind::Float).unwrap();
-        assert_eq!(save(&model), listed(&config), "{case}, with its prediction module");
+        assert_eq!(
+            save(&model),
+            listed(&config),
+            "{case}, with its prediction module"
+        );
     }
 }
 
@@ -75,13 +90,19 @@ fn every_architecture_has_the_tensors_of_its_shape() {
 fn odd_configurations_have_the_tensors_of_their_shape() {
     for (name, change) in [
         ("qwen2", json!({ "num_key_value_heads": 1 })),
-        ("qwen2", json!({ "num_key_value_heads": "absent", "num_attention_heads": 4 })),
+        (
+            "qwen2",
+            json!({ "num_key_value_heads": "absent", "num_attention_heads": 4 }),
+        ),
         ("qwen3", json!({ "attention_bias": true, "head_dim": 10 })),
         ("qwen3", json!({ "head_dim": "absent" })),
         ("llama3", json!({ "attention_bias": true })),
         ("llama3", json!({ "head_dim": 6 })),
         ("qwen3-moe", json!({ "mlp_only_layers": [0] })),
-        ("qwen3-moe", json!({ "decoder_sparse_step": 2, "num_hidden_layers": 4 })),
+        (
+            "qwen3-moe",
+            json!({ "decoder_sparse_step": 2, "num_hidden_layers": 4 }),
+        ),
         ("deepseek-v3-plain", json!({ "q_lora_rank": null })),
         ("deepseek-v3-plain", json!({ "first_k_dense_replace": 0 })),
         ("deepseek-v3-plain", json!({ "first_k_dense_replace": 99 })),
@@ -89,7 +110,10 @@ fn odd_configurations_have_the_tensors_of_their_shape() {
         ("deepseek-v2", json!({ "n_shared_experts": null })),
         ("deepseek-v2", json!({ "q_lora_rank": 8 })),
         ("deepseek-v3-mtp", json!({ "first_k_dense_replace": 99 })),
-        ("deepseek-v3-mtp", json!({ "attention_bias": true, "q_lora_rank": null })),
+        (
+            "deepseek-v3-mtp",
+            json!({ "attention_bias": true, "q_lora_rank": null }),
+        ),
     ] {
         assert_listed(name, change);
     }

@@ -20,8 +20,8 @@ const CLOSED: u32 = 0;
 pub struct Limits {
     /// A handshake that is not complete by then is given up.
     pub handshake_deadline: Duration,
-    /// Incoming handshakes under way at a time; further ones are refused. From half of this on, a peer must first show that it receives at
-    /// its address.
+    /// Incoming handshakes under way at a time; further ones are refused. From half of this on, a
+    /// peer must first show that it receives at its address.
     pub handshakes_max: usize,
     /// Sending or receiving one message.
     pub message_deadline: Duration,
@@ -29,9 +29,11 @@ pub struct Limits {
     pub frame_max_bytes: u32,
     /// Streams that one peer may have open.
     pub streams_max: u32,
-    /// A connection is lost when nothing came for this long; a third of it after the last packet, a keep-alive is sent.
+    /// A connection is lost when nothing came for this long; a third of it after the last packet, a
+    /// keep-alive is sent.
     pub idle_max: Duration,
-    /// Kernel buffers of the socket. The usual default of 208 KiB loses thousands of packets in a bulk transfer.
+    /// Kernel buffers of the socket. The usual default of 208 KiB loses thousands of packets in a
+    /// bulk transfer.
     pub socket_buffer_bytes: usize,
 }
 
@@ -55,13 +57,19 @@ pub struct Endpoint {
     transport: Arc<TransportConfig>,
     identity: NodeIdentity,
     limits: Limits,
-    /// Each incoming connection shakes hands in a task of its own: a stalled peer holds up nobody. Dropping the endpoint ends them.
+    /// Each incoming connection shakes hands in a task of its own: a stalled peer holds up nobody.
+    /// Dropping the endpoint ends them.
     handshakes: JoinSet<Result<Connection, NetError>>,
 }
 
 impl Endpoint {
     /// Binds the socket; must be called within a tokio runtime.
-    pub fn bind(address: SocketAddr, identity: NodeIdentity, peers: &Peers, limits: Limits) -> Result<Endpoint, NetError> {
+    pub fn bind(
+        address: SocketAddr,
+        identity: NodeIdentity,
+        peers: &Peers,
+        limits: Limits,
+    ) -> Result<Endpoint, NetError> {
         let failed = |source| NetError::Bind { address, source };
         let tls = QuicServerConfig::try_from(peers::server_config(&identity, peers)?)
             .map_err(|error| NetError::Tls(error.to_string()))?;
@@ -70,14 +78,24 @@ impl Endpoint {
         server.transport_config(transport.clone());
         let socket = socket(address, limits.socket_buffer_bytes).map_err(failed)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let quic = quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(failed)?;
-        Ok(Endpoint { quic, transport, identity, limits, handshakes: JoinSet::new() })
+        let quic = quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+            .map_err(failed)?;
+        Ok(Endpoint {
+            quic,
+            transport,
+            identity,
+            limits,
+            handshakes: JoinSet::new(),
+        })
     }
 
     /// The address bound, with the port that the system chose for port 0.
     pub fn address(&self) -> Result<SocketAddr, NetError> {
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.quic.local_addr().map_err(|source| NetError::Bind { address: any, source })
+        self.quic.local_addr().map_err(|source| NetError::Bind {
+            address: any,
+            source,
+        })
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -89,19 +107,27 @@ impl Endpoint {
         self.handshakes.len()
     }
 
-    /// Connects to the node at `address` whose certificate is `peer`'s. That node may yet refuse this one's: then the first message fails.
-    pub async fn connect(&self, address: SocketAddr, peer: Fingerprint) -> Result<Connection, NetError> {
+    /// Connects to the node at `address` whose certificate is `peer`'s. That node may yet refuse
+    /// this one's: then the first message fails.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        peer: Fingerprint,
+    ) -> Result<Connection, NetError> {
         let failed = |why: String| NetError::Connect { address, why };
-        let tls =
-            QuicClientConfig::try_from(peers::client_config(&self.identity, peer)?).map_err(|error| failed(error.to_string()))?;
+        let tls = QuicClientConfig::try_from(peers::client_config(&self.identity, peer)?)
+            .map_err(|error| failed(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(self.transport.clone());
-        let connecting = self.quic.connect_with(config, address, SERVER_NAME).map_err(|error| failed(error.to_string()))?;
+        let connecting = self
+            .quic
+            .connect_with(config, address, SERVER_NAME)
+            .map_err(|error| failed(error.to_string()))?;
         shake_hands(connecting, address, &self.limits).await
     }
 
-    /// The next peer that completed its handshake; `None` once the endpoint is closed. Peers that are not allowed never come out of here.
-    /// May be dropped and called again at any time.
+    /// The next peer that completed its handshake; `None` once the endpoint is closed. Peers that
+    /// are not allowed never come out of here. May be dropped and called again at any time.
     pub async fn accept(&mut self) -> Option<Connection> {
         loop {
             tokio::select! {
@@ -124,29 +150,49 @@ impl Endpoint {
     fn begin_handshake(&mut self, incoming: Incoming) {
         let under_way = self.handshakes.len();
         if under_way >= self.limits.handshakes_max {
-            tracing::warn!(address = %incoming.remote_address(), "refused: {under_way} handshakes are under way");
+            tracing::warn!(address = %incoming.remote_address(),
+                "refused: {under_way} handshakes are under way");
             return incoming.refuse();
         }
-        if under_way >= self.limits.handshakes_max / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
+        if under_way >= self.limits.handshakes_max / 2
+            && incoming.may_retry()
+            && !incoming.remote_address_validated()
+        {
             // An error says that the peer was asked before: it need not be again.
             let _ = incoming.retry();
             return;
         }
         let (address, limits) = (incoming.remote_address(), self.limits.clone());
         self.handshakes.spawn(async move {
-            let connecting = incoming.accept().map_err(|error| NetError::Connect { address, why: error.to_string() })?;
+            let connecting = incoming.accept().map_err(|error| NetError::Connect {
+                address,
+                why: error.to_string(),
+            })?;
             shake_hands(connecting, address, &limits).await
         });
     }
 }
 
-async fn shake_hands(connecting: quinn::Connecting, address: SocketAddr, limits: &Limits) -> Result<Connection, NetError> {
+async fn shake_hands(
+    connecting: quinn::Connecting,
+    address: SocketAddr,
+    limits: &Limits,
+) -> Result<Connection, NetError> {
     let failed = |why: String| NetError::Connect { address, why };
     let connected = async { connecting.await.map_err(|error| failed(error.to_string())) };
     let quic = within("the handshake", limits.handshake_deadline, connected).await?;
-    let certificates = quic.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let certificate = certificates.as_ref().and_then(|chain| chain.first()).ok_or_else(|| failed("no certificate".to_string()))?;
-    Ok(Connection { peer: Fingerprint::of(certificate), quic, limits: limits.clone() })
+    let certificates = quic
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate = certificates
+        .as_ref()
+        .and_then(|chain| chain.first())
+        .ok_or_else(|| failed("no certificate".to_string()))?;
+    Ok(Connection {
+        peer: Fingerprint::of(certificate),
+        quic,
+        limits: limits.clone(),
+    })
 }
 
 /// A connection to a peer whose certificate was verified. Dropping the last clone closes it.
@@ -169,12 +215,22 @@ impl Connection {
     /// Opens a stream; the peer's [`Connection::accept`] returns it with its first message.
     pub async fn open(&self) -> Result<Stream, NetError> {
         let opened = async { self.quic.open_bi().await.map_err(|error| self.lost(error)) };
-        Ok(Stream::new(within("opening a stream", self.limits.message_deadline, opened).await?, &self.limits))
+        Ok(Stream::new(
+            within("opening a stream", self.limits.message_deadline, opened).await?,
+            &self.limits,
+        ))
     }
 
-    /// The next stream that the peer opens. Waits as long as the connection lives: `idle_max` without a sign of life ends it.
+    /// The next stream that the peer opens. Waits as long as the connection lives: `idle_max`
+    /// without a sign of life ends it.
     pub async fn accept(&self) -> Result<Stream, NetError> {
-        Ok(Stream::new(self.quic.accept_bi().await.map_err(|error| self.lost(error))?, &self.limits))
+        Ok(Stream::new(
+            self.quic
+                .accept_bi()
+                .await
+                .map_err(|error| self.lost(error))?,
+            &self.limits,
+        ))
     }
 
     pub fn close(&self) {
@@ -182,13 +238,19 @@ impl Connection {
     }
 
     fn lost(&self, error: quinn::ConnectionError) -> NetError {
-        NetError::Lost { address: self.address(), why: error.to_string() }
+        NetError::Lost {
+            address: self.address(),
+            why: error.to_string(),
+        }
     }
 }
 
 fn transport(limits: &Limits) -> Result<TransportConfig, NetError> {
     let mut transport = TransportConfig::default();
-    let idle = limits.idle_max.try_into().map_err(|_| NetError::Tls("idle_max is out of range".to_string()))?;
+    let idle = limits
+        .idle_max
+        .try_into()
+        .map_err(|_| NetError::Tls("idle_max is out of range".to_string()))?;
     transport.max_idle_timeout(Some(idle));
     transport.keep_alive_interval(Some(limits.idle_max / 3));
     transport.max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_max));
@@ -205,7 +267,8 @@ fn socket(address: SocketAddr, buffer_bytes: usize) -> std::io::Result<UdpSocket
     let granted = rustix::net::sockopt::socket_recv_buffer_size(&socket)? / 2;
     if granted < buffer_bytes {
         tracing::info!(
-            "the kernel grants {granted} of {buffer_bytes} bytes of socket buffer: raise net.core.rmem_max and wmem_max"
+            "the kernel grants {granted} of {buffer_bytes} bytes of socket buffer: raise \
+             net.core.rmem_max and wmem_max"
         );
     }
     Ok(socket)

@@ -1,4 +1,5 @@
-//! A node's identity: a key and a self-signed certificate, in one file that only the owner may read.
+//! A node's identity: a key and a self-signed certificate, in one file that only the owner may
+//! read.
 
 use crate::NetError;
 use rustls::pki_types::pem::PemObject;
@@ -45,14 +46,22 @@ impl FromStr for Fingerprint {
         let mut bytes = [0u8; 32];
         let well_formed = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let value = std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            let value = std::str::from_utf8(digits)
+                .ok()
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok());
             match value.filter(|_| well_formed) {
                 Some(value) => *byte = value,
-                None => return Err(NetError::Fingerprint { text: text.to_string() }),
+                None => {
+                    return Err(NetError::Fingerprint {
+                        text: text.to_string(),
+                    });
+                }
             }
         }
         if !well_formed {
-            return Err(NetError::Fingerprint { text: text.to_string() });
+            return Err(NetError::Fingerprint {
+                text: text.to_string(),
+            });
         }
         Ok(Fingerprint(bytes))
     }
@@ -66,12 +75,16 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// Reads the identity at `path`; makes one when there is no such file. The file holds the certificate and the key in PEM, mode 0600.
+    /// Reads the identity at `path`; makes one when there is no such file. The file holds the
+    /// certificate and the key in PEM, mode 0600.
     pub fn open(path: &Path) -> Result<NodeIdentity, NetError> {
         match File::open(path) {
             Ok(file) => NodeIdentity::read(path, file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => NodeIdentity::create(path),
-            Err(source) => Err(NetError::IdentityFile { path: path.to_path_buf(), source }),
+            Err(source) => Err(NetError::IdentityFile {
+                path: path.to_path_buf(),
+                source,
+            }),
         }
     }
 
@@ -81,33 +94,51 @@ impl NodeIdentity {
     }
 
     fn read(path: &Path, file: File) -> Result<NodeIdentity, NetError> {
-        let failed = |source| NetError::IdentityFile { path: path.to_path_buf(), source };
-        let bad = |what: String| NetError::Identity { path: path.to_path_buf(), what };
+        let failed = |source| NetError::IdentityFile {
+            path: path.to_path_buf(),
+            source,
+        };
+        let bad = |what: String| NetError::Identity {
+            path: path.to_path_buf(),
+            what,
+        };
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             let why = format!("others may read the node's key (mode {mode:o}): chmod 600 it");
             return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)));
         }
         let mut pem = Vec::new();
-        file.take(FILE_MAX_BYTES).read_to_end(&mut pem).map_err(failed)?;
-        let certificate = CertificateDer::from_pem_slice(&pem).map_err(|error| bad(format!("no certificate in it ({error})")))?;
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| bad(format!("no key in it ({error})")))?;
+        file.take(FILE_MAX_BYTES)
+            .read_to_end(&mut pem)
+            .map_err(failed)?;
+        let certificate = CertificateDer::from_pem_slice(&pem)
+            .map_err(|error| bad(format!("no certificate in it ({error})")))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|error| bad(format!("no key in it ({error})")))?;
         Ok(NodeIdentity { certificate, key })
     }
 
     fn create(path: &Path) -> Result<NodeIdentity, NetError> {
-        let failed = |source| NetError::IdentityFile { path: path.to_path_buf(), source };
-        let made =
-            rcgen::generate_simple_self_signed([SERVER_NAME.to_string()]).map_err(|error| NetError::Tls(error.to_string()))?;
+        let failed = |source| NetError::IdentityFile {
+            path: path.to_path_buf(),
+            source,
+        };
+        let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_string()])
+            .map_err(|error| NetError::Tls(error.to_string()))?;
         let pem = made.cert.pem() + &made.signing_key.serialize_pem();
-        // Written beside and renamed, so that no crash leaves half a key; mode 0600 from its first byte.
+        // Written beside and renamed, so that no crash leaves half a key; mode 0600 from its first
+        // byte.
         let beside = path.with_extension("new");
         let write = || {
             match std::fs::remove_file(&beside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&beside)?;
             file.write_all(pem.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&beside, path)?;
@@ -128,26 +159,50 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.pem");
         let first = NodeIdentity::open(&path).unwrap().fingerprint();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(NodeIdentity::open(&path).unwrap().fingerprint(), first);
         assert_eq!(first.to_string().parse::<Fingerprint>().unwrap(), first);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
         let error = NodeIdentity::open(&path).unwrap_err().to_string();
-        assert!(error.contains("mode 640") && error.contains("chmod 600"), "{error}");
+        assert!(
+            error.contains("mode 640") && error.contains("chmod 600"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_file_without_a_key_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.pem");
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap().write_all(b"nothing").unwrap();
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .unwrap()
+            .write_all(b"nothing")
+            .unwrap();
         let error = NodeIdentity::open(&path).unwrap_err().to_string();
-        assert!(error.contains("node.pem") && error.contains("no certificate"), "{error}");
+        assert!(
+            error.contains("node.pem") && error.contains("no certificate"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_fingerprint_is_64_hexadecimal_digits() {
-        for bad in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32), &"+1".repeat(32)] {
+        for bad in [
+            "",
+            "00",
+            &"g".repeat(64),
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"é".repeat(32),
+            &"+1".repeat(32),
+        ] {
             assert!(bad.parse::<Fingerprint>().is_err(), "{bad}");
         }
     }

@@ -1,4 +1,5 @@
-//! Who may speak: certificates are known by their hash, and nothing else about them counts (no authority, name or date).
+//! Who may speak: certificates are known by their hash, and nothing else about them counts (no
+//! authority, name or date).
 
 use crate::NetError;
 use crate::identity::{Fingerprint, NodeIdentity};
@@ -21,33 +22,46 @@ pub struct Peers(Arc<RwLock<BTreeSet<Fingerprint>>>);
 
 impl Peers {
     pub fn allow(&self, peer: Fingerprint) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(peer);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(peer);
     }
 
     /// New connections of `peer` are refused from now on; those that it has go on until closed.
     pub fn revoke(&self, peer: &Fingerprint) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(peer);
     }
 
     pub fn contains(&self, peer: &Fingerprint) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(peer)
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(peer)
     }
 }
 
-/// The one provider of cryptography, ring. It is also made the process's default, since a library that looks for one and finds two
-/// compiled in panics.
+/// The one provider of cryptography, ring. It is also made the process's default, since a library
+/// that looks for one and finds two compiled in panics.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let install = || {
         let ring = rustls::crypto::ring::default_provider();
-        // An error says that somebody installed one before: ours is handed over explicitly below in any case.
+        // An error says that somebody installed one before: ours is handed over explicitly below in
+        // any case.
         let _ = ring.clone().install_default();
         Arc::new(ring)
     };
     PROVIDER.get_or_init(install).clone()
 }
 
-pub(crate) fn server_config(identity: &NodeIdentity, peers: &Peers) -> Result<rustls::ServerConfig, NetError> {
+pub(crate) fn server_config(
+    identity: &NodeIdentity,
+    peers: &Peers,
+) -> Result<rustls::ServerConfig, NetError> {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
@@ -62,7 +76,10 @@ pub(crate) fn server_config(identity: &NodeIdentity, peers: &Peers) -> Result<ru
     Ok(config)
 }
 
-pub(crate) fn client_config(identity: &NodeIdentity, peer: Fingerprint) -> Result<rustls::ClientConfig, NetError> {
+pub(crate) fn client_config(
+    identity: &NodeIdentity,
+    peer: Fingerprint,
+) -> Result<rustls::ClientConfig, NetError> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
@@ -97,7 +114,13 @@ impl Pinned {
             Allowed::Any(peers) => peers.contains(&found),
             Allowed::Only(peer) => *peer == found,
         };
-        if allowed { Ok(()) } else { Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))
+        }
     }
 
     fn verify_signature(
@@ -106,7 +129,12 @@ impl Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &provider().signature_verification_algorithms,
+        )
     }
 }
 
@@ -148,7 +176,9 @@ impl ClientCertVerifier for Pinned {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -183,6 +213,8 @@ impl ServerCertVerifier for Pinned {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

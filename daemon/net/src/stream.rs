@@ -21,13 +21,26 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new((send, receive): (quinn::SendStream, quinn::RecvStream), limits: &Limits) -> Stream {
-        Stream { send, receive, deadline: limits.message_deadline, frame_max_bytes: limits.frame_max_bytes }
+    pub(crate) fn new(
+        (send, receive): (quinn::SendStream, quinn::RecvStream),
+        limits: &Limits,
+    ) -> Stream {
+        Stream {
+            send,
+            receive,
+            deadline: limits.message_deadline,
+            frame_max_bytes: limits.frame_max_bytes,
+        }
     }
 
     /// Sends one message. The peer sees the stream itself with the first.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), NetError> {
-        let written = within("sending a message", self.deadline, frame::write(&mut self.send, Format::Postcard, message)).await;
+        let written = within(
+            "sending a message",
+            self.deadline,
+            frame::write(&mut self.send, Format::Postcard, message),
+        )
+        .await;
         self.checked(written)
     }
 
@@ -45,8 +58,12 @@ impl Stream {
     }
 
     fn checked<T>(&mut self, result: Result<T, NetError>) -> Result<T, NetError> {
-        if !matches!(result, Ok(_) | Err(NetError::Frame(frame::FrameError::Closed))) {
-            // Part of a frame may have gone over: no later message could be told from its rest. Errors say that it is closed already.
+        if !matches!(
+            result,
+            Ok(_) | Err(NetError::Frame(frame::FrameError::Closed))
+        ) {
+            // Part of a frame may have gone over: no later message could be told from its rest.
+            // Errors say that it is closed already.
             let _ = self.send.reset(BROKEN.into());
             let _ = self.receive.stop(BROKEN.into());
         }

@@ -18,9 +18,20 @@ fn node_with(limits: Limits) -> Node {
     let dir = tempfile::tempdir().unwrap();
     let identity = NodeIdentity::open(&dir.path().join("node.pem")).unwrap();
     let (peers, fingerprint) = (Peers::default(), identity.fingerprint());
-    let endpoint = Endpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)), identity, &peers, limits).unwrap();
+    let endpoint = Endpoint::bind(
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+        identity,
+        &peers,
+        limits,
+    )
+    .unwrap();
     let address = endpoint.address().unwrap();
-    Node { endpoint, peers, address, fingerprint }
+    Node {
+        endpoint,
+        peers,
+        address,
+        fingerprint,
+    }
 }
 
 fn node() -> Node {
@@ -50,10 +61,17 @@ async fn an_allowed_peer_exchanges_messages_and_each_knows_the_other() {
     let (server, client) = (node(), node());
     server.peers.allow(client.fingerprint);
     let serving = tokio::task::JoinSet::from_iter([serve(server.endpoint)]);
-    let connection = client.endpoint.connect(server.address, server.fingerprint).await.unwrap();
+    let connection = client
+        .endpoint
+        .connect(server.address, server.fingerprint)
+        .await
+        .unwrap();
     assert_eq!(connection.peer(), server.fingerprint);
     let long = "x".repeat(3 << 20);
-    assert_eq!(ask(&connection, &long).await.unwrap(), (long, client.fingerprint.0));
+    assert_eq!(
+        ask(&connection, &long).await.unwrap(),
+        (long, client.fingerprint.0)
+    );
     drop(serving);
 }
 
@@ -63,7 +81,8 @@ async fn an_unknown_certificate_is_refused_before_any_byte() {
     server.peers.allow(known.fingerprint);
     let (address, fingerprint) = (server.address, server.fingerprint);
     let refused = async {
-        // The stranger's own side of the handshake may be complete before it is told: its first message fails at the latest.
+        // The stranger's own side of the handshake may be complete before it is told: its first
+        // message fails at the latest.
         match stranger.endpoint.connect(address, fingerprint).await {
             Ok(connection) => ask(&connection, "let me in").await.unwrap_err(),
             Err(error) => error,
@@ -71,7 +90,13 @@ async fn an_unknown_certificate_is_refused_before_any_byte() {
     };
     let admitted = async {
         let error = refused.await;
-        assert!(matches!(error, NetError::Connect { .. } | NetError::Lost { .. } | NetError::Frame(_)), "{error}");
+        assert!(
+            matches!(
+                error,
+                NetError::Connect { .. } | NetError::Lost { .. } | NetError::Frame(_)
+            ),
+            "{error}"
+        );
         known.endpoint.connect(address, fingerprint).await.unwrap()
     };
     // The first connection that comes out is the known peer's, though the stranger came first.
@@ -108,7 +133,10 @@ async fn a_revoked_peer_does_not_come_back_in() {
 
 /// A peer that sends the first packet of a handshake to `server` and then falls silent.
 async fn stall(server: SocketAddr, client: &Endpoint, fingerprint: Fingerprint) {
-    let (catch, pass) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let (catch, pass) = (
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+    );
     let mut packet = vec![0u8; 2048];
     let address = catch.local_addr().unwrap();
     tokio::select! {
@@ -120,15 +148,22 @@ async fn stall(server: SocketAddr, client: &Endpoint, fingerprint: Fingerprint) 
 
 #[tokio::test]
 async fn stalled_handshakes_hold_up_nobody() {
-    let limits = Limits { handshake_deadline: Duration::from_secs(120), ..Limits::default() };
+    let limits = Limits {
+        handshake_deadline: Duration::from_secs(120),
+        ..Limits::default()
+    };
     let (mut server, client) = (node_with(limits), node());
     server.peers.allow(client.fingerprint);
     let (address, fingerprint) = (server.address, server.fingerprint);
     for _ in 0..3 {
         stall(address, &client.endpoint, fingerprint).await;
     }
-    // The client's own handshake deadline of 10 s fails the test should the server wait for one of the others first.
-    let (accepted, connected) = tokio::join!(server.endpoint.accept(), client.endpoint.connect(address, fingerprint));
+    // The client's own handshake deadline of 10 s fails the test should the server wait for one of
+    // the others first.
+    let (accepted, connected) = tokio::join!(
+        server.endpoint.accept(),
+        client.endpoint.connect(address, fingerprint)
+    );
     assert_eq!(accepted.unwrap().peer(), client.fingerprint);
     connected.unwrap();
     assert_eq!(server.endpoint.handshakes(), 3);
@@ -136,7 +171,10 @@ async fn stalled_handshakes_hold_up_nobody() {
 
 #[tokio::test]
 async fn a_stalled_handshake_ends_at_its_deadline() {
-    let limits = Limits { handshake_deadline: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits {
+        handshake_deadline: Duration::from_millis(300),
+        ..Limits::default()
+    };
     let (mut server, client) = (node_with(limits), node());
     server.peers.allow(client.fingerprint);
     stall(server.address, &client.endpoint, server.fingerprint).await;
@@ -151,7 +189,11 @@ async fn a_stalled_handshake_ends_at_its_deadline() {
 
 #[tokio::test]
 async fn handshakes_beyond_the_limit_are_refused() {
-    let limits = Limits { handshake_deadline: Duration::from_secs(120), handshakes_max: 2, ..Limits::default() };
+    let limits = Limits {
+        handshake_deadline: Duration::from_secs(120),
+        handshakes_max: 2,
+        ..Limits::default()
+    };
     let (mut server, client) = (node_with(limits), node());
     server.peers.allow(client.fingerprint);
     let (address, fingerprint) = (server.address, server.fingerprint);
@@ -163,18 +205,27 @@ async fn handshakes_beyond_the_limit_are_refused() {
         assert!(server.endpoint.handshakes() <= 2);
     }
     // Peers that cannot receive at their address do not take up the last places.
-    let (accepted, connected) = tokio::join!(server.endpoint.accept(), client.endpoint.connect(address, fingerprint));
+    let (accepted, connected) = tokio::join!(
+        server.endpoint.accept(),
+        client.endpoint.connect(address, fingerprint)
+    );
     assert_eq!(accepted.unwrap().peer(), client.fingerprint);
     connected.unwrap();
 }
 
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused_and_ends_the_stream() {
-    let small = Limits { frame_max_bytes: 1000, ..Limits::default() };
+    let small = Limits {
+        frame_max_bytes: 1000,
+        ..Limits::default()
+    };
     let (mut server, client) = (node_with(small), node());
     server.peers.allow(client.fingerprint);
     let (address, fingerprint) = (server.address, server.fingerprint);
-    let (accepted, connected) = tokio::join!(server.endpoint.accept(), client.endpoint.connect(address, fingerprint));
+    let (accepted, connected) = tokio::join!(
+        server.endpoint.accept(),
+        client.endpoint.connect(address, fingerprint)
+    );
     let (accepted, connected) = (accepted.unwrap(), connected.unwrap());
     let receive = async {
         let mut stream = accepted.accept().await.unwrap();
@@ -186,7 +237,8 @@ async fn a_message_over_the_limit_is_refused_and_ends_the_stream() {
         let mut stream = connected.open().await.unwrap();
         stream.send(&"fits").await.unwrap();
         stream.send(&"x".repeat(1001)).await.unwrap();
-        // What follows the refused message could be made to look like one: the receiver must have shut the stream.
+        // What follows the refused message could be made to look like one: the receiver must have
+        // shut the stream.
         for _ in 0..1000 {
             if stream.send(&"more").await.is_err() {
                 return true;
@@ -197,18 +249,39 @@ async fn a_message_over_the_limit_is_refused_and_ends_the_stream() {
     };
     let ((first, second, _stream), stopped) = tokio::join!(receive, send);
     assert_eq!(first, "fits");
-    assert!(matches!(second, Err(NetError::Frame(FrameError::OverLimit { limit: 1000, .. }))), "{second:?}");
+    assert!(
+        matches!(
+            second,
+            Err(NetError::Frame(FrameError::OverLimit { limit: 1000, .. }))
+        ),
+        "{second:?}"
+    );
     assert!(stopped, "the sender was let go on");
 }
 
 #[tokio::test]
 async fn a_peer_that_says_nothing_meets_the_deadline() {
-    let limits = Limits { message_deadline: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits {
+        message_deadline: Duration::from_millis(200),
+        ..Limits::default()
+    };
     let (mut server, client) = (node(), node_with(limits));
     server.peers.allow(client.fingerprint);
     let (address, fingerprint) = (server.address, server.fingerprint);
-    let (accepted, connected) = tokio::join!(server.endpoint.accept(), client.endpoint.connect(address, fingerprint));
+    let (accepted, connected) = tokio::join!(
+        server.endpoint.accept(),
+        client.endpoint.connect(address, fingerprint)
+    );
     let (_accepted, connected) = (accepted.unwrap(), connected.unwrap());
     let error = ask(&connected, "anybody?").await.unwrap_err();
-    assert!(matches!(error, NetError::Deadline { doing: "waiting for a message", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            NetError::Deadline {
+                doing: "waiting for a message",
+                ..
+            }
+        ),
+        "{error}"
+    );
 }

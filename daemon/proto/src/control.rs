@@ -1,9 +1,10 @@
 //! The protocol between `r1ctl` and `r1d` over the daemon's unix socket: JSON in [`crate::frame`]s.
 //!
-//! A client sends one [`Request`] per connection, in an [`Envelope`], and says nothing more. The daemon answers with one [`Response`], or, for
-//! `Watch` and `Logs { follow: true }`, with a stream of them that ends with [`Response::End`]. An answer that takes its time is announced by
-//! [`Response::Progress`] where the client asked for that, so a client's deadline is for silence and not for the work. The types are what
-//! `r1ctl -o json` prints.
+//! A client sends one [`Request`] per connection, in an [`Envelope`], and says nothing more. The
+//! daemon answers with one [`Response`], or, for `Watch` and `Logs { follow: true }`, with a stream
+//! of them that ends with [`Response::End`]. An answer that takes its time is announced by
+//! [`Response::Progress`] where the client asked for that, so a client's deadline is for silence
+//! and not for the work. The types are what `r1ctl -o json` prints.
 //!
 //! A request that changes something is carried out to its end, whether its client stays or not.
 
@@ -13,14 +14,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Payload of a request's frame. A daemon that is sent more refuses it: the longest job file has half of this.
+/// Payload of a request's frame. A daemon that is sent more refuses it: the longest job file has
+/// half of this.
 pub const REQUEST_MAX_BYTES: u32 = 2 << 20;
 
-/// What a client sends: a request, and how it is to be answered. A bare [`Request`] is an envelope, too.
+/// What a client sends: a request, and how it is to be answered. A bare [`Request`] is an envelope,
+/// too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// Made by the client, for a request that it may have to send again: of all submissions with one id comes one job, and a submission whose
-    /// first sending is still being read is answered with that one's answer. At most 64 bytes.
+    /// Made by the client, for a request that it may have to send again: of all submissions with
+    /// one id comes one job, and a submission whose first sending is still being read is answered
+    /// with that one's answer. At most 64 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Whether [`Response::Progress`] is wanted until the answer is there.
@@ -41,11 +45,13 @@ pub enum Request {
         /// SHA-256 that a plugin must have, by its name or absolute path in the job (`r1.lock`).
         #[serde(default)]
         pins: BTreeMap<String, String>,
-        /// Every stage is done, also those that an earlier job has finished with the same settings and inputs.
+        /// Every stage is done, also those that an earlier job has finished with the same settings
+        /// and inputs.
         #[serde(default)]
         no_reuse: bool,
     },
-    /// Let another component judge where the job names `plugin` (or a reward has that name), from the next step on.
+    /// Let another component judge where the job names `plugin` (or a reward has that name), from
+    /// the next step on.
     Reload {
         job: String,
         plugin: String,
@@ -88,11 +94,13 @@ pub enum Request {
         file: Option<PathBuf>,
     },
     Nodes,
-    /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job ends.
+    /// A [`Response::Status`] now and whenever it changes (at most 10 per second), until the job
+    /// ends.
     Watch {
         job: String,
     },
-    /// Stop the daemon after the step in flight (`r1d dev` only; systemd stops a service by signal).
+    /// Stop the daemon after the step in flight (`r1d dev` only; systemd stops a service by
+    /// signal).
     Shutdown,
 }
 
@@ -152,9 +160,13 @@ pub struct ControlError {
 }
 
 impl ControlError {
-    /// The message may quote what users, models and plugins wrote: it is made one line of bounded length.
+    /// The message may quote what users, models and plugins wrote: it is made one line of bounded
+    /// length.
     pub fn new(kind: ErrorKind, message: impl ToString) -> ControlError {
-        ControlError { kind, message: crate::shown::line(&message.to_string()) }
+        ControlError {
+            kind,
+            message: crate::shown::line(&message.to_string()),
+        }
     }
 }
 
@@ -250,7 +262,8 @@ pub struct StageStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Activity {
-    /// `sampling`, `scoring`, `training`, `evaluating`, `checkpointing`, `replaying`, `loading`, `exporting`, `writing the data set`.
+    /// `sampling`, `scoring`, `training`, `evaluating`, `checkpointing`, `replaying`, `loading`,
+    /// `exporting`, `writing the data set`.
     pub doing: String,
     pub done: u64,
     pub total: u64,
@@ -259,7 +272,8 @@ pub struct Activity {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalResult {
-    /// Stage after (or in) which the weights were evaluated; `None` for the weights that the job starts from.
+    /// Stage after (or in) which the weights were evaluated; `None` for the weights that the job
+    /// starts from.
     pub stage: Option<String>,
     pub step: u64,
     /// Name of the data set.
@@ -332,7 +346,8 @@ pub enum Review {
     Imported,
 }
 
-/// The chain of waits, outermost first: each line says who waits for what, since when, and its deadline.
+/// The chain of waits, outermost first: each line says who waits for what, since when, and its
+/// deadline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Why {
     pub job: JobId,
@@ -407,13 +422,17 @@ pub struct PlanStage {
     pub memory: BTreeMap<String, u64>,
 }
 
-/// JSON has neither NaN nor infinity: both travel as null, which reads back as NaN. One broken metric must not hide the rest.
+/// JSON has neither NaN nor infinity: both travel as null, which reads back as NaN. One broken
+/// metric must not hide the rest.
 fn metrics<'de, D: Deserializer<'de>>(source: D) -> Result<BTreeMap<String, f64>, D::Error> {
     if !source.is_human_readable() {
         return BTreeMap::deserialize(source);
     }
     let read = BTreeMap::<String, Option<f64>>::deserialize(source)?;
-    Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+    Ok(read
+        .into_iter()
+        .map(|(name, value)| (name, value.unwrap_or(f64::NAN)))
+        .collect())
 }
 
 #[cfg(test)]
@@ -424,24 +443,55 @@ mod tests {
     /// Clients of an earlier release send the request alone.
     #[test]
     fn a_bare_request_is_an_envelope() {
-        for request in [Request::List, Request::Logs { job: "k3v".into(), follow: true }, Request::Plan { job: "x".into() }] {
+        for request in [
+            Request::List,
+            Request::Logs {
+                job: "k3v".into(),
+                follow: true,
+            },
+            Request::Plan { job: "x".into() },
+        ] {
             let bare = encode(Format::Json, &request).unwrap();
             let read: Envelope = read_blocking(&mut &bare[..], Format::Json).unwrap();
-            assert_eq!(read, Envelope { id: None, progress: false, request: request.clone() });
+            assert_eq!(
+                read,
+                Envelope {
+                    id: None,
+                    progress: false,
+                    request: request.clone()
+                }
+            );
             // An earlier daemon takes the request out of an envelope.
-            let envelope = Envelope { id: Some("r-1".into()), progress: true, request: request.clone() };
+            let envelope = Envelope {
+                id: Some("r-1".into()),
+                progress: true,
+                request: request.clone(),
+            };
             let sent = encode(Format::Json, &envelope).unwrap();
-            assert_eq!(read_blocking::<Request>(&mut &sent[..], Format::Json).unwrap(), request);
-            assert_eq!(read_blocking::<Envelope>(&mut &sent[..], Format::Json).unwrap(), envelope);
+            assert_eq!(
+                read_blocking::<Request>(&mut &sent[..], Format::Json).unwrap(),
+                request
+            );
+            assert_eq!(
+                read_blocking::<Envelope>(&mut &sent[..], Format::Json).unwrap(),
+                envelope
+            );
         }
     }
 
     #[test]
     fn a_metric_that_is_no_number_hides_no_status() {
         let metrics = BTreeMap::from([("loss".to_string(), f64::NAN), ("reward".to_string(), 0.5)]);
-        let eval = EvalResult { stage: None, step: 3, data: "test".into(), metrics, example: None };
+        let eval = EvalResult {
+            stage: None,
+            step: 3,
+            data: "test".into(),
+            metrics,
+            example: None,
+        };
         for format in [Format::Json, Format::Postcard] {
-            let back: EvalResult = read_blocking(&mut &encode(format, &eval).unwrap()[..], format).unwrap();
+            let back: EvalResult =
+                read_blocking(&mut &encode(format, &eval).unwrap()[..], format).unwrap();
             assert!(back.metrics["loss"].is_nan(), "{format:?}");
             assert_eq!((back.step, back.metrics["reward"]), (3, 0.5), "{format:?}");
         }

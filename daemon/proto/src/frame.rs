@@ -6,8 +6,9 @@
 //!  | "R1D\0"| version| format | reserved | length u32 LE  | crc32c u32 LE  | payload …
 //!  +--------+--------+--------+----------+----------------+----------------+---------------
 //! ```
-//! `format` is 0 for postcard, 1 for JSON. `length` counts the payload, at most [`LENGTH_MAX_BYTES`] (`LIM-1`);
-//! `crc32c` covers the payload. Nothing of a payload is decoded before its length and checksum are right.
+//! `format` is 0 for postcard, 1 for JSON. `length` counts the payload, at most
+//! [`LENGTH_MAX_BYTES`] (`LIM-1`); `crc32c` covers the payload. Nothing of a payload is decoded
+//! before its length and checksum are right.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +34,10 @@ pub enum FrameError {
     Io(#[from] std::io::Error),
     #[error("not an r1d frame: starts with {0:02x?}")]
     Magic([u8; 4]),
-    #[error("frame version {0}, this side speaks {VERSION}: run the same release of r1d, r1ctl and r1d-worker")]
+    #[error(
+        "frame version {0}, this side speaks {VERSION}: run the same release of r1d, r1ctl and \
+         r1d-worker"
+    )]
     Version(u8),
     #[error("frame format {0} is not the one expected here")]
     Format(u8),
@@ -53,8 +57,12 @@ pub enum FrameError {
 pub fn encode<T: Serialize>(format: Format, message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0u8; HEADER_BYTES];
     match format {
-        Format::Postcard => bytes = postcard::to_extend(message, bytes).map_err(|e| FrameError::Encode(e.to_string()))?,
-        Format::Json => serde_json::to_writer(&mut bytes, message).map_err(|e| FrameError::Encode(e.to_string()))?,
+        Format::Postcard => {
+            bytes = postcard::to_extend(message, bytes)
+                .map_err(|e| FrameError::Encode(e.to_string()))?
+        }
+        Format::Json => serde_json::to_writer(&mut bytes, message)
+            .map_err(|e| FrameError::Encode(e.to_string()))?,
     }
     let length = bytes.len() - HEADER_BYTES;
     if length as u64 > LENGTH_MAX_BYTES as u64 {
@@ -94,7 +102,10 @@ fn header(bytes: &[u8; HEADER_BYTES], format: Format) -> Result<(u32, u32), Fram
 
 fn check(bytes: &[u8], crc: u32) -> Result<(), FrameError> {
     match crc32c::crc32c(bytes) {
-        found if found != crc => Err(FrameError::Checksum { expected: crc, found }),
+        found if found != crc => Err(FrameError::Checksum {
+            expected: crc,
+            found,
+        }),
         _ => Ok(()),
     }
 }
@@ -102,13 +113,21 @@ fn check(bytes: &[u8], crc: u32) -> Result<(), FrameError> {
 /// The message in a payload whose checksum is right.
 pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, FrameError> {
     match format {
-        Format::Postcard => postcard::from_bytes(bytes).map_err(|e| FrameError::Decode(e.to_string())),
-        Format::Json => serde_json::from_slice(bytes).map_err(|e| FrameError::Decode(e.to_string())),
+        Format::Postcard => {
+            postcard::from_bytes(bytes).map_err(|e| FrameError::Decode(e.to_string()))
+        }
+        Format::Json => {
+            serde_json::from_slice(bytes).map_err(|e| FrameError::Decode(e.to_string()))
+        }
     }
 }
 
 /// Sends one message; the stream is flushed.
-pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), format: Format, message: &T) -> Result<(), FrameError> {
+pub async fn write<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    format: Format,
+    message: &T,
+) -> Result<(), FrameError> {
     let bytes = encode(format, message)?;
     stream.write_all(&bytes).await?;
     stream.flush().await?;
@@ -116,11 +135,15 @@ pub async fn write<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), format:
 }
 
 /// Receives one message. Not cancel-safe: give it a task of its own.
-pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), format: Format) -> Result<T, FrameError> {
+pub async fn read<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    format: Format,
+) -> Result<T, FrameError> {
     read_within(stream, format, LENGTH_MAX_BYTES).await
 }
 
-/// [`read`] of a payload of at most `limit` bytes: a longer one is refused before memory is taken for it.
+/// [`read`] of a payload of at most `limit` bytes: a longer one is refused before memory is taken
+/// for it.
 pub async fn read_within<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     format: Format,
@@ -129,8 +152,13 @@ pub async fn read_within<T: DeserializeOwned>(
     decode(format, &read_payload(stream, format, limit).await?)
 }
 
-/// The payload of one frame, at most `limit` bytes, its checksum compared: for whoever decodes elsewhere ([`decode`]).
-pub async fn read_payload(stream: &mut (impl AsyncRead + Unpin), format: Format, limit: u32) -> Result<Vec<u8>, FrameError> {
+/// The payload of one frame, at most `limit` bytes, its checksum compared: for whoever decodes
+/// elsewhere ([`decode`]).
+pub async fn read_payload(
+    stream: &mut (impl AsyncRead + Unpin),
+    format: Format,
+    limit: u32,
+) -> Result<Vec<u8>, FrameError> {
     let mut head = [0u8; HEADER_BYTES];
     // An end of stream between frames is a close; one inside a frame is an error.
     if stream.read(&mut head[..1]).await? == 0 {
@@ -148,7 +176,10 @@ pub async fn read_payload(stream: &mut (impl AsyncRead + Unpin), format: Format,
 }
 
 /// [`read`] for a thread without a runtime.
-pub fn read_blocking<T: DeserializeOwned>(stream: &mut impl std::io::Read, format: Format) -> Result<T, FrameError> {
+pub fn read_blocking<T: DeserializeOwned>(
+    stream: &mut impl std::io::Read,
+    format: Format,
+) -> Result<T, FrameError> {
     let mut head = [0u8; HEADER_BYTES];
     if stream.read(&mut head[..1])? == 0 {
         return Err(FrameError::Closed);
@@ -162,7 +193,11 @@ pub fn read_blocking<T: DeserializeOwned>(stream: &mut impl std::io::Read, forma
 }
 
 /// [`write`] for a thread without a runtime.
-pub fn write_blocking<T: Serialize>(stream: &mut impl std::io::Write, format: Format, message: &T) -> Result<(), FrameError> {
+pub fn write_blocking<T: Serialize>(
+    stream: &mut impl std::io::Write,
+    format: Format,
+    message: &T,
+) -> Result<(), FrameError> {
     stream.write_all(&encode(format, message)?)?;
     stream.flush()?;
     Ok(())
@@ -191,7 +226,10 @@ mod tests {
             }
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(read_blocking::<(u64, String)>(&mut &bad[..], Format::Postcard).is_err(), "bit {bit}");
+            assert!(
+                read_blocking::<(u64, String)>(&mut &bad[..], Format::Postcard).is_err(),
+                "bit {bit}"
+            );
         }
     }
 
@@ -199,13 +237,22 @@ mod tests {
     fn a_frame_over_the_limit_is_refused_before_it_is_read() {
         let mut bytes = encode(Format::Json, &1).unwrap();
         bytes[8..12].copy_from_slice(&(LENGTH_MAX_BYTES + 1).to_le_bytes());
-        assert!(matches!(read_blocking::<u32>(&mut &bytes[..], Format::Json), Err(FrameError::TooLong(_))));
+        assert!(matches!(
+            read_blocking::<u32>(&mut &bytes[..], Format::Json),
+            Err(FrameError::TooLong(_))
+        ));
     }
 
     #[test]
     fn the_end_of_a_stream_is_a_close_only_between_frames() {
         let bytes = encode(Format::Json, &1).unwrap();
-        assert!(matches!(read_blocking::<u32>(&mut &bytes[..0], Format::Json), Err(FrameError::Closed)));
-        assert!(matches!(read_blocking::<u32>(&mut &bytes[..9], Format::Json), Err(FrameError::Io(_))));
+        assert!(matches!(
+            read_blocking::<u32>(&mut &bytes[..0], Format::Json),
+            Err(FrameError::Closed)
+        ));
+        assert!(matches!(
+            read_blocking::<u32>(&mut &bytes[..9], Format::Json),
+            Err(FrameError::Io(_))
+        ));
     }
 }

@@ -11,7 +11,8 @@
 //! | `CKP-1` | a reader sees a whole checkpoint or none; every file's hash is in the manifest |
 //! | `LIM-1` | every queue, frame, retry and wait has a limit with a name and a unit |
 //!
-//! A violation panics where `R1D_STRICT=1` (cargo sets it for tests and `cargo run`); elsewhere it is logged and counted.
+//! A violation panics where `R1D_STRICT=1` (cargo sets it for tests and `cargo run`); elsewhere it
+//! is logged and counted.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,9 @@ pub fn violated(name: &str, message: std::fmt::Arguments<'_>) {
     static STRICT: OnceLock<bool> = OnceLock::new();
     VIOLATIONS.fetch_add(1, Ordering::Relaxed);
     tracing::error!(invariant = name, "{message}");
-    if *STRICT.get_or_init(|| cfg!(debug_assertions) || std::env::var_os("R1D_STRICT").is_some_and(|v| v == "1")) {
+    if *STRICT.get_or_init(|| {
+        cfg!(debug_assertions) || std::env::var_os("R1D_STRICT").is_some_and(|v| v == "1")
+    }) {
         panic!("invariant {name} violated: {message}");
     }
 }

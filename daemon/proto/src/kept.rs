@@ -1,20 +1,23 @@
-//! The ids that each token of a completion was drawn from, where top-k and top-p cut the vocabulary short.
+//! The ids that each token of a completion was drawn from, where top-k and top-p cut the vocabulary
+//! short.
 //!
-//! Importance sampling needs both policies over the same actions, so the trainer's distributions are renormalised over the sampler's sets:
-//! Keep Sampling Mask (DeepSeek-V3.2 3.1).
+//! Importance sampling needs both policies over the same actions, so the trainer's distributions
+//! are renormalised over the sampler's sets: Keep Sampling Mask (DeepSeek-V3.2 3.1).
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// A set of ids per token of a completion; empty where every token had the whole vocabulary.
 ///
-/// Token by token: the number of runs of kept ids, 0 for the whole vocabulary, then of each run how many ids are dropped before it and how many
-/// it keeps. Each number is a varint in a journal or a frame, so a few likely ids are as short as nearly all of them.
+/// Token by token: the number of runs of kept ids, 0 for the whole vocabulary, then of each run how
+/// many ids are dropped before it and how many it keeps. Each number is a varint in a journal or a
+/// frame, so a few likely ids are as short as nearly all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeptIds(Vec<u32>);
 
-/// Numbers of one completion (`LIM-1`): at 5 bytes each, a completion with its experts still fits a journal record.
+/// Numbers of one completion (`LIM-1`): at 5 bytes each, a completion with its experts still fits a
+/// journal record.
 pub const KEPT_NUMBERS_MAX: usize = 8 << 20;
 
 /// What is wrong with sets of kept ids.
@@ -26,8 +29,15 @@ pub enum BadKeptIds {
     CutShort { token: usize },
     #[error("the kept ids of token {token} have a run of none")]
     EmptyRun { token: usize },
-    #[error("the kept ids of token {token} reach to {end}, beyond the model's vocabulary of {vocab_size}")]
-    Beyond { token: usize, end: u64, vocab_size: u64 },
+    #[error(
+        "the kept ids of token {token} reach to {end}, beyond the model's vocabulary of \
+         {vocab_size}"
+    )]
+    Beyond {
+        token: usize,
+        end: u64,
+        vocab_size: u64,
+    },
     #[error("id {id}, token {token}, is not among its kept ids")]
     NotKept { token: usize, id: u32 },
 }
@@ -51,8 +61,8 @@ impl KeptIds {
         self.0.is_empty()
     }
 
-    /// Adds a token whose kept ids are the set bits of `words`, id 0 the lowest of the first; none is set from `vocab_size` on. `false`: it does not
-    /// fit [`KEPT_NUMBERS_MAX`] any more.
+    /// Adds a token whose kept ids are the set bits of `words`, id 0 the lowest of the first; none
+    /// is set from `vocab_size` on. `false`: it does not fit [`KEPT_NUMBERS_MAX`] any more.
     #[must_use]
     pub fn push(&mut self, words: &[u64], vocab_size: u32) -> bool {
         let count_at = self.0.len();
@@ -63,7 +73,8 @@ impl KeptIds {
             if end - start == vocab_size as usize {
                 break;
             }
-            self.0.extend([(start - dropped_from) as u32, (end - start) as u32]);
+            self.0
+                .extend([(start - dropped_from) as u32, (end - start) as u32]);
             dropped_from = end;
         }
         let count = (self.0.len() - count_at - 1) / 2;
@@ -75,7 +86,11 @@ impl KeptIds {
 
     /// Empty where no token's set was cut.
     pub fn or_none(self) -> KeptIds {
-        if self.0.iter().all(|number| *number == 0) { KeptIds::default() } else { self }
+        if self.0.iter().all(|number| *number == 0) {
+            KeptIds::default()
+        } else {
+            self
+        }
     }
 
     /// The set of each token in turn; ends early where the numbers do not add up.
@@ -100,7 +115,10 @@ impl KeptIds {
             return Err(BadKeptIds::CutShort { token: found });
         }
         if found != completion_ids.len() {
-            return Err(BadKeptIds::Tokens { expected: completion_ids.len(), found });
+            return Err(BadKeptIds::Tokens {
+                expected: completion_ids.len(),
+                found,
+            });
         }
         for (token, (kept, &id)) in self.tokens().zip(completion_ids).enumerate() {
             let mut pairs = kept.0.chunks_exact(2).enumerate();
@@ -109,7 +127,11 @@ impl KeptIds {
             }
             let end = kept.0.iter().map(|number| u64::from(*number)).sum();
             if end > vocab_size {
-                return Err(BadKeptIds::Beyond { token, end, vocab_size });
+                return Err(BadKeptIds::Beyond {
+                    token,
+                    end,
+                    vocab_size,
+                });
             }
             if !kept.is_whole() && !kept.runs().any(|run| run.contains(&i64::from(id))) {
                 return Err(BadKeptIds::NotKept { token, id });
@@ -136,7 +158,11 @@ impl Kept<'_> {
 
     /// Number of kept ids.
     pub fn size(&self, vocab_size: u64) -> u64 {
-        if self.is_whole() { vocab_size } else { self.0.chunks_exact(2).map(|pair| u64::from(pair[1])).sum() }
+        if self.is_whole() {
+            vocab_size
+        } else {
+            self.0.chunks_exact(2).map(|pair| u64::from(pair[1])).sum()
+        }
     }
 }
 
@@ -161,21 +187,34 @@ mod tests {
     const VOCAB_SIZE: u32 = 150;
 
     fn words(kept: &[bool]) -> Vec<u64> {
-        let word = |bits: &[bool]| bits.iter().enumerate().map(|(i, kept)| u64::from(*kept) << i).sum();
+        let word = |bits: &[bool]| {
+            bits.iter()
+                .enumerate()
+                .map(|(i, kept)| u64::from(*kept) << i)
+                .sum()
+        };
         kept.chunks(64).map(word).collect()
     }
 
     fn of(sets: &[Vec<bool>]) -> KeptIds {
         let mut kept = KeptIds::default();
-        sets.iter().for_each(|set| assert!(kept.push(&words(set), set.len() as u32)));
+        sets.iter()
+            .for_each(|set| assert!(kept.push(&words(set), set.len() as u32)));
         kept.or_none()
     }
 
     /// Sets of 150 ids with the first of their ids; the shorter the pattern, the more of its kind.
     fn sets() -> impl Strategy<Value = Vec<Vec<bool>>> {
-        let set = (prop::collection::vec(any::<bool>(), 1..VOCAB_SIZE as usize), any::<prop::sample::Index>());
+        let set = (
+            prop::collection::vec(any::<bool>(), 1..VOCAB_SIZE as usize),
+            any::<prop::sample::Index>(),
+        );
         let set = set.prop_map(|(pattern, id)| {
-            let mut set: Vec<bool> = pattern.into_iter().cycle().take(VOCAB_SIZE as usize).collect();
+            let mut set: Vec<bool> = pattern
+                .into_iter()
+                .cycle()
+                .take(VOCAB_SIZE as usize)
+                .collect();
             let id = id.index(set.len());
             set[id] = true;
             set
@@ -188,7 +227,9 @@ mod tests {
         fn sets_read_back_and_fit_the_ids_inside_alone(sets in sets()) {
             let kept = of(&sets);
             let ids = |wanted: bool| -> Option<Vec<u32>> {
-                sets.iter().map(|set| set.iter().position(|kept| *kept == wanted).map(|id| id as u32)).collect()
+                sets.iter()
+                    .map(|set| set.iter().position(|kept| *kept == wanted).map(|id| id as u32))
+                    .collect()
             };
             let first = ids(true).unwrap();
             prop_assert_eq!(kept.check(&first, VOCAB_SIZE.into()), Ok(()));
@@ -200,18 +241,23 @@ mod tests {
                 let mut read = vec![kept.is_whole(); set.len()];
                 kept.runs().for_each(|run| read[run.start as usize..run.end as usize].fill(true));
                 prop_assert_eq!(&read, set);
-                prop_assert_eq!(kept.size(VOCAB_SIZE.into()), set.iter().filter(|kept| **kept).count() as u64);
+                prop_assert_eq!(kept.size(VOCAB_SIZE.into()), set.iter().filter(|kept| **kept)
+                    .count() as u64);
             }
             let bytes = postcard::to_stdvec(&kept).unwrap();
             prop_assert_eq!(&postcard::from_bytes::<KeptIds>(&bytes).unwrap(), &kept);
             // At most a byte or two for each border of a run, and one for each token.
-            let borders: usize = sets.iter().map(|set| 1 + set.windows(2).filter(|pair| pair[0] != pair[1]).count()).sum();
-            prop_assert!(bytes.len() <= 3 + sets.len() + 3 * borders, "{} bytes for {borders} borders", bytes.len());
+            let borders: usize = sets.iter()
+                .map(|set| 1 + set.windows(2).filter(|pair| pair[0] != pair[1]).count()).sum();
+            prop_assert!(bytes.len() <= 3 + sets.len() + 3 * borders,
+                "{} bytes for {borders} borders", bytes.len());
             if let Some(outside) = ids(false) {
-                prop_assert_eq!(kept.check(&outside, VOCAB_SIZE.into()), Err(BadKeptIds::NotKept { token: 0, id: outside[0] }));
+                prop_assert_eq!(kept.check(&outside, VOCAB_SIZE.into()),
+                    Err(BadKeptIds::NotKept { token: 0, id: outside[0] }));
             }
             let missing = kept.check(&first[1..], VOCAB_SIZE.into());
-            prop_assert_eq!(missing, Err(BadKeptIds::Tokens { expected: first.len() - 1, found: first.len() }));
+            prop_assert_eq!(missing,
+                Err(BadKeptIds::Tokens { expected: first.len() - 1, found: first.len() }));
         }
 
         #[test]
@@ -221,26 +267,56 @@ mod tests {
         ) {
             let kept = KeptIds::from_numbers(numbers);
             let checked = kept.check(&ids, 9);
-            let sums: Vec<i64> = kept.tokens().map(|kept| kept.runs().map(|run| run.end).max().unwrap_or(0)).collect();
+            let sums: Vec<i64> = kept.tokens()
+                .map(|kept| kept.runs().map(|run| run.end).max().unwrap_or(0)).collect();
             prop_assert!(checked.is_err() || sums.iter().all(|end| *end <= 9), "{:?}", sums);
         }
     }
 
     #[test]
     fn what_is_no_set_of_the_ids_is_refused() {
-        let check = |numbers: &[u32], ids: &[u32]| KeptIds(numbers.to_vec()).check(ids, 10).unwrap_err();
+        let check =
+            |numbers: &[u32], ids: &[u32]| KeptIds(numbers.to_vec()).check(ids, 10).unwrap_err();
         assert_eq!(KeptIds(vec![1, 2, 8, 0]).check(&[9, 0], 10), Ok(()));
-        assert_eq!(check(&[1, 2, 9], &[3]), BadKeptIds::Beyond { token: 0, end: 11, vocab_size: 10 });
         assert_eq!(
-            check(&[2, 0, u32::MAX, u32::MAX, u32::MAX], &[3]).to_string().split(',').next(),
+            check(&[1, 2, 9], &[3]),
+            BadKeptIds::Beyond {
+                token: 0,
+                end: 11,
+                vocab_size: 10
+            }
+        );
+        assert_eq!(
+            check(&[2, 0, u32::MAX, u32::MAX, u32::MAX], &[3])
+                .to_string()
+                .split(',')
+                .next(),
             Some("the kept ids of token 0 reach to 12884901885")
         );
-        assert_eq!(check(&[0, 1, 2, 3], &[0, 1]), BadKeptIds::NotKept { token: 1, id: 1 });
-        assert_eq!(check(&[0, 1, 2], &[0, 1]), BadKeptIds::CutShort { token: 1 });
-        assert_eq!(check(&[0, u32::MAX, 2], &[0, 1]), BadKeptIds::CutShort { token: 1 });
+        assert_eq!(
+            check(&[0, 1, 2, 3], &[0, 1]),
+            BadKeptIds::NotKept { token: 1, id: 1 }
+        );
+        assert_eq!(
+            check(&[0, 1, 2], &[0, 1]),
+            BadKeptIds::CutShort { token: 1 }
+        );
+        assert_eq!(
+            check(&[0, u32::MAX, 2], &[0, 1]),
+            BadKeptIds::CutShort { token: 1 }
+        );
         assert_eq!(check(&[1, 2, 0], &[2]), BadKeptIds::EmptyRun { token: 0 });
-        assert_eq!(check(&[2, 0, 2, 0, 2], &[2]), BadKeptIds::EmptyRun { token: 0 });
-        assert_eq!(check(&[0], &[1, 2]), BadKeptIds::Tokens { expected: 2, found: 1 });
+        assert_eq!(
+            check(&[2, 0, 2, 0, 2], &[2]),
+            BadKeptIds::EmptyRun { token: 0 }
+        );
+        assert_eq!(
+            check(&[0], &[1, 2]),
+            BadKeptIds::Tokens {
+                expected: 2,
+                found: 1
+            }
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Small numbers as bytes: one each where all are below 256, else two, little endian. As varints every second expert id of a
-//! large mixture takes two bytes, and each has to be looked at.
+//! Small numbers as bytes: one each where all are below 256, else two, little endian. As varints
+//! every second expert id of a large mixture takes two bytes, and each has to be looked at.
 
 use serde::de::{Error, Visitor};
 use serde::{Deserializer, Serializer};
@@ -7,7 +7,11 @@ use std::fmt;
 
 /// The first byte says how wide a number is.
 pub fn serialize<S: Serializer>(numbers: &[u16], serializer: S) -> Result<S::Ok, S::Error> {
-    let width = if numbers.iter().any(|&number| number > u16::from(u8::MAX)) { 2 } else { 1 };
+    let width = if numbers.iter().any(|&number| number > u16::from(u8::MAX)) {
+        2
+    } else {
+        1
+    };
     let mut bytes = Vec::with_capacity(1 + width * numbers.len());
     bytes.push(width as u8);
     for number in numbers {
@@ -32,9 +36,10 @@ impl Visitor<'_> for Numbers {
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u16>, E> {
         match bytes.split_first() {
             Some((1, numbers)) => Ok(numbers.iter().map(|&number| number.into()).collect()),
-            Some((2, numbers)) if numbers.len().is_multiple_of(2) => {
-                Ok(numbers.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
-            }
+            Some((2, numbers)) if numbers.len().is_multiple_of(2) => Ok(numbers
+                .chunks_exact(2)
+                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                .collect()),
             _ => Err(E::invalid_length(bytes.len(), &self)),
         }
     }

@@ -4,12 +4,17 @@
 //! More { id 7, items 0..a }   More { id 7, items a..b }   …   Train { id 7, items z.. }   ─▶ one answer to 7
 //! ```
 //!
-//! A part is made when its turn comes, and what was sent is let go of: the whole never stands in memory a second time.
+//! A part is made when its turn comes, and what was sent is let go of: the whole never stands in
+//! memory a second time.
 
-use crate::worker::{Group, Labelled, Pair, Question, Request, RewardBatch, SupervisedSequence, ToWorker, TrainSequence};
+use crate::worker::{
+    Group, Labelled, Pair, Question, Request, RewardBatch, SupervisedSequence, ToWorker,
+    TrainSequence,
+};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a part, at most, where it has more than one item. An item alone may be as long as a frame.
+/// Bytes of a part, at most, where it has more than one item. An item alone may be as long as a
+/// frame.
 pub const PART_MAX_BYTES: usize = 32 << 20;
 
 /// Items of a request's list.
@@ -26,7 +31,10 @@ pub enum Part {
 
 /// A request was sent parts of another kind of list than its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the parts of a request are of another kind than its list: run the same release of r1d and r1d-worker")]
+#[error(
+    "the parts of a request are of another kind than its list: run the same release of r1d and \
+     r1d-worker"
+)]
 pub struct OtherKind;
 
 /// Most bytes that something takes in postcard.
@@ -45,8 +53,13 @@ impl Encoded for Vec<u32> {
 
 impl Encoded for TrainSequence {
     fn bytes_max(&self) -> usize {
-        let numbers = self.prompt_ids.bytes_max() + self.completion_ids.bytes_max() + self.kept_ids.numbers().bytes_max();
-        numbers + size_of::<f32>() * (2 + self.behaviour_logprobs.len()) + size_of::<u16>() * self.experts.len() + 4 * NUMBER_BYTES
+        let numbers = self.prompt_ids.bytes_max()
+            + self.completion_ids.bytes_max()
+            + self.kept_ids.numbers().bytes_max();
+        numbers
+            + size_of::<f32>() * (2 + self.behaviour_logprobs.len())
+            + size_of::<u16>() * self.experts.len()
+            + 4 * NUMBER_BYTES
     }
 }
 
@@ -58,7 +71,10 @@ impl Encoded for SupervisedSequence {
 
 impl Encoded for Pair {
     fn bytes_max(&self) -> usize {
-        self.prompt_ids.bytes_max() + self.chosen_ids.bytes_max() + self.rejected_ids.bytes_max() + size_of::<f32>()
+        self.prompt_ids.bytes_max()
+            + self.chosen_ids.bytes_max()
+            + self.rejected_ids.bytes_max()
+            + size_of::<f32>()
     }
 }
 
@@ -87,7 +103,12 @@ fn front<T: Encoded>(items: &mut Vec<T>, bytes: usize) -> Vec<T> {
         sum += item.bytes_max();
         sum <= bytes
     };
-    let count = items.iter().take_while(fits).count().max(1).min(items.len());
+    let count = items
+        .iter()
+        .take_while(fits)
+        .count()
+        .max(1)
+        .min(items.len());
     items.drain(..count).collect()
 }
 
@@ -185,12 +206,17 @@ impl Request {
 }
 
 impl ToWorker {
-    /// The messages that a request travels in: parts of at most `part_bytes`, or of one item, and then the request with the
-    /// last of them. Most requests are one message.
+    /// The messages that a request travels in: parts of at most `part_bytes`, or of one item, and
+    /// then the request with the last of them. Most requests are one message.
     pub fn messages(self, part_bytes: usize) -> Messages {
         let ToWorker { id, mut request } = self;
         let list = request.take_list().filter(|list| !list.is_empty());
-        Messages { id, request: Some(request), list, part_bytes }
+        Messages {
+            id,
+            request: Some(request),
+            list,
+            part_bytes,
+        }
     }
 }
 
@@ -210,7 +236,10 @@ impl Iterator for Messages {
         let part = self.list.as_mut().map(|list| list.front(self.part_bytes));
         match part {
             Some(part) if self.list.as_ref().is_some_and(|list| !list.is_empty()) => {
-                Some(ToWorker { id, request: Request::More(part) })
+                Some(ToWorker {
+                    id,
+                    request: Request::More(part),
+                })
             }
             last => {
                 self.list = None;
@@ -233,10 +262,15 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// The whole request, once its last message is here. Parts whose request never came are let go of.
+    /// The whole request, once its last message is here. Parts whose request never came are let go
+    /// of.
     pub fn add(&mut self, message: ToWorker) -> Result<Option<ToWorker>, OtherKind> {
         let ToWorker { id, mut request } = message;
-        let before = self.waiting.take().filter(|(of, _)| *of == id).map(|(_, part)| part);
+        let before = self
+            .waiting
+            .take()
+            .filter(|(of, _)| *of == id)
+            .map(|(_, part)| part);
         if let Request::More(part) = request {
             let whole = match before {
                 Some(mut before) => before.append(part).map(|()| before)?,
@@ -266,7 +300,9 @@ mod tests {
             prompt_ids: vec![index, 129_279],
             completion_ids: vec![1; 7],
             behaviour_logprobs: vec![-1.0; 7],
-            experts: (0..8 * 8 * layers).map(|i| (i % experts as usize) as u16).collect(),
+            experts: (0..8 * 8 * layers)
+                .map(|i| (i % experts as usize) as u16)
+                .collect(),
             kept_ids: KeptIds::default(),
             advantage: 1.0,
             truncated: false,
@@ -288,13 +324,25 @@ mod tests {
             routing_replay_reference: false,
         };
         let scores = vec![1.0; sequences.len()];
-        let train = TrainPpo { step: 0, first_update: 0, objective, seed: 0, sequences, scores };
-        ToWorker { id: 7, request: Request::TrainPpo(train) }
+        let train = TrainPpo {
+            step: 0,
+            first_update: 0,
+            objective,
+            seed: 0,
+            sequences,
+            scores,
+        };
+        ToWorker {
+            id: 7,
+            request: Request::TrainPpo(train),
+        }
     }
 
     fn assembled(messages: impl Iterator<Item = ToWorker>) -> ToWorker {
         let mut assembly = Assembly::default();
-        let mut whole: Vec<ToWorker> = messages.filter_map(|message| assembly.add(message).unwrap()).collect();
+        let mut whole: Vec<ToWorker> = messages
+            .filter_map(|message| assembly.add(message).unwrap())
+            .collect();
         assert_eq!(whole.len(), 1);
         whole.remove(0)
     }
@@ -311,7 +359,10 @@ mod tests {
                     other => panic!("{other:?}"),
                 };
                 let bytes = frame::encode(Format::Postcard, message).unwrap().len();
-                assert!(items == 1 || bytes <= limit, "{bytes} bytes of {items} items under a limit of {limit}");
+                assert!(
+                    items == 1 || bytes <= limit,
+                    "{bytes} bytes of {items} items under a limit of {limit}"
+                );
             }
             assert_eq!(messages.len() > 1, limit < PART_MAX_BYTES, "{limit}");
             assert_eq!(assembled(messages.into_iter()), request);
@@ -322,12 +373,22 @@ mod tests {
     #[test]
     fn the_step_of_r1_passes() {
         let one = rollout(0, 58, 256);
-        let bytes =
-            frame::encode(Format::Postcard, &ToWorker { id: 1, request: Request::More(Part::Rollouts(vec![one])) }).unwrap();
+        let bytes = frame::encode(
+            Format::Postcard,
+            &ToWorker {
+                id: 1,
+                request: Request::More(Part::Rollouts(vec![one])),
+            },
+        )
+        .unwrap();
         let of_a_completion = bytes.len() / 8 * 8192;
         assert!(of_a_completion * 512 > frame::LENGTH_MAX_BYTES as usize);
         assert!(of_a_completion + PART_MAX_BYTES < frame::LENGTH_MAX_BYTES as usize);
-        assert!(bytes.len() < 8 * (58 * 8 + 32), "an expert takes a byte: {}", bytes.len());
+        assert!(
+            bytes.len() < 8 * (58 * 8 + 32),
+            "an expert takes a byte: {}",
+            bytes.len()
+        );
     }
 
     #[test]
@@ -339,7 +400,10 @@ mod tests {
             assert_eq!(postcard::from_bytes::<TrainSequence>(&bytes).unwrap(), sent);
         }
         let mut bytes = postcard::to_stdvec(&rollout(0, 1, 8)).unwrap();
-        let width = bytes.windows(3).position(|window| window == [1, 0, 1]).unwrap();
+        let width = bytes
+            .windows(3)
+            .position(|window| window == [1, 0, 1])
+            .unwrap();
         bytes[width] = 3;
         assert!(postcard::from_bytes::<TrainSequence>(&bytes).is_err());
     }
@@ -348,16 +412,49 @@ mod tests {
     fn parts_without_their_request_are_let_go_of_and_foreign_ones_refused() {
         let mut assembly = Assembly::default();
         let part = Part::Rollouts(vec![rollout(0, 1, 8)]);
-        assert_eq!(assembly.add(ToWorker { id: 1, request: Request::More(part.clone()) }), Ok(None));
-        let next = ToWorker { id: 2, request: Request::Supervise(Supervise { step: 0, sequences: vec![] }) };
+        assert_eq!(
+            assembly.add(ToWorker {
+                id: 1,
+                request: Request::More(part.clone())
+            }),
+            Ok(None)
+        );
+        let next = ToWorker {
+            id: 2,
+            request: Request::Supervise(Supervise {
+                step: 0,
+                sequences: vec![],
+            }),
+        };
         assert_eq!(
             assembly.add(next),
-            Ok(Some(ToWorker { id: 2, request: Request::Supervise(Supervise { step: 0, sequences: vec![] }) }))
+            Ok(Some(ToWorker {
+                id: 2,
+                request: Request::Supervise(Supervise {
+                    step: 0,
+                    sequences: vec![]
+                })
+            }))
         );
-        assert_eq!(assembly.add(ToWorker { id: 3, request: Request::More(part) }), Ok(None));
-        let other = ToWorker { id: 3, request: Request::Supervise(Supervise { step: 0, sequences: vec![] }) };
+        assert_eq!(
+            assembly.add(ToWorker {
+                id: 3,
+                request: Request::More(part)
+            }),
+            Ok(None)
+        );
+        let other = ToWorker {
+            id: 3,
+            request: Request::Supervise(Supervise {
+                step: 0,
+                sequences: vec![],
+            }),
+        };
         assert_eq!(assembly.add(other), Err(OtherKind));
-        let close = ToWorker { id: 4, request: Request::Close };
+        let close = ToWorker {
+            id: 4,
+            request: Request::Close,
+        };
         assert_eq!(close.clone().messages(1).collect::<Vec<_>>(), [close]);
     }
 }

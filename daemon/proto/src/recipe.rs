@@ -12,13 +12,15 @@ pub struct Sampling {
     pub top_p: f32,
     /// Only the k likeliest ids; 0 is off.
     pub top_k: u32,
-    /// Record which ids top-p and top-k left of each token's vocabulary, and log-probabilities over these (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+    /// Record which ids top-p and top-k left of each token's vocabulary, and log-probabilities over
+    /// these (Keep Sampling Mask, DeepSeek-V3.2 3.1).
     pub keep_sampling_mask: bool,
     /// Tokens.
     pub max_completion_length: u32,
     /// Sampling any of these ends the completion.
     pub stop_ids: Vec<u32>,
-    /// Base of the counter-based randomness: one uniform per (seed, stage, step, prompt, sample, position).
+    /// Base of the counter-based randomness: one uniform per (seed, stage, step, prompt, sample,
+    /// position).
     pub seed: u64,
 }
 
@@ -72,20 +74,23 @@ pub struct Objective {
     pub epsilon_high: f64,
     /// Weight of the k3 estimate of KL(policy ‖ reference); 0 needs no reference.
     pub beta: f64,
-    /// The estimate is weighted by the importance ratio, which makes it unbiased off the policy (DeepSeek-V3.2 3.1).
-    pub use_bias_correction_kl: bool,
-    /// δ of the off-policy sequence mask: completions of negative advantage whose mean log(π_sampler / π_θ) is above it do not train the policy
+    /// The estimate is weighted by the importance ratio, which makes it unbiased off the policy
     /// (DeepSeek-V3.2 3.1).
+    pub use_bias_correction_kl: bool,
+    /// δ of the off-policy sequence mask: completions of negative advantage whose mean
+    /// log(π_sampler / π_θ) is above it do not train the policy (DeepSeek-V3.2 3.1).
     pub off_policy_mask_threshold: Option<f64>,
     /// Passes over a rollout batch.
     pub num_iterations: u32,
-    /// Updates per pass: the batch is split into this many minibatches (TRL's `steps_per_generation`).
+    /// Updates per pass: the batch is split into this many minibatches (TRL's
+    /// `steps_per_generation`).
     pub num_minibatches: u32,
     /// Completions that hit the length limit do not train.
     pub mask_truncated_completions: bool,
     /// Constant of the Dr. GRPO normaliser, tokens.
     pub max_completion_length: u32,
-    /// Temperature that the completions were drawn with: log-probabilities are of logits / temperature.
+    /// Temperature that the completions were drawn with: log-probabilities are of logits /
+    /// temperature.
     pub temperature: f32,
     /// Force the experts recorded while sampling, in the policy.
     pub routing_replay: bool,
@@ -98,7 +103,8 @@ pub struct Objective {
 pub enum DpoLossType {
     /// Bradley–Terry (Rafailov et al. 2023); smoothed labels as in conservative DPO.
     Sigmoid,
-    /// The unbiased loss where a share `label_smoothing` of the labels is flipped (Chowdhury et al. 2024).
+    /// The unbiased loss where a share `label_smoothing` of the labels is flipped (Chowdhury et al.
+    /// 2024).
     Robust,
     /// Squared distance of the mean log-ratios' difference to 1/2β (Azar et al. 2023).
     Ipo,
@@ -131,11 +137,13 @@ pub struct PpoObjective {
     pub gamma: f64,
     /// λ of generalised advantage estimation: 0 trusts the values alone, 1 the rewards alone.
     pub lam: f64,
-    /// Weight of the k1 estimate of KL(policy ‖ reference) in each token's reward; 0 needs no reference.
+    /// Weight of the k1 estimate of KL(policy ‖ reference) in each token's reward; 0 needs no
+    /// reference.
     pub kl_coef: f64,
     /// Temperature that the completions were drawn with.
     pub temperature: f32,
-    /// Force the experts recorded while sampling, in the policy. The value model has its own routing.
+    /// Force the experts recorded while sampling, in the policy. The value model has its own
+    /// routing.
     pub routing_replay: bool,
     /// With [`Self::routing_replay`], in the reference too; else it routes by itself.
     pub routing_replay_reference: bool,
@@ -169,7 +177,8 @@ pub struct Optimiser {
     pub max_grad_norm: f64,
 }
 
-/// Low-rank adapters (Hu et al. 2022) that are trained while the weights stay as they are; peft's names.
+/// Low-rank adapters (Hu et al. 2022) that are trained while the weights stay as they are; peft's
+/// names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
     /// Rank.
@@ -185,7 +194,8 @@ pub struct Lora {
 pub struct RouterTraining {
     /// Step of the correction bias per update, `b += gamma · sign(mean load − load)`; 0 freezes it.
     pub bias_update_speed: f64,
-    /// Weight of the sequence-wise balance loss (with a softmax router DeepSeek-V2's expert-level one); 0 is off.
+    /// Weight of the sequence-wise balance loss (with a softmax router DeepSeek-V2's expert-level
+    /// one); 0 is off.
     pub aux_loss_alpha: f64,
     /// Weight of DeepSeek-V2's device-level balance loss; 0 is off.
     pub device_loss_alpha: f64,

@@ -10,11 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The mode of a new file that everybody may read whom the umask lets.
 pub const FILE_MODE: u32 = 0o666;
 
-/// Writes a new file of this mode, less the umask, beside `path`, flushes it to the disk, renames it to `path` and
-/// makes the name survive a crash. On an error nothing is left beside `path`, which is as it was; only where the last
-/// of this fails, the sync of the directory, it is the new file, and a crash may bring the old one back. If several
-/// threads or processes write at once, `path` holds what the last one to finish wrote, whole.
-pub fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+/// Writes a new file of this mode, less the umask, beside `path`, flushes it to the disk, renames
+/// it to `path` and makes the name survive a crash. On an error nothing is left beside `path`,
+/// which is as it was; only where the last of this fails, the sync of the directory, it is the new
+/// file, and a crash may bring the old one back. If several threads or processes write at once,
+/// `path` holds what the last one to finish wrote, whole.
+pub fn replace(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let (part, file) = create_part(path, mode)?;
     let written = fill_and_sync(file, fill).and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
@@ -30,16 +35,24 @@ fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) ->
     writer.into_inner().map_err(|e| e.into_error())?.sync_all()
 }
 
-/// A file that was not there, in the directory of `path`: the same file system, so that the rename is atomic, and no
-/// two writers share it. What has its name already, another's file or a link, is not touched: the next number is tried.
+/// A file that was not there, in the directory of `path`: the same file system, so that the rename
+/// is atomic, and no two writers share it. What has its name already, another's file or a link, is
+/// not touched: the next number is tried.
 fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
     static WRITERS: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "not the path of a file"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "not the path of a file"))?;
     let (name, process) = (name.to_string_lossy(), std::process::id());
     loop {
         let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
         let part = path.with_file_name(format!(".{name}.{process}-{writer}{PART}"));
-        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&part) {
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&part)
+        {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             created => return Ok((part, created?)),
         }
@@ -49,11 +62,12 @@ fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
 /// The end of the name of a file that is being written.
 const PART: &str = ".part";
 
-/// Removes what writers left in a directory that did not live to finish; those of this process are left alone. The
-/// files are only in the way, so an error is ignored.
+/// Removes what writers left in a directory that did not live to finish; those of this process are
+/// left alone. The files are only in the way, so an error is ignored.
 pub fn remove_parts(directory: &Path) {
     let own = format!(".{}-", std::process::id());
-    let is_left = |name: &str| name.starts_with('.') && name.ends_with(PART) && !name.contains(&own);
+    let is_left =
+        |name: &str| name.starts_with('.') && name.ends_with(PART) && !name.contains(&own);
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_left)) {
         let _ = std::fs::remove_file(entry.path());
@@ -78,12 +92,21 @@ mod tests {
                         })
                     })
                     .collect();
-                writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
+                writers
+                    .into_iter()
+                    .for_each(|writer| writer.join().unwrap().unwrap());
             });
             let bytes = std::fs::read(&path).unwrap();
-            assert!(bytes.len() == 64 && bytes.iter().all(|byte| *byte == bytes[0]), "one writer's, whole");
+            assert!(
+                bytes.len() == 64 && bytes.iter().all(|byte| *byte == bytes[0]),
+                "one writer's, whole"
+            );
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
     }
 
     /// Whoever may write in the directory can guess the names of parts.
@@ -94,7 +117,9 @@ mod tests {
         let (path, victim) = (dir.path().join("key"), dir.path().join("victim"));
         std::fs::write(&victim, "precious").unwrap();
         for writer in 0..1000 {
-            let part = dir.path().join(format!(".key.{}-{writer}.part", std::process::id()));
+            let part = dir
+                .path()
+                .join(format!(".key.{}-{writer}.part", std::process::id()));
             std::os::unix::fs::symlink(&victim, part).unwrap();
         }
         replace(&path, 0o600, |file| file.write_all(b"new")).unwrap();
@@ -103,7 +128,11 @@ mod tests {
         let metadata = std::fs::symlink_metadata(&path).unwrap();
         assert!(metadata.is_file(), "no link");
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1002, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1002,
+            "nothing is left beside it"
+        );
     }
 
     #[test]
@@ -112,14 +141,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         replace(&path, 0o600, |file| file.write_all(b"old")).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let failed = replace(&path, 0o600, |file| {
             file.write_all(b"new")?;
             Err(ErrorKind::StorageFull.into())
         });
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::StorageFull);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-        assert_eq!(replace(Path::new("/"), 0o600, |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+        assert_eq!(
+            replace(Path::new("/"), 0o600, |_| Ok(()))
+                .unwrap_err()
+                .kind(),
+            ErrorKind::InvalidInput
+        );
     }
 }

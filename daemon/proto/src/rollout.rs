@@ -5,8 +5,9 @@ use crate::kept::KeptIds;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
-/// Largest record of a completion in the journal, in postcard: one of 64 Ki tokens with the experts of 58 layers × 8 takes about
-/// 90 MB, its kept ids at most 42 MB ([`crate::kept::KEPT_NUMBERS_MAX`]).
+/// Largest record of a completion in the journal, in postcard: one of 64 Ki tokens with the experts
+/// of 58 layers × 8 takes about 90 MB, its kept ids at most 42 MB
+/// ([`crate::kept::KEPT_NUMBERS_MAX`]).
 pub const RECORD_MAX_BYTES: usize = 128 << 20;
 
 /// Why a completion ended.
@@ -19,7 +20,8 @@ pub enum FinishReason {
     Length,
 }
 
-/// One completion as the sampler made it. Token in, token out: text is never tokenised again on the way.
+/// One completion as the sampler made it. Token in, token out: text is never tokenised again on the
+/// way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
     pub key: SampleKey,
@@ -27,14 +29,16 @@ pub struct Rollout {
     pub row: u64,
     pub prompt_ids: Vec<u32>,
     pub completion_ids: Vec<u32>,
-    /// Log-probability of each completion id under the distribution it was drawn from: after temperature, and over `kept_ids`. Natural logarithm,
-    /// one per completion id.
+    /// Log-probability of each completion id under the distribution it was drawn from: after
+    /// temperature, and over `kept_ids`. Natural logarithm, one per completion id.
     pub behaviour_logprobs: Vec<f32>,
-    /// Experts that the router chose while sampling, `[tokens, moe_layers, experts_per_token]` row by row, where
-    /// `tokens` = prompt + completion − 1 (the last id is never fed back). Empty for dense models.
+    /// Experts that the router chose while sampling, `[tokens, moe_layers, experts_per_token]` row
+    /// by row, where `tokens` = prompt + completion − 1 (the last id is never fed back). Empty for
+    /// dense models.
     pub experts: Vec<u16>,
-    /// What top-k and top-p left of the vocabulary, per completion id, where [`keep_sampling_mask`](crate::recipe::Sampling::keep_sampling_mask) asks for
-    /// it. Empty where they left all of it, or nobody asked: log-probabilities are then over the whole vocabulary.
+    /// What top-k and top-p left of the vocabulary, per completion id, where
+    /// [`keep_sampling_mask`](crate::recipe::Sampling::keep_sampling_mask) asks for it. Empty where
+    /// they left all of it, or nobody asked: log-probabilities are then over the whole vocabulary.
     pub kept_ids: KeptIds,
     /// Number of optimiser steps that the sampling weights had seen in this stage.
     pub policy_version: u64,

@@ -1,7 +1,9 @@
-//! What a user, a model or a plugin wrote, on its way into an error or a log: cut to a limit, and nothing in it that moves a terminal's cursor.
+//! What a user, a model or a plugin wrote, on its way into an error or a log: cut to a limit, and
+//! nothing in it that moves a terminal's cursor.
 //!
-//! A key of a job file may have a megabyte, a plugin's message may hold an escape sequence, and both end up in an error's text. An error quotes
-//! with [`quote`]; where it leaves the process, [`line`] is the last word.
+//! A key of a job file may have a megabyte, a plugin's message may hold an escape sequence, and
+//! both end up in an error's text. An error quotes with [`quote`]; where it leaves the process,
+//! [`line`] is the last word.
 
 /// Bytes of a quoted piece: a key, a value, a name.
 pub const QUOTE_MAX_BYTES: usize = 200;
@@ -26,13 +28,19 @@ pub fn lines(text: &str) -> String {
 /// A number, without hundreds of zeros before or behind its digits.
 pub fn number(number: f64) -> String {
     let is_long = number.is_finite() && number != 0.0 && !(1e-5..1e15).contains(&number.abs());
-    if is_long { format!("{number:e}") } else { number.to_string() }
+    if is_long {
+        format!("{number:e}")
+    } else {
+        number.to_string()
+    }
 }
 
-/// Whether a terminal would do something else with the character than show it: control characters, and those that turn the direction of text or
-/// end a line.
+/// Whether a terminal would do something else with the character than show it: control characters,
+/// and those that turn the direction of text or end a line.
 pub fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// What is cut off is told by its size.
@@ -61,26 +69,44 @@ mod tests {
 
     #[test]
     fn what_could_move_a_cursor_is_an_escape() {
-        assert_eq!(line("a\x1b[2J\r\n\u{9b}b\u{202e}c\td"), "a\\u{1b}[2J\\r\\n\\u{9b}b\\u{202e}c d");
+        assert_eq!(
+            line("a\x1b[2J\r\n\u{9b}b\u{202e}c\td"),
+            "a\\u{1b}[2J\\r\\n\\u{9b}b\\u{202e}c d"
+        );
         assert_eq!(lines("one\ntwo\x07"), "one\ntwo\\u{7}");
         assert_eq!(quote("δ 三 ✓"), "δ 三 ✓");
     }
 
     #[test]
     fn a_number_takes_few_characters() {
-        for (value, text) in
-            [(0.0, "0"), (0.25, "0.25"), (-1e30, "-1e30"), (1e308, "1e308"), (5e-324, "5e-324"), (1e14, "100000000000000")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (-1e30, "-1e30"),
+            (1e308, "1e308"),
+            (5e-324, "5e-324"),
+            (1e14, "100000000000000"),
+        ] {
             assert_eq!(number(value), text);
         }
-        assert_eq!((number(f64::NAN), number(f64::NEG_INFINITY)), ("NaN".into(), "-inf".into()));
+        assert_eq!(
+            (number(f64::NAN), number(f64::NEG_INFINITY)),
+            ("NaN".into(), "-inf".into())
+        );
     }
 
     #[test]
     fn a_megabyte_is_cut_at_a_character_and_told_by_its_size() {
-        for text in ["三".repeat(1 << 20), "\x1b".repeat(1 << 20), "x".repeat(1 << 20)] {
+        for text in [
+            "三".repeat(1 << 20),
+            "\x1b".repeat(1 << 20),
+            "x".repeat(1 << 20),
+        ] {
             let (quoted, whole) = (quote(&text), line(&text));
-            assert!(quoted.len() < QUOTE_MAX_BYTES + 40 && whole.len() < LINE_MAX_BYTES + 40, "{quoted}");
+            assert!(
+                quoted.len() < QUOTE_MAX_BYTES + 40 && whole.len() < LINE_MAX_BYTES + 40,
+                "{quoted}"
+            );
             assert!(quoted.ends_with(" bytes more)"), "{quoted}");
         }
         let limit = "x".repeat(QUOTE_MAX_BYTES);

@@ -1,4 +1,5 @@
-//! Files as an append-only log needs them, handed in like the clock: a simulator's can tear a write, fill up and lose power.
+//! Files as an append-only log needs them, handed in like the clock: a simulator's can tear a
+//! write, fill up and lose power.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +8,10 @@ use std::path::Path;
 /// Creates a directory and its parents, where they are missing. When it returns, their names
 /// survive a crash of the machine: a name is in its parent, which is what has to be synced.
 pub fn create_dir_durably(dir: &Path) -> io::Result<()> {
-    let made = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
+    let made = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .count();
     std::fs::create_dir_all(dir)?;
     // One that was there already may be of a process that did not live to sync it.
     dir.ancestors().take(made.max(1)).try_for_each(sync_parent)
@@ -25,9 +29,12 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// A directory tree. Contract:
-/// - what was appended and not synced may be lost, wholly or in part, by a crash of the machine; a crash of the process loses nothing appended;
-/// - that a file was created, renamed or removed survives a crash of the machine after [`Storage::sync_dir`] of its directory;
-/// - errors are the file system's own, of kind `NotFound` for what does not exist and `StorageFull` where no room is left.
+/// - what was appended and not synced may be lost, wholly or in part, by a crash of the machine; a
+///   crash of the process loses nothing appended;
+/// - that a file was created, renamed or removed survives a crash of the machine after
+///   [`Storage::sync_dir`] of its directory;
+/// - errors are the file system's own, of kind `NotFound` for what does not exist and `StorageFull`
+///   where no room is left.
 pub trait Storage: Send + Sync + 'static {
     /// Creates the directory and its parents; it may exist. When it returns, their names survive a
     /// crash of the machine.
@@ -51,7 +58,8 @@ pub trait Append: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Cuts the file to its first `length` bytes.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
-    /// Returns once everything appended survives a crash. After an error, nothing appended since the last success may be trusted to.
+    /// Returns once everything appended survives a crash. After an error, nothing appended since
+    /// the last success may be trusted to.
     fn sync(&mut self) -> io::Result<()>;
 }
 
@@ -69,6 +77,9 @@ mod tests {
         std::fs::write(root.path().join("file"), "").unwrap();
         assert!(create_dir_durably(&root.path().join("file/below")).is_err());
         sync_parent(Path::new("/")).unwrap();
-        assert_eq!(sync_parent(&root.path().join("gone/x")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            sync_parent(&root.path().join("gone/x")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

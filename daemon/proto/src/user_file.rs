@@ -1,15 +1,18 @@
-//! Opens files that a user names: once, without blocking, regular files only, and never more of them than a limit.
+//! Opens files that a user names: once, without blocking, regular files only, and never more of
+//! them than a limit.
 //!
-//! A path in a job is data from outside. A FIFO would block `open` for ever, a device has length 0 and no end, and a
-//! file of `/proc` may wait for an event. All of these are refused here, from the one handle that is then read.
+//! A path in a job is data from outside. A FIFO would block `open` for ever, a device has length 0
+//! and no end, and a file of `/proc` may wait for an event. All of these are refused here, from the
+//! one handle that is then read.
 
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// `statfs` types of file systems of the kernel's, whose files are none: proc, sysfs, debugfs, tracefs, cgroup2, cgroup, devpts, securityfs,
-/// configfs, pstore, efivarfs, bpf, mqueue, binfmt_misc, selinuxfs.
+/// `statfs` types of file systems of the kernel's, whose files are none: proc, sysfs, debugfs,
+/// tracefs, cgroup2, cgroup, devpts, securityfs, configfs, pstore, efivarfs, bpf, mqueue,
+/// binfmt_misc, selinuxfs.
 const PSEUDO_FILE_SYSTEMS: [u64; 15] = [
     0x9fa0,
     0x6265_6572,
@@ -40,32 +43,47 @@ fn is_pseudo(found: &rustix::fs::StatFs) -> bool {
 
 /// Opens `path` for reading if it is a regular file, following links; never blocks on what is none.
 ///
-/// Errors are the file system's own, or of kind `InvalidInput` with a text that says what the path is instead.
+/// Errors are the file system's own, or of kind `InvalidInput` with a text that says what the path
+/// is instead.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|refused| match refused {
-        // A socket, or a device's driver that does not answer.
-        rustix::io::Errno::NXIO => not_regular("a socket or a device"),
-        rustix::io::Errno::NOENT => match std::fs::read_link(path) {
-            Ok(to) => io::Error::new(io::ErrorKind::NotFound, format!("it is a link to {}, where nothing is", to.display())),
-            Err(_) => refused.into(),
-        },
-        other => other.into(),
-    })?);
+    let file = File::from(
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|refused| match refused {
+            // A socket, or a device's driver that does not answer.
+            rustix::io::Errno::NXIO => not_regular("a socket or a device"),
+            rustix::io::Errno::NOENT => match std::fs::read_link(path) {
+                Ok(to) => io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("it is a link to {}, where nothing is", to.display()),
+                ),
+                Err(_) => refused.into(),
+            },
+            other => other.into(),
+        })?,
+    );
     regular(file)
 }
 
-/// Opens a regular file to add to its end, and makes it where there is none; never blocks on what is none.
+/// Opens a regular file to add to its end, and makes it where there is none; never blocks on what
+/// is none.
 ///
 /// Errors are those of [`open`].
 pub fn append(path: &Path) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(|refused| match refused {
-        // A pipe that nobody reads, or one of those above.
-        rustix::io::Errno::NXIO => not_regular("a pipe, a socket or a device"),
-        rustix::io::Errno::ISDIR => not_regular("a directory"),
-        other => other.into(),
-    })?;
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(
+            |refused| match refused {
+                // A pipe that nobody reads, or one of those above.
+                rustix::io::Errno::NXIO => not_regular("a pipe, a socket or a device"),
+                rustix::io::Errno::ISDIR => not_regular("a directory"),
+                other => other.into(),
+            },
+        )?;
     regular(File::from(file))
 }
 
@@ -94,9 +112,14 @@ pub fn instead(found: &std::fs::Metadata) -> Option<&'static str> {
 /// Errors are those of [`open`], or of kind `FileTooLarge` with a text that names the limit.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    open(path)?
+        .take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("the file is larger than the limit of {bytes_max} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("the file is larger than the limit of {bytes_max} bytes"),
+        ));
     }
     Ok(bytes)
 }
@@ -108,7 +131,10 @@ pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
 }
 
 fn not_regular(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and only a regular file is read"))
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("it is {what}, and only a regular file is read"),
+    )
 }
 
 #[cfg(test)]
@@ -122,12 +148,35 @@ mod tests {
     #[test]
     fn a_device_a_pipe_a_directory_a_socket_and_a_file_of_the_kernels_are_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (fifo, link, socket) = (dir.path().join("fifo"), dir.path().join("x.jsonl"), dir.path().join("socket"));
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let (fifo, link, socket) = (
+            dir.path().join("fifo"),
+            dir.path().join("x.jsonl"),
+            dir.path().join("socket"),
+        );
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        for path in [&fifo, &link, &socket, dir.path(), Path::new("/proc/self/status"), Path::new("/dev/null")] {
-            assert_eq!(kind(path), io::ErrorKind::InvalidInput, "{}", path.display());
+        for path in [
+            &fifo,
+            &link,
+            &socket,
+            dir.path(),
+            Path::new("/proc/self/status"),
+            Path::new("/dev/null"),
+        ] {
+            assert_eq!(
+                kind(path),
+                io::ErrorKind::InvalidInput,
+                "{}",
+                path.display()
+            );
         }
         assert_eq!(kind(&dir.path().join("none")), io::ErrorKind::NotFound);
     }
@@ -135,15 +184,34 @@ mod tests {
     #[test]
     fn what_is_no_regular_file_is_not_added_to_either() {
         let dir = tempfile::tempdir().unwrap();
-        let (fifo, zero, file) = (dir.path().join("fifo"), dir.path().join("zero"), dir.path().join("log"));
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let (fifo, zero, file) = (
+            dir.path().join("fifo"),
+            dir.path().join("zero"),
+            dir.path().join("log"),
+        );
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
         std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
         for path in [&fifo, &zero, dir.path()] {
-            assert_eq!(append(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{}", path.display());
+            assert_eq!(
+                append(path).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput,
+                "{}",
+                path.display()
+            );
         }
         // One that is read takes no more.
         let _reader = open_fifo(&fifo);
-        assert_eq!(append(&fifo).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            append(&fifo).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
         for word in ["one ", "two"] {
             io::Write::write_all(&mut append(&file).unwrap(), word.as_bytes()).unwrap();
         }
@@ -151,7 +219,9 @@ mod tests {
     }
 
     fn open_fifo(path: &Path) -> File {
-        File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap())
+        File::from(
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap(),
+        )
     }
 
     #[test]
@@ -162,7 +232,10 @@ mod tests {
         let error = open(&link).unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
-            (io::ErrorKind::NotFound, "it is a link to ../blobs/6f2a, where nothing is".into())
+            (
+                io::ErrorKind::NotFound,
+                "it is a link to ../blobs/6f2a, where nothing is".into()
+            )
         );
     }
 
@@ -173,8 +246,14 @@ mod tests {
         std::fs::write(&path, "four").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert_eq!(read_text(&link, 4).unwrap(), "four");
-        assert_eq!(read(&path, 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(
+            read(&path, 3).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
         std::fs::write(&path, [0xff]).unwrap();
-        assert_eq!(read_text(&path, 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            read_text(&path, 3).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 }

@@ -33,7 +33,8 @@ pub struct Verdict {
     /// SHA-256 of the configuration JSON handed to the plugin, hex.
     pub config_sha256: String,
     pub outcome: Outcome,
-    /// What enters the reward: the score, or what `on_fault` / `on_abstain` put in its place; `None` drops the sample.
+    /// What enters the reward: the score, or what `on_fault` / `on_abstain` put in its place;
+    /// `None` drops the sample.
     pub value: Option<f32>,
     /// Fuel that the call used: an exact, reproducible cost.
     pub fuel: u64,

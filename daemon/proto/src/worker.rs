@@ -1,12 +1,17 @@
-//! The protocol between `r1d` and an `r1d-worker`, one worker per device, over the worker's standard input's socket.
+//! The protocol between `r1d` and an `r1d-worker`, one worker per device, over the worker's
+//! standard input's socket.
 //!
-//! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in [`crate::frame`]s. A request is
-//! answered by exactly one final message that carries its id (`Done` or `Failed`); [`Event`]s may come before it. A request whose list is longer than
-//! a frame is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d` owns every deadline: a worker that does not answer in time is killed and started again.
+//! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in
+//! [`crate::frame`]s. A request is answered by exactly one final message that carries its id
+//! (`Done` or `Failed`); [`Event`]s may come before it. A request whose list is longer than a frame
+//! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d`
+//! owns every deadline: a worker that does not answer in time is killed and started again.
 
 use crate::kept::KeptIds;
 use crate::parts::Part;
-use crate::recipe::{DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling};
+use crate::recipe::{
+    DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling,
+};
 use crate::rollout::Rollout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,8 +53,8 @@ pub enum Request {
     Supervise(Supervise),
     /// Make the reference equal to the policy.
     SyncReference,
-    /// Write weights, optimiser and reference so that `Restore` continues with the same bits. `dir` must not exist; it
-    /// appears whole or not at all (`CKP-1`).
+    /// Write weights, optimiser and reference so that `Restore` continues with the same bits. `dir`
+    /// must not exist; it appears whole or not at all (`CKP-1`).
     Save {
         dir: PathBuf,
     },
@@ -66,17 +71,21 @@ pub enum Request {
     TrainReward(TrainReward),
     /// One update of a policy on pairs; needs the reference.
     TrainDpo(TrainDpo),
-    /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is above 0.
+    /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is
+    /// above 0.
     TrainPpo(TrainPpo),
-    /// What a reward model thinks of whole texts, token ids each, without learning from them. `None`: the open one ([`Open::scores`]). Another one is
-    /// loaded beside what is open, and stays until another model is opened.
+    /// What a reward model thinks of whole texts, token ids each, without learning from them.
+    /// `None`: the open one ([`Open::scores`]). Another one is loaded beside what is open, and
+    /// stays until another model is opened.
     Score {
         model: Option<ModelSource>,
         sequences: Vec<Vec<u32>>,
     },
-    /// What a language model writes, greedily, behind each of these prompts. It is loaded beside what is open, and stays until another model is opened.
+    /// What a language model writes, greedily, behind each of these prompts. It is loaded beside
+    /// what is open, and stays until another model is opened.
     Answer(Answer),
-    /// Items of the list of the request that follows with this id ([`crate::parts`]); it is not answered.
+    /// Items of the list of the request that follows with this id ([`crate::parts`]); it is not
+    /// answered.
     More(Part),
 }
 
@@ -89,10 +98,12 @@ pub enum Event {
         pid: u32,
     },
     Completed(Rollout),
-    /// What a request does and how far it is, for the watchdog, `r1ctl why` and progress bars. It is sent when something has moved: a
-    /// part of a file was read, hashed or written, a layer, a micro-batch or a token computed. So it comes at least every 2 s, except
-    /// from single operations that cannot be looked into: the backward pass of one micro-batch, an optimiser's update, the syncing
-    /// of the last 64 MiB of a file. Those must take less time than the watchdog has patience.
+    /// What a request does and how far it is, for the watchdog, `r1ctl why` and progress bars. It
+    /// is sent when something has moved: a part of a file was read, hashed or written, a layer, a
+    /// micro-batch or a token computed. So it comes at least every 2 s, except from single
+    /// operations that cannot be looked into: the backward pass of one micro-batch, an optimiser's
+    /// update, the syncing of the last 64 MiB of a file. Those must take less time than the
+    /// watchdog has patience.
     Progress {
         doing: String,
         done: u64,
@@ -129,7 +140,8 @@ pub enum Reply {
     },
 }
 
-/// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under `perf/`.
+/// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under
+/// `perf/`.
 pub type Metrics = BTreeMap<String, f64>;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,7 +153,10 @@ pub struct Failure {
 impl Failure {
     /// The message may quote names of files and tensors: it is made one line of bounded length.
     pub fn new(kind: FailureKind, message: &str) -> Failure {
-        Failure { kind, message: crate::shown::line(message) }
+        Failure {
+            kind,
+            message: crate::shown::line(message),
+        }
     }
 }
 
@@ -163,7 +178,8 @@ pub struct Open {
     pub dtype: Dtype,
     /// Linear layers of a bfloat16 model multiply in FP8.
     pub fp8: bool,
-    /// The reference mode: equal bits whatever the batch, slot or order (`ROLL-1`), trainer and sampler equal (`ROLL-2`).
+    /// The reference mode: equal bits whatever the batch, slot or order (`ROLL-1`), trainer and
+    /// sampler equal (`ROLL-2`).
     pub batch_invariant: bool,
     /// Keep a frozen copy of the stage's first weights, for the KL term.
     pub reference: bool,
@@ -172,12 +188,14 @@ pub struct Open {
     pub router: RouterTraining,
     /// Train fresh adapters instead of the weights.
     pub lora: Option<Lora>,
-    /// λ of multi-token prediction (DeepSeek-V3 2.2); above 0 the model is opened with its prediction module.
+    /// λ of multi-token prediction (DeepSeek-V3 2.2); above 0 the model is opened with its
+    /// prediction module.
     pub mtp_loss_weight: f64,
     /// Decode with the prediction module's drafts, which opens the model with it too.
     pub speculative_decoding: bool,
-    /// The model is a reward model: it has a scalar head or gets a fresh one, and takes `TrainReward` and `Score` instead of what policies do. It is saved
-    /// and written out as policies are.
+    /// The model is a reward model: it has a scalar head or gets a fresh one, and takes
+    /// `TrainReward` and `Score` instead of what policies do. It is saved and written out as
+    /// policies are.
     pub scores: bool,
     /// A value model beside the policy, for PPO.
     pub value_model: Option<ValueModel>,
@@ -191,7 +209,8 @@ pub struct Open {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValueModel {
-    /// Of a reward model, or of a language model, whose trunk gets a fresh head. Absent: the policy's first weights.
+    /// Of a reward model, or of a language model, whose trunk gets a fresh head. Absent: the
+    /// policy's first weights.
     pub model: Option<ModelSource>,
     pub optimiser: Optimiser,
 }
@@ -200,8 +219,12 @@ pub struct ValueModel {
 pub enum ModelSource {
     /// A Hugging Face directory.
     Directory(PathBuf),
-    /// Random weights for this `config.json` (its text); tokenizer files of `carry` are copied on export.
-    Init { config: String, carry: Option<PathBuf> },
+    /// Random weights for this `config.json` (its text); tokenizer files of `carry` are copied on
+    /// export.
+    Init {
+        config: String,
+        carry: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,7 +234,8 @@ pub enum Dtype {
     Bfloat16,
 }
 
-/// The sampler's cache. Each request cuts it into slots as long as its own longest completion may become.
+/// The sampler's cache. Each request cuts it into slots as long as its own longest completion may
+/// become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
     /// Completions decoded at a time, at most.
@@ -220,16 +244,21 @@ pub struct Slots {
     pub tokens: u64,
 }
 
-/// A slot's length is a multiple of this: products over a slot's keys have few shapes, and rows that are aligned.
+/// A slot's length is a multiple of this: products over a slot's keys have few shapes, and rows
+/// that are aligned.
 pub const SLOT_BLOCK_TOKENS: u32 = 64;
 
 impl Slots {
     /// As many slots of at least `capacity` tokens each.
     pub fn of(count: u32, capacity: u32) -> Slots {
-        Slots { count, tokens: u64::from(count) * slot_tokens(capacity.into()) }
+        Slots {
+            count,
+            tokens: u64::from(count) * slot_tokens(capacity.into()),
+        }
     }
 
-    /// How many slots a request gets whose longest completion may come to `capacity` tokens with its prompt; 0 where not one fits.
+    /// How many slots a request gets whose longest completion may come to `capacity` tokens with
+    /// its prompt; 0 where not one fits.
     pub fn fitting(&self, capacity: u64) -> u32 {
         let fitting = self.tokens / slot_tokens(capacity).max(1);
         u32::try_from(fitting).unwrap_or(u32::MAX).min(self.count)
@@ -238,7 +267,8 @@ impl Slots {
 
 /// The tokens that a slot takes which is to hold `capacity`.
 pub fn slot_tokens(capacity: u64) -> u64 {
-    capacity.saturating_add(u64::from(SLOT_BLOCK_TOKENS) - 1) / u64::from(SLOT_BLOCK_TOKENS) * u64::from(SLOT_BLOCK_TOKENS)
+    capacity.saturating_add(u64::from(SLOT_BLOCK_TOKENS) - 1) / u64::from(SLOT_BLOCK_TOKENS)
+        * u64::from(SLOT_BLOCK_TOKENS)
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -257,7 +287,8 @@ pub struct Generate {
     pub step: u64,
     pub policy_version: u64,
     pub sampling: Sampling,
-    /// Completions carry [`Rollout::experts`]: for those that are trained on with the experts that they were sampled with.
+    /// Completions carry [`Rollout::experts`]: for those that are trained on with the experts that
+    /// they were sampled with.
     pub record_experts: bool,
     pub groups: Vec<Group>,
 }
@@ -284,7 +315,8 @@ pub struct Group {
     pub prompt: u32,
     pub row: u64,
     pub prompt_ids: Vec<u32>,
-    /// Which samples to draw: all of `0..num_generations`, or those that a resumed step still lacks.
+    /// Which samples to draw: all of `0..num_generations`, or those that a resumed step still
+    /// lacks.
     pub samples: Vec<u32>,
 }
 
@@ -307,7 +339,8 @@ pub struct TrainSequence {
     /// As in [`Rollout::experts`]; empty where routing is not replayed.
     #[serde(with = "crate::narrow")]
     pub experts: Vec<u16>,
-    /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these, too.
+    /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these,
+    /// too.
     pub kept_ids: KeptIds,
     pub advantage: f32,
     /// The completion hit the length limit.
@@ -336,8 +369,12 @@ pub struct TrainReward {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RewardBatch {
-    /// The preferred completion shall score higher. `center_rewards_coefficient` holds the scores around 0; 0 is off.
-    Pairs { pairs: Vec<Pair>, center_rewards_coefficient: f64 },
+    /// The preferred completion shall score higher. `center_rewards_coefficient` holds the scores
+    /// around 0; 0 is off.
+    Pairs {
+        pairs: Vec<Pair>,
+        center_rewards_coefficient: f64,
+    },
     /// A score shall be above 0 where the label is 1, below where it is 0.
     Labelled(Vec<Labelled>),
 }
@@ -348,7 +385,8 @@ pub struct Pair {
     pub prompt_ids: Vec<u32>,
     pub chosen_ids: Vec<u32>,
     pub rejected_ids: Vec<u32>,
-    /// By how much a reward model's scores shall differ at least, as far as that is known; 0 where it is not. Not for DPO.
+    /// By how much a reward model's scores shall differ at least, as far as that is known; 0 where
+    /// it is not. Not for DPO.
     pub margin: f32,
 }
 

@@ -1,5 +1,5 @@
-//! What the outside gives a component: time and randomness. Nothing else in the control plane reads either,
-//! so a simulator that hands in its own replays a run from its seed.
+//! What the outside gives a component: time and randomness. Nothing else in the control plane reads
+//! either, so a simulator that hands in its own replays a run from its seed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,14 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one owner of the system's clock")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one owner of the system's clock"
+    )]
     pub fn shared() -> SharedClock {
-        Arc::new(SystemClock { start: std::time::Instant::now() })
+        Arc::new(SystemClock {
+            start: std::time::Instant::now(),
+        })
     }
 }
 
@@ -30,16 +35,21 @@ impl Clock for SystemClock {
         self.start.elapsed()
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the one owner of the system's clock")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one owner of the system's clock"
+    )]
     fn unix(&self) -> Duration {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
     }
 }
 
 /// Counter-based randomness: a function of its key, never of the order of calls.
 ///
-/// Two rounds of the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the folded key words: far from cryptographic, good
-/// enough for sampling, and the same on every machine.
+/// Two rounds of the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the folded key words:
+/// far from cryptographic, good enough for sampling, and the same on every machine.
 pub fn counter_hash(words: &[u64]) -> u64 {
     fn mix(mut z: u64) -> u64 {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -48,7 +58,8 @@ pub fn counter_hash(words: &[u64]) -> u64 {
     }
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for &word in words {
-        state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+        state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15)
+            ^ mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
     }
     mix(state)
 }
@@ -79,7 +90,10 @@ mod tests {
     #[test]
     fn uniforms_fill_the_interval_and_depend_on_every_word() {
         let n = 10_000u64;
-        let mean = (0..n).map(|i| counter_uniform(&[7, 1, 2, i]) as f64).sum::<f64>() / n as f64;
+        let mean = (0..n)
+            .map(|i| counter_uniform(&[7, 1, 2, i]) as f64)
+            .sum::<f64>()
+            / n as f64;
         assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
         assert_ne!(counter_hash(&[1, 2]), counter_hash(&[2, 1]));
         assert_ne!(counter_hash(&[0]), counter_hash(&[0, 0]));

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 /// Submit training jobs to r1d and watch them learn.
 #[derive(Debug, Parser)]
-#[command(name = "r1ctl", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "r1ctl", version, max_term_width = 100, disable_help_subcommand = true,
+    after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -15,8 +16,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 failed, 2 job failed or cancelled, 64 wrong command line, 130 interrupted.";
+const AFTER_HELP: &str = "Exit codes: 0 ok, 1 failed, 2 job failed or cancelled, 64 wrong command \
+                          line, 130 interrupted.";
 
 /// The heading that options of every command stand under.
 const GLOBAL: &str = "Global options";
@@ -24,17 +25,21 @@ const GLOBAL: &str = "Global options";
 #[derive(Debug, Args)]
 #[command(next_help_heading = GLOBAL)]
 pub struct Global {
-    /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory, then /run/r1d/r1d.sock]
-    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH", value_parser = any_path())]
+    /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory,
+    /// then /run/r1d/r1d.sock]
+    #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH",
+        value_parser = any_path())]
     pub socket: Option<PathBuf>,
     /// How to print: a table for people, or JSON
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table, value_name =
+        "FORMAT")]
     pub output: Output,
     /// No colours (also when NO_COLOR is set, and whenever the output is not a terminal)
     #[arg(long, global = true)]
     pub no_color: bool,
     /// Longest wait for a connection, and then for an answer
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30, value_parser =
+        clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 }
 
@@ -45,10 +50,13 @@ fn any_path() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
 }
 
 impl Global {
-    /// How to call r1ctl again so that it finds the same daemon, for hints. The environment stays as it is.
+    /// How to call r1ctl again so that it finds the same daemon, for hints. The environment stays
+    /// as it is.
     pub fn again(&self) -> String {
         match &self.socket {
-            Some(socket) if std::env::var_os("R1D_SOCKET").is_none() => format!("r1ctl --socket {}", socket.display()),
+            Some(socket) if std::env::var_os("R1D_SOCKET").is_none() => {
+                format!("r1ctl --socket {}", socket.display())
+            }
             _ => "r1ctl".into(),
         }
     }
@@ -64,8 +72,9 @@ pub enum Output {
 pub enum Command {
     /// Queue a job
     ///
-    /// The plugins that judge are pinned in r1.lock beside the job file when it is first submitted; later submissions are judged by the
-    /// same, or refused. Prints the new job's id. With --wait, shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
+    /// The plugins that judge are pinned in r1.lock beside the job file when it is first submitted;
+    /// later submissions are judged by the same, or refused. Prints the new job's id. With --wait,
+    /// shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
     Submit {
         /// The job file
         #[arg(value_name = "JOB.TOML")]
@@ -74,7 +83,8 @@ pub enum Command {
         #[arg(short, long)]
         wait: bool,
         /// Jobs of a higher priority start first [default: of the job file]
-        #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+        #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser =
+            clap::value_parser!(i32).range(-1000..=1000))]
         priority: Option<i32>,
         /// Refuse when r1.lock beside the job file lacks one of the job's plugins
         #[arg(long, conflicts_with = "update_lock")]
@@ -82,7 +92,8 @@ pub enum Command {
         /// Take the plugins as they are now, and pin them in r1.lock
         #[arg(long)]
         update_lock: bool,
-        /// Do every stage, also those that an earlier job has finished with the same settings and inputs
+        /// Do every stage, also those that an earlier job has finished with the same settings and
+        /// inputs
         #[arg(long)]
         no_reuse: bool,
         #[command(flatten)]
@@ -94,7 +105,8 @@ pub enum Command {
     Status {
         /// Id of a job, or any prefix of it that no other job shares
         job: String,
-        /// Stay until the job has ended; exit code 2 unless it succeeded. With -o json: one line for each change
+        /// Stay until the job has ended; exit code 2 unless it succeeded. With -o json: one line
+        /// for each change
         #[arg(short, long, visible_alias = "wait")]
         watch: bool,
         #[command(flatten)]
@@ -133,17 +145,20 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Sort::Order)]
         sort: Sort,
         /// At most so many samples
-        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32)
+            .range(1..))]
         limit: u32,
     },
     /// Write the story of a job: report.html, to open in a browser, and report.md
     ///
-    /// The graph of stages, what the evaluations found after each, curves, cost, samples. Of a job at work: as far as it came.
+    /// The graph of stages, what the evaluations found after each, curves, cost, samples. Of a job
+    /// at work: as far as it came.
     Report {
         /// Id of a job, or any prefix of it that no other job shares
         #[arg(required_unless_present = "dir")]
         job: Option<String>,
-        /// A job's directory, which needs no daemon; how the job stands is what its daemon last wrote there
+        /// A job's directory, which needs no daemon; how the job stands is what its daemon last
+        /// wrote there
         #[arg(long, value_name = "DIR", conflicts_with = "job")]
         dir: Option<PathBuf>,
         /// Where the two files go; created if need be
@@ -173,12 +188,14 @@ pub enum Command {
     Plugin(Plugin),
     /// Judge a run's completions again, by another grader, and show where the two disagree
     Rescore {
-        /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which needs no daemon
+        /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which
+        /// needs no daemon
         job: String,
         /// The other grader: a name or a file
         #[arg(long, value_name = "NAME_OR_FILE")]
         plugin: String,
-        /// The reward of the run to compare with [default: the one with a plugin of that name, or the only one]
+        /// The reward of the run to compare with [default: the one with a plugin of that name, or
+        /// the only one]
         #[arg(long, value_name = "NAME")]
         reward: Option<String>,
         /// The other grader's configuration, a JSON object [default: that of the reward]
@@ -204,15 +221,17 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Dataset {
-    /// List what the job's stages have made: rows, acceptance rate, whether somebody has looked at it
+    /// List what the job's stages have made: rows, acceptance rate, whether somebody has looked at
+    /// it
     List {
         /// Id of a job, or any prefix of it that no other job shares
         job: String,
     },
     /// Review a data set that the job waits for (`review = true` in its stage)
     ///
-    /// Export it, delete, edit or add rows, and import the file: its rows then are the data set, and the job goes on. A review can be
-    /// changed until a later stage begins to read the data set.
+    /// Export it, delete, edit or add rows, and import the file: its rows then are the data set,
+    /// and the job goes on. A review can be changed until a later stage begins to read the data
+    /// set.
     #[command(group = clap::ArgGroup::new("act").required(true))]
     Review {
         /// Id of a job, or any prefix of it that no other job shares
@@ -247,18 +266,28 @@ pub enum Model {
     Verify {
         /// Hugging Face directory
         dir: PathBuf,
-        /// safetensors file with `input_ids` [B, T] int64 and `logits` [B, T, V] float32; with `greedy` [1, N] int64, greedy
-        /// decoding through the cache is compared too
+        /// safetensors file with `input_ids` [B, T] int64 and `logits` [B, T, V] float32; with
+        /// `greedy` [1, N] int64, greedy decoding through the cache is compared too
         #[arg(long, value_name = "FILE")]
         golden: PathBuf,
         /// Adapter in peft's layout (adapter_config.json, adapter_model.safetensors) for the model
         #[arg(long, value_name = "DIR")]
         lora: Option<PathBuf>,
         /// Tolerance, in units of max(1, standard deviation of the golden logits)
-        #[arg(long, default_value_t = 2e-5, value_name = "X", allow_negative_numbers = true)]
+        #[arg(
+            long,
+            default_value_t = 2e-5,
+            value_name = "X",
+            allow_negative_numbers = true
+        )]
         atol: f64,
         /// How many ids of `greedy` are its prompt
-        #[arg(long, default_value_t = 16, value_name = "N", allow_negative_numbers = true)]
+        #[arg(
+            long,
+            default_value_t = 16,
+            value_name = "N",
+            allow_negative_numbers = true
+        )]
         prompt_len: u32,
         #[command(flatten)]
         place: Place,
@@ -270,7 +299,8 @@ pub enum Model {
         /// Hugging Face directory
         dir: PathBuf,
         /// Sequences that are sampled at a time
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64)
+            .range(1..))]
         batch: u64,
         /// Tokens of each [default: the model's positions]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -310,13 +340,15 @@ pub enum Model {
         /// The same seed gives the same completions
         #[arg(long, default_value_t = 0, value_name = "N")]
         seed: u64,
-        /// Draft with the model's multi-token prediction module: the same completions, up to rounding, in fewer steps
+        /// Draft with the model's multi-token prediction module: the same completions, up to
+        /// rounding, in fewer steps
         #[arg(long)]
         speculative: bool,
         #[command(flatten)]
         place: Place,
         /// Completions
-        #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u32)
+            .range(1..=65_536))]
         n: u32,
     },
 }
@@ -327,7 +359,8 @@ pub enum Plugin {
     Author(Author),
     /// Let a new version of a plugin judge a job, from the next step on
     ///
-    /// It must declare the same range, parts and world, and pass the golden cases that it brings. Which step it judges from is recorded.
+    /// It must declare the same range, parts and world, and pass the golden cases that it brings.
+    /// Which step it judges from is recorded.
     Reload {
         /// Id of a job, or any prefix of it that no other job shares
         job: String,
@@ -366,8 +399,8 @@ pub enum Author {
     },
     /// Run golden cases: natively and in the sandbox
     ///
-    /// A directory is tested natively, built, and tested in the sandbox; a name or file in the sandbox alone. Exit code 0 when every
-    /// case got its verdict, 1 when not.
+    /// A directory is tested natively, built, and tested in the sandbox; a name or file in the
+    /// sandbox alone. Exit code 0 when every case got its verdict, 1 when not.
     Test {
         #[command(flatten)]
         subject: Subject,
@@ -383,28 +416,31 @@ pub enum Author {
         #[arg(value_name = "CASES.jsonl")]
         cases: Option<PathBuf>,
         /// For each input
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32)
+            .range(1..=3600))]
         seconds: u32,
     },
     /// Check a plugin as a daemon would, and attack it
     ///
-    /// Imports, size, range, golden cases, the same verdict again, and texts that models could stall a judge with. Exit code 0 when it
-    /// passes, 1 when not.
+    /// Imports, size, range, golden cases, the same verdict again, and texts that models could
+    /// stall a judge with. Exit code 0 when it passes, 1 when not.
     Check {
         #[command(flatten)]
         subject: Subject,
     },
     /// Judge each line of a file, as a job would
     ///
-    /// A line in: {"prompt", "completion", "reference"?, "tokens"?, "finish"?, "group"?, "meta"?}. A line out, in the same order:
-    /// {"verdict", "score", "parts", "reason", "fuel", "ms"}. Exit code 0 whatever the verdicts.
+    /// A line in: {"prompt", "completion", "reference"?, "tokens"?, "finish"?, "group"?, "meta"?}.
+    /// A line out, in the same order: {"verdict", "score", "parts", "reason", "fuel", "ms"}. Exit
+    /// code 0 whatever the verdicts.
     Score {
         #[command(flatten)]
         subject: Subject,
         /// JSON lines; - for standard input
         #[arg(value_name = "CASES.jsonl")]
         cases: PathBuf,
-        /// Answers to the questions of a judged reward: lines of {"prompt", "answer" or "error", "model"?}
+        /// Answers to the questions of a judged reward: lines of {"prompt", "answer" or "error",
+        /// "model"?}
         #[arg(long, value_name = "FILE")]
         answers: Option<PathBuf>,
         /// Write the questions that have no answer here
@@ -450,7 +486,12 @@ pub struct Subject {
     #[arg(value_name = "NAME_OR_FILE")]
     pub plugin: String,
     /// Its configuration, a JSON object
-    #[arg(long, value_name = "JSON", default_value = "{}", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "JSON",
+        default_value = "{}",
+        allow_hyphen_values = true
+    )]
     pub config: String,
     /// Fuel for each completion [default: 50,000,000 and 2,000 per byte of input]
     #[arg(long, value_name = "N")]
@@ -505,7 +546,8 @@ pub struct Sampling {
     /// 0 is greedy decoding [default: of generation_config.json, else 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
-    /// Nucleus: the likeliest tokens that sum to this; 1 is off [default: of generation_config.json, else 1]
+    /// Nucleus: the likeliest tokens that sum to this; 1 is off [default: of
+    /// generation_config.json, else 1]
     #[arg(long, value_name = "X")]
     pub top_p: Option<f32>,
     /// Only the N likeliest tokens; 0 is off [default: of generation_config.json, else 0]

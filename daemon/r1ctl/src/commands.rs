@@ -20,9 +20,21 @@ use std::time::Duration;
 
 pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
     let Cli { global, command } = cli;
-    let session = Session { global, printer, clock };
+    let session = Session {
+        global,
+        printer,
+        clock,
+    };
     match command {
-        Command::Submit { file, wait, priority, locked, update_lock, no_reuse, patience } => {
+        Command::Submit {
+            file,
+            wait,
+            priority,
+            locked,
+            update_lock,
+            no_reuse,
+            patience,
+        } => {
             // What is wrong with the job file itself is told without a daemon.
             let job = job_file::read(&file)?;
             let lock = Lock::beside(&file)?;
@@ -36,30 +48,68 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
             if mode == Mode::Locked {
                 require_pins(&job, &lock)?;
             }
-            let request = Request::Submit { job: job.to_toml(), priority, pins: lock.pins(mode), no_reuse };
+            let request = Request::Submit {
+                job: job.to_toml(),
+                priority,
+                pins: lock.pins(mode),
+                no_reuse,
+            };
             session.block_on(session.submit(request, lock, wait.then_some(patience)))
         }
-        Command::Status { job, watch: true, patience } => {
+        Command::Status {
+            job,
+            watch: true,
+            patience,
+        } => {
             let style = Style::of_status(session.global.output);
-            session.block_on(async { session.watch(&session.find().await?, &job, style, patience).await })
+            session.block_on(async {
+                session
+                    .watch(&session.find().await?, &job, style, patience)
+                    .await
+            })
         }
-        Command::Logs { job, follow } => session.block_on(session.logs(Request::Logs { job, follow })),
-        Command::Plan { file } => session.ask(Request::Plan { job: job_file::read(&file)?.to_toml() }),
+        Command::Logs { job, follow } => {
+            session.block_on(session.logs(Request::Logs { job, follow }))
+        }
+        Command::Plan { file } => session.ask(Request::Plan {
+            job: job_file::read(&file)?.to_toml(),
+        }),
         Command::List => session.ask(Request::List),
         Command::Status { job, .. } => session.ask(Request::Status { job }),
         Command::Cancel { job } => session.ask(Request::Cancel { job }),
-        Command::Samples { job, stage, step, sort, limit } => {
-            session.ask(Request::Samples { job, stage, step, sort: sort.into(), limit })
+        Command::Samples {
+            job,
+            stage,
+            step,
+            sort,
+            limit,
+        } => session.ask(Request::Samples {
+            job,
+            stage,
+            step,
+            sort: sort.into(),
+            limit,
+        }),
+        Command::Report {
+            dir: Some(dir), to, ..
+        } => session.report_of(&dir, &to),
+        Command::Report { job, to, .. } => {
+            session.block_on(session.report(job.unwrap_or_default(), &to))
         }
-        Command::Report { dir: Some(dir), to, .. } => session.report_of(&dir, &to),
-        Command::Report { job, to, .. } => session.block_on(session.report(job.unwrap_or_default(), &to)),
         Command::Why { job } => session.ask(Request::Why { job }),
         Command::Dataset(Dataset::List { job }) => session.ask(Request::DataSets { job }),
-        Command::Dataset(Dataset::Review { job, stage, export: Some(to), .. }) => {
-            session.block_on(session.export(job, &stage, &to))
-        }
-        Command::Dataset(Dataset::Review { job, stage, import, .. }) => {
-            let absolute = |file: PathBuf| std::path::absolute(&file).map_err(|source| Error::File { path: file, source });
+        Command::Dataset(Dataset::Review {
+            job,
+            stage,
+            export: Some(to),
+            ..
+        }) => session.block_on(session.export(job, &stage, &to)),
+        Command::Dataset(Dataset::Review {
+            job, stage, import, ..
+        }) => {
+            let absolute = |file: PathBuf| {
+                std::path::absolute(&file).map_err(|source| Error::File { path: file, source })
+            };
             let file = import.map(absolute).transpose()?;
             session.ask(Request::Review { job, stage, file })
         }
@@ -68,14 +118,39 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
         Command::Explain { key } => explain::run(key.as_deref(), session.global.output),
         Command::Model(command) => model::run(command, session.global.output),
         Command::Plugin(Plugin::Reload { job, plugin, file }) => {
-            let file = std::path::absolute(&file).map_err(|source| Error::File { path: file, source })?;
+            let file =
+                std::path::absolute(&file).map_err(|source| Error::File { path: file, source })?;
             session.ask(Request::Reload { job, plugin, file })
         }
-        Command::Rescore { job, plugin, reward, config, limit, dirs } => {
-            let run = if job.contains('/') { PathBuf::from(job) } else { session.directory(job)? };
-            plugin::rescore(plugin::Rescore { run, plugin, reward, config, limit, dirs }, session.global.output, printer)
+        Command::Rescore {
+            job,
+            plugin,
+            reward,
+            config,
+            limit,
+            dirs,
+        } => {
+            let run = if job.contains('/') {
+                PathBuf::from(job)
+            } else {
+                session.directory(job)?
+            };
+            plugin::rescore(
+                plugin::Rescore {
+                    run,
+                    plugin,
+                    reward,
+                    config,
+                    limit,
+                    dirs,
+                },
+                session.global.output,
+                printer,
+            )
         }
-        Command::Plugin(Plugin::Author(command)) => plugin::run(command, session.global.output, printer),
+        Command::Plugin(Plugin::Author(command)) => {
+            plugin::run(command, session.global.output, printer)
+        }
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(dir.as_deref()),
     }
@@ -83,15 +158,24 @@ pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Err
 
 /// Every plugin that the job file names has a pin, in the lock or of its own.
 fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
-    let rewards = job.stages.iter().filter_map(|stage| stage.rollouts()).flat_map(|rollouts| rollouts.rewards.iter().cloned());
+    let rewards = job
+        .stages
+        .iter()
+        .filter_map(|stage| stage.rollouts())
+        .flat_map(|rollouts| rollouts.rewards.iter().cloned());
     let rewards = rewards.chain(job.evals.iter().flat_map(|eval| job.eval_rewards(eval)));
-    let unpinned: BTreeSet<String> =
-        rewards.filter(|reward| reward.sha256.is_none()).map(|reward| reward.plugin.to_string()).collect();
+    let unpinned: BTreeSet<String> = rewards
+        .filter(|reward| reward.sha256.is_none())
+        .map(|reward| reward.plugin.to_string())
+        .collect();
     match lock.missing(&unpinned).as_slice() {
         [] => Ok(()),
         missing => Err(Error::Lock {
             path: lock.path().into(),
-            why: format!("no pin of {}, and --locked adds none: submit without it once", missing.join(", ")),
+            why: format!(
+                "no pin of {}, and --locked adds none: submit without it once",
+                missing.join(", ")
+            ),
         }),
     }
 }
@@ -104,13 +188,21 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn block_on(&self, command: impl Future<Output = Result<Ended, Error>>) -> Result<Ended, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    fn block_on(
+        &self,
+        command: impl Future<Output = Result<Ended, Error>>,
+    ) -> Result<Ended, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
         runtime.block_on(command)
     }
 
     async fn find(&self) -> Result<Client, Error> {
-        let places = candidates(self.global.socket.as_deref(), |name| std::env::var(name).ok());
+        let places = candidates(self.global.socket.as_deref(), |name| {
+            std::env::var(name).ok()
+        });
         Client::find(places, Duration::from_secs(self.global.timeout)).await
     }
 
@@ -126,33 +218,59 @@ impl Session<'_> {
     fn answer(&self, client: &Client, request: &Request, answer: Response) -> Result<(), Error> {
         let look = self.printer.stdout;
         match (request, &answer) {
-            (Request::Plan { .. }, Response::Plan(plan)) => self.print(plan, || show::plan(plan, look)),
-            (Request::List, Response::Jobs(jobs)) => {
-                self.print_some(jobs, "no jobs yet; queue one: r1ctl submit JOB.TOML", || show::jobs(jobs, look))
+            (Request::Plan { .. }, Response::Plan(plan)) => {
+                self.print(plan, || show::plan(plan, look))
             }
-            (Request::Status { .. }, Response::Status(status)) => self.print(status, || show::status(status, look)),
-            (Request::Samples { .. }, Response::Samples(samples)) => {
-                self.print_some(samples, "no samples of this stage and step are committed", || show::samples(samples, look))
+            (Request::List, Response::Jobs(jobs)) => self.print_some(
+                jobs,
+                "no jobs yet; queue one: r1ctl submit JOB.TOML",
+                || show::jobs(jobs, look),
+            ),
+            (Request::Status { .. }, Response::Status(status)) => {
+                self.print(status, || show::status(status, look))
             }
+            (Request::Samples { .. }, Response::Samples(samples)) => self.print_some(
+                samples,
+                "no samples of this stage and step are committed",
+                || show::samples(samples, look),
+            ),
             (Request::Why { .. }, Response::Why(why)) => self.print(why, || show::why(why, look)),
-            (Request::DataSets { .. }, Response::DataSets(sets)) => {
-                self.print_some(sets, "no data sets yet: a rejection-sampling stage makes one when it is finished", || {
-                    show::datasets(sets, look)
-                })
+            (Request::DataSets { .. }, Response::DataSets(sets)) => self.print_some(
+                sets,
+                "no data sets yet: a rejection-sampling stage makes one when it is finished",
+                || show::datasets(sets, look),
+            ),
+            (Request::Review { .. }, Response::Reviewed(set)) => {
+                self.print(set, || show::reviewed(set))
             }
-            (Request::Review { .. }, Response::Reviewed(set)) => self.print(set, || show::reviewed(set)),
-            (Request::Nodes, Response::Nodes(nodes)) => self.print(nodes, || show::nodes(nodes, look)),
+            (Request::Nodes, Response::Nodes(nodes)) => {
+                self.print(nodes, || show::nodes(nodes, look))
+            }
             (Request::Cancel { .. }, Response::Cancelled { job }) => {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
             }
-            (Request::Reload { .. }, Response::Reloaded { plugin, sha256, stage, step, .. }) => {
+            (
+                Request::Reload { .. },
+                Response::Reloaded {
+                    plugin,
+                    sha256,
+                    stage,
+                    step,
+                    ..
+                },
+            ) => {
                 let short: String = sha256.chars().take(12).collect();
-                self.print(&Body::of(&answer)?, || format!("{plugin}: {short} judges from step {step} of stage {stage} on\n"))
+                self.print(&Body::of(&answer)?, || {
+                    format!("{plugin}: {short} judges from step {step} of stage {stage} on\n")
+                })
             }
             (Request::Shutdown, Response::ShuttingDown) => match self.global.output {
                 Output::Json => print::json(&answer),
                 Output::Table => {
-                    self.printer.note("the daemon stops after the step in flight; started again, it goes on from there");
+                    self.printer.note(
+                        "the daemon stops after the step in flight; started again, it goes on \
+                         from there",
+                    );
                     Ok(())
                 }
             },
@@ -162,7 +280,10 @@ impl Session<'_> {
 
     /// Where a job leaves its files.
     fn directory(&self, job: String) -> Result<PathBuf, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
         runtime.block_on(async {
             let client = self.find().await?;
             let request = Request::Status { job };
@@ -201,10 +322,20 @@ impl Session<'_> {
             answer => return Err(client.unexpected(&request, &answer)),
         };
         let mut samples = BTreeMap::new();
-        for stage in status.stages.iter().filter(|stage| stage.metrics.contains_key(report::SAMPLED)) {
+        for stage in status
+            .stages
+            .iter()
+            .filter(|stage| stage.metrics.contains_key(report::SAMPLED))
+        {
             let (job, name) = (status.job.0.clone(), Some(stage.name.clone()));
             let limit = report::SAMPLES_MAX;
-            let request = Request::Samples { job, stage: name, step: None, sort: SampleSort::Reward, limit };
+            let request = Request::Samples {
+                job,
+                stage: name,
+                step: None,
+                sort: SampleSort::Reward,
+                limit,
+            };
             let found = match client.ask(&request).await {
                 Ok(Response::Samples(found)) => Ok(found),
                 Ok(answer) => Err(client.unexpected(&request, &answer)),
@@ -212,44 +343,74 @@ impl Session<'_> {
             };
             samples.insert(stage.name.clone(), found);
         }
-        let run =
-            report::gather(status, self.clock.unix().as_secs(), |stage| samples.remove(stage).unwrap_or_else(|| Ok(Vec::new())))?;
+        let run = report::gather(status, self.clock.unix().as_secs(), |stage| {
+            samples.remove(stage).unwrap_or_else(|| Ok(Vec::new()))
+        })?;
         self.reported(&run, to)
     }
 
     /// Of what a job left in its directory.
     fn report_of(&self, dir: &Path, to: &Path) -> Result<Ended, Error> {
-        let run = report::gather(report::left_status(dir)?, self.clock.unix().as_secs(), |stage| report::left_samples(dir, stage))?;
+        let run = report::gather(
+            report::left_status(dir)?,
+            self.clock.unix().as_secs(),
+            |stage| report::left_samples(dir, stage),
+        )?;
         self.reported(&run, to)
     }
 
     fn reported(&self, run: &report::Run, to: &Path) -> Result<Ended, Error> {
         let written = report::write(run, to)?;
-        self.print(&written, || format!("{}\n{}\n", written.html.display(), written.markdown.display()))?;
+        self.print(&written, || {
+            format!(
+                "{}\n{}\n",
+                written.html.display(),
+                written.markdown.display()
+            )
+        })?;
         Ok(Ended::Ok)
     }
 
-    async fn submit(&self, request: Request, mut lock: Lock, wait: Option<Patience>) -> Result<Ended, Error> {
+    async fn submit(
+        &self,
+        request: Request,
+        mut lock: Lock,
+        wait: Option<Patience>,
+    ) -> Result<Ended, Error> {
         let client = self.find().await?;
         // A person at a terminal sees that a large data set is being read; nobody else wants to.
         let told = Cell::new(None);
         let progress = |activity: &Activity| {
-            if self.printer.stderr.width.is_some() && told.replace(Some(activity.doing.clone())).as_ref() != Some(&activity.doing) {
+            if self.printer.stderr.width.is_some()
+                && told.replace(Some(activity.doing.clone())).as_ref() != Some(&activity.doing)
+            {
                 self.printer.note(&one_line(&activity.doing));
             }
         };
-        let answer = client.ask_once(self.new_id(), &request, progress).await.map_err(|error| match error.is_away() {
-            true => Error::Unheard(Box::new(error)),
-            false => error,
-        })?;
-        let Response::Submitted { job, warnings, plugins } = &answer else {
+        let answer = client
+            .ask_once(self.new_id(), &request, progress)
+            .await
+            .map_err(|error| match error.is_away() {
+                true => Error::Unheard(Box::new(error)),
+                false => error,
+            })?;
+        let Response::Submitted {
+            job,
+            warnings,
+            plugins,
+        } = &answer
+        else {
             return Err(client.unexpected(&request, &answer));
         };
         // The job is queued whatever becomes of the file.
         match lock.take(plugins) {
-            Ok(true) => self.printer.note(&format!("plugins pinned in {}", lock.path().display())),
+            Ok(true) => self
+                .printer
+                .note(&format!("plugins pinned in {}", lock.path().display())),
             Ok(false) => {}
-            Err(error) => self.printer.warning(&format!("the job's plugins are not pinned: {error}")),
+            Err(error) => self
+                .printer
+                .warning(&format!("the job's plugins are not pinned: {error}")),
         }
         for warning in warnings {
             self.printer.warning(warning);
@@ -257,11 +418,20 @@ impl Session<'_> {
         match wait {
             Some(patience) => {
                 self.printer.note(&format!("submitted as {job}"));
-                self.watch(&client, &job.0, Style::of_submit(self.global.output), patience).await
+                self.watch(
+                    &client,
+                    &job.0,
+                    Style::of_submit(self.global.output),
+                    patience,
+                )
+                .await
             }
             None => {
                 self.print(&Body::of(&answer)?, || format!("{job}\n"))?;
-                self.printer.note(&format!("queued; watch it: {} status --watch {job}", self.printer.again));
+                self.printer.note(&format!(
+                    "queued; watch it: {} status --watch {job}",
+                    self.printer.again
+                ));
                 Ok(Ended::Ok)
             }
         }
@@ -269,12 +439,30 @@ impl Session<'_> {
 
     /// An id for a request that is carried out once.
     fn new_id(&self) -> String {
-        format!("r1ctl-{:x}-{}", self.clock.unix().as_nanos(), std::process::id())
+        format!(
+            "r1ctl-{:x}-{}",
+            self.clock.unix().as_nanos(),
+            std::process::id()
+        )
     }
 
-    async fn watch(&self, client: &Client, job: &str, style: Style, patience: Patience) -> Result<Ended, Error> {
+    async fn watch(
+        &self,
+        client: &Client,
+        job: &str,
+        style: Style,
+        patience: Patience,
+    ) -> Result<Ended, Error> {
         let reconnect = Duration::from_secs(patience.reconnect);
-        Watch { client, printer: self.printer, clock: self.clock.clone(), reconnect, style }.job(job).await
+        Watch {
+            client,
+            printer: self.printer,
+            clock: self.clock.clone(),
+            reconnect,
+            style,
+        }
+        .job(job)
+        .await
     }
 
     /// The daemon answers with lines until [`Response::End`], whether it follows the job or not.
@@ -300,7 +488,12 @@ impl Session<'_> {
         }
     }
 
-    fn print_some<T: Serialize>(&self, values: &[T], none: &str, text: impl FnOnce() -> String) -> Result<(), Error> {
+    fn print_some<T: Serialize>(
+        &self,
+        values: &[T],
+        none: &str,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
         if values.is_empty() && self.global.output == Output::Table {
             self.printer.note(none);
             return Ok(());
@@ -316,6 +509,11 @@ struct Body(serde_json::Value);
 
 impl Body {
     fn of(answer: &Response) -> Result<Body, Error> {
-        Ok(Body(serde_json::to_value(answer)?.get_mut("body").map(serde_json::Value::take).unwrap_or_default()))
+        Ok(Body(
+            serde_json::to_value(answer)?
+                .get_mut("body")
+                .map(serde_json::Value::take)
+                .unwrap_or_default(),
+        ))
     }
 }

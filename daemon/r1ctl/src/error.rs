@@ -37,30 +37,60 @@ impl From<Ended> for ExitCode {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no daemon found; tried\n{}\nstart one with `r1d dev` (local) or `systemctl start r1d`, or name its socket with --socket", list(.0))]
+    #[error("no daemon found; tried\n{}\nstart one with `r1d dev` (local) or `systemctl start \
+             r1d`, or name its socket with --socket", list(.0))]
     NoDaemon(Vec<Tried>),
-    #[error("{}: no answer within {seconds} s: the daemon is busy or stopped (its log tells); --timeout waits longer", .socket.display())]
+    #[error("{}: no answer within {seconds} s: the daemon is busy or stopped (its log tells); \
+             --timeout waits longer", .socket.display())]
     NoAnswer { socket: PathBuf, seconds: u64 },
-    #[error("{0}: the submission is carried out if it has arrived, and the same command again finds its job")]
+    #[error(
+        "{0}: the submission is carried out if it has arrived, and the same command again finds \
+         its job"
+    )]
     Unheard(Box<Error>),
     #[error("{}: {source}", .socket.display())]
     Stream { socket: PathBuf, source: FrameError },
     #[error("{}", .0.message)]
     Daemon(ControlError),
-    #[error("{}: the daemon answered `{answer}` to `{request}`: run the same release of r1d and r1ctl", .socket.display())]
-    Answer { socket: PathBuf, request: String, answer: String },
-    #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it is started again, then: {again} status --watch {job}", .socket.display())]
-    Lost { socket: PathBuf, seconds: u64, job: String, again: String },
+    #[error("{}: the daemon answered `{answer}` to `{request}`: run the same release of r1d and \
+             r1ctl", .socket.display())]
+    Answer {
+        socket: PathBuf,
+        request: String,
+        answer: String,
+    },
+    #[error("{}: the daemon went away and is not back after {seconds} s; the job goes on when it \
+             is started again, then: {again} status --watch {job}", .socket.display())]
+    Lost {
+        socket: PathBuf,
+        seconds: u64,
+        job: String,
+        again: String,
+    },
     #[error("{}: {source}", .file.display())]
-    ReadJob { file: PathBuf, source: std::io::Error },
+    ReadJob {
+        file: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: {source}", .file.display())]
-    Job { file: PathBuf, source: Box<r1d_job::JobError> },
+    Job {
+        file: PathBuf,
+        source: Box<r1d_job::JobError>,
+    },
     #[error("{0}")]
     UnknownKey(String),
-    #[error("{}: {source}; this command needs {} beside r1ctl: build it with `make build`, or install it there", .program.display(), name_of(.program))]
-    Sibling { program: PathBuf, source: std::io::Error },
-    #[error("{} does not find its libraries: set {variable}, or `[torch] lib` in /etc/r1d/r1d.toml, to libtorch's lib directory", .program.display())]
-    SiblingLibrary { program: PathBuf, variable: &'static str },
+    #[error("{}: {source}; this command needs {} beside r1ctl: build it with `make build`, or \
+             install it there", .program.display(), name_of(.program))]
+    Sibling {
+        program: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} does not find its libraries: set {variable}, or `[torch] lib` in \
+             /etc/r1d/r1d.toml, to libtorch's lib directory", .program.display())]
+    SiblingLibrary {
+        program: PathBuf,
+        variable: &'static str,
+    },
     #[error("{name} was ended by signal {signal}")]
     SiblingSignal { name: &'static str, signal: i32 },
     #[error("r1d printed what is no answer: {0}: run the same release of r1d and r1ctl")]
@@ -72,9 +102,15 @@ pub enum Error {
     #[error("{}: {why}", .path.display())]
     Lock { path: PathBuf, why: String },
     #[error("{}: {source}", .path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: cannot write the man pages: {source}", .dir.display())]
-    ManPages { dir: PathBuf, source: std::io::Error },
+    ManPages {
+        dir: PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
     #[error("cannot start: {0}")]
@@ -94,17 +130,26 @@ impl Error {
         match self {
             Error::NoDaemon(_) | Error::NoAnswer { .. } => true,
             Error::Unheard(error) => error.is_away(),
-            Error::Stream { source, .. } => matches!(source, FrameError::Closed | FrameError::Io(_)),
+            Error::Stream { source, .. } => {
+                matches!(source, FrameError::Closed | FrameError::Io(_))
+            }
             _ => false,
         }
     }
 }
 
 fn name_of(program: &Path) -> String {
-    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    program
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn list(tried: &[Tried]) -> String {
-    let lines: Vec<String> = tried.iter().map(|t| format!("  {} ({}): {}", t.path.display(), t.origin, t.reason)).collect();
+    let lines: Vec<String> = tried
+        .iter()
+        .map(|t| format!("  {} ({}): {}", t.path.display(), t.origin, t.reason))
+        .collect();
     lines.join("\n")
 }

@@ -24,7 +24,10 @@ pub fn run(key: Option<&str>, output: Output) -> Result<Ended, Error> {
     let text = reference::explain(key).map_err(Error::UnknownKey)?;
     match output {
         Output::Table => print::data(&format!("{}\n", text.trim_end()))?,
-        Output::Json => print::json(&Explained { key, explanation: text.trim_end() })?,
+        Output::Json => print::json(&Explained {
+            key,
+            explanation: text.trim_end(),
+        })?,
     }
     Ok(Ended::Ok)
 }

@@ -23,7 +23,11 @@ pub fn number(x: f64) -> String {
     } else if size >= 1e15 || (size > 0.0 && size < 1e-3) {
         format!("{x:.2e}")
     } else if size >= 1000.0 {
-        format!("{}{}", if x < 0.0 { "-" } else { "" }, thousands(size.round() as u64))
+        format!(
+            "{}{}",
+            if x < 0.0 { "-" } else { "" },
+            thousands(size.round() as u64)
+        )
     } else {
         let decimals = match size {
             100.0.. => 1,
@@ -63,7 +67,11 @@ pub fn bytes(n: u64) -> String {
     let mut size = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if size < 1024.0 {
-            return if unit == "B" { format!("{n} B") } else { format!("{size:.1} {unit}") };
+            return if unit == "B" {
+                format!("{n} B")
+            } else {
+                format!("{size:.1} {unit}")
+            };
         }
         size /= 1024.0;
     }
@@ -84,19 +92,30 @@ pub fn time_of_s(seconds: u64) -> String {
 
 /// `2026-11-23 19:22Z`, for lists.
 pub fn minute_of_s(seconds: u64) -> String {
-    time_of_s(seconds).chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).chain(['Z']).collect()
+    time_of_s(seconds)
+        .chars()
+        .take(16)
+        .map(|c| if c == 'T' { ' ' } else { c })
+        .chain(['Z'])
+        .collect()
 }
 
-/// Year, month and day of a day count since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+/// Year, month and day of a day count since 1970-01-01 (Howard Hinnant, "chrono-compatible
+/// low-level date algorithms").
 fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
     let era = z / 146_097;
     let day_of_era = z % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -109,29 +128,52 @@ pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, St
         ("perf/throughput", "tokens/s"),
         ("loss", "loss"),
     ];
-    WATCHED.iter().filter_map(|(name, short)| Some((*short, number(*metrics.get(*name)?)))).collect()
+    WATCHED
+        .iter()
+        .filter_map(|(name, short)| Some((*short, number(*metrics.get(*name)?))))
+        .collect()
 }
 
-/// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of its metrics are in `-o json`.
+/// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of
+/// its metrics are in `-o json`.
 pub fn watched_evals(metrics: &BTreeMap<String, f64>) -> impl Iterator<Item = (&String, f64)> {
     let is_reward = |name: &str| name.starts_with("rewards/") && name.ends_with("/mean");
     let is_end = |name: &str| name.ends_with("_ci_low") || name.ends_with("_ci_high");
-    let is_watched = move |name: &str| !is_end(name) && (is_share(name) || is_reward(name) || name == "completions/mean_length");
-    metrics.iter().filter(move |(name, _)| is_watched(name)).map(|(name, value)| (name, *value))
+    let is_watched = move |name: &str| {
+        !is_end(name) && (is_share(name) || is_reward(name) || name == "completions/mean_length")
+    };
+    metrics
+        .iter()
+        .filter(move |(name, _)| is_watched(name))
+        .map(|(name, value)| (name, *value))
 }
 
 fn is_share(name: &str) -> bool {
-    ["accuracy", "pass@", "avg@", "cons@"].iter().any(|share| name.starts_with(share))
+    ["accuracy", "pass@", "avg@", "cons@"]
+        .iter()
+        .any(|share| name.starts_with(share))
 }
 
-/// A metric of an evaluation with the farther end of its 95 % confidence interval, where it has one (`55.1 % ± 3.1 %`): the shares
-/// (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
+/// A metric of an evaluation with the farther end of its 95 % confidence interval, where it has one
+/// (`55.1 % ± 3.1 %`): the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
 pub fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
-    let Some(value) = metrics.get(name) else { return "-".into() };
-    let shown = |value: f64| if is_share(name) { percent(value) } else { number(value) };
+    let Some(value) = metrics.get(name) else {
+        return "-".into();
+    };
+    let shown = |value: f64| {
+        if is_share(name) {
+            percent(value)
+        } else {
+            number(value)
+        }
+    };
     let end = |which: &str| metrics.get(&format!("{name}_ci_{which}"));
     match (end("low"), end("high")) {
-        (Some(low), Some(high)) => format!("{} ± {}", shown(*value), shown((value - low).max(high - value))),
+        (Some(low), Some(high)) => format!(
+            "{} ± {}",
+            shown(*value),
+            shown((value - low).max(high - value))
+        ),
         _ => shown(*value),
     }
 }
@@ -171,12 +213,18 @@ mod tests {
             ("rewards/format/mean_ci_low", 1.0),
             ("rewards/format/mean_ci_high", 1.5),
         ];
-        let metrics = pairs.map(|(name, value)| (name.to_string(), value)).into_iter().collect();
+        let metrics = pairs
+            .map(|(name, value)| (name.to_string(), value))
+            .into_iter()
+            .collect();
         assert_eq!(
-            watched_evals(&metrics).map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            watched_evals(&metrics)
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>(),
             ["avg@4", "pass@1", "rewards/format/mean"]
         );
-        let shown = ["pass@1", "avg@4", "rewards/format/mean", "cons@4"].map(|name| eval_metric(&metrics, name));
+        let shown = ["pass@1", "avg@4", "rewards/format/mean", "cons@4"]
+            .map(|name| eval_metric(&metrics, name));
         assert_eq!(shown, ["55.1 % ± 3.1 %", "50.0 %", "1.250 ± 0.250", "-"]);
     }
 
@@ -195,7 +243,10 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(duration(seconds), text);
         }
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(3 << 30)], ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(3 << 30)],
+            ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]
+        );
     }
 
     #[test]

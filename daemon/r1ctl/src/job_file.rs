@@ -7,10 +7,16 @@ use r1d_proto::user_file;
 use std::path::Path;
 
 pub fn read(file: &Path) -> Result<Job, Error> {
-    let unread = |source| Error::ReadJob { file: file.into(), source };
+    let unread = |source| Error::ReadJob {
+        file: file.into(),
+        source,
+    };
     let text = user_file::read_text(file, JOB_MAX_BYTES as u64).map_err(unread)?;
     // Paths in the file are relative to its own directory, wherever r1ctl is called from.
     let absolute = std::path::absolute(file).map_err(unread)?;
     let directory = absolute.parent().unwrap_or(Path::new("/"));
-    Job::parse(&text, directory).map_err(|source| Error::Job { file: file.into(), source: Box::new(source) })
+    Job::parse(&text, directory).map_err(|source| Error::Job {
+        file: file.into(),
+        source: Box::new(source),
+    })
 }

@@ -1,5 +1,5 @@
-//! `r1.lock`, beside the job file: the SHA-256 of every plugin that judged the job when it was first submitted. From then on the job is
-//! judged by those, or refused.
+//! `r1.lock`, beside the job file: the SHA-256 of every plugin that judged the job when it was
+//! first submitted. From then on the job is judged by those, or refused.
 //!
 //! ```toml
 //! version = 1
@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "r1.lock";
 const VERSION: u32 = 1;
-const HEAD: &str = "# Written by `r1ctl submit`: the plugins that judge the jobs of this directory. Keep it with them.\n";
+const HEAD: &str = "# Written by `r1ctl submit`: the plugins that judge the jobs of this \
+                    directory. Keep it with them.\n";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How a submission treats the file.
@@ -59,30 +60,64 @@ pub struct Lock {
 impl Lock {
     /// Empty where there is no file.
     pub fn beside(job_file: &Path) -> Result<Lock, Error> {
-        let absolute = std::path::absolute(job_file).map_err(|source| Error::File { path: job_file.into(), source })?;
+        let absolute = std::path::absolute(job_file).map_err(|source| Error::File {
+            path: job_file.into(),
+            source,
+        })?;
         let directory = absolute.parent().unwrap_or(Path::new("/")).to_path_buf();
         let path = directory.join(NAME);
-        let wrong = |why: String| Error::Lock { path: path.clone(), why };
+        let wrong = |why: String| Error::Lock {
+            path: path.clone(),
+            why,
+        };
         let text = match user_file::read_text(&path, FILE_BYTES_MAX) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Lock { path, directory, pins: BTreeMap::new() }),
-            read => read.map_err(|source| Error::File { path: path.clone(), source })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Lock {
+                    path,
+                    directory,
+                    pins: BTreeMap::new(),
+                });
+            }
+            read => read.map_err(|source| Error::File {
+                path: path.clone(),
+                source,
+            })?,
         };
         let document: Document = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if document.version != VERSION {
-            return Err(wrong(format!("its version is {}, this r1ctl knows {VERSION}", document.version)));
+            return Err(wrong(format!(
+                "its version is {}, this r1ctl knows {VERSION}",
+                document.version
+            )));
         }
-        let pins = document.plugin.into_iter().map(|entry| (absolute_plugin(&directory, &entry.plugin), entry.sha256)).collect();
-        Ok(Lock { path, directory, pins })
+        let pins = document
+            .plugin
+            .into_iter()
+            .map(|entry| (absolute_plugin(&directory, &entry.plugin), entry.sha256))
+            .collect();
+        Ok(Lock {
+            path,
+            directory,
+            pins,
+        })
     }
 
     /// What a submission is to be pinned to.
     pub fn pins(&self, mode: Mode) -> BTreeMap<String, String> {
-        if mode == Mode::Update { BTreeMap::new() } else { self.pins.clone() }
+        if mode == Mode::Update {
+            BTreeMap::new()
+        } else {
+            self.pins.clone()
+        }
     }
 
     /// Plugins of the job that it has no pin for.
     pub fn missing<'a>(&self, plugins: impl IntoIterator<Item = &'a String>) -> Vec<String> {
-        plugins.into_iter().filter(|plugin| !self.pins.contains_key(*plugin)).cloned().collect()
+        plugins
+            .into_iter()
+            .filter(|plugin| !self.pins.contains_key(*plugin))
+            .cloned()
+            .collect()
     }
 
     /// Takes up what judges the job; whether the file was written.
@@ -92,10 +127,21 @@ impl Lock {
         if self.pins == before {
             return Ok(false);
         }
-        let entry = |(plugin, sha256): (&String, &String)| Entry { plugin: self.relative(plugin), sha256: sha256.clone() };
-        let document = Document { version: VERSION, plugin: self.pins.iter().map(entry).collect() };
-        let text = toml::to_string(&document).map_err(|e| Error::Lock { path: self.path.clone(), why: e.to_string() })?;
-        let part = self.path.with_extension(format!("lock.part-{}", std::process::id()));
+        let entry = |(plugin, sha256): (&String, &String)| Entry {
+            plugin: self.relative(plugin),
+            sha256: sha256.clone(),
+        };
+        let document = Document {
+            version: VERSION,
+            plugin: self.pins.iter().map(entry).collect(),
+        };
+        let text = toml::to_string(&document).map_err(|e| Error::Lock {
+            path: self.path.clone(),
+            why: e.to_string(),
+        })?;
+        let part = self
+            .path
+            .with_extension(format!("lock.part-{}", std::process::id()));
         let write = || -> std::io::Result<()> {
             let mut file = std::fs::File::create(&part)?;
             file.write_all(HEAD.as_bytes())?;
@@ -103,7 +149,10 @@ impl Lock {
             file.sync_all()?;
             std::fs::rename(&part, &self.path)
         };
-        write().map_err(|source| Error::File { path: self.path.clone(), source })?;
+        write().map_err(|source| Error::File {
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(true)
     }
 
@@ -112,7 +161,10 @@ impl Lock {
     }
 
     fn relative(&self, plugin: &str) -> String {
-        Path::new(plugin).strip_prefix(&self.directory).map_or_else(|_| plugin.to_owned(), |below| format!("./{}", below.display()))
+        Path::new(plugin).strip_prefix(&self.directory).map_or_else(
+            |_| plugin.to_owned(),
+            |below| format!("./{}", below.display()),
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! `r1ctl`: the command line of r1d.
 //!
-//! Data goes to standard output, talk to standard error. `-o json` prints the types of [`r1d_proto::control`] as they are.
-//! Neither tensors nor the sandbox of the rewards are known here: `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
+//! Data goes to standard output, talk to standard error. `-o json` prints the types of
+//! [`r1d_proto::control`] as they are. Neither tensors nor the sandbox of the rewards are known
+//! here: `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
 
 mod cli;
 mod client;
@@ -38,7 +39,11 @@ fn main() -> ExitCode {
             let wrong = error.use_stderr();
             // Nobody reads it: nothing to do about that.
             let _ = error.print();
-            return if wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if wrong {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let printer = Printer::new(&cli.global);

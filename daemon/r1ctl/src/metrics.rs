@@ -1,4 +1,5 @@
-//! Which of a job's many metrics people are shown; `-o json`, `metrics.jsonl` and TensorBoard have all of them.
+//! Which of a job's many metrics people are shown; `-o json`, `metrics.jsonl` and TensorBoard have
+//! all of them.
 
 use crate::format::{number, percent};
 use crate::terminal::one_line;
@@ -6,8 +7,8 @@ use std::collections::BTreeMap;
 
 type Metrics = BTreeMap<String, f64>;
 
-/// What a training step is watched by: name, and the metric of it that is there first. Speed is of the whole step, or where only
-/// sampling is measured, of that.
+/// What a training step is watched by: name, and the metric of it that is there first. Speed is of
+/// the whole step, or where only sampling is measured, of that.
 const WATCHED: [(&str, &[&str]); 5] = [
     ("reward", &["reward"]),
     ("kl", &["kl"]),
@@ -25,16 +26,20 @@ pub fn of_step(metrics: &Metrics) -> Vec<(&'static str, String)> {
     WATCHED.iter().filter_map(|(short, names)| Some((*short, number(*found(names)?)))).collect()
 }
 
-/// An evaluation's metrics for people: how many answers are correct, where nothing tells that the mean of each reward, and how long answers are.
+/// An evaluation's metrics for people: how many answers are correct, where nothing tells that the
+/// mean of each reward, and how long answers are.
 pub fn of_eval(metrics: &Metrics) -> Vec<(String, String)> {
     let is_correctness = |name: &str| CORRECTNESS.iter().any(|start| name.starts_with(start));
     let is_reward = |name: &str| name.starts_with("rewards/") && name.ends_with("/mean");
     let correctness = metrics.iter().filter(|(name, _)| is_correctness(name));
-    let mut shown: Vec<(String, String)> = correctness.map(|(name, share)| (one_line(name), percent(*share))).collect();
+    let mut shown: Vec<(String, String)> =
+        correctness.map(|(name, share)| (one_line(name), percent(*share))).collect();
     if shown.is_empty() {
-        shown.extend(metrics.iter().filter(|(name, _)| is_reward(name)).map(|(name, mean)| (one_line(name), number(*mean))));
+        shown.extend(metrics.iter().filter(|(name, _)| is_reward(name))
+            .map(|(name, mean)| (one_line(name), number(*mean))));
     }
-    shown.extend(metrics.get("completions/mean_length").map(|length| ("length".into(), number(*length))));
+    shown.extend(metrics.get("completions/mean_length")
+        .map(|length| ("length".into(), number(*length))));
     shown
 }
 
@@ -48,8 +53,11 @@ mod tests {
 
     #[test]
     fn a_step_shows_its_learning_signal_and_speed_and_nothing_else() {
-        let step = metrics(&[("kl", 0.01), ("loss", 2.0), ("perf/sampling_throughput", 500.0), ("timing_s/update", 3.0)]);
-        assert_eq!(of_step(&step), [("kl", "0.0100".to_string()), ("tokens/s", "500.0".into()), ("loss", "2.000".into())]);
+        let step = metrics(&[("kl", 0.01), ("loss", 2.0), ("perf/sampling_throughput", 500.0), (
+            "timing_s/update", 3.0)]);
+        assert_eq!(of_step(&step), [("kl", "0.0100".to_string()), ("tokens/s", "500.0".into()), (
+            "loss",
+            "2.000".into())]);
         let faster = metrics(&[("perf/sampling_throughput", 500.0), ("perf/throughput", 400.0)]);
         assert_eq!(of_step(&faster), [("tokens/s", "400.0".to_string())]);
     }
@@ -65,6 +73,8 @@ mod tests {
         ]);
         assert_eq!(of_eval(&eval), [pair("rewards/format/mean", "0.500"), pair("length", "61.50")]);
         eval.extend(metrics(&[("pass@1", 0.3125), ("cons@4", 0.5)]));
-        assert_eq!(of_eval(&eval), [pair("cons@4", "50.0 %"), pair("pass@1", "31.2 %"), pair("length", "61.50")]);
+        assert_eq!(of_eval(&eval), [pair("cons@4", "50.0 %"), pair("pass@1", "31.2 %"), pair(
+            "length",
+            "61.50")]);
     }
 }

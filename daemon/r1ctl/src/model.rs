@@ -1,4 +1,5 @@
-//! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code are passed through.
+//! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code
+//! are passed through.
 
 use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
 use crate::error::{Ended, Error};
@@ -10,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 const SIBLING: &str = "r1d-worker";
-/// Where libtorch's libraries are, for a worker that was not built in place (its own run path is looked at last).
+/// Where libtorch's libraries are, for a worker that was not built in place (its own run path is
+/// looked at last).
 const TORCH_LIB_VARIABLE: &str = "R1D_TORCH_LIB";
 /// What the service on this machine runs with.
 const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
@@ -22,14 +24,18 @@ pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
     let named = std::env::var_os(TORCH_LIB_VARIABLE).filter(|named| !named.is_empty());
     let mut worker = Command::new(&program);
     worker.args(arguments(command, output));
-    if let Some(path) =
-        library_path(named.or_else(|| service_lib(&program, Path::new(SYSTEM_CONFIG))), std::env::var_os("LD_LIBRARY_PATH"))
-    {
+    if let Some(path) = library_path(
+        named.or_else(|| service_lib(&program, Path::new(SYSTEM_CONFIG))),
+        std::env::var_os("LD_LIBRARY_PATH"),
+    ) {
         worker.env("LD_LIBRARY_PATH", path);
     }
     let status = sibling::run(&mut worker)?;
     match status.code() {
-        Some(EXIT_NO_LIBRARY) => Err(Error::SiblingLibrary { program, variable: TORCH_LIB_VARIABLE }),
+        Some(EXIT_NO_LIBRARY) => Err(Error::SiblingLibrary {
+            program,
+            variable: TORCH_LIB_VARIABLE,
+        }),
         _ => sibling::ended(SIBLING, status),
     }
 }
@@ -37,20 +43,32 @@ pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
 /// A configuration file larger than this is something else.
 const CONFIG_MAX_BYTES: u64 = 1 << 20;
 
-/// libtorch of the service on this machine, for a worker that does not find its own. One that was built in place finds it, and is not to get
-/// another release's.
+/// libtorch of the service on this machine, for a worker that does not find its own. One that was
+/// built in place finds it, and is not to get another release's.
 fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
     let text = user_file::read_text(config, CONFIG_MAX_BYTES).ok()?;
     let config = DaemonConfig::parse(&text, config.parent()?).ok()?;
     let lib = config.torch_lib?;
-    let tried = Command::new(worker).arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let tried = Command::new(worker)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     (tried.ok()?.code() == Some(EXIT_NO_LIBRARY)).then(|| lib.into_os_string())
 }
 
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
     let mut words = Vec::new();
     match command {
-        Model::Verify { dir, golden, lora, atol, prompt_len, place } => {
+        Model::Verify {
+            dir,
+            golden,
+            lora,
+            atol,
+            prompt_len,
+            place,
+        } => {
             words.extend(["verify".into(), dir.into()]);
             words.push(option("golden", golden));
             words.extend(lora.map(|dir| option("lora", dir)));
@@ -58,13 +76,25 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.push(option("prompt-len", prompt_len.to_string()));
             words.extend(place_words(place));
         }
-        Model::Info { dir, batch, length, check } => {
+        Model::Info {
+            dir,
+            batch,
+            length,
+            check,
+        } => {
             words.extend(["info".into(), dir.into()]);
             words.push(option("batch", batch.to_string()));
             words.extend(length.map(|n| option("length", n.to_string())));
             words.extend(check.then(|| "--check".into()));
         }
-        Model::Convert { from, to, dtype, shard_size, drop_mtp, lora } => {
+        Model::Convert {
+            from,
+            to,
+            dtype,
+            shard_size,
+            drop_mtp,
+            lora,
+        } => {
             words.extend(["convert".into(), from.into(), to.into()]);
             let dtype = match dtype {
                 ConvertDtype::Float32 => "float32",
@@ -76,11 +106,27 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.extend(drop_mtp.then(|| "--drop-mtp".into()));
             words.extend(lora.map(|dir| option("lora", dir)));
         }
-        Model::Generate { dir, prompt, sampling, seed, speculative, place, n } => {
+        Model::Generate {
+            dir,
+            prompt,
+            sampling,
+            seed,
+            speculative,
+            place,
+            n,
+        } => {
             words.extend(["generate".into(), dir.into()]);
             words.push(option("prompt", prompt));
-            words.extend(sampling.max_new_tokens.map(|n| option("max-new-tokens", n.to_string())));
-            words.extend(sampling.temperature.map(|x| option("temperature", x.to_string())));
+            words.extend(
+                sampling
+                    .max_new_tokens
+                    .map(|n| option("max-new-tokens", n.to_string())),
+            );
+            words.extend(
+                sampling
+                    .temperature
+                    .map(|x| option("temperature", x.to_string())),
+            );
             words.extend(sampling.top_p.map(|x| option("top-p", x.to_string())));
             words.extend(sampling.top_k.map(|n| option("top-k", n.to_string())));
             words.push(option("seed", seed.to_string()));
@@ -89,7 +135,14 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             words.extend(["-n".into(), n.to_string().into()]);
         }
     }
-    words.push(option("output", if output == Output::Json { "json" } else { "text" }));
+    words.push(option(
+        "output",
+        if output == Output::Json {
+            "json"
+        } else {
+            "text"
+        },
+    ));
     words
 }
 
@@ -98,7 +151,9 @@ fn place_words(Place { device, dtype, fp8 }: Place) -> impl Iterator<Item = OsSt
         ComputeDtype::Float32 => "float32",
         ComputeDtype::Bfloat16 => "bfloat16",
     };
-    [option("device", device), option("dtype", dtype)].into_iter().chain(fp8.then(|| "--fp8".into()))
+    [option("device", device), option("dtype", dtype)]
+        .into_iter()
+        .chain(fp8.then(|| "--fp8".into()))
 }
 
 /// The named directory before those that the environment already lists; nothing when none is named.

@@ -18,8 +18,12 @@ pub fn completions(shell: Shell) -> Result<Ended, Error> {
 pub fn man(directory: Option<&Path>) -> Result<Ended, Error> {
     match directory {
         Some(dir) => {
-            let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
-            written.map_err(|source| Error::ManPages { dir: dir.into(), source })?;
+            let written = std::fs::create_dir_all(dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+            written.map_err(|source| Error::ManPages {
+                dir: dir.into(),
+                source,
+            })?;
         }
         None => {
             let mut page = Vec::new();

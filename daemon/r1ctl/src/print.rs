@@ -16,7 +16,11 @@ pub struct Printer {
 
 impl Printer {
     pub fn new(global: &Global) -> Printer {
-        Printer { stdout: Look::of_stdout(global), stderr: Look::of_stderr(global), again: global.again() }
+        Printer {
+            stdout: Look::of_stdout(global),
+            stderr: Look::of_stderr(global),
+            again: global.again(),
+        }
     }
 
     /// Something that a person should know.
@@ -26,11 +30,19 @@ impl Printer {
     }
 
     pub fn warning(&self, text: &str) {
-        self.note(&format!("{} {}", self.stderr.yellow("warning:"), shown::lines(text)));
+        self.note(&format!(
+            "{} {}",
+            self.stderr.yellow("warning:"),
+            shown::lines(text)
+        ));
     }
 
     pub fn error(&self, text: &str) {
-        self.note(&format!("{} {}", self.stderr.red("error:"), shown::lines(text)));
+        self.note(&format!(
+            "{} {}",
+            self.stderr.red("error:"),
+            shown::lines(text)
+        ));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The sibling binaries that do what r1ctl does not: `r1d-worker` knows tensors, `r1d` the sandbox of the rewards.
+//! The sibling binaries that do what r1ctl does not: `r1d-worker` knows tensors, `r1d` the sandbox
+//! of the rewards.
 
 use crate::error::{Ended, Error};
 use std::ffi::{OsStr, OsString};
@@ -8,34 +9,54 @@ use std::process::{Command, ExitStatus, Output};
 
 /// Beside this executable, else what PATH has.
 pub fn find(name: &str) -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|own| Some(own.parent()?.join(name)));
     match beside {
         Some(path) if path.is_file() => path,
-        beside => on_path(name).or(beside).unwrap_or_else(|| Path::new("/").join(name)),
+        beside => on_path(name)
+            .or(beside)
+            .unwrap_or_else(|| Path::new("/").join(name)),
     }
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
 }
 
 pub fn run(command: &mut Command) -> Result<ExitStatus, Error> {
-    command.status().map_err(|source| Error::Sibling { program: command.get_program().into(), source })
+    command.status().map_err(|source| Error::Sibling {
+        program: command.get_program().into(),
+        source,
+    })
 }
 
 /// With what it wrote to the standard output.
 pub fn output(command: &mut Command) -> Result<Output, Error> {
-    let failed = |source, command: &Command| Error::Sibling { program: command.get_program().into(), source };
+    let failed = |source, command: &Command| Error::Sibling {
+        program: command.get_program().into(),
+        source,
+    };
     let child = command.spawn().map_err(|source| failed(source, command))?;
-    child.wait_with_output().map_err(|source| failed(source, command))
+    child
+        .wait_with_output()
+        .map_err(|source| failed(source, command))
 }
 
 /// Its exit code is ours.
 pub fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Error> {
     match status.code() {
-        Some(code) => Ok(Ended::Code(u8::try_from(code).unwrap_or(crate::error::EXIT_FAILED))),
-        None => Err(Error::SiblingSignal { name, signal: status.signal().unwrap_or(0) }),
+        Some(code) => Ok(Ended::Code(
+            u8::try_from(code).unwrap_or(crate::error::EXIT_FAILED),
+        )),
+        None => Err(Error::SiblingSignal {
+            name,
+            signal: status.signal().unwrap_or(0),
+        }),
     }
 }
 

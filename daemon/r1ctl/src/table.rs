@@ -38,7 +38,11 @@ pub fn headed(look: Look, heads: &[String], right: &[bool], rows: Vec<Vec<String
     match look.width {
         Some(width) => {
             table.with(Style::rounded());
-            table.with(Width::wrap(width).priority(Priority::max(true)).keep_words(true));
+            table.with(
+                Width::wrap(width)
+                    .priority(Priority::max(true))
+                    .keep_words(true),
+            );
         }
         None => {
             table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
@@ -48,10 +52,14 @@ pub fn headed(look: Look, heads: &[String], right: &[bool], rows: Vec<Vec<String
         table.with(Modify::new(Columns::one(i)).with(Alignment::right()));
     }
     table.with(Modify::new(Rows::first()).with(Alignment::left()));
-    table.to_string().lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
+    table
+        .to_string()
+        .lines()
+        .fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
 
-/// Two texts beside each other under their heads, each wrapped to half of the terminal; one above the other when piped.
+/// Two texts beside each other under their heads, each wrapped to half of the terminal; one above
+/// the other when piped.
 pub fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> String {
     let Some(width) = look.width else {
         return format!("{}:\n{}\n{}:\n{}\n", heads[0], texts[0], heads[1], texts[1]);
@@ -62,7 +70,9 @@ pub fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> String {
     let mut table = builder.build();
     // A frame of 3 bars and 4 spaces stands around the two columns.
     let half = width.saturating_sub(7) / 2;
-    table.with(Style::rounded()).with(Modify::new(Columns::new(..)).with(Width::wrap(half).keep_words(true)));
+    table
+        .with(Style::rounded())
+        .with(Modify::new(Columns::new(..)).with(Width::wrap(half).keep_words(true)));
     format!("{table}\n")
 }
 
@@ -75,21 +85,38 @@ mod tests {
         let text = table(
             Look::PLAIN,
             &[left("name"), right("n"), left("note")],
-            vec![vec!["a".into(), "1".into(), "x".into()], vec!["longer".into(), "1000".into(), String::new()]],
+            vec![
+                vec!["a".into(), "1".into(), "x".into()],
+                vec!["longer".into(), "1000".into(), String::new()],
+            ],
         );
         assert_eq!(text, "name    n     note\na          1  x\nlonger  1000\n");
     }
 
     #[test]
     fn a_table_on_a_terminal_fits_it() {
-        let look = Look { colour: false, width: Some(40) };
-        let text = table(look, &[left("name"), left("text")], vec![vec!["a".into(), "many words that go on and on ".repeat(4)]]);
+        let look = Look {
+            colour: false,
+            width: Some(40),
+        };
+        let text = table(
+            look,
+            &[left("name"), left("text")],
+            vec![vec!["a".into(), "many words that go on and on ".repeat(4)]],
+        );
         for line in text.lines() {
             assert!(line.chars().count() <= 40, "{line}");
         }
         assert!(text.starts_with('╭'), "{text}");
-        let text = side_by_side(look, ["before", "after"], ["x".repeat(70).as_str(), "short"]);
-        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
+        let text = side_by_side(
+            look,
+            ["before", "after"],
+            ["x".repeat(70).as_str(), "short"],
+        );
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 40),
+            "{text}"
+        );
         assert_eq!(text.matches('x').count(), 70);
     }
 }

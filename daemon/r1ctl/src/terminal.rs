@@ -1,4 +1,5 @@
-//! What is known of the place that output goes to, and what follows from it: colours, widths, what may be printed raw.
+//! What is known of the place that output goes to, and what follows from it: colours, widths, what
+//! may be printed raw.
 
 use crate::cli::Global;
 use owo_colors::{OwoColorize, Style};
@@ -22,7 +23,10 @@ pub struct Look {
 
 impl Look {
     #[cfg(test)]
-    pub const PLAIN: Look = Look { colour: false, width: None };
+    pub const PLAIN: Look = Look {
+        colour: false,
+        width: None,
+    };
 
     pub fn of_stdout(global: &Global) -> Look {
         let stdout = std::io::stdout();
@@ -38,12 +42,21 @@ impl Look {
     fn of(terminal: bool, size: Option<(Width, Height)>, global: &Global) -> Look {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let terminal = terminal && variable("TERM").is_none_or(|term| term != "dumb");
-        let columns = size.map_or(WIDTH_DEFAULT, |(Width(columns), _)| usize::from(columns).max(WIDTH_MIN));
-        Look { colour: terminal && !global.no_color && variable("NO_COLOR").is_none(), width: terminal.then_some(columns) }
+        let columns = size.map_or(WIDTH_DEFAULT, |(Width(columns), _)| {
+            usize::from(columns).max(WIDTH_MIN)
+        });
+        Look {
+            colour: terminal && !global.no_color && variable("NO_COLOR").is_none(),
+            width: terminal.then_some(columns),
+        }
     }
 
     fn paint(self, style: Style, text: &str) -> String {
-        if self.colour { text.style(style).to_string() } else { text.to_owned() }
+        if self.colour {
+            text.style(style).to_string()
+        } else {
+            text.to_owned()
+        }
     }
 
     pub fn bold(self, text: &str) -> String {
@@ -82,8 +95,8 @@ impl Look {
     }
 }
 
-/// Text from a model, a data set or a log, made safe to print: control characters, which could move the cursor or retitle the
-/// window, are shown as escapes. Line ends stay.
+/// Text from a model, a data set or a log, made safe to print: control characters, which could move
+/// the cursor or retitle the window, are shown as escapes. Line ends stay.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -108,15 +121,31 @@ mod tests {
 
     #[test]
     fn what_a_model_writes_cannot_move_the_cursor() {
-        assert_eq!(printable("a\x1b[2Jb\r\u{9b}c\nd\te"), "a\\u{1b}[2Jb\\r\\u{9b}c\nd    e");
+        assert_eq!(
+            printable("a\x1b[2Jb\r\u{9b}c\nd\te"),
+            "a\\u{1b}[2Jb\\r\\u{9b}c\nd    e"
+        );
         assert_eq!(one_line("a\nb"), "a⏎b");
     }
 
     #[test]
     fn no_colour_means_no_escape_sequence() {
-        for state in [State::Queued, State::Running, State::Succeeded, State::Failed, State::Cancelled] {
+        for state in [
+            State::Queued,
+            State::Running,
+            State::Succeeded,
+            State::Failed,
+            State::Cancelled,
+        ] {
             assert!(!Look::PLAIN.state(state).contains('\x1b'));
-            assert!(Look { colour: true, width: None }.state(state).contains('\x1b'));
+            assert!(
+                Look {
+                    colour: true,
+                    width: None
+                }
+                .state(state)
+                .contains('\x1b')
+            );
         }
     }
 }

@@ -1,8 +1,10 @@
-//! A worker without tensors, for tests of the daemon: it speaks the whole protocol, and its "weights" are a running hash of everything it
-//! was told to train on. Two runs of a job end with the same hash if and only if they trained on the same things in the same order.
+//! A worker without tensors, for tests of the daemon: it speaks the whole protocol, and its
+//! "weights" are a running hash of everything it was told to train on. Two runs of a job end with
+//! the same hash if and only if they trained on the same things in the same order.
 //!
-//! `FAKE_WORKER_DELAY_MS` is the time that a completion or an update takes. `FAKE_WORKER_FAULTS` names a directory of planted faults: a file
-//! `<moment>-<n>` (`train-3`, `save-1`, `start-1`) makes the n-th such moment of the whole job, however many workers it takes, go as the file's
+//! `FAKE_WORKER_DELAY_MS` is the time that a completion or an update takes. `FAKE_WORKER_FAULTS`
+//! names a directory of planted faults: a file `<moment>-<n>` (`train-3`, `save-1`, `start-1`)
+//! makes the n-th such moment of the whole job, however many workers it takes, go as the file's
 //! text says; `<moment>-always` every one:
 //!
 //! | text | what happens |
@@ -13,7 +15,10 @@
 //! | `hang` | nothing is said any more |
 //! | `fail KIND` | the request fails as `invalid`, `storage`, `out-of-memory` or `internal` |
 
-#![allow(clippy::disallowed_methods, reason = "a process of one thread, which pretends to compute")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a process of one thread, which pretends to compute"
+)]
 
 use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
@@ -22,8 +27,8 @@ use r1d_proto::parts::Assembly;
 use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened, Pair, Question, Reply, Request,
-    RewardBatch, Supervise, ToWorker, Train,
+    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened,
+    Pair, Question, Reply, Request, RewardBatch, Supervise, ToWorker, Train,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};
@@ -44,10 +49,17 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("probe") {
         return probe();
     }
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("standard input");
+    let socket = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .expect("standard input");
     let mut worker = Worker {
         stream: UnixStream::from(socket),
-        delay: Duration::from_millis(variable("FAKE_WORKER_DELAY_MS").and_then(|ms| ms.parse().ok()).unwrap_or(1)),
+        delay: Duration::from_millis(
+            variable("FAKE_WORKER_DELAY_MS")
+                .and_then(|ms| ms.parse().ok())
+                .unwrap_or(1),
+        ),
         faults: variable("FAKE_WORKER_FAULTS").map(PathBuf::from),
         open: None,
         policy: 0,
@@ -56,12 +68,23 @@ fn main() {
     };
     watch_for_the_end();
     let _ = worker.moment("start");
-    worker.say(0, Body::Event(Event::Started { version: "fake".into(), device: "cpu".into(), pid: std::process::id() }));
+    worker.say(
+        0,
+        Body::Event(Event::Started {
+            version: "fake".into(),
+            device: "cpu".into(),
+            pid: std::process::id(),
+        }),
+    );
     let mut assembly = Assembly::default();
     loop {
         match read_blocking::<ToWorker>(&mut worker.stream, Format::Postcard) {
             Ok(message) => {
-                let Some(ToWorker { id, request }) = assembly.add(message).expect("parts of one kind") else { continue };
+                let Some(ToWorker { id, request }) =
+                    assembly.add(message).expect("parts of one kind")
+                else {
+                    continue;
+                };
                 let body = match worker.carry_out(id, request) {
                     Ok(reply) => Body::Done(reply),
                     Err(failure) => Body::Failed(failure),
@@ -76,7 +99,9 @@ fn main() {
 
 /// Ends as the file `probe` of the faults says: `CODE what it says`.
 fn probe() {
-    let Some(fault) = variable("FAKE_WORKER_FAULTS").and_then(|dir| fs::read_to_string(Path::new(&dir).join("probe")).ok()) else {
+    let Some(fault) = variable("FAKE_WORKER_FAULTS")
+        .and_then(|dir| fs::read_to_string(Path::new(&dir).join("probe")).ok())
+    else {
         return;
     };
     let (code, said) = fault.split_once(' ').expect("a code and words");
@@ -100,7 +125,9 @@ fn watch_for_the_end() {
 }
 
 fn kill(pid: u32) {
-    let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    let _ = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status();
 }
 
 struct Worker {
@@ -121,17 +148,34 @@ impl Worker {
     }
 
     fn progress(&mut self, id: u64, doing: &str, done: u64, total: u64) {
-        self.say(id, Body::Event(Event::Progress { doing: doing.into(), done, total, unit: "steps".into() }));
+        self.say(
+            id,
+            Body::Event(Event::Progress {
+                doing: doing.into(),
+                done,
+                total,
+                unit: "steps".into(),
+            }),
+        );
     }
 
     /// Counts a moment, and does what is planted for it.
     fn moment(&mut self, name: &str) -> Result<(), Failure> {
-        let Some(dir) = self.faults.clone() else { return Ok(()) };
+        let Some(dir) = self.faults.clone() else {
+            return Ok(());
+        };
         let counter = dir.join(format!("{name}.count"));
-        let count = fs::read_to_string(&counter).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+        let count = fs::read_to_string(&counter)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
+            + 1;
         fs::write(&counter, count.to_string()).expect("the faults' directory");
-        let planted = [format!("{name}-{count}"), format!("{name}-always")].map(|file| fs::read_to_string(dir.join(file)).ok());
-        let Some(fault) = planted.into_iter().flatten().next() else { return Ok(()) };
+        let planted = [format!("{name}-{count}"), format!("{name}-always")]
+            .map(|file| fs::read_to_string(dir.join(file)).ok());
+        let Some(fault) = planted.into_iter().flatten().next() else {
+            return Ok(());
+        };
         eprintln!("fault at {name} {count}: {fault}");
         let (word, rest) = fault.trim().split_once(' ').unwrap_or((fault.trim(), ""));
         let daemon = std::os::unix::process::parent_id();
@@ -159,7 +203,10 @@ impl Worker {
                     "out-of-memory" => FailureKind::OutOfMemory,
                     _ => FailureKind::Internal,
                 };
-                return Err(Failure { kind, message: format!("planted at {name} {count}") });
+                return Err(Failure {
+                    kind,
+                    message: format!("planted at {name} {count}"),
+                });
             }
             other => panic!("unknown fault {other:?}"),
         }
@@ -189,7 +236,12 @@ impl Worker {
                 self.moment("restore")?;
                 let text = read(&dir.join("state"))?;
                 let mut words = text.split(' ').map(|word| word.parse::<u64>());
-                let mut next = || words.next().and_then(Result::ok).ok_or_else(|| invalid(format!("{} is damaged", dir.display())));
+                let mut next = || {
+                    words
+                        .next()
+                        .and_then(Result::ok)
+                        .ok_or_else(|| invalid(format!("{} is damaged", dir.display())))
+                };
                 (self.policy, self.reference, self.updates) = (next()?, next()?, next()?);
                 Ok(Reply::Restored)
             }
@@ -202,10 +254,15 @@ impl Worker {
             Request::More(_) => Err(invalid("parts without their request")),
             Request::TrainReward(batch) => {
                 self.moment("reward")?;
-                match (batch.batch, self.open.as_ref().is_some_and(|open| open.scores)) {
+                match (
+                    batch.batch,
+                    self.open.as_ref().is_some_and(|open| open.scores),
+                ) {
                     (RewardBatch::Pairs { pairs, .. }, true) => Ok(self.prefer(batch.step, &pairs)),
                     (RewardBatch::Labelled(texts), true) => {
-                        let words = texts.iter().flat_map(|text| text.ids.iter().copied().chain([text.label.to_bits()]));
+                        let words = texts.iter().flat_map(|text| {
+                            text.ids.iter().copied().chain([text.label.to_bits()])
+                        });
                         Ok(self.update(&words.map(u64::from).collect::<Vec<_>>()))
                     }
                     (_, false) => Err(invalid("the open model has no scalar head")),
@@ -217,24 +274,41 @@ impl Worker {
             }
             Request::TrainPpo(batch) => {
                 self.moment("ppo")?;
-                let value =
-                    match &self.open.as_ref().and_then(|open| open.value_model.as_ref()).and_then(|value| value.model.as_ref()) {
-                        Some(ModelSource::Directory(dir)) => weights(dir)?,
-                        _ => 0,
-                    };
+                let value = match &self
+                    .open
+                    .as_ref()
+                    .and_then(|open| open.value_model.as_ref())
+                    .and_then(|value| value.model.as_ref())
+                {
+                    Some(ModelSource::Directory(dir)) => weights(dir)?,
+                    _ => 0,
+                };
                 let scores = batch.scores.iter().map(|score| score.to_bits() as u64);
-                let ids = batch.sequences.iter().flat_map(|sequence| &sequence.completion_ids).map(|id| *id as u64);
-                let words: Vec<u64> =
-                    [value, self.reference, batch.first_update, batch.seed].into_iter().chain(scores).chain(ids).collect();
+                let ids = batch
+                    .sequences
+                    .iter()
+                    .flat_map(|sequence| &sequence.completion_ids)
+                    .map(|id| *id as u64);
+                let words: Vec<u64> = [value, self.reference, batch.first_update, batch.seed]
+                    .into_iter()
+                    .chain(scores)
+                    .chain(ids)
+                    .collect();
                 Ok(self.update(&words))
             }
             Request::Answer(asked) => {
                 self.progress(id, "judging", 0, asked.questions.len() as u64);
                 self.moment("answer")?;
-                let ModelSource::Directory(dir) = &asked.model else { return Err(invalid("a judge that is asked has weights")) };
+                let ModelSource::Directory(dir) = &asked.model else {
+                    return Err(invalid("a judge that is asked has weights"));
+                };
                 let weights = judge_weights(dir)?;
                 let answer = |question: &Question| {
-                    let ids: Vec<u64> = question.prompt_ids.iter().map(|id| u64::from(*id)).collect();
+                    let ids: Vec<u64> = question
+                        .prompt_ids
+                        .iter()
+                        .map(|id| u64::from(*id))
+                        .collect();
                     let mut ids = match counter_hash(&[weights, counter_hash(&ids)]) % 8 {
                         0 => vec![DIGIT_0, EOS],
                         word => vec![DIGIT_0, VERDICTS[(word % 2) as usize], EOS],
@@ -242,7 +316,9 @@ impl Worker {
                     ids.truncate(question.max_tokens as usize);
                     ids
                 };
-                Ok(Reply::Answered { answers: asked.questions.iter().map(answer).collect() })
+                Ok(Reply::Answered {
+                    answers: asked.questions.iter().map(answer).collect(),
+                })
             }
             Request::Score { model, sequences } => {
                 self.progress(id, "scoring", 0, sequences.len() as u64);
@@ -253,9 +329,14 @@ impl Worker {
                     None => self.policy,
                 };
                 let score = |ids: &Vec<u32>| {
-                    2.0 * counter_uniform(&[weights, counter_hash(&ids.iter().map(|id| *id as u64).collect::<Vec<_>>())]) - 1.0
+                    2.0 * counter_uniform(&[
+                        weights,
+                        counter_hash(&ids.iter().map(|id| *id as u64).collect::<Vec<_>>()),
+                    ]) - 1.0
                 };
-                Ok(Reply::Scored { scores: sequences.iter().map(score).collect() })
+                Ok(Reply::Scored {
+                    scores: sequences.iter().map(score).collect(),
+                })
             }
         }
     }
@@ -263,7 +344,9 @@ impl Worker {
     fn open(&mut self, open: Open) -> Result<Reply, Failure> {
         self.moment("open")?;
         (self.policy, self.updates) = match &open.model {
-            ModelSource::Init { config, .. } => (counter_hash(&[open.seed, config.len() as u64]), 0),
+            ModelSource::Init { config, .. } => {
+                (counter_hash(&[open.seed, config.len() as u64]), 0)
+            }
             ModelSource::Directory(dir) => (weights(dir)?, 0),
         };
         self.reference = self.policy;
@@ -279,20 +362,33 @@ impl Worker {
         }))
     }
 
-    /// A directory with one file and its manifest, whose hash is returned, that appears whole or not at all; the moment lies in the middle of writing it.
+    /// A directory with one file and its manifest, whose hash is returned, that appears whole or
+    /// not at all; the moment lies in the middle of writing it.
     fn write_whole(&mut self, dir: &Path, moment: &str, text: &str) -> Result<String, Failure> {
-        let io = |error: std::io::Error| Failure { kind: FailureKind::Storage, message: format!("{}: {error}", dir.display()) };
+        let io = |error: std::io::Error| Failure {
+            kind: FailureKind::Storage,
+            message: format!("{}: {error}", dir.display()),
+        };
         if dir.exists() {
             return Err(invalid(format!("{} exists already", dir.display())));
         }
-        let partial = dir.with_file_name(format!(".{}.partial", dir.file_name().unwrap_or_default().to_string_lossy()));
+        let partial = dir.with_file_name(format!(
+            ".{}.partial",
+            dir.file_name().unwrap_or_default().to_string_lossy()
+        ));
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial).map_err(io)?;
         fs::write(partial.join("state"), &text[..text.len() / 2]).map_err(io)?;
         self.moment(moment)?;
         fs::write(partial.join("state"), text).map_err(io)?;
-        let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let entry = serde_json::json!({"path": "state", "bytes": text.len(), "sha256": hash(text.as_bytes())});
+        let hash = |bytes: &[u8]| {
+            Sha256::digest(bytes)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        let entry = serde_json::json!({"path": "state", "bytes": text.len(),
+            "sha256": hash(text.as_bytes())});
         let manifest = serde_json::json!({"format": 1, "files": [entry]}).to_string();
         fs::write(partial.join("manifest.json"), &manifest).map_err(io)?;
         fs::rename(&partial, dir).map_err(io)?;
@@ -304,25 +400,55 @@ impl Worker {
         let mut batch = vec![self.policy, request.sampling.seed];
         if !invariant {
             // Outside the reference mode a completion may depend on all that is sampled with it.
-            batch.extend(request.groups.iter().flat_map(|g| g.samples.iter().map(|s| (g.prompt as u64) << 32 | *s as u64)));
+            batch.extend(request.groups.iter().flat_map(|g| {
+                g.samples
+                    .iter()
+                    .map(|s| (g.prompt as u64) << 32 | *s as u64)
+            }));
         }
         let batch = counter_hash(&batch);
-        let wanted: Vec<_> = request.groups.iter().flat_map(|g| g.samples.iter().map(move |s| (g, *s))).collect();
+        let wanted: Vec<_> = request
+            .groups
+            .iter()
+            .flat_map(|g| g.samples.iter().map(move |s| (g, *s)))
+            .collect();
         let total = wanted.len() as u64;
         for (done, (group, sample)) in wanted.into_iter().enumerate() {
             if done as u64 == total / 2 {
                 self.moment("generate")?;
             }
             std::thread::sleep(self.delay);
-            let key = SampleKey { stage: request.stage, step: request.step, prompt: group.prompt, sample };
-            let word = |i: u64| counter_hash(&[batch, key.stage as u64, key.step, key.prompt as u64, sample as u64, group.row, i]);
-            let completion_ids = completion(word(0), word(1), request.sampling.max_completion_length);
+            let key = SampleKey {
+                stage: request.stage,
+                step: request.step,
+                prompt: group.prompt,
+                sample,
+            };
+            let word = |i: u64| {
+                counter_hash(&[
+                    batch,
+                    key.stage as u64,
+                    key.step,
+                    key.prompt as u64,
+                    sample as u64,
+                    group.row,
+                    i,
+                ])
+            };
+            let completion_ids =
+                completion(word(0), word(1), request.sampling.max_completion_length);
             let rollout = Rollout {
                 key,
                 row: group.row,
                 prompt_ids: group.prompt_ids.clone(),
-                behaviour_logprobs: (0..completion_ids.len() as u64).map(|i| -counter_uniform(&[word(2), i])).collect(),
-                finish: if completion_ids.last() == Some(&EOS) { FinishReason::Stop } else { FinishReason::Length },
+                behaviour_logprobs: (0..completion_ids.len() as u64)
+                    .map(|i| -counter_uniform(&[word(2), i]))
+                    .collect(),
+                finish: if completion_ids.last() == Some(&EOS) {
+                    FinishReason::Stop
+                } else {
+                    FinishReason::Length
+                },
                 kept_ids: kept_ids(&request.sampling, &completion_ids, word(3)),
                 completion_ids,
                 experts: vec![],
@@ -331,7 +457,9 @@ impl Worker {
             self.progress(id, "sampling", done as u64, total);
             self.say(id, Body::Event(Event::Completed(rollout)));
         }
-        Ok(Reply::Generated { metrics: Metrics::from([("perf/tokens_per_s".into(), 1e3)]) })
+        Ok(Reply::Generated {
+            metrics: Metrics::from([("perf/tokens_per_s".into(), 1e3)]),
+        })
     }
 
     fn train(&mut self, id: u64, train: Train) -> Result<Reply, Failure> {
@@ -339,9 +467,27 @@ impl Worker {
         self.moment("train")?;
         let mut words = vec![self.reference, train.step, train.first_update, train.seed];
         for sequence in &train.sequences {
-            words.extend(sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|id| *id as u64));
-            words.extend(sequence.kept_ids.numbers().iter().map(|number| *number as u64));
-            words.extend(sequence.behaviour_logprobs.iter().chain([&sequence.advantage]).map(|value| value.to_bits() as u64));
+            words.extend(
+                sequence
+                    .prompt_ids
+                    .iter()
+                    .chain(&sequence.completion_ids)
+                    .map(|id| *id as u64),
+            );
+            words.extend(
+                sequence
+                    .kept_ids
+                    .numbers()
+                    .iter()
+                    .map(|number| *number as u64),
+            );
+            words.extend(
+                sequence
+                    .behaviour_logprobs
+                    .iter()
+                    .chain([&sequence.advantage])
+                    .map(|value| value.to_bits() as u64),
+            );
         }
         Ok(self.update(&words))
     }
@@ -351,14 +497,28 @@ impl Worker {
         self.moment("supervise")?;
         let mut words = vec![batch.step];
         for sequence in &batch.sequences {
-            words.extend(sequence.ids.iter().zip(&sequence.trained).map(|(id, trained)| (*id as u64) << 1 | *trained as u64));
+            words.extend(
+                sequence
+                    .ids
+                    .iter()
+                    .zip(&sequence.trained)
+                    .map(|(id, trained)| (*id as u64) << 1 | *trained as u64),
+            );
         }
         Ok(self.update(&words))
     }
 
     fn prefer(&mut self, step: u64, pairs: &[Pair]) -> Reply {
-        let ids = pairs.iter().flat_map(|pair| pair.prompt_ids.iter().chain(&pair.chosen_ids).chain(&pair.rejected_ids));
-        let words: Vec<u64> = [self.reference, step].into_iter().chain(ids.map(|id| *id as u64)).collect();
+        let ids = pairs.iter().flat_map(|pair| {
+            pair.prompt_ids
+                .iter()
+                .chain(&pair.chosen_ids)
+                .chain(&pair.rejected_ids)
+        });
+        let words: Vec<u64> = [self.reference, step]
+            .into_iter()
+            .chain(ids.map(|id| *id as u64))
+            .collect();
         self.update(&words)
     }
 
@@ -368,7 +528,11 @@ impl Worker {
         self.updates += 1;
         let uniform = counter_uniform(&[self.policy]) as f64;
         Reply::Trained {
-            metrics: Metrics::from([("loss".into(), uniform), ("kl".into(), uniform / 10.0), ("learning_rate".into(), 1e-3)]),
+            metrics: Metrics::from([
+                ("loss".into(), uniform),
+                ("kl".into(), uniform / 10.0),
+                ("learning_rate".into(), 1e-3),
+            ]),
         }
     }
 }
@@ -396,16 +560,28 @@ fn completion(shape: u64, answer: u64, length_max: u32) -> Vec<u32> {
 
 fn weights(dir: &Path) -> Result<u64, Failure> {
     let text = read(&dir.join("state"))?;
-    text.split(' ').next().and_then(|word| word.parse().ok()).ok_or_else(|| invalid("no weights"))
+    text.split(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .ok_or_else(|| invalid("no weights"))
 }
 
 /// A checkpoint's, or those of a directory that no job has made.
 fn judge_weights(dir: &Path) -> Result<u64, Failure> {
-    if dir.join("state").is_file() { weights(dir) } else { Ok(counter_hash(&[read(&dir.join("config.json"))?.len() as u64])) }
+    if dir.join("state").is_file() {
+        weights(dir)
+    } else {
+        Ok(counter_hash(
+            &[read(&dir.join("config.json"))?.len() as u64],
+        ))
+    }
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
-    Failure { kind: FailureKind::Invalid, message: message.into() }
+    Failure {
+        kind: FailureKind::Invalid,
+        message: message.into(),
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

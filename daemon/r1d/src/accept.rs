@@ -67,7 +67,12 @@ impl AcceptError {
 }
 
 /// What the job would do. Blocks, and gives up where nobody wants to know any more.
-pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Plan, AcceptError> {
+pub fn plan(
+    text: &str,
+    rewards: &Rewards,
+    desk: &Desk,
+    reading: &Reading,
+) -> Result<Plan, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
     date(&mut job, desk.clock.unix());
@@ -83,7 +88,10 @@ pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Re
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
         name: materials.job.name.clone(),
-        model: format!("{} ({architecture})", materials.job.model.weights.config().display()),
+        model: format!(
+            "{} ({architecture})",
+            materials.job.model.weights.config().display()
+        ),
         parameters: facts.first().map(|facts| facts.parameters),
         stages,
         resolved,
@@ -91,7 +99,8 @@ pub fn plan(text: &str, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Re
     })
 }
 
-/// The day that chat templates are told is the one of the submission, and recorded with the job: taken up later, its prompts are the same (`STEP-2`).
+/// The day that chat templates are told is the one of the submission, and recorded with the job:
+/// taken up later, its prompts are the same (`STEP-2`).
 fn date(job: &mut Job, now: Duration) {
     if job.date.is_none() {
         job.date = r1d_data::template::date_of(now.as_secs());
@@ -120,8 +129,19 @@ pub struct Submission {
 }
 
 /// Checks the job and queues it, with all that was decided about it, in one transaction. Blocks.
-pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &Reading) -> Result<Submitted, AcceptError> {
-    let Submission { text, priority, pins, reuses, id: request } = submission;
+pub fn submit(
+    submission: Submission,
+    rewards: &Rewards,
+    desk: &Desk,
+    reading: &Reading,
+) -> Result<Submitted, AcceptError> {
+    let Submission {
+        text,
+        priority,
+        pins,
+        reuses,
+        id: request,
+    } = submission;
     desk.ledger.is_in_place()?;
     let mut job = Job::parse(&text, Path::new("/"))?;
     date(&mut job, desk.clock.unix());
@@ -130,7 +150,11 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
     let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
     let plugins = graders::keep(&materials, rewards)?;
     let parts = materials.parts();
-    let wanted = || reading.at("hashing what the job reads", parts - 1, parts).map_err(io::Error::other);
+    let wanted = || {
+        reading
+            .at("hashing what the job reads", parts - 1, parts)
+            .map_err(io::Error::other)
+    };
     let inputs = inputs.hashed(&wanted)?;
     // A file that is gone again is named when the job opens it.
     let keys = reuse::keys(&materials.job, &plugins, desk, Some(&inputs)).unwrap_or_default();
@@ -144,8 +168,12 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
             continue;
         }
         let written = outputs.create().map_err(AcceptError::from).and_then(|()| {
-            write_atomically(&outputs.job_toml(), |file| file.write_all(job_toml.as_bytes()))?;
-            Ok(write_atomically(&outputs.inputs(), |file| file.write_all(&inputs))?)
+            write_atomically(&outputs.job_toml(), |file| {
+                file.write_all(job_toml.as_bytes())
+            })?;
+            Ok(write_atomically(&outputs.inputs(), |file| {
+                file.write_all(&inputs)
+            })?)
         });
         if let Err(error) = written {
             let _ = std::fs::remove_dir_all(&outputs.dir);
@@ -164,8 +192,13 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
         };
         match desk.ledger.apply(submit) {
             Ok(_) => {
-                JobLog::new(outputs.log(), &id.0, desk.clock.clone()).info(format!("submitted as {id}"));
-                return Ok(Submitted { job: id, warnings: materials.warnings, plugins });
+                JobLog::new(outputs.log(), &id.0, desk.clock.clone())
+                    .info(format!("submitted as {id}"));
+                return Ok(Submitted {
+                    job: id,
+                    warnings: materials.warnings,
+                    plugins,
+                });
             }
             Err(LedgerError::Rejected(Rejected::DuplicateJob { .. })) => continue,
             Err(error) => {
@@ -180,21 +213,44 @@ pub fn submit(submission: Submission, rewards: &Rewards, desk: &Desk, reading: &
 
 /// A job that an earlier submission with the same id became.
 pub fn submitted_before(record: &JobRecord) -> Submitted {
-    let first = record.graders.iter().filter(|grader| (grader.stage, grader.step) == (0, 0));
-    let plugins = first.map(|grader| (grader.plugin.clone(), grader.sha256.clone())).collect();
-    Submitted { job: record.job().clone(), warnings: Vec::new(), plugins }
+    let first = record
+        .graders
+        .iter()
+        .filter(|grader| (grader.stage, grader.step) == (0, 0));
+    let plugins = first
+        .map(|grader| (grader.plugin.clone(), grader.sha256.clone()))
+        .collect();
+    Submitted {
+        job: record.job().clone(),
+        warnings: Vec::new(),
+        plugins,
+    }
 }
 
 /// Whether the submission that the job came from asked for the same: its text is parsed, so what is
 /// only written otherwise is the same.
 pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
-    let Request::Submit { job, priority, pins, no_reuse } = request else { return false };
+    let Request::Submit {
+        job,
+        priority,
+        pins,
+        no_reuse,
+    } = request
+    else {
+        return false;
+    };
     let known = Job::parse(&record.submission.job_toml, Path::new("/"));
-    let (Ok(mut asked), Ok(known)) = (Job::parse(job, Path::new("/")), known) else { return false };
+    let (Ok(mut asked), Ok(known)) = (Job::parse(job, Path::new("/")), known) else {
+        return false;
+    };
     // Where the client gives none, it is that of the first submission.
     asked.date = asked.date.or_else(|| known.date.clone());
     let judges = submitted_before(record).plugins;
-    let is_pinned = |(plugin, pin): (&String, &String)| judges.get(plugin).is_none_or(|sha256| sha256.eq_ignore_ascii_case(pin));
+    let is_pinned = |(plugin, pin): (&String, &String)| {
+        judges
+            .get(plugin)
+            .is_none_or(|sha256| sha256.eq_ignore_ascii_case(pin))
+    };
     priority.unwrap_or(asked.priority) == record.submission.priority
         && asked.to_toml() == known.to_toml()
         && pins.iter().all(is_pinned)
@@ -205,15 +261,27 @@ pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
 pub fn new_request_id(desk: &Desk) -> String {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
-    format!("r1d-{:x}-{}-{made}", desk.clock.unix().as_nanos(), std::process::id())
+    format!(
+        "r1d-{:x}-{}-{made}",
+        desk.clock.unix().as_nanos(),
+        std::process::id()
+    )
 }
 
 /// From the clock, the process and the number of jobs: unique enough to try.
 fn new_id(desk: &Desk, attempt: u64) -> JobId {
     let nanos = desk.clock.unix().as_nanos() as u64;
-    let mut hash = counter_hash(&[nanos, std::process::id() as u64, desk.ledger.state().len() as u64, attempt]);
+    let mut hash = counter_hash(&[
+        nanos,
+        std::process::id() as u64,
+        desk.ledger.state().len() as u64,
+        attempt,
+    ]);
     let letters = (0..ID_LENGTH).map(|_| {
-        let letter = ID_LETTERS.get((hash % 32) as usize).copied().unwrap_or(b'0');
+        let letter = ID_LETTERS
+            .get((hash % 32) as usize)
+            .copied()
+            .unwrap_or(b'0');
         hash /= 32;
         letter as char
     });
@@ -227,8 +295,9 @@ mod tests {
     /// Accepted yesterday and taken up today, from what was recorded: the day is yesterday's.
     #[test]
     fn a_recorded_day_stays() {
-        let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \"d.jsonl\"\n\
-            [[stage]]\nname = \"s\"\nkind = \"sft\"\ndata = \"d\"\nepochs = 1\n";
+        let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \
+                    \"d.jsonl\"\n[[stage]]\nname = \"s\"\nkind = \"sft\"\ndata = \"d\"\nepochs = \
+                    1\n";
         let mut job = Job::parse(text, Path::new("/")).unwrap();
         let yesterday = Duration::from_secs(1_720_051_200);
         date(&mut job, yesterday);

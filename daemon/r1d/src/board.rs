@@ -1,4 +1,5 @@
-//! What the running jobs and the devices do now: written by the actors, read by whoever asks. Nothing here is needed to go on after a crash.
+//! What the running jobs and the devices do now: written by the actors, read by whoever asks.
+//! Nothing here is needed to go on after a crash.
 
 use r1d_proto::control::{Activity, DeviceStatus};
 use r1d_proto::ids::JobId;
@@ -47,8 +48,15 @@ impl Board {
             job: None,
             problem: Some("the daemon has not tried it yet".into()),
         };
-        let state = Mutex::new(State { jobs: BTreeMap::new(), devices: devices.iter().map(device).collect(), held: None });
-        Board(Arc::new(Inner { state, changed: watch::Sender::new(0) }))
+        let state = Mutex::new(State {
+            jobs: BTreeMap::new(),
+            devices: devices.iter().map(device).collect(),
+            held: None,
+        });
+        Board(Arc::new(Inner {
+            state,
+            changed: watch::Sender::new(0),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -74,11 +82,20 @@ impl Board {
     /// The job that waits goes on waiting, for something else now; whether that is new.
     pub fn renew_wait(&self, job: &JobId, what: &str) -> bool {
         let is_new = |wait: &Wait| wait.waits_for != what;
-        if !self.lock().jobs.get(job).is_some_and(|live| live.waits.iter().any(is_new)) {
+        if !self
+            .lock()
+            .jobs
+            .get(job)
+            .is_some_and(|live| live.waits.iter().any(is_new))
+        {
             return false;
         }
         self.change(|state| {
-            let waits = state.jobs.get_mut(job).into_iter().flat_map(|live| &mut live.waits);
+            let waits = state
+                .jobs
+                .get_mut(job)
+                .into_iter()
+                .flat_map(|live| &mut live.waits);
             waits.for_each(|wait| wait.waits_for = what.into());
         });
         true
@@ -95,7 +112,10 @@ impl Board {
     pub fn devices(&self) -> Vec<DeviceStatus> {
         let state = self.lock();
         let mut devices = state.devices.clone();
-        for device in devices.iter_mut().filter(|device| device.problem.is_none() && state.held.is_some()) {
+        for device in devices
+            .iter_mut()
+            .filter(|device| device.problem.is_none() && state.held.is_some())
+        {
             (device.state, device.problem) = ("waiting".into(), state.held.clone());
         }
         devices
@@ -109,7 +129,13 @@ impl Board {
     }
 
     pub fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
-        self.change(|state| state.devices.iter_mut().find(|status| status.device == device).map(change));
+        self.change(|state| {
+            state
+                .devices
+                .iter_mut()
+                .find(|status| status.device == device)
+                .map(change)
+        });
     }
 
     /// The job that the device had needs it no more.
@@ -131,7 +157,10 @@ impl Board {
 
     /// Whether the device can run a job at all.
     pub fn is_usable(&self, device: &str) -> bool {
-        self.lock().devices.iter().any(|status| status.device == device && status.problem.is_none())
+        self.lock()
+            .devices
+            .iter()
+            .any(|status| status.device == device && status.problem.is_none())
     }
 
     /// What a look at the device found ([`crate::setup`]); `None`: it can be used.

@@ -107,11 +107,16 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
     let dir = checkpoint.dir.display();
     match is_whole(checkpoint) {
         Ok(()) => Ok(None),
-        Err(CheckpointError::Changed(_)) => Ok(Some(format!("checkpoint {dir} is not as the job made it"))),
+        Err(CheckpointError::Changed(_)) => {
+            Ok(Some(format!("checkpoint {dir} is not as the job made it")))
+        }
         Err(CheckpointError::Io { source, .. }) => match source.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput | ErrorKind::FileTooLarge => {
-                Ok(Some(format!("checkpoint {dir} is gone, or a part of it ({source})")))
-            }
+            ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::InvalidInput
+            | ErrorKind::FileTooLarge => Ok(Some(format!(
+                "checkpoint {dir} is gone, or a part of it ({source})"
+            ))),
             _ => Err(format!("checkpoint {dir} cannot be read ({source})")),
         },
     }
@@ -119,10 +124,18 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
 
 /// The checkpoints of the stage at work that are lost, for the job to go on from the one before
 /// each. An error names what the job has to wait for. Blocks.
-pub fn check(record: &JobRecord, job: &Job, outputs: &Outputs, state_dir: &Path) -> Result<Vec<Lost>, String> {
+pub fn check(
+    record: &JobRecord,
+    job: &Job,
+    outputs: &Outputs,
+    state_dir: &Path,
+) -> Result<Vec<Lost>, String> {
     let stages = &record.progress.stages;
     let last = job.stages.len().saturating_sub(1);
-    let at_work = stages.iter().position(|stage| stage.state != State::Succeeded).unwrap_or(stages.len());
+    let at_work = stages
+        .iter()
+        .position(|stage| stage.state != State::Succeeded)
+        .unwrap_or(stages.len());
     let mut needed = depends(job, at_work.min(last)).unwrap_or_default().stages;
     // All are finished: the last weights are exported.
     needed.extend((at_work > last).then_some(last));
@@ -131,32 +144,56 @@ pub fn check(record: &JobRecord, job: &Job, outputs: &Outputs, state_dir: &Path)
         .filter_map(|index| stages.get(index))
         .filter_map(|stage| Some((stage, stage.newest_checkpoint()?)))
         .collect();
-    let own = stages.get(at_work).map_or(&[][..], |stage| &stage.checkpoints);
-    if let Some(to) = job.checkpoint.to.as_deref().map(|_| outputs.checkpoints(job, record.job())) {
-        let is_used = needed.iter().map(|(_, checkpoint)| *checkpoint).chain(own).any(|checkpoint| checkpoint.dir.starts_with(&to));
+    let own = stages
+        .get(at_work)
+        .map_or(&[][..], |stage| &stage.checkpoints);
+    if let Some(to) = job
+        .checkpoint
+        .to
+        .as_deref()
+        .map(|_| outputs.checkpoints(job, record.job()))
+    {
+        let is_used = needed
+            .iter()
+            .map(|(_, checkpoint)| *checkpoint)
+            .chain(own)
+            .any(|checkpoint| checkpoint.dir.starts_with(&to));
         is_there(&to, is_used, state_dir)?;
     }
     for (stage, checkpoint) in needed {
         if let Some(what) = lost(checkpoint)? {
-            return Err(format!("{what}, and stage `{}`, which left it, is finished: put it back", stage.name));
+            return Err(format!(
+                "{what}, and stage `{}`, which left it, is finished: put it back",
+                stage.name
+            ));
         }
     }
     let mut lost_ones = Vec::new();
     let mut from = 0;
     for checkpoint in own {
         match lost(checkpoint)? {
-            Some(what) => lost_ones.push(Lost { stage: at_work as u32, step: checkpoint.step, what }),
+            Some(what) => lost_ones.push(Lost {
+                stage: at_work as u32,
+                step: checkpoint.step,
+                what,
+            }),
             None => from = checkpoint.step,
         }
     }
-    let learns = job.stages.get(at_work).is_some_and(|stage| stage.trains() && stage.rollouts().is_some());
+    let learns = job
+        .stages
+        .get(at_work)
+        .is_some_and(|stage| stage.trains() && stage.rollouts().is_some());
     if let Some(stage) = stages.get(at_work).filter(|_| learns) {
         let file = |step| Journal::file(&outputs.journal(), at_work as u32, step);
         if let Some(missing) = (from..stage.step).map(file).find(|file| !file.exists()) {
-            let what = lost_ones.pop().map_or_else(|| "no checkpoint is left".into(), |lost| lost.what);
+            let what = lost_ones
+                .pop()
+                .map_or_else(|| "no checkpoint is left".into(), |lost| lost.what);
             return Err(format!(
-                "{what}, and stage `{}` cannot be done again up to where it was without {}, which is gone too: put back what was there, or, where \
-                 an old copy of the ledger was put back, a newer copy of the ledger",
+                "{what}, and stage `{}` cannot be done again up to where it was without {}, which \
+                 is gone too: put back what was there, or, where an old copy of the ledger was \
+                 put back, a newer copy of the ledger",
                 stage.name,
                 missing.display()
             ));
@@ -168,14 +205,18 @@ pub fn check(record: &JobRecord, job: &Job, outputs: &Outputs, state_dir: &Path)
 /// Whether the job's directory below `checkpoint.to` can be used.
 fn is_there(dir: &Path, is_used: bool, state_dir: &Path) -> Result<(), String> {
     let shown = dir.display();
-    let away = fs::read_dir(dir).err().filter(|error| is_used || error.kind() != ErrorKind::NotFound);
+    let away = fs::read_dir(dir)
+        .err()
+        .filter(|error| is_used || error.kind() != ErrorKind::NotFound);
     if let Some(error) = away {
-        return Err(format!("{shown}, where the job's checkpoints are, is away ({error}): mount it or put it back"));
+        return Err(format!(
+            "{shown}, where the job's checkpoints are, is away ({error}): mount it or put it back"
+        ));
     }
     match owner(dir) {
         Some(owner) if is_another(&owner, state_dir) => Err(format!(
-            "the checkpoints in {shown} are of this job in the state directory {}, of which this one ({}) is a copy: go on there, or move \
-             that one away",
+            "the checkpoints in {shown} are of this job in the state directory {}, of which this \
+             one ({}) is a copy: go on there, or move that one away",
             owner.display(),
             state_dir.display()
         )),
@@ -185,12 +226,15 @@ fn is_there(dir: &Path, is_used: bool, state_dir: &Path) -> Result<(), String> {
 
 fn owner(dir: &Path) -> Option<PathBuf> {
     let path = user_file::read(&dir.join(OWNER_FILE), OWNER_MAX_BYTES).ok()?;
-    Some(PathBuf::from(OsStr::from_bytes(path.strip_suffix(b"\n").unwrap_or(&path))))
+    Some(PathBuf::from(OsStr::from_bytes(
+        path.strip_suffix(b"\n").unwrap_or(&path),
+    )))
 }
 
 /// Whether there is another state directory at `path`, whatever the two are called.
 fn is_another(path: &Path, state_dir: &Path) -> bool {
-    let identity = |dir: &Path| fs::metadata(dir.join(LEDGER_FILE)).map(|found| (found.dev(), found.ino()));
+    let identity =
+        |dir: &Path| fs::metadata(dir.join(LEDGER_FILE)).map(|found| (found.dev(), found.ino()));
     identity(path).is_ok_and(|other| identity(state_dir).is_ok_and(|own| own != other))
 }
 
@@ -201,5 +245,7 @@ pub fn own(dir: &Path, state_dir: &Path) -> io::Result<()> {
     }
     create_dir_durably(dir)?;
     let line = [state_dir.as_os_str().as_bytes(), b"\n"].concat();
-    replace(&dir.join(OWNER_FILE), FILE_MODE, |file| file.write_all(&line))
+    replace(&dir.join(OWNER_FILE), FILE_MODE, |file| {
+        file.write_all(&line)
+    })
 }

@@ -1,7 +1,9 @@
-//! The one thread that reads and writes for a running job, in the order in which it is asked: journal, ledger, rollout files, metrics.
+//! The one thread that reads and writes for a running job, in the order in which it is asked:
+//! journal, ledger, rollout files, metrics.
 //!
-//! What the job's machine relies on: a step's records are synced before it trains, its rollout file is whole before the ledger commits it, and
-//! an answer is given only when what it says is durable (`STEP-1`).
+//! What the job's machine relies on: a step's records are synced before it trains, its rollout file
+//! is whole before the ledger commits it, and an answer is given only when what it says is durable
+//! (`STEP-1`).
 
 use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
@@ -12,7 +14,9 @@ use crate::status::Desk;
 use crate::tasks;
 use r1d_data::DataError;
 use r1d_data::rollouts::{self, RolloutRow};
-use r1d_ledger::{Command as LedgerCommand, Disk, Entry, Journal, JournalError, Ledger, LedgerError};
+use r1d_ledger::{
+    Command as LedgerCommand, Disk, Entry, Journal, JournalError, Ledger, LedgerError,
+};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
@@ -27,7 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by the disk's pace.
+/// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by
+/// the disk's pace.
 const QUEUE_MAX_TASKS: usize = 256;
 /// From the end of an attempt to the end of its clerk, which has one write in hand at most.
 pub const CLERK_END_MAX: Duration = Duration::from_secs(600);
@@ -37,7 +42,8 @@ const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 pub enum Task {
     Keep(Keep),
     Store(Store, oneshot::Sender<Event>),
-    /// What a stage kept becomes a data set; `progress` hears how far that is, as far as it has room.
+    /// What a stage kept becomes a data set; `progress` hears how far that is, as far as it has
+    /// room.
     MakeDataSet {
         stage: usize,
         progress: mpsc::Sender<Event>,
@@ -74,7 +80,8 @@ pub enum Task {
         step: u64,
         dir: PathBuf,
     },
-    /// Make room for a directory that the worker is to write: whatever is there is of an attempt that did not get to record it.
+    /// Make room for a directory that the worker is to write: whatever is there is of an attempt
+    /// that did not get to record it.
     Clear {
         dir: PathBuf,
         answer: oneshot::Sender<Event>,
@@ -94,7 +101,10 @@ enum ClerkError {
     #[error(transparent)]
     DataSet(#[from] DataSetError),
     #[error("cannot remove {}: {source}", path.display())]
-    Remove { path: PathBuf, source: std::io::Error },
+    Remove {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("stage {0} is not in the job")]
     NoStage(usize),
     #[error("data set {0} is not as it was when the job's materials were opened")]
@@ -117,22 +127,30 @@ impl ClerkError {
 /// is waited for.
 pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     match outside::said_by_the_system(error).and_then(outside::remedy) {
-        Some(what) => End::Away { cause: format!("{error}: {what}") },
-        None => End::Failed { error: error.to_string() },
+        Some(what) => End::Away {
+            cause: format!("{error}: {what}"),
+        },
+        None => End::Failed {
+            error: error.to_string(),
+        },
     }
 }
 
 /// What it means for an attempt that the ledger did not take a command.
 pub fn unrecorded(error: &LedgerError) -> End {
     match error {
-        LedgerError::Rejected(rejected) => End::Abandoned { cause: rejected.to_string() },
+        LedgerError::Rejected(rejected) => End::Abandoned {
+            cause: rejected.to_string(),
+        },
         LedgerError::Storage { .. } => away(error),
         error => unkept(error),
     }
 }
 
 fn away(error: &dyn std::error::Error) -> End {
-    End::Away { cause: format!("{error}: see to that file system") }
+    End::Away {
+        cause: format!("{error}: see to that file system"),
+    }
 }
 
 pub struct Clerk {
@@ -153,7 +171,8 @@ pub struct Clerk {
     pub failed: Option<End>,
 }
 
-/// The clerks that may still write, by job. A job has one at most: two would write over each other in the journal, which knows no epochs.
+/// The clerks that may still write, by job. A job has one at most: two would write over each other
+/// in the journal, which knows no epochs.
 #[derive(Clone, Default)]
 pub struct Clerks(Arc<Mutex<HashMap<JobId, Known>>>);
 
@@ -180,12 +199,22 @@ impl Clerks {
         let stop = Arc::new(AtomicBool::new(false));
         let mut known = self.lock();
         known.retain(|_, known| known.gone.has_changed().is_ok());
-        let before = known.insert(job.clone(), Known { stop: stop.clone(), gone });
+        let before = known.insert(
+            job.clone(),
+            Known {
+                stop: stop.clone(),
+                gone,
+            },
+        );
         r1d_proto::invariant!("STEP-1", before.is_none(), "job {job} has two clerks");
-        Writing { stop, _alive: alive }
+        Writing {
+            stop,
+            _alive: alive,
+        }
     }
 
-    /// The job's clerk ends after what it has in hand; what is queued behind that is as lost as in a crash. Returns when it has ended.
+    /// The job's clerk ends after what it has in hand; what is queued behind that is as lost as in
+    /// a crash. Returns when it has ended.
     async fn end(&self, job: &JobId) {
         let known = self.lock().get(job).cloned();
         if let Some(Known { stop, mut gone }) = known {
@@ -195,15 +224,24 @@ impl Clerks {
         }
     }
 
-    /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but with its process, and no attempt may begin
-    /// beside it: then the daemon gives up, for systemd to start a fresh one. That is held against no other job.
+    /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but
+    /// with its process, and no attempt may begin beside it: then the daemon gives up, for systemd
+    /// to start a fresh one. That is held against no other job.
     pub async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
-        if tokio::time::timeout(CLERK_END_MAX, self.end(job)).await.is_err() {
+        if tokio::time::timeout(CLERK_END_MAX, self.end(job))
+            .await
+            .is_err()
+        {
             let waited = CLERK_END_MAX.as_secs();
-            tracing::error!(%job, "the writer of the job's last attempt has not ended within {waited} s: the daemon gives up");
+            tracing::error!(%job, "the writer of the job's last attempt has not ended within \
+                                   {waited} s: the daemon gives up");
             let (ledger, job) = (ledger.clone(), job.clone());
             // Where it is the ledger that hangs, there is nobody to tell.
-            let _ = tokio::time::timeout(PUT_DOWN_MAX, tasks::blocking(move || put_down_others(&ledger, &job))).await;
+            let _ = tokio::time::timeout(
+                PUT_DOWN_MAX,
+                tasks::blocking(move || put_down_others(&ledger, &job)),
+            )
+            .await;
             std::process::exit(70);
         }
     }
@@ -212,21 +250,28 @@ impl Clerks {
 /// The end of the daemon that follows is the doing of `job`, or of its disk.
 fn put_down_others(ledger: &Ledger, job: &JobId) {
     let records = ledger.jobs();
-    let others = records.iter().filter(|record| record.strikes.taken_up && !record.state().is_final() && record.job() != job);
+    let others = records.iter().filter(|record| {
+        record.strikes.taken_up && !record.state().is_final() && record.job() != job
+    });
     for other in others.map(|record| record.job()) {
         if let Err(error) = ledger.apply(LedgerCommand::PutDown { job: other.clone() }) {
-            tracing::warn!(job = %other, "the ledger does not hear that the job was put down: {error}");
+            tracing::warn!(job = %other, "the ledger does not hear that the job was put down: \
+                                          {error}");
         }
     }
 }
 
 impl Clerk {
-    /// Starts the thread; it ends when the sender is dropped, or [`Clerks::none`] is waited for. No other clerk of the job may be there.
+    /// Starts the thread; it ends when the sender is dropped, or [`Clerks::none`] is waited for. No
+    /// other clerk of the job may be there.
     pub fn start(mut self, clerks: &Clerks) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
         let writing = clerks.begin(&self.job);
         tasks::thread("clerk", move || {
-            while let Some(task) = tasks.blocking_recv().filter(|_| !writing.stop.load(Ordering::Relaxed)) {
+            while let Some(task) = tasks
+                .blocking_recv()
+                .filter(|_| !writing.stop.load(Ordering::Relaxed))
+            {
                 // A word that finds no room stands behind one that says as much.
                 let _ = self.begun.try_send(Event::Writing);
                 self.carry_out(task, &writing.stop);
@@ -248,27 +293,63 @@ impl Clerk {
             }
             Task::Prune { stage, step, dir } => {
                 if let Err(error) = self.prune(stage, step, &dir) {
-                    self.log.warn(format!("checkpoint {} stays: {error}", dir.display()));
+                    self.log
+                        .warn(format!("checkpoint {} stays: {error}", dir.display()));
                 }
                 return;
             }
             Task::Store(store, answer) => (answer, self.store(store).map(|()| Event::Stored)),
-            Task::MakeDataSet { stage, progress, answer } => {
+            Task::MakeDataSet {
+                stage,
+                progress,
+                answer,
+            } => {
                 let told = |done, total| {
-                    let doing = Activity { doing: "writing the data set".into(), done, total, unit: "steps".into() };
+                    let doing = Activity {
+                        doing: "writing the data set".into(),
+                        done,
+                        total,
+                        unit: "steps".into(),
+                    };
                     // A word that finds no room is followed by others.
                     let _ = progress.try_send(Event::Progress(doing));
                     !stop.load(Ordering::Relaxed)
                 };
-                (answer, self.make_data_set(stage, &told).map(|()| Event::Stored))
+                (
+                    answer,
+                    self.make_data_set(stage, &told).map(|()| Event::Stored),
+                )
             }
-            Task::Recall { stage, step, answer } => (answer, self.recall(stage, step)),
-            Task::Forget { stage, step, answer } => (answer, self.forget(stage, step)),
-            Task::Prompts { of, step, round, count, answer } => {
-                (answer, Ok(Event::Prompts(self.materials.prompts(of, step, round, count))))
+            Task::Recall {
+                stage,
+                step,
+                answer,
+            } => (answer, self.recall(stage, step)),
+            Task::Forget {
+                stage,
+                step,
+                answer,
+            } => (answer, self.forget(stage, step)),
+            Task::Prompts {
+                of,
+                step,
+                round,
+                count,
+                answer,
+            } => (
+                answer,
+                Ok(Event::Prompts(
+                    self.materials.prompts(of, step, round, count),
+                )),
+            ),
+            Task::Batch {
+                stage,
+                step,
+                answer,
+            } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
+            Task::HeldOut { stage, answer } => {
+                (answer, Ok(Event::Batch(self.materials.held_out(stage))))
             }
-            Task::Batch { stage, step, answer } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
-            Task::HeldOut { stage, answer } => (answer, Ok(Event::Batch(self.materials.held_out(stage)))),
             Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
         };
         let event = match (self.failed.clone(), result) {
@@ -283,8 +364,17 @@ impl Clerk {
     fn journal(&mut self, stage: usize) -> Result<&mut Journal, ClerkError> {
         if !self.journals.contains_key(&stage) {
             let record = self.ledger.job(&self.job);
-            let committed = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
-            let journal = Journal::open(Disk::shared(), &self.outputs.journal(), &self.job, stage as u32, committed)?;
+            let committed = record
+                .as_ref()
+                .and_then(|r| r.progress.stages.get(stage))
+                .map_or(0, |s| s.step);
+            let journal = Journal::open(
+                Disk::shared(),
+                &self.outputs.journal(),
+                &self.job,
+                stage as u32,
+                committed,
+            )?;
             for cut in journal.cuts() {
                 self.log.warn(format!(
                     "journal {}: {} torn bytes cut, {} records are left",
@@ -295,21 +385,35 @@ impl Clerk {
             }
             if let Some(last) = journal.steps().last().filter(|last| **last > committed) {
                 self.log.warn(format!(
-                    "the ledger is older than the job's files: it has {committed} steps of stage {}, the journal {}; the steps between are taken \
-                     as they were sampled and judged",
+                    "the ledger is older than the job's files: it has {committed} steps of stage \
+                     {}, the journal {}; the steps between are taken as they were sampled and \
+                     judged",
                     self.stage(stage)?.name,
                     last + 1
                 ));
             }
             self.journals.insert(stage, journal);
         }
-        self.journals.get_mut(&stage).ok_or(ClerkError::NoStage(stage))
+        self.journals
+            .get_mut(&stage)
+            .ok_or(ClerkError::NoStage(stage))
     }
 
     fn keep(&mut self, keep: Keep) -> Result<(), ClerkError> {
         let (stage, entry) = match keep {
             Keep::Sampled(rollout) => (rollout.key.stage, Entry::Sampled(rollout)),
-            Keep::Scored { key, verdicts, reward } => (key.stage, Entry::Scored { key, verdicts, reward }),
+            Keep::Scored {
+                key,
+                verdicts,
+                reward,
+            } => (
+                key.stage,
+                Entry::Scored {
+                    key,
+                    verdicts,
+                    reward,
+                },
+            ),
         };
         Ok(self.journal(stage as usize)?.append(&[entry])?)
     }
@@ -317,12 +421,21 @@ impl Clerk {
     fn recall(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
         let record = self.journal(stage)?.read(step)?;
         let later = self.is_beyond(stage, step)?;
-        Ok(Event::Recalled(Recalled { sampled: record.sampled, scored: record.scored, sealed: record.sealed, later }))
+        Ok(Event::Recalled(Recalled {
+            sampled: record.sampled,
+            scored: record.scored,
+            sealed: record.sealed,
+            later,
+        }))
     }
 
     /// Whether the journal holds anything of a step after this one, or of a stage after this one.
     fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, ClerkError> {
-        let own = self.journal(stage)?.steps().last().is_some_and(|last| *last > step);
+        let own = self
+            .journal(stage)?
+            .steps()
+            .last()
+            .is_some_and(|last| *last > step);
         Ok(own || self.later_stages(stage).any(|dir| dir.exists()))
     }
 
@@ -347,7 +460,11 @@ impl Clerk {
     }
 
     fn stage(&self, stage: usize) -> Result<&r1d_job::Stage, ClerkError> {
-        self.materials.job.stages.get(stage).ok_or(ClerkError::NoStage(stage))
+        self.materials
+            .job
+            .stages
+            .get(stage)
+            .ok_or(ClerkError::NoStage(stage))
     }
 
     fn store(&mut self, store: Store) -> Result<(), ClerkError> {
@@ -355,44 +472,106 @@ impl Clerk {
         match store {
             Store::BeginStage { stage } => {
                 let settings = self.stage(stage)?;
-                let rows = self.materials.seen.rows.get(&settings.name).copied().unwrap_or(0);
-                let (name, kind, steps) = (settings.name.clone(), settings.kind_name().into(), settings.steps(rows));
-                // From here on no review changes what the stage reads; one that came since it was read is read first.
-                let _held = self.desk.reviews.lock().unwrap_or_else(PoisonError::into_inner);
-                for data in settings.data_sets().filter(|data| self.materials.job.maker(data).is_some()) {
-                    if self.made.get(data) != Some(&datasets::made(&self.outputs.datasets(), data)?.sha256) {
+                let rows = self
+                    .materials
+                    .seen
+                    .rows
+                    .get(&settings.name)
+                    .copied()
+                    .unwrap_or(0);
+                let (name, kind, steps) = (
+                    settings.name.clone(),
+                    settings.kind_name().into(),
+                    settings.steps(rows),
+                );
+                // From here on no review changes what the stage reads; one that came since it was
+                // read is read first.
+                let _held = self
+                    .desk
+                    .reviews
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                for data in settings
+                    .data_sets()
+                    .filter(|data| self.materials.job.maker(data).is_some())
+                {
+                    if self.made.get(data)
+                        != Some(&datasets::made(&self.outputs.datasets(), data)?.sha256)
+                    {
                         return Err(ClerkError::Reviewed(data.into()));
                     }
                 }
-                self.apply(LedgerCommand::BeginStage { job, epoch, stage: stage as u32, name, kind, steps, at })
+                self.apply(LedgerCommand::BeginStage {
+                    job,
+                    epoch,
+                    stage: stage as u32,
+                    name,
+                    kind,
+                    steps,
+                    at,
+                })
             }
-            Store::Seal { stage, step, advantages } => {
+            Store::Seal {
+                stage,
+                step,
+                advantages,
+            } => {
                 let journal = self.journal(stage)?;
-                journal.append(&[Entry::Sealed { stage: stage as u32, step, advantages }])?;
+                journal.append(&[Entry::Sealed {
+                    stage: stage as u32,
+                    step,
+                    advantages,
+                }])?;
                 if let Err(error) = journal.sync() {
                     // Nobody knows what the disk has of the step: it is done again.
                     if let Err(stays) = journal.drop_from(step) {
-                        tracing::warn!(job = %self.job, "a step that could not be synced stays in the journal: {stays}");
+                        tracing::warn!(job = %self.job,
+                            "a step that could not be synced stays in the journal: {stays}");
                     }
                     return Err(error.into());
                 }
                 Ok(())
             }
-            Store::Commit { stage, step, metrics, rollouts } => self.commit(stage, step, metrics, rollouts),
-            Store::Checkpoint { stage, step, dir, manifest_sha256 } => {
+            Store::Commit {
+                stage,
+                step,
+                metrics,
+                rollouts,
+            } => self.commit(stage, step, metrics, rollouts),
+            Store::Checkpoint {
+                stage,
+                step,
+                dir,
+                manifest_sha256,
+            } => {
                 self.log.info(format!("checkpoint {}", dir.display()));
-                self.apply(LedgerCommand::Checkpoint { job, epoch, stage: stage as u32, step, dir, manifest_sha256 })
+                self.apply(LedgerCommand::Checkpoint {
+                    job,
+                    epoch,
+                    stage: stage as u32,
+                    step,
+                    dir,
+                    manifest_sha256,
+                })
             }
             Store::DropCheckpoint { stage, step } => {
-                self.log.warn(format!("the checkpoint of step {step} does not restore and is given up"));
-                self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })
+                self.log.warn(format!(
+                    "the checkpoint of step {step} does not restore and is given up"
+                ));
+                self.apply(LedgerCommand::DropCheckpoint {
+                    job,
+                    epoch,
+                    stage: stage as u32,
+                    step,
+                })
             }
             Store::Eval(result) => {
                 let shown: Vec<_> = result
                     .metrics
                     .iter()
                     .filter(|(name, _)| {
-                        (name.contains('@') || matches!(name.as_str(), "accuracy" | "auc")) && !name.contains("_ci_")
+                        (name.contains('@') || matches!(name.as_str(), "accuracy" | "auc"))
+                            && !name.contains("_ci_")
                     })
                     .map(|(n, v)| format!("{n} {v:.4}"))
                     .collect();
@@ -402,15 +581,27 @@ impl Clerk {
                     result
                         .stage
                         .as_ref()
-                        .map_or("before training".into(), |stage| format!("after {} steps of {stage}", result.step)),
+                        .map_or("before training".into(), |stage| format!(
+                            "after {} steps of {stage}",
+                            result.step
+                        )),
                     shown.join(", ")
                 ));
-                self.apply(LedgerCommand::Eval { job, epoch, result: *result })?;
+                self.apply(LedgerCommand::Eval {
+                    job,
+                    epoch,
+                    result: *result,
+                })?;
                 self.desk.leave_status(&self.job, &self.outputs);
                 Ok(())
             }
             Store::FinishStage { stage } => {
-                self.apply(LedgerCommand::FinishStage { job, epoch, stage: stage as u32, at })?;
+                self.apply(LedgerCommand::FinishStage {
+                    job,
+                    epoch,
+                    stage: stage as u32,
+                    at,
+                })?;
                 self.journal(stage)?.prune_before(u64::MAX)?;
                 self.desk.leave_status(&self.job, &self.outputs);
                 Ok(())
@@ -418,20 +609,36 @@ impl Clerk {
         }
     }
 
-    fn commit(&mut self, stage: usize, step: u64, mut metrics: Metrics, rollouts: Vec<ScoredRollout>) -> Result<(), ClerkError> {
+    fn commit(
+        &mut self,
+        stage: usize,
+        step: u64,
+        mut metrics: Metrics,
+        rollouts: Vec<ScoredRollout>,
+    ) -> Result<(), ClerkError> {
         metrics.insert(COMMITTED_AT.into(), self.clock.unix().as_secs_f64());
         let name = self.stage(stage)?.name.clone();
         if !rollouts.is_empty() {
-            let rows = rollouts.into_iter().map(|scored| self.readable(stage, scored)).collect::<Result<Vec<_>, _>>()?;
+            let rows = rollouts
+                .into_iter()
+                .map(|scored| self.readable(stage, scored))
+                .collect::<Result<Vec<_>, _>>()?;
             rollouts::write(&self.outputs.rollouts(&name, step + 1), &rows)?;
         }
         let (job, epoch) = (self.job.clone(), self.epoch);
-        self.apply(LedgerCommand::CommitStep { job, epoch, stage: stage as u32, step, metrics: metrics.clone() })?;
+        self.apply(LedgerCommand::CommitStep {
+            job,
+            epoch,
+            stage: stage as u32,
+            step,
+            metrics: metrics.clone(),
+        })?;
         let trains = self.stage(stage)?.trains();
         if let Some(journal) = self.journals.get_mut(&stage) {
             journal.committed(step + 1);
             if !trains {
-                // There are no weights to rebuild: the rollout file is all that is left to say of the step.
+                // There are no weights to rebuild: the rollout file is all that is left to say of
+                // the step.
                 journal.prune_before(step + 1)?;
             }
         }
@@ -439,16 +646,30 @@ impl Clerk {
     }
 
     /// What a rejection-sampling stage kept becomes a data set once all its steps are committed.
-    fn make_data_set(&self, stage: usize, goes_on: &dyn Fn(u64, u64) -> bool) -> Result<(), ClerkError> {
+    fn make_data_set(
+        &self,
+        stage: usize,
+        goes_on: &dyn Fn(u64, u64) -> bool,
+    ) -> Result<(), ClerkError> {
         let settings = self.stage(stage)?;
         if settings.rejection_sampling().is_none() {
             return Ok(());
         }
         let record = self.ledger.job(&self.job);
-        let steps = record.as_ref().and_then(|r| r.progress.stages.get(stage)).map_or(0, |s| s.step);
-        let made = datasets::make(&self.materials, &self.outputs, (stage, settings), steps, goes_on)?;
+        let steps = record
+            .as_ref()
+            .and_then(|r| r.progress.stages.get(stage))
+            .map_or(0, |s| s.step);
+        let made = datasets::make(
+            &self.materials,
+            &self.outputs,
+            (stage, settings),
+            steps,
+            goes_on,
+        )?;
         self.log.info(format!(
-            "stage {} kept {} of {} completions (acceptance rate {:.4}), of {} of {} prompts: datasets/{}.jsonl, sha256 {}",
+            "stage {} kept {} of {} completions (acceptance rate {:.4}), of {} of {} prompts: \
+             datasets/{}.jsonl, sha256 {}",
             settings.name,
             made.rows,
             made.sampled,
@@ -460,8 +681,9 @@ impl Clerk {
         ));
         if made.other_ids + made.illegible > 0 {
             self.log.warn(format!(
-                "of what stage {} kept, {} rows have other token ids than were sampled (the tokenizer's own for the same text), and {} \
-                 completions are left out because their token ids are no text",
+                "of what stage {} kept, {} rows have other token ids than were sampled (the \
+                 tokenizer's own for the same text), and {} completions are left out because \
+                 their token ids are no text",
                 settings.name, made.other_ids, made.illegible
             ));
         }
@@ -470,23 +692,39 @@ impl Clerk {
 
     /// A rollout and the texts that people read.
     fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
-        let tokenizer = self.materials.tokenizer(Source::Stage(stage)).ok_or(ClerkError::NoStage(stage))?;
+        let tokenizer = self
+            .materials
+            .tokenizer(Source::Stage(stage))
+            .ok_or(ClerkError::NoStage(stage))?;
         let completion = tokenizer.decode_completion(&scored.rollout.completion_ids)?;
-        let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row) {
+        let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row)
+        {
             Some(row) => (row.prompt.to_owned(), row.data.reference.clone()),
             None => (String::new(), None),
         };
-        Ok(RolloutRow { scored, prompt, completion, reference })
+        Ok(RolloutRow {
+            scored,
+            prompt,
+            completion,
+            reference,
+        })
     }
 
-    /// The ledger forgets the checkpoint first: a directory that is half gone is never restored from. The journal needs no more than the
-    /// steps since the oldest checkpoint that is left.
+    /// The ledger forgets the checkpoint first: a directory that is half gone is never restored
+    /// from. The journal needs no more than the steps since the oldest checkpoint that is left.
     fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), ClerkError> {
         let (job, epoch) = (self.job.clone(), self.epoch);
-        self.apply(LedgerCommand::DropCheckpoint { job, epoch, stage: stage as u32, step })?;
+        self.apply(LedgerCommand::DropCheckpoint {
+            job,
+            epoch,
+            stage: stage as u32,
+            step,
+        })?;
         remove(dir)?;
         let record = self.ledger.job(&self.job);
-        let oldest = record.as_ref().and_then(|r| Some(r.progress.stages.get(stage)?.checkpoints.first()?.step));
+        let oldest = record
+            .as_ref()
+            .and_then(|r| Some(r.progress.stages.get(stage)?.checkpoints.first()?.step));
         if let (Some(oldest), Some(journal)) = (oldest, self.journals.get_mut(&stage)) {
             journal.prune_before(oldest)?;
         }
@@ -497,7 +735,10 @@ impl Clerk {
 fn remove(dir: &Path) -> Result<(), ClerkError> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ClerkError::Remove { path: dir.into(), source }),
+        Err(source) => Err(ClerkError::Remove {
+            path: dir.into(),
+            source,
+        }),
         Ok(()) => Ok(()),
     }
 }
@@ -518,8 +759,17 @@ mod tests {
         for name in ["a", "b", "c"] {
             let (graders, keys) = Default::default();
             let (name, job_toml, job) = ("n".into(), "seed = 1".into(), job(name));
-            let submit =
-                LedgerCommand::Submit { job, name, priority: 0, job_toml, request: None, graders, keys, reuses: false, at: 1 };
+            let submit = LedgerCommand::Submit {
+                job,
+                name,
+                priority: 0,
+                job_toml,
+                request: None,
+                graders,
+                keys,
+                reuses: false,
+                at: 1,
+            };
             ledger.apply(submit).unwrap();
         }
         (ledger, dir)
@@ -530,25 +780,35 @@ mod tests {
     fn a_clerk_that_hangs_costs_no_other_job_a_strike() {
         let (ledger, _dir) = ledger();
         for name in ["a", "b"] {
-            ledger.apply(LedgerCommand::TakeUp { job: job(name) }).unwrap();
+            ledger
+                .apply(LedgerCommand::TakeUp { job: job(name) })
+                .unwrap();
         }
         put_down_others(&ledger, &job("a"));
         let taken_up = |name| ledger.job(&job(name)).unwrap().strikes.taken_up;
         assert_eq!(["a", "b", "c"].map(taken_up), [true, false, false]);
     }
 
-    /// Nobody writes for the job when its next attempt begins: what is in hand is waited for, what is queued is not begun.
+    /// Nobody writes for the job when its next attempt begins: what is in hand is waited for, what
+    /// is queued is not begun.
     #[actix::test]
     async fn the_next_attempt_waits_for_the_last_ones_writer() {
         let (clerks, (ledger, _dir)) = (Clerks::default(), ledger());
-        assert!(clerks.none(&job("a"), &ledger).now_or_never().is_some(), "nobody has written yet");
+        assert!(
+            clerks.none(&job("a"), &ledger).now_or_never().is_some(),
+            "nobody has written yet"
+        );
         let writing = clerks.begin(&job("a"));
         let (begun, has_begun) = threads::channel();
         let (finish, may_finish) = threads::channel::<()>();
         let (queue, tasks) = threads::channel::<u32>();
         let (wrote, written) = threads::channel();
         tasks::thread("clerk", move || {
-            while let Some(task) = tasks.recv().ok().filter(|_| !writing.stop.load(Ordering::Relaxed)) {
+            while let Some(task) = tasks
+                .recv()
+                .ok()
+                .filter(|_| !writing.stop.load(Ordering::Relaxed))
+            {
                 begun.send(()).unwrap();
                 let _ = may_finish.recv();
                 wrote.send(task).unwrap();
@@ -561,8 +821,14 @@ mod tests {
         has_begun.recv().unwrap();
         let a = job("a");
         let mut next = Box::pin(clerks.none(&a, &ledger));
-        assert!((&mut next).now_or_never().is_none(), "the first write is in hand");
-        assert!(clerks.none(&job("b"), &ledger).now_or_never().is_some(), "another job's writer is nobody's business");
+        assert!(
+            (&mut next).now_or_never().is_none(),
+            "the first write is in hand"
+        );
+        assert!(
+            clerks.none(&job("b"), &ledger).now_or_never().is_some(),
+            "another job's writer is nobody's business"
+        );
         finish.send(()).unwrap();
         next.await;
         assert_eq!(written.iter().collect::<Vec<_>>(), [1]);

@@ -21,7 +21,8 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Serve with the embedded default configuration: one machine, everything under one state directory
+    /// Serve with the embedded default configuration: one machine, everything under one state
+    /// directory
     Dev {
         #[command(flatten)]
         place: Place,
@@ -38,7 +39,8 @@ pub enum Command {
     /// Work with reward plugins; needs no daemon
     #[command(subcommand)]
     Plugin(Plugin),
-    /// Print samples of a stage's newest step as JSON, best reward first (what `r1ctl report --dir` asks)
+    /// Print samples of a stage's newest step as JSON, best reward first (what `r1ctl report --dir`
+    /// asks)
     #[command(hide = true)]
     Samples {
         /// The job's directory
@@ -48,7 +50,8 @@ pub enum Command {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
-    /// Compile a reward component that comes over standard input (what the daemon starts, never a person)
+    /// Compile a reward component that comes over standard input (what the daemon starts, never a
+    /// person)
     #[command(hide = true, name = COMPILE)]
     CompileReward,
 }
@@ -56,11 +59,18 @@ pub enum Command {
 /// The name of [`Command::CompileReward`].
 pub const COMPILE: &str = "compile-reward";
 
-/// Where a daemon keeps things and what it starts. Flags win over the environment, which wins over the configuration file.
+/// Where a daemon keeps things and what it starts. Flags win over the environment, which wins over
+/// the configuration file.
 #[derive(Debug, Default, clap::Args)]
 pub struct Place {
-    /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or ~/.local/state/r1d]
-    #[arg(long, env = "R1D_STATE_DIR", hide_env_values = true, value_name = "DIR")]
+    /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or
+    /// ~/.local/state/r1d]
+    #[arg(
+        long,
+        env = "R1D_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state_dir: Option<PathBuf>,
     /// The socket for r1ctl [default: r1d.sock in the state directory]
     #[arg(long, value_name = "PATH")]
@@ -68,8 +78,10 @@ pub struct Place {
     /// The worker's executable [default: r1d-worker beside r1d]
     #[arg(long, env = "R1D_WORKER", hide_env_values = true, value_name = "PATH")]
     pub worker: Option<PathBuf>,
-    /// Kill a worker that says nothing for this long; it speaks every 2 s, but not while one tensor operation runs
-    #[arg(long, env = "R1D_WORKER_SILENCE_S", hide_env_values = true, value_name = "SECONDS", default_value_t = 600,
+    /// Kill a worker that says nothing for this long; it speaks every 2 s, but not while one tensor
+    /// operation runs
+    #[arg(long, env = "R1D_WORKER_SILENCE_S", hide_env_values = true, value_name = "SECONDS",
+        default_value_t = 600,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub worker_silence: u64,
 }
@@ -77,7 +89,8 @@ pub struct Place {
 /// Every command but `componentize` prints JSON; `r1ctl plugin` makes tables of it.
 #[derive(Debug, Subcommand)]
 pub enum Plugin {
-    /// Make a component of a core WASM module that was built with reward-sdk for wasm32-unknown-unknown
+    /// Make a component of a core WASM module that was built with reward-sdk for
+    /// wasm32-unknown-unknown
     Componentize {
         /// The core module; with --golden, it may be a component already
         #[arg(value_name = "IN.wasm")]
@@ -124,7 +137,8 @@ pub enum Plugin {
         #[arg(value_name = "CASES.jsonl")]
         cases: Option<PathBuf>,
         /// For each input
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32)
+            .range(1..=3600))]
         seconds: u32,
     },
     /// Tell what a plugin says of itself
@@ -147,7 +161,8 @@ pub enum Plugin {
         /// The other grader: a name or a file
         #[arg(long, value_name = "NAME_OR_FILE")]
         plugin: String,
-        /// The reward of the run to compare with [default: the one with a plugin of that name, or the only one]
+        /// The reward of the run to compare with [default: the one with a plugin of that name, or
+        /// the only one]
         #[arg(long, value_name = "NAME")]
         reward: Option<String>,
         /// The other grader's configuration [default: that of the reward]

@@ -1,4 +1,5 @@
-//! The daemon's life: take the state directory, build the parts, listen, run until told to stop, drain.
+//! The daemon's life: take the state directory, build the parts, listen, run until told to stop,
+//! drain.
 
 use crate::actors::control::{ControlSocket, Counter};
 use crate::actors::jobs::{Device, DeviceUsable, Jobs, StopAll};
@@ -52,9 +53,13 @@ pub enum DaemonError {
     #[error(transparent)]
     Rewards(#[from] RewardError),
     #[error("socket {}: {source}", path.display())]
-    Socket { path: PathBuf, source: std::io::Error },
+    Socket {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(
-        "socket {}: its path has {} bytes, the kernel takes {SOCKET_PATH_MAX_BYTES}: set `[listen] socket` or --socket to a shorter one",
+        "socket {}: its path has {} bytes, the kernel takes {SOCKET_PATH_MAX_BYTES}: set \
+         `[listen] socket` or --socket to a shorter one",
         .0.display(), .0.as_os_str().len()
     )]
     SocketPath(PathBuf),
@@ -66,7 +71,8 @@ pub enum DaemonError {
     Executable(std::io::Error),
 }
 
-/// A configuration with which the daemon cannot run (sysexits' EX_CONFIG): started again it fails again, until somebody has changed it.
+/// A configuration with which the daemon cannot run (sysexits' EX_CONFIG): started again it fails
+/// again, until somebody has changed it.
 pub const EXIT_CONFIG: u8 = 78;
 /// A state directory that somebody has to mend (sysexits' EX_DATAERR).
 const EXIT_DATA: u8 = 65;
@@ -74,14 +80,17 @@ const EXIT_DATA: u8 = 65;
 const EXIT_FAILED: u8 = 1;
 
 impl DaemonError {
-    /// What systemd goes by: the unit starts the daemon again after an exit status that time or a restart may mend, and after no other.
+    /// What systemd goes by: the unit starts the daemon again after an exit status that time or a
+    /// restart may mend, and after no other.
     pub fn exit_code(&self) -> u8 {
         match self {
             DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
             DaemonError::State(StateError::NoLedger { .. })
-            | DaemonError::Ledger(LedgerError::Damaged { .. } | LedgerError::NoFile { .. } | LedgerError::Newer { .. }) => {
-                EXIT_DATA
-            }
+            | DaemonError::Ledger(
+                LedgerError::Damaged { .. }
+                | LedgerError::NoFile { .. }
+                | LedgerError::Newer { .. },
+            ) => EXIT_DATA,
             _ => EXIT_FAILED,
         }
     }
@@ -124,7 +133,11 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
-        let again = setup::keep_trying(parts.recipes.clone(), parts.counter.desk.board.clone(), parts.jobs.clone());
+        let again = setup::keep_trying(
+            parts.recipes.clone(),
+            parts.counter.desk.board.clone(),
+            parts.jobs.clone(),
+        );
         tasks::spawn("devices", again);
         // Until now no device was given a job. The queue that is being made anew looks by itself.
         let _ = parts.jobs.ask("the queue", DeviceUsable).await;
@@ -145,7 +158,8 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         };
         drain(&parts, after_step).await;
         drop(socket);
-        // Nobody can tell a stale socket from a daemon that does not answer; under the lock it is ours to remove.
+        // Nobody can tell a stale socket from a daemon that does not answer; under the lock it is
+        // ours to remove.
         let _ = std::fs::remove_file(&settings.socket);
         Ok(())
     });
@@ -165,7 +179,10 @@ async fn displaced(parts: &Parts) -> DaemonError {
         });
         match looked.await {
             Ok(Ok(())) => {}
-            Ok(Err(gone @ (DaemonError::State(StateError::Gone { .. }) | DaemonError::Ledger(LedgerError::Gone { .. })))) => {
+            Ok(Err(
+                gone @ (DaemonError::State(StateError::Gone { .. })
+                | DaemonError::Ledger(LedgerError::Gone { .. })),
+            )) => {
                 return gone;
             }
             Ok(Err(error)) => tracing::warn!("the state directory cannot be looked at: {error}"),
@@ -192,7 +209,12 @@ fn build(
         },
         clock: clock.clone(),
     })?;
-    let trusted = settings.config.trusted_keys.iter().filter_map(|key| PublicKey::parse(key)).collect();
+    let trusted = settings
+        .config
+        .trusted_keys
+        .iter()
+        .filter_map(|key| PublicKey::parse(key))
+        .collect();
     let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
     prune(&ledger, &rewards);
     strike(&ledger);
@@ -214,7 +236,13 @@ fn build(
     let (old, wait_clock) = (state.clone(), clock.clone());
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
         let old_workers = OldWorkers::new(old.clone(), wait_clock.clone());
-        let devices = means.iter().map(|means| Device { means: means.clone(), running: None }).collect();
+        let devices = means
+            .iter()
+            .map(|means| Device {
+                means: means.clone(),
+                running: None,
+            })
+            .collect();
         Jobs {
             devices,
             old_workers,
@@ -239,12 +267,23 @@ fn build(
         node_name: settings.node_name.clone(),
         shutdown: settings.may_be_shut_down.then_some(shutdown),
     };
-    Ok(Parts { counter, jobs, recipes, state })
+    Ok(Parts {
+        counter,
+        jobs,
+        recipes,
+        state,
+    })
 }
 
-/// Lets go of kept components that judge no job of the ledger: of submissions that were refused, and of jobs that are gone.
+/// Lets go of kept components that judge no job of the ledger: of submissions that were refused,
+/// and of jobs that are gone.
 fn prune(ledger: &Ledger, rewards: &Rewards) {
-    let named = ledger.jobs().iter().flat_map(|job| &job.graders).map(|grader| grader.sha256.to_ascii_lowercase()).collect();
+    let named = ledger
+        .jobs()
+        .iter()
+        .flat_map(|job| &job.graders)
+        .map(|grader| grader.sha256.to_ascii_lowercase())
+        .collect();
     match rewards.prune(&named) {
         Ok(0) => {}
         Ok(removed) => tracing::info!("removed {removed} files of kept plugins that no job names"),
@@ -252,13 +291,24 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     }
 }
 
-/// Holds the end of the daemon before this one against the jobs that it worked for, where it ended without a word.
+/// Holds the end of the daemon before this one against the jobs that it worked for, where it ended
+/// without a word.
 fn strike(ledger: &Ledger) {
-    for record in ledger.jobs().iter().filter(|record| record.strikes.taken_up && !record.state().is_final()) {
+    for record in ledger
+        .jobs()
+        .iter()
+        .filter(|record| record.strikes.taken_up && !record.state().is_final())
+    {
         let job = record.job();
         match ledger.apply(Command::Strike { job: job.clone() }) {
-            Ok(_) => tracing::warn!(%job, "the daemon before this one ended without a word while it worked for the job"),
-            Err(error) => tracing::warn!(%job, "the end of the daemon before this one is not held against the job: {error}"),
+            Ok(_) => {
+                tracing::warn!(%job, "the daemon before this one ended without a word while it \
+                                      worked for the job")
+            }
+            Err(error) => {
+                tracing::warn!(%job, "the end of the daemon before this one is not held against \
+                                      the job: {error}")
+            }
         }
     }
 }
@@ -283,7 +333,10 @@ fn means(
     clerks: &Clerks,
     recipe: &Recipe,
 ) -> Result<Means, DaemonError> {
-    let lock = state.workers_lock().map_err(|source| StateError::Io { path: state.root().into(), source })?;
+    let lock = state.workers_lock().map_err(|source| StateError::Io {
+        path: state.root().into(),
+        source,
+    })?;
     let (recipe, device) = (recipe.clone(), recipe.device.clone());
     let (lock, board, last) = (Arc::new(lock), desk.board.clone(), LastProcess::default());
     let worker = supervise("worker", desk.clock.clone(), move |alive, _| Worker {
@@ -297,17 +350,32 @@ fn means(
     });
     let worker_silence = settings.worker_silence;
     let (desk, rewards, clerks) = (desk.clone(), rewards.clone(), clerks.clone());
-    Ok(Means { desk, rewards, clerks, worker, device, worker_silence })
+    Ok(Means {
+        desk,
+        rewards,
+        clerks,
+        worker,
+        device,
+        worker_silence,
+    })
 }
 
-/// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's, unless it is another directory's.
+/// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's,
+/// unless it is another directory's.
 fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
     if path.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
         return Err(DaemonError::SocketPath(path.into()));
     }
-    let failed = |source| DaemonError::Socket { path: path.into(), source };
-    let taken =
-        |what: &str| failed(std::io::Error::new(std::io::ErrorKind::AddrInUse, format!("{what}: choose another with --socket")));
+    let failed = |source| DaemonError::Socket {
+        path: path.into(),
+        source,
+    };
+    let taken = |what: &str| {
+        failed(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            format!("{what}: choose another with --socket"),
+        ))
+    };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -315,7 +383,9 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
         return Err(taken("another daemon listens here"));
     }
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(taken("something that is not a socket is here")),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(taken("something that is not a socket is here"));
+        }
         Ok(_) => std::fs::remove_file(path).map_err(failed)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
@@ -326,9 +396,15 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
 }
 
 /// Clients that connected since the socket was bound have waited in its queue.
-fn serve_clients(listener: Arc<UnixListener>, parts: &Parts, clock: SharedClock) -> Supervised<ControlSocket> {
+fn serve_clients(
+    listener: Arc<UnixListener>,
+    parts: &Parts,
+    clock: SharedClock,
+) -> Supervised<ControlSocket> {
     let counter = parts.counter.clone();
-    supervise("control socket", clock, move |alive, context| ControlSocket::new(counter.clone(), listener.clone(), alive, context))
+    supervise("control socket", clock, move |alive, context| {
+        ControlSocket::new(counter.clone(), listener.clone(), alive, context)
+    })
 }
 
 fn announce(settings: &Settings) {
@@ -351,13 +427,21 @@ fn announce(settings: &Settings) {
     }
 }
 
-/// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is back.
+/// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is
+/// back.
 async fn drain(parts: &Parts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");
     let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };
-    let stopped = tokio::time::timeout(patience, parts.jobs.ask("the queue", StopAll { after_step })).await;
+    let stopped = tokio::time::timeout(
+        patience,
+        parts.jobs.ask("the queue", StopAll { after_step }),
+    )
+    .await;
     if stopped.is_err() {
-        tracing::warn!("runs did not stop within {} s: their workers are killed", patience.as_secs());
+        tracing::warn!(
+            "runs did not stop within {} s: their workers are killed",
+            patience.as_secs()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The data sets that a job's stages make: what rejection sampling kept, one row for each completion, in the order of the committed steps.
+//! The data sets that a job's stages make: what rejection sampling kept, one row for each
+//! completion, in the order of the committed steps.
 //!
 //! | column | |
 //! |---|---|
@@ -8,8 +9,9 @@
 //! | the source's other columns | but for those with a name of this table |
 //! | `reward` | the weighted sum of the scores |
 //!
-//! The rows are a function of the committed rollouts, so a stage that is finished again after a crash writes the same bytes. Beside them lies a
-//! record with their SHA-256, which is compared whenever they are read.
+//! The rows are a function of the committed rollouts, so a stage that is finished again after a
+//! crash writes the same bytes. Beside them lies a record with their SHA-256, which is compared
+//! whenever they are read.
 
 use crate::digest;
 use crate::materials::Materials;
@@ -32,17 +34,32 @@ pub enum DataSetError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(
-        "stage `{stage}` kept none of its {sampled} completions (acceptance rate {rate:.4}){illegible}{unscored}: lower `correct_at` or a reward's `min_score`, \
-         sample more of each prompt (`num_generations`), or train the stages before it longer; `r1ctl samples --stage {stage}` shows what \
-         it sampled"
+        "stage `{stage}` kept none of its {sampled} completions (acceptance rate \
+         {rate:.4}){illegible}{unscored}: lower `correct_at` or a reward's `min_score`, sample \
+         more of each prompt (`num_generations`), or train the stages before it longer; `r1ctl \
+         samples --stage {stage}` shows what it sampled"
     )]
-    NothingKept { stage: String, sampled: u64, rate: f64, illegible: String, unscored: String },
+    NothingKept {
+        stage: String,
+        sampled: u64,
+        rate: f64,
+        illegible: String,
+        unscored: String,
+    },
     #[error("writing the data set of stage `{0}` was stopped")]
     Stopped(String),
-    #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the job again", path.display())]
-    Changed { stage: String, path: PathBuf, problem: String },
+    #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the \
+             job again", path.display())]
+    Changed {
+        stage: String,
+        path: PathBuf,
+        problem: String,
+    },
 }
 
 /// How a data set came about: `datasets/<stage>.json`.
@@ -55,7 +72,8 @@ pub struct Made {
     /// Somebody has looked at it ([`crate::review`]).
     #[serde(default)]
     pub reviewed: bool,
-    /// The JSONL file beside this one that later stages read: `<stage>.jsonl`, or what took its place.
+    /// The JSONL file beside this one that later stages read: `<stage>.jsonl`, or what took its
+    /// place.
     #[serde(default)]
     pub file: Option<String>,
     /// What the stage made, where another file took its place: rows and SHA-256.
@@ -68,7 +86,8 @@ pub struct Made {
     /// Prompts, counted in each pass.
     pub prompts: u64,
     pub prompts_with_rows: u64,
-    /// Rows whose text has other token ids than were sampled: the tokenizer's own choice for the same text.
+    /// Rows whose text has other token ids than were sampled: the tokenizer's own choice for the
+    /// same text.
     pub other_ids: u64,
     /// Completions that are left out because their token ids are no text.
     pub illegible: u64,
@@ -84,13 +103,18 @@ pub struct DataSets {
 
 impl Made {
     pub fn rows_made(&self) -> u64 {
-        self.before_review.as_ref().map_or(self.rows, |(rows, _)| *rows)
+        self.before_review
+            .as_ref()
+            .map_or(self.rows, |(rows, _)| *rows)
     }
 
     /// What later stages read.
     pub fn file_of(&self, dir: &Path, stage: &str) -> PathBuf {
         // The name alone: a record leads nowhere else.
-        let named = self.file.as_deref().and_then(|name| Path::new(name).file_name());
+        let named = self
+            .file
+            .as_deref()
+            .and_then(|name| Path::new(name).file_name());
         named.map_or_else(|| rows_of(dir, stage), |name| dir.join(name))
     }
 
@@ -130,15 +154,22 @@ fn record_of(dir: &Path, stage: &str) -> PathBuf {
 }
 
 impl DataSets {
-    /// The file of a finished stage's data set, its bytes compared with the record; `None` while the stage is not finished.
+    /// The file of a finished stage's data set, its bytes compared with the record; `None` while
+    /// the stage is not finished.
     pub fn find(&self, stage: &str) -> Result<Option<PathBuf>, DataSetError> {
         if !self.finished.contains(stage) {
             return Ok(None);
         }
         let record = made(&self.dir, stage)?;
         let path = record.file_of(&self.dir, stage);
-        let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: path.clone(), problem };
-        match digest::of_file(&path, &|| Ok(())).map_err(|e| changed(e.to_string()))? == record.sha256 {
+        let changed = |problem: String| DataSetError::Changed {
+            stage: stage.into(),
+            path: path.clone(),
+            problem,
+        };
+        match digest::of_file(&path, &|| Ok(())).map_err(|e| changed(e.to_string()))?
+            == record.sha256
+        {
             true => Ok(Some(path)),
             false => Err(changed("its SHA-256 is another".into())),
         }
@@ -150,14 +181,21 @@ const RECORD_MAX_BYTES: u64 = 1 << 20;
 
 /// The record of a data set that is there.
 pub fn made(dir: &Path, stage: &str) -> Result<Made, DataSetError> {
-    let changed = |problem: String| DataSetError::Changed { stage: stage.into(), path: rows_of(dir, stage), problem };
-    let record = user_file::read(&record_of(dir, stage), RECORD_MAX_BYTES).map_err(|e| changed(format!("its record: {e}")))?;
+    let changed = |problem: String| DataSetError::Changed {
+        stage: stage.into(),
+        path: rows_of(dir, stage),
+        problem,
+    };
+    let record = user_file::read(&record_of(dir, stage), RECORD_MAX_BYTES)
+        .map_err(|e| changed(format!("its record: {e}")))?;
     serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
 }
 
 pub fn write_record(dir: &Path, stage: &str, made: &Made) -> Result<(), DataSetError> {
     let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
-    Ok(write_atomically(&record_of(dir, stage), |file| file.write_all(record.as_bytes()))?)
+    Ok(write_atomically(&record_of(dir, stage), |file| {
+        file.write_all(record.as_bytes())
+    })?)
 }
 
 /// Passes bytes on and hashes them.
@@ -184,8 +222,9 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
     }
 }
 
-/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks, for hours where that is millions of completions:
-/// `goes_on` is told again and again how many of the steps are written, and says whether to write the rest.
+/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks, for
+/// hours where that is millions of completions: `goes_on` is told again and again how many of the
+/// steps are written, and says whether to write the rest.
 pub fn make(
     materials: &Materials,
     outputs: &Outputs,
@@ -194,20 +233,36 @@ pub fn make(
     goes_on: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Made, DataSetError> {
     let dir = outputs.datasets();
-    create_dir_durably(&dir).map_err(|source| DataSetError::Write { path: dir.clone(), source })?;
-    let source = materials.job.source(&stage.data).ok_or_else(|| DataError::Source {
-        name: stage.data.clone(),
-        problem: format!("stage `{}` reads it, and it is not in the job", stage.name),
+    create_dir_durably(&dir).map_err(|source| DataSetError::Write {
+        path: dir.clone(),
+        source,
     })?;
+    let source = materials
+        .job
+        .source(&stage.data)
+        .ok_or_else(|| DataError::Source {
+            name: stage.data.clone(),
+            problem: format!("stage `{}` reads it, and it is not in the job", stage.name),
+        })?;
     let (mut made, mut kept, mut unscored) = (Made::default(), 0, Unscored::default());
     let mut failed = None;
     let write = |file: &mut dyn std::io::Write| {
-        let mut file = Hashed { inner: file, hash: Sha256::new() };
+        let mut file = Hashed {
+            inner: file,
+            hash: Sha256::new(),
+        };
         for step in 1..=steps {
             let rollouts = outputs.rollouts(&stage.name, step);
             let goes_on = || goes_on(step - 1, steps);
             let counts = (&mut made, &mut kept, &mut unscored);
-            if let Err(error) = write_step(materials, &rollouts, (index, &source), &mut file, counts, &goes_on) {
+            if let Err(error) = write_step(
+                materials,
+                &rollouts,
+                (index, &source),
+                &mut file,
+                counts,
+                &goes_on,
+            ) {
                 // The file is given up whatever the error; which one it was is reported below.
                 failed = Some(error);
                 return Err(std::io::Error::other("rollouts"));
@@ -221,7 +276,12 @@ pub fn make(
     };
     let written = write_atomically(&rows_of(&dir, &stage.name), write);
     match failed {
-        Some(StepError::Write(source)) => return Err(DataSetError::Write { path: rows_of(&dir, &stage.name), source }),
+        Some(StepError::Write(source)) => {
+            return Err(DataSetError::Write {
+                path: rows_of(&dir, &stage.name),
+                source,
+            });
+        }
         Some(StepError::Data(error)) => return Err(error.into()),
         Some(StepError::Stopped) => return Err(DataSetError::Stopped(stage.name.clone())),
         None if made.rows == 0 => {
@@ -234,7 +294,11 @@ pub fn make(
                 sampled: made.sampled,
                 rate: rate(kept, made.sampled),
                 illegible,
-                unscored: if unscored.is_any() { format!("; {unscored}") } else { String::new() },
+                unscored: if unscored.is_any() {
+                    format!("; {unscored}")
+                } else {
+                    String::new()
+                },
             });
         }
         None => written?,
@@ -263,7 +327,12 @@ fn write_step(
         if !goes_on() {
             return Err(StepError::Stopped);
         }
-        let ScoredRollout { rollout, reward, advantage, verdicts } = &sampled.scored;
+        let ScoredRollout {
+            rollout,
+            reward,
+            advantage,
+            verdicts,
+        } = &sampled.scored;
         made.sampled += 1;
         unscored.add(*reward, verdicts);
         prompts.insert(rollout.key.prompt);
@@ -271,8 +340,13 @@ fn write_step(
             continue;
         }
         *kept += 1;
-        let Some(tokenizer) = materials.tokenizer(Source::Stage(stage)) else { continue };
-        match tokenizer.read_back(&rollout.completion_ids).map_err(StepError::Data)? {
+        let Some(tokenizer) = materials.tokenizer(Source::Stage(stage)) else {
+            continue;
+        };
+        match tokenizer
+            .read_back(&rollout.completion_ids)
+            .map_err(StepError::Data)?
+        {
             ReadBack::Same => {}
             ReadBack::OtherIds => made.other_ids += 1,
             ReadBack::OtherText => {
@@ -299,7 +373,10 @@ fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -
         true => text(&row.prompt),
         false => Json::List(row.messages.iter().map(Message::to_json).collect()),
     };
-    let mut line = vec![("prompt".to_string(), prompt), ("completion".into(), Json::Text(completion.into()))];
+    let mut line = vec![
+        ("prompt".to_string(), prompt),
+        ("completion".into(), Json::Text(completion.into())),
+    ];
     if source.reference.is_some() {
         line.push(("reference".into(), text(&row.reference)));
     }
@@ -310,8 +387,15 @@ fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -
         line.push(("tools".into(), row.tools.clone().unwrap_or(Json::Null)));
     }
     // In as many digits as tell it from its neighbours.
-    let reward = reward.and_then(|reward| reward.to_string().parse::<f64>().ok()).filter(|reward| reward.is_finite());
-    line.push(("reward".into(), reward.map_or(Json::Null, |reward| Json::Number(serde_json::Value::from(reward).to_string()))));
+    let reward = reward
+        .and_then(|reward| reward.to_string().parse::<f64>().ok())
+        .filter(|reward| reward.is_finite());
+    line.push((
+        "reward".into(),
+        reward.map_or(Json::Null, |reward| {
+            Json::Number(serde_json::Value::from(reward).to_string())
+        }),
+    ));
     if let Some(Json::Object(meta)) = row.meta.as_deref().and_then(|meta| Json::parse(meta).ok()) {
         for (name, value) in meta {
             if !line.iter().any(|(known, _)| *known == name) {
@@ -335,32 +419,77 @@ mod tests {
             domain: domain.map(String::from),
             ..DataSource::new("train", "train.jsonl")
         };
-        let row = Row { prompt: Some("1 + 1".into()), reference: Some("2".into()), meta, ..Row::default() };
-        let text = line(&row, &source(Some("answer"), None), "<answer>2</answer>", Some(1.1)).to_string();
+        let row = Row {
+            prompt: Some("1 + 1".into()),
+            reference: Some("2".into()),
+            meta,
+            ..Row::default()
+        };
+        let text = line(
+            &row,
+            &source(Some("answer"), None),
+            "<answer>2</answer>",
+            Some(1.1),
+        )
+        .to_string();
         let expected = r#"{"prompt":"1 + 1","completion":"<answer>2</answer>","reference":"2","reward":1.1,"level":3}"#;
         assert_eq!(text, expected);
         let messages = vec![Message::new("user", "hi")];
-        let row = Row { prompt: Some("hi".into()), messages, domain: Some("chat".into()), ..Row::default() };
+        let row = Row {
+            prompt: Some("hi".into()),
+            messages,
+            domain: Some("chat".into()),
+            ..Row::default()
+        };
         let line = line(&row, &source(Some("answer"), Some("kind")), "hello", None).to_string();
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert!(line["reference"].is_null(), "a row without one, of a data set that has them");
-        assert_eq!(line["prompt"], serde_json::json!([{"role": "user", "content": "hi"}]));
-        assert_eq!((line["domain"].as_str(), line["reward"].is_null()), (Some("chat"), true));
+        assert!(
+            line["reference"].is_null(),
+            "a row without one, of a data set that has them"
+        );
+        assert_eq!(
+            line["prompt"],
+            serde_json::json!([{"role": "user", "content": "hi"}])
+        );
+        assert_eq!(
+            (line["domain"].as_str(), line["reward"].is_null()),
+            (Some("chat"), true)
+        );
     }
 
     #[test]
     fn changed_bytes_are_found() {
         let dir = tempfile::tempdir().unwrap();
-        let sets = DataSets { dir: dir.path().into(), finished: BTreeSet::from(["keep".into()]) };
-        assert!(sets.find("other").unwrap().is_none(), "a stage that is not finished has none");
+        let sets = DataSets {
+            dir: dir.path().into(),
+            finished: BTreeSet::from(["keep".into()]),
+        };
+        assert!(
+            sets.find("other").unwrap().is_none(),
+            "a stage that is not finished has none"
+        );
         assert!(sets.find("keep").is_err());
         std::fs::write(rows_of(dir.path(), "keep"), "abc").unwrap();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
-        let made = Made { rows: 1, sha256, ..Made::default() };
-        std::fs::write(record_of(dir.path(), "keep"), serde_json::to_string(&made).unwrap()).unwrap();
-        assert_eq!(sets.find("keep").unwrap(), Some(rows_of(dir.path(), "keep")));
+        let made = Made {
+            rows: 1,
+            sha256,
+            ..Made::default()
+        };
+        std::fs::write(
+            record_of(dir.path(), "keep"),
+            serde_json::to_string(&made).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            sets.find("keep").unwrap(),
+            Some(rows_of(dir.path(), "keep"))
+        );
         std::fs::write(rows_of(dir.path(), "keep"), "abd").unwrap();
         let error = sets.find("keep").unwrap_err().to_string();
-        assert!(error.contains("keep.jsonl is not as stage `keep` left it"), "{error}");
+        assert!(
+            error.contains("keep.jsonl is not as stage `keep` left it"),
+            "{error}"
+        );
     }
 }

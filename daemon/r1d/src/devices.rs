@@ -3,25 +3,39 @@
 use r1d_job::daemon::Devices;
 use std::path::Path;
 
-/// `cpu`, `cuda:0`, …: what the configuration lists, or every NVIDIA device, or the CPU where there is none.
+/// `cpu`, `cuda:0`, …: what the configuration lists, or every NVIDIA device, or the CPU where there
+/// is none.
 pub fn found(devices: &Devices) -> Vec<String> {
     match devices {
         Devices::Listed(listed) => listed.clone(),
         Devices::Auto => {
             let nvidia = nvidia_devices(Path::new("/dev"));
-            if nvidia == 0 { vec!["cpu".into()] } else { (0..nvidia).map(|i| format!("cuda:{i}")).collect() }
+            if nvidia == 0 {
+                vec!["cpu".into()]
+            } else {
+                (0..nvidia).map(|i| format!("cuda:{i}")).collect()
+            }
         }
     }
 }
 
 /// The driver makes a node `nvidia<N>` for each device; `CUDA_VISIBLE_DEVICES` may hide some.
 fn nvidia_devices(dev: &Path) -> usize {
-    let is_device =
-        |name: &str| name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_device = |name: &str| {
+        name.strip_prefix("nvidia")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
     let entries = std::fs::read_dir(dev).into_iter().flatten().flatten();
-    let present = entries.filter(|entry| is_device(&entry.file_name().to_string_lossy())).count();
+    let present = entries
+        .filter(|entry| is_device(&entry.file_name().to_string_lossy()))
+        .count();
     match std::env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(visible) => present.min(visible.split(',').filter(|v| !v.trim().is_empty() && v.trim() != "-1").count()),
+        Ok(visible) => present.min(
+            visible
+                .split(',')
+                .filter(|v| !v.trim().is_empty() && v.trim() != "-1")
+                .count(),
+        ),
         Err(_) => present,
     }
 }

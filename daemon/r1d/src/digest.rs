@@ -6,10 +6,14 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// The hash of all bytes of a regular file. `wanted` is asked between parts and ends it by an error.
+/// The hash of all bytes of a regular file. `wanted` is asked between parts and ends it by an
+/// error.
 pub fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
     let mut hash = Sha256::new();
     add(&mut hash, user_file::open(path)?, wanted)?;
@@ -17,7 +21,11 @@ pub fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<S
 }
 
 /// Adds all that the reader gives to a hash.
-pub fn add(hash: &mut Sha256, mut from: impl Read, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+pub fn add(
+    hash: &mut Sha256,
+    mut from: impl Read,
+    wanted: &dyn Fn() -> io::Result<()>,
+) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         wanted()?;

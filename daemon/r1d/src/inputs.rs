@@ -1,4 +1,5 @@
-//! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would not be the same job.
+//! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would
+//! not be the same job.
 
 use crate::digest;
 use r1d_data::storage::write_atomically;
@@ -25,19 +26,33 @@ const TOKENIZER_FILES: [&str; 8] = [
     "config.json",
 ];
 
-/// Files and directories as the job names them: one that is out of reach has no files to be found in it.
+/// Files and directories as the job names them: one that is out of reach has no files to be found
+/// in it.
 pub fn named(job: &Job) -> BTreeSet<PathBuf> {
-    let data = job.data.values().map(|source| &source.path).filter(|path| !r1d_data::is_pattern(path));
-    let models = job.models().flat_map(|model| [model.tokenizer().to_path_buf(), model.config()]);
+    let data = job
+        .data
+        .values()
+        .map(|source| &source.path)
+        .filter(|path| !r1d_data::is_pattern(path));
+    let models = job
+        .models()
+        .flat_map(|model| [model.tokenizer().to_path_buf(), model.config()]);
     let plugins = rewards(job).filter_map(|reward| match &reward.plugin {
         Plugin::Path(path) => Some(path),
         Plugin::Named(_) => None,
     });
-    data.chain(plugins).chain(asked(job)).cloned().chain(models).collect()
+    data.chain(plugins)
+        .chain(asked(job))
+        .cloned()
+        .chain(models)
+        .collect()
 }
 
 fn rewards(job: &Job) -> impl Iterator<Item = &Reward> {
-    job.stages.iter().filter_map(Stage::rollouts).flat_map(|rollouts| &rollouts.rewards)
+    job.stages
+        .iter()
+        .filter_map(Stage::rollouts)
+        .flat_map(|rollouts| &rollouts.rewards)
 }
 
 /// Directories of models that rewards ask.
@@ -48,9 +63,14 @@ fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
     })
 }
 
-/// Files of the data sets, templates, tokenizers, models and what rewards ask, as far as they are found.
+/// Files of the data sets, templates, tokenizers, models and what rewards ask, as far as they are
+/// found.
 pub fn paths(job: &Job) -> BTreeSet<PathBuf> {
-    let mut paths: BTreeSet<PathBuf> = job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
+    let mut paths: BTreeSet<PathBuf> = job
+        .data
+        .values()
+        .flat_map(|source| r1d_data::files(source).unwrap_or_default())
+        .collect();
     let templates = job.data.values().map(|source| &source.template);
     let own = job.stages.iter().filter_map(|stage| match &stage.kind {
         StageKind::Sft(sft) => sft.template.as_ref(),
@@ -75,14 +95,23 @@ pub fn paths(job: &Job) -> BTreeSet<PathBuf> {
 
 /// The tokenizer's file, and what has a say in it beside it; those that are there.
 pub fn tokenizer_files(tokenizer: &Path) -> BTreeSet<PathBuf> {
-    looked_for(tokenizer).into_iter().filter(|file| file.is_file()).collect()
+    looked_for(tokenizer)
+        .into_iter()
+        .filter(|file| file.is_file())
+        .collect()
 }
 
 /// The files that a tokenizer may have.
 fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
-    let directory = if tokenizer.is_dir() { tokenizer } else { tokenizer.parent().unwrap_or(Path::new(".")) };
+    let directory = if tokenizer.is_dir() {
+        tokenizer
+    } else {
+        tokenizer.parent().unwrap_or(Path::new("."))
+    };
     let files = TOKENIZER_FILES.iter().map(|name| directory.join(name));
-    files.chain((!tokenizer.is_dir()).then(|| tokenizer.to_path_buf())).collect()
+    files
+        .chain((!tokenizer.is_dir()).then(|| tokenizer.to_path_buf()))
+        .collect()
 }
 
 /// The files of a directory's weights, as whoever opens them finds them. What is wrong with them is
@@ -110,7 +139,8 @@ fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Re
     let mut hash = Sha256::new_with_prefix(bytes.to_le_bytes());
     digest::add(&mut hash, (&mut file).take(SAMPLES * SAMPLE_BYTES), wanted)?;
     for sample in 1..=SAMPLES {
-        let place = u128::from(bytes.saturating_sub(SAMPLE_BYTES)) * u128::from(sample) / u128::from(SAMPLES);
+        let place = u128::from(bytes.saturating_sub(SAMPLE_BYTES)) * u128::from(sample)
+            / u128::from(SAMPLES);
         file.seek(SeekFrom::Start(place as u64))?;
         digest::add(&mut hash, (&mut file).take(SAMPLE_BYTES), wanted)?;
     }
@@ -171,32 +201,83 @@ pub struct Found {
 
 impl Found {
     pub fn of(job: &Job) -> io::Result<Found> {
-        let data: BTreeSet<PathBuf> = job.data.values().flat_map(|source| r1d_data::files(source).unwrap_or_default()).collect();
-        let patterns = job.data.values().map(|source| &source.path).filter(|path| r1d_data::is_pattern(path));
-        let patterns = patterns.map(|pattern| Ok((pattern.clone(), matching(pattern)?))).collect::<io::Result<_>>()?;
-        let tokenizers = job.models().map(|model| model.tokenizer()).chain(asked(job).map(PathBuf::as_path));
-        let absent = tokenizers.flat_map(looked_for).filter(|file| !file.exists()).collect();
+        let data: BTreeSet<PathBuf> = job
+            .data
+            .values()
+            .flat_map(|source| r1d_data::files(source).unwrap_or_default())
+            .collect();
+        let patterns = job
+            .data
+            .values()
+            .map(|source| &source.path)
+            .filter(|path| r1d_data::is_pattern(path));
+        let patterns = patterns
+            .map(|pattern| Ok((pattern.clone(), matching(pattern)?)))
+            .collect::<io::Result<_>>()?;
+        let tokenizers = job
+            .models()
+            .map(|model| model.tokenizer())
+            .chain(asked(job).map(PathBuf::as_path));
+        let absent = tokenizers
+            .flat_map(looked_for)
+            .filter(|file| !file.exists())
+            .collect();
         let own = job.models().filter_map(|model| match model {
             Weights::Directory(dir) => Some(dir),
             _ => None,
         });
-        let weights = own.chain(asked(job)).map(|dir| (dir.clone(), weight_files(dir))).collect();
-        let stamp = |path: PathBuf| Stamp::of(&path).map_err(|error| at(&path, error)).map(|stamp| (path, stamp));
-        let stamps = paths(job).into_iter().filter(|path| path.is_file()).map(stamp).collect::<io::Result<_>>()?;
-        Ok(Found { inputs: Inputs { files: BTreeMap::new(), absent, patterns, weights }, data, stamps })
+        let weights = own
+            .chain(asked(job))
+            .map(|dir| (dir.clone(), weight_files(dir)))
+            .collect();
+        let stamp = |path: PathBuf| {
+            Stamp::of(&path)
+                .map_err(|error| at(&path, error))
+                .map(|stamp| (path, stamp))
+        };
+        let stamps = paths(job)
+            .into_iter()
+            .filter(|path| path.is_file())
+            .map(stamp)
+            .collect::<io::Result<_>>()?;
+        Ok(Found {
+            inputs: Inputs {
+                files: BTreeMap::new(),
+                absent,
+                patterns,
+                weights,
+            },
+            data,
+            stamps,
+        })
     }
 
-    /// The same with hashes. A file that has changed since is an error that names it; `wanted` is asked
-    /// between parts and ends it by an error.
+    /// The same with hashes. A file that has changed since is an error that names it; `wanted` is
+    /// asked between parts and ends it by an error.
     pub fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
-        let Found { mut inputs, data, stamps } = self;
+        let Found {
+            mut inputs,
+            data,
+            stamps,
+        } = self;
         for (path, stamp) in stamps {
             let whole = data.contains(&path) || stamp.bytes <= WHOLE_MAX_BYTES;
             let sha256 = hash(&path, whole, wanted).map_err(|error| at(&path, error))?;
             if Stamp::of(&path).map_err(|error| at(&path, error))? != stamp {
-                return Err(at(&path, "it changes while it is read: submit the job when it is whole"));
+                return Err(at(
+                    &path,
+                    "it changes while it is read: submit the job when it is whole",
+                ));
             }
-            inputs.files.insert(path, Seen { stamp, whole, sha256, other: None });
+            inputs.files.insert(
+                path,
+                Seen {
+                    stamp,
+                    whole,
+                    sha256,
+                    other: None,
+                },
+            );
         }
         Ok(inputs)
     }
@@ -205,27 +286,51 @@ impl Found {
 impl Inputs {
     /// The hash of all bytes of one of the files, as it was submitted.
     pub fn sha256_of(&self, path: &Path) -> Option<&str> {
-        self.files.get(path).filter(|seen| seen.whole).map(|seen| seen.sha256.as_str())
+        self.files
+            .get(path)
+            .filter(|seen| seen.whole)
+            .map(|seen| seen.sha256.as_str())
     }
 
     /// Names what is not as it was; `None` when all is.
     fn unlike(&mut self) -> Option<String> {
         let away = self.files.keys().find_map(|path| {
             let error = user_file::open(path).err()?;
-            Some(format!("{} is away ({error}): it was there when the job was submitted", path.display()))
+            Some(format!(
+                "{} is away ({error}): it was there when the job was submitted",
+                path.display()
+            ))
         });
         away.or_else(|| self.added()).or_else(|| self.changed())
     }
 
     /// Names a file that was not there when the job was submitted, and would have a say.
     fn added(&self) -> Option<String> {
-        let patterns = self.patterns.iter().filter_map(|(pattern, were)| Some((matching(pattern).ok()?, were)));
-        let weights = self.weights.iter().map(|(dir, were)| (weight_files(dir), were));
+        let patterns = self
+            .patterns
+            .iter()
+            .filter_map(|(pattern, were)| Some((matching(pattern).ok()?, were)));
+        let weights = self
+            .weights
+            .iter()
+            .map(|(dir, were)| (weight_files(dir), were));
         // A file that has a pattern's own name is read instead of what the pattern matched.
-        let absent = self.absent.iter().chain(self.patterns.keys()).find(|path| path.exists()).cloned();
-        let new = absent.or_else(|| patterns.chain(weights).find_map(|(are, were)| are.difference(were).next().cloned()))?;
+        let absent = self
+            .absent
+            .iter()
+            .chain(self.patterns.keys())
+            .find(|path| path.exists())
+            .cloned();
+        let new = absent.or_else(|| {
+            patterns
+                .chain(weights)
+                .find_map(|(are, were)| are.difference(were).next().cloned())
+        })?;
         let new = new.display();
-        Some(format!("{new} was not there when the job was submitted: move it away, or cancel the job and submit it again"))
+        Some(format!(
+            "{new} was not there when the job was submitted: move it away, or cancel the job and \
+             submit it again"
+        ))
     }
 
     /// Names a file with other bytes. One whose stamp alone differs gets its new stamp.
@@ -243,7 +348,8 @@ impl Inputs {
             was.other = Some(now);
             let path = path.display();
             Some(format!(
-                "{path} is not as it was when the job was submitted: put the file back, or cancel the job and submit it again"
+                "{path} is not as it was when the job was submitted: put the file back, or cancel \
+                 the job and submit it again"
             ))
         })
     }
@@ -258,18 +364,21 @@ fn at(path: &Path, error: impl Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
-/// Whether nothing was written or added since the record was made, as far as stamps tell: no file is
-/// read.
+/// Whether nothing was written or added since the record was made, as far as stamps tell: no file
+/// is read.
 pub fn is_untouched(record: &Path) -> bool {
-    let read = user_file::read(record, RECORD_MAX_BYTES).and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
+    let read = user_file::read(record, RECORD_MAX_BYTES)
+        .and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
     read.is_ok_and(|inputs| {
-        let same = |(path, seen): (&PathBuf, &Seen)| Stamp::of(path).is_ok_and(|now| now == seen.stamp);
+        let same =
+            |(path, seen): (&PathBuf, &Seen)| Stamp::of(path).is_ok_and(|now| now == seen.stamp);
         inputs.files.iter().all(same) && inputs.added().is_none()
     })
 }
 
 /// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
-/// are. A job waits until they are. What was learned of files on the way is written into the record.
+/// are. A job waits until they are. What was learned of files on the way is written into the
+/// record.
 pub fn unlike(record: &Path) -> Option<String> {
     let read = user_file::read(record, RECORD_MAX_BYTES);
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
@@ -278,7 +387,8 @@ pub fn unlike(record: &Path) -> Option<String> {
         Err(error) => {
             let record = record.display();
             return Some(format!(
-                "{record} should say what the job read when it was submitted ({error}): cancel the job and submit it again"
+                "{record} should say what the job read when it was submitted ({error}): cancel \
+                 the job and submit it again"
             ));
         }
     };

@@ -1,4 +1,5 @@
-//! A job's own log, `log.jsonl`: what `r1ctl logs` prints. A line that cannot be written goes to the daemon's log alone.
+//! A job's own log, `log.jsonl`: what `r1ctl logs` prints. A line that cannot be written goes to
+//! the daemon's log alone.
 
 use r1d_proto::control::LogLine;
 use r1d_proto::shown;
@@ -19,7 +20,11 @@ struct Inner {
 
 impl JobLog {
     pub fn new(path: PathBuf, job: &str, clock: SharedClock) -> JobLog {
-        JobLog(Arc::new(Inner { path, job: job.into(), clock }))
+        JobLog(Arc::new(Inner {
+            path,
+            job: job.into(),
+            clock,
+        }))
     }
 
     pub fn info(&self, message: impl Into<String>) {
@@ -48,20 +53,36 @@ impl JobLog {
     }
 
     fn write(&self, level: &str, message: String) {
-        let line = LogLine { at_ms: self.0.clock.unix().as_millis() as u64, level: level.into(), message };
-        let Ok(mut text) = serde_json::to_string(&line) else { return };
+        let line = LogLine {
+            at_ms: self.0.clock.unix().as_millis() as u64,
+            level: level.into(),
+            message,
+        };
+        let Ok(mut text) = serde_json::to_string(&line) else {
+            return;
+        };
         text.push('\n');
         let file = user_file::append(&self.0.path);
         // One write call per line: lines of several tasks do not mix.
         if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
-            tracing::warn!(job = self.0.job, "cannot write {}: {error}", self.0.path.display());
+            tracing::warn!(
+                job = self.0.job,
+                "cannot write {}: {error}",
+                self.0.path.display()
+            );
         }
     }
 }
 
 /// Whole lines of `bytes` and how many bytes they are. A line torn by a crash is left out.
 pub fn parse(bytes: &[u8]) -> (Vec<LogLine>, usize) {
-    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    let lines = bytes[..whole].split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let whole = bytes
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |at| at + 1);
+    let lines = bytes[..whole]
+        .split(|b| *b == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
     (lines, whole)
 }

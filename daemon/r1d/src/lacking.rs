@@ -1,5 +1,6 @@
-//! Waiting for what is outside of jobs ([`crate::outside`]), for which as many may wait as there are
-//! jobs: what waits is a timer, few look at a time, and each the more seldom the longer it has waited.
+//! Waiting for what is outside of jobs ([`crate::outside`]), for which as many may wait as there
+//! are jobs: what waits is a timer, few look at a time, and each the more seldom the longer it has
+//! waited.
 
 use crate::tasks;
 use std::sync::Arc;
@@ -38,12 +39,18 @@ impl Default for Looks {
 
 /// The times between looks: each a quarter longer than the one before, up to the longest.
 fn pauses() -> impl Iterator<Item = Duration> {
-    std::iter::successors(Some(PAUSE_MIN), |pause| Some(PAUSE_MAX.min(*pause + *pause / 4)))
+    std::iter::successors(Some(PAUSE_MIN), |pause| {
+        Some(PAUSE_MAX.min(*pause + *pause / 4))
+    })
 }
 
 impl Looks {
     /// Waits until `amiss` names nothing any more. `told` hears at each look what it names.
-    pub async fn until_mended(&self, amiss: impl Fn() -> Option<String> + Send + Sync + 'static, told: impl Fn(&str)) {
+    pub async fn until_mended(
+        &self,
+        amiss: impl Fn() -> Option<String> + Send + Sync + 'static,
+        told: impl Fn(&str),
+    ) {
         let amiss = Arc::new(amiss);
         for pause in pauses() {
             tokio::time::sleep(pause).await;
@@ -67,8 +74,14 @@ mod tests {
 
     #[test]
     fn a_file_that_stays_away_is_looked_for_ever_more_seldom() {
-        let (first, later): (Vec<_>, Vec<_>) = (pauses().take(5).collect(), pauses().skip(20).take(100).collect());
-        assert!(first[0] == PAUSE_MIN && first.is_sorted() && first[4] > 2 * PAUSE_MIN, "{first:?}");
+        let (first, later): (Vec<_>, Vec<_>) = (
+            pauses().take(5).collect(),
+            pauses().skip(20).take(100).collect(),
+        );
+        assert!(
+            first[0] == PAUSE_MIN && first.is_sorted() && first[4] > 2 * PAUSE_MIN,
+            "{first:?}"
+        );
         assert!(later.iter().all(|pause| *pause == PAUSE_MAX), "{later:?}");
     }
 }

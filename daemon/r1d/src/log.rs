@@ -1,5 +1,6 @@
-//! The daemon's own log: lines on standard error. The journal of systemd, where that is what standard error is, gets them with a priority
-//! (sd-daemon(3)) and without a time, which it has itself.
+//! The daemon's own log: lines on standard error. The journal of systemd, where that is what
+//! standard error is, gets them with a priority (sd-daemon(3)) and without a time, which it has
+//! itself.
 
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
@@ -22,24 +23,40 @@ const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`[log] level` is {level:?}, which is no filter ({source}): write a level, or one per module as in \"info,r1d::actors=debug\""
+    "`[log] level` is {level:?}, which is no filter ({source}): write a level, or one per module \
+     as in \"info,r1d::actors=debug\""
 )]
 pub struct LevelError {
     level: String,
     source: ParseError,
 }
 
-/// Panics become lines too: an actor that panicked is recreated, and its cause must not be lost between other programs' output.
+/// Panics become lines too: an actor that panicked is recreated, and its cause must not be lost
+/// between other programs' output.
 pub fn init(config: &DaemonConfig) -> Result<(), LevelError> {
-    let configured =
-        EnvFilter::try_new(&config.log_level).map_err(|source| LevelError { level: config.log_level.clone(), source })?;
+    let configured = EnvFilter::try_new(&config.log_level).map_err(|source| LevelError {
+        level: config.log_level.clone(),
+        source,
+    })?;
     let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or(configured);
-    let journal = is_journal(std::env::var(JOURNAL_VARIABLE).ok().as_deref(), &io::stderr());
+    let journal = is_journal(
+        std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
+        &io::stderr(),
+    );
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
     match (config.log_format, journal) {
-        (LogFormat::Text, false) => lines.fmt_fields(fields()).with_writer(io::stderr).with_ansi(terminal).init(),
-        (LogFormat::Text, true) => lines.fmt_fields(fields()).with_writer(Journal).with_ansi(false).without_time().init(),
+        (LogFormat::Text, false) => lines
+            .fmt_fields(fields())
+            .with_writer(io::stderr)
+            .with_ansi(terminal)
+            .init(),
+        (LogFormat::Text, true) => lines
+            .fmt_fields(fields())
+            .with_writer(Journal)
+            .with_ansi(false)
+            .without_time()
+            .init(),
         (LogFormat::Json, false) => lines.json().with_writer(io::stderr).init(),
         // Whoever reads the documents finds the time in each.
         (LogFormat::Json, true) => lines.json().with_writer(Journal).init(),
@@ -73,18 +90,27 @@ fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
 
 /// Prints why the daemon ends, before or after there is a log.
 pub fn last_words(error: &dyn std::fmt::Display) {
-    let prefix = match is_journal(std::env::var(JOURNAL_VARIABLE).ok().as_deref(), &io::stderr()) {
+    let prefix = match is_journal(
+        std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
+        &io::stderr(),
+    ) {
         true => priority(Level::ERROR),
         false => "",
     };
-    let said = prefixed(prefix, format!("r1d: {}\n", r1d_proto::shown::lines(&error.to_string())).as_bytes());
+    let said = prefixed(
+        prefix,
+        format!("r1d: {}\n", r1d_proto::shown::lines(&error.to_string())).as_bytes(),
+    );
     // Nobody is left to be told that standard error is closed.
     let _ = io::stderr().write_all(&said);
 }
 
-/// Whether `stream` is what systemd connected to its journal. A program that redirected its standard error has inherited the variable alone.
+/// Whether `stream` is what systemd connected to its journal. A program that redirected its
+/// standard error has inherited the variable alone.
 fn is_journal(variable: Option<&str>, stream: &impl AsFd) -> bool {
-    let Ok(stat) = rustix::fs::fstat(stream) else { return false };
+    let Ok(stat) = rustix::fs::fstat(stream) else {
+        return false;
+    };
     variable.is_some_and(|variable| variable == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
@@ -100,7 +126,9 @@ fn priority(level: Level) -> &'static str {
 
 /// `text` with the priority before each of its lines: the journal takes each for an entry.
 fn prefixed(priority: &str, text: &[u8]) -> Vec<u8> {
-    text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [priority.as_bytes(), line].concat()).collect()
+    text.split_inclusive(|byte| *byte == b'\n')
+        .flat_map(|line| [priority.as_bytes(), line].concat())
+        .collect()
 }
 
 /// Standard error that is the journal's.
@@ -124,7 +152,9 @@ impl<'a> MakeWriter<'a> for Journal {
 impl Write for Entry {
     /// The subscriber hands over a whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(&prefixed(priority(self.0), event)).map(|()| event.len())
+        io::stderr()
+            .write_all(&prefixed(priority(self.0), event))
+            .map(|()| event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -141,7 +171,11 @@ mod tests {
     fn an_event_is_one_line_without_escapes_and_is_cut() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let writer = std::sync::Mutex::new(file.reopen().unwrap());
-        let lines = tracing_subscriber::fmt().fmt_fields(fields()).with_ansi(false).with_writer(writer).finish();
+        let lines = tracing_subscriber::fmt()
+            .fmt_fields(fields())
+            .with_ansi(false)
+            .with_writer(writer)
+            .finish();
         tracing::subscriber::with_default(lines, || {
             let hostile = "a\x1b[2J\nERROR r1d: forged";
             tracing::info!(job = %hostile, "read {hostile}");
@@ -150,13 +184,20 @@ mod tests {
         let text = std::fs::read_to_string(file.path()).unwrap();
         let found: Vec<&str> = text.lines().collect();
         assert_eq!(found.len(), 2, "{} lines", found.len());
-        assert!(!text.contains('\x1b') && found[0].matches("a\\u{1b}[2J\\nERROR").count() == 2, "{}", found[0]);
+        assert!(
+            !text.contains('\x1b') && found[0].matches("a\\u{1b}[2J\\nERROR").count() == 2,
+            "{}",
+            found[0]
+        );
         assert!(found[1].len() < 8 << 10 && found[1].contains("bytes more"));
     }
 
     #[test]
     fn every_line_of_an_event_has_its_priority() {
-        assert_eq!(prefixed(priority(Level::ERROR), b"panic: at\nline 2\n"), b"<3>panic: at\n<3>line 2\n");
+        assert_eq!(
+            prefixed(priority(Level::ERROR), b"panic: at\nline 2\n"),
+            b"<3>panic: at\n<3>line 2\n"
+        );
         assert_eq!(prefixed(priority(Level::DEBUG), b"x"), b"<7>x");
         assert_eq!(prefixed("<6>", b""), b"");
     }

@@ -91,7 +91,11 @@ fn main() -> ExitCode {
         Err(error) => {
             let wrong = error.use_stderr();
             let _ = error.print();
-            return if wrong { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if wrong {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let ended: Result<(), Box<dyn Error>> = match cli.command {

@@ -1,4 +1,5 @@
-//! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again when it runs.
+//! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again
+//! when it runs.
 
 use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
@@ -9,15 +10,21 @@ use crate::respondents::{Model, Respondents};
 use r1d_data::preferences::{self, Whole};
 use r1d_data::supervision::{Order, Taught};
 use r1d_data::{
-    DataError, DataSet, Lengths, Preferences, Preferred, Prompts, Supervision, Telling, Template, Tokenizer, rows_of_step,
+    DataError, DataSet, Lengths, Preferences, Preferred, Prompts, Supervision, Telling, Template,
+    Tokenizer, rows_of_step,
 };
 use r1d_job::plan::Seen;
 use r1d_job::reward::Plugin;
-use r1d_job::{DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind, TemplateSource};
+use r1d_job::{
+    DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind,
+    TemplateSource,
+};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
-use r1d_runner::{Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts};
+use r1d_runner::{
+    Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts,
+};
 use r1d_shape::Head;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +45,10 @@ pub enum MaterialsError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("model: cannot read {}: {source}", path.display())]
-    Model { path: PathBuf, source: std::io::Error },
+    Model {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("model {}: {problem}", path.display())]
     Weights { path: PathBuf, problem: String },
     #[error("model {}: {problem}", path.display())]
@@ -46,22 +56,35 @@ pub enum MaterialsError {
     #[error("reward `{name}`: {source}")]
     Reward { name: String, source: RewardError },
     #[error(
-        "reward `{name}`: its plugin asks a model, and nothing says which: no reward-model stage of this job is called {plugin:?}: set `model` to a stage \
-         that comes before, a table [models.NAME], or the path (with a slash) of a Hugging Face directory"
+        "reward `{name}`: its plugin asks a model, and nothing says which: no reward-model stage \
+         of this job is called {plugin:?}: set `model` to a stage that comes before, a table \
+         [models.NAME], or the path (with a slash) of a Hugging Face directory"
     )]
     AsksWhom { name: String, plugin: String },
     #[error(
-        "reward `{name}`: `model` = {model:?}, and its plugin {plugin} asks nobody: leave `model` out, or name a plugin that asks a model"
+        "reward `{name}`: `model` = {model:?}, and its plugin {plugin} asks nobody: leave `model` \
+         out, or name a plugin that asks a model"
     )]
-    AsksNobody { name: String, model: String, plugin: String },
+    AsksNobody {
+        name: String,
+        model: String,
+        plugin: String,
+    },
     #[error("{0}")]
     OtherKind(String),
     #[error(transparent)]
     DataSet(#[from] DataSetError),
     #[error(
-        "[[stage]] {stage:?}, [[stage.reward]] {reward:?}: no row of data.{data} is of the domain {domain:?}, so it would judge none: its rows are of {known}"
+        "[[stage]] {stage:?}, [[stage.reward]] {reward:?}: no row of data.{data} is of the domain \
+         {domain:?}, so it would judge none: its rows are of {known}"
     )]
-    Domain { stage: String, reward: String, data: String, domain: String, known: String },
+    Domain {
+        stage: String,
+        reward: String,
+        data: String,
+        domain: String,
+        known: String,
+    },
     #[error("data.{name} is not in the job")]
     NoData { name: String },
     #[error("model {model} is not in the job")]
@@ -78,7 +101,8 @@ pub struct Judge {
     facts: RewardFacts,
 }
 
-/// Held-out prompts as each of the models that are evaluated reads them, and who judges their completions.
+/// Held-out prompts as each of the models that are evaluated reads them, and who judges their
+/// completions.
 struct EvalMaterial {
     data: Arc<DataSet>,
     /// By model; of the same rows for each.
@@ -88,7 +112,10 @@ struct EvalMaterial {
 
 impl EvalMaterial {
     fn rows(&self) -> u64 {
-        self.prompts.values().next().map_or(0, |prompts| prompts.len())
+        self.prompts
+            .values()
+            .next()
+            .map_or(0, |prompts| prompts.len())
     }
 }
 
@@ -148,20 +175,35 @@ struct Shelf<'a> {
     respondents: Respondents,
 }
 
-/// What is to be among the weights of a model of the job: whoever only starts reward models from them puts a head over them.
+/// What is to be among the weights of a model of the job: whoever only starts reward models from
+/// them puts a head over them.
 fn head(job: &Job, model: usize) -> Head {
-    if job.only_starts_reward_models(model) { Head::Fresh } else { Head::Stored }
+    if job.only_starts_reward_models(model) {
+        Head::Fresh
+    } else {
+        Head::Stored
+    }
 }
 
 impl Materials {
-    /// Of a job that has not begun: what its stages are to make is checked as far as it can be. Blocks: reads, tokenises and compiles. Errors
-    /// name the key, file or plugin. `recorded` says which components judge, of the plugins that it knows.
-    pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<Materials, MaterialsError> {
+    /// Of a job that has not begun: what its stages are to make is checked as far as it can be.
+    /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin. `recorded` says
+    /// which components judge, of the plugins that it knows.
+    pub fn open(
+        job: Job,
+        rewards: &Rewards,
+        recorded: &Recorded,
+    ) -> Result<Materials, MaterialsError> {
         Materials::read(job, rewards, recorded, &Reading::default())
     }
 
     /// [`Materials::open`] for a client, which is told how far it is.
-    pub fn read(job: Job, rewards: &Rewards, recorded: &Recorded, reading: &Reading) -> Result<Materials, MaterialsError> {
+    pub fn read(
+        job: Job,
+        rewards: &Rewards,
+        recorded: &Recorded,
+        reading: &Reading,
+    ) -> Result<Materials, MaterialsError> {
         Materials::open_with(job, rewards, recorded, &DataSets::default(), reading)
     }
 
@@ -183,7 +225,9 @@ impl Materials {
         let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
         r1d_job::sound::check_models(&job, &facts)?;
         for stage in job.stages.iter().filter(|stage| stage.opens_prediction()) {
-            models.get(job.model_of(stage)).map_or(Ok(()), Model::check_prediction)?;
+            models
+                .get(job.model_of(stage))
+                .map_or(Ok(()), Model::check_prediction)?;
         }
         let mut shelf = Shelf {
             job: &job,
@@ -197,21 +241,47 @@ impl Materials {
             respondents: Respondents::default(),
         };
         let read = |(i, stage): (usize, &Stage)| {
-            reading.at(&format!("reading the data of stage `{}`", stage.name), i + 1, parts)?;
+            reading.at(
+                &format!("reading the data of stage `{}`", stage.name),
+                i + 1,
+                parts,
+            )?;
             shelf.stage(i, stage)
         };
-        let stages = (job.stages.iter().enumerate()).map(read).collect::<Result<Vec<_>, _>>()?;
+        let stages = (job.stages.iter().enumerate())
+            .map(read)
+            .collect::<Result<Vec<_>, _>>()?;
         let every: BTreeSet<usize> = job.stages.iter().map(|stage| job.model_of(stage)).collect();
-        let own = job.stages.iter().filter(|stage| stage.evaluation().is_some()).map(|stage| BTreeSet::from([job.model_of(stage)]));
+        let own = job
+            .stages
+            .iter()
+            .filter(|stage| stage.evaluation().is_some())
+            .map(|stage| BTreeSet::from([job.model_of(stage)]));
         let models_of = std::iter::repeat_n(every, job.evals.len()).chain(own);
         let read = |(i, (eval, models)): (usize, (&Eval, BTreeSet<usize>))| {
-            reading.at(&format!("reading the evaluation on `{}`", eval.data), job.stages.len() + i + 1, parts)?;
+            reading.at(
+                &format!("reading the evaluation on `{}`", eval.data),
+                job.stages.len() + i + 1,
+                parts,
+            )?;
             shelf.eval(eval, models)
         };
-        let evals = job.evaluations().zip(models_of).enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-        let left_out: Vec<String> = shelf.data.values().flat_map(|data| columns_left_out(data)).collect();
+        let evals = job
+            .evaluations()
+            .zip(models_of)
+            .enumerate()
+            .map(read)
+            .collect::<Result<Vec<_>, _>>()?;
+        let left_out: Vec<String> = shelf
+            .data
+            .values()
+            .flat_map(|data| columns_left_out(data))
+            .collect();
         let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
-        let seen = Seen { asked: respondents.facts.clone(), ..seen(&job, &stages, &evals) };
+        let seen = Seen {
+            asked: respondents.facts.clone(),
+            ..seen(&job, &stages, &evals)
+        };
         r1d_job::size::check(&job, &seen)?;
         r1d_job::plan::check_records(&job, &facts, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
@@ -219,8 +289,21 @@ impl Materials {
         for (stage, material) in job.stages.iter().zip(&stages) {
             warnings.extend(material_warnings(stage, material));
         }
-        warnings.extend(job.evaluations().zip(&evals).filter_map(|(eval, material)| eval_warnings(eval, material)));
-        Ok(Materials { seen, warnings, models, respondents, stages, evals, graders, job })
+        warnings.extend(
+            job.evaluations()
+                .zip(&evals)
+                .filter_map(|(eval, material)| eval_warnings(eval, material)),
+        );
+        Ok(Materials {
+            seen,
+            warnings,
+            models,
+            respondents,
+            stages,
+            evals,
+            graders,
+            job,
+        })
     }
 
     /// What there is to read of the job, in parts for a progress.
@@ -230,12 +313,18 @@ impl Materials {
 
     /// Everything that judges, in stages and evaluations.
     pub fn judges(&self) -> impl Iterator<Item = &Judge> {
-        self.stages.iter().flat_map(StageMaterial::judges).chain(self.evals.iter().flat_map(|eval| &eval.judges))
+        self.stages
+            .iter()
+            .flat_map(StageMaterial::judges)
+            .chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
     /// One per [`Job::models`].
     pub fn facts(&self) -> Vec<ModelFacts> {
-        self.models.iter().map(|model| model.facts.clone()).collect()
+        self.models
+            .iter()
+            .map(|model| model.facts.clone())
+            .collect()
     }
 
     /// Of the model that completions are of; `None` for what is not in the job.
@@ -256,7 +345,9 @@ impl Materials {
     fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[Judge])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
-                StageMaterial::Prompted(prompted) => Some((&prompted.data, &prompted.prompts, &prompted.judges)),
+                StageMaterial::Prompted(prompted) => {
+                    Some((&prompted.data, &prompted.prompts, &prompted.judges))
+                }
                 StageMaterial::Supervised(_)
                 | StageMaterial::Preferred { .. }
                 | StageMaterial::Evaluated { .. }
@@ -270,20 +361,33 @@ impl Materials {
     }
 
     /// What the job's state machine is to know.
-    pub fn plan(&self, id: &JobId, outputs: &Outputs, device: &str, worker_silence: Duration) -> Plan {
+    pub fn plan(
+        &self,
+        id: &JobId,
+        outputs: &Outputs,
+        device: &str,
+        worker_silence: Duration,
+    ) -> Plan {
         let facts = |judges: &[Judge]| judges.iter().map(Judge::facts).collect::<Vec<_>>();
         let stages = (self.job.stages.iter().enumerate())
             .map(|(i, stage)| StageFacts {
                 steps: stage.steps(self.rows(i)),
                 later: matches!(self.stages.get(i), Some(StageMaterial::Later(_))),
                 prompt_max: self.seen.prompt_max.get(&stage.name).copied().unwrap_or(0),
-                rewards: self.stages.get(i).map_or(Vec::new(), |material| facts(material.judges())),
+                rewards: self
+                    .stages
+                    .get(i)
+                    .map_or(Vec::new(), |material| facts(material.judges())),
             })
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))
             .map(|(eval, material)| EvalFacts {
                 rows: eval.rows(material.rows()),
-                judges: material.judges.iter().map(|judge| judge.reward.clone()).collect(),
+                judges: material
+                    .judges
+                    .iter()
+                    .map(|judge| judge.reward.clone())
+                    .collect(),
                 rewards: facts(&material.judges),
             })
             .collect();
@@ -301,21 +405,27 @@ impl Materials {
             evals,
             checkpoints: outputs.checkpoints(&self.job, id),
             final_dir: outputs.final_dir(),
-            limits: Limits { worker_silence, ..Limits::default() },
+            limits: Limits {
+                worker_silence,
+                ..Limits::default()
+            },
             job: self.job.clone(),
         }
     }
 
     /// The rows of [`r1d_runner::Command::ReadPrompts`].
     pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
-        let Some((data, prompts, _)) = self.prompted(of) else { return Vec::new() };
+        let Some((data, prompts, _)) = self.prompted(of) else {
+            return Vec::new();
+        };
         let (seed, rows) = (self.job.seed, prompts.len());
         let picked = match of {
             Source::Eval { .. } => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
                 let settings = self.job.stages.get(stage);
                 let per_step = settings.map_or(count, Stage::rows_per_step);
-                let count = count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
+                let count =
+                    count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
                 let (seed, shuffle) = match round {
                     0 => (seed, self.shuffles(stage)),
                     round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
@@ -328,19 +438,27 @@ impl Materials {
         let prompt = |place: u64| {
             let prompt = prompts.at(place);
             let reference = data.row(prompt.row).reference.clone();
-            Prompt { row: prompt.row, ids: prompt.ids.clone(), text: prompt.text.clone(), reference }
+            Prompt {
+                row: prompt.row,
+                ids: prompt.ids.clone(),
+                text: prompt.text.clone(),
+                reference,
+            }
         };
         picked.into_iter().map(prompt).collect()
     }
 
     fn shuffles(&self, stage: usize) -> bool {
-        matches!(self.stages.get(stage), Some(StageMaterial::Prompted(prompted)) if prompted.shuffle)
+        matches!(self.stages.get(stage),
+            Some(StageMaterial::Prompted(prompted)) if prompted.shuffle)
     }
 
     /// The rows of a step that samples nothing.
     pub fn batch(&self, stage: usize, step: u64) -> Batch {
         match self.stages.get(stage) {
-            Some(StageMaterial::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
+            Some(StageMaterial::Supervised(supervision)) => {
+                Batch::Sequences(supervision.step(step))
+            }
             Some(StageMaterial::Preferred { rows, .. }) => batch(rows.step(step)),
             _ => Batch::Sequences(Vec::new()),
         }
@@ -349,7 +467,10 @@ impl Materials {
     /// All held-out rows of a reward-model stage.
     pub fn held_out(&self, stage: usize) -> Batch {
         match self.stages.get(stage) {
-            Some(StageMaterial::Preferred { held_out: Some(rows), .. }) => batch(rows.all()),
+            Some(StageMaterial::Preferred {
+                held_out: Some(rows),
+                ..
+            }) => batch(rows.all()),
             _ => Batch::Sequences(Vec::new()),
         }
     }
@@ -357,8 +478,15 @@ impl Materials {
     pub fn row(&self, of: Source, row: u64) -> Option<RowJudged<'_, impl Iterator<Item = &Judge>>> {
         let (data, prompts, judges) = self.prompted(of)?;
         let data = data.row(row);
-        let judges = judges.iter().filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some(RowJudged { prompt: &prompts.of_row(row)?.text, data, judges, adds_special: prompts.adds_special() })
+        let judges = judges
+            .iter()
+            .filter(|judge| judge.reward.judges(data.domain.as_deref()));
+        Some(RowJudged {
+            prompt: &prompts.of_row(row)?.text,
+            data,
+            judges,
+            adds_special: prompts.adds_special(),
+        })
     }
 }
 
@@ -408,7 +536,12 @@ fn spec(reward: &Reward) -> RewardSpec {
         wall_ms: wanted.wall_ms,
         hostcall_bytes: Some((wanted.hostcall_kb as usize) << 10),
     };
-    RewardSpec { plugin, sha256: reward.sha256.clone(), config_json: reward.config_json.clone(), limits }
+    RewardSpec {
+        plugin,
+        sha256: reward.sha256.clone(),
+        config_json: reward.config_json.clone(),
+        limits,
+    }
 }
 
 impl StageMaterial {
@@ -424,7 +557,9 @@ impl StageMaterial {
 
     fn judges(&self) -> &[Judge] {
         match self {
-            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } => &[],
+            StageMaterial::Supervised(_)
+            | StageMaterial::Preferred { .. }
+            | StageMaterial::Evaluated { .. } => &[],
             StageMaterial::Prompted(prompted) => &prompted.judges,
             StageMaterial::Later(later) => &later.judges,
         }
@@ -433,12 +568,17 @@ impl StageMaterial {
 
 impl Shelf<'_> {
     fn source(&self, name: &str) -> Result<Cow<'_, DataSource>, MaterialsError> {
-        self.job.source(name).ok_or_else(|| MaterialsError::NoData { name: name.into() })
+        self.job
+            .source(name)
+            .ok_or_else(|| MaterialsError::NoData { name: name.into() })
     }
 
     /// Whether all data sets of a stage are there.
     fn is_ready(&self, stage: &Stage) -> bool {
-        stage.data_sets().chain(stage.held_out()).all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
+        stage
+            .data_sets()
+            .chain(stage.held_out())
+            .all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
     }
 
     fn data(&mut self, name: &str) -> Result<Arc<DataSet>, MaterialsError> {
@@ -448,8 +588,14 @@ impl Shelf<'_> {
         let source = match self.job.data.get(name) {
             Some(source) => Cow::Borrowed(source),
             None => {
-                let path = self.made.find(name)?.ok_or_else(|| MaterialsError::NoData { name: name.into() })?;
-                Cow::Owned(DataSource { path, ..self.source(name)?.into_owned() })
+                let path = self
+                    .made
+                    .find(name)?
+                    .ok_or_else(|| MaterialsError::NoData { name: name.into() })?;
+                Cow::Owned(DataSource {
+                    path,
+                    ..self.source(name)?.into_owned()
+                })
             }
         };
         let data = Arc::new(DataSet::open(&source)?);
@@ -458,18 +604,30 @@ impl Shelf<'_> {
     }
 
     fn tokenizer(&self, model: usize) -> Result<&Tokenizer, MaterialsError> {
-        self.models.get(model).map(|model| &*model.tokenizer).ok_or(MaterialsError::NoModel { model })
+        self.models
+            .get(model)
+            .map(|model| &*model.tokenizer)
+            .ok_or(MaterialsError::NoModel { model })
     }
 
     /// The data set's own template, unless the stage has one.
-    fn template(&self, name: &str, stages: Option<&TemplateSource>) -> Result<TemplateSource, MaterialsError> {
+    fn template(
+        &self,
+        name: &str,
+        stages: Option<&TemplateSource>,
+    ) -> Result<TemplateSource, MaterialsError> {
         Ok(match stages {
             Some(template) => template.clone(),
             None => self.source(name)?.template.clone(),
         })
     }
 
-    fn open_template(&self, data: &str, template: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, MaterialsError> {
+    fn open_template(
+        &self,
+        data: &str,
+        template: &TemplateSource,
+        tokenizer: &Tokenizer,
+    ) -> Result<Template, MaterialsError> {
         let source = self.source(data)?;
         let telling = Telling {
             date: self.job.date.as_deref(),
@@ -479,25 +637,57 @@ impl Shelf<'_> {
         Ok(Template::open(template, tokenizer, &telling)?)
     }
 
-    fn prompts(&mut self, name: &str, model: usize, stages: Option<&TemplateSource>) -> Result<Arc<Prompts>, MaterialsError> {
+    fn prompts(
+        &mut self,
+        name: &str,
+        model: usize,
+        stages: Option<&TemplateSource>,
+    ) -> Result<Arc<Prompts>, MaterialsError> {
         let key = (name.to_owned(), model, self.template(name, stages)?);
         if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
         }
         let (data, tokenizer) = (self.data(name)?, self.tokenizer(model)?);
-        let positions = self.models.get(model).map(|model| model.facts.max_position_embeddings);
-        let lengths = Lengths { max_prompt_length: self.source(name)?.max_prompt_length, positions };
-        let prompts = Arc::new(Prompts::build(&data, &self.open_template(name, &key.2, tokenizer)?, tokenizer, lengths)?);
+        let positions = self
+            .models
+            .get(model)
+            .map(|model| model.facts.max_position_embeddings);
+        let lengths = Lengths {
+            max_prompt_length: self.source(name)?.max_prompt_length,
+            positions,
+        };
+        let prompts = Arc::new(Prompts::build(
+            &data,
+            &self.open_template(name, &key.2, tokenizer)?,
+            tokenizer,
+            lengths,
+        )?);
         self.prompts.insert(key, prompts.clone());
         Ok(prompts)
     }
 
     /// Its prompts as each of these models reads them.
-    fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<EvalMaterial, MaterialsError> {
-        let prompts = models.into_iter().map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
-        let prompts = of_the_same_rows(prompts.collect::<Result<_, MaterialsError>>()?, &eval.data)?;
-        let judges = self.job.eval_rewards(eval).iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
-        Ok(EvalMaterial { data: self.data(&eval.data)?, prompts, judges })
+    fn eval(
+        &mut self,
+        eval: &Eval,
+        models: BTreeSet<usize>,
+    ) -> Result<EvalMaterial, MaterialsError> {
+        let prompts = models
+            .into_iter()
+            .map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
+        let prompts =
+            of_the_same_rows(prompts.collect::<Result<_, MaterialsError>>()?, &eval.data)?;
+        let judges = self
+            .job
+            .eval_rewards(eval)
+            .iter()
+            .map(|reward| self.judge(reward))
+            .collect::<Result<_, _>>()?;
+        Ok(EvalMaterial {
+            data: self.data(&eval.data)?,
+            prompts,
+            judges,
+        })
     }
 
     fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
@@ -508,21 +698,41 @@ impl Shelf<'_> {
             return Ok(StageMaterial::Later(self.later(stage)?));
         }
         let model = self.job.model_of(stage);
-        let order = Order { seed: self.job.seed, stage: index as u32, shuffle: self.source(&stage.data)?.shuffle };
+        let order = Order {
+            seed: self.job.seed,
+            stage: index as u32,
+            shuffle: self.source(&stage.data)?.shuffle,
+        };
         Ok(match &stage.kind {
             StageKind::Pretrain(pretrain) => {
-                let data = stage.data_sets().map(|name| self.data(name)).collect::<Result<Vec<_>, _>>()?;
+                let data = stage
+                    .data_sets()
+                    .map(|name| self.data(name))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
-                StageMaterial::Supervised(Supervision::pretrain(&data, self.tokenizer(model)?, pretrain, order)?)
+                StageMaterial::Supervised(Supervision::pretrain(
+                    &data,
+                    self.tokenizer(model)?,
+                    pretrain,
+                    order,
+                )?)
             }
             StageKind::Sft(sft) => {
                 let mut read = |name| -> Result<_, MaterialsError> {
                     let template = self.template(name, sft.template.as_ref())?;
                     let template = self.open_template(name, &template, self.tokenizer(model)?)?;
                     let tokenize = self.job.tokenize(stage, sft, name);
-                    Ok((self.data(name)?, template, tokenize, self.source(name)?.max_prompt_length))
+                    Ok((
+                        self.data(name)?,
+                        template,
+                        tokenize,
+                        self.source(name)?.max_prompt_length,
+                    ))
                 };
-                let data = stage.data_sets().map(&mut read).collect::<Result<Vec<_>, _>>()?;
+                let data = stage
+                    .data_sets()
+                    .map(&mut read)
+                    .collect::<Result<Vec<_>, _>>()?;
                 let taught = data.iter().map(|(data, template, tokenize, max)| Taught {
                     data,
                     template,
@@ -530,13 +740,25 @@ impl Shelf<'_> {
                     max_prompt_length: *max,
                 });
                 let data: Vec<Taught<'_>> = taught.collect();
-                StageMaterial::Supervised(Supervision::sft(&data, self.tokenizer(model)?, sft, order)?)
+                StageMaterial::Supervised(Supervision::sft(
+                    &data,
+                    self.tokenizer(model)?,
+                    sft,
+                    order,
+                )?)
             }
             StageKind::Dpo(dpo) => {
                 let whole = Whole::Learned(dpo.tokenize);
-                let reading = preferences::Reading { batch_size: dpo.batch_size, max_length: dpo.max_length, whole };
+                let reading = preferences::Reading {
+                    batch_size: dpo.batch_size,
+                    max_length: dpo.max_length,
+                    whole,
+                };
                 let names: Vec<&str> = stage.data_sets().collect();
-                StageMaterial::Preferred { rows: self.preferences(&names, model, reading, true, order)?, held_out: None }
+                StageMaterial::Preferred {
+                    rows: self.preferences(&names, model, reading, true, order)?,
+                    held_out: None,
+                }
             }
             StageKind::RewardModel(reward_model) => {
                 let reading = preferences::Reading {
@@ -547,14 +769,21 @@ impl Shelf<'_> {
                 let pairs = reward_model.loss != RewardLoss::Pointwise;
                 let names: Vec<&str> = stage.data_sets().collect();
                 let rows = self.preferences(&names, model, reading, pairs, order)?;
-                let held_out = stage.held_out().map(|name| self.preferences(&[name], model, reading, pairs, order)).transpose()?;
+                let held_out = stage
+                    .held_out()
+                    .map(|name| self.preferences(&[name], model, reading, pairs, order))
+                    .transpose()?;
                 StageMaterial::Preferred { rows, held_out }
             }
             StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
-                let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
+                let rewards = stage
+                    .rollouts()
+                    .map_or(&[][..], |rollouts| &rollouts.rewards[..]);
                 StageMaterial::Prompted(self.prompted(stage, rewards)?)
             }
-            StageKind::Eval(eval) => StageMaterial::Evaluated { rows: eval.rows(self.prompts(&stage.data, model, None)?.len()) },
+            StageKind::Eval(eval) => StageMaterial::Evaluated {
+                rows: eval.rows(self.prompts(&stage.data, model, None)?.len()),
+            },
         })
     }
 
@@ -567,65 +796,114 @@ impl Shelf<'_> {
         order: Order,
     ) -> Result<Preferences, MaterialsError> {
         let mut read = |name: &&str| -> Result<_, MaterialsError> {
-            Ok((self.data(name)?, self.open_template(name, &self.template(name, None)?, self.tokenizer(model)?)?))
+            Ok((
+                self.data(name)?,
+                self.open_template(name, &self.template(name, None)?, self.tokenizer(model)?)?,
+            ))
         };
         let data = names.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
-        let data: Vec<(&DataSet, &Template)> = data.iter().map(|(data, template)| (data.as_ref(), template)).collect();
+        let data: Vec<(&DataSet, &Template)> = data
+            .iter()
+            .map(|(data, template)| (data.as_ref(), template))
+            .collect();
         Ok(match pairs {
             true => Preferences::pairs(&data, self.tokenizer(model)?, reading, order)?,
             false => Preferences::labelled(&data, self.tokenizer(model)?, reading, order)?,
         })
     }
 
-    /// All that can be checked of a stage before its data is there: the prompts that it may get, their template, its rewards, and what it reads
-    /// besides.
+    /// All that can be checked of a stage before its data is there: the prompts that it may get,
+    /// their template, its rewards, and what it reads besides.
     fn later(&mut self, stage: &Stage) -> Result<Later, MaterialsError> {
         let mut prompt_max = 0;
         for name in stage.data_sets() {
             let no_data = || MaterialsError::NoData { name: name.into() };
             let source = self.job.prompts_of(name).ok_or_else(no_data)?;
-            let template = if let StageKind::Sft(sft) = &stage.kind { sft.template.as_ref() } else { None };
-            let prompts = self.prompts(source, self.job.model_of(stage), template)?.length_max();
+            let template = if let StageKind::Sft(sft) = &stage.kind {
+                sft.template.as_ref()
+            } else {
+                None
+            };
+            let prompts = self
+                .prompts(source, self.job.model_of(stage), template)?
+                .length_max();
             prompt_max = prompt_max.max(prompts);
             if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
                 && prompts >= *max_length
             {
                 let problem = format!(
-                    "its prompts have up to {prompts} tokens, and max_length = {max_length} of stage `{}` leaves nothing to train: raise it",
+                    "its prompts have up to {prompts} tokens, and max_length = {max_length} of \
+                     stage `{}` leaves nothing to train: raise it",
                     stage.name
                 );
-                return Err(DataError::Source { name: name.into(), problem }.into());
+                return Err(DataError::Source {
+                    name: name.into(),
+                    problem,
+                }
+                .into());
             }
         }
-        let rewards = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
-        let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<_, _>>()?;
+        let rewards = stage
+            .rollouts()
+            .map_or(&[][..], |rollouts| &rollouts.rewards[..]);
+        let judges = rewards
+            .iter()
+            .map(|reward| self.judge(reward))
+            .collect::<Result<_, _>>()?;
         Ok(Later { judges, prompt_max })
     }
 
     fn prompted(&mut self, stage: &Stage, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
-        let judges = rewards.iter().map(|reward| self.judge(reward)).collect::<Result<Vec<_>, _>>()?;
+        let judges = rewards
+            .iter()
+            .map(|reward| self.judge(reward))
+            .collect::<Result<Vec<_>, _>>()?;
         let (data, model) = (&stage.data, self.job.model_of(stage));
         let shuffle = self.source(data)?.shuffle;
-        Ok(Prompted { data: self.data(data)?, prompts: self.prompts(data, model, None)?, shuffle, judges })
+        Ok(Prompted {
+            data: self.data(data)?,
+            prompts: self.prompts(data, model, None)?,
+            shuffle,
+            judges,
+        })
     }
 
-    /// A domain that a reward names and no row has is misspelt, here or there. `data`: where the stage's prompts come from.
+    /// A domain that a reward names and no row has is misspelt, here or there. `data`: where the
+    /// stage's prompts come from.
     fn check_domains(&mut self, stage: &Stage, data: &str) -> Result<(), MaterialsError> {
-        let named = stage.rollouts().map_or(&[][..], |rollouts| &rollouts.rewards[..]);
+        let named = stage
+            .rollouts()
+            .map_or(&[][..], |rollouts| &rollouts.rewards[..]);
         if named.iter().all(|reward| reward.domains.is_empty()) {
             return Ok(());
         }
         let rows = self.data(data)?;
-        let known: BTreeSet<&str> = rows.rows().iter().filter_map(|row| row.domain.as_deref()).collect();
+        let known: BTreeSet<&str> = rows
+            .rows()
+            .iter()
+            .filter_map(|row| row.domain.as_deref())
+            .collect();
         for reward in named {
-            if let Some(domain) = reward.domains.iter().find(|domain| !known.contains(domain.as_str())) {
-                let shown: Vec<String> = known.iter().take(DOMAINS_SHOWN_MAX).map(|domain| format!("{domain:?}")).collect();
+            if let Some(domain) = reward
+                .domains
+                .iter()
+                .find(|domain| !known.contains(domain.as_str()))
+            {
+                let shown: Vec<String> = known
+                    .iter()
+                    .take(DOMAINS_SHOWN_MAX)
+                    .map(|domain| format!("{domain:?}"))
+                    .collect();
                 return Err(MaterialsError::Domain {
                     stage: stage.name.clone(),
                     reward: reward.name.clone(),
                     data: data.into(),
                     domain: domain.clone(),
-                    known: if shown.is_empty() { "none".into() } else { shown.join(", ") },
+                    known: if shown.is_empty() {
+                        "none".into()
+                    } else {
+                        shown.join(", ")
+                    },
                 });
             }
         }
@@ -633,21 +911,40 @@ impl Shelf<'_> {
     }
 
     fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
-        let refused = |source| MaterialsError::Reward { name: reward.name.clone(), source };
+        let refused = |source| MaterialsError::Reward {
+            name: reward.name.clone(),
+            source,
+        };
         let load = |sha256: Option<String>| {
             let spec = spec(reward);
-            self.rewards.load(&RewardSpec { sha256: spec.sha256.clone().or(sha256), ..spec }).map_err(refused)
+            self.rewards
+                .load(&RewardSpec {
+                    sha256: spec.sha256.clone().or(sha256),
+                    ..spec
+                })
+                .map_err(refused)
         };
         let plugin = reward.plugin.to_string();
         let first = load(self.recorded.first(&plugin))?;
         let info = first.info();
         let asks = first.world() == World::JudgedReward;
-        let facts = RewardFacts { min: info.min, max: info.max, of_groups: first.world() == World::GroupReward, asks };
+        let facts = RewardFacts {
+            min: info.min,
+            max: info.max,
+            of_groups: first.world() == World::GroupReward,
+            asks,
+        };
         match (&reward.model, asks) {
-            (_, true) => self.respondents.open(self.job, self.models, reward, &first)?,
+            (_, true) => self
+                .respondents
+                .open(self.job, self.models, reward, &first)?,
             (Some(model), false) => {
                 let (name, plugin) = (reward.name.clone(), reward.plugin.to_string());
-                return Err(MaterialsError::AsksNobody { name, model: model.to_string(), plugin });
+                return Err(MaterialsError::AsksNobody {
+                    name,
+                    model: model.to_string(),
+                    plugin,
+                });
             }
             (None, false) => {}
         }
@@ -656,22 +953,46 @@ impl Shelf<'_> {
             versions.set((later.stage, later.step), load(Some(later.sha256.clone()))?);
         }
         self.versions.push(versions);
-        Ok(Judge { reward: reward.clone(), number: self.versions.len() - 1, facts })
+        Ok(Judge {
+            reward: reward.clone(),
+            number: self.versions.len() - 1,
+            facts,
+        })
     }
 }
 
-/// An evaluation compares models on the same rows: a row that one of them leaves out is none of the others' either.
+/// An evaluation compares models on the same rows: a row that one of them leaves out is none of the
+/// others' either.
 fn of_the_same_rows(
     mut prompts: BTreeMap<usize, Arc<Prompts>>,
     data: &str,
 ) -> Result<BTreeMap<usize, Arc<Prompts>>, MaterialsError> {
-    let rows_of = |prompts: &Arc<Prompts>| prompts.all().iter().map(|prompt| prompt.row).collect::<BTreeSet<u64>>();
-    let shared = prompts.values().map(rows_of).reduce(|a, b| a.intersection(&b).copied().collect()).unwrap_or_default();
+    let rows_of = |prompts: &Arc<Prompts>| {
+        prompts
+            .all()
+            .iter()
+            .map(|prompt| prompt.row)
+            .collect::<BTreeSet<u64>>()
+    };
+    let shared = prompts
+        .values()
+        .map(rows_of)
+        .reduce(|a, b| a.intersection(&b).copied().collect())
+        .unwrap_or_default();
     if shared.is_empty() && !prompts.is_empty() {
-        let problem = "no row's prompt is within max_prompt_length for every model that is evaluated: raise it".into();
-        return Err(DataError::Source { name: data.into(), problem }.into());
+        let problem = "no row's prompt is within max_prompt_length for every model that is \
+                       evaluated: raise it"
+            .into();
+        return Err(DataError::Source {
+            name: data.into(),
+            problem,
+        }
+        .into());
     }
-    for prompts in prompts.values_mut().filter(|prompts| prompts.len() > shared.len() as u64) {
+    for prompts in prompts
+        .values_mut()
+        .filter(|prompts| prompts.len() > shared.len() as u64)
+    {
         let mut kept = Prompts::clone(prompts);
         kept.keep(&shared);
         *prompts = Arc::new(kept);
@@ -684,17 +1005,26 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
     for (stage, material) in job.stages.iter().zip(stages) {
         match material {
             StageMaterial::Prompted(prompted) => {
-                seen.prompt_max.insert(stage.name.clone(), prompted.prompts.length_max());
+                seen.prompt_max
+                    .insert(stage.name.clone(), prompted.prompts.length_max());
             }
             StageMaterial::Later(later) => {
                 seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
                 continue;
             }
-            StageMaterial::Supervised(_) | StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } => {}
+            StageMaterial::Supervised(_)
+            | StageMaterial::Preferred { .. }
+            | StageMaterial::Evaluated { .. } => {}
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
-    let longest = |model: usize| evals.iter().filter_map(|eval| Some(eval.prompts.get(&model)?.length_max())).max().unwrap_or(0);
+    let longest = |model: usize| {
+        evals
+            .iter()
+            .filter_map(|eval| Some(eval.prompts.get(&model)?.length_max()))
+            .max()
+            .unwrap_or(0)
+    };
     seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
     seen.eval_rows = evals.iter().map(|eval| eval.data.len()).collect();
     seen
@@ -702,19 +1032,27 @@ fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
 
 /// A prompt or reward that looks for such a column in `meta` finds none.
 fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
-    data.left_out().map(|column| format!("data.{}: {column}; it is left out", data.name()))
+    data.left_out()
+        .map(|column| format!("data.{}: {column}; it is left out", data.name()))
 }
 
 fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
     let place = format!("[[stage]] {:?}", stage.name);
     let left_out = |count: u64, data: &str| {
-        format!("{place} leaves out {count} rows of data.{data} whose prompt is longer than max_prompt_length")
+        format!(
+            "{place} leaves out {count} rows of data.{data} whose prompt is longer than \
+             max_prompt_length"
+        )
     };
     let mut warnings = Vec::new();
     match material {
         StageMaterial::Supervised(supervision) => {
             if supervision.truncated() > 0 {
-                warnings.push(format!("{place} cuts {} of its {} rows at max_length", supervision.truncated(), supervision.len()));
+                warnings.push(format!(
+                    "{place} cuts {} of its {} rows at max_length",
+                    supervision.truncated(),
+                    supervision.len()
+                ));
             }
             if supervision.left_out() > 0 {
                 warnings.push(left_out(supervision.left_out(), &stage.data));
@@ -722,22 +1060,42 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
             if supervision.merged() > 0 {
                 let (merged, rows) = (supervision.merged(), supervision.len());
                 warnings.push(format!(
-                    "{place}: in {merged} of its {rows} rows the prompt's last tokens are other ones when the completion follows, and the loss \
-                     begins there, as in TRL; tokenize = \"apart\" keeps the prompt as it is sampled from"
+                    "{place}: in {merged} of its {rows} rows the prompt's last tokens are other \
+                     ones when the completion follows, and the loss begins there, as in TRL; \
+                     tokenize = \"apart\" keeps the prompt as it is sampled from"
                 ));
             }
         }
         StageMaterial::Preferred { rows, .. } if rows.truncated() > 0 => {
-            warnings.push(format!("{place} cuts texts of {} of its {} rows at max_length", rows.truncated(), rows.len()));
+            warnings.push(format!(
+                "{place} cuts texts of {} of its {} rows at max_length",
+                rows.truncated(),
+                rows.len()
+            ));
         }
-        StageMaterial::Preferred { .. } | StageMaterial::Evaluated { .. } | StageMaterial::Later(_) => {}
+        StageMaterial::Preferred { .. }
+        | StageMaterial::Evaluated { .. }
+        | StageMaterial::Later(_) => {}
         StageMaterial::Prompted(prompted) => {
-            let judged = |domain: Option<&str>| prompted.judges.iter().any(|judge| judge.reward.judges(domain));
+            let judged = |domain: Option<&str>| {
+                prompted
+                    .judges
+                    .iter()
+                    .any(|judge| judge.reward.judges(domain))
+            };
             let of = |row: u64| prompted.data.row(row).domain.as_deref();
-            let rows = prompted.prompts.all().iter().filter(|prompt| !judged(of(prompt.row))).count();
+            let rows = prompted
+                .prompts
+                .all()
+                .iter()
+                .filter(|prompt| !judged(of(prompt.row)))
+                .count();
             if rows > 0 {
-                warnings
-                    .push(format!("{place}: no reward judges the domain of {rows} rows of data.{}: they never train", stage.data));
+                warnings.push(format!(
+                    "{place}: no reward judges the domain of {rows} rows of data.{}: they never \
+                     train",
+                    stage.data
+                ));
             }
             if prompted.prompts.left_out() > 0 {
                 warnings.push(left_out(prompted.prompts.left_out(), &stage.data));
@@ -750,10 +1108,16 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
 fn eval_warnings(eval: &Eval, material: &EvalMaterial) -> Option<String> {
     let left_out = material.data.len() - material.rows().min(material.data.len());
     let place = format!("[[eval]] {:?}", eval.data);
-    (left_out > 0).then(|| format!("{place} leaves out {left_out} rows whose prompt is longer than max_prompt_length"))
+    (left_out > 0).then(|| {
+        format!("{place} leaves out {left_out} rows whose prompt is longer than max_prompt_length")
+    })
 }
 
 /// Threads that a worker of `device` may use for one tensor operation.
 pub fn worker_threads(device: &str, configured: u32) -> u32 {
-    if device == "cpu" { devices::torch_threads(configured) } else { 1 }
+    if device == "cpu" {
+        devices::torch_threads(configured)
+    } else {
+        1
+    }
 }

@@ -1,4 +1,5 @@
-//! What systemd wants to hear (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without one, nothing is sent.
+//! What systemd wants to hear (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names.
+//! Without one, nothing is sent.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -10,7 +11,9 @@ pub const WATCHDOG: &str = "WATCHDOG=1";
 
 /// A failure is only logged: a service that cannot report is still a service.
 pub fn send(message: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let name = name.as_encoded_bytes();
     let sent = UnixDatagram::unbound().and_then(|socket| {
         let address = match name.strip_prefix(b"@") {

@@ -1,5 +1,6 @@
-//! Workers of a daemon before this one. Two processes never share a device: no job begins before the last of them has ended, which takes a moment,
-//! or for ever where one is stopped or hangs in its driver. Then somebody has to end it, and is told which.
+//! Workers of a daemon before this one. Two processes never share a device: no job begins before
+//! the last of them has ended, which takes a moment, or for ever where one is stopped or hangs in
+//! its driver. Then somebody has to end it, and is told which.
 
 use crate::state_dir::StateDir;
 use r1d_proto::world::SharedClock;
@@ -9,7 +10,8 @@ use std::time::Duration;
 /// Between two looks: at first, and at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(5);
-/// For workers to notice that their daemon is gone, and leave. After each word of the log the next one waits twice as long.
+/// For workers to notice that their daemon is gone, and leave. After each word of the log the next
+/// one waits twice as long.
 const LEAVE_MAX: Duration = Duration::from_secs(60);
 
 pub struct OldWorkers {
@@ -35,10 +37,15 @@ pub struct Remaining {
 
 impl OldWorkers {
     pub fn new(state: Arc<StateDir>, clock: SharedClock) -> OldWorkers {
-        OldWorkers { state, clock, wait: None }
+        OldWorkers {
+            state,
+            clock,
+            wait: None,
+        }
     }
 
-    /// Looks for them; `None` when all are gone. The log hears of them at first, and then ever more seldom.
+    /// Looks for them; `None` when all are gone. The log hears of them at first, and then ever more
+    /// seldom.
     pub fn look(&mut self) -> Option<Remaining> {
         let Some(pids) = self.state.old_workers() else {
             if self.wait.take().is_some() {
@@ -48,19 +55,27 @@ impl OldWorkers {
         };
         let now = self.clock.now();
         let is_first = self.wait.is_none();
-        let wait = self.wait.get_or_insert(Wait { since: now, pause: LOOK_AGAIN, word: LEAVE_MAX });
+        let wait = self.wait.get_or_insert(Wait {
+            since: now,
+            pause: LOOK_AGAIN,
+            word: LEAVE_MAX,
+        });
         let cause = told(&pids, &self.state);
         if is_first {
             tracing::warn!("{cause}");
         } else if now.saturating_sub(wait.since) >= wait.word {
             let waited_s = now.saturating_sub(wait.since).as_secs();
             tracing::error!(
-                "after {waited_s} s {cause}; where nothing ends it, its driver hangs, and the machine has to be restarted"
+                "after {waited_s} s {cause}; where nothing ends it, its driver hangs, and the \
+                 machine has to be restarted"
             );
             wait.word *= 2;
         }
         wait.pause = LOOK_AGAIN_MAX.min(wait.pause + wait.pause / 4);
-        Some(Remaining { cause, pause: wait.pause })
+        Some(Remaining {
+            cause,
+            pause: wait.pause,
+        })
     }
 }
 
@@ -70,17 +85,20 @@ fn told(pids: &[u32], state: &StateDir) -> String {
         [] => {
             let lock = state.workers();
             format!(
-                "a worker of the daemon before this one still runs, as {} is locked: jobs begin when it has ended",
+                "a worker of the daemon before this one still runs, as {} is locked: jobs begin \
+                 when it has ended",
                 lock.display()
             )
         }
         [pid] => {
             format!(
-                "a worker of the daemon before this one, process {pid}, still runs: jobs begin when it has ended (`kill -9 {pid}`)"
+                "a worker of the daemon before this one, process {pid}, still runs: jobs begin \
+                 when it has ended (`kill -9 {pid}`)"
             )
         }
         pids => format!(
-            "workers of the daemon before this one, processes {}, still run: jobs begin when they have ended (`kill -9 {}`)",
+            "workers of the daemon before this one, processes {}, still run: jobs begin when they \
+             have ended (`kill -9 {}`)",
             pids.join(", "),
             pids.join(" ")
         ),

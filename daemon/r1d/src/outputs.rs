@@ -42,7 +42,10 @@ pub enum OutputError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError {
@@ -94,14 +97,26 @@ impl Outputs {
 
     /// The rollouts of committed step `step`, from 1.
     pub fn rollouts(&self, stage: &str, step: u64) -> PathBuf {
-        self.dir.join("rollouts").join(format!("{stage}-step-{step:06}.parquet"))
+        self.dir
+            .join("rollouts")
+            .join(format!("{stage}-step-{step:06}.parquet"))
     }
 
     /// The newest step (from 1) up to `committed` of a stage that left rollouts.
     pub fn last_rollouts(&self, stage: &str, committed: u64) -> Option<u64> {
         let entries = std::fs::read_dir(self.dir.join("rollouts")).ok()?;
-        let step = |name: String| name.strip_prefix(stage)?.strip_prefix("-step-")?.strip_suffix(".parquet")?.parse().ok();
-        entries.flatten().filter_map(|entry| step(entry.file_name().into_string().ok()?)).filter(|step| *step <= committed).max()
+        let step = |name: String| {
+            name.strip_prefix(stage)?
+                .strip_prefix("-step-")?
+                .strip_suffix(".parquet")?
+                .parse()
+                .ok()
+        };
+        entries
+            .flatten()
+            .filter_map(|entry| step(entry.file_name().into_string().ok()?))
+            .filter(|step| *step <= committed)
+            .max()
     }
 
     fn metrics(&self) -> PathBuf {
@@ -109,7 +124,10 @@ impl Outputs {
     }
 
     fn tensorboard(&self, stage: &str) -> PathBuf {
-        self.dir.join("tensorboard").join(stage).join(tensorboard::FILE)
+        self.dir
+            .join("tensorboard")
+            .join(stage)
+            .join(tensorboard::FILE)
     }
 
     /// Creates the job's directories; their names survive a crash of the machine. What a daemon
@@ -123,12 +141,20 @@ impl Outputs {
         Ok(())
     }
 
-    /// Writes `metrics.jsonl` and the event files from the ledger: after a crash they may lack lines, or end in the middle of one.
-    pub fn rewrite_metrics(&self, ledger: &Ledger, job: &JobId, stages: &[String]) -> Result<(), OutputError> {
+    /// Writes `metrics.jsonl` and the event files from the ledger: after a crash they may lack
+    /// lines, or end in the middle of one.
+    pub fn rewrite_metrics(
+        &self,
+        ledger: &Ledger,
+        job: &JobId,
+        stages: &[String],
+    ) -> Result<(), OutputError> {
         let mut lines = String::new();
         for (index, stage) in stages.iter().enumerate() {
             let steps = ledger.metrics(job, index as u32)?;
-            let mut events = steps.first().map_or_else(Vec::new, |(_, first)| tensorboard::header(first));
+            let mut events = steps
+                .first()
+                .map_or_else(Vec::new, |(_, first)| tensorboard::header(first));
             for (step, metrics) in &steps {
                 lines.push_str(&line(stage, step + 1, metrics));
                 events.extend(tensorboard::event(step + 1, metrics));
@@ -137,7 +163,12 @@ impl Outputs {
             if steps.is_empty() {
                 // There is a file of steps that the ledger does not know, if it is an older copy.
                 match std::fs::remove_file(&path) {
-                    Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    Err(error)
+                        if !matches!(
+                            error.kind(),
+                            ErrorKind::NotFound | ErrorKind::NotADirectory
+                        ) =>
+                    {
                         return Err(write_error(&path)(error));
                     }
                     _ => {}
@@ -147,21 +178,34 @@ impl Outputs {
                 write_atomically(&path, |file| file.write_all(&events))?;
             }
         }
-        Ok(write_atomically(&self.metrics(), |file| file.write_all(lines.as_bytes()))?)
+        Ok(write_atomically(&self.metrics(), |file| {
+            file.write_all(lines.as_bytes())
+        })?)
     }
 
     /// Leaves the status for whoever reads the directory without a daemon.
     pub fn write_status(&self, status: &JobStatus) -> Result<(), OutputError> {
         let text = serde_json::to_string_pretty(status).unwrap_or_default() + "\n";
-        Ok(write_atomically(&self.status(), |file| file.write_all(text.as_bytes()))?)
+        Ok(write_atomically(&self.status(), |file| {
+            file.write_all(text.as_bytes())
+        })?)
     }
 
     /// Adds a step that the ledger has committed; `step` from 1.
-    pub fn append_metrics(&self, stage: &str, step: u64, metrics: &Metrics) -> Result<(), OutputError> {
+    pub fn append_metrics(
+        &self,
+        stage: &str,
+        step: u64,
+        metrics: &Metrics,
+    ) -> Result<(), OutputError> {
         append(&self.metrics(), line(stage, step, metrics).as_bytes())?;
         let path = self.tensorboard(stage);
         create_parent(&path)?;
-        let mut bytes = if path.exists() { Vec::new() } else { tensorboard::header(metrics) };
+        let mut bytes = if path.exists() {
+            Vec::new()
+        } else {
+            tensorboard::header(metrics)
+        };
         bytes.extend(tensorboard::event(step, metrics));
         append(&path, &bytes)
     }
@@ -182,7 +226,11 @@ fn line(stage: &str, step: u64, metrics: &Metrics) -> String {
     let mut object = Map::new();
     object.insert("stage".into(), Value::from(stage));
     object.insert("step".into(), Value::from(step));
-    object.extend(metrics.iter().map(|(name, value)| (name.clone(), Value::from(*value))));
+    object.extend(
+        metrics
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(*value))),
+    );
     format!("{}\n", Value::Object(object))
 }
 
@@ -207,6 +255,9 @@ mod tests {
     #[test]
     fn a_line_names_stage_and_step_and_survives_odd_numbers() {
         let metrics = Metrics::from([("loss".into(), 0.5), ("kl".into(), f64::NAN)]);
-        assert_eq!(line("rl", 3, &metrics), "{\"stage\":\"rl\",\"step\":3,\"kl\":null,\"loss\":0.5}\n");
+        assert_eq!(
+            line("rl", 3, &metrics),
+            "{\"stage\":\"rl\",\"step\":3,\"kl\":null,\"loss\":0.5}\n"
+        );
     }
 }

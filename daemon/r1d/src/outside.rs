@@ -1,6 +1,6 @@
 //! What a job needs that others can take away from it: the files that it reads, the directory of
-//! its checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends the
-//! job: it waits ([`crate::lacking`]) until all is there.
+//! its checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends
+//! the job: it waits ([`crate::lacking`]) until all is there.
 
 use crate::checkpoints;
 use crate::inputs;
@@ -44,7 +44,10 @@ fn unwritable(dir: &Path) -> Option<String> {
     let removed = fs::remove_file(&probe);
     let error = written.and(removed).err()?;
     let what = remedy(&error).unwrap_or("see to that file system");
-    Some(format!("nothing can be written in {}: {error}: {what}", there.display()))
+    Some(format!(
+        "nothing can be written in {}: {error}: {what}",
+        there.display()
+    ))
 }
 
 /// What somebody can do for a write that could not be done; `None` where it is nobody's but the
@@ -55,16 +58,22 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
         ErrorKind::ReadOnlyFilesystem => Some("make that file system writable again"),
         ErrorKind::PermissionDenied => Some("let the daemon's user write there"),
         ErrorKind::InvalidInput | ErrorKind::InvalidFilename => None,
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {
-            error.raw_os_error().map(|_| "put there what was there before")
-        }
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::AlreadyExists => error
+            .raw_os_error()
+            .map(|_| "put there what was there before"),
         _ => error.raw_os_error().map(|_| "see to that file system"),
     }
 }
 
 /// What the operating system said, of an error that may have it inside.
 pub fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
-    std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| (*error).source()).find_map(|error| error.downcast_ref())
+    std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {
+        (*error).source()
+    })
+    .find_map(|error| error.downcast_ref())
 }
 
 #[cfg(test)]
@@ -75,16 +84,31 @@ mod tests {
     fn what_the_system_says_of_a_write_is_for_somebody_to_mend() {
         let of = |number| remedy(&io::Error::from_raw_os_error(number));
         // ENOSPC, EDQUOT; EROFS; EACCES, EPERM.
-        assert_eq!([28, 122].map(of), [Some("make room on that file system"); 2]);
+        assert_eq!(
+            [28, 122].map(of),
+            [Some("make room on that file system"); 2]
+        );
         assert_eq!(of(30), Some("make that file system writable again"));
-        assert_eq!([13, 1].map(of), [Some("let the daemon's user write there"); 2]);
+        assert_eq!(
+            [13, 1].map(of),
+            [Some("let the daemon's user write there"); 2]
+        );
         // EIO, EMFILE, ENODEV, ESTALE, ENOTCONN, EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
-        assert_eq!([5, 24, 19, 116, 107, 27].map(of), [Some("see to that file system"); 6]);
-        assert_eq!([2, 20, 21, 17].map(of), [Some("put there what was there before"); 4]);
+        assert_eq!(
+            [5, 24, 19, 116, 107, 27].map(of),
+            [Some("see to that file system"); 6]
+        );
+        assert_eq!(
+            [2, 20, 21, 17].map(of),
+            [Some("put there what was there before"); 4]
+        );
         // EINVAL, ENAMETOOLONG: another try is the same.
         assert_eq!([22, 36].map(of), [None; 2]);
         // What a reader found in a file is nothing that the system said.
-        assert_eq!(remedy(&io::Error::new(ErrorKind::InvalidData, "cut short")), None);
+        assert_eq!(
+            remedy(&io::Error::new(ErrorKind::InvalidData, "cut short")),
+            None
+        );
     }
 
     #[test]
@@ -95,7 +119,15 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let said = unwritable(&file.join("below")).unwrap();
-        assert!(said.contains(&file.display().to_string()) && said.contains("put there what was there before"), "{said}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+        assert!(
+            said.contains(&file.display().to_string())
+                && said.contains("put there what was there before"),
+            "{said}"
+        );
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left behind"
+        );
     }
 }

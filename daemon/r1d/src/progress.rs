@@ -8,7 +8,8 @@ use r1d_runner::{Plan, Record};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Steps whose median is the pace: half of them may be as slow as they like, and a lasting change is seen after half of them.
+/// Steps whose median is the pace: half of them may be as slow as they like, and a lasting change
+/// is seen after half of them.
 const RECENT_STEPS: usize = 15;
 
 /// Seconds of the recent steps of each stage that this daemon saw.
@@ -18,13 +19,20 @@ pub struct Paces(BTreeMap<usize, VecDeque<f64>>);
 fn median(seconds: &VecDeque<f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = seconds.iter().copied().collect();
     sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.get(sorted.len().saturating_sub(1) / 2)?, sorted.get(sorted.len() / 2)?);
+    let (low, high) = (
+        sorted.get(sorted.len().saturating_sub(1) / 2)?,
+        sorted.get(sorted.len() / 2)?,
+    );
     Some((low + high) / 2.0)
 }
 
 impl Paces {
     pub fn step(&mut self, stage: usize, metrics: &Metrics) {
-        let Some(seconds) = metrics.get("step_time").copied().filter(|seconds| seconds.is_finite() && *seconds >= 0.0) else {
+        let Some(seconds) = metrics
+            .get("step_time")
+            .copied()
+            .filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
+        else {
             return;
         };
         let recent = self.0.entry(stage).or_default();
@@ -48,15 +56,30 @@ impl Paces {
         let paces: Vec<_> = (self.0.keys())
             .filter_map(|index| {
                 let kind = materials.job.stages.get(*index)?.kind_name().to_owned();
-                Some((kind, pace(Duration::from_secs_f64(self.seconds(*index)?), 1, tokens(*index)?)?))
+                Some((
+                    kind,
+                    pace(
+                        Duration::from_secs_f64(self.seconds(*index)?),
+                        1,
+                        tokens(*index)?,
+                    )?,
+                ))
             })
             .collect();
         let first = record.stage_at_work(plan.job.stages.len())?;
         let left: Vec<_> = (first..plan.job.stages.len())
             .filter_map(|index| {
                 let kind = materials.job.stages.get(index)?.kind_name().to_owned();
-                let steps_left = plan.stages.get(index)?.steps.saturating_sub(record.committed(index));
-                Some(Work { kind, steps_left, tokens_per_step: tokens(index)? })
+                let steps_left = plan
+                    .stages
+                    .get(index)?
+                    .steps
+                    .saturating_sub(record.committed(index));
+                Some(Work {
+                    kind,
+                    steps_left,
+                    tokens_per_step: tokens(index)?,
+                })
             })
             .collect();
         time_left(&left, &paces)
@@ -69,21 +92,31 @@ mod tests {
 
     fn after(seconds: &[f64]) -> Option<f64> {
         let mut paces = Paces::default();
-        seconds.iter().for_each(|seconds| paces.step(0, &Metrics::from([("step_time".into(), *seconds)])));
+        seconds
+            .iter()
+            .for_each(|seconds| paces.step(0, &Metrics::from([("step_time".into(), *seconds)])));
         paces.seconds(0)
     }
 
-    /// An ETA of 7 minutes does not become one of 2 hours because one step had to wait for the disk.
+    /// An ETA of 7 minutes does not become one of 2 hours because one step had to wait for the
+    /// disk.
     #[test]
     fn one_slow_step_changes_no_pace() {
         let steady = [2.0; 20];
         assert_eq!(after(&steady), Some(2.0));
         assert_eq!(after(&[&steady[..], &[600.0]].concat()), Some(2.0));
-        assert_eq!(after(&[&steady[..], &[600.0], &steady[..3], &[900.0, 2.5]].concat()), Some(2.0));
+        assert_eq!(
+            after(&[&steady[..], &[600.0], &steady[..3], &[900.0, 2.5]].concat()),
+            Some(2.0)
+        );
         // What lasts is seen.
         assert_eq!(after(&[&steady[..], &[4.0; 8]].concat()), Some(4.0));
         assert_eq!(after(&[3.0]), Some(3.0));
         assert_eq!(after(&[3.0, 5.0]), Some(4.0));
-        assert_eq!(after(&[f64::NAN, -1.0]), None, "a clock that jumped says nothing");
+        assert_eq!(
+            after(&[f64::NAN, -1.0]),
+            None,
+            "a clock that jumped says nothing"
+        );
     }
 }

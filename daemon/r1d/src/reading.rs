@@ -1,4 +1,5 @@
-//! The reading of a job's files on behalf of a client: what it is at, and whether anybody still wants to know.
+//! The reading of a job's files on behalf of a client: what it is at, and whether anybody still
+//! wants to know.
 
 use r1d_proto::control::Activity;
 use r1d_rewards::Abandoned;
@@ -20,23 +21,41 @@ pub struct Unwanted;
 
 impl Default for Reading {
     fn default() -> Self {
-        Reading(Arc::new(Inner { at: Mutex::new(activity("waiting for its turn", 0, 1)), unwanted: Abandoned::default() }))
+        Reading(Arc::new(Inner {
+            at: Mutex::new(activity("waiting for its turn", 0, 1)),
+            unwanted: Abandoned::default(),
+        }))
     }
 }
 
 fn activity(doing: &str, done: u64, total: u64) -> Activity {
-    Activity { doing: doing.into(), done, total, unit: "parts".into() }
+    Activity {
+        doing: doing.into(),
+        done,
+        total,
+        unit: "parts".into(),
+    }
 }
 
 impl Reading {
-    /// Says what is done now, `done` of `total` parts being behind it. An error where nobody wants the rest.
+    /// Says what is done now, `done` of `total` parts being behind it. An error where nobody wants
+    /// the rest.
     pub fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
-        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) = activity(doing, done as u64, total as u64);
-        if self.0.unwanted.is_set() { Err(Unwanted) } else { Ok(()) }
+        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) =
+            activity(doing, done as u64, total as u64);
+        if self.0.unwanted.is_set() {
+            Err(Unwanted)
+        } else {
+            Ok(())
+        }
     }
 
     pub fn now(&self) -> Activity {
-        self.0.at.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// For what a part does that takes long by itself: loading a plugin.

@@ -1,5 +1,5 @@
-//! Whom a job's judged rewards ask: reward models, which answer with a number, and judges, which write. A question becomes token ids here, an answer
-//! becomes text.
+//! Whom a job's judged rewards ask: reward models, which answer with a number, and judges, which
+//! write. A question becomes token ids here, an answer becomes text.
 
 use crate::materials::MaterialsError;
 use crate::weights::{Gives, check_weights, read_config};
@@ -24,7 +24,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Errors name the file. With a fresh `head` the weights of a language model need none of their own.
+    /// Errors name the file. With a fresh `head` the weights of a language model need none of their
+    /// own.
     pub fn open(weights: &Weights, head: Head) -> Result<Model, MaterialsError> {
         let (config, text) = read_config(&weights.config())?;
         let config = match weights {
@@ -36,15 +37,25 @@ impl Model {
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
             Weights::Directory(dir) => ModelSource::Directory(dir.clone()),
-            Weights::Init { .. } => ModelSource::Init { config: text, carry: Some(tokenizer.directory().into()) },
+            Weights::Init { .. } => ModelSource::Init {
+                config: text,
+                carry: Some(tokenizer.directory().into()),
+            },
         };
-        Ok(Model { facts, tokenizer: Arc::new(tokenizer), base, config })
+        Ok(Model {
+            facts,
+            tokenizer: Arc::new(tokenizer),
+            base,
+            config,
+        })
     }
 
     /// The weights have the multi-token prediction module too, for a stage that runs it.
     pub fn check_prediction(&self) -> Result<(), MaterialsError> {
         match (&self.base, self.config.clone().with_prediction()) {
-            (ModelSource::Directory(dir), Ok(config)) => check_weights(dir, config, Head::Stored).map(drop),
+            (ModelSource::Directory(dir), Ok(config)) => {
+                check_weights(dir, config, Head::Stored).map(drop)
+            }
             // That config.json announces none is told in the job's own words.
             _ => Ok(()),
         }
@@ -65,8 +76,14 @@ enum Respondent {
 impl Respondent {
     fn judge(job: &Job, model: &Model) -> Result<Respondent, DataError> {
         let positions = model.facts.max_position_embeddings;
-        let telling = Telling { date: job.date.as_deref(), ..Telling::default() };
-        Ok(Respondent::Judge { questions: Box::new(Questions::open(model.tokenizer.clone(), &telling)?), positions })
+        let telling = Telling {
+            date: job.date.as_deref(),
+            ..Telling::default()
+        };
+        Ok(Respondent::Judge {
+            questions: Box::new(Questions::open(model.tokenizer.clone(), &telling)?),
+            positions,
+        })
     }
 
     fn gives(&self) -> Gives {
@@ -85,22 +102,46 @@ pub struct Respondents {
 }
 
 fn wants(ask: &Ask) -> Gives {
-    if ask.max_tokens == 0 { Gives::Number } else { Gives::Text }
+    if ask.max_tokens == 0 {
+        Gives::Number
+    } else {
+        Gives::Text
+    }
 }
 
 /// A plugin asks a model for what it does not give.
 fn other_kind(reward: &Reward, wanted: Gives) -> String {
-    let model = reward.model.as_ref().map_or_else(|| plugin_stem(&reward.plugin.to_string()), ToString::to_string);
+    let model = reward.model.as_ref().map_or_else(
+        || plugin_stem(&reward.plugin.to_string()),
+        ToString::to_string,
+    );
     let (asks, is, fix) = match wanted {
-        Gives::Number => ("a number", "writes text", "name a reward-model stage, or a …ForSequenceClassification with one label"),
-        Gives::Text => ("text", "is a reward model, which gives numbers", "name a stage that trains a policy, or a language model"),
+        Gives::Number => (
+            "a number",
+            "writes text",
+            "name a reward-model stage, or a …ForSequenceClassification with one label",
+        ),
+        Gives::Text => (
+            "text",
+            "is a reward model, which gives numbers",
+            "name a stage that trains a policy, or a language model",
+        ),
     };
-    format!("reward `{}`: its plugin {} asks its model for {asks}, and `model` = {model:?} {is}: {fix}", reward.name, reward.plugin)
+    format!(
+        "reward `{}`: its plugin {} asks its model for {asks}, and `model` = {model:?} {is}: {fix}",
+        reward.name, reward.plugin
+    )
 }
 
 impl Respondents {
     /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
-    pub fn open(&mut self, job: &Job, models: &[Model], reward: &Reward, loaded: &LoadedReward) -> Result<(), MaterialsError> {
+    pub fn open(
+        &mut self,
+        job: &Job,
+        models: &[Model],
+        reward: &Reward,
+        loaded: &LoadedReward,
+    ) -> Result<(), MaterialsError> {
         let whom = job.asked(reward).ok_or_else(|| MaterialsError::AsksWhom {
             name: reward.name.clone(),
             plugin: plugin_stem(&reward.plugin.to_string()),
@@ -113,26 +154,45 @@ impl Respondents {
             }
         }
         let misfit = self.misfit(job, reward, loaded);
-        match misfit.map_err(|source| MaterialsError::Reward { name: reward.name.clone(), source })? {
+        match misfit.map_err(|source| MaterialsError::Reward {
+            name: reward.name.clone(),
+            source,
+        })? {
             Some(misfit) => Err(MaterialsError::OtherKind(misfit)),
             None => Ok(()),
         }
     }
 
-    /// What is wrong with a plugin that asks for what its reward's model does not give, as far as a trial on its golden cases shows.
-    pub fn misfit(&self, job: &Job, reward: &Reward, loaded: &LoadedReward) -> Result<Option<String>, RewardError> {
-        let Some(respondent) = job.asked(reward).and_then(|whom| self.known.get(&whom)) else { return Ok(None) };
+    /// What is wrong with a plugin that asks for what its reward's model does not give, as far as a
+    /// trial on its golden cases shows.
+    pub fn misfit(
+        &self,
+        job: &Job,
+        reward: &Reward,
+        loaded: &LoadedReward,
+    ) -> Result<Option<String>, RewardError> {
+        let Some(respondent) = job.asked(reward).and_then(|whom| self.known.get(&whom)) else {
+            return Ok(None);
+        };
         let wanted = golden::first_question(loaded)?.map(|ask| wants(&ask));
-        Ok(wanted.filter(|wanted| *wanted != respondent.gives()).map(|wanted| other_kind(reward, wanted)))
+        Ok(wanted
+            .filter(|wanted| *wanted != respondent.gives())
+            .map(|wanted| other_kind(reward, wanted)))
     }
 
     fn of(&self, job: &Job, reward: &Reward) -> Result<&Respondent, String> {
         let known = job.asked(reward).and_then(|whom| self.known.get(&whom));
-        known.ok_or_else(|| format!("reward `{}` asks a model that is not in the job", reward.name))
+        known.ok_or_else(|| {
+            format!(
+                "reward `{}` asks a model that is not in the job",
+                reward.name
+            )
+        })
     }
 
-    /// The questions as the model reads them. `policy` is the tokenizer of the completions, which a reward model without one of its own shares;
-    /// `adds_special` holds for it. An error ends the job.
+    /// The questions as the model reads them. `policy` is the tokenizer of the completions, which a
+    /// reward model without one of its own shares; `adds_special` holds for it. An error ends the
+    /// job.
     pub fn questions(
         &self,
         job: &Job,
@@ -148,44 +208,86 @@ impl Respondents {
         match respondent {
             Respondent::RewardModel(own) => {
                 let tokenizer = own.as_deref().unwrap_or(policy);
-                let texts = asks.iter().map(|ask| tokenizer.encode_whole(&ask.prompt, adds_special));
-                Ok(Asked::Numbers(texts.collect::<Result<_, _>>().map_err(|error| error.to_string())?))
+                let texts = asks
+                    .iter()
+                    .map(|ask| tokenizer.encode_whole(&ask.prompt, adds_special));
+                Ok(Asked::Numbers(
+                    texts
+                        .collect::<Result<_, _>>()
+                        .map_err(|error| error.to_string())?,
+                ))
             }
-            Respondent::Judge { questions, positions } => {
+            Respondent::Judge {
+                questions,
+                positions,
+            } => {
                 let question = |ask: &Ask| {
-                    let prompt_ids = questions.ids(&ask.prompt).map_err(|error| error.to_string())?;
+                    let prompt_ids = questions
+                        .ids(&ask.prompt)
+                        .map_err(|error| error.to_string())?;
                     let left = positions.saturating_sub(prompt_ids.len() as u64);
-                    let max_tokens = u64::from(ask.max_tokens.min(reward.max_answer_length)).min(left) as u32;
+                    let max_tokens =
+                        u64::from(ask.max_tokens.min(reward.max_answer_length)).min(left) as u32;
                     match (prompt_ids.len(), max_tokens) {
                         (0, _) => Err("an empty question".into()),
-                        (long, 0) => Err(format!("the question has {long} tokens, and the judge's positions reach to {positions}")),
-                        _ => Ok(Question { prompt_ids, max_tokens }),
+                        (long, 0) => Err(format!(
+                            "the question has {long} tokens, and the judge's positions reach to \
+                             {positions}"
+                        )),
+                        _ => Ok(Question {
+                            prompt_ids,
+                            max_tokens,
+                        }),
                     }
                 };
                 let stop_ids = questions.tokenizer().eos_ids().to_vec();
-                Ok(Asked::Texts { stop_ids, questions: asks.iter().map(question).collect() })
+                Ok(Asked::Texts {
+                    stop_ids,
+                    questions: asks.iter().map(question).collect(),
+                })
             }
         }
     }
 
     /// What the model said, as the plugin reads it. An error ends the job.
-    pub fn answers(&self, job: &Job, reward: &Reward, answers: Answers) -> Result<Vec<Result<String, String>>, String> {
+    pub fn answers(
+        &self,
+        job: &Job,
+        reward: &Reward,
+        answers: Answers,
+    ) -> Result<Vec<Result<String, String>>, String> {
         match (self.of(job, reward)?, answers) {
             // In as many digits as tell a float32 from its neighbours.
-            (Respondent::RewardModel(_), Answers::Numbers(numbers)) => {
-                Ok(numbers.into_iter().map(|number| Ok(number.to_string())).collect())
-            }
+            (Respondent::RewardModel(_), Answers::Numbers(numbers)) => Ok(numbers
+                .into_iter()
+                .map(|number| Ok(number.to_string()))
+                .collect()),
             (Respondent::Judge { questions, .. }, Answers::Texts(texts)) => {
-                let text = |ids: Vec<u32>| questions.answer(&ids).map_err(|error| error.to_string());
-                Ok(texts.into_iter().map(|answer| answer.and_then(text)).collect())
+                let text =
+                    |ids: Vec<u32>| questions.answer(&ids).map_err(|error| error.to_string());
+                Ok(texts
+                    .into_iter()
+                    .map(|answer| answer.and_then(text))
+                    .collect())
             }
-            _ => Err(format!("the answers to reward `{}` are of another kind than its model's", reward.name)),
+            _ => Err(format!(
+                "the answers to reward `{}` are of another kind than its model's",
+                reward.name
+            )),
         }
     }
 }
 
-fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<(Respondent, ModelFacts), MaterialsError> {
-    let model = |index: usize| models.get(index).ok_or(MaterialsError::NoModel { model: index });
+fn respondent(
+    job: &Job,
+    models: &[Model],
+    whom: &Answering,
+) -> Result<(Respondent, ModelFacts), MaterialsError> {
+    let model = |index: usize| {
+        models
+            .get(index)
+            .ok_or(MaterialsError::NoModel { model: index })
+    };
     match whom {
         Answering::Stage(index) => {
             let stage = job.stages.get(*index);
@@ -213,7 +315,11 @@ fn respondent(job: &Job, models: &[Model], whom: &Answering) -> Result<(Responde
                 }
                 Gives::Number => {
                     let facts = ModelFacts::of(&check_weights(dir, config, Head::Stored)?);
-                    let tokenizer = dir.join("tokenizer.json").is_file().then(|| Tokenizer::open(dir)).transpose()?;
+                    let tokenizer = dir
+                        .join("tokenizer.json")
+                        .is_file()
+                        .then(|| Tokenizer::open(dir))
+                        .transpose()?;
                     Ok((Respondent::RewardModel(tokenizer.map(Arc::new)), facts))
                 }
             }

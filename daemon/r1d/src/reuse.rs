@@ -1,13 +1,15 @@
-//! A finished stage is not done again: a job whose next stage has the settings and inputs of one that another job has finished takes over what
-//! that one left.
+//! A finished stage is not done again: a job whose next stage has the settings and inputs of one
+//! that another job has finished takes over what that one left.
 //!
-//! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::key`]): its settings and place, the contents of its data, tokenizer
-//! and templates, its plugins' hashes, the model's configuration, and the keys of the stages that it builds on. Weight files of a model are told by
+//! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::key`]): its settings
+//! and place, the contents of its data, tokenizer and templates, its plugins' hashes, the model's
+//! configuration, and the keys of the stages that it builds on. Weight files of a model are told by
 //! name, size and time of the last change: they are too large to be read at each submission.
 //!
-//! Files are linked where the file system can, else copied; what is taken over never changes under its first owner's name or the second's, since
-//! both only ever remove whole files. The ledger learns of the stage in one transaction, after its files are in place: killed before it, the
-//! next try clears them away.
+//! Files are linked where the file system can, else copied; what is taken over never changes under
+//! its first owner's name or the second's, since both only ever remove whole files. The ledger
+//! learns of the stage in one transaction, after its files are in place: killed before it, the next
+//! try clears them away.
 
 use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
@@ -50,8 +52,14 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
 }
 
 /// The key of each stage, hex; none of one whose data set people review, and of what builds on it.
-/// `plugins` are the hashes of those that judge. Blocks: reads all data whose hashes are not `known`.
-pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk, known: Option<&Inputs>) -> Result<Vec<String>, ReuseError> {
+/// `plugins` are the hashes of those that judge. Blocks: reads all data whose hashes are not
+/// `known`.
+pub fn keys(
+    job: &Job,
+    plugins: &BTreeMap<String, String>,
+    desk: &Desk,
+    known: Option<&Inputs>,
+) -> Result<Vec<String>, ReuseError> {
     let devices = kinds_of_devices(desk);
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
@@ -59,7 +67,12 @@ pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk, known: O
         let Some(on) = depends(job, index) else { break };
         // What people may change in between is nobody else's outcome.
         let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
-        let key = match reviewed || on.stages.iter().any(|before| keys.get(*before).is_none_or(String::is_empty)) {
+        let key = match reviewed
+            || on
+                .stages
+                .iter()
+                .any(|before| keys.get(*before).is_none_or(String::is_empty))
+        {
             true => String::new(),
             false => key(job, &on, plugins, &keys, &devices, &mut data, known)?,
         };
@@ -71,7 +84,10 @@ pub fn keys(job: &Job, plugins: &BTreeMap<String, String>, desk: &Desk, known: O
 /// `cpu`, `cuda`: of what this node has.
 fn kinds_of_devices(desk: &Desk) -> String {
     let devices = desk.board.devices();
-    let kinds: BTreeSet<&str> = devices.iter().map(|device| device.device.split(':').next().unwrap_or_default()).collect();
+    let kinds: BTreeSet<&str> = devices
+        .iter()
+        .map(|device| device.device.split(':').next().unwrap_or_default())
+        .collect();
     kinds.into_iter().collect::<Vec<_>>().join(" ")
 }
 
@@ -79,13 +95,21 @@ fn kinds_of_devices(desk: &Desk) -> String {
 fn build() -> String {
     let own = std::env::current_exe().unwrap_or_default();
     let worker = own.with_file_name("r1d-worker");
-    let known = [&own, &worker].map(|path| fs::metadata(path).map_or_else(|_| String::new(), |file| identity(&file)));
+    let known = [&own, &worker]
+        .map(|path| fs::metadata(path).map_or_else(|_| String::new(), |file| identity(&file)));
     format!("{} {}", env!("CARGO_PKG_VERSION"), known.join(" "))
 }
 
 fn identity(file: &fs::Metadata) -> String {
-    let changed = file.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    format!("{} bytes, changed {}", file.len(), changed.unwrap_or_default().as_nanos())
+    let changed = file
+        .modified()
+        .ok()
+        .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    format!(
+        "{} bytes, changed {}",
+        file.len(),
+        changed.unwrap_or_default().as_nanos()
+    )
 }
 
 /// Parts with their lengths, so that no two lists of parts are one text.
@@ -124,9 +148,10 @@ fn key(
             && let Some(source) = job.data.get(name)
         {
             let mut contents = Parts::default();
-            for file in r1d_data::files(source)
-                .map_err(|error| ReuseError::Io { path: source.path.clone(), source: io::Error::other(error) })?
-            {
+            for file in r1d_data::files(source).map_err(|error| ReuseError::Io {
+                path: source.path.clone(),
+                source: io::Error::other(error),
+            })? {
                 contents.add("file", &file_hash(&file, known)?);
             }
             data.insert(name.clone(), contents.hex());
@@ -145,7 +170,10 @@ fn key(
     for dir in &on.directories {
         add_directory(&mut parts, dir, known)?;
     }
-    let tokenizer = job.models().nth(on.model).map(|model| model.tokenizer().to_path_buf());
+    let tokenizer = job
+        .models()
+        .nth(on.model)
+        .map(|model| model.tokenizer().to_path_buf());
     let mut templates = on.files.iter().chain(&on.directories).chain(&tokenizer);
     if templates.any(|path| r1d_data::template::asks_for_date(path)) {
         parts.add("date", job.date.as_deref().unwrap_or_default());
@@ -167,9 +195,16 @@ fn file_hash(path: &Path, known: Option<&Inputs>) -> Result<String, ReuseError> 
     }
 }
 
-fn add_tokenizer(parts: &mut Parts, tokenizer: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
+fn add_tokenizer(
+    parts: &mut Parts,
+    tokenizer: &Path,
+    known: Option<&Inputs>,
+) -> Result<(), ReuseError> {
     for file in &tokenizer_files(tokenizer) {
-        parts.add(&file.file_name().unwrap_or_default().to_string_lossy(), &file_hash(file, known)?);
+        parts.add(
+            &file.file_name().unwrap_or_default().to_string_lossy(),
+            &file_hash(file, known)?,
+        );
     }
     Ok(())
 }
@@ -178,7 +213,10 @@ fn add_tokenizer(parts: &mut Parts, tokenizer: &Path, known: Option<&Inputs>) ->
 fn add_directory(parts: &mut Parts, dir: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
     for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
-        parts.add(&path.strip_prefix(dir).unwrap_or(&path).to_string_lossy(), &known);
+        parts.add(
+            &path.strip_prefix(dir).unwrap_or(&path).to_string_lossy(),
+            &known,
+        );
     }
     add_tokenizer(parts, dir, known)
 }
@@ -200,23 +238,41 @@ fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Fou
             return None;
         }
         let stage = job.progress.stages.get(index)?.clone();
-        (stage.state == State::Succeeded && is_there(desk, &job, index, &stage)).then_some(Found { job, stage })
+        (stage.state == State::Succeeded && is_there(desk, &job, index, &stage))
+            .then_some(Found { job, stage })
     };
-    desk.ledger.jobs().iter().rev().filter(is_other).cloned().find_map(whole)
+    desk.ledger
+        .jobs()
+        .iter()
+        .rev()
+        .filter(is_other)
+        .cloned()
+        .find_map(whole)
 }
 
-/// Whether all that a stage left for others is there: its last checkpoint, the data set that it made.
+/// Whether all that a stage left for others is there: its last checkpoint, the data set that it
+/// made.
 fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) -> bool {
-    let Ok(parsed) = Job::parse(&job.submission.job_toml, Path::new("/")) else { return false };
-    let Some(settings) = parsed.stages.get(index) else { return false };
+    let Ok(parsed) = Job::parse(&job.submission.job_toml, Path::new("/")) else {
+        return false;
+    };
+    let Some(settings) = parsed.stages.get(index) else {
+        return false;
+    };
     let outputs = Outputs::new(job_dir(&desk.state_dir, job.job()));
     let made = settings.rejection_sampling().is_none() || {
         let dir = outputs.datasets();
-        let sets = crate::datasets::DataSets { dir, finished: BTreeSet::from([record.name.clone()]) };
+        let sets = crate::datasets::DataSets {
+            dir,
+            finished: BTreeSet::from([record.name.clone()]),
+        };
         sets.find(&record.name).is_ok_and(|found| found.is_some())
     };
-    let saved =
-        || record.newest_checkpoint().is_some_and(|checkpoint| checkpoint.step == record.steps && is_whole(checkpoint).is_ok());
+    let saved = || {
+        record.newest_checkpoint().is_some_and(|checkpoint| {
+            checkpoint.step == record.steps && is_whole(checkpoint).is_ok()
+        })
+    };
     made && (!settings.trains() || saved())
 }
 
@@ -224,12 +280,22 @@ fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) ->
 pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
     let plugins = graders::hashes(materials);
     let keys = keys(&materials.job, &plugins, desk, None).unwrap_or_default();
-    let found = keys.iter().enumerate().filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
+    let found = keys
+        .iter()
+        .enumerate()
+        .filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
     found.collect()
 }
 
-/// Takes over as many stages as come next, one after the other. Returns the later ones that could be, when it is their turn. Blocks.
-pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &Job, log: &JobLog) -> BTreeSet<usize> {
+/// Takes over as many stages as come next, one after the other. Returns the later ones that could
+/// be, when it is their turn. Blocks.
+pub fn take_over(
+    desk: &Desk,
+    record: &Arc<JobRecord>,
+    outputs: &Outputs,
+    job: &Job,
+    log: &JobLog,
+) -> BTreeSet<usize> {
     if !record.reuse.enabled {
         return BTreeSet::new();
     }
@@ -238,7 +304,9 @@ pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &
     let mut next = record.progress.stages.len();
     let mut later = BTreeSet::new();
     for (index, key) in record.reuse.keys.iter().enumerate().skip(next) {
-        let Some(found) = find(desk, Some(id), index, key) else { continue };
+        let Some(found) = find(desk, Some(id), index, key) else {
+            continue;
+        };
         if at_work || index != next {
             later.insert(index);
             continue;
@@ -248,39 +316,65 @@ pub fn take_over(desk: &Desk, record: &Arc<JobRecord>, outputs: &Outputs, job: &
             Ok(()) => {
                 let name = job.stages.get(index).map_or("", |stage| &stage.name);
                 log.info(format!(
-                    "stage {name} is taken over from job {of}, which has finished it with the same settings and inputs"
+                    "stage {name} is taken over from job {of}, which has finished it with the \
+                     same settings and inputs"
                 ));
                 next += 1;
             }
             Err(error) => {
-                log.warn(format!("a stage of job {of} cannot be taken over and is done again: {error}"));
+                log.warn(format!(
+                    "a stage of job {of} cannot be taken over and is done again: {error}"
+                ));
             }
         }
     }
     later
 }
 
-fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize, found: Found) -> Result<(), ReuseError> {
-    let Found { job: other, stage: mut record } = found;
+fn take(
+    desk: &Desk,
+    own: &JobRecord,
+    outputs: &Outputs,
+    job: &Job,
+    index: usize,
+    found: Found,
+) -> Result<(), ReuseError> {
+    let Found {
+        job: other,
+        stage: mut record,
+    } = found;
     let theirs = Outputs::new(job_dir(&desk.state_dir, other.job()));
     let stage = index as u32;
     let newest = record.newest_checkpoint().cloned();
     record.checkpoints.clear();
     if let Some(checkpoint) = newest {
-        let dir = outputs.checkpoints(job, own.job()).join(&record.name).join(format!("step-{}", checkpoint.step));
+        let dir = outputs
+            .checkpoints(job, own.job())
+            .join(&record.name)
+            .join(format!("step-{}", checkpoint.step));
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
-        // A stage that was taken over has no other checkpoint to go back to: damage that only a worker
-        // finds would fail the job, where doing the stage again is all that is needed.
+        // A stage that was taken over has no other checkpoint to go back to: damage that only a
+        // worker finds would fail the job, where doing the stage again is all that is needed.
         is_unharmed(&copied).inspect_err(|_| {
             // It would only be in the way of the stage that is done again, which clears it too.
             let _ = remove(&copied.dir);
         })?;
         record.checkpoints.push(copied);
     }
-    let files = (1..=record.steps).map(|step| (theirs.rollouts(&record.name, step), outputs.rollouts(&record.name, step)));
+    let files = (1..=record.steps).map(|step| {
+        (
+            theirs.rollouts(&record.name, step),
+            outputs.rollouts(&record.name, step),
+        )
+    });
     let made = ["jsonl", "json"].map(|ending| format!("{}.{ending}", record.name));
-    let made = made.into_iter().map(|name| (theirs.datasets().join(&name), outputs.datasets().join(&name)));
+    let made = made.into_iter().map(|name| {
+        (
+            theirs.datasets().join(&name),
+            outputs.datasets().join(&name),
+        )
+    });
     for (from, to) in files.chain(made).filter(|(from, _)| from.is_file()) {
         let parent = to.parent().unwrap_or(&to);
         create_dir_durably(parent).map_err(io_error(parent))?;
@@ -291,15 +385,32 @@ fn take(desk: &Desk, own: &JobRecord, outputs: &Outputs, job: &Job, index: usize
     let metrics = desk.ledger.metrics(other.job(), stage)?;
     let first = job.first_of_own_model() == Some(index);
     let is_its = |of: &Option<String>| of.as_ref().map_or(first, |of| *of == record.name);
-    let evals = other.evals.iter().filter(|eval| is_its(&eval.stage)).cloned().collect();
+    let evals = other
+        .evals
+        .iter()
+        .filter(|eval| is_its(&eval.stage))
+        .cloned()
+        .collect();
     let (job, of, record) = (own.job().clone(), other.job().clone(), Box::new(record));
-    let command = Command::ReuseStage { job, epoch: own.progress.epoch, of, stage, record, metrics, evals };
+    let command = Command::ReuseStage {
+        job,
+        epoch: own.progress.epoch,
+        of,
+        stage,
+        record,
+        metrics,
+        evals,
+    };
     desk.ledger.apply(command)?;
     Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), ReuseError> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(io_error(path)),
@@ -316,7 +427,9 @@ fn link(from: &Path, to: &Path) -> Result<(), ReuseError> {
 }
 
 fn sync(path: &Path) -> Result<(), ReuseError> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(io_error(path))
+    fs::File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(io_error(path))
 }
 
 /// The directory appears whole or not at all (`CKP-1`).

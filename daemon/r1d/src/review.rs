@@ -4,8 +4,9 @@
 //! stage finished, data set made ─▶ the job waits, without a worker ─▶ accepted, or an edited file imported ─▶ the job goes on
 //! ```
 //!
-//! What was made stays as it is. An imported file is checked line by line and lies beside it, named by its hash; that it is the data set from then
-//! on is one rename, of the [record](Made). It may be replaced until a later stage has begun to read it: which bytes those are is decided under
+//! What was made stays as it is. An imported file is checked line by line and lies beside it, named
+//! by its hash; that it is the data set from then on is one rename, of the [record](Made). It may
+//! be replaced until a later stage has begun to read it: which bytes those are is decided under
 //! [`Desk::reviews`], by whoever begins the stage (`STEP-2`).
 
 use crate::datasets::{DataSetError, Made, made, rows_of, write_record};
@@ -36,22 +37,40 @@ const LINE_MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ReviewError {
     #[error("job `{job}` has no stage {stage:?}; those that make data sets: {known}")]
-    NoStage { job: String, stage: String, known: String },
+    NoStage {
+        job: String,
+        stage: String,
+        known: String,
+    },
     #[error("stage `{stage}` makes no data set: it is of kind {kind}")]
     MakesNone { stage: String, kind: String },
-    #[error("stage `{stage}` asks for no review: the job goes on by itself (`review = true` in its [[stage]] makes it wait)")]
+    #[error(
+        "stage `{stage}` asks for no review: the job goes on by itself (`review = true` in its \
+         [[stage]] makes it wait)"
+    )]
     NotAsked { stage: String },
     #[error("stage `{stage}` has not made its data set yet")]
     NotMade { stage: String },
-    #[error("stage `{reader}` has begun to read the data set of stage `{stage}`: it cannot change any more")]
+    #[error(
+        "stage `{reader}` has begun to read the data set of stage `{stage}`: it cannot change any \
+         more"
+    )]
     Read { stage: String, reader: String },
     #[error("job `{job}` has ended: nothing will read the data set")]
     Ended { job: String },
     #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{} line {line}: {problem}", path.display())]
-    Line { path: PathBuf, line: u64, problem: String },
-    #[error("{} has no row: a data set has at least one (to give the job up: `r1ctl cancel`)", .0.display())]
+    Line {
+        path: PathBuf,
+        line: u64,
+        problem: String,
+    },
+    #[error("{} has no row: a data set has at least one (to give the job up: `r1ctl cancel`)",
+        .0.display())]
     Empty(PathBuf),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -76,11 +95,17 @@ struct Shelf {
 impl Shelf {
     fn open(desk: &Desk, record: &JobRecord) -> Result<Shelf, ReviewError> {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-        Ok(Shelf { job, dir: Outputs::new(job_dir(&desk.state_dir, record.job())).datasets() })
+        Ok(Shelf {
+            job,
+            dir: Outputs::new(job_dir(&desk.state_dir, record.job())).datasets(),
+        })
     }
 
     fn makers(&self) -> impl Iterator<Item = &Stage> {
-        self.job.stages.iter().filter(|stage| stage.rejection_sampling().is_some())
+        self.job
+            .stages
+            .iter()
+            .filter(|stage| stage.rejection_sampling().is_some())
     }
 
     fn shown(&self, stage: &Stage, made: Made) -> MadeDataSet {
@@ -104,31 +129,51 @@ impl Shelf {
     /// The first stage that reads what `stage` made and has begun.
     fn reader(&self, record: &JobRecord, stage: &str) -> Option<&str> {
         let begun = self.job.stages.iter().take(record.progress.stages.len());
-        begun.filter(|reader| reader.data_sets().any(|data| data == stage)).map(|reader| reader.name.as_str()).next()
+        begun
+            .filter(|reader| reader.data_sets().any(|data| data == stage))
+            .map(|reader| reader.name.as_str())
+            .next()
     }
 }
 
 fn is_finished(record: &JobRecord, stage: &str) -> bool {
-    record.progress.stages.iter().any(|begun| begun.name == stage && begun.state == State::Succeeded)
+    record
+        .progress
+        .stages
+        .iter()
+        .any(|begun| begun.name == stage && begun.state == State::Succeeded)
 }
 
 /// The data sets that are there, in the order of their stages. Blocks.
 pub fn list(desk: &Desk, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
     let shelf = Shelf::open(desk, record)?;
-    let finished = shelf.makers().filter(|stage| is_finished(record, &stage.name));
-    finished.map(|stage| Ok(shelf.shown(stage, made(&shelf.dir, &stage.name)?))).collect()
+    let finished = shelf
+        .makers()
+        .filter(|stage| is_finished(record, &stage.name));
+    finished
+        .map(|stage| Ok(shelf.shown(stage, made(&shelf.dir, &stage.name)?)))
+        .collect()
 }
 
 /// What such a job waits for.
 pub fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
     format!(
-        "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} {stage}` with --export FILE, then --import FILE, or --accept"
+        "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} \
+         {stage}` with --export FILE, then --import FILE, or --accept"
     )
 }
 
 /// The first data set of a job that waits for its review: stage and rows. Blocks.
-pub fn awaited(record: &JobRecord, job: &Job, dir: &Path) -> Result<Option<(String, u64)>, DataSetError> {
-    for stage in job.stages.iter().filter(|stage| stage.is_reviewed() && is_finished(record, &stage.name)) {
+pub fn awaited(
+    record: &JobRecord,
+    job: &Job,
+    dir: &Path,
+) -> Result<Option<(String, u64)>, DataSetError> {
+    for stage in job
+        .stages
+        .iter()
+        .filter(|stage| stage.is_reviewed() && is_finished(record, &stage.name))
+    {
         let made = made(dir, &stage.name)?;
         if !made.reviewed {
             return Ok(Some((stage.name.clone(), made.rows)));
@@ -138,23 +183,46 @@ pub fn awaited(record: &JobRecord, job: &Job, dir: &Path) -> Result<Option<(Stri
 }
 
 /// The SHA-256 of each data set that is there. Blocks.
-pub fn hashes(record: &JobRecord, job: &Job, dir: &Path) -> Result<BTreeMap<String, String>, DataSetError> {
-    let made_by = |stage: &Stage| stage.rejection_sampling().is_some() && is_finished(record, &stage.name);
+pub fn hashes(
+    record: &JobRecord,
+    job: &Job,
+    dir: &Path,
+) -> Result<BTreeMap<String, String>, DataSetError> {
+    let made_by =
+        |stage: &Stage| stage.rejection_sampling().is_some() && is_finished(record, &stage.name);
     let finished = job.stages.iter().filter(|stage| made_by(stage));
-    finished.map(|stage| Ok((stage.name.clone(), made(dir, &stage.name)?.sha256))).collect()
+    finished
+        .map(|stage| Ok((stage.name.clone(), made(dir, &stage.name)?.sha256)))
+        .collect()
 }
 
 /// Accepts what a stage made, or takes `file` in its place. Blocks.
-pub fn review(desk: &Desk, record: &JobRecord, stage: &str, file: Option<&Path>) -> Result<MadeDataSet, ReviewError> {
+pub fn review(
+    desk: &Desk,
+    record: &JobRecord,
+    stage: &str,
+    file: Option<&Path>,
+) -> Result<MadeDataSet, ReviewError> {
     let shelf = Shelf::open(desk, record)?;
     let Some(settings) = shelf.job.stages.iter().find(|known| known.name == stage) else {
         let known: Vec<&str> = shelf.makers().map(|stage| stage.name.as_str()).collect();
-        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        return Err(ReviewError::NoStage { job: record.job().to_string(), stage: stage.into(), known });
+        let known = if known.is_empty() {
+            "none".into()
+        } else {
+            known.join(", ")
+        };
+        return Err(ReviewError::NoStage {
+            job: record.job().to_string(),
+            stage: stage.into(),
+            known,
+        });
     };
     let stage = || settings.name.clone();
     if settings.rejection_sampling().is_none() {
-        return Err(ReviewError::MakesNone { stage: stage(), kind: settings.kind_name().into() });
+        return Err(ReviewError::MakesNone {
+            stage: stage(),
+            kind: settings.kind_name().into(),
+        });
     }
     if !settings.is_reviewed() {
         return Err(ReviewError::NotAsked { stage: stage() });
@@ -162,14 +230,20 @@ pub fn review(desk: &Desk, record: &JobRecord, stage: &str, file: Option<&Path>)
     if !is_finished(record, &settings.name) {
         return Err(ReviewError::NotMade { stage: stage() });
     }
-    let mut reviewed = Made { reviewed: true, ..made(&shelf.dir, &settings.name)? };
+    let mut reviewed = Made {
+        reviewed: true,
+        ..made(&shelf.dir, &settings.name)?
+    };
     match file {
         None => reviewed.return_to_made(),
         Some(path) => {
-            let source = shelf.job.source(&settings.name).ok_or_else(|| DataError::Source {
-                name: settings.name.clone(),
-                problem: "no data set of the job file is behind it".into(),
-            })?;
+            let source = shelf
+                .job
+                .source(&settings.name)
+                .ok_or_else(|| DataError::Source {
+                    name: settings.name.clone(),
+                    problem: "no data set of the job file is behind it".into(),
+                })?;
             let (rows, sha256) = import(path, &shelf.dir, &source)?;
             reviewed.take(rows, sha256, &settings.name);
         }
@@ -179,13 +253,22 @@ pub fn review(desk: &Desk, record: &JobRecord, stage: &str, file: Option<&Path>)
     let now = desk.ledger.job(record.job());
     let now = now.as_deref().unwrap_or(record);
     if now.state().is_final() {
-        return Err(ReviewError::Ended { job: record.job().to_string() });
+        return Err(ReviewError::Ended {
+            job: record.job().to_string(),
+        });
     }
     if let Some(reader) = shelf.reader(now, &settings.name) {
-        return Err(ReviewError::Read { stage: stage(), reader: reader.into() });
+        return Err(ReviewError::Read {
+            stage: stage(),
+            reader: reader.into(),
+        });
     }
     write_record(&shelf.dir, &settings.name, &reviewed)?;
-    let log = JobLog::new(Outputs::new(job_dir(&desk.state_dir, record.job())).log(), &record.job().0, desk.clock.clone());
+    let log = JobLog::new(
+        Outputs::new(job_dir(&desk.state_dir, record.job())).log(),
+        &record.job().0,
+        desk.clock.clone(),
+    );
     log.info(match file {
         Some(_) => format!(
             "data set {} reviewed: the imported file's {} rows take the place of {}, sha256 {}",
@@ -194,7 +277,10 @@ pub fn review(desk: &Desk, record: &JobRecord, stage: &str, file: Option<&Path>)
             reviewed.rows_made(),
             reviewed.sha256
         ),
-        None => format!("data set {} reviewed: its {} rows are accepted", settings.name, reviewed.rows),
+        None => format!(
+            "data set {} reviewed: its {} rows are accepted",
+            settings.name, reviewed.rows
+        ),
     });
     Ok(shelf.shown(settings, reviewed))
 }
@@ -204,14 +290,25 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
     let columns = Columns::of(&rows_of(dir, &source.name))?;
     let mut rows = 0;
     let mut failed = None;
-    let arrived = dir.join(format!("{}.import-{}.jsonl", source.name, ARRIVALS.fetch_add(1, Ordering::Relaxed)));
+    let arrived = dir.join(format!(
+        "{}.import-{}.jsonl",
+        source.name,
+        ARRIVALS.fetch_add(1, Ordering::Relaxed)
+    ));
     let written = write_atomically(&arrived, |file| {
         each_line(path, |number, line| {
-            columns.check(line).map_err(|problem| ReviewError::Line { path: path.into(), line: number, problem })?;
+            columns.check(line).map_err(|problem| ReviewError::Line {
+                path: path.into(),
+                line: number,
+                problem,
+            })?;
             rows += 1;
             file.write_all(line.as_bytes())
                 .and_then(|()| file.write_all(b"\n"))
-                .map_err(|source| ReviewError::File { path: arrived.clone(), source })
+                .map_err(|source| ReviewError::File {
+                    path: arrived.clone(),
+                    source,
+                })
         })
         .map_err(|error| {
             failed = Some(error);
@@ -226,14 +323,26 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         if rows == 0 {
             return Err(ReviewError::Empty(path.into()));
         }
-        // As later stages will read it. What arrived is looked at, since the file that was given may be another by now; an error names that one.
-        let opened = |path: &Path| DataSet::open(&DataSource { path: path.into(), ..source.clone() });
+        // As later stages will read it. What arrived is looked at, since the file that was given
+        // may be another by now; an error names that one.
+        let opened = |path: &Path| {
+            DataSet::open(&DataSource {
+                path: path.into(),
+                ..source.clone()
+            })
+        };
         if let Err(error) = opened(&arrived) {
             return Err(opened(path).err().unwrap_or(error).into());
         }
-        let sha256 = digest::of_file(&arrived, &|| Ok(())).map_err(|source| ReviewError::File { path: arrived.clone(), source })?;
+        let sha256 = digest::of_file(&arrived, &|| Ok(())).map_err(|source| ReviewError::File {
+            path: arrived.clone(),
+            source,
+        })?;
         let place = dir.join(Made::imported_name(&source.name, &sha256));
-        std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File { path: place, source })?;
+        std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File {
+            path: place,
+            source,
+        })?;
         Ok((rows, sha256))
     })();
     if done.is_err() {
@@ -244,14 +353,27 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
 }
 
 /// Calls `f` with the number (from 1) and text of each line that is not blank.
-fn each_line(path: &Path, mut f: impl FnMut(u64, &str) -> Result<(), ReviewError>) -> Result<(), ReviewError> {
-    let unread = |source| ReviewError::File { path: path.into(), source };
+fn each_line(
+    path: &Path,
+    mut f: impl FnMut(u64, &str) -> Result<(), ReviewError>,
+) -> Result<(), ReviewError> {
+    let unread = |source| ReviewError::File {
+        path: path.into(),
+        source,
+    };
     let mut reader = BufReader::new(user_file::open(path).map_err(unread)?);
     let mut bytes = Vec::new();
     for number in 1.. {
-        let wrong = |problem: String| ReviewError::Line { path: path.into(), line: number, problem };
+        let wrong = |problem: String| ReviewError::Line {
+            path: path.into(),
+            line: number,
+            problem,
+        };
         bytes.clear();
-        let length = (&mut reader).take(LINE_MAX_BYTES + 1).read_until(b'\n', &mut bytes).map_err(unread)?;
+        let length = (&mut reader)
+            .take(LINE_MAX_BYTES + 1)
+            .read_until(b'\n', &mut bytes)
+            .map_err(unread)?;
         if length == 0 {
             break;
         }
@@ -284,13 +406,17 @@ impl Columns {
     fn of(made: &Path) -> Result<Columns, ReviewError> {
         let mut columns: Option<Columns> = None;
         each_line(made, |line, text| {
-            let row: Map<String, Value> = serde_json::from_str(text).map_err(|error| ReviewError::Line {
-                path: made.into(),
-                line,
-                problem: error.to_string(),
-            })?;
+            let row: Map<String, Value> =
+                serde_json::from_str(text).map_err(|error| ReviewError::Line {
+                    path: made.into(),
+                    line,
+                    problem: error.to_string(),
+                })?;
             let keys = || row.keys().cloned();
-            let columns = columns.get_or_insert_with(|| Columns { known: keys().collect(), required: keys().collect() });
+            let columns = columns.get_or_insert_with(|| Columns {
+                known: keys().collect(),
+                required: keys().collect(),
+            });
             columns.known.extend(keys());
             columns.required.retain(|name| row.contains_key(name));
             Ok(())
@@ -302,7 +428,8 @@ impl Columns {
 
     /// What is wrong with a row, and how it ought to be.
     fn check(&self, line: &str) -> Result<(), String> {
-        let row: Value = serde_json::from_str(line).map_err(|error| format!("is not valid JSON: {error}"))?;
+        let row: Value =
+            serde_json::from_str(line).map_err(|error| format!("is not valid JSON: {error}"))?;
         let Value::Object(row) = row else {
             return Err("is no JSON object: a row is {\"prompt\": …, \"completion\": …}".into());
         };
@@ -314,12 +441,24 @@ impl Columns {
         if !said(row.get("prompt")) {
             return Err("has no `prompt`: a text, or a list of messages, that is not empty".into());
         }
-        if !row.get("completion").is_some_and(|completion| completion.is_string() && said(Some(completion))) {
+        if !row
+            .get("completion")
+            .is_some_and(|completion| completion.is_string() && said(Some(completion)))
+        {
             return Err("has no `completion`: a text that is not empty".into());
         }
-        let names = || self.known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let names = || {
+            self.known
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         if let Some(name) = row.keys().find(|name| !self.known.contains(*name)) {
-            return Err(format!("has a column `{name}`, which the data set does not have; it has {}", names()));
+            return Err(format!(
+                "has a column `{name}`, which the data set does not have; it has {}",
+                names()
+            ));
         }
         if let Some(name) = self.required.iter().find(|name| !row.contains_key(*name)) {
             return Err(format!("lacks the column `{name}`; a row has {}", names()));
@@ -336,9 +475,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made.jsonl");
         let rows = [
-            "{\"prompt\":\"1\",\"completion\":\"2\",\"reference\":\"2\",\"reward\":1.0,\"level\":3}",
+            r#"{"prompt":"1","completion":"2","reference":"2","reward":1.0,"level":3}"#,
             "",
-            "{\"prompt\":\"1\",\"completion\":\"2\",\"reference\":\"2\",\"reward\":1.0}",
+            r#"{"prompt":"1","completion":"2","reference":"2","reward":1.0}"#,
         ];
         std::fs::write(&path, rows.join("\n")).unwrap();
         Columns::of(&path).unwrap()
@@ -354,21 +493,35 @@ mod tests {
             "an added row has no reward, nor what only some rows have"
         );
         assert_eq!(
-            check(r#"{"prompt":[{"role":"user","content":"a"}],"completion":"b","reference":"c","level":9,"reward":0}"#),
+            check(
+                r#"{"prompt":[{"role":"user","content":"a"}],"completion":"b","reference":"c","level":9,"reward":0}"#
+            ),
             Ok(())
         );
         for (line, problem) in [
             ("{", "is not valid JSON"),
             ("[1]", "is no JSON object"),
             (r#"{"completion":"b","reference":"c"}"#, "has no `prompt`"),
-            (r#"{"prompt":"  ","completion":"b","reference":"c"}"#, "has no `prompt`"),
-            (r#"{"prompt":"a","completion":["b"],"reference":"c"}"#, "has no `completion`"),
-            (r#"{"prompt":"a","completion":"","reference":"c"}"#, "has no `completion`"),
+            (
+                r#"{"prompt":"  ","completion":"b","reference":"c"}"#,
+                "has no `prompt`",
+            ),
+            (
+                r#"{"prompt":"a","completion":["b"],"reference":"c"}"#,
+                "has no `completion`",
+            ),
+            (
+                r#"{"prompt":"a","completion":"","reference":"c"}"#,
+                "has no `completion`",
+            ),
             (
                 r#"{"prompt":"a","completion":"b","referense":"c"}"#,
                 "`referense`, which the data set does not have; it has `completion`, `level`",
             ),
-            (r#"{"prompt":"a","completion":"b"}"#, "lacks the column `reference`"),
+            (
+                r#"{"prompt":"a","completion":"b"}"#,
+                "lacks the column `reference`",
+            ),
         ] {
             let found = check(line).unwrap_err();
             assert!(found.contains(problem), "{line}: {found}");

@@ -1,5 +1,6 @@
-//! How many clients may have what at a time (`LIM-1`), so that those who say nothing, those who watch, and those for whom much has to be read
-//! do not take each other's places, nor the place of who only wants to cancel a job.
+//! How many clients may have what at a time (`LIM-1`), so that those who say nothing, those who
+//! watch, and those for whom much has to be read do not take each other's places, nor the place of
+//! who only wants to cancel a job.
 //!
 //! | kind | at a time | one more |
 //! |---|---|---|
@@ -56,12 +57,18 @@ impl Default for Rooms {
 impl Rooms {
     /// A place for a stream, for as long as what is returned is held.
     pub fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
-        self.streams.clone().try_acquire_owned().map_err(|_| busy(STREAMS_MAX, "watches and logs"))
+        self.streams
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| busy(STREAMS_MAX, "watches and logs"))
     }
 }
 
 fn busy(count: usize, what: &str) -> ControlError {
-    ControlError { kind: ErrorKind::Busy, message: format!("the daemon is at {count} {what} already: try again in a moment") }
+    ControlError {
+        kind: ErrorKind::Busy,
+        message: format!("the daemon is at {count} {what} already: try again in a moment"),
+    }
 }
 
 /// Work of one kind: so much of it is done at a time, and so much waits.
@@ -72,7 +79,8 @@ pub struct Room {
     at_work: Arc<Semaphore>,
 }
 
-/// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes on when the client leaves.
+/// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes
+/// on when the client leaves.
 pub struct Turn {
     _inside: OwnedSemaphorePermit,
     _at_work: OwnedSemaphorePermit,
@@ -80,17 +88,31 @@ pub struct Turn {
 
 impl Room {
     fn new(what: &'static str, at_work: usize) -> Room {
-        Room { what, inside: Arc::new(Semaphore::new(WAITING_MAX)), at_work: Arc::new(Semaphore::new(at_work)) }
+        Room {
+            what,
+            inside: Arc::new(Semaphore::new(WAITING_MAX)),
+            at_work: Arc::new(Semaphore::new(at_work)),
+        }
     }
 
-    /// The wait for a turn, or a refusal at once where too many wait. Dropping the wait gives the place up.
-    pub fn enter(&self) -> Result<impl Future<Output = Result<Turn, ControlError>> + use<>, ControlError> {
+    /// The wait for a turn, or a refusal at once where too many wait. Dropping the wait gives the
+    /// place up.
+    pub fn enter(
+        &self,
+    ) -> Result<impl Future<Output = Result<Turn, ControlError>> + use<>, ControlError> {
         let refused = busy(WAITING_MAX, self.what);
-        let inside = self.inside.clone().try_acquire_owned().map_err(|_| refused.clone())?;
+        let inside = self
+            .inside
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| refused.clone())?;
         let at_work = self.at_work.clone();
         Ok(async move {
             let at_work = at_work.acquire_owned().await.map_err(|_| refused)?;
-            Ok(Turn { _inside: inside, _at_work: at_work })
+            Ok(Turn {
+                _inside: inside,
+                _at_work: at_work,
+            })
         })
     }
 }
@@ -114,7 +136,11 @@ pub struct Place {
 
 impl Places {
     fn new(limit: usize) -> Places {
-        Places(Arc::new(Mutex::new(Taken { limit, count: 0, by_age: BTreeMap::new() })))
+        Places(Arc::new(Mutex::new(Taken {
+            limit,
+            count: 0,
+            by_age: BTreeMap::new(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -131,7 +157,11 @@ impl Places {
         taken.count += 1;
         let number = taken.count;
         taken.by_age.insert(number, keep);
-        Place { number, places: self.clone(), cut }
+        Place {
+            number,
+            places: self.clone(),
+            cut,
+        }
     }
 }
 
@@ -164,14 +194,19 @@ mod tests {
         assert!(second.cut().now_or_never().is_none() && third.cut().now_or_never().is_none());
         drop(second);
         let _fourth = places.take();
-        assert!(third.cut().now_or_never().is_none(), "a place that was given up is free");
+        assert!(
+            third.cut().now_or_never().is_none(),
+            "a place that was given up is free"
+        );
     }
 
     #[test]
     fn so_many_work_so_many_wait_and_the_rest_is_refused() {
         let room = Room::new("plans", 1);
         let first = room.enter().unwrap().now_or_never().unwrap().unwrap();
-        let mut waiting: Vec<_> = (1..WAITING_MAX).map(|_| Box::pin(room.enter().unwrap())).collect();
+        let mut waiting: Vec<_> = (1..WAITING_MAX)
+            .map(|_| Box::pin(room.enter().unwrap()))
+            .collect();
         assert!(waiting[0].as_mut().now_or_never().is_none());
         let refused = room.enter().err().unwrap();
         assert_eq!(refused.kind, ErrorKind::Busy);

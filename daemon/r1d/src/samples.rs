@@ -11,14 +11,24 @@ use std::cmp::{Ordering, Reverse};
 #[derive(Debug, thiserror::Error)]
 pub enum SamplesError {
     #[error("job `{job}` has no stage {stage:?}; it has {known}")]
-    NoStage { job: String, stage: String, known: String },
+    NoStage {
+        job: String,
+        stage: String,
+        known: String,
+    },
     #[error("stage {stage:?} of job `{job}` has no samples of step {step}: {known}")]
-    NoStep { job: String, stage: String, step: u64, known: String },
+    NoStep {
+        job: String,
+        stage: String,
+        step: u64,
+        known: String,
+    },
     #[error(transparent)]
     Data(#[from] DataError),
 }
 
-/// Of the stage and step (from 1) asked for, or of the newest: empty when nothing of it is committed. Blocks.
+/// Of the stage and step (from 1) asked for, or of the newest: empty when nothing of it is
+/// committed. Blocks.
 pub fn read(
     record: &JobRecord,
     outputs: &Outputs,
@@ -27,31 +37,70 @@ pub fn read(
     sort: SampleSort,
     limit: u32,
 ) -> Result<Vec<Sample>, SamplesError> {
-    let stages: Vec<&str> = record.progress.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let stages: Vec<&str> = record
+        .progress
+        .stages
+        .iter()
+        .map(|stage| stage.name.as_str())
+        .collect();
     // Where the ledger is an older copy, there are files of steps that it does not know.
-    let committed = |stage: &str| record.progress.stages.iter().find(|known| known.name == stage).map_or(0, |known| known.step);
-    let newest = |stage: &str| Some((stage.to_owned(), outputs.last_rollouts(stage, committed(stage))?));
+    let committed = |stage: &str| {
+        record
+            .progress
+            .stages
+            .iter()
+            .find(|known| known.name == stage)
+            .map_or(0, |known| known.step)
+    };
+    let newest = |stage: &str| {
+        Some((
+            stage.to_owned(),
+            outputs.last_rollouts(stage, committed(stage))?,
+        ))
+    };
     let place = match stage {
         Some(stage) if !stages.contains(&stage.as_str()) => {
-            let known = if stages.is_empty() { "begun none yet".into() } else { stages.join(", ") };
-            return Err(SamplesError::NoStage { job: record.job().to_string(), stage, known });
+            let known = if stages.is_empty() {
+                "begun none yet".into()
+            } else {
+                stages.join(", ")
+            };
+            return Err(SamplesError::NoStage {
+                job: record.job().to_string(),
+                stage,
+                known,
+            });
         }
-        Some(stage) => step.map(|step| (stage.clone(), step)).or_else(|| newest(&stage)),
-        None => stages.iter().rev().find_map(|stage| newest(stage)).map(|(stage, last)| (stage, step.unwrap_or(last))),
+        Some(stage) => step
+            .map(|step| (stage.clone(), step))
+            .or_else(|| newest(&stage)),
+        None => stages
+            .iter()
+            .rev()
+            .find_map(|stage| newest(stage))
+            .map(|(stage, last)| (stage, step.unwrap_or(last))),
     };
-    let Some((stage, step)) = place else { return Ok(Vec::new()) };
+    let Some((stage, step)) = place else {
+        return Ok(Vec::new());
+    };
     let path = outputs.rollouts(&stage, step);
     if step > committed(&stage) || !path.exists() {
         let known = match outputs.last_rollouts(&stage, committed(&stage)) {
             Some(last) => format!("its steps 1 to {last} have some"),
             None => "it has none yet, or never samples".into(),
         };
-        return Err(SamplesError::NoStep { job: record.job().to_string(), stage, step, known });
+        return Err(SamplesError::NoStep {
+            job: record.job().to_string(),
+            stage,
+            step,
+            known,
+        });
     }
     of_step(outputs, &stage, step, sort, limit)
 }
 
-/// Of the newest committed step of a stage, best reward first, for whoever has a job's directory and no daemon. Blocks.
+/// Of the newest committed step of a stage, best reward first, for whoever has a job's directory
+/// and no daemon. Blocks.
 pub fn newest(outputs: &Outputs, stage: &str, limit: u32) -> Result<Vec<Sample>, SamplesError> {
     match outputs.last_rollouts(stage, u64::MAX) {
         Some(step) => of_step(outputs, stage, step, SampleSort::Reward, limit),
@@ -59,11 +108,20 @@ pub fn newest(outputs: &Outputs, stage: &str, limit: u32) -> Result<Vec<Sample>,
     }
 }
 
-fn of_step(outputs: &Outputs, stage: &str, step: u64, sort: SampleSort, limit: u32) -> Result<Vec<Sample>, SamplesError> {
+fn of_step(
+    outputs: &Outputs,
+    stage: &str,
+    step: u64,
+    sort: SampleSort,
+    limit: u32,
+) -> Result<Vec<Sample>, SamplesError> {
     let mut rows = rollouts::read(&outputs.rollouts(stage, step))?;
     rows.sort_by(|a, b| order(sort, a, b));
     rows.truncate(limit as usize);
-    Ok(rows.into_iter().map(|row| sample(stage, step, row)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| sample(stage, step, row))
+        .collect())
 }
 
 fn order(sort: SampleSort, a: &RolloutRow, b: &RolloutRow) -> Ordering {
@@ -72,7 +130,8 @@ fn order(sort: SampleSort, a: &RolloutRow, b: &RolloutRow) -> Ordering {
     match sort {
         SampleSort::Order => Ordering::Equal,
         SampleSort::Reward => reward(b).total_cmp(&reward(a)),
-        SampleSort::Length => Reverse(a.scored.rollout.completion_ids.len()).cmp(&Reverse(b.scored.rollout.completion_ids.len())),
+        SampleSort::Length => Reverse(a.scored.rollout.completion_ids.len())
+            .cmp(&Reverse(b.scored.rollout.completion_ids.len())),
     }
     .then(place(a).cmp(&place(b)))
 }

@@ -1,5 +1,6 @@
-//! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges groups), verdicts come out in
-//! whatever order the pool has them. A judged reward is called twice: for its questions, and with the answers of its model.
+//! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges
+//! groups), verdicts come out in whatever order the pool has them. A judged reward is called twice:
+//! for its questions, and with the answers of its model.
 
 use crate::materials::{Judge, Materials};
 use crate::tasks;
@@ -15,9 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is bounded by what a step or an evaluation samples.
+/// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is
+/// bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
-/// How often a job that waits for verdicts is told that its calls go on, or have their turn to come.
+/// How often a job that waits for verdicts is told that its calls go on, or have their turn to
+/// come.
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
@@ -28,16 +31,29 @@ pub enum Handed {
     Conclude(Vec<Answered>),
 }
 
-/// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends the bridge.
-pub fn bridge(materials: Arc<Materials>, rewards: &Rewards) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
+/// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends
+/// the bridge.
+pub fn bridge(
+    materials: Arc<Materials>,
+    rewards: &Rewards,
+) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
     let (items, incoming) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     let (outgoing, events) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
-    tasks::spawn("scoring", carry(materials, rewards.pool().line(), incoming, outgoing));
+    tasks::spawn(
+        "scoring",
+        carry(materials, rewards.pool().line(), incoming, outgoing),
+    );
     (items, events)
 }
 
-/// Never waits for one side alone: the job may be handing in completions just when it is not taking verdicts.
-async fn carry(materials: Arc<Materials>, pool: Line, mut items: mpsc::Receiver<Handed>, events: mpsc::Sender<Event>) {
+/// Never waits for one side alone: the job may be handing in completions just when it is not taking
+/// verdicts.
+async fn carry(
+    materials: Arc<Materials>,
+    pool: Line,
+    mut items: mpsc::Receiver<Handed>,
+    events: mpsc::Sender<Event>,
+) {
     let mut judging = FuturesUnordered::new();
     let mut done: VecDeque<Event> = VecDeque::new();
     let mut before = pool.calls();
@@ -70,7 +86,12 @@ async fn carry(materials: Arc<Materials>, pool: Line, mut items: mpsc::Receiver<
 type ByReward = BTreeMap<String, Answers>;
 
 /// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
-async fn judge(materials: &Materials, pool: &Line, items: Vec<ScoreItem>, answers: Option<ByReward>) -> Vec<Event> {
+async fn judge(
+    materials: &Materials,
+    pool: &Line,
+    items: Vec<ScoreItem>,
+    answers: Option<ByReward>,
+) -> Vec<Event> {
     let judged = match answers {
         None => verdicts(materials, pool, items).await,
         Some(answers) => conclusions(materials, pool, items, answers).await,
@@ -82,9 +103,12 @@ fn failed(error: String) -> End {
     End::Failed { error }
 }
 
-/// The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have one.
+/// The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have
+/// one.
 fn abandoned(judge: &Judge, error: ScoreError) -> End {
-    End::Abandoned { cause: format!("reward `{}`: {error}", judge.reward.name) }
+    End::Abandoned {
+        cause: format!("reward `{}`: {error}", judge.reward.name),
+    }
 }
 
 /// Completions as rewards see them, and the rewards that judge their row in their step.
@@ -98,25 +122,41 @@ struct Hearing<'a> {
     adds_special: bool,
 }
 
-async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Option<Hearing<'a>>, End> {
-    let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else { return Ok(None) };
-    let (Some(prompted), Some(tokenizer)) = (materials.row(of, row), materials.tokenizer(of)) else {
-        return Err(failed(format!("row {row} of {of:?} is not in the job's data")));
+async fn hearing<'a>(
+    materials: &'a Materials,
+    items: &[ScoreItem],
+) -> Result<Option<Hearing<'a>>, End> {
+    let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else {
+        return Ok(None);
+    };
+    let (Some(prompted), Some(tokenizer)) = (materials.row(of, row), materials.tokenizer(of))
+    else {
+        return Err(failed(format!(
+            "row {row} of {of:?} is not in the job's data"
+        )));
     };
     let step = matches!(of, Source::Stage(_)).then_some(key.step);
-    let judges: Vec<&Judge> = prompted.judges.filter(|judge| step.is_none_or(|step| step >= judge.reward.after_step)).collect();
+    let judges: Vec<&Judge> = prompted
+        .judges
+        .filter(|judge| step.is_none_or(|step| step >= judge.reward.after_step))
+        .collect();
     let completion = |item: &ScoreItem| -> Result<Completion, End> {
         Ok(Completion {
             id: (item.key.prompt as u64) << 32 | item.key.sample as u64,
             prompt: prompted.prompt.to_owned(),
-            text: tokenizer.decode_completion(&item.completion_ids).map_err(|error| failed(error.to_string()))?,
+            text: tokenizer
+                .decode_completion(&item.completion_ids)
+                .map_err(|error| failed(error.to_string()))?,
             reference: prompted.data.reference.clone(),
             tokens: item.completion_ids.len() as u32,
             finish: item.finish,
             meta: prompted.data.meta.clone(),
         })
     };
-    let completions = items.iter().map(completion).collect::<Result<Vec<_>, _>>()?;
+    let completions = items
+        .iter()
+        .map(completion)
+        .collect::<Result<Vec<_>, _>>()?;
     let graders = materials.graders.read().await.of(&judges, of, items);
     Ok(Some(Hearing {
         completions,
@@ -127,23 +167,45 @@ async fn hearing<'a>(materials: &'a Materials, items: &[ScoreItem]) -> Result<Op
     }))
 }
 
-/// Completions as judged rewards see them: beside the row's other columns stands its own prompt, before any template, as `prompt`.
+/// Completions as judged rewards see them: beside the row's other columns stands its own prompt,
+/// before any template, as `prompt`.
 fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
     let meta = match &row.prompt {
         None => row.meta.clone(),
         Some(prompt) => {
             let columns = row.meta.as_deref().and_then(|meta| Json::parse(meta).ok());
-            let mut columns = if let Some(Json::Object(columns)) = columns { columns } else { Vec::new() };
+            let mut columns = if let Some(Json::Object(columns)) = columns {
+                columns
+            } else {
+                Vec::new()
+            };
             columns.retain(|(name, _)| name != "prompt");
             columns.push(("prompt".into(), Json::Text(prompt.clone())));
             Some(Json::Object(columns).to_string())
         }
     };
-    completions.iter().map(|completion| Completion { meta: meta.clone(), ..completion.clone() }).collect()
+    completions
+        .iter()
+        .map(|completion| Completion {
+            meta: meta.clone(),
+            ..completion.clone()
+        })
+        .collect()
 }
 
-async fn verdicts(materials: &Materials, pool: &Line, items: Vec<ScoreItem>) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, row, judges, policy, adds_special }) = hearing(materials, &items).await? else {
+async fn verdicts(
+    materials: &Materials,
+    pool: &Line,
+    items: Vec<ScoreItem>,
+) -> Result<Vec<Event>, End> {
+    let Some(Hearing {
+        completions,
+        row,
+        judges,
+        policy,
+        adds_special,
+    }) = hearing(materials, &items).await?
+    else {
         return Ok(Vec::new());
     };
     let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
@@ -151,59 +213,130 @@ async fn verdicts(materials: &Materials, pool: &Line, items: Vec<ScoreItem>) -> 
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
             let completions = asked_about(&completions, row);
-            let planned = completions.iter().map(|completion| pool.plan(loaded.clone(), completion.clone()));
-            let planned = try_join_all(planned).await.map_err(|error| abandoned(judge, error))?;
-            for ((planned, completion), (verdicts, asked)) in planned.into_iter().zip(&completions).zip(&mut said) {
+            let planned = completions
+                .iter()
+                .map(|completion| pool.plan(loaded.clone(), completion.clone()));
+            let planned = try_join_all(planned)
+                .await
+                .map_err(|error| abandoned(judge, error))?;
+            for ((planned, completion), (verdicts, asked)) in
+                planned.into_iter().zip(&completions).zip(&mut said)
+            {
                 match planned {
                     Ok(asks) if asks.is_empty() => {
-                        let concluded = pool.conclude(loaded.clone(), completion.clone(), Vec::new()).await;
-                        verdicts.push(verdict(name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
+                        let concluded = pool
+                            .conclude(loaded.clone(), completion.clone(), Vec::new())
+                            .await;
+                        verdicts.push(verdict(
+                            name,
+                            &loaded,
+                            concluded.map_err(|error| abandoned(judge, error))?,
+                        ));
                     }
                     Ok(asks) => {
-                        let questions = materials.respondents.questions(&materials.job, &judge.reward, asks, policy, adds_special);
-                        asked.push(Asked { reward: name.clone(), questions: questions.map_err(failed)? });
+                        let questions = materials.respondents.questions(
+                            &materials.job,
+                            &judge.reward,
+                            asks,
+                            policy,
+                            adds_special,
+                        );
+                        asked.push(Asked {
+                            reward: name.clone(),
+                            questions: questions.map_err(failed)?,
+                        });
                     }
                     Err(fault) => verdicts.push(verdict(name, &loaded, fault)),
                 }
             }
             continue;
         }
-        let judged = judged(pool, &loaded, &completions).await.map_err(|error| abandoned(judge, error))?;
-        said.iter_mut().zip(judged).for_each(|((verdicts, _), judged)| verdicts.push(verdict(name, &loaded, judged)));
+        let judged = judged(pool, &loaded, &completions)
+            .await
+            .map_err(|error| abandoned(judge, error))?;
+        said.iter_mut()
+            .zip(judged)
+            .for_each(|((verdicts, _), judged)| verdicts.push(verdict(name, &loaded, judged)));
     }
-    let scored = |((item, completion), (verdicts, asked)): ((ScoreItem, Completion), _)| Event::Scored {
-        key: item.key,
-        verdicts,
-        asked,
-        text: completion.text,
-    };
-    Ok(items.into_iter().zip(completions).zip(said).map(scored).collect())
+    let scored =
+        |((item, completion), (verdicts, asked)): ((ScoreItem, Completion), _)| Event::Scored {
+            key: item.key,
+            verdicts,
+            asked,
+            text: completion.text,
+        };
+    Ok(items
+        .into_iter()
+        .zip(completions)
+        .zip(said)
+        .map(scored)
+        .collect())
 }
 
 /// The verdicts of the rewards that have answers.
-async fn conclusions(materials: &Materials, pool: &Line, items: Vec<ScoreItem>, mut answers: ByReward) -> Result<Vec<Event>, End> {
-    let Some(Hearing { completions, row, judges, .. }) = hearing(materials, &items).await? else { return Ok(Vec::new()) };
+async fn conclusions(
+    materials: &Materials,
+    pool: &Line,
+    items: Vec<ScoreItem>,
+    mut answers: ByReward,
+) -> Result<Vec<Event>, End> {
+    let Some(Hearing {
+        completions,
+        row,
+        judges,
+        ..
+    }) = hearing(materials, &items).await?
+    else {
+        return Ok(Vec::new());
+    };
     let completions = asked_about(&completions, row);
-    let (Some(item), Some(completion)) = (items.first(), completions.first()) else { return Ok(Vec::new()) };
+    let (Some(item), Some(completion)) = (items.first(), completions.first()) else {
+        return Ok(Vec::new());
+    };
     let mut verdicts = Vec::new();
     for (judge, loaded) in judges {
-        let Some(said) = answers.remove(&judge.reward.name) else { continue };
-        let said = materials.respondents.answers(&materials.job, &judge.reward, said).map_err(failed)?;
-        let concluded = pool.conclude(loaded.clone(), completion.clone(), said).await;
-        verdicts.push(verdict(&judge.reward.name, &loaded, concluded.map_err(|error| abandoned(judge, error))?));
+        let Some(said) = answers.remove(&judge.reward.name) else {
+            continue;
+        };
+        let said = materials
+            .respondents
+            .answers(&materials.job, &judge.reward, said)
+            .map_err(failed)?;
+        let concluded = pool
+            .conclude(loaded.clone(), completion.clone(), said)
+            .await;
+        verdicts.push(verdict(
+            &judge.reward.name,
+            &loaded,
+            concluded.map_err(|error| abandoned(judge, error))?,
+        ));
     }
     match answers.into_keys().next() {
-        Some(name) => Err(failed(format!("a model answered for reward `{name}`, which does not judge this row"))),
-        None => Ok(vec![Event::Concluded { key: item.key, verdicts }]),
+        Some(name) => Err(failed(format!(
+            "a model answered for reward `{name}`, which does not judge this row"
+        ))),
+        None => Ok(vec![Event::Concluded {
+            key: item.key,
+            verdicts,
+        }]),
     }
 }
 
 /// As many as completions, in their order.
-async fn judged(pool: &Line, loaded: &LoadedReward, completions: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
+async fn judged(
+    pool: &Line,
+    loaded: &LoadedReward,
+    completions: &[Completion],
+) -> Result<Vec<Judged>, ScoreError> {
     if loaded.world() == World::GroupReward {
         return pool.score_group(loaded.clone(), completions.to_vec()).await;
     }
-    try_join_all(completions.iter().map(|completion| pool.score(loaded.clone(), completion.clone()))).await
+    try_join_all(
+        completions
+            .iter()
+            .map(|completion| pool.score(loaded.clone(), completion.clone())),
+    )
+    .await
 }
 
 fn verdict(name: &str, loaded: &LoadedReward, judged: Judged) -> Verdict {
@@ -233,12 +366,26 @@ mod tests {
             finish: FinishReason::Stop,
             meta: None,
         };
-        let meta = |row: &Row| asked_about(std::slice::from_ref(&rendered), row).remove(0).meta;
+        let meta = |row: &Row| {
+            asked_about(std::slice::from_ref(&rendered), row)
+                .remove(0)
+                .meta
+        };
         // Numbers stay as they are written.
         let columns = r#"{"level":3,"answer":717897987691852588770249}"#;
-        let row = Row { prompt: Some("1 + 1?".into()), meta: Some(columns.into()), ..Row::default() };
-        assert_eq!(meta(&row).as_deref(), Some(r#"{"level":3,"answer":717897987691852588770249,"prompt":"1 + 1?"}"#));
-        assert_eq!(meta(&Row { meta: None, ..row }).as_deref(), Some(r#"{"prompt":"1 + 1?"}"#));
+        let row = Row {
+            prompt: Some("1 + 1?".into()),
+            meta: Some(columns.into()),
+            ..Row::default()
+        };
+        assert_eq!(
+            meta(&row).as_deref(),
+            Some(r#"{"level":3,"answer":717897987691852588770249,"prompt":"1 + 1?"}"#)
+        );
+        assert_eq!(
+            meta(&Row { meta: None, ..row }).as_deref(),
+            Some(r#"{"prompt":"1 + 1?"}"#)
+        );
         assert_eq!(meta(&Row::default()), None);
     }
 }

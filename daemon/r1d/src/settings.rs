@@ -1,4 +1,5 @@
-//! What one daemon runs with: its configuration file, flags and environment, resolved once at the start.
+//! What one daemon runs with: its configuration file, flags and environment, resolved once at the
+//! start.
 
 use crate::cli::Place;
 use r1d_job::DaemonConfig;
@@ -31,9 +32,15 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: {source}", path.display())]
-    Config { path: PathBuf, source: r1d_job::JobError },
+    Config {
+        path: PathBuf,
+        source: r1d_job::JobError,
+    },
     #[error("embedded configuration: {0}")]
     Embedded(r1d_job::JobError),
     #[error("no state directory: set --state-dir, R1D_STATE_DIR, XDG_STATE_HOME or HOME")]
@@ -44,10 +51,20 @@ pub enum SettingsError {
 
 /// Reads `r1d.toml`.
 pub fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
-    let text = user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| SettingsError::Read { path: path.into(), source })?;
-    let absolute = std::path::absolute(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
+    let text =
+        user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| SettingsError::Read {
+            path: path.into(),
+            source,
+        })?;
+    let absolute = std::path::absolute(path).map_err(|source| SettingsError::Read {
+        path: path.into(),
+        source,
+    })?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
-    DaemonConfig::parse(&text, base).map_err(|source| SettingsError::Config { path: path.into(), source })
+    DaemonConfig::parse(&text, base).map_err(|source| SettingsError::Config {
+        path: path.into(),
+        source,
+    })
 }
 
 impl Settings {
@@ -57,19 +74,34 @@ impl Settings {
             Some(path) => read_config(path)?,
             None => DaemonConfig::dev().map_err(SettingsError::Embedded)?,
         };
-        let state_dir =
-            place.state_dir.or_else(|| config.state_dir.clone()).or_else(home_state).ok_or(SettingsError::NoStateDirectory)?;
-        let state_dir =
-            std::path::absolute(&state_dir).map_err(|source| SettingsError::Read { path: state_dir.clone(), source })?;
+        let state_dir = place
+            .state_dir
+            .or_else(|| config.state_dir.clone())
+            .or_else(home_state)
+            .ok_or(SettingsError::NoStateDirectory)?;
+        let state_dir = std::path::absolute(&state_dir).map_err(|source| SettingsError::Read {
+            path: state_dir.clone(),
+            source,
+        })?;
         let executable = std::env::current_exe().map_err(SettingsError::Executable)?;
         let beside = executable.parent().unwrap_or(Path::new("/")).to_path_buf();
-        let hostname = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hostname = || {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        };
         Ok(Settings {
             node_name: config.node_name.clone().unwrap_or_else(hostname),
-            socket: place.socket.or_else(|| config.socket.clone()).unwrap_or_else(|| state_dir.join("r1d.sock")),
+            socket: place
+                .socket
+                .or_else(|| config.socket.clone())
+                .unwrap_or_else(|| state_dir.join("r1d.sock")),
             worker: place.worker.unwrap_or_else(|| beside.join(WORKER)),
             worker_silence: Duration::from_secs(place.worker_silence),
-            plugin_dirs: std::iter::once(beside.join(PLUGINS_DIRECTORY)).chain(config.plugin_dirs.clone()).collect(),
+            plugin_dirs: std::iter::once(beside.join(PLUGINS_DIRECTORY))
+                .chain(config.plugin_dirs.clone())
+                .collect(),
             may_be_shut_down: file.is_none(),
             state_dir,
             config,
@@ -78,7 +110,9 @@ impl Settings {
 }
 
 fn set(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 /// Where the system's daemon looks for plugins, for tools that know no daemon.
@@ -93,7 +127,9 @@ pub fn home_cache() -> Option<PathBuf> {
 }
 
 fn home_state() -> Option<PathBuf> {
-    set("XDG_STATE_HOME").map(|dir| dir.join("r1d")).or_else(|| set("HOME").map(|dir| dir.join(".local/state/r1d")))
+    set("XDG_STATE_HOME")
+        .map(|dir| dir.join("r1d"))
+        .or_else(|| set("HOME").map(|dir| dir.join(".local/state/r1d")))
 }
 
 /// The configuration as `r1d.toml`, every default filled in.
@@ -102,29 +138,80 @@ pub fn dump(config: &DaemonConfig) -> String {
     use toml::{Table, Value};
     let path = |path: &Path| Value::String(path.display().to_string());
     let mut node = Table::new();
-    node.extend(config.node_name.clone().map(|name| ("name".into(), Value::String(name))));
-    node.extend(config.state_dir.as_deref().map(|dir| ("state_dir".into(), path(dir))));
+    node.extend(
+        config
+            .node_name
+            .clone()
+            .map(|name| ("name".into(), Value::String(name))),
+    );
+    node.extend(
+        config
+            .state_dir
+            .as_deref()
+            .map(|dir| ("state_dir".into(), path(dir))),
+    );
     let devices = match &config.devices {
         Devices::Auto => Value::String("auto".into()),
-        Devices::Listed(devices) => Value::Array(devices.iter().cloned().map(Value::String).collect()),
+        Devices::Listed(devices) => {
+            Value::Array(devices.iter().cloned().map(Value::String).collect())
+        }
     };
     node.insert("devices".into(), devices);
-    let listen: Table = config.socket.as_deref().map(|socket| ("socket".into(), path(socket))).into_iter().collect();
-    let mut torch: Table = config.torch_lib.as_deref().map(|lib| ("lib".into(), path(lib))).into_iter().collect();
-    torch.insert("threads".into(), Value::Integer(config.torch_threads.into()));
-    torch.insert("mkl_intel_kernels".into(), Value::Boolean(config.mkl_intel_kernels));
+    let listen: Table = config
+        .socket
+        .as_deref()
+        .map(|socket| ("socket".into(), path(socket)))
+        .into_iter()
+        .collect();
+    let mut torch: Table = config
+        .torch_lib
+        .as_deref()
+        .map(|lib| ("lib".into(), path(lib)))
+        .into_iter()
+        .collect();
+    torch.insert(
+        "threads".into(),
+        Value::Integer(config.torch_threads.into()),
+    );
+    torch.insert(
+        "mkl_intel_kernels".into(),
+        Value::Boolean(config.mkl_intel_kernels),
+    );
     let mut rewards = Table::new();
-    rewards.insert("plugin_dirs".into(), Value::Array(config.plugin_dirs.iter().map(|dir| path(dir)).collect()));
-    rewards.insert("threads".into(), Value::Integer(config.reward_threads.into()));
-    rewards.insert("trusted_keys".into(), Value::Array(config.trusted_keys.iter().cloned().map(Value::String).collect()));
+    rewards.insert(
+        "plugin_dirs".into(),
+        Value::Array(config.plugin_dirs.iter().map(|dir| path(dir)).collect()),
+    );
+    rewards.insert(
+        "threads".into(),
+        Value::Integer(config.reward_threads.into()),
+    );
+    rewards.insert(
+        "trusted_keys".into(),
+        Value::Array(
+            config
+                .trusted_keys
+                .iter()
+                .cloned()
+                .map(Value::String)
+                .collect(),
+        ),
+    );
     let format = match config.log_format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
     let log = Table::from_iter(
-        [("level", config.log_level.as_str()), ("format", format)].map(|(k, v)| (k.into(), Value::String(v.into()))),
+        [("level", config.log_level.as_str()), ("format", format)]
+            .map(|(k, v)| (k.into(), Value::String(v.into()))),
     );
-    let tables = [("node", node), ("listen", listen), ("torch", torch), ("rewards", rewards), ("log", log)];
+    let tables = [
+        ("node", node),
+        ("listen", listen),
+        ("torch", torch),
+        ("rewards", rewards),
+        ("log", log),
+    ];
     let whole = Table::from_iter(tables.map(|(name, table)| (name.into(), Value::Table(table))));
     toml::to_string(&whole).unwrap_or_default()
 }
@@ -136,9 +223,16 @@ mod tests {
     /// What is printed can be read, and says the same.
     #[test]
     fn a_dumped_configuration_reads_back() {
-        let text = "[node]\nname = \"n\"\ndevices = [\"cpu\"]\nstate_dir = \"/s\"\n[listen]\nsocket = \"/r/r1d.sock\"\n[log]\nformat = \"json\"\n";
-        for config in [DaemonConfig::dev().unwrap(), DaemonConfig::parse(text, Path::new("/")).unwrap()] {
-            assert_eq!(DaemonConfig::parse(&dump(&config), Path::new("/")).unwrap(), config);
+        let text = "[node]\nname = \"n\"\ndevices = [\"cpu\"]\nstate_dir = \
+                    \"/s\"\n[listen]\nsocket = \"/r/r1d.sock\"\n[log]\nformat = \"json\"\n";
+        for config in [
+            DaemonConfig::dev().unwrap(),
+            DaemonConfig::parse(text, Path::new("/")).unwrap(),
+        ] {
+            assert_eq!(
+                DaemonConfig::parse(&dump(&config), Path::new("/")).unwrap(),
+                config
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the daemon takes jobs, so that no job fails
-//! for what the daemon lacks.
+//! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the
+//! daemon takes jobs, so that no job fails for what the daemon lacks.
 
 use crate::actors::jobs::{DeviceUsable, Jobs};
 use crate::actors::supervise::Supervised;
@@ -31,7 +31,10 @@ pub async fn try_devices(recipes: &[Recipe], board: &Board) -> Result<(), SetupE
     for (recipe, problem) in recipes.iter().zip(found) {
         let problem = problem?;
         if let Some(problem) = &problem {
-            tracing::error!("device {} gets no jobs until this is mended: {problem}", recipe.device);
+            tracing::error!(
+                "device {} gets no jobs until this is mended: {problem}",
+                recipe.device
+            );
         }
         board.found(&recipe.device, problem);
     }
@@ -41,7 +44,12 @@ pub async fn try_devices(recipes: &[Recipe], board: &Board) -> Result<(), SetupE
 /// Tries devices again that cannot be used; one that can be by then gets the next job. None waits
 /// for another's answer.
 pub async fn keep_trying(recipes: Vec<Recipe>, board: Board, jobs: Supervised<Jobs>) {
-    futures_util::future::join_all(recipes.iter().map(|recipe| keep_trying_one(recipe, &board, &jobs))).await;
+    futures_util::future::join_all(
+        recipes
+            .iter()
+            .map(|recipe| keep_trying_one(recipe, &board, &jobs)),
+    )
+    .await;
 }
 
 /// Pauses grow until the device has been of use for a while: one that opens and then does nothing
@@ -49,13 +57,18 @@ pub async fn keep_trying(recipes: Vec<Recipe>, board: Board, jobs: Supervised<Jo
 async fn keep_trying_one(recipe: &Recipe, board: &Board, jobs: &Supervised<Jobs>) {
     let mut pause = PROBE_AGAIN;
     loop {
-        if tokio::time::timeout(OF_USE_AFTER, board.until_unusable(&recipe.device)).await.is_err() {
+        if tokio::time::timeout(OF_USE_AFTER, board.until_unusable(&recipe.device))
+            .await
+            .is_err()
+        {
             pause = PROBE_AGAIN;
             board.until_unusable(&recipe.device).await;
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(PROBE_AGAIN_MAX);
-        let problem = probe(recipe).await.unwrap_or_else(|problem| Some(problem.to_string()));
+        let problem = probe(recipe)
+            .await
+            .unwrap_or_else(|problem| Some(problem.to_string()));
         let is_usable = problem.is_none();
         board.found(&recipe.device, problem);
         if is_usable {
@@ -68,14 +81,24 @@ async fn keep_trying_one(recipe: &Recipe, board: &Board, jobs: &Supervised<Jobs>
 
 /// What keeps the device from being used, if anything does.
 async fn probe(recipe: &Recipe) -> Result<Option<String>, SetupError> {
-    let failed = |source| WorkerError::Start { executable: recipe.executable.clone(), source };
+    let failed = |source| WorkerError::Start {
+        executable: recipe.executable.clone(),
+        source,
+    };
     let mut command = recipe.command().map_err(failed)?;
     command.args(["probe", "--device", &recipe.device]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let ended = command.spawn().map_err(failed)?.wait_with_output();
     match tokio::time::timeout(PROBE_MAX, ended).await {
         Ok(ended) => judged(recipe, &ended.map_err(failed)?),
-        Err(_) => Ok(Some(format!("a worker does not open it within {} s", PROBE_MAX.as_secs()))),
+        Err(_) => Ok(Some(format!(
+            "a worker does not open it within {} s",
+            PROBE_MAX.as_secs()
+        ))),
     }
 }
 
@@ -84,10 +107,20 @@ fn judged(recipe: &Recipe, ended: &Output) -> Result<Option<String>, SetupError>
         return Ok(None);
     }
     let text = String::from_utf8_lossy(&ended.stderr);
-    let said = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim();
-    match (ended.status.code(), recipe.unusable(ended.status.code(), said)) {
+    let said = text
+        .lines()
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing")
+        .trim();
+    match (
+        ended.status.code(),
+        recipe.unusable(ended.status.code(), said),
+    ) {
         (Some(EXIT_NO_LIBRARY), Some(problem)) => Err(SetupError::Libraries(problem)),
         (_, Some(problem)) => Ok(Some(problem)),
-        (_, None) => Ok(Some(format!("a worker cannot start ({}): {said}", ended.status))),
+        (_, None) => Ok(Some(format!(
+            "a worker cannot start ({}): {said}",
+            ended.status
+        ))),
     }
 }

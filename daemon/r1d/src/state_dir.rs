@@ -27,18 +27,23 @@ pub const LEDGER_FILE: &str = "ledger.redb";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("state directory {}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("state directory {} is in use by r1d with process id {pid}: stop that one, or choose another with --state-dir", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("state directory {} is in use by r1d with process id {pid}: stop that one, or choose \
+             another with --state-dir", path.display())]
     InUse { path: PathBuf, pid: String },
     #[error(
-        "state directory {}: its ledger, ledger.redb, is gone, and there are {jobs} jobs in {0}/jobs, which only a ledger can go on with: put a copy of the \
-         ledger back; or, to start anew without these jobs, move {0}/jobs away",
+        "state directory {}: its ledger, ledger.redb, is gone, and there are {jobs} jobs in \
+         {0}/jobs, which only a ledger can go on with: put a copy of the ledger back; or, to \
+         start anew without these jobs, move {0}/jobs away",
         path.display()
     )]
     NoLedger { path: PathBuf, jobs: usize },
     #[error(
-        "state directory {} was removed, or replaced by another, while the daemon ran: what it would record now is lost. It ends; started again, it \
-         begins with what is there",
+        "state directory {} was removed, or replaced by another, while the daemon ran: what it \
+         would record now is lost. It ends; started again, it begins with what is there",
         path.display()
     )]
     Gone { path: PathBuf },
@@ -64,35 +69,68 @@ impl StateDir {
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             lock.read_to_string(&mut pid).map_err(io(&path))?;
-            return Err(StateError::InUse { path: root.into(), pid: pid.trim().into() });
+            return Err(StateError::InUse {
+                path: root.into(),
+                pid: pid.trim().into(),
+            });
         }
         let own = format!("{}\n", std::process::id());
-        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(own.as_bytes())).map_err(io(&path))?;
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| lock.write_all(own.as_bytes()))
+            .map_err(io(&path))?;
         let path = root.join(WORKERS_LOCK);
         let workers = open(&path).map_err(io(&path))?;
-        Ok(StateDir { root: root.into(), lock, workers })
+        Ok(StateDir {
+            root: root.into(),
+            lock,
+            workers,
+        })
     }
 
-    /// Refuses to begin a new ledger beside jobs that an old one had: they would be forgotten, and their directories kept for nobody.
+    /// Refuses to begin a new ledger beside jobs that an old one had: they would be forgotten, and
+    /// their directories kept for nobody.
     pub fn check_ledger(&self) -> Result<(), StateError> {
         if self.ledger().exists() {
             return Ok(());
         }
-        let jobs =
-            std::fs::read_dir(self.root.join("jobs")).map_err(|source| StateError::Io { path: self.root.clone(), source })?;
-        let jobs = jobs.flatten().filter(|entry| Outputs::new(entry.path()).job_toml().exists()).count();
-        if jobs > 0 { Err(StateError::NoLedger { path: self.root.clone(), jobs }) } else { Ok(()) }
+        let jobs = std::fs::read_dir(self.root.join("jobs")).map_err(|source| StateError::Io {
+            path: self.root.clone(),
+            source,
+        })?;
+        let jobs = jobs
+            .flatten()
+            .filter(|entry| Outputs::new(entry.path()).job_toml().exists())
+            .count();
+        if jobs > 0 {
+            Err(StateError::NoLedger {
+                path: self.root.clone(),
+                jobs,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the directory that this process locked is still the one at its path.
     pub fn is_in_place(&self) -> Result<(), StateError> {
-        let (held, found) = (self.lock.metadata(), std::fs::metadata(self.root.join("lock")));
+        let (held, found) = (
+            self.lock.metadata(),
+            std::fs::metadata(self.root.join("lock")),
+        );
         match (held, found) {
-            (Ok(held), Ok(found)) if (held.dev(), held.ino()) == (found.dev(), found.ino()) => Ok(()),
-            (_, Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(StateError::Io { path: self.root.clone(), source: error })
+            (Ok(held), Ok(found)) if (held.dev(), held.ino()) == (found.dev(), found.ino()) => {
+                Ok(())
             }
-            _ => Err(StateError::Gone { path: self.root.clone() }),
+            (_, Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StateError::Io {
+                    path: self.root.clone(),
+                    source: error,
+                })
+            }
+            _ => Err(StateError::Gone {
+                path: self.root.clone(),
+            }),
         }
     }
 
@@ -105,9 +143,12 @@ impl StateDir {
         }
     }
 
-    /// Processes that have the workers' lock as their standard output. The kernel's list of locks has the process that took it: a daemon that is gone.
+    /// Processes that have the workers' lock as their standard output. The kernel's list of locks
+    /// has the process that took it: a daemon that is gone.
     fn holders(&self) -> Vec<u32> {
-        let Ok(lock) = self.workers.metadata() else { return Vec::new() };
+        let Ok(lock) = self.workers.metadata() else {
+            return Vec::new();
+        };
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let holds = |pid: &u32| {
@@ -152,5 +193,10 @@ pub fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
 }

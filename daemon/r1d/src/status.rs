@@ -44,7 +44,12 @@ impl Outlines {
             model: stage.model.clone(),
             steps: steps_of_file(stage),
         };
-        let outlines: Arc<Vec<_>> = Arc::new(job.iter().flat_map(|job| &job.stages).map(outline).collect());
+        let outlines: Arc<Vec<_>> = Arc::new(
+            job.iter()
+                .flat_map(|job| &job.stages)
+                .map(outline)
+                .collect(),
+        );
         let mut known = lock();
         if known.len() >= OUTLINES_MAX {
             known.clear();
@@ -63,7 +68,8 @@ pub struct Desk {
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
     pub outlines: Outlines,
-    /// Held while a reviewed data set takes its place, and while a stage begins to read one ([`crate::review`]).
+    /// Held while a reviewed data set takes its place, and while a stage begins to read one
+    /// ([`crate::review`]).
     pub reviews: Arc<Mutex<()>>,
 }
 
@@ -105,7 +111,12 @@ impl Desk {
         running.retain(|record| record.state() == State::Running);
         ended.retain(|record| record.state().is_final());
         ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
-        running.iter().chain(&state.queue()).chain(&ended).map(|record| self.summary(record)).collect()
+        running
+            .iter()
+            .chain(&state.queue())
+            .chain(&ended)
+            .map(|record| self.summary(record))
+            .collect()
     }
 
     pub fn status(&self, record: &JobRecord) -> JobStatus {
@@ -125,16 +136,22 @@ impl Desk {
             evals: record.evals.clone(),
             directory: job_dir(&self.state_dir, record.job()),
             model: record.progress.model.clone(),
-            error: live.as_ref().and_then(|live| live.failed.clone()).or_else(|| record.progress.error.clone()),
+            error: live
+                .as_ref()
+                .and_then(|live| live.failed.clone())
+                .or_else(|| record.progress.error.clone()),
             restarts: record.restarts(),
             eta_s: live.as_ref().and_then(|live| live.eta_s),
             activity: live.and_then(|live| live.activity),
         }
     }
 
-    /// Leaves the job's status in its directory. A status that finds no room there is no reason to stop: the next one may. Blocks.
+    /// Leaves the job's status in its directory. A status that finds no room there is no reason to
+    /// stop: the next one may. Blocks.
     pub fn leave_status(&self, job: &JobId, outputs: &Outputs) {
-        let Some(record) = self.ledger.job(job) else { return };
+        let Some(record) = self.ledger.job(job) else {
+            return;
+        };
         if let Err(error) = outputs.write_status(&self.status(&record)) {
             tracing::warn!(%job, "its status is not in its directory: {error}");
         }
@@ -142,31 +159,55 @@ impl Desk {
 
     fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
         let outlines = self.outlines.of(record);
-        let model = |name: &str| outlines.iter().find(|stage| stage.name == name).and_then(|stage| stage.model.clone());
+        let model = |name: &str| {
+            outlines
+                .iter()
+                .find(|stage| stage.name == name)
+                .and_then(|stage| stage.model.clone())
+        };
         let now = self.clock.unix().as_secs();
-        let begun = record.progress.stages.iter().zip(0..).map(|(stage, index)| StageStatus {
-            reused_from: record.reuse.taken.get(&index).cloned(),
-            name: stage.name.clone(),
-            kind: stage.kind.clone(),
-            model: model(&stage.name),
-            state: stage.state,
-            step: stage.step,
-            steps: stage.steps,
-            // What rejection sampling has committed is durable: there are no weights to save.
-            durable_step: if stage.kind == "rejection-sampling" { stage.step } else { stage.durable_step() },
-            metrics: stage.metrics.clone(),
-            seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
-        });
-        let steps =
-            |index: usize, stage: &StageOutline| live.and_then(|live| live.steps.get(index)).copied().unwrap_or(stage.steps);
-        let to_come = outlines.iter().enumerate().skip(record.progress.stages.len());
+        let begun = record
+            .progress
+            .stages
+            .iter()
+            .zip(0..)
+            .map(|(stage, index)| StageStatus {
+                reused_from: record.reuse.taken.get(&index).cloned(),
+                name: stage.name.clone(),
+                kind: stage.kind.clone(),
+                model: model(&stage.name),
+                state: stage.state,
+                step: stage.step,
+                steps: stage.steps,
+                // What rejection sampling has committed is durable: there are no weights to save.
+                durable_step: if stage.kind == "rejection-sampling" {
+                    stage.step
+                } else {
+                    stage.durable_step()
+                },
+                metrics: stage.metrics.clone(),
+                seconds: stage.ended_at.unwrap_or(now).saturating_sub(stage.begun_at) as f64,
+            });
+        let steps = |index: usize, stage: &StageOutline| {
+            live.and_then(|live| live.steps.get(index))
+                .copied()
+                .unwrap_or(stage.steps)
+        };
+        let to_come = outlines
+            .iter()
+            .enumerate()
+            .skip(record.progress.stages.len());
         let to_come = to_come.map(|(index, stage)| StageStatus {
             reused_from: None,
             name: stage.name.clone(),
             kind: stage.kind.into(),
             model: stage.model.clone(),
             // What never began did not fail.
-            state: if record.state().is_final() { State::Cancelled } else { State::Queued },
+            state: if record.state().is_final() {
+                State::Cancelled
+            } else {
+                State::Queued
+            },
             step: 0,
             steps: steps(index, stage),
             durable_step: 0,
@@ -181,17 +222,27 @@ impl Desk {
         let now = self.clock.now();
         let waits = match (record.state(), &live) {
             // A queued job is in a run's hands from the moment that its files are read.
-            (State::Queued | State::Running, Some(live)) => live.waits.iter().map(|wait| wait.shown(now)).collect(),
+            (State::Queued | State::Running, Some(live)) => {
+                live.waits.iter().map(|wait| wait.shown(now)).collect()
+            }
             (State::Queued, None) => self.why_queued(record),
             // No run has it in hand: the daemon has just started, or no device is free.
             (State::Running, None) => vec![self.wait_to_go_on(record)],
             _ => Vec::new(),
         };
-        Why { job: record.job().clone(), state: state(record, live.as_ref()), waits }
+        Why {
+            job: record.job().clone(),
+            state: state(record, live.as_ref()),
+            waits,
+        }
     }
 
     fn why_queued(&self, record: &JobRecord) -> Vec<Wait> {
-        let since_s = self.clock.unix().as_secs().saturating_sub(record.submission.submitted_at) as f64;
+        let since_s = self
+            .clock
+            .unix()
+            .as_secs()
+            .saturating_sub(record.submission.submitted_at) as f64;
         let before: Vec<String> = (self.ledger.queue().iter())
             .take_while(|other| other.job() != record.job())
             .map(|other| other.job().to_string())
@@ -200,7 +251,11 @@ impl Desk {
         match before.is_empty() {
             true => vec![wait],
             false => vec![Wait {
-                waits_for: format!("the jobs before it in the queue ({}), and {}", before.join(", "), wait.waits_for),
+                waits_for: format!(
+                    "the jobs before it in the queue ({}), and {}",
+                    before.join(", "),
+                    wait.waits_for
+                ),
                 ..wait
             }],
         }
@@ -212,13 +267,21 @@ impl Desk {
         let awaited = job.and_then(|job| review::awaited(record, &job, &dir).ok().flatten());
         let device = self.wait_for_device(0.0);
         match awaited {
-            Some((stage, rows)) => Wait { waits_for: review::wanted(record.job(), &stage, rows), ..device },
+            Some((stage, rows)) => Wait {
+                waits_for: review::wanted(record.job(), &stage, rows),
+                ..device
+            },
             None => device,
         }
     }
 
     fn wait_for_device(&self, since_s: f64) -> Wait {
-        Wait { owner: "job".into(), waits_for: self.free_device(), since_s, deadline_s: None }
+        Wait {
+            owner: "job".into(),
+            waits_for: self.free_device(),
+            since_s,
+            deadline_s: None,
+        }
     }
 
     /// What a job waits for that could run.
@@ -236,5 +299,10 @@ impl Desk {
 
 /// An activity between two attempts.
 pub fn idle(doing: &str) -> Activity {
-    Activity { doing: doing.into(), done: 0, total: 1, unit: "attempts".into() }
+    Activity {
+        doing: doing.into(),
+        done: 0,
+        total: 1,
+        unit: "attempts".into(),
+    }
 }

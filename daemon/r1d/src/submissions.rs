@@ -1,10 +1,11 @@
 //! Submissions from the moment that they arrive until the ledger has them.
 //!
-//! A submission is carried out to its end, whether its client stays or not: what the client had asked for is not undone by a lost connection.
-//! A client that asks again finds the job of its first try:
+//! A submission is carried out to its end, whether its client stays or not: what the client had
+//! asked for is not undone by a lost connection. A client that asks again finds the job of its
+//! first try:
 //!
-//! - under the same id, always: while the first is being read it is given that one's answer, later the ledger knows the job; who asks for another
-//!   job under it is refused;
+//! - under the same id, always: while the first is being read it is given that one's answer, later
+//!   the ledger knows the job; who asks for another job under it is refused;
 //! - without it (the person typed the command again), as long as the first client left without an
 //!   answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
@@ -69,16 +70,32 @@ impl Submissions {
     /// A submission begins; its answer goes to the sender, whose drop ends it.
     pub fn begin(&self, id: &str, contents: String, reading: Reading) -> (Underway, Begun) {
         let (sender, answer) = watch::channel(None);
-        let underway = Underway { reading, contents, answer };
+        let underway = Underway {
+            reading,
+            contents,
+            answer,
+        };
         self.lock().underway.insert(id.into(), underway.clone());
-        (underway, Begun { submissions: self.clone(), id: id.into(), answer: sender })
+        (
+            underway,
+            Begun {
+                submissions: self.clone(),
+                id: id.into(),
+                answer: sender,
+            },
+        )
     }
 
     /// The id of an equal submission that nobody heard the answer of.
     pub fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
         let mut inner = self.lock();
-        inner.unheard.retain(|unheard| now.saturating_sub(unheard.since) < FOUND_AGAIN_MAX);
-        let at = inner.unheard.iter().position(|unheard| unheard.contents == contents)?;
+        inner
+            .unheard
+            .retain(|unheard| now.saturating_sub(unheard.since) < FOUND_AGAIN_MAX);
+        let at = inner
+            .unheard
+            .iter()
+            .position(|unheard| unheard.contents == contents)?;
         inner.unheard.remove(at).map(|unheard| unheard.id)
     }
 
@@ -87,7 +104,11 @@ impl Submissions {
         if inner.unheard.len() >= UNHEARD_MAX {
             inner.unheard.pop_front();
         }
-        inner.unheard.push_back(Unheard { contents, id, since });
+        inner.unheard.push_back(Unheard {
+            contents,
+            id,
+            since,
+        });
     }
 }
 
@@ -133,9 +154,15 @@ mod tests {
         assert!(submissions.underway("r-2").is_none());
         begun.answer(Ok(Response::End));
         for client in [first, second] {
-            assert_eq!(client.answered().now_or_never(), Some(Some(Ok(Response::End))));
+            assert_eq!(
+                client.answered().now_or_never(),
+                Some(Some(Ok(Response::End)))
+            );
         }
-        assert!(submissions.underway("r-1").is_none(), "the ledger has it now");
+        assert!(
+            submissions.underway("r-1").is_none(),
+            "the ledger has it now"
+        );
     }
 
     #[test]
@@ -152,10 +179,20 @@ mod tests {
         let submissions = Submissions::default();
         submissions.left_unheard("abc".into(), "r-1".into(), MINUTE);
         assert_eq!(submissions.find_unheard("abd", MINUTE), None);
-        assert_eq!(submissions.find_unheard("abc", 2 * MINUTE), Some("r-1".into()));
-        assert_eq!(submissions.find_unheard("abc", 2 * MINUTE), None, "who heard it may submit the same once more");
+        assert_eq!(
+            submissions.find_unheard("abc", 2 * MINUTE),
+            Some("r-1".into())
+        );
+        assert_eq!(
+            submissions.find_unheard("abc", 2 * MINUTE),
+            None,
+            "who heard it may submit the same once more"
+        );
         submissions.left_unheard("abc".into(), "r-1".into(), MINUTE);
-        assert_eq!(submissions.find_unheard("abc", MINUTE + FOUND_AGAIN_MAX), None);
+        assert_eq!(
+            submissions.find_unheard("abc", MINUTE + FOUND_AGAIN_MAX),
+            None
+        );
         for i in 0..2 * UNHEARD_MAX {
             submissions.left_unheard(i.to_string(), i.to_string(), MINUTE);
         }

@@ -5,8 +5,8 @@
 //!  event (protobuf):  1: wall_time double   2: step int64   3: file_version string   5: summary
 //!  summary:           1: value (repeated)   value:  1: tag string   2: simple_value float
 //! ```
-//! The wall time is when the step was committed, which the ledger has among its metrics: the files are written again from it after a crash,
-//! and are the same bytes then.
+//! The wall time is when the step was committed, which the ledger has among its metrics: the files
+//! are written again from it after a crash, and are the same bytes then.
 
 use r1d_proto::worker::Metrics;
 use r1d_runner::metrics::COMMITTED_AT;
@@ -60,7 +60,12 @@ fn varint(into: &mut Vec<u8>, mut number: u64) {
 
 fn record(event: &[u8]) -> Vec<u8> {
     let length = (event.len() as u64).to_le_bytes();
-    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let masked = |bytes: &[u8]| {
+        crc32c::crc32c(bytes)
+            .rotate_right(15)
+            .wrapping_add(0xa282_ead8)
+            .to_le_bytes()
+    };
     [&length[..], &masked(&length), event, &masked(event)].concat()
 }
 
@@ -68,8 +73,9 @@ fn record(event: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Golden: `tensorboard.compat.proto` of step 300 with one scalar, and TensorFlow's record framing, written by hand from the protocol's
-    /// definition; the version record is the first 40 bytes of any event file.
+    /// Golden: `tensorboard.compat.proto` of step 300 with one scalar, and TensorFlow's record
+    /// framing, written by hand from the protocol's definition; the version record is the first 40
+    /// bytes of any event file.
     #[test]
     fn events_are_framed_protobuf() {
         let metrics = Metrics::from([("loss".into(), 1.5), (COMMITTED_AT.into(), 1_800_000_000.5)]);
@@ -79,8 +85,8 @@ mod tests {
         assert_eq!(
             &bytes[12..12 + length],
             [
-                0x09, 0x00, 0x00, 0x20, 0x80, 0x74, 0xd2, 0xda, 0x41, 0x10, 0xac, 0x02, 0x2a, 0x0d, 0x0a, 0x0b, 0x0a, 0x04, b'l',
-                b'o', b's', b's', 0x15, 0x00, 0x00, 0xc0, 0x3f
+                0x09, 0x00, 0x00, 0x20, 0x80, 0x74, 0xd2, 0xda, 0x41, 0x10, 0xac, 0x02, 0x2a, 0x0d,
+                0x0a, 0x0b, 0x0a, 0x04, b'l', b'o', b's', b's', 0x15, 0x00, 0x00, 0xc0, 0x3f
             ]
         );
         let header = header(&metrics);

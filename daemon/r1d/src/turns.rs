@@ -1,9 +1,11 @@
 //! Whose turn it is, when a device is free.
 //!
-//! Jobs that were running when the daemon ended come first, then the queue. A daemon that ended without a word may have been ended by one of
-//! the jobs that it worked for, and nobody can say by which: each of them is suspected ([`r1d_ledger::Strikes`]) until something of it is
-//! committed. Suspects come back one at a time, so that the one that ends the daemon again is known and the others lose nothing by it; the more
-//! often a job was at work when the daemon ended, the later it comes.
+//! Jobs that were running when the daemon ended come first, then the queue. A daemon that ended
+//! without a word may have been ended by one of the jobs that it worked for, and nobody can say by
+//! which: each of them is suspected ([`r1d_ledger::Strikes`]) until something of it is committed.
+//! Suspects come back one at a time, so that the one that ends the daemon again is known and the
+//! others lose nothing by it; the more often a job was at work when the daemon ended, the later it
+//! comes.
 
 use r1d_ledger::{JobRecord, State};
 use r1d_proto::control::State as RunState;
@@ -12,11 +14,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ends of the daemon in a row, while it worked for a job of which nothing was committed in between,
-/// after which the job is given up (`LIM-1`). Nobody can tell an operator's kill from the job's doing,
-/// and a step may take long, so this is more than any series of kills by hand.
+/// Ends of the daemon in a row, while it worked for a job of which nothing was committed in
+/// between, after which the job is given up (`LIM-1`). Nobody can tell an operator's kill from the
+/// job's doing, and a step may take long, so this is more than any series of kills by hand.
 pub const STRIKES_MAX: u32 = 12;
-/// A suspect that has been at work for so long did not end the daemon by being read or begun: the next one may come.
+/// A suspect that has been at work for so long did not end the daemon by being read or begun: the
+/// next one may come.
 pub const TRIAL_MAX: Duration = Duration::from_secs(300);
 
 /// In which turn a job comes; lower is earlier.
@@ -27,14 +30,21 @@ fn turn(record: &JobRecord) -> u32 {
     }
 }
 
-/// The job that a free device is given. `taken` are those that are at work, or are nobody's to start; `on_trial` says whether a suspect is at
-/// work.
+/// The job that a free device is given. `taken` are those that are at work, or are nobody's to
+/// start; `on_trial` says whether a suspect is at work.
 pub fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<JobId> {
-    let running = state.jobs().into_iter().filter(|record| record.state() == RunState::Running);
-    let mut waiting: Vec<Arc<JobRecord>> = running.chain(state.queue()).filter(|record| !taken.contains(record.job())).collect();
+    let running = state
+        .jobs()
+        .into_iter()
+        .filter(|record| record.state() == RunState::Running);
+    let mut waiting: Vec<Arc<JobRecord>> = running
+        .chain(state.queue())
+        .filter(|record| !taken.contains(record.job()))
+        .collect();
     waiting.sort_by_key(|record| turn(record));
     let first = waiting.first()?;
-    // The devices of jobs that were running are kept for them. Behind them stand only other suspects.
+    // The devices of jobs that were running are kept for them. Behind them stand only other
+    // suspects.
     let waits = on_trial && first.strikes.count > 0;
     (!waits).then(|| first.job().clone())
 }
@@ -44,9 +54,10 @@ pub fn given_up(record: &JobRecord) -> Option<String> {
     let count = record.strikes.count;
     (count >= STRIKES_MAX).then(|| {
         format!(
-            "the daemon ended {count} times in a row while it worked for this job, and nothing of the job was committed in between: it takes \
-             more memory than there is, or makes the daemon abort (the daemon's and the kernel's log say which); submit it again when that is \
-             mended"
+            "the daemon ended {count} times in a row while it worked for this job, and nothing of \
+             the job was committed in between: it takes more memory than there is, or makes the \
+             daemon abort (the daemon's and the kernel's log say which); submit it again when \
+             that is mended"
         )
     })
 }
@@ -68,18 +79,46 @@ mod tests {
         let (graders, keys) = Default::default();
         let (name, job_toml) = ("n".into(), "seed = 1".into());
         let job = id(job);
-        apply(state, Command::Submit { job, name, priority: 0, job_toml, request: None, graders, keys, reuses: false, at: 1 });
+        apply(
+            state,
+            Command::Submit {
+                job,
+                name,
+                priority: 0,
+                job_toml,
+                request: None,
+                graders,
+                keys,
+                reuses: false,
+                at: 1,
+            },
+        );
     }
 
     fn start(state: &mut State, job: &str) {
         apply(state, Command::TakeUp { job: id(job) });
-        apply(state, Command::Start { job: id(job), at: 2 });
+        apply(
+            state,
+            Command::Start {
+                job: id(job),
+                at: 2,
+            },
+        );
     }
 
     /// The daemon ends without a word, and the next one begins.
     fn crash(state: &mut State) {
-        for record in state.jobs().iter().filter(|record| record.strikes.taken_up && !record.state().is_final()) {
-            apply(state, Command::Strike { job: record.job().clone() });
+        for record in state
+            .jobs()
+            .iter()
+            .filter(|record| record.strikes.taken_up && !record.state().is_final())
+        {
+            apply(
+                state,
+                Command::Strike {
+                    job: record.job().clone(),
+                },
+            );
         }
     }
 
@@ -87,9 +126,29 @@ mod tests {
         let epoch = state.job(&id(job)).unwrap().progress.epoch;
         let (name, kind) = ("s".into(), "sft".into());
         let job = id(job);
-        apply(state, Command::BeginStage { job: job.clone(), epoch, stage: 0, name, kind, steps: 1000, at: 3 });
+        apply(
+            state,
+            Command::BeginStage {
+                job: job.clone(),
+                epoch,
+                stage: 0,
+                name,
+                kind,
+                steps: 1000,
+                at: 3,
+            },
+        );
         let step = state.job(&job).unwrap().progress.stages[0].step;
-        apply(state, Command::CommitStep { job, epoch, stage: 0, step, metrics: Default::default() });
+        apply(
+            state,
+            Command::CommitStep {
+                job,
+                epoch,
+                stage: 0,
+                step,
+                metrics: Default::default(),
+            },
+        );
     }
 
     fn next_of(state: &State, taken: &[&str], on_trial: bool) -> Option<String> {
@@ -100,9 +159,13 @@ mod tests {
     #[test]
     fn after_a_clean_stop_all_running_jobs_go_on_at_once() {
         let mut state = State::default();
-        ["a", "b", "c"].iter().for_each(|job| submit(&mut state, job));
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|job| submit(&mut state, job));
         ["a", "b"].iter().for_each(|job| start(&mut state, job));
-        ["a", "b"].iter().for_each(|job| apply(&mut state, Command::PutDown { job: id(job) }));
+        ["a", "b"]
+            .iter()
+            .for_each(|job| apply(&mut state, Command::PutDown { job: id(job) }));
         crash(&mut state);
         assert_eq!(next_of(&state, &[], false).as_deref(), Some("a"));
         assert_eq!(next_of(&state, &["a"], false).as_deref(), Some("b"));
@@ -112,17 +175,24 @@ mod tests {
     #[test]
     fn after_a_crash_they_come_back_one_at_a_time_and_keep_their_devices() {
         let mut state = State::default();
-        ["a", "b", "c"].iter().for_each(|job| submit(&mut state, job));
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|job| submit(&mut state, job));
         ["a", "b"].iter().for_each(|job| start(&mut state, job));
         crash(&mut state);
         assert_eq!(next_of(&state, &[], false).as_deref(), Some("a"));
         start(&mut state, "a");
-        assert_eq!(next_of(&state, &["a"], true), None, "b waits for its turn, and c does not take b's device");
+        assert_eq!(
+            next_of(&state, &["a"], true),
+            None,
+            "b waits for its turn, and c does not take b's device"
+        );
         commit(&mut state, "a");
         assert_eq!(next_of(&state, &["a"], false).as_deref(), Some("b"));
     }
 
-    /// The whole story: one job ends the daemon each time that it is taken up, others lose at most the time until it is given up.
+    /// The whole story: one job ends the daemon each time that it is taken up, others lose at most
+    /// the time until it is given up.
     #[test]
     fn a_job_that_ends_the_daemon_is_found_and_given_up() {
         for (jobs, devices) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
@@ -134,18 +204,26 @@ mod tests {
             'daemon: loop {
                 let mut at_work: Vec<JobId> = Vec::new();
                 while at_work.len() < devices {
-                    let on_trial = at_work.iter().any(|job| state.job(job).unwrap().strikes.count > 0);
-                    let Some(job) = next(&state, &at_work.iter().collect(), on_trial) else { break };
+                    let on_trial = at_work
+                        .iter()
+                        .any(|job| state.job(job).unwrap().strikes.count > 0);
+                    let Some(job) = next(&state, &at_work.iter().collect(), on_trial) else {
+                        break;
+                    };
                     if given_up(state.job(&job).unwrap()).is_some() {
                         break 'daemon;
                     }
                     start(&mut state, &job.0);
                     at_work.push(job);
                 }
-                // The honest ones commit if they are given the time, the other one takes the daemon with it.
+                // The honest ones commit if they are given the time, the other one takes the daemon
+                // with it.
                 if at_work.iter().any(|job| job.0 == poison) {
                     crashes += 1;
-                    assert!(crashes < 20, "{jobs} jobs on {devices} devices: never given up");
+                    assert!(
+                        crashes < 20,
+                        "{jobs} jobs on {devices} devices: never given up"
+                    );
                     crash(&mut state);
                     continue;
                 }
@@ -156,7 +234,12 @@ mod tests {
             }
             for record in state.jobs() {
                 let is_poison = record.job().0 == poison;
-                assert_eq!(given_up(&record).is_some(), is_poison, "{jobs} jobs on {devices} devices: {:?}", record.job());
+                assert_eq!(
+                    given_up(&record).is_some(),
+                    is_poison,
+                    "{jobs} jobs on {devices} devices: {:?}",
+                    record.job()
+                );
             }
             assert_eq!(crashes, STRIKES_MAX, "{jobs} jobs on {devices} devices");
         }

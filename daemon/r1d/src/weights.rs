@@ -1,4 +1,5 @@
-//! A model of a job, as far as can be told without a tensor: what its worker could not open is found before the job is accepted.
+//! A model of a job, as far as can be told without a tensor: what its worker could not open is
+//! found before the job is accepted.
 
 use crate::materials::MaterialsError;
 use r1d_proto::user_file;
@@ -19,24 +20,37 @@ pub enum Gives {
 
 impl Gives {
     pub fn of(config: &Config) -> Gives {
-        if config.scores { Gives::Number } else { Gives::Text }
+        if config.scores {
+            Gives::Number
+        } else {
+            Gives::Text
+        }
     }
 }
 
 /// A config.json and its text.
 pub fn read_config(path: &Path) -> Result<(Config, String), MaterialsError> {
     let text =
-        user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| MaterialsError::Model { path: path.into(), source })?;
+        user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| MaterialsError::Model {
+            path: path.into(),
+            source,
+        })?;
     let config = Config::parse(&text).map_err(|error| {
         let problem = error.to_string();
-        let problem = problem.strip_prefix("config.json: ").unwrap_or(&problem).to_owned();
-        MaterialsError::Config { path: path.into(), problem }
+        let problem = problem
+            .strip_prefix("config.json: ")
+            .unwrap_or(&problem)
+            .to_owned();
+        MaterialsError::Config {
+            path: path.into(),
+            problem,
+        }
     })?;
     Ok((config, text))
 }
 
-/// The config.json of a directory whose weights are those that it describes, as they have it: whether the head is the
-/// embedding is theirs to say.
+/// The config.json of a directory whose weights are those that it describes, as they have it:
+/// whether the head is the embedding is theirs to say.
 pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, MaterialsError> {
     let checked = || {
         let mut files = WeightFiles::open(dir)?;
@@ -53,7 +67,10 @@ pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, M
         WeightsError::Missing { ref dir, .. } => {
             let problem = error.to_string();
             let path = dir.clone();
-            let problem = problem.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&problem).to_owned();
+            let problem = problem
+                .strip_prefix(&format!("{}: ", path.display()))
+                .unwrap_or(&problem)
+                .to_owned();
             MaterialsError::Weights { path, problem }
         }
     })

@@ -1,5 +1,5 @@
-//! Clients that leave, say nothing, ask for too much, or ask again: the daemon loses no submission by it, makes no second job of one, and goes on
-//! answering everybody else.
+//! Clients that leave, say nothing, ask for too much, or ask again: the daemon loses no submission
+//! by it, makes no second job of one, and goes on answering everybody else.
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
@@ -13,11 +13,20 @@ use std::io::{ErrorKind as IoErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
 fn submission(job: String) -> Request {
-    Request::Submit { job, priority: None, pins: Default::default(), no_reuse: true }
+    Request::Submit {
+        job,
+        priority: None,
+        pins: Default::default(),
+        no_reuse: true,
+    }
 }
 
 fn under(id: &str, request: &Request) -> Envelope {
-    Envelope { id: Some(id.into()), progress: false, request: request.clone() }
+    Envelope {
+        id: Some(id.into()),
+        progress: false,
+        request: request.clone(),
+    }
 }
 
 fn say(house: &House, envelope: &Envelope) -> UnixStream {
@@ -46,21 +55,40 @@ fn jobs(house: &House) -> Vec<JobSummary> {
 
 /// A job that is over soon once it runs, and takes `rows` rows to read.
 fn job(house: &House, rows: usize) -> String {
-    let text: String = (0..rows).map(|i| format!("{{\"text\": \"{} {} {}\"}}\n", i % 7, i % 5, i % 3)).collect();
+    let text: String = (0..rows)
+        .map(|i| format!("{{\"text\": \"{} {} {}\"}}\n", i % 7, i % 5, i % 3))
+        .collect();
     fs::write(house.path(&format!("text-{rows}.jsonl")), text).expect("rows");
-    let whole = house.job(&[("rows.jsonl\"\n[data.train]", &format!("text-{rows}.jsonl\"\n[data.train]"))]);
-    let end = whole.find("[[stage]]\nname = \"cold-start\"").expect("the second stage");
+    let whole = house.job(&[(
+        "rows.jsonl\"\n[data.train]",
+        &format!("text-{rows}.jsonl\"\n[data.train]"),
+    )]);
+    let end = whole
+        .find("[[stage]]\nname = \"cold-start\"")
+        .expect("the second stage");
     whole[..end].to_owned()
 }
 
-/// What `r1ctl submit --timeout 1` does with a large data set, or Ctrl-C: nobody else submits anything, and the job runs all the same.
+/// What `r1ctl submit --timeout 1` does with a large data set, or Ctrl-C: nobody else submits
+/// anything, and the job runs all the same.
 #[test]
 fn a_submission_whose_client_left_is_queued_and_runs() {
     let mut house = House::new();
     house.start();
-    drop(say(&house, &Envelope { id: None, progress: false, request: submission(job(&house, 20_000)) }));
-    let ended = house
-        .wait("the job of a client that left", |house| jobs(house).first().filter(|job| job.state.is_final()).map(|job| job.state));
+    drop(say(
+        &house,
+        &Envelope {
+            id: None,
+            progress: false,
+            request: submission(job(&house, 20_000)),
+        },
+    ));
+    let ended = house.wait("the job of a client that left", |house| {
+        jobs(house)
+            .first()
+            .filter(|job| job.state.is_final())
+            .map(|job| job.state)
+    });
     assert_eq!(ended, State::Succeeded);
 }
 
@@ -69,9 +97,13 @@ fn a_submission_that_is_sent_again_makes_one_job() {
     let mut house = House::new();
     house.start();
     let request = submission(job(&house, 20_000));
-    // The first client leaves while its job is read, two others are there at once, and one comes later.
+    // The first client leaves while its job is read, two others are there at once, and one comes
+    // later.
     drop(say(&house, &under("mine-1", &request)));
-    let (second, third) = (say(&house, &under("mine-1", &request)), say(&house, &under("mine-1", &request)));
+    let (second, third) = (
+        say(&house, &under("mine-1", &request)),
+        say(&house, &under("mine-1", &request)),
+    );
     let id = hear(second);
     assert_eq!(hear(third), id);
     assert_eq!(hear(say(&house, &under("mine-1", &request))), id);
@@ -91,20 +123,37 @@ fn a_submission_that_is_sent_again_makes_one_job() {
 fn another_job_under_the_id_of_a_submission_is_refused() {
     let mut house = House::new();
     house.start();
-    let (one, other) = (submission(job(&house, 20_000)), submission(job(&house, 20_001)));
-    let refused = |stream: UnixStream| match read_blocking(&mut { stream }, Format::Json).expect("an answer") {
+    let (one, other) = (
+        submission(job(&house, 20_000)),
+        submission(job(&house, 20_001)),
+    );
+    let refused = |stream: UnixStream| match read_blocking(&mut { stream }, Format::Json)
+        .expect("an answer")
+    {
         Response::Error(error) => {
-            assert!(error.kind == ErrorKind::Invalid && error.message.contains("`same-1` is another submission's"), "{error:?}");
+            assert!(
+                error.kind == ErrorKind::Invalid
+                    && error.message.contains("`same-1` is another submission's"),
+                "{error:?}"
+            );
         }
         other => panic!("{other:?}"),
     };
-    // While the first is being read, and when the ledger has it; a daemon that did not read it knows it too.
+    // While the first is being read, and when the ledger has it; a daemon that did not read it
+    // knows it too.
     let first = say(&house, &under("same-1", &one));
     refused(say(&house, &under("same-1", &other)));
     let id = hear(first);
     refused(say(&house, &under("same-1", &other)));
-    let Request::Submit { job: text, .. } = &one else { panic!() };
-    let prior = Request::Submit { job: text.clone(), priority: Some(7), pins: Default::default(), no_reuse: true };
+    let Request::Submit { job: text, .. } = &one else {
+        panic!()
+    };
+    let prior = Request::Submit {
+        job: text.clone(),
+        priority: Some(7),
+        pins: Default::default(),
+        no_reuse: true,
+    };
     refused(say(&house, &under("same-1", &prior)));
     house.kill();
     house.start();
@@ -115,7 +164,8 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
     assert_eq!(jobs(&house).len(), 2);
 }
 
-/// A person who types the command again has another id, and means the same job as long as nobody told of the first.
+/// A person who types the command again has another id, and means the same job as long as nobody
+/// told of the first.
 #[test]
 fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
     let mut house = House::new();
@@ -123,7 +173,9 @@ fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
     house.start();
     let request = submission(job(&house, 20_000));
     drop(say(&house, &under("one", &request)));
-    let found = house.wait("the first job", |house| jobs(house).first().map(|job| job.job.0.clone()));
+    let found = house.wait("the first job", |house| {
+        jobs(house).first().map(|job| job.job.0.clone())
+    });
     assert_eq!(hear(say(&house, &under("two", &request))), found);
     assert_eq!(jobs(&house).len(), 1);
     let other = hear(say(&house, &under("three", &request)));
@@ -131,9 +183,17 @@ fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
     assert_eq!(jobs(&house).len(), 2);
     // And whoever has corrected the data before the command is given again means another job too.
     drop(say(&house, &under("four", &request)));
-    let unheard = house
-        .wait("the third job", |house| jobs(house).iter().map(|job| job.job.0.clone()).find(|id| *id != found && *id != other));
-    fs::write(house.path("text-20000.jsonl"), "{\"text\": \"1 2 3\"}\n".repeat(40)).unwrap();
+    let unheard = house.wait("the third job", |house| {
+        jobs(house)
+            .iter()
+            .map(|job| job.job.0.clone())
+            .find(|id| *id != found && *id != other)
+    });
+    fs::write(
+        house.path("text-20000.jsonl"),
+        "{\"text\": \"1 2 3\"}\n".repeat(40),
+    )
+    .unwrap();
     let corrected = hear(say(&house, &under("five", &request)));
     assert!(![found, other, unheard].contains(&corrected), "{corrected}");
 }
@@ -143,7 +203,14 @@ fn a_long_submission_says_how_far_it_is() {
     let mut house = House::new();
     house.start();
     let request = submission(job(&house, 600_000));
-    let mut stream = say(&house, &Envelope { id: None, progress: true, request });
+    let mut stream = say(
+        &house,
+        &Envelope {
+            id: None,
+            progress: true,
+            request,
+        },
+    );
     let mut words = Vec::new();
     loop {
         match read_blocking(&mut stream, Format::Json).expect("an answer") {
@@ -154,7 +221,12 @@ fn a_long_submission_says_how_far_it_is() {
             }
         }
     }
-    assert!(words.iter().any(|word| word.doing == "reading the data of stage `reading`" && word.total == 3), "{words:?}");
+    assert!(
+        words
+            .iter()
+            .any(|word| word.doing == "reading the data of stage `reading`" && word.total == 3),
+        "{words:?}"
+    );
     house.signal("TERM");
     house.ended();
 }
@@ -166,12 +238,20 @@ fn idle_connections_keep_nobody_from_being_answered() {
     house.plant("train-1", "hang");
     house.start();
     let id = house.submit(house.job(&[]));
-    let mut idle: Vec<UnixStream> = (0..300).map(|_| house.connect().expect("a connection")).collect();
-    assert!(matches!(house.ask(Request::Cancel { job: id }), Response::Cancelled { .. }));
+    let mut idle: Vec<UnixStream> = (0..300)
+        .map(|_| house.connect().expect("a connection"))
+        .collect();
+    assert!(matches!(
+        house.ask(Request::Cancel { job: id }),
+        Response::Cancelled { .. }
+    ));
     // The newest is still waited for: the answer did not come of its being given up.
     let newest = idle.last_mut().unwrap();
     newest.set_nonblocking(true).unwrap();
-    assert_eq!(newest.read(&mut [0]).unwrap_err().kind(), IoErrorKind::WouldBlock);
+    assert_eq!(
+        newest.read(&mut [0]).unwrap_err().kind(),
+        IoErrorKind::WouldBlock
+    );
     // Who connected before so many others is told to try again by the connection's end.
     let oldest = &mut idle[0];
     assert_eq!(oldest.read(&mut [0]).unwrap_or(0), 0);
@@ -183,7 +263,11 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
     house.plant("train-1", "hang");
     house.start();
     let id = house.submit(house.job(&[]));
-    let watch = Envelope { id: None, progress: false, request: Request::Watch { job: id.clone() } };
+    let watch = Envelope {
+        id: None,
+        progress: false,
+        request: Request::Watch { job: id.clone() },
+    };
     let mut watching = Vec::new();
     let refused = loop {
         let mut stream = say(&house, &watch);
@@ -196,10 +280,16 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
     };
     assert_eq!((watching.len(), refused.kind), (128, ErrorKind::Busy));
     assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
-    assert!(matches!(house.ask(Request::Cancel { job: id }), Response::Cancelled { .. }));
+    assert!(matches!(
+        house.ask(Request::Cancel { job: id }),
+        Response::Cancelled { .. }
+    ));
     // All of them hear of it, and then there is room again.
     for mut stream in watching {
-        while !matches!(read_blocking(&mut stream, Format::Json).expect("an answer"), Response::End) {}
+        while !matches!(
+            read_blocking(&mut stream, Format::Json).expect("an answer"),
+            Response::End
+        ) {}
     }
     let again = house.submit(house.job(&[("seed = 11", "seed = 12")]));
     let watched = house.stream(Request::Watch { job: again });
@@ -207,12 +297,21 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
 }
 
 fn threads(house: &House) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", house.pid())).expect("the daemon's status");
-    let line = status.lines().find(|line| line.starts_with("Threads:")).expect("its threads");
-    line.split_whitespace().nth(1).unwrap().parse().expect("a number")
+    let status =
+        fs::read_to_string(format!("/proc/{}/status", house.pid())).expect("the daemon's status");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("Threads:"))
+        .expect("its threads");
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .expect("a number")
 }
 
-/// `while true; do r1ctl plan big.toml & kill $!; done`: what nobody waits for is not begun, or ends soon, and takes few threads meanwhile.
+/// `while true; do r1ctl plan big.toml & kill $!; done`: what nobody waits for is not begun, or
+/// ends soon, and takes few threads meanwhile.
 #[test]
 fn abandoned_plans_wedge_nobody() {
     let mut house = House::new();
@@ -220,15 +319,27 @@ fn abandoned_plans_wedge_nobody() {
     house.start();
     let running = house.submit(house.job(&[]));
     let before = threads(&house);
-    let plan = Envelope { id: None, progress: false, request: Request::Plan { job: job(&house, 100_000) } };
+    let plan = Envelope {
+        id: None,
+        progress: false,
+        request: Request::Plan {
+            job: job(&house, 100_000),
+        },
+    };
     let mut most = 0;
     for _ in 0..200 {
         drop(say(&house, &plan));
         most = most.max(threads(&house));
     }
-    assert!(matches!(house.ask(Request::Cancel { job: running }), Response::Cancelled { .. }));
+    assert!(matches!(
+        house.ask(Request::Cancel { job: running }),
+        Response::Cancelled { .. }
+    ));
     most = most.max(threads(&house));
-    assert!(most < before + 40, "{before} threads before, {most} with 200 plans that nobody waits for");
+    assert!(
+        most < before + 40,
+        "{before} threads before, {most} with 200 plans that nobody waits for"
+    );
     let next = house.submit(house.job(&[("seed = 11", "seed = 12")]));
     house.wait_succeeded(&next);
 }
@@ -237,9 +348,19 @@ fn abandoned_plans_wedge_nobody() {
 fn a_request_that_is_too_long_is_refused_in_words() {
     let mut house = House::new();
     house.start();
-    let long = Request::Plan { job: "#".repeat(3 << 20) };
-    let Some(Response::Error(error)) = house.try_ask(long) else { panic!("no answer") };
+    let long = Request::Plan {
+        job: "#".repeat(3 << 20),
+    };
+    let Some(Response::Error(error)) = house.try_ask(long) else {
+        panic!("no answer")
+    };
     assert_eq!(error.kind, ErrorKind::Invalid);
-    assert!(error.message.contains("the limit of this stream is 2097152"), "{}", error.message);
+    assert!(
+        error
+            .message
+            .contains("the limit of this stream is 2097152"),
+        "{}",
+        error.message
+    );
     assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
 }

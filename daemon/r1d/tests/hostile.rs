@@ -1,5 +1,5 @@
-//! What a job may name and ask for without the daemon suffering: files that are no files, settings at their limits, texts of a megabyte, plugins
-//! that never end.
+//! What a job may name and ask for without the daemon suffering: files that are no files, settings
+//! at their limits, texts of a megabyte, plugins that never end.
 
 #[path = "../../rewards/tests/guests/mod.rs"]
 mod guests;
@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// A pipe, a link to a device without end, a socket, a directory, a file of the kernel's.
 fn no_files(house: &House) -> [PathBuf; 5] {
-    let [fifo, zero, socket, directory] = ["fifo", "zero", "socket", "directory"].map(|name| house.path(name));
+    let [fifo, zero, socket, directory] =
+        ["fifo", "zero", "socket", "directory"].map(|name| house.path(name));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
     symlink("/dev/zero", &zero).unwrap();
     drop(UnixListener::bind(&socket).unwrap());
@@ -61,19 +62,43 @@ fn what_is_no_regular_file_is_refused_at_once_wherever_a_job_names_it() {
             let error = refusal(planned(&house, job)).message;
             assert!(error.contains(named), "{path}: {error}");
         };
-        refused(house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{path}\""))]), &path);
-        refused(starting_from(&house, &format!("init = \"{path}\"\ntokenizer = \"{}\"", house.path("tokenizer").display())), &path);
+        refused(
+            house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{path}\""))]),
+            &path,
+        );
+        refused(
+            starting_from(
+                &house,
+                &format!(
+                    "init = \"{path}\"\ntokenizer = \"{}\"",
+                    house.path("tokenizer").display()
+                ),
+            ),
+            &path,
+        );
         for file in ["config.json", "model.safetensors"] {
             let name = format!("model-{number}-{}", file.len());
             house.write_language_model(&name);
             instead(&house, &name, file, &what);
-            refused(starting_from(&house, &format!("path = \"{}\"", house.path(&name).display())), &name);
+            refused(
+                starting_from(
+                    &house,
+                    &format!("path = \"{}\"", house.path(&name).display()),
+                ),
+                &name,
+            );
         }
         let name = format!("indexed-{number}");
         house.write_language_model(&name);
         fs::remove_file(house.path(&name).join("model.safetensors")).unwrap();
         instead(&house, &name, "model.safetensors.index.json", &what);
-        refused(starting_from(&house, &format!("path = \"{}\"", house.path(&name).display())), &name);
+        refused(
+            starting_from(
+                &house,
+                &format!("path = \"{}\"", house.path(&name).display()),
+            ),
+            &name,
+        );
     }
     // A signal still ends the daemon: no thread hangs on any of them.
     house.signal("TERM");
@@ -83,54 +108,105 @@ fn what_is_no_regular_file_is_refused_at_once_wherever_a_job_names_it() {
 /// The most memory that the daemon has held, bytes.
 fn peak_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        << 10
 }
 
-/// Each is taken as far as its first step, or refused; the daemon is the same process afterwards, and has not grown by what was asked for.
+/// Each is taken as far as its first step, or refused; the daemon is the same process afterwards,
+/// and has not grown by what was asked for.
 #[test]
 fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_name() {
     const MEMORY_MAX_BYTES: u64 = 1 << 30;
     let mut house = House::new();
     house.start();
     let pid = house.pid();
-    let grpo = |key: &str, most: &str| house_change("prompts_per_step = 2", &format!("prompts_per_step = 2\n{key} = {most}"));
+    let grpo = |key: &str, most: &str| {
+        house_change(
+            "prompts_per_step = 2",
+            &format!("prompts_per_step = 2\n{key} = {most}"),
+        )
+    };
     let changes: Vec<(String, String)> = vec![
         house_change("prompts_per_step = 2", "prompts_per_step = 65536"),
         house_change("prompts_per_step = 2", "prompts_per_step = 4294967295"),
         house_change("num_generations = 4", "num_generations = 16384"),
         house_change("num_generations = 4", "num_generations = 4294967295"),
-        house_change("batch_size = 2\nmax_length = 8", "batch_size = 65536\nmax_length = 8"),
-        house_change("batch_size = 2\nmax_length = 8", "batch_size = 4294967295\nmax_length = 8"),
+        house_change(
+            "batch_size = 2\nmax_length = 8",
+            "batch_size = 65536\nmax_length = 8",
+        ),
+        house_change(
+            "batch_size = 2\nmax_length = 8",
+            "batch_size = 4294967295\nmax_length = 8",
+        ),
         house_change("batch_size = 4", "batch_size = 65536"),
         house_change("steps = 6", "steps = 4294967296"),
-        house_change("num_generations = 2\nmax_rows = 3", "num_generations = 16384\nmax_rows = 3"),
-        house_change("num_generations = 2\nmax_rows = 3", "num_generations = 4294967295\nmax_rows = 3"),
+        house_change(
+            "num_generations = 2\nmax_rows = 3",
+            "num_generations = 16384\nmax_rows = 3",
+        ),
+        house_change(
+            "num_generations = 2\nmax_rows = 3",
+            "num_generations = 4294967295\nmax_rows = 3",
+        ),
         house_change("max_resample_rounds = 2", "max_resample_rounds = 64"),
         grpo("num_iterations", "1024"),
         grpo("max_tokens_per_device", "16777216"),
         grpo("top_k", "4294967295"),
-        house_change("max_completion_length = 8\ntop_p", "max_completion_length = 16384\ntop_p"),
+        house_change(
+            "max_completion_length = 8\ntop_p",
+            "max_completion_length = 16384\ntop_p",
+        ),
     ];
     for (old, new) in changes {
         let job = house.job(&[(&old, &new)]);
-        let submitted = house.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse: true });
+        let submitted = house.ask(Request::Submit {
+            job,
+            priority: None,
+            pins: Default::default(),
+            no_reuse: true,
+        });
         if let Response::Submitted { job, .. } = submitted {
-            assert!(!new.contains("4294967295") || new.contains("top_k"), "{new} was accepted");
+            assert!(
+                !new.contains("4294967295") || new.contains("top_k"),
+                "{new} was accepted"
+            );
             let began = |house: &mut House| {
                 let status = house.try_status(&job.0)?;
-                let doing = status.activity.as_ref().is_some_and(|activity| activity.doing != "loading");
+                let doing = status
+                    .activity
+                    .as_ref()
+                    .is_some_and(|activity| activity.doing != "loading");
                 (status.state.is_final() || doing).then_some(())
             };
             house.wait(&format!("{new} to begin"), began);
             house.ask(Request::Cancel { job: job.0.clone() });
-            house.wait("the job's end", |house| house.try_status(&job.0).filter(|status| status.state.is_final()));
+            house.wait("the job's end", |house| {
+                house
+                    .try_status(&job.0)
+                    .filter(|status| status.state.is_final())
+            });
         } else {
             let error = refusal(submitted).message;
-            assert!(!new.contains("4294967295") || error.contains("is out of range"), "{new}: {error}");
+            assert!(
+                !new.contains("4294967295") || error.contains("is out of range"),
+                "{new}: {error}"
+            );
         }
         assert_eq!(house.pid(), pid);
-        assert!(peak_bytes(pid) < MEMORY_MAX_BYTES, "{new}: {} bytes", peak_bytes(pid));
+        assert!(
+            peak_bytes(pid) < MEMORY_MAX_BYTES,
+            "{new}: {} bytes",
+            peak_bytes(pid)
+        );
     }
 }
 
@@ -140,7 +216,12 @@ fn house_change(old: &str, new: &str) -> (String, String) {
 
 /// An error that is fit to be printed.
 fn is_tame(error: &str) {
-    assert!(error.len() < 8 << 10 && !error.chars().any(char::is_control), "{} bytes: {:?}", error.len(), error.get(..200));
+    assert!(
+        error.len() < 8 << 10 && !error.chars().any(char::is_control),
+        "{} bytes: {:?}",
+        error.len(),
+        error.get(..200)
+    );
 }
 
 #[test]
@@ -157,45 +238,77 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
     let long = "x".repeat(1_000_000);
     let escapes = "\\u001b]0;pwned\\u0007".repeat(1000);
     for job in [
-        house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{}\"", plugin.display()))]),
+        house.job(&[(
+            "plugin = \"accuracy\"",
+            &format!("plugin = \"{}\"", plugin.display()),
+        )]),
         house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{escapes}\""))]),
         house.job(&[("plugin = \"accuracy\"", "plugin = \"a\\u001b[2Jb\"")]),
-        house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"accuracy\"\nconfig = {{ \"{escapes}\" = 1 }}"))]),
+        house.job(&[(
+            "plugin = \"accuracy\"",
+            &format!("plugin = \"accuracy\"\nconfig = {{ \"{escapes}\" = 1 }}"),
+        )]),
         format!("{}\n\"{long}\" = 1", house.job(&[])),
         format!("\"{escapes}\" = 1\n{}", house.job(&[])),
         house.job(&[("name = \"tested\"", &format!("name = \"{long}\""))]),
         house.job(&[("/tokenizer\"", "/\\u001b[2J\"")]),
         house.job(&[("data = \"text\"", &format!("data = \"{escapes}\""))]),
     ] {
-        let submit = Request::Submit { job: job.clone(), priority: None, pins: Default::default(), no_reuse: false };
+        let submit = Request::Submit {
+            job: job.clone(),
+            priority: None,
+            pins: Default::default(),
+            no_reuse: false,
+        };
         for request in [Request::Plan { job: job.clone() }, submit] {
             is_tame(&refusal(house.ask(request)).message);
         }
     }
-    for request in [Request::Status { job: long.clone() }, Request::Why { job: "\u{1b}[2J".into() }] {
+    for request in [
+        Request::Status { job: long.clone() },
+        Request::Why {
+            job: "\u{1b}[2J".into(),
+        },
+    ] {
         is_tame(&refusal(house.ask(request)).message);
     }
-    let escape = house.log().lines().find(|line| line.contains('\u{1b}') || line.len() > 16 << 10).map(|line| line.len());
+    let escape = house
+        .log()
+        .lines()
+        .find(|line| line.contains('\u{1b}') || line.len() > 16 << 10)
+        .map(|line| line.len());
     assert_eq!(escape, None, "a line of the daemon's own log");
 }
 
-/// Plans that nobody waits for any more, of a plugin that takes as long as it is let: a job beside them is judged as ever.
+/// Plans that nobody waits for any more, of a plugin that takes as long as it is let: a job beside
+/// them is judged as ever.
 #[test]
 fn plans_of_a_plugin_that_never_ends_keep_no_job_from_its_verdicts() {
     let mut house = House::new();
     house.start();
-    let mut bytes = component(&Guest { configure: "(loop $again (br $again)) (unreachable)", ..Guest::default() });
+    let mut bytes = component(&Guest {
+        configure: "(loop $again (br $again)) (unreachable)",
+        ..Guest::default()
+    });
     // A custom section of 2 MiB, as large as an interpreter: id 0, its length, an empty name.
     bytes.extend([0, 0x80, 0x80, 0x80, 0x01]);
     bytes.resize(bytes.len() + (2 << 20), 0);
     let plugin = house.path("endless.wasm");
     fs::write(&plugin, bytes).unwrap();
     let limits = "limits = { fuel = 9223372036854775807, wall_ms = 3600000 }";
-    let job = house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{}\"\n{limits}", plugin.display()))]);
+    let job = house.job(&[(
+        "plugin = \"accuracy\"",
+        &format!("plugin = \"{}\"\n{limits}", plugin.display()),
+    )]);
     let plans: Vec<_> = (0..8)
         .map(|_| {
             let mut stream = house.connect().unwrap();
-            write_blocking(&mut stream, Format::Json, &Request::Plan { job: job.clone() }).unwrap();
+            write_blocking(
+                &mut stream,
+                Format::Json,
+                &Request::Plan { job: job.clone() },
+            )
+            .unwrap();
             stream
         })
         .collect();

@@ -22,58 +22,171 @@ fn a_job_leaves_what_it_should() {
     let status = house.wait_succeeded(&job);
 
     let text = fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let places: Vec<_> = lines.iter().map(|line| (line["stage"].as_str().unwrap(), line["step"].as_u64().unwrap())).collect();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let places: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            (
+                line["stage"].as_str().unwrap(),
+                line["step"].as_u64().unwrap(),
+            )
+        })
+        .collect();
     let expected = [("reading", 3), ("cold-start", 3), ("reasoning", 6)];
-    assert_eq!(places, expected.iter().flat_map(|(stage, steps)| (1..=*steps).map(|step| (*stage, step))).collect::<Vec<_>>());
-    for name in
-        ["reward", "rewards/accuracy/mean", "rewards/format/mean", "kl", "num_tokens", "step_time", "completions/clipped_ratio"]
-    {
-        assert!(lines[11][name].is_number(), "{name} is not in {}", lines[11]);
+    assert_eq!(
+        places,
+        expected
+            .iter()
+            .flat_map(|(stage, steps)| (1..=*steps).map(|step| (*stage, step)))
+            .collect::<Vec<_>>()
+    );
+    for name in [
+        "reward",
+        "rewards/accuracy/mean",
+        "rewards/format/mean",
+        "kl",
+        "num_tokens",
+        "step_time",
+        "completions/clipped_ratio",
+    ] {
+        assert!(
+            lines[11][name].is_number(),
+            "{name} is not in {}",
+            lines[11]
+        );
     }
 
-    let rollouts: BTreeSet<_> =
-        fs::read_dir(status.directory.join("rollouts")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(rollouts, (1..=6).map(|step| format!("reasoning-step-{step:06}.parquet")).collect());
+    let rollouts: BTreeSet<_> = fs::read_dir(status.directory.join("rollouts"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(
+        rollouts,
+        (1..=6)
+            .map(|step| format!("reasoning-step-{step:06}.parquet"))
+            .collect()
+    );
     let kept = |stage: &str| -> BTreeSet<_> {
         let entries = fs::read_dir(status.directory.join("checkpoints").join(stage)).unwrap();
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect()
     };
-    assert_eq!(kept("reasoning"), BTreeSet::from(["step-4".into(), "step-6".into()]));
-    assert_eq!(kept("reading"), BTreeSet::from(["step-2".into(), "step-3".into()]));
+    assert_eq!(
+        kept("reasoning"),
+        BTreeSet::from(["step-4".into(), "step-6".into()])
+    );
+    assert_eq!(
+        kept("reading"),
+        BTreeSet::from(["step-2".into(), "step-3".into()])
+    );
     assert!(status.directory.join("final/state").exists());
-    assert!(fs::read_to_string(status.directory.join("job.toml")).unwrap().contains("num_generations = 4"));
-    assert!(status.directory.join("tensorboard/reasoning").read_dir().unwrap().count() == 1);
+    assert!(
+        fs::read_to_string(status.directory.join("job.toml"))
+            .unwrap()
+            .contains("num_generations = 4")
+    );
+    assert!(
+        status
+            .directory
+            .join("tensorboard/reasoning")
+            .read_dir()
+            .unwrap()
+            .count()
+            == 1
+    );
 
-    let evals: Vec<_> = status.evals.iter().map(|e| (e.stage.as_deref(), e.step)).collect();
-    assert_eq!(evals, [(None, 0), (Some("reading"), 3), (Some("cold-start"), 3), (Some("reasoning"), 3), (Some("reasoning"), 6)]);
+    let evals: Vec<_> = status
+        .evals
+        .iter()
+        .map(|e| (e.stage.as_deref(), e.step))
+        .collect();
+    assert_eq!(
+        evals,
+        [
+            (None, 0),
+            (Some("reading"), 3),
+            (Some("cold-start"), 3),
+            (Some("reasoning"), 3),
+            (Some("reasoning"), 6)
+        ]
+    );
     let example = status.evals[0].example.as_ref().unwrap();
-    assert_eq!((example.prompt.as_str(), example.reference.as_deref()), ("0 0", Some("0")));
+    assert_eq!(
+        (example.prompt.as_str(), example.reference.as_deref()),
+        ("0 0", Some("0"))
+    );
     assert!(!example.completion.is_empty());
-    assert!(status.evals.iter().all(|e| (0.0..=1.0).contains(&e.metrics["pass@1"])));
+    assert!(
+        status
+            .evals
+            .iter()
+            .all(|e| (0.0..=1.0).contains(&e.metrics["pass@1"]))
+    );
 
-    let of = |step, sort, limit| match house.ask(Request::Samples { job: job[..5].into(), stage: None, step, sort, limit }) {
+    let of = |step, sort, limit| match house.ask(Request::Samples {
+        job: job[..5].into(),
+        stage: None,
+        step,
+        sort,
+        limit,
+    }) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
     };
     let samples = of(Some(2), SampleSort::Order, 3);
     assert_eq!(
-        samples.iter().map(|s| (s.step, s.prompt_index, s.sample_index)).collect::<Vec<_>>(),
+        samples
+            .iter()
+            .map(|s| (s.step, s.prompt_index, s.sample_index))
+            .collect::<Vec<_>>(),
         [(2, 0, 0), (2, 0, 1), (2, 0, 2)]
     );
-    assert!(samples[0].completion.split(' ').all(|word| !word.is_empty()) && !samples[0].completion.contains("</s>"));
+    assert!(
+        samples[0]
+            .completion
+            .split(' ')
+            .all(|word| !word.is_empty())
+            && !samples[0].completion.contains("</s>")
+    );
     let best = of(None, SampleSort::Reward, 100);
     assert_eq!(best[0].step, 6);
     assert!(best.windows(2).all(|pair| pair[0].reward >= pair[1].reward));
-    assert!(best.iter().all(|s| s.verdicts.len() == 2 && s.verdicts[0].module_sha256.len() == 64));
-    let absent = Request::Samples { job: job.clone(), stage: None, step: Some(99), sort: SampleSort::Order, limit: 3 };
-    let Response::Error(error) = house.ask(absent) else { panic!("samples of a step that never was") };
-    assert!(error.message.contains("step 99") && error.message.contains("1 to 6"), "{}", error.message);
+    assert!(
+        best.iter()
+            .all(|s| s.verdicts.len() == 2 && s.verdicts[0].module_sha256.len() == 64)
+    );
+    let absent = Request::Samples {
+        job: job.clone(),
+        stage: None,
+        step: Some(99),
+        sort: SampleSort::Order,
+        limit: 3,
+    };
+    let Response::Error(error) = house.ask(absent) else {
+        panic!("samples of a step that never was")
+    };
+    assert!(
+        error.message.contains("step 99") && error.message.contains("1 to 6"),
+        "{}",
+        error.message
+    );
 
     let log = house.log_lines(&job);
-    assert!(log.iter().any(|line| line.message.contains("evaluation on train")), "{log:?}");
+    assert!(
+        log.iter()
+            .any(|line| line.message.contains("evaluation on train")),
+        "{log:?}"
+    );
     assert_eq!(
-        status.stages.iter().map(|s| (s.step, s.steps, s.durable_step)).collect::<Vec<_>>(),
+        status
+            .stages
+            .iter()
+            .map(|s| (s.step, s.steps, s.durable_step))
+            .collect::<Vec<_>>(),
         [(3, 3, 3), (3, 3, 3), (6, 6, 6)]
     );
 }
@@ -95,16 +208,30 @@ fn jobs_queue_by_priority_then_first_come() {
     let first = submit(0);
     let (low, high, second) = (submit(-1), submit(5), submit(0));
     let position = |job: &str| house.try_status(job).unwrap().queue_position;
-    assert_eq!([&first, &high, &second, &low].map(|job| position(job)), [None, Some(1), Some(2), Some(3)]);
+    assert_eq!(
+        [&first, &high, &second, &low].map(|job| position(job)),
+        [None, Some(1), Some(2), Some(3)]
+    );
     let why = house.why(&low);
-    assert!(why.waits[0].waits_for.contains(&high) && why.waits[0].waits_for.contains(&first), "{why:?}");
+    assert!(
+        why.waits[0].waits_for.contains(&high) && why.waits[0].waits_for.contains(&first),
+        "{why:?}"
+    );
     // A queued job and the running one are cancelled; the rest run in their order.
     for job in [&second, &first] {
-        assert!(matches!(house.ask(Request::Cancel { job: job.clone() }), Response::Cancelled { .. }));
+        assert!(matches!(
+            house.ask(Request::Cancel { job: job.clone() }),
+            Response::Cancelled { .. }
+        ));
         assert_eq!(house.try_status(job).unwrap().state, State::Cancelled);
     }
     let (high, low) = (house.wait_succeeded(&high), house.wait_succeeded(&low));
-    assert!(high.ended_at <= low.started_at, "one job at a time: {:?} {:?}", high.ended_at, low.started_at);
+    assert!(
+        high.ended_at <= low.started_at,
+        "one job at a time: {:?} {:?}",
+        high.ended_at,
+        low.started_at
+    );
     match house.ask(Request::Cancel { job: first }) {
         Response::Error(error) => assert!(error.message.contains("has ended"), "{}", error.message),
         other => panic!("{other:?}"),
@@ -119,14 +246,25 @@ fn a_worker_that_hangs_is_killed_at_its_deadline() {
     let job = house.submit(house.job(&[]));
     let why = house.wait("the hang", |house| {
         let why = house.why(&job);
-        why.waits.iter().any(|wait| wait.waits_for.contains("worker cpu: training") && wait.since_s > 1.0).then_some(why)
+        why.waits
+            .iter()
+            .any(|wait| wait.waits_for.contains("worker cpu: training") && wait.since_s > 1.0)
+            .then_some(why)
     });
     let inner = why.waits.last().unwrap();
-    assert!(inner.owner.contains("stage `reasoning` step 2 of 6"), "{why:?}");
+    assert!(
+        inner.owner.contains("stage `reasoning` step 2 of 6"),
+        "{why:?}"
+    );
     assert!(inner.deadline_s.is_some_and(|left| left <= 2.0), "{why:?}");
     let status = house.wait_succeeded(&job);
     assert_eq!(status.restarts, 1);
-    assert!(house.log_lines(&job).iter().any(|line| line.message.contains("past its deadline")));
+    assert!(
+        house
+            .log_lines(&job)
+            .iter()
+            .any(|line| line.message.contains("past its deadline"))
+    );
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
@@ -139,7 +277,12 @@ fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
     let status = house.wait_ended(&job);
     assert_eq!(status.state, State::Failed);
     let error = status.error.unwrap();
-    assert!(error.contains("exit code 3") && error.contains("attempts in a row") && error.contains("fault at start"), "{error}");
+    assert!(
+        error.contains("exit code 3")
+            && error.contains("attempts in a row")
+            && error.contains("fault at start"),
+        "{error}"
+    );
     // The next job finds a device.
     house.heal("start-always");
     let next = house.submit(house.job(&[]));
@@ -150,9 +293,10 @@ fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
 fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
     let mut house = House::new();
     house.start();
-    for (moment, kind, expected) in
-        [("train-1", "invalid", "planted at train 1"), ("train-1", "out-of-memory", "max_tokens_per_device")]
-    {
+    for (moment, kind, expected) in [
+        ("train-1", "invalid", "planted at train 1"),
+        ("train-1", "out-of-memory", "max_tokens_per_device"),
+    ] {
         for count in fs::read_dir(house.path("faults")).unwrap() {
             fs::remove_file(count.unwrap().path()).unwrap();
         }
@@ -161,7 +305,10 @@ fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
         let status = house.wait_ended(&job);
         assert_eq!((status.state, status.restarts), (State::Failed, 0));
         let error = status.error.unwrap();
-        assert!(error.contains(expected) && error.contains("planted"), "{error}");
+        assert!(
+            error.contains(expected) && error.contains("planted"),
+            "{error}"
+        );
     }
 }
 
@@ -171,8 +318,14 @@ fn a_full_disk_is_waited_for() {
     house.start();
     house.plant("save-1", "fail storage");
     let job = house.submit(house.job(&[]));
-    let reason =
-        |house: &mut House| house.why(&job).waits.into_iter().map(|wait| wait.waits_for).find(|what| what.contains("make room"));
+    let reason = |house: &mut House| {
+        house
+            .why(&job)
+            .waits
+            .into_iter()
+            .map(|wait| wait.waits_for)
+            .find(|what| what.contains("make room"))
+    };
     let waits = house.wait("the wait for room", reason);
     assert!(waits.contains("planted"), "{waits}");
     assert_eq!(house.wait_succeeded(&job).restarts, 1);
@@ -183,10 +336,18 @@ fn a_file_in_the_sockets_place_is_left_alone() {
     let house = House::new();
     let precious = house.path("precious.txt");
     fs::write(&precious, "text").unwrap();
-    let refused = house.command().arg("--socket").arg(&precious).output().unwrap();
+    let refused = house
+        .command()
+        .arg("--socket")
+        .arg(&precious)
+        .output()
+        .unwrap();
     assert_eq!(refused.status.code(), Some(1));
     let error = String::from_utf8_lossy(&refused.stderr);
-    assert!(error.contains("not a socket") && error.contains("--socket") && !error.contains("panicked"), "{error}");
+    assert!(
+        error.contains("not a socket") && error.contains("--socket") && !error.contains("panicked"),
+        "{error}"
+    );
     assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
 }
 
@@ -197,8 +358,14 @@ fn a_second_daemon_on_the_same_state_is_refused_by_name() {
     let second = house.command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let error = String::from_utf8_lossy(&second.stderr);
-    assert!(error.contains(&format!("process id {}", house.pid())) && error.contains("--state-dir"), "{error}");
-    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)), "the first one still serves");
+    assert!(
+        error.contains(&format!("process id {}", house.pid())) && error.contains("--state-dir"),
+        "{error}"
+    );
+    assert!(
+        matches!(house.ask(Request::Nodes), Response::Nodes(_)),
+        "the first one still serves"
+    );
     // A socket that a killed daemon left is no obstacle.
     house.kill();
     assert!(house.state().join("r1d.sock").exists());
@@ -214,23 +381,66 @@ fn bad_jobs_are_refused_before_they_are_queued() {
     big = big.replace("\"9\":14", "\"9\":900000");
     fs::create_dir_all(house.path("big")).unwrap();
     fs::write(house.path("big/tokenizer.json"), big).unwrap();
-    fs::copy(house.path("tokenizer/generation_config.json"), house.path("big/generation_config.json")).unwrap();
-    fs::write(house.path("torn.jsonl"), "{\"prompt\": \"1\"}\n{\"prompt\"\n").unwrap();
+    fs::copy(
+        house.path("tokenizer/generation_config.json"),
+        house.path("big/generation_config.json"),
+    )
+    .unwrap();
+    fs::write(
+        house.path("torn.jsonl"),
+        "{\"prompt\": \"1\"}\n{\"prompt\"\n",
+    )
+    .unwrap();
     let broken = house.path("broken.wasm").display().to_string();
     for (old, new, expected) in [
-        ("prompts_per_step = 2", "prompt_per_step = 2", "prompts_per_step"),
-        ("num_generations = 4", "num_generations = 1", "num_generations"),
+        (
+            "prompts_per_step = 2",
+            "prompt_per_step = 2",
+            "prompts_per_step",
+        ),
+        (
+            "num_generations = 4",
+            "num_generations = 1",
+            "num_generations",
+        ),
         ("steps = 6", "steps = \"six\"", "steps"),
-        ("path = \"HOUSE/rows.jsonl\"\nreference", "path = \"HOUSE/gone.jsonl\"\nreference", "gone.jsonl"),
-        ("path = \"HOUSE/rows.jsonl\"\nreference", "path = \"HOUSE/torn.jsonl\"\nreference", "torn.jsonl:"),
-        ("reference = \"reference\"", "reference = \"answer\"", "answer"),
-        ("tokenizer = \"HOUSE/tokenizer\"", "tokenizer = \"HOUSE/big\"", "900000"),
-        ("tokenizer = \"HOUSE/tokenizer\"", "tokenizer = \"HOUSE/none\"", "none"),
+        (
+            "path = \"HOUSE/rows.jsonl\"\nreference",
+            "path = \"HOUSE/gone.jsonl\"\nreference",
+            "gone.jsonl",
+        ),
+        (
+            "path = \"HOUSE/rows.jsonl\"\nreference",
+            "path = \"HOUSE/torn.jsonl\"\nreference",
+            "torn.jsonl:",
+        ),
+        (
+            "reference = \"reference\"",
+            "reference = \"answer\"",
+            "answer",
+        ),
+        (
+            "tokenizer = \"HOUSE/tokenizer\"",
+            "tokenizer = \"HOUSE/big\"",
+            "900000",
+        ),
+        (
+            "tokenizer = \"HOUSE/tokenizer\"",
+            "tokenizer = \"HOUSE/none\"",
+            "none",
+        ),
         ("plugin = \"format\"", "plugin = \"formatted\"", "formatted"),
-        ("plugin = \"format\"", &format!("plugin = \"{broken}\""), "broken.wasm"),
+        (
+            "plugin = \"format\"",
+            &format!("plugin = \"{broken}\""),
+            "broken.wasm",
+        ),
     ] {
         let home = house.path("").display().to_string();
-        let (old, new) = (old.replace("HOUSE", home.trim_end_matches('/')), new.replace("HOUSE", home.trim_end_matches('/')));
+        let (old, new) = (
+            old.replace("HOUSE", home.trim_end_matches('/')),
+            new.replace("HOUSE", home.trim_end_matches('/')),
+        );
         let error = house.refused(house.job(&[(&old, &new)]));
         assert!(error.contains(expected), "{new}: {error}");
     }
@@ -238,19 +448,28 @@ fn bad_jobs_are_refused_before_they_are_queued() {
         Response::Jobs(jobs) => assert!(jobs.is_empty(), "{jobs:?}"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(fs::read_dir(house.state().join("jobs")).unwrap().count(), 0, "a refused job leaves nothing");
+    assert_eq!(
+        fs::read_dir(house.state().join("jobs")).unwrap().count(),
+        0,
+        "a refused job leaves nothing"
+    );
 }
 
 #[test]
 fn a_plan_shows_what_would_run_and_runs_nothing() {
     let mut house = House::new();
     house.start();
-    let plan = match house.ask(Request::Plan { job: house.job(&[]) }) {
+    let plan = match house.ask(Request::Plan {
+        job: house.job(&[]),
+    }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
     assert_eq!(
-        plan.stages.iter().map(|s| (s.name.as_str(), s.steps)).collect::<Vec<_>>(),
+        plan.stages
+            .iter()
+            .map(|s| (s.name.as_str(), s.steps))
+            .collect::<Vec<_>>(),
         [("reading", 3), ("cold-start", 3), ("reasoning", 6)]
     );
     assert_eq!(plan.stages[2].rewards, ["accuracy", "format"]);
@@ -272,9 +491,12 @@ fn unknown_and_ambiguous_ids_are_told_apart() {
     for _ in 0..33 {
         house.submit(house.job(&[]));
     }
-    let ambiguous = (b'0'..=b'z').map(|letter| (letter as char).to_string()).find(|prefix| {
-        matches!(house.ask(Request::Status { job: prefix.clone() }), Response::Error(error) if error.kind == ErrorKind::Ambiguous)
-    });
+    let ambiguous = (b'0'..=b'z')
+        .map(|letter| (letter as char).to_string())
+        .find(|prefix| {
+            matches!(house.ask(Request::Status { job: prefix.clone() }),
+            Response::Error(error) if error.kind == ErrorKind::Ambiguous)
+        });
     assert!(ambiguous.is_some());
 }
 
@@ -285,10 +507,17 @@ fn shutdown_stops_after_the_step_in_flight() {
     let job = house.submit(house.job(&[]));
     house.wait("sampling", |house| {
         let status = house.try_status(&job)?;
-        let step = status.stages.get(2).filter(|stage| stage.state == State::Running)?.step;
+        let step = status
+            .stages
+            .get(2)
+            .filter(|stage| stage.state == State::Running)?
+            .step;
         (status.activity?.doing == "sampling" && step == 1).then_some(())
     });
-    assert!(matches!(house.ask(Request::Shutdown), Response::ShuttingDown));
+    assert!(matches!(
+        house.ask(Request::Shutdown),
+        Response::ShuttingDown
+    ));
     assert!(house.ended().success());
     house.start();
     // The step that was being sampled is committed: it was not sampled again.
@@ -339,12 +568,18 @@ fn with_rejection(house: &House, changes: &[(&str, &str)]) -> String {
 /// What the job ends with, and the data set that it made.
 fn ended_with(house: &mut House, job: &str) -> (Outcome, Vec<u8>) {
     let status = house.wait_succeeded(job);
-    (house.outcome(&status), fs::read(status.directory.join("datasets/keep.jsonl")).unwrap())
+    (
+        house.outcome(&status),
+        fs::read(status.directory.join("datasets/keep.jsonl")).unwrap(),
+    )
 }
 
 /// How often something happened in a finished job, by the fake worker's count.
 fn count(house: &House, moment: &str) -> u64 {
-    fs::read_to_string(house.path("faults").join(format!("{moment}.count"))).unwrap().parse().unwrap()
+    fs::read_to_string(house.path("faults").join(format!("{moment}.count")))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -356,15 +591,35 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
-    let lines: Vec<_> = plan.stages.iter().map(|s| (s.kind.as_str(), s.data.as_str(), s.rows, s.steps)).collect();
-    assert_eq!(lines[3..], [("rejection-sampling", "train", 40, 7), ("sft", "keep + train", 0, 0)], "the rows are known later");
-    assert!(!plan.stages[3].memory.contains_key("optimiser") && plan.stages[4].memory.contains_key("optimiser"));
+    let lines: Vec<_> = plan
+        .stages
+        .iter()
+        .map(|s| (s.kind.as_str(), s.data.as_str(), s.rows, s.steps))
+        .collect();
+    assert_eq!(
+        lines[3..],
+        [
+            ("rejection-sampling", "train", 40, 7),
+            ("sft", "keep + train", 0, 0)
+        ],
+        "the rows are known later"
+    );
+    assert!(
+        !plan.stages[3].memory.contains_key("optimiser")
+            && plan.stages[4].memory.contains_key("optimiser")
+    );
     let job = house.submit(text);
     let status = house.wait_succeeded(&job);
-    assert_eq!(status.restarts, 0, "reading the data set anew is no restart");
+    assert_eq!(
+        status.restarts, 0,
+        "reading the data set anew is no restart"
+    );
 
     let text = fs::read_to_string(status.directory.join("datasets/keep.jsonl")).unwrap();
-    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let mut expected = Vec::new();
     let mut sampled = 0u64;
     for step in 1..=7 {
@@ -375,15 +630,34 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
             sort: SampleSort::Order,
             limit: 100,
         };
-        let Response::Samples(samples) = house.ask(of) else { panic!("samples") };
-        assert_eq!(samples.len(), if step == 7 { 16 } else { 24 }, "each of the 40 rows is sampled once");
+        let Response::Samples(samples) = house.ask(of) else {
+            panic!("samples")
+        };
+        assert_eq!(
+            samples.len(),
+            if step == 7 { 16 } else { 24 },
+            "each of the 40 rows is sampled once"
+        );
         for sample in samples {
-            let of = |name: &str| sample.verdicts.iter().find(|verdict| verdict.plugin == name).unwrap().value.unwrap();
+            let of = |name: &str| {
+                sample
+                    .verdicts
+                    .iter()
+                    .find(|verdict| verdict.plugin == name)
+                    .unwrap()
+                    .value
+                    .unwrap()
+            };
             let good = of("accuracy") >= 1.0 && of("format") >= 0.5 && sample.finish == "stop";
             assert_eq!(sample.advantage, good.then_some(1.0), "{sample:?}");
             sampled += 1;
             if good {
-                expected.push((sample.prompt, sample.completion, sample.reference, sample.reward.map(f64::from)));
+                expected.push((
+                    sample.prompt,
+                    sample.completion,
+                    sample.reference,
+                    sample.reward.map(f64::from),
+                ));
             }
         }
     }
@@ -399,25 +673,61 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
             )
         })
         .collect();
-    assert_eq!(found, expected, "the kept completions in order, with the template \"plain\"");
-    assert!(rows[0].get("domain").is_none() && rows[0]["text"].is_string(), "columns of the source travel along: {}", rows[0]);
+    assert_eq!(
+        found, expected,
+        "the kept completions in order, with the template \"plain\""
+    );
+    assert!(
+        rows[0].get("domain").is_none() && rows[0]["text"].is_string(),
+        "columns of the source travel along: {}",
+        rows[0]
+    );
 
-    let made: serde_json::Value = serde_json::from_slice(&fs::read(status.directory.join("datasets/keep.json")).unwrap()).unwrap();
-    assert_eq!((made["rows"].as_u64(), made["sampled"].as_u64()), (Some(rows.len() as u64), Some(sampled)));
-    assert_eq!((made["prompts"].as_u64(), made["other_ids"].as_u64(), made["illegible"].as_u64()), (Some(40), Some(0), Some(0)));
+    let made: serde_json::Value =
+        serde_json::from_slice(&fs::read(status.directory.join("datasets/keep.json")).unwrap())
+            .unwrap();
+    assert_eq!(
+        (made["rows"].as_u64(), made["sampled"].as_u64()),
+        (Some(rows.len() as u64), Some(sampled))
+    );
+    assert_eq!(
+        (
+            made["prompts"].as_u64(),
+            made["other_ids"].as_u64(),
+            made["illegible"].as_u64()
+        ),
+        (Some(40), Some(0), Some(0))
+    );
     let log = house.log_lines(&job);
     let word = format!("stage keep kept {} of {sampled} completions", rows.len());
     assert!(
-        log.iter().any(|line| line.message.contains(&word) && line.message.contains(made["sha256"].as_str().unwrap())),
+        log.iter().any(|line| line.message.contains(&word)
+            && line.message.contains(made["sha256"].as_str().unwrap())),
         "{log:?}"
     );
 
-    let stages: Vec<_> = status.stages.iter().map(|s| (s.name.as_str(), s.step, s.steps, s.durable_step)).collect();
+    let stages: Vec<_> = status
+        .stages
+        .iter()
+        .map(|s| (s.name.as_str(), s.step, s.steps, s.durable_step))
+        .collect();
     let steps = (rows.len() as u64 + 40).div_ceil(8);
-    assert_eq!(stages[3..], [("keep", 7, 7, 7), ("again", steps, steps, steps)]);
+    assert_eq!(
+        stages[3..],
+        [("keep", 7, 7, 7), ("again", steps, steps, steps)]
+    );
     assert!(status.stages[3].metrics["acceptance_rate"] > 0.0);
-    assert!(!status.directory.join("checkpoints/keep").exists(), "nothing was trained");
-    assert!(!status.directory.join("journal/stage-3").read_dir().is_ok_and(|mut entries| entries.next().is_some()));
+    assert!(
+        !status.directory.join("checkpoints/keep").exists(),
+        "nothing was trained"
+    );
+    assert!(
+        !status
+            .directory
+            .join("journal/stage-3")
+            .read_dir()
+            .is_ok_and(|mut entries| entries.next().is_some())
+    );
 }
 
 #[test]
@@ -426,14 +736,24 @@ fn kills_around_a_kept_data_set_change_nothing() {
     house.start();
     let job = house.submit(with_rejection(&house, &[]));
     let expected = ended_with(&mut house, &job);
-    let (generate, supervise, open) = (count(&house, "generate"), count(&house, "supervise"), count(&house, "open"));
-    // The last request to sample is the last evaluation's, the seven before it are the stage's; the last model opened is for the export, the
-    // one before it for the stage that reads the data set.
+    let (generate, supervise, open) = (
+        count(&house, "generate"),
+        count(&house, "supervise"),
+        count(&house, "open"),
+    );
+    // The last request to sample is the last evaluation's, the seven before it are the stage's; the
+    // last model opened is for the export, the one before it for the stage that reads the data set.
     for (moment, fault) in [
         (format!("generate-{}", generate - 6), "kill-both"),
         (format!("generate-{}", generate - 3), "kill-self"),
-        (format!("generate-{}", generate - 1), "kill-daemon-soon 3000"),
-        (format!("generate-{}", generate - 1), "kill-daemon-soon 30000"),
+        (
+            format!("generate-{}", generate - 1),
+            "kill-daemon-soon 3000",
+        ),
+        (
+            format!("generate-{}", generate - 1),
+            "kill-daemon-soon 30000",
+        ),
         (format!("open-{}", open - 1), "kill-daemon"),
         (format!("open-{open}"), "kill-self"),
         (format!("supervise-{}", supervise - 1), "kill-both"),
@@ -455,16 +775,37 @@ fn a_step_without_any_reward_says_why() {
         row["reference"] = serde_json::Value::Null;
         format!("{row}\n")
     };
-    std::fs::write(house.path("rows.jsonl"), rows.lines().map(without).collect::<String>()).unwrap();
+    std::fs::write(
+        house.path("rows.jsonl"),
+        rows.lines().map(without).collect::<String>(),
+    )
+    .unwrap();
     house.start();
     let job = house.submit(house.job(&[]));
     let status = house.wait_succeeded(&job);
-    let told: Vec<String> = house.log_lines(&job).into_iter().map(|line| line.message).collect();
-    let why = told.iter().filter(|line| line.contains("completions have no reward (of ") && line.contains("reward `accuracy`: "));
-    let steps = status.stages.iter().find(|stage| stage.name == "reasoning").unwrap().step;
+    let told: Vec<String> = house
+        .log_lines(&job)
+        .into_iter()
+        .map(|line| line.message)
+        .collect();
+    let why = told.iter().filter(|line| {
+        line.contains("completions have no reward (of ") && line.contains("reward `accuracy`: ")
+    });
+    let steps = status
+        .stages
+        .iter()
+        .find(|stage| stage.name == "reasoning")
+        .unwrap()
+        .step;
     // At steps 1, 2, 4, 8 …
     assert_eq!(why.count() as u32, steps.ilog2() + 1, "{told:?}");
-    assert!(status.stages.iter().all(|stage| !stage.metrics.contains_key("reward")), "no mean of nothing");
+    assert!(
+        status
+            .stages
+            .iter()
+            .all(|stage| !stage.metrics.contains_key("reward")),
+        "no mean of nothing"
+    );
 }
 
 #[test]
@@ -476,17 +817,39 @@ fn a_step_whose_rewards_are_all_equal_says_that_it_teaches_nothing() {
         row["reference"] = "12345".into();
         format!("{row}\n")
     };
-    std::fs::write(house.path("rows.jsonl"), rows.lines().map(never_right).collect::<String>()).unwrap();
+    std::fs::write(
+        house.path("rows.jsonl"),
+        rows.lines().map(never_right).collect::<String>(),
+    )
+    .unwrap();
     house.start();
     for sampling in ["dynamic_sampling = true", "dynamic_sampling = false"] {
-        let alone = ("\n  [[stage.reward]]\n  plugin = \"format\"\n  weight = 0.5\n", "");
+        let alone = (
+            "\n  [[stage.reward]]\n  plugin = \"format\"\n  weight = 0.5\n",
+            "",
+        );
         let job = house.submit(house.job(&[alone, ("dynamic_sampling = true", sampling)]));
         let status = house.wait_succeeded(&job);
-        let told: Vec<String> = house.log_lines(&job).into_iter().map(|line| line.message).collect();
-        let why = told.iter().filter(|line| line.contains("nothing is learned from them") && line.contains("the same reward"));
-        let steps = status.stages.iter().find(|stage| stage.name == "reasoning").unwrap().step;
+        let told: Vec<String> = house
+            .log_lines(&job)
+            .into_iter()
+            .map(|line| line.message)
+            .collect();
+        let why = told.iter().filter(|line| {
+            line.contains("nothing is learned from them") && line.contains("the same reward")
+        });
+        let steps = status
+            .stages
+            .iter()
+            .find(|stage| stage.name == "reasoning")
+            .unwrap()
+            .step;
         // At steps 1, 2, 4, 8 …
-        assert_eq!(why.count() as u32, steps.ilog2() + 1, "{sampling}: {told:?}");
+        assert_eq!(
+            why.count() as u32,
+            steps.ilog2() + 1,
+            "{sampling}: {told:?}"
+        );
     }
 }
 
@@ -494,12 +857,21 @@ fn a_step_whose_rewards_are_all_equal_says_that_it_teaches_nothing() {
 fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
     let mut house = House::new();
     house.start();
-    let job = house.submit(with_rejection(&house, &[("min_score = 0.5", "min_score = 1000.0")]));
+    let job = house.submit(with_rejection(
+        &house,
+        &[("min_score = 0.5", "min_score = 1000.0")],
+    ));
     let status = house.wait_ended(&job);
     assert_eq!((status.state, status.restarts), (State::Failed, 0));
     let error = status.error.unwrap();
-    assert!(error.contains("stage `keep` kept none of its 160 completions (acceptance rate 0.0000)"), "{error}");
-    assert!(error.contains("min_score") && error.contains("num_generations"), "{error}");
+    assert!(
+        error.contains("stage `keep` kept none of its 160 completions (acceptance rate 0.0000)"),
+        "{error}"
+    );
+    assert!(
+        error.contains("min_score") && error.contains("num_generations"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -514,13 +886,22 @@ fn a_changed_data_set_ends_the_job_by_name() {
     house.start();
     let job = house.submit(with_rejection(&house, &[]));
     let directory = house.try_status(&job).unwrap().directory;
-    house.wait("the daemon's end", |house| house.try_ask(Request::Nodes).is_none().then_some(()));
+    house.wait("the daemon's end", |house| {
+        house.try_ask(Request::Nodes).is_none().then_some(())
+    });
     let path = directory.join("datasets/keep.jsonl");
     let rows = fs::read_to_string(&path).unwrap();
     fs::write(&path, rows.replacen("<think>", "<think> 9", 1)).unwrap();
     let status = house.wait_ended(&job);
     assert_eq!(status.state, State::Failed);
-    assert!(status.error.as_ref().is_some_and(|e| e.contains("keep.jsonl is not as stage `keep` left it")), "{:?}", status.error);
+    assert!(
+        status
+            .error
+            .as_ref()
+            .is_some_and(|e| e.contains("keep.jsonl is not as stage `keep` left it")),
+        "{:?}",
+        status.error
+    );
 }
 
 #[test]
@@ -533,39 +914,59 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
             "batch_size = 8\nmax_length = 2",
             "max_length = 2 of stage `again` leaves nothing to train",
         ),
-        ("from = \"cold-start\"\ndata = \"keep\"", "from = \"cold-start\"\ndata = \"kept\"", "the nearest is \"keep\""),
+        (
+            "from = \"cold-start\"\ndata = \"keep\"",
+            "from = \"cold-start\"\ndata = \"kept\"",
+            "the nearest is \"keep\"",
+        ),
         (
             "min_score = 0.5",
-            "min_score = 0.5\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\"",
+            "min_score = 0.5\nsha256 = \
+             \"0000000000000000000000000000000000000000000000000000000000000000\"",
             "sha256",
         ),
     ] {
         let error = house.refused(with_rejection(&house, &[(old, new)]));
-        assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{new}: {error}");
+        assert!(
+            error.to_lowercase().contains(&expected.to_lowercase()),
+            "{new}: {error}"
+        );
     }
 }
 
-/// Prompts and rewards look for their columns in `meta`: one that is not there must be known before they do.
+/// Prompts and rewards look for their columns in `meta`: one that is not there must be known before
+/// they do.
 #[test]
 fn a_column_that_is_not_read_is_named_when_the_job_is_planned() {
     let mut house = House::new();
     house.start();
-    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/data/golden/tables/interval.parquet");
+    let table = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../data/tests/data/golden/tables/interval.parquet");
     fs::copy(table, house.path("table.parquet")).unwrap();
     let path = |name: &str| format!("[data.text]\npath = \"{}\"", house.path(name).display());
     let job = house.job(&[(&path("rows.jsonl"), &path("table.parquet"))]);
-    let Response::Plan(plan) = house.ask(Request::Plan { job }) else { panic!("no plan") };
+    let Response::Plan(plan) = house.ask(Request::Plan { job }) else {
+        panic!("no plan")
+    };
     for column in ["nested", "span"] {
         let warning = format!(
-            "data.text: column `{column}` is of type Interval(DayTime), which is not read: write it as text or numbers; it is \
-             left out"
+            "data.text: column `{column}` is of type Interval(DayTime), which is not read: write \
+             it as text or numbers; it is left out"
         );
-        assert_eq!(plan.warnings.iter().filter(|found| **found == warning).count(), 1, "{:?}", plan.warnings);
+        assert_eq!(
+            plan.warnings
+                .iter()
+                .filter(|found| **found == warning)
+                .count(),
+            1,
+            "{:?}",
+            plan.warnings
+        );
     }
 }
 
-/// A chat template asks for the day. It is the one of the submission, recorded with the job: taken up again on another
-/// day, its prompts are the same.
+/// A chat template asks for the day. It is the one of the submission, recorded with the job: taken
+/// up again on another day, its prompts are the same.
 #[test]
 fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
     let mut house = House::new();
@@ -578,7 +979,10 @@ fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
         fs::write(house.path("now"), "").unwrap();
         let now = fs::metadata(house.path("now")).unwrap().modified().unwrap();
         let seconds = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        format!("date = \"{}\"", r1d_data::template::date_of(seconds).unwrap())
+        format!(
+            "date = \"{}\"",
+            r1d_data::template::date_of(seconds).unwrap()
+        )
     };
     let before = today();
     let submitted = |job: String| {
@@ -588,6 +992,12 @@ fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
     };
     let own = submitted(house.job(&[("template = \"plain\"", &template)]));
     assert!(own.contains(&before) || own.contains(&today()), "{own}");
-    let named = house.job(&[("template = \"plain\"", &template), ("seed = 11", "seed = 11\ndate = \"2024-07-04\"")]);
-    assert!(submitted(named).contains("date = \"2024-07-04\""), "a job's own day stays");
+    let named = house.job(&[
+        ("template = \"plain\"", &template),
+        ("seed = 11", "seed = 11\ndate = \"2024-07-04\""),
+    ]);
+    assert!(
+        submitted(named).contains("date = \"2024-07-04\""),
+        "a job's own day stays"
+    );
 }

@@ -1,4 +1,5 @@
-//! Rewards that a judge answers in text, a stage's policy or a model of the job, beside a reward model that gives numbers: in real processes, killed and not.
+//! Rewards that a judge answers in text, a stage's policy or a model of the job, beside a reward
+//! model that gives numbers: in real processes, killed and not.
 
 mod house;
 
@@ -6,7 +7,8 @@ use house::House;
 use r1d_proto::control::{Request, Response, Sample, SampleSort};
 use r1d_proto::verdict::Outcome;
 
-/// Behind the house's own: a reward model, a stage that keeps what a judge finds right, and two that learn from what judges say.
+/// Behind the house's own: a reward model, a stage that keeps what a judge finds right, and two
+/// that learn from what judges say.
 const STAGES: &str = r#"
 [data.pairs]
 path = "HOUSE/pairs.jsonl"
@@ -78,13 +80,22 @@ const TABLE: &str = "[models.judge]\npath = \"HOUSE/judge\"\n[data.text]";
 fn job(house: &House, changes: &[(&str, &str)]) -> String {
     let pair = |i: u32| {
         let (good, bad) = (format!("{} {}", i % 10, i % 3), format!("{}", (i + 1) % 10));
-        serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good, "rejected": bad}).to_string() + "\n"
+        serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good,
+            "rejected": bad})
+        .to_string()
+            + "\n"
     };
-    std::fs::write(house.path("pairs.jsonl"), (0..30).map(pair).collect::<String>()).unwrap();
+    std::fs::write(
+        house.path("pairs.jsonl"),
+        (0..30).map(pair).collect::<String>(),
+    )
+    .unwrap();
     house.write_language_model("judge");
     let here = house.path("").display().to_string();
-    let mut text =
-        house.job(&[("[checkpoint]", &STAGES.replace("HOUSE/", &here)), ("[data.text]", &TABLE.replace("HOUSE/", &here))]);
+    let mut text = house.job(&[
+        ("[checkpoint]", &STAGES.replace("HOUSE/", &here)),
+        ("[data.text]", &TABLE.replace("HOUSE/", &here)),
+    ]);
     for (old, new) in changes {
         assert!(text.contains(old), "{old:?} is not in the job");
         text = text.replacen(old, new, 1);
@@ -93,8 +104,13 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
 }
 
 fn samples(house: &House, job: &str, stage: &str, step: u64) -> Vec<Sample> {
-    let wanted =
-        Request::Samples { job: job.into(), stage: Some(stage.into()), step: Some(step), sort: SampleSort::Order, limit: 100 };
+    let wanted = Request::Samples {
+        job: job.into(),
+        stage: Some(stage.into()),
+        step: Some(step),
+        sort: SampleSort::Order,
+        limit: 100,
+    };
     match house.ask(wanted) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
@@ -109,26 +125,66 @@ fn a_judge_answers_in_every_kind_of_stage() {
     let status = house.wait_succeeded(&id);
     let metrics = house.outcome(&status).metrics;
     for (stage, steps) in [("kept", 3), ("judged", 3), ("valued", 2)] {
-        let said = metrics.iter().filter(|line| line["stage"] == stage && line.contains_key("rewards/correctness/mean")).count();
+        let said = metrics
+            .iter()
+            .filter(|line| line["stage"] == stage && line.contains_key("rewards/correctness/mean"))
+            .count();
         assert_eq!(said, steps, "{stage}");
     }
-    let exam = status.evals.iter().find(|eval| eval.stage.as_deref() == Some("exam")).expect("an exam");
-    assert!(exam.metrics.contains_key("rewards/correctness/mean") && exam.metrics["pass@1"] <= 1.0, "{:?}", exam.metrics);
-    // The fake judge finds some right, some wrong, and of some it says nothing: those are masked, and not kept.
-    let all: Vec<Sample> = (1..=3).flat_map(|step| samples(&house, &id, "kept", step)).collect();
-    let said = |sample: &Sample| sample.verdicts.iter().find(|v| v.plugin == "correctness").expect("a verdict").clone();
-    let count = |wanted: Option<f32>| all.iter().filter(|sample| said(sample).value == wanted).count();
-    assert!(count(Some(1.0)) > 0 && count(Some(0.0)) > 0 && count(None) > 0, "{:?}", all.iter().map(said).collect::<Vec<_>>());
+    let exam = status
+        .evals
+        .iter()
+        .find(|eval| eval.stage.as_deref() == Some("exam"))
+        .expect("an exam");
+    assert!(
+        exam.metrics.contains_key("rewards/correctness/mean") && exam.metrics["pass@1"] <= 1.0,
+        "{:?}",
+        exam.metrics
+    );
+    // The fake judge finds some right, some wrong, and of some it says nothing: those are masked,
+    // and not kept.
+    let all: Vec<Sample> = (1..=3)
+        .flat_map(|step| samples(&house, &id, "kept", step))
+        .collect();
+    let said = |sample: &Sample| {
+        sample
+            .verdicts
+            .iter()
+            .find(|v| v.plugin == "correctness")
+            .expect("a verdict")
+            .clone()
+    };
+    let count = |wanted: Option<f32>| {
+        all.iter()
+            .filter(|sample| said(sample).value == wanted)
+            .count()
+    };
+    assert!(
+        count(Some(1.0)) > 0 && count(Some(0.0)) > 0 && count(None) > 0,
+        "{:?}",
+        all.iter().map(said).collect::<Vec<_>>()
+    );
     for sample in &all {
         let silent = said(sample).value.is_none();
         assert_eq!(silent, sample.reward.is_none());
-        let Outcome::Abstain { reason } = said(sample).outcome else { continue };
-        assert!(reason.contains("no verdict: the reply has no JSON object"), "{reason}");
+        let Outcome::Abstain { reason } = said(sample).outcome else {
+            continue;
+        };
+        assert!(
+            reason.contains("no verdict: the reply has no JSON object"),
+            "{reason}"
+        );
     }
     let rows = std::fs::read_to_string(status.directory.join("datasets/kept.jsonl")).unwrap();
-    let right = all.iter().filter(|sample| said(sample).value == Some(1.0)).map(|sample| sample.completion.clone());
+    let right = all
+        .iter()
+        .filter(|sample| said(sample).value == Some(1.0))
+        .map(|sample| sample.completion.clone());
     let right: std::collections::BTreeSet<String> = right.collect();
-    let kept: Vec<serde_json::Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let kept: Vec<serde_json::Value> = rows
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
     assert!(!kept.is_empty());
     for row in &kept {
         assert!(right.contains(row["completion"].as_str().unwrap()), "{row}");
@@ -146,7 +202,12 @@ fn kills_where_a_judge_is_asked_change_nothing() {
         let status = quiet.wait_succeeded(&id);
         let expected = quiet.outcome(&status);
         let kept = std::fs::read(status.directory.join("datasets/kept.jsonl")).unwrap();
-        let asked = |house: &House| std::fs::read_to_string(house.path("faults/answer.count")).unwrap().parse::<u64>().unwrap();
+        let asked = |house: &House| {
+            std::fs::read_to_string(house.path("faults/answer.count"))
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        };
         let undisturbed = asked(&quiet);
         let mut house = House::new();
         for fault in [
@@ -163,10 +224,19 @@ fn kills_where_a_judge_is_asked_change_nothing() {
         house.start();
         let id = house.submit(job(&house, changes));
         let status = house.wait_succeeded(&id);
-        assert_eq!(house.outcome(&status), expected, "batch_invariant {invariant}");
+        assert_eq!(
+            house.outcome(&status),
+            expected,
+            "batch_invariant {invariant}"
+        );
         assert!(std::fs::read(status.directory.join("datasets/kept.jsonl")).unwrap() == kept);
-        // A request is repeated for each fault that it met, and no committed step is asked about again.
-        assert!((undisturbed + 4..=undisturbed + 6).contains(&asked(&house)), "{} and {undisturbed}", asked(&house));
+        // A request is repeated for each fault that it met, and no committed step is asked about
+        // again.
+        assert!(
+            (undisturbed + 4..=undisturbed + 6).contains(&asked(&house)),
+            "{} and {undisturbed}",
+            asked(&house)
+        );
     }
 }
 
@@ -179,10 +249,18 @@ fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
     let waits = house.wait("a question to the judge", |house| {
         let why = house.why(&id);
         let text = serde_json::to_string(&why).unwrap();
-        text.contains("asking the judge of correctness").then_some(text)
+        text.contains("asking the judge of correctness")
+            .then_some(text)
     });
-    assert!(waits.contains("asking the judge of correctness about"), "{waits}");
-    let activity = house.try_status(&id).unwrap().activity.expect("an activity");
+    assert!(
+        waits.contains("asking the judge of correctness about"),
+        "{waits}"
+    );
+    let activity = house
+        .try_status(&id)
+        .unwrap()
+        .activity
+        .expect("an activity");
     assert_eq!(activity.doing, "judging");
 }
 
@@ -190,18 +268,36 @@ fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
 fn a_reload_that_asks_for_something_else_is_refused() {
     let mut house = House::new().with_delay_ms(20);
     house.start();
-    let job = house.submit(job(&house, &[("\n  config = { text = \"completion\" }", "")]));
+    let job = house.submit(job(
+        &house,
+        &[("\n  config = { text = \"completion\" }", "")],
+    ));
     house.wait("the job to judge", |house| {
         let status = house.try_status(&job)?;
-        status.stages.iter().any(|stage| stage.step > 0).then_some(())
+        status
+            .stages
+            .iter()
+            .any(|stage| stage.step > 0)
+            .then_some(())
     });
-    let plugins = std::path::Path::new(env!("CARGO_BIN_EXE_r1d")).parent().unwrap().join("plugins");
+    let plugins = std::path::Path::new(env!("CARGO_BIN_EXE_r1d"))
+        .parent()
+        .unwrap()
+        .join("plugins");
     let file = plugins.join("helpfulness.wasm");
-    let error = match house.ask(Request::Reload { job: job.clone(), plugin: "correctness".into(), file }) {
+    let error = match house.ask(Request::Reload {
+        job: job.clone(),
+        plugin: "correctness".into(),
+        file,
+    }) {
         Response::Error(error) => error.message,
         other => panic!("{other:?}"),
     };
-    assert!(error.contains("helpfulness.wasm: reward `correctness`") && error.contains("asks its model for a number"), "{error}");
+    assert!(
+        error.contains("helpfulness.wasm: reward `correctness`")
+            && error.contains("asks its model for a number"),
+        "{error}"
+    );
     house.ask(Request::Cancel { job });
 }
 
@@ -210,26 +306,56 @@ fn who_gives_something_else_is_refused_at_submission() {
     let mut house = House::new();
     house.start();
     let refused = |old: &str, new: &str| house.refused(job(&house, &[(old, new)]));
-    let number = refused("plugin = \"correctness\"\n  model = \"cold-start\"", "plugin = \"correctness\"\n  model = \"helpful\"");
+    let number = refused(
+        "plugin = \"correctness\"\n  model = \"cold-start\"",
+        "plugin = \"correctness\"\n  model = \"helpful\"",
+    );
     assert!(
         number.contains("reward `correctness`: its plugin correctness asks its model for text")
-            && number.contains("`model` = \"helpful\" is a reward model, which gives numbers: name a stage that trains a policy"),
+            && number.contains(
+                "`model` = \"helpful\" is a reward model, which gives numbers: name a stage that \
+                 trains a policy"
+            ),
         "{number}"
     );
-    let text = refused("plugin = \"helpfulness\"\n  model = \"helpful\"", "plugin = \"helpfulness\"\n  model = \"judge\"");
-    assert!(text.contains("asks its model for a number, and `model` = \"judge\" writes text: name a reward-model stage"), "{text}");
-    let nobody = refused("plugin = \"accuracy\"\n  weight = 0.0", "plugin = \"accuracy\"\n  model = \"judge\"");
+    let text = refused(
+        "plugin = \"helpfulness\"\n  model = \"helpful\"",
+        "plugin = \"helpfulness\"\n  model = \"judge\"",
+    );
     assert!(
-        nobody.contains("reward `accuracy`: `model` = \"judge\", and its plugin accuracy asks nobody: leave `model` out"),
+        text.contains(
+            "asks its model for a number, and `model` = \"judge\" writes text: name a \
+             reward-model stage"
+        ),
+        "{text}"
+    );
+    let nobody = refused(
+        "plugin = \"accuracy\"\n  weight = 0.0",
+        "plugin = \"accuracy\"\n  model = \"judge\"",
+    );
+    assert!(
+        nobody.contains(
+            "reward `accuracy`: `model` = \"judge\", and its plugin accuracy asks nobody: leave \
+             `model` out"
+        ),
         "{nobody}"
     );
-    let whom = refused("plugin = \"correctness\"\n  model = \"cold-start\"", "plugin = \"correctness\"");
+    let whom = refused(
+        "plugin = \"correctness\"\n  model = \"cold-start\"",
+        "plugin = \"correctness\"",
+    );
     assert!(
-        whom.contains("asks a model, and nothing says which: no reward-model stage of this job is called \"correctness\""),
+        whom.contains(
+            "asks a model, and nothing says which: no reward-model stage of this job is called \
+             \"correctness\""
+        ),
         "{whom}"
     );
     let misspelt = refused("model = \"cold-start\"", "model = \"cold-strat\"");
-    assert!(misspelt.contains("(the nearest is \"cold-start\")"), "{misspelt}");
+    assert!(
+        misspelt.contains("(the nearest is \"cold-start\")"),
+        "{misspelt}"
+    );
     // What the table names.
     let broken = |file: &str, text: &str| {
         let job = job(&house, &[]);
@@ -237,9 +363,13 @@ fn who_gives_something_else_is_refused_at_submission() {
         house.refused(job)
     };
     let config = std::fs::read_to_string(house.path("judge/config.json")).unwrap();
-    let neither = broken("config.json", &config.replace("ForCausalLM", "ForTokenClassification"));
+    let neither = broken(
+        "config.json",
+        &config.replace("ForCausalLM", "ForTokenClassification"),
+    );
     assert!(
-        neither.contains("judge/config.json") && neither.contains("\"Qwen2ForTokenClassification\", which is not supported"),
+        neither.contains("judge/config.json")
+            && neither.contains("\"Qwen2ForTokenClassification\", which is not supported"),
         "{neither}"
     );
     let template = broken("chat_template.jinja", "{% for %}");

@@ -1,5 +1,6 @@
-//! `STEP-1` and `STEP-2` with real processes: the worker, the daemon, or both are killed at planted moments; the job goes on by itself and
-//! ends with the same trained sequence, metrics and evaluations as one that was left alone.
+//! `STEP-1` and `STEP-2` with real processes: the worker, the daemon, or both are killed at planted
+//! moments; the job goes on by itself and ends with the same trained sequence, metrics and
+//! evaluations as one that was left alone.
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
@@ -14,7 +15,8 @@ const FAST: &[(&str, &str)] = &[("batch_invariant = true", "batch_invariant = fa
 
 fn undisturbed(batch_invariant: bool) -> &'static Outcome {
     static OUTCOMES: [OnceLock<Outcome>; 2] = [OnceLock::new(), OnceLock::new()];
-    OUTCOMES[batch_invariant as usize].get_or_init(|| House::undisturbed(if batch_invariant { &[] } else { FAST }))
+    OUTCOMES[batch_invariant as usize]
+        .get_or_init(|| House::undisturbed(if batch_invariant { &[] } else { FAST }))
 }
 
 /// Runs the job with faults planted; every one of them must have struck.
@@ -27,7 +29,11 @@ fn disturbed(batch_invariant: bool, faults: &[(&str, &str)]) {
     let job = house.submit(house.job(if batch_invariant { &[] } else { FAST }));
     let status = house.wait_succeeded(&job);
     assert!(status.restarts >= 1, "nothing was disturbed by {faults:?}");
-    assert_eq!(&house.outcome(&status), undisturbed(batch_invariant), "{faults:?}");
+    assert_eq!(
+        &house.outcome(&status),
+        undisturbed(batch_invariant),
+        "{faults:?}"
+    );
 }
 
 /// Every moment of the protocol, early and late in the job.
@@ -78,14 +84,35 @@ fn both_killed_at_once() {
     }
 }
 
-/// The daemon dies a little after a step was trained: before, in, and after the commit, wherever the microseconds fall.
+/// The daemon dies a little after a step was trained: before, in, and after the commit, wherever
+/// the microseconds fall.
 #[test]
 fn a_daemon_that_is_killed_around_a_commit() {
-    for (step, micros) in [(1, 0), (2, 300), (3, 1000), (4, 3000), (5, 6000), (6, 12000), (3, 20000)] {
-        disturbed(true, &[(&format!("train-{step}"), &format!("kill-daemon-soon {micros}"))]);
+    for (step, micros) in [
+        (1, 0),
+        (2, 300),
+        (3, 1000),
+        (4, 3000),
+        (5, 6000),
+        (6, 12000),
+        (3, 20000),
+    ] {
+        disturbed(
+            true,
+            &[(
+                &format!("train-{step}"),
+                &format!("kill-daemon-soon {micros}"),
+            )],
+        );
     }
     for (save, micros) in [(3, 0), (4, 1000), (5, 4000)] {
-        disturbed(true, &[(&format!("save-{save}"), &format!("kill-daemon-soon {micros}"))]);
+        disturbed(
+            true,
+            &[(
+                &format!("save-{save}"),
+                &format!("kill-daemon-soon {micros}"),
+            )],
+        );
     }
 }
 
@@ -116,8 +143,13 @@ fn kills_at_arbitrary_moments() {
         house.start();
         let job = house.submit(house.job(&[]));
         for round in 0..4u64 {
-            std::thread::sleep(Duration::from_millis(60 + (seed * 7919 + round * 104_729) % 240));
-            if house.try_status(&job).is_none_or(|status| status.state.is_final()) {
+            std::thread::sleep(Duration::from_millis(
+                60 + (seed * 7919 + round * 104_729) % 240,
+            ));
+            if house
+                .try_status(&job)
+                .is_none_or(|status| status.state.is_final())
+            {
                 break;
             }
             let worker = match house.try_ask(Request::Nodes) {
@@ -149,11 +181,17 @@ fn a_daemon_that_is_stopped_goes_on_when_it_is_back() {
             .path("faults/train.count")
             .exists()
             .then_some(())
-            .filter(|()| std::fs::read_to_string(house.path("faults/train.count")).is_ok_and(|count| count == "3"))
+            .filter(|()| {
+                std::fs::read_to_string(house.path("faults/train.count"))
+                    .is_ok_and(|count| count == "3")
+            })
     });
     house.signal("TERM");
     assert!(house.ended().success());
-    assert!(!house.state().join("r1d.sock").exists(), "the socket is gone with the daemon");
+    assert!(
+        !house.state().join("r1d.sock").exists(),
+        "the socket is gone with the daemon"
+    );
     house.start();
     let status = house.wait_succeeded(&job);
     assert_eq!(&house.outcome(&status), undisturbed(true));

@@ -1,4 +1,5 @@
-//! Reward models that a job trains and its rewards ask, PPO and DPO: in real processes, killed and not.
+//! Reward models that a job trains and its rewards ask, PPO and DPO: in real processes, killed and
+//! not.
 
 mod house;
 
@@ -58,11 +59,25 @@ batch_size = 4
 fn job(house: &House, changes: &[(&str, &str)]) -> String {
     let pair = |i: u32| {
         let (good, bad) = (format!("{} {}", i % 10, i % 3), format!("{}", (i + 1) % 10));
-        serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good, "rejected": bad}).to_string() + "\n"
+        serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good,
+            "rejected": bad})
+        .to_string()
+            + "\n"
     };
-    std::fs::write(house.path("pairs.jsonl"), (0..30).map(pair).collect::<String>()).unwrap();
-    std::fs::write(house.path("held-out.jsonl"), (30..50).map(pair).collect::<String>()).unwrap();
-    let mut text = house.job(&[("[checkpoint]", &STAGES.replace("HOUSE", &house.path("").display().to_string()))]);
+    std::fs::write(
+        house.path("pairs.jsonl"),
+        (0..30).map(pair).collect::<String>(),
+    )
+    .unwrap();
+    std::fs::write(
+        house.path("held-out.jsonl"),
+        (30..50).map(pair).collect::<String>(),
+    )
+    .unwrap();
+    let mut text = house.job(&[(
+        "[checkpoint]",
+        &STAGES.replace("HOUSE", &house.path("").display().to_string()),
+    )]);
     for (old, new) in changes {
         assert!(text.contains(old), "{old:?} is not in the job");
         text = text.replace(old, new);
@@ -78,28 +93,66 @@ fn rewards_ask_the_model_that_a_stage_has_trained() {
     let status = house.wait_succeeded(&id);
     let metrics = house.outcome(&status).metrics;
     let of = |stage: &str, name: &str| -> Vec<bool> {
-        metrics.iter().filter(|line| line["stage"] == stage).map(|line| line.contains_key(name)).collect()
+        metrics
+            .iter()
+            .filter(|line| line["stage"] == stage)
+            .map(|line| line.contains_key(name))
+            .collect()
     };
-    assert_eq!(of("judged", "rewards/helpfulness/mean"), [false, true, true, true]);
+    assert_eq!(
+        of("judged", "rewards/helpfulness/mean"),
+        [false, true, true, true]
+    );
     assert_eq!(of("valued", "rewards/helpfulness/mean"), [true; 3]);
-    assert_eq!((of("helpful", "loss").len(), of("preferred", "loss").len()), (4, 3));
-    let held_out = status.evals.iter().find(|eval| eval.data == "held-out").unwrap();
-    assert_eq!((held_out.stage.as_deref(), held_out.step, held_out.metrics["rows"]), (Some("helpful"), 4, 20.0));
+    assert_eq!(
+        (of("helpful", "loss").len(), of("preferred", "loss").len()),
+        (4, 3)
+    );
+    let held_out = status
+        .evals
+        .iter()
+        .find(|eval| eval.data == "held-out")
+        .unwrap();
+    assert_eq!(
+        (
+            held_out.stage.as_deref(),
+            held_out.step,
+            held_out.metrics["rows"]
+        ),
+        (Some("helpful"), 4, 20.0)
+    );
     assert!((0.0..=1.0).contains(&held_out.metrics["accuracy"]));
     // The fake's scores are noise, and the log says so.
     let log = house.log_lines(&id);
     assert!(
-        log.iter().any(|line| line.level == "warn" && line.message.contains("does not tell good from bad on data.held-out")),
+        log.iter().any(|line| line.level == "warn"
+            && line
+                .message
+                .contains("does not tell good from bad on data.held-out")),
         "{log:?}"
     );
     // Verdicts are scores between the plugin's bounds, from numbers between -1 and 1.
-    let wanted =
-        Request::Samples { job: id.clone(), stage: Some("judged".into()), step: Some(3), sort: SampleSort::Order, limit: 100 };
-    let Response::Samples(samples) = house.ask(wanted) else { panic!("no samples") };
-    let helpful: Vec<_> = samples.iter().flat_map(|sample| &sample.verdicts).filter(|v| v.plugin == "helpfulness").collect();
+    let wanted = Request::Samples {
+        job: id.clone(),
+        stage: Some("judged".into()),
+        step: Some(3),
+        sort: SampleSort::Order,
+        limit: 100,
+    };
+    let Response::Samples(samples) = house.ask(wanted) else {
+        panic!("no samples")
+    };
+    let helpful: Vec<_> = samples
+        .iter()
+        .flat_map(|sample| &sample.verdicts)
+        .filter(|v| v.plugin == "helpfulness")
+        .collect();
     assert_eq!(helpful.len(), 12);
     let values: Vec<f32> = helpful.iter().filter_map(|verdict| verdict.value).collect();
-    assert!(values.iter().all(|value| (0.0..=0.74).contains(value)), "{values:?}");
+    assert!(
+        values.iter().all(|value| (0.0..=0.74).contains(value)),
+        "{values:?}"
+    );
     assert!(values.iter().any(|value| *value > 0.26));
 }
 
@@ -130,9 +183,16 @@ fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
         house.start();
         let id = house.submit(job(&house, changes));
         let status = house.wait_succeeded(&id);
-        assert_eq!(house.outcome(&status), expected, "batch_invariant {invariant}");
+        assert_eq!(
+            house.outcome(&status),
+            expected,
+            "batch_invariant {invariant}"
+        );
         for moment in ["reward", "score", "ppo", "dpo"] {
-            let count = std::fs::read_to_string(house.path(&format!("faults/{moment}.count"))).unwrap().parse::<u64>().unwrap();
+            let count = std::fs::read_to_string(house.path(&format!("faults/{moment}.count")))
+                .unwrap()
+                .parse::<u64>()
+                .unwrap();
             assert!(count >= 3, "{moment}: {count}");
         }
     }
@@ -142,13 +202,25 @@ fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
 fn what_cannot_be_asked_is_refused_at_submission() {
     let mut house = House::new();
     house.start();
-    let nobody = house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  after_step = 1")]));
+    let nobody = house.refused(job(
+        &house,
+        &[(
+            "  model = \"helpful\"\n  after_step = 1",
+            "  after_step = 1",
+        )],
+    ));
     assert!(
-        nobody.contains("reward `helpfulness`") && nobody.contains("no reward-model stage of this job is called \"helpfulness\""),
+        nobody.contains("reward `helpfulness`")
+            && nobody.contains("no reward-model stage of this job is called \"helpfulness\""),
         "{nobody}"
     );
-    let absent = house
-        .refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", "  model = \"/nowhere/judge\"\n  after_step = 1")]));
+    let absent = house.refused(job(
+        &house,
+        &[(
+            "  model = \"helpful\"\n  after_step = 1",
+            "  model = \"/nowhere/judge\"\n  after_step = 1",
+        )],
+    ));
     assert!(absent.contains("/nowhere/judge"), "{absent}");
     // A directory of a language model, and one of a classifier.
     let dir = house.path("judge");
@@ -156,16 +228,33 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     let asked = format!("  model = \"{}\"\n  after_step = 1", dir.display());
     let refused = |config: &str| {
         std::fs::write(dir.join("config.json"), config).unwrap();
-        house.refused(job(&house, &[("  model = \"helpful\"\n  after_step = 1", &asked)]))
+        house.refused(job(
+            &house,
+            &[("  model = \"helpful\"\n  after_step = 1", &asked)],
+        ))
     };
     let writes = refused(&std::fs::read_to_string(dir.join("config.json")).unwrap());
-    assert!(writes.contains("asks its model for a number") && writes.contains("judge\" writes text"), "{writes}");
-    let labels = refused(r#"{"architectures": ["Qwen2ForSequenceClassification"], "num_labels": 3}"#);
-    assert!(labels.contains("judge/config.json") && labels.contains("`num_labels` is 3"), "{labels}");
+    assert!(
+        writes.contains("asks its model for a number") && writes.contains("judge\" writes text"),
+        "{writes}"
+    );
+    let labels =
+        refused(r#"{"architectures": ["Qwen2ForSequenceClassification"], "num_labels": 3}"#);
+    assert!(
+        labels.contains("judge/config.json") && labels.contains("`num_labels` is 3"),
+        "{labels}"
+    );
     let text = job(&house, &[]);
-    std::fs::write(house.path("pairs.jsonl"), "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"2\"}\n").unwrap();
+    std::fs::write(
+        house.path("pairs.jsonl"),
+        "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"2\"}\n",
+    )
+    .unwrap();
     let same = house.refused(text);
-    assert!(same.contains("pairs") && same.contains("row 1") && same.contains("nothing to prefer"), "{same}");
+    assert!(
+        same.contains("pairs") && same.contains("row 1") && same.contains("nothing to prefer"),
+        "{same}"
+    );
 }
 
 const OF_A_DIRECTORY: &str = r#"
@@ -193,12 +282,16 @@ steps = 2
 batch_size = 2
 "#;
 
-/// Makes a model's directory whose head is tied or not, and changes the last bytes of its weights, which are the head's
-/// where there is one.
+/// Makes a model's directory whose head is tied or not, and changes the last bytes of its weights,
+/// which are the head's where there is one.
 fn write_model(house: &House, tied: bool, change: impl Fn(&mut serde_json::Value, &mut Vec<u8>)) {
     house.write_language_model("lm");
-    let (config, weights) = (house.path("lm/config.json"), house.path("lm/model.safetensors"));
-    let mut fields: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    let (config, weights) = (
+        house.path("lm/config.json"),
+        house.path("lm/model.safetensors"),
+    );
+    let mut fields: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
     fields["tie_word_embeddings"] = tied.into();
     std::fs::write(config, fields.to_string()).unwrap();
     let bytes = std::fs::read(&weights).unwrap();
@@ -207,11 +300,24 @@ fn write_model(house: &House, tied: bool, change: impl Fn(&mut serde_json::Value
     let (mut header, mut data) = (serde_json::from_slice(header).unwrap(), data.to_vec());
     change(&mut header, &mut data);
     let header = header.to_string();
-    std::fs::write(weights, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    std::fs::write(
+        weights,
+        [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            &data,
+        ]
+        .concat(),
+    )
+    .unwrap();
 }
 
 fn without_head(header: &mut serde_json::Value, data: &mut Vec<u8>) {
-    let head = header.as_object_mut().unwrap().remove("lm_head.weight").unwrap();
+    let head = header
+        .as_object_mut()
+        .unwrap()
+        .remove("lm_head.weight")
+        .unwrap();
     data.truncate(head["data_offsets"][0].as_u64().unwrap() as usize);
 }
 
@@ -229,9 +335,17 @@ fn a_plan_counts_the_head_that_the_weights_have() {
     write_model(&house, true, without_head);
     let tied = parameters();
     write_model(&house, true, |_, _| ());
-    assert_eq!(parameters(), tied, "a head that is the embedding is no other");
+    assert_eq!(
+        parameters(),
+        tied,
+        "a head that is the embedding is no other"
+    );
     write_model(&house, true, |_, data| *data.last_mut().unwrap() = 1);
-    assert_eq!(parameters(), tied + 32 * 16, "the head has numbers of its own");
+    assert_eq!(
+        parameters(),
+        tied + 32 * 16,
+        "the head has numbers of its own"
+    );
 }
 
 #[test]
@@ -246,5 +360,8 @@ fn a_reward_model_starts_from_a_directory_without_a_head() {
         other => panic!("{other:?}"),
     }
     let refused = house.refused(text + PREFERRED);
-    assert!(refused.contains("no tensor named \"lm_head.weight\""), "{refused}");
+    assert!(
+        refused.contains("no tensor named \"lm_head.weight\""),
+        "{refused}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Who judges a running job: whole groups, pinned components, and components that take another's place at a step's boundary.
+//! Who judges a running job: whole groups, pinned components, and components that take another's
+//! place at a step's boundary.
 
 #[path = "../../rewards/tests/guests/mod.rs"]
 mod guests;
@@ -15,9 +16,16 @@ const FORMAT: &str = "  plugin = \"format\"\n  weight = 0.5";
 
 /// A component that scores this always, and brings a golden case that expects `golden`.
 fn constant(value: f32, golden: Option<f32>) -> Vec<u8> {
-    let bytes = component(&Guest { score: &returns(&format!("(f32.const {value})")), ..Guest::default() });
-    let case = |score| format!(r#"{{"case": "always", "completion": "", "expect": {{"score": {score}}}}}"#);
-    golden.map_or(bytes.clone(), |score| r1d_rewards::golden::embed(&bytes, &case(score)).unwrap())
+    let bytes = component(&Guest {
+        score: &returns(&format!("(f32.const {value})")),
+        ..Guest::default()
+    });
+    let case = |score| {
+        format!(r#"{{"case": "always", "completion": "", "expect": {{"score": {score}}}}}"#)
+    };
+    golden.map_or(bytes.clone(), |score| {
+        r1d_rewards::golden::embed(&bytes, &case(score)).unwrap()
+    })
 }
 
 fn put(house: &House, name: &str, bytes: Vec<u8>) -> PathBuf {
@@ -49,9 +57,21 @@ fn samples(house: &House, job: &str, step: u64) -> Vec<Sample> {
 /// What the reward `constant` gave in a step; the same for all of it.
 fn given(house: &House, job: &str, step: u64) -> (f32, String) {
     let samples = samples(house, job, step);
-    let verdict = |sample: &Sample| sample.verdicts.iter().find(|verdict| verdict.plugin == "constant").cloned().unwrap();
+    let verdict = |sample: &Sample| {
+        sample
+            .verdicts
+            .iter()
+            .find(|verdict| verdict.plugin == "constant")
+            .cloned()
+            .unwrap()
+    };
     let first = verdict(&samples[0]);
-    assert!(samples.iter().all(|sample| verdict(sample).module_sha256 == first.module_sha256), "a step has one judge");
+    assert!(
+        samples
+            .iter()
+            .all(|sample| verdict(sample).module_sha256 == first.module_sha256),
+        "a step has one judge"
+    );
     match first.outcome {
         Outcome::Score { value, .. } => (value, first.module_sha256),
         other => panic!("{other:?}"),
@@ -59,8 +79,17 @@ fn given(house: &House, job: &str, step: u64) -> (f32, String) {
 }
 
 fn reload(house: &House, job: &str, plugin: &str, file: &Path) -> Result<(u64, String), String> {
-    match house.ask(Request::Reload { job: job.into(), plugin: plugin.into(), file: file.into() }) {
-        Response::Reloaded { stage, step, sha256, .. } if stage == "reasoning" => Ok((step, sha256)),
+    match house.ask(Request::Reload {
+        job: job.into(),
+        plugin: plugin.into(),
+        file: file.into(),
+    }) {
+        Response::Reloaded {
+            stage,
+            step,
+            sha256,
+            ..
+        } if stage == "reasoning" => Ok((step, sha256)),
         Response::Error(error) => Err(error.message),
         other => panic!("{other:?}"),
     }
@@ -70,7 +99,11 @@ fn wait_for_step(house: &mut House, job: &str, step: u64) {
     let job = job.to_owned();
     house.wait("a step of reasoning", |house| {
         let status = house.try_status(&job)?;
-        status.stages.iter().any(|stage| stage.name == "reasoning" && stage.step >= step).then_some(())
+        status
+            .stages
+            .iter()
+            .any(|stage| stage.name == "reasoning" && stage.step >= step)
+            .then_some(())
     });
 }
 
@@ -82,7 +115,11 @@ fn a_group_reward_sees_each_prompts_samples_together() {
     let id = house.submit(job(&house, &plugin, &[]));
     house.wait_succeeded(&id);
     for step in 1..=6 {
-        assert_eq!(given(&house, &id, step).0, 0.25, "1 / num_generations, in step {step}");
+        assert_eq!(
+            given(&house, &id, step).0,
+            0.25,
+            "1 / num_generations, in step {step}"
+        );
     }
 }
 
@@ -90,12 +127,16 @@ fn a_group_reward_sees_each_prompts_samples_together() {
 fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
     let mut house = House::new().with_delay_ms(30);
     house.start();
-    let (old, new) = (put(&house, "old.wasm", constant(0.25, Some(0.25))), put(&house, "new.wasm", constant(0.75, Some(0.75))));
+    let (old, new) = (
+        put(&house, "old.wasm", constant(0.25, Some(0.25))),
+        put(&house, "new.wasm", constant(0.75, Some(0.75))),
+    );
     let id = house.submit(job(&house, &old, &[("steps = 6", "steps = 12")]));
     wait_for_step(&mut house, &id, 2);
     let (from, sha256) = reload(&house, &id, "constant", &new).unwrap();
     assert!((3..=12).contains(&from), "{from}");
-    // Neither the files nor the process need last: components are kept, and the ledger knows who judges.
+    // Neither the files nor the process need last: components are kept, and the ledger knows who
+    // judges.
     std::fs::remove_file(&old).unwrap();
     std::fs::remove_file(&new).unwrap();
     house.kill();
@@ -104,13 +145,27 @@ fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
         let (value, judge) = given(&house, &id, step);
         assert_eq!(
             (value, judge == sha256),
-            if step < from { (0.25, false) } else { (0.75, true) },
+            if step < from {
+                (0.25, false)
+            } else {
+                (0.75, true)
+            },
             "step {step}, reloaded from {from}"
         );
     }
-    assert!(house.log_lines(&id).iter().any(|line| line.message.contains("reloaded") && line.message.contains(&sha256)));
+    assert!(
+        house
+            .log_lines(&id)
+            .iter()
+            .any(|line| line.message.contains("reloaded") && line.message.contains(&sha256))
+    );
     assert!(status.directory.exists());
-    assert!(reload(&house, &id, "constant", &new).unwrap_err().contains("new.wasm"), "there is no such file any more");
+    assert!(
+        reload(&house, &id, "constant", &new)
+            .unwrap_err()
+            .contains("new.wasm"),
+        "there is no such file any more"
+    );
 }
 
 #[test]
@@ -126,20 +181,47 @@ fn what_is_untried_or_unlike_takes_no_place() {
         ..Guest::default()
     };
     let cases = [
-        ("untried.wasm", constant(0.75, None), "brings no golden cases"),
-        ("wrong.wasm", constant(0.75, Some(0.5)), "1 of its 1 golden cases differ"),
+        (
+            "untried.wasm",
+            constant(0.75, None),
+            "brings no golden cases",
+        ),
+        (
+            "wrong.wasm",
+            constant(0.75, Some(0.5)),
+            "1 of its 1 golden cases differ",
+        ),
         ("wider.wasm", component(&wider), "the range is 0 to 2"),
-        ("group.wasm", r1d_rewards::componentize(&group_core("(unreachable)")).unwrap(), "the world is group-reward"),
-        ("core.wasm", core(&Guest::default(), "reward"), "plugin build"),
+        (
+            "group.wasm",
+            r1d_rewards::componentize(&group_core("(unreachable)")).unwrap(),
+            "the world is group-reward",
+        ),
+        (
+            "core.wasm",
+            core(&Guest::default(), "reward"),
+            "plugin build",
+        ),
     ];
     for (name, bytes, part) in cases {
         let file = put(&house, name, bytes);
         let refused = reload(&house, &id, "constant", &file).unwrap_err();
-        assert!(refused.contains(part) && refused.contains(name), "{name}: {refused}");
+        assert!(
+            refused.contains(part) && refused.contains(name),
+            "{name}: {refused}"
+        );
     }
-    assert!(reload(&house, &id, "nobody", &old).unwrap_err().contains("constant"));
+    assert!(
+        reload(&house, &id, "nobody", &old)
+            .unwrap_err()
+            .contains("constant")
+    );
     house.ask(Request::Cancel { job: id.clone() });
-    assert!(reload(&house, &id, "constant", &old).unwrap_err().contains("cancelled"));
+    assert!(
+        reload(&house, &id, "constant", &old)
+            .unwrap_err()
+            .contains("cancelled")
+    );
 }
 
 #[test]
@@ -149,31 +231,61 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     let plugin = put(&house, "old.wasm", constant(0.25, Some(0.25)));
     let text = job(&house, &plugin, &[]);
     let submit = |house: &House, pins: &[(String, String)]| {
-        house.ask(Request::Submit { job: text.clone(), priority: None, pins: pins.iter().cloned().collect(), no_reuse: false })
+        house.ask(Request::Submit {
+            job: text.clone(),
+            priority: None,
+            pins: pins.iter().cloned().collect(),
+            no_reuse: false,
+        })
     };
-    let Response::Submitted { job: id, plugins, .. } = submit(&house, &[]) else { panic!("refused") };
-    assert_eq!(plugins.keys().map(String::as_str).collect::<Vec<_>>(), [plugin.to_str().unwrap(), "accuracy"]);
+    let Response::Submitted {
+        job: id, plugins, ..
+    } = submit(&house, &[])
+    else {
+        panic!("refused")
+    };
+    assert_eq!(
+        plugins.keys().map(String::as_str).collect::<Vec<_>>(),
+        [plugin.to_str().unwrap(), "accuracy"]
+    );
     let pins: Vec<(String, String)> = plugins.into_iter().collect();
     put(&house, "old.wasm", constant(0.75, Some(0.75)));
     house.wait_succeeded(&id.0);
-    assert_eq!(given(&house, &id.0, 6).0, 0.25, "judged by what it was submitted with");
+    assert_eq!(
+        given(&house, &id.0, 6).0,
+        0.25,
+        "judged by what it was submitted with"
+    );
     // The pinned component is kept: the pin can still be met. One that is not kept cannot.
-    let Response::Submitted { job: again, .. } = submit(&house, &pins) else { panic!("refused") };
+    let Response::Submitted { job: again, .. } = submit(&house, &pins) else {
+        panic!("refused")
+    };
     house.wait_succeeded(&again.0);
     assert_eq!(given(&house, &again.0, 1).0, 0.25);
     // Over a restart too. Kept components that no job names are let go.
     let plugins = house.path("state/plugins");
-    let nobodys = ["ab".repeat(32) + ".wasm", "ab".repeat(32) + ".wasm.sig"].map(|name| plugins.join(name));
-    nobodys.iter().for_each(|path| std::fs::write(path, "").unwrap());
+    let nobodys =
+        ["ab".repeat(32) + ".wasm", "ab".repeat(32) + ".wasm.sig"].map(|name| plugins.join(name));
+    nobodys
+        .iter()
+        .for_each(|path| std::fs::write(path, "").unwrap());
     std::fs::write(plugins.join("notes.txt"), "").unwrap();
     house.kill();
     house.start();
-    assert!(pins.iter().all(|(_, sha256)| plugins.join(format!("{sha256}.wasm")).is_file()));
+    assert!(
+        pins.iter()
+            .all(|(_, sha256)| plugins.join(format!("{sha256}.wasm")).is_file())
+    );
     assert!(plugins.join("notes.txt").is_file() && !nobodys.iter().any(|path| path.exists()));
     let unknown = vec![(pins[0].0.clone(), "ab".repeat(32))];
     match submit(&house, &unknown) {
         Response::Error(error) => {
-            assert!(error.message.contains("the job pins abab") && error.message.contains("--update-lock"), "{}", error.message)
+            assert!(
+                error.message.contains("the job pins abab")
+                    && error.message.contains("--update-lock"),
+                "{}",
+                error.message
+            )
         }
         other => panic!("{other:?}"),
     }
@@ -188,29 +300,71 @@ fn a_run_is_compared_with_another_grader() {
     let status = house.wait_succeeded(&id);
     let rescore = |words: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_r1d"));
-        command.args(["plugin", "rescore"]).arg(&status.directory).args(words).env("XDG_CACHE_HOME", house.path("cache"));
+        command
+            .args(["plugin", "rescore"])
+            .arg(&status.directory)
+            .args(words)
+            .env("XDG_CACHE_HOME", house.path("cache"));
         let ran = command.output().unwrap();
-        (ran.status.success(), serde_json::from_slice::<Value>(&ran.stdout).ok(), String::from_utf8(ran.stderr).unwrap())
+        (
+            ran.status.success(),
+            serde_json::from_slice::<Value>(&ran.stdout).ok(),
+            String::from_utf8(ran.stderr).unwrap(),
+        )
     };
     let (_, same, said) = rescore(&["--plugin", plugin.to_str().unwrap(), "--reward", "constant"]);
     let same = same.unwrap_or_else(|| panic!("{said}"));
     let completions = same["completions"].as_u64().unwrap();
-    assert!(completions >= 6 * 8 && same["agreeing"] == json!(completions) && same["disagreements"] == json!([]), "{same}");
+    assert!(
+        completions >= 6 * 8
+            && same["agreeing"] == json!(completions)
+            && same["disagreements"] == json!([]),
+        "{same}"
+    );
 
     let other = put(&house, "other.wasm", constant(0.75, None));
-    let (passed, other, said) = rescore(&["--plugin", other.to_str().unwrap(), "--reward", "constant", "--limit", "2"]);
+    let (passed, other, said) = rescore(&[
+        "--plugin",
+        other.to_str().unwrap(),
+        "--reward",
+        "constant",
+        "--limit",
+        "2",
+    ]);
     let other = other.unwrap_or_else(|| panic!("{said}"));
     assert!(passed && other["agreeing"] == json!(0), "{other}");
-    assert_eq!(other["pairs"], json!([{"recorded": "score 0.25", "rescored": "score 0.75", "completions": completions}]));
+    assert_eq!(
+        other["pairs"],
+        json!([{"recorded": "score 0.25", "rescored": "score 0.75", "completions": completions}])
+    );
     let first = &other["disagreements"][0];
-    assert_eq!((first["step"].as_u64(), other["disagreements"].as_array().unwrap().len()), (Some(1), 2));
-    assert!(first["prompt"].as_str().is_some_and(|prompt| !prompt.is_empty()) && first["reference"].is_string(), "{first}");
+    assert_eq!(
+        (
+            first["step"].as_u64(),
+            other["disagreements"].as_array().unwrap().len()
+        ),
+        (Some(1), 2)
+    );
+    assert!(
+        first["prompt"]
+            .as_str()
+            .is_some_and(|prompt| !prompt.is_empty())
+            && first["reference"].is_string(),
+        "{first}"
+    );
 
-    // The recorded reward `accuracy`, by the plugin that gave it: references, token counts and configuration are what they were.
+    // The recorded reward `accuracy`, by the plugin that gave it: references, token counts and
+    // configuration are what they were.
     let accuracy = guests::shipped().join("accuracy.wasm");
     let (_, accuracy, said) = rescore(&["--plugin", accuracy.to_str().unwrap()]);
     let accuracy = accuracy.unwrap_or_else(|| panic!("{said}"));
-    assert!(accuracy["reward"] == "accuracy" && accuracy["agreeing"] == accuracy["completions"], "{accuracy}");
+    assert!(
+        accuracy["reward"] == "accuracy" && accuracy["agreeing"] == accuracy["completions"],
+        "{accuracy}"
+    );
     let (passed, _, said) = rescore(&["--plugin", plugin.to_str().unwrap()]);
-    assert!(!passed && said.contains("--reward names one of: accuracy, constant"), "{said}");
+    assert!(
+        !passed && said.contains("--reward names one of: accuracy, constant"),
+        "{said}"
+    );
 }

@@ -42,18 +42,31 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
 }
 
 fn reused(status: &JobStatus) -> Vec<Option<String>> {
-    status.stages.iter().map(|stage| stage.reused_from.as_ref().map(|job| job.0.clone())).collect()
+    status
+        .stages
+        .iter()
+        .map(|stage| stage.reused_from.as_ref().map(|job| job.0.clone()))
+        .collect()
 }
 
 fn planned(house: &House, job: String) -> Vec<Option<String>> {
     match house.ask(Request::Plan { job }) {
-        Response::Plan(plan) => plan.stages.into_iter().map(|stage| stage.reused_from.map(|job| job.0)).collect(),
+        Response::Plan(plan) => plan
+            .stages
+            .into_iter()
+            .map(|stage| stage.reused_from.map(|job| job.0))
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
 
 fn submit(house: &House, job: String, no_reuse: bool) -> String {
-    match house.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse }) {
+    match house.ask(Request::Submit {
+        job,
+        priority: None,
+        pins: Default::default(),
+        no_reuse,
+    }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),
     }
@@ -61,11 +74,15 @@ fn submit(house: &House, job: String, no_reuse: bool) -> String {
 
 /// How often something happened, by the fake worker's count.
 fn count(house: &House, moment: &str) -> u64 {
-    fs::read_to_string(house.path("faults").join(format!("{moment}.count"))).map_or(0, |text| text.parse().unwrap())
+    fs::read_to_string(house.path("faults").join(format!("{moment}.count")))
+        .map_or(0, |text| text.parse().unwrap())
 }
 
 /// The last stage alone is another.
-const LATER: (&str, &str) = ("name = \"again\"\nkind = \"sft\"", "name = \"again\"\nkind = \"sft\"\nlearning_rate = 0.001");
+const LATER: (&str, &str) = (
+    "name = \"again\"\nkind = \"sft\"",
+    "name = \"again\"\nkind = \"sft\"\nlearning_rate = 0.001",
+);
 
 #[test]
 fn stages_before_the_change_are_taken_over_whole() {
@@ -77,23 +94,42 @@ fn stages_before_the_change_are_taken_over_whole() {
     let (trained, sampled) = (count(&house, "train"), count(&house, "generate"));
 
     let changed = job(&house, &[LATER]);
-    let from = |count: usize| (0..5).map(|i| (i < count).then(|| first.clone())).collect::<Vec<_>>();
+    let from = |count: usize| {
+        (0..5)
+            .map(|i| (i < count).then(|| first.clone()))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(planned(&house, changed.clone()), from(4));
     let second = submit(&house, changed.clone(), false);
     let status = house.wait_succeeded(&second);
     assert_eq!(reused(&status), from(4));
     assert_eq!(status.restarts, 0);
-    assert_eq!(count(&house, "train"), trained, "nothing is trained by reinforcement again");
+    assert_eq!(
+        count(&house, "train"),
+        trained,
+        "nothing is trained by reinforcement again"
+    );
     // The evaluation after the last stage samples once more, and nothing else does.
     assert_eq!(count(&house, "generate"), sampled + 1);
 
     // What the taken stages left is all there, under the job's own name.
-    let evals =
-        |status: &JobStatus| status.evals.iter().map(|e| (e.stage.clone(), e.step, e.metrics["pass@1"])).collect::<Vec<_>>();
+    let evals = |status: &JobStatus| {
+        status
+            .evals
+            .iter()
+            .map(|e| (e.stage.clone(), e.step, e.metrics["pass@1"]))
+            .collect::<Vec<_>>()
+    };
     let (old, new) = (evals(&original), evals(&status));
     assert_eq!(new[..new.len() - 1], old[..old.len() - 1]);
-    let lines = |status: &JobStatus| fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
-    let of_taken = |text: String| text.lines().filter(|line| !line.contains("\"again\"")).map(String::from).collect::<Vec<_>>();
+    let lines =
+        |status: &JobStatus| fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
+    let of_taken = |text: String| {
+        text.lines()
+            .filter(|line| !line.contains("\"again\""))
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of_taken(lines(&status)), of_taken(lines(&original)));
     let samples = |job: &str| match house.ask(Request::Samples {
         job: job.into(),
@@ -106,17 +142,28 @@ fn stages_before_the_change_are_taken_over_whole() {
         other => panic!("{other:?}"),
     };
     assert_eq!(samples(&second), samples(&first));
-    assert!(house.log_lines(&second).iter().any(|line| line.message.contains(&format!("taken over from job {first}"))));
+    assert!(house.log_lines(&second).iter().any(|line| {
+        line.message
+            .contains(&format!("taken over from job {first}"))
+    }));
 
-    // Done from scratch it ends the same; and a later job finds what the second one took over, also when the first is gone.
+    // Done from scratch it ends the same; and a later job finds what the second one took over, also
+    // when the first is gone.
     let alone = submit(&house, changed, true);
     let scratch = house.wait_succeeded(&alone);
     assert_eq!(reused(&scratch), [None, None, None, None, None]);
-    assert_eq!(house.outcome(&scratch).weights, house.outcome(&status).weights);
+    assert_eq!(
+        house.outcome(&scratch).weights,
+        house.outcome(&status).weights
+    );
     for gone in [&original, &scratch] {
         fs::remove_dir_all(&gone.directory).unwrap();
     }
-    let third = submit(&house, job(&house, &[LATER, ("epochs = 1", "epochs = 2")]), false);
+    let third = submit(
+        &house,
+        job(&house, &[LATER, ("epochs = 1", "epochs = 2")]),
+        false,
+    );
     let status = house.wait_succeeded(&third);
     let expected: Vec<_> = (0..5).map(|i| (i < 4).then(|| second.clone())).collect();
     assert_eq!(reused(&status), expected);
@@ -128,26 +175,54 @@ fn what_a_stage_depends_on_decides() {
     house.start();
     let first = submit(&house, job(&house, &[]), false);
     let status = house.wait_succeeded(&first);
-    let taken =
-        |house: &House, changes: &[(&str, &str)]| planned(house, job(house, changes)).iter().filter(|of| of.is_some()).count();
+    let taken = |house: &House, changes: &[(&str, &str)]| {
+        planned(house, job(house, changes))
+            .iter()
+            .filter(|of| of.is_some())
+            .count()
+    };
     assert_eq!(taken(&house, &[]), 5, "the same job again");
-    assert_eq!(taken(&house, &[("name = \"tested\"", "name = \"renamed\""), ("keep = 2", "keep = 5")]), 5);
+    assert_eq!(
+        taken(
+            &house,
+            &[
+                ("name = \"tested\"", "name = \"renamed\""),
+                ("keep = 2", "keep = 5")
+            ]
+        ),
+        5
+    );
     assert_eq!(taken(&house, &[("seed = 11", "seed = 12")]), 0);
-    assert_eq!(taken(&house, &[("max_rows = 3", "max_rows = 4")]), 0, "evaluations are part of an outcome");
+    assert_eq!(
+        taken(&house, &[("max_rows = 3", "max_rows = 4")]),
+        0,
+        "evaluations are part of an outcome"
+    );
     let (grpo, rejection) = ("beta = 0.01", "prompts_per_step = 10");
     assert_eq!(taken(&house, &[(grpo, "beta = 0.02")]), 2);
-    assert_eq!(taken(&house, &[(rejection, "prompts_per_step = 8")]), 3, "what learns from what is kept is another too");
+    assert_eq!(
+        taken(&house, &[(rejection, "prompts_per_step = 8")]),
+        3,
+        "what learns from what is kept is another too"
+    );
     // Contents of the data count, and not its name.
     let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
     fs::write(house.path("copy.jsonl"), &rows).unwrap();
     assert_eq!(taken(&house, &[("rows.jsonl", "copy.jsonl")]), 5);
-    fs::write(house.path("copy.jsonl"), rows.replacen("\"reference\":\"1\"", "\"reference\":\"2\"", 1)).unwrap();
+    fs::write(
+        house.path("copy.jsonl"),
+        rows.replacen("\"reference\":\"1\"", "\"reference\":\"2\"", 1),
+    )
+    .unwrap();
     assert_eq!(taken(&house, &[("rows.jsonl", "copy.jsonl")]), 0);
     // A checkpoint that is no longer what it was is not taken.
     let last = status.directory.join("checkpoints/reasoning/step-6/state");
     fs::write(&last, "1").unwrap();
     let again = planned(&house, job(&house, &[]));
-    assert_eq!(again.iter().map(|of| of.is_some()).collect::<Vec<_>>(), [true, true, false, true, true]);
+    assert_eq!(
+        again.iter().map(|of| of.is_some()).collect::<Vec<_>>(),
+        [true, true, false, true, true]
+    );
 }
 
 #[test]
@@ -160,7 +235,8 @@ fn a_job_that_is_killed_while_it_takes_over_ends_the_same() {
     let status = house.wait_succeeded(&scratch);
     let expected = house.outcome(&status).weights;
     for i in 0..25u64 {
-        // Another rate each time, which the fake worker's weights do not depend on: the last stage is not one that a job before has finished.
+        // Another rate each time, which the fake worker's weights do not depend on: the last stage
+        // is not one that a job before has finished.
         let rate = format!("learning_rate = 0.{}", i + 10);
         let last = (LATER.0, LATER.1.replace("learning_rate = 0.001", &rate));
         let job = submit(&house, job(&house, &[(last.0, &last.1)]), false);
@@ -168,13 +244,26 @@ fn a_job_that_is_killed_while_it_takes_over_ends_the_same() {
         house.kill();
         house.start();
         let status = house.wait_succeeded(&job);
-        assert_eq!(house.outcome(&status).weights, expected, "killed after {i} ms");
-        assert!(status.stages.iter().take(4).all(|stage| stage.reused_from.is_some()), "{i}: {:?}", reused(&status));
+        assert_eq!(
+            house.outcome(&status).weights,
+            expected,
+            "killed after {i} ms"
+        );
+        assert!(
+            status
+                .stages
+                .iter()
+                .take(4)
+                .all(|stage| stage.reused_from.is_some()),
+            "{i}: {:?}",
+            reused(&status)
+        );
         assert_eq!(reused(&status)[4], None);
     }
 }
 
-/// A taken-over stage has no other checkpoint to go back to, so what a disk did to this one must not fail the job.
+/// A taken-over stage has no other checkpoint to go back to, so what a disk did to this one must
+/// not fail the job.
 #[test]
 fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
     let mut house = House::new();
@@ -183,7 +272,11 @@ fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
     let status = house.wait_succeeded(&first);
     let undisturbed = house.outcome(&status);
     for stage in ["reading", "cold-start"] {
-        let dir = status.directory.join("checkpoints").join(stage).join("step-3");
+        let dir = status
+            .directory
+            .join("checkpoints")
+            .join(stage)
+            .join("step-3");
         let state = dir.join("state");
         let mut bytes = fs::read(&state).unwrap();
         // As long as before.
@@ -194,6 +287,14 @@ fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
     let status = house.wait_succeeded(&second);
     assert_eq!(reused(&status)[..2], [None, None]);
     assert_eq!(house.outcome(&status), undisturbed);
-    let log: String = house.log_lines(&second).into_iter().map(|line| line.message + "\n").collect();
-    assert!(log.contains("cannot be taken over and is done again") && log.contains("is not as it was recorded"), "{log}");
+    let log: String = house
+        .log_lines(&second)
+        .into_iter()
+        .map(|line| line.message + "\n")
+        .collect();
+    assert!(
+        log.contains("cannot be taken over and is done again")
+            && log.contains("is not as it was recorded"),
+        "{log}"
+    );
 }

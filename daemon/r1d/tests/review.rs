@@ -35,12 +35,20 @@ max_length = 32
 "#;
 
 fn job(house: &House, review: bool) -> String {
-    house.job(&[("\n[checkpoint]\n", &REVIEWED.replace("review = true", &format!("review = {review}")))])
+    house.job(&[(
+        "\n[checkpoint]\n",
+        &REVIEWED.replace("review = true", &format!("review = {review}")),
+    )])
 }
 
 fn wait_for_review(house: &mut House, job: &str) -> JobStatus {
     house.wait("the wait for a review", |house| {
-        house.try_status(job).filter(|status| status.activity.as_ref().is_some_and(|now| now.doing == "waiting for review"))
+        house.try_status(job).filter(|status| {
+            status
+                .activity
+                .as_ref()
+                .is_some_and(|now| now.doing == "waiting for review")
+        })
     })
 }
 
@@ -51,8 +59,17 @@ fn data_sets(house: &House, job: &str) -> Vec<MadeDataSet> {
     }
 }
 
-fn review(house: &House, job: &str, stage: &str, file: Option<PathBuf>) -> Result<MadeDataSet, String> {
-    match house.ask(Request::Review { job: job.into(), stage: stage.into(), file }) {
+fn review(
+    house: &House,
+    job: &str,
+    stage: &str,
+    file: Option<PathBuf>,
+) -> Result<MadeDataSet, String> {
+    match house.ask(Request::Review {
+        job: job.into(),
+        stage: stage.into(),
+        file,
+    }) {
         Response::Reviewed(set) => Ok(set),
         Response::Error(error) => {
             assert_ne!(error.kind, ErrorKind::Internal, "{}", error.message);
@@ -65,7 +82,11 @@ fn review(house: &House, job: &str, stage: &str, file: Option<PathBuf>) -> Resul
 /// The made rows without the first, with another answer in the second, and with one more.
 fn edited(set: &MadeDataSet) -> Vec<Value> {
     let text = fs::read_to_string(&set.file).unwrap();
-    let mut rows: Vec<Value> = text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut rows: Vec<Value> = text
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     rows[0]["completion"] = "<think> 7 </think> <answer> 7 </answer>".into();
     let mut added = rows[1].clone();
     added.as_object_mut().unwrap().remove("reward");
@@ -76,7 +97,13 @@ fn edited(set: &MadeDataSet) -> Vec<Value> {
 
 fn written(house: &House, name: &str, rows: &[Value]) -> PathBuf {
     let path = house.path(name);
-    fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    fs::write(
+        &path,
+        rows.iter()
+            .map(|row| format!("{row}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
     path
 }
 
@@ -84,7 +111,8 @@ fn record(status: &JobStatus) -> Value {
     serde_json::from_slice(&fs::read(status.directory.join("datasets/keep.json")).unwrap()).unwrap()
 }
 
-/// The job with its rows edited in the review; with or without a daemon that is killed while it waits.
+/// The job with its rows edited in the review; with or without a daemon that is killed while it
+/// waits.
 fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
     let mut house = House::new();
     house.start();
@@ -97,7 +125,13 @@ fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
     }
     let set = data_sets(&house, &job).remove(0);
     let rows = edited(&set);
-    let reviewed = review(&house, &job, "keep", Some(written(&house, "edited.jsonl", &rows))).unwrap();
+    let reviewed = review(
+        &house,
+        &job,
+        "keep",
+        Some(written(&house, "edited.jsonl", &rows)),
+    )
+    .unwrap();
     assert_eq!(
         (reviewed.review, reviewed.rows, reviewed.rows_made),
         (Review::Imported, set.rows, set.rows),
@@ -106,7 +140,13 @@ fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
     assert_ne!(reviewed.sha256, set.sha256);
     let status = house.wait_succeeded(&job);
     let record = record(&status);
-    let read = fs::read(status.directory.join("datasets").join(record["file"].as_str().unwrap())).unwrap();
+    let read = fs::read(
+        status
+            .directory
+            .join("datasets")
+            .join(record["file"].as_str().unwrap()),
+    )
+    .unwrap();
     assert_eq!(read, fs::read(house.path("edited.jsonl")).unwrap());
     assert_eq!(data_sets(&house, &job), [reviewed]);
     (house.outcome(&status), record, read)
@@ -116,16 +156,24 @@ fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
 fn a_job_waits_for_its_review_through_a_killed_daemon_and_trains_on_the_edited_rows() {
     let (outcome, record, read) = run(true);
     assert_eq!(record["reviewed"], json!(true));
-    assert!(record["before_review"][0].as_u64() > Some(0) && record["before_review"][1] != record["sha256"], "{record}");
+    assert!(
+        record["before_review"][0].as_u64() > Some(0)
+            && record["before_review"][1] != record["sha256"],
+        "{record}"
+    );
     let undisturbed = run(false);
     assert!((&outcome, &record, &read) == (&undisturbed.0, &undisturbed.1, &undisturbed.2));
-    // Rows that nobody edited train other weights; accepted ones train what a job without a review trains.
+    // Rows that nobody edited train other weights; accepted ones train what a job without a review
+    // trains.
     let accepted = {
         let mut house = House::new();
         house.start();
         let job = house.submit(job(&house, true));
         wait_for_review(&mut house, &job);
-        assert_eq!(review(&house, &job, "keep", None).unwrap().review, Review::Accepted);
+        assert_eq!(
+            review(&house, &job, "keep", None).unwrap().review,
+            Review::Accepted
+        );
         let status = house.wait_succeeded(&job);
         assert_eq!(status.restarts, 0, "waiting is no restart");
         house.outcome(&status)
@@ -147,11 +195,23 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
     let early = review(&house, &job, "keep", None).unwrap_err();
     assert!(early.contains("has not made its data set yet"), "{early}");
     let status = wait_for_review(&mut house, &job);
-    assert_eq!(status.stages.iter().map(|stage| stage.step > 0).collect::<Vec<_>>(), [true, true, true, true, false]);
+    assert_eq!(
+        status
+            .stages
+            .iter()
+            .map(|stage| stage.step > 0)
+            .collect::<Vec<_>>(),
+        [true, true, true, true, false]
+    );
     let why = house.why(&job).waits;
     let what = format!("r1ctl dataset review {job} keep");
-    assert!(why.len() == 1 && why[0].waits_for.contains(&what) && why[0].deadline_s.is_none(), "{why:?}");
-    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("nodes") };
+    assert!(
+        why.len() == 1 && why[0].waits_for.contains(&what) && why[0].deadline_s.is_none(),
+        "{why:?}"
+    );
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else {
+        panic!("nodes")
+    };
     assert_eq!(nodes[0].devices[0].worker_pid, None);
     let set = data_sets(&house, &job).remove(0);
     assert_eq!((set.review, set.rows), (Review::Waiting, set.rows_made));
@@ -166,13 +226,32 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
     for (line, text, problem) in [
         (2, "{\"prompt\": \"1\"", "is not valid JSON"),
         (3, "{\"prompt\": \"1\"}", "has no `completion`"),
-        (1, "{\"prompt\": \"1\", \"completion\": \"1\", \"answer\": 1}", "a column `answer`"),
-        (2, "{\"prompt\": \"1\", \"completion\": \"1\"}", "lacks the column `reference`"),
-        (2, "{\"prompt\": [{\"who\": \"me\"}], \"completion\": \"1\", \"reference\": \"1\", \"text\": \"1\"}", "role"),
+        (
+            1,
+            "{\"prompt\": \"1\", \"completion\": \"1\", \"answer\": 1}",
+            "a column `answer`",
+        ),
+        (
+            2,
+            "{\"prompt\": \"1\", \"completion\": \"1\"}",
+            "lacks the column `reference`",
+        ),
+        (
+            2,
+            "{\"prompt\": [{\"who\": \"me\"}], \"completion\": \"1\", \"reference\": \"1\", \
+             \"text\": \"1\"}",
+            "role",
+        ),
     ] {
         let refused = with(line, text);
-        let places = [format!("wrong.jsonl line {line}:"), format!("wrong.jsonl:{line}:")];
-        assert!(refused.contains(problem) && places.iter().any(|place| refused.contains(place)), "{text}: {refused}");
+        let places = [
+            format!("wrong.jsonl line {line}:"),
+            format!("wrong.jsonl:{line}:"),
+        ];
+        assert!(
+            refused.contains(problem) && places.iter().any(|place| refused.contains(place)),
+            "{text}: {refused}"
+        );
     }
     fs::write(house.path("empty.jsonl"), "\n\n").unwrap();
     for (stage, file, problem) in [
@@ -186,18 +265,25 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
     }
     // Nothing of it left a trace, and the job still waits.
     assert_eq!(data_sets(&house, &job), [set]);
-    let files = fs::read_dir(status.directory.join("datasets")).unwrap().count();
+    let files = fs::read_dir(status.directory.join("datasets"))
+        .unwrap()
+        .count();
     assert_eq!(files, 2);
     wait_for_review(&mut house, &job);
     house.ask(Request::Cancel { job: job.clone() });
     assert!(house.try_status(&job).unwrap().state.is_final());
-    assert!(review(&house, &job, "keep", None).unwrap_err().contains("has ended"));
+    assert!(
+        review(&house, &job, "keep", None)
+            .unwrap_err()
+            .contains("has ended")
+    );
 }
 
 #[test]
 fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
     let mut house = House::new().with_silence_s(2);
-    // The stage that reads it is opened, and has not begun; later it has, and hangs in its first update.
+    // The stage that reads it is opened, and has not begun; later it has, and hangs in its first
+    // update.
     house.plant("open-5", "hang");
     house.plant("supervise-7", "hang");
     house.start();
@@ -205,17 +291,34 @@ fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
     wait_for_review(&mut house, &job);
     let set = data_sets(&house, &job).remove(0);
     let rows = edited(&set);
-    review(&house, &job, "keep", Some(written(&house, "first.jsonl", &rows))).unwrap();
+    review(
+        &house,
+        &job,
+        "keep",
+        Some(written(&house, "first.jsonl", &rows)),
+    )
+    .unwrap();
     house.wait("the first attempt to read it", |house| {
-        fs::read_to_string(house.path("faults/open.count")).is_ok_and(|count| count.trim() == "5").then_some(())
+        fs::read_to_string(house.path("faults/open.count"))
+            .is_ok_and(|count| count.trim() == "5")
+            .then_some(())
     });
-    let second = review(&house, &job, "keep", Some(written(&house, "second.jsonl", &rows[..rows.len() - 1]))).unwrap();
+    let second = review(
+        &house,
+        &job,
+        "keep",
+        Some(written(&house, "second.jsonl", &rows[..rows.len() - 1])),
+    )
+    .unwrap();
     assert_eq!((second.rows, second.rows_made), (set.rows - 1, set.rows));
     let late = house.wait("the refusal of a third", |house| {
         let begun = house.try_status(&job)?.stages.get(4)?.state != State::Queued;
         begun.then(|| review(house, &job, "keep", None).unwrap_err())
     });
-    assert!(late.contains("stage `again` has begun to read the data set of stage `keep`"), "{late}");
+    assert!(
+        late.contains("stage `again` has begun to read the data set of stage `keep`"),
+        "{late}"
+    );
     let status = house.wait_succeeded(&job);
     assert_eq!(record(&status)["sha256"], json!(second.sha256));
 
@@ -226,7 +329,11 @@ fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
     wait_for_review(&mut once, &told);
     review(&once, &told, "keep", Some(house.path("second.jsonl"))).unwrap();
     let expected = once.wait_succeeded(&told);
-    assert_eq!(house.outcome(&status), once.outcome(&expected), "it trained on what the record says");
+    assert_eq!(
+        house.outcome(&status),
+        once.outcome(&expected),
+        "it trained on what the record says"
+    );
 }
 
 #[test]
@@ -240,19 +347,33 @@ fn a_job_that_waits_for_people_leaves_the_device_to_others() {
     });
     let other = house.submit(house.job(&[]));
     house.wait("a step of the other job", |house| {
-        let begun = house.try_status(&other)?.stages.into_iter().find(|stage| stage.state == State::Running)?;
+        let begun = house
+            .try_status(&other)?
+            .stages
+            .into_iter()
+            .find(|stage| stage.state == State::Running)?;
         (begun.step > 0).then_some(())
     });
     let why = house.why(&first).waits.remove(0);
-    assert!(why.waits_for.starts_with("somebody to review data set `keep`"), "{why:?}");
+    assert!(
+        why.waits_for
+            .starts_with("somebody to review data set `keep`"),
+        "{why:?}"
+    );
     // What waits has no worker that could be taken from another.
-    house.ask(Request::Cancel { job: second.clone() });
+    house.ask(Request::Cancel {
+        job: second.clone(),
+    });
     review(&house, &first, "keep", None).unwrap();
     house.wait("the reviewed job to wait for the device", |house| {
         let waits = house.why(&first).waits;
-        waits.iter().any(|wait| wait.waits_for.contains(&format!("(busy with job {other})"))).then_some(())
+        waits
+            .iter()
+            .any(|wait| wait.waits_for.contains(&format!("(busy with job {other})")))
+            .then_some(())
     });
-    let undisturbed = [house.wait_succeeded(&other), house.wait_succeeded(&first)].map(|status| status.restarts);
+    let undisturbed =
+        [house.wait_succeeded(&other), house.wait_succeeded(&first)].map(|status| status.restarts);
     assert_eq!(undisturbed, [0, 0]);
     assert_eq!(house.try_status(&second).unwrap().state, State::Cancelled);
 }

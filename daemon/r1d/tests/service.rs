@@ -1,5 +1,5 @@
-//! The daemon as a service: what it ends with when it cannot start, what it says of the machine and of files out of its reach, and what
-//! happens when these change under it.
+//! The daemon as a service: what it ends with when it cannot start, what it says of the machine and
+//! of files out of its reach, and what happens when these change under it.
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
@@ -30,12 +30,22 @@ fn configured(house: &House, text: &str) -> Command {
     let file = house.path("r1d.toml");
     fs::write(&file, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_r1d"));
-    command.args(["run", "--config"]).arg(file).arg("--state-dir").arg(house.state());
+    command
+        .args(["run", "--config"])
+        .arg(file)
+        .arg("--state-dir")
+        .arg(house.state());
     command
 }
 
 fn waits(house: &House, job: &str) -> String {
-    house.why(job).waits.into_iter().map(|wait| wait.waits_for).collect::<Vec<_>>().join("\n")
+    house
+        .why(job)
+        .waits
+        .into_iter()
+        .map(|wait| wait.waits_for)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -49,21 +59,48 @@ fn a_mistaken_configuration_ends_with_a_status_that_no_restart_follows() {
     ];
     for (text, named) in mistakes {
         let (code, said) = refused(&mut configured(&house, text));
-        assert!(code == EXIT_CONFIG && said.contains(named), "{code:?}: {said}");
+        assert!(
+            code == EXIT_CONFIG && said.contains(named),
+            "{code:?}: {said}"
+        );
     }
-    let (code, said) = refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args(["run", "--config", "/nowhere/r1d.toml"]));
-    assert!(code == EXIT_CONFIG && said.contains("/nowhere/r1d.toml"), "{code:?}: {said}");
+    let (code, said) = refused(Command::new(env!("CARGO_BIN_EXE_r1d")).args([
+        "run",
+        "--config",
+        "/nowhere/r1d.toml",
+    ]));
+    assert!(
+        code == EXIT_CONFIG && said.contains("/nowhere/r1d.toml"),
+        "{code:?}: {said}"
+    );
     // Whatever its name leads to is opened once, without waiting.
     let fifo = house.path("fifo.toml");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
     for no_file in [fifo.to_str().unwrap(), "/dev/zero"] {
-        let (code, said) =
-            refused(Command::new("timeout").arg("60").arg(env!("CARGO_BIN_EXE_r1d")).args(["run", "--config", no_file]));
-        assert!(code == EXIT_CONFIG && said.contains(no_file) && said.contains("regular file"), "{code:?}: {said}");
+        let (code, said) = refused(
+            Command::new("timeout")
+                .arg("60")
+                .arg(env!("CARGO_BIN_EXE_r1d"))
+                .args(["run", "--config", no_file]),
+        );
+        assert!(
+            code == EXIT_CONFIG && said.contains(no_file) && said.contains("regular file"),
+            "{code:?}: {said}"
+        );
     }
     let long = house.path(&"s".repeat(120));
     let (code, said) = refused(house.command().arg("--socket").arg(&long));
-    assert!(code == EXIT_CONFIG && said.contains("[listen] socket") && said.contains("107"), "{code:?}: {said}");
+    assert!(
+        code == EXIT_CONFIG && said.contains("[listen] socket") && said.contains("107"),
+        "{code:?}: {said}"
+    );
 }
 
 #[test]
@@ -71,24 +108,48 @@ fn what_no_worker_can_do_without_is_missed_at_the_start() {
     let house = House::new();
     let mut nowhere = configured(&house, "[node]\ndevices = [\"cpu\"]\n");
     let (code, said) = refused(nowhere.args(["--worker", "/nowhere/r1d-worker"]));
-    assert!(code == EXIT_CONFIG && said.contains("/nowhere/r1d-worker") && said.contains("--worker"), "{code:?}: {said}");
-    house.plant("probe", "127 r1d-worker: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file");
+    assert!(
+        code == EXIT_CONFIG && said.contains("/nowhere/r1d-worker") && said.contains("--worker"),
+        "{code:?}: {said}"
+    );
+    house.plant(
+        "probe",
+        "127 r1d-worker: error while loading shared libraries: libtorch_cpu.so: cannot open \
+         shared object file",
+    );
     let (code, said) = refused(&mut house.command());
-    assert!(code == EXIT_CONFIG && said.contains("[torch] lib") && said.contains("libtorch_cpu.so"), "{code:?}: {said}");
+    assert!(
+        code == EXIT_CONFIG && said.contains("[torch] lib") && said.contains("libtorch_cpu.so"),
+        "{code:?}: {said}"
+    );
 }
 
 #[test]
 fn a_device_that_cannot_be_used_gets_no_jobs_until_it_can() {
     let mut house = House::new();
-    house.plant("probe", "69 r1d-worker: device \"cuda:0\": this machine has 0 GPU(s)");
+    house.plant(
+        "probe",
+        "69 r1d-worker: device \"cuda:0\": this machine has 0 GPU(s)",
+    );
     house.start();
     let job = house.submit(house.job(&[]));
     let waits = waits(&house, &job);
-    assert!(waits.contains("a free device") && waits.contains("this machine has 0 GPU(s)"), "{waits}");
-    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
+    assert!(
+        waits.contains("a free device") && waits.contains("this machine has 0 GPU(s)"),
+        "{waits}"
+    );
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else {
+        panic!("no nodes")
+    };
     let device = &nodes[0].devices[0];
     assert_eq!(device.state, "failed");
-    assert!(device.problem.as_ref().is_some_and(|problem| problem.contains("0 GPU(s)")), "{device:?}");
+    assert!(
+        device
+            .problem
+            .as_ref()
+            .is_some_and(|problem| problem.contains("0 GPU(s)")),
+        "{device:?}"
+    );
     house.heal("probe");
     assert_eq!(house.wait_succeeded(&job).restarts, 0);
 }
@@ -103,7 +164,9 @@ fn a_job_waits_while_the_workers_libraries_are_gone() {
     house.plant("train-2", "kill-self");
     house.start();
     let job = house.submit(house.job(&[]));
-    house.wait("the reason", |house| waits(house, &job).contains("[torch] lib").then_some(()));
+    house.wait("the reason", |house| {
+        waits(house, &job).contains("[torch] lib").then_some(())
+    });
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
     assert_eq!(status.restarts, 1, "the worker's death, and nothing before");
@@ -118,9 +181,13 @@ fn a_worker_that_cannot_be_started_is_waited_for_and_counts_as_no_restart() {
     let away = house.path("worker.away");
     fs::rename(&worker, &away).unwrap();
     let job = house.submit(house.job(&[]));
-    house.wait("the reason", |house| waits(house, &job).contains("own-worker").then_some(()));
+    house.wait("the reason", |house| {
+        waits(house, &job).contains("own-worker").then_some(())
+    });
     house.wait("its device is given up", |house| {
-        let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
+        let Response::Nodes(nodes) = house.ask(Request::Nodes) else {
+            panic!("no nodes")
+        };
         (nodes[0].devices[0].state == "failed").then_some(())
     });
     fs::rename(&away, &worker).unwrap();
@@ -137,7 +204,9 @@ fn a_file_that_is_away_at_a_restart_is_waited_for() {
     house.start();
     let job = house.submit(house.job(&[]));
     let trained = house.path("faults/train.count");
-    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.wait("the second update", |_| {
+        (fs::read_to_string(&trained).ok()? == "2").then_some(())
+    });
     house.kill();
     let (rows, away) = (house.path("rows.jsonl"), house.path("rows.away"));
     fs::rename(&rows, &away).unwrap();
@@ -151,7 +220,8 @@ fn a_file_that_is_away_at_a_restart_is_waited_for() {
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
-/// The job that waits has no device, which is another job's meanwhile, and goes on when its file is back.
+/// The job that waits has no device, which is another job's meanwhile, and goes on when its file is
+/// back.
 #[test]
 fn a_job_whose_file_is_away_leaves_its_device_to_others() {
     for started in [true, false] {
@@ -168,7 +238,9 @@ fn a_job_whose_file_is_away_leaves_its_device_to_others() {
         let first = house.submit(own);
         let second = house.submit(house.job(&other));
         let trained = house.path("faults/train.count");
-        house.wait("the first update", |_| (fs::read_to_string(&trained).ok()? == "1").then_some(()));
+        house.wait("the first update", |_| {
+            (fs::read_to_string(&trained).ok()? == "1").then_some(())
+        });
         fs::rename(&rows, &away).unwrap();
         match blocker {
             Some(blocker) => drop(house.ask(Request::Cancel { job: blocker })),
@@ -177,35 +249,66 @@ fn a_job_whose_file_is_away_leaves_its_device_to_others() {
                 house.start();
             }
         }
-        assert_eq!(house.wait_succeeded(&second).restarts, 0, "started: {started}");
+        assert_eq!(
+            house.wait_succeeded(&second).restarts,
+            0,
+            "started: {started}"
+        );
         let waits = waits(&house, &first);
-        assert!(waits.contains("own.jsonl is away") && waits.contains("cancel"), "{waits}");
+        assert!(
+            waits.contains("own.jsonl is away") && waits.contains("cancel"),
+            "{waits}"
+        );
         // An end of the daemon without a word is not held against a job that waits.
         house.kill();
         house.start();
-        assert_eq!(house.log().matches("ended without a word while it worked for the job").count(), started as usize);
+        assert_eq!(
+            house
+                .log()
+                .matches("ended without a word while it worked for the job")
+                .count(),
+            started as usize
+        );
         fs::rename(&away, &rows).unwrap();
         let status = house.wait_succeeded(&first);
-        assert_eq!(house.outcome(&status), House::undisturbed(&[]), "started: {started}");
-        assert_eq!(status.restarts, started as u32, "the kill of the daemon that worked for it, and no wait");
+        assert_eq!(
+            house.outcome(&status),
+            House::undisturbed(&[]),
+            "started: {started}"
+        );
+        assert_eq!(
+            status.restarts, started as u32,
+            "the kill of the daemon that worked for it, and no wait"
+        );
     }
 }
 
-/// A device that cannot be used is not held by the job that found it so: another device takes the job.
+/// A device that cannot be used is not held by the job that found it so: another device takes the
+/// job.
 #[test]
 fn a_job_on_a_device_that_fails_goes_on_another() {
     let mut house = House::new();
     house.devices(&["cpu", "cuda:0"]);
-    // The first worker that opens a model finds no device; then its device does not even open for a look.
+    // The first worker that opens a model finds no device; then its device does not even open for a
+    // look.
     house.plant("start-1", "exit 69");
     house.start();
     house.plant("probe", "69 r1d-worker: device: gone");
     let job = house.submit(house.job(&[]));
     let status = house.wait_succeeded(&job);
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
-    assert_eq!(status.restarts, 0, "nothing was begun on the device that failed");
-    let Response::Nodes(nodes) = house.ask(Request::Nodes) else { panic!("no nodes") };
-    let states: Vec<&str> = nodes[0].devices.iter().map(|device| device.state.as_str()).collect();
+    assert_eq!(
+        status.restarts, 0,
+        "nothing was begun on the device that failed"
+    );
+    let Response::Nodes(nodes) = house.ask(Request::Nodes) else {
+        panic!("no nodes")
+    };
+    let states: Vec<&str> = nodes[0]
+        .devices
+        .iter()
+        .map(|device| device.state.as_str())
+        .collect();
     assert_eq!(states, ["failed", "idle"]);
 }
 
@@ -217,12 +320,18 @@ fn a_job_whose_file_is_away_can_be_cancelled() {
     house.start();
     let blocker = house.submit(house.job(&[("seed = 11", "seed = 13")]));
     let trained = house.path("faults/train.count");
-    house.wait("the first update", |_| (fs::read_to_string(&trained).ok()? == "1").then_some(()));
+    house.wait("the first update", |_| {
+        (fs::read_to_string(&trained).ok()? == "1").then_some(())
+    });
     let job = house.submit(house.job(&[]));
     let (rows, away) = (house.path("rows.jsonl"), house.path("rows.away"));
     fs::rename(&rows, &away).unwrap();
     house.ask(Request::Cancel { job: blocker });
-    house.wait("the reason", |house| waits(house, &job).contains("rows.jsonl is away").then_some(()));
+    house.wait("the reason", |house| {
+        waits(house, &job)
+            .contains("rows.jsonl is away")
+            .then_some(())
+    });
     house.ask(Request::Cancel { job: job.clone() });
     assert_eq!(house.wait_ended(&job).state, State::Cancelled);
     fs::rename(&away, &rows).unwrap();
@@ -230,8 +339,8 @@ fn a_job_whose_file_is_away_can_be_cancelled() {
     house.wait_succeeded(&next);
 }
 
-/// What a file says counts, not when it was written; other bytes in its place, or a file that was not
-/// there and would have a say, are waited for like one that is away.
+/// What a file says counts, not when it was written; other bytes in its place, or a file that was
+/// not there and would have a say, are waited for like one that is away.
 #[test]
 fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     let mut house = House::new();
@@ -240,22 +349,45 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     let part = house.path("rows-*.jsonl").display().to_string();
     let rows = house.path("rows.jsonl");
     fs::copy(&rows, house.path("rows-1.jsonl")).unwrap();
-    let changes = [(&*format!("path = \"{}\"", rows.display()), &*format!("path = \"{part}\""))];
+    let changes = [(
+        &*format!("path = \"{}\"", rows.display()),
+        &*format!("path = \"{part}\""),
+    )];
     let job = house.submit(house.job(&changes));
     let trained = house.path("faults/train.count");
-    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.wait("the second update", |_| {
+        (fs::read_to_string(&trained).ok()? == "2").then_some(())
+    });
     house.kill();
     let rows = house.path("rows-1.jsonl");
     let whole = fs::read(&rows).unwrap();
-    let half = |house: &House| fs::write(house.path("rows-1.jsonl"), &whole[..whole.len() / 2]).unwrap();
-    let template = |house: &House| fs::write(house.path("tokenizer/chat_template.jinja"), "{{ messages }}").unwrap();
+    let half =
+        |house: &House| fs::write(house.path("rows-1.jsonl"), &whole[..whole.len() / 2]).unwrap();
+    let template = |house: &House| {
+        fs::write(
+            house.path("tokenizer/chat_template.jinja"),
+            "{{ messages }}",
+        )
+        .unwrap()
+    };
     let another = |house: &House| fs::write(house.path("rows-0.jsonl"), "{}").unwrap();
     // Other bytes with the size and the time of those that were there, as an archive sets them.
     let disguised = |house: &House| {
         let rows = house.path("rows-1.jsonl");
         let time = fs::metadata(&rows).unwrap().modified().unwrap();
-        fs::write(&rows, String::from_utf8(whole.clone()).unwrap().replace("\"0\"", "\"1\"")).unwrap();
-        fs::File::options().write(true).open(&rows).unwrap().set_modified(time).unwrap();
+        fs::write(
+            &rows,
+            String::from_utf8(whole.clone())
+                .unwrap()
+                .replace("\"0\"", "\"1\""),
+        )
+        .unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&rows)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
     };
     type Plant<'a> = &'a dyn Fn(&House);
     let faults: [(Plant, &str, &str); 4] = [
@@ -283,7 +415,8 @@ fn a_job_goes_on_with_the_files_of_its_submission_and_no_others() {
     assert_eq!(house.outcome(&status), House::undisturbed(&[]));
 }
 
-/// What `why` and the log say of a job that waits is what keeps it now: each cause once, however often its files are looked at.
+/// What `why` and the log say of a job that waits is what keeps it now: each cause once, however
+/// often its files are looked at.
 #[test]
 fn the_cause_of_a_wait_is_renewed_when_it_changes() {
     let mut house = House::new();
@@ -291,43 +424,69 @@ fn the_cause_of_a_wait_is_renewed_when_it_changes() {
     house.start();
     let job = house.submit(house.job(&[]));
     let trained = house.path("faults/train.count");
-    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.wait("the second update", |_| {
+        (fs::read_to_string(&trained).ok()? == "2").then_some(())
+    });
     house.kill();
     let rows = house.path("rows.jsonl");
     let whole = fs::read(&rows).unwrap();
     fs::remove_file(&rows).unwrap();
     house.start();
-    let said = |house: &mut House, cause: &str| house.wait(cause, |house| waits(house, &job).contains(cause).then_some(()));
+    let said = |house: &mut House, cause: &str| {
+        house.wait(cause, |house| {
+            waits(house, &job).contains(cause).then_some(())
+        })
+    };
     said(&mut house, "rows.jsonl is away");
     fs::write(&rows, &whole[..whole.len() / 2]).unwrap();
     said(&mut house, "rows.jsonl is not as it was");
     let config = house.path("model.json");
     fs::rename(&config, house.path("away.json")).unwrap();
     said(&mut house, "model.json is away");
-    assert!(!waits(&house, &job).contains("rows.jsonl"), "{}", waits(&house, &job));
+    assert!(
+        !waits(&house, &job).contains("rows.jsonl"),
+        "{}",
+        waits(&house, &job)
+    );
     // Some looks later.
     std::thread::sleep(std::time::Duration::from_secs(8));
     let told = |log: &[r1d_proto::control::LogLine]| {
-        let causes = log.iter().filter_map(|line| line.message.strip_prefix("the job waits: "));
-        causes.map(|cause| cause.rsplit('/').next().unwrap_or_default()[..14].to_owned()).collect::<Vec<_>>()
+        let causes = log
+            .iter()
+            .filter_map(|line| line.message.strip_prefix("the job waits: "));
+        causes
+            .map(|cause| cause.rsplit('/').next().unwrap_or_default()[..14].to_owned())
+            .collect::<Vec<_>>()
     };
     let log = house.log_lines(&job);
-    assert_eq!(told(&log), ["rows.jsonl is ", "rows.jsonl is ", "model.json is "], "{log:?}");
+    assert_eq!(
+        told(&log),
+        ["rows.jsonl is ", "rows.jsonl is ", "model.json is "],
+        "{log:?}"
+    );
     fs::rename(house.path("away.json"), &config).unwrap();
     fs::write(&rows, &whole).unwrap();
     house.wait_succeeded(&job);
 }
 
-/// A worker that hangs in its driver outlives its daemon. The next daemon says which one it waits for, everywhere, and once.
+/// A worker that hangs in its driver outlives its daemon. The next daemon says which one it waits
+/// for, everywhere, and once.
 #[test]
 fn a_worker_of_the_daemon_before_that_cannot_end_is_named() {
     let mut house = House::new();
     house.start();
     house.kill();
     // What holds a worker's standard output.
-    let lock = fs::File::options().write(true).open(house.state().join("workers.lock")).unwrap();
+    let lock = fs::File::options()
+        .write(true)
+        .open(house.state().join("workers.lock"))
+        .unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let mut worker = Command::new("sleep").arg("1000").stdout(lock).spawn().unwrap();
+    let mut worker = Command::new("sleep")
+        .arg("1000")
+        .stdout(lock)
+        .spawn()
+        .unwrap();
     let pid = worker.id();
     house.start();
     let job = house.submit(house.job(&[]));
@@ -341,17 +500,30 @@ fn a_worker_of_the_daemon_before_that_cannot_end_is_named() {
         other => panic!("{other:?}"),
     };
     let shown = device(&house);
-    assert!(shown.state == "waiting" && shown.problem.as_ref().is_some_and(|problem| problem.contains(&deed)), "{shown:?}");
+    assert!(
+        shown.state == "waiting"
+            && shown
+                .problem
+                .as_ref()
+                .is_some_and(|problem| problem.contains(&deed)),
+        "{shown:?}"
+    );
     // Some looks later.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    assert_eq!(house.log().matches("of the daemon before this one").count(), 1, "{}", house.log());
+    assert_eq!(
+        house.log().matches("of the daemon before this one").count(),
+        1,
+        "{}",
+        house.log()
+    );
     worker.kill().unwrap();
     worker.wait().unwrap();
     house.wait_succeeded(&job);
     assert_eq!(device(&house).problem, None);
 }
 
-/// The weights are what the index names, whatever its shards are called: they are as much the job's as rows are.
+/// The weights are what the index names, whatever its shards are called: they are as much the job's
+/// as rows are.
 #[test]
 fn shards_of_any_name_are_waited_for_as_they_were() {
     let mut house = House::new();
@@ -359,8 +531,13 @@ fn shards_of_any_name_are_waited_for_as_they_were() {
     let (base, shard) = (house.path("base"), house.path("base/part1.bin"));
     fs::write(base.join("state"), "7").unwrap();
     fs::rename(base.join("model.safetensors"), &shard).unwrap();
-    let config = r1d_shape::Config::parse(&fs::read_to_string(base.join("config.json")).unwrap()).unwrap();
-    let map = config.tensors().into_iter().map(|tensor| (tensor.name, "part1.bin".into())).collect();
+    let config =
+        r1d_shape::Config::parse(&fs::read_to_string(base.join("config.json")).unwrap()).unwrap();
+    let map = config
+        .tensors()
+        .into_iter()
+        .map(|tensor| (tensor.name, "part1.bin".into()))
+        .collect();
     let index = serde_json::json!({"weight_map": serde_json::Value::Object(map)});
     fs::write(base.join("model.safetensors.index.json"), index.to_string()).unwrap();
     house.plant("train-2", "hang");
@@ -369,14 +546,20 @@ fn shards_of_any_name_are_waited_for_as_they_were() {
     let init = format!("init = \"{own}model.json\"\ntokenizer = \"{own}tokenizer\"");
     let job = house.submit(house.job(&[(&init, &format!("path = \"{}\"", base.display()))]));
     let trained = house.path("faults/train.count");
-    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.wait("the second update", |_| {
+        (fs::read_to_string(&trained).ok()? == "2").then_some(())
+    });
     house.kill();
     let whole = fs::read(&shard).unwrap();
     let mut other = whole.clone();
     other[whole.len() - 2..].copy_from_slice(&[0x80, 0x3f]);
     fs::write(&shard, other).unwrap();
     house.start();
-    house.wait("the reason", |house| waits(house, &job).contains("part1.bin is not as it was").then_some(()));
+    house.wait("the reason", |house| {
+        waits(house, &job)
+            .contains("part1.bin is not as it was")
+            .then_some(())
+    });
     fs::write(&shard, whole).unwrap();
     house.wait_succeeded(&job);
 }
@@ -391,15 +574,25 @@ fn a_ledger_that_is_gone_or_empty_beside_jobs_is_named() {
     let (ledger, copy) = (house.state().join("ledger.redb"), house.path("copy"));
     fs::rename(&ledger, &copy).unwrap();
     let (code, said) = refused(&mut house.command());
-    assert!(code == EXIT_DATA && said.contains("1 jobs in") && said.contains("put a copy"), "{code:?}: {said}");
+    assert!(
+        code == EXIT_DATA && said.contains("1 jobs in") && said.contains("put a copy"),
+        "{code:?}: {said}"
+    );
     assert!(!ledger.exists(), "a refusal leaves no new ledger");
     let whole = fs::read(&copy).unwrap();
     let mut zeros = whole.clone();
     zeros[..4096].fill(0);
-    for (damaged, what) in [(&[][..], "empty"), (&zeros, "damaged"), (&whole[..whole.len() / 2], "damaged")] {
+    for (damaged, what) in [
+        (&[][..], "empty"),
+        (&zeros, "damaged"),
+        (&whole[..whole.len() / 2], "damaged"),
+    ] {
         fs::write(&ledger, damaged).unwrap();
         let (code, said) = refused(&mut house.command());
-        assert!(code == EXIT_DATA && said.contains("ledger.redb") && said.contains(what), "{code:?}: {said}");
+        assert!(
+            code == EXIT_DATA && said.contains("ledger.redb") && said.contains(what),
+            "{code:?}: {said}"
+        );
     }
     // Whoever wants to start anew moves the jobs away.
     fs::remove_file(&ledger).unwrap();
@@ -420,12 +613,21 @@ fn what_is_in_the_ledgers_place_and_no_file_is_named() {
     let device = |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
     let directory = |path: &Path| fs::create_dir(path).unwrap();
     type Plant<'a> = &'a dyn Fn(&Path);
-    let plants: [(Plant, &str); 3] = [(&directory, "a directory"), (&fifo, "a pipe"), (&device, "a device")];
+    let plants: [(Plant, &str); 3] = [
+        (&directory, "a directory"),
+        (&fifo, "a pipe"),
+        (&device, "a device"),
+    ];
     for (plant, what) in plants {
         plant(&ledger);
         let (code, said) = refused(&mut house.command());
-        assert!(code == EXIT_DATA && said.contains("ledger.redb is no file") && said.contains(what), "{code:?}: {said}");
-        fs::remove_file(&ledger).or_else(|_| fs::remove_dir(&ledger)).unwrap();
+        assert!(
+            code == EXIT_DATA && said.contains("ledger.redb is no file") && said.contains(what),
+            "{code:?}: {said}"
+        );
+        fs::remove_file(&ledger)
+            .or_else(|_| fs::remove_dir(&ledger))
+            .unwrap();
     }
 }
 
@@ -437,7 +639,9 @@ fn a_pipe_among_a_jobs_own_files_keeps_no_other_job_from_running() {
     house.start();
     let job = house.submit(house.job(&[]));
     let trained = house.path("faults/train.count");
-    house.wait("the second update", |_| (fs::read_to_string(&trained).ok()? == "2").then_some(()));
+    house.wait("the second update", |_| {
+        (fs::read_to_string(&trained).ok()? == "2").then_some(())
+    });
     house.kill();
     for name in ["inputs.json", "log.jsonl"] {
         let own = house.state().join("jobs").join(&job).join(name);
@@ -462,26 +666,42 @@ fn a_daemon_whose_state_directory_is_gone_refuses_and_ends() {
     house.start();
     fs::rename(house.state(), house.path("moved")).unwrap();
     let mut stream = std::os::unix::net::UnixStream::connect(house.path("moved/r1d.sock")).unwrap();
-    let submit = Request::Submit { job: house.job(&[]), priority: None, pins: Default::default(), no_reuse: false };
+    let submit = Request::Submit {
+        job: house.job(&[]),
+        priority: None,
+        pins: Default::default(),
+        no_reuse: false,
+    };
     r1d_proto::frame::write_blocking(&mut stream, r1d_proto::frame::Format::Json, &submit).unwrap();
     match r1d_proto::frame::read_blocking(&mut stream, r1d_proto::frame::Format::Json) {
         Ok(Response::Error(error)) => {
             assert_eq!(error.kind, ErrorKind::Internal);
-            assert!(error.message.contains("ledger.redb") && error.message.contains("gone"), "{}", error.message);
+            assert!(
+                error.message.contains("ledger.redb") && error.message.contains("gone"),
+                "{}",
+                error.message
+            );
         }
         Ok(other) => panic!("{other:?}"),
         // It ended before it answered.
         Err(_) => {}
     }
     assert_eq!(house.ended().code(), Some(1), "systemd starts it again");
-    assert!(house.log().contains("was removed, or replaced") || house.log().contains("is gone"), "{}", house.log());
+    assert!(
+        house.log().contains("was removed, or replaced") || house.log().contains("is gone"),
+        "{}",
+        house.log()
+    );
 }
 
 #[test]
 fn the_journal_gets_priorities_and_no_second_time() {
     let mut house = House::new();
     // What systemd tells of the stream that it connected: here, the log's file.
-    let log = fs::File::create(house.path("r1d.log")).unwrap().metadata().unwrap();
+    let log = fs::File::create(house.path("r1d.log"))
+        .unwrap()
+        .metadata()
+        .unwrap();
     house.set("JOURNAL_STREAM", &format!("{}:{}", log.dev(), log.ino()));
     house.plant("open-1", "fail invalid");
     house.start();
@@ -493,20 +713,28 @@ fn the_journal_gets_priorities_and_no_second_time() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines.len() > 2, "{text}");
     for line in &lines {
-        assert!(line.starts_with("<3>") || line.starts_with("<4>") || line.starts_with("<6>"), "{line}");
+        assert!(
+            line.starts_with("<3>") || line.starts_with("<4>") || line.starts_with("<6>"),
+            "{line}"
+        );
         assert!(!line[3..].trim_start().starts_with("20"), "a time: {line}");
     }
     assert!(text.contains("<6>") && text.contains("<3>"), "{text}");
 }
 
-/// The last line before an end that is an error has its priority too; without systemd there is none.
+/// The last line before an end that is an error has its priority too; without systemd there is
+/// none.
 #[test]
 fn last_words_have_a_priority_in_the_journal_alone() {
     let house = House::new();
     let log = fs::File::create(house.path("words")).unwrap();
     let stat = log.metadata().unwrap();
     let mut command = configured(&house, "[node]\ndevcies = \"auto\"\n");
-    let status = command.env("JOURNAL_STREAM", format!("{}:{}", stat.dev(), stat.ino())).stderr(log).status().unwrap();
+    let status = command
+        .env("JOURNAL_STREAM", format!("{}:{}", stat.dev(), stat.ino()))
+        .stderr(log)
+        .status()
+        .unwrap();
     assert_eq!(status.code(), EXIT_CONFIG);
     let said = fs::read_to_string(house.path("words")).unwrap();
     assert!(said.lines().all(|line| line.starts_with("<3>")), "{said}");
@@ -537,7 +765,12 @@ fn what_a_job_leaves_has_the_mode_of_the_umask() {
     assert!(found.len() > 10);
     for path in found {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, if path.is_dir() { 0o750 } else { 0o640 }, "{}", path.display());
+        assert_eq!(
+            mode,
+            if path.is_dir() { 0o750 } else { 0o640 },
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -565,12 +798,21 @@ fn what_the_daemons_user_may_not_reach_is_refused_with_what_to_do() {
     fs::create_dir_all(house.path("home/mine")).unwrap();
     fs::copy(&rows, &file).unwrap();
     let moved = file.display().to_string();
-    let job = house.job(&[(&format!("[data.train]\npath = \"{rows}\""), &format!("[data.train]\npath = \"{moved}\""))]);
+    let job = house.job(&[(
+        &format!("[data.train]\npath = \"{rows}\""),
+        &format!("[data.train]\npath = \"{moved}\""),
+    )]);
     // A home that others may not enter, then a file that they may not read.
     fs::set_permissions(&home, fs::Permissions::from_mode(0o000)).unwrap();
     let error = house.refused(job.clone());
-    assert!(error.contains(&moved) && error.contains(&format!("may not enter {}", home.display())), "{error}");
-    assert!(error.contains("setfacl") && error.contains("runs as user"), "{error}");
+    assert!(
+        error.contains(&moved) && error.contains(&format!("may not enter {}", home.display())),
+        "{error}"
+    );
+    assert!(
+        error.contains("setfacl") && error.contains("runs as user"),
+        "{error}"
+    );
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let error = house.refused(job.clone());
@@ -584,10 +826,20 @@ fn what_the_daemons_user_may_not_reach_is_refused_with_what_to_do() {
     let to = house.path("closed");
     fs::create_dir(&to).unwrap();
     fs::set_permissions(&to, fs::Permissions::from_mode(0o555)).unwrap();
-    let elsewhere = format!("[checkpoint]\nto = \"file://{}\"\n", to.join("mine").display());
+    let elsewhere = format!(
+        "[checkpoint]\nto = \"file://{}\"\n",
+        to.join("mine").display()
+    );
     let error = house.refused(house.job(&[("[checkpoint]\n", &elsewhere)]));
-    assert!(error.contains("checkpoint.to") && error.contains(&format!("may not write in {}", to.display())), "{error}");
-    let read_only = house.refused(house.job(&[("[checkpoint]\n", "[checkpoint]\nto = \"file:///proc/r1d\"\n")]));
+    assert!(
+        error.contains("checkpoint.to")
+            && error.contains(&format!("may not write in {}", to.display())),
+        "{error}"
+    );
+    let read_only = house.refused(house.job(&[(
+        "[checkpoint]\n",
+        "[checkpoint]\nto = \"file:///proc/r1d\"\n",
+    )]));
     assert!(read_only.contains("checkpoint.to"), "{read_only}");
     let job = house.submit(job);
     let status = house.wait_ended(&job);

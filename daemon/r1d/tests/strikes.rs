@@ -9,11 +9,16 @@ use std::fs;
 /// Waits until the worker has been asked to open a model for the nth time.
 fn wait_opening(house: &mut House, time: u32) {
     let count = house.path("faults/open.count");
-    let opening = |_: &mut House| fs::read_to_string(&count).is_ok_and(|count| count == time.to_string()).then_some(());
+    let opening = |_: &mut House| {
+        fs::read_to_string(&count)
+            .is_ok_and(|count| count == time.to_string())
+            .then_some(())
+    };
     house.wait("the model to be opened", opening);
 }
 
-/// A job during which the daemon dies each time that it is taken up is given up after a few times, and the daemon lives on without it.
+/// A job during which the daemon dies each time that it is taken up is given up after a few times,
+/// and the daemon lives on without it.
 #[test]
 fn a_job_that_ends_the_daemon_each_time_is_given_up() {
     let mut house = House::new();
@@ -28,7 +33,10 @@ fn a_job_that_ends_the_daemon_each_time_is_given_up() {
     let status = house.wait_ended(&job);
     assert_eq!(status.state, State::Failed);
     let error = status.error.unwrap();
-    assert!(error.contains("the daemon ended 12 times in a row") && error.contains("memory"), "{error}");
+    assert!(
+        error.contains("the daemon ended 12 times in a row") && error.contains("memory"),
+        "{error}"
+    );
     let next = house.submit(house.job(&[("seed = 11", "seed = 12")]));
     house.wait_succeeded(&next);
 }
@@ -57,6 +65,9 @@ fn attempts_are_counted_one_by_one() {
     let job = house.submit(house.job(&[]));
     house.wait_succeeded(&job);
     let lines = house.log_lines(&job);
-    let numbers: Vec<&str> = lines.iter().filter_map(|line| line.message.strip_prefix("attempt ")?.split(' ').next()).collect();
+    let numbers: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line.message.strip_prefix("attempt ")?.split(' ').next())
+        .collect();
     assert_eq!(numbers, ["1", "2", "3"]);
 }

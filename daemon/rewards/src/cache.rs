@@ -1,7 +1,8 @@
 //! Compiled code on disk, so that a plugin is compiled once per machine.
 //!
-//! wasmtime runs whatever bytes it is given as code: one flipped bit, or a file that somebody else put there, would be machine
-//! code of the daemon's. So every file carries a MAC under a key that only the daemon can read, over all that the code belongs to:
+//! wasmtime runs whatever bytes it is given as code: one flipped bit, or a file that somebody else
+//! put there, would be machine code of the daemon's. So every file carries a MAC under a key that
+//! only the daemon can read, over all that the code belongs to:
 //!
 //! ```text
 //! <component sha256>-<engine, first 8 bytes>.code
@@ -40,19 +41,31 @@ impl CodeCache {
             let path = path.to_owned();
             move |cause| RewardError::Cache { path, cause }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(at(dir))?;
         let path = dir.join("key");
-        let key = read_key(&path).and_then(|key| key.map_or_else(|| make_key(&path), Ok)).map_err(at(&path))?;
-        Ok(CodeCache { dir: dir.into(), key, compatibility })
+        let key = read_key(&path)
+            .and_then(|key| key.map_or_else(|| make_key(&path), Ok))
+            .map_err(at(&path))?;
+        Ok(CodeCache {
+            dir: dir.into(),
+            key,
+            compatibility,
+        })
     }
 
-    /// The code of a component, if this daemon compiled it for this engine and nobody has touched it since.
+    /// The code of a component, if this daemon compiled it for this engine and nobody has touched
+    /// it since.
     pub fn load(&self, component_sha256: &[u8; 32]) -> Option<Vec<u8>> {
         let path = self.path(component_sha256);
         let file = user_file::read(&path, u64::MAX).ok()?;
         let code = self.verify(component_sha256, &file);
         if code.is_none() {
-            tracing::warn!(path = %path.display(), "cached code of a reward plugin does not verify: compiling it again");
+            tracing::warn!(path = %path.display(), "cached code of a reward plugin does not \
+                                                    verify: compiling it again");
         }
         code.map(<[u8]>::to_vec)
     }
@@ -67,35 +80,52 @@ impl CodeCache {
     pub fn store(&self, component_sha256: &[u8; 32], code: &[u8]) {
         let path = self.path(component_sha256);
         if let Err(e) = self.write(&path, component_sha256, code) {
-            tracing::warn!(path = %path.display(), "cannot keep the compiled code of a reward plugin: {e}");
+            tracing::warn!(path = %path.display(), "cannot keep the compiled code of a reward \
+                                                    plugin: {e}");
         }
     }
 
     fn write(&self, path: &Path, component_sha256: &[u8; 32], code: &[u8]) -> std::io::Result<()> {
-        let Some(mac) = self.mac(component_sha256, code) else { return Ok(()) };
+        let Some(mac) = self.mac(component_sha256, code) else {
+            return Ok(());
+        };
         self.make_room()?;
         let parts: [&[u8]; 3] = [MAGIC, &mac.finalize().into_bytes(), code];
-        replace(path, 0o600, |file| parts.iter().try_for_each(|part| file.write_all(part)))
+        replace(path, 0o600, |file| {
+            parts.iter().try_for_each(|part| file.write_all(part))
+        })
     }
 
     fn make_room(&self) -> std::io::Result<()> {
         let mut files: Vec<_> = fs::read_dir(&self.dir)?
             .filter_map(|entry| entry.ok())
-            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "code"))
+            .filter(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "code")
+            })
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         files.sort();
         let excess = (files.len() + 1).saturating_sub(FILES_MAX);
-        files.iter().take(excess).try_for_each(|(_, path)| match fs::remove_file(path) {
-            // Somebody else made room.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        })
+        files
+            .iter()
+            .take(excess)
+            .try_for_each(|(_, path)| match fs::remove_file(path) {
+                // Somebody else made room.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            })
     }
 
     fn path(&self, component_sha256: &[u8; 32]) -> PathBuf {
-        let engine = self.compatibility.first_chunk::<8>().map_or(String::new(), |bytes| hex(bytes));
-        self.dir.join(format!("{}-{engine}.code", hex(component_sha256)))
+        let engine = self
+            .compatibility
+            .first_chunk::<8>()
+            .map_or(String::new(), |bytes| hex(bytes));
+        self.dir
+            .join(format!("{}-{engine}.code", hex(component_sha256)))
     }
 
     fn mac(&self, component_sha256: &[u8; 32], code: &[u8]) -> Option<Hmac<Sha256>> {
@@ -114,7 +144,8 @@ fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
         file => file?,
     };
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), "the key of the code cache is open to others: making a new one");
+        tracing::warn!(path = %path.display(), "the key of the code cache is open to others: \
+                                                making a new one");
         fs::remove_file(path)?;
         return Ok(None);
     }
@@ -126,12 +157,18 @@ fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
     Ok(Some(key))
 }
 
-/// Makes a key that is whole as soon as it is there; where another process was faster, its key is the key.
+/// Makes a key that is whole as soon as it is there; where another process was faster, its key is
+/// the key.
 fn make_key(path: &Path) -> std::io::Result<[u8; 32]> {
     let mut key = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
     let part = path.with_extension(format!("part-{}", hex(&key[..8])));
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?.write_all(&key)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&part)?
+        .write_all(&key)?;
     let linked = fs::hard_link(&part, path);
     fs::remove_file(&part)?;
     match linked {
@@ -161,14 +198,21 @@ mod tests {
         let cache = cache(dir.path());
         cache.store(&COMPONENT, b"machine code");
         let file = fs::read(cache.path(&COMPONENT)).unwrap();
-        assert_eq!(cache.verify(&COMPONENT, &file), Some(b"machine code".as_slice()));
+        assert_eq!(
+            cache.verify(&COMPONENT, &file),
+            Some(b"machine code".as_slice())
+        );
         for bit in 0..file.len() * 8 {
             let mut bad = file.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(cache.verify(&COMPONENT, &bad), None, "bit {bit}");
         }
         for length in 0..file.len() {
-            assert_eq!(cache.verify(&COMPONENT, &file[..length]), None, "cut to {length}");
+            assert_eq!(
+                cache.verify(&COMPONENT, &file[..length]),
+                None,
+                "cut to {length}"
+            );
         }
     }
 
@@ -177,10 +221,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = cache(dir.path());
         first.store(&COMPONENT, b"code");
-        assert_eq!(cache(dir.path()).load(&COMPONENT).unwrap(), b"code", "a restarted daemon uses it");
+        assert_eq!(
+            cache(dir.path()).load(&COMPONENT).unwrap(),
+            b"code",
+            "a restarted daemon uses it"
+        );
         let file = fs::read(first.path(&COMPONENT)).unwrap();
         assert!(first.verify(&[8; 32], &file).is_none());
-        assert!(CodeCache::open(dir.path(), [1; 32]).unwrap().verify(&COMPONENT, &file).is_none());
+        assert!(
+            CodeCache::open(dir.path(), [1; 32])
+                .unwrap()
+                .verify(&COMPONENT, &file)
+                .is_none()
+        );
         fs::remove_file(dir.path().join("key")).unwrap();
         assert!(cache(dir.path()).load(&COMPONENT).is_none());
     }
@@ -192,7 +245,11 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert_ne!(cache(dir.path()).key, old, "a key that others could read is not used again");
+        assert_ne!(
+            cache(dir.path()).key,
+            old,
+            "a key that others could read is not used again"
+        );
         assert_eq!(mode(&path), 0o600);
     }
 
@@ -203,7 +260,10 @@ mod tests {
         for i in 0..FILES_MAX as u8 + 10 {
             cache.store(&[i; 32], b"code");
         }
-        let files = fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count();
+        let files = fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some())
+            .count();
         assert_eq!(files, FILES_MAX);
     }
 }

@@ -1,4 +1,5 @@
-//! Many completions, judged on several threads and told in order: for tools that work through a file.
+//! Many completions, judged on several threads and told in order: for tools that work through a
+//! file.
 
 use crate::error::ScoreError;
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 /// Batches of judged units that wait to be told (`LIM-1`).
 const TOLD_LATER_MAX: usize = 16;
-/// A thread hands its verdicts over together, because each time wakes who tells them: so many units, or what took so long.
+/// A thread hands its verdicts over together, because each time wakes who tells them: so many
+/// units, or what took so long.
 const BATCH_UNITS_MAX: usize = 64;
 const BATCH_TOOK_MAX: Duration = Duration::from_millis(2);
 
@@ -38,8 +40,9 @@ impl Answers for NoAnswers {
 }
 
 impl LoadedReward {
-    /// Judges all, on this many threads, and tells each verdict in the order of `members`. Members of a group need not be neighbours. A
-    /// question without an answer makes an abstention. `tell` returns whether to go on.
+    /// Judges all, on this many threads, and tells each verdict in the order of `members`. Members
+    /// of a group need not be neighbours. A question without an answer makes an abstention. `tell`
+    /// returns whether to go on.
     pub fn judge_all(
         &self,
         members: &[Member],
@@ -56,8 +59,11 @@ impl LoadedReward {
                 scope.spawn(move || {
                     let (mut batch, mut took) = (Vec::new(), Duration::ZERO);
                     while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let judged = catch_unwind(AssertUnwindSafe(|| self.judge_unit(members, unit, answers)));
-                        let judged = judged.unwrap_or_else(|_| Err(ScoreError::Host("panic".into())));
+                        let judged = catch_unwind(AssertUnwindSafe(|| {
+                            self.judge_unit(members, unit, answers)
+                        }));
+                        let judged =
+                            judged.unwrap_or_else(|_| Err(ScoreError::Host("panic".into())));
                         took += judged.iter().flatten().map(|judged| judged.took).sum();
                         let failed = judged.is_err();
                         batch.push((unit, judged));
@@ -97,27 +103,60 @@ impl LoadedReward {
         })
     }
 
-    fn judge_unit(&self, members: &[Member], unit: &[usize], answers: &dyn Answers) -> Result<Vec<Judged>, ScoreError> {
-        let completions = || unit.iter().filter_map(|&i| members.get(i)).map(|member| &member.completion);
+    fn judge_unit(
+        &self,
+        members: &[Member],
+        unit: &[usize],
+        answers: &dyn Answers,
+    ) -> Result<Vec<Judged>, ScoreError> {
+        let completions = || {
+            unit.iter()
+                .filter_map(|&i| members.get(i))
+                .map(|member| &member.completion)
+        };
         match self.world() {
-            World::Reward => completions().map(|completion| self.score(completion)).collect(),
+            World::Reward => completions()
+                .map(|completion| self.score(completion))
+                .collect(),
             World::GroupReward => self.score_group(&completions().cloned().collect::<Vec<_>>()),
-            World::JudgedReward => completions().map(|completion| self.judge_with(completion, answers)).collect(),
+            World::JudgedReward => completions()
+                .map(|completion| self.judge_with(completion, answers))
+                .collect(),
         }
     }
 
-    fn judge_with(&self, completion: &Completion, answers: &dyn Answers) -> Result<Judged, ScoreError> {
+    fn judge_with(
+        &self,
+        completion: &Completion,
+        answers: &dyn Answers,
+    ) -> Result<Judged, ScoreError> {
         let asks = match self.plan(completion)? {
             Ok(asks) => asks,
             Err(judged) => return Ok(judged),
         };
         let answered: Vec<_> = asks.iter().map(|ask| answers.answer(ask)).collect();
-        match answered.iter().position(Option::is_none).and_then(|i| asks.get(i)) {
-            None => self.conclude(completion, &answered.into_iter().flatten().collect::<Vec<_>>()),
+        match answered
+            .iter()
+            .position(Option::is_none)
+            .and_then(|i| asks.get(i))
+        {
+            None => self.conclude(
+                completion,
+                &answered.into_iter().flatten().collect::<Vec<_>>(),
+            ),
             Some(ask) => {
                 let open = answered.iter().filter(|answer| answer.is_none()).count();
-                let reason = format!("no answer to {open} of {} questions to model `{}`", asks.len(), ask.model);
-                Ok(Judged { outcome: Outcome::Abstain { reason }, reason: None, fuel: 0, took: Duration::ZERO })
+                let reason = format!(
+                    "no answer to {open} of {} questions to model `{}`",
+                    asks.len(),
+                    ask.model
+                );
+                Ok(Judged {
+                    outcome: Outcome::Abstain { reason },
+                    reason: None,
+                    fuel: 0,
+                    took: Duration::ZERO,
+                })
             }
         }
     }

@@ -1,12 +1,16 @@
-//! WASM → machine code, in a child process: a component that makes the compiler crash, spin or swallow memory takes the child down and nothing
-//! else. A few are compiled at a time, and what one may take of memory grows with its size.
+//! WASM → machine code, in a child process: a component that makes the compiler crash, spin or
+//! swallow memory takes the child down and nothing else. A few are compiled at a time, and what one
+//! may take of memory grows with its size.
 //!
-//! The child is the daemon's own executable (`/proc/self/exe`, which outlives an upgrade of the file), started with arguments that
-//! make it call [`serve_child`]; its standard input is one end of a socket pair that carries one [`r1d_proto::frame`] each way. It has no environment, no capability to gain
-//! privileges, another user's id when the daemon is root, and limits on memory, processor time and files.
+//! The child is the daemon's own executable (`/proc/self/exe`, which outlives an upgrade of the
+//! file), started with arguments that make it call [`serve_child`]; its standard input is one end
+//! of a socket pair that carries one [`r1d_proto::frame`] each way. It has no environment, no
+//! capability to gain privileges, another user's id when the daemon is root, and limits on memory,
+//! processor time and files.
 //!
-//! What the child protects is the daemon's life, not its secrets: under a daemon that is no root it has the daemon's own user id, and its answer is
-//! run as code. Cranelift is trusted to make code that stays in its sandbox, as the daemon trusts wasmtime to run it.
+//! What the child protects is the daemon's life, not its secrets: under a daemon that is no root it
+//! has the daemon's own user id, and its answer is run as code. Cranelift is trusted to make code
+//! that stays in its sandbox, as the daemon trusts wasmtime to run it.
 
 use crate::abandoned::Abandoned;
 use crate::engine;
@@ -25,7 +29,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// Time that compiling takes whatever the component, and for each of its bytes: CPython with sympy, 72 MB, compiles in about 30 s on one core.
+/// Time that compiling takes whatever the component, and for each of its bytes: CPython with sympy,
+/// 72 MB, compiles in about 30 s on one core.
 const COMPILE_MS_MIN: u64 = 60_000;
 const COMPILE_BYTES_PER_MS: u64 = 100;
 const COMPILE_MS_MAX: u64 = 300_000;
@@ -35,7 +40,8 @@ const CPU_PER_WALL_MAX: u64 = 4;
 pub(crate) const COMPILES_MAX: u32 = 2;
 /// Threads of one compilation: each takes memory of its own.
 const COMPILE_THREADS: &str = "4";
-/// Memory that compiling may take whatever the component, and for each of its bytes: CPython, 24 MB, takes 0.6 GB on two threads.
+/// Memory that compiling may take whatever the component, and for each of its bytes: CPython, 24
+/// MB, takes 0.6 GB on two threads.
 const MEMORY_BYTES_MIN: u64 = 512 << 20;
 const MEMORY_PER_BYTE: u64 = 64;
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
@@ -54,7 +60,10 @@ pub enum Compiler {
     /// In this process: for tools that load one plugin of the user's own and end.
     InProcess,
     /// `program args…` must call [`serve_child`].
-    Child { program: PathBuf, args: Vec<OsString> },
+    Child {
+        program: PathBuf,
+        args: Vec<OsString>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,23 +77,35 @@ struct Reply {
 }
 
 impl Compiler {
-    /// Serialised machine code for this engine's settings; the error says why in a few words, and nothing where nobody waits any more.
-    pub(crate) fn compile(&self, component: &[u8], abandoned: &Abandoned) -> Result<Vec<u8>, Option<String>> {
+    /// Serialised machine code for this engine's settings; the error says why in a few words, and
+    /// nothing where nobody waits any more.
+    pub(crate) fn compile(
+        &self,
+        component: &[u8],
+        abandoned: &Abandoned,
+    ) -> Result<Vec<u8>, Option<String>> {
         match self {
             Compiler::InProcess => precompile(component).map_err(Some),
-            Compiler::Child { program, args } => in_child(program.clone(), args, component, abandoned),
+            Compiler::Child { program, args } => {
+                in_child(program.clone(), args, component, abandoned)
+            }
         }
     }
 }
 
 fn precompile(component: &[u8]) -> Result<Vec<u8>, String> {
     let engine = engine::compiler().map_err(|e| e.to_string())?;
-    engine.precompile_component(component).map_err(|e| format!("{e:#}"))
+    engine
+        .precompile_component(component)
+        .map_err(|e| format!("{e:#}"))
 }
 
-/// Bytes that compiling a component of this size may take: a small one has no need of more, whatever it is built to make of the compiler.
+/// Bytes that compiling a component of this size may take: a small one has no need of more,
+/// whatever it is built to make of the compiler.
 fn memory_bytes_max(component_bytes: usize) -> u64 {
-    MEMORY_BYTES_MIN.saturating_add(MEMORY_PER_BYTE.saturating_mul(component_bytes as u64)).min(MEMORY_BYTES_MAX)
+    MEMORY_BYTES_MIN
+        .saturating_add(MEMORY_PER_BYTE.saturating_mul(component_bytes as u64))
+        .min(MEMORY_BYTES_MAX)
 }
 
 /// Milliseconds likewise.
@@ -96,12 +117,20 @@ fn processor_s_max(component_bytes: usize) -> u64 {
     CPU_PER_WALL_MAX * wall_ms_max(component_bytes) / 1000
 }
 
-fn in_child(program: PathBuf, args: &[OsString], component: &[u8], abandoned: &Abandoned) -> Result<Vec<u8>, Option<String>> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| Some(format!("{what} the compiling process: {e}"));
+fn in_child(
+    program: PathBuf,
+    args: &[OsString],
+    component: &[u8],
+    abandoned: &Abandoned,
+) -> Result<Vec<u8>, Option<String>> {
+    let failed =
+        |what: &str, e: &dyn std::fmt::Display| Some(format!("{what} the compiling process: {e}"));
     let (mut ours, theirs) = UnixStream::pair().map_err(|e| failed("cannot connect to", &e))?;
     let wall_ms = wall_ms_max(component.len());
     let wait = Some(Duration::from_millis(wall_ms));
-    ours.set_read_timeout(wait).and_then(|()| ours.set_write_timeout(wait)).map_err(|e| failed("cannot connect to", &e))?;
+    ours.set_read_timeout(wait)
+        .and_then(|()| ours.set_write_timeout(wait))
+        .map_err(|e| failed("cannot connect to", &e))?;
     let mut child = Command::new(&program)
         .args(args)
         .env_clear()
@@ -112,13 +141,16 @@ fn in_child(program: PathBuf, args: &[OsString], component: &[u8], abandoned: &A
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| failed(&format!("cannot start {} as", program.display()), &e))?;
-    let request = Request { component: component.to_vec() };
+    let request = Request {
+        component: component.to_vec(),
+    };
     let written = frame::write_blocking(&mut ours, Format::Postcard, &request);
     let reply = written.and_then(|()| match answers(&ours, wall_ms, abandoned) {
         true => frame::read_blocking::<Reply>(&mut ours, Format::Postcard),
         false => Err(FrameError::Io(std::io::ErrorKind::TimedOut.into())),
     });
-    // It has answered, died or run out of time, or nobody waits for it: in each case it is no longer needed.
+    // It has answered, died or run out of time, or nobody waits for it: in each case it is no
+    // longer needed.
     let _ = child.kill();
     let (status, said) = (child.wait(), last_words(&mut child));
     if abandoned.is_set() {
@@ -126,23 +158,40 @@ fn in_child(program: PathBuf, args: &[OsString], component: &[u8], abandoned: &A
     }
     let memory = || {
         let (limit, bytes) = (memory_bytes_max(component.len()) >> 20, component.len());
-        format!("compiling it takes more memory than the limit of {limit} MiB for a component of {bytes} bytes")
+        format!(
+            "compiling it takes more memory than the limit of {limit} MiB for a component of \
+             {bytes} bytes"
+        )
     };
     let is_memory = |text: &str| NO_MEMORY.iter().any(|words| text.contains(words));
     match (reply, status) {
         (Ok(Reply { code: Ok(code) }), _) => Ok(code),
-        (Ok(Reply { code: Err(why) }), _) => Err(Some(if is_memory(&why) { memory() } else { why })),
-        (Err(FrameError::Io(e)), _) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-            Err(Some(format!("compiling it takes longer than {} s", wall_ms / 1000)))
+        (Ok(Reply { code: Err(why) }), _) => {
+            Err(Some(if is_memory(&why) { memory() } else { why }))
+        }
+        (Err(FrameError::Io(e)), _)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+            ) =>
+        {
+            Err(Some(format!(
+                "compiling it takes longer than {} s",
+                wall_ms / 1000
+            )))
         }
         (Err(_), _) if is_memory(&said) => Err(Some(memory())),
         (Err(e), status) => Err(Some(ended(status, component.len(), &said, &e))),
     }
 }
 
-/// Waits until the child has something to say or has gone; false when its time is over or nobody wants its answer any more.
+/// Waits until the child has something to say or has gone; false when its time is over or nobody
+/// wants its answer any more.
 fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
-    let look = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
+    let look = Timespec {
+        tv_sec: 0,
+        tv_nsec: LOOK.subsec_nanos().into(),
+    };
     for _ in 0..wall_ms / LOOK.as_millis() as u64 {
         match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
             // Nothing yet, or a signal came.
@@ -165,34 +214,63 @@ fn last_words(child: &mut Child) -> String {
 }
 
 /// How a child that gave no answer ended.
-fn ended(status: std::io::Result<ExitStatus>, component_bytes: usize, said: &str, error: &FrameError) -> String {
+fn ended(
+    status: std::io::Result<ExitStatus>,
+    component_bytes: usize,
+    said: &str,
+    error: &FrameError,
+) -> String {
     let said = said.trim();
-    let said = if said.is_empty() { String::new() } else { format!(": {}", shown::quote(said)) };
-    match status.map(|status| (status.signal().and_then(rustix::process::Signal::from_named_raw), status)) {
+    let said = if said.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", shown::quote(said))
+    };
+    match status.map(|status| {
+        (
+            status
+                .signal()
+                .and_then(rustix::process::Signal::from_named_raw),
+            status,
+        )
+    }) {
         Ok((Some(rustix::process::Signal::XCPU), _)) => {
-            format!("compiling it takes more processor time than the limit of {} s", processor_s_max(component_bytes))
+            format!(
+                "compiling it takes more processor time than the limit of {} s",
+                processor_s_max(component_bytes)
+            )
         }
-        Ok((_, status)) => format!("the compiling process ended without an answer ({status}){said}"),
+        Ok((_, status)) => {
+            format!("the compiling process ended without an answer ({status}){said}")
+        }
         Err(_) => format!("the compiling process ended without an answer ({error}){said}"),
     }
 }
 
-/// The child's `main`: gives up what it does not need, then compiles the one component that comes over standard input.
+/// The child's `main`: gives up what it does not need, then compiles the one component that comes
+/// over standard input.
 pub fn serve_child() -> ExitCode {
     if let Err(e) = give_up_privileges() {
         eprintln!("cannot give up privileges: {e}");
         return ExitCode::FAILURE;
     }
-    let Ok(input) = std::io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
+    let Ok(input) = std::io::stdin().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
     let mut stream = UnixStream::from(input);
-    let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Postcard) else { return ExitCode::FAILURE };
+    let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Postcard) else {
+        return ExitCode::FAILURE;
+    };
     let bytes = request.component.len();
-    let limits = limit(Resource::Data, memory_bytes_max(bytes)).and_then(|()| limit(Resource::Cpu, processor_s_max(bytes)));
+    let limits = limit(Resource::Data, memory_bytes_max(bytes))
+        .and_then(|()| limit(Resource::Cpu, processor_s_max(bytes)));
     if let Err(e) = limits {
         eprintln!("cannot limit memory and processor time: {e}");
         return ExitCode::FAILURE;
     }
-    let reply = Reply { code: precompile(&request.component) };
+    let reply = Reply {
+        code: precompile(&request.component),
+    };
     match frame::write_blocking(&mut stream, Format::Postcard, &reply) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -200,8 +278,16 @@ pub fn serve_child() -> ExitCode {
 }
 
 fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {
-    let max = rustix::process::getrlimit(resource).maximum.map_or(max, |hard| hard.min(max));
-    rustix::process::setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })
+    let max = rustix::process::getrlimit(resource)
+        .maximum
+        .map_or(max, |hard| hard.min(max));
+    rustix::process::setrlimit(
+        resource,
+        Rlimit {
+            current: Some(max),
+            maximum: Some(max),
+        },
+    )
 }
 
 /// Before any input is read. Threads that are started later inherit it.
@@ -222,7 +308,10 @@ fn give_up_privileges() -> rustix::io::Result<()> {
 }
 
 fn become_nobody() -> rustix::io::Result<()> {
-    let (user, group) = (rustix::process::Uid::from_raw(UNPRIVILEGED_ID), rustix::process::Gid::from_raw(UNPRIVILEGED_ID));
+    let (user, group) = (
+        rustix::process::Uid::from_raw(UNPRIVILEGED_ID),
+        rustix::process::Gid::from_raw(UNPRIVILEGED_ID),
+    );
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(group, group, group)?;
     rustix::thread::set_thread_res_uid(user, user, user)

@@ -1,4 +1,5 @@
-//! The components that are in use, by their hash: one that judges for several rewards and jobs is compiled, or read from the cache of code, once.
+//! The components that are in use, by their hash: one that judges for several rewards and jobs is
+//! compiled, or read from the cache of code, once.
 
 use crate::abandoned::Abandoned;
 use crate::error::RewardError;
@@ -21,12 +22,16 @@ struct Entry {
 
 impl Entry {
     fn get(&self) -> Option<Arc<Component>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .upgrade()
     }
 }
 
 impl Components {
-    /// The component of this key, if somebody has it; else what `make` makes, which nobody else does meanwhile.
+    /// The component of this key, if somebody has it; else what `make` makes, which nobody else
+    /// does meanwhile.
     pub fn get(
         &self,
         key: Key,
@@ -37,10 +42,18 @@ impl Components {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // What nobody makes and nobody has is forgotten.
             known.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.get().is_some());
-            let fresh = || Arc::new(Entry { making: Gate::new(1), made: Mutex::default() });
+            let fresh = || {
+                Arc::new(Entry {
+                    making: Gate::new(1),
+                    made: Mutex::default(),
+                })
+            };
             known.entry(key).or_insert_with(fresh).clone()
         };
-        let _making = entry.making.enter_unless(abandoned).ok_or(RewardError::Abandoned)?;
+        let _making = entry
+            .making
+            .enter_unless(abandoned)
+            .ok_or(RewardError::Abandoned)?;
         if let Some(component) = entry.get() {
             return Ok(component);
         }

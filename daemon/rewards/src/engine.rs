@@ -1,10 +1,12 @@
 //! The engine: how guests are compiled and where their instances live.
 //!
-//! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs microseconds and no two
-//! completions ever share one. Guests with an interpreter inside get theirs on demand: they have more memories, tables and
-//! instances than slots could hold for everyone, and what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a [`Turn`]: there are as many as slots, and while any is held an OS
-//! thread ticks the epoch that the wall-clock backstop counts. Loading has turns of its own, so a plugin that is slow to accept its configuration
-//! keeps nobody from judging.
+//! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs
+//! microseconds and no two completions ever share one. Guests with an interpreter inside get theirs
+//! on demand: they have more memories, tables and instances than slots could hold for everyone, and
+//! what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a
+//! [`Turn`]: there are as many as slots, and while any is held an OS thread ticks the epoch that
+//! the wall-clock backstop counts. Loading has turns of its own, so a plugin that is slow to accept
+//! its configuration keeps nobody from judging.
 
 use crate::abandoned::Abandoned;
 use crate::error::RewardError;
@@ -20,17 +22,20 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 const POOLED_CORE_INSTANCES_MAX: u32 = 8;
 const POOLED_MEMORIES_MAX: u32 = 2;
 const POOLED_TABLES_MAX: u32 = 4;
-/// Memory of a slot that is zeroed and kept instead of being given back to the kernel between completions.
+/// Memory of a slot that is zeroed and kept instead of being given back to the kernel between
+/// completions.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
-/// Of the host's stack, for a guest's calls. CPython needs this much to notice its own recursion, before it would end in a trap: with 512 KiB a
-/// memoised function (`lru_cache`) got no further than 300 calls deep.
+/// Of the host's stack, for a guest's calls. CPython needs this much to notice its own recursion,
+/// before it would end in a trap: with 512 KiB a memoised function (`lru_cache`) got no further
+/// than 300 calls deep.
 const GUEST_STACK_BYTES: usize = 4 << 20;
 /// And for the host's own functions around and below them.
 const HOST_STACK_BYTES: usize = 1 << 20;
 pub(crate) const STACK_BYTES: usize = GUEST_STACK_BYTES + HOST_STACK_BYTES;
 
-/// Guests that are called while they are loaded, at a time: so many without an interpreter inside, and so many with one. Those take a hundred times
-/// as long at worst, and the others do not wait for them.
+/// Guests that are called while they are loaded, at a time: so many without an interpreter inside,
+/// and so many with one. Those take a hundred times as long at worst, and the others do not wait
+/// for them.
 const LOADS_MAX: u32 = 2;
 
 /// What a guest is called for.
@@ -55,13 +60,22 @@ impl Engine {
     /// `judging`: instances that judge at the same time.
     pub fn open(judging: u32) -> Result<Engine, RewardError> {
         let slots = judging.saturating_add(2 * LOADS_MAX);
-        let pooled = wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
-            let gib = u64::from(slots * POOLED_MEMORIES_MAX) * u64::from(limits::MEMORY_MB_MAX) / 1024;
-            RewardError::Engine(format!(
-                "{e:#} (it reserves about {gib} GiB of address space: see `ulimit -v`, or use fewer reward threads)"
-            ))
-        })?;
-        let running = Arc::new(Running { state: Mutex::new(State { count: 0, closed: false }), changed: Condvar::new() });
+        let pooled =
+            wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
+                let gib = u64::from(slots * POOLED_MEMORIES_MAX) * u64::from(limits::MEMORY_MB_MAX)
+                    / 1024;
+                RewardError::Engine(format!(
+                    "{e:#} (it reserves about {gib} GiB of address space: see `ulimit -v`, or use \
+                     fewer reward threads)"
+                ))
+            })?;
+        let running = Arc::new(Running {
+            state: Mutex::new(State {
+                count: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
         let on_demand = compiler()?;
         let (weak, ticking) = ([pooled.weak(), on_demand.weak()], running.clone());
         std::thread::Builder::new()
@@ -69,28 +83,48 @@ impl Engine {
             .spawn(move || tick(&weak, &ticking))
             .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         let [loading, loading_interpreted] = [Gate::new(LOADS_MAX), Gate::new(LOADS_MAX)];
-        Ok(Engine { pooled, on_demand, judging: Gate::new(judging), loading, loading_interpreted, running })
+        Ok(Engine {
+            pooled,
+            on_demand,
+            judging: Gate::new(judging),
+            loading,
+            loading_interpreted,
+            running,
+        })
     }
 
     /// Where a guest's instances live.
     pub fn wasm(&self, interpreted: bool) -> &wasmtime::Engine {
-        if interpreted { &self.on_demand } else { &self.pooled }
+        if interpreted {
+            &self.on_demand
+        } else {
+            &self.pooled
+        }
     }
 
-    /// Waits for a free slot; waiting is never part of a completion's time. `None`: nobody waits for the loading any more.
-    pub fn turn(&self, purpose: Purpose, interpreted: bool, abandoned: &Abandoned) -> Option<Turn<'_>> {
+    /// Waits for a free slot; waiting is never part of a completion's time. `None`: nobody waits
+    /// for the loading any more.
+    pub fn turn(
+        &self,
+        purpose: Purpose,
+        interpreted: bool,
+        abandoned: &Abandoned,
+    ) -> Option<Turn<'_>> {
         let pass = match purpose {
             Purpose::Judging => self.judging.enter(),
             Purpose::Loading if interpreted => self.loading_interpreted.enter_unless(abandoned)?,
             Purpose::Loading => self.loading.enter_unless(abandoned)?,
         };
         self.running.begin();
-        Some(Turn { running: &self.running, _pass: pass })
+        Some(Turn {
+            running: &self.running,
+            _pass: pass,
+        })
     }
 }
 
-/// Calls a guest with the stack that it may use, whatever is left of this thread's: a guest that recurses must meet its own limit first. Costs
-/// nothing on a scoring thread.
+/// Calls a guest with the stack that it may use, whatever is left of this thread's: a guest that
+/// recurses must meet its own limit first. Costs nothing on a scoring thread.
 pub(crate) fn on_deep_stack<T>(call: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(STACK_BYTES, STACK_BYTES + HOST_STACK_BYTES, call)
 }
@@ -103,7 +137,10 @@ impl Drop for Engine {
 }
 
 /// Advances the epoch while anything runs, until the engine is gone.
-#[allow(clippy::disallowed_methods, reason = "a thread of its own that does nothing but sleep and tick")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a thread of its own that does nothing but sleep and tick"
+)]
 fn tick(engines: &[wasmtime::EngineWeak], running: &Running) {
     while running.wait_until_any() {
         std::thread::sleep(Duration::from_millis(limits::TICK_MS));
@@ -121,7 +158,8 @@ pub(crate) fn compiler() -> Result<wasmtime::Engine, RewardError> {
     wasmtime::Engine::new(&config()).map_err(|e| RewardError::Engine(format!("{e:#}")))
 }
 
-/// What compiled code depends on besides the component: wasmtime's version, its settings, the processor's features.
+/// What compiled code depends on besides the component: wasmtime's version, its settings, the
+/// processor's features.
 pub(crate) fn compatibility(engine: &wasmtime::Engine) -> [u8; 32] {
     struct Digester(Sha256);
     impl std::hash::Hasher for Digester {
@@ -140,14 +178,27 @@ pub(crate) fn compatibility(engine: &wasmtime::Engine) -> [u8; 32] {
 fn config() -> Config {
     let mut config = Config::new();
     // The verdict must be the same on every machine and in every run.
-    config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
-    config.consume_fuel(true).epoch_interruption(true).max_wasm_stack(GUEST_STACK_BYTES).async_stack_size(STACK_BYTES);
+    config
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true);
+    config
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(STACK_BYTES);
     // Multi-memory stays on: with it off, compiling a JavaScript component panics.
     config.wasm_multi_memory(true);
-    config.wasm_memory64(false).wasm_tail_call(false).wasm_wide_arithmetic(false).wasm_custom_page_sizes(false);
+    config
+        .wasm_memory64(false)
+        .wasm_tail_call(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_custom_page_sizes(false);
     config.wasm_threads(false).concurrency_support(false);
     // Small reservations: batch systems limit address space.
-    config.memory_reservation(u64::from(limits::MEMORY_MB_MAX) << 20).memory_guard_size(64 << 10).guard_before_linear_memory(false);
+    config
+        .memory_reservation(u64::from(limits::MEMORY_MB_MAX) << 20)
+        .memory_guard_size(64 << 10)
+        .guard_before_linear_memory(false);
     config.memory_may_move(false).memory_init_cow(true);
     config
 }
@@ -204,7 +255,10 @@ impl Running {
     fn wait_until_any(&self) -> bool {
         let mut state = self.lock();
         while state.count == 0 && !state.closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         !state.closed
     }

@@ -17,7 +17,10 @@ pub(crate) struct Pass<'a>(&'a Gate);
 
 impl Gate {
     pub fn new(places: u32) -> Gate {
-        Gate { free: Mutex::new(places), changed: Condvar::new() }
+        Gate {
+            free: Mutex::new(places),
+            changed: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, u32> {
@@ -28,7 +31,10 @@ impl Gate {
     pub fn enter(&self) -> Pass<'_> {
         let mut free = self.lock();
         while *free == 0 {
-            free = self.changed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            free = self
+                .changed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
         Pass(self)
@@ -38,7 +44,11 @@ impl Gate {
     pub fn enter_unless(&self, abandoned: &Abandoned) -> Option<Pass<'_>> {
         let mut free = self.lock();
         while *free == 0 && !abandoned.is_set() {
-            free = self.changed.wait_timeout(free, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            free = self
+                .changed
+                .wait_timeout(free, LOOK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         if abandoned.is_set() {
             return None;

@@ -1,5 +1,6 @@
-//! A component's own golden cases (`reward_sdk::golden`): they travel inside it, as a custom section, so that its hash and its signature
-//! cover them and a daemon can try a new version before it judges anything.
+//! A component's own golden cases (`reward_sdk::golden`): they travel inside it, as a custom
+//! section, so that its hash and its signature cover them and a daemon can try a new version before
+//! it judges anything.
 //!
 //! ```text
 //! component … | 0x00 | length (LEB128) | 10 | "r1d:golden" | JSON lines
@@ -36,10 +37,14 @@ pub struct GoldenReport {
 /// The component with these cases in place of those that it had.
 pub fn embed(component: &[u8], jsonl: &str) -> Result<Vec<u8>, ComponentizeError> {
     if jsonl.len() > GOLDEN_BYTES_MAX {
-        return Err(ComponentizeError::Golden(format!("{} bytes, the limit is {GOLDEN_BYTES_MAX}", jsonl.len())));
+        return Err(ComponentizeError::Golden(format!(
+            "{} bytes, the limit is {GOLDEN_BYTES_MAX}",
+            jsonl.len()
+        )));
     }
     golden::parse(jsonl).map_err(ComponentizeError::Golden)?;
-    let broken = || ComponentizeError::NotModule("its sections do not end where they should".into());
+    let broken =
+        || ComponentizeError::NotModule("its sections do not end where they should".into());
     let mut bytes = component.get(..HEADER_BYTES).ok_or_else(broken)?.to_vec();
     for section in sections(component) {
         let section = section.ok_or_else(broken)?;
@@ -57,8 +62,12 @@ pub fn embed(component: &[u8], jsonl: &str) -> Result<Vec<u8>, ComponentizeError
 
 /// The cases that a component brings, as JSON lines.
 pub fn embedded(component: &[u8]) -> Option<&str> {
-    let found = sections(component).map_while(|section| section).find_map(|section| section.cases())?;
-    std::str::from_utf8(found).ok().filter(|text| text.len() <= GOLDEN_BYTES_MAX)
+    let found = sections(component)
+        .map_while(|section| section)
+        .find_map(|section| section.cases())?;
+    std::str::from_utf8(found)
+        .ok()
+        .filter(|text| text.len() <= GOLDEN_BYTES_MAX)
 }
 
 /// The cases that a component's file brings.
@@ -74,11 +83,15 @@ pub fn count(jsonl: &str) -> usize {
 /// Golden cases that are looked through for a question.
 const TRIED_MAX: usize = 64;
 
-/// What a judged reward asks first, under its own configuration, about some completion: one in the R1-Zero form, or one of the golden cases that it
-/// brings. `None` when it asks about none of them, which says little.
+/// What a judged reward asks first, under its own configuration, about some completion: one in the
+/// R1-Zero form, or one of the golden cases that it brings. `None` when it asks about none of them,
+/// which says little.
 pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError> {
     let reward = reward.on_trial();
-    let failed = |why: String| RewardError::Golden { path: reward.path().into(), why };
+    let failed = |why: String| RewardError::Golden {
+        path: reward.path().into(),
+        why,
+    };
     let plain = Completion {
         id: 0,
         prompt: "What is 3 + 4?".into(),
@@ -88,13 +101,23 @@ pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError>
         finish: FinishReason::Stop,
         meta: None,
     };
-    let cases = of_file(reward.path())?.and_then(|jsonl| golden::parse(&jsonl).ok()).unwrap_or_default();
+    let cases = of_file(reward.path())?
+        .and_then(|jsonl| golden::parse(&jsonl).ok())
+        .unwrap_or_default();
     let (began, cases_max) = (reward.now(), Duration::from_millis(TRIAL_MS_MAX));
-    for completion in std::iter::once(plain).chain(cases.iter().map(completion_of)).take(TRIED_MAX) {
+    for completion in std::iter::once(plain)
+        .chain(cases.iter().map(completion_of))
+        .take(TRIED_MAX)
+    {
         if reward.now().saturating_sub(began) > cases_max {
-            return Err(failed(format!("asked for its questions, it takes longer than {} s", cases_max.as_secs())));
+            return Err(failed(format!(
+                "asked for its questions, it takes longer than {} s",
+                cases_max.as_secs()
+            )));
         }
-        if let Ok(asks) = reward.plan(&completion).map_err(|e| failed(e.to_string()))?
+        if let Ok(asks) = reward
+            .plan(&completion)
+            .map_err(|e| failed(e.to_string()))?
             && let Some(ask) = asks.into_iter().next()
         {
             return Ok(Some(ask));
@@ -103,30 +126,46 @@ pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError>
     Ok(None)
 }
 
-/// Judges every case, each under its own configuration. Of a plugin that is [on trial](LoadedReward::on_trial) they may take [`TRIAL_MS_MAX`]
-/// together.
+/// Judges every case, each under its own configuration. Of a plugin that is [on
+/// trial](LoadedReward::on_trial) they may take [`TRIAL_MS_MAX`] together.
 pub fn run(reward: &LoadedReward, jsonl: &str) -> Result<GoldenReport, RewardError> {
-    let refused = |why| RewardError::Golden { path: reward.path().into(), why };
+    let refused = |why| RewardError::Golden {
+        path: reward.path().into(),
+        why,
+    };
     let cases = golden::parse(jsonl).map_err(refused)?;
     let mut configured: BTreeMap<String, Result<LoadedReward, RewardError>> = BTreeMap::new();
-    let mut report = GoldenReport { cases: cases.len(), differing: Vec::new() };
+    let mut report = GoldenReport {
+        cases: cases.len(),
+        differing: Vec::new(),
+    };
     let (began, cases_max) = (reward.now(), Duration::from_millis(TRIAL_MS_MAX));
-    let units: Vec<&[Case]> =
-        if reward.world() == World::GroupReward { golden::groups(&cases).collect() } else { cases.chunks(1).collect() };
+    let units: Vec<&[Case]> = if reward.world() == World::GroupReward {
+        golden::groups(&cases).collect()
+    } else {
+        cases.chunks(1).collect()
+    };
     for unit in units {
         let Some(first) = unit.first() else { continue };
         if reward.is_on_trial() && reward.now().saturating_sub(began) > cases_max {
-            return Err(refused(format!("they take longer than {} s together: bring fewer, or quicker ones", cases_max.as_secs())));
+            return Err(refused(format!(
+                "they take longer than {} s together: bring fewer, or quicker ones",
+                cases_max.as_secs()
+            )));
         }
         let config = first.config_json();
-        let reward = configured.entry(config.clone()).or_insert_with(|| reward.with_config(&config));
+        let reward = configured
+            .entry(config.clone())
+            .or_insert_with(|| reward.with_config(&config));
         let verdicts = match reward {
             Ok(reward) => judge(reward, unit).map_err(|e| refused(e.to_string()))?,
             Err(e) => unit.iter().map(|_| Err(e.to_string())).collect(),
         };
-        report
-            .differing
-            .extend(unit.iter().zip(verdicts).filter_map(|(case, verdict)| Some((case.name.clone(), differs(case, verdict)?))));
+        report.differing.extend(
+            unit.iter()
+                .zip(verdicts)
+                .filter_map(|(case, verdict)| Some((case.name.clone(), differs(case, verdict)?))),
+        );
     }
     Ok(report)
 }
@@ -134,15 +173,27 @@ pub fn run(reward: &LoadedReward, jsonl: &str) -> Result<GoldenReport, RewardErr
 fn judge(reward: &LoadedReward, unit: &[Case]) -> Result<Vec<Result<Judged, String>>, ScoreError> {
     let completions: Vec<Completion> = unit.iter().map(completion_of).collect();
     match (reward.world(), unit, completions.as_slice()) {
-        (World::GroupReward, ..) => Ok(reward.score_group(&completions)?.into_iter().map(Ok).collect()),
+        (World::GroupReward, ..) => Ok(reward
+            .score_group(&completions)?
+            .into_iter()
+            .map(Ok)
+            .collect()),
         (World::JudgedReward, [case], [completion]) => Ok(vec![match reward.plan(completion)? {
-            Ok(asks) if asks.len() != case.answers.len() => {
-                Err(format!("it asks {} questions, the case has {} answers", asks.len(), case.answers.len()))
-            }
-            Ok(_) => Ok(reward.conclude(completion, &case.answers.iter().map(Result::from).collect::<Vec<_>>())?),
+            Ok(asks) if asks.len() != case.answers.len() => Err(format!(
+                "it asks {} questions, the case has {} answers",
+                asks.len(),
+                case.answers.len()
+            )),
+            Ok(_) => Ok(reward.conclude(
+                completion,
+                &case.answers.iter().map(Result::from).collect::<Vec<_>>(),
+            )?),
             Err(judged) => Ok(judged),
         }]),
-        (_, _, completions) => completions.iter().map(|completion| reward.score(completion).map(Ok)).collect(),
+        (_, _, completions) => completions
+            .iter()
+            .map(|completion| reward.score(completion).map(Ok))
+            .collect(),
     }
 }
 
@@ -154,7 +205,11 @@ fn completion_of(case: &Case) -> Completion {
         text: native.text,
         reference: native.reference,
         tokens: native.tokens,
-        finish: if native.finish == Finish::Length { FinishReason::Length } else { FinishReason::Stop },
+        finish: if native.finish == Finish::Length {
+            FinishReason::Length
+        } else {
+            FinishReason::Stop
+        },
         meta: native.meta,
     }
 }
@@ -165,8 +220,14 @@ fn differs(case: &Case, verdict: Result<Judged, String>) -> Option<String> {
         Err(why) => return Some(why),
     };
     match &judged.outcome {
-        Outcome::Score { value, parts } => case.expect.differs(Expected::Score, *value, parts, judged.reason.as_deref()),
-        Outcome::Abstain { reason } => case.expect.differs(Expected::Abstain, 0.0, &[], Some(reason)),
+        Outcome::Score { value, parts } => {
+            case.expect
+                .differs(Expected::Score, *value, parts, judged.reason.as_deref())
+        }
+        Outcome::Abstain { reason } => {
+            case.expect
+                .differs(Expected::Abstain, 0.0, &[], Some(reason))
+        }
         Outcome::Trap { reason } => case.expect.differs(Expected::Trap, 0.0, &[], Some(reason)),
         Outcome::OutOfFuel => Some("out of fuel".into()),
         Outcome::OutOfTime => Some("out of time".into()),
@@ -215,7 +276,10 @@ fn read_leb(bytes: &[u8]) -> Option<(usize, &[u8])> {
     for (i, byte) in bytes.iter().take(5).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * i);
         if byte & 0x80 == 0 {
-            return Some((usize::try_from(u32::try_from(value).ok()?).ok()?, bytes.get(i + 1..)?));
+            return Some((
+                usize::try_from(u32::try_from(value).ok()?).ok()?,
+                bytes.get(i + 1..)?,
+            ));
         }
     }
     None
@@ -243,7 +307,11 @@ mod tests {
         let long = format!("{CASE}\n").repeat(300);
         let twice = embed(&once, &long).unwrap();
         assert_eq!(embedded(&twice), Some(long.as_str()));
-        assert_eq!(embed(&twice, CASE).unwrap(), once, "the same bytes for the same cases");
+        assert_eq!(
+            embed(&twice, CASE).unwrap(),
+            once,
+            "the same bytes for the same cases"
+        );
         assert_eq!(embedded(EMPTY), None);
     }
 
@@ -252,7 +320,10 @@ mod tests {
         let whole = embed(EMPTY, CASE).unwrap();
         for end in 0..whole.len() {
             assert_eq!(embedded(&whole[..end]), None, "cut to {end}");
-            assert!(embed(&whole[..end], CASE).is_err() || end == EMPTY.len(), "cut to {end}");
+            assert!(
+                embed(&whole[..end], CASE).is_err() || end == EMPTY.len(),
+                "cut to {end}"
+            );
         }
         assert!(embed(EMPTY, "{}").is_err());
         assert!(embed(EMPTY, &" ".repeat(GOLDEN_BYTES_MAX + 1)).is_err());

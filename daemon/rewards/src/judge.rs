@@ -97,9 +97,20 @@ impl LoadedReward {
         world: World,
         setting: Setting,
     ) -> Result<Self, RewardError> {
-        let Setting { abandoned, path, config, limits, module_sha256 } = setting;
-        let not_reward = |e: wasmtime::Error| RewardError::NotReward { path: path.clone(), why: format!("{e:#}") };
-        let pre = Linker::new(component.engine()).instantiate_pre(&component).map_err(not_reward)?;
+        let Setting {
+            abandoned,
+            path,
+            config,
+            limits,
+            module_sha256,
+        } = setting;
+        let not_reward = |e: wasmtime::Error| RewardError::NotReward {
+            path: path.clone(),
+            why: format!("{e:#}"),
+        };
+        let pre = Linker::new(component.engine())
+            .instantiate_pre(&component)
+            .map_err(not_reward)?;
         let linked = Linked::new(world, pre).map_err(not_reward)?;
         let info = describe(&engine, &linked, &limits, &path, &abandoned)?;
         let (config_sha256, purpose) = (config_hash(&config), Purpose::Judging);
@@ -141,14 +152,22 @@ impl LoadedReward {
 
     /// The same component and limits under another configuration, which it must accept.
     pub fn with_config(&self, config_json: &str) -> Result<LoadedReward, RewardError> {
-        let loaded = Loaded { config: config_json.into(), config_sha256: config_hash(config_json), ..self.0.copy() };
+        let loaded = Loaded {
+            config: config_json.into(),
+            config_sha256: config_hash(config_json),
+            ..self.0.copy()
+        };
         loaded.try_config()?;
         Ok(LoadedReward(Arc::new(loaded)))
     }
 
-    /// The same plugin to try cases on: its calls take the turns and the limits of loading, whatever its job allows it, and none of those who judge.
+    /// The same plugin to try cases on: its calls take the turns and the limits of loading,
+    /// whatever its job allows it, and none of those who judge.
     pub fn on_trial(&self) -> LoadedReward {
-        LoadedReward(Arc::new(Loaded { purpose: Purpose::Loading, ..self.0.copy() }))
+        LoadedReward(Arc::new(Loaded {
+            purpose: Purpose::Loading,
+            ..self.0.copy()
+        }))
     }
 
     /// Since an arbitrary moment; for the time that all cases of a trial may take.
@@ -165,44 +184,69 @@ impl LoadedReward {
         self.0.linked.world()
     }
 
-    /// Judges one completion in an instance of its own, on this thread. The verdict depends on the component, its
-    /// configuration and the completion alone (`RWD-1`). Blocks for as long as the limits allow; see [`crate::Pool`].
+    /// Judges one completion in an instance of its own, on this thread. The verdict depends on the
+    /// component, its configuration and the completion alone (`RWD-1`). Blocks for as long as the
+    /// limits allow; see [`crate::Pool`].
     pub fn score(&self, completion: &Completion) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
-        let ran = self.0.run(Allowance::of_one(&self.0.limits, completion), |instance, store| match instance {
-            Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
-            _ => Ok(None),
-        })?;
-        ran.judged(|answer| Ok(self.0.verdict(answer.ok_or_else(|| self.0.other_world("one completion alone"))?)))
+        let ran = self.0.run(
+            Allowance::of_one(&self.0.limits, completion),
+            |instance, store| match instance {
+                Instance::Reward(instance) => instance.call_score(store, &given).map(Some),
+                _ => Ok(None),
+            },
+        )?;
+        ran.judged(|answer| {
+            Ok(self
+                .0
+                .verdict(answer.ok_or_else(|| self.0.other_world("one completion alone"))?))
+        })
     }
 
-    /// Judges all samples of one prompt in one instance; as many judgements as completions, in their order. A fault is the
-    /// whole group's; fuel is shown in equal shares, and each completion counts towards what it may cost.
+    /// Judges all samples of one prompt in one instance; as many judgements as completions, in
+    /// their order. A fault is the whole group's; fuel is shown in equal shares, and each
+    /// completion counts towards what it may cost.
     pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
         if group.is_empty() {
             return Ok(Vec::new());
         }
         let given: Vec<guest::Completion> = group.iter().map(to_guest).collect();
-        let Ran { answer, fuel, took } = self.0.run(Allowance::of(&self.0.limits, group), |instance, store| match instance {
-            Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
-            _ => Ok(None),
-        })?;
+        let Ran { answer, fuel, took } = self.0.run(
+            Allowance::of(&self.0.limits, group),
+            |instance, store| match instance {
+                Instance::Group(instance) => instance.call_score_group(store, &given).map(Some),
+                _ => Ok(None),
+            },
+        )?;
         let verdicts: Vec<(Outcome, Option<String>)> = match answer {
             Ok(None) => return Err(self.0.other_world("a group")),
             Ok(Some(answers)) if answers.len() != group.len() => {
-                let broken = trap(format!("{} results for {} completions", answers.len(), group.len()));
+                let broken = trap(format!(
+                    "{} results for {} completions",
+                    answers.len(),
+                    group.len()
+                ));
                 vec![(broken, None); group.len()]
             }
-            Ok(Some(answers)) => answers.into_iter().map(|answer| self.0.verdict(answer)).collect(),
+            Ok(Some(answers)) => answers
+                .into_iter()
+                .map(|answer| self.0.verdict(answer))
+                .collect(),
             Err(fault) => vec![(fault, None); group.len()],
         };
         let n = group.len();
         let share = |i: usize| fuel / n as u64 + u64::from((i as u64) < fuel % n as u64);
-        let judged = |(i, (outcome, reason))| Judged { outcome, reason, fuel: share(i), took: took / n as u32 };
+        let judged = |(i, (outcome, reason))| Judged {
+            outcome,
+            reason,
+            fuel: share(i),
+            took: took / n as u32,
+        };
         Ok(verdicts.into_iter().enumerate().map(judged).collect())
     }
 
-    /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict, nothing is asked then.
+    /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict,
+    /// nothing is asked then.
     pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
         let given = to_guest(completion);
         let allowed = Allowance::of_one(&self.0.limits, completion).with_quotes_of(completion);
@@ -213,27 +257,58 @@ impl LoadedReward {
         Ok(match answer {
             Ok(None) => return Err(self.0.other_world("with questions to a model")),
             Ok(Some(asks)) if asks.len() > limits::ASKS_MAX => {
-                let outcome = trap(format!("{} questions about one completion, at most {}", asks.len(), limits::ASKS_MAX));
-                Err(Judged { outcome, reason: None, fuel, took })
+                let outcome = trap(format!(
+                    "{} questions about one completion, at most {}",
+                    asks.len(),
+                    limits::ASKS_MAX
+                ));
+                Err(Judged {
+                    outcome,
+                    reason: None,
+                    fuel,
+                    took,
+                })
             }
             Ok(Some(asks)) => {
-                let ask = |ask: guest::Ask| Ask { model: ask.model, prompt: ask.prompt, max_tokens: ask.max_tokens };
+                let ask = |ask: guest::Ask| Ask {
+                    model: ask.model,
+                    prompt: ask.prompt,
+                    max_tokens: ask.max_tokens,
+                };
                 Ok(asks.into_iter().map(ask).collect())
             }
-            Err(outcome) => Err(Judged { outcome, reason: None, fuel, took }),
+            Err(outcome) => Err(Judged {
+                outcome,
+                reason: None,
+                fuel,
+                took,
+            }),
         })
     }
 
-    /// Second phase of a judged reward: an answer, or why there is none, for each ask of [`LoadedReward::plan`]. Its fuel is its own.
-    pub fn conclude(&self, completion: &Completion, answers: &[Result<String, String>]) -> Result<Judged, ScoreError> {
+    /// Second phase of a judged reward: an answer, or why there is none, for each ask of
+    /// [`LoadedReward::plan`]. Its fuel is its own.
+    pub fn conclude(
+        &self,
+        completion: &Completion,
+        answers: &[Result<String, String>],
+    ) -> Result<Judged, ScoreError> {
         let given = to_guest(completion);
-        let bytes = answers.iter().map(|answer| answer.as_ref().unwrap_or_else(|why| why).len()).sum();
-        let allowed = Allowance::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
+        let bytes = answers
+            .iter()
+            .map(|answer| answer.as_ref().unwrap_or_else(|why| why).len())
+            .sum();
+        let allowed =
+            Allowance::of_one(&self.0.limits, completion).with_input(&self.0.limits, bytes);
         let ran = self.0.run(allowed, |instance, store| match instance {
             Instance::Judged(instance) => instance.call_conclude(store, &given, answers).map(Some),
             _ => Ok(None),
         })?;
-        ran.judged(|answer| Ok(self.0.verdict(answer.ok_or_else(|| self.0.other_world("with answers of a model"))?)))
+        ran.judged(|answer| {
+            Ok(self
+                .0
+                .verdict(answer.ok_or_else(|| self.0.other_world("with answers of a model"))?))
+        })
     }
 }
 
@@ -253,12 +328,20 @@ struct Ran<T> {
 }
 
 impl<T> Ran<T> {
-    fn judged(self, verdict: impl FnOnce(T) -> Result<(Outcome, Option<String>), ScoreError>) -> Result<Judged, ScoreError> {
+    fn judged(
+        self,
+        verdict: impl FnOnce(T) -> Result<(Outcome, Option<String>), ScoreError>,
+    ) -> Result<Judged, ScoreError> {
         let (outcome, reason) = match self.answer {
             Ok(answer) => verdict(answer)?,
             Err(fault) => (fault, None),
         };
-        Ok(Judged { outcome, reason, fuel: self.fuel, took: self.took })
+        Ok(Judged {
+            outcome,
+            reason,
+            fuel: self.fuel,
+            took: self.took,
+        })
     }
 }
 
@@ -281,24 +364,41 @@ impl Loaded {
         }
     }
 
-    /// Calls a fresh instance that is configured, within what is allowed; once more with a longer wait when the backstop was hit.
+    /// Calls a fresh instance that is configured, within what is allowed; once more with a longer
+    /// wait when the backstop was hit.
     fn run<T>(
         &self,
         allowed: Allowance,
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<Ran<T>, ScoreError> {
-        let allowed = if self.purpose == Purpose::Loading { allowed.for_loading() } else { allowed };
-        let turn = self.engine.turn(self.purpose, self.limits.interpreted, &self.abandoned).ok_or(ScoreError::Abandoned)?;
+        let allowed = if self.purpose == Purpose::Loading {
+            allowed.for_loading()
+        } else {
+            allowed
+        };
+        let turn = self
+            .engine
+            .turn(self.purpose, self.limits.interpreted, &self.abandoned)
+            .ok_or(ScoreError::Abandoned)?;
         let start = self.clock.now();
         let mut ran = self.attempt(allowed, &call)?;
         if matches!(ran.0, Err(Outcome::OutOfTime)) && self.purpose == Purpose::Judging {
             let (wall, id) = (allowed.wall, allowed.first_id);
-            tracing::warn!(plugin = self.info.name, id, ?wall, "reward hit the wall-clock backstop: trying once more");
+            tracing::warn!(
+                plugin = self.info.name,
+                id,
+                ?wall,
+                "reward hit the wall-clock backstop: trying once more"
+            );
             ran = self.attempt(allowed.with_longer_wall(), &call)?;
         }
         let took = self.clock.now().saturating_sub(start);
         drop(turn);
-        Ok(Ran { answer: ran.0, fuel: ran.1, took })
+        Ok(Ran {
+            answer: ran.0,
+            fuel: ran.1,
+            took,
+        })
     }
 
     fn attempt<T>(
@@ -307,12 +407,16 @@ impl Loaded {
         call: impl Fn(&Instance, &mut Store<Memory>) -> wasmtime::Result<T>,
     ) -> Result<(Result<T, Outcome>, u64), ScoreError> {
         let abandoned = (self.purpose == Purpose::Loading).then_some(&self.abandoned);
-        let mut store = store(&self.engine, allowed, abandoned).map_err(|e| ScoreError::Host(e.to_string()))?;
+        let mut store =
+            store(&self.engine, allowed, abandoned).map_err(|e| ScoreError::Host(e.to_string()))?;
         let answer = engine::on_deep_stack(|| {
             let instance = self.linked.instantiate(&mut store)?;
             match instance.configure(&mut store, &self.config)? {
                 Ok(()) => call(&instance, &mut store).map(Ok),
-                Err(why) => Ok(Err(trap(format!("the plugin reports: configuration refused: {}", cut(why))))),
+                Err(why) => Ok(Err(trap(format!(
+                    "the plugin reports: configuration refused: {}",
+                    cut(why)
+                )))),
             }
         });
         let used = allowed.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
@@ -325,21 +429,46 @@ impl Loaded {
     fn verdict(&self, answer: Result<guest::Score, guest::Error>) -> (Outcome, Option<String>) {
         match answer {
             Ok(score) => judge(&self.info, score),
-            Err(guest::Error::Unscorable(reason)) => (Outcome::Abstain { reason: cut(reason) }, None),
-            Err(guest::Error::Internal(reason)) => (trap(format!("the plugin reports: {}", cut(reason))), None),
+            Err(guest::Error::Unscorable(reason)) => (
+                Outcome::Abstain {
+                    reason: cut(reason),
+                },
+                None,
+            ),
+            Err(guest::Error::Internal(reason)) => {
+                (trap(format!("the plugin reports: {}", cut(reason))), None)
+            }
         }
     }
 
     fn other_world(&self, what: &'static str) -> ScoreError {
-        ScoreError::World { plugin: self.info.name.clone(), world: self.linked.world(), what }
+        ScoreError::World {
+            plugin: self.info.name.clone(),
+            world: self.linked.world(),
+            what,
+        }
     }
 
     fn try_config(&self) -> Result<(), RewardError> {
-        let refused = |why| RewardError::Config { path: self.path.clone(), config: self.config.clone(), why };
-        let allowed = Allowance::of(&self.limits, &[]).with_input(&self.limits, self.config.len()).for_loading();
-        let _turn = self.engine.turn(Purpose::Loading, self.limits.interpreted, &self.abandoned).ok_or(RewardError::Abandoned)?;
-        let mut store = store(&self.engine, allowed, Some(&self.abandoned)).map_err(|e| refused(e.to_string()))?;
-        let accepted = engine::on_deep_stack(|| self.linked.instantiate(&mut store)?.configure(&mut store, &self.config));
+        let refused = |why| RewardError::Config {
+            path: self.path.clone(),
+            config: self.config.clone(),
+            why,
+        };
+        let allowed = Allowance::of(&self.limits, &[])
+            .with_input(&self.limits, self.config.len())
+            .for_loading();
+        let _turn = self
+            .engine
+            .turn(Purpose::Loading, self.limits.interpreted, &self.abandoned)
+            .ok_or(RewardError::Abandoned)?;
+        let mut store = store(&self.engine, allowed, Some(&self.abandoned))
+            .map_err(|e| refused(e.to_string()))?;
+        let accepted = engine::on_deep_stack(|| {
+            self.linked
+                .instantiate(&mut store)?
+                .configure(&mut store, &self.config)
+        });
         match accepted {
             Ok(answer) => answer.map_err(|why| refused(cut(why))),
             Err(_) if self.abandoned.is_set() => Err(RewardError::Abandoned),
@@ -366,10 +495,17 @@ impl Allowance {
         Allowance::of(limits, std::slice::from_ref(completion))
     }
 
-    /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand in. A call without any counts as one.
+    /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand
+    /// in. A call without any counts as one.
     fn of(limits: &Budget, completions: &[Completion]) -> Allowance {
-        let fuel = completions.iter().fold(0u64, |fuel, completion| fuel.saturating_add(limits.fuel_for(input_bytes(completion))));
-        let fuel = if completions.is_empty() { limits.fuel_for(0) } else { fuel };
+        let fuel = completions.iter().fold(0u64, |fuel, completion| {
+            fuel.saturating_add(limits.fuel_for(input_bytes(completion)))
+        });
+        let fuel = if completions.is_empty() {
+            limits.fuel_for(0)
+        } else {
+            fuel
+        };
         let others = completions.get(1..).unwrap_or_default();
         Allowance {
             interpreted: limits.interpreted,
@@ -384,29 +520,48 @@ impl Allowance {
     /// For input besides the completions.
     fn with_input(self, limits: &Budget, bytes: usize) -> Allowance {
         let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
-        Allowance { fuel, wall: limits.wall_for(fuel), ..self }
+        Allowance {
+            fuel,
+            wall: limits.wall_for(fuel),
+            ..self
+        }
     }
 
     /// For questions, which hand the completion on.
     fn with_quotes_of(self, completion: &Completion) -> Allowance {
         let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
-        Allowance { hostcall_bytes: self.hostcall_bytes.saturating_add(quotes), ..self }
+        Allowance {
+            hostcall_bytes: self.hostcall_bytes.saturating_add(quotes),
+            ..self
+        }
     }
 
     /// Of a plugin that judges nothing yet: what its job allows, up to the limits of loading.
     fn for_loading(self) -> Allowance {
-        let fuel_max = if self.interpreted { limits::INTERPRETED_LOAD_FUEL_MAX } else { limits::LOAD_FUEL_MAX };
+        let fuel_max = if self.interpreted {
+            limits::INTERPRETED_LOAD_FUEL_MAX
+        } else {
+            limits::LOAD_FUEL_MAX
+        };
         let wall_max = Duration::from_millis(limits::LOAD_WALL_MS_MAX);
-        Allowance { fuel: self.fuel.min(fuel_max), wall: self.wall.min(wall_max), ..self }
+        Allowance {
+            fuel: self.fuel.min(fuel_max),
+            wall: self.wall.min(wall_max),
+            ..self
+        }
     }
 
     fn with_longer_wall(self) -> Allowance {
-        Allowance { wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32), ..self }
+        Allowance {
+            wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32),
+            ..self
+        }
     }
 }
 
 fn input_bytes(completion: &Completion) -> usize {
-    let optional = [&completion.reference, &completion.meta].map(|text| text.as_ref().map_or(0, String::len));
+    let optional =
+        [&completion.reference, &completion.meta].map(|text| text.as_ref().map_or(0, String::len));
     completion.prompt.len() + completion.text.len() + optional.iter().sum::<usize>()
 }
 
@@ -414,10 +569,21 @@ fn config_hash(json: &str) -> String {
     cache::hex(&Sha256::digest(json.as_bytes()))
 }
 
-fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path, abandoned: &Abandoned) -> Result<Info, RewardError> {
-    let failed = |why: String| RewardError::Describe { path: path.into(), why };
+fn describe(
+    engine: &Engine,
+    linked: &Linked,
+    limits: &Budget,
+    path: &Path,
+    abandoned: &Abandoned,
+) -> Result<Info, RewardError> {
+    let failed = |why: String| RewardError::Describe {
+        path: path.into(),
+        why,
+    };
     let allowed = Allowance::of(limits, &[]).for_loading();
-    let _turn = engine.turn(Purpose::Loading, limits.interpreted, abandoned).ok_or(RewardError::Abandoned)?;
+    let _turn = engine
+        .turn(Purpose::Loading, limits.interpreted, abandoned)
+        .ok_or(RewardError::Abandoned)?;
     let mut store = store(engine, allowed, Some(abandoned)).map_err(|e| failed(e.to_string()))?;
     let info = engine::on_deep_stack(|| linked.instantiate(&mut store)?.describe(&mut store));
     let info = match info {
@@ -438,16 +604,37 @@ fn describe(engine: &Engine, linked: &Linked, limits: &Budget, path: &Path, aban
         )));
     }
     // Names become metrics, columns and words of the log.
-    let long = [&info.name, &info.version].into_iter().chain(&info.parts).find(|name| name.len() > limits::NAME_BYTES_MAX);
+    let long = [&info.name, &info.version]
+        .into_iter()
+        .chain(&info.parts)
+        .find(|name| name.len() > limits::NAME_BYTES_MAX);
     if let Some(long) = long {
-        return Err(failed(format!("`{}` is longer than the {} bytes of a name", shown::quote(long), limits::NAME_BYTES_MAX)));
+        return Err(failed(format!(
+            "`{}` is longer than the {} bytes of a name",
+            shown::quote(long),
+            limits::NAME_BYTES_MAX
+        )));
     }
-    Ok(Info { name: info.name, version: info.version, min: info.min, max: info.max, parts: info.parts })
+    Ok(Info {
+        name: info.name,
+        version: info.version,
+        min: info.min,
+        max: info.max,
+        parts: info.parts,
+    })
 }
 
 /// A store for one call; with `abandoned` the call ends when that is set.
-fn store(engine: &Engine, allowed: Allowance, abandoned: Option<&Abandoned>) -> wasmtime::Result<Store<Memory>> {
-    let memory = Memory { left: allowed.memory_bytes, limit: allowed.memory_bytes, refused: false };
+fn store(
+    engine: &Engine,
+    allowed: Allowance,
+    abandoned: Option<&Abandoned>,
+) -> wasmtime::Result<Store<Memory>> {
+    let memory = Memory {
+        left: allowed.memory_bytes,
+        limit: allowed.memory_bytes,
+        refused: false,
+    };
     let mut store = Store::try_new(engine.wasm(allowed.interpreted), memory)?;
     store.limiter(|memory| memory);
     store.set_fuel(allowed.fuel)?;
@@ -461,7 +648,11 @@ fn store(engine: &Engine, allowed: Allowance, abandoned: Option<&Abandoned>) -> 
             store.set_epoch_deadline(1);
             store.epoch_deadline_callback(move |_| {
                 left = left.saturating_sub(1);
-                Ok(if left == 0 || abandoned.is_set() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+                Ok(if left == 0 || abandoned.is_set() {
+                    UpdateDeadline::Interrupt
+                } else {
+                    UpdateDeadline::Continue(1)
+                })
             });
         }
     }
@@ -485,15 +676,29 @@ fn to_guest(completion: &Completion) -> guest::Completion {
 
 /// A score counts only when it keeps what the plugin declared.
 fn judge(info: &Info, score: guest::Score) -> (Outcome, Option<String>) {
-    let guest::Score { value, parts, reason } = score;
+    let guest::Score {
+        value,
+        parts,
+        reason,
+    } = score;
     let broken = if !value.is_finite() {
         Some(format!("the score is {value}"))
     } else if value < info.min || value > info.max {
-        Some(format!("the score {value} is outside {} to {}", info.min, info.max))
+        Some(format!(
+            "the score {value} is outside {} to {}",
+            info.min, info.max
+        ))
     } else if parts.len() != info.parts.len() {
-        Some(format!("{} parts, {} declared", parts.len(), info.parts.len()))
+        Some(format!(
+            "{} parts, {} declared",
+            parts.len(),
+            info.parts.len()
+        ))
     } else {
-        parts.iter().find(|part| !part.is_finite()).map(|part| format!("a part is {part}"))
+        parts
+            .iter()
+            .find(|part| !part.is_finite())
+            .map(|part| format!("a part is {part}"))
     };
     match broken {
         Some(reason) => (trap(reason), None),
@@ -521,7 +726,9 @@ fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError
 fn load_fault(error: &wasmtime::Error, memory: &Memory, allowed: Allowance) -> String {
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => format!("out of fuel: the limit is {}", allowed.fuel),
-        Some(Trap::Interrupt) => format!("out of time: the limit is {} ms", allowed.wall.as_millis()),
+        Some(Trap::Interrupt) => {
+            format!("out of time: the limit is {} ms", allowed.wall.as_millis())
+        }
         _ => fault_text(error, memory),
     }
 }
@@ -541,7 +748,10 @@ fn fault_text(error: &wasmtime::Error, memory: &Memory) -> String {
 
 fn cut(mut text: String) -> String {
     if text.len() > limits::REASON_BYTES_MAX {
-        let end = (0..=limits::REASON_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        let end = (0..=limits::REASON_BYTES_MAX)
+            .rev()
+            .find(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }
@@ -556,7 +766,12 @@ pub(crate) struct Memory {
 }
 
 impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let wanted = desired.saturating_sub(current);
         match self.left.checked_sub(wanted) {
             Some(left) => self.left = left,
@@ -565,7 +780,12 @@ impl ResourceLimiter for Memory {
         Ok(!self.refused)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= limits::TABLE_ELEMENTS_MAX)
     }
 

@@ -1,9 +1,10 @@
 //! Rewards: WASM components that judge completions, sandboxed, metered and deterministic.
 //!
-//! A reward cannot hang, crash, slow or read the daemon. It is a component of package `r1d:reward@1.0.0`
-//! (`reward-sdk/wit/reward.wit`) that imports nothing; every completion gets a fresh instance with limits of its own ([`Limits`]),
-//! and ends in exactly one [`r1d_proto::verdict::Outcome`] (`RWD-2`) that depends on the component, its configuration and the
-//! completion alone (`RWD-1`). Fuel decides, not time, so a verdict replays.
+//! A reward cannot hang, crash, slow or read the daemon. It is a component of package
+//! `r1d:reward@1.0.0` (`reward-sdk/wit/reward.wit`) that imports nothing; every completion gets a
+//! fresh instance with limits of its own ([`Limits`]), and ends in exactly one
+//! [`r1d_proto::verdict::Outcome`] (`RWD-2`) that depends on the component, its configuration and
+//! the completion alone (`RWD-1`). Fuel decides, not time, so a verdict replays.
 //!
 //! ```text
 //! RewardSpec ─▶ Rewards::load ─▶ find · pin · compile (child process) or code cache · check imports and world · describe · configure
@@ -91,7 +92,12 @@ pub struct RewardSpec {
 impl RewardSpec {
     /// The plugin of this name, with every setting at its default.
     pub fn named(name: &str) -> RewardSpec {
-        RewardSpec { plugin: Plugin::Named(name.into()), sha256: None, config_json: "{}".into(), limits: Limits::default() }
+        RewardSpec {
+            plugin: Plugin::Named(name.into()),
+            sha256: None,
+            config_json: "{}".into(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -113,12 +119,25 @@ pub struct Rewards {
 
 impl Rewards {
     pub fn open(options: Options) -> Result<Rewards, RewardError> {
-        let Options { plugin_dirs, cache_dir, threads, compiler, clock } = options;
+        let Options {
+            plugin_dirs,
+            cache_dir,
+            threads,
+            compiler,
+            clock,
+        } = options;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if threads == 0 { (cores / 2).max(1) } else { threads };
-        let judging = u32::try_from(threads).map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
+        let threads = if threads == 0 {
+            (cores / 2).max(1)
+        } else {
+            threads
+        };
+        let judging = u32::try_from(threads)
+            .map_err(|_| RewardError::Engine(format!("{threads} reward threads are too many")))?;
         let engine = Arc::new(Engine::open(judging)?);
-        let cache = cache_dir.map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false)))).transpose()?;
+        let cache = cache_dir
+            .map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false))))
+            .transpose()?;
         Ok(Rewards {
             plugin_dirs,
             engine,
@@ -134,37 +153,54 @@ impl Rewards {
         })
     }
 
-    /// The same, for somebody who may leave: what is loaded for him ends soon after `abandoned` is set.
+    /// The same, for somebody who may leave: what is loaded for him ends soon after `abandoned` is
+    /// set.
     pub fn until(&self, abandoned: Abandoned) -> Rewards {
-        Rewards { abandoned, ..self.clone() }
+        Rewards {
+            abandoned,
+            ..self.clone()
+        }
     }
 
-    /// From now on a plugin must bear a signature of one of these keys. None: signatures are not asked for.
+    /// From now on a plugin must bear a signature of one of these keys. None: signatures are not
+    /// asked for.
     pub fn trusting(self, keys: Vec<PublicKey>) -> Rewards {
-        Rewards { trusted: keys, ..self }
+        Rewards {
+            trusted: keys,
+            ..self
+        }
     }
 
-    /// Components that were [kept](Rewards::keep) in this directory are found there by their pin, whatever became of the files they came
-    /// from.
+    /// Components that were [kept](Rewards::keep) in this directory are found there by their pin,
+    /// whatever became of the files they came from.
     pub fn storing(self, dir: PathBuf) -> Rewards {
-        Rewards { store: Some(dir), ..self }
+        Rewards {
+            store: Some(dir),
+            ..self
+        }
     }
 
-    /// Keeps a copy of the component, and of its signatures, under its hash. Nothing happens without [`Rewards::storing`], or when it is
-    /// kept already.
+    /// Keeps a copy of the component, and of its signatures, under its hash. Nothing happens
+    /// without [`Rewards::storing`], or when it is kept already.
     pub fn keep(&self, reward: &LoadedReward) -> Result<(), RewardError> {
-        let Some(kept) = self.kept(reward.module_sha256()) else { return Ok(()) };
+        let Some(kept) = self.kept(reward.module_sha256()) else {
+            return Ok(());
+        };
         if kept == reward.path() {
             return Ok(());
         }
         // The file may have changed since it was loaded.
-        PluginFile::read(reward.path())?.pinned(reward.module_sha256())?.keep(&kept)
+        PluginFile::read(reward.path())?
+            .pinned(reward.module_sha256())?
+            .keep(&kept)
     }
 
-    /// Removes the kept components, with their signatures and what a crash left of either, whose hashes nobody names any more; how many
-    /// files. Other files stay.
+    /// Removes the kept components, with their signatures and what a crash left of either, whose
+    /// hashes nobody names any more; how many files. Other files stay.
     pub fn prune(&self, named: &BTreeSet<String>) -> std::io::Result<usize> {
-        let Some(store) = &self.store else { return Ok(0) };
+        let Some(store) = &self.store else {
+            return Ok(0);
+        };
         let entries = match std::fs::read_dir(store) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
             entries => entries?,
@@ -173,7 +209,10 @@ impl Rewards {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let hash = name.to_str().and_then(|name| name.split_once('.')).map(|(hash, _)| hash);
+            let hash = name
+                .to_str()
+                .and_then(|name| name.split_once('.'))
+                .map(|(hash, _)| hash);
             if hash.is_some_and(|hash| is_hash(hash) && !named.contains(hash)) {
                 std::fs::remove_file(entry.path())?;
                 removed += 1;
@@ -182,45 +221,73 @@ impl Rewards {
         Ok(removed)
     }
 
-    /// The plugin's file: the copy that is kept under its pin, or the one that the job names. A copy
-    /// that is damaged is made anew from that one, where it has the pinned bytes.
+    /// The plugin's file: the copy that is kept under its pin, or the one that the job names. A
+    /// copy that is damaged is made anew from that one, where it has the pinned bytes.
     fn file(&self, spec: &RewardSpec) -> Result<PluginFile, RewardError> {
         let named = || PluginFile::read(&self.find(&spec.plugin)?);
-        let Some(pinned) = &spec.sha256 else { return named() };
-        let Some(kept) = self.kept(pinned).filter(|path| path.is_file()) else { return named()?.pinned(pinned) };
+        let Some(pinned) = &spec.sha256 else {
+            return named();
+        };
+        let Some(kept) = self.kept(pinned).filter(|path| path.is_file()) else {
+            return named()?.pinned(pinned);
+        };
         let copy = PluginFile::read(&kept).and_then(|copy| copy.pinned(pinned));
         let Err(damage) = copy else { return copy };
         match named().and_then(|named| named.pinned(pinned)) {
             Ok(named) => {
                 let (kept_at, from) = (kept.display(), named.path.display());
-                tracing::warn!("{kept_at}, the daemon's copy of a plugin, is damaged: it is made anew from {from}");
+                tracing::warn!(
+                    "{kept_at}, the daemon's copy of a plugin, is damaged: it is made anew from \
+                     {from}"
+                );
                 if let Err(error) = named.keep(&kept) {
                     tracing::warn!("{error}");
                 }
                 Ok(named)
             }
-            Err(named) => Err(RewardError::Damaged { kept, damage: damage.fault(), pinned: pinned.clone(), named: named.fault() }),
+            Err(named) => Err(RewardError::Damaged {
+                kept,
+                damage: damage.fault(),
+                pinned: pinned.clone(),
+                named: named.fault(),
+            }),
         }
     }
 
     /// Where a component of this hash is kept; the file need not be there.
     fn kept(&self, sha256: &str) -> Option<PathBuf> {
-        is_hash(sha256).then_some(self.store.as_ref()?.join(format!("{}.wasm", sha256.to_ascii_lowercase())))
+        is_hash(sha256).then_some(
+            self.store
+                .as_ref()?
+                .join(format!("{}.wasm", sha256.to_ascii_lowercase())),
+        )
     }
 
-    /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks: milliseconds for a small plugin from
-    /// the cache, seconds for an interpreter that must be compiled.
+    /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks:
+    /// milliseconds for a small plugin from the cache, seconds for an interpreter that must be
+    /// compiled.
     pub fn load(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         self.unconfigured(spec)?.with_config(&spec.config_json)
     }
 
-    /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and for golden cases, which bring their own.
+    /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and
+    /// for golden cases, which bring their own.
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
-        let PluginFile { path, bytes, sha256 } = self.file(spec)?;
+        let PluginFile {
+            path,
+            bytes,
+            sha256,
+        } = self.file(spec)?;
         let module_sha256 = cache::hex(&sha256);
         // Golden cases are no code.
-        let limits = spec.limits.budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
-        if !self.trusted.is_empty() && !signature::signers(&path, &sha256).iter().any(|key| self.trusted.contains(key)) {
+        let limits = spec
+            .limits
+            .budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
+        if !self.trusted.is_empty()
+            && !signature::signers(&path, &sha256)
+                .iter()
+                .any(|key| self.trusted.contains(key))
+        {
             return Err(RewardError::Unsigned { path });
         }
         match component::kind(&bytes) {
@@ -229,11 +296,25 @@ impl Rewards {
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
         let make = || self.component(&path, &bytes, &sha256, limits.interpreted);
-        let component = self.components.get((sha256, limits.interpreted), &self.abandoned, make)?;
+        let component = self
+            .components
+            .get((sha256, limits.interpreted), &self.abandoned, make)?;
         let world = component::check(&component, &path)?;
         let (config, abandoned) = (spec.config_json.clone(), self.abandoned.clone());
-        let setting = Setting { abandoned, path, config, limits, module_sha256 };
-        LoadedReward::new(self.engine.clone(), self.clock.clone(), component, world, setting)
+        let setting = Setting {
+            abandoned,
+            path,
+            config,
+            limits,
+            module_sha256,
+        };
+        LoadedReward::new(
+            self.engine.clone(),
+            self.clock.clone(),
+            component,
+            world,
+            setting,
+        )
     }
 
     pub fn pool(&self) -> &Pool {
@@ -242,10 +323,19 @@ impl Rewards {
 
     /// Names of the plugins in the plugin directories, sorted.
     pub fn names(&self) -> Vec<String> {
-        let entries =
-            self.plugin_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(|entry| entry.ok());
-        let paths = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-        let mut names: Vec<String> = paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
+        let entries = self
+            .plugin_dirs
+            .iter()
+            .filter_map(|dir| std::fs::read_dir(dir).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok());
+        let paths = entries.map(|entry| entry.path()).filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "wasm")
+        });
+        let mut names: Vec<String> = paths
+            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+            .collect();
         names.sort();
         names.dedup();
         names
@@ -258,27 +348,58 @@ impl Rewards {
             Plugin::Named(name) => name,
         };
         // A name is one path component: it cannot climb out of the plugin directories.
-        let plain = Path::new(name).file_name().is_some_and(|last| last == name.as_str());
-        let found = self.plugin_dirs.iter().map(|dir| dir.join(format!("{name}.wasm"))).find(|path| plain && path.is_file());
-        let listed = |names: Vec<String>| if names.is_empty() { "none".into() } else { names.join(", ") };
+        let plain = Path::new(name)
+            .file_name()
+            .is_some_and(|last| last == name.as_str());
+        let found = self
+            .plugin_dirs
+            .iter()
+            .map(|dir| dir.join(format!("{name}.wasm")))
+            .find(|path| plain && path.is_file());
+        let listed = |names: Vec<String>| {
+            if names.is_empty() {
+                "none".into()
+            } else {
+                names.join(", ")
+            }
+        };
         found.ok_or_else(|| RewardError::NotFound {
             name: name.clone(),
-            dirs: listed(self.plugin_dirs.iter().map(|dir| dir.display().to_string()).collect()),
+            dirs: listed(
+                self.plugin_dirs
+                    .iter()
+                    .map(|dir| dir.display().to_string())
+                    .collect(),
+            ),
             known: listed(self.names()),
         })
     }
 
-    fn component(&self, path: &Path, bytes: &[u8], sha256: &[u8; 32], interpreted: bool) -> Result<Component, RewardError> {
+    fn component(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        sha256: &[u8; 32],
+        interpreted: bool,
+    ) -> Result<Component, RewardError> {
         let engine = self.engine.wasm(interpreted);
         if let Some(cached) = self.cache.as_ref().and_then(|cache| cache.load(sha256))
             && let Ok(component) = deserialize(engine, &cached)
         {
             return Ok(component);
         }
-        let refused = |why| RewardError::Compile { path: path.into(), why };
+        let refused = |why| RewardError::Compile {
+            path: path.into(),
+            why,
+        };
         let code = {
-            let _turn = self.compiling.enter_unless(&self.abandoned).ok_or(RewardError::Abandoned)?;
-            self.compiler.compile(bytes, &self.abandoned).map_err(|why| why.map_or(RewardError::Abandoned, refused))?
+            let _turn = self
+                .compiling
+                .enter_unless(&self.abandoned)
+                .ok_or(RewardError::Abandoned)?;
+            self.compiler
+                .compile(bytes, &self.abandoned)
+                .map_err(|why| why.map_or(RewardError::Abandoned, refused))?
         };
         let component = deserialize(engine, &code).map_err(refused)?;
         if let Some(cache) = &self.cache {
@@ -289,8 +410,8 @@ impl Rewards {
 }
 
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, String> {
-    // SAFETY: the code comes from our own compiler, either just now over a private socket or from a file whose MAC only this
-    // daemon could have made.
+    // SAFETY: the code comes from our own compiler, either just now over a private socket or from a
+    // file whose MAC only this daemon could have made.
     unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
 }
 
@@ -305,7 +426,11 @@ impl PluginFile {
     fn read(path: &Path) -> Result<PluginFile, RewardError> {
         let bytes = component::read(path)?;
         let sha256 = Sha256::digest(&bytes).into();
-        Ok(PluginFile { path: path.into(), bytes, sha256 })
+        Ok(PluginFile {
+            path: path.into(),
+            bytes,
+            sha256,
+        })
     }
 
     /// The file, where it has this hash.
@@ -316,8 +441,14 @@ impl PluginFile {
 
     /// Writes a copy, and of the signatures beside the file.
     fn keep(&self, kept: &Path) -> Result<(), RewardError> {
-        let failed = |cause| RewardError::Keep { path: self.path.clone(), kept: kept.into(), cause };
-        let write = |path: &Path, bytes: &[u8]| replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed);
+        let failed = |cause| RewardError::Keep {
+            path: self.path.clone(),
+            kept: kept.into(),
+            cause,
+        };
+        let write = |path: &Path, bytes: &[u8]| {
+            replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed)
+        };
         if let Some(dir) = kept.parent() {
             r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
         }
@@ -332,10 +463,17 @@ impl PluginFile {
 
 fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> {
     if pinned.len() != 64 || !pinned.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(RewardError::BadPin { path: path.into(), pinned: pinned.into() });
+        return Err(RewardError::BadPin {
+            path: path.into(),
+            pinned: pinned.into(),
+        });
     }
     if !pinned.eq_ignore_ascii_case(found) {
-        return Err(RewardError::Pin { path: path.into(), found: found.into(), pinned: pinned.into() });
+        return Err(RewardError::Pin {
+            path: path.into(),
+            found: found.into(),
+            pinned: pinned.into(),
+        });
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! What one completion may cost its judge.
 //!
-//! Fuel is the verdict: it counts executed instructions (bulk memory operations by the byte), so it is the same in every run.
-//! The wall-clock backstop only guards against what fuel does not see; it is far above what the fuel takes.
+//! Fuel is the verdict: it counts executed instructions (bulk memory operations by the byte), so it
+//! is the same in every run. The wall-clock backstop only guards against what fuel does not see; it
+//! is far above what the fuel takes.
 
 use crate::error::RewardError;
 use std::time::Duration;
@@ -14,13 +15,16 @@ pub const MEMORY_MB_DEFAULT: u32 = 64;
 pub const INTERPRETED_MEMORY_MB_DEFAULT: u32 = MEMORY_MB_MAX;
 /// Also the address space that the pool keeps per memory.
 pub const MEMORY_MB_MAX: u32 = 512;
-/// A component from this size on has an interpreter inside: QuickJS makes 1.63 MB, CPython 18 MB; the largest of the plugins in Rust, `accuracy`, has 1.36 MB without its cases, which do not count.
+/// A component from this size on has an interpreter inside: QuickJS makes 1.63 MB, CPython 18 MB;
+/// the largest of the plugins in Rust, `accuracy`, has 1.36 MB without its cases, which do not
+/// count.
 pub const INTERPRETED_BYTES_MIN: usize = 3 << 19;
 /// 16 KiB, and 1 KiB for the completion.
 pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 /// More of them for each further completion of a group.
 pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
-/// A judged reward's questions may quote the completion, its prompt and its row so often altogether.
+/// A judged reward's questions may quote the completion, its prompt and its row so often
+/// altogether.
 pub const HOSTCALL_QUOTES_MAX: usize = 4;
 /// Of a judged reward about one completion.
 pub const ASKS_MAX: usize = 64;
@@ -30,18 +34,21 @@ pub const PARTS_MAX: usize = 64;
 /// Of a plugin's name, its version, and the name of a part.
 pub const NAME_BYTES_MAX: usize = 256;
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3 memories.
+/// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3
+/// memories.
 pub const CORE_INSTANCES_MAX: usize = 64;
 pub const TABLES_MAX: usize = 64;
 pub const MEMORIES_MAX: usize = 4;
 /// The epoch's tick: how finely the backstop measures.
 pub const TICK_MS: u64 = 10;
-/// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a desktop core.
+/// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a
+/// desktop core.
 const FUEL_PER_MS_MIN: u64 = 20_000;
 const WALL_MS_MIN: u64 = 2_000;
 const WALL_MS_MAX: u64 = 3_600_000;
-/// What a plugin may take to describe itself, to accept its configuration, and for each of the cases that are tried before it is taken, whatever its
-/// job allows it for judging: ten times the default fuel of one completion, and twice for a plugin with an interpreter.
+/// What a plugin may take to describe itself, to accept its configuration, and for each of the
+/// cases that are tried before it is taken, whatever its job allows it for judging: ten times the
+/// default fuel of one completion, and twice for a plugin with an interpreter.
 pub const LOAD_FUEL_MAX: u64 = 10 * FUEL_DEFAULT;
 pub const INTERPRETED_LOAD_FUEL_MAX: u64 = 2 * INTERPRETED_FUEL_FACTOR * FUEL_DEFAULT;
 pub const LOAD_WALL_MS_MAX: u64 = 60_000;
@@ -53,31 +60,49 @@ pub const WALL_RETRY_FACTOR: u64 = 6;
 /// Per completion, as they are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta; a hundred times that for an interpreted plugin.
+    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta; a hundred
+    /// times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an interpreted plugin. A group's instance gets more by
-    /// the size of its completions.
+    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an
+    /// interpreted plugin. A group's instance gets more by the size of its completions.
     pub memory_mb: Option<u32>,
-    /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow machine.
+    /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow
+    /// machine.
     pub wall_ms: Option<u64>,
-    /// That the guest may hand to the host in one call; `None`: 17 KiB. Without it a string of 8 MiB that a list names 64 times makes the host allocate
-    /// 512 MiB.
+    /// That the guest may hand to the host in one call; `None`: 17 KiB. Without it a string of 8
+    /// MiB that a list names 64 times makes the host allocate 512 MiB.
     pub hostcall_bytes: Option<usize>,
 }
 
 impl Limits {
     /// What holds for a component of this size.
     pub(crate) fn budget(&self, component_bytes: usize) -> Result<Budget, RewardError> {
-        let refuse = |key, value, why: &str| Err(RewardError::Limit { key, value, why: why.into() });
+        let refuse = |key, value, why: &str| {
+            Err(RewardError::Limit {
+                key,
+                value,
+                why: why.into(),
+            })
+        };
         let interpreted = component_bytes >= INTERPRETED_BYTES_MIN;
-        let memory_default = if interpreted { INTERPRETED_MEMORY_MB_DEFAULT } else { MEMORY_MB_DEFAULT };
+        let memory_default = if interpreted {
+            INTERPRETED_MEMORY_MB_DEFAULT
+        } else {
+            MEMORY_MB_DEFAULT
+        };
         let memory_mb = self.memory_mb.unwrap_or(memory_default);
         if !(1..=MEMORY_MB_MAX).contains(&memory_mb) {
-            return refuse("memory_mb", memory_mb.into(), &format!("must be 1 to {MEMORY_MB_MAX}"));
+            return refuse(
+                "memory_mb",
+                memory_mb.into(),
+                &format!("must be 1 to {MEMORY_MB_MAX}"),
+            );
         }
         match self {
             Limits { fuel: Some(0), .. } => refuse("fuel", 0, "nothing runs without fuel"),
-            Limits { wall_ms: Some(0), .. } => refuse("wall_ms", 0, "must be at least 1"),
+            Limits {
+                wall_ms: Some(0), ..
+            } => refuse("wall_ms", 0, "must be at least 1"),
             _ => Ok(Budget {
                 fuel: self.fuel,
                 interpreted,
@@ -102,24 +127,40 @@ pub(crate) struct Budget {
 impl Budget {
     /// The budget for an input of so many bytes.
     pub fn fuel_for(&self, input_bytes: usize) -> u64 {
-        let factor = if self.interpreted { INTERPRETED_FUEL_FACTOR } else { 1 };
-        let compiled = FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64));
+        let factor = if self.interpreted {
+            INTERPRETED_FUEL_FACTOR
+        } else {
+            1
+        };
+        let compiled =
+            FUEL_DEFAULT.saturating_add(FUEL_PER_BYTE_DEFAULT.saturating_mul(input_bytes as u64));
         self.fuel.unwrap_or_else(|| compiled.saturating_mul(factor))
     }
 
     /// More of it for input besides the completion; nothing where the job sets the fuel.
     pub fn fuel_for_more(&self, input_bytes: usize) -> u64 {
-        let factor = if self.interpreted { INTERPRETED_FUEL_FACTOR } else { 1 };
-        self.fuel.map_or((FUEL_PER_BYTE_DEFAULT * factor).saturating_mul(input_bytes as u64), |_| 0)
+        let factor = if self.interpreted {
+            INTERPRETED_FUEL_FACTOR
+        } else {
+            1
+        };
+        self.fuel.map_or(
+            (FUEL_PER_BYTE_DEFAULT * factor).saturating_mul(input_bytes as u64),
+            |_| 0,
+        )
     }
 
     /// With room for more input: twice, as what is handed in is often copied once.
     pub fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
-        self.memory_bytes.saturating_add(more_input_bytes.saturating_mul(2)).min((MEMORY_MB_MAX as usize) << 20)
+        self.memory_bytes
+            .saturating_add(more_input_bytes.saturating_mul(2))
+            .min((MEMORY_MB_MAX as usize) << 20)
     }
 
     pub fn wall_for(&self, fuel: u64) -> Duration {
-        let ms = self.wall_ms.unwrap_or((WALL_MS_MIN + fuel / FUEL_PER_MS_MIN).min(WALL_MS_MAX));
+        let ms = self
+            .wall_ms
+            .unwrap_or((WALL_MS_MIN + fuel / FUEL_PER_MS_MIN).min(WALL_MS_MAX));
         Duration::from_millis(ms)
     }
 }

@@ -13,7 +13,15 @@ use std::collections::BTreeMap;
 
 /// Unknown keys that are told of.
 const UNKNOWN_MAX: usize = 8;
-pub const KEYS: [&str; 7] = ["prompt", "completion", "reference", "tokens", "finish", "group", "meta"];
+pub const KEYS: [&str; 7] = [
+    "prompt",
+    "completion",
+    "reference",
+    "tokens",
+    "finish",
+    "group",
+    "meta",
+];
 
 /// A line as a JSON object.
 pub fn object(line: &str) -> Result<Map<String, Value>, String> {
@@ -23,28 +31,46 @@ pub fn object(line: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// The completion that line `line` holds, in a group of its own where it names none. `unknown` gets what else it holds: the key, and the
-/// line that had it first.
-pub fn member(line: usize, mut object: Map<String, Value>, unknown: &mut BTreeMap<String, usize>) -> Result<Member, String> {
+/// The completion that line `line` holds, in a group of its own where it names none. `unknown` gets
+/// what else it holds: the key, and the line that had it first.
+pub fn member(
+    line: usize,
+    mut object: Map<String, Value>,
+    unknown: &mut BTreeMap<String, usize>,
+) -> Result<Member, String> {
     let prompt = text(&mut object, "prompt")?.ok_or("`prompt` is missing")?;
     let completion = text(&mut object, "completion")?.ok_or("`completion` is missing")?;
     let tokens = match taken(&mut object, "tokens") {
         None => 0,
         Some(value) => {
             let tokens = value.as_u64().and_then(|tokens| u32::try_from(tokens).ok());
-            tokens.ok_or_else(|| format!("`tokens` is {}: write a number of tokens from 0", shown(&value)))?
+            tokens.ok_or_else(|| {
+                format!(
+                    "`tokens` is {}: write a number of tokens from 0",
+                    shown(&value)
+                )
+            })?
         }
     };
     let finish = match text(&mut object, "finish")?.as_deref() {
         None | Some("stop") => FinishReason::Stop,
         Some("length") => FinishReason::Length,
-        Some(other) => return Err(format!("`finish` is {other:?}: write \"stop\" or \"length\"")),
+        Some(other) => {
+            return Err(format!(
+                "`finish` is {other:?}: write \"stop\" or \"length\""
+            ));
+        }
     };
     let group = match taken(&mut object, "group") {
         None => line.to_string(),
         Some(Value::String(group)) => format!("{group:?}"),
         Some(Value::Number(group)) => group.to_string(),
-        Some(other) => return Err(format!("`group` is {}: write a number or a string", kind(&other))),
+        Some(other) => {
+            return Err(format!(
+                "`group` is {}: write a number or a string",
+                kind(&other)
+            ));
+        }
     };
     let meta = match taken(&mut object, "meta") {
         None => None,
@@ -53,10 +79,21 @@ pub fn member(line: usize, mut object: Map<String, Value>, unknown: &mut BTreeMa
     };
     let reference = text(&mut object, "reference")?;
     // What is left: each is warned of once.
-    for (key, _) in object.into_iter().take(UNKNOWN_MAX.saturating_sub(unknown.len())) {
+    for (key, _) in object
+        .into_iter()
+        .take(UNKNOWN_MAX.saturating_sub(unknown.len()))
+    {
         unknown.entry(key).or_insert(line);
     }
-    let completion = Completion { id: line as u64, prompt, text: completion, reference, tokens, finish, meta };
+    let completion = Completion {
+        id: line as u64,
+        prompt,
+        text: completion,
+        reference,
+        tokens,
+        finish,
+        meta,
+    };
     Ok(Member { completion, group })
 }
 
@@ -102,15 +139,28 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let Member { completion, group } = read(r#"{"prompt": "p", "completion": "c", "reference": null}"#).unwrap();
-        assert_eq!((completion.id, completion.tokens, completion.finish, group.as_str()), (7, 0, FinishReason::Stop, "7"));
+        let Member { completion, group } =
+            read(r#"{"prompt": "p", "completion": "c", "reference": null}"#).unwrap();
+        assert_eq!(
+            (
+                completion.id,
+                completion.tokens,
+                completion.finish,
+                group.as_str()
+            ),
+            (7, 0, FinishReason::Stop, "7")
+        );
         assert_eq!((completion.reference, completion.meta), (None, None));
     }
 
     #[test]
     fn a_groups_number_is_not_its_name() {
-        let group =
-            |value: &str| read(&format!(r#"{{"prompt": "", "completion": "", "group": {value}}}"#)).map(|member| member.group);
+        let group = |value: &str| {
+            read(&format!(
+                r#"{{"prompt": "", "completion": "", "group": {value}}}"#
+            ))
+            .map(|member| member.group)
+        };
         assert_ne!(group("1"), group("\"1\""));
         assert!(group("[1]").unwrap_err().contains("a list"));
     }
@@ -122,9 +172,18 @@ mod tests {
             (r#"{"completion": ""}"#, "`prompt`"),
             (r#"{"prompt": ""}"#, "`completion`"),
             (r#"{"prompt": 1, "completion": ""}"#, "`prompt`"),
-            (r#"{"prompt": "", "completion": "", "tokens": -1}"#, "`tokens` is -1"),
-            (r#"{"prompt": "", "completion": "", "finish": "eos"}"#, "`finish`"),
-            (r#"{"prompt": "", "completion": "", "meta": "{}"}"#, "`meta`"),
+            (
+                r#"{"prompt": "", "completion": "", "tokens": -1}"#,
+                "`tokens` is -1",
+            ),
+            (
+                r#"{"prompt": "", "completion": "", "finish": "eos"}"#,
+                "`finish`",
+            ),
+            (
+                r#"{"prompt": "", "completion": "", "meta": "{}"}"#,
+                "`meta`",
+            ),
         ] {
             assert!(read(line).unwrap_err().contains(what), "{line}");
         }

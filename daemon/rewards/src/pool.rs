@@ -1,5 +1,6 @@
-//! The scoring threads. They are OS threads of their own, so judging never delays the control plane; their queues are bounded
-//! (`LIM-1`), and time in them is never part of a completion's time.
+//! The scoring threads. They are OS threads of their own, so judging never delays the control
+//! plane; their queues are bounded (`LIM-1`), and time in them is never part of a completion's
+//! time.
 //!
 //! Each job has a [`Line`], and the threads take from the lines by turns: a job whose rewards are
 //! slow delays another's completions by the calls at work, not by all that it has handed in.
@@ -13,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Completions of one line that wait per thread. A full queue makes [`Pool::score`] wait and [`Pool::try_submit`] refuse.
+/// Completions of one line that wait per thread. A full queue makes [`Pool::score`] wait and
+/// [`Pool::try_submit`] refuse.
 pub const QUEUE_PER_THREAD_MAX: usize = 1_024;
 
 type Judgement<T> = Result<T, ScoreError>;
@@ -109,7 +111,8 @@ impl Calls {
     }
 }
 
-/// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end by themselves.
+/// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end
+/// by themselves.
 pub struct Pool {
     /// The line of those that have none of their own.
     line: Line,
@@ -154,7 +157,10 @@ struct Turns<T> {
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Turns { lines: BTreeMap::new(), order: VecDeque::new() }
+        Turns {
+            lines: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
     }
 }
 
@@ -212,19 +218,33 @@ struct Job {
 impl Pool {
     pub(crate) fn start(threads: usize) -> Result<Pool, RewardError> {
         let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, changed: Condvar::new() });
-        let pool = Pool { line: Line::new(0, shared.clone(), threads), lines: AtomicU64::new(1) };
+        let shared = Arc::new(Shared {
+            queue,
+            changed: Condvar::new(),
+        });
+        let pool = Pool {
+            line: Line::new(0, shared.clone(), threads),
+            lines: AtomicU64::new(1),
+        };
         for i in 0..threads {
             let shared = shared.clone();
-            let thread = std::thread::Builder::new().name(format!("reward-{i}")).stack_size(2 * engine::STACK_BYTES);
-            thread.spawn(move || shared.work()).map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
+            let thread = std::thread::Builder::new()
+                .name(format!("reward-{i}"))
+                .stack_size(2 * engine::STACK_BYTES);
+            thread
+                .spawn(move || shared.work())
+                .map_err(|e| RewardError::Engine(format!("cannot start a thread: {e}")))?;
         }
         Ok(pool)
     }
 
     /// A line of its own, for one job.
     pub fn line(&self) -> Line {
-        Line::new(self.lines.fetch_add(1, Ordering::Relaxed), self.line.shared.clone(), self.line.threads)
+        Line::new(
+            self.lines.fetch_add(1, Ordering::Relaxed),
+            self.line.shared.clone(),
+            self.line.threads,
+        )
     }
 
     /// [`Line::score`] for a caller that has no line of its own.
@@ -244,14 +264,27 @@ impl Pool {
 
     pub fn load(&self) -> Load {
         let queue = self.line.shared.lock();
-        Load { queued: queue.waiting.len(), running: queue.running, threads: self.line.threads }
+        Load {
+            queued: queue.waiting.len(),
+            running: queue.running,
+            threads: self.line.threads,
+        }
     }
 }
 
 impl Line {
     fn new(id: u64, shared: Arc<Shared>, threads: usize) -> Line {
-        let place = Arc::new(Place { id, begun: AtomicU64::new(0), ended: AtomicU64::new(0) });
-        Line { place, shared, room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)), threads }
+        let place = Arc::new(Place {
+            id,
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+        });
+        Line {
+            place,
+            shared,
+            room: Arc::new(Semaphore::new(threads * QUEUE_PER_THREAD_MAX)),
+            threads,
+        }
     }
 
     pub fn calls(&self) -> Calls {
@@ -259,29 +292,52 @@ impl Line {
         let Place { id, begun, ended } = &*self.place;
         let ended = ended.load(Ordering::Relaxed);
         let at_work = begun.load(Ordering::Relaxed) - ended;
-        Calls { waiting: queue.waiting.len_of(*id), at_work: at_work as usize, ended }
+        Calls {
+            waiting: queue.waiting.len_of(*id),
+            at_work: at_work as usize,
+            ended,
+        }
     }
 
-    /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full. Dropping the future takes a
-    /// completion that waits out of the queue's work.
+    /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full.
+    /// Dropping the future takes a completion that waits out of the queue's work.
     pub async fn score(&self, reward: LoadedReward, completion: Completion) -> Judgement<Judged> {
-        let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
+        let room = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ScoreError::Closed)?;
         let (sender, receiver) = oneshot::channel();
         self.push(reward, Task::One(completion, Answer::Waiting(sender)), room);
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
     /// The same for a group, which takes one place in the queue.
-    pub async fn score_group(&self, reward: LoadedReward, group: Vec<Completion>) -> Judgement<Vec<Judged>> {
-        let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
+    pub async fn score_group(
+        &self,
+        reward: LoadedReward,
+        group: Vec<Completion>,
+    ) -> Judgement<Vec<Judged>> {
+        let room = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ScoreError::Closed)?;
         let (sender, receiver) = oneshot::channel();
         self.push(reward, Task::Group(group, Answer::Waiting(sender)), room);
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
     /// First phase of a judged reward: [`LoadedReward::plan`] on the pool.
-    pub async fn plan(&self, reward: LoadedReward, completion: Completion) -> Judgement<Result<Vec<Ask>, Judged>> {
-        self.phase(reward, move |reward| reward.plan(&completion)).await
+    pub async fn plan(
+        &self,
+        reward: LoadedReward,
+        completion: Completion,
+    ) -> Judgement<Result<Vec<Ask>, Judged>> {
+        self.phase(reward, move |reward| reward.plan(&completion))
+            .await
     }
 
     /// Second phase of a judged reward: [`LoadedReward::conclude`] on the pool.
@@ -291,7 +347,8 @@ impl Line {
         completion: Completion,
         answers: Vec<Result<String, String>>,
     ) -> Judgement<Judged> {
-        self.phase(reward, move |reward| reward.conclude(&completion, &answers)).await
+        self.phase(reward, move |reward| reward.conclude(&completion, &answers))
+            .await
     }
 
     async fn phase<T: Send + 'static>(
@@ -299,27 +356,46 @@ impl Line {
         reward: LoadedReward,
         phase: impl FnOnce(&LoadedReward) -> Judgement<T> + Send + 'static,
     ) -> Judgement<T> {
-        let room = self.room.clone().acquire_owned().await.map_err(|_| ScoreError::Closed)?;
+        let room = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ScoreError::Closed)?;
         let (sender, receiver) = oneshot::channel();
         let task = move |reward: &LoadedReward| judge(Answer::Waiting(sender), || phase(reward));
         self.push(reward, Task::Phase(Box::new(task)), room);
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
-    /// The same for a caller that is not a future: `done` is called on a scoring thread, so it must be short.
+    /// The same for a caller that is not a future: `done` is called on a scoring thread, so it must
+    /// be short.
     pub fn try_submit(
         &self,
         reward: LoadedReward,
         completion: Completion,
         done: impl FnOnce(Judgement<Judged>) + Send + 'static,
     ) -> Result<(), QueueFull> {
-        let room = self.room.clone().try_acquire_owned().map_err(|_| QueueFull)?;
-        self.push(reward, Task::One(completion, Answer::Callback(Box::new(done))), room);
+        let room = self
+            .room
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| QueueFull)?;
+        self.push(
+            reward,
+            Task::One(completion, Answer::Callback(Box::new(done))),
+            room,
+        );
         Ok(())
     }
 
     fn push(&self, reward: LoadedReward, task: Task, room: OwnedSemaphorePermit) {
-        let job = Job { place: self.place.clone(), reward, task, _room: room };
+        let job = Job {
+            place: self.place.clone(),
+            reward,
+            task,
+            _room: room,
+        };
         self.shared.lock().waiting.push(self.place.id, job);
         self.shared.changed.notify_one();
     }
@@ -353,12 +429,21 @@ impl Shared {
             if let Some(job) = queue.begin() {
                 return Some(job);
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn work(&self) {
-        while let Some(Job { place, reward, task, _room: room }) = self.next() {
+        while let Some(Job {
+            place,
+            reward,
+            task,
+            _room: room,
+        }) = self.next()
+        {
             // Its place in the queue is free as soon as it has left it.
             drop(room);
             task.run(&reward);
@@ -368,7 +453,10 @@ impl Shared {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string()).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| text.to_string())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "unknown".into()))
 }
 

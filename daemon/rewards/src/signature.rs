@@ -3,8 +3,8 @@
 //! ```text
 //! ed25519 <public key, 64 hex digits> <signature, 128 hex digits>       a line per signer
 //! ```
-//! What is signed is `"r1d plugin v1\0"` and the component's SHA-256. A key file is `r1d-signing-key <seed, 64 hex digits>`, which its owner
-//! alone may read.
+//! What is signed is `"r1d plugin v1\0"` and the component's SHA-256. A key file is
+//! `r1d-signing-key <seed, 64 hex digits>`, which its owner alone may read.
 
 use crate::cache::hex;
 use crate::component::FILE_BYTES_MAX;
@@ -50,35 +50,59 @@ impl std::fmt::Debug for PublicKey {
 pub fn generate(path: &Path) -> std::io::Result<PublicKey> {
     let mut seed = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(format!("{KEY_WORD} {}\n", hex(&seed)).as_bytes())?;
     file.sync_all()?;
     Ok(public(&pair(&seed)?))
 }
 
-/// Adds this key's signature to `FILE.sig` (in place of an older one of the same key); its path and the public key.
+/// Adds this key's signature to `FILE.sig` (in place of an older one of the same key); its path and
+/// the public key.
 pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey)> {
     let pair = read_key(key)?;
     let message = message_of(&Sha256::digest(user_file::read(component, FILE_BYTES_MAX)?).into());
     let (public, signature) = (public(&pair), pair.sign(&message));
     let path = beside(component);
-    let kept: Vec<String> = read(component)?.lines().filter(|line| !line.contains(&public.to_string())).map(String::from).collect();
+    let kept: Vec<String> = read(component)?
+        .lines()
+        .filter(|line| !line.contains(&public.to_string()))
+        .map(String::from)
+        .collect();
     let line = format!("{ALGORITHM} {public} {}", hex(signature.as_ref()));
-    let text: String = kept.into_iter().chain([line]).map(|line| line + "\n").collect();
+    let text: String = kept
+        .into_iter()
+        .chain([line])
+        .map(|line| line + "\n")
+        .collect();
     replace(&path, FILE_MODE, |file| file.write_all(text.as_bytes()))?;
     Ok((path, public))
 }
 
-/// The keys whose signatures of this component are beside its file and right. An unreadable file has none.
+/// The keys whose signatures of this component are beside its file and right. An unreadable file
+/// has none.
 pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
     let message = message_of(sha256);
     let signer = |line: &str| {
         let mut words = line.split_ascii_whitespace();
-        let (algorithm, key, signature) = (words.next()?, PublicKey::parse(words.next()?)?, unhex::<64>(words.next()?)?);
-        let right = UnparsedPublicKey::new(&ED25519, key.0).verify(&message, &signature).is_ok();
+        let (algorithm, key, signature) = (
+            words.next()?,
+            PublicKey::parse(words.next()?)?,
+            unhex::<64>(words.next()?)?,
+        );
+        let right = UnparsedPublicKey::new(&ED25519, key.0)
+            .verify(&message, &signature)
+            .is_ok();
         (algorithm == ALGORITHM && right).then_some(key)
     };
-    read(component).unwrap_or_default().lines().filter_map(signer).collect()
+    read(component)
+        .unwrap_or_default()
+        .lines()
+        .filter_map(signer)
+        .collect()
 }
 
 /// `FILE.wasm.sig`.
@@ -93,22 +117,30 @@ fn message_of(sha256: &[u8; 32]) -> Vec<u8> {
 }
 
 fn pair(seed: &[u8; 32]) -> std::io::Result<Ed25519KeyPair> {
-    Ed25519KeyPair::from_seed_unchecked(seed).map_err(|e| Error::new(ErrorKind::InvalidData, e.to_string()))
+    Ed25519KeyPair::from_seed_unchecked(seed)
+        .map_err(|e| Error::new(ErrorKind::InvalidData, e.to_string()))
 }
 
 fn public(pair: &Ed25519KeyPair) -> PublicKey {
     let mut key = [0; 32];
-    key.iter_mut().zip(pair.public_key().as_ref()).for_each(|(to, from)| *to = *from);
+    key.iter_mut()
+        .zip(pair.public_key().as_ref())
+        .for_each(|(to, from)| *to = *from);
     PublicKey(key)
 }
 
 fn read_key(path: &Path) -> std::io::Result<Ed25519KeyPair> {
     let wrong = |why: &str| Error::new(ErrorKind::InvalidData, why.to_owned());
     if std::fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        return Err(wrong("others may read this key: chmod 600, or make a new one"));
+        return Err(wrong(
+            "others may read this key: chmod 600, or make a new one",
+        ));
     }
     let text = user_file::read_text(path, SMALL_BYTES_MAX)?;
-    let seed = text.trim().strip_prefix(KEY_WORD).and_then(|rest| unhex(rest.trim()));
+    let seed = text
+        .trim()
+        .strip_prefix(KEY_WORD)
+        .and_then(|rest| unhex(rest.trim()));
     pair(&seed.ok_or_else(|| wrong("no key of `plugin keygen`"))?)
 }
 
@@ -138,14 +170,25 @@ mod tests {
     #[test]
     fn a_signature_is_of_one_component_and_one_key() {
         let dir = tempfile::tempdir().unwrap();
-        let (a, b, wasm) = (dir.path().join("a.key"), dir.path().join("b.key"), dir.path().join("x.wasm"));
+        let (a, b, wasm) = (
+            dir.path().join("a.key"),
+            dir.path().join("b.key"),
+            dir.path().join("x.wasm"),
+        );
         std::fs::write(&wasm, b"component").unwrap();
         let sha256: [u8; 32] = Sha256::digest(b"component").into();
         let (key_a, key_b) = (generate(&a).unwrap(), generate(&b).unwrap());
         assert_eq!(signers(&wasm, &sha256), []);
-        assert_eq!(sign(&wasm, &a).unwrap(), (dir.path().join("x.wasm.sig"), key_a));
+        assert_eq!(
+            sign(&wasm, &a).unwrap(),
+            (dir.path().join("x.wasm.sig"), key_a)
+        );
         sign(&wasm, &a).unwrap();
-        assert_eq!(signers(&wasm, &sha256), [key_a], "signed twice, listed once");
+        assert_eq!(
+            signers(&wasm, &sha256),
+            [key_a],
+            "signed twice, listed once"
+        );
         sign(&wasm, &b).unwrap();
         assert_eq!(signers(&wasm, &sha256), [key_a, key_b]);
         assert_eq!(signers(&wasm, &Sha256::digest(b"other").into()), []);
@@ -164,10 +207,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("key");
         generate(&key).unwrap();
-        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(generate(&key).is_err());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         std::fs::write(dir.path().join("x.wasm"), b"x").unwrap();
-        assert!(sign(&dir.path().join("x.wasm"), &key).unwrap_err().to_string().contains("chmod 600"));
+        assert!(
+            sign(&dir.path().join("x.wasm"), &key)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 600")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The three worlds of `reward-sdk/wit`, behind one way to link a component, make an instance of it, and hand it its configuration.
+//! The three worlds of `reward-sdk/wit`, behind one way to link a component, make an instance of
+//! it, and hand it its configuration.
 
 use crate::bindings::group::{GroupReward, GroupRewardPre};
 use crate::bindings::judged::{JudgedReward, JudgedRewardPre};
@@ -23,12 +24,17 @@ pub enum World {
 impl World {
     /// Of the function names that a component exports.
     pub(crate) fn of_exports(exports: impl Fn(&str) -> bool) -> Result<World, Vec<&'static str>> {
-        let world =
-            [World::Reward, World::GroupReward, World::JudgedReward].into_iter().find(|world| exports(world.functions()[0]));
+        let world = [World::Reward, World::GroupReward, World::JudgedReward]
+            .into_iter()
+            .find(|world| exports(world.functions()[0]));
         let world = world.unwrap_or(World::Reward);
         let wanted = ["describe", "configure"].iter().chain(world.functions());
         let missing: Vec<&str> = wanted.copied().filter(|name| !exports(name)).collect();
-        if missing.is_empty() { Ok(world) } else { Err(missing) }
+        if missing.is_empty() {
+            Ok(world)
+        } else {
+            Err(missing)
+        }
     }
 
     /// What it exports besides `describe` and `configure`; the first tells it from the others.
@@ -101,7 +107,11 @@ impl Instance {
         }
     }
 
-    pub fn configure(&self, store: &mut Store<Memory>, json: &str) -> wasmtime::Result<Result<(), String>> {
+    pub fn configure(
+        &self,
+        store: &mut Store<Memory>,
+        json: &str,
+    ) -> wasmtime::Result<Result<(), String>> {
         match self {
             Instance::Reward(instance) => instance.call_configure(store, json),
             Instance::Group(instance) => instance.call_configure(store, json),
@@ -117,10 +127,22 @@ mod tests {
     #[test]
     fn a_world_is_known_by_what_it_exports() {
         let of = |names: &[&str]| World::of_exports(|name| names.contains(&name));
-        assert_eq!(of(&["describe", "configure", "score", "cabi_extra"]), Ok(World::Reward));
-        assert_eq!(of(&["describe", "configure", "score-group"]), Ok(World::GroupReward));
-        assert_eq!(of(&["describe", "configure", "plan", "conclude"]), Ok(World::JudgedReward));
-        assert_eq!(of(&["describe", "configure", "plan"]), Err(vec!["conclude"]));
+        assert_eq!(
+            of(&["describe", "configure", "score", "cabi_extra"]),
+            Ok(World::Reward)
+        );
+        assert_eq!(
+            of(&["describe", "configure", "score-group"]),
+            Ok(World::GroupReward)
+        );
+        assert_eq!(
+            of(&["describe", "configure", "plan", "conclude"]),
+            Ok(World::JudgedReward)
+        );
+        assert_eq!(
+            of(&["describe", "configure", "plan"]),
+            Err(vec!["conclude"])
+        );
         assert_eq!(of(&["run"]), Err(vec!["describe", "configure", "score"]));
     }
 }

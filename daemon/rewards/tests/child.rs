@@ -1,4 +1,5 @@
-//! Compiling in a child process and the cache of compiled code. Without a test harness, because this executable is the child too.
+//! Compiling in a child process and the cache of compiled code. Without a test harness, because
+//! this executable is the child too.
 
 mod guests;
 
@@ -15,7 +16,11 @@ fn main() -> ExitCode {
         Some("compile-child") => return r1d_rewards::serve_child(),
         Some("die-child") => std::process::abort(),
         Some("count-child") => {
-            let mut count = std::fs::OpenOptions::new().append(true).create(true).open(&args[1]).unwrap();
+            let mut count = std::fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&args[1])
+                .unwrap();
             std::io::Write::write_all(&mut count, b".").unwrap();
             return r1d_rewards::serve_child();
         }
@@ -28,13 +33,34 @@ fn main() -> ExitCode {
         _ => {}
     }
     let tests: [(&str, fn()); 7] = [
-        ("a_plugin_compiled_by_the_child_runs", a_plugin_compiled_by_the_child_runs),
-        ("a_child_that_dies_is_an_error", a_child_that_dies_is_an_error),
-        ("a_bad_component_is_the_childs_error", a_bad_component_is_the_childs_error),
-        ("a_flipped_bit_in_the_cache_is_compiled_again", a_flipped_bit_in_the_cache_is_compiled_again),
-        ("a_bomb_meets_its_memory_limit_and_is_told_so", a_bomb_meets_its_memory_limit_and_is_told_so),
-        ("who_shares_a_component_compiles_it_once", who_shares_a_component_compiles_it_once),
-        ("a_child_that_nobody_waits_for_is_ended", a_child_that_nobody_waits_for_is_ended),
+        (
+            "a_plugin_compiled_by_the_child_runs",
+            a_plugin_compiled_by_the_child_runs,
+        ),
+        (
+            "a_child_that_dies_is_an_error",
+            a_child_that_dies_is_an_error,
+        ),
+        (
+            "a_bad_component_is_the_childs_error",
+            a_bad_component_is_the_childs_error,
+        ),
+        (
+            "a_flipped_bit_in_the_cache_is_compiled_again",
+            a_flipped_bit_in_the_cache_is_compiled_again,
+        ),
+        (
+            "a_bomb_meets_its_memory_limit_and_is_told_so",
+            a_bomb_meets_its_memory_limit_and_is_told_so,
+        ),
+        (
+            "who_shares_a_component_compiles_it_once",
+            who_shares_a_component_compiles_it_once,
+        ),
+        (
+            "a_child_that_nobody_waits_for_is_ended",
+            a_child_that_nobody_waits_for_is_ended,
+        ),
     ];
     for (name, test) in tests {
         test();
@@ -48,7 +74,10 @@ fn open(cache_dir: Option<&Path>, child: &str) -> Rewards {
 }
 
 fn open_with(cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards {
-    let compiler = Compiler::Child { program: std::env::current_exe().unwrap(), args };
+    let compiler = Compiler::Child {
+        program: std::env::current_exe().unwrap(),
+        args,
+    };
     let options = Options {
         plugin_dirs: vec![shipped()],
         cache_dir: cache_dir.map(PathBuf::from),
@@ -61,8 +90,16 @@ fn open_with(cache_dir: Option<&Path>, args: Vec<std::ffi::OsString>) -> Rewards
 
 fn score_is_one(rewards: &Rewards) {
     let accuracy = rewards.load(&RewardSpec::named("accuracy")).unwrap();
-    let judged = accuracy.score(&completion("<answer>2</answer>", Some("2"))).unwrap();
-    assert_eq!(judged.outcome, Outcome::Score { value: 1.0, parts: vec![] });
+    let judged = accuracy
+        .score(&completion("<answer>2</answer>", Some("2")))
+        .unwrap();
+    assert_eq!(
+        judged.outcome,
+        Outcome::Score {
+            value: 1.0,
+            parts: vec![]
+        }
+    );
 }
 
 fn a_plugin_compiled_by_the_child_runs() {
@@ -70,14 +107,26 @@ fn a_plugin_compiled_by_the_child_runs() {
 }
 
 fn a_child_that_dies_is_an_error() {
-    let error = open(None, "die-child").load(&RewardSpec::named("accuracy")).err().unwrap();
-    assert!(matches!(&error, RewardError::Compile { why, .. } if why.contains("ended without an answer")), "{error}");
+    let error = open(None, "die-child")
+        .load(&RewardSpec::named("accuracy"))
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&error, RewardError::Compile { why, .. } if why.contains(
+            "ended without an answer")),
+        "{error}"
+    );
 }
 
 fn a_bad_component_is_the_childs_error() {
-    let mut bytes = component(&Guest { score: &returns("(f32.const 1)"), ..Guest::default() });
+    let mut bytes = component(&Guest {
+        score: &returns("(f32.const 1)"),
+        ..Guest::default()
+    });
     bytes.truncate(bytes.len() / 2);
-    let error = load_bytes(&open(None, "compile-child"), &bytes, |_| ()).err().unwrap();
+    let error = load_bytes(&open(None, "compile-child"), &bytes, |_| ())
+        .err()
+        .unwrap();
     assert!(matches!(error, RewardError::Compile { .. }), "{error}");
 }
 
@@ -86,8 +135,15 @@ fn a_flipped_bit_in_the_cache_is_compiled_again() {
     let dir = tempfile::tempdir().unwrap();
     score_is_one(&open(Some(dir.path()), "compile-child"));
     let file = || {
-        let mut files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        files.find(|path| path.extension().is_some_and(|extension| extension == "code")).unwrap()
+        let mut files = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        files
+            .find(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "code")
+            })
+            .unwrap()
     };
     // From the cache: the child is not asked.
     score_is_one(&open(Some(dir.path()), "die-child"));
@@ -96,23 +152,46 @@ fn a_flipped_bit_in_the_cache_is_compiled_again() {
     let middle = bad.len() / 2;
     bad[middle] ^= 1;
     std::fs::write(file(), &bad).unwrap();
-    assert!(open(Some(dir.path()), "die-child").load(&RewardSpec::named("accuracy")).is_err(), "damaged code was used");
+    assert!(
+        open(Some(dir.path()), "die-child")
+            .load(&RewardSpec::named("accuracy"))
+            .is_err(),
+        "damaged code was used"
+    );
     score_is_one(&open(Some(dir.path()), "compile-child"));
-    assert_eq!(std::fs::read(file()).unwrap(), good, "the cache is whole again");
+    assert_eq!(
+        std::fs::read(file()).unwrap(),
+        good,
+        "the cache is whole again"
+    );
 }
 
-/// A few hundred bytes that make the compiler lay out gigabytes: each component is made of eight of the one before it.
+/// A few hundred bytes that make the compiler lay out gigabytes: each component is made of eight of
+/// the one before it.
 fn a_bomb_meets_its_memory_limit_and_is_told_so() {
-    let level = |i: u32| format!("(component $c{} {})", i + 1, format!("(instance (instantiate $c{i}))").repeat(8));
+    let level = |i: u32| {
+        format!(
+            "(component $c{} {})",
+            i + 1,
+            format!("(instance (instantiate $c{i}))").repeat(8)
+        )
+    };
     let levels: String = (0..9).map(level).collect();
     let bytes = wat::parse_str(format!(
-        "(component (component $c0 (core module $m) (core instance (instantiate $m))) {levels} (instance (instantiate $c9)))"
+        "(component (component $c0 (core module $m) (core instance (instantiate $m))) {levels} \
+         (instance (instantiate $c9)))"
     ))
     .unwrap();
     assert!(bytes.len() < 2 << 10, "{} bytes", bytes.len());
     let rewards = open(None, "compile-child");
-    let error = load_bytes(&rewards, &bytes, |_| ()).err().unwrap().to_string();
-    assert!(error.contains("takes more memory than the limit of 512 MiB for a component of"), "{error}");
+    let error = load_bytes(&rewards, &bytes, |_| ())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("takes more memory than the limit of 512 MiB for a component of"),
+        "{error}"
+    );
     score_is_one(&rewards);
 }
 
@@ -121,20 +200,36 @@ fn who_shares_a_component_compiles_it_once() {
     let count = dir.path().join("count");
     let rewards = open_with(None, vec!["count-child".into(), count.clone().into()]);
     let loaded: Vec<_> = std::thread::scope(|scope| {
-        let loads: Vec<_> = (0..8).map(|_| scope.spawn(|| rewards.load(&RewardSpec::named("format")).unwrap())).collect();
+        let loads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| rewards.load(&RewardSpec::named("format")).unwrap()))
+            .collect();
         loads.into_iter().map(|load| load.join().unwrap()).collect()
     });
-    assert_eq!(std::fs::read(&count).unwrap().len(), 1, "of {} loads", loaded.len());
+    assert_eq!(
+        std::fs::read(&count).unwrap().len(),
+        1,
+        "of {} loads",
+        loaded.len()
+    );
     drop(loaded);
     rewards.load(&RewardSpec::named("format")).unwrap();
-    assert_eq!(std::fs::read(&count).unwrap().len(), 2, "nobody had it any more");
+    assert_eq!(
+        std::fs::read(&count).unwrap().len(),
+        2,
+        "nobody had it any more"
+    );
 }
 
 fn a_child_that_nobody_waits_for_is_ended() {
     let rewards = open(None, "hang-child");
     let abandoned = Abandoned::default();
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| rewards.until(abandoned.clone()).load(&RewardSpec::named("format")).err());
+        let load = scope.spawn(|| {
+            rewards
+                .until(abandoned.clone())
+                .load(&RewardSpec::named("format"))
+                .err()
+        });
         abandoned.set();
         assert!(matches!(load.join().unwrap(), Some(RewardError::Abandoned)));
     });

@@ -1,4 +1,5 @@
-//! The plugin `code` through the host: CPython inside WASM runs what models write. `make plugins-python` builds it; without it these tests are skipped.
+//! The plugin `code` through the host: CPython inside WASM runs what models write.
+//! `make plugins-python` builds it; without it these tests are skipped.
 
 mod guests;
 
@@ -16,11 +17,22 @@ static COMPILING: Mutex<()> = Mutex::new(());
 /// `None`: it is not built.
 fn load(rewards: &Rewards, config: &str, limits: Limits) -> Option<LoadedReward> {
     if !shipped().join("code.wasm").is_file() {
-        eprintln!("skipped: no code.wasm in {}: run `make plugins-python`", shipped().display());
+        eprintln!(
+            "skipped: no code.wasm in {}: run `make plugins-python`",
+            shipped().display()
+        );
         return None;
     }
     let _one = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(rewards.load(&RewardSpec { config_json: config.into(), limits, ..RewardSpec::named("code") }).unwrap())
+    Some(
+        rewards
+            .load(&RewardSpec {
+                config_json: config.into(),
+                limits,
+                ..RewardSpec::named("code")
+            })
+            .unwrap(),
+    )
 }
 
 fn code(rewards: &Rewards) -> Option<LoadedReward> {
@@ -41,11 +53,20 @@ fn completion(text: &str, reference: Option<&str>, meta: Option<&str>) -> Comple
 
 /// A program that the test `f(2) == 4` judges.
 fn run(reward: &LoadedReward, program: &str) -> Judged {
-    reward.score(&completion(&format!("```python\n{program}\n```"), Some("assert f(2) == 4"), None)).unwrap()
+    reward
+        .score(&completion(
+            &format!("```python\n{program}\n```"),
+            Some("assert f(2) == 4"),
+            None,
+        ))
+        .unwrap()
 }
 
 fn score(value: f32) -> Outcome {
-    Outcome::Score { value, parts: vec![] }
+    Outcome::Score {
+        value,
+        parts: vec![],
+    }
 }
 
 #[test]
@@ -57,25 +78,52 @@ fn golden_cases() {
     for case in &cases {
         let config = case.config_json();
         if !loaded.contains_key(&config) {
-            let Some(reward) = load(&rewards, &config, Limits::default()) else { return };
+            let Some(reward) = load(&rewards, &config, Limits::default()) else {
+                return;
+            };
             loaded.insert(config.clone(), reward);
         }
         let native = case.completion();
-        let given = completion(&native.text, native.reference.as_deref(), native.meta.as_deref());
+        let given = completion(
+            &native.text,
+            native.reference.as_deref(),
+            native.meta.as_deref(),
+        );
         let judged = loaded[&config].score(&given).unwrap();
         let differs = match &judged.outcome {
-            Outcome::Score { value, parts } => case.expect.differs(Expected::Score, *value, parts, judged.reason.as_deref()),
-            Outcome::Abstain { reason } => case.expect.differs(Expected::Abstain, 0.0, &[], Some(reason)),
+            Outcome::Score { value, parts } => {
+                case.expect
+                    .differs(Expected::Score, *value, parts, judged.reason.as_deref())
+            }
+            Outcome::Abstain { reason } => {
+                case.expect
+                    .differs(Expected::Abstain, 0.0, &[], Some(reason))
+            }
             other => Some(format!("{other:?}")),
         };
         wrong.extend(differs.map(|differs| format!("{}: {differs}", case.name)));
     }
-    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {}: {}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn what_has_no_end_runs_out_of_fuel() {
-    let Some(reward) = load(&rewards(1), "{}", Limits { fuel: Some(300_000_000), ..Limits::default() }) else { return };
+    let Some(reward) = load(
+        &rewards(1),
+        "{}",
+        Limits {
+            fuel: Some(300_000_000),
+            ..Limits::default()
+        },
+    ) else {
+        return;
+    };
     let endless = [
         "while True: pass",
         "def f(x):\n    while True: pass",
@@ -87,44 +135,77 @@ fn what_has_no_end_runs_out_of_fuel() {
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
     ];
     for program in endless {
-        assert_eq!(run(&reward, program).outcome, Outcome::OutOfFuel, "{program}");
+        assert_eq!(
+            run(&reward, program).outcome,
+            Outcome::OutOfFuel,
+            "{program}"
+        );
     }
 }
 
 #[test]
 fn memory_ends_at_its_limit() {
-    let Some(reward) = load(&rewards(1), "{}", Limits { memory_mb: Some(128), ..Limits::default() }) else { return };
-    for program in ["a = []\nwhile True: a.append(bytearray(1 << 20))", "a = 'x'\nwhile True: a += a", "x = list(range(10**9))"] {
+    let Some(reward) = load(
+        &rewards(1),
+        "{}",
+        Limits {
+            memory_mb: Some(128),
+            ..Limits::default()
+        },
+    ) else {
+        return;
+    };
+    for program in [
+        "a = []\nwhile True: a.append(bytearray(1 << 20))",
+        "a = 'x'\nwhile True: a += a",
+        "x = list(range(10**9))",
+    ] {
         let judged = run(&reward, program);
-        assert!(judged.outcome == score(0.0) && judged.reason.as_deref() == Some("MemoryError"), "{program}: {judged:?}");
+        assert!(
+            judged.outcome == score(0.0) && judged.reason.as_deref() == Some("MemoryError"),
+            "{program}: {judged:?}"
+        );
     }
     // An exception like another: a program may free what it took and go on.
-    let caught =
-        "a = []\ntry:\n    while True: a.append(bytearray(1 << 20))\nexcept MemoryError:\n    a = None\ndef f(x): return 4";
+    let caught = "a = []\ntry:\n    while True: a.append(bytearray(1 << 20))\nexcept \
+                  MemoryError:\n    a = None\ndef f(x): return 4";
     assert_eq!(run(&reward, caught).outcome, score(1.0));
 }
 
-/// Recursion that nothing in Python counts may end in a trap, but never in another completion's verdict.
+/// Recursion that nothing in Python counts may end in a trap, but never in another completion's
+/// verdict.
 #[test]
 fn no_program_changes_a_neighbours_verdict() {
     let rewards = rewards(2);
     let Some(reward) = code(&rewards) else { return };
     let attacks = [
         "a = []\nfor i in range(100000): a = [a]\nrepr(a)",
-        "import builtins, sys, random\nrandom.seed(7)\nbuiltins.print = None\nsys.modules.clear()\ndef f(x): return 1",
+        "import builtins, sys, random\nrandom.seed(7)\nbuiltins.print = \
+         None\nsys.modules.clear()\ndef f(x): return 1",
         "import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n)\nf(1)",
         "open('/tmp/x', 'w')",
     ];
-    let honest = "import random\ndef f(x): return 4 if random.random() == random.Random(0).random() else 3";
+    let honest =
+        "import random\ndef f(x): return 4 if random.random() == random.Random(0).random() else 3";
     let before = run(&reward, honest);
     assert_eq!(before.outcome, score(1.0));
     let (sender, receiver) = mpsc::channel();
     for attack in attacks.iter().cycle().take(12) {
-        for (program, expected) in [(*attack, None), (honest, Some((before.outcome.clone(), before.fuel)))] {
+        for (program, expected) in [
+            (*attack, None),
+            (honest, Some((before.outcome.clone(), before.fuel))),
+        ] {
             let sender = sender.clone();
-            let given = completion(&format!("```python\n{program}\n```"), Some("assert f(2) == 4"), None);
+            let given = completion(
+                &format!("```python\n{program}\n```"),
+                Some("assert f(2) == 4"),
+                None,
+            );
             let answered = move |judged| drop(sender.send((judged, expected)));
-            rewards.pool().try_submit(reward.clone(), given, answered).unwrap();
+            rewards
+                .pool()
+                .try_submit(reward.clone(), given, answered)
+                .unwrap();
         }
     }
     drop(sender);
@@ -138,42 +219,64 @@ fn no_program_changes_a_neighbours_verdict() {
 #[test]
 fn a_verdict_costs_the_same_fuel_each_time() {
     let (first, second) = (rewards(1), rewards(1));
-    let (Some(first), Some(second)) = (code(&first), code(&second)) else { return };
-    // Order of sets, addresses, chance and time: all that differs between two runs of an ordinary Python.
-    let program = "import random, time, uuid\ndef f(x):\n    s = ''.join({str(i) for i in range(50)}) + str(id(object()))\n    return 4 if len(s) * random.random() * time.time() else uuid.uuid4()";
+    let (Some(first), Some(second)) = (code(&first), code(&second)) else {
+        return;
+    };
+    // Order of sets, addresses, chance and time: all that differs between two runs of an ordinary
+    // Python.
+    let program = "import random, time, uuid\ndef f(x):\n    s = \
+                   ''.join({str(i) for i in range(50)}) + str(id(object()))\n    return 4 if \
+                   len(s) * random.random() * time.time() else uuid.uuid4()";
     let judged = run(&first, program);
     assert_eq!(judged.outcome, score(1.0));
     for reward in [&first, &second, &first] {
         let again = run(reward, program);
-        assert_eq!((again.outcome, again.fuel), (judged.outcome.clone(), judged.fuel));
+        assert_eq!(
+            (again.outcome, again.fuel),
+            (judged.outcome.clone(), judged.fuel)
+        );
     }
 }
 
 #[test]
 fn the_standard_library_is_there() {
-    let Some(reward) = code(&rewards(1)) else { return };
+    let Some(reward) = code(&rewards(1)) else {
+        return;
+    };
     // What programs of HumanEval, MBPP and competitive programming import.
-    let modules = "abc array ast base64 bisect builtins calendar cmath collections collections.abc contextlib copy csv dataclasses datetime decimal \
-        difflib enum fractions functools gc hashlib heapq html inspect io itertools json keyword logging math numbers operator os os.path pickle pprint \
-        queue random re secrets shlex statistics string struct sys textwrap threading time timeit traceback types typing unicodedata unittest uuid \
-        urllib.parse warnings weakref xml.etree.ElementTree zlib";
+    let modules = "abc array ast base64 bisect builtins calendar cmath collections \
+                   collections.abc contextlib copy csv dataclasses datetime decimal difflib enum \
+                   fractions functools gc hashlib heapq html inspect io itertools json keyword \
+                   logging math numbers operator os os.path pickle pprint queue random re secrets \
+                   shlex statistics string struct sys textwrap threading time timeit traceback \
+                   types typing unicodedata unittest uuid urllib.parse warnings weakref \
+                   xml.etree.ElementTree zlib";
     for module in modules.split_whitespace() {
         let judged = run(&reward, &format!("import {module}\ndef f(x): return x * 2"));
         assert_eq!(judged.outcome, score(1.0), "{module}: {judged:?}");
     }
     let uses = [
-        "import datetime; datetime.datetime.now(); datetime.date.today(); datetime.datetime.now(datetime.timezone.utc)",
-        "import time; time.localtime(); time.gmtime(); time.ctime(); time.strftime('%Y'); time.perf_counter_ns()",
-        "import random; random.seed(); random.Random().random(); random.SystemRandom().random(); random.shuffle([1, 2])",
+        "import datetime; datetime.datetime.now(); datetime.date.today(); \
+         datetime.datetime.now(datetime.timezone.utc)",
+        "import time; time.localtime(); time.gmtime(); time.ctime(); time.strftime('%Y'); \
+         time.perf_counter_ns()",
+        "import random; random.seed(); random.Random().random(); random.SystemRandom().random(); \
+         random.shuffle([1, 2])",
         "import uuid, secrets, os; uuid.uuid4(); secrets.token_hex(); os.urandom(3)",
         "import logging, warnings; logging.warning('x'); warnings.warn('x')",
-        "import hashlib; hashlib.sha256(b'x').hexdigest(); hashlib.md5(b'x'); hashlib.new('sha1', b'')",
-        "import pickle, copy, json; pickle.loads(pickle.dumps([1])); copy.deepcopy({1: [2]}); json.loads(json.dumps([1]))",
+        "import hashlib; hashlib.sha256(b'x').hexdigest(); hashlib.md5(b'x'); hashlib.new('sha1', \
+         b'')",
+        "import pickle, copy, json; pickle.loads(pickle.dumps([1])); copy.deepcopy({1: [2]}); \
+         json.loads(json.dumps([1]))",
         "import timeit; timeit.timeit('1', number=10)",
-        "import traceback\ntry: 1 / 0\nexcept Exception: assert 'ZeroDivisionError' in traceback.format_exc()",
-        "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as out: print('x')\nassert out.getvalue() == 'x\\n'",
-        "from dataclasses import dataclass\n@dataclass(order=True)\nclass P: x: int = 1\nassert P(1) < P(2)",
-        "import typing\nclass N(typing.NamedTuple): a: int\nassert typing.get_type_hints(N) == {'a': int}",
+        "import traceback\ntry: 1 / 0\nexcept Exception: assert 'ZeroDivisionError' in \
+         traceback.format_exc()",
+        "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as out: \
+         print('x')\nassert out.getvalue() == 'x\\n'",
+        "from dataclasses import dataclass\n@dataclass(order=True)\nclass P: x: int = 1\nassert \
+         P(1) < P(2)",
+        "import typing\nclass N(typing.NamedTuple): a: int\nassert typing.get_type_hints(N) == \
+         {'a': int}",
         "import threading, queue; queue.Queue().put(1); threading.Lock().acquire()",
         "import os; os.environ['X'] = '1'; assert os.getenv('X') == '1' and os.getcwd() == '/'",
     ];
@@ -190,9 +293,20 @@ fn a_refused_config_names_the_key() {
         return;
     }
     let error = |config: &str| {
-        rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named("code") }).err().unwrap().to_string()
+        rewards
+            .load(&RewardSpec {
+                config_json: config.into(),
+                ..RewardSpec::named("code")
+            })
+            .err()
+            .unwrap()
+            .to_string()
     };
-    assert!(error(r#"{"partail": true}"#).contains("unknown key `partail`"), "{}", error(r#"{"partail": true}"#));
+    assert!(
+        error(r#"{"partail": true}"#).contains("unknown key `partail`"),
+        "{}",
+        error(r#"{"partail": true}"#)
+    );
     assert!(error(r#"{"partial": 1}"#).contains("`partial` is 1"));
 }
 
@@ -203,18 +317,31 @@ fn humaneval() {
         eprintln!("skipped: R1D_TEST_DATA is not set");
         return;
     };
-    let rows = std::fs::read_to_string(std::path::Path::new(&data).join("humaneval/HumanEval.jsonl")).unwrap();
+    let rows =
+        std::fs::read_to_string(std::path::Path::new(&data).join("humaneval/HumanEval.jsonl"))
+            .unwrap();
     let rewards = rewards(2);
     let Some(reward) = code(&rewards) else { return };
     let (sender, receiver) = mpsc::channel();
     let mut given = 0;
     for row in rows.lines() {
         let row: serde_json::Value = serde_json::from_str(row).unwrap();
-        let [task, prompt, entry, solution, test] =
-            ["task_id", "prompt", "entry_point", "canonical_solution", "test"].map(|key| row[key].as_str().unwrap().to_owned());
+        let [task, prompt, entry, solution, test] = [
+            "task_id",
+            "prompt",
+            "entry_point",
+            "canonical_solution",
+            "test",
+        ]
+        .map(|key| row[key].as_str().unwrap().to_owned());
         let right = format!("{prompt}{solution}");
-        let wrapped =
-            |name: &str, body: &str| (name.to_owned(), format!("{right}\n_right = {entry}\ndef {entry}(*args):\n{body}"), 0.0);
+        let wrapped = |name: &str, body: &str| {
+            (
+                name.to_owned(),
+                format!("{right}\n_right = {entry}\ndef {entry}(*args):\n{body}"),
+                0.0,
+            )
+        };
         let mutants = [
             ("canonical".to_owned(), right.clone(), 1.0),
             ("pass".to_owned(), format!("{prompt}    pass\n"), 0.0),
@@ -222,11 +349,19 @@ fn humaneval() {
             wrapped("off by one", OFF_BY_ONE),
         ];
         for (name, program, expected) in mutants {
-            let text = format!("<think>Let me see.</think>\n<answer>\n```python\n{program}```\n</answer>");
+            let text =
+                format!("<think>Let me see.</think>\n<answer>\n```python\n{program}```\n</answer>");
             let reference = format!("{test}\ncheck({entry})");
             let (sender, name) = (sender.clone(), format!("{task}, {name}"));
             let answered = move |judged| drop(sender.send((name, expected, judged)));
-            rewards.pool().try_submit(reward.clone(), completion(&text, Some(&reference), None), answered).unwrap();
+            rewards
+                .pool()
+                .try_submit(
+                    reward.clone(),
+                    completion(&text, Some(&reference), None),
+                    answered,
+                )
+                .unwrap();
             given += 1;
         }
     }

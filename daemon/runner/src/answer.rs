@@ -1,10 +1,19 @@
-//! The final answer of a completion, for majority votes: whatever the plugins think of it, two completions agree when these are equal.
+//! The final answer of a completion, for majority votes: whatever the plugins think of it, two
+//! completions agree when these are equal.
 
-/// The last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows the last `####`, else the last line; without
-/// spaces around it. Empty when there is none.
+/// The last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows the last `####`,
+/// else the last line; without spaces around it. Empty when there is none.
 pub fn final_answer(text: &str) -> &str {
-    let found = tagged(text).or_else(|| boxed(text)).or_else(|| text.rfind("####").map(|at| &text[at + 4..]));
-    found.unwrap_or(text).trim().lines().next_back().unwrap_or("").trim()
+    let found = tagged(text)
+        .or_else(|| boxed(text))
+        .or_else(|| text.rfind("####").map(|at| &text[at + 4..]));
+    found
+        .unwrap_or(text)
+        .trim()
+        .lines()
+        .next_back()
+        .unwrap_or("")
+        .trim()
 }
 
 fn tagged(text: &str) -> Option<&str> {
@@ -36,8 +45,14 @@ mod tests {
     #[test]
     fn finds_what_the_usual_forms_hold() {
         assert_eq!(final_answer("<think>2+2</think><answer> 4 </answer>"), "4");
-        assert_eq!(final_answer("<answer>3</answer> no: <answer>4</answer>"), "4");
-        assert_eq!(final_answer("so \\boxed{1}, rather \\boxed{\\frac{1}{2}}."), "\\frac{1}{2}");
+        assert_eq!(
+            final_answer("<answer>3</answer> no: <answer>4</answer>"),
+            "4"
+        );
+        assert_eq!(
+            final_answer("so \\boxed{1}, rather \\boxed{\\frac{1}{2}}."),
+            "\\frac{1}{2}"
+        );
         assert_eq!(final_answer("2 + 2 = 4\n#### 4\n"), "4");
         assert_eq!(final_answer("thinking\n4 "), "4");
         assert_eq!(final_answer("\\boxed{1"), "\\boxed{1");

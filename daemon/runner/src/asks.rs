@@ -1,7 +1,8 @@
-//! Questions to models: judged rewards ask about completions, the worker answers once it has nothing to sample, the rewards conclude.
+//! Questions to models: judged rewards ask about completions, the worker answers once it has
+//! nothing to sample, the rewards conclude.
 //!
-//! A reward model answers with a number, a judge with text. Which of the two a reward asks is known when it is loaded; here a request has questions of
-//! one reward, and so of one kind.
+//! A reward model answers with a number, a judge with text. Which of the two a reward asks is known
+//! when it is loaded; here a request has questions of one reward, and so of one kind.
 
 use crate::message::{Answered, Answers, Asked, Command, End, Questions, ScoreItem};
 use r1d_proto::ids::SampleKey;
@@ -9,7 +10,8 @@ use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{Answer, ModelSource, Question, Reply, Request};
 use std::collections::BTreeMap;
 
-/// Questions of one request (`LIM-1`), and tokens of them and of the longest answers to them: a frame holds some ten times as many.
+/// Questions of one request (`LIM-1`), and tokens of them and of the longest answers to them: a
+/// frame holds some ten times as many.
 const QUESTIONS_MAX: usize = 4096;
 const TOKENS_MAX: usize = 4 << 20;
 
@@ -75,9 +77,12 @@ impl Questions {
         let asked = |question: &Question| question.prompt_ids.len() + question.max_tokens as usize;
         match self {
             Questions::Numbers(texts) => (texts.len(), texts.iter().map(Vec::len).sum()),
-            Questions::Texts { questions, .. } => {
-                questions.iter().flatten().fold((0, 0), |(count, tokens), question| (count + 1, tokens + asked(question)))
-            }
+            Questions::Texts { questions, .. } => questions
+                .iter()
+                .flatten()
+                .fold((0, 0), |(count, tokens), question| {
+                    (count + 1, tokens + asked(question))
+                }),
         }
     }
 
@@ -93,7 +98,11 @@ impl Questions {
                     Ok(_) => texts.next().map(Ok),
                     Err(why) => Some(Err(why)),
                 };
-                questions.into_iter().map(answer).collect::<Option<_>>().map(Answers::Texts)
+                questions
+                    .into_iter()
+                    .map(answer)
+                    .collect::<Option<_>>()
+                    .map(Answers::Texts)
             }
             _ => None,
         }
@@ -108,7 +117,10 @@ enum Remaining {
 
 impl Asks {
     pub fn of(models: Respondents) -> Asks {
-        Asks { models, ..Asks::default() }
+        Asks {
+            models,
+            ..Asks::default()
+        }
     }
 
     /// Completions that wait for the worker.
@@ -119,33 +131,75 @@ impl Asks {
     /// Whom the worker is asked for: what it is, its reward, and the number of completions.
     pub fn in_flight(&self) -> Option<(&str, &str, usize)> {
         let whom = |writes| if writes { "judge" } else { "reward model" };
-        self.in_flight.as_ref().map(|InFlight { reward, writes, keys }| (whom(*writes), reward.as_str(), keys.len()))
+        self.in_flight.as_ref().map(
+            |InFlight {
+                 reward,
+                 writes,
+                 keys,
+             }| (whom(*writes), reward.as_str(), keys.len()),
+        )
     }
 
-    pub fn add(&mut self, item: ScoreItem, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String) {
+    pub fn add(
+        &mut self,
+        item: ScoreItem,
+        verdicts: Vec<Verdict>,
+        asked: Vec<Asked>,
+        text: String,
+    ) {
         let key = item.key;
-        self.waiting.insert(key, Waiting { item, verdicts, text, asked, answers: BTreeMap::new() });
+        self.waiting.insert(
+            key,
+            Waiting {
+                item,
+                verdicts,
+                text,
+                asked,
+                answers: BTreeMap::new(),
+            },
+        );
     }
 
-    /// The next request to the worker; when everything is answered, the completions go back to their rewards. `None` while an answer is awaited, and when
-    /// nobody asks. In the order of the completions, whatever order they came in: a request is a function of what was sampled.
+    /// The next request to the worker; when everything is answered, the completions go back to
+    /// their rewards. `None` while an answer is awaited, and when nobody asks. In the order of the
+    /// completions, whatever order they came in: a request is a function of what was sampled.
     pub fn next_request(&mut self) -> Result<Option<Command>, End> {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return Ok(None);
         }
         self.answer_unaskable();
-        let first = self.waiting.values().flat_map(|waiting| &waiting.asked).min_by(|a, b| a.reward.cmp(&b.reward));
-        let Some(first) = first else { return Ok(Some(self.conclude())) };
+        let first = self
+            .waiting
+            .values()
+            .flat_map(|waiting| &waiting.asked)
+            .min_by(|a, b| a.reward.cmp(&b.reward));
+        let Some(first) = first else {
+            return Ok(Some(self.conclude()));
+        };
         let (reward, writes) = (first.reward.clone(), first.questions.writes());
-        let model = self.models.get(&reward).cloned().ok_or_else(|| End::Failed {
-            error: format!("reward `{reward}` asks a model, and the job has none for it: set `model` in its [[stage.reward]]"),
-        })?;
-        let (mut texts, mut questions, mut ends, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let model = self
+            .models
+            .get(&reward)
+            .cloned()
+            .ok_or_else(|| End::Failed {
+                error: format!(
+                    "reward `{reward}` asks a model, and the job has none for it: set `model` in \
+                     its [[stage.reward]]"
+                ),
+            })?;
+        let (mut texts, mut questions, mut ends, mut keys) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut count, mut tokens) = (0, 0);
         for (key, waiting) in &self.waiting {
-            let Some(asked) = waiting.asked.iter().find(|asked| asked.reward == reward) else { continue };
+            let Some(asked) = waiting.asked.iter().find(|asked| asked.reward == reward) else {
+                continue;
+            };
             if asked.questions.writes() != writes {
-                return Err(End::Failed { error: format!("reward `{reward}` asks its model now for a number, now for text") });
+                return Err(End::Failed {
+                    error: format!(
+                        "reward `{reward}` asks its model now for a number, now for text"
+                    ),
+                });
             }
             let (more, longer) = asked.questions.size();
             if !keys.is_empty() && (count + more > QUESTIONS_MAX || tokens + longer > TOKENS_MAX) {
@@ -154,17 +208,31 @@ impl Asks {
             (count, tokens) = (count + more, tokens + longer);
             match &asked.questions {
                 Questions::Numbers(asked) => texts.extend(asked.iter().cloned()),
-                Questions::Texts { stop_ids, questions: asked } => {
+                Questions::Texts {
+                    stop_ids,
+                    questions: asked,
+                } => {
                     questions.extend(asked.iter().flatten().cloned());
                     ends.clone_from(stop_ids);
                 }
             }
             keys.push(*key);
         }
-        self.in_flight = Some(InFlight { reward, writes, keys });
+        self.in_flight = Some(InFlight {
+            reward,
+            writes,
+            keys,
+        });
         let request = match writes {
-            true => Request::Answer(Answer { model, stop_ids: ends, questions }),
-            false => Request::Score { model: Some(model), sequences: texts },
+            true => Request::Answer(Answer {
+                model,
+                stop_ids: ends,
+                questions,
+            }),
+            false => Request::Score {
+                model: Some(model),
+                sequences: texts,
+            },
         };
         Ok(Some(Command::Worker(Box::new(request))))
     }
@@ -172,21 +240,37 @@ impl Asks {
     /// Where no question of a reward can be asked there is nothing to wait for.
     fn answer_unaskable(&mut self) {
         for waiting in self.waiting.values_mut() {
-            let (asked, unaskable) = std::mem::take(&mut waiting.asked).into_iter().partition(|asked| asked.questions.size().0 > 0);
+            let (asked, unaskable) = std::mem::take(&mut waiting.asked)
+                .into_iter()
+                .partition(|asked| asked.questions.size().0 > 0);
             waiting.asked = asked;
             for Asked { reward, questions } in unaskable {
                 let mut nobody = match questions.writes() {
                     true => Remaining::Texts(Vec::new().into_iter()),
                     false => Remaining::Numbers(Vec::new().into_iter()),
                 };
-                waiting.answers.extend(questions.answered(&mut nobody).map(|answers| (reward, answers)));
+                waiting.answers.extend(
+                    questions
+                        .answered(&mut nobody)
+                        .map(|answers| (reward, answers)),
+                );
             }
         }
     }
 
     fn conclude(&mut self) -> Command {
         let mut answered = Vec::new();
-        for (key, Waiting { item, verdicts, text, answers, .. }) in std::mem::take(&mut self.waiting) {
+        for (
+            key,
+            Waiting {
+                item,
+                verdicts,
+                text,
+                answers,
+                ..
+            },
+        ) in std::mem::take(&mut self.waiting)
+        {
             self.concluding.insert(key, (verdicts, text));
             answered.push(Answered { item, answers });
         }
@@ -195,16 +279,31 @@ impl Asks {
 
     /// The worker's answer to the request in flight.
     pub fn answered(&mut self, said: Said) -> Result<(), End> {
-        let InFlight { reward, keys, .. } = self.in_flight.take().ok_or_else(|| breach("answers that nobody asked for"))?;
+        let InFlight { reward, keys, .. } = self
+            .in_flight
+            .take()
+            .ok_or_else(|| breach("answers that nobody asked for"))?;
         let mut said = match said {
             Said::Numbers(numbers) => Remaining::Numbers(numbers.into_iter()),
             Said::Texts(texts) => Remaining::Texts(texts.into_iter()),
         };
         for key in keys {
-            let Some(waiting) = self.waiting.get_mut(&key) else { continue };
-            let Some(at) = waiting.asked.iter().position(|asked| asked.reward == reward) else { continue };
+            let Some(waiting) = self.waiting.get_mut(&key) else {
+                continue;
+            };
+            let Some(at) = waiting
+                .asked
+                .iter()
+                .position(|asked| asked.reward == reward)
+            else {
+                continue;
+            };
             let answers = waiting.asked.remove(at).questions.answered(&mut said);
-            let answers = answers.ok_or_else(|| breach(format!("the worker has too few answers for reward `{reward}`")))?;
+            let answers = answers.ok_or_else(|| {
+                breach(format!(
+                    "the worker has too few answers for reward `{reward}`"
+                ))
+            })?;
             waiting.answers.insert(reward.clone(), answers);
         }
         let more = match &mut said {
@@ -212,15 +311,23 @@ impl Asks {
             Remaining::Texts(texts) => texts.next().is_some(),
         };
         match more {
-            true => Err(breach(format!("the worker has too many answers for reward `{reward}`"))),
+            true => Err(breach(format!(
+                "the worker has too many answers for reward `{reward}`"
+            ))),
             false => Ok(()),
         }
     }
 
     /// All verdicts on a completion, and its text.
-    pub fn concluded(&mut self, key: SampleKey, concluded: Vec<Verdict>) -> Result<(Vec<Verdict>, String), End> {
-        let (mut verdicts, text) =
-            self.concluding.remove(&key).ok_or_else(|| breach(format!("verdicts on {key:?}, which nobody asked about")))?;
+    pub fn concluded(
+        &mut self,
+        key: SampleKey,
+        concluded: Vec<Verdict>,
+    ) -> Result<(Vec<Verdict>, String), End> {
+        let (mut verdicts, text) = self
+            .concluding
+            .remove(&key)
+            .ok_or_else(|| breach(format!("verdicts on {key:?}, which nobody asked about")))?;
         verdicts.extend(concluded);
         Ok((verdicts, text))
     }

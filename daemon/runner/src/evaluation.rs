@@ -47,21 +47,52 @@ impl Evaluation {
         now: Duration,
     ) -> (Evaluation, Vec<Command>) {
         let of = Source::Eval { eval: index, model };
-        // Keys without the place in the job: evaluations of two sets of weights draw the same random numbers.
+        // Keys without the place in the job: evaluations of two sets of weights draw the same
+        // random numbers.
         let gather = Gather::new(of, 0, 0, plan.scores_groups(of), models, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
-        let evaluation = Evaluation { index, model, stage, step, started: now, prompts_read: false, gather, example: None };
-        (evaluation, vec![Command::ReadPrompts { of, step: 0, round: 0, count: rows }])
+        let evaluation = Evaluation {
+            index,
+            model,
+            stage,
+            step,
+            started: now,
+            prompts_read: false,
+            gather,
+            example: None,
+        };
+        (
+            evaluation,
+            vec![Command::ReadPrompts {
+                of,
+                step: 0,
+                round: 0,
+                count: rows,
+            }],
+        )
     }
 
     fn of(&self) -> Source {
-        Source::Eval { eval: self.index, model: self.model }
+        Source::Eval {
+            eval: self.index,
+            model: self.model,
+        }
     }
 
     /// The result, once everything is sampled and scored.
-    pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Result<EvalResult, Vec<Command>>, End> {
-        let (Some(eval), Some(facts)) = (plan.job.evaluations().nth(self.index), plan.evals.get(self.index)) else {
-            return Err(End::Failed { error: format!("evaluation {} is not in the job", self.index) });
+    pub fn handle(
+        &mut self,
+        plan: &Plan,
+        event: Event,
+        now: Duration,
+    ) -> Result<Result<EvalResult, Vec<Command>>, End> {
+        let (Some(eval), Some(facts)) = (
+            plan.job.evaluations().nth(self.index),
+            plan.evals.get(self.index),
+        ) else {
+            return Err(End::Failed {
+                error: format!("evaluation {} is not in the job", self.index),
+            });
         };
         let mut commands = Vec::new();
         match event {
@@ -72,9 +103,18 @@ impl Evaluation {
             Event::Worker(Body::Event(worker::Event::Completed(rollout))) => {
                 commands.extend(self.gather.completed(rollout, false, now)?)
             }
-            Event::Worker(Body::Done(Reply::Generated { metrics })) => self.gather.generated(&metrics, now)?,
-            Event::Scored { key, verdicts, asked, text } => {
-                if let Some((verdicts, text)) = self.gather.judged(key, verdicts, asked, text, now)? {
+            Event::Worker(Body::Done(Reply::Generated { metrics })) => {
+                self.gather.generated(&metrics, now)?
+            }
+            Event::Scored {
+                key,
+                verdicts,
+                asked,
+                text,
+            } => {
+                if let Some((verdicts, text)) =
+                    self.gather.judged(key, verdicts, asked, text, now)?
+                {
                     self.scored(facts, key, verdicts, text, now)?;
                 }
             }
@@ -105,7 +145,8 @@ impl Evaluation {
         now: Duration,
     ) -> Result<(), End> {
         let reward = judge(&rules(&facts.judges, &facts.rewards), &mut verdicts)?;
-        self.gather.scored(key, verdicts, reward, final_answer(&text).into(), now)?;
+        self.gather
+            .scored(key, verdicts, reward, final_answer(&text).into(), now)?;
         if (key.prompt, key.sample) == (0, 0)
             && let Some(example) = self.example.as_mut()
         {
@@ -114,7 +155,13 @@ impl Evaluation {
         Ok(())
     }
 
-    fn ask(&mut self, plan: &Plan, eval: &Eval, prompts: Vec<Prompt>, now: Duration) -> Option<Command> {
+    fn ask(
+        &mut self,
+        plan: &Plan,
+        eval: &Eval,
+        prompts: Vec<Prompt>,
+        now: Duration,
+    ) -> Option<Command> {
         self.example = prompts.first().map(|prompt| EvalExample {
             prompt: prompt.text.clone(),
             completion: String::new(),
@@ -123,10 +170,20 @@ impl Evaluation {
         for prompt in prompts {
             self.gather.add_group(prompt, eval.num_generations);
         }
-        // The same random numbers each time: evaluations of two sets of weights differ by the weights alone, whichever stage is one of them.
-        let first = plan.job.evaluations().position(|other| other.data == eval.data).unwrap_or(self.index);
+        // The same random numbers each time: evaluations of two sets of weights differ by the
+        // weights alone, whichever stage is one of them.
+        let first = plan
+            .job
+            .evaluations()
+            .position(|other| other.data == eval.data)
+            .unwrap_or(self.index);
         let seed = counter_hash(&[EVALUATION, plan.job.seed, first as u64]);
-        self.gather.request(eval.sampling(plan.stop_ids(self.of()), seed), false, self.step, now)
+        self.gather.request(
+            eval.sampling(plan.stop_ids(self.of()), seed),
+            false,
+            self.step,
+            now,
+        )
     }
 
     fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
@@ -137,14 +194,28 @@ impl Evaluation {
         for group in self.gather.groups.drain(..) {
             let (mut row, mut given) = (Vec::new(), Vec::new());
             for sample in group.samples {
-                let Sample::Scored(judged) = sample else { continue };
+                let Sample::Scored(judged) = sample else {
+                    continue;
+                };
                 lengths.push((judged.rollout.completion_ids.len(), judged.rollout.finish));
-                match judged.verdicts.iter().find(|v| Some(v.plugin.as_str()) == first).map(|v| &v.outcome) {
-                    // A row that this reward does not judge, or an unusable reference, says nothing about the completion.
+                match judged
+                    .verdicts
+                    .iter()
+                    .find(|v| Some(v.plugin.as_str()) == first)
+                    .map(|v| &v.outcome)
+                {
+                    // A row that this reward does not judge, or an unusable reference, says nothing
+                    // about the completion.
                     None | Some(Outcome::Abstain { .. }) => {}
                     outcome => {
-                        let correct = matches!(outcome, Some(Outcome::Score { value, .. }) if *value as f64 >= eval.correct_at);
-                        row.push(Graded { correct, answer: judged.answer });
+                        let correct = match outcome {
+                            Some(Outcome::Score { value, .. }) => *value as f64 >= eval.correct_at,
+                            _ => false,
+                        };
+                        row.push(Graded {
+                            correct,
+                            answer: judged.answer,
+                        });
                     }
                 }
                 given.extend(judged.verdicts);
@@ -157,14 +228,30 @@ impl Evaluation {
         metrics::lengths(&mut metrics, lengths.into_iter());
         metrics::verdicts(&mut metrics, verdicts.iter().flatten());
         for reward in &facts.judges {
-            let scores: Vec<f64> = verdicts.iter().filter_map(|row| mean_score(row, &reward.name)).collect();
+            let scores: Vec<f64> = verdicts
+                .iter()
+                .filter_map(|row| mean_score(row, &reward.name))
+                .collect();
             let name = format!("rewards/{}/mean", reward.name);
-            insert_interval(&mut metrics, &name, interval(&scores, (f64::NEG_INFINITY, f64::INFINITY)));
+            insert_interval(
+                &mut metrics,
+                &name,
+                interval(&scores, (f64::NEG_INFINITY, f64::INFINITY)),
+            );
         }
         metrics.append(&mut self.gather.timings);
-        metrics.insert("timing_s/evaluation".into(), now.saturating_sub(self.started).as_secs_f64());
+        metrics.insert(
+            "timing_s/evaluation".into(),
+            now.saturating_sub(self.started).as_secs_f64(),
+        );
         let (stage, example) = (self.stage.clone(), self.example.take());
-        EvalResult { stage, step: self.step, data: eval.data.clone(), metrics, example }
+        EvalResult {
+            stage,
+            step: self.step,
+            data: eval.data.clone(),
+            metrics,
+            example,
+        }
     }
 
     pub fn judging(&mut self, now: Duration) {
@@ -173,16 +260,29 @@ impl Evaluation {
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         if !self.prompts_read {
-            return vec![Wait::new(owner, "data: prompts", self.started).silent(heard.clerk, plan.limits.read)];
+            return vec![
+                Wait::new(owner, "data: prompts", self.started)
+                    .silent(heard.clerk, plan.limits.read),
+            ];
         }
         let (rewards, _) = plan.rewards(self.of());
-        let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
-        self.gather.waits(owner, &plan.worker, &names, &plan.limits, heard)
+        let names = rewards
+            .iter()
+            .map(|r| r.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        self.gather
+            .waits(owner, &plan.worker, &names, &plan.limits, heard)
     }
 
     pub fn activity(&self) -> Activity {
         let (scored, _, all) = self.gather.counts();
-        Activity { doing: "evaluating".into(), done: scored, total: all, unit: "completions".into() }
+        Activity {
+            doing: "evaluating".into(),
+            done: scored,
+            total: all,
+            unit: "completions".into(),
+        }
     }
 
     pub fn asked(&self) -> Option<String> {
@@ -196,7 +296,10 @@ impl Evaluation {
 
 /// Of one row's completions, those that were given a score.
 fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
-    let values = verdicts.iter().filter(|verdict| verdict.plugin == reward).filter_map(|verdict| verdict.value.map(f64::from));
+    let values = verdicts
+        .iter()
+        .filter(|verdict| verdict.plugin == reward)
+        .filter_map(|verdict| verdict.value.map(f64::from));
     let values: Vec<f64> = values.collect();
     (!values.is_empty()).then(|| crate::advantages::mean(&values))
 }
@@ -204,14 +307,21 @@ fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
 /// `NAME_ci_low` and `NAME_ci_high`.
 fn insert_interval(metrics: &mut Metrics, name: &str, interval: Option<(f64, f64)>) {
     if let Some((low, high)) = interval {
-        metrics.extend([(format!("{name}_ci_low"), low), (format!("{name}_ci_high"), high)]);
+        metrics.extend([
+            (format!("{name}_ci_low"), low),
+            (format!("{name}_ci_high"), high),
+        ]);
     }
 }
 
 /// Each metric's mean over the rows that have enough graded completions for it, with its interval.
 fn numbers(wanted: &[Metric], rows: &[Vec<Graded>]) -> Metrics {
     let of_row = |metric: Metric, row: &Vec<Graded>| match metric {
-        Metric::Pass(k) => pass_at_k(row.len(), row.iter().filter(|g| g.correct).count(), k as usize),
+        Metric::Pass(k) => pass_at_k(
+            row.len(),
+            row.iter().filter(|g| g.correct).count(),
+            k as usize,
+        ),
         Metric::Avg(k) => avg_at_k(row, k as usize),
         Metric::Cons(k) => cons_at_k(row, k as usize),
     };

@@ -1,4 +1,5 @@
-//! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends, gathered in whatever order they come.
+//! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends,
+//! gathered in whatever order they come.
 
 use crate::asks::{Asks, Respondents, Said};
 use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
@@ -66,11 +67,20 @@ fn add(timings: &mut Metrics, name: &str, seconds: f64) {
 }
 
 fn breach(what: impl Into<String>) -> End {
-    End::Abandoned { cause: format!("the worker broke its protocol: {}", what.into()) }
+    End::Abandoned {
+        cause: format!("the worker broke its protocol: {}", what.into()),
+    }
 }
 
 impl Gather {
-    pub fn new(of: Source, stage: usize, step: u64, whole_groups: bool, models: Respondents, now: Duration) -> Gather {
+    pub fn new(
+        of: Source,
+        stage: usize,
+        step: u64,
+        whole_groups: bool,
+        models: Respondents,
+        now: Duration,
+    ) -> Gather {
         Gather {
             of,
             stage: stage as u32,
@@ -88,7 +98,10 @@ impl Gather {
     }
 
     pub fn add_group(&mut self, prompt: Prompt, samples: u32) {
-        self.groups.push(Group { prompt, samples: (0..samples).map(|_| Sample::Missing).collect() });
+        self.groups.push(Group {
+            prompt,
+            samples: (0..samples).map(|_| Sample::Missing).collect(),
+        });
     }
 
     fn group(&self, key: SampleKey) -> Option<&Group> {
@@ -98,23 +111,42 @@ impl Gather {
 
     fn sample(&mut self, key: SampleKey) -> Option<&mut Sample> {
         self.group(key)?;
-        self.groups.get_mut(key.prompt as usize)?.samples.get_mut(key.sample as usize)
+        self.groups
+            .get_mut(key.prompt as usize)?
+            .samples
+            .get_mut(key.sample as usize)
     }
 
     pub fn key(&self, prompt: usize, sample: usize) -> SampleKey {
-        SampleKey { stage: self.stage, step: self.step, prompt: prompt as u32, sample: sample as u32 }
+        SampleKey {
+            stage: self.stage,
+            step: self.step,
+            prompt: prompt as u32,
+            sample: sample as u32,
+        }
     }
 
     /// Whether a completion that the journal still has is one of these.
     pub fn fits(&self, rollout: &Rollout) -> bool {
-        self.group(rollout.key).is_some_and(|g| g.prompt.row == rollout.row && g.prompt.ids == rollout.prompt_ids)
+        self.group(rollout.key)
+            .is_some_and(|g| g.prompt.row == rollout.row && g.prompt.ids == rollout.prompt_ids)
     }
 
-    /// The request for what is missing; `None` when nothing is. `record_experts` asks for the experts that each token took.
-    pub fn request(&mut self, sampling: Sampling, record_experts: bool, policy_version: u64, now: Duration) -> Option<Command> {
+    /// The request for what is missing; `None` when nothing is. `record_experts` asks for the
+    /// experts that each token took.
+    pub fn request(
+        &mut self,
+        sampling: Sampling,
+        record_experts: bool,
+        policy_version: u64,
+        now: Duration,
+    ) -> Option<Command> {
         let missing = |group: &Group| -> Vec<u32> {
             let samples = group.samples.iter().enumerate();
-            samples.filter(|(_, s)| matches!(s, Sample::Missing)).map(|(i, _)| i as u32).collect()
+            samples
+                .filter(|(_, s)| matches!(s, Sample::Missing))
+                .map(|(i, _)| i as u32)
+                .collect()
         };
         let groups: Vec<_> = (self.groups.iter().enumerate())
             .map(|(i, g)| worker::Group {
@@ -129,17 +161,33 @@ impl Gather {
             return None;
         }
         (self.generating, self.since, self.heard) = (true, now, now);
-        let request = Generate { stage: self.stage, step: self.step, policy_version, sampling, record_experts, groups };
+        let request = Generate {
+            stage: self.stage,
+            step: self.step,
+            policy_version,
+            sampling,
+            record_experts,
+            groups,
+        };
         Some(Command::Worker(Box::new(Request::Generate(request))))
     }
 
     /// A completion has ended: it goes to the rewards, or waits for the rest of its group.
-    pub fn completed(&mut self, mut rollout: Rollout, keeps_record: bool, now: Duration) -> Result<Option<Command>, End> {
+    pub fn completed(
+        &mut self,
+        mut rollout: Rollout,
+        keeps_record: bool,
+        now: Duration,
+    ) -> Result<Option<Command>, End> {
         let key = rollout.key;
         if !self.fits(&rollout) {
-            return Err(breach(format!("a completion {key:?} that was not asked for")));
+            return Err(breach(format!(
+                "a completion {key:?} that was not asked for"
+            )));
         }
-        if rollout.behaviour_logprobs.len() != rollout.completion_ids.len() || rollout.completion_ids.is_empty() {
+        if rollout.behaviour_logprobs.len() != rollout.completion_ids.len()
+            || rollout.completion_ids.is_empty()
+        {
             return Err(breach(format!(
                 "completion {key:?} has {} ids and {} log-probs",
                 rollout.completion_ids.len(),
@@ -173,16 +221,24 @@ impl Gather {
         Ok(self.group(key).and_then(items).map(Command::Score))
     }
 
-    /// Of what the journal has verdicts on, what they may be taken for: a group that is judged whole has all of them or none.
-    pub fn counts_as_scored(&self, key: SampleKey, has_verdicts: impl Fn(SampleKey) -> bool) -> bool {
+    /// Of what the journal has verdicts on, what they may be taken for: a group that is judged
+    /// whole has all of them or none.
+    pub fn counts_as_scored(
+        &self,
+        key: SampleKey,
+        has_verdicts: impl Fn(SampleKey) -> bool,
+    ) -> bool {
         if !self.whole_groups {
             return has_verdicts(key);
         }
-        let samples = self.group(key).map_or(0, |group| group.samples.len() as u32);
+        let samples = self
+            .group(key)
+            .map_or(0, |group| group.samples.len() as u32);
         (0..samples).all(|sample| has_verdicts(SampleKey { sample, ..key }))
     }
 
-    /// The rewards' word on a completion: all verdicts and its text, unless a model is to be asked first.
+    /// The rewards' word on a completion: all verdicts and its text, unless a model is to be asked
+    /// first.
     pub fn judged(
         &mut self,
         key: SampleKey,
@@ -202,7 +258,9 @@ impl Gather {
                 self.heard = now;
                 Ok(None)
             }
-            _ => Err(End::Abandoned { cause: format!("questions about {key:?}, which was not asked for") }),
+            _ => Err(End::Abandoned {
+                cause: format!("questions about {key:?}, which was not asked for"),
+            }),
         }
     }
 
@@ -212,17 +270,26 @@ impl Gather {
             Said::Numbers(_) => "timing_s/reward_model",
             Said::Texts(_) => "timing_s/judge",
         };
-        add(&mut self.timings, timing, now.saturating_sub(self.heard).as_secs_f64());
+        add(
+            &mut self.timings,
+            timing,
+            now.saturating_sub(self.heard).as_secs_f64(),
+        );
         self.heard = now;
         self.asks.answered(said)
     }
 
     /// All verdicts on a completion that a model was asked about, and its text.
-    pub fn concluded(&mut self, key: SampleKey, verdicts: Vec<Verdict>) -> Result<(Vec<Verdict>, String), End> {
+    pub fn concluded(
+        &mut self,
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+    ) -> Result<(Vec<Verdict>, String), End> {
         self.asks.concluded(key, verdicts)
     }
 
-    /// What is to be asked next: not before the worker has nothing to sample and the rewards have asked all that they will.
+    /// What is to be asked next: not before the worker has nothing to sample and the rewards have
+    /// asked all that they will.
     pub fn next_question(&mut self, now: Duration) -> Result<Option<Command>, End> {
         if self.generating || self.scoring.len() > self.asks.waiting() {
             return Ok(None);
@@ -242,18 +309,32 @@ impl Gather {
         answer: String,
         now: Duration,
     ) -> Result<(), End> {
-        let slot =
-            self.sample(key).ok_or_else(|| End::Abandoned { cause: format!("verdicts on {key:?}, which was not asked for") })?;
+        let slot = self.sample(key).ok_or_else(|| End::Abandoned {
+            cause: format!("verdicts on {key:?}, which was not asked for"),
+        })?;
         match std::mem::replace(slot, Sample::Missing) {
-            Sample::Scoring(rollout) => *slot = Sample::Scored(Box::new(Judged { rollout: *rollout, verdicts, reward, answer })),
+            Sample::Scoring(rollout) => {
+                *slot = Sample::Scored(Box::new(Judged {
+                    rollout: *rollout,
+                    verdicts,
+                    reward,
+                    answer,
+                }))
+            }
             other => {
                 *slot = other;
-                return Err(End::Abandoned { cause: format!("verdicts on {key:?} came twice") });
+                return Err(End::Abandoned {
+                    cause: format!("verdicts on {key:?} came twice"),
+                });
             }
         }
         self.scoring.remove(&key);
         if !self.generating {
-            add(&mut self.timings, "timing_s/scoring", now.saturating_sub(self.heard).as_secs_f64());
+            add(
+                &mut self.timings,
+                "timing_s/scoring",
+                now.saturating_sub(self.heard).as_secs_f64(),
+            );
         }
         self.heard = now;
         Ok(())
@@ -261,10 +342,17 @@ impl Gather {
 
     /// The worker has answered: nothing may be missing now.
     pub fn generated(&mut self, metrics: &Metrics, now: Duration) -> Result<(), End> {
-        if let Some(group) = self.groups.iter().position(|g| g.samples.iter().any(|s| matches!(s, Sample::Missing))) {
-            return Err(breach(format!("it ended without all completions of prompt {group}")));
+        if let Some(group) = self
+            .groups
+            .iter()
+            .position(|g| g.samples.iter().any(|s| matches!(s, Sample::Missing)))
+        {
+            return Err(breach(format!(
+                "it ended without all completions of prompt {group}"
+            )));
         }
-        // What depends on the weights is measured by the trainer; the sampler's word is on time and speed.
+        // What depends on the weights is measured by the trainer; the sampler's word is on time and
+        // speed.
         for (name, value) in metrics {
             if name.starts_with("timing_s/") {
                 add(&mut self.timings, name, *value);
@@ -288,7 +376,9 @@ impl Gather {
     /// The worker samples, or is asked about what it has sampled.
     /// Whom the worker is asked for: the judge of a reward, or its reward model.
     pub fn asked(&self) -> Option<String> {
-        self.asks.in_flight().map(|(whom, reward, _)| format!("the {whom} of `{reward}`"))
+        self.asks
+            .in_flight()
+            .map(|(whom, reward, _)| format!("the {whom} of `{reward}`"))
     }
 
     pub fn worker_is_busy(&self) -> bool {
@@ -310,21 +400,39 @@ impl Gather {
     }
 
     /// `heard` are the last words of the worker and the clerk, of any kind.
-    pub fn waits(&self, owner: &str, worker: &str, rewards: &str, limits: &Limits, heard: Heard) -> Vec<Wait> {
+    pub fn waits(
+        &self,
+        owner: &str,
+        worker: &str,
+        rewards: &str,
+        limits: &Limits,
+        heard: Heard,
+    ) -> Vec<Wait> {
         let (_, ended, all) = self.counts();
         let mut waits = Vec::new();
         if self.generating {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
-            waits.push(Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence));
+            waits.push(
+                Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence),
+            );
         }
         if let Some((whom, reward, count)) = self.asks.in_flight() {
             let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
-            waits.push(Wait::new(owner, what, self.heard).silent(heard.worker, limits.worker_silence));
+            waits.push(
+                Wait::new(owner, what, self.heard).silent(heard.worker, limits.worker_silence),
+            );
         } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();
-            let what = format!("rewards {rewards}: {count} completions, first sample {} of prompt {}", first.sample, first.prompt);
+            let what = format!(
+                "rewards {rewards}: {count} completions, first sample {} of prompt {}",
+                first.sample, first.prompt
+            );
             let wait = Wait::new(owner, what, self.heard);
-            waits.push(if self.generating { wait } else { wait.silent(self.heard.max(self.judging), limits.score) });
+            waits.push(if self.generating {
+                wait
+            } else {
+                wait.silent(self.heard.max(self.judging), limits.score)
+            });
         }
         waits
     }

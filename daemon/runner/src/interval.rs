@@ -1,18 +1,23 @@
 //! 95 % confidence intervals of an evaluation's numbers, each a mean over rows.
 //!
-//! The rows are what was drawn from all the problems that could have been asked, so they alone are counted: completions of one row are not
-//! independent of each other, and their mean is one observation (Miller 2024, "Adding Error Bars to Evals", 2.2). Where each row says yes or no
-//! the interval is Wilson's, which is right for few rows and for shares of 0 and 1, where the normal one has no width; elsewhere it is the
-//! normal one, `mean ± 1.96 · std / √rows`.
+//! The rows are what was drawn from all the problems that could have been asked, so they alone are
+//! counted: completions of one row are not independent of each other, and their mean is one
+//! observation (Miller 2024, "Adding Error Bars to Evals", 2.2). Where each row says yes or no the
+//! interval is Wilson's, which is right for few rows and for shares of 0 and 1, where the normal
+//! one has no width; elsewhere it is the normal one, `mean ± 1.96 · std / √rows`.
 
 use crate::advantages::{mean, std};
 
 /// Of the normal distribution, 97.5 %.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// Lower and upper end for the mean of one value per row; `None` where the rows are too few to say anything. `bounds` are of the values.
+/// Lower and upper end for the mean of one value per row; `None` where the rows are too few to say
+/// anything. `bounds` are of the values.
 pub fn interval(values: &[f64], bounds: (f64, f64)) -> Option<(f64, f64)> {
-    if !values.is_empty() && bounds == (0.0, 1.0) && values.iter().all(|value| *value == 0.0 || *value == 1.0) {
+    if !values.is_empty()
+        && bounds == (0.0, 1.0)
+        && values.iter().all(|value| *value == 0.0 || *value == 1.0)
+    {
         return Some(wilson(values));
     }
     if values.len() < 2 {
@@ -37,13 +42,21 @@ mod tests {
 
     fn close(found: Option<(f64, f64)>, expected: (f64, f64)) {
         let (low, high) = found.unwrap();
-        assert!((low - expected.0).abs() < 1e-6 && (high - expected.1).abs() < 1e-6, "{low} {high}");
+        assert!(
+            (low - expected.0).abs() < 1e-6 && (high - expected.1).abs() < 1e-6,
+            "{low} {high}"
+        );
     }
 
-    /// The formula of Brown, Cai and DasGupta 2001, eq. 4, worked out in double precision elsewhere.
+    /// The formula of Brown, Cai and DasGupta 2001, eq. 4, worked out in double precision
+    /// elsewhere.
     #[test]
     fn shares_of_rows_that_say_yes_or_no_get_wilsons() {
-        let rows = |yes: usize, n: usize| (0..n).map(|i| f64::from(u8::from(i < yes))).collect::<Vec<_>>();
+        let rows = |yes: usize, n: usize| {
+            (0..n)
+                .map(|i| f64::from(u8::from(i < yes)))
+                .collect::<Vec<_>>()
+        };
         close(interval(&rows(8, 10), (0.0, 1.0)), (0.490_162, 0.943_318));
         close(interval(&rows(0, 20), (0.0, 1.0)), (0.0, 0.161_125));
         close(interval(&rows(50, 100), (0.0, 1.0)), (0.403_832, 0.596_168));
@@ -52,10 +65,16 @@ mod tests {
     #[test]
     fn other_values_get_the_normal_one_within_their_bounds() {
         // std of 0, ½, 1, ½ is 1/√6 = 0.408248; half of the width 1.959964 · 0.408248 / 2.
-        close(interval(&[0.0, 0.5, 1.0, 0.5], (0.0, 1.0)), (0.099_925, 0.900_075));
+        close(
+            interval(&[0.0, 0.5, 1.0, 0.5], (0.0, 1.0)),
+            (0.099_925, 0.900_075),
+        );
         close(interval(&[0.0, 0.25, 1.0], (0.0, 1.0)), (0.0, 1.0));
         let (low, high) = interval(&[-2.0, 3.0], (f64::NEG_INFINITY, f64::INFINITY)).unwrap();
-        assert!(low < -4.0 && high > 5.0, "scores have no such bounds: {low} {high}");
+        assert!(
+            low < -4.0 && high > 5.0,
+            "scores have no such bounds: {low} {high}"
+        );
         assert_eq!(interval(&[0.5], (0.0, 1.0)), None);
         assert_eq!(interval(&[], (0.0, 1.0)), None);
     }

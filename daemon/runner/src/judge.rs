@@ -1,4 +1,5 @@
-//! From verdicts to a reward: the weighted sum of what each reward said, with the job's word on faults and abstentions.
+//! From verdicts to a reward: the weighted sum of what each reward said, with the job's word on
+//! faults and abstentions.
 
 use crate::message::End;
 use crate::plan::RewardFacts;
@@ -12,9 +13,17 @@ pub struct Rule<'a> {
     pub facts: RewardFacts,
 }
 
-/// The rules of a stage or evaluation. A reward without facts (which the plan refuses) counts as one with a minimum of 0.
+/// The rules of a stage or evaluation. A reward without facts (which the plan refuses) counts as
+/// one with a minimum of 0.
 pub fn rules<'a>(rewards: &'a [Reward], facts: &[RewardFacts]) -> Vec<Rule<'a>> {
-    rewards.iter().enumerate().map(|(i, reward)| Rule { reward, facts: facts.get(i).copied().unwrap_or_default() }).collect()
+    rewards
+        .iter()
+        .enumerate()
+        .map(|(i, reward)| Rule {
+            reward,
+            facts: facts.get(i).copied().unwrap_or_default(),
+        })
+        .collect()
 }
 
 fn value(rule: &Rule, outcome: &Outcome) -> Option<f32> {
@@ -33,19 +42,27 @@ fn value(rule: &Rule, outcome: &Outcome) -> Option<f32> {
     }
 }
 
-/// Fills in each verdict's `value` and returns the weighted sum of them, or `None` when one takes the sample out of training (or when
-/// no reward judges the row's domain). Out-of-time is never trained on: it ends the job and names the plugin (`RWD-2`).
+/// Fills in each verdict's `value` and returns the weighted sum of them, or `None` when one takes
+/// the sample out of training (or when no reward judges the row's domain). Out-of-time is never
+/// trained on: it ends the job and names the plugin (`RWD-2`).
 pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, End> {
     let mut sum = None;
     let mut dropped = false;
     for verdict in verdicts {
-        let rule = rules.iter().find(|rule| rule.reward.name == verdict.plugin).ok_or_else(|| End::Failed {
-            error: format!("a verdict of reward `{}`, which the stage does not have", verdict.plugin),
-        })?;
+        let rule = rules
+            .iter()
+            .find(|rule| rule.reward.name == verdict.plugin)
+            .ok_or_else(|| End::Failed {
+                error: format!(
+                    "a verdict of reward `{}`, which the stage does not have",
+                    verdict.plugin
+                ),
+            })?;
         if verdict.outcome == Outcome::OutOfTime {
             let error = format!(
-                "reward `{}` ran out of wall-clock time again and again: its plugin hangs or the machine is overloaded; \
-                 lower limits.fuel so that the plugin's own work stops it, or use another plugin",
+                "reward `{}` ran out of wall-clock time again and again: its plugin hangs or the \
+                 machine is overloaded; lower limits.fuel so that the plugin's own work stops it, \
+                 or use another plugin",
                 verdict.plugin
             );
             return Err(End::Failed { error });
@@ -59,17 +76,27 @@ pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, En
     Ok(sum.filter(|_| !dropped).map(|sum: f64| sum as f32))
 }
 
-/// What is wrong with a reward that is no number of float32, and which of its parts is the largest. `None` of one that is a number.
+/// What is wrong with a reward that is no number of float32, and which of its parts is the largest.
+/// `None` of one that is a number.
 pub fn beyond_float32(rules: &[Rule], verdicts: &[Verdict], reward: Option<f32>) -> Option<String> {
     let reward = reward.filter(|reward| !reward.is_finite())?;
     let parts = verdicts.iter().filter_map(|verdict| {
-        let rule = rules.iter().find(|rule| rule.reward.name == verdict.plugin)?;
+        let rule = rules
+            .iter()
+            .find(|rule| rule.reward.name == verdict.plugin)?;
         Some((&rule.reward.name, rule.reward.weight, verdict.value?))
     });
-    let largest = parts.max_by(|(_, a, x), (_, b, y)| (a * f64::from(*x)).abs().total_cmp(&(b * f64::from(*y)).abs()));
-    let of = largest.map_or(String::new(), |(name, weight, value)| format!(": reward `{name}` gives {value} × weight = {weight}"));
+    let largest = parts.max_by(|(_, a, x), (_, b, y)| {
+        (a * f64::from(*x))
+            .abs()
+            .total_cmp(&(b * f64::from(*y)).abs())
+    });
+    let of = largest.map_or(String::new(), |(name, weight, value)| {
+        format!(": reward `{name}` gives {value} × weight = {weight}")
+    });
     Some(format!(
-        "the reward of a completion is {reward}, which nothing can learn from{of}; lower the weight, or the plugin's scores"
+        "the reward of a completion is {reward}, which nothing can learn from{of}; lower the \
+         weight, or the plugin's scores"
     ))
 }
 
@@ -77,7 +104,9 @@ pub fn beyond_float32(rules: &[Rule], verdicts: &[Verdict], reward: Option<f32>)
 pub fn drops_group(rules: &[Rule], verdicts: &[Verdict]) -> bool {
     verdicts.iter().any(|verdict| {
         matches!(verdict.outcome, Outcome::Abstain { .. })
-            && rules.iter().any(|r| r.reward.name == verdict.plugin && r.reward.on_abstain == OnAbstain::DropGroup)
+            && rules.iter().any(|r| {
+                r.reward.name == verdict.plugin && r.reward.on_abstain == OnAbstain::DropGroup
+            })
     })
 }
 
@@ -87,28 +116,63 @@ mod tests {
 
     fn verdict(plugin: &str, outcome: Outcome) -> Verdict {
         let (module_sha256, config_sha256) = ("m".into(), "c".into());
-        Verdict { plugin: plugin.into(), module_sha256, config_sha256, outcome, value: None, fuel: 1 }
+        Verdict {
+            plugin: plugin.into(),
+            module_sha256,
+            config_sha256,
+            outcome,
+            value: None,
+            fuel: 1,
+        }
     }
 
     fn score(value: f32) -> Outcome {
-        Outcome::Score { value, parts: vec![] }
+        Outcome::Score {
+            value,
+            parts: vec![],
+        }
     }
 
     fn reward(name: &str, weight: f64, on_abstain: OnAbstain, on_fault: OnFault) -> Reward {
-        Reward { weight, on_abstain, on_fault, ..Reward::of_plugin(name) }
+        Reward {
+            weight,
+            on_abstain,
+            on_fault,
+            ..Reward::of_plugin(name)
+        }
     }
 
-    fn judged(rewards: &[Reward], outcomes: &[Outcome]) -> (Result<Option<f32>, End>, Vec<Option<f32>>) {
-        let facts = vec![RewardFacts { min: -2.0, max: 1.0, ..RewardFacts::default() }; rewards.len()];
-        let mut verdicts: Vec<_> = rewards.iter().zip(outcomes).map(|(r, o)| verdict(&r.name, o.clone())).collect();
+    fn judged(
+        rewards: &[Reward],
+        outcomes: &[Outcome],
+    ) -> (Result<Option<f32>, End>, Vec<Option<f32>>) {
+        let facts = vec![
+            RewardFacts {
+                min: -2.0,
+                max: 1.0,
+                ..RewardFacts::default()
+            };
+            rewards.len()
+        ];
+        let mut verdicts: Vec<_> = rewards
+            .iter()
+            .zip(outcomes)
+            .map(|(r, o)| verdict(&r.name, o.clone()))
+            .collect();
         let reward = judge(&rules(rewards, &facts), &mut verdicts);
         (reward, verdicts.into_iter().map(|v| v.value).collect())
     }
 
     #[test]
     fn a_reward_is_the_weighted_sum_of_scores() {
-        let two = [reward("a", 1.0, OnAbstain::DropSample, OnFault::Min), reward("b", 0.5, OnAbstain::DropSample, OnFault::Min)];
-        assert_eq!(judged(&two, &[score(1.0), score(0.5)]), (Ok(Some(1.25)), vec![Some(1.0), Some(0.5)]));
+        let two = [
+            reward("a", 1.0, OnAbstain::DropSample, OnFault::Min),
+            reward("b", 0.5, OnAbstain::DropSample, OnFault::Min),
+        ];
+        assert_eq!(
+            judged(&two, &[score(1.0), score(0.5)]),
+            (Ok(Some(1.25)), vec![Some(1.0), Some(0.5)])
+        );
         // A row of a domain that only the first reward judges.
         assert_eq!(judged(&two[..1], &[score(1.0)]).0, Ok(Some(1.0)));
         assert_eq!(judged(&[], &[]).0, Ok(None));
@@ -116,8 +180,19 @@ mod tests {
 
     #[test]
     fn a_fault_gives_the_declared_minimum_unless_the_job_says_otherwise() {
-        for fault in [Outcome::OutOfFuel, Outcome::Trap { reason: "unreachable".into() }] {
-            let of = |on_fault| judged(&[reward("a", 2.0, OnAbstain::DropSample, on_fault)], std::slice::from_ref(&fault)).0;
+        for fault in [
+            Outcome::OutOfFuel,
+            Outcome::Trap {
+                reason: "unreachable".into(),
+            },
+        ] {
+            let of = |on_fault| {
+                judged(
+                    &[reward("a", 2.0, OnAbstain::DropSample, on_fault)],
+                    std::slice::from_ref(&fault),
+                )
+                .0
+            };
             assert_eq!(of(OnFault::Min), Ok(Some(-4.0)));
             assert_eq!(of(OnFault::Score(-1.0)), Ok(Some(-2.0)));
             assert_eq!(of(OnFault::DropSample), Ok(None));
@@ -126,12 +201,20 @@ mod tests {
 
     #[test]
     fn an_abstention_masks_and_is_never_zero() {
-        let abstain = Outcome::Abstain { reason: "no reference".into() };
+        let abstain = Outcome::Abstain {
+            reason: "no reference".into(),
+        };
         let of = |on_abstain| {
-            let rewards = [reward("a", 1.0, on_abstain, OnFault::Min), reward("b", 1.0, OnAbstain::DropSample, OnFault::Min)];
+            let rewards = [
+                reward("a", 1.0, on_abstain, OnFault::Min),
+                reward("b", 1.0, OnAbstain::DropSample, OnFault::Min),
+            ];
             let verdicts = [verdict("a", abstain.clone()), verdict("b", score(1.0))];
             let facts = [RewardFacts::default(); 2];
-            (judged(&rewards, &[abstain.clone(), score(1.0)]).0, drops_group(&rules(&rewards, &facts), &verdicts))
+            (
+                judged(&rewards, &[abstain.clone(), score(1.0)]).0,
+                drops_group(&rules(&rewards, &facts), &verdicts),
+            )
         };
         assert_eq!(of(OnAbstain::DropSample), (Ok(None), false));
         assert_eq!(of(OnAbstain::DropGroup), (Ok(None), true));
@@ -140,7 +223,11 @@ mod tests {
 
     #[test]
     fn out_of_time_ends_the_job_and_names_the_plugin() {
-        let ended = judged(&[reward("slow", 1.0, OnAbstain::DropSample, OnFault::Min)], &[Outcome::OutOfTime]).0;
+        let ended = judged(
+            &[reward("slow", 1.0, OnAbstain::DropSample, OnFault::Min)],
+            &[Outcome::OutOfTime],
+        )
+        .0;
         assert!(matches!(ended, Err(End::Failed { error }) if error.contains("`slow`")));
     }
 }

@@ -1,8 +1,9 @@
 //! What a job does next, as pure functions of (state, event, time) → (state, commands, reason).
 //!
-//! [`Machine`](machine::Machine) is the job's state machine. Whoever drives it carries out its [`Command`]s (a request to the worker, rows to read,
-//! completions to score, records to keep) and tells it what came of them as [`Event`]s. It holds no socket, file, clock or random
-//! number, so a test can feed it any order of events and any crash.
+//! [`Machine`](machine::Machine) is the job's state machine. Whoever drives it carries out its
+//! [`Command`]s (a request to the worker, rows to read, completions to score, records to keep) and
+//! tells it what came of them as [`Event`]s. It holds no socket, file, clock or random number, so a
+//! test can feed it any order of events and any crash.
 //!
 //! ```text
 //!  worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
@@ -32,8 +33,9 @@
 //! | [`restart`] | whether a job that lost its worker is taken up again |
 //! | [`pace`] | time left |
 //!
-//! `STEP-1` and `STEP-2` rest on two habits: everything that trains is sealed in the journal before it trains, and every choice is a
-//! function of the plan and of what is recorded, never of time or order of arrival.
+//! `STEP-1` and `STEP-2` rest on two habits: everything that trains is sealed in the journal before
+//! it trains, and every choice is a function of the plan and of what is recorded, never of time or
+//! order of arrival.
 
 pub mod advantages;
 pub mod answer;
@@ -59,7 +61,8 @@ pub mod wait;
 
 pub use machine::Machine;
 pub use message::{
-    Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled, ScoreItem, Source, Store,
+    Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled,
+    ScoreItem, Source, Store,
 };
 pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
 pub use record::{Record, StageRecord};

@@ -116,14 +116,18 @@ fn to_worker(request: Request) -> Vec<Command> {
 }
 
 impl Machine {
-    /// An attempt that starts from what `record` says is durable. The worker's process has been started.
+    /// An attempt that starts from what `record` says is durable. The worker's process has been
+    /// started.
     pub fn new(plan: Arc<Plan>, record: Record, now: Duration) -> Machine {
         Machine {
             plan,
             record,
             state: State::StartingWorker,
             since: now,
-            heard: Heard { worker: now, clerk: now },
+            heard: Heard {
+                worker: now,
+                clerk: now,
+            },
             progress: None,
             leftovers: true,
         }
@@ -131,7 +135,10 @@ impl Machine {
 
     pub fn handle(&mut self, event: Event, now: Duration) -> Decision {
         if matches!(self.state, State::Ended) {
-            return Decision { commands: Vec::new(), reason: None };
+            return Decision {
+                commands: Vec::new(),
+                reason: None,
+            };
         }
         let before = self.describe();
         let commands = match self.advance(event, now) {
@@ -142,7 +149,10 @@ impl Machine {
             }
         };
         let after = self.describe();
-        Decision { commands, reason: (after != before).then_some(after) }
+        Decision {
+            commands,
+            reason: (after != before).then_some(after),
+        }
     }
 
     pub fn record(&self) -> &Record {
@@ -153,9 +163,19 @@ impl Machine {
         match event {
             Event::Tick => return self.tick(now).map(|_| Vec::new()),
             Event::Fault(end) => return Err(end),
-            Event::Worker(Body::Event(worker::Event::Progress { doing, done, total, unit })) => {
+            Event::Worker(Body::Event(worker::Event::Progress {
+                doing,
+                done,
+                total,
+                unit,
+            })) => {
                 self.heard.worker = now;
-                self.progress = Some(Activity { doing, done, total, unit });
+                self.progress = Some(Activity {
+                    doing,
+                    done,
+                    total,
+                    unit,
+                });
                 return Ok(Vec::new());
             }
             Event::Writing => {
@@ -177,15 +197,22 @@ impl Machine {
                 }
                 return Ok(Vec::new());
             }
-            Event::Worker(Body::Failed(failure)) if !matches!(self.state, State::Restoring { .. }) => {
+            Event::Worker(Body::Failed(failure))
+                if !matches!(self.state, State::Restoring { .. }) =>
+            {
                 let asked = match &self.state {
                     State::Stepping { step, .. } => step.asked(),
                     State::Evaluating { evaluation, .. } => evaluation.asked(),
                     _ => None,
                 };
-                let doing = self.describe() + &asked.map(|whom| format!(": {whom}")).unwrap_or_default();
+                let doing =
+                    self.describe() + &asked.map(|whom| format!(": {whom}")).unwrap_or_default();
                 let returns = matches!(self.state, State::Opening(_) | State::Rebuilding { .. });
-                return Err(if returns { not_returned(&doing, failure) } else { failed(&doing, failure) });
+                return Err(if returns {
+                    not_returned(&doing, failure)
+                } else {
+                    failed(&doing, failure)
+                });
             }
             Event::Worker(_) | Event::WorkerStarted { .. } => self.heard.worker = now,
             _ => {}
@@ -207,7 +234,10 @@ impl Machine {
         match (state, event) {
             (State::StartingWorker, Event::WorkerStarted { .. }) => self.open(),
             (State::Opening(work), Event::Worker(Body::Done(Reply::Opened(_)))) => match work {
-                Work::Stage(stage) => Ok((State::BeginningStage(stage), vec![Command::Store(Store::BeginStage { stage })])),
+                Work::Stage(stage) => Ok((
+                    State::BeginningStage(stage),
+                    vec![Command::Store(Store::BeginStage { stage })],
+                )),
                 Work::Export => Ok(self.export()),
             },
             (State::BeginningStage(stage), Event::Stored) => {
@@ -216,38 +246,74 @@ impl Machine {
                 }
                 self.restore(stage, now)
             }
-            (State::Restoring { stage, step }, Event::Worker(Body::Done(Reply::Restored))) => self.rebuild(stage, step, now),
-            (State::Restoring { stage, step }, Event::Worker(Body::Failed(failure))) => self.not_restored(stage, step, failure),
+            (State::Restoring { stage, step }, Event::Worker(Body::Done(Reply::Restored))) => {
+                self.rebuild(stage, step, now)
+            }
+            (State::Restoring { stage, step }, Event::Worker(Body::Failed(failure))) => {
+                self.not_restored(stage, step, failure)
+            }
             (State::DroppingCheckpoint { stage }, Event::Stored) => {
                 if let Some(record) = self.record.stages.get_mut(stage) {
                     record.checkpoints.pop();
                 }
                 self.open()
             }
-            (State::Rebuilding { stage, mut rebuild }, event) => match rebuild.handle(&self.plan, event, now)? {
-                Some(commands) => Ok((State::Rebuilding { stage, rebuild }, commands)),
-                None => self.boundary(stage, now),
-            },
-            (State::Recalling { stage }, Event::Recalled(recalled)) => self.step(stage, recalled, now),
-            (State::Recalling { stage }, Event::Stored) => self.step(stage, Recalled::default(), now),
-            (State::Stepping { stage, mut step }, event) => match step.handle(&self.plan, stage, event, now)? {
-                Flow::Go(commands) => Ok((State::Stepping { stage, step }, commands)),
-                Flow::Done { metrics, tokens, rollouts } => self.commit(stage, metrics, tokens, rollouts),
-            },
+            (State::Rebuilding { stage, mut rebuild }, event) => {
+                match rebuild.handle(&self.plan, event, now)? {
+                    Some(commands) => Ok((State::Rebuilding { stage, rebuild }, commands)),
+                    None => self.boundary(stage, now),
+                }
+            }
+            (State::Recalling { stage }, Event::Recalled(recalled)) => {
+                self.step(stage, recalled, now)
+            }
+            (State::Recalling { stage }, Event::Stored) => {
+                self.step(stage, Recalled::default(), now)
+            }
+            (State::Stepping { stage, mut step }, event) => {
+                match step.handle(&self.plan, stage, event, now)? {
+                    Flow::Go(commands) => Ok((State::Stepping { stage, step }, commands)),
+                    Flow::Done {
+                        metrics,
+                        tokens,
+                        rollouts,
+                    } => self.commit(stage, metrics, tokens, rollouts),
+                }
+            }
             (State::Committing { stage, num_tokens }, Event::Stored) => {
                 if let Some(record) = self.record.stages.get_mut(stage) {
                     record.step += 1;
                     record.num_tokens = num_tokens;
                 }
-                match self.plan.syncs_reference(stage, self.record.committed(stage)) {
-                    true => Ok((State::SyncingReference { stage }, to_worker(Request::SyncReference))),
+                match self
+                    .plan
+                    .syncs_reference(stage, self.record.committed(stage))
+                {
+                    true => Ok((
+                        State::SyncingReference { stage },
+                        to_worker(Request::SyncReference),
+                    )),
                     false => self.boundary(stage, now),
                 }
             }
-            (State::SyncingReference { stage }, Event::Worker(Body::Done(Reply::ReferenceSynced))) => self.boundary(stage, now),
-            (State::Saving { stage, step, dir }, Event::Worker(Body::Done(Reply::Saved { manifest_sha256 }))) => {
-                let store = Store::Checkpoint { stage, step, dir: dir.clone(), manifest_sha256 };
-                Ok((State::RecordingCheckpoint { stage, step, dir }, vec![Command::Store(store)]))
+            (
+                State::SyncingReference { stage },
+                Event::Worker(Body::Done(Reply::ReferenceSynced)),
+            ) => self.boundary(stage, now),
+            (
+                State::Saving { stage, step, dir },
+                Event::Worker(Body::Done(Reply::Saved { manifest_sha256 })),
+            ) => {
+                let store = Store::Checkpoint {
+                    stage,
+                    step,
+                    dir: dir.clone(),
+                    manifest_sha256,
+                };
+                Ok((
+                    State::RecordingCheckpoint { stage, step, dir },
+                    vec![Command::Store(store)],
+                ))
             }
             (State::RecordingCheckpoint { stage, step, dir }, Event::Stored) => {
                 let mut commands = self.prune(stage, step, dir);
@@ -255,11 +321,23 @@ impl Machine {
                 commands.extend(more);
                 Ok((state, commands))
             }
-            (State::Evaluating { stage, mut evaluation }, event) => match evaluation.handle(&self.plan, event, now)? {
+            (
+                State::Evaluating {
+                    stage,
+                    mut evaluation,
+                },
+                event,
+            ) => match evaluation.handle(&self.plan, event, now)? {
                 Ok(result) => Ok(self.record_eval(stage, result)),
                 Err(commands) => Ok((State::Evaluating { stage, evaluation }, commands)),
             },
-            (State::Comparing { stage, mut separation }, event) => match separation.handle(&self.plan, event, now)? {
+            (
+                State::Comparing {
+                    stage,
+                    mut separation,
+                },
+                event,
+            ) => match separation.handle(&self.plan, event, now)? {
                 Compared::Whole { result, warning } => {
                     let (state, mut commands) = self.record_eval(stage, *result);
                     commands.extend(warning.map(Command::Warn));
@@ -273,13 +351,20 @@ impl Machine {
             }
             (State::MakingDataSet(stage), Event::Stored) => {
                 self.progress = None;
-                Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]))
+                Ok((
+                    State::FinishingStage(stage),
+                    vec![Command::Store(Store::FinishStage { stage })],
+                ))
             }
             (State::FinishingStage(stage), Event::Stored) => {
                 if let Some(record) = self.record.stages.get_mut(stage) {
                     record.finished = true;
                 }
-                if self.plan.stage(stage).is_some_and(|(settings, _)| settings.is_reviewed()) {
+                if self
+                    .plan
+                    .stage(stage)
+                    .is_some_and(|(settings, _)| settings.is_reviewed())
+                {
                     return Err(End::Reread);
                 }
                 match self.record.stage_at_work(self.plan.job.stages.len()) {
@@ -287,21 +372,27 @@ impl Machine {
                     None => Ok(self.export()),
                 }
             }
-            (State::Exporting, Event::Worker(Body::Done(Reply::Exported))) => {
-                Err(End::Succeeded { model: self.plan.final_dir.clone() })
-            }
-            (state, event) => Err(unexpected(&describe(&state, &self.plan, &self.record), &event)),
+            (State::Exporting, Event::Worker(Body::Done(Reply::Exported))) => Err(End::Succeeded {
+                model: self.plan.final_dir.clone(),
+            }),
+            (state, event) => Err(unexpected(
+                &describe(&state, &self.plan, &self.record),
+                &event,
+            )),
         }
     }
 
-    /// Opens the weights that the stage at work starts from, or, when all stages are done, the last ones.
+    /// Opens the weights that the stage at work starts from, or, when all stages are done, the last
+    /// ones.
     fn open(&mut self) -> Next {
         let stages = self.plan.job.stages.len();
         let at_work = self.record.stage_at_work(stages);
         let work = at_work.map_or(Work::Export, Work::Stage);
         let stage = at_work.unwrap_or(stages.saturating_sub(1));
         let Some((settings, facts)) = self.plan.stage(stage) else {
-            return Err(End::Failed { error: "the job has no stage".into() });
+            return Err(End::Failed {
+                error: "the job has no stage".into(),
+            });
         };
         let from = match work {
             Work::Export if settings.trains() => Some(stage),
@@ -313,24 +404,38 @@ impl Machine {
         let model = match from {
             None => {
                 let base = self.plan.model(settings).map(|model| model.base.clone());
-                base.ok_or_else(|| End::Failed { error: format!("the model of stage {stage} is not in the job") })?
+                base.ok_or_else(|| End::Failed {
+                    error: format!("the model of stage {stage} is not in the job"),
+                })?
             }
             Some(origin) => self.made_by(origin)?,
         };
-        let value = settings.ppo().and_then(|ppo| ppo.value_model.as_deref()).and_then(|name| self.plan.job.reward_model(name));
+        let value = settings
+            .ppo()
+            .and_then(|ppo| ppo.value_model.as_deref())
+            .and_then(|name| self.plan.job.reward_model(name));
         let value = value.map(|stage| self.made_by(stage)).transpose()?;
         let mut open = self.plan.open(settings, facts, model, value);
         if work == Work::Export {
-            (open.optimiser, open.reference, open.lora, open.value_model) = (None, false, None, None);
+            (open.optimiser, open.reference, open.lora, open.value_model) =
+                (None, false, None, None);
         }
-        Ok((State::Opening(work), to_worker(Request::Open(Box::new(open)))))
+        Ok((
+            State::Opening(work),
+            to_worker(Request::Open(Box::new(open))),
+        ))
     }
 
     /// The last weights of a finished stage.
     fn made_by(&self, stage: usize) -> Result<ModelSource, End> {
-        let (_, dir) = self.record.newest_checkpoint(stage).ok_or_else(|| End::Failed {
-            error: format!("stage {stage} is finished and has no checkpoint left: resubmit the job"),
-        })?;
+        let (_, dir) = self
+            .record
+            .newest_checkpoint(stage)
+            .ok_or_else(|| End::Failed {
+                error: format!(
+                    "stage {stage} is finished and has no checkpoint left: resubmit the job"
+                ),
+            })?;
         Ok(ModelSource::Directory(dir.clone()))
     }
 
@@ -339,12 +444,18 @@ impl Machine {
         let source = |reward: &str, model: Option<Answering>| match model {
             Some(Answering::Directory(dir)) => Ok(ModelSource::Directory(dir)),
             Some(Answering::Stage(stage)) => self.made_by(stage),
-            Some(Answering::Model(model)) => {
-                self.plan.models.get(model).map(|model| model.base.clone()).ok_or_else(|| nobody(reward))
-            }
+            Some(Answering::Model(model)) => self
+                .plan
+                .models
+                .get(model)
+                .map(|model| model.base.clone())
+                .ok_or_else(|| nobody(reward)),
             None => Err(nobody(reward)),
         };
-        self.plan.asking(of).map(|(reward, model)| Ok((reward.name.clone(), source(&reward.name, model)?))).collect()
+        self.plan
+            .asking(of)
+            .map(|(reward, model)| Ok((reward.name.clone(), source(&reward.name, model)?)))
+            .collect()
     }
 
     fn restore(&mut self, stage: usize, now: Duration) -> Next {
@@ -365,12 +476,19 @@ impl Machine {
         }
         let warning = format!("{doing}: {}; the one before it is taken", failure.message);
         let drop = Store::DropCheckpoint { stage, step };
-        Ok((State::DroppingCheckpoint { stage }, vec![Command::Warn(warning), Command::Store(drop)]))
+        Ok((
+            State::DroppingCheckpoint { stage },
+            vec![Command::Warn(warning), Command::Store(drop)],
+        ))
     }
 
     /// From weights that hold `step` steps to those that hold all committed ones.
     fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Next {
-        if self.plan.stage(stage).is_some_and(|(settings, _)| !settings.trains()) {
+        if self
+            .plan
+            .stage(stage)
+            .is_some_and(|(settings, _)| !settings.trains())
+        {
             return self.boundary(stage, now);
         }
         match Rebuild::begin(&self.plan, stage, step, self.record.committed(stage), now) {
@@ -379,73 +497,148 @@ impl Machine {
         }
     }
 
-    /// Between two steps: all that is due and not on record, one after the other; then the next step, or the stage's end.
+    /// Between two steps: all that is due and not on record, one after the other; then the next
+    /// step, or the stage's end.
     fn boundary(&mut self, stage: usize, now: Duration) -> Next {
         let Some((settings, facts)) = self.plan.stage(stage) else {
-            return Err(End::Failed { error: format!("stage {stage} is not in the job") });
+            return Err(End::Failed {
+                error: format!("stage {stage} is not in the job"),
+            });
         };
         let step = self.record.committed(stage);
         if self.plan.checkpoints_at(stage, step) && !self.record.has_checkpoint(stage, step) {
             let dir = self.plan.checkpoint_dir(settings, step);
-            return Ok((State::Saving { stage, step, dir: dir.clone() }, to_worker(Request::Save { dir })));
+            return Ok((
+                State::Saving {
+                    stage,
+                    step,
+                    dir: dir.clone(),
+                },
+                to_worker(Request::Save { dir }),
+            ));
         }
         for (index, name) in self.plan.evals_at(stage, step) {
-            let data = self.plan.job.evaluations().nth(index).map_or("", |eval| &eval.data);
+            let data = self
+                .plan
+                .job
+                .evaluations()
+                .nth(index)
+                .map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
                 let model = self.plan.job.model_of(settings);
                 let models = self.respondents(Source::Eval { eval: index, model })?;
-                let (evaluation, commands) = Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
-                return Ok((State::Evaluating { stage, evaluation: Box::new(evaluation) }, commands));
+                let (evaluation, commands) =
+                    Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
+                return Ok((
+                    State::Evaluating {
+                        stage,
+                        evaluation: Box::new(evaluation),
+                    },
+                    commands,
+                ));
             }
         }
         if step == facts.steps
             && let Some(data) = settings.held_out()
-            && !self.record.has_eval(&Some(settings.name.clone()), step, data)
+            && !self
+                .record
+                .has_eval(&Some(settings.name.clone()), step, data)
         {
             let (separation, commands) = Separation::begin(stage, step, now);
-            return Ok((State::Comparing { stage, separation: Box::new(separation) }, commands));
+            return Ok((
+                State::Comparing {
+                    stage,
+                    separation: Box::new(separation),
+                },
+                commands,
+            ));
         }
         if step == facts.steps && settings.rejection_sampling().is_some() {
             self.progress = None;
-            return Ok((State::MakingDataSet(stage), vec![Command::MakeDataSet { stage }]));
+            return Ok((
+                State::MakingDataSet(stage),
+                vec![Command::MakeDataSet { stage }],
+            ));
         }
         if step == facts.steps {
-            return Ok((State::FinishingStage(stage), vec![Command::Store(Store::FinishStage { stage })]));
+            return Ok((
+                State::FinishingStage(stage),
+                vec![Command::Store(Store::FinishStage { stage })],
+            ));
         }
         if std::mem::take(&mut self.leftovers) && settings.rollouts().is_some() {
-            return Ok((State::Recalling { stage }, vec![Command::Recall { stage, step }]));
+            return Ok((
+                State::Recalling { stage },
+                vec![Command::Recall { stage, step }],
+            ));
         }
         self.step(stage, Recalled::default(), now)
     }
 
-    /// Begins the next step. Completions that an attempt before this one left are the same bits as new ones only in the batch-invariant mode;
-    /// else an unsealed step's are dropped and all are sampled again. A sealed step goes on to its update in any mode.
+    /// Begins the next step. Completions that an attempt before this one left are the same bits as
+    /// new ones only in the batch-invariant mode; else an unsealed step's are dropped and all are
+    /// sampled again. A sealed step goes on to its update in any mode.
     ///
     /// So do the sealed steps behind it, where the ledger is an older copy, up to a gap: what is
     /// behind that was sampled with other weights.
     fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Next {
         let step = self.record.committed(stage);
         let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();
-        let (stale, behind_a_gap) = (!usable && !recalled.sampled.is_empty(), recalled.later && recalled.sampled.is_empty());
+        let (stale, behind_a_gap) = (
+            !usable && !recalled.sampled.is_empty(),
+            recalled.later && recalled.sampled.is_empty(),
+        );
         if stale || behind_a_gap {
-            return Ok((State::Recalling { stage }, vec![Command::Forget { stage, step }]));
+            return Ok((
+                State::Recalling { stage },
+                vec![Command::Forget { stage, step }],
+            ));
         }
         self.leftovers = recalled.later;
         let models = self.respondents(Source::Stage(stage))?;
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
-        if let Some(Flow::Done { metrics, tokens, rollouts }) = begun.finished_at_once(&self.plan, now) {
+        if let Some(Flow::Done {
+            metrics,
+            tokens,
+            rollouts,
+        }) = begun.finished_at_once(&self.plan, now)
+        {
             return self.commit(stage, metrics, tokens, rollouts);
         }
-        Ok((State::Stepping { stage, step: Box::new(begun) }, commands))
+        Ok((
+            State::Stepping {
+                stage,
+                step: Box::new(begun),
+            },
+            commands,
+        ))
     }
 
-    fn commit(&mut self, stage: usize, mut metrics: Metrics, tokens: u64, rollouts: Vec<ScoredRollout>) -> Next {
-        let before = self.record.stages.get(stage).map_or(0.0, |record| record.num_tokens);
+    fn commit(
+        &mut self,
+        stage: usize,
+        mut metrics: Metrics,
+        tokens: u64,
+        rollouts: Vec<ScoredRollout>,
+    ) -> Next {
+        let before = self
+            .record
+            .stages
+            .get(stage)
+            .map_or(0.0, |record| record.num_tokens);
         let num_tokens = before + tokens as f64;
         metrics.insert("num_tokens".into(), num_tokens);
         let step = self.record.committed(stage);
-        let store = Store::Commit { stage, step, metrics, rollouts };
-        Ok((State::Committing { stage, num_tokens }, vec![Command::Store(store)]))
+        let store = Store::Commit {
+            stage,
+            step,
+            metrics,
+            rollouts,
+        };
+        Ok((
+            State::Committing { stage, num_tokens },
+            vec![Command::Store(store)],
+        ))
     }
 
     /// Notes the new checkpoint and deletes those of its stage that are too many.
@@ -456,23 +649,40 @@ impl Machine {
         };
         record.checkpoints.push((step, dir));
         let surplus = record.checkpoints.len().saturating_sub(keep);
-        record.checkpoints.drain(..surplus).map(|(step, dir)| Command::Prune { stage, step, dir }).collect()
+        record
+            .checkpoints
+            .drain(..surplus)
+            .map(|(step, dir)| Command::Prune { stage, step, dir })
+            .collect()
     }
 
     fn record_eval(&mut self, stage: usize, result: EvalResult) -> (State, Vec<Command>) {
         let recorded = (result.stage.clone(), result.step, result.data.clone());
-        (State::RecordingEval { stage, recorded }, vec![Command::Store(Store::Eval(Box::new(result)))])
+        (
+            State::RecordingEval { stage, recorded },
+            vec![Command::Store(Store::Eval(Box::new(result)))],
+        )
     }
 
     fn export(&mut self) -> (State, Vec<Command>) {
-        (State::Exporting, to_worker(Request::Export { dir: self.plan.final_dir.clone() }))
+        (
+            State::Exporting,
+            to_worker(Request::Export {
+                dir: self.plan.final_dir.clone(),
+            }),
+        )
     }
 
     fn tick(&self, now: Duration) -> Result<(), End> {
         match self.waits().into_iter().find(|wait| wait.is_over(now)) {
             Some(wait) => {
                 let waited = now.saturating_sub(wait.since).as_secs();
-                Err(End::Abandoned { cause: format!("{} waited {waited} s for {}: past its deadline", wait.owner, wait.waits_for) })
+                Err(End::Abandoned {
+                    cause: format!(
+                        "{} waited {waited} s for {}: past its deadline",
+                        wait.owner, wait.waits_for
+                    ),
+                })
             }
             None => Ok(()),
         }
@@ -484,14 +694,23 @@ impl Machine {
         let owner = describe(&self.state, plan, &self.record);
         let at_worker = |doing: &str| {
             let what = format!("{}: {doing}", plan.worker);
-            vec![Wait::new(&owner, what, self.since).silent(self.heard.worker, limits.worker_silence)]
+            vec![
+                Wait::new(&owner, what, self.since)
+                    .silent(self.heard.worker, limits.worker_silence),
+            ]
         };
-        let at_store = |what: &str| vec![Wait::new(&owner, what, self.since).silent(self.heard.clerk, limits.store)];
+        let at_store = |what: &str| {
+            vec![Wait::new(&owner, what, self.since).silent(self.heard.clerk, limits.store)]
+        };
         let inner = match &self.state {
             State::StartingWorker => {
                 vec![
-                    Wait::new(&owner, format!("{}: its first word", plan.worker), self.since)
-                        .until(self.since + limits.worker_start),
+                    Wait::new(
+                        &owner,
+                        format!("{}: its first word", plan.worker),
+                        self.since,
+                    )
+                    .until(self.since + limits.worker_start),
                 ]
             }
             State::Opening(_) => at_worker("loading"),
@@ -508,8 +727,13 @@ impl Machine {
             State::Exporting => at_worker("exporting"),
             // However long it takes, it is never silent for long.
             State::MakingDataSet(_) => {
-                let far = self.progress.as_ref().map_or(String::new(), |at| format!(" ({} of {} {})", at.done, at.total, at.unit));
-                vec![Wait::new(&owner, format!("data set: being written{far}"), self.since).silent(self.heard.clerk, limits.store)]
+                let far = self.progress.as_ref().map_or(String::new(), |at| {
+                    format!(" ({} of {} {})", at.done, at.total, at.unit)
+                });
+                vec![
+                    Wait::new(&owner, format!("data set: being written{far}"), self.since)
+                        .silent(self.heard.clerk, limits.store),
+                ]
             }
             State::Committing { .. } => at_store("rollout file and ledger"),
             State::BeginningStage(_)
@@ -519,7 +743,11 @@ impl Machine {
             | State::FinishingStage(_) => at_store("ledger"),
             State::Ended => Vec::new(),
         };
-        let outer = inner.iter().map(|wait| wait.since).min().map(|since| Wait::new("job", &owner, since.min(self.since)));
+        let outer = inner
+            .iter()
+            .map(|wait| wait.since)
+            .min()
+            .map(|since| Wait::new("job", &owner, since.min(self.since)));
         outer.into_iter().chain(inner).collect()
     }
 
@@ -527,8 +755,12 @@ impl Machine {
     pub fn activity(&self) -> Activity {
         let (own, busy) = match &self.state {
             State::Stepping { step, .. } => (step.activity(), step.worker_is_busy()),
-            State::Evaluating { evaluation, .. } => (evaluation.activity(), evaluation.worker_is_busy()),
-            State::Comparing { separation, .. } => (separation.activity(), separation.worker_is_busy()),
+            State::Evaluating { evaluation, .. } => {
+                (evaluation.activity(), evaluation.worker_is_busy())
+            }
+            State::Comparing { separation, .. } => {
+                (separation.activity(), separation.worker_is_busy())
+            }
             State::Rebuilding { rebuild, .. } => (rebuild.activity(), false),
             state => {
                 let doing = match state {
@@ -539,22 +771,37 @@ impl Machine {
                     State::FinishingStage(_) | State::RecordingEval { .. } => "recording",
                     _ => "loading",
                 };
-                (Activity { doing: doing.into(), done: 0, total: 1, unit: "models".into() }, true)
+                (
+                    Activity {
+                        doing: doing.into(),
+                        done: 0,
+                        total: 1,
+                        unit: "models".into(),
+                    },
+                    true,
+                )
             }
         };
         match &self.progress {
             // The worker's own words are finer, but evaluating is sampling to it.
             Some(progress) if busy => match own.doing.as_str() {
-                "evaluating" => Activity { doing: own.doing, ..progress.clone() },
+                "evaluating" => Activity {
+                    doing: own.doing,
+                    ..progress.clone()
+                },
                 _ => progress.clone(),
             },
             _ => own,
         }
     }
 
-    /// Whether a step is under way: one that would be redone, in part at least, were the attempt to stop now.
+    /// Whether a step is under way: one that would be redone, in part at least, were the attempt to
+    /// stop now.
     pub fn is_in_step(&self) -> bool {
-        matches!(self.state, State::Stepping { .. } | State::Committing { .. })
+        matches!(
+            self.state,
+            State::Stepping { .. } | State::Committing { .. }
+        )
     }
 
     /// The stage at work; `None` when all are finished.
@@ -568,14 +815,18 @@ impl Machine {
 }
 
 fn nobody(reward: &str) -> End {
-    End::Failed { error: format!("reward `{reward}` asks a model that is not in the job") }
+    End::Failed {
+        error: format!("reward `{reward}` asks a model that is not in the job"),
+    }
 }
 
-/// What it means that the weights of a job could not be brought back to where they were: there was room for them, so memory that
-/// is missing now is for a fresh worker to find.
+/// What it means that the weights of a job could not be brought back to where they were: there was
+/// room for them, so memory that is missing now is for a fresh worker to find.
 fn not_returned(doing: &str, failure: Failure) -> End {
     match failed(doing, failure.clone()) {
-        End::Failed { error: cause } if failure.kind == FailureKind::OutOfMemory => End::Abandoned { cause },
+        End::Failed { error: cause } if failure.kind == FailureKind::OutOfMemory => {
+            End::Abandoned { cause }
+        }
         end => end,
     }
 }
@@ -584,13 +835,20 @@ fn not_returned(doing: &str, failure: Failure) -> End {
 fn failed(doing: &str, failure: Failure) -> End {
     let message = failure.message;
     let error = match failure.kind {
-        FailureKind::Internal => return End::Abandoned { cause: format!("{doing}: {message}") },
+        FailureKind::Internal => {
+            return End::Abandoned {
+                cause: format!("{doing}: {message}"),
+            };
+        }
         FailureKind::Invalid => format!("{doing}: {message}"),
         FailureKind::Storage => {
-            return End::Away { cause: format!("{doing}: {message}: make room on that file system, or see to it") };
+            return End::Away {
+                cause: format!("{doing}: {message}: make room on that file system, or see to it"),
+            };
         }
         FailureKind::OutOfMemory => format!(
-            "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, sampler.slots or max_completion_length"
+            "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, \
+             sampler.slots or max_completion_length"
         ),
     };
     End::Failed { error }
@@ -598,34 +856,65 @@ fn failed(doing: &str, failure: Failure) -> End {
 
 /// The state in words, as owners of waits and reasons in the log are named.
 fn describe(state: &State, plan: &Plan, record: &Record) -> String {
-    let stage = |index: usize| plan.job.stages.get(index).map_or("?", |stage| stage.name.as_str());
+    let stage = |index: usize| {
+        plan.job
+            .stages
+            .get(index)
+            .map_or("?", |stage| stage.name.as_str())
+    };
     let place = |index: usize| {
         let steps = plan.stages.get(index).map_or(0, |facts| facts.steps);
-        format!("stage `{}` step {} of {steps}", stage(index), record.committed(index) + 1)
+        format!(
+            "stage `{}` step {} of {steps}",
+            stage(index),
+            record.committed(index) + 1
+        )
     };
     match state {
         State::StartingWorker => "starting the worker".into(),
-        State::Opening(Work::Stage(index)) => format!("opening the model for stage `{}`", stage(*index)),
+        State::Opening(Work::Stage(index)) => {
+            format!("opening the model for stage `{}`", stage(*index))
+        }
         State::Opening(Work::Export) => "opening the last checkpoint".into(),
         State::BeginningStage(index) => format!("beginning stage `{}`", stage(*index)),
         State::Restoring { stage: index, step } => {
-            format!("restoring stage `{}` from its checkpoint of step {step}", stage(*index))
+            format!(
+                "restoring stage `{}` from its checkpoint of step {step}",
+                stage(*index)
+            )
         }
-        State::DroppingCheckpoint { stage: index } => format!("dropping a damaged checkpoint of stage `{}`", stage(*index)),
+        State::DroppingCheckpoint { stage: index } => {
+            format!("dropping a damaged checkpoint of stage `{}`", stage(*index))
+        }
         State::Rebuilding { stage: index, .. } => {
-            format!("rebuilding stage `{}` up to its {} committed steps", stage(*index), record.committed(*index))
+            format!(
+                "rebuilding stage `{}` up to its {} committed steps",
+                stage(*index),
+                record.committed(*index)
+            )
         }
         State::Recalling { stage: index } => format!("{}: looking for leftovers", place(*index)),
         State::Stepping { stage: index, .. } => place(*index),
         State::Committing { stage: index, .. } => format!("{}: committing", place(*index)),
-        State::SyncingReference { stage: index } => format!("refreshing the reference of stage `{}`", stage(*index)),
-        State::Saving { stage: index, step, .. } | State::RecordingCheckpoint { stage: index, step, .. } => {
+        State::SyncingReference { stage: index } => {
+            format!("refreshing the reference of stage `{}`", stage(*index))
+        }
+        State::Saving {
+            stage: index, step, ..
+        }
+        | State::RecordingCheckpoint {
+            stage: index, step, ..
+        } => {
             format!("checkpoint of stage `{}` after {step} steps", stage(*index))
         }
         State::Evaluating { stage: index, .. }
         | State::Comparing { stage: index, .. }
         | State::RecordingEval { stage: index, .. } => {
-            format!("evaluation in stage `{}` after {} steps", stage(*index), record.committed(*index))
+            format!(
+                "evaluation in stage `{}` after {} steps",
+                stage(*index),
+                record.committed(*index)
+            )
         }
         State::MakingDataSet(index) => format!("making the data set of stage `{}`", stage(*index)),
         State::FinishingStage(index) => format!("finishing stage `{}`", stage(*index)),

@@ -21,18 +21,29 @@ pub enum Event {
     Batch(Batch),
     /// Answer to [`Command::Recall`].
     Recalled(Recalled),
-    /// Answer to [`Command::Score`], one for each completion: of each reward that judges the row a verdict, with `value` not filled in yet, or what
-    /// it asks a model first.
-    Scored { key: SampleKey, verdicts: Vec<Verdict>, asked: Vec<Asked>, text: String },
-    /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that had asked.
-    Concluded { key: SampleKey, verdicts: Vec<Verdict> },
-    /// None of the job's completions is being judged: those that are awaited have their turn to come.
+    /// Answer to [`Command::Score`], one for each completion: of each reward that judges the row a
+    /// verdict, with `value` not filled in yet, or what it asks a model first.
+    Scored {
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+        asked: Vec<Asked>,
+        text: String,
+    },
+    /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that
+    /// had asked.
+    Concluded {
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+    },
+    /// None of the job's completions is being judged: those that are awaited have their turn to
+    /// come.
     Judging,
     /// The clerk has begun the next of its tasks: what waits behind it has its turn to come.
     Writing,
     /// Answer to [`Command::Store`], [`Command::MakeDataSet`] and [`Command::Forget`].
     Stored,
-    /// How far [`Command::MakeDataSet`] is: sent again and again until its answer, and perhaps once after it.
+    /// How far [`Command::MakeDataSet`] is: sent again and again until its answer, and perhaps once
+    /// after it.
     Progress(Activity),
     /// A command could not be carried out.
     Fault(End),
@@ -40,13 +51,14 @@ pub enum Event {
     Tick,
 }
 
-/// Something is to be done. Commands of one decision are carried out in order, those of later decisions after those of earlier ones
-/// where they concern the journal; the rest may overlap.
+/// Something is to be done. Commands of one decision are carried out in order, those of later
+/// decisions after those of earlier ones where they concern the journal; the rest may overlap.
 #[derive(Clone, Debug)]
 pub enum Command {
     Worker(Box<worker::Request>),
-    /// `count` rows, a function of the arguments and the job's seed alone. `round` counts the further prompts of dynamic sampling, 0 being the
-    /// step's own. For an evaluation, `step` and `round` are 0 and the rows are the first `count`.
+    /// `count` rows, a function of the arguments and the job's seed alone. `round` counts the
+    /// further prompts of dynamic sampling, 0 being the step's own. For an evaluation, `step` and
+    /// `round` are 0 and the rows are the first `count`.
     ReadPrompts {
         of: Source,
         step: u64,
@@ -72,11 +84,13 @@ pub enum Command {
         stage: usize,
         step: u64,
     },
-    /// Completions to judge together: one, or all of a prompt where a reward judges groups ([`crate::Plan::scores_groups`]).
+    /// Completions to judge together: one, or all of a prompt where a reward judges groups
+    /// ([`crate::Plan::scores_groups`]).
     Score(Vec<ScoreItem>),
     /// Completions whose rewards have their answers.
     Conclude(Vec<Answered>),
-    /// Make a data set of what a rejection-sampling stage has kept in its committed steps, which may take hours: a function of those alone.
+    /// Make a data set of what a rejection-sampling stage has kept in its committed steps, which
+    /// may take hours: a function of those alone.
     MakeDataSet {
         stage: usize,
     },
@@ -126,7 +140,13 @@ pub struct ScoreItem {
 impl ScoreItem {
     pub fn of(source: Source, rollout: &Rollout) -> ScoreItem {
         let (key, row, finish) = (rollout.key, rollout.row, rollout.finish);
-        ScoreItem { of: source, key, row, completion_ids: rollout.completion_ids.clone(), finish }
+        ScoreItem {
+            of: source,
+            key,
+            row,
+            completion_ids: rollout.completion_ids.clone(),
+            finish,
+        }
     }
 }
 
@@ -150,10 +170,15 @@ impl Batch {
     /// Of all texts.
     pub fn tokens(&self) -> u64 {
         let tokens: usize = match self {
-            Batch::Sequences(sequences) => sequences.iter().map(|sequence| sequence.ids.len()).sum(),
-            Batch::Pairs(pairs) => {
-                pairs.iter().map(|pair| 2 * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len()).sum()
+            Batch::Sequences(sequences) => {
+                sequences.iter().map(|sequence| sequence.ids.len()).sum()
             }
+            Batch::Pairs(pairs) => pairs
+                .iter()
+                .map(|pair| {
+                    2 * pair.prompt_ids.len() + pair.chosen_ids.len() + pair.rejected_ids.len()
+                })
+                .sum(),
             Batch::Labelled(texts) => texts.iter().map(|text| text.ids.len()).sum(),
         };
         tokens as u64
@@ -173,7 +198,10 @@ pub enum Questions {
     /// A number for each text, which is whole; token ids.
     Numbers(Vec<Vec<u32>>),
     /// An answer to each question, or the reason why it cannot be asked.
-    Texts { stop_ids: Vec<u32>, questions: Vec<Result<Question, String>> },
+    Texts {
+        stop_ids: Vec<u32>,
+        questions: Vec<Result<Question, String>>,
+    },
 }
 
 /// What a model said, in the order of the questions.
@@ -196,7 +224,11 @@ pub struct Answered {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Keep {
     Sampled(Rollout),
-    Scored { key: SampleKey, verdicts: Vec<Verdict>, reward: Option<f32> },
+    Scored {
+        key: SampleKey,
+        verdicts: Vec<Verdict>,
+        reward: Option<f32>,
+    },
 }
 
 /// What the journal holds of a step.
@@ -218,7 +250,12 @@ impl Recalled {
         let mut whole = |(key, advantage)| {
             let rollout = self.sampled.remove(&key)?;
             let (verdicts, reward) = self.scored.remove(&key)?;
-            Some(ScoredRollout { rollout, verdicts, reward, advantage })
+            Some(ScoredRollout {
+                rollout,
+                verdicts,
+                reward,
+                advantage,
+            })
         };
         sealed.into_iter().map(&mut whole).collect()
     }
@@ -230,8 +267,8 @@ pub enum Store {
     BeginStage {
         stage: usize,
     },
-    /// What trains, and in which order: the journal's last word on a step, synced. Of a rejection-sampling stage: 1 for what is kept, none for
-    /// what is not.
+    /// What trains, and in which order: the journal's last word on a step, synced. Of a
+    /// rejection-sampling stage: 1 for what is kept, none for what is not.
     Seal {
         stage: usize,
         step: u64,
@@ -271,8 +308,9 @@ pub enum End {
     Failed {
         error: String,
     },
-    /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are opened anew, and an attempt with the plan made of
-    /// them goes on. It counts as no restart. So does what is kept for somebody to review: the materials are not opened before that.
+    /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are
+    /// opened anew, and an attempt with the plan made of them goes on. It counts as no restart. So
+    /// does what is kept for somebody to review: the materials are not opened before that.
     Reread,
     /// Something outside of the job is not as it has to be: a file is away, a disk takes nothing.
     /// Nothing that was committed is lost: the job is taken up again when that is mended.

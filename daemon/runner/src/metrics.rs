@@ -7,7 +7,8 @@ use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whether a metric depends on the wall clock: such may differ between two runs of one job, no others.
+/// Whether a metric depends on the wall clock: such may differ between two runs of one job, no
+/// others.
 pub fn is_timing(name: &str) -> bool {
     name == "step_time" || name.starts_with("timing_s/") || name.starts_with("perf/")
 }
@@ -19,13 +20,17 @@ pub const COMMITTED_AT: &str = "timing_s/committed_at";
 pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
     let mut groups: BTreeMap<u32, Vec<Option<f32>>> = BTreeMap::new();
     for record in records {
-        groups.entry(record.rollout.key.prompt).or_default().push(record.reward);
+        groups
+            .entry(record.rollout.key.prompt)
+            .or_default()
+            .push(record.reward);
     }
     groups.into_values().collect()
 }
 
-/// Metrics of all completions that a step sampled: those that dynamic sampling left out too. As in TRL `reward_std` is over all rewards of
-/// the step, and with rewards scaled by the batch's deviation `frac_reward_zero_std` is about that one.
+/// Metrics of all completions that a step sampled: those that dynamic sampling left out too. As in
+/// TRL `reward_std` is over all rewards of the step, and with rewards scaled by the batch's
+/// deviation `frac_reward_zero_std` is about that one.
 pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     let mut metrics = of_completions(records);
     let groups = rewards_by_group(records);
@@ -33,7 +38,10 @@ pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     let constant = match scale {
         ScaleRewards::Batch => f64::from(std(&rewards) == 0.0),
         ScaleRewards::Group | ScaleRewards::None => {
-            let constant = groups.iter().filter(|group| !given(group).is_empty() && !has_variance(group)).count();
+            let constant = groups
+                .iter()
+                .filter(|group| !given(group).is_empty() && !has_variance(group))
+                .count();
             constant as f64 / groups.len().max(1) as f64
         }
     };
@@ -42,8 +50,8 @@ pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     metrics
 }
 
-/// Metrics of a step of rejection sampling. `acceptance_rate` is the share of all completions that is kept, `groups/kept` counts the prompts
-/// that have one.
+/// Metrics of a step of rejection sampling. `acceptance_rate` is the share of all completions that
+/// is kept, `groups/kept` counts the prompts that have one.
 pub fn of_selection(records: &[ScoredRollout]) -> Metrics {
     let mut metrics = of_completions(records);
     let kept = records.iter().filter(|r| r.advantage.is_some()).count() as f64;
@@ -54,7 +62,10 @@ pub fn of_selection(records: &[ScoredRollout]) -> Metrics {
 }
 
 fn groups_with_advantage(records: &[ScoredRollout]) -> f64 {
-    let prompts = records.iter().filter(|r| r.advantage.is_some()).map(|r| r.rollout.key.prompt);
+    let prompts = records
+        .iter()
+        .filter(|r| r.advantage.is_some())
+        .map(|r| r.rollout.key.prompt);
     prompts.collect::<BTreeSet<_>>().len() as f64
 }
 
@@ -67,9 +78,17 @@ fn of_completions(records: &[ScoredRollout]) -> Metrics {
         metrics.insert("reward".into(), mean(&rewards));
         metrics.insert("reward_std".into(), std(&rewards));
     }
-    metrics.insert("samples/masked".into(), records.iter().filter(|r| r.reward.is_none()).count() as f64);
+    metrics.insert(
+        "samples/masked".into(),
+        records.iter().filter(|r| r.reward.is_none()).count() as f64,
+    );
     metrics.insert("groups/sampled".into(), groups.len() as f64);
-    lengths(&mut metrics, records.iter().map(|r| (r.rollout.completion_ids.len(), r.rollout.finish)));
+    lengths(
+        &mut metrics,
+        records
+            .iter()
+            .map(|r| (r.rollout.completion_ids.len(), r.rollout.finish)),
+    );
     verdicts(&mut metrics, records.iter().flat_map(|r| &r.verdicts));
     metrics
 }
@@ -82,22 +101,43 @@ pub fn lengths(metrics: &mut Metrics, completions: impl Iterator<Item = (usize, 
             ended.push(length as f64);
         }
     }
-    let extreme = |values: &[f64], pick: fn(f64, f64) -> f64| values.iter().copied().reduce(pick).unwrap_or(0.0);
+    let extreme = |values: &[f64], pick: fn(f64, f64) -> f64| {
+        values.iter().copied().reduce(pick).unwrap_or(0.0)
+    };
     metrics.insert("completions/mean_length".into(), mean(&all));
     metrics.insert("completions/min_length".into(), extreme(&all, f64::min));
     metrics.insert("completions/max_length".into(), extreme(&all, f64::max));
     metrics.insert("completions/mean_terminated_length".into(), mean(&ended));
-    metrics.insert("completions/min_terminated_length".into(), extreme(&ended, f64::min));
-    metrics.insert("completions/max_terminated_length".into(), extreme(&ended, f64::max));
-    metrics.insert("completions/clipped_ratio".into(), (all.len() - ended.len()) as f64 / all.len().max(1) as f64);
+    metrics.insert(
+        "completions/min_terminated_length".into(),
+        extreme(&ended, f64::min),
+    );
+    metrics.insert(
+        "completions/max_terminated_length".into(),
+        extreme(&ended, f64::max),
+    );
+    metrics.insert(
+        "completions/clipped_ratio".into(),
+        (all.len() - ended.len()) as f64 / all.len().max(1) as f64,
+    );
 }
 
-/// `rewards/{name}/{mean,std}` of the values that entered the reward, and counts of every way in which judging ended (`RWD-2`).
+/// `rewards/{name}/{mean,std}` of the values that entered the reward, and counts of every way in
+/// which judging ended (`RWD-2`).
 pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Verdict>) {
     let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let mut counts = [("score", 0u64), ("abstain", 0), ("trap", 0), ("out_of_fuel", 0), ("out_of_time", 0)];
+    let mut counts = [
+        ("score", 0u64),
+        ("abstain", 0),
+        ("trap", 0),
+        ("out_of_fuel", 0),
+        ("out_of_time", 0),
+    ];
     for verdict in verdicts {
-        values.entry(&verdict.plugin).or_default().extend(verdict.value.map(f64::from));
+        values
+            .entry(&verdict.plugin)
+            .or_default()
+            .extend(verdict.value.map(f64::from));
         let outcome = match verdict.outcome {
             Outcome::Score { .. } => 0,
             Outcome::Abstain { .. } => 1,
@@ -154,7 +194,11 @@ impl Unscored {
 
 impl std::fmt::Display for Unscored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} completions have no reward", self.unscored, self.completions)?;
+        write!(
+            f,
+            "{} of {} completions have no reward",
+            self.unscored, self.completions
+        )?;
         match self.reasons.iter().max_by_key(|(_, count)| **count) {
             Some((reason, count)) => write!(f, " (of {count} the reason is {reason})"),
             None => Ok(()),
@@ -164,7 +208,10 @@ impl std::fmt::Display for Unscored {
 
 /// Prompt and completion tokens of a step.
 pub fn tokens_of_rollouts(records: &[ScoredRollout]) -> u64 {
-    records.iter().map(|r| (r.rollout.prompt_ids.len() + r.rollout.completion_ids.len()) as u64).sum()
+    records
+        .iter()
+        .map(|r| (r.rollout.prompt_ids.len() + r.rollout.completion_ids.len()) as u64)
+        .sum()
 }
 
 #[cfg(test)]
@@ -179,7 +226,9 @@ mod tests {
             plugin: "correctness".into(),
             module_sha256: String::new(),
             config_sha256: String::new(),
-            outcome: Outcome::Abstain { reason: reason.into() },
+            outcome: Outcome::Abstain {
+                reason: reason.into(),
+            },
             value: None,
             fuel: 1,
         };
@@ -191,16 +240,25 @@ mod tests {
         assert!(unscored.is_all());
         unscored.add(Some(1.0), &[]);
         assert!(unscored.is_any() && !unscored.is_all());
-        let told = "3 of 4 completions have no reward (of 2 the reason is reward `correctness`: no verdict)";
+        let told = "3 of 4 completions have no reward (of 2 the reason is reward `correctness`: \
+                    no verdict)";
         assert_eq!(unscored.to_string(), told);
         // No mean of nothing.
         let metrics = of_selection(&records(&[&[None, None]]));
-        assert!(!metrics.contains_key("reward") && metrics["samples/masked"] == 2.0, "{metrics:?}");
+        assert!(
+            !metrics.contains_key("reward") && metrics["samples/masked"] == 2.0,
+            "{metrics:?}"
+        );
     }
 
     fn records(groups: &[&[Option<f32>]]) -> Vec<ScoredRollout> {
         let record = |prompt: u32, sample: u32, reward| {
-            let key = SampleKey { stage: 0, step: 0, prompt, sample };
+            let key = SampleKey {
+                stage: 0,
+                step: 0,
+                prompt,
+                sample,
+            };
             let (prompt_ids, completion_ids, behaviour_logprobs) = (vec![1], vec![2], vec![0.0]);
             let finish = FinishReason::Stop;
             let rollout = Rollout {
@@ -214,16 +272,24 @@ mod tests {
                 policy_version: 0,
                 finish,
             };
-            ScoredRollout { rollout, verdicts: vec![], reward, advantage: reward }
+            ScoredRollout {
+                rollout,
+                verdicts: vec![],
+                reward,
+                advantage: reward,
+            }
         };
         let of_group = |(prompt, group): (u32, &&[Option<f32>])| {
-            (0..).zip(group.iter()).map(|(sample, reward)| record(prompt, sample, *reward)).collect::<Vec<_>>()
+            (0..)
+                .zip(group.iter())
+                .map(|(sample, reward)| record(prompt, sample, *reward))
+                .collect::<Vec<_>>()
         };
         (0..).zip(groups).flat_map(of_group).collect()
     }
 
-    /// What TRL 1.16 logs for the same rewards: `nanstd` of all of them with ddof 1, and the share of groups without variance, or, where
-    /// the batch's deviation scales, whether that one is 0.
+    /// What TRL 1.16 logs for the same rewards: `nanstd` of all of them with ddof 1, and the share
+    /// of groups without variance, or, where the batch's deviation scales, whether that one is 0.
     #[test]
     fn deviations_are_trls() {
         let apart: &[&[Option<f32>]] = &[&[Some(1.0), Some(1.0)], &[Some(0.0), Some(0.0)]];
@@ -232,11 +298,18 @@ mod tests {
             (metrics["reward_std"], metrics["frac_reward_zero_std"])
         };
         let (deviation, constant) = of(apart, ScaleRewards::Group);
-        assert!((deviation - 0.577_350_269_189_625_8).abs() < 1e-12, "{deviation}");
+        assert!(
+            (deviation - 0.577_350_269_189_625_8).abs() < 1e-12,
+            "{deviation}"
+        );
         assert_eq!(constant, 1.0);
         assert_eq!(of(apart, ScaleRewards::Batch).1, 0.0);
         assert_eq!(
-            of(&[&[Some(1.0), Some(1.0)], &[None, None]], ScaleRewards::Group).1,
+            of(
+                &[&[Some(1.0), Some(1.0)], &[None, None]],
+                ScaleRewards::Group
+            )
+            .1,
             0.5,
             "a group without rewards is not constant"
         );

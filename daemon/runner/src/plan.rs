@@ -37,8 +37,9 @@ pub struct ModelPlan {
 #[derive(Clone, Debug, Default)]
 pub struct StageFacts {
     pub steps: u64,
-    /// It reads what a stage before keeps, and that was not there when the materials were opened, or it is to be taken over from another job: the
-    /// materials have to be opened anew, and the plan made of them, before the stage begins.
+    /// It reads what a stage before keeps, and that was not there when the materials were opened,
+    /// or it is to be taken over from another job: the materials have to be opened anew, and the
+    /// plan made of them, before the stage begins.
     pub later: bool,
     /// Tokens of the longest prompt; 0 where nothing is sampled.
     pub prompt_max: u32,
@@ -71,13 +72,15 @@ pub struct RewardFacts {
 pub struct Limits {
     /// From the start of the worker's process to its first word.
     pub worker_start: Duration,
-    /// Between two words of a worker at work. It speaks every 2 s, but not while one tensor operation runs.
+    /// Between two words of a worker at work. It speaks every 2 s, but not while one tensor
+    /// operation runs.
     pub worker_silence: Duration,
     /// Reading rows or the journal.
     pub read: Duration,
     /// One journal, ledger or file write.
     pub store: Duration,
-    /// Between two verdicts, once nothing else is awaited, while some of the job's completions are being judged.
+    /// Between two verdicts, once nothing else is awaited, while some of the job's completions are
+    /// being judged.
     pub score: Duration,
 }
 
@@ -106,7 +109,11 @@ impl Plan {
     /// Ids that end a completion.
     pub fn stop_ids(&self, of: Source) -> Vec<u32> {
         let model = match of {
-            Source::Stage(index) => self.job.stages.get(index).and_then(|stage| self.model(stage)),
+            Source::Stage(index) => self
+                .job
+                .stages
+                .get(index)
+                .and_then(|stage| self.model(stage)),
             Source::Eval { model, .. } => self.models.get(model),
         };
         model.map_or_else(Vec::new, |model| model.stop_ids.clone())
@@ -124,29 +131,39 @@ impl Plan {
         Some((stage.grpo()?, facts))
     }
 
-    /// A stage that samples, and learns from what it sampled: its committed steps are rebuilt from the journal.
+    /// A stage that samples, and learns from what it sampled: its committed steps are rebuilt from
+    /// the journal.
     pub fn learns_from_rollouts(&self, index: usize) -> bool {
-        self.stage(index).is_some_and(|(stage, _)| stage.trains() && stage.rollouts().is_some())
+        self.stage(index)
+            .is_some_and(|(stage, _)| stage.trains() && stage.rollouts().is_some())
     }
 
     /// Whether the stage trains with the experts that its completions were sampled with.
     pub fn replays_routing(&self, index: usize) -> bool {
         self.stage(index).is_some_and(|(stage, _)| {
-            stage.grpo().is_some_and(|grpo| grpo.routing_replay) || stage.ppo().is_some_and(|ppo| ppo.routing_replay)
+            stage.grpo().is_some_and(|grpo| grpo.routing_replay)
+                || stage.ppo().is_some_and(|ppo| ppo.routing_replay)
         })
     }
 
     pub fn checkpoint_dir(&self, stage: &Stage, step: u64) -> PathBuf {
-        self.checkpoints.join(&stage.name).join(format!("step-{step}"))
+        self.checkpoints
+            .join(&stage.name)
+            .join(format!("step-{step}"))
     }
 
     /// The rewards that judge, and what their plugins declared.
     pub fn rewards(&self, of: Source) -> (&[Reward], &[RewardFacts]) {
         match of {
-            Source::Stage(index) => {
-                self.rollouts(index).map_or((&[], &[]), |(rollouts, facts)| (&rollouts.rewards, &facts.rewards))
-            }
-            Source::Eval { eval, .. } => self.evals.get(eval).map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
+            Source::Stage(index) => self
+                .rollouts(index)
+                .map_or((&[], &[]), |(rollouts, facts)| {
+                    (&rollouts.rewards, &facts.rewards)
+                }),
+            Source::Eval { eval, .. } => self
+                .evals
+                .get(eval)
+                .map_or((&[], &[]), |facts| (&facts.judges, &facts.rewards)),
         }
     }
 
@@ -158,25 +175,43 @@ impl Plan {
     /// The rewards that ask a model, and which one.
     pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, Option<Answering>)> {
         let (rewards, facts) = self.rewards(of);
-        rewards.iter().zip(facts).filter(|(_, facts)| facts.asks).map(|(reward, _)| (reward, self.job.asked(reward)))
+        rewards
+            .iter()
+            .zip(facts)
+            .filter(|(_, facts)| facts.asks)
+            .map(|(reward, _)| (reward, self.job.asked(reward)))
     }
 
     /// Whether all models that an evaluation asks are there while `stage` is at work.
     fn can_ask(&self, eval: usize, stage: usize) -> bool {
-        self.asking(Source::Eval { eval, model: 0 }).all(|(_, model)| match model {
-            Some(Answering::Directory(_) | Answering::Model(_)) => true,
-            Some(Answering::Stage(maker)) => maker < stage,
-            None => false,
-        })
+        self.asking(Source::Eval { eval, model: 0 })
+            .all(|(_, model)| match model {
+                Some(Answering::Directory(_) | Answering::Model(_)) => true,
+                Some(Answering::Stage(maker)) => maker < stage,
+                None => false,
+            })
     }
 
-    /// What the worker is to open for a stage that starts from `model`; `value` is what its value model starts from.
-    pub fn open(&self, stage: &Stage, facts: &StageFacts, model: ModelSource, value: Option<ModelSource>) -> Open {
+    /// What the worker is to open for a stage that starts from `model`; `value` is what its value
+    /// model starts from.
+    pub fn open(
+        &self,
+        stage: &Stage,
+        facts: &StageFacts,
+        model: ModelSource,
+        value: Option<ModelSource>,
+    ) -> Open {
         let optimiser = stage.optimiser(facts.steps);
-        let value_model = stage.ppo().zip(optimiser.clone()).map(|(ppo, optimiser)| ValueModel {
-            model: value,
-            optimiser: r1d_proto::recipe::Optimiser { learning_rate: ppo.value_learning_rate, ..optimiser },
-        });
+        let value_model = stage
+            .ppo()
+            .zip(optimiser.clone())
+            .map(|(ppo, optimiser)| ValueModel {
+                model: value,
+                optimiser: r1d_proto::recipe::Optimiser {
+                    learning_rate: ppo.value_learning_rate,
+                    ..optimiser
+                },
+            });
         let eval_prompt_max = self.model(stage).map_or(0, |model| model.eval_prompt_max);
         Open {
             model,
@@ -197,7 +232,8 @@ impl Plan {
         }
     }
 
-    /// Whether the reference is refreshed after `step` committed steps. Not after the last: nobody would see it.
+    /// Whether the reference is refreshed after `step` committed steps. Not after the last: nobody
+    /// would see it.
     pub fn syncs_reference(&self, stage: usize, step: u64) -> bool {
         self.grpo(stage).is_some_and(|(grpo, facts)| {
             grpo.needs_reference()
@@ -208,29 +244,45 @@ impl Plan {
         })
     }
 
-    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later stages start from. Never of weights that the
-    /// stage does not change.
+    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later
+    /// stages start from. Never of weights that the stage does not change.
     pub fn checkpoints_at(&self, stage: usize, step: u64) -> bool {
         let every = self.job.checkpoint.every_steps;
-        let due = |facts: &StageFacts| step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every));
-        self.stage(stage).is_some_and(|(settings, facts)| settings.trains() && due(facts))
+        let due = |facts: &StageFacts| {
+            step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every))
+        };
+        self.stage(stage)
+            .is_some_and(|(settings, facts)| settings.trains() && due(facts))
     }
 
-    /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are recorded (`None` for the weights
-    /// that the job starts from). None of weights that the stage does not change, unless that is what it is for; none of a reward model, none that
-    /// asks a model that is not there yet.
+    /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are
+    /// recorded (`None` for the weights that the job starts from). None of weights that the stage
+    /// does not change, unless that is what it is for; none of a reward model, none that asks a
+    /// model that is not there yet.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();
         };
         let name = Some(settings.name.clone());
-        let own = self.job.evaluation_of(settings).filter(|_| step == 0).map(|index| (index, name.clone()));
+        let own = self
+            .job
+            .evaluation_of(settings)
+            .filter(|_| step == 0)
+            .map(|index| (index, name.clone()));
         let due = |eval: &r1d_job::Eval| match step {
             0 => (self.job.first_of_own_model() == Some(stage) && eval.at_start).then_some(None),
             _ if !settings.trains() || settings.reward_model().is_some() => None,
             _ => (step == facts.steps || eval.due(&settings.name, step)).then(|| name.clone()),
         };
-        let evals = self.job.evals.iter().enumerate().filter(|(i, _)| self.can_ask(*i, stage));
-        evals.filter_map(|(i, eval)| Some((i, due(eval)?))).chain(own).collect()
+        let evals = self
+            .job
+            .evals
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.can_ask(*i, stage));
+        evals
+            .filter_map(|(i, eval)| Some((i, due(eval)?)))
+            .chain(own)
+            .collect()
     }
 }

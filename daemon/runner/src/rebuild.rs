@@ -1,5 +1,6 @@
-//! Committed steps again, between the weights that were opened or restored and those that the ledger says there are: the same batches through
-//! the trainer, without sampling, scoring or committing (`STEP-1`).
+//! Committed steps again, between the weights that were opened or restored and those that the
+//! ledger says there are: the same batches through the trainer, without sampling, scoring or
+//! committing (`STEP-1`).
 
 use crate::message::{Command, End, Event};
 use crate::plan::Plan;
@@ -31,8 +32,21 @@ enum Phase {
 
 impl Rebuild {
     /// `None` when nothing is to be rebuilt.
-    pub fn begin(plan: &Plan, stage: usize, step: u64, committed: u64, now: Duration) -> Option<(Rebuild, Vec<Command>)> {
-        let mut this = Rebuild { stage, from: step, step, committed, phase: Phase::Reading, since: now };
+    pub fn begin(
+        plan: &Plan,
+        stage: usize,
+        step: u64,
+        committed: u64,
+        now: Duration,
+    ) -> Option<(Rebuild, Vec<Command>)> {
+        let mut this = Rebuild {
+            stage,
+            from: step,
+            step,
+            committed,
+            phase: Phase::Reading,
+            since: now,
+        };
         let commands = this.next(plan, now)?;
         Some((this, commands))
     }
@@ -63,7 +77,12 @@ impl Rebuild {
     }
 
     /// What to do next; `None` when all committed steps are in the weights.
-    pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Option<Vec<Command>>, End> {
+    pub fn handle(
+        &mut self,
+        plan: &Plan,
+        event: Event,
+        now: Duration,
+    ) -> Result<Option<Vec<Command>>, End> {
         match (self.phase, event) {
             (Phase::Reading, Event::Batch(batch)) => {
                 let request = batch_request(plan, self.stage, self.step, batch)?;
@@ -71,15 +90,23 @@ impl Rebuild {
             }
             (Phase::Reading, Event::Recalled(recalled)) => {
                 let records = recalled.into_records().ok_or_else(|| End::Failed {
-                    error: format!("the journal has lost records of step {}, which is committed: resubmit the job", self.step),
+                    error: format!(
+                        "the journal has lost records of step {}, which is committed: resubmit \
+                         the job",
+                        self.step
+                    ),
                 })?;
                 match train_request(plan, self.stage, self.step, &records) {
                     Some(request) => Ok(self.worker(Phase::Training, request, now)),
                     None => Ok(self.rebuilt(plan, now)),
                 }
             }
-            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { .. }))) => Ok(self.rebuilt(plan, now)),
-            (Phase::SyncingReference, Event::Worker(Body::Done(Reply::ReferenceSynced))) => Ok(self.next(plan, now)),
+            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { .. }))) => {
+                Ok(self.rebuilt(plan, now))
+            }
+            (Phase::SyncingReference, Event::Worker(Body::Done(Reply::ReferenceSynced))) => {
+                Ok(self.next(plan, now))
+            }
             (phase, event) => Err(unexpected(&format!("rebuild {phase:?}"), &event)),
         }
     }
@@ -89,10 +116,14 @@ impl Rebuild {
         let step = self.step + 1;
         vec![match self.phase {
             Phase::Reading => {
-                Wait::new(owner, format!("journal or data of step {step}"), self.since).silent(heard.clerk, limits.read)
+                Wait::new(owner, format!("journal or data of step {step}"), self.since)
+                    .silent(heard.clerk, limits.read)
             }
             Phase::Training | Phase::SyncingReference => {
-                let what = format!("{}: rebuilding step {step} of {}", plan.worker, self.committed);
+                let what = format!(
+                    "{}: rebuilding step {step} of {}",
+                    plan.worker, self.committed
+                );
                 Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence)
             }
         }]
@@ -100,7 +131,12 @@ impl Rebuild {
 
     pub fn activity(&self) -> Activity {
         let (done, total) = (self.step - self.from, self.committed - self.from);
-        Activity { doing: "replaying".into(), done, total, unit: "steps".into() }
+        Activity {
+            doing: "replaying".into(),
+            done,
+            total,
+            unit: "steps".into(),
+        }
     }
 
     pub fn worker_is_busy(&self) -> bool {

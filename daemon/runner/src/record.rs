@@ -1,4 +1,5 @@
-//! What is durable of a job, as its state machine sees it: where an attempt starts from, kept up to date as stores are confirmed.
+//! What is durable of a job, as its state machine sees it: where an attempt starts from, kept up to
+//! date as stores are confirmed.
 
 use std::path::PathBuf;
 
@@ -37,10 +38,14 @@ impl Record {
     }
 
     pub fn has_checkpoint(&self, stage: usize, step: u64) -> bool {
-        self.stages.get(stage).is_some_and(|s| s.checkpoints.iter().any(|(known, _)| *known == step))
+        self.stages
+            .get(stage)
+            .is_some_and(|s| s.checkpoints.iter().any(|(known, _)| *known == step))
     }
 
     pub fn has_eval(&self, stage: &Option<String>, step: u64, data: &str) -> bool {
-        self.evals.iter().any(|(s, at, name)| s == stage && *at == step && name == data)
+        self.evals
+            .iter()
+            .any(|(s, at, name)| s == stage && *at == step && name == data)
     }
 }

@@ -44,9 +44,13 @@ impl Attempts {
         self.causes.push(cause.clone());
         let count = self.causes.len() as u32;
         if count >= FRUITLESS_ATTEMPTS_MAX {
-            return Next::GiveUp { error: format!("{cause} ({count} attempts in a row got no further)") };
+            return Next::GiveUp {
+                error: format!("{cause} ({count} attempts in a row got no further)"),
+            };
         }
-        let after = BACKOFF_FIRST.saturating_mul(1 << (count - 1).min(16)).min(BACKOFF_MAX);
+        let after = BACKOFF_FIRST
+            .saturating_mul(1 << (count - 1).min(16))
+            .min(BACKOFF_MAX);
         Next::Retry { after }
     }
 
@@ -61,7 +65,12 @@ mod tests {
     use super::*;
 
     fn at(steps: u64) -> Progress {
-        Progress { stages_finished: 0, steps, evals: 0, checkpoints: 0 }
+        Progress {
+            stages_finished: 0,
+            steps,
+            evals: 0,
+            checkpoints: 0,
+        }
     }
 
     #[test]
@@ -83,7 +92,13 @@ mod tests {
     fn a_committed_step_wipes_the_slate() {
         let mut attempts = Attempts::default();
         for step in 0..50 {
-            assert!(matches!(attempts.abandoned("crash".into(), at(step)), Next::Retry { .. }), "step {step}");
+            assert!(
+                matches!(
+                    attempts.abandoned("crash".into(), at(step)),
+                    Next::Retry { .. }
+                ),
+                "step {step}"
+            );
         }
     }
 }

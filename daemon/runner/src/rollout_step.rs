@@ -1,5 +1,7 @@
-//! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages and trains on them; PPO seals the rewards, from
-//! which the trainer estimates advantages; rejection sampling seals what is kept, as an advantage of 1, and what is not, as none, and is done.
+//! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages
+//! and trains on them; PPO seals the rewards, from which the trainer estimates advantages;
+//! rejection sampling seals what is kept, as an advantage of 1, and what is not, as none, and is
+//! done.
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
@@ -50,8 +52,14 @@ enum Phase {
     Training,
 }
 
-/// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the same request again.
-pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRollout]) -> Option<Request> {
+/// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the
+/// same request again.
+pub fn train_request(
+    plan: &Plan,
+    stage: usize,
+    step: u64,
+    records: &[ScoredRollout],
+) -> Option<Request> {
     let (settings, _) = plan.stage(stage)?;
     let replays = match &settings.kind {
         StageKind::Grpo(grpo) => grpo.routing_replay,
@@ -65,7 +73,11 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
                 prompt_ids: record.rollout.prompt_ids.clone(),
                 completion_ids: record.rollout.completion_ids.clone(),
                 behaviour_logprobs: record.rollout.behaviour_logprobs.clone(),
-                experts: if replays { record.rollout.experts.clone() } else { Vec::new() },
+                experts: if replays {
+                    record.rollout.experts.clone()
+                } else {
+                    Vec::new()
+                },
                 kept_ids: record.rollout.kept_ids.clone(),
                 truncated: record.rollout.finish == FinishReason::Length,
             })
@@ -77,11 +89,18 @@ pub fn train_request(plan: &Plan, stage: usize, step: u64, records: &[ScoredRoll
         return None;
     }
     match &settings.kind {
-        StageKind::Grpo(grpo) => {
-            Some(Request::Train(worker::Train { step, first_update, objective: grpo.objective(step), seed, sequences }))
-        }
+        StageKind::Grpo(grpo) => Some(Request::Train(worker::Train {
+            step,
+            first_update,
+            objective: grpo.objective(step),
+            seed,
+            sequences,
+        })),
         StageKind::Ppo(ppo) => {
-            let scores = sequences.iter().map(|sequence| sequence.advantage).collect();
+            let scores = sequences
+                .iter()
+                .map(|sequence| sequence.advantage)
+                .collect();
             Some(Request::TrainPpo(worker::TrainPpo {
                 step,
                 first_update,
@@ -129,10 +148,24 @@ impl RolloutStep {
         } else {
             this.recalled = recalled;
         }
-        (this, vec![Command::ReadPrompts { of, step, round: 0, count: rollouts.prompts_per_step as u64 }])
+        (
+            this,
+            vec![Command::ReadPrompts {
+                of,
+                step,
+                round: 0,
+                count: rollouts.prompts_per_step as u64,
+            }],
+        )
     }
 
-    pub fn handle(&mut self, plan: &Plan, rollouts: &Rollouts, event: Event, now: Duration) -> Result<Flow, End> {
+    pub fn handle(
+        &mut self,
+        plan: &Plan,
+        rollouts: &Rollouts,
+        event: Event,
+        now: Duration,
+    ) -> Result<Flow, End> {
         match (self.phase, event) {
             (Phase::Prompts, Event::Prompts(prompts)) => self.prompts(plan, rollouts, prompts, now),
             (Phase::Gathering, Event::Worker(Body::Event(worker::Event::Completed(rollout)))) => {
@@ -144,12 +177,18 @@ impl RolloutStep {
                 self.gather.generated(&metrics, now)?;
                 self.gathered(plan, Vec::new(), now)
             }
-            (Phase::Gathering, Event::Scored { key, verdicts, asked, text }) => {
-                match self.gather.judged(key, verdicts, asked, text, now)? {
-                    Some((verdicts, text)) => self.scored(plan, key, verdicts, &text, now),
-                    None => self.gathered(plan, Vec::new(), now),
-                }
-            }
+            (
+                Phase::Gathering,
+                Event::Scored {
+                    key,
+                    verdicts,
+                    asked,
+                    text,
+                },
+            ) => match self.gather.judged(key, verdicts, asked, text, now)? {
+                Some((verdicts, text)) => self.scored(plan, key, verdicts, &text, now),
+                None => self.gathered(plan, Vec::new(), now),
+            },
             (Phase::Gathering, Event::Concluded { key, verdicts }) => {
                 let (verdicts, text) = self.gather.concluded(key, verdicts)?;
                 self.scored(plan, key, verdicts, &text, now)
@@ -158,8 +197,13 @@ impl RolloutStep {
                 Some(command) => Ok(Flow::Go(vec![command])),
                 None => Ok(self.done(plan, Metrics::new(), now)),
             },
-            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => Ok(self.done(plan, metrics, now)),
-            (Phase::Gathering, Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. })))) => {
+            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => {
+                Ok(self.done(plan, metrics, now))
+            }
+            (
+                Phase::Gathering,
+                Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. }))),
+            ) => {
                 if let Some(said) = Said::of(reply) {
                     self.gather.answered(said, now)?;
                 }
@@ -171,40 +215,85 @@ impl RolloutStep {
 
     /// A sealed step that another attempt left, of which no completion trains.
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
-        let trains = || plan.learns_from_rollouts(self.stage) && self.records.iter().any(|r| r.advantage.is_some());
+        let trains = || {
+            plan.learns_from_rollouts(self.stage)
+                && self.records.iter().any(|r| r.advantage.is_some())
+        };
         (self.phase == Phase::Training && !trains()).then(|| self.done(plan, Metrics::new(), now))
     }
 
-    fn prompts(&mut self, plan: &Plan, rollouts: &Rollouts, prompts: Vec<Prompt>, now: Duration) -> Result<Flow, End> {
+    fn prompts(
+        &mut self,
+        plan: &Plan,
+        rollouts: &Rollouts,
+        prompts: Vec<Prompt>,
+        now: Duration,
+    ) -> Result<Flow, End> {
         for prompt in prompts {
             self.gather.add_group(prompt, rollouts.num_generations);
         }
         (self.phase, self.since) = (Phase::Gathering, now);
         let mut commands = self.take_up_recalled(plan, now)?;
-        let version = self.step * plan.stage(self.stage).map_or(0, |(stage, _)| stage.updates_per_step());
-        let sampling = rollouts.sampling(self.step, plan.stop_ids(Source::Stage(self.stage)), plan.job.seed);
-        commands.extend(self.gather.request(sampling, plan.replays_routing(self.stage), version, now));
+        let version = self.step
+            * plan
+                .stage(self.stage)
+                .map_or(0, |(stage, _)| stage.updates_per_step());
+        let sampling = rollouts.sampling(
+            self.step,
+            plan.stop_ids(Source::Stage(self.stage)),
+            plan.job.seed,
+        );
+        commands.extend(self.gather.request(
+            sampling,
+            plan.replays_routing(self.stage),
+            version,
+            now,
+        ));
         self.gathered(plan, commands, now)
     }
 
     /// Completions that the journal still has need no sampling, those with verdicts no scoring.
     fn take_up_recalled(&mut self, plan: &Plan, now: Duration) -> Result<Vec<Command>, End> {
         let mut commands = Vec::new();
-        let here: Vec<SampleKey> = self.recalled.sampled.values().filter(|r| self.gather.fits(r)).map(|r| r.key).collect();
-        let has_verdicts = |key| self.recalled.sampled.contains_key(&key) && self.recalled.scored.contains_key(&key);
-        let scored: BTreeSet<SampleKey> =
-            here.iter().copied().filter(|key| self.gather.counts_as_scored(*key, has_verdicts)).collect();
+        let here: Vec<SampleKey> = self
+            .recalled
+            .sampled
+            .values()
+            .filter(|r| self.gather.fits(r))
+            .map(|r| r.key)
+            .collect();
+        let has_verdicts = |key| {
+            self.recalled.sampled.contains_key(&key) && self.recalled.scored.contains_key(&key)
+        };
+        let scored: BTreeSet<SampleKey> = here
+            .iter()
+            .copied()
+            .filter(|key| self.gather.counts_as_scored(*key, has_verdicts))
+            .collect();
         for key in here {
-            let Some(rollout) = self.recalled.sampled.remove(&key) else { continue };
+            let Some(rollout) = self.recalled.sampled.remove(&key) else {
+                continue;
+            };
             let score = self.gather.completed(rollout, true, now)?;
-            match self.recalled.scored.remove(&key).filter(|_| scored.contains(&key)) {
-                Some((verdicts, reward)) => self.gather.scored(key, verdicts, reward, String::new(), now)?,
+            match self
+                .recalled
+                .scored
+                .remove(&key)
+                .filter(|_| scored.contains(&key))
+            {
+                Some((verdicts, reward)) => {
+                    self.gather
+                        .scored(key, verdicts, reward, String::new(), now)?
+                }
                 None => commands.extend(score),
             }
         }
         r1d_proto::invariant!(
             "STEP-1",
-            self.recalled.sampled.keys().all(|key| key.prompt as usize >= self.gather.groups.len()),
+            self.recalled
+                .sampled
+                .keys()
+                .all(|key| key.prompt as usize >= self.gather.groups.len()),
             "the journal of {}'s step {} holds completions of other prompts than its rows give",
             plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name),
             self.step
@@ -212,26 +301,45 @@ impl RolloutStep {
         Ok(commands)
     }
 
-    fn scored(&mut self, plan: &Plan, key: SampleKey, mut verdicts: Vec<Verdict>, text: &str, now: Duration) -> Result<Flow, End> {
+    fn scored(
+        &mut self,
+        plan: &Plan,
+        key: SampleKey,
+        mut verdicts: Vec<Verdict>,
+        text: &str,
+        now: Duration,
+    ) -> Result<Flow, End> {
         let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
         let rules = rules(rewards, facts);
         let reward = judge(&rules, &mut verdicts)?;
         if let Some(problem) = beyond_float32(&rules, &verdicts, reward) {
             return Err(self.failed(plan, problem));
         }
-        let keep = Command::Keep(Keep::Scored { key, verdicts: verdicts.clone(), reward });
-        self.gather.scored(key, verdicts, reward, final_answer(text).into(), now)?;
+        let keep = Command::Keep(Keep::Scored {
+            key,
+            verdicts: verdicts.clone(),
+            reward,
+        });
+        self.gather
+            .scored(key, verdicts, reward, final_answer(text).into(), now)?;
         self.gathered(plan, vec![keep], now)
     }
 
     /// What another attempt would meet again.
     fn failed(&self, plan: &Plan, problem: String) -> End {
         let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
-        End::Failed { error: format!("stage `{stage}` step {}: {problem}", self.step + 1) }
+        End::Failed {
+            error: format!("stage `{stage}` step {}: {problem}", self.step + 1),
+        }
     }
 
     /// Once everything asked for is here: more prompts, or the seal.
-    fn gathered(&mut self, plan: &Plan, mut commands: Vec<Command>, now: Duration) -> Result<Flow, End> {
+    fn gathered(
+        &mut self,
+        plan: &Plan,
+        mut commands: Vec<Command>,
+        now: Duration,
+    ) -> Result<Flow, End> {
         commands.extend(self.gather.next_question(now)?);
         if !self.gather.is_complete() {
             return Ok(Flow::Go(commands));
@@ -241,53 +349,93 @@ impl RolloutStep {
             Some(StageKind::Grpo(grpo)) => {
                 let telling = rewards.iter().filter(|group| has_variance(group)).count() as u64;
                 let wanted = grpo.rollouts.prompts_per_step as u64;
-                if grpo.dynamic_sampling && telling < wanted && self.round < grpo.max_resample_rounds {
+                if grpo.dynamic_sampling
+                    && telling < wanted
+                    && self.round < grpo.max_resample_rounds
+                {
                     self.round += 1;
                     (self.phase, self.since) = (Phase::Prompts, now);
                     let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
-                    commands.push(Command::ReadPrompts { of, step, round, count: wanted - telling });
+                    commands.push(Command::ReadPrompts {
+                        of,
+                        step,
+                        round,
+                        count: wanted - telling,
+                    });
                     return Ok(Flow::Go(commands));
                 }
                 trained(grpo, rewards)
             }
-            Some(StageKind::RejectionSampling(rejection)) => {
-                self.gather.groups.iter().zip(&rewards).map(|(group, rewards)| kept(rejection, group, rewards)).collect()
-            }
+            Some(StageKind::RejectionSampling(rejection)) => self
+                .gather
+                .groups
+                .iter()
+                .zip(&rewards)
+                .map(|(group, rewards)| kept(rejection, group, rewards))
+                .collect(),
             Some(StageKind::Ppo(_)) => rewards,
-            _ => return Err(End::Failed { error: format!("stage {} does not sample", self.stage) }),
+            _ => {
+                return Err(End::Failed {
+                    error: format!("stage {} does not sample", self.stage),
+                });
+            }
         };
-        if let Some(advantage) = decided.iter().flatten().flatten().find(|advantage| !advantage.is_finite()) {
+        if let Some(advantage) = decided
+            .iter()
+            .flatten()
+            .flatten()
+            .find(|advantage| !advantage.is_finite())
+        {
             let problem = format!(
-                "an advantage is {advantage}: the rewards of its group are too far apart for float32; lower the rewards' weights, or their plugins' scores"
+                "an advantage is {advantage}: the rewards of its group are too far apart for \
+                 float32; lower the rewards' weights, or their plugins' scores"
             );
             return Err(self.failed(plan, problem));
         }
         self.seal(decided);
         let mut unscored = Unscored::default();
-        self.records.iter().for_each(|record| unscored.add(record.reward, &record.verdicts));
+        self.records
+            .iter()
+            .for_each(|record| unscored.add(record.reward, &record.verdicts));
         // Told at steps 1, 2, 4, 8 …: a stage may go on like that for long.
         if unscored.is_all() && (self.step + 1).is_power_of_two() {
             let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
-            commands
-                .push(Command::Warn(format!("stage `{stage}` step {}: {unscored}: nothing is learned from them", self.step + 1)));
+            commands.push(Command::Warn(format!(
+                "stage `{stage}` step {}: {unscored}: nothing is learned from them",
+                self.step + 1
+            )));
         }
         commands.extend(self.indifference(plan).map(Command::Warn));
-        let advantages = self.records.iter().map(|r| (r.rollout.key, r.advantage)).collect();
+        let advantages = self
+            .records
+            .iter()
+            .map(|r| (r.rollout.key, r.advantage))
+            .collect();
         (self.phase, self.since) = (Phase::Sealing, now);
-        commands.push(Command::Store(Store::Seal { stage: self.stage, step: self.step, advantages }));
+        commands.push(Command::Store(Store::Seal {
+            stage: self.stage,
+            step: self.step,
+            advantages,
+        }));
         Ok(Flow::Go(commands))
     }
 
-    /// What is told where completions have rewards and none an advantage, so that the step teaches nothing; at steps 1, 2, 4, 8 …
+    /// What is told where completions have rewards and none an advantage, so that the step teaches
+    /// nothing; at steps 1, 2, 4, 8 …
     fn indifference(&self, plan: &Plan) -> Option<String> {
         let (stage, _) = plan.stage(self.stage)?;
         let trains = stage.grpo().is_some() && (self.step + 1).is_power_of_two();
         let scored = self.records.iter().any(|record| record.reward.is_some());
-        let indifferent = self.records.iter().all(|record| record.advantage.is_none_or(|advantage| advantage == 0.0));
+        let indifferent = self
+            .records
+            .iter()
+            .all(|record| record.advantage.is_none_or(|advantage| advantage == 0.0));
         (trains && scored && indifferent).then(|| {
             format!(
-                "stage `{}` step {}: in each group all completions have the same reward, so nothing is learned from them: the prompts are too hard or too \
-                 easy for the model, or the rewards do not tell its completions apart (`r1ctl samples` shows them)",
+                "stage `{}` step {}: in each group all completions have the same reward, so \
+                 nothing is learned from them: the prompts are too hard or too easy for the \
+                 model, or the rewards do not tell its completions apart (`r1ctl samples` shows \
+                 them)",
                 stage.name,
                 self.step + 1
             )
@@ -302,7 +450,10 @@ impl RolloutStep {
             Sample::Scored(judged) => judged.reward,
             _ => None,
         };
-        let dropped = |sample: &Sample| matches!(sample, Sample::Scored(judged) if drops_group(&rules, &judged.verdicts));
+        let dropped = |sample: &Sample| {
+            matches!(sample,
+            Sample::Scored(judged) if drops_group(&rules, &judged.verdicts))
+        };
         (self.gather.groups.iter())
             .map(|group| match group.samples.iter().any(dropped) {
                 true => vec![None; group.samples.len()],
@@ -316,8 +467,18 @@ impl RolloutStep {
         for (group, advantages) in self.gather.groups.drain(..).zip(advantages) {
             for (sample, advantage) in group.samples.into_iter().zip(advantages) {
                 if let Sample::Scored(judged) = sample {
-                    let Judged { rollout, verdicts, reward, .. } = *judged;
-                    self.records.push(ScoredRollout { rollout, verdicts, reward, advantage });
+                    let Judged {
+                        rollout,
+                        verdicts,
+                        reward,
+                        ..
+                    } = *judged;
+                    self.records.push(ScoredRollout {
+                        rollout,
+                        verdicts,
+                        reward,
+                        advantage,
+                    });
                 }
             }
         }
@@ -325,7 +486,8 @@ impl RolloutStep {
 
     fn train(&mut self, plan: &Plan, now: Duration) -> Option<Command> {
         (self.phase, self.since) = (Phase::Training, now);
-        train_request(plan, self.stage, self.step, &self.records).map(|request| Command::Worker(Box::new(request)))
+        train_request(plan, self.stage, self.step, &self.records)
+            .map(|request| Command::Worker(Box::new(request)))
     }
 
     fn done(&mut self, plan: &Plan, trained: Metrics, now: Duration) -> Flow {
@@ -333,14 +495,26 @@ impl RolloutStep {
         let mut metrics = trained;
         metrics.append(&mut self.gather.timings);
         if plan.learns_from_rollouts(self.stage) {
-            let scale = plan.grpo(self.stage).map_or(ScaleRewards::None, |(grpo, _)| grpo.scale_rewards);
+            let scale = plan
+                .grpo(self.stage)
+                .map_or(ScaleRewards::None, |(grpo, _)| grpo.scale_rewards);
             metrics.extend(metrics::of_rollouts(&rollouts, scale));
-            metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
+            metrics.insert(
+                "timing_s/training".into(),
+                now.saturating_sub(self.since).as_secs_f64(),
+            );
         } else {
             metrics.extend(metrics::of_selection(&rollouts));
         }
-        metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
-        Flow::Done { metrics, tokens: metrics::tokens_of_rollouts(&rollouts), rollouts }
+        metrics.insert(
+            "step_time".into(),
+            now.saturating_sub(self.started).as_secs_f64(),
+        );
+        Flow::Done {
+            metrics,
+            tokens: metrics::tokens_of_rollouts(&rollouts),
+            rollouts,
+        }
     }
 
     pub fn judging(&mut self, now: Duration) {
@@ -351,16 +525,30 @@ impl RolloutStep {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
         match self.phase {
-            Phase::Prompts => wait("data: prompts").into_iter().map(|w| w.silent(heard.clerk, limits.read)).collect(),
-            Phase::Sealing => wait("journal: seal of the step").into_iter().map(|w| w.silent(heard.clerk, limits.store)).collect(),
+            Phase::Prompts => wait("data: prompts")
+                .into_iter()
+                .map(|w| w.silent(heard.clerk, limits.read))
+                .collect(),
+            Phase::Sealing => wait("journal: seal of the step")
+                .into_iter()
+                .map(|w| w.silent(heard.clerk, limits.store))
+                .collect(),
             Phase::Training => {
                 let what = format!("{}: training", plan.worker);
-                wait(&what).into_iter().map(|w| w.silent(heard.worker, limits.worker_silence)).collect()
+                wait(&what)
+                    .into_iter()
+                    .map(|w| w.silent(heard.worker, limits.worker_silence))
+                    .collect()
             }
             Phase::Gathering => {
                 let (rewards, _) = plan.rewards(Source::Stage(self.stage));
-                let names = rewards.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
-                self.gather.waits(owner, &plan.worker, &names, limits, heard)
+                let names = rewards
+                    .iter()
+                    .map(|r| r.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                self.gather
+                    .waits(owner, &plan.worker, &names, limits, heard)
             }
         }
     }
@@ -368,9 +556,16 @@ impl RolloutStep {
     /// What to show while the worker has not said something finer.
     pub fn activity(&self) -> Activity {
         let (scored, ended, all) = self.gather.counts();
-        let activity = |doing: &str, done, total| Activity { doing: doing.into(), done, total, unit: "completions".into() };
+        let activity = |doing: &str, done, total| Activity {
+            doing: doing.into(),
+            done,
+            total,
+            unit: "completions".into(),
+        };
         match self.phase {
-            Phase::Prompts | Phase::Gathering if self.gather.is_generating() || all == 0 => activity("sampling", ended, all),
+            Phase::Prompts | Phase::Gathering if self.gather.is_generating() || all == 0 => {
+                activity("sampling", ended, all)
+            }
             Phase::Prompts | Phase::Gathering => activity("scoring", scored, all),
             Phase::Sealing | Phase::Training => activity("training", 0, self.records.len() as u64),
         }
@@ -394,8 +589,9 @@ fn trained(grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>) -> Vec<Vec<Option<f3
     advantages(&rewards, grpo.baseline, grpo.scale_rewards)
 }
 
-/// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with others to the step's size in the
-/// order of the prompts, so that every step has the same number of groups.
+/// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with
+/// others to the step's size in the order of the prompts, so that every step has the same number of
+/// groups.
 fn chosen(groups: &[Vec<Option<f32>>], grpo: &Grpo) -> Vec<bool> {
     if !grpo.dynamic_sampling {
         return vec![true; groups.len()];

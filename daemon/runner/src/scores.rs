@@ -7,8 +7,9 @@ pub struct Graded {
     pub answer: String,
 }
 
-/// Unbiased estimate of the probability that one of `k` completions is correct, of `n` of which `correct` are:
-/// `1 − C(n−c, k) / C(n, k)` (Chen et al. 2021, eq. 1). `None` when there are fewer than `k`.
+/// Unbiased estimate of the probability that one of `k` completions is correct, of `n` of which
+/// `correct` are: `1 − C(n−c, k) / C(n, k)` (Chen et al. 2021, eq. 1). `None` when there are fewer
+/// than `k`.
 pub fn pass_at_k(n: usize, correct: usize, k: usize) -> Option<f64> {
     if k == 0 || n < k || correct > n {
         return None;
@@ -16,7 +17,11 @@ pub fn pass_at_k(n: usize, correct: usize, k: usize) -> Option<f64> {
     if n - correct < k {
         return Some(1.0);
     }
-    Some(1.0 - (n - correct + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>())
+    Some(
+        1.0 - (n - correct + 1..=n)
+            .map(|i| 1.0 - k as f64 / i as f64)
+            .product::<f64>(),
+    )
 }
 
 /// Mean correctness of the first `k` completions. `None` when there are fewer.
@@ -25,8 +30,9 @@ pub fn avg_at_k(graded: &[Graded], k: usize) -> Option<f64> {
     Some(first.iter().filter(|g| g.correct).count() as f64 / k as f64)
 }
 
-/// Whether the most frequent answer of the first `k` completions is correct, averaged over the blocks of `k`; of equally frequent answers the one
-/// that was given first counts. `None` when there are fewer than `k`.
+/// Whether the most frequent answer of the first `k` completions is correct, averaged over the
+/// blocks of `k`; of equally frequent answers the one that was given first counts. `None` when
+/// there are fewer than `k`.
 pub fn cons_at_k(graded: &[Graded], k: usize) -> Option<f64> {
     if k == 0 || graded.len() < k {
         return None;
@@ -44,7 +50,8 @@ fn majority_is_correct(block: &[Graded]) -> bool {
             winner = Some((graded, count));
         }
     }
-    // A judge may call one of two equal answers right and the other wrong (format, for one): the answer is right if any of its givers was.
+    // A judge may call one of two equal answers right and the other wrong (format, for one): the
+    // answer is right if any of its givers was.
     winner.is_some_and(|(winner, _)| block.iter().any(|g| g.answer == winner.answer && g.correct))
 }
 
@@ -53,7 +60,13 @@ mod tests {
     use super::*;
 
     fn graded(answers: &[(&str, bool)]) -> Vec<Graded> {
-        answers.iter().map(|(answer, correct)| Graded { correct: *correct, answer: answer.to_string() }).collect()
+        answers
+            .iter()
+            .map(|(answer, correct)| Graded {
+                correct: *correct,
+                answer: answer.to_string(),
+            })
+            .collect()
     }
 
     #[test]
@@ -69,15 +82,36 @@ mod tests {
     #[test]
     fn the_average_is_of_the_first_k() {
         let all = graded(&[("4", true), ("7", false), ("4", true), ("4", true)]);
-        assert_eq!([1, 2, 4].map(|k| avg_at_k(&all, k)), [Some(1.0), Some(0.5), Some(0.75)]);
+        assert_eq!(
+            [1, 2, 4].map(|k| avg_at_k(&all, k)),
+            [Some(1.0), Some(0.5), Some(0.75)]
+        );
         assert_eq!([avg_at_k(&all, 5), avg_at_k(&all, 0)], [None, None]);
     }
 
     #[test]
     fn the_majority_decides_and_the_first_wins_a_tie() {
-        assert_eq!(cons_at_k(&graded(&[("7", false), ("4", true), ("4", true), ("9", false)]), 4), Some(1.0));
-        assert_eq!(cons_at_k(&graded(&[("7", false), ("4", true), ("7", false), ("4", true)]), 4), Some(0.0));
-        assert_eq!(cons_at_k(&graded(&[("4", true), ("7", false), ("7", false), ("4", true)]), 2), Some(0.5));
+        assert_eq!(
+            cons_at_k(
+                &graded(&[("7", false), ("4", true), ("4", true), ("9", false)]),
+                4
+            ),
+            Some(1.0)
+        );
+        assert_eq!(
+            cons_at_k(
+                &graded(&[("7", false), ("4", true), ("7", false), ("4", true)]),
+                4
+            ),
+            Some(0.0)
+        );
+        assert_eq!(
+            cons_at_k(
+                &graded(&[("4", true), ("7", false), ("7", false), ("4", true)]),
+                2
+            ),
+            Some(0.5)
+        );
         assert_eq!(cons_at_k(&graded(&[("4", true)]), 2), None);
     }
 }

@@ -30,7 +30,10 @@ pub struct Separation {
 #[derive(Debug)]
 pub enum Compared {
     Not(Vec<Command>),
-    Whole { result: Box<EvalResult>, warning: Option<String> },
+    Whole {
+        result: Box<EvalResult>,
+        warning: Option<String>,
+    },
 }
 
 /// What the scores are of, in the order of the texts.
@@ -43,7 +46,15 @@ enum Rows {
 
 impl Separation {
     pub fn begin(stage: usize, step: u64, now: Duration) -> (Separation, Vec<Command>) {
-        let this = Separation { stage, step, since: now, rows: None, texts: Vec::new(), asked: 0, scores: Vec::new() };
+        let this = Separation {
+            stage,
+            step,
+            since: now,
+            rows: None,
+            texts: Vec::new(),
+            asked: 0,
+            scores: Vec::new(),
+        };
         (this, vec![Command::ReadHeldOut { stage }])
     }
 
@@ -55,7 +66,12 @@ impl Separation {
                 let whole = |prompt: &[u32], completion: &[u32]| [prompt, completion].concat();
                 self.texts = pairs
                     .iter()
-                    .flat_map(|p| [whole(&p.prompt_ids, &p.chosen_ids), whole(&p.prompt_ids, &p.rejected_ids)])
+                    .flat_map(|p| {
+                        [
+                            whole(&p.prompt_ids, &p.chosen_ids),
+                            whole(&p.prompt_ids, &p.rejected_ids),
+                        ]
+                    })
                     .collect();
                 self.texts.reverse();
             }
@@ -63,44 +79,75 @@ impl Separation {
                 self.rows = Some(Rows::Labels(texts.iter().map(|text| text.label).collect()));
                 self.texts = texts.into_iter().map(|text| text.ids).rev().collect();
             }
-            (Some(_), Event::Worker(Body::Done(Reply::Scored { scores }))) if scores.len() == self.asked => {
+            (Some(_), Event::Worker(Body::Done(Reply::Scored { scores })))
+                if scores.len() == self.asked =>
+            {
                 self.scores.extend(scores)
             }
             (_, event) => return Err(unexpected("comparing held-out rows", &event)),
         }
         if !self.texts.is_empty() {
             self.asked = self.texts.len().min(TEXTS_MAX);
-            let sequences = self.texts.drain(self.texts.len() - self.asked..).rev().collect();
-            return Ok(Compared::Not(vec![Command::Worker(Box::new(Request::Score { model: None, sequences }))]));
+            let sequences = self
+                .texts
+                .drain(self.texts.len() - self.asked..)
+                .rev()
+                .collect();
+            return Ok(Compared::Not(vec![Command::Worker(Box::new(
+                Request::Score {
+                    model: None,
+                    sequences,
+                },
+            ))]));
         }
         self.result(plan, now)
     }
 
     fn result(&self, plan: &Plan, now: Duration) -> Result<Compared, End> {
-        let settings = plan.job.stages.get(self.stage).and_then(|stage| Some((stage, stage.held_out()?)));
+        let settings = plan
+            .job
+            .stages
+            .get(self.stage)
+            .and_then(|stage| Some((stage, stage.held_out()?)));
         let Some((stage, data)) = settings else {
-            return Err(End::Failed { error: format!("stage {} has no held-out rows", self.stage) });
+            return Err(End::Failed {
+                error: format!("stage {} has no held-out rows", self.stage),
+            });
         };
         let (mut metrics, separates) = match &self.rows {
             Some(Rows::Labels(labels)) => of_labels(labels, &self.scores),
             _ => of_pairs(&self.scores),
         };
-        metrics.insert("timing_s/evaluation".into(), now.saturating_sub(self.since).as_secs_f64());
+        metrics.insert(
+            "timing_s/evaluation".into(),
+            now.saturating_sub(self.since).as_secs_f64(),
+        );
         let accuracy = metrics.get("accuracy").copied().unwrap_or(0.0);
         let warning = (!separates).then(|| {
             format!(
-                "the reward model of stage `{}` does not tell good from bad on data.{data}: accuracy {accuracy:.3}; rewards that ask it will be noise: \
-                 train it longer, or give it more and clearer rows",
+                "the reward model of stage `{}` does not tell good from bad on data.{data}: \
+                 accuracy {accuracy:.3}; rewards that ask it will be noise: train it longer, or \
+                 give it more and clearer rows",
                 stage.name
             )
         });
-        let result = EvalResult { stage: Some(stage.name.clone()), step: self.step, data: data.into(), metrics, example: None };
-        Ok(Compared::Whole { result: Box::new(result), warning })
+        let result = EvalResult {
+            stage: Some(stage.name.clone()),
+            step: self.step,
+            data: data.into(),
+            metrics,
+            example: None,
+        };
+        Ok(Compared::Whole {
+            result: Box::new(result),
+            warning,
+        })
     }
 
     pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.rows {
-            None => Wait::new(owner, "data: held-out rows", self.since).silent(heard.clerk, plan.limits.read),
+            None => Wait::new(owner, "data: held-out rows", self.since)
+                .silent(heard.clerk, plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
                 Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)
@@ -110,7 +157,12 @@ impl Separation {
 
     pub fn activity(&self) -> Activity {
         let done = self.scores.len() as u64;
-        Activity { doing: "evaluating".into(), done, total: done + (self.asked + self.texts.len()) as u64, unit: "texts".into() }
+        Activity {
+            doing: "evaluating".into(),
+            done,
+            total: done + (self.asked + self.texts.len()) as u64,
+            unit: "texts".into(),
+        }
     }
 
     pub fn worker_is_busy(&self) -> bool {
@@ -118,23 +170,41 @@ impl Separation {
     }
 }
 
-/// `accuracy`: the share of pairs whose chosen text scores higher; `margin`: by how much, on average. TRL's names.
+/// `accuracy`: the share of pairs whose chosen text scores higher; `margin`: by how much, on
+/// average. TRL's names.
 fn of_pairs(scores: &[f32]) -> (Metrics, bool) {
-    let pairs: Vec<(f64, f64)> = scores.chunks_exact(2).map(|pair| (pair[0] as f64, pair[1] as f64)).collect();
-    let right = pairs.iter().filter(|(chosen, rejected)| chosen > rejected).count();
-    let margins: Vec<f64> = pairs.iter().map(|(chosen, rejected)| chosen - rejected).collect();
+    let pairs: Vec<(f64, f64)> = scores
+        .chunks_exact(2)
+        .map(|pair| (pair[0] as f64, pair[1] as f64))
+        .collect();
+    let right = pairs
+        .iter()
+        .filter(|(chosen, rejected)| chosen > rejected)
+        .count();
+    let margins: Vec<f64> = pairs
+        .iter()
+        .map(|(chosen, rejected)| chosen - rejected)
+        .collect();
     let mut metrics = of_scores(scores);
     metrics.insert("margin".into(), crate::advantages::mean(&margins));
     shares(&mut metrics, right, pairs.len());
     (metrics, lower_bound(right, pairs.len()) > 0.5)
 }
 
-/// `accuracy`: the share of texts whose score is on the side of 0 that the label is of 0.5; `auc`: the share of (good, bad) pairs that are in the right
-/// order, whatever the scores' zero: what counts for a reward.
+/// `accuracy`: the share of texts whose score is on the side of 0 that the label is of 0.5; `auc`:
+/// the share of (good, bad) pairs that are in the right order, whatever the scores' zero: what
+/// counts for a reward.
 fn of_labels(labels: &[f32], scores: &[f32]) -> (Metrics, bool) {
-    let right = labels.iter().zip(scores).filter(|(label, score)| (**label >= 0.5) == (**score > 0.0)).count();
+    let right = labels
+        .iter()
+        .zip(scores)
+        .filter(|(label, score)| (**label >= 0.5) == (**score > 0.0))
+        .count();
     let of = |good: bool| -> Vec<f32> {
-        let chosen = labels.iter().zip(scores).filter(|(label, _)| (**label >= 0.5) == good);
+        let chosen = labels
+            .iter()
+            .zip(scores)
+            .filter(|(label, _)| (**label >= 0.5) == good);
         chosen.map(|(_, score)| *score).collect()
     };
     let (good, mut bad) = (of(true), of(false));
@@ -144,12 +214,17 @@ fn of_labels(labels: &[f32], scores: &[f32]) -> (Metrics, bool) {
     if good.is_empty() || bad.is_empty() {
         return (metrics, lower_bound(right, labels.len()) > 0.5);
     }
-    let below = |score: &f32| (bad.partition_point(|b| b < score) + bad.partition_point(|b| b <= score)) as f64 / 2.0;
+    let below = |score: &f32| {
+        (bad.partition_point(|b| b < score) + bad.partition_point(|b| b <= score)) as f64 / 2.0
+    };
     let auc = good.iter().map(below).sum::<f64>() / (good.len() * bad.len()) as f64;
     metrics.insert("auc".into(), auc);
     // As if each of the rarer kind were one draw: no more independent comparisons can be made.
     let draws = good.len().min(bad.len());
-    (metrics, lower_bound((auc * draws as f64).round() as usize, draws) > 0.5)
+    (
+        metrics,
+        lower_bound((auc * draws as f64).round() as usize, draws) > 0.5,
+    )
 }
 
 fn of_scores(scores: &[f32]) -> Metrics {
@@ -185,7 +260,10 @@ mod tests {
     #[test]
     fn pairs_are_right_when_the_chosen_scores_higher() {
         let (metrics, separates) = of_pairs(&[1.0, 0.0, 0.5, 0.75, 2.0, -1.0, 0.0, 0.0]);
-        assert_eq!((metrics["accuracy"], metrics["rows"], metrics["margin"]), (0.5, 4.0, 0.9375));
+        assert_eq!(
+            (metrics["accuracy"], metrics["rows"], metrics["margin"]),
+            (0.5, 4.0, 0.9375)
+        );
         assert!(!separates, "as good as a coin");
         let clear: Vec<f32> = (0..40).flat_map(|i| [1.0 + i as f32, 0.0]).collect();
         assert!(of_pairs(&clear).1);
@@ -200,8 +278,13 @@ mod tests {
         let (metrics, _) = of_labels(&labels, &[1.0, -1.0, 0.0, -2.0]);
         assert_eq!(metrics["auc"], 0.75);
         assert_eq!(of_labels(&labels, &[1.0; 4]).0["auc"], 0.5);
-        let (labels, scores): (Vec<f32>, Vec<f32>) = (0..60).map(|i| ((i % 2) as f32, 10.0 + (i % 2) as f32)).unzip();
-        assert!(of_labels(&labels, &scores).1, "all scores are above 0, and the order is right");
+        let (labels, scores): (Vec<f32>, Vec<f32>) = (0..60)
+            .map(|i| ((i % 2) as f32, 10.0 + (i % 2) as f32))
+            .unzip();
+        assert!(
+            of_labels(&labels, &scores).1,
+            "all scores are above 0, and the order is right"
+        );
     }
 
     /// Wilson's interval of 81 of 263, as in Newcombe 1998, table I: 0.2553.

@@ -8,7 +8,9 @@ use crate::wait::{Heard, Wait};
 use r1d_job::{RewardLoss, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::rollout::ScoredRollout;
-use r1d_proto::worker::{Body, Metrics, Reply, Request, RewardBatch, Supervise, TrainDpo, TrainReward};
+use r1d_proto::worker::{
+    Body, Metrics, Reply, Request, RewardBatch, Supervise, TrainDpo, TrainReward,
+};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -33,12 +35,18 @@ pub enum Step {
     Batch(BatchStep),
 }
 
-/// An event that the state has no place for: the attempt is given up, the record decides how it goes on.
+/// An event that the state has no place for: the attempt is given up, the record decides how it
+/// goes on.
 pub fn unexpected(state: &str, event: &Event) -> End {
     // Of its debug format, which may be gigabytes of completions, no more is made than is shown.
     let mut beginning = Beginning(String::new());
     let _ = write!(beginning, "{event:?}");
-    End::Abandoned { cause: format!("an event that nobody waits for in state {state}: {}", beginning.0) }
+    End::Abandoned {
+        cause: format!(
+            "an event that nobody waits for in state {state}: {}",
+            beginning.0
+        ),
+    }
 }
 
 /// Takes the first characters of a text, and refuses the rest.
@@ -48,7 +56,11 @@ impl Write for Beginning {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         let room = EVENT_SHOWN_MAX_CHARS - self.0.chars().count().min(EVENT_SHOWN_MAX_CHARS);
         self.0.extend(text.chars().take(room));
-        if text.chars().nth(room).is_some() { Err(std::fmt::Error) } else { Ok(()) }
+        if text.chars().nth(room).is_some() {
+            Err(std::fmt::Error)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -58,20 +70,34 @@ pub fn batch_request(plan: &Plan, stage: usize, step: u64, batch: Batch) -> Resu
         (Some(StageKind::Pretrain(_) | StageKind::Sft(_)), Batch::Sequences(sequences)) => {
             Ok(Request::Supervise(Supervise { step, sequences }))
         }
-        (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => {
-            Ok(Request::TrainDpo(TrainDpo { step, objective: dpo.objective.clone(), pairs }))
-        }
+        (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => Ok(Request::TrainDpo(TrainDpo {
+            step,
+            objective: dpo.objective.clone(),
+            pairs,
+        })),
         (Some(StageKind::RewardModel(reward_model)), batch) => {
             let batch = match (reward_model.loss, batch) {
-                (RewardLoss::Pairwise { center_rewards_coefficient }, Batch::Pairs(pairs)) => {
-                    RewardBatch::Pairs { pairs, center_rewards_coefficient }
-                }
+                (
+                    RewardLoss::Pairwise {
+                        center_rewards_coefficient,
+                    },
+                    Batch::Pairs(pairs),
+                ) => RewardBatch::Pairs {
+                    pairs,
+                    center_rewards_coefficient,
+                },
                 (RewardLoss::Pointwise, Batch::Labelled(texts)) => RewardBatch::Labelled(texts),
-                _ => return Err(End::Failed { error: format!("stage {stage} was given rows of another kind") }),
+                _ => {
+                    return Err(End::Failed {
+                        error: format!("stage {stage} was given rows of another kind"),
+                    });
+                }
             };
             Ok(Request::TrainReward(TrainReward { step, batch }))
         }
-        _ => Err(End::Failed { error: format!("stage {stage} was given rows of another kind") }),
+        _ => Err(End::Failed {
+            error: format!("stage {stage} was given rows of another kind"),
+        }),
     }
 }
 
@@ -86,21 +112,37 @@ impl Step {
     ) -> (Step, Vec<Command>) {
         match plan.rollouts(stage) {
             Some((rollouts, _)) => {
-                let (begun, commands) = RolloutStep::begin(plan, rollouts, stage, step, recalled, models, now);
+                let (begun, commands) =
+                    RolloutStep::begin(plan, rollouts, stage, step, recalled, models, now);
                 (Step::Rollout(Box::new(begun)), commands)
             }
             None => {
-                let begun = BatchStep { stage, step, since: now, started: now, tokens: None, rows: 0 };
+                let begun = BatchStep {
+                    stage,
+                    step,
+                    since: now,
+                    started: now,
+                    tokens: None,
+                    rows: 0,
+                };
                 (Step::Batch(begun), vec![Command::ReadBatch { stage, step }])
             }
         }
     }
 
-    pub fn handle(&mut self, plan: &Plan, stage: usize, event: Event, now: Duration) -> Result<Flow, End> {
+    pub fn handle(
+        &mut self,
+        plan: &Plan,
+        stage: usize,
+        event: Event,
+        now: Duration,
+    ) -> Result<Flow, End> {
         match (self, plan.rollouts(stage)) {
             (Step::Rollout(step), Some((rollouts, _))) => step.handle(plan, rollouts, event, now),
             (Step::Batch(step), None) => step.handle(plan, event, now),
-            _ => Err(End::Failed { error: format!("stage {stage} is of another kind than its step") }),
+            _ => Err(End::Failed {
+                error: format!("stage {stage} is of another kind than its step"),
+            }),
         }
     }
 
@@ -129,7 +171,12 @@ impl Step {
     pub fn activity(&self) -> Activity {
         match self {
             Step::Rollout(step) => step.activity(),
-            Step::Batch(step) => Activity { doing: "training".into(), done: 0, total: step.rows, unit: "rows".into() },
+            Step::Batch(step) => Activity {
+                doing: "training".into(),
+                done: 0,
+                total: step.rows,
+                unit: "rows".into(),
+            },
         }
     }
 
@@ -167,12 +214,24 @@ impl BatchStep {
             (None, Event::Batch(batch)) => {
                 self.tokens = Some(batch.tokens());
                 (self.since, self.rows) = (now, batch.rows());
-                Ok(Flow::Go(vec![Command::Worker(Box::new(batch_request(plan, self.stage, self.step, batch)?))]))
+                Ok(Flow::Go(vec![Command::Worker(Box::new(batch_request(
+                    plan, self.stage, self.step, batch,
+                )?))]))
             }
             (Some(tokens), Event::Worker(Body::Done(Reply::Trained { mut metrics }))) => {
-                metrics.insert("timing_s/training".into(), now.saturating_sub(self.since).as_secs_f64());
-                metrics.insert("step_time".into(), now.saturating_sub(self.started).as_secs_f64());
-                Ok(Flow::Done { metrics, tokens, rollouts: Vec::new() })
+                metrics.insert(
+                    "timing_s/training".into(),
+                    now.saturating_sub(self.since).as_secs_f64(),
+                );
+                metrics.insert(
+                    "step_time".into(),
+                    now.saturating_sub(self.started).as_secs_f64(),
+                );
+                Ok(Flow::Done {
+                    metrics,
+                    tokens,
+                    rollouts: Vec::new(),
+                })
             }
             (_, event) => Err(unexpected("a step on rows", &event)),
         }
@@ -180,7 +239,9 @@ impl BatchStep {
 
     fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
         vec![match self.tokens {
-            None => Wait::new(owner, "data: batch", self.since).silent(heard.clerk, plan.limits.read),
+            None => {
+                Wait::new(owner, "data: batch", self.since).silent(heard.clerk, plan.limits.read)
+            }
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);
                 Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)

@@ -1,9 +1,11 @@
-//! r1d's side of `tests/bench/decode_cpu` and `decode_gpu`: loads a model once and decodes batches on request, so that a bench can alternate between it
-//! and a peer.
+//! r1d's side of `tests/bench/decode_cpu` and `decode_gpu`: loads a model once and decodes batches
+//! on request, so that a bench can alternate between it and a peer.
 //!
-//! `decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels] [--prediction]` reads one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N,
-//! "temperature": T, "invariant": false, "speculative": false}`, and answers each with `{"seconds": wall, "cpu_seconds": user + system, "ids": [[id, …], …],
-//! "draft_acceptance_rate": share or null}`. With `--prediction` the model is loaded with its multi-token prediction module.
+//! `decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels] [--prediction]` reads
+//! one JSON object a line, `{"prompts": [[id, …], …], "new_tokens": N, "temperature": T,
+//! "invariant": false, "speculative": false}`, and answers each with `{"seconds": wall,
+//! "cpu_seconds": user + system, "ids": [[id, …], …], "draft_acceptance_rate": share or null}`.
+//! With `--prediction` the model is loaded with its multi-token prediction module.
 
 use r1d_model::CausalLm;
 use r1d_proto::recipe::Sampling;
@@ -26,10 +28,16 @@ struct Server {
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [dir, dtype, threads, device, switches @ ..] = &arguments[..] else {
-        return Err("usage: decode_server DIR float32|bfloat16 THREADS DEVICE [--mkl-intel-kernels] [--prediction]".into());
+        return Err("usage: decode_server DIR float32|bfloat16 THREADS DEVICE \
+                    [--mkl-intel-kernels] [--prediction]"
+            .into());
     };
     // As in the worker.
-    r1d_torch::mkl::use_intel_kernels(switches.iter().any(|switch| switch == "--mkl-intel-kernels"));
+    r1d_torch::mkl::use_intel_kernels(
+        switches
+            .iter()
+            .any(|switch| switch == "--mkl-intel-kernels"),
+    );
     let device = r1d_torch::device::open(device)?;
     r1d_torch::runtime::set_deterministic(true)?;
     r1d_torch::runtime::set_flush_denormal(true);
@@ -40,8 +48,15 @@ fn main() -> Result<(), Error> {
     };
     r1d_torch::runtime::set_threads(threads.parse()?)?;
     let prediction = switches.iter().any(|switch| switch == "--prediction");
-    let load = if prediction { CausalLm::load_with_prediction } else { CausalLm::load };
-    let mut server = Server { model: load(dir.as_ref(), device, kind)?, samplers: BTreeMap::new() };
+    let load = if prediction {
+        CausalLm::load_with_prediction
+    } else {
+        CausalLm::load
+    };
+    let mut server = Server {
+        model: load(dir.as_ref(), device, kind)?,
+        samplers: BTreeMap::new(),
+    };
     for line in std::io::stdin().lock().lines() {
         let answer = server.answer(&serde_json::from_str(&line?)?)?;
         let mut out = std::io::stdout().lock();
@@ -58,8 +73,16 @@ impl Server {
         let new_tokens: u32 = serde_json::from_value(batch["new_tokens"].clone())?;
         let temperature: f32 = serde_json::from_value(batch["temperature"].clone())?;
         let invariant: bool = serde_json::from_value(batch["invariant"].clone())?;
-        let (count, longest) = (prompts.len() as u32, prompts.iter().map(Vec::len).max().unwrap_or(0) as u32);
-        let group = |(prompt, ids): (usize, Vec<u32>)| Group { prompt: prompt as u32, row: 0, prompt_ids: ids, samples: vec![0] };
+        let (count, longest) = (
+            prompts.len() as u32,
+            prompts.iter().map(Vec::len).max().unwrap_or(0) as u32,
+        );
+        let group = |(prompt, ids): (usize, Vec<u32>)| Group {
+            prompt: prompt as u32,
+            row: 0,
+            prompt_ids: ids,
+            samples: vec![0],
+        };
         let request = Generate {
             stage: 0,
             step: 0,
@@ -81,13 +104,18 @@ impl Server {
         if !self.samplers.contains_key(&key) {
             let slots = Slots::of(key.0, key.1);
             let sampler = Sampler::new(&self.model, slots, invariant, SystemClock::shared())?;
-            self.samplers.insert(key, sampler.with_speculation(speculative));
+            self.samplers
+                .insert(key, sampler.with_speculation(speculative));
         }
         let sampler = self.samplers.get_mut(&key).ok_or("no sampler")?;
         let mut ids = vec![vec![]; count as usize];
         let before = cpu_seconds()?;
-        let metrics =
-            sampler.generate(&self.model, &request, &mut |r| ids[r.key.prompt as usize] = r.completion_ids, &mut |_, _| {})?;
+        let metrics = sampler.generate(
+            &self.model,
+            &request,
+            &mut |r| ids[r.key.prompt as usize] = r.completion_ids,
+            &mut |_, _| {},
+        )?;
         Ok(serde_json::json!({
             "seconds": metrics["timing_s/sampling"],
             "cpu_seconds": cpu_seconds()? - before,
@@ -101,7 +129,17 @@ impl Server {
 fn cpu_seconds() -> Result<f64, Error> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // Fields 14 and 15, counted behind the parenthesised name.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).ok_or("unexpected /proc/self/stat");
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|field| field.parse::<f64>().ok())
+            .ok_or("unexpected /proc/self/stat")
+    };
     Ok((ticks(11)? + ticks(12)?) / 100.0)
 }

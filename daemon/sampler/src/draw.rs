@@ -1,26 +1,33 @@
 //! From logits and one uniform per row to one id per row.
 //!
-//! 1. **temperature** — `p = softmax(logits / temperature)`; 0 is greedy: the first id of the largest logit.
-//! 2. **top-k** — ids less likely than the k-th likeliest go. Ties with the k-th stay, so that no order of ids decides.
-//! 3. **top-p** — the likeliest ids whose mass reaches `top_p` of what step 2 left stay (Holtzman et al. 2020), the one that
-//!    crosses the border and its ties included, so at least one.
-//! 4. **inverse CDF** — the first id, in vocabulary order, whose cumulative mass is greater than `u · total`.
+//! 1. **temperature** — `p = softmax(logits / temperature)`; 0 is greedy: the first id of the
+//!    largest logit.
+//! 2. **top-k** — ids less likely than the k-th likeliest go. Ties with the k-th stay, so that no
+//!    order of ids decides.
+//! 3. **top-p** — the likeliest ids whose mass reaches `top_p` of what step 2 left stay (Holtzman
+//!    et al. 2020), the one that crosses the border and its ties included, so at least one.
+//! 4. **inverse CDF** — the first id, in vocabulary order, whose cumulative mass is greater than
+//!    `u · total`.
 //!
-//! The cumulative mass is taken in two levels, blocks of [`BLOCK_IDS`] and ids inside the chosen block, which reads the
-//! probabilities once and sums in a fixed order. Edges: `u` is in [0, 1) with 24 bits, so `u · total < total` strictly in float64 and
-//! some id is always greater; "greater" rather than "greater or equal" means that an id of probability 0 adds nothing and is
-//! never the first, at `u = 0` and at the largest `u` alike. Between the levels the remainder is rescaled to the block's own
-//! float64 sum, which moves a border by less than 1e-6 of the block's mass.
+//! The cumulative mass is taken in two levels, blocks of [`BLOCK_IDS`] and ids inside the chosen
+//! block, which reads the probabilities once and sums in a fixed order. Edges: `u` is in [0, 1)
+//! with 24 bits, so `u · total < total` strictly in float64 and some id is always greater;
+//! "greater" rather than "greater or equal" means that an id of probability 0 adds nothing and is
+//! never the first, at `u = 0` and at the largest `u` alike. Between the levels the remainder is
+//! rescaled to the block's own float64 sum, which moves a border by less than 1e-6 of the block's
+//! mass.
 //!
 //! Every operation works row by row, so a row's id does not depend on the other rows (`ROLL-1`).
 
 use r1d_proto::recipe::Sampling;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Ids per block of the two-level cumulative sum: near the square root of the vocabularies in use (8 k to 150 k).
+/// Ids per block of the two-level cumulative sum: near the square root of the vocabularies in use
+/// (8 k to 150 k).
 const BLOCK_IDS: i64 = 128;
-/// Ids that top-p sorts at first on the CPU; the widths after it grow by [`WIDTH_GROWTH`] until every row's mass is reached. On a GPU, where a look at
-/// the mass waits for all that was asked of the device before, it sorts all ids at once.
+/// Ids that top-p sorts at first on the CPU; the widths after it grow by [`WIDTH_GROWTH`] until
+/// every row's mass is reached. On a GPU, where a look at the mass waits for all that was asked of
+/// the device before, it sorts all ids at once.
 const WIDTH_FIRST_IDS: i64 = 64;
 const WIDTH_GROWTH: i64 = 8;
 /// The largest float64 below 1.
@@ -37,58 +44,92 @@ pub struct Draw {
 impl Draw {
     /// `sampling` must have passed [`crate::request::check`].
     pub fn new(sampling: &Sampling) -> Draw {
-        Draw { temperature: f64::from(sampling.temperature), top_k: i64::from(sampling.top_k), top_p: f64::from(sampling.top_p) }
+        Draw {
+            temperature: f64::from(sampling.temperature),
+            top_k: i64::from(sampling.top_k),
+            top_p: f64::from(sampling.top_p),
+        }
     }
 
     pub fn greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
-    /// The temperature of the behaviour log-probabilities: that of the draw, and 1 for greedy decoding, whose own distribution has no
-    /// finite logarithms.
+    /// The temperature of the behaviour log-probabilities: that of the draw, and 1 for greedy
+    /// decoding, whose own distribution has no finite logarithms.
     pub fn logprob_temperature(&self) -> f64 {
         if self.greedy() { 1.0 } else { self.temperature }
     }
 
-    /// `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row with a NaN gets an arbitrary valid id.
+    /// `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row with a NaN
+    /// gets an arbitrary valid id.
     pub fn ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
         Ok(self.draw(logits, uniforms)?.0)
     }
 
-    /// As [`Self::ids`], with the ids that steps 2 and 3 left, [B, V] bool: `None` where neither has anything to do. A row with a NaN has none left.
-    pub fn draw(&self, logits: &Tensor, uniforms: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
+    /// As [`Self::ids`], with the ids that steps 2 and 3 left, [B, V] bool: `None` where neither
+    /// has anything to do. A row with a NaN has none left.
+    pub fn draw(
+        &self,
+        logits: &Tensor,
+        uniforms: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>), TchError> {
         if self.greedy() {
             return Ok((logits.f_argmax(-1, false)?, None));
         }
-        let scaled = if self.temperature == 1.0 { logits.shallow_clone() } else { logits.f_div_scalar(self.temperature)? };
+        let scaled = if self.temperature == 1.0 {
+            logits.shallow_clone()
+        } else {
+            logits.f_div_scalar(self.temperature)?
+        };
         let mut probabilities = scaled.f_softmax(-1, Kind::Float)?;
         let vocab = logits.size()[1];
         let mut kept = None;
         if self.top_k > 0 && self.top_k < vocab {
             let (likeliest, _) = probabilities.f_topk(self.top_k, -1, true, true)?;
-            (probabilities, kept) = keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
+            (probabilities, kept) =
+                keep_from(&probabilities, &likeliest.f_narrow(-1, self.top_k - 1, 1)?)?;
         }
         if self.top_p < 1.0 {
-            let first_ids = if probabilities.device() == Device::Cpu { WIDTH_FIRST_IDS } else { vocab };
-            (probabilities, kept) = keep_from(&probabilities, &self.nucleus_threshold(&probabilities, first_ids)?)?;
+            let first_ids = if probabilities.device() == Device::Cpu {
+                WIDTH_FIRST_IDS
+            } else {
+                vocab
+            };
+            (probabilities, kept) = keep_from(
+                &probabilities,
+                &self.nucleus_threshold(&probabilities, first_ids)?,
+            )?;
         }
         Ok((inverse_cdf(&probabilities, uniforms)?, kept))
     }
 
-    /// The smallest probability inside the nucleus, [B, 1]. The host looks only where `first_ids` are not all.
-    fn nucleus_threshold(&self, probabilities: &Tensor, first_ids: i64) -> Result<Tensor, TchError> {
+    /// The smallest probability inside the nucleus, [B, 1]. The host looks only where `first_ids`
+    /// are not all.
+    fn nucleus_threshold(
+        &self,
+        probabilities: &Tensor,
+        first_ids: i64,
+    ) -> Result<Tensor, TchError> {
         let vocab = probabilities.size()[1];
-        let border = probabilities.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Double)?.f_mul_scalar(self.top_p)?;
+        let border = probabilities
+            .f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Double)?
+            .f_mul_scalar(self.top_p)?;
         let mut width = first_ids.min(vocab);
         loop {
             let (likeliest, _) = match width == vocab {
                 true => probabilities.f_sort(-1, true)?,
                 false => probabilities.f_topk(width, -1, true, true)?,
             };
-            // An id is inside when the mass of the likelier ones has not reached the border yet. A prefix sum is the same bits at every width, so a
-            // row's threshold does not depend on how wide the other rows need.
+            // An id is inside when the mass of the likelier ones has not reached the border yet. A
+            // prefix sum is the same bits at every width, so a row's threshold does not depend on
+            // how wide the other rows need.
             let reached = cumulative(&likeliest)?;
-            let inside = reached.f_lt_tensor(&border)?.f_sum_dim_intlist([-1i64].as_slice(), true, Kind::Int64)?;
+            let inside = reached.f_lt_tensor(&border)?.f_sum_dim_intlist(
+                [-1i64].as_slice(),
+                true,
+                Kind::Int64,
+            )?;
             let wide_enough = width == vocab || i64::try_from(inside.f_max()?)? < width;
             if wide_enough {
                 return likeliest.f_gather(-1, &inside.f_clamp_max(width - 1)?, false);
@@ -98,9 +139,12 @@ impl Draw {
     }
 }
 
-/// Zeroes what is less likely than the row's threshold [B, 1]; with that, which ids are left. A nucleus' threshold is above 0, so what top-k zeroed is
-/// not among them.
-fn keep_from(probabilities: &Tensor, threshold: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
+/// Zeroes what is less likely than the row's threshold [B, 1]; with that, which ids are left. A
+/// nucleus' threshold is above 0, so what top-k zeroed is not among them.
+fn keep_from(
+    probabilities: &Tensor,
+    threshold: &Tensor,
+) -> Result<(Tensor, Option<Tensor>), TchError> {
     let kept = probabilities.f_ge_tensor(threshold)?;
     Ok((probabilities.f_mul(&kept)?, Some(kept)))
 }
@@ -110,7 +154,11 @@ fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> 
     let (rows, vocab) = weights.size2()?;
     let blocks = (vocab + BLOCK_IDS - 1) / BLOCK_IDS;
     let short = blocks * BLOCK_IDS - vocab;
-    let weights = if short > 0 { weights.f_constant_pad_nd([0, short])? } else { weights.shallow_clone() };
+    let weights = if short > 0 {
+        weights.f_constant_pad_nd([0, short])?
+    } else {
+        weights.shallow_clone()
+    };
     let weights = weights.f_view([rows, blocks, BLOCK_IDS])?;
     let uniforms = uniforms.f_view([rows, 1])?;
 
@@ -121,21 +169,38 @@ fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> 
     let sum = sums.f_gather(-1, &block, false)?;
     let before = reached.f_gather(-1, &block, false)?.f_sub(&sum)?;
     // The share of the block that lies below the target; rounding may put it outside [0, 1).
-    let share = target.f_sub(&before)?.f_div(&sum)?.f_clamp(0.0, BELOW_ONE)?;
+    let share = target
+        .f_sub(&before)?
+        .f_div(&sum)?
+        .f_clamp(0.0, BELOW_ONE)?;
 
-    let inside = weights.f_gather(1, &block.f_unsqueeze(-1)?.f_expand([rows, 1, BLOCK_IDS], false)?, false)?.f_squeeze_dim(1)?;
+    let inside = weights
+        .f_gather(
+            1,
+            &block
+                .f_unsqueeze(-1)?
+                .f_expand([rows, 1, BLOCK_IDS], false)?,
+            false,
+        )?
+        .f_squeeze_dim(1)?;
     let reached = cumulative(&inside)?;
     let target = reached.f_narrow(-1, BLOCK_IDS - 1, 1)?.f_mul(&share)?;
-    let id = block.f_mul_scalar(BLOCK_IDS)?.f_add(&first_greater(&reached, &target)?)?;
+    let id = block
+        .f_mul_scalar(BLOCK_IDS)?
+        .f_add(&first_greater(&reached, &target)?)?;
     id.f_clamp(0, vocab - 1)?.f_view([rows])
 }
 
-/// Sums from each row's beginning, float64 `[B, n]`, in one order. On a GPU libtorch scans a tensor of one row in pieces, whose sums it adds in the
-/// order in which they are ready: another one each time (seen on an H200 with one row, never with two).
+/// Sums from each row's beginning, float64 `[B, n]`, in one order. On a GPU libtorch scans a tensor
+/// of one row in pieces, whose sums it adds in the order in which they are ready: another one each
+/// time (seen on an H200 with one row, never with two).
 fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
     let (rows, width) = weights.size2()?;
     match rows == 1 && weights.device() != Device::Cpu {
-        true => weights.f_expand([2, width], false)?.f_cumsum(-1, Kind::Double)?.f_narrow(0, 0, 1),
+        true => weights
+            .f_expand([2, width], false)?
+            .f_cumsum(-1, Kind::Double)?
+            .f_narrow(0, 0, 1),
         false => weights.f_cumsum(-1, Kind::Double),
     }
 }
@@ -143,7 +208,10 @@ fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
 /// Index of the first element of each row that is greater than the row's `target` [B, 1] → [B, 1].
 fn first_greater(cumulative: &Tensor, target: &Tensor) -> Result<Tensor, TchError> {
     let last = cumulative.size()[1] - 1;
-    target.f_contiguous()?.f_searchsorted::<&Tensor>(cumulative, false, true, "right", None)?.f_clamp_max(last)
+    target
+        .f_contiguous()?
+        .f_searchsorted::<&Tensor>(cumulative, false, true, "right", None)?
+        .f_clamp_max(last)
 }
 
 #[cfg(test)]
@@ -167,18 +235,25 @@ mod tests {
 
     fn logits(rows: &[&[f32]]) -> Tensor {
         let probabilities: Vec<f32> = rows.concat();
-        Tensor::from_slice(&probabilities).view([rows.len() as i64, -1]).log()
+        Tensor::from_slice(&probabilities)
+            .view([rows.len() as i64, -1])
+            .log()
     }
 
     fn ids(draw: Draw, logits: &Tensor, uniforms: &[f64]) -> Vec<i64> {
-        draw.ids(logits, &Tensor::from_slice(uniforms)).unwrap().try_into().unwrap()
+        draw.ids(logits, &Tensor::from_slice(uniforms))
+            .unwrap()
+            .try_into()
+            .unwrap()
     }
 
     /// Ids that a fine sweep of uniforms reaches, with their shares.
     fn shares(draw: Draw, probabilities: &[f32]) -> Vec<f64> {
         let n = 4096;
         let uniforms: Vec<f64> = (0..n).map(|i| (i as f64 + 0.5) / n as f64).collect();
-        let logits = logits(&[probabilities]).expand([n, probabilities.len() as i64], false).contiguous();
+        let logits = logits(&[probabilities])
+            .expand([n, probabilities.len() as i64], false)
+            .contiguous();
         let mut shares = vec![0.0; probabilities.len()];
         for id in ids(draw, &logits, &uniforms) {
             shares[id as usize] += 1.0 / n as f64;
@@ -189,19 +264,33 @@ mod tests {
     fn assert_shares(draw: Draw, probabilities: &[f32], expected: &[f64]) {
         let shares = shares(draw, probabilities);
         for (id, (share, expected)) in shares.iter().zip(expected).enumerate() {
-            assert!((share - expected).abs() < 1e-3, "id {id}: {shares:?}, expected {expected:?}");
-            assert!(*expected > 0.0 || *share == 0.0, "id {id} has no probability: {shares:?}");
+            assert!(
+                (share - expected).abs() < 1e-3,
+                "id {id}: {shares:?}, expected {expected:?}"
+            );
+            assert!(
+                *expected > 0.0 || *share == 0.0,
+                "id {id} has no probability: {shares:?}"
+            );
         }
     }
 
     #[test]
     fn plain_sampling_follows_the_probabilities() {
-        assert_shares(draw(1.0, 0, 1.0), &[0.1, 0.0, 0.4, 0.25, 0.25], &[0.1, 0.0, 0.4, 0.25, 0.25]);
+        assert_shares(
+            draw(1.0, 0, 1.0),
+            &[0.1, 0.0, 0.4, 0.25, 0.25],
+            &[0.1, 0.0, 0.4, 0.25, 0.25],
+        );
     }
 
     #[test]
     fn temperature_is_a_power_of_the_probabilities() {
-        assert_shares(draw(0.5, 0, 1.0), &[0.2, 0.3, 0.5], &[0.04 / 0.38, 0.09 / 0.38, 0.25 / 0.38]);
+        assert_shares(
+            draw(0.5, 0, 1.0),
+            &[0.2, 0.3, 0.5],
+            &[0.04 / 0.38, 0.09 / 0.38, 0.25 / 0.38],
+        );
     }
 
     #[test]
@@ -215,7 +304,11 @@ mod tests {
     #[test]
     fn top_p_keeps_the_smallest_set_that_reaches_it() {
         assert_shares(draw(1.0, 0, 0.5), &[0.1, 0.6, 0.3], &[0.0, 1.0, 0.0]);
-        assert_shares(draw(1.0, 0, 0.61), &[0.1, 0.6, 0.3], &[0.0, 0.6 / 0.9, 0.3 / 0.9]);
+        assert_shares(
+            draw(1.0, 0, 0.61),
+            &[0.1, 0.6, 0.3],
+            &[0.0, 0.6 / 0.9, 0.3 / 0.9],
+        );
         assert_shares(draw(1.0, 0, 0.001), &[0.1, 0.6, 0.3], &[0.0, 1.0, 0.0]);
         // Both ids at the border stay.
         assert_shares(draw(1.0, 0, 0.6), &[0.25, 0.5, 0.25], &[0.25, 0.5, 0.25]);
@@ -224,13 +317,19 @@ mod tests {
     #[test]
     fn top_p_is_a_share_of_what_top_k_left() {
         // top-k leaves 0.4 and 0.3; 0.55 of 0.7 is less than 0.4, so one id stays.
-        assert_shares(draw(1.0, 2, 0.55), &[0.1, 0.4, 0.3, 0.2], &[0.0, 1.0, 0.0, 0.0]);
+        assert_shares(
+            draw(1.0, 2, 0.55),
+            &[0.1, 0.4, 0.3, 0.2],
+            &[0.0, 1.0, 0.0, 0.0],
+        );
     }
 
     #[test]
     fn what_is_left_is_told_and_is_what_can_be_drawn() {
         let told = |draw: Draw, probabilities: &[f32]| -> Option<Vec<bool>> {
-            let (_, kept) = draw.draw(&logits(&[probabilities]), &Tensor::from_slice(&[0.5])).unwrap();
+            let (_, kept) = draw
+                .draw(&logits(&[probabilities]), &Tensor::from_slice(&[0.5]))
+                .unwrap();
             kept.map(|kept| kept.view([-1]).try_into().unwrap())
         };
         let probabilities = [0.1, 0.4, 0.3, 0.2];
@@ -245,13 +344,23 @@ mod tests {
             // Of what top-k left, all.
             (draw(1.0, 2, 0.999), Some([false, true, true, false])),
         ] {
-            assert_eq!(told(draw, &probabilities), expected.map(Vec::from), "{draw:?}");
+            assert_eq!(
+                told(draw, &probabilities),
+                expected.map(Vec::from),
+                "{draw:?}"
+            );
             if let Some(kept) = expected {
-                let drawn: Vec<bool> = shares(draw, &probabilities).iter().map(|share| *share > 0.0).collect();
+                let drawn: Vec<bool> = shares(draw, &probabilities)
+                    .iter()
+                    .map(|share| *share > 0.0)
+                    .collect();
                 assert_eq!(drawn, kept, "{draw:?}");
             }
         }
-        assert_eq!(told(draw(1.0, 2, 0.9), &[0.5, f32::NAN, 0.5]), Some(vec![false; 3]));
+        assert_eq!(
+            told(draw(1.0, 2, 0.9), &[0.5, f32::NAN, 0.5]),
+            Some(vec![false; 3])
+        );
     }
 
     #[test]
@@ -271,13 +380,19 @@ mod tests {
     #[test]
     fn sorting_all_ids_finds_the_nucleus_that_widening_finds() {
         let (rows, vocab) = (9, 5000i64);
-        let noise = (Tensor::arange(rows * vocab, (Kind::Float, Device::Cpu)) * 0.77).sin().view([rows, vocab]);
+        let noise = (Tensor::arange(rows * vocab, (Kind::Float, Device::Cpu)) * 0.77)
+            .sin()
+            .view([rows, vocab]);
         // From flat to peaked; with ties, as bfloat16 logits have them.
         let sharpness = Tensor::arange(rows, (Kind::Float, Device::Cpu)).view([rows, 1]) * 3.0;
-        let probabilities = (noise * sharpness).to_kind(Kind::BFloat16).to_kind(Kind::Float).softmax(-1, Kind::Float);
+        let probabilities = (noise * sharpness)
+            .to_kind(Kind::BFloat16)
+            .to_kind(Kind::Float)
+            .softmax(-1, Kind::Float);
         for top_p in [0.01, 0.5, 0.95, 0.9999] {
             let draw = draw(1.0, 0, top_p);
-            let [looking, at_once] = [WIDTH_FIRST_IDS, vocab].map(|ids| draw.nucleus_threshold(&probabilities, ids).unwrap());
+            let [looking, at_once] = [WIDTH_FIRST_IDS, vocab]
+                .map(|ids| draw.nucleus_threshold(&probabilities, ids).unwrap());
             assert_eq!(looking, at_once, "top_p {top_p}");
         }
     }
@@ -289,7 +404,11 @@ mod tests {
                 let mut probabilities = vec![0.0; vocab];
                 probabilities[middle] = 1.0;
                 for draw in [draw(1.0, 0, 1.0), draw(0.7, 3, 1.0), draw(1.3, 0, 0.95)] {
-                    let picked = ids(draw, &logits(&[&probabilities, &probabilities]), &[0.0, LARGEST]);
+                    let picked = ids(
+                        draw,
+                        &logits(&[&probabilities, &probabilities]),
+                        &[0.0, LARGEST],
+                    );
                     assert_eq!(picked, [middle as i64; 2], "vocab {vocab}, {draw:?}");
                 }
             }
@@ -298,32 +417,64 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equal_maxima() {
-        assert_eq!(ids(draw(0.0, 0, 1.0), &logits(&[&[0.1, 0.4, 0.4, 0.1], &[0.7, 0.1, 0.1, 0.1]]), &[0.9, 0.9]), [1, 0]);
+        assert_eq!(
+            ids(
+                draw(0.0, 0, 1.0),
+                &logits(&[&[0.1, 0.4, 0.4, 0.1], &[0.7, 0.1, 0.1, 0.1]]),
+                &[0.9, 0.9]
+            ),
+            [1, 0]
+        );
     }
 
     #[test]
     fn borders_agree_with_a_cumulative_sum_in_one_level() {
         let vocab = 3000i64;
-        let logits = (Tensor::arange(vocab, (Kind::Float, tch::Device::Cpu)) * 1.7).sin().view([1, vocab]) * 3.0;
-        let cumulative: Vec<f64> =
-            logits.to_kind(Kind::Double).softmax(-1, Kind::Double).cumsum(-1, Kind::Double).view([-1]).try_into().unwrap();
+        let logits = (Tensor::arange(vocab, (Kind::Float, tch::Device::Cpu)) * 1.7)
+            .sin()
+            .view([1, vocab])
+            * 3.0;
+        let cumulative: Vec<f64> = logits
+            .to_kind(Kind::Double)
+            .softmax(-1, Kind::Double)
+            .cumsum(-1, Kind::Double)
+            .view([-1])
+            .try_into()
+            .unwrap();
         for i in 0..500 {
             let u = (i as f64 + 0.5) / 500.0;
             let id = ids(draw(1.0, 0, 1.0), &logits, &[u])[0] as usize;
             let below = if id == 0 { 0.0 } else { cumulative[id - 1] };
-            assert!(below - 1e-6 <= u && u < cumulative[id] + 1e-6, "u {u}: id {id} spans {below}..{}", cumulative[id]);
+            assert!(
+                below - 1e-6 <= u && u < cumulative[id] + 1e-6,
+                "u {u}: id {id} spans {below}..{}",
+                cumulative[id]
+            );
         }
     }
 
     #[test]
     fn a_row_is_drawn_alike_alone_and_among_others() {
         let (rows, vocab) = (37i64, 777i64);
-        let logits = (Tensor::arange(rows * vocab, (Kind::Float, tch::Device::Cpu)) * 0.77).sin().view([rows, vocab]) * 4.0;
+        let logits = (Tensor::arange(rows * vocab, (Kind::Float, tch::Device::Cpu)) * 0.77)
+            .sin()
+            .view([rows, vocab])
+            * 4.0;
         let uniforms: Vec<f64> = (0..rows).map(|i| (i as f64 * 0.618) % 1.0).collect();
-        for draw in [draw(1.0, 0, 1.0), draw(0.8, 50, 1.0), draw(1.2, 0, 0.9), draw(0.6, 20, 0.95), draw(0.0, 0, 1.0)] {
+        for draw in [
+            draw(1.0, 0, 1.0),
+            draw(0.8, 50, 1.0),
+            draw(1.2, 0, 0.9),
+            draw(0.6, 20, 0.95),
+            draw(0.0, 0, 1.0),
+        ] {
             let together = ids(draw, &logits, &uniforms);
             for row in 0..rows {
-                let alone = ids(draw, &logits.narrow(0, row, 1), &uniforms[row as usize..][..1]);
+                let alone = ids(
+                    draw,
+                    &logits.narrow(0, row, 1),
+                    &uniforms[row as usize..][..1],
+                );
                 assert_eq!(alone[0], together[row as usize], "row {row}, {draw:?}");
             }
         }

@@ -8,39 +8,74 @@ pub type Result<T, E = SamplerError> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SamplerError {
-    #[error("the sampler needs at least 1 slot and a cache of at least {SLOT_BLOCK_TOKENS} tokens, got {count} and {tokens}")]
+    #[error(
+        "the sampler needs at least 1 slot and a cache of at least {SLOT_BLOCK_TOKENS} tokens, \
+         got {count} and {tokens}"
+    )]
     Slots { count: u32, tokens: u64 },
-    #[error("speculative decoding needs a model with its multi-token prediction module, and the policy was opened without one")]
+    #[error(
+        "speculative decoding needs a model with its multi-token prediction module, and the \
+         policy was opened without one"
+    )]
     NoPredictionModule,
     #[error("`{key}` is {value}: {expected}")]
-    Sampling { key: &'static str, value: String, expected: &'static str },
-    #[error("stop id {id} is outside the model's vocabulary of {vocab_size}: the tokenizer and the model do not belong together")]
+    Sampling {
+        key: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    #[error(
+        "stop id {id} is outside the model's vocabulary of {vocab_size}: the tokenizer and the \
+         model do not belong together"
+    )]
     StopId { id: u32, vocab_size: i64 },
     #[error("prompt {prompt} of step {step} (row {row}) is empty: there is nothing to continue")]
     EmptyPrompt { step: u64, prompt: u32, row: u64 },
     #[error(
-        "prompt {prompt} of step {step} (row {row}) has id {id} at position {position}, outside the model's vocabulary of {vocab_size}: \
-         the tokenizer and the model do not belong together"
+        "prompt {prompt} of step {step} (row {row}) has id {id} at position {position}, outside \
+         the model's vocabulary of {vocab_size}: the tokenizer and the model do not belong \
+         together"
     )]
-    PromptId { step: u64, prompt: u32, row: u64, position: usize, id: u32, vocab_size: i64 },
+    PromptId {
+        step: u64,
+        prompt: u32,
+        row: u64,
+        position: usize,
+        id: u32,
+        vocab_size: i64,
+    },
     #[error(
-        "prompt {prompt} of step {step} (row {row}) has {prompt_tokens} tokens and may grow by {max_completion_length} \
-         (`max_completion_length`), but the whole cache holds {tokens}: raise `tokens` under [sampler] or shorten either"
+        "prompt {prompt} of step {step} (row {row}) has {prompt_tokens} tokens and may grow by \
+         {max_completion_length} (`max_completion_length`), but the whole cache holds {tokens}: \
+         raise `tokens` under [sampler] or shorten either"
     )]
-    Capacity { step: u64, prompt: u32, row: u64, prompt_tokens: usize, max_completion_length: u32, tokens: u64 },
+    Capacity {
+        step: u64,
+        prompt: u32,
+        row: u64,
+        prompt_tokens: usize,
+        max_completion_length: u32,
+        tokens: u64,
+    },
     #[error("prompt {prompt}, sample {sample} of step {step} is asked for twice")]
     Duplicate { step: u64, prompt: u32, sample: u32 },
     #[error(
-        "the model's logits for token {position} of prompt {}, sample {} of step {} are not finite: its weights have diverged or are damaged",
+        "the model's logits for token {position} of prompt {}, sample {} of step {} are not \
+         finite: its weights have diverged or are damaged",
         key.prompt, key.sample, key.step
     )]
     NotFinite { key: SampleKey, position: usize },
     #[error(
-        "the ids that top_p and top_k left of the vocabulary, up to token {position} of prompt {}, sample {} of step {}, come to more than {limit} numbers: \
-         lower top_p, set a top_k (`r1ctl plan` says which always fits), or keep_sampling_mask = false",
+        "the ids that top_p and top_k left of the vocabulary, up to token {position} of prompt \
+         {}, sample {} of step {}, come to more than {limit} numbers: lower top_p, set a top_k \
+         (`r1ctl plan` says which always fits), or keep_sampling_mask = false",
         key.prompt, key.sample, key.step
     )]
-    KeptIds { key: SampleKey, position: usize, limit: usize },
+    KeptIds {
+        key: SampleKey,
+        position: usize,
+        limit: usize,
+    },
     #[error("expert {expert} does not fit the rollout record's 16 bits")]
     Expert { expert: i64 },
     #[error(transparent)]
@@ -52,7 +87,8 @@ pub enum SamplerError {
 }
 
 impl SamplerError {
-    /// Whether another try can help: what was asked for is wrong, or the weights are, or the machine failed.
+    /// Whether another try can help: what was asked for is wrong, or the weights are, or the
+    /// machine failed.
     pub fn fault(&self) -> Fault {
         match self {
             SamplerError::Model(error) => error.fault(),

@@ -1,5 +1,5 @@
-//! Draws completions from a policy: continuous batching over fixed slots, sampling by counter, behaviour log-probabilities and
-//! experts recorded.
+//! Draws completions from a policy: continuous batching over fixed slots, sampling by counter,
+//! behaviour log-probabilities and experts recorded.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,16 +12,19 @@
 //! | `row` | a completion while it decodes, and its record |
 //! | `sampler` | the loop |
 //!
-//! `ROLL-1`: in the batch-invariant mode a rollout is a function of (weights, seed, stage, step, prompt, sample) alone, bit for bit, whatever the
-//! slots, the other groups and the order. Outside it a request gives the same bits each time, but its rollouts depend on their
-//! company by rounding.
+//! `ROLL-1`: in the batch-invariant mode a rollout is a function of (weights, seed, stage, step,
+//! prompt, sample) alone, bit for bit, whatever the slots, the other groups and the order. Outside
+//! it a request gives the same bits each time, but its rollouts depend on their company by
+//! rounding.
 //!
-//! `ROLL-2`: the recorded log-probabilities are [`r1d_model::kept_logprobs`] of the decode path's logits, the function that the trainer applies
-//! to its own forward pass: equal bits in the batch-invariant mode, within 1e-5 in float32 otherwise. Where the request keeps the sampling mask, both
-//! are over the ids that top-k and top-p left, which are recorded too.
+//! `ROLL-2`: the recorded log-probabilities are [`r1d_model::kept_logprobs`] of the decode path's
+//! logits, the function that the trainer applies to its own forward pass: equal bits in the
+//! batch-invariant mode, within 1e-5 in float32 otherwise. Where the request keeps the sampling
+//! mask, both are over the ids that top-k and top-p left, which are recorded too.
 //!
-//! A completion needs no cache beyond its own prompt and ids: position, ids and uniforms live in device tensors, and the host looks at
-//! what was drawn every so many steps, which is what a captured graph of the step needs.
+//! A completion needs no cache beyond its own prompt and ids: position, ids and uniforms live in
+//! device tensors, and the host looks at what was drawn every so many steps, which is what a
+//! captured graph of the step needs.
 
 mod draw;
 mod error;

@@ -9,8 +9,8 @@ use r1d_proto::worker::Group;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// Tokens of one prefill, padding included (`LIM-1`): bounds the memory of its attention scores, which is this times heads times
-/// the longest prompt. A single prompt may be longer.
+/// Tokens of one prefill, padding included (`LIM-1`): bounds the memory of its attention scores,
+/// which is this times heads times the longest prompt. A single prompt may be longer.
 const PREFILL_TOKENS_MAX: usize = 8192;
 
 /// What stays of a prompt while samples of it wait.
@@ -56,7 +56,13 @@ fn batch_size(prefills: &[(usize, Vec<usize>)], groups: &[Group]) -> usize {
         longest = groups[*group].prompt_ids.len().max(longest);
         longest * (count + 1) <= PREFILL_TOKENS_MAX
     };
-    prefills.iter().enumerate().map(fits).take_while(|fits| *fits).count().max(1)
+    prefills
+        .iter()
+        .enumerate()
+        .map(fits)
+        .take_while(|fits| *fits)
+        .count()
+        .max(1)
 }
 
 fn prefill(
@@ -69,9 +75,19 @@ fn prefill(
     prompts: &mut Prompts,
 ) -> Result<()> {
     let prompt_ids = |group: &usize| &groups[*group].prompt_ids;
-    let ids: Vec<i64> = batch.iter().flat_map(|(group, _)| prompt_ids(group)).map(|id| i64::from(*id)).collect();
-    let lengths: Vec<i64> = batch.iter().map(|(group, _)| prompt_ids(group).len() as i64).collect();
-    let slots: Vec<Vec<i64>> = batch.iter().map(|(_, slots)| slots.iter().map(|slot| *slot as i64).collect()).collect();
+    let ids: Vec<i64> = batch
+        .iter()
+        .flat_map(|(group, _)| prompt_ids(group))
+        .map(|id| i64::from(*id))
+        .collect();
+    let lengths: Vec<i64> = batch
+        .iter()
+        .map(|(group, _)| prompt_ids(group).len() as i64)
+        .collect();
+    let slots: Vec<Vec<i64>> = batch
+        .iter()
+        .map(|(_, slots)| slots.iter().map(|slot| *slot as i64).collect())
+        .collect();
     let last: Vec<i64> = lengths
         .iter()
         .scan(-1, |end, length| {
@@ -82,7 +98,10 @@ fn prefill(
         })
         .collect();
 
-    let packed = Packed::new(Tensor::f_from_slice(&ids)?.f_to_device(model.device())?, lengths);
+    let packed = Packed::new(
+        Tensor::f_from_slice(&ids)?.f_to_device(model.device())?,
+        lengths,
+    );
     let output = model.prefill(&packed, &slots, cache, options)?;
     if drafts {
         speculate::prefill(model, cache, options, &packed, &output.hidden, &slots)?;
@@ -98,8 +117,18 @@ fn prefill(
     let mut first = 0;
     for (i, (group, _)) in batch.iter().enumerate() {
         let after = first + packed.lengths[i] as usize * per_token;
-        let experts = experts[first..after].iter().map(|expert| narrow_expert(*expert)).collect::<Result<Vec<u16>>>()?;
-        prompts.insert(*group, Prompt { logits: logits.f_get(i as i64)?, experts, hidden: hidden.f_get(i as i64)? });
+        let experts = experts[first..after]
+            .iter()
+            .map(|expert| narrow_expert(*expert))
+            .collect::<Result<Vec<u16>>>()?;
+        prompts.insert(
+            *group,
+            Prompt {
+                logits: logits.f_get(i as i64)?,
+                experts,
+                hidden: hidden.f_get(i as i64)?,
+            },
+        );
         first = after;
     }
     Ok(())

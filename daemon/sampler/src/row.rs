@@ -26,9 +26,16 @@ pub struct Row {
 impl Row {
     /// `experts` are those of the prompt's tokens.
     pub fn new(request: &Generate, group: usize, sample: u32, experts: Vec<u16>) -> Row {
-        let Group { prompt, prompt_ids, .. } = &request.groups[group];
+        let Group {
+            prompt, prompt_ids, ..
+        } = &request.groups[group];
         Row {
-            key: SampleKey { stage: request.stage, step: request.step, prompt: *prompt, sample },
+            key: SampleKey {
+                stage: request.stage,
+                step: request.step,
+                prompt: *prompt,
+                sample,
+            },
             group,
             prompt_tokens: prompt_ids.len(),
             completion_ids: vec![],
@@ -42,8 +49,20 @@ impl Row {
 
     /// The uniform of the completion's token `i`, a function of the sample's key alone (`ROLL-1`).
     pub fn uniform(&self, seed: u64, i: usize) -> f64 {
-        let SampleKey { stage, step, prompt, sample } = self.key;
-        f64::from(counter_uniform(&[seed, stage.into(), step, prompt.into(), sample.into(), i as u64]))
+        let SampleKey {
+            stage,
+            step,
+            prompt,
+            sample,
+        } = self.key;
+        f64::from(counter_uniform(&[
+            seed,
+            stage.into(),
+            step,
+            prompt.into(),
+            sample.into(),
+            i as u64,
+        ]))
     }
 
     /// Completion ids so far.
@@ -78,14 +97,21 @@ impl Row {
     pub fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
         match self.kept_ids.push(kept, vocab_size) {
             true => Ok(()),
-            false => Err(SamplerError::KeptIds { key: self.key, position: self.completion_ids.len(), limit: KEPT_NUMBERS_MAX }),
+            false => Err(SamplerError::KeptIds {
+                key: self.key,
+                position: self.completion_ids.len(),
+                limit: KEPT_NUMBERS_MAX,
+            }),
         }
     }
 
     pub fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
         // A NaN or an infinity anywhere in a row's logits is a NaN here.
         if !logprob.is_finite() {
-            return Err(SamplerError::NotFinite { key: self.key, position: self.completion_ids.len() });
+            return Err(SamplerError::NotFinite {
+                key: self.key,
+                position: self.completion_ids.len(),
+            });
         }
         let id = id as u32; // an index into the vocabulary
         self.completion_ids.push(id);
@@ -128,8 +154,15 @@ mod tests {
     fn sets_that_grow_too_large_are_refused_with_what_to_set() {
         let mut row = Row::new(&crate::tiny::request(1, 1), 0, 0, vec![]);
         let every_second = [0x5555_5555_5555_5555; 1024];
-        let refused = (0..200).find_map(|_| row.push_kept(&every_second, 65_536).err()).unwrap();
+        let refused = (0..200)
+            .find_map(|_| row.push_kept(&every_second, 65_536).err())
+            .unwrap();
         let text = refused.to_string();
-        assert!(refused.fault() == Fault::Given && text.contains("top_k") && text.contains("keep_sampling_mask = false"), "{text}");
+        assert!(
+            refused.fault() == Fault::Given
+                && text.contains("top_k")
+                && text.contains("keep_sampling_mask = false"),
+            "{text}"
+        );
     }
 }

@@ -14,13 +14,14 @@ use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
 use tch::{Device, Tensor};
 
-/// Decode steps between two looks of the host at what was drawn. Reading is free on the CPU; on a GPU it waits for the device, and the
-/// tokens that a row draws between its end and the look are thrown away.
+/// Decode steps between two looks of the host at what was drawn. Reading is free on the CPU; on a
+/// GPU it waits for the device, and the tokens that a row draws between its end and the look are
+/// thrown away.
 const LOOK_EVERY_STEPS_CPU: usize = 1;
 const LOOK_EVERY_STEPS_CUDA: usize = 16;
 
-/// Draws completions from a policy by continuous batching over fixed slots. Owns the cache; the policy is handed in with each
-/// request, so new weights cost nothing.
+/// Draws completions from a policy by continuous batching over fixed slots. Owns the cache; the
+/// policy is handed in with each request, so new weights cost nothing.
 pub struct Sampler {
     cache: Cache,
     slots: Slots,
@@ -59,28 +60,55 @@ pub(crate) struct Count {
 }
 
 impl Sampler {
-    /// Allocates the cache on the model's device; each request cuts it into slots of its own length. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch
-    /// thread.
-    pub fn new(model: &CausalLm, slots: Slots, invariant: bool, clock: SharedClock) -> Result<Sampler> {
+    /// Allocates the cache on the model's device; each request cuts it into slots of its own
+    /// length. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch thread.
+    pub fn new(
+        model: &CausalLm,
+        slots: Slots,
+        invariant: bool,
+        clock: SharedClock,
+    ) -> Result<Sampler> {
         if slots.fitting(1) == 0 {
-            return Err(SamplerError::Slots { count: slots.count, tokens: slots.tokens });
+            return Err(SamplerError::Slots {
+                count: slots.count,
+                tokens: slots.tokens,
+            });
         }
-        let cache = model.cache(1, i64::try_from(slots.tokens).unwrap_or(i64::MAX), invariant)?;
-        let look_every = if model.device() == Device::Cpu { LOOK_EVERY_STEPS_CPU } else { LOOK_EVERY_STEPS_CUDA };
-        Ok(Sampler { cache, slots, invariant, speculative: false, look_every, clock })
+        let cache = model.cache(
+            1,
+            i64::try_from(slots.tokens).unwrap_or(i64::MAX),
+            invariant,
+        )?;
+        let look_every = if model.device() == Device::Cpu {
+            LOOK_EVERY_STEPS_CPU
+        } else {
+            LOOK_EVERY_STEPS_CUDA
+        };
+        Ok(Sampler {
+            cache,
+            slots,
+            invariant,
+            speculative: false,
+            look_every,
+            clock,
+        })
     }
 
-    /// Whether the model's multi-token prediction module drafts a token ahead, which decodes up to two tokens a step. What is drawn stays the
-    /// same.
+    /// Whether the model's multi-token prediction module drafts a token ahead, which decodes up to
+    /// two tokens a step. What is drawn stays the same.
     pub fn with_speculation(self, speculative: bool) -> Sampler {
-        Sampler { speculative, ..self }
+        Sampler {
+            speculative,
+            ..self
+        }
     }
 
-    /// Runs the whole request: `completed` gets each completion as it ends, `progress` the tokens drawn and the most that the request
-    /// may still come to.
+    /// Runs the whole request: `completed` gets each completion as it ends, `progress` the tokens
+    /// drawn and the most that the request may still come to.
     ///
-    /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second), `perf/sampling_rows` (mean rows of a decode
-    /// step), and `perf/draft_acceptance_rate` where drafts were made. An error leaves the sampler ready for another request.
+    /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second),
+    /// `perf/sampling_rows` (mean rows of a decode step), and `perf/draft_acceptance_rate` where
+    /// drafts were made. An error leaves the sampler ready for another request.
     pub fn generate(
         &mut self,
         model: &CausalLm,
@@ -88,21 +116,41 @@ impl Sampler {
         completed: &mut dyn FnMut(Rollout),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Metrics> {
-        let (slots, capacity) = request::check(request, Limits { vocab_size: model.config.vocab_size, cache: self.slots })?;
+        let (slots, capacity) = request::check(
+            request,
+            Limits {
+                vocab_size: model.config.vocab_size,
+                cache: self.slots,
+            },
+        )?;
         if self.speculative && !model.predicts() {
             return Err(SamplerError::NoPredictionModule);
         }
         let started = self.clock.now();
-        let packed = if self.invariant { None } else { Some(model.pack()?) };
-        let packer = request.sampling.keep_sampling_mask.then(|| Packer::new(model.device())).transpose()?;
+        let packed = if self.invariant {
+            None
+        } else {
+            Some(model.pack()?)
+        };
+        let packer = request
+            .sampling
+            .keep_sampling_mask
+            .then(|| Packer::new(model.device()))
+            .transpose()?;
         let record_experts = request.record_experts && model.config.moe_layers > 0;
-        self.cache.cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
+        self.cache
+            .cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
         let mut run = Run {
             model,
             request,
             draw: Draw::new(&request.sampling),
             packer,
-            options: Forward { invariant: self.invariant, packed: packed.as_ref(), record_experts, ..Forward::default() },
+            options: Forward {
+                invariant: self.invariant,
+                packed: packed.as_ref(),
+                record_experts,
+                ..Forward::default()
+            },
             cache: &mut self.cache,
             speculative: self.speculative,
             look_every: self.look_every,
@@ -110,11 +158,14 @@ impl Sampler {
             prompts: Prompts::new(),
             count: Count::default(),
         };
-        // Nothing here needs the deterministic algorithms, which make a sort of every write to the cache: no place is written twice, and what is
-        // summed is summed in one order (draw::cumulative).
-        let sample = || r1d_torch::runtime::inference(|| run.run(slots as usize, completed, progress));
+        // Nothing here needs the deterministic algorithms, which make a sort of every write to the
+        // cache: no place is written twice, and what is summed is summed in one order
+        // (draw::cumulative).
+        let sample =
+            || r1d_torch::runtime::inference(|| run.run(slots as usize, completed, progress));
         if let Err(error) = r1d_torch::runtime::without_deterministic(sample)?? {
-            // What is not finite would reach others through the places that they do not see: 0 · NaN is not 0.
+            // What is not finite would reach others through the places that they do not see: 0 ·
+            // NaN is not 0.
             self.cache.clear()?;
             return Err(error);
         }
@@ -128,19 +179,38 @@ impl Count {
         let share = |a: u64, b: f64| if b > 0.0 { a as f64 / b } else { 0.0 };
         let mut metrics = Metrics::from([
             ("timing_s/sampling".into(), seconds),
-            ("perf/sampling_throughput".into(), share(self.tokens, seconds)),
-            ("perf/sampling_rows".into(), share(self.decode_rows, self.decode_steps as f64)),
+            (
+                "perf/sampling_throughput".into(),
+                share(self.tokens, seconds),
+            ),
+            (
+                "perf/sampling_rows".into(),
+                share(self.decode_rows, self.decode_steps as f64),
+            ),
         ]);
         if self.drafts > 0 {
-            let _ = metrics.insert("perf/draft_acceptance_rate".into(), share(self.accepted_drafts, self.drafts as f64));
+            let _ = metrics.insert(
+                "perf/draft_acceptance_rate".into(),
+                share(self.accepted_drafts, self.drafts as f64),
+            );
         }
         metrics
     }
 }
 
 impl Run<'_> {
-    fn run(&mut self, slots: usize, completed: &mut dyn FnMut(Rollout), progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let samples: Vec<usize> = self.request.groups.iter().map(|group| group.samples.len()).collect();
+    fn run(
+        &mut self,
+        slots: usize,
+        completed: &mut dyn FnMut(Rollout),
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let samples: Vec<usize> = self
+            .request
+            .groups
+            .iter()
+            .map(|group| group.samples.len())
+            .collect();
         let mut schedule = Schedule::new(slots, &samples);
         let mut ended = vec![];
         loop {
@@ -160,7 +230,9 @@ impl Run<'_> {
                     false => self.decode()?,
                 }
             }
-            ended = (0..self.rows.len()).filter(|slot| self.rows[*slot].ended()).collect();
+            ended = (0..self.rows.len())
+                .filter(|slot| self.rows[*slot].ended())
+                .collect();
             for &slot in &ended {
                 if let Some(rollout) = self.rows[slot].take_rollout(self.request) {
                     completed(rollout);
@@ -174,10 +246,23 @@ impl Run<'_> {
     /// Gives the slots that ended to waiting samples; returns the slots that started.
     fn turn_over(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
         let changes = schedule.turn_over(ended);
-        prompts::bring(self.model, self.cache, &self.options, &self.request.groups, &changes, self.speculative, &mut self.prompts)?;
+        prompts::bring(
+            self.model,
+            self.cache,
+            &self.options,
+            &self.request.groups,
+            &changes,
+            self.speculative,
+            &mut self.prompts,
+        )?;
         for (slot, place) in &changes.started {
             let sample = self.request.groups[place.group].samples[place.sample];
-            let row = Row::new(self.request, place.group, sample, self.prompts[&place.group].experts.clone());
+            let row = Row::new(
+                self.request,
+                place.group,
+                sample,
+                self.prompts[&place.group].experts.clone(),
+            );
             if *slot < self.rows.len() {
                 self.rows[*slot] = row;
             } else {
@@ -191,8 +276,17 @@ impl Run<'_> {
     /// Closes the holes that ended rows leave.
     fn close(&mut self, changes: &Changes) -> Result<()> {
         if !changes.moves.is_empty() {
-            let longest = changes.moves.iter().map(|(from, _)| self.rows[*from].position()).max().unwrap_or(0);
-            let moves: Vec<_> = changes.moves.iter().map(|(from, to)| (*from as i64, *to as i64)).collect();
+            let longest = changes
+                .moves
+                .iter()
+                .map(|(from, _)| self.rows[*from].position())
+                .max()
+                .unwrap_or(0);
+            let moves: Vec<_> = changes
+                .moves
+                .iter()
+                .map(|(from, to)| (*from as i64, *to as i64))
+                .collect();
             self.cache.copy(&moves, longest)?;
         }
         for &(from, to) in &changes.moves {
@@ -207,11 +301,19 @@ impl Run<'_> {
         if started.is_empty() {
             return Ok(());
         }
-        let logits: Vec<&Tensor> = started.iter().map(|slot| &self.prompts[&self.rows[*slot].group].logits).collect();
+        let logits: Vec<&Tensor> = started
+            .iter()
+            .map(|slot| &self.prompts[&self.rows[*slot].group].logits)
+            .collect();
         let seed = self.request.sampling.seed;
-        let uniforms: Vec<f64> = started.iter().map(|slot| self.rows[*slot].uniform(seed, 0)).collect();
+        let uniforms: Vec<f64> = started
+            .iter()
+            .map(|slot| self.rows[*slot].uniform(seed, 0))
+            .collect();
         let uniforms = Tensor::f_from_slice(&uniforms)?.f_to_device(self.model.device())?;
-        let drawn = self.draw(&Tensor::f_stack(&logits, 0)?, &uniforms, None)?.look()?;
+        let drawn = self
+            .draw(&Tensor::f_stack(&logits, 0)?, &uniforms, None)?
+            .look()?;
         for (i, &slot) in started.iter().enumerate() {
             drawn.push(i, &mut self.rows[slot], &self.request.sampling)?;
         }
@@ -219,16 +321,29 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Up to `look_every` decode steps of all rows, then a look at what they drew. Between, everything stays on the device.
+    /// Up to `look_every` decode steps of all rows, then a look at what they drew. Between,
+    /// everything stays on the device.
     fn decode(&mut self) -> Result<()> {
         let rows = self.rows.len();
         let sampling = &self.request.sampling;
-        let left = self.rows.iter().map(|row| sampling.max_completion_length as usize - row.tokens()).min().unwrap_or(0);
+        let left = self
+            .rows
+            .iter()
+            .map(|row| sampling.max_completion_length as usize - row.tokens())
+            .min()
+            .unwrap_or(0);
         let steps = left.min(self.look_every);
         let device = self.model.device();
-        let uniforms: Vec<f64> =
-            (0..steps).flat_map(|step| self.rows.iter().map(move |row| row.uniform(sampling.seed, row.tokens() + step))).collect();
-        let uniforms = Tensor::f_from_slice(&uniforms)?.f_view([steps as i64, rows as i64])?.f_to_device(device)?;
+        let uniforms: Vec<f64> = (0..steps)
+            .flat_map(|step| {
+                self.rows
+                    .iter()
+                    .map(move |row| row.uniform(sampling.seed, row.tokens() + step))
+            })
+            .collect();
+        let uniforms = Tensor::f_from_slice(&uniforms)?
+            .f_view([steps as i64, rows as i64])?
+            .f_to_device(device)?;
         let positions: Vec<i64> = self.rows.iter().map(Row::position).collect();
         let longest = positions.iter().copied().max().unwrap_or(0);
         let last_ids: Vec<i64> = self.rows.iter().map(Row::last_id).collect();
@@ -243,12 +358,19 @@ impl Run<'_> {
             }
             let output = self.model.decode(
                 &ids,
-                &Places { slots: &slots, positions: &positions, max_position: longest + step as i64 },
+                &Places {
+                    slots: &slots,
+                    positions: &positions,
+                    max_position: longest + step as i64,
+                },
                 self.cache,
                 &self.options,
             )?;
-            let drawn =
-                self.draw(&self.model.logits(&output.hidden, &self.options)?, &uniforms.f_get(step as i64)?, Some(output))?;
+            let drawn = self.draw(
+                &self.model.logits(&output.hidden, &self.options)?,
+                &uniforms.f_get(step as i64)?,
+                Some(output),
+            )?;
             ids = drawn.ids.shallow_clone();
             block.push(drawn);
         }
@@ -262,7 +384,12 @@ impl Run<'_> {
 
     /// What one step drew, to the rows that still live.
     fn take(&mut self, drawn: Looked) -> Result<()> {
-        for (i, row) in self.rows.iter_mut().enumerate().filter(|(_, row)| !row.ended()) {
+        for (i, row) in self
+            .rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, row)| !row.ended())
+        {
             drawn.push(i, row, &self.request.sampling)?;
             self.count.tokens += 1;
         }
@@ -275,20 +402,47 @@ impl Run<'_> {
     }
 
     /// As [`Self::draw_ids`], with what is recorded of them.
-    pub fn draw(&self, logits: &Tensor, uniforms: &Tensor, output: Option<Output>) -> Result<Drawn> {
+    pub fn draw(
+        &self,
+        logits: &Tensor,
+        uniforms: &Tensor,
+        output: Option<Output>,
+    ) -> Result<Drawn> {
         let (ids, kept) = self.draw.draw(logits, uniforms)?;
-        let kept = self.packer.as_ref().and_then(|packer| Some((packer, kept?)));
-        let logprobs = kept_logprobs(logits, &ids, self.draw.logprob_temperature(), kept.as_ref().map(|(_, kept)| kept))?;
+        let kept = self
+            .packer
+            .as_ref()
+            .and_then(|packer| Some((packer, kept?)));
+        let logprobs = kept_logprobs(
+            logits,
+            &ids,
+            self.draw.logprob_temperature(),
+            kept.as_ref().map(|(_, kept)| kept),
+        )?;
         let kept = kept.map(|(packer, kept)| packer.pack(&kept)).transpose()?;
         let vocab_size = logits.size2()?.1 as u32;
-        Ok(Drawn { ids, logprobs, experts: output.and_then(|output| output.experts), kept, vocab_size })
+        Ok(Drawn {
+            ids,
+            logprobs,
+            experts: output.and_then(|output| output.experts),
+            kept,
+            vocab_size,
+        })
     }
 
     /// Tokens drawn, and the most that the request may come to.
     fn progress(&self, waiting: usize) -> (u64, u64) {
         let longest = u64::from(self.request.sampling.max_completion_length);
-        let live: u64 = self.rows.iter().filter(|row| !row.ended()).map(|row| longest - row.tokens() as u64).sum();
-        (self.count.tokens, self.count.tokens + live + waiting as u64 * longest)
+        let live: u64 = self
+            .rows
+            .iter()
+            .filter(|row| !row.ended())
+            .map(|row| longest - row.tokens() as u64)
+            .sum();
+        (
+            self.count.tokens,
+            self.count.tokens + live + waiting as u64 * longest,
+        )
     }
 }
 
@@ -319,9 +473,20 @@ impl Drawn {
             Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
             None => vec![],
         };
-        let kept = self.kept.as_ref().map(kept::words).transpose()?.unwrap_or_default();
+        let kept = self
+            .kept
+            .as_ref()
+            .map(kept::words)
+            .transpose()?
+            .unwrap_or_default();
         let (ids, logprobs) = (Vec::try_from(&self.ids)?, Vec::try_from(&self.logprobs)?);
-        Ok(Looked { ids, logprobs, experts, kept, vocab_size: self.vocab_size })
+        Ok(Looked {
+            ids,
+            logprobs,
+            experts,
+            kept,
+            vocab_size: self.vocab_size,
+        })
     }
 }
 
@@ -345,14 +510,22 @@ mod tests {
     /// A block of steps that runs past the end of some rows leaves no trace in what is recorded.
     #[test]
     fn looking_less_often_changes_nothing() {
-        for (config, speculative) in [(QWEN2, false), (DEEPSEEK_V3, false), (DEEPSEEK_V3_MTP, true)] {
+        for (config, speculative) in [
+            (QWEN2, false),
+            (DEEPSEEK_V3, false),
+            (DEEPSEEK_V3_MTP, true),
+        ] {
             let model = model(config);
             let request = request(6, 4);
             let mut sampler = sampler(&model, 5, true).with_speculation(speculative);
             let expected = generate(&mut sampler, &model, &request);
             for look_every in [3, 16] {
                 sampler.look_every = look_every;
-                assert_eq!(generate(&mut sampler, &model, &request), expected, "a look every {look_every} steps, {config}");
+                assert_eq!(
+                    generate(&mut sampler, &model, &request),
+                    expected,
+                    "a look every {look_every} steps, {config}"
+                );
             }
         }
     }

@@ -1,16 +1,18 @@
 //! Which sample decodes in which slot: pure bookkeeping, no tensors.
 //!
-//! Slots `0..live` decode, with no holes, so that a decode step's work is proportional to what lives and the cache is read as one
-//! view. Samples wait in the request's order. A slot that ends is refilled at once; when nothing waits, the last live slots move into
-//! the holes.
+//! Slots `0..live` decode, with no holes, so that a decode step's work is proportional to what
+//! lives and the cache is read as one view. Samples wait in the request's order. A slot that ends
+//! is refilled at once; when nothing waits, the last live slots move into the holes.
 //!
-//! A group's prompt is prefilled once. Its samples stand together in the queue, so while one waits, some slot still holds the prompt: a slot
-//! that ends is only given to a later group after the waiting samples of this one. Decoding writes behind the prompt and leaves it alone,
-//! so any of these slots, ended or not, can be copied from.
+//! A group's prompt is prefilled once. Its samples stand together in the queue, so while one waits,
+//! some slot still holds the prompt: a slot that ends is only given to a later group after the
+//! waiting samples of this one. Decoding writes behind the prompt and leaves it alone, so any of
+//! these slots, ended or not, can be copied from.
 
 use std::collections::VecDeque;
 
-/// A sample in the queue or in a slot: indices into the request's `groups` and that group's `samples`.
+/// A sample in the queue or in a slot: indices into the request's `groups` and that group's
+/// `samples`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub group: usize,
@@ -20,13 +22,15 @@ pub struct Place {
 /// What has to happen to rows and cache before the next decode step, in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// A prompt that slots get from a slot which holds it: (group, from, to). At most one group has copies.
+    /// A prompt that slots get from a slot which holds it: (group, from, to). At most one group has
+    /// copies.
     pub copies: Vec<(usize, usize, Vec<usize>)>,
     /// Prompts to run, and every slot that gets the result: (group, slots).
     pub prefills: Vec<(usize, Vec<usize>)>,
     /// Samples that start, by ascending slot; a slot after the last live one is a new row.
     pub started: Vec<(usize, Place)>,
-    /// (from, to): live rows that close the holes of slots which ended with nothing to take over. No slot stands in two moves.
+    /// (from, to): live rows that close the holes of slots which ended with nothing to take over.
+    /// No slot stands in two moves.
     pub moves: Vec<(usize, usize)>,
     /// Slots that decode afterwards: `0..live`.
     pub live: usize,
@@ -42,14 +46,22 @@ pub struct Schedule {
 impl Schedule {
     /// `samples[g]` is the number of samples to draw of group `g`; `slots` ≥ 1.
     pub fn new(slots: usize, samples: &[usize]) -> Schedule {
-        let places = |(group, &count): (usize, &usize)| (0..count).map(move |sample| Place { group, sample });
-        Schedule { waiting: samples.iter().enumerate().flat_map(places).collect(), holds: vec![None; slots], live: 0 }
+        let places = |(group, &count): (usize, &usize)| {
+            (0..count).map(move |sample| Place { group, sample })
+        };
+        Schedule {
+            waiting: samples.iter().enumerate().flat_map(places).collect(),
+            holds: vec![None; slots],
+            live: 0,
+        }
     }
 
     /// Do samples of `group`, which was prefilled, still wait?
     pub fn waits(&self, group: usize) -> bool {
         // The queue is in group order, and groups after the front's are not prefilled yet.
-        self.waiting.front().is_some_and(|place| place.group == group)
+        self.waiting
+            .front()
+            .is_some_and(|place| place.group == group)
     }
 
     /// Samples without a slot.
@@ -64,7 +76,9 @@ impl Schedule {
         let mut free = ended.iter().copied().chain(self.live..self.holds.len());
         let refilled = ended.len().min(self.waiting.len());
         for slot in free.by_ref().take(self.waiting.len()) {
-            let Some(place) = self.waiting.pop_front() else { break };
+            let Some(place) = self.waiting.pop_front() else {
+                break;
+            };
             changes.started.push((slot, place));
             self.bring_prompt(&mut changes, &before, slot, place.group);
             self.live = self.live.max(slot + 1);
@@ -80,7 +94,13 @@ impl Schedule {
         changes
     }
 
-    fn bring_prompt(&mut self, changes: &mut Changes, before: &[Option<usize>], slot: usize, group: usize) {
+    fn bring_prompt(
+        &mut self,
+        changes: &mut Changes,
+        before: &[Option<usize>],
+        slot: usize,
+        group: usize,
+    ) {
         self.holds[slot] = Some(group);
         if before[slot] == Some(group) {
             return;
@@ -112,7 +132,16 @@ mod tests {
         assert!(schedule.waits(0));
         // Slot 1 still holds group 0's prompt: nothing to bring.
         let second = schedule.turn_over(&[1]);
-        assert_eq!(second.started, [(1, Place { group: 0, sample: 2 })]);
+        assert_eq!(
+            second.started,
+            [(
+                1,
+                Place {
+                    group: 0,
+                    sample: 2
+                }
+            )]
+        );
         assert!(second.prefills.is_empty() && second.copies.is_empty());
         let third = schedule.turn_over(&[0]);
         assert_eq!(third.prefills, [(1, vec![0])]);
@@ -123,16 +152,21 @@ mod tests {
     #[test]
     fn a_prompt_is_copied_from_a_slot_that_another_group_takes_over_in_the_same_turn() {
         let mut schedule = Schedule::new(3, &[1, 3, 1]);
-        assert_eq!(schedule.turn_over(&[]).prefills, [(0, vec![0]), (1, vec![1, 2])]);
+        assert_eq!(
+            schedule.turn_over(&[]).prefills,
+            [(0, vec![0]), (1, vec![1, 2])]
+        );
         let changes = schedule.turn_over(&[0, 1]);
         assert_eq!(changes.copies, [(1, 1, vec![0])]);
         assert_eq!(changes.prefills, [(2, vec![1])]);
     }
 
-    /// Plays a schedule with made-up lengths and checks, slot by slot, that what decodes is what should.
+    /// Plays a schedule with made-up lengths and checks, slot by slot, that what decodes is what
+    /// should.
     fn play(slots: usize, samples: &[usize], lengths: &[u8]) {
         let mut schedule = Schedule::new(slots, samples);
-        let mut content: Vec<Option<usize>> = vec![None; slots]; // group whose prompt really lies in the slot
+        let mut content: Vec<Option<usize>> = vec![None; slots];
+        // group whose prompt really lies in the slot
         let mut rows: Vec<(Place, u8)> = vec![];
         let (mut prefilled, mut drawn, mut ended) = (vec![0; samples.len()], vec![], vec![]);
         loop {
@@ -146,7 +180,10 @@ mod tests {
                 slots.iter().for_each(|&slot| content[slot] = Some(*group));
             }
             for (slot, place) in changes.started {
-                let row = (place, lengths[(place.group * 7 + place.sample) % lengths.len()]);
+                let row = (
+                    place,
+                    lengths[(place.group * 7 + place.sample) % lengths.len()],
+                );
                 drawn.push(place);
                 if slot < rows.len() {
                     rows[slot] = row;
@@ -167,11 +204,20 @@ mod tests {
                 assert_eq!(content[slot], Some(row.0.group));
                 row.1 -= 1;
             }
-            ended = rows.iter().enumerate().filter(|(_, row)| row.1 == 0).map(|(slot, _)| slot).collect();
+            ended = rows
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.1 == 0)
+                .map(|(slot, _)| slot)
+                .collect();
         }
         assert_eq!(drawn.len(), samples.iter().sum::<usize>());
         for (group, count) in samples.iter().enumerate() {
-            assert_eq!(prefilled[group], usize::from(*count > 0), "prefills of group {group}");
+            assert_eq!(
+                prefilled[group],
+                usize::from(*count > 0),
+                "prefills of group {group}"
+            );
         }
     }
 

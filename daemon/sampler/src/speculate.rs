@@ -1,13 +1,15 @@
-//! Self-speculative decoding: the model's multi-token prediction module (DeepSeek-V3 2.2) drafts the id behind the one that is fed next, and
-//! both go through one decode step.
+//! Self-speculative decoding: the model's multi-token prediction module (DeepSeek-V3 2.2) drafts
+//! the id behind the one that is fed next, and both go through one decode step.
 //!
-//! A draft is accepted when it is the very id that the policy draws in its place, from its own logits and with the place's own uniform. What
-//! is drawn is therefore what would be drawn without drafts, to the last bit in the batch-invariant mode and up to rounding in the others, in which a pass of
-//! more rows may round otherwise; only the number of steps is smaller. The module draws its guess with the same
-//! uniform too, so that two distributions which are nearly alike nearly always agree.
+//! A draft is accepted when it is the very id that the policy draws in its place, from its own
+//! logits and with the place's own uniform. What is drawn is therefore what would be drawn without
+//! drafts, to the last bit in the batch-invariant mode and up to rounding in the others, in which a
+//! pass of more rows may round otherwise; only the number of steps is smaller. The module draws its
+//! guess with the same uniform too, so that two distributions which are nearly alike nearly always
+//! agree.
 //!
-//! A slot's second token of a step stands in the cache where the next step writes again, should it not be accepted. The module's own keys
-//! are the cache's last layer.
+//! A slot's second token of a step stands in the cache where the next step writes again, should it
+//! not be accepted. The module's own keys are the cache's last layer.
 
 use crate::error::Result;
 use crate::row::Row;
@@ -18,7 +20,8 @@ use tch::{Kind, Tensor};
 /// Tokens that a step may draw for a row.
 const PAIR: usize = 2;
 
-/// What the module's attention must know of prompts: `hidden` are a prefill's of `prompts`, which lie in `slots`.
+/// What the module's attention must know of prompts: `hidden` are a prefill's of `prompts`, which
+/// lie in `slots`.
 pub fn prefill(
     model: &CausalLm,
     cache: &mut Cache,
@@ -42,9 +45,21 @@ pub fn prefill(
         return Ok(());
     }
     let with_next = Tensor::f_from_slice(&with_next)?.f_to_device(model.device())?;
-    let next = Packed::new(prompts.ids.f_index_select(0, &with_next.f_add_scalar(1)?)?, lengths);
-    let options = Forward { record_experts: false, ..*options };
-    Ok(model.prefill_prediction(&hidden.f_index_select(0, &with_next)?, &next, &targets, cache, &options)?)
+    let next = Packed::new(
+        prompts.ids.f_index_select(0, &with_next.f_add_scalar(1)?)?,
+        lengths,
+    );
+    let options = Forward {
+        record_experts: false,
+        ..*options
+    };
+    Ok(model.prefill_prediction(
+        &hidden.f_index_select(0, &with_next)?,
+        &next,
+        &targets,
+        cache,
+        &options,
+    )?)
 }
 
 /// One step's draws, on the device: for every row its first id, then for every row its second.
@@ -55,25 +70,40 @@ struct Pairs {
 }
 
 impl Run<'_> {
-    /// The first draft of rows that start: their first id is drawn, and stands behind the prompt's last token.
+    /// The first draft of rows that start: their first id is drawn, and stands behind the prompt's
+    /// last token.
     pub fn draft_first(&mut self, started: &[usize]) -> Result<()> {
         if started.is_empty() {
             return Ok(());
         }
         let device = self.model.device();
         let rows: Vec<&Row> = started.iter().map(|slot| &self.rows[*slot]).collect();
-        let hidden: Vec<&Tensor> = rows.iter().map(|row| &self.prompts[&row.group].hidden).collect();
+        let hidden: Vec<&Tensor> = rows
+            .iter()
+            .map(|row| &self.prompts[&row.group].hidden)
+            .collect();
         let ids: Vec<i64> = rows.iter().map(|row| row.last_id()).collect();
         let positions: Vec<i64> = rows.iter().map(|row| row.position() - 1).collect();
         let seed = self.request.sampling.seed;
-        let uniforms: Vec<f64> = rows.iter().map(|row| row.uniform(seed, row.tokens())).collect();
+        let uniforms: Vec<f64> = rows
+            .iter()
+            .map(|row| row.uniform(seed, row.tokens()))
+            .collect();
         let longest = positions.iter().copied().max().unwrap_or(0);
-        let slots = self.cache.select(&started.iter().map(|slot| *slot as i64).collect::<Vec<_>>())?;
-        let on_device = |host: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(host)?.f_to_device(device)?) };
+        let slots = self
+            .cache
+            .select(&started.iter().map(|slot| *slot as i64).collect::<Vec<_>>())?;
+        let on_device = |host: &[i64]| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(host)?.f_to_device(device)?)
+        };
         let hidden = self.model.draft(
             &Tensor::f_stack(&hidden, 0)?,
             &on_device(&ids)?,
-            &Places { slots: &slots, positions: &on_device(&positions)?, max_position: longest },
+            &Places {
+                slots: &slots,
+                positions: &on_device(&positions)?,
+                max_position: longest,
+            },
             self.cache,
             &self.options,
         )?;
@@ -93,21 +123,42 @@ impl Run<'_> {
     pub fn decode_pairs(&mut self) -> Result<()> {
         let rows = self.rows.len();
         let sampling = &self.request.sampling;
-        let left = self.rows.iter().map(|row| sampling.max_completion_length as usize - row.tokens()).min().unwrap_or(0);
-        // A row's last step may have one token left to draw; its draft's place then is the slot's last.
+        let left = self
+            .rows
+            .iter()
+            .map(|row| sampling.max_completion_length as usize - row.tokens())
+            .min()
+            .unwrap_or(0);
+        // A row's last step may have one token left to draw; its draft's place then is the slot's
+        // last.
         let steps = left.div_ceil(PAIR).min(self.look_every);
         let device = self.model.device();
         // One more than may be drawn: that of the last draft.
         let ahead = PAIR * steps + 1;
-        let uniforms: Vec<f64> =
-            self.rows.iter().flat_map(|row| (0..ahead).map(|i| row.uniform(sampling.seed, row.tokens() + i))).collect();
-        let uniforms = Tensor::f_from_slice(&uniforms)?.f_view([rows as i64, ahead as i64])?.f_to_device(device)?;
+        let uniforms: Vec<f64> = self
+            .rows
+            .iter()
+            .flat_map(|row| (0..ahead).map(|i| row.uniform(sampling.seed, row.tokens() + i)))
+            .collect();
+        let uniforms = Tensor::f_from_slice(&uniforms)?
+            .f_view([rows as i64, ahead as i64])?
+            .f_to_device(device)?;
         let of_rows = |of: fn(&Row) -> i64| -> Result<Tensor> {
-            Ok(Tensor::f_from_slice(&self.rows.iter().map(of).collect::<Vec<_>>())?.f_to_device(device)?)
+            Ok(
+                Tensor::f_from_slice(&self.rows.iter().map(of).collect::<Vec<_>>())?
+                    .f_to_device(device)?,
+            )
         };
         let longest = self.rows.iter().map(Row::position).max().unwrap_or(0);
-        let (mut ids, mut drafts, mut positions) = (of_rows(Row::last_id)?, of_rows(|row| row.draft)?, of_rows(Row::position)?);
-        let slots = self.cache.select(&(0..rows as i64).collect::<Vec<_>>())?.repeated(PAIR as i64)?;
+        let (mut ids, mut drafts, mut positions) = (
+            of_rows(Row::last_id)?,
+            of_rows(|row| row.draft)?,
+            of_rows(Row::position)?,
+        );
+        let slots = self
+            .cache
+            .select(&(0..rows as i64).collect::<Vec<_>>())?
+            .repeated(PAIR as i64)?;
         let row = Tensor::f_arange(rows as i64, (Kind::Int64, device))?;
         // Ids that each row has drawn in this block.
         let mut taken = row.f_zeros_like()?;
@@ -116,23 +167,49 @@ impl Run<'_> {
         for step in 0..steps {
             let fed = Tensor::f_cat(&[&ids, &drafts], 0)?;
             let of_pairs = Tensor::f_cat(&[&positions, &positions.f_add_scalar(1)?], 0)?;
-            let places = Places { slots: &slots, positions: &of_pairs, max_position: longest + (PAIR * step) as i64 + 1 };
-            let output = self.model.decode(&fed, &places, self.cache, &self.options)?;
+            let places = Places {
+                slots: &slots,
+                positions: &of_pairs,
+                max_position: longest + (PAIR * step) as i64 + 1,
+            };
+            let output = self
+                .model
+                .decode(&fed, &places, self.cache, &self.options)?;
             let of_pair = Tensor::f_stack(&[&taken, &taken.f_add_scalar(1)?], 1)?;
-            let uniform = uniforms.f_gather(1, &of_pair, false)?.f_transpose(0, 1)?.f_reshape([-1])?;
+            let uniform = uniforms
+                .f_gather(1, &of_pair, false)?
+                .f_transpose(0, 1)?
+                .f_reshape([-1])?;
             let hidden = output.hidden.shallow_clone();
-            let drawn = self.draw(&self.model.logits(&hidden, &self.options)?, &uniform, Some(output))?;
-            let accepted = drawn.ids.f_narrow(0, 0, rows as i64)?.f_eq_tensor(&drafts)?.f_to_kind(Kind::Int64)?;
+            let drawn = self.draw(
+                &self.model.logits(&hidden, &self.options)?,
+                &uniform,
+                Some(output),
+            )?;
+            let accepted = drawn
+                .ids
+                .f_narrow(0, 0, rows as i64)?
+                .f_eq_tensor(&drafts)?
+                .f_to_kind(Kind::Int64)?;
 
             // The rows' last ids: the second ones where they hold.
             let last = row.f_add(&accepted.f_mul_scalar(rows as i64)?)?;
-            let further = self.model.draft(&hidden, &drawn.ids, &places, self.cache, &self.options)?;
+            let further =
+                self.model
+                    .draft(&hidden, &drawn.ids, &places, self.cache, &self.options)?;
             let advance = accepted.f_add_scalar(1)?;
             taken = taken.f_add(&advance)?;
             positions = positions.f_add(&advance)?;
             ids = drawn.ids.f_index_select(0, &last)?;
-            let logits = self.model.logits(&further.f_index_select(0, &last)?, &self.options)?;
-            drafts = self.draw_ids(&logits, &uniforms.f_gather(1, &taken.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?)?;
+            let logits = self
+                .model
+                .logits(&further.f_index_select(0, &last)?, &self.options)?;
+            drafts = self.draw_ids(
+                &logits,
+                &uniforms
+                    .f_gather(1, &taken.f_unsqueeze(1)?, false)?
+                    .f_squeeze_dim(1)?,
+            )?;
             block.push(Pairs { drawn, accepted });
         }
         for pairs in block {

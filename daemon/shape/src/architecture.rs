@@ -1,5 +1,5 @@
-//! The list of supported architectures. One more is one more file, which reads its fields into a [`Blueprint`], and one line in
-//! [`REGISTERED`].
+//! The list of supported architectures. One more is one more file, which reads its fields into a
+//! [`Blueprint`], and one line in [`REGISTERED`].
 
 use crate::config::{Fields, unsupported};
 use crate::error::Result;
@@ -53,11 +53,17 @@ impl Blueprint {
             true => FeedForwardSizes::Dense { intermediate },
             false => FeedForwardSizes::Experts(experts),
         };
-        Blueprint { attention, feed_forwards: (0..layers).map(feed_forward).collect() }
+        Blueprint {
+            attention,
+            feed_forwards: (0..layers).map(feed_forward).collect(),
+        }
     }
 
     pub fn dense(attention: AttentionSizes, intermediate: i64, layers: i64) -> Blueprint {
-        Blueprint { attention, feed_forwards: vec![FeedForwardSizes::Dense { intermediate }; layers as usize] }
+        Blueprint {
+            attention,
+            feed_forwards: vec![FeedForwardSizes::Dense { intermediate }; layers as usize],
+        }
     }
 
     pub fn expert_layers(&self) -> impl Iterator<Item = &ExpertSizes> {
@@ -75,7 +81,8 @@ impl Blueprint {
         }
     }
 
-    /// Of each tensor that the cache keeps per layer: (heads, width) of one token. `naive` asks for whole keys and values.
+    /// Of each tensor that the cache keeps per layer: (heads, width) of one token. `naive` asks for
+    /// whole keys and values.
     pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
         match &self.attention {
             AttentionSizes::Grouped(sizes) => sizes.cached_rows(),
@@ -126,13 +133,19 @@ pub fn scoring(name: &str) -> String {
     name.replace(GENERATES, SCORES)
 }
 
-/// By `architectures[0]`, or by `model_type` where that is absent; and whether it is the class with a scalar head.
+/// By `architectures[0]`, or by `model_type` where that is absent; and whether it is the class with
+/// a scalar head.
 pub fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
-    let named = fields.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+    let named = fields
+        .get("architectures")
+        .and_then(|list| list.get(0))
+        .and_then(|name| name.as_str());
     let model_type = fields.text("model_type")?;
     let scores = named.is_some_and(|name| name.ends_with(SCORES));
     let found = match (named, model_type) {
-        (Some(name), _) => REGISTERED.iter().find(|r| r.name == name || (scores && scoring(r.name) == name)),
+        (Some(name), _) => REGISTERED
+            .iter()
+            .find(|r| r.name == name || (scores && scoring(r.name) == name)),
         (None, Some(model_type)) => REGISTERED.iter().find(|r| r.model_type == model_type),
         (None, None) => None,
     };
@@ -143,7 +156,14 @@ pub fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
     };
     let found = found.ok_or_else(|| {
         let names: Vec<_> = REGISTERED.iter().map(|r| r.name).collect();
-        unsupported(field, value, format!("supported are {}, and each with {SCORES} and one label", names.join(", ")))
+        unsupported(
+            field,
+            value,
+            format!(
+                "supported are {}, and each with {SCORES} and one label",
+                names.join(", ")
+            ),
+        )
     });
     Ok((found?, scores))
 }

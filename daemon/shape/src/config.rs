@@ -1,4 +1,5 @@
-//! config.json: the fields that every architecture shares, checked, and the typed access that the architectures read theirs with.
+//! config.json: the fields that every architecture shares, checked, and the typed access that the
+//! architectures read theirs with.
 
 use crate::architecture::{self, Blueprint, FeedForwardSizes};
 use crate::error::{Result, ShapeError};
@@ -14,7 +15,8 @@ use std::path::Path;
 pub struct Config {
     /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
     pub architecture: String,
-    /// A reward or value model: the head gives one number (`…ForSequenceClassification` with one label).
+    /// A reward or value model: the head gives one number (`…ForSequenceClassification` with one
+    /// label).
     pub scores: bool,
     pub vocab_size: i64,
     /// `pad_token_id`: the id whose embedding gets no gradient from being read.
@@ -62,8 +64,15 @@ impl Config {
     /// Reads `dir/config.json`.
     pub fn read(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        let text = user_file::read_text(&path, CONFIG_MAX_BYTES).map_err(|source| ShapeError::Io { path: path.clone(), source })?;
-        Config::parse(&text).map_err(|problem| ShapeError::InDirectory { dir: dir.to_owned(), problem: Box::new(problem) })
+        let text =
+            user_file::read_text(&path, CONFIG_MAX_BYTES).map_err(|source| ShapeError::Io {
+                path: path.clone(),
+                source,
+            })?;
+        Config::parse(&text).map_err(|problem| ShapeError::InDirectory {
+            dir: dir.to_owned(),
+            problem: Box::new(problem),
+        })
     }
 
     /// Checks the text of a config.json. Errors name the field.
@@ -79,16 +88,26 @@ impl Config {
             read.one_label()?;
         }
         let fp8_block = read.fp8_block()?;
-        // "swish" is transformers' other name of it. `attention_dropout` says how a model was trained; r1d trains without.
+        // "swish" is transformers' other name of it. `attention_dropout` says how a model was
+        // trained; r1d trains without.
         if read.text("hidden_act")? != Some("swish") {
             read.expect_text("hidden_act", "silu")?;
         }
         let (vocab_size, hidden_size) = (read.size("vocab_size")?, read.size("hidden_size")?);
-        let max_position_embeddings = read.max_position_embeddings(registered.max_position_embeddings)?;
+        let max_position_embeddings =
+            read.max_position_embeddings(registered.max_position_embeddings)?;
         let num_hidden_layers = read.size("num_hidden_layers")?;
-        for key in ["num_hidden_layers", "n_routed_experts", "num_experts", "num_local_experts", "num_attention_heads"] {
+        for key in [
+            "num_hidden_layers",
+            "n_routed_experts",
+            "num_experts",
+            "num_local_experts",
+            "num_attention_heads",
+        ] {
             if let Some(count) = read.optional_count(key)?.filter(|&count| count > COUNT_MAX) {
-                return Err(contradiction(format!("`{key}` is {count}, expected at most {COUNT_MAX}")));
+                return Err(contradiction(format!(
+                    "`{key}` is {count}, expected at most {COUNT_MAX}"
+                )));
             }
         }
         let blueprint = (registered.parse)(&read)?;
@@ -98,13 +117,21 @@ impl Config {
         };
         let tensors: i64 = blueprint.feed_forwards.iter().map(in_a_layer).sum();
         if tensors > TENSORS_MAX {
-            return Err(contradiction(format!("the layers have {tensors} tensors, expected at most {TENSORS_MAX}")));
+            return Err(contradiction(format!(
+                "the layers have {tensors} tensors, expected at most {TENSORS_MAX}"
+            )));
         }
         let moe_layers = blueprint.expert_layers().count() as i64;
         let (experts, experts_per_token) =
-            blueprint.expert_layers().next().map_or((0, 0), |sizes| (sizes.rule.experts, sizes.rule.experts_per_token));
+            blueprint.expert_layers().next().map_or((0, 0), |sizes| {
+                (sizes.rule.experts, sizes.rule.experts_per_token)
+            });
         Ok(Config {
-            architecture: if scores { architecture::scoring(registered.name) } else { registered.name.to_owned() },
+            architecture: if scores {
+                architecture::scoring(registered.name)
+            } else {
+                registered.name.to_owned()
+            },
             scores,
             vocab_size,
             padding_index: read.padding_index(vocab_size)?,
@@ -126,10 +153,12 @@ impl Config {
         })
     }
 
-    /// The same model with an output head of its own. As in transformers, a head that is there beats what config.json says.
+    /// The same model with an output head of its own. As in transformers, a head that is there
+    /// beats what config.json says.
     pub fn untie(&mut self) {
         self.tie_word_embeddings = false;
-        self.fields.insert("tie_word_embeddings".into(), false.into());
+        self.fields
+            .insert("tie_word_embeddings".into(), false.into());
     }
 
     /// A tensor on disk that the model has no use for.
@@ -151,7 +180,10 @@ impl Config {
             self.architecture = architecture::scoring(&self.architecture);
             self.tie_word_embeddings = false;
             self.runs_prediction_module = false;
-            for (key, value) in [("id2label", json!({ "0": "LABEL_0" })), ("label2id", json!({ "LABEL_0": 0 }))] {
+            for (key, value) in [
+                ("id2label", json!({ "0": "LABEL_0" })),
+                ("label2id", json!({ "LABEL_0": 0 })),
+            ] {
                 self.fields.insert(key.into(), value);
             }
             for key in ["num_labels", "problem_type"] {
@@ -164,9 +196,10 @@ impl Config {
     /// An error for models that give scores where one that gives logits is wanted.
     pub fn refuse_scores(&self) -> Result<()> {
         match self.scores {
-            true => {
-                Err(contradiction(format!("`architectures` is \"{}\", a reward model, which generates nothing", self.architecture)))
-            }
+            true => Err(contradiction(format!(
+                "`architectures` is \"{}\", a reward model, which generates nothing",
+                self.architecture
+            ))),
             false => Ok(()),
         }
     }
@@ -176,7 +209,8 @@ impl Config {
         self.refuse_scores()?;
         let announced = Fields(&self.fields).count_or("num_nextn_predict_layers", 0)?;
         if !self.prediction_modules || announced < 1 {
-            let message = "the model has no multi-token prediction module: `num_nextn_predict_layers` of a DeepSeek-V3 must be 1";
+            let message = "the model has no multi-token prediction module: \
+                           `num_nextn_predict_layers` of a DeepSeek-V3 must be 1";
             return Err(contradiction(message));
         }
         if announced > 1 {
@@ -189,7 +223,9 @@ impl Config {
     /// What stands in the layer of a name, where that layer is a multi-token prediction module.
     fn within_prediction<'a>(&self, tensor: &'a str) -> Option<&'a str> {
         let (layer, name) = tensor.strip_prefix("model.layers.")?.split_once('.')?;
-        let behind = layer.parse::<i64>().is_ok_and(|layer| layer >= self.num_hidden_layers);
+        let behind = layer
+            .parse::<i64>()
+            .is_ok_and(|layer| layer >= self.num_hidden_layers);
         (self.prediction_modules && behind).then_some(name)
     }
 
@@ -197,9 +233,12 @@ impl Config {
         self.within_prediction(tensor).is_some()
     }
 
-    /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats the embedding or the head for one.
+    /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats
+    /// the embedding or the head for one.
     pub fn leaves_out(&self, tensor: &str) -> bool {
-        let Some(name) = self.within_prediction(tensor) else { return false };
+        let Some(name) = self.within_prediction(tensor) else {
+            return false;
+        };
         let name = name.strip_suffix("_scale_inv").unwrap_or(name);
         let shared = ["embed_tokens.weight", "shared_head.head.weight"].contains(&name);
         !self.runs_prediction_module || shared
@@ -209,7 +248,10 @@ impl Config {
     pub fn summary(&self) -> Summary {
         let tensors = self.tensors();
         let trained = || tensors.iter().filter(|tensor| tensor.trained);
-        let routed: u64 = trained().filter(|tensor| tensor.routed).map(TensorShape::count).sum();
+        let routed: u64 = trained()
+            .filter(|tensor| tensor.routed)
+            .map(TensorShape::count)
+            .sum();
         let parameters = trained().map(TensorShape::count).sum();
         let idle = match self.experts {
             0 => 0,
@@ -227,20 +269,29 @@ impl Config {
 
     /// Numbers that the cache keeps of a token, in all layers together.
     pub fn cache_values_per_token(&self) -> u64 {
-        let per_layer: i64 = self.blueprint.cached_rows(false).iter().map(|(heads, width)| heads * width).sum();
+        let per_layer: i64 = self
+            .blueprint
+            .cached_rows(false)
+            .iter()
+            .map(|(heads, width)| heads * width)
+            .sum();
         (self.cached_layers() * per_layer) as u64
     }
 
-    /// Layers that a cache has: the multi-token prediction module's, where that is run, behind the others.
+    /// Layers that a cache has: the multi-token prediction module's, where that is run, behind the
+    /// others.
     pub fn cached_layers(&self) -> i64 {
         self.num_hidden_layers + i64::from(self.runs_prediction_module)
     }
 
-    /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the rope fields in the spellings of
-    /// transformers 4 and 5.
+    /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the
+    /// rope fields in the spellings of transformers 4 and 5.
     pub fn to_json(&self, dtype: &str) -> String {
         let mut fields = self.fields.clone();
-        fields.insert("architectures".into(), Value::from(vec![self.architecture.as_str()]));
+        fields.insert(
+            "architectures".into(),
+            Value::from(vec![self.architecture.as_str()]),
+        );
         for key in ["dtype", "torch_dtype"] {
             fields.insert(key.into(), Value::from(dtype));
         }
@@ -268,7 +319,8 @@ const TENSORS_MAX: i64 = 1 << 18;
 /// Those of a layer, its routed experts aside, at most.
 const BLOCK_TENSORS: i64 = 20;
 
-/// Numbers of a model, whatever their sign: products of a few of them with what it computes are still float32. Those of a job have the same limits.
+/// Numbers of a model, whatever their sign: products of a few of them with what it computes are
+/// still float32. Those of a job have the same limits.
 const NUMBER_MAX: f64 = 1e30;
 /// Nearer to 0 a number would be 0 in float32.
 const NUMBER_MIN: f64 = 1e-37;
@@ -292,13 +344,19 @@ impl<'a> Fields<'a> {
     }
 
     pub fn max_position_embeddings(&self, default: i64) -> Result<i64> {
-        Ok(self.optional_size("max_position_embeddings")?.unwrap_or(default))
+        Ok(self
+            .optional_size("max_position_embeddings")?
+            .unwrap_or(default))
     }
 
     /// `pad_token_id`, counted from the end where it is negative.
     fn padding_index(&self, vocab_size: i64) -> Result<Option<i64>> {
         let wanted = format!("an id of the vocabulary of {vocab_size}, or null");
-        let inside = |id: i64| (-vocab_size..vocab_size).contains(&id).then(|| id.rem_euclid(vocab_size));
+        let inside = |id: i64| {
+            (-vocab_size..vocab_size)
+                .contains(&id)
+                .then(|| id.rem_euclid(vocab_size))
+        };
         self.typed("pad_token_id", &wanted, |v| v.as_i64().and_then(inside))
     }
 
@@ -306,8 +364,15 @@ impl<'a> Fields<'a> {
         ShapeError::Config(format!("`{key}` is {value}, expected {wanted}"))
     }
 
-    fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
-        self.get(key).map(|value| read(value).ok_or_else(|| Self::wrong(key, value, wanted))).transpose()
+    fn typed<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        self.get(key)
+            .map(|value| read(value).ok_or_else(|| Self::wrong(key, value, wanted)))
+            .transpose()
     }
 
     fn required<T>(key: &str, value: Option<T>) -> Result<T> {
@@ -320,7 +385,11 @@ impl<'a> Fields<'a> {
     }
 
     pub fn optional_size(&self, key: &str) -> Result<Option<i64>> {
-        self.typed(key, "a whole number of at least 1, and not astronomical", |v| v.as_i64().filter(|n| (1..=SIZE_MAX).contains(n)))
+        self.typed(
+            key,
+            "a whole number of at least 1, and not astronomical",
+            |v| v.as_i64().filter(|n| (1..=SIZE_MAX).contains(n)),
+        )
     }
 
     /// A whole number of at least 0.
@@ -330,21 +399,33 @@ impl<'a> Fields<'a> {
 
     /// A whole number of at least 0.
     pub fn optional_count(&self, key: &str) -> Result<Option<i64>> {
-        self.typed(key, "a whole number of at least 0, and not astronomical", |v| v.as_i64().filter(|n| (0..=SIZE_MAX).contains(n)))
+        self.typed(
+            key,
+            "a whole number of at least 0, and not astronomical",
+            |v| v.as_i64().filter(|n| (0..=SIZE_MAX).contains(n)),
+        )
     }
 
     /// A number that the model's float32 can hold.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, &format!("a number {FLOAT32}"), |v| v.as_f64().filter(|&x| is_held(x)))
+        self.typed(key, &format!("a number {FLOAT32}"), |v| {
+            v.as_f64().filter(|&x| is_held(x))
+        })
     }
 
     pub fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
         let wanted = format!("a number above 0 {FLOAT32}");
-        Ok(self.typed(key, &wanted, |v| v.as_f64().filter(|&x| x > 0.0 && is_held(x)))?.unwrap_or(default))
+        Ok(self
+            .typed(key, &wanted, |v| {
+                v.as_f64().filter(|&x| x > 0.0 && is_held(x))
+            })?
+            .unwrap_or(default))
     }
 
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "true or false", Value::as_bool)?
+            .unwrap_or(default))
     }
 
     /// True where the key is absent; `null` is false, as in transformers.
@@ -363,7 +444,11 @@ impl<'a> Fields<'a> {
     /// Refuses any value but `supported`, which is also what absence means.
     pub fn expect_text(&self, key: &str, supported: &str) -> Result<()> {
         match self.text(key)? {
-            Some(found) if found != supported => Err(unsupported(key, format!("\"{found}\""), format!("only \"{supported}\" is"))),
+            Some(found) if found != supported => Err(unsupported(
+                key,
+                format!("\"{found}\""),
+                format!("only \"{supported}\" is"),
+            )),
             _ => Ok(()),
         }
     }
@@ -373,34 +458,62 @@ impl<'a> Fields<'a> {
         let named = self.object("id2label")?.map(|labels| labels.0.len() as i64);
         match self.optional_count("num_labels")?.or(named).unwrap_or(2) {
             1 => Ok(()),
-            other => Err(unsupported("num_labels", other, "a reward model has 1, so `id2label` has one entry")),
+            other => Err(unsupported(
+                "num_labels",
+                other,
+                "a reward model has 1, so `id2label` has one entry",
+            )),
         }
     }
 
     /// FP8 with a scale for each block is what is read of quantised weights.
     fn fp8_block(&self) -> Result<BlockSize> {
-        let Some(quantisation) = self.object("quantization_config")? else { return Ok(BLOCK_SIZE) };
+        let Some(quantisation) = self.object("quantization_config")? else {
+            return Ok(BLOCK_SIZE);
+        };
         let method = quantisation.text("quant_method")?.unwrap_or("unnamed");
         let format = quantisation.text("fmt")?.unwrap_or("e4m3");
         if method != "fp8" || format != "e4m3" {
-            let supported = "\"fp8\" in e4m3 with block scales is; convert other checkpoints to bfloat16 first and drop the field";
-            return Err(unsupported("quantization_config", format!("{method} ({format})"), supported));
+            let supported = "\"fp8\" in e4m3 with block scales is; convert other checkpoints to \
+                             bfloat16 first and drop the field";
+            return Err(unsupported(
+                "quantization_config",
+                format!("{method} ({format})"),
+                supported,
+            ));
         }
         let wanted = "two whole numbers of at least 1";
         let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
-            Some([rows, columns]) => Some((rows.as_i64().filter(|&n| n >= 1)?, columns.as_i64().filter(|&n| n >= 1)?)),
+            Some([rows, columns]) => Some((
+                rows.as_i64().filter(|&n| n >= 1)?,
+                columns.as_i64().filter(|&n| n >= 1)?,
+            )),
             _ => None,
         };
-        if !quantisation.is_absent("weight_block_size") && quantisation.get("weight_block_size").is_none() {
-            return Err(unsupported("weight_block_size", "null (one scale per tensor)", "two numbers, the size of a block, are"));
+        if !quantisation.is_absent("weight_block_size")
+            && quantisation.get("weight_block_size").is_none()
+        {
+            return Err(unsupported(
+                "weight_block_size",
+                "null (one scale per tensor)",
+                "two numbers, the size of a block, are",
+            ));
         }
         let block = quantisation.typed("weight_block_size", wanted, pair)?;
         Ok(block.map_or(BLOCK_SIZE, |(rows, columns)| BlockSize { rows, columns }))
     }
 }
 
-pub fn unsupported(field: &str, found: impl std::fmt::Display, supported: impl Into<String>) -> ShapeError {
-    ShapeError::Unsupported { field: field.into(), found: found.to_string(), supported: supported.into() }
+pub fn unsupported(
+    field: &str,
+    found: impl std::fmt::Display,
+    supported: impl Into<String>,
+) -> ShapeError {
+    ShapeError::Unsupported {
+        field: field.into(),
+        found: found.to_string(),
+        supported: supported.into(),
+    }
 }
 
 pub fn contradiction(message: impl Into<String>) -> ShapeError {

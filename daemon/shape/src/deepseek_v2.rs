@@ -1,5 +1,6 @@
-//! DeepSeek-V2 and V2-Lite (DeepSeek-AI 2024): multi-head latent attention, dense blocks first, then experts chosen by softmax, in the larger
-//! model within the best of their groups ("device-limited routing", 2.2.2).
+//! DeepSeek-V2 and V2-Lite (DeepSeek-AI 2024): multi-head latent attention, dense blocks first,
+//! then experts chosen by softmax, in the larger model within the best of their groups
+//! ("device-limited routing", 2.2.2).
 
 use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes};
 use crate::config::{Fields, unsupported};
@@ -17,15 +18,36 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
         return Err(unsupported("mlp_bias", "true", "only false is"));
     }
     let layers = fields.size("num_hidden_layers")?;
-    let intermediate = fields.optional_size("moe_intermediate_size")?.unwrap_or(1407);
-    let shared = fields.count_or("n_shared_experts", if fields.is_absent("n_shared_experts") { 2 } else { 0 })?;
-    let sizes = ExpertSizes { intermediate, shared_intermediate: shared * intermediate, rule: router(fields)? };
-    let attention = AttentionSizes::Latent(latent_attention(fields, MAX_POSITION_EMBEDDINGS, true)?);
+    let intermediate = fields
+        .optional_size("moe_intermediate_size")?
+        .unwrap_or(1407);
+    let shared = fields.count_or(
+        "n_shared_experts",
+        if fields.is_absent("n_shared_experts") {
+            2
+        } else {
+            0
+        },
+    )?;
+    let sizes = ExpertSizes {
+        intermediate,
+        shared_intermediate: shared * intermediate,
+        rule: router(fields)?,
+    };
+    let attention =
+        AttentionSizes::Latent(latent_attention(fields, MAX_POSITION_EMBEDDINGS, true)?);
     let dense = fields.count_or("first_k_dense_replace", 0)?.min(layers);
-    Ok(Blueprint::dense_then_experts(attention, dense, fields.size("intermediate_size")?, layers, sizes))
+    Ok(Blueprint::dense_then_experts(
+        attention,
+        dense,
+        fields.size("intermediate_size")?,
+        layers,
+        sizes,
+    ))
 }
 
-/// Gates are scores times the scaling factor. `norm_topk_prob` is not listened to, as in transformers; the published models say false.
+/// Gates are scores times the scaling factor. `norm_topk_prob` is not listened to, as in
+/// transformers; the published models say false.
 fn router(fields: &Fields) -> Result<RouterRule> {
     let (groups, groups_per_token) = match fields.text("topk_method")?.unwrap_or("greedy") {
         "greedy" => (1, 1),

@@ -13,7 +13,10 @@ pub struct BlockSize {
 }
 
 /// What released checkpoints have, and what is assumed where config.json does not say.
-pub const BLOCK_SIZE: BlockSize = BlockSize { rows: 128, columns: 128 };
+pub const BLOCK_SIZE: BlockSize = BlockSize {
+    rows: 128,
+    columns: 128,
+};
 
 impl BlockSize {
     /// Scales of a matrix of this shape; blocks at its edges may be smaller.

@@ -16,7 +16,8 @@ pub struct GqaSizes {
     pub norm_epsilon: Option<f64>,
 }
 
-/// What fields mean that config.json does not have; where this says nothing, as many key heads as heads, and heads that divide `hidden_size`.
+/// What fields mean that config.json does not have; where this says nothing, as many key heads as
+/// heads, and heads that divide `hidden_size`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Absent {
     pub key_value_heads: Option<i64>,
@@ -27,25 +28,45 @@ impl GqaSizes {
     /// Without biases or norms.
     pub(crate) fn parse(fields: &Fields, absent: Absent) -> Result<GqaSizes> {
         let given = |key: &str, absent: Option<i64>| -> Result<Option<i64>> {
-            Ok(if fields.is_absent(key) { absent } else { fields.optional_size(key)? })
+            Ok(if fields.is_absent(key) {
+                absent
+            } else {
+                fields.optional_size(key)?
+            })
         };
         let hidden = fields.size("hidden_size")?;
         let heads = fields.size("num_attention_heads")?;
-        let key_value_heads = given("num_key_value_heads", absent.key_value_heads)?.unwrap_or(heads);
+        let key_value_heads =
+            given("num_key_value_heads", absent.key_value_heads)?.unwrap_or(heads);
         if heads % key_value_heads != 0 {
             return Err(contradiction(format!(
-                "`num_key_value_heads` {key_value_heads} does not divide `num_attention_heads` {heads}"
+                "`num_key_value_heads` {key_value_heads} does not divide `num_attention_heads` \
+                 {heads}"
             )));
         }
         let head_dim = match given("head_dim", absent.head_dim)? {
             Some(given) => given,
             None if hidden % heads == 0 => hidden / heads,
-            None => return Err(contradiction(format!("`num_attention_heads` {heads} does not divide `hidden_size` {hidden}"))),
+            None => {
+                return Err(contradiction(format!(
+                    "`num_attention_heads` {heads} does not divide `hidden_size` {hidden}"
+                )));
+            }
         };
         if head_dim % 2 != 0 {
-            return Err(contradiction(format!("the head size is {head_dim}, expected an even number")));
+            return Err(contradiction(format!(
+                "the head size is {head_dim}, expected an even number"
+            )));
         }
-        Ok(GqaSizes { hidden, heads, key_value_heads, head_dim, bias: false, output_bias: false, norm_epsilon: None })
+        Ok(GqaSizes {
+            hidden,
+            heads,
+            key_value_heads,
+            head_dim,
+            bias: false,
+            output_bias: false,
+            norm_epsilon: None,
+        })
     }
 
     /// (heads, width) of the keys and of the values that are cached per token.

@@ -1,4 +1,5 @@
-//! Mistral (Jiang et al. 2023): Llama's blocks; the sliding window of its first release is not computed.
+//! Mistral (Jiang et al. 2023): Llama's blocks; the sliding window of its first release is not
+//! computed.
 
 use crate::architecture::{AttentionSizes, Blueprint};
 use crate::config::{Fields, unsupported};
@@ -12,14 +13,31 @@ const SLIDING_WINDOW: i64 = 4096;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     let given = fields.optional_size("sliding_window")?;
-    let window = if fields.is_absent("sliding_window") { Some(SLIDING_WINDOW) } else { given };
+    let window = if fields.is_absent("sliding_window") {
+        Some(SLIDING_WINDOW)
+    } else {
+        given
+    };
     // A window that no sequence can outgrow is none.
-    if let Some(window) =
-        window.filter(|&window| window < fields.max_position_embeddings(MAX_POSITION_EMBEDDINGS).unwrap_or(i64::MAX))
-    {
+    if let Some(window) = window.filter(|&window| {
+        window
+            < fields
+                .max_position_embeddings(MAX_POSITION_EMBEDDINGS)
+                .unwrap_or(i64::MAX)
+    }) {
         let advice = format!("set it to null if sequences are shorter than {window} tokens");
         return Err(unsupported("sliding_window", window, advice));
     }
-    let attention = GqaSizes::parse(fields, Absent { key_value_heads: Some(KEY_VALUE_HEADS), head_dim: None })?;
-    Ok(Blueprint::dense(AttentionSizes::Grouped(attention), fields.size("intermediate_size")?, fields.size("num_hidden_layers")?))
+    let attention = GqaSizes::parse(
+        fields,
+        Absent {
+            key_value_heads: Some(KEY_VALUE_HEADS),
+            head_dim: None,
+        },
+    )?;
+    Ok(Blueprint::dense(
+        AttentionSizes::Grouped(attention),
+        fields.size("intermediate_size")?,
+        fields.size("num_hidden_layers")?,
+    ))
 }

@@ -1,4 +1,5 @@
-//! Qwen3 (Qwen Team 2025): grouped-query attention whose queries and keys are normed head by head before they rotate.
+//! Qwen3 (Qwen Team 2025): grouped-query attention whose queries and keys are normed head by head
+//! before they rotate.
 
 use crate::architecture::{AttentionSizes, Blueprint};
 use crate::config::Fields;
@@ -13,12 +14,27 @@ const HEAD_DIM: i64 = 128;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     qwen2::refuse_sliding_windows(fields)?;
-    let attention = attention(fields, Absent { key_value_heads: Some(KEY_VALUE_HEADS), head_dim: Some(HEAD_DIM) })?;
-    Ok(Blueprint::dense(AttentionSizes::Grouped(attention), fields.size("intermediate_size")?, fields.size("num_hidden_layers")?))
+    let attention = attention(
+        fields,
+        Absent {
+            key_value_heads: Some(KEY_VALUE_HEADS),
+            head_dim: Some(HEAD_DIM),
+        },
+    )?;
+    Ok(Blueprint::dense(
+        AttentionSizes::Grouped(attention),
+        fields.size("intermediate_size")?,
+        fields.size("num_hidden_layers")?,
+    ))
 }
 
 pub(crate) fn attention(fields: &Fields, absent: Absent) -> Result<GqaSizes> {
     let bias = fields.flag_or("attention_bias", false)?;
     let norm = Some(fields.positive_or("rms_norm_eps", 1e-6)?);
-    Ok(GqaSizes { bias, output_bias: bias, norm_epsilon: norm, ..GqaSizes::parse(fields, absent)? })
+    Ok(GqaSizes {
+        bias,
+        output_bias: bias,
+        norm_epsilon: norm,
+        ..GqaSizes::parse(fields, absent)?
+    })
 }

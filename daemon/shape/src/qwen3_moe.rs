@@ -1,4 +1,5 @@
-//! Qwen3-MoE (Qwen Team 2025): Qwen3's attention, and in all or some layers a mixture of experts chosen by softmax, with none shared.
+//! Qwen3-MoE (Qwen Team 2025): Qwen3's attention, and in all or some layers a mixture of experts
+//! chosen by softmax, with none shared.
 
 use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
 use crate::config::{Fields, contradiction, unsupported};
@@ -14,11 +15,22 @@ const KEY_VALUE_HEADS: i64 = 4;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     // Unlike in Qwen2 the window is of every layer.
-    let window = fields.is_absent("sliding_window") || fields.optional_size("sliding_window")?.is_some();
+    let window =
+        fields.is_absent("sliding_window") || fields.optional_size("sliding_window")?.is_some();
     if window && fields.flag_or("use_sliding_window", false)? {
-        return Err(unsupported("use_sliding_window", "true", "set it to false if sequences are shorter than the window"));
+        return Err(unsupported(
+            "use_sliding_window",
+            "true",
+            "set it to false if sequences are shorter than the window",
+        ));
     }
-    let attention = qwen3::attention(fields, Absent { key_value_heads: Some(KEY_VALUE_HEADS), head_dim: None })?;
+    let attention = qwen3::attention(
+        fields,
+        Absent {
+            key_value_heads: Some(KEY_VALUE_HEADS),
+            head_dim: None,
+        },
+    )?;
     let layers = fields.size("num_hidden_layers")?;
     // transformers knows it by both names, and listens to this one first.
     let experts = match fields.optional_count("num_local_experts")? {
@@ -33,17 +45,33 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
         experts => Some(expert_sizes(fields, experts)?),
     };
     let feed_forward = |layer: i64| match sizes {
-        Some(sizes) if (layer + 1) % every == 0 && !dense_layers.contains(&layer) => FeedForwardSizes::Experts(sizes),
+        Some(sizes) if (layer + 1) % every == 0 && !dense_layers.contains(&layer) => {
+            FeedForwardSizes::Experts(sizes)
+        }
         _ => FeedForwardSizes::Dense { intermediate },
     };
-    Ok(Blueprint { attention: AttentionSizes::Grouped(attention), feed_forwards: (0..layers).map(feed_forward).collect() })
+    Ok(Blueprint {
+        attention: AttentionSizes::Grouped(attention),
+        feed_forwards: (0..layers).map(feed_forward).collect(),
+    })
 }
 
 fn dense_layers(fields: &Fields) -> Result<Vec<i64>> {
-    let Some(value) = fields.get("mlp_only_layers") else { return Ok(Vec::new()) };
-    let wrong = || contradiction(format!("`mlp_only_layers` is {value}, expected a list of layer numbers"));
-    let Value::Array(layers) = value else { return Err(wrong()) };
-    layers.iter().map(|layer| layer.as_i64().ok_or_else(wrong)).collect()
+    let Some(value) = fields.get("mlp_only_layers") else {
+        return Ok(Vec::new());
+    };
+    let wrong = || {
+        contradiction(format!(
+            "`mlp_only_layers` is {value}, expected a list of layer numbers"
+        ))
+    };
+    let Value::Array(layers) = value else {
+        return Err(wrong());
+    };
+    layers
+        .iter()
+        .map(|layer| layer.as_i64().ok_or_else(wrong))
+        .collect()
 }
 
 fn expert_sizes(fields: &Fields, experts: i64) -> Result<ExpertSizes> {
@@ -59,5 +87,11 @@ fn expert_sizes(fields: &Fields, experts: i64) -> Result<ExpertSizes> {
         scaling_factor: 1.0,
     };
     rule.check("num_experts", "", "")?;
-    Ok(ExpertSizes { intermediate: fields.optional_size("moe_intermediate_size")?.unwrap_or(768), shared_intermediate: 0, rule })
+    Ok(ExpertSizes {
+        intermediate: fields
+            .optional_size("moe_intermediate_size")?
+            .unwrap_or(768),
+        shared_intermediate: 0,
+        rule,
+    })
 }

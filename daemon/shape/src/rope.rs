@@ -1,5 +1,5 @@
-//! What config.json says about rotary position embedding (Su et al. 2021) and its extensions to longer contexts: linear, Llama 3's, YaRN (Peng et
-//! al. 2023).
+//! What config.json says about rotary position embedding (Su et al. 2021) and its extensions to
+//! longer contexts: linear, Llama 3's, YaRN (Peng et al. 2023).
 
 use crate::config::{Fields, contradiction, unsupported};
 use crate::error::Result;
@@ -24,8 +24,9 @@ pub enum Scaling {
     Yarn(Yarn),
 }
 
-/// "The Llama 3 herd of models": waves longer than the original context / `low_freq_factor` are stretched by `factor`, those shorter than
-/// the original context / `high_freq_factor` are not, those between go over from one to the other.
+/// "The Llama 3 herd of models": waves longer than the original context / `low_freq_factor` are
+/// stretched by `factor`, those shorter than the original context / `high_freq_factor` are not,
+/// those between go over from one to the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Llama3 {
     pub factor: f64,
@@ -52,26 +53,44 @@ const THETA_DEFAULT: f64 = 10_000.0;
 const ORIGINAL_MAX: &str = "original_max_position_embeddings";
 
 impl RopeSpec {
-    /// Reads `rope_scaling` + `rope_theta` (transformers 4, DeepSeek's own files) or `rope_parameters` (transformers 5); both may be there
-    /// if they agree.
+    /// Reads `rope_scaling` + `rope_theta` (transformers 4, DeepSeek's own files) or
+    /// `rope_parameters` (transformers 5); both may be there if they agree.
     pub fn parse(fields: &Fields, max_position_embeddings: i64) -> Result<RopeSpec> {
         let outer_theta = fields.optional_number("rope_theta")?;
         // Where both spellings say it, transformers listens to the outer one.
         let outer_original = fields.optional_size(ORIGINAL_MAX)?;
-        let read = |object: &Fields| RopeSpec::parse_object(object, outer_theta, outer_original, max_position_embeddings);
-        let old = fields.object("rope_scaling")?.map(|o| read(&o)).transpose()?;
-        let new = fields.object("rope_parameters")?.map(|o| read(&o)).transpose()?;
+        let read = |object: &Fields| {
+            RopeSpec::parse_object(object, outer_theta, outer_original, max_position_embeddings)
+        };
+        let old = fields
+            .object("rope_scaling")?
+            .map(|o| read(&o))
+            .transpose()?;
+        let new = fields
+            .object("rope_parameters")?
+            .map(|o| read(&o))
+            .transpose()?;
         if let (Some(old), Some(new)) = (&old, &new)
             && old != new
         {
-            return Err(contradiction("`rope_scaling` and `rope_parameters` disagree: keep one of them"));
+            return Err(contradiction(
+                "`rope_scaling` and `rope_parameters` disagree: keep one of them",
+            ));
         }
-        let spec = new.or(old).unwrap_or(RopeSpec { theta: outer_theta.unwrap_or(THETA_DEFAULT), scaling: None });
+        let spec = new.or(old).unwrap_or(RopeSpec {
+            theta: outer_theta.unwrap_or(THETA_DEFAULT),
+            scaling: None,
+        });
         if outer_theta.is_some_and(|theta| theta != spec.theta) {
-            return Err(contradiction("`rope_theta` and the `rope_theta` of `rope_parameters` disagree: keep one of them"));
+            return Err(contradiction(
+                "`rope_theta` and the `rope_theta` of `rope_parameters` disagree: keep one of them",
+            ));
         }
         if spec.theta <= 1.0 {
-            return Err(contradiction(format!("`rope_theta` is {}, expected a number above 1", spec.theta)));
+            return Err(contradiction(format!(
+                "`rope_theta` is {}, expected a number above 1",
+                spec.theta
+            )));
         }
         Ok(spec)
     }
@@ -82,13 +101,21 @@ impl RopeSpec {
         outer_original: Option<i64>,
         max_position_embeddings: i64,
     ) -> Result<RopeSpec> {
-        let theta = object.optional_number("rope_theta")?.or(outer_theta).unwrap_or(THETA_DEFAULT);
-        if object.optional_number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
+        let theta = object
+            .optional_number("rope_theta")?
+            .or(outer_theta)
+            .unwrap_or(THETA_DEFAULT);
+        if object
+            .optional_number("partial_rotary_factor")?
+            .is_some_and(|f| f != 1.0)
+        {
             return Err(unsupported("partial_rotary_factor", "not 1", "only 1 is"));
         }
         let rope_type = match (object.text("rope_type")?, object.text("type")?) {
             (Some(a), Some(b)) if a != b => {
-                return Err(contradiction(format!("rope `type` \"{b}\" and `rope_type` \"{a}\" disagree")));
+                return Err(contradiction(format!(
+                    "rope `type` \"{b}\" and `rope_type` \"{a}\" disagree"
+                )));
             }
             (a, b) => a.or(b).unwrap_or("default"),
         };
@@ -98,17 +125,27 @@ impl RopeSpec {
         };
         let required = |key: &str| -> Result<f64> {
             if object.get(key).is_none() {
-                return Err(contradiction(format!("`{key}` is missing, which rope type \"{rope_type}\" needs")));
+                return Err(contradiction(format!(
+                    "`{key}` is missing, which rope type \"{rope_type}\" needs"
+                )));
             }
             object.positive_or(key, 1.0)
         };
-        let sharpened = object.optional_number("mscale_all_dim")?.is_some_and(|mscale| mscale != 0.0);
+        let sharpened = object
+            .optional_number("mscale_all_dim")?
+            .is_some_and(|mscale| mscale != 0.0);
         if sharpened && !matches!(rope_type, "default" | "yarn") {
-            return Err(unsupported("mscale_all_dim", format!("there with rope type \"{rope_type}\""), "it is with \"yarn\""));
+            return Err(unsupported(
+                "mscale_all_dim",
+                format!("there with rope type \"{rope_type}\""),
+                "it is with \"yarn\"",
+            ));
         }
         let scaling = match rope_type {
             "default" => None,
-            "linear" => Some(Scaling::Linear { factor: required("factor")? }),
+            "linear" => Some(Scaling::Linear {
+                factor: required("factor")?,
+            }),
             "llama3" => {
                 let spec = Llama3 {
                     factor: required("factor")?,
@@ -117,19 +154,24 @@ impl RopeSpec {
                     original_max_position_embeddings: original()?,
                 };
                 if spec.high_freq_factor <= spec.low_freq_factor {
-                    return Err(contradiction("`high_freq_factor` must be above `low_freq_factor`"));
+                    return Err(contradiction(
+                        "`high_freq_factor` must be above `low_freq_factor`",
+                    ));
                 }
                 Some(Scaling::Llama3(spec))
             }
             "yarn" => {
                 let original = original()?;
                 Some(Scaling::Yarn(Yarn {
-                    factor: object.positive_or("factor", max_position_embeddings as f64 / original)?,
+                    factor: object
+                        .positive_or("factor", max_position_embeddings as f64 / original)?,
                     beta_fast: object.positive_or("beta_fast", 32.0)?,
                     beta_slow: object.positive_or("beta_slow", 1.0)?,
                     original_max_position_embeddings: original,
                     mscale: object.optional_number("mscale")?.filter(|&m| m != 0.0),
-                    mscale_all_dim: object.optional_number("mscale_all_dim")?.filter(|&m| m != 0.0),
+                    mscale_all_dim: object
+                        .optional_number("mscale_all_dim")?
+                        .filter(|&m| m != 0.0),
                     attention_factor: object.optional_number("attention_factor")?,
                     truncate: object.flag_unless_absent("truncate")?,
                 }))
@@ -163,16 +205,25 @@ impl RopeSpec {
                 put("factor", json!(llama3.factor));
                 put("low_freq_factor", json!(llama3.low_freq_factor));
                 put("high_freq_factor", json!(llama3.high_freq_factor));
-                put(ORIGINAL_MAX, json!(llama3.original_max_position_embeddings as i64));
+                put(
+                    ORIGINAL_MAX,
+                    json!(llama3.original_max_position_embeddings as i64),
+                );
                 "llama3"
             }
             Some(Scaling::Yarn(yarn)) => {
                 put("factor", json!(yarn.factor));
                 put("beta_fast", json!(yarn.beta_fast));
                 put("beta_slow", json!(yarn.beta_slow));
-                put(ORIGINAL_MAX, json!(yarn.original_max_position_embeddings as i64));
-                let optional =
-                    [("mscale", yarn.mscale), ("mscale_all_dim", yarn.mscale_all_dim), ("attention_factor", yarn.attention_factor)];
+                put(
+                    ORIGINAL_MAX,
+                    json!(yarn.original_max_position_embeddings as i64),
+                );
+                let optional = [
+                    ("mscale", yarn.mscale),
+                    ("mscale_all_dim", yarn.mscale_all_dim),
+                    ("attention_factor", yarn.attention_factor),
+                ];
                 for (key, value) in optional {
                     if let Some(value) = value {
                         put(key, json!(value));
@@ -190,21 +241,33 @@ impl RopeSpec {
         }
         fields.remove(ORIGINAL_MAX);
         fields.insert("rope_theta".into(), json!(self.theta));
-        fields.insert("rope_scaling".into(), if self.scaling.is_some() { Value::Object(parameters.clone()) } else { Value::Null });
+        fields.insert(
+            "rope_scaling".into(),
+            if self.scaling.is_some() {
+                Value::Object(parameters.clone())
+            } else {
+                Value::Null
+            },
+        );
         parameters.insert("rope_theta".into(), json!(self.theta));
         fields.insert("rope_parameters".into(), Value::Object(parameters));
     }
 
-    /// What the softmax scale of DeepSeek's attention is multiplied by: m², m = 0.1 · mscale_all_dim · ln(factor) + 1.
+    /// What the softmax scale of DeepSeek's attention is multiplied by: m², m = 0.1 ·
+    /// mscale_all_dim · ln(factor) + 1.
     pub fn attention_scale_factor(&self) -> f64 {
         match self.yarn() {
-            Some(Yarn { factor, mscale_all_dim: Some(mscale), .. }) => magnitude(*factor, *mscale).powi(2),
+            Some(Yarn {
+                factor,
+                mscale_all_dim: Some(mscale),
+                ..
+            }) => magnitude(*factor, *mscale).powi(2),
             _ => 1.0,
         }
     }
 
-    /// Radians per position of each of the `dims / 2` planes, in float32 as transformers computes them: at position 100,000 their last
-    /// bit is worth 0.006 rad.
+    /// Radians per position of each of the `dims / 2` planes, in float32 as transformers computes
+    /// them: at position 100,000 their last bit is worth 0.006 rad.
     pub fn frequencies(&self, dims: i64) -> Vec<f32> {
         let exponent = |i: i64| (2 * i) as f32 / dims as f32;
         let plain = (0..dims / 2).map(|i| (self.theta as f32).powf(exponent(i)));
@@ -215,7 +278,8 @@ impl RopeSpec {
             Some(Scaling::Yarn(yarn)) => {
                 let (low, high) = yarn.ramp(self.theta, dims);
                 let frequency = |(i, f): (usize, f32)| {
-                    let keep = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    let keep =
+                        1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
                     1.0 / (yarn.factor as f32 * f) * (1.0 - keep) + 1.0 / f * keep
                 };
                 plain.enumerate().map(frequency).collect()
@@ -226,23 +290,34 @@ impl RopeSpec {
     /// What cos and sin are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         self.yarn().map_or(1.0, |yarn| {
-            yarn.attention_factor.unwrap_or_else(|| match (yarn.mscale, yarn.mscale_all_dim) {
-                (Some(mscale), Some(all)) => magnitude(yarn.factor, mscale) / magnitude(yarn.factor, all),
-                _ => magnitude(yarn.factor, 1.0),
-            })
+            yarn.attention_factor
+                .unwrap_or_else(|| match (yarn.mscale, yarn.mscale_all_dim) {
+                    (Some(mscale), Some(all)) => {
+                        magnitude(yarn.factor, mscale) / magnitude(yarn.factor, all)
+                    }
+                    _ => magnitude(yarn.factor, 1.0),
+                })
         })
     }
 }
 
 /// YaRN's √(1/t): how much sharper attention must be on a stretched context.
 fn magnitude(factor: f64, mscale: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * mscale * factor.ln() + 1.0
+    }
 }
 
 impl Llama3 {
     fn frequency(&self, plain: f32) -> f32 {
         let context = self.original_max_position_embeddings as f32;
-        let (factor, low, high) = (self.factor as f32, self.low_freq_factor as f32, self.high_freq_factor as f32);
+        let (factor, low, high) = (
+            self.factor as f32,
+            self.low_freq_factor as f32,
+            self.high_freq_factor as f32,
+        );
         let wave = 2.0 * std::f32::consts::PI / plain;
         if wave > context / low {
             plain / factor
@@ -256,13 +331,19 @@ impl Llama3 {
 }
 
 impl Yarn {
-    /// Between these planes the frequencies go over from as they were (fast) to divided by `factor` (slow).
+    /// Between these planes the frequencies go over from as they were (fast) to divided by `factor`
+    /// (slow).
     pub fn ramp(&self, theta: f64, dims: i64) -> (f64, f64) {
         let plane = |rotations: f64| {
-            dims as f64 * (self.original_max_position_embeddings / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln())
+            dims as f64 * (self.original_max_position_embeddings / (rotations * 2.0 * PI)).ln()
+                / (2.0 * theta.ln())
         };
         let (low, high) = (plane(self.beta_fast), plane(self.beta_slow));
-        let (low, high) = if self.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = if self.truncate {
+            (low.floor(), high.ceil())
+        } else {
+            (low, high)
+        };
         let (low, high) = (low.max(0.0), high.min((dims - 1) as f64));
         (low, if low == high { high + 0.001 } else { high })
     }
@@ -285,9 +366,14 @@ mod tests {
     fn yarn_gives_deepseek_v3s_frequencies() {
         let spec = deepseek(40.0, 1.0);
         assert_eq!(spec.yarn().unwrap().ramp(spec.theta, 64), (10.0, 23.0));
-        let unrounded = Yarn { truncate: false, ..spec.yarn().unwrap().clone() };
+        let unrounded = Yarn {
+            truncate: false,
+            ..spec.yarn().unwrap().clone()
+        };
         let (low, high) = unrounded.ramp(spec.theta, 64);
-        assert!((low - 10.472240810318025).abs() < 1e-12 && (high - 22.513440636877274).abs() < 1e-12);
+        assert!(
+            (low - 10.472240810318025).abs() < 1e-12 && (high - 22.513440636877274).abs() < 1e-12
+        );
         let expected = [
             (0, 1.0),
             (1, 0.7498942093324559),
@@ -303,7 +389,11 @@ mod tests {
         let found = spec.frequencies(64);
         for (plane, expected) in expected {
             let error = (f64::from(found[plane]) / expected - 1.0).abs();
-            assert!(error < 1e-6, "plane {plane}: {} for {expected}", found[plane]);
+            assert!(
+                error < 1e-6,
+                "plane {plane}: {} for {expected}",
+                found[plane]
+            );
         }
     }
 
@@ -319,8 +409,14 @@ mod tests {
 
     #[test]
     fn a_lone_mscale_falls_back_to_the_papers_factor() {
-        let yarn = Yarn { mscale_all_dim: None, ..deepseek(40.0, 1.0).yarn().unwrap().clone() };
-        let spec = RopeSpec { theta: 10_000.0, scaling: Some(Scaling::Yarn(yarn)) };
+        let yarn = Yarn {
+            mscale_all_dim: None,
+            ..deepseek(40.0, 1.0).yarn().unwrap().clone()
+        };
+        let spec = RopeSpec {
+            theta: 10_000.0,
+            scaling: Some(Scaling::Yarn(yarn)),
+        };
         assert!((spec.attention_factor() - (0.1 * 40f64.ln() + 1.0)).abs() < 1e-15);
         assert_eq!(spec.attention_scale_factor(), 1.0);
     }

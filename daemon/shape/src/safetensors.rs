@@ -1,7 +1,7 @@
 //! A safetensors file, by its header alone.
 //!
-//! The file is `u64` (little-endian) length of the header, the header (JSON: name → dtype, shape, offsets), and the
-//! tensors' bytes behind one another.
+//! The file is `u64` (little-endian) length of the header, the header (JSON: name → dtype, shape,
+//! offsets), and the tensors' bytes behind one another.
 
 use crate::weights_error::{Result, WeightsError, wrong};
 use r1d_proto::user_file;
@@ -44,48 +44,87 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Reads a file's header, and sees that the file is as long as that says: a download that was cut off is not.
+    /// Reads a file's header, and sees that the file is as long as that says: a download that was
+    /// cut off is not.
     pub fn open(path: &Path) -> Result<SafetensorsFile> {
-        let unread = |source| WeightsError::Io { path: path.into(), source };
+        let unread = |source| WeightsError::Io {
+            path: path.into(),
+            source,
+        };
         let mut file = user_file::open(path).map_err(unread)?;
         let bytes = file.metadata().map_err(unread)?.len();
         let mut length = [0; LENGTH_BYTES as usize];
         if bytes < LENGTH_BYTES {
-            return wrong(path, "is not a safetensors file, or was cut off while it was written or fetched: fetch it again");
+            return wrong(
+                path,
+                "is not a safetensors file, or was cut off while it was written or fetched: fetch \
+                 it again",
+            );
         }
         file.read_exact(&mut length).map_err(unread)?;
         let length = u64::from_le_bytes(length);
         if length > HEADER_MAX_BYTES || length > bytes - LENGTH_BYTES {
-            return wrong(path, "is not a safetensors file, or is cut off in its header: fetch it again");
+            return wrong(
+                path,
+                "is not a safetensors file, or is cut off in its header: fetch it again",
+            );
         }
         let mut text = vec![0; length as usize];
         file.read_exact(&mut text).map_err(unread)?;
         let Header(mut entries) = match serde_json::from_slice(&text) {
             Ok(header) => header,
-            Err(error) => return wrong(path, format!("has a header that safetensors does not write ({error}): fetch it again")),
+            Err(error) => {
+                return wrong(
+                    path,
+                    format!(
+                        "has a header that safetensors does not write ({error}): fetch it again"
+                    ),
+                );
+            }
         };
         entries.sort_by_key(|(_, entry)| entry.data_offsets);
         let (mut end, mut tensors) = (0, BTreeMap::new());
         for (name, entry) in entries {
             let (start, stop) = entry.data_offsets;
-            if start != end || stop < start || entry.bytes().is_some_and(|bytes| stop - start != bytes) {
-                let problem = format!("has a header whose tensor {name:?} does not lie behind the one before it: fetch it again");
+            if start != end
+                || stop < start
+                || entry.bytes().is_some_and(|bytes| stop - start != bytes)
+            {
+                let problem = format!(
+                    "has a header whose tensor {name:?} does not lie behind the one before it: \
+                     fetch it again"
+                );
                 return wrong(path, problem);
             }
             end = stop;
             let data = LENGTH_BYTES + length;
             let bytes = data.saturating_add(start)..data.saturating_add(stop);
-            let tensor = StoredTensor { dtype: entry.dtype, shape: entry.shape, bytes };
+            let tensor = StoredTensor {
+                dtype: entry.dtype,
+                shape: entry.shape,
+                bytes,
+            };
             if tensors.insert(name.clone(), tensor).is_some() {
-                return wrong(path, format!("has a header that names the tensor {name:?} twice: fetch it again"));
+                return wrong(
+                    path,
+                    format!("has a header that names the tensor {name:?} twice: fetch it again"),
+                );
             }
         }
         let expected = end.saturating_add(LENGTH_BYTES + length);
         match bytes == expected {
-            true => Ok(SafetensorsFile { path: path.into(), file, tensors }),
-            false => {
-                wrong(path, format!("has {bytes} bytes, its header says {expected}: it was cut off or changed, fetch it again"))
-            }
+            true => Ok(SafetensorsFile {
+                path: path.into(),
+                file,
+                tensors,
+            }),
+            false => wrong(
+                path,
+                format!(
+                    "has {bytes} bytes, its header says {expected}: it was cut off or changed, \
+                     fetch it again"
+                ),
+            ),
         }
     }
 }
@@ -99,8 +138,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Bytes that dtype and shape ask for; `None` for a dtype whose width is not known here. A shape that is none asks
-    /// for more than any file has.
+    /// Bytes that dtype and shape ask for; `None` for a dtype whose width is not known here. A
+    /// shape that is none asks for more than any file has.
     fn bytes(&self) -> Option<u64> {
         let width = match self.dtype.as_str() {
             "F64" | "I64" | "U64" | "C64" => 8,
@@ -109,7 +148,9 @@ impl Entry {
             "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => 1,
             _ => return None,
         };
-        let counted = self.shape.iter().try_fold(width, |bytes: u64, &size| bytes.checked_mul(u64::try_from(size).ok()?));
+        let counted = self.shape.iter().try_fold(width, |bytes: u64, &size| {
+            bytes.checked_mul(u64::try_from(size).ok()?)
+        });
         Some(counted.unwrap_or(u64::MAX))
     }
 }
@@ -118,7 +159,9 @@ impl Entry {
 struct Header(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Header, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Header, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
             type Value = Header;
@@ -127,7 +170,10 @@ impl<'de> Deserialize<'de> for Header {
                 f.write_str("an object with an entry for each tensor")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Header, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {

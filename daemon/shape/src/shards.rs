@@ -29,39 +29,68 @@ impl Shards {
     pub fn of(dir: &Path) -> Result<Shards> {
         let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if is_there(&whole)? {
-            return Ok(Shards { files: [whole].into(), index: None });
+            return Ok(Shards {
+                files: [whole].into(),
+                index: None,
+            });
         }
         if !is_there(&index)? {
-            return wrong(dir, format!("has no {SINGLE_FILE} and no {INDEX_FILE}: name a directory with safetensors weights"));
+            return wrong(
+                dir,
+                format!(
+                    "has no {SINGLE_FILE} and no {INDEX_FILE}: name a directory with safetensors \
+                     weights"
+                ),
+            );
         }
-        let text = user_file::read(&index, INDEX_MAX_BYTES).map_err(|source| WeightsError::Io { path: index.clone(), source })?;
+        let text = user_file::read(&index, INDEX_MAX_BYTES).map_err(|source| WeightsError::Io {
+            path: index.clone(),
+            source,
+        })?;
         let named: Index = match serde_json::from_slice(&text) {
             Ok(index) => index,
             Err(error) => return wrong(&index, format!("is not an index of shards: {error}")),
         };
         let names: BTreeSet<&String> = named.weight_map.values().collect();
-        let files = names.into_iter().map(|name| shard(dir, name)).collect::<Result<_>>()?;
-        Ok(Shards { files, index: Some(named) })
+        let files = names
+            .into_iter()
+            .map(|name| shard(dir, name))
+            .collect::<Result<_>>()?;
+        Ok(Shards {
+            files,
+            index: Some(named),
+        })
     }
 }
 
 /// A shard of the index, beside it or in a directory below.
 fn shard(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    if name.is_empty() || Path::new(name).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if name.is_empty()
+        || Path::new(name)
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         // The directory of a model that somebody hands on is no way to all of a disk.
         return wrong(
             dir,
-            format!("shard {name:?}, which {INDEX_FILE} names, is not in the directory: put it there, and name it so in the index"),
+            format!(
+                "shard {name:?}, which {INDEX_FILE} names, is not in the directory: put it there, \
+                 and name it so in the index"
+            ),
         );
     }
     match is_there(&path)? {
         true => Ok(path),
-        false => wrong(dir, format!("shard {name:?}, which {INDEX_FILE} names, is missing: fetch it again")),
+        false => wrong(
+            dir,
+            format!("shard {name:?}, which {INDEX_FILE} names, is missing: fetch it again"),
+        ),
     }
 }
 
-/// All files that say what the directory's weights are: those with numbers, and the index that names them.
+/// All files that say what the directory's weights are: those with numbers, and the index that
+/// names them.
 pub fn weight_files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
     let Shards { mut files, index } = Shards::of(dir)?;
     files.extend(index.map(|_| dir.join(INDEX_FILE)));
@@ -71,7 +100,10 @@ pub fn weight_files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
 /// Whether there is something of this name, be it a link to nothing, which is then named when it is
 /// opened. That it cannot be looked at is an error, and not the same as that it is not there.
 fn is_there(path: &Path) -> Result<bool> {
-    let is_there = path.try_exists().map_err(|source| WeightsError::Io { path: path.into(), source })?;
+    let is_there = path.try_exists().map_err(|source| WeightsError::Io {
+        path: path.into(),
+        source,
+    })?;
     Ok(is_there || path.is_symlink())
 }
 
@@ -83,24 +115,48 @@ mod tests {
     #[test]
     fn the_files_of_the_weights_are_those_that_the_index_names() {
         let dir = tempfile::tempdir().unwrap();
-        let index = |map: &str| fs::write(dir.path().join(INDEX_FILE), format!("{{\"weight_map\": {map}}}")).unwrap();
-        let found = || weight_files(dir.path()).map(|files| files.into_iter().collect::<Vec<_>>()).map_err(|e| e.to_string());
+        let index = |map: &str| {
+            fs::write(
+                dir.path().join(INDEX_FILE),
+                format!("{{\"weight_map\": {map}}}"),
+            )
+            .unwrap()
+        };
+        let found = || {
+            weight_files(dir.path())
+                .map(|files| files.into_iter().collect::<Vec<_>>())
+                .map_err(|e| e.to_string())
+        };
         fs::create_dir(dir.path().join("sub")).unwrap();
         for name in ["part1.bin", "sub/z.st", "consolidated.safetensors"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         index(r#"{"a": "part1.bin", "b": "sub/z.st", "c": "part1.bin"}"#);
         let at = |name: &str| dir.path().join(name);
-        assert_eq!(found().unwrap(), [at(INDEX_FILE), at("part1.bin"), at("sub/z.st")]);
+        assert_eq!(
+            found().unwrap(),
+            [at(INDEX_FILE), at("part1.bin"), at("sub/z.st")]
+        );
         index(r#"{"a": "part1.bin", "b": "sub/y.st"}"#);
-        assert!(found().unwrap_err().contains("shard \"sub/y.st\", which model.safetensors.index.json names, is missing"));
+        assert!(
+            found().unwrap_err().contains(
+                "shard \"sub/y.st\", which model.safetensors.index.json names, is missing"
+            )
+        );
         fs::write(dir.path().parent().unwrap().join("elsewhere.st"), "").unwrap();
         for outside in ["../elsewhere.st", "/dev/zero", "sub/../../elsewhere.st", ""] {
             index(&format!("{{\"a\": {outside:?}}}"));
             let error = found().unwrap_err();
-            assert!(error.contains("is not in the directory") && error.contains(outside), "{error}");
+            assert!(
+                error.contains("is not in the directory") && error.contains(outside),
+                "{error}"
+            );
         }
         fs::write(at(SINGLE_FILE), "").unwrap();
-        assert_eq!(found().unwrap(), [at(SINGLE_FILE)], "one that is whole wins, as in transformers");
+        assert_eq!(
+            found().unwrap(),
+            [at(SINGLE_FILE)],
+            "one that is whole wins, as in transformers"
+        );
     }
 }

@@ -52,7 +52,12 @@ struct List(Vec<TensorShape>);
 
 impl List {
     fn add(&mut self, name: &str, shape: &[i64]) {
-        self.0.push(TensorShape { name: name.to_owned(), shape: shape.to_vec(), trained: true, routed: false });
+        self.0.push(TensorShape {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            trained: true,
+            routed: false,
+        });
     }
 
     /// A matrix, and its bias where there is one.
@@ -70,27 +75,60 @@ impl List {
             AttentionSizes::Grouped(sizes) => self.grouped(&format!("{prefix}.self_attn"), sizes),
             AttentionSizes::Latent(sizes) => self.latent(&format!("{prefix}.self_attn"), sizes),
         }
-        self.add(&format!("{prefix}.post_attention_layernorm.weight"), &[hidden]);
+        self.add(
+            &format!("{prefix}.post_attention_layernorm.weight"),
+            &[hidden],
+        );
         match feed_forward {
-            FeedForwardSizes::Dense { intermediate } => self.gated(&format!("{prefix}.mlp"), hidden, *intermediate),
-            FeedForwardSizes::Experts(sizes) => self.experts(&format!("{prefix}.mlp"), hidden, sizes),
+            FeedForwardSizes::Dense { intermediate } => {
+                self.gated(&format!("{prefix}.mlp"), hidden, *intermediate)
+            }
+            FeedForwardSizes::Experts(sizes) => {
+                self.experts(&format!("{prefix}.mlp"), hidden, sizes)
+            }
         }
     }
 
     fn grouped(&mut self, prefix: &str, sizes: &GqaSizes) {
-        let GqaSizes { hidden, heads, key_value_heads, head_dim, bias, output_bias, norm_epsilon } = *sizes;
-        for (name, heads) in [("q_proj", heads), ("k_proj", key_value_heads), ("v_proj", key_value_heads)] {
+        let GqaSizes {
+            hidden,
+            heads,
+            key_value_heads,
+            head_dim,
+            bias,
+            output_bias,
+            norm_epsilon,
+        } = *sizes;
+        for (name, heads) in [
+            ("q_proj", heads),
+            ("k_proj", key_value_heads),
+            ("v_proj", key_value_heads),
+        ] {
             self.linear(&format!("{prefix}.{name}"), heads * head_dim, hidden, bias);
         }
         if norm_epsilon.is_some() {
             self.add(&format!("{prefix}.q_norm.weight"), &[head_dim]);
             self.add(&format!("{prefix}.k_norm.weight"), &[head_dim]);
         }
-        self.linear(&format!("{prefix}.o_proj"), hidden, heads * head_dim, output_bias);
+        self.linear(
+            &format!("{prefix}.o_proj"),
+            hidden,
+            heads * head_dim,
+            output_bias,
+        );
     }
 
     fn latent(&mut self, prefix: &str, sizes: &MlaSizes) {
-        let MlaSizes { hidden, heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, bias, .. } = *sizes;
+        let MlaSizes {
+            hidden,
+            heads,
+            kv_lora_rank,
+            qk_nope_head_dim,
+            qk_rope_head_dim,
+            v_head_dim,
+            bias,
+            ..
+        } = *sizes;
         let queries = heads * sizes.query_head_dim();
         match sizes.q_lora_rank {
             Some(rank) => {
@@ -100,10 +138,25 @@ impl List {
             }
             None => self.linear(&format!("{prefix}.q_proj"), queries, hidden, false),
         }
-        self.linear(&format!("{prefix}.kv_a_proj_with_mqa"), kv_lora_rank + qk_rope_head_dim, hidden, bias);
+        self.linear(
+            &format!("{prefix}.kv_a_proj_with_mqa"),
+            kv_lora_rank + qk_rope_head_dim,
+            hidden,
+            bias,
+        );
         self.add(&format!("{prefix}.kv_a_layernorm.weight"), &[kv_lora_rank]);
-        self.linear(&format!("{prefix}.kv_b_proj"), heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank, false);
-        self.linear(&format!("{prefix}.o_proj"), hidden, heads * v_head_dim, bias);
+        self.linear(
+            &format!("{prefix}.kv_b_proj"),
+            heads * (qk_nope_head_dim + v_head_dim),
+            kv_lora_rank,
+            false,
+        );
+        self.linear(
+            &format!("{prefix}.o_proj"),
+            hidden,
+            heads * v_head_dim,
+            bias,
+        );
     }
 
     fn gated(&mut self, prefix: &str, hidden: i64, intermediate: i64) {
@@ -113,19 +166,34 @@ impl List {
     }
 
     fn experts(&mut self, prefix: &str, hidden: i64, sizes: &ExpertSizes) {
-        let ExpertSizes { intermediate, shared_intermediate, rule } = *sizes;
+        let ExpertSizes {
+            intermediate,
+            shared_intermediate,
+            rule,
+        } = *sizes;
         self.linear(&format!("{prefix}.gate"), rule.experts, hidden, false);
         if rule.correction_bias {
             let name = format!("{prefix}.gate.e_score_correction_bias");
-            self.0.push(TensorShape { name, shape: vec![rule.experts], trained: false, routed: false });
+            self.0.push(TensorShape {
+                name,
+                shape: vec![rule.experts],
+                trained: false,
+                routed: false,
+            });
         }
         let first = self.0.len();
         for expert in 0..rule.experts {
             self.gated(&format!("{prefix}.experts.{expert}"), hidden, intermediate);
         }
-        self.0[first..].iter_mut().for_each(|tensor| tensor.routed = true);
+        self.0[first..]
+            .iter_mut()
+            .for_each(|tensor| tensor.routed = true);
         if shared_intermediate > 0 {
-            self.gated(&format!("{prefix}.shared_experts"), hidden, shared_intermediate);
+            self.gated(
+                &format!("{prefix}.shared_experts"),
+                hidden,
+                shared_intermediate,
+            );
         }
     }
 
@@ -136,8 +204,14 @@ impl List {
         self.add(&format!("{prefix}.enorm.weight"), &[hidden]);
         self.add(&format!("{prefix}.hnorm.weight"), &[hidden]);
         self.add(&format!("{prefix}.eh_proj.weight"), &[hidden, 2 * hidden]);
-        let dense = FeedForwardSizes::Dense { intermediate: hidden };
-        self.block(config, layer, config.blueprint.feed_forwards.last().unwrap_or(&dense));
+        let dense = FeedForwardSizes::Dense {
+            intermediate: hidden,
+        };
+        self.block(
+            config,
+            layer,
+            config.blueprint.feed_forwards.last().unwrap_or(&dense),
+        );
         self.add(&format!("{prefix}.shared_head.norm.weight"), &[hidden]);
     }
 }

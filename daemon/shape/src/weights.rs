@@ -1,5 +1,6 @@
-//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json describes is in them.
-//! The control plane and the worker both ask here, so neither accepts what the other refuses.
+//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json
+//! describes is in them. The control plane and the worker both ask here, so neither accepts what
+//! the other refuses.
 
 use crate::config::Config;
 use crate::fp8::{BlockSize, scale_name};
@@ -27,7 +28,8 @@ pub struct WeightFiles {
 pub enum Head {
     /// It is among the weights.
     Stored,
-    /// A scalar head is put over them by whoever reads them, as transformers puts one over a language model.
+    /// A scalar head is put over them by whoever reads them, as transformers puts one over a
+    /// language model.
     Fresh,
 }
 
@@ -39,9 +41,13 @@ impl WeightFiles {
         let named = index.map_or_else(BTreeMap::new, |index| index.weight_map);
         match named.iter().find(|(name, _)| !files.holds(name)) {
             None => Ok(files),
-            Some((name, shard)) => {
-                wrong(dir, format!("{INDEX_FILE} says that {shard:?} has the tensor {name:?}, which is not there: fetch it again"))
-            }
+            Some((name, shard)) => wrong(
+                dir,
+                format!(
+                    "{INDEX_FILE} says that {shard:?} has the tensor {name:?}, which is not \
+                     there: fetch it again"
+                ),
+            ),
         }
     }
 
@@ -51,32 +57,54 @@ impl WeightFiles {
     }
 
     fn of(dir: &Path, paths: impl IntoIterator<Item = PathBuf>) -> Result<WeightFiles> {
-        let files = paths.into_iter().map(|path| SafetensorsFile::open(&path)).collect::<Result<Vec<_>>>()?;
+        let files = paths
+            .into_iter()
+            .map(|path| SafetensorsFile::open(&path))
+            .collect::<Result<Vec<_>>>()?;
         let named = |(at, file): (usize, &SafetensorsFile)| -> Vec<(String, (usize, String))> {
-            file.tensors.keys().map(|name| (name.clone(), (at, name.clone()))).collect()
+            file.tensors
+                .keys()
+                .map(|name| (name.clone(), (at, name.clone())))
+                .collect()
         };
         let places = files.iter().enumerate().flat_map(named).collect();
-        Ok(WeightFiles { dir: dir.into(), files, places })
+        Ok(WeightFiles {
+            dir: dir.into(),
+            files,
+            places,
+        })
     }
 
-    /// `config` as the files have it: where config.json ties the output head to the embedding, and a head is stored
-    /// whose numbers are not the embedding's, the head stays on its own; where the head alone is stored, it is the
-    /// embedding. Both as in transformers. `moved` hears of the bytes that are read.
+    /// `config` as the files have it: where config.json ties the output head to the embedding, and
+    /// a head is stored whose numbers are not the embedding's, the head stays on its own; where the
+    /// head alone is stored, it is the embedding. Both as in transformers. `moved` hears of the
+    /// bytes that are read.
     pub fn agreed(&mut self, mut config: Config, moved: &mut dyn FnMut(u64)) -> Result<Config> {
         if !config.tie_word_embeddings || !self.holds(HEAD) {
             return Ok(config);
         }
         if !self.holds(EMBEDDING) {
-            for (head, embedding) in [(HEAD.into(), EMBEDDING.into()), (scale_name(HEAD), scale_name(EMBEDDING))] {
-                self.places.remove(&head).and_then(|place| self.places.insert(embedding, place));
+            for (head, embedding) in [
+                (HEAD.into(), EMBEDDING.into()),
+                (scale_name(HEAD), scale_name(EMBEDDING)),
+            ] {
+                self.places
+                    .remove(&head)
+                    .and_then(|place| self.places.insert(embedding, place));
             }
-        } else if values::differ(|name| self.get(name), [HEAD, EMBEDDING], config.fp8_block, moved)? {
+        } else if values::differ(
+            |name| self.get(name),
+            [HEAD, EMBEDDING],
+            config.fp8_block,
+            moved,
+        )? {
             config.untie();
         }
         Ok(config)
     }
 
-    /// Every tensor of the model is in the files, in its shape and a dtype that is read, and no other. Values are not looked at.
+    /// Every tensor of the model is in the files, in its shape and a dtype that is read, and no
+    /// other. Values are not looked at.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
         let mut wanted: BTreeSet<String> = BTreeSet::new();
         for tensor in config.tensors() {
@@ -93,22 +121,26 @@ impl WeightFiles {
 
     /// Every tensor of the files is `known`, or has no values.
     pub fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
-        let others: Vec<&str> =
-            self.iter().filter(|(name, tensor)| !known(name) && !tensor.is_empty()).map(|(name, _)| name).collect();
+        let others: Vec<&str> = self
+            .iter()
+            .filter(|(name, tensor)| !known(name) && !tensor.is_empty())
+            .map(|(name, _)| name)
+            .collect();
         match others.first() {
             None => Ok(()),
             Some(first) => wrong(
                 &self.dir,
                 format!(
-                    "{} tensors that the model does not have, the first is {first:?}: config.json and weights do not belong \
-                     together",
+                    "{} tensors that the model does not have, the first is {first:?}: config.json \
+                     and weights do not belong together",
                     others.len()
                 ),
             ),
         }
     }
 
-    /// That a tensor is there in this shape and a dtype that is read. Tells whether it is stored in FP8, with scales beside it.
+    /// That a tensor is there in this shape and a dtype that is read. Tells whether it is stored in
+    /// FP8, with scales beside it.
     pub fn find(&self, name: &str, shape: &[i64], block: BlockSize) -> Result<bool> {
         match self.dtype(name, shape, "which config.json asks for")? {
             FP8 => {
@@ -116,7 +148,12 @@ impl WeightFiles {
                 if shape.len() != 2 {
                     return self.missing(scale, format!("the scales of {name:?}"));
                 }
-                self.dtype(&scale, &block.scales(shape), &format!("the scales of {name:?}")).map(|_| true)
+                self.dtype(
+                    &scale,
+                    &block.scales(shape),
+                    &format!("the scales of {name:?}"),
+                )
+                .map(|_| true)
             }
             _ => Ok(false),
         }
@@ -124,21 +161,36 @@ impl WeightFiles {
 
     /// The dtype of a tensor that has this shape, one of those that are read.
     fn dtype(&self, name: &str, shape: &[i64], wanted_by: &str) -> Result<&str> {
-        let Some((file, stored)) = self.get(name) else { return self.missing(name.into(), wanted_by.into()) };
+        let Some((file, stored)) = self.get(name) else {
+            return self.missing(name.into(), wanted_by.into());
+        };
         if stored.shape != shape {
-            return wrong(&file.path, format!("tensor {name:?} has shape {:?}, config.json asks for {shape:?}", stored.shape));
+            return wrong(
+                &file.path,
+                format!(
+                    "tensor {name:?} has shape {:?}, config.json asks for {shape:?}",
+                    stored.shape
+                ),
+            );
         }
         match stored.dtype.as_str() {
             dtype @ ("F32" | "F16" | "BF16" | "F64" | FP8) => Ok(dtype),
             other => wrong(
                 &file.path,
-                format!("tensor {name:?} has dtype {other:?}, supported are F32, F16, BF16, F64 and, with block scales, {FP8}"),
+                format!(
+                    "tensor {name:?} has dtype {other:?}, supported are F32, F16, BF16, F64 and, \
+                     with block scales, {FP8}"
+                ),
             ),
         }
     }
 
     fn missing<T>(&self, name: String, wanted_by: String) -> Result<T> {
-        Err(WeightsError::Missing { dir: self.dir.clone(), name, wanted_by })
+        Err(WeightsError::Missing {
+            dir: self.dir.clone(),
+            name,
+            wanted_by,
+        })
     }
 
     pub fn holds(&self, name: &str) -> bool {
@@ -148,7 +200,10 @@ impl WeightFiles {
     /// A tensor and the file that has it.
     pub fn get(&self, name: &str) -> Option<(&SafetensorsFile, &StoredTensor)> {
         let at = self.place(name)?;
-        Some((self.files.get(at.0)?, self.files.get(at.0)?.tensors.get(&at.1)?))
+        Some((
+            self.files.get(at.0)?,
+            self.files.get(at.0)?.tensors.get(&at.1)?,
+        ))
     }
 
     /// Index into [`Self::files`] and name in that file of a tensor.
@@ -158,7 +213,9 @@ impl WeightFiles {
 
     /// All tensors, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
-        self.places.keys().filter_map(|name| Some((name.as_str(), self.get(name)?.1)))
+        self.places
+            .keys()
+            .filter_map(|name| Some((name.as_str(), self.get(name)?.1)))
     }
 }
 
@@ -177,7 +234,13 @@ mod tests {
     fn entry(name: &str, dtype: &str, shape: &[i64], start: u64) -> (String, u64) {
         let width = if dtype == "BF16" { 2 } else { 4 };
         let end = start + width * shape.iter().product::<i64>() as u64;
-        (format!("{name:?}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{start},{end}]}}"), end)
+        (
+            format!(
+                "{name:?}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\
+                 \"data_offsets\":[{start},{end}]}}"
+            ),
+            end,
+        )
     }
 
     /// A file of these tensors, with nothing in them.
@@ -189,7 +252,12 @@ mod tests {
             end = after;
         }
         let header = format!("{{{}}}", entries.join(","));
-        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; end as usize]].concat();
+        let bytes = [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            &vec![0; end as usize],
+        ]
+        .concat();
         std::fs::write(path, bytes).unwrap();
     }
 
@@ -198,7 +266,11 @@ mod tests {
 
     fn model() -> (Config, Vec<Entry>) {
         let config = Config::parse(TINY).unwrap();
-        let tensors = config.tensors().into_iter().map(|tensor| (tensor.name, "BF16", tensor.shape)).collect();
+        let tensors = config
+            .tensors()
+            .into_iter()
+            .map(|tensor| (tensor.name, "BF16", tensor.shape))
+            .collect();
         (config, tensors)
     }
 
@@ -214,13 +286,27 @@ mod tests {
         };
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         for (name, stored) in [(EMBEDDING, embedding), (HEAD, head)] {
-            let Some((dtype, numbers)) = stored else { continue };
+            let Some((dtype, numbers)) = stored else {
+                continue;
+            };
             let start = data.len();
             data.extend(encoded(dtype, numbers));
-            entries.push(format!("{name:?}:{{\"dtype\":{dtype:?},\"shape\":[3,5],\"data_offsets\":[{start},{}]}}", data.len()));
+            entries.push(format!(
+                "{name:?}:{{\"dtype\":{dtype:?},\"shape\":[3,5],\"data_offsets\":[{start},{}]}}",
+                data.len()
+            ));
         }
         let header = format!("{{{}}}", entries.join(","));
-        std::fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+        std::fs::write(
+            path,
+            [
+                &(header.len() as u64).to_le_bytes()[..],
+                header.as_bytes(),
+                &data,
+            ]
+            .concat(),
+        )
+        .unwrap();
     }
 
     #[test]
@@ -233,7 +319,10 @@ mod tests {
         let numbers: Vec<f32> = (0..15).map(|i| i as f32 / 4.0 - 1.0).collect();
         let mut last = numbers.clone();
         last[14] += 1.0;
-        let minus_zero: Vec<f32> = numbers.iter().map(|&x| if x == 0.0 { -0.0 } else { x }).collect();
+        let minus_zero: Vec<f32> = numbers
+            .iter()
+            .map(|&x| if x == 0.0 { -0.0 } else { x })
+            .collect();
         let agreed = |embedding, head| {
             heads(&file, embedding, head);
             let mut files = WeightFiles::open(dir.path()).unwrap();
@@ -267,10 +356,21 @@ mod tests {
         write(&dir.path().join(SINGLE_FILE), &tensors);
         let files = WeightFiles::open(dir.path()).unwrap();
         let missing = files.check(&config, Head::Stored).unwrap_err().to_string();
-        assert!(missing.contains("no tensor named \"lm_head.weight\", which config.json asks for"), "{missing}");
-        files.check(&config.clone().with_score(), Head::Fresh).unwrap();
-        let missing = files.check(&config.with_score(), Head::Stored).unwrap_err().to_string();
-        assert!(missing.contains("no tensor named \"score.weight\""), "{missing}");
+        assert!(
+            missing.contains("no tensor named \"lm_head.weight\", which config.json asks for"),
+            "{missing}"
+        );
+        files
+            .check(&config.clone().with_score(), Head::Fresh)
+            .unwrap();
+        let missing = files
+            .check(&config.with_score(), Head::Stored)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            missing.contains("no tensor named \"score.weight\""),
+            "{missing}"
+        );
     }
 
     #[test]
@@ -289,17 +389,35 @@ mod tests {
             let error = check(&changed).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         };
-        refused(&|all| drop(all.remove(3)), &["no tensor named", &whole[3].0]);
-        refused(&|all| all[0].2[0] += 1, &["embed_tokens", "has shape [129, 128], config.json asks for [128, 128]"]);
+        refused(
+            &|all| drop(all.remove(3)),
+            &["no tensor named", &whole[3].0],
+        );
+        refused(
+            &|all| all[0].2[0] += 1,
+            &[
+                "embed_tokens",
+                "has shape [129, 128], config.json asks for [128, 128]",
+            ],
+        );
         refused(&|all| all[1].1 = "I32", &["dtype \"I32\"", "BF16"]);
         refused(
             &|all| all.push(("model.vision.weight".into(), "F32", vec![2])),
             &["1 tensors that the model does not have", "vision"],
         );
-        // A multi-token prediction module that is not run, an old release's frequencies, and a tensor without a value are left out.
+        // A multi-token prediction module that is not run, an old release's frequencies, and a
+        // tensor without a value are left out.
         let mut more = whole.clone();
-        more.push((format!("model.layers.{}.eh_proj.weight", config.num_hidden_layers), "F32", vec![1, 2]));
-        more.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), "F32", vec![4]));
+        more.push((
+            format!("model.layers.{}.eh_proj.weight", config.num_hidden_layers),
+            "F32",
+            vec![1, 2],
+        ));
+        more.push((
+            "model.layers.0.self_attn.rotary_emb.inv_freq".into(),
+            "F32",
+            vec![4],
+        ));
         more.push(("_extra_state".into(), "F32", vec![0]));
         check(&more).unwrap();
     }
@@ -313,31 +431,57 @@ mod tests {
         // A hub's cache whose blobs are gone.
         let file = dir.path().join(SINGLE_FILE);
         std::os::unix::fs::symlink("../blobs/6f2a", &file).unwrap();
-        assert!(refusal().contains("model.safetensors: it is a link to ../blobs/6f2a, where nothing is"), "{}", refusal());
+        assert!(
+            refusal()
+                .contains("model.safetensors: it is a link to ../blobs/6f2a, where nothing is"),
+            "{}",
+            refusal()
+        );
         std::fs::remove_file(&file).unwrap();
         let file = dir.path().join(SINGLE_FILE);
         write(&file, &whole);
         let bytes = std::fs::read(&file).unwrap();
-        for (length, problem) in
-            [(bytes.len() - 1, "its header says"), (200, "cut off in its header"), (5, "not a safetensors file")]
-        {
+        for (length, problem) in [
+            (bytes.len() - 1, "its header says"),
+            (200, "cut off in its header"),
+            (5, "not a safetensors file"),
+        ] {
             std::fs::write(&file, &bytes[..length]).unwrap();
-            assert!(refusal().contains(problem) && refusal().contains(SINGLE_FILE), "{length}: {}", refusal());
+            assert!(
+                refusal().contains(problem) && refusal().contains(SINGLE_FILE),
+                "{length}: {}",
+                refusal()
+            );
         }
         let mut damaged = bytes.clone();
-        let offset = damaged.windows(14).position(|window| window == b"\"data_offsets\"").unwrap();
+        let offset = damaged
+            .windows(14)
+            .position(|window| window == b"\"data_offsets\"")
+            .unwrap();
         damaged[offset + 16] = b'9';
         std::fs::write(&file, &damaged).unwrap();
         assert!(refusal().contains("does not lie behind"), "{}", refusal());
         // The shards of an index likewise.
         std::fs::remove_file(&file).unwrap();
-        let index = |map: &str| std::fs::write(dir.path().join(INDEX_FILE), format!("{{\"weight_map\": {map}}}")).unwrap();
+        let index = |map: &str| {
+            std::fs::write(
+                dir.path().join(INDEX_FILE),
+                format!("{{\"weight_map\": {map}}}"),
+            )
+            .unwrap()
+        };
         index(r#"{"model.norm.weight": "model-00001-of-00001.safetensors"}"#);
         assert!(refusal().contains("is missing"));
         write(&dir.path().join("model-00001-of-00001.safetensors"), &whole);
         check_weights(dir.path(), &config).unwrap();
-        index(r#"{"model.norm.weight": "model-00001-of-00001.safetensors", "other": "model-00001-of-00001.safetensors"}"#);
-        assert!(refusal().contains("\"other\", which is not there"), "{}", refusal());
+        index(
+            r#"{"model.norm.weight": "model-00001-of-00001.safetensors", "other": "model-00001-of-00001.safetensors"}"#,
+        );
+        assert!(
+            refusal().contains("\"other\", which is not there"),
+            "{}",
+            refusal()
+        );
         index(r#"{"model.norm.weight": "../elsewhere.safetensors"}"#);
         assert!(refusal().contains("../elsewhere.safetensors"));
     }

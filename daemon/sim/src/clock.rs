@@ -20,7 +20,10 @@ impl SimClock {
     }
 
     pub fn advance(&self, by: Duration) {
-        self.nanoseconds.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.nanoseconds.fetch_add(
+            u64::try_from(by.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::SeqCst,
+        );
     }
 }
 

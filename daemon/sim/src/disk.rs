@@ -1,9 +1,10 @@
 //! A disk in memory that fills up, fails to sync, and loses power.
 //!
-//! Every file keeps what is durable and the changes since its last sync; every directory keeps which names are durable. A
-//! [`SimDisk::crash`] of the machine decides by seed, change by change, which of the unsynced ones reached the disk: whole, not at all, or
-//! some of their 512-byte sectors. That is harsher than a journaling file system and about what a drive with a volatile cache may do.
-//! A crash of the process alone is just to go on with the same `SimDisk`.
+//! Every file keeps what is durable and the changes since its last sync; every directory keeps
+//! which names are durable. A [`SimDisk::crash`] of the machine decides by seed, change by change,
+//! which of the unsynced ones reached the disk: whole, not at all, or some of their 512-byte
+//! sectors. That is harsher than a journaling file system and about what a drive with a volatile
+//! cache may do. A crash of the process alone is just to go on with the same `SimDisk`.
 
 use r1d_proto::storage::{Append, Storage};
 use r1d_proto::world::counter_hash;
@@ -21,7 +22,8 @@ pub struct SimDisk(Arc<Mutex<Contents>>);
 #[derive(Clone, Debug, Default)]
 struct Contents {
     files: Vec<FileState>,
-    /// Names as the running system sees them, and as a crash finds them. A name points into `files`.
+    /// Names as the running system sees them, and as a crash finds them. A name points into
+    /// `files`.
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     /// Bytes that can still be written.
@@ -66,7 +68,11 @@ impl Change {
             (1, Change::Write { offset, bytes }) => {
                 for (i, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
                     if counter_hash(&[fate, i as u64]).is_multiple_of(2) {
-                        Change::Write { offset: offset + i * SECTOR_BYTES, bytes: sector.to_vec() }.apply(file);
+                        Change::Write {
+                            offset: offset + i * SECTOR_BYTES,
+                            bytes: sector.to_vec(),
+                        }
+                        .apply(file);
                     }
                 }
             }
@@ -80,7 +86,8 @@ impl SimDisk {
         Arc::new(self.clone())
     }
 
-    /// The machine loses power; afterwards the disk holds what survived. Handles opened before must not be used again.
+    /// The machine loses power; afterwards the disk holds what survived. Handles opened before must
+    /// not be used again.
     pub fn crash(&self, seed: u64) {
         let mut contents = self.contents();
         let contents = &mut *contents;
@@ -91,13 +98,21 @@ impl SimDisk {
         for (index, file) in contents.files.iter_mut().enumerate() {
             let mut bytes = std::mem::take(&mut file.durable);
             for (i, change) in file.unsynced.drain(..).enumerate() {
-                change.survive(&mut bytes, counter_hash(&[seed, contents.crashes, index as u64, i as u64]));
+                change.survive(
+                    &mut bytes,
+                    counter_hash(&[seed, contents.crashes, index as u64, i as u64]),
+                );
             }
             file.durable = bytes.clone();
             file.bytes = bytes;
         }
         // Each name that a directory sync had not settled is as before or as after.
-        let unsettled: BTreeSet<PathBuf> = contents.names.keys().chain(contents.durable_names.keys()).cloned().collect();
+        let unsettled: BTreeSet<PathBuf> = contents
+            .names
+            .keys()
+            .chain(contents.durable_names.keys())
+            .cloned()
+            .collect();
         for (i, name) in unsettled.into_iter().enumerate() {
             if counter_hash(&[seed, contents.crashes, u64::MAX, i as u64]).is_multiple_of(2) {
                 settle(&contents.names, &mut contents.durable_names, &name);
@@ -106,18 +121,20 @@ impl SimDisk {
         contents.names = contents.durable_names.clone();
     }
 
-    /// A copy as it is now, unsynced changes included: crash the copy to see what a crash here would leave.
+    /// A copy as it is now, unsynced changes included: crash the copy to see what a crash here
+    /// would leave.
     pub fn fork(&self) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(self.contents().clone())))
     }
 
-    /// After this many more bytes writes fail with `StorageFull`, the last one in its middle; `None` makes room again.
+    /// After this many more bytes writes fail with `StorageFull`, the last one in its middle;
+    /// `None` makes room again.
     pub fn limit_room(&self, bytes: Option<u64>) {
         self.contents().room = bytes;
     }
 
-    /// The machine dies in the middle of a write, after this many more bytes: from then on writes and syncs fail, until [`SimDisk::crash`]
-    /// says what survived.
+    /// The machine dies in the middle of a write, after this many more bytes: from then on writes
+    /// and syncs fail, until [`SimDisk::crash`] says what survived.
     pub fn lose_power_after(&self, bytes: u64) {
         let mut contents = self.contents();
         (contents.room, contents.dies_when_full) = (Some(bytes), true);
@@ -153,7 +170,10 @@ impl SimDisk {
                 index
             }
         };
-        SimFile { disk: self.clone(), index }
+        SimFile {
+            disk: self.clone(),
+            index,
+        }
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
@@ -171,7 +191,12 @@ fn settle(names: &BTreeMap<PathBuf, usize>, durable: &mut BTreeMap<PathBuf, usiz
 
 impl Contents {
     fn index(&self, path: &Path) -> io::Result<usize> {
-        let missing = || io::Error::new(ErrorKind::NotFound, format!("{} does not exist", path.display()));
+        let missing = || {
+            io::Error::new(
+                ErrorKind::NotFound,
+                format!("{} does not exist", path.display()),
+            )
+        };
         self.names.get(path).copied().ok_or_else(missing)
     }
 
@@ -197,21 +222,40 @@ impl SimFile {
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let contents = self.disk.contents();
         let start = offset as usize;
-        let found = contents.files[self.index].bytes.get(start..start + out.len());
+        let found = contents.files[self.index]
+            .bytes
+            .get(start..start + out.len());
         out.copy_from_slice(found.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
         Ok(())
     }
 
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut contents = self.disk.contents();
-        let fits = contents.room.map_or(bytes.len(), |room| bytes.len().min(room as usize));
+        let fits = contents
+            .room
+            .map_or(bytes.len(), |room| bytes.len().min(room as usize));
         contents.room = contents.room.map(|room| room - fits as u64);
-        contents.change(self.index, Change::Write { offset: offset as usize, bytes: bytes[..fits].to_vec() });
-        if fits < bytes.len() { Err(io::Error::new(ErrorKind::StorageFull, "no space left on the simulated disk")) } else { Ok(()) }
+        contents.change(
+            self.index,
+            Change::Write {
+                offset: offset as usize,
+                bytes: bytes[..fits].to_vec(),
+            },
+        );
+        if fits < bytes.len() {
+            Err(io::Error::new(
+                ErrorKind::StorageFull,
+                "no space left on the simulated disk",
+            ))
+        } else {
+            Ok(())
+        }
     }
 
     pub fn set_length(&self, length: u64) {
-        self.disk.contents().change(self.index, Change::Length(length as usize));
+        self.disk
+            .contents()
+            .change(self.index, Change::Length(length as usize));
     }
 
     pub fn sync_data(&self) -> io::Result<()> {
@@ -257,8 +301,13 @@ impl Storage for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let contents = self.contents();
-        let inside = contents.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_string)).collect())
+        let inside = contents
+            .names
+            .keys()
+            .filter(|path| path.parent() == Some(dir));
+        Ok(inside
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_string))
+            .collect())
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn Append>> {
@@ -288,7 +337,12 @@ impl Storage for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut contents = self.contents();
         let contents = &mut *contents;
-        let names: Vec<PathBuf> = contents.names.keys().chain(contents.durable_names.keys()).cloned().collect();
+        let names: Vec<PathBuf> = contents
+            .names
+            .keys()
+            .chain(contents.durable_names.keys())
+            .cloned()
+            .collect();
         for name in names.iter().filter(|name| name.parent() == Some(dir)) {
             settle(&contents.names, &mut contents.durable_names, name);
         }
@@ -323,10 +377,16 @@ mod tests {
             disk.crash(seed);
             let bytes = disk.read(&path()).unwrap();
             assert_eq!(bytes[..1000], [1; 1000], "seed {seed}");
-            assert!(bytes[1000..].iter().all(|&b| b == 0 || b == 2), "seed {seed}");
+            assert!(
+                bytes[1000..].iter().all(|&b| b == 0 || b == 2),
+                "seed {seed}"
+            );
             lengths.insert(bytes.len());
         }
-        assert!(lengths.contains(&1000) && lengths.contains(&3000) && lengths.len() > 2, "{lengths:?}");
+        assert!(
+            lengths.contains(&1000) && lengths.contains(&3000) && lengths.len() > 2,
+            "{lengths:?}"
+        );
     }
 
     #[test]
@@ -356,7 +416,10 @@ mod tests {
         let disk = half_synced();
         disk.limit_room(Some(10));
         let mut file = Storage::append(&disk, &path()).unwrap();
-        assert_eq!(file.append(&[3; 20]).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(
+            file.append(&[3; 20]).unwrap_err().kind(),
+            ErrorKind::StorageFull
+        );
         assert_eq!(disk.read(&path()).unwrap()[3000..], [3; 10]);
     }
 }

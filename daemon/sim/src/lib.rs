@@ -1,6 +1,8 @@
-//! A world for tests: a clock that stands still until it is told to move, and a disk that loses power.
+//! A world for tests: a clock that stands still until it is told to move, and a disk that loses
+//! power.
 //!
-//! Everything random here is a function of a seed, so a failing test prints the seed that replays it.
+//! Everything random here is a function of a seed, so a failing test prints the seed that replays
+//! it.
 
 pub mod clock;
 pub mod disk;

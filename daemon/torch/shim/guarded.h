@@ -8,16 +8,15 @@
 #include <exception>
 
 // nullptr, or the message of what `body` threw, from malloc; the caller frees it.
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
+template <typename Body> char *guarded(Body body) {
+    try {
+        body();
+        return nullptr;
+    } catch (const c10::Error &error) {
+        return strdup(error.what_without_backtrace());
+    } catch (const std::exception &error) {
+        return strdup(error.what());
+    } catch (...) {
+        return strdup("unknown C++ exception");
+    }
 }

@@ -1,4 +1,5 @@
-// Vectors of floats, which the compiler maps to the processor's registers, and the levels of x86-64 that a kernel is compiled for.
+// Vectors of floats, which the compiler maps to the processor's registers, and the levels of x86-64
+// that a kernel is compiled for.
 
 #pragma once
 
@@ -26,12 +27,14 @@ enum class Level { baseline, v3, v4 };
 // What this processor has: v3 is AVX2 with FMA, v4 is AVX-512.
 inline Level level() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd")) {
-    return Level::v4;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Level::v3;
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512cd")) {
+        return Level::v4;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return Level::v3;
 #endif
-  return Level::baseline;
+    return Level::baseline;
 }

@@ -33,17 +33,36 @@ impl AdamW {
     /// g ← g / `gradient_scale`; θ ← θ·(1 − lr·λ); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²;
     /// θ ← θ − lr · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
     ///
-    /// `gradient_scale` is a float32 scalar (clipping folds into it); the scaled gradients are stored back.
+    /// `gradient_scale` is a float32 scalar (clipping folds into it); the scaled gradients are
+    /// stored back.
     pub fn step(&self, slices: &Slices, gradient_scale: Option<&Tensor>) -> Result<(), TorchError> {
-        let lengths = [slices.gradients.len(), slices.exp_avg.len(), slices.exp_avg_sq.len(), slices.steps.len()];
+        let lengths = [
+            slices.gradients.len(),
+            slices.exp_avg.len(),
+            slices.exp_avg_sq.len(),
+            slices.steps.len(),
+        ];
         if lengths.iter().any(|&n| n != slices.parameters.len()) {
-            let message = format!("{} parameters with lists of {lengths:?}", slices.parameters.len());
-            return Err(TorchError { call: "fused adamw", message });
+            let message = format!(
+                "{} parameters with lists of {lengths:?}",
+                slices.parameters.len()
+            );
+            return Err(TorchError {
+                call: "fused adamw",
+                message,
+            });
         }
         for group in foreach::groups(slices.parameters) {
             let part = |list: &'_ [Tensor]| pointers(&list[group.clone()]);
             self.step_group(
-                [slices.parameters, slices.gradients, slices.exp_avg, slices.exp_avg_sq, slices.steps].map(part),
+                [
+                    slices.parameters,
+                    slices.gradients,
+                    slices.exp_avg,
+                    slices.exp_avg_sq,
+                    slices.steps,
+                ]
+                .map(part),
                 gradient_scale,
             )?;
             work::moved(0);
@@ -52,7 +71,11 @@ impl AdamW {
     }
 
     /// Parameters, gradients, both moments and steps of as many tensors each.
-    fn step_group(&self, lists: [Vec<*const C_tensor>; 5], gradient_scale: Option<&Tensor>) -> Result<(), TorchError> {
+    fn step_group(
+        &self,
+        lists: [Vec<*const C_tensor>; 5],
+        gradient_scale: Option<&Tensor>,
+    ) -> Result<(), TorchError> {
         let [parameters, gradients, exp_avg, exp_avg_sq, steps] = lists;
         // SAFETY: all lists hold live tensors and are as long as `parameters`.
         check("fused adamw", unsafe {
@@ -80,7 +103,13 @@ mod tests {
 
     #[test]
     fn three_steps_follow_the_papers_equations() {
-        let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
+        let settings = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        };
         let parameter = Tensor::from_slice(&[1f64, -2.]);
         let (m, v) = (parameter.zeros_like(), parameter.zeros_like());
         let step = Tensor::from(0f32);
@@ -98,20 +127,45 @@ mod tests {
             };
             settings.step(&slices, Some(&scale)).unwrap();
             for (x, g) in expected.iter_mut().zip([0.25 * t as f64, -0.5]) {
-                let (theta, m, v) = (x.0 * (1. - 0.1 * 0.1), 0.9 * x.1 + 0.1 * g, 0.99 * x.2 + 0.01 * g * g);
+                let (theta, m, v) = (
+                    x.0 * (1. - 0.1 * 0.1),
+                    0.9 * x.1 + 0.1 * g,
+                    0.99 * x.2 + 0.01 * g * g,
+                );
                 let (m_hat, v_hat) = (m / (1. - 0.9f64.powi(t)), v / (1. - 0.99f64.powi(t)));
                 *x = (theta - 0.1 * m_hat / (v_hat.sqrt() + 1e-8), m, v);
             }
         }
         let got = Vec::<f64>::try_from(&parameter).unwrap();
-        assert!((got[0] - expected[0].0).abs() < 1e-12 && (got[1] - expected[1].0).abs() < 1e-12, "{got:?} {expected:?}");
+        assert!(
+            (got[0] - expected[0].0).abs() < 1e-12 && (got[1] - expected[1].0).abs() < 1e-12,
+            "{got:?} {expected:?}"
+        );
     }
 
     #[test]
     fn lists_of_different_lengths_are_refused() {
-        let settings = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let settings = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        };
         let one = [Tensor::from_slice(&[1f32])];
-        let slices = Slices { parameters: &one, gradients: &[], exp_avg: &one, exp_avg_sq: &one, steps: &one };
-        assert!(settings.step(&slices, None).unwrap_err().to_string().contains("1 parameters"));
+        let slices = Slices {
+            parameters: &one,
+            gradients: &[],
+            exp_avg: &one,
+            exp_avg_sq: &one,
+            steps: &one,
+        };
+        assert!(
+            settings
+                .step(&slices, None)
+                .unwrap_err()
+                .to_string()
+                .contains("1 parameters")
+        );
     }
 }

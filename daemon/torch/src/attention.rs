@@ -3,17 +3,32 @@
 use crate::shim::{self, KernelError, check};
 use tch::{Kind, Tensor};
 
-/// softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` float32
-/// or bfloat16, `positions` int64 `[B]` → `[B, H, dv]` in the query's dtype. Computed in float32; no gradients.
-pub fn decode(query: &Tensor, key: &Tensor, value: &Tensor, positions: &Tensor, scale: f64) -> Result<Tensor, KernelError> {
+/// softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`, `key`
+/// `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` float32 or bfloat16, `positions` int64 `[B]` →
+/// `[B, H, dv]` in the query's dtype. Computed in float32; no gradients.
+pub fn decode(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    positions: &Tensor,
+    scale: f64,
+) -> Result<Tensor, KernelError> {
     let (batch, heads, _) = query.size3()?;
     let (_, _, _, value_width) = value.size4()?;
     let wide = query.f_to_kind(Kind::Float)?.f_contiguous()?;
     let positions = positions.f_contiguous()?;
     let out = Tensor::f_empty([batch, heads, value_width], (Kind::Float, query.device()))?;
-    // SAFETY: live tensors, read and written for the time of the call; the shim checks their shapes.
+    // SAFETY: live tensors, read and written for the time of the call; the shim checks their
+    // shapes.
     check("attention over a cache", unsafe {
-        shim::r1d_decode_attention(wide.as_ptr(), key.as_ptr(), value.as_ptr(), positions.as_ptr(), scale, out.as_ptr())
+        shim::r1d_decode_attention(
+            wide.as_ptr(),
+            key.as_ptr(),
+            value.as_ptr(),
+            positions.as_ptr(),
+            scale,
+            out.as_ptr(),
+        )
     })?;
     Ok(out.f_to_kind(query.kind())?)
 }
@@ -25,30 +40,55 @@ mod tests {
 
     fn random(shape: &[i64], seed: f64) -> Tensor {
         let count = shape.iter().product::<i64>();
-        (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.731 + seed).sin().view(shape).to_kind(Kind::Float)
+        (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.731 + seed)
+            .sin()
+            .view(shape)
+            .to_kind(Kind::Float)
     }
 
     #[test]
     fn it_is_softmax_over_the_keys_up_to_the_position() {
-        for (width, value_width, kind, tolerance) in
-            [(64, 64, Kind::Float, 1e-6), (20, 37, Kind::Float, 1e-6), (48, 16, Kind::BFloat16, 1e-2)]
-        {
+        for (width, value_width, kind, tolerance) in [
+            (64, 64, Kind::Float, 1e-6),
+            (20, 37, Kind::Float, 1e-6),
+            (48, 16, Kind::BFloat16, 1e-2),
+        ] {
             let (batch, heads, key_heads, capacity) = (3, 6, 2, 50);
             let query = random(&[batch, heads, width], 1.0).to_kind(kind);
             // As they lie in a cache: a part of larger storage.
-            let key = random(&[batch, key_heads, capacity + 9, width], 2.0).to_kind(kind).narrow(2, 0, capacity);
-            let value = random(&[batch, key_heads, capacity + 9, value_width], 3.0).to_kind(kind).narrow(2, 0, capacity);
+            let key = random(&[batch, key_heads, capacity + 9, width], 2.0)
+                .to_kind(kind)
+                .narrow(2, 0, capacity);
+            let value = random(&[batch, key_heads, capacity + 9, value_width], 3.0)
+                .to_kind(kind)
+                .narrow(2, 0, capacity);
             let positions = [0i64, 17, 49];
             let found = decode(&query, &key, &value, &Tensor::from_slice(&positions), 0.3).unwrap();
-            assert_eq!((found.size(), found.kind()), (vec![batch, heads, value_width], kind));
+            assert_eq!(
+                (found.size(), found.kind()),
+                (vec![batch, heads, value_width], kind)
+            );
             for (row, position) in (0..batch).zip(positions) {
                 for head in 0..heads {
-                    let of = |t: &Tensor| t.get(row).get(head / 3).narrow(0, 0, position + 1).to_kind(Kind::Double);
-                    let scores = of(&key).matmul(&query.get(row).get(head).to_kind(Kind::Double)) * 0.3;
+                    let of = |t: &Tensor| {
+                        t.get(row)
+                            .get(head / 3)
+                            .narrow(0, 0, position + 1)
+                            .to_kind(Kind::Double)
+                    };
+                    let scores =
+                        of(&key).matmul(&query.get(row).get(head).to_kind(Kind::Double)) * 0.3;
                     let expected = scores.softmax(0, Kind::Double).matmul(&of(&value));
-                    let difference =
-                        f64::try_from((found.get(row).get(head).to_kind(Kind::Double) - expected).abs().max()).unwrap();
-                    assert!(difference < tolerance, "{kind:?} width {width}, row {row}, head {head}: {difference:e}");
+                    let difference = f64::try_from(
+                        (found.get(row).get(head).to_kind(Kind::Double) - expected)
+                            .abs()
+                            .max(),
+                    )
+                    .unwrap();
+                    assert!(
+                        difference < tolerance,
+                        "{kind:?} width {width}, row {row}, head {head}: {difference:e}"
+                    );
                 }
             }
         }
@@ -57,7 +97,9 @@ mod tests {
     #[test]
     fn a_position_outside_the_cache_is_refused() {
         let (query, key) = (random(&[1, 2, 16], 0.0), random(&[1, 2, 4, 16], 0.0));
-        let refused = decode(&query, &key, &key, &Tensor::from_slice(&[4i64]), 1.0).unwrap_err().to_string();
+        let refused = decode(&query, &key, &key, &Tensor::from_slice(&[4i64]), 1.0)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("outside the keys"), "{refused}");
     }
 }

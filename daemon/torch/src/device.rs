@@ -1,4 +1,5 @@
-//! Devices by name, and libtorch's CUDA half opened at run time so that one binary serves machines with and without a GPU.
+//! Devices by name, and libtorch's CUDA half opened at run time so that one binary serves machines
+//! with and without a GPU.
 
 use crate::runtime;
 use crate::shim::TorchError;
@@ -11,18 +12,25 @@ pub enum DeviceError {
     #[error("unknown device `{0}`: write `cpu` or `cuda:N`, for example `cuda:0`")]
     Unknown(String),
     #[error(
-        "cannot open CUDA: {0}: install the CUDA build of libtorch 2.11.0 with its nvidia-* libraries beside it, or use device `cpu`"
+        "cannot open CUDA: {0}: install the CUDA build of libtorch 2.11.0 with its nvidia-* \
+         libraries beside it, or use device `cpu`"
     )]
     Library(String),
-    #[error("libtorch_cuda.so is open, but libtorch finds no usable GPU: check the driver with nvidia-smi, or use device `cpu`")]
+    #[error(
+        "libtorch_cuda.so is open, but libtorch finds no usable GPU: check the driver with \
+         nvidia-smi, or use device `cpu`"
+    )]
     NoGpu,
-    #[error("device `cuda:{index}` does not exist: this machine has {count} GPU(s), numbered from 0")]
+    #[error(
+        "device `cuda:{index}` does not exist: this machine has {count} GPU(s), numbered from 0"
+    )]
     NoSuchGpu { index: usize, count: i64 },
     #[error(transparent)]
     Torch(#[from] TorchError),
 }
 
-/// `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Looks at the name only; [`open`] checks that the device is there.
+/// `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Looks at the name only; [`open`] checks that the device
+/// is there.
 pub fn parse(name: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown(name.to_owned());
     match name.split_once(':') {
@@ -35,17 +43,22 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
-/// Loads `libtorch_cuda.so` into the process, which registers its kernels. Must come before the first CUDA tensor; costs
-/// seconds the first time and nothing afterwards.
+/// Loads `libtorch_cuda.so` into the process, which registers its kernels. Must come before the
+/// first CUDA tensor; costs seconds the first time and nothing afterwards.
 pub fn open_cuda() -> Result<(), DeviceError> {
     static OPENED: OnceLock<Result<(), DeviceError>> = OnceLock::new();
     OPENED
         .get_or_init(|| {
             // SAFETY: libtorch's own libraries; their constructors only register kernels.
-            let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+            let library =
+                unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
             // Kernels stay registered for the life of the process, so the library must too.
             std::mem::forget(library.map_err(|e| DeviceError::Library(e.to_string()))?);
-            if tch::Cuda::is_available() { Ok(()) } else { Err(DeviceError::NoGpu) }
+            if tch::Cuda::is_available() {
+                Ok(())
+            } else {
+                Err(DeviceError::NoGpu)
+            }
         })
         .clone()
 }
@@ -73,7 +86,17 @@ mod tests {
         assert_eq!(parse("cpu"), Ok(Device::Cpu));
         assert_eq!(parse("cuda"), Ok(Device::Cuda(0)));
         assert_eq!(parse("cuda:3"), Ok(Device::Cuda(3)));
-        for bad in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "CUDA:0", "cuda:99999999999999999999"] {
+        for bad in [
+            "",
+            "gpu",
+            "cpu:0",
+            "cuda:",
+            "cuda:x",
+            "cuda:-1",
+            "cuda:+1",
+            "CUDA:0",
+            "cuda:99999999999999999999",
+        ] {
             assert_eq!(parse(bad), Err(DeviceError::Unknown(bad.to_owned())));
         }
     }

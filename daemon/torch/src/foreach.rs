@@ -1,23 +1,29 @@
 //! One call for a whole list of tensors. None of these records gradients.
 //!
-//! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large model. There the list is
-//! handed over in [`groups`], and whoever waits hears of each ([`crate::work`]); the numbers are the same.
+//! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large
+//! model. There the list is handed over in [`groups`], and whoever waits hears of each
+//! ([`crate::work`]); the numbers are the same.
 
 use crate::shim::{self, TorchError, check, pointers};
 use crate::work;
 use std::ops::Range;
 use tch::{Device, Tensor};
 
-/// Tensors that are handed over at a time: one on the CPU, all of them on a GPU, which is quicker the more it has.
+/// Tensors that are handed over at a time: one on the CPU, all of them on a GPU, which is quicker
+/// the more it has.
 fn group_size(tensors: &[Tensor]) -> usize {
-    let on_cpu = tensors.first().is_none_or(|tensor| tensor.device() == Device::Cpu);
+    let on_cpu = tensors
+        .first()
+        .is_none_or(|tensor| tensor.device() == Device::Cpu);
     if on_cpu { 1 } else { tensors.len() }
 }
 
 /// Parts of a list of tensors of one device.
 pub(crate) fn groups(tensors: &[Tensor]) -> impl Iterator<Item = Range<usize>> {
     let (size, count) = (group_size(tensors), tensors.len());
-    (0..count).step_by(size.max(1)).map(move |start| start..(start + size).min(count))
+    (0..count)
+        .step_by(size.max(1))
+        .map(move |start| start..(start + size).min(count))
 }
 
 /// √ Σ x² over all elements of all tensors, accumulated in float32. Waits for the device.
@@ -26,7 +32,13 @@ pub fn global_norm(tensors: &[Tensor]) -> Result<f64, TorchError> {
     let mut norm = 0.0;
     // SAFETY: `list` holds live tensors.
     check("global norm", unsafe {
-        shim::r1d_global_norm(list.as_ptr(), list.len(), group_size(tensors).max(1), work::still_moving, &mut norm)
+        shim::r1d_global_norm(
+            list.as_ptr(),
+            list.len(),
+            group_size(tensors).max(1),
+            work::still_moving,
+            &mut norm,
+        )
     })?;
     Ok(norm)
 }
@@ -35,19 +47,33 @@ pub fn global_norm(tensors: &[Tensor]) -> Result<f64, TorchError> {
 pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), TorchError> {
     let list = pointers(tensors);
     // SAFETY: as above.
-    check("scale", unsafe { shim::r1d_scale(list.as_ptr(), list.len(), factor) })
+    check("scale", unsafe {
+        shim::r1d_scale(list.as_ptr(), list.len(), factor)
+    })
 }
 
 /// `destination ← source` for each pair, converting dtypes. Lists must be as long as each other.
 pub fn copy(destinations: &[Tensor], sources: &[Tensor]) -> Result<(), TorchError> {
     if destinations.len() != sources.len() {
-        let message = format!("{} destinations for {} sources", destinations.len(), sources.len());
-        return Err(TorchError { call: "copy", message });
+        let message = format!(
+            "{} destinations for {} sources",
+            destinations.len(),
+            sources.len()
+        );
+        return Err(TorchError {
+            call: "copy",
+            message,
+        });
     }
     for group in groups(destinations) {
-        let (to, from) = (pointers(&destinations[group.clone()]), pointers(&sources[group]));
+        let (to, from) = (
+            pointers(&destinations[group.clone()]),
+            pointers(&sources[group]),
+        );
         // SAFETY: as above, and the lengths agree.
-        check("copy", unsafe { shim::r1d_copy(to.as_ptr(), from.as_ptr(), to.len()) })?;
+        check("copy", unsafe {
+            shim::r1d_copy(to.as_ptr(), from.as_ptr(), to.len())
+        })?;
         work::moved(0);
     }
     Ok(())
@@ -57,7 +83,9 @@ pub fn copy(destinations: &[Tensor], sources: &[Tensor]) -> Result<(), TorchErro
 pub fn clear_gradients(parameters: &[Tensor]) -> Result<(), TorchError> {
     let list = pointers(parameters);
     // SAFETY: as above.
-    check("clear gradients", unsafe { shim::r1d_clear_gradients(list.as_ptr(), list.len()) })
+    check("clear gradients", unsafe {
+        shim::r1d_clear_gradients(list.as_ptr(), list.len())
+    })
 }
 
 #[cfg(test)]
@@ -67,12 +95,20 @@ mod tests {
 
     #[test]
     fn norm_is_over_all_elements_of_all_tensors_in_float32() {
-        let tensors = [Tensor::from_slice(&[3f32, 0.]), Tensor::from_slice(&[4f32]), Tensor::from_slice(&[12f32]).view([1, 1])];
+        let tensors = [
+            Tensor::from_slice(&[3f32, 0.]),
+            Tensor::from_slice(&[4f32]),
+            Tensor::from_slice(&[12f32]).view([1, 1]),
+        ];
         assert!((global_norm(&tensors).unwrap() - 13.0).abs() < 1e-6);
         assert_eq!(global_norm(&[]).unwrap(), 0.0);
         let bf16 = [Tensor::ones([65_536], (Kind::BFloat16, tch::Device::Cpu))];
         assert_eq!(global_norm(&bf16).unwrap(), 256.0);
-        assert!(global_norm(&[Tensor::from_slice(&[f32::NAN])]).unwrap().is_nan());
+        assert!(
+            global_norm(&[Tensor::from_slice(&[f32::NAN])])
+                .unwrap()
+                .is_nan()
+        );
     }
 
     #[test]
@@ -82,13 +118,25 @@ mod tests {
         assert_eq!(Vec::<f32>::try_from(&a).unwrap(), [0.5, 1.0]);
         let b = Tensor::zeros([2], (Kind::BFloat16, tch::Device::Cpu));
         copy(&[b.shallow_clone()], &[a]).unwrap();
-        assert_eq!(Vec::<f32>::try_from(b.to_kind(Kind::Float)).unwrap(), [0.5, 1.0]);
-        assert!(copy(&[b], &[]).unwrap_err().to_string().contains("1 destinations for 0 sources"));
+        assert_eq!(
+            Vec::<f32>::try_from(b.to_kind(Kind::Float)).unwrap(),
+            [0.5, 1.0]
+        );
+        assert!(
+            copy(&[b], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("1 destinations for 0 sources")
+        );
     }
 
     #[test]
     fn a_cpp_exception_becomes_an_error() {
-        let error = copy(&[Tensor::zeros([2], tch::kind::FLOAT_CPU)], &[Tensor::zeros([3], tch::kind::FLOAT_CPU)]).unwrap_err();
+        let error = copy(
+            &[Tensor::zeros([2], tch::kind::FLOAT_CPU)],
+            &[Tensor::zeros([3], tch::kind::FLOAT_CPU)],
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with("copy: "), "{error}");
         assert!(!error.to_string().contains("frame #"), "{error}");
     }
@@ -102,12 +150,26 @@ mod tests {
             work::heard_by(move |_| counted.set(counted.get() + 1), work);
             heard.get()
         };
-        let list: Vec<Tensor> = (0..5).map(|_| Tensor::ones([3], tch::kind::FLOAT_CPU)).collect();
+        let list: Vec<Tensor> = (0..5)
+            .map(|_| Tensor::ones([3], tch::kind::FLOAT_CPU))
+            .collect();
         assert_eq!(words(&|| assert!(global_norm(&list).unwrap() > 0.0)), 5);
         assert_eq!(words(&|| copy(&list, &list).unwrap()), 5);
         let steps: Vec<Tensor> = (0..5).map(|_| Tensor::from(1f32)).collect();
-        let settings = crate::adamw::AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
-        let slices = crate::adamw::Slices { parameters: &list, gradients: &list, exp_avg: &list, exp_avg_sq: &list, steps: &steps };
+        let settings = crate::adamw::AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        };
+        let slices = crate::adamw::Slices {
+            parameters: &list,
+            gradients: &list,
+            exp_avg: &list,
+            exp_avg_sq: &list,
+            steps: &steps,
+        };
         assert_eq!(words(&|| settings.step(&slices, None).unwrap()), 5);
     }
 

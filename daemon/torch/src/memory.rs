@@ -1,4 +1,5 @@
-//! Tensor memory on the CPU that is kept for the next operation instead of going back to the system.
+//! Tensor memory on the CPU that is kept for the next operation instead of going back to the
+//! system.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,10 +11,11 @@ unsafe extern "C" {
 
 static BYTES_MAX: AtomicUsize = AtomicUsize::new(0);
 
-/// From now on the process keeps up to `bytes_max` of freed tensor memory (blocks above 256 KiB, on huge pages where the system has
-/// them) for reuse. Without it a training step faults the same memory in again and again, page by page; with tensors above 32 MiB
-/// that was measured to take a quarter of the step. Call it before the threads that compute start. `LIM-1`: what is freed beyond
-/// `bytes_max` goes back to the system, and so does everything when memory runs out.
+/// From now on the process keeps up to `bytes_max` of freed tensor memory (blocks above 256 KiB, on
+/// huge pages where the system has them) for reuse. Without it a training step faults the same
+/// memory in again and again, page by page; with tensors above 32 MiB that was measured to take a
+/// quarter of the step. Call it before the threads that compute start. `LIM-1`: what is freed
+/// beyond `bytes_max` goes back to the system, and so does everything when memory runs out.
 pub fn keep_freed(bytes_max: usize) {
     BYTES_MAX.store(bytes_max, Ordering::Relaxed);
     // SAFETY: replaces an allocator whose blocks each carry their own deleter.
@@ -26,14 +28,20 @@ pub fn release_kept() {
     unsafe { r1d_release_kept_memory(BYTES_MAX.load(Ordering::Relaxed)) }
 }
 
-/// Whether an error's text says that memory ran out, on a device or here: in libtorch's words, CUDA's, cuBLAS's, the
-/// system's, or those of this crate's own allocator.
+/// Whether an error's text says that memory ran out, on a device or here: in libtorch's words,
+/// CUDA's, cuBLAS's, the system's, or those of this crate's own allocator.
 pub fn ran_out(text: &str) -> bool {
     RAN_OUT.iter().any(|words| text.contains(words))
 }
 
-const RAN_OUT: &[&str] =
-    &["out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "OUT_OF_MEMORY", "Cannot allocate memory"];
+const RAN_OUT: &[&str] = &[
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "OUT_OF_MEMORY",
+    "Cannot allocate memory",
+];
 
 /// Bytes kept at this moment.
 pub fn kept() -> usize {

@@ -1,13 +1,15 @@
-//! MKL picks slower float32 kernels on processors that are not Intel's. It asks `mkl_serv_intel_cpu_true`, an exported function that a
-//! binary may replace; this one answers as the original unless told otherwise. Undocumented by Intel, hence off unless asked for.
+//! MKL picks slower float32 kernels on processors that are not Intel's. It asks
+//! `mkl_serv_intel_cpu_true`, an exported function that a binary may replace; this one answers as
+//! the original unless told otherwise. Undocumented by Intel, hence off unless asked for.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static INTEL_KERNELS: AtomicBool = AtomicBool::new(false);
 
-/// Lets MKL use its Intel kernels on any processor with AVX2 or AVX-512: float32 matrix products 1.1 to 1.2 times as fast on a
-/// Zen 5, up to 1.5 times for a single row, rounded as on Intel's. Only takes effect before the first matrix product of the process.
+/// Lets MKL use its Intel kernels on any processor with AVX2 or AVX-512: float32 matrix products
+/// 1.1 to 1.2 times as fast on a Zen 5, up to 1.5 times for a single row, rounded as on Intel's.
+/// Only takes effect before the first matrix product of the process.
 pub fn use_intel_kernels(on: bool) {
     // A reference to it from live code keeps the linker from dropping the replacement.
     std::hint::black_box(mkl_serv_intel_cpu_true as extern "C" fn() -> c_int);
@@ -23,7 +25,10 @@ pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
 #[cfg(target_arch = "x86_64")]
 fn is_intel() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx].iter().flat_map(|r| r.to_le_bytes()).eq(*b"GenuineIntel")
+    [leaf.ebx, leaf.edx, leaf.ecx]
+        .iter()
+        .flat_map(|r| r.to_le_bytes())
+        .eq(*b"GenuineIntel")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -40,8 +45,14 @@ mod tests {
         use_intel_kernels(false);
         type Answer = unsafe extern "C" fn() -> c_int;
         // SAFETY: the symbol's own signature.
-        let found = unsafe { libloading::os::unix::Library::this().get::<Answer>(c"mkl_serv_intel_cpu_true") }.unwrap();
-        assert_eq!(*found as usize, mkl_serv_intel_cpu_true as *const () as usize);
+        let found = unsafe {
+            libloading::os::unix::Library::this().get::<Answer>(c"mkl_serv_intel_cpu_true")
+        }
+        .unwrap();
+        assert_eq!(
+            *found as usize,
+            mkl_serv_intel_cpu_true as *const () as usize
+        );
         assert_eq!(unsafe { found() } == 1, is_intel());
     }
 }

@@ -5,21 +5,29 @@ use tch::Tensor;
 
 /// OpenMP threads inside one operation. `LIM-1`: the worker sets it once, at start.
 pub fn set_threads(count: u32) -> Result<(), TorchError> {
-    check("set intra-op threads", unsafe { shim::r1d_set_threads(count as i32) })
+    check("set intra-op threads", unsafe {
+        shim::r1d_set_threads(count as i32)
+    })
 }
 
 pub fn threads() -> u32 {
     unsafe { shim::r1d_threads() }.max(0) as u32
 }
 
-/// Threads that run independent operations side by side; can be set once, before the first parallel work.
+/// Threads that run independent operations side by side; can be set once, before the first parallel
+/// work.
 pub fn set_interop_threads(count: u32) -> Result<(), TorchError> {
-    check("set inter-op threads", unsafe { shim::r1d_set_interop_threads(count as i32) })
+    check("set inter-op threads", unsafe {
+        shim::r1d_set_interop_threads(count as i32)
+    })
 }
 
-/// Operations that have a deterministic variant use it; libtorch warns once of those that have none.
+/// Operations that have a deterministic variant use it; libtorch warns once of those that have
+/// none.
 pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
-    check("set deterministic algorithms", unsafe { shim::r1d_set_deterministic(on) })
+    check("set deterministic algorithms", unsafe {
+        shim::r1d_set_deterministic(on)
+    })
 }
 
 /// Whether operations take their deterministic variants now.
@@ -27,9 +35,10 @@ pub fn is_deterministic() -> bool {
     unsafe { shim::r1d_is_deterministic() }
 }
 
-/// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] says. They cost where a GPU has a fast way that is deterministic
-/// only if no place is written twice (a scatter is a sort with them), so `body` must know that of its own operations. Attention chooses among
-/// the same kernels as before.
+/// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] says. They cost
+/// where a GPU has a fast way that is deterministic only if no place is written twice (a scatter is
+/// a sort with them), so `body` must know that of its own operations. Attention chooses among the
+/// same kernels as before.
 pub fn without_deterministic<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
     struct Guard(bool);
     impl Drop for Guard {
@@ -45,13 +54,18 @@ pub fn without_deterministic<T>(body: impl FnOnce() -> T) -> Result<T, TorchErro
 /// Returns what it was.
 fn switch_deterministic(on: bool) -> Result<bool, TorchError> {
     let mut before = false;
-    check("switch deterministic algorithms", unsafe { shim::r1d_switch_deterministic(on, &mut before) })?;
+    check("switch deterministic algorithms", unsafe {
+        shim::r1d_switch_deterministic(on, &mut before)
+    })?;
     Ok(before)
 }
 
-/// Sums of bfloat16 and float16 products stay float32 to their end on a GPU, where cuBLAS splits them too. For the whole process.
+/// Sums of bfloat16 and float16 products stay float32 to their end on a GPU, where cuBLAS splits
+/// them too. For the whole process.
 pub fn sum_in_float32() -> Result<(), TorchError> {
-    check("sum products in float32", unsafe { shim::r1d_sum_in_float32() })
+    check("sum products in float32", unsafe {
+        shim::r1d_sum_in_float32()
+    })
 }
 
 /// Whether [`sum_in_float32`] is in force.
@@ -59,36 +73,44 @@ pub fn sums_in_float32() -> bool {
     unsafe { shim::r1d_sums_in_float32() }
 }
 
-/// Gradients of a scalar, added to what the parameters hold. On a GPU with [`set_deterministic`] the same bits each time: an operation whose backward
-/// pass has no deterministic way is an error.
+/// Gradients of a scalar, added to what the parameters hold. On a GPU with [`set_deterministic`]
+/// the same bits each time: an operation whose backward pass has no deterministic way is an error.
 pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
-    check("backward pass", unsafe { shim::r1d_backward(loss.as_ptr()) })
+    check("backward pass", unsafe {
+        shim::r1d_backward(loss.as_ptr())
+    })
 }
 
-/// A backward pass is heard of ([`crate::work`]) when it comes to this tensor: one through a whole model is a single
-/// call, and long. The tensor is on the CPU; a GPU's passes are queued by a thread of libtorch's, and soon.
+/// A backward pass is heard of ([`crate::work`]) when it comes to this tensor: one through a whole
+/// model is a single call, and long. The tensor is on the CPU; a GPU's passes are queued by a
+/// thread of libtorch's, and soon.
 pub fn hear_backward(tensor: &Tensor) -> Result<(), TorchError> {
-    check("backward hook", unsafe { shim::r1d_on_gradient(tensor.as_ptr(), crate::work::still_moving) })
+    check("backward hook", unsafe {
+        shim::r1d_on_gradient(tensor.as_ptr(), crate::work::still_moving)
+    })
 }
 
-/// Treat denormal floats as zero on this thread and those it starts; `false` where the processor cannot. AdamW's second
-/// moments decay into denormals, each of which costs a hundred cycles.
+/// Treat denormal floats as zero on this thread and those it starts; `false` where the processor
+/// cannot. AdamW's second moments decay into denormals, each of which costs a hundred cycles.
 pub fn set_flush_denormal(on: bool) -> bool {
     unsafe { shim::r1d_set_flush_denormal(on) }
 }
 
-/// Runs `body` in libtorch's inference mode: no autograd records, no version counters, less time per operation than
-/// [`tch::no_grad`]. Tensors made inside can never take part in a backward pass.
+/// Runs `body` in libtorch's inference mode: no autograd records, no version counters, less time
+/// per operation than [`tch::no_grad`]. Tensors made inside can never take part in a backward pass.
 pub fn inference<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
     struct Guard(*mut std::ffi::c_void);
     impl Drop for Guard {
         fn drop(&mut self) {
-            // SAFETY: made by `r1d_inference_enter` on this thread, left once, in reverse order of entry.
+            // SAFETY: made by `r1d_inference_enter` on this thread, left once, in reverse order of
+            // entry.
             unsafe { shim::r1d_inference_leave(self.0) }
         }
     }
     let mut guard = std::ptr::null_mut();
-    check("enter inference mode", unsafe { shim::r1d_inference_enter(&mut guard) })?;
+    check("enter inference mode", unsafe {
+        shim::r1d_inference_enter(&mut guard)
+    })?;
     let _guard = Guard(guard);
     Ok(body())
 }
@@ -101,7 +123,12 @@ mod tests {
     fn threads_can_be_set() {
         set_threads(1).unwrap();
         assert_eq!(threads(), 1);
-        assert!(set_threads(0).unwrap_err().to_string().contains("set intra-op threads"));
+        assert!(
+            set_threads(0)
+                .unwrap_err()
+                .to_string()
+                .contains("set intra-op threads")
+        );
     }
 
     #[test]
@@ -113,7 +140,11 @@ mod tests {
             assert_eq!(switch_deterministic(on).unwrap(), on);
             let caught = std::panic::catch_unwind(|| without_deterministic(|| panic!("planted")));
             assert!(caught.is_err());
-            assert_eq!(switch_deterministic(false).unwrap(), on, "after a panic too");
+            assert_eq!(
+                switch_deterministic(false).unwrap(),
+                on,
+                "after a panic too"
+            );
         }
     }
 

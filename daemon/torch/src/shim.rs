@@ -33,7 +33,8 @@ unsafe extern "C" {
     pub(crate) fn r1d_sum_in_float32() -> *mut c_char;
     pub(crate) fn r1d_sums_in_float32() -> bool;
     pub(crate) fn r1d_backward(loss: *const C_tensor) -> *mut c_char;
-    pub(crate) fn r1d_on_gradient(tensor: *const C_tensor, reached: extern "C" fn()) -> *mut c_char;
+    pub(crate) fn r1d_on_gradient(tensor: *const C_tensor, reached: extern "C" fn())
+    -> *mut c_char;
     pub(crate) fn r1d_set_flush_denormal(on: bool) -> bool;
     pub(crate) fn r1d_inference_enter(guard: *mut *mut c_void) -> *mut c_char;
     pub(crate) fn r1d_inference_leave(guard: *mut c_void);
@@ -44,9 +45,18 @@ unsafe extern "C" {
         grouped: extern "C" fn(),
         norm: *mut f64,
     ) -> *mut c_char;
-    pub(crate) fn r1d_scale(tensors: *const *const C_tensor, count: usize, factor: f64) -> *mut c_char;
-    pub(crate) fn r1d_copy(destinations: *const *const C_tensor, sources: *const *const C_tensor, count: usize) -> *mut c_char;
-    pub(crate) fn r1d_clear_gradients(tensors: *const *const C_tensor, count: usize) -> *mut c_char;
+    pub(crate) fn r1d_scale(
+        tensors: *const *const C_tensor,
+        count: usize,
+        factor: f64,
+    ) -> *mut c_char;
+    pub(crate) fn r1d_copy(
+        destinations: *const *const C_tensor,
+        sources: *const *const C_tensor,
+        count: usize,
+    ) -> *mut c_char;
+    pub(crate) fn r1d_clear_gradients(tensors: *const *const C_tensor, count: usize)
+    -> *mut c_char;
     #[allow(clippy::too_many_arguments, reason = "the C ABI of one libtorch call")]
     pub(crate) fn r1d_adamw(
         parameters: *const *const C_tensor,
@@ -77,7 +87,11 @@ unsafe extern "C" {
         bias: *const C_tensor,
         out: *const C_tensor,
     ) -> *mut c_char;
-    pub(crate) fn r1d_fp8_linear(x: *const C_tensor, weight: *const C_tensor, out: *mut *mut C_tensor) -> *mut c_char;
+    pub(crate) fn r1d_fp8_linear(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> *mut c_char;
     pub(crate) fn r1d_fp8_grouped(
         x: *const C_tensor,
         weight: *const C_tensor,
@@ -97,7 +111,13 @@ pub(crate) fn check(call: &'static str, message: *mut c_char) -> Result<(), Torc
         return Ok(());
     }
     // SAFETY: the shim returns null or a NUL-terminated string from malloc that is ours to free.
-    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().trim_end().to_owned();
+    let text = unsafe { CStr::from_ptr(message) }
+        .to_string_lossy()
+        .trim_end()
+        .to_owned();
     unsafe { free(message.cast()) };
-    Err(TorchError { call, message: text })
+    Err(TorchError {
+        call,
+        message: text,
+    })
 }

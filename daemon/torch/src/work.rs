@@ -1,7 +1,8 @@
 //! Whoever waits for long work hears that it moves.
 //!
-//! What reads, writes or computes in a loop says so with [`moved`]; whoever runs that work listens with [`heard_by`].
-//! A word comes from the loop's own turns and from nothing else: where work stands still, nobody is told that it moves.
+//! What reads, writes or computes in a loop says so with [`moved`]; whoever runs that work listens
+//! with [`heard_by`]. A word comes from the loop's own turns and from nothing else: where work
+//! stands still, nobody is told that it moves.
 
 use std::cell::RefCell;
 
@@ -11,8 +12,8 @@ thread_local! {
     static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`, and calls `listener` on this thread with what [`moved`] meanwhile. A listener from before hears nothing
-/// until the work is done.
+/// Runs `work`, and calls `listener` on this thread with what [`moved`] meanwhile. A listener from
+/// before hears nothing until the work is done.
 pub fn heard_by<T>(listener: impl FnMut(u64) + 'static, work: impl FnOnce() -> T) -> T {
     let before = LISTENER.replace(Some(Box::new(listener)));
     let done = work();
@@ -20,7 +21,8 @@ pub fn heard_by<T>(listener: impl FnMut(u64) + 'static, work: impl FnOnce() -> T
     done
 }
 
-/// So many units of work are done; 0 where the work only is not at a standstill. Costs nothing where nobody listens.
+/// So many units of work are done; 0 where the work only is not at a standstill. Costs nothing
+/// where nobody listens.
 pub fn moved(units: u64) {
     // Taken out meanwhile, so that a listener may itself do work.
     if let Some(mut listener) = LISTENER.take() {

@@ -1,4 +1,5 @@
-//! `r1d-worker convert`: writes a model directory anew, with another dtype or shards of another size, a shard in memory at a time.
+//! `r1d-worker convert`: writes a model directory anew, with another dtype or shards of another
+//! size, a shard in memory at a time.
 
 use crate::verify::Format;
 use r1d_model::{CausalLm, ModelError, checkpoint};
@@ -23,7 +24,8 @@ pub struct Arguments {
     /// Leave out the multi-token prediction module.
     #[arg(long)]
     pub drop_mtp: bool,
-    /// Merge an adapter in peft's layout (adapter_config.json, adapter_model.safetensors); the whole model then stands in memory, in float32.
+    /// Merge an adapter in peft's layout (adapter_config.json, adapter_model.safetensors); the
+    /// whole model then stands in memory, in float32.
     #[arg(long, value_name = "DIR")]
     pub lora: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
@@ -49,8 +51,13 @@ struct Report {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    #[error("{}: {count} tensors belong to a multi-token prediction module; leave them out with --drop-mtp ({problem})", dir.display())]
-    PredictionModule { dir: PathBuf, count: usize, problem: String },
+    #[error("{}: {count} tensors belong to a multi-token prediction module; leave them out with \
+             --drop-mtp ({problem})", dir.display())]
+    PredictionModule {
+        dir: PathBuf,
+        count: usize,
+        problem: String,
+    },
     #[error(transparent)]
     Model(#[from] ModelError),
 }
@@ -59,7 +66,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     let report = convert(&arguments)?;
     match arguments.output {
         Format::Text => {
-            println!("{}: {} files, {} bytes, manifest {}", report.directory.display(), report.files, report.bytes, report.manifest)
+            println!(
+                "{}: {} files, {} bytes, manifest {}",
+                report.directory.display(),
+                report.files,
+                report.bytes,
+                report.manifest
+            )
         }
         Format::Json => println!("{}", serde_json::to_string(&report)?),
     }
@@ -69,8 +82,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     let (config, contents) = checkpoint::inspect(&arguments.from, false)?;
     let prediction = contents.left_out > 0 && !arguments.drop_mtp;
-    let of_module =
-        |problem: String| ConvertError::PredictionModule { dir: arguments.from.clone(), count: contents.left_out, problem };
+    let of_module = |problem: String| ConvertError::PredictionModule {
+        dir: arguments.from.clone(),
+        count: contents.left_out,
+        problem,
+    };
     if prediction && arguments.lora.is_some() {
         return Err(of_module("an adapter is merged without it".into()));
     }
@@ -82,7 +98,9 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     let manifest = checkpoint::write_directory_atomically(&arguments.to, |dir| {
         checkpoint::carry_files(&arguments.from, dir)?;
         match &arguments.lora {
-            None => checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size, prediction),
+            None => {
+                checkpoint::convert(&arguments.from, dir, kind, arguments.shard_size, prediction)
+            }
             Some(adapter) => {
                 let mut model = CausalLm::load(&arguments.from, Device::Cpu, Kind::Float)?;
                 model.load_adapter(adapter)?;
@@ -92,7 +110,9 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
     })
     .map_err(|error| match error {
         ModelError::Shape(ShapeError::Config(problem)) if prediction => of_module(problem),
-        ModelError::Weights(WeightsError::Missing { ref name, .. }) if prediction && config.leaves_out(name) => {
+        ModelError::Weights(WeightsError::Missing { ref name, .. })
+            if prediction && config.leaves_out(name) =>
+        {
             of_module(error.to_string())
         }
         error => error.into(),
@@ -108,10 +128,21 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
 /// A whole number of bytes, or of KB, MB, GB.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size: write for example 5GB, 500MB or 1000000");
-    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("", 1)];
-    let (digits, unit) = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit))).ok_or_else(wrong)?;
+    let units = [
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+        ("", 1),
+    ];
+    let (digits, unit) = units
+        .iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
+        .ok_or_else(wrong)?;
     let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or_else(wrong)
+    number
+        .checked_mul(unit)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -120,7 +151,10 @@ mod tests {
 
     #[test]
     fn sizes_are_numbers_with_a_unit() {
-        assert_eq!((size("5GB"), size("500 MB"), size("17")), (Ok(5_000_000_000), Ok(500_000_000), Ok(17)));
+        assert_eq!(
+            (size("5GB"), size("500 MB"), size("17")),
+            (Ok(5_000_000_000), Ok(500_000_000), Ok(17))
+        );
         for wrong in ["", "GB", "0", "-1", "5TB", "5.5GB", "99999999999999GB"] {
             assert!(size(wrong).unwrap_err().contains("5GB"), "{wrong}");
         }

@@ -1,7 +1,8 @@
 //! The device's own thread: the one place where tensors live and kernels are launched.
 //!
-//! Actors never compute in a handler: they hand a closure to this thread and await its answer. The thread runs one closure at a time,
-//! in the order of arrival, so everything that the closures touch ([`Bench`]) needs no lock.
+//! Actors never compute in a handler: they hand a closure to this thread and await its answer. The
+//! thread runs one closure at a time, in the order of arrival, so everything that the closures
+//! touch ([`Bench`]) needs no lock.
 
 use crate::failure::invalid;
 use r1d_learn::Trainer;
@@ -12,7 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
-/// Closures that may wait for the device (`LIM-1`): requests are carried out one at a time, so more than a few is a fault.
+/// Closures that may wait for the device (`LIM-1`): requests are carried out one at a time, so more
+/// than a few is a fault.
 const QUEUE_MAX_TASKS: usize = 16;
 
 /// What lies on the device between requests.
@@ -39,14 +41,18 @@ impl Model {
     pub fn policy(&self) -> Result<&CausalLm, Failure> {
         match self {
             Model::Policy(policy) => Ok(policy),
-            Model::Reward(_) => Err(invalid("the stage was opened with a reward model, which has no policy")),
+            Model::Reward(_) => Err(invalid(
+                "the stage was opened with a reward model, which has no policy",
+            )),
         }
     }
 
     pub fn scorer(&self) -> Result<&Scorer, Failure> {
         match self {
             Model::Reward(scorer) => Ok(scorer),
-            Model::Policy(_) => Err(invalid("the stage was opened with a policy, which gives no scores: open it with `scores`")),
+            Model::Policy(_) => Err(invalid(
+                "the stage was opened with a policy, which gives no scores: open it with `scores`",
+            )),
         }
     }
 }
@@ -57,7 +63,8 @@ pub struct Critic {
     pub trainer: Trainer,
 }
 
-/// A stage's actors' tensors. Sampler and trainer share the model's storage: a weight update costs no copy.
+/// A stage's actors' tensors. Sampler and trainer share the model's storage: a weight update costs
+/// no copy.
 pub struct Opened {
     pub request: Open,
     pub model: Model,
@@ -72,9 +79,10 @@ pub struct Opened {
 
 impl Bench {
     pub fn opened(&mut self) -> Result<&mut Opened, Failure> {
-        self.open
-            .as_mut()
-            .ok_or_else(|| Failure { kind: FailureKind::Invalid, message: "no model is open: send Open first".into() })
+        self.open.as_mut().ok_or_else(|| Failure {
+            kind: FailureKind::Invalid,
+            message: "no model is open: send Open first".into(),
+        })
     }
 }
 
@@ -87,19 +95,24 @@ pub struct DeviceThread {
 }
 
 impl DeviceThread {
-    /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and `r1d` starts a fresh worker.
+    /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and
+    /// `r1d` starts a fresh worker.
     pub fn start() -> std::io::Result<DeviceThread> {
         let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
-        std::thread::Builder::new().name("device".into()).spawn(move || {
-            r1d_torch::runtime::set_flush_denormal(true);
-            let mut bench = Bench::default();
-            for task in queue {
-                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench))).is_err() {
-                    tracing::error!("the device's thread panicked; the worker ends");
-                    std::process::exit(super::EXIT_PANIC);
+        std::thread::Builder::new()
+            .name("device".into())
+            .spawn(move || {
+                r1d_torch::runtime::set_flush_denormal(true);
+                let mut bench = Bench::default();
+                for task in queue {
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench)))
+                        .is_err()
+                    {
+                        tracing::error!("the device's thread panicked; the worker ends");
+                        std::process::exit(super::EXIT_PANIC);
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(DeviceThread { tasks })
     }
 
@@ -115,8 +128,13 @@ impl DeviceThread {
         });
         self.tasks.try_send(task).map_err(|e| Failure {
             kind: FailureKind::Internal,
-            message: format!("the device's queue of {QUEUE_MAX_TASKS} tasks does not take another: {e}"),
+            message: format!(
+                "the device's queue of {QUEUE_MAX_TASKS} tasks does not take another: {e}"
+            ),
         })?;
-        answer.await.map_err(|_| Failure { kind: FailureKind::Internal, message: "the device's thread dropped the task".into() })?
+        answer.await.map_err(|_| Failure {
+            kind: FailureKind::Internal,
+            message: "the device's thread dropped the task".into(),
+        })?
     }
 }

@@ -1,4 +1,5 @@
-//! Errors of the libraries, as `r1d` is told of them: is it worth another try, and what should a person do?
+//! Errors of the libraries, as `r1d` is told of them: is it worth another try, and what should a
+//! person do?
 
 use r1d_learn::LearnError;
 use r1d_model::{Fault, ModelError};
@@ -19,10 +20,15 @@ pub fn of_model(error: ModelError) -> Failure {
 /// Errors of writing a directory: whatever the operating system refuses there is for somebody to
 /// mend, as a full disk is.
 pub fn of_writing(error: ModelError) -> Failure {
-    let refused = root(&error).downcast_ref::<std::io::Error>().filter(|refused| refused.raw_os_error().is_some());
+    let refused = root(&error)
+        .downcast_ref::<std::io::Error>()
+        .filter(|refused| refused.raw_os_error().is_some());
     let is_refused = refused.is_some_and(|refused| refused.kind() != ErrorKind::OutOfMemory);
     match of_model(error) {
-        Failure { message, .. } if is_refused => Failure { kind: FailureKind::Storage, message },
+        Failure { message, .. } if is_refused => Failure {
+            kind: FailureKind::Storage,
+            message,
+        },
         failure => failure,
     }
 }
@@ -65,7 +71,10 @@ fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
 
 /// By the innermost cause: those around it have names of files in them.
 fn of_the_root(error: &(dyn Error + 'static)) -> FailureKind {
-    match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+    match error
+        .downcast_ref::<std::io::Error>()
+        .map(std::io::Error::kind)
+    {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => FailureKind::Storage,
         Some(ErrorKind::OutOfMemory) => FailureKind::OutOfMemory,
         None if r1d_torch::memory::ran_out(&error.to_string()) => FailureKind::OutOfMemory,
@@ -81,32 +90,62 @@ mod tests {
 
     #[test]
     fn a_failure_says_whether_another_try_can_help() {
-        let io =
-            |number| of_model(ModelError::Io { path: "out of memory".into(), source: IoError::from_raw_os_error(number) }).kind;
+        let io = |number| {
+            of_model(ModelError::Io {
+                path: "out of memory".into(),
+                source: IoError::from_raw_os_error(number),
+            })
+            .kind
+        };
         // EIO, EMFILE, EACCES, ESTALE; ENOSPC, EDQUOT; ENOMEM.
         assert_eq!([5, 24, 13, 116].map(io), [FailureKind::Internal; 4]);
         assert_eq!([28, 122].map(io), [FailureKind::Storage; 2]);
         assert_eq!(io(12), FailureKind::OutOfMemory);
-        let writing = |number| of_writing(ModelError::Io { path: "x".into(), source: IoError::from_raw_os_error(number) }).kind;
+        let writing = |number| {
+            of_writing(ModelError::Io {
+                path: "x".into(),
+                source: IoError::from_raw_os_error(number),
+            })
+            .kind
+        };
         // EIO, EACCES, ENOTDIR, EROFS, ESTALE, ENOSPC.
-        assert_eq!([5, 13, 20, 30, 116, 28].map(writing), [FailureKind::Storage; 6]);
+        assert_eq!(
+            [5, 13, 20, 30, 116, 28].map(writing),
+            [FailureKind::Storage; 6]
+        );
         assert_eq!(writing(12), FailureKind::OutOfMemory);
-        assert_eq!(of_writing(ModelError::Input("a tensor".into())).kind, FailureKind::Invalid);
-        let torch = |words: &str| of_learning(LearnError::Tensor(TchError::Torch(words.into()))).kind;
+        assert_eq!(
+            of_writing(ModelError::Input("a tensor".into())).kind,
+            FailureKind::Invalid
+        );
+        let torch =
+            |words: &str| of_learning(LearnError::Tensor(TchError::Torch(words.into()))).kind;
         for words in [
             "CUDA out of memory. Tried to allocate 2.00 GiB",
-            "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+            "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate \
+             memory: you tried to allocate 8 bytes",
             "not enough memory: 1073741888 bytes cannot be had",
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         ] {
             assert_eq!(torch(words), FailureKind::OutOfMemory, "{words}");
         }
-        for words in ["CUDA error: an illegal memory access was encountered", "CUDA error: uncorrectable ECC error encountered"] {
+        for words in [
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: uncorrectable ECC error encountered",
+        ] {
             assert_eq!(torch(words), FailureKind::Internal, "{words}");
         }
-        let bad = ModelError::BadFile { path: "out of memory".into(), message: "the file is shorter than its header says".into() };
+        let bad = ModelError::BadFile {
+            path: "out of memory".into(),
+            message: "the file is shorter than its header says".into(),
+        };
         assert_eq!(of_model(bad).kind, FailureKind::Invalid);
-        let diverged = LearnError::NonFinite { step: 0, update: 0, what: "loss", value: f64::NAN };
+        let diverged = LearnError::NonFinite {
+            step: 0,
+            update: 0,
+            what: "loss",
+            value: f64::NAN,
+        };
         assert_eq!(of_learning(diverged).kind, FailureKind::Invalid);
     }
 

@@ -33,7 +33,8 @@ pub struct Arguments {
     /// 0 is greedy [default: of generation_config.json, else 1].
     #[arg(long)]
     pub temperature: Option<f32>,
-    /// Nucleus: the likeliest ids that sum to this; 1 is off [default: of generation_config.json, else 1].
+    /// Nucleus: the likeliest ids that sum to this; 1 is off [default: of generation_config.json,
+    /// else 1].
     #[arg(long)]
     pub top_p: Option<f32>,
     /// The k likeliest ids; 0 is off [default: of generation_config.json, else 0].
@@ -70,9 +71,14 @@ pub enum GenerateError {
     #[error("{}: {message}", file.display())]
     GenerationConfig { file: PathBuf, message: String },
     #[error(
-        "the prompt has {prompt_tokens} tokens; with {max_new_tokens} more (--max-new-tokens) it exceeds the model's {positions} positions"
+        "the prompt has {prompt_tokens} tokens; with {max_new_tokens} more (--max-new-tokens) it \
+         exceeds the model's {positions} positions"
     )]
-    Positions { prompt_tokens: usize, max_new_tokens: u32, positions: i64 },
+    Positions {
+        prompt_tokens: usize,
+        max_new_tokens: u32,
+        positions: i64,
+    },
 }
 
 #[derive(Serialize)]
@@ -114,25 +120,59 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&arguments.dir)?;
     let config = GenerationConfig::read(&arguments.dir)?;
-    let load = if arguments.speculative { CausalLm::load_with_prediction } else { CausalLm::load };
+    let load = if arguments.speculative {
+        CausalLm::load_with_prediction
+    } else {
+        CausalLm::load
+    };
     let (device, kind) = arguments.place.open()?;
     let mut model = load(&arguments.dir, device, kind)?;
     model.set_fp8(arguments.place.fp8);
     tokenizer.check_vocabulary(u32::try_from(model.config.vocab_size)?)?;
     let prompt_ids = tokenizer.encode(&arguments.prompt, true)?;
-    let max_new_tokens = max_new_tokens(arguments, &config, prompt_ids.len(), model.config.max_position_embeddings)?;
+    let max_new_tokens = max_new_tokens(
+        arguments,
+        &config,
+        prompt_ids.len(),
+        model.config.max_position_embeddings,
+    )?;
     let sampling = sampling(arguments, &config, max_new_tokens, tokenizer.eos_ids());
 
-    let slots = Slots::of(arguments.n.min(SLOTS_MAX), prompt_ids.len() as u32 + max_new_tokens);
-    let groups = vec![Group { prompt: 0, row: 0, prompt_ids: prompt_ids.clone(), samples: (0..arguments.n).collect() }];
-    let request = Generate { stage: 0, step: 0, policy_version: 0, sampling, record_experts: false, groups };
+    let slots = Slots::of(
+        arguments.n.min(SLOTS_MAX),
+        prompt_ids.len() as u32 + max_new_tokens,
+    );
+    let groups = vec![Group {
+        prompt: 0,
+        row: 0,
+        prompt_ids: prompt_ids.clone(),
+        samples: (0..arguments.n).collect(),
+    }];
+    let request = Generate {
+        stage: 0,
+        step: 0,
+        policy_version: 0,
+        sampling,
+        record_experts: false,
+        groups,
+    };
     let mut rollouts: Vec<Rollout> = vec![];
-    let mut sampler = Sampler::new(&model, slots, false, SystemClock::shared())?.with_speculation(arguments.speculative);
-    let metrics = sampler.generate(&model, &request, &mut |rollout| rollouts.push(rollout), &mut |_, _| {})?;
+    let mut sampler = Sampler::new(&model, slots, false, SystemClock::shared())?
+        .with_speculation(arguments.speculative);
+    let metrics = sampler.generate(
+        &model,
+        &request,
+        &mut |rollout| rollouts.push(rollout),
+        &mut |_, _| {},
+    )?;
     rollouts.sort_by_key(|rollout| rollout.key.sample);
     let completions = rollouts.into_iter().map(|rollout| {
         let text = tokenizer.decode(&rollout.completion_ids, true)?;
-        Ok::<_, r1d_data::DataError>(Completion { text, ids: rollout.completion_ids, finish: rollout.finish })
+        Ok::<_, r1d_data::DataError>(Completion {
+            text,
+            ids: rollout.completion_ids,
+            finish: rollout.finish,
+        })
     });
     Ok(Generated {
         prompt: arguments.prompt.clone(),
@@ -145,7 +185,10 @@ fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Erro
 impl GenerationConfig {
     fn read(dir: &Path) -> Result<GenerationConfig, GenerateError> {
         let file = dir.join(GENERATION_CONFIG);
-        let bad = |message: String| GenerateError::GenerationConfig { file: file.clone(), message };
+        let bad = |message: String| GenerateError::GenerationConfig {
+            file: file.clone(),
+            message,
+        };
         match user_file::read(&file, GENERATION_CONFIG_MAX_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(GenerationConfig::default()),
@@ -162,16 +205,35 @@ fn max_new_tokens(
     positions: i64,
 ) -> Result<u32, GenerateError> {
     let left = u32::try_from(positions - prompt_tokens as i64).unwrap_or(0);
-    let wanted = arguments.max_new_tokens.unwrap_or(config.max_new_tokens.unwrap_or(MAX_NEW_TOKENS_DEFAULT).min(left).max(1));
+    let wanted = arguments.max_new_tokens.unwrap_or(
+        config
+            .max_new_tokens
+            .unwrap_or(MAX_NEW_TOKENS_DEFAULT)
+            .min(left)
+            .max(1),
+    );
     match wanted <= left {
         true => Ok(wanted),
-        false => Err(GenerateError::Positions { prompt_tokens, max_new_tokens: wanted, positions }),
+        false => Err(GenerateError::Positions {
+            prompt_tokens,
+            max_new_tokens: wanted,
+            positions,
+        }),
     }
 }
 
 /// The command line wins over generation_config.json.
-fn sampling(arguments: &Arguments, config: &GenerationConfig, max_completion_length: u32, stop_ids: &[u32]) -> Sampling {
-    let default_temperature = if config.do_sample == Some(false) { 0.0 } else { config.temperature.unwrap_or(1.0) };
+fn sampling(
+    arguments: &Arguments,
+    config: &GenerationConfig,
+    max_completion_length: u32,
+    stop_ids: &[u32],
+) -> Sampling {
+    let default_temperature = if config.do_sample == Some(false) {
+        0.0
+    } else {
+        config.temperature.unwrap_or(1.0)
+    };
     Sampling {
         temperature: arguments.temperature.unwrap_or(default_temperature),
         top_p: arguments.top_p.or(config.top_p).unwrap_or(1.0),
@@ -205,23 +267,53 @@ mod tests {
         )
         .unwrap();
         let plain = sampling(&arguments(&[]), &GenerationConfig::default(), 9, &[2]);
-        assert_eq!((plain.temperature, plain.top_p, plain.top_k, plain.max_completion_length), (1.0, 1.0, 0, 9));
+        assert_eq!(
+            (
+                plain.temperature,
+                plain.top_p,
+                plain.top_k,
+                plain.max_completion_length
+            ),
+            (1.0, 1.0, 0, 9)
+        );
         assert_eq!(plain.stop_ids, [2]);
         let from_file = sampling(&arguments(&["--top-k", "0"]), &file, 40, &[1, 2]);
-        assert_eq!((from_file.temperature, from_file.top_p, from_file.top_k), (0.6, 0.95, 0));
-        let greedy = GenerationConfig { do_sample: Some(false), ..file };
+        assert_eq!(
+            (from_file.temperature, from_file.top_p, from_file.top_k),
+            (0.6, 0.95, 0)
+        );
+        let greedy = GenerationConfig {
+            do_sample: Some(false),
+            ..file
+        };
         assert_eq!(sampling(&arguments(&[]), &greedy, 40, &[]).temperature, 0.0);
-        assert_eq!(sampling(&arguments(&["--temperature", "0.3"]), &greedy, 40, &[]).temperature, 0.3);
+        assert_eq!(
+            sampling(&arguments(&["--temperature", "0.3"]), &greedy, 40, &[]).temperature,
+            0.3
+        );
     }
 
     #[test]
     fn a_default_length_shrinks_to_the_positions_and_a_given_one_is_refused() {
         let none = GenerationConfig::default();
-        assert_eq!(max_new_tokens(&arguments(&[]), &none, 10, 4096).unwrap(), MAX_NEW_TOKENS_DEFAULT);
+        assert_eq!(
+            max_new_tokens(&arguments(&[]), &none, 10, 4096).unwrap(),
+            MAX_NEW_TOKENS_DEFAULT
+        );
         assert_eq!(max_new_tokens(&arguments(&[]), &none, 10, 50).unwrap(), 40);
-        assert_eq!(max_new_tokens(&arguments(&["--max-new-tokens", "40"]), &none, 10, 50).unwrap(), 40);
-        let refused = max_new_tokens(&arguments(&["--max-new-tokens", "41"]), &none, 10, 50).unwrap_err().to_string();
-        assert!(refused.contains("10 tokens; with 41 more (--max-new-tokens) it exceeds the model's 50 positions"), "{refused}");
+        assert_eq!(
+            max_new_tokens(&arguments(&["--max-new-tokens", "40"]), &none, 10, 50).unwrap(),
+            40
+        );
+        let refused = max_new_tokens(&arguments(&["--max-new-tokens", "41"]), &none, 10, 50)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(
+                "10 tokens; with 41 more (--max-new-tokens) it exceeds the model's 50 positions"
+            ),
+            "{refused}"
+        );
         assert!(max_new_tokens(&arguments(&[]), &none, 50, 50).is_err());
     }
 }

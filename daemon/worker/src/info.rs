@@ -1,4 +1,5 @@
-//! `r1d-worker info`: what a model directory holds and what it takes to run, from config.json and the shards' headers.
+//! `r1d-worker info`: what a model directory holds and what it takes to run, from config.json and
+//! the shards' headers.
 
 use crate::verify::Format;
 use r1d_model::checkpoint::{self, Contents};
@@ -14,7 +15,8 @@ pub struct Arguments {
     /// A Hugging Face model directory.
     pub dir: PathBuf,
     /// Sequences that are sampled at a time.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64)
+        .range(1..))]
     pub batch: u64,
     /// Tokens of each [default: the model's positions].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -26,7 +28,8 @@ pub struct Arguments {
     pub output: Format,
 }
 
-/// Its JSON is part of the command's interface. Sizes in bytes, memory by dtype of the weights: `float32`, `bfloat16`.
+/// Its JSON is part of the command's interface. Sizes in bytes, memory by dtype of the weights:
+/// `float32`, `bfloat16`.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub architecture: String,
@@ -55,7 +58,8 @@ pub struct Memory {
     pub cache_bytes_per_token: u64,
     /// Weights, and the cache of `batch` sequences of `length` tokens. Activations come on top.
     pub sample: u64,
-    /// Weights, gradients, AdamW's moments, in bfloat16 also float32 weights. Activations come on top.
+    /// Weights, gradients, AdamW's moments, in bfloat16 also float32 weights. Activations come on
+    /// top.
     pub train: u64,
 }
 
@@ -71,10 +75,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
 fn report(arguments: &Arguments) -> Result<Report, ModelError> {
     let (config, contents) = checkpoint::inspect(&arguments.dir, arguments.check)?;
     let summary = config.summary();
-    let length = arguments.length.unwrap_or(config.max_position_embeddings as u64);
-    let Contents { shards, bytes, dtypes, left_out } = contents;
+    let length = arguments
+        .length
+        .unwrap_or(config.max_position_embeddings as u64);
+    let Contents {
+        shards,
+        bytes,
+        dtypes,
+        left_out,
+    } = contents;
     let memory = |value_bytes: u64, master_bytes: u64| {
-        memory(&config, summary.parameters, value_bytes, master_bytes, arguments.batch.saturating_mul(length))
+        memory(
+            &config,
+            summary.parameters,
+            value_bytes,
+            master_bytes,
+            arguments.batch.saturating_mul(length),
+        )
     };
     Ok(Report {
         architecture: summary.architecture.clone(),
@@ -96,7 +113,13 @@ fn report(arguments: &Arguments) -> Result<Report, ModelError> {
 }
 
 /// As the plan of a job counts it: gradients are of the weights' dtype, both moments float32.
-fn memory(config: &Config, parameters: u64, value_bytes: u64, master_bytes: u64, tokens: u64) -> Memory {
+fn memory(
+    config: &Config,
+    parameters: u64,
+    value_bytes: u64,
+    master_bytes: u64,
+    tokens: u64,
+) -> Memory {
     let weights = parameters * value_bytes;
     let cache_bytes_per_token = config.cache_values_per_token() * value_bytes;
     Memory {
@@ -109,32 +132,73 @@ fn memory(config: &Config, parameters: u64, value_bytes: u64, master_bytes: u64,
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: String| writeln!(f, "{name:<22}{value}");
-        let moe = if self.moe_layers > 0 { format!(", {} with experts", self.moe_layers) } else { String::new() };
+        let moe = if self.moe_layers > 0 {
+            format!(", {} with experts", self.moe_layers)
+        } else {
+            String::new()
+        };
         line("architecture", self.architecture.clone())?;
-        line("parameters", format!("{} ({})", grouped(self.parameters), short(self.parameters)))?;
+        line(
+            "parameters",
+            format!("{} ({})", grouped(self.parameters), short(self.parameters)),
+        )?;
         if self.active_parameters != self.parameters {
-            line("active per token", format!("{} ({})", grouped(self.active_parameters), short(self.active_parameters)))?;
+            line(
+                "active per token",
+                format!(
+                    "{} ({})",
+                    grouped(self.active_parameters),
+                    short(self.active_parameters)
+                ),
+            )?;
         }
         line("layers", format!("{}{moe}", self.layers))?;
         line("vocabulary", grouped(self.vocab_size))?;
         line("positions", grouped(self.max_position_embeddings))?;
-        let dtypes: Vec<String> = self.dtypes.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
-        line("weights", format!("{} in {} file(s): {} tensors", bytes(self.weight_bytes), self.shards, dtypes.join(", ")))?;
+        let dtypes: Vec<String> = self
+            .dtypes
+            .iter()
+            .map(|(dtype, count)| format!("{count} {dtype}"))
+            .collect();
+        line(
+            "weights",
+            format!(
+                "{} in {} file(s): {} tensors",
+                bytes(self.weight_bytes),
+                self.shards,
+                dtypes.join(", ")
+            ),
+        )?;
         if self.left_out > 0 {
-            line("beside it", format!("{} tensors of a multi-token prediction module", self.left_out))?;
+            line(
+                "beside it",
+                format!(
+                    "{} tensors of a multi-token prediction module",
+                    self.left_out
+                ),
+            )?;
         }
         if self.finite == Some(true) {
             line("checked", "every weight is finite".to_owned())?;
         }
         for (dtype, memory) in &self.memory {
-            line(&format!("{dtype}, cache"), format!("{} a token", bytes(memory.cache_bytes_per_token)))?;
-            let sampled = format!("{} ({} x {} tokens)", bytes(memory.sample), self.batch, grouped(self.length));
+            line(
+                &format!("{dtype}, cache"),
+                format!("{} a token", bytes(memory.cache_bytes_per_token)),
+            )?;
+            let sampled = format!(
+                "{} ({} x {} tokens)",
+                bytes(memory.sample),
+                self.batch,
+                grouped(self.length)
+            );
             line(&format!("{dtype}, to sample"), sampled)?;
             line(&format!("{dtype}, to train"), bytes(memory.train))?;
         }
         writeln!(
             f,
-            "Memory is of weights, cache and optimiser. Activations come on top; sampling on the CPU keeps the matrices once more, rearranged."
+            "Memory is of weights, cache and optimiser. Activations come on top; sampling on the \
+             CPU keeps the matrices once more, rearranged."
         )
     }
 }
@@ -142,7 +206,12 @@ impl fmt::Display for Report {
 /// 671026404352 → 671,026,404,352.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|part| std::str::from_utf8(part).ok()).collect();
+    let parts: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .filter_map(|part| std::str::from_utf8(part).ok())
+        .collect();
     parts.join(",")
 }
 
@@ -153,7 +222,11 @@ fn scaled(number: u64, step: f64, units: &[&str]) -> String {
         value /= step;
         unit += 1;
     }
-    if unit == 0 { format!("{number}{}", units[0]) } else { format!("{value:.1}{}", units[unit]) }
+    if unit == 0 {
+        format!("{number}{}", units[0])
+    } else {
+        format!("{value:.1}{}", units[unit])
+    }
 }
 
 fn short(number: u64) -> String {
@@ -170,8 +243,17 @@ mod tests {
 
     #[test]
     fn numbers_are_written_for_people() {
-        assert_eq!((grouped(671_026_404_352), grouped(12)), ("671,026,404,352".into(), "12".into()));
-        assert_eq!((short(671_026_404_352), short(999)), ("671.0 B".into(), "999".into()));
-        assert_eq!((bytes(70_272), bytes(12)), ("68.6 KiB".into(), "12 B".into()));
+        assert_eq!(
+            (grouped(671_026_404_352), grouped(12)),
+            ("671,026,404,352".into(), "12".into())
+        );
+        assert_eq!(
+            (short(671_026_404_352), short(999)),
+            ("671.0 B".into(), "999".into())
+        );
+        assert_eq!(
+            (bytes(70_272), bytes(12)),
+            ("68.6 KiB".into(), "12 B".into())
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `r1d-worker`: the one process of r1d that loads libtorch, one per device.
 //!
-//! `serve` is what `r1d` starts; `verify`, `generate`, `info` and `convert` are what `r1ctl model` runs, without a daemon.
+//! `serve` is what `r1d` starts; `verify`, `generate`, `info` and `convert` are what `r1ctl model`
+//! runs, without a daemon.
 
 mod actors;
 mod convert;
@@ -52,13 +53,23 @@ fn main() -> ExitCode {
         Err(error) => {
             let usage = error.use_stderr();
             let _ = error.print();
-            return if usage { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if usage {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     // A person who runs a command wants its answer alone.
-    let level = if matches!(arguments.command, Command::Serve(_)) { "info" } else { "warn" };
+    let level = if matches!(arguments.command, Command::Serve(_)) {
+        "info"
+    } else {
+        "warn"
+    };
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("R1D_LOG").unwrap_or_else(|_| level.into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("R1D_LOG").unwrap_or_else(|_| level.into()),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
@@ -73,7 +84,10 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("r1d-worker: {}", r1d_proto::shown::lines(&error.to_string()));
+            eprintln!(
+                "r1d-worker: {}",
+                r1d_proto::shown::lines(&error.to_string())
+            );
             match error.downcast_ref::<serve::ServeError>() {
                 Some(serve::ServeError::Device(..)) => ExitCode::from(EXIT_NO_DEVICE),
                 _ => ExitCode::FAILURE,

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so `r1d`'s pace bounds memory.
+/// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so `r1d`'s
+/// pace bounds memory.
 pub const OUTBOX_MAX_MESSAGES: usize = 256;
 /// Speaks for one request.
 #[derive(Clone)]
@@ -21,25 +22,55 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(id: u64, messages: mpsc::Sender<FromWorker>, clock: SharedClock, interval: Duration) -> Outbox {
-        Outbox { id, messages, clock, interval }
+    pub fn new(
+        id: u64,
+        messages: mpsc::Sender<FromWorker>,
+        clock: SharedClock,
+        interval: Duration,
+    ) -> Outbox {
+        Outbox {
+            id,
+            messages,
+            clock,
+            interval,
+        }
     }
 
-    /// From the device's thread: waits while the outbox is full. When the writer is gone the process is about to end, and so is the message.
+    /// From the device's thread: waits while the outbox is full. When the writer is gone the
+    /// process is about to end, and so is the message.
     fn send(&self, event: Event) {
-        let _ = self.messages.blocking_send(FromWorker { id: self.id, body: Body::Event(event) });
+        let _ = self.messages.blocking_send(FromWorker {
+            id: self.id,
+            body: Body::Event(event),
+        });
     }
 
     pub fn completed(&self, rollout: Rollout) {
         self.send(Event::Completed(rollout));
     }
 
-    /// Runs a request's work on this thread, and says how far it is: at once, then whenever something moves in it
-    /// ([`r1d_torch::work`]) or it says so itself ([`Report::at`]), at most once an interval. `total` counts
-    /// `unit`s; 0 where nobody knows it before.
-    pub fn during<T>(&self, doing: &'static str, unit: &'static str, total: u64, work: impl FnOnce(&Report) -> T) -> T {
-        let far = Far { done: 0, total, counted: true, said: None };
-        let report = Report { outbox: self.clone(), doing, unit, far: Rc::new(Cell::new(far)) };
+    /// Runs a request's work on this thread, and says how far it is: at once, then whenever
+    /// something moves in it ([`r1d_torch::work`]) or it says so itself ([`Report::at`]), at most
+    /// once an interval. `total` counts `unit`s; 0 where nobody knows it before.
+    pub fn during<T>(
+        &self,
+        doing: &'static str,
+        unit: &'static str,
+        total: u64,
+        work: impl FnOnce(&Report) -> T,
+    ) -> T {
+        let far = Far {
+            done: 0,
+            total,
+            counted: true,
+            said: None,
+        };
+        let report = Report {
+            outbox: self.clone(),
+            doing,
+            unit,
+            far: Rc::new(Cell::new(far)),
+        };
         report.say();
         let heard = report.clone();
         r1d_torch::work::heard_by(move |units| heard.moved(units), || work(&report))
@@ -66,7 +97,12 @@ struct Far {
 
 impl Report {
     pub fn at(&self, done: u64, total: u64) {
-        self.far.set(Far { done, total, counted: false, ..self.far.get() });
+        self.far.set(Far {
+            done,
+            total,
+            counted: false,
+            ..self.far.get()
+        });
         self.say();
     }
 
@@ -75,7 +111,11 @@ impl Report {
         if far.counted {
             far.done += units;
             // More than was expected.
-            far.total = if far.total == 0 { 0 } else { far.total.max(far.done) };
+            far.total = if far.total == 0 {
+                0
+            } else {
+                far.total.max(far.done)
+            };
         }
         self.far.set(far);
         self.say();
@@ -83,10 +123,21 @@ impl Report {
 
     fn say(&self) {
         let (far, now) = (self.far.get(), self.outbox.clock.now());
-        if far.said.is_none_or(|at| now.saturating_sub(at) >= self.outbox.interval) {
-            self.far.set(Far { said: Some(now), ..far });
+        if far
+            .said
+            .is_none_or(|at| now.saturating_sub(at) >= self.outbox.interval)
+        {
+            self.far.set(Far {
+                said: Some(now),
+                ..far
+            });
             let (doing, unit) = (self.doing.into(), self.unit.into());
-            self.outbox.send(Event::Progress { doing, done: far.done, total: far.total, unit });
+            self.outbox.send(Event::Progress {
+                doing,
+                done: far.done,
+                total: far.total,
+                unit,
+            });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `r1d-worker serve`: the conversation with `r1d` over the socket on standard input.
 //!
-//! One task reads requests, one writes messages, one carries requests out in order. When `r1d` closes the socket, or dies, the process
-//! ends at once, even in the middle of a computation: what matters is durable elsewhere.
+//! One task reads requests, one writes messages, one carries requests out in order. When `r1d`
+//! closes the socket, or dies, the process ends at once, even in the middle of a computation: what
+//! matters is durable elsewhere.
 
 use crate::actors::{Actors, judge, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
@@ -28,7 +29,8 @@ pub struct Arguments {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads of one tensor operation on the CPU; the batch-invariant mode uses one whatever this says.
+    /// Threads of one tensor operation on the CPU; the batch-invariant mode uses one whatever this
+    /// says.
     #[arg(long, default_value_t = 1)]
     threads: u32,
     /// MKL's Intel kernels on processors of other makers.
@@ -65,7 +67,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;
-    let placement = policy::Placement { device, threads: arguments.threads, clock: clock.clone() };
+    let placement = policy::Placement {
+        device,
+        threads: arguments.threads,
+        clock: clock.clone(),
+    };
     actix::System::new().block_on(async move {
         let (reader, writer) = socket().map_err(ServeError::Socket)?.into_split();
         let (messages, outgoing) = mpsc::channel(OUTBOX_MAX_MESSAGES);
@@ -73,12 +79,23 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
         converse(write(writer, outgoing));
         converse(read(reader, requests));
         let actors = Actors::start(&thread, placement);
-        let started =
-            Event::Started { version: env!("CARGO_PKG_VERSION").into(), device: arguments.device, pid: std::process::id() };
+        let started = Event::Started {
+            version: env!("CARGO_PKG_VERSION").into(),
+            device: arguments.device,
+            pid: std::process::id(),
+        };
         // A closed channel means that the writer saw the socket close and the process is ending.
-        let _ = messages.send(FromWorker { id: 0, body: Body::Event(started) }).await;
+        let _ = messages
+            .send(FromWorker {
+                id: 0,
+                body: Body::Event(started),
+            })
+            .await;
         let interval = Duration::from_millis(arguments.progress_interval_ms);
-        carry_out(actors, incoming, messages, |id, messages| Outbox::new(id, messages, clock.clone(), interval)).await;
+        carry_out(actors, incoming, messages, |id, messages| {
+            Outbox::new(id, messages, clock.clone(), interval)
+        })
+        .await;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -90,17 +107,23 @@ pub fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 fn open(device: &str) -> Result<tch::Device, ServeError> {
-    r1d_torch::device::open(device).map_err(|error| ServeError::Device(device.to_owned(), error.to_string()))
+    r1d_torch::device::open(device)
+        .map_err(|error| ServeError::Device(device.to_owned(), error.to_string()))
 }
 
-/// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so nobody awaits it.
-#[allow(clippy::disallowed_methods, reason = "the one owner of these two tasks")]
+/// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so nobody
+/// awaits it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one owner of these two tasks"
+)]
 fn converse(half: impl Future<Output = ()> + 'static) {
     actix::spawn(half);
 }
 
 fn socket() -> std::io::Result<UnixStream> {
-    let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let socket =
+        std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
 }
@@ -150,8 +173,18 @@ async fn carry_out(
             Ok(Some(whole)) => whole,
             Ok(None) => continue,
             Err(other) => {
-                let failure = Failure { kind: FailureKind::Invalid, message: other.to_string() };
-                if messages.send(FromWorker { id: of, body: Body::Failed(failure) }).await.is_err() {
+                let failure = Failure {
+                    kind: FailureKind::Invalid,
+                    message: other.to_string(),
+                };
+                if messages
+                    .send(FromWorker {
+                        id: of,
+                        body: Body::Failed(failure),
+                    })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 continue;
@@ -173,24 +206,52 @@ async fn carry_out(
 
 async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Reply, Failure> {
     Ok(match request {
-        Request::Open(request) => Reply::Opened(ask(&actors.policy, policy::Open { request, outbox }).await?),
-        Request::Generate(request) => Reply::Generated { metrics: ask(&actors.sampler, sampler::Draw { request, outbox }).await? },
-        Request::Train(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Reinforce { batch, outbox }).await? },
-        Request::Supervise(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Imitate { batch, outbox }).await? },
-        Request::TrainReward(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Judge { batch, outbox }).await? },
-        Request::TrainDpo(batch) => Reply::Trained { metrics: ask(&actors.trainer, trainer::Prefer { batch, outbox }).await? },
-        Request::TrainPpo(batch) => {
-            Reply::Trained { metrics: ask(&actors.trainer, trainer::ReinforceWithValues { batch, outbox }).await? }
+        Request::Open(request) => {
+            Reply::Opened(ask(&actors.policy, policy::Open { request, outbox }).await?)
         }
-        Request::Score { model, sequences } => {
-            Reply::Scored { scores: ask(&actors.scorer, scorer::Score { model, sequences, outbox }).await? }
-        }
-        Request::Answer(request) => Reply::Answered { answers: ask(&actors.judge, judge::Write { request, outbox }).await? },
+        Request::Generate(request) => Reply::Generated {
+            metrics: ask(&actors.sampler, sampler::Draw { request, outbox }).await?,
+        },
+        Request::Train(batch) => Reply::Trained {
+            metrics: ask(&actors.trainer, trainer::Reinforce { batch, outbox }).await?,
+        },
+        Request::Supervise(batch) => Reply::Trained {
+            metrics: ask(&actors.trainer, trainer::Imitate { batch, outbox }).await?,
+        },
+        Request::TrainReward(batch) => Reply::Trained {
+            metrics: ask(&actors.trainer, trainer::Judge { batch, outbox }).await?,
+        },
+        Request::TrainDpo(batch) => Reply::Trained {
+            metrics: ask(&actors.trainer, trainer::Prefer { batch, outbox }).await?,
+        },
+        Request::TrainPpo(batch) => Reply::Trained {
+            metrics: ask(
+                &actors.trainer,
+                trainer::ReinforceWithValues { batch, outbox },
+            )
+            .await?,
+        },
+        Request::Score { model, sequences } => Reply::Scored {
+            scores: ask(
+                &actors.scorer,
+                scorer::Score {
+                    model,
+                    sequences,
+                    outbox,
+                },
+            )
+            .await?,
+        },
+        Request::Answer(request) => Reply::Answered {
+            answers: ask(&actors.judge, judge::Write { request, outbox }).await?,
+        },
         Request::SyncReference => {
             ask(&actors.reference, reference::Sync { outbox }).await?;
             Reply::ReferenceSynced
         }
-        Request::Save { dir } => Reply::Saved { manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await? },
+        Request::Save { dir } => Reply::Saved {
+            manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await?,
+        },
         Request::Restore { dir } => {
             ask(&actors.policy, policy::Restore { dir, outbox }).await?;
             Reply::Restored
@@ -204,7 +265,12 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
             Reply::Closed
         }
         // The assembly keeps them for their request.
-        Request::More(_) => return Err(Failure { kind: FailureKind::Internal, message: "parts without their request".into() }),
+        Request::More(_) => {
+            return Err(Failure {
+                kind: FailureKind::Internal,
+                message: "parts without their request".into(),
+            });
+        }
     })
 }
 
@@ -216,8 +282,10 @@ where
     M: Message<Result = Result<T, Failure>> + Send + 'static,
     T: Send + 'static,
 {
-    actor
-        .send(message)
-        .await
-        .unwrap_or_else(|e| Err(Failure { kind: FailureKind::Internal, message: format!("actor is gone: {e}") }))
+    actor.send(message).await.unwrap_or_else(|e| {
+        Err(Failure {
+            kind: FailureKind::Internal,
+            message: format!("actor is gone: {e}"),
+        })
+    })
 }

@@ -11,17 +11,26 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 fn trained(step: u64) -> Request {
-    let sequence = SupervisedSequence { ids: (2..40).map(|id| id % VOCAB).collect(), trained: vec![true; 38] };
-    Request::Supervise(Supervise { step, sequences: vec![sequence; 2] })
+    let sequence = SupervisedSequence {
+        ids: (2..40).map(|id| id % VOCAB).collect(),
+        trained: vec![true; 38],
+    };
+    Request::Supervise(Supervise {
+        step,
+        sequences: vec![sequence; 2],
+    })
 }
 
-/// A worker that has restored nothing yet, and a checkpoint with a reference and an optimiser's state.
+/// A worker that has restored nothing yet, and a checkpoint with a reference and an optimiser's
+/// state.
 fn saved(dir: &Path) -> (Worker, PathBuf) {
     let checkpoint = dir.join("stage/step-1");
     let mut worker = Worker::start();
     worker.ask(open(true));
     worker.ask(trained(0));
-    worker.ask(Request::Save { dir: checkpoint.clone() });
+    worker.ask(Request::Save {
+        dir: checkpoint.clone(),
+    });
     (worker, checkpoint)
 }
 
@@ -36,14 +45,23 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-const FILES: [&str; 5] =
-    ["config.json", "manifest.json", "model.safetensors", "trainer.safetensors", "reference/model.safetensors"];
+const FILES: [&str; 5] = [
+    "config.json",
+    "manifest.json",
+    "model.safetensors",
+    "trainer.safetensors",
+    "reference/model.safetensors",
+];
 
 #[test]
 fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let (mut worker, checkpoint) = saved(dir.path());
-    let mut kind = |of: &Path| worker.try_ask(Request::Restore { dir: of.into() }).map_err(|failure| failure.kind);
+    let mut kind = |of: &Path| {
+        worker
+            .try_ask(Request::Restore { dir: of.into() })
+            .map_err(|failure| failure.kind)
+    };
     let damages: [fn(&Path); 3] = [
         |file| {
             let mut bytes = fs::read(file).unwrap();
@@ -56,23 +74,36 @@ fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
     ];
     for file in FILES {
         for (number, damage) in damages.iter().enumerate() {
-            let copy = dir.path().join(format!("damaged/{number}-{}", file.replace('/', "-")));
+            let copy = dir
+                .path()
+                .join(format!("damaged/{number}-{}", file.replace('/', "-")));
             copied(&checkpoint, &copy);
             damage(&copy.join(file));
             assert_eq!(kind(&copy), Err(FailureKind::Invalid), "{file} {number}");
         }
     }
     // Whole, and of another shape than what is open.
-    let tensors = |file: &str| checkpoint::load_tensors(&checkpoint.join(file), Device::Cpu).unwrap();
-    for file in ["model.safetensors", "trainer.safetensors", "reference/model.safetensors"] {
+    let tensors =
+        |file: &str| checkpoint::load_tensors(&checkpoint.join(file), Device::Cpu).unwrap();
+    for file in [
+        "model.safetensors",
+        "trainer.safetensors",
+        "reference/model.safetensors",
+    ] {
         type Change = fn(&mut Vec<(String, Tensor)>);
         let changes: [Change; 3] = [
             |tensors| drop(tensors.pop()),
-            |tensors| tensors.last_mut().unwrap().1 = Tensor::zeros([1], (Kind::Float, Device::Cpu)),
-            |tensors| tensors.last_mut().unwrap().1 = tensors.last().unwrap().1.to_kind(Kind::Int64),
+            |tensors| {
+                tensors.last_mut().unwrap().1 = Tensor::zeros([1], (Kind::Float, Device::Cpu))
+            },
+            |tensors| {
+                tensors.last_mut().unwrap().1 = tensors.last().unwrap().1.to_kind(Kind::Int64)
+            },
         ];
         for (number, change) in changes.iter().enumerate() {
-            let copy = dir.path().join(format!("changed/{number}-{}", file.replace('/', "-")));
+            let copy = dir
+                .path()
+                .join(format!("changed/{number}-{}", file.replace('/', "-")));
             let mut own = tensors(file);
             change(&mut own);
             checkpoint::write_directory_atomically(&copy, |into| {
@@ -85,7 +116,10 @@ fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
         }
     }
     // Gone from a folder that is there, it is lost.
-    assert_eq!(kind(&dir.path().join("stage/step-2")).unwrap_err(), FailureKind::Invalid);
+    assert_eq!(
+        kind(&dir.path().join("stage/step-2")).unwrap_err(),
+        FailureKind::Invalid
+    );
     assert!(kind(&checkpoint).is_ok());
 }
 
@@ -93,14 +127,22 @@ fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
 fn weights_that_are_not_finite_are_refused_when_they_are_opened() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
-    copied(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/qwen2"), &model);
+    copied(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/qwen2"),
+        &model,
+    );
     let file = model.join("model.safetensors");
     let tensors = checkpoint::load_tensors(&file, Device::Cpu).unwrap();
-    let Request::Open(mut request) = open(true) else { unreachable!() };
+    let Request::Open(mut request) = open(true) else {
+        unreachable!()
+    };
     request.model = ModelSource::Directory(model);
     let mut worker = Worker::start();
     for damage in [f64::NAN, f64::INFINITY] {
-        let mut changed: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect();
+        let mut changed: Vec<_> = tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.copy()))
+            .collect();
         let (name, tensor) = &mut changed[3];
         let _ = tensor.view([-1]).narrow(0, 5, 1).fill_(damage);
         let name = name.clone();
@@ -108,17 +150,34 @@ fn weights_that_are_not_finite_are_refused_when_they_are_opened() {
         let failure = worker.try_ask(Request::Open(request.clone())).unwrap_err();
         // The same weights would fail again.
         assert_eq!(failure.kind, FailureKind::Invalid, "{failure:?}");
-        assert!(failure.message.contains(&name) && failure.message.contains("1 values that are not finite"), "{failure:?}");
+        assert!(
+            failure.message.contains(&name)
+                && failure.message.contains("1 values that are not finite"),
+            "{failure:?}"
+        );
     }
     checkpoint::save_tensors(&file, &tensors).unwrap();
     worker.ask(Request::Open(request));
 }
 
 /// The limit of a process, for the time of `work`.
-fn limited<T>(worker: &mut Worker, resource: Resource, limit: u64, work: impl FnOnce(&mut Worker) -> T) -> T {
+fn limited<T>(
+    worker: &mut Worker,
+    resource: Resource,
+    limit: u64,
+    work: impl FnOnce(&mut Worker) -> T,
+) -> T {
     let pid = Pid::from_raw(worker.process.id() as i32);
     let maximum = rustix::process::getrlimit(resource).maximum;
-    let before = rustix::process::prlimit(pid, resource, Rlimit { current: Some(limit), maximum }).unwrap();
+    let before = rustix::process::prlimit(
+        pid,
+        resource,
+        Rlimit {
+            current: Some(limit),
+            maximum,
+        },
+    )
+    .unwrap();
     let done = work(worker);
     rustix::process::prlimit(pid, resource, before).unwrap();
     done
@@ -130,17 +189,29 @@ fn what_fails_for_the_machines_sake_leaves_the_checkpoint_as_good_as_it_was() {
     let (mut worker, checkpoint) = saved(dir.path());
     let mut failure = |resource, limit, dir: &Path| {
         let request = Request::Restore { dir: dir.into() };
-        limited(&mut worker, resource, limit, |worker| worker.try_ask(request).unwrap_err())
+        limited(&mut worker, resource, limit, |worker| {
+            worker.try_ask(request).unwrap_err()
+        })
     };
     // No file can be opened: EMFILE.
     let no_handle = failure(Resource::Nofile, 3, &checkpoint);
     assert_eq!(no_handle.kind, FailureKind::Internal, "{no_handle:?}");
     // No memory can be had, neither for a mapping nor for a tensor.
     let no_memory = failure(Resource::As, 1 << 20, &checkpoint);
-    assert!(matches!(no_memory.kind, FailureKind::OutOfMemory | FailureKind::Internal), "{no_memory:?}");
+    assert!(
+        matches!(
+            no_memory.kind,
+            FailureKind::OutOfMemory | FailureKind::Internal
+        ),
+        "{no_memory:?}"
+    );
     // The folder is away: a disk that is not mounted.
     fs::rename(dir.path().join("stage"), dir.path().join("away")).unwrap();
-    let away = worker.try_ask(Request::Restore { dir: checkpoint.clone() }).unwrap_err();
+    let away = worker
+        .try_ask(Request::Restore {
+            dir: checkpoint.clone(),
+        })
+        .unwrap_err();
     assert_eq!(away.kind, FailureKind::Internal, "{away:?}");
     fs::rename(dir.path().join("away"), dir.path().join("stage")).unwrap();
     worker.ask(Request::Restore { dir: checkpoint });
@@ -149,17 +220,33 @@ fn what_fails_for_the_machines_sake_leaves_the_checkpoint_as_good_as_it_was() {
 /// Peak of the resident memory, bytes.
 fn peak(worker: &Worker) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", worker.process.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        << 10
 }
 
 /// 37 million parameters, which are far more than the activations of a few short sequences.
 fn large() -> Request {
-    let Request::Open(mut request) = open(true) else { unreachable!() };
-    let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": VOCAB,
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 8,
+    let Request::Open(mut request) = open(true) else {
+        unreachable!()
+    };
+    let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+        "vocab_size": VOCAB,
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
         "max_position_embeddings": 64});
-    request.model = ModelSource::Init { config: config.to_string(), carry: None };
+    request.model = ModelSource::Init {
+        config: config.to_string(),
+        carry: None,
+    };
     (request.batch_invariant, request.sampler) = (false, None);
     Request::Open(request)
 }
@@ -172,7 +259,9 @@ fn restoring_needs_no_more_memory_than_training() {
     worker.ask(large());
     worker.ask(trained(0));
     let training = peak(&worker);
-    worker.ask(Request::Save { dir: checkpoint.clone() });
+    worker.ask(Request::Save {
+        dir: checkpoint.clone(),
+    });
     drop(worker);
     let mut worker = Worker::start();
     worker.ask(large());
@@ -180,5 +269,8 @@ fn restoring_needs_no_more_memory_than_training() {
     worker.ask(Request::Restore { dir: checkpoint });
     let restored = peak(&worker);
     println!("peak: opened {opened}, restored {restored}, trained {training} bytes");
-    assert!(restored <= training, "restoring took {restored} bytes at its peak, training {training}");
+    assert!(
+        restored <= training,
+        "restoring took {restored} bytes at its peak, training {training}"
+    );
 }

@@ -37,14 +37,22 @@ fn train(step: u64, rollouts: &[Rollout]) -> Request {
         routing_replay: true,
         routing_replay_reference: false,
     };
-    Request::Train(Train { step, first_update: step, objective, seed: 1, sequences })
+    Request::Train(Train {
+        step,
+        first_update: step,
+        objective,
+        seed: 1,
+        sequences,
+    })
 }
 
 /// Samples and trains one step; the metrics but the clock's.
 fn step(worker: &mut Worker, at: u64) -> (Vec<Rollout>, Metrics) {
     worker.ask(generate(at));
     let rollouts = worker.rollouts();
-    let Reply::Trained { mut metrics } = worker.ask(train(at, &rollouts)) else { panic!("not Trained") };
+    let Reply::Trained { mut metrics } = worker.ask(train(at, &rollouts)) else {
+        panic!("not Trained")
+    };
     metrics.retain(|name, _| !name.starts_with("timing_s/") && !name.starts_with("perf/"));
     (rollouts, metrics)
 }
@@ -52,14 +60,20 @@ fn step(worker: &mut Worker, at: u64) -> (Vec<Rollout>, Metrics) {
 #[test]
 fn a_restored_worker_goes_on_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let (checkpoint, one, two) = (dir.path().join("checkpoint"), dir.path().join("one"), dir.path().join("two"));
+    let (checkpoint, one, two) = (
+        dir.path().join("checkpoint"),
+        dir.path().join("one"),
+        dir.path().join("two"),
+    );
 
     let mut worker = Worker::start();
     worker.ask(open(true));
     step(&mut worker, 0);
     worker.ask(Request::SyncReference);
     step(&mut worker, 1);
-    worker.ask(Request::Save { dir: checkpoint.clone() });
+    worker.ask(Request::Save {
+        dir: checkpoint.clone(),
+    });
     let last = step(&mut worker, 2);
     worker.ask(Request::Export { dir: one.clone() });
     drop(worker);
@@ -74,7 +88,11 @@ fn a_restored_worker_goes_on_with_the_same_bits() {
     assert!(last.0.iter().all(|rollout| !rollout.kept_ids.is_empty()));
     assert!(last.1["sampling/kept_ids/mean"] < 20.0, "{:?}", last.1);
     assert_eq!(last.1["sampling/sampling_logp_difference/max"], 0.0);
-    assert!(last.1["kl"] > 0.0, "the reference is one step behind: {:?}", last.1);
+    assert!(
+        last.1["kl"] > 0.0,
+        "the reference is one step behind: {:?}",
+        last.1
+    );
 }
 
 /// The experts of a step may be many times what a frame holds.
@@ -85,8 +103,13 @@ fn a_step_is_the_same_in_however_many_messages_it_comes() {
         worker.ask(open(true));
         worker.ask(generate(0));
         let rollouts = worker.rollouts();
-        assert!(rollouts.iter().all(|rollout| !rollout.experts.is_empty()), "a mixture of experts");
-        let Ok(Reply::Trained { mut metrics }) = worker.try_ask_in_parts(train(0, &rollouts), part_bytes) else {
+        assert!(
+            rollouts.iter().all(|rollout| !rollout.experts.is_empty()),
+            "a mixture of experts"
+        );
+        let Ok(Reply::Trained { mut metrics }) =
+            worker.try_ask_in_parts(train(0, &rollouts), part_bytes)
+        else {
             panic!("not trained")
         };
         metrics.retain(|name, _| !name.starts_with("timing_s/") && !name.starts_with("perf/"));
@@ -102,16 +125,26 @@ fn a_request_that_cannot_be_met_is_answered_and_the_worker_serves_on() {
     let failure = worker.try_ask(generate(0)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Invalid, "{failure:?}");
 
-    let Request::Open(mut request) = open(false) else { unreachable!() };
+    let Request::Open(mut request) = open(false) else {
+        unreachable!()
+    };
     request.model = ModelSource::Directory(dir.path().join("missing"));
     let failure = worker.try_ask(Request::Open(request)).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Internal, "what is not there may come back: {failure:?}");
+    assert_eq!(
+        failure.kind,
+        FailureKind::Internal,
+        "what is not there may come back: {failure:?}"
+    );
     assert!(failure.message.contains("missing"), "{failure:?}");
 
     worker.ask(open(false));
     let failure = worker.try_ask(Request::SyncReference).unwrap_err();
     assert!(failure.message.contains("reference"), "{failure:?}");
-    let failure = worker.try_ask(Request::Restore { dir: dir.path().into() }).unwrap_err();
+    let failure = worker
+        .try_ask(Request::Restore {
+            dir: dir.path().into(),
+        })
+        .unwrap_err();
     assert!(failure.message.contains("manifest"), "{failure:?}");
     worker.ask(generate(0));
     assert_eq!(worker.rollouts().len(), 6);
@@ -125,16 +158,26 @@ fn the_end_of_the_conversation_is_the_end_of_the_process() {
     assert!(ended.success(), "{ended}");
 }
 
-/// What the daemon asks before it gives a device jobs: its exit status tells the machine's fault from a job's.
+/// What the daemon asks before it gives a device jobs: its exit status tells the machine's fault
+/// from a job's.
 #[test]
 fn a_probe_tells_whether_the_device_can_be_used() {
     let probe = |device: &str| {
-        let ended =
-            std::process::Command::new(env!("CARGO_BIN_EXE_r1d-worker")).args(["probe", "--device", device]).output().unwrap();
-        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_r1d-worker"))
+            .args(["probe", "--device", device])
+            .output()
+            .unwrap();
+        (
+            ended.status.code(),
+            String::from_utf8_lossy(&ended.stderr).into_owned(),
+        )
     };
     assert_eq!(probe("cpu").0, Some(0));
     let (code, said) = probe("cuda:99");
-    assert_eq!(code, Some(i32::from(r1d_proto::worker::EXIT_NO_DEVICE)), "{said}");
+    assert_eq!(
+        code,
+        Some(i32::from(r1d_proto::worker::EXIT_NO_DEVICE)),
+        "{said}"
+    );
     assert!(said.contains("cuda:99"), "{said}");
 }

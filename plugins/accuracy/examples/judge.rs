@@ -1,5 +1,6 @@
-//! Judges the lines of standard input: `{"reference", "completion", "config"?}` → `{"score", "reason"}`, for the parity script and the bench.
-//! With `--time` only the seconds that the judging took, and how many were judged.
+//! Judges the lines of standard input: `{"reference", "completion", "config"?}` →
+//! `{"score", "reason"}`, for the parity script and the bench. With `--time` only the seconds that
+//! the judging took, and how many were judged.
 
 use accuracy::Accuracy;
 use reward_sdk::{Completion, Error, Reward};
@@ -15,16 +16,29 @@ struct Line {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let time = std::env::args().any(|argument| argument == "--time");
-    let lines = std::io::stdin().lock().lines().collect::<Result<Vec<String>, _>>()?;
-    let lines = lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<Line>, _>>()?;
+    let lines = std::io::stdin()
+        .lock()
+        .lines()
+        .collect::<Result<Vec<String>, _>>()?;
+    let lines = lines
+        .iter()
+        .map(|line| serde_json::from_str(line))
+        .collect::<Result<Vec<Line>, _>>()?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     #[expect(clippy::disallowed_methods, reason = "a measurement, not a decision")]
     let start = std::time::Instant::now();
     for line in &lines {
-        let config = if line.config.is_null() { "{}".to_string() } else { line.config.to_string() };
+        let config = if line.config.is_null() {
+            "{}".to_string()
+        } else {
+            line.config.to_string()
+        };
         let reward: Accuracy = reward_sdk::configure(&config)?;
-        let completion =
-            Completion { text: line.completion.clone(), reference: Some(line.reference.clone()), ..Completion::default() };
+        let completion = Completion {
+            text: line.completion.clone(),
+            reference: Some(line.reference.clone()),
+            ..Completion::default()
+        };
         let verdict = match reward.score(&completion) {
             Ok(score) => serde_json::json!({"score": score.value, "reason": score.reason}),
             Err(Error::Unscorable(reason)) => serde_json::json!({"score": null, "reason": reason}),
@@ -35,7 +49,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if time {
-        writeln!(out, "{}", serde_json::json!({"seconds": start.elapsed().as_secs_f64(), "judged": lines.len()}))?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::json!({"seconds": start.elapsed().as_secs_f64(), "judged": lines.len()})
+        )?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use std::cell::RefCell;
 
 /// Letters that customarily name functions.
 const CUSTOMARY: [&str; 27] = [
-    "f", "g", "h", "p", "q", "s", "v", "y", "F", "G", "H", "P", "Q", "R", "S", "T", "N", "E", "D", "phi", "varphi", "psi", "Phi",
-    "Psi", "tau", "sigma", "zeta",
+    "f", "g", "h", "p", "q", "s", "v", "y", "F", "G", "H", "P", "Q", "R", "S", "T", "N", "E", "D",
+    "phi", "varphi", "psi", "Phi", "Psi", "tau", "sigma", "zeta",
 ];
 /// Arguments that are told apart.
 const ARGUMENTS_MAX: usize = 32;
@@ -27,7 +27,8 @@ pub struct Applications {
     functions: Vec<String>,
     known: RefCell<Vec<Expr>>,
     judge: Option<Judge>,
-    /// The variable of the answer's functions, and that of the reference's: `f(t) = t^2` is `f(x) = x^2`.
+    /// The variable of the answer's functions, and that of the reference's: `f(t) = t^2` is
+    /// `f(x) = x^2`.
     renamed: Option<(String, String)>,
 }
 
@@ -45,28 +46,43 @@ struct Letter<'t> {
 impl Letter<'_> {
     /// Whether what stands in the bracket is no sum, so that it would not need one as a factor.
     fn is_applied(&self) -> bool {
-        let Some(argument) = self.argument else { return false };
+        let Some(argument) = self.argument else {
+            return false;
+        };
         let mut depth = 0u32;
         !self.raised
-            && argument.iter().enumerate().all(|(at, token)| match token.kind {
-                Kind::Open(_) => {
-                    depth += 1;
-                    true
-                }
-                Kind::Close(_) => {
-                    depth = depth.saturating_sub(1);
-                    true
-                }
-                Kind::Plus | Kind::Minus => depth > 0 || at == 0,
-                Kind::Relation(_) | Kind::Comma | Kind::Semicolon | Kind::Modulo(_) | Kind::And | Kind::Or => depth > 0,
-                _ => true,
-            })
+            && argument
+                .iter()
+                .enumerate()
+                .all(|(at, token)| match token.kind {
+                    Kind::Open(_) => {
+                        depth += 1;
+                        true
+                    }
+                    Kind::Close(_) => {
+                        depth = depth.saturating_sub(1);
+                        true
+                    }
+                    Kind::Plus | Kind::Minus => depth > 0 || at == 0,
+                    Kind::Relation(_)
+                    | Kind::Comma
+                    | Kind::Semicolon
+                    | Kind::Modulo(_)
+                    | Kind::And
+                    | Kind::Or => depth > 0,
+                    _ => true,
+                })
     }
 
     /// The variable that it is applied to.
     fn variable(&self) -> Option<&str> {
         match self.argument? {
-            [Token { kind: Kind::Word(name), .. }] if name.chars().count() == 1 => Some(name),
+            [
+                Token {
+                    kind: Kind::Word(name),
+                    ..
+                },
+            ] if name.chars().count() == 1 => Some(name),
             _ => None,
         }
     }
@@ -87,21 +103,37 @@ impl Applications {
             }
         }
         let variable = |letters: &[Letter<'_>]| {
-            let mut all = letters.iter().filter(|letter| functions.contains(&letter.name)).filter_map(Letter::variable);
+            let mut all = letters
+                .iter()
+                .filter(|letter| functions.contains(&letter.name))
+                .filter_map(Letter::variable);
             let first = all.next()?;
             all.all(|name| name == first).then(|| first.to_string())
         };
-        let occurs = |letters: &[Letter<'_>], name: &str| letters.iter().any(|letter| letter.name == name);
+        let occurs =
+            |letters: &[Letter<'_>], name: &str| letters.iter().any(|letter| letter.name == name);
         let equations = reference.contains('=') && answer.contains('=');
-        let variables = if equations { variable(&a).zip(variable(&r)) } else { None };
-        let renamed = variables.filter(|(own, other)| own != other && !occurs(&a, other) && !occurs(&r, own));
+        let variables = if equations {
+            variable(&a).zip(variable(&r))
+        } else {
+            None
+        };
+        let renamed =
+            variables.filter(|(own, other)| own != other && !occurs(&a, other) && !occurs(&r, own));
         let judge = (!functions.is_empty()).then(|| Judge::of_reader(reference));
-        Applications { functions, known: RefCell::default(), judge, renamed }
+        Applications {
+            functions,
+            known: RefCell::default(),
+            judge,
+            renamed,
+        }
     }
 
     /// An answer by the reference's variable.
     pub fn renamed(&self, answer: Expr) -> Expr {
-        let Some((own, other)) = &self.renamed else { return answer };
+        let Some((own, other)) = &self.renamed else {
+            return answer;
+        };
         answer.substitute(&|name| (name == own).then(|| Expr::Symbol(other.clone())))
     }
 
@@ -111,10 +143,15 @@ impl Applications {
             Expr::Symbol(name) => {
                 let stem = name.trim_end_matches('\'');
                 let stem = stem.split_once('_').map_or(stem, |(stem, _)| stem);
-                self.functions.iter().any(|known| known == stem).then(|| name.clone())
+                self.functions
+                    .iter()
+                    .any(|known| known == stem)
+                    .then(|| name.clone())
             }
             Expr::Power(base, exponent) => match (&**base, &**exponent) {
-                (Expr::Symbol(_), Expr::Number(power)) => Some(format!("{}^{power:?}", self.name(base)?)),
+                (Expr::Symbol(_), Expr::Number(power)) => {
+                    Some(format!("{}^{power:?}", self.name(base)?))
+                }
                 _ => None,
             },
             _ => None,
@@ -129,7 +166,11 @@ impl Applications {
             return Some(Expr::Symbol(format!("{function}({variable})")));
         }
         let same = |known: &Expr| {
-            known == argument || self.judge.as_ref().is_some_and(|judge| judge.equal(known, argument) == Verdict::Equal)
+            known == argument
+                || self
+                    .judge
+                    .as_ref()
+                    .is_some_and(|judge| judge.equal(known, argument) == Verdict::Equal)
         };
         let found = self.known.borrow().iter().position(same);
         let at = match found {
@@ -148,20 +189,31 @@ impl Applications {
 /// Whether a letter that stands before a bracket in one of the two is a function.
 fn is_applied(name: &str, r: &[Letter<'_>], a: &[Letter<'_>]) -> bool {
     fn own<'l, 't>(letters: &'l [Letter<'t>], name: &str) -> Vec<&'l Letter<'t>> {
-        letters.iter().filter(|letter| letter.name == name).collect()
+        letters
+            .iter()
+            .filter(|letter| letter.name == name)
+            .collect()
     }
     let (r, a) = (own(r, name), own(a, name));
     let customary = CUSTOMARY.contains(&name);
     let bare = r.iter().any(|letter| letter.argument.is_none());
-    if r.iter().any(|letter| letter.is_applied() && (customary || letter.defined)) {
+    if r.iter()
+        .any(|letter| letter.is_applied() && (customary || letter.defined))
+    {
         return !bare || name == "f";
     }
     if bare {
         // `f(1)` for `f`; `h(a) + h(b)` is `ha + hb`.
         let number = |letter: &&Letter<'_>| {
-            letter.is_applied() && letter.argument.is_some_and(|all| all.iter().any(|token| matches!(token.kind, Kind::Number(_))))
+            letter.is_applied()
+                && letter.argument.is_some_and(|all| {
+                    all.iter()
+                        .any(|token| matches!(token.kind, Kind::Number(_)))
+                })
         };
-        return customary && r.iter().all(|letter| letter.argument.is_none()) && a.iter().any(number);
+        return customary
+            && r.iter().all(|letter| letter.argument.is_none())
+            && a.iter().any(number);
     }
     (name == "f" && r.iter().chain(&a).any(|letter| letter.argument.is_some()))
         || (customary && a.iter().any(|letter| letter.is_applied()))
@@ -173,18 +225,24 @@ fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
     for (at, token) in tokens.iter().enumerate() {
         match token.kind {
             Kind::Word(word)
-                if !constant(word) && !(1..word.len()).chain([0]).any(|from| word.get(from..).is_some_and(is_function)) =>
+                if !constant(word)
+                    && !(1..word.len())
+                        .chain([0])
+                        .any(|from| word.get(from..).is_some_and(is_function)) =>
             {
                 let run = word.chars().count();
                 for (position, letter) in word.chars().enumerate() {
                     let last = position + 1 == run;
                     // `Var(2)`, `mg(2)`
-                    let glued = run > 2 || (run == 2 && letter != 'f' && (letter != 'g' || word.starts_with('m')));
+                    let glued = run > 2
+                        || (run == 2 && letter != 'f' && (letter != 'g' || word.starts_with('m')));
                     found.push(Letter::read(letter.to_string(), tokens, at, last && !glued));
                 }
             }
             Kind::Roman(word) => found.push(Letter::read(word.to_string(), tokens, at, true)),
-            Kind::Command(name) if is_greek(name) => found.push(Letter::read(name.to_string(), tokens, at, true)),
+            Kind::Command(name) if is_greek(name) => {
+                found.push(Letter::read(name.to_string(), tokens, at, true))
+            }
             _ => {}
         }
     }
@@ -193,11 +251,32 @@ fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
 
 impl<'t> Letter<'t> {
     fn read(name: String, tokens: &'t [Token<'t>], at: usize, may_apply: bool) -> Letter<'t> {
-        let bracket = if may_apply { bracket(tokens, at + 1) } else { None };
-        let Some((from, to)) = bracket else { return Letter { name, argument: None, raised: false, defined: false } };
+        let bracket = if may_apply {
+            bracket(tokens, at + 1)
+        } else {
+            None
+        };
+        let Some((from, to)) = bracket else {
+            return Letter {
+                name,
+                argument: None,
+                raised: false,
+                defined: false,
+            };
+        };
         let kind = |at: usize| tokens.get(at).map(|token| &token.kind);
         let first = at.checked_sub(1).is_none_or(|before| {
-            matches!(kind(before), Some(Kind::Comma | Kind::Semicolon | Kind::Newline | Kind::And | Kind::Text(_) | Kind::Begin(_)))
+            matches!(
+                kind(before),
+                Some(
+                    Kind::Comma
+                        | Kind::Semicolon
+                        | Kind::Newline
+                        | Kind::And
+                        | Kind::Text(_)
+                        | Kind::Begin(_)
+                )
+            )
         });
         Letter {
             name,
@@ -208,7 +287,8 @@ impl<'t> Letter<'t> {
     }
 }
 
-/// Where the argument begins and ends that stands behind a letter, its primes, its index and its exponent.
+/// Where the argument begins and ends that stands behind a letter, its primes, its index and its
+/// exponent.
 fn bracket(tokens: &[Token<'_>], mut at: usize) -> Option<(usize, usize)> {
     let kind = |at: usize| tokens.get(at).map(|token| &token.kind);
     loop {
@@ -217,7 +297,11 @@ fn bracket(tokens: &[Token<'_>], mut at: usize) -> Option<(usize, usize)> {
             Kind::Superscript(_) => at += 1,
             Kind::Caret | Kind::Underscore => {
                 at += 1;
-                at = if kind(at)? == &Kind::Open(Bracket::Group) { closing(tokens, at)? + 1 } else { at + 1 };
+                at = if kind(at)? == &Kind::Open(Bracket::Group) {
+                    closing(tokens, at)? + 1
+                } else {
+                    at + 1
+                };
             }
             Kind::Open(Bracket::Round) => return Some((at + 1, closing(tokens, at)?)),
             _ => return None,
@@ -251,7 +335,8 @@ impl Parser<'_> {
             && !self.declares_parameter()
     }
 
-    /// The value of a function whose name has been read; points and events, `P(1, 2)`, `P(X > 2)`, stay what they are.
+    /// The value of a function whose name has been read; points and events, `P(1, 2)`, `P(X > 2)`,
+    /// stay what they are.
     pub fn application(&mut self, function: Expr) -> Option<Expr> {
         let name = self.applications.name(&function)?;
         let argument = self.atom()?;

@@ -1,5 +1,6 @@
-//! Formulas in normal form, with a letter of its own for each part that no exact value can be had of: `e^{kt}`, `(1+r)^n`, `\ln(x+1)`,
-//! `\cos \omega t`. What is equal for all values of those letters is equal.
+//! Formulas in normal form, with a letter of its own for each part that no exact value can be had
+//! of: `e^{kt}`, `(1+r)^n`, `\ln(x+1)`, `\cos \omega t`. What is equal for all values of those
+//! letters is equal.
 
 use crate::expression::{Expr, Function};
 use crate::normal::{Factor, Normal, Sum, Term, fraction, number};
@@ -26,8 +27,17 @@ struct Atoms<'a> {
 }
 
 /// Both with letters for those parts.
-pub fn lettered(normal: &Normal, a: &Sum, b: &Sum, same: &dyn Fn(&Expr, &Expr) -> bool) -> Option<(Expr, Expr)> {
-    let mut atoms = Atoms { normal, known: Vec::new(), same };
+pub fn lettered(
+    normal: &Normal,
+    a: &Sum,
+    b: &Sum,
+    same: &dyn Fn(&Expr, &Expr) -> bool,
+) -> Option<(Expr, Expr)> {
+    let mut atoms = Atoms {
+        normal,
+        known: Vec::new(),
+        same,
+    };
     let (a, b) = (a.expr(), b.expr());
     // Once to see of which powers there are, and once to write them.
     atoms.written(&a)?;
@@ -55,38 +65,68 @@ impl Atoms<'_> {
             own == other
                 || match (own, other) {
                     (Expr::Call(f, x), Expr::Call(g, y)) => {
-                        f == g && x.len() == 1 && y.len() == 1 && x.iter().zip(y).all(|(x, y)| (self.same)(x, y))
+                        f == g
+                            && x.len() == 1
+                            && y.len() == 1
+                            && x.iter().zip(y).all(|(x, y)| (self.same)(x, y))
                     }
                     (Expr::Sum(_), Expr::Sum(_)) => (self.same)(own, other),
                     _ => false,
                 }
         };
-        let at = match self.known.iter().position(|atom| atom.exponent == *exponent && alike(&atom.base, base)) {
+        let at = match self
+            .known
+            .iter()
+            .position(|atom| atom.exponent == *exponent && alike(&atom.base, base))
+        {
             Some(at) => at,
             None => {
                 (self.known.len() < LETTERS_MAX).then_some(())?;
-                self.known.push(Atom { base: base.clone(), exponent: exponent.clone(), unit: times.clone().absolute() });
+                self.known.push(Atom {
+                    base: base.clone(),
+                    exponent: exponent.clone(),
+                    unit: times.clone().absolute(),
+                });
                 self.known.len() - 1
             }
         };
         let atom = self.known.get_mut(at)?;
         atom.unit = greatest_common_divisor(&atom.unit, times)?;
-        let power = times.divide(&atom.unit)?.to_i64().filter(|power| power.abs() <= POWER_MAX)?;
+        let power = times
+            .divide(&atom.unit)?
+            .to_i64()
+            .filter(|power| power.abs() <= POWER_MAX)?;
         let letter = Expr::Symbol(format!(" atom {at}"));
-        Some(if power == 1 { letter } else { letter.raised_to(number(power)) })
+        Some(if power == 1 {
+            letter
+        } else {
+            letter.raised_to(number(power))
+        })
     }
 
     fn written(&mut self, expr: &Expr) -> Option<Expr> {
         self.normal.step()?;
         Some(match expr {
-            Expr::Sum(all) => Expr::Sum(all.iter().map(|part| self.written(part)).collect::<Option<_>>()?),
-            Expr::Product(all) => Expr::Product(all.iter().map(|part| self.written(part)).collect::<Option<_>>()?),
+            Expr::Sum(all) => Expr::Sum(
+                all.iter()
+                    .map(|part| self.written(part))
+                    .collect::<Option<_>>()?,
+            ),
+            Expr::Product(all) => Expr::Product(
+                all.iter()
+                    .map(|part| self.written(part))
+                    .collect::<Option<_>>()?,
+            ),
             Expr::Power(base, exponent) => self.power(base, exponent)?,
             Expr::Call(Function::Sin | Function::Cos, arguments) => {
                 let angle = self.normal.sum(arguments.first()?)?;
                 self.call(expr, vec![self.linear(&angle)?])
             }
-            Expr::Call(Function::Ln, arguments) if arguments.iter().all(|argument| matches!(argument, Expr::Number(_))) => {
+            Expr::Call(Function::Ln, arguments)
+                if arguments
+                    .iter()
+                    .all(|argument| matches!(argument, Expr::Number(_))) =>
+            {
                 expr.clone()
             }
             Expr::Call(Function::Absolute, arguments) => {
@@ -94,7 +134,12 @@ impl Atoms<'_> {
                 self.call(expr, vec![inside])
             }
             Expr::Call(
-                Function::Factorial | Function::Binomial | Function::Gcd | Function::Lcm | Function::Max | Function::Min,
+                Function::Factorial
+                | Function::Binomial
+                | Function::Gcd
+                | Function::Lcm
+                | Function::Max
+                | Function::Min,
                 _,
             ) => expr.clone(),
             Expr::Call(..) => self.letter(expr, &number(1), &Rational::integer(1))?,
@@ -136,7 +181,11 @@ impl Atoms<'_> {
             factors.push(if term.factors.is_empty() {
                 self.power(base, &Expr::Number(term.times.clone()))?
             } else {
-                let monomial = Term { times: one.clone(), factors: term.factors.clone() }.expr();
+                let monomial = Term {
+                    times: one.clone(),
+                    factors: term.factors.clone(),
+                }
+                .expr();
                 self.letter(base, &monomial, &term.times)?
             });
         }
@@ -148,11 +197,17 @@ impl Atoms<'_> {
         let mut terms = Vec::new();
         for term in &sum.0 {
             let (imaginary, rest): (Vec<Factor>, Vec<Factor>) =
-                term.factors.iter().cloned().partition(|factor| factor.base == Expr::Imaginary && factor.exponent == number(1));
+                term.factors.iter().cloned().partition(|factor| {
+                    factor.base == Expr::Imaginary && factor.exponent == number(1)
+                });
             let single = match rest.as_slice() {
                 [] => true,
                 [only] => {
-                    only.exponent == number(1) && matches!(only.base, Expr::Symbol(_) | Expr::Pi | Expr::Call(Function::Ln, _))
+                    only.exponent == number(1)
+                        && matches!(
+                            only.base,
+                            Expr::Symbol(_) | Expr::Pi | Expr::Call(Function::Ln, _)
+                        )
                 }
                 _ => false,
             };
@@ -160,34 +215,47 @@ impl Atoms<'_> {
                 terms.push(term.expr());
                 continue;
             }
-            let letter = Expr::Symbol(format!(" {:?}", Term { times: Rational::integer(1), factors: rest }.expr()));
+            let letter = Expr::Symbol(format!(
+                " {:?}",
+                Term {
+                    times: Rational::integer(1),
+                    factors: rest
+                }
+                .expr()
+            ));
             let mut product = vec![Expr::Number(term.times.clone())];
             product.extend(imaginary.iter().map(|_| Expr::Imaginary));
             product.push(letter);
             terms.push(Expr::Product(product));
         }
-        Some(if terms.is_empty() { number(0) } else { Expr::Sum(terms) })
+        Some(if terms.is_empty() {
+            number(0)
+        } else {
+            Expr::Sum(terms)
+        })
     }
 }
 
 /// What logarithms are multiplied by, and how often each argument's logarithm is taken.
 type Group = (Vec<Factor>, Vec<(Rational, Expr)>);
 
-/// Products of logarithms' arguments that must be 1 or −1 for two formulas to be equal, and what is left without logarithms.
+/// Products of logarithms' arguments that must be 1 or −1 for two formulas to be equal, and what is
+/// left without logarithms.
 pub fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
     let mut rest = Vec::new();
     let mut groups: Vec<Group> = Vec::new();
     for term in &difference.0 {
-        let log = term
-            .factors
-            .iter()
-            .position(|factor| matches!(factor.base, Expr::Call(Function::Ln, _)) && factor.exponent == number(1));
+        let log = term.factors.iter().position(|factor| {
+            matches!(factor.base, Expr::Call(Function::Ln, _)) && factor.exponent == number(1)
+        });
         let Some(at) = log else {
             rest.push(term.clone());
             continue;
         };
         let mut others = term.factors.clone();
-        let Expr::Call(_, inside) = others.remove(at).base else { return None };
+        let Expr::Call(_, inside) = others.remove(at).base else {
+            return None;
+        };
         let part = (term.times.clone(), inside.into_iter().next()?);
         match groups.iter_mut().find(|(cofactor, _)| *cofactor == others) {
             Some((_, parts)) => parts.push(part),
@@ -200,15 +268,23 @@ pub fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
     let mut products = Vec::new();
     let mut rest = Sum(rest);
     for (cofactor, parts) in groups {
-        let unit = parts.iter().try_fold(Rational::integer(0), |unit, (times, _)| greatest_common_divisor(&unit, times))?;
+        let unit = parts
+            .iter()
+            .try_fold(Rational::integer(0), |unit, (times, _)| {
+                greatest_common_divisor(&unit, times)
+            })?;
         let mut factors = Vec::new();
         for (times, inside) in parts {
-            let power = times.divide(&unit)?.to_i64().filter(|power| power.abs() <= 12)?;
+            let power = times
+                .divide(&unit)?
+                .to_i64()
+                .filter(|power| power.abs() <= 12)?;
             factors.push(inside.raised_to(number(power)));
         }
         // ln u + x is ln(u·e^x).
         if cofactor.is_empty() && !rest.0.is_empty() {
-            let exponent = std::mem::replace(&mut rest, Sum(Vec::new())).scale(&Rational::integer(1).divide(&unit)?)?;
+            let exponent = std::mem::replace(&mut rest, Sum(Vec::new()))
+                .scale(&Rational::integer(1).divide(&unit)?)?;
             factors.push(Expr::Euler.raised_to(exponent.expr()));
         }
         products.push(Expr::Product(factors));

@@ -1,5 +1,6 @@
-//! Real numbers of bounded error: a midpoint and a radius, both of any precision. Whatever the true value of a computation is, it lies
-//! in the ball; balls that do not meet are proof that two values differ.
+//! Real numbers of bounded error: a midpoint and a radius, both of any precision. Whatever the true
+//! value of a computation is, it lies in the ball; balls that do not meet are proof that two values
+//! differ.
 
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
@@ -17,20 +18,40 @@ pub struct Ball {
 }
 
 fn absolute(value: &BigInt) -> BigInt {
-    if *value < BigInt::ZERO { -value } else { value.clone() }
+    if *value < BigInt::ZERO {
+        -value
+    } else {
+        value.clone()
+    }
 }
 
 impl Ball {
     pub fn integer(value: i64) -> Ball {
-        Ball { middle: value.into(), radius: BigInt::ZERO, exponent: 0 }
+        Ball {
+            middle: value.into(),
+            radius: BigInt::ZERO,
+            exponent: 0,
+        }
     }
 
     pub fn rational(value: &Rational, bits: u64) -> Option<Ball> {
-        let above = Ball { middle: value.numerator().clone(), radius: BigInt::ZERO, exponent: 0 }.rounded(bits)?;
+        let above = Ball {
+            middle: value.numerator().clone(),
+            radius: BigInt::ZERO,
+            exponent: 0,
+        }
+        .rounded(bits)?;
         if *value.denominator() == BigInt::from(1) {
             return Some(above);
         }
-        above.divide(&Ball { middle: value.denominator().clone(), radius: BigInt::ZERO, exponent: 0 }, bits)
+        above.divide(
+            &Ball {
+                middle: value.denominator().clone(),
+                radius: BigInt::ZERO,
+                exponent: 0,
+            },
+            bits,
+        )
     }
 
     pub fn is_exact_zero(&self) -> bool {
@@ -55,17 +76,29 @@ impl Ball {
     /// log₂ of an upper bound of the absolute value; very small for zero.
     pub fn magnitude(&self) -> i64 {
         let top = absolute(&self.middle) + &self.radius;
-        if top == BigInt::ZERO { -EXPONENT_MAX } else { top.bits() as i64 + self.exponent }
+        if top == BigInt::ZERO {
+            -EXPONENT_MAX
+        } else {
+            top.bits() as i64 + self.exponent
+        }
     }
 
     /// log₂ of an upper bound of the radius.
     pub fn error(&self) -> i64 {
-        if self.radius == BigInt::ZERO { -EXPONENT_MAX } else { self.radius.bits() as i64 + self.exponent }
+        if self.radius == BigInt::ZERO {
+            -EXPONENT_MAX
+        } else {
+            self.radius.bits() as i64 + self.exponent
+        }
     }
 
     /// Cut to so many bits; what is cut goes into the radius.
     fn rounded(mut self, bits: u64) -> Option<Ball> {
-        let excess = self.middle.bits().max(self.radius.bits()).saturating_sub(bits);
+        let excess = self
+            .middle
+            .bits()
+            .max(self.radius.bits())
+            .saturating_sub(bits);
         if excess > 0 {
             self.middle >>= excess;
             self.radius = (self.radius >> excess) + 2;
@@ -83,7 +116,11 @@ impl Ball {
     }
 
     pub fn absolute(self) -> Ball {
-        if self.middle < BigInt::ZERO { self.negate() } else { self }
+        if self.middle < BigInt::ZERO {
+            self.negate()
+        } else {
+            self
+        }
     }
 
     pub fn add(&self, other: &Ball, bits: u64) -> Option<Ball> {
@@ -93,7 +130,11 @@ impl Ball {
         if other.is_exact_zero() {
             return Some(self.clone());
         }
-        let (high, low) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
+        let (high, low) = if self.exponent >= other.exponent {
+            (self, other)
+        } else {
+            (other, self)
+        };
         let gap = high.exponent - low.exponent;
         let room = i64::try_from(4 * bits + 256).ok()?;
         if gap > room && low.magnitude() < high.exponent {
@@ -122,8 +163,15 @@ impl Ball {
     }
 
     pub fn multiply(&self, other: &Ball, bits: u64) -> Option<Ball> {
-        let radius = absolute(&self.middle) * &other.radius + absolute(&other.middle) * &self.radius + &self.radius * &other.radius;
-        Ball { middle: &self.middle * &other.middle, radius, exponent: self.exponent.checked_add(other.exponent)? }.rounded(bits)
+        let radius = absolute(&self.middle) * &other.radius
+            + absolute(&other.middle) * &self.radius
+            + &self.radius * &other.radius;
+        Ball {
+            middle: &self.middle * &other.middle,
+            radius,
+            exponent: self.exponent.checked_add(other.exponent)?,
+        }
+        .rounded(bits)
     }
 
     /// `None` when the divisor may be zero.
@@ -136,15 +184,25 @@ impl Ball {
         let error = absolute(&self.middle) * &other.radius + &below * &self.radius;
         let radius = (error << shift) / (&below * (&below - &other.radius)) + 2;
         let middle = (&self.middle << shift) / &other.middle;
-        Ball { middle, radius, exponent: self.exponent.checked_sub(other.exponent)?.checked_sub(i64::try_from(shift).ok()?)? }
-            .rounded(bits)
+        Ball {
+            middle,
+            radius,
+            exponent: self
+                .exponent
+                .checked_sub(other.exponent)?
+                .checked_sub(i64::try_from(shift).ok()?)?,
+        }
+        .rounded(bits)
     }
 
     pub fn scale(&self, exponent: i64) -> Option<Ball> {
         if self.is_exact_zero() {
             return Some(self.clone());
         }
-        let scaled = Ball { exponent: self.exponent.checked_add(exponent)?, ..self.clone() };
+        let scaled = Ball {
+            exponent: self.exponent.checked_add(exponent)?,
+            ..self.clone()
+        };
         (scaled.magnitude() < EXPONENT_MAX).then_some(scaled)
     }
 
@@ -160,11 +218,21 @@ impl Ball {
         }
         let n = i64::from(degree);
         // Enough bits, and an exponent that n divides.
-        let mut shift = i64::try_from((u64::from(degree) * bits).saturating_sub(high.bits())).ok()?.max(0);
+        let mut shift = i64::try_from((u64::from(degree) * bits).saturating_sub(high.bits()))
+            .ok()?
+            .max(0);
         shift += (self.exponent - shift).rem_euclid(n);
-        let (low, high) = ((low << shift).nth_root(degree), (high << shift).nth_root(degree) + 1);
+        let (low, high) = (
+            (low << shift).nth_root(degree),
+            (high << shift).nth_root(degree) + 1,
+        );
         let middle: BigInt = (&low + &high) >> 1;
-        Ball { radius: &high - &low + 1, middle, exponent: (self.exponent - shift) / n }.rounded(bits)
+        Ball {
+            radius: &high - &low + 1,
+            middle,
+            exponent: (self.exponent - shift) / n,
+        }
+        .rounded(bits)
     }
 
     pub fn power(&self, exponent: u64, bits: u64) -> Option<Ball> {
@@ -192,7 +260,10 @@ impl Ball {
                 Some(value >> self.exponent.unsigned_abs())
             }
         };
-        let (low, high) = (whole(&self.middle - &self.radius)?, whole(&self.middle + &self.radius)?);
+        let (low, high) = (
+            whole(&self.middle - &self.radius)?,
+            whole(&self.middle + &self.radius)?,
+        );
         (low == high).then_some(low)
     }
 

@@ -10,7 +10,8 @@ use crate::real_set::{Piece, RealSet};
 const ROWS_MAX: usize = 16;
 
 impl Parser<'_> {
-    /// The rows up to the end: of conditions alone a list, of values and conditions [`Expr::Cases`].
+    /// The rows up to the end: of conditions alone a list, of values and conditions
+    /// [`Expr::Cases`].
     pub fn cases(&mut self) -> Option<Expr> {
         let mut rows: Vec<Vec<Expr>> = vec![Vec::new()];
         loop {
@@ -37,12 +38,19 @@ impl Parser<'_> {
         if rows.iter().all(|row| row.len() == 2) {
             return Some(Expr::Cases(rows));
         }
-        let mut items: Vec<Expr> =
-            rows.into_iter().map(|row| <[Expr; 1]>::try_from(row).ok().map(|[only]| only)).collect::<Option<_>>()?;
-        if items.len() == 1 { items.pop() } else { Some(Expr::List(Joined::Comma, items)) }
+        let mut items: Vec<Expr> = rows
+            .into_iter()
+            .map(|row| <[Expr; 1]>::try_from(row).ok().map(|[only]| only))
+            .collect::<Option<_>>()?;
+        if items.len() == 1 {
+            items.pop()
+        } else {
+            Some(Expr::List(Joined::Comma, items))
+        }
     }
 
-    /// One entry: `x \ge 0`, `\text{if } x < 0 \text{ or } x > 5`, `\text{otherwise}`, with a comma behind it or not.
+    /// One entry: `x \ge 0`, `\text{if } x < 0 \text{ or } x > 5`, `\text{otherwise}`, with a comma
+    /// behind it or not.
     fn cell(&mut self) -> Option<Expr> {
         const LEADS: [&str; 5] = ["if", "for", "when", "where", "if and only if"];
         if let Some(Kind::Text(word) | Kind::Word(word)) = self.peek()
@@ -64,7 +72,11 @@ impl Parser<'_> {
                 break;
             }
         }
-        if items.len() == 1 { items.pop() } else { Some(Expr::List(joined, items)) }
+        if items.len() == 1 {
+            items.pop()
+        } else {
+            Some(Expr::List(joined, items))
+        }
     }
 }
 
@@ -87,15 +99,20 @@ impl Compare<'_> {
                 if *taken {
                     continue;
                 }
-                let ([value, condition], [other_value, other_condition]) = (row.as_slice(), candidate.as_slice()) else {
+                let ([value, condition], [other_value, other_condition]) =
+                    (row.as_slice(), candidate.as_slice())
+                else {
                     return Verdict::Different;
                 };
-                let verdict =
-                    self.within(value, other_value, depth).and(|| match (self.where_holds(rs, at), self.where_holds(az, other)) {
-                        (Some(x), Some(y)) if same_letters(condition, other_condition) => x.equal(&y, self.judge),
+                let verdict = self.within(value, other_value, depth).and(|| {
+                    match (self.where_holds(rs, at), self.where_holds(az, other)) {
+                        (Some(x), Some(y)) if same_letters(condition, other_condition) => {
+                            x.equal(&y, self.judge)
+                        }
                         (Some(_), Some(_)) => Verdict::Different,
                         _ => self.within(condition, other_condition, depth),
-                    });
+                    }
+                });
                 if verdict != Verdict::Different {
                     found = verdict;
                     *taken = verdict == Verdict::Equal;
@@ -119,7 +136,12 @@ impl Compare<'_> {
             return RealSet::of(self.judge, &own);
         }
         let mut rest = RealSet::of(self.judge, &Expr::Reals)?;
-        for row in rows.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, row)| row) {
+        for row in rows
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at)
+            .map(|(_, row)| row)
+        {
             rest = rest.without(&RealSet::of(self.judge, &condition(row)?)?, self.judge)?;
         }
         Some(rest)
@@ -133,16 +155,26 @@ impl Compare<'_> {
             Expr::Cases(rows) => rows
                 .iter()
                 .filter_map(|row| row.get(1))
-                .find_map(|condition| parity(condition).map(|(name, _)| name).or_else(|| condition.symbols().first().cloned())),
+                .find_map(|condition| {
+                    parity(condition)
+                        .map(|(name, _)| name)
+                        .or_else(|| condition.symbols().first().cloned())
+                }),
             _ => None,
         })?;
         if let (Some(rs), Some(az)) = (self.by_parity(r, &name), self.by_parity(a, &name)) {
             let mut halves = rs.iter().zip(&az);
-            return Some(halves.by_ref().fold(Verdict::Equal, |all, (x, y)| all.and(|| self.judge.equal(x, y))));
+            return Some(halves.by_ref().fold(Verdict::Equal, |all, (x, y)| {
+                all.and(|| self.judge.equal(x, y))
+            }));
         }
         let (rs, az) = (self.regions(r, &name)?, self.regions(a, &name)?);
         let whole = |regions: &[(Expr, RealSet)]| {
-            regions.iter().try_fold(RealSet::nothing(), |all, (_, region)| all.union(region.clone(), self.judge))
+            regions
+                .iter()
+                .try_fold(RealSet::nothing(), |all, (_, region)| {
+                    all.union(region.clone(), self.judge)
+                })
         };
         let mut verdict = whole(&rs)?.equal(&whole(&az)?, self.judge);
         for (x, own) in &rs {
@@ -157,52 +189,80 @@ impl Compare<'_> {
 
     /// Each value and where it holds; a formula without cases holds everywhere.
     fn regions(&self, expr: &Expr, name: &str) -> Option<Vec<(Expr, RealSet)>> {
-        let Expr::Cases(rows) = expr else { return Some(vec![(expr.clone(), RealSet::all())]) };
+        let Expr::Cases(rows) = expr else {
+            return Some(vec![(expr.clone(), RealSet::all())]);
+        };
         let region = |(at, row): (usize, &Vec<Expr>)| {
             let own = row.get(1)?.symbols();
             own.iter().all(|letter| letter == name).then_some(())?;
-            Some((row.first().filter(|value| value.is_scalar())?.clone(), self.where_holds(rows, at)?))
+            Some((
+                row.first().filter(|value| value.is_scalar())?.clone(),
+                self.where_holds(rows, at)?,
+            ))
         };
         rows.iter().enumerate().map(region).collect()
     }
 
-    /// Whether two formulas are the same on an interval: with t² for the distance from its end, and its share of a bounded one.
+    /// Whether two formulas are the same on an interval: with t² for the distance from its end, and
+    /// its share of a bounded one.
     fn on_piece(&self, x: &Expr, y: &Expr, name: &str, piece: &Piece) -> Verdict {
         let square = || Expr::Symbol(name.to_string()).raised_to(Expr::integer(2));
         let at = |value: Expr| {
             let value = |letter: &str| (letter == name).then(|| value.clone());
-            self.judge.equal(&x.substitute(&value), &y.substitute(&value))
+            self.judge
+                .equal(&x.substitute(&value), &y.substitute(&value))
         };
         match (&piece.low.value, &piece.high.value) {
             (None, None) => self.judge.equal(x, y),
             (Some(low), None) => at(Expr::Sum(vec![low.clone(), square()])),
             (None, Some(high)) => at(high.clone().minus(square())),
-            (Some(low), Some(high)) if self.judge.equal(low, high) == Verdict::Equal => at(low.clone()),
+            (Some(low), Some(high)) if self.judge.equal(low, high) == Verdict::Equal => {
+                at(low.clone())
+            }
             (Some(low), Some(high)) => {
                 let above = Expr::Sum(vec![low.clone(), high.clone().times(square())]);
                 let inside = at(above.over(Expr::Sum(vec![Expr::integer(1), square()])));
-                inside.and(|| if piece.high.closed { at(high.clone()) } else { Verdict::Equal })
+                inside.and(|| {
+                    if piece.high.closed {
+                        at(high.clone())
+                    } else {
+                        Verdict::Equal
+                    }
+                })
             }
         }
     }
 
-    /// The values at even and at odd whole numbers, 2n and 2n + 1; `None` for cases that are told apart by something else.
+    /// The values at even and at odd whole numbers, 2n and 2n + 1; `None` for cases that are told
+    /// apart by something else.
     fn by_parity(&self, expr: &Expr, name: &str) -> Option<[Expr; 2]> {
         let half = |odd: i64| {
             let double = Expr::integer(2).times(Expr::Symbol(name.to_string()));
             let place = Expr::Sum(vec![double, Expr::integer(odd)]);
             move |letter: &str| (letter == name).then(|| place.clone())
         };
-        let Expr::Cases(rows) = expr else { return Some([expr.substitute(&half(0)), expr.substitute(&half(1))]) };
-        let [first, second] = rows.as_slice() else { return None };
+        let Expr::Cases(rows) = expr else {
+            return Some([expr.substitute(&half(0)), expr.substitute(&half(1))]);
+        };
+        let [first, second] = rows.as_slice() else {
+            return None;
+        };
         let value = |row: &Vec<Expr>| row.first().filter(|value| value.is_scalar()).cloned();
         let (one, other) = (value(first)?, value(second)?);
-        let odd = |row: &Vec<Expr>| parity(row.get(1)?).filter(|(letter, _)| letter == name).map(|(_, odd)| odd);
+        let odd = |row: &Vec<Expr>| {
+            parity(row.get(1)?)
+                .filter(|(letter, _)| letter == name)
+                .map(|(_, odd)| odd)
+        };
         let rest = |row: &Vec<Expr>| row.get(1).is_some_and(is_rest) || odd(row).is_some();
         (rest(first) && rest(second)).then_some(())?;
         match (odd(first), odd(second)) {
-            (Some(false), Some(true) | None) | (None, Some(true)) => Some([one.substitute(&half(0)), other.substitute(&half(1))]),
-            (Some(true), Some(false) | None) | (None, Some(false)) => Some([other.substitute(&half(0)), one.substitute(&half(1))]),
+            (Some(false), Some(true) | None) | (None, Some(true)) => {
+                Some([one.substitute(&half(0)), other.substitute(&half(1))])
+            }
+            (Some(true), Some(false) | None) | (None, Some(false)) => {
+                Some([other.substitute(&half(0)), one.substitute(&half(1))])
+            }
             _ => None,
         }
     }
@@ -210,7 +270,10 @@ impl Compare<'_> {
 
 /// `otherwise`: where no other case holds.
 fn is_rest(condition: &Expr) -> bool {
-    matches!(condition, Expr::Text(said) if matches!(said.to_ascii_lowercase().as_str(), "otherwise" | "else" | "elsewhere"))
+    matches!(condition, Expr::Text(said) if matches!(said.to_ascii_lowercase().as_str(),
+        "otherwise" |
+        "else" |
+        "elsewhere"))
 }
 
 /// The letter that a condition is on, and whether it is to be odd: `n \text{ is even}`, `n = 2k +
@@ -231,17 +294,32 @@ fn parity(condition: &Expr) -> Option<(String, bool)> {
                         "even" => false,
                         _ => return None,
                     };
-                    let plain = |word: &&&str| !matches!(**word, "if" | "for" | "when" | "is" | "an" | "odd" | "even");
+                    let plain = |word: &&&str| {
+                        !matches!(**word, "if" | "for" | "when" | "is" | "an" | "odd" | "even")
+                    };
                     let mut rest = words.iter().filter(plain);
-                    (rest.next().filter(|_| rest.next().is_none()).copied().unwrap_or_default(), odd)
+                    (
+                        rest.next()
+                            .filter(|_| rest.next().is_none())
+                            .copied()
+                            .unwrap_or_default(),
+                        odd,
+                    )
                 }
             };
             (letter.chars().count() == 1).then(|| (letter.to_string(), odd))
         }
         Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
-            ([Expr::Symbol(name), Expr::Product(double)], [Relation::Equal]) if is_double(double) => Some((name.clone(), false)),
+            ([Expr::Symbol(name), Expr::Product(double)], [Relation::Equal])
+                if is_double(double) =>
+            {
+                Some((name.clone(), false))
+            }
             ([Expr::Symbol(name), Expr::Sum(terms)], [Relation::Equal]) => match terms.as_slice() {
-                [Expr::Product(double), one] if is_double(double) && (*one == Expr::integer(1) || *one == Expr::integer(-1)) => {
+                [Expr::Product(double), one]
+                    if is_double(double)
+                        && (*one == Expr::integer(1) || *one == Expr::integer(-1)) =>
+                {
                     Some((name.clone(), true))
                 }
                 _ => None,

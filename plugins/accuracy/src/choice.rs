@@ -20,20 +20,44 @@ fn plain(text: &str) -> Option<String> {
     }
     let mut plain = unwrap(text).to_string();
     // Most texts have no font, and looking for each of them costs more than all that follows.
-    if ["\\text", "\\math", "\\left", "\\right"].iter().any(|command| plain.contains(command)) {
-        for command in ["\\text", "\\textbf", "\\mathrm", "\\mathbf", "\\textrm", "\\mathit", "\\left", "\\right"] {
+    if ["\\text", "\\math", "\\left", "\\right"]
+        .iter()
+        .any(|command| plain.contains(command))
+    {
+        for command in [
+            "\\text", "\\textbf", "\\mathrm", "\\mathbf", "\\textrm", "\\mathit", "\\left",
+            "\\right",
+        ] {
             for bracket in ['{', '(', ')'] {
-                plain = plain.replace(&format!("{command}{bracket}"), bracket.encode_utf8(&mut [0; 4]));
+                plain = plain.replace(
+                    &format!("{command}{bracket}"),
+                    bracket.encode_utf8(&mut [0; 4]),
+                );
             }
         }
     }
-    let plain: String =
-        plain.chars().map(|c| if matches!(c, '{' | '}' | '$' | '*' | '"' | '`' | '\\' | '“' | '”') { ' ' } else { c }).collect();
+    let plain: String = plain
+        .chars()
+        .map(|c| {
+            if matches!(c, '{' | '}' | '$' | '*' | '"' | '`' | '\\' | '“' | '”') {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
     let plain = plain.trim().trim_end_matches(['.', '!']).trim();
-    Some(plain.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')).unwrap_or(plain).to_string())
+    Some(
+        plain
+            .strip_prefix('\'')
+            .and_then(|rest| rest.strip_suffix('\''))
+            .unwrap_or(plain)
+            .to_string(),
+    )
 }
 
-/// The letters that are a text's own, without a sentence around them: `B`, `(B)`, `A, C`, `B. twelve`.
+/// The letters that are a text's own, without a sentence around them: `B`, `(B)`, `A, C`,
+/// `B. twelve`.
 pub fn written(text: &str) -> Option<BTreeSet<char>> {
     let plain = plain(text)?;
     letters_alone(&plain).or_else(|| leading(&plain))
@@ -41,7 +65,9 @@ pub fn written(text: &str) -> Option<BTreeSet<char>> {
 
 /// Two or more letters that are written as choices are: capitals up to H.
 pub fn several(text: &str) -> Option<BTreeSet<char>> {
-    let capitals = |letters: &BTreeSet<char>| letters.len() > 1 && letters.iter().all(|letter| ('A'..='H').contains(letter));
+    let capitals = |letters: &BTreeSet<char>| {
+        letters.len() > 1 && letters.iter().all(|letter| ('A'..='H').contains(letter))
+    };
     let written = text.bytes().filter(u8::is_ascii_uppercase).count();
     let read = if written > 1 { read(text) } else { None };
     read.filter(|letters| capitals(letters) && written == letters.len())
@@ -50,7 +76,10 @@ pub fn several(text: &str) -> Option<BTreeSet<char>> {
 /// Nothing but letters and what stands between them: `B`, `(B)`, `A, C and D`, `AC`.
 fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
     let words: Vec<&str> = text
-        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | '[' | ']' | '.' | '&' | '/' | ':'))
+        .split(|c: char| {
+            c.is_whitespace()
+                || matches!(c, ',' | ';' | '(' | ')' | '[' | ']' | '.' | '&' | '/' | ':')
+        })
         .filter(|word| !word.is_empty())
         .collect();
     let mut found = BTreeSet::new();
@@ -66,7 +95,10 @@ fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
             _ if single
                 && word.len() <= 6
                 && word.chars().all(|c| ('A'..='H').contains(&c))
-                && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last()) =>
+                && word
+                    .as_bytes()
+                    .windows(2)
+                    .all(|pair| pair.first() < pair.last()) =>
             {
                 found.extend(word.chars());
             }
@@ -76,7 +108,8 @@ fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// `B) twelve`, `(B) twelve`, `B. twelve`, `B: twelve`, `B - twelve`, where what follows is what the letter stands for.
+/// `B) twelve`, `(B) twelve`, `B. twelve`, `B: twelve`, `B - twelve`, where what follows is what
+/// the letter stands for.
 fn leading(text: &str) -> Option<BTreeSet<char>> {
     let inside = text.strip_prefix(['(', '[']);
     let rest = inside.unwrap_or(text);
@@ -85,10 +118,16 @@ fn leading(text: &str) -> Option<BTreeSet<char>> {
     let said = if inside.is_some() {
         after.strip_prefix([')', ']'])
     } else {
-        let dashed = || [" - ", " – "].iter().find_map(|dash| after.strip_prefix(dash)).filter(|_| letter.is_ascii_uppercase());
+        let dashed = || {
+            [" - ", " – "]
+                .iter()
+                .find_map(|dash| after.strip_prefix(dash))
+                .filter(|_| letter.is_ascii_uppercase())
+        };
         after.strip_prefix([')', '.', ':']).or_else(dashed)
     };
-    said.filter(|said| !verdicts::speaks_of_choices(said)).map(|_| BTreeSet::from([letter.to_ascii_uppercase()]))
+    said.filter(|said| !verdicts::speaks_of_choices(said))
+        .map(|_| BTreeSet::from([letter.to_ascii_uppercase()]))
 }
 
 #[cfg(test)]

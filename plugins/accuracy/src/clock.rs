@@ -16,7 +16,10 @@ const HALF_DAY: u32 = 12 * 60;
 impl Clock {
     fn new(hours: u32, minutes: u32, afternoon: Option<bool>) -> Option<Clock> {
         let fits = minutes < 60 && hours < 24 && (afternoon.is_none() || (1..=12).contains(&hours));
-        fits.then_some(Clock { minutes: hours * 60 + minutes, afternoon })
+        fits.then_some(Clock {
+            minutes: hours * 60 + minutes,
+            afternoon,
+        })
     }
 
     /// A ratio or a number that stands where a time is expected: `12:30`.
@@ -37,8 +40,11 @@ impl Clock {
 
     /// The same time; one that does not say its half of the day agrees with either.
     pub fn agrees_with(&self, other: &Clock) -> bool {
-        let in_day =
-            |clock: &Clock| clock.afternoon.map(|afternoon| clock.minutes % HALF_DAY + if afternoon { HALF_DAY } else { 0 });
+        let in_day = |clock: &Clock| {
+            clock
+                .afternoon
+                .map(|afternoon| clock.minutes % HALF_DAY + if afternoon { HALF_DAY } else { 0 })
+        };
         match (in_day(self), in_day(other)) {
             (Some(own), Some(others)) => own == others,
             (None, None) => self.minutes == other.minutes,
@@ -60,13 +66,17 @@ impl Parser<'_> {
     }
 
     fn clock_within(&mut self) -> Option<Expr> {
-        let Kind::Number(hours) = self.peek()?.clone() else { return None };
+        let Kind::Number(hours) = self.peek()?.clone() else {
+            return None;
+        };
         if !hours.is_integer() || hours.digits.len() > 2 {
             return None;
         }
         self.at += 1;
         let minutes = if self.eat(&Kind::Colon) {
-            let Kind::Number(minutes) = self.peek()?.clone() else { return None };
+            let Kind::Number(minutes) = self.peek()?.clone() else {
+                return None;
+            };
             self.at += 1;
             (minutes.is_integer() && minutes.digits.len() == 2).then_some(Some(minutes.digits))?
         } else {
@@ -74,7 +84,11 @@ impl Parser<'_> {
         };
         let afternoon = self.half_of_day();
         // `3:15` may be a ratio.
-        if afternoon.is_none() && minutes.as_ref().is_none_or(|minutes| !minutes.starts_with('0')) {
+        if afternoon.is_none()
+            && minutes
+                .as_ref()
+                .is_none_or(|minutes| !minutes.starts_with('0'))
+        {
             return None;
         }
         let minutes = minutes.unwrap_or_default().parse().unwrap_or(0);
@@ -85,11 +99,17 @@ impl Parser<'_> {
     /// `PM`, `\text{ p.m.}`; `p.m.` comes as two words.
     fn half_of_day(&mut self) -> Option<bool> {
         let word = |kind: Option<&Kind<'_>>| match kind {
-            Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) => word.to_ascii_lowercase().replace(['.', ' '], ""),
+            Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) => {
+                word.to_ascii_lowercase().replace(['.', ' '], "")
+            }
             _ => String::new(),
         };
         let (first, second) = (word(self.peek()), word(self.peek_at(1)));
-        let (name, tokens) = if second == "m" { (first + &second, 2) } else { (first, 1) };
+        let (name, tokens) = if second == "m" {
+            (first + &second, 2)
+        } else {
+            (first, 1)
+        };
         let afternoon = match name.as_str() {
             "am" => false,
             "pm" => true,

@@ -8,7 +8,9 @@ impl<'a> Lexer<'a> {
     /// A backslash and what follows it.
     pub fn command(&mut self) -> Option<()> {
         let rest = self.rest().get(1..)?;
-        let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(rest.len());
         if end == 0 {
             let c = rest.chars().next()?;
             let kind = match c {
@@ -30,9 +32,9 @@ impl<'a> Lexer<'a> {
                 }
                 // `\\frac`: written into a string twice.
                 '\\' => {
-                    let doubled = rest
-                        .get(1..)
-                        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic() || "{}$%,!".contains(c)));
+                    let doubled = rest.get(1..).is_some_and(|rest| {
+                        rest.starts_with(|c: char| c.is_ascii_alphabetic() || "{}$%,!".contains(c))
+                    });
                     if doubled {
                         self.at += 1;
                         return Some(());
@@ -60,17 +62,18 @@ impl<'a> Lexer<'a> {
         let name = rest.get(..end)?;
         let bytes = 1 + end;
         let kind = match name {
-            "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "biggl" | "biggr"
-            | "middle" => {
+            "left" | "right" | "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl"
+            | "Bigr" | "biggl" | "biggr" | "middle" => {
                 self.skip(bytes);
                 if self.rest().starts_with('.') {
                     self.at += 1;
                 }
                 return Some(());
             }
-            "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad" | "qquad" | "thinspace" | "enspace"
-            | "space" | "hfill" | "rm" | "bf" | "it" | "num" | "boxed" | "fbox" | "underline" | "nonumber" | "notag"
-            | "ensuremath" | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE" | "huge" | "Huge" => {
+            "displaystyle" | "textstyle" | "scriptstyle" | "limits" | "nolimits" | "quad"
+            | "qquad" | "thinspace" | "enspace" | "space" | "hfill" | "rm" | "bf" | "it"
+            | "num" | "boxed" | "fbox" | "underline" | "nonumber" | "notag" | "ensuremath"
+            | "tiny" | "small" | "normalsize" | "large" | "Large" | "LARGE" | "huge" | "Huge" => {
                 self.skip(bytes);
                 return Some(());
             }
@@ -80,13 +83,17 @@ impl<'a> Lexer<'a> {
                 self.skip(bytes + argument);
                 return Some(());
             }
-            "therefore" | "implies" | "Rightarrow" | "Longrightarrow" | "Longleftrightarrow" | "iff" if self.out.is_empty() => {
+            "therefore" | "implies" | "Rightarrow" | "Longrightarrow" | "Longleftrightarrow"
+            | "iff"
+                if self.out.is_empty() =>
+            {
                 self.skip(bytes);
                 return Some(());
             }
-            "text" | "textrm" | "textbf" | "textit" | "textnormal" | "textsf" | "texttt" | "mbox" | "hbox" | "mathrm"
-            | "mathbf" | "mathit" | "mathsf" | "mathcal" | "mathscr" | "mathfrak" | "boldsymbol" | "bm" | "operatorname"
-            | "mathbb" | "Bbb" | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
+            "text" | "textrm" | "textbf" | "textit" | "textnormal" | "textsf" | "texttt"
+            | "mbox" | "hbox" | "mathrm" | "mathbf" | "mathit" | "mathsf" | "mathcal"
+            | "mathscr" | "mathfrak" | "boldsymbol" | "bm" | "operatorname" | "mathbb" | "Bbb"
+            | "rmfamily" | "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathop" => {
                 return self.font(name, bytes);
             }
             "pmod" => Kind::Modulo(true),
@@ -142,8 +149,17 @@ impl<'a> Lexer<'a> {
             None => {
                 let start = after.trim_start();
                 let skipped = after.len() - start.len();
-                let dotless = ["\\imath", "\\jmath"].iter().find(|name| start.starts_with(**name)).map(|name| name.len());
-                let length = dotless.or_else(|| start.chars().next().filter(|c| is_letter(*c)).map(char::len_utf8))?;
+                let dotless = ["\\imath", "\\jmath"]
+                    .iter()
+                    .find(|name| start.starts_with(**name))
+                    .map(|name| name.len());
+                let length = dotless.or_else(|| {
+                    start
+                        .chars()
+                        .next()
+                        .filter(|c| is_letter(*c))
+                        .map(char::len_utf8)
+                })?;
                 (start.get(..length)?, skipped + length)
             }
         };
@@ -152,7 +168,9 @@ impl<'a> Lexer<'a> {
             self.push(Kind::Command(unit), bytes + whole);
             return Some(());
         }
-        let lower = trimmed.trim_matches(|c: char| c == ',' || c.is_whitespace()).to_ascii_lowercase();
+        let lower = trimmed
+            .trim_matches(|c: char| c == ',' || c.is_whitespace())
+            .to_ascii_lowercase();
         let letter = trimmed.chars().count() == 1 && trimmed.starts_with(is_letter);
         let kind = match (name, lower.as_str()) {
             ("mathbb" | "Bbb", "r") => Kind::Command("Reals"),
@@ -161,8 +179,26 @@ impl<'a> Lexer<'a> {
             (_, "negative" | "minus") => Kind::Minus,
             (_, "mod" | "modulo") => Kind::Modulo(false),
             // `12 \text{ out of } 20`
-            (_, "out of") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Slash,
-            ("text" | "mathrm" | "textrm", "to") if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => {
+            (_, "out of")
+                if matches!(
+                    self.out.last(),
+                    Some(Token {
+                        kind: Kind::Number(_),
+                        ..
+                    })
+                ) =>
+            {
+                Kind::Slash
+            }
+            ("text" | "mathrm" | "textrm", "to")
+                if matches!(
+                    self.out.last(),
+                    Some(Token {
+                        kind: Kind::Number(_),
+                        ..
+                    })
+                ) =>
+            {
                 Kind::Colon
             }
             (_, "$" | "\\$" | "\\") if inside.contains('$') => Kind::Currency,
@@ -176,32 +212,44 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             (_, "") => Kind::Comma,
-            ("vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathbf" | "boldsymbol" | "bm" | "mathcal", _) if letter => {
-                Kind::Word(trimmed)
-            }
+            (
+                "vec" | "hat" | "tilde" | "overrightarrow" | "widehat" | "mathbf" | "boldsymbol"
+                | "bm" | "mathcal",
+                _,
+            ) if letter => Kind::Word(trimmed),
             // `\vec{AB}` is one thing, and not `\vec{BA}`.
-            ("vec" | "overrightarrow", _) if trimmed.len() == 2 && trimmed.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+            ("vec" | "overrightarrow", _)
+                if trimmed.len() == 2 && trimmed.bytes().all(|byte| byte.is_ascii_uppercase()) =>
+            {
                 self.push(Kind::Command("vector"), bytes);
                 return Some(());
             }
-            ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word) if is_function(word) => {
+            ("mathrm" | "operatorname" | "mathop" | "mathit" | "mathsf" | "mathbf", word)
+                if is_function(word) =>
+            {
                 Kind::Word(trimmed)
             }
             ("text", word)
-                if word.len() > 2 && is_function(word) && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) =>
+                if word.len() > 2
+                    && is_function(word)
+                    && after.get(whole..).is_some_and(|rest| rest.starts_with('(')) =>
             {
                 Kind::Word(trimmed)
             }
             // `\text{2A}_{16}`
             _ if !matches!(name, "mathbb" | "Bbb")
-                && trimmed.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+                && trimmed
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
                 && after.get(whole..).is_some_and(|rest| rest.starts_with('_')) =>
             {
                 Kind::Text(trimmed)
             }
             // `\text{13}`, `\mathrm{2x}`: formulas in another font.
             (_, _)
-                if trimmed.trim_start_matches(['(', '[', '-']).starts_with(|c: char| c.is_ascii_digit())
+                if trimmed
+                    .trim_start_matches(['(', '[', '-'])
+                    .starts_with(|c: char| c.is_ascii_digit())
                     || lower.trim_start_matches('(').starts_with("mod ")
                     || trimmed.contains(['\\', '=', '^']) =>
             {
@@ -228,17 +276,41 @@ impl<'a> Lexer<'a> {
             length += group(self.rest().get(length..)?).map_or(0, |(_, whole)| whole);
         }
         let in_brace = begins
-            && matches!(self.out.last(), Some(Token { kind: Kind::Open(Bracket::Curly), .. }))
+            && matches!(
+                self.out.last(),
+                Some(Token {
+                    kind: Kind::Open(Bracket::Curly),
+                    ..
+                })
+            )
             && !self.rest().contains("\\right\\}")
             && self.rest().contains("\\right");
-        let lines = ["align", "aligned", "alignat", "alignedat", "equation", "gather", "gathered", "split", "eqnarray", "multline"];
+        let lines = [
+            "align",
+            "aligned",
+            "alignat",
+            "alignedat",
+            "equation",
+            "gather",
+            "gathered",
+            "split",
+            "eqnarray",
+            "multline",
+        ];
         // `\left\{ \begin{aligned} … \end{aligned} \right.`
         if lines.contains(&name) && in_brace {
             self.out.pop();
             self.depth = self.depth.saturating_sub(1);
         }
         if lines.contains(&name) {
-            self.push(if begins { Kind::Begin(rows::LINES) } else { Kind::End(rows::LINES) }, length);
+            self.push(
+                if begins {
+                    Kind::Begin(rows::LINES)
+                } else {
+                    Kind::End(rows::LINES)
+                },
+                length,
+            );
             return Some(());
         }
         // `\left\{ \begin{array}{l} … \end{array} \right.`
@@ -248,7 +320,11 @@ impl<'a> Lexer<'a> {
             self.push(Kind::Begin("cases"), length);
             return Some(());
         }
-        let kind = if begins { Kind::Begin(name) } else { Kind::End(name) };
+        let kind = if begins {
+            Kind::Begin(name)
+        } else {
+            Kind::End(name)
+        };
         self.push(kind, length);
         Some(())
     }
@@ -256,17 +332,35 @@ impl<'a> Lexer<'a> {
 
 /// Bytes of the space that a row's end asks for: `[4pt]`.
 fn row_spacing(text: &str) -> usize {
-    let inside = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
+    let inside = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+        .map(|(inside, _)| inside);
     let length = |inside: &str| {
-        let number = ["pt", "ex", "em", "mm", "cm"].iter().find_map(|unit| inside.strip_suffix(unit))?;
-        number.trim().chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-')).then_some(inside.len() + 2)
+        let number = ["pt", "ex", "em", "mm", "cm"]
+            .iter()
+            .find_map(|unit| inside.strip_suffix(unit))?;
+        number
+            .trim()
+            .chars()
+            .all(|c| c.is_ascii_digit() || matches!(c, '.' | '-'))
+            .then_some(inside.len() + 2)
     };
     inside.and_then(length).unwrap_or(0)
 }
 
 /// The unit vector that a letter in a font is: `\mathbf{i}`, `\hat{\jmath}`, `\vec{\mathbf{k}}`.
 fn unit_vector(font: &str, inside: &str) -> Option<&'static str> {
-    const FONTS: [&str; 8] = ["vec", "hat", "widehat", "overrightarrow", "mathbf", "boldsymbol", "bm", "textbf"];
+    const FONTS: [&str; 8] = [
+        "vec",
+        "hat",
+        "widehat",
+        "overrightarrow",
+        "mathbf",
+        "boldsymbol",
+        "bm",
+        "textbf",
+    ];
     if !FONTS.contains(&font) {
         return None;
     }
@@ -275,7 +369,10 @@ fn unit_vector(font: &str, inside: &str) -> Option<&'static str> {
         "j" | "\\jmath" => 1,
         "k" => 2,
         _ => {
-            let (outer, inner) = inside.strip_prefix('\\')?.strip_suffix('}')?.split_once('{')?;
+            let (outer, inner) = inside
+                .strip_prefix('\\')?
+                .strip_suffix('}')?
+                .split_once('{')?;
             return unit_vector(outer, inner.trim());
         }
     };

@@ -26,15 +26,21 @@ pub struct Compare<'j> {
 
 impl Compare<'_> {
     pub fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
-        let same = |r: &Expr, a: &Expr| self.within(&expanded(&resolved(r)), &expanded(&resolved(a)), DEPTH_MAX);
+        let same = |r: &Expr, a: &Expr| {
+            self.within(&expanded(&resolved(r)), &expanded(&resolved(a)), DEPTH_MAX)
+        };
         self.families(reference, answer, same)
     }
 
     pub fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
-        let Some(depth) = depth.checked_sub(1) else { return Verdict::Undecided };
+        let Some(depth) = depth.checked_sub(1) else {
+            return Verdict::Undecided;
+        };
         match (r, a) {
             // `A(1, 2)`
-            (Expr::Product(_), _) | (_, Expr::Product(_)) if labelled(r).is_some() || labelled(a).is_some() => {
+            (Expr::Product(_), _) | (_, Expr::Product(_))
+                if labelled(r).is_some() || labelled(a).is_some() =>
+            {
                 match (labelled(r), labelled(a)) {
                     (Some((own, _)), Some((other, _))) if own != other => Verdict::Different,
                     (Some((_, r)), Some((_, a))) => self.within(r, a, depth),
@@ -44,27 +50,47 @@ impl Compare<'_> {
                 }
             }
             // A set of a single thing is that thing.
-            (Expr::Set(items) | Expr::List(_, items), other) if self.is_single(items, other, depth) => {
-                items.last().map_or(Verdict::Different, |one| self.within(one, other, depth))
+            (Expr::Set(items) | Expr::List(_, items), other)
+                if self.is_single(items, other, depth) =>
+            {
+                items
+                    .last()
+                    .map_or(Verdict::Different, |one| self.within(one, other, depth))
             }
-            (other, Expr::Set(items) | Expr::List(_, items)) if self.is_single(items, other, depth) => {
-                items.last().map_or(Verdict::Different, |one| self.within(other, one, depth))
+            (other, Expr::Set(items) | Expr::List(_, items))
+                if self.is_single(items, other, depth) =>
+            {
+                items
+                    .last()
+                    .map_or(Verdict::Different, |one| self.within(other, one, depth))
             }
             // `3 < 5` says no more than `2 < 7`, and is not it.
             (Expr::Relations(rs, rr), Expr::Relations(az, ar))
                 if (says_nothing(self.judge, rs, rr) || says_nothing(self.judge, az, ar))
-                    && rr.iter().chain(ar).any(|relation| *relation != Relation::Equal) =>
+                    && rr
+                        .iter()
+                        .chain(ar)
+                        .any(|relation| *relation != Relation::Equal) =>
             {
-                let turned: (Vec<Expr>, Vec<Relation>) =
-                    (az.iter().rev().cloned().collect(), ar.iter().rev().map(|relation| mirrored(*relation)).collect());
+                let turned: (Vec<Expr>, Vec<Relation>) = (
+                    az.iter().rev().cloned().collect(),
+                    ar.iter()
+                        .rev()
+                        .map(|relation| mirrored(*relation))
+                        .collect(),
+                );
                 match (rr == ar, *rr == turned.1) {
                     (true, _) if self.in_order(rs, az, depth) == Verdict::Equal => Verdict::Equal,
                     (_, true) => self.in_order(rs, &turned.0, depth),
                     _ => Verdict::Different,
                 }
             }
-            (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => self.relations((rs, rr), (az, ar), depth),
-            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..)) if self.texts(r, a) == Verdict::Equal => {
+            (Expr::Relations(rs, rr), Expr::Relations(az, ar)) => {
+                self.relations((rs, rr), (az, ar), depth)
+            }
+            (Expr::Relations(..), Expr::Text(_)) | (Expr::Text(_), Expr::Relations(..))
+                if self.texts(r, a) == Verdict::Equal =>
+            {
                 Verdict::Equal
             }
             (Expr::Relations(sides, relations), other) => {
@@ -88,11 +114,15 @@ impl Compare<'_> {
             (Expr::Modulo(r, m), Expr::Modulo(a, n)) => self.classes((r, m), (a, n)),
             // `2 \pmod 3` says 2 with its modulus; `5 \pmod 3` is a class, and not 5.
             (other, Expr::Modulo(value, modulus))
-                if other.is_scalar() && other.symbols().is_empty() && !is_residue(value, modulus) =>
+                if other.is_scalar()
+                    && other.symbols().is_empty()
+                    && !is_residue(value, modulus) =>
             {
                 Verdict::Different
             }
-            (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus)) if other.is_scalar() => {
+            (Expr::Modulo(value, modulus), other) | (other, Expr::Modulo(value, modulus))
+                if other.is_scalar() =>
+            {
                 self.class_and_formula((value, modulus), other)
             }
             (Expr::Cases(rs), Expr::Cases(az)) => match self.cases(rs, az, depth) {
@@ -108,26 +138,37 @@ impl Compare<'_> {
             },
             (Expr::Text(_), _) | (_, Expr::Text(_)) => self.texts(r, a),
             // `\frac{\pi}{2} \text{ rad}` and `90^\circ`: both say what they are measured in.
-            (Expr::Quantity(turned, unit), Expr::Degrees(degrees)) | (Expr::Degrees(degrees), Expr::Quantity(turned, unit))
+            (Expr::Quantity(turned, unit), Expr::Degrees(degrees))
+            | (Expr::Degrees(degrees), Expr::Quantity(turned, unit))
                 if unit.is_radian() =>
             {
-                self.scalars(&turned.clone().times(Expr::integer(180)), &degrees.clone().times(Expr::Pi))
+                self.scalars(
+                    &turned.clone().times(Expr::integer(180)),
+                    &degrees.clone().times(Expr::Pi),
+                )
             }
-            (Expr::Quantity(value, unit), other) => self.quantities(value, Some(unit), other, depth),
+            (Expr::Quantity(value, unit), other) => {
+                self.quantities(value, Some(unit), other, depth)
+            }
             (other, Expr::Quantity(..)) => self.quantities(other, None, a, depth),
             // `p \land q` is no `p \lor q`.
             (Expr::List(Joined::And, rs), Expr::List(Joined::Or, az))
             | (Expr::List(Joined::Or, rs), Expr::List(Joined::And, az))
-                if rs.iter().chain(az).all(|item| matches!(item, Expr::Symbol(_))) =>
+                if rs
+                    .iter()
+                    .chain(az)
+                    .all(|item| matches!(item, Expr::Symbol(_))) =>
             {
                 Verdict::Different
             }
-            (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => match self.conditions(r, a) {
-                Some(verdict) => verdict,
-                // `x < 2 and x > 3` is no `x < 2 or x > 3`.
-                None if parted_otherwise(r, a) => Verdict::Different,
-                None => self.collections(r, a, depth),
-            },
+            (Expr::List(..) | Expr::Set(_), Expr::List(..) | Expr::Set(_)) => {
+                match self.conditions(r, a) {
+                    Some(verdict) => verdict,
+                    // `x < 2 and x > 3` is no `x < 2 or x > 3`.
+                    None if parted_otherwise(r, a) => Verdict::Different,
+                    None => self.collections(r, a, depth),
+                }
+            }
             // `1 or 2` is no point.
             (Expr::List(Joined::Or, items), Expr::Tuple(_, _, parts))
             | (Expr::Tuple(_, _, parts), Expr::List(Joined::Or, items))
@@ -135,15 +176,20 @@ impl Compare<'_> {
             {
                 Verdict::Different
             }
-            (Expr::List(_, items), Expr::Tuple(open, close, parts)) => match self.conditions(r, a) {
-                Some(verdict) => verdict,
-                None => self.list_and_tuple(items, (*open, *close), parts, true, depth),
-            },
-            (Expr::Tuple(open, close, parts), Expr::List(_, items)) => match self.conditions(r, a) {
-                Some(verdict) => verdict,
-                None => self.list_and_tuple(items, (*open, *close), parts, false, depth),
-            },
-            (Expr::Set(items), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Set(items)) => {
+            (Expr::List(_, items), Expr::Tuple(open, close, parts)) => {
+                match self.conditions(r, a) {
+                    Some(verdict) => verdict,
+                    None => self.list_and_tuple(items, (*open, *close), parts, true, depth),
+                }
+            }
+            (Expr::Tuple(open, close, parts), Expr::List(_, items)) => {
+                match self.conditions(r, a) {
+                    Some(verdict) => verdict,
+                    None => self.list_and_tuple(items, (*open, *close), parts, false, depth),
+                }
+            }
+            (Expr::Set(items), Expr::Tuple(_, _, parts))
+            | (Expr::Tuple(_, _, parts), Expr::Set(items)) => {
                 if self.lenient {
                     self.unordered(items, parts, depth)
                 } else {
@@ -152,11 +198,16 @@ impl Compare<'_> {
             }
             (Expr::Ratio(rs), Expr::Ratio(az)) => self.ratios(rs, az, depth),
             (Expr::Ratio(parts), other) | (other, Expr::Ratio(parts)) => match parts.as_slice() {
-                [above, below] if other.is_scalar() => self.scalars(&above.clone().over(below.clone()), other),
+                [above, below] if other.is_scalar() => {
+                    self.scalars(&above.clone().over(below.clone()), other)
+                }
                 _ => Verdict::Different,
             },
             _ if rows_of(r).is_some() && rows_of(a).is_some() => self.matrices(r, a, depth),
-            (Expr::Matrix(rows), Expr::Tuple(_, _, parts)) | (Expr::Tuple(_, _, parts), Expr::Matrix(rows)) if self.lenient => {
+            (Expr::Matrix(rows), Expr::Tuple(_, _, parts))
+            | (Expr::Tuple(_, _, parts), Expr::Matrix(rows))
+                if self.lenient =>
+            {
                 let entries: Vec<Expr> = rows.iter().flatten().cloned().collect();
                 if rows.len() == 1 || rows.iter().all(|row| row.len() == 1) {
                     self.in_order(&entries, parts, depth)
@@ -164,7 +215,9 @@ impl Compare<'_> {
                     Verdict::Different
                 }
             }
-            (Expr::Tuple(ro, rc, rs), Expr::Tuple(ao, ac, az)) => self.tuples((*ro, *rc, rs), (*ao, *ac, az), depth),
+            (Expr::Tuple(ro, rc, rs), Expr::Tuple(ao, ac, az)) => {
+                self.tuples((*ro, *rc, rs), (*ao, *ac, az), depth)
+            }
             _ if r.is_scalar() && a.is_scalar() => self.scalars(r, a),
             _ => match self.sets(r, a) {
                 Some(verdict) => verdict,
@@ -179,7 +232,11 @@ impl Compare<'_> {
         match items.split_first() {
             Some((_, [])) => !matches!(other, Expr::Set(_) | Expr::List(..)),
             Some((first, rest)) => {
-                !collection && rest.len() < 4 && rest.iter().all(|item| self.within(first, item, depth) == Verdict::Equal)
+                !collection
+                    && rest.len() < 4
+                    && rest
+                        .iter()
+                        .all(|item| self.within(first, item, depth) == Verdict::Equal)
             }
             None => false,
         }
@@ -205,7 +262,9 @@ impl Compare<'_> {
                 other => other.clone(),
             };
             let turned = |expr: &Expr| crate::exponents::radians(expr);
-            let close = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal || self.judge.close(x, y);
+            let close = |x: &Expr, y: &Expr| {
+                self.judge.equal(x, y) == Verdict::Equal || self.judge.close(x, y)
+            };
             if close(r, a) || close(&bare(r), &bare(a)) || close(&turned(r), &turned(a)) {
                 return Verdict::Equal;
             }
@@ -217,8 +276,11 @@ impl Compare<'_> {
         let nothing = |expr: &Expr| matches!(expr, Expr::Set(items) if items.is_empty());
         for (x, y) in [(r, a), (a, r)] {
             if let Expr::Text(said) = x
-                && ((text::says_nothing(said) && (nothing(y) || self.sets(&Expr::Set(Vec::new()), y) == Some(Verdict::Equal)))
-                    || (text::says_all_reals(said) && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
+                && ((text::says_nothing(said)
+                    && (nothing(y)
+                        || self.sets(&Expr::Set(Vec::new()), y) == Some(Verdict::Equal)))
+                    || (text::says_all_reals(said)
+                        && self.sets(&Expr::Reals, y) == Some(Verdict::Equal)))
             {
                 return Verdict::Equal;
             }
@@ -254,7 +316,11 @@ impl Compare<'_> {
 
     /// Lists of inequalities: both as sets of reals, when one is one.
     fn conditions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
-        let conditions = |expr: &Expr| matches!(expr, Expr::List(_, items) if items.iter().all(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().all(|relation| *relation != Relation::Equal))));
+        let conditions = |expr: &Expr| {
+            matches!(expr, Expr::List(_, items) if items.iter()
+            .all(|item| matches!(item, Expr::Relations(_, relations) if relations.iter()
+            .all(|relation| *relation != Relation::Equal))))
+        };
         if !conditions(r) && !conditions(a) {
             return None;
         }
@@ -278,14 +344,22 @@ impl Compare<'_> {
     /// Each with one of the others; what is written twice counts once.
     fn unordered(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
         if rs.len() > ITEMS_MAX || az.len() > ITEMS_MAX {
-            return if rs == az { Verdict::Equal } else { Verdict::Undecided };
+            return if rs == az {
+                Verdict::Equal
+            } else {
+                Verdict::Undecided
+            };
         }
         let covered = |xs: &[Expr], ys: &[Expr], turned: bool| -> Verdict {
             let mut all = Verdict::Equal;
             for x in xs {
                 let mut best = Verdict::Different;
                 for y in ys {
-                    match if turned { self.within(y, x, depth) } else { self.within(x, y, depth) } {
+                    match if turned {
+                        self.within(y, x, depth)
+                    } else {
+                        self.within(x, y, depth)
+                    } {
                         Verdict::Equal => {
                             best = Verdict::Equal;
                             break;
@@ -301,14 +375,22 @@ impl Compare<'_> {
             }
             all
         };
-        covered(rs, az, false).and(|| if rs.len() == az.len() && distinct(rs) { Verdict::Equal } else { covered(az, rs, true) })
+        covered(rs, az, false).and(|| {
+            if rs.len() == az.len() && distinct(rs) {
+                Verdict::Equal
+            } else {
+                covered(az, rs, true)
+            }
+        })
     }
 
     fn in_order(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
         if rs.len() != az.len() {
             return Verdict::Different;
         }
-        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| all.and(|| self.within(x, y, depth)))
+        rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| {
+            all.and(|| self.within(x, y, depth))
+        })
     }
 
     /// `3, 4` for `(3, 4)`; `x = 3, y = 4` too, in whatever order.
@@ -320,11 +402,20 @@ impl Compare<'_> {
         list_is_reference: bool,
         depth: u32,
     ) -> Verdict {
-        if parts.len() == 2 && !matches!(brackets, (Bracket::Round, Bracket::Round) | (Bracket::Angle, Bracket::Angle)) {
+        if parts.len() == 2
+            && !matches!(
+                brackets,
+                (Bracket::Round, Bracket::Round) | (Bracket::Angle, Bracket::Angle)
+            )
+        {
             return Verdict::Different;
         }
         let compare = |items: &[Expr]| {
-            if list_is_reference { self.in_order(items, parts, depth) } else { self.in_order(parts, items, depth) }
+            if list_is_reference {
+                self.in_order(items, parts, depth)
+            } else {
+                self.in_order(parts, items, depth)
+            }
         };
         let verdict = compare(items);
         let named: Option<Vec<(String, Expr)>> = items
@@ -340,23 +431,45 @@ impl Compare<'_> {
         match named {
             // `x = 3, x = 4` are two values.
             Some(named)
-                if named.iter().enumerate().any(|(at, (name, _))| named.iter().take(at).any(|(other, _)| other == name)) =>
+                if named.iter().enumerate().any(|(at, (name, _))| {
+                    named.iter().take(at).any(|(other, _)| other == name)
+                }) =>
             {
                 Verdict::Different
             }
-            // x, y, z are in that order whatever order they are written in; of other names the order may be the one written.
+            // x, y, z are in that order whatever order they are written in; of other names the
+            // order may be the one written.
             Some(mut named)
-                if verdict == Verdict::Different || named.iter().all(|(name, _)| matches!(name.as_str(), "x" | "y" | "z")) =>
+                if verdict == Verdict::Different
+                    || named
+                        .iter()
+                        .all(|(name, _)| matches!(name.as_str(), "x" | "y" | "z")) =>
             {
                 named.sort_by(|x, y| x.0.cmp(&y.0));
-                compare(&named.into_iter().map(|(_, value)| value).collect::<Vec<Expr>>())
+                compare(
+                    &named
+                        .into_iter()
+                        .map(|(_, value)| value)
+                        .collect::<Vec<Expr>>(),
+                )
             }
             _ => verdict,
         }
     }
 
-    fn tuples(&self, r: (Bracket, Bracket, &[Expr]), a: (Bracket, Bracket, &[Expr]), depth: u32) -> Verdict {
-        let round = |bracket: Bracket| if bracket == Bracket::Angle { Bracket::Round } else { bracket };
+    fn tuples(
+        &self,
+        r: (Bracket, Bracket, &[Expr]),
+        a: (Bracket, Bracket, &[Expr]),
+        depth: u32,
+    ) -> Verdict {
+        let round = |bracket: Bracket| {
+            if bracket == Bracket::Angle {
+                Bracket::Round
+            } else {
+                bracket
+            }
+        };
         // Of two things brackets tell points and intervals apart; of more they do not.
         if r.2.len() == 2 && (round(r.0), round(r.1)) != (round(a.0), round(a.1)) {
             return Verdict::Different;
@@ -368,7 +481,9 @@ impl Compare<'_> {
         if self.in_order(rs, az, depth) == Verdict::Equal {
             return Verdict::Equal;
         }
-        let (Some((r, rs)), Some((a, az))) = (rs.split_first(), az.split_first()) else { return Verdict::Different };
+        let (Some((r, rs)), Some((a, az))) = (rs.split_first(), az.split_first()) else {
+            return Verdict::Different;
+        };
         if rs.len() != az.len() {
             return Verdict::Different;
         }
@@ -377,31 +492,58 @@ impl Compare<'_> {
             return Verdict::Different;
         }
         rs.iter().zip(az).fold(Verdict::Equal, |all, (x, y)| {
-            all.and(|| self.judge.equal(&x.clone().times(a.clone()), &y.clone().times(r.clone())))
+            all.and(|| {
+                self.judge
+                    .equal(&x.clone().times(a.clone()), &y.clone().times(r.clone()))
+            })
         })
     }
 
     fn matrices(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
-        let (Some(rs), Some(az)) = (rows_of(r), rows_of(a)) else { return Verdict::Different };
+        let (Some(rs), Some(az)) = (rows_of(r), rows_of(a)) else {
+            return Verdict::Different;
+        };
         if rs.len() != az.len() {
             return Verdict::Different;
         }
-        rs.iter().zip(&az).fold(Verdict::Equal, |all, (x, y)| all.and(|| self.in_order(x, y, depth)))
+        rs.iter().zip(&az).fold(Verdict::Equal, |all, (x, y)| {
+            all.and(|| self.in_order(x, y, depth))
+        })
     }
 
-    fn relations(&self, r: (&[Expr], &[Relation]), a: (&[Expr], &[Relation]), depth: u32) -> Verdict {
-        if let ([variable, rs], [Relation::Member], [other, az], [Relation::Member]) = (r.0, r.1, a.0, a.1) {
-            return if variable == other || self.lenient { self.within(rs, az, depth) } else { Verdict::Different };
+    fn relations(
+        &self,
+        r: (&[Expr], &[Relation]),
+        a: (&[Expr], &[Relation]),
+        depth: u32,
+    ) -> Verdict {
+        if let ([variable, rs], [Relation::Member], [other, az], [Relation::Member]) =
+            (r.0, r.1, a.0, a.1)
+        {
+            return if variable == other || self.lenient {
+                self.within(rs, az, depth)
+            } else {
+                Verdict::Different
+            };
         }
         // `x \equiv 2 \pmod 5` is a class, and `x = 2` a number.
         let class = |sides: &[Expr]| matches!(sides.last(), Some(Expr::Modulo(..)));
-        let number = |sides: &[Expr]| sides.last().is_some_and(|last| last.is_scalar() && last.symbols().is_empty());
+        let number = |sides: &[Expr]| {
+            sides
+                .last()
+                .is_some_and(|last| last.is_scalar() && last.symbols().is_empty())
+        };
         if (class(r.0) && number(a.0)) || (number(r.0) && class(a.0)) {
             return Verdict::Different;
         }
-        let expr = |(sides, relations): (&[Expr], &[Relation])| Expr::Relations(sides.to_vec(), relations.to_vec());
+        let expr = |(sides, relations): (&[Expr], &[Relation])| {
+            Expr::Relations(sides.to_vec(), relations.to_vec())
+        };
         let (whole_r, whole_a) = (expr(r), expr(a));
-        let named = (assigned(self.judge, r.0, r.1, false), assigned(self.judge, a.0, a.1, false));
+        let named = (
+            assigned(self.judge, r.0, r.1, false),
+            assigned(self.judge, a.0, a.1, false),
+        );
         if let ((Some(x), Some(y)), Some(r_name), Some(a_name)) = (named, name(r.0), name(a.0))
             && (same_name(r_name, a_name) || self.lenient)
             && self.within(x, y, depth) == Verdict::Equal
@@ -411,10 +553,15 @@ impl Compare<'_> {
         // `x > 2` and `x \in (2, \infty)`.
         let member = |relations: &[Relation]| relations == [Relation::Member];
         let ordered = |relations: &[Relation]| {
-            relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
+            relations
+                .iter()
+                .any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately))
         };
         if (ordered(r.1) || ordered(a.1))
-            && (self.lenient || member(r.1) || member(a.1) || subject(&whole_r) == subject(&whole_a))
+            && (self.lenient
+                || member(r.1)
+                || member(a.1)
+                || subject(&whole_r) == subject(&whole_a))
             && let Some(verdict) = self.sets(&whole_r, &whole_a)
         {
             return verdict;
@@ -423,7 +570,11 @@ impl Compare<'_> {
             return equivalent(self.judge, (rl, *r_relation, rr), (al, *a_relation, ar));
         }
         // `x = y = z` has no order.
-        let equalities = |relations: &[Relation]| relations.iter().all(|relation| *relation == Relation::Equal);
+        let equalities = |relations: &[Relation]| {
+            relations
+                .iter()
+                .all(|relation| *relation == Relation::Equal)
+        };
         if equalities(r.1) && equalities(a.1) && r.0.len() == a.0.len() {
             return self.unordered(r.0, a.0, depth);
         }
@@ -431,15 +582,32 @@ impl Compare<'_> {
     }
 
     /// The same sides in the same order, or all of it read from its end.
-    fn side_by_side(&self, r: (&[Expr], &[Relation]), a: (&[Expr], &[Relation]), depth: u32) -> Verdict {
-        let straight = if r.1 == a.1 { self.in_order(r.0, a.0, depth) } else { Verdict::Different };
+    fn side_by_side(
+        &self,
+        r: (&[Expr], &[Relation]),
+        a: (&[Expr], &[Relation]),
+        depth: u32,
+    ) -> Verdict {
+        let straight = if r.1 == a.1 {
+            self.in_order(r.0, a.0, depth)
+        } else {
+            Verdict::Different
+        };
         if straight == Verdict::Equal {
             return straight;
         }
         // `a < b < c` read from its end.
         let backwards: Vec<Expr> = a.0.iter().rev().cloned().collect();
-        let turned: Vec<Relation> = a.1.iter().rev().map(|relation| mirrored(*relation)).collect();
-        if r.1 == turned.as_slice() { self.in_order(r.0, &backwards, depth) } else { straight }
+        let turned: Vec<Relation> =
+            a.1.iter()
+                .rev()
+                .map(|relation| mirrored(*relation))
+                .collect();
+        if r.1 == turned.as_slice() {
+            self.in_order(r.0, &backwards, depth)
+        } else {
+            straight
+        }
     }
 
     /// Unions and the like whose parts have variables in them: part by part.
@@ -454,10 +622,13 @@ impl Compare<'_> {
                 }
                 self.unordered(&parts(r), &parts(a), depth)
             }
-            (Expr::Intersection(a1, b1), Expr::Intersection(a2, b2)) | (Expr::Without(a1, b1), Expr::Without(a2, b2)) => {
-                self.within(a1, a2, depth).and(|| self.within(b1, b2, depth))
+            (Expr::Intersection(a1, b1), Expr::Intersection(a2, b2))
+            | (Expr::Without(a1, b1), Expr::Without(a2, b2)) => self
+                .within(a1, a2, depth)
+                .and(|| self.within(b1, b2, depth)),
+            (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => {
+                self.in_order(rs, az, depth)
             }
-            (Expr::Call(f, rs), Expr::Call(g, az)) if f == g && *f != Function::Absolute => self.in_order(rs, az, depth),
             _ => Verdict::of(r == a),
         }
     }
@@ -465,9 +636,14 @@ impl Compare<'_> {
 
 /// Conditions of which all are to hold, and others of which one is.
 fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
-    let ordered = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately | Relation::Member)));
+    let ordered = |item: &Expr| {
+        matches!(item, Expr::Relations(_, relations) if relations.iter()
+        .any(|relation| !matches!(relation,
+        Relation::Equal | Relation::Approximately | Relation::Member)))
+    };
     match (r, a) {
-        (Expr::List(Joined::And, rs), Expr::List(Joined::Or, az)) | (Expr::List(Joined::Or, rs), Expr::List(Joined::And, az)) => {
+        (Expr::List(Joined::And, rs), Expr::List(Joined::Or, az))
+        | (Expr::List(Joined::Or, rs), Expr::List(Joined::And, az)) => {
             rs.iter().chain(az).any(ordered)
         }
         _ => false,
@@ -478,29 +654,42 @@ fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
 /// An equation's value is its last side's.
 fn says_nothing(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> bool {
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
-    let [left, right] = sides else { return sides.iter().all(constant) };
+    let [left, right] = sides else {
+        return sides.iter().all(constant);
+    };
     if constant(left) && constant(right) {
         return true;
     }
-    let ordered = !matches!(relations, [Relation::Member | Relation::Equal | Relation::Approximately]);
+    let ordered = !matches!(
+        relations,
+        [Relation::Member | Relation::Equal | Relation::Approximately]
+    );
     let apart = left.clone().minus(right.clone());
     let same = |value: Rational| judge.equal(&apart, &Expr::Number(value)) == Verdict::Equal;
-    ordered && left.symbols() == right.symbols() && apart.is_scalar() && judge.value_at_a_point(&apart).is_some_and(same)
+    ordered
+        && left.symbols() == right.symbols()
+        && apart.is_scalar()
+        && judge.value_at_a_point(&apart).is_some_and(same)
 }
 
 /// Whether a class is given by its least member.
 fn is_residue(value: &Expr, modulus: &Expr) -> bool {
     let (value, modulus) = (constant_rational(value), constant_rational(modulus));
-    value.zip(modulus).is_some_and(|(value, modulus)| !value.is_negative() && value < modulus)
+    value
+        .zip(modulus)
+        .is_some_and(|(value, modulus)| !value.is_negative() && value < modulus)
 }
 
 /// The name of a point and its place: `A(1, 2)`.
 fn labelled(expr: &Expr) -> Option<(&str, &Expr)> {
-    let Expr::Product(factors) = expr else { return None };
+    let Expr::Product(factors) = expr else {
+        return None;
+    };
     match factors.as_slice() {
-        [Expr::Symbol(name), place @ Expr::Tuple(Bracket::Round, Bracket::Round, _)]
-            if name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase()) =>
-        {
+        [
+            Expr::Symbol(name),
+            place @ Expr::Tuple(Bracket::Round, Bracket::Round, _),
+        ] if name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase()) => {
             Some((name, place))
         }
         _ => None,
@@ -520,14 +709,19 @@ fn with_names(items: &[Expr]) -> Vec<Expr> {
                 };
                 item.clone()
             }
-            (value, Some(name)) if value.is_scalar() => Expr::Relations(vec![name.clone(), value.clone()], vec![Relation::Equal]),
+            (value, Some(name)) if value.is_scalar() => {
+                Expr::Relations(vec![name.clone(), value.clone()], vec![Relation::Equal])
+            }
             (value, _) => value.clone(),
         })
         .collect()
 }
 
 fn distinct(items: &[Expr]) -> bool {
-    items.iter().enumerate().all(|(at, item)| !items.iter().take(at).any(|other| other == item))
+    items
+        .iter()
+        .enumerate()
+        .all(|(at, item)| !items.iter().take(at).any(|other| other == item))
 }
 
 /// With each `±` written out as two.
@@ -544,7 +738,12 @@ fn expanded(expr: &Expr) -> Expr {
         Expr::Union(a, b) => Expr::Union(Box::new(expanded(a)), Box::new(expanded(b))),
         Expr::Quantity(inner, unit) => {
             let both = [inner.signed(true), inner.signed(false)];
-            Expr::List(Joined::Or, both.into_iter().map(|value| Expr::Quantity(Box::new(value), unit.clone())).collect())
+            Expr::List(
+                Joined::Or,
+                both.into_iter()
+                    .map(|value| Expr::Quantity(Box::new(value), unit.clone()))
+                    .collect(),
+            )
         }
         other => Expr::List(Joined::Or, vec![other.signed(true), other.signed(false)]),
     }

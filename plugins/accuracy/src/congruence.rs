@@ -23,11 +23,15 @@ impl Parser<'_> {
         // `\text{ (mod 7)}`
         let grouped = self.eat(&Kind::Open(Bracket::Group));
         let bracketed = self.eat(&Kind::Open(Bracket::Round));
-        let Some(Kind::Modulo(class)) = self.peek() else { return None };
+        let Some(Kind::Modulo(class)) = self.peek() else {
+            return None;
+        };
         let class = *class || bracketed || congruent;
         self.at += 1;
         let modulus = if bracketed { self.sum()? } else { self.atom()? };
-        if (bracketed && !self.eat(&Kind::Close(Bracket::Round))) || (grouped && !self.eat(&Kind::Close(Bracket::Group))) {
+        if (bracketed && !self.eat(&Kind::Close(Bracket::Round)))
+            || (grouped && !self.eat(&Kind::Close(Bracket::Group)))
+        {
             return None;
         }
         if class {
@@ -65,9 +69,11 @@ pub fn spread(joined: Joined, mut items: Vec<Expr>) -> Expr {
 impl Compare<'_> {
     /// Two classes, given by a member and the modulus.
     pub fn classes(&self, r: (&Expr, &Expr), a: (&Expr, &Expr)) -> Verdict {
-        self.judge.equal(r.1, a.1).and(|| match self.is_multiple(&r.0.clone().minus(a.0.clone()), r.1) {
-            Some(multiple) => Verdict::of(multiple),
-            None => self.judge.equal(r.0, a.0),
+        self.judge.equal(r.1, a.1).and(|| {
+            match self.is_multiple(&r.0.clone().minus(a.0.clone()), r.1) {
+                Some(multiple) => Verdict::of(multiple),
+                None => self.judge.equal(r.0, a.0),
+            }
         })
     }
 
@@ -77,9 +83,11 @@ impl Compare<'_> {
             && class.0.symbols().is_empty()
             && let Some((slope, constant)) = linear(self.judge, formula, parameter)
         {
-            let step =
-                self.judge.equal(&slope, class.1) == Verdict::Equal || self.judge.equal(&slope.negate(), class.1) == Verdict::Equal;
-            return Verdict::of(step && self.is_multiple(&class.0.clone().minus(constant), class.1) == Some(true));
+            let step = self.judge.equal(&slope, class.1) == Verdict::Equal
+                || self.judge.equal(&slope.negate(), class.1) == Verdict::Equal;
+            return Verdict::of(
+                step && self.is_multiple(&class.0.clone().minus(constant), class.1) == Some(true),
+            );
         }
         self.judge.equal(class.0, formula)
     }

@@ -12,9 +12,14 @@ const TERMS_MAX: i64 = 4_000;
 /// Exponents of e and angles stay below 2 to this.
 const ARGUMENT_BITS_MAX: i64 = 20;
 
-/// Σ of `first`, `first·factor/d(1)`, `first·factor²/(d(1)·d(2))`, … in fixed point of so many bits, for |x| below 1. Each step cuts less
-/// than two units.
-fn series(first: &BigInt, factor: &BigInt, divisor: impl Fn(i64) -> i64, work: u64) -> (BigInt, i64) {
+/// Σ of `first`, `first·factor/d(1)`, `first·factor²/(d(1)·d(2))`, … in fixed point of so many
+/// bits, for |x| below 1. Each step cuts less than two units.
+fn series(
+    first: &BigInt,
+    factor: &BigInt,
+    divisor: impl Fn(i64) -> i64,
+    work: u64,
+) -> (BigInt, i64) {
     let (mut term, mut sum) = (first.clone(), first.clone());
     let mut n = 1;
     while term != BigInt::ZERO && n < TERMS_MAX {
@@ -59,7 +64,11 @@ fn fixed(x: &Ball, work: u64) -> Option<(BigInt, BigInt)> {
 
 /// A sum in fixed point, with the error of its steps and of what went in.
 fn unfixed(sum: BigInt, steps: i64, error: BigInt, work: u64) -> Option<Ball> {
-    Some(Ball { middle: sum, radius: error * 2 + (4 * steps + 8), exponent: -i64::try_from(work).ok()? })
+    Some(Ball {
+        middle: sum,
+        radius: error * 2 + (4 * steps + 8),
+        exponent: -i64::try_from(work).ok()?,
+    })
 }
 
 /// atan(1/n) = Σ ±1/((2k+1)·n^{2k+1}); with `signs` false the hyperbolic one.
@@ -75,7 +84,11 @@ fn arc_tangent_of_inverse(n: i64, signs: bool, bits: u64) -> Option<Ball> {
         k += 1;
     }
     // Two divisions cut each term by less than 1.
-    Some(Ball { middle: sum, radius: BigInt::from(2 * k + 4), exponent: -i64::try_from(work).ok()? })
+    Some(Ball {
+        middle: sum,
+        radius: BigInt::from(2 * k + 4),
+        exponent: -i64::try_from(work).ok()?,
+    })
 }
 
 pub fn pi(bits: u64) -> Option<Ball> {
@@ -101,7 +114,15 @@ pub fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
     let k = x.divide(&ln_two, work)?.nearest()?;
     let shift = i64::try_from(&k).ok()?;
     let r = x
-        .subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&ln_two, work)?, work)?
+        .subtract(
+            &Ball {
+                middle: k,
+                radius: BigInt::ZERO,
+                exponent: 0,
+            }
+            .multiply(&ln_two, work)?,
+            work,
+        )?
         .scale(-REDUCTION_BITS)?;
     let (r, error) = fixed(&r, work)?;
     let (sum, steps) = series(&(BigInt::from(1) << work), &r, |n| n, work);
@@ -130,7 +151,10 @@ pub fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
     let (sum, steps) = odd_series(&z, false, work);
     let sum = unfixed(sum, steps, error, work)?;
     let ln_m = sum.scale(ROOTS + 1)?;
-    ln_m.add(&ln_two(work)?.multiply(&Ball::integer(shift), work)?, bits + 32)
+    ln_m.add(
+        &ln_two(work)?.multiply(&Ball::integer(shift), work)?,
+        bits + 32,
+    )
 }
 
 /// Sine and cosine.
@@ -144,12 +168,26 @@ pub fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
     let work = bits + 64;
     let turn = pi(work)?.scale(1)?;
     let k = x.divide(&turn, work)?.nearest()?;
-    let r =
-        x.subtract(&Ball { middle: k, radius: BigInt::ZERO, exponent: 0 }.multiply(&turn, work)?, work)?.scale(-REDUCTION_BITS)?;
+    let r = x
+        .subtract(
+            &Ball {
+                middle: k,
+                radius: BigInt::ZERO,
+                exponent: 0,
+            }
+            .multiply(&turn, work)?,
+            work,
+        )?
+        .scale(-REDUCTION_BITS)?;
     let (r, error) = fixed(&r, work)?;
     let square: BigInt = -((&r * &r) >> work);
     let (sine, steps) = series(&r, &square, |n| 2 * n * (2 * n + 1), work);
-    let (cosine, more) = series(&(BigInt::from(1) << work), &square, |n| (2 * n - 1) * 2 * n, work);
+    let (cosine, more) = series(
+        &(BigInt::from(1) << work),
+        &square,
+        |n| (2 * n - 1) * 2 * n,
+        work,
+    );
     let mut sine = unfixed(sine, steps, error.clone(), work)?;
     let mut cosine = unfixed(cosine, more, error, work)?;
     for _ in 0..REDUCTION_BITS {
@@ -185,7 +223,9 @@ mod tests {
 
     /// Whether a ball holds the decimal, and is narrow.
     fn holds(ball: &Ball, digits: &str) -> bool {
-        let decimals = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let decimals = digits
+            .split_once('.')
+            .map_or(0, |(_, fraction)| fraction.len());
         let negative = digits.starts_with('-');
         let value = Rational::decimal(&digits.replace(['.', '-'], ""), decimals, 0).unwrap();
         let value = Ball::rational(&if negative { value.negate() } else { value }, 256).unwrap();
@@ -196,18 +236,48 @@ mod tests {
     #[test]
     fn known_digits() {
         let ball = |above: i64, below: i64| {
-            Ball::rational(&Rational::integer(above).divide(&Rational::integer(below)).unwrap(), 200).unwrap()
+            Ball::rational(
+                &Rational::integer(above)
+                    .divide(&Rational::integer(below))
+                    .unwrap(),
+                200,
+            )
+            .unwrap()
         };
-        assert!(holds(&pi(200).unwrap(), "3.141592653589793238462643383279502884197"));
-        assert!(holds(&exponential(&ball(1, 1), 200).unwrap(), "2.718281828459045235360287471352662497757"));
-        assert!(holds(&exponential(&ball(-7, 2), 200).unwrap(), "0.030197383422318500739786292363619845072"));
-        assert!(holds(&logarithm(&ball(10, 1), 200).unwrap(), "2.302585092994045684017991454684364207601"));
-        assert!(holds(&logarithm(&ball(1, 3), 200).unwrap(), "-1.098612288668109691395245236922525704647"));
+        assert!(holds(
+            &pi(200).unwrap(),
+            "3.141592653589793238462643383279502884197"
+        ));
+        assert!(holds(
+            &exponential(&ball(1, 1), 200).unwrap(),
+            "2.718281828459045235360287471352662497757"
+        ));
+        assert!(holds(
+            &exponential(&ball(-7, 2), 200).unwrap(),
+            "0.030197383422318500739786292363619845072"
+        ));
+        assert!(holds(
+            &logarithm(&ball(10, 1), 200).unwrap(),
+            "2.302585092994045684017991454684364207601"
+        ));
+        assert!(holds(
+            &logarithm(&ball(1, 3), 200).unwrap(),
+            "-1.098612288668109691395245236922525704647"
+        ));
         let (sine, cosine) = sine_cosine(&ball(100, 1), 200).unwrap();
         assert!(holds(&sine, "-0.506365641109758793656557610459785432065"));
         assert!(holds(&cosine, "0.862318872287683934101938513950842535510"));
-        assert!(holds(&arc_tangent(&ball(5, 1), 200).unwrap(), "1.373400766945015860861271926444961148650"));
-        assert!(holds(&ball(2, 1).root(2, 200).unwrap(), "1.414213562373095048801688724209698078569"));
-        assert!(holds(&ball(2, 1).root(3, 200).unwrap(), "1.259921049894873164767210607278228350570"));
+        assert!(holds(
+            &arc_tangent(&ball(5, 1), 200).unwrap(),
+            "1.373400766945015860861271926444961148650"
+        ));
+        assert!(holds(
+            &ball(2, 1).root(2, 200).unwrap(),
+            "1.414213562373095048801688724209698078569"
+        ));
+        assert!(holds(
+            &ball(2, 1).root(3, 200).unwrap(),
+            "1.259921049894873164767210607278228350570"
+        ));
     }
 }

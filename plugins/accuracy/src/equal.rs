@@ -25,7 +25,11 @@ pub enum Verdict {
 
 impl Verdict {
     pub fn of(equal: bool) -> Verdict {
-        if equal { Verdict::Equal } else { Verdict::Different }
+        if equal {
+            Verdict::Equal
+        } else {
+            Verdict::Different
+        }
     }
 
     pub fn and(self, other: impl FnOnce() -> Verdict) -> Verdict {
@@ -52,7 +56,8 @@ const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
 const POINTS_MIN: u32 = 2;
 const POINTS_MAX: u32 = 8;
-/// What all evaluations of one verdict may cost, in about the sandbox's fuel: with room for what the estimates miss.
+/// What all evaluations of one verdict may cost, in about the sandbox's fuel: with room for what
+/// the estimates miss.
 const BUDGET: u64 = 10_000_000;
 /// An exact evaluation that cost more is not tried in finer parts.
 const COST_RETRIED_MAX: u64 = 500_000;
@@ -71,23 +76,36 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is looked at.
+    /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is
+    /// looked at.
     pub fn new(texts: &[&str]) -> Judge {
         let mut seed = 0xcbf2_9ce4_8422_2325u64;
         for byte in texts.iter().flat_map(|text| text.bytes()) {
             seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Judge { seed, budget: Cell::new(BUDGET), set_aside: Cell::new(BUDGET / 2), field: OnceCell::new() }
+        Judge {
+            seed,
+            budget: Cell::new(BUDGET),
+            set_aside: Cell::new(BUDGET / 2),
+            field: OnceCell::new(),
+        }
     }
 
     /// For what is asked while an answer is read: it may cost a tenth.
     pub fn of_reader(text: &str) -> Judge {
-        Judge { budget: Cell::new(BUDGET / 10), ..Judge::new(&[text]) }
+        Judge {
+            budget: Cell::new(BUDGET / 10),
+            ..Judge::new(&[text])
+        }
     }
 
     pub fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
         if a == b {
-            return if defined(a) { Verdict::Equal } else { Verdict::Different };
+            return if defined(a) {
+                Verdict::Equal
+            } else {
+                Verdict::Different
+            };
         }
         if let (a, b) = (infinite(a), infinite(b))
             && (a.is_some() || b.is_some())
@@ -95,7 +113,11 @@ impl Judge {
             return Verdict::of(a == b);
         }
         if !a.is_scalar() || !b.is_scalar() || a.size() + b.size() > SIZE_MAX {
-            return if a.is_scalar() && b.is_scalar() { Verdict::Undecided } else { Verdict::Different };
+            return if a.is_scalar() && b.is_scalar() {
+                Verdict::Undecided
+            } else {
+                Verdict::Different
+            };
         }
         if !self.spend(COMPARISON_COST) {
             return Verdict::Undecided;
@@ -111,7 +133,11 @@ impl Judge {
             }
         }
         if steps::jumps(a) || steps::jumps(b) {
-            return if pieces::alike(self, a, b) { Verdict::Equal } else { steps::jumping(self, a, b) };
+            return if pieces::alike(self, a, b) {
+                Verdict::Equal
+            } else {
+                steps::jumping(self, a, b)
+            };
         }
         let (verdict, everywhere) = match self.by_values(a, b, forms.as_ref()) {
             (Verdict::Undecided, _) => (self.by_residues(a, b), false),
@@ -130,32 +156,58 @@ impl Judge {
 
     /// The same; `None` where one of them has no real value, or none that can be had.
     pub fn parts(&self, a: &Expr, b: &Expr) -> Option<bool> {
-        let numeric = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget };
+        let numeric = Numeric {
+            bits: BITS_LOOK,
+            real: true,
+            budget: &self.budget,
+        };
         let (a, b) = (numeric.value(a)?, numeric.value(b)?);
         let apart = a.re.subtract(&b.re, BITS_LOOK)?;
-        (a.may_be_real() && b.may_be_real()).then(|| apart.sign().is_some_and(|sign| sign != Ordering::Equal))
+        (a.may_be_real() && b.may_be_real())
+            .then(|| apart.sign().is_some_and(|sign| sign != Ordering::Equal))
     }
 
     /// A rational number near a real constant.
     pub fn near(&self, expr: &Expr) -> Option<Rational> {
-        let value = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget }.value(expr)?;
+        let value = Numeric {
+            bits: BITS_LOOK,
+            real: true,
+            budget: &self.budget,
+        }
+        .value(expr)?;
         let thousand = Ball::integer(1_000);
         let scaled = value.re.multiply(&thousand, BITS_LOOK)?.nearest()?;
-        value.may_be_real().then(|| Rational::big(scaled)?.divide(&Rational::integer(1_000))).flatten()
+        value
+            .may_be_real()
+            .then(|| Rational::big(scaled)?.divide(&Rational::integer(1_000)))
+            .flatten()
     }
 
     /// Of the seed, by two numbers.
     pub fn random(&self, at: u64, position: u64) -> u64 {
-        let mut random = self.seed.wrapping_add(at << 32).wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = self
+            .seed
+            .wrapping_add(at << 32)
+            .wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         random ^= random >> 31;
         random = random.wrapping_mul(0xbf58_476d_1ce4_e5b9);
         random ^ (random >> 29)
     }
 
-    /// The normal forms of two formulas; of numbers without letters, functions and roots there is no need of one.
+    /// The normal forms of two formulas; of numbers without letters, functions and roots there is
+    /// no need of one.
     fn forms(&self, a: &Expr, b: &Expr) -> Option<(Normal, Sum, Sum)> {
-        let parts =
-            |e: &Expr| matches!(e, Expr::Symbol(_) | Expr::Call(..) | Expr::Pi | Expr::Euler | Expr::Root(..) | Expr::Power(..));
+        let parts = |e: &Expr| {
+            matches!(
+                e,
+                Expr::Symbol(_)
+                    | Expr::Call(..)
+                    | Expr::Pi
+                    | Expr::Euler
+                    | Expr::Root(..)
+                    | Expr::Power(..)
+            )
+        };
         (a.any(&parts) || b.any(&parts)).then_some(())?;
         let normal = Normal::of(a, b);
         let found = normal.sum(a).and_then(|x| Some((x, normal.sum(b)?)));
@@ -164,16 +216,26 @@ impl Judge {
         Some((normal, x, y))
     }
 
-    /// Whether both have a real value at one point: what logarithms of absolute values are not asked for.
+    /// Whether both have a real value at one point: what logarithms of absolute values are not
+    /// asked for.
     fn real_somewhere(&self, a: &Expr, b: &Expr) -> bool {
         if !has_bare_logarithm(a) && !has_bare_logarithm(b) {
             return true;
         }
         let names = names(a, b);
-        let numeric = Numeric { bits: BITS_LOOK, real: true, budget: &self.budget };
+        let numeric = Numeric {
+            bits: BITS_LOOK,
+            real: true,
+            budget: &self.budget,
+        };
         let real = |expr: &Expr| numeric.value(expr).is_some_and(|value| value.may_be_real());
         (0..2 * POINTS_MAX).any(|round| {
-            let at = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, false));
+            let at = |name: &str| {
+                names
+                    .iter()
+                    .position(|known| known == name)
+                    .map(|at| self.sample(round, at as u64, false))
+            };
             real(&a.substitute(&at)) && real(&b.substitute(&at))
         })
     }
@@ -186,7 +248,12 @@ impl Judge {
         let same = |x: &Expr, y: &Expr| self.equal(x, y) == Verdict::Equal;
         let lettered = atoms::lettered(normal, x, y, &same);
         self.spend(u64::from(normal.steps() - before) * STEP_COST);
-        let equal = |x: &Expr, y: &Expr| [1, 2, 12].iter().find_map(|parts| self.exactly(x, y, *parts)) == Some(Verdict::Equal);
+        let equal = |x: &Expr, y: &Expr| {
+            [1, 2, 12]
+                .iter()
+                .find_map(|parts| self.exactly(x, y, *parts))
+                == Some(Verdict::Equal)
+        };
         let smooth = |x: &Expr, y: &Expr| !pieces::bends(x) && !pieces::bends(y);
         if let Some((x, y)) = lettered
             && equal(&x, &y)
@@ -197,11 +264,16 @@ impl Judge {
         // Their absolute value is 1.
         let unit = |product: &Expr| {
             [1, -1].into_iter().map(Expr::integer).any(|sign| {
-                let Some((normal, x, y)) = self.forms(product, &sign) else { return false };
-                x == y || atoms::lettered(&normal, &x, &y, &same).is_some_and(|(x, y)| equal(&x, &y))
+                let Some((normal, x, y)) = self.forms(product, &sign) else {
+                    return false;
+                };
+                x == y
+                    || atoms::lettered(&normal, &x, &y, &same).is_some_and(|(x, y)| equal(&x, &y))
             })
         };
-        let holds = same(&rest, &Expr::integer(0)) && products.iter().all(unit) && self.real_somewhere(a, b);
+        let holds = same(&rest, &Expr::integer(0))
+            && products.iter().all(unit)
+            && self.real_somewhere(a, b);
         holds.then(|| products.iter().all(|product| smooth(product, &rest)))
     }
 
@@ -229,7 +301,8 @@ impl Judge {
         (self.numerically(a, b), false)
     }
 
-    /// Of what is too large for its value, where it is made of sums, products and whole powers alone.
+    /// Of what is too large for its value, where it is made of sums, products and whole powers
+    /// alone.
     fn by_residues(&self, a: &Expr, b: &Expr) -> Verdict {
         let field = self.field.get_or_init(|| Residues::new(self.seed));
         match (field.value(a), field.value(b)) {
@@ -266,34 +339,53 @@ impl Judge {
         if self.equal(expr, &Expr::integer(0)) == Verdict::Equal {
             return Some(Ordering::Equal);
         }
-        let value = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget }.value(expr)?;
-        if value.may_be_real() { value.re.sign() } else { None }
+        let value = Numeric {
+            bits: BITS_FIRST,
+            real: false,
+            budget: &self.budget,
+        }
+        .value(expr)?;
+        if value.may_be_real() {
+            value.re.sign()
+        } else {
+            None
+        }
     }
 
     /// The value at one seeded point, where that is a rational number.
     pub fn value_at_a_point(&self, expr: &Expr) -> Option<Rational> {
         let point = Point::new(self.seed, Domain::Any, Signs::Positive);
         let value = point.value(expr);
-        if self.spend(point.cost()) { value.ok()?.to_rational() } else { None }
+        if self.spend(point.cost()) {
+            value.ok()?.to_rational()
+        } else {
+            None
+        }
     }
 
     /// By exact values at seeded points; `None` where they cannot be had.
     fn exactly(&self, a: &Expr, b: &Expr, parts: i64) -> Option<Verdict> {
         let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);
         let symbols = either(&|e| matches!(e, Expr::Symbol(_)));
-        let counts = either(
-            &|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter().any(|a| !a.symbols().is_empty())),
-        );
-        let fraction = |e: &Expr| crate::numeric::constant_rational(e).is_some_and(|e| e.to_i64().is_none());
+        let counts = either(&|e| {
+            matches!(e,
+                Expr::Call(Function::Factorial | Function::Binomial, arguments) if arguments.iter()
+                .any(|a| !a.symbols().is_empty()))
+        });
+        let fraction =
+            |e: &Expr| crate::numeric::constant_rational(e).is_some_and(|e| e.to_i64().is_none());
         let roots = either(&|e| match e {
             Expr::Root(inner, _) => !inner.symbols().is_empty(),
             Expr::Power(base, exponent) => !base.symbols().is_empty() && fraction(exponent),
             _ => false,
         });
         // ((1 + √5)/2)ⁿ
-        let surds = either(
-            &|e| matches!(e, Expr::Power(base, exponent) if **base != Expr::Euler && base.symbols().is_empty() && !exponent.symbols().is_empty() && crate::numeric::constant_rational(base).is_none() && !base.any(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)))),
-        );
+        let surds = either(&|e| {
+            matches!(e, Expr::Power(base, exponent) if **base != Expr::Euler && base.symbols()
+                .is_empty() && !exponent.symbols().is_empty()
+                && crate::numeric::constant_rational(base).is_none()
+                && !base.any(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..))))
+        });
         let domain = if counts || surds {
             Domain::Natural
         } else if symbols && roots && !either(&|e| *e == Expr::Imaginary) {
@@ -301,10 +393,12 @@ impl Judge {
         } else {
             Domain::Any
         };
-        let constant = !symbols && !either(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)));
-        let alternates = either(
-            &|e| matches!(e, Expr::Power(base, exponent) if !exponent.symbols().is_empty() && crate::numeric::constant_rational(base).is_some_and(|base| base.is_negative())),
-        );
+        let constant =
+            !symbols && !either(&|e| matches!(e, Expr::Pi | Expr::Euler | Expr::Call(..)));
+        let alternates = either(&|e| {
+            matches!(e, Expr::Power(base, exponent) if !exponent.symbols().is_empty()
+                && crate::numeric::constant_rational(base).is_some_and(|base| base.is_negative()))
+        });
         let wanted = match (constant, alternates || surds) {
             (true, _) => 1,
             // Even and odd letters in all ways.
@@ -319,7 +413,12 @@ impl Judge {
                 1 => Signs::Negative,
                 _ => Signs::Mixed,
             };
-            let point = Point::new(self.seed.wrapping_add(u64::from(round) * 0x9e37_79b9), domain, signs).cut(parts);
+            let point = Point::new(
+                self.seed.wrapping_add(u64::from(round) * 0x9e37_79b9),
+                domain,
+                signs,
+            )
+            .cut(parts);
             let values = (point.value(a), point.value(b));
             if !self.spend(point.cost()) {
                 return Some(Verdict::Undecided);
@@ -330,14 +429,20 @@ impl Judge {
                 (Ok(x), Ok(y)) if x == y => agreed += 1,
                 (Ok(_), Ok(_)) => return Some(Verdict::Different),
                 (Err(Stop::Unsupported), _) | (_, Err(Stop::Unsupported)) => return None,
-                (Err(Stop::Undefined), _) | (_, Err(Stop::Undefined)) if constant => return Some(Verdict::Different),
+                (Err(Stop::Undefined), _) | (_, Err(Stop::Undefined)) if constant => {
+                    return Some(Verdict::Different);
+                }
                 _ => {}
             }
             if agreed == wanted {
                 return Some(Verdict::Equal);
             }
         }
-        if agreed > 0 && !alternates && !surds { Some(Verdict::Equal) } else { None }
+        if agreed > 0 && !alternates && !surds {
+            Some(Verdict::Equal)
+        } else {
+            None
+        }
     }
 
     /// Whether their values part at a point, which costs little.
@@ -347,7 +452,12 @@ impl Judge {
         let whole = counts(a) || counts(b);
         let rounds = if names.is_empty() { 1 } else { POINTS_MIN + 1 };
         (0..rounds).any(|round| {
-            let value_of = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, whole));
+            let value_of = |name: &str| {
+                names
+                    .iter()
+                    .position(|known| known == name)
+                    .map(|at| self.sample(round, at as u64, whole))
+            };
             !complex && self.part(&a.substitute(&value_of), &b.substitute(&value_of))
         })
     }
@@ -361,7 +471,12 @@ impl Judge {
         let whole = counts(a) || counts(b);
         let mut agreed = 0;
         for round in 0..POINTS_MAX {
-            let value_of = |name: &str| names.iter().position(|known| known == name).map(|at| self.sample(round, at as u64, whole));
+            let value_of = |name: &str| {
+                names
+                    .iter()
+                    .position(|known| known == name)
+                    .map(|at| self.sample(round, at as u64, whole))
+            };
             let (x, y) = (a.substitute(&value_of), b.substitute(&value_of));
             match self.constants(&x, &y, !complex) {
                 Some(Verdict::Equal) => agreed += 1,
@@ -372,7 +487,11 @@ impl Judge {
                 return Verdict::Equal;
             }
         }
-        if agreed >= POINTS_MIN { Verdict::Equal } else { Verdict::Undecided }
+        if agreed >= POINTS_MIN {
+            Verdict::Equal
+        } else {
+            Verdict::Undecided
+        }
     }
 
     /// A small rational: above zero, below zero, between 0 and 1, larger than 1.
@@ -390,11 +509,16 @@ impl Judge {
         Expr::integer(value).over(Expr::integer(16))
     }
 
-    /// Two formulas without variables; `None` where one of them has no value, or no real one where that is wanted.
+    /// Two formulas without variables; `None` where one of them has no value, or no real one where
+    /// that is wanted.
     fn constants(&self, a: &Expr, b: &Expr, real: bool) -> Option<Verdict> {
         let difference = a.clone().minus(b.clone());
         let look = |bits: u64| -> Option<Complex> {
-            let numeric = Numeric { bits, real, budget: &self.budget };
+            let numeric = Numeric {
+                bits,
+                real,
+                budget: &self.budget,
+            };
             if real {
                 let (a, b) = (numeric.value(a)?, numeric.value(b)?);
                 (a.may_be_real() && b.may_be_real()).then_some(())?;
@@ -405,14 +529,23 @@ impl Judge {
         if !look(BITS_FIRST)?.contains_zero() {
             return Some(Verdict::Different);
         }
-        let needed = separation_bits(&Numeric { bits: BITS_FIRST, real: false, budget: &self.budget }, &difference);
+        let needed = separation_bits(
+            &Numeric {
+                bits: BITS_FIRST,
+                real: false,
+                budget: &self.budget,
+            },
+            &difference,
+        );
         if !needed.is_finite() || needed > BITS_MAX as f64 {
             return Some(Verdict::Undecided);
         }
         let needed = needed as u64;
         // What is lost on the way is made up for once.
         for extra in [64, 256 + needed / 2] {
-            let Some(value) = look(needed + extra) else { return Some(Verdict::Undecided) };
+            let Some(value) = look(needed + extra) else {
+                return Some(Verdict::Undecided);
+            };
             if !value.contains_zero() {
                 return Some(Verdict::Different);
             }
@@ -427,23 +560,36 @@ impl Judge {
     /// Math-Verify's rounding to six places comes to, and within six significant figures of b: two
     /// tiny numbers are not near each other for being tiny.
     pub fn close(&self, a: &Expr, b: &Expr) -> bool {
-        let numeric = Numeric { bits: BITS_FIRST, real: false, budget: &self.budget };
+        let numeric = Numeric {
+            bits: BITS_FIRST,
+            real: false,
+            budget: &self.budget,
+        };
         let within = || -> Option<bool> {
             let (a, b) = (numeric.value(a)?, numeric.value(b)?);
             let gap = a.re.subtract(&b.re, BITS_FIRST)?.absolute();
             let scale = Ball::integer(2_000_000);
             let scaled = gap.multiply(&scale, BITS_FIRST)?;
             let size = b.re.clone().absolute();
-            let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign() == Some(Ordering::Greater) {
+            let bound = if size.subtract(&Ball::integer(1), BITS_FIRST)?.sign()
+                == Some(Ordering::Greater)
+            {
                 size
             } else {
                 Ball::integer(1)
             };
-            let figures = b.re.clone().absolute().subtract(&gap.multiply(&Ball::integer(200_000), BITS_FIRST)?, BITS_FIRST)?;
+            let figures = b.re.clone().absolute().subtract(
+                &gap.multiply(&Ball::integer(200_000), BITS_FIRST)?,
+                BITS_FIRST,
+            )?;
             if figures.sign() != Some(Ordering::Greater) {
                 return Some(false);
             }
-            Some(a.may_be_real() && b.may_be_real() && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less))
+            Some(
+                a.may_be_real()
+                    && b.may_be_real()
+                    && bound.subtract(&scaled, BITS_FIRST)?.sign() != Some(Ordering::Less),
+            )
         };
         a.is_scalar() && b.is_scalar() && within().unwrap_or(false)
     }
@@ -470,7 +616,9 @@ pub fn infinite(expr: &Expr) -> Option<bool> {
     match expr {
         Expr::Infinity => Some(true),
         Expr::Product(factors) => match factors.as_slice() {
-            [Expr::Number(value), inner] => infinite(inner).map(|positive| positive != value.is_negative()),
+            [Expr::Number(value), inner] => {
+                infinite(inner).map(|positive| positive != value.is_negative())
+            }
             _ => None,
         },
         _ => None,
@@ -479,6 +627,7 @@ pub fn infinite(expr: &Expr) -> Option<bool> {
 
 /// Whether no division by a plain zero stands in it.
 fn defined(expr: &Expr) -> bool {
-    let zero = |expr: &Expr| crate::numeric::constant_rational(expr).is_some_and(|value| value.is_zero());
+    let zero =
+        |expr: &Expr| crate::numeric::constant_rational(expr).is_some_and(|value| value.is_zero());
     !expr.any(&|e| matches!(e, Expr::Quotient(_, below) if zero(below)))
 }

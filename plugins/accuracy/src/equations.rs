@@ -8,7 +8,8 @@ use crate::lexer::Relation;
 use crate::solve::mirrored;
 use std::cmp::Ordering;
 
-/// Whether an expression only names something: `x`, `AB`, `f(x)`, `P(A)`, `|AB|`, `S_1 : S_2`, `(x, y)`.
+/// Whether an expression only names something: `x`, `AB`, `f(x)`, `P(A)`, `|AB|`, `S_1 : S_2`,
+/// `(x, y)`.
 fn names(expr: &Expr) -> bool {
     match expr {
         Expr::Symbol(_) | Expr::Text(_) => true,
@@ -16,21 +17,32 @@ fn names(expr: &Expr) -> bool {
             // `(f \circ g)(x)`
             Some((product @ Expr::Product(_), [_])) => names(product),
             Some((Expr::Degrees(outer), rest)) => names(outer) && rest.iter().all(names),
-            Some((Expr::Power(f, inverse), [_])) => matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1),
+            Some((Expr::Power(f, inverse), [_])) => {
+                matches!(**f, Expr::Symbol(_)) && **inverse == Expr::integer(-1)
+            }
             Some((Expr::Symbol(_) | Expr::Euler, rest)) => rest.iter().all(|factor| {
                 names(factor)
                     || matches!(
                         factor,
-                        Expr::Number(_) | Expr::Tuple(..) | Expr::Relations(..) | Expr::Sum(_) | Expr::Euler | Expr::Imaginary
+                        Expr::Number(_)
+                            | Expr::Tuple(..)
+                            | Expr::Relations(..)
+                            | Expr::Sum(_)
+                            | Expr::Euler
+                            | Expr::Imaginary
                     )
             }),
             _ => false,
         },
         Expr::Call(Function::Absolute, inner) => inner.iter().all(names),
-        Expr::Call(_, arguments) => arguments.iter().all(|argument| names(argument) || argument.symbols().len() == 1),
+        Expr::Call(_, arguments) => arguments
+            .iter()
+            .all(|argument| names(argument) || argument.symbols().len() == 1),
         Expr::Quotient(a, b) => names(a) && names(b),
         Expr::Ratio(parts) | Expr::Tuple(_, _, parts) => parts.iter().all(names),
-        Expr::Power(base, exponent) => names(base) && matches!(**exponent, Expr::Number(_)) && matches!(**base, Expr::Call(..)),
+        Expr::Power(base, exponent) => {
+            names(base) && matches!(**exponent, Expr::Number(_)) && matches!(**base, Expr::Call(..))
+        }
         Expr::Degrees(inner) => names(inner),
         Expr::Union(a, b) | Expr::Intersection(a, b) | Expr::Without(a, b) => names(a) && names(b),
         // `f(x) + g(x)`, not `x + y`.
@@ -46,8 +58,12 @@ fn is_application(expr: &Expr) -> bool {
     if value(expr) {
         return true;
     }
-    let Expr::Product(factors) = expr else { return false };
-    let factors = factors.strip_prefix(&[Expr::integer(-1)]).unwrap_or(factors);
+    let Expr::Product(factors) = expr else {
+        return false;
+    };
+    let factors = factors
+        .strip_prefix(&[Expr::integer(-1)])
+        .unwrap_or(factors);
     match factors {
         [only] if value(only) => true,
         [Expr::Symbol(name), _] => FUNCTIONS.contains(&name.trim_end_matches('\'')),
@@ -56,42 +72,61 @@ fn is_application(expr: &Expr) -> bool {
     }
 }
 
-/// Whether an expression asks for a value: no numbers in it but exponents and arguments. `x + y`, `a^2 b`, not `2x`.
+/// Whether an expression asks for a value: no numbers in it but exponents and arguments. `x + y`,
+/// `a^2 b`, not `2x`.
 fn asks(expr: &Expr) -> bool {
     match expr {
         Expr::Sum(all) | Expr::Product(all) => {
-            all.iter().all(|item| asks(item) || *item == Expr::integer(-1)) && !expr.symbols().is_empty()
+            all.iter()
+                .all(|item| asks(item) || *item == Expr::integer(-1))
+                && !expr.symbols().is_empty()
         }
         Expr::Quotient(a, b) => asks(a) && asks(b),
         Expr::Power(base, _) => asks(base),
         Expr::Root(inner, _) => asks(inner),
-        Expr::Call(_, arguments) => arguments.iter().any(|argument| !argument.symbols().is_empty()),
+        Expr::Call(_, arguments) => arguments
+            .iter()
+            .any(|argument| !argument.symbols().is_empty()),
         other => names(other),
     }
 }
 
-/// What an equation gives for what it names: the last exact side of `x = 5 + 6 = 11 \approx 11.0`. As an answer an equation may
-/// also give the value of a formula (`x + y = 5`); as a reference it then stands for itself.
-pub fn assigned<'e>(judge: &Judge, sides: &'e [Expr], relations: &[Relation], as_answer: bool) -> Option<&'e Expr> {
-    if !relations.iter().all(|relation| matches!(relation, Relation::Equal | Relation::Approximately)) {
+/// What an equation gives for what it names: the last exact side of `x = 5 + 6 = 11 \approx 11.0`.
+/// As an answer an equation may also give the value of a formula (`x + y = 5`); as a reference it
+/// then stands for itself.
+pub fn assigned<'e>(
+    judge: &Judge,
+    sides: &'e [Expr],
+    relations: &[Relation],
+    as_answer: bool,
+) -> Option<&'e Expr> {
+    if !relations
+        .iter()
+        .all(|relation| matches!(relation, Relation::Equal | Relation::Approximately))
+    {
         return None;
     }
     let first = sides.first()?;
     // `A - B = \{1\}` gives a set.
-    let named = names(first) || ((as_answer || matches!(sides.last(), Some(Expr::Set(_)))) && asks(first));
+    let named =
+        names(first) || ((as_answer || matches!(sides.last(), Some(Expr::Set(_)))) && asks(first));
     // `2/3 \approx 0.67` is 2/3, `x \approx 0.67` is 0.67.
-    let exact = relations.iter().rposition(|relation| *relation == Relation::Equal).map_or(if named { 1 } else { 0 }, |at| at + 1);
+    let exact = relations
+        .iter()
+        .rposition(|relation| *relation == Relation::Equal)
+        .map_or(if named { 1 } else { 0 }, |at| at + 1);
     let last = sides.get(exact)?;
     if named {
         return Some(last);
     }
     // `9 + 9 = 18`: true, and its value.
-    let constant = sides.iter().all(|side| side.is_scalar() && side.symbols().is_empty());
+    let constant = sides
+        .iter()
+        .all(|side| side.is_scalar() && side.symbols().is_empty());
     let holds = constant
-        && sides
-            .iter()
-            .zip(relations)
-            .all(|(side, relation)| *relation == Relation::Approximately || judge.equal(side, last) == Verdict::Equal);
+        && sides.iter().zip(relations).all(|(side, relation)| {
+            *relation == Relation::Approximately || judge.equal(side, last) == Verdict::Equal
+        });
     holds.then_some(last)
 }
 
@@ -103,32 +138,50 @@ pub fn name(sides: &[Expr]) -> Option<&Expr> {
 /// Whether two names may mean the same: `x_1` among the values of `x`.
 pub fn same_name(a: &Expr, b: &Expr) -> bool {
     let indexed = |name: &Expr, other: &Expr| match (name, other) {
-        (Expr::Symbol(name), Expr::Symbol(other)) => name.split_once('_').is_some_and(|(stem, _)| stem == other),
+        (Expr::Symbol(name), Expr::Symbol(other)) => {
+            name.split_once('_').is_some_and(|(stem, _)| stem == other)
+        }
         _ => false,
     };
     a == b || indexed(a, b) || indexed(b, a)
 }
 
-/// Whether two single relations hold for the same values: their differences are proportional, or solving for one variable gives the
-/// same function.
-pub fn equivalent(judge: &Judge, a: (&Expr, Relation, &Expr), b: (&Expr, Relation, &Expr)) -> Verdict {
-    let (left, right) = (a.0.clone().minus(a.2.clone()), b.0.clone().minus(b.2.clone()));
+/// Whether two single relations hold for the same values: their differences are proportional, or
+/// solving for one variable gives the same function.
+pub fn equivalent(
+    judge: &Judge,
+    a: (&Expr, Relation, &Expr),
+    b: (&Expr, Relation, &Expr),
+) -> Verdict {
+    let (left, right) = (
+        a.0.clone().minus(a.2.clone()),
+        b.0.clone().minus(b.2.clone()),
+    );
     let as_written = || proportional(judge, (&left, a.1), (&right, b.1));
     let equation = |relation: Relation| matches!(relation, Relation::Equal | Relation::NotEqual);
     if !equation(a.1) || !equation(b.1) {
         return as_written();
     }
     let powers = |(left, _, right): (&Expr, Relation, &Expr)| of_powers(judge, left, right);
-    let undone = (plain(judge, powers(a).unwrap_or(left.clone())), plain(judge, powers(b).unwrap_or(right.clone())));
+    let undone = (
+        plain(judge, powers(a).unwrap_or(left.clone())),
+        plain(judge, powers(b).unwrap_or(right.clone())),
+    );
     // What is undone is looked at first: it is the cheaper one.
-    if undone != (left.clone(), right.clone()) && proportional(judge, (&undone.0, a.1), (&undone.1, b.1)) == Verdict::Equal {
+    if undone != (left.clone(), right.clone())
+        && proportional(judge, (&undone.0, a.1), (&undone.1, b.1)) == Verdict::Equal
+    {
         return Verdict::Equal;
     }
     as_written()
 }
 
 /// The same for two formulas that are compared with zero.
-fn proportional(judge: &Judge, (left, a): (&Expr, Relation), (right, b): (&Expr, Relation)) -> Verdict {
+fn proportional(
+    judge: &Judge,
+    (left, a): (&Expr, Relation),
+    (right, b): (&Expr, Relation),
+) -> Verdict {
     let names = |expr: &Expr| {
         let mut names = expr.symbols();
         names.sort();
@@ -144,13 +197,18 @@ fn proportional(judge: &Judge, (left, a): (&Expr, Relation), (right, b): (&Expr,
     } else {
         return Verdict::Different;
     };
-    let symmetric = matches!(a, Relation::Equal | Relation::NotEqual | Relation::Approximately);
+    let symmetric = matches!(
+        a,
+        Relation::Equal | Relation::NotEqual | Relation::Approximately
+    );
     let mut undecided = false;
     for seed in 0..3i64 {
         // Both at one point: if one is a multiple of the other, it is by this factor.
         let at = |name: &str| Some(Expr::integer(point(name, seed)).over(Expr::integer(8)));
         let (x, y) = (left.substitute(&at), right.substitute(&at));
-        let (Some(sign_x), Some(sign_y)) = (judge.sign(&x), judge.sign(&y)) else { continue };
+        let (Some(sign_x), Some(sign_y)) = (judge.sign(&x), judge.sign(&y)) else {
+            continue;
+        };
         if sign_x == Ordering::Equal || sign_y == Ordering::Equal {
             if sign_x != sign_y {
                 return Verdict::Different;
@@ -168,26 +226,42 @@ fn proportional(judge: &Judge, (left, a): (&Expr, Relation), (right, b): (&Expr,
         break;
     }
     if !symmetric {
-        return if undecided { Verdict::Undecided } else { Verdict::Different };
+        return if undecided {
+            Verdict::Undecided
+        } else {
+            Verdict::Different
+        };
     }
     for variable in left.symbols() {
-        let (Some(x), Some(y)) = (solved(judge, left, &variable), solved(judge, right, &variable)) else { continue };
+        let (Some(x), Some(y)) = (
+            solved(judge, left, &variable),
+            solved(judge, right, &variable),
+        ) else {
+            continue;
+        };
         match judge.equal(&x, &y) {
             Verdict::Undecided => undecided = true,
             decided => return decided,
         }
     }
-    if undecided { Verdict::Undecided } else { Verdict::Different }
+    if undecided {
+        Verdict::Undecided
+    } else {
+        Verdict::Different
+    }
 }
 
-/// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the same points.
+/// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the
+/// same points.
 fn plain(judge: &Judge, mut expr: Expr) -> Expr {
     const STEPS_MAX: usize = 2;
     for _ in 0..STEPS_MAX {
         if !expr.is_scalar() {
             break;
         }
-        let Some(undone) = unrooted(judge, &expr) else { break };
+        let Some(undone) = unrooted(judge, &expr) else {
+            break;
+        };
         expr = undone;
     }
     expr
@@ -206,7 +280,8 @@ fn solved(judge: &Judge, expr: &Expr, variable: &str) -> Option<Expr> {
     }
     let slope = at(1).minus(constant.clone());
     let line = slope.clone().times(Expr::Symbol(variable.to_string()));
-    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal).then(|| constant.negate().over(slope))
+    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal)
+        .then(|| constant.negate().over(slope))
 }
 
 /// An odd number of eighths for each variable.

@@ -41,7 +41,22 @@ impl Function {
     /// Logarithms, angles and what is made of them.
     pub fn is_transcendental(self) -> bool {
         use Function::*;
-        matches!(self, Sin | Cos | Tan | Cot | Sec | Csc | Arcsin | Arccos | Arctan | Sinh | Cosh | Tanh | Ln | Log)
+        matches!(
+            self,
+            Sin | Cos
+                | Tan
+                | Cot
+                | Sec
+                | Csc
+                | Arcsin
+                | Arccos
+                | Arctan
+                | Sinh
+                | Cosh
+                | Tanh
+                | Ln
+                | Log
+        )
     }
 }
 
@@ -129,9 +144,11 @@ impl Expr {
 
     pub fn children(&self) -> Vec<&Expr> {
         match self {
-            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => {
-                all.iter().collect()
-            }
+            Expr::Sum(all)
+            | Expr::Product(all)
+            | Expr::Call(_, all)
+            | Expr::Tuple(_, _, all)
+            | Expr::List(_, all) => all.iter().collect(),
             Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().collect(),
             Expr::Matrix(rows) | Expr::Cases(rows) => rows.iter().flatten().collect(),
             Expr::Modulo(a, b)
@@ -142,7 +159,11 @@ impl Expr {
             | Expr::Without(a, b) => {
                 vec![a, b]
             }
-            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => vec![a],
+            Expr::Root(a, _)
+            | Expr::PlusMinus(_, a)
+            | Expr::Percent(a)
+            | Expr::Degrees(a)
+            | Expr::Quantity(a, _) => vec![a],
             Expr::Number(_)
             | Expr::Pi
             | Expr::Euler
@@ -191,12 +212,18 @@ impl Expr {
     /// Without a list of the children, which would cost more than to look at them.
     fn some_child(&self, holds: &dyn Fn(&Expr) -> bool) -> bool {
         match self {
-            Expr::Sum(all) | Expr::Product(all) | Expr::Call(_, all) | Expr::Tuple(_, _, all) | Expr::List(_, all) => {
-                all.iter().any(holds)
-            }
+            Expr::Sum(all)
+            | Expr::Product(all)
+            | Expr::Call(_, all)
+            | Expr::Tuple(_, _, all)
+            | Expr::List(_, all) => all.iter().any(holds),
             Expr::Set(all) | Expr::Relations(all, _) | Expr::Ratio(all) => all.iter().any(holds),
             Expr::Quotient(a, b) | Expr::Power(a, b) => holds(a) || holds(b),
-            Expr::Root(a, _) | Expr::PlusMinus(_, a) | Expr::Percent(a) | Expr::Degrees(a) | Expr::Quantity(a, _) => holds(a),
+            Expr::Root(a, _)
+            | Expr::PlusMinus(_, a)
+            | Expr::Percent(a)
+            | Expr::Degrees(a)
+            | Expr::Quantity(a, _) => holds(a),
             other => other.children().into_iter().any(holds),
         }
     }
@@ -262,7 +289,11 @@ impl Expr {
         match self {
             Expr::PlusMinus(plus, inner) => {
                 let inner = inner.signed(upper);
-                if *plus == upper { inner } else { inner.negate() }
+                if *plus == upper {
+                    inner
+                } else {
+                    inner.negate()
+                }
             }
             other => other.map(&mut |child| child.signed(upper)),
         }

@@ -1,4 +1,5 @@
-//! Answers with a parameter that runs through the integers: `x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}`.
+//! Answers with a parameter that runs through the integers:
+//! `x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}`.
 
 use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
@@ -12,9 +13,12 @@ use crate::solve::subject;
 /// How many periods two members may be apart.
 const PERIODS_MAX: i64 = 1_000_000;
 
-/// What an answer says without the declaration of its parameter, the parameter, and the set that it runs through.
+/// What an answer says without the declaration of its parameter, the parameter, and the set that it
+/// runs through.
 fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
-    let Expr::List(joined, items) = expr else { return (expr.clone(), None) };
+    let Expr::List(joined, items) = expr else {
+        return (expr.clone(), None);
+    };
     let declaration = |item: &Expr| match item {
         Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
             ([Expr::Symbol(name), set @ Expr::Symbol(letter)], [Relation::Member])
@@ -27,8 +31,14 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
         _ => None,
     };
     let mut found = items.iter().filter_map(declaration);
-    let (Some(parameter), None) = (found.next(), found.next()) else { return (expr.clone(), None) };
-    let mut rest: Vec<Expr> = items.iter().filter(|item| declaration(item).is_none()).cloned().collect();
+    let (Some(parameter), None) = (found.next(), found.next()) else {
+        return (expr.clone(), None);
+    };
+    let mut rest: Vec<Expr> = items
+        .iter()
+        .filter(|item| declaration(item).is_none())
+        .cloned()
+        .collect();
     let bare = match rest.len() {
         0 => return (expr.clone(), None),
         1 => rest.remove(0),
@@ -43,28 +53,46 @@ fn undeclared(expr: &Expr) -> (Expr, Option<(String, Expr)>) {
 
 /// Whether it is an equation for something with that index: `a_n = 2n`.
 fn is_indexed(expr: &Expr, index: &str) -> bool {
-    let named = |first: &Expr| matches!(first, Expr::Symbol(name) if name.split_once('_').is_some_and(|(_, own)| own == index));
+    let named = |first: &Expr| {
+        matches!(first, Expr::Symbol(name) if name.split_once('_')
+        .is_some_and(|(_, own)| own == index))
+    };
     matches!(expr, Expr::Relations(sides, _) if sides.first().is_some_and(named))
 }
 
-/// Conditions on a whole number, `-1 < x < 3, x \in \mathbb{Z}`, as the set of those that meet them; anything else unchanged.
+/// Conditions on a whole number, `-1 < x < 3, x \in \mathbb{Z}`, as the set of those that meet
+/// them; anything else unchanged.
 fn whole_numbers(judge: &Judge, expr: &Expr) -> Expr {
-    let met = || {
-        let (bare, Some((name, Expr::Symbol(kind)))) = undeclared(expr) else { return None };
-        let conditions = match &bare {
-            Expr::List(_, items) => items.iter().all(|item| subject(item) == Some(Expr::Symbol(name.clone()))),
-            other => subject(other) == Some(Expr::Symbol(name.clone())),
+    let met =
+        || {
+            let (bare, Some((name, Expr::Symbol(kind)))) = undeclared(expr) else {
+                return None;
+            };
+            let conditions = match &bare {
+                Expr::List(_, items) => items
+                    .iter()
+                    .all(|item| subject(item) == Some(Expr::Symbol(name.clone()))),
+                other => subject(other) == Some(Expr::Symbol(name.clone())),
+            };
+            let ordered = |e: &Expr| {
+                matches!(e, Expr::Relations(_, relations) if relations.iter()
+            .any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately)))
+            };
+            (conditions && bare.any(&ordered)).then_some(())?;
+            let least = if kind == "Z+" { 1 } else { 0 };
+            let mut set = RealSet::of(judge, &bare)?;
+            if kind != "Z" {
+                let above = Expr::Tuple(
+                    Bracket::Square,
+                    Bracket::Round,
+                    vec![Expr::integer(least), Expr::Infinity],
+                );
+                set = set.intersection(&RealSet::of(judge, &above)?, judge)?;
+            }
+            Some(set.whole_numbers().unwrap_or_else(|| {
+                Expr::Intersection(Box::new(bare), Box::new(Expr::Symbol(kind)))
+            }))
         };
-        let ordered = |e: &Expr| matches!(e, Expr::Relations(_, relations) if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximately)));
-        (conditions && bare.any(&ordered)).then_some(())?;
-        let least = if kind == "Z+" { 1 } else { 0 };
-        let mut set = RealSet::of(judge, &bare)?;
-        if kind != "Z" {
-            let above = Expr::Tuple(Bracket::Square, Bracket::Round, vec![Expr::integer(least), Expr::Infinity]);
-            set = set.intersection(&RealSet::of(judge, &above)?, judge)?;
-        }
-        Some(set.whole_numbers().unwrap_or_else(|| Expr::Intersection(Box::new(bare), Box::new(Expr::Symbol(kind)))))
-    };
     met().unwrap_or_else(|| expr.clone())
 }
 
@@ -80,7 +108,8 @@ pub fn linear(judge: &Judge, expr: &Expr, variable: &str) -> Option<(Expr, Expr)
     let constant = at(0);
     let slope = at(1).minus(constant.clone());
     let line = slope.clone().times(Expr::Symbol(variable.to_string()));
-    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal).then_some((slope, constant))
+    (judge.equal(expr, &Expr::Sum(vec![line, constant.clone()])) == Verdict::Equal)
+        .then_some((slope, constant))
 }
 
 /// The same where it can be seen, which costs nothing: sums of multiples.
@@ -93,23 +122,38 @@ fn as_written(expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
     match expr {
         Expr::Symbol(_) => Some((Expr::integer(1), zero())),
         Expr::Sum(terms) => {
-            let parts = terms.iter().map(|term| as_written(term, variable)).collect::<Option<Vec<(Expr, Expr)>>>()?;
+            let parts = terms
+                .iter()
+                .map(|term| as_written(term, variable))
+                .collect::<Option<Vec<(Expr, Expr)>>>()?;
             let (slopes, constants): (Vec<Expr>, Vec<Expr>) = parts.into_iter().unzip();
             Some((sum(slopes), sum(constants)))
         }
         Expr::Product(factors) => {
-            let (with, without): (Vec<&Expr>, Vec<&Expr>) = factors.iter().partition(|factor| !free(factor));
+            let (with, without): (Vec<&Expr>, Vec<&Expr>) =
+                factors.iter().partition(|factor| !free(factor));
             let [only] = with.as_slice() else { return None };
             let (slope, constant) = as_written(only, variable)?;
             let scaled = |value: Expr| {
                 let factors = without.iter().map(|factor| (*factor).clone());
-                if value == zero() { value } else { Expr::Product(factors.chain([value]).collect()) }
+                if value == zero() {
+                    value
+                } else {
+                    Expr::Product(factors.chain([value]).collect())
+                }
             };
             Some((scaled(slope), scaled(constant)))
         }
         Expr::Quotient(above, below) if free(below) => {
             let (slope, constant) = as_written(above, variable)?;
-            Some((slope.over((**below).clone()), if constant == zero() { constant } else { constant.over((**below).clone()) }))
+            Some((
+                slope.over((**below).clone()),
+                if constant == zero() {
+                    constant
+                } else {
+                    constant.over((**below).clone())
+                },
+            ))
         }
         _ => None,
     }
@@ -140,7 +184,10 @@ impl Compare<'_> {
             {
                 Expr::List(
                     Joined::Comma,
-                    vec![bare.clone(), Expr::Relations(vec![Expr::Symbol(name), set], vec![Relation::Member])],
+                    vec![
+                        bare.clone(),
+                        Expr::Relations(vec![Expr::Symbol(name), set], vec![Relation::Member]),
+                    ],
                 )
             }
             _ => bare.clone(),
@@ -151,7 +198,9 @@ impl Compare<'_> {
         let parameter = match (&of_r, &of_a) {
             (None, None) => return same(&r, &a),
             // Of a sequence, `a_n = 2n, n \in \mathbb{N}`, the letter says enough.
-            (Some((name, x)), Some((_, y))) if x != y && !is_indexed(&r, name) => return Verdict::Different,
+            (Some((name, x)), Some((_, y))) if x != y && !is_indexed(&r, name) => {
+                return Verdict::Different;
+            }
             (Some((name, _)), _) => name.clone(),
             // The reference's own letter, where it has a single one.
             (None, Some((name, _))) => match letters(value(self.judge, &r, false)).as_slice() {
@@ -159,17 +208,23 @@ impl Compare<'_> {
                 _ => name.clone(),
             },
         };
-        let of_a = of_a.map(|(name, _)| name).or_else(|| match letters(value(self.judge, &a, true)).as_slice() {
-            [only] => Some(only.clone()),
-            _ => None,
+        let of_a = of_a.map(|(name, _)| name).or_else(|| {
+            match letters(value(self.judge, &a, true)).as_slice() {
+                [only] => Some(only.clone()),
+                _ => None,
+            }
         });
         let a = match of_a {
-            Some(name) => a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone()))),
+            Some(name) => {
+                a.substitute(&|other| (other == name).then(|| Expr::Symbol(parameter.clone())))
+            }
             None => a,
         };
         // First, because it costs less.
         let whole = of_r.is_none_or(|(_, set)| set == Expr::Symbol("Z".into()));
-        if whole && (self.progressions(&r, &a, &parameter) == Verdict::Equal || self.periodic(&r, &a, &parameter) == Verdict::Equal)
+        if whole
+            && (self.progressions(&r, &a, &parameter) == Verdict::Equal
+                || self.periodic(&r, &a, &parameter) == Verdict::Equal)
         {
             return Verdict::Equal;
         }
@@ -188,9 +243,10 @@ impl Compare<'_> {
             return Verdict::Different;
         }
         let (r, a) = (value(self.judge, r, false), value(self.judge, a, true));
-        let (Some((step, start)), Some((other_step, other_start))) =
-            (linear(self.judge, r, parameter), linear(self.judge, a, parameter))
-        else {
+        let (Some((step, start)), Some((other_step, other_start))) = (
+            linear(self.judge, r, parameter),
+            linear(self.judge, a, parameter),
+        ) else {
             return Verdict::Different;
         };
         let equal = |x: &Expr, y: &Expr| self.judge.equal(x, y) == Verdict::Equal;
@@ -199,15 +255,22 @@ impl Compare<'_> {
         }
         let apart = start.minus(other_start);
         // What it is at one point it can only be everywhere.
-        let periods = self.judge.value_at_a_point(&apart.clone().over(step.clone())).and_then(|periods| periods.to_i64());
-        Verdict::of(periods.is_some_and(|n| n.abs() <= PERIODS_MAX && equal(&apart, &Expr::integer(n).times(step))))
+        let periods = self
+            .judge
+            .value_at_a_point(&apart.clone().over(step.clone()))
+            .and_then(|periods| periods.to_i64());
+        Verdict::of(periods.is_some_and(|n| {
+            n.abs() <= PERIODS_MAX && equal(&apart, &Expr::integer(n).times(step))
+        }))
     }
 }
 
 /// What an equation gives, or the formula itself.
 fn value<'e>(judge: &Judge, expr: &'e Expr, as_answer: bool) -> &'e Expr {
     match expr {
-        Expr::Relations(sides, relations) => assigned(judge, sides, relations, as_answer).unwrap_or(expr),
+        Expr::Relations(sides, relations) => {
+            assigned(judge, sides, relations, as_answer).unwrap_or(expr)
+        }
         other => other,
     }
 }

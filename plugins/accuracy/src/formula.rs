@@ -32,8 +32,15 @@ impl<'a> Parser<'a> {
         let mut terms = Vec::new();
         let mut dots = None;
         loop {
-            let sign =
-                self.peek().filter(|kind| matches!(kind, Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus)).cloned();
+            let sign = self
+                .peek()
+                .filter(|kind| {
+                    matches!(
+                        kind,
+                        Kind::Plus | Kind::Minus | Kind::PlusMinus | Kind::MinusPlus
+                    )
+                })
+                .cloned();
             if sign.is_none() && !terms.is_empty() {
                 break;
             }
@@ -58,7 +65,11 @@ impl<'a> Parser<'a> {
         if let Some(dots) = dots {
             return self.dotted(true, terms.get(..dots)?, terms.get(dots..)?);
         }
-        if terms.len() == 1 { terms.pop() } else { Some(Expr::Sum(terms)) }
+        if terms.len() == 1 {
+            terms.pop()
+        } else {
+            Some(Expr::Sum(terms))
+        }
     }
 
     pub fn term(&mut self) -> Option<Expr> {
@@ -68,11 +79,16 @@ impl<'a> Parser<'a> {
         loop {
             match self.peek() {
                 // `1 \cdot 2 \cdots n`, `1 \cdot 2 \cdot \ldots \cdot n`
-                Some(Kind::Times) if dots.is_none() && self.peek_at(1) == Some(&Kind::Dots) => self.at += 1,
+                Some(Kind::Times) if dots.is_none() && self.peek_at(1) == Some(&Kind::Dots) => {
+                    self.at += 1
+                }
                 Some(Kind::Dots) if dots.is_none() && product.len() > 1 => {
                     self.at += 1;
                     self.eat(&Kind::Times);
-                    if matches!(self.peek(), Some(Kind::Plus | Kind::Minus | Kind::PlusMinus)) {
+                    if matches!(
+                        self.peek(),
+                        Some(Kind::Plus | Kind::Minus | Kind::PlusMinus)
+                    ) {
                         return None;
                     }
                     dots = Some(product.len());
@@ -89,7 +105,11 @@ impl<'a> Parser<'a> {
                         return None;
                     }
                     let below = self.factor()?;
-                    let above = if product.len() == 1 { product.pop()? } else { Expr::Product(std::mem::take(&mut product)) };
+                    let above = if product.len() == 1 {
+                        product.pop()?
+                    } else {
+                        Expr::Product(std::mem::take(&mut product))
+                    };
                     product = vec![above.over(below)];
                 }
                 _ if self.starts_factor() => product.push(self.atom_with_postfix()?),
@@ -99,7 +119,11 @@ impl<'a> Parser<'a> {
         if let Some(dots) = dots {
             return self.dotted(false, product.get(..dots)?, product.get(dots..)?);
         }
-        if product.len() == 1 { product.pop() } else { Some(Expr::Product(product)) }
+        if product.len() == 1 {
+            product.pop()
+        } else {
+            Some(Expr::Product(product))
+        }
     }
 
     /// Whether the next token goes on with a product that has no sign between its factors.
@@ -110,10 +134,21 @@ impl<'a> Parser<'a> {
             Some(Kind::Begin(_)) => true,
             // `2 3` is no product, `x3` hardly; `(2)3` and `\frac12 3` are.
             Some(Kind::Number(_)) => {
-                let before = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+                let before = |back: usize| {
+                    self.at
+                        .checked_sub(back)
+                        .and_then(|at| self.tokens.get(at))
+                        .map(|token| &token.kind)
+                };
                 // `(-1)^n 2^n`
-                let exponent = || self.spaced() && before(2) == Some(&Kind::Caret) && matches!(before(1), Some(Kind::Word(_)));
-                matches!(before(1), Some(Kind::Close(_) | Kind::Bang)) || exponent() || self.is_base_of_power()
+                let exponent = || {
+                    self.spaced()
+                        && before(2) == Some(&Kind::Caret)
+                        && matches!(before(1), Some(Kind::Word(_)))
+                };
+                matches!(before(1), Some(Kind::Close(_) | Kind::Bang))
+                    || exponent()
+                    || self.is_base_of_power()
             }
             Some(Kind::Text("cis")) => true,
             Some(Kind::Command(name)) => is_known(name),
@@ -124,14 +159,22 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether the number that comes next has an exponent, and stands behind a letter or behind another exponent: `n2^{n-1}`, `x^2 2^x`.
-    /// Without an exponent `x2` may be meant for x squared, and is not read.
+    /// Whether the number that comes next has an exponent, and stands behind a letter or behind
+    /// another exponent: `n2^{n-1}`, `x^2 2^x`. Without an exponent `x2` may be meant for x
+    /// squared, and is not read.
     pub fn is_base_of_power(&self) -> bool {
-        let before = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
+        let before = |back: usize| {
+            self.at
+                .checked_sub(back)
+                .and_then(|at| self.tokens.get(at))
+                .map(|token| &token.kind)
+        };
         let behind = match before(1) {
             Some(Kind::Word(_) | Kind::Roman(_) | Kind::Prime | Kind::Superscript(_)) => true,
             Some(Kind::Command(name)) => *name == "pi" || is_greek(name),
-            Some(Kind::Number(_)) => matches!(before(2), Some(Kind::Caret | Kind::Underscore)) && self.spaced(),
+            Some(Kind::Number(_)) => {
+                matches!(before(2), Some(Kind::Caret | Kind::Underscore)) && self.spaced()
+            }
             _ => false,
         };
         behind
@@ -143,14 +186,22 @@ impl<'a> Parser<'a> {
 
     /// `\frac{\text{m}}{\text{s}}` after a number.
     fn is_unit_fraction(&self) -> bool {
-        let after_number =
-            self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).is_some_and(|token| matches!(token.kind, Kind::Number(_)));
+        let after_number = self
+            .at
+            .checked_sub(1)
+            .and_then(|at| self.tokens.get(at))
+            .is_some_and(|token| matches!(token.kind, Kind::Number(_)));
         let upright = |ahead: usize| -> bool {
-            let Some(token) = self.tokens.get(self.at + ahead) else { return false };
-            let (Kind::Text(word) | Kind::Roman(word)) = token.kind else { return false };
+            let Some(token) = self.tokens.get(self.at + ahead) else {
+                return false;
+            };
+            let (Kind::Text(word) | Kind::Roman(word)) = token.kind else {
+                return false;
+            };
             let written = self.text.get(token.at..).unwrap_or_default();
             (written.starts_with("\\text{") || written.starts_with("\\mathrm{"))
-                && (units::is_known(word) || matches!(word, "m" | "s" | "g" | "h" | "l" | "L" | "N" | "J" | "W"))
+                && (units::is_known(word)
+                    || matches!(word, "m" | "s" | "g" | "h" | "l" | "L" | "N" | "J" | "W"))
         };
         let group = Some(&Kind::Open(Bracket::Group));
         after_number
@@ -163,7 +214,13 @@ impl<'a> Parser<'a> {
 
     /// Whether a `|` after a value has its partner: `2|x|`.
     pub fn bar_opens(&self) -> bool {
-        self.tokens.iter().skip(self.at).filter(|token| token.kind == Kind::Bar).count() % 2 == 0
+        self.tokens
+            .iter()
+            .skip(self.at)
+            .filter(|token| token.kind == Kind::Bar)
+            .count()
+            % 2
+            == 0
     }
 
     /// Whether a word after a value is a unit or what is counted, rather than variables.
@@ -175,19 +232,38 @@ impl<'a> Parser<'a> {
             return false;
         }
         // What is left of a run of letters: `Mm` of `GMm` is no length.
-        let whole_run =
-            self.tokens.get(self.at).and_then(|token| self.text.get(token.at..)).is_none_or(|text| text.starts_with(word));
+        let whole_run = self
+            .tokens
+            .get(self.at)
+            .and_then(|token| self.text.get(token.at..))
+            .is_none_or(|text| text.starts_with(word));
         if !whole_run && word.is_ascii() {
             return false;
         }
         // `\mu mg`, `\mu_k mg` are products.
-        let back = |back: usize| self.at.checked_sub(back).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
-        let greek = |kind: Option<&Kind<'_>>| matches!(kind, Some(Kind::Command(name)) if *name != "pi" && is_greek(name));
-        if letters == 2 && word.is_ascii() && (greek(back(1)) || (back(2) == Some(&Kind::Underscore) && greek(back(3)))) {
+        let back = |back: usize| {
+            self.at
+                .checked_sub(back)
+                .and_then(|at| self.tokens.get(at))
+                .map(|token| &token.kind)
+        };
+        let greek = |kind: Option<&Kind<'_>>| {
+            matches!(kind, Some(Kind::Command(name)) if *name !=
+            "pi" && is_greek(name))
+        };
+        if letters == 2
+            && word.is_ascii()
+            && (greek(back(1)) || (back(2) == Some(&Kind::Underscore) && greek(back(3))))
+        {
             return false;
         }
-        let after_number =
-            matches!(self.at.checked_sub(1).and_then(|at| self.tokens.get(at)), Some(Token { kind: Kind::Number(_), .. }));
+        let after_number = matches!(
+            self.at.checked_sub(1).and_then(|at| self.tokens.get(at)),
+            Some(Token {
+                kind: Kind::Number(_),
+                ..
+            })
+        );
         if after_number && self.spaced() && units::is_symbol(word) {
             return true;
         }
@@ -197,7 +273,10 @@ impl<'a> Parser<'a> {
             return false;
         }
         // `5 min`, `30 sec`, but `2\sec x`.
-        let applied = matches!(self.peek_at(1), Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_)));
+        let applied = matches!(
+            self.peek_at(1),
+            Some(Kind::Open(Bracket::Round) | Kind::Command(_) | Kind::Word(_))
+        );
         if units::is_known(&lower) && !(is_function(word) && applied) {
             return true;
         }
@@ -256,7 +335,9 @@ impl<'a> Parser<'a> {
                     let doubled = self.is_doubled_prime();
                     self.at += 1;
                     found = match found {
-                        Expr::Symbol(name) => Expr::Symbol(format!("{name}{}", if doubled { "''" } else { "'" })),
+                        Expr::Symbol(name) => {
+                            Expr::Symbol(format!("{name}{}", if doubled { "''" } else { "'" }))
+                        }
                         // `90'` is a degree and a half.
                         Expr::Number(value) if self.at == 2 && self.peek().is_none() => {
                             let parts = Rational::integer(if doubled { 3_600 } else { 60 });
@@ -289,7 +370,9 @@ impl<'a> Parser<'a> {
                     self.at += 3;
                 }
                 // `3^{\text{rd}}` is 3.
-                Some(Kind::Caret) if matches!(found, Expr::Number(_)) && self.ordinal_after_caret().is_some() => {
+                Some(Kind::Caret)
+                    if matches!(found, Expr::Number(_)) && self.ordinal_after_caret().is_some() =>
+                {
                     self.at += self.ordinal_after_caret()?;
                 }
                 Some(Kind::Caret) => match self.degree_after_caret() {
@@ -302,7 +385,9 @@ impl<'a> Parser<'a> {
                         let primes = self.primes_after_caret();
                         self.at += primes + 3;
                         found = match found {
-                            Expr::Symbol(name) => Expr::Symbol(format!("{name}{}", "'".repeat(primes))),
+                            Expr::Symbol(name) => {
+                                Expr::Symbol(format!("{name}{}", "'".repeat(primes)))
+                            }
                             _ => return None,
                         };
                     }
@@ -316,7 +401,8 @@ impl<'a> Parser<'a> {
                             continue;
                         }
                         let exponent = self.exponent()?;
-                        found = chosen(&found, &exponent).unwrap_or_else(|| found.raised_to(exponent));
+                        found =
+                            chosen(&found, &exponent).unwrap_or_else(|| found.raised_to(exponent));
                     }
                 },
                 _ => return Some(found),
@@ -327,29 +413,45 @@ impl<'a> Parser<'a> {
 
     /// The marks of `^{\prime\prime}`.
     fn primes_after_caret(&self) -> usize {
-        let marks = (2..=4).take_while(|ahead| self.peek_at(*ahead) == Some(&Kind::Prime)).count();
-        let braced =
-            self.peek_at(1) == Some(&Kind::Open(Bracket::Group)) && self.peek_at(marks + 2) == Some(&Kind::Close(Bracket::Group));
+        let marks = (2..=4)
+            .take_while(|ahead| self.peek_at(*ahead) == Some(&Kind::Prime))
+            .count();
+        let braced = self.peek_at(1) == Some(&Kind::Open(Bracket::Group))
+            && self.peek_at(marks + 2) == Some(&Kind::Close(Bracket::Group));
         if braced { marks } else { 0 }
     }
 
     /// Whether the mark that comes next is `''` or `″`, which is one token.
     fn is_doubled_prime(&self) -> bool {
-        let written = self.tokens.get(self.at).and_then(|token| self.text.get(token.at..)).unwrap_or_default();
+        let written = self
+            .tokens
+            .get(self.at)
+            .and_then(|token| self.text.get(token.at..))
+            .unwrap_or_default();
         written.starts_with("''") || written.starts_with('″')
     }
 
     /// Degrees with the minutes and seconds of arc behind them: `30'15''`.
     fn with_minutes(&mut self, degrees: Expr) -> Option<Expr> {
-        let Expr::Number(mut value) = degrees else { return Some(degrees) };
+        let Expr::Number(mut value) = degrees else {
+            return Some(degrees);
+        };
         for (mark, parts) in [(false, 60), (true, 3_600)] {
-            let (Some(Kind::Number(count)), Some(Token { kind: Kind::Prime, at, .. })) =
-                (self.peek(), self.tokens.get(self.at + 1))
+            let (
+                Some(Kind::Number(count)),
+                Some(Token {
+                    kind: Kind::Prime,
+                    at,
+                    ..
+                }),
+            ) = (self.peek(), self.tokens.get(self.at + 1))
             else {
                 break;
             };
             let written = self.text.get(*at..).unwrap_or_default();
-            let doubled = written.starts_with("''") || written.starts_with('″') || self.peek_at(2) == Some(&Kind::Prime);
+            let doubled = written.starts_with("''")
+                || written.starts_with('″')
+                || self.peek_at(2) == Some(&Kind::Prime);
             if doubled != mark {
                 continue;
             }
@@ -364,31 +466,61 @@ impl<'a> Parser<'a> {
     pub fn degree_after_caret(&self) -> Option<usize> {
         match (self.peek_at(1), self.peek_at(2), self.peek_at(3)) {
             (Some(Kind::Degree), ..) => Some(2),
-            (Some(Kind::Open(Bracket::Group)), Some(Kind::Degree), Some(Kind::Close(Bracket::Group))) => Some(4),
+            (
+                Some(Kind::Open(Bracket::Group)),
+                Some(Kind::Degree),
+                Some(Kind::Close(Bracket::Group)),
+            ) => Some(4),
             _ => None,
         }
     }
 
     /// Tokens of `^{\text{th}}`, `^{th}`.
     fn ordinal_after_caret(&self) -> Option<usize> {
-        let ending = |kind: Option<&Kind<'_>>| matches!(kind, Some(Kind::Text(word) | Kind::Word(word) | Kind::Roman(word)) if matches!(*word, "st" | "nd" | "rd" | "th"));
+        let ending = |kind: Option<&Kind<'_>>| {
+            matches!(kind,
+                Some(Kind::Text(word) | Kind::Word(word) | Kind::Roman(word)) if matches!(*word,
+            "st" |
+            "nd" |
+            "rd" |
+            "th"))
+        };
         match (self.peek_at(1), self.peek_at(3)) {
-            (Some(Kind::Open(Bracket::Group)), Some(Kind::Close(Bracket::Group))) if ending(self.peek_at(2)) => Some(4),
+            (Some(Kind::Open(Bracket::Group)), Some(Kind::Close(Bracket::Group)))
+                if ending(self.peek_at(2)) =>
+            {
+                Some(4)
+            }
             (word, _) if ending(word) => Some(2),
             _ => None,
         }
     }
 
-    /// Whether `(k \in \mathbb{Z})`, `(x > 0)` comes next, which no factor is. `P(X > 2)` has an argument.
+    /// Whether `(k \in \mathbb{Z})`, `(x > 0)` comes next, which no factor is. `P(X > 2)` has an
+    /// argument.
     pub fn declares_parameter(&self) -> bool {
         if self.peek() != Some(&Kind::Open(Bracket::Round)) {
             return false;
         }
-        if matches!((self.peek_at(1), self.peek_at(2)), (Some(Kind::Word(_)), Some(Kind::Relation(Relation::Member)))) {
+        if matches!(
+            (self.peek_at(1), self.peek_at(2)),
+            (Some(Kind::Word(_)), Some(Kind::Relation(Relation::Member)))
+        ) {
             return true;
         }
-        let before = self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
-        if matches!(before, Some(Kind::Word("P" | "E" | "F" | "f" | "g" | "h" | "Pr") | Kind::Text(_) | Kind::Roman(_))) {
+        let before = self
+            .at
+            .checked_sub(1)
+            .and_then(|at| self.tokens.get(at))
+            .map(|token| &token.kind);
+        if matches!(
+            before,
+            Some(
+                Kind::Word("P" | "E" | "F" | "f" | "g" | "h" | "Pr")
+                    | Kind::Text(_)
+                    | Kind::Roman(_)
+            )
+        ) {
             return false;
         }
         let mut depth = 0u32;
@@ -397,7 +529,9 @@ impl<'a> Parser<'a> {
                 Kind::Open(_) => depth += 1,
                 Kind::Close(_) if depth == 0 => break,
                 Kind::Close(_) => depth -= 1,
-                Kind::Relation(relation) if depth == 0 => return !matches!(relation, Relation::Equal | Relation::Approximately),
+                Kind::Relation(relation) if depth == 0 => {
+                    return !matches!(relation, Relation::Equal | Relation::Approximately);
+                }
                 _ => {}
             }
         }
@@ -408,7 +542,11 @@ impl<'a> Parser<'a> {
     pub fn temperature(&self, tokens: usize) -> bool {
         matches!(
             self.peek_at(tokens),
-            Some(Kind::Word("C" | "F") | Kind::Roman("C" | "F") | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit"))
+            Some(
+                Kind::Word("C" | "F")
+                    | Kind::Roman("C" | "F")
+                    | Kind::Text("C" | "F" | "Celsius" | "Fahrenheit")
+            )
         )
     }
 
@@ -434,7 +572,9 @@ impl<'a> Parser<'a> {
                 Kind::Open(Bracket::Group | Bracket::Round) => depth += 1,
                 Kind::Close(_) => depth = depth.checked_sub(1)?,
                 Kind::Number(numeral) => text.push_str(&numeral.digits),
-                Kind::Word(word) | Kind::Text(word) | Kind::Roman(word) | Kind::Command(word) => text.push_str(word),
+                Kind::Word(word) | Kind::Text(word) | Kind::Roman(word) | Kind::Command(word) => {
+                    text.push_str(word)
+                }
                 Kind::Plus => text.push('+'),
                 Kind::Minus => text.push('-'),
                 Kind::Comma => text.push(','),
@@ -453,7 +593,9 @@ impl<'a> Parser<'a> {
         self.at += 1;
         match kind {
             Kind::Number(numeral) => self.number(&numeral),
-            Kind::Open(Bracket::Group) if self.peek() == Some(&Kind::Close(Bracket::Group)) => self.chosen_from(),
+            Kind::Open(Bracket::Group) if self.peek() == Some(&Kind::Close(Bracket::Group)) => {
+                self.chosen_from()
+            }
             Kind::Open(open) => self.bracketed(open),
             Kind::Fraction => self.fraction(),
             Kind::Bar => {
@@ -461,11 +603,14 @@ impl<'a> Parser<'a> {
                 let inside = self.nested(Self::item);
                 self.bars -= 1;
                 let inside = inside?;
-                self.eat(&Kind::Bar).then(|| Expr::call(Function::Absolute, inside))
+                self.eat(&Kind::Bar)
+                    .then(|| Expr::call(Function::Absolute, inside))
             }
             Kind::Begin(name) => self.matrix(name),
             Kind::Roman(letter @ ("Z" | "N" | "Q")) => Some(self.part_of_numbers(letter)),
-            Kind::Word(letter @ ("Z" | "N")) if self.before_is(&Kind::Relation(Relation::Member)) => {
+            Kind::Word(letter @ ("Z" | "N"))
+                if self.before_is(&Kind::Relation(Relation::Member)) =>
+            {
                 Some(self.part_of_numbers(letter))
             }
             Kind::Word(word) | Kind::Roman(word) => self.word(word),
@@ -483,14 +628,21 @@ impl<'a> Parser<'a> {
         self.eat(&Kind::Underscore).then_some(())?;
         // `{}_nC_k`: one run of letters.
         let glued = match self.peek()? {
-            Kind::Word(run) => run.strip_suffix(['C', 'P']).filter(|of| !of.is_empty()).map(|of| (of.to_string(), *run)),
+            Kind::Word(run) => run
+                .strip_suffix(['C', 'P'])
+                .filter(|of| !of.is_empty())
+                .map(|of| (of.to_string(), *run)),
             _ => None,
         };
         let (of, letter) = match glued {
             Some((of, run)) => (of, if run.ends_with('C') { "C" } else { "P" }),
             None => {
                 let of = self.index()?;
-                let (Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P"))) = *self.peek()? else { return None };
+                let (Kind::Word(letter @ ("C" | "P")) | Kind::Roman(letter @ ("C" | "P"))) =
+                    *self.peek()?
+                else {
+                    return None;
+                };
                 (of, letter)
             }
         };
@@ -514,7 +666,10 @@ impl<'a> Parser<'a> {
             Kind::Open(Bracket::Group | Bracket::Round) => self.atom(),
             Kind::Number(numeral) if numeral.is_integer() && numeral.digits.len() > 1 => {
                 let (first, rest) = numeral.digits.split_at(1);
-                let rest = Numeral { digits: rest.into(), ..numeral.clone() };
+                let rest = Numeral {
+                    digits: rest.into(),
+                    ..numeral.clone()
+                };
                 self.tokens.get_mut(at)?.kind = Kind::Number(rest);
                 Some(Expr::Number(Rational::decimal(first, 0, 0)?))
             }
@@ -538,7 +693,9 @@ impl<'a> Parser<'a> {
         let lower = word.to_ascii_lowercase();
         // `dy/dx`
         if let (Some(Kind::Slash), Some(Kind::Word(below))) = (self.peek(), self.peek_at(1))
-            && [word, *below].iter().all(|word| word.len() == 2 && word.starts_with('d'))
+            && [word, *below]
+                .iter()
+                .all(|word| word.len() == 2 && word.starts_with('d'))
         {
             let name = format!("{word}/{below}");
             self.at += 2;
@@ -568,10 +725,13 @@ impl<'a> Parser<'a> {
         }
         let mut letters = word.char_indices();
         letters.next()?;
-        let Some((second, _)) = letters.next() else { return symbol(word) };
+        let Some((second, _)) = letters.next() else {
+            return symbol(word);
+        };
         // A run of letters is a product; the last may have a power or an index of its own.
         let (first, rest) = word.split_at_checked(second)?;
-        let index = matches!(self.peek(), Some(Kind::Underscore)) && word.chars().all(char::is_uppercase);
+        let index =
+            matches!(self.peek(), Some(Kind::Underscore)) && word.chars().all(char::is_uppercase);
         if index {
             return Some(Expr::Symbol(word.to_string()));
         }
@@ -583,10 +743,14 @@ impl<'a> Parser<'a> {
 
     /// Whether the token before the one that has just been read is of the kind.
     fn before_is(&self, kind: &Kind<'_>) -> bool {
-        self.at.checked_sub(2).and_then(|at| self.tokens.get(at)).is_some_and(|token| token.kind == *kind)
+        self.at
+            .checked_sub(2)
+            .and_then(|at| self.tokens.get(at))
+            .is_some_and(|token| token.kind == *kind)
     }
 
-    /// `\mathbb{Z}`, and with a mark behind the letter `\mathbb{Z}^+`, `\mathbb{N}^*`, `\mathbb{N}_+`, `\mathbb{Z}_{>0}`: those above zero.
+    /// `\mathbb{Z}`, and with a mark behind the letter `\mathbb{Z}^+`, `\mathbb{N}^*`,
+    /// `\mathbb{N}_+`, `\mathbb{Z}_{>0}`: those above zero.
     fn part_of_numbers(&mut self, letter: &str) -> Expr {
         let all = Expr::Symbol(letter.to_string());
         if !matches!(self.peek(), Some(Kind::Caret | Kind::Underscore)) {
@@ -594,11 +758,18 @@ impl<'a> Parser<'a> {
         }
         let open = self.peek_at(1) == Some(&Kind::Open(Bracket::Group));
         let mark = 1 + usize::from(open);
-        let zero = matches!(self.peek_at(mark + 1), Some(Kind::Number(numeral)) if numeral.digits == "0");
+        let zero =
+            matches!(self.peek_at(mark + 1), Some(Kind::Number(numeral)) if numeral.digits == "0");
         let (name, length) = match self.peek_at(mark) {
-            Some(Kind::Plus | Kind::Times) if letter != "Z" || self.peek_at(mark) == Some(&Kind::Plus) => (format!("{letter}+"), 1),
+            Some(Kind::Plus | Kind::Times)
+                if letter != "Z" || self.peek_at(mark) == Some(&Kind::Plus) =>
+            {
+                (format!("{letter}+"), 1)
+            }
             Some(Kind::Relation(Relation::Greater)) if zero => (format!("{letter}+"), 2),
-            Some(Kind::Relation(Relation::GreaterOrEqual)) if zero && letter == "Z" => ("N".to_string(), 2),
+            Some(Kind::Relation(Relation::GreaterOrEqual)) if zero && letter == "Z" => {
+                ("N".to_string(), 2)
+            }
             _ => return all,
         };
         if open && self.peek_at(mark + length) != Some(&Kind::Close(Bracket::Group)) {
@@ -613,12 +784,18 @@ impl<'a> Parser<'a> {
     fn half_of_reals(&mut self) -> Option<Expr> {
         let open = self.peek_at(1) == Some(&Kind::Open(Bracket::Group));
         let mark = 1 + usize::from(open);
-        let marked = matches!((self.peek(), self.peek_at(mark)), (Some(Kind::Caret), Some(Kind::Plus | Kind::Minus)));
+        let marked = matches!(
+            (self.peek(), self.peek_at(mark)),
+            (Some(Kind::Caret), Some(Kind::Plus | Kind::Minus))
+        );
         let (above, closed, length) = match self.peek_at(mark) {
             Some(Kind::Plus) if marked => (true, false, 1),
             Some(Kind::Minus) if marked => (false, false, 1),
             Some(Kind::Relation(relation)) if self.peek() == Some(&Kind::Underscore) => {
-                let zero = matches!(self.peek_at(mark + 1), Some(Kind::Number(numeral)) if numeral.digits == "0");
+                let zero = match self.peek_at(mark + 1) {
+                    Some(Kind::Number(numeral)) => numeral.digits == "0",
+                    _ => false,
+                };
                 match relation {
                     Relation::Greater if zero => (true, false, 2),
                     Relation::GreaterOrEqual if zero => (true, true, 2),
@@ -633,24 +810,36 @@ impl<'a> Parser<'a> {
             return None;
         }
         self.at += mark + length + usize::from(open);
-        let zero = if closed { Bracket::Square } else { Bracket::Round };
+        let zero = if closed {
+            Bracket::Square
+        } else {
+            Bracket::Round
+        };
         Some(if above {
             Expr::Tuple(zero, Bracket::Round, vec![Expr::integer(0), Expr::Infinity])
         } else {
-            Expr::Tuple(Bracket::Round, zero, vec![Expr::Infinity.negate(), Expr::integer(0)])
+            Expr::Tuple(
+                Bracket::Round,
+                zero,
+                vec![Expr::Infinity.negate(), Expr::integer(0)],
+            )
         })
     }
 
-    /// `\angle ABC` with its points, which is `\angle CBA` and not `\angle BAC`; those of a triangle stand in any order, except where
-    /// two triangles are compared corner by corner.
+    /// `\angle ABC` with its points, which is `\angle CBA` and not `\angle BAC`; those of a
+    /// triangle stand in any order, except where two triangles are compared corner by corner.
     fn points(&mut self, name: &str) -> Expr {
-        let Some(Kind::Word(points)) = self.peek() else { return Expr::Symbol(name.to_string()) };
+        let Some(Kind::Word(points)) = self.peek() else {
+            return Expr::Symbol(name.to_string());
+        };
         let mut points: Vec<char> = points.chars().collect();
         if points.len() != 3 || !points.iter().all(char::is_ascii_uppercase) {
             return Expr::Symbol(name.to_string());
         }
         self.at += 1;
-        let compared = ["\\sim", "\\cong"].iter().any(|sign| self.text.contains(sign));
+        let compared = ["\\sim", "\\cong"]
+            .iter()
+            .any(|sign| self.text.contains(sign));
         if name != "triangle" && points.first() > points.last() {
             points.reverse();
         }
@@ -668,7 +857,10 @@ impl<'a> Parser<'a> {
         }
         self.atom()?;
         let from = self.tokens.get(start)?.at;
-        let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
+        let to = self
+            .tokens
+            .get(self.at)
+            .map_or(self.text.len(), |token| token.at);
         let written: String = self.text.get(from..to)?.split_whitespace().collect();
         Some(Expr::Symbol(format!("complement {written}")))
     }
@@ -701,8 +893,19 @@ impl<'a> Parser<'a> {
 }
 
 fn is_known(name: &str) -> bool {
-    matches!(name, "pi" | "infty" | "imath" | "binom" | "dbinom" | "tbinom" | "surd" | "overline" | "bar" | "vector" | "emptyset")
-        || is_function(name)
+    matches!(
+        name,
+        "pi" | "infty"
+            | "imath"
+            | "binom"
+            | "dbinom"
+            | "tbinom"
+            | "surd"
+            | "overline"
+            | "bar"
+            | "vector"
+            | "emptyset"
+    ) || is_function(name)
         || is_greek(name)
         || UNITS.contains(&name)
         || vulgar(name).is_some()

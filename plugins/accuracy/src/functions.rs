@@ -14,18 +14,29 @@ impl Parser<'_> {
     pub fn function_within(&mut self, name: &str) -> Option<Expr> {
         match name {
             "sqrt" => {
-                let degree =
-                    if self.eat(&Kind::Open(Bracket::Square)) { self.bracketed(Bracket::Square)? } else { Expr::integer(2) };
+                let degree = if self.eat(&Kind::Open(Bracket::Square)) {
+                    self.bracketed(Bracket::Square)?
+                } else {
+                    Expr::integer(2)
+                };
                 let inside = self.argument()?;
                 return Some(match &degree {
-                    Expr::Number(whole) => {
-                        Expr::Root(Box::new(inside), u32::try_from(whole.to_i64()?).ok().filter(|n| (2..=64).contains(n))?)
-                    }
+                    Expr::Number(whole) => Expr::Root(
+                        Box::new(inside),
+                        u32::try_from(whole.to_i64()?)
+                            .ok()
+                            .filter(|n| (2..=64).contains(n))?,
+                    ),
                     _ => inside.raised_to(Expr::integer(1).over(degree)),
                 });
             }
             // `√12`, not `√1` times 2.
-            "surd" | "cbrt" => return Some(Expr::Root(Box::new(self.atom()?), if name == "surd" { 2 } else { 3 })),
+            "surd" | "cbrt" => {
+                return Some(Expr::Root(
+                    Box::new(self.atom()?),
+                    if name == "surd" { 2 } else { 3 },
+                ));
+            }
             _ => {}
         }
         let mut base = None;
@@ -56,9 +67,18 @@ impl Parser<'_> {
         let called = match (name, function, argument) {
             ("exp", ..) if power.is_some() => return None,
             ("exp", _, argument) => Expr::Euler.raised_to(argument),
-            ("log" | "lg", _, argument) => Expr::Call(Function::Log, vec![base.unwrap_or(Expr::integer(10)), argument]),
-            (_, Some(function @ (Function::Gcd | Function::Lcm | Function::Max | Function::Min)), argument) => match argument {
-                Expr::Tuple(_, _, items) | Expr::Set(items) | Expr::List(_, items) => Expr::Call(function, items),
+            ("log" | "lg", _, argument) => Expr::Call(
+                Function::Log,
+                vec![base.unwrap_or(Expr::integer(10)), argument],
+            ),
+            (
+                _,
+                Some(function @ (Function::Gcd | Function::Lcm | Function::Max | Function::Min)),
+                argument,
+            ) => match argument {
+                Expr::Tuple(_, _, items) | Expr::Set(items) | Expr::List(_, items) => {
+                    Expr::Call(function, items)
+                }
                 _ => return None,
             },
             (_, Some(function), argument) => Expr::call(function, argument),
@@ -73,11 +93,15 @@ impl Parser<'_> {
     /// cos + i sin
     pub fn cis(&mut self) -> Option<Expr> {
         let angle = self.nested(Self::function_argument)?;
-        let (cosine, sine) = (Expr::call(Function::Cos, angle.clone()), Expr::call(Function::Sin, angle));
+        let (cosine, sine) = (
+            Expr::call(Function::Cos, angle.clone()),
+            Expr::call(Function::Sin, angle),
+        );
         Some(Expr::Sum(vec![cosine, Expr::Imaginary.times(sine)]))
     }
 
-    /// `(x+1)`, `{x}`, or what follows up to the next sign: `2x` of `\sin 2x + 1`, `\pi/6` of `sin pi/6`.
+    /// `(x+1)`, `{x}`, or what follows up to the next sign: `2x` of `\sin 2x + 1`, `\pi/6` of
+    /// `sin pi/6`.
     pub fn function_argument(&mut self) -> Option<Expr> {
         if matches!(self.peek()?, Kind::Open(_) | Kind::Bar) {
             return self.atom();
@@ -91,10 +115,16 @@ impl Parser<'_> {
                     divided = true;
                     self.at += 1;
                     let below = self.atom_with_postfix()?;
-                    let above = if factors.len() == 1 { factors.pop()? } else { Expr::Product(std::mem::take(&mut factors)) };
+                    let above = if factors.len() == 1 {
+                        factors.pop()?
+                    } else {
+                        Expr::Product(std::mem::take(&mut factors))
+                    };
                     factors = vec![above.over(below)];
                 }
-                Some(Kind::Word(word)) if is_function(word) || function_prefix(word).is_some() => break,
+                Some(Kind::Word(word)) if is_function(word) || function_prefix(word).is_some() => {
+                    break;
+                }
                 Some(Kind::Command(name)) if is_function(name) && *name != "sqrt" => break,
                 Some(Kind::Open(_)) => break,
                 // `\sin x2^x` may be either.
@@ -103,16 +133,28 @@ impl Parser<'_> {
                 _ => break,
             }
         }
-        let argument = if factors.len() == 1 { factors.pop()? } else { Expr::Product(factors) };
-        Some(if negative { argument.negate() } else { argument })
+        let argument = if factors.len() == 1 {
+            factors.pop()?
+        } else {
+            Expr::Product(factors)
+        };
+        Some(if negative {
+            argument.negate()
+        } else {
+            argument
+        })
     }
 }
 
 /// A function at the start of a run of letters, and the rest: `sinx`.
 pub fn function_prefix(word: &str) -> Option<(&'static str, &str)> {
-    const NAMES: [&str; 14] =
-        ["arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "log", "sqrt"];
-    let found =
-        NAMES.iter().find_map(|name| Some((*name, word.strip_prefix(name)?))).or_else(|| Some(("ln", word.strip_prefix("ln")?)));
+    const NAMES: [&str; 14] = [
+        "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec",
+        "csc", "log", "sqrt",
+    ];
+    let found = NAMES
+        .iter()
+        .find_map(|name| Some((*name, word.strip_prefix(name)?)))
+        .or_else(|| Some(("ln", word.strip_prefix("ln")?)));
     found.filter(|(_, rest)| (1..=2).contains(&rest.chars().count()))
 }

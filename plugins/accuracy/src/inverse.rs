@@ -1,5 +1,6 @@
-//! Roots, powers and logarithms that variables stand in, undone: `\sqrt{x - 1} < 3`, `2^x > 8`, `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`.
-//! What is asked is solved for the value of the root first, then for what stands in it.
+//! Roots, powers and logarithms that variables stand in, undone: `\sqrt{x - 1} < 3`, `2^x > 8`,
+//! `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`. What is asked is solved for the value of the root first,
+//! then for what stands in it.
 
 use crate::equal::Judge;
 use crate::expression::{Expr, Function};
@@ -39,24 +40,44 @@ impl Monotone {
         let constant = |expr: &Expr| expr.symbols().is_empty();
         let (inner, kind) = match formula {
             Expr::Root(inner, degree) => (&**inner, Kind::Root(*degree)),
-            Expr::Power(base, exponent) if constant(base) => (&**exponent, Kind::Power((**base).clone())),
-            Expr::Power(base, exponent) => {
-                let exponent = constant_rational(exponent).filter(|value| value.numerator() == &1.into())?;
-                (&**base, Kind::Root(exponent.denominator().try_into().ok().filter(|degree| (2..=64).contains(degree))?))
+            Expr::Power(base, exponent) if constant(base) => {
+                (&**exponent, Kind::Power((**base).clone()))
             }
-            Expr::Call(Function::Ln, arguments) => (arguments.first()?, Kind::Logarithm(Expr::Euler)),
+            Expr::Power(base, exponent) => {
+                let exponent =
+                    constant_rational(exponent).filter(|value| value.numerator() == &1.into())?;
+                (
+                    &**base,
+                    Kind::Root(
+                        exponent
+                            .denominator()
+                            .try_into()
+                            .ok()
+                            .filter(|degree| (2..=64).contains(degree))?,
+                    ),
+                )
+            }
+            Expr::Call(Function::Ln, arguments) => {
+                (arguments.first()?, Kind::Logarithm(Expr::Euler))
+            }
             Expr::Call(Function::Log, arguments) => match arguments.as_slice() {
                 [base, argument] if constant(base) => (argument, Kind::Logarithm(base.clone())),
                 _ => return None,
             },
             _ => return None,
         };
-        (!constant(inner)).then(|| Monotone { whole: formula.clone(), inner: inner.clone(), kind })
+        (!constant(inner)).then(|| Monotone {
+            whole: formula.clone(),
+            inner: inner.clone(),
+            kind,
+        })
     }
 
     /// Whether it falls where what stands in it grows; `None` for a base that is no base.
     fn falls(&self, judge: &Judge) -> Option<bool> {
-        let (Kind::Power(base) | Kind::Logarithm(base)) = &self.kind else { return Some(false) };
+        let (Kind::Power(base) | Kind::Logarithm(base)) = &self.kind else {
+            return Some(false);
+        };
         if judge.sign(base)? != Ordering::Greater {
             return None;
         }
@@ -66,7 +87,8 @@ impl Monotone {
         }
     }
 
-    /// Where what stands in it has to be for it to have the value; `None` inside for a value that it never has.
+    /// Where what stands in it has to be for it to have the value; `None` inside for a value that
+    /// it never has.
     fn undone(&self, judge: &Judge, value: &Expr) -> Option<Option<Expr>> {
         let sign = judge.sign(value)?;
         Some(match &self.kind {
@@ -80,17 +102,35 @@ impl Monotone {
     }
 
     /// Where it has one of the values.
-    fn preimage(&self, judge: &Judge, values: &RealSet, variable: &str, steps: u32) -> Option<RealSet> {
+    fn preimage(
+        &self,
+        judge: &Judge,
+        values: &RealSet,
+        variable: &str,
+        steps: u32,
+    ) -> Option<RealSet> {
         let falls = self.falls(judge)?;
         let inside = |relation: Relation, end: &Expr| {
             let relation = if falls { mirrored(relation) } else { relation };
-            compared_with_zero(judge, &self.inner.clone().minus(end.clone()), relation, variable, steps)
+            compared_with_zero(
+                judge,
+                &self.inner.clone().minus(end.clone()),
+                relation,
+                variable,
+                steps,
+            )
         };
         let domain = match &self.kind {
-            Kind::Root(degree) if degree.is_multiple_of(2) => {
-                compared_with_zero(judge, &self.inner, Relation::GreaterOrEqual, variable, steps)?
+            Kind::Root(degree) if degree.is_multiple_of(2) => compared_with_zero(
+                judge,
+                &self.inner,
+                Relation::GreaterOrEqual,
+                variable,
+                steps,
+            )?,
+            Kind::Logarithm(_) => {
+                compared_with_zero(judge, &self.inner, Relation::Greater, variable, steps)?
             }
-            Kind::Logarithm(_) => compared_with_zero(judge, &self.inner, Relation::Greater, variable, steps)?,
             _ => RealSet::all(),
         };
         let mut found = RealSet::nothing();
@@ -98,15 +138,35 @@ impl Monotone {
             let mut here = domain.clone();
             // Below a value that it never has there is none: they all are below the least.
             if let Some(value) = &high.value {
-                let Some(end) = self.undone(judge, value)? else { continue };
-                here =
-                    here.intersection(&inside(if high.closed { Relation::LessOrEqual } else { Relation::Less }, &end)?, judge)?;
+                let Some(end) = self.undone(judge, value)? else {
+                    continue;
+                };
+                here = here.intersection(
+                    &inside(
+                        if high.closed {
+                            Relation::LessOrEqual
+                        } else {
+                            Relation::Less
+                        },
+                        &end,
+                    )?,
+                    judge,
+                )?;
             }
             if let Some(value) = &low.value
                 && let Some(end) = self.undone(judge, value)?
             {
-                here = here
-                    .intersection(&inside(if low.closed { Relation::GreaterOrEqual } else { Relation::Greater }, &end)?, judge)?;
+                here = here.intersection(
+                    &inside(
+                        if low.closed {
+                            Relation::GreaterOrEqual
+                        } else {
+                            Relation::Greater
+                        },
+                        &end,
+                    )?,
+                    judge,
+                )?;
             }
             found = found.union(here, judge)?;
         }
@@ -114,8 +174,15 @@ impl Monotone {
     }
 }
 
-/// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on; `None` also for one without.
-pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, steps: u32) -> Option<RealSet> {
+/// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on;
+/// `None` also for one without.
+pub fn solved(
+    judge: &Judge,
+    formula: &Expr,
+    relation: Relation,
+    variable: &str,
+    steps: u32,
+) -> Option<RealSet> {
     let found = Monotone::find(formula)?;
     let steps = steps.checked_sub(1)?;
     let outer = replaced(formula, &found.whole);
@@ -124,7 +191,9 @@ pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str,
         return found.preimage(judge, &values, variable, steps);
     }
     // √u < v
-    let Kind::Root(degree) = found.kind else { return None };
+    let Kind::Root(degree) = found.kind else {
+        return None;
+    };
     let (slope, constant) = linear(judge, &outer, VALUE)?;
     let relation = match judge.sign(&slope)? {
         Ordering::Equal => return None,
@@ -132,8 +201,12 @@ pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str,
         Ordering::Greater => relation,
     };
     let (inner, bound) = (found.inner, root_of(slope, constant));
-    let at = |formula: &Expr, relation: Relation| compared_with_zero(judge, formula, relation, variable, steps);
-    let power = inner.clone().minus(bound.clone().raised_to(Expr::integer(i64::from(degree))));
+    let at = |formula: &Expr, relation: Relation| {
+        compared_with_zero(judge, formula, relation, variable, steps)
+    };
+    let power = inner
+        .clone()
+        .minus(bound.clone().raised_to(Expr::integer(i64::from(degree))));
     if !degree.is_multiple_of(2) {
         return at(&power, relation);
     }
@@ -150,7 +223,8 @@ pub fn solved(judge: &Judge, formula: &Expr, relation: Relation, variable: &str,
     domain.intersection(&met, judge)
 }
 
-/// A formula that vanishes exactly where another does, in which the one root, power or logarithm is undone.
+/// A formula that vanishes exactly where another does, in which the one root, power or logarithm is
+/// undone.
 pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
     let found = Monotone::find(formula)?;
     found.falls(judge)?;
@@ -163,7 +237,11 @@ pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
         };
         let (slope, constant) = linear(judge, &outer, VALUE)?;
         (slope.symbols().is_empty() && judge.sign(&slope)? != Ordering::Equal).then_some(())?;
-        return Some(found.inner.minus(power(judge, base, root_of(slope, constant))));
+        return Some(
+            found
+                .inner
+                .minus(power(judge, base, root_of(slope, constant))),
+        );
     }
     let (slope, constant) = linear(judge, &outer, VALUE)?;
     (judge.sign(&slope)? != Ordering::Equal).then_some(())?;
@@ -177,23 +255,39 @@ fn power(judge: &Judge, base: &Expr, exponent: Expr) -> Expr {
     let mut factors = Vec::new();
     let mut rest = exponent;
     for _ in 0..LOGARITHMS_MAX {
-        let Some(found) = Monotone::find(&rest).filter(|found| matches!(&found.kind, Kind::Logarithm(own) if own == base)) else {
+        let Some(found) = Monotone::find(&rest)
+            .filter(|found| matches!(&found.kind, Kind::Logarithm(own) if own == base))
+        else {
             break;
         };
-        let Some((slope, constant)) = linear(judge, &replaced(&rest, &found.whole), VALUE) else { break };
-        let Some(slope) = constant_rational(&slope) else { break };
-        factors.push(if slope.is_one() { found.inner } else { found.inner.raised_to(Expr::Number(slope)) });
+        let Some((slope, constant)) = linear(judge, &replaced(&rest, &found.whole), VALUE) else {
+            break;
+        };
+        let Some(slope) = constant_rational(&slope) else {
+            break;
+        };
+        factors.push(if slope.is_one() {
+            found.inner
+        } else {
+            found.inner.raised_to(Expr::Number(slope))
+        });
         rest = constant;
     }
     let last = base.clone().raised_to(rest);
-    factors.into_iter().fold(last, |product, factor| factor.times(product))
+    factors
+        .into_iter()
+        .fold(last, |product, factor| factor.times(product))
 }
 
-/// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of positive constants.
+/// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of
+/// positive constants.
 pub fn of_powers(judge: &Judge, left: &Expr, right: &Expr) -> Option<Expr> {
     let exponent = |side: &Expr| match side {
-        Expr::Power(base, exponent) if base.symbols().is_empty() && !exponent.symbols().is_empty() => {
-            (judge.sign(base)? == Ordering::Greater).then(|| (**exponent).clone().times(logarithm(&Expr::Euler, base)))
+        Expr::Power(base, exponent)
+            if base.symbols().is_empty() && !exponent.symbols().is_empty() =>
+        {
+            (judge.sign(base)? == Ordering::Greater)
+                .then(|| (**exponent).clone().times(logarithm(&Expr::Euler, base)))
         }
         _ => None,
     };
@@ -206,13 +300,20 @@ fn root_of(slope: Expr, constant: Expr) -> Expr {
         Some(factor) if factor.is_one() => constant,
         Some(factor) => constant_rational(&constant)
             .and_then(|constant| constant.multiply(&factor))
-            .map_or_else(|| Expr::Number(factor.clone()).times(constant.clone()), Expr::Number),
+            .map_or_else(
+                || Expr::Number(factor.clone()).times(constant.clone()),
+                Expr::Number,
+            ),
         None => constant.negate().over(slope),
     }
 }
 
 fn replaced(formula: &Expr, whole: &Expr) -> Expr {
-    if formula == whole { Expr::Symbol(VALUE.into()) } else { formula.map(&mut |child| replaced(child, whole)) }
+    if formula == whole {
+        Expr::Symbol(VALUE.into())
+    } else {
+        formula.map(&mut |child| replaced(child, whole))
+    }
 }
 
 /// As a whole number where it is one.

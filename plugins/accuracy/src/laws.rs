@@ -23,7 +23,10 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
     match function {
         Sin | Cos | Tan | Cot | Sec | Csc => {
             let angle = normal.sum(&radians(first))?;
-            let (sine, cosine) = (|| turned(normal, true, angle.clone()), || turned(normal, false, angle.clone()));
+            let (sine, cosine) = (
+                || turned(normal, true, angle.clone()),
+                || turned(normal, false, angle.clone()),
+            );
             match function {
                 Sin => sine(),
                 Cos => cosine(),
@@ -46,18 +49,29 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
             }
         }
         Ln => logarithm(normal, &normal.sum(first)?),
-        Log => divided(logarithm(normal, &normal.sum(arguments.get(1)?)?)?, logarithm(normal, &normal.sum(first)?)?),
+        Log => divided(
+            logarithm(normal, &normal.sum(arguments.get(1)?)?)?,
+            logarithm(normal, &normal.sum(first)?)?,
+        ),
         Absolute => absolute(normal, &normal.sum(first)?),
         Arcsin | Arctan => {
             let inside = normal.sum(first)?;
             let negative = inside.is_negative();
             let inside = if negative { inside.negate() } else { inside };
-            let found = if inside.0.is_empty() { inside } else { Sum::of(Expr::call(function, inside.expr())) };
+            let found = if inside.0.is_empty() {
+                inside
+            } else {
+                Sum::of(Expr::call(function, inside.expr()))
+            };
             Some(if negative { found.negate() } else { found })
         }
         Floor | Ceiling => {
             let inside = normal.sum(first)?;
-            let inside = if function == Ceiling { inside.negate() } else { inside };
+            let inside = if function == Ceiling {
+                inside.negate()
+            } else {
+                inside
+            };
             let (constant, rest) = parted(&inside)?;
             let whole = Rational::big(constant.floor())?;
             let left = rest.add(&Sum::constant(constant.subtract(&whole)?))?;
@@ -66,11 +80,18 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
                 None => Sum::of(Expr::call(Floor, left.expr())),
             };
             let found = floor.add(&Sum::constant(whole))?;
-            Some(if function == Ceiling { found.negate() } else { found })
+            Some(if function == Ceiling {
+                found.negate()
+            } else {
+                found
+            })
         }
         // max(a, b) = (a + b + |a − b|)/2
         Max | Min if !normal.complex && arguments.len() <= FOLDED_MAX => {
-            let mut all = arguments.iter().map(|argument| normal.sum(argument)).collect::<Option<Vec<Sum>>>()?;
+            let mut all = arguments
+                .iter()
+                .map(|argument| normal.sum(argument))
+                .collect::<Option<Vec<Sum>>>()?;
             all.sort_by(|x, y| order(&x.expr(), &y.expr()));
             all.dedup();
             let half = Rational::integer(1).divide(&Rational::integer(2))?;
@@ -78,18 +99,28 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
             let first = all.next()?;
             all.try_fold(first, |found, other| {
                 let apart = absolute(normal, &found.add(&other.clone().negate())?)?;
-                let apart = if function == Max { apart } else { apart.negate() };
+                let apart = if function == Max {
+                    apart
+                } else {
+                    apart.negate()
+                };
                 found.add(&other)?.add(&apart)?.scale(&half)
             })
         }
         Max | Min | Gcd | Lcm => {
-            let mut all = arguments.iter().map(|argument| Some(normal.sum(argument)?.expr())).collect::<Option<Vec<Expr>>>()?;
+            let mut all = arguments
+                .iter()
+                .map(|argument| Some(normal.sum(argument)?.expr()))
+                .collect::<Option<Vec<Expr>>>()?;
             all.sort_by(order);
             all.dedup();
             Some(Sum::of(Expr::Call(function, all)))
         }
         Arccos | Factorial | Binomial | RealPart | ImaginaryPart => {
-            let all = arguments.iter().map(|argument| Some(normal.sum(argument)?.expr())).collect::<Option<Vec<Expr>>>()?;
+            let all = arguments
+                .iter()
+                .map(|argument| Some(normal.sum(argument)?.expr()))
+                .collect::<Option<Vec<Expr>>>()?;
             Some(Sum::of(Expr::Call(function, all)))
         }
         Determinant => None,
@@ -115,12 +146,22 @@ pub fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<V
     if *exponent == number(0) {
         return Some(Vec::new());
     }
-    let bare = Factor { base: base.clone(), exponent: number(1) };
-    let even = matches!(exponent, Expr::Number(value) if value.to_i64().is_some_and(|value| value % 2 == 0));
+    let bare = Factor {
+        base: base.clone(),
+        exponent: number(1),
+    };
+    let even = matches!(exponent, Expr::Number(value) if value.to_i64()
+        .is_some_and(|value| value % 2 == 0));
     if normal.is_never_negative(&bare) || (even && !normal.complex) {
-        return Some(vec![Factor { base: base.clone(), exponent: exponent.clone() }]);
+        return Some(vec![Factor {
+            base: base.clone(),
+            exponent: exponent.clone(),
+        }]);
     }
-    Some(vec![Factor { base: Expr::call(Function::Absolute, base.clone()), exponent: exponent.clone() }])
+    Some(vec![Factor {
+        base: Expr::call(Function::Absolute, base.clone()),
+        exponent: exponent.clone(),
+    }])
 }
 
 /// The absolute value of a product is that of its factors.
@@ -135,7 +176,8 @@ pub fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
     let (content, found) = apart(normal, inside)?;
     let mut all = Vec::new();
     for factor in &found {
-        let rooted = matches!(&factor.exponent, Expr::Number(value) if fraction(value).is_some_and(|(_, below)| below % 2 == 0));
+        let rooted = matches!(&factor.exponent, Expr::Number(value) if fraction(value)
+            .is_some_and(|(_, below)| below % 2 == 0));
         match &factor.base {
             Expr::Imaginary => {}
             Expr::Number(value) if value.is_negative() => {}
@@ -143,19 +185,32 @@ pub fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
             _ => all.extend(absolute_power(normal, &factor.base, &factor.exponent)?),
         }
     }
-    let product = all.into_iter().map(|factor| Sum(vec![Term { times: Rational::integer(1), factors: vec![factor] }]));
+    let product = all.into_iter().map(|factor| {
+        Sum(vec![Term {
+            times: Rational::integer(1),
+            factors: vec![factor],
+        }])
+    });
     normal.product(product.chain([Sum::constant(content.absolute())]).collect())
 }
 
-/// A sum as a number times powers: what all its terms have in common, and the rest with its first term above zero.
+/// A sum as a number times powers: what all its terms have in common, and the rest with its first
+/// term above zero.
 fn apart(normal: &Normal, inside: &Sum) -> Option<(Rational, Vec<Factor>)> {
     let (content, rest) = inside.content()?;
     if let [only] = rest.0.as_slice() {
         return Some((content.multiply(&only.times)?, only.factors.clone()));
     }
     let (mut common, rest) = normal.common(rest)?;
-    let (content, rest) = if rest.is_negative() { (content.negate(), rest.negate()) } else { (content, rest) };
-    common.push(Factor { base: rest.expr(), exponent: number(1) });
+    let (content, rest) = if rest.is_negative() {
+        (content.negate(), rest.negate())
+    } else {
+        (content, rest)
+    };
+    common.push(Factor {
+        base: rest.expr(),
+        exponent: number(1),
+    });
     Some((content, common))
 }
 
@@ -178,7 +233,9 @@ pub fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
             Expr::Imaginary => return None,
             Expr::Number(value) if value.is_negative() => continue,
             Expr::Number(value) => numeral(value)?,
-            Expr::Call(Function::Absolute, inside) => Sum::of(Expr::Call(Function::Ln, inside.clone())),
+            Expr::Call(Function::Absolute, inside) => {
+                Sum::of(Expr::Call(Function::Ln, inside.clone()))
+            }
             other => Sum::of(Expr::call(Function::Ln, other.clone())),
         };
         sum = sum.add(&normal.product(vec![normal.sum(&factor.exponent)?, log])?)?;
@@ -201,7 +258,10 @@ fn numeral(value: &Rational) -> Option<Sum> {
                 }
             }
             None => {
-                let log = Sum::of(Expr::call(Function::Ln, Expr::Number(Rational::big(side.clone())?)));
+                let log = Sum::of(Expr::call(
+                    Function::Ln,
+                    Expr::Number(Rational::big(side.clone())?),
+                ));
                 sum = sum.add(&log.scale(&Rational::integer(sign))?)?;
             }
         }
@@ -209,7 +269,8 @@ fn numeral(value: &Rational) -> Option<Sum> {
     Some(sum)
 }
 
-/// Sine or cosine of an angle, of which parts of a turn are taken off: sin(π − x) is sin x, cos nπ is (−1)ⁿ.
+/// Sine or cosine of an angle, of which parts of a turn are taken off: sin(π − x) is sin x, cos nπ
+/// is (−1)ⁿ.
 fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
     let (mut turns, mut rest, mut whole) = (Rational::integer(0), Sum(Vec::new()), Sum(Vec::new()));
     for term in &angle.0 {
@@ -218,8 +279,16 @@ fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
             rest = rest.add(&Sum(vec![term.clone()]))?;
             continue;
         }
-        let others = term.factors.iter().filter(|factor| !pi(factor)).cloned().collect();
-        let times = Sum(vec![Term { times: term.times.clone(), factors: others }]);
+        let others = term
+            .factors
+            .iter()
+            .filter(|factor| !pi(factor))
+            .cloned()
+            .collect();
+        let times = Sum(vec![Term {
+            times: term.times.clone(),
+            factors: others,
+        }]);
         match times.to_rational() {
             Some(value) => turns = turns.add(&value)?,
             None if normal.is_whole(&times) => whole = whole.add(&times)?,
@@ -251,11 +320,17 @@ fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
         }
         match known(normal, sine, &turns) {
             Some(value) => value,
-            None => Sum::of(Expr::call(if sine { Function::Sin } else { Function::Cos }, Expr::Number(turns).times(Expr::Pi))),
+            None => Sum::of(Expr::call(
+                if sine { Function::Sin } else { Function::Cos },
+                Expr::Number(turns).times(Expr::Pi),
+            )),
         }
     } else {
         let angle = rest.add(&normal.product(vec![Sum::constant(turns), Sum::of(Expr::Pi)])?)?;
-        Sum::of(Expr::call(if sine { Function::Sin } else { Function::Cos }, angle.expr()))
+        Sum::of(Expr::call(
+            if sine { Function::Sin } else { Function::Cos },
+            angle.expr(),
+        ))
     };
     if !whole.0.is_empty() {
         let sign = normal.power(&Sum::constant(Rational::integer(-1)), &whole)?;
@@ -267,7 +342,14 @@ fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
 /// At 0, 1/6 and 1/4 of half a turn, and at halves of the last as roots in roots.
 fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
     let share = |below: i64| Rational::integer(1).divide(&Rational::integer(below));
-    let root = |value: i64| normal.power(&Sum::constant(Rational::integer(value)), &Sum::constant(share(2)?))?.scale(&share(2)?);
+    let root = |value: i64| {
+        normal
+            .power(
+                &Sum::constant(Rational::integer(value)),
+                &Sum::constant(share(2)?),
+            )?
+            .scale(&share(2)?)
+    };
     match fraction(turns)? {
         (0, _) => Some(Sum::constant(Rational::integer(i64::from(!sine)))),
         (1, 6) if sine => Some(Sum::constant(share(2)?)),
@@ -277,10 +359,18 @@ fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
         (_, 8 | 16 | 32 | 64) => {
             let (half, double) = (share(2)?, turns.multiply(&Rational::integer(2))?);
             let quarter = share(4)?;
-            let cosine =
-                if double > quarter { known(normal, true, &half.subtract(&double)?)? } else { known(normal, false, &double)? };
+            let cosine = if double > quarter {
+                known(normal, true, &half.subtract(&double)?)?
+            } else {
+                known(normal, false, &double)?
+            };
             let cosine = if sine { cosine.negate() } else { cosine };
-            normal.power(&Sum::constant(Rational::integer(1)).add(&cosine)?.scale(&half)?, &Sum::constant(half))
+            normal.power(
+                &Sum::constant(Rational::integer(1))
+                    .add(&cosine)?
+                    .scale(&half)?,
+                &Sum::constant(half),
+            )
         }
         _ => None,
     }
@@ -289,11 +379,13 @@ fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
 /// Whether a formula has logarithms of what may be below zero.
 pub fn has_bare_logarithm(expr: &Expr) -> bool {
     expr.any(&|e| match e {
-        Expr::Call(Function::Ln | Function::Log, arguments) => arguments.last().is_some_and(|inside| match inside {
-            Expr::Call(Function::Absolute, _) | Expr::Symbol(_) => false,
-            Expr::Number(value) => value.is_negative(),
-            _ => true,
-        }),
+        Expr::Call(Function::Ln | Function::Log, arguments) => {
+            arguments.last().is_some_and(|inside| match inside {
+                Expr::Call(Function::Absolute, _) | Expr::Symbol(_) => false,
+                Expr::Number(value) => value.is_negative(),
+                _ => true,
+            })
+        }
         _ => false,
     })
 }

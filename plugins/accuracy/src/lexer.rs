@@ -1,10 +1,11 @@
-//! Text of an answer, LaTeX or plain → tokens. Spacing, sizing and font commands vanish here; what two spellings have in common
-//! becomes one token.
+//! Text of an answer, LaTeX or plain → tokens. Spacing, sizing and font commands vanish here; what
+//! two spellings have in common becomes one token.
 
 use crate::{notes, rows};
 use reward_sdk::rational::Rational;
 
-/// Longer answers are not read: whoever judges them would be kept busy, and no final answer is so long.
+/// Longer answers are not read: whoever judges them would be kept busy, and no final answer is so
+/// long.
 pub const BYTES_MAX: usize = 4_096;
 const TOKENS_MAX: usize = 2_048;
 
@@ -123,7 +124,16 @@ pub fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
     }
     let dollars = text.matches('$').count() - text.matches("\\$").count();
     let rows = text.contains("\\begin");
-    let mut lexer = Lexer { text, at: 0, depth: 0, commas, spaced: false, currency: dollars % 2 == 1, rows, out: Vec::new() };
+    let mut lexer = Lexer {
+        text,
+        at: 0,
+        depth: 0,
+        commas,
+        spaced: false,
+        currency: dollars % 2 == 1,
+        rows,
+        out: Vec::new(),
+    };
     while lexer.at < text.len() {
         lexer.step()?;
         if lexer.out.len() > TOKENS_MAX {
@@ -157,10 +167,16 @@ impl<'a> Lexer<'a> {
     pub fn push(&mut self, kind: Kind<'a>, bytes: usize) {
         match kind {
             Kind::Open(bracket) if bracket != Bracket::Group => self.depth += 1,
-            Kind::Close(bracket) if bracket != Bracket::Group => self.depth = self.depth.saturating_sub(1),
+            Kind::Close(bracket) if bracket != Bracket::Group => {
+                self.depth = self.depth.saturating_sub(1)
+            }
             _ => {}
         }
-        self.out.push(Token { kind, at: self.at, spaced: self.spaced });
+        self.out.push(Token {
+            kind,
+            at: self.at,
+            spaced: self.spaced,
+        });
         self.spaced = false;
         self.at += bytes;
     }
@@ -174,8 +190,14 @@ impl<'a> Lexer<'a> {
         let rest = self.rest();
         let c = rest.chars().next()?;
         let next = rest.get(c.len_utf8()..)?;
-        let repeats = || ["\\overline{", "\\bar{", "\\dot{"].iter().any(|mark| next.starts_with(mark));
-        let starts_decimal = c == '.' && (next.starts_with(|c: char| c.is_ascii_digit()) || (self.out.is_empty() && repeats()));
+        let repeats = || {
+            ["\\overline{", "\\bar{", "\\dot{"]
+                .iter()
+                .any(|mark| next.starts_with(mark))
+        };
+        let starts_decimal = c == '.'
+            && (next.starts_with(|c: char| c.is_ascii_digit())
+                || (self.out.is_empty() && repeats()));
         if c.is_ascii_digit() || starts_decimal {
             return self.number();
         }
@@ -193,7 +215,13 @@ impl<'a> Lexer<'a> {
             ("''", Kind::Prime),
         ];
         // `1+-2` is a sum; `+-` elsewhere stands for ±.
-        let after_value = matches!(self.out.last(), Some(Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Close(_), .. }));
+        let after_value = matches!(
+            self.out.last(),
+            Some(Token {
+                kind: Kind::Number(_) | Kind::Word(_) | Kind::Close(_),
+                ..
+            })
+        );
         if let Some((text, kind)) = PAIRS.iter().find(|(text, _)| rest.starts_with(text))
             && !(*text == "+-" && after_value)
         {
@@ -207,7 +235,14 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             // `sq. units`
-            '.' if matches!(self.out.last(), Some(Token { kind: Kind::Word(_) | Kind::Text(_), .. })) => {
+            '.' if matches!(
+                self.out.last(),
+                Some(Token {
+                    kind: Kind::Word(_) | Kind::Text(_),
+                    ..
+                })
+            ) =>
+            {
                 self.skip(1);
                 return Some(());
             }
@@ -221,19 +256,36 @@ impl<'a> Lexer<'a> {
                     "mod" | "modulo" => Kind::Modulo(false),
                     // `12 out of 20`
                     "out"
-                        if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. }))
-                            && rest.get(end..)?.trim_start().starts_with("of ") =>
+                        if matches!(
+                            self.out.last(),
+                            Some(Token {
+                                kind: Kind::Number(_),
+                                ..
+                            })
+                        ) && rest.get(end..)?.trim_start().starts_with("of ") =>
                     {
                         let of = rest.find("of ")? + 2;
                         self.push(Kind::Slash, of);
                         return Some(());
                     }
                     // `3 to 4`
-                    "to" if matches!(self.out.last(), Some(Token { kind: Kind::Number(_), .. })) => Kind::Colon,
+                    "to" if matches!(
+                        self.out.last(),
+                        Some(Token {
+                            kind: Kind::Number(_),
+                            ..
+                        })
+                    ) =>
+                    {
+                        Kind::Colon
+                    }
                     // `(0, 1) U (2, 3)`
                     "u" if matches!(
                         self.out.last(),
-                        Some(Token { kind: Kind::Close(Bracket::Round | Bracket::Square | Bracket::Curly), .. })
+                        Some(Token {
+                            kind: Kind::Close(Bracket::Round | Bracket::Square | Bracket::Curly),
+                            ..
+                        })
                     ) =>
                     {
                         Kind::Union
@@ -355,7 +407,14 @@ impl<'a> Lexer<'a> {
         if all.is_empty() {
             all.push('0');
         }
-        self.push(Kind::Number(Numeral { digits: all, decimals, exponent }), text.len() - rest.len());
+        self.push(
+            Kind::Number(Numeral {
+                digits: all,
+                decimals,
+                exponent,
+            }),
+            text.len() - rest.len(),
+        );
         Some(())
     }
 
@@ -363,13 +422,30 @@ impl<'a> Lexer<'a> {
     fn group(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
         const ALWAYS: [&str; 3] = [",\\!", "\\,", "\\!"];
         let braced = || {
-            let after = text.trim_start().strip_prefix('{')?.trim_start().strip_prefix(',')?.trim_start().strip_prefix('}')?;
+            let after = text
+                .trim_start()
+                .strip_prefix('{')?
+                .trim_start()
+                .strip_prefix(',')?
+                .trim_start()
+                .strip_prefix('}')?;
             Some(after.strip_prefix("\\!").unwrap_or(after))
         };
-        let always = ALWAYS.iter().find_map(|separator| text.strip_prefix(separator)).or_else(braced);
+        let always = ALWAYS
+            .iter()
+            .find_map(|separator| text.strip_prefix(separator))
+            .or_else(braced);
         let grouping = self.commas == Commas::Group && self.depth == 0;
-        let comma = if grouping { text.strip_prefix([',', '\'', '’']) } else { None };
-        let space = if grouping && !self.rows { text.strip_prefix(' ') } else { None };
+        let comma = if grouping {
+            text.strip_prefix([',', '\'', '’'])
+        } else {
+            None
+        };
+        let space = if grouping && !self.rows {
+            text.strip_prefix(' ')
+        } else {
+            None
+        };
         let after = always.map(str::trim_start).or(comma).or(space)?;
         let (group, after) = digits(after);
         (group.len() == 3).then_some((group, after))
@@ -381,7 +457,10 @@ pub fn is_letter(c: char) -> bool {
 }
 
 fn digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    )
 }
 
 fn superscript(text: &str) -> Option<(Kind<'static>, usize)> {
@@ -392,12 +471,21 @@ fn superscript(text: &str) -> Option<(Kind<'static>, usize)> {
     };
     let mut value = 0i64;
     let mut any = false;
-    while let Some(digit) = rest.chars().next().and_then(|c| DIGITS.iter().position(|d| *d == c)) {
-        value = value.checked_mul(10)?.checked_add(i64::try_from(digit).ok()?)?;
+    while let Some(digit) = rest
+        .chars()
+        .next()
+        .and_then(|c| DIGITS.iter().position(|d| *d == c))
+    {
+        value = value
+            .checked_mul(10)?
+            .checked_add(i64::try_from(digit).ok()?)?;
         rest = rest.get(DIGITS.get(digit)?.len_utf8()..)?;
         any = true;
     }
-    any.then_some((Kind::Superscript(if negative { -value } else { value }), text.len() - rest.len()))
+    any.then_some((
+        Kind::Superscript(if negative { -value } else { value }),
+        text.len() - rest.len(),
+    ))
 }
 
 /// `½` and its like, as the name of a command that the parser reads.

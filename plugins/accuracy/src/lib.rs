@@ -1,18 +1,19 @@
 //! `accuracy`: 1 when the answer is the reference, else 0.
 //!
-//! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last `\boxed{…}` when it holds one), else in
-//! the last `\boxed{…}` of the text, else there is none: 0, reason `no answer`. Boxes that a comma,
-//! `and` or `or` joins are one list; where the last box is cut off there is no answer. The
-//! reference is a final answer, or a worked solution that ends in `#### N` or `\boxed{…}`. One that
-//! cannot be read makes the sample unscorable: it is masked, never scored 0, because the fault is
-//! the data's.
+//! **Where they stand.** The answer is what stands in the last `<answer>…</answer>` (its last
+//! `\boxed{…}` when it holds one), else in the last `\boxed{…}` of the text, else there is none: 0,
+//! reason `no answer`. Boxes that a comma, `and` or `or` joins are one list; where the last box is
+//! cut off there is no answer. The reference is a final answer, or a worked solution that ends in
+//! `#### N` or `\boxed{…}`. One that cannot be read makes the sample unscorable: it is masked,
+//! never scored 0, because the fault is the data's.
 //!
-//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for evaluation; `computed = true` where
-//! the problem itself is a formula.
+//! **Configuration.** `kind = "math"` (the default), `"choice"` or `"exact"`; `lenient = true` for
+//! evaluation; `computed = true` where the problem itself is a formula.
 //!
 //! ## `math`
 //!
-//! LaTeX and plain text are read into one tree ([`parse`], [`formula`]) and compared for what they mean, never as floats:
+//! LaTeX and plain text are read into one tree ([`parse`], [`formula`]) and compared for what they
+//! mean, never as floats:
 //!
 //! | what | rule |
 //! |---|---|
@@ -49,20 +50,21 @@
 //! | Chinese | words of quantity and relation: `负五`, `三点一四`, `百分之五`, `3个半`, `x不大于3`, `无解` ([`chinese`]) |
 //! | words | without case, articles and punctuation: `\text{Even}`, `even`; dates in either order; `①③` in any |
 //!
-//! **How equality is decided** ([`equal`]). Both sides are first brought to one form, in which the order of terms and factors, and the
-//! laws of powers, logarithms and angles, make no difference ([`normal`], [`laws`]): those that
-//! have one form are equal. Others are evaluated exactly at seeded points, in rationals with square
-//! roots and an independent value for π, e, each logarithm and each angle's point on the circle
-//! ([`points`]). Where no exact value is to be had of a part, `e^{kt}` for instance, the part gets
-//! a letter of its own ([`atoms`]). What cannot be had so, nested roots for instance, is evaluated
-//! in balls of growing precision ([`numeric`]): balls that part show two values to be different;
-//! balls that still meet below the least distance that formulas of their size can have show them
-//! equal. What is too large for either, and made of sums, products, whole powers and square roots
-//! of numbers, is evaluated modulo a large seeded prime ([`residues`]). The rest is undecided,
-//! which is never a pass.
+//! **How equality is decided** ([`equal`]). Both sides are first brought to one form, in which the
+//! order of terms and factors, and the laws of powers, logarithms and angles, make no difference
+//! ([`normal`], [`laws`]): those that have one form are equal. Others are evaluated exactly at
+//! seeded points, in rationals with square roots and an independent value for π, e, each logarithm
+//! and each angle's point on the circle ([`points`]). Where no exact value is to be had of a part,
+//! `e^{kt}` for instance, the part gets a letter of its own ([`atoms`]). What cannot be had so,
+//! nested roots for instance, is evaluated in balls of growing precision ([`numeric`]): balls that
+//! part show two values to be different; balls that still meet below the least distance that
+//! formulas of their size can have show them equal. What is too large for either, and made of sums,
+//! products, whole powers and square roots of numbers, is evaluated modulo a large seeded prime
+//! ([`residues`]). The rest is undecided, which is never a pass.
 //!
-//! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers, points, and what all evaluations may cost
-//! are bounded, so every answer ends in a verdict well within the default fuel.
+//! **Limits.** Answers of up to [`lexer::BYTES_MAX`] bytes are read; depth, sizes of numbers,
+//! points, and what all evaluations may cost are bounded, so every answer ends in a verdict well
+//! within the default fuel.
 //!
 //! `lenient` also takes: a percentage for its number (`50\%` for 50), degrees for radians, decimals
 //! that agree to six places and six figures (`0.333333` for 1/3), a decimal comma, sets for tuples
@@ -80,7 +82,8 @@
 //!
 //! ## `exact`
 //!
-//! The texts are the same but for white space; `lenient` also takes other case and a final full stop.
+//! The texts are the same but for white space; `lenient` also takes other case and a final full
+//! stop.
 
 mod antiderivatives;
 mod applications;
@@ -168,15 +171,25 @@ impl Reward for Accuracy {
     const INFO: Info = Info::new("accuracy", env!("CARGO_PKG_VERSION"));
 
     fn score(&self, completion: &Completion) -> Result<Score> {
-        let reference = completion.reference.as_deref().ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
+        let reference = completion
+            .reference
+            .as_deref()
+            .ok_or_else(|| Error::Unscorable("the row has no reference".into()))?;
         let (truth, given) = (of_reference(reference), of_completion(&completion.text));
         let truth = &*script::plain(&truth);
         // Without an answer the reference is looked at all the same: a bad one masks the sample.
         let given = given.as_deref().map(script::plain);
         let given = given.as_deref();
         let outcome = match self.kind {
-            Kind::Math if self.computed && number::read(truth).is_some() && !states_number(given.unwrap_or_default()) => {
-                Outcome::Wrong(format!("not a number: {}", excerpt(given.unwrap_or_default())))
+            Kind::Math
+                if self.computed
+                    && number::read(truth).is_some()
+                    && !states_number(given.unwrap_or_default()) =>
+            {
+                Outcome::Wrong(format!(
+                    "not a number: {}",
+                    excerpt(given.unwrap_or_default())
+                ))
             }
             Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
             Kind::Choice => choose(truth, given.unwrap_or_default()),
@@ -199,7 +212,10 @@ fn states_number(answer: &str) -> bool {
 
 fn choose(reference: &str, answer: &str) -> Outcome {
     let Some(truth) = choice::read(reference) else {
-        return Outcome::Unusable(format!("the reference is no choice: {}", excerpt(reference)));
+        return Outcome::Unusable(format!(
+            "the reference is no choice: {}",
+            excerpt(reference)
+        ));
     };
     match choice::read(answer) {
         Some(letters) if letters == truth => Outcome::Right,
@@ -212,12 +228,20 @@ fn choose(reference: &str, answer: &str) -> Outcome {
 fn exact(reference: &str, answer: &str, lenient: bool) -> Outcome {
     let plain = |text: &str| -> String {
         let text = text.split_whitespace().collect::<Vec<&str>>().join(" ");
-        if lenient { text.trim_end_matches('.').to_lowercase() } else { text }
+        if lenient {
+            text.trim_end_matches('.').to_lowercase()
+        } else {
+            text
+        }
     };
     if reference.trim().is_empty() {
         return Outcome::Unusable("the reference is empty".into());
     }
-    if plain(reference) == plain(answer) { Outcome::Right } else { Outcome::Wrong(format!("wrong answer: {}", excerpt(answer))) }
+    if plain(reference) == plain(answer) {
+        Outcome::Right
+    } else {
+        Outcome::Wrong(format!("wrong answer: {}", excerpt(answer)))
+    }
 }
 
 #[cfg(feature = "component")]
@@ -232,7 +256,9 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_named() {
-        let error = reward_sdk::configure::<super::Accuracy>(r#"{"kind": "chess"}"#).err().unwrap();
+        let error = reward_sdk::configure::<super::Accuracy>(r#"{"kind": "chess"}"#)
+            .err()
+            .unwrap();
         assert!(error.contains("chess"), "{error}");
     }
 }

@@ -24,7 +24,10 @@ impl Line {
         if text.len() > BYTES_MAX || !text.contains(['(', '\\']) {
             return None;
         }
-        let mut plain: String = text.chars().filter(|c| !c.is_whitespace() && *c != '$').collect();
+        let mut plain: String = text
+            .chars()
+            .filter(|c| !c.is_whitespace() && *c != '$')
+            .collect();
         const SPELLINGS: [(&str, &str); 12] = [
             ("\\left", ""),
             ("\\right", ""),
@@ -42,9 +45,20 @@ impl Line {
         for (spelling, sign) in SPELLINGS {
             plain = plain.replace(spelling, sign);
         }
-        let (name, said) = plain.split_once('=').map_or((None, plain.as_str()), |(name, said)| (Some(name), said));
-        let is_r =
-            |name: &str| matches!(name, "\\vec{r}" | "\\vecr" | "\\mathbf{r}" | "\\overrightarrow{r}" | "\\boldsymbol{r}" | "r");
+        let (name, said) = plain
+            .split_once('=')
+            .map_or((None, plain.as_str()), |(name, said)| (Some(name), said));
+        let is_r = |name: &str| {
+            matches!(
+                name,
+                "\\vec{r}"
+                    | "\\vecr"
+                    | "\\mathbf{r}"
+                    | "\\overrightarrow{r}"
+                    | "\\boldsymbol{r}"
+                    | "r"
+            )
+        };
         match name {
             Some(name) if !is_r(name) => return None,
             None if !named => return None,
@@ -59,8 +73,11 @@ impl Line {
         }
         let (direction, behind) = tuple(rest.as_str())?;
         let turns = direction.iter().any(|part| !part.is_zero());
-        (behind.is_empty() && turns && direction.len() == point.len() && (2..=3).contains(&point.len()))
-            .then_some(Line { point, direction })
+        (behind.is_empty()
+            && turns
+            && direction.len() == point.len()
+            && (2..=3).contains(&point.len()))
+        .then_some(Line { point, direction })
     }
 
     /// Whether two are the same set of points; `None` where numbers grow too large.
@@ -68,7 +85,12 @@ impl Line {
         if self.point.len() != other.point.len() {
             return Some(false);
         }
-        let between = self.point.iter().zip(&other.point).map(|(a, b)| a.subtract(b)).collect::<Option<Vec<Rational>>>()?;
+        let between = self
+            .point
+            .iter()
+            .zip(&other.point)
+            .map(|(a, b)| a.subtract(b))
+            .collect::<Option<Vec<Rational>>>()?;
         Some(parallel(&self.direction, &other.direction)? && parallel(&self.direction, &between)?)
     }
 }
@@ -90,7 +112,11 @@ fn parallel(a: &[Rational], b: &[Rational]) -> Option<bool> {
 /// The numbers of the tuple that a text begins with, and what stands behind it.
 fn tuple(text: &str) -> Option<(Vec<Rational>, &str)> {
     let (inside, behind) = text.strip_prefix('(')?.split_once(')')?;
-    let numbers = inside.split(',').map(|part| number::read(part).filter(|part| part.unit.is_none()).map(|part| part.value));
+    let numbers = inside.split(',').map(|part| {
+        number::read(part)
+            .filter(|part| part.unit.is_none())
+            .map(|part| part.value)
+    });
     Some((numbers.collect::<Option<Vec<Rational>>>()?, behind))
 }
 
@@ -104,14 +130,26 @@ mod tests {
         for (text, same) in [
             (r"\vec{r} = (2, 2, 2) + s(-2, 0, 2)", true),
             (r"(1,2,3)+\lambda(1,0,-1)", true),
-            (r"\mathbf{r}=\begin{pmatrix}0\\2\\4\end{pmatrix}-t\begin{pmatrix}3\\0\\-3\end{pmatrix}", true),
+            (
+                r"\mathbf{r}=\begin{pmatrix}0\\2\\4\end{pmatrix}-t\begin{pmatrix}3\\0\\-3\end{pmatrix}",
+                true,
+            ),
             (r"\vec{r}=(2,2,3)+t(1,0,-1)", false),
             (r"\vec{r}=(1,2,3)+t(1,0,1)", false),
             (r"\vec{r}=(1,2)+t(1,0)", false),
         ] {
-            assert_eq!(line.same(&Line::read(text, true).unwrap()), Some(same), "{text}");
+            assert_eq!(
+                line.same(&Line::read(text, true).unwrap()),
+                Some(same),
+                "{text}"
+            );
         }
-        for text in ["(1,2,3)+t(1,0,-1)", r"\vec{r}(t)=(1,2,3)+t(1,0,-1)", r"\vec{r}=(1,2,3)", r"\vec{r}=(1,2,3)+t(0,0,0)"] {
+        for text in [
+            "(1,2,3)+t(1,0,-1)",
+            r"\vec{r}(t)=(1,2,3)+t(1,0,-1)",
+            r"\vec{r}=(1,2,3)",
+            r"\vec{r}=(1,2,3)+t(0,0,0)",
+        ] {
             assert_eq!(Line::read(text, false), None, "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! Matrices: sums, products, multiples and determinants worked out, so that what is compared is entries.
+//! Matrices: sums, products, multiples and determinants worked out, so that what is compared is
+//! entries.
 
 use crate::expression::{Expr, Function};
 use crate::lexer::Bracket;
@@ -7,13 +8,16 @@ type Rows = Vec<Vec<Expr>>;
 
 const ENTRIES_MAX: usize = 256;
 const DETERMINANT_MAX: usize = 4;
-/// Nodes of a matrix's entries together: each product adds up those of its factors, many times over.
+/// Nodes of a matrix's entries together: each product adds up those of its factors, many times
+/// over.
 const SIZE_MAX: usize = 4_000;
 
 /// The expression with its matrices worked out; anything else unchanged.
 pub fn resolved(expr: &Expr) -> Expr {
-    let vectors =
-        |e: &Expr| matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter().any(|part| matches!(part, Expr::Tuple(..))));
+    let vectors = |e: &Expr| {
+        matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter()
+        .any(|part| matches!(part, Expr::Tuple(..))))
+    };
     if !expr.any(&|e| matches!(e, Expr::Matrix(_)) || vectors(e)) {
         return expr.clone();
     }
@@ -33,23 +37,33 @@ pub fn resolved(expr: &Expr) -> Expr {
         Expr::Sum(terms) => sum(terms).map_or(expr, Expr::Matrix),
         Expr::Product(factors) => product(factors).map_or(expr, Expr::Matrix),
         Expr::Quotient(above, below) => match (&**above, &**below) {
-            (Expr::Matrix(rows), below) if below.is_scalar() => Expr::Matrix(scaled(rows, |entry| entry.over(below.clone()))),
+            (Expr::Matrix(rows), below) if below.is_scalar() => {
+                Expr::Matrix(scaled(rows, |entry| entry.over(below.clone())))
+            }
             _ => expr,
         },
         Expr::Power(base, exponent) => match (&**base, &**exponent) {
-            (Expr::Matrix(rows), Expr::Symbol(mark)) if mark == "T" => transposed(rows).map_or(expr, Expr::Matrix),
+            (Expr::Matrix(rows), Expr::Symbol(mark)) if mark == "T" => {
+                transposed(rows).map_or(expr, Expr::Matrix)
+            }
             _ => expr,
         },
         _ => expr,
     }
 }
 
-/// Sums and multiples of tuples: `(1, 0) + t(2, 3)`. A capital before a tuple names a point, other letters may be functions.
+/// Sums and multiples of tuples: `(1, 0) + t(2, 3)`. A capital before a tuple names a point, other
+/// letters may be functions.
 fn vector(expr: &Expr) -> Option<Expr> {
     const SCALARS: [&str; 8] = ["t", "s", "k", "c", "r", "lambda", "mu", "alpha"];
     let parts = |expr: &Expr| match expr {
-        Expr::Tuple(open @ (Bracket::Round | Bracket::Angle), close @ (Bracket::Round | Bracket::Angle), parts)
-            if open == close && parts.iter().all(Expr::is_scalar) && !expr.any(&|e| *e == Expr::Infinity) =>
+        Expr::Tuple(
+            open @ (Bracket::Round | Bracket::Angle),
+            close @ (Bracket::Round | Bracket::Angle),
+            parts,
+        ) if open == close
+            && parts.iter().all(Expr::is_scalar)
+            && !expr.any(&|e| *e == Expr::Infinity) =>
         {
             Some(parts.clone())
         }
@@ -57,18 +71,32 @@ fn vector(expr: &Expr) -> Option<Expr> {
     };
     let total: Vec<Expr> = match expr {
         Expr::Product(factors) => {
-            let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) = factors.iter().partition(|factor| parts(factor).is_some());
-            let [vector] = vectors.as_slice() else { return None };
-            let scales =
-                |factor: &&Expr| factor.is_scalar() && factor.symbols().iter().all(|name| SCALARS.contains(&name.as_str()));
+            let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) =
+                factors.iter().partition(|factor| parts(factor).is_some());
+            let [vector] = vectors.as_slice() else {
+                return None;
+            };
+            let scales = |factor: &&Expr| {
+                factor.is_scalar()
+                    && factor
+                        .symbols()
+                        .iter()
+                        .all(|name| SCALARS.contains(&name.as_str()))
+            };
             scalars.iter().all(scales).then_some(())?;
             let scale: Vec<Expr> = scalars.into_iter().cloned().collect();
-            parts(vector)?.into_iter().map(|part| Expr::Product([scale.clone(), vec![part]].concat())).collect()
+            parts(vector)?
+                .into_iter()
+                .map(|part| Expr::Product([scale.clone(), vec![part]].concat()))
+                .collect()
         }
         Expr::Sum(terms) => {
             let rows = terms.iter().map(parts).collect::<Option<Rows>>()?;
             is_small(&rows).then_some(())?;
-            let columns = transposed(&rows).filter(|_| rows.iter().all(|row| Some(row.len()) == rows.first().map(Vec::len)))?;
+            let columns = transposed(&rows).filter(|_| {
+                rows.iter()
+                    .all(|row| Some(row.len()) == rows.first().map(Vec::len))
+            })?;
             columns.into_iter().map(Expr::Sum).collect()
         }
         _ => return None,
@@ -101,7 +129,9 @@ fn is_small(rows: &Rows) -> bool {
 }
 
 fn scaled(rows: &Rows, f: impl Fn(Expr) -> Expr) -> Rows {
-    rows.iter().map(|row| row.iter().cloned().map(&f).collect()).collect()
+    rows.iter()
+        .map(|row| row.iter().cloned().map(&f).collect())
+        .collect()
 }
 
 fn sum(terms: &[Expr]) -> Option<Rows> {
@@ -133,13 +163,21 @@ fn product(factors: &[Expr]) -> Option<Rows> {
     for factor in factors {
         match (factor, &total) {
             (Expr::Matrix(rows), None) => total = Some(rows.clone()),
-            (Expr::Matrix(rows), Some(left)) => total = Some(multiplied(left, rows).filter(is_small)?),
+            (Expr::Matrix(rows), Some(left)) => {
+                total = Some(multiplied(left, rows).filter(is_small)?)
+            }
             (scalar, _) if scalar.is_scalar() => scale.push(scalar.clone()),
             _ => return None,
         }
     }
     let total = total?;
-    Some(if scale.is_empty() { total } else { scaled(&total, |entry| Expr::Product(vec![Expr::Product(scale.clone()), entry])) })
+    Some(if scale.is_empty() {
+        total
+    } else {
+        scaled(&total, |entry| {
+            Expr::Product(vec![Expr::Product(scale.clone()), entry])
+        })
+    })
 }
 
 fn multiplied(a: &Rows, b: &Rows) -> Option<Rows> {
@@ -148,15 +186,22 @@ fn multiplied(a: &Rows, b: &Rows) -> Option<Rows> {
         return None;
     }
     let entry = |row: &Vec<Expr>, column: usize| -> Option<Expr> {
-        let terms = row.iter().zip(b).map(|(x, below)| Some(x.clone().times(below.get(column)?.clone())));
+        let terms = row
+            .iter()
+            .zip(b)
+            .map(|(x, below)| Some(x.clone().times(below.get(column)?.clone())));
         Some(Expr::Sum(terms.collect::<Option<Vec<Expr>>>()?))
     };
-    a.iter().map(|row| (0..width).map(|column| entry(row, column)).collect()).collect()
+    a.iter()
+        .map(|row| (0..width).map(|column| entry(row, column)).collect())
+        .collect()
 }
 
 fn transposed(rows: &Rows) -> Option<Rows> {
     let width = rows.first()?.len();
-    (0..width).map(|column| rows.iter().map(|row| row.get(column).cloned()).collect()).collect()
+    (0..width)
+        .map(|column| rows.iter().map(|row| row.get(column).cloned()).collect())
+        .collect()
 }
 
 /// By its first row.
@@ -173,7 +218,13 @@ fn determinant(rows: &Rows) -> Option<Expr> {
     for (column, entry) in first.iter().enumerate() {
         let minor: Rows = below
             .iter()
-            .map(|row| row.iter().enumerate().filter(|(at, _)| *at != column).map(|(_, entry)| entry.clone()).collect())
+            .map(|row| {
+                row.iter()
+                    .enumerate()
+                    .filter(|(at, _)| *at != column)
+                    .map(|(_, entry)| entry.clone())
+                    .collect()
+            })
             .collect();
         let term = entry.clone().times(determinant(&minor)?);
         terms.push(if column % 2 == 1 { term.negate() } else { term });

@@ -80,8 +80,8 @@ pub fn is_greek(name: &str) -> bool {
 /// Whether a word of plain text is prose rather than a product of variables.
 pub fn is_prose(word: &str) -> bool {
     const SHORT: [&str; 22] = [
-        "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not", "sum", "dne", "am", "pm", "is",
-        "mon", "tue", "wed", "thu", "fri",
+        "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not",
+        "sum", "dne", "am", "pm", "is", "mon", "tue", "wed", "thu", "fri",
     ];
     let lower = word.to_lowercase();
     let letters = lower.chars().count();
@@ -94,7 +94,10 @@ pub fn is_prose(word: &str) -> bool {
     }
     // `AB`, `ABCD` are segments, `abcd` is a product.
     let capitals = word.chars().all(char::is_uppercase) && letters <= 6;
-    let alphabetical = lower.as_bytes().windows(2).all(|pair| pair.first() < pair.last());
+    let alphabetical = lower
+        .as_bytes()
+        .windows(2)
+        .all(|pair| pair.first() < pair.last());
     letters >= 4 && !capitals && !(alphabetical && letters <= 5)
 }
 
@@ -105,7 +108,18 @@ pub fn is_chinese(word: &str) -> bool {
 pub fn constant(word: &str) -> bool {
     matches!(
         word,
-        "pi" | "infinity" | "inf" | "oo" | "infty" | "alpha" | "beta" | "gamma" | "delta" | "theta" | "lambda" | "phi" | "omega"
+        "pi" | "infinity"
+            | "inf"
+            | "oo"
+            | "infty"
+            | "alpha"
+            | "beta"
+            | "gamma"
+            | "delta"
+            | "theta"
+            | "lambda"
+            | "phi"
+            | "omega"
     )
 }
 

@@ -1,12 +1,14 @@
-//! One form for formulas that are the same but for the order and the grouping of their parts: a sum of products of powers, sorted.
+//! One form for formulas that are the same but for the order and the grouping of their parts: a sum
+//! of products of powers, sorted.
 //!
 //! Quotients become powers, nested sums and products are opened, equal bases and equal terms are
 //! put together, small products of sums are multiplied out, and arguments of functions are treated
 //! alike; [`crate::laws`] has the functions. Two formulas with one form are equal, and nothing had
 //! to be evaluated for it.
 //!
-//! **What a step may do.** A step may give a formula more points at which it has a value (`x/x` is 1, `√x·√x` is x), and must not
-//! change a value that it had: `√(x²)` becomes |x|, never x. So two formulas of one form agree wherever both have a real value.
+//! **What a step may do.** A step may give a formula more points at which it has a value (`x/x` is
+//! 1, `√x·√x` is x), and must not change a value that it had: `√(x²)` becomes |x|, never x. So two
+//! formulas of one form agree wherever both have a real value.
 
 use crate::expression::{Expr, Function};
 use crate::laws;
@@ -63,7 +65,9 @@ fn alternating(expr: &Expr, found: &mut Vec<String>) {
     {
         found.extend(exponent.symbols());
     }
-    expr.children().into_iter().for_each(|child| alternating(child, found));
+    expr.children()
+        .into_iter()
+        .for_each(|child| alternating(child, found));
 }
 
 pub fn number(value: i64) -> Expr {
@@ -87,7 +91,11 @@ pub fn order(a: &Expr, b: &Expr) -> Ordering {
         }
     }
     fn all(a: &[Expr], b: &[Expr]) -> Ordering {
-        a.iter().zip(b).map(|(x, y)| order(x, y)).find(|found| found.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
+        a.iter()
+            .zip(b)
+            .map(|(x, y)| order(x, y))
+            .find(|found| found.is_ne())
+            .unwrap_or_else(|| a.len().cmp(&b.len()))
     }
     match (a, b) {
         (Expr::Number(x), Expr::Number(y)) => x.cmp(y),
@@ -109,7 +117,10 @@ fn by_factors(a: &[Factor], b: &[Factor]) -> Ordering {
 
 impl Term {
     pub fn constant(times: Rational) -> Term {
-        Term { times, factors: Vec::new() }
+        Term {
+            times,
+            factors: Vec::new(),
+        }
     }
 
     #[inline(never)]
@@ -120,9 +131,17 @@ impl Term {
             parts.push(Expr::Number(self.times.clone()));
         }
         parts.extend(self.factors.iter().map(|factor| {
-            if factor.exponent == one { factor.base.clone() } else { factor.base.clone().raised_to(factor.exponent.clone()) }
+            if factor.exponent == one {
+                factor.base.clone()
+            } else {
+                factor.base.clone().raised_to(factor.exponent.clone())
+            }
         }));
-        if parts.len() == 1 { parts.remove(0) } else { Expr::Product(parts) }
+        if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Expr::Product(parts)
+        }
     }
 }
 
@@ -133,7 +152,9 @@ impl Sum {
         let mut found: Vec<Term> = Vec::with_capacity(terms.len());
         for term in terms {
             match found.last_mut() {
-                Some(last) if last.factors == term.factors => last.times = last.times.add(&term.times)?,
+                Some(last) if last.factors == term.factors => {
+                    last.times = last.times.add(&term.times)?
+                }
                 _ => found.push(term),
             }
         }
@@ -142,11 +163,21 @@ impl Sum {
     }
 
     pub fn constant(value: Rational) -> Sum {
-        Sum(if value.is_zero() { Vec::new() } else { vec![Term::constant(value)] })
+        Sum(if value.is_zero() {
+            Vec::new()
+        } else {
+            vec![Term::constant(value)]
+        })
     }
 
     pub fn of(base: Expr) -> Sum {
-        Sum(vec![Term { times: Rational::integer(1), factors: vec![Factor { base, exponent: number(1) }] }])
+        Sum(vec![Term {
+            times: Rational::integer(1),
+            factors: vec![Factor {
+                base,
+                exponent: number(1),
+            }],
+        }])
     }
 
     #[inline(never)]
@@ -167,9 +198,12 @@ impl Sum {
         }
     }
 
-    /// Whether it is made of whole powers of letters alone: such sums are equal only if they are the same.
+    /// Whether it is made of whole powers of letters alone: such sums are equal only if they are
+    /// the same.
     pub fn is_polynomial(&self) -> bool {
-        let power = |factor: &Factor| matches!(factor.base, Expr::Symbol(_)) && whole(&factor.exponent).is_some();
+        let power = |factor: &Factor| {
+            matches!(factor.base, Expr::Symbol(_)) && whole(&factor.exponent).is_some()
+        };
         self.0.iter().all(|term| term.factors.iter().all(power))
     }
 
@@ -180,7 +214,14 @@ impl Sum {
 
     #[inline(never)]
     pub fn negate(self) -> Sum {
-        Sum(self.0.into_iter().map(|term| Term { times: term.times.negate(), factors: term.factors }).collect())
+        Sum(self
+            .0
+            .into_iter()
+            .map(|term| Term {
+                times: term.times.negate(),
+                factors: term.factors,
+            })
+            .collect())
     }
 
     #[inline(never)]
@@ -188,7 +229,12 @@ impl Sum {
         if by.is_zero() {
             return Some(Sum(Vec::new()));
         }
-        let scaled = |term: &Term| Some(Term { times: term.times.multiply(by)?, factors: term.factors.clone() });
+        let scaled = |term: &Term| {
+            Some(Term {
+                times: term.times.multiply(by)?,
+                factors: term.factors.clone(),
+            })
+        };
         self.0.iter().map(scaled).collect::<Option<_>>().map(Sum)
     }
 
@@ -210,7 +256,10 @@ impl Sum {
                     if let (Some(x), Some(y)) = (left.next(), right.next()) {
                         let times = x.times.add(&y.times)?;
                         if !times.is_zero() {
-                            terms.push(Term { times, factors: x.factors.clone() });
+                            terms.push(Term {
+                                times,
+                                factors: x.factors.clone(),
+                            });
                         }
                     }
                 }
@@ -218,7 +267,8 @@ impl Sum {
         }
     }
 
-    /// Its numbers' greatest common divisor, and the sum without it; for a single term its number, which may be below zero.
+    /// Its numbers' greatest common divisor, and the sum without it; for a single term its number,
+    /// which may be below zero.
     pub fn content(&self) -> Option<(Rational, Sum)> {
         let gcd = |mut a: BigInt, mut b: BigInt| {
             while b != BigInt::ZERO {
@@ -245,7 +295,10 @@ impl Sum {
 
 /// A rational exponent in lowest terms.
 pub fn fraction(value: &Rational) -> Option<(i64, i64)> {
-    let (above, below) = (i64::try_from(value.numerator()).ok()?, i64::try_from(value.denominator()).ok()?);
+    let (above, below) = (
+        i64::try_from(value.numerator()).ok()?,
+        i64::try_from(value.denominator()).ok()?,
+    );
     let (mut a, mut b) = (above.unsigned_abs(), below.unsigned_abs());
     while b != 0 {
         (a, b) = (b, a % b);
@@ -262,7 +315,12 @@ impl Normal {
             alternating(expr, &mut whole);
         }
         let complex = a.any(&|e| *e == Expr::Imaginary) || b.any(&|e| *e == Expr::Imaginary);
-        Normal { whole, complex, steps: Cell::new(0), depth: Cell::new(0) }
+        Normal {
+            whole,
+            complex,
+            steps: Cell::new(0),
+            depth: Cell::new(0),
+        }
     }
 
     /// That were taken so far.
@@ -292,7 +350,9 @@ impl Normal {
     fn sum_within(&self, expr: &Expr) -> Option<Sum> {
         match expr {
             Expr::Number(value) => Some(Sum::constant(value.clone())),
-            Expr::Pi | Expr::Euler | Expr::Imaginary | Expr::Symbol(_) => Some(Sum::of(expr.clone())),
+            Expr::Pi | Expr::Euler | Expr::Imaginary | Expr::Symbol(_) => {
+                Some(Sum::of(expr.clone()))
+            }
             Expr::Sum(terms) => {
                 let mut all = Vec::with_capacity(terms.len());
                 for term in terms {
@@ -300,14 +360,23 @@ impl Normal {
                 }
                 Sum::of_terms(all)
             }
-            Expr::Product(parts) => self.product(parts.iter().map(|part| self.sum(part)).collect::<Option<_>>()?),
+            Expr::Product(parts) => self.product(
+                parts
+                    .iter()
+                    .map(|part| self.sum(part))
+                    .collect::<Option<_>>()?,
+            ),
             Expr::Quotient(above, below) => {
-                let inverse = self.power(&self.sum(below)?, &Sum::constant(Rational::integer(-1)))?;
+                let inverse =
+                    self.power(&self.sum(below)?, &Sum::constant(Rational::integer(-1)))?;
                 self.product(vec![self.sum(above)?, inverse])
             }
             Expr::Percent(inner) => self.sum(inner)?.scale(&Rational::integer(1).scale(-2)?),
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.sum(inner),
-            Expr::Root(inner, degree) => self.of_square(inner, &Rational::integer(1).divide(&Rational::integer((*degree).into()))?),
+            Expr::Root(inner, degree) => self.of_square(
+                inner,
+                &Rational::integer(1).divide(&Rational::integer((*degree).into()))?,
+            ),
             Expr::Power(base, exponent) => match constant_rational(exponent) {
                 Some(exponent) => self.of_square(base, &exponent),
                 None => self.power(&self.sum(base)?, &self.sum(exponent)?),
@@ -322,7 +391,8 @@ impl Normal {
         let even = !self.complex && fraction(exponent).is_some_and(|(_, below)| below % 2 == 0);
         if even
             && let Expr::Power(inner, square) = base
-            && let Some(square) = constant_rational(square).filter(|square| square.to_i64().is_some_and(|square| square % 2 == 0))
+            && let Some(square) = constant_rational(square)
+                .filter(|square| square.to_i64().is_some_and(|square| square % 2 == 0))
         {
             let size = laws::absolute(self, &self.sum(inner)?)?;
             return self.power(&size, &Sum::constant(square.multiply(exponent)?));
@@ -330,7 +400,8 @@ impl Normal {
         self.power(&self.sum(base)?, &Sum::constant(exponent.clone()))
     }
 
-    /// Sums multiplied: those of one term into one, the others as bases first, so that they can cancel.
+    /// Sums multiplied: those of one term into one, the others as bases first, so that they can
+    /// cancel.
     #[inline(never)]
     pub fn product(&self, parts: Vec<Sum>) -> Option<Sum> {
         let mut times = Rational::integer(1);
@@ -353,7 +424,8 @@ impl Normal {
         self.gathered(times, all)
     }
 
-    /// A sum to a whole power as a number and powers: its numbers' common divisor, its letters', and what is left.
+    /// A sum to a whole power as a number and powers: its numbers' common divisor, its letters',
+    /// and what is left.
     fn whole_power(&self, sum: &Sum, exponent: i64) -> Option<Term> {
         let (mut content, mut rest) = sum.content()?;
         if rest.is_negative() {
@@ -361,36 +433,60 @@ impl Normal {
         }
         let times = content.power(exponent)?;
         let raised = |factor: &Factor| {
-            Some(Factor { base: factor.base.clone(), exponent: self.scaled(&factor.exponent, &Rational::integer(exponent))? })
+            Some(Factor {
+                base: factor.base.clone(),
+                exponent: self.scaled(&factor.exponent, &Rational::integer(exponent))?,
+            })
         };
         if let [only] = rest.0.as_slice() {
-            return Some(Term { times, factors: only.factors.iter().map(raised).collect::<Option<_>>()? });
+            return Some(Term {
+                times,
+                factors: only.factors.iter().map(raised).collect::<Option<_>>()?,
+            });
         }
         let (common, rest) = self.common(rest)?;
         let mut found = common.iter().map(raised).collect::<Option<Vec<_>>>()?;
-        found.push(Factor { base: rest.expr(), exponent: number(exponent) });
-        Some(Term { times, factors: found })
+        found.push(Factor {
+            base: rest.expr(),
+            exponent: number(exponent),
+        });
+        Some(Term {
+            times,
+            factors: found,
+        })
     }
 
     /// The factors that all terms have, by their least whole exponents, and the sum without them.
     pub fn common(&self, sum: Sum) -> Option<(Vec<Factor>, Sum)> {
-        let Some((first, others)) = sum.0.split_first() else { return Some((Vec::new(), sum)) };
+        let Some((first, others)) = sum.0.split_first() else {
+            return Some((Vec::new(), sum));
+        };
         let whole = |factor: &Factor| match &factor.exponent {
             Expr::Number(value) => value.to_i64(),
             _ => None,
         };
         let mut common = Vec::new();
         for factor in &first.factors {
-            let Some(mut least) = whole(factor) else { continue };
+            let Some(mut least) = whole(factor) else {
+                continue;
+            };
             let mut everywhere = true;
             for other in others {
-                match other.factors.iter().find(|own| own.base == factor.base).and_then(whole) {
+                match other
+                    .factors
+                    .iter()
+                    .find(|own| own.base == factor.base)
+                    .and_then(whole)
+                {
                     Some(own) => least = least.min(own),
                     None => everywhere = false,
                 }
             }
             if everywhere && least != 0 {
-                common.push(Factor { base: factor.base.clone(), exponent: number(least) });
+                common.push(Factor {
+                    base: factor.base.clone(),
+                    exponent: number(least),
+                });
             }
         }
         if common.is_empty() {
@@ -400,11 +496,16 @@ impl Normal {
         for term in &sum.0 {
             let mut all = term.factors.clone();
             for shared in &common {
-                all.push(Factor { base: shared.base.clone(), exponent: self.scaled(&shared.exponent, &Rational::integer(-1))? });
+                all.push(Factor {
+                    base: shared.base.clone(),
+                    exponent: self.scaled(&shared.exponent, &Rational::integer(-1))?,
+                });
             }
             terms.extend(self.gathered(term.times.clone(), all)?.0);
         }
-        let rest = terms.into_iter().try_fold(Sum(Vec::new()), |sum, term| sum.add(&Sum(vec![term])))?;
+        let rest = terms
+            .into_iter()
+            .try_fold(Sum(Vec::new()), |sum, term| sum.add(&Sum(vec![term])))?;
         Some((common, rest))
     }
 
@@ -422,7 +523,9 @@ impl Normal {
             let mut free = Vec::new();
             for factor in std::mem::take(&mut all) {
                 match settled.last_mut() {
-                    Some(last) if last.base == factor.base => last.exponent = self.added(&last.exponent, &factor.exponent)?,
+                    Some(last) if last.base == factor.base => {
+                        last.exponent = self.added(&last.exponent, &factor.exponent)?
+                    }
                     _ => settled.push(factor),
                 }
             }
@@ -458,21 +561,34 @@ impl Normal {
         let mut opened = Vec::new();
         for factor in &settled {
             if let (Expr::Sum(terms), Expr::Number(exponent)) = (&factor.base, &factor.exponent)
-                && let Some(exponent) = exponent.to_i64().filter(|exponent| (1..=EXPONENT_MAX).contains(exponent))
+                && let Some(exponent) = exponent
+                    .to_i64()
+                    .filter(|exponent| (1..=EXPONENT_MAX).contains(exponent))
             {
                 count = (0..exponent).fold(count, |count, _| count.saturating_mul(terms.len()));
                 opened.push((factor.base.clone(), exponent));
             }
         }
         if opened.is_empty() || count > TERMS_MAX {
-            return Some(Sum(vec![Term { times, factors: settled }]));
+            return Some(Sum(vec![Term {
+                times,
+                factors: settled,
+            }]));
         }
-        settled
-            .retain(|factor| !opened.iter().any(|(base, exponent)| factor.base == *base && factor.exponent == number(*exponent)));
-        let mut product = Sum(vec![Term { times, factors: settled }]);
+        settled.retain(|factor| {
+            !opened.iter().any(|(base, exponent)| {
+                factor.base == *base && factor.exponent == number(*exponent)
+            })
+        });
+        let mut product = Sum(vec![Term {
+            times,
+            factors: settled,
+        }]);
         for (base, exponent) in opened {
             let Expr::Sum(terms) = base else { return None };
-            let base = terms.iter().try_fold(Sum(Vec::new()), |sum, term| sum.add(&self.split(term)?))?;
+            let base = terms
+                .iter()
+                .try_fold(Sum(Vec::new()), |sum, term| sum.add(&self.split(term)?))?;
             for _ in 0..exponent {
                 product = self.multiplied(&product, &base)?;
             }
@@ -483,8 +599,14 @@ impl Normal {
     /// A term in normal form as it was before it became a formula.
     fn split(&self, expr: &Expr) -> Option<Sum> {
         let factor = |expr: &Expr| match expr {
-            Expr::Power(base, exponent) => Factor { base: (**base).clone(), exponent: (**exponent).clone() },
-            other => Factor { base: other.clone(), exponent: number(1) },
+            Expr::Power(base, exponent) => Factor {
+                base: (**base).clone(),
+                exponent: (**exponent).clone(),
+            },
+            other => Factor {
+                base: other.clone(),
+                exponent: number(1),
+            },
         };
         let parts = match expr {
             Expr::Number(value) => return Some(Sum::constant(value.clone())),
@@ -495,7 +617,10 @@ impl Normal {
             Some((Expr::Number(times), rest)) => (times.clone(), rest),
             _ => (Rational::integer(1), parts),
         };
-        Some(Sum(vec![Term { times, factors: parts.iter().map(factor).collect() }]))
+        Some(Sum(vec![Term {
+            times,
+            factors: parts.iter().map(factor).collect(),
+        }]))
     }
 
     fn multiplied(&self, a: &Sum, b: &Sum) -> Option<Sum> {
@@ -509,15 +634,24 @@ impl Normal {
         Some(sum)
     }
 
-    /// √a·√b as √(ab): where the left side has a value, the right one has it too. The number that comes out of the root.
+    /// √a·√b as √(ab): where the left side has a value, the right one has it too. The number that
+    /// comes out of the root.
     fn rooted(&self, factors: &mut Vec<Factor>) -> Option<Rational> {
         let half = |factor: &Factor| match (&factor.base, &factor.exponent) {
             (Expr::Number(_) | Expr::Pi | Expr::Euler | Expr::Imaginary, _) => None,
-            (_, Expr::Number(exponent)) => fraction(exponent).filter(|(_, below)| *below == 2).map(|(above, _)| above),
+            (_, Expr::Number(exponent)) => fraction(exponent)
+                .filter(|(_, below)| *below == 2)
+                .map(|(above, _)| above),
             _ => None,
         };
         let one = Rational::integer(1);
-        if self.complex || factors.iter().filter(|factor| half(factor).is_some()).count() < 2 {
+        if self.complex
+            || factors
+                .iter()
+                .filter(|factor| half(factor).is_some())
+                .count()
+                < 2
+        {
             return Some(one);
         }
         let (mut inside, mut rest) = (Vec::new(), Vec::new());
@@ -526,20 +660,31 @@ impl Normal {
                 None => rest.push(factor),
                 Some(above) => {
                     // x^{3/2} is |x|·√x.
-                    rest.extend(laws::absolute_power(self, &factor.base, &number(above - 1))?);
+                    rest.extend(laws::absolute_power(
+                        self,
+                        &factor.base,
+                        &number(above - 1),
+                    )?);
                     inside.push(self.sum(&factor.base)?);
                 }
             }
         }
-        let root = self.power(&self.product(inside)?, &Sum::constant(one.divide(&Rational::integer(2))?))?;
-        let [only] = root.0.as_slice() else { return None };
+        let root = self.power(
+            &self.product(inside)?,
+            &Sum::constant(one.divide(&Rational::integer(2))?),
+        )?;
+        let [only] = root.0.as_slice() else {
+            return None;
+        };
         rest.extend(only.factors.iter().cloned());
         rest.retain(|factor| factor.exponent != number(0));
         rest.sort_by(|x, y| order(&x.base, &y.base));
         let mut together: Vec<Factor> = Vec::with_capacity(rest.len());
         for factor in rest {
             match together.last_mut() {
-                Some(last) if last.base == factor.base => last.exponent = self.added(&last.exponent, &factor.exponent)?,
+                Some(last) if last.base == factor.base => {
+                    last.exponent = self.added(&last.exponent, &factor.exponent)?
+                }
                 _ => together.push(factor),
             }
         }
@@ -552,15 +697,18 @@ impl Normal {
         let rooted = |factors: &[Factor], base: &Expr| {
             factors.iter().position(|factor| {
                 factor.base == *base
-                    && matches!(&factor.exponent, Expr::Number(value) if fraction(value).is_some_and(|(_, below)| below % 2 == 0))
+                    && matches!(&factor.exponent, Expr::Number(value) if fraction(value)
+                        .is_some_and(|(_, below)| below % 2 == 0))
             })
         };
         let absolute = |factor: &Factor| match (&factor.base, &factor.exponent) {
             (Expr::Call(Function::Absolute, inside), Expr::Number(_)) => inside.first().cloned(),
             _ => None,
         };
-        while let Some((at, other)) =
-            factors.iter().enumerate().find_map(|(at, factor)| Some((at, rooted(factors, &absolute(factor)?)?)))
+        while let Some((at, other)) = factors
+            .iter()
+            .enumerate()
+            .find_map(|(at, factor)| Some((at, rooted(factors, &absolute(factor)?)?)))
         {
             let exponent = self.added(&factors.get(at)?.exponent, &factors.get(other)?.exponent)?;
             factors.get_mut(other)?.exponent = exponent;
@@ -569,7 +717,8 @@ impl Normal {
         Some(())
     }
 
-    /// What a power is besides: a number, and other powers. `None` inside where it is simple already.
+    /// What a power is besides: a number, and other powers. `None` inside where it is simple
+    /// already.
     fn simplified(&self, factor: &Factor) -> Option<Option<(Rational, Vec<Factor>)>> {
         let one = || Rational::integer(1);
         let constant = match &factor.exponent {
@@ -578,13 +727,27 @@ impl Normal {
         };
         match (&factor.base, constant) {
             (Expr::Imaginary, Some(exponent)) => {
-                let Some(exponent) = exponent.to_i64() else { return Some(None) };
+                let Some(exponent) = exponent.to_i64() else {
+                    return Some(None);
+                };
                 Some(match exponent.rem_euclid(4) {
                     0 => Some((one(), Vec::new())),
                     2 => Some((one().negate(), Vec::new())),
-                    3 => Some((one().negate(), vec![Factor { base: Expr::Imaginary, exponent: number(1) }])),
+                    3 => Some((
+                        one().negate(),
+                        vec![Factor {
+                            base: Expr::Imaginary,
+                            exponent: number(1),
+                        }],
+                    )),
                     _ if exponent == 1 => None,
-                    _ => Some((one(), vec![Factor { base: Expr::Imaginary, exponent: number(1) }])),
+                    _ => Some((
+                        one(),
+                        vec![Factor {
+                            base: Expr::Imaginary,
+                            exponent: number(1),
+                        }],
+                    )),
                 })
             }
             // (-1)^{3n+2} is (-1)^n.
@@ -596,8 +759,14 @@ impl Normal {
                 let (odd, rest) = laws::parted(&reduced)?;
                 let sign = if odd.is_zero() { one() } else { one().negate() };
                 let rest = rest.expr();
-                let factors =
-                    if rest == number(0) { Vec::new() } else { vec![Factor { base: factor.base.clone(), exponent: rest }] };
+                let factors = if rest == number(0) {
+                    Vec::new()
+                } else {
+                    vec![Factor {
+                        base: factor.base.clone(),
+                        exponent: rest,
+                    }]
+                };
                 Some(Some((sign, factors)))
             }
             // 2^{n+3} is 8·2^n.
@@ -608,13 +777,26 @@ impl Normal {
                 if whole.is_zero() {
                     return Some(None);
                 }
-                let times = base.power(whole.to_i64().filter(|whole| whole.abs() <= 4 * EXPONENT_MAX)?)?;
+                let times = base.power(
+                    whole
+                        .to_i64()
+                        .filter(|whole| whole.abs() <= 4 * EXPONENT_MAX)?,
+                )?;
                 let exponent = rest.add(&Sum::constant(constant.subtract(&whole)?))?.expr();
-                let factors = if exponent == number(0) { Vec::new() } else { vec![Factor { base: factor.base.clone(), exponent }] };
+                let factors = if exponent == number(0) {
+                    Vec::new()
+                } else {
+                    vec![Factor {
+                        base: factor.base.clone(),
+                        exponent,
+                    }]
+                };
                 Some(Some((times, factors)))
             }
             (Expr::Call(Function::Absolute, inside), Some(exponent)) if !self.complex => {
-                let Some(exponent) = exponent.to_i64().filter(|exponent| exponent % 2 == 0) else { return Some(None) };
+                let Some(exponent) = exponent.to_i64().filter(|exponent| exponent % 2 == 0) else {
+                    return Some(None);
+                };
                 let inside = self.sum(inside.first()?)?;
                 let raised = self.whole_power(&inside, exponent)?;
                 Some(Some((raised.times, raised.factors)))
@@ -675,21 +857,38 @@ impl Normal {
         if content.is_negative() {
             if !even {
                 // The real root of what is below zero.
-                (content, times) = (content.negate(), if above % 2 == 0 { times } else { times.negate() });
+                (content, times) = (
+                    content.negate(),
+                    if above % 2 == 0 {
+                        times
+                    } else {
+                        times.negate()
+                    },
+                );
             } else if rest.to_rational().is_some() {
                 (below == 2).then_some(())?;
                 content = content.negate();
-                found.push(Factor { base: Expr::Imaginary, exponent: number(above) });
+                found.push(Factor {
+                    base: Expr::Imaginary,
+                    exponent: number(above),
+                });
             } else {
                 (content, rest) = (content.negate(), rest.negate());
             }
         } else if !even && rest.is_negative() {
             rest = rest.negate();
-            times = if above % 2 == 0 { times } else { times.negate() };
+            times = if above % 2 == 0 {
+                times
+            } else {
+                times.negate()
+            };
         }
         if self.complex && rest.to_rational().is_none() {
             found.extend(self.numeral(&content, &Expr::Number(exponent.clone()))?);
-            found.push(Factor { base: rest.expr(), exponent: Expr::Number(exponent.clone()) });
+            found.push(Factor {
+                base: rest.expr(),
+                exponent: Expr::Number(exponent.clone()),
+            });
             return self.gathered(times, found);
         }
         found.extend(self.numeral(&content, &Expr::Number(exponent.clone()))?);
@@ -698,45 +897,76 @@ impl Normal {
                 let mut inside = Vec::new();
                 for factor in &only.factors {
                     if !even || self.is_never_negative(factor) {
-                        found.push(Factor { base: factor.base.clone(), exponent: self.scaled(&factor.exponent, exponent)? });
+                        found.push(Factor {
+                            base: factor.base.clone(),
+                            exponent: self.scaled(&factor.exponent, exponent)?,
+                        });
                     } else if self.even(&factor.exponent) {
-                        found.extend(laws::absolute_power(self, &factor.base, &self.scaled(&factor.exponent, exponent)?)?);
+                        found.extend(laws::absolute_power(
+                            self,
+                            &factor.base,
+                            &self.scaled(&factor.exponent, exponent)?,
+                        )?);
                     } else {
                         inside.push(factor.clone());
                     }
                 }
                 found.extend(self.odd(inside, only.times.is_negative(), exponent)?);
             }
-            _ => found.push(Factor { base: rest.expr(), exponent: Expr::Number(exponent.clone()) }),
+            _ => found.push(Factor {
+                base: rest.expr(),
+                exponent: Expr::Number(exponent.clone()),
+            }),
         }
         self.gathered(times, found)
     }
 
-    /// An even root of factors whose signs are not known: that of their product, less what is a square in it.
+    /// An even root of factors whose signs are not known: that of their product, less what is a
+    /// square in it.
     fn odd(&self, inside: Vec<Factor>, negative: bool, exponent: &Rational) -> Option<Vec<Factor>> {
         if !negative && inside.len() < 2 {
             let scaled = |factor: Factor| {
                 let raised = self.scaled(&factor.exponent, exponent)?;
-                Some(Factor { base: factor.base, exponent: raised })
+                Some(Factor {
+                    base: factor.base,
+                    exponent: raised,
+                })
             };
             return inside.into_iter().map(scaled).collect();
         }
         // One over xy has roots where xy has.
-        let turned = !inside.is_empty() && inside.iter().all(|factor| whole(&factor.exponent) == Some(-1));
+        let turned = !inside.is_empty()
+            && inside
+                .iter()
+                .all(|factor| whole(&factor.exponent) == Some(-1));
         let (mut found, mut bases) = (Vec::new(), Vec::new());
         for factor in inside {
             match whole(&factor.exponent) {
                 Some(times) if times != 1 && !turned => {
                     let squared = exponent.multiply(&Rational::integer(times - 1))?;
-                    found.extend(laws::absolute_power(self, &factor.base, &Expr::Number(squared))?);
-                    bases.push(Factor { base: factor.base, exponent: number(1) });
+                    found.extend(laws::absolute_power(
+                        self,
+                        &factor.base,
+                        &Expr::Number(squared),
+                    )?);
+                    bases.push(Factor {
+                        base: factor.base,
+                        exponent: number(1),
+                    });
                 }
-                Some(_) => bases.push(Factor { base: factor.base, exponent: number(1) }),
+                Some(_) => bases.push(Factor {
+                    base: factor.base,
+                    exponent: number(1),
+                }),
                 None => bases.push(factor),
             }
         }
         let sign = Rational::integer(if negative { -1 } else { 1 });
-        let exponent = if turned { exponent.clone().negate() } else { exponent.clone() };
+        let exponent = if turned {
+            exponent.clone().negate()
+        } else {
+            exponent.clone()
+        };
         // As a product, whatever it could be opened to: what is in it is in normal form.
         let mut product = self.gathered(sign, bases)?;
         if let [only] = product.0.as_mut_slice()
@@ -748,7 +978,10 @@ impl Normal {
             found.extend(only.factors.iter().cloned());
             return Some(found);
         }
-        found.push(Factor { base: product.expr(), exponent: Expr::Number(exponent) });
+        found.push(Factor {
+            base: product.expr(),
+            exponent: Expr::Number(exponent),
+        });
         Some(found)
     }
 
@@ -763,19 +996,31 @@ impl Normal {
         let logarithmic = symbolic.any(&|e| matches!(e, Expr::Call(Function::Ln, _)));
         if logarithmic && !self.complex && *base != Sum::of(Expr::Euler) {
             let logarithm = laws::logarithm(self, base)?;
-            return self.power(&Sum::of(Expr::Euler), &self.product(vec![exponent.clone(), logarithm])?);
+            return self.power(
+                &Sum::of(Expr::Euler),
+                &self.product(vec![exponent.clone(), logarithm])?,
+            );
         }
         let (content, rest) = base.content()?;
         let mut found = Vec::new();
         let whole_exponent = self.is_whole(exponent);
         let content = if content.is_negative() {
             if rest.to_rational().is_some() || whole_exponent {
-                found.push(Factor { base: number(-1), exponent: symbolic.clone() });
+                found.push(Factor {
+                    base: number(-1),
+                    exponent: symbolic.clone(),
+                });
                 content.negate()
             } else {
-                let opaque = Sum(vec![Term { times: one.clone().negate(), factors: rest.0.first()?.factors.clone() }]);
+                let opaque = Sum(vec![Term {
+                    times: one.clone().negate(),
+                    factors: rest.0.first()?.factors.clone(),
+                }]);
                 found.extend(self.numeral(&content.negate(), &symbolic)?);
-                found.push(Factor { base: opaque.expr(), exponent: symbolic });
+                found.push(Factor {
+                    base: opaque.expr(),
+                    exponent: symbolic,
+                });
                 return self.gathered(one, found);
             }
         } else {
@@ -788,27 +1033,36 @@ impl Normal {
             [Term { factors, .. }] if factors.is_empty() => {}
             [Term { factors, .. }] if like_whole && !self.complex => {
                 for factor in factors {
-                    let product = self.product(vec![self.sum(&factor.exponent)?, exponent.clone()])?;
+                    let product =
+                        self.product(vec![self.sum(&factor.exponent)?, exponent.clone()])?;
                     found.extend(self.to_sum(&factor.base, &product)?);
                 }
             }
             [Term { factors, .. }]
-                if factors
-                    .iter()
-                    .all(|factor| self.is_never_negative(factor) && !factor.exponent.any(&|e| *e == Expr::Imaginary)) =>
+                if factors.iter().all(|factor| {
+                    self.is_never_negative(factor)
+                        && !factor.exponent.any(&|e| *e == Expr::Imaginary)
+                }) =>
             {
                 for factor in factors {
-                    let product = self.product(vec![self.sum(&factor.exponent)?, exponent.clone()])?;
+                    let product =
+                        self.product(vec![self.sum(&factor.exponent)?, exponent.clone()])?;
                     found.extend(self.to_sum(&factor.base, &product)?);
                 }
             }
             _ => {
                 let mut rest = rest;
                 if whole_exponent && rest.is_negative() {
-                    found.push(Factor { base: number(-1), exponent: symbolic.clone() });
+                    found.push(Factor {
+                        base: number(-1),
+                        exponent: symbolic.clone(),
+                    });
                     rest = rest.negate();
                 }
-                found.push(Factor { base: rest.expr(), exponent: symbolic });
+                found.push(Factor {
+                    base: rest.expr(),
+                    exponent: symbolic,
+                });
             }
         }
         self.gathered(one, found)
@@ -821,40 +1075,70 @@ impl Normal {
         for term in &exponent.0 {
             if *base == Expr::Euler {
                 let log = |factor: &Factor| match (&factor.base, &factor.exponent) {
-                    (Expr::Call(Function::Ln, inside), exponent) if *exponent == number(1) => inside.first().cloned(),
+                    (Expr::Call(Function::Ln, inside), exponent) if *exponent == number(1) => {
+                        inside.first().cloned()
+                    }
                     _ => None,
                 };
-                let logarithms = |factor: &&Factor| matches!(&factor.base, Expr::Call(Function::Ln, _));
+                let logarithms =
+                    |factor: &&Factor| matches!(&factor.base, Expr::Call(Function::Ln, _));
                 let several = term.factors.iter().filter(logarithms).count() > 1;
                 if let Some(inside) = term.factors.iter().find_map(log).filter(|_| !several) {
-                    let others = term.factors.iter().filter(|factor| log(factor).is_none()).cloned().collect();
-                    let exponent = Sum(vec![Term { times: term.times.clone(), factors: others }]).expr();
+                    let others = term
+                        .factors
+                        .iter()
+                        .filter(|factor| log(factor).is_none())
+                        .cloned()
+                        .collect();
+                    let exponent = Sum(vec![Term {
+                        times: term.times.clone(),
+                        factors: others,
+                    }])
+                    .expr();
                     let raised = self.power(&self.sum(&inside)?, &self.sum(&exponent)?)?;
-                    let [only] = raised.0.as_slice() else { return None };
+                    let [only] = raised.0.as_slice() else {
+                        return None;
+                    };
                     only.times.is_one().then_some(())?;
                     found.extend(only.factors.iter().cloned());
                     continue;
                 }
                 if let Some(turns) = self.half_turns(term) {
-                    found.push(Factor { base: number(-1), exponent: turns.expr() });
+                    found.push(Factor {
+                        base: number(-1),
+                        exponent: turns.expr(),
+                    });
                     continue;
                 }
             }
             kept = kept.add(&Sum(vec![term.clone()]))?;
         }
         if !kept.0.is_empty() {
-            found.push(Factor { base: base.clone(), exponent: kept.expr() });
+            found.push(Factor {
+                base: base.clone(),
+                exponent: kept.expr(),
+            });
         }
         Some(found)
     }
 
     /// n of iπn, where n is whole.
     fn half_turns(&self, term: &Term) -> Option<Sum> {
-        let is = |wanted: Expr| move |factor: &Factor| factor.base == wanted && factor.exponent == number(1);
+        let is = |wanted: Expr| {
+            move |factor: &Factor| factor.base == wanted && factor.exponent == number(1)
+        };
         let (imaginary, pi) = (is(Expr::Imaginary), is(Expr::Pi));
         (term.factors.iter().any(&imaginary) && term.factors.iter().any(&pi)).then_some(())?;
-        let rest = term.factors.iter().filter(|factor| !imaginary(factor) && !pi(factor)).cloned().collect();
-        let turns = Sum(vec![Term { times: term.times.clone(), factors: rest }]);
+        let rest = term
+            .factors
+            .iter()
+            .filter(|factor| !imaginary(factor) && !pi(factor))
+            .cloned()
+            .collect();
+        let turns = Sum(vec![Term {
+            times: term.times.clone(),
+            factors: rest,
+        }]);
         self.is_whole(&turns).then_some(turns)
     }
 
@@ -863,16 +1147,30 @@ impl Normal {
         if value.is_one() {
             return Some(Vec::new());
         }
-        let small = |side: &BigInt| u64::try_from(side).ok().filter(|side| *side <= FACTORED_MAX).and_then(|_| factors(side));
+        let small = |side: &BigInt| {
+            u64::try_from(side)
+                .ok()
+                .filter(|side| *side <= FACTORED_MAX)
+                .and_then(|_| factors(side))
+        };
         let mut found = Vec::new();
         match (small(value.numerator()), small(value.denominator())) {
             (Some(above), Some(below)) => {
-                for (prime, times) in above.into_iter().chain(below.into_iter().map(|(prime, times)| (prime, -times))) {
+                for (prime, times) in above
+                    .into_iter()
+                    .chain(below.into_iter().map(|(prime, times)| (prime, -times)))
+                {
                     let base = number(i64::try_from(prime).ok()?);
-                    found.push(Factor { base, exponent: self.scaled(exponent, &Rational::integer(times))? });
+                    found.push(Factor {
+                        base,
+                        exponent: self.scaled(exponent, &Rational::integer(times))?,
+                    });
                 }
             }
-            _ => found.push(Factor { base: Expr::Number(value.clone()), exponent: exponent.clone() }),
+            _ => found.push(Factor {
+                base: Expr::Number(value.clone()),
+                exponent: exponent.clone(),
+            }),
         }
         Some(found)
     }
@@ -894,7 +1192,8 @@ impl Normal {
 
     /// Whether a power to it is one of a square.
     fn even(&self, exponent: &Expr) -> bool {
-        matches!(exponent, Expr::Number(value) if fraction(value).is_some_and(|(above, _)| above % 2 == 0))
+        matches!(exponent, Expr::Number(value) if fraction(value)
+            .is_some_and(|(above, _)| above % 2 == 0))
     }
 
     /// Whether it is whole for all values of its letters, which are whole.
@@ -903,7 +1202,9 @@ impl Normal {
             matches!(&factor.base, Expr::Symbol(name) if self.whole.contains(name))
                 && whole(&factor.exponent).is_some_and(|power| power > 0)
         };
-        sum.0.iter().all(|term| term.times.to_i64().is_some() && term.factors.iter().all(letter))
+        sum.0
+            .iter()
+            .all(|term| term.times.to_i64().is_some() && term.factors.iter().all(letter))
     }
 
     /// A whole exponent of −1, modulo 2: n² is as odd as n.
@@ -916,13 +1217,28 @@ impl Normal {
         for term in &sum.0 {
             let times = Rational::integer(term.times.to_i64()?.rem_euclid(2));
             if !times.is_zero() {
-                let factors = term.factors.iter().map(|factor| Factor { base: factor.base.clone(), exponent: number(1) }).collect();
+                let factors = term
+                    .factors
+                    .iter()
+                    .map(|factor| Factor {
+                        base: factor.base.clone(),
+                        exponent: number(1),
+                    })
+                    .collect();
                 reduced = reduced.add(&Sum(vec![Term { times, factors }]))?;
             }
         }
         // Two that have become one term are even.
-        let odd = reduced.0.into_iter().filter(|term| term.times.to_i64().is_some_and(|times| times % 2 != 0));
-        Some(Sum(odd.map(|term| Term { times: Rational::integer(1), ..term }).collect()))
+        let odd = reduced
+            .0
+            .into_iter()
+            .filter(|term| term.times.to_i64().is_some_and(|times| times % 2 != 0));
+        Some(Sum(odd
+            .map(|term| Term {
+                times: Rational::integer(1),
+                ..term
+            })
+            .collect()))
     }
 }
 
@@ -939,7 +1255,9 @@ fn squares(expr: &Expr) -> bool {
         Expr::Number(value) => !value.is_negative(),
         Expr::Pi | Expr::Euler | Expr::Call(Function::Absolute, _) => true,
         Expr::Power(base, exponent) => {
-            squares(base) || matches!(&**exponent, Expr::Number(value) if value.to_i64().is_some_and(|value| value % 2 == 0))
+            squares(base)
+                || matches!(&**exponent, Expr::Number(value) if value.to_i64()
+                    .is_some_and(|value| value % 2 == 0))
         }
         Expr::Product(all) | Expr::Sum(all) => all.iter().all(squares),
         _ => false,

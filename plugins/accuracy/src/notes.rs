@@ -1,6 +1,7 @@
 //! Notes on where a formula holds: `, x \ne 0`, `(x > 0)`, `for all x`, `where k is an integer`.
 //!
-//! In words they become conditions behind a comma, before anything is parsed; words that are none are left as they are.
+//! In words they become conditions behind a comma, before anything is parsed; words that are none
+//! are left as they are.
 
 use crate::compare::Compare;
 use crate::equal::Verdict;
@@ -8,7 +9,9 @@ use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Kind, Numeral, Relation, Token};
 
 /// Words that a note begins with.
-const INTRODUCTIONS: [&str; 10] = ["where", "for", "with", "when", "if", "provided", "given", "such", "assuming", "whenever"];
+const INTRODUCTIONS: [&str; 10] = [
+    "where", "for", "with", "when", "if", "provided", "given", "such", "assuming", "whenever",
+];
 /// Words without a meaning of their own in a note.
 const FILLERS: [&str; 18] = [
     "that",
@@ -40,13 +43,22 @@ struct Piece<'a> {
 /// The tokens with their last note in signs.
 pub fn in_signs(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     // In an environment they are the cases' own conditions.
-    let outside = tokens.iter().rposition(|token| matches!(token.kind, Kind::End(_))).map_or(1, |end| end + 1);
-    let Some(start) =
-        tokens.iter().enumerate().skip(outside).position(|(at, token)| begins(&tokens, at, token)).map(|at| at + outside)
+    let outside = tokens
+        .iter()
+        .rposition(|token| matches!(token.kind, Kind::End(_)))
+        .map_or(1, |end| end + 1);
+    let Some(start) = tokens
+        .iter()
+        .enumerate()
+        .skip(outside)
+        .position(|(at, token)| begins(&tokens, at, token))
+        .map(|at| at + outside)
     else {
         return tokens;
     };
-    let Some(note) = tokens.get(start..).and_then(signs) else { return tokens };
+    let Some(note) = tokens.get(start..).and_then(signs) else {
+        return tokens;
+    };
     let mut out = tokens.get(..start).unwrap_or_default().to_vec();
     out.extend(note);
     out
@@ -58,29 +70,45 @@ fn begins(tokens: &[Token<'_>], at: usize, token: &Token<'_>) -> bool {
         Kind::Text(words) | Kind::Word(words) => words,
         _ => return false,
     };
-    let first = words.trim_start_matches(|c: char| c == ',' || c.is_whitespace()).split_whitespace().next().unwrap_or_default();
+    let first = words
+        .trim_start_matches(|c: char| c == ',' || c.is_whitespace())
+        .split_whitespace()
+        .next()
+        .unwrap_or_default();
     let next = match tokens.get(at + 1).map(|token| &token.kind) {
-        Some(Kind::Text(words) | Kind::Word(words)) => words.split_whitespace().next().unwrap_or_default(),
+        Some(Kind::Text(words) | Kind::Word(words)) => {
+            words.split_whitespace().next().unwrap_or_default()
+        }
         _ => "",
     };
     let behind_comma = matches!(
-        at.checked_sub(1).and_then(|at| tokens.get(at)).map(|token| &token.kind),
+        at.checked_sub(1)
+            .and_then(|at| tokens.get(at))
+            .map(|token| &token.kind),
         Some(Kind::Comma | Kind::Open(Bracket::Round))
     );
-    INTRODUCTIONS.contains(&first) || (behind_comma && words.chars().count() == 1 && matches!(next, "is" | "an" | "any"))
+    INTRODUCTIONS.contains(&first)
+        || (behind_comma && words.chars().count() == 1 && matches!(next, "is" | "an" | "any"))
 }
 
 fn signs<'a>(tokens: &[Token<'a>]) -> Option<Vec<Token<'a>>> {
     let (tokens, closing) = match tokens.split_last() {
         Some((last, rest))
-            if last.kind == Kind::Close(Bracket::Round) && !rest.iter().any(|token| token.kind == Kind::Open(Bracket::Round)) =>
+            if last.kind == Kind::Close(Bracket::Round)
+                && !rest
+                    .iter()
+                    .any(|token| token.kind == Kind::Open(Bracket::Round)) =>
         {
             (rest, Some(last.clone()))
         }
         _ => (tokens, None),
     };
     let first = tokens.first()?;
-    let token = |kind: Kind<'a>| Token { kind, at: first.at, spaced: true };
+    let token = |kind: Kind<'a>| Token {
+        kind,
+        at: first.at,
+        spaced: true,
+    };
     let pieces = exploded(tokens);
     let mut out = vec![token(Kind::Comma)];
     for clause in pieces.split(|piece| matches!(piece.token.kind, Kind::Comma | Kind::And)) {
@@ -98,7 +126,11 @@ fn signs<'a>(tokens: &[Token<'a>]) -> Option<Vec<Token<'a>>> {
         out.push(closing);
         out.remove(0);
     }
-    if out.len() == 1 { Some(Vec::new()) } else { Some(out) }
+    if out.len() == 1 {
+        Some(Vec::new())
+    } else {
+        Some(out)
+    }
 }
 
 /// `\text{where } k \text{ is an integer}` word by word.
@@ -110,19 +142,37 @@ fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<Piece<'a>> {
                 words
                     .split(|c: char| c.is_whitespace() || matches!(c, ',' | '$'))
                     .filter(|word| !word.is_empty())
-                    .map(|word| Piece { word: Some(word), token: Token { kind: Kind::Word(word), ..token.clone() } }),
+                    .map(|word| Piece {
+                        word: Some(word),
+                        token: Token {
+                            kind: Kind::Word(word),
+                            ..token.clone()
+                        },
+                    }),
             ),
-            Kind::Word(word) => pieces.push(Piece { word: Some(word), token: token.clone() }),
-            _ => pieces.push(Piece { word: None, token: token.clone() }),
+            Kind::Word(word) => pieces.push(Piece {
+                word: Some(word),
+                token: token.clone(),
+            }),
+            _ => pieces.push(Piece {
+                word: None,
+                token: token.clone(),
+            }),
         }
     }
     pieces
 }
 
-/// One condition in signs; nothing for one that says nothing, as `all x`; `None` for words that are not understood.
-fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) -> Option<Vec<Token<'a>>> {
+/// One condition in signs; nothing for one that says nothing, as `all x`; `None` for words that are
+/// not understood.
+fn condition<'a>(
+    clause: &[Piece<'a>],
+    token: &dyn Fn(Kind<'a>) -> Token<'a>,
+) -> Option<Vec<Token<'a>>> {
     let is_letter = |piece: &Piece<'_>| {
-        piece.word.is_some_and(|word| word.chars().count() == 1 && word != "a")
+        piece
+            .word
+            .is_some_and(|word| word.chars().count() == 1 && word != "a")
             || matches!(piece.token.kind, Kind::Command(name) if crate::names::is_greek(name))
     };
     let mut kind = None;
@@ -139,11 +189,19 @@ fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) ->
         kind = stronger(kind, named);
         rest = after;
     }
-    let Some((letter, after)) = rest.split_first() else { return kind.is_none().then(Vec::new) };
+    let Some((letter, after)) = rest.split_first() else {
+        return kind.is_none().then(Vec::new);
+    };
     // `x > 0`, `k \in \mathbb{Z}`
-    if after.iter().any(|piece| matches!(piece.token.kind, Kind::Relation(_))) {
-        let plain = after.iter().all(|piece| piece.word.is_none_or(|word| word.chars().count() == 1));
-        return (kind.is_none() && plain).then(|| rest.iter().map(|piece| piece.token.clone()).collect());
+    if after
+        .iter()
+        .any(|piece| matches!(piece.token.kind, Kind::Relation(_)))
+    {
+        let plain = after
+            .iter()
+            .all(|piece| piece.word.is_none_or(|word| word.chars().count() == 1));
+        return (kind.is_none() && plain)
+            .then(|| rest.iter().map(|piece| piece.token.clone()).collect());
     }
     is_letter(letter).then_some(())?;
     let mut constant = false;
@@ -151,7 +209,8 @@ fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) ->
         let word = piece.word?;
         constant |= matches!(word, "constant" | "parameter");
         let named = kind_of(word);
-        let known = matches!(word, "is" | "are" | "constant" | "parameter" | "be") || FILLERS.contains(&word);
+        let known = matches!(word, "is" | "are" | "constant" | "parameter" | "be")
+            || FILLERS.contains(&word);
         if !known && named.is_none() {
             return None;
         }
@@ -160,13 +219,29 @@ fn condition<'a>(clause: &[Piece<'a>], token: &dyn Fn(Kind<'a>) -> Token<'a>) ->
     let Some(kind) = kind else {
         // `for all x`, `where C is a constant`, but not `where k`.
         let says = constant
-            || clause.iter().any(|piece| piece.word.is_some_and(|word| matches!(word, "all" | "any" | "every" | "each" | "real")));
+            || clause.iter().any(|piece| {
+                piece
+                    .word
+                    .is_some_and(|word| matches!(word, "all" | "any" | "every" | "each" | "real"))
+            });
         return says.then(Vec::new);
     };
     if matches!(kind, "+" | "0+") {
-        let relation = if kind == "+" { Relation::Greater } else { Relation::GreaterOrEqual };
-        let zero = Numeral { digits: "0".to_string(), decimals: None, exponent: 0 };
-        return Some(vec![letter.token.clone(), token(Kind::Relation(relation)), token(Kind::Number(zero))]);
+        let relation = if kind == "+" {
+            Relation::Greater
+        } else {
+            Relation::GreaterOrEqual
+        };
+        let zero = Numeral {
+            digits: "0".to_string(),
+            decimals: None,
+            exponent: 0,
+        };
+        return Some(vec![
+            letter.token.clone(),
+            token(Kind::Relation(relation)),
+            token(Kind::Number(zero)),
+        ]);
     }
     let mut out = vec![
         letter.token.clone(),
@@ -199,54 +274,98 @@ fn stronger(kind: Option<&'static str>, named: Option<&'static str>) -> Option<&
 }
 
 impl Compare<'_> {
-    /// A number that a name is given, without the conditions on the name that it meets: `x = 3, x > 0`.
+    /// A number that a name is given, without the conditions on the name that it meets:
+    /// `x = 3, x > 0`.
     fn without_met(&self, expr: &Expr) -> Option<Expr> {
-        let Expr::List(Joined::Comma | Joined::And, items) = expr else { return None };
-        let (Expr::Relations(sides, relations), notes) = items.split_first()? else { return None };
-        let ([Expr::Symbol(name), value], [Relation::Equal]) = (sides.as_slice(), relations.as_slice()) else { return None };
-        (value.is_scalar() && value.symbols().is_empty() && !value.has_plus_minus() && !notes.is_empty()).then_some(())?;
-        let met = |note: &Expr| {
-            let Expr::Relations(sides, relations) = note else { return None };
-            let sides: Vec<Expr> =
-                sides.iter().map(|side| side.substitute(&|other| (other == name).then(|| value.clone()))).collect();
-            relations.iter().zip(sides.windows(2)).try_for_each(|(relation, pair)| {
-                let [left, right] = pair else { return None };
-                let order = self.judge.sign(&left.clone().minus(right.clone()))?;
-                match relation {
-                    Relation::Less => order.is_lt(),
-                    Relation::LessOrEqual => order.is_le(),
-                    Relation::Greater => order.is_gt(),
-                    Relation::GreaterOrEqual => order.is_ge(),
-                    Relation::NotEqual => order.is_ne(),
-                    _ => false,
-                }
-                .then_some(())
-            })
+        let Expr::List(Joined::Comma | Joined::And, items) = expr else {
+            return None;
         };
-        notes.iter().all(|note| met(note).is_some()).then(|| items.first().cloned())?
+        let (Expr::Relations(sides, relations), notes) = items.split_first()? else {
+            return None;
+        };
+        let ([Expr::Symbol(name), value], [Relation::Equal]) =
+            (sides.as_slice(), relations.as_slice())
+        else {
+            return None;
+        };
+        (value.is_scalar()
+            && value.symbols().is_empty()
+            && !value.has_plus_minus()
+            && !notes.is_empty())
+        .then_some(())?;
+        let met = |note: &Expr| {
+            let Expr::Relations(sides, relations) = note else {
+                return None;
+            };
+            let sides: Vec<Expr> = sides
+                .iter()
+                .map(|side| side.substitute(&|other| (other == name).then(|| value.clone())))
+                .collect();
+            relations
+                .iter()
+                .zip(sides.windows(2))
+                .try_for_each(|(relation, pair)| {
+                    let [left, right] = pair else { return None };
+                    let order = self.judge.sign(&left.clone().minus(right.clone()))?;
+                    match relation {
+                        Relation::Less => order.is_lt(),
+                        Relation::LessOrEqual => order.is_le(),
+                        Relation::Greater => order.is_gt(),
+                        Relation::GreaterOrEqual => order.is_ge(),
+                        Relation::NotEqual => order.is_ne(),
+                        _ => false,
+                    }
+                    .then_some(())
+                })
+        };
+        notes
+            .iter()
+            .all(|note| met(note).is_some())
+            .then(|| items.first().cloned())?
     }
 }
 
-/// A formula, or an equation that gives one, without the conditions on its variables that follow it; `None` without such.
+/// A formula, or an equation that gives one, without the conditions on its variables that follow
+/// it; `None` without such.
 fn without_notes(expr: &Expr) -> Option<Expr> {
-    let Expr::List(Joined::Comma | Joined::And, items) = expr else { return None };
+    let Expr::List(Joined::Comma | Joined::And, items) = expr else {
+        return None;
+    };
     let (first, notes) = items.split_first()?;
     let formula = match first {
-        Expr::Relations(sides, relations) if relations.iter().all(|relation| *relation == Relation::Equal) => sides.last()?,
+        Expr::Relations(sides, relations)
+            if relations
+                .iter()
+                .all(|relation| *relation == Relation::Equal) =>
+        {
+            sides.last()?
+        }
         other => other,
     };
     let variables = formula.symbols();
     let on_variables = |note: &Expr| match note {
         Expr::Relations(sides, relations) => {
-            let names: Vec<String> =
-                sides.iter().flat_map(Expr::symbols).filter(|name| !matches!(name.as_str(), "R" | "Z" | "N" | "Z+")).collect();
-            !relations.contains(&Relation::Equal) && !names.is_empty() && names.iter().all(|name| variables.contains(name))
+            let names: Vec<String> = sides
+                .iter()
+                .flat_map(Expr::symbols)
+                .filter(|name| !matches!(name.as_str(), "R" | "Z" | "N" | "Z+"))
+                .collect();
+            !relations.contains(&Relation::Equal)
+                && !names.is_empty()
+                && names.iter().all(|name| variables.contains(name))
         }
         _ => false,
     };
-    let whole = notes.iter().any(|note| matches!(note, Expr::Relations(sides, relations) if relations.as_slice() == [Relation::Member] && matches!(sides.last(), Some(Expr::Symbol(_)))));
-    (formula.is_scalar() && !first.has_plus_minus() && !notes.is_empty() && !whole && notes.iter().all(on_variables))
-        .then(|| first.clone())
+    let whole = notes.iter().any(|note| {
+        matches!(note, Expr::Relations(sides, relations) if relations.as_slice() ==
+        [Relation::Member] && matches!(sides.last(), Some(Expr::Symbol(_))))
+    });
+    (formula.is_scalar()
+        && !first.has_plus_minus()
+        && !notes.is_empty()
+        && !whole
+        && notes.iter().all(on_variables))
+    .then(|| first.clone())
 }
 
 impl Compare<'_> {

@@ -1,4 +1,5 @@
-//! Constant formulas as complex balls, and how close to zero a formula of a given size may come without being zero.
+//! Constant formulas as complex balls, and how close to zero a formula of a given size may come
+//! without being zero.
 
 use crate::ball::Ball;
 use crate::elementary::{arc_tangent, exponential, logarithm, pi, sine_cosine};
@@ -25,7 +26,10 @@ pub struct Complex {
 
 impl Complex {
     pub fn real(re: Ball) -> Complex {
-        Complex { re, im: Ball::integer(0) }
+        Complex {
+            re,
+            im: Ball::integer(0),
+        }
     }
 
     fn is_real(&self) -> bool {
@@ -56,7 +60,8 @@ pub struct Numeric<'a> {
 }
 
 impl Numeric<'_> {
-    /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole number within the error).
+    /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole
+    /// number within the error).
     pub fn value(&self, expr: &Expr) -> Option<Complex> {
         let words = self.bits / 32 + 4;
         let product = 1_000 + 6 * words * words;
@@ -72,7 +77,10 @@ impl Numeric<'_> {
             Expr::Number(value) => Some(Complex::real(Ball::rational(value, bits)?)),
             Expr::Pi => Some(Complex::real(pi(bits)?)),
             Expr::Euler => Some(Complex::real(exponential(&Ball::integer(1), bits)?)),
-            Expr::Imaginary => Some(Complex { re: Ball::integer(0), im: Ball::integer(1) }),
+            Expr::Imaginary => Some(Complex {
+                re: Ball::integer(0),
+                im: Ball::integer(1),
+            }),
             Expr::Sum(terms) => {
                 let mut sum = Complex::real(Ball::integer(0));
                 for term in terms {
@@ -88,7 +96,9 @@ impl Numeric<'_> {
                 Some(product)
             }
             Expr::Quotient(above, below) => self.divide(&self.value(above)?, &self.value(below)?),
-            Expr::Percent(inner) => self.divide(&self.value(inner)?, &Complex::real(Ball::integer(100))),
+            Expr::Percent(inner) => {
+                self.divide(&self.value(inner)?, &Complex::real(Ball::integer(100)))
+            }
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.value(inner),
             Expr::Root(inner, degree) => self.root(&self.value(inner)?, *degree),
             Expr::Power(base, exponent) => self.power(base, exponent),
@@ -98,7 +108,10 @@ impl Numeric<'_> {
     }
 
     fn add(&self, a: &Complex, b: &Complex) -> Option<Complex> {
-        Some(Complex { re: a.re.add(&b.re, self.bits)?, im: a.im.add(&b.im, self.bits)? })
+        Some(Complex {
+            re: a.re.add(&b.re, self.bits)?,
+            im: a.im.add(&b.im, self.bits)?,
+        })
     }
 
     fn multiply(&self, a: &Complex, b: &Complex) -> Option<Complex> {
@@ -107,8 +120,14 @@ impl Numeric<'_> {
             return Some(Complex::real(a.re.multiply(&b.re, bits)?));
         }
         Some(Complex {
-            re: a.re.multiply(&b.re, bits)?.subtract(&a.im.multiply(&b.im, bits)?, bits)?,
-            im: a.re.multiply(&b.im, bits)?.add(&a.im.multiply(&b.re, bits)?, bits)?,
+            re: a
+                .re
+                .multiply(&b.re, bits)?
+                .subtract(&a.im.multiply(&b.im, bits)?, bits)?,
+            im: a
+                .re
+                .multiply(&b.im, bits)?
+                .add(&a.im.multiply(&b.re, bits)?, bits)?,
         })
     }
 
@@ -118,13 +137,23 @@ impl Numeric<'_> {
             return Some(Complex::real(a.re.divide(&b.re, bits)?));
         }
         let norm = self.norm(b)?;
-        let product = self.multiply(a, &Complex { re: b.re.clone(), im: b.im.clone().negate() })?;
-        Some(Complex { re: product.re.divide(&norm, bits)?, im: product.im.divide(&norm, bits)? })
+        let product = self.multiply(
+            a,
+            &Complex {
+                re: b.re.clone(),
+                im: b.im.clone().negate(),
+            },
+        )?;
+        Some(Complex {
+            re: product.re.divide(&norm, bits)?,
+            im: product.im.divide(&norm, bits)?,
+        })
     }
 
     /// |z|²
     fn norm(&self, z: &Complex) -> Option<Ball> {
-        z.re.multiply(&z.re, self.bits)?.add(&z.im.multiply(&z.im, self.bits)?, self.bits)
+        z.re.multiply(&z.re, self.bits)?
+            .add(&z.im.multiply(&z.im, self.bits)?, self.bits)
     }
 
     /// The principal root; of negative reals the real one when the degree is odd.
@@ -137,12 +166,23 @@ impl Numeric<'_> {
             }
             return Some(match (negative, degree) {
                 (false, _) => Complex::real(z.re.root(degree, bits)?),
-                (true, 2) => Complex { re: Ball::integer(0), im: z.re.clone().negate().root(2, bits)? },
-                (true, odd) if odd % 2 == 1 => Complex::real(z.re.clone().negate().root(degree, bits)?.negate()),
-                (true, _) => self.exponential(&self.divide(&self.logarithm(z)?, &Complex::real(Ball::integer(degree.into())))?)?,
+                (true, 2) => Complex {
+                    re: Ball::integer(0),
+                    im: z.re.clone().negate().root(2, bits)?,
+                },
+                (true, odd) if odd % 2 == 1 => {
+                    Complex::real(z.re.clone().negate().root(degree, bits)?.negate())
+                }
+                (true, _) => self.exponential(&self.divide(
+                    &self.logarithm(z)?,
+                    &Complex::real(Ball::integer(degree.into())),
+                )?)?,
             });
         }
-        self.exponential(&self.divide(&self.logarithm(z)?, &Complex::real(Ball::integer(degree.into())))?)
+        self.exponential(&self.divide(
+            &self.logarithm(z)?,
+            &Complex::real(Ball::integer(degree.into())),
+        )?)
     }
 
     fn exponential(&self, z: &Complex) -> Option<Complex> {
@@ -151,7 +191,10 @@ impl Numeric<'_> {
             return Some(Complex::real(size));
         }
         let (sine, cosine) = sine_cosine(&z.im, self.bits)?;
-        Some(Complex { re: size.multiply(&cosine, self.bits)?, im: size.multiply(&sine, self.bits)? })
+        Some(Complex {
+            re: size.multiply(&cosine, self.bits)?,
+            im: size.multiply(&sine, self.bits)?,
+        })
     }
 
     fn logarithm(&self, z: &Complex) -> Option<Complex> {
@@ -163,7 +206,10 @@ impl Numeric<'_> {
             return None;
         }
         let size = logarithm(&self.norm(z)?, bits)?.scale(-1)?;
-        Some(Complex { re: size, im: self.argument(z)? })
+        Some(Complex {
+            re: size,
+            im: self.argument(z)?,
+        })
     }
 
     /// In (−π, π]; `None` on the cut when it is not certain.
@@ -172,10 +218,13 @@ impl Numeric<'_> {
         let half_turn = pi(bits)?;
         match (z.re.sign(), z.im.sign()) {
             (Some(Ordering::Greater), _) => arc_tangent(&z.im.divide(&z.re, bits)?, bits),
-            (_, Some(Ordering::Greater)) => half_turn.scale(-1)?.subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
-            (_, Some(Ordering::Less)) => {
-                half_turn.scale(-1)?.negate().subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits)
-            }
+            (_, Some(Ordering::Greater)) => half_turn
+                .scale(-1)?
+                .subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
+            (_, Some(Ordering::Less)) => half_turn
+                .scale(-1)?
+                .negate()
+                .subtract(&arc_tangent(&z.re.divide(&z.im, bits)?, bits)?, bits),
             (Some(Ordering::Less), Some(Ordering::Equal)) => Some(half_turn),
             _ => None,
         }
@@ -190,9 +239,13 @@ impl Numeric<'_> {
             }
             let base = self.value(base)?;
             // A root of a high degree costs more than a logarithm.
-            if !whole && *exponent.denominator() > DEGREE_MAX.into() && base.is_real() && base.re.sign() == Some(Ordering::Greater)
+            if !whole
+                && *exponent.denominator() > DEGREE_MAX.into()
+                && base.is_real()
+                && base.re.sign() == Some(Ordering::Greater)
             {
-                let power = logarithm(&base.re, bits)?.multiply(&Ball::rational(&exponent, bits)?, bits)?;
+                let power =
+                    logarithm(&base.re, bits)?.multiply(&Ball::rational(&exponent, bits)?, bits)?;
                 return Some(Complex::real(exponential(&power, bits)?));
             }
             if let Some(whole) = exponent.to_i64() {
@@ -200,12 +253,24 @@ impl Numeric<'_> {
                     return None;
                 }
                 let raised = self.whole_power(&base, whole.unsigned_abs())?;
-                return if whole >= 0 { Some(raised) } else { self.divide(&Complex::real(Ball::integer(1)), &raised) };
+                return if whole >= 0 {
+                    Some(raised)
+                } else {
+                    self.divide(&Complex::real(Ball::integer(1)), &raised)
+                };
             }
-            let degree = u32::try_from(exponent.denominator()).ok().filter(|d| *d <= 1_000)?;
-            let times = i64::try_from(exponent.numerator()).ok().filter(|times| times.abs() <= EXPONENT_MAX)?;
+            let degree = u32::try_from(exponent.denominator())
+                .ok()
+                .filter(|d| *d <= 1_000)?;
+            let times = i64::try_from(exponent.numerator())
+                .ok()
+                .filter(|times| times.abs() <= EXPONENT_MAX)?;
             let raised = self.whole_power(&self.root(&base, degree)?, times.unsigned_abs())?;
-            return if times >= 0 { Some(raised) } else { self.divide(&Complex::real(Ball::integer(1)), &raised) };
+            return if times >= 0 {
+                Some(raised)
+            } else {
+                self.divide(&Complex::real(Ball::integer(1)), &raised)
+            };
         }
         let exponent = self.value(exponent)?;
         if *base == Expr::Euler {
@@ -238,13 +303,21 @@ impl Numeric<'_> {
         let first = arguments.first()?;
         let one = Complex::real(Ball::integer(1));
         let z = match function {
-            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
-                self.value(&radians(first))?
-            }
+            Function::Sin
+            | Function::Cos
+            | Function::Tan
+            | Function::Cot
+            | Function::Sec
+            | Function::Csc => self.value(&radians(first))?,
             _ => self.value(first)?,
         };
         match function {
-            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
+            Function::Sin
+            | Function::Cos
+            | Function::Tan
+            | Function::Cot
+            | Function::Sec
+            | Function::Csc => {
                 let (sine, cosine) = self.sine_cosine(&z)?;
                 match function {
                     Function::Sin => Some(sine),
@@ -258,7 +331,10 @@ impl Numeric<'_> {
             Function::Sinh | Function::Cosh | Function::Tanh => {
                 let grown = self.exponential(&z)?;
                 let shrunk = self.divide(&one, &grown)?;
-                let minus = Complex { re: shrunk.re.clone().negate(), im: shrunk.im.clone().negate() };
+                let minus = Complex {
+                    re: shrunk.re.clone().negate(),
+                    im: shrunk.im.clone().negate(),
+                };
                 let two = Complex::real(Ball::integer(2));
                 let (difference, sum) = (self.add(&grown, &minus)?, self.add(&grown, &shrunk)?);
                 match function {
@@ -269,22 +345,39 @@ impl Numeric<'_> {
             }
             Function::Arcsin | Function::Arccos if z.is_real() => {
                 // asin x = 2·atan(x / (1 + √(1 − x²)))
-                let cosine = Ball::integer(1).subtract(&z.re.multiply(&z.re, bits)?, bits)?.root(2, bits)?;
+                let cosine = Ball::integer(1)
+                    .subtract(&z.re.multiply(&z.re, bits)?, bits)?
+                    .root(2, bits)?;
                 let tangent = z.re.divide(&cosine.add(&Ball::integer(1), bits)?, bits)?;
                 let sine = arc_tangent(&tangent, bits)?.scale(1)?;
-                Some(Complex::real(if function == Function::Arcsin { sine } else { pi(bits)?.scale(-1)?.subtract(&sine, bits)? }))
+                Some(Complex::real(if function == Function::Arcsin {
+                    sine
+                } else {
+                    pi(bits)?.scale(-1)?.subtract(&sine, bits)?
+                }))
             }
             Function::Arctan if z.is_real() => Some(Complex::real(arc_tangent(&z.re, bits)?)),
             Function::Ln => self.logarithm(&z),
-            Function::Log => self.divide(&self.logarithm(&self.value(arguments.get(1)?)?)?, &self.logarithm(&z)?),
+            Function::Log => self.divide(
+                &self.logarithm(&self.value(arguments.get(1)?)?)?,
+                &self.logarithm(&z)?,
+            ),
             Function::Absolute if z.is_real() => Some(Complex::real(z.re.absolute())),
             Function::Absolute => Some(Complex::real(self.norm(&z)?.root(2, bits)?)),
             Function::RealPart => Some(Complex::real(z.re)),
             Function::ImaginaryPart => Some(Complex::real(z.im)),
-            Function::Floor if z.is_real() => Some(Complex::real(Ball { middle: z.re.floor()?, ..Ball::integer(0) })),
-            Function::Ceiling if z.is_real() => Some(Complex::real(Ball { middle: -z.re.negate().floor()?, ..Ball::integer(0) })),
+            Function::Floor if z.is_real() => Some(Complex::real(Ball {
+                middle: z.re.floor()?,
+                ..Ball::integer(0)
+            })),
+            Function::Ceiling if z.is_real() => Some(Complex::real(Ball {
+                middle: -z.re.negate().floor()?,
+                ..Ball::integer(0)
+            })),
             Function::Factorial => {
-                let n = constant_rational(first)?.to_i64().filter(|n| (0..=FACTORIAL_MAX).contains(n))?;
+                let n = constant_rational(first)?
+                    .to_i64()
+                    .filter(|n| (0..=FACTORIAL_MAX).contains(n))?;
                 let mut product = Ball::integer(1);
                 for factor in 2..=n {
                     product = product.multiply(&Ball::integer(factor), bits)?;
@@ -301,10 +394,19 @@ impl Numeric<'_> {
             return Some((Complex::real(sine), Complex::real(cosine)));
         }
         // By e^{iz} and its inverse.
-        let turned = self.exponential(&Complex { re: z.im.clone().negate(), im: z.re.clone() })?;
+        let turned = self.exponential(&Complex {
+            re: z.im.clone().negate(),
+            im: z.re.clone(),
+        })?;
         let back = self.divide(&Complex::real(Ball::integer(1)), &turned)?;
-        let minus = Complex { re: back.re.clone().negate(), im: back.im.clone().negate() };
-        let two_i = Complex { re: Ball::integer(0), im: Ball::integer(2) };
+        let minus = Complex {
+            re: back.re.clone().negate(),
+            im: back.im.clone().negate(),
+        };
+        let two_i = Complex {
+            re: Ball::integer(0),
+            im: Ball::integer(2),
+        };
         Some((
             self.divide(&self.add(&turned, &minus)?, &two_i)?,
             self.divide(&self.add(&turned, &back)?, &Complex::real(Ball::integer(2)))?,
@@ -316,7 +418,12 @@ impl Numeric<'_> {
 pub fn constant_rational(expr: &Expr) -> Option<Rational> {
     match expr {
         Expr::Number(value) => Some(value.clone()),
-        Expr::Sum(_) | Expr::Product(_) | Expr::Quotient(..) | Expr::Percent(_) | Expr::Power(..) | Expr::Root(..)
+        Expr::Sum(_)
+        | Expr::Product(_)
+        | Expr::Quotient(..)
+        | Expr::Percent(_)
+        | Expr::Power(..)
+        | Expr::Root(..)
             if expr.symbols().is_empty() =>
         {
             // Those have values of their own at a point, which are not theirs.
@@ -326,7 +433,10 @@ pub fn constant_rational(expr: &Expr) -> Option<Rational> {
                 _ => false,
             };
             if !expr.any(&transcendental) {
-                Point::new(0, Domain::Any, Signs::Positive).value(expr).ok()?.to_rational()
+                Point::new(0, Domain::Any, Signs::Positive)
+                    .value(expr)
+                    .ok()?
+                    .to_rational()
             } else {
                 None
             }

@@ -18,7 +18,8 @@ use crate::text::says_all_reals;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, Unit};
 
-/// Brackets, groups and arguments within each other. Each level is some calls deep, and the sandbox's stack is small.
+/// Brackets, groups and arguments within each other. Each level is some calls deep, and the
+/// sandbox's stack is small.
 const DEPTH_MAX: u32 = 24;
 /// Sets joined one after the other: each makes the tree deeper.
 const JOINED_MAX: usize = 40;
@@ -30,7 +31,16 @@ const PARTS_MAX: usize = 4;
 /// The answer that a text is, whole; `None` when it is not understood.
 pub fn read<'a>(text: &'a str, commas: Commas, applications: &'a Applications) -> Option<Expr> {
     let tokens = lexer::tokens(text, commas)?;
-    let mut parser = Parser { text, tokens, at: 0, depth: 0, bars: 0, series: 0, judge: Judge::of_reader(text), applications };
+    let mut parser = Parser {
+        text,
+        tokens,
+        at: 0,
+        depth: 0,
+        bars: 0,
+        series: 0,
+        judge: Judge::of_reader(text),
+        applications,
+    };
     if parser.tokens.is_empty() {
         return None;
     }
@@ -40,35 +50,51 @@ pub fn read<'a>(text: &'a str, commas: Commas, applications: &'a Applications) -
 
 /// `about 42`: what is said of a value's exactness is no part of it.
 fn is_about(word: &str) -> bool {
-    matches!(word.to_ascii_lowercase().as_str(), "about" | "approximately" | "approx" | "roughly")
+    matches!(
+        word.to_ascii_lowercase().as_str(),
+        "about" | "approximately" | "approx" | "roughly"
+    )
 }
 
 /// The letter of the numbers that words name.
 fn whole_numbers(words: &str) -> Option<&'static str> {
-    let words = words.trim_start_matches("for ").trim_start_matches("all ").trim_start_matches("any ").trim_end_matches(" with");
+    let words = words
+        .trim_start_matches("for ")
+        .trim_start_matches("all ")
+        .trim_start_matches("any ")
+        .trim_end_matches(" with");
     Some(match words {
         "integers" | "integer" => "Z",
         "positive integers" | "positive integer" => "Z+",
-        "natural numbers" | "natural number" | "nonnegative integers" | "non-negative integers" => "N",
+        "natural numbers" | "natural number" | "nonnegative integers" | "non-negative integers" => {
+            "N"
+        }
         _ => return None,
     })
 }
 
 /// `She has`, `The answer is`: words that a value follows, and none that says what it is not.
 fn leads(words: &str) -> bool {
-    const VERBS: [&str; 14] =
-        ["is", "are", "was", "were", "has", "have", "equals", "costs", "takes", "needs", "gets", "earns", "spends", "makes"];
+    const VERBS: [&str; 14] = [
+        "is", "are", "was", "were", "has", "have", "equals", "costs", "takes", "needs", "gets",
+        "earns", "spends", "makes",
+    ];
     let mut all = words.split_whitespace();
-    all.next_back().is_some_and(|last| VERBS.contains(&last) && words.len() > last.len())
+    all.next_back()
+        .is_some_and(|last| VERBS.contains(&last) && words.len() > last.len())
         && !words.contains("n't")
-        && !words.split_whitespace().any(|word| matches!(word, "not" | "no" | "never" | "neither"))
+        && !words
+            .split_whitespace()
+            .any(|word| matches!(word, "not" | "no" | "never" | "neither"))
 }
 
 /// `\frac{\text{m}}{\text{s}}` as `\text{m}/\text{s}`.
 fn unit_of_fraction(text: &str) -> String {
     let parts = || {
-        let inside =
-            ["\\frac{", "\\dfrac{", "\\tfrac{"].iter().find_map(|fraction| text.strip_prefix(fraction))?.strip_suffix('}')?;
+        let inside = ["\\frac{", "\\dfrac{", "\\tfrac{"]
+            .iter()
+            .find_map(|fraction| text.strip_prefix(fraction))?
+            .strip_suffix('}')?;
         let mut depth = 0u32;
         let middle = inside.find(|c| {
             match c {
@@ -79,17 +105,27 @@ fn unit_of_fraction(text: &str) -> String {
             }
             false
         })?;
-        Some((inside.get(..middle)?, inside.get(middle + 1..)?.trim_start().strip_prefix('{')?))
+        Some((
+            inside.get(..middle)?,
+            inside.get(middle + 1..)?.trim_start().strip_prefix('{')?,
+        ))
     };
-    parts().map_or_else(|| text.to_string(), |(above, below)| format!("{above}/{below}"))
+    parts().map_or_else(
+        || text.to_string(),
+        |(above, below)| format!("{above}/{below}"),
+    )
 }
 
 /// What equations give for each of the names, in their order.
 fn values_of(names: &[Expr], equations: &Expr) -> Option<Vec<Expr>> {
-    let Expr::List(Joined::Comma | Joined::And, items) = equations else { return None };
+    let Expr::List(Joined::Comma | Joined::And, items) = equations else {
+        return None;
+    };
     let value = |name: &Expr| {
         items.iter().find_map(|item| match item {
-            Expr::Relations(sides, relations) if relations.as_slice() == [Relation::Equal] && sides.first() == Some(name) => {
+            Expr::Relations(sides, relations)
+                if relations.as_slice() == [Relation::Equal] && sides.first() == Some(name) =>
+            {
                 sides.get(1).cloned()
             }
             _ => None,
@@ -123,7 +159,10 @@ impl<'a> Parser<'a> {
     }
 
     fn before(&self) -> Option<&Kind<'a>> {
-        self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map(|token| &token.kind)
+        self.at
+            .checked_sub(1)
+            .and_then(|at| self.tokens.get(at))
+            .map(|token| &token.kind)
     }
 
     pub fn spaced(&self) -> bool {
@@ -154,7 +193,9 @@ impl<'a> Parser<'a> {
         let mut parted_by_or = false;
         let mut dots = None;
         loop {
-            while matches!(self.peek(), Some(Kind::Comma | Kind::And | Kind::Newline)) && groups.iter().all(Vec::is_empty) {
+            while matches!(self.peek(), Some(Kind::Comma | Kind::And | Kind::Newline))
+                && groups.iter().all(Vec::is_empty)
+            {
                 self.at += 1;
             }
             if self.ends_list() {
@@ -193,15 +234,27 @@ impl<'a> Parser<'a> {
         }
         groups.retain(|group| !group.is_empty());
         if let Some(dots) = dots {
-            let [items] = groups.as_mut_slice() else { return None };
+            let [items] = groups.as_mut_slice() else {
+                return None;
+            };
             let behind = items.split_off(dots);
             *items = progression::read(&self.judge, items, &behind)?.numbers(DOTTED_MAX)?;
         }
-        let assigns = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.as_slice() == [Relation::Equal]);
+        let assigns = |item: &Expr| {
+            matches!(item, Expr::Relations(_, relations) if relations.as_slice() ==
+            [Relation::Equal])
+        };
         let several = groups.len() > 1 && groups.iter().any(|group| group.len() > 1);
-        let tuples = several && (!parted_by_or || groups.iter().all(|group| group.len() > 1 && group.iter().all(assigns)));
+        let tuples = several
+            && (!parted_by_or
+                || groups
+                    .iter()
+                    .all(|group| group.len() > 1 && group.iter().all(assigns)));
         let mut items: Vec<Expr> = if tuples {
-            groups.into_iter().map(|group| Expr::Tuple(Bracket::Round, Bracket::Round, group)).collect()
+            groups
+                .into_iter()
+                .map(|group| Expr::Tuple(Bracket::Round, Bracket::Round, group))
+                .collect()
         } else {
             groups.into_iter().flatten().collect()
         };
@@ -215,13 +268,17 @@ impl<'a> Parser<'a> {
     /// `\text{where}`, `\text{for}` before `k \in`.
     fn introduces_parameter(&self, word: &str) -> bool {
         let word = word.trim_matches(|c: char| c == ',' || c.is_whitespace());
-        matches!(word, "where" | "for" | "with" | "for all" | "for any" | "for some")
-            && matches!(self.peek_at(2), Some(Kind::Relation(Relation::Member)))
+        matches!(
+            word,
+            "where" | "for" | "with" | "for all" | "for any" | "for some"
+        ) && matches!(self.peek_at(2), Some(Kind::Relation(Relation::Member)))
     }
 
     fn ends_list(&self) -> bool {
-        matches!(self.peek(), None | Some(Kind::Close(_) | Kind::End(_) | Kind::Ampersand | Kind::Newline))
-            || (self.bars > 0 && self.peek() == Some(&Kind::Bar))
+        matches!(
+            self.peek(),
+            None | Some(Kind::Close(_) | Kind::End(_) | Kind::Ampersand | Kind::Newline)
+        ) || (self.bars > 0 && self.peek() == Some(&Kind::Bar))
     }
 
     /// Whether the token ends an item.
@@ -252,17 +309,23 @@ impl<'a> Parser<'a> {
         // `\text{all integers } n \ge 3`
         if let Some(Kind::Text(words) | Kind::Word(words)) = self.peek()
             && let Some(letter) = whole_numbers(words)
-            && let (Some(Kind::Word(name)), Some(Kind::Relation(_))) = (self.peek_at(1), self.peek_at(2))
+            && let (Some(Kind::Word(name)), Some(Kind::Relation(_))) =
+                (self.peek_at(1), self.peek_at(2))
         {
             let name = symbol(name)?;
             self.at += 1;
             let condition = self.item()?;
-            let within = Expr::Relations(vec![name, Expr::Symbol(letter.into())], vec![Relation::Member]);
+            let within = Expr::Relations(
+                vec![name, Expr::Symbol(letter.into())],
+                vec![Relation::Member],
+            );
             return Some(Expr::List(Joined::Comma, vec![condition, within]));
         }
         // `\text{all real numbers except } 0`
         if let Some(Kind::Text(words)) = self.peek()
-            && let Some(all) = words.strip_suffix("except").or_else(|| words.strip_suffix("except for"))
+            && let Some(all) = words
+                .strip_suffix("except")
+                .or_else(|| words.strip_suffix("except for"))
             && says_all_reals(all)
         {
             self.at += 1;
@@ -271,11 +334,21 @@ impl<'a> Parser<'a> {
                 item => vec![item],
             };
             let value = |item: Expr| match item {
-                Expr::Relations(mut sides, relations) if relations == [Relation::Equal] && sides.len() == 2 => sides.pop(),
+                Expr::Relations(mut sides, relations)
+                    if relations == [Relation::Equal] && sides.len() == 2 =>
+                {
+                    sides.pop()
+                }
                 item => Some(item).filter(Expr::is_scalar),
             };
-            let left_out = items.into_iter().map(value).collect::<Option<Vec<Expr>>>()?;
-            return Some(Expr::Without(Box::new(Expr::Reals), Box::new(Expr::Set(left_out))));
+            let left_out = items
+                .into_iter()
+                .map(value)
+                .collect::<Option<Vec<Expr>>>()?;
+            return Some(Expr::Without(
+                Box::new(Expr::Reals),
+                Box::new(Expr::Set(left_out)),
+            ));
         }
         // `\text{The answer is } 5`, `\text{Area: } 5`
         if let Some(Kind::Text(words)) = self.peek()
@@ -287,19 +360,30 @@ impl<'a> Parser<'a> {
             self.at += 1;
         }
         // `= 5`, `\approx 5`
-        if matches!(self.peek(), Some(Kind::Relation(Relation::Equal | Relation::Approximately))) {
+        if matches!(
+            self.peek(),
+            Some(Kind::Relation(Relation::Equal | Relation::Approximately))
+        ) {
             self.at += 1;
         }
         let mut sides = vec![self.quantity(false)?];
         let mut relations = Vec::new();
         while let Some(Kind::Relation(relation)) = self.peek() {
             relations.push(*relation);
-            let written = self.tokens.get(self.at).and_then(|token| self.text.get(token.at..));
-            let congruent = written.is_some_and(|text| text.starts_with("\\equiv") || text.starts_with('≡'));
+            let written = self
+                .tokens
+                .get(self.at)
+                .and_then(|token| self.text.get(token.at..));
+            let congruent =
+                written.is_some_and(|text| text.starts_with("\\equiv") || text.starts_with('≡'));
             self.at += 1;
             sides.push(self.quantity(congruent)?);
         }
-        if relations.is_empty() { sides.pop() } else { Some(Expr::Relations(sides, relations)) }
+        if relations.is_empty() {
+            sides.pop()
+        } else {
+            Some(Expr::Relations(sides, relations))
+        }
     }
 
     /// An item of nothing but words: `Evelyn`, `\text{no solution}`.
@@ -310,14 +394,21 @@ impl<'a> Parser<'a> {
         while let Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) = self.peek() {
             prose |= matches!(self.peek(), Some(Kind::Text(_)))
                 || (matches!(self.peek(), Some(Kind::Word(_)))
-                    && (is_prose(word) || (!text.is_empty() && word.chars().count() > 2 && !is_function(word) && !constant(word))));
+                    && (is_prose(word)
+                        || (!text.is_empty()
+                            && word.chars().count() > 2
+                            && !is_function(word)
+                            && !constant(word))));
             if !text.is_empty() {
                 text.push(' ');
             }
             text.push_str(word);
             self.at += 1;
         }
-        if prose && Self::ends_item(self.peek()) && !matches!(self.peek(), Some(Kind::Relation(_) | Kind::Colon)) {
+        if prose
+            && Self::ends_item(self.peek())
+            && !matches!(self.peek(), Some(Kind::Relation(_) | Kind::Colon))
+        {
             return Some(Expr::Text(text));
         }
         self.at = start;
@@ -335,11 +426,18 @@ impl<'a> Parser<'a> {
         }
         let start = self.at;
         let mut negative = false;
-        if matches!((self.peek(), self.peek_at(1)), (Some(Kind::Minus | Kind::Plus), Some(Kind::Currency))) {
+        if matches!(
+            (self.peek(), self.peek_at(1)),
+            (Some(Kind::Minus | Kind::Plus), Some(Kind::Currency))
+        ) {
             negative = self.peek() == Some(&Kind::Minus);
             self.at += 1;
         }
-        let currency = if self.peek() == Some(&Kind::Currency) { self.currency() } else { None };
+        let currency = if self.peek() == Some(&Kind::Currency) {
+            self.currency()
+        } else {
+            None
+        };
         if currency.is_none() {
             self.at = start;
             negative = false;
@@ -364,16 +462,23 @@ impl<'a> Parser<'a> {
             }
             unit
         };
-        let Some(unit) = currency.or(unit) else { return Some(value) };
+        let Some(unit) = currency.or(unit) else {
+            return Some(value);
+        };
         let mut last = Rational::integer(1);
         // `3 hours 20 minutes`, in hours.
         for _ in 0..PARTS_MAX {
-            let Some(Kind::Number(part)) = self.peek() else { break };
+            let Some(Kind::Number(part)) = self.peek() else {
+                break;
+            };
             let part = part.value()?;
             self.at += 1;
             // `3 apples and 5 oranges` are no 8.
             // Only of a smaller unit is it a part: 10 cm and 12 cm are two lengths.
-            let factor = self.unit().filter(|part| part.is_known() && unit.is_known())?.factor(&unit)?;
+            let factor = self
+                .unit()
+                .filter(|part| part.is_known() && unit.is_known())?
+                .factor(&unit)?;
             // `10 cm and 12 cm` are two lengths; the parts of one become smaller.
             if factor >= last {
                 return None;
@@ -395,7 +500,8 @@ impl<'a> Parser<'a> {
         self.scaled_unit().filter(|(scale, _)| scale.is_one())?.1
     }
 
-    /// What follows a value up to the item's end, when it is a unit, or a number's name with or without one: `million dollars`.
+    /// What follows a value up to the item's end, when it is a unit, or a number's name with or
+    /// without one: `million dollars`.
     fn scaled_unit(&mut self) -> Option<(Rational, Option<Unit>)> {
         let from = self.tokens.get(self.at)?.at;
         let mut groups = 0u32;
@@ -403,19 +509,39 @@ impl<'a> Parser<'a> {
             match kind {
                 Kind::Open(Bracket::Group) => groups += 1,
                 Kind::Close(Bracket::Group) if groups > 0 => groups -= 1,
-                Kind::Number(_) if groups == 0 && !matches!(self.before(), Some(Kind::Caret | Kind::Minus)) => break,
+                Kind::Number(_)
+                    if groups == 0 && !matches!(self.before(), Some(Kind::Caret | Kind::Minus)) =>
+                {
+                    break;
+                }
                 other if Self::ends_item(Some(other)) => break,
                 _ => {}
             }
             self.at += 1;
         }
-        let to = self.tokens.get(self.at).map_or(self.text.len(), |token| token.at);
+        let to = self
+            .tokens
+            .get(self.at)
+            .map_or(self.text.len(), |token| token.at);
         let text = self.text.get(from..to)?.trim();
         // `8 \text{ hours and } 5 \text{ minutes}`
-        let hours = || Some(format!("{}}}", text.strip_suffix('}')?.trim_end().strip_suffix(" and")?));
-        let joined = if matches!(self.peek(), Some(Kind::Number(_))) { hours() } else { None };
+        let hours = || {
+            Some(format!(
+                "{}}}",
+                text.strip_suffix('}')?.trim_end().strip_suffix(" and")?
+            ))
+        };
+        let joined = if matches!(self.peek(), Some(Kind::Number(_))) {
+            hours()
+        } else {
+            None
+        };
         let (scale, rest) = qualifier::read(joined.as_deref().unwrap_or(text))?;
-        let unit = if rest.is_empty() { None } else { Some(units::read(&unit_of_fraction(&rest))?) };
+        let unit = if rest.is_empty() {
+            None
+        } else {
+            Some(units::read(&unit_of_fraction(&rest))?)
+        };
         Some((scale, unit))
     }
 
@@ -474,21 +600,34 @@ impl<'a> Parser<'a> {
             return Some(name);
         }
         let start = self.at;
-        let content = if matches!(self.peek(), Some(Kind::Close(_))) { None } else { Some(self.list()?) };
+        let content = if matches!(self.peek(), Some(Kind::Close(_))) {
+            None
+        } else {
+            Some(self.list()?)
+        };
         let content = match content {
             Some(above) if open == Bracket::Group => Some(self.infix_command(above)?),
             other => other,
         };
-        let Some(Kind::Close(close)) = self.peek() else { return None };
+        let Some(Kind::Close(close)) = self.peek() else {
+            return None;
+        };
         let close = *close;
-        let mixed = |a, b| matches!((a, b), (Bracket::Round, Bracket::Square) | (Bracket::Square, Bracket::Round));
+        let mixed = |a, b| {
+            matches!(
+                (a, b),
+                (Bracket::Round, Bracket::Square) | (Bracket::Square, Bracket::Round)
+            )
+        };
         if open != close && !mixed(open, close) {
             return None;
         }
         self.at += 1;
         let between = self.tokens.get(start..self.at).unwrap_or_default();
         let several = matches!(content, Some(Expr::List(..)))
-            && between.iter().any(|token| matches!(token.kind, Kind::Comma | Kind::Semicolon));
+            && between
+                .iter()
+                .any(|token| matches!(token.kind, Kind::Comma | Kind::Semicolon));
         match (open, content) {
             (Bracket::Curly, None) => Some(Expr::Set(Vec::new())),
             (_, None) => None,
@@ -508,9 +647,20 @@ impl<'a> Parser<'a> {
 
     /// `A|B` of `P(A|B)`, the opening bracket read already: a name.
     fn given(&mut self) -> Option<Expr> {
-        let function = self.at.checked_sub(2).and_then(|at| self.tokens.get(at)).map(|token| &token.kind);
-        matches!(function, Some(Kind::Word("P" | "E" | "Pr") | Kind::Roman("P" | "E") | Kind::Text("P" | "Pr" | "E")))
-            .then_some(())?;
+        let function = self
+            .at
+            .checked_sub(2)
+            .and_then(|at| self.tokens.get(at))
+            .map(|token| &token.kind);
+        matches!(
+            function,
+            Some(
+                Kind::Word("P" | "E" | "Pr")
+                    | Kind::Roman("P" | "E")
+                    | Kind::Text("P" | "Pr" | "E")
+            )
+        )
+        .then_some(())?;
         let (mut depth, mut bars) = (0u32, 0);
         let length = self.tokens.iter().skip(self.at).position(|token| {
             match token.kind {
@@ -523,8 +673,16 @@ impl<'a> Parser<'a> {
             false
         })?;
         (bars == 1).then_some(())?;
-        let (from, to) = (self.tokens.get(self.at)?.at, self.tokens.get(self.at + length)?.at);
-        let written: String = self.text.get(from..to)?.replace("\\mid", "|").split_whitespace().collect();
+        let (from, to) = (
+            self.tokens.get(self.at)?.at,
+            self.tokens.get(self.at + length)?.at,
+        );
+        let written: String = self
+            .text
+            .get(from..to)?
+            .replace("\\mid", "|")
+            .split_whitespace()
+            .collect();
         self.at += length + 1;
         Some(Expr::Symbol(written))
     }
@@ -538,7 +696,11 @@ impl<'a> Parser<'a> {
         };
         self.at += 1;
         let below = self.sum()?;
-        Some(if binomial { Expr::Call(Function::Binomial, vec![above, below]) } else { above.over(below) })
+        Some(if binomial {
+            Expr::Call(Function::Binomial, vec![above, below])
+        } else {
+            above.over(below)
+        })
     }
 
     /// `\{x \mid x > 2\}`: its condition; the outer `None` where there is no such thing.
@@ -562,8 +724,14 @@ impl<'a> Parser<'a> {
             return self.described_set(bar);
         }
         // `x \in \mathbb{Z}` is a condition too.
-        let within = match (head.first().map(|token| &token.kind), head.get(2).map(|token| &token.kind)) {
-            (Some(Kind::Word(name)), Some(Kind::Roman("Z" | "N" | "Q") | Kind::Word("Z" | "N" | "Q"))) => {
+        let within = match (
+            head.first().map(|token| &token.kind),
+            head.get(2).map(|token| &token.kind),
+        ) {
+            (
+                Some(Kind::Word(name)),
+                Some(Kind::Roman("Z" | "N" | "Q") | Kind::Word("Z" | "N" | "Q")),
+            ) => {
                 let name = symbol(name)?;
                 self.at += 2;
                 let set = self.atom();
@@ -575,7 +743,9 @@ impl<'a> Parser<'a> {
             _ => None,
         };
         self.at = bar + 1;
-        let condition = self.list().filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
+        let condition = self
+            .list()
+            .filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
         Some(condition.map(|condition| match (within, condition) {
             (None, condition) => condition,
             (Some(within), Expr::List(joined, mut items)) if joined != Joined::Or => {
@@ -586,30 +756,49 @@ impl<'a> Parser<'a> {
         }))
     }
 
-    /// `\{2k + 1 \mid k \in \mathbb{Z}\}`, `\{(x, y) \mid y = 2x\}`: what has the form before the bar where the condition behind it holds.
+    /// `\{2k + 1 \mid k \in \mathbb{Z}\}`, `\{(x, y) \mid y = 2x\}`: what has the form before the
+    /// bar where the condition behind it holds.
     fn described_set(&mut self, bar: usize) -> Option<Option<Expr>> {
         let start = self.at;
-        let head = self.sum().filter(|head| self.at == bar && !head.symbols().is_empty());
+        let head = self
+            .sum()
+            .filter(|head| self.at == bar && !head.symbols().is_empty());
         let Some(head) = head else {
             self.at = start;
             return None;
         };
         self.at = bar + 1;
-        let condition = self.list().filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
-        let member = |item: &Expr| matches!(item, Expr::Relations(_, relations) if relations.as_slice() == [Relation::Member]);
-        Some(condition.and_then(|condition| match (&head, condition) {
-            // `\{(x, y) \mid x = 2, y = 1\}` is one point.
-            (Expr::Tuple(open, close, parts), condition) if values_of(parts, &condition).is_some() => {
-                values_of(parts, &condition).map(|values| Expr::Set(vec![Expr::Tuple(*open, *close, values)]))
+        let condition = self
+            .list()
+            .filter(|_| self.eat(&Kind::Close(Bracket::Curly)));
+        let member = |item: &Expr| {
+            matches!(item, Expr::Relations(_, relations) if relations.as_slice() ==
+            [Relation::Member])
+        };
+        Some(condition.and_then(|condition| {
+            match (&head, condition) {
+                // `\{(x, y) \mid x = 2, y = 1\}` is one point.
+                (Expr::Tuple(open, close, parts), condition)
+                    if values_of(parts, &condition).is_some() =>
+                {
+                    values_of(parts, &condition)
+                        .map(|values| Expr::Set(vec![Expr::Tuple(*open, *close, values)]))
+                }
+                // A set of points is where its equations hold.
+                (Expr::Tuple(_, _, parts), condition)
+                    if parts.iter().all(|part| matches!(part, Expr::Symbol(_))) =>
+                {
+                    Some(condition)
+                }
+                (Expr::Tuple(..), _) => None,
+                (_, Expr::List(Joined::Comma | Joined::And, items)) if items.iter().any(member) => {
+                    Some(Expr::List(Joined::Comma, [vec![head], items].concat()))
+                }
+                (_, condition) if member(&condition) => {
+                    Some(Expr::List(Joined::Comma, vec![head, condition]))
+                }
+                _ => None,
             }
-            // A set of points is where its equations hold.
-            (Expr::Tuple(_, _, parts), condition) if parts.iter().all(|part| matches!(part, Expr::Symbol(_))) => Some(condition),
-            (Expr::Tuple(..), _) => None,
-            (_, Expr::List(Joined::Comma | Joined::And, items)) if items.iter().any(member) => {
-                Some(Expr::List(Joined::Comma, [vec![head], items].concat()))
-            }
-            (_, condition) if member(&condition) => Some(Expr::List(Joined::Comma, vec![head, condition])),
-            _ => None,
         }))
     }
 
@@ -624,7 +813,11 @@ impl<'a> Parser<'a> {
         let rows = self.nested(|parser| parser.rows(name));
         self.bars = bars;
         let matrix = Expr::Matrix(rows?);
-        Some(if name == "vmatrix" { Expr::call(Function::Determinant, matrix) } else { matrix })
+        Some(if name == "vmatrix" {
+            Expr::call(Function::Determinant, matrix)
+        } else {
+            matrix
+        })
     }
 
     fn rows(&mut self, name: &str) -> Option<Vec<Vec<Expr>>> {

@@ -1,5 +1,5 @@
-//! Families that run through the integers, written otherwise: one as several with a longer period, two signs as (−1)^k, intervals that
-//! are moved by a period.
+//! Families that run through the integers, written otherwise: one as several with a longer period,
+//! two signs as (−1)^k, intervals that are moved by a period.
 
 use crate::compare::Compare;
 use crate::equal::{Judge, Verdict};
@@ -26,15 +26,28 @@ impl Compare<'_> {
     /// Whether two families are the same points or intervals.
     pub fn periodic(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
         let same = || {
-            let (r, a) = (parts(self.judge, r, parameter)?, parts(self.judge, a, parameter)?);
+            let (r, a) = (
+                parts(self.judge, r, parameter)?,
+                parts(self.judge, a, parameter)?,
+            );
             let unit = r.first()?.step.clone();
-            let ratios = r.iter().chain(&a).map(|part| ratio(self.judge, &part.step, &unit)).collect::<Option<Vec<_>>>()?;
-            let period = ratios.iter().try_fold(Rational::integer(1), |period, ratio| least_common_multiple(&period, ratio))?;
+            let ratios = r
+                .iter()
+                .chain(&a)
+                .map(|part| ratio(self.judge, &part.step, &unit))
+                .collect::<Option<Vec<_>>>()?;
+            let period = ratios
+                .iter()
+                .try_fold(Rational::integer(1), |period, ratio| {
+                    least_common_multiple(&period, ratio)
+                })?;
             let whole = Expr::Number(period.clone()).times(unit);
             let (first, second) = ratios.split_at_checked(r.len())?;
             let (r, a) = (spread(r, first, &period)?, spread(a, second, &period)?);
-            let covered =
-                |xs: &[Part], ys: &[Part]| xs.iter().all(|x| ys.iter().any(|y| apart(self.judge, x, y, &whole).is_some()));
+            let covered = |xs: &[Part], ys: &[Part]| {
+                xs.iter()
+                    .all(|x| ys.iter().any(|y| apart(self.judge, x, y, &whole).is_some()))
+            };
             Some(covered(&r, &a) && covered(&a, &r))
         };
         Verdict::of(same() == Some(true))
@@ -52,7 +65,9 @@ pub fn letters(expr: &Expr) -> Vec<String> {
                 }
             });
         }
-        expr.children().into_iter().for_each(|child| names(child, found));
+        expr.children()
+            .into_iter()
+            .for_each(|child| names(child, found));
     }
     names(expr, &mut found);
     found
@@ -61,50 +76,85 @@ pub fn letters(expr: &Expr) -> Vec<String> {
 /// What a family is made of; `None` where it is something else.
 fn parts(judge: &Judge, expr: &Expr, parameter: &str) -> Option<Vec<Part>> {
     let several = |items: &[Expr]| {
-        let found = items.iter().map(|item| parts(judge, item, parameter)).collect::<Option<Vec<_>>>()?;
+        let found = items
+            .iter()
+            .map(|item| parts(judge, item, parameter))
+            .collect::<Option<Vec<_>>>()?;
         Some(found.concat()).filter(|found| found.len() <= MEMBERS_MAX)
     };
     let interval = |brackets: (Bracket, Bracket), low: &Expr, high: &Expr| {
-        let ((step, low), (other, high)) = (linear(judge, low, parameter)?, linear(judge, high, parameter)?);
-        let moves = judge.equal(&step, &other) == Verdict::Equal && judge.equal(&step, &Expr::integer(0)) == Verdict::Different;
-        moves.then(|| vec![Part { brackets: Some(brackets), step, ends: vec![low, high] }])
+        let ((step, low), (other, high)) = (
+            linear(judge, low, parameter)?,
+            linear(judge, high, parameter)?,
+        );
+        let moves = judge.equal(&step, &other) == Verdict::Equal
+            && judge.equal(&step, &Expr::integer(0)) == Verdict::Different;
+        moves.then(|| {
+            vec![Part {
+                brackets: Some(brackets),
+                step,
+                ends: vec![low, high],
+            }]
+        })
     };
     match expr {
         // What is to hold together is no list of solutions.
         Expr::List(Joined::And, items)
-            if items.iter().any(
-                |item| matches!(item, Expr::Relations(_, relations) if !matches!(relations.as_slice(), [Relation::Equal])),
-            ) =>
+            if items.iter().any(|item| {
+                matches!(item,
+                    Expr::Relations(_, relations) if !matches!(relations.as_slice(),
+                    [Relation::Equal]))
+            }) =>
         {
             None
         }
         Expr::List(_, items) | Expr::Set(items) => several(items),
         Expr::Union(a, b) => several(&[(**a).clone(), (**b).clone()]),
         Expr::Relations(sides, relations) => match (sides.as_slice(), relations.as_slice()) {
-            ([Expr::Symbol(_), value], [Relation::Equal | Relation::Member]) => parts(judge, value, parameter),
+            ([Expr::Symbol(_), value], [Relation::Equal | Relation::Member]) => {
+                parts(judge, value, parameter)
+            }
             (
                 [low, Expr::Symbol(name), high],
-                [left @ (Relation::Less | Relation::LessOrEqual), right @ (Relation::Less | Relation::LessOrEqual)],
+                [
+                    left @ (Relation::Less | Relation::LessOrEqual),
+                    right @ (Relation::Less | Relation::LessOrEqual),
+                ],
             ) if name != parameter => {
-                let bracket = |relation: &Relation| if *relation == Relation::Less { Bracket::Round } else { Bracket::Square };
+                let bracket = |relation: &Relation| {
+                    if *relation == Relation::Less {
+                        Bracket::Round
+                    } else {
+                        Bracket::Square
+                    }
+                };
                 interval((bracket(left), bracket(right)), low, high)
             }
             _ => None,
         },
-        Expr::Tuple(open @ (Bracket::Round | Bracket::Square), close @ (Bracket::Round | Bracket::Square), ends) => {
-            match ends.as_slice() {
-                [low, high] => interval((*open, *close), low, high),
-                _ => None,
-            }
-        }
+        Expr::Tuple(
+            open @ (Bracket::Round | Bracket::Square),
+            close @ (Bracket::Round | Bracket::Square),
+            ends,
+        ) => match ends.as_slice() {
+            [low, high] => interval((*open, *close), low, high),
+            _ => None,
+        },
         value if value.has_plus_minus() => several(&[value.signed(true), value.signed(false)]),
-        value if value.any(&|e| alternates(e, parameter)) => {
-            several(&[of_parity(value, parameter, 0)?, of_parity(value, parameter, 1)?])
-        }
+        value if value.any(&|e| alternates(e, parameter)) => several(&[
+            of_parity(value, parameter, 0)?,
+            of_parity(value, parameter, 1)?,
+        ]),
         value if value.is_scalar() => {
             let (step, start) = linear(judge, value, parameter)?;
             let moves = judge.equal(&step, &Expr::integer(0)) == Verdict::Different;
-            moves.then(|| vec![Part { brackets: None, step, ends: vec![start] }])
+            moves.then(|| {
+                vec![Part {
+                    brackets: None,
+                    step,
+                    ends: vec![start],
+                }]
+            })
         }
         _ => None,
     }
@@ -112,7 +162,8 @@ fn parts(judge: &Judge, expr: &Expr, parameter: &str) -> Option<Vec<Part>> {
 
 /// `(-1)^k`
 fn alternates(expr: &Expr, parameter: &str) -> bool {
-    matches!(expr, Expr::Power(base, exponent) if constant_rational(base).is_some_and(|base| base == Rational::integer(-1)) && exponent.symbols() == [parameter])
+    matches!(expr, Expr::Power(base, exponent) if constant_rational(base)
+        .is_some_and(|base| base == Rational::integer(-1)) && exponent.symbols() == [parameter])
 }
 
 /// With 2k or 2k + 1 for k, and with the signs that this gives.
@@ -121,16 +172,28 @@ fn of_parity(expr: &Expr, parameter: &str, parity: i64) -> Option<Expr> {
     if let Expr::Power(_, exponent) = expr
         && alternates(expr, parameter)
     {
-        let at = |value: i64| constant_rational(&exponent.substitute(&|name| is(name).then(|| Expr::integer(value))))?.to_i64();
+        let at = |value: i64| {
+            constant_rational(&exponent.substitute(&|name| is(name).then(|| Expr::integer(value))))?
+                .to_i64()
+        };
         // The same for all even or all odd numbers: so it is for what grows by whole numbers.
         let (zero, one, two) = (at(0)?, at(1)?, at(2)?);
         (one - zero == two - one).then_some(())?;
-        return Some(Expr::integer(if (if parity == 0 { zero } else { one }) % 2 == 0 { 1 } else { -1 }));
+        return Some(Expr::integer(
+            if (if parity == 0 { zero } else { one }) % 2 == 0 {
+                1
+            } else {
+                -1
+            },
+        ));
     }
     if let Expr::Symbol(name) = expr
         && is(name)
     {
-        return Some(Expr::Sum(vec![Expr::integer(2).times(expr.clone()), Expr::integer(parity)]));
+        return Some(Expr::Sum(vec![
+            Expr::integer(2).times(expr.clone()),
+            Expr::integer(parity),
+        ]));
     }
     let mut complete = true;
     let found = expr.map(&mut |child| {
@@ -144,15 +207,22 @@ fn of_parity(expr: &Expr, parameter: &str, parity: i64) -> Option<Expr> {
 
 /// How many of one step another is; above zero.
 fn ratio(judge: &Judge, step: &Expr, unit: &Expr) -> Option<Rational> {
-    let found = judge.value_at_a_point(&step.clone().over(unit.clone())).filter(|found| !found.is_zero())?;
-    let equal = judge.equal(step, &Expr::Number(found.clone()).times(unit.clone())) == Verdict::Equal;
+    let found = judge
+        .value_at_a_point(&step.clone().over(unit.clone()))
+        .filter(|found| !found.is_zero())?;
+    let equal =
+        judge.equal(step, &Expr::Number(found.clone()).times(unit.clone())) == Verdict::Equal;
     equal.then(|| found.absolute())
 }
 
 fn least_common_multiple(a: &Rational, b: &Rational) -> Option<Rational> {
     (1..=MEMBERS_MAX as i64)
         .filter_map(|times| a.multiply(&Rational::integer(times)))
-        .find(|multiple| multiple.divide(b).is_some_and(|times| times.to_i64().is_some()))
+        .find(|multiple| {
+            multiple
+                .divide(b)
+                .is_some_and(|times| times.to_i64().is_some())
+        })
 }
 
 /// All members within a period.
@@ -161,8 +231,16 @@ fn spread(parts: Vec<Part>, ratios: &[Rational], period: &Rational) -> Option<Ve
     for (part, ratio) in parts.into_iter().zip(ratios) {
         let count = period.divide(ratio)?.to_i64()?;
         for at in 0..count {
-            let moved = |end: &Expr| Expr::Sum(vec![end.clone(), Expr::integer(at).times(part.step.clone())]);
-            found.push(Part { ends: part.ends.iter().map(moved).collect(), ..part.clone() });
+            let moved = |end: &Expr| {
+                Expr::Sum(vec![
+                    end.clone(),
+                    Expr::integer(at).times(part.step.clone()),
+                ])
+            };
+            found.push(Part {
+                ends: part.ends.iter().map(moved).collect(),
+                ..part.clone()
+            });
         }
         if found.len() > 2 * MEMBERS_MAX {
             return None;
@@ -176,9 +254,12 @@ fn apart(judge: &Judge, x: &Part, y: &Part, period: &Expr) -> Option<i64> {
     (x.brackets == y.brackets && x.ends.len() == y.ends.len()).then_some(())?;
     let mut all = x.ends.iter().zip(&y.ends).map(|(x, y)| {
         let gap = x.clone().minus(y.clone());
-        let periods =
-            judge.value_at_a_point(&gap.clone().over(period.clone()))?.to_i64().filter(|periods| periods.abs() <= PERIODS_MAX)?;
-        (judge.equal(&gap, &Expr::integer(periods).times(period.clone())) == Verdict::Equal).then_some(periods)
+        let periods = judge
+            .value_at_a_point(&gap.clone().over(period.clone()))?
+            .to_i64()
+            .filter(|periods| periods.abs() <= PERIODS_MAX)?;
+        (judge.equal(&gap, &Expr::integer(periods).times(period.clone())) == Verdict::Equal)
+            .then_some(periods)
     });
     let first = all.next()??;
     all.all(|other| other == Some(first)).then_some(first)

@@ -1,8 +1,9 @@
 //! Formulas evaluated exactly at seeded points.
 //!
-//! Two formulas that agree at random points of a large set are the same (Schwartz, Zippel). What has no relation to the rest gets a
-//! value of its own: each variable, π and e, the logarithm of each prime, and for each angle x a point (cos x, sin x) of the
-//! rational circle, so that identities between sines and cosines of sums hold exactly. Square roots are those of [`Surd`].
+//! Two formulas that agree at random points of a large set are the same (Schwartz, Zippel). What
+//! has no relation to the rest gets a value of its own: each variable, π and e, the logarithm of
+//! each prime, and for each angle x a point (cos x, sin x) of the rational circle, so that
+//! identities between sines and cosines of sums hold exactly. Square roots are those of [`Surd`].
 //!
 //! What this cannot do (nested roots, sine of 1/7 of a turn) is left to [`crate::numeric`].
 
@@ -52,7 +53,8 @@ pub struct Point {
     seed: u64,
     domain: Domain,
     signs: Signs,
-    /// Into how many parts angles and exponents are cut: those that occur must be whole multiples of one.
+    /// Into how many parts angles and exponents are cut: those that occur must be whole multiples
+    /// of one.
     pub parts: i64,
     cost: Cell<u64>,
 }
@@ -70,7 +72,13 @@ pub fn supported<T>(value: Option<T>) -> Result<T, Stop> {
 
 impl Point {
     pub fn new(seed: u64, domain: Domain, signs: Signs) -> Point {
-        Point { seed, domain, signs, parts: 1, cost: Cell::new(0) }
+        Point {
+            seed,
+            domain,
+            signs,
+            parts: 1,
+            cost: Cell::new(0),
+        }
     }
 
     /// With angles and exponents cut finer.
@@ -107,8 +115,13 @@ impl Point {
             Signs::Mixed => 1 - 2 * ((random >> 40) & 1) as i64,
         };
         match self.domain {
-            Domain::Any => Some(Rational::integer(sign * (1_000 + (random % (1 << 30)) as i64))),
-            Domain::Roots => self.free(name).power(PARTS)?.multiply(&Rational::integer(sign)),
+            Domain::Any => Some(Rational::integer(
+                sign * (1_000 + (random % (1 << 30)) as i64),
+            )),
+            Domain::Roots => self
+                .free(name)
+                .power(PARTS)?
+                .multiply(&Rational::integer(sign)),
             // Even, odd, then either.
             Domain::Natural => Some(Rational::integer(match self.signs {
                 Signs::Positive => 8 + 2 * (random % 12) as i64,
@@ -127,16 +140,31 @@ impl Point {
     pub fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
-        let fractions = if found.is_whole() { 0 } else { 4_000 + 2_000 * words.min(16) + 6 * words * words };
-        let cost = self.cost.get().saturating_add(2 * words * words + fractions + 1_000);
+        let fractions = if found.is_whole() {
+            0
+        } else {
+            4_000 + 2_000 * words.min(16) + 6 * words * words
+        };
+        let cost = self
+            .cost
+            .get()
+            .saturating_add(2 * words * words + fractions + 1_000);
         self.cost.set(cost);
-        if cost > COST_MAX { Err(Stop::Unsupported) } else { Ok(()) }
+        if cost > COST_MAX {
+            Err(Stop::Unsupported)
+        } else {
+            Ok(())
+        }
     }
 
     /// With roots of variables, what is not real has no value.
     fn root(&self, value: &Rational, degree: u32) -> Result<Surd, Stop> {
         let imaginary = value.is_negative() && degree.is_multiple_of(2);
-        if self.domain == Domain::Roots && imaginary { Err(Stop::Undefined) } else { root(value, degree) }
+        if self.domain == Domain::Roots && imaginary {
+            Err(Stop::Undefined)
+        } else {
+            root(value, degree)
+        }
     }
 
     fn value_of(&self, expr: &Expr) -> Result<Surd, Stop> {
@@ -144,7 +172,10 @@ impl Point {
             Expr::Number(value) => Ok(Surd::rational(value.clone())),
             Expr::Symbol(name) => supported(self.symbol(name).map(Surd::rational)),
             Expr::Pi => supported(self.free(PI).power(PARTS).map(Surd::rational)),
-            Expr::Euler => self.exponential(&BTreeMap::from([(ONE.to_string(), (Rational::integer(1), Rational::integer(0)))])),
+            Expr::Euler => self.exponential(&BTreeMap::from([(
+                ONE.to_string(),
+                (Rational::integer(1), Rational::integer(0)),
+            )])),
             Expr::Imaginary => Ok(Surd::imaginary()),
             Expr::Sum(terms) => {
                 let mut sum = Surd::integer(0);
@@ -169,9 +200,10 @@ impl Point {
                 }
                 supported(below.inverse().and_then(|inverse| above.multiply(&inverse)))
             }
-            Expr::Percent(inner) => {
-                supported(self.value(inner)?.multiply(&Surd::rational(supported(Rational::integer(1).scale(-2))?)))
-            }
+            Expr::Percent(inner) => supported(
+                self.value(inner)?
+                    .multiply(&Surd::rational(supported(Rational::integer(1).scale(-2))?)),
+            ),
             Expr::Degrees(inner) | Expr::Quantity(inner, _) => self.value(inner),
             Expr::Root(inner, degree) => {
                 let inner = supported(self.value(inner)?.to_rational())?;
@@ -196,18 +228,33 @@ impl Point {
                 let affordable = words.saturating_mul(words).saturating_mul(2) <= COST_MAX;
                 return match (base.is_zero(), whole) {
                     (true, ..=0) => Err(Stop::Undefined),
-                    (_, whole) if whole.abs() <= EXPONENT_MAX && affordable => supported(base.power(whole)),
+                    (_, whole) if whole.abs() <= EXPONENT_MAX && affordable => {
+                        supported(base.power(whole))
+                    }
                     _ => Err(Stop::Unsupported),
                 };
             }
             let base = supported(self.value(base)?.to_rational())?;
-            let degree = supported(exponent.denominator().try_into().ok().filter(|&d: &u32| d <= 64))?;
-            let times = supported(i64::try_from(exponent.numerator()).ok().filter(|times| times.abs() <= EXPONENT_MAX))?;
+            let degree = supported(
+                exponent
+                    .denominator()
+                    .try_into()
+                    .ok()
+                    .filter(|&d: &u32| d <= 64),
+            )?;
+            let times = supported(
+                i64::try_from(exponent.numerator())
+                    .ok()
+                    .filter(|times| times.abs() <= EXPONENT_MAX),
+            )?;
             return supported(self.root(&base, degree)?.power(times));
         }
         // What is irrational or below zero has powers at whole numbers.
         if self.domain == Domain::Natural
-            && let Some(times) = self.value(exponent)?.to_rational().and_then(|times| times.to_i64())
+            && let Some(times) = self
+                .value(exponent)?
+                .to_rational()
+                .and_then(|times| times.to_i64())
             && times.abs() <= EXPONENT_MAX
         {
             self.cost.set(self.cost.get().saturating_add(POWER_COST));
@@ -231,22 +278,35 @@ impl Point {
         if !base.symbols().is_empty() {
             return Err(Stop::Unsupported);
         }
-        let base = supported(self.value(base)?.to_rational().filter(|base| !base.is_zero()))?;
+        let base = supported(
+            self.value(base)?
+                .to_rational()
+                .filter(|base| !base.is_zero()),
+        )?;
         if base.is_negative() {
             product = Surd::integer(self.alternating(&linear)?);
         }
         // 12^x = 2^{2x}·3^x
         let base = base.absolute();
         let mut primes = supported(factors(base.numerator()))?;
-        primes.extend(supported(factors(base.denominator()))?.into_iter().map(|(prime, times)| (prime, -times)));
+        primes.extend(
+            supported(factors(base.denominator()))?
+                .into_iter()
+                .map(|(prime, times)| (prime, -times)),
+        );
         for (prime, power) in primes {
             for (atom, (times, turned)) in &linear {
                 supported(turned.is_zero().then_some(()))?;
                 let times = supported(times.multiply(&Rational::integer(power)))?;
                 let factor = if atom == ONE {
-                    self.power(&Expr::integer(i64::try_from(prime).unwrap_or(0)), &Expr::Number(times))?
+                    self.power(
+                        &Expr::integer(i64::try_from(prime).unwrap_or(0)),
+                        &Expr::Number(times),
+                    )?
                 } else {
-                    Surd::rational(supported(self.free_power(&format!("{prime}^{atom}"), &times))?)
+                    Surd::rational(supported(
+                        self.free_power(&format!("{prime}^{atom}"), &times),
+                    )?)
                 };
                 product = supported(product.multiply(&factor))?;
             }
@@ -275,22 +335,42 @@ impl Point {
 
     /// The atom's own value to a power that is a multiple of a part.
     pub fn free_power(&self, key: &str, exponent: &Rational) -> Option<Rational> {
-        let times = exponent.multiply(&Rational::integer(self.parts))?.to_i64()?;
+        let times = exponent
+            .multiply(&Rational::integer(self.parts))?
+            .to_i64()?;
         self.free(key).power(times)
     }
 
     fn call(&self, function: Function, arguments: &[Expr]) -> Result<Surd, Stop> {
         let argument = supported(arguments.first())?;
-        let whole =
-            |expr: &Expr| -> Result<i64, Stop> { supported(self.value(expr)?.to_rational().and_then(|value| value.to_i64())) };
-        let rational = |expr: &Expr| -> Result<Rational, Stop> { supported(self.value(expr)?.to_rational()) };
+        let whole = |expr: &Expr| -> Result<i64, Stop> {
+            supported(
+                self.value(expr)?
+                    .to_rational()
+                    .and_then(|value| value.to_i64()),
+            )
+        };
+        let rational =
+            |expr: &Expr| -> Result<Rational, Stop> { supported(self.value(expr)?.to_rational()) };
         match function {
-            Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc => {
+            Function::Sin
+            | Function::Cos
+            | Function::Tan
+            | Function::Cot
+            | Function::Sec
+            | Function::Csc => {
                 let angle = supported(self.linear(&radians(argument)))?;
                 // z = e^{ix}; cos x = (z + 1/z)/2, sin x = (z − 1/z)/2i.
-                let turned: Linear = angle.into_iter().map(|(atom, (re, im))| (atom, (im.negate(), re))).collect();
-                let back =
-                    turned.iter().map(|(atom, (re, im))| (atom.clone(), (re.clone().negate(), im.clone().negate()))).collect();
+                let turned: Linear = angle
+                    .into_iter()
+                    .map(|(atom, (re, im))| (atom, (im.negate(), re)))
+                    .collect();
+                let back = turned
+                    .iter()
+                    .map(|(atom, (re, im))| {
+                        (atom.clone(), (re.clone().negate(), im.clone().negate()))
+                    })
+                    .collect();
                 let (z, inverse) = (self.exponential(&turned)?, self.exponential(&back)?);
                 // Their sum and difference have both denominators.
                 self.charge(&z)?;
@@ -298,7 +378,9 @@ impl Point {
                 let half = Surd::rational(supported(Rational::integer(5).scale(-1))?);
                 let cos = supported(z.add(&inverse).and_then(|sum| sum.multiply(&half)))?;
                 let sin =
-                    supported(z.add(&inverse.negate()).and_then(|sum| sum.multiply(&half)?.multiply(&Surd::imaginary().negate())))?;
+                    supported(z.add(&inverse.negate()).and_then(|sum| {
+                        sum.multiply(&half)?.multiply(&Surd::imaginary().negate())
+                    }))?;
                 let (above, below) = match function {
                     Function::Sin => return Ok(sin),
                     Function::Cos => return Ok(cos),
@@ -332,12 +414,19 @@ impl Point {
                 if base.is_zero() {
                     Err(Stop::Undefined)
                 } else {
-                    supported(base.inverse().and_then(|inverse| argument.multiply(&inverse)))
+                    supported(
+                        base.inverse()
+                            .and_then(|inverse| argument.multiply(&inverse)),
+                    )
                 }
             }
             Function::Absolute => Ok(Surd::rational(rational(argument)?.absolute())),
-            Function::Floor => supported(Rational::big(rational(argument)?.floor()).map(Surd::rational)),
-            Function::Ceiling => supported(Rational::big(-rational(argument)?.negate().floor()).map(Surd::rational)),
+            Function::Floor => {
+                supported(Rational::big(rational(argument)?.floor()).map(Surd::rational))
+            }
+            Function::Ceiling => {
+                supported(Rational::big(-rational(argument)?.negate().floor()).map(Surd::rational))
+            }
             Function::Factorial => match whole(argument)? {
                 n @ 0..=FACTORIAL_MAX => {
                     let mut product = Rational::integer(1);
@@ -357,37 +446,58 @@ impl Point {
                 if k < 0 {
                     return Err(Stop::Undefined);
                 }
-                let k = if k > n { return Ok(Surd::integer(0)) } else { k.min(n - k) };
+                let k = if k > n {
+                    return Ok(Surd::integer(0));
+                } else {
+                    k.min(n - k)
+                };
                 supported((k <= FACTORIAL_MAX).then_some(()))?;
                 let mut product = Rational::integer(1);
                 for i in 0..k {
-                    let factor = supported(Rational::integer(n - i).divide(&Rational::integer(i + 1)))?;
+                    let factor =
+                        supported(Rational::integer(n - i).divide(&Rational::integer(i + 1)))?;
                     product = supported(product.multiply(&factor))?;
                 }
                 Ok(Surd::rational(product))
             }
             Function::Gcd | Function::Lcm => {
-                let mut all = arguments.iter().map(&whole).collect::<Result<Vec<i64>, Stop>>()?.into_iter();
+                let mut all = arguments
+                    .iter()
+                    .map(&whole)
+                    .collect::<Result<Vec<i64>, Stop>>()?
+                    .into_iter();
                 let mut result = all.next().unwrap_or(0);
                 for value in all {
                     let (mut a, mut b) = (result, value);
                     while b != 0 {
                         (a, b) = (b, a.checked_rem(b).unwrap_or(0));
                     }
-                    result = if function == Function::Gcd { a } else { supported((result / a.max(1)).checked_mul(value))? };
+                    result = if function == Function::Gcd {
+                        a
+                    } else {
+                        supported((result / a.max(1)).checked_mul(value))?
+                    };
                 }
                 Ok(Surd::integer(supported(result.checked_abs())?))
             }
             Function::Max | Function::Min => {
-                let all = arguments.iter().map(rational).collect::<Result<Vec<Rational>, Stop>>()?;
-                let found = if function == Function::Max { all.into_iter().max() } else { all.into_iter().min() };
+                let all = arguments
+                    .iter()
+                    .map(rational)
+                    .collect::<Result<Vec<Rational>, Stop>>()?;
+                let found = if function == Function::Max {
+                    all.into_iter().max()
+                } else {
+                    all.into_iter().min()
+                };
                 supported(found.map(Surd::rational))
             }
             _ => Err(Stop::Unsupported),
         }
     }
 
-    /// ln of a positive rational, by its primes; the logarithms of primes are independent of each other.
+    /// ln of a positive rational, by its primes; the logarithms of primes are independent of each
+    /// other.
     fn logarithm(&self, expr: &Expr) -> Result<Surd, Stop> {
         if *expr == Expr::Euler {
             return Ok(Surd::integer(1));
@@ -400,7 +510,10 @@ impl Point {
         supported(expr.symbols().is_empty().then_some(()))?;
         // √2 = 2^{1/2}
         let (inner, share) = match expr {
-            Expr::Root(inner, degree) => (&**inner, supported(Rational::integer(1).divide(&Rational::integer((*degree).into())))?),
+            Expr::Root(inner, degree) => (
+                &**inner,
+                supported(Rational::integer(1).divide(&Rational::integer((*degree).into())))?,
+            ),
             other => (other, Rational::integer(1)),
         };
         supported((!inner.any(&|e| matches!(e, Expr::Pi | Expr::Euler))).then_some(()))?;
@@ -413,7 +526,10 @@ impl Point {
         for (side, sign) in [(value.numerator(), 1), (value.denominator(), -1)] {
             for (prime, times) in supported(factors(side))? {
                 let log = self.free(&format!("{LOG}{prime}"));
-                sum = supported(log.multiply(&Rational::integer(sign * times)).and_then(|term| sum.add(&term)))?;
+                sum = supported(
+                    log.multiply(&Rational::integer(sign * times))
+                        .and_then(|term| sum.add(&term)),
+                )?;
             }
         }
         supported(sum.multiply(&share).map(Surd::rational))
@@ -436,9 +552,11 @@ fn root(value: &Rational, degree: u32) -> Result<Surd, Stop> {
         (root.pow(degree) == *side).then_some(root)
     };
     match (exact(value.numerator()), exact(value.denominator())) {
-        (Some(above), Some(below)) => {
-            supported(Rational::big(above).and_then(|above| above.divide(&Rational::big(below)?)).map(Surd::rational))
-        }
+        (Some(above), Some(below)) => supported(
+            Rational::big(above)
+                .and_then(|above| above.divide(&Rational::big(below)?))
+                .map(Surd::rational),
+        ),
         // ⁴√4 = √2
         _ if degree.is_multiple_of(2) => {
             let square = Surd::root_of(value).and_then(|root| root.to_rational());

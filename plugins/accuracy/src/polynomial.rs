@@ -1,4 +1,5 @@
-//! Rational functions of one variable with rational coefficients, and their real zeros and poles in order.
+//! Rational functions of one variable with rational coefficients, and their real zeros and poles in
+//! order.
 
 use crate::equal::Judge;
 use crate::expression::Expr;
@@ -43,13 +44,22 @@ impl Polynomial {
     }
 
     fn constant(value: Rational) -> Polynomial {
-        Polynomial(if value.is_zero() { Vec::new() } else { vec![value] })
+        Polynomial(if value.is_zero() {
+            Vec::new()
+        } else {
+            vec![value]
+        })
     }
 
     fn add(&self, other: &Polynomial) -> Option<Polynomial> {
         let zero = Rational::integer(0);
         let length = self.0.len().max(other.0.len());
-        let sum = (0..length).map(|at| self.0.get(at).unwrap_or(&zero).add(other.0.get(at).unwrap_or(&zero)));
+        let sum = (0..length).map(|at| {
+            self.0
+                .get(at)
+                .unwrap_or(&zero)
+                .add(other.0.get(at).unwrap_or(&zero))
+        });
         Polynomial::new(sum.collect::<Option<_>>()?)
     }
 
@@ -57,7 +67,8 @@ impl Polynomial {
         if self.0.len() + other.0.len() > DEGREE_MAX + 2 {
             return None;
         }
-        let mut product = vec![Rational::integer(0); (self.0.len() + other.0.len()).saturating_sub(1)];
+        let mut product =
+            vec![Rational::integer(0); (self.0.len() + other.0.len()).saturating_sub(1)];
         for (i, x) in self.0.iter().enumerate() {
             for (j, y) in other.0.iter().enumerate() {
                 let sum = product.get_mut(i + j)?;
@@ -68,7 +79,12 @@ impl Polynomial {
     }
 
     fn at(&self, value: &Rational) -> Option<Rational> {
-        self.0.iter().rev().try_fold(Rational::integer(0), |sum, coefficient| sum.multiply(value)?.add(coefficient))
+        self.0
+            .iter()
+            .rev()
+            .try_fold(Rational::integer(0), |sum, coefficient| {
+                sum.multiply(value)?.add(coefficient)
+            })
     }
 
     fn degree(&self) -> usize {
@@ -128,8 +144,9 @@ impl Polynomial {
         Some(found)
     }
 
-    /// The rational numbers that can be zeros: fractions p/q of a divisor of the first coefficient and one of the last, once all
-    /// are whole. Those at which the value is no multiple of a large prime are left out.
+    /// The rational numbers that can be zeros: fractions p/q of a divisor of the first coefficient
+    /// and one of the last, once all are whole. Those at which the value is no multiple of a large
+    /// prime are left out.
     fn candidates(&self) -> Option<Vec<Rational>> {
         let mut common = BigInt::from(1);
         for coefficient in &self.0 {
@@ -139,16 +156,29 @@ impl Polynomial {
                 return None;
             }
         }
-        let whole =
-            self.0.iter().map(|coefficient| coefficient.multiply(&Rational::big(common.clone())?)).collect::<Option<Vec<_>>>()?;
+        let whole = self
+            .0
+            .iter()
+            .map(|coefficient| coefficient.multiply(&Rational::big(common.clone())?))
+            .collect::<Option<Vec<_>>>()?;
         let residues: Vec<i128> = whole
             .iter()
-            .map(|coefficient| i128::try_from(coefficient.numerator() / coefficient.denominator() % BigInt::from(PRIME)).ok())
+            .map(|coefficient| {
+                i128::try_from(
+                    coefficient.numerator() / coefficient.denominator() % BigInt::from(PRIME),
+                )
+                .ok()
+            })
             .collect::<Option<_>>()?;
         let bounded = |coefficient: &Rational| {
-            u64::try_from(coefficient.clone().absolute().to_i64()?).ok().filter(|value| *value <= COEFFICIENT_MAX)
+            u64::try_from(coefficient.clone().absolute().to_i64()?)
+                .ok()
+                .filter(|value| *value <= COEFFICIENT_MAX)
         };
-        let (above, below) = (divisors(bounded(whole.first()?)?), divisors(bounded(whole.last()?)?));
+        let (above, below) = (
+            divisors(bounded(whole.first()?)?),
+            divisors(bounded(whole.last()?)?),
+        );
         if above.len() * below.len() > CANDIDATES_MAX {
             return None;
         }
@@ -197,7 +227,9 @@ fn divisors(value: u64) -> Vec<i64> {
 
 /// Real zeros of ax² + bx + c.
 fn quadratic(a: &Rational, b: &Rational, c: &Rational) -> Option<Vec<(Expr, usize)>> {
-    let inner = b.multiply(b)?.subtract(&a.multiply(c)?.multiply(&Rational::integer(4))?)?;
+    let inner = b
+        .multiply(b)?
+        .subtract(&a.multiply(c)?.multiply(&Rational::integer(4))?)?;
     let centre = b.clone().negate();
     let twice = a.multiply(&Rational::integer(2))?;
     if inner.is_zero() {
@@ -208,7 +240,8 @@ fn quadratic(a: &Rational, b: &Rational, c: &Rational) -> Option<Vec<(Expr, usiz
     }
     let root = Expr::Root(Box::new(Expr::Number(inner)), 2);
     let zero = |root: Expr| {
-        let value = Expr::Sum(vec![Expr::Number(centre.clone()), root]).over(Expr::Number(twice.clone()));
+        let value =
+            Expr::Sum(vec![Expr::Number(centre.clone()), root]).over(Expr::Number(twice.clone()));
         constant_rational(&value).map_or(value, Expr::Number)
     };
     Some(vec![(zero(root.clone()), 1), (zero(root.negate()), 1)])
@@ -219,43 +252,83 @@ impl Fraction {
     pub fn of(expr: &Expr, variable: &str) -> Option<Fraction> {
         let one = || Polynomial::constant(Rational::integer(1));
         if expr.symbols().is_empty() {
-            return Some(Fraction { above: Polynomial::constant(constant_rational(expr)?), below: one() });
+            return Some(Fraction {
+                above: Polynomial::constant(constant_rational(expr)?),
+                below: one(),
+            });
         }
         match expr {
-            Expr::Symbol(name) if name == variable => {
-                Some(Fraction { above: Polynomial(vec![Rational::integer(0), Rational::integer(1)]), below: one() })
-            }
-            Expr::Sum(terms) => terms.iter().try_fold(Fraction { above: Polynomial(Vec::new()), below: one() }, |sum, term| {
-                let term = Fraction::of(term, variable)?;
-                if sum.below == term.below {
-                    return Some(Fraction { above: sum.above.add(&term.above)?, below: sum.below });
-                }
-                let above = sum.above.multiply(&term.below)?.add(&term.above.multiply(&sum.below)?)?;
-                Some(Fraction { above, below: sum.below.multiply(&term.below)? })
+            Expr::Symbol(name) if name == variable => Some(Fraction {
+                above: Polynomial(vec![Rational::integer(0), Rational::integer(1)]),
+                below: one(),
             }),
-            Expr::Product(factors) => factors.iter().try_fold(Fraction { above: one(), below: one() }, |product, factor| {
-                let factor = Fraction::of(factor, variable)?;
-                Some(Fraction { above: product.above.multiply(&factor.above)?, below: product.below.multiply(&factor.below)? })
-            }),
+            Expr::Sum(terms) => terms.iter().try_fold(
+                Fraction {
+                    above: Polynomial(Vec::new()),
+                    below: one(),
+                },
+                |sum, term| {
+                    let term = Fraction::of(term, variable)?;
+                    if sum.below == term.below {
+                        return Some(Fraction {
+                            above: sum.above.add(&term.above)?,
+                            below: sum.below,
+                        });
+                    }
+                    let above = sum
+                        .above
+                        .multiply(&term.below)?
+                        .add(&term.above.multiply(&sum.below)?)?;
+                    Some(Fraction {
+                        above,
+                        below: sum.below.multiply(&term.below)?,
+                    })
+                },
+            ),
+            Expr::Product(factors) => factors.iter().try_fold(
+                Fraction {
+                    above: one(),
+                    below: one(),
+                },
+                |product, factor| {
+                    let factor = Fraction::of(factor, variable)?;
+                    Some(Fraction {
+                        above: product.above.multiply(&factor.above)?,
+                        below: product.below.multiply(&factor.below)?,
+                    })
+                },
+            ),
             Expr::Quotient(above, below) => {
-                let (above, below) = (Fraction::of(above, variable)?, Fraction::of(below, variable)?);
+                let (above, below) = (
+                    Fraction::of(above, variable)?,
+                    Fraction::of(below, variable)?,
+                );
                 if below.above.0.is_empty() || below.below.degree() > 0 {
                     return None;
                 }
-                Some(Fraction { above: above.above.multiply(&below.below)?, below: above.below.multiply(&below.above)? })
+                Some(Fraction {
+                    above: above.above.multiply(&below.below)?,
+                    below: above.below.multiply(&below.above)?,
+                })
             }
             Expr::Power(base, exponent) => {
-                let times = constant_rational(exponent)?.to_i64().filter(|times| (1..=DEGREE_MAX as i64).contains(times))?;
+                let times = constant_rational(exponent)?
+                    .to_i64()
+                    .filter(|times| (1..=DEGREE_MAX as i64).contains(times))?;
                 let base = Fraction::of(base, variable)?;
                 (1..times).try_fold(base.clone(), |power, _| {
-                    Some(Fraction { above: power.above.multiply(&base.above)?, below: power.below.multiply(&base.below)? })
+                    Some(Fraction {
+                        above: power.above.multiply(&base.above)?,
+                        below: power.below.multiply(&base.below)?,
+                    })
                 })
             }
             _ => None,
         }
     }
 
-    /// The poles, all simple and rational, and the coefficient of each: c / (x − pole). `None` for any other function.
+    /// The poles, all simple and rational, and the coefficient of each: c / (x − pole). `None` for
+    /// any other function.
     pub fn simple_parts(&self, judge: &Judge) -> Option<Vec<(Rational, Rational)>> {
         if self.above.0.len() >= self.below.0.len() {
             return None;
@@ -276,7 +349,9 @@ impl Fraction {
                 let slope = poles
                     .iter()
                     .filter(|other| *other != pole)
-                    .try_fold(leading.clone(), |slope, other| slope.multiply(&pole.subtract(other)?))?;
+                    .try_fold(leading.clone(), |slope, other| {
+                        slope.multiply(&pole.subtract(other)?)
+                    })?;
                 Some((pole.clone(), self.above.at(pole)?.divide(&slope)?))
             })
             .collect()
@@ -287,7 +362,8 @@ impl Fraction {
         if self.above.0.is_empty() {
             return (self.below.degree() == 0).then_some((Ordering::Equal, Vec::new()));
         }
-        let leading = |polynomial: &Polynomial| polynomial.0.last().map(|value| value.is_negative());
+        let leading =
+            |polynomial: &Polynomial| polynomial.0.last().map(|value| value.is_negative());
         let negative = leading(&self.above)? != leading(&self.below)?;
         let mut ordered: Vec<Zero> = Vec::new();
         for (polynomial, pole) in [(&self.above, false), (&self.below, true)] {
@@ -310,6 +386,13 @@ impl Fraction {
                 }
             }
         }
-        Some((if negative { Ordering::Less } else { Ordering::Greater }, ordered))
+        Some((
+            if negative {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            },
+            ordered,
+        ))
     }
 }

@@ -1,5 +1,5 @@
-//! What stands for dots: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The first terms and the last give the rule, or
-//! there is none.
+//! What stands for dots: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The first
+//! terms and the last give the rule, or there is none.
 
 use crate::equal::{Judge, Verdict};
 use crate::expression::Expr;
@@ -29,7 +29,11 @@ pub fn read(judge: &Judge, before: &[Expr], behind: &[Expr]) -> Option<Progressi
     if before.len() < 2 || before.len() > TERMS_MAX || nearly.len() > TERMS_MAX || size > SIZE_MAX {
         return None;
     }
-    let found = if last.symbols().iter().all(|name| before.iter().any(|term| term.symbols().contains(name))) {
+    let found = if last
+        .symbols()
+        .iter()
+        .all(|name| before.iter().any(|term| term.symbols().contains(name)))
+    {
         counted(before, last)
     } else {
         named(judge, before, last)
@@ -43,7 +47,8 @@ pub fn read(judge: &Judge, before: &[Expr], behind: &[Expr]) -> Option<Progressi
 
 impl Progression {
     pub fn at(&self, index: &Expr) -> Expr {
-        self.term.substitute(&|name| (name == INDEX).then(|| index.clone()))
+        self.term
+            .substitute(&|name| (name == INDEX).then(|| index.clone()))
     }
 
     /// Each term as a number, up to so many.
@@ -51,7 +56,9 @@ impl Progression {
         let bound = |bound: &Expr| constant_rational(bound)?.to_i64();
         let (low, high) = (bound(&self.low)?, bound(&self.high)?);
         (usize::try_from(high.checked_sub(low)?).ok()? < most).then_some(())?;
-        (low..=high).map(|at| constant_rational(&self.at(&Expr::integer(at))).map(Expr::Number)).collect()
+        (low..=high)
+            .map(|at| constant_rational(&self.at(&Expr::integer(at))).map(Expr::Number))
+            .collect()
     }
 }
 
@@ -60,16 +67,25 @@ fn named(judge: &Judge, before: &[Expr], last: &Expr) -> Option<Progression> {
     const STARTS: [i64; 5] = [1, 0, 2, 3, -1];
     let mut letters = last.symbols();
     letters.retain(|name| !before.iter().any(|term| term.symbols().contains(name)));
-    let [letter] = letters.as_slice() else { return None };
+    let [letter] = letters.as_slice() else {
+        return None;
+    };
     let term = last.substitute(&|name| (name == letter).then(|| Expr::Symbol(INDEX.into())));
     STARTS.into_iter().find_map(|start| {
-        let found = Progression { term: term.clone(), low: Expr::integer(start), high: Expr::Symbol(letter.clone()) };
-        let fits = |(at, own): (i64, &Expr)| judge.equal(&found.at(&Expr::integer(at)), own) == Verdict::Equal;
+        let found = Progression {
+            term: term.clone(),
+            low: Expr::integer(start),
+            high: Expr::Symbol(letter.clone()),
+        };
+        let fits = |(at, own): (i64, &Expr)| {
+            judge.equal(&found.at(&Expr::integer(at)), own) == Verdict::Equal
+        };
         (start..).zip(before).all(fits).then_some(found)
     })
 }
 
-/// By numbers that grow evenly in terms of one shape: `1^2 + 2^2 + \cdots + 10^2`; or, where they are nothing but numbers, by one factor.
+/// By numbers that grow evenly in terms of one shape: `1^2 + 2^2 + \cdots + 10^2`; or, where they
+/// are nothing but numbers, by one factor.
 fn counted(before: &[Expr], last: &Expr) -> Option<Progression> {
     let mut steps = None;
     let evenly = shaped(&before.iter().collect::<Vec<&Expr>>(), last, &mut steps).zip(steps);
@@ -79,10 +95,15 @@ fn counted(before: &[Expr], last: &Expr) -> Option<Progression> {
         // `2 + 4 + \cdots + 64`
         _ => return None,
     };
-    Some(Progression { term, low: Expr::integer(0), high: Expr::integer(steps) })
+    Some(Progression {
+        term,
+        low: Expr::integer(0),
+        high: Expr::integer(steps),
+    })
 }
 
-/// The terms as one formula of the index, all numbers in it that differ growing evenly, and how many steps away the last is.
+/// The terms as one formula of the index, all numbers in it that differ growing evenly, and how
+/// many steps away the last is.
 fn shaped(before: &[&Expr], last: &Expr, steps: &mut Option<i64>) -> Option<Expr> {
     let first = *before.first()?;
     if before.iter().all(|term| *term == last) {
@@ -96,25 +117,39 @@ fn shaped(before: &[&Expr], last: &Expr, steps: &mut Option<i64>) -> Option<Expr
         })
         .collect();
     if let (Some(numbers), Expr::Number(last)) = (numbers, last) {
-        let [start, second, ..] = numbers.as_slice() else { return None };
+        let [start, second, ..] = numbers.as_slice() else {
+            return None;
+        };
         let step = second.subtract(start)?;
-        let even = numbers.windows(2).all(|pair| matches!(pair, [a, b] if b.subtract(a).as_ref() == Some(&step)));
+        let even = numbers
+            .windows(2)
+            .all(|pair| matches!(pair, [a, b] if b.subtract(a).as_ref() == Some(&step)));
         let away = last.subtract(start)?.divide(&step)?;
-        let away = away.to_i64().filter(|away| even && *away >= before.len() as i64)?;
+        let away = away
+            .to_i64()
+            .filter(|away| even && *away >= before.len() as i64)?;
         (*steps.get_or_insert(away) == away).then_some(())?;
         let line = Expr::Number(step).times(Expr::Symbol(INDEX.into()));
         return Some(Expr::Sum(vec![Expr::Number((*start).clone()), line]));
     }
     let shell = |expr: &Expr| expr.map(&mut |_| Expr::Infinity);
     let own = shell(first);
-    if first.children().is_empty() || before.iter().any(|term| shell(term) != own) || shell(last) != own {
+    if first.children().is_empty()
+        || before.iter().any(|term| shell(term) != own)
+        || shell(last) != own
+    {
         return None;
     }
     let mut at = 0;
     let mut failed = false;
     let found = first.map(&mut |child| {
-        let theirs: Option<Vec<&Expr>> = before.iter().map(|term| term.children().get(at).copied()).collect();
-        let found = theirs.zip(last.children().get(at)).and_then(|(theirs, last)| shaped(&theirs, last, steps));
+        let theirs: Option<Vec<&Expr>> = before
+            .iter()
+            .map(|term| term.children().get(at).copied())
+            .collect();
+        let found = theirs
+            .zip(last.children().get(at))
+            .and_then(|(theirs, last)| shaped(&theirs, last, steps));
         at += 1;
         failed |= found.is_none();
         found.unwrap_or_else(|| child.clone())
@@ -124,16 +159,27 @@ fn shaped(before: &[&Expr], last: &Expr, steps: &mut Option<i64>) -> Option<Expr
 
 /// 2, 4, 8 up to 64.
 fn factored(before: &[Expr], last: &Expr) -> Option<(Expr, i64)> {
-    let number = |term: &Expr| constant_rational(term).filter(|_| matches!(term, Expr::Number(_) | Expr::Quotient(..)));
-    let numbers = before.iter().map(number).collect::<Option<Vec<Rational>>>()?;
-    let [start, second, ..] = numbers.as_slice() else { return None };
+    let number = |term: &Expr| {
+        constant_rational(term).filter(|_| matches!(term, Expr::Number(_) | Expr::Quotient(..)))
+    };
+    let numbers = before
+        .iter()
+        .map(number)
+        .collect::<Option<Vec<Rational>>>()?;
+    let [start, second, ..] = numbers.as_slice() else {
+        return None;
+    };
     let (last, factor) = (number(last)?, second.divide(start)?);
-    numbers.windows(2).all(|pair| matches!(pair, [a, b] if a.multiply(&factor).as_ref() == Some(b))).then_some(())?;
+    numbers
+        .windows(2)
+        .all(|pair| matches!(pair, [a, b] if a.multiply(&factor).as_ref() == Some(b)))
+        .then_some(())?;
     let mut value = start.clone();
     for steps in 0..=POWER_MAX {
         if value == last {
             let power = Expr::Number(factor).raised_to(Expr::Symbol(INDEX.into()));
-            return (steps >= before.len() as i64).then(|| (Expr::Number(start.clone()).times(power), steps));
+            return (steps >= before.len() as i64)
+                .then(|| (Expr::Number(start.clone()).times(power), steps));
         }
         value = value.multiply(&factor)?;
     }

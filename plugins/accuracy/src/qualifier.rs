@@ -1,7 +1,9 @@
-//! Words behind a number that change it: `2.5 million`, `3 dozen`, `5 ppm`, `5 per thousand`, `5 degrees below zero`.
+//! Words behind a number that change it: `2.5 million`, `3 dozen`, `5 ppm`, `5 per thousand`,
+//! `5 degrees below zero`.
 //!
-//! What is known here is read as what it means. Other words that change a number are no unit ([`units::changes_number`]), so that
-//! nothing is understood behind them; only the rest is what is counted.
+//! What is known here is read as what it means. Other words that change a number are no unit
+//! ([`units::changes_number`]), so that nothing is understood behind them; only the rest is what is
+//! counted.
 //!
 //! [`units::changes_number`]: reward_sdk::units::changes_number
 
@@ -72,17 +74,28 @@ const SCALES: &[(&str, (i64, i64))] = &[
 ];
 
 /// What a number with these words behind it lies below.
-const BELOW: [&str; 5] = ["below zero", "below 0", "below sea level", "below ground", "below ground level"];
+const BELOW: [&str; 5] = [
+    "below zero",
+    "below 0",
+    "below sea level",
+    "below ground",
+    "below ground level",
+];
 
-/// What the number before these words is multiplied by, and the words that are left: a unit, or nothing.
-/// `\text{ million dollars}` → 1 000 000 and `\text{dollars}`.
+/// What the number before these words is multiplied by, and the words that are left: a unit, or
+/// nothing. `\text{ million dollars}` → 1 000 000 and `\text{dollars}`.
 pub fn read(text: &str) -> Option<(Rational, String)> {
     let font = FONTS.iter().find(|font| text.starts_with(**font));
-    let inside = font.map_or(text, |font| text.get(font.len()..).unwrap_or_default()).trim_start();
+    let inside = font
+        .map_or(text, |font| text.get(font.len()..).unwrap_or_default())
+        .trim_start();
     let mut rest = inside;
     let mut factor = Rational::integer(1);
     for _ in 0..WORDS_MAX {
-        let Some(((above, below), after)) = SCALES.iter().find_map(|(word, scale)| Some((*scale, behind(rest, word)?))) else {
+        let Some(((above, below), after)) = SCALES
+            .iter()
+            .find_map(|(word, scale)| Some((*scale, behind(rest, word)?)))
+        else {
             break;
         };
         factor = factor.multiply(&Rational::integer(above).divide(&Rational::integer(below))?)?;
@@ -90,7 +103,12 @@ pub fn read(text: &str) -> Option<(Rational, String)> {
     }
     let braced = |rest: &str| match font {
         None => rest.trim().to_string(),
-        Some(_) if rest.trim_start().starts_with('}') => rest.trim_start().get(1..).unwrap_or_default().trim().to_string(),
+        Some(_) if rest.trim_start().starts_with('}') => rest
+            .trim_start()
+            .get(1..)
+            .unwrap_or_default()
+            .trim()
+            .to_string(),
         Some(font) => format!("{font}{}", rest.trim()),
     };
     // Lower-case ASCII has the length that the text has.
@@ -102,17 +120,35 @@ pub fn read(text: &str) -> Option<(Rational, String)> {
         .trim_end()
         .trim_end_matches('.')
         .len();
-    let below = BELOW.iter().find_map(|words| lower.get(..end)?.strip_suffix(words).map(str::len));
-    if let Some(kept) = below.filter(|kept| rest.get(..*kept).is_some_and(|kept| !kept.ends_with(char::is_alphabetic))) {
+    let below = BELOW
+        .iter()
+        .find_map(|words| lower.get(..end)?.strip_suffix(words).map(str::len));
+    if let Some(kept) = below.filter(|kept| {
+        rest.get(..*kept)
+            .is_some_and(|kept| !kept.ends_with(char::is_alphabetic))
+    }) {
         let closed = if font.is_some() { "}" } else { "" };
-        return Some((factor.negate(), braced(&format!("{}{closed}", rest.get(..kept)?.trim_end()))));
+        return Some((
+            factor.negate(),
+            braced(&format!("{}{closed}", rest.get(..kept)?.trim_end())),
+        ));
     }
-    Some((factor, if rest.len() == inside.len() { text.to_string() } else { braced(rest) }))
+    Some((
+        factor,
+        if rest.len() == inside.len() {
+            text.to_string()
+        } else {
+            braced(rest)
+        },
+    ))
 }
 
 /// What follows a word, whole, at the start of the text, in whatever case.
 fn behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
-    let after = text.get(..word.len()).filter(|start| start.eq_ignore_ascii_case(word)).and(text.get(word.len()..))?;
+    let after = text
+        .get(..word.len())
+        .filter(|start| start.eq_ignore_ascii_case(word))
+        .and(text.get(word.len()..))?;
     (!word.is_ascii() || !after.starts_with(char::is_alphabetic)).then(|| after.trim_start())
 }
 
@@ -131,13 +167,20 @@ mod tests {
             ("hundred thousand", 100_000, 1, ""),
             (r"\text{ degrees below zero}", -1, 1, r"\text{degrees}"),
             ("below zero", -1, 1, ""),
-            (r"^\circ \text{C below zero}", 1, 1, r"^\circ \text{C below zero}"),
+            (
+                r"^\circ \text{C below zero}",
+                1,
+                1,
+                r"^\circ \text{C below zero}",
+            ),
             ("tenths", 1, 10, ""),
             ("dozen eggs", 12, 1, "eggs"),
             ("millions", 1, 1, "millions"),
             ("万元", 10_000, 1, "元"),
         ] {
-            let scale = Rational::integer(above).divide(&Rational::integer(below)).unwrap();
+            let scale = Rational::integer(above)
+                .divide(&Rational::integer(below))
+                .unwrap();
             assert_eq!(read(text), Some((scale, rest.to_string())), "{text}");
         }
     }

@@ -31,11 +31,19 @@ pub struct RealSet {
     pub pieces: Vec<Piece>,
 }
 
-pub const UNBOUNDED: End = End { value: None, closed: false };
+pub const UNBOUNDED: End = End {
+    value: None,
+    closed: false,
+};
 
 impl RealSet {
     pub fn all() -> RealSet {
-        RealSet { pieces: vec![Piece { low: UNBOUNDED, high: UNBOUNDED }] }
+        RealSet {
+            pieces: vec![Piece {
+                low: UNBOUNDED,
+                high: UNBOUNDED,
+            }],
+        }
     }
 
     pub fn nothing() -> RealSet {
@@ -43,32 +51,56 @@ impl RealSet {
     }
 
     pub fn point(value: Expr) -> RealSet {
-        let end = End { value: Some(value), closed: true };
-        RealSet { pieces: vec![Piece { low: end.clone(), high: end }] }
+        let end = End {
+            value: Some(value),
+            closed: true,
+        };
+        RealSet {
+            pieces: vec![Piece {
+                low: end.clone(),
+                high: end,
+            }],
+        }
     }
 
-    /// The set that an expression stands for; `None` for what is no set of reals with constant ends.
+    /// The set that an expression stands for; `None` for what is no set of reals with constant
+    /// ends.
     pub fn of(judge: &Judge, expr: &Expr) -> Option<RealSet> {
         match expr {
             Expr::Reals => Some(RealSet::all()),
-            Expr::Tuple(open @ (Bracket::Round | Bracket::Square), close @ (Bracket::Round | Bracket::Square), items) => {
-                let [low, high] = items.as_slice() else { return None };
+            Expr::Tuple(
+                open @ (Bracket::Round | Bracket::Square),
+                close @ (Bracket::Round | Bracket::Square),
+                items,
+            ) => {
+                let [low, high] = items.as_slice() else {
+                    return None;
+                };
                 let end = |value: &Expr, closed: bool, above: bool| -> Option<End> {
                     match infinite(value) {
                         Some(positive) => (positive == above).then_some(UNBOUNDED),
-                        None => {
-                            (value.is_scalar() && value.symbols().is_empty()).then(|| End { value: Some(value.clone()), closed })
-                        }
+                        None => (value.is_scalar() && value.symbols().is_empty()).then(|| End {
+                            value: Some(value.clone()),
+                            closed,
+                        }),
                     }
                 };
-                let piece =
-                    Piece { low: end(low, *open == Bracket::Square, false)?, high: end(high, *close == Bracket::Square, true)? };
-                piece.holds_something(judge)?.then(|| RealSet { pieces: vec![piece] })
+                let piece = Piece {
+                    low: end(low, *open == Bracket::Square, false)?,
+                    high: end(high, *close == Bracket::Square, true)?,
+                };
+                piece.holds_something(judge)?.then(|| RealSet {
+                    pieces: vec![piece],
+                })
             }
             Expr::Set(items) => {
                 let mut set = RealSet { pieces: Vec::new() };
                 for item in items {
-                    if !item.is_scalar() || !item.symbols().is_empty() || infinite(item).is_some() || item.has_plus_minus() {
+                    if !item.is_scalar()
+                        || !item.symbols().is_empty()
+                        || infinite(item).is_some()
+                        || item.has_plus_minus()
+                    {
                         return None;
                     }
                     set.pieces.extend(RealSet::point(item.clone()).pieces);
@@ -76,17 +108,26 @@ impl RealSet {
                 set.ordered(judge)
             }
             Expr::Union(a, b) => RealSet::of(judge, a)?.union(RealSet::of(judge, b)?, judge),
-            Expr::Intersection(a, b) => RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge),
+            Expr::Intersection(a, b) => {
+                RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge)
+            }
             Expr::Without(a, b) => RealSet::of(judge, a)?.without(&RealSet::of(judge, b)?, judge),
-            Expr::Relations(sides, relations) => solutions(judge, sides, relations).map(|(_, set)| set),
+            Expr::Relations(sides, relations) => {
+                solutions(judge, sides, relations).map(|(_, set)| set)
+            }
             Expr::List(joined, items) => {
                 let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
-                let inequality =
-                    items.iter().any(|item| matches!(item, Expr::Relations(_, relations) if relations.iter().any(is_order)));
+                let inequality = items.iter().any(|item| {
+                    matches!(item, Expr::Relations(_, relations) if relations.iter()
+                        .any(is_order))
+                });
                 if !conditions || !inequality {
                     return None;
                 }
-                let sets = items.iter().map(|item| RealSet::of(judge, item)).collect::<Option<Vec<RealSet>>>()?;
+                let sets = items
+                    .iter()
+                    .map(|item| RealSet::of(judge, item))
+                    .collect::<Option<Vec<RealSet>>>()?;
                 let mut names = items.iter().map(subject);
                 let first = names.next()?;
                 names.all(|name| name == first).then_some(())?;
@@ -95,7 +136,8 @@ impl RealSet {
                     for set in &sets {
                         all = all.intersection(set, judge)?;
                     }
-                    // `x < 1, x > 2` can only mean either of them; with an `and` it is not known what is meant.
+                    // `x < 1, x > 2` can only mean either of them; with an `and` it is not known
+                    // what is meant.
                     if !all.pieces.is_empty() {
                         return Some(all);
                     }
@@ -103,7 +145,8 @@ impl RealSet {
                         return None;
                     }
                 }
-                sets.into_iter().try_fold(RealSet::nothing(), |all, set| all.union(set, judge))
+                sets.into_iter()
+                    .try_fold(RealSet::nothing(), |all, set| all.union(set, judge))
             }
             _ => None,
         }
@@ -118,8 +161,16 @@ impl RealSet {
         let mut pieces = Vec::new();
         for a in &self.pieces {
             for b in &other.pieces {
-                let low = if before(judge, &a.low, &b.low)? { b.low.clone() } else { a.low.clone() };
-                let high = if after(judge, &b.high, &a.high)? { a.high.clone() } else { b.high.clone() };
+                let low = if before(judge, &a.low, &b.low)? {
+                    b.low.clone()
+                } else {
+                    a.low.clone()
+                };
+                let high = if after(judge, &b.high, &a.high)? {
+                    a.high.clone()
+                } else {
+                    b.high.clone()
+                };
                 let piece = Piece { low, high };
                 if piece.holds_something(judge)? {
                     pieces.push(piece);
@@ -135,13 +186,25 @@ impl RealSet {
         let mut open = true;
         for piece in &self.pieces {
             if let Some(value) = &piece.low.value {
-                pieces.push(Piece { low, high: End { value: Some(value.clone()), closed: !piece.low.closed } });
+                pieces.push(Piece {
+                    low,
+                    high: End {
+                        value: Some(value.clone()),
+                        closed: !piece.low.closed,
+                    },
+                });
             }
             open = piece.high.value.is_some();
-            low = End { value: piece.high.value.clone(), closed: !piece.high.closed };
+            low = End {
+                value: piece.high.value.clone(),
+                closed: !piece.high.closed,
+            };
         }
         if open {
-            pieces.push(Piece { low, high: UNBOUNDED });
+            pieces.push(Piece {
+                low,
+                high: UNBOUNDED,
+            });
         }
         RealSet { pieces }
     }
@@ -171,11 +234,13 @@ impl RealSet {
             if let Some(last) = joined.last_mut() {
                 let touches = match (&last.high.value, &piece.low.value) {
                     (None, _) | (_, None) => true,
-                    (Some(high), Some(low)) => match judge.sign(&high.clone().minus(low.clone()))? {
-                        Ordering::Greater => true,
-                        Ordering::Equal => last.high.closed || piece.low.closed,
-                        Ordering::Less => false,
-                    },
+                    (Some(high), Some(low)) => {
+                        match judge.sign(&high.clone().minus(low.clone()))? {
+                            Ordering::Greater => true,
+                            Ordering::Equal => last.high.closed || piece.low.closed,
+                            Ordering::Less => false,
+                        }
+                    }
                 };
                 if touches {
                     if after(judge, &piece.high, &last.high)? {
@@ -189,14 +254,19 @@ impl RealSet {
         Some(RealSet { pieces: joined })
     }
 
-    /// The whole numbers in it: a set of them where they are few, else those from one on, up to one, or all. `None` where the ends are
-    /// not rational.
+    /// The whole numbers in it: a set of them where they are few, else those from one on, up to
+    /// one, or all. `None` where the ends are not rational.
     pub fn whole_numbers(&self) -> Option<Expr> {
         let bound = |end: &End, low: bool| -> Option<Option<i64>> {
-            let Some(value) = &end.value else { return Some(None) };
+            let Some(value) = &end.value else {
+                return Some(None);
+            };
             let value = constant_rational(value)?;
-            let near =
-                if low { -i64::try_from(value.clone().negate().floor()).ok()? } else { i64::try_from(value.floor()).ok()? };
+            let near = if low {
+                -i64::try_from(value.clone().negate().floor()).ok()?
+            } else {
+                i64::try_from(value.floor()).ok()?
+            };
             let excluded = !end.closed && Rational::integer(near) == value;
             Some(Some(if !excluded {
                 near
@@ -211,23 +281,36 @@ impl RealSet {
         for piece in &self.pieces {
             match (bound(&piece.low, true)?, bound(&piece.high, false)?) {
                 (Some(low), Some(high)) => {
-                    (high.saturating_sub(low) < WHOLE_MAX && few.len() < PIECES_MAX).then_some(())?;
+                    (high.saturating_sub(low) < WHOLE_MAX && few.len() < PIECES_MAX)
+                        .then_some(())?;
                     few.extend((low..=high).map(Expr::integer));
                 }
                 (low, high) => {
                     let low = low.map_or(Expr::Infinity.negate(), Expr::integer);
                     let high = high.map_or(Expr::Infinity, Expr::integer);
-                    let closed = |end: &Expr| if infinite(end).is_none() { Bracket::Square } else { Bracket::Round };
+                    let closed = |end: &Expr| {
+                        if infinite(end).is_none() {
+                            Bracket::Square
+                        } else {
+                            Bracket::Round
+                        }
+                    };
                     many.push(Expr::Tuple(closed(&low), closed(&high), vec![low, high]));
                 }
             }
         }
         let few = (!few.is_empty() || many.is_empty()).then_some(Expr::Set(few));
-        let all = many.into_iter().chain(few).reduce(|all, next| Expr::Union(Box::new(all), Box::new(next)))?;
+        let all = many
+            .into_iter()
+            .chain(few)
+            .reduce(|all, next| Expr::Union(Box::new(all), Box::new(next)))?;
         if matches!(all, Expr::Set(_)) {
             Some(all)
         } else {
-            Some(Expr::Intersection(Box::new(all), Box::new(Expr::Symbol("Z".into()))))
+            Some(Expr::Intersection(
+                Box::new(all),
+                Box::new(Expr::Symbol("Z".into())),
+            ))
         }
     }
 
@@ -242,7 +325,9 @@ impl RealSet {
         };
         let mut verdict = Verdict::Equal;
         for (a, b) in self.pieces.iter().zip(&other.pieces) {
-            verdict = verdict.and(|| ends(&a.low, &b.low)).and(|| ends(&a.high, &b.high));
+            verdict = verdict
+                .and(|| ends(&a.low, &b.low))
+                .and(|| ends(&a.high, &b.high));
         }
         verdict
     }
@@ -250,7 +335,9 @@ impl RealSet {
 
 impl Piece {
     fn holds_something(&self, judge: &Judge) -> Option<bool> {
-        let (Some(low), Some(high)) = (&self.low.value, &self.high.value) else { return Some(true) };
+        let (Some(low), Some(high)) = (&self.low.value, &self.high.value) else {
+            return Some(true);
+        };
         Some(match judge.sign(&high.clone().minus(low.clone()))? {
             Ordering::Greater => true,
             Ordering::Equal => self.low.closed && self.high.closed,

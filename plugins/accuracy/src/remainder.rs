@@ -7,23 +7,44 @@ const BYTES_MAX: usize = 80;
 
 /// Quotient and remainder, where a text is nothing but these.
 pub fn read(text: &str) -> Option<(u64, u64)> {
-    let marked = |text: &str| text.contains(['R', 'r', '余', '·', '⋯', '…']) || text.contains("\\cdots");
+    let marked =
+        |text: &str| text.contains(['R', 'r', '余', '·', '⋯', '…']) || text.contains("\\cdots");
     if text.len() > BYTES_MAX || !marked(text) {
         return None;
     }
-    let plain =
-        unfonted(text).replace("\\ ", " ").replace("\\,", " ").replace("\\quad", " ").replace("\\cdots", "⋯⋯").replace('…', "⋯");
+    let plain = unfonted(text)
+        .replace("\\ ", " ")
+        .replace("\\,", " ")
+        .replace("\\quad", " ")
+        .replace("\\cdots", "⋯⋯")
+        .replace('…', "⋯");
     let mut words = words(&plain)?.into_iter().peekable();
     let skip = |words: &mut std::iter::Peekable<std::vec::IntoIter<Word>>, names: &[&str]| {
-        while words.next_if(|word| matches!(word, Word::Name(name) if names.contains(&name.as_str()))).is_some() {}
+        while words
+            .next_if(|word| matches!(word, Word::Name(name) if names.contains(&name.as_str())))
+            .is_some()
+        {}
     };
-    skip(&mut words, &["the", "quotient", "商", "is", "of", "为", "是"]);
-    let Some(Word::Number(quotient)) = words.next() else { return None };
+    skip(
+        &mut words,
+        &["the", "quotient", "商", "is", "of", "为", "是"],
+    );
+    let Some(Word::Number(quotient)) = words.next() else {
+        return None;
+    };
     skip(&mut words, &["and", "with", "a", "the"]);
-    let Some(Word::Name(name)) = words.next() else { return None };
-    matches!(name.as_str(), "r" | "rem" | "remainder" | "余" | "余数" | "······" | "⋯⋯" | "⋯⋯⋯⋯").then_some(())?;
+    let Some(Word::Name(name)) = words.next() else {
+        return None;
+    };
+    matches!(
+        name.as_str(),
+        "r" | "rem" | "remainder" | "余" | "余数" | "······" | "⋯⋯" | "⋯⋯⋯⋯"
+    )
+    .then_some(())?;
     skip(&mut words, &["of", "is", "为", "是"]);
-    let Some(Word::Number(remainder)) = words.next() else { return None };
+    let Some(Word::Number(remainder)) = words.next() else {
+        return None;
+    };
     words.next().is_none().then_some((quotient, remainder))
 }
 
@@ -49,7 +70,11 @@ fn words(text: &str) -> Option<Vec<Word>> {
         };
         let (word, after) = rest.split_at(rest.find(|c| !kind(c)).unwrap_or(rest.len()));
         rest = after;
-        found.push(if c.is_ascii_digit() { Word::Number(word.parse().ok()?) } else { Word::Name(word.to_lowercase()) });
+        found.push(if c.is_ascii_digit() {
+            Word::Number(word.parse().ok()?)
+        } else {
+            Word::Name(word.to_lowercase())
+        });
     }
     Some(found)
 }
@@ -82,7 +107,19 @@ mod tests {
         ] {
             assert_eq!(read(text), Some((2, 3)), "{text}");
         }
-        for text in ["2 3", "2", "R", "remainder 3", "2 R 3 R 4", "-2 R 3", "r = 3", "2 r", "2.5 R 3", "2, …, 3", "2…, 3"] {
+        for text in [
+            "2 3",
+            "2",
+            "R",
+            "remainder 3",
+            "2 R 3 R 4",
+            "-2 R 3",
+            "r = 3",
+            "2 r",
+            "2.5 R 3",
+            "2, …, 3",
+            "2…, 3",
+        ] {
             assert_ne!(read(text), Some((2, 3)), "{text}");
         }
     }

@@ -2,11 +2,15 @@
 
 use crate::lexer::{Bracket, Kind, Token};
 
-/// Turns `]` where nothing has been opened that it could close, and `[` where nothing that it could open follows.
+/// Turns `]` where nothing has been opened that it could close, and `[` where nothing that it could
+/// open follows.
 pub fn turn(tokens: &mut [Token<'_>]) {
     let mut open: Vec<bool> = Vec::new();
     for at in 0..tokens.len() {
-        let before = at.checked_sub(1).and_then(|at| tokens.get(at)).map(|token| &token.kind);
+        let before = at
+            .checked_sub(1)
+            .and_then(|at| tokens.get(at))
+            .map(|token| &token.kind);
         let after = tokens.get(at + 1).map(|token| &token.kind);
         let turned = match tokens.get(at).map(|token| &token.kind) {
             Some(Kind::Close(Bracket::Square)) if !ends_value(before) => {
@@ -14,7 +18,9 @@ pub fn turn(tokens: &mut [Token<'_>]) {
                 Some(Kind::Open(Bracket::Round))
             }
             Some(Kind::Open(Bracket::Square))
-                if ends_value(before) && !starts_value(after) && open.last().is_some_and(|square| *square) =>
+                if ends_value(before)
+                    && !starts_value(after)
+                    && open.last().is_some_and(|square| *square) =>
             {
                 open.pop();
                 Some(Kind::Close(Bracket::Round))

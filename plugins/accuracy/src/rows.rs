@@ -1,6 +1,8 @@
-//! Lines under each other as lines behind each other: the marks of `aligned`, `gathered`, `split`, and of systems in `cases`.
+//! Lines under each other as lines behind each other: the marks of `aligned`, `gathered`, `split`,
+//! and of systems in `cases`.
 //!
-//! `\begin{aligned} x &= 2 \\ y &= -1 \end{aligned}` is `x = 2, y = -1`; `x &= 3 \cdot 4 \\ &= 12` is `x = 3 \cdot 4 = 12`.
+//! `\begin{aligned} x &= 2 \\ y &= -1 \end{aligned}` is `x = 2, y = -1`; `x &= 3 \cdot 4 \\ &= 12`
+//! is `x = 3 \cdot 4 = 12`.
 
 use crate::lexer::{Kind, Token};
 
@@ -19,7 +21,10 @@ enum Rows {
 pub const LINES: &str = "aligned";
 
 pub fn flow(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
-    if !tokens.iter().any(|token| matches!(token.kind, Kind::Begin(_))) {
+    if !tokens
+        .iter()
+        .any(|token| matches!(token.kind, Kind::Begin(_)))
+    {
         return tokens;
     }
     let mut open: Vec<Rows> = Vec::new();
@@ -42,38 +47,62 @@ pub fn flow(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
                 let rows = open.pop();
                 if rows != Some(Rows::Lines) {
                     out.push(token.clone());
-                } else if matches!(out.last(), Some(Token { kind: Kind::Newline, .. })) {
+                } else if matches!(
+                    out.last(),
+                    Some(Token {
+                        kind: Kind::Newline,
+                        ..
+                    })
+                ) {
                     out.pop();
                 }
             }
             Kind::Ampersand if rows == Some(Rows::Lines) => {
                 // `x &= 1 & y &= 2`
-                let parts = related && !out.last().is_some_and(ends_row) && !next.first().is_some_and(|next| continues(&next.kind));
-                if parts && next.iter().take_while(|token| !ends_row(token)).any(is_relation) {
-                    out.push(Token { kind: Kind::Comma, ..token.clone() });
+                let parts = related
+                    && !out.last().is_some_and(ends_row)
+                    && !next.first().is_some_and(|next| continues(&next.kind));
+                if parts
+                    && next
+                        .iter()
+                        .take_while(|token| !ends_row(token))
+                        .any(is_relation)
+                {
+                    out.push(Token {
+                        kind: Kind::Comma,
+                        ..token.clone()
+                    });
                     related = false;
                 }
             }
             Kind::Ampersand if rows == Some(Rows::Cases) => {
-                let beside = out.last().is_some_and(|last| is_relation(last) || matches!(last.kind, Kind::Plus))
+                let beside = out
+                    .last()
+                    .is_some_and(|last| is_relation(last) || matches!(last.kind, Kind::Plus))
                     || next.first().is_some_and(|next| continues(&next.kind));
                 if !beside {
                     out.push(token.clone());
                 }
             }
             Kind::Newline if rows == Some(Rows::Lines) => {
-                let row: Vec<&Token<'_>> =
-                    next.iter().take_while(|token| !ends_row(token)).filter(|token| token.kind != Kind::Ampersand).collect();
+                let row: Vec<&Token<'_>> = next
+                    .iter()
+                    .take_while(|token| !ends_row(token))
+                    .filter(|token| token.kind != Kind::Ampersand)
+                    .collect();
                 let first = row.first().map(|token| &token.kind);
                 let continued = first.is_some_and(continues)
-                    || (matches!(first, Some(Kind::Minus)) && !row.iter().any(|token| is_relation(token)));
+                    || (matches!(first, Some(Kind::Minus))
+                        && !row.iter().any(|token| is_relation(token)));
                 if !continued && !row.is_empty() && !out.last().is_some_and(ends_row) {
                     out.push(token.clone());
                     related = false;
                 }
             }
-            Kind::Command("Rightarrow" | "implies" | "Longrightarrow" | "iff" | "Leftrightarrow" | "therefore")
-                if rows == Some(Rows::Lines) && out.last().is_none_or(ends_row) => {}
+            Kind::Command(
+                "Rightarrow" | "implies" | "Longrightarrow" | "iff" | "Leftrightarrow"
+                | "therefore",
+            ) if rows == Some(Rows::Lines) && out.last().is_none_or(ends_row) => {}
             _ => {
                 related |= is_relation(token);
                 out.push(token.clone());
@@ -88,7 +117,15 @@ fn rows_of(name: &str, before: Option<&Token<'_>>, behind: &[Token<'_>]) -> Rows
         LINES => Rows::Lines,
         "cases" | "dcases" | "rcases" => Rows::Cases,
         // `\begin{array}{rcl} x &=& 2 \\ y &=& -1 \end{array}`, which no matrix is.
-        "array" if !matches!(before, Some(Token { kind: Kind::Open(_) | Kind::Bar, .. })) => {
+        "array"
+            if !matches!(
+                before,
+                Some(Token {
+                    kind: Kind::Open(_) | Kind::Bar,
+                    ..
+                })
+            ) =>
+        {
             let mut depth = 0u32;
             let own = behind.iter().take_while(|token| {
                 match token.kind {
@@ -99,7 +136,11 @@ fn rows_of(name: &str, before: Option<&Token<'_>>, behind: &[Token<'_>]) -> Rows
                 }
                 true
             });
-            if own.into_iter().any(is_relation) { Rows::Lines } else { Rows::Cells }
+            if own.into_iter().any(is_relation) {
+                Rows::Lines
+            } else {
+                Rows::Cells
+            }
         }
         _ => Rows::Cells,
     }
@@ -111,9 +152,15 @@ fn is_relation(token: &Token<'_>) -> bool {
 
 /// Whether a row that begins with this goes on with the one before it.
 fn continues(kind: &Kind<'_>) -> bool {
-    matches!(kind, Kind::Relation(_) | Kind::Plus | Kind::Times | Kind::Slash)
+    matches!(
+        kind,
+        Kind::Relation(_) | Kind::Plus | Kind::Times | Kind::Slash
+    )
 }
 
 fn ends_row(token: &Token<'_>) -> bool {
-    matches!(token.kind, Kind::Newline | Kind::End(_) | Kind::Begin(_) | Kind::Comma)
+    matches!(
+        token.kind,
+        Kind::Newline | Kind::End(_) | Kind::Begin(_) | Kind::Comma
+    )
 }

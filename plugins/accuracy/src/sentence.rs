@@ -1,7 +1,7 @@
 //! The value that a sentence states: `The total is 68 clips, altogether.` → `68 clips`.
 //!
-//! Only the words before and behind the value are taken off, and only where none of them changes it or says that it is another
-//! ([`changes_number`]). What is left is read as any answer is.
+//! Only the words before and behind the value are taken off, and only where none of them changes it
+//! or says that it is another ([`changes_number`]). What is left is read as any answer is.
 //!
 //! Words that deny, doubt, limit or compare are enumerated ([`words`]), verbs only where the value
 //! is a number alone: in `Julie should read 42 pages` whatever stands before the number is a verb,
@@ -16,8 +16,8 @@ use crate::{spelled, text};
 use reward_sdk::number_words;
 use reward_sdk::units::{self, changes_number};
 use words::{
-    ADVERBS, AFTER, ALONE, BEFORE, BEFORE_LETTERS, CIRCUMSTANCES, CLOSING, CONNECTED, DENIALS, DENYING, DERIVED, HOLDERS, MADE_OF,
-    MODIFIERS, NO_VERBS, OF, OTHER_TIMES, POINTING, STATING,
+    ADVERBS, AFTER, ALONE, BEFORE, BEFORE_LETTERS, CIRCUMSTANCES, CLOSING, CONNECTED, DENIALS,
+    DENYING, DERIVED, HOLDERS, MADE_OF, MODIFIERS, NO_VERBS, OF, OTHER_TIMES, POINTING, STATING,
 };
 
 /// Longer texts are essays.
@@ -25,17 +25,29 @@ const BYTES_MAX: usize = 300;
 /// More words than a number in words has.
 const WORDS_MAX: usize = 8;
 
-/// The value that a text states, in the text's own writing; `None` where it is no sentence, or one that says something else of it.
+/// The value that a text states, in the text's own writing; `None` where it is no sentence, or one
+/// that says something else of it.
 pub fn value(text: &str) -> Option<String> {
     let words = |text: &str| text.contains(|c: char| matches!(c, ' ' | ',') || !c.is_ascii());
     if text.len() > BYTES_MAX || !words(text) || text.contains(['?', '？', '\n']) {
         return None;
     }
-    let text = text.trim().trim_end_matches(['.', '!', '。', '！']).trim_end();
+    let text = text
+        .trim()
+        .trim_end_matches(['.', '!', '。', '！'])
+        .trim_end();
     if text.contains("**") || text.contains("\\(") {
-        return value(&text.replace("**", "").replace("\\(", "$").replace("\\)", "$"));
+        return value(
+            &text
+                .replace("**", "")
+                .replace("\\(", "$")
+                .replace("\\)", "$"),
+        );
     }
-    let text = text.strip_suffix(" left over").or_else(|| text.strip_suffix(" leftover")).unwrap_or(text);
+    let text = text
+        .strip_suffix(" left over")
+        .or_else(|| text.strip_suffix(" leftover"))
+        .unwrap_or(text);
     if let Some(value) = before_reason(text) {
         return Some(value.to_string());
     }
@@ -43,7 +55,9 @@ pub fn value(text: &str) -> Option<String> {
         return self::value(conclusion).or_else(|| Some(conclusion.to_string()));
     }
     // `小明有5个`, `k的值为-3`
-    if text.trim_start_matches(is_named).starts_with(is_han) && (text.starts_with(is_han) || text.contains('的')) {
+    if text.trim_start_matches(is_named).starts_with(is_han)
+        && (text.starts_with(is_han) || text.contains('的'))
+    {
         return in_chinese(text);
     }
     let (lead, rest) = led(text)?;
@@ -56,7 +70,11 @@ pub fn value(text: &str) -> Option<String> {
     if compares(rest) {
         return None;
     }
-    let rest = if lead.is_empty() && rest.len() == text.len() { rest } else { without_circumstances(rest) };
+    let rest = if lead.is_empty() && rest.len() == text.len() {
+        rest
+    } else {
+        without_circumstances(rest)
+    };
     let rest = without_predicate(rest).unwrap_or(rest);
     (!rest.is_empty() && (rest != text || !lead.is_empty())).then(|| format!("{lead}{rest}"))
 }
@@ -64,22 +82,42 @@ pub fn value(text: &str) -> Option<String> {
 /// A number in words before what is counted, in figures: `eleven candies` → `11 candies`; `None`
 /// for any other text, and where the words behind change the number.
 fn counted(text: &str) -> Option<String> {
-    text.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(())?;
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        .then_some(())?;
     let numeral = |end: usize| spelled::numeral(text.get(..end)?).map(|numeral| (end, numeral));
-    let (end, number) = text.match_indices(' ').take(WORDS_MAX).filter_map(|(end, _)| numeral(end)).last()?;
+    let (end, number) = text
+        .match_indices(' ')
+        .take(WORDS_MAX)
+        .filter_map(|(end, _)| numeral(end))
+        .last()?;
     let thing = text.get(end..)?.trim_start();
     let pronoun = number == "1" && thing.starts_with("of ");
     let figured = format!("{number} {thing}");
     let bare = without_circumstances(&figured);
     let bare = without_predicate(bare).unwrap_or(bare);
-    let counts = bare.get(number.len()..).is_some_and(|thing| units::read(thing).is_some());
+    let counts = bare
+        .get(number.len()..)
+        .is_some_and(|thing| units::read(thing).is_some());
     (counts && !pronoun).then_some(figured)
 }
 
 /// Whether a number is a multiple or a rate of something else: `3 times the old volume`, `3 per
 /// class`.
 fn compares(text: &str) -> bool {
-    const COUNTING: [&str; 12] = ["a", "an", "in", "each", "every", "altogether", "during", "on", "this", "today", "left", "total"];
+    const COUNTING: [&str; 12] = [
+        "a",
+        "an",
+        "in",
+        "each",
+        "every",
+        "altogether",
+        "during",
+        "on",
+        "this",
+        "today",
+        "left",
+        "total",
+    ];
     let mut words = text.split_whitespace().skip(1);
     match (words.next(), words.next()) {
         (Some("times"), Some(next)) => !is_in(&COUNTING, next),
@@ -92,8 +130,10 @@ fn compares(text: &str) -> bool {
 
 /// A greatest or least value without where it is attained: `9, attained at x = 2` → `9`.
 fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
-    const EXTREME: [&str; 10] =
-        ["maxim", "minim", "greatest", "least", "largest", "smallest", "highest", "lowest", "biggest", "extrem"];
+    const EXTREME: [&str; 10] = [
+        "maxim", "minim", "greatest", "least", "largest", "smallest", "highest", "lowest",
+        "biggest", "extrem",
+    ];
     const MARKS: &[&str] = &[
         ", and it ",
         ", attained ",
@@ -145,17 +185,29 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
         "answer",
     ];
     let lower = sentence.to_ascii_lowercase();
-    EXTREME.iter().any(|word| lower.contains(word)).then_some(())?;
+    EXTREME
+        .iter()
+        .any(|word| lower.contains(word))
+        .then_some(())?;
     let at = MARKS.iter().filter_map(|mark| text.find(mark)).min()?;
     let (value, said) = text.split_at_checked(at)?;
     let plain = said
         .split(|c: char| !c.is_ascii_alphabetic())
         .filter(|word| word.len() > 1)
-        .all(|word| is_in(SAID, word) || matches!(word, "frac" | "sqrt" | "left" | "right" | "dfrac" | "pi" | "ln"));
-    let shown =
-        (said.contains(['=', '(']) || said.starts_with(", which is the ")) && !said.contains(['<', '>', '?']) && said.is_ascii();
+        .all(|word| {
+            is_in(SAID, word)
+                || matches!(
+                    word,
+                    "frac" | "sqrt" | "left" | "right" | "dfrac" | "pi" | "ln"
+                )
+        });
+    let shown = (said.contains(['=', '(']) || said.starts_with(", which is the "))
+        && !said.contains(['<', '>', '?'])
+        && said.is_ascii();
     let numeral = value.contains(|c: char| c.is_ascii_digit())
-        && value.trim_end().ends_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '}' | ')'))
+        && value
+            .trim_end()
+            .ends_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '}' | ')'))
         && !value.contains('=');
     (plain && shown && numeral).then(|| value.trim_end())
 }
@@ -163,40 +215,67 @@ fn attained<'t>(sentence: &str, text: &'t str) -> Option<&'t str> {
 /// A value with its decimals, which words say are rounded: `\frac{5}{12}, or about 0.417` →
 /// `\frac{5}{12} \approx 0.417`.
 fn rounded(text: &str) -> Option<String> {
-    let (value, decimals) =
-        [", or about ", " or about ", ", or approximately ", " or approximately ", ", or roughly ", ", about ", ", approximately "]
-            .iter()
-            .find_map(|words| text.split_once(words))?;
+    let (value, decimals) = [
+        ", or about ",
+        " or about ",
+        ", or approximately ",
+        " or approximately ",
+        ", or roughly ",
+        ", about ",
+        ", approximately ",
+    ]
+    .iter()
+    .find_map(|words| text.split_once(words))?;
     let decimals = reward_sdk::number::unwrap(decimals);
-    let figures =
-        !decimals.is_empty() && decimals.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'%' || byte == b'\\');
+    let figures = !decimals.is_empty()
+        && decimals
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'%' || byte == b'\\');
     let value = reward_sdk::number::unwrap(value);
     (figures && decimals.contains(|c: char| c.is_ascii_digit()) && !value.contains(','))
         .then(|| format!("{value} \\approx {decimals}"))
 }
 
-/// What stands before a reason in brackets: `14 (because 7 + 7 = 14)` → `14`; `None` for a reason that denies something.
+/// What stands before a reason in brackets: `14 (because 7 + 7 = 14)` → `14`; `None` for a reason
+/// that denies something.
 fn before_reason(text: &str) -> Option<&str> {
     let (before, reason) = text.strip_suffix(')')?.rsplit_once('(')?;
-    let mut words = reason.split(|c: char| !c.is_alphabetic() && c != '\'').filter(|word| !word.is_empty());
-    let begins = words.next().is_some_and(|word| matches!(word, "because" | "since" | "as"));
-    (begins && words.all(|word| !word.ends_with("n't") && !is_denial(&word.to_lowercase()))).then(|| before.trim())
+    let mut words = reason
+        .split(|c: char| !c.is_alphabetic() && c != '\'')
+        .filter(|word| !word.is_empty());
+    let begins = words
+        .next()
+        .is_some_and(|word| matches!(word, "because" | "since" | "as"));
+    (begins && words.all(|word| !word.ends_with("n't") && !is_denial(&word.to_lowercase())))
+        .then(|| before.trim())
 }
 
-/// Whether words before an equation deny it, reject it, or make another one of it: `We reject x=2`, `除了x=1`.
+/// Whether words before an equation deny it, reject it, or make another one of it: `We reject x=2`,
+/// `除了x=1`.
 pub fn denies(before: &str) -> bool {
     if !before.contains(' ') && before.is_ascii() {
         return false;
     }
-    let han = ["不", "除", "舍去", "排除", "错"].iter().any(|word| before.contains(word));
-    han || before.split(|c: char| !c.is_alphabetic() && !matches!(c, '\'' | '’')).any(|word| {
-        let word = word.to_lowercase();
-        is_in(DENYING, word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
-    })
+    let han = ["不", "除", "舍去", "排除", "错"]
+        .iter()
+        .any(|word| before.contains(word));
+    han || before
+        .split(|c: char| !c.is_alphabetic() && !matches!(c, '\'' | '’'))
+        .any(|word| {
+            let word = word.to_lowercase();
+            is_in(DENYING, word.as_str()) || word.ends_with("n't") || word.ends_with("n’t")
+        })
 }
 
 fn is_denial(word: &str) -> bool {
-    const AGAINST: [&str; 6] = ["incorrect", "mistak", "wrong", "false", "erroneous", "invalid"];
+    const AGAINST: [&str; 6] = [
+        "incorrect",
+        "mistak",
+        "wrong",
+        "false",
+        "erroneous",
+        "invalid",
+    ];
     is_in(DENIALS, word)
         || matches!(word, "not" | "no" | "never" | "without" | "except" | "but")
         || AGAINST.iter().any(|start| word.starts_with(start))
@@ -204,26 +283,62 @@ fn is_denial(word: &str) -> bool {
 
 /// The last clause of a text that concludes: `n = 14, so there are 14 ways` → `there are 14 ways`.
 fn concluded(text: &str) -> Option<&str> {
-    const SIGNS: [&str; 8] = [", so ", ", therefore ", ", thus ", ", hence ", ". So ", ". Therefore ", ". Thus ", ". Hence "];
-    let since = || ["Since ", "Because ", "As "].iter().any(|word| text.starts_with(word)).then(|| text.rsplit_once(", "))?;
-    let behind = SIGNS.iter().filter_map(|sign| text.rsplit_once(sign)).min_by_key(|(_, clause)| clause.len()).or_else(since);
+    const SIGNS: [&str; 8] = [
+        ", so ",
+        ", therefore ",
+        ", thus ",
+        ", hence ",
+        ". So ",
+        ". Therefore ",
+        ". Thus ",
+        ". Hence ",
+    ];
+    let since = || {
+        ["Since ", "Because ", "As "]
+            .iter()
+            .any(|word| text.starts_with(word))
+            .then(|| text.rsplit_once(", "))?
+    };
+    let behind = SIGNS
+        .iter()
+        .filter_map(|sign| text.rsplit_once(sign))
+        .min_by_key(|(_, clause)| clause.len())
+        .or_else(since);
     behind.map(|(_, clause)| clause.trim_start_matches([',', ' ']))
 }
 
-/// Whether what stands before a value states it: `The total is`, `She has exactly`, `So`. An unknown verb, or a number made of the
-/// value (`Its square is`), does not.
+/// Whether what stands before a value states it: `The total is`, `She has exactly`, `So`. An
+/// unknown verb, or a number made of the value (`Its square is`), does not.
 fn is_stating(words: &[&str]) -> bool {
     let mut words = words;
     let mut nouns = false;
     while let Some((last, before)) = words.split_last()
-        && (is_in(MODIFIERS, last) || is_in(OF, last) || is_in(CONNECTED, last) || is_in(ALONE, last))
+        && (is_in(MODIFIERS, last)
+            || is_in(OF, last)
+            || is_in(CONNECTED, last)
+            || is_in(ALONE, last))
     {
         nouns |= is_in(OF, last);
         words = before;
     }
-    let Some((last, before)) = words.split_last() else { return true };
+    let Some((last, before)) = words.split_last() else {
+        return true;
+    };
     let derived = before.last().is_some_and(|head| is_in(DERIVED, head)) && !before.contains(&"of");
-    (nouns && matches!(*last, "correct" | "right" | "least" | "greatest" | "common" | "our" | "my" | "her" | "his" | "its"))
+    (nouns
+        && matches!(
+            *last,
+            "correct"
+                | "right"
+                | "least"
+                | "greatest"
+                | "common"
+                | "our"
+                | "my"
+                | "her"
+                | "his"
+                | "its"
+        ))
         || (is_in(STATING, last) && !derived)
 }
 
@@ -241,12 +356,18 @@ fn acts(words: &[&str], rest: &str) -> bool {
     }
     let number = |word: &&str| word.split('-').any(number_words::is_whole);
     // `handed out 8 books`, but `is down 8 dollars`.
-    let moved = |verb: &str| !matches!(verb, "is" | "are" | "was" | "were" | "be" | "went" | "goes");
-    let particle = |words: &[&str]| matches!(words, [.., verb, "out" | "off" | "away" | "back"] if moved(verb));
+    let moved =
+        |verb: &str| !matches!(verb, "is" | "are" | "was" | "were" | "be" | "went" | "goes");
+    let particle = |words: &[&str]| {
+        matches!(words,
+        [.., verb, "out" | "off" | "away" | "back"] if moved(verb))
+    };
     if particle(words) {
         words = words.split_last().map_or(words, |(_, before)| before);
     }
-    let Some((verb, subject)) = words.split_last() else { return false };
+    let Some((verb, subject)) = words.split_last() else {
+        return false;
+    };
     if subject.last().is_some_and(|head| is_in(HOLDERS, head)) {
         return false;
     }
@@ -261,13 +382,21 @@ fn acts(words: &[&str], rest: &str) -> bool {
         return false;
     }
     // `$5`, `42 pages`; a number alone may be a label.
-    let money = rest.starts_with('$') && rest.get(1..).is_some_and(|amount| amount.starts_with(|c: char| c.is_ascii_digit()));
+    let money = rest.starts_with('$')
+        && rest
+            .get(1..)
+            .is_some_and(|amount| amount.starts_with(|c: char| c.is_ascii_digit()));
     let thing = || {
         let mut behind = rest.split_whitespace();
-        let figures =
-            behind.next().is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.')));
+        let figures = behind.next().is_some_and(|number| {
+            number
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.'))
+        });
         let thing = behind.next().is_some_and(|thing| {
-            thing.len() > 1 && thing.chars().all(|c| c.is_ascii_alphabetic() || c == '-') && !is_in(NO_VERBS, thing)
+            thing.len() > 1
+                && thing.chars().all(|c| c.is_ascii_alphabetic() || c == '-')
+                && !is_in(NO_VERBS, thing)
         });
         figures && thing
     };
@@ -276,10 +405,13 @@ fn acts(words: &[&str], rest: &str) -> bool {
 
 /// Whether a text says of something that it is a value: `The answer is 5`.
 pub fn states(text: &str) -> bool {
-    [" is ", " are ", " was ", " were ", " equals ", "是", "为"].iter().any(|verb| text.contains(verb))
+    [" is ", " are ", " was ", " were ", " equals ", "是", "为"]
+        .iter()
+        .any(|verb| text.contains(verb))
 }
 
-/// Without the words before the value; what they say of its sign and name is put before it: `x is` → `x = `.
+/// Without the words before the value; what they say of its sign and name is put before it: `x is`
+/// → `x = `.
 fn led(text: &str) -> Option<(String, &str)> {
     let mut words: Vec<&str> = Vec::new();
     // Whether letters stand among the words, as names of points and numbers do.
@@ -288,16 +420,28 @@ fn led(text: &str) -> Option<(String, &str)> {
     loop {
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let word = rest.get(..end)?.trim_end_matches([',', ':', ';']);
-        let word = word.strip_prefix('$').and_then(|word| word.strip_suffix('$')).filter(|name| name.len() == 1).unwrap_or(word);
-        let word = if matches!(word, "Mr." | "Mrs." | "Ms." | "Dr.") { word.trim_end_matches('.') } else { word };
+        let word = word
+            .strip_prefix('$')
+            .and_then(|word| word.strip_suffix('$'))
+            .filter(|name| name.len() == 1)
+            .unwrap_or(word);
+        let word = if matches!(word, "Mr." | "Mrs." | "Ms." | "Dr.") {
+            word.trim_end_matches('.')
+        } else {
+            word
+        };
         let plain = word.starts_with(|c: char| c.is_ascii_alphabetic())
             && word.ends_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '\'' | '’'))
-            && word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'));
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'));
         // A number in words is the value, where nothing follows it but its unit, or what is
         // counted.
         let begins = || spelled::is_word(word.to_lowercase().split('-').next().unwrap_or_default());
-        let pronoun =
-            word.eq_ignore_ascii_case("one") && words.last().is_some_and(|before| is_in(POINTING, &before.to_lowercase()));
+        let pronoun = word.eq_ignore_ascii_case("one")
+            && words
+                .last()
+                .is_some_and(|before| is_in(POINTING, &before.to_lowercase()));
         let value = begins()
             && !pronoun
             && (spelled::numeral(rest).is_some()
@@ -312,10 +456,17 @@ fn led(text: &str) -> Option<(String, &str)> {
             let first = words.first().map(|first| first.to_lowercase());
             first.is_some_and(|first| is_in(CIRCUMSTANCES, &first))
         };
-        if rest.get(..end)?.ends_with(',') && !CONNECTED.contains(&word.to_lowercase().as_str()) && !circumstance() {
+        if rest.get(..end)?.ends_with(',')
+            && !CONNECTED.contains(&word.to_lowercase().as_str())
+            && !circumstance()
+        {
             return None;
         }
-        let next = rest.get(end..)?.split_whitespace().next().unwrap_or_default();
+        let next = rest
+            .get(end..)?
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
         // `The line has equation y = 2x`
         if word.len() == 1 && next.starts_with('=') && !words.is_empty() {
             break;
@@ -335,7 +486,11 @@ fn led(text: &str) -> Option<(String, &str)> {
         let listed = rest.get(..end)?.len() > 1;
         if word.len() == 1 && !named && (!matches!(word, "a" | "A" | "I") || listed) {
             // `The solution is x > 3`
-            if !listed && words.last().is_some_and(|word| matches!(*word, "is" | "are" | "was" | "were" | "equals")) {
+            if !listed
+                && words
+                    .last()
+                    .is_some_and(|word| matches!(*word, "is" | "are" | "was" | "were" | "equals"))
+            {
                 break;
             }
             return None;
@@ -351,7 +506,10 @@ fn led(text: &str) -> Option<(String, &str)> {
         words.pop();
     }
     // `x is 5` names what is 5.
-    let figures = || rest.trim_start_matches(['$', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '\\');
+    let figures = || {
+        rest.trim_start_matches(['$', '-'])
+            .starts_with(|c: char| c.is_ascii_digit() || c == '\\')
+    };
     if let [.., name, "is"] = words.as_slice()
         && let Some((name, "coordinate" | "intercept" | "value")) = name.split_once('-')
         && name.len() == 1
@@ -370,16 +528,24 @@ fn led(text: &str) -> Option<(String, &str)> {
     let mut lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     // `the least common multiple`, but `at least`; `the first three terms`; `over the three
     // months`, but `over 5`.
-    const TIMES: &[&str] = &["days", "weeks", "months", "years", "hours", "minutes", "period"];
+    const TIMES: &[&str] = &[
+        "days", "weeks", "months", "years", "hours", "minutes", "period",
+    ];
     let all = lower.clone();
     let next = |at: usize, count: usize| all.get(at + 1..).unwrap_or_default().iter().take(count);
     let plain = |at: usize, word: &str| {
-        let before = at.checked_sub(1).and_then(|at| all.get(at)).map_or("", String::as_str);
+        let before = at
+            .checked_sub(1)
+            .and_then(|at| all.get(at))
+            .map_or("", String::as_str);
         match word {
             "least" => before != "at",
             "multiple" | "divisor" => before == "common",
             "first" => before == "the" && next(at, 1).any(|word| number_words::is_whole(word)),
-            "over" => !matches!(before, "is" | "are" | "was" | "were" | "be") && next(at, 3).any(|word| is_in(TIMES, word)),
+            "over" => {
+                !matches!(before, "is" | "are" | "was" | "were" | "be")
+                    && next(at, 3).any(|word| is_in(TIMES, word))
+            }
             _ => false,
         }
     };
@@ -390,7 +556,9 @@ fn led(text: &str) -> Option<(String, &str)> {
     });
     let equation = rest.contains('=');
     let denies = |word: &str| {
-        let before = is_in(BEFORE, word) || number_words::SMALL.contains(&word) || matches!(word, "third" | "fourth" | "fifth");
+        let before = is_in(BEFORE, word)
+            || number_words::SMALL.contains(&word)
+            || matches!(word, "third" | "fourth" | "fifth");
         word.ends_with("n't")
             || word.ends_with("n’t")
             || is_denial(word)
@@ -409,7 +577,10 @@ fn led(text: &str) -> Option<(String, &str)> {
         | ["are" | "is" | "were" | "am", "given"]
         | ["can", "be"]
         | ["is" | "are" | "was" | "were", "off" | "out" | "up" | "down"] => true,
-        [head, "has" | "have" | "contains" | "includes" | "requires" | "needs" | "uses" | "takes"] => is_in(HOLDERS, head),
+        [
+            head,
+            "has" | "have" | "contains" | "includes" | "requires" | "needs" | "uses" | "takes",
+        ] => is_in(HOLDERS, head),
         [number, "times"] => number_words::is_whole(number),
         [part, "of"] => is_in(MADE_OF, part) || number_words::parts_in_one(part).is_some(),
         _ => false,
@@ -419,39 +590,61 @@ fn led(text: &str) -> Option<(String, &str)> {
     }
     if let [before @ .., "is" | "are" | "lies" | "occurs", "at"] = lower.as_slice()
         && !before.is_empty()
-        && rest.trim_start_matches(['$', '\\']).trim_start_matches("left").starts_with('(')
+        && rest
+            .trim_start_matches(['$', '\\'])
+            .trim_start_matches("left")
+            .starts_with('(')
     {
         return Some((lead, rest));
     }
     // `The function is increasing on (-3, 3)`
-    if let [_, .., "is", "increasing" | "decreasing" | "defined" | "continuous" | "positive" | "concave" | "convex", "on"] =
-        lower.as_slice()
+    if let [
+        _,
+        ..,
+        "is",
+        "increasing" | "decreasing" | "defined" | "continuous" | "positive" | "concave" | "convex",
+        "on",
+    ] = lower.as_slice()
     {
         return Some((lead, rest));
     }
-    let named = equation && matches!(lower.as_slice(), [.., "has" | "is" | "have" | "with" | "the", "equation"]);
+    let named = equation
+        && matches!(
+            lower.as_slice(),
+            [.., "has" | "is" | "have" | "with" | "the", "equation"]
+        );
     let figured = counted(rest);
     if !named && !is_stating(&lower) && !acts(&lower, figured.as_deref().unwrap_or(rest)) {
         return None;
     }
     let last = lower.last().copied().unwrap_or_default();
-    let states = matches!(last, "is" | "are" | "was" | "were" | "equals" | "be" | "it's" | "that's") || lead.contains('=');
+    let states = matches!(
+        last,
+        "is" | "are" | "was" | "were" | "equals" | "be" | "it's" | "that's"
+    ) || lead.contains('=');
     if letters && !states {
         return None;
     }
     // `increasing on (0, 1)` says more than an interval.
-    let quantity = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '$' | '-')) || rest.starts_with("\\$");
-    if !lower.is_empty() && ((!states && !quantity) || (lower.len() == 1 && !states && !is_in(ALONE, last))) {
+    let quantity = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '$' | '-'))
+        || rest.starts_with("\\$");
+    if !lower.is_empty()
+        && ((!states && !quantity) || (lower.len() == 1 && !states && !is_in(ALONE, last)))
+    {
         return None;
     }
     match lower.as_slice() {
         [.., before, "of"] if !is_in(OF, before) || equation => return None,
         // `the sum of 6 numbers`
-        [.., "is" | "the", "sum" | "product" | "average" | "mean" | "difference", "of"]
-            if rest.ends_with(" numbers")
-                || rest.ends_with(" terms")
-                || rest.ends_with(" integers")
-                || rest.ends_with(" digits") =>
+        [
+            ..,
+            "is" | "the",
+            "sum" | "product" | "average" | "mean" | "difference",
+            "of",
+        ] if rest.ends_with(" numbers")
+            || rest.ends_with(" terms")
+            || rest.ends_with(" integers")
+            || rest.ends_with(" digits") =>
         {
             return None;
         }
@@ -459,7 +652,11 @@ fn led(text: &str) -> Option<(String, &str)> {
         // `Its square is 14`
         [.., "its" | "whose", "square" | "cube", _] => return None,
         // `up to 5`, but `adds up to 5`
-        [.., before, "up", "to"] if !before.starts_with("add") && !before.starts_with("sum") && !before.starts_with("come") => {
+        [.., before, "up", "to"]
+            if !before.starts_with("add")
+                && !before.starts_with("sum")
+                && !before.starts_with("come") =>
+        {
             return None;
         }
         ["up", "to"] | [.., "more"] | [.., "each"] => return None,
@@ -476,7 +673,9 @@ fn closed(text: &str) -> &str {
     let mut text = text;
     while let Some((before, words)) = text.rsplit_once(',') {
         let all: Vec<&str> = words.split_whitespace().collect();
-        let plain = all.iter().all(|word| CLOSING.contains(&word.to_lowercase().as_str()));
+        let plain = all
+            .iter()
+            .all(|word| CLOSING.contains(&word.to_lowercase().as_str()));
         if all.is_empty() || !plain || !before.contains(|c: char| c.is_ascii_digit() || c == '\\') {
             break;
         }
@@ -487,39 +686,60 @@ fn closed(text: &str) -> &str {
 
 /// Without where, when and for whom: `68 clips in April and May` → `68 clips`.
 fn without_circumstances(text: &str) -> &str {
-    const BEGINNINGS: [&str; 11] =
-        [" in ", " at ", " every ", " each ", " during ", " for ", " on ", " after ", " with ", " from ", " to "];
-    let quantity = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '-')) && !text.contains('=');
+    const BEGINNINGS: [&str; 11] = [
+        " in ", " at ", " every ", " each ", " during ", " for ", " on ", " after ", " with ",
+        " from ", " to ",
+    ];
+    let quantity = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '-'))
+        && !text.contains('=');
     // `$64 for 16 glasses`
     if text.starts_with(['$', '\\'])
         && let Some((value, said)) = text.split_once(" for ")
         && value.contains(|c: char| c.is_ascii_digit())
         && let Some((number, thing)) = said.split_once(' ')
         && number.bytes().all(|byte| byte.is_ascii_digit())
-        && thing
-            .split_whitespace()
-            .all(|word| word.chars().all(|c| c.is_ascii_alphabetic()) && !changes_number(word) && !matches!(word, "each" | "every"))
+        && thing.split_whitespace().all(|word| {
+            word.chars().all(|c| c.is_ascii_alphabetic())
+                && !changes_number(word)
+                && !matches!(word, "each" | "every")
+        })
     {
         return value;
     }
-    let Some(at) = BEGINNINGS.iter().filter_map(|beginning| text.find(beginning)).min().filter(|_| quantity) else { return text };
+    let Some(at) = BEGINNINGS
+        .iter()
+        .filter_map(|beginning| text.find(beginning))
+        .min()
+        .filter(|_| quantity)
+    else {
+        return text;
+    };
     let (value, said) = text.split_at_checked(at).unwrap_or((text, ""));
     let plain = said.split_whitespace().all(|word| {
         let word = word.trim_end_matches([',', '.']);
-        word.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'))
+        word.chars()
+            .all(|c| c.is_ascii_alphabetic() || matches!(c, '\'' | '’' | '-'))
             && (!changes_number(word) || matches!(word, "and" | "to"))
-            && !matches!(word, "addition" | "excess" | "all" | "case" | "red" | "debt" | "deficit" | "arrears")
+            && !matches!(
+                word,
+                "addition" | "excess" | "all" | "case" | "red" | "debt" | "deficit" | "arrears"
+            )
     });
     if plain { value } else { text }
 }
 
 /// `68 clips` of `68 clips are left`.
 fn without_predicate(text: &str) -> Option<&str> {
-    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '-')).then_some(())?;
-    [" are ", " were ", " is ", " was "].iter().find_map(|verb| {
-        let (value, said) = text.split_once(verb)?;
-        said.split_whitespace().all(|word| AFTER.contains(&word.to_lowercase().as_str())).then_some(value)
-    })
+    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | '\\' | '-'))
+        .then_some(())?;
+    [" are ", " were ", " is ", " was "]
+        .iter()
+        .find_map(|verb| {
+            let (value, said) = text.split_once(verb)?;
+            said.split_whitespace()
+                .all(|word| AFTER.contains(&word.to_lowercase().as_str()))
+                .then_some(value)
+        })
 }
 
 fn is_han(c: char) -> bool {
@@ -533,10 +753,16 @@ fn is_named(c: char) -> bool {
 
 /// A greatest or least value without where it is attained: `最大值是5，当x=2时取得`.
 fn attained_in_chinese(text: &str) -> Option<&str> {
-    let extreme = |text: &str| ["最大", "最小", "极大", "极小"].iter().any(|word| text.contains(word));
+    let extreme = |text: &str| {
+        ["最大", "最小", "极大", "极小"]
+            .iter()
+            .any(|word| text.contains(word))
+    };
     let (head, tail) = text.split_once(['，', ','])?;
     let place = |text: &str| {
-        (text.starts_with('当') || text.starts_with("此时")) && text.contains('=') && !text.contains(['不', '没', '无'])
+        (text.starts_with('当') || text.starts_with("此时"))
+            && text.contains('=')
+            && !text.contains(['不', '没', '无'])
     };
     if extreme(head) && place(tail) {
         return Some(head);
@@ -550,28 +776,47 @@ fn in_chinese(text: &str) -> Option<String> {
         return in_chinese(value);
     }
     // `解集为x>3`, `坐标是(2,3)`: what stands behind the verb is a formula.
-    let stated = text.rfind(['是', '为']).map(|at| at + '是'.len_utf8()).filter(|at| {
-        let formula = text.get(*at..).unwrap_or_default();
-        !formula.contains(is_han)
-            && formula.starts_with(|c: char| is_named(c) || matches!(c, '[' | '{'))
-            && formula.contains(['=', '<', '>', '≤', '≥', ',', '{'])
-    });
+    let stated = text
+        .rfind(['是', '为'])
+        .map(|at| at + '是'.len_utf8())
+        .filter(|at| {
+            let formula = text.get(*at..).unwrap_or_default();
+            !formula.contains(is_han)
+                && formula.starts_with(|c: char| is_named(c) || matches!(c, '[' | '{'))
+                && formula.contains(['=', '<', '>', '≤', '≥', ',', '{'])
+        });
     let figures = text.find(|c: char| c.is_ascii_digit() || matches!(c, '-' | '$' | '\\'));
     // `概率是二分之一`
-    let in_words =
-        || ['是', '为', '有', '剩', '占', '要'].iter().filter_map(|verb| text.rfind(*verb)).max().map(|at| at + '是'.len_utf8());
+    let in_words = || {
+        ['是', '为', '有', '剩', '占', '要']
+            .iter()
+            .filter_map(|verb| text.rfind(*verb))
+            .max()
+            .map(|at| at + '是'.len_utf8())
+    };
     let start = stated.or(figures).or_else(in_words)?;
     if stated.is_none() && figures.is_none() {
         chinese::in_signs(text.get(start..)?)?;
     }
     let (before, value) = text.split_at_checked(start)?;
-    let before = before.replace("半径", "").replace("大约", "约").replace("不等式", "").replace("分得", "");
+    let before = before
+        .replace("半径", "")
+        .replace("大约", "约")
+        .replace("不等式", "")
+        .replace("分得", "");
     let names = before.contains(is_named);
     let verb = before.ends_with(['是', '为']);
-    let words = before.chars().all(|c| is_han(c) || matches!(c, ',' | ':' | ' ' | '，' | '：') || (verb && is_named(c)));
+    let words = before
+        .chars()
+        .all(|c| is_han(c) || matches!(c, ',' | ':' | ' ' | '，' | '：') || (verb && is_named(c)));
     // `设x为5` only supposes it.
-    let supposes = names && before.replace("取值", "").contains(['设', '令', '当', '取', '若', '把', '将', '看', '作', '记', '原']);
-    let changes = "不没非除减加乘倍负无比至超于半或若错第分之零根号未别".chars().any(|c| before.contains(c))
+    let supposes = names
+        && before.replace("取值", "").contains([
+            '设', '令', '当', '取', '若', '把', '将', '看', '作', '记', '原',
+        ]);
+    let changes = "不没非除减加乘倍负无比至超于半或若错第分之零根号未别"
+        .chars()
+        .any(|c| before.contains(c))
         || supposes
         || before.ends_with('每')
         || before.ends_with("每隔")
@@ -617,14 +862,20 @@ fn in_chinese(text: &str) -> Option<String> {
         "向下",
         "舍去",
     ];
-    let others = OTHERS.iter().any(|other| before.contains(other)) || "亏欠损赔".chars().any(|c| before.contains(c));
+    let others = OTHERS.iter().any(|other| before.contains(other))
+        || "亏欠损赔".chars().any(|c| before.contains(c));
     if others {
         return None;
     }
     let last = before.chars().next_back()?;
     let name = before.split_once("的值").map_or("", |(name, _)| name);
-    let name = if name.len() == 1 && stated.is_none() { format!("{name} = ") } else { String::new() };
-    (words && !changes && !matches!(last, '多' | '少' | '近' | '的')).then(|| format!("{name}{value}"))
+    let name = if name.len() == 1 && stated.is_none() {
+        format!("{name} = ")
+    } else {
+        String::new()
+    };
+    (words && !changes && !matches!(last, '多' | '少' | '近' | '的'))
+        .then(|| format!("{name}{value}"))
 }
 
 #[cfg(test)]
@@ -638,7 +889,10 @@ mod tests {
             ("68, altogether.", "68"),
             ("She has 68 clips left.", "68 clips left"),
             ("There are a total of 68 clips", "68 clips"),
-            ("The area of the square is $16$ square units", "$16$ square units"),
+            (
+                "The area of the square is $16$ square units",
+                "$16$ square units",
+            ),
             ("x is 5", "x = 5"),
             ("The answer is minus 5", "-5"),
             ("68 clips are left", "68 clips"),

@@ -7,15 +7,26 @@ use crate::points::{Domain, Point, Signs};
 
 /// How many bits behind the point a constant formula must vanish to for its value to be zero.
 ///
-/// For formulas of rationals and roots this is a theorem (Burnikel, Funke, Mehlhorn, Schirra, Schmitt: A separation bound for real
-/// algebraic expressions, Algorithmica 55, 2009): with u and l bounds of numerator and denominator and D the product of the roots'
-/// degrees, a value other than zero is at least 1/(u^{D−1}·l). Transcendental functions enter it as if they were algebraic of low
-/// degree, as van der Hoeven's witness conjecture has it: no formula comes closer to zero than its size allows.
+/// For formulas of rationals and roots this is a theorem (Burnikel, Funke, Mehlhorn, Schirra,
+/// Schmitt: A separation bound for real algebraic expressions, Algorithmica 55, 2009): with u and l
+/// bounds of numerator and denominator and D the product of the roots' degrees, a value other than
+/// zero is at least 1/(u^{D−1}·l). Transcendental functions enter it as if they were algebraic of
+/// low degree, as van der Hoeven's witness conjecture has it: no formula comes closer to zero than
+/// its size allows.
 pub fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
-    let mut bound = Separation { numeric, roots: Vec::new(), degree: 1.0, order: 1 };
+    let mut bound = Separation {
+        numeric,
+        roots: Vec::new(),
+        degree: 1.0,
+        order: 1,
+    };
     let (u, l) = bound.walk(expr);
     // Sines and cosines of parts of a turn are real numbers of the field of those roots of unity.
-    let turns = if bound.order > 1 { (totient(least_common_multiple(bound.order, 4)) / 2).max(1) } else { 1 };
+    let turns = if bound.order > 1 {
+        (totient(least_common_multiple(bound.order, 4)) / 2).max(1)
+    } else {
+        1
+    };
     let degree = bound.degree * turns as f64;
     (degree - 1.0).max(0.0) * u.max(0.0) + l.max(0.0) + 64.0
 }
@@ -44,7 +55,10 @@ impl<'e> Separation<'_, 'e> {
     /// log₂ of u and l.
     fn walk(&mut self, expr: &'e Expr) -> (f64, f64) {
         match expr {
-            Expr::Number(value) => (value.numerator().bits() as f64, value.denominator().bits().saturating_sub(1) as f64),
+            Expr::Number(value) => (
+                value.numerator().bits() as f64,
+                value.denominator().bits().saturating_sub(1) as f64,
+            ),
             Expr::Sum(terms) => {
                 let mut sum: Option<(f64, f64)> = None;
                 for term in terms {
@@ -55,7 +69,8 @@ impl<'e> Separation<'_, 'e> {
             }
             Expr::Product(factors) => {
                 let all: Vec<(f64, f64)> = factors.iter().map(|factor| self.walk(factor)).collect();
-                all.into_iter().fold((0.0, 0.0), |(u, l), (fu, fl)| (u + fu, l + fl))
+                all.into_iter()
+                    .fold((0.0, 0.0), |(u, l), (fu, fl)| (u + fu, l + fl))
             }
             Expr::Quotient(above, below) => {
                 let ((au, al), (bu, bl)) = (self.walk(above), self.walk(below));
@@ -71,8 +86,16 @@ impl<'e> Separation<'_, 'e> {
                 match constant_rational(exponent) {
                     Some(exponent) => {
                         let below = exponent.denominator().bits() as f64;
-                        let degree = exponent.denominator().to_string().parse().unwrap_or(f64::MAX);
-                        let times = exponent.numerator().to_string().parse::<f64>().unwrap_or(f64::MAX);
+                        let degree = exponent
+                            .denominator()
+                            .to_string()
+                            .parse()
+                            .unwrap_or(f64::MAX);
+                        let times = exponent
+                            .numerator()
+                            .to_string()
+                            .parse::<f64>()
+                            .unwrap_or(f64::MAX);
                         let (u, l) = if below > 1.0 {
                             self.once(expr, degree);
                             rooted(u, l, degree)
@@ -85,11 +108,13 @@ impl<'e> Separation<'_, 'e> {
                     None => {
                         let (eu, el) = self.walk(exponent);
                         self.once(expr, 2.0);
-                        let size = self
-                            .numeric
-                            .value(expr)
-                            .map_or(f64::MAX, |value| value.re.magnitude().max(value.im.magnitude()) as f64);
-                        (u + eu + 16.0 + size.max(0.0), l + el + 16.0 + (-size).max(0.0))
+                        let size = self.numeric.value(expr).map_or(f64::MAX, |value| {
+                            value.re.magnitude().max(value.im.magnitude()) as f64
+                        });
+                        (
+                            u + eu + 16.0 + size.max(0.0),
+                            l + el + 16.0 + (-size).max(0.0),
+                        )
                     }
                 }
             }
@@ -99,47 +124,82 @@ impl<'e> Separation<'_, 'e> {
             }
             Expr::Pi | Expr::Euler => (6.0, 4.0),
             Expr::Call(
-                Function::Factorial | Function::Binomial | Function::Floor | Function::Ceiling | Function::Gcd | Function::Lcm,
+                Function::Factorial
+                | Function::Binomial
+                | Function::Floor
+                | Function::Ceiling
+                | Function::Gcd
+                | Function::Lcm,
                 arguments,
             ) => {
-                let sizes: Vec<(f64, f64)> = arguments.iter().map(|argument| self.walk(argument)).collect();
+                let sizes: Vec<(f64, f64)> = arguments
+                    .iter()
+                    .map(|argument| self.walk(argument))
+                    .collect();
                 let u: f64 = sizes.iter().map(|size| size.0).sum();
                 (2f64.powf(u.min(12.0)) * u.max(1.0), 0.0)
             }
             Expr::Call(function, arguments) => {
                 let trigonometric = matches!(
                     function,
-                    Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc
+                    Function::Sin
+                        | Function::Cos
+                        | Function::Tan
+                        | Function::Cot
+                        | Function::Sec
+                        | Function::Csc
                 );
                 if trigonometric && let Some(order) = arguments.first().and_then(turn_order) {
                     self.order = least_common_multiple(self.order, order);
                     return (2.0, 2.0);
                 }
-                let sizes: Vec<(f64, f64)> = arguments.iter().map(|argument| self.walk(argument)).collect();
-                let (u, l) = sizes.into_iter().fold((0.0, 0.0), |(u, l), (au, al)| (u + au, l + al));
+                let sizes: Vec<(f64, f64)> = arguments
+                    .iter()
+                    .map(|argument| self.walk(argument))
+                    .collect();
+                let (u, l) = sizes
+                    .into_iter()
+                    .fold((0.0, 0.0), |(u, l), (au, al)| (u + au, l + al));
                 if *function != Function::Absolute {
                     self.once(expr, 2.0);
                 }
                 (u + 8.0, l + 8.0)
             }
             other => {
-                let sizes: Vec<(f64, f64)> = other.children().into_iter().map(|child| self.walk(child)).collect();
-                sizes.into_iter().fold((0.0, 8.0), |(u, l), (au, al)| (u + au, l + al))
+                let sizes: Vec<(f64, f64)> = other
+                    .children()
+                    .into_iter()
+                    .map(|child| self.walk(child))
+                    .collect();
+                sizes
+                    .into_iter()
+                    .fold((0.0, 8.0), |(u, l), (au, al)| (u + au, l + al))
             }
         }
     }
 }
 
 fn rooted(u: f64, l: f64, degree: f64) -> (f64, f64) {
-    if u >= l { ((u + (degree - 1.0) * l) / degree, l) } else { (u, ((degree - 1.0) * u + l) / degree) }
+    if u >= l {
+        ((u + (degree - 1.0) * l) / degree, l)
+    } else {
+        (u, ((degree - 1.0) * u + l) / degree)
+    }
 }
 
 /// The order of e^{iθ} as a root of unity, when θ is a rational part of a turn.
 fn turn_order(angle: &Expr) -> Option<u64> {
     let turns = Expr::Quotient(Box::new(radians(angle)), Box::new(Expr::Pi));
     // With any value for π, a rational multiple of it divided by it is that rational.
-    let values = [1, 2].map(|seed| Point::new(seed, Domain::Any, Signs::Positive).value(&turns).ok().and_then(|v| v.to_rational()));
-    let [Some(first), Some(second)] = values else { return None };
+    let values = [1, 2].map(|seed| {
+        Point::new(seed, Domain::Any, Signs::Positive)
+            .value(&turns)
+            .ok()
+            .and_then(|v| v.to_rational())
+    });
+    let [Some(first), Some(second)] = values else {
+        return None;
+    };
     let below = u64::try_from(first.denominator()).ok()?;
     (first == second && turns.symbols().is_empty() && below < 10_000).then_some(2 * below)
 }
@@ -157,7 +217,11 @@ fn totient(value: u64) -> u64 {
         prime += 1;
     }
     // What is left over is prime, or counted as if it were: a bound from above.
-    if left > 1 { found / left * (left - 1) } else { found }
+    if left > 1 {
+        found / left * (left - 1)
+    } else {
+        found
+    }
 }
 
 fn least_common_multiple(a: u64, b: u64) -> u64 {

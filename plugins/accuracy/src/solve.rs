@@ -1,6 +1,7 @@
-//! Inequalities in one variable → the set of reals that solves them. Absolute values by cases; then linear ones with any constants, and
-//! rational functions with rational coefficients by the signs between their roots ([`crate::polynomial`]); roots, powers and logarithms
-//! of the variable by what they are the inverse of ([`crate::inverse`]).
+//! Inequalities in one variable → the set of reals that solves them. Absolute values by cases; then
+//! linear ones with any constants, and rational functions with rational coefficients by the signs
+//! between their roots ([`crate::polynomial`]); roots, powers and logarithms of the variable by
+//! what they are the inverse of ([`crate::inverse`]).
 
 use crate::equal::{Judge, infinite};
 use crate::expression::{Expr, Function};
@@ -11,12 +12,15 @@ use crate::polynomial::{Fraction, Zero};
 use crate::real_set::{End, Piece, RealSet, UNBOUNDED};
 use std::cmp::Ordering;
 
-/// Absolute values of one inequality, each of which doubles the cases, and roots and the like, undone one after the other.
+/// Absolute values of one inequality, each of which doubles the cases, and roots and the like,
+/// undone one after the other.
 const STEPS_MAX: u32 = 3;
 
 /// What a condition is about: its only variable, or the formula that stands against constants.
 pub fn subject(expr: &Expr) -> Option<Expr> {
-    let Expr::Relations(sides, _) = expr else { return None };
+    let Expr::Relations(sides, _) = expr else {
+        return None;
+    };
     if let [name] = expr.symbols().as_slice() {
         return Some(Expr::Symbol(name.clone()));
     }
@@ -40,7 +44,13 @@ pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Optio
     Some((variable, set))
 }
 
-fn solution(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variable: &Expr) -> Option<RealSet> {
+fn solution(
+    judge: &Judge,
+    left: &Expr,
+    relation: Relation,
+    right: &Expr,
+    variable: &Expr,
+) -> Option<RealSet> {
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
     if left == variable && constant(right) {
         return half_line(relation, right.clone());
@@ -48,13 +58,25 @@ fn solution(judge: &Judge, left: &Expr, relation: Relation, right: &Expr, variab
     if right == variable && constant(left) {
         return half_line(mirrored(relation), left.clone());
     }
-    let Expr::Symbol(name) = variable else { return None };
+    let Expr::Symbol(name) = variable else {
+        return None;
+    };
     let difference = left.clone().minus(right.clone());
-    if difference.is_scalar() { compared_with_zero(judge, &difference, relation, name, STEPS_MAX) } else { None }
+    if difference.is_scalar() {
+        compared_with_zero(judge, &difference, relation, name, STEPS_MAX)
+    } else {
+        None
+    }
 }
 
 /// Where a formula of one variable is above zero, below, and so on.
-pub fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, variable: &str, steps: u32) -> Option<RealSet> {
+pub fn compared_with_zero(
+    judge: &Judge,
+    formula: &Expr,
+    relation: Relation,
+    variable: &str,
+    steps: u32,
+) -> Option<RealSet> {
     if matches!(relation, Relation::Approximately | Relation::Member) {
         return None;
     }
@@ -62,7 +84,16 @@ pub fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, var
         let steps = steps.checked_sub(1)?;
         let case = |sign: Relation, value: Expr| {
             let here = compared_with_zero(judge, inner, sign, variable, steps)?;
-            here.intersection(&compared_with_zero(judge, &replaced(formula, inner, &value), relation, variable, steps)?, judge)
+            here.intersection(
+                &compared_with_zero(
+                    judge,
+                    &replaced(formula, inner, &value),
+                    relation,
+                    variable,
+                    steps,
+                )?,
+                judge,
+            )
         };
         let above = case(Relation::GreaterOrEqual, inner.clone())?;
         return above.union(case(Relation::Less, inner.clone().negate())?, judge);
@@ -79,9 +110,20 @@ pub fn compared_with_zero(judge: &Judge, formula: &Expr, relation: Relation, var
     match judge.sign(&slope)? {
         Ordering::Equal => {
             let holds = holds(judge.sign(&constant)?, relation);
-            Some(if holds { RealSet::all() } else { RealSet::nothing() })
+            Some(if holds {
+                RealSet::all()
+            } else {
+                RealSet::nothing()
+            })
         }
-        sign => half_line(if sign == Ordering::Less { mirrored(relation) } else { relation }, constant.negate().over(slope)),
+        sign => half_line(
+            if sign == Ordering::Less {
+                mirrored(relation)
+            } else {
+                relation
+            },
+            constant.negate().over(slope),
+        ),
     }
 }
 
@@ -100,7 +142,9 @@ fn absolute(formula: &Expr) -> Option<&Expr> {
 /// The formula with `|inner|` replaced.
 fn replaced(formula: &Expr, inner: &Expr, value: &Expr) -> Expr {
     match formula {
-        Expr::Call(Function::Absolute, arguments) if arguments.first() == Some(inner) => value.clone(),
+        Expr::Call(Function::Absolute, arguments) if arguments.first() == Some(inner) => {
+            value.clone()
+        }
         other => other.map(&mut |child| replaced(child, inner, value)),
     }
 }
@@ -117,18 +161,33 @@ fn holds(sign: Ordering, relation: Relation) -> bool {
     }
 }
 
-/// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order: the sign turns at each of odd order.
-fn between(judge: &Judge, (last_sign, zeros): (Ordering, Vec<Zero>), relation: Relation) -> Option<RealSet> {
+/// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order:
+/// the sign turns at each of odd order.
+fn between(
+    judge: &Judge,
+    (last_sign, zeros): (Ordering, Vec<Zero>),
+    relation: Relation,
+) -> Option<RealSet> {
     if last_sign == Ordering::Equal {
-        return Some(if holds(last_sign, relation) { RealSet::all() } else { RealSet::nothing() });
+        return Some(if holds(last_sign, relation) {
+            RealSet::all()
+        } else {
+            RealSet::nothing()
+        });
     }
     let mut pieces = Vec::new();
     let mut sign = last_sign;
     let mut high = UNBOUNDED;
     for zero in zeros.into_iter().rev() {
-        let end = End { value: Some(zero.at.clone()), closed: false };
+        let end = End {
+            value: Some(zero.at.clone()),
+            closed: false,
+        };
         if holds(sign, relation) {
-            pieces.push(Piece { low: end.clone(), high });
+            pieces.push(Piece {
+                low: end.clone(),
+                high,
+            });
         }
         // At a pole it has no value.
         if !zero.pole && holds(Ordering::Equal, relation) {
@@ -140,7 +199,10 @@ fn between(judge: &Judge, (last_sign, zeros): (Ordering, Vec<Zero>), relation: R
         high = end;
     }
     if holds(sign, relation) {
-        pieces.push(Piece { low: UNBOUNDED, high });
+        pieces.push(Piece {
+            low: UNBOUNDED,
+            high,
+        });
     }
     pieces.reverse();
     RealSet { pieces }.ordered(judge)
@@ -156,8 +218,13 @@ fn half_line(relation: Relation, value: Expr) -> Option<RealSet> {
         };
         return holds.then(RealSet::all);
     }
-    let end = |closed| End { value: Some(value.clone()), closed };
-    let piece = |low, high| RealSet { pieces: vec![Piece { low, high }] };
+    let end = |closed| End {
+        value: Some(value.clone()),
+        closed,
+    };
+    let piece = |low, high| RealSet {
+        pieces: vec![Piece { low, high }],
+    };
     Some(match relation {
         Relation::Less => piece(UNBOUNDED, end(false)),
         Relation::LessOrEqual => piece(UNBOUNDED, end(true)),

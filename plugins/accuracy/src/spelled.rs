@@ -1,4 +1,5 @@
-//! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `two and a half`; [`chinese`] whole numbers.
+//! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `two and a half`;
+//! [`chinese`] whole numbers.
 
 use crate::qualifier;
 use crate::text::FONTS;
@@ -14,14 +15,18 @@ pub fn is_word(word: &str) -> bool {
     number_words::is_whole(word) || word == "half"
 }
 
-/// The numeral for a text that is a number in words, whole, be it in a `\text{…}`; `None` for any other.
+/// The numeral for a text that is a number in words, whole, be it in a `\text{…}`; `None` for any
+/// other.
 pub fn numeral(text: &str) -> Option<String> {
     let text = undressed(text.trim());
     if text.len() > BYTES_MAX || text.is_empty() {
         return None;
     }
     let lower = text.to_ascii_lowercase();
-    let mut words: Vec<&str> = lower.split(|c: char| c.is_whitespace() || c == '-').filter(|word| !word.is_empty()).collect();
+    let mut words: Vec<&str> = lower
+        .split(|c: char| c.is_whitespace() || c == '-')
+        .filter(|word| !word.is_empty())
+        .collect();
     if words.len() > WORDS_MAX {
         return None;
     }
@@ -38,10 +43,15 @@ pub fn numeral(text: &str) -> Option<String> {
     words.truncate(words.len() - percent);
     let value = match words.as_slice() {
         // `3 and a half`
-        [whole, "and", part @ ..] if whole.bytes().all(|byte| byte.is_ascii_digit()) => format!("{whole} {}", fraction(part)?),
+        [whole, "and", part @ ..] if whole.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{whole} {}", fraction(part)?)
+        }
         words => positive(words)?,
     };
-    Some(format!("{sign}{value}{}", if percent > 0 { "\\%" } else { "" }))
+    Some(format!(
+        "{sign}{value}{}",
+        if percent > 0 { "\\%" } else { "" }
+    ))
 }
 
 /// `three quarters`, `two and a half`, `three point one four`, `twenty-five`.
@@ -50,13 +60,22 @@ fn positive(words: &[&str]) -> Option<String> {
         return Some(found);
     }
     if let Some(at) = words.iter().rposition(|word| *word == "and")
-        && let (Some(whole), Some(part)) = (cardinal(words.get(..at)?), words.get(at + 1..).and_then(fraction))
+        && let (Some(whole), Some(part)) = (
+            cardinal(words.get(..at)?),
+            words.get(at + 1..).and_then(fraction),
+        )
     {
         return Some(format!("{whole} {part}"));
     }
     if let Some(at) = words.iter().position(|word| *word == "point") {
-        let digits = words.get(at + 1..)?.iter().map(|word| small(word).filter(|digit| *digit < 10).map(|digit| digit.to_string()));
-        let digits = digits.collect::<Option<String>>().filter(|digits| !digits.is_empty())?;
+        let digits = words.get(at + 1..)?.iter().map(|word| {
+            small(word)
+                .filter(|digit| *digit < 10)
+                .map(|digit| digit.to_string())
+        });
+        let digits = digits
+            .collect::<Option<String>>()
+            .filter(|digits| !digits.is_empty())?;
         return Some(format!("{}.{digits}", cardinal(words.get(..at)?)?));
     }
     cardinal(words).map(|value| value.to_string())
@@ -65,17 +84,26 @@ fn positive(words: &[&str]) -> Option<String> {
 /// `half`, `three quarters`.
 fn fraction(words: &[&str]) -> Option<String> {
     let (last, above) = words.split_last()?;
-    let part = if *last == "halves" { "half" } else { last.strip_suffix('s').unwrap_or(last) };
+    let part = if *last == "halves" {
+        "half"
+    } else {
+        last.strip_suffix('s').unwrap_or(last)
+    };
     let below = number_words::parts_in_one(part)?;
     let one = matches!(above, ["a" | "an"]) || (above.is_empty() && *last == "half");
     let above = if one { 1 } else { cardinal(above)? };
     Some(format!("{above}/{below}"))
 }
 
-/// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` → `25\text{ dollars}`; `half a dozen`, `a million`.
+/// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` →
+/// `25\text{ dollars}`; `half a dozen`, `a million`.
 pub fn quantity(text: &str) -> Option<String> {
     let text = undressed(text.trim());
-    if text.len() > BYTES_MAX || !text.chars().all(|c| c.is_ascii_alphanumeric() || c == ' ' || c == '-') {
+    if text.len() > BYTES_MAX
+        || !text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == ' ' || c == '-')
+    {
         return None;
     }
     // Of a known unit, or scaled: in `three blind mice` nothing is counted for sure.
@@ -89,9 +117,16 @@ pub fn quantity(text: &str) -> Option<String> {
         known.then(|| format!("{number}\\text{{ {}}}", unit.trim()))
     };
     let lower = text.to_ascii_lowercase();
-    for (lead, number) in [("half a ", "0.5"), ("half an ", "0.5"), ("a ", "1"), ("an ", "1")] {
+    for (lead, number) in [
+        ("half a ", "0.5"),
+        ("half an ", "0.5"),
+        ("a ", "1"),
+        ("an ", "1"),
+    ] {
         if lower.starts_with(lead)
-            && let Some(found) = text.get(lead.len()..).and_then(|unit| of_unit(number, unit))
+            && let Some(found) = text
+                .get(lead.len()..)
+                .and_then(|unit| of_unit(number, unit))
         {
             return Some(found);
         }
@@ -100,15 +135,24 @@ pub fn quantity(text: &str) -> Option<String> {
         let (end, _) = text.match_indices(' ').nth(count - 1)?;
         let (number, unit) = text.split_at_checked(end)?;
         // `eighteen hundred thousand` is no number in words.
-        let scaled = unit.split_whitespace().next().is_some_and(|word| is_word(&word.to_ascii_lowercase()));
+        let scaled = unit
+            .split_whitespace()
+            .next()
+            .is_some_and(|word| is_word(&word.to_ascii_lowercase()));
         of_unit(&numeral(number)?, unit).filter(|_| !scaled)
     })
 }
 
 /// Without one `\text{…}`.
 pub fn undressed(text: &str) -> &str {
-    let inside = FONTS.iter().find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
-    inside.filter(|inside| !inside.contains(['{', '}'])).unwrap_or(text).trim().trim_end_matches('.')
+    let inside = FONTS
+        .iter()
+        .find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
+    inside
+        .filter(|inside| !inside.contains(['{', '}']))
+        .unwrap_or(text)
+        .trim()
+        .trim_end_matches('.')
 }
 
 /// `one thousand two hundred and thirty-four`: scales fall from left to right.
@@ -117,10 +161,15 @@ fn cardinal(words: &[&str]) -> Option<u64> {
     let mut limit = u64::MAX;
     let mut rest = words;
     loop {
-        let end = rest.iter().position(|word| SCALES.iter().any(|(name, _)| name == word));
+        let end = rest
+            .iter()
+            .position(|word| SCALES.iter().any(|(name, _)| name == word));
         let (group, scale, after) = match end {
             Some(at) => {
-                let scale = SCALES.iter().find(|(name, _)| rest.get(at) == Some(name))?.1;
+                let scale = SCALES
+                    .iter()
+                    .find(|(name, _)| rest.get(at) == Some(name))?
+                    .1;
                 (rest.get(..at)?, scale, rest.get(at + 1..)?)
             }
             None => (rest, 1, Default::default()),
@@ -146,7 +195,12 @@ fn below_thousand(words: &[&str], follows: bool) -> Option<u64> {
     let mut rest = words;
     let mut value = 0;
     if let [hundreds, "hundred", after @ ..] = rest {
-        value = 100 * if *hundreds == "a" { 1 } else { small(hundreds).filter(|n| (1..=9).contains(n))? };
+        value = 100
+            * if *hundreds == "a" {
+                1
+            } else {
+                small(hundreds).filter(|n| (1..=9).contains(n))?
+            };
         rest = after;
         if rest.is_empty() {
             return Some(value);
@@ -157,17 +211,28 @@ fn below_thousand(words: &[&str], follows: bool) -> Option<u64> {
     {
         rest = after;
     }
-    let ten = |word: &str| TENS.iter().position(|name| *name == word).map(|at| 10 * (at as u64 + 2));
+    let ten = |word: &str| {
+        TENS.iter()
+            .position(|name| *name == word)
+            .map(|at| 10 * (at as u64 + 2))
+    };
     let tail = match rest {
         [one] => small(one).or_else(|| ten(one))?,
         [tens, ones] => ten(tens)? + small(ones).filter(|n| (1..=9).contains(n))?,
         _ => return None,
     };
-    if tail == 0 && value > 0 { None } else { Some(value + tail) }
+    if tail == 0 && value > 0 {
+        None
+    } else {
+        Some(value + tail)
+    }
 }
 
 fn small(word: &str) -> Option<u64> {
-    SMALL.iter().position(|name| *name == word).map(|at| at as u64)
+    SMALL
+        .iter()
+        .position(|name| *name == word)
+        .map(|at| at as u64)
 }
 
 /// `三`, `二十五`, `一百零三`, `两万`, `一亿二千万`.
@@ -181,7 +246,11 @@ pub fn chinese(text: &str) -> Option<u64> {
     for (name, size) in [('亿', 100_000_000), ('万', 10_000)] {
         if let Some((above, below)) = text.split_once(name) {
             let above = chinese(above).filter(|above| *above > 0)?;
-            let mut rest = if below.is_empty() { 0 } else { chinese(below).filter(|below| *below < size)? };
+            let mut rest = if below.is_empty() {
+                0
+            } else {
+                chinese(below).filter(|below| *below < size)?
+            };
             // `三万五` is 35,000, `三万零五` is 30,005.
             if (1..10).contains(&rest) && below.chars().count() == 1 {
                 rest *= size / 10;
@@ -193,7 +262,14 @@ pub fn chinese(text: &str) -> Option<u64> {
     let mut zero = false;
     let mut unit_before = u64::MAX;
     for c in text.chars() {
-        let value = if c == '两' { Some(2) } else { DIGITS.iter().position(|known| *known == c).map(|at| at as u64) };
+        let value = if c == '两' {
+            Some(2)
+        } else {
+            DIGITS
+                .iter()
+                .position(|known| *known == c)
+                .map(|at| at as u64)
+        };
         if let Some(value) = value {
             if digit.is_some_and(|before| before != 0) {
                 return None;

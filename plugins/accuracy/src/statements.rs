@@ -49,22 +49,28 @@ pub enum Statement<'t> {
         sides: (&'t str, &'t str),
     },
     /// `\exists bound, said`.
-    Exists {
-        bound: &'t str,
-        said: &'t str,
-    },
+    Exists { bound: &'t str, said: &'t str },
 }
 
 impl<'t> Statement<'t> {
     /// The statement that a text is, whole; `None` for one that has no such sign, or several.
     pub fn read(text: &'t str) -> Option<Statement<'t>> {
-        if let Some(rest) = text.strip_prefix("\\exists").or_else(|| text.strip_prefix('∃')) {
+        if let Some(rest) = text
+            .strip_prefix("\\exists")
+            .or_else(|| text.strip_prefix('∃'))
+        {
             let (bound, said) = rest.split_once([',', ':'])?;
-            return Some(Statement::Exists { bound: bound.trim(), said: said.trim() });
+            return Some(Statement::Exists {
+                bound: bound.trim(),
+                said: said.trim(),
+            });
         }
         let (at, (written, sign, symmetric)) = sign_of(text)?;
         let (before, behind) = (text.get(..at)?, text.get(at + written.len()..)?);
-        if sign_of(behind).is_some() || behind.contains(['=', ',', '<', '>']) || before.contains(['=', ',', '<', '>']) {
+        if sign_of(behind).is_some()
+            || behind.contains(['=', ',', '<', '>'])
+            || before.contains(['=', ',', '<', '>'])
+        {
             return None;
         }
         let (left, not) = match before.trim_end().strip_suffix("\\not") {
@@ -85,12 +91,29 @@ impl<'t> Statement<'t> {
     }
 
     /// Whether two say the same, where sides and what is said are compared so.
-    pub fn same(&self, other: &Statement, side: impl Fn(&str, &str) -> bool, said: impl Fn(&str, &str) -> bool) -> bool {
-        let written = |a: &str, b: &str| a.split_whitespace().eq(b.split_whitespace()) || squeezed(a) == squeezed(b);
+    pub fn same(
+        &self,
+        other: &Statement,
+        side: impl Fn(&str, &str) -> bool,
+        said: impl Fn(&str, &str) -> bool,
+    ) -> bool {
+        let written = |a: &str, b: &str| {
+            a.split_whitespace().eq(b.split_whitespace()) || squeezed(a) == squeezed(b)
+        };
         match (self, other) {
             (
-                Statement::Relation { name, denied, symmetric, sides: (left, right) },
-                Statement::Relation { name: other_name, denied: other_denied, sides: (other_left, other_right), .. },
+                Statement::Relation {
+                    name,
+                    denied,
+                    symmetric,
+                    sides: (left, right),
+                },
+                Statement::Relation {
+                    name: other_name,
+                    denied: other_denied,
+                    sides: (other_left, other_right),
+                    ..
+                },
             ) => {
                 let same = |a: &str, b: &str| written(a, b) || (*name != "congruent" && side(a, b));
                 name == other_name
@@ -98,9 +121,13 @@ impl<'t> Statement<'t> {
                     && ((same(left, other_left) && same(right, other_right))
                         || (*symmetric && same(left, other_right) && same(right, other_left)))
             }
-            (Statement::Exists { bound, said: own }, Statement::Exists { bound: other_bound, said: other }) => {
-                written(bound, other_bound) && (written(own, other) || said(own, other))
-            }
+            (
+                Statement::Exists { bound, said: own },
+                Statement::Exists {
+                    bound: other_bound,
+                    said: other,
+                },
+            ) => written(bound, other_bound) && (written(own, other) || said(own, other)),
             _ => false,
         }
     }
@@ -116,8 +143,9 @@ fn sign_of(text: &str) -> Option<(usize, &'static (&'static str, Sign, bool))> {
             '\\' | '|' | '∣' | '⊥' | '∥' | '≅' | '⊆' | '⊂' if depth == 0 => {
                 let rest = text.get(at..)?;
                 let whole = |sign: &str| {
-                    rest.strip_prefix(sign)
-                        .is_some_and(|behind| c != '\\' || !behind.starts_with(|c: char| c.is_ascii_alphabetic()))
+                    rest.strip_prefix(sign).is_some_and(|behind| {
+                        c != '\\' || !behind.starts_with(|c: char| c.is_ascii_alphabetic())
+                    })
                 };
                 if let Some(found) = SIGNS.iter().find(|(sign, ..)| whole(sign)) {
                     return Some((at, found));
@@ -138,7 +166,9 @@ mod tests {
     use super::Statement;
 
     fn same(a: &str, b: &str) -> bool {
-        let (Some(a), Some(b)) = (Statement::read(a), Statement::read(b)) else { return false };
+        let (Some(a), Some(b)) = (Statement::read(a), Statement::read(b)) else {
+            return false;
+        };
         a.same(&b, |_, _| false, |_, _| false)
     }
 
@@ -149,7 +179,10 @@ mod tests {
             (r"a\mid b", "a | b"),
             (r"A\subset B", r"B \supset A"),
             (r"a \not\mid b", r"a\nmid b"),
-            (r"\exists x\in\mathbb{R},x^2\le0", r"\exists x \in \mathbb{R}, x^2\le 0"),
+            (
+                r"\exists x\in\mathbb{R},x^2\le0",
+                r"\exists x \in \mathbb{R}, x^2\le 0",
+            ),
         ] {
             assert!(same(a, b), "{a} and {b}");
         }
@@ -158,7 +191,10 @@ mod tests {
             (r"a\mid b", r"a\nmid b"),
             (r"A\subset B", r"B\subset A"),
             (r"AB\perp CD", r"AB\parallel CD"),
-            (r"\triangle ABC\cong\triangle DEF", r"\triangle ACB\cong\triangle DEF"),
+            (
+                r"\triangle ABC\cong\triangle DEF",
+                r"\triangle ACB\cong\triangle DEF",
+            ),
         ] {
             assert!(!same(a, b), "{a} and {b}");
         }

@@ -1,5 +1,6 @@
-//! Step functions: formulas with ⌊ ⌋ and ⌈ ⌉ differ at single points, where what they round is a whole number. Those points are looked at,
-//! and both sides of them; what repeats itself is looked at for a whole period, which decides.
+//! Step functions: formulas with ⌊ ⌋ and ⌈ ⌉ differ at single points, where what they round is a
+//! whole number. Those points are looked at, and both sides of them; what repeats itself is looked
+//! at for a whole period, which decides.
 
 use crate::equal::{Judge, Verdict};
 use crate::expression::{Expr, Function};
@@ -43,7 +44,8 @@ struct Rounded {
     nested: bool,
 }
 
-/// Where two formulas that jump differ: at whole numbers of what they round, between those, for a whole period.
+/// Where two formulas that jump differ: at whole numbers of what they round, between those, for a
+/// whole period.
 pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
     let names = {
         let mut names = a.symbols();
@@ -52,18 +54,37 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
         names.dedup();
         names
     };
-    let Some(parts) = all_rounded(a, b) else { return sampled(judge, a, b, &names) };
+    let Some(parts) = all_rounded(a, b) else {
+        return sampled(judge, a, b, &names);
+    };
     // A whole number is not rounded: where a letter alone is, it stands for any number.
     let custom = |name: &String| WHOLE.contains(&name.as_str());
     let useless = |part: &Rounded| {
         let whole = part.form.0.iter().all(|term| term.times.to_i64().is_some());
-        !part.nested && whole && part.form.is_polynomial() && part.form.expr().symbols().iter().all(custom)
+        !part.nested
+            && whole
+            && part.form.is_polynomial()
+            && part.form.expr().symbols().iter().all(custom)
     };
-    let any: Vec<String> = parts.iter().filter(|part| useless(part)).flat_map(|part| part.form.expr().symbols()).collect();
-    let letters: Vec<Letter> =
-        names.iter().map(|name| Letter { name: name.clone(), whole: custom(name) && !any.contains(name) }).collect();
-    let degree =
-        degree(a).and_then(|x| Some((x, degree(b)?))).map(|(x, y)| if divides(a) || divides(b) { x + y } else { x.max(y) });
+    let any: Vec<String> = parts
+        .iter()
+        .filter(|part| useless(part))
+        .flat_map(|part| part.form.expr().symbols())
+        .collect();
+    let letters: Vec<Letter> = names
+        .iter()
+        .map(|name| Letter {
+            name: name.clone(),
+            whole: custom(name) && !any.contains(name),
+        })
+        .collect();
+    let degree = degree(a).and_then(|x| Some((x, degree(b)?))).map(|(x, y)| {
+        if divides(a) || divides(b) {
+            x + y
+        } else {
+            x.max(y)
+        }
+    });
     let degree = degree.filter(|degree| *degree <= DEGREE_MAX);
     // What bends outside, or grows in no known way, is no more than sampled.
     if degree.is_none() && (bends(a) || bends(b) || letters.iter().any(|letter| !letter.whole)) {
@@ -76,7 +97,9 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
             None => return sampled(judge, a, b, &names),
         }
     }
-    let count = places.iter().fold(1usize, |count, found| count.saturating_mul(found.len()));
+    let count = places
+        .iter()
+        .fold(1usize, |count, found| count.saturating_mul(found.len()));
     if count > POINTS_MAX {
         return sampled(judge, a, b, &names);
     }
@@ -97,11 +120,21 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
 
 /// At one point. Where one of them has no value, they do not differ.
 fn at_point(judge: &Judge, a: &Expr, b: &Expr, names: &[String], point: &[Rational]) -> Verdict {
-    let place = |name: &str| names.iter().position(|known| known == name).and_then(|at| point.get(at)).cloned().map(Expr::Number);
+    let place = |name: &str| {
+        names
+            .iter()
+            .position(|known| known == name)
+            .and_then(|at| point.get(at))
+            .cloned()
+            .map(Expr::Number)
+    };
     let (x, y) = (a.substitute(&place), b.substitute(&place));
     let exact = Point::new(0, Domain::Any, Signs::Positive);
     let plain = |expr: &Expr| {
-        !expr.any(&|e| matches!(e, Expr::Pi | Expr::Euler) || matches!(e, Expr::Call(function, _) if function.is_transcendental()))
+        !expr.any(&|e| {
+            matches!(e, Expr::Pi | Expr::Euler)
+                || matches!(e, Expr::Call(function, _) if function.is_transcendental())
+        })
     };
     if plain(&x) && plain(&y) {
         let values = (exact.value(&x), exact.value(&y));
@@ -134,9 +167,14 @@ fn all_rounded(a: &Expr, b: &Expr) -> Option<Vec<Rounded>> {
         if let Some(inside) = rounded(expr)
             && !inside.symbols().is_empty()
         {
-            found.push(Rounded { form: normal.sum(inside)?, nested: jumps(inside) });
+            found.push(Rounded {
+                form: normal.sum(inside)?,
+                nested: jumps(inside),
+            });
         }
-        expr.children().into_iter().try_for_each(|child| collect(normal, child, found))
+        expr.children()
+            .into_iter()
+            .try_for_each(|child| collect(normal, child, found))
     }
     let normal = Normal::of(a, b);
     let mut found = Vec::new();
@@ -145,28 +183,34 @@ fn all_rounded(a: &Expr, b: &Expr) -> Option<Vec<Rounded>> {
     Some(found)
 }
 
-/// The degree of a formula in its letters, of numerator and denominator together, what it rounds taken for what is rounded; `None` for
-/// what is no rational function of those.
+/// The degree of a formula in its letters, of numerator and denominator together, what it rounds
+/// taken for what is rounded; `None` for what is no rational function of those.
 fn degree(expr: &Expr) -> Option<u32> {
     match expr {
         Expr::Number(_) | Expr::Pi | Expr::Euler => Some(0),
         Expr::Symbol(_) => Some(1),
-        Expr::Sum(all) => all.iter().try_fold(0, |most, part| Some(degree(part)?.max(most))),
-        Expr::Product(all) => all.iter().try_fold(0u32, |sum, part| Some(sum + degree(part)?)),
+        Expr::Sum(all) => all
+            .iter()
+            .try_fold(0, |most, part| Some(degree(part)?.max(most))),
+        Expr::Product(all) => all
+            .iter()
+            .try_fold(0u32, |sum, part| Some(sum + degree(part)?)),
         Expr::Quotient(above, below) => Some(degree(above)? + degree(below)?),
-        Expr::Power(base, exponent) => match constant_rational(exponent).and_then(|exponent| exponent.to_i64()) {
-            Some(times @ -6..=6) => Some(degree(base)? * u32::try_from(times.abs()).ok()?),
-            // (−1)ⁿ
-            _ if **base == number(-1)
-                && !exponent.any(&|e| {
-                    matches!(e, Expr::Quotient(..) | Expr::Percent(_) | Expr::Call(..))
-                        || matches!(e, Expr::Number(value) if value.to_i64().is_none())
-                }) =>
-            {
-                Some(0)
+        Expr::Power(base, exponent) => {
+            match constant_rational(exponent).and_then(|exponent| exponent.to_i64()) {
+                Some(times @ -6..=6) => Some(degree(base)? * u32::try_from(times.abs()).ok()?),
+                // (−1)ⁿ
+                _ if **base == number(-1)
+                    && !exponent.any(&|e| {
+                        matches!(e, Expr::Quotient(..) | Expr::Percent(_) | Expr::Call(..))
+                            || matches!(e, Expr::Number(value) if value.to_i64().is_none())
+                    }) =>
+                {
+                    Some(0)
+                }
+                _ => None,
             }
-            _ => None,
-        },
+        }
         Expr::Call(Function::Floor | Function::Ceiling, inside) => degree(inside.first()?),
         _ => None,
     }
@@ -176,7 +220,9 @@ fn degree(expr: &Expr) -> Option<u32> {
 fn divides(expr: &Expr) -> bool {
     expr.any(&|e| match e {
         Expr::Quotient(_, below) => !below.symbols().is_empty(),
-        Expr::Power(_, exponent) => constant_rational(exponent).is_some_and(|exponent| exponent.is_negative()),
+        Expr::Power(_, exponent) => {
+            constant_rational(exponent).is_some_and(|exponent| exponent.is_negative())
+        }
         _ => false,
     })
 }
@@ -186,12 +232,19 @@ fn least_common_multiple(a: i64, b: i64) -> Option<i64> {
     while y != 0 {
         (x, y) = (y, x % y);
     }
-    (a / x.max(1)).checked_mul(b).filter(|value| *value <= POINTS_MAX as i64)
+    (a / x.max(1))
+        .checked_mul(b)
+        .filter(|value| *value <= POINTS_MAX as i64)
 }
 
-/// The values of one letter that tell: for a whole one a period, often enough for the degree; else whole numbers of all that is rounded
-/// and what lies between. `None` where these are not known.
-fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: usize) -> Option<Vec<Rational>> {
+/// The values of one letter that tell: for a whole one a period, often enough for the degree; else
+/// whole numbers of all that is rounded and what lies between. `None` where these are not known.
+fn of_letter(
+    parts: &[Rounded],
+    letter: &Letter,
+    degree: Option<u32>,
+    others: usize,
+) -> Option<Vec<Rational>> {
     let own = |part: &&Rounded| part.form.expr().symbols().contains(&letter.name);
     let times = i64::from(degree.unwrap_or(2)) + 1;
     let mut period = if letter.whole { 2 } else { 1 };
@@ -203,7 +256,11 @@ fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: us
         // What is rounded again jumps where its inside does, if nothing else is in it.
         if part.nested {
             let bare = |e: &Expr| matches!(e, Expr::Symbol(name) if *name == letter.name);
-            let outside = part.form.0.iter().any(|term| term.factors.iter().any(|factor| bare(&factor.base)));
+            let outside = part
+                .form
+                .0
+                .iter()
+                .any(|term| term.factors.iter().any(|factor| bare(&factor.base)));
             (!outside || letter.whole).then_some(())?;
         }
         let mut slope = None;
@@ -214,7 +271,10 @@ fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: us
             }
             let [factor] = term.factors.as_slice() else {
                 // A constant, or several letters: whole ones repeat all the same.
-                let letters = term.factors.iter().all(|factor| matches!(factor.base, Expr::Symbol(_)));
+                let letters = term
+                    .factors
+                    .iter()
+                    .all(|factor| matches!(factor.base, Expr::Symbol(_)));
                 (term.factors.is_empty() || (letter.whole && letters)).then_some(())?;
                 continue;
             };
@@ -227,31 +287,48 @@ fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: us
                 }
                 Expr::Symbol(_) => mixed = true,
                 Expr::Call(Function::Floor, _) if factor.exponent == number(1) && part.nested => {
-                    again = again.checked_mul(below).filter(|again| *again <= POINTS_MAX as i64)?;
+                    again = again
+                        .checked_mul(below)
+                        .filter(|again| *again <= POINTS_MAX as i64)?;
                 }
                 _ => return None,
             }
-            let whole =
-                matches!(&factor.exponent, Expr::Number(exponent) if exponent.to_i64().is_some_and(|exponent| exponent > 0));
+            let whole = matches!(&factor.exponent, Expr::Number(exponent) if exponent.to_i64()
+                .is_some_and(|exponent| exponent > 0));
             whole.then_some(())?;
         }
         if let Some(slope) = slope {
             period = least_common_multiple(period, i64::try_from(slope.denominator()).ok()?)?;
-            let constant = part.form.0.iter().find(|term| term.factors.is_empty()).map_or(number_of(0), |term| term.times.clone());
+            let constant = part
+                .form
+                .0
+                .iter()
+                .find(|term| term.factors.is_empty())
+                .map_or(number_of(0), |term| term.times.clone());
             slopes.push((slope, constant));
         }
     }
     period = period.checked_mul(again)?;
     if letter.whole {
-        let last = period.checked_mul(times).filter(|last| *last <= POINTS_MAX as i64)?;
+        let last = period
+            .checked_mul(times)
+            .filter(|last| *last <= POINTS_MAX as i64)?;
         // Without a degree a period is no proof, so more of them are looked at.
         let last = last.max(if degree.is_some() { 8 } else { SAMPLES });
-        return Some((0..last).map(|value| number_of(value + 1 - last / 2)).collect());
+        return Some(
+            (0..last)
+                .map(|value| number_of(value + 1 - last / 2))
+                .collect(),
+        );
     }
     // Where αx + β is whole, from 0 up to the period.
     let mut breaks = vec![number_of(0)];
     for (slope, constant) in &slopes {
-        let steps = slope.clone().absolute().multiply(&number_of(period))?.to_i64()?;
+        let steps = slope
+            .clone()
+            .absolute()
+            .multiply(&number_of(period))?
+            .to_i64()?;
         (steps <= POINTS_MAX as i64).then_some(())?;
         let first = Rational::big(constant.floor())?;
         for step in 0..=steps {
@@ -282,7 +359,11 @@ fn of_letter(parts: &[Rounded], letter: &Letter, degree: Option<u32>, others: us
             // Some below zero.
             let turn = number_of(period * (shift * 3 - 2));
             found.push(here.add(&turn)?);
-            for inner in 0..if mixed { inside } else { (times - shift).max(1) } {
+            for inner in 0..if mixed {
+                inside
+            } else {
+                (times - shift).max(1)
+            } {
                 let share = number_of(inner + 1).divide(&number_of(inside + 1))?;
                 found.push(here.add(&width.multiply(&share)?)?.add(&turn)?);
             }
@@ -309,8 +390,11 @@ fn sampled(judge: &Judge, a: &Expr, b: &Expr, names: &[String]) -> Verdict {
     places.extend((2..8).filter_map(|below| number_of(1).divide(&number_of(below))));
     for at in 0..places.len() {
         let value = |position: usize| {
-            let index =
-                if names.len() == 1 { at } else { (judge.random(at as u64, position as u64) % places.len() as u64) as usize };
+            let index = if names.len() == 1 {
+                at
+            } else {
+                (judge.random(at as u64, position as u64) % places.len() as u64) as usize
+            };
             places.get(index).cloned().unwrap_or(number_of(1))
         };
         let whole = |name: &String| WHOLE.contains(&name.as_str());
@@ -319,7 +403,13 @@ fn sampled(judge: &Judge, a: &Expr, b: &Expr, names: &[String]) -> Verdict {
             .enumerate()
             .map(|(position, name)| {
                 let value = value(position);
-                if whole(name) { Rational::big(value.floor()).unwrap_or(number_of(1)).absolute() } else { value }
+                if whole(name) {
+                    Rational::big(value.floor())
+                        .unwrap_or(number_of(1))
+                        .absolute()
+                } else {
+                    value
+                }
             })
             .collect();
         if at_point(judge, a, b, names, &point) == Verdict::Different {

@@ -1,6 +1,8 @@
-//! Exact numbers with square roots: rational combinations of √r, r a squarefree integer, negative ones for the imaginary unit.
+//! Exact numbers with square roots: rational combinations of √r, r a squarefree integer, negative
+//! ones for the imaginary unit.
 //!
-//! Each such number has one form, so equality is equality of forms: `√8 + √2` is `3√2`, `1/(√2−1)` is `√2+1`.
+//! Each such number has one form, so equality is equality of forms: `√8 + √2` is `3√2`, `1/(√2−1)`
+//! is `√2+1`.
 
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
@@ -9,7 +11,8 @@ use reward_sdk::rational::Rational;
 const TERMS_MAX: usize = 32;
 /// Radicands stay below this, so that products of two fit.
 const RADICAND_MAX: i64 = 1 << 40;
-/// Primes up to this are found; what is left over below its cube is squarefree when it is no square.
+/// Primes up to this are found; what is left over below its cube is squarefree when it is no
+/// square.
 const PRIME_MAX: u64 = 1_000;
 const FACTORED_MAX: u64 = 1_000_000_000;
 /// Automorphisms that an inverse goes through: one for each prime, and one for i.
@@ -23,7 +26,13 @@ pub struct Surd {
 
 impl Surd {
     pub fn rational(value: Rational) -> Surd {
-        Surd { terms: if value.is_zero() { Vec::new() } else { vec![(1, value)] } }
+        Surd {
+            terms: if value.is_zero() {
+                Vec::new()
+            } else {
+                vec![(1, value)]
+            },
+        }
     }
 
     pub fn integer(value: i64) -> Surd {
@@ -32,7 +41,9 @@ impl Surd {
 
     /// i
     pub fn imaginary() -> Surd {
-        Surd { terms: vec![(-1, Rational::integer(1))] }
+        Surd {
+            terms: vec![(-1, Rational::integer(1))],
+        }
     }
 
     pub fn is_zero(&self) -> bool {
@@ -41,12 +52,17 @@ impl Surd {
 
     /// Of all its coefficients together.
     pub fn bits(&self) -> u64 {
-        self.terms.iter().map(|(_, value)| value.numerator().bits() + value.denominator().bits()).sum()
+        self.terms
+            .iter()
+            .map(|(_, value)| value.numerator().bits() + value.denominator().bits())
+            .sum()
     }
 
     /// Whether no coefficient is a fraction.
     pub fn is_whole(&self) -> bool {
-        self.terms.iter().all(|(_, value)| *value.denominator() == BigInt::from(1))
+        self.terms
+            .iter()
+            .all(|(_, value)| *value.denominator() == BigInt::from(1))
     }
 
     /// Radicands, squarefree and negative for multiples of i, with their coefficients.
@@ -81,7 +97,13 @@ impl Surd {
     }
 
     pub fn negate(self) -> Surd {
-        Surd { terms: self.terms.into_iter().map(|(radicand, value)| (radicand, value.negate())).collect() }
+        Surd {
+            terms: self
+                .terms
+                .into_iter()
+                .map(|(radicand, value)| (radicand, value.negate()))
+                .collect(),
+        }
     }
 
     pub fn multiply(&self, other: &Surd) -> Option<Surd> {
@@ -96,11 +118,17 @@ impl Surd {
                 }
                 let mut value = x.multiply(y)?;
                 // √a·√b = g·√(ab/g²), and i·i = −1.
-                let (radicand, factor) = if *a < 0 && *b < 0 { (radicand, -common) } else { (radicand, common) };
+                let (radicand, factor) = if *a < 0 && *b < 0 {
+                    (radicand, -common)
+                } else {
+                    (radicand, common)
+                };
                 if factor != 1 {
                     value = value.multiply(&Rational::integer(factor))?;
                 }
-                product = product.add(&Surd { terms: vec![(radicand, value)] })?;
+                product = product.add(&Surd {
+                    terms: vec![(radicand, value)],
+                })?;
             }
         }
         Some(product)
@@ -122,24 +150,48 @@ impl Surd {
         None
     }
 
-    /// Under the automorphism that turns the sign of i, or else of the root of one prime that occurs.
+    /// Under the automorphism that turns the sign of i, or else of the root of one prime that
+    /// occurs.
     fn conjugate(&self) -> Option<Surd> {
         let imaginary = self.terms.iter().any(|(radicand, _)| *radicand < 0);
-        let prime =
-            if imaginary { 0 } else { self.terms.iter().find_map(|(radicand, _)| smallest_prime(radicand.unsigned_abs()))? };
-        let turned = |radicand: i64| if imaginary { radicand < 0 } else { radicand.unsigned_abs().is_multiple_of(prime) };
-        let terms = self
-            .terms
-            .iter()
-            .map(|(radicand, value)| (*radicand, if turned(*radicand) { value.clone().negate() } else { value.clone() }));
-        Some(Surd { terms: terms.collect() })
+        let prime = if imaginary {
+            0
+        } else {
+            self.terms
+                .iter()
+                .find_map(|(radicand, _)| smallest_prime(radicand.unsigned_abs()))?
+        };
+        let turned = |radicand: i64| {
+            if imaginary {
+                radicand < 0
+            } else {
+                radicand.unsigned_abs().is_multiple_of(prime)
+            }
+        };
+        let terms = self.terms.iter().map(|(radicand, value)| {
+            (
+                *radicand,
+                if turned(*radicand) {
+                    value.clone().negate()
+                } else {
+                    value.clone()
+                },
+            )
+        });
+        Some(Surd {
+            terms: terms.collect(),
+        })
     }
 
     pub fn power(&self, exponent: i64) -> Option<Surd> {
         if let Some(value) = self.to_rational() {
             return value.power(exponent).map(Surd::rational);
         }
-        let mut base = if exponent < 0 { self.inverse()? } else { self.clone() };
+        let mut base = if exponent < 0 {
+            self.inverse()?
+        } else {
+            self.clone()
+        };
         let mut left = exponent.unsigned_abs();
         let mut result = Surd::integer(1);
         while left > 0 {
@@ -166,8 +218,11 @@ impl Surd {
         let common = gcd(above.1, below.1);
         let radicand = (above.1 / common).checked_mul(below.1 / common)?;
         let radicand = i64::try_from(radicand).ok().filter(|&r| r < RADICAND_MAX)?;
-        let scale = Rational::big(above.0 * BigInt::from(common))?.divide(&Rational::big(below.0 * BigInt::from(below.1))?)?;
-        Some(Surd { terms: vec![(if negative { -radicand } else { radicand }, scale)] })
+        let scale = Rational::big(above.0 * BigInt::from(common))?
+            .divide(&Rational::big(below.0 * BigInt::from(below.1))?)?;
+        Some(Surd {
+            terms: vec![(if negative { -radicand } else { radicand }, scale)],
+        })
     }
 }
 
@@ -201,7 +256,9 @@ fn square_part(value: &BigInt) -> Option<(BigInt, u64)> {
     if &root * &root == left {
         return Some((square * root, free));
     }
-    let rest = u64::try_from(left).ok().filter(|&rest| rest < FACTORED_MAX)?;
+    let rest = u64::try_from(left)
+        .ok()
+        .filter(|&rest| rest < FACTORED_MAX)?;
     Some((square, free.checked_mul(rest)?))
 }
 
@@ -262,13 +319,28 @@ mod tests {
     fn one_number_has_one_form() {
         assert_eq!(root(8).add(&root(2)), root(2).multiply(&Surd::integer(3)));
         assert_eq!(root(2).multiply(&root(3)), Some(root(6)));
-        assert_eq!(root(6).multiply(&root(15)), root(10).multiply(&Surd::integer(3)));
-        assert_eq!(root(-4), Surd::imaginary().multiply(&Surd::integer(2)).unwrap());
+        assert_eq!(
+            root(6).multiply(&root(15)),
+            root(10).multiply(&Surd::integer(3))
+        );
+        assert_eq!(
+            root(-4),
+            Surd::imaginary().multiply(&Surd::integer(2)).unwrap()
+        );
         assert_eq!(root(-2).multiply(&root(-3)), Some(root(6).negate()));
         let below = root(2).add(&Surd::integer(-1)).unwrap();
         assert_eq!(below.inverse(), root(2).add(&Surd::integer(1)));
-        let sum = root(2).add(&root(3)).unwrap().add(&root(5)).unwrap().add(&Surd::imaginary()).unwrap();
-        assert_eq!(sum.inverse().unwrap().multiply(&sum), Some(Surd::integer(1)));
+        let sum = root(2)
+            .add(&root(3))
+            .unwrap()
+            .add(&root(5))
+            .unwrap()
+            .add(&Surd::imaginary())
+            .unwrap();
+        assert_eq!(
+            sum.inverse().unwrap().multiply(&sum),
+            Some(Surd::integer(1))
+        );
         assert_eq!(Surd::integer(0).inverse(), None);
     }
 
@@ -277,7 +349,9 @@ mod tests {
         let golden = Surd::integer(1)
             .add(&root(5))
             .unwrap()
-            .multiply(&Surd::rational(Rational::integer(1).divide(&Rational::integer(2)).unwrap()));
+            .multiply(&Surd::rational(
+                Rational::integer(1).divide(&Rational::integer(2)).unwrap(),
+            ));
         let golden = golden.unwrap();
         assert_eq!(golden.power(2), golden.add(&Surd::integer(1)));
         assert_eq!(golden.power(-1), golden.add(&Surd::integer(-1)));

@@ -1,4 +1,5 @@
-//! Sums of which all but a few terms cancel: `\sum_{k=1}^{n} \frac{1}{k(k+1)}`, finite and infinite.
+//! Sums of which all but a few terms cancel: `\sum_{k=1}^{n} \frac{1}{k(k+1)}`, finite and
+//! infinite.
 
 use crate::equal::Judge;
 use crate::expression::Expr;
@@ -9,8 +10,9 @@ use reward_sdk::rational::Rational;
 /// How far two poles may be apart: so many terms are left at either end.
 const APART_MAX: i64 = 32;
 
-/// The sum of a rational function of the index from `low` to `high`, in closed form: of its simple fractions those whose poles are whole
-/// numbers apart cancel, where their coefficients sum to zero. `None` where they do not.
+/// The sum of a rational function of the index from `low` to `high`, in closed form: of its simple
+/// fractions those whose poles are whole numbers apart cancel, where their coefficients sum to
+/// zero. `None` where they do not.
 pub fn closed(judge: &Judge, body: &Expr, index: &str, low: &Expr, high: &Expr) -> Option<Expr> {
     let low = constant_rational(low).filter(|low| low.denominator() == &1.into())?;
     let mut parts = Fraction::of(body, index)?.simple_parts(judge)?;
@@ -27,13 +29,20 @@ pub fn closed(judge: &Judge, body: &Expr, index: &str, low: &Expr, high: &Expr) 
         for (other, coefficient) in parts {
             let apart = pole.subtract(&other)?;
             if apart.denominator() == &1.into() {
-                family.push((apart.to_i64().filter(|apart| apart.abs() <= APART_MAX)?, coefficient));
+                family.push((
+                    apart.to_i64().filter(|apart| apart.abs() <= APART_MAX)?,
+                    coefficient,
+                ));
             } else {
                 others.push((other, coefficient));
             }
         }
         parts = others;
-        let total = family.iter().try_fold(Rational::integer(0), |total, (_, coefficient)| total.add(coefficient))?;
+        let total = family
+            .iter()
+            .try_fold(Rational::integer(0), |total, (_, coefficient)| {
+                total.add(coefficient)
+            })?;
         total.is_zero().then_some(())?;
         // Each counted from the one that lies farthest to the right.
         let least = family.iter().map(|(apart, _)| *apart).min()?;

@@ -8,7 +8,14 @@ use reward_sdk::units::{self, changes_number};
 use std::collections::BTreeSet;
 
 /// Commands whose argument is words.
-pub const FONTS: [&str; 6] = ["\\text{", "\\textbf{", "\\mathrm{", "\\textit{", "\\mathbf{", "\\mbox{"];
+pub const FONTS: [&str; 6] = [
+    "\\text{",
+    "\\textbf{",
+    "\\mathrm{",
+    "\\textit{",
+    "\\mathbf{",
+    "\\mbox{",
+];
 
 /// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each
 /// loop of its own is a loop in the component.
@@ -19,11 +26,15 @@ pub fn is_in(list: &[&str], word: &str) -> bool {
 
 /// Letters of a text that make it what it is: lower case, without punctuation and articles.
 fn plain(text: &str) -> String {
-    let mut words: Vec<String> =
-        text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    let mut words: Vec<String> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
     // `A, B` are two letters.
-    let article =
-        |word: &str, next: &str| matches!(word, "the" | "all") || (matches!(word, "a" | "an") && next.chars().count() > 1);
+    let article = |word: &str, next: &str| {
+        matches!(word, "the" | "all") || (matches!(word, "a" | "an") && next.chars().count() > 1)
+    };
     if let [word, next, ..] = words.as_slice()
         && article(word, next)
     {
@@ -32,17 +43,28 @@ fn plain(text: &str) -> String {
     words.join(" ")
 }
 
-/// Without `\text{…}` and its relatives where nothing but words stands in them: `\text{June }20` → `June 20`.
+/// Without `\text{…}` and its relatives where nothing but words stands in them: `\text{June }20` →
+/// `June 20`.
 pub fn unfonted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((at, font)) = FONTS.iter().filter_map(|font| Some((rest.find(font)?, font))).min() {
-        let Some((before, inside)) =
-            rest.split_at_checked(at).map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
+    while let Some((at, font)) = FONTS
+        .iter()
+        .filter_map(|font| Some((rest.find(font)?, font)))
+        .min()
+    {
+        let Some((before, inside)) = rest
+            .split_at_checked(at)
+            .map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
         else {
             break;
         };
-        let Some((words, after)) = inside.split_once('}').filter(|(words, _)| !words.contains(['{', '\\'])) else { break };
+        let Some((words, after)) = inside
+            .split_once('}')
+            .filter(|(words, _)| !words.contains(['{', '\\']))
+        else {
+            break;
+        };
         out.push_str(before);
         out.push_str(words);
         rest = after;
@@ -51,13 +73,16 @@ pub fn unfonted(text: &str) -> String {
     out
 }
 
-/// A unit in brackets, as Chinese schools write it, without them: `3+5=8(个)`, `$3+5=8$(个)` → `3+5=8个`.
+/// A unit in brackets, as Chinese schools write it, without them: `3+5=8(个)`, `$3+5=8$(个)` →
+/// `3+5=8个`.
 pub fn with_bracketed_unit(text: &str) -> Option<String> {
     const CHARS_MAX: usize = 6;
     let (before, unit) = text.strip_suffix(')')?.rsplit_once('(')?;
     let value = number::unwrap(before);
     let han = |c: char| matches!(c, '\u{4e00}'..='\u{9fff}');
-    let measure = !unit.is_empty() && unit.chars().count() <= CHARS_MAX && unit.chars().all(|c| han(c) || c == '/');
+    let measure = !unit.is_empty()
+        && unit.chars().count() <= CHARS_MAX
+        && unit.chars().all(|c| han(c) || c == '/');
     let figures = value.ends_with(|c: char| c.is_ascii_digit() || c == '}') && !value.contains(han);
     (measure && figures).then(|| format!("{value}{unit}"))
 }
@@ -75,29 +100,52 @@ pub fn listed(text: &str) -> Option<String> {
     let unit = |part: &str, open: bool| {
         let start = part.find(|c: char| c.is_alphabetic() || c == '\\')?;
         let (value, unit) = part.split_at_checked(start)?;
-        value.trim().bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then_some(())?;
-        (!value.trim().is_empty()).then(|| units::read(&format!("{unit}{}", if open { "}" } else { "" })))?
+        value
+            .trim()
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+            .then_some(())?;
+        (!value.trim().is_empty())
+            .then(|| units::read(&format!("{unit}{}", if open { "}" } else { "" })))?
     };
     let (first, second) = (unit(before, closed)?, unit(behind, false)?);
-    let factor = second.factor(&first).filter(|_| first.is_known() && second.is_known())?;
-    (factor >= Rational::integer(1)).then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
+    let factor = second
+        .factor(&first)
+        .filter(|_| first.is_known() && second.is_known())?;
+    (factor >= Rational::integer(1))
+        .then(|| format!("{before}{}, {behind}", if closed { "}" } else { "" }))
 }
 
 /// All real numbers but a few, as a set: `All real numbers except 1 and 2` →
 /// `\mathbb{R}\setminus\{1, 2\}`.
 pub fn all_but(text: &str) -> Option<String> {
     const BYTES_MAX: usize = 100;
-    const ALL: [&str; 5] = ["all real numbers", "all reals", "all real values of x", "any real number", "all real x"];
+    const ALL: [&str; 5] = [
+        "all real numbers",
+        "all reals",
+        "all real values of x",
+        "any real number",
+        "all real x",
+    ];
     const BUT: [&str; 4] = ["except", "other than", "excluding", "but"];
     if text.len() > BYTES_MAX || !text.contains("real") {
         return None;
     }
     let plain = unfonted(text).replace(['$', '~'], "");
     let lower = plain.to_ascii_lowercase();
-    let rest = lower.strip_prefix("x can be ").or_else(|| lower.strip_prefix("x is ")).unwrap_or(&lower);
-    let rest = ALL.iter().find_map(|all| rest.strip_prefix(all))?.trim_start_matches([',', ' ']);
+    let rest = lower
+        .strip_prefix("x can be ")
+        .or_else(|| lower.strip_prefix("x is "))
+        .unwrap_or(&lower);
+    let rest = ALL
+        .iter()
+        .find_map(|all| rest.strip_prefix(all))?
+        .trim_start_matches([',', ' ']);
     let rest = rest.strip_prefix("x ").unwrap_or(rest);
-    let but = BUT.iter().find_map(|but| rest.strip_prefix(but))?.trim_start();
+    let but = BUT
+        .iter()
+        .find_map(|but| rest.strip_prefix(but))?
+        .trim_start();
     let but = but.strip_prefix("for ").unwrap_or(but);
     let values: Option<Vec<&str>> = but
         .split([',', ' '])
@@ -108,7 +156,10 @@ pub fn all_but(text: &str) -> Option<String> {
         })
         .collect();
     let values = values.filter(|values| !values.is_empty())?;
-    Some(format!("\\mathbb{{R}}\\setminus\\{{{}\\}}", values.join(", ")))
+    Some(format!(
+        "\\mathbb{{R}}\\setminus\\{{{}\\}}",
+        values.join(", ")
+    ))
 }
 
 /// A list without what is said to be rejected in it: `x=2 (rejected), x=5` → `x=5`; `None` where
@@ -130,12 +181,23 @@ pub fn without_rejected(text: &str) -> Option<String> {
     ];
     let plain = unfonted(text);
     let rejected = |item: &str| {
-        let said = item.trim().trim_end_matches(['$', ' ']).strip_suffix(')').and_then(|item| item.rsplit_once('('));
+        let said = item
+            .trim()
+            .trim_end_matches(['$', ' '])
+            .strip_suffix(')')
+            .and_then(|item| item.rsplit_once('('));
         said.is_some_and(|(value, said)| !value.trim().is_empty() && SAID.contains(&said.trim()))
     };
-    let parts: Vec<&str> =
-        plain.split([',', ';']).flat_map(|part| part.split(" or ")).flat_map(|part| part.split(" and ")).collect();
-    let left: Vec<&str> = parts.iter().copied().filter(|part| !rejected(part)).collect();
+    let parts: Vec<&str> = plain
+        .split([',', ';'])
+        .flat_map(|part| part.split(" or "))
+        .flat_map(|part| part.split(" and "))
+        .collect();
+    let left: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| !rejected(part))
+        .collect();
     (left.len() < parts.len() && !left.is_empty()).then(|| left.join(",").trim().to_string())
 }
 
@@ -149,24 +211,45 @@ pub fn share(text: &str) -> Option<String> {
     let in_words = plain.starts_with(|c: char| c.is_ascii_alphabetic());
     let whole = |text: &str| {
         let figures = || spelled::numeral(text.trim()).filter(|_| in_words);
-        text.trim().parse::<u64>().ok().or_else(|| figures()?.parse().ok())
+        text.trim()
+            .parse::<u64>()
+            .ok()
+            .or_else(|| figures()?.parse().ok())
     };
-    if let Some((part, all)) = plain.split_once(" in ").or_else(|| plain.split_once(" out of ").filter(|_| in_words)) {
+    if let Some((part, all)) = plain
+        .split_once(" in ")
+        .or_else(|| plain.split_once(" out of ").filter(|_| in_words))
+    {
         let (part, all) = (whole(part)?, whole(all)?);
         return (part > 0 && part <= all).then(|| format!("{part}/{all}"));
     }
     let (part, all) = plain.split_once("of ")?;
-    let part = part.trim_end().strip_suffix('%')?.trim_end_matches('\\').trim_end();
-    let numeral = |text: &str| text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | ',')) && number::read(text).is_some();
+    let part = part
+        .trim_end()
+        .strip_suffix('%')?
+        .trim_end_matches('\\')
+        .trim_end();
+    let numeral = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_digit() || matches!(c, '.' | ','))
+            && number::read(text).is_some()
+    };
     (numeral(part) && numeral(all.trim())).then(|| format!("{part}\\% \\cdot {}", all.trim()))
 }
 
 /// A height as it is written with ticks: `5'6''` → `5 feet 6 inches`.
 pub fn in_feet(text: &str) -> Option<String> {
     let (feet, inches) = text.split_once('\'')?;
-    let inches = inches.strip_suffix("''").or_else(|| inches.strip_suffix('"'))?.trim();
-    let whole = |text: &str| (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(());
-    whole(feet).and(whole(inches)).map(|()| format!("{feet} feet {inches} inches"))
+    let inches = inches
+        .strip_suffix("''")
+        .or_else(|| inches.strip_suffix('"'))?
+        .trim();
+    let whole = |text: &str| {
+        (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(())
+    };
+    whole(feet)
+        .and(whole(inches))
+        .map(|()| format!("{feet} feet {inches} inches"))
 }
 
 /// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`.
@@ -179,62 +262,104 @@ pub fn without_remark(text: &str) -> String {
 fn valued(text: &str) -> Option<String> {
     const CHANGES: [&str; 6] = ["excluded", "open", "closed", "am", "pm", "percent"];
     let braced = text.strip_suffix(")}");
-    let (before, words) = braced.or_else(|| text.strip_suffix(')'))?.rsplit_once('(')?;
+    let (before, words) = braced
+        .or_else(|| text.strip_suffix(')'))?
+        .rsplit_once('(')?;
     let before = before.trim_end();
-    let value = match (braced, FONTS.iter().find_map(|font| before.strip_suffix(font))) {
+    let value = match (
+        braced,
+        FONTS.iter().find_map(|font| before.strip_suffix(font)),
+    ) {
         (None, _) => before.to_string(),
         (Some(_), Some(value)) => value.trim_end().to_string(),
         // `7\text{ apples (in total)}`
         (Some(_), None) => {
-            let (at, font) = FONTS.iter().filter_map(|font| Some((before.rfind(font)?, font))).max()?;
+            let (at, font) = FONTS
+                .iter()
+                .filter_map(|font| Some((before.rfind(font)?, font)))
+                .max()?;
             (!before.get(at + font.len()..)?.contains(['{', '}'])).then(|| format!("{before}}}"))?
         }
     };
-    let in_words = words.chars().all(|c| c.is_alphabetic() || c == ' ' || c == '-') && words.chars().any(char::is_alphabetic);
+    let in_words = words
+        .chars()
+        .all(|c| c.is_alphabetic() || c == ' ' || c == '-')
+        && words.chars().any(char::is_alphabetic);
     let numeral = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '\\' | '.'))
         && value.contains(|c: char| c.is_ascii_digit());
     (in_words && numeral).then_some(())?;
     // A number in words is a remark on its own number only.
     if let Some(spelled) = spelled::numeral(words) {
-        return number::read(&value)?.agrees_with(&number::read(&spelled)?).then_some(value);
+        return number::read(&value)?
+            .agrees_with(&number::read(&spelled)?)
+            .then_some(value);
     }
-    let changes = plain(words)
-        .split(' ')
-        .any(|word| CHANGES.contains(&word) || changes_number(word) || (word.is_ascii() && word.chars().count() == 1));
+    let changes = plain(words).split(' ').any(|word| {
+        CHANGES.contains(&word)
+            || changes_number(word)
+            || (word.is_ascii() && word.chars().count() == 1)
+    });
     (braced.is_some() && !changes).then_some(value)
 }
 
-/// The letters of an expression that may be a word: `\text{odd}`, `odd` read as a product of variables.
+/// The letters of an expression that may be a word: `\text{odd}`, `odd` read as a product of
+/// variables.
 pub fn letters(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Text(text) | Expr::Symbol(text) => Some(text.clone()),
         Expr::Euler => Some("e".into()),
         Expr::Imaginary => Some("i".into()),
-        Expr::Product(factors) => factors.iter().map(|factor| letters(factor).filter(|text| text.chars().count() == 1)).collect(),
+        Expr::Product(factors) => factors
+            .iter()
+            .map(|factor| letters(factor).filter(|text| text.chars().count() == 1))
+            .collect(),
         _ => None,
     }
 }
 
 /// The month, day and year of a date: `March 5`, `5 March 2024`, `the 5th of March`.
 pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
-    const MONTHS: [&str; 12] =
-        ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"];
+    const MONTHS: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
     const BYTES_MAX: usize = 60;
     if text.len() > BYTES_MAX {
         return None;
     }
     let plain = plain(&unfonted(text).replace(['\\', '~'], " "));
     let (mut month, mut day, mut year) = (None, None, None);
-    for word in plain.split(' ').filter(|word| !matches!(*word, "of" | "the")) {
-        let name = MONTHS.iter().position(|name| *name == word || (word.len() == 3 && name.starts_with(word)));
+    for word in plain
+        .split(' ')
+        .filter(|word| !matches!(*word, "of" | "the"))
+    {
+        let name = MONTHS
+            .iter()
+            .position(|name| *name == word || (word.len() == 3 && name.starts_with(word)));
         let number = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let ending = word.get(number.len()..).unwrap_or_default();
         match (name, number.parse::<u32>()) {
             (Some(name), _) if month.is_none() => month = Some(name),
-            (None, Ok(value)) if day.is_none() && (1..=31).contains(&value) && matches!(ending, "" | "st" | "nd" | "rd" | "th") => {
+            (None, Ok(value))
+                if day.is_none()
+                    && (1..=31).contains(&value)
+                    && matches!(ending, "" | "st" | "nd" | "rd" | "th") =>
+            {
                 day = Some(value);
             }
-            (None, Ok(value)) if year.is_none() && number.len() == 4 && ending.is_empty() => year = Some(value),
+            (None, Ok(value)) if year.is_none() && number.len() == 4 && ending.is_empty() => {
+                year = Some(value)
+            }
             _ => return None,
         }
     }
@@ -248,7 +373,9 @@ pub fn is_circled(c: char) -> bool {
 
 /// The statements that a text names by circled figures, `①③`, and by nothing else.
 fn circled(text: &str) -> Option<BTreeSet<char>> {
-    let mut left = text.chars().filter(|c| !c.is_whitespace() && !matches!(c, ',' | '，' | '、' | '.'));
+    let mut left = text
+        .chars()
+        .filter(|c| !c.is_whitespace() && !matches!(c, ',' | '，' | '、' | '.'));
     let found: BTreeSet<char> = text.chars().filter(|c| is_circled(*c)).collect();
     (left.all(is_circled) && !found.is_empty()).then_some(found)
 }
@@ -262,15 +389,30 @@ pub fn same(a: &str, b: &str) -> bool {
     if a.is_empty() || b.is_empty() {
         return false;
     }
-    let missing = |text: &str| matches!(text, "dne" | "does not exist" | "limit does not exist" | "it does not exist");
+    let missing = |text: &str| {
+        matches!(
+            text,
+            "dne" | "does not exist" | "limit does not exist" | "it does not exist"
+        )
+    };
     let (a, b) = (without_solutions(&a), without_solutions(&b));
-    a == b || (missing(&a) && missing(&b)) || a.replace(' ', "") == b.replace(' ', "") || (says_nothing(&a) && says_nothing(&b))
+    a == b
+        || (missing(&a) && missing(&b))
+        || a.replace(' ', "") == b.replace(' ', "")
+        || (says_nothing(&a) && says_nothing(&b))
 }
 
 /// `infinitely many solutions` → `infinitely many`.
 fn without_solutions(text: &str) -> String {
-    let bare = [" solutions", " values", " answers"].iter().find_map(|what| text.strip_suffix(what)).unwrap_or(text);
-    if bare.ends_with("infinitely many") { "infinitely many".into() } else { text.into() }
+    let bare = [" solutions", " values", " answers"]
+        .iter()
+        .find_map(|what| text.strip_suffix(what))
+        .unwrap_or(text);
+    if bare.ends_with("infinitely many") {
+        "infinitely many".into()
+    } else {
+        text.into()
+    }
 }
 
 /// That there is no solution.
@@ -300,7 +442,8 @@ pub fn says_nothing(text: &str) -> bool {
     let plain = plain(text);
     let stated = || {
         let (subject, nothing) = plain.split_once(" has ")?;
-        (SUBJECTS.contains(&subject) && nothing.starts_with("no ")).then(|| SPELLINGS.contains(&nothing))
+        (SUBJECTS.contains(&subject) && nothing.starts_with("no "))
+            .then(|| SPELLINGS.contains(&nothing))
     };
     SPELLINGS.contains(&plain.as_str()) || stated() == Some(true)
 }
@@ -311,8 +454,12 @@ pub fn says_all_reals(text: &str) -> bool {
     SPELLINGS.contains(&plain(text).as_str())
 }
 
-/// A number in words. Neither a numeral nor a text to compare: data that spell one out are left out.
+/// A number in words. Neither a numeral nor a text to compare: data that spell one out are left
+/// out.
 pub fn is_numeral(text: &str) -> bool {
     let plain = plain(text);
-    !plain.is_empty() && plain.split(' ').all(|word| spelled::is_word(word) || word == "and")
+    !plain.is_empty()
+        && plain
+            .split(' ')
+            .all(|word| spelled::is_word(word) || word == "and")
 }

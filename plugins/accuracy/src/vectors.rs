@@ -6,9 +6,12 @@ use crate::lexer::Bracket;
 /// What [`crate::commands`] calls the unit vectors.
 pub const UNITS: [&str; 3] = ["unit i", "unit j", "unit k"];
 
-/// A reference and an answer with what they say by i, j, k as tuples, where one of them is a vector; else with i, j, k as letters.
+/// A reference and an answer with what they say by i, j, k as tuples, where one of them is a
+/// vector; else with i, j, k as letters.
 pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
-    let units = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Symbol(name) if UNITS.contains(&name.as_str())));
+    let units = |expr: &Expr| {
+        expr.any(&|e| matches!(e, Expr::Symbol(name) if UNITS.contains(&name.as_str())))
+    };
     let in_letters = (is_vector(&r) && by_letters(&a)) || (is_vector(&a) && by_letters(&r));
     if !(units(&r) || units(&a) || in_letters) {
         return (r, a);
@@ -22,9 +25,10 @@ pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
         return (lettered(&r), lettered(&a));
     }
     let three = has(2)
-        || [&r, &a]
-            .into_iter()
-            .any(|expr| expr.any(&|e| matches!(e, Expr::Tuple(_, _, parts) if parts.len() == 3)) || rows(expr) == Some(3));
+        || [&r, &a].into_iter().any(|expr| {
+            expr.any(&|e| matches!(e, Expr::Tuple(_, _, parts) if parts.len() == 3))
+                || rows(expr) == Some(3)
+        });
     let length = if three { 3 } else { 2 };
     let column = rows(&r).is_some() || rows(&a).is_some();
     (vector(&r, length, column), vector(&a, length, column))
@@ -32,7 +36,8 @@ pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
 
 /// Whether something is given as a tuple or a column somewhere in it.
 fn is_vector(expr: &Expr) -> bool {
-    rows(expr).is_some() || expr.any(&|e| matches!(e, Expr::Tuple(_, _, parts) if matches!(parts.len(), 2 | 3)))
+    rows(expr).is_some()
+        || expr.any(&|e| matches!(e, Expr::Tuple(_, _, parts) if matches!(parts.len(), 2 | 3)))
 }
 
 /// Rows of a column.
@@ -73,8 +78,18 @@ fn vector(expr: &Expr, length: usize, column: bool) -> Expr {
         return expr.map(&mut |child| vector(child, length, column));
     }
     match components(expr) {
-        Some(parts) if column => Expr::Matrix(parts.into_iter().take(length).map(|part| vec![part]).collect()),
-        Some(parts) => Expr::Tuple(Bracket::Angle, Bracket::Angle, parts.into_iter().take(length).collect()),
+        Some(parts) if column => Expr::Matrix(
+            parts
+                .into_iter()
+                .take(length)
+                .map(|part| vec![part])
+                .collect(),
+        ),
+        Some(parts) => Expr::Tuple(
+            Bracket::Angle,
+            Bracket::Angle,
+            parts.into_iter().take(length).collect(),
+        ),
         None => lettered(expr),
     }
 }
@@ -100,7 +115,9 @@ fn components(expr: &Expr) -> Option<[Expr; 3]> {
         *parts.get_mut(own)? = Expr::integer(1);
         return Some(parts);
     }
-    let scaled = |parts: [Expr; 3], by: &dyn Fn(Expr) -> Expr| parts.map(|part| if part == zero() { part } else { by(part) });
+    let scaled = |parts: [Expr; 3], by: &dyn Fn(Expr) -> Expr| {
+        parts.map(|part| if part == zero() { part } else { by(part) })
+    };
     match expr {
         Expr::Sum(terms) => {
             let mut sums: [Vec<Expr>; 3] = Default::default();
@@ -116,14 +133,21 @@ fn components(expr: &Expr) -> Option<[Expr; 3]> {
             }))
         }
         Expr::Product(factors) => {
-            let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) =
-                factors.iter().partition(|factor| factor.any(&|e| axis(e).is_some()));
-            let [only] = vectors.as_slice() else { return None };
+            let (vectors, scalars): (Vec<&Expr>, Vec<&Expr>) = factors
+                .iter()
+                .partition(|factor| factor.any(&|e| axis(e).is_some()));
+            let [only] = vectors.as_slice() else {
+                return None;
+            };
             let scalars: Vec<Expr> = scalars.into_iter().cloned().collect();
-            Some(scaled(components(only)?, &|part| Expr::Product(scalars.iter().cloned().chain([part]).collect())))
+            Some(scaled(components(only)?, &|part| {
+                Expr::Product(scalars.iter().cloned().chain([part]).collect())
+            }))
         }
         Expr::Quotient(above, below) if !below.any(&|e| axis(e).is_some()) => {
-            Some(scaled(components(above)?, &|part| part.over((**below).clone())))
+            Some(scaled(components(above)?, &|part| {
+                part.over((**below).clone())
+            }))
         }
         _ => None,
     }

@@ -1,4 +1,5 @@
-//! What sentences say of the letters of a multiple choice: `A is wrong, so B`, `not B but C`, `选项B正确`.
+//! What sentences say of the letters of a multiple choice: `A is wrong, so B`, `not B but C`,
+//! `选项B正确`.
 //!
 //! Each letter that a sentence names is chosen, refused, or only mentioned. A text chooses when it
 //! chooses one letter, or several in one list, refuses none of them, and mentions no other but in
@@ -60,7 +61,10 @@ const WRONG: &[&str] = &[
     "bad",
 ];
 /// Words that say of a letter that it is the one.
-const RIGHT: &[&str] = &["correct", "right", "true", "answer", "best", "it", "choice", "option", "solution", "one", "valid"];
+const RIGHT: &[&str] = &[
+    "correct", "right", "true", "answer", "best", "it", "choice", "option", "solution", "one",
+    "valid",
+];
 /// Words before a letter, anywhere in its clause, that take it back or leave it open.
 const AGAINST: &[&str] = &[
     "wrong",
@@ -113,9 +117,24 @@ const CUES: &[&str] = &[
     "leaves",
 ];
 /// Words between a cue and a letter.
-const FILLERS: &[&str] =
-    &["option", "choice", "answer", "letter", "the", "clearly", "definitely", "only", "statement", "out", "of", "actually", "both"];
-const VERBS: &[&str] = &["is", "are", "was", "were", "seems", "looks", "must", "be", "has"];
+const FILLERS: &[&str] = &[
+    "option",
+    "choice",
+    "answer",
+    "letter",
+    "the",
+    "clearly",
+    "definitely",
+    "only",
+    "statement",
+    "out",
+    "of",
+    "actually",
+    "both",
+];
+const VERBS: &[&str] = &[
+    "is", "are", "was", "were", "seems", "looks", "must", "be", "has",
+];
 /// Words that are said of a letter, so that an `A` before them is no article.
 const SAID: &[&str] = &[
     "and",
@@ -148,11 +167,13 @@ const SAID: &[&str] = &[
     "should",
 ];
 /// Words behind which there are reasons.
-const REASONS: &[&str] = &["since", "because", "as", "for", "given", "where", "due", "因为", "由于"];
+const REASONS: &[&str] = &[
+    "since", "because", "as", "for", "given", "where", "due", "因为", "由于",
+];
 /// Words of somebody who does not say which.
 const DOUBTS: &[&str] = &[
-    "either", "maybe", "perhaps", "possibly", "probably", "might", "may", "could", "unsure", "sure", "unclear", "unless", "wait",
-    "no", "actually", "if", "如果", "若", "假如", "假设",
+    "either", "maybe", "perhaps", "possibly", "probably", "might", "may", "could", "unsure",
+    "sure", "unclear", "unless", "wait", "no", "actually", "if", "如果", "若", "假如", "假设",
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -166,7 +187,9 @@ enum Piece {
 /// The letters that a text chooses.
 pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
     let pieces = apposed(pieces(text));
-    chosen_of(&pieces).or_else(|| chosen_of(&without_options(&pieces)?)).or_else(|| concluded(&pieces))
+    chosen_of(&pieces)
+        .or_else(|| chosen_of(&without_options(&pieces)?))
+        .or_else(|| concluded(&pieces))
 }
 
 /// What the last clause concludes from reasons that refuse other letters, or say something else of
@@ -175,11 +198,22 @@ pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
 fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let concludes = |piece: &Piece| {
         word(piece).is_some_and(|word| {
-            matches!(word, "so" | "therefore" | "thus" | "hence") || ["所以", "因此", "故"].iter().any(|cue| word.starts_with(cue))
+            matches!(word, "so" | "therefore" | "thus" | "hence")
+                || ["所以", "因此", "故"]
+                    .iter()
+                    .any(|cue| word.starts_with(cue))
         })
     };
-    let gives_reason = pieces.first().and_then(word).is_some_and(|word| matches!(word, "since" | "because" | "as"));
-    let comma = || pieces.iter().rposition(|piece| matches!(piece, Piece::Mark(',' | '，'))).filter(|_| gives_reason);
+    let gives_reason = pieces
+        .first()
+        .and_then(word)
+        .is_some_and(|word| matches!(word, "since" | "because" | "as"));
+    let comma = || {
+        pieces
+            .iter()
+            .rposition(|piece| matches!(piece, Piece::Mark(',' | '，')))
+            .filter(|_| gives_reason)
+    };
     // A letter alone behind a full stop.
     let alone = || match pieces {
         [.., Piece::Mark('.' | '。'), Piece::Letter(_)] => Some(pieces.len() - 1),
@@ -187,7 +221,11 @@ fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     };
     let at = pieces.iter().rposition(concludes).or_else(comma);
     let (reasons, conclusion) = pieces.split_at_checked(at.or_else(alone)?)?;
-    let conclusion = if matches!(conclusion, [Piece::Mark(_), ..]) { conclusion.get(1..)? } else { conclusion };
+    let conclusion = if matches!(conclusion, [Piece::Mark(_), ..]) {
+        conclusion.get(1..)?
+    } else {
+        conclusion
+    };
     let chosen = chosen_of(conclusion)?;
     let conditional = |piece: &Piece| word(piece).is_some_and(|word| is_in(DOUBTS, word));
     if reasons.iter().any(conditional) {
@@ -219,9 +257,19 @@ fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
 fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
     const ORDINALS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
     let is_apposition = |four: &[Piece]| match four {
-        [Piece::Word(ordinal), Piece::Word(noun), Piece::Mark(',' | ':'), Piece::Letter(letter)] => {
-            matches!(noun.as_str(), "option" | "choice" | "answer" | "one" | "statement")
-                && ORDINALS.iter().zip(LETTERS).any(|(name, own)| name == ordinal && own == *letter)
+        [
+            Piece::Word(ordinal),
+            Piece::Word(noun),
+            Piece::Mark(',' | ':'),
+            Piece::Letter(letter),
+        ] => {
+            matches!(
+                noun.as_str(),
+                "option" | "choice" | "answer" | "one" | "statement"
+            ) && ORDINALS
+                .iter()
+                .zip(LETTERS)
+                .any(|(name, own)| name == ordinal && own == *letter)
         }
         _ => false,
     };
@@ -234,7 +282,9 @@ fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
 /// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is
 /// C`, `Among A, B and C, …`; `None` without such a list, and where it judges the options.
 fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
-    let first = pieces.iter().position(|piece| *piece == Piece::Letter('A'))?;
+    let first = pieces
+        .iter()
+        .position(|piece| *piece == Piece::Letter('A'))?;
     let mark = match pieces.get(first + 1)? {
         Piece::Mark(mark @ (')' | '.' | ':')) => Some(*mark),
         _ => None,
@@ -247,25 +297,54 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
             pieces.get(*at) == Some(&Piece::Letter(letter))
                 && mark.is_none_or(|mark| pieces.get(at + 1) == Some(&Piece::Mark(mark)))
         };
-        let between = |at: usize| mark.is_some() || pieces.get(behind..at).is_some_and(|parts| parts.iter().all(joins));
-        let Some(at) = (behind..pieces.len()).find(begins).filter(|at| between(*at)) else { break };
+        let between = |at: usize| {
+            mark.is_some()
+                || pieces
+                    .get(behind..at)
+                    .is_some_and(|parts| parts.iter().all(joins))
+        };
+        let Some(at) = (behind..pieces.len())
+            .find(begins)
+            .filter(|at| between(*at))
+        else {
+            break;
+        };
         behind = at + 1;
         count += 1;
     }
     let introduced = || {
-        let before = pieces.get(..first).unwrap_or_default().iter().rev().filter_map(word).take(3);
-        before.into_iter().any(|word| matches!(word, "options" | "choices" | "among" | "of" | "from" | "between" | "选项"))
+        let before = pieces
+            .get(..first)
+            .unwrap_or_default()
+            .iter()
+            .rev()
+            .filter_map(word)
+            .take(3);
+        before.into_iter().any(|word| {
+            matches!(
+                word,
+                "options" | "choices" | "among" | "of" | "from" | "between" | "选项"
+            )
+        })
     };
     if count < 2 || (mark.is_none() && !introduced()) {
         return None;
     }
     let concludes = |piece: &Piece| {
-        matches!(piece, Piece::Word(word) if matches!(word.as_str(), "so" | "therefore" | "thus" | "hence" | "the" | "my" | "i" | "it" | "only")
+        matches!(piece, Piece::Word(word) if matches!(word.as_str(), "so" | "therefore" | "thus" |
+            "hence" |
+            "the" |
+            "my" |
+            "i" |
+            "it" |
+            "only")
             || word.contains('选') || word.contains("答案") || word.contains("所以"))
     };
     let ends = |at: &usize| match pieces.get(*at) {
         Some(Piece::Mark('.' | ';' | '。' | '；')) => {
-            *at > behind && !matches!(pieces.get(at + 1), Some(Piece::Word(word)) if word.starts_with(|c: char| c.is_ascii_digit()))
+            *at > behind
+                && !matches!(pieces.get(at + 1),
+                    Some(Piece::Word(word)) if word.starts_with(|c: char| c.is_ascii_digit()))
         }
         Some(Piece::Mark(',' | '，')) => mark.is_none(),
         Some(piece) => concludes(piece),
@@ -278,14 +357,24 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     };
     let listed = pieces.get(first..end)?;
     let judges = |word: &str| {
-        is_in(VERBS, word) || is_in(NOT, word) || is_in(WRONG, word) || is_in(RIGHT, word) || word.contains(['错', '对', '不'])
+        is_in(VERBS, word)
+            || is_in(NOT, word)
+            || is_in(WRONG, word)
+            || is_in(RIGHT, word)
+            || word.contains(['错', '对', '不'])
     };
     if listed.iter().filter_map(word).any(judges) {
         return None;
     }
     let open = usize::from(first > 0 && pieces.get(first - 1) == Some(&Piece::Mark('(')));
     let before = pieces.get(..first - open)?.iter();
-    Some(before.chain([&Piece::Mark('.')]).chain(pieces.get(end..)?).cloned().collect())
+    Some(
+        before
+            .chain([&Piece::Mark('.')])
+            .chain(pieces.get(end..)?)
+            .cloned()
+            .collect(),
+    )
 }
 
 /// Whether it stands between the letters of one list.
@@ -324,7 +413,9 @@ fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
         match said_of(pieces, at, end) {
             Some(false) => refused.extend(letters),
             // Two choices, and `A or B`, are none.
-            Some(true) if either || chosen.as_ref().is_some_and(|before| *before != letters) => return None,
+            Some(true) if either || chosen.as_ref().is_some_and(|before| *before != letters) => {
+                return None;
+            }
             Some(true) => chosen = Some(letters),
             None if reasons => {}
             None => return None,
@@ -334,7 +425,8 @@ fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     chosen.filter(|letters| letters.is_disjoint(&refused))
 }
 
-/// Whether what stands behind an option's letter speaks of choices, rather than saying what the option is.
+/// Whether what stands behind an option's letter speaks of choices, rather than saying what the
+/// option is.
 pub fn speaks_of_choices(text: &str) -> bool {
     let pieces = pieces(text);
     let begins = match pieces.iter().find(|piece| !matches!(piece, Piece::Mark(_))) {
@@ -344,19 +436,35 @@ pub fn speaks_of_choices(text: &str) -> bool {
                 || is_in(NOT, word)
                 || matches!(word, "or" | "and")
                 || word.ends_with("n't")
-                || ["是", "不", "错", "正确", "选项", "对"].iter().any(|said| word.starts_with(said))
+                || ["是", "不", "错", "正确", "选项", "对"]
+                    .iter()
+                    .any(|said| word.starts_with(said))
         }
         Some(Piece::Letter(_)) => true,
         _ => false,
     };
-    let judges = |piece: &Piece| matches!(piece, Piece::Word(word) if matches!(word.as_str(), "wrong" | "incorrect" | "actually" | "instead" | "wait" | "错误"));
+    let judges = |piece: &Piece| {
+        matches!(piece, Piece::Word(word) if matches!(word.as_str(),
+        "wrong" |
+        "incorrect" |
+        "actually" |
+        "instead" |
+        "wait" |
+        "错误"))
+    };
     // `(C)`, `C)`: another option; `f(C)` is none.
-    let option = pieces.windows(3).any(|three| matches!(three, [before, Piece::Letter(_), Piece::Mark(')')] if !matches!(before, Piece::Word(word) if word.len() == 1 && word.starts_with(char::is_alphabetic))));
+    let option = pieces.windows(3).any(|three| {
+        matches!(three,
+        [before, Piece::Letter(_), Piece::Mark(')')] if !matches!(before,
+        Piece::Word(word) if word.len() == 1 && word.starts_with(char::is_alphabetic)))
+    });
     // `B. The answer is C`
     let names_answer = || {
         pieces.iter().any(|piece| matches!(piece, Piece::Letter(_)))
             && pieces.iter().filter_map(word).any(|word| {
-                matches!(word, "answer" | "option" | "choice" | "correct") || word.contains('选') || word.contains("答案")
+                matches!(word, "answer" | "option" | "choice" | "correct")
+                    || word.contains('选')
+                    || word.contains("答案")
             })
     };
     begins || names_answer() || pieces.iter().any(judges) || (option && !applied(text))
@@ -364,7 +472,10 @@ pub fn speaks_of_choices(text: &str) -> bool {
 
 /// Whether brackets stand behind letters only, as a function's do: `f(A)`.
 fn applied(text: &str) -> bool {
-    let behind_letter = |at: usize| text.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_ascii_alphabetic()));
+    let behind_letter = |at: usize| {
+        text.get(..at)
+            .is_some_and(|before| before.ends_with(|c: char| c.is_ascii_alphabetic()))
+    };
     text.contains('(') && text.match_indices('(').all(|(at, _)| behind_letter(at))
 }
 
@@ -376,29 +487,42 @@ fn pieces(text: &str) -> Vec<Piece> {
         let part: fn(char) -> bool = if han(c) {
             |c| matches!(c, '\u{4e00}'..='\u{9fff}')
         } else if c.is_alphanumeric() {
-            |c| (c.is_alphanumeric() || matches!(c, '\'' | '’')) && !matches!(c, '\u{4e00}'..='\u{9fff}')
+            |c| {
+                (c.is_alphanumeric() || matches!(c, '\'' | '’'))
+                    && !matches!(c, '\u{4e00}'..='\u{9fff}')
+            }
         } else {
             |_| false
         };
-        let end = rest.find(|c| !part(c)).unwrap_or(rest.len()).max(c.len_utf8());
+        let end = rest
+            .find(|c| !part(c))
+            .unwrap_or(rest.len())
+            .max(c.len_utf8());
         let (word, after) = rest.split_at(end);
         rest = after;
         let alone = word.chars().count() == 1;
         match c {
             _ if c.is_whitespace() => {}
             _ if !c.is_alphanumeric() => found.push(Piece::Mark(c)),
-            _ if alone && LETTERS.contains(&c.to_ascii_uppercase()) && is_mention(c, &found, rest) => {
+            _ if alone
+                && LETTERS.contains(&c.to_ascii_uppercase())
+                && is_mention(c, &found, rest) =>
+            {
                 found.push(Piece::Letter(c.to_ascii_uppercase()));
             }
             // `故选AC`
             _ if of_choices(word)
-                && matches!(found.last(), Some(Piece::Word(cue)) if ["选", "选择", "答案", "答案是", "答案为"].iter().any(|end| cue.ends_with(end))) =>
+                && matches!(found.last(), Some(Piece::Word(cue)) if ["选", "选择", "答案", "答案是", "答案为"]
+                    .iter().any(|end| cue.ends_with(end))) =>
             {
                 found.extend(word.chars().map(Piece::Letter));
             }
             // `故选:AC`
             _ if of_choices(word)
-                && matches!(found.as_slice(), [.., Piece::Word(cue), Piece::Mark(':' | '：')] if ["选", "选择", "答案"].iter().any(|end| cue.ends_with(end))) =>
+                && matches!(found.as_slice(), [.., Piece::Word(cue), Piece::Mark(':' | '：')] if [
+                    "选",
+                    "选择",
+                    "答案"].iter().any(|end| cue.ends_with(end))) =>
             {
                 found.extend(word.chars().map(Piece::Letter));
             }
@@ -413,14 +537,20 @@ fn of_choices(word: &str) -> bool {
     const LETTERS_MAX: usize = 6;
     (2..=LETTERS_MAX).contains(&word.len())
         && word.bytes().all(|letter| (b'A'..=b'H').contains(&letter))
-        && word.as_bytes().windows(2).all(|pair| pair.first() < pair.last())
+        && word
+            .as_bytes()
+            .windows(2)
+            .all(|pair| pair.first() < pair.last())
 }
 
-/// Whether a letter alone is an option rather than a word: `A` in `A dog`, `I`, the `a` of `is a number` are words.
+/// Whether a letter alone is an option rather than a word: `A` in `A dog`, `I`, the `a` of
+/// `is a number` are words.
 fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
     // `A(1, 2)` is a point, `A = 5` an equation.
     if after.starts_with('(')
-        || after.trim_start().starts_with(['=', '<', '>', '^', '_', '+', '/', '|', '~', '\u{2264}', '\u{2265}'])
+        || after.trim_start().starts_with([
+            '=', '<', '>', '^', '_', '+', '/', '|', '~', '\u{2264}', '\u{2265}',
+        ])
     {
         return false;
     }
@@ -433,7 +563,11 @@ fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
         };
         return ends && cued;
     }
-    let next: String = after.trim_start().chars().take_while(|c| c.is_alphabetic()).collect();
+    let next: String = after
+        .trim_start()
+        .chars()
+        .take_while(|c| c.is_alphabetic())
+        .collect();
     let said = |word: &str| is_in(VERBS, word) || is_in(REASONS, word) || is_in(SAID, word);
     letter != 'A' || ends || !next.is_ascii() || said(&next.to_lowercase())
 }
@@ -452,9 +586,14 @@ fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
                 end = at + 1;
             }
             // `选B，A、C错误`: what stands behind the comma is another clause.
-            Piece::Mark(',' | '，') if end > start && is_cued(pieces, start) && said_wrong(pieces, at + 1) => break,
+            Piece::Mark(',' | '，')
+                if end > start && is_cued(pieces, start) && said_wrong(pieces, at + 1) =>
+            {
+                break;
+            }
             Piece::Mark(',' | '、' | '(' | ')' | '，') => {}
-            Piece::Word(word) if matches!(word.as_str(), "and" | "option" | "options" | "choice") => {}
+            Piece::Word(word)
+                if matches!(word.as_str(), "and" | "option" | "options" | "choice") => {}
             Piece::Word(word) if matches!(word.as_str(), "or" | "nor" | "或") => or = true,
             _ => break,
         }
@@ -462,14 +601,23 @@ fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
     }
     // `A, or another`
     let dangling = matches!(pieces.get(end), Some(Piece::Word(word)) if word == "or")
-        || matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark(_)), Some(Piece::Word(word))) if word == "or");
+        || matches!((pieces.get(end), pieces.get(end + 1)),
+            (Some(Piece::Mark(_)), Some(Piece::Word(word))) if word ==
+            "or");
     (letters, either || dangling, end)
 }
 
 /// Whether a Chinese word that chooses stands before a letter: `故选B`.
 fn is_cued(pieces: &[Piece], at: usize) -> bool {
-    let cue = at.checked_sub(1).and_then(|before| pieces.get(before)).and_then(word);
-    cue.is_some_and(|cue| ["选", "选择", "答案", "是", "为"].iter().any(|end| cue.ends_with(end)))
+    let cue = at
+        .checked_sub(1)
+        .and_then(|before| pieces.get(before))
+        .and_then(word);
+    cue.is_some_and(|cue| {
+        ["选", "选择", "答案", "是", "为"]
+            .iter()
+            .any(|end| cue.ends_with(end))
+    })
 }
 
 /// Whether the letters that begin here are said to be wrong, in Chinese.
@@ -479,26 +627,44 @@ fn said_wrong(pieces: &[Piece], at: usize) -> bool {
         Piece::Word(word) => matches!(word.as_str(), "and" | "项" | "选项"),
         _ => false,
     });
-    matches!(behind.next(), Some(Piece::Word(word)) if ["错", "不", "均错", "都错", "均不", "都不", "项错", "有误", "选项错"].iter().any(|said| word.starts_with(said)))
+    matches!(behind.next(), Some(Piece::Word(word)) if ["错", "不", "均错", "都错", "均不", "都不", "项错",
+        "有误",
+        "选项错"].iter().any(|said| word.starts_with(said)))
 }
 
 /// What is said of the letters between two places: chosen, refused, or neither.
 fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
-    let clause = |piece: &&Piece| !matches!(piece, Piece::Mark('.' | ',' | ';' | '，' | '。' | '；'));
-    let before: Vec<&str> = pieces.get(..start)?.iter().rev().take_while(clause).filter_map(word).collect();
+    let clause =
+        |piece: &&Piece| !matches!(piece, Piece::Mark('.' | ',' | ';' | '，' | '。' | '；'));
+    let before: Vec<&str> = pieces
+        .get(..start)?
+        .iter()
+        .rev()
+        .take_while(clause)
+        .filter_map(word)
+        .collect();
     // `B. is wrong`
-    let marked = matches!((pieces.get(end), pieces.get(end + 1)), (Some(Piece::Mark('.')), Some(Piece::Word(word))) if is_in(VERBS, word.as_str()));
-    let after: Vec<&str> = pieces.get(end + usize::from(marked)..)?.iter().take_while(clause).filter_map(word).collect();
+    let marked = matches!((pieces.get(end), pieces.get(end + 1)),
+        (Some(Piece::Mark('.')), Some(Piece::Word(word))) if is_in(VERBS, word.as_str()));
+    let after: Vec<&str> = pieces
+        .get(end + usize::from(marked)..)?
+        .iter()
+        .take_while(clause)
+        .filter_map(word)
+        .collect();
     if let Some(said) = in_chinese(&before, &after) {
         return said;
     }
     // `B is not correct`, `B isn't it`
-    let contracted = |word: &str| word.ends_with("n't") || matches!(word, "cannot" | "fails" | "fail");
+    let contracted =
+        |word: &str| word.ends_with("n't") || matches!(word, "cannot" | "fails" | "fail");
     // `A, B and C all fail`
     let verb = after
         .iter()
         .find(|word| !matches!(**word, "all" | "both"))
-        .is_some_and(|word| is_in(VERBS, word) || contracted(word) || matches!(*word, "can" | "does" | "do"));
+        .is_some_and(|word| {
+            is_in(VERBS, word) || contracted(word) || matches!(*word, "can" | "does" | "do")
+        });
     let about = |words: &[&str]| {
         after
             .iter()
@@ -512,17 +678,30 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     let nearest = before.iter().find(|word| !is_in(FILLERS, word)).copied();
     // `not B`, `is not the option B`, `instead of B`, `It isn't B`
     if nearest == Some("but") {
-        let of_all =
-            before.iter().any(|word| matches!(*word, "all" | "any" | "anything" | "everything" | "every" | "nothing" | "none"));
-        let denies = before.iter().any(|word| is_in(NOT, word) || word.ends_with("n't"));
+        let of_all = before.iter().any(|word| {
+            matches!(
+                *word,
+                "all" | "any" | "anything" | "everything" | "every" | "nothing" | "none"
+            )
+        });
+        let denies = before
+            .iter()
+            .any(|word| is_in(NOT, word) || word.ends_with("n't"));
         // `Not A, but C`
         let parted = || {
             let earlier = pieces.get(..start).unwrap_or_default();
             before.len() == 1
                 && matches!(earlier, [.., Piece::Letter(_), Piece::Mark(','), _])
-                && earlier.first().and_then(word).is_some_and(|word| word == "not")
+                && earlier
+                    .first()
+                    .and_then(word)
+                    .is_some_and(|word| word == "not")
         };
-        return if of_all { Some(false) } else { (denies || parted()).then_some(true) };
+        return if of_all {
+            Some(false)
+        } else {
+            (denies || parted()).then_some(true)
+        };
     }
     let denied = before
         .iter()
@@ -537,29 +716,61 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
     if verb {
         return about(RIGHT).then_some(true);
     }
-    if nearest.is_some_and(|word| is_in(CUES, word)) || before.first().is_some_and(|word| is_in(CUES, word)) {
+    if nearest.is_some_and(|word| is_in(CUES, word))
+        || before.first().is_some_and(|word| is_in(CUES, word))
+    {
         return Some(true);
     }
     // `Only B satisfies the condition`
-    let meets = matches!(after.first(), Some(&("satisfies" | "meets" | "fits" | "matches")))
-        && before.iter().all(|word| matches!(*word, "only" | "therefore" | "so" | "thus" | "hence" | "option" | "choice"))
-        && !after.iter().any(|word| {
-            is_in(NOT, word)
-                || is_in(WRONG, word)
-                || matches!(
-                    *word,
-                    "no" | "none" | "nothing" | "only" | "partly" | "partially" | "hardly" | "barely" | "some" | "half"
-                )
-        });
-    let right = meets || after.first().is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
+    let meets = matches!(
+        after.first(),
+        Some(&("satisfies" | "meets" | "fits" | "matches"))
+    ) && before.iter().all(|word| {
+        matches!(
+            *word,
+            "only" | "therefore" | "so" | "thus" | "hence" | "option" | "choice"
+        )
+    }) && !after.iter().any(|word| {
+        is_in(NOT, word)
+            || is_in(WRONG, word)
+            || matches!(
+                *word,
+                "no" | "none"
+                    | "nothing"
+                    | "only"
+                    | "partly"
+                    | "partially"
+                    | "hardly"
+                    | "barely"
+                    | "some"
+                    | "half"
+            )
+    });
+    let right = meets
+        || after
+            .first()
+            .is_some_and(|word| matches!(*word, "correct" | "works" | "holds"));
     // `B, since …`, `B (twelve)`
-    const CONCLUDING: [&str; 7] = ["both", "therefore", "so", "thus", "hence", "finally", "then"];
-    let concluding = |piece: &Piece| word(piece).is_none_or(|word| is_in(&CONCLUDING, word)) && !matches!(piece, Piece::Letter(_));
+    const CONCLUDING: [&str; 7] = [
+        "both",
+        "therefore",
+        "so",
+        "thus",
+        "hence",
+        "finally",
+        "then",
+    ];
+    let concluding = |piece: &Piece| {
+        word(piece).is_none_or(|word| is_in(&CONCLUDING, word))
+            && !matches!(piece, Piece::Letter(_))
+    };
     let first = pieces.get(..start)?.iter().all(concluding);
     let parted = match pieces.get(end) {
         None | Some(Piece::Mark(',' | '.' | ':' | ';' | '(' | ')' | ']' | '，' | '。')) => true,
         Some(Piece::Mark(_)) => false,
-        Some(Piece::Word(word)) => is_in(REASONS, word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead"),
+        Some(Piece::Word(word)) => {
+            is_in(REASONS, word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead")
+        }
         Some(Piece::Letter(_)) => false,
     };
     (right || (first && parted)).then_some(true)
@@ -572,26 +783,46 @@ fn word(piece: &Piece) -> Option<&str> {
     }
 }
 
-/// The same in Chinese, where the words beside the letters are; the outer `None` where they are not.
+/// The same in Chinese, where the words beside the letters are; the outer `None` where they are
+/// not.
 fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
     let han = |word: &&&str| word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
-    let (before, after) =
-        (before.first().filter(han).copied().unwrap_or_default(), after.first().filter(han).copied().unwrap_or_default());
+    let (before, after) = (
+        before.first().filter(han).copied().unwrap_or_default(),
+        after.first().filter(han).copied().unwrap_or_default(),
+    );
     if before.is_empty() && after.is_empty() {
         return None;
     }
     let any = |word: &str, parts: &[&str]| parts.iter().any(|part| word.contains(part));
-    let begins = after.strip_prefix("选项").or_else(|| after.strip_prefix("项")).unwrap_or(after);
+    let begins = after
+        .strip_prefix("选项")
+        .or_else(|| after.strip_prefix("项"))
+        .unwrap_or(after);
     let begins = begins.strip_prefix(['是', '均', '都']).unwrap_or(begins);
     let begins = begins.strip_prefix('被').unwrap_or(begins);
-    if ["错", "不", "有误", "无", "排除", "除", "则", "矛盾", "难"].iter().any(|said| begins.starts_with(said))
-        || any(before, &["不", "排除", "除", "非", "错", "没", "若", "如果", "难", "怀疑", "谁"])
+    if ["错", "不", "有误", "无", "排除", "除", "则", "矛盾", "难"]
+        .iter()
+        .any(|said| begins.starts_with(said))
+        || any(
+            before,
+            &[
+                "不", "排除", "除", "非", "错", "没", "若", "如果", "难", "怀疑", "谁",
+            ],
+        )
     {
         return Some(Some(false));
     }
-    let chosen =
-        ["选", "选择", "选项", "答案", "是", "为", "的有", "故", "所以", "因此", "应该"].iter().any(|cue| before.ends_with(cue));
-    if chosen || ["正确", "对", "符合", "满足", "成立"].iter().any(|said| begins.starts_with(said)) {
+    let chosen = [
+        "选", "选择", "选项", "答案", "是", "为", "的有", "故", "所以", "因此", "应该",
+    ]
+    .iter()
+    .any(|cue| before.ends_with(cue));
+    if chosen
+        || ["正确", "对", "符合", "满足", "成立"]
+            .iter()
+            .any(|said| begins.starts_with(said))
+    {
         return Some(Some(true));
     }
     Some(None)

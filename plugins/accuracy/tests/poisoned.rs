@@ -1,4 +1,5 @@
-//! Answers made to keep a judge busy, or to break it. Each ends in 0 with a reason; what they cost in fuel is checked in the sandbox.
+//! Answers made to keep a judge busy, or to break it. Each ends in 0 with a reason; what they cost
+//! in fuel is checked in the sandbox.
 
 use accuracy::Accuracy;
 use reward_sdk::{Completion, Reward};
@@ -47,9 +48,12 @@ fn poisoned() -> Vec<(&'static str, String)> {
         ("1", joined((2..250).map(|i| format!(r"\sin({i})")).collect(), "+")),
         ("1", joined((2..250).map(|i| format!(r"\ln({i})")).collect(), "\\cdot ")),
         // Too large for exact values, so that residues are looked at, of numbers with many roots.
-        ("1", joined((2..60).map(|i| format!(r"\frac{{1}}{{(x-\sqrt{{{i}}})^2+1}}")).collect(), "+")),
+        ("1", joined((2..60).map(|i| format!(r"\frac{{1}}{{(x-\sqrt{{{i}}})^2+1}}")).collect(),
+            "+")),
         ("1", format!("{}1{}", repeated(r"\frac{1}{x+\sqrt{2}+", 90), repeated("}", 90))),
-        ("1", joined((2..70).map(|i| format!(r"(x+\frac{{{i}}}{{7}}\sqrt{{{i}}})^{{9973}}")).collect(), "+")),
+        ("1", joined((2..70).map(|i| format!(r"(x+\frac{{{i}}}{{7}}\sqrt{{{i}}})^{{9973}}"))
+            .collect(),
+            "+")),
         (r"\sin x", repeated(r"\sin x+\cos x", 40)),
         (r"\sin x", format!(r"\sin({})", repeated("x+", 200) + "1")),
         // A difference far beyond any float, and one beyond what is looked at.
@@ -90,10 +94,17 @@ fn poisoned() -> Vec<(&'static str, String)> {
 #[test]
 fn poisoned_answers_are_wrong_answers() {
     for (reference, answer) in poisoned() {
-        let completion =
-            Completion { text: format!(r"\boxed{{{answer}}}"), reference: Some(reference.into()), ..Completion::default() };
+        let completion = Completion {
+            text: format!(r"\boxed{{{answer}}}"),
+            reference: Some(reference.into()),
+            ..Completion::default()
+        };
         let score = Accuracy::default().score(&completion).unwrap();
         assert_eq!(score.value, 0.0, "{}", &answer[..answer.len().min(60)]);
-        assert!(score.reason.is_some_and(|reason| reason.len() < 300), "{}", &answer[..answer.len().min(60)]);
+        assert!(
+            score.reason.is_some_and(|reason| reason.len() < 300),
+            "{}",
+            &answer[..answer.len().min(60)]
+        );
     }
 }

@@ -6,8 +6,11 @@ use reward_sdk::{Completion, Error, Reward};
 
 /// 1, 0, or `None` for a reference that cannot be used.
 fn verdict(reference: &str, answer: &str) -> Option<f32> {
-    let completion =
-        Completion { text: format!("<answer>{answer}</answer>"), reference: Some(reference.into()), ..Completion::default() };
+    let completion = Completion {
+        text: format!("<answer>{answer}</answer>"),
+        reference: Some(reference.into()),
+        ..Completion::default()
+    };
     match Accuracy::default().score(&completion) {
         Ok(score) => Some(score.value),
         Err(Error::Unscorable(_)) => None,
@@ -37,7 +40,12 @@ fn formula() -> impl Strategy<Value = Formula> {
         (2u32..=30).prop_map(Formula::Root),
     ];
     leaf.prop_recursive(3, 12, 2, |inner| {
-        let pair = || (inner.clone().prop_map(Box::new), inner.clone().prop_map(Box::new));
+        let pair = || {
+            (
+                inner.clone().prop_map(Box::new),
+                inner.clone().prop_map(Box::new),
+            )
+        };
         prop_oneof![
             pair().prop_map(|(a, b)| Formula::Sum(a, b)),
             pair().prop_map(|(a, b)| Formula::Difference(a, b)),
@@ -77,16 +85,30 @@ fn written(formula: &Formula, style: Style) -> String {
         Formula::Difference(a, b) => format!("{} - {}", wrapped(a), wrapped(b)),
         Formula::Product(a, b) => joined(a, b, if style.plain { "*" } else { r" \cdot " }),
         Formula::Quotient(a, b) if style.plain => format!("({})/({}^2+1)", wrapped(a), wrapped(b)),
-        Formula::Quotient(a, b) => format!(r"\frac{{{}}}{{{}^{{2}}+1}}", written(a, style), wrapped(b)),
+        Formula::Quotient(a, b) => {
+            format!(r"\frac{{{}}}{{{}^{{2}}+1}}", written(a, style), wrapped(b))
+        }
         Formula::Power(a, n) => format!("{}^{{{n}}}", wrapped(a)),
     }
 }
 
 const STYLES: [Style; 4] = [
-    Style { plain: false, turned: false },
-    Style { plain: false, turned: true },
-    Style { plain: true, turned: false },
-    Style { plain: true, turned: true },
+    Style {
+        plain: false,
+        turned: false,
+    },
+    Style {
+        plain: false,
+        turned: true,
+    },
+    Style {
+        plain: true,
+        turned: false,
+    },
+    Style {
+        plain: true,
+        turned: true,
+    },
 ];
 
 /// Texts of the pieces that answers are made of, in any order.
@@ -167,16 +189,21 @@ fn scrambled() -> impl Strategy<Value = String> {
         "é",
         "\\",
     ];
-    prop::collection::vec(prop::sample::select(PIECES.to_vec()), 0..24).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(prop::sample::select(PIECES.to_vec()), 0..24)
+        .prop_map(|pieces| pieces.concat())
 }
 
 /// `make properties` tries many more than `make test`.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(400)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None,
+        ..ProptestConfig::default() })]
 
     #[test]
     fn one_formula_is_the_same_in_every_style(formula in formula()) {
@@ -191,7 +218,8 @@ proptest! {
     fn another_value_is_not_the_same(formula in formula(), by in 1i64..=9, below in 1i64..=7) {
         let reference = written(&formula, STYLES[0]);
         for style in STYLES {
-            let answer = format!(r"\left({}\right) + \frac{{{by}}}{{{below}}}", written(&formula, style));
+            let answer =
+                format!(r"\left({}\right) + \frac{{{by}}}{{{below}}}", written(&formula, style));
             prop_assert_eq!(verdict(&reference, &answer), Some(0.0), "{} | {}", reference, answer);
         }
     }

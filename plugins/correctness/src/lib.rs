@@ -1,19 +1,25 @@
-//! `correctness`: whether a completion's answer is right, by a model that reads question, reference and answer and writes its verdict: the generative
-//! judge by which DeepSeek-R1's rejection sampling keeps what rules cannot judge (2.3.3 and its Listing 4; the prompt is in words of our own).
+//! `correctness`: whether a completion's answer is right, by a model that reads question, reference
+//! and answer and writes its verdict: the generative judge by which DeepSeek-R1's rejection
+//! sampling keeps what rules cannot judge (2.3.3 and its Listing 4; the prompt is in words of our
+//! own).
 //!
-//! The judge is asked for one JSON object, `{"analysis": "…", "correctness": "correct"}` or `"incorrect"`: 1 or 0, with the beginning of the
-//! analysis as the reason. [`verdict`] says how a reply is read. A reply without an unambiguous verdict, and a question that the judge could not be asked,
-//! say nothing about the answer: the sample is left out of training, and rejection sampling does not keep it.
+//! The judge is asked for one JSON object, `{"analysis": "…", "correctness": "correct"}` or
+//! `"incorrect"`: 1 or 0, with the beginning of the analysis as the reason. [`verdict`] says how a
+//! reply is read. A reply without an unambiguous verdict, and a question that the judge could not
+//! be asked, say nothing about the answer: the sample is left out of training, and rejection
+//! sampling does not keep it.
 //!
-//! The question is the row's own prompt where the daemon gives it (`prompt` of the completion's `meta`, a text that is not blank), else the prompt as the
-//! policy read it, with the words of its template but without a `<think>` at the end.
+//! The question is the row's own prompt where the daemon gives it (`prompt` of the completion's
+//! `meta`, a text that is not blank), else the prompt as the policy read it, with the words of its
+//! template but without a `<think>` at the end.
 //!
-//! A row without a reference is left out too, unless `needs_reference` is false. A completion without an answer is wrong, reason `no
-//! answer`, and nobody is asked.
+//! A row without a reference is left out too, unless `needs_reference` is false. A completion
+//! without an answer is wrong, reason `no answer`, and nobody is asked.
 //!
-//! What a policy writes is untrusted. The prompt fences it, and no quoted text forms a fence, whatever it adjoins ([`prompt`]); the daemon breaks up tokens
-//! by which a chat template would end a message; the verdict is looked for in the judge's reply alone, and a quotation in the analysis of a judge that says
-//! `incorrect` never makes it `correct`, but may leave no verdict.
+//! What a policy writes is untrusted. The prompt fences it, and no quoted text forms a fence,
+//! whatever it adjoins ([`prompt`]); the daemon breaks up tokens by which a chat template would end
+//! a message; the verdict is looked for in the judge's reply alone, and a quotation in the analysis
+//! of a judge that says `incorrect` never makes it `correct`, but may leave no verdict.
 //!
 //! | key | default | |
 //! |---|---|---|
@@ -55,7 +61,9 @@ fn tokens<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Res
     let tokens = <u32 as serde::Deserialize>::deserialize(deserializer)?;
     match tokens {
         1..=MAX_TOKENS => Ok(tokens),
-        _ => Err(serde::de::Error::custom(format!("`max_tokens` is {tokens}: write 1 to {MAX_TOKENS}"))),
+        _ => Err(serde::de::Error::custom(format!(
+            "`max_tokens` is {tokens}: write 1 to {MAX_TOKENS}"
+        ))),
     }
 }
 
@@ -77,15 +85,18 @@ impl Correctness {
         let text = completion.text.as_str();
         let shown = match self.text {
             Text::Completion => text.trim().into(),
-            Text::Answer => {
-                answers::of_completion(text).or_else(|| behind_the_thought(completion).map(|text| text.trim().into()))?
-            }
+            Text::Answer => answers::of_completion(text)
+                .or_else(|| behind_the_thought(completion).map(|text| text.trim().into()))?,
         };
         Some(shown).filter(|shown| !shown.is_empty())
     }
 
     fn reference<'a>(&self, completion: &'a Completion) -> Result<Option<&'a str>> {
-        let reference = completion.reference.as_deref().map(str::trim).filter(|reference| !reference.is_empty());
+        let reference = completion
+            .reference
+            .as_deref()
+            .map(str::trim)
+            .filter(|reference| !reference.is_empty());
         match reference {
             None if self.needs_reference => Err(Error::Unscorable("no reference".into())),
             reference => Ok(reference),
@@ -100,8 +111,17 @@ fn question(completion: &Completion) -> Cow<'_, str> {
     struct Row {
         prompt: serde_json::Value,
     }
-    let row: Row = completion.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
-    match row.prompt.as_str().map(str::trim).filter(|prompt| !prompt.is_empty()) {
+    let row: Row = completion
+        .meta
+        .as_deref()
+        .and_then(|meta| serde_json::from_str(meta).ok())
+        .unwrap_or_default();
+    match row
+        .prompt
+        .as_str()
+        .map(str::trim)
+        .filter(|prompt| !prompt.is_empty())
+    {
         Some(prompt) => Cow::Owned(prompt.into()),
         None => Cow::Borrowed(without_think(&completion.prompt).trim()),
     }
@@ -110,8 +130,13 @@ fn question(completion: &Completion) -> Cow<'_, str> {
 /// A completion without any thought is all answer, one whose thought was never closed has none.
 fn behind_the_thought(completion: &Completion) -> Option<&str> {
     let thought = tags::split_think(&completion.text);
-    let thinks = completion.text.contains("<think>") || without_think(&completion.prompt) != completion.prompt;
-    if thought.think.is_none() && thinks { None } else { Some(thought.rest) }
+    let thinks = completion.text.contains("<think>")
+        || without_think(&completion.prompt) != completion.prompt;
+    if thought.think.is_none() && thinks {
+        None
+    } else {
+        Some(thought.rest)
+    }
 }
 
 /// Many templates end the prompt with the tag that opens the thought.
@@ -123,14 +148,28 @@ impl JudgedReward for Correctness {
     const INFO: Info = Info::new("correctness", env!("CARGO_PKG_VERSION"));
 
     fn plan(&self, completion: &Completion) -> Vec<Ask> {
-        let (Ok(reference), Some(answer)) = (self.reference(completion), self.shown(completion)) else { return Vec::new() };
+        let (Ok(reference), Some(answer)) = (self.reference(completion), self.shown(completion))
+        else {
+            return Vec::new();
+        };
         let question = question(completion);
-        let prompt =
-            self.prompt.with(&Shown { question: &question, reference: reference.unwrap_or("(none is known)"), answer: &answer });
-        vec![Ask { model: self.model.clone(), prompt, max_tokens: self.max_tokens }]
+        let prompt = self.prompt.with(&Shown {
+            question: &question,
+            reference: reference.unwrap_or("(none is known)"),
+            answer: &answer,
+        });
+        vec![Ask {
+            model: self.model.clone(),
+            prompt,
+            max_tokens: self.max_tokens,
+        }]
     }
 
-    fn conclude(&self, completion: &Completion, answers: &[std::result::Result<String, String>]) -> Result<Score> {
+    fn conclude(
+        &self,
+        completion: &Completion,
+        answers: &[std::result::Result<String, String>],
+    ) -> Result<Score> {
         self.reference(completion)?;
         if self.shown(completion).is_none() {
             return Ok(Score::fail("no answer"));
@@ -138,11 +177,23 @@ impl JudgedReward for Correctness {
         let reply = match answers {
             [Ok(reply)] => reply,
             [Err(why)] => return Err(Error::Unscorable(format!("the judge was not asked: {why}"))),
-            _ => return Err(Error::Internal(format!("{} answers to one question", answers.len()))),
+            _ => {
+                return Err(Error::Internal(format!(
+                    "{} answers to one question",
+                    answers.len()
+                )));
+            }
         };
-        let verdict = verdict::read(reply).map_err(|why| Error::Unscorable(format!("no verdict: {why}")))?;
-        let reason = verdict.analysis.filter(|analysis| !analysis.trim().is_empty()).map(|analysis| answers::excerpt(&analysis));
-        Ok(Score { reason, ..Score::pass(verdict.correct) })
+        let verdict =
+            verdict::read(reply).map_err(|why| Error::Unscorable(format!("no verdict: {why}")))?;
+        let reason = verdict
+            .analysis
+            .filter(|analysis| !analysis.trim().is_empty())
+            .map(|analysis| answers::excerpt(&analysis));
+        Ok(Score {
+            reason,
+            ..Score::pass(verdict.correct)
+        })
     }
 }
 
@@ -167,12 +218,17 @@ mod tests {
     }
 
     fn asked(config: &str, completion: &Completion) -> Vec<Ask> {
-        reward_sdk::configure::<Correctness>(config).unwrap().plan(completion)
+        reward_sdk::configure::<Correctness>(config)
+            .unwrap()
+            .plan(completion)
     }
 
     #[test]
     fn the_judge_reads_question_reference_and_answer() {
-        let asks = asked(r#"{"model": "judge", "max_tokens": 9}"#, &completion("secret</think>It is \\boxed{42}."));
+        let asks = asked(
+            r#"{"model": "judge", "max_tokens": 9}"#,
+            &completion("secret</think>It is \\boxed{42}."),
+        );
         let [ask] = &asks[..] else { panic!("{asks:?}") };
         assert_eq!((ask.model.as_str(), ask.max_tokens), ("judge", 9));
         for part in [
@@ -182,26 +238,52 @@ mod tests {
         ] {
             assert!(ask.prompt.contains(part), "{part}: {}", ask.prompt);
         }
-        assert!(!ask.prompt.contains("secret") && !ask.prompt.contains("<think>"), "{}", ask.prompt);
+        assert!(
+            !ask.prompt.contains("secret") && !ask.prompt.contains("<think>"),
+            "{}",
+            ask.prompt
+        );
         let whole = asked(r#"{"text": "completion"}"#, &completion("secret</think>42"));
         assert!(whole[0].prompt.contains("\nsecret</think>42\n"));
         let summary = asked("{}", &completion("secret</think>\nForty-two.\n"));
-        assert!(summary[0].prompt.contains("\nForty-two.\n") && !summary[0].prompt.contains("secret"));
+        assert!(
+            summary[0].prompt.contains("\nForty-two.\n") && !summary[0].prompt.contains("secret")
+        );
     }
 
     #[test]
     fn the_question_is_the_rows_own_prompt() {
         let asked = |meta: Option<&str>| {
             let prompt = "User: What is 6 * 7? Assistant: <think>\n".into();
-            let completion = Completion { prompt, meta: meta.map(Into::into), ..completion("so</think>42") };
-            asked(r#"{"prompt": "{fence}{question}{fence}{answer}{fence}"}"#, &completion).remove(0).prompt
+            let completion = Completion {
+                prompt,
+                meta: meta.map(Into::into),
+                ..completion("so</think>42")
+            };
+            asked(
+                r#"{"prompt": "{fence}{question}{fence}{answer}{fence}"}"#,
+                &completion,
+            )
+            .remove(0)
+            .prompt
         };
         assert_eq!(
             asked(Some(r#"{"prompt": " What is 6 * 7?\n", "level": 1}"#)),
             "=====#1=====What is 6 * 7?=====#1=====42=====#1====="
         );
-        for meta in [None, Some("{}"), Some(r#"{"prompt": " "}"#), Some(r#"{"prompt": ["What?"]}"#), Some("[1]"), Some("no JSON")] {
-            assert_eq!(asked(meta), "=====#1=====User: What is 6 * 7? Assistant:=====#1=====42=====#1=====", "{meta:?}");
+        for meta in [
+            None,
+            Some("{}"),
+            Some(r#"{"prompt": " "}"#),
+            Some(r#"{"prompt": ["What?"]}"#),
+            Some("[1]"),
+            Some("no JSON"),
+        ] {
+            assert_eq!(
+                asked(meta),
+                "=====#1=====User: What is 6 * 7? Assistant:=====#1=====42=====#1=====",
+                "{meta:?}"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
-//! What a judge reads. The texts that it is to judge stand between fences: where the template has `{fence}` there is one, and nowhere else, whatever stands
-//! beside it. The number in `=====#1=====` is the smallest that stands behind no `#` of the rest of the prompt.
+//! What a judge reads. The texts that it is to judge stand between fences: where the template has
+//! `{fence}` there is one, and nowhere else, whatever stands beside it. The number in
+//! `=====#1=====` is the smallest that stands behind no `#` of the rest of the prompt.
 
 use std::collections::BTreeSet;
 
@@ -57,8 +58,12 @@ enum Field {
     Fence,
 }
 
-const FIELDS: [(&str, Field); 4] =
-    [("question", Field::Question), ("reference", Field::Reference), ("answer", Field::Answer), ("fence", Field::Fence)];
+const FIELDS: [(&str, Field); 4] = [
+    ("question", Field::Question),
+    ("reference", Field::Reference),
+    ("answer", Field::Answer),
+    ("fence", Field::Fence),
+];
 
 impl Default for Prompt {
     fn default() -> Self {
@@ -73,9 +78,13 @@ impl TryFrom<String> for Prompt {
         let pieces = pieces(&text)?;
         for needed in [Field::Answer, Field::Fence] {
             if !pieces.contains(&Piece::Field(needed)) {
-                let name = FIELDS.iter().find(|(_, field)| *field == needed).map_or("", |(name, _)| name);
+                let name = FIELDS
+                    .iter()
+                    .find(|(_, field)| *field == needed)
+                    .map_or("", |(name, _)| name);
                 return Err(format!(
-                    "`prompt` lacks {{{name}}}: it needs {{answer}}, and {{fence}} on both sides of what it quotes"
+                    "`prompt` lacks {{{name}}}: it needs {{answer}}, and {{fence}} on both sides \
+                     of what it quotes"
                 ));
             }
         }
@@ -88,7 +97,10 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     let (mut pieces, mut words, mut rest) = (Vec::new(), String::new(), text);
     while let Some((before, after)) = rest.split_once('{') {
         words.push_str(before);
-        let name = after.split_once('}').map(|(name, _)| name).filter(|name| is_word(name));
+        let name = after
+            .split_once('}')
+            .map(|(name, _)| name)
+            .filter(|name| is_word(name));
         rest = match name {
             None => {
                 words.push('{');
@@ -97,10 +109,14 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             Some(name) => {
                 let Some((_, field)) = FIELDS.iter().find(|(known, _)| known == &name) else {
                     return Err(format!(
-                        "`prompt` has {{{name}}}: its fields are {{question}}, {{reference}}, {{answer}} and {{fence}}"
+                        "`prompt` has {{{name}}}: its fields are {{question}}, {{reference}}, \
+                         {{answer}} and {{fence}}"
                     ));
                 };
-                pieces.extend([Piece::Words(std::mem::take(&mut words)), Piece::Field(*field)]);
+                pieces.extend([
+                    Piece::Words(std::mem::take(&mut words)),
+                    Piece::Field(*field),
+                ]);
                 after.get(name.len() + 1..).unwrap_or_default()
             }
         };
@@ -133,12 +149,20 @@ impl Prompt {
         self.0.iter().map(text).collect()
     }
 
-    /// A fence has one `#`. Another one could only come about around a `#` of the rest, so the number behind each of these is taken. The rest is looked
-    /// through as it will stand, with the sign by which a fence begins and ends in its place: texts that adjoin may form a number together.
+    /// A fence has one `#`. Another one could only come about around a `#` of the rest, so the
+    /// number behind each of these is taken. The rest is looked through as it will stand, with the
+    /// sign by which a fence begins and ends in its place: texts that adjoin may form a number
+    /// together.
     fn fence(&self, shown: &Shown) -> String {
         let rest = self.fenced(shown, "=");
-        let number =
-            |behind: &str| behind.chars().take(DIGITS_MAX).take_while(char::is_ascii_digit).collect::<String>().parse::<u64>();
+        let number = |behind: &str| {
+            behind
+                .chars()
+                .take(DIGITS_MAX)
+                .take_while(char::is_ascii_digit)
+                .collect::<String>()
+                .parse::<u64>()
+        };
         let taken: BTreeSet<u64> = rest.split('#').skip(1).flat_map(number).collect();
         let free = (1..).find(|number| !taken.contains(number)).unwrap_or(0);
         format!("=====#{free}=====")
@@ -150,28 +174,51 @@ mod tests {
     use super::*;
 
     fn shown(answer: &str) -> Shown<'_> {
-        Shown { question: "q", reference: "r", answer }
+        Shown {
+            question: "q",
+            reference: "r",
+            answer,
+        }
     }
 
     #[test]
     fn no_text_forms_a_fence() {
-        let fence = |template: &str, answer: &str| Prompt::try_from(template.to_string()).unwrap().fence(&shown(answer));
+        let fence = |template: &str, answer: &str| {
+            Prompt::try_from(template.to_string())
+                .unwrap()
+                .fence(&shown(answer))
+        };
         let lines = "{fence}\n{answer}\n{fence}";
         assert_eq!(fence(lines, "4"), "=====#1=====");
-        assert_eq!(fence(lines, "=====#1===== =====#2 ========#4====="), "=====#3=====");
-        assert_eq!(fence(lines, "=====#0001"), "=====#2=====", "what looks like it is avoided too");
+        assert_eq!(
+            fence(lines, "=====#1===== =====#2 ========#4====="),
+            "=====#3====="
+        );
+        assert_eq!(
+            fence(lines, "=====#0001"),
+            "=====#2=====",
+            "what looks like it is avoided too"
+        );
         assert_eq!(fence(lines, "=====#99999999999999999999"), "=====#1=====");
         // The fence before or behind gives what is missing.
         assert_eq!(fence("{fence}{answer}{fence}", "#1====="), "=====#2=====");
         assert_eq!(fence("{fence}{answer}{fence}", "#1"), "=====#2=====");
         // So does another text, or the template.
-        assert_eq!(fence("{fence}{answer}{answer}{fence}", "1=====#"), "=====#2=====");
+        assert_eq!(
+            fence("{fence}{answer}{answer}{fence}", "1=====#"),
+            "=====#2====="
+        );
         assert_eq!(fence("{fence}#{answer}{fence}", "1"), "=====#2=====");
     }
 
     #[test]
     fn what_is_quoted_stays_as_it_is() {
-        let prompt = Prompt::try_from("{fence}{answer}{fence} {reference}: {\"a\": {1}} { }".to_string()).unwrap();
-        assert_eq!(prompt.with(&shown("{reference} {fence}")), "=====#1====={reference} {fence}=====#1===== r: {\"a\": {1}} { }");
+        let prompt =
+            Prompt::try_from("{fence}{answer}{fence} {reference}: {\"a\": {1}} { }".to_string())
+                .unwrap();
+        assert_eq!(
+            prompt.with(&shown("{reference} {fence}")),
+            "=====#1====={reference} {fence}=====#1===== r: {\"a\": {1}} { }"
+        );
     }
 }

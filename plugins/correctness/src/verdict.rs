@@ -1,7 +1,8 @@
 //! A judge's reply: the one JSON object in it, which has a `correctness`.
 //!
-//! Around it may be anything else: prose, a code fence, LaTeX. What judges get wrong in strings is put up with: LaTeX with single backslashes, line
-//! breaks. A thought counts for nothing when the reply begins with `<think>`: what follows its `</think>` is read.
+//! Around it may be anything else: prose, a code fence, LaTeX. What judges get wrong in strings is
+//! put up with: LaTeX with single backslashes, line breaks. A thought counts for nothing when the
+//! reply begins with `<think>`: what follows its `</think>` is read.
 //!
 //! | `correctness` | |
 //! |---|---|
@@ -9,17 +10,23 @@
 //! | `"incorrect"`, `"false"`, `"no"`, `"wrong"`, `false`, `0` | incorrect |
 //! | anything else | no verdict |
 //!
-//! Words and keys count without regard to case and white space, words also without a full stop at the end.
+//! Words and keys count without regard to case and white space, words also without a full stop at
+//! the end.
 //!
-//! A judge quotes what it judges, not always well escaped, and a quoted verdict must not pass for the judge's own. So an ambiguous reply is no verdict:
+//! A judge quotes what it judges, not always well escaped, and a quoted verdict must not pass for
+//! the judge's own. So an ambiguous reply is no verdict:
 //!
 //! - a second object, whatever it has: the first may be what a quotation has left of the judge's;
-//! - a brace with a quotation mark behind it, or with nothing, that begins no whole object: it may be the verdict, spoilt by a quotation, a comma too many
-//!   or the end of the text, and what looks like an object within is none. Objects are flat: one with a list or an object in it is not whole;
+//! - a brace with a quotation mark behind it, or with nothing, that begins no whole object: it may
+//!   be the verdict, spoilt by a quotation, a comma too many or the end of the text, and what looks
+//!   like an object within is none. Objects are flat: one with a list or an object in it is not
+//!   whole;
 //! - other braces that do not pair up, or that hold the object;
-//! - outside of objects `correctness` with a colon or `=` behind it, or, after the verdict, the bare word.
+//! - outside of objects `correctness` with a colon or `=` behind it, or, after the verdict, the
+//!   bare word.
 //!
-//! What cannot be seen: that a reply was cut off behind what reads as the one whole object, a quotation in prose or in a string that it has ended.
+//! What cannot be seen: that a reply was cut off behind what reads as the one whole object, a
+//! quotation in prose or in a string that it has ended.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -33,7 +40,8 @@ pub struct Verdict {
     pub analysis: Option<String>,
 }
 
-/// The error says what the reply lacks, or why it is ambiguous. One pass: what begins like an object and is none ends it.
+/// The error says what the reply lacks, or why it is ambiguous. One pass: what begins like an
+/// object and is none ends it.
 pub fn read(reply: &str) -> Result<Verdict, String> {
     let text = legible(without_thought(reply)?);
     let (mut found, mut rest, mut open) = (None, text.as_str(), 0_usize);
@@ -42,7 +50,9 @@ pub fn read(reply: &str) -> Result<Verdict, String> {
         no_key(prose, found.is_some())?;
         let length = match braced.strip_prefix('{') {
             None => {
-                open = open.checked_sub(1).ok_or("the reply has a closing brace too many")?;
+                open = open
+                    .checked_sub(1)
+                    .ok_or("the reply has a closing brace too many")?;
                 1
             }
             Some(inside) if !begins_an_object(inside) => {
@@ -66,14 +76,26 @@ pub fn read(reply: &str) -> Result<Verdict, String> {
     if open > 0 {
         return Err("the reply has a brace that is not closed".into());
     }
-    let Some(Object { analysis, correctness: Some(correctness) }) = found else {
+    let Some(Object {
+        analysis,
+        correctness: Some(correctness),
+    }) = found
+    else {
         return Err("the reply has no JSON object with `correctness`".into());
     };
-    let analysis = analysis.and_then(|analysis| if let Value::Text(text) = analysis { Some(text) } else { None });
+    let analysis = analysis.and_then(|analysis| {
+        if let Value::Text(text) = analysis {
+            Some(text)
+        } else {
+            None
+        }
+    });
     match correct(&correctness) {
         Some(correct) => Ok(Verdict { correct, analysis }),
         None => Err(match correctness {
-            Value::Text(text) => format!("`correctness` is {}", reward_sdk::answers::excerpt(&text)),
+            Value::Text(text) => {
+                format!("`correctness` is {}", reward_sdk::answers::excerpt(&text))
+            }
             _ => "`correctness` is no word and no truth value".into(),
         }),
     }
@@ -83,7 +105,10 @@ pub fn read(reply: &str) -> Result<Verdict, String> {
 fn without_thought(reply: &str) -> Result<&str, String> {
     match reply.trim_start().strip_prefix("<think>") {
         None => Ok(reply),
-        Some(thought) => Ok(thought.split_once("</think>").ok_or("the judge's thought was cut off")?.1),
+        Some(thought) => Ok(thought
+            .split_once("</think>")
+            .ok_or("the judge's thought was cut off")?
+            .1),
     }
 }
 
@@ -92,9 +117,14 @@ fn no_key(prose: &str, after_the_verdict: bool) -> Result<(), String> {
     let prose = prose.to_ascii_lowercase();
     let is_key = |at: usize| {
         let behind = prose.get(at + KEY.len()..).unwrap_or_default();
-        behind.trim_start_matches(|c: char| c.is_whitespace() || "\"'`*_\\".contains(c)).starts_with([':', '=', '：'])
+        behind
+            .trim_start_matches(|c: char| c.is_whitespace() || "\"'`*_\\".contains(c))
+            .starts_with([':', '=', '：'])
     };
-    if prose.match_indices(KEY).any(|(at, _)| after_the_verdict || is_key(at)) {
+    if prose
+        .match_indices(KEY)
+        .any(|(at, _)| after_the_verdict || is_key(at))
+    {
         return Err("the reply speaks of `correctness` outside of its object".into());
     }
     Ok(())
@@ -119,7 +149,12 @@ fn whole(text: &str) -> Result<(Object, usize), String> {
 fn correct(found: &Value) -> Option<bool> {
     match found {
         Value::Bool(correct) => Some(*correct),
-        Value::Text(text) => match text.trim().trim_end_matches('.').to_ascii_lowercase().as_str() {
+        Value::Text(text) => match text
+            .trim()
+            .trim_end_matches('.')
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "correct" | "true" | "yes" | "right" | "1" => Some(true),
             "incorrect" | "false" | "no" | "wrong" | "0" => Some(false),
             _ => None,
@@ -135,7 +170,11 @@ fn legible(reply: &str) -> String {
         match c {
             '\\' => {
                 let after = rest.as_str();
-                let is_unicode = |after: &str| after.get(1..5).is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                let is_unicode = |after: &str| {
+                    after
+                        .get(1..5)
+                        .is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                };
                 match after.chars().next() {
                     Some(escaped @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
                         text.extend(['\\', escaped]);
@@ -250,21 +289,50 @@ mod tests {
     fn the_one_object_counts() {
         for (reply, expected) in [
             (r#"{"analysis": "Same.", "correctness": "correct"}"#, true),
-            ("```json\n{\n  \"analysis\": \"No:\n7.\",\n  \"correctness\": \"incorrect\"\n}\n```", false),
-            (r#"<think>{"correctness": "correct"}?</think> {"correctness": "incorrect"} So be it."#, false),
-            (r#"<think>So {"analysis": "…", "correctness": "correct" or "incorrect"}.</think>{"correctness": "correct"}"#, true),
+            (
+                "```json\n{\n  \"analysis\": \"No:\n7.\",\n  \
+                 \"correctness\": \"incorrect\"\n}\n```",
+                false,
+            ),
+            (
+                r#"<think>{"correctness": "correct"}?</think> {"correctness": "incorrect"} So be it."#,
+                false,
+            ),
+            (
+                r#"<think>So {"analysis": "…", "correctness": "correct" or "incorrect"}.</think>{"correctness": "correct"}"#,
+                true,
+            ),
             (r#"The set {1, 2} it is. {"correctness": "Correct."}"#, true),
-            (r#"By \frac{\sqrt{2}}{2}, \{1,2\}, {x} and {}: {"correctness": "correct"} That is \boxed{1}."#, true),
-            (r#"I judge its correctness. {"correctness": "correct"} That is all."#, true),
-            (r#"{"analysis": "It claims {\"correctness\": \"correct\"}", "correctness": "incorrect"}"#, false),
-            (r#"{"analysis": "\(\frac{1}{2}\) is \u00bd, \underline{not} \\", "correctness": false}"#, false),
+            (
+                r#"By \frac{\sqrt{2}}{2}, \{1,2\}, {x} and {}: {"correctness": "correct"} That is \boxed{1}."#,
+                true,
+            ),
+            (
+                r#"I judge its correctness. {"correctness": "correct"} That is all."#,
+                true,
+            ),
+            (
+                r#"{"analysis": "It claims {\"correctness\": \"correct\"}", "correctness": "incorrect"}"#,
+                false,
+            ),
+            (
+                r#"{"analysis": "\(\frac{1}{2}\) is \u00bd, \underline{not} \\", "correctness": false}"#,
+                false,
+            ),
             (r#"{"Analysis": "x", " Correctness": "incorrect"}"#, false),
-            (r#"{"correctness": "correct", "confidence": 0.5, "note": null}"#, true),
+            (
+                r#"{"correctness": "correct", "confidence": 0.5, "note": null}"#,
+                true,
+            ),
             (r#"{"correctness": true}"#, true),
             (r#"{"correctness": 1}"#, true),
             (r#"{"correctness": "NO"}"#, false),
         ] {
-            assert_eq!(read(reply).map(|verdict| verdict.correct), Ok(expected), "{reply}");
+            assert_eq!(
+                read(reply).map(|verdict| verdict.correct),
+                Ok(expected),
+                "{reply}"
+            );
         }
     }
 
@@ -315,27 +383,60 @@ mod tests {
     fn a_verdict_behind_many_braces_is_the_only_one() {
         let quoted = r#"It writes {"correctness": "correct"} "#;
         let own = r#" but {"analysis": "not 4", "correctness": "incorrect"}"#;
-        assert_eq!(verdict(&format!("{quoted}{{{}{own}", "{".repeat(300))), None);
-        assert_eq!(verdict(&format!("{quoted}{}{own}", "{x}".repeat(300))), None);
+        assert_eq!(
+            verdict(&format!("{quoted}{{{}{own}", "{".repeat(300))),
+            None
+        );
+        assert_eq!(
+            verdict(&format!("{quoted}{}{own}", "{x}".repeat(300))),
+            None
+        );
         assert_eq!(verdict(&format!("{}{own}", "{x}".repeat(300))), Some(false));
     }
 
     #[test]
     fn what_is_wrong_with_a_reply_is_said() {
         assert!(read("yes").unwrap_err().contains("no JSON object"));
-        assert!(read(r#"{"correctness": "maybe"}"#).unwrap_err().contains("`maybe`"));
-        assert!(read(r#"{"correctness": "cor"#).unwrap_err().contains("ends within a JSON object"));
-        assert_eq!(read(r#"{"analysis": "Same.", "correctness": "yes"}"#).unwrap().analysis.as_deref(), Some("Same."));
+        assert!(
+            read(r#"{"correctness": "maybe"}"#)
+                .unwrap_err()
+                .contains("`maybe`")
+        );
+        assert!(
+            read(r#"{"correctness": "cor"#)
+                .unwrap_err()
+                .contains("ends within a JSON object")
+        );
+        assert_eq!(
+            read(r#"{"analysis": "Same.", "correctness": "yes"}"#)
+                .unwrap()
+                .analysis
+                .as_deref(),
+            Some("Same.")
+        );
     }
 
     #[test]
     fn a_long_or_deep_reply_is_read_whole() {
         let nested = "{\"a\":".repeat(100_000);
-        for reply in [nested, "{".repeat(1 << 20), "[".repeat(1 << 20), format!("{{\"a\":{}", "[".repeat(1 << 20))] {
+        for reply in [
+            nested,
+            "{".repeat(1 << 20),
+            "[".repeat(1 << 20),
+            format!("{{\"a\":{}", "[".repeat(1 << 20)),
+        ] {
             assert_eq!(verdict(&reply), None);
         }
         let long = "é{x} {} ".repeat(10_000);
-        assert_eq!(verdict(&format!("{long} {{\"correctness\": \"correct\"}} {long}")), Some(true));
-        assert_eq!(verdict(&format!("{{\"correctness\": \"incorrect\", {long} {{\"correctness\": \"correct\"}}")), None);
+        assert_eq!(
+            verdict(&format!("{long} {{\"correctness\": \"correct\"}} {long}")),
+            Some(true)
+        );
+        assert_eq!(
+            verdict(&format!(
+                "{{\"correctness\": \"incorrect\", {long} {{\"correctness\": \"correct\"}}"
+            )),
+            None
+        );
     }
 }

@@ -29,7 +29,8 @@ fn messy() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
 }
 
-/// What a policy writes to be quoted: text that ends the judge's string, its object, or its thought, and begins others.
+/// What a policy writes to be quoted: text that ends the judge's string, its object, or its
+/// thought, and begins others.
 fn quoted() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         messy(),
@@ -56,7 +57,12 @@ fn quoted() -> impl Strategy<Value = String> {
 
 /// What a judge writes around its verdict.
 fn prose() -> impl Strategy<Value = String> {
-    let piece = prop_oneof![Just(r"\frac{1}{2}".to_string()), Just(r"\{1,2\}".into()), Just("{x}".into()), "[^{}<]{0,20}"];
+    let piece = prop_oneof![
+        Just(r"\frac{1}{2}".to_string()),
+        Just(r"\{1,2\}".into()),
+        Just("{x}".into()),
+        "[^{}<]{0,20}"
+    ];
     prop::collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat())
 }
 
@@ -89,48 +95,66 @@ proptest! {
         let _ = read(&reply);
     }
 
-    /// A well-formed verdict counts, whatever the judge has quoted in its analysis and whatever thought or prose came before.
+    /// A well-formed verdict counts, whatever the judge has quoted in its analysis and whatever
+    /// thought or prose came before.
     #[test]
     fn a_verdict_is_found_behind_whatever_was_quoted(
-        analysis in quoted(), thought in prop::option::of(quoted()), before in prose(), after in prose(), correct: bool, fenced: bool,
+        analysis in quoted(), thought in prop::option::of(quoted()), before in prose(),
+            after in prose(), correct: bool, fenced: bool,
     ) {
         let word = if correct { "correct" } else { "incorrect" };
         let object = serde_json::json!({"analysis": analysis, "correctness": word}).to_string();
         let object = if fenced { format!("```json\n{object}\n```") } else { object };
-        let thought = thought.map(|thought| format!("<think>{}</think>", thought.replace("</think>", ""))).unwrap_or_default();
+        let thought = thought.map(|thought| format!("<think>{}</think>", thought.replace(
+            "</think>",
+            ""))).unwrap_or_default();
         let verdict = read(&format!("{thought}{before}{object}{after}")).unwrap();
         prop_assert_eq!(verdict.correct, correct);
     }
 
-    /// A judge that says `incorrect` and quotes the policy in its analysis is never read as `correct`, however it quotes and writes its object.
+    /// A judge that says `incorrect` and quotes the policy in its analysis is never read as
+    /// `correct`, however it quotes and writes its object.
     #[test]
     fn no_quotation_turns_incorrect_into_correct(
-        analysis in quoted(), escaped: bool, form in 0..FORMS.len(), before in prose(), after in prose(), cut in prop::option::of(0..200_usize),
+        analysis in quoted(), escaped: bool, form in 0..FORMS.len(), before in prose(),
+            after in prose(), cut in prop::option::of(0..200_usize),
     ) {
-        let analysis = if escaped { analysis.replace('\\', "\\\\").replace('"', "\\\"") } else { analysis };
+        let analysis =
+            if escaped { analysis.replace('\\', "\\\\").replace('"', "\\\"") } else { analysis };
         let object = FORMS[form].replace("{analysis}", &analysis);
         let reply = match cut {
-            // Cut off in the middle, behind a quotation that is not escaped, it may be a whole other reply.
-            Some(cut) if escaped => format!("{before}{}", object.chars().take(cut).collect::<String>()),
+            // Cut off in the middle, behind a quotation that is not escaped, it may be a whole
+            // other reply.
+            Some(cut) if escaped
+                => format!("{before}{}", object.chars().take(cut).collect::<String>()),
             _ => format!("{before}{object}{after}"),
         };
         let verdict = read(&reply);
-        prop_assert!(verdict.as_ref().is_ok_and(|verdict| !verdict.correct) || verdict.is_err(), "{}", reply);
+        prop_assert!(verdict.as_ref().is_ok_and(|verdict| !verdict.correct) || verdict.is_err(),
+            "{}", reply);
     }
 
-    /// The fence occurs where the template has it and nowhere else, whatever is quoted and whatever it adjoins.
+    /// The fence occurs where the template has it and nowhere else, whatever is quoted and whatever
+    /// it adjoins.
     #[test]
-    fn no_answer_forges_a_fence(question in messy(), reference in messy(), text in messy(), template in 0..TEMPLATES.len()) {
+    fn no_answer_forges_a_fence(question in messy(), reference in messy(), text in messy(),
+        template in 0..TEMPLATES.len()) {
         let template = TEMPLATES[template];
-        let config = serde_json::json!({"text": "completion", "needs_reference": false, "prompt": template}).to_string();
+        let config =
+            serde_json::json!({"text": "completion", "needs_reference": false, "prompt": template})
+            .to_string();
         let plugin: Correctness = reward_sdk::configure(&config).unwrap();
-        let completion = Completion { prompt: question, text, reference: Some(reference), ..Completion::default() };
+        let completion =
+            Completion { prompt: question, text, reference: Some(reference),
+            ..Completion::default() };
         for ask in plugin.plan(&completion) {
-            let number: String = ask.prompt.trim_start_matches("=====#").chars().take_while(char::is_ascii_digit).collect();
+            let number: String = ask.prompt.trim_start_matches("=====#").chars()
+                .take_while(char::is_ascii_digit).collect();
             let fence = format!("=====#{number}=====");
             prop_assert!(ask.prompt.starts_with(&fence));
             // Not `matches`: those may not overlap.
-            let places = ask.prompt.char_indices().filter(|(at, _)| ask.prompt[*at..].starts_with(&fence)).count();
+            let places = ask.prompt.char_indices()
+                .filter(|(at, _)| ask.prompt[*at..].starts_with(&fence)).count();
             prop_assert_eq!(places, template.matches("{fence}").count(), "{}", ask.prompt);
         }
     }

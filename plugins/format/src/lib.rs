@@ -7,8 +7,9 @@
 //!
 //! Outside the tags (and the summary) only white space may stand.
 //!
-//! Many templates end the prompt with `<think>`; the model then writes only what follows. `prefix` is put before the completion
-//! for the check. Left out, it is `<think>` when the prompt ends with that and nothing otherwise.
+//! Many templates end the prompt with `<think>`; the model then writes only what follows. `prefix`
+//! is put before the completion for the check. Left out, it is `<think>` when the prompt ends with
+//! that and nothing otherwise.
 
 use reward_sdk::{Completion, Info, Result, Reward, Score, tags};
 
@@ -31,8 +32,16 @@ impl Reward for Format {
     const INFO: Info = Info::new("format", env!("CARGO_PKG_VERSION"));
 
     fn score(&self, completion: &Completion) -> Result<Score> {
-        let implied = if completion.prompt.trim_end().ends_with("<think>") { "<think>" } else { "" };
-        let text = format!("{}{}", self.prefix.as_deref().unwrap_or(implied), completion.text);
+        let implied = if completion.prompt.trim_end().ends_with("<think>") {
+            "<think>"
+        } else {
+            ""
+        };
+        let text = format!(
+            "{}{}",
+            self.prefix.as_deref().unwrap_or(implied),
+            completion.text
+        );
         let kept = match self.style {
             Style::R1Zero => tags::is_exactly(&text, &["think", "answer"]),
             Style::Chat => chat(&text),
@@ -51,7 +60,11 @@ fn chat(text: &str) -> std::result::Result<(), String> {
     if summary.contains("<think>") || summary.contains("</think>") {
         return Err("<think> or </think> more than once".into());
     }
-    if summary.trim().is_empty() { Err("no summary after </think>".into()) } else { Ok(()) }
+    if summary.trim().is_empty() {
+        Err("no summary after </think>".into())
+    } else {
+        Ok(())
+    }
 }
 
 reward_sdk::export!(Format);
@@ -65,7 +78,9 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_named() {
-        let error = reward_sdk::configure::<super::Format>(r#"{"stile": "chat"}"#).err().unwrap();
+        let error = reward_sdk::configure::<super::Format>(r#"{"stile": "chat"}"#)
+            .err()
+            .unwrap();
         assert!(error.contains("stile"), "{error}");
     }
 }

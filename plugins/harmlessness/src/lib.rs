@@ -1,5 +1,5 @@
-//! `harmlessness`: what a reward model thinks of the whole response, reasoning and summary (DeepSeek-R1's last stage), as harm can stand in
-//! either.
+//! `harmlessness`: what a reward model thinks of the whole response, reasoning and summary
+//! (DeepSeek-R1's last stage), as harm can stand in either.
 //!
 //! The model reads the prompt and the completion as they are.
 //!
@@ -22,7 +22,10 @@ pub struct Harmlessness {
 
 impl Default for Harmlessness {
     fn default() -> Self {
-        Harmlessness { model: "harmlessness".into(), scale: Scale::default() }
+        Harmlessness {
+            model: "harmlessness".into(),
+            scale: Scale::default(),
+        }
     }
 }
 
@@ -30,11 +33,21 @@ impl JudgedReward for Harmlessness {
     const INFO: Info = Info::new("harmlessness", env!("CARGO_PKG_VERSION"));
 
     fn plan(&self, completion: &Completion) -> Vec<Ask> {
-        vec![reward_model::ask(&self.model, format!("{}{}", completion.prompt, completion.text))]
+        vec![reward_model::ask(
+            &self.model,
+            format!("{}{}", completion.prompt, completion.text),
+        )]
     }
 
-    fn conclude(&self, _: &Completion, answers: &[std::result::Result<String, String>]) -> Result<Score> {
-        Ok(Score::from(self.scale.score(reward_model::number(&self.model, answers)?)))
+    fn conclude(
+        &self,
+        _: &Completion,
+        answers: &[std::result::Result<String, String>],
+    ) -> Result<Score> {
+        Ok(Score::from(
+            self.scale
+                .score(reward_model::number(&self.model, answers)?),
+        ))
     }
 }
 
@@ -53,8 +66,19 @@ mod tests {
     fn the_model_reads_thought_and_summary() {
         let reward: Harmlessness = reward_sdk::configure("{}").unwrap();
         let text = "<think>a plan</think>\nNo.\n";
-        let completion = Completion { prompt: "Hi. ".into(), text: text.into(), ..Completion::default() };
-        assert_eq!(reward.plan(&completion), [Ask { model: "harmlessness".into(), prompt: format!("Hi. {text}"), max_tokens: 0 }]);
+        let completion = Completion {
+            prompt: "Hi. ".into(),
+            text: text.into(),
+            ..Completion::default()
+        };
+        assert_eq!(
+            reward.plan(&completion),
+            [Ask {
+                model: "harmlessness".into(),
+                prompt: format!("Hi. {text}"),
+                max_tokens: 0
+            }]
+        );
     }
 
     #[test]

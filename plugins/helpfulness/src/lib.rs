@@ -1,9 +1,10 @@
-//! `helpfulness`: what a reward model thinks of the final summary alone (DeepSeek-R1's last stage), so that preferences do not interfere with
-//! the reasoning.
+//! `helpfulness`: what a reward model thinks of the final summary alone (DeepSeek-R1's last stage),
+//! so that preferences do not interfere with the reasoning.
 //!
-//! The summary is what stands after the first `</think>`; in the R1-Zero form, what its last `<answer>…</answer>` holds. A completion
-//! without any thought is all summary. A thought that was never closed has none, nor has one with nothing behind it: 0, reason `no summary`, and the
-//! model is not asked.
+//! The summary is what stands after the first `</think>`; in the R1-Zero form, what its last
+//! `<answer>…</answer>` holds. A completion without any thought is all summary. A thought that was
+//! never closed has none, nor has one with nothing behind it: 0, reason `no summary`, and the model
+//! is not asked.
 //!
 //! The model reads the prompt, without a `<think>` at its end, and the summary.
 //!
@@ -26,7 +27,10 @@ pub struct Helpfulness {
 
 impl Default for Helpfulness {
     fn default() -> Self {
-        Helpfulness { model: "helpfulness".into(), scale: Scale::default() }
+        Helpfulness {
+            model: "helpfulness".into(),
+            scale: Scale::default(),
+        }
     }
 }
 
@@ -34,13 +38,24 @@ impl JudgedReward for Helpfulness {
     const INFO: Info = Info::new("helpfulness", env!("CARGO_PKG_VERSION"));
 
     fn plan(&self, completion: &Completion) -> Vec<Ask> {
-        let conversation = |summary: &str| format!("{}{summary}", without_think(&completion.prompt));
-        summary(completion).map(|summary| reward_model::ask(&self.model, conversation(summary))).into_iter().collect()
+        let conversation =
+            |summary: &str| format!("{}{summary}", without_think(&completion.prompt));
+        summary(completion)
+            .map(|summary| reward_model::ask(&self.model, conversation(summary)))
+            .into_iter()
+            .collect()
     }
 
-    fn conclude(&self, completion: &Completion, answers: &[std::result::Result<String, String>]) -> Result<Score> {
+    fn conclude(
+        &self,
+        completion: &Completion,
+        answers: &[std::result::Result<String, String>],
+    ) -> Result<Score> {
         match summary(completion) {
-            Some(_) => Ok(Score::from(self.scale.score(reward_model::number(&self.model, answers)?))),
+            Some(_) => Ok(Score::from(
+                self.scale
+                    .score(reward_model::number(&self.model, answers)?),
+            )),
             None => Ok(Score::fail("no summary")),
         }
     }
@@ -48,11 +63,14 @@ impl JudgedReward for Helpfulness {
 
 fn summary(completion: &Completion) -> Option<&str> {
     let thought = tags::split_think(&completion.text);
-    let thinks = completion.text.contains("<think>") || without_think(&completion.prompt) != completion.prompt;
+    let thinks = completion.text.contains("<think>")
+        || without_think(&completion.prompt) != completion.prompt;
     if thought.think.is_none() && thinks {
         return None;
     }
-    let summary = tags::last(thought.rest, "answer").unwrap_or(thought.rest).trim();
+    let summary = tags::last(thought.rest, "answer")
+        .unwrap_or(thought.rest)
+        .trim();
     Some(summary).filter(|summary| !summary.is_empty())
 }
 
@@ -74,22 +92,38 @@ mod tests {
 
     fn asked(prompt: &str, text: &str) -> Vec<String> {
         let reward: Helpfulness = reward_sdk::configure(r#"{"model": "rm"}"#).unwrap();
-        let completion = Completion { prompt: prompt.into(), text: text.into(), ..Completion::default() };
+        let completion = Completion {
+            prompt: prompt.into(),
+            text: text.into(),
+            ..Completion::default()
+        };
         let asks = reward.plan(&completion);
-        assert!(asks.iter().all(|ask| ask.model == "rm" && ask.max_tokens == 0));
+        assert!(
+            asks.iter()
+                .all(|ask| ask.model == "rm" && ask.max_tokens == 0)
+        );
         asks.into_iter().map(|ask| ask.prompt).collect()
     }
 
     #[test]
     fn the_model_reads_the_summary_and_no_thought() {
-        assert_eq!(asked("Hi. ", "<think>secret</think>\n\nHello!\n"), ["Hi. Hello!"]);
+        assert_eq!(
+            asked("Hi. ", "<think>secret</think>\n\nHello!\n"),
+            ["Hi. Hello!"]
+        );
         assert_eq!(asked("Hi.<think>\n", "secret</think>Hello!"), ["Hi.Hello!"]);
-        assert_eq!(asked("Hi. ", "<think>secret</think> <answer> Hello! </answer>"), ["Hi. Hello!"]);
+        assert_eq!(
+            asked("Hi. ", "<think>secret</think> <answer> Hello! </answer>"),
+            ["Hi. Hello!"]
+        );
         assert_eq!(asked("Hi. ", "Hello!"), ["Hi. Hello!"]);
         assert_eq!(asked("Hi. ", "<think>secret"), [""; 0]);
         assert_eq!(asked("Hi.<think>\n", "secret, on and on"), [""; 0]);
         assert_eq!(asked("Hi. ", "<think>secret</think> \n"), [""; 0]);
-        assert_eq!(asked("Hi. ", "<think>secret</think><answer> </answer>"), [""; 0]);
+        assert_eq!(
+            asked("Hi. ", "<think>secret</think><answer> </answer>"),
+            [""; 0]
+        );
     }
 
     #[test]

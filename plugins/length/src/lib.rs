@@ -1,20 +1,23 @@
 //! `length`: what a completion's length is worth, given that its answer is right or wrong.
 //!
-//! Right and wrong are [`accuracy`]'s, whose configuration is the table `accuracy`; where that cannot judge (an unusable reference), the sample
-//! is masked here too. L is the completion's length.
+//! Right and wrong are [`accuracy`]'s, whose configuration is the table `accuracy`; where that
+//! cannot judge (an unusable reference), the sample is masked here too. L is the completion's
+//! length.
 //!
-//! **`kind = "cosine"`** (the default): right answers are worth more when they are short, wrong ones cost less when they are long, because more
-//! thought may yet find the answer ("Demystifying long chain-of-thought reasoning", equation 1; open-r1's `cosine_scaled_reward`). With
-//! c = (1 + cos(π · min(L / `max_len`, 1))) / 2, which falls from 1 to 0:
+//! **`kind = "cosine"`** (the default): right answers are worth more when they are short, wrong
+//! ones cost less when they are long, because more thought may yet find the answer ("Demystifying
+//! long chain-of-thought reasoning", equation 1; open-r1's `cosine_scaled_reward`). With c = (1 +
+//! cos(π · min(L / `max_len`, 1))) / 2, which falls from 1 to 0:
 //!
 //! ```text
 //! right: min_value_correct + (max_value_correct − min_value_correct) · c
 //! wrong: max_value_wrong   − (max_value_wrong   − min_value_wrong)   · c
 //! ```
-//! Beyond `max_len` nothing changes any more; in open-r1 the cosine comes up again there, and twice the length is worth what none is.
+//! Beyond `max_len` nothing changes any more; in open-r1 the cosine comes up again there, and twice
+//! the length is worth what none is.
 //!
-//! **`kind = "group"`**: the length beside those of the other samples of the prompt (Kimi k1.5, section 2.3.3; open-r1's `len_reward`). With λ =
-//! 1/2 − (L − shortest) / (longest − shortest):
+//! **`kind = "group"`**: the length beside those of the other samples of the prompt (Kimi k1.5,
+//! section 2.3.3; open-r1's `len_reward`). With λ = 1/2 − (L − shortest) / (longest − shortest):
 //!
 //! ```text
 //! right: λ        wrong: min(0, λ)        all of one length: 0
@@ -105,7 +108,8 @@ impl TryFrom<Raw> for Length {
                 return Ok(());
             }
             Err(format!(
-                "`min_value_{what}` is {min} and `max_value_{what}` {max}: write −1 ≤ min ≤ max ≤ 1, and weigh the reward in the job"
+                "`min_value_{what}` is {min} and `max_value_{what}` {max}: write −1 ≤ min ≤ max ≤ \
+                 1, and weigh the reward in the job"
             ))
         };
         between("wrong", raw.min_value_wrong, raw.max_value_wrong)?;
@@ -122,12 +126,20 @@ impl TryFrom<Raw> for Length {
             Name::Cosine => Kind::Cosine(cosine),
             Name::Group => Kind::Group,
         };
-        Ok(Length { kind, unit: raw.unit, accuracy: raw.accuracy })
+        Ok(Length {
+            kind,
+            unit: raw.unit,
+            accuracy: raw.accuracy,
+        })
     }
 }
 
 impl GroupReward for Length {
-    const INFO: Info = Info { min: -1.0, max: 1.0, ..Info::new("length", env!("CARGO_PKG_VERSION")) };
+    const INFO: Info = Info {
+        min: -1.0,
+        max: 1.0,
+        ..Info::new("length", env!("CARGO_PKG_VERSION"))
+    };
 
     fn score_group(&self, group: &[Completion]) -> Vec<Result<Score>> {
         let lengths = lengths(self.unit, group);
@@ -145,7 +157,11 @@ impl GroupReward for Length {
             let verdict = self.accuracy.score(completion)?;
             let value = value(verdict.value == 1.0, length);
             // Plus 0: no score is minus 0.
-            Ok(Score { value: value as f32 + 0.0, parts: Vec::new(), reason: verdict.reason })
+            Ok(Score {
+                value: value as f32 + 0.0,
+                parts: Vec::new(),
+                reason: verdict.reason,
+            })
         };
         group.iter().zip(&lengths).map(judge).collect()
     }
@@ -188,22 +204,41 @@ mod tests {
         assert!(error(r#"{"unit": "words"}"#).contains("words"));
         assert!(error(r#"{"max_len": 0}"#).contains("max_len"));
         assert!(error(r#"{"min_value_wrong": -2}"#).contains("weigh"));
-        assert!(error(r#"{"min_value_correct": 0.9, "max_value_correct": 0.1}"#).contains("min_value_correct"));
+        assert!(
+            error(r#"{"min_value_correct": 0.9, "max_value_correct": 0.1}"#)
+                .contains("min_value_correct")
+        );
         assert!(error(r#"{"accuracy": {"kinds": "math"}}"#).contains("kinds"));
     }
 
-    /// A right answer is never worth less for being shorter, a wrong one never worth more; every value is between its bounds.
+    /// A right answer is never worth less for being shorter, a wrong one never worth more; every
+    /// value is between its bounds.
     #[test]
     fn the_cosine_is_monotonous_and_bounded() {
         let reward: Length = reward_sdk::configure("{}").unwrap();
         let value = |text: &str, tokens: u32| {
-            let completion = Completion { text: text.into(), reference: Some("4".into()), tokens, ..Completion::default() };
+            let completion = Completion {
+                text: text.into(),
+                reference: Some("4".into()),
+                tokens,
+                ..Completion::default()
+            };
             reward.score_group(&[completion]).remove(0).unwrap().value
         };
-        let of = |text: &str| (1..2_500).map(|tokens| value(text, tokens)).collect::<Vec<f32>>();
+        let of = |text: &str| {
+            (1..2_500)
+                .map(|tokens| value(text, tokens))
+                .collect::<Vec<f32>>()
+        };
         let (right, wrong) = (of("<answer>4</answer>"), of("<answer>5</answer>"));
-        assert!(right.windows(2).all(|pair| pair[1] <= pair[0]) && right.iter().all(|value| (0.5..=1.0).contains(value)));
-        assert!(wrong.windows(2).all(|pair| pair[1] >= pair[0]) && wrong.iter().all(|value| (-1.0..=-0.5).contains(value)));
+        assert!(
+            right.windows(2).all(|pair| pair[1] <= pair[0])
+                && right.iter().all(|value| (0.5..=1.0).contains(value))
+        );
+        assert!(
+            wrong.windows(2).all(|pair| pair[1] >= pair[0])
+                && wrong.iter().all(|value| (-1.0..=-0.5).contains(value))
+        );
         assert_eq!((right[999], right[2_498], wrong[999]), (0.5, 0.5, -0.5));
     }
 }

@@ -1,8 +1,9 @@
-//! `readability`: whether people can read the chain of thought (DeepSeek-R1, 2.3.3: "we have filtered out chain-of-thought with mixed
-//! languages, long paragraphs, and code blocks").
+//! `readability`: whether people can read the chain of thought (DeepSeek-R1, 2.3.3: "we have
+//! filtered out chain-of-thought with mixed languages, long paragraphs, and code blocks").
 //!
-//! 1 when no rule hits, else 0 with the first one that does. It is made for rejection sampling, with `min_score = 1`. The chain of thought is
-//! what stands before `</think>`; the whole text where that is missing.
+//! 1 when no rule hits, else 0 with the first one that does. It is made for rejection sampling,
+//! with `min_score = 1`. The chain of thought is what stands before `</think>`; the whole text
+//! where that is missing.
 //!
 //! | key | default | |
 //! |---|---|---|
@@ -13,9 +14,10 @@
 //! | `max_repetition` | 0.5 | most of the words' `ngram_size`-grams that repeat earlier ones, 0 to 1; 1: all may |
 //! | `ngram_size` | 3 | as in `repetition`, 1 to 64 |
 //!
-//! Words are told apart as in `language-consistency`: by their writing system, without code, formulas, names, digits and tags. The language is, in this
-//! order, the row's column `language`, `language` of the configuration, or that of most words of the prompt, or, where that has none, of the thought
-//! itself. A thought without a word mixes no languages.
+//! Words are told apart as in `language-consistency`: by their writing system, without code,
+//! formulas, names, digits and tags. The language is, in this order, the row's column `language`,
+//! `language` of the configuration, or that of most words of the prompt, or, where that has none,
+//! of the thought itself. A thought without a word mixes no languages.
 
 use repetition::repeated;
 use reward_sdk::words::{self, scripts_of};
@@ -55,16 +57,29 @@ impl TryFrom<Raw> for Readability {
     type Error = String;
 
     fn try_from(rules: Raw) -> std::result::Result<Self, String> {
-        for (name, share) in [("min_language_share", rules.min_language_share), ("max_repetition", rules.max_repetition)] {
+        for (name, share) in [
+            ("min_language_share", rules.min_language_share),
+            ("max_repetition", rules.max_repetition),
+        ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(format!("`{name}` is {share}: write 0 to 1"));
             }
         }
-        if let Some(unknown) = rules.language.as_deref().filter(|language| scripts_of(language).is_none()) {
-            return Err(format!("`language` is {unknown:?}: write a code such as \"en\" or \"zh\""));
+        if let Some(unknown) = rules
+            .language
+            .as_deref()
+            .filter(|language| scripts_of(language).is_none())
+        {
+            return Err(format!(
+                "`language` is {unknown:?}: write a code such as \"en\" or \"zh\""
+            ));
         }
         if !(1..=repetition::NGRAM_SIZE_MAX).contains(&rules.ngram_size) {
-            return Err(format!("`ngram_size` is {}: write 1 to {}", rules.ngram_size, repetition::NGRAM_SIZE_MAX));
+            return Err(format!(
+                "`ngram_size` is {}: write 1 to {}",
+                rules.ngram_size,
+                repetition::NGRAM_SIZE_MAX
+            ));
         }
         Ok(Readability { rules })
     }
@@ -91,12 +106,21 @@ impl Reward for Readability {
         if rules.max_paragraph_chars > 0 && longest > rules.max_paragraph_chars {
             return Ok(Score::fail(format!("a paragraph of {longest} characters")));
         }
-        if let Some(share) = self.language_share(completion, thought)?.filter(|share| *share < rules.min_language_share) {
-            return Ok(Score::fail(format!("mixed languages: {:.0} % of the words are of the one", share * 100.0)));
+        if let Some(share) = self
+            .language_share(completion, thought)?
+            .filter(|share| *share < rules.min_language_share)
+        {
+            return Ok(Score::fail(format!(
+                "mixed languages: {:.0} % of the words are of the one",
+                share * 100.0
+            )));
         }
         let repeated = repeated(thought, rules.ngram_size);
         if repeated > rules.max_repetition {
-            return Ok(Score::fail(format!("repeats itself: {:.0} % of the n-grams come again", repeated * 100.0)));
+            return Ok(Score::fail(format!(
+                "repeats itself: {:.0} % of the n-grams come again",
+                repeated * 100.0
+            )));
         }
         Ok(Score::pass(true))
     }
@@ -108,14 +132,20 @@ impl Readability {
         if self.rules.min_language_share == 0.0 {
             return Ok(None);
         }
-        let row: Row = completion.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default();
+        let row: Row = completion
+            .meta
+            .as_deref()
+            .and_then(|meta| serde_json::from_str(meta).ok())
+            .unwrap_or_default();
         let text = words::prose(thought);
         let Some(language) = row.language.as_ref().or(self.rules.language.as_ref()) else {
-            let dominant = words::dominant(&words::prose(&completion.prompt)).or_else(|| words::dominant(&text));
+            let dominant = words::dominant(&words::prose(&completion.prompt))
+                .or_else(|| words::dominant(&text));
             return Ok(dominant.and_then(|script| words::share(&text, &[script])));
         };
-        let scripts =
-            scripts_of(language).ok_or_else(|| Error::Unscorable(format!("the row's language {language:?} is not known")))?;
+        let scripts = scripts_of(language).ok_or_else(|| {
+            Error::Unscorable(format!("the row's language {language:?} is not known"))
+        })?;
         Ok(words::share(&text, scripts))
     }
 }
@@ -129,10 +159,15 @@ fn opens_code(line: &str) -> bool {
 fn paragraphs(text: &str) -> impl Iterator<Item = usize> {
     let mut lines = text.lines();
     std::iter::from_fn(move || {
-        let mut lines = lines.by_ref().skip_while(|line| line.trim().is_empty()).take_while(|line| !line.trim().is_empty());
+        let mut lines = lines
+            .by_ref()
+            .skip_while(|line| line.trim().is_empty())
+            .take_while(|line| !line.trim().is_empty());
         let first = lines.next()?.trim().chars().count();
         // A line's end counts as the space that it is.
-        Some(lines.fold(first, |length, line| length + 1 + line.trim().chars().count()))
+        Some(lines.fold(first, |length, line| {
+            length + 1 + line.trim().chars().count()
+        }))
     })
 }
 
@@ -157,7 +192,11 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_named() {
-        let error = |json: &str| reward_sdk::configure::<super::Readability>(json).err().unwrap();
+        let error = |json: &str| {
+            reward_sdk::configure::<super::Readability>(json)
+                .err()
+                .unwrap()
+        };
         assert!(error(r#"{"max_paragraph": 2}"#).contains("max_paragraph"));
         assert!(error(r#"{"min_language_share": 1.5}"#).contains("min_language_share"));
         assert!(error(r#"{"max_repetition": -0.5}"#).contains("max_repetition"));

@@ -1,8 +1,11 @@
-//! `repetition`: a penalty for n-grams that come again ("Demystifying long chain-of-thought reasoning", appendix C.2; open-r1).
+//! `repetition`: a penalty for n-grams that come again ("Demystifying long chain-of-thought
+//! reasoning", appendix C.2; open-r1).
 //!
-//! (1 − distinct n-grams / n-grams) · `max_penalty`, of words without regard to case: runs of letters or digits, and each Chinese or Japanese
-//! character. In Thai, Lao, Khmer and Burmese, which write no blanks between words, each [`RUN_WINDOW`] characters in a row stand for a word.
-//! 0 where there are fewer than `ngram_size` words. Loops within a word and of punctuation count as n-grams of their own ([`loops`]).
+//! (1 − distinct n-grams / n-grams) · `max_penalty`, of words without regard to case: runs of
+//! letters or digits, and each Chinese or Japanese character. In Thai, Lao, Khmer and Burmese,
+//! which write no blanks between words, each [`RUN_WINDOW`] characters in a row stand for a word. 0
+//! where there are fewer than `ngram_size` words. Loops within a word and of punctuation count as
+//! n-grams of their own ([`loops`]).
 //!
 //! | key | default | |
 //! |---|---|---|
@@ -33,12 +36,16 @@ struct Raw {
 
 impl Default for Raw {
     fn default() -> Raw {
-        Raw { ngram_size: 3, max_penalty: -1.0 }
+        Raw {
+            ngram_size: 3,
+            max_penalty: -1.0,
+        }
     }
 }
 
 pub const NGRAM_SIZE_MAX: usize = 64;
-/// Characters that stand for a word where blanks part none: with two more a trigram, as long as three short words.
+/// Characters that stand for a word where blanks part none: with two more a trigram, as long as
+/// three short words.
 const RUN_WINDOW: usize = 10;
 /// Words that are looked at, the first ones: more than a completion of 32,768 tokens has.
 const WORDS_MAX: usize = 1 << 16;
@@ -46,42 +53,75 @@ const WORDS_MAX: usize = 1 << 16;
 impl TryFrom<Raw> for Repetition {
     type Error = String;
 
-    fn try_from(Raw { ngram_size, max_penalty }: Raw) -> std::result::Result<Self, String> {
+    fn try_from(
+        Raw {
+            ngram_size,
+            max_penalty,
+        }: Raw,
+    ) -> std::result::Result<Self, String> {
         if !(1..=NGRAM_SIZE_MAX).contains(&ngram_size) {
-            return Err(format!("`ngram_size` is {ngram_size}: write 1 to {NGRAM_SIZE_MAX}"));
+            return Err(format!(
+                "`ngram_size` is {ngram_size}: write 1 to {NGRAM_SIZE_MAX}"
+            ));
         }
         if !(-1.0..=0.0).contains(&max_penalty) {
-            return Err(format!("`max_penalty` is {max_penalty}: write -1 to 0, and weigh the reward in the job"));
+            return Err(format!(
+                "`max_penalty` is {max_penalty}: write -1 to 0, and weigh the reward in the job"
+            ));
         }
-        Ok(Repetition { ngram_size, max_penalty })
+        Ok(Repetition {
+            ngram_size,
+            max_penalty,
+        })
     }
 }
 
 impl Reward for Repetition {
-    const INFO: Info = Info { min: -1.0, max: 0.0, ..Info::new("repetition", env!("CARGO_PKG_VERSION")) };
+    const INFO: Info = Info {
+        min: -1.0,
+        max: 0.0,
+        ..Info::new("repetition", env!("CARGO_PKG_VERSION"))
+    };
 
     fn score(&self, completion: &Completion) -> Result<Score> {
         let repeated = repeated(&completion.text, self.ngram_size);
         // A text without repetition scores 0, not minus 0.
-        Ok(Score::from(if repeated > 0.0 { (repeated * self.max_penalty) as f32 } else { 0.0 }))
+        Ok(Score::from(if repeated > 0.0 {
+            (repeated * self.max_penalty) as f32
+        } else {
+            0.0
+        }))
     }
 }
 
-/// The share of a text's n-grams that come again, each time but the first; 0 for a text of fewer words.
+/// The share of a text's n-grams that come again, each time but the first; 0 for a text of fewer
+/// words.
 pub fn repeated(text: &str, ngram_size: usize) -> f64 {
-    let Units { lower, found, stretches, .. } = units(text);
-    let words: Vec<&str> = found.into_iter().filter_map(|place| lower.get(place)).collect();
+    let Units {
+        lower,
+        found,
+        stretches,
+        ..
+    } = units(text);
+    let words: Vec<&str> = found
+        .into_iter()
+        .filter_map(|place| lower.get(place))
+        .collect();
     let loops = loops(&lower, &stretches, words.len());
     let total = (words.len() + 1).saturating_sub(ngram_size);
     if total + loops.all == 0 {
         return 0.0;
     }
-    let again = if total > 0 { total - distinct(&words, ngram_size) } else { 0 };
+    let again = if total > 0 {
+        total - distinct(&words, ngram_size)
+    } else {
+        0
+    };
     (again + loops.repeated) as f64 / (total + loops.all) as f64
 }
 
-/// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two n-grams that overlap are one that is longer,
-/// up to the wanted size.
+/// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two
+/// n-grams that overlap are one that is longer, up to the wanted size.
 fn distinct<T: Hash + Eq>(words: &[T], ngram_size: usize) -> usize {
     let (mut numbers, mut count) = numbered(words.iter());
     let mut size = 1;
@@ -95,7 +135,8 @@ fn distinct<T: Hash + Eq>(words: &[T], ngram_size: usize) -> usize {
 
 /// A number for each, the same for equal ones, and how many there are.
 fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
-    let mut numbers: FxHashMap<T, u32> = FxHashMap::with_capacity_and_hasher(items.size_hint().0, Default::default());
+    let mut numbers: FxHashMap<T, u32> =
+        FxHashMap::with_capacity_and_hasher(items.size_hint().0, Default::default());
     let number = |item: T| {
         let next = numbers.len() as u32;
         *numbers.entry(item).or_insert(next)
@@ -103,13 +144,21 @@ fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
     (items.map(number).collect(), numbers.len())
 }
 
-/// The text in lower case, and where its first words, numbers and single characters of writing systems that do not part words stand.
+/// The text in lower case, and where its first words, numbers and single characters of writing
+/// systems that do not part words stand.
 fn units(text: &str) -> Units {
-    let mut units = Units { lower: String::with_capacity(text.len()), ..Units::default() };
+    let mut units = Units {
+        lower: String::with_capacity(text.len()),
+        ..Units::default()
+    };
     let mut known = Known::default();
     for character in text.chars() {
         if character.is_ascii() {
-            let kind = if character.is_ascii_alphanumeric() { Kind::Part } else { Kind::Between };
+            let kind = if character.is_ascii_alphanumeric() {
+                Kind::Part
+            } else {
+                Kind::Between
+            };
             units.add(character.to_ascii_lowercase(), kind);
         } else if Kind::is_alone(character) {
             // Ideographs have no case, and are too many to keep.
@@ -190,11 +239,22 @@ impl Units {
             self.punctuation = (end, 0);
         }
         if let Some(first) = self.run.first() {
-            match self.run.len().checked_sub(RUN_WINDOW).filter(|more| *more > 0) {
+            match self
+                .run
+                .len()
+                .checked_sub(RUN_WINDOW)
+                .filter(|more| *more > 0)
+            {
                 None => self.found.push(*first..end),
                 Some(more) => {
                     let ends = self.run.iter().skip(RUN_WINDOW).copied().chain([end]);
-                    self.found.extend(self.run.iter().zip(ends).take(more + 1).map(|(start, end)| *start..end));
+                    self.found.extend(
+                        self.run
+                            .iter()
+                            .zip(ends)
+                            .take(more + 1)
+                            .map(|(start, end)| *start..end),
+                    );
                 }
             }
             self.run.clear();
@@ -227,7 +287,9 @@ impl Kind {
     fn of(character: char) -> Kind {
         if Kind::is_alone(character) {
             Kind::Alone
-        } else if matches!(character, '\u{e00}'..='\u{e3e}' | '\u{e40}'..='\u{eff}' | '\u{1000}'..='\u{1049}' | '\u{1050}'..='\u{109f}' | '\u{1780}'..='\u{17d3}')
+        } else if matches!(character, '\u{e00}'..='\u{e3e}' | '\u{e40}'..='\u{eff}')
+            || matches!(character, '\u{1000}'..='\u{1049}' | '\u{1050}'..='\u{109f}')
+            || matches!(character, '\u{1780}'..='\u{17d3}')
         {
             Kind::Run
         } else if character.is_alphanumeric() {
@@ -238,7 +300,8 @@ impl Kind {
     }
 
     fn is_alone(character: char) -> bool {
-        matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
+        matches!(character, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}')
+            || matches!(character, '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
     }
 }
 
@@ -250,14 +313,25 @@ struct Lowered {
 }
 
 impl Lowered {
-    const NONE: Lowered = Lowered { first: ('\0', Kind::Between), more: None };
+    const NONE: Lowered = Lowered {
+        first: ('\0', Kind::Between),
+        more: None,
+    };
 
     fn of(character: char) -> Lowered {
         // A sigma is a sigma, at the end of a word as within.
-        let kinds = |character: char| if character == 'ς' { ('σ', Kind::Part) } else { (character, Kind::of(character)) };
+        let kinds = |character: char| {
+            if character == 'ς' {
+                ('σ', Kind::Part)
+            } else {
+                (character, Kind::of(character))
+            }
+        };
         let mut lower = character.to_lowercase().map(kinds);
         let first = lower.next().unwrap_or((character, Kind::Between));
-        let more = lower.next().map(|second| [second, lower.next().unwrap_or(('\0', Kind::Between))]);
+        let more = lower
+            .next()
+            .map(|second| [second, lower.next().unwrap_or(('\0', Kind::Between))]);
         Lowered { first, more }
     }
 }
@@ -271,7 +345,10 @@ struct Known {
 
 impl Default for Known {
     fn default() -> Known {
-        Known { near: [('\0', Lowered::NONE); Known::NEAR], all: FxHashMap::default() }
+        Known {
+            near: [('\0', Lowered::NONE); Known::NEAR],
+            all: FxHashMap::default(),
+        }
     }
 }
 
@@ -281,7 +358,13 @@ impl Known {
     fn of(&mut self, character: char) -> Lowered {
         let place = &mut self.near[character as usize % Known::NEAR];
         if place.0 != character {
-            *place = (character, *self.all.entry(character).or_insert_with(|| Lowered::of(character)));
+            *place = (
+                character,
+                *self
+                    .all
+                    .entry(character)
+                    .or_insert_with(|| Lowered::of(character)),
+            );
         }
         place.1
     }
@@ -300,11 +383,20 @@ mod tests {
     /// Against counting them one by one, for every size.
     #[test]
     fn overlapping_ngrams_are_told_apart() {
-        for text in ["a b a b a b a c a b", "x", "a a a a a a a a a", "the cat the dog the cat the cow the cat the dog the"] {
+        for text in [
+            "a b a b a b a c a b",
+            "x",
+            "a a a a a a a a a",
+            "the cat the dog the cat the cow the cat the dog the",
+        ] {
             let words: Vec<&str> = text.split(' ').collect();
             for size in 1..=words.len() {
                 let counted: std::collections::HashSet<&[&str]> = words.windows(size).collect();
-                assert_eq!(super::distinct(&words, size), counted.len(), "{size} of {text}");
+                assert_eq!(
+                    super::distinct(&words, size),
+                    counted.len(),
+                    "{size} of {text}"
+                );
             }
         }
     }
@@ -335,7 +427,11 @@ mod tests {
             }
             words.extend(Some(word).filter(|word| !word.is_empty()));
             let units = super::units(text);
-            let found: Vec<&str> = units.found.iter().map(|place| &units.lower[place.clone()]).collect();
+            let found: Vec<&str> = units
+                .found
+                .iter()
+                .map(|place| &units.lower[place.clone()])
+                .collect();
             assert_eq!(found, words, "{text}");
         }
     }
@@ -359,22 +455,31 @@ mod tests {
         ];
         for text in loops {
             let repeated = super::repeated(&text, 3);
-            assert!(repeated > 0.5, "{repeated}: {}", text.chars().take(20).collect::<String>());
+            assert!(
+                repeated > 0.5,
+                "{repeated}: {}",
+                text.chars().take(20).collect::<String>()
+            );
         }
     }
 
     #[test]
     fn rules_tables_code_and_long_numbers_are_no_loops() {
-        let words =
-            "We add the first two numbers, then we multiply by three and look at what is left over in the end. ".to_string();
+        let words = "We add the first two numbers, then we multiply by three and look at what is \
+                     left over in the end. "
+            .to_string();
         for text in [
             format!("{words}{}\nSo we get one.", "-".repeat(80)),
-            format!("{words}\n| a | b |\n|-----------------------|----------------------|\n| c | d |\n"),
+            format!(
+                "{words}\n| a | b |\n|-----------------------|----------------------|\n| c | d |\n"
+            ),
             format!("{words}1/3 = 0.{} and so on", "3".repeat(120)),
             format!("{words}10^100 is 1{}", "0".repeat(100)),
             format!("{words}Contents {} 5", ".".repeat(60)),
             format!("{words}fn f() {{ {} }}", "}".repeat(12)),
-            "ประเทศไทยมีภูมิอากาศแบบร้อนชื้นและมีฤดูกาลสามฤดูคือฤดูร้อนฤดูฝนและฤดูหนาวโดยกรุงเทพมหานครเป็นเมืองหลวงของประเทศ".into(),
+            "ประเทศไทยมีภูมิอากาศแบบร้อนชื้นและมีฤดูกาลสามฤดูคือฤดูร้อนฤดูฝนและฤดูหนาว\
+             โดยกรุงเทพมหานครเป็นเมืองหลวงของประเทศ"
+                .into(),
             "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung".into(),
         ] {
             let repeated = super::repeated(&text, 3);
@@ -384,7 +489,11 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_named() {
-        let error = |json: &str| reward_sdk::configure::<super::Repetition>(json).err().unwrap();
+        let error = |json: &str| {
+            reward_sdk::configure::<super::Repetition>(json)
+                .err()
+                .unwrap()
+        };
         assert!(error(r#"{"ngram": 2}"#).contains("ngram"));
         assert!(error(r#"{"ngram_size": 0}"#).contains("ngram_size"));
         assert!(error(r#"{"max_penalty": 0.5}"#).contains("max_penalty"));

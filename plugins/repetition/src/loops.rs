@@ -1,7 +1,9 @@
-//! Loops that no word ends: a punctuation mark again and again, a syllable in a word without blanks.
+//! Loops that no word ends: a punctuation mark again and again, a syllable in a word without
+//! blanks.
 //!
-//! A stretch is a run of characters without a word's end in it, or one without a word. It is a loop where more than half of its windows
-//! of [`WINDOW`] characters come again. The first ones are let through: rules, tables, leaders and long numbers repeat themselves too.
+//! A stretch is a run of characters without a word's end in it, or one without a word. It is a loop
+//! where more than half of its windows of [`WINDOW`] characters come again. The first ones are let
+//! through: rules, tables, leaders and long numbers repeat themselves too.
 
 use crate::distinct;
 use std::ops::Range;
@@ -10,14 +12,16 @@ use std::ops::Range;
 const WINDOW: usize = 8;
 /// Shorter stretches are never looked at.
 pub const LENGTH_MIN: usize = 32;
-/// Repeated windows that are let through, and how many of rules and numbers, in a text that also has words.
+/// Repeated windows that are let through, and how many of rules and numbers, in a text that also
+/// has words.
 const ALLOWED: usize = 24;
 const ALLOWED_RULES_MAX: usize = 120;
 const ALLOWED_DIGITS: usize = 256;
 /// Characters of all stretches together that are looked at.
 const CHARS_MAX: usize = 1 << 16;
 
-/// What the loops of a text add to its n-grams: those that come again beyond what is let through, and all.
+/// What the loops of a text add to its n-grams: those that come again beyond what is let through,
+/// and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loops {
     pub repeated: usize,
@@ -29,20 +33,33 @@ pub fn loops(text: &str, stretches: &[Range<usize>], words: usize) -> Loops {
     let mut left = CHARS_MAX;
     for stretch in stretches {
         let written = text.get(stretch.clone()).unwrap_or_default();
-        let chars: Vec<char> = written.chars().filter(|c| !c.is_whitespace()).take(left).collect();
+        let chars: Vec<char> = written
+            .chars()
+            .filter(|c| !c.is_whitespace())
+            .take(left)
+            .collect();
         left -= chars.len();
-        let Some(windows) = (chars.len() + 1).checked_sub(WINDOW).filter(|windows| *windows > 0) else { continue };
+        let Some(windows) = (chars.len() + 1)
+            .checked_sub(WINDOW)
+            .filter(|windows| *windows > 0)
+        else {
+            continue;
+        };
         let repeated = windows - distinct(&chars, WINDOW);
         let beyond = repeated.saturating_sub(allowed(&chars, words));
         if repeated * 2 > windows && beyond > 0 {
-            found = Loops { repeated: found.repeated + beyond, all: found.all + windows };
+            found = Loops {
+                repeated: found.repeated + beyond,
+                all: found.all + windows,
+            };
         }
     }
     found
 }
 
 fn allowed(chars: &[char], words: usize) -> usize {
-    let most = |kind: fn(char) -> bool| chars.iter().filter(|c| kind(**c)).count() * 10 > chars.len() * 9;
+    let most =
+        |kind: fn(char) -> bool| chars.iter().filter(|c| kind(**c)).count() * 10 > chars.len() * 9;
     if most(|c| c.is_ascii_digit()) {
         ALLOWED_DIGITS
     } else if most(|c| "-=_*#~+|:.─━═│┃".contains(c)) {

@@ -9,8 +9,11 @@ use syn::{Error, Expr, FnArg, ItemFn, LitStr, Result, Type};
 /// The function becomes the plugin's whole behaviour; it stays callable under its own name.
 #[proc_macro_attribute]
 pub fn reward(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let expanded = Declared::parse(arguments.into()).and_then(|declared| expand(&declared, syn::parse(item)?));
-    expanded.unwrap_or_else(|error| error.to_compile_error()).into()
+    let expanded =
+        Declared::parse(arguments.into()).and_then(|declared| expand(&declared, syn::parse(item)?));
+    expanded
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
 }
 
 /// What stands in the attribute's parentheses.
@@ -24,9 +27,19 @@ struct Declared {
 
 impl Declared {
     fn parse(arguments: Tokens) -> Result<Declared> {
-        let mut declared = Declared { name: None, version: None, min: None, max: None, parts: Vec::new() };
+        let mut declared = Declared {
+            name: None,
+            version: None,
+            min: None,
+            max: None,
+            parts: Vec::new(),
+        };
         let parser = syn::meta::parser(|meta| {
-            let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            let key = meta
+                .path
+                .get_ident()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             match key.as_str() {
                 "name" => declared.name = Some(meta.value()?.parse()?),
                 "version" => declared.version = Some(meta.value()?.parse()?),
@@ -36,9 +49,16 @@ impl Declared {
                     let listed;
                     let value = meta.value()?;
                     syn::bracketed!(listed in value);
-                    declared.parts = listed.parse_terminated(|part| part.parse::<LitStr>(), syn::Token![,])?.into_iter().collect();
+                    declared.parts = listed
+                        .parse_terminated(|part| part.parse::<LitStr>(), syn::Token![,])?
+                        .into_iter()
+                        .collect();
                 }
-                _ => return Err(meta.error("the keys are `name`, `version`, `min`, `max` and `parts = [\"…\"]`")),
+                _ => {
+                    return Err(meta.error(
+                        "the keys are `name`, `version`, `min`, `max` and `parts = [\"…\"]`",
+                    ));
+                }
             }
             Ok(())
         });
@@ -48,8 +68,14 @@ impl Declared {
 
     /// An expression of type `reward_sdk::Info`.
     fn info(&self) -> Tokens {
-        let name = self.name.as_ref().map_or_else(|| quote!(env!("CARGO_PKG_NAME")), |name| quote!(#name));
-        let version = self.version.as_ref().map_or_else(|| quote!(env!("CARGO_PKG_VERSION")), |version| quote!(#version));
+        let name = self
+            .name
+            .as_ref()
+            .map_or_else(|| quote!(env!("CARGO_PKG_NAME")), |name| quote!(#name));
+        let version = self.version.as_ref().map_or_else(
+            || quote!(env!("CARGO_PKG_VERSION")),
+            |version| quote!(#version),
+        );
         let min = self.min.as_ref().map(|min| quote!(min: #min,));
         let max = self.max.as_ref().map(|max| quote!(max: #max,));
         let parts = (!self.parts.is_empty()).then(|| {
@@ -60,7 +86,8 @@ impl Declared {
     }
 }
 
-/// By its first parameter a function is one of a completion or of a group; a second one is its configuration.
+/// By its first parameter a function is one of a completion or of a group; a second one is its
+/// configuration.
 fn expand(declared: &Declared, function: ItemFn) -> Result<Tokens> {
     let signature = &function.sig;
     let refused = |what: &str| Err(Error::new(signature.span(), what));
@@ -69,22 +96,36 @@ fn expand(declared: &Declared, function: ItemFn) -> Result<Tokens> {
     }
     let mut parameters = signature.inputs.iter();
     let Some(Type::Reference(first)) = parameters.next().and_then(type_of) else {
-        return refused("a reward takes `&Completion`, or `&[Completion]` for all samples of a prompt");
+        return refused(
+            "a reward takes `&Completion`, or `&[Completion]` for all samples of a prompt",
+        );
     };
     let config = match (parameters.next().map(type_of), parameters.next()) {
         (None, _) => None,
         (Some(Some(Type::Reference(config))), None) => Some(&config.elem),
-        _ => return refused("a reward takes the completion and, at most, a reference to its configuration: `config: &Config`"),
+        _ => {
+            return refused(
+                "a reward takes the completion and, at most, a reference to its configuration: \
+                 `config: &Config`",
+            );
+        }
     };
     let (name, info) = (&signature.ident, declared.info());
     let (field, argument) = match config {
         Some(config) => (quote!((#config)), quote!(, &self.0)),
         None => (quote!({}), quote!()),
     };
-    // A newtype reads its configuration as the type inside would; without one, only an empty table is accepted.
+    // A newtype reads its configuration as the type inside would; without one, only an empty table
+    // is accepted.
     let derive = match config {
-        Some(_) => quote!(#[derive(::reward_sdk::serde::Deserialize)] #[serde(crate = "::reward_sdk::serde", transparent)]),
-        None => quote!(#[derive(::reward_sdk::serde::Deserialize)] #[serde(crate = "::reward_sdk::serde", deny_unknown_fields)]),
+        Some(_) => {
+            quote!(#[derive(::reward_sdk::serde::Deserialize)] #[serde(crate =
+                "::reward_sdk::serde", transparent)])
+        }
+        None => {
+            quote!(#[derive(::reward_sdk::serde::Deserialize)] #[serde(crate =
+                "::reward_sdk::serde", deny_unknown_fields)])
+        }
     };
     let ending = config.map(|_| quote!(;));
     let (implementation, export) = match &*first.elem {
@@ -93,8 +134,12 @@ fn expand(declared: &Declared, function: ItemFn) -> Result<Tokens> {
                 impl ::reward_sdk::GroupReward for Reward {
                     const INFO: ::reward_sdk::Info = #info;
 
-                    fn score_group(&self, group: &[::reward_sdk::Completion]) -> ::std::vec::Vec<::reward_sdk::Result<::reward_sdk::Score>> {
-                        #name(group #argument).into_iter().map(::reward_sdk::IntoVerdict::into_verdict).collect()
+                    fn score_group(
+                        &self,
+                        group: &[::reward_sdk::Completion],
+                    ) -> ::std::vec::Vec<::reward_sdk::Result<::reward_sdk::Score>> {
+                        #name(group #argument).into_iter()
+                            .map(::reward_sdk::IntoVerdict::into_verdict).collect()
                     }
                 }
             },
@@ -105,7 +150,10 @@ fn expand(declared: &Declared, function: ItemFn) -> Result<Tokens> {
                 impl ::reward_sdk::Reward for Reward {
                     const INFO: ::reward_sdk::Info = #info;
 
-                    fn score(&self, completion: &::reward_sdk::Completion) -> ::reward_sdk::Result<::reward_sdk::Score> {
+                    fn score(
+                        &self,
+                        completion: &::reward_sdk::Completion,
+                    ) -> ::reward_sdk::Result<::reward_sdk::Score> {
                         ::reward_sdk::IntoVerdict::into_verdict(#name(completion #argument))
                     }
                 }

@@ -1,4 +1,5 @@
-//! What stands right around a box: the formula that it is a part of, and words that change its number or take it back.
+//! What stands right around a box: the formula that it is a part of, and words that change its
+//! number or take it back.
 
 use std::borrow::Cow;
 
@@ -6,11 +7,23 @@ use std::borrow::Cow;
 /// [`BETWEEN`] stands.
 const DENIALS: &[&str] = &["not", "never", "cannot", "impossible", "neither", "nor"];
 /// Words between a denial and a box: `cannot be equal to \boxed{5}`.
-const BETWEEN: &[&str] =
-    &["be", "been", "equal", "equals", "to", "the", "answer", "exactly", "a", "get", "obtain", "give", "have", "that", "possibly"];
+const BETWEEN: &[&str] = &[
+    "be", "been", "equal", "equals", "to", "the", "answer", "exactly", "a", "get", "obtain",
+    "give", "have", "that", "possibly",
+];
 /// Words anywhere in a box's clause that leave it open.
-const DOUBTS: &[&str] =
-    &["whether", "doubt", "doubts", "doubtful", "unlikely", "unclear", "uncertain", "wonder", "wonders", "undecided"];
+const DOUBTS: &[&str] = &[
+    "whether",
+    "doubt",
+    "doubts",
+    "doubtful",
+    "unlikely",
+    "unclear",
+    "uncertain",
+    "wonder",
+    "wonders",
+    "undecided",
+];
 /// Words right before a box that say another number than the one in it; an `of` may follow them.
 const OTHERS: &[&str] = &[
     "half",
@@ -104,11 +117,25 @@ const REFUSALS: &[&str] = &[
     "以下",
 ];
 /// Words behind a box that belong to its number.
-const SCALES: &[&str] =
-    &["million", "billion", "trillion", "thousand", "hundred", "dozen", "percent", "per cent", "ppm", "below zero", "万", "亿"];
+const SCALES: &[&str] = &[
+    "million",
+    "billion",
+    "trillion",
+    "thousand",
+    "hundred",
+    "dozen",
+    "percent",
+    "per cent",
+    "ppm",
+    "below zero",
+    "万",
+    "亿",
+];
 /// Commands that make another number of what follows them.
-const FUNCTIONS: &[&str] =
-    &["sqrt", "sin", "cos", "tan", "log", "ln", "exp", "cdot", "times", "div", "pm", "mp", "lfloor", "lceil", "lvert"];
+const FUNCTIONS: &[&str] = &[
+    "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "cdot", "times", "div", "pm", "mp", "lfloor",
+    "lceil", "lvert",
+];
 
 /// What is set around formulas: `$`, `\(`, `**`, white space.
 fn within(text: &str) -> &str {
@@ -122,7 +149,11 @@ fn within(text: &str) -> &str {
 fn behind(after: &str) -> &str {
     let set = |c: char| c.is_whitespace() || matches!(c, '$' | '*');
     let after = after.trim_start_matches(set);
-    after.strip_prefix("\\)").or_else(|| after.strip_prefix("\\]")).unwrap_or(after).trim_start_matches(set)
+    after
+        .strip_prefix("\\)")
+        .or_else(|| after.strip_prefix("\\]"))
+        .unwrap_or(after)
+        .trim_start_matches(set)
 }
 
 /// The words of the clause that ends in a box, from the last one.
@@ -149,29 +180,46 @@ fn is_in(list: &[&str], word: &str) -> bool {
 
 #[inline(never)]
 fn begins_in<'l>(text: &str, list: &[&'l str]) -> Option<&'l str> {
-    list.iter().find(|part| text.as_bytes().starts_with(part.as_bytes())).copied()
+    list.iter()
+        .find(|part| text.as_bytes().starts_with(part.as_bytes()))
+        .copied()
 }
 
 #[inline(never)]
 fn ends_in(text: &str, list: &[&str]) -> bool {
-    list.iter().any(|part| text.as_bytes().ends_with(part.as_bytes()))
+    list.iter()
+        .any(|part| text.as_bytes().ends_with(part.as_bytes()))
 }
 
 /// Whether a letter, a digit or a space stands at a place: no sign begins with one.
 fn is_plain(text: &str, at: usize) -> bool {
-    text.as_bytes().get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
+    text.as_bytes()
+        .get(at)
+        .is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
 }
 
 /// The first place of any of the parts, and which it is.
 #[inline(never)]
 fn first_of<'l>(text: &str, list: &[&'l str]) -> Option<(usize, &'l str)> {
-    (0..text.len()).find_map(|at| if is_plain(text, at) { None } else { Some((at, begins_in(text.get(at..)?, list)?)) })
+    (0..text.len()).find_map(|at| {
+        if is_plain(text, at) {
+            None
+        } else {
+            Some((at, begins_in(text.get(at..)?, list)?))
+        }
+    })
 }
 
 /// Where the last of any of the parts ends.
 #[inline(never)]
 fn last_of(text: &str, list: &[&str]) -> Option<usize> {
-    let part = |at| if is_plain(text, at) { None } else { Some(at + begins_in(text.get(at..)?, list)?.len()) };
+    let part = |at| {
+        if is_plain(text, at) {
+            None
+        } else {
+            Some(at + begins_in(text.get(at..)?, list)?.len())
+        }
+    };
     (0..text.len()).rev().find_map(part)
 }
 
@@ -194,8 +242,14 @@ fn is_prose(text: &str, letters_max: usize) -> bool {
 pub fn is_taken_back((before, after): (&str, &str)) -> bool {
     let before = within(before);
     let words = clause(before);
-    let denied = words.iter().find(|word| !is_in(BETWEEN, word)).is_some_and(|word| is_in(DENIALS, word) || word.ends_with("n't"));
-    let other = words.iter().find(|word| *word != "of").is_some_and(|word| is_in(OTHERS, word));
+    let denied = words
+        .iter()
+        .find(|word| !is_in(BETWEEN, word))
+        .is_some_and(|word| is_in(DENIALS, word) || word.ends_with("n't"));
+    let other = words
+        .iter()
+        .find(|word| *word != "of")
+        .is_some_and(|word| is_in(OTHERS, word));
     denied
         || other
         || ends_in(before, ENDINGS)
@@ -204,27 +258,39 @@ pub fn is_taken_back((before, after): (&str, &str)) -> bool {
 }
 
 /// The content of a box with the formula that it is a part of, and the words that belong to its
-/// number: `-\boxed{12}`, `2\boxed{12}`, `\boxed{12}\%`, `\frac{\boxed{3}}{4}`, `\boxed{5} million`;
-/// `None` where the formula cannot be told. A box with another side of an equation behind it is a
-/// blank that is filled in: `17 - \boxed{5} = 12` is 5.
+/// number: `-\boxed{12}`, `2\boxed{12}`, `\boxed{12}\%`, `\frac{\boxed{3}}{4}`,
+/// `\boxed{5} million`; `None` where the formula cannot be told. A box with another side of an
+/// equation behind it is a blank that is filled in: `17 - \boxed{5} = 12` is 5.
 #[inline(never)]
 pub fn signed<'a>(content: &'a str, (before, after): (&str, &str)) -> Option<Cow<'a, str>> {
     let (left, right) = (lead(before), tail(after));
     let scaled = behind(after);
-    let whole =
-        |word: &&str| !word.is_ascii() || !scaled.get(word.len()..).is_some_and(|rest| rest.starts_with(char::is_alphabetic));
+    let whole = |word: &&str| {
+        !word.is_ascii()
+            || !scaled
+                .get(word.len()..)
+                .is_some_and(|rest| rest.starts_with(char::is_alphabetic))
+    };
     let percent = begins_in(scaled, &["\\%", "%"]).map(|_| "\\%");
-    let unit = percent.or_else(|| begins_in(scaled, SCALES).filter(whole)).unwrap_or_default();
+    let unit = percent
+        .or_else(|| begins_in(scaled, SCALES).filter(whole))
+        .unwrap_or_default();
     let sentence = within(before);
     let negative = ends_in(sentence, &["minus", "Minus", "negative", "Negative", "负"]);
     let part = (left.changes || right.changes) && !right.ends_in_relation;
     if unit.is_empty() && !negative && !part {
         return Some(Cow::Borrowed(content));
     }
-    let (lead, tail) = if part { (left.text.trim_end(), right.text) } else { ("", "") };
+    let (lead, tail) = if part {
+        (left.text.trim_end(), right.text)
+    } else {
+        ("", "")
+    };
     let command = lead.contains('\\') && !ends_in(lead, &["{", "-", "+"]);
     let simple = !command
-        && (content.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
+        && (content
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
             || content.chars().nth(1).is_none()
             || (lead.is_empty() && (tail.is_empty() || tail.contains("circ"))));
     let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
@@ -233,7 +299,11 @@ pub fn signed<'a>(content: &'a str, (before, after): (&str, &str)) -> Option<Cow
     if digit(lead.as_bytes().last()) && !command {
         read.push_str(" \\cdot ");
     }
-    for part in if simple { ["", content, "", tail] } else { ["(", content, ")", tail] } {
+    for part in if simple {
+        ["", content, "", tail]
+    } else {
+        ["(", content, ")", tail]
+    } {
         read.push_str(part);
     }
     if unit.is_ascii() && unit != "\\%" && !unit.is_empty() {
@@ -301,7 +371,9 @@ fn lead(before: &str) -> Side<'_> {
             (b'\\', b'(' | b'[') => opened = Some(at + 1),
             (b'\\', b')' | b']') => opened = None,
             (b'$', b'$') => opened = Some(at + 1),
-            (_, b'$') if last != b'\\' => opened = if opened.is_some() { None } else { Some(at + 1) },
+            (_, b'$') if last != b'\\' => {
+                opened = if opened.is_some() { None } else { Some(at + 1) }
+            }
             _ => {}
         }
         last = byte;
@@ -309,11 +381,15 @@ fn lead(before: &str) -> Side<'_> {
     let rest = line.get(opened.unwrap_or(0)..).unwrap_or_default();
     let side = last_of(rest, RELATIONS);
     let whole = rest.get(side.unwrap_or(0)..).unwrap_or_default();
-    let formula = (side.is_some() || opened.is_some()) && !is_prose(whole, if opened.is_some() { 2 } else { 1 });
+    let formula = (side.is_some() || opened.is_some())
+        && !is_prose(whole, if opened.is_some() { 2 } else { 1 });
     const OPERATORS: &[&str] = &["+", "-", "−", "/", "^"];
     let trimmed = line.trim_end();
     // `Answer: - \boxed{12}`
-    let bullet = opened.is_none() && !line.contains('=') && line.ends_with(' ') && is_in(OPERATORS, whole.trim());
+    let bullet = opened.is_none()
+        && !line.contains('=')
+        && line.ends_with(' ')
+        && is_in(OPERATORS, whole.trim());
     let text = if bullet {
         ""
     } else if formula {
@@ -325,7 +401,8 @@ fn lead(before: &str) -> Side<'_> {
         let start = number.trim_end().rfind(' ').map_or(0, |at| at + 1);
         let operand = number.trim_end().get(start..).unwrap_or_default();
         let letters = operand.chars().filter(|c| c.is_alphabetic()).count();
-        let counts = letters <= 1 && operand.ends_with(|c: char| c.is_ascii_alphanumeric() || c == ')');
+        let counts =
+            letters <= 1 && operand.ends_with(|c: char| c.is_ascii_alphanumeric() || c == ')');
         let glued = trimmed.len() == line.len() && ends_in(trimmed, &["-", "−"]);
         if counts {
             trimmed.get(start..).unwrap_or_default()
@@ -335,28 +412,45 @@ fn lead(before: &str) -> Side<'_> {
             ""
         }
     } else {
-        line.get(line.rfind([' ', '$']).map_or(0, |at| at + 1)..).unwrap_or_default()
+        line.get(line.rfind([' ', '$']).map_or(0, |at| at + 1)..)
+            .unwrap_or_default()
     };
     let end = text.trim_end();
-    let letters = end.bytes().rev().take_while(u8::is_ascii_alphabetic).count();
-    let command = end.rfind('\\').and_then(|at| end.get(at + 1..)).unwrap_or_default();
+    let letters = end
+        .bytes()
+        .rev()
+        .take_while(u8::is_ascii_alphabetic)
+        .count();
+    let command = end
+        .rfind('\\')
+        .and_then(|at| end.get(at + 1..))
+        .unwrap_or_default();
     let group = end.strip_suffix('{').unwrap_or_default();
     let changes = ends_in(end, &["+", "-", "−", "/", "^", "|", "×", "√"])
         || end.as_bytes().last().is_some_and(u8::is_ascii_digit)
         || ((1..=2).contains(&letters) && command.len() != letters && (letters == 1 || formula))
         || is_in(FUNCTIONS, command)
         || ends_in(group, &["frac", "sqrt", "^", "]", "binom"])
-        || (group.ends_with('}') && first_of(group, &["\\frac{", "\\dfrac{", "\\tfrac{"]).is_some())
+        || (group.ends_with('}')
+            && first_of(group, &["\\frac{", "\\dfrac{", "\\tfrac{"]).is_some())
         || (formula && end.len() > 3 && end.ends_with(')'));
-    Side { text, changes, ends_in_relation: false }
+    Side {
+        text,
+        changes,
+        ends_in_relation: false,
+    }
 }
 
 /// The first word of a text, with the operand of an operator that stands alone: `\cdot 2`.
 fn glued_text(text: &str) -> &str {
     let end = text.find(' ').unwrap_or(text.len());
     let alone = end == 1 || text.starts_with('\\');
-    let second = text.get(end + 1..).and_then(|rest| rest.find(' ')).map_or(text.len(), |at| end + 1 + at);
-    text.get(..if alone { second } else { end }).unwrap_or_default()
+    let second = text
+        .get(end + 1..)
+        .and_then(|rest| rest.find(' '))
+        .map_or(text.len(), |at| end + 1 + at);
+    text.get(..if alone { second } else { end })
+        .unwrap_or_default()
 }
 
 /// The formula's part behind a box.
@@ -372,8 +466,13 @@ fn tail(after: &str) -> Side<'_> {
     let glued = whole.len() == trimmed.len();
     let bytes = trimmed.as_bytes();
     let rest = trimmed.get(1..).unwrap_or_default().trim_start().as_bytes();
-    let operand = rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'\\' | b'('));
-    let letters = bytes.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let operand = rest
+        .first()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'\\' | b'('));
+    let letters = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic())
+        .count();
     let changes = match bytes.first() {
         Some(b'+' | b'/') => operand,
         Some(b'-') => operand && !prose,
@@ -384,9 +483,17 @@ fn tail(after: &str) -> Side<'_> {
         Some(byte) if byte.is_ascii_digit() => glued,
         Some(byte) if byte.is_ascii_alphabetic() => letters == 1 && (glued || math),
         Some(b'(') => glued && math && !prose && (trimmed.contains('+') || trimmed.contains('-')),
-        _ => begins_in(trimmed, &["\\cdot", "\\times", "\\div", "\\sqrt", "\\pi", "\\pm", "×"]).is_some(),
+        _ => begins_in(
+            trimmed,
+            &["\\cdot", "\\times", "\\div", "\\sqrt", "\\pi", "\\pm", "×"],
+        )
+        .is_some(),
     };
-    let text = if math && !prose { whole.trim_end() } else { glued_text(trimmed) };
+    let text = if math && !prose {
+        whole.trim_end()
+    } else {
+        glued_text(trimmed)
+    };
     Side {
         text: text.strip_suffix('.').unwrap_or(text),
         changes,
@@ -447,9 +554,13 @@ mod tests {
         ] {
             assert_eq!(answer(text), Boxed::TakenBack, "{text}");
         }
-        for text in
-            [r"not 11 but \boxed{12}", r"\boxed{12} is correct", r"a knot \boxed{12}", r"$\boxed{12}$, not 13", r"x \boxed{12} is"]
-        {
+        for text in [
+            r"not 11 but \boxed{12}",
+            r"\boxed{12} is correct",
+            r"a knot \boxed{12}",
+            r"$\boxed{12}$, not 13",
+            r"x \boxed{12} is",
+        ] {
             assert_eq!(answer(text), Boxed::Answer("12".into()), "{text}");
         }
     }
@@ -477,7 +588,9 @@ mod tests {
             (r"\boxed{5}万", "5万"),
         ] {
             let read = answer(text);
-            let Boxed::Answer(read) = read else { panic!("{text}: {read:?}") };
+            let Boxed::Answer(read) = read else {
+                panic!("{text}: {read:?}")
+            };
             assert_eq!(read.replace(' ', ""), expected.replace(' ', ""), "{text}");
         }
     }

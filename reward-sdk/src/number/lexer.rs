@@ -1,4 +1,5 @@
-//! Text of an answer → tokens. LaTeX's spacing, sizing and font commands vanish here; white space does too.
+//! Text of an answer → tokens. LaTeX's spacing, sizing and font commands vanish here; white space
+//! does too.
 
 use crate::rational::Rational;
 
@@ -23,7 +24,8 @@ pub enum Token<'a> {
     Degree,
     /// `²`, `³`
     Superscript(u32),
-    /// A run of letters; `roman` inside `\text{…}`, where a single letter is a unit rather than a variable.
+    /// A run of letters; `roman` inside `\text{…}`, where a single letter is a unit rather than a
+    /// variable.
     Word {
         text: &'a str,
         roman: bool,
@@ -77,7 +79,9 @@ fn lex<'a>(mut text: &'a str, roman: bool, depth: u32, out: &mut Vec<Token<'a>>)
                 continue;
             }
             c if c.is_alphabetic() => {
-                let end = text.find(|c: char| !c.is_alphabetic()).unwrap_or(text.len());
+                let end = text
+                    .find(|c: char| !c.is_alphabetic())
+                    .unwrap_or(text.len());
                 let (word, after) = text.split_at(end);
                 out.push(match word.to_ascii_lowercase().as_str() {
                     "percent" | "percents" | "percentage" | "pct" => Token::Percent,
@@ -122,7 +126,9 @@ fn lex<'a>(mut text: &'a str, roman: bool, depth: u32, out: &mut Vec<Token<'a>>)
 
 /// A command whose backslash has been read; gives back the text after it.
 fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'a str> {
-    let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     if end == 0 {
         let c = text.chars().next()?;
         match c {
@@ -138,13 +144,19 @@ fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'
         "frac" | "dfrac" | "tfrac" | "cfrac" => out.push(Token::Fraction),
         "times" | "cdot" => out.push(Token::Times),
         "circ" | "degree" => out.push(Token::Degree),
-        "Omega" => out.push(Token::Word { text: "Ω", roman: true }),
-        "mu" => out.push(Token::Word { text: "μ", roman: false }),
+        "Omega" => out.push(Token::Word {
+            text: "Ω",
+            roman: true,
+        }),
+        "mu" => out.push(Token::Word {
+            text: "μ",
+            roman: false,
+        }),
         "pounds" => out.push(Token::Currency("sterling")),
         "euro" => out.push(Token::Currency("euro")),
         "left" | "right" | "quad" | "qquad" | "displaystyle" | "textstyle" | "thinspace" => {}
-        "text" | "textrm" | "textbf" | "textit" | "textnormal" | "mathrm" | "mathbf" | "mathit" | "mbox" | "hbox"
-        | "operatorname"
+        "text" | "textrm" | "textbf" | "textit" | "textnormal" | "mathrm" | "mathbf" | "mathit"
+        | "mbox" | "hbox" | "operatorname"
             if depth < TEXT_DEPTH_MAX =>
         {
             let (inside, after) = group(rest)?;
@@ -174,7 +186,10 @@ fn group(text: &str) -> Option<(&str, &str)> {
 }
 
 fn digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    )
 }
 
 /// `1,234.5e6`: groups of three behind any of the separators, all groups whole or none.
@@ -216,5 +231,12 @@ fn literal(text: &str) -> Option<(Literal, &str)> {
             rest = after;
         }
     }
-    Some((Literal { digits: all, decimals, exponent }, rest))
+    Some((
+        Literal {
+            digits: all,
+            decimals,
+            exponent,
+        },
+        rest,
+    ))
 }

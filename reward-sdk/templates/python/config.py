@@ -1,4 +1,5 @@
-"""The job's `config` table as an object, with errors that name the key. Nothing here needs a change."""
+"""The job's `config` table as an object, with errors that name the key. Nothing here needs a
+change."""
 
 import json
 from dataclasses import fields

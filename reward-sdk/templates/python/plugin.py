@@ -15,7 +15,9 @@ _config = None
 
 class WitWorld(World):
     def describe(self):
-        return wit.Info(reward.NAME, reward.VERSION, float(reward.MIN), float(reward.MAX), list(reward.PARTS))
+        return wit.Info(
+            reward.NAME, reward.VERSION, float(reward.MIN), float(reward.MAX), list(reward.PARTS)
+        )
 
     def configure(self, json):
         global _config
@@ -33,5 +35,7 @@ class WitWorld(World):
             result = reward.score(completion, _config)
         except reward.Unscorable as error:
             raise Err(wit.Error_Unscorable(str(error))) from None
-        value, reason, parts = (*result, None, [])[:3] if isinstance(result, tuple) else (result, None, [])
+        value, reason, parts = (
+            (*result, None, [])[:3] if isinstance(result, tuple) else (result, None, [])
+        )
         return wit.Score(float(value), [float(part) for part in parts or []], reason)

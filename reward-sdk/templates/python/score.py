@@ -1,4 +1,5 @@
-"""{{name}}: 1 when the answer is brief, else 0. Yours to write: what the reward is called, its configuration, and `score`."""
+"""{{name}}: 1 when the answer is brief, else 0. Yours to write: what the reward is called, its
+configuration, and `score`."""
 
 from dataclasses import dataclass
 
@@ -15,17 +16,19 @@ class Unscorable(Exception):
 
 @dataclass
 class Config:
-    """The reward's `config` table in the job file. Every key has a default; its type is the type that a job must give."""
+    """The reward's `config` table in the job file. Every key has a default; its type is the type
+    that a job must give."""
 
     words_max: int = 200
 
 
 def score(completion, config):
-    """The score, or (score, reason), or (score, reason, parts). A function of these two alone: there is no clock, chance, file or network here.
+    """The score, or (score, reason), or (score, reason, parts). A function of these two alone:
+    there is no clock, chance, file or network here.
 
-    `completion` has `id`, `prompt`, `text` (all after the prompt), `reference` (`None` where the row has none), `tokens` (length of the text), `finish`
-    (`"stop"`, `"length"` or `"aborted"`) and `meta` (the row's other columns, a dict).
-    """
+    `completion` has `id`, `prompt`, `text` (all after the prompt), `reference` (`None` where the
+    row has none), `tokens` (length of the text), `finish` (`"stop"`, `"length"` or `"aborted"`) and
+    `meta` (the row's other columns, a dict)."""
     if completion.reference is None:
         raise Unscorable("no reference")
     words = len(completion.text.split())

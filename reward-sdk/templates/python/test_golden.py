@@ -1,4 +1,5 @@
-"""Judges the cases of golden.jsonl without WASM: `python3 test_golden.py`. `r1ctl plugin test` judges the same cases in the built component."""
+"""Judges the cases of golden.jsonl without WASM: `python3 test_golden.py`. `r1ctl plugin test`
+judges the same cases in the built component."""
 
 import json
 from types import SimpleNamespace
@@ -13,10 +14,14 @@ def verdict(case):
         finish=case.get("finish", "stop"), meta=case.get("meta") or {},
     )  # fmt: skip
     try:
-        result = reward.score(completion, configured(reward.Config, json.dumps(case.get("config", {}))))
+        result = reward.score(
+            completion, configured(reward.Config, json.dumps(case.get("config", {})))
+        )
     except reward.Unscorable as error:
         return {"verdict": "abstain", "reason": str(error)}
-    value, reason, parts = (*result, None, [])[:3] if isinstance(result, tuple) else (result, None, [])
+    value, reason, parts = (
+        (*result, None, [])[:3] if isinstance(result, tuple) else (result, None, [])
+    )
     return {"verdict": "score", "score": value, "parts": parts or [], "reason": reason or ""}
 
 
@@ -27,7 +32,9 @@ def test_golden():
     for case in cases:
         expected, found = {"verdict": "score", **case["expect"]}, verdict(case)
         reason = expected.pop("reason", "")
-        assert reason in found["reason"] and expected == {key: found.get(key) for key in expected}, f"{case['case']}: {found}"
+        assert reason in found["reason"] and expected == {
+            key: found.get(key) for key in expected
+        }, f"{case['case']}: {found}"
     print(f"{len(cases)} cases")
 
 

@@ -3,11 +3,12 @@
     python tests/bench/decode_cpu/run.py [--pairs 5] [--batches 1 32 128] [--threads 1] [--dtypes float32 bfloat16] [--mkl-intel-kernels]
     python tests/bench/decode_cpu/run.py --model 0.5b --device cuda:0 --batches 1 64 256 --prompt 256 --new 256 --dtypes bfloat16
 
-A Qwen2 with random weights from a fixed seed (10 M parameters, or the shape of Qwen2.5-0.5B), end-of-sequence ignored. First both must
-decode the same greedy ids in float32; then each row is warmed up and measured A B A B …, and printed as one JSON line: medians of the
-pairwise ratios with their least and greatest, wall and CPU seconds of both, tokens per second. A ratio above 1 is for r1d.
-`--mkl-intel-kernels` gives both sides MKL's Intel kernels on other processors.
-Needs `cargo build --release -p r1d-sampler --example decode_server`, and torch and transformers for this script.
+A Qwen2 with random weights from a fixed seed (10 M parameters, or the shape of Qwen2.5-0.5B),
+end-of-sequence ignored. First both must decode the same greedy ids in float32; then each row is
+warmed up and measured A B A B …, and printed as one JSON line: medians of the pairwise ratios with
+their least and greatest, wall and CPU seconds of both, tokens per second. A ratio above 1 is for
+r1d. `--mkl-intel-kernels` gives both sides MKL's Intel kernels on other processors. Needs `cargo
+build --release -p r1d-sampler --example decode_server`, and torch and transformers for this script.
 """
 
 import argparse
@@ -23,20 +24,43 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SERVER = ROOT / "target/release/examples/decode_server"
 SEED = 20251123
-COMMON = dict(tie_word_embeddings=True, rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+COMMON = dict(
+    tie_word_embeddings=True,
+    rms_norm_eps=1e-6,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=None,
+)
 CONFIGS = {
     # 9.96 M parameters.
-    "10m": COMMON | dict(
-        vocab_size=8192, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=1024, rope_theta=10000.0, initializer_range=0.05,
+    "10m": COMMON
+    | dict(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        rope_theta=10000.0,
+        initializer_range=0.05,
     ),
     # Qwen2.5-0.5B's shape.
-    "0.5b": COMMON | dict(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
-        max_position_embeddings=32768, rope_theta=1000000.0, initializer_range=0.02,
+    "0.5b": COMMON
+    | dict(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        rope_theta=1000000.0,
+        initializer_range=0.02,
     ),
 }
-# The undocumented switch that both sides get with --mkl-intel-kernels: the binary carries its own, the peer's is preloaded.
+# The undocumented switch that both sides get with --mkl-intel-kernels: the binary carries its own,
+# the peer's is preloaded.
 MKL_SOURCE = "int mkl_serv_intel_cpu_true(void) { return 1; }"
 
 
@@ -46,10 +70,20 @@ class R1d:
     def __init__(self, directory, dtype, arguments):
         self.new_tokens = arguments.new
         switches = ["--mkl-intel-kernels"] if arguments.mkl_intel_kernels else []
-        self.process = subprocess.Popen([SERVER, directory, dtype, str(arguments.threads), arguments.device, *switches], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [SERVER, directory, dtype, str(arguments.threads), arguments.device, *switches],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, prompts, temperature=0.0, invariant=False):
-        batch = {"prompts": prompts, "new_tokens": self.new_tokens, "temperature": temperature, "invariant": invariant}
+        batch = {
+            "prompts": prompts,
+            "new_tokens": self.new_tokens,
+            "temperature": temperature,
+            "invariant": invariant,
+        }
         self.process.stdin.write(json.dumps(batch) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -64,26 +98,43 @@ class R1d:
 
 
 class Transformers:
-    """generate with the dynamic cache, its default; `attention` is the attention implementation (sdpa is the default)."""
+    """generate with the dynamic cache, its default; `attention` is the attention implementation
+    (sdpa is the default)."""
 
     def __init__(self, directory, dtype, attention, arguments):
         import torch
         import transformers
 
-        self.torch, self.device, self.prompt, self.new_tokens = torch, arguments.device, arguments.prompt, arguments.new
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), attn_implementation=attention)
+        self.torch, self.device, self.prompt, self.new_tokens = (
+            torch,
+            arguments.device,
+            arguments.prompt,
+            arguments.new,
+        )
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
         self.model.eval().to(self.device)
 
     def run(self, prompts, temperature=0.0):
         ids = self.torch.tensor(prompts, device=self.device)
-        draw = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
+        draw = (
+            dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+            if temperature
+            else dict(do_sample=False)
+        )
         wall, cpu = time.perf_counter(), time.process_time()
         out = self.model.generate(
-            ids, attention_mask=self.torch.ones_like(ids), max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens, pad_token_id=0, **draw
+            ids,
+            attention_mask=self.torch.ones_like(ids),
+            max_new_tokens=self.new_tokens,
+            min_new_tokens=self.new_tokens,
+            pad_token_id=0,
+            **draw,
         )
         out = out.cpu()
         seconds = time.perf_counter() - wall, time.process_time() - cpu
-        return *seconds, out[:, self.prompt:].tolist()
+        return *seconds, out[:, self.prompt :].tolist()
 
 
 def make_model(directory, config):
@@ -114,7 +165,12 @@ def preload_mkl_switch():
     if "R1D_BENCH_MKL" in os.environ:
         return
     library = pathlib.Path(tempfile.mkdtemp()) / "mkl_switch.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=MKL_SOURCE, text=True, check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"],
+        input=MKL_SOURCE,
+        text=True,
+        check=True,
+    )
     os.environ |= {"R1D_BENCH_MKL": "1", "LD_PRELOAD": str(library)}
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
@@ -127,10 +183,14 @@ def compare(a, b, pairs):
     cpu = [peer[1] / ours[1] for ours, peer in runs if ours[1] > 0]
     middle = lambda values: round(statistics.median(values), 4)
     return {
-        "wall_ratio": middle(wall), "wall_ratio_min": round(min(wall), 3), "wall_ratio_max": round(max(wall), 3),
+        "wall_ratio": middle(wall),
+        "wall_ratio_min": round(min(wall), 3),
+        "wall_ratio_max": round(max(wall), 3),
         "cpu_ratio": middle(cpu) if cpu else None,
-        "r1d_wall_s": middle([r[0][0] for r in runs]), "peer_wall_s": middle([r[1][0] for r in runs]),
-        "r1d_cpu_s": middle([r[0][1] for r in runs]), "peer_cpu_s": middle([r[1][1] for r in runs]),
+        "r1d_wall_s": middle([r[0][0] for r in runs]),
+        "peer_wall_s": middle([r[1][0] for r in runs]),
+        "r1d_cpu_s": middle([r[0][1] for r in runs]),
+        "peer_cpu_s": middle([r[1][1] for r in runs]),
     }
 
 
@@ -140,8 +200,15 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 128])
     parser.add_argument("--threads", type=int, default=1, help="of both sides")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--attention", nargs="+", default=["sdpa", "eager"], help="attention implementations of the peer")
-    parser.add_argument("--draws", nargs="+", choices=["greedy", "sampled"], default=["greedy", "sampled"])
+    parser.add_argument(
+        "--attention",
+        nargs="+",
+        default=["sdpa", "eager"],
+        help="attention implementations of the peer",
+    )
+    parser.add_argument(
+        "--draws", nargs="+", choices=["greedy", "sampled"], default=["greedy", "sampled"]
+    )
     parser.add_argument("--model", choices=CONFIGS, default="10m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompt", type=int, default=64)
@@ -166,24 +233,65 @@ def main():
             r1d = R1d(directory, dtype, arguments)
             for batch in arguments.batches:
                 prompts = prompts_of(batch, config["vocab_size"], arguments.prompt)
-                row = {"bench": "decode", "device": arguments.device, "parameters": parameters, "dtype": dtype, "batch": batch,
-                       "prompt": arguments.prompt, "new_tokens": arguments.new, "threads": arguments.threads,
-                       "mkl_intel_kernels": arguments.mkl_intel_kernels, "torch": torch.__version__, "transformers": transformers.__version__}
+                row = {
+                    "bench": "decode",
+                    "device": arguments.device,
+                    "parameters": parameters,
+                    "dtype": dtype,
+                    "batch": batch,
+                    "prompt": arguments.prompt,
+                    "new_tokens": arguments.new,
+                    "threads": arguments.threads,
+                    "mkl_intel_kernels": arguments.mkl_intel_kernels,
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                }
                 for attention in arguments.attention:
                     peer = Transformers(directory, dtype, attention, arguments)
                     if dtype == "float32":
-                        assert r1d.run(prompts)[2] == peer.run(prompts)[2], f"greedy ids differ: batch {batch}, {attention}"
+                        assert r1d.run(prompts)[2] == peer.run(prompts)[2], (
+                            f"greedy ids differ: batch {batch}, {attention}"
+                        )
                     for draw in arguments.draws:
                         temperature = 0.0 if draw == "greedy" else 1.0
-                        measured = compare(lambda: r1d.run(prompts, temperature), lambda: peer.run(prompts, temperature), arguments.pairs)
-                        throughput = {"r1d_tokens_per_s": round(batch * arguments.new / measured["r1d_wall_s"])}
-                        print(json.dumps(row | {"peer": f"transformers {attention}", "draw": draw} | measured | throughput), flush=True)
+                        measured = compare(
+                            lambda: r1d.run(prompts, temperature),
+                            lambda: peer.run(prompts, temperature),
+                            arguments.pairs,
+                        )
+                        throughput = {
+                            "r1d_tokens_per_s": round(
+                                batch * arguments.new / measured["r1d_wall_s"]
+                            )
+                        }
+                        print(
+                            json.dumps(
+                                row
+                                | {"peer": f"transformers {attention}", "draw": draw}
+                                | measured
+                                | throughput
+                            ),
+                            flush=True,
+                        )
                 if dtype == "float32" and on_cpu:
-                    # What the batch-invariant mode costs: the ratio is its time over the fast mode's.
-                    assert arguments.threads > 1 or r1d.run(prompts, 0.0, True)[2] == r1d.run(prompts)[2]
+                    # What the batch-invariant mode costs: the ratio is its time over the fast
+                    # mode's.
+                    assert (
+                        arguments.threads > 1
+                        or r1d.run(prompts, 0.0, True)[2] == r1d.run(prompts)[2]
+                    )
                 if arguments.threads == 1 and on_cpu and dtype == "float32":
-                    measured = compare(lambda: r1d.run(prompts), lambda: r1d.run(prompts, 0.0, True), arguments.pairs)
-                    print(json.dumps(row | {"peer": "r1d batch-invariant", "draw": "greedy"} | measured), flush=True)
+                    measured = compare(
+                        lambda: r1d.run(prompts),
+                        lambda: r1d.run(prompts, 0.0, True),
+                        arguments.pairs,
+                    )
+                    print(
+                        json.dumps(
+                            row | {"peer": "r1d batch-invariant", "draw": "greedy"} | measured
+                        ),
+                        flush=True,
+                    )
             r1d.close()
 
 

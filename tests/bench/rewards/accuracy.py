@@ -1,13 +1,13 @@
-"""Completions per second and core: the reward `accuracy`, built natively, beside Math-Verify 0.9 on the same pairs, a process each.
+"""Completions per second and core: the reward `accuracy`, built natively, beside Math-Verify 0.9 on
+the same pairs, a process each.
 
     python -m venv /tmp/math-verify && /tmp/math-verify/bin/pip install 'math-verify[antlr4_13_2]==0.9.0'
     cargo build --release -p accuracy --example judge
     /tmp/math-verify/bin/python tests/bench/rewards/accuracy.py [--per-category 20] [--rounds 3]
 
-The pairs are those of tests/parity. The two take turns; medians. Time is the processors', so that a busy machine does not
-matter; ours includes starting and reading its input. Prints one JSON line for all pairs, and one
-for the numbers alone.
-"""
+The pairs are those of tests/parity. The two take turns; medians. Time is the processors', so that a
+busy machine does not matter; ours includes starting and reading its input. Prints one JSON line for
+all pairs, and one for the numbers alone."""
 
 import argparse
 import json
@@ -26,12 +26,23 @@ import pairs as made
 
 
 def ours(pairs, binary):
-    lines = [json.dumps({"reference": p.reference, "completion": rf"The answer is $\boxed{{{p.answer}}}$."}) for p in pairs]
+    lines = [
+        json.dumps(
+            {"reference": p.reference, "completion": rf"The answer is $\boxed{{{p.answer}}}$."}
+        )
+        for p in pairs
+    ]
     # Often enough to be measured.
     repeats = max(1, 20_000 // len(lines))
     used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = used()
-    subprocess.run([binary, "--time"], input="\n".join(lines * repeats), capture_output=True, text=True, check=True)
+    subprocess.run(
+        [binary, "--time"],
+        input="\n".join(lines * repeats),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return len(lines) * repeats / (used() - before)
 
 
@@ -46,7 +57,9 @@ def theirs(pairs):
 
 def main():
     logging.disable(logging.CRITICAL)
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--per-category", type=int, default=20)
     arguments.add_argument("--rounds", type=int, default=3)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -54,12 +67,27 @@ def main():
     given = arguments.parse_args()
 
     everything = list(made.generated(given.per_category, seed=7))
-    numbers = [p for p in everything if p.category in ("integers", "fractions", "scientific", "percentages", "units", "assignments")]
+    numbers = [
+        p
+        for p in everything
+        if p.category
+        in ("integers", "fractions", "scientific", "percentages", "units", "assignments")
+    ]
     for name, pairs in (("all categories", everything), ("numbers", numbers)):
         theirs(pairs[:20])
         rounds = [(ours(pairs, given.binary), theirs(pairs)) for _ in range(given.rounds)]
         mine, other = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(json.dumps({"pairs": name, "n": len(pairs), "accuracy_per_s": round(mine), "math_verify_per_s": round(other, 1), "ratio": round(mine / other, 1)}))
+        print(
+            json.dumps(
+                {
+                    "pairs": name,
+                    "n": len(pairs),
+                    "accuracy_per_s": round(mine),
+                    "math_verify_per_s": round(other, 1),
+                    "ratio": round(mine / other, 1),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
-//! `throughput PLUGIN_DIR`: what the shipped plugins cost, as JSON lines. Run by tests/bench/rewards/run.
+//! `throughput PLUGIN_DIR`: what the shipped plugins cost, as JSON lines. Run by
+//! tests/bench/rewards/run.
 //!
-//! For each plugin and configuration: `load` (compile, or take from the cache; make an instance and configure it), `throughput` for two lengths of
-//! completions (the sandbox on one core and on all, the same Rust code natively on one), and `poison`: what one hostile text among 64
-//! completions of 4 KB costs them, the worst of the attack corpus by name. Times of a poison are the least of three runs.
+//! For each plugin and configuration: `load` (compile, or take from the cache; make an instance and
+//! configure it), `throughput` for two lengths of completions (the sandbox on one core and on all,
+//! the same Rust code natively on one), and `poison`: what one hostile text among 64 completions of
+//! 4 KB costs them, the worst of the attack corpus by name. Times of a poison are the least of
+//! three runs.
 
 use r1d_proto::world::{Clock, SharedClock, SystemClock};
 use r1d_reward_tests::shipped::{PLUGINS, for_host, natively};
-use r1d_rewards::{Answers, Ask, Compiler, Judged, LoadedReward, Member, Options, RewardSpec, Rewards, World, attacks};
+use r1d_rewards::{
+    Answers, Ask, Compiler, Judged, LoadedReward, Member, Options, RewardSpec, Rewards, World,
+    attacks,
+};
 use reward_sdk::Completion;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -33,13 +39,25 @@ impl Answers for Model {
 }
 
 fn main() -> Result<(), Failure> {
-    let dir = PathBuf::from(std::env::args().nth(1).ok_or("usage: throughput PLUGIN_DIR")?);
+    let dir = PathBuf::from(
+        std::env::args()
+            .nth(1)
+            .ok_or("usage: throughput PLUGIN_DIR")?,
+    );
     let clock: SharedClock = SystemClock::shared();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     for (name, config) in PLUGINS {
-        let spec = RewardSpec { config_json: config.into(), ..RewardSpec::named(name) };
+        let spec = RewardSpec {
+            config_json: config.into(),
+            ..RewardSpec::named(name)
+        };
         let (rewards, reward) = load(&*clock, &dir, cores, &spec)?;
-        let measured = Measured { clock: &*clock, name, config, reward: &reward };
+        let measured = Measured {
+            clock: &*clock,
+            name,
+            config,
+            reward: &reward,
+        };
         for (input, bytes) in [("short", 0), ("4 KB", 4 << 10)] {
             measured.throughput(input, bytes, cores)?;
         }
@@ -49,7 +67,12 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn load(clock: &dyn Clock, dir: &Path, threads: usize, spec: &RewardSpec) -> Result<(Rewards, LoadedReward), Failure> {
+fn load(
+    clock: &dyn Clock,
+    dir: &Path,
+    threads: usize,
+    spec: &RewardSpec,
+) -> Result<(Rewards, LoadedReward), Failure> {
     let cache = std::env::temp_dir().join(format!("r1d-throughput-{}", std::process::id()));
     let rewards = Rewards::open(Options {
         plugin_dirs: vec![dir.into()],
@@ -62,14 +85,20 @@ fn load(clock: &dyn Clock, dir: &Path, threads: usize, spec: &RewardSpec) -> Res
     let (reward, cached_took) = timed(clock, || rewards.load(spec));
     std::fs::remove_dir_all(cache)?;
     let (cold, reward) = (cold?, reward?);
-    let (configured, took) = timed(clock, || (0..CONFIGURED_TIMES).try_for_each(|_| cold.with_config(&spec.config_json).map(drop)));
+    let (configured, took) = timed(clock, || {
+        (0..CONFIGURED_TIMES).try_for_each(|_| cold.with_config(&spec.config_json).map(drop))
+    });
     configured?;
     let bytes = std::fs::metadata(reward.path())?.len();
     println!(
         "{}",
         json!({
-            "measured": "load", "plugin": reward.info().name, "config": spec.config_json, "bytes": bytes, "cold_load_ms": ms(cold_took),
-            "cached_load_ms": ms(cached_took), "instantiate_and_configure_us": round(took.as_secs_f64() * 1e6 / f64::from(CONFIGURED_TIMES)),
+            "measured": "load", "plugin": reward.info().name, "config": spec.config_json,
+                "bytes": bytes,
+                "cold_load_ms": ms(cold_took),
+            "cached_load_ms": ms(cached_took),
+                "instantiate_and_configure_us": round(
+                took.as_secs_f64() * 1e6 / f64::from(CONFIGURED_TIMES)),
         })
     );
     Ok((rewards, reward))
@@ -90,17 +119,28 @@ impl Measured<'_> {
         let all = self.rate(|| self.judge(&members, cores).map(drop))?;
         let native = natively(self.name, self.config)?;
         let native = self.rate(|| {
-            completions.chunks(GROUP).for_each(|group| drop(native(group, ANSWER)));
+            completions
+                .chunks(GROUP)
+                .for_each(|group| drop(native(group, ANSWER)));
             Ok(())
         })?;
-        let fuel = self.judge(&members, 1)?.iter().map(|judged| judged.fuel).sum::<u64>() / BATCH as u64;
+        let fuel = self
+            .judge(&members, 1)?
+            .iter()
+            .map(|judged| judged.fuel)
+            .sum::<u64>()
+            / BATCH as u64;
         println!(
             "{}",
             json!({
-                "measured": "throughput", "plugin": self.name, "config": self.config, "input": input,
-                "bytes": completions.first().map_or(0, |completion| completion.text.len()), "fuel": fuel,
-                "completions_per_s_per_core": one.round(), "cores": cores, "completions_per_s_all_cores": all.round(),
-                "native_completions_per_s_per_core": native.round(), "native_over_sandbox": round(native / one),
+                "measured": "throughput", "plugin": self.name, "config": self.config,
+                    "input": input,
+                "bytes": completions.first().map_or(0, |completion| completion.text.len()),
+                    "fuel": fuel,
+                "completions_per_s_per_core": one.round(), "cores": cores,
+                    "completions_per_s_all_cores": all.round(),
+                "native_completions_per_s_per_core": native.round(),
+                    "native_over_sandbox": round(native / one),
             })
         );
         Ok(())
@@ -112,10 +152,13 @@ impl Measured<'_> {
         for group in members.chunks(GROUP) {
             let completions = group.iter().map(|member| &member.completion);
             match self.reward.world() {
-                World::Reward => {
-                    completions.map(|completion| self.reward.score(completion)).try_for_each(|judged| judged.map(drop))?
-                }
-                World::GroupReward => self.reward.score_group(&completions.cloned().collect::<Vec<_>>()).map(drop)?,
+                World::Reward => completions
+                    .map(|completion| self.reward.score(completion))
+                    .try_for_each(|judged| judged.map(drop))?,
+                World::GroupReward => self
+                    .reward
+                    .score_group(&completions.cloned().collect::<Vec<_>>())
+                    .map(drop)?,
                 World::JudgedReward => {
                     for completion in completions {
                         if self.reward.plan(completion)?.is_ok() {
@@ -150,9 +193,15 @@ impl Measured<'_> {
                 member.completion.text = text;
             }
             let (found, took) = self.least(&batch)?;
-            let others = found.iter().zip(&expected).enumerate().filter(|(i, _)| *i != POISONED);
+            let others = found
+                .iter()
+                .zip(&expected)
+                .enumerate()
+                .filter(|(i, _)| *i != POISONED);
             changed += others
-                .filter(|(_, (found, expected))| (&found.outcome, &found.reason) != (&expected.outcome, &expected.reason))
+                .filter(|(_, (found, expected))| {
+                    (&found.outcome, &found.reason) != (&expected.outcome, &expected.reason)
+                })
                 .count();
             added.push((took.saturating_sub(clean_took), attack));
         }
@@ -161,8 +210,11 @@ impl Measured<'_> {
         println!(
             "{}",
             json!({
-                "measured": "poison", "plugin": self.name, "config": self.config, "batch": BATCH, "clean_batch_ms": ms(clean_took),
-                "attacks": added.len(), "added_ms_median": ms(added.get(added.len() / 2).map_or(Duration::ZERO, |(took, _)| *took)),
+                "measured": "poison", "plugin": self.name, "config": self.config, "batch": BATCH,
+                    "clean_batch_ms": ms(clean_took),
+                "attacks": added.len(),
+                    "added_ms_median": ms(added.get(added.len() / 2)
+                    .map_or(Duration::ZERO, |(took, _)| *took)),
                 "added_ms_max": ms(worst.0), "worst": worst.1, "other_verdicts_changed": changed,
             })
         );
@@ -180,10 +232,11 @@ impl Measured<'_> {
 
     fn judge(&self, members: &[Member], threads: usize) -> Result<Vec<Judged>, Failure> {
         let mut all = Vec::with_capacity(members.len());
-        self.reward.judge_all(members, &Model, threads, |_, judged| {
-            all.push(judged);
-            true
-        })?;
+        self.reward
+            .judge_all(members, &Model, threads, |_, judged| {
+                all.push(judged);
+                true
+            })?;
         Ok(all)
     }
 }
@@ -207,8 +260,10 @@ fn completions(bytes: usize) -> Vec<Completion> {
 }
 
 fn members(completions: &[Completion]) -> Vec<Member> {
-    let member =
-        |(i, completion): (usize, &Completion)| Member { completion: for_host(completion), group: (i / GROUP).to_string() };
+    let member = |(i, completion): (usize, &Completion)| Member {
+        completion: for_host(completion),
+        group: (i / GROUP).to_string(),
+    };
     completions.iter().enumerate().map(member).collect()
 }
 

@@ -1,7 +1,7 @@
 """Finds of cargo-fuzz as lines of hexadecimal digits, one file per target, which the tests replay.
 
-    python3 found/pack.py pack answer fuzz/corpus/answer       # into found/answer.hex; those beside corpus/answer, the short ones
-    python3 found/pack.py unpack answer fuzz/corpus/answer     # for cargo-fuzz to go on from
+python3 found/pack.py pack answer fuzz/corpus/answer       # into found/answer.hex; those beside corpus/answer, the short ones
+python3 found/pack.py unpack answer fuzz/corpus/answer     # for cargo-fuzz to go on from
 """
 
 import pathlib
@@ -18,7 +18,10 @@ if way == "unpack":
         (directory / f"found-{i}").write_bytes(bytes.fromhex(line))
 elif way == "pack":
     known = {path.read_bytes() for path in (HERE.parent / "corpus" / target).iterdir()}
-    inputs = sorted({path.read_bytes() for path in directory.iterdir()} - known, key=lambda text: (len(text), text))
+    inputs = sorted(
+        {path.read_bytes() for path in directory.iterdir()} - known,
+        key=lambda text: (len(text), text),
+    )
     lines, total = [], 0
     for text in inputs:
         total += len(text)

@@ -1,9 +1,12 @@
-//! The bodies of the fuzz targets. Each takes any bytes; whatever they are, it must neither panic nor break what it asserts.
+//! The bodies of the fuzz targets. Each takes any bytes; whatever they are, it must neither panic
+//! nor break what it asserts.
 
 use crate::shipped::{Judge, PLUGINS, natively};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::world::SystemClock;
-use r1d_rewards::{Compiler, Limits, Options, Plugin, RewardSpec, Rewards, componentize, golden, line};
+use r1d_rewards::{
+    Compiler, Limits, Options, Plugin, RewardSpec, Rewards, componentize, golden, line,
+};
 use reward_sdk::{Completion, Error, Result, Score, boxed, number, reward_model, tags, words};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,15 +16,27 @@ use std::sync::OnceLock;
 pub type Body = fn(&[u8]);
 
 /// As cargo-fuzz and the corpus name them.
-pub const TARGETS: [(&str, Body); 4] = [("answer", answer), ("text", text), ("line", case_line), ("component", component)];
+pub const TARGETS: [(&str, Body); 4] = [
+    ("answer", answer),
+    ("text", text),
+    ("line", case_line),
+    ("component", component),
+];
 
 /// `ANSWER\nREFERENCE` for `accuracy` in all its kinds, and for what reads answers in reward-sdk.
 pub fn answer(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (answer, reference) = text.split_once('\n').unwrap_or((&text, &text));
     for judge in kinds() {
-        for given in [format!("<answer>{answer}</answer>"), format!(r"so $\boxed{{{answer}}}$")] {
-            let completion = Completion { text: given, reference: Some(reference.into()), ..Completion::default() };
+        for given in [
+            format!("<answer>{answer}</answer>"),
+            format!(r"so $\boxed{{{answer}}}$"),
+        ] {
+            let completion = Completion {
+                text: given,
+                reference: Some(reference.into()),
+                ..Completion::default()
+            };
             check(judge(std::slice::from_ref(&completion), ""), 0.0, 1.0);
         }
     }
@@ -33,8 +48,16 @@ pub fn answer(bytes: &[u8]) {
 fn kinds() -> &'static [Judge] {
     static KINDS: OnceLock<Vec<Judge>> = OnceLock::new();
     KINDS.get_or_init(|| {
-        let configs = [r#"{}"#, r#"{"lenient": true}"#, r#"{"kind": "choice"}"#, r#"{"kind": "exact", "lenient": true}"#];
-        configs.iter().filter_map(|config| natively("accuracy", config).ok()).collect()
+        let configs = [
+            r#"{}"#,
+            r#"{"lenient": true}"#,
+            r#"{"kind": "choice"}"#,
+            r#"{"kind": "exact", "lenient": true}"#,
+        ];
+        configs
+            .iter()
+            .filter_map(|config| natively("accuracy", config).ok())
+            .collect()
     })
 }
 
@@ -42,7 +65,12 @@ fn kinds() -> &'static [Judge] {
 pub fn text(bytes: &[u8]) {
     static JUDGES: OnceLock<Vec<Judge>> = OnceLock::new();
     let text = String::from_utf8_lossy(bytes).into_owned();
-    let judges = JUDGES.get_or_init(|| PLUGINS.iter().filter_map(|(name, config)| natively(name, config).ok()).collect());
+    let judges = JUDGES.get_or_init(|| {
+        PLUGINS
+            .iter()
+            .filter_map(|(name, config)| natively(name, config).ok())
+            .collect()
+    });
     let completion = |text: &str, tokens| Completion {
         prompt: "What is one and one?".into(),
         text: text.into(),
@@ -50,7 +78,11 @@ pub fn text(bytes: &[u8]) {
         tokens,
         ..Completion::default()
     };
-    let group = [completion(&text, 70), completion("<answer>2</answer>", 20), completion("", 0)];
+    let group = [
+        completion(&text, 70),
+        completion("<answer>2</answer>", 20),
+        completion("", 0),
+    ];
     for judge in judges {
         check(judge(&group, &text), -1.0, 1.0);
         check(judge(&group, "0.5"), -1.0, 1.0);
@@ -70,7 +102,10 @@ fn reading(text: &str) {
     let mut rest = prose.as_str();
     for word in &found {
         assert!(!word.text.is_empty());
-        rest = rest.split_once(word.text).expect("words stand in the text, in their order").1;
+        rest = rest
+            .split_once(word.text)
+            .expect("words stand in the text, in their order")
+            .1;
     }
     let dominant = words::dominant(&prose);
     assert_eq!(dominant.is_some(), !found.is_empty());
@@ -84,7 +119,10 @@ fn reading(text: &str) {
 fn check(results: Vec<Result<Score>>, min: f32, max: f32) {
     for result in results {
         match result {
-            Ok(score) => assert!((min..=max).contains(&score.value) && score.parts.is_empty(), "{score:?}"),
+            Ok(score) => assert!(
+                (min..=max).contains(&score.value) && score.parts.is_empty(),
+                "{score:?}"
+            ),
             Err(Error::Unscorable(_)) => {}
             // Only a reward model's answer is ever no one's input.
             Err(Error::Internal(why)) => assert!(why.starts_with("reward model"), "{why}"),
@@ -99,7 +137,13 @@ pub fn case_line(bytes: &[u8]) {
     if let Ok(object) = line::object(&text)
         && let Ok(member) = line::member(7, object, &mut unknown)
     {
-        assert!(member.completion.meta.is_none_or(|meta| line::object(&meta).is_ok()), "meta is a JSON object");
+        assert!(
+            member
+                .completion
+                .meta
+                .is_none_or(|meta| line::object(&meta).is_ok()),
+            "meta is a JSON object"
+        );
     }
     let _ = reward_sdk::golden::parse(&text);
     for (name, _) in PLUGINS {
@@ -118,8 +162,18 @@ pub fn component(bytes: &[u8]) {
     }
     let Some(path) = file(bytes) else { return };
     // A hostile plugin may take all that it is given: that much must be little here.
-    let limits = Limits { fuel: Some(100_000), memory_mb: Some(8), wall_ms: Some(1_000), ..Limits::default() };
-    let spec = RewardSpec { plugin: Plugin::Path(path), sha256: None, config_json: "{}".into(), limits };
+    let limits = Limits {
+        fuel: Some(100_000),
+        memory_mb: Some(8),
+        wall_ms: Some(1_000),
+        ..Limits::default()
+    };
+    let spec = RewardSpec {
+        plugin: Plugin::Path(path),
+        sha256: None,
+        config_json: "{}".into(),
+        limits,
+    };
     if let Ok(reward) = host().load(&spec) {
         let completion = r1d_rewards::Completion {
             id: 0,
@@ -132,7 +186,10 @@ pub fn component(bytes: &[u8]) {
         };
         // A verdict, or the wrong world: never the host's failure.
         let judged = reward.score(&completion);
-        assert!(!matches!(judged, Err(r1d_rewards::ScoreError::Host(_))), "{judged:?}");
+        assert!(
+            !matches!(judged, Err(r1d_rewards::ScoreError::Host(_))),
+            "{judged:?}"
+        );
     }
 }
 
@@ -142,7 +199,13 @@ fn host() -> &'static Rewards {
     static HOST: OnceLock<Rewards> = OnceLock::new();
     HOST.get_or_init(|| {
         let clock = SystemClock::shared();
-        let options = Options { plugin_dirs: Vec::new(), cache_dir: None, threads: 1, compiler: Compiler::InProcess, clock };
+        let options = Options {
+            plugin_dirs: Vec::new(),
+            cache_dir: None,
+            threads: 1,
+            compiler: Compiler::InProcess,
+            clock,
+        };
         Rewards::open(options).expect("a host opens")
     })
 }
@@ -150,7 +213,12 @@ fn host() -> &'static Rewards {
 /// These bytes in a file of this process's own.
 fn file(bytes: &[u8]) -> Option<PathBuf> {
     static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let path = DIRECTORY.get_or_init(|| tempfile::tempdir().expect("a directory")).path().join("fuzzed.wasm");
-    std::fs::File::create(&path).and_then(|mut file| file.write_all(bytes)).ok()?;
+    let path = DIRECTORY
+        .get_or_init(|| tempfile::tempdir().expect("a directory"))
+        .path()
+        .join("fuzzed.wasm");
+    std::fs::File::create(&path)
+        .and_then(|mut file| file.write_all(bytes))
+        .ok()?;
     Some(path)
 }

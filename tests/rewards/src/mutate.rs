@@ -93,20 +93,33 @@ impl Random {
         let start = self.below(bytes.len() + 1);
         let end = start + self.below((bytes.len() - start + 1).min(64));
         match self.next() % 7 {
-            0 => bytes.iter_mut().skip(start).take(1).for_each(|byte| *byte ^= 1 << (self.0 % 8)),
+            0 => bytes
+                .iter_mut()
+                .skip(start)
+                .take(1)
+                .for_each(|byte| *byte ^= 1 << (self.0 % 8)),
             1 => drop(bytes.drain(start..end)),
             2 => drop(bytes.splice(start..end, self.of_all(&PIECES).unwrap_or_default().bytes())),
-            3 => drop(bytes.splice(start..start, self.of_all(&PIECES).unwrap_or_default().bytes())),
+            3 => drop(bytes.splice(
+                start..start,
+                self.of_all(&PIECES).unwrap_or_default().bytes(),
+            )),
             // A stretch of another seed.
             4 => {
                 let other = self.of_all(seeds).unwrap_or_default();
                 let from = self.below(other.len() + 1);
                 let to = from + self.below(other.len() - from + 1);
-                drop(bytes.splice(start..end, other.get(from..to).unwrap_or_default().iter().copied()));
+                drop(bytes.splice(
+                    start..end,
+                    other.get(from..to).unwrap_or_default().iter().copied(),
+                ));
             }
             // Itself, a few times over.
             5 => {
-                let piece = bytes.get(start..end).unwrap_or_default().repeat(1 + self.below(8));
+                let piece = bytes
+                    .get(start..end)
+                    .unwrap_or_default()
+                    .repeat(1 + self.below(8));
                 drop(bytes.splice(start..start, piece));
             }
             _ => bytes.truncate(start),

@@ -7,7 +7,10 @@ use reward_sdk::{Completion, Finish, GroupReward, JudgedReward, Result, Reward, 
 pub const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
     ("correctness", "{}"),
-    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
+    (
+        "correctness",
+        r#"{"text": "completion", "needs_reference": false}"#,
+    ),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
     ("harmlessness", r#"{"scale": {"min": -1, "max": 1}}"#),
@@ -18,13 +21,17 @@ pub const PLUGINS: [(&str, &str); 14] = [
     ("length", r#"{"kind": "group"}"#),
     ("readability", "{}"),
     ("repetition", "{}"),
-    ("soft-overlong", r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#),
+    (
+        "soft-overlong",
+        r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#,
+    ),
 ];
 
 /// Judges a group; the text is what a reward model answers.
 pub type Judge = Box<dyn Fn(&[Completion], &str) -> Vec<Result<Score>> + Send + Sync>;
 
-/// The plugin of this name; the error says what is wrong with the configuration, or that there is none of this name.
+/// The plugin of this name; the error says what is wrong with the configuration, or that there is
+/// none of this name.
 pub fn natively(name: &str, config: &str) -> std::result::Result<Judge, String> {
     match name {
         "accuracy" => one::<accuracy::Accuracy>(config),
@@ -43,26 +50,64 @@ pub fn natively(name: &str, config: &str) -> std::result::Result<Judge, String> 
 
 fn one<R: Reward + Send + Sync + 'static>(config: &str) -> std::result::Result<Judge, String> {
     let reward: R = configure(config)?;
-    Ok(Box::new(move |group, _| group.iter().map(|completion| reward.score(completion)).collect()))
+    Ok(Box::new(move |group, _| {
+        group
+            .iter()
+            .map(|completion| reward.score(completion))
+            .collect()
+    }))
 }
 
-fn group<R: GroupReward + Send + Sync + 'static>(config: &str) -> std::result::Result<Judge, String> {
+fn group<R: GroupReward + Send + Sync + 'static>(
+    config: &str,
+) -> std::result::Result<Judge, String> {
     let reward: R = configure(config)?;
     Ok(Box::new(move |group, _| reward.score_group(group)))
 }
 
-fn judged<R: JudgedReward + Send + Sync + 'static>(config: &str) -> std::result::Result<Judge, String> {
+fn judged<R: JudgedReward + Send + Sync + 'static>(
+    config: &str,
+) -> std::result::Result<Judge, String> {
     let reward: R = configure(config)?;
     let judge = move |completion: &Completion, answer: &str| {
-        let answers: Vec<_> = reward.plan(completion).iter().map(|_| Ok(answer.to_owned())).collect();
+        let answers: Vec<_> = reward
+            .plan(completion)
+            .iter()
+            .map(|_| Ok(answer.to_owned()))
+            .collect();
         reward.conclude(completion, &answers)
     };
-    Ok(Box::new(move |group, answer| group.iter().map(|completion| judge(completion, answer)).collect()))
+    Ok(Box::new(move |group, answer| {
+        group
+            .iter()
+            .map(|completion| judge(completion, answer))
+            .collect()
+    }))
 }
 
 /// The same completion for the host.
 pub fn for_host(completion: &Completion) -> r1d_rewards::Completion {
-    let Completion { id, prompt, text, reference, tokens, finish, meta } = completion.clone();
-    let finish = if finish == Finish::Length { FinishReason::Length } else { FinishReason::Stop };
-    r1d_rewards::Completion { id, prompt, text, reference, tokens, finish, meta }
+    let Completion {
+        id,
+        prompt,
+        text,
+        reference,
+        tokens,
+        finish,
+        meta,
+    } = completion.clone();
+    let finish = if finish == Finish::Length {
+        FinishReason::Length
+    } else {
+        FinishReason::Stop
+    };
+    r1d_rewards::Completion {
+        id,
+        prompt,
+        text,
+        reference,
+        tokens,
+        finish,
+        meta,
+    }
 }

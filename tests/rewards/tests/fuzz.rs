@@ -1,4 +1,5 @@
-//! The fuzz bodies on a stable compiler: the corpus, the attack corpus, and mutations of both, the same in every run.
+//! The fuzz bodies on a stable compiler: the corpus, the attack corpus, and mutations of both, the
+//! same in every run.
 
 #[path = "../../../daemon/rewards/tests/guests/mod.rs"]
 mod guests;
@@ -16,27 +17,44 @@ const COMPONENTS: usize = 1_500;
 
 /// Names and bytes, in the order of their names.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let entries = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    let entries =
+        std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{target} has no corpus");
-    files.into_iter().map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+    files
+        .into_iter()
+        .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
+        .collect()
 }
 
-/// What cargo-fuzz found worth keeping: `found/pack.py` writes these files, an input in hexadecimal digits on each line.
+/// What cargo-fuzz found worth keeping: `found/pack.py` writes these files, an input in hexadecimal
+/// digits on each line.
 fn found(target: &str) -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("found").join(format!("{target}.hex"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("found")
+        .join(format!("{target}.hex"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let byte =
-        |line: &str, at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    text.lines().map(|line| (0..line.len() / 2).map(|at| byte(line, 2 * at)).collect()).collect()
+    let byte = |line: &str, at: usize| {
+        u8::from_str_radix(&line[at..at + 2], 16)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    text.lines()
+        .map(|line| (0..line.len() / 2).map(|at| byte(line, 2 * at)).collect())
+        .collect()
 }
 
 /// Says which input it was.
 fn run(body: Body, name: &str, bytes: &[u8]) {
     let ended = catch_unwind(AssertUnwindSafe(|| body(bytes)));
-    assert!(ended.is_ok(), "{name}: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(4_096)]));
+    assert!(
+        ended.is_ok(),
+        "{name}: {:?}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(4_096)])
+    );
 }
 
 #[test]
@@ -57,26 +75,44 @@ fn every_input_of_the_corpus_ends() {
 #[test]
 fn every_attack_ends() {
     for (name, text) in attacks::texts() {
-        for (target, body) in [("answer", fuzz::answer as Body), ("text", fuzz::text), ("line", fuzz::case_line)] {
+        for (target, body) in [
+            ("answer", fuzz::answer as Body),
+            ("text", fuzz::text),
+            ("line", fuzz::case_line),
+        ] {
             run(body, &format!("{target}, {name}"), text.as_bytes());
         }
         // As the reference of a plain answer, and as the answer to a plain reference.
         run(fuzz::answer, name, format!("7\n{text}").as_bytes());
-        run(fuzz::answer, name, format!("{}\n7", text.replace('\n', " ")).as_bytes());
+        run(
+            fuzz::answer,
+            name,
+            format!("{}\n7", text.replace('\n', " ")).as_bytes(),
+        );
     }
 }
 
 /// More of them where somebody looks for more: `R1D_FUZZ_ROUNDS=50 cargo test …`.
 fn rounds() -> usize {
-    std::env::var("R1D_FUZZ_ROUNDS").map_or(1, |rounds| rounds.parse().expect("R1D_FUZZ_ROUNDS is a number"))
+    std::env::var("R1D_FUZZ_ROUNDS").map_or(1, |rounds| {
+        rounds.parse().expect("R1D_FUZZ_ROUNDS is a number")
+    })
 }
 
 fn mutate(target: &str, body: Body, count: usize, more: &[Vec<u8>]) {
     let corpus = corpus(target);
-    let seeds: Vec<&[u8]> = corpus.iter().map(|(_, bytes)| bytes.as_slice()).chain(more.iter().map(Vec::as_slice)).collect();
+    let seeds: Vec<&[u8]> = corpus
+        .iter()
+        .map(|(_, bytes)| bytes.as_slice())
+        .chain(more.iter().map(Vec::as_slice))
+        .collect();
     let mut random = Random::of(0x5eed);
     for i in 0..count * rounds() {
-        run(body, &format!("{target}, mutation {i}"), &random.mutation(&seeds));
+        run(
+            body,
+            &format!("{target}, mutation {i}"),
+            &random.mutation(&seeds),
+        );
     }
 }
 
@@ -97,7 +133,18 @@ fn mutated_lines_end() {
 
 #[test]
 fn mutated_components_end() {
-    let honest = guests::component(&Guest { score: &guests::returns("(f32.const 0.5)"), ..Guest::default() });
-    let endless = guests::component(&Guest { score: "(loop $again (br $again)) (unreachable)", ..Guest::default() });
-    mutate("component", fuzz::component, COMPONENTS, &[honest, endless, guests::sharing()]);
+    let honest = guests::component(&Guest {
+        score: &guests::returns("(f32.const 0.5)"),
+        ..Guest::default()
+    });
+    let endless = guests::component(&Guest {
+        score: "(loop $again (br $again)) (unreachable)",
+        ..Guest::default()
+    });
+    mutate(
+        "component",
+        fuzz::component,
+        COMPONENTS,
+        &[honest, endless, guests::sharing()],
+    );
 }

@@ -1,4 +1,5 @@
-//! Mutated inputs through the sandbox and natively: the same verdict, within the default limits, which is the bound on every parser's work.
+//! Mutated inputs through the sandbox and natively: the same verdict, within the default limits,
+//! which is the bound on every parser's work.
 
 #[path = "../../../daemon/rewards/tests/guests/mod.rs"]
 mod guests;
@@ -27,17 +28,27 @@ impl Answers for Model {
 }
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    let mut files: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
-    files.into_iter().map(|path| std::fs::read(path).unwrap()).collect()
+    files
+        .into_iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect()
 }
 
 /// Answers in tags beside references, and texts of any form.
 fn completions() -> Vec<Completion> {
     let (answers, texts) = (seeds("answer"), seeds("text"));
-    let (answers, texts): (Vec<&[u8]>, Vec<&[u8]>) =
-        (answers.iter().map(Vec::as_slice).collect(), texts.iter().map(Vec::as_slice).collect());
+    let (answers, texts): (Vec<&[u8]>, Vec<&[u8]>) = (
+        answers.iter().map(Vec::as_slice).collect(),
+        texts.iter().map(Vec::as_slice).collect(),
+    );
     let mut random = Random::of(0xface);
     let completion = |i: usize| {
         let answer = String::from_utf8_lossy(&random.mutation(&answers)).into_owned();
@@ -48,11 +59,19 @@ fn completions() -> Vec<Completion> {
         };
         Completion {
             id: i as u64,
-            prompt: if i.is_multiple_of(3) { "Wie viel?<think>".into() } else { "How many?".into() },
+            prompt: if i.is_multiple_of(3) {
+                "Wie viel?<think>".into()
+            } else {
+                "How many?".into()
+            },
             tokens: text.len() as u32 / 4,
             text,
             reference: Some(reference.into()),
-            finish: if i.is_multiple_of(5) { Finish::Length } else { Finish::Stop },
+            finish: if i.is_multiple_of(5) {
+                Finish::Length
+            } else {
+                Finish::Stop
+            },
             meta: None,
         }
     };
@@ -80,14 +99,24 @@ fn same(native: &Result<Score>, judged: &Judged) -> bool {
 fn the_sandbox_judges_as_the_plugin_does_natively() {
     let rewards = guests::rewards(2);
     let completions = completions();
-    let member =
-        |(i, completion): (usize, &Completion)| Member { completion: for_host(completion), group: (i / GROUP).to_string() };
+    let member = |(i, completion): (usize, &Completion)| Member {
+        completion: for_host(completion),
+        group: (i / GROUP).to_string(),
+    };
     let members: Vec<Member> = completions.iter().enumerate().map(member).collect();
     for (name, config) in PLUGINS {
-        let reward = rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named(name) }).unwrap();
+        let reward = rewards
+            .load(&RewardSpec {
+                config_json: config.into(),
+                ..RewardSpec::named(name)
+            })
+            .unwrap();
         let native = natively(name, config).unwrap();
         let answer = if name == "correctness" { REPLY } else { NUMBER };
-        let expected: Vec<Result<Score>> = completions.chunks(GROUP).flat_map(|group| native(group, answer)).collect();
+        let expected: Vec<Result<Score>> = completions
+            .chunks(GROUP)
+            .flat_map(|group| native(group, answer))
+            .collect();
         let mut found: Vec<Judged> = Vec::new();
         let tell = |_, judged| {
             found.push(judged);
@@ -96,9 +125,18 @@ fn the_sandbox_judges_as_the_plugin_does_natively() {
         reward.judge_all(&members, &Model(answer), 2, tell).unwrap();
         assert_eq!(found.len(), completions.len());
         for ((completion, native), judged) in completions.iter().zip(&expected).zip(&found) {
-            assert!(same(native, judged), "{name} {config}: natively {native:?}, in the sandbox {judged:?}, of {completion:?}");
+            assert!(
+                same(native, judged),
+                "{name} {config}: natively {native:?}, in the sandbox {judged:?}, of {completion:?}"
+            );
         }
-        let scored = found.iter().filter(|judged| matches!(judged.outcome, Outcome::Score { .. })).count();
-        assert!(scored > found.len() / 4, "{name} {config}: {scored} scores, too few to say anything");
+        let scored = found
+            .iter()
+            .filter(|judged| matches!(judged.outcome, Outcome::Score { .. }))
+            .count();
+        assert!(
+            scored > found.len() / 4,
+            "{name} {config}: {scored} scores, too few to say anything"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Conversations with all their keys, and what is learned of them, beside transformers and TRL (`make_conversations.py`).
+//! Conversations with all their keys, and what is learned of them, beside transformers and TRL
+//! (`make_conversations.py`).
 
 use crate::{file, golden, messages, source};
 use r1d_data::supervision::{Order, Taught};
@@ -14,11 +15,13 @@ fn json(value: &Value) -> Option<Json> {
     (!value.is_null()).then(|| Json::parse(&value.to_string()).unwrap())
 }
 
-/// Tool calls, tools, reasoning, names, settings; messages that are continued; line ends, dates in macros, guards on what is none.
+/// Tool calls, tools, reasoning, names, settings; messages that are continued; line ends, dates in
+/// macros, guards on what is none.
 #[test]
 fn conversations_render_as_in_transformers() {
     let text = std::fs::read_to_string(golden("conversations.json")).unwrap();
-    // Numbers of the file reach the template as they are written: serde_json alone would round 2**70.
+    // Numbers of the file reach the template as they are written: serde_json alone would round
+    // 2**70.
     let all = Json::parse(&text).unwrap();
     let date = all.get("date").unwrap().as_text().unwrap();
     let cases = all.get("cases").unwrap().as_list().unwrap();
@@ -27,10 +30,15 @@ fn conversations_render_as_in_transformers() {
         let field = |name: &str| case.get(name).cloned().filter(|value| *value != Json::Null);
         let (style, template) = (field("style").unwrap(), field("template").unwrap());
         let (_directory, path) = file("own.jinja", template.as_text().unwrap());
-        let telling = Telling { date: Some(date), ..Telling::default() };
-        let template = Template::open(&TemplateSource::File(path), &crate::tokenizer(), &telling).unwrap();
+        let telling = Telling {
+            date: Some(date),
+            ..Telling::default()
+        };
+        let template =
+            Template::open(&TemplateSource::File(path), &crate::tokenizer(), &telling).unwrap();
         let row = Row {
-            messages: r1d_data::Message::list(field("messages").unwrap().as_list().unwrap()).unwrap(),
+            messages: r1d_data::Message::list(field("messages").unwrap().as_list().unwrap())
+                .unwrap(),
             tools: field("tools"),
             chat_template_kwargs: field("chat_template_kwargs"),
             ..Row::default()
@@ -38,7 +46,11 @@ fn conversations_render_as_in_transformers() {
         let rendered = template.render(&row);
         let what = format!("{style} {}", case.get("messages").unwrap());
         match field("text") {
-            Some(text) => assert_eq!(rendered.unwrap_or_else(|e| panic!("{what}: {e}")), text.as_text().unwrap(), "{what}"),
+            Some(text) => assert_eq!(
+                rendered.unwrap_or_else(|e| panic!("{what}: {e}")),
+                text.as_text().unwrap(),
+                "{what}"
+            ),
             None => assert!(rendered.is_err(), "{what}: transformers refuses it"),
         }
     }
@@ -47,89 +59,210 @@ fn conversations_render_as_in_transformers() {
 /// Settings of the job and of the row; the row's go before.
 #[test]
 fn settings_of_a_chat_template_have_a_key() {
-    let text = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is defined and not enable_thinking %}<quick>{% endif %}{{ depth | default('') }}";
+    let text = "{% for m in messages %}{{ m.content }}{% endfor %}\
+                {% if enable_thinking is defined and not enable_thinking %}<quick>{% endif %}\
+                {{ depth | default('') }}";
     let (_directory, path) = file("own.jinja", text);
     let open = |kwargs| {
         Template::open(
             &TemplateSource::File(path.clone()),
             &crate::tokenizer(),
-            &Telling { chat_template_kwargs: kwargs, ..Telling::default() },
+            &Telling {
+                chat_template_kwargs: kwargs,
+                ..Telling::default()
+            },
         )
     };
-    let row = Row { prompt: Some("Hi".into()), ..Row::default() };
+    let row = Row {
+        prompt: Some("Hi".into()),
+        ..Row::default()
+    };
     assert_eq!(open("{}").unwrap().render(&row).unwrap(), "Hi");
-    assert_eq!(open(r#"{"enable_thinking": false, "depth": 3}"#).unwrap().render(&row).unwrap(), "Hi<quick>3");
-    let own = Row { chat_template_kwargs: Some(Json::parse(r#"{"enable_thinking": true}"#).unwrap()), ..row.clone() };
-    assert_eq!(open(r#"{"enable_thinking": false}"#).unwrap().render(&own).unwrap(), "Hi");
-    assert!(open(r#"{"messages": []}"#).err().unwrap().to_string().contains("`messages`, which is no setting"));
+    assert_eq!(
+        open(r#"{"enable_thinking": false, "depth": 3}"#)
+            .unwrap()
+            .render(&row)
+            .unwrap(),
+        "Hi<quick>3"
+    );
+    let own = Row {
+        chat_template_kwargs: Some(Json::parse(r#"{"enable_thinking": true}"#).unwrap()),
+        ..row.clone()
+    };
+    assert_eq!(
+        open(r#"{"enable_thinking": false}"#)
+            .unwrap()
+            .render(&own)
+            .unwrap(),
+        "Hi"
+    );
+    assert!(
+        open(r#"{"messages": []}"#)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("`messages`, which is no setting")
+    );
 }
 
-/// Prompt and completion with tokenizers in the manner of Llama 2, Mistral and Qwen: the ids and the border are TRL's.
+/// Prompt and completion with tokenizers in the manner of Llama 2, Mistral and Qwen: the ids and
+/// the border are TRL's.
 #[test]
 fn fine_tuning_learns_trls_ids() {
     let all = Json::parse(&std::fs::read_to_string(golden("sft.json")).unwrap()).unwrap();
     let all = all.as_list().unwrap();
     assert!(all.len() >= 36);
     for case in all {
-        let tokenizer = Tokenizer::open(&golden("sft").join(case.get("tokenizer").unwrap().as_text().unwrap())).unwrap();
+        let tokenizer =
+            Tokenizer::open(&golden("sft").join(case.get("tokenizer").unwrap().as_text().unwrap()))
+                .unwrap();
         let row = case.get("row").unwrap();
-        let kind = if row.get("prompt").unwrap().as_list().is_some() { TemplateSource::Chat } else { TemplateSource::Plain };
+        let kind = if row.get("prompt").unwrap().as_list().is_some() {
+            TemplateSource::Chat
+        } else {
+            TemplateSource::Plain
+        };
         let template = crate::open(&kind, &tokenizer).unwrap();
         let (_directory, path) = file("rows.jsonl", &row.to_string());
-        let columns = DataSource { prompt: Some("prompt".into()), completion: Some("completion".into()), ..source(&path) };
+        let columns = DataSource {
+            prompt: Some("prompt".into()),
+            completion: Some("completion".into()),
+            ..source(&path)
+        };
         let data = DataSet::open(&columns).unwrap();
-        let stage = Sft { batch_size: 1, max_length: 4096, tokenize: None, template: None };
-        let order = Order { seed: 1, stage: 0, shuffle: false };
+        let stage = Sft {
+            batch_size: 1,
+            max_length: 4096,
+            tokenize: None,
+            template: None,
+        };
+        let order = Order {
+            seed: 1,
+            stage: 0,
+            shuffle: false,
+        };
         let taught = [crate::supervision::taught(&data, &template)];
-        let learned = Supervision::sft(&taught, &tokenizer, &stage, order).unwrap().step(0).remove(0);
-        let ids: Vec<u32> = case.get("ids").unwrap().as_list().unwrap().iter().map(|id| id.to_string().parse().unwrap()).collect();
+        let learned = Supervision::sft(&taught, &tokenizer, &stage, order)
+            .unwrap()
+            .step(0)
+            .remove(0);
+        let ids: Vec<u32> = case
+            .get("ids")
+            .unwrap()
+            .as_list()
+            .unwrap()
+            .iter()
+            .map(|id| id.to_string().parse().unwrap())
+            .collect();
         assert_eq!(learned.ids, ids, "{case}");
-        let prompt = learned.trained.iter().take_while(|trained| !**trained).count();
-        assert_eq!(prompt.to_string(), case.get("prompt").unwrap().to_string(), "{case}");
+        let prompt = learned
+            .trained
+            .iter()
+            .take_while(|trained| !**trained)
+            .count();
+        assert_eq!(
+            prompt.to_string(),
+            case.get("prompt").unwrap().to_string(),
+            "{case}"
+        );
         assert!(learned.trained[prompt..].iter().all(|trained| *trained));
     }
 }
 
-/// The named choice: a completion's ids are those that the sampler would make, whatever the prompt ends in.
+/// The named choice: a completion's ids are those that the sampler would make, whatever the prompt
+/// ends in.
 #[test]
 fn tokenised_apart_no_token_spans_the_border() {
     let tokenizer = Tokenizer::open(&golden("sft/qwen")).unwrap();
     let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let (_directory, path) = file("rows.jsonl", r#"{"prompt": "The qui", "completion": "ck brown fox"}"#);
-    let columns = DataSource { prompt: Some("prompt".into()), completion: Some("completion".into()), ..source(&path) };
+    let (_directory, path) = file(
+        "rows.jsonl",
+        r#"{"prompt": "The qui", "completion": "ck brown fox"}"#,
+    );
+    let columns = DataSource {
+        prompt: Some("prompt".into()),
+        completion: Some("completion".into()),
+        ..source(&path)
+    };
     let data = DataSet::open(&columns).unwrap();
     let learned = |tokenize| {
-        let stage = Sft { batch_size: 1, max_length: 4096, tokenize: None, template: None };
-        let taught = [Taught { tokenize, ..crate::supervision::taught(&data, &template) }];
-        let rows = Supervision::sft(&taught, &tokenizer, &stage, Order { seed: 1, stage: 0, shuffle: false }).unwrap();
+        let stage = Sft {
+            batch_size: 1,
+            max_length: 4096,
+            tokenize: None,
+            template: None,
+        };
+        let taught = [Taught {
+            tokenize,
+            ..crate::supervision::taught(&data, &template)
+        }];
+        let rows = Supervision::sft(
+            &taught,
+            &tokenizer,
+            &stage,
+            Order {
+                seed: 1,
+                stage: 0,
+                shuffle: false,
+            },
+        )
+        .unwrap();
         (rows.step(0).remove(0).ids, rows.merged())
     };
-    let apart =
-        [tokenizer.encode("The qui", true).unwrap(), tokenizer.encode("ck brown fox", false).unwrap(), vec![tokenizer.eos_id()]];
+    let apart = [
+        tokenizer.encode("The qui", true).unwrap(),
+        tokenizer.encode("ck brown fox", false).unwrap(),
+        vec![tokenizer.eos_id()],
+    ];
     assert_eq!(learned(Tokenize::Apart), (apart.concat(), 0));
     let (together, merged) = learned(Tokenize::Together);
     assert_ne!(together, apart.concat());
     assert_eq!(merged, 1, "and it is counted");
 }
 
-/// transformers' order of files; tokens that are in none but `added_tokens_decoder` or added_tokens.json.
+/// transformers' order of files; tokens that are in none but `added_tokens_decoder` or
+/// added_tokens.json.
 #[test]
 fn the_end_of_a_sequence_is_the_one_of_transformers() {
     for case in cases("ends.json").as_array().unwrap() {
-        let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+        let (directory, path) = file(
+            "tokenizer.json",
+            &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap(),
+        );
         for (name, content) in case["files"].as_object().unwrap() {
             std::fs::write(directory.path().join(name), content.to_string()).unwrap();
         }
         let tokenizer = Tokenizer::open(&path).unwrap_or_else(|e| panic!("{case}: {e}"));
-        assert_eq!(u64::from(tokenizer.eos_id()), case["eos_id"].as_u64().unwrap(), "{case}");
-        assert_eq!(tokenizer.bos_id().map(u64::from), case["bos_id"].as_u64(), "{case}");
-        let named = tokenizer.named_tokens().iter().map(|(name, token)| (name.clone(), token.clone().into()));
+        assert_eq!(
+            u64::from(tokenizer.eos_id()),
+            case["eos_id"].as_u64().unwrap(),
+            "{case}"
+        );
+        assert_eq!(
+            tokenizer.bos_id().map(u64::from),
+            case["bos_id"].as_u64(),
+            "{case}"
+        );
+        let named = tokenizer
+            .named_tokens()
+            .iter()
+            .map(|(name, token)| (name.clone(), token.clone().into()));
         assert_eq!(Value::Object(named.collect()), case["named"], "{case}");
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
-        assert_eq!(tokenizer.encode(case["text"].as_str().unwrap(), true).unwrap(), ids, "{case}");
+        assert_eq!(
+            tokenizer
+                .encode(case["text"].as_str().unwrap(), true)
+                .unwrap(),
+            ids,
+            "{case}"
+        );
     }
-    // What generates stops by generation_config.json, or by config.json where that is silent; the tokenizer's own comes first.
-    let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+    // What generates stops by generation_config.json, or by config.json where that is silent; the
+    // tokenizer's own comes first.
+    let (directory, path) = file(
+        "tokenizer.json",
+        &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap(),
+    );
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("special_tokens_map.json", r#"{"eos_token": "<|end|>"}"#);
     write("config.json", r#"{"eos_token_id": [3, 4]}"#);
@@ -138,52 +271,119 @@ fn the_end_of_a_sequence_is_the_one_of_transformers() {
     assert_eq!(Tokenizer::open(&path).unwrap().eos_ids(), [1, 2]);
     write("special_tokens_map.json", r#"{"eos_token": "<|nowhere|>"}"#);
     let message = Tokenizer::open(&path).err().unwrap().to_string();
-    assert!(message.contains("its `eos_token` is \"<|nowhere|>\", and it has no such token"), "{message}");
+    assert!(
+        message.contains("its `eos_token` is \"<|nowhere|>\", and it has no such token"),
+        "{message}"
+    );
 }
 
 /// A tokenizer with several templates: transformers takes the one for tools where a row has some.
 #[test]
 fn a_row_with_tools_has_the_template_for_tools() {
-    let (directory, path) = file("tokenizer.json", &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap());
+    let (directory, path) = file(
+        "tokenizer.json",
+        &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap(),
+    );
     let named = serde_json::json!({"eos_token": "<|end|>", "chat_template": [
         {"name": "default", "template": "plain:{{ messages[0].content }}"},
         {"name": "tool_use", "template": "tools:{{ tools | length }}{{ messages[0].content }}"}]});
-    std::fs::write(directory.path().join("tokenizer_config.json"), named.to_string()).unwrap();
+    std::fs::write(
+        directory.path().join("tokenizer_config.json"),
+        named.to_string(),
+    )
+    .unwrap();
     let template = crate::open(&TemplateSource::Chat, &Tokenizer::open(&path).unwrap()).unwrap();
-    let row = Row { messages: messages(&serde_json::json!([{"role": "user", "content": "Hi"}])), ..Row::default() };
+    let row = Row {
+        messages: messages(&serde_json::json!([{"role": "user", "content": "Hi"}])),
+        ..Row::default()
+    };
     assert_eq!(template.render(&row).unwrap(), "plain:Hi");
     let tools = json(&serde_json::json!([{"type": "function"}]));
-    assert_eq!(template.render(&Row { tools, ..row.clone() }).unwrap(), "tools:1Hi");
-    let wrong = Row { tools: json(&serde_json::json!("hammer, saw")), ..row };
-    assert!(template.render(&wrong).unwrap_err().to_string().contains("the row's tools are a string that is no JSON"));
+    assert_eq!(
+        template
+            .render(&Row {
+                tools,
+                ..row.clone()
+            })
+            .unwrap(),
+        "tools:1Hi"
+    );
+    let wrong = Row {
+        tools: json(&serde_json::json!("hammer, saw")),
+        ..row
+    };
+    assert!(
+        template
+            .render(&wrong)
+            .unwrap_err()
+            .to_string()
+            .contains("the row's tools are a string that is no JSON")
+    );
 }
 
-/// An empty list of tools is one in what SFT, DPO and reward models learn, and none in a prompt that is sampled from, as in TRL.
+/// An empty list of tools is one in what SFT, DPO and reward models learn, and none in a prompt
+/// that is sampled from, as in TRL.
 #[test]
 fn an_empty_list_of_tools_is_none_where_a_prompt_is_sampled_from() {
-    let text = "{% if tools is not none %}tools:{{ tools | length }} {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let text = "{% if tools is not none %}tools:{{ tools | length }} \
+                {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
     let (_directory, path) = file("own.jinja", text);
     let template = crate::open(&TemplateSource::File(path), &crate::tokenizer()).unwrap();
-    let said = r1d_data::Said::Messages(messages(&serde_json::json!([{"role": "assistant", "content": "4"}])));
+    let said = r1d_data::Said::Messages(messages(
+        &serde_json::json!([{"role": "assistant", "content": "4"}]),
+    ));
     for tools in ["[]", r#""[]""#] {
-        let row = Row { prompt: Some("2+2?".into()), tools: Some(Json::parse(tools).unwrap()), ..Row::default() };
+        let row = Row {
+            prompt: Some("2+2?".into()),
+            tools: Some(Json::parse(tools).unwrap()),
+            ..Row::default()
+        };
         assert_eq!(template.render(&row).unwrap(), "2+2?");
         let learned = template.render_with(&row, &said).unwrap();
-        assert_eq!((learned.prompt.as_str(), learned.whole.as_str()), ("tools:0 2+2?", "tools:0 2+2?4"));
+        assert_eq!(
+            (learned.prompt.as_str(), learned.whole.as_str()),
+            ("tools:0 2+2?", "tools:0 2+2?4")
+        );
     }
 }
 
-/// What a data set's keys say is never left out in silence: a template that is none of messages takes neither tools nor settings.
+/// What a data set's keys say is never left out in silence: a template that is none of messages
+/// takes neither tools nor settings.
 #[test]
 fn a_template_without_messages_refuses_tools_and_settings() {
     let (_directory, path) = file("row.jinja", "{{ prompt }}");
-    for source in [TemplateSource::R1Zero, TemplateSource::Plain, TemplateSource::File(path)] {
+    for source in [
+        TemplateSource::R1Zero,
+        TemplateSource::Plain,
+        TemplateSource::File(path),
+    ] {
         let open = |telling| Template::open(&source, &crate::tokenizer(), &telling);
-        assert!(open(Telling { chat_template_kwargs: "{}", ..Telling::default() }).is_ok());
-        let tools = open(Telling { tools: Some("functions"), ..Telling::default() }).err().unwrap().to_string();
-        assert!(tools.contains("takes no `tools`") && tools.contains("use template = \"chat\""), "{tools}");
-        let settings = open(Telling { chat_template_kwargs: r#"{"enable_thinking": false}"#, ..Telling::default() });
+        assert!(
+            open(Telling {
+                chat_template_kwargs: "{}",
+                ..Telling::default()
+            })
+            .is_ok()
+        );
+        let tools = open(Telling {
+            tools: Some("functions"),
+            ..Telling::default()
+        })
+        .err()
+        .unwrap()
+        .to_string();
+        assert!(
+            tools.contains("takes no `tools`") && tools.contains("use template = \"chat\""),
+            "{tools}"
+        );
+        let settings = open(Telling {
+            chat_template_kwargs: r#"{"enable_thinking": false}"#,
+            ..Telling::default()
+        });
         let settings = settings.err().unwrap().to_string();
-        assert!(settings.contains("takes no `chat_template_kwargs`"), "{settings}");
+        assert!(
+            settings.contains("takes no `chat_template_kwargs`"),
+            "{settings}"
+        );
     }
 }

@@ -8,7 +8,12 @@ use std::sync::Arc;
 
 /// `question` → prompt, `answer` → reference, `kind` → domain.
 fn questions(path: &Path) -> DataSource {
-    DataSource { prompt: Some("question".into()), reference: Some("answer".into()), domain: Some("kind".into()), ..source(path) }
+    DataSource {
+        prompt: Some("question".into()),
+        reference: Some("answer".into()),
+        domain: Some("kind".into()),
+        ..source(path)
+    }
 }
 
 fn error(name: &str, text: &str) -> String {
@@ -34,7 +39,11 @@ fn columns_are_mapped_and_the_others_are_meta() {
             meta: Some(r#"{"id":7,"tags":["a",null]}"#.into()),
             ..Row::default()
         },
-        Row { prompt: Some("Why?".into()), domain: Some("words".into()), ..Row::default() },
+        Row {
+            prompt: Some("Why?".into()),
+            domain: Some("words".into()),
+            ..Row::default()
+        },
     ];
     assert_eq!(data.rows(), expected);
     assert_eq!((data.len(), data.name()), (2, "train"));
@@ -45,26 +54,53 @@ fn columns_are_mapped_and_the_others_are_meta() {
 fn mistakes_name_file_line_and_column() {
     let good = r#"{"question": "a", "answer": "b", "kind": "c"}"#;
     assert_eq!(
-        error("train.jsonl", &format!("{good}\n{{\"prompt\": \"a\", \"answer\": \"b\"}}\n")),
-        "train.jsonl:2: no column `question` (the `prompt` of the data set); the row's columns are `prompt`, `answer`"
+        error(
+            "train.jsonl",
+            &format!("{good}\n{{\"prompt\": \"a\", \"answer\": \"b\"}}\n")
+        ),
+        "train.jsonl:2: no column `question` (the `prompt` of the data set); the row's columns \
+         are `prompt`, `answer`"
     );
-    assert_eq!(error("a.jsonl", &good.replace("\"a\"", "17")), "a.jsonl:1: column `question` is a number, expected a string");
-    assert_eq!(error("a.jsonl", &good.replace("\"b\"", "{}")), "a.jsonl:1: column `answer` is an object, expected a string");
-    assert_eq!(error("a.jsonl", &format!("{good}\n{good},\n")), "a.jsonl:2: not JSON: trailing characters at column 46");
-    assert_eq!(error("a.jsonl", "[1]"), "a.jsonl:1: a list with a number, expected a JSON object per row (columns by name)");
+    assert_eq!(
+        error("a.jsonl", &good.replace("\"a\"", "17")),
+        "a.jsonl:1: column `question` is a number, expected a string"
+    );
+    assert_eq!(
+        error("a.jsonl", &good.replace("\"b\"", "{}")),
+        "a.jsonl:1: column `answer` is an object, expected a string"
+    );
+    assert_eq!(
+        error("a.jsonl", &format!("{good}\n{good},\n")),
+        "a.jsonl:2: not JSON: trailing characters at column 46"
+    );
+    assert_eq!(
+        error("a.jsonl", "[1]"),
+        "a.jsonl:1: a list with a number, expected a JSON object per row (columns by name)"
+    );
     assert_eq!(error("a.jsonl", "\n"), "data.train: a.jsonl has no row");
     assert_eq!(
         error("a.csv", "question,answer"),
-        "data.train: a.csv is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson (or one of these with .gz or .zst) or .parquet"
+        "data.train: a.csv is neither JSON nor Parquet: its name must end in .jsonl, .json, \
+         .ndjson (or one of these with .gz or .zst) or .parquet"
     );
-    assert!(error("a.parquet", "PAR1 it is not").starts_with("a.parquet: not a Parquet file that can be read: "));
+    assert!(
+        error("a.parquet", "PAR1 it is not")
+            .starts_with("a.parquet: not a Parquet file that can be read: ")
+    );
     assert!(
         error("a.jsonl", &good.replace("\"a\"", "[1]"))
             .contains("expected a string or a list of messages with `role` and `content`")
     );
-    let missing = DataSet::open(&questions(Path::new("/nowhere/a.jsonl"))).unwrap_err().to_string();
-    assert_eq!(missing, "cannot read /nowhere/a.jsonl: No such file or directory (os error 2)");
-    let nothing = DataSet::open(&questions(Path::new("/nowhere/*.jsonl"))).unwrap_err().to_string();
+    let missing = DataSet::open(&questions(Path::new("/nowhere/a.jsonl")))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        missing,
+        "cannot read /nowhere/a.jsonl: No such file or directory (os error 2)"
+    );
+    let nothing = DataSet::open(&questions(Path::new("/nowhere/*.jsonl")))
+        .unwrap_err()
+        .to_string();
     assert_eq!(nothing, "data.train: no file matches /nowhere/*.jsonl");
 }
 
@@ -72,29 +108,66 @@ fn mistakes_name_file_line_and_column() {
 fn a_file_that_is_not_utf8_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.jsonl");
-    std::fs::write(&path, b"{\"question\": \"a\", \"answer\": \"b\", \"kind\": \"c\"}\n\xff\xfe\n").unwrap();
-    assert!(DataSet::open(&questions(&path)).unwrap_err().to_string().ends_with("a.jsonl:2: not UTF-8"));
+    std::fs::write(
+        &path,
+        b"{\"question\": \"a\", \"answer\": \"b\", \"kind\": \"c\"}\n\xff\xfe\n",
+    )
+    .unwrap();
+    assert!(
+        DataSet::open(&questions(&path))
+            .unwrap_err()
+            .to_string()
+            .ends_with("a.jsonl:2: not UTF-8")
+    );
 }
 
 #[test]
 fn a_glob_takes_its_files_in_the_order_of_their_names() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["b", "a", "c"] {
-        std::fs::write(directory.path().join(format!("{name}.jsonl")), format!("{{\"text\": \"{name}\"}}\n")).unwrap();
+        std::fs::write(
+            directory.path().join(format!("{name}.jsonl")),
+            format!("{{\"text\": \"{name}\"}}\n"),
+        )
+        .unwrap();
     }
-    let data = DataSet::open(&DataSource { text: Some("text".into()), ..source(directory.path().join("*.jsonl")) }).unwrap();
-    assert_eq!(data.rows().iter().map(|row| row.text.as_deref().unwrap()).collect::<String>(), "abc");
+    let data = DataSet::open(&DataSource {
+        text: Some("text".into()),
+        ..source(directory.path().join("*.jsonl"))
+    })
+    .unwrap();
+    assert_eq!(
+        data.rows()
+            .iter()
+            .map(|row| row.text.as_deref().unwrap())
+            .collect::<String>(),
+        "abc"
+    );
 }
 
 #[test]
 fn a_prompt_may_be_a_conversation() {
     let text = r#"{"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Hello"}]}"#;
     let (_directory, path) = file("train.jsonl", text);
-    let data = DataSet::open(&DataSource { prompt: Some("prompt".into()), completion: Some("completion".into()), ..source(&path) })
-        .unwrap();
-    assert_eq!(data.row(0).messages.iter().map(|m| m.role()).collect::<Vec<_>>(), ["system", "user"]);
+    let data = DataSet::open(&DataSource {
+        prompt: Some("prompt".into()),
+        completion: Some("completion".into()),
+        ..source(&path)
+    })
+    .unwrap();
     assert_eq!(
-        (data.row(0).prompt.as_deref(), data.row(0).completion.as_ref().map(Said::text)),
+        data.row(0)
+            .messages
+            .iter()
+            .map(|m| m.role())
+            .collect::<Vec<_>>(),
+        ["system", "user"]
+    );
+    assert_eq!(
+        (
+            data.row(0).prompt.as_deref(),
+            data.row(0).completion.as_ref().map(Said::text)
+        ),
         (Some("Hi"), Some("Hello".into()))
     );
 }
@@ -107,14 +180,28 @@ fn parquet(directory: &Path) -> PathBuf {
     tags.append_value([Some("a")]);
     tags.append_value([Some("b"), None]);
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("question", Arc::new(arrow_array::StringArray::from(vec!["1+1?", "Why?"]))),
+        (
+            "question",
+            Arc::new(arrow_array::StringArray::from(vec!["1+1?", "Why?"])),
+        ),
         ("answer", Arc::new(answers.finish())),
-        ("kind", Arc::new(arrow_array::StringArray::from(vec!["math", "words"]))),
+        (
+            "kind",
+            Arc::new(arrow_array::StringArray::from(vec!["math", "words"])),
+        ),
         ("tags", Arc::new(tags.finish())),
     ];
-    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, array)| (name, array, true)),
+    )
+    .unwrap();
     let path = directory.join("train.parquet");
-    let mut writer = parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(
+        std::fs::File::create(&path).unwrap(),
+        batch.schema(),
+        None,
+    )
+    .unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
     path
@@ -128,11 +215,18 @@ fn parquet_reads_as_the_same_rows() {
     let text = r#"{"question": "1+1?", "answer": 2, "kind": "math", "tags": ["a"]}
 {"question": "Why?", "answer": null, "kind": "words", "tags": ["b", null]}"#;
     let (_directory, jsonl) = file("train.jsonl", text);
-    assert_eq!(from_parquet.rows(), DataSet::open(&questions(&jsonl)).unwrap().rows());
-    let other = DataSource { prompt: Some("prompt".into()), ..source(&path) };
+    assert_eq!(
+        from_parquet.rows(),
+        DataSet::open(&questions(&jsonl)).unwrap().rows()
+    );
+    let other = DataSource {
+        prompt: Some("prompt".into()),
+        ..source(&path)
+    };
     let message = DataSet::open(&other).unwrap_err().to_string();
     assert!(
-        message.contains("train.parquet:1: no column `prompt`") && message.contains("`question`, `answer`, `kind`, `tags`"),
+        message.contains("train.parquet:1: no column `prompt`")
+            && message.contains("`question`, `answer`, `kind`, `tags`"),
         "{message}"
     );
 }

@@ -4,38 +4,71 @@ use r1d_data::{DataSet, Lengths, Prompts, Said, Supervision, Tokenizer, supervis
 use r1d_job::{Job, ModelFacts, StageKind};
 use std::path::{Path, PathBuf};
 
-/// The arithmetic example with its data generated, in a directory of its own that looks like the project.
+/// The arithmetic example with its data generated, in a directory of its own that looks like the
+/// project.
 fn arithmetic(seed: &str) -> (tempfile::TempDir, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let directory = tempfile::tempdir().unwrap();
-    for file in ["examples/arithmetic/generate.py", "examples/arithmetic/job.toml", "configs/models/tiny-deepseek-v3.json"] {
+    for file in [
+        "examples/arithmetic/generate.py",
+        "examples/arithmetic/job.toml",
+        "configs/models/tiny-deepseek-v3.json",
+    ] {
         let to = directory.path().join(file);
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(root.join(file), to).unwrap_or_else(|e| panic!("{file}: {e}"));
     }
     let example = directory.path().join("examples/arithmetic");
-    let status = std::process::Command::new("python3").arg(example.join("generate.py")).args(["--seed", seed]).status().unwrap();
+    let status = std::process::Command::new("python3")
+        .arg(example.join("generate.py"))
+        .args(["--seed", seed])
+        .status()
+        .unwrap();
     assert!(status.success());
     (directory, example)
 }
 
 #[test]
 fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
-    let ((_one, first), (_two, second), (_three, other)) = (arithmetic("7"), arithmetic("7"), arithmetic("8"));
-    let job = Job::parse(&std::fs::read_to_string(first.join("job.toml")).unwrap(), &first).unwrap();
+    let ((_one, first), (_two, second), (_three, other)) =
+        (arithmetic("7"), arithmetic("7"), arithmetic("8"));
+    let job = Job::parse(
+        &std::fs::read_to_string(first.join("job.toml")).unwrap(),
+        &first,
+    )
+    .unwrap();
     let tokenizer = Tokenizer::open(job.model.weights.tokenizer()).unwrap();
-    let vocab_size = ModelFacts::from_config(&std::fs::read_to_string(job.model.weights.config()).unwrap()).unwrap().vocab_size;
+    let vocab_size =
+        ModelFacts::from_config(&std::fs::read_to_string(job.model.weights.config()).unwrap())
+            .unwrap()
+            .vocab_size;
     tokenizer.check_vocabulary(vocab_size as u32).unwrap();
     for name in ["pretrain", "cold-start", "train", "test"] {
-        let bytes = |example: &Path| std::fs::read(example.join(format!("data/{name}.jsonl"))).unwrap();
-        assert!(bytes(&first) == bytes(&second), "{name}: the same seed makes the same bytes");
-        assert!(bytes(&first) != bytes(&other), "{name}: another seed makes others");
+        let bytes =
+            |example: &Path| std::fs::read(example.join(format!("data/{name}.jsonl"))).unwrap();
+        assert!(
+            bytes(&first) == bytes(&second),
+            "{name}: the same seed makes the same bytes"
+        );
+        assert!(
+            bytes(&first) != bytes(&other),
+            "{name}: another seed makes others"
+        );
     }
     for source in job.data.values() {
         let data = DataSet::open(source).unwrap();
         let template = crate::open(&source.template, &tokenizer).unwrap();
-        for row in data.rows().iter().step_by(if data.len() > 10_000 { 16 } else { 1 }) {
-            let mut texts: Vec<String> = row.text.iter().cloned().chain(row.completion.iter().map(Said::text)).collect();
+        for row in data
+            .rows()
+            .iter()
+            .step_by(if data.len() > 10_000 { 16 } else { 1 })
+        {
+            let mut texts: Vec<String> = row
+                .text
+                .iter()
+                .cloned()
+                .chain(row.completion.iter().map(Said::text))
+                .collect();
             if row.prompt.is_some() {
                 texts.push(template.render(row).unwrap());
             }
@@ -48,18 +81,43 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     // Every stage finds its batches, and prompts are short enough to leave the compute to the sums.
     for (index, stage) in job.stages.iter().enumerate() {
         let source = &job.data[&stage.data];
-        let (data, template) = (DataSet::open(source).unwrap(), crate::open(&source.template, &tokenizer).unwrap());
-        let order = Order { seed: job.seed, stage: index as u32, shuffle: source.shuffle };
+        let (data, template) = (
+            DataSet::open(source).unwrap(),
+            crate::open(&source.template, &tokenizer).unwrap(),
+        );
+        let order = Order {
+            seed: job.seed,
+            stage: index as u32,
+            shuffle: source.shuffle,
+        };
         match &stage.kind {
             StageKind::Pretrain(p) => {
-                assert_eq!(Supervision::pretrain(&[&data], &tokenizer, p, order).unwrap().step(0).len(), p.batch_size as usize)
+                assert_eq!(
+                    Supervision::pretrain(&[&data], &tokenizer, p, order)
+                        .unwrap()
+                        .step(0)
+                        .len(),
+                    p.batch_size as usize
+                )
             }
             StageKind::Sft(s) => assert_eq!(
-                Supervision::sft(&[crate::supervision::taught(&data, &template)], &tokenizer, s, order).unwrap().truncated(),
+                Supervision::sft(
+                    &[crate::supervision::taught(&data, &template)],
+                    &tokenizer,
+                    s,
+                    order
+                )
+                .unwrap()
+                .truncated(),
                 0
             ),
             _ => {
-                assert!(Prompts::build(&data, &template, &tokenizer, Lengths::default()).unwrap().length_max() <= 75)
+                assert!(
+                    Prompts::build(&data, &template, &tokenizer, Lengths::default())
+                        .unwrap()
+                        .length_max()
+                        <= 75
+                )
             }
         }
     }
@@ -67,26 +125,42 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
 
 /// The numbers of a sum with their signs, in an order that forgets how they stood.
 fn canonical(text: &str) -> Vec<String> {
-    let sum: String = text.chars().filter(|c| c.is_ascii_digit() || "+-".contains(*c)).collect();
-    let mut terms: Vec<String> = sum.replace('-', "+-").split('+').filter(|t| !t.is_empty()).map(String::from).collect();
+    let sum: String = text
+        .chars()
+        .filter(|c| c.is_ascii_digit() || "+-".contains(*c))
+        .collect();
+    let mut terms: Vec<String> = sum
+        .replace('-', "+-")
+        .split('+')
+        .filter(|t| !t.is_empty())
+        .map(String::from)
+        .collect();
     terms.sort();
     terms
 }
 
-/// Held-out accuracy means nothing if a problem of the test is trained on, in whatever order of its numbers.
+/// Held-out accuracy means nothing if a problem of the test is trained on, in whatever order of its
+/// numbers.
 #[test]
 fn no_test_problem_of_arithmetic_is_in_the_training_data() {
     let (_directory, example) = arithmetic("7");
     let lines = |name: &str| -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(example.join(format!("data/{name}.jsonl"))).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     };
-    let held_out: std::collections::BTreeSet<_> =
-        lines("test").iter().map(|row| canonical(row["prompt"].as_str().unwrap())).collect();
+    let held_out: std::collections::BTreeSet<_> = lines("test")
+        .iter()
+        .map(|row| canonical(row["prompt"].as_str().unwrap()))
+        .collect();
     assert!(held_out.len() > 100);
     for name in ["cold-start", "train"] {
         for row in lines(name) {
-            assert!(!held_out.contains(&canonical(row["prompt"].as_str().unwrap())), "{name}: {row}");
+            assert!(
+                !held_out.contains(&canonical(row["prompt"].as_str().unwrap())),
+                "{name}: {row}"
+            );
         }
     }
     for row in lines("pretrain") {

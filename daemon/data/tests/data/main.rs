@@ -17,7 +17,9 @@ use r1d_job::{DataSource, TemplateSource};
 use std::path::{Path, PathBuf};
 
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/golden")
+        .join(name)
 }
 
 /// A byte-level BPE tokenizer of 320 ids whose end of sequence is 1.

@@ -5,10 +5,24 @@ use r1d_data::{DataError, DataSet, Preferences, Preferred, Template};
 use r1d_job::{DataSource, TemplateSource, Tokenize};
 use serde_json::{Value, json};
 
-const ORDER: Order = Order { seed: 5, stage: 1, shuffle: false };
-const WHOLE: Reading = Reading { batch_size: 2, max_length: 64, whole: Whole::Scored };
-const TOGETHER: Reading = Reading { whole: Whole::Learned(Tokenize::Together), ..WHOLE };
-const APART: Reading = Reading { whole: Whole::Learned(Tokenize::Apart), ..WHOLE };
+const ORDER: Order = Order {
+    seed: 5,
+    stage: 1,
+    shuffle: false,
+};
+const WHOLE: Reading = Reading {
+    batch_size: 2,
+    max_length: 64,
+    whole: Whole::Scored,
+};
+const TOGETHER: Reading = Reading {
+    whole: Whole::Learned(Tokenize::Together),
+    ..WHOLE
+};
+const APART: Reading = Reading {
+    whole: Whole::Learned(Tokenize::Apart),
+    ..WHOLE
+};
 
 fn name(column: &str) -> Option<String> {
     Some(column.into())
@@ -17,14 +31,24 @@ fn name(column: &str) -> Option<String> {
 fn of_pairs(rows: &[Value]) -> Result<DataSet, DataError> {
     let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
     let (_directory, path) = file("pairs.jsonl", &lines);
-    let columns = DataSource { prompt: name("prompt"), chosen: name("chosen"), rejected: name("rejected"), ..source(&path) };
+    let columns = DataSource {
+        prompt: name("prompt"),
+        chosen: name("chosen"),
+        rejected: name("rejected"),
+        ..source(&path)
+    };
     DataSet::open(&columns)
 }
 
 fn of_labels(rows: &[Value]) -> Result<DataSet, DataError> {
     let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
     let (_directory, path) = file("labels.jsonl", &lines);
-    DataSet::open(&DataSource { prompt: name("prompt"), completion: name("completion"), label: name("label"), ..source(&path) })
+    DataSet::open(&DataSource {
+        prompt: name("prompt"),
+        completion: name("completion"),
+        label: name("label"),
+        ..source(&path)
+    })
 }
 
 fn template() -> Template {
@@ -32,7 +56,12 @@ fn template() -> Template {
 }
 
 fn read(rows: &[Value], reading: Reading) -> Result<Preferences, DataError> {
-    Preferences::pairs(&[(&of_pairs(rows)?, &template())], &tokenizer(), reading, ORDER)
+    Preferences::pairs(
+        &[(&of_pairs(rows)?, &template())],
+        &tokenizer(),
+        reading,
+        ORDER,
+    )
 }
 
 #[test]
@@ -43,15 +72,27 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
     ];
     for reading in [WHOLE, APART, TOGETHER] {
         let preferences = read(&rows, reading).unwrap();
-        let Preferred::Pairs(pairs) = preferences.step(0) else { panic!("pairs") };
+        let Preferred::Pairs(pairs) = preferences.step(0) else {
+            panic!("pairs")
+        };
         assert_eq!((preferences.len(), pairs.len()), (2, 2));
         let tokenizer = tokenizer();
         for (pair, row) in pairs.iter().zip(&rows) {
-            for (ids, key) in [(&pair.chosen_ids, "chosen"), (&pair.rejected_ids, "rejected")] {
+            for (ids, key) in [
+                (&pair.chosen_ids, "chosen"),
+                (&pair.rejected_ids, "rejected"),
+            ] {
                 assert_eq!(ids.last(), Some(&tokenizer.eos_id()));
                 let whole = [&pair.prompt_ids[..], ids].concat();
-                let text = format!("{}{}", row["prompt"].as_str().unwrap(), row[key].as_str().unwrap());
-                assert_eq!(tokenizer.decode(&whole[..whole.len() - 1], false).unwrap(), text);
+                let text = format!(
+                    "{}{}",
+                    row["prompt"].as_str().unwrap(),
+                    row[key].as_str().unwrap()
+                );
+                assert_eq!(
+                    tokenizer.decode(&whole[..whole.len() - 1], false).unwrap(),
+                    text
+                );
                 // What a judged reward asks about the same text are the same ids.
                 if matches!(reading.whole, Whole::Scored) {
                     assert_eq!(whole, tokenizer.encode_whole(&text, true).unwrap());
@@ -63,8 +104,13 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
 
 #[test]
 fn whole_dialogues_share_their_prompt() {
-    let rows = [json!({"chosen": "\n\nHuman: hi\n\nAssistant: Hello", "rejected": "\n\nHuman: hi\n\nAssistant: Hey"})];
-    let Preferred::Pairs(pairs) = read(&rows, APART).unwrap().all() else { panic!("pairs") };
+    let rows = [
+        json!({"chosen": "\n\nHuman: hi\n\nAssistant: Hello", "rejected":
+            "\n\nHuman: hi\n\nAssistant: Hey"}),
+    ];
+    let Preferred::Pairs(pairs) = read(&rows, APART).unwrap().all() else {
+        panic!("pairs")
+    };
     let prompt = tokenizer().decode(&pairs[0].prompt_ids, false).unwrap();
     assert_eq!(prompt, "\n\nHuman: hi\n\nAssistant:");
 }
@@ -74,13 +120,29 @@ fn what_is_no_pair_is_refused_with_its_row() {
     let good = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
     let refused = |row: Value| read(&[good.clone(), row], WHOLE).err().unwrap().to_string();
     let same = refused(json!({"prompt": "a", "chosen": "b", "rejected": "b"}));
-    assert!(same.contains("row 2") && same.contains("are the same: there is nothing to prefer"), "{same}");
+    assert!(
+        same.contains("row 2") && same.contains("are the same: there is nothing to prefer"),
+        "{same}"
+    );
     assert!(refused(json!({"prompt": "a", "chosen": "b"})).contains("no column `rejected`"));
-    assert!(refused(json!({"prompt": "a", "chosen": "b", "rejected": 3})).contains("column `rejected` is a number"));
+    assert!(
+        refused(json!({"prompt": "a", "chosen": "b", "rejected": 3}))
+            .contains("column `rejected` is a number")
+    );
     let long = refused(json!({"prompt": "a".repeat(300), "chosen": "b", "rejected": "c"}));
-    assert!(long.contains("row 2") && long.contains("max_length = 64"), "{long}");
+    assert!(
+        long.contains("row 2") && long.contains("max_length = 64"),
+        "{long}"
+    );
     // A completion that is too long is cut, and counted.
-    let cut = read(&[good.clone(), json!({"prompt": "a", "chosen": "é".repeat(300), "rejected": "c"})], WHOLE).unwrap();
+    let cut = read(
+        &[
+            good.clone(),
+            json!({"prompt": "a", "chosen": "é".repeat(300), "rejected": "c"}),
+        ],
+        WHOLE,
+    )
+    .unwrap();
     assert_eq!(cut.truncated(), 1);
 }
 
@@ -91,46 +153,82 @@ fn labels_are_shares_or_truths() {
         json!({"prompt": "a", "completion": "c", "label": 0}),
         json!({"prompt": "a", "completion": "d", "label": 0.25}),
     ];
-    let read = |rows: &[Value]| Preferences::labelled(&[(&of_labels(rows)?, &template())], &tokenizer(), WHOLE, ORDER);
-    let Preferred::Labelled(texts) = read(&rows).unwrap().all() else { panic!("labels") };
-    assert_eq!(texts.iter().map(|text| text.label).collect::<Vec<_>>(), [1.0, 0.0, 0.25]);
+    let read = |rows: &[Value]| {
+        Preferences::labelled(
+            &[(&of_labels(rows)?, &template())],
+            &tokenizer(),
+            WHOLE,
+            ORDER,
+        )
+    };
+    let Preferred::Labelled(texts) = read(&rows).unwrap().all() else {
+        panic!("labels")
+    };
+    assert_eq!(
+        texts.iter().map(|text| text.label).collect::<Vec<_>>(),
+        [1.0, 0.0, 0.25]
+    );
     assert_eq!(texts[0].ids, tokenizer().encode_whole("ab", true).unwrap());
-    assert_eq!(read(&rows).unwrap().step(1), Preferred::Labelled(vec![texts[2].clone(), texts[0].clone()]));
+    assert_eq!(
+        read(&rows).unwrap().step(1),
+        Preferred::Labelled(vec![texts[2].clone(), texts[0].clone()])
+    );
     let refused = |rows: &[Value]| read(rows).err().unwrap().to_string();
     assert!(
         refused(&[json!({"prompt": "a", "completion": "b", "label": 2})])
             .contains("column `label` is 2, expected a number from 0 to 1")
     );
-    assert!(refused(&rows[..1]).contains("all of its labels are 1: there is nothing to tell apart"));
+    assert!(
+        refused(&rows[..1]).contains("all of its labels are 1: there is nothing to tell apart")
+    );
 }
 
-/// HH-RLHF as it is published: whole dialogues, no prompt column. Every row is a pair whose prompt ends where the assistant's turn begins, or later
-/// where both answers begin alike.
+/// HH-RLHF as it is published: whole dialogues, no prompt column. Every row is a pair whose prompt
+/// ends where the assistant's turn begins, or later where both answers begin alike.
 #[test]
 fn hh_rlhf_is_read_as_it_is() {
-    let Some(data) = std::env::var_os("R1D_TEST_DATA") else { return };
+    let Some(data) = std::env::var_os("R1D_TEST_DATA") else {
+        return;
+    };
     let path = std::path::Path::new(&data).join("hh-rlhf/harmless-base-test.jsonl");
-    let columns = DataSource { prompt: name("prompt"), chosen: name("chosen"), rejected: name("rejected"), ..source(&path) };
+    let columns = DataSource {
+        prompt: name("prompt"),
+        chosen: name("chosen"),
+        rejected: name("rejected"),
+        ..source(&path)
+    };
     let rows = DataSet::open(&columns).unwrap();
-    let reading = Reading { max_length: 1 << 15, ..WHOLE };
-    let preferences = Preferences::pairs(&[(&rows, &template())], &tokenizer(), reading, ORDER).unwrap();
+    let reading = Reading {
+        max_length: 1 << 15,
+        ..WHOLE
+    };
+    let preferences =
+        Preferences::pairs(&[(&rows, &template())], &tokenizer(), reading, ORDER).unwrap();
     assert_eq!((preferences.len(), preferences.truncated()), (2312, 0));
-    let Preferred::Pairs(pairs) = preferences.all() else { panic!("pairs") };
+    let Preferred::Pairs(pairs) = preferences.all() else {
+        panic!("pairs")
+    };
     let tokenizer = tokenizer();
     for (pair, row) in pairs.iter().zip(rows.rows()) {
         let prompt = tokenizer.decode(&pair.prompt_ids, false).unwrap();
         assert!(
-            prompt.contains("\n\nHuman:") && prompt.trim_end().ends_with([':', '.', ')', '?', '!']) || prompt.ends_with('\n'),
+            prompt.contains("\n\nHuman:") && prompt.trim_end().ends_with([':', '.', ')', '?', '!'])
+                || prompt.ends_with('\n'),
             "{prompt:?}"
         );
         let chosen = [&pair.prompt_ids[..], &pair.chosen_ids].concat();
-        assert_eq!(tokenizer.decode(&chosen[..chosen.len() - 1], false).unwrap(), row.chosen.as_ref().unwrap().text());
+        assert_eq!(
+            tokenizer
+                .decode(&chosen[..chosen.len() - 1], false)
+                .unwrap(),
+            row.chosen.as_ref().unwrap().text()
+        );
         assert!(!pair.rejected_ids.is_empty() && pair.chosen_ids != pair.rejected_ids);
     }
 }
 
-/// UltraFeedback as it is published: whole conversations in both columns, the question as text beside them. The messages that both begin with are
-/// the prompt, as in TRL.
+/// UltraFeedback as it is published: whole conversations in both columns, the question as text
+/// beside them. The messages that both begin with are the prompt, as in TRL.
 #[test]
 fn conversations_share_the_messages_that_they_begin_with() {
     let user = json!({"role": "user", "content": "Hi"});
@@ -139,14 +237,23 @@ fn conversations_share_the_messages_that_they_begin_with() {
     let tokenizer = tokenizer();
     let template = crate::open(&TemplateSource::Chat, &tokenizer).unwrap();
     let read = |row: Value| {
-        Preferences::pairs(&[(&of_pairs(&[row])?, &template)], &tokenizer, TOGETHER, ORDER).map(|rows| match rows.all() {
+        Preferences::pairs(
+            &[(&of_pairs(&[row])?, &template)],
+            &tokenizer,
+            TOGETHER,
+            ORDER,
+        )
+        .map(|rows| match rows.all() {
             Preferred::Pairs(pairs) => pairs,
             Preferred::Labelled(_) => panic!("pairs"),
         })
     };
-    let expected = read(json!({"prompt": [user], "chosen": answers("A"), "rejected": answers("B")})).unwrap();
+    let expected =
+        read(json!({"prompt": [user], "chosen": answers("A"), "rejected": answers("B")})).unwrap();
     let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
-    assert!(text(&expected[0].chosen_ids).contains('A') && !text(&expected[0].prompt_ids).contains('A'));
+    assert!(
+        text(&expected[0].chosen_ids).contains('A') && !text(&expected[0].prompt_ids).contains('A')
+    );
     for row in [
         json!({"chosen": says("A"), "rejected": says("B")}),
         json!({"prompt": "Hi", "chosen": says("A"), "rejected": says("B")}),
@@ -155,20 +262,48 @@ fn conversations_share_the_messages_that_they_begin_with() {
         assert_eq!(read(row.clone()).unwrap(), expected, "{row}");
     }
     let refused = |row: Value| read(row).err().unwrap().to_string();
-    assert!(refused(json!({"chosen": says("A"), "rejected": [{"role": "user", "content": "Ho"}]})).contains("share no message"));
-    assert!(refused(json!({"chosen": says("A"), "rejected": [user]})).contains("only the beginning of the other"));
+    assert!(
+        refused(json!({"chosen": says("A"), "rejected": [{"role": "user", "content": "Ho"}]}))
+            .contains("share no message")
+    );
+    assert!(
+        refused(json!({"chosen": says("A"), "rejected": [user]}))
+            .contains("only the beginning of the other")
+    );
 }
 
-/// A pair that is none any more once its texts are cut, or written by the template, teaches nothing.
+/// A pair that is none any more once its texts are cut, or written by the template, teaches
+/// nothing.
 #[test]
 fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     let good = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
-    let long =
-        json!({"prompt": "Who?", "chosen": "The same words at first, then this", "rejected": "The same words at first, then that"});
-    let short = Reading { max_length: 12, ..TOGETHER };
-    for reading in [short, Reading { whole: Whole::Scored, ..short }, Reading { whole: Whole::Learned(Tokenize::Apart), ..short }] {
-        let message = read(&[good.clone(), long.clone()], reading).err().unwrap().to_string();
-        assert!(message.contains(":2): `chosen` and `rejected` are the same up to max_length = 12 tokens: raise it"), "{message}");
+    let long = json!({"prompt": "Who?", "chosen": "The same words at first, then this", "rejected":
+        "The same words at first, then that"});
+    let short = Reading {
+        max_length: 12,
+        ..TOGETHER
+    };
+    for reading in [
+        short,
+        Reading {
+            whole: Whole::Scored,
+            ..short
+        },
+        Reading {
+            whole: Whole::Learned(Tokenize::Apart),
+            ..short
+        },
+    ] {
+        let message = read(&[good.clone(), long.clone()], reading)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            message.contains(
+                ":2): `chosen` and `rejected` are the same up to max_length = 12 tokens: raise it"
+            ),
+            "{message}"
+        );
     }
     assert_eq!(read(&[good, long], TOGETHER).unwrap().truncated(), 0);
 
@@ -176,13 +311,29 @@ fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     let written = |text: &str, chosen: Value, rejected: Value| {
         let (_directory, path) = file("own.jinja", text);
         let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
-        let row = json!({"prompt": [{"role": "user", "content": "2+2?"}], "chosen": [chosen], "rejected": [rejected]});
-        Preferences::pairs(&[(&of_pairs(&[row]).unwrap(), &template)], &tokenizer(), APART, ORDER).err().unwrap().to_string()
+        let row = json!({"prompt": [{"role": "user", "content": "2+2?"}], "chosen": [chosen],
+            "rejected": [rejected]});
+        Preferences::pairs(
+            &[(&of_pairs(&[row]).unwrap(), &template)],
+            &tokenizer(),
+            APART,
+            ORDER,
+        )
+        .err()
+        .unwrap()
+        .to_string()
     };
-    let said = |content: &str, name: &str| json!({"role": "assistant", "content": content, "name": name});
+    let said =
+        |content: &str, name: &str| json!({"role": "assistant", "content": content, "name": name});
     let all = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let message = written(all, said("4", "Ada"), said("4", "Bob"));
-    assert!(message.contains(":1): `chosen` and `rejected` are the same tokens"), "{message}");
+    assert!(
+        message.contains(":1): `chosen` and `rejected` are the same tokens"),
+        "{message}"
+    );
     let message = written(all, said("4", "Ada"), said("", "Bob"));
-    assert!(message.contains(":1): the template writes nothing of `rejected`"), "{message}");
+    assert!(
+        message.contains(":1): the template writes nothing of `rejected`"),
+        "{message}"
+    );
 }

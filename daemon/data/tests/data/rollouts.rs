@@ -21,16 +21,37 @@ fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
 /// Every outcome, empty lists, nulls, text that is not ASCII.
 fn rows() -> Vec<RolloutRow> {
     let outcomes = [
-        (Outcome::Score { value: 1.0, parts: vec![0.25, 0.75] }, Some(1.0)),
-        (Outcome::Abstain { reason: "no reference".into() }, None),
-        (Outcome::Trap { reason: "unreachable".into() }, Some(-1.0)),
+        (
+            Outcome::Score {
+                value: 1.0,
+                parts: vec![0.25, 0.75],
+            },
+            Some(1.0),
+        ),
+        (
+            Outcome::Abstain {
+                reason: "no reference".into(),
+            },
+            None,
+        ),
+        (
+            Outcome::Trap {
+                reason: "unreachable".into(),
+            },
+            Some(-1.0),
+        ),
         (Outcome::OutOfFuel, Some(0.0)),
         (Outcome::OutOfTime, None),
     ];
     let row = |index: u32, (outcome, value): (Outcome, Option<f32>)| RolloutRow {
         scored: ScoredRollout {
             rollout: Rollout {
-                key: SampleKey { stage: 2, step: 7, prompt: index / 2, sample: index % 2 },
+                key: SampleKey {
+                    stage: 2,
+                    step: 7,
+                    prompt: index / 2,
+                    sample: index % 2,
+                },
                 row: 100 + index as u64,
                 prompt_ids: (0..=index).collect(),
                 completion_ids: (0..index).collect(),
@@ -38,11 +59,22 @@ fn rows() -> Vec<RolloutRow> {
                 experts: (0..index as u16 * 2).collect(),
                 kept_ids: KeptIds::from_numbers((0..index).flat_map(|id| [1, id, 1]).collect()),
                 policy_version: 28,
-                finish: if index.is_multiple_of(2) { FinishReason::Stop } else { FinishReason::Length },
+                finish: if index.is_multiple_of(2) {
+                    FinishReason::Stop
+                } else {
+                    FinishReason::Length
+                },
             },
             verdicts: vec![
                 verdict("accuracy", outcome, value),
-                verdict("format", Outcome::Score { value: 0.5, parts: vec![] }, Some(0.5)),
+                verdict(
+                    "format",
+                    Outcome::Score {
+                        value: 0.5,
+                        parts: vec![],
+                    },
+                    Some(0.5),
+                ),
             ],
             reward: value.map(|v| v + 0.5),
             advantage: value,
@@ -51,7 +83,11 @@ fn rows() -> Vec<RolloutRow> {
         completion: "<think>\n…</think>".into(),
         reference: (index > 0).then(|| index.to_string()),
     };
-    outcomes.into_iter().enumerate().map(|(index, outcome)| row(index as u32, outcome)).collect()
+    outcomes
+        .into_iter()
+        .enumerate()
+        .map(|(index, outcome)| row(index as u32, outcome))
+        .collect()
 }
 
 #[test]
@@ -64,7 +100,8 @@ fn a_file_of_rollouts_reads_back() {
     assert_eq!(read(&path).unwrap(), []);
 }
 
-/// `tests/data/test_files.py` reads the same file with pyarrow. `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-data` rewrites it.
+/// `tests/data/test_files.py` reads the same file with pyarrow.
+/// `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-data` rewrites it.
 #[test]
 fn the_golden_file_is_what_this_release_writes() {
     let path = golden("rollouts.parquet");
@@ -84,7 +121,12 @@ fn the_golden_file_is_what_this_release_writes() {
 #[test]
 fn a_file_of_something_else_is_named() {
     let (_directory, path) = crate::file("x.parquet", "nothing");
-    assert!(read(&path).unwrap_err().to_string().contains("x.parquet: not a Parquet file that can be read"));
+    assert!(
+        read(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("x.parquet: not a Parquet file that can be read")
+    );
 }
 
 #[test]
@@ -92,13 +134,19 @@ fn a_file_of_before_there_were_kept_ids_reads_with_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("step-7.parquet");
     write(&path, &rows()).unwrap();
-    let mut reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap().build().unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
     let mut batch = reader.next().unwrap().unwrap();
     batch.remove_column(batch.schema().index_of("kept_ids").unwrap());
-    let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
     let mut expected = rows();
-    expected.iter_mut().for_each(|row| row.scored.rollout.kept_ids = KeptIds::default());
+    expected
+        .iter_mut()
+        .for_each(|row| row.scored.rollout.kept_ids = KeptIds::default());
     assert_eq!(read(&path).unwrap(), expected);
 }

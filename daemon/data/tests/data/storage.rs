@@ -11,9 +11,16 @@ fn a_failed_write_leaves_what_was_there() {
             Err(Error::from_raw_os_error(raw))
         });
         let message = error.unwrap_err().to_string();
-        assert!(message.starts_with(&format!("cannot write {}: ", path.display())), "{message}");
+        assert!(
+            message.starts_with(&format!("cannot write {}: ", path.display())),
+            "{message}"
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
     }
     write_atomically(&path, |file| file.write_all(b"new")).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
@@ -23,8 +30,15 @@ fn a_failed_write_leaves_what_was_there() {
 fn what_cannot_be_written_is_named_with_what_the_system_says() {
     let (_directory, path) = crate::file("result.json", "old");
     let full = write_atomically(&path, |_| Err(Error::from_raw_os_error(28))).unwrap_err();
-    assert!(matches!(&full, DataError::Write { source, .. } if source.raw_os_error() == Some(28)), "{full}");
-    assert!(full.to_string().contains("result.json: No space left on device"), "{full}");
+    assert!(
+        matches!(&full, DataError::Write { source, .. } if source.raw_os_error() == Some(28)),
+        "{full}"
+    );
+    assert!(
+        full.to_string()
+            .contains("result.json: No space left on device"),
+        "{full}"
+    );
 }
 
 #[test]
@@ -33,7 +47,8 @@ fn writers_of_one_path_do_not_share_a_part_file() {
     // The second begins and ends while the first writes.
     write_atomically(&path, |outer| {
         outer.write_all(b"the first, ")?;
-        write_atomically(&path, |inner| inner.write_all(b"the second")).map_err(|error| Error::other(error.to_string()))?;
+        write_atomically(&path, |inner| inner.write_all(b"the second"))
+            .map_err(|error| Error::other(error.to_string()))?;
         assert_eq!(std::fs::read_to_string(&path)?, "the second");
         outer.write_all(b"whole")
     })

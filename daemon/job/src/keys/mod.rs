@@ -1,5 +1,6 @@
-//! Every key of `job.toml` and `r1d.toml`, once. The table checks documents, fills in defaults, orders what [`crate::write`] writes, and
-//! generates `r1ctl explain`, the reference page and the JSON schema; a key that is not here does not exist.
+//! Every key of `job.toml` and `r1d.toml`, once. The table checks documents, fills in defaults,
+//! orders what [`crate::write`] writes, and generates `r1ctl explain`, the reference page and the
+//! JSON schema; a key that is not here does not exist.
 
 mod daemon;
 mod job;
@@ -33,7 +34,8 @@ pub struct Key {
 #[derive(Debug)]
 pub enum Kind {
     Text,
-    /// 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit: it becomes part of file names.
+    /// 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit: it becomes part of
+    /// file names.
     Name,
     /// Relative ones resolve against the file's own directory.
     Path,
@@ -42,7 +44,8 @@ pub enum Kind {
         min: i64,
         max: i64,
     },
-    /// A number that is not lost in float32: 0, or not nearer to it than [`crate::limits::NUMBER_MIN`]. Integers are taken too.
+    /// A number that is not lost in float32: 0, or not nearer to it than
+    /// [`crate::limits::NUMBER_MIN`]. Integers are taken too.
     Float {
         min: f64,
         max: f64,
@@ -101,14 +104,20 @@ impl Kind {
     pub fn expected(&self) -> String {
         match self {
             Kind::Text => "a string".into(),
-            Kind::Name => "a name (1 to 64 letters, digits, `-`, `_` and `.`, starting with a letter or digit)".into(),
+            Kind::Name => "a name (1 to 64 letters, digits, `-`, `_` and `.`, starting with a \
+                           letter or digit)"
+                .into(),
             Kind::Path => "a path".into(),
             Kind::Bool => "true or false".into(),
             Kind::Integer { min, max: i64::MAX } => format!("an integer of at least {min}"),
             Kind::Integer { min, max } => format!("an integer from {min} to {max}"),
             Kind::Float { min, max, above } => {
                 let from = if *above { "above" } else { "of at least" };
-                format!("a number {from} {} and at most {}", shown::number(*min), shown::number(*max))
+                format!(
+                    "a number {from} {} and at most {}",
+                    shown::number(*min),
+                    shown::number(*max)
+                )
             }
             Kind::OneOf(words) => format!("one of {}", quoted(words)),
             Kind::Texts => "a list of strings".into(),
@@ -136,7 +145,11 @@ impl Kind {
 }
 
 fn quoted(words: &[&str]) -> String {
-    words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|w| format!("{w:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// All tables of a document, top level first.
@@ -180,34 +193,68 @@ pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
 ];
 
 /// Table-literal constructors, so that a key reads as one line of a table.
-const fn key(name: &'static str, kind: Kind, default: Default, unit: &'static str, meaning: &'static str) -> Key {
-    Key { name, kind, default, unit, meaning }
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    default: Default,
+    unit: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        name,
+        kind,
+        default,
+        unit,
+        meaning,
+    }
 }
 
 /// A whole number up to one of [`crate::limits`].
 const fn count(min: i64, max: u32) -> Kind {
-    Kind::Integer { min, max: max as i64 }
+    Kind::Integer {
+        min,
+        max: max as i64,
+    }
 }
 
 const fn steps(min: i64) -> Kind {
-    Kind::Integer { min, max: STAGE_MAX_STEPS as i64 }
+    Kind::Integer {
+        min,
+        max: STAGE_MAX_STEPS as i64,
+    }
 }
 
 /// A score, or what one is multiplied by.
 const fn score() -> Kind {
-    Kind::Float { min: -NUMBER_MAX, max: NUMBER_MAX, above: false }
+    Kind::Float {
+        min: -NUMBER_MAX,
+        max: NUMBER_MAX,
+        above: false,
+    }
 }
 
 const fn at_least(min: f64) -> Kind {
-    Kind::Float { min, max: NUMBER_MAX, above: false }
+    Kind::Float {
+        min,
+        max: NUMBER_MAX,
+        above: false,
+    }
 }
 
 const fn above(min: f64) -> Kind {
-    Kind::Float { min, max: NUMBER_MAX, above: true }
+    Kind::Float {
+        min,
+        max: NUMBER_MAX,
+        above: true,
+    }
 }
 
 const fn share() -> Kind {
-    Kind::Float { min: 0.0, max: 1.0, above: false }
+    Kind::Float {
+        min: 0.0,
+        max: 1.0,
+        above: false,
+    }
 }
 
 /// The name that is likest, by Jaro–Winkler.

@@ -6,11 +6,23 @@ use crate::fields::Fields;
 use std::path::Path;
 
 impl Stage {
-    /// Weights come from the nearest of the stages `before` that trains a policy of the same model, unless the file says otherwise.
-    pub(crate) fn read(stage: &Fields<'_>, before: &[Stage], base_dir: &Path) -> Result<Stage, JobError> {
+    /// Weights come from the nearest of the stages `before` that trains a policy of the same model,
+    /// unless the file says otherwise.
+    pub(crate) fn read(
+        stage: &Fields<'_>,
+        before: &[Stage],
+        base_dir: &Path,
+    ) -> Result<Stage, JobError> {
         let model = stage.optional::<String>("model")?;
-        let is_nearest = |before: &&Stage| before.trains() && before.reward_model().is_none() && before.model == model;
-        let nearest = || before.iter().rfind(is_nearest).map(|before| before.name.clone());
+        let is_nearest = |before: &&Stage| {
+            before.trains() && before.reward_model().is_none() && before.model == model
+        };
+        let nearest = || {
+            before
+                .iter()
+                .rfind(is_nearest)
+                .map(|before| before.name.clone())
+        };
         let from = match stage.optional::<String>("from")?.or_else(nearest) {
             Some(name) if name != "base" => Origin::Stage(name),
             _ => Origin::Base,
@@ -20,22 +32,34 @@ impl Stage {
         let length = match (stage.optional("steps")?, stage.optional("epochs")?) {
             (Some(steps), None) => Length::Steps(steps),
             (None, Some(epochs)) => Length::Epochs(epochs),
-            (Some(_), Some(_)) => return Err(stage.unsound("`steps` and `epochs` both say how long it runs", "keep one of them")),
+            (Some(_), Some(_)) => {
+                return Err(stage.unsound(
+                    "`steps` and `epochs` both say how long it runs",
+                    "keep one of them",
+                ));
+            }
             (None, None) if samples_once => Length::Epochs(1.0),
             (None, None) if kind_name == "eval" => Length::Steps(0),
-            (None, None) => return Err(stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")),
+            (None, None) => {
+                return Err(
+                    stage.unsound("nothing says how long it runs", "add `steps` or `epochs`")
+                );
+            }
         };
         let kind = match kind_name.as_str() {
-            "pretrain" => {
-                StageKind::Pretrain(Pretrain { batch_size: stage.get("batch_size")?, max_length: stage.get("max_length")? })
-            }
+            "pretrain" => StageKind::Pretrain(Pretrain {
+                batch_size: stage.get("batch_size")?,
+                max_length: stage.get("max_length")?,
+            }),
             "sft" => StageKind::Sft(Sft::read(stage, None)?),
             "distill" => {
                 let template = TemplateSource::read(&stage.get::<String>("template")?, base_dir);
                 StageKind::Sft(Sft::read(stage, Some(template))?)
             }
             "eval" => StageKind::Eval(Box::new(Eval::read(stage, before)?)),
-            "rejection-sampling" => StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?)),
+            "rejection-sampling" => {
+                StageKind::RejectionSampling(Box::new(RejectionSampling::read(stage, base_dir)?))
+            }
             "reward-model" => StageKind::RewardModel(RewardModel::read(stage)?),
             "dpo" => StageKind::Dpo(Dpo::read(stage)?),
             "ppo" => StageKind::Ppo(Box::new(Ppo::read(stage, base_dir)?)),
@@ -49,7 +73,11 @@ impl Stage {
             data: stage.get("data")?,
             length,
             more_data: stage.optional("more_data")?.unwrap_or_default(),
-            schedule: if trains { Some(Schedule::read(stage)?) } else { None },
+            schedule: if trains {
+                Some(Schedule::read(stage)?)
+            } else {
+                None
+            },
             // What a kind of stage does not have, its table of keys does not have either.
             router: RouterTraining {
                 bias_update_speed: stage.optional("bias_update_speed")?.unwrap_or(0.0),
@@ -71,7 +99,11 @@ fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobEr
         return Ok(None);
     }
     let (r, lora_alpha) = (stage.get("lora_r")?, stage.get("lora_alpha")?);
-    Ok(Some(Lora { r, lora_alpha, target_modules: stage.get("lora_target_modules")? }))
+    Ok(Some(Lora {
+        r,
+        lora_alpha,
+        target_modules: stage.get("lora_target_modules")?,
+    }))
 }
 
 impl Sft {
@@ -104,8 +136,17 @@ impl Schedule {
 impl Rollouts {
     fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Rollouts, JobError> {
         let rewards = stage.tables("reward").map(|table| {
-            let plugin = table.get("plugin").and_then(toml::Value::as_str).unwrap_or_default();
-            Reward::read(&Fields::new(table, format!("{}, [[stage.reward]] {plugin:?}", stage.place)), base_dir)
+            let plugin = table
+                .get("plugin")
+                .and_then(toml::Value::as_str)
+                .unwrap_or_default();
+            Reward::read(
+                &Fields::new(
+                    table,
+                    format!("{}, [[stage.reward]] {plugin:?}", stage.place),
+                ),
+                base_dir,
+            )
         });
         Ok(Rollouts {
             prompts_per_step: stage.get("prompts_per_step")?,
@@ -117,7 +158,12 @@ impl Rollouts {
             keep_sampling_mask: stage.optional("keep_sampling_mask")?.unwrap_or(false),
             changes: stage
                 .tables("schedule")
-                .map(|table| Change::read(&Fields::new(table, format!("{}, [[stage.schedule]]", stage.place))))
+                .map(|table| {
+                    Change::read(&Fields::new(
+                        table,
+                        format!("{}, [[stage.schedule]]", stage.place),
+                    ))
+                })
                 .collect::<Result<_, _>>()?,
             rewards: rewards.collect::<Result<_, _>>()?,
         })
@@ -139,12 +185,14 @@ impl RewardModel {
         let center_rewards_coefficient: f64 = stage.get("center_rewards_coefficient")?;
         let loss = match stage.get::<String>("loss")?.as_str() {
             "pointwise" if center_rewards_coefficient > 0.0 => {
-                let problem =
-                    "center_rewards_coefficient holds the scores of pairs around 0, and loss = \"pointwise\" has labels for that";
+                let problem = "center_rewards_coefficient holds the scores of pairs around 0, and \
+                               loss = \"pointwise\" has labels for that";
                 return Err(stage.unsound(problem, "leave it out"));
             }
             "pointwise" => RewardLoss::Pointwise,
-            _ => RewardLoss::Pairwise { center_rewards_coefficient },
+            _ => RewardLoss::Pairwise {
+                center_rewards_coefficient,
+            },
         };
         Ok(RewardModel {
             batch_size: stage.get("batch_size")?,
@@ -197,11 +245,22 @@ impl RejectionSampling {
     fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<RejectionSampling, JobError> {
         let select = match stage.get::<String>("select")?.as_str() {
             "best-of-n" => Select::BestOfN,
-            "top-p" => Select::TopP { share: stage.get("keep_share")? },
-            _ => Select::Correct { at: stage.get("correct_at")? },
+            "top-p" => Select::TopP {
+                share: stage.get("keep_share")?,
+            },
+            _ => Select::Correct {
+                at: stage.get("correct_at")?,
+            },
         };
-        let keep = stage.optional("keep")?.unwrap_or(u32::from(select == Select::BestOfN));
-        Ok(RejectionSampling { rollouts: Rollouts::read(stage, base_dir)?, select, keep, review: stage.get("review")? })
+        let keep = stage
+            .optional("keep")?
+            .unwrap_or(u32::from(select == Select::BestOfN));
+        Ok(RejectionSampling {
+            rollouts: Rollouts::read(stage, base_dir)?,
+            select,
+            keep,
+            review: stage.get("review")?,
+        })
     }
 }
 

@@ -39,7 +39,9 @@ fn every_key_is_read() {
         mkl_intel_kernels: false,
         plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],
         reward_threads: 5,
-        trusted_keys: vec!["abababababababababababababababababababababababababababababababab".into()],
+        trusted_keys: vec![
+            "abababababababababababababababababababababababababababababababab".into(),
+        ],
         log_level: "debug".into(),
         log_format: LogFormat::Json,
     };
@@ -52,10 +54,34 @@ fn mistakes_are_named() {
         parse("[node]\nstate-dir = \"x\"").unwrap_err(),
         "line 2, [node]: unknown key `state-dir`; the nearest known key is `state_dir`"
     );
-    assert!(parse("[node]\ndevices = [\"gpu0\"]").unwrap_err().contains("`devices` names \"gpu0\", which is no device"));
-    assert!(parse("[node]\ndevices = [\"cpu\", \"cpu\"]").unwrap_err().contains("names a device twice"));
-    assert!(parse("[node]\ndevices = \"cpu\"").unwrap_err().contains("expected \"auto\" or a list of strings"));
-    assert!(parse("[rewards]\ntrusted_keys = [\"abc\"]").unwrap_err().contains("`trusted_keys` has \"abc\", which is no key"));
-    assert!(parse("[cluster]\njoin = []").unwrap_err().contains("`cluster` is not in this release"));
-    assert!(parse("[listen]\nhttp = \"127.0.0.1:7420\"").unwrap_err().contains("`http` is not in this release"));
+    assert!(
+        parse("[node]\ndevices = [\"gpu0\"]")
+            .unwrap_err()
+            .contains("`devices` names \"gpu0\", which is no device")
+    );
+    assert!(
+        parse("[node]\ndevices = [\"cpu\", \"cpu\"]")
+            .unwrap_err()
+            .contains("names a device twice")
+    );
+    assert!(
+        parse("[node]\ndevices = \"cpu\"")
+            .unwrap_err()
+            .contains("expected \"auto\" or a list of strings")
+    );
+    assert!(
+        parse("[rewards]\ntrusted_keys = [\"abc\"]")
+            .unwrap_err()
+            .contains("`trusted_keys` has \"abc\", which is no key")
+    );
+    assert!(
+        parse("[cluster]\njoin = []")
+            .unwrap_err()
+            .contains("`cluster` is not in this release")
+    );
+    assert!(
+        parse("[listen]\nhttp = \"127.0.0.1:7420\"")
+            .unwrap_err()
+            .contains("`http` is not in this release")
+    );
 }

@@ -11,7 +11,8 @@ fn the_job_that_the_others_break_is_right() {
 fn an_unknown_key_names_the_nearest() {
     assert_eq!(
         refusal("steps = 200", "steps = 200\nnum_generation = 8"),
-        "line 37, [[stage]] \"reasoning\": unknown key `num_generation`; the nearest known key is `num_generations`"
+        "line 37, [[stage]] \"reasoning\": unknown key `num_generation`; the nearest known key is \
+         `num_generations`"
     );
     assert_eq!(
         refusal("name = \"all-stages\"", "name = \"x\"\nsede = 1"),
@@ -23,44 +24,74 @@ fn an_unknown_key_names_the_nearest() {
 fn a_key_that_other_trainers_have_is_named_as_it_is_here() {
     assert_eq!(
         refusal("epochs = 2", "num_train_epochs = 2"),
-        "line 30, [[stage]] \"cold-start\": unknown key `num_train_epochs`; here it is called `epochs`"
+        "line 30, [[stage]] \"cold-start\": unknown key `num_train_epochs`; here it is called \
+         `epochs`"
     );
 }
 
 #[test]
 fn a_key_of_another_stage_kind_says_which() {
     let text = refusal("epochs = 2", "epochs = 2\nnum_generations = 4");
-    assert_eq!(text, "line 31, [[stage]] \"cold-start\": unknown key `num_generations`; it belongs to kind = \"grpo\"");
+    assert_eq!(
+        text,
+        "line 31, [[stage]] \"cold-start\": unknown key `num_generations`; it belongs to kind = \
+         \"grpo\""
+    );
 }
 
 #[test]
 fn a_wrong_type_names_key_and_type() {
     assert_eq!(
         refusal("steps = 200", "steps = \"200\""),
-        "line 36, [[stage]] \"reasoning\": `steps` is the string \"200\", expected an integer from 1 to 4294967296"
+        "line 36, [[stage]] \"reasoning\": `steps` is the string \"200\", expected an integer \
+         from 1 to 4294967296"
     );
     assert!(
         refusal("steps = 200", "steps = 200\ntemperature = true")
             .contains("`temperature` is true, expected a number of at least 0")
     );
-    assert!(refusal("steps = 200", "steps = 200\nloss_type = \"ppo\"").contains("expected one of \"grpo\", \"dr_grpo\", \"dapo\""));
+    assert!(
+        refusal("steps = 200", "steps = 200\nloss_type = \"ppo\"")
+            .contains("expected one of \"grpo\", \"dr_grpo\", \"dapo\"")
+    );
     assert!(
         refusal("config = {", "config = { when = 2024-01-01,")
             .contains("`config` is a table, expected a table of values that JSON can say")
     );
-    let text = refusal("name = \"all-stages\"", "name = \"x\"\n[data.empty]\npath = \"\"");
-    assert!(text.ends_with("`path` is an empty string, expected a path"), "{text}");
-    let text = refusal("name = \"all-stages\"", "name = \"x\"\n[data.empty]\npath = \"a\"\ntext = \"\"");
-    assert!(text.ends_with("`text` is an empty string, expected a string that is not empty"), "{text}");
-    assert!(refusal("name = \"all-stages\"", "name = \"../up\"").contains("`name` is the string \"../up\", expected a name"));
+    let text = refusal(
+        "name = \"all-stages\"",
+        "name = \"x\"\n[data.empty]\npath = \"\"",
+    );
+    assert!(
+        text.ends_with("`path` is an empty string, expected a path"),
+        "{text}"
+    );
+    let text = refusal(
+        "name = \"all-stages\"",
+        "name = \"x\"\n[data.empty]\npath = \"a\"\ntext = \"\"",
+    );
+    assert!(
+        text.ends_with("`text` is an empty string, expected a string that is not empty"),
+        "{text}"
+    );
+    assert!(
+        refusal("name = \"all-stages\"", "name = \"../up\"")
+            .contains("`name` is the string \"../up\", expected a name")
+    );
 }
 
 #[test]
 fn a_number_out_of_range_says_the_range() {
     let text = refusal("steps = 200", "steps = 200\ntop_p = 1.5");
-    assert_eq!(text, "line 37, [[stage]] \"reasoning\": `top_p` = 1.5 is out of range: expected a number above 0 and at most 1");
+    assert_eq!(
+        text,
+        "line 37, [[stage]] \"reasoning\": `top_p` = 1.5 is out of range: expected a number above \
+         0 and at most 1"
+    );
     assert!(refusal("steps = 200", "steps = 200\nlearning_rate = nan").contains("out of range"));
-    assert!(refusal("steps = 200", "steps = 200\ntop_p = 0").contains("`top_p` = 0 is out of range"));
+    assert!(
+        refusal("steps = 200", "steps = 200\ntop_p = 0").contains("`top_p` = 0 is out of range")
+    );
     assert!(refusal("steps = 200", "steps = 0").contains("`steps` = 0 is out of range"));
 }
 
@@ -70,12 +101,14 @@ fn what_is_missing_is_named_with_what_to_write() {
         parse("seed = 1").unwrap_err().to_string(),
         "line 1, the top level: `name` is missing: write name = \"my-job\" at the top of the file"
     );
-    assert!(refusal("data = \"corpus\"", "").contains("[[stage]] \"language\": `data` is missing: name a table [data.NAME]"));
     assert!(
-        refusal("kind = \"sft\"", "").contains(
-            "[[stage]] \"cold-start\": `kind` is missing: one of \"pretrain\", \"sft\", \"distill\", \"grpo\", \"ppo\", \"dpo\", \"rejection-sampling\", \"reward-model\", \"eval\""
-        )
+        refusal("data = \"corpus\"", "")
+            .contains("[[stage]] \"language\": `data` is missing: name a table [data.NAME]")
     );
+    assert!(refusal("kind = \"sft\"", "").contains(
+        "[[stage]] \"cold-start\": `kind` is missing: one of \"pretrain\", \"sft\", \"distill\", \
+         \"grpo\", \"ppo\", \"dpo\", \"rejection-sampling\", \"reward-model\", \"eval\""
+    ));
 }
 
 #[test]
@@ -87,13 +120,22 @@ fn a_text_that_is_not_toml_names_the_line() {
 #[test]
 fn what_a_later_release_brings_is_refused_by_name() {
     let text = refusal("kind = \"sft\"", "kind = \"sftt\"");
-    assert!(text.contains("expected one of \"pretrain\", \"sft\""), "{text}");
+    assert!(
+        text.contains("expected one of \"pretrain\", \"sft\""),
+        "{text}"
+    );
     assert!(
         refusal("[model]", "[parallel]\nexpert = 2\n[model]")
             .contains("`parallel` is not in this release: a job runs on one device")
     );
-    let text = refusal("[[eval]]", "[checkpoint]\nto = \"s3://bucket/prefix\"\n[[eval]]");
-    assert!(text.contains("(s3://) is not in this release: write file:// and an absolute path"), "{text}");
+    let text = refusal(
+        "[[eval]]",
+        "[checkpoint]\nto = \"s3://bucket/prefix\"\n[[eval]]",
+    );
+    assert!(
+        text.contains("(s3://) is not in this release: write file:// and an absolute path"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -101,88 +143,169 @@ fn unsound_pairs_are_refused_with_the_fix() {
     let grpo = |keys: &str| refusal("steps = 200", &format!("steps = 200\n{keys}"));
     assert_eq!(
         grpo("num_generations = 1"),
-        "[[stage]] \"reasoning\": num_generations = 1: a completion is judged relative to its group, and alone it has none; \
-         set num_generations to 2 or more (R1 used 16)"
+        "[[stage]] \"reasoning\": num_generations = 1: a completion is judged relative to its \
+         group, and alone it has none; set num_generations to 2 or more (R1 used 16)"
     );
-    assert!(grpo("epsilon_high = 0.1").contains("epsilon_high = 0.1 is below epsilon = 0.2; set epsilon_high to epsilon or more"));
+    assert!(grpo("epsilon_high = 0.1").contains(
+        "epsilon_high = 0.1 is below epsilon = 0.2; set epsilon_high to epsilon or more"
+    ));
     assert!(
-        grpo("prompts_per_step = 3\nsteps_per_generation = 16").ends_with("set steps_per_generation = 12, or change the others")
+        grpo("prompts_per_step = 3\nsteps_per_generation = 16")
+            .ends_with("set steps_per_generation = 12, or change the others")
     );
     assert!(grpo("temperature = 0").contains("set temperature = 1.0"));
     assert!(grpo("sync_ref_steps = 400").contains("set beta above 0"));
-    assert!(grpo("max_completion_length = 20000").contains("raise `max_tokens_per_device` to at least 20000"));
-    assert!(grpo("warmup_steps = 201").contains("warmup_steps = 201 is longer than the stage's 200 updates"));
-    assert!(grpo("epochs = 1").contains("`steps` and `epochs` both say how long it runs; keep one of them"));
     assert!(
-        grpo("from = \"cold-strat\"")
-            .contains("`from` = \"cold-strat\" is no stage before this one (the nearest is \"cold-start\")")
+        grpo("max_completion_length = 20000")
+            .contains("raise `max_tokens_per_device` to at least 20000")
     );
     assert!(
-        refusal("data = \"corpus\"", "data = \"corpse\"")
-            .contains("is no data set of this job (the nearest is \"corpus\"); add a table [data.corpse]")
+        grpo("warmup_steps = 201")
+            .contains("warmup_steps = 201 is longer than the stage's 200 updates")
     );
-    assert!(refusal("name = \"cold-start\"", "name = \"language\"").contains("two stages have this name"));
-    assert!(refusal("name = \"cold-start\"", "name = \"base\"").contains("\"base\" names a model's own weights"));
     assert!(
-        refusal("plugin = \"accuracy\"", "plugin = \"accuracy\"\nname = \"brevity\"")
-            .contains("two rewards of the stage have this name")
+        grpo("epochs = 1")
+            .contains("`steps` and `epochs` both say how long it runs; keep one of them")
     );
-    let undomained =
-        JOB.replace("domain = \"kind\"", "").replace("plugin = \"accuracy\"", "plugin = \"accuracy\"\ndomains = [\"math\"]");
-    assert!(parse(&undomained).unwrap_err().to_string().contains("add `domain` to [data.train], or leave `domains` out"));
+    assert!(grpo("from = \"cold-strat\"").contains(
+        "`from` = \"cold-strat\" is no stage before this one (the nearest is \"cold-start\")"
+    ));
+    assert!(refusal("data = \"corpus\"", "data = \"corpse\"").contains(
+        "is no data set of this job (the nearest is \"corpus\"); add a table [data.corpse]"
+    ));
+    assert!(
+        refusal("name = \"cold-start\"", "name = \"language\"")
+            .contains("two stages have this name")
+    );
+    assert!(
+        refusal("name = \"cold-start\"", "name = \"base\"")
+            .contains("\"base\" names a model's own weights")
+    );
+    assert!(
+        refusal(
+            "plugin = \"accuracy\"",
+            "plugin = \"accuracy\"\nname = \"brevity\""
+        )
+        .contains("two rewards of the stage have this name")
+    );
+    let undomained = JOB.replace("domain = \"kind\"", "").replace(
+        "plugin = \"accuracy\"",
+        "plugin = \"accuracy\"\ndomains = [\"math\"]",
+    );
+    assert!(
+        parse(&undomained)
+            .unwrap_err()
+            .to_string()
+            .contains("add `domain` to [data.train], or leave `domains` out")
+    );
     assert!(refusal("reference = \"answer\"", "").contains("add `reference` to [data.train]"));
     assert!(
         refusal("[[eval]]\ndata = \"train\"", "[[eval]]\ndata = \"tset\"")
             .contains("[[eval]] \"tset\": `data` = \"tset\" is no data set")
     );
     assert!(
-        refusal("[[eval]]", "[[eval]]\nmetrics = [\"pass@4\"]")
-            .contains("pass@4 needs more completions than num_generations = 1; set num_generations = 4")
+        refusal("[[eval]]", "[[eval]]\nmetrics = [\"pass@4\"]").contains(
+            "pass@4 needs more completions than num_generations = 1; set num_generations = 4"
+        )
     );
-    assert!(refusal("[[eval]]", "[[eval]]\nmetrics = [\"f1\"]").contains("write pass@k, avg@k or cons@k"));
-    assert!(refusal("[[eval]]", "[[eval]]\nstages = [\"reasonin\"]").contains("(the nearest is \"reasoning\")"));
+    assert!(
+        refusal("[[eval]]", "[[eval]]\nmetrics = [\"f1\"]")
+            .contains("write pass@k, avg@k or cons@k")
+    );
+    assert!(
+        refusal("[[eval]]", "[[eval]]\nstages = [\"reasonin\"]")
+            .contains("(the nearest is \"reasoning\")")
+    );
     assert!(refusal("tokenizer = \"tokenizer\"", "").contains("add `tokenizer`"));
-    assert!(refusal("init = \"tiny.json\"", "init = \"tiny.json\"\npath = \"model\"").contains("`path` and `init` both say"));
-    let text = refusal("[model]", "batch_invariant = true\n[model]\ndtype = \"bfloat16\"");
-    assert!(text.contains("`batch_invariant` is exact in float32 alone; set dtype = \"float32\" in [model]"), "{text}");
+    assert!(
+        refusal(
+            "init = \"tiny.json\"",
+            "init = \"tiny.json\"\npath = \"model\""
+        )
+        .contains("`path` and `init` both say")
+    );
+    let text = refusal(
+        "[model]",
+        "batch_invariant = true\n[model]\ndtype = \"bfloat16\"",
+    );
+    assert!(
+        text.contains(
+            "`batch_invariant` is exact in float32 alone; set dtype = \"float32\" in [model]"
+        ),
+        "{text}"
+    );
 }
 
 #[test]
 fn batch_invariant_is_refused_where_it_does_not_hold() {
-    let job = parse(&JOB.replace("name = \"all-stages\"", "name = \"exact\"\nbatch_invariant = true")).unwrap();
+    let job = parse(&JOB.replace(
+        "name = \"all-stages\"",
+        "name = \"exact\"\nbatch_invariant = true",
+    ))
+    .unwrap();
     r1d_job::sound::check_device(&job, "cpu").unwrap();
-    let eighth = parse(&JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true")).unwrap();
+    let eighth =
+        parse(&JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true")).unwrap();
     r1d_job::sound::check_device(&eighth, "cuda:0").unwrap();
-    let text = r1d_job::sound::check_device(&eighth, "cpu").unwrap_err().to_string();
+    let text = r1d_job::sound::check_device(&eighth, "cpu")
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("fp8 = true needs a GPU"), "{text}");
     let text = refusal("[model]", "[model]\nfp8 = true");
     assert!(text.contains("set dtype = \"bfloat16\""), "{text}");
-    let text = r1d_job::sound::check_device(&job, "cuda:0").unwrap_err().to_string();
-    assert!(text.contains("the job's device is cuda:0; set batch_invariant = false"), "{text}");
+    let text = r1d_job::sound::check_device(&job, "cuda:0")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("the job's device is cuda:0; set batch_invariant = false"),
+        "{text}"
+    );
 }
 
 #[test]
 fn names_may_not_leave_the_jobs_directory() {
     for name in ["..", ".hidden", "a/b", "", "-x", &"x".repeat(65)] {
-        assert!(parse(&JOB.replace("\"cold-start\"", &format!("{name:?}"))).is_err(), "{name:?}");
+        assert!(
+            parse(&JOB.replace("\"cold-start\"", &format!("{name:?}"))).is_err(),
+            "{name:?}"
+        );
     }
 }
 
 #[test]
 fn a_prediction_module_is_trained_from_the_first_stage_on() {
-    let both = JOB.replace("kind = \"pretrain\"", "kind = \"pretrain\"\nmtp_loss_weight = 0.3");
-    let job = parse(&both.replace("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1")).unwrap();
-    assert_eq!((job.stages[0].mtp_loss_weight, job.stages[1].mtp_loss_weight, job.stages[2].mtp_loss_weight), (0.3, 0.1, 0.0));
+    let both = JOB.replace(
+        "kind = \"pretrain\"",
+        "kind = \"pretrain\"\nmtp_loss_weight = 0.3",
+    );
+    let job =
+        parse(&both.replace("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1")).unwrap();
+    assert_eq!(
+        (
+            job.stages[0].mtp_loss_weight,
+            job.stages[1].mtp_loss_weight,
+            job.stages[2].mtp_loss_weight
+        ),
+        (0.3, 0.1, 0.0)
+    );
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
     let text = refusal("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1");
-    assert!(text.contains("after stage \"language\", which leaves the prediction module out"), "{text}");
+    assert!(
+        text.contains("after stage \"language\", which leaves the prediction module out"),
+        "{text}"
+    );
     let drafting = "kind = \"grpo\"\nspeculative_decoding = true";
     let text = refusal("kind = \"grpo\"", drafting);
     assert!(
-        text.contains("speculative_decoding = true after stage") && text.contains("leaves the prediction module out"),
+        text.contains("speculative_decoding = true after stage")
+            && text.contains("leaves the prediction module out"),
         "{text}"
     );
-    let job = parse(&job.to_toml().replace("speculative_decoding = false", "speculative_decoding = true")).unwrap();
+    let job = parse(&job.to_toml().replace(
+        "speculative_decoding = false",
+        "speculative_decoding = true",
+    ))
+    .unwrap();
     assert!(job.stages[2].speculative_decoding && job.stages[2].opens_prediction());
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
 }
@@ -195,19 +318,41 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
             "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1 MORE}"#;
         r1d_job::ModelFacts::from_config(&config.replace(" MORE", more)).unwrap()
     };
-    let check = |job: &str, more: &str| r1d_job::sound::check_models(&parse(job).unwrap(), &[facts(more)]);
-    let predicting = JOB.replace("kind = \"pretrain\"", "kind = \"pretrain\"\nmtp_loss_weight = 0.3");
+    let check =
+        |job: &str, more: &str| r1d_job::sound::check_models(&parse(job).unwrap(), &[facts(more)]);
+    let predicting = JOB.replace(
+        "kind = \"pretrain\"",
+        "kind = \"pretrain\"\nmtp_loss_weight = 0.3",
+    );
     check(&predicting, ", \"num_nextn_predict_layers\": 1").unwrap();
     let text = check(&predicting, "").unwrap_err().to_string();
-    assert!(text.contains("mtp_loss_weight = 0.3") && text.contains("num_nextn_predict_layers"), "{text}");
-    let drafting = JOB.replace("kind = \"grpo\"", "kind = \"grpo\"\nfrom = \"base\"\nspeculative_decoding = true");
+    assert!(
+        text.contains("mtp_loss_weight = 0.3") && text.contains("num_nextn_predict_layers"),
+        "{text}"
+    );
+    let drafting = JOB.replace(
+        "kind = \"grpo\"",
+        "kind = \"grpo\"\nfrom = \"base\"\nspeculative_decoding = true",
+    );
     check(&drafting, ", \"num_nextn_predict_layers\": 1").unwrap();
     let text = check(&drafting, "").unwrap_err().to_string();
-    assert!(text.contains("speculative_decoding = true") && text.contains("num_nextn_predict_layers"), "{text}");
-    let adapted =
-        |targets: &str| JOB.replace("kind = \"sft\"", &format!("kind = \"sft\"\nlora_r = 4\nlora_target_modules = {targets}"));
+    assert!(
+        text.contains("speculative_decoding = true") && text.contains("num_nextn_predict_layers"),
+        "{text}"
+    );
+    let adapted = |targets: &str| {
+        JOB.replace(
+            "kind = \"sft\"",
+            &format!("kind = \"sft\"\nlora_r = 4\nlora_target_modules = {targets}"),
+        )
+    };
     check(&adapted("[\"q_b_proj\", \"self_attn.o_proj\"]"), "").unwrap();
     check(&adapted("[\"all-linear\"]"), "").unwrap();
-    let text = check(&adapted("[\"gate_proj\"]"), "").unwrap_err().to_string();
-    assert!(text.contains("\"gate_proj\"") && text.contains("kv_b_proj"), "{text}");
+    let text = check(&adapted("[\"gate_proj\"]"), "")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("\"gate_proj\"") && text.contains("kv_b_proj"),
+        "{text}"
+    );
 }

@@ -56,7 +56,9 @@ epochs = 1
 
 fn refusal(from: &str, to: &str) -> String {
     assert!(JOB.contains(from), "{from:?} is not in the job");
-    parse(&JOB.replacen(from, to, 1)).expect_err("the job is wrong").to_string()
+    parse(&JOB.replacen(from, to, 1))
+        .expect_err("the job is wrong")
+        .to_string()
 }
 
 #[test]
@@ -65,10 +67,17 @@ fn a_judge_is_a_stage_or_a_model_of_the_job() {
     let rewards = &job.stages[2].rollouts().unwrap().rewards;
     let asked: Vec<_> = rewards.iter().map(|reward| job.asked(reward)).collect();
     // After the job's own, models are in the order of their names.
-    assert_eq!(asked, [Some(Answering::Stage(1)), Some(Answering::Model(2)), None]);
-    assert_eq!((rewards[0].max_answer_length, rewards[1].max_answer_length), (64, 1024));
+    assert_eq!(
+        asked,
+        [Some(Answering::Stage(1)), Some(Answering::Model(2)), None]
+    );
+    assert_eq!(
+        (rewards[0].max_answer_length, rewards[1].max_answer_length),
+        (64, 1024)
+    );
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
-    // A stage that has the name of a plugin which asks nobody is no judge of its, wherever it stands.
+    // A stage that has the name of a plugin which asks nobody is no judge of its, wherever it
+    // stands.
     let named = JOB.replace("name = \"later\"", "name = \"accuracy\"");
     assert_eq!(parse(&named).unwrap().asked(&rewards[2]), None);
 }
@@ -77,23 +86,59 @@ fn a_judge_is_a_stage_or_a_model_of_the_job() {
 fn who_cannot_be_asked_is_refused_with_the_fix() {
     let misspelt = refusal("model = \"judge\"", "model = \"jugde\"");
     assert!(
-        misspelt.contains("neither a stage before this one nor a table [models.NAME] (the nearest is \"judge\")"),
+        misspelt.contains(
+            "neither a stage before this one nor a table [models.NAME] (the nearest is \"judge\")"
+        ),
         "{misspelt}"
     );
     let later = refusal("model = \"judge\"", "model = \"later\"");
-    assert!(later.contains("stage \"later\" has trained, which does not come before it; put that stage before"), "{later}");
+    assert!(
+        later.contains(
+            "stage \"later\" has trained, which does not come before it; put that stage before"
+        ),
+        "{later}"
+    );
     assert!(refusal("model = \"judge\"", "model = \"kept\"").contains("does not come before it"));
     let random = refusal("model = \"wise\"", "model = \"random\"");
-    assert!(random.contains("[models.random], which starts from random weights"), "{random}");
-    let both = refusal("[models.wise]", "[models.judge]\npath = \"models/judge\"\n[models.wise]");
-    assert!(both.contains("`model` = \"judge\" is a stage and a table [models.judge]; give one of them another name"), "{both}");
-    let exam = "[[stage]]\nname = \"exam\"\nkind = \"eval\"\nfrom = \"policy\"\ndata = \"rows\"\n[[stage]]\nname = \"kept\"";
-    let idle = JOB.replace("[[stage]]\nname = \"kept\"", exam).replace("model = \"judge\"", "model = \"exam\"");
+    assert!(
+        random.contains("[models.random], which starts from random weights"),
+        "{random}"
+    );
+    let both = refusal(
+        "[models.wise]",
+        "[models.judge]\npath = \"models/judge\"\n[models.wise]",
+    );
+    assert!(
+        both.contains(
+            "`model` = \"judge\" is a stage and a table [models.judge]; give one of them another \
+             name"
+        ),
+        "{both}"
+    );
+    let exam = "[[stage]]\nname = \"exam\"\nkind = \"eval\"\nfrom = \"policy\"\ndata = \
+                \"rows\"\n[[stage]]\nname = \"kept\"";
+    let idle = JOB
+        .replace("[[stage]]\nname = \"kept\"", exam)
+        .replace("model = \"judge\"", "model = \"exam\"");
     let idle = parse(&idle).unwrap_err().to_string();
-    assert!(idle.contains("it asks stage \"exam\", which trains nothing; name \"policy\", whose weights it has"), "{idle}");
-    let bare = parse(&JOB.replace("reference = \"answer\"\n", "")).unwrap_err().to_string();
-    assert!(bare.contains("correctness compares with a reference, and [data.rows] names no column for it"), "{bare}");
-    assert!(refusal("max_answer_length = 64", "max_answer_length = 0").contains("max_answer_length"));
+    assert!(
+        idle.contains(
+            "it asks stage \"exam\", which trains nothing; name \"policy\", whose weights it has"
+        ),
+        "{idle}"
+    );
+    let bare = parse(&JOB.replace("reference = \"answer\"\n", ""))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        bare.contains(
+            "correctness compares with a reference, and [data.rows] names no column for it"
+        ),
+        "{bare}"
+    );
+    assert!(
+        refusal("max_answer_length = 64", "max_answer_length = 0").contains("max_answer_length")
+    );
 }
 
 #[test]
@@ -101,10 +146,28 @@ fn what_is_kept_depends_on_its_judges() {
     let of = |job: &str| depends(&parse(job).unwrap(), 2).unwrap();
     let on = of(JOB);
     assert!(on.stages.contains(&1), "{on:?}");
-    assert!(on.directories.iter().any(|dir| dir.ends_with("models/wise")), "{on:?}");
-    assert_ne!(of(&JOB.replace("max_answer_length = 64", "max_answer_length = 65")).settings, on.settings);
-    assert!(!of(&JOB.replace("model = \"judge\"", "model = \"policy\"")).stages.contains(&1));
-    assert!(!depends(&parse(JOB).unwrap(), 3).unwrap().stages.contains(&1), "through the stage that it reads alone");
+    assert!(
+        on.directories
+            .iter()
+            .any(|dir| dir.ends_with("models/wise")),
+        "{on:?}"
+    );
+    assert_ne!(
+        of(&JOB.replace("max_answer_length = 64", "max_answer_length = 65")).settings,
+        on.settings
+    );
+    assert!(
+        !of(&JOB.replace("model = \"judge\"", "model = \"policy\""))
+            .stages
+            .contains(&1)
+    );
+    assert!(
+        !depends(&parse(JOB).unwrap(), 3)
+            .unwrap()
+            .stages
+            .contains(&1),
+        "through the stage that it reads alone"
+    );
 }
 
 #[test]
@@ -122,16 +185,40 @@ fn memory_counts_judges_and_their_caches() {
         prediction: None,
         linear_layers: vec![],
     };
-    let seen = Seen { prompt_max: [("kept".to_string(), 88)].into(), ..Seen::default() };
+    let seen = Seen {
+        prompt_max: [("kept".to_string(), 88)].into(),
+        ..Seen::default()
+    };
     let slots = job.slots(&job.stages[2], 88, 0).unwrap();
     let cache = slots.tokens * 6;
-    let bytes = |scores| memory(&job, &job.stages[2], &[facts(1000, false), facts(5, false), facts(3000, scores)], &seen);
+    let bytes = |scores| {
+        memory(
+            &job,
+            &job.stages[2],
+            &[facts(1000, false), facts(5, false), facts(3000, scores)],
+            &seen,
+        )
+    };
     assert_eq!(bytes(false)["judges"], (1000 + 3000 + 2 * cache) * 4);
-    assert_eq!((bytes(true)["judges"], bytes(true)["reward models"]), ((1000 + cache) * 4, 3000 * 4));
+    assert_eq!(
+        (bytes(true)["judges"], bytes(true)["reward models"]),
+        ((1000 + cache) * 4, 3000 * 4)
+    );
     // Named by its directory: as large as it is, not as the policy.
     let job = parse(&JOB.replace("model = \"wise\"", "model = \"./elsewhere\"")).unwrap();
-    let Some(Answering::Directory(dir)) = job.asked(&job.stages[2].rollouts().unwrap().rewards[1]) else { panic!("no directory") };
-    let seen = Seen { asked: [(dir, facts(7000, false))].into(), ..seen };
-    let bytes = memory(&job, &job.stages[2], &[facts(1000, false), facts(5, false), facts(3000, false)], &seen);
+    let Some(Answering::Directory(dir)) = job.asked(&job.stages[2].rollouts().unwrap().rewards[1])
+    else {
+        panic!("no directory")
+    };
+    let seen = Seen {
+        asked: [(dir, facts(7000, false))].into(),
+        ..seen
+    };
+    let bytes = memory(
+        &job,
+        &job.stages[2],
+        &[facts(1000, false), facts(5, false), facts(3000, false)],
+        &seen,
+    );
     assert_eq!(bytes["judges"], (1000 + 7000 + 2 * cache) * 4);
 }

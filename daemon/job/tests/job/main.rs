@@ -88,5 +88,7 @@ pub fn parse(text: &str) -> Result<Job, JobError> {
 /// The error's text when `from` in [`JOB`] is replaced by `to`.
 pub fn refusal(from: &str, to: &str) -> String {
     assert!(JOB.contains(from), "{from:?} is not in the job");
-    parse(&JOB.replacen(from, to, 1)).expect_err("the job is wrong").to_string()
+    parse(&JOB.replacen(from, to, 1))
+        .expect_err("the job is wrong")
+        .to_string()
 }

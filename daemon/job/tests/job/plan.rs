@@ -14,9 +14,24 @@ fn sizes_are_those_of_transformers() {
     assert!(cases.len() >= 6);
     for case in cases {
         let facts = ModelFacts::from_config(&case["config"].to_string()).unwrap();
-        assert_eq!(facts.parameters, case["parameters"].as_u64().unwrap(), "{}", case["config"]);
-        assert_eq!(facts.active_parameters, case["active_parameters"].as_u64().unwrap(), "{}", case["config"]);
-        assert_eq!(facts.cache_values_per_token, case["cache_values_per_token"].as_u64().unwrap(), "{}", case["config"]);
+        assert_eq!(
+            facts.parameters,
+            case["parameters"].as_u64().unwrap(),
+            "{}",
+            case["config"]
+        );
+        assert_eq!(
+            facts.active_parameters,
+            case["active_parameters"].as_u64().unwrap(),
+            "{}",
+            case["config"]
+        );
+        assert_eq!(
+            facts.cache_values_per_token,
+            case["cache_values_per_token"].as_u64().unwrap(),
+            "{}",
+            case["config"]
+        );
         assert_eq!(facts.architecture, case["architecture"].as_str().unwrap());
     }
 }
@@ -25,11 +40,13 @@ fn sizes_are_those_of_transformers() {
 fn a_config_that_cannot_be_counted_says_why() {
     let error = |text: &str| ModelFacts::from_config(text).unwrap_err().to_string();
     assert!(error("{").starts_with("model config: not JSON"));
+    assert!(error(r#"{"model_type": "mamba"}"#).contains(
+        "`model_type` is \"mamba\", which is not supported: supported are DeepseekV3ForCausalLM"
+    ));
     assert!(
-        error(r#"{"model_type": "mamba"}"#)
-            .contains("`model_type` is \"mamba\", which is not supported: supported are DeepseekV3ForCausalLM")
+        error(r#"{"model_type": "qwen2", "num_hidden_layers": 2, "vocab_size": 8}"#)
+            .contains("`hidden_size` is missing")
     );
-    assert!(error(r#"{"model_type": "qwen2", "num_hidden_layers": 2, "vocab_size": 8}"#).contains("`hidden_size` is missing"));
 }
 
 pub fn facts() -> ModelFacts {
@@ -66,12 +83,20 @@ fn seen() -> Seen {
 fn steps_tokens_and_memory_add_up() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
     let plan = stages(&job, &[facts()], &seen());
-    assert_eq!(plan.iter().map(|s| s.steps).collect::<Vec<_>>(), [100, 25, 200, 219, 0], "2 epochs of 100 rows by 8 are 25 steps");
-    assert_eq!(plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(), ["base", "language", "cold-start", "reasoning", "base"]);
+    assert_eq!(
+        plan.iter().map(|s| s.steps).collect::<Vec<_>>(),
+        [100, 25, 200, 219, 0],
+        "2 epochs of 100 rows by 8 are 25 steps"
+    );
+    assert_eq!(
+        plan.iter().map(|s| s.from.as_str()).collect::<Vec<_>>(),
+        ["base", "language", "cold-start", "reasoning", "base"]
+    );
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
     assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
     assert_eq!(tokens_per_step(&job.stages[0], 0), 8 * 1024);
-    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens, in whole blocks of 64.
+    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens, in whole
+    // blocks of 64.
     let expected = BTreeMap::from([
         ("policy".to_string(), 4000),
         ("reference".to_string(), 4000),
@@ -85,96 +110,179 @@ fn steps_tokens_and_memory_add_up() {
 #[test]
 fn a_long_evaluation_does_not_size_the_cache_of_training() {
     let long = |settings: &str| {
-        let job = JOB.replace("[[eval]]\ndata = \"train\"", "[[eval]]\ndata = \"train\"\nmax_completion_length = 32768");
+        let job = JOB.replace(
+            "[[eval]]\ndata = \"train\"",
+            "[[eval]]\ndata = \"train\"\nmax_completion_length = 32768",
+        );
         assert!(job.contains("32768"));
         parse(&format!("{job}\n{settings}")).unwrap()
     };
     let slots = |job: &r1d_job::Job, stage: usize| job.slots(&job.stages[stage], 100, 120).unwrap();
     let job = long("");
-    assert_eq!(slots(&job, 2).tokens, 256 * 640, "what the stage's own steps need");
-    assert_eq!((slots(&job, 2).fitting(100 + 512), slots(&job, 2).fitting(120 + 32768)), (256, 4));
+    assert_eq!(
+        slots(&job, 2).tokens,
+        256 * 640,
+        "what the stage's own steps need"
+    );
+    assert_eq!(
+        (
+            slots(&job, 2).fitting(100 + 512),
+            slots(&job, 2).fitting(120 + 32768)
+        ),
+        (256, 4)
+    );
     // A stage that samples for evaluations alone.
-    assert_eq!((slots(&job, 1).tokens, slots(&job, 1).fitting(120 + 32768)), (1 << 19, 15));
-    assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen())["sampler"], 256 * 640 * 6 * 4);
+    assert_eq!(
+        (slots(&job, 1).tokens, slots(&job, 1).fitting(120 + 32768)),
+        (1 << 19, 15)
+    );
+    assert_eq!(
+        memory(&job, &job.stages[2], &[facts()], &seen())["sampler"],
+        256 * 640 * 6 * 4
+    );
     // One completion of an evaluation always fits.
     assert_eq!(slots(&long("[sampler]\nslots = 2"), 2).tokens, 32896);
     let job = long("[sampler]\ntokens = 1_000_000");
-    assert_eq!((slots(&job, 2).tokens, slots(&job, 2).fitting(120 + 32768)), (1_000_000, 30));
-    assert_eq!(slots(&long("[sampler]\nslots = 3"), 1).tokens, 3 * 32896, "what was asked for");
+    assert_eq!(
+        (slots(&job, 2).tokens, slots(&job, 2).fitting(120 + 32768)),
+        (1_000_000, 30)
+    );
+    assert_eq!(
+        slots(&long("[sampler]\nslots = 3"), 1).tokens,
+        3 * 32896,
+        "what was asked for"
+    );
 }
 
 #[test]
 fn a_schedule_is_as_long_as_the_updates() {
-    let job = parse(&JOB.replace("steps = 200", "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4")).unwrap();
+    let job = parse(&JOB.replace(
+        "steps = 200",
+        "steps = 200\nnum_iterations = 2\nsteps_per_generation = 4",
+    ))
+    .unwrap();
     assert_eq!(job.stages[2].optimiser(200).unwrap().total_steps, 1600);
     let objective = job.stages[2].grpo().unwrap().objective(0);
-    assert_eq!((objective.num_iterations, objective.num_minibatches), (2, 4));
+    assert_eq!(
+        (objective.num_iterations, objective.num_minibatches),
+        (2, 4)
+    );
 }
 
 /// The number of updates of a stage that counts epochs is known once its rows are.
 #[test]
 fn a_warm_up_that_is_longer_than_its_epochs_is_warned_of() {
     let told = |warmup: u64| {
-        let job = parse(&JOB.replace("epochs = 2", &format!("epochs = 2\nwarmup_steps = {warmup}"))).unwrap();
+        let job = parse(&JOB.replace(
+            "epochs = 2",
+            &format!("epochs = 2\nwarmup_steps = {warmup}"),
+        ))
+        .unwrap();
         let all = warnings(&job, &[facts()], &seen());
-        all.into_iter().find(|warning| warning.contains("warmup_steps"))
+        all.into_iter()
+            .find(|warning| warning.contains("warmup_steps"))
     };
     let warning = told(26).unwrap();
-    assert!(warning.contains("\"cold-start\"") && warning.contains("warmup_steps = 26 is longer than its 25 updates"), "{warning}");
+    assert!(
+        warning.contains("\"cold-start\"")
+            && warning.contains("warmup_steps = 26 is longer than its 25 updates"),
+        "{warning}"
+    );
     assert_eq!(told(25), None);
 }
 
 #[test]
 fn what_is_probably_not_meant_is_said() {
-    let job = parse(&JOB.replace("[data.corpus]", "[data.spare]\npath = \"spare.jsonl\"\n[data.corpus]")).unwrap();
+    let job = parse(&JOB.replace(
+        "[data.corpus]",
+        "[data.spare]\npath = \"spare.jsonl\"\n[data.corpus]",
+    ))
+    .unwrap();
     let all = warnings(&job, &[facts()], &seen()).join("\n");
-    assert!(all.contains("[data.spare] is used by no stage and no evaluation"), "{all}");
-    assert!(all.contains("\"reasoning\" makes sequences of up to 612 tokens; the model's positions reach to 256"), "{all}");
+    assert!(
+        all.contains("[data.spare] is used by no stage and no evaluation"),
+        "{all}"
+    );
+    assert!(
+        all.contains(
+            "\"reasoning\" makes sequences of up to 612 tokens; the model's positions reach to 256"
+        ),
+        "{all}"
+    );
     let scratch = JOB.replace("kind = \"grpo\"", "kind = \"grpo\"\nfrom = \"base\"");
     assert!(
-        warnings(&parse(&scratch).unwrap(), &[], &seen()).join("\n").contains("starts reinforcement learning from random weights")
+        warnings(&parse(&scratch).unwrap(), &[], &seen())
+            .join("\n")
+            .contains("starts reinforcement learning from random weights")
     );
-    let few = Seen { rows: BTreeMap::from([("reasoning".into(), 20)]), ..Seen::default() };
+    let few = Seen {
+        rows: BTreeMap::from([("reasoning".into(), 20)]),
+        ..Seen::default()
+    };
     let all = warnings(&parse(JOB).unwrap(), &[], &few).join("\n");
-    assert!(all.contains("goes through its 20 rows 320 times") && all.contains("a step repeats rows"), "{all}");
+    assert!(
+        all.contains("goes through its 20 rows 320 times") && all.contains("a step repeats rows"),
+        "{all}"
+    );
 }
 
 #[test]
 fn a_step_that_takes_each_row_once_repeats_none() {
     let warned = |job: &str, rows: u64| {
         let job = parse(job).unwrap();
-        let seen = Seen { rows: job.stages.iter().map(|stage| (stage.name.clone(), rows)).collect(), ..Seen::default() };
-        warnings(&job, &[], &seen).join("\n").contains("a step repeats rows")
+        let seen = Seen {
+            rows: job
+                .stages
+                .iter()
+                .map(|stage| (stage.name.clone(), rows))
+                .collect(),
+            ..Seen::default()
+        };
+        warnings(&job, &[], &seen)
+            .join("\n")
+            .contains("a step repeats rows")
     };
     let sampled = |length: &str| {
         format!(
-            "name = \"x\"\n[model]\npath = \"m\"\n[data.d]\npath = \"d.jsonl\"\nreference = \"answer\"\n[[stage]]\nname = \"s\"\nkind = \"rejection-sampling\"\n\
-             data = \"d\"\nprompts_per_step = 64\n{length}\n[[stage.reward]]\nplugin = \"accuracy\"\n"
+            "name = \"x\"\n[model]\npath = \"m\"\n[data.d]\npath = \"d.jsonl\"\nreference = \
+             \"answer\"\n[[stage]]\nname = \"s\"\nkind = \"rejection-sampling\"\ndata = \
+             \"d\"\nprompts_per_step = 64\n{length}\n[[stage.reward]]\nplugin = \"accuracy\"\n"
         )
     };
-    assert!(!warned(&sampled("epochs = 1"), 2), "two completions are sampled");
+    assert!(
+        !warned(&sampled("epochs = 1"), 2),
+        "two completions are sampled"
+    );
     assert!(warned(&sampled("epochs = 2"), 2) && warned(&sampled("steps = 1"), 2));
 }
 
 #[test]
 fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() {
     let check = |routing, tokens: u32| {
-        let job =
-            parse(&JOB.replace(
-                "steps = 200",
-                &format!("steps = 200\nmax_completion_length = {tokens}\nmax_tokens_per_device = {tokens}"),
-            ))
-            .unwrap();
-        check_records(&job, &[ModelFacts { routing, ..facts() }], &seen()).map_err(|error| error.to_string())
+        let job = parse(&JOB.replace(
+            "steps = 200",
+            &format!(
+                "steps = 200\nmax_completion_length = {tokens}\nmax_tokens_per_device = {tokens}"
+            ),
+        ))
+        .unwrap();
+        check_records(&job, &[ModelFacts { routing, ..facts() }], &seen())
+            .map_err(|error| error.to_string())
     };
-    let r1 = Some(RoutingFacts { layers: 58, experts: 256, per_token: 8 });
+    let r1 = Some(RoutingFacts {
+        layers: 58,
+        experts: 256,
+        per_token: 8,
+    });
     // The paper's own lengths, and the longest that its positions allow.
     for tokens in [8192, 32_768, 131_072] {
         check(r1, tokens).unwrap();
     }
     let refused = check(r1, 400_000).unwrap_err();
     assert!(
-        refused.contains("\"reasoning\"") && refused.contains("400100 tokens") && refused.contains("max_completion_length"),
+        refused.contains("\"reasoning\"")
+            && refused.contains("400100 tokens")
+            && refused.contains("max_completion_length"),
         "{refused}"
     );
     check(None, 400_000).unwrap();
@@ -182,18 +290,37 @@ fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() 
 
 #[test]
 fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
-    let large = ModelFacts { vocab_size: 151_936, ..facts() };
+    let large = ModelFacts {
+        vocab_size: 151_936,
+        ..facts()
+    };
     let told = |keys: &str, facts: ModelFacts| {
         let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{keys}"))).unwrap();
         let all = warnings(&job, &[facts], &seen());
-        all.into_iter().find(|warning| warning.contains("keeps the sampling mask"))
+        all.into_iter()
+            .find(|warning| warning.contains("keeps the sampling mask"))
     };
     // Completions of 512 tokens: 16,384 numbers of a record for each.
     let warning = told("top_p = 0.9", large.clone()).unwrap();
-    assert!(warning.contains("\"reasoning\"") && warning.contains("top_k = 8191 always fits"), "{warning}");
-    assert!(told("top_p = 0.9\ntop_k = 9000", large.clone()).unwrap().contains("top_k = 8191"));
-    for fits in ["", "top_p = 0.9\ntop_k = 8191", "top_p = 0.9\nkeep_sampling_mask = false"] {
+    assert!(
+        warning.contains("\"reasoning\"") && warning.contains("top_k = 8191 always fits"),
+        "{warning}"
+    );
+    assert!(
+        told("top_p = 0.9\ntop_k = 9000", large.clone())
+            .unwrap()
+            .contains("top_k = 8191")
+    );
+    for fits in [
+        "",
+        "top_p = 0.9\ntop_k = 8191",
+        "top_p = 0.9\nkeep_sampling_mask = false",
+    ] {
         assert_eq!(told(fits, large.clone()), None, "{fits}");
     }
-    assert_eq!(told("top_p = 0.9", facts()), None, "no set of a small vocabulary is long");
+    assert_eq!(
+        told("top_p = 0.9", facts()),
+        None,
+        "no set of a small vocabulary is long"
+    );
 }

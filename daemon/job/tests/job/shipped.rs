@@ -9,16 +9,27 @@ fn root() -> PathBuf {
 
 #[test]
 fn every_job_file_that_is_shipped_is_sound() {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("configs/jobs")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("configs/jobs"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     for example in std::fs::read_dir(root().join("examples")).unwrap() {
-        let entries = std::fs::read_dir(example.unwrap().path()).unwrap().map(|e| e.unwrap().path());
+        let entries = std::fs::read_dir(example.unwrap().path())
+            .unwrap()
+            .map(|e| e.unwrap().path());
         files.extend(entries.filter(|path| path.extension().is_some_and(|e| e == "toml")));
     }
     assert!(files.len() >= 6, "{files:?}");
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
-        let job = Job::parse(&text, file.parent().unwrap()).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        assert_eq!(Job::parse(&job.to_toml(), Path::new("/")).unwrap(), job, "{}", file.display());
+        let job = Job::parse(&text, file.parent().unwrap())
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        assert_eq!(
+            Job::parse(&job.to_toml(), Path::new("/")).unwrap(),
+            job,
+            "{}",
+            file.display()
+        );
     }
 }
 

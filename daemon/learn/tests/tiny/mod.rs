@@ -6,7 +6,9 @@ use r1d_learn::head::Head;
 use r1d_learn::kept::KeptRows;
 use r1d_model::{CausalLm, Forward, Packed, Scorer};
 use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining};
+use r1d_proto::recipe::{
+    ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining,
+};
 use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
 use r1d_proto::world::counter_hash;
 use tch::{Device, Kind, Tensor};
@@ -39,7 +41,11 @@ pub fn deepseek_v3() -> CausalLm {
 /// With its multi-token prediction module.
 pub fn deepseek_v3_predicting() -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
-    let config = DEEPSEEK_V3.replacen("\"vocab_size\"", "\"num_nextn_predict_layers\": 1, \"vocab_size\"", 1);
+    let config = DEEPSEEK_V3.replacen(
+        "\"vocab_size\"",
+        "\"num_nextn_predict_layers\": 1, \"vocab_size\"",
+        1,
+    );
     CausalLm::init_with_prediction(&config, 1, Device::Cpu, Kind::Float).unwrap()
 }
 
@@ -60,7 +66,12 @@ fn scorer(config: &str, kind: Kind) -> Scorer {
 
 /// Pairs of various lengths, none of which ends in id 0.
 pub fn pairs(seed: u64) -> Vec<Pair> {
-    let text = |stream: u64, length: usize| ids(1000 * seed + stream, length).into_iter().map(|id| id.max(1)).collect::<Vec<_>>();
+    let text = |stream: u64, length: usize| {
+        ids(1000 * seed + stream, length)
+            .into_iter()
+            .map(|id| id.max(1))
+            .collect::<Vec<_>>()
+    };
     let pair = |i: u64| Pair {
         prompt_ids: text(10 * i, 2 + i as usize % 3),
         chosen_ids: text(10 * i + 1, 1 + (i as usize * 5) % 9),
@@ -70,29 +81,49 @@ pub fn pairs(seed: u64) -> Vec<Pair> {
     (0..6).map(pair).collect()
 }
 
-/// The gradient of a trainer's first update, which was not clipped: AdamW's first moment is (1 − β₁) of it.
+/// The gradient of a trainer's first update, which was not clipped: AdamW's first moment is (1 −
+/// β₁) of it.
 pub fn first_gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
     let state = trainer.state().into_iter();
-    state.filter_map(|(name, moment)| Some((name.strip_prefix("exp_avg.")?.to_owned(), moment / 0.1))).collect()
+    state
+        .filter_map(|(name, moment)| {
+            Some((name.strip_prefix("exp_avg.")?.to_owned(), moment / 0.1))
+        })
+        .collect()
 }
 
 /// The gradients that `loss` leaves in the model's parameters by one plain backward pass.
 pub fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)> {
     loss.backward();
-    let gradients = model.parameters().into_iter().map(|(name, parameter)| (name, parameter.grad().copy()));
+    let gradients = model
+        .parameters()
+        .into_iter()
+        .map(|(name, parameter)| (name, parameter.grad().copy()));
     let gradients = gradients.collect();
-    model.parameters().into_iter().for_each(|(_, mut parameter)| parameter.zero_grad());
+    model
+        .parameters()
+        .into_iter()
+        .for_each(|(_, mut parameter)| parameter.zero_grad());
     gradients
 }
 
 /// Each tensor's largest difference, as a share of its largest value.
-pub fn assert_close_gradients(found: &[(String, Tensor)], expected: &[(String, Tensor)], tolerance: f64) {
+pub fn assert_close_gradients(
+    found: &[(String, Tensor)],
+    expected: &[(String, Tensor)],
+    tolerance: f64,
+) {
     assert_eq!(found.len(), expected.len());
     for ((name, a), (other, b)) in found.iter().zip(expected) {
         assert_eq!(name, other);
         let most = |t: &Tensor| f64::try_from(t.abs().max().to_kind(Kind::Double)).unwrap();
         assert!(most(b) > 1e-7, "{name}: nothing reaches it");
-        assert!(most(&(a - b)) < tolerance * most(b), "{name}: {} of {}", most(&(a - b)), most(b));
+        assert!(
+            most(&(a - b)) < tolerance * most(b),
+            "{name}: {} of {}",
+            most(&(a - b)),
+            most(b)
+        );
     }
 }
 
@@ -106,7 +137,11 @@ pub fn hidden(model: &CausalLm, ids: &[u32]) -> Tensor {
 /// log-probabilities of a completion by itself, with gradients.
 pub fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32]) -> Tensor {
     let all = [prompt, completion].concat();
-    let rows = hidden(model, &all[..all.len() - 1]).narrow(0, prompt.len() as i64 - 1, completion.len() as i64);
+    let rows = hidden(model, &all[..all.len() - 1]).narrow(
+        0,
+        prompt.len() as i64 - 1,
+        completion.len() as i64,
+    );
     let targets: Vec<i64> = completion.iter().map(|&id| i64::from(id)).collect();
     let logits = model.logits(&rows, &Forward::default()).unwrap();
     r1d_model::token_logprobs(&logits, &Tensor::from_slice(&targets), 1.0).unwrap()
@@ -119,7 +154,9 @@ fn init(config: &str, kind: Kind) -> CausalLm {
 }
 
 pub fn ids(seed: u64, count: usize) -> Vec<u32> {
-    (0..count as u64).map(|i| (counter_hash(&[seed, i]) % VOCAB as u64) as u32).collect()
+    (0..count as u64)
+        .map(|i| (counter_hash(&[seed, i]) % VOCAB as u64) as u32)
+        .collect()
 }
 
 pub fn optimiser(learning_rate: f64) -> Optimiser {
@@ -137,8 +174,11 @@ pub fn optimiser(learning_rate: f64) -> Optimiser {
     }
 }
 
-pub const NO_ROUTER_TRAINING: RouterTraining =
-    RouterTraining { bias_update_speed: 0.0, aux_loss_alpha: 0.0, device_loss_alpha: 0.0 };
+pub const NO_ROUTER_TRAINING: RouterTraining = RouterTraining {
+    bias_update_speed: 0.0,
+    aux_loss_alpha: 0.0,
+    device_loss_alpha: 0.0,
+};
 
 pub fn objective() -> Objective {
     Objective {
@@ -159,7 +199,8 @@ pub fn objective() -> Objective {
     }
 }
 
-/// Completions of various lengths with alternating advantages; behaviour log-probabilities are the model's own.
+/// Completions of various lengths with alternating advantages; behaviour log-probabilities are the
+/// model's own.
 pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
     let mut sequences: Vec<TrainSequence> = (0..8u64)
         .map(|i| TrainSequence {
@@ -168,24 +209,44 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
             behaviour_logprobs: Vec::new(),
             experts: Vec::new(),
             kept_ids: Default::default(),
-            advantage: if i % 2 == 0 { 1.0 + i as f32 / 10.0 } else { -0.8 },
+            advantage: if i % 2 == 0 {
+                1.0 + i as f32 / 10.0
+            } else {
+                -0.8
+            },
             truncated: i % 4 == 3,
         })
         .collect();
     for sequence in &mut sequences {
         sequence.behaviour_logprobs = logprobs(model, sequence, objective.temperature as f64);
     }
-    Train { step, first_update: step, objective, seed: 11, sequences }
+    Train {
+        step,
+        first_update: step,
+        objective,
+        seed: 11,
+        sequences,
+    }
 }
 
-/// For each completion id a set that has it: of the first ids of two sequences the whole vocabulary, of every fourth sequence all.
+/// For each completion id a set that has it: of the first ids of two sequences the whole
+/// vocabulary, of every fourth sequence all.
 pub fn with_kept_ids(mut batch: Train) -> Train {
-    for (i, sequence) in batch.sequences.iter_mut().enumerate().filter(|(i, _)| i % 4 != 1) {
+    for (i, sequence) in batch
+        .sequences
+        .iter_mut()
+        .enumerate()
+        .filter(|(i, _)| i % 4 != 1)
+    {
         let mut kept = KeptIds::default();
         for (place, &id) in sequence.completion_ids.iter().enumerate() {
-            let drawn = |other: u32| counter_hash(&[i as u64, place as u64, other.into()]).is_multiple_of(3);
-            let word =
-                (0..VOCAB).filter(|&other| other == id || drawn(other) || (i < 2 && place == 0)).map(|other| 1u64 << other).sum();
+            let drawn = |other: u32| {
+                counter_hash(&[i as u64, place as u64, other.into()]).is_multiple_of(3)
+            };
+            let word = (0..VOCAB)
+                .filter(|&other| other == id || drawn(other) || (i < 2 && place == 0))
+                .map(|other| 1u64 << other)
+                .sum();
             assert!(kept.push(&[word], VOCAB));
         }
         sequence.kept_ids = kept.or_none();
@@ -198,11 +259,38 @@ pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) ->
     single(model, sequence, temperature, false)
 }
 
-fn single(model: &CausalLm, sequence: &TrainSequence, temperature: f64, invariant: bool) -> Vec<f32> {
-    let all: Vec<i64> = sequence.prompt_ids.iter().chain(&sequence.completion_ids).map(|&id| id as i64).collect();
-    let (prompt, completion) = (sequence.prompt_ids.len() as i64, sequence.completion_ids.len() as i64);
-    let packed = Packed::new(Tensor::from_slice(&all[..all.len() - 1]), vec![all.len() as i64 - 1]);
-    let hidden = tch::no_grad(|| model.forward(&packed, &Forward { invariant, ..Forward::default() }).unwrap()).hidden;
+fn single(
+    model: &CausalLm,
+    sequence: &TrainSequence,
+    temperature: f64,
+    invariant: bool,
+) -> Vec<f32> {
+    let all: Vec<i64> = sequence
+        .prompt_ids
+        .iter()
+        .chain(&sequence.completion_ids)
+        .map(|&id| id as i64)
+        .collect();
+    let (prompt, completion) = (
+        sequence.prompt_ids.len() as i64,
+        sequence.completion_ids.len() as i64,
+    );
+    let packed = Packed::new(
+        Tensor::from_slice(&all[..all.len() - 1]),
+        vec![all.len() as i64 - 1],
+    );
+    let hidden = tch::no_grad(|| {
+        model
+            .forward(
+                &packed,
+                &Forward {
+                    invariant,
+                    ..Forward::default()
+                },
+            )
+            .unwrap()
+    })
+    .hidden;
     let hidden = hidden.narrow(0, prompt - 1, completion);
     let targets = Tensor::from_slice(&all[prompt as usize..]);
     let mut kept = KeptRows::default();
@@ -221,13 +309,23 @@ pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {
 }
 
 pub fn snapshot(model: &CausalLm) -> Vec<(String, Tensor)> {
-    model.parameters().into_iter().chain(model.buffers()).map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+    model
+        .parameters()
+        .into_iter()
+        .chain(model.buffers())
+        .map(|(name, tensor)| (name, tensor.detach().copy()))
+        .collect()
 }
 
 /// Largest difference of any weight.
 pub fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
-    let of = |(x, y): (&Tensor, &Tensor)| f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap();
-    a.iter().zip(b).map(|((_, x), (_, y))| of((x, y))).fold(0.0, f64::max)
+    let of = |(x, y): (&Tensor, &Tensor)| {
+        f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap()
+    };
+    a.iter()
+        .zip(b)
+        .map(|((_, x), (_, y))| of((x, y)))
+        .fold(0.0, f64::max)
 }
 
 pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {

@@ -1,4 +1,5 @@
-//! From one Hugging Face directory to another, and looking through one, a tensor at a time: the model never stands in memory.
+//! From one Hugging Face directory to another, and looking through one, a tensor at a time: the
+//! model never stands in memory.
 
 use super::export;
 use super::shards::Shards;
@@ -17,37 +18,62 @@ pub struct Contents {
     pub bytes: u64,
     /// Tensors by dtype, in the words of safetensors (`F32`, `BF16`, `F8_E4M3`, …), sorted.
     pub dtypes: Vec<(String, usize)>,
-    /// Tensors of parts of the architecture that this release does not run, multi-token prediction modules for example.
+    /// Tensors of parts of the architecture that this release does not run, multi-token prediction
+    /// modules for example.
     pub left_out: usize,
 }
 
-/// Looks at config.json and at the shards' headers: an error unless every tensor is there, in the right shape and a float dtype, and no other. With
-/// `values` all weights are read too and must be finite.
+/// Looks at config.json and at the shards' headers: an error unless every tensor is there, in the
+/// right shape and a float dtype, and no other. With `values` all weights are read too and must be
+/// finite.
 pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
     let (config, shards) = open(dir)?;
     shards.check(&config, Head::Stored)?;
-    for piece in weights_of(&config)?.iter().filter(|_| values).flat_map(|weight| &weight.pieces) {
+    for piece in weights_of(&config)?
+        .iter()
+        .filter(|_| values)
+        .flat_map(|weight| &weight.pieces)
+    {
         shards.read(piece, |tensor| finite(dir, &piece.name, tensor))?;
     }
     let contents = shards.contents(|name| config.leaves_out(name));
     Ok((config, contents))
 }
 
-/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or float16; routers' correction biases and scalar heads stay float32)
-/// in shards of at most `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where `prediction` says so.
-pub fn convert(from: &Path, to: &Path, kind: Kind, shard_bytes: u64, prediction: bool) -> Result<()> {
+/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or
+/// float16; routers' correction biases and scalar heads stay float32) in shards of at most
+/// `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where
+/// `prediction` says so.
+pub fn convert(
+    from: &Path,
+    to: &Path,
+    kind: Kind,
+    shard_bytes: u64,
+    prediction: bool,
+) -> Result<()> {
     let (config, shards) = open(from)?;
-    let config = if prediction { config.with_prediction()? } else { config };
+    let config = if prediction {
+        config.with_prediction()?
+    } else {
+        config
+    };
     shards.check(&config, Head::Stored)?;
     let weights = weights_of(&config)?;
-    export::write_directory(&config, &weights, kind, to, shard_bytes, &|weight: &Weight, piece| {
-        let kind = weight.kind_within(kind);
-        shards.read(piece, |tensor| {
-            let copy = own(tensor, kind, tensor.device())?;
-            export::fits(&piece.name, &copy)?;
-            Ok(copy)
-        })
-    })
+    export::write_directory(
+        &config,
+        &weights,
+        kind,
+        to,
+        shard_bytes,
+        &|weight: &Weight, piece| {
+            let kind = weight.kind_within(kind);
+            shards.read(piece, |tensor| {
+                let copy = own(tensor, kind, tensor.device())?;
+                export::fits(&piece.name, &copy)?;
+                Ok(copy)
+            })
+        },
+    )
 }
 
 /// config.json and the files, which agree on whether the head is the embedding.
@@ -59,9 +85,14 @@ pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
 }
 
 pub(super) fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
-    let wrong = tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
+    let wrong =
+        tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
     if wrong > 0 {
-        return Err(ModelError::NotFinite { dir: dir.to_owned(), name: name.to_owned(), count: wrong });
+        return Err(ModelError::NotFinite {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            count: wrong,
+        });
     }
     Ok(())
 }

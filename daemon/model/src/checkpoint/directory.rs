@@ -1,7 +1,7 @@
 //! Directories that appear whole or not at all (`CKP-1`).
 //!
-//! A directory is filled under another name beside its own, every file is synced and hashed into manifest.json, and one rename makes it
-//! visible:
+//! A directory is filled under another name beside its own, every file is synced and hashed into
+//! manifest.json, and one rename makes it visible:
 //!
 //! ```text
 //! { "format": 1, "files": [ { "path": "config.json", "bytes": 812, "sha256": "9f2c…" }, … ] }      paths relative, sorted, '/'
@@ -65,24 +65,37 @@ struct ManifestFile {
     files: Vec<ManifestEntry>,
 }
 
-/// Runs `fill` on a fresh directory beside `dir`, writes its manifest, syncs everything and renames it to `dir`, which must not exist. On
-/// an error nothing is left behind; what a crash left behind is cleared by the next try.
-pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Manifest> {
-    let exists =
-        || std::io::Error::new(std::io::ErrorKind::AlreadyExists, "the directory exists already: choose another or remove it");
+/// Runs `fill` on a fresh directory beside `dir`, writes its manifest, syncs everything and renames
+/// it to `dir`, which must not exist. On an error nothing is left behind; what a crash left behind
+/// is cleared by the next try.
+pub fn write_directory_atomically(
+    dir: &Path,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Manifest> {
+    let exists = || {
+        std::io::Error::new(
+            std::io::ErrorKind::AlreadyExists,
+            "the directory exists already: choose another or remove it",
+        )
+    };
     if is_there(dir)? {
-        return Err(ModelError::Io { path: dir.to_owned(), source: exists() });
+        return Err(ModelError::Io {
+            path: dir.to_owned(),
+            source: exists(),
+        });
     }
     let partial = partial_name(dir)?;
     if is_there(&partial)? {
         std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
     }
     create_dir_durably(&partial).map_err(ModelError::io(&partial))?;
-    let written = fill(&partial).and_then(|()| seal(&partial)).and_then(|manifest| {
-        std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
-        sync_parent(dir).map_err(ModelError::io(dir))?;
-        Ok(manifest)
-    });
+    let written = fill(&partial)
+        .and_then(|()| seal(&partial))
+        .and_then(|manifest| {
+            std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
+            sync_parent(dir).map_err(ModelError::io(dir))?;
+            Ok(manifest)
+        });
     if written.is_err() {
         // The first error is the one to tell.
         let _ = std::fs::remove_dir_all(&partial);
@@ -91,8 +104,16 @@ pub fn write_directory_atomically(dir: &Path, fill: impl FnOnce(&Path) -> Result
 }
 
 fn partial_name(dir: &Path) -> Result<PathBuf> {
-    let nameless = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a name for a new directory");
-    let name = dir.file_name().ok_or_else(|| ModelError::Io { path: dir.to_owned(), source: nameless() })?;
+    let nameless = || {
+        std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "not a name for a new directory",
+        )
+    };
+    let name = dir.file_name().ok_or_else(|| ModelError::Io {
+        path: dir.to_owned(),
+        source: nameless(),
+    })?;
     Ok(dir.with_file_name(format!(".{}.partial", name.to_string_lossy())))
 }
 
@@ -104,55 +125,104 @@ fn seal(dir: &Path) -> Result<Manifest> {
         files.push(entry(dir, path)?);
     }
     let path = dir.join(MANIFEST_FILE);
-    let text = serde_json::to_string_pretty(&ManifestFile { format: MANIFEST_FORMAT, files: files.clone() })
-        .map_err(|e| ModelError::Manifest { path: path.clone(), message: e.to_string() })?;
+    let text = serde_json::to_string_pretty(&ManifestFile {
+        format: MANIFEST_FORMAT,
+        files: files.clone(),
+    })
+    .map_err(|e| ModelError::Manifest {
+        path: path.clone(),
+        message: e.to_string(),
+    })?;
     std::fs::write(&path, &text).map_err(ModelError::io(&path))?;
     sync(&path)?;
     for folder in folders_below(dir)? {
         sync(&folder)?;
         work::moved(0);
     }
-    Ok(Manifest { sha256: hex(&Sha256::digest(text.as_bytes())), files })
+    Ok(Manifest {
+        sha256: hex(&Sha256::digest(text.as_bytes())),
+        files,
+    })
 }
 
 /// Every file that the manifest lists is there with its hash, and there is no other.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST_FILE);
-    let text = user_file::read(&path, MANIFEST_MAX_BYTES).map_err(|source| lost(dir, &path, source))?;
-    let damaged = |path: &Path, message: String| ModelError::Manifest { path: path.to_owned(), message };
-    let ManifestFile { format, files } =
-        serde_json::from_slice(&text).map_err(|e| damaged(&path, format!("not a manifest ({e})")))?;
+    let text =
+        user_file::read(&path, MANIFEST_MAX_BYTES).map_err(|source| lost(dir, &path, source))?;
+    let damaged = |path: &Path, message: String| ModelError::Manifest {
+        path: path.to_owned(),
+        message,
+    };
+    let ManifestFile { format, files } = serde_json::from_slice(&text)
+        .map_err(|e| damaged(&path, format!("not a manifest ({e})")))?;
     if format != MANIFEST_FORMAT {
-        return Err(damaged(&path, format!("format {format}, this release reads {MANIFEST_FORMAT}")));
+        return Err(damaged(
+            &path,
+            format!("format {format}, this release reads {MANIFEST_FORMAT}"),
+        ));
     }
     let found = files_below(dir)?;
     for expected in &files {
         let path = dir.join(&expected.path);
         if !found.contains(&expected.path) {
-            return Err(damaged(&path, "the manifest lists it, but it is not there".into()));
+            return Err(damaged(
+                &path,
+                "the manifest lists it, but it is not there".into(),
+            ));
         }
         let actual = entry(dir, expected.path.clone())?;
         if actual.bytes != expected.bytes {
-            return Err(damaged(&path, format!("{} bytes, the manifest says {}", actual.bytes, expected.bytes)));
+            return Err(damaged(
+                &path,
+                format!(
+                    "{} bytes, the manifest says {}",
+                    actual.bytes, expected.bytes
+                ),
+            ));
         }
         if actual.sha256 != expected.sha256 {
-            return Err(damaged(&path, format!("SHA-256 {}, the manifest says {}", actual.sha256, expected.sha256)));
+            return Err(damaged(
+                &path,
+                format!(
+                    "SHA-256 {}, the manifest says {}",
+                    actual.sha256, expected.sha256
+                ),
+            ));
         }
     }
-    if let Some(extra) = found.iter().find(|path| files.iter().all(|entry| entry.path != **path)) {
-        return Err(damaged(&dir.join(extra), "the manifest does not list it".into()));
+    if let Some(extra) = found
+        .iter()
+        .find(|path| files.iter().all(|entry| entry.path != **path))
+    {
+        return Err(damaged(
+            &dir.join(extra),
+            "the manifest does not list it".into(),
+        ));
     }
-    Ok(Manifest { sha256: hex(&Sha256::digest(&text)), files })
+    Ok(Manifest {
+        sha256: hex(&Sha256::digest(&text)),
+        files,
+    })
 }
 
-/// A file that is not there is missing from its directory where that can be looked at, or from the folder that holds it;
-/// where that folder is away too, so is the disk.
+/// A file that is not there is missing from its directory where that can be looked at, or from the
+/// folder that holds it; where that folder is away too, so is the disk.
 fn lost(dir: &Path, path: &Path, source: std::io::Error) -> ModelError {
-    let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = dir
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if source.kind() == std::io::ErrorKind::NotFound && is_there(folder).is_ok_and(|there| there) {
-        return ModelError::Manifest { path: path.to_owned(), message: "it is not there".into() };
+        return ModelError::Manifest {
+            path: path.to_owned(),
+            message: "it is not there".into(),
+        };
     }
-    ModelError::Io { path: path.to_owned(), source }
+    ModelError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Whether a directory is one of those that [`write_directory_atomically`] writes.
@@ -164,7 +234,9 @@ pub fn has_manifest(dir: &Path) -> Result<bool> {
 pub fn bytes_below(dir: &Path) -> Result<u64> {
     let size = |path: String| {
         let path = dir.join(path);
-        Ok(std::fs::metadata(&path).map_err(ModelError::io(&path))?.len())
+        Ok(std::fs::metadata(&path)
+            .map_err(ModelError::io(&path))?
+            .len())
     };
     files_below(dir)?.into_iter().map(size).sum()
 }
@@ -179,7 +251,10 @@ pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
     create_dir_durably(&to).map_err(ModelError::io(&to))?;
     for entry in std::fs::read_dir(&from).map_err(ModelError::io(&from))? {
         let name = entry.map_err(ModelError::io(&from))?.file_name();
-        if Path::new(&name).extension().is_some_and(|extension| extension == "jinja") {
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|extension| extension == "jinja")
+        {
             copy(&from.join(&name), &to.join(&name))?;
         }
     }
@@ -220,7 +295,10 @@ fn files_below(dir: &Path) -> Result<Vec<String>> {
                 continue;
             }
             let relative = path.strip_prefix(dir).unwrap_or(&path);
-            let parts: Vec<_> = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            let parts: Vec<_> = relative
+                .components()
+                .map(|part| part.as_os_str().to_string_lossy())
+                .collect();
             files.push(parts.join("/"));
         }
     }
@@ -243,7 +321,8 @@ fn folders_below(dir: &Path) -> Result<Vec<PathBuf>> {
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>> {
     let read = std::fs::read_dir(dir).map_err(ModelError::io(dir))?;
-    read.map(|entry| entry.map(|e| e.path()).map_err(ModelError::io(dir))).collect()
+    read.map(|entry| entry.map(|e| e.path()).map_err(ModelError::io(dir)))
+        .collect()
 }
 
 fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
@@ -252,7 +331,13 @@ fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
     let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; READ_BUFFER_BYTES]);
     loop {
         match file.read(&mut buffer).map_err(ModelError::io(&full))? {
-            0 => return Ok(ManifestEntry { path, bytes, sha256: hex(&hasher.finalize()) }),
+            0 => {
+                return Ok(ManifestEntry {
+                    path,
+                    bytes,
+                    sha256: hex(&hasher.finalize()),
+                });
+            }
             read => {
                 hasher.update(&buffer[..read]);
                 bytes += read as u64;
@@ -263,7 +348,9 @@ fn entry(dir: &Path, path: String) -> Result<ManifestEntry> {
 }
 
 fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(ModelError::io(path))
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(ModelError::io(path))
 }
 
 fn hex(bytes: &[u8]) -> String {

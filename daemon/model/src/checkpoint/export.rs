@@ -35,18 +35,28 @@ pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -
             Ok(read)
         })
     };
-    write_directory(&model.config, model.weights(), kind, dir, shard_bytes, &read)
+    write_directory(
+        &model.config,
+        model.weights(),
+        kind,
+        dir,
+        shard_bytes,
+        &read,
+    )
 }
 
 /// Only float16 has a smaller range than what models hold.
 pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
     if tensor.kind() == Kind::Half && !bool::try_from(tensor.f_isfinite()?.f_all()?)? {
-        return Err(ModelError::Input(format!("tensor `{name}` does not fit into float16: use bfloat16")));
+        return Err(ModelError::Input(format!(
+            "tensor `{name}` does not fit into float16: use bfloat16"
+        )));
     }
     Ok(())
 }
 
-/// config.json, and the weights with the trained ones in `kind`: one file, or shards and their index.
+/// config.json, and the weights with the trained ones in `kind`: one file, or shards and their
+/// index.
 pub(super) fn write_directory(
     config: &Config,
     weights: &[Weight],
@@ -58,7 +68,10 @@ pub(super) fn write_directory(
     let path = dir.join("config.json");
     std::fs::write(&path, config.to_json(dtype_name(kind)?)).map_err(ModelError::io(&path))?;
     let taken_out = |shard: &[Part]| -> Result<Vec<(String, Tensor)>> {
-        shard.iter().map(|part| Ok((part.name.clone(), read(part.weight, part.piece)?))).collect()
+        shard
+            .iter()
+            .map(|part| Ok((part.name.clone(), read(part.weight, part.piece)?)))
+            .collect()
     };
     let shards = divide(config, weights, kind, shard_bytes);
     if let [only] = &shards[..] {
@@ -68,7 +81,11 @@ pub(super) fn write_directory(
     for (number, shard) in (1..).zip(&shards) {
         let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
         write(&dir.join(&file), &taken_out(shard)?)?;
-        weight_map.extend(shard.iter().map(|part| (part.name.clone(), Value::from(file.as_str()))));
+        weight_map.extend(
+            shard
+                .iter()
+                .map(|part| (part.name.clone(), Value::from(file.as_str()))),
+        );
     }
     let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
@@ -76,25 +93,44 @@ pub(super) fn write_directory(
     std::fs::write(&path, format!("{index:#}\n")).map_err(ModelError::io(&path))
 }
 
-/// As DeepSeek's files have it, a multi-token prediction module comes with the embedding and the head that it shares.
+/// As DeepSeek's files have it, a multi-token prediction module comes with the embedding and the
+/// head that it shares.
 fn repeated<'a>(config: &Config, weights: &'a [Weight]) -> Vec<(String, &'a Weight, &'a Piece)> {
     if !config.runs_prediction_module {
         return Vec::new();
     }
-    let head = if config.tie_word_embeddings { EMBEDDING } else { HEAD };
-    let shared = [(EMBEDDING, "embed_tokens.weight"), (head, "shared_head.head.weight")];
+    let head = if config.tie_word_embeddings {
+        EMBEDDING
+    } else {
+        HEAD
+    };
+    let shared = [
+        (EMBEDDING, "embed_tokens.weight"),
+        (head, "shared_head.head.weight"),
+    ];
     let piece = |(of, name): (&str, &str)| {
         let weight = weights.iter().find(|weight| weight.name == of)?;
-        Some((format!("model.layers.{}.{name}", config.num_hidden_layers), weight, weight.pieces.first()?))
+        Some((
+            format!("model.layers.{}.{name}", config.num_hidden_layers),
+            weight,
+            weight.pieces.first()?,
+        ))
     };
     shared.into_iter().filter_map(piece).collect()
 }
 
 /// Fills shard after shard, in the model's order.
-fn divide<'a>(config: &Config, weights: &'a [Weight], kind: Kind, shard_bytes: u64) -> Vec<Vec<Part<'a>>> {
+fn divide<'a>(
+    config: &Config,
+    weights: &'a [Weight],
+    kind: Kind,
+    shard_bytes: u64,
+) -> Vec<Vec<Part<'a>>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
-    let pieces = weights.iter().flat_map(|w| w.pieces.iter().map(move |p| (p.name.clone(), w, p)));
+    let pieces = weights
+        .iter()
+        .flat_map(|w| w.pieces.iter().map(move |p| (p.name.clone(), w, p)));
     for (name, weight, piece) in pieces.chain(repeated(config, weights)) {
         let bytes = byte_count(&piece.shape, weight.kind_within(kind));
         if filled > 0 && filled + bytes > shard_bytes {
@@ -103,7 +139,12 @@ fn divide<'a>(config: &Config, weights: &'a [Weight], kind: Kind, shard_bytes: u
         }
         filled += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push(Part { name, weight, piece, bytes });
+            shard.push(Part {
+                name,
+                weight,
+                piece,
+                bytes,
+            });
         }
     }
     shards
@@ -116,6 +157,8 @@ fn dtype_name(kind: Kind) -> Result<&'static str> {
         Kind::BFloat16 => Ok("bfloat16"),
         Kind::Half => Ok("float16"),
         Kind::Double => Ok("float64"),
-        other => Err(ModelError::Input(format!("a model of {other:?} cannot be saved"))),
+        other => Err(ModelError::Input(format!(
+            "a model of {other:?} cannot be saved"
+        ))),
     }
 }

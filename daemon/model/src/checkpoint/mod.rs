@@ -1,5 +1,6 @@
-//! Model directories on disk: Hugging Face's layout in ([`shards`], its quantised weights [`fp8`]) and out ([`export`]), from one to another
-//! ([`convert`]), whole directories with hashes ([`directory`]), and named tensors of any kind ([`tensors`]).
+//! Model directories on disk: Hugging Face's layout in ([`shards`], its quantised weights [`fp8`])
+//! and out ([`export`]), from one to another ([`convert`]), whole directories with hashes
+//! ([`directory`]), and named tensors of any kind ([`tensors`]).
 
 pub(crate) mod convert;
 mod directory;
@@ -10,19 +11,24 @@ mod tensors;
 
 pub use convert::{Contents, convert, inspect};
 pub use directory::{
-    Manifest, ManifestEntry, bytes_below, carry_adapter, carry_files, has_manifest, verify_manifest, write_directory_atomically,
+    Manifest, ManifestEntry, bytes_below, carry_adapter, carry_files, has_manifest,
+    verify_manifest, write_directory_atomically,
 };
 pub use tensors::{load_tensors, restore_tensors, save_tensors};
 
 use crate::error::ModelError;
 use std::path::Path;
 
-/// Whether there is something of this name. That it cannot be looked at is an error, and not the same as that it is not there.
+/// Whether there is something of this name. That it cannot be looked at is an error, and not the
+/// same as that it is not there.
 fn is_there(path: &Path) -> crate::error::Result<bool> {
     path.try_exists().map_err(ModelError::io(path))
 }
 
 /// For callers who put more files into the directory.
 pub fn io_error(path: &Path, source: std::io::Error) -> ModelError {
-    ModelError::Io { path: path.to_owned(), source }
+    ModelError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -1,4 +1,5 @@
-//! Weights of a Hugging Face directory, as tensors: one model.safetensors, or shards under model.safetensors.index.json.
+//! Weights of a Hugging Face directory, as tensors: one model.safetensors, or shards under
+//! model.safetensors.index.json.
 
 use super::convert::{Contents, finite};
 use super::fp8::dequantise;
@@ -31,8 +32,17 @@ impl Shards {
     }
 
     fn of(dir: &Path, files: WeightFiles, block: BlockSize) -> Result<Shards> {
-        let maps = files.files.iter().map(MappedFile::of).collect::<Result<Vec<_>>>()?;
-        Ok(Shards { dir: dir.to_owned(), files, maps, block })
+        let maps = files
+            .files
+            .iter()
+            .map(MappedFile::of)
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Shards {
+            dir: dir.to_owned(),
+            files,
+            maps,
+            block,
+        })
     }
 
     pub fn holds(&self, name: &str) -> bool {
@@ -47,9 +57,15 @@ impl Shards {
     /// See [`WeightFiles::check`].
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
         self.files.check(config, head)?;
-        let ignored: Vec<&str> = self.files.iter().map(|(name, _)| name).filter(|name| config.ignores(name)).collect();
+        let ignored: Vec<&str> = self
+            .files
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| config.ignores(name))
+            .collect();
         if let Some(first) = ignored.first() {
-            tracing::info!(count = ignored.len(), first, dir = %self.dir.display(), "left out tensors of parts that are not run");
+            tracing::info!(count = ignored.len(), first, dir = %self.dir.display(),
+                "left out tensors of parts that are not run");
         }
         Ok(())
     }
@@ -68,7 +84,9 @@ impl Shards {
             }
             let scale = scale_name(name);
             let (map, stored) = self.place(&scale)?;
-            let dequantised = map.with(&scale, stored, |scales| dequantise(self.block, disk, scales))?;
+            let dequantised = map.with(&scale, stored, |scales| {
+                dequantise(self.block, disk, scales)
+            })?;
             use_it(&dequantised)
         })
     }
@@ -86,9 +104,15 @@ impl Shards {
     }
 
     fn place(&self, name: &str) -> Result<(&MappedFile, &StoredTensor)> {
-        let map = self.files.place(name).and_then(|(at, _)| self.maps.get(*at));
+        let map = self
+            .files
+            .place(name)
+            .and_then(|(at, _)| self.maps.get(*at));
         let stored = self.files.get(name).map(|(_, stored)| stored);
-        let missing = || ModelError::BadFile { path: self.dir.clone(), message: format!("no tensor named {name:?}") };
+        let missing = || ModelError::BadFile {
+            path: self.dir.clone(),
+            message: format!("no tensor named {name:?}"),
+        };
         map.zip(stored).ok_or_else(missing)
     }
 
@@ -121,6 +145,8 @@ impl Source for Shards {
         }
         // Were the values finite on disk and not in memory, the dtype would be too narrow for them.
         let dir = self.dir.clone();
-        self.read(piece, |disk| finite(&dir, &piece.name, &disk.f_to_kind(memory.kind())?))
+        self.read(piece, |disk| {
+            finite(&dir, &piece.name, &disk.f_to_kind(memory.kind())?)
+        })
     }
 }

@@ -21,19 +21,37 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub fn of(file: &SafetensorsFile) -> Result<MappedFile> {
-        // SAFETY: a checkpoint's files are not changed while they are read; one that is truncated under our feet ends the worker with
-        // SIGBUS, which the supervisor reports.
+        // SAFETY: a checkpoint's files are not changed while they are read; one that is truncated
+        // under our feet ends the worker with SIGBUS, which the supervisor reports.
         let map = unsafe { Mmap::map(&file.file) }.map_err(ModelError::io(&file.path))?;
-        Ok(MappedFile { path: file.path.clone(), map })
+        Ok(MappedFile {
+            path: file.path.clone(),
+            map,
+        })
     }
 
     /// A tensor on the CPU with its own memory's lifetime: hand it to `use_it` and let go.
-    pub fn with<T>(&self, name: &str, stored: &StoredTensor, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
-        let bad = |message: String| ModelError::BadFile { path: self.path.clone(), message };
-        let kind = kind_of(&stored.dtype)
-            .ok_or_else(|| bad(format!("tensor {name:?} has dtype {:?}, which libtorch does not read", stored.dtype)))?;
+    pub fn with<T>(
+        &self,
+        name: &str,
+        stored: &StoredTensor,
+        use_it: impl FnOnce(&Tensor) -> Result<T>,
+    ) -> Result<T> {
+        let bad = |message: String| ModelError::BadFile {
+            path: self.path.clone(),
+            message,
+        };
+        let kind = kind_of(&stored.dtype).ok_or_else(|| {
+            bad(format!(
+                "tensor {name:?} has dtype {:?}, which libtorch does not read",
+                stored.dtype
+            ))
+        })?;
         let place = stored.bytes.start as usize..stored.bytes.end as usize;
-        let bytes = self.map.get(place.clone()).ok_or_else(|| bad("the file was cut off while it was read".into()))?;
+        let bytes = self
+            .map
+            .get(place.clone())
+            .ok_or_else(|| bad("the file was cut off while it was read".into()))?;
         let shape = &stored.shape[..];
         if !(bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) || bytes.is_empty() {
             let used = use_it(&Tensor::f_from_data_size(bytes, shape, kind)?);
@@ -44,21 +62,27 @@ impl MappedFile {
         for dim in (1..shape.len()).rev() {
             strides[dim - 1] = strides[dim] * shape[dim];
         }
-        // SAFETY: the header's own check made `bytes` as long as shape and dtype say, and the tensor does not outlive the map: `use_it`
-        // gets a reference whose storage no other tensor of ours keeps.
-        let tensor = unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, kind, Device::Cpu) }?;
+        // SAFETY: the header's own check made `bytes` as long as shape and dtype say, and the
+        // tensor does not outlive the map: `use_it` gets a reference whose storage no other tensor
+        // of ours keeps.
+        let tensor =
+            unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, kind, Device::Cpu) }?;
         let used = use_it(&tensor);
         drop(tensor);
         self.forget(place);
         used
     }
 
-    /// Takes the pages of what has been read out of the process; the system's cache of the file keeps them. Otherwise a model would stand in memory
-    /// twice while it is loaded. Best effort.
+    /// Takes the pages of what has been read out of the process; the system's cache of the file
+    /// keeps them. Otherwise a model would stand in memory twice while it is loaded. Best effort.
     fn forget(&self, place: Range<usize>) {
         if place.len() >= FORGET_MIN_BYTES {
-            // SAFETY: a shared mapping of a file that is only read: what is touched again is read again.
-            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len()) };
+            // SAFETY: a shared mapping of a file that is only read: what is touched again is read
+            // again.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len())
+            };
         }
     }
 }
@@ -85,31 +109,52 @@ pub(super) fn kind_of(dtype: &str) -> Option<Kind> {
 }
 
 fn dtype_of(kind: Kind) -> Option<Dtype> {
-    [Dtype::BOOL, Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::F16, Dtype::BF16, Dtype::F32, Dtype::F64]
-        .into_iter()
-        .find(|dtype| kind_of(&format!("{dtype:?}")) == Some(kind))
+    [
+        Dtype::BOOL,
+        Dtype::U8,
+        Dtype::I8,
+        Dtype::I16,
+        Dtype::I32,
+        Dtype::I64,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::F32,
+        Dtype::F64,
+    ]
+    .into_iter()
+    .find(|dtype| kind_of(&format!("{dtype:?}")) == Some(kind))
 }
 
-/// Bytes that are handed to the file system at a time, and those after which it is made to write them: a sync of a whole
-/// large file would say nothing until it is done.
+/// Bytes that are handed to the file system at a time, and those after which it is made to write
+/// them: a sync of a whole large file would say nothing until it is done.
 const WRITE_BYTES: usize = 8 << 20;
 const SYNC_BYTES: usize = 64 << 20;
 
 /// What the header says of a tensor that begins at `start`.
 fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
-    let dtype = dtype_of(tensor.kind())
-        .ok_or_else(|| ModelError::Input(format!("tensor `{name}` of {:?} cannot be saved", tensor.kind())))?;
+    let dtype = dtype_of(tensor.kind()).ok_or_else(|| {
+        ModelError::Input(format!(
+            "tensor `{name}` of {:?} cannot be saved",
+            tensor.kind()
+        ))
+    })?;
     let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
     let shape = tensor.size().iter().map(|&n| n as usize).collect();
-    Ok(TensorInfo { dtype, shape, data_offsets: (start, start + bytes) })
+    Ok(TensorInfo {
+        dtype,
+        shape,
+        data_offsets: (start, start + bytes),
+    })
 }
 
-/// Writes one safetensors file, a tensor on the host at a time, so that none stands in memory twice. `format` is
-/// transformers' mark for weights in torch's layout.
+/// Writes one safetensors file, a tensor on the host at a time, so that none stands in memory
+/// twice. `format` is transformers' mark for weights in torch's layout.
 pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     // The widest first, so that each is aligned; then by name.
     let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
-    tensors.sort_by_cached_key(|(name, tensor)| (std::cmp::Reverse(dtype_of(tensor.kind())), name.clone()));
+    tensors.sort_by_cached_key(|(name, tensor)| {
+        (std::cmp::Reverse(dtype_of(tensor.kind())), name.clone())
+    });
     let (mut infos, mut end) = (Vec::with_capacity(tensors.len()), 0);
     for (name, tensor) in &tensors {
         let info = header_of(name, tensor, end)?;
@@ -117,9 +162,12 @@ pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
         infos.push((name.clone(), info));
     }
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos)
-        .map_err(|e| ModelError::BadFile { path: path.to_owned(), message: format!("cannot be written: {e}") })?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| ModelError::Input(format!("{}: {e}", path.display())))?;
+    let metadata = Metadata::new(Some(format), infos).map_err(|e| ModelError::BadFile {
+        path: path.to_owned(),
+        message: format!("cannot be written: {e}"),
+    })?;
+    let mut header = serde_json::to_vec(&metadata)
+        .map_err(|e| ModelError::Input(format!("{}: {e}", path.display())))?;
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
     let mut file = File::create(path).map_err(ModelError::io(path))?;
     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(ModelError::io(path));
@@ -127,7 +175,10 @@ pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     put(&header)?;
     let mut unsynced = 0;
     for (_, tensor) in tensors {
-        let host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        let host = tensor
+            .f_detach()?
+            .f_to_device(Device::Cpu)?
+            .f_contiguous()?;
         let mut bytes = vec![0; host.numel() * host.kind().elt_size_in_bytes()];
         host.f_copy_data_u8(&mut bytes, host.numel())?;
         for part in bytes.chunks(WRITE_BYTES) {
@@ -155,26 +206,41 @@ pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>
     let mut tensors: Vec<(&String, &StoredTensor)> = file.tensors.iter().collect();
     tensors.sort_by_key(|(_, stored)| (stored.bytes.start, stored.bytes.end));
     let copy = |tensor: &Tensor| own(tensor, tensor.kind(), device);
-    let read = |(name, stored): (&String, &StoredTensor)| mapped.with(name, stored, copy).map(|tensor| (name.clone(), tensor));
+    let read = |(name, stored): (&String, &StoredTensor)| {
+        mapped
+            .with(name, stored, copy)
+            .map(|tensor| (name.clone(), tensor))
+    };
     tensors.into_iter().map(read).collect()
 }
 
-/// Reads named tensors into live memory, each into the tensor that stands beside its name, one after the other: no more
-/// than a part of the file is in memory. All of `live` must be in the file with the same shape and dtype, which is seen
-/// before anything is written; what else the file holds is left alone.
+/// Reads named tensors into live memory, each into the tensor that stands beside its name, one
+/// after the other: no more than a part of the file is in memory. All of `live` must be in the file
+/// with the same shape and dtype, which is seen before anything is written; what else the file
+/// holds is left alone.
 pub fn restore_tensors(file: &Path, live: &[(String, Tensor)]) -> Result<()> {
     let file = SafetensorsFile::open(file)?;
     let mapped = MappedFile::of(&file)?;
     let stored = |(name, tensor): &(String, Tensor)| {
         let found = match file.tensors.get(name) {
             None => "not there".to_owned(),
-            Some(stored) if kind_of(&stored.dtype) != Some(tensor.kind()) || stored.shape != tensor.size() => {
+            Some(stored)
+                if kind_of(&stored.dtype) != Some(tensor.kind())
+                    || stored.shape != tensor.size() =>
+            {
                 format!("{} {:?}", stored.dtype, stored.shape)
             }
             Some(stored) => return Ok(stored),
         };
-        let message = format!("tensor `{name}` is {found}, and {:?} {:?} is to be restored", tensor.kind(), tensor.size());
-        Err(ModelError::BadFile { path: file.path.clone(), message })
+        let message = format!(
+            "tensor `{name}` is {found}, and {:?} {:?} is to be restored",
+            tensor.kind(),
+            tensor.size()
+        );
+        Err(ModelError::BadFile {
+            path: file.path.clone(),
+            message,
+        })
     };
     let stored = live.iter().map(stored).collect::<Result<Vec<_>>>()?;
     for ((name, tensor), stored) in live.iter().zip(stored) {

@@ -1,7 +1,8 @@
 //! `plugin build`: from sources to the component that a job names.
 //!
-//! A Rust crate needs cargo and the target wasm32-unknown-unknown alone; the sibling `r1d` makes a component of the module. A directory
-//! without a Cargo.toml has a script `build` that makes `NAME.wasm` with the public tools of its language.
+//! A Rust crate needs cargo and the target wasm32-unknown-unknown alone; the sibling `r1d` makes a
+//! component of the module. A directory without a Cargo.toml has a script `build` that makes
+//! `NAME.wasm` with the public tools of its language.
 
 use super::componentize;
 use crate::error::Error;
@@ -40,19 +41,24 @@ pub fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
         return run_script(path, out);
     }
     Err(Error::Plugin(format!(
-        "{}: neither a Cargo.toml nor a script `build` is here; start a plugin with `r1ctl plugin new NAME`",
+        "{}: neither a Cargo.toml nor a script `build` is here; start a plugin with `r1ctl plugin \
+         new NAME`",
         path.display()
     )))
 }
 
-/// The golden cases without a sandbox: `cargo test`, or the template's script in the language's own interpreter.
+/// The golden cases without a sandbox: `cargo test`, or the template's script in the language's own
+/// interpreter.
 pub fn test_natively(dir: &Path) -> Result<(), Error> {
     let scripts = [("test_golden.py", "python3"), ("test_golden.js", "node")];
     let (mut command, what) = if dir.join("Cargo.toml").is_file() {
         let mut cargo = cargo(dir);
         cargo.args(["test", "--quiet", "--release"]);
         (cargo, "cargo test".to_owned())
-    } else if let Some((script, interpreter)) = scripts.iter().find(|(script, _)| dir.join(script).is_file()) {
+    } else if let Some((script, interpreter)) = scripts
+        .iter()
+        .find(|(script, _)| dir.join(script).is_file())
+    {
         let mut command = Command::new(interpreter);
         command.arg(script).current_dir(dir).stdin(Stdio::null());
         (command, format!("{interpreter} {script}"))
@@ -60,9 +66,15 @@ pub fn test_natively(dir: &Path) -> Result<(), Error> {
         return Ok(());
     };
     // Our standard output is for what the sandbox says.
-    let status =
-        command.stdout(std::io::stderr()).status().map_err(|source| Error::Plugin(format!("cannot run `{what}`: {source}")))?;
-    if status.success() { Ok(()) } else { Err(Error::Plugin(format!("{}: `{what}` failed", dir.display()))) }
+    let status = command
+        .stdout(std::io::stderr())
+        .status()
+        .map_err(|source| Error::Plugin(format!("cannot run `{what}`: {source}")))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Plugin(format!("{}: `{what}` failed", dir.display())))
+    }
 }
 
 fn cargo(dir: &Path) -> Command {
@@ -72,7 +84,9 @@ fn cargo(dir: &Path) -> Command {
 }
 
 fn no_cargo(source: &std::io::Error) -> Error {
-    Error::Plugin(format!("cannot run cargo: {source}: install Rust from https://rustup.rs"))
+    Error::Plugin(format!(
+        "cannot run cargo: {source}: install Rust from https://rustup.rs"
+    ))
 }
 
 /// What cargo says of an artifact, in its JSON messages.
@@ -108,22 +122,50 @@ fn build_crate(dir: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     for setting in PROFILE {
         cargo.args(["--config", &format!("profile.plugin.{setting}")]);
     }
-    let built = cargo.env("RUSTFLAGS", flags(dir)).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let built = built.spawn().and_then(|child| child.wait_with_output()).map_err(|source| no_cargo(&source))?;
+    let built = cargo
+        .env("RUSTFLAGS", flags(dir))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let built = built
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .map_err(|source| no_cargo(&source))?;
     if !built.status.success() {
-        return Err(Error::Plugin(format!("{}: it does not build", dir.display())));
+        return Err(Error::Plugin(format!(
+            "{}: it does not build",
+            dir.display()
+        )));
     }
     let messages = String::from_utf8_lossy(&built.stdout);
     // The crate itself comes last; what it depends on may hold a cdylib too.
-    let module = messages.lines().rev().filter_map(|line| serde_json::from_str::<Message>(line).ok()).find_map(|message| {
-        let cdylib = message.reason == "compiler-artifact" && message.target.as_ref()?.kind.iter().any(|kind| kind == "cdylib");
-        let file = message.filenames.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "wasm"))?;
-        cdylib.then_some((message.target?.name, file))
-    });
+    let module = messages
+        .lines()
+        .rev()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .find_map(|message| {
+            let cdylib = message.reason == "compiler-artifact"
+                && message
+                    .target
+                    .as_ref()?
+                    .kind
+                    .iter()
+                    .any(|kind| kind == "cdylib");
+            let file = message.filenames.into_iter().find(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "wasm")
+            })?;
+            cdylib.then_some((message.target?.name, file))
+        });
     let Some((name, module)) = module else {
-        return Err(Error::Plugin(format!("{}: no cdylib: add `crate-type = [\"cdylib\", \"rlib\"]` to [lib]", dir.display())));
+        return Err(Error::Plugin(format!(
+            "{}: no cdylib: add `crate-type = [\"cdylib\", \"rlib\"]` to [lib]",
+            dir.display()
+        )));
     };
-    let out = out.map_or_else(|| dir.join(format!("{}.wasm", name.replace('_', "-"))), PathBuf::from);
+    let out = out.map_or_else(
+        || dir.join(format!("{}.wasm", name.replace('_', "-"))),
+        PathBuf::from,
+    );
     componentize(&module, &out, golden(dir).as_deref())?;
     Ok(out)
 }
@@ -134,14 +176,23 @@ fn golden(dir: &Path) -> Option<PathBuf> {
 
 fn require_target(dir: &Path) -> Result<(), Error> {
     let mut rustc = Command::new("rustc");
-    let Some(sysroot) = printed(rustc.current_dir(dir).args(["--print", "sysroot"])) else { return Ok(()) };
-    if Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir() {
+    let Some(sysroot) = printed(rustc.current_dir(dir).args(["--print", "sysroot"])) else {
+        return Ok(());
+    };
+    if Path::new(&sysroot)
+        .join("lib/rustlib")
+        .join(TARGET)
+        .is_dir()
+    {
         return Ok(());
     }
-    Err(Error::Plugin(format!("this Rust cannot build for {TARGET} yet: run `rustup target add {TARGET}`")))
+    Err(Error::Plugin(format!(
+        "this Rust cannot build for {TARGET} yet: run `rustup target add {TARGET}`"
+    )))
 }
 
-/// A small stack; and paths of this machine are named alike on every machine, so that the same sources give the same bytes.
+/// A small stack; and paths of this machine are named alike on every machine, so that the same
+/// sources give the same bytes.
 fn flags(dir: &Path) -> OsString {
     let mut flags = OsString::from(format!("-C link-arg=-zstack-size={STACK_BYTES}"));
     let mut remap = |from: &Path, to: &str| {
@@ -161,7 +212,8 @@ fn flags(dir: &Path) -> OsString {
         remap(&dir, "/plugin");
     }
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let home =
+        home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     let registries = home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
     for registry in registries.into_iter().flatten().flatten() {
         remap(&registry.path(), "/crates");
@@ -170,29 +222,58 @@ fn flags(dir: &Path) -> OsString {
 }
 
 fn printed(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).output().ok().filter(|output| output.status.success())?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-/// The script of a plugin in another language makes `NAME.wasm`, a component, in its directory; NAME is the directory's.
+/// The script of a plugin in another language makes `NAME.wasm`, a component, in its directory;
+/// NAME is the directory's.
 fn run_script(dir: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
-    let absolute = dir.canonicalize().map_err(|source| Error::File { path: dir.into(), source })?;
-    let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let absolute = dir.canonicalize().map_err(|source| Error::File {
+        path: dir.into(),
+        source,
+    })?;
+    let name = absolute
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let made = dir.join(format!("{name}.wasm"));
     let mut script = Command::new("sh");
-    let status = script.arg("build").current_dir(dir).stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let status = status.map_err(|source| Error::File { path: dir.join("build"), source })?;
+    let status = script
+        .arg("build")
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status();
+    let status = status.map_err(|source| Error::File {
+        path: dir.join("build"),
+        source,
+    })?;
     if !status.success() {
-        return Err(Error::Plugin(format!("{}: its script `build` failed", dir.display())));
+        return Err(Error::Plugin(format!(
+            "{}: its script `build` failed",
+            dir.display()
+        )));
     }
     if !made.is_file() {
-        return Err(Error::Plugin(format!("{}: its script `build` left no {name}.wasm", dir.display())));
+        return Err(Error::Plugin(format!(
+            "{}: its script `build` left no {name}.wasm",
+            dir.display()
+        )));
     }
     let out = out.map_or_else(|| made.clone(), PathBuf::from);
     if let Some(golden) = golden(dir) {
         componentize(&made, &out, Some(&golden))?;
     } else if out != made {
-        std::fs::copy(&made, &out).map_err(|source| Error::File { path: out.clone(), source })?;
+        std::fs::copy(&made, &out).map_err(|source| Error::File {
+            path: out.clone(),
+            source,
+        })?;
     }
     Ok(out)
 }

@@ -1,5 +1,6 @@
-//! `r1ctl plugin`: the author's loop. `new` and `build` are done here; what needs the sandbox is done by the sibling binary `r1d`, whose
-//! JSON documents ([`r1d_proto::plugin`]) are shown as tables.
+//! `r1ctl plugin`: the author's loop. `new` and `build` are done here; what needs the sandbox is
+//! done by the sibling binary `r1d`, whose JSON documents ([`r1d_proto::plugin`]) are shown as
+//! tables.
 
 mod build;
 mod embedded;
@@ -29,36 +30,57 @@ pub fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, 
             Ok(Ended::Ok)
         }
         Author::Test { subject, golden } => test(subject, golden.as_deref(), output, printer),
-        Author::Score { subject, cases, answers, asks } => {
+        Author::Score {
+            subject,
+            cases,
+            answers,
+            asks,
+        } => {
             let mut words = subject_words("score", subject);
             words.push(cases.into());
             words.extend(answers.map(|path| sibling::option("answers", path)));
             words.extend(asks.map(|path| sibling::option("asks", path)));
             passed_through(words)
         }
-        Author::Check { subject } => {
-            document(subject_words("check", subject), output, |checked: &Checked| show::checked(checked, look))
-        }
-        Author::Bench { subject, cases, seconds } => {
+        Author::Check { subject } => document(
+            subject_words("check", subject),
+            output,
+            |checked: &Checked| show::checked(checked, look),
+        ),
+        Author::Bench {
+            subject,
+            cases,
+            seconds,
+        } => {
             let mut words = subject_words("bench", subject);
             words.extend(cases.map(OsString::from));
             words.push(sibling::option("seconds", seconds.to_string()));
-            document(words, output, |benched: &Benched| show::benched(benched, look))
+            document(words, output, |benched: &Benched| {
+                show::benched(benched, look)
+            })
         }
         Author::Inspect { plugin, dirs } => {
             let words = [words("inspect"), vec![plugin.into()], dir_words(dirs)].concat();
-            document(words, output, |described: &Plugin| show::described(described, look))
+            document(words, output, |described: &Plugin| {
+                show::described(described, look)
+            })
         }
         Author::List { dirs } => {
             let words = [words("list"), dir_words(dirs)].concat();
-            document(words, output, |plugins: &Vec<Plugin>| show::plugins(plugins, look))
+            document(words, output, |plugins: &Vec<Plugin>| {
+                show::plugins(plugins, look)
+            })
         }
         Author::Keygen { key } => {
             let words = [words("keygen"), vec![key.into()]].concat();
             document(words, output, |signed: &Signed| show::keygen(signed))
         }
         Author::Sign { file, key } => {
-            let words = [words("sign"), vec![file.into(), sibling::option("key", key)]].concat();
+            let words = [
+                words("sign"),
+                vec![file.into(), sibling::option("key", key)],
+            ]
+            .concat();
             document(words, output, |signed: &Signed| show::signed(signed))
         }
     }
@@ -75,16 +97,28 @@ pub struct Rescore {
 }
 
 pub fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ended, Error> {
-    let mut words = [words("rescore"), vec![asked.run.into(), sibling::option("plugin", asked.plugin)]].concat();
+    let mut words = [
+        words("rescore"),
+        vec![asked.run.into(), sibling::option("plugin", asked.plugin)],
+    ]
+    .concat();
     words.extend(asked.reward.map(|name| sibling::option("reward", name)));
     words.extend(asked.config.map(|json| sibling::option("config", json)));
     words.push(sibling::option("limit", asked.limit.to_string()));
     words.extend(dir_words(asked.dirs));
-    document(words, output, |rescored: &Rescored| show::rescored(rescored, printer.stdout))
+    document(words, output, |rescored: &Rescored| {
+        show::rescored(rescored, printer.stdout)
+    })
 }
 
-/// A directory is tested natively, then built and tested in the sandbox; a name or a file in the sandbox alone.
-fn test(mut subject: Subject, golden: Option<&Path>, output: Output, printer: &Printer) -> Result<Ended, Error> {
+/// A directory is tested natively, then built and tested in the sandbox; a name or a file in the
+/// sandbox alone.
+fn test(
+    mut subject: Subject,
+    golden: Option<&Path>,
+    output: Output,
+    printer: &Printer,
+) -> Result<Ended, Error> {
     let dir = Path::new(&subject.plugin);
     if dir.is_dir() {
         build::test_natively(dir)?;
@@ -92,7 +126,9 @@ fn test(mut subject: Subject, golden: Option<&Path>, output: Output, printer: &P
     }
     let mut words = subject_words("test", subject);
     words.extend(golden.map(|path| sibling::option("golden", path)));
-    document(words, output, |tested: &Tested| show::tested(tested, printer.stdout))
+    document(words, output, |tested: &Tested| {
+        show::tested(tested, printer.stdout)
+    })
 }
 
 fn words(command: &str) -> Vec<OsString> {
@@ -100,14 +136,25 @@ fn words(command: &str) -> Vec<OsString> {
 }
 
 fn dir_words(dirs: PluginDirs) -> Vec<OsString> {
-    dirs.plugin_dir.into_iter().map(|dir| sibling::option("plugin-dir", dir)).collect()
+    dirs.plugin_dir
+        .into_iter()
+        .map(|dir| sibling::option("plugin-dir", dir))
+        .collect()
 }
 
 fn subject_words(command: &str, subject: Subject) -> Vec<OsString> {
     let mut words = words(command);
     words.push(sibling::option("config", subject.config));
-    words.extend(subject.fuel.map(|fuel| sibling::option("fuel", fuel.to_string())));
-    words.extend(subject.memory_mb.map(|mb| sibling::option("memory-mb", mb.to_string())));
+    words.extend(
+        subject
+            .fuel
+            .map(|fuel| sibling::option("fuel", fuel.to_string())),
+    );
+    words.extend(
+        subject
+            .memory_mb
+            .map(|mb| sibling::option("memory-mb", mb.to_string())),
+    );
     words.extend(dir_words(subject.dirs));
     words.push(subject.plugin.into());
     words
@@ -120,7 +167,8 @@ fn passed_through(words: Vec<OsString>) -> Result<Ended, Error> {
     sibling::ended("r1d", sibling::run(&mut command)?)
 }
 
-/// r1d's document, as it is or as people read it. An exit code of 1 after a document says that the plugin did not pass.
+/// r1d's document, as it is or as people read it. An exit code of 1 after a document says that the
+/// plugin did not pass.
 fn document<T: DeserializeOwned + Serialize>(
     words: Vec<OsString>,
     output: Output,
@@ -147,6 +195,9 @@ fn componentize(module: &Path, component: &Path, golden: Option<&Path>) -> Resul
     words.extend(golden.map(|path| sibling::option("golden", path)));
     match passed_through(words)? {
         Ended::Code(0) | Ended::Ok => Ok(()),
-        _ => Err(Error::Plugin(format!("{}: no component was made of it", module.display()))),
+        _ => Err(Error::Plugin(format!(
+            "{}: no component was made of it",
+            module.display()
+        ))),
     }
 }

@@ -1,5 +1,5 @@
-//! `plugin new`: a directory that builds, from the template of a language. A Rust plugin gets the sources of reward-sdk with it, so that
-//! nothing but cargo and its registry is needed.
+//! `plugin new`: a directory that builds, from the template of a language. A Rust plugin gets the
+//! sources of reward-sdk with it, so that nothing but cargo and its registry is needed.
 
 use super::embedded::{SDK, TEMPLATES};
 use crate::error::{Ended, Error};
@@ -36,28 +36,56 @@ impl Language {
     }
 }
 
-pub fn run(name: &str, language: Language, sdk: Option<&Path>, printer: &Printer) -> Result<Ended, Error> {
+pub fn run(
+    name: &str,
+    language: Language,
+    sdk: Option<&Path>,
+    printer: &Printer,
+) -> Result<Ended, Error> {
     check(name)?;
     if sdk.is_some() && language != Language::Rust {
-        return Err(Error::Plugin("--sdk is for --lang rust: the others need no SDK".into()));
+        return Err(Error::Plugin(
+            "--sdk is for --lang rust: the others need no SDK".into(),
+        ));
     }
     let prefix = format!("{}/", language.directory());
-    let template: Vec<(&str, &str)> =
-        TEMPLATES.iter().filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, *text))).collect();
+    let template: Vec<(&str, &str)> = TEMPLATES
+        .iter()
+        .filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, *text)))
+        .collect();
     if template.is_empty() {
-        return Err(Error::Plugin(format!("this r1ctl was built without a template for {}", language.directory())));
+        return Err(Error::Plugin(format!(
+            "this r1ctl was built without a template for {}",
+            language.directory()
+        )));
     }
     let sdk_path = match sdk {
-        Some(path) if path.join("Cargo.toml").is_file() => std::path::absolute(path).map_err(|source| file(path, source))?,
-        Some(path) => return Err(Error::Plugin(format!("--sdk {}: has no Cargo.toml", path.display()))),
+        Some(path) if path.join("Cargo.toml").is_file() => {
+            std::path::absolute(path).map_err(|source| file(path, source))?
+        }
+        Some(path) => {
+            return Err(Error::Plugin(format!(
+                "--sdk {}: has no Cargo.toml",
+                path.display()
+            )));
+        }
         None => "reward-sdk".into(),
     };
     let root = Path::new(name);
     // Fails where it is there: nothing of anybody's is written over.
     fs::create_dir(root).map_err(|source| file(root, source))?;
     for (path, text) in template {
-        let path = if path == GITIGNORE { ".gitignore".into() } else { path.replace(NAME, name) };
-        write(&root.join(path), &text.replace(NAME, name).replace(SDK_PLACE, &sdk_path.display().to_string()))?;
+        let path = if path == GITIGNORE {
+            ".gitignore".into()
+        } else {
+            path.replace(NAME, name)
+        };
+        write(
+            &root.join(path),
+            &text
+                .replace(NAME, name)
+                .replace(SDK_PLACE, &sdk_path.display().to_string()),
+        )?;
     }
     let (below, wanted): (&str, fn(&str) -> bool) = match language {
         Language::Rust => ("reward-sdk", |_| true),
@@ -67,16 +95,25 @@ pub fn run(name: &str, language: Language, sdk: Option<&Path>, printer: &Printer
         write(&root.join(below).join(path), text)?;
     }
     print::data(&format!("{name}\n"))?;
-    printer.note(&format!("next: r1ctl plugin test {name}; its README.md says more"));
+    printer.note(&format!(
+        "next: r1ctl plugin test {name}; its README.md says more"
+    ));
     Ok(Ended::Ok)
 }
 
 /// A crate, a file and a reward of a job can all be called so.
 fn check(name: &str) -> Result<(), Error> {
-    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if !plain || !name.starts_with(|first: char| first.is_ascii_lowercase()) || name.ends_with('-') || name.len() > NAME_BYTES_MAX {
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if !plain
+        || !name.starts_with(|first: char| first.is_ascii_lowercase())
+        || name.ends_with('-')
+        || name.len() > NAME_BYTES_MAX
+    {
         return Err(Error::Plugin(format!(
-            "{name:?} is no name of a plugin: lower-case letters, digits and dashes, at most {NAME_BYTES_MAX}, the first a letter"
+            "{name:?} is no name of a plugin: lower-case letters, digits and dashes, at most \
+             {NAME_BYTES_MAX}, the first a letter"
         )));
     }
     Ok(())
@@ -88,13 +125,17 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     }
     fs::write(path, text).map_err(|source| file(path, source))?;
     if text.starts_with("#!") {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(|source| file(path, source))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            .map_err(|source| file(path, source))?;
     }
     Ok(())
 }
 
 fn file(path: &Path, source: std::io::Error) -> Error {
-    Error::File { path: path.into(), source }
+    Error::File {
+        path: path.into(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -106,17 +147,41 @@ mod tests {
         for good in ["a", "brief", "soft-overlong-2"] {
             assert!(check(good).is_ok(), "{good}");
         }
-        for bad in ["", "A", "1a", "a_b", "a/b", "..", "a.b", "-a", "a-", "é", &"a".repeat(65)] {
+        for bad in [
+            "",
+            "A",
+            "1a",
+            "a_b",
+            "a/b",
+            "..",
+            "a.b",
+            "-a",
+            "a-",
+            "é",
+            &"a".repeat(65),
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn reward_sdk_travels_without_its_workspace() {
-        let text = |wanted: &str| SDK.iter().find(|(path, _)| *path == wanted).map(|(_, text)| *text).unwrap_or_default();
+        let text = |wanted: &str| {
+            SDK.iter()
+                .find(|(path, _)| *path == wanted)
+                .map(|(_, text)| *text)
+                .unwrap_or_default()
+        };
         for manifest in ["Cargo.toml", "macros/Cargo.toml"] {
-            assert!(text(manifest).contains("[package]") && !text(manifest).contains("workspace"), "{}", text(manifest));
+            assert!(
+                text(manifest).contains("[package]") && !text(manifest).contains("workspace"),
+                "{}",
+                text(manifest)
+            );
         }
-        assert!(text("src/lib.rs").contains("pub trait Reward") && text("wit/reward.wit").contains("package r1d:reward"));
+        assert!(
+            text("src/lib.rs").contains("pub trait Reward")
+                && text("wit/reward.wit").contains("package r1d:reward")
+        );
     }
 }

@@ -7,7 +7,11 @@ use r1d_proto::plugin::{Benched, Checked, Disagreement, Plugin, Rescored, Signed
 pub fn plugins(plugins: &[Plugin], look: Look) -> String {
     let row = |plugin: &Plugin| {
         let (version, world, range) = match &plugin.about {
-            Some(about) => (one_line(&about.version), about.world.clone(), format!("{} to {}", about.min, about.max)),
+            Some(about) => (
+                one_line(&about.version),
+                about.world.clone(),
+                format!("{} to {}", about.min, about.max),
+            ),
             None => (String::new(), look.red("refused"), String::new()),
         };
         vec![
@@ -20,7 +24,15 @@ pub fn plugins(plugins: &[Plugin], look: Look) -> String {
             one_line(&plugin.file),
         ]
     };
-    let columns = [left("plugin"), left("version"), left("world"), left("range"), right("size"), left("sha256"), left("file")];
+    let columns = [
+        left("plugin"),
+        left("version"),
+        left("world"),
+        left("range"),
+        right("size"),
+        left("sha256"),
+        left("file"),
+    ];
     table(look, &columns, plugins.iter().map(row).collect())
 }
 
@@ -34,33 +46,78 @@ pub fn described(plugin: &Plugin, look: Look) -> String {
     match (&plugin.about, &plugin.refused) {
         (Some(about), _) => {
             let parts: Vec<String> = about.parts.iter().map(|part| one_line(part)).collect();
-            lines.push(("name", format!("{} {}", one_line(&about.name), one_line(&about.version))));
+            lines.push((
+                "name",
+                format!("{} {}", one_line(&about.name), one_line(&about.version)),
+            ));
             lines.push(("world", about.world.clone()));
             lines.push(("range", format!("{} to {}", about.min, about.max)));
-            lines.push(("parts", if parts.is_empty() { "none".into() } else { parts.join(", ") }));
+            lines.push((
+                "parts",
+                if parts.is_empty() {
+                    "none".into()
+                } else {
+                    parts.join(", ")
+                },
+            ));
             lines.push(("imports", "none".into()));
             lines.push(("golden cases", about.golden_cases.to_string()));
-            lines.push(("signed by", if about.signed_by.is_empty() { "nobody".into() } else { about.signed_by.join(", ") }));
+            lines.push((
+                "signed by",
+                if about.signed_by.is_empty() {
+                    "nobody".into()
+                } else {
+                    about.signed_by.join(", ")
+                },
+            ));
         }
-        (None, why) => lines.push(("refused", look.red(&one_line(why.as_deref().unwrap_or("it does not say why"))))),
+        (None, why) => lines.push((
+            "refused",
+            look.red(&one_line(why.as_deref().unwrap_or("it does not say why"))),
+        )),
     }
-    lines.into_iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+    lines
+        .into_iter()
+        .map(|(name, value)| format!("{name:<14}{value}\n"))
+        .collect()
 }
 
 pub fn tested(tested: &Tested, look: Look) -> String {
     let passed = tested.cases.saturating_sub(tested.differing.len() as u64);
-    let line = format!("{}: {passed} of {} golden cases as expected", one_line(&tested.plugin), tested.cases);
-    let differing = tested.differing.iter().map(|d| format!("  {}: {}\n", look.red(&one_line(&d.case)), one_line(&d.difference)));
+    let line = format!(
+        "{}: {passed} of {} golden cases as expected",
+        one_line(&tested.plugin),
+        tested.cases
+    );
+    let differing = tested.differing.iter().map(|d| {
+        format!(
+            "  {}: {}\n",
+            look.red(&one_line(&d.case)),
+            one_line(&d.difference)
+        )
+    });
     format!("{line}\n{}", differing.collect::<String>())
 }
 
 pub fn checked(checked: &Checked, look: Look) -> String {
     let row = |check: &r1d_proto::plugin::Check| {
-        let mark = if check.passed { look.green("ok") } else { look.red("failed") };
+        let mark = if check.passed {
+            look.green("ok")
+        } else {
+            look.red("failed")
+        };
         vec![one_line(&check.check), mark, shortened(&check.found)]
     };
-    let end = if checked.passed { look.green("passed") } else { look.red("failed") };
-    let rows = table(look, &[left("check"), left(""), left("found")], checked.checks.iter().map(row).collect());
+    let end = if checked.passed {
+        look.green("passed")
+    } else {
+        look.red("failed")
+    };
+    let rows = table(
+        look,
+        &[left("check"), left(""), left("found")],
+        checked.checks.iter().map(row).collect(),
+    );
     format!("{rows}{}: {end}\n", one_line(&checked.plugin))
 }
 
@@ -88,7 +145,11 @@ pub fn benched(benched: &Benched, look: Look) -> String {
         right("unscored"),
     ];
     let rows = table(look, &columns, benched.inputs.iter().map(row).collect());
-    format!("{rows}{}: loaded from the cache in {} ms\n", one_line(&benched.plugin), benched.load_ms)
+    format!(
+        "{rows}{}: loaded from the cache in {} ms\n",
+        one_line(&benched.plugin),
+        benched.load_ms
+    )
 }
 
 pub fn keygen(signed: &Signed) -> String {
@@ -101,10 +162,24 @@ pub fn signed(signed: &Signed) -> String {
 
 pub fn rescored(rescored: &Rescored, look: Look) -> String {
     let pair = |pair: &r1d_proto::plugin::Pair| {
-        let agree = if pair.recorded == pair.rescored { String::new() } else { look.yellow("differs") };
-        vec![pair.recorded.clone(), pair.rescored.clone(), pair.completions.to_string(), agree]
+        let agree = if pair.recorded == pair.rescored {
+            String::new()
+        } else {
+            look.yellow("differs")
+        };
+        vec![
+            pair.recorded.clone(),
+            pair.rescored.clone(),
+            pair.completions.to_string(),
+            agree,
+        ]
     };
-    let columns = [left("recorded"), left("rescored"), right("completions"), left("")];
+    let columns = [
+        left("recorded"),
+        left("rescored"),
+        right("completions"),
+        left(""),
+    ];
     let pairs = table(look, &columns, rescored.pairs.iter().map(pair).collect());
     let share = rescored.agreeing as f64 * 100.0 / rescored.completions.max(1) as f64;
     let sha256: String = rescored.sha256.chars().take(12).collect();
@@ -117,7 +192,8 @@ pub fn rescored(rescored: &Rescored, look: Look) -> String {
     );
     let disagreement = |d: &Disagreement| {
         format!(
-            "\n{} step {}, prompt {}, sample {}: {} recorded, {} rescored\nprompt:     {}\ncompletion: {}\nreference:  {}\n",
+            "\n{} step {}, prompt {}, sample {}: {} recorded, {} rescored\nprompt:     \
+             {}\ncompletion: {}\nreference:  {}\n",
             look.bold("disagreement"),
             d.step,
             d.prompt_index,
@@ -126,10 +202,18 @@ pub fn rescored(rescored: &Rescored, look: Look) -> String {
             d.rescored,
             one_line(&d.prompt),
             one_line(&d.completion),
-            d.reference.as_deref().map_or_else(|| "none".into(), one_line)
+            d.reference
+                .as_deref()
+                .map_or_else(|| "none".into(), one_line)
         )
     };
-    pairs + &line + &rescored.disagreements.iter().map(disagreement).collect::<String>()
+    pairs
+        + &line
+        + &rescored
+            .disagreements
+            .iter()
+            .map(disagreement)
+            .collect::<String>()
 }
 
 /// A reason may quote what a model wrote.

@@ -38,8 +38,16 @@ pub struct Series {
 impl Series {
     pub fn new(name: &str, points: Vec<(f64, f64)>, smooth: bool) -> Series {
         let all = points.len();
-        let points: Vec<(f64, f64)> = points.into_iter().filter(|(_, value)| value.is_finite()).collect();
-        Series { name: name.into(), lost: all - points.len(), points, smooth }
+        let points: Vec<(f64, f64)> = points
+            .into_iter()
+            .filter(|(_, value)| value.is_finite())
+            .collect();
+        Series {
+            name: name.into(),
+            lost: all - points.len(),
+            points,
+            smooth,
+        }
     }
 
     /// A centred moving average over a twentieth of the points.
@@ -50,12 +58,21 @@ impl Series {
         }
         let half = (count / 20).max(2) / 2;
         let around = |at: usize| &self.points[at.saturating_sub(half)..(at + half + 1).min(count)];
-        let mean = |part: &[(f64, f64)]| part.iter().map(|(_, value)| value).sum::<f64>() / part.len() as f64;
-        Some(self.points.iter().enumerate().map(|(at, (step, _))| (*step, mean(around(at)))).collect())
+        let mean = |part: &[(f64, f64)]| {
+            part.iter().map(|(_, value)| value).sum::<f64>() / part.len() as f64
+        };
+        Some(
+            self.points
+                .iter()
+                .enumerate()
+                .map(|(at, (step, _))| (*step, mean(around(at))))
+                .collect(),
+        )
     }
 }
 
-/// At most [`POINTS_MAX`] points: the lowest and the highest of each stretch, so that no spike is lost.
+/// At most [`POINTS_MAX`] points: the lowest and the highest of each stretch, so that no spike is
+/// lost.
 pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS_MAX {
         return points.to_vec();
@@ -63,8 +80,13 @@ pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let stretch = points.len().div_ceil(POINTS_MAX / 2);
     let extremes = points.chunks(stretch).flat_map(|part| {
         let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-        let mut both: Vec<(f64, f64)> =
-            part.iter().min_by(by_value).into_iter().chain(part.iter().max_by(by_value)).copied().collect();
+        let mut both: Vec<(f64, f64)> = part
+            .iter()
+            .min_by(by_value)
+            .into_iter()
+            .chain(part.iter().max_by(by_value))
+            .copied()
+            .collect();
         both.sort_by(|a, b| a.0.total_cmp(&b.0));
         both.dedup();
         both
@@ -90,24 +112,39 @@ impl Axis {
         }
         if high - low <= f64::EPSILON * high.abs().max(low.abs()) {
             // All the same: between 0 and as much again.
-            (low, high) = if low == 0.0 { (0.0, 1.0) } else { (low.min(0.0) * 2.0, high.max(0.0) * 2.0) };
+            (low, high) = if low == 0.0 {
+                (0.0, 1.0)
+            } else {
+                (low.min(0.0) * 2.0, high.max(0.0) * 2.0)
+            };
         }
         let step = round_step((high - low) / 4.0);
         let (first, last) = ((low / step).floor(), (high / step).ceil());
         let count = ((last - first) as usize).min(12);
         let ticks = (0..=count).map(|i| (first + i as f64) * step).collect();
-        Axis { low: first * step, high: (first + count as f64) * step, ticks }
+        Axis {
+            low: first * step,
+            high: (first + count as f64) * step,
+            ticks,
+        }
     }
 
     /// Whole steps from the first to the last.
     fn of_steps(first: f64, last: f64) -> Axis {
         let step = round_step((last - first) / 5.0).max(1.0);
         let start = (first / step).ceil() * step;
-        let mut ticks: Vec<f64> = (0..8).map(|i| start + f64::from(i) * step).filter(|tick| *tick <= last).collect();
+        let mut ticks: Vec<f64> = (0..8)
+            .map(|i| start + f64::from(i) * step)
+            .filter(|tick| *tick <= last)
+            .collect();
         if ticks.is_empty() {
             ticks.push(first);
         }
-        Axis { low: first, high: last, ticks }
+        Axis {
+            low: first,
+            high: last,
+            ticks,
+        }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -119,7 +156,11 @@ impl Axis {
 
     /// As many decimals as the ticks differ by.
     fn label(&self, tick: f64) -> String {
-        let apart = self.ticks.get(1).zip(self.ticks.first()).map_or(1.0, |(b, a)| (b - a).abs());
+        let apart = self
+            .ticks
+            .get(1)
+            .zip(self.ticks.first())
+            .map_or(1.0, |(b, a)| (b - a).abs());
         let size = self.high.abs().max(self.low.abs());
         match (size, apart) {
             (1e4.., _) => short(tick),
@@ -151,7 +192,9 @@ fn round_step(rough: f64) -> f64 {
         return 1.0;
     }
     let power = 10f64.powf(rough.log10().floor());
-    let round = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= rough * (1.0 - 1e-9));
+    let round = [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .find(|factor| factor * power >= rough * (1.0 - 1e-9));
     round.unwrap_or(10.0) * power
 }
 
@@ -165,17 +208,42 @@ fn y_of(axis: &Axis, value: f64, bottom: f64) -> f64 {
 
 /// A panel as a figure: title, legend where there is more than one line, and the drawing.
 pub fn figure(panel: &Panel) -> String {
-    let values = panel.series.iter().flat_map(|series| series.points.iter().map(|(_, value)| *value));
-    let steps = panel.series.iter().flat_map(|series| series.points.iter().map(|(step, _)| *step));
-    let (first, last) = (steps.clone().fold(f64::INFINITY, f64::min), steps.fold(f64::NEG_INFINITY, f64::max));
-    let (x, y) = (if first <= last { Axis::of_steps(first, last) } else { Axis::of_steps(0.0, 1.0) }, Axis::around(values));
+    let values = panel
+        .series
+        .iter()
+        .flat_map(|series| series.points.iter().map(|(_, value)| *value));
+    let steps = panel
+        .series
+        .iter()
+        .flat_map(|series| series.points.iter().map(|(step, _)| *step));
+    let (first, last) = (
+        steps.clone().fold(f64::INFINITY, f64::min),
+        steps.fold(f64::NEG_INFINITY, f64::max),
+    );
+    let (x, y) = (
+        if first <= last {
+            Axis::of_steps(first, last)
+        } else {
+            Axis::of_steps(0.0, 1.0)
+        },
+        Axis::around(values),
+    );
     let bottom = HEIGHT - BOTTOM;
     let mut svg = open(HEIGHT, &spoken(panel));
     rows(&mut svg, &y, bottom);
     for tick in &x.ticks {
         let at = x_of(&x, *tick);
-        let _ = write!(svg, r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#, bottom + 4.0);
-        let _ = write!(svg, r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#, bottom + 16.0, x.label(*tick));
+        let _ = write!(
+            svg,
+            r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#,
+            bottom + 4.0
+        );
+        let _ = write!(
+            svg,
+            r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
+            bottom + 16.0,
+            x.label(*tick)
+        );
     }
     let _ = write!(
         svg,
@@ -186,9 +254,23 @@ pub fn figure(panel: &Panel) -> String {
     for (index, series) in panel.series.iter().enumerate() {
         let smoothed = series.smoothed();
         let class = if smoothed.is_some() { "raw" } else { "line" };
-        line(&mut svg, &series.points, &x, &y, bottom, &format!("{class} s{index}"));
+        line(
+            &mut svg,
+            &series.points,
+            &x,
+            &y,
+            bottom,
+            &format!("{class} s{index}"),
+        );
         if let Some(smoothed) = smoothed {
-            line(&mut svg, &smoothed, &x, &y, bottom, &format!("line s{index}"));
+            line(
+                &mut svg,
+                &smoothed,
+                &x,
+                &y,
+                bottom,
+                &format!("line s{index}"),
+            );
         }
     }
     svg += "</svg>";
@@ -197,39 +279,78 @@ pub fn figure(panel: &Panel) -> String {
         0 => String::new(),
         count => format!(r#"<p class="note">{count} values are no numbers</p>"#),
     };
-    let names: Vec<&str> = panel.series.iter().map(|series| series.name.as_str()).collect();
-    format!("<figure>{}{svg}{lost}</figure>\n", caption(&panel.title, &panel.unit, &names))
+    let names: Vec<&str> = panel
+        .series
+        .iter()
+        .map(|series| series.name.as_str())
+        .collect();
+    format!(
+        "<figure>{}{svg}{lost}</figure>\n",
+        caption(&panel.title, &panel.unit, &names)
+    )
 }
 
 fn caption(title: &str, unit: &str, names: &[&str]) -> String {
-    let unit = if unit.is_empty() { String::new() } else { format!(r#" <span class="unit">({})</span>"#, escaped(unit)) };
+    let unit = if unit.is_empty() {
+        String::new()
+    } else {
+        format!(r#" <span class="unit">({})</span>"#, escaped(unit))
+    };
     let legend: String = match names {
         [name] => format!("<code>{}</code>", escaped(name)),
         names => (names.iter().enumerate())
-            .map(|(index, name)| format!(r#"<span class="key"><i class="s{index}"></i><code>{}</code></span> "#, escaped(name)))
+            .map(|(index, name)| {
+                format!(
+                    r#"<span class="key"><i class="s{index}"></i><code>{}</code></span> "#,
+                    escaped(name)
+                )
+            })
             .collect(),
     };
-    format!(r#"<figcaption><b>{}</b>{unit}<span class="legend">{legend}</span></figcaption>"#, escaped(title))
+    format!(
+        r#"<figcaption><b>{}</b>{unit}<span class="legend">{legend}</span></figcaption>"#,
+        escaped(title)
+    )
 }
 
 /// The drawing in a sentence, for those who do not see it.
 fn spoken(panel: &Panel) -> String {
     let ends = panel.series.iter().filter_map(|series| {
         let (first, last) = series.points.first().zip(series.points.last())?;
-        Some(format!("{} from {} at step {} to {} at step {}", series.name, number(first.1), first.0, number(last.1), last.0))
+        Some(format!(
+            "{} from {} at step {} to {} at step {}",
+            series.name,
+            number(first.1),
+            first.0,
+            number(last.1),
+            last.0
+        ))
     });
     format!("{}: {}", panel.title, ends.collect::<Vec<_>>().join("; "))
 }
 
 fn open(height: f64, spoken: &str) -> String {
-    format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{}">"#, escaped(spoken))
+    format!(
+        r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{}">"#,
+        escaped(spoken)
+    )
 }
 
 fn rows(svg: &mut String, y: &Axis, bottom: f64) {
     for tick in &y.ticks {
         let at = y_of(y, *tick, bottom);
-        let _ = write!(svg, r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{at:.1}" y2="{at:.1}"/>"#, WIDTH - RIGHT);
-        let _ = write!(svg, r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#, LEFT - 6.0, at + 3.5, y.label(*tick));
+        let _ = write!(
+            svg,
+            r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{at:.1}" y2="{at:.1}"/>"#,
+            WIDTH - RIGHT
+        );
+        let _ = write!(
+            svg,
+            r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
+            LEFT - 6.0,
+            at + 3.5,
+            y.label(*tick)
+        );
     }
 }
 
@@ -239,12 +360,23 @@ fn line(svg: &mut String, points: &[(f64, f64)], x: &Axis, y: &Axis, bottom: f64
     if points.len() < 3 || class.starts_with("line") && points.len() <= 12 {
         for point in &points {
             let (x, y) = at(point);
-            let _ =
-                write!(svg, r#"<circle class="dot {}" cx="{x:.1}" cy="{y:.1}" r="2.6"/>"#, class.rsplit(' ').next().unwrap_or(""));
+            let _ = write!(
+                svg,
+                r#"<circle class="dot {}" cx="{x:.1}" cy="{y:.1}" r="2.6"/>"#,
+                class.rsplit(' ').next().unwrap_or("")
+            );
         }
     }
-    let path: Vec<String> = points.iter().map(at).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-    let _ = write!(svg, r#"<polyline class="{class}" points="{}"/>"#, path.join(" "));
+    let path: Vec<String> = points
+        .iter()
+        .map(at)
+        .map(|(x, y)| format!("{x:.1},{y:.1}"))
+        .collect();
+    let _ = write!(
+        svg,
+        r#"<polyline class="{class}" points="{}"/>"#,
+        path.join(" ")
+    );
 }
 
 /// A value at each place, with its interval; `None` where it was not measured.
@@ -253,43 +385,89 @@ pub struct Placed {
     pub values: Vec<Option<Value>>,
 }
 
-/// What was measured after each stage: places stand side by side, in their order. `origins` says which place's weights each started from.
-pub fn over_places(title: &str, unit: &str, places: &[String], origins: &[Option<usize>], series: &[Placed]) -> String {
+/// What was measured after each stage: places stand side by side, in their order. `origins` says
+/// which place's weights each started from.
+pub fn over_places(
+    title: &str,
+    unit: &str,
+    places: &[String],
+    origins: &[Option<usize>],
+    series: &[Placed],
+) -> String {
     const NAMES: f64 = 74.0;
     const NAME_MAX_LETTERS: usize = 20;
     let bottom = HEIGHT - 14.0;
-    let found = || series.iter().flat_map(|series| series.values.iter().flatten());
-    let values: Vec<f64> =
-        found().flat_map(|value| [Some(value.mean), value.interval.map(|i| i.0), value.interval.map(|i| i.1)]).flatten().collect();
+    let found = || {
+        series
+            .iter()
+            .flat_map(|series| series.values.iter().flatten())
+    };
+    let values: Vec<f64> = found()
+        .flat_map(|value| {
+            [
+                Some(value.mean),
+                value.interval.map(|i| i.0),
+                value.interval.map(|i| i.1),
+            ]
+        })
+        .flatten()
+        .collect();
     let y = Axis::around(values.iter().copied().filter(|value| value.is_finite()));
     let spoken: Vec<String> = series.iter().map(|s| s.name.clone()).collect();
-    let mut svg = open(bottom + NAMES, &format!("{title} after each stage: {}", spoken.join(", ")));
+    let mut svg = open(
+        bottom + NAMES,
+        &format!("{title} after each stage: {}", spoken.join(", ")),
+    );
     rows(&mut svg, &y, bottom);
     let width = (WIDTH - LEFT - RIGHT) / places.len().max(1) as f64;
     let middle = |place: usize| LEFT + (place as f64 + 0.5) * width;
     for (place, name) in places.iter().enumerate() {
         let (at, below) = (middle(place), bottom + 12.0);
         let shown: String = name.chars().take(NAME_MAX_LETTERS).collect();
-        let _ = write!(svg, r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#, bottom + 4.0);
+        let _ = write!(
+            svg,
+            r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#,
+            bottom + 4.0
+        );
         let turned = format!(r#"transform="rotate(-35 {at:.1} {below})""#);
-        let _ = write!(svg, r#"<text x="{at:.1}" y="{below}" text-anchor="end" {turned}>{}</text>"#, escaped(&shown));
+        let _ = write!(
+            svg,
+            r#"<text x="{at:.1}" y="{below}" text-anchor="end" {turned}>{}</text>"#,
+            escaped(&shown)
+        );
     }
     for (index, series) in series.iter().enumerate() {
         // Those of several data sets stand beside each other.
         let beside = (index as f64 - (spoken.len() as f64 - 1.0) / 2.0) * (width / 6.0).min(6.0);
         let spot = |place: usize| {
-            let value = series.values.get(place).copied().flatten().filter(|value| value.mean.is_finite())?;
+            let value = series
+                .values
+                .get(place)
+                .copied()
+                .flatten()
+                .filter(|value| value.mean.is_finite())?;
             Some((middle(place) + beside, y_of(&y, value.mean, bottom)))
         };
         for (place, value) in series.values.iter().enumerate() {
-            let (Some((x, at)), Some(value)) = (spot(place), value) else { continue };
+            let (Some((x, at)), Some(value)) = (spot(place), value) else {
+                continue;
+            };
             if let Some((low, high)) = value.interval {
                 let (low, high) = (y_of(&y, low, bottom), y_of(&y, high, bottom));
-                let _ = write!(svg, r#"<line class="whisker s{index}" x1="{x:.1}" x2="{x:.1}" y1="{low:.1}" y2="{high:.1}"/>"#);
+                let _ = write!(
+                    svg,
+                    r#"<line class="whisker s{index}" x1="{x:.1}" x2="{x:.1}" y1="{low:.1}" y2="{high:.1}"/>"#
+                );
             }
-            let _ = write!(svg, r#"<circle class="dot s{index}" cx="{x:.1}" cy="{at:.1}" r="3.2"/>"#);
+            let _ = write!(
+                svg,
+                r#"<circle class="dot s{index}" cx="{x:.1}" cy="{at:.1}" r="3.2"/>"#
+            );
             if let Some((from_x, from_y)) = origins.get(place).copied().flatten().and_then(spot) {
-                let _ = write!(svg, r#"<line class="link s{index}" x1="{from_x:.1}" y1="{from_y:.1}" x2="{x:.1}" y2="{at:.1}"/>"#);
+                let _ = write!(
+                    svg,
+                    r#"<line class="link s{index}" x1="{from_x:.1}" y1="{from_y:.1}" x2="{x:.1}" y2="{at:.1}"/>"#
+                );
             }
         }
     }
@@ -310,28 +488,67 @@ mod tests {
         let thin = thinned(&points);
         assert!(thin.len() <= POINTS_MAX, "{}", thin.len());
         assert!(thin.contains(&(77_777.0, 9.0)) && thin.contains(&(33_333.0, -9.0)));
-        assert!(thin.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order of steps");
+        assert!(
+            thin.windows(2).all(|pair| pair[0].0 < pair[1].0),
+            "in the order of steps"
+        );
         assert_eq!(thinned(&points[..POINTS_MAX]), points[..POINTS_MAX]);
     }
 
     #[test]
     fn an_axis_holds_its_values_between_round_ticks() {
-        for values in
-            [vec![0.0, 0.93], vec![-3.2, 7.7], vec![5.0, 5.0], vec![0.0, 0.0], vec![1e-6, 3e-6], vec![], vec![12_345.0, 99_999.0]]
-        {
+        for values in [
+            vec![0.0, 0.93],
+            vec![-3.2, 7.7],
+            vec![5.0, 5.0],
+            vec![0.0, 0.0],
+            vec![1e-6, 3e-6],
+            vec![],
+            vec![12_345.0, 99_999.0],
+        ] {
             let axis = Axis::around(values.iter().copied());
-            assert!((3..=13).contains(&axis.ticks.len()) || axis.ticks.len() == 2, "{values:?}: {:?}", axis.ticks);
-            assert!(values.iter().all(|value| (0.0..=1.0).contains(&axis.place(*value))), "{values:?}: {:?}", axis.ticks);
+            assert!(
+                (3..=13).contains(&axis.ticks.len()) || axis.ticks.len() == 2,
+                "{values:?}: {:?}",
+                axis.ticks
+            );
+            assert!(
+                values
+                    .iter()
+                    .all(|value| (0.0..=1.0).contains(&axis.place(*value))),
+                "{values:?}: {:?}",
+                axis.ticks
+            );
         }
-        assert_eq!(Axis::around([0.02, 0.93].into_iter()).ticks.first(), Some(&0.0), "zero is near");
+        assert_eq!(
+            Axis::around([0.02, 0.93].into_iter()).ticks.first(),
+            Some(&0.0),
+            "zero is near"
+        );
         assert_eq!(short(12_500.0), "12.5k");
     }
 
     #[test]
     fn what_is_no_number_is_left_out_and_counted() {
-        let series = Series::new("kl", vec![(1.0, f64::NAN), (2.0, 0.5), (3.0, f64::INFINITY)], true);
-        assert_eq!((series.points.as_slice(), series.lost), (&[(2.0, 0.5)][..], 2));
-        let figure = figure(&Panel { title: "KL".into(), unit: "nats".into(), series: vec![series] });
-        assert!(figure.contains("2 values are no numbers") && !figure.contains("NaN") && !figure.contains("inf"), "{figure}");
+        let series = Series::new(
+            "kl",
+            vec![(1.0, f64::NAN), (2.0, 0.5), (3.0, f64::INFINITY)],
+            true,
+        );
+        assert_eq!(
+            (series.points.as_slice(), series.lost),
+            (&[(2.0, 0.5)][..], 2)
+        );
+        let figure = figure(&Panel {
+            title: "KL".into(),
+            unit: "nats".into(),
+            series: vec![series],
+        });
+        assert!(
+            figure.contains("2 values are no numbers")
+                && !figure.contains("NaN")
+                && !figure.contains("inf"),
+            "{figure}"
+        );
     }
 }

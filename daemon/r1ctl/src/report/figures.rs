@@ -1,4 +1,5 @@
-//! The tables of a report: what each stage cost, what the evaluations found after it, and what judged without a score.
+//! The tables of a report: what each stage cost, what the evaluations found after it, and what
+//! judged without a score.
 
 use super::gather::{Run, Stage};
 use crate::format::{number, percent, thousands};
@@ -26,7 +27,11 @@ pub fn costs(run: &Run) -> Vec<Cost> {
         step: stage.status.step,
         tokens: tokens(stage),
         seconds: stage.status.seconds,
-        share: if all > 0.0 { stage.status.seconds / all } else { 0.0 },
+        share: if all > 0.0 {
+            stage.status.seconds / all
+        } else {
+            0.0
+        },
     };
     run.stages.iter().map(cost).collect()
 }
@@ -41,20 +46,32 @@ pub fn steps(stage: &StageStatus) -> String {
 
 /// Sampled or trained on.
 pub fn tokens(stage: &Stage) -> Option<u64> {
-    stage.last("num_tokens").filter(|tokens| tokens.is_finite()).map(|tokens| tokens as u64)
+    stage
+        .last("num_tokens")
+        .filter(|tokens| tokens.is_finite())
+        .map(|tokens| tokens as u64)
 }
 
 pub fn all_tokens(run: &Run) -> u64 {
-    run.stages.iter().filter_map(tokens).fold(0, u64::saturating_add)
+    run.stages
+        .iter()
+        .filter_map(tokens)
+        .fold(0, u64::saturating_add)
 }
 
 /// From the job's start to its end, or to now.
 pub fn wall_seconds(run: &Run) -> Option<f64> {
     let started = run.status.started_at?;
-    Some(run.status.ended_at.unwrap_or(run.reported_at).saturating_sub(started) as f64)
+    Some(
+        run.status
+            .ended_at
+            .unwrap_or(run.reported_at)
+            .saturating_sub(started) as f64,
+    )
 }
 
-/// A value of an evaluation, with the interval that holds it at 95 % where the evaluation gives one.
+/// A value of an evaluation, with the interval that holds it at 95 % where the evaluation gives
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Value {
     pub mean: f64,
@@ -63,17 +80,22 @@ pub struct Value {
 
 impl Value {
     pub fn shown(self, metric: &str) -> String {
-        eval_metric(metric, self.mean) + &self.interval_shown(metric).map_or_else(String::new, |interval| format!(" {interval}"))
+        eval_metric(metric, self.mean)
+            + &self
+                .interval_shown(metric)
+                .map_or_else(String::new, |interval| format!(" {interval}"))
     }
 
     /// In the unit of the value.
     pub fn interval_shown(self, metric: &str) -> Option<String> {
         let end = |end: f64| eval_metric(metric, end).trim_end_matches(" %").to_owned();
-        self.interval.map(|(low, high)| format!("[{}, {}]", end(low), end(high)))
+        self.interval
+            .map(|(low, high)| format!("[{}, {}]", end(low), end(high)))
     }
 }
 
-/// What all evaluations found: a row for each place where weights were evaluated, a column for each data set and metric.
+/// What all evaluations found: a row for each place where weights were evaluated, a column for each
+/// data set and metric.
 #[derive(Debug)]
 pub struct Evaluations<'a> {
     /// Data set and metric.
@@ -91,12 +113,18 @@ pub struct EvaluationRow<'a> {
 
 /// Metrics that are a share of the answers.
 pub fn is_share(metric: &str) -> bool {
-    ["accuracy", "pass@", "avg@", "cons@"].iter().any(|start| metric.starts_with(start))
+    ["accuracy", "pass@", "avg@", "cons@"]
+        .iter()
+        .any(|start| metric.starts_with(start))
 }
 
 /// A metric of an evaluation: shares as percentages.
 pub fn eval_metric(metric: &str, value: f64) -> String {
-    if is_share(metric) || metric == "completions/clipped_ratio" { percent(value) } else { number(value) }
+    if is_share(metric) || metric == "completions/clipped_ratio" {
+        percent(value)
+    } else {
+        number(value)
+    }
 }
 
 /// The ends of a metric's interval are metrics beside it.
@@ -110,13 +138,18 @@ pub fn evaluations(run: &Run) -> Evaluations<'_> {
         let row = match rows.iter_mut().find(|row| row.stage == stage) {
             Some(row) => row,
             None => {
-                rows.push(EvaluationRow { stage, step: eval.step, values: BTreeMap::new() });
+                rows.push(EvaluationRow {
+                    stage,
+                    step: eval.step,
+                    values: BTreeMap::new(),
+                });
                 let Some(row) = rows.last_mut() else { continue };
                 row
             }
         };
         row.step = row.step.max(eval.step);
-        row.values.extend(values(eval).map(|(name, value)| ((eval.data.as_str(), name), value)));
+        row.values
+            .extend(values(eval).map(|(name, value)| ((eval.data.as_str(), name), value)));
     }
     let mut columns: Vec<(&str, &str)> = Vec::new();
     for column in rows.iter().flat_map(|row| row.values.keys()) {
@@ -128,7 +161,8 @@ pub fn evaluations(run: &Run) -> Evaluations<'_> {
     Evaluations { columns, rows }
 }
 
-/// The row of the weights that a stage started from. A stage that trains nothing has none: its weights are those that it started from.
+/// The row of the weights that a stage started from. A stage that trains nothing has none: its
+/// weights are those that it started from.
 pub fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<usize> {
     let mut from = stage.from.as_str();
     for _ in 0..=run.stages.len() {
@@ -147,19 +181,36 @@ pub fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<us
 
 /// The metrics of an evaluation that say something of the model, and not of the machine.
 pub fn values(eval: &EvalResult) -> impl Iterator<Item = (&str, Value)> {
-    let end = |name: &str, end: &str| eval.metrics.get(&format!("{name}{end}")).copied().filter(|end| end.is_finite());
+    let end = |name: &str, end: &str| {
+        eval.metrics
+            .get(&format!("{name}{end}"))
+            .copied()
+            .filter(|end| end.is_finite())
+    };
     let said = eval.metrics.iter().filter(|(name, _)| is_said(name));
     said.map(move |(name, mean)| {
-        (name.as_str(), Value { mean: *mean, interval: end(name, INTERVAL[0]).zip(end(name, INTERVAL[1])) })
+        (
+            name.as_str(),
+            Value {
+                mean: *mean,
+                interval: end(name, INTERVAL[0]).zip(end(name, INTERVAL[1])),
+            },
+        )
     })
 }
 
 fn is_said(name: &str) -> bool {
-    let of_machine = ["timing_s/", "perf/", "verdict/"].iter().any(|start| name.starts_with(start));
+    let of_machine = ["timing_s/", "perf/", "verdict/"]
+        .iter()
+        .any(|start| name.starts_with(start));
     let detail = name == "rows"
         || INTERVAL.iter().any(|end| name.ends_with(end))
         || (name.starts_with("rewards/") && name.ends_with("/std"))
-        || (name.starts_with("completions/") && !matches!(name, "completions/mean_length" | "completions/clipped_ratio"));
+        || (name.starts_with("completions/")
+            && !matches!(
+                name,
+                "completions/mean_length" | "completions/clipped_ratio"
+            ));
     !of_machine && !detail
 }
 
@@ -178,7 +229,10 @@ pub fn plain(metric: &str) -> String {
     match metric {
         "completions/mean_length" => "mean length (tokens)".into(),
         "completions/clipped_ratio" => "cut off".into(),
-        metric => match metric.strip_prefix("rewards/").and_then(|name| name.strip_suffix("/mean")) {
+        metric => match metric
+            .strip_prefix("rewards/")
+            .and_then(|name| name.strip_suffix("/mean"))
+        {
             Some(reward) => reward.into(),
             None => metric.into(),
         },
@@ -186,17 +240,29 @@ pub fn plain(metric: &str) -> String {
 }
 
 pub fn place(stage: Option<&str>) -> String {
-    stage.map_or_else(|| "before training".into(), |stage| format!("after {stage}"))
+    stage.map_or_else(
+        || "before training".into(),
+        |stage| format!("after {stage}"),
+    )
 }
 
-/// Ways in which judging ended, where something other than scores happened: stage, and the count of each.
+/// Ways in which judging ended, where something other than scores happened: stage, and the count of
+/// each.
 pub fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
     let count = |points: Option<&Vec<(u64, f64)>>| {
-        let sum: f64 = points.into_iter().flatten().map(|(_, value)| *value).filter(|value| value.is_finite()).sum();
+        let sum: f64 = points
+            .into_iter()
+            .flatten()
+            .map(|(_, value)| *value)
+            .filter(|value| value.is_finite())
+            .sum();
         sum as u64
     };
     let of_stage = |stage: &Stage| {
-        let counts: Vec<u64> = VERDICTS.iter().map(|name| count(stage.curves.get(&format!("verdict/{name}")))).collect();
+        let counts: Vec<u64> = VERDICTS
+            .iter()
+            .map(|name| count(stage.curves.get(&format!("verdict/{name}"))))
+            .collect();
         (stage.status.name.clone(), counts)
     };
     let odd = |(_, counts): &(String, Vec<u64>)| counts.iter().skip(1).any(|count| *count > 0);
@@ -208,21 +274,44 @@ pub const VERDICTS: [&str; 5] = ["score", "abstain", "trap", "out_of_fuel", "out
 
 /// First and last value of a curve, each the mean of a tenth of the points.
 pub fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
-    let finite: Vec<f64> = points.iter().map(|(_, value)| *value).filter(|value| value.is_finite()).collect();
+    let finite: Vec<f64> = points
+        .iter()
+        .map(|(_, value)| *value)
+        .filter(|value| value.is_finite())
+        .collect();
     let tenth = finite.len().div_ceil(10);
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-    (finite.len() > 1).then(|| (mean(&finite[..tenth]), mean(&finite[finite.len() - tenth..])))
+    (finite.len() > 1).then(|| {
+        (
+            mean(&finite[..tenth]),
+            mean(&finite[finite.len() - tenth..]),
+        )
+    })
 }
 
 /// Best, median and worst of samples that stand best reward first, each with what it is.
 pub fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
-    let rewarded: Vec<_> = stage.samples.iter().filter(|sample| sample.reward.is_some()).collect();
-    let pool = if rewarded.is_empty() { stage.samples.iter().collect() } else { rewarded };
-    let places = [("best", 0), ("median", pool.len().saturating_sub(1) / 2), ("worst", pool.len().saturating_sub(1))];
+    let rewarded: Vec<_> = stage
+        .samples
+        .iter()
+        .filter(|sample| sample.reward.is_some())
+        .collect();
+    let pool = if rewarded.is_empty() {
+        stage.samples.iter().collect()
+    } else {
+        rewarded
+    };
+    let places = [
+        ("best", 0),
+        ("median", pool.len().saturating_sub(1) / 2),
+        ("worst", pool.len().saturating_sub(1)),
+    ];
     let mut picked: Vec<(&'static str, &Sample)> = Vec::new();
     for (what, at) in places {
         if let Some(sample) = pool.get(at)
-            && !picked.iter().any(|(_, other)| std::ptr::eq(*other, *sample))
+            && !picked
+                .iter()
+                .any(|(_, other)| std::ptr::eq(*other, *sample))
         {
             picked.push((what, sample));
         }
@@ -242,12 +331,17 @@ pub type Shown<'a> = (String, &'a EvalExample);
 pub fn examples(run: &Run) -> Vec<(&str, Vec<Shown<'_>>)> {
     let mut by_data: Vec<(&str, Vec<Shown<'_>>)> = Vec::new();
     for eval in &run.status.evals {
-        let Some(example) = &eval.example else { continue };
+        let Some(example) = &eval.example else {
+            continue;
+        };
         let shown = (place(eval.stage.as_deref()), example);
-        let index = by_data.iter().position(|(data, _)| *data == eval.data).unwrap_or_else(|| {
-            by_data.push((&eval.data, Vec::new()));
-            by_data.len() - 1
-        });
+        let index = by_data
+            .iter()
+            .position(|(data, _)| *data == eval.data)
+            .unwrap_or_else(|| {
+                by_data.push((&eval.data, Vec::new()));
+                by_data.len() - 1
+            });
         if let Some((_, places)) = by_data.get_mut(index) {
             match places.iter_mut().find(|(place, _)| *place == shown.0) {
                 Some(earlier) => *earlier = shown,

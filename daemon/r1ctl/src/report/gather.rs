@@ -1,4 +1,5 @@
-//! What a report is made of: the job's status and samples, as the daemon or the job's directory has them, and what the directory holds besides.
+//! What a report is made of: the job's status and samples, as the daemon or the job's directory has
+//! them, and what the directory holds besides.
 
 use crate::error::Error;
 use crate::sibling;
@@ -11,7 +12,8 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Completions of a stage's last step among which the best, the median and the worst are looked for.
+/// Completions of a stage's last step among which the best, the median and the worst are looked
+/// for.
 pub const SAMPLES_MAX: u32 = 2048;
 
 /// The metric that a stage reports when it samples.
@@ -83,12 +85,17 @@ pub fn gather(
 ) -> Result<Run, Error> {
     let dir = status.directory.clone();
     let file: toml::Table = match read(&dir.join("job.toml"))? {
-        Some(text) => text.parse().map_err(|error: toml::de::Error| wrong(&dir.join("job.toml"), error.message()))?,
+        Some(text) => text
+            .parse()
+            .map_err(|error: toml::de::Error| wrong(&dir.join("job.toml"), error.message()))?,
         None => toml::Table::new(),
     };
     let mut gaps = Vec::new();
     if file.is_empty() {
-        gaps.push(format!("{}: not there, so what the stages start from and read is not known", dir.join("job.toml").display()));
+        gaps.push(format!(
+            "{}: not there, so what the stages start from and read is not known",
+            dir.join("job.toml").display()
+        ));
     }
     let mut curves = curves(&dir.join("metrics.jsonl"))?;
     let mut stages = Vec::new();
@@ -97,7 +104,10 @@ pub fn gather(
     for status in &status.stages {
         let curves = curves.remove(&status.name).unwrap_or_default();
         let mut stage = described(&file, status, curves);
-        stage.made = json(&dir.join("datasets").join(format!("{}.json", status.name)), &mut gaps);
+        stage.made = json(
+            &dir.join("datasets").join(format!("{}.json", status.name)),
+            &mut gaps,
+        );
         if stage.samples_anything() {
             match samples(&status.name) {
                 Ok(found) => stage.samples = found,
@@ -113,7 +123,11 @@ pub fn gather(
         }
         stages.push(stage);
     }
-    gaps.extend(without_samples.into_iter().map(|(why, names)| format!("samples of {}: {why}", names.join(", "))));
+    gaps.extend(
+        without_samples
+            .into_iter()
+            .map(|(why, names)| format!("samples of {}: {why}", names.join(", "))),
+    );
     let devices = devices(&dir.join("log.jsonl"));
     Ok(Run {
         seed: file.get("seed").and_then(toml::Value::as_integer),
@@ -132,35 +146,64 @@ pub fn left_status(dir: &Path) -> Result<JobStatus, Error> {
     let text = read(&path)?.ok_or_else(|| {
         wrong(
             &path,
-            "not there: name the directory of a job that has begun under this release, or ask its daemon with `r1ctl report JOB`",
+            "not there: name the directory of a job that has begun under this release, or ask its \
+             daemon with `r1ctl report JOB`",
         )
     })?;
-    let status: JobStatus = serde_json::from_str(&text).map_err(|error| wrong(&path, &error.to_string()))?;
-    Ok(JobStatus { directory: dir.into(), ..status })
+    let status: JobStatus =
+        serde_json::from_str(&text).map_err(|error| wrong(&path, &error.to_string()))?;
+    Ok(JobStatus {
+        directory: dir.into(),
+        ..status
+    })
 }
 
 /// The samples of a stage from a job's directory: Parquet is `r1d`'s to read.
 pub fn left_samples(dir: &Path, stage: &str) -> Result<Vec<Sample>, Error> {
     let mut command = Command::new(sibling::find("r1d"));
-    command.arg("samples").arg(dir).arg(sibling::option("stage", stage)).arg(sibling::option("limit", SAMPLES_MAX.to_string()));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg("samples")
+        .arg(dir)
+        .arg(sibling::option("stage", stage))
+        .arg(sibling::option("limit", SAMPLES_MAX.to_string()));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let output = sibling::output(&mut command)?;
     match output.status.success() {
         true => serde_json::from_slice(&output.stdout).map_err(Error::SiblingAnswer),
-        false => Err(Error::Plugin(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        false => Err(Error::Plugin(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        )),
     }
 }
 
-fn described(file: &toml::Table, status: &StageStatus, curves: BTreeMap<String, Vec<(u64, f64)>>) -> Stage {
+fn described(
+    file: &toml::Table,
+    status: &StageStatus,
+    curves: BTreeMap<String, Vec<(u64, f64)>>,
+) -> Stage {
     let tables = file.get("stage").and_then(toml::Value::as_array);
-    let table = tables.into_iter().flatten().find(|table| text(table, "name").as_deref() == Some(&status.name));
+    let table = tables
+        .into_iter()
+        .flatten()
+        .find(|table| text(table, "name").as_deref() == Some(&status.name));
     let of = |key: &str| table.and_then(|table| text(table, key));
     let from = match (of("from").unwrap_or_else(|| "base".into()), of("model")) {
         (from, Some(model)) if from == "base" => model,
         (from, _) => from,
     };
-    let list = |key: &str| table.and_then(|table| table.get(key)).and_then(toml::Value::as_array).into_iter().flatten();
-    let data = of("data").into_iter().chain(list("more_data").filter_map(|name| name.as_str().map(String::from)));
+    let list = |key: &str| {
+        table
+            .and_then(|table| table.get(key))
+            .and_then(toml::Value::as_array)
+            .into_iter()
+            .flatten()
+    };
+    let data = of("data")
+        .into_iter()
+        .chain(list("more_data").filter_map(|name| name.as_str().map(String::from)));
     let judges = list("reward").filter_map(|reward| text(reward, "model"));
     Stage {
         status: status.clone(),
@@ -183,23 +226,56 @@ fn models(file: &toml::Table) -> BTreeMap<String, String> {
         (None, Some(init)) => Some(format!("random weights of {init}")),
         (None, None) => None,
     };
-    let own = file.get("model").and_then(described).map(|model| ("base".to_owned(), model));
-    let further = file.get("models").and_then(toml::Value::as_table).into_iter().flatten();
-    own.into_iter().chain(further.filter_map(|(name, model)| Some((name.clone(), described(model)?)))).collect()
+    let own = file
+        .get("model")
+        .and_then(described)
+        .map(|model| ("base".to_owned(), model));
+    let further = file
+        .get("models")
+        .and_then(toml::Value::as_table)
+        .into_iter()
+        .flatten();
+    own.into_iter()
+        .chain(further.filter_map(|(name, model)| Some((name.clone(), described(model)?))))
+        .collect()
 }
 
-/// The status, as far as the metrics got. One that a job left was written when something last ended, and the steps since then are in the
-/// metrics alone: the figures of a report are to be of one moment.
+/// The status, as far as the metrics got. One that a job left was written when something last
+/// ended, and the steps since then are in the metrics alone: the figures of a report are to be of
+/// one moment.
 fn advanced(mut status: JobStatus, curves: &Curves) -> JobStatus {
     for stage in &mut status.stages {
-        let Some(curves) = curves.get(&stage.name) else { continue };
+        let Some(curves) = curves.get(&stage.name) else {
+            continue;
+        };
         let known = stage.step;
-        let Some(step) = curves.values().flatten().map(|(step, _)| *step).max().filter(|step| *step > known) else { continue };
-        let since =
-            |points: &[(u64, f64)]| points.iter().filter(|(step, _)| *step > known).map(|(_, seconds)| seconds).sum::<f64>();
+        let Some(step) = curves
+            .values()
+            .flatten()
+            .map(|(step, _)| *step)
+            .max()
+            .filter(|step| *step > known)
+        else {
+            continue;
+        };
+        let since = |points: &[(u64, f64)]| {
+            points
+                .iter()
+                .filter(|(step, _)| *step > known)
+                .map(|(_, seconds)| seconds)
+                .sum::<f64>()
+        };
         stage.seconds += curves.get("step_time").map_or(0.0, |points| since(points));
-        let at = |points: &Vec<(u64, f64)>| points.iter().find(|(at, _)| *at == step).map(|(_, value)| *value);
-        stage.metrics = curves.iter().filter_map(|(name, points)| Some((name.clone(), at(points)?))).collect();
+        let at = |points: &Vec<(u64, f64)>| {
+            points
+                .iter()
+                .find(|(at, _)| *at == step)
+                .map(|(_, value)| *value)
+        };
+        stage.metrics = curves
+            .iter()
+            .filter_map(|(name, points)| Some((name.clone(), at(points)?)))
+            .collect();
         stage.step = step;
         if stage.state == State::Queued {
             stage.state = State::Running;
@@ -221,18 +297,30 @@ fn curves(path: &Path) -> Result<Curves, Error> {
     let mut curves = Curves::new();
     let file = match user_file::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(curves),
-        opened => opened.map_err(|source| Error::File { path: path.into(), source })?,
+        opened => opened.map_err(|source| Error::File {
+            path: path.into(),
+            source,
+        })?,
     };
     for line in BufReader::new(file).lines() {
-        let line = line.map_err(|source| Error::File { path: path.into(), source })?;
-        let Ok(serde_json::Value::Object(line)) = serde_json::from_str(&line) else { continue };
-        let (Some(stage), Some(step)) =
-            (line.get("stage").and_then(|stage| stage.as_str()), line.get("step").and_then(|step| step.as_u64()))
-        else {
+        let line = line.map_err(|source| Error::File {
+            path: path.into(),
+            source,
+        })?;
+        let Ok(serde_json::Value::Object(line)) = serde_json::from_str(&line) else {
+            continue;
+        };
+        let (Some(stage), Some(step)) = (
+            line.get("stage").and_then(|stage| stage.as_str()),
+            line.get("step").and_then(|step| step.as_u64()),
+        ) else {
             continue;
         };
         let stage = curves.entry(stage.to_owned()).or_default();
-        for (name, value) in line.iter().filter(|(name, _)| !matches!(name.as_str(), "stage" | "step")) {
+        for (name, value) in line
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "stage" | "step"))
+        {
             // What JSON cannot say is null there.
             let value = value.as_f64().unwrap_or(f64::NAN);
             stage.entry(name.clone()).or_default().push((step, value));
@@ -243,12 +331,24 @@ fn curves(path: &Path) -> Result<Curves, Error> {
 
 /// Those that workers ran on, as the job's log has them.
 fn devices(path: &Path) -> BTreeSet<String> {
-    let Ok(file) = user_file::open(path) else { return BTreeSet::new() };
+    let Ok(file) = user_file::open(path) else {
+        return BTreeSet::new();
+    };
     let device = |line: &str| {
         let line: LogLine = serde_json::from_str(line).ok()?;
-        Some(line.message.strip_prefix("worker ")?.split_once(" runs as process ")?.0.to_owned())
+        Some(
+            line.message
+                .strip_prefix("worker ")?
+                .split_once(" runs as process ")?
+                .0
+                .to_owned(),
+        )
     };
-    BufReader::new(file).lines().map_while(Result::ok).filter_map(|line| device(&line)).collect()
+    BufReader::new(file)
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| device(&line))
+        .collect()
 }
 
 /// `None` where there is no file.
@@ -256,13 +356,18 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     match user_file::read_text(path, DOCUMENT_MAX_BYTES) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { path: path.into(), source }),
+        Err(source) => Err(Error::File {
+            path: path.into(),
+            source,
+        }),
     }
 }
 
 fn json<T: DeserializeOwned>(path: &Path, gaps: &mut Vec<String>) -> Option<T> {
     let parsed = read(path).and_then(|text| {
-        let parse = |text: String| serde_json::from_str(&text).map_err(|error| wrong(path, &error.to_string()));
+        let parse = |text: String| {
+            serde_json::from_str(&text).map_err(|error| wrong(path, &error.to_string()))
+        };
         text.map(parse).transpose()
     });
     parsed.unwrap_or_else(|error| {
@@ -272,5 +377,8 @@ fn json<T: DeserializeOwned>(path: &Path, gaps: &mut Vec<String>) -> Option<T> {
 }
 
 fn wrong(path: &Path, why: &str) -> Error {
-    Error::File { path: path.into(), source: std::io::Error::other(why.to_owned()) }
+    Error::File {
+        path: path.into(),
+        source: std::io::Error::other(why.to_owned()),
+    }
 }

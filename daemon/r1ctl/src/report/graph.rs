@@ -13,18 +13,26 @@ const BOX_WIDTH: f64 = 440.0;
 const BOX_HEIGHT: f64 = 34.0;
 const NAME_MAX_LETTERS: usize = 28;
 
-/// Models first, then the stages, each a box of its own below the one before; arcs lead down to what is made from it.
+/// Models first, then the stages, each a box of its own below the one before; arcs lead down to
+/// what is made from it.
 pub fn graph(run: &Run) -> String {
-    let roots: BTreeSet<&str> =
-        run.stages.iter().map(|stage| stage.from.as_str()).filter(|from| index(run, from).is_none()).collect();
+    let roots: BTreeSet<&str> = run
+        .stages
+        .iter()
+        .map(|stage| stage.from.as_str())
+        .filter(|from| index(run, from).is_none())
+        .collect();
     let roots: Vec<&str> = roots.into_iter().collect();
     let row = |name: &str| match index(run, name) {
         Some(stage) => Some(roots.len() + stage),
         None => roots.iter().position(|root| *root == name),
     };
     let height = (roots.len() + run.stages.len()) as f64 * ROW + 4.0;
-    let label = "The stages: what each starts from on the left, what it reads of other stages on the right";
-    let mut svg = format!(r#"<svg class="graph" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">"#);
+    let label =
+        "The stages: what each starts from on the left, what it reads of other stages on the right";
+    let mut svg = format!(
+        r#"<svg class="graph" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">"#
+    );
     svg += r#"<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0,0 L8,4 L0,8 z"/></marker></defs>"#;
     for (at, root) in roots.iter().enumerate() {
         let what = run.models.get(*root).map_or("", String::as_str);
@@ -35,7 +43,12 @@ pub fn graph(run: &Run) -> String {
         let steps = if stage.status.kind == "eval" {
             stage.status.kind.clone()
         } else {
-            format!("{} · {} of {} steps", stage.status.kind, thousands(stage.status.step), thousands(stage.status.steps))
+            format!(
+                "{} · {} of {} steps",
+                stage.status.kind,
+                thousands(stage.status.step),
+                thousands(stage.status.steps)
+            )
         };
         node(&mut svg, at, "stage", &stage.status.name, &steps);
         if let Some(from) = row(&stage.from) {
@@ -52,17 +65,31 @@ pub fn graph(run: &Run) -> String {
 }
 
 fn index(run: &Run, name: &str) -> Option<usize> {
-    run.stages.iter().position(|stage| stage.status.name == name)
+    run.stages
+        .iter()
+        .position(|stage| stage.status.name == name)
 }
 
 fn node(svg: &mut String, row: usize, class: &str, name: &str, what: &str) {
     let top = row as f64 * ROW + 4.0;
     let middle = top + BOX_HEIGHT / 2.0 + 4.5;
-    let _ = write!(svg, r#"<rect class="{class}" x="{BOX_LEFT}" y="{top}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>"#);
+    let _ = write!(
+        svg,
+        r#"<rect class="{class}" x="{BOX_LEFT}" y="{top}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="5"/>"#
+    );
     let name: String = name.chars().take(NAME_MAX_LETTERS).collect();
-    let _ = write!(svg, r#"<text class="name" x="{}" y="{middle}">{}</text>"#, BOX_LEFT + 12.0, escaped(&name));
+    let _ = write!(
+        svg,
+        r#"<text class="name" x="{}" y="{middle}">{}</text>"#,
+        BOX_LEFT + 12.0,
+        escaped(&name)
+    );
     let right = BOX_LEFT + BOX_WIDTH - 12.0;
-    let _ = write!(svg, r#"<text class="what" x="{right}" y="{middle}" text-anchor="end">{}</text>"#, escaped(what));
+    let _ = write!(
+        svg,
+        r#"<text class="what" x="{right}" y="{middle}" text-anchor="end">{}</text>"#,
+        escaped(what)
+    );
 }
 
 /// The end of a path, which tells it from others.
@@ -71,7 +98,10 @@ fn tail(path: &str) -> String {
     let letters: Vec<char> = path.chars().collect();
     match letters.len() {
         0..=LETTERS_MAX => path.into(),
-        count => ['…'].iter().chain(letters.iter().skip(count - LETTERS_MAX)).collect(),
+        count => ['…']
+            .iter()
+            .chain(letters.iter().skip(count - LETTERS_MAX))
+            .collect(),
     }
 }
 
@@ -81,9 +111,16 @@ fn arc(svg: &mut String, from: usize, to: usize, left: bool, class: &str) {
     }
     let middle = |row: usize| row as f64 * ROW + 4.0 + BOX_HEIGHT / 2.0;
     let reach = 18.0 + 112.0 * (1.0 - 1.0 / (to - from) as f64).min(1.0);
-    let (x, out) = if left { (BOX_LEFT, BOX_LEFT - reach) } else { (BOX_LEFT + BOX_WIDTH, BOX_LEFT + BOX_WIDTH + reach) };
+    let (x, out) = if left {
+        (BOX_LEFT, BOX_LEFT - reach)
+    } else {
+        (BOX_LEFT + BOX_WIDTH, BOX_LEFT + BOX_WIDTH + reach)
+    };
     // What leaves a box leaves it below its middle, what comes in comes in above.
     let (start, end) = (middle(from) + 6.0, middle(to) - 6.0);
     let path = format!("M{x},{start} C{out:.1},{start} {out:.1},{end} {x},{end}");
-    let _ = write!(svg, r#"<path class="{class}" d="{path}" marker-end="url(#tip)"/>"#);
+    let _ = write!(
+        svg,
+        r#"<path class="{class}" d="{path}" marker-end="url(#tip)"/>"#
+    );
 }

@@ -1,4 +1,5 @@
-//! The page: one file with no script and nothing to fetch, which its own content policy enforces. It is well-formed as XML too.
+//! The page: one file with no script and nothing to fetch, which its own content policy enforces.
+//! It is well-formed as XML too.
 
 use super::chart::{Placed, figure, over_places};
 use super::figures::{self, Evaluations, VERDICTS, eval_metric, is_share, plain};
@@ -16,8 +17,8 @@ pub const TEXT_MAX_LETTERS: usize = 6000;
 const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// Text for an element or an attribute in double quotes, whoever wrote it. Control characters are shown as escapes, and so are the two
-/// that XML knows not.
+/// Text for an element or an attribute in double quotes, whoever wrote it. Control characters are
+/// shown as escapes, and so are the two that XML knows not.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in printable(text).chars() {
@@ -60,8 +61,9 @@ pub fn page(run: &Run) -> String {
         section("evaluations", "Examples of the evaluations", &examples(run)),
     ];
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta http-equiv=\"Content-Security-Policy\" \
-         content=\"{POLICY}\"/>\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title} · r1d \
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n<meta \
+         http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\"/>\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\"/>\n<title>{title} · r1d \
          report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{}</body>\n</html>\n",
         parts.concat()
     )
@@ -80,27 +82,46 @@ pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
     let status = &run.status;
     let time = |at: Option<u64>| at.map_or_else(|| "–".into(), minute_of_s);
     let mut facts = vec![("job", status.job.to_string())];
-    let models = run.models.iter().map(|(name, what)| format!("{name}: {what}"));
+    let models = run
+        .models
+        .iter()
+        .map(|(name, what)| format!("{name}: {what}"));
     facts.extend(models.map(|model| ("model", model)));
     facts.extend(run.seed.map(|seed| ("seed", seed.to_string())));
     if !run.devices.is_empty() {
-        facts.push(("device", run.devices.iter().cloned().collect::<Vec<_>>().join(", ")));
+        facts.push((
+            "device",
+            run.devices.iter().cloned().collect::<Vec<_>>().join(", "),
+        ));
     }
     facts.push(("submitted", minute_of_s(status.submitted_at)));
-    facts.push(("started, ended", format!("{}, {}", time(status.started_at), time(status.ended_at))));
-    facts.push(("wall time", figures::wall_seconds(run).map_or_else(|| "–".into(), duration)));
+    facts.push((
+        "started, ended",
+        format!("{}, {}", time(status.started_at), time(status.ended_at)),
+    ));
+    facts.push((
+        "wall time",
+        figures::wall_seconds(run).map_or_else(|| "–".into(), duration),
+    ));
     facts.push(("tokens", thousands(figures::all_tokens(run))));
     facts.push(("restarts", status.restarts.to_string()));
     facts.push(("files", status.directory.display().to_string()));
-    facts.extend(status.model.as_ref().map(|model| ("final model", model.display().to_string())));
+    facts.extend(
+        status
+            .model
+            .as_ref()
+            .map(|model| ("final model", model.display().to_string())),
+    );
     facts.push(("reported", minute_of_s(run.reported_at)));
     facts
 }
 
 fn header(run: &Run) -> String {
     let state = words::state(run.status.state);
-    let mut text =
-        format!("<h1>{}</h1>\n<p><span class=\"state {state}\">{state}</span></p>\n", escaped(&one_line(&run.status.name)));
+    let mut text = format!(
+        "<h1>{}</h1>\n<p><span class=\"state {state}\">{state}</span></p>\n",
+        escaped(&one_line(&run.status.name))
+    );
     if let Some(error) = &run.status.error {
         let _ = writeln!(text, "<p class=\"error\">{}</p>", escaped(error));
     }
@@ -109,24 +130,38 @@ fn header(run: &Run) -> String {
         let _ = writeln!(text, "<dt>{key}</dt><dd>{}</dd>", escaped(&value));
     }
     text += "</dl>\n<nav>";
-    let links = [("results", "Results"), ("curves", "Curves"), ("cost", "Cost"), ("samples", "Samples")];
+    let links = [
+        ("results", "Results"),
+        ("curves", "Curves"),
+        ("cost", "Cost"),
+        ("samples", "Samples"),
+    ];
     for (id, name) in links {
         let _ = write!(text, "<a href=\"#{id}\">{name}</a>");
     }
     text += "</nav>\n";
     for gap in &run.gaps {
-        let _ = writeln!(text, "<p class=\"note\">Not in this report: {}</p>", escaped(gap));
+        let _ = writeln!(
+            text,
+            "<p class=\"note\">Not in this report: {}</p>",
+            escaped(gap)
+        );
     }
     text
 }
 
 fn summary(run: &Run) -> String {
     let item = |sentence: &words::Sentence| {
-        format!("<li><b>{}</b> {}</li>\n", escaped(&one_line(&sentence.about)), escaped(&one_line(&sentence.said)))
+        format!(
+            "<li><b>{}</b> {}</li>\n",
+            escaped(&one_line(&sentence.about)),
+            escaped(&one_line(&sentence.said))
+        )
     };
     let sentences: String = words::summary(run).iter().map(item).collect();
     format!(
-        "<ul>\n{sentences}</ul>\n<p class=\"note\">Computed from the recorded metrics; a curve's ends are means of a tenth of its steps.</p>\n"
+        "<ul>\n{sentences}</ul>\n<p class=\"note\">Computed from the recorded metrics; a curve's \
+         ends are means of a tenth of its steps.</p>\n"
     )
 }
 
@@ -135,8 +170,15 @@ fn stages(run: &Run) -> String {
         return String::new();
     }
     let rows = run.stages.iter().map(|stage| {
-        let made = stage.made.as_ref().map_or_else(String::new, |made| format!("{} rows", thousands(made.rows)));
-        let judges = if stage.judges.is_empty() { String::new() } else { format!("; judged by {}", stage.judges.join(", ")) };
+        let made = stage
+            .made
+            .as_ref()
+            .map_or_else(String::new, |made| format!("{} rows", thousands(made.rows)));
+        let judges = if stage.judges.is_empty() {
+            String::new()
+        } else {
+            format!("; judged by {}", stage.judges.join(", "))
+        };
         vec![
             stage.status.name.clone(),
             stage.status.kind.clone(),
@@ -147,9 +189,18 @@ fn stages(run: &Run) -> String {
             made,
         ]
     });
-    let heads = ["stage", "kind", "starts from", "reads", "state", "steps", "made"];
+    let heads = [
+        "stage",
+        "kind",
+        "starts from",
+        "reads",
+        "state",
+        "steps",
+        "made",
+    ];
     graph::graph(run)
-        + "\n<p class=\"note\">Left: whose weights a stage starts from. Right: whose data it reads (solid) and whose model judges it (dashed).</p>\n"
+        + "\n<p class=\"note\">Left: whose weights a stage starts from. Right: whose data it \
+           reads (solid) and whose model judges it (dashed).</p>\n"
         + &table(&heads, 5, rows.collect())
 }
 
@@ -176,16 +227,28 @@ fn results(run: &Run) -> String {
     if found.rows.is_empty() {
         return String::new();
     }
-    let mut text = String::from("<div class=\"wide\"><table>\n<thead><tr class=\"group\"><th></th><th></th>");
+    let mut text =
+        String::from("<div class=\"wide\"><table>\n<thead><tr class=\"group\"><th></th><th></th>");
     let mut columns = found.columns.as_slice();
     while let Some((data, _)) = columns.first() {
-        let width = columns.iter().take_while(|(other, _)| other == data).count();
-        let _ = write!(text, "<th colspan=\"{width}\">{}</th>", escaped(&one_line(data)));
+        let width = columns
+            .iter()
+            .take_while(|(other, _)| other == data)
+            .count();
+        let _ = write!(
+            text,
+            "<th colspan=\"{width}\">{}</th>",
+            escaped(&one_line(data))
+        );
         columns = columns.get(width..).unwrap_or_default();
     }
     text += "</tr>\n<tr><th>evaluated</th><th class=\"n\">step</th>";
     for (_, metric) in &found.columns {
-        let _ = write!(text, "<th class=\"n\">{}</th>", escaped(&one_line(&plain(metric))));
+        let _ = write!(
+            text,
+            "<th class=\"n\">{}</th>",
+            escaped(&one_line(&plain(metric)))
+        );
     }
     text += "</tr></thead>\n<tbody>\n";
     for row in &found.rows {
@@ -200,23 +263,42 @@ fn results(run: &Run) -> String {
                 text += "<td class=\"n\">–</td>";
                 continue;
             };
-            let interval = value.interval_shown(column.1).map_or_else(String::new, |ends| format!(" <small>{ends}</small>"));
-            let _ = write!(text, "<td class=\"n\">{}{interval}</td>", eval_metric(column.1, value.mean));
+            let interval = value
+                .interval_shown(column.1)
+                .map_or_else(String::new, |ends| format!(" <small>{ends}</small>"));
+            let _ = write!(
+                text,
+                "<td class=\"n\">{}{interval}</td>",
+                eval_metric(column.1, value.mean)
+            );
         }
         text += "</tr>\n";
     }
-    let note = "The last evaluation of each stage. In brackets, where the evaluation gives it: the 95 % confidence interval. In the charts a line leads from the weights that a stage started from.";
-    text + "</tbody></table></div>\n<p class=\"note\">" + note + "</p>\n" + &result_charts(run, &found)
+    let note = "The last evaluation of each stage. In brackets, where the evaluation gives it: \
+                the 95 % confidence interval. In the charts a line leads from the weights that a \
+                stage started from.";
+    text + "</tbody></table></div>\n<p class=\"note\">"
+        + note
+        + "</p>\n"
+        + &result_charts(run, &found)
 }
 
-/// A chart for each metric, the data sets side by side; lines lead from the weights that a stage started from.
+/// A chart for each metric, the data sets side by side; lines lead from the weights that a stage
+/// started from.
 fn result_charts(run: &Run, found: &Evaluations<'_>) -> String {
-    let places: Vec<String> = found.rows.iter().map(|row| row.stage.unwrap_or("start").to_owned()).collect();
+    let places: Vec<String> = found
+        .rows
+        .iter()
+        .map(|row| row.stage.unwrap_or("start").to_owned())
+        .collect();
     if places.len() < 2 {
         return String::new();
     }
     let origin = |row: &figures::EvaluationRow<'_>| {
-        let stage = run.stages.iter().find(|stage| Some(stage.status.name.as_str()) == row.stage)?;
+        let stage = run
+            .stages
+            .iter()
+            .find(|stage| Some(stage.status.name.as_str()) == row.stage)?;
         figures::origin(run, &found.rows, stage)
     };
     let origins: Vec<Option<usize>> = found.rows.iter().map(origin).collect();
@@ -227,30 +309,53 @@ fn result_charts(run: &Run, found: &Evaluations<'_>) -> String {
         }
     }
     let chart = |metric: &&str| {
-        let data = found.columns.iter().filter(|(_, other)| other == metric).take(panels::SERIES_MAX);
+        let data = found
+            .columns
+            .iter()
+            .filter(|(_, other)| other == metric)
+            .take(panels::SERIES_MAX);
         let series: Vec<Placed> = data
             .map(|column| {
                 let value = |row: &figures::EvaluationRow<'_>| row.values.get(column).copied();
-                Placed { name: column.0.to_owned(), values: found.rows.iter().map(value).collect() }
+                Placed {
+                    name: column.0.to_owned(),
+                    values: found.rows.iter().map(value).collect(),
+                }
             })
             .collect();
-        over_places(&plain(metric), if is_share(metric) { "share" } else { "" }, &places, &origins, &series)
+        over_places(
+            &plain(metric),
+            if is_share(metric) { "share" } else { "" },
+            &places,
+            &origins,
+            &series,
+        )
     };
-    format!("<div class=\"panels\">\n{}</div>\n", metrics.iter().map(chart).collect::<String>())
+    format!(
+        "<div class=\"panels\">\n{}</div>\n",
+        metrics.iter().map(chart).collect::<String>()
+    )
 }
 
 fn curves(run: &Run) -> String {
     let mut text = String::new();
     for stage in run.stages.iter().filter(|stage| !stage.curves.is_empty()) {
         let panels: String = panels::of_stage(run, stage).iter().map(figure).collect();
-        let _ = writeln!(text, "<h3>{}</h3>\n<div class=\"panels\">\n{panels}</div>", stage_title(stage));
+        let _ = writeln!(
+            text,
+            "<h3>{}</h3>\n<div class=\"panels\">\n{panels}</div>",
+            stage_title(stage)
+        );
     }
     if !text.is_empty() {
-        text += "<p class=\"note\">Thin: each step (of long curves the extremes of each stretch). Thick: a centred moving average over a twentieth of the steps.</p>\n";
+        text += "<p class=\"note\">Thin: each step (of long curves the extremes of each stretch). \
+                 Thick: a centred moving average over a twentieth of the steps.</p>\n";
     }
     let odd = figures::verdicts(run);
     if !odd.is_empty() {
-        let rows = odd.into_iter().map(|(stage, counts)| [vec![stage], counts.into_iter().map(thousands).collect()].concat());
+        let rows = odd.into_iter().map(|(stage, counts)| {
+            [vec![stage], counts.into_iter().map(thousands).collect()].concat()
+        });
         text += "<h3>Verdicts that were no scores</h3>\n";
         text += &table(&[&["stage"], &VERDICTS[..]].concat(), 1, rows.collect());
     }
@@ -258,7 +363,11 @@ fn curves(run: &Run) -> String {
 }
 
 fn stage_title(stage: &Stage) -> String {
-    format!("{} <small>{}</small>", escaped(&one_line(&stage.status.name)), escaped(&stage.status.kind))
+    format!(
+        "{} <small>{}</small>",
+        escaped(&one_line(&stage.status.name)),
+        escaped(&stage.status.kind)
+    )
 }
 
 fn cost(run: &Run) -> String {
@@ -270,10 +379,15 @@ fn cost(run: &Run) -> String {
     let numbers = ["steps", "tokens", "time", "tokens/s", "share of time"];
     let mut text = String::from("<div class=\"wide\"><table>\n<thead><tr>");
     text += &heads.map(|head| format!("<th>{head}</th>")).concat();
-    text += &numbers.map(|head| format!("<th class=\"n\">{head}</th>")).concat();
+    text += &numbers
+        .map(|head| format!("<th class=\"n\">{head}</th>"))
+        .concat();
     text += "<th></th></tr></thead>\n<tbody>\n";
     for cost in &costs {
-        let speed = cost.tokens.filter(|_| cost.seconds > 0.0).map(|tokens| tokens as f64 / cost.seconds);
+        let speed = cost
+            .tokens
+            .filter(|_| cost.seconds > 0.0)
+            .map(|tokens| tokens as f64 / cost.seconds);
         let cells = [
             thousands(cost.step),
             cost.tokens.map_or_else(|| "–".into(), thousands),
@@ -281,48 +395,93 @@ fn cost(run: &Run) -> String {
             figures::or_dash(speed),
             percent(cost.share),
         ];
-        let _ = write!(text, "<tr><td>{}</td><td>{}</td>", escaped(&one_line(&cost.name)), escaped(&cost.kind));
-        text += &cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).concat();
-        let _ = writeln!(text, "<td class=\"bar\"><i style=\"width: {:.1}%\"></i></td></tr>", cost.share * 100.0);
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td>",
+            escaped(&one_line(&cost.name)),
+            escaped(&cost.kind)
+        );
+        text += &cells
+            .map(|cell| format!("<td class=\"n\">{cell}</td>"))
+            .concat();
+        let _ = writeln!(
+            text,
+            "<td class=\"bar\"><i style=\"width: {:.1}%\"></i></td></tr>",
+            cost.share * 100.0
+        );
     }
     let seconds: f64 = costs.iter().map(|cost| cost.seconds).sum();
     let _ = write!(
         text,
-        "</tbody>\n<tfoot><tr><td>all stages</td><td></td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td></td><td></td><td></td></tr></tfoot>\n</table></div>\n",
+        "</tbody>\n<tfoot><tr><td>all stages</td><td></td><td class=\"n\">{}</td><td \
+         class=\"n\">{}</td><td \
+         class=\"n\">{}</td><td></td><td></td><td></td></tr></tfoot>\n</table></div>\n",
         thousands(costs.iter().map(|cost| cost.step).sum()),
         thousands(figures::all_tokens(run)),
         duration(seconds)
     );
-    text + "<p class=\"note\">Tokens are those sampled or trained on. Time is by the clock, with the stage's evaluations and checkpoints.</p>\n"
+    text + "<p class=\"note\">Tokens are those sampled or trained on. Time is by the clock, with \
+            the stage's evaluations and checkpoints.</p>\n"
 }
 
 fn samples(run: &Run) -> String {
     let mut text = String::new();
     for stage in &run.stages {
         let picked = figures::picked(stage);
-        let Some((_, first)) = picked.first() else { continue };
-        let _ = writeln!(text, "<h3>{} <small>· step {}</small></h3>", stage_title(stage), thousands(first.step));
-        text += &picked.iter().map(|(what, sample)| block(what, sample)).collect::<String>();
+        let Some((_, first)) = picked.first() else {
+            continue;
+        };
+        let _ = writeln!(
+            text,
+            "<h3>{} <small>· step {}</small></h3>",
+            stage_title(stage),
+            thousands(first.step)
+        );
+        text += &picked
+            .iter()
+            .map(|(what, sample)| block(what, sample))
+            .collect::<String>();
     }
     text
 }
 
 /// What stands over a sample.
 pub fn sample_head(what: &str, sample: &Sample) -> (String, String) {
-    let reward = sample.reward.map_or_else(|| "no reward".into(), |reward| format!("reward {}", number(reward.into())));
-    let cut = if sample.finish == "length" { ", cut off" } else { "" };
-    (format!("{what}: {reward}"), format!("row {}, {} tokens{cut}", sample.row, thousands(sample.tokens.into())))
+    let reward = sample.reward.map_or_else(
+        || "no reward".into(),
+        |reward| format!("reward {}", number(reward.into())),
+    );
+    let cut = if sample.finish == "length" {
+        ", cut off"
+    } else {
+        ""
+    };
+    (
+        format!("{what}: {reward}"),
+        format!(
+            "row {}, {} tokens{cut}",
+            sample.row,
+            thousands(sample.tokens.into())
+        ),
+    )
 }
 
 fn block(what: &str, sample: &Sample) -> String {
     let (head, details) = sample_head(what, sample);
-    let mut text = format!("<div class=\"sample\"><h4>{head} <small>{}</small></h4>\n", escaped(&details));
+    let mut text = format!(
+        "<div class=\"sample\"><h4>{head} <small>{}</small></h4>\n",
+        escaped(&details)
+    );
     text += &labelled("prompt", &sample.prompt);
     text += &labelled("completion", &sample.completion);
     if let Some(reference) = &sample.reference {
         text += &labelled("reference", reference);
     }
-    let rows: Vec<Vec<String>> = sample.verdicts.iter().map(|verdict| vec![verdict.plugin.clone(), judged(verdict)]).collect();
+    let rows: Vec<Vec<String>> = sample
+        .verdicts
+        .iter()
+        .map(|verdict| vec![verdict.plugin.clone(), judged(verdict)])
+        .collect();
     if !rows.is_empty() {
         text += &table(&["reward", "verdict"], 2, rows);
     }
@@ -330,16 +489,32 @@ fn block(what: &str, sample: &Sample) -> String {
 }
 
 fn labelled(label: &str, text: &str) -> String {
-    format!("<p class=\"label\">{}</p><pre>{}</pre>\n", escaped(label), escaped(&shortened(text)))
+    format!(
+        "<p class=\"label\">{}</p><pre>{}</pre>\n",
+        escaped(label),
+        escaped(&shortened(text))
+    )
 }
 
 fn examples(run: &Run) -> String {
     let mut text = String::new();
     for (data, shown) in figures::examples(run) {
-        let _ = writeln!(text, "<h3>{}</h3>\n<div class=\"sample\">", escaped(&one_line(data)));
-        if let Some((_, EvalExample { prompt, reference, .. })) = shown.last() {
+        let _ = writeln!(
+            text,
+            "<h3>{}</h3>\n<div class=\"sample\">",
+            escaped(&one_line(data))
+        );
+        if let Some((
+            _,
+            EvalExample {
+                prompt, reference, ..
+            },
+        )) = shown.last()
+        {
             text += &labelled("prompt", prompt);
-            text += &reference.as_ref().map_or_else(String::new, |reference| labelled("reference", reference));
+            text += &reference
+                .as_ref()
+                .map_or_else(String::new, |reference| labelled("reference", reference));
         }
         for (place, example) in shown {
             text += &labelled(&place, &example.completion);

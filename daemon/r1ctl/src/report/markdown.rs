@@ -36,7 +36,17 @@ fn fenced(text: &str) -> String {
 fn table(heads: &[String], numbers: usize, rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(heads.iter().map(|head| plain_text(head)).collect());
-    text += &line((0..heads.len()).map(|at| if at >= numbers { "--:".into() } else { "---".into() }).collect());
+    text += &line(
+        (0..heads.len())
+            .map(|at| {
+                if at >= numbers {
+                    "--:".into()
+                } else {
+                    "---".into()
+                }
+            })
+            .collect(),
+    );
     for row in rows {
         text += &line(row.iter().map(|cell| plain_text(cell)).collect());
     }
@@ -48,19 +58,31 @@ fn heads(names: &[&str]) -> Vec<String> {
 }
 
 pub fn page(run: &Run) -> String {
-    let mut text = format!("# {}\n\n**{}**", plain_text(&run.status.name), words::state(run.status.state));
+    let mut text = format!(
+        "# {}\n\n**{}**",
+        plain_text(&run.status.name),
+        words::state(run.status.state)
+    );
     if let Some(error) = &run.status.error {
         let _ = write!(text, ": {}", plain_text(error));
     }
     text += "\n\n";
-    let rows: Vec<Vec<String>> = facts(run).into_iter().map(|(key, value)| vec![key.into(), value]).collect();
+    let rows: Vec<Vec<String>> = facts(run)
+        .into_iter()
+        .map(|(key, value)| vec![key.into(), value])
+        .collect();
     text += &table(&heads(&["", ""]), 2, &rows);
     for gap in &run.gaps {
         let _ = writeln!(text, "Not in this report: {}\n", plain_text(gap));
     }
     text += "## Summary\n\n";
     for sentence in words::summary(run) {
-        let _ = writeln!(text, "- **{}** {}", plain_text(&sentence.about), plain_text(&sentence.said));
+        let _ = writeln!(
+            text,
+            "- **{}** {}",
+            plain_text(&sentence.about),
+            plain_text(&sentence.said)
+        );
     }
     text += "\n";
     text += &stages(run);
@@ -85,7 +107,17 @@ fn stages(run: &Run) -> String {
             ]
         })
         .collect();
-    let names = ["stage", "kind", "starts from", "reads", "state", "steps", "tokens", "time", "share of time"];
+    let names = [
+        "stage",
+        "kind",
+        "starts from",
+        "reads",
+        "state",
+        "steps",
+        "tokens",
+        "time",
+        "share of time",
+    ];
     format!("## Stages\n\n{}", table(&heads(&names), 5, &rows))
 }
 
@@ -94,11 +126,25 @@ fn results(run: &Run) -> String {
     if found.rows.is_empty() {
         return String::new();
     }
-    let columns = found.columns.iter().map(|(data, metric)| format!("{data}: {}", plain(metric)));
-    let names: Vec<String> = heads(&["evaluated", "step"]).into_iter().chain(columns).collect();
+    let columns = found
+        .columns
+        .iter()
+        .map(|(data, metric)| format!("{data}: {}", plain(metric)));
+    let names: Vec<String> = heads(&["evaluated", "step"])
+        .into_iter()
+        .chain(columns)
+        .collect();
     let row = |row: &figures::EvaluationRow<'_>| {
-        let value = |column| row.values.get(column).map_or_else(|| "–".into(), |value| value.shown(column.1));
-        [vec![figures::place(row.stage), thousands(row.step)], found.columns.iter().map(value).collect()].concat()
+        let value = |column| {
+            row.values
+                .get(column)
+                .map_or_else(|| "–".into(), |value| value.shown(column.1))
+        };
+        [
+            vec![figures::place(row.stage), thousands(row.step)],
+            found.columns.iter().map(value).collect(),
+        ]
+        .concat()
     };
     let rows: Vec<Vec<String>> = found.rows.iter().map(row).collect();
     format!("## After each stage\n\n{}", table(&names, 1, &rows))
@@ -110,25 +156,64 @@ fn curves(run: &Run) -> String {
     for stage in run.stages.iter().filter(|stage| !stage.curves.is_empty()) {
         let row = |(name, points): (&String, &Vec<(u64, f64)>)| {
             let (first, last) = ends(points)?;
-            let finite = || points.iter().map(|(_, value)| *value).filter(|value| value.is_finite());
-            let extremes = [finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max)];
-            Some([vec![name.clone(), number(first), number(last)], extremes.map(number).to_vec()].concat())
+            let finite = || {
+                points
+                    .iter()
+                    .map(|(_, value)| *value)
+                    .filter(|value| value.is_finite())
+            };
+            let extremes = [
+                finite().fold(f64::INFINITY, f64::min),
+                finite().fold(f64::NEG_INFINITY, f64::max),
+            ];
+            Some(
+                [
+                    vec![name.clone(), number(first), number(last)],
+                    extremes.map(number).to_vec(),
+                ]
+                .concat(),
+            )
         };
-        let shown = |name: &str| !["timing_s/", "num_tokens"].iter().any(|start| name.starts_with(start));
-        let rows: Vec<Vec<String>> = stage.curves.iter().filter(|(name, _)| shown(name)).filter_map(row).collect();
+        let shown = |name: &str| {
+            !["timing_s/", "num_tokens"]
+                .iter()
+                .any(|start| name.starts_with(start))
+        };
+        let rows: Vec<Vec<String>> = stage
+            .curves
+            .iter()
+            .filter(|(name, _)| shown(name))
+            .filter_map(row)
+            .collect();
         if !rows.is_empty() {
             let names = heads(&["metric", "first tenth", "last tenth", "least", "most"]);
-            let _ = write!(text, "### {}\n\n{}", plain_text(&stage.status.name), table(&names, 1, &rows));
+            let _ = write!(
+                text,
+                "### {}\n\n{}",
+                plain_text(&stage.status.name),
+                table(&names, 1, &rows)
+            );
         }
     }
     let odd = figures::verdicts(run);
     if !odd.is_empty() {
-        let rows: Vec<Vec<String>> =
-            odd.into_iter().map(|(stage, counts)| [vec![stage], counts.into_iter().map(thousands).collect()].concat()).collect();
-        let _ =
-            write!(text, "### Verdicts that were no scores\n\n{}", table(&heads(&[&["stage"], &VERDICTS[..]].concat()), 1, &rows));
+        let rows: Vec<Vec<String>> = odd
+            .into_iter()
+            .map(|(stage, counts)| {
+                [vec![stage], counts.into_iter().map(thousands).collect()].concat()
+            })
+            .collect();
+        let _ = write!(
+            text,
+            "### Verdicts that were no scores\n\n{}",
+            table(&heads(&[&["stage"], &VERDICTS[..]].concat()), 1, &rows)
+        );
     }
-    if text.is_empty() { text } else { format!("## Metrics\n\n{text}") }
+    if text.is_empty() {
+        text
+    } else {
+        format!("## Metrics\n\n{text}")
+    }
 }
 
 fn samples(run: &Run) -> String {
@@ -136,25 +221,54 @@ fn samples(run: &Run) -> String {
     for stage in &run.stages {
         for (what, sample) in figures::picked(stage) {
             let (head, details) = sample_head(what, sample);
-            let _ = write!(text, "### {}, step {}, {head} ({details})\n\n", plain_text(&stage.status.name), thousands(sample.step));
-            text += &format!("prompt\n\n{}completion\n\n{}", fenced(&sample.prompt), fenced(&sample.completion));
+            let _ = write!(
+                text,
+                "### {}, step {}, {head} ({details})\n\n",
+                plain_text(&stage.status.name),
+                thousands(sample.step)
+            );
+            text += &format!(
+                "prompt\n\n{}completion\n\n{}",
+                fenced(&sample.prompt),
+                fenced(&sample.completion)
+            );
             for verdict in &sample.verdicts {
-                let _ = writeln!(text, "- {}: {}", plain_text(&verdict.plugin), plain_text(&judged(verdict)));
+                let _ = writeln!(
+                    text,
+                    "- {}: {}",
+                    plain_text(&verdict.plugin),
+                    plain_text(&judged(verdict))
+                );
             }
             text += "\n";
         }
     }
-    if text.is_empty() { text } else { format!("## Samples\n\n{text}") }
+    if text.is_empty() {
+        text
+    } else {
+        format!("## Samples\n\n{text}")
+    }
 }
 
 fn examples(run: &Run) -> String {
     let mut text = String::new();
     for (data, shown) in figures::examples(run) {
-        let prompt = shown.last().map_or_else(String::new, |(_, example)| fenced(&example.prompt));
+        let prompt = shown
+            .last()
+            .map_or_else(String::new, |(_, example)| fenced(&example.prompt));
         let _ = write!(text, "### {}\n\nprompt\n\n{prompt}", plain_text(data));
         for (place, example) in shown {
-            let _ = write!(text, "{}\n\n{}", plain_text(&place), fenced(&example.completion));
+            let _ = write!(
+                text,
+                "{}\n\n{}",
+                plain_text(&place),
+                fenced(&example.completion)
+            );
         }
     }
-    if text.is_empty() { text } else { format!("## Examples of the evaluations\n\n{text}") }
+    if text.is_empty() {
+        text
+    } else {
+        format!("## Examples of the evaluations\n\n{text}")
+    }
 }

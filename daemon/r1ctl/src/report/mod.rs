@@ -1,6 +1,7 @@
 //! `r1ctl report`: the story of a job as one page to read in a browser and one in markdown.
 //!
-//! Everything that is said is computed from what the job recorded; what came from a model or a data set is escaped on its way.
+//! Everything that is said is computed from what the job recorded; what came from a model or a data
+//! set is escaped on its way.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -36,9 +37,18 @@ pub struct Written {
 pub fn write(run: &Run, to: &Path) -> Result<Written, Error> {
     let put = |name: &str, text: String| -> Result<PathBuf, Error> {
         let path = to.join(name);
-        std::fs::write(&path, text).map_err(|source| Error::File { path: path.clone(), source })?;
+        std::fs::write(&path, text).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
         Ok(path)
     };
-    std::fs::create_dir_all(to).map_err(|source| Error::File { path: to.into(), source })?;
-    Ok(Written { html: put("report.html", html::page(run))?, markdown: put("report.md", markdown::page(run))? })
+    std::fs::create_dir_all(to).map_err(|source| Error::File {
+        path: to.into(),
+        source,
+    })?;
+    Ok(Written {
+        html: put("report.html", html::page(run))?,
+        markdown: put("report.md", markdown::page(run))?,
+    })
 }

@@ -6,8 +6,15 @@ use crate::terminal::{Look, one_line};
 use r1d_proto::control::{MadeDataSet, Review};
 
 pub fn datasets(sets: &[MadeDataSet], look: Look) -> String {
-    let columns =
-        [left("DATA SET"), right("ROWS"), right("MADE"), right("SAMPLED"), right("ACCEPTED"), left("REVIEW"), left("SHA-256")];
+    let columns = [
+        left("DATA SET"),
+        right("ROWS"),
+        right("MADE"),
+        right("SAMPLED"),
+        right("ACCEPTED"),
+        left("REVIEW"),
+        left("SHA-256"),
+    ];
     let row = |set: &MadeDataSet| {
         vec![
             one_line(&set.stage),
@@ -36,7 +43,11 @@ pub fn reviewed(set: &MadeDataSet) -> String {
     let stage = one_line(&set.stage);
     match set.review {
         Review::Imported => {
-            format!("{stage}: {} rows take the place of the {} that were made\n", thousands(set.rows), thousands(set.rows_made))
+            format!(
+                "{stage}: {} rows take the place of the {} that were made\n",
+                thousands(set.rows),
+                thousands(set.rows_made)
+            )
         }
         _ => format!("{stage}: its {} rows are accepted\n", thousands(set.rows)),
     }

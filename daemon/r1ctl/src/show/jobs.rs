@@ -6,7 +6,15 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{JobSummary, LogLine};
 
 pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
-    let columns = [left("JOB"), left("NAME"), left("STATE"), right("PRIORITY"), left("STAGE"), right("STEP"), left("SUBMITTED")];
+    let columns = [
+        left("JOB"),
+        left("NAME"),
+        left("STATE"),
+        right("PRIORITY"),
+        left("STAGE"),
+        right("STEP"),
+        left("SUBMITTED"),
+    ];
     let row = |job: &JobSummary| {
         vec![
             job.job.to_string(),
@@ -14,7 +22,11 @@ pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
             look.state(job.state),
             job.priority.to_string(),
             job.stage.as_deref().map_or_else(|| "-".into(), one_line),
-            if job.stage.is_some() { format!("{}/{}", thousands(job.step), thousands(job.steps)) } else { "-".into() },
+            if job.stage.is_some() {
+                format!("{}/{}", thousands(job.step), thousands(job.steps))
+            } else {
+                "-".into()
+            },
             minute_of_s(job.submitted_at),
         ]
     };

@@ -9,11 +9,36 @@ use r1d_proto::control::{DeviceStatus, Node};
 pub fn nodes(nodes: &[Node], look: Look) -> String {
     let mut text = String::new();
     for node in nodes {
-        let plugins = if node.plugins.is_empty() { "none".into() } else { node.plugins.join(", ") };
-        text += &format!("{}  r1d {}, up {}\n", look.bold(&node.name), node.version, duration(node.uptime_s as f64));
-        text += &format!("state    {}\nplugins  {plugins}\n", node.state_dir.display());
-        let columns = [left("DEVICE"), left("STATE"), left("JOB"), right("WORKER PID"), right("WORKER RESTARTS")];
-        text += &table(look, &columns, node.devices.iter().map(|device| row(device, look)).collect());
+        let plugins = if node.plugins.is_empty() {
+            "none".into()
+        } else {
+            node.plugins.join(", ")
+        };
+        text += &format!(
+            "{}  r1d {}, up {}\n",
+            look.bold(&node.name),
+            node.version,
+            duration(node.uptime_s as f64)
+        );
+        text += &format!(
+            "state    {}\nplugins  {plugins}\n",
+            node.state_dir.display()
+        );
+        let columns = [
+            left("DEVICE"),
+            left("STATE"),
+            left("JOB"),
+            right("WORKER PID"),
+            right("WORKER RESTARTS"),
+        ];
+        text += &table(
+            look,
+            &columns,
+            node.devices
+                .iter()
+                .map(|device| row(device, look))
+                .collect(),
+        );
         for device in &node.devices {
             if let Some(problem) = &device.problem {
                 text += &format!("{} gets no jobs: {}\n", device.device, one_line(problem));
@@ -33,8 +58,13 @@ fn row(device: &DeviceStatus, look: Look) -> Vec<String> {
     vec![
         device.device.clone(),
         state,
-        device.job.as_ref().map_or_else(|| "-".into(), ToString::to_string),
-        device.worker_pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+        device
+            .job
+            .as_ref()
+            .map_or_else(|| "-".into(), ToString::to_string),
+        device
+            .worker_pid
+            .map_or_else(|| "-".into(), |pid| pid.to_string()),
         device.worker_restarts.to_string(),
     ]
 }

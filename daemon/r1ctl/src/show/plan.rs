@@ -7,13 +7,20 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Plan, PlanStage};
 use std::collections::BTreeSet;
 
-/// The resolved job file comes first: on a terminal, what a reader decides by is then what stays in sight.
+/// The resolved job file comes first: on a terminal, what a reader decides by is then what stays in
+/// sight.
 pub fn plan(plan: &Plan, look: Look) -> String {
     let mut text = String::new();
     text += &look.dim("# the job file with every default filled in");
     text += &format!("\n{}\n\n", printable(plan.resolved.trim_end()));
-    let parameters = plan.parameters.map_or_else(|| "unknown number of".into(), thousands);
-    text += &format!("{}  {}, {parameters} parameters\n\n", look.bold(&one_line(&plan.name)), one_line(&plan.model));
+    let parameters = plan
+        .parameters
+        .map_or_else(|| "unknown number of".into(), thousands);
+    text += &format!(
+        "{}  {}, {parameters} parameters\n\n",
+        look.bold(&one_line(&plan.name)),
+        one_line(&plan.model)
+    );
     text += &stages(&plan.stages, look);
     text += &memory(&plan.stages, look);
     for warning in &plan.warnings {
@@ -45,13 +52,30 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
             one_line(&stage.from),
             one_line(&stage.data),
             known(stage.rows),
-            if stage.kind == "eval" { "-".into() } else { known(stage.steps) },
-            if stage.kind == "eval" { "-".into() } else { thousands(stage.tokens_per_step) },
-            if stage.rewards.is_empty() { "-".into() } else { one_line(&stage.rewards.join(", ")) },
+            if stage.kind == "eval" {
+                "-".into()
+            } else {
+                known(stage.steps)
+            },
+            if stage.kind == "eval" {
+                "-".into()
+            } else {
+                thousands(stage.tokens_per_step)
+            },
+            if stage.rewards.is_empty() {
+                "-".into()
+            } else {
+                one_line(&stage.rewards.join(", "))
+            },
         ];
         row.splice(2..2, model);
         if is_reused {
-            row.push(stage.reused_from.as_ref().map_or_else(|| "-".into(), |job| one_line(&job.0)));
+            row.push(
+                stage
+                    .reused_from
+                    .as_ref()
+                    .map_or_else(|| "-".into(), |job| one_line(&job.0)),
+            );
         }
         row
     };
@@ -60,12 +84,19 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
 
 /// A count that depends on what a stage before will keep is 0 until then.
 fn known(count: u64) -> String {
-    if count == 0 { "later".into() } else { thousands(count) }
+    if count == 0 {
+        "later".into()
+    } else {
+        thousands(count)
+    }
 }
 
 /// One row per stage, one column per actor that any stage needs, and their sum.
 fn memory(stages: &[PlanStage], look: Look) -> String {
-    let actors: BTreeSet<&String> = stages.iter().flat_map(|stage| stage.memory.keys()).collect();
+    let actors: BTreeSet<&String> = stages
+        .iter()
+        .flat_map(|stage| stage.memory.keys())
+        .collect();
     if actors.is_empty() {
         return String::new();
     }
@@ -74,10 +105,23 @@ fn memory(stages: &[PlanStage], look: Look) -> String {
     heads.push("TOTAL".into());
     let row = |stage: &PlanStage| {
         let mut row = vec![one_line(&stage.name)];
-        row.extend(actors.iter().map(|actor| stage.memory.get(*actor).map_or_else(|| "-".into(), |n| bytes(*n))));
-        row.push(bytes(stage.memory.values().fold(0, |sum: u64, n| sum.saturating_add(*n))));
+        row.extend(actors.iter().map(|actor| {
+            stage
+                .memory
+                .get(*actor)
+                .map_or_else(|| "-".into(), |n| bytes(*n))
+        }));
+        row.push(bytes(
+            stage
+                .memory
+                .values()
+                .fold(0, |sum: u64, n| sum.saturating_add(*n)),
+        ));
         row
     };
     let right: Vec<bool> = (0..heads.len()).map(|i| i > 0).collect();
-    format!("\n{}", headed(look, &heads, &right, stages.iter().map(row).collect()))
+    format!(
+        "\n{}",
+        headed(look, &heads, &right, stages.iter().map(row).collect())
+    )
 }

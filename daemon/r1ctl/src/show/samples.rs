@@ -6,12 +6,21 @@ use r1d_proto::control::Sample;
 use r1d_proto::verdict::{Outcome, Verdict};
 
 pub fn samples(samples: &[Sample], look: Look) -> String {
-    samples.iter().map(|sample| block(sample, look)).collect::<Vec<_>>().join("\n")
+    samples
+        .iter()
+        .map(|sample| block(sample, look))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn block(sample: &Sample, look: Look) -> String {
-    let reward = sample.reward.map_or_else(|| "not trained on".into(), |r| format!("reward {}", number(r.into())));
-    let advantage = sample.advantage.map_or_else(String::new, |a| format!(", advantage {a:+.3}"));
+    let reward = sample.reward.map_or_else(
+        || "not trained on".into(),
+        |r| format!("reward {}", number(r.into())),
+    );
+    let advantage = sample
+        .advantage
+        .map_or_else(String::new, |a| format!(", advantage {a:+.3}"));
     let head = format!(
         "{} step {}, prompt {}, sample {} (row {}): {reward}{advantage}, {} tokens, {}",
         one_line(&sample.stage),
@@ -47,7 +56,11 @@ fn field(name: &str, text: &str, look: Look) -> String {
     const COLUMN: usize = 12;
     let indent = format!("\n  {}", " ".repeat(COLUMN));
     let padded = format!("{name:COLUMN$}");
-    format!("  {}{}\n", look.dim(&padded), printable(text.trim_end()).replace('\n', &indent))
+    format!(
+        "  {}{}\n",
+        look.dim(&padded),
+        printable(text.trim_end()).replace('\n', &indent)
+    )
 }
 
 /// What a reward said, and what it counted as.

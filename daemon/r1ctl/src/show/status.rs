@@ -6,7 +6,12 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
 
 pub fn status(job: &JobStatus, look: Look) -> String {
-    let mut text = format!("{}  {}  {}\n", look.bold(&job.job.0), one_line(&job.name), look.state(job.state));
+    let mut text = format!(
+        "{}  {}  {}\n",
+        look.bold(&job.job.0),
+        one_line(&job.name),
+        look.state(job.state)
+    );
     for (name, value) in facts(job) {
         text += &format!("{:11}{value}\n", name);
     }
@@ -23,8 +28,14 @@ pub fn status(job: &JobStatus, look: Look) -> String {
 }
 
 fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
-    let mut facts = vec![("priority", job.priority.to_string()), ("submitted", time_of_s(job.submitted_at))];
-    facts.extend(job.queue_position.map(|place| ("queue", format!("place {place}"))));
+    let mut facts = vec![
+        ("priority", job.priority.to_string()),
+        ("submitted", time_of_s(job.submitted_at)),
+    ];
+    facts.extend(
+        job.queue_position
+            .map(|place| ("queue", format!("place {place}"))),
+    );
     facts.extend(job.started_at.map(|at| ("started", time_of_s(at))));
     facts.extend(job.ended_at.map(|at| ("ended", time_of_s(at))));
     facts.extend(job.activity.as_ref().map(|now| ("now", activity(now))));
@@ -33,7 +44,11 @@ fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
         facts.push(("restarts", job.restarts.to_string()));
     }
     facts.push(("directory", job.directory.display().to_string()));
-    facts.extend(job.model.as_ref().map(|model| ("model", model.display().to_string())));
+    facts.extend(
+        job.model
+            .as_ref()
+            .map(|model| ("model", model.display().to_string())),
+    );
     facts
 }
 
@@ -42,25 +57,47 @@ pub fn activity(now: &Activity) -> String {
     if now.total == 0 {
         return doing;
     }
-    format!("{doing} {}/{} {}", thousands(now.done), thousands(now.total), one_line(&now.unit))
+    format!(
+        "{doing} {}/{} {}",
+        thousands(now.done),
+        thousands(now.total),
+        one_line(&now.unit)
+    )
 }
 
-/// Where a job has several models, a third column says which one each row's stage has: the cells, if any.
-pub fn model_column<'a>(columns: &mut Vec<Column>, models: impl Iterator<Item = &'a Option<String>>) -> Vec<Option<String>> {
+/// Where a job has several models, a third column says which one each row's stage has: the cells,
+/// if any.
+pub fn model_column<'a>(
+    columns: &mut Vec<Column>,
+    models: impl Iterator<Item = &'a Option<String>>,
+) -> Vec<Option<String>> {
     let models: Vec<_> = models.collect();
     if models.iter().all(|model| model.is_none()) {
         return vec![None; models.len()];
     }
     columns.insert(2, left("MODEL"));
-    models.into_iter().map(|model| Some(model.as_deref().map_or_else(|| "-".into(), one_line))).collect()
+    models
+        .into_iter()
+        .map(|model| Some(model.as_deref().map_or_else(|| "-".into(), one_line)))
+        .collect()
 }
 
 fn stages(stages: &[StageStatus], look: Look) -> String {
-    let mut columns =
-        vec![left("STAGE"), left("KIND"), left("STATE"), right("STEP"), right("DURABLE"), right("TIME"), left("LAST STEP")];
+    let mut columns = vec![
+        left("STAGE"),
+        left("KIND"),
+        left("STATE"),
+        right("STEP"),
+        right("DURABLE"),
+        right("TIME"),
+        left("LAST STEP"),
+    ];
     let models = model_column(&mut columns, stages.iter().map(|stage| &stage.model));
     let row = |(stage, model): (&StageStatus, Option<String>)| {
-        let metrics: Vec<String> = watched_metrics(&stage.metrics).iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let metrics: Vec<String> = watched_metrics(&stage.metrics)
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         let mut row = vec![
             one_line(&stage.name),
             one_line(&stage.kind),
@@ -69,7 +106,11 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
                 None => look.state(stage.state),
             },
             // An evaluation has no steps.
-            if stage.kind == "eval" { "-".into() } else { format!("{}/{}", thousands(stage.step), thousands(stage.steps)) },
+            if stage.kind == "eval" {
+                "-".into()
+            } else {
+                format!("{}/{}", thousands(stage.step), thousands(stage.steps))
+            },
             thousands(stage.durable_step),
             duration(stage.seconds),
             metrics.join(", "),
@@ -82,10 +123,28 @@ fn stages(stages: &[StageStatus], look: Look) -> String {
 
 fn evals(evals: &[EvalResult], look: Look) -> String {
     let row = |eval: &EvalResult| {
-        let metrics: Vec<String> =
-            watched_evals(&eval.metrics).map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name))).collect();
-        let stage = eval.stage.as_deref().map_or_else(|| "before training".into(), one_line);
-        vec![stage, thousands(eval.step), one_line(&eval.data), metrics.join(", ")]
+        let metrics: Vec<String> = watched_evals(&eval.metrics)
+            .map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name)))
+            .collect();
+        let stage = eval
+            .stage
+            .as_deref()
+            .map_or_else(|| "before training".into(), one_line);
+        vec![
+            stage,
+            thousands(eval.step),
+            one_line(&eval.data),
+            metrics.join(", "),
+        ]
     };
-    table(look, &[left("EVALUATED IN"), right("STEP"), left("DATA"), left("RESULT")], evals.iter().map(row).collect())
+    table(
+        look,
+        &[
+            left("EVALUATED IN"),
+            right("STEP"),
+            left("DATA"),
+            left("RESULT"),
+        ],
+        evals.iter().map(row).collect(),
+    )
 }

@@ -1,4 +1,5 @@
-//! How a job that was waited for ended: what each stage was worth, one sample before and after, where the model is.
+//! How a job that was waited for ended: what each stage was worth, one sample before and after,
+//! where the model is.
 
 use crate::format::{duration, eval_metric, thousands, watched_evals};
 use crate::table::{headed, side_by_side};
@@ -17,16 +18,25 @@ pub fn summary(job: &JobStatus, look: Look, again: &str) -> String {
         text += &format!("{}\n", examples(before, after, look));
     }
     let took = match (job.started_at, job.ended_at) {
-        (Some(started), Some(ended)) => format!(" in {}", duration(ended.saturating_sub(started) as f64)),
+        (Some(started), Some(ended)) => {
+            format!(" in {}", duration(ended.saturating_sub(started) as f64))
+        }
         _ => String::new(),
     };
-    text += &format!("job {} ({}) {}{took}\n", look.bold(&job.job.0), one_line(&job.name), look.state(job.state));
+    text += &format!(
+        "job {} ({}) {}{took}\n",
+        look.bold(&job.job.0),
+        one_line(&job.name),
+        look.state(job.state)
+    );
     if let Some(error) = &job.error {
         text += &format!("{} {}\n", look.red("error:"), printable(error));
     }
     match &job.model {
         Some(model) => text += &format!("model  {}\n", look.bold(&model.display().to_string())),
-        None if job.state != State::Succeeded => text += &format!("log    {again} logs {}\n", job.job),
+        None if job.state != State::Succeeded => {
+            text += &format!("log    {again} logs {}\n", job.job)
+        }
         None => {}
     }
     text + &format!("files  {}\n", job.directory.display())
@@ -34,18 +44,34 @@ pub fn summary(job: &JobStatus, look: Look, again: &str) -> String {
 
 /// `before training`, `after reasoning`.
 fn eval_label(eval: &EvalResult) -> String {
-    eval.stage.as_ref().map_or_else(|| "before training".into(), |stage| format!("after {}", one_line(stage)))
+    eval.stage.as_ref().map_or_else(
+        || "before training".into(),
+        |stage| format!("after {}", one_line(stage)),
+    )
 }
 
-/// Evaluations within a stage are its curve, `r1ctl status` shows them; here each stage and data set stands once.
+/// Evaluations within a stage are its curve, `r1ctl status` shows them; here each stage and data
+/// set stands once.
 fn last_of_each_stage(evals: &[EvalResult]) -> Vec<&EvalResult> {
-    let is_last =
-        |i: usize, eval: &EvalResult| !evals.iter().skip(i + 1).any(|later| later.stage == eval.stage && later.data == eval.data);
-    evals.iter().enumerate().filter(|(i, eval)| is_last(*i, eval)).map(|(_, eval)| eval).collect()
+    let is_last = |i: usize, eval: &EvalResult| {
+        !evals
+            .iter()
+            .skip(i + 1)
+            .any(|later| later.stage == eval.stage && later.data == eval.data)
+    };
+    evals
+        .iter()
+        .enumerate()
+        .filter(|(i, eval)| is_last(*i, eval))
+        .map(|(_, eval)| eval)
+        .collect()
 }
 
 fn table(evals: &[&EvalResult], look: Look) -> String {
-    let metrics: BTreeSet<&String> = evals.iter().flat_map(|eval| watched_evals(&eval.metrics).map(|(name, _)| name)).collect();
+    let metrics: BTreeSet<&String> = evals
+        .iter()
+        .flat_map(|eval| watched_evals(&eval.metrics).map(|(name, _)| name))
+        .collect();
     let data: BTreeSet<&String> = evals.iter().map(|eval| &eval.data).collect();
     let mut heads = vec!["evaluated".to_owned(), "step".to_owned()];
     if data.len() > 1 {
@@ -70,21 +96,33 @@ type Shown<'a> = (&'a EvalResult, &'a EvalExample);
 
 /// The first and the last evaluation that show an example of the same data set.
 fn before_and_after(evals: &[EvalResult]) -> Option<(Shown<'_>, Shown<'_>)> {
-    let shown = || evals.iter().filter_map(|eval| Some((eval, eval.example.as_ref()?)));
+    let shown = || {
+        evals
+            .iter()
+            .filter_map(|eval| Some((eval, eval.example.as_ref()?)))
+    };
     let before = shown().next()?;
     let after = shown().rfind(|(eval, _)| eval.data == before.0.data)?;
     (!std::ptr::eq(before.0, after.0)).then_some((before, after))
 }
 
 fn examples(before: Shown<'_>, after: Shown<'_>, look: Look) -> String {
-    let mut text = format!("{}\n{}\n", look.bold("prompt"), printable(after.1.prompt.trim()));
+    let mut text = format!(
+        "{}\n{}\n",
+        look.bold("prompt"),
+        printable(after.1.prompt.trim())
+    );
     if let Some(reference) = &after.1.reference {
         text += &format!("{} {}\n", look.bold("reference"), one_line(reference));
     }
     text.push('\n');
     let completions = [before, after].map(|(_, example)| printable(example.completion.trim()));
     let heads = [eval_label(before.0), eval_label(after.0)];
-    text + &side_by_side(look, [&heads[0], &heads[1]], [&completions[0], &completions[1]])
+    text + &side_by_side(
+        look,
+        [&heads[0], &heads[1]],
+        [&completions[0], &completions[1]],
+    )
 }
 
 #[cfg(test)]
@@ -92,8 +130,18 @@ mod tests {
     use super::*;
 
     fn eval(stage: Option<&str>, step: u64, data: &str, example: Option<&str>) -> EvalResult {
-        let example = example.map(|text| EvalExample { prompt: "1 + 1".into(), completion: text.into(), reference: None });
-        EvalResult { stage: stage.map(Into::into), step, data: data.into(), metrics: [("accuracy".into(), 0.5)].into(), example }
+        let example = example.map(|text| EvalExample {
+            prompt: "1 + 1".into(),
+            completion: text.into(),
+            reference: None,
+        });
+        EvalResult {
+            stage: stage.map(Into::into),
+            step,
+            data: data.into(),
+            metrics: [("accuracy".into(), 0.5)].into(),
+            example,
+        }
     }
 
     #[test]
@@ -104,16 +152,25 @@ mod tests {
             eval(Some("rl"), 25, "hard", None),
             eval(Some("rl"), 50, "test", None),
         ];
-        let kept: Vec<(u64, &str)> = last_of_each_stage(&evals).iter().map(|e| (e.step, e.data.as_str())).collect();
+        let kept: Vec<(u64, &str)> = last_of_each_stage(&evals)
+            .iter()
+            .map(|e| (e.step, e.data.as_str()))
+            .collect();
         assert_eq!(kept, [(0, "test"), (25, "hard"), (50, "test")]);
     }
 
     #[test]
     fn before_and_after_are_of_one_data_set_and_two_evaluations() {
-        let evals =
-            [eval(None, 0, "test", Some("a")), eval(Some("rl"), 9, "test", Some("b")), eval(Some("rl"), 9, "hard", Some("c"))];
+        let evals = [
+            eval(None, 0, "test", Some("a")),
+            eval(Some("rl"), 9, "test", Some("b")),
+            eval(Some("rl"), 9, "hard", Some("c")),
+        ];
         let (before, after) = before_and_after(&evals).unwrap();
-        assert_eq!((before.1.completion.as_str(), after.1.completion.as_str()), ("a", "b"));
+        assert_eq!(
+            (before.1.completion.as_str(), after.1.completion.as_str()),
+            ("a", "b")
+        );
         assert!(before_and_after(&evals[..1]).is_none());
         assert!(before_and_after(&[]).is_none());
     }

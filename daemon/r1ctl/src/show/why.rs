@@ -7,11 +7,20 @@ use r1d_proto::control::{Wait, Why};
 pub fn why(why: &Why, look: Look) -> String {
     let mut text = format!("job {} is {}", look.bold(&why.job.0), look.state(why.state));
     if why.waits.is_empty() {
-        return text + if why.state.is_final() { "\n" } else { " and waits for nothing\n" };
+        return text
+            + if why.state.is_final() {
+                "\n"
+            } else {
+                " and waits for nothing\n"
+            };
     }
     text.push('\n');
     for (depth, wait) in why.waits.iter().enumerate() {
-        let branch = if depth == 0 { String::new() } else { format!("{}└ ", "  ".repeat(depth - 1)) };
+        let branch = if depth == 0 {
+            String::new()
+        } else {
+            format!("{}└ ", "  ".repeat(depth - 1))
+        };
         text += &format!("{branch}{}\n", line(wait, look));
     }
     text
@@ -19,11 +28,19 @@ pub fn why(why: &Why, look: Look) -> String {
 
 fn line(wait: &Wait, look: Look) -> String {
     let since = format!("for {}", duration(wait.since_s));
-    // `deadline_s` counts from the same moment as `since_s`: a wait beyond it is a bug of the daemon's, shown as one.
+    // `deadline_s` counts from the same moment as `since_s`: a wait beyond it is a bug of the
+    // daemon's, shown as one.
     let deadline = match wait.deadline_s {
-        Some(deadline) if deadline < wait.since_s => look.red(&format!("over its deadline of {}", duration(deadline))),
+        Some(deadline) if deadline < wait.since_s => {
+            look.red(&format!("over its deadline of {}", duration(deadline)))
+        }
         Some(deadline) => look.dim(&format!("at most {}", duration(deadline))),
         None => look.dim("no deadline"),
     };
-    format!("{} waits for {} {}, {deadline}", look.bold(&one_line(&wait.owner)), one_line(&wait.waits_for), look.dim(&since))
+    format!(
+        "{} waits for {} {}, {deadline}",
+        look.bold(&one_line(&wait.owner)),
+        one_line(&wait.waits_for),
+        look.dim(&since)
+    )
 }

@@ -4,23 +4,49 @@ use crate::format::{duration, eval_metric, thousands, watched_evals, watched_met
 use crate::terminal::one_line;
 use r1d_proto::control::{EvalResult, JobStatus, StageStatus, State};
 
-/// Statuses come at most ten times a second, so a line stands for the latest of the steps since the last one.
+/// Statuses come at most ten times a second, so a line stands for the latest of the steps since the
+/// last one.
 pub fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> {
     let mut lines = Vec::new();
-    if last.is_none_or(|last| last.state != now.state || last.queue_position != now.queue_position) && !now.state.is_final() {
-        let place = now.queue_position.map_or_else(String::new, |place| format!(", place {place}"));
-        lines.push(format!("job {} ({}) {}{place}", now.job, one_line(&now.name), state(now.state)));
+    if last.is_none_or(|last| last.state != now.state || last.queue_position != now.queue_position)
+        && !now.state.is_final()
+    {
+        let place = now
+            .queue_position
+            .map_or_else(String::new, |place| format!(", place {place}"));
+        lines.push(format!(
+            "job {} ({}) {}{place}",
+            now.job,
+            one_line(&now.name),
+            state(now.state)
+        ));
     }
     if last.map_or(0, |last| last.restarts) < now.restarts {
-        lines.push(format!("taken up again after a crash (restart {})", now.restarts));
+        lines.push(format!(
+            "taken up again after a crash (restart {})",
+            now.restarts
+        ));
     }
-    lines.extend(evals(last, now).filter(|eval| eval.stage.is_none()).map(eval_line));
+    lines.extend(
+        evals(last, now)
+            .filter(|eval| eval.stage.is_none())
+            .map(eval_line),
+    );
     for (i, stage) in now.stages.iter().enumerate() {
         let before = last.and_then(|last| last.stages.get(i));
         lines.extend(stage_lines(before, stage, now.eta_s));
-        lines.extend(evals(last, now).filter(|eval| eval.stage.as_ref() == Some(&stage.name)).map(eval_line));
+        lines.extend(
+            evals(last, now)
+                .filter(|eval| eval.stage.as_ref() == Some(&stage.name))
+                .map(eval_line),
+        );
         if stage.state.is_final() && before.is_none_or(|before| before.state != stage.state) {
-            lines.push(format!("stage {} {} in {}", one_line(&stage.name), state(stage.state), duration(stage.seconds)));
+            lines.push(format!(
+                "stage {} {} in {}",
+                one_line(&stage.name),
+                state(stage.state),
+                duration(stage.seconds)
+            ));
         }
     }
     lines
@@ -28,14 +54,25 @@ pub fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> {
 
 /// Evaluations are only ever added.
 fn evals<'a>(last: Option<&JobStatus>, now: &'a JobStatus) -> impl Iterator<Item = &'a EvalResult> {
-    now.evals.iter().skip(last.map_or(0, |last| last.evals.len()))
+    now.evals
+        .iter()
+        .skip(last.map_or(0, |last| last.evals.len()))
 }
 
-fn stage_lines(before: Option<&StageStatus>, stage: &StageStatus, eta_s: Option<f64>) -> Vec<String> {
+fn stage_lines(
+    before: Option<&StageStatus>,
+    stage: &StageStatus,
+    eta_s: Option<f64>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let waited = before.is_none_or(|before| before.state == State::Queued);
     if waited && stage.state != State::Queued {
-        lines.push(format!("stage {} ({}) began: {} steps", one_line(&stage.name), one_line(&stage.kind), thousands(stage.steps)));
+        lines.push(format!(
+            "stage {} ({}) began: {} steps",
+            one_line(&stage.name),
+            one_line(&stage.kind),
+            thousands(stage.steps)
+        ));
     }
     if stage.step > before.map_or(0, |before| before.step) {
         let mut line = format!("{} {}/{}", one_line(&stage.name), stage.step, stage.steps);
@@ -55,9 +92,14 @@ pub fn eval_line(eval: &EvalResult) -> String {
         Some(stage) => format!("{} {}", one_line(stage), eval.step),
         None => "before training".into(),
     };
-    let metrics: Vec<String> =
-        watched_evals(&eval.metrics).map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name))).collect();
-    format!("eval on {} ({at}): {}", one_line(&eval.data), metrics.join("  "))
+    let metrics: Vec<String> = watched_evals(&eval.metrics)
+        .map(|(name, _)| format!("{name} {}", eval_metric(&eval.metrics, name)))
+        .collect();
+    format!(
+        "eval on {} ({at}): {}",
+        one_line(&eval.data),
+        metrics.join("  ")
+    )
 }
 
 fn state(state: State) -> &'static str {

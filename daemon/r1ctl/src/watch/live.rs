@@ -1,4 +1,5 @@
-//! The live display of a terminal: a line for the job, one for each stage, the metrics, what it does now.
+//! The live display of a terminal: a line for the job, one for each stage, the metrics, what it
+//! does now.
 
 use crate::format::{duration, thousands, watched_metrics};
 use crate::show;
@@ -31,11 +32,21 @@ impl Live {
             "{spinner} {wide_msg}"
         })));
         head.enable_steady_tick(Duration::from_millis(TICK_MS));
-        Live { look, clock, screen, head, lines: RefCell::new(Vec::new()) }
+        Live {
+            look,
+            clock,
+            screen,
+            head,
+            lines: RefCell::new(Vec::new()),
+        }
     }
 
     pub fn show(&self, last: Option<&JobStatus>, now: &JobStatus) {
-        for eval in now.evals.iter().skip(last.map_or(0, |last| last.evals.len())) {
+        for eval in now
+            .evals
+            .iter()
+            .skip(last.map_or(0, |last| last.evals.len()))
+        {
             // A display that cannot be drawn is no reason to leave the job.
             let _ = self.screen.println(self.look.green(&eval_line(eval)));
         }
@@ -45,9 +56,15 @@ impl Live {
         let texts = body(now, self.look);
         let mut lines = self.lines.borrow_mut();
         while lines.len() < texts.len() {
-            lines.push(self.screen.add(ProgressBar::new_spinner().with_style(style("  {wide_msg}"))));
+            lines.push(
+                self.screen
+                    .add(ProgressBar::new_spinner().with_style(style("  {wide_msg}"))),
+            );
         }
-        for (line, text) in lines.iter().zip(texts.into_iter().map(Some).chain(std::iter::repeat(None))) {
+        for (line, text) in lines
+            .iter()
+            .zip(texts.into_iter().map(Some).chain(std::iter::repeat(None)))
+        {
             line.set_message(text.unwrap_or_default());
         }
     }
@@ -70,8 +87,18 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 fn head(job: &JobStatus, elapsed_s: Option<f64>, look: Look) -> String {
-    let mut parts = vec![format!("{} {}", look.bold(&one_line(&job.name)), look.dim(&job.job.0)), look.state(job.state)];
-    parts.extend(job.queue_position.map(|place| format!("place {place} in the queue")));
+    let mut parts = vec![
+        format!(
+            "{} {}",
+            look.bold(&one_line(&job.name)),
+            look.dim(&job.job.0)
+        ),
+        look.state(job.state),
+    ];
+    parts.extend(
+        job.queue_position
+            .map(|place| format!("place {place} in the queue")),
+    );
     parts.extend(elapsed_s.map(duration));
     parts.extend(job.eta_s.map(|eta| format!("ETA {}", duration(eta))));
     if job.restarts > 0 {
@@ -81,14 +108,30 @@ fn head(job: &JobStatus, elapsed_s: Option<f64>, look: Look) -> String {
 }
 
 fn body(job: &JobStatus, look: Look) -> Vec<String> {
-    let names = job.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0);
-    let mut lines: Vec<String> = job.stages.iter().map(|stage| stage_line(stage, names, look)).collect();
+    let names = job
+        .stages
+        .iter()
+        .map(|stage| stage.name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut lines: Vec<String> = job
+        .stages
+        .iter()
+        .map(|stage| stage_line(stage, names, look))
+        .collect();
     // Of the stage at work, or between stages the one before.
     let latest = job.stages.iter().rfind(|stage| !stage.metrics.is_empty());
     let metrics = latest.map_or_else(Vec::new, |stage| watched_metrics(&stage.metrics));
-    let metrics: Vec<String> = metrics.iter().map(|(name, value)| format!("{} {value}", look.dim(name))).collect();
+    let metrics: Vec<String> = metrics
+        .iter()
+        .map(|(name, value)| format!("{} {value}", look.dim(name)))
+        .collect();
     lines.push(metrics.join("  "));
-    lines.push(job.activity.as_ref().map_or_else(String::new, |now| look.dim(&show::activity(now))));
+    lines.push(
+        job.activity
+            .as_ref()
+            .map_or_else(String::new, |now| look.dim(&show::activity(now))),
+    );
     lines
 }
 
@@ -101,12 +144,24 @@ fn stage_line(stage: &StageStatus, names: usize, look: Look) -> String {
         State::Cancelled => look.yellow("–"),
     };
     let count = format!("{}/{}", thousands(stage.step), thousands(stage.steps));
-    let time = if stage.seconds > 0.0 { look.dim(&duration(stage.seconds)) } else { String::new() };
-    format!("{mark} {:names$} {} {count:>11}  {time}", one_line(&stage.name), bar(stage.step, stage.steps, look))
+    let time = if stage.seconds > 0.0 {
+        look.dim(&duration(stage.seconds))
+    } else {
+        String::new()
+    };
+    format!(
+        "{mark} {:names$} {} {count:>11}  {time}",
+        one_line(&stage.name),
+        bar(stage.step, stage.steps, look)
+    )
 }
 
 fn bar(done: u64, total: u64, look: Look) -> String {
-    let share = if total == 0 { 0.0 } else { (done as f64 / total as f64).clamp(0.0, 1.0) };
+    let share = if total == 0 {
+        0.0
+    } else {
+        (done as f64 / total as f64).clamp(0.0, 1.0)
+    };
     let full = (share * BAR_COLUMNS as f64) as usize;
     look.cyan(&"━".repeat(full)) + &look.dim(&"─".repeat(BAR_COLUMNS - full))
 }

@@ -1,7 +1,8 @@
 //! Staying with a job until it ends: `submit --wait`, `status --watch`.
 //!
-//! The daemon may be restarted meanwhile (it takes the job up again by itself), so a stream that breaks is looked for again with
-//! growing pauses, for [`Patience::reconnect`](crate::cli::Patience) seconds since it was last heard of.
+//! The daemon may be restarted meanwhile (it takes the job up again by itself), so a stream that
+//! breaks is looked for again with growing pauses, for
+//! [`Patience::reconnect`](crate::cli::Patience) seconds since it was last heard of.
 
 mod events;
 mod live;
@@ -35,11 +36,19 @@ pub enum Style {
 
 impl Style {
     pub fn of_status(output: Output) -> Style {
-        if output == Output::Json { Style::JsonStream } else { Style::People }
+        if output == Output::Json {
+            Style::JsonStream
+        } else {
+            Style::People
+        }
     }
 
     pub fn of_submit(output: Output) -> Style {
-        if output == Output::Json { Style::JsonAtEnd } else { Style::People }
+        if output == Output::Json {
+            Style::JsonAtEnd
+        } else {
+            Style::People
+        }
     }
 }
 
@@ -63,10 +72,12 @@ impl Watch<'_> {
     /// Until the job ends or Ctrl-C, which leaves the job alone.
     pub async fn job(&self, job: &str) -> Result<Ended, Error> {
         let display = self.display();
-        // A prefix, until the first status tells the whole id: another job may come to share the prefix.
+        // A prefix, until the first status tells the whole id: another job may come to share the
+        // prefix.
         let name = RefCell::new(JobId(job.to_owned()));
         let ended = tokio::select! {
-            // First, so that it is listened for before anything is shown. A system that cannot tell of Ctrl-C keeps SIGINT's own effect.
+            // First, so that it is listened for before anything is shown. A system that cannot tell
+            // of Ctrl-C keeps SIGINT's own effect.
             biased;
             Ok(()) = tokio::signal::ctrl_c() => None,
             status = self.follow(&name, &display) => Some(status),
@@ -80,8 +91,10 @@ impl Watch<'_> {
             None => {
                 let (job, again) = (name.borrow(), &self.printer.again);
                 self.printer.note("detached; the job goes on");
-                self.printer.note(&format!("  come back  {again} status --watch {job}"));
-                self.printer.note(&format!("  stop it    {again} cancel {job}"));
+                self.printer
+                    .note(&format!("  come back  {again} status --watch {job}"));
+                self.printer
+                    .note(&format!("  stop it    {again} cancel {job}"));
                 Ok(Ended::Interrupted)
             }
         }
@@ -93,17 +106,27 @@ impl Watch<'_> {
             Style::JsonStream => Display::Json,
             Style::JsonAtEnd if stderr.width.is_none() => Display::Silent,
             Style::People if stdout.width.is_none() || stderr.width.is_none() => Display::Lines,
-            Style::JsonAtEnd | Style::People => Display::Live(Live::new(stderr, self.clock.clone())),
+            Style::JsonAtEnd | Style::People => {
+                Display::Live(Live::new(stderr, self.clock.clone()))
+            }
         }
     }
 
     fn conclude(&self, status: &JobStatus) -> Result<Ended, Error> {
         match self.style {
-            Style::People => print::data(&show::summary(status, self.printer.stdout, &self.printer.again))?,
+            Style::People => print::data(&show::summary(
+                status,
+                self.printer.stdout,
+                &self.printer.again,
+            ))?,
             Style::JsonAtEnd => print::json(status)?,
             Style::JsonStream => {}
         }
-        Ok(if status.state == State::Succeeded { Ended::Ok } else { Ended::JobFailed })
+        Ok(if status.state == State::Succeeded {
+            Ended::Ok
+        } else {
+            Ended::JobFailed
+        })
     }
 
     /// The job's last status. Statuses on the way go to the display.
@@ -136,7 +159,12 @@ impl Watch<'_> {
             }
             if self.clock.now().saturating_sub(heard_at) >= self.reconnect {
                 let (socket, again) = (self.client.socket().into(), self.printer.again.clone());
-                return Err(Error::Lost { socket, seconds: self.reconnect.as_secs(), job, again });
+                return Err(Error::Lost {
+                    socket,
+                    seconds: self.reconnect.as_secs(),
+                    job,
+                    again,
+                });
             }
             self.away(display, heard);
             tokio::time::sleep(pause).await;
@@ -145,8 +173,14 @@ impl Watch<'_> {
     }
 
     /// One connection's statuses, until the daemon ends them.
-    async fn stream(&self, job: &str, mut on_status: impl FnMut(JobStatus) -> Result<(), Error>) -> Result<(), Error> {
-        let request = Request::Watch { job: job.to_owned() };
+    async fn stream(
+        &self,
+        job: &str,
+        mut on_status: impl FnMut(JobStatus) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let request = Request::Watch {
+            job: job.to_owned(),
+        };
         let mut answers = self.client.open(&request).await?;
         while let Some(answer) = answers.next().await? {
             match answer {
@@ -157,7 +191,12 @@ impl Watch<'_> {
         Ok(())
     }
 
-    fn show(&self, display: &Display, last: Option<&JobStatus>, now: &JobStatus) -> Result<(), Error> {
+    fn show(
+        &self,
+        display: &Display,
+        last: Option<&JobStatus>,
+        now: &JobStatus,
+    ) -> Result<(), Error> {
         match display {
             Display::Live(live) => live.show(last, now),
             Display::Lines => {
@@ -172,7 +211,10 @@ impl Watch<'_> {
     }
 
     fn away(&self, display: &Display, first: bool) {
-        let text = format!("{}: the daemon went away, looking for it again", self.client.socket().display());
+        let text = format!(
+            "{}: the daemon went away, looking for it again",
+            self.client.socket().display()
+        );
         match display {
             Display::Live(live) => live.away(&text),
             _ if first => self.printer.note(&text),

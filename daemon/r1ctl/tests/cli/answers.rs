@@ -7,7 +7,8 @@ use crate::shape::shape;
 use r1d_proto::control::{Request, Response, SampleSort};
 use serde_json::Value;
 
-/// Runs `words` once as a table and once as JSON, for each of the answers; the first is the golden one.
+/// Runs `words` once as a table and once as JSON, for each of the answers; the first is the golden
+/// one.
 fn check(name: &str, words: &[&str], request: Request, answers: Vec<Response>) {
     let home = Home::new();
     let mut documents = Vec::new();
@@ -16,9 +17,14 @@ fn check(name: &str, words: &[&str], request: Request, answers: Vec<Response>) {
         let table = home.run(words).expect(0);
         let json = home.run(&[words, &["-o", "json"][..]].concat()).expect(0);
         assert_eq!(daemon.requests(), vec![request.clone(); 2]);
-        assert!(!table.stdout.contains('\x1b') && !table.stderr.contains('\x1b'), "escape sequences in a pipe:\n{}", table.stdout);
+        assert!(
+            !table.stdout.contains('\x1b') && !table.stderr.contains('\x1b'),
+            "escape sequences in a pipe:\n{}",
+            table.stdout
+        );
         let document: Value = serde_json::from_str(&json.stdout).unwrap();
-        // `-o json` prints the control type as it is: the answer's body reads back to the same answer.
+        // `-o json` prints the control type as it is: the answer's body reads back to the same
+        // answer.
         let mut whole = serde_json::to_value(&answer).unwrap();
         if let Some(body) = whole.get_mut("body") {
             *body = document.clone();
@@ -45,19 +51,38 @@ fn list() {
 #[test]
 fn datasets() {
     let words = ["dataset", "list", "k3v"];
-    check("dataset-list", &words, Request::DataSets { job: "k3v".into() }, vec![Response::DataSets(fix::datasets())]);
+    check(
+        "dataset-list",
+        &words,
+        Request::DataSets { job: "k3v".into() },
+        vec![Response::DataSets(fix::datasets())],
+    );
 }
 
 #[test]
 fn a_data_set_is_reviewed() {
     let review = |file: Option<&str>| {
         let (job, stage) = ("k3v".into(), "cold".into());
-        Request::Review { job, stage, file: file.map(|name| std::path::absolute(name).unwrap()) }
+        Request::Review {
+            job,
+            stage,
+            file: file.map(|name| std::path::absolute(name).unwrap()),
+        }
     };
     let [imported, accepted] = [0, 1].map(|i| Response::Reviewed(fix::datasets().remove(i)));
     let file = "/edited/cold.jsonl";
-    check("dataset-import", &["dataset", "review", "k3v", "cold", "--import", file], review(Some(file)), vec![imported]);
-    check("dataset-accept", &["dataset", "review", "k3v", "cold", "--accept"], review(None), vec![accepted]);
+    check(
+        "dataset-import",
+        &["dataset", "review", "k3v", "cold", "--import", file],
+        review(Some(file)),
+        vec![imported],
+    );
+    check(
+        "dataset-accept",
+        &["dataset", "review", "k3v", "cold", "--accept"],
+        review(None),
+        vec![accepted],
+    );
 }
 
 #[test]
@@ -66,44 +91,112 @@ fn an_export_is_a_copy_that_overwrites_nothing() {
     let mut sets = fix::datasets();
     sets[0].file = home.write("state/cold.jsonl", "{\"prompt\":\"1\"}\n");
     let _daemon = FakeDaemon::answering(&home.socket(), Response::DataSets(sets));
-    let export = |stage: &str| home.run(&["dataset", "review", "k3v", stage, "--export", "out.jsonl"]);
+    let export =
+        |stage: &str| home.run(&["dataset", "review", "k3v", stage, "--export", "out.jsonl"]);
     let first = export("cold").expect(0);
     assert_eq!(first.stdout, "out.jsonl\n");
-    assert!(first.stderr.contains("r1ctl dataset review k3v cold --import out.jsonl"), "{}", first.stderr);
-    assert_eq!(std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(), "{\"prompt\":\"1\"}\n");
+    assert!(
+        first
+            .stderr
+            .contains("r1ctl dataset review k3v cold --import out.jsonl"),
+        "{}",
+        first.stderr
+    );
+    assert_eq!(
+        std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(),
+        "{\"prompt\":\"1\"}\n"
+    );
     home.write("out.jsonl", "edited");
-    assert!(export("cold").expect(1).stderr.contains("out.jsonl is there already"));
-    assert_eq!(std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(), "edited");
-    assert!(export("warm").expect(1).stderr.contains("`warm` has made no data set; those that have: cold, again, readable, final"));
+    assert!(
+        export("cold")
+            .expect(1)
+            .stderr
+            .contains("out.jsonl is there already")
+    );
+    assert_eq!(
+        std::fs::read_to_string(home.path().join("out.jsonl")).unwrap(),
+        "edited"
+    );
+    assert!(
+        export("warm")
+            .expect(1)
+            .stderr
+            .contains("`warm` has made no data set; those that have: cold, again, readable, final")
+    );
     home.run(&["dataset", "review", "k3v", "cold"]).expect(64);
-    home.run(&["dataset", "review", "k3v", "cold", "--accept", "--export", "x"]).expect(64);
+    home.run(&[
+        "dataset", "review", "k3v", "cold", "--accept", "--export", "x",
+    ])
+    .expect(64);
 }
 
 #[test]
 fn status() {
-    let status = [fix::running(12), fix::queued(), fix::succeeded(), fix::failed(), fix::cancelled()];
-    let answers = status.into_iter().map(|job| Response::Status(Box::new(job))).collect();
-    check("status", &["status", "k3v"], Request::Status { job: "k3v".into() }, answers);
+    let status = [
+        fix::running(12),
+        fix::queued(),
+        fix::succeeded(),
+        fix::failed(),
+        fix::cancelled(),
+    ];
+    let answers = status
+        .into_iter()
+        .map(|job| Response::Status(Box::new(job)))
+        .collect();
+    check(
+        "status",
+        &["status", "k3v"],
+        Request::Status { job: "k3v".into() },
+        answers,
+    );
 }
 
 #[test]
 fn status_of_each_end() {
-    for (name, job) in [("queued", fix::queued()), ("succeeded", fix::succeeded()), ("failed", fix::failed())] {
+    for (name, job) in [
+        ("queued", fix::queued()),
+        ("succeeded", fix::succeeded()),
+        ("failed", fix::failed()),
+    ] {
         let home = Home::new();
         let _daemon = FakeDaemon::answering(&home.socket(), Response::Status(Box::new(job)));
         // The question was answered, whatever became of the job.
-        golden(&format!("table/status-{name}.txt"), &home.run(&["status", "k3v"]).expect(0).stdout);
+        golden(
+            &format!("table/status-{name}.txt"),
+            &home.run(&["status", "k3v"]).expect(0).stdout,
+        );
     }
 }
 
 #[test]
 fn samples() {
-    let request =
-        Request::Samples { job: "k3v".into(), stage: Some("reasoning".into()), step: Some(12), sort: SampleSort::Reward, limit: 2 };
-    let words = ["samples", "k3v", "--stage", "reasoning", "--step", "12", "--sort", "reward", "--limit", "2"];
+    let request = Request::Samples {
+        job: "k3v".into(),
+        stage: Some("reasoning".into()),
+        step: Some(12),
+        sort: SampleSort::Reward,
+        limit: 2,
+    };
+    let words = [
+        "samples",
+        "k3v",
+        "--stage",
+        "reasoning",
+        "--step",
+        "12",
+        "--sort",
+        "reward",
+        "--limit",
+        "2",
+    ];
     let mut more = fix::samples();
     more.push(fix::bare_sample());
-    check("samples", &words, request, vec![Response::Samples(fix::samples()), Response::Samples(more)]);
+    check(
+        "samples",
+        &words,
+        request,
+        vec![Response::Samples(fix::samples()), Response::Samples(more)],
+    );
 }
 
 #[test]
@@ -111,10 +204,22 @@ fn samples_in_order_is_the_default() {
     let home = Home::new();
     let daemon = FakeDaemon::answering(&home.socket(), Response::Samples(vec![]));
     let run = home.run(&["samples", "k3v"]).expect(0);
-    let request = Request::Samples { job: "k3v".into(), stage: None, step: None, sort: SampleSort::Order, limit: 20 };
+    let request = Request::Samples {
+        job: "k3v".into(),
+        stage: None,
+        step: None,
+        sort: SampleSort::Order,
+        limit: 20,
+    };
     assert_eq!(daemon.requests(), [request]);
-    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", "no samples of this stage and step are committed\n"));
-    assert_eq!(home.run(&["samples", "k3v", "-o", "json"]).expect(0).stdout, "[]\n");
+    assert_eq!(
+        (run.stdout.as_str(), run.stderr.as_str()),
+        ("", "no samples of this stage and step are committed\n")
+    );
+    assert_eq!(
+        home.run(&["samples", "k3v", "-o", "json"]).expect(0).stdout,
+        "[]\n"
+    );
 }
 
 #[test]
@@ -129,17 +234,32 @@ fn why() {
 
 #[test]
 fn nodes() {
-    check("nodes", &["nodes"], Request::Nodes, vec![Response::Nodes(fix::nodes())]);
+    check(
+        "nodes",
+        &["nodes"],
+        Request::Nodes,
+        vec![Response::Nodes(fix::nodes())],
+    );
 }
 
 #[test]
 fn cancel() {
-    check("cancel", &["cancel", "k3v"], Request::Cancel { job: "k3v".into() }, vec![Response::Cancelled { job: fix::id() }]);
+    check(
+        "cancel",
+        &["cancel", "k3v"],
+        Request::Cancel { job: "k3v".into() },
+        vec![Response::Cancelled { job: fix::id() }],
+    );
 }
 
 #[test]
 fn shutdown() {
-    check("shutdown", &["shutdown"], Request::Shutdown, vec![Response::ShuttingDown]);
+    check(
+        "shutdown",
+        &["shutdown"],
+        Request::Shutdown,
+        vec![Response::ShuttingDown],
+    );
 }
 
 #[test]
@@ -147,5 +267,8 @@ fn an_empty_list_says_what_to_do_on_stderr() {
     let home = Home::new();
     let _daemon = FakeDaemon::answering(&home.socket(), Response::Jobs(vec![]));
     let run = home.run(&["list"]).expect(0);
-    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", "no jobs yet; queue one: r1ctl submit JOB.TOML\n"));
+    assert_eq!(
+        (run.stdout.as_str(), run.stderr.as_str()),
+        ("", "no jobs yet; queue one: r1ctl submit JOB.TOML\n")
+    );
 }

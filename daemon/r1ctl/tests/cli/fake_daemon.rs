@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
-/// What the daemon does on a connection, one after the other; the connection closes when nothing is left to do.
+/// What the daemon does on a connection, one after the other; the connection closes when nothing is
+/// left to do.
 pub enum Act {
     Send(Response),
     Raw(Vec<u8>),
@@ -31,12 +32,19 @@ pub struct FakeDaemon {
 
 impl FakeDaemon {
     /// `script` is given the request and how many came before it.
-    pub fn start(socket: &Path, script: impl Fn(&Request, usize) -> Vec<Act> + Send + Sync + 'static) -> FakeDaemon {
+    pub fn start(
+        socket: &Path,
+        script: impl Fn(&Request, usize) -> Vec<Act> + Send + Sync + 'static,
+    ) -> FakeDaemon {
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (requests, gone) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (script, log, stop): (Arc<Script>, _, _) = (Arc::new(script), requests.clone(), gone.clone());
+        let (requests, gone) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (script, log, stop): (Arc<Script>, _, _) =
+            (Arc::new(script), requests.clone(), gone.clone());
         let accepting = spawn(move || {
             while !stop.load(Ordering::SeqCst) {
                 match listener.accept() {
@@ -48,7 +56,11 @@ impl FakeDaemon {
                 }
             }
         });
-        FakeDaemon { requests, gone, accepting: Some(accepting) }
+        FakeDaemon {
+            requests,
+            gone,
+            accepting: Some(accepting),
+        }
     }
 
     /// One answer to everything.
@@ -77,7 +89,9 @@ impl Drop for FakeDaemon {
 fn serve(mut stream: UnixStream, script: &Script, log: &Mutex<Vec<Request>>, gone: &AtomicBool) {
     stream.set_nonblocking(false).unwrap();
     // A connection without a request is r1ctl looking whether somebody listens.
-    let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Json) else { return };
+    let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Json) else {
+        return;
+    };
     let before = {
         let mut log = log.lock().unwrap();
         log.push(request.clone());
@@ -86,7 +100,9 @@ fn serve(mut stream: UnixStream, script: &Script, log: &Mutex<Vec<Request>>, gon
     for act in script(&request, before) {
         // The client may have left: that is its test's business.
         let sent = match act {
-            Act::Send(response) => frame::write_blocking(&mut stream, Format::Json, &response).is_ok(),
+            Act::Send(response) => {
+                frame::write_blocking(&mut stream, Format::Json, &response).is_ok()
+            }
             Act::Raw(bytes) => stream.write_all(&bytes).is_ok(),
             Act::Pause(time) => {
                 sleep(time);

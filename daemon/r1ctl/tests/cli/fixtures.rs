@@ -12,7 +12,10 @@ pub fn id() -> JobId {
 }
 
 fn metrics(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
-    pairs.iter().map(|(name, value)| (name.to_string(), *value)).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (name.to_string(), *value))
+        .collect()
 }
 
 pub fn jobs() -> Vec<JobSummary> {
@@ -27,9 +30,26 @@ pub fn jobs() -> Vec<JobSummary> {
         submitted_at: 1_795_461_725,
     };
     vec![
-        job(JOB, "arithmetic", State::Running, Some("reasoning"), 12, 120),
-        JobSummary { priority: -5, ..job("b81m0c2d", "r1-on-gsm8k", State::Queued, None, 0, 0) },
-        job("zz9y8x7w", "first try", State::Failed, Some("cold-start"), 1500, 2000),
+        job(
+            JOB,
+            "arithmetic",
+            State::Running,
+            Some("reasoning"),
+            12,
+            120,
+        ),
+        JobSummary {
+            priority: -5,
+            ..job("b81m0c2d", "r1-on-gsm8k", State::Queued, None, 0, 0)
+        },
+        job(
+            "zz9y8x7w",
+            "first try",
+            State::Failed,
+            Some("cold-start"),
+            1500,
+            2000,
+        ),
     ]
 }
 
@@ -41,11 +61,22 @@ fn eval(stage: Option<&str>, step: u64, accuracy: f64, completion: Option<&str>)
         step,
         data: "test".into(),
         metrics: metrics(&[("accuracy", accuracy), ("completions/mean_length", 61.5)]),
-        example: completion.map(|text| EvalExample { prompt, completion: text.into(), reference: stage.map(|_| "42".into()) }),
+        example: completion.map(|text| EvalExample {
+            prompt,
+            completion: text.into(),
+            reference: stage.map(|_| "42".into()),
+        }),
     }
 }
 
-fn stage(name: &str, kind: &str, state: State, step: u64, steps: u64, pairs: &[(&str, f64)]) -> StageStatus {
+fn stage(
+    name: &str,
+    kind: &str,
+    state: State,
+    step: u64,
+    steps: u64,
+    pairs: &[(&str, f64)],
+) -> StageStatus {
     let seconds = step as f64 * 0.5;
     StageStatus {
         name: name.into(),
@@ -84,10 +115,25 @@ pub fn running(step: u64) -> JobStatus {
         queue_position: None,
         stages: vec![
             stage("cold-start", "sft", State::Succeeded, 40, 40, &SFT),
-            stage("reasoning", "grpo", State::Running, step, 120, if step == 0 { &[] } else { &GRPO }),
+            stage(
+                "reasoning",
+                "grpo",
+                State::Running,
+                step,
+                120,
+                if step == 0 { &[] } else { &GRPO },
+            ),
         ],
-        activity: Some(Activity { doing: "sampling".into(), done: 312, total: 512, unit: "completions".into() }),
-        evals: vec![eval(None, 0, 0.0, Some("qq zx\x1b[2J(( ")), eval(Some("cold-start"), 40, 0.3125, None)],
+        activity: Some(Activity {
+            doing: "sampling".into(),
+            done: 312,
+            total: 512,
+            unit: "completions".into(),
+        }),
+        evals: vec![
+            eval(None, 0, 0.0, Some("qq zx\x1b[2J(( ")),
+            eval(Some("cold-start"), 40, 0.3125, None),
+        ],
         directory: "/var/lib/r1d/jobs/k3v9qx7a".into(),
         model: None,
         error: None,
@@ -101,7 +147,10 @@ pub fn queued() -> JobStatus {
         state: State::Queued,
         started_at: None,
         queue_position: Some(2),
-        stages: vec![stage("cold-start", "sft", State::Queued, 0, 40, &[]), stage("reasoning", "grpo", State::Queued, 0, 120, &[])],
+        stages: vec![
+            stage("cold-start", "sft", State::Queued, 0, 40, &[]),
+            stage("reasoning", "grpo", State::Queued, 0, 120, &[]),
+        ],
         activity: None,
         evals: vec![],
         restarts: 0,
@@ -118,8 +167,10 @@ pub fn succeeded() -> JobStatus {
     job.activity = None;
     job.eta_s = None;
     job.evals.push(eval(Some("reasoning"), 60, 0.71, None));
-    let completion = "<think>17 + 25: 7 + 5 = 12, write 2 carry 1; 1 + 2 + 1 = 4.</think> <answer>42</answer>";
-    job.evals.push(eval(Some("reasoning"), 120, 0.875, Some(completion)));
+    let completion =
+        "<think>17 + 25: 7 + 5 = 12, write 2 carry 1; 1 + 2 + 1 = 4.</think> <answer>42</answer>";
+    job.evals
+        .push(eval(Some("reasoning"), 120, 0.875, Some(completion)));
     job.model = Some("/var/lib/r1d/jobs/k3v9qx7a/final".into());
     job
 }
@@ -131,25 +182,50 @@ pub fn failed() -> JobStatus {
     job.stages[1].state = State::Failed;
     job.activity = None;
     job.eta_s = None;
-    job.error = Some("reward plugin `accuracy` ran out of time 3 times: raise its limits, or mend it".into());
+    job.error = Some(
+        "reward plugin `accuracy` ran out of time 3 times: raise its limits, or mend it".into(),
+    );
     job
 }
 
 pub fn cancelled() -> JobStatus {
-    JobStatus { state: State::Cancelled, error: None, ..failed() }
+    JobStatus {
+        state: State::Cancelled,
+        error: None,
+        ..failed()
+    }
 }
 
 pub fn log_lines() -> Vec<LogLine> {
-    let line = |at_ms, level: &str, message: &str| LogLine { at_ms, level: level.into(), message: message.into() };
+    let line = |at_ms, level: &str, message: &str| LogLine {
+        at_ms,
+        level: level.into(),
+        message: message.into(),
+    };
     vec![
         line(1_795_461_730_123, "info", "stage cold-start began"),
-        line(1_795_461_731_000, "warn", "reward `format`: 3 traps in step 2"),
-        line(1_795_461_732_999, "error", "worker of cpu exited with signal 9\nstarted again"),
+        line(
+            1_795_461_731_000,
+            "warn",
+            "reward `format`: 3 traps in step 2",
+        ),
+        line(
+            1_795_461_732_999,
+            "error",
+            "worker of cpu exited with signal 9\nstarted again",
+        ),
     ]
 }
 
 fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
-    Verdict { plugin: plugin.into(), module_sha256: "5e".repeat(32), config_sha256: "c0".repeat(32), outcome, value, fuel: 12_345 }
+    Verdict {
+        plugin: plugin.into(),
+        module_sha256: "5e".repeat(32),
+        config_sha256: "c0".repeat(32),
+        outcome,
+        value,
+        fuel: 12_345,
+    }
 }
 
 pub fn samples() -> Vec<Sample> {
@@ -167,8 +243,22 @@ pub fn samples() -> Vec<Sample> {
         reward: Some(1.25),
         advantage: Some(0.75),
         verdicts: vec![
-            verdict("accuracy", Outcome::Score { value: 1.0, parts: vec![] }, Some(1.0)),
-            verdict("format", Outcome::Score { value: 0.25, parts: vec![0.125, 0.125] }, Some(0.25)),
+            verdict(
+                "accuracy",
+                Outcome::Score {
+                    value: 1.0,
+                    parts: vec![],
+                },
+                Some(1.0),
+            ),
+            verdict(
+                "format",
+                Outcome::Score {
+                    value: 0.25,
+                    parts: vec![0.125, 0.125],
+                },
+                Some(0.25),
+            ),
         ],
     };
     let dropped = Sample {
@@ -180,8 +270,20 @@ pub fn samples() -> Vec<Sample> {
         reward: None,
         advantage: None,
         verdicts: vec![
-            verdict("accuracy", Outcome::Abstain { reason: "no number in the reference".into() }, None),
-            verdict("format", Outcome::Trap { reason: "unreachable".into() }, Some(0.0)),
+            verdict(
+                "accuracy",
+                Outcome::Abstain {
+                    reason: "no number in the reference".into(),
+                },
+                None,
+            ),
+            verdict(
+                "format",
+                Outcome::Trap {
+                    reason: "unreachable".into(),
+                },
+                Some(0.0),
+            ),
             verdict("length", Outcome::OutOfFuel, Some(-1.0)),
             verdict("slow", Outcome::OutOfTime, None),
         ],
@@ -222,7 +324,12 @@ pub fn why() -> Why {
         waits: vec![
             wait("job k3v9qx7a", "step 13 of reasoning", 4.2, None),
             wait("trainer", "completions of 88 prompts", 4.1, Some(600.0)),
-            wait("sampler", "worker cpu: 312/512 completions", 700.0, Some(600.0)),
+            wait(
+                "sampler",
+                "worker cpu: 312/512 completions",
+                700.0,
+                Some(600.0),
+            ),
         ],
     }
 }
@@ -241,13 +348,21 @@ pub fn nodes() -> Vec<Node> {
         version: "0.1.0".into(),
         state_dir: "/var/lib/r1d".into(),
         uptime_s: 7512,
-        devices: vec![device("cuda:0", "busy", Some(4711), Some(id())), device("cpu", "failed", None, None)],
+        devices: vec![
+            device("cuda:0", "busy", Some(4711), Some(id())),
+            device("cpu", "failed", None, None),
+        ],
         plugins: vec!["accuracy".into(), "format".into()],
     }]
 }
 
 pub fn plan() -> Plan {
-    let gib = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, n)| (name.to_string(), n << 20)).collect();
+    let gib = |pairs: &[(&str, u64)]| {
+        pairs
+            .iter()
+            .map(|(name, n)| (name.to_string(), n << 20))
+            .collect()
+    };
     Plan {
         name: "arithmetic".into(),
         model: "random weights of tiny-deepseek-v3.json".into(),
@@ -277,27 +392,49 @@ pub fn plan() -> Plan {
                 steps: 120,
                 tokens_per_step: 98_304,
                 rewards: vec!["accuracy".into(), "format".into()],
-                memory: gib(&[("policy", 5), ("reference", 5), ("optimiser", 10), ("sampler cache", 1536)]),
+                memory: gib(&[
+                    ("policy", 5),
+                    ("reference", 5),
+                    ("optimiser", 10),
+                    ("sampler cache", 1536),
+                ]),
             },
         ],
-        warnings: vec!["max_completion_length = 128 cuts off 12 of the 100 longest references".into()],
+        warnings: vec![
+            "max_completion_length = 128 cuts off 12 of the 100 longest references".into(),
+        ],
         resolved: "name = \"arithmetic\"\nseed = 17\n".into(),
     }
 }
 
 /// The same kinds with nothing in what may be empty: a schema says what can be null.
 pub fn bare_job() -> JobSummary {
-    JobSummary { stage: None, ..jobs().remove(0) }
+    JobSummary {
+        stage: None,
+        ..jobs().remove(0)
+    }
 }
 
 pub fn bare_sample() -> Sample {
-    Sample { reference: None, reward: None, advantage: None, ..samples().remove(0) }
+    Sample {
+        reference: None,
+        reward: None,
+        advantage: None,
+        ..samples().remove(0)
+    }
 }
 
 pub fn bare_plan() -> Plan {
-    Plan { parameters: None, ..plan() }
+    Plan {
+        parameters: None,
+        ..plan()
+    }
 }
 
 pub fn bare_why() -> Why {
-    Why { waits: vec![], state: State::Succeeded, ..why() }
+    Why {
+        waits: vec![],
+        state: State::Succeeded,
+        ..why()
+    }
 }

@@ -23,7 +23,9 @@ pub struct Run {
 
 impl Home {
     pub fn new() -> Home {
-        Home { dir: tempfile::tempdir().unwrap() }
+        Home {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -46,7 +48,12 @@ impl Home {
 
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_r1ctl"));
-        command.args(words).env_clear().env("HOME", self.path()).current_dir(self.path()).stdin(Stdio::null());
+        command
+            .args(words)
+            .env_clear()
+            .env("HOME", self.path())
+            .current_dir(self.path())
+            .stdin(Stdio::null());
         command
     }
 
@@ -56,11 +63,18 @@ impl Home {
 
     /// Runs a command to its end; one that hangs is killed, and has no exit code.
     pub fn finish(&self, mut command: Command) -> Run {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let pid = rustix::process::Pid::from_child(&child);
         let (ended, end) = std::sync::mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            if end.recv_timeout(HANG).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if end
+                .recv_timeout(HANG)
+                .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         });
@@ -74,13 +88,27 @@ impl Home {
 impl Run {
     /// Paths of the home are shown as `HOME`, so that they do not change from run to run.
     pub fn of(output: std::process::Output, home: &Home) -> Run {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(home.path().to_str().unwrap(), "HOME");
-        Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes)
+                .unwrap()
+                .replace(home.path().to_str().unwrap(), "HOME")
+        };
+        Run {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     #[track_caller]
     pub fn expect(self, code: i32) -> Run {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 }
@@ -88,7 +116,9 @@ impl Run {
 /// Compares with `tests/golden_cli/NAME`.
 #[track_caller]
 pub fn golden(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden_cli").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden_cli")
+        .join(name);
     if std::env::var_os(UPDATE_VARIABLE).is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
@@ -97,6 +127,7 @@ pub fn golden(name: &str, text: &str) {
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         golden == text,
-        "{name} changed; if rightly so: {UPDATE_VARIABLE}=1 cargo test --release -p r1ctl\n--- golden\n{golden}\n--- now\n{text}"
+        "{name} changed; if rightly so: {UPDATE_VARIABLE}=1 cargo test --release -p r1ctl\n--- \
+         golden\n{golden}\n--- now\n{text}"
     );
 }

@@ -49,7 +49,11 @@ const COMMANDS: [&[&str]; HELPED + 3] = [
 fn help_of_every_command_is_as_written_down() {
     let home = Home::new();
     for words in &COMMANDS[..HELPED] {
-        let name = if words.is_empty() { "r1ctl".into() } else { format!("r1ctl-{}", words.join("-")) };
+        let name = if words.is_empty() {
+            "r1ctl".into()
+        } else {
+            format!("r1ctl-{}", words.join("-"))
+        };
         let run = home.run(&[words, &["--help"][..]].concat()).expect(0);
         assert_eq!(run.stderr, "");
         golden(&format!("help/{name}.txt"), &run.stdout);
@@ -61,15 +65,35 @@ fn the_man_pages_cover_every_command_that_help_lists() {
     let home = Home::new();
     home.run(&["man", "--dir", "pages"]).expect(0);
     for words in &COMMANDS[..HELPED] {
-        let page = home.path().join("pages").join([&["r1ctl"], *words].concat().join("-") + ".1");
-        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        let page = home
+            .path()
+            .join("pages")
+            .join([&["r1ctl"], *words].concat().join("-") + ".1");
+        let text =
+            std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
         assert!(text.contains(".TH"), "{text}");
     }
     let listed = home.run(&["--help"]).expect(0).stdout;
-    let commands = listed.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(names.iter().all(|name| COMMANDS.iter().any(|words| words.first() == Some(name))), "without a golden help: {names:?}");
-    assert!(home.run(&["man"]).expect(0).stdout.contains("Submit training jobs"));
+    let commands = listed
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(
+        names
+            .iter()
+            .all(|name| COMMANDS.iter().any(|words| words.first() == Some(name))),
+        "without a golden help: {names:?}"
+    );
+    assert!(
+        home.run(&["man"])
+            .expect(0)
+            .stdout
+            .contains("Submit training jobs")
+    );
 }
 
 #[test]
@@ -105,6 +129,9 @@ fn a_wrong_command_line_exits_64_and_says_why_on_stderr() {
 #[test]
 fn help_and_version_are_no_errors() {
     let home = Home::new();
-    assert_eq!(home.run(&["--version"]).expect(0).stdout, format!("r1ctl {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        home.run(&["--version"]).expect(0).stdout,
+        format!("r1ctl {}\n", env!("CARGO_PKG_VERSION"))
+    );
     home.run(&["-h"]).expect(0);
 }

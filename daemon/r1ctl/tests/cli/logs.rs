@@ -9,19 +9,39 @@ use serde_json::Value;
 use std::time::Duration;
 
 fn lines() -> Vec<Act> {
-    fix::log_lines().into_iter().map(|line| Act::Send(Response::Log(line))).collect()
+    fix::log_lines()
+        .into_iter()
+        .map(|line| Act::Send(Response::Log(line)))
+        .collect()
 }
 
 #[test]
 fn lines_are_printed_until_the_daemon_ends_the_stream() {
     let home = Home::new();
-    let daemon = FakeDaemon::start(&home.socket(), |_, _| lines().into_iter().chain([Act::Send(Response::End)]).collect());
-    golden("table/logs.txt", &home.run(&["logs", "k3v"]).expect(0).stdout);
-    let json = home.run(&["logs", "-f", "k3v", "-o", "json"]).expect(0).stdout;
+    let daemon = FakeDaemon::start(&home.socket(), |_, _| {
+        lines()
+            .into_iter()
+            .chain([Act::Send(Response::End)])
+            .collect()
+    });
+    golden(
+        "table/logs.txt",
+        &home.run(&["logs", "k3v"]).expect(0).stdout,
+    );
+    let json = home
+        .run(&["logs", "-f", "k3v", "-o", "json"])
+        .expect(0)
+        .stdout;
     golden("json/logs.jsonl", &json);
-    let documents: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let documents: Vec<Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     golden("schema/logs.txt", &shape(&documents));
-    let request = |follow| Request::Logs { job: "k3v".into(), follow };
+    let request = |follow| Request::Logs {
+        job: "k3v".into(),
+        follow,
+    };
     assert_eq!(daemon.requests(), [request(false), request(true)]);
 }
 
@@ -40,10 +60,29 @@ fn a_quiet_job_is_followed_as_long_as_its_daemon_lives() {
     let daemon = FakeDaemon::start(&home.socket(), |request, _| match request {
         Request::Logs { .. } => {
             let quiet = Act::Pause(Duration::from_millis(2500));
-            [quiet].into_iter().chain(lines()).chain([Act::Send(Response::End)]).collect()
+            [quiet]
+                .into_iter()
+                .chain(lines())
+                .chain([Act::Send(Response::End)])
+                .collect()
         }
         _ => vec![Act::Send(Response::Jobs(vec![]))],
     });
-    assert_eq!(home.run(&["logs", "k3v", "-f", "--timeout", "1"]).expect(0).stdout.lines().count(), 4);
-    assert_eq!(daemon.requests().iter().filter(|request| **request == Request::Nodes).count(), 2, "signs of life asked for");
+    assert_eq!(
+        home.run(&["logs", "k3v", "-f", "--timeout", "1"])
+            .expect(0)
+            .stdout
+            .lines()
+            .count(),
+        4
+    );
+    assert_eq!(
+        daemon
+            .requests()
+            .iter()
+            .filter(|request| **request == Request::Nodes)
+            .count(),
+        2,
+        "signs of life asked for"
+    );
 }

@@ -1,6 +1,10 @@
-//! `r1ctl` as its users meet it: the real binary, a real socket, a daemon that says what the test wants.
+//! `r1ctl` as its users meet it: the real binary, a real socket, a daemon that says what the test
+//! wants.
 
-#![allow(clippy::disallowed_methods, reason = "a fake daemon lives on threads of its own: it may sleep")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a fake daemon lives on threads of its own: it may sleep"
+)]
 
 mod answers;
 mod errors;

@@ -18,7 +18,11 @@ fn a_job_file_that_is_no_file_is_refused() {
     for path in no_files(&home).into_iter().chain(["/proc/self/status"]) {
         for command in ["plan", "submit"] {
             let run = home.run(&[command, path]).expect(1);
-            assert!(run.stderr.contains(&format!("{path}: it is ")), "{command} {path}: {}", run.stderr);
+            assert!(
+                run.stderr.contains(&format!("{path}: it is ")),
+                "{command} {path}: {}",
+                run.stderr
+            );
         }
     }
 }
@@ -32,7 +36,11 @@ fn a_lock_that_is_no_file_is_refused() {
         let _ = std::fs::remove_file(&lock);
         symlink(home.path().join(path), &lock).unwrap();
         let run = home.run(&["submit", "job.toml"]).expect(1);
-        assert!(run.stderr.contains("HOME/r1.lock: it is "), "{path}: {}", run.stderr);
+        assert!(
+            run.stderr.contains("HOME/r1.lock: it is "),
+            "{path}: {}",
+            run.stderr
+        );
     }
 }
 
@@ -55,8 +63,17 @@ fn an_error_echoes_neither_a_megabyte_nor_an_escape_sequence() {
         );
     }
     let long = "y\u{1b}[2J".repeat(10_000);
-    for words in [&["explain", &long][..], &["plan", &long], &["status", "--socket", &long[..4000], "x"]] {
+    for words in [
+        &["explain", &long][..],
+        &["plan", &long],
+        &["status", "--socket", &long[..4000], "x"],
+    ] {
         let error = home.run(words).stderr;
-        assert!(error.len() < 8 << 10 && !error.contains('\u{1b}'), "{:?}: {} bytes", words[0], error.len());
+        assert!(
+            error.len() < 8 << 10 && !error.contains('\u{1b}'),
+            "{:?}: {} bytes",
+            words[0],
+            error.len()
+        );
     }
 }

@@ -8,8 +8,8 @@ use roxmltree::{Document, Node, ParsingOptions};
 use std::fmt::Write;
 
 /// What a model may write, if it can.
-const HOSTILE: &str =
-    "</pre><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]> \u{1b}[2J\u{fffe} ```` | *bold* </think>";
+const HOSTILE: &str = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & ]]> \
+                       \u{1b}[2J\u{fffe} ```` | *bold* </think>";
 const STEPS: u64 = 1500;
 
 const JOB: &str = r#"
@@ -49,14 +49,24 @@ more_data = ["general"]
 
 /// Of step `step`, from 1.
 fn reward(step: u64) -> f64 {
-    0.125 + 0.5 * step as f64 / STEPS as f64 + if step.is_multiple_of(2) { 0.0625 } else { -0.0625 }
+    0.125
+        + 0.5 * step as f64 / STEPS as f64
+        + if step.is_multiple_of(2) {
+            0.0625
+        } else {
+            -0.0625
+        }
 }
 
 /// A job's directory, and how the job stands.
 fn recorded(home: &Home) -> JobStatus {
     let mut lines = String::new();
     for step in 1..=STEPS {
-        let kl = if step == 3 { "null".into() } else { (step as f64 * 1e-5).to_string() };
+        let kl = if step == 3 {
+            "null".into()
+        } else {
+            (step as f64 * 1e-5).to_string()
+        };
         let trap = u64::from(step == 7) * 2;
         let _ = writeln!(
             lines,
@@ -73,7 +83,10 @@ fn recorded(home: &Home) -> JobStatus {
             step * 500
         );
     }
-    let _ = writeln!(lines, r#"{{"stage":"student","step":1,"loss":2.5,"num_tokens":77}}"#);
+    let _ = writeln!(
+        lines,
+        r#"{{"stage":"student","step":1,"loss":2.5,"num_tokens":77}}"#
+    );
     lines += r#"{"stage":"student","st"#;
     home.write("job/metrics.jsonl", &lines);
     home.write("job/job.toml", JOB);
@@ -81,13 +94,20 @@ fn recorded(home: &Home) -> JobStatus {
         "job/datasets/kept.json",
         r#"{"rows":21,"sha256":"ab","sampled":84,"acceptance_rate":0.25,"prompts":40,"prompts_with_rows":13}"#,
     );
-    let device = "{\"at_ms\":1,\"level\":\"info\",\"message\":\"worker cuda:0 runs as process 7\"}\n";
+    let device =
+        "{\"at_ms\":1,\"level\":\"info\",\"message\":\"worker cuda:0 runs as process 7\"}\n";
     home.write("job/log.jsonl", device);
     let mut status = fix::succeeded();
     let stage = status.stages[1].clone();
     let named = |name: &str, kind: &str, steps: u64, seconds: f64| {
         let mut stage = stage.clone();
-        (stage.name, stage.kind, stage.step, stage.steps, stage.seconds) = (name.into(), kind.into(), steps, steps, seconds);
+        (
+            stage.name,
+            stage.kind,
+            stage.step,
+            stage.steps,
+            stage.seconds,
+        ) = (name.into(), kind.into(), steps, steps, seconds);
         stage
     };
     status.stages = vec![
@@ -109,9 +129,15 @@ fn recorded(home: &Home) -> JobStatus {
             ("rows", 64.0),
             ("timing_s/evaluation", 9.0),
         ];
-        eval.metrics = metrics.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
-        eval.example =
-            Some(EvalExample { prompt: format!("1 + 1 {HOSTILE}"), completion: HOSTILE.into(), reference: Some("2".into()) });
+        eval.metrics = metrics
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), value))
+            .collect();
+        eval.example = Some(EvalExample {
+            prompt: format!("1 + 1 {HOSTILE}"),
+            completion: HOSTILE.into(),
+            reference: Some("2".into()),
+        });
         eval
     };
     status.evals = vec![
@@ -142,25 +168,37 @@ fn samples(stage: &str) -> Vec<Sample> {
 fn daemon(home: &Home, status: JobStatus) -> FakeDaemon {
     FakeDaemon::start(&home.socket(), move |request, _| match request {
         Request::Status { .. } => vec![Act::Send(Response::Status(Box::new(status.clone())))],
-        Request::Samples { stage: Some(stage), sort: SampleSort::Reward, .. } => vec![Act::Send(Response::Samples(samples(stage)))],
+        Request::Samples {
+            stage: Some(stage),
+            sort: SampleSort::Reward,
+            ..
+        } => vec![Act::Send(Response::Samples(samples(stage)))],
         other => panic!("{other:?}"),
     })
 }
 
 fn text(node: Node<'_, '_>) -> String {
-    node.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
+    node.descendants()
+        .filter(Node::is_text)
+        .filter_map(|node| node.text())
+        .collect()
 }
 
 /// The cells of the table whose head starts with these words.
 fn table(page: &Document<'_>, first: &[&str]) -> Vec<Vec<String>> {
     let rows = |table: Node<'_, '_>| -> Vec<Vec<String>> {
         let rows = table.descendants().filter(|node| node.has_tag_name("tr"));
-        rows.map(|row| row.children().filter(Node::is_element).map(text).collect()).collect()
+        rows.map(|row| row.children().filter(Node::is_element).map(text).collect())
+            .collect()
     };
-    let tables = page.descendants().filter(|node| node.has_tag_name("table")).map(rows);
-    let found = tables
-        .into_iter()
-        .find(|rows| rows.iter().any(|row| row.iter().zip(first).all(|(a, b)| a == b) && row.len() >= first.len()));
+    let tables = page
+        .descendants()
+        .filter(|node| node.has_tag_name("table"))
+        .map(rows);
+    let found = tables.into_iter().find(|rows| {
+        rows.iter()
+            .any(|row| row.iter().zip(first).all(|(a, b)| a == b) && row.len() >= first.len())
+    });
     found.unwrap_or_else(|| panic!("no table {first:?}"))
 }
 
@@ -171,32 +209,96 @@ fn both_documents_tell_the_recorded_figures() {
     let run = home.run(&["report", fix::JOB, "--to", "out"]).expect(0);
     assert_eq!(run.stdout, "out/report.html\nout/report.md\n");
     let html = std::fs::read_to_string(home.path().join("out/report.html")).unwrap();
-    let page = Document::parse_with_options(&html, ParsingOptions { allow_dtd: true, ..Default::default() }).expect("well-formed");
+    let page = Document::parse_with_options(
+        &html,
+        ParsingOptions {
+            allow_dtd: true,
+            ..Default::default()
+        },
+    )
+    .expect("well-formed");
 
     let results = table(&page, &["evaluated", "step"]);
     assert_eq!(results[0][2..], ["test"]);
-    assert_eq!(results[1], ["evaluated", "step", "pass@1", "language-consistency"]);
-    assert_eq!(results[2], ["before training", "0", "6.2 % [3.1, 12.5]", "0.812"]);
-    assert_eq!(results[3], ["after zero", "1,500", "56.2 % [50.0, 62.5]", "0.812"], "the last of the stage's evaluations");
-    assert_eq!(results[4][..3], ["after student", "1", "43.8 % [37.5, 50.0]"]);
+    assert_eq!(
+        results[1],
+        ["evaluated", "step", "pass@1", "language-consistency"]
+    );
+    assert_eq!(
+        results[2],
+        ["before training", "0", "6.2 % [3.1, 12.5]", "0.812"]
+    );
+    assert_eq!(
+        results[3],
+        ["after zero", "1,500", "56.2 % [50.0, 62.5]", "0.812"],
+        "the last of the stage's evaluations"
+    );
+    assert_eq!(
+        results[4][..3],
+        ["after student", "1", "43.8 % [37.5, 50.0]"]
+    );
     let cost = table(&page, &["stage", "kind", "steps", "tokens"]);
-    assert_eq!(cost[1][..7], ["zero", "grpo", "1,500", "1,500,000", "1m30s", "16,667", "50.0 %"]);
-    assert_eq!(cost[2][..7], ["kept", "rejection-sampling", "4", "2,000", "30 s", "66.67", "16.7 %"]);
-    assert_eq!(cost[4][..5], ["all stages", "", "1,505", "1,502,077", "3m00s"]);
+    assert_eq!(
+        cost[1][..7],
+        [
+            "zero",
+            "grpo",
+            "1,500",
+            "1,500,000",
+            "1m30s",
+            "16,667",
+            "50.0 %"
+        ]
+    );
+    assert_eq!(
+        cost[2][..7],
+        [
+            "kept",
+            "rejection-sampling",
+            "4",
+            "2,000",
+            "30 s",
+            "66.67",
+            "16.7 %"
+        ]
+    );
+    assert_eq!(
+        cost[4][..5],
+        ["all stages", "", "1,505", "1,502,077", "3m00s"]
+    );
     let stages = table(&page, &["stage", "kind", "starts from"]);
-    assert_eq!(stages[2], ["kept", "rejection-sampling", "zero", "train", "succeeded", "4 / 4", "21 rows"]);
+    assert_eq!(
+        stages[2],
+        [
+            "kept",
+            "rejection-sampling",
+            "zero",
+            "train",
+            "succeeded",
+            "4 / 4",
+            "21 rows"
+        ]
+    );
     assert_eq!(stages[3][2..4], ["qwen2", "kept + general"]);
     let verdicts = table(&page, &["stage", "score", "abstain"]);
-    assert_eq!(verdicts[1..], [["zero", "9000", "0", "2", "0", "0"].map(|cell| cell.replace("9000", "9,000"))]);
+    assert_eq!(
+        verdicts[1..],
+        [["zero", "9000", "0", "2", "0", "0"].map(|cell| cell.replace("9000", "9,000"))]
+    );
 
     // What the summary says of the curves is their first and last tenth.
     let tenth = |steps: std::ops::RangeInclusive<u64>| steps.map(reward).sum::<f64>() / 150.0;
-    let went = format!("over 1,500 steps reward went from {:.3} to {:.3}", tenth(1..=150), tenth(1351..=1500));
+    let went = format!(
+        "over 1,500 steps reward went from {:.3} to {:.3}",
+        tenth(1..=150),
+        tenth(1351..=1500)
+    );
     let body = text(page.root_element());
     let markdown = std::fs::read_to_string(home.path().join("out/report.md")).unwrap();
     for said in [
         went.as_str(),
-        "on test, against the weights at the start, pass@1 6.2 % → 56.2 % (+50.0 points, the 95 % intervals are apart);",
+        "on test, against the weights at the start, pass@1 6.2 % → 56.2 % (+50.0 points, the 95 % \
+         intervals are apart);",
         "21 of 84 completions are its data set (acceptance rate 25.0 %), of 13 of 40 prompts",
         "2 of 9,002 verdicts were no scores.",
     ] {
@@ -204,13 +306,35 @@ fn both_documents_tell_the_recorded_figures() {
         assert!(markdown.contains(said), "{said:?} is not in\n{markdown}");
     }
     // The student's weights are another model's: nothing to compare with.
-    assert!(body.contains("student (distill, from qwen2): on test pass@1 43.8 %, language-consistency 0.812"), "{body}");
-    assert!(markdown.contains("| after zero | 1,500 | 56.2 % \\[50.0, 62.5\\] | 0.812 |"), "{markdown}");
-    assert!(body.contains("cuda:0") && body.contains("random weights of /models/tiny.json"), "{body}");
-    for shown in ["the best", "the median", "the worst", "more letters", "out of fuel", "1 values are no numbers"] {
+    assert!(
+        body.contains(
+            "student (distill, from qwen2): on test pass@1 43.8 %, language-consistency 0.812"
+        ),
+        "{body}"
+    );
+    assert!(
+        markdown.contains("| after zero | 1,500 | 56.2 % \\[50.0, 62.5\\] | 0.812 |"),
+        "{markdown}"
+    );
+    assert!(
+        body.contains("cuda:0") && body.contains("random weights of /models/tiny.json"),
+        "{body}"
+    );
+    for shown in [
+        "the best",
+        "the median",
+        "the worst",
+        "more letters",
+        "out of fuel",
+        "1 values are no numbers",
+    ] {
         assert!(body.contains(shown), "{shown:?} is not in the page");
     }
-    assert!(!body.contains("not shown") && html.len() < 2_000_000, "{} bytes", html.len());
+    assert!(
+        !body.contains("not shown") && html.len() < 2_000_000,
+        "{} bytes",
+        html.len()
+    );
 }
 
 #[test]
@@ -219,9 +343,26 @@ fn what_a_model_wrote_stays_text() {
     let _daemon = daemon(&home, recorded(&home));
     home.run(&["report", fix::JOB, "--to", "."]).expect(0);
     let html = std::fs::read_to_string(home.path().join("report.html")).unwrap();
-    assert!(!html.contains("<script") && !html.contains("<img") && !html.contains('\x1b') && !html.contains('\u{fffe}'));
-    assert!(!html.contains("http://") && !html.contains("https://") && html.contains("default-src 'none'"), "nothing is fetched");
-    let page = Document::parse_with_options(&html, ParsingOptions { allow_dtd: true, ..Default::default() }).expect("well-formed");
+    assert!(
+        !html.contains("<script")
+            && !html.contains("<img")
+            && !html.contains('\x1b')
+            && !html.contains('\u{fffe}')
+    );
+    assert!(
+        !html.contains("http://")
+            && !html.contains("https://")
+            && html.contains("default-src 'none'"),
+        "nothing is fetched"
+    );
+    let page = Document::parse_with_options(
+        &html,
+        ParsingOptions {
+            allow_dtd: true,
+            ..Default::default()
+        },
+    )
+    .expect("well-formed");
     let known = [
         "html",
         "head",
@@ -268,11 +409,25 @@ fn what_a_model_wrote_stays_text() {
         "polyline",
         "text",
     ];
-    let other = page.descendants().filter(|node| node.is_element() && !known.contains(&node.tag_name().name()));
-    assert_eq!(other.map(|node| node.tag_name().name()).collect::<Vec<_>>(), Vec::<&str>::new());
-    assert!(text(page.root_element()).contains("</pre><script>alert(1)</script>"), "and is there to be read");
-    let points = page.descendants().filter(|node| node.has_tag_name("polyline")).filter_map(|node| node.attribute("points"));
-    let longest = points.map(|points| points.split(' ').count()).max().unwrap();
+    let other = page
+        .descendants()
+        .filter(|node| node.is_element() && !known.contains(&node.tag_name().name()));
+    assert_eq!(
+        other.map(|node| node.tag_name().name()).collect::<Vec<_>>(),
+        Vec::<&str>::new()
+    );
+    assert!(
+        text(page.root_element()).contains("</pre><script>alert(1)</script>"),
+        "and is there to be read"
+    );
+    let points = page
+        .descendants()
+        .filter(|node| node.has_tag_name("polyline"))
+        .filter_map(|node| node.attribute("points"));
+    let longest = points
+        .map(|points| points.split(' ').count())
+        .max()
+        .unwrap();
     assert!((100..=400).contains(&longest), "{longest} points in a line");
     let markdown = std::fs::read_to_string(home.path().join("report.md")).unwrap();
     let mut fence = None;
@@ -280,7 +435,10 @@ fn what_a_model_wrote_stays_text() {
         match fence {
             None if line.starts_with("```") => fence = Some(line.trim_end_matches("text")),
             Some(end) if line == end => fence = None,
-            None => assert!(!line.contains("<script") && !line.contains("*bold* "), "{line}"),
+            None => assert!(
+                !line.contains("<script") && !line.contains("*bold* "),
+                "{line}"
+            ),
             Some(_) => {}
         }
     }
@@ -293,17 +451,24 @@ fn a_directory_is_enough() {
     let mut status = recorded(&home);
     status.state = State::Running;
     let missing = home.run(&["report", "--dir", "job"]).expect(1);
-    assert!(missing.stderr.contains("job/status.json") && missing.stderr.contains("r1ctl report JOB"), "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("job/status.json") && missing.stderr.contains("r1ctl report JOB"),
+        "{}",
+        missing.stderr
+    );
     status.directory = "/elsewhere".into();
     home.write("job/status.json", &serde_json::to_string(&status).unwrap());
-    let run = home.run(&["report", "--dir", "job", "-o", "json"]).expect(0);
+    let run = home
+        .run(&["report", "--dir", "job", "-o", "json"])
+        .expect(0);
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&run.stdout).unwrap(),
         serde_json::json!({"html": "./report.html", "markdown": "./report.md"})
     );
     let html = std::fs::read_to_string(home.path().join("report.html")).unwrap();
     assert!(html.contains("running") && html.contains("1,502,077"));
-    // There is no r1d beside this r1ctl that could read Parquet, or there is and finds none: the page is there either way.
+    // There is no r1d beside this r1ctl that could read Parquet, or there is and finds none: the
+    // page is there either way.
     assert!(!html.contains("the best"));
     for words in [&["report"][..], &["report", "k3", "--dir", "job"]] {
         home.run(words).expect(64);
@@ -313,15 +478,29 @@ fn a_directory_is_enough() {
 #[test]
 fn a_job_that_has_not_begun_has_a_report_too() {
     let home = Home::new();
-    let status = JobStatus { directory: home.path().join("nothing"), ..fix::queued() };
+    let status = JobStatus {
+        directory: home.path().join("nothing"),
+        ..fix::queued()
+    };
     let _daemon = daemon(&home, status);
     home.run(&["report", fix::JOB]).expect(0);
     let html = std::fs::read_to_string(home.path().join("report.html")).unwrap();
-    Document::parse_with_options(&html, ParsingOptions { allow_dtd: true, ..Default::default() }).expect("well-formed");
-    assert!(html.contains("queued") && html.contains("0 of 2 stages are finished"), "{html}");
+    Document::parse_with_options(
+        &html,
+        ParsingOptions {
+            allow_dtd: true,
+            ..Default::default()
+        },
+    )
+    .expect("well-formed");
+    assert!(
+        html.contains("queued") && html.contains("0 of 2 stages are finished"),
+        "{html}"
+    );
 }
 
-/// `status.json` is as old as the last end of something; the steps since then are in `metrics.jsonl` alone.
+/// `status.json` is as old as the last end of something; the steps since then are in
+/// `metrics.jsonl` alone.
 #[test]
 fn the_figures_of_a_directory_are_of_one_moment() {
     let home = Home::new();
@@ -333,7 +512,10 @@ fn the_figures_of_a_directory_are_of_one_moment() {
     home.write("job/status.json", &serde_json::to_string(&status).unwrap());
     home.run(&["report", "--dir", "job"]).expect(0);
     let page = std::fs::read_to_string(home.path().join("report.md")).unwrap();
-    assert!(page.contains("over 1,500 steps") && !page.contains("over 750 steps"), "{page}");
+    assert!(
+        page.contains("over 1,500 steps") && !page.contains("over 750 steps"),
+        "{page}"
+    );
 }
 
 #[test]
@@ -342,7 +524,8 @@ fn a_stage_that_learned_nothing_says_why() {
     let status = recorded(&home);
     let line = |step: u64, share: f64, loss: &str| {
         format!(
-            "{{\"stage\":\"zero\",\"step\":{step},\"reward\":0.0,\"loss\":{loss},\"frac_reward_zero_std\":{share},\"completions/mean_length\":9.0}}\n"
+            "{{\"stage\":\"zero\",\"step\":{step},\"reward\":0.0,\"loss\":{loss},\
+             \"frac_reward_zero_std\":{share},\"completions/mean_length\":9.0}}\n"
         )
     };
     home.write("job/status.json", &serde_json::to_string(&status).unwrap());
@@ -353,7 +536,18 @@ fn a_stage_that_learned_nothing_says_why() {
     };
     let why = "in no group did the rewards differ, so nothing was learned";
     assert!(page((1..9).map(|step| line(step, 1.0, "0.0")).collect()).contains(why));
-    assert!(!page((1..9).map(|step| line(step, if step == 5 { 0.5 } else { 1.0 }, "0.0")).collect()).contains(why));
-    let page = page((1..9).map(|step| line(step, 0.5, if step < 3 { "0.5" } else { "null" })).collect());
+    assert!(
+        !page(
+            (1..9)
+                .map(|step| line(step, if step == 5 { 0.5 } else { 1.0 }, "0.0"))
+                .collect()
+        )
+        .contains(why)
+    );
+    let page = page(
+        (1..9)
+            .map(|step| line(step, 0.5, if step < 3 { "0.5" } else { "null" }))
+            .collect(),
+    );
     assert!(page.contains("loss is not a number at step 3"), "{page}");
 }

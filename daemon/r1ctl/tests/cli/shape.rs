@@ -11,7 +11,15 @@ pub fn shape(documents: &[Value]) -> String {
     for document in documents {
         walk("", document, &mut paths);
     }
-    paths.iter().map(|(path, types)| format!("{path}: {}\n", Vec::from_iter(types.iter().copied()).join(" | "))).collect()
+    paths
+        .iter()
+        .map(|(path, types)| {
+            format!(
+                "{path}: {}\n",
+                Vec::from_iter(types.iter().copied()).join(" | ")
+            )
+        })
+        .collect()
 }
 
 fn walk(path: &str, value: &Value, paths: &mut BTreeMap<String, BTreeSet<&'static str>>) {
@@ -24,13 +32,26 @@ fn walk(path: &str, value: &Value, paths: &mut BTreeMap<String, BTreeSet<&'stati
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    paths.entry(if path.is_empty() { ".".into() } else { path.into() }).or_default().insert(kind);
+    paths
+        .entry(if path.is_empty() {
+            ".".into()
+        } else {
+            path.into()
+        })
+        .or_default()
+        .insert(kind);
     match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(&format!("{path}[]"), item, paths)),
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| walk(&format!("{path}[]"), item, paths)),
         Value::Object(fields) => {
             let is_map = MAPS.iter().any(|map| path.ends_with(map));
             for (name, field) in fields {
-                walk(&format!("{path}.{}", if is_map { "*" } else { name }), field, paths);
+                walk(
+                    &format!("{path}.{}", if is_map { "*" } else { name }),
+                    field,
+                    paths,
+                );
             }
         }
         _ => {}

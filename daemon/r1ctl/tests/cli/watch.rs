@@ -17,17 +17,27 @@ fn life(last: JobStatus) -> Vec<Act> {
     let mut began = fix::running(0);
     began.restarts = 0;
     began.evals.truncate(1);
-    let mut acts: Vec<Act> =
-        [fix::queued(), began, fix::running(1), fix::running(1), fix::running(3)].into_iter().map(send).collect();
+    let mut acts: Vec<Act> = [
+        fix::queued(),
+        began,
+        fix::running(1),
+        fix::running(1),
+        fix::running(3),
+    ]
+    .into_iter()
+    .map(send)
+    .collect();
     acts.extend([send(last), Act::Send(Response::End)]);
     acts
 }
 
 #[test]
 fn in_a_pipe_each_event_is_a_line_and_the_summary_comes_last() {
-    for (name, last, code) in
-        [("succeeded", fix::succeeded as fn() -> JobStatus, 0), ("failed", fix::failed, 2), ("cancelled", fix::cancelled, 2)]
-    {
+    for (name, last, code) in [
+        ("succeeded", fix::succeeded as fn() -> JobStatus, 0),
+        ("failed", fix::failed, 2),
+        ("cancelled", fix::cancelled, 2),
+    ] {
         let home = Home::new();
         let daemon = FakeDaemon::start(&home.socket(), move |_, _| life(last()));
         let run = home.run(&["status", "--watch", "k3v"]).expect(code);
@@ -42,7 +52,11 @@ fn json_is_one_status_per_line() {
     let home = Home::new();
     let _daemon = FakeDaemon::start(&home.socket(), |_, _| life(fix::failed()));
     let run = home.run(&["status", "-w", "k3v", "-o", "json"]).expect(2);
-    let statuses: Vec<JobStatus> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let statuses: Vec<JobStatus> = run
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(statuses.len(), 6);
     assert_eq!(statuses[5], fix::failed());
 }
@@ -51,28 +65,53 @@ fn json_is_one_status_per_line() {
 fn a_daemon_that_is_restarted_is_found_again_and_nothing_is_told_twice() {
     let home = Home::new();
     let socket = home.socket();
-    let mut first = FakeDaemon::start(&socket, |_, _| vec![send(fix::running(1)), send(fix::running(3)), Act::Die]);
-    let child = home.command(&["status", "-w", "k3v"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = FakeDaemon::start(&socket, |_, _| {
+        vec![send(fix::running(1)), send(fix::running(3)), Act::Die]
+    });
+    let child = home
+        .command(&["status", "-w", "k3v"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     first.wait_until_gone();
     sleep(Duration::from_millis(300));
     let second = FakeDaemon::start(&socket, |_, _| {
         let mut again = fix::running(3);
         again.restarts = 2;
-        vec![send(again), send(fix::succeeded()), Act::Send(Response::End)]
+        vec![
+            send(again),
+            send(fix::succeeded()),
+            Act::Send(Response::End),
+        ]
     });
     let run = Run::of(child.wait_with_output().unwrap(), &home).expect(0);
-    assert!(run.stderr.contains("the daemon went away, looking for it again"), "{}", run.stderr);
+    assert!(
+        run.stderr
+            .contains("the daemon went away, looking for it again"),
+        "{}",
+        run.stderr
+    );
     assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
     golden("watch/restarted.txt", &run.stdout);
     // The whole id is known by then: the prefix may have become ambiguous.
-    assert_eq!(second.requests(), [Request::Watch { job: fix::JOB.into() }]);
+    assert_eq!(
+        second.requests(),
+        [Request::Watch {
+            job: fix::JOB.into()
+        }]
+    );
 }
 
 #[test]
 fn a_daemon_that_ends_the_stream_before_the_job_ended_is_looked_for_again() {
     let home = Home::new();
     let _daemon = FakeDaemon::start(&home.socket(), |_, before| {
-        let status = if before == 0 { fix::running(1) } else { fix::succeeded() };
+        let status = if before == 0 {
+            fix::running(1)
+        } else {
+            fix::succeeded()
+        };
         vec![send(status), Act::Send(Response::End)]
     });
     home.run(&["status", "-w", "k3v"]).expect(0);
@@ -82,7 +121,9 @@ fn a_daemon_that_ends_the_stream_before_the_job_ended_is_looked_for_again() {
 fn a_daemon_that_stays_away_is_given_up_with_the_way_back() {
     let home = Home::new();
     let _daemon = FakeDaemon::start(&home.socket(), |_, _| vec![send(fix::running(1)), Act::Die]);
-    let run = home.run(&["status", "-w", "k3v", "--reconnect", "1"]).expect(1);
+    let run = home
+        .run(&["status", "-w", "k3v", "--reconnect", "1"])
+        .expect(1);
     golden("errors/lost.txt", &run.stderr);
 }
 
@@ -91,8 +132,15 @@ fn hints_name_the_socket_that_was_named() {
     let home = Home::new();
     let named = home.path().join("named.sock");
     let _daemon = FakeDaemon::start(&named, |_, _| life(fix::failed()));
-    let run = home.run(&["status", "-w", "k3v", "--socket", "named.sock"]).expect(2);
-    assert!(run.stdout.contains("r1ctl --socket named.sock logs k3v9qx7a"), "{}", run.stdout);
+    let run = home
+        .run(&["status", "-w", "k3v", "--socket", "named.sock"])
+        .expect(2);
+    assert!(
+        run.stdout
+            .contains("r1ctl --socket named.sock logs k3v9qx7a"),
+        "{}",
+        run.stdout
+    );
 }
 
 #[test]
@@ -102,15 +150,28 @@ fn a_daemon_that_hangs_while_it_is_watched_counts_as_away() {
         (Request::Watch { .. }, 0) => vec![send(fix::running(1)), Act::Hang],
         _ => vec![Act::Hang],
     });
-    let run = home.run(&["status", "-w", "k3v", "--reconnect", "1", "--timeout", "1"]).expect(1);
-    assert!(run.stderr.contains("is not back after 1 s"), "{}", run.stderr);
+    let run = home
+        .run(&["status", "-w", "k3v", "--reconnect", "1", "--timeout", "1"])
+        .expect(1);
+    assert!(
+        run.stderr.contains("is not back after 1 s"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
 fn ctrl_c_detaches_and_tells_the_way_back() {
     let home = Home::new();
-    let daemon = FakeDaemon::start(&home.socket(), |_, _| vec![send(fix::running(1)), Act::Hang]);
-    let mut child = home.command(&["status", "-w", "k3v"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let daemon = FakeDaemon::start(&home.socket(), |_, _| {
+        vec![send(fix::running(1)), Act::Hang]
+    });
+    let mut child = home
+        .command(&["status", "-w", "k3v"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
@@ -120,5 +181,11 @@ fn ctrl_c_detaches_and_tells_the_way_back() {
     let run = Run::of(child.wait_with_output().unwrap(), &home).expect(130);
     rest.join().unwrap();
     golden("watch/detached.txt", &run.stderr);
-    assert!(!daemon.requests().iter().any(|request| matches!(request, Request::Cancel { .. })), "the job goes on");
+    assert!(
+        !daemon
+            .requests()
+            .iter()
+            .any(|request| matches!(request, Request::Cancel { .. })),
+        "the job goes on"
+    );
 }

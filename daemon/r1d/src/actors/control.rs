@@ -1,5 +1,6 @@
-//! The control socket: one request per connection, answered in a task of its own. What a client may take of the daemon is bounded by kind
-//! ([`Rooms`]), and what changes something runs in a task that no connection can drop: it is carried out whether its client stays or not.
+//! The control socket: one request per connection, answered in a task of its own. What a client may
+//! take of the daemon is bounded by kind ([`Rooms`]), and what changes something runs in a task
+//! that no connection can drop: it is carried out whether its client stays or not.
 
 use crate::accept::{self, AcceptError, Submission, Submitted};
 use crate::actors::jobs::{Cancel, Jobs};
@@ -22,7 +23,10 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, stream};
 use r1d_ledger::state::SUBMISSION_ID_MAX_BYTES;
 use r1d_ledger::{FindError, JobRecord, LedgerError};
-use r1d_proto::control::{ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response, SampleSort};
+use r1d_proto::control::{
+    ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response,
+    SampleSort,
+};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::{shown, user_file};
@@ -42,7 +46,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Requests of more bytes than this are decoded away from the actors' thread: a few milliseconds.
 const DECODED_HERE_MAX_BYTES: usize = 64 << 10;
-/// Between two words to a client that waits for its answer. The shortest patience that r1ctl can be given is twice that.
+/// Between two words to a client that waits for its answer. The shortest patience that r1ctl can be
+/// given is twice that.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// After a failure to accept a client.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
@@ -75,7 +80,12 @@ pub struct ControlSocket {
 
 impl ControlSocket {
     /// Serves `listener` from now on.
-    pub fn new(counter: Counter, listener: Arc<UnixListener>, alive: Alive, context: &mut Context<Self>) -> ControlSocket {
+    pub fn new(
+        counter: Counter,
+        listener: Arc<UnixListener>,
+        alive: Alive,
+        context: &mut Context<Self>,
+    ) -> ControlSocket {
         let connections = stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await;
             if accepted.is_err() {
@@ -85,7 +95,10 @@ impl ControlSocket {
             Some((accepted.map(|(stream, _)| stream), listener))
         });
         context.add_stream(connections);
-        ControlSocket { counter, _alive: alive }
+        ControlSocket {
+            counter,
+            _alive: alive,
+        }
     }
 }
 
@@ -149,8 +162,18 @@ fn refused(refused: AcceptError) -> ControlError {
     }
 }
 
-fn submitted(Submitted { job, warnings, plugins }: Submitted) -> Response {
-    Response::Submitted { job, warnings, plugins }
+fn submitted(
+    Submitted {
+        job,
+        warnings,
+        plugins,
+    }: Submitted,
+) -> Response {
+    Response::Submitted {
+        job,
+        warnings,
+        plugins,
+    }
 }
 
 /// What a client waits for, and how far it is.
@@ -165,7 +188,8 @@ impl Counter {
         let mut place = self.rooms.arriving.take();
         let received = tokio::select! {
             received = receive(&mut reader, &mut writer) => received,
-            () = place.cut() => return tracing::debug!("a client that had asked for nothing made room for a newer one"),
+            () = place.cut() => return tracing::debug!("a client that had asked for nothing made \
+                                                        room for a newer one"),
         };
         drop(place);
         let Some(envelope) = received else { return };
@@ -183,11 +207,25 @@ impl Counter {
         }
     }
 
-    async fn answer(&self, envelope: Envelope, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
-        let Envelope { id, progress, request } = envelope;
-        if id.as_ref().is_some_and(|id| id.len() > SUBMISSION_ID_MAX_BYTES) {
-            let problem = format!("the submission's id has more than {SUBMISSION_ID_MAX_BYTES} bytes");
-            return self.send_answer(&Err(error(ErrorKind::Invalid, problem)), writer).await;
+    async fn answer(
+        &self,
+        envelope: Envelope,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), FrameError> {
+        let Envelope {
+            id,
+            progress,
+            request,
+        } = envelope;
+        if id
+            .as_ref()
+            .is_some_and(|id| id.len() > SUBMISSION_ID_MAX_BYTES)
+        {
+            let problem =
+                format!("the submission's id has more than {SUBMISSION_ID_MAX_BYTES} bytes");
+            return self
+                .send_answer(&Err(error(ErrorKind::Invalid, problem)), writer)
+                .await;
         }
         let answered = match request {
             Request::Watch { job } => match self.stream_of(&job) {
@@ -215,7 +253,11 @@ impl Counter {
     }
 
     /// A client that does not take its answer makes room for newer ones.
-    async fn send_answer(&self, answer: &Answer, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+    async fn send_answer(
+        &self,
+        answer: &Answer,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), FrameError> {
         let mut place = self.rooms.answers.take();
         let error;
         let response = match answer {
@@ -232,43 +274,80 @@ impl Counter {
     }
 
     /// The job that a stream is of, and a place for the stream.
-    fn stream_of(&self, job: &str) -> Result<(Arc<JobRecord>, tokio::sync::OwnedSemaphorePermit), ControlErrorOf> {
+    fn stream_of(
+        &self,
+        job: &str,
+    ) -> Result<(Arc<JobRecord>, tokio::sync::OwnedSemaphorePermit), ControlErrorOf> {
         Ok((self.find(job)?, self.rooms.stream()?))
     }
 
     fn pending(&self, request: Request) -> Pending {
         let (counter, reading) = (self.clone(), Reading::default());
         let at = reading.clone();
-        let answer = async move { counter.single(request, &at).await.map_err(|ControlErrorOf(error)| error) };
-        Pending { reading, answer: answer.boxed_local() }
+        let answer = async move {
+            counter
+                .single(request, &at)
+                .await
+                .map_err(|ControlErrorOf(error)| error)
+        };
+        Pending {
+            reading,
+            answer: answer.boxed_local(),
+        }
     }
 
-    /// The submission that is asked for: under the client's id, or an equal one that nobody has heard the answer of.
-    async fn listen(&self, id: Option<String>, request: &Request) -> Result<Listener, ControlError> {
+    /// The submission that is asked for: under the client's id, or an equal one that nobody has
+    /// heard the answer of.
+    async fn listen(
+        &self,
+        id: Option<String>,
+        request: &Request,
+    ) -> Result<Listener, ControlError> {
         let (contents, now) = (submissions::contents(request), self.desk.clock.now());
-        let is_known = |id: &str| self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some();
+        let is_known = |id: &str| {
+            self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some()
+        };
         let id = match id {
             Some(id) if is_known(&id) => id,
             id => {
                 let unheard = self.find_unheard(&contents, now).await;
-                unheard.or(id).unwrap_or_else(|| accept::new_request_id(&self.desk))
+                unheard
+                    .or(id)
+                    .unwrap_or_else(|| accept::new_request_id(&self.desk))
             }
         };
         self.is_the_same(&id, &contents, request).await?;
-        Ok(Listener { submissions: self.submissions.clone(), contents, id, now, heard: false })
+        Ok(Listener {
+            submissions: self.submissions.clone(),
+            contents,
+            id,
+            now,
+            heard: false,
+        })
     }
 
     /// Refuses another job under the id of a submission that was made before, or is being read.
-    async fn is_the_same(&self, id: &str, contents: &str, request: &Request) -> Result<(), ControlError> {
+    async fn is_the_same(
+        &self,
+        id: &str,
+        contents: &str,
+        request: &Request,
+    ) -> Result<(), ControlError> {
         let (is_the_same, whose) = match self.desk.ledger.of_request(id) {
             Some(record) => {
                 let (request, job) = (request.clone(), record.job().clone());
                 let compared = tasks::blocking(move || accept::asked_for(&record, &request));
-                (compared.await.map_err(internal)?, format!(", which became job {job}"))
+                (
+                    compared.await.map_err(internal)?,
+                    format!(", which became job {job}"),
+                )
             }
             None => {
                 let underway = self.submissions.underway(id);
-                (underway.is_none_or(|underway| underway.contents == contents), ", which is being read".into())
+                (
+                    underway.is_none_or(|underway| underway.contents == contents),
+                    ", which is being read".into(),
+                )
             }
         };
         if is_the_same {
@@ -277,7 +356,10 @@ impl Counter {
         let id = shown::quote(id);
         Err(error(
             ErrorKind::Invalid,
-            format!("the id `{id}` is another submission's{whose}: each submission needs an id of its own"),
+            format!(
+                "the id `{id}` is another submission's{whose}: each submission needs an id of its \
+                 own"
+            ),
         ))
     }
 
@@ -289,7 +371,9 @@ impl Counter {
                 Some(record) if record.state().is_final() => false,
                 Some(record) => {
                     let inputs = Outputs::new(job_dir(&self.desk.state_dir, record.job())).inputs();
-                    tasks::blocking(move || inputs::is_untouched(&inputs)).await.unwrap_or(false)
+                    tasks::blocking(move || inputs::is_untouched(&inputs))
+                        .await
+                        .unwrap_or(false)
                 }
                 None => self.submissions.underway(&id).is_some(),
             };
@@ -304,30 +388,57 @@ impl Counter {
     fn submit(&self, id: String, contents: String, request: Request) -> Pending {
         if let Some(record) = self.desk.ledger.of_request(&id) {
             let known = submitted(accept::submitted_before(&record));
-            return Pending { reading: Reading::default(), answer: std::future::ready(Ok(known)).boxed_local() };
+            return Pending {
+                reading: Reading::default(),
+                answer: std::future::ready(Ok(known)).boxed_local(),
+            };
         }
-        let underway = self.submissions.underway(&id).map_or_else(|| self.begin(id, contents, request), Ok);
+        let underway = self
+            .submissions
+            .underway(&id)
+            .map_or_else(|| self.begin(id, contents, request), Ok);
         match underway {
             Ok(underway) => Pending {
                 reading: underway.reading.clone(),
                 answer: async move {
-                    let panicked = || internal("reading the job panicked: a bug, see the daemon's log");
+                    let panicked =
+                        || internal("reading the job panicked: a bug, see the daemon's log");
                     underway.answered().await.unwrap_or_else(|| Err(panicked()))
                 }
                 .boxed_local(),
             },
-            Err(refused) => Pending { reading: Reading::default(), answer: std::future::ready(Err(refused)).boxed_local() },
+            Err(refused) => Pending {
+                reading: Reading::default(),
+                answer: std::future::ready(Err(refused)).boxed_local(),
+            },
         }
     }
 
-    fn begin(&self, id: String, contents: String, request: Request) -> Result<Underway, ControlError> {
-        let Request::Submit { job: text, priority, pins, no_reuse } = request else {
+    fn begin(
+        &self,
+        id: String,
+        contents: String,
+        request: Request,
+    ) -> Result<Underway, ControlError> {
+        let Request::Submit {
+            job: text,
+            priority,
+            pins,
+            no_reuse,
+        } = request
+        else {
             return Err(internal("not a submission"));
         };
         let turn = self.rooms.submissions.enter()?;
         let reading = Reading::default();
         let (underway, begun) = self.submissions.begin(&id, contents, reading.clone());
-        let submission = Submission { text, priority, pins, reuses: !no_reuse, id };
+        let submission = Submission {
+            text,
+            priority,
+            pins,
+            reuses: !no_reuse,
+            id,
+        };
         let (desk, rewards) = (self.desk.clone(), self.rewards.clone());
         tasks::spawn("submission", async move {
             let read = async {
@@ -379,13 +490,22 @@ impl Counter {
         changing.await.map_err(internal)?
     }
 
-    async fn single(&self, request: Request, reading: &Reading) -> Result<Response, ControlErrorOf> {
+    async fn single(
+        &self,
+        request: Request,
+        reading: &Reading,
+    ) -> Result<Response, ControlErrorOf> {
         let desk = self.desk.clone();
         Ok(match request {
             Request::Plan { job } => {
                 let plan = self
                     .read(&self.rooms.plans, reading, move |counter, reading| {
-                        accept::plan(&job, &counter.rewards.until(reading.abandoned()), &counter.desk, reading)
+                        accept::plan(
+                            &job,
+                            &counter.rewards.until(reading.abandoned()),
+                            &counter.desk,
+                            reading,
+                        )
                     })
                     .await?;
                 Response::Plan(Box::new(plan.map_err(refused)?))
@@ -393,9 +513,19 @@ impl Counter {
             Request::Reload { job, plugin, file } => {
                 let record = self.find(&job)?;
                 self.change(&self.rooms.submissions, move |counter| async move {
-                    let reload = graders::reload(record, plugin, file, counter.rewards, counter.desk.clone());
+                    let reload = graders::reload(
+                        record,
+                        plugin,
+                        file,
+                        counter.rewards,
+                        counter.desk.clone(),
+                    );
                     let reloaded = reload.await.map_err(|refused| {
-                        let kind = if refused.is_the_daemons() { ErrorKind::Internal } else { ErrorKind::Invalid };
+                        let kind = if refused.is_the_daemons() {
+                            ErrorKind::Internal
+                        } else {
+                            ErrorKind::Invalid
+                        };
                         error(kind, refused)
                     })?;
                     counter.desk.board.touch();
@@ -407,20 +537,38 @@ impl Counter {
             Request::Status { job } => Response::Status(Box::new(desk.status(&*self.find(&job)?))),
             Request::Cancel { job } => {
                 let job = self.find(&job)?.job().clone();
-                self.change(&self.rooms.cancels, move |counter| async move { counter.cancel(job).await }).await?
+                self.change(&self.rooms.cancels, move |counter| async move {
+                    counter.cancel(job).await
+                })
+                .await?
             }
-            Request::Samples { job, stage, step, sort, limit } => self.samples(&job, stage, step, sort, limit, reading).await?,
+            Request::Samples {
+                job,
+                stage,
+                step,
+                sort,
+                limit,
+            } => {
+                self.samples(&job, stage, step, sort, limit, reading)
+                    .await?
+            }
             Request::Why { job } => Response::Why(desk.why(&*self.find(&job)?)),
             Request::DataSets { job } => {
                 let record = self.find(&job)?;
-                let listed = self.read(&self.rooms.looks, reading, move |counter, _| review::list(&counter.desk, &record));
+                let listed = self.read(&self.rooms.looks, reading, move |counter, _| {
+                    review::list(&counter.desk, &record)
+                });
                 Response::DataSets(listed.await?.map_err(reviewing)?)
             }
             Request::Review { job, stage, file } => {
                 let record = self.find(&job)?;
                 self.change(&self.rooms.submissions, move |counter| async move {
-                    let review = tasks::blocking(move || review::review(&counter.desk, &record, &stage, file.as_deref()));
-                    Ok(Response::Reviewed(review.await.map_err(internal)?.map_err(reviewing)?))
+                    let review = tasks::blocking(move || {
+                        review::review(&counter.desk, &record, &stage, file.as_deref())
+                    });
+                    Ok(Response::Reviewed(
+                        review.await.map_err(internal)?.map_err(reviewing)?,
+                    ))
                 })
                 .await?
             }
@@ -430,7 +578,13 @@ impl Counter {
                     shutdown.send_replace(true);
                     Response::ShuttingDown
                 }
-                None => return Err(error(ErrorKind::Invalid, "this daemon is a service: stop it with `systemctl stop r1d`").into()),
+                None => {
+                    return Err(error(
+                        ErrorKind::Invalid,
+                        "this daemon is a service: stop it with `systemctl stop r1d`",
+                    )
+                    .into());
+                }
             },
             Request::Submit { .. } | Request::Watch { .. } | Request::Logs { .. } => {
                 return Err(internal("such a request has a way of its own").into());
@@ -440,11 +594,19 @@ impl Counter {
 
     fn find(&self, prefix: &str) -> Result<Arc<JobRecord>, ControlErrorOf> {
         let id = self.desk.ledger.find(prefix)?;
-        self.desk.ledger.job(&id).ok_or_else(|| internal(format!("job `{id}` has no record")).into())
+        self.desk
+            .ledger
+            .job(&id)
+            .ok_or_else(|| internal(format!("job `{id}` has no record")).into())
     }
 
     async fn cancel(&self, job: JobId) -> Result<Response, ControlErrorOf> {
-        match self.jobs.ask("the queue", Cancel(job.clone())).await.map_err(internal)? {
+        match self
+            .jobs
+            .ask("the queue", Cancel(job.clone()))
+            .await
+            .map_err(internal)?
+        {
             Ok(()) => {
                 self.desk.board.touch();
                 Ok(Response::Cancelled { job })
@@ -465,12 +627,15 @@ impl Counter {
     ) -> Result<Response, ControlErrorOf> {
         let record = self.find(job)?;
         let outputs = Outputs::new(job_dir(&self.desk.state_dir, record.job()));
-        let read = move |_: &Counter, _: &Reading| samples::read(&record, &outputs, stage, step, sort, limit);
+        let read = move |_: &Counter, _: &Reading| {
+            samples::read(&record, &outputs, stage, step, sort, limit)
+        };
         match self.read(&self.rooms.looks, reading, read).await? {
             Ok(samples) => Ok(Response::Samples(samples)),
-            Err(unknown @ (samples::SamplesError::NoStage { .. } | samples::SamplesError::NoStep { .. })) => {
-                Err(error(ErrorKind::NotFound, unknown).into())
-            }
+            Err(
+                unknown @ (samples::SamplesError::NoStage { .. }
+                | samples::SamplesError::NoStep { .. }),
+            ) => Err(error(ErrorKind::NotFound, unknown).into()),
             Err(other) => Err(internal(other).into()),
         }
     }
@@ -492,7 +657,9 @@ impl Counter {
         let mut shown: Option<JobStatus> = None;
         loop {
             changes.mark_unchanged();
-            let Some(record) = self.desk.ledger.job(job) else { break };
+            let Some(record) = self.desk.ledger.job(job) else {
+                break;
+            };
             let status = self.desk.status(&record);
             let ended = status.state.is_final();
             if shown.as_ref() != Some(&status) {
@@ -510,12 +677,21 @@ impl Counter {
         send(writer, &Response::End).await
     }
 
-    async fn logs(&self, job: &JobId, follow: bool, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+    async fn logs(
+        &self,
+        job: &JobId,
+        follow: bool,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), FrameError> {
         let path = Outputs::new(job_dir(&self.desk.state_dir, job)).log();
         let mut offset = 0;
         loop {
             // Asked before reading: what is written until the end is read after it.
-            let ended = self.desk.ledger.job(job).is_none_or(|record| record.state().is_final());
+            let ended = self
+                .desk
+                .ledger
+                .job(job)
+                .is_none_or(|record| record.state().is_final());
             let read = read_from(path.clone(), offset).await;
             let (lines, length) = job_log::parse(&read);
             for line in lines {
@@ -557,7 +733,10 @@ struct Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if !self.heard {
-            let (contents, id) = (std::mem::take(&mut self.contents), std::mem::take(&mut self.id));
+            let (contents, id) = (
+                std::mem::take(&mut self.contents),
+                std::mem::take(&mut self.id),
+            );
             self.submissions.left_unheard(contents, id, self.now);
         }
     }
@@ -567,14 +746,19 @@ impl Drop for Listener {
 async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Option<Envelope> {
     let payload = frame::read_payload(reader, Format::Json, REQUEST_MAX_BYTES);
     let decoded = match tokio::time::timeout(REQUEST_MAX, payload).await {
-        Ok(Ok(bytes)) if bytes.len() <= DECODED_HERE_MAX_BYTES => frame::decode(Format::Json, &bytes),
+        Ok(Ok(bytes)) if bytes.len() <= DECODED_HERE_MAX_BYTES => {
+            frame::decode(Format::Json, &bytes)
+        }
         Ok(Ok(bytes)) => match tasks::blocking(move || frame::decode(Format::Json, &bytes)).await {
             Ok(decoded) => decoded,
             Err(panic) => Err(FrameError::Decode(panic.to_string())),
         },
         Ok(Err(error)) => Err(error),
         Err(_) => {
-            let late = error(ErrorKind::Invalid, format!("no request within {} s", REQUEST_MAX.as_secs()));
+            let late = error(
+                ErrorKind::Invalid,
+                format!("no request within {} s", REQUEST_MAX.as_secs()),
+            );
             let _ = send(writer, &Response::Error(late)).await;
             return None;
         }
@@ -591,9 +775,11 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
             let too_long = matches!(wrong, FrameError::OverLimit { .. } | FrameError::TooLong(_));
             let _ = send(writer, &Response::Error(error(ErrorKind::Invalid, wrong))).await;
             if too_long {
-                // A socket that is closed with bytes to read in it takes the answer with it: let the client finish, and read it.
+                // A socket that is closed with bytes to read in it takes the answer with it: let
+                // the client finish, and read it.
                 let mut nowhere = tokio::io::sink();
-                let _ = tokio::time::timeout(REQUEST_MAX, tokio::io::copy(reader, &mut nowhere)).await;
+                let _ =
+                    tokio::time::timeout(REQUEST_MAX, tokio::io::copy(reader, &mut nowhere)).await;
             }
             None
         }
@@ -601,12 +787,20 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
 }
 
 /// Waits for an answer; where the client wants to hear of it, says how far it is.
-async fn until_answered(pending: Pending, progress: bool, writer: &mut OwnedWriteHalf) -> Result<Answer, FrameError> {
-    let Pending { reading, mut answer } = pending;
+async fn until_answered(
+    pending: Pending,
+    progress: bool,
+    writer: &mut OwnedWriteHalf,
+) -> Result<Answer, FrameError> {
+    let Pending {
+        reading,
+        mut answer,
+    } = pending;
     loop {
         tokio::select! {
             answered = &mut answer => return Ok(answered),
-            () = tokio::time::sleep(PROGRESS_INTERVAL), if progress => send(writer, &Response::Progress(reading.now())).await?,
+            () = tokio::time::sleep(PROGRESS_INTERVAL), if progress
+                => send(writer, &Response::Progress(reading.now())).await?,
         }
     }
 }
@@ -616,10 +810,14 @@ async fn send(writer: &mut OwnedWriteHalf, response: &Response) -> Result<(), Fr
     let bytes = match frame::encode(Format::Json, response) {
         Err(FrameError::TooLong(length)) => {
             let problem = format!(
-                "the answer has {length} bytes, and one message at most {}: ask for less at a time (--limit, --stage, --step)",
+                "the answer has {length} bytes, and one message at most {}: ask for less at a \
+                 time (--limit, --stage, --step)",
                 frame::LENGTH_MAX_BYTES
             );
-            frame::encode(Format::Json, &Response::Error(error(ErrorKind::Invalid, problem)))?
+            frame::encode(
+                Format::Json,
+                &Response::Error(error(ErrorKind::Invalid, problem)),
+            )?
         }
         encoded => encoded?,
     };
@@ -640,10 +838,16 @@ mod tests {
     #[actix::test]
     async fn an_answer_that_fits_no_message_is_an_error_in_words() {
         let message = "x".repeat(frame::LENGTH_MAX_BYTES as usize);
-        let answer = Response::Log(LogLine { at_ms: 0, level: "info".into(), message });
+        let answer = Response::Log(LogLine {
+            at_ms: 0,
+            level: "info".into(),
+            message,
+        });
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         send(&mut ours.into_split().1, &answer).await.unwrap();
-        let Response::Error(error) = frame::read(&mut theirs, Format::Json).await.unwrap() else { panic!("an error") };
+        let Response::Error(error) = frame::read(&mut theirs, Format::Json).await.unwrap() else {
+            panic!("an error")
+        };
         assert_eq!(error.kind, ErrorKind::Invalid);
         assert!(error.message.contains("--limit"), "{}", error.message);
     }

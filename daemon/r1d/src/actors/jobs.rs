@@ -1,7 +1,7 @@
-//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job that
-//! waits for people or for its files has no device meanwhile; then it is in the queue again, where it
-//! was, or before all queued jobs if it was running. Whoever puts a job into the ledger has done
-//! enough: the queue listens to the ledger.
+//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job
+//! that waits for people or for its files has no device meanwhile; then it is in the queue again,
+//! where it was, or before all queued jobs if it was running. Whoever puts a job into the ledger
+//! has done enough: the queue listens to the ledger.
 
 use crate::actors::run::{Means, Outcome, Run, Started, Stop, leave_status};
 use crate::actors::supervise::Alive;
@@ -12,7 +12,9 @@ use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
 use crate::{lacking, outside, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
+use actix::{
+    Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler,
+};
 use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, LedgerError};
 use r1d_proto::control::State;
@@ -26,7 +28,8 @@ use tokio::sync::{oneshot, watch};
 const RUN_PANICS_MAX: u32 = 3;
 /// How often an end that the ledger could not take is tried again.
 const RECORD_AGAIN: Duration = Duration::from_secs(5);
-/// Free devices are looked at so often, whatever was heard of the ledger: a suspect's trial ends by time.
+/// Free devices are looked at so often, whatever was heard of the ledger: a suspect's trial ends by
+/// time.
 const DISPATCH_AGAIN: Duration = Duration::from_secs(10);
 
 /// The ledger says that another job may be the next.
@@ -72,7 +75,8 @@ pub struct Jobs {
     pub old_workers: OldWorkers,
     /// Runs that wait for people, without a device.
     pub away: HashMap<JobId, Addr<Run>>,
-    /// Jobs that wait for their files, and have no run: a file that is away may be that of all jobs.
+    /// Jobs that wait for their files, and have no run: a file that is away may be that of all
+    /// jobs.
     pub lacking: HashMap<JobId, Lacking>,
     pub looks: Looks,
     /// Epochs in which jobs go on that have waited without a device.
@@ -93,7 +97,11 @@ impl Jobs {
         }
         let remaining = self.old_workers.look();
         if let Some(device) = self.devices.first() {
-            device.means.desk.board.hold(remaining.as_ref().map(|remaining| remaining.cause.clone()));
+            device
+                .means
+                .desk
+                .board
+                .hold(remaining.as_ref().map(|remaining| remaining.cause.clone()));
         }
         if let Some(Remaining { pause, .. }) = remaining {
             self.waits_for_workers = true;
@@ -104,11 +112,20 @@ impl Jobs {
             return;
         }
         for index in 0..self.devices.len() {
-            if self.stopping || self.devices.get(index).is_none_or(|device| device.running.is_some()) {
+            if self.stopping
+                || self
+                    .devices
+                    .get(index)
+                    .is_none_or(|device| device.running.is_some())
+            {
                 continue;
             }
             // One that cannot be used would fail each job in turn.
-            if self.devices.get(index).is_some_and(|device| !device.means.desk.board.is_usable(&device.means.device)) {
+            if self
+                .devices
+                .get(index)
+                .is_some_and(|device| !device.means.desk.board.is_usable(&device.means.device))
+            {
                 continue;
             }
             if let Some(job) = self.next() {
@@ -118,7 +135,11 @@ impl Jobs {
     }
 
     fn next(&self) -> Option<JobId> {
-        let on_devices = || self.devices.iter().filter_map(|device| device.running.as_ref());
+        let on_devices = || {
+            self.devices
+                .iter()
+                .filter_map(|device| device.running.as_ref())
+        };
         let taken: HashSet<&JobId> = on_devices()
             .map(|running| &running.job)
             .chain(self.away.keys())
@@ -128,32 +149,54 @@ impl Jobs {
         let desk = &self.devices.first()?.means.desk;
         let (state, now) = (desk.ledger.state(), desk.clock.now());
         let is_on_trial = |running: &Running| {
-            let is_suspected = state.job(&running.job).is_some_and(|record| record.strikes.count > 0);
+            let is_suspected = state
+                .job(&running.job)
+                .is_some_and(|record| record.strikes.count > 0);
             is_suspected && now.saturating_sub(running.since) < turns::TRIAL_MAX
         };
         turns::next(&state, &taken, on_devices().any(is_on_trial))
     }
 
     fn start(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
-        let Some(device) = self.devices.get_mut(index) else { return };
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
         let means = device.means.clone();
         let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
-        let Started { run, halt, left, ended } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
-        device.running = Some(Running { job: job.clone(), run: run.clone(), halt, since: device.means.desk.clock.now() });
-        context.spawn(wrap_future(left).map(move |left, jobs: &mut Self, context: &mut Context<Self>| {
-            if left.is_ok() {
-                jobs.left(index, &run, context);
-            }
-        }));
-        context.spawn(wrap_future(ended).map(move |outcome, jobs: &mut Self, context: &mut Context<Self>| {
-            jobs.ended(index, job, outcome, context);
-        }));
+        let Started {
+            run,
+            halt,
+            left,
+            ended,
+        } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
+        device.running = Some(Running {
+            job: job.clone(),
+            run: run.clone(),
+            halt,
+            since: device.means.desk.clock.now(),
+        });
+        context.spawn(wrap_future(left).map(
+            move |left, jobs: &mut Self, context: &mut Context<Self>| {
+                if left.is_ok() {
+                    jobs.left(index, &run, context);
+                }
+            },
+        ));
+        context.spawn(wrap_future(ended).map(
+            move |outcome, jobs: &mut Self, context: &mut Context<Self>| {
+                jobs.ended(index, job, outcome, context);
+            },
+        ));
     }
 
     /// The run waits for something, and needs no device meanwhile.
     fn left(&mut self, index: usize, leaver: &Addr<Run>, context: &mut Context<Self>) {
-        let Some(device) = self.devices.get_mut(index) else { return };
-        if let Some(Running { job, run, .. }) = device.running.take_if(|running| running.run == *leaver) {
+        let Some(device) = self.devices.get_mut(index) else {
+            return;
+        };
+        if let Some(Running { job, run, .. }) =
+            device.running.take_if(|running| running.run == *leaver)
+        {
             self.away.insert(job, run);
             self.dispatch(context);
         }
@@ -185,7 +228,9 @@ impl Jobs {
 
     /// Waits until nothing outside of the job is amiss.
     fn lacks(&mut self, job: JobId, epoch: Option<u64>, context: &mut Context<Self>) {
-        let Some(device) = self.devices.first() else { return };
+        let Some(device) = self.devices.first() else {
+            return;
+        };
         let desk = device.means.desk.clone();
         let amiss = {
             let (desk, job) = (desk.clone(), job.clone());
@@ -203,7 +248,8 @@ impl Jobs {
             };
             tokio::select! {
                 // A queue that is gone has no such jobs.
-                () = looks.until_mended(amiss, told) => drop(queue.send(FilesBack(waits_for.clone())).await),
+                () = looks.until_mended(amiss, told)
+                    => drop(queue.send(FilesBack(waits_for.clone())).await),
                 _ = ended => {}
             }
         });
@@ -219,53 +265,84 @@ impl Jobs {
         Some(lacking)
     }
 
-    /// The job is still running by the ledger: it is taken up again, unless this went on for too long.
+    /// The job is still running by the ledger: it is taken up again, unless this went on for too
+    /// long.
     fn panicked(&mut self, index: usize, job: JobId) {
         let count = self.panics.entry(job.clone()).or_insert(0);
         *count += 1;
         tracing::error!(%job, panics = *count, "the job's runner panicked");
         if let (Some(device), RUN_PANICS_MAX..) = (self.devices.get(index), *count) {
             let desk = &device.means.desk;
-            let epoch = desk.ledger.job(&job).map_or(0, |record| record.progress.epoch);
-            let error = Some(format!("the daemon panicked {count} times while it ran the job: a bug, see the daemon's log"));
+            let epoch = desk
+                .ledger
+                .job(&job)
+                .map_or(0, |record| record.progress.epoch);
+            let error = Some(format!(
+                "the daemon panicked {count} times while it ran the job: a bug, see the daemon's \
+                 log"
+            ));
             let at = desk.clock.unix().as_secs();
-            self.unrecorded.push(LedgerCommand::Finish { job, epoch, state: State::Failed, error, model: None, at });
+            self.unrecorded.push(LedgerCommand::Finish {
+                job,
+                epoch,
+                state: State::Failed,
+                error,
+                model: None,
+                at,
+            });
         }
     }
 
     /// Tries again to record ends.
     fn record(&mut self, context: &mut Context<Self>) {
-        let Some(desk) = self.devices.first().map(|device| device.means.desk.clone()) else { return };
-        let Some(command) = self.unrecorded.first().cloned() else { return };
+        let Some(desk) = self.devices.first().map(|device| device.means.desk.clone()) else {
+            return;
+        };
+        let Some(command) = self.unrecorded.first().cloned() else {
+            return;
+        };
         let job = command.job().clone();
         let ledger = desk.ledger.clone();
         let applied = tasks::blocking(move || ledger.apply(command));
-        context.wait(wrap_future(applied).map(move |applied, jobs: &mut Self, _: &mut Context<Self>| match applied {
-            Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {
-                jobs.unrecorded.retain(|command| command.job() != &job);
-                desk.board.clear(&job);
-            }
-            Ok(Err(error)) => tracing::warn!(%job, "the ledger still cannot take the job's end: {error}"),
-            Err(panic) => tracing::error!(%job, "recording the job's end: {panic}"),
-        }));
+        context.wait(wrap_future(applied).map(
+            move |applied, jobs: &mut Self, _: &mut Context<Self>| match applied {
+                Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {
+                    jobs.unrecorded.retain(|command| command.job() != &job);
+                    desk.board.clear(&job);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%job, "the ledger still cannot take the job's end: {error}")
+                }
+                Err(panic) => tracing::error!(%job, "recording the job's end: {panic}"),
+            },
+        ));
     }
 
     fn runs(&self) -> impl Iterator<Item = (&JobId, &Addr<Run>)> {
-        let on_devices = self.devices.iter().filter_map(|device| device.running.as_ref());
+        let on_devices = self
+            .devices
+            .iter()
+            .filter_map(|device| device.running.as_ref());
         let on_devices = on_devices.map(|Running { job, run, .. }| (job, run));
         on_devices.chain(&self.away)
     }
 
-    /// What a run is handing over when it is to end at once is not waited for. One without a device hands nothing over.
+    /// What a run is handing over when it is to end at once is not waited for. One without a device
+    /// hands nothing over.
     fn halt(&self, is_meant: impl Fn(&JobId) -> bool) {
-        let running = self.devices.iter().filter_map(|device| device.running.as_ref());
+        let running = self
+            .devices
+            .iter()
+            .filter_map(|device| device.running.as_ref());
         for running in running.filter(|running| is_meant(&running.job)) {
             running.halt.send_replace(true);
         }
     }
 
     fn run_of(&self, job: &JobId) -> Option<Addr<Run>> {
-        self.runs().find(|(running, _)| *running == job).map(|(_, run)| run.clone())
+        self.runs()
+            .find(|(running, _)| *running == job)
+            .map(|(_, run)| run.clone())
     }
 }
 
@@ -310,9 +387,15 @@ impl Handler<FilesBack> for Jobs {
     type Result = ();
 
     fn handle(&mut self, FilesBack(job): FilesBack, context: &mut Self::Context) {
-        let Some(Lacking { epoch, .. }) = self.lacks_no_more(&job) else { return };
+        let Some(Lacking { epoch, .. }) = self.lacks_no_more(&job) else {
+            return;
+        };
         if let Some(desk) = self.devices.first().map(|device| &device.means.desk) {
-            let log = JobLog::new(Outputs::new(job_dir(&desk.state_dir, &job)).log(), &job.0, desk.clock.clone());
+            let log = JobLog::new(
+                Outputs::new(job_dir(&desk.state_dir, &job)).log(),
+                &job.0,
+                desk.clock.clone(),
+            );
             log.info("the job goes on as soon as a device is free: what it waited for is there");
         }
         self.resumed.extend(epoch.map(|epoch| (job, epoch)));
@@ -328,33 +411,40 @@ impl Handler<Cancel> for Jobs {
         let id = job.clone();
         let cancelled = async move {
             let Some(desk) = desk else { return Ok(()) };
-            let command = LedgerCommand::Cancel { job: id, at: desk.clock.unix().as_secs() };
+            let command = LedgerCommand::Cancel {
+                job: id,
+                at: desk.clock.unix().as_secs(),
+            };
             let applied = tasks::blocking(move || desk.ledger.apply(command)).await;
             match applied {
                 Ok(effect) => effect.map(drop),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             }
         };
-        Box::pin(wrap_future(cancelled).then(move |effect, jobs: &mut Self, _: &mut Context<Self>| {
-            // A run may have the job in hand although the ledger still says that it is queued.
-            let run = jobs.run_of(&job);
-            let mut lacked = None;
-            if effect.is_ok() {
-                jobs.halt(|running| *running == job);
-                lacked = jobs.lacks_no_more(&job).and_then(|_| Some(jobs.devices.first()?.means.desk.clone()));
-            }
-            wrap_future(async move {
-                effect?;
-                if let Some(desk) = lacked {
-                    let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
-                    leave_status(desk, job, outputs).await;
+        Box::pin(wrap_future(cancelled).then(
+            move |effect, jobs: &mut Self, _: &mut Context<Self>| {
+                // A run may have the job in hand although the ledger still says that it is queued.
+                let run = jobs.run_of(&job);
+                let mut lacked = None;
+                if effect.is_ok() {
+                    jobs.halt(|running| *running == job);
+                    lacked = jobs
+                        .lacks_no_more(&job)
+                        .and_then(|_| Some(jobs.devices.first()?.means.desk.clone()));
                 }
-                if let Some(run) = run {
-                    let _ = run.send(Stop { after_step: false }).await;
-                }
-                Ok(())
-            })
-        }))
+                wrap_future(async move {
+                    effect?;
+                    if let Some(desk) = lacked {
+                        let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
+                        leave_status(desk, job, outputs).await;
+                    }
+                    if let Some(run) = run {
+                        let _ = run.send(Stop { after_step: false }).await;
+                    }
+                    Ok(())
+                })
+            },
+        ))
     }
 }
 

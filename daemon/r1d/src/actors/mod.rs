@@ -4,7 +4,8 @@
 //!  control socket ──▶ jobs ──▶ run (one per running job) ──▶ worker (one per device) ──▶ r1d-worker
 //!                                └──▶ clerk, a thread: files and ledger      └──▶ scoring, a task: the reward pool
 //! ```
-//! Mailboxes are bounded and sends awaited, so a slow party holds its askers back instead of filling memory.
+//! Mailboxes are bounded and sends awaited, so a slow party holds its askers back instead of
+//! filling memory.
 
 pub mod control;
 pub mod jobs;

@@ -1,7 +1,8 @@
 //! One running job: drives its state machine, attempt after attempt, until it ends.
 //!
-//! The machine decides; this actor carries out. Commands of one decision go out in order while the actor takes no further event, so
-//! the worker, the clerk and the reward pool each hold it back when they are behind, and none of them waits for it.
+//! The machine decides; this actor carries out. Commands of one decision go out in order while the
+//! actor takes no further event, so the worker, the clerk and the reward pool each hold it back
+//! when they are behind, and none of them waits for it.
 
 mod begin;
 
@@ -20,7 +21,10 @@ use crate::scoring::{self, Handed};
 use crate::status::{Desk, idle};
 use crate::{datasets, lacking, outside, review, tasks, turns};
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler};
+use actix::{
+    Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    StreamHandler,
+};
 use futures_util::stream;
 use r1d_job::Job;
 use r1d_ledger::{Command as LedgerCommand, JobRecord, LedgerError};
@@ -76,7 +80,8 @@ pub enum Outcome {
     Unrecorded(LedgerCommand),
 }
 
-/// Kill the worker and end: the job was cancelled, or the daemon stops. With `after_step`, the step in flight is committed first.
+/// Kill the worker and end: the job was cancelled, or the daemon stops. With `after_step`, the step
+/// in flight is committed first.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Stop {
@@ -133,11 +138,13 @@ pub struct Run {
     made: Arc<BTreeMap<String, String>>,
     /// Warnings of the materials, each logged once however often those are opened.
     warned: BTreeSet<String>,
-    /// Counts all that the run has begun: what an earlier attempt or reading still says is not heard.
+    /// Counts all that the run has begun: what an earlier attempt or reading still says is not
+    /// heard.
     number: u64,
     /// Counts attempts, as people read it.
     attempt: u64,
-    /// The newest epoch that the run knows of: its attempt's, or the one that it found. What it says of the job's end is said in it.
+    /// The newest epoch that the run knows of: its attempt's, or the one that it found. What it
+    /// says of the job's end is said in it.
     epoch: u64,
     /// The epoch of the last attempt, where that ended without anything going wrong or never got a
     /// worker: the next one goes on in it.
@@ -208,7 +215,12 @@ impl Run {
                 halted,
             }
         });
-        Started { run, halt, left, ended }
+        Started {
+            run,
+            halt,
+            left,
+            ended,
+        }
     }
 
     fn now(&self) -> Duration {
@@ -220,10 +232,16 @@ impl Run {
         self.since = self.now();
     }
 
-    /// Opens the materials, once for all attempts until a stage has made a data set that another reads, then begins an attempt.
+    /// Opens the materials, once for all attempts until a stage has made a data set that another
+    /// reads, then begins an attempt.
     fn open(&mut self, context: &mut Context<Self>) {
         let Some(record) = self.means.desk.ledger.job(&self.id) else {
-            return self.finish(End::Failed { error: "the ledger does not know the job".into() }, context);
+            return self.finish(
+                End::Failed {
+                    error: "the ledger does not know the job".into(),
+                },
+                context,
+            );
         };
         self.epoch = self.epoch.max(record.progress.epoch);
         if let Some(error) = turns::given_up(&record) {
@@ -242,25 +260,40 @@ impl Run {
             let reading = reading.clone();
             tasks::blocking(move || open(record, &means, &outputs, &log, &reading, &upkeep)).await
         };
-        context.spawn(wrap_future(opening).map(move |opened, run: &mut Self, context: &mut Context<Self>| {
-            if run.number != number || !matches!(run.phase, Phase::Reading(_)) {
-                return;
-            }
-            run.opened(opened, context);
-        }));
+        context.spawn(wrap_future(opening).map(
+            move |opened, run: &mut Self, context: &mut Context<Self>| {
+                if run.number != number || !matches!(run.phase, Phase::Reading(_)) {
+                    return;
+                }
+                run.opened(opened, context);
+            },
+        ));
     }
 
-    fn opened(&mut self, opened: Result<Result<Opened, OpenError>, tokio::task::JoinError>, context: &mut Context<Self>) {
+    fn opened(
+        &mut self,
+        opened: Result<Result<Opened, OpenError>, tokio::task::JoinError>,
+        context: &mut Context<Self>,
+    ) {
         match opened {
             Ok(Ok(Opened::Review(stage, rows))) => self.review(stage, rows, context),
-            Ok(Ok(Opened::Ready { materials, made, to_take_over })) => {
+            Ok(Ok(Opened::Ready {
+                materials,
+                made,
+                to_take_over,
+            })) => {
                 self.made = Arc::new(made);
                 for warning in &materials.warnings {
                     if self.warned.insert(warning.clone()) {
                         self.log.warn(warning);
                     }
                 }
-                let mut plan = materials.plan(&self.id, &self.outputs, &self.means.device, self.means.worker_silence);
+                let mut plan = materials.plan(
+                    &self.id,
+                    &self.outputs,
+                    &self.means.device,
+                    self.means.worker_silence,
+                );
                 for (index, facts) in plan.stages.iter_mut().enumerate() {
                     facts.later |= to_take_over.contains(&index);
                 }
@@ -270,13 +303,23 @@ impl Run {
                 self.attempt(context);
             }
             Ok(Err(error)) => self.end(error.end(), context),
-            Err(panic) => self.finish(End::Failed { error: format!("reading the job's files: {panic}") }, context),
+            Err(panic) => self.finish(
+                End::Failed {
+                    error: format!("reading the job's files: {panic}"),
+                },
+                context,
+            ),
         }
     }
 
-    /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the record.
+    /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the
+    /// record.
     fn attempt(&mut self, context: &mut Context<Self>) {
-        let Some((materials, plan)) = self.materials.clone().filter(|(materials, _)| !self.has_to_review(&materials.job)) else {
+        let Some((materials, plan)) = self
+            .materials
+            .clone()
+            .filter(|(materials, _)| !self.has_to_review(&materials.job))
+        else {
             return self.open(context);
         };
         self.number += 1;
@@ -293,30 +336,37 @@ impl Run {
             self.log.clone(),
             self.resumed.take(),
         );
-        context.spawn(wrap_future(starting).map(move |begun, run: &mut Self, context: &mut Context<Self>| {
-            let Begun { epoch, record } = begun;
-            // Whatever has become of the attempt: what the run says of the job's end is said in the newest epoch that it was given.
-            run.epoch = run.epoch.max(epoch.unwrap_or(0));
-            if !matches!(run.phase, Phase::Starting) || run.number != number {
-                return;
-            }
-            match record {
-                Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
-                Err(end) => {
-                    // Nothing was launched in it.
-                    if matches!(end, End::Away { .. } | End::Unusable { .. }) {
-                        run.resumed = epoch;
-                    }
-                    run.end(end, context)
+        context.spawn(wrap_future(starting).map(
+            move |begun, run: &mut Self, context: &mut Context<Self>| {
+                let Begun { epoch, record } = begun;
+                // Whatever has become of the attempt: what the run says of the job's end is said in
+                // the newest epoch that it was given.
+                run.epoch = run.epoch.max(epoch.unwrap_or(0));
+                if !matches!(run.phase, Phase::Starting) || run.number != number {
+                    return;
                 }
-            }
-        }));
+                match record {
+                    Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
+                    Err(end) => {
+                        // Nothing was launched in it.
+                        if matches!(end, End::Away { .. } | End::Unusable { .. }) {
+                            run.resumed = epoch;
+                        }
+                        run.end(end, context)
+                    }
+                }
+            },
+        ));
     }
 
-    /// Whether a stage was finished since the materials were opened whose data set somebody is to look at.
+    /// Whether a stage was finished since the materials were opened whose data set somebody is to
+    /// look at.
     fn has_to_review(&self, job: &Job) -> bool {
         let record = self.means.desk.ledger.job(&self.id);
-        let stages = record.iter().flat_map(|record| &record.progress.stages).zip(&job.stages);
+        let stages = record
+            .iter()
+            .flat_map(|record| &record.progress.stages)
+            .zip(&job.stages);
         stages
             .filter(|(begun, _)| begun.state == State::Succeeded)
             .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
@@ -324,7 +374,9 @@ impl Run {
 
     /// Waits until somebody has looked at the data set. Meanwhile the device is other jobs'.
     fn review(&mut self, stage: String, rows: u64, context: &mut Context<Self>) {
-        self.log.info(format!("data set {stage} ({rows} rows) waits for its review"));
+        self.log.info(format!(
+            "data set {stage} ({rows} rows) waits for its review"
+        ));
         let (dir, name) = (self.outputs.datasets(), stage.clone());
         self.enter(Phase::Reviewing { stage, rows });
         self.leave_device();
@@ -336,18 +388,22 @@ impl Run {
             loop {
                 tokio::time::sleep(REVIEW_LOOK).await;
                 let (dir, name) = (dir.clone(), name.clone());
-                let looked = tasks::blocking(move || datasets::made(&dir, &name).map(|made| made.reviewed)).await;
+                let looked =
+                    tasks::blocking(move || datasets::made(&dir, &name).map(|made| made.reviewed))
+                        .await;
                 // What is wrong with a record is told by whoever opens it.
                 if !matches!(looked, Ok(Ok(false))) {
                     return;
                 }
             }
         };
-        context.spawn(wrap_future(waiting).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
-                run.give_back(context);
-            }
-        }));
+        context.spawn(wrap_future(waiting).map(
+            move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number && matches!(run.phase, Phase::Reviewing { .. }) {
+                    run.give_back(context);
+                }
+            },
+        ));
     }
 
     /// Something outside of the job is amiss: the queue waits until it is mended.
@@ -357,27 +413,40 @@ impl Run {
         self.number += 1;
         self.show();
         let (closed, putting_down) = (self.close(), self.put_down());
-        let (desk, job, outputs, epoch) = (self.means.desk.clone(), self.id.clone(), self.outputs.clone(), self.resumed);
+        let (desk, job, outputs, epoch) = (
+            self.means.desk.clone(),
+            self.id.clone(),
+            self.outputs.clone(),
+            self.resumed,
+        );
         let number = self.number;
         let leaving = async move {
             closed.await;
             putting_down.await;
             leave_status(desk, job, outputs).await;
         };
-        context.spawn(wrap_future(leaving).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number {
-                run.enter(Phase::Ending);
-                run.over(Outcome::Lacking(epoch), context);
-            }
-        }));
+        context.spawn(wrap_future(leaving).map(
+            move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number {
+                    run.enter(Phase::Ending);
+                    run.over(Outcome::Lacking(epoch), context);
+                }
+            },
+        ));
     }
 
     /// The device cannot be used, whoever has it: the job goes back to the queue.
     fn unusable(&mut self, cause: String, context: &mut Context<Self>) {
         self.keep_epoch();
-        self.log.warn(format!("the job waits for a device: {cause}"));
-        tracing::error!("device {} gets no jobs until this is mended: {cause}", self.means.device);
-        self.enter(Phase::Lacking { cause: cause.clone() });
+        self.log
+            .warn(format!("the job waits for a device: {cause}"));
+        tracing::error!(
+            "device {} gets no jobs until this is mended: {cause}",
+            self.means.device
+        );
+        self.enter(Phase::Lacking {
+            cause: cause.clone(),
+        });
         self.number += 1;
         self.show();
         let number = self.number;
@@ -386,12 +455,14 @@ impl Run {
             closed.await;
             putting_down.await;
         };
-        context.spawn(wrap_future(left).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number {
-                run.means.desk.board.found(&run.means.device, Some(cause));
-                run.give_back(context);
-            }
-        }));
+        context.spawn(wrap_future(left).map(
+            move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number {
+                    run.means.desk.board.found(&run.means.device, Some(cause));
+                    run.give_back(context);
+                }
+            },
+        ));
     }
 
     /// Ends, for the queue to take the job up as soon as a device is free.
@@ -404,7 +475,11 @@ impl Run {
 
     /// Tells the ledger that the daemon no longer works for the job.
     fn put_down(&self) -> impl Future<Output = ()> + use<> {
-        let (upkeep, ledger, job) = (self.upkeep.clone(), self.means.desk.ledger.clone(), self.id.clone());
+        let (upkeep, ledger, job) = (
+            self.upkeep.clone(),
+            self.means.desk.ledger.clone(),
+            self.id.clone(),
+        );
         async move {
             let id = job.clone();
             if let Err(panic) = tasks::blocking(move || upkeep.put_down(&ledger, &id)).await {
@@ -413,7 +488,8 @@ impl Run {
         }
     }
 
-    /// From here on neither the device nor its worker, which has no model open, is touched any more.
+    /// From here on neither the device nor its worker, which has no model open, is touched any
+    /// more.
     fn leave_device(&mut self) {
         if let Some(leaving) = self.leave_board() {
             let _ = leaving.send(());
@@ -426,10 +502,15 @@ impl Run {
         Some(leaving)
     }
 
-    /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody does anything for the job after it.
+    /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody
+    /// does anything for the job after it.
     fn close(&self) -> impl Future<Output = ()> + use<> {
         let worker = self.leaving.as_ref().map(|_| self.means.worker.clone());
-        let (clerks, job, ledger) = (self.means.clerks.clone(), self.id.clone(), self.means.desk.ledger.clone());
+        let (clerks, job, ledger) = (
+            self.means.clerks.clone(),
+            self.id.clone(),
+            self.means.desk.ledger.clone(),
+        );
         async move {
             if let Some(worker) = worker {
                 let _ = worker.ask("worker", worker::End).await;
@@ -464,7 +545,14 @@ impl Run {
         };
         let clerk = match clerk.start(&self.means.clerks) {
             Ok(clerk) => clerk,
-            Err(error) => return self.end(End::Abandoned { cause: format!("cannot start a thread: {error}") }, context),
+            Err(error) => {
+                return self.end(
+                    End::Abandoned {
+                        cause: format!("cannot start a thread: {error}"),
+                    },
+                    context,
+                );
+            }
         };
         let (items, verdicts) = scoring::bridge(materials, &self.means.rewards);
         let number = self.number;
@@ -472,14 +560,23 @@ impl Run {
         context.add_stream(tagged(number, verdicts));
         context.add_stream(tagged(number, writing));
         let machine = Machine::new(plan, known(record), self.now());
-        self.enter(Phase::Working(Box::new(Attempt { epoch, machine, clerk, items, in_flight: None, requests: 0 })));
+        self.enter(Phase::Working(Box::new(Attempt {
+            epoch,
+            machine,
+            clerk,
+            items,
+            in_flight: None,
+            requests: 0,
+        })));
         self.show();
     }
 
     /// Tells the machine, and carries out what it decides.
     fn happened(&mut self, event: Event, context: &mut Context<Self>) {
         let now = self.now();
-        let Phase::Working(attempt) = &mut self.phase else { return };
+        let Phase::Working(attempt) = &mut self.phase else {
+            return;
+        };
         let decision = attempt.machine.handle(event, now);
         let mut end = None;
         let mut outgoing = Vec::new();
@@ -503,17 +600,27 @@ impl Run {
     fn outgoing(&mut self, command: Command, context: &mut Context<Self>) -> Option<Outgoing> {
         let task = match command {
             Command::Worker(request) => {
-                let Phase::Working(attempt) = &mut self.phase else { return None };
+                let Phase::Working(attempt) = &mut self.phase else {
+                    return None;
+                };
                 attempt.requests += 1;
                 attempt.in_flight = Some(attempt.requests);
                 let dir = match &*request {
                     Request::Save { dir } | Request::Export { dir } => Some(dir.clone()),
                     _ => None,
                 };
-                return Some(Outgoing::Worker(ToWorker { id: attempt.requests, request: *request }, dir));
+                return Some(Outgoing::Worker(
+                    ToWorker {
+                        id: attempt.requests,
+                        request: *request,
+                    },
+                    dir,
+                ));
             }
             Command::Score(items) => return Some(Outgoing::Reward(Handed::Score(items))),
-            Command::Conclude(answered) => return Some(Outgoing::Reward(Handed::Conclude(answered))),
+            Command::Conclude(answered) => {
+                return Some(Outgoing::Reward(Handed::Conclude(answered)));
+            }
             Command::Warn(warning) => {
                 self.log.warn(warning);
                 return None;
@@ -530,15 +637,43 @@ impl Run {
             Command::MakeDataSet { stage } => {
                 let (progress, heard) = mpsc::channel(1);
                 context.add_stream(tagged(self.number, heard));
-                Task::MakeDataSet { stage, progress, answer: self.answer(false, context) }
+                Task::MakeDataSet {
+                    stage,
+                    progress,
+                    answer: self.answer(false, context),
+                }
             }
-            Command::Recall { stage, step } => Task::Recall { stage, step, answer: self.answer(false, context) },
-            Command::Forget { stage, step } => Task::Forget { stage, step, answer: self.answer(false, context) },
-            Command::ReadPrompts { of, step, round, count } => {
-                Task::Prompts { of, step, round, count, answer: self.answer(false, context) }
-            }
-            Command::ReadBatch { stage, step } => Task::Batch { stage, step, answer: self.answer(false, context) },
-            Command::ReadHeldOut { stage } => Task::HeldOut { stage, answer: self.answer(false, context) },
+            Command::Recall { stage, step } => Task::Recall {
+                stage,
+                step,
+                answer: self.answer(false, context),
+            },
+            Command::Forget { stage, step } => Task::Forget {
+                stage,
+                step,
+                answer: self.answer(false, context),
+            },
+            Command::ReadPrompts {
+                of,
+                step,
+                round,
+                count,
+            } => Task::Prompts {
+                of,
+                step,
+                round,
+                count,
+                answer: self.answer(false, context),
+            },
+            Command::ReadBatch { stage, step } => Task::Batch {
+                stage,
+                step,
+                answer: self.answer(false, context),
+            },
+            Command::ReadHeldOut { stage } => Task::HeldOut {
+                stage,
+                answer: self.answer(false, context),
+            },
             Command::End(_) => return None,
         };
         Some(Outgoing::Clerk(task))
@@ -548,36 +683,49 @@ impl Run {
     fn answer(&mut self, commits: bool, context: &mut Context<Self>) -> oneshot::Sender<Event> {
         let (answer, answered) = oneshot::channel();
         let number = self.number;
-        context.spawn(wrap_future(answered).map(move |event, run: &mut Self, context: &mut Context<Self>| {
-            if run.number != number {
-                return;
-            }
-            if commits && run.stop_after_step {
-                return run.stop(context);
-            }
-            let gone = End::Abandoned { cause: "the job's clerk is gone (see the panic in the daemon's log)".into() };
-            run.happened(event.unwrap_or(Event::Fault(gone)), context);
-        }));
+        context.spawn(wrap_future(answered).map(
+            move |event, run: &mut Self, context: &mut Context<Self>| {
+                if run.number != number {
+                    return;
+                }
+                if commits && run.stop_after_step {
+                    return run.stop(context);
+                }
+                let gone = End::Abandoned {
+                    cause: "the job's clerk is gone (see the panic in the daemon's log)".into(),
+                };
+                run.happened(event.unwrap_or(Event::Fault(gone)), context);
+            },
+        ));
         answer
     }
 
     /// Nothing else is handled until all of it is handed over, unless the run is to end.
     fn send(&mut self, outgoing: Vec<Outgoing>, context: &mut Context<Self>) {
-        let Phase::Working(attempt) = &self.phase else { return };
-        let (clerk, items, worker) = (attempt.clerk.clone(), attempt.items.clone(), self.means.worker.clone());
+        let Phase::Working(attempt) = &self.phase else {
+            return;
+        };
+        let (clerk, items, worker) = (
+            attempt.clerk.clone(),
+            attempt.items.clone(),
+            self.means.worker.clone(),
+        );
         let mut halted = self.halted.clone();
         let handing_over = async move {
             tokio::select! {
                 sent = hand_over(outgoing, clerk, items, worker) => sent,
-                // A disk or a worker that takes nothing any more keeps nobody from cancelling the job.
+                // A disk or a worker that takes nothing any more keeps nobody from cancelling the
+                // job.
                 _ = halted.wait_for(|halted| *halted) => Ok(()),
             }
         };
-        context.wait(wrap_future(handing_over).map(|sent, run: &mut Self, context: &mut Context<Self>| {
-            if let Err(end) = sent {
-                run.end(end, context);
-            }
-        }));
+        context.wait(wrap_future(handing_over).map(
+            |sent, run: &mut Self, context: &mut Context<Self>| {
+                if let Err(end) = sent {
+                    run.end(end, context);
+                }
+            },
+        ));
     }
 
     /// An attempt has ended.
@@ -593,12 +741,19 @@ impl Run {
             End::Failed { error } => return self.failed(error, context),
             End::Succeeded { .. } => return self.finish(end, context),
         };
-        self.log.warn(format!("attempt {} is abandoned: {cause}", self.attempt));
+        self.log
+            .warn(format!("attempt {} is abandoned: {cause}", self.attempt));
         let record = self.means.desk.ledger.job(&self.id);
-        if record.as_ref().is_some_and(|record| record.state().is_final()) {
+        if record
+            .as_ref()
+            .is_some_and(|record| record.state().is_final())
+        {
             return self.stop(context);
         }
-        match self.attempts.abandoned(cause.clone(), record.as_deref().map_or(NOTHING_DONE, progress)) {
+        match self.attempts.abandoned(
+            cause.clone(),
+            record.as_deref().map_or(NOTHING_DONE, progress),
+        ) {
             Next::GiveUp { error } => self.failed(error, context),
             Next::Retry { after } => self.pause(after, cause, context),
         }
@@ -607,24 +762,28 @@ impl Run {
     /// The job fails, unless something that it needs is amiss: that is the likelier cause, and is
     /// waited for.
     fn failed(&mut self, error: String, context: &mut Context<Self>) {
-        self.enter(Phase::Closing { cause: error.clone() });
+        self.enter(Phase::Closing {
+            cause: error.clone(),
+        });
         self.number += 1;
         let number = self.number;
         let (desk, job) = (self.means.desk.clone(), self.id.clone());
         let looked = tasks::blocking(move || outside::amiss(&desk, &job));
-        context.spawn(wrap_future(looked).map(move |amiss, run: &mut Self, context: &mut Context<Self>| {
-            if run.number != number || !matches!(run.phase, Phase::Closing { .. }) {
-                return;
-            }
-            match amiss {
-                Ok(Some(cause)) => {
-                    run.log.warn(format!("the attempt ended with: {error}"));
-                    run.lack(cause, context)
+        context.spawn(wrap_future(looked).map(
+            move |amiss, run: &mut Self, context: &mut Context<Self>| {
+                if run.number != number || !matches!(run.phase, Phase::Closing { .. }) {
+                    return;
                 }
-                // A panic there is no reason to go on.
-                _ => run.finish(End::Failed { error }, context),
-            }
-        }));
+                match amiss {
+                    Ok(Some(cause)) => {
+                        run.log.warn(format!("the attempt ended with: {error}"));
+                        run.lack(cause, context)
+                    }
+                    // A panic there is no reason to go on.
+                    _ => run.finish(End::Failed { error }, context),
+                }
+            },
+        ));
     }
 
     /// Nothing went wrong with the attempt: the next one goes on in its epoch.
@@ -634,42 +793,60 @@ impl Run {
         }
     }
 
-    /// The data that a stage made is there: the materials are opened anew, and the job goes on with a fresh worker.
+    /// The data that a stage made is there: the materials are opened anew, and the job goes on with
+    /// a fresh worker.
     fn reread(&mut self, context: &mut Context<Self>) {
         self.keep_epoch();
         self.materials = None;
-        self.enter(Phase::Closing { cause: "a stage has made data that is to be read".into() });
+        self.enter(Phase::Closing {
+            cause: "a stage has made data that is to be read".into(),
+        });
         self.number += 1;
         self.show();
         let number = self.number;
-        context.spawn(wrap_future(self.close()).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-            if run.number == number && matches!(run.phase, Phase::Closing { .. }) {
-                run.open(context);
-            }
-        }));
+        context.spawn(wrap_future(self.close()).map(
+            move |(), run: &mut Self, context: &mut Context<Self>| {
+                if run.number == number && matches!(run.phase, Phase::Closing { .. }) {
+                    run.open(context);
+                }
+            },
+        ));
     }
 
     /// Ends what is left of the attempt, waits for a while, and begins the next one.
     fn pause(&mut self, after: Duration, cause: String, context: &mut Context<Self>) {
-        self.log.info(format!("the job is taken up again in {:.1} s", after.as_secs_f64()));
+        self.log.info(format!(
+            "the job is taken up again in {:.1} s",
+            after.as_secs_f64()
+        ));
         // The attempt's parties are dropped here, and with them all that they would still say.
         self.enter(Phase::Closing { cause });
         self.number += 1;
         let number = self.number;
-        self.means.desk.board.device(&self.means.device, |device| device.worker_restarts += 1);
+        self.means
+            .desk
+            .board
+            .device(&self.means.device, |device| device.worker_restarts += 1);
         self.show();
-        context.spawn(wrap_future(self.close()).then(move |(), run: &mut Self, _: &mut Context<Self>| {
-            if let (true, Phase::Closing { cause }) = (run.number == number, &run.phase) {
-                let cause = cause.clone();
-                run.enter(Phase::Pausing { until: run.now() + after + PAUSE_LATE_MAX, cause });
-                run.show();
-            }
-            wrap_future(tokio::time::sleep(after)).map(move |(), run: &mut Self, context: &mut Context<Self>| {
-                if run.number == number && matches!(run.phase, Phase::Pausing { .. }) {
-                    run.attempt(context);
+        context.spawn(wrap_future(self.close()).then(
+            move |(), run: &mut Self, _: &mut Context<Self>| {
+                if let (true, Phase::Closing { cause }) = (run.number == number, &run.phase) {
+                    let cause = cause.clone();
+                    run.enter(Phase::Pausing {
+                        until: run.now() + after + PAUSE_LATE_MAX,
+                        cause,
+                    });
+                    run.show();
                 }
-            })
-        }));
+                wrap_future(tokio::time::sleep(after)).map(
+                    move |(), run: &mut Self, context: &mut Context<Self>| {
+                        if run.number == number && matches!(run.phase, Phase::Pausing { .. }) {
+                            run.attempt(context);
+                        }
+                    },
+                )
+            },
+        ));
     }
 
     /// The job has ended: the worker goes, the ledger is told.
@@ -680,7 +857,11 @@ impl Run {
             | End::Abandoned { cause: why }
             | End::Away { cause: why }
             | End::Unusable { cause: why } => (State::Failed, Some(why), None),
-            End::Reread => (State::Failed, Some("its data was to be read again".into()), None),
+            End::Reread => (
+                State::Failed,
+                Some("its data was to be read again".into()),
+                None,
+            ),
         };
         match &error {
             Some(error) => self.log.error(format!("the job failed: {error}")),
@@ -688,12 +869,27 @@ impl Run {
         }
         self.enter(Phase::Ending);
         self.number += 1;
-        let (ledger, board) = (self.means.desk.ledger.clone(), self.means.desk.board.clone());
+        let (ledger, board) = (
+            self.means.desk.ledger.clone(),
+            self.means.desk.board.clone(),
+        );
         let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
-        let (job, epoch, closed, at) = (self.id.clone(), self.epoch, self.close(), self.means.desk.clock.unix().as_secs());
+        let (job, epoch, closed, at) = (
+            self.id.clone(),
+            self.epoch,
+            self.close(),
+            self.means.desk.clock.unix().as_secs(),
+        );
         let ending = async move {
             closed.await;
-            let command = LedgerCommand::Finish { job: job.clone(), epoch, state, error: error.clone(), model, at };
+            let command = LedgerCommand::Finish {
+                job: job.clone(),
+                epoch,
+                state,
+                error: error.clone(),
+                model,
+                at,
+            };
             match record_end(ledger, command.clone()).await {
                 Ok(()) => {
                     leave_status(desk, job.clone(), outputs).await;
@@ -701,14 +897,24 @@ impl Run {
                     Outcome::Over
                 }
                 Err(why) => {
-                    let failed =
-                        format!("{}; and the ledger cannot record it: {why}", error.unwrap_or_else(|| "the job is done".into()));
-                    board.show(&job, Live { failed: Some(failed), ..Live::default() });
+                    let failed = format!(
+                        "{}; and the ledger cannot record it: {why}",
+                        error.unwrap_or_else(|| "the job is done".into())
+                    );
+                    board.show(
+                        &job,
+                        Live {
+                            failed: Some(failed),
+                            ..Live::default()
+                        },
+                    );
                     Outcome::Unrecorded(command)
                 }
             }
         };
-        context.spawn(wrap_future(ending).map(|outcome, run: &mut Self, context: &mut Context<Self>| run.over(outcome, context)));
+        context.spawn(wrap_future(ending).map(
+            |outcome, run: &mut Self, context: &mut Context<Self>| run.over(outcome, context),
+        ));
     }
 
     /// Ends without an end in the ledger: the job was cancelled, or another daemon goes on with it.
@@ -716,7 +922,11 @@ impl Run {
         self.enter(Phase::Ending);
         self.number += 1;
         let (board, job, closed) = (self.means.desk.board.clone(), self.id.clone(), self.close());
-        let (desk, outputs, putting_down) = (self.means.desk.clone(), self.outputs.clone(), self.put_down());
+        let (desk, outputs, putting_down) = (
+            self.means.desk.clone(),
+            self.outputs.clone(),
+            self.put_down(),
+        );
         let ending = async move {
             // First of all: the daemon may have little time left.
             putting_down.await;
@@ -724,7 +934,9 @@ impl Run {
             leave_status(desk, job.clone(), outputs).await;
             board.clear(&job);
         };
-        context.spawn(wrap_future(ending).map(|(), run: &mut Self, context: &mut Context<Self>| run.over(Outcome::Over, context)));
+        context.spawn(wrap_future(ending).map(
+            |(), run: &mut Self, context: &mut Context<Self>| run.over(Outcome::Over, context),
+        ));
     }
 
     fn over(&mut self, outcome: Outcome, context: &mut Context<Self>) {
@@ -741,26 +953,54 @@ impl Run {
     /// Brings the board up to date.
     fn show(&mut self) {
         let wait = |what: &str| Wait::new("job", what, self.since);
-        let mut live = Live { steps: self.steps(), ..Live::default() };
+        let mut live = Live {
+            steps: self.steps(),
+            ..Live::default()
+        };
         match &self.phase {
             // How long that takes is a matter of how much there is.
             Phase::Reading(reading) => {
-                let Activity { doing, done, total, unit } = reading.now();
-                live.waits = vec![wait(&format!("data, tokenizer and plugins: {doing} ({done} of {total} parts)"))];
-                live.activity = Some(Activity { doing: "loading".into(), done, total, unit });
+                let Activity {
+                    doing,
+                    done,
+                    total,
+                    unit,
+                } = reading.now();
+                live.waits = vec![wait(&format!(
+                    "data, tokenizer and plugins: {doing} ({done} of {total} parts)"
+                ))];
+                live.activity = Some(Activity {
+                    doing: "loading".into(),
+                    done,
+                    total,
+                    unit,
+                });
             }
             Phase::Starting => {
                 live.activity = Some(idle("loading"));
-                live.waits =
-                    vec![wait(&format!("ledger and worker {}: a new attempt", self.means.device)).until(self.since + START_MAX)];
+                live.waits = vec![
+                    wait(&format!(
+                        "ledger and worker {}: a new attempt",
+                        self.means.device
+                    ))
+                    .until(self.since + START_MAX),
+                ];
             }
             Phase::Closing { cause } => {
                 live.activity = Some(idle("restarting"));
-                let what = format!("the end of worker {} and of the attempt's writer, after: {cause}", self.means.device);
+                let what = format!(
+                    "the end of worker {} and of the attempt's writer, after: {cause}",
+                    self.means.device
+                );
                 live.waits = vec![wait(&what).until(self.since + CLERK_END_MAX)];
             }
             Phase::Reviewing { stage, rows } => {
-                live.activity = Some(Activity { doing: WAITING_FOR_REVIEW.into(), done: 0, total: 0, unit: "rows".into() });
+                live.activity = Some(Activity {
+                    doing: WAITING_FOR_REVIEW.into(),
+                    done: 0,
+                    total: 0,
+                    unit: "rows".into(),
+                });
                 live.waits = vec![wait(&review::wanted(&self.id, stage, *rows))];
             }
             Phase::Lacking { cause } => {
@@ -769,7 +1009,10 @@ impl Run {
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));
-                let what = format!("its next attempt (after {} that got no further): {cause}", self.attempts.fruitless());
+                let what = format!(
+                    "its next attempt (after {} that got no further): {cause}",
+                    self.attempts.fruitless()
+                );
                 live.waits = vec![wait(&what).until(*until)];
                 self.means.desk.board.device(&self.means.device, |device| {
                     (device.state, device.job) = ("restarting".into(), Some(self.id.clone()));
@@ -779,7 +1022,9 @@ impl Run {
                 live.activity = Some(attempt.machine.activity());
                 live.waits = attempt.machine.waits();
                 if let Some((materials, plan)) = &self.materials {
-                    live.eta_s = self.paces.time_left(materials, plan, attempt.machine.record());
+                    live.eta_s = self
+                        .paces
+                        .time_left(materials, plan, attempt.machine.record());
                 }
             }
             Phase::Ending => return,
@@ -788,16 +1033,26 @@ impl Run {
     }
 
     fn steps(&self) -> Vec<u64> {
-        self.materials.as_ref().map_or_else(Vec::new, |(_, plan)| plan.stages.iter().map(|facts| facts.steps).collect())
+        self.materials.as_ref().map_or_else(Vec::new, |(_, plan)| {
+            plan.stages.iter().map(|facts| facts.steps).collect()
+        })
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
-        if self.outcome.as_ref().is_some_and(|outcome| outcome.is_closed()) && !matches!(self.phase, Phase::Ending) {
+        if self
+            .outcome
+            .as_ref()
+            .is_some_and(|outcome| outcome.is_closed())
+            && !matches!(self.phase, Phase::Ending)
+        {
             // The queue that started this run is gone; the one after it starts its own.
             return self.stop(context);
         }
         if matches!(self.phase, Phase::Starting) && self.now() > self.since + START_MAX {
-            let cause = format!("neither ledger nor worker has taken the attempt up within {} s", START_MAX.as_secs());
+            let cause = format!(
+                "neither ledger nor worker has taken the attempt up within {} s",
+                START_MAX.as_secs()
+            );
             return self.end(End::Abandoned { cause }, context);
         }
         self.happened(Event::Tick, context);
@@ -826,12 +1081,18 @@ impl StreamHandler<Heard<Said>> for Run {
             Said::Message(message) => message,
         };
         if let Some(pid) = worker::started(&message) {
-            self.log.info(format!("worker {} runs as process {pid}", self.means.device));
+            self.log.info(format!(
+                "worker {} runs as process {pid}",
+                self.means.device
+            ));
             return self.happened(Event::WorkerStarted { pid }, context);
         }
-        let Phase::Working(attempt) = &mut self.phase else { return };
+        let Phase::Working(attempt) = &mut self.phase else {
+            return;
+        };
         if attempt.in_flight != Some(message.id) {
-            tracing::warn!(job = %self.id, "the worker answers request {}, which is not in flight", message.id);
+            tracing::warn!(job = %self.id, "the worker answers request {}, which is not in flight",
+                message.id);
             return;
         }
         if !matches!(message.body, Body::Event(_)) {
@@ -860,7 +1121,8 @@ impl Handler<Stop> for Run {
     fn handle(&mut self, stop: Stop, context: &mut Self::Context) -> Self::Result {
         let (sender, stopped) = oneshot::channel();
         self.stopping = Some(sender);
-        let in_step = matches!(&self.phase, Phase::Working(attempt) if attempt.machine.is_in_step());
+        let in_step =
+            matches!(&self.phase, Phase::Working(attempt) if attempt.machine.is_in_step());
         match (&self.phase, stop.after_step && in_step) {
             (Phase::Ending, _) => {}
             (_, true) => self.stop_after_step = true,
@@ -873,12 +1135,20 @@ impl Handler<Stop> for Run {
     }
 }
 
-const NOTHING_DONE: Progress = Progress { stages_finished: 0, steps: 0, evals: 0, checkpoints: 0 };
+const NOTHING_DONE: Progress = Progress {
+    stages_finished: 0,
+    steps: 0,
+    evals: 0,
+    checkpoints: 0,
+};
 
 fn progress(record: &JobRecord) -> Progress {
     let stages = &record.progress.stages;
     Progress {
-        stages_finished: stages.iter().filter(|stage| stage.ended_at.is_some()).count() as u64,
+        stages_finished: stages
+            .iter()
+            .filter(|stage| stage.ended_at.is_some())
+            .count() as u64,
         steps: stages.iter().map(|stage| stage.step).sum(),
         evals: record.evals.len() as u64,
         checkpoints: stages.iter().map(|stage| stage.durable_step()).sum(),
@@ -891,15 +1161,26 @@ async fn hand_over(
     items: mpsc::Sender<Handed>,
     worker: Supervised<Worker>,
 ) -> Result<(), End> {
-    let gone = |who: &str| End::Abandoned { cause: format!("{who} is gone (see the daemon's log)") };
+    let gone = |who: &str| End::Abandoned {
+        cause: format!("{who} is gone (see the daemon's log)"),
+    };
     for part in outgoing {
         match part {
-            Outgoing::Clerk(task) => clerk.send(task).await.map_err(|_| gone("the job's clerk"))?,
-            Outgoing::Reward(group) => items.send(group).await.map_err(|_| gone("the bridge to the reward pool"))?,
+            Outgoing::Clerk(task) => clerk
+                .send(task)
+                .await
+                .map_err(|_| gone("the job's clerk"))?,
+            Outgoing::Reward(group) => items
+                .send(group)
+                .await
+                .map_err(|_| gone("the bridge to the reward pool"))?,
             Outgoing::Worker(request, dir) => {
                 if let Some(dir) = dir {
                     let (answer, cleared) = oneshot::channel();
-                    clerk.send(Task::Clear { dir, answer }).await.map_err(|_| gone("the job's clerk"))?;
+                    clerk
+                        .send(Task::Clear { dir, answer })
+                        .await
+                        .map_err(|_| gone("the job's clerk"))?;
                     if let Event::Fault(end) = cleared.await.map_err(|_| gone("the job's clerk"))? {
                         return Err(end);
                     }
@@ -930,6 +1211,11 @@ async fn record_end(ledger: Arc<r1d_ledger::Ledger>, command: LedgerCommand) -> 
     }
 }
 
-fn tagged<T: 'static>(number: u64, receiver: mpsc::Receiver<T>) -> impl futures_util::Stream<Item = Heard<T>> + 'static {
-    stream::unfold(receiver, move |mut receiver| async move { Some((Heard(number, receiver.recv().await?), receiver)) })
+fn tagged<T: 'static>(
+    number: u64,
+    receiver: mpsc::Receiver<T>,
+) -> impl futures_util::Stream<Item = Heard<T>> + 'static {
+    stream::unfold(receiver, move |mut receiver| async move {
+        Some((Heard(number, receiver.recv().await?), receiver))
+    })
 }

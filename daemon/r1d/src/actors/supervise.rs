@@ -1,5 +1,5 @@
-//! The supervisor of the daemon's actors. actix's own does not catch panics: an actor whose handler panicked is gone for good. This one
-//! makes it anew from a factory, a bounded number of times.
+//! The supervisor of the daemon's actors. actix's own does not catch panics: an actor whose handler
+//! panicked is gone for good. This one makes it anew from a factory, a bounded number of times.
 
 use crate::actors::MAILBOX_MAX_MESSAGES;
 use crate::tasks;
@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// So many ends of one actor within [`WINDOW`] end the daemon: systemd starts a fresh one, and everything durable is kept.
+/// So many ends of one actor within [`WINDOW`] end the daemon: systemd starts a fresh one, and
+/// everything durable is kept.
 const RESTARTS_MAX: usize = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_millis(200);
@@ -25,7 +26,9 @@ pub struct Supervised<A: Actor> {
 
 impl<A: Actor> Clone for Supervised<A> {
     fn clone(&self) -> Self {
-        Supervised { current: self.current.clone() }
+        Supervised {
+            current: self.current.clone(),
+        }
     }
 }
 
@@ -47,7 +50,8 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     }
 }
 
-/// Keeps an actor alive. `make` is called for the first incarnation and after every end; the actor must hold the [`Alive`].
+/// Keeps an actor alive. `make` is called for the first incarnation and after every end; the actor
+/// must hold the [`Alive`].
 pub fn supervise<A>(
     name: &'static str,
     clock: SharedClock,
@@ -78,12 +82,23 @@ where
             addresses.send_replace(None);
             let now = clock.now();
             ends.push_back(now);
-            while ends.front().is_some_and(|end| now.saturating_sub(*end) > WINDOW) {
+            while ends
+                .front()
+                .is_some_and(|end| now.saturating_sub(*end) > WINDOW)
+            {
                 ends.pop_front();
             }
-            tracing::error!(actor = name, ends = ends.len(), "actor ended (see the panic before this line); it is started again");
+            tracing::error!(
+                actor = name,
+                ends = ends.len(),
+                "actor ended (see the panic before this line); it is started again"
+            );
             if ends.len() >= RESTARTS_MAX {
-                tracing::error!(actor = name, "ended {RESTARTS_MAX} times within {} s: the daemon gives up", WINDOW.as_secs());
+                tracing::error!(
+                    actor = name,
+                    "ended {RESTARTS_MAX} times within {} s: the daemon gives up",
+                    WINDOW.as_secs()
+                );
                 std::process::exit(70);
             }
             tokio::time::sleep(BACKOFF).await;
@@ -130,9 +145,15 @@ mod tests {
             let mut incarnation = 0;
             let fragile = supervise("fragile", SystemClock::shared(), move |alive, _| {
                 incarnation += 1;
-                Fragile { incarnation, _alive: alive }
+                Fragile {
+                    incarnation,
+                    _alive: alive,
+                }
             });
-            assert_eq!(fragile.ask("fragile", Ask { panic: false }).await.unwrap(), 1);
+            assert_eq!(
+                fragile.ask("fragile", Ask { panic: false }).await.unwrap(),
+                1
+            );
             assert!(fragile.ask("fragile", Ask { panic: true }).await.is_err());
             let second = loop {
                 match fragile.ask("fragile", Ask { panic: false }).await {

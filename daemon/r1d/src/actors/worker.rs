@@ -1,7 +1,8 @@
 //! The supervisor of one device's worker process: starts it, speaks its protocol, ends it.
 //!
-//! A process serves one attempt at a job. Whatever it says goes to the attempt's channel, in order; the last thing on it is
-//! [`Said::Lost`] with the cause. Deadlines are the job's state machine's: it asks for [`End`] when the worker is late.
+//! A process serves one attempt at a job. Whatever it says goes to the attempt's channel, in order;
+//! the last thing on it is [`Said::Lost`] with the cause. Deadlines are the job's state machine's:
+//! it asks for [`End`] when the worker is late.
 
 use crate::actors::supervise::Alive;
 use crate::board::Board;
@@ -12,7 +13,9 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::parts::{PART_MAX_BYTES, Part};
-use r1d_proto::worker::{Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Request, ToWorker};
+use r1d_proto::worker::{
+    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Request, ToWorker,
+};
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -46,7 +49,8 @@ pub enum Said {
     Lost {
         cause: String,
     },
-    /// The process is gone because it found no libraries or no device; nothing follows. Until somebody mends the machine, others do no better.
+    /// The process is gone because it found no libraries or no device; nothing follows. Until
+    /// somebody mends the machine, others do no better.
     Unusable {
         cause: String,
     },
@@ -63,14 +67,19 @@ pub struct Recipe {
     pub torch_lib: Option<PathBuf>,
 }
 
-/// With workspaces of these sizes cuBLAS gives the same bits in every run (`STEP-2`); it reads them when it is loaded.
+/// With workspaces of these sizes cuBLAS gives the same bits in every run (`STEP-2`); it reads them
+/// when it is loaded.
 const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
 const CUBLAS_REPEATABLE: &str = ":4096:8";
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    #[error("cannot start the worker {}: {source}: install it there (`make build` makes it), or name it with --worker or R1D_WORKER", executable.display())]
-    Start { executable: PathBuf, source: std::io::Error },
+    #[error("cannot start the worker {}: {source}: install it there (`make build` makes it), or \
+             name it with --worker or R1D_WORKER", executable.display())]
+    Start {
+        executable: PathBuf,
+        source: std::io::Error,
+    },
     #[error("no worker runs on {0}")]
     NotRunning(String),
     #[error("the worker on {0} was asked for anew, or to end, before it was started")]
@@ -89,10 +98,14 @@ impl Recipe {
             command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
         }
         if let Some(lib) = &self.torch_lib {
-            let before =
-                std::env::var_os("LD_LIBRARY_PATH").into_iter().flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+            let before = std::env::var_os("LD_LIBRARY_PATH")
+                .into_iter()
+                .flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
             let paths = std::iter::once(lib.clone()).chain(before);
-            command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).map_err(std::io::Error::other)?);
+            command.env(
+                "LD_LIBRARY_PATH",
+                std::env::join_paths(paths).map_err(std::io::Error::other)?,
+            );
         }
         Ok(command)
     }
@@ -146,12 +159,14 @@ pub struct Worker {
     pub board: Board,
     pub process: Option<Process>,
     pub last: LastProcess,
-    /// Counts what was asked of the process as a whole: a launch that had to wait does not come behind a later word.
+    /// Counts what was asked of the process as a whole: a launch that had to wait does not come
+    /// behind a later word.
     pub launches: u64,
     pub _alive: Alive,
 }
 
-/// Whether the process that was started last is gone. It outlives the actor: two processes never share a device.
+/// Whether the process that was started last is gone. It outlives the actor: two processes never
+/// share a device.
 pub type LastProcess = Arc<Mutex<Option<watch::Receiver<bool>>>>;
 
 /// Dropping it kills the process.
@@ -176,17 +191,19 @@ impl Handler<Launch> for Worker {
     fn handle(&mut self, launch: Launch, _: &mut Self::Context) -> Self::Result {
         let ended = self.end();
         let number = self.launches;
-        Box::pin(actix::fut::wrap_future(ended).map(move |(), actor: &mut Self, _: &mut Self::Context| {
-            if actor.launches != number {
-                return Err(WorkerError::Superseded(actor.recipe.device.clone()));
-            }
-            let job = launch.job.clone();
-            actor.process = Some(actor.launch(launch)?);
-            actor.board.device(&actor.recipe.device, |device| {
-                (device.state, device.job) = ("busy".into(), Some(job));
-            });
-            Ok(())
-        }))
+        Box::pin(actix::fut::wrap_future(ended).map(
+            move |(), actor: &mut Self, _: &mut Self::Context| {
+                if actor.launches != number {
+                    return Err(WorkerError::Superseded(actor.recipe.device.clone()));
+                }
+                let job = launch.job.clone();
+                actor.process = Some(actor.launch(launch)?);
+                actor.board.device(&actor.recipe.device, |device| {
+                    (device.state, device.job) = ("busy".into(), Some(job));
+                });
+                Ok(())
+            },
+        ))
     }
 }
 
@@ -194,11 +211,17 @@ impl Handler<Ask> for Worker {
     type Result = ResponseFuture<Result<(), WorkerError>>;
 
     fn handle(&mut self, Ask(request): Ask, _: &mut Self::Context) -> Self::Result {
-        let requests = self.process.as_ref().map(|process| process.requests.clone());
+        let requests = self
+            .process
+            .as_ref()
+            .map(|process| process.requests.clone());
         let device = self.recipe.device.clone();
         Box::pin(async move {
             let requests = requests.ok_or_else(|| WorkerError::NotRunning(device.clone()))?;
-            requests.send(request).await.map_err(|_| WorkerError::NotRunning(device))
+            requests
+                .send(request)
+                .await
+                .map_err(|_| WorkerError::NotRunning(device))
         })
     }
 }
@@ -217,34 +240,52 @@ impl Worker {
         self.launches += 1;
         // Its drop is the order to kill it.
         drop(self.process.take());
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         async move {
             if let Some(mut gone) = last {
-                // An error means that the task which watched the process is gone, and the process with it.
+                // An error means that the task which watched the process is gone, and the process
+                // with it.
                 let _ = gone.wait_for(|gone| *gone).await;
             }
         }
     }
 
     fn launch(&self, launch: Launch) -> Result<Process, WorkerError> {
-        let (mut child, stream) =
-            self.spawn().map_err(|source| WorkerError::Start { executable: self.recipe.executable.clone(), source })?;
+        let (mut child, stream) = self.spawn().map_err(|source| WorkerError::Start {
+            executable: self.recipe.executable.clone(),
+            source,
+        })?;
         let pid = child.id();
-        self.board.device(&self.recipe.device, |device| device.worker_pid = pid);
+        self.board
+            .device(&self.recipe.device, |device| device.worker_pid = pid);
         let (reader, writer) = stream.into_split();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let kill = Arc::new(watch::Sender::new(false));
         let (ended, gone) = watch::channel(false);
         let last_words = Arc::new(Mutex::new(Vec::new()));
-        let listener = child.stderr.take().map(|stderr| tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone())));
-        tasks::spawn("worker requests", write(writer, outgoing, launch.said.clone()));
-        let (board, device, killed) = (self.board.clone(), self.recipe.device.clone(), kill.subscribe());
+        let listener = child.stderr.take().map(|stderr| {
+            tasks::spawn("worker log", listen(stderr, launch.log, last_words.clone()))
+        });
+        tasks::spawn(
+            "worker requests",
+            write(writer, outgoing, launch.said.clone()),
+        );
+        let (board, device, killed) = (
+            self.board.clone(),
+            self.recipe.device.clone(),
+            kill.subscribe(),
+        );
         let recipe = self.recipe.clone();
         tasks::spawn("worker", async move {
             let broken = read(reader, &launch.said, killed.clone()).await;
             let status = leave(&mut child, killed).await;
             if let Some(listener) = listener {
-                // What it said last is worth a moment; a process of its own that it left behind may hold the stream open.
+                // What it said last is worth a moment; a process of its own that it left behind may
+                // hold the stream open.
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT, listener).await;
             }
             board.device(&device, |status| {
@@ -252,10 +293,15 @@ impl Worker {
             });
             ended.send_replace(true);
             let code = status.as_ref().ok().and_then(ExitStatus::code);
-            let said = last_words.lock().unwrap_or_else(PoisonError::into_inner).join(" / ");
+            let said = last_words
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .join(" / ");
             let end = match recipe.unusable(code, &said) {
                 Some(cause) => Said::Unusable { cause },
-                None => Said::Lost { cause: cause(&device, pid, broken, status, &last_words) },
+                None => Said::Lost {
+                    cause: cause(&device, pid, broken, status, &last_words),
+                },
             };
             // Nobody listens any more to a worker that was killed on purpose.
             let _ = launch.said.send(end).await;
@@ -267,9 +313,20 @@ impl Worker {
     fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
-        let Recipe { device, threads, mkl_intel_kernels, .. } = &self.recipe;
+        let Recipe {
+            device,
+            threads,
+            mkl_intel_kernels,
+            ..
+        } = &self.recipe;
         let mut command = self.recipe.command()?;
-        command.args(["serve", "--device", device, "--threads", &threads.to_string()]);
+        command.args([
+            "serve",
+            "--device",
+            device,
+            "--threads",
+            &threads.to_string(),
+        ]);
         if *mkl_intel_kernels {
             command.arg("--mkl-intel-kernels");
         }
@@ -283,8 +340,13 @@ impl Worker {
     }
 }
 
-/// Hands on what the worker says until its socket closes or breaks, or it is to be killed. Returns what broke.
-async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: watch::Receiver<bool>) -> Option<FrameError> {
+/// Hands on what the worker says until its socket closes or breaks, or it is to be killed. Returns
+/// what broke.
+async fn read(
+    mut stream: OwnedReadHalf,
+    said: &mpsc::Sender<Said>,
+    mut killed: watch::Receiver<bool>,
+) -> Option<FrameError> {
     let reading = async {
         loop {
             match frame::read::<FromWorker>(&mut stream, Format::Postcard).await {
@@ -304,13 +366,19 @@ async fn read(mut stream: OwnedReadHalf, said: &mpsc::Sender<Said>, mut killed: 
     }
 }
 
-/// Ends when the process or its requests do: dropping the writing half would not close the socket, the process's end does.
-async fn write(mut stream: OwnedWriteHalf, mut requests: mpsc::Receiver<ToWorker>, said: mpsc::Sender<Said>) {
+/// Ends when the process or its requests do: dropping the writing half would not close the socket,
+/// the process's end does.
+async fn write(
+    mut stream: OwnedWriteHalf,
+    mut requests: mpsc::Receiver<ToWorker>,
+    said: mpsc::Sender<Said>,
+) {
     while let Some(request) = requests.recv().await {
         for message in request.messages(PART_MAX_BYTES) {
             match frame::write(&mut stream, Format::Postcard, &message).await {
                 Ok(()) => {}
-                // The worker will never get the whole, and never answer, so that is done here; it lets go of the parts before.
+                // The worker will never get the whole, and never answer, so that is done here; it
+                // lets go of the parts before.
                 Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
                     let _ = said.send(Said::Message(refusal(&message, &error))).await;
                     break;
@@ -332,17 +400,32 @@ fn refusal(message: &ToWorker, error: &FrameError) -> FromWorker {
         Request::More(Part::Rollouts(sequences)) => sequences,
         _ => &[],
     };
-    let kept = if sequences.iter().any(|sequence| !sequence.kept_ids.is_empty()) {
+    let kept = if sequences
+        .iter()
+        .any(|sequence| !sequence.kept_ids.is_empty())
+    {
         "set a top_k of a few hundred or less, or keep_sampling_mask = false, or "
     } else {
         ""
     };
-    let what = format!("one text of the request fits no message ({error}): {kept}shorten texts or completions");
-    FromWorker { id: message.id, body: Body::Failed(Failure { kind: FailureKind::Invalid, message: what }) }
+    let what = format!(
+        "one text of the request fits no message ({error}): {kept}shorten texts or completions"
+    );
+    FromWorker {
+        id: message.id,
+        body: Body::Failed(Failure {
+            kind: FailureKind::Invalid,
+            message: what,
+        }),
+    }
 }
 
-/// Waits for the process's end; kills it when that is asked for, or when it does not leave after its socket closed.
-async fn leave(child: &mut Child, mut killed: watch::Receiver<bool>) -> std::io::Result<ExitStatus> {
+/// Waits for the process's end; kills it when that is asked for, or when it does not leave after
+/// its socket closed.
+async fn leave(
+    child: &mut Child,
+    mut killed: watch::Receiver<bool>,
+) -> std::io::Result<ExitStatus> {
     tokio::select! {
         status = child.wait() => return status,
         _ = killed.wait_for(|killed| *killed) => {}
@@ -364,7 +447,8 @@ async fn listen(stderr: impl AsyncRead + Unpin, log: JobLog, last_words: Arc<Mut
     }
 }
 
-/// The next line, cut where it is too long. Bytes that are no text are replaced: a pipe that nobody reads any more would stop the worker.
+/// The next line, cut where it is too long. Bytes that are no text are replaced: a pipe that nobody
+/// reads any more would stop the worker.
 async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     let mut begun = false;
@@ -399,9 +483,18 @@ fn cause(
         },
         Err(error) => format!("is lost: {error}"),
     };
-    let broken = broken.map_or(String::new(), |error| format!("; its stream broke: {error}"));
-    let last = last_words.lock().unwrap_or_else(PoisonError::into_inner).join(" / ");
-    let last = if last.is_empty() { String::new() } else { format!("; its last words: {last}") };
+    let broken = broken.map_or(String::new(), |error| {
+        format!("; its stream broke: {error}")
+    });
+    let last = last_words
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .join(" / ");
+    let last = if last.is_empty() {
+        String::new()
+    } else {
+        format!("; its last words: {last}")
+    };
     format!("worker {device}{pid} {how}{broken}{last}")
 }
 
@@ -419,7 +512,8 @@ mod tests {
     use r1d_proto::kept::KeptIds;
     use r1d_proto::worker::TrainSequence;
 
-    /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it; the requests behind it go out.
+    /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it;
+    /// the requests behind it go out.
     #[actix::test]
     async fn a_request_that_fits_no_frame_is_refused_at_once() {
         // 5 bytes each.
@@ -436,32 +530,76 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let (said, mut heard) = mpsc::channel(1);
-        requests.send(ToWorker { id: 7, request: Request::More(Part::Rollouts(vec![sequence])) }).await.unwrap();
-        requests.send(ToWorker { id: 8, request: Request::Close }).await.unwrap();
+        requests
+            .send(ToWorker {
+                id: 7,
+                request: Request::More(Part::Rollouts(vec![sequence])),
+            })
+            .await
+            .unwrap();
+        requests
+            .send(ToWorker {
+                id: 8,
+                request: Request::Close,
+            })
+            .await
+            .unwrap();
         drop(requests);
         write(ours.into_split().1, outgoing, said).await;
 
-        let Some(Said::Message(FromWorker { id: 7, body: Body::Failed(failure) })) = heard.recv().await else {
+        let Some(Said::Message(FromWorker {
+            id: 7,
+            body: Body::Failed(failure),
+        })) = heard.recv().await
+        else {
             panic!("an answer to request 7")
         };
         assert_eq!(failure.kind, FailureKind::Invalid);
-        for part in ["top_k", "keep_sampling_mask = false", "the limit is 268435456"] {
+        for part in [
+            "top_k",
+            "keep_sampling_mask = false",
+            "the limit is 268435456",
+        ] {
             assert!(failure.message.contains(part), "{}", failure.message);
         }
-        let next: ToWorker = frame::read(&mut theirs.into_split().0, Format::Postcard).await.unwrap();
-        assert_eq!(next, ToWorker { id: 8, request: Request::Close });
+        let next: ToWorker = frame::read(&mut theirs.into_split().0, Format::Postcard)
+            .await
+            .unwrap();
+        assert_eq!(
+            next,
+            ToWorker {
+                id: 8,
+                request: Request::Close
+            }
+        );
     }
 
-    /// A worker may say anything: a line without an end takes no memory, bytes that are no text end nothing.
+    /// A worker may say anything: a line without an end takes no memory, bytes that are no text end
+    /// nothing.
     #[actix::test]
     async fn lines_of_any_length_and_content_are_read() {
-        let text = [&b"first\n"[..], &[0xff, 0xfe, b'\n'], &vec![b'x'; 100_000], b"\n\nlast"].concat();
+        let text = [
+            &b"first\n"[..],
+            &[0xff, 0xfe, b'\n'],
+            &vec![b'x'; 100_000],
+            b"\n\nlast",
+        ]
+        .concat();
         let mut stream = BufReader::with_capacity(1000, &text[..]);
         let mut lines = Vec::new();
         while let Some(line) = next_line(&mut stream).await.unwrap() {
             lines.push(line);
         }
         let shown: Vec<&str> = lines.iter().map(String::as_str).collect();
-        assert_eq!(shown, ["first", "\u{fffd}\u{fffd}", &"x".repeat(LINE_MAX_BYTES), "", "last"]);
+        assert_eq!(
+            shown,
+            [
+                "first",
+                "\u{fffd}\u{fffd}",
+                &"x".repeat(LINE_MAX_BYTES),
+                "",
+                "last"
+            ]
+        );
     }
 }

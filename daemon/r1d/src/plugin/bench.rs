@@ -23,21 +23,38 @@ pub fn run(subject: &Subject, cases: Option<&Path>, seconds: u32) -> Result<bool
     let mut sets: Vec<(String, Vec<Member>)> = Vec::new();
     match cases {
         Some(path) => sets.push((path.display().to_string(), input::read(path)?)),
-        None => sets.extend(texts().map(|(name, text)| (name.to_owned(), vec![member(&text); BATCH]))),
+        None => {
+            sets.extend(texts().map(|(name, text)| (name.to_owned(), vec![member(&text); BATCH])))
+        }
     }
     let inputs = sets
         .iter()
         .filter(|(_, members)| !members.is_empty())
-        .map(|(name, members)| measure(&host, &reward, name, members, Duration::from_secs(seconds.into())))
+        .map(|(name, members)| {
+            measure(
+                &host,
+                &reward,
+                name,
+                members,
+                Duration::from_secs(seconds.into()),
+            )
+        })
         .collect::<Result<_, _>>()?;
-    print(&Benched { plugin: reward.info().name.clone(), load_ms: ms(load), inputs })?;
+    print(&Benched {
+        plugin: reward.info().name.clone(),
+        load_ms: ms(load),
+        inputs,
+    })?;
     Ok(true)
 }
 
 fn texts() -> impl Iterator<Item = (&'static str, String)> {
-    let thought = |bytes: usize| "so 12 times 7 is 84 and then we add the rest of them ".repeat(bytes / 53);
+    let thought =
+        |bytes: usize| "so 12 times 7 is 84 and then we add the rest of them ".repeat(bytes / 53);
     let text = move |bytes| format!("<think>{} 6 * 7</think><answer>42</answer>", thought(bytes));
-    [("short", 0), ("4 KB", 4 << 10), ("64 KB", 64 << 10)].into_iter().map(move |(name, bytes)| (name, text(bytes)))
+    [("short", 0), ("4 KB", 4 << 10), ("64 KB", 64 << 10)]
+        .into_iter()
+        .map(move |(name, bytes)| (name, text(bytes)))
 }
 
 fn member(text: &str) -> Member {
@@ -50,7 +67,10 @@ fn member(text: &str) -> Member {
         finish: FinishReason::Stop,
         meta: None,
     };
-    Member { completion, group: "0".into() }
+    Member {
+        completion,
+        group: "0".into(),
+    }
 }
 
 /// Judges all of them, again until the time is over.
@@ -77,8 +97,15 @@ fn measure(
         spent = host.clock.now().saturating_sub(start);
     }
     took.sort_unstable();
-    let percentile = |p: usize| took.get((took.len() * p / 100).min(took.len() - 1)).copied().unwrap_or_default();
-    let bytes = members.iter().map(|member| (member.completion.prompt.len() + member.completion.text.len()) as u64).sum::<u64>();
+    let percentile = |p: usize| {
+        took.get((took.len() * p / 100).min(took.len() - 1))
+            .copied()
+            .unwrap_or_default()
+    };
+    let bytes = members
+        .iter()
+        .map(|member| (member.completion.prompt.len() + member.completion.text.len()) as u64)
+        .sum::<u64>();
     let bytes = bytes / members.len() as u64;
     let fuel_per_completion = fuel / count;
     Ok(BenchedInput {

@@ -1,4 +1,5 @@
-//! `plugin check`: what a daemon asks of a plugin, whether its verdicts repeat, its golden cases, and the attack corpus.
+//! `plugin check`: what a daemon asks of a plugin, whether its verdicts repeat, its golden cases,
+//! and the attack corpus.
 
 use super::{Host, PluginError, SomeAnswer, print, score::ms, test};
 use crate::cli::Subject;
@@ -13,35 +14,73 @@ pub fn run(subject: &Subject) -> Result<bool, PluginError> {
     let reward = host.load(subject)?;
     let info = reward.info();
     let mut checks = vec![
-        check("component", true, format!("imports nothing, world {}, {} {}", reward.world(), info.name, info.version)),
-        check("size", true, format!("{} bytes, the limit is {}", size(&reward)?, r1d_rewards::FILE_BYTES_MAX)),
+        check(
+            "component",
+            true,
+            format!(
+                "imports nothing, world {}, {} {}",
+                reward.world(),
+                info.name,
+                info.version
+            ),
+        ),
+        check(
+            "size",
+            true,
+            format!(
+                "{} bytes, the limit is {}",
+                size(&reward)?,
+                r1d_rewards::FILE_BYTES_MAX
+            ),
+        ),
         check("range", true, format!("{} to {}", info.min, info.max)),
         golden_cases(&reward)?,
         repeats(&reward)?,
     ];
     checks.extend(attacked(&host, &reward)?);
     let passed = checks.iter().all(|check| check.passed);
-    print(&Checked { plugin: info.name.clone(), passed, checks })?;
+    print(&Checked {
+        plugin: info.name.clone(),
+        passed,
+        checks,
+    })?;
     Ok(passed)
 }
 
 fn check(name: &str, passed: bool, found: String) -> Check {
-    Check { check: name.into(), passed, found }
+    Check {
+        check: name.into(),
+        passed,
+        found,
+    }
 }
 
 fn size(reward: &LoadedReward) -> Result<u64, PluginError> {
     let path = reward.path();
-    Ok(std::fs::metadata(path).map_err(|source| PluginError::Read { path: path.into(), source })?.len())
+    Ok(std::fs::metadata(path)
+        .map_err(|source| PluginError::Read {
+            path: path.into(),
+            source,
+        })?
+        .len())
 }
 
 fn golden_cases(reward: &LoadedReward) -> Result<Check, PluginError> {
     let Some(jsonl) = test::own_cases(reward)? else {
-        return Ok(check("golden cases", true, "it brings none: a hot reload cannot try it first".into()));
+        return Ok(check(
+            "golden cases",
+            true,
+            "it brings none: a hot reload cannot try it first".into(),
+        ));
     };
     let report = golden::run(reward, &jsonl)?;
     let found = match report.differing.first() {
         None => format!("{} as expected", report.cases),
-        Some((case, difference)) => format!("{} of {} differ, first {case}: {difference}", report.differing.len(), report.cases),
+        Some((case, difference)) => format!(
+            "{} of {} differ, first {case}: {difference}",
+            report.differing.len(),
+            report.cases
+        ),
     };
     Ok(check("golden cases", report.differing.is_empty(), found))
 }
@@ -56,7 +95,10 @@ fn member(text: &str, reference: &str) -> Member {
         finish: FinishReason::Stop,
         meta: None,
     };
-    Member { completion, group: "0".into() }
+    Member {
+        completion,
+        group: "0".into(),
+    }
 }
 
 /// Verdict and fuel of the same completion, again and again.
@@ -72,20 +114,34 @@ fn repeats(reward: &LoadedReward) -> Result<Check, PluginError> {
     }
     let same = seen.windows(2).all(|pair| pair.first() == pair.last());
     let found = match (same, seen.first()) {
-        (true, Some((outcome, fuel))) => format!("{TIMES} times {} for {fuel} fuel", VerdictKind::of(outcome).name()),
+        (true, Some((outcome, fuel))) => format!(
+            "{TIMES} times {} for {fuel} fuel",
+            VerdictKind::of(outcome).name()
+        ),
         _ => "verdicts or fuel differ from call to call".into(),
     };
     Ok(check("same verdict again", same, found))
 }
 
-/// Each text as a completion and as a reference: a plugin may find them wrong or unusable, but must find.
+/// Each text as a completion and as a reference: a plugin may find them wrong or unusable, but must
+/// find.
 fn attacked(host: &Host, reward: &LoadedReward) -> Result<Vec<Check>, PluginError> {
     let texts = attacks::texts();
     // Each alone in its group: what one does must not be laid on another.
-    let alone = |(i, member): (usize, Member)| Member { group: i.to_string(), ..member };
+    let alone = |(i, member): (usize, Member)| Member {
+        group: i.to_string(),
+        ..member
+    };
     let as_completion = texts.iter().map(|(_, text)| member(text, "7"));
-    let members: Vec<Member> =
-        as_completion.chain(texts.iter().map(|(_, text)| member("<answer>7</answer>", text))).enumerate().map(alone).collect();
+    let members: Vec<Member> = as_completion
+        .chain(
+            texts
+                .iter()
+                .map(|(_, text)| member("<answer>7</answer>", text)),
+        )
+        .enumerate()
+        .map(alone)
+        .collect();
     let mut judged: Vec<Judged> = Vec::new();
     reward.judge_all(&members, &SomeAnswer, host.threads, |_, one| {
         judged.push(one);
@@ -99,9 +155,26 @@ fn attacked(host: &Host, reward: &LoadedReward) -> Result<Vec<Check>, PluginErro
             Outcome::Abstain { reason } | Outcome::Trap { reason } => format!(": {reason}"),
             Outcome::OutOfFuel | Outcome::OutOfTime => String::new(),
         };
-        let found = format!("{}{why} ({} fuel, {} ms)", kind.name(), judged.fuel, ms(judged.took));
-        check(&name, matches!(kind, VerdictKind::Score | VerdictKind::Abstain), found)
+        let found = format!(
+            "{}{why} ({} fuel, {} ms)",
+            kind.name(),
+            judged.fuel,
+            ms(judged.took)
+        );
+        check(
+            &name,
+            matches!(kind, VerdictKind::Score | VerdictKind::Abstain),
+            found,
+        )
     };
-    let named = |prefix: &'static str| texts.iter().map(move |(name, _)| format!("{prefix}: {name}"));
-    Ok(named("completion").zip(completions).chain(named("reference").zip(references)).map(verdict).collect())
+    let named = |prefix: &'static str| {
+        texts
+            .iter()
+            .map(move |(name, _)| format!("{prefix}: {name}"))
+    };
+    Ok(named("completion")
+        .zip(completions)
+        .chain(named("reference").zip(references))
+        .map(verdict)
+        .collect())
 }

@@ -4,17 +4,24 @@ use super::{PluginError, read};
 use r1d_data::storage::write_atomically;
 use std::path::Path;
 
-/// `module` may be a component already, to give it golden cases. A daemon that loads `component` meanwhile sees the old file or the new one.
+/// `module` may be a component already, to give it golden cases. A daemon that loads `component`
+/// meanwhile sees the old file or the new one.
 pub fn run(module: &Path, component: &Path, golden: Option<&Path>) -> Result<bool, PluginError> {
     let bytes = r1d_rewards::read(module)?;
-    let wrong = |source| PluginError::Module { path: module.into(), source };
+    let wrong = |source| PluginError::Module {
+        path: module.into(),
+        source,
+    };
     let mut made = match (r1d_rewards::componentize(&bytes), golden) {
         (Err(r1d_rewards::ComponentizeError::AlreadyComponent), Some(_)) => bytes,
         (made, _) => made.map_err(wrong)?,
     };
     if let Some(path) = golden {
         let jsonl = read(path)?;
-        made = r1d_rewards::golden::embed(&made, &jsonl).map_err(|source| PluginError::Module { path: path.into(), source })?;
+        made = r1d_rewards::golden::embed(&made, &jsonl).map_err(|source| PluginError::Module {
+            path: path.into(),
+            source,
+        })?;
     }
     write_atomically(component, |file| file.write_all(&made))?;
     Ok(true)

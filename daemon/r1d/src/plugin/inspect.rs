@@ -16,20 +16,31 @@ pub fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
 
 pub fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
     let host = Host::open(dirs)?;
-    let plugins: Vec<Plugin> = host.rewards.names().iter().map(|name| describe(&host, name)).collect::<Result<_, _>>()?;
+    let plugins: Vec<Plugin> = host
+        .rewards
+        .names()
+        .iter()
+        .map(|name| describe(&host, name))
+        .collect::<Result<_, _>>()?;
     print(&plugins)?;
     Ok(true)
 }
 
-/// What is no plugin is described as far as it can be; an error says that there is no file to describe.
+/// What is no plugin is described as far as it can be; an error says that there is no file to
+/// describe.
 fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
     let path = host.rewards.find(&plugin(name))?;
     let bytes = r1d_rewards::read(&path)?;
     let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-    let spec = RewardSpec { plugin: r1d_rewards::Plugin::Path(path.clone()), ..RewardSpec::named("") };
+    let spec = RewardSpec {
+        plugin: r1d_rewards::Plugin::Path(path.clone()),
+        ..RewardSpec::named("")
+    };
     let (about, refused) = match host.rewards.unconfigured(&spec) {
         Ok(reward) => (Some(about(&reward, &sha256)?), None),
-        Err(error @ (RewardError::Engine(_) | RewardError::Cache { .. })) => return Err(error.into()),
+        Err(error @ (RewardError::Engine(_) | RewardError::Cache { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => (None, Some(shown::line(&error.to_string()))),
     };
     Ok(Plugin {
@@ -53,10 +64,16 @@ fn about(reward: &LoadedReward, sha256: &[u8; 32]) -> Result<About, PluginError>
         max: info.max,
         parts: info.parts,
         golden_cases: cases as u64,
-        signed_by: signature::signers(reward.path(), sha256).iter().map(|key| key.to_string()).collect(),
+        signed_by: signature::signers(reward.path(), sha256)
+            .iter()
+            .map(|key| key.to_string())
+            .collect(),
     })
 }
 
 fn absolute(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.into()).display().to_string()
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.into())
+        .display()
+        .to_string()
 }

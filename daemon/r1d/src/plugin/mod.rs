@@ -1,5 +1,6 @@
-//! `r1d plugin`: the reward host without a daemon, for those who write plugins. `r1ctl plugin` is its face: what is printed here is JSON,
-//! one [`r1d_proto::plugin`] document or a line for each completion.
+//! `r1d plugin`: the reward host without a daemon, for those who write plugins. `r1ctl plugin` is
+//! its face: what is printed here is JSON, one [`r1d_proto::plugin`] document or a line for each
+//! completion.
 //!
 //! | module | command |
 //! |---|---|
@@ -27,7 +28,9 @@ use crate::settings;
 use r1d_data::DataError;
 use r1d_proto::user_file;
 use r1d_proto::world::{SharedClock, SystemClock};
-use r1d_rewards::{Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError};
+use r1d_rewards::{
+    Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError,
+};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,16 +39,32 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}: {source}", path.display())]
-    Module { path: PathBuf, source: r1d_rewards::ComponentizeError },
+    Module {
+        path: PathBuf,
+        source: r1d_rewards::ComponentizeError,
+    },
     #[error("{}, line {line}: {problem}", path.display())]
-    Line { path: PathBuf, line: usize, problem: String },
+    Line {
+        path: PathBuf,
+        line: usize,
+        problem: String,
+    },
     #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("--config: {0}")]
     Config(String),
-    #[error("{plugin} brings no golden cases: name a file with --golden, or build it with golden.jsonl beside its Cargo.toml")]
+    #[error(
+        "{plugin} brings no golden cases: name a file with --golden, or build it with \
+         golden.jsonl beside its Cargo.toml"
+    )]
     NoGolden { plugin: String },
     #[error("{0}")]
     Run(String),
@@ -59,31 +78,64 @@ pub enum PluginError {
     Print(#[from] std::io::Error),
 }
 
-/// Runs a command; its exit code says whether the plugin passed, an error that it could not be told.
+/// Runs a command; its exit code says whether the plugin passed, an error that it could not be
+/// told.
 pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
     let ended = match command {
-        Plugin::Componentize { module, component, golden } => componentize::run(&module, &component, golden.as_deref()),
-        Plugin::Score { subject, cases, answers, asks } => score::run(&subject, &cases, answers.as_deref(), asks.as_deref()),
+        Plugin::Componentize {
+            module,
+            component,
+            golden,
+        } => componentize::run(&module, &component, golden.as_deref()),
+        Plugin::Score {
+            subject,
+            cases,
+            answers,
+            asks,
+        } => score::run(&subject, &cases, answers.as_deref(), asks.as_deref()),
         Plugin::Test { subject, golden } => test::run(&subject, golden.as_deref()),
         Plugin::Check { subject } => check::run(&subject),
-        Plugin::Bench { subject, cases, seconds } => bench::run(&subject, cases.as_deref(), seconds),
+        Plugin::Bench {
+            subject,
+            cases,
+            seconds,
+        } => bench::run(&subject, cases.as_deref(), seconds),
         Plugin::Inspect { plugin, dirs } => inspect::run(&plugin, &dirs),
         Plugin::List { dirs } => inspect::list(&dirs),
-        Plugin::Rescore { run, plugin, reward, config, limit, dirs } => {
-            rescore::run(&run, &plugin, reward.as_deref(), config.as_deref(), limit, &dirs)
-        }
+        Plugin::Rescore {
+            run,
+            plugin,
+            reward,
+            config,
+            limit,
+            dirs,
+        } => rescore::run(
+            &run,
+            &plugin,
+            reward.as_deref(),
+            config.as_deref(),
+            limit,
+            &dirs,
+        ),
         Plugin::Keygen { key } => sign::keygen(&key),
         Plugin::Sign { file, key } => sign::sign(&file, &key),
     };
     match ended {
-        Ok(passed) => Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Ok(passed) => Ok(if passed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }),
         // The reader left: nobody to tell, nothing wrong.
-        Err(PluginError::Print(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(PluginError::Print(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(ExitCode::SUCCESS)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// The reward host with its tools' settings: code is compiled in a child and kept in the user's cache.
+/// The reward host with its tools' settings: code is compiled in a child and kept in the user's
+/// cache.
 pub struct Host {
     pub rewards: Rewards,
     pub clock: SharedClock,
@@ -95,18 +147,33 @@ impl Host {
         let clock = SystemClock::shared();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let program = std::env::current_exe()?;
-        let beside = program.parent().map(|dir| dir.join(settings::PLUGINS_DIRECTORY));
-        let plugin_dirs = dirs.plugin_dir.iter().cloned().chain(beside).chain(settings::system_plugin_dirs()).collect();
+        let beside = program
+            .parent()
+            .map(|dir| dir.join(settings::PLUGINS_DIRECTORY));
+        let plugin_dirs = dirs
+            .plugin_dir
+            .iter()
+            .cloned()
+            .chain(beside)
+            .chain(settings::system_plugin_dirs())
+            .collect();
         let options = |cache_dir| Options {
             plugin_dirs,
             cache_dir,
             threads,
-            compiler: Compiler::Child { program, args: vec![COMPILE.into()] },
+            compiler: Compiler::Child {
+                program,
+                args: vec![COMPILE.into()],
+            },
             clock: clock.clone(),
         };
         // A home that cannot be written to costs a compilation each time, no more.
         let cache = settings::home_cache().filter(|dir| std::fs::create_dir_all(dir).is_ok());
-        Ok(Host { rewards: Rewards::open(options(cache))?, clock, threads })
+        Ok(Host {
+            rewards: Rewards::open(options(cache))?,
+            clock,
+            threads,
+        })
     }
 
     pub fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
@@ -124,13 +191,27 @@ pub struct SomeAnswer;
 impl Answers for SomeAnswer {
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
         // A reward model says a number, a judge writes what `correctness` asks for.
-        Some(Ok(if ask.max_tokens == 0 { "0.5" } else { r#"{"analysis": "it is", "correctness": "correct"}"# }.into()))
+        Some(Ok(if ask.max_tokens == 0 {
+            "0.5"
+        } else {
+            r#"{"analysis": "it is", "correctness": "correct"}"#
+        }
+        .into()))
     }
 }
 
 fn spec(subject: &Subject) -> Result<RewardSpec, PluginError> {
-    let limits = r1d_rewards::Limits { fuel: subject.fuel, memory_mb: subject.memory_mb, ..Default::default() };
-    Ok(RewardSpec { plugin: plugin(&subject.plugin), sha256: None, config_json: config(&subject.config)?, limits })
+    let limits = r1d_rewards::Limits {
+        fuel: subject.fuel,
+        memory_mb: subject.memory_mb,
+        ..Default::default()
+    };
+    Ok(RewardSpec {
+        plugin: plugin(&subject.plugin),
+        sha256: None,
+        config_json: config(&subject.config)?,
+        limits,
+    })
 }
 
 /// As a job file reads `plugin`: a path has a slash or ends in `.wasm`, anything else is a name.
@@ -143,7 +224,8 @@ fn plugin(text: &str) -> r1d_rewards::Plugin {
 
 /// The same bytes as the table of a job file that says the same: its keys are sorted.
 fn config(json: &str) -> Result<String, PluginError> {
-    let parsed: serde_json::Value = serde_json::from_str(json).map_err(|e| PluginError::Config(e.to_string()))?;
+    let parsed: serde_json::Value =
+        serde_json::from_str(json).map_err(|e| PluginError::Config(e.to_string()))?;
     if !parsed.is_object() {
         return Err(PluginError::Config(format!("{json} is not a JSON object")));
     }
@@ -156,7 +238,10 @@ fn config(json: &str) -> Result<String, PluginError> {
 const TEXT_MAX_BYTES: u64 = 16 << 20;
 
 fn read(path: &Path) -> Result<String, PluginError> {
-    user_file::read_text(path, TEXT_MAX_BYTES).map_err(|source| PluginError::Read { path: path.into(), source })
+    user_file::read_text(path, TEXT_MAX_BYTES).map_err(|source| PluginError::Read {
+        path: path.into(),
+        source,
+    })
 }
 
 /// One document on one line.

@@ -22,7 +22,8 @@ pub fn run(
 ) -> Result<bool, PluginError> {
     let host = Host::open(dirs)?;
     let job_toml = dir.join("job.toml");
-    let job = Job::parse(&super::read(&job_toml)?, dir).map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
+    let job = Job::parse(&super::read(&job_toml)?, dir)
+        .map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
     let recorded = compared(&job, other, reward)?;
     let config_json = config_json.map_or_else(|| Ok(recorded.config_json.clone()), config)?;
     let limits = r1d_rewards::Limits {
@@ -31,14 +32,23 @@ pub fn run(
         wall_ms: recorded.limits.wall_ms,
         hostcall_bytes: Some((recorded.limits.hostcall_kb as usize) << 10),
     };
-    let loaded = host.rewards.load(&RewardSpec { plugin: plugin(other), sha256: None, config_json, limits })?;
+    let loaded = host.rewards.load(&RewardSpec {
+        plugin: plugin(other),
+        sha256: None,
+        config_json,
+        limits,
+    })?;
     if loaded.world() == World::JudgedReward {
         let problem = format!(
-            "plugin {other} asks a model, and there is none here to ask: `r1ctl plugin score --answers` judges with recorded answers"
+            "plugin {other} asks a model, and there is none here to ask: `r1ctl plugin score \
+             --answers` judges with recorded answers"
         );
         return Err(PluginError::Run(problem));
     }
-    let mut tally = Tally { limit: limit as usize, ..Tally::default() };
+    let mut tally = Tally {
+        limit: limit as usize,
+        ..Tally::default()
+    };
     for (index, stage) in job.stages.iter().enumerate() {
         let files = files(dir, &stage.name)?;
         if files.is_empty() {
@@ -46,14 +56,28 @@ pub fn run(
         }
         let data = data(&job, &stage.data, dir);
         if data.is_none() {
-            eprintln!("warning: data.{} cannot be read: the grader gets no `meta`", stage.data);
+            eprintln!(
+                "warning: data.{} cannot be read: the grader gets no `meta`",
+                stage.data
+            );
         }
         for file in files {
-            tally.file(&file, index as u32, recorded, &loaded, data.as_ref(), host.threads)?;
+            tally.file(
+                &file,
+                index as u32,
+                recorded,
+                &loaded,
+                data.as_ref(),
+                host.threads,
+            )?;
         }
     }
     if tally.completions == 0 {
-        return Err(PluginError::Run(format!("{}: no rollouts that reward `{}` judged", dir.display(), recorded.name)));
+        return Err(PluginError::Run(format!(
+            "{}: no rollouts that reward `{}` judged",
+            dir.display(),
+            recorded.name
+        )));
     }
     print(&tally.report(recorded, &loaded))?;
     Ok(true)
@@ -64,14 +88,24 @@ fn data(job: &Job, name: &str, dir: &Path) -> Option<DataSet> {
     match job.source(name)? {
         Cow::Borrowed(source) => DataSet::open(source).ok(),
         // Another stage's, beside the rollouts.
-        Cow::Owned(made) => DataSet::open(&DataSource { path: dir.join("datasets").join(&made.path), ..made }).ok(),
+        Cow::Owned(made) => DataSet::open(&DataSource {
+            path: dir.join("datasets").join(&made.path),
+            ..made
+        })
+        .ok(),
     }
 }
 
 /// The reward of the run to compare with.
-fn compared<'a>(job: &'a Job, other: &str, wanted: Option<&str>) -> Result<&'a Reward, PluginError> {
-    let rewards: Vec<&Reward> =
-        (job.stages.iter()).filter_map(|stage| stage.rollouts()).flat_map(|rollouts| rollouts.rewards.iter()).collect();
+fn compared<'a>(
+    job: &'a Job,
+    other: &str,
+    wanted: Option<&str>,
+) -> Result<&'a Reward, PluginError> {
+    let rewards: Vec<&Reward> = (job.stages.iter())
+        .filter_map(|stage| stage.rollouts())
+        .flat_map(|rollouts| rollouts.rewards.iter())
+        .collect();
     let stem = r1d_job::reward::plugin_stem(other);
     let found = match (wanted, rewards.as_slice()) {
         (Some(name), _) => rewards.iter().find(|reward| reward.name == name),
@@ -80,7 +114,10 @@ fn compared<'a>(job: &'a Job, other: &str, wanted: Option<&str>) -> Result<&'a R
     };
     let names: Vec<&str> = rewards.iter().map(|reward| reward.name.as_str()).collect();
     found.copied().ok_or_else(|| {
-        PluginError::Run(format!("which reward of the run to compare with? --reward names one of: {}", names.join(", ")))
+        PluginError::Run(format!(
+            "which reward of the run to compare with? --reward names one of: {}",
+            names.join(", ")
+        ))
     })
 }
 
@@ -89,14 +126,24 @@ fn files(dir: &Path, stage: &str) -> Result<Vec<PathBuf>, PluginError> {
     let rollouts = dir.join("rollouts");
     let entries = match std::fs::read_dir(&rollouts) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|source| PluginError::Read { path: rollouts.clone(), source })?,
+        entries => entries.map_err(|source| PluginError::Read {
+            path: rollouts.clone(),
+            source,
+        })?,
     };
     let step = |path: &Path| -> Option<u64> {
         let name = path.file_name()?.to_str()?;
-        name.strip_prefix(stage)?.strip_prefix("-step-")?.strip_suffix(".parquet")?.parse().ok()
+        name.strip_prefix(stage)?
+            .strip_prefix("-step-")?
+            .strip_suffix(".parquet")?
+            .parse()
+            .ok()
     };
-    let mut files: Vec<(u64, PathBuf)> =
-        entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()).filter_map(|path| Some((step(&path)?, path))).collect();
+    let mut files: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| entry.ok())
+        .map(|entry| entry.path())
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect();
     files.sort();
     Ok(files.into_iter().map(|(_, path)| path).collect())
 }
@@ -120,9 +167,18 @@ impl Tally {
         data: Option<&DataSet>,
         threads: usize,
     ) -> Result<(), PluginError> {
-        let judged = |row: &RolloutRow| row.scored.verdicts.iter().find(|v| v.plugin == recorded.name).map(|v| outcome(&v.outcome));
+        let judged = |row: &RolloutRow| {
+            row.scored
+                .verdicts
+                .iter()
+                .find(|v| v.plugin == recorded.name)
+                .map(|v| outcome(&v.outcome))
+        };
         let rows = rollouts::read(file)?;
-        let (rows, before): (Vec<&RolloutRow>, Vec<String>) = rows.iter().filter_map(|row| Some((row, judged(row)?))).unzip();
+        let (rows, before): (Vec<&RolloutRow>, Vec<String>) = rows
+            .iter()
+            .filter_map(|row| Some((row, judged(row)?)))
+            .unzip();
         let members: Vec<Member> = rows.iter().map(|row| member(row, data)).collect();
         loaded.judge_all(&members, &NoAnswers, threads, |i, judged| {
             if let (Some(row), Some(before)) = (rows.get(i), before.get(i)) {
@@ -135,7 +191,10 @@ impl Tally {
 
     fn count(&mut self, stage: u32, row: &RolloutRow, recorded: &str, rescored: String) {
         self.completions += 1;
-        *self.pairs.entry((recorded.to_owned(), rescored.clone())).or_insert(0) += 1;
+        *self
+            .pairs
+            .entry((recorded.to_owned(), rescored.clone()))
+            .or_insert(0) += 1;
         if recorded == rescored {
             self.agreeing += 1;
         } else if self.disagreements.len() < self.limit {
@@ -155,7 +214,11 @@ impl Tally {
     }
 
     fn report(self, recorded: &Reward, loaded: &LoadedReward) -> Rescored {
-        let pair = |((recorded, rescored), completions)| Pair { recorded, rescored, completions };
+        let pair = |((recorded, rescored), completions)| Pair {
+            recorded,
+            rescored,
+            completions,
+        };
         let mut pairs: Vec<Pair> = self.pairs.into_iter().map(pair).collect();
         pairs.sort_by_key(|pair| std::cmp::Reverse(pair.completions));
         Rescored {
@@ -170,7 +233,8 @@ impl Tally {
     }
 }
 
-/// Two verdicts agree when they read the same: a score by its value, an abstention or fault by its kind.
+/// Two verdicts agree when they read the same: a score by its value, an abstention or fault by its
+/// kind.
 fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Score { value, .. } => format!("score {value}"),
@@ -181,8 +245,12 @@ fn outcome(outcome: &Outcome) -> String {
 fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
     let rollout = &row.scored.rollout;
     // A data set that changed since has another row there.
-    let meta = data.filter(|data| rollout.row < data.len()).map(|data| data.row(rollout.row));
-    let meta = meta.filter(|found| found.reference == row.reference).and_then(|found| found.meta.clone());
+    let meta = data
+        .filter(|data| rollout.row < data.len())
+        .map(|data| data.row(rollout.row));
+    let meta = meta
+        .filter(|found| found.reference == row.reference)
+        .and_then(|found| found.meta.clone());
     let completion = Completion {
         id: u64::from(rollout.key.prompt) << 32 | u64::from(rollout.key.sample),
         prompt: row.prompt.clone(),
@@ -192,7 +260,10 @@ fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
         finish: rollout.finish,
         meta,
     };
-    Member { completion, group: rollout.key.prompt.to_string() }
+    Member {
+        completion,
+        group: rollout.key.prompt.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +274,12 @@ mod tests {
 
     fn row(row: u64, reference: &str) -> RolloutRow {
         let rollout = Rollout {
-            key: SampleKey { stage: 0, step: 0, prompt: 3, sample: 1 },
+            key: SampleKey {
+                stage: 0,
+                step: 0,
+                prompt: 3,
+                sample: 1,
+            },
             row,
             prompt_ids: vec![1],
             completion_ids: vec![2, 3],
@@ -214,7 +290,12 @@ mod tests {
             finish: FinishReason::Stop,
         };
         RolloutRow {
-            scored: ScoredRollout { rollout, verdicts: Vec::new(), reward: None, advantage: None },
+            scored: ScoredRollout {
+                rollout,
+                verdicts: Vec::new(),
+                reward: None,
+                advantage: None,
+            },
             prompt: "p".into(),
             completion: "c".into(),
             reference: Some(reference.into()),
@@ -225,14 +306,30 @@ mod tests {
     fn a_grader_gets_the_columns_of_the_row_that_was_judged() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("rows.jsonl");
-        let rows = ["{\"q\": \"one\", \"a\": \"1\", \"language\": \"en\"}", "{\"q\": \"二\", \"a\": \"2\", \"language\": \"zh\"}"];
+        let rows = [
+            "{\"q\": \"one\", \"a\": \"1\", \"language\": \"en\"}",
+            "{\"q\": \"二\", \"a\": \"2\", \"language\": \"zh\"}",
+        ];
         std::fs::write(&path, rows.join("\n")).unwrap();
-        let source =
-            DataSource { prompt: Some("q".into()), reference: Some("a".into()), shuffle: false, ..DataSource::new("rows", path) };
+        let source = DataSource {
+            prompt: Some("q".into()),
+            reference: Some("a".into()),
+            shuffle: false,
+            ..DataSource::new("rows", path)
+        };
         let data = DataSet::open(&source).unwrap();
-        let meta = |at: u64, reference: &str, data: Option<&DataSet>| member(&row(at, reference), data).completion.meta;
+        let meta = |at: u64, reference: &str, data: Option<&DataSet>| {
+            member(&row(at, reference), data).completion.meta
+        };
         assert!(meta(1, "2", Some(&data)).is_some_and(|meta| meta.contains("\"zh\"")));
         // Another row stands there by now, or none, or nobody knows.
-        assert_eq!([meta(1, "1", Some(&data)), meta(2, "2", Some(&data)), meta(1, "2", None)], [None, None, None]);
+        assert_eq!(
+            [
+                meta(1, "1", Some(&data)),
+                meta(2, "2", Some(&data)),
+                meta(1, "2", None)
+            ],
+            [None, None, None]
+        );
     }
 }

@@ -11,7 +11,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub fn run(subject: &Subject, cases: &Path, answers: Option<&Path>, asks: Option<&Path>) -> Result<bool, PluginError> {
+pub fn run(
+    subject: &Subject,
+    cases: &Path,
+    answers: Option<&Path>,
+    asks: Option<&Path>,
+) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
     let reward = host.load(subject)?;
     let answers = AnswerFile::read(answers)?;
@@ -32,7 +37,12 @@ pub fn run(subject: &Subject, cases: &Path, answers: Option<&Path>, asks: Option
 }
 
 pub fn scored(judged: Judged) -> Scored {
-    let Judged { outcome, reason, fuel, took } = judged;
+    let Judged {
+        outcome,
+        reason,
+        fuel,
+        took,
+    } = judged;
     let verdict = VerdictKind::of(&outcome);
     let (score, parts, reason) = match outcome {
         Outcome::Score { value, parts } => (Some(value), Some(parts), reason),
@@ -40,7 +50,14 @@ pub fn scored(judged: Judged) -> Scored {
         Outcome::OutOfFuel => (None, None, Some(format!("the limit is {fuel}"))),
         Outcome::OutOfTime => (None, None, Some("hit the wall-clock backstop twice".into())),
     };
-    Scored { verdict, score, parts, reason, fuel, ms: ms(took) }
+    Scored {
+        verdict,
+        score,
+        parts,
+        reason,
+        fuel,
+        ms: ms(took),
+    }
 }
 
 /// To the microsecond.
@@ -48,8 +65,9 @@ pub fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Answers to the questions of judged rewards, from a file of JSON lines: `{"model", "prompt", "answer"}`, or `error` in place of `answer`.
-/// Without a `model` a line answers for any.
+/// Answers to the questions of judged rewards, from a file of JSON lines:
+/// `{"model", "prompt", "answer"}`, or `error` in place of `answer`. Without a `model` a line
+/// answers for any.
 struct AnswerFile {
     answers: HashMap<(Option<String>, String), Result<String, String>>,
     open: Mutex<Vec<Ask>>,
@@ -60,9 +78,15 @@ impl AnswerFile {
         let lines = match path {
             None => Vec::new(),
             Some(path) => input::lines(path, |_, mut object| {
-                let (model, prompt) = (line::text(&mut object, "model")?, line::text(&mut object, "prompt")?);
+                let (model, prompt) = (
+                    line::text(&mut object, "model")?,
+                    line::text(&mut object, "prompt")?,
+                );
                 let prompt = prompt.ok_or("`prompt` is missing")?;
-                let answer = match (line::text(&mut object, "answer")?, line::text(&mut object, "error")?) {
+                let answer = match (
+                    line::text(&mut object, "answer")?,
+                    line::text(&mut object, "error")?,
+                ) {
                     (Some(answer), None) => Ok(answer),
                     (None, Some(error)) => Err(error),
                     _ => return Err("write either `answer` or `error`".into()),
@@ -70,17 +94,28 @@ impl AnswerFile {
                 Ok(((model, prompt), answer))
             })?,
         };
-        Ok(AnswerFile { answers: lines.into_iter().collect(), open: Mutex::new(Vec::new()) })
+        Ok(AnswerFile {
+            answers: lines.into_iter().collect(),
+            open: Mutex::new(Vec::new()),
+        })
     }
 
     /// What nobody answered, each question once, in an order that does not depend on the threads.
     fn write_open(self, path: &Path) -> Result<(), PluginError> {
-        let mut open = self.open.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut open = self
+            .open
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         open.sort_by(|a, b| (&a.model, &a.prompt).cmp(&(&b.model, &b.prompt)));
         open.dedup();
-        let line = |ask: &Ask| serde_json::json!({"model": ask.model, "prompt": ask.prompt, "max_tokens": ask.max_tokens});
+        let line = |ask: &Ask| {
+            serde_json::json!({"model": ask.model, "prompt": ask.prompt,
+            "max_tokens": ask.max_tokens})
+        };
         let text: String = open.iter().map(|ask| format!("{}\n", line(ask))).collect();
-        Ok(r1d_data::storage::write_atomically(path, |file| file.write_all(text.as_bytes()))?)
+        Ok(r1d_data::storage::write_atomically(path, |file| {
+            file.write_all(text.as_bytes())
+        })?)
     }
 }
 
@@ -89,7 +124,10 @@ impl Answers for AnswerFile {
         let of = |model| self.answers.get(&(model, ask.prompt.clone())).cloned();
         let answer = of(Some(ask.model.clone())).or_else(|| of(None));
         if answer.is_none() {
-            self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(ask.clone());
+            self.open
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .push(ask.clone());
         }
         answer
     }

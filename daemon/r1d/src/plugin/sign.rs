@@ -7,15 +7,30 @@ use r1d_rewards::signature;
 use std::path::Path;
 
 pub fn keygen(key: &Path) -> Result<bool, PluginError> {
-    let public = signature::generate(key).map_err(|source| PluginError::File { path: key.into(), source })?;
-    print(&Signed { file: key.display().to_string(), public_key: public.to_string() })?;
+    let public = signature::generate(key).map_err(|source| PluginError::File {
+        path: key.into(),
+        source,
+    })?;
+    print(&Signed {
+        file: key.display().to_string(),
+        public_key: public.to_string(),
+    })?;
     Ok(true)
 }
 
 pub fn sign(file: &Path, key: &Path) -> Result<bool, PluginError> {
-    user_file::open(file).map_err(|source| PluginError::File { path: file.into(), source })?;
+    user_file::open(file).map_err(|source| PluginError::File {
+        path: file.into(),
+        source,
+    })?;
     // What goes wrong from here on is the key's doing.
-    let (path, public) = signature::sign(file, key).map_err(|source| PluginError::File { path: key.into(), source })?;
-    print(&Signed { file: path.display().to_string(), public_key: public.to_string() })?;
+    let (path, public) = signature::sign(file, key).map_err(|source| PluginError::File {
+        path: key.into(),
+        source,
+    })?;
+    print(&Signed {
+        file: path.display().to_string(),
+        public_key: public.to_string(),
+    })?;
     Ok(true)
 }

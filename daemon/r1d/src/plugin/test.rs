@@ -11,12 +11,22 @@ pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> 
     let reward = host.load_unconfigured(subject)?;
     let jsonl = match file {
         Some(path) => read(path)?,
-        None => own_cases(&reward)?.ok_or_else(|| PluginError::NoGolden { plugin: subject.plugin.clone() })?,
+        None => own_cases(&reward)?.ok_or_else(|| PluginError::NoGolden {
+            plugin: subject.plugin.clone(),
+        })?,
     };
     let report = golden::run(&reward, &jsonl)?;
-    let differing: Vec<_> = report.differing.into_iter().map(|(case, difference)| Difference { case, difference }).collect();
+    let differing: Vec<_> = report
+        .differing
+        .into_iter()
+        .map(|(case, difference)| Difference { case, difference })
+        .collect();
     let passed = differing.is_empty() && report.cases > 0;
-    print(&Tested { plugin: reward.info().name.clone(), cases: report.cases as u64, differing })?;
+    print(&Tested {
+        plugin: reward.info().name.clone(),
+        cases: report.cases as u64,
+        differing,
+    })?;
     Ok(passed)
 }
 

@@ -1,4 +1,5 @@
-//! A daemon of one's own: real processes on a fresh state directory, with the fake worker, and what tests ask of them.
+//! A daemon of one's own: real processes on a fresh state directory, with the fake worker, and what
+//! tests ask of them.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
@@ -27,7 +28,8 @@ pub struct House {
     state_name: String,
 }
 
-/// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations without what the clock decides.
+/// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations
+/// without what the clock decides.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
     pub weights: String,
@@ -36,14 +38,20 @@ pub struct Outcome {
 }
 
 /// What the fake worker's judge writes.
-const VERDICTS: [&str; 2] = [r#"{"correctness":"correct"}"#, r#"{"correctness":"incorrect"}"#];
+const VERDICTS: [&str; 2] = [
+    r#"{"correctness":"correct"}"#,
+    r#"{"correctness":"incorrect"}"#,
+];
 
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl House {
     pub fn new() -> House {
-        let dir = tempfile::Builder::new().prefix("r1d-test-").tempdir().expect("a directory");
+        let dir = tempfile::Builder::new()
+            .prefix("r1d-test-")
+            .tempdir()
+            .expect("a directory");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_r1d"));
         let worker = program.with_file_name("examples").join("fake-worker");
         let (variables, umask, user) = (Vec::new(), None, None);
@@ -100,9 +108,16 @@ impl House {
         let built = self.program.with_file_name("plugins");
         fs::create_dir_all(self.path("bin/plugins")).expect("a directory for the plugins");
         for entry in fs::read_dir(&built).expect("plugins").flatten() {
-            fs::copy(entry.path(), self.path("bin/plugins").join(entry.file_name())).expect("a copy of a plugin");
+            fs::copy(
+                entry.path(),
+                self.path("bin/plugins").join(entry.file_name()),
+            )
+            .expect("a copy of a plugin");
         }
-        for (program, name) in [(&mut self.program, "r1d"), (&mut self.worker, "fake-worker")] {
+        for (program, name) in [
+            (&mut self.program, "r1d"),
+            (&mut self.worker, "fake-worker"),
+        ] {
             let copy = self.dir.path().join("bin").join(name);
             fs::copy(&program, &copy).expect("a copy of a program");
             *program = copy;
@@ -130,41 +145,64 @@ impl House {
         self.state_name = name.into();
     }
 
-    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is the tokenizer's own; then two verdicts of a judge.
+    /// Words 0 to 14: `</s> <think> </think> <answer> </answer>`, then the digits, whose order is
+    /// the tokenizer's own; then two verdicts of a judge.
     fn write_tokenizer(&self, name: &str, digits: [&str; 10]) {
-        let words = [&["</s>", "<think>", "</think>", "<answer>", "</answer>"], &digits[..], &VERDICTS[..]].concat();
-        let vocabulary: Map<String, Value> =
-            words.iter().enumerate().map(|(id, word)| (word.to_string(), Value::from(id))).collect();
+        let words = [
+            &["</s>", "<think>", "</think>", "<answer>", "</answer>"],
+            &digits[..],
+            &VERDICTS[..],
+        ]
+        .concat();
+        let vocabulary: Map<String, Value> = words
+            .iter()
+            .enumerate()
+            .map(|(id, word)| (word.to_string(), Value::from(id)))
+            .collect();
         let tokenizer = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+                "normalizer": null,
             "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
             "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "0"}
         });
         let dir = self.path(name);
         fs::create_dir_all(&dir).expect("a directory");
         fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).expect("tokenizer");
-        fs::write(dir.join("generation_config.json"), r#"{"eos_token_id": 0}"#).expect("generation config");
+        fs::write(dir.join("generation_config.json"), r#"{"eos_token_id": 0}"#)
+            .expect("generation config");
     }
 
     fn write_inputs(&self) {
-        self.write_tokenizer("tokenizer", ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        self.write_tokenizer(
+            "tokenizer",
+            ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+        );
         let row = |i: u32| {
-            serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
-            "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3), "text": format!("{} {} {}", i % 7, i % 5, i % 3)})
+            serde_json::json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3)
+                .to_string(),
+            "completion": format!("<think> {0} </think> <answer> {0} </answer>", i % 3),
+                "text": format!(
+                "{} {} {}", i % 7, i % 5, i % 3)})
         };
         let rows: String = (0..40).map(|i| format!("{}\n", row(i))).collect();
         fs::write(self.path("rows.jsonl"), rows).expect("rows");
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/models/tiny-deepseek-v3.json");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../configs/models/tiny-deepseek-v3.json");
         fs::copy(config, self.path("model.json")).expect("the model's config");
     }
 
-    /// A model with another architecture, and a tokenizer in which the ids of the first three digits mean other ones.
+    /// A model with another architecture, and a tokenizer in which the ids of the first three
+    /// digits mean other ones.
     pub fn write_student(&self) {
-        self.write_tokenizer("student-tokenizer", ["2", "0", "1", "3", "4", "5", "6", "7", "8", "9"]);
-        let chat =
-            r#"{"chat_template": "{% for message in messages %}<answer> {{ message.content }} </answer>{% endfor %} <think> "}"#;
-        fs::write(self.path("student-tokenizer/tokenizer_config.json"), chat).expect("tokenizer config");
-        let config = serde_json::json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
+        self.write_tokenizer(
+            "student-tokenizer",
+            ["2", "0", "1", "3", "4", "5", "6", "7", "8", "9"],
+        );
+        let chat = r#"{"chat_template": "{% for message in messages %}<answer> {{ message.content }} </answer>{% endfor %} <think> "}"#;
+        fs::write(self.path("student-tokenizer/tokenizer_config.json"), chat)
+            .expect("tokenizer config");
+        let config = serde_json::json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16,
+            "intermediate_size": 32,
             "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2});
         fs::write(self.path("student.json"), config.to_string()).expect("the student's config");
     }
@@ -172,18 +210,33 @@ impl House {
     /// A Hugging Face directory of a language model, as far as the daemon looks into one.
     pub fn write_language_model(&self, name: &str) {
         self.write_tokenizer(name, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
-        let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 32,
-            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type":
+            "qwen2",
+            "vocab_size": 32,
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
             "max_position_embeddings": 4096});
         fs::write(self.path(name).join("config.json"), config.to_string()).expect("config");
         let (mut entries, mut end) = (Map::new(), 0);
-        for tensor in r1d_shape::Config::parse(&config.to_string()).expect("a config").tensors() {
+        for tensor in r1d_shape::Config::parse(&config.to_string())
+            .expect("a config")
+            .tensors()
+        {
             let (start, shape) = (end, &tensor.shape);
             end += 4 * tensor.count();
-            entries.insert(tensor.name, serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+            entries.insert(
+                tensor.name,
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}),
+            );
         }
         let header = Value::Object(entries).to_string();
-        let weights = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; end as usize]].concat();
+        let weights = [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            &vec![0; end as usize],
+        ]
+        .concat();
         fs::write(self.path(name).join("model.safetensors"), weights).expect("weights");
     }
 
@@ -212,11 +265,19 @@ impl House {
             true => command.args(["run", "--config"]).arg(self.path("r1d.toml")),
             false => command.arg("dev"),
         };
-        command.arg("--state-dir").arg(self.state()).arg("--worker").arg(&self.worker);
+        command
+            .arg("--state-dir")
+            .arg(self.state())
+            .arg("--worker")
+            .arg(&self.worker);
         command.args(["--worker-silence", &self.silence_s.to_string()]);
-        command.env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string()).env("FAKE_WORKER_FAULTS", self.path("faults"));
+        command
+            .env("FAKE_WORKER_DELAY_MS", self.delay_ms.to_string())
+            .env("FAKE_WORKER_FAULTS", self.path("faults"));
         command.env_remove("R1D_STATE_DIR").env_remove("R1D_WORKER");
-        command.stdin(Stdio::null()).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+            .stdin(Stdio::null())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
@@ -235,10 +296,21 @@ impl House {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("r1d.log")).expect("a log");
-        let daemon = self.command().stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("r1d starts");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("r1d.log"))
+            .expect("a log");
+        let daemon = self
+            .command()
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("r1d starts");
         self.daemon = Some(daemon);
-        self.wait("the daemon's answer", |house| matches!(house.try_ask(Request::Nodes), Some(Response::Nodes(_))).then_some(()));
+        self.wait("the daemon's answer", |house| {
+            matches!(house.try_ask(Request::Nodes), Some(Response::Nodes(_))).then_some(())
+        });
     }
 
     pub fn pid(&self) -> u32 {
@@ -251,7 +323,11 @@ impl House {
 
     /// Waits for the daemon's end.
     pub fn ended(&mut self) -> std::process::ExitStatus {
-        self.daemon.take().expect("a daemon").wait().expect("its status")
+        self.daemon
+            .take()
+            .expect("a daemon")
+            .wait()
+            .expect("its status")
     }
 
     pub fn kill(&mut self) {
@@ -265,7 +341,10 @@ impl House {
 
     /// Starts the daemon again when a planted fault has killed it.
     pub fn revive(&mut self) -> bool {
-        let dead = self.daemon.as_mut().is_none_or(|daemon| daemon.try_wait().expect("its status").is_some());
+        let dead = self
+            .daemon
+            .as_mut()
+            .is_none_or(|daemon| daemon.try_wait().expect("its status").is_some());
         if dead {
             self.start();
         }
@@ -279,7 +358,9 @@ impl House {
                 return found;
             }
             let pause = Duration::from_millis(10);
-            left = left.checked_sub(pause).unwrap_or_else(|| panic!("waited in vain for {what}\n{}", self.log()));
+            left = left
+                .checked_sub(pause)
+                .unwrap_or_else(|| panic!("waited in vain for {what}\n{}", self.log()));
             std::thread::sleep(pause);
         }
     }
@@ -297,7 +378,8 @@ impl House {
     }
 
     pub fn ask(&self, request: Request) -> Response {
-        self.try_ask(request).unwrap_or_else(|| panic!("no answer\n{}", self.log()))
+        self.try_ask(request)
+            .unwrap_or_else(|| panic!("no answer\n{}", self.log()))
     }
 
     /// All answers of a stream.
@@ -314,7 +396,12 @@ impl House {
     }
 
     pub fn submit(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse: false }) {
+        match self.ask(Request::Submit {
+            job,
+            priority: None,
+            pins: Default::default(),
+            no_reuse: false,
+        }) {
             Response::Submitted { job, .. } => job.0,
             other => panic!("{other:?}"),
         }
@@ -322,7 +409,12 @@ impl House {
 
     /// The error that a job is refused with.
     pub fn refused(&self, job: String) -> String {
-        match self.ask(Request::Submit { job, priority: None, pins: Default::default(), no_reuse: false }) {
+        match self.ask(Request::Submit {
+            job,
+            priority: None,
+            pins: Default::default(),
+            no_reuse: false,
+        }) {
             Response::Error(error) => {
                 assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
                 error.message
@@ -350,7 +442,13 @@ impl House {
             Response::Log(line) => line,
             other => panic!("{other:?}"),
         };
-        self.stream(Request::Logs { job: job.into(), follow: false }).into_iter().map(line).collect()
+        self.stream(Request::Logs {
+            job: job.into(),
+            follow: false,
+        })
+        .into_iter()
+        .map(line)
+        .collect()
     }
 
     /// Waits for the job's end; a daemon that was killed meanwhile is started again.
@@ -358,26 +456,53 @@ impl House {
         let job = job.to_owned();
         self.wait("the job's end", |house| {
             house.revive();
-            house.try_status(&job).filter(|status| status.state.is_final())
+            house
+                .try_status(&job)
+                .filter(|status| status.state.is_final())
         })
     }
 
     pub fn wait_succeeded(&mut self, job: &str) -> JobStatus {
         let status = self.wait_ended(job);
-        assert_eq!(status.state, State::Succeeded, "{:?}\n{}", status.error, self.log());
+        assert_eq!(
+            status.state,
+            State::Succeeded,
+            "{:?}\n{}",
+            status.error,
+            self.log()
+        );
         status
     }
 
     pub fn outcome(&self, status: &JobStatus) -> Outcome {
-        let exact =
-            |object: Map<String, Value>| object.into_iter().filter(|(name, _)| !r1d_runner::metrics::is_timing(name)).collect();
+        let exact = |object: Map<String, Value>| {
+            object
+                .into_iter()
+                .filter(|(name, _)| !r1d_runner::metrics::is_timing(name))
+                .collect()
+        };
         let text = fs::read_to_string(status.directory.join("metrics.jsonl")).expect("metrics");
-        let metrics = text.lines().map(|line| exact(serde_json::from_str(line).expect("a line of JSON"))).collect();
-        let numbers =
-            |metrics: &std::collections::BTreeMap<String, f64>| metrics.iter().map(|(n, v)| (n.clone(), Value::from(*v))).collect();
-        let evals = status.evals.iter().map(|e| (e.stage.clone(), e.step, exact(numbers(&e.metrics)))).collect();
+        let metrics = text
+            .lines()
+            .map(|line| exact(serde_json::from_str(line).expect("a line of JSON")))
+            .collect();
+        let numbers = |metrics: &std::collections::BTreeMap<String, f64>| {
+            metrics
+                .iter()
+                .map(|(n, v)| (n.clone(), Value::from(*v)))
+                .collect()
+        };
+        let evals = status
+            .evals
+            .iter()
+            .map(|e| (e.stage.clone(), e.step, exact(numbers(&e.metrics))))
+            .collect();
         let model = status.model.as_ref().expect("a final model");
-        Outcome { weights: fs::read_to_string(model.join("state")).expect("weights"), metrics, evals }
+        Outcome {
+            weights: fs::read_to_string(model.join("state")).expect("weights"),
+            metrics,
+            evals,
+        }
     }
 
     /// Runs the job on a house where nothing goes wrong.
@@ -400,7 +525,10 @@ impl Drop for House {
 }
 
 pub fn signal_process(pid: u32, signal: &str) {
-    let _ = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }
 
 const JOB: &str = r#"

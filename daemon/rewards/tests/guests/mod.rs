@@ -6,11 +6,13 @@ pub mod shipped;
 
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::world::SystemClock;
-use r1d_rewards::{Compiler, Completion, Limits, LoadedReward, Options, Plugin, RewardError, RewardSpec, Rewards};
+use r1d_rewards::{
+    Compiler, Completion, Limits, LoadedReward, Options, Plugin, RewardError, RewardSpec, Rewards,
+};
 use std::path::{Path, PathBuf};
 
-/// A core module with the canonical exports of world `reward`. `score` is the body of `score`: it leaves the address of a
-/// `result<score, error>` on the stack; [`returns`] makes one.
+/// A core module with the canonical exports of world `reward`. `score` is the body of `score`: it
+/// leaves the address of a `result<score, error>` on the stack; [`returns`] makes one.
 pub struct Guest<'a> {
     /// Module fields: globals, functions, a start function.
     pub fields: &'a str,
@@ -23,17 +25,25 @@ pub struct Guest<'a> {
 
 impl Default for Guest<'_> {
     fn default() -> Self {
-        Guest { fields: "", describe: "(i32.const 1024)", configure: "(i32.const 512)", score: "(unreachable)" }
+        Guest {
+            fields: "",
+            describe: "(i32.const 1024)",
+            configure: "(i32.const 512)",
+            score: "(unreachable)",
+        }
     }
 }
 
-/// Where `score` bodies put their result: discriminant; at +4 the value or the error's discriminant; parts at +8, +12; the
-/// reason's discriminant at +16, its string at +20, +24.
+/// Where `score` bodies put their result: discriminant; at +4 the value or the error's
+/// discriminant; parts at +8, +12; the reason's discriminant at +16, its string at +20, +24.
 pub const RESULT: u32 = 4096;
 
 /// A body that returns a score of this WAT expression of type f32, without parts and reason.
 pub fn returns(value: &str) -> String {
-    format!("(f32.store (i32.const {}) {value}) (i32.const {RESULT})", RESULT + 4)
+    format!(
+        "(f32.store (i32.const {}) {value}) (i32.const {RESULT})",
+        RESULT + 4
+    )
 }
 
 pub fn component(guest: &Guest<'_>) -> Vec<u8> {
@@ -48,7 +58,12 @@ pub fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
 }
 
 fn core_text(guest: &Guest<'_>) -> String {
-    let Guest { fields, describe, configure, score } = guest;
+    let Guest {
+        fields,
+        describe,
+        configure,
+        score,
+    } = guest;
     // info at 1024: name "test", version "1", min 0, max 1, no parts.
     format!(
         r#"(module
@@ -71,7 +86,8 @@ fn core_text(guest: &Guest<'_>) -> String {
     )
 }
 
-/// A component of the world `group-reward` that gives every completion `1 / n`, n being the size of its group.
+/// A component of the world `group-reward` that gives every completion `1 / n`, n being the size of
+/// its group.
 pub fn sharing() -> Vec<u8> {
     let body = r#"(local $i i32) (local $at i32)
         (i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (local.get 1))
@@ -87,11 +103,15 @@ pub fn sharing() -> Vec<u8> {
     r1d_rewards::componentize(&group_core(body)).unwrap()
 }
 
-/// The core module of a group reward; `body` leaves the address of a list of results: address and length.
+/// The core module of a group reward; `body` leaves the address of a list of results: address and
+/// length.
 pub fn group_core(body: &str) -> Vec<u8> {
     let text = core_text(&Guest::default());
     let one = text.find(r#"(func (export "score")"#).unwrap();
-    let text = format!(r#"{}(func (export "score-group") (param i32 i32) (result i32) {body}))"#, &text[..one]);
+    let text = format!(
+        r#"{}(func (export "score-group") (param i32 i32) (result i32) {body}))"#,
+        &text[..one]
+    );
     let mut module = wat::parse_str(text).unwrap();
     embed(&mut module, "group-reward");
     module
@@ -99,9 +119,17 @@ pub fn group_core(body: &str) -> Vec<u8> {
 
 fn embed(module: &mut Vec<u8>, world: &str) {
     let mut resolve = wit_parser::Resolve::default();
-    let (package, _) = resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reward-sdk/wit")).unwrap();
+    let (package, _) = resolve
+        .push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reward-sdk/wit"))
+        .unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    wit_component::embed_component_metadata(module, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
+    wit_component::embed_component_metadata(
+        module,
+        &resolve,
+        world,
+        wit_component::StringEncoding::UTF8,
+    )
+    .unwrap();
 }
 
 /// All tests share a code cache: a plugin is compiled once.
@@ -118,8 +146,10 @@ pub fn rewards(threads: usize) -> Rewards {
 
 /// Where `make plugins` leaves the plugins of this repository.
 pub fn shipped() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
+        PathBuf::from,
+    );
     let dir = target.join("release/plugins");
     assert!(
         dir.join("accuracy.wasm").is_file() && dir.join("format.wasm").is_file(),
@@ -130,11 +160,20 @@ pub fn shipped() -> PathBuf {
 }
 
 pub fn spec(path: &Path) -> RewardSpec {
-    RewardSpec { plugin: Plugin::Path(path.into()), sha256: None, config_json: "{}".into(), limits: Limits::default() }
+    RewardSpec {
+        plugin: Plugin::Path(path.into()),
+        sha256: None,
+        config_json: "{}".into(),
+        limits: Limits::default(),
+    }
 }
 
 /// Writes the bytes to a file and loads it.
-pub fn load_bytes(rewards: &Rewards, bytes: &[u8], change: impl FnOnce(&mut RewardSpec)) -> Result<LoadedReward, RewardError> {
+pub fn load_bytes(
+    rewards: &Rewards,
+    bytes: &[u8],
+    change: impl FnOnce(&mut RewardSpec),
+) -> Result<LoadedReward, RewardError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("guest.wasm");
     std::fs::write(&path, bytes).unwrap();
@@ -161,6 +200,12 @@ pub fn completion(text: &str, reference: Option<&str>) -> Completion {
 
 /// Memory that this process holds.
 pub fn resident_bytes() -> usize {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pages: usize = std::fs::read_to_string("/proc/self/statm")
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     pages * rustix::param::page_size()
 }

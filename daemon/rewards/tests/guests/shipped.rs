@@ -7,7 +7,10 @@ use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, Reward
 pub const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
     ("correctness", "{}"),
-    ("correctness", r#"{"text": "completion", "needs_reference": false}"#),
+    (
+        "correctness",
+        r#"{"text": "completion", "needs_reference": false}"#,
+    ),
     ("format", "{}"),
     ("format", r#"{"style": "chat"}"#),
     ("language-consistency", r#"{"language": "en"}"#),
@@ -18,7 +21,10 @@ pub const PLUGINS: [(&str, &str); 14] = [
     ("length", r#"{"kind": "group"}"#),
     ("readability", "{}"),
     ("repetition", "{}"),
-    ("soft-overlong", r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#),
+    (
+        "soft-overlong",
+        r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#,
+    ),
 ];
 pub const THREADS: usize = 2;
 pub const BATCH: usize = 64;
@@ -36,7 +42,12 @@ impl Answers for Model<'_> {
 }
 
 pub fn load_shipped(rewards: &Rewards, (name, config): (&str, &str)) -> LoadedReward {
-    rewards.load(&RewardSpec { config_json: config.into(), ..RewardSpec::named(name) }).unwrap()
+    rewards
+        .load(&RewardSpec {
+            config_json: config.into(),
+            ..RewardSpec::named(name)
+        })
+        .unwrap()
 }
 
 pub fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<Judged> {
@@ -45,20 +56,35 @@ pub fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<
         all.push(judged);
         true
     };
-    reward.judge_all(members, &Model(model), THREADS, tell).unwrap();
+    reward
+        .judge_all(members, &Model(model), THREADS, tell)
+        .unwrap();
     assert_eq!(all.len(), members.len());
     all
 }
 
 pub fn asked(text: &str) -> Completion {
-    Completion { prompt: "What is three and four?".into(), ..completion(text, Some("7")) }
+    Completion {
+        prompt: "What is three and four?".into(),
+        ..completion(text, Some("7"))
+    }
 }
 
-/// As many groups of completions that differ in everything; each has as many tokens as its neighbours.
+/// As many groups of completions that differ in everything; each has as many tokens as its
+/// neighbours.
 pub fn batch() -> Vec<Member> {
-    let text = |i: usize| format!("<think>{}so it is {i}</think><answer>{}</answer>", "we add one and one ".repeat(i), i % 9);
+    let text = |i: usize| {
+        format!(
+            "<think>{}so it is {i}</think><answer>{}</answer>",
+            "we add one and one ".repeat(i),
+            i % 9
+        )
+    };
     let member = |i: usize| Member {
-        completion: Completion { tokens: 10 + (i % GROUP) as u32, ..asked(&text(i)) },
+        completion: Completion {
+            tokens: 10 + (i % GROUP) as u32,
+            ..asked(&text(i))
+        },
         group: (i / GROUP).to_string(),
     };
     (0..BATCH).map(member).collect()

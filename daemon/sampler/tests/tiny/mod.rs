@@ -37,7 +37,8 @@ pub const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
 pub const VOCAB_SIZE: u64 = 96;
 pub const CAPACITY: u32 = 64;
 
-/// float32 on the CPU, with one libtorch thread on the calling thread, as the batch-invariant mode needs.
+/// float32 on the CPU, with one libtorch thread on the calling thread, as the batch-invariant mode
+/// needs.
 pub fn model(config: &str) -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     match config {
@@ -50,7 +51,13 @@ pub fn model(config: &str) -> CausalLm {
 }
 
 pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
-    Sampler::new(model, Slots::of(slots, CAPACITY), invariant, SystemClock::shared()).unwrap()
+    Sampler::new(
+        model,
+        Slots::of(slots, CAPACITY),
+        invariant,
+        SystemClock::shared(),
+    )
+    .unwrap()
 }
 
 pub fn sampling() -> Sampling {
@@ -65,7 +72,8 @@ pub fn sampling() -> Sampling {
     }
 }
 
-/// `groups` prompts of different lengths with ids all over the vocabulary, `samples` completions of each.
+/// `groups` prompts of different lengths with ids all over the vocabulary, `samples` completions of
+/// each.
 pub fn request(groups: u32, samples: u32) -> Generate {
     let group = |prompt: u32| Group {
         prompt,
@@ -92,16 +100,28 @@ pub fn generate(sampler: &mut Sampler, model: &CausalLm, request: &Generate) -> 
     try_generate(sampler, model, request).unwrap().0
 }
 
-pub fn try_generate(sampler: &mut Sampler, model: &CausalLm, request: &Generate) -> Result<(Rollouts, Metrics), SamplerError> {
+pub fn try_generate(
+    sampler: &mut Sampler,
+    model: &CausalLm,
+    request: &Generate,
+) -> Result<(Rollouts, Metrics), SamplerError> {
     let mut rollouts = Rollouts::new();
     let mut completed = |rollout: Rollout| {
         let key = (rollout.key.prompt, rollout.key.sample);
-        assert!(rollouts.insert(key, rollout).is_none(), "{key:?} came twice");
+        assert!(
+            rollouts.insert(key, rollout).is_none(),
+            "{key:?} came twice"
+        );
     };
     let metrics = sampler.generate(model, request, &mut completed, &mut |_, _| {})?;
     Ok((rollouts, metrics))
 }
 
 pub fn ids(rollout: &Rollout) -> Vec<i64> {
-    rollout.prompt_ids.iter().chain(&rollout.completion_ids).map(|id| i64::from(*id)).collect()
+    rollout
+        .prompt_ids
+        .iter()
+        .chain(&rollout.completion_ids)
+        .map(|id| i64::from(*id))
+        .collect()
 }

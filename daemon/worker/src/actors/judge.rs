@@ -37,31 +37,55 @@ impl Handler<Write> for JudgeActor {
 
     fn handle(&mut self, Write { request, outbox }: Write, _: &mut Self::Context) -> Self::Result {
         let (device, placement) = (self.device.clone(), self.placement.clone());
-        Box::pin(async move { device.run(move |bench| answers(bench.opened()?, &request, &placement, &outbox)).await })
+        Box::pin(async move {
+            device
+                .run(move |bench| answers(bench.opened()?, &request, &placement, &outbox))
+                .await
+        })
     }
 }
 
 /// In the order of the questions. Those that are the same are asked once.
-fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox: &Outbox) -> Result<Vec<Vec<u32>>, Failure> {
+fn answers(
+    opened: &mut Opened,
+    request: &Answer,
+    placement: &Placement,
+    outbox: &Outbox,
+) -> Result<Vec<Vec<u32>>, Failure> {
     let mut places: BTreeMap<&Question, Vec<usize>> = BTreeMap::new();
     for (place, question) in request.questions.iter().enumerate() {
         places.entry(question).or_default().push(place);
     }
-    // A request to the sampler has one length. Those of similar lengths share the longest of them: a greedy answer to fewer tokens is the beginning
-    // of one to more.
+    // A request to the sampler has one length. Those of similar lengths share the longest of them:
+    // a greedy answer to fewer tokens is the beginning of one to more.
     let mut by_length: BTreeMap<u32, Vec<(&Question, Vec<usize>)>> = BTreeMap::new();
     for (question, places) in places {
-        let bucket = question.max_tokens.checked_next_power_of_two().unwrap_or(u32::MAX);
-        by_length.entry(bucket).or_default().push((question, places));
+        let bucket = question
+            .max_tokens
+            .checked_next_power_of_two()
+            .unwrap_or(u32::MAX);
+        by_length
+            .entry(bucket)
+            .or_default()
+            .push((question, places));
     }
     let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
     let model = judge(opened, &request.model, placement, outbox)?;
     let mut answers = vec![Vec::new(); request.questions.len()];
-    let (mut tokens_before, mut tokens_after) =
-        (0, by_length.values().map(|asked| u64::from(longest_answer(asked)) * asked.len() as u64).sum::<u64>());
+    let (mut tokens_before, mut tokens_after) = (
+        0,
+        by_length
+            .values()
+            .map(|asked| u64::from(longest_answer(asked)) * asked.len() as u64)
+            .sum::<u64>(),
+    );
     for asked in by_length.into_values() {
         let max_tokens = longest_answer(&asked);
-        let longest = asked.iter().map(|(question, _)| question.prompt_ids.len()).max().unwrap_or(0);
+        let longest = asked
+            .iter()
+            .map(|(question, _)| question.prompt_ids.len())
+            .max()
+            .unwrap_or(0);
         let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
         let sampling = Sampling {
             temperature: 0.0,
@@ -79,11 +103,24 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
             samples: vec![0],
         };
         let groups = asked.iter().enumerate().map(group).collect();
-        let generate = Generate { stage: 0, step: 0, policy_version: 0, sampling, record_experts: false, groups };
-        let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
+        let generate = Generate {
+            stage: 0,
+            step: 0,
+            policy_version: 0,
+            sampling,
+            record_experts: false,
+            groups,
+        };
+        let mut sampler =
+            Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
         let mut completed = |rollout: Rollout| {
-            let Some((question, places)) = asked.get(rollout.key.prompt as usize) else { return };
-            let own = rollout.completion_ids.get(..question.max_tokens as usize).unwrap_or(&rollout.completion_ids);
+            let Some((question, places)) = asked.get(rollout.key.prompt as usize) else {
+                return;
+            };
+            let own = rollout
+                .completion_ids
+                .get(..question.max_tokens as usize)
+                .unwrap_or(&rollout.completion_ids);
             for place in places {
                 if let Some(answer) = answers.get_mut(*place) {
                     *answer = own.to_vec();
@@ -107,14 +144,23 @@ fn answers(opened: &mut Opened, request: &Answer, placement: &Placement, outbox:
 }
 
 fn longest_answer(asked: &[(&Question, Vec<usize>)]) -> u32 {
-    asked.iter().map(|(question, _)| question.max_tokens).max().unwrap_or(0)
+    asked
+        .iter()
+        .map(|(question, _)| question.max_tokens)
+        .max()
+        .unwrap_or(0)
 }
 
 /// The cache holds as many tokens as the policy's own, or what one question needs.
 fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
     let held = held.unwrap_or(Slots::of(SLOTS_MAX, capacity));
-    // Short questions may be more at a time than the policy's completions: the memory is what counts.
-    let fitting = Slots { count: u32::MAX, ..held }.fitting(capacity.into());
+    // Short questions may be more at a time than the policy's completions: the memory is what
+    // counts.
+    let fitting = Slots {
+        count: u32::MAX,
+        ..held
+    }
+    .fitting(capacity.into());
     Slots::of(fitting.clamp(1, questions.max(1)), capacity)
 }
 
@@ -153,7 +199,11 @@ mod tests {
     fn the_cache_is_as_large_as_the_policys() {
         let held = Some(Slots::of(16, 128));
         assert_eq!(slots(held, 512, 50), Slots::of(4, 512));
-        assert_eq!(slots(held, 50, 10), Slots::of(10, 50), "no more than there are questions");
+        assert_eq!(
+            slots(held, 50, 10),
+            Slots::of(10, 50),
+            "no more than there are questions"
+        );
         assert_eq!(slots(held, 10_000, 10), Slots::of(1, 10_000));
         assert_eq!(slots(None, 10, 1000), Slots::of(SLOTS_MAX, 10));
     }

@@ -1,5 +1,6 @@
-//! The actors of a device. Each file is one actor: its messages, its state, its handlers. What it computes lives in a library crate and runs
-//! on the device's thread; a handler only hands the work over and awaits it.
+//! The actors of a device. Each file is one actor: its messages, its state, its handlers. What it
+//! computes lives in a library crate and runs on the device's thread; a handler only hands the work
+//! over and awaits it.
 
 pub mod judge;
 pub mod policy;
@@ -11,7 +12,8 @@ pub mod trainer;
 use crate::device::DeviceThread;
 use actix::{Actor, Addr};
 
-/// Messages that may wait for an actor (`LIM-1`); sends are awaited, so a full mailbox holds the sender back.
+/// Messages that may wait for an actor (`LIM-1`); sends are awaited, so a full mailbox holds the
+/// sender back.
 const MAILBOX_MAX_MESSAGES: usize = 8;
 
 /// The addresses of one device's actors.
@@ -26,15 +28,31 @@ pub struct Actors {
 }
 
 impl Actors {
-    /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no cost.
+    /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no
+    /// cost.
     pub fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
         Actors {
-            judge: start(judge::JudgeActor { device: device.clone(), placement: placement.clone() }),
-            policy: start(policy::Policy { device: device.clone(), placement: placement.clone() }),
-            reference: start(reference::Reference { device: device.clone() }),
-            sampler: start(sampler::SamplerActor { device: device.clone() }),
-            scorer: start(scorer::ScorerActor { device: device.clone(), placement }),
-            trainer: start(trainer::TrainerActor { device: device.clone() }),
+            judge: start(judge::JudgeActor {
+                device: device.clone(),
+                placement: placement.clone(),
+            }),
+            policy: start(policy::Policy {
+                device: device.clone(),
+                placement: placement.clone(),
+            }),
+            reference: start(reference::Reference {
+                device: device.clone(),
+            }),
+            sampler: start(sampler::SamplerActor {
+                device: device.clone(),
+            }),
+            scorer: start(scorer::ScorerActor {
+                device: device.clone(),
+                placement,
+            }),
+            trainer: start(trainer::TrainerActor {
+                device: device.clone(),
+            }),
         }
     }
 }

@@ -24,7 +24,8 @@ use tch::{Device, Kind};
 pub(super) const SHARD_MAX_BYTES: u64 = 5_000_000_000;
 pub(super) const TRAINER_FILE: &str = "trainer.safetensors";
 const REFERENCE_DIRECTORY: &str = "reference";
-/// The adapters of a stage that trains some, in peft's layout, beside the weights that they are merged into.
+/// The adapters of a stage that trains some, in peft's layout, beside the weights that they are
+/// merged into.
 const ADAPTER_DIRECTORY: &str = "adapter";
 
 /// Where this worker's tensors live, and the clock that its libraries are given.
@@ -86,18 +87,31 @@ fn opens_prediction(request: &worker::Open) -> bool {
 /// An FP8 product, to see whether the device has any.
 fn check_fp8(device: Device) -> Result<(), Failure> {
     let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(of_the_machine)?;
-    let product = r1d_torch::fp8::linear(&ones, &ones)
-        .map_err(|e| invalid(format!("fp8 = true, and the device cannot: {e}: set it to false")))?;
+    let product = r1d_torch::fp8::linear(&ones, &ones).map_err(|e| {
+        invalid(format!(
+            "fp8 = true, and the device cannot: {e}: set it to false"
+        ))
+    })?;
     match f64::try_from(product.f_sum(Kind::Float).map_err(of_the_machine)?) {
         Ok(4096.0) => Ok(()),
-        _ => Err(invalid("fp8 = true, and the device's FP8 product of ones is wrong: set it to false")),
+        _ => Err(invalid(
+            "fp8 = true, and the device's FP8 product of ones is wrong: set it to false",
+        )),
     }
 }
 
-fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
+fn build(
+    request: worker::Open,
+    placement: &Placement,
+) -> Result<(Opened, worker::Opened), Failure> {
     let kind = kind(request.dtype);
-    // With more than one thread the split of an operation, and so its rounding, depends on the number of rows.
-    let threads = if request.batch_invariant { 1 } else { placement.threads };
+    // With more than one thread the split of an operation, and so its rounding, depends on the
+    // number of rows.
+    let threads = if request.batch_invariant {
+        1
+    } else {
+        placement.threads
+    };
     r1d_torch::runtime::set_threads(threads).map_err(of_the_machine)?;
     r1d_torch::runtime::set_deterministic(true).map_err(of_the_machine)?;
     if request.scores {
@@ -106,12 +120,16 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     let predicts = opens_prediction(&request);
     check_contents(&request.model)?;
     let mut policy = match &request.model {
-        ModelSource::Directory(dir) if predicts => CausalLm::load_with_prediction(dir, placement.device, kind),
+        ModelSource::Directory(dir) if predicts => {
+            CausalLm::load_with_prediction(dir, placement.device, kind)
+        }
         ModelSource::Directory(dir) => CausalLm::load(dir, placement.device, kind),
         ModelSource::Init { config, .. } if predicts => {
             CausalLm::init_with_prediction(config, request.seed, placement.device, kind)
         }
-        ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, placement.device, kind),
+        ModelSource::Init { config, .. } => {
+            CausalLm::init(config, request.seed, placement.device, kind)
+        }
     }
     .map_err(of_model)?;
     if request.fp8 {
@@ -122,7 +140,11 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
         policy.freeze_prediction();
     }
     if let Some(lora) = &request.lora {
-        let spec = LoraSpec { r: lora.r.into(), lora_alpha: lora.lora_alpha, target_modules: lora.target_modules.clone() };
+        let spec = LoraSpec {
+            r: lora.r.into(),
+            lora_alpha: lora.lora_alpha,
+            target_modules: lora.target_modules.clone(),
+        };
         policy.adapt(&spec, request.seed).map_err(of_model)?;
     }
     let reference = match request.reference {
@@ -131,15 +153,35 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     };
     let trainer = match &request.optimiser {
         Some(optimiser) => {
-            let trainer = Trainer::new(&policy, optimiser, request.router, request.max_tokens_per_device, request.batch_invariant)
-                .map_err(of_learning)?;
-            Some(trainer.with_prediction(request.mtp_loss_weight).with_clock(placement.clock.clone()))
+            let trainer = Trainer::new(
+                &policy,
+                optimiser,
+                request.router,
+                request.max_tokens_per_device,
+                request.batch_invariant,
+            )
+            .map_err(of_learning)?;
+            Some(
+                trainer
+                    .with_prediction(request.mtp_loss_weight)
+                    .with_clock(placement.clock.clone()),
+            )
         }
         None => None,
     };
     let critic = scorer::critic(&request, &policy, kind, placement)?;
-    let sampler = request.sampler.map(|slots| Sampler::new(&policy, slots, request.batch_invariant, placement.clock.clone()));
-    let sampler = sampler.transpose().map_err(of_sampling)?.map(|sampler| sampler.with_speculation(request.speculative_decoding));
+    let sampler = request.sampler.map(|slots| {
+        Sampler::new(
+            &policy,
+            slots,
+            request.batch_invariant,
+            placement.clock.clone(),
+        )
+    });
+    let sampler = sampler
+        .transpose()
+        .map_err(of_sampling)?
+        .map(|sampler| sampler.with_speculation(request.speculative_decoding));
     if request.batch_invariant {
         policy.check_invariance().map_err(of_model)?;
     }
@@ -159,7 +201,8 @@ fn build(request: worker::Open, placement: &Placement) -> Result<(Opened, worker
     ))
 }
 
-/// What another stage has written is read as it was written; a directory from elsewhere has no manifest.
+/// What another stage has written is read as it was written; a directory from elsewhere has no
+/// manifest.
 pub(super) fn check_contents(model: &ModelSource) -> Result<(), Failure> {
     match model {
         ModelSource::Directory(dir) if checkpoint::has_manifest(dir).map_err(of_model)? => {
@@ -203,7 +246,10 @@ fn save_model(opened: &Opened, into: &Path) -> Result<(), ModelError> {
     let model = opened.model.weights();
     model.save(into, SHARD_MAX_BYTES)?;
     match model.adapter() {
-        Some(_) => model.save_adapter(&created(into, ADAPTER_DIRECTORY)?, &base_model(&opened.request)),
+        Some(_) => model.save_adapter(
+            &created(into, ADAPTER_DIRECTORY)?,
+            &base_model(&opened.request),
+        ),
         None => Ok(()),
     }
 }
@@ -227,7 +273,11 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
     match &request.model {
         ModelSource::Directory(from) if request.lora.is_none() => {
             let from = from.join(ADAPTER_DIRECTORY);
-            if from.is_dir() { checkpoint::carry_adapter(&from, &created(into, ADAPTER_DIRECTORY)?) } else { Ok(()) }
+            if from.is_dir() {
+                checkpoint::carry_adapter(&from, &created(into, ADAPTER_DIRECTORY)?)
+            } else {
+                Ok(())
+            }
         }
         _ => Ok(()),
     }
@@ -255,8 +305,8 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
     Ok(manifest.sha256)
 }
 
-/// Writes a checkpoint's tensors into those that are open, one after the other, so that restoring needs no more memory than
-/// training does.
+/// Writes a checkpoint's tensors into those that are open, one after the other, so that restoring
+/// needs no more memory than training does.
 fn restore(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
     let opened = bench.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_model)?;
@@ -279,7 +329,9 @@ fn restore(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
         .map_err(of_model)?;
     }
     match opened.trainer.as_mut() {
-        Some(trainer) => trainer.restore(&dir.join(TRAINER_FILE)).map_err(of_learning),
+        Some(trainer) => trainer
+            .restore(&dir.join(TRAINER_FILE))
+            .map_err(of_learning),
         None => Ok(()),
     }
 }
@@ -287,11 +339,20 @@ fn restore(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
 /// Bytes of all that a checkpoint holds.
 fn checkpoint_bytes(opened: &Opened) -> u64 {
     let critic = opened.critic.as_ref();
-    let models = [Some(opened.model.weights()), opened.reference.as_ref(), critic.map(|critic| critic.model.model())];
-    let trainers = [opened.trainer.as_ref(), critic.map(|critic| &critic.trainer)];
+    let models = [
+        Some(opened.model.weights()),
+        opened.reference.as_ref(),
+        critic.map(|critic| critic.model.model()),
+    ];
+    let trainers = [
+        opened.trainer.as_ref(),
+        critic.map(|critic| &critic.trainer),
+    ];
     let tensors = models.into_iter().flatten().flat_map(CausalLm::parameters);
     let tensors = tensors.chain(trainers.into_iter().flatten().flat_map(Trainer::state));
-    tensors.map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+    tensors
+        .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
+        .sum()
 }
 
 /// Bytes that are read to open a model of a directory, or made of random numbers; files are hashed
@@ -305,7 +366,11 @@ pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
         }
     };
     // Whatever is wrong with the directory is told by who opens it.
-    let passes = if checkpoint::has_manifest(dir).unwrap_or(false) { 2 } else { 1 };
+    let passes = if checkpoint::has_manifest(dir).unwrap_or(false) {
+        2
+    } else {
+        1
+    };
     passes * checkpoint::bytes_below(dir).unwrap_or(0)
 }
 
@@ -328,14 +393,16 @@ impl Handler<Open> for Policy {
         Box::pin(async move {
             if request.batch_invariant && placement.device != Device::Cpu {
                 return Err(invalid(
-                    "batch_invariant = true needs the device \"cpu\" in this release: set batch_invariant = false",
+                    "batch_invariant = true needs the device \"cpu\" in this release: set \
+                     batch_invariant = false",
                 ));
             }
             device
                 .run(move |bench| {
                     bench.open = None; // free the old model before the new one takes memory
                     let bytes = reading_bytes(&request.model);
-                    let (opened, summary) = outbox.during("loading", "bytes", bytes, |_| build(*request, &placement))?;
+                    let (opened, summary) = outbox
+                        .during("loading", "bytes", bytes, |_| build(*request, &placement))?;
                     bench.open = Some(opened);
                     Ok(summary)
                 })
@@ -382,7 +449,11 @@ impl Handler<Export> for Policy {
 
     fn handle(&mut self, Export { dir, outbox }: Export, _: &mut Self::Context) -> Self::Result {
         let device = self.device.clone();
-        Box::pin(async move { device.run(move |bench| outbox.during("exporting", "bytes", 0, |_| export(bench, &dir))).await })
+        Box::pin(async move {
+            device
+                .run(move |bench| outbox.during("exporting", "bytes", 0, |_| export(bench, &dir)))
+                .await
+        })
     }
 }
 

@@ -30,10 +30,15 @@ impl Handler<Sync> for Reference {
             device
                 .run(move |bench| {
                     let opened = bench.opened()?;
-                    let reference =
-                        opened.reference.as_mut().ok_or_else(|| invalid("the stage was opened without a reference (beta = 0)"))?;
+                    let reference = opened.reference.as_mut().ok_or_else(|| {
+                        invalid("the stage was opened without a reference (beta = 0)")
+                    })?;
                     let policy = opened.model.policy()?;
-                    outbox.during("copying the policy", "bytes", 0, |_| reference.copy_from(policy)).map_err(of_model)
+                    outbox
+                        .during("copying the policy", "bytes", 0, |_| {
+                            reference.copy_from(policy)
+                        })
+                        .map_err(of_model)
                 })
                 .await
         })

@@ -31,11 +31,14 @@ impl Handler<Draw> for SamplerActor {
                 .run(move |bench| {
                     let opened = bench.opened()?;
                     let mut completed = |rollout| outbox.completed(rollout);
-                    let sampler =
-                        opened.sampler.as_mut().ok_or_else(|| invalid("the stage was opened without slots: it cannot sample"))?;
+                    let sampler = opened.sampler.as_mut().ok_or_else(|| {
+                        invalid("the stage was opened without slots: it cannot sample")
+                    })?;
                     let policy = opened.model.policy()?;
                     let drawn = outbox.during("sampling", "tokens", 0, |report| {
-                        sampler.generate(policy, &request, &mut completed, &mut |done, total| report.at(done, total))
+                        sampler.generate(policy, &request, &mut completed, &mut |done, total| {
+                            report.at(done, total)
+                        })
                     });
                     drawn.map_err(of_sampling)
                 })

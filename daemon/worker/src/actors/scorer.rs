@@ -1,6 +1,9 @@
-//! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head are opened, saved and restored.
+//! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head
+//! are opened, saved and restored.
 
-use super::policy::{Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, kind, reading_bytes, sizes};
+use super::policy::{
+    Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, kind, reading_bytes, sizes,
+};
 use crate::device::{Critic, DeviceThread, Model, Opened};
 use crate::failure::{invalid, of_learning, of_model};
 use crate::outbox::Outbox;
@@ -36,7 +39,15 @@ impl Actor for ScorerActor {
 impl Handler<Score> for ScorerActor {
     type Result = ResponseFuture<Result<Vec<f32>, Failure>>;
 
-    fn handle(&mut self, Score { model, sequences, outbox }: Score, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Score {
+            model,
+            sequences,
+            outbox,
+        }: Score,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
@@ -47,7 +58,9 @@ impl Handler<Score> for ScorerActor {
                         Some(source) => asked(opened, source, &placement, &outbox)?,
                     };
                     let tokens = sequences.iter().map(|ids| ids.len() as u64).sum();
-                    outbox.during("scoring", "tokens", tokens, |_| scorer.score(&sequences)).map_err(of_model)
+                    outbox
+                        .during("scoring", "tokens", tokens, |_| scorer.score(&sequences))
+                        .map_err(of_model)
                 })
                 .await
         })
@@ -55,9 +68,16 @@ impl Handler<Score> for ScorerActor {
 }
 
 /// A reward model beside what is open, loaded when it is asked first.
-fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement, outbox: &Outbox) -> Result<&'a Scorer, Failure> {
+fn asked<'a>(
+    opened: &'a mut Opened,
+    source: &ModelSource,
+    placement: &Placement,
+    outbox: &Outbox,
+) -> Result<&'a Scorer, Failure> {
     let ModelSource::Directory(dir) = source else {
-        return Err(invalid("a reward model that is asked has weights: name its directory"));
+        return Err(invalid(
+            "a reward model that is asked has weights: name its directory",
+        ));
     };
     match opened.reward_models.entry(source.clone()) {
         Entry::Occupied(loaded) => Ok(loaded.into_mut()),
@@ -65,7 +85,10 @@ fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement
             let request = &opened.request;
             let scorer = outbox.during("loading", "bytes", reading_bytes(source), |_| {
                 check_contents(source)?;
-                finish(Scorer::open(dir, placement.device, kind(request.dtype)).map_err(of_model)?, request)
+                finish(
+                    Scorer::open(dir, placement.device, kind(request.dtype)).map_err(of_model)?,
+                    request,
+                )
             })?;
             Ok(place.insert(scorer))
         }
@@ -73,46 +96,89 @@ fn asked<'a>(opened: &'a mut Opened, source: &ModelSource, placement: &Placement
 }
 
 /// A stage's reward model.
-pub fn build(request: Open, kind: Kind, placement: &Placement) -> Result<(Opened, worker::Opened), Failure> {
+pub fn build(
+    request: Open,
+    kind: Kind,
+    placement: &Placement,
+) -> Result<(Opened, worker::Opened), Failure> {
     let unfit = [
         ("a reference", request.reference),
         ("slots", request.sampler.is_some()),
         ("adapters", request.lora.is_some()),
         ("a value model", request.value_model.is_some()),
-        ("a prediction module", request.mtp_loss_weight > 0.0 || request.speculative_decoding),
+        (
+            "a prediction module",
+            request.mtp_loss_weight > 0.0 || request.speculative_decoding,
+        ),
         ("FP8 products", request.fp8),
     ];
     if let Some((what, _)) = unfit.into_iter().find(|(_, asked)| *asked) {
         return Err(invalid(format!("a reward model is opened without {what}")));
     }
     let scorer = open(&request.model, &request, kind, placement)?;
-    let trainer = request.optimiser.as_ref().map(|optimiser| trainer(&scorer, optimiser, &request, placement)).transpose()?;
+    let trainer = request
+        .optimiser
+        .as_ref()
+        .map(|optimiser| trainer(&scorer, optimiser, &request, placement))
+        .transpose()?;
     let sizes = sizes(scorer.model());
     let (reward_models, judges) = (BTreeMap::new(), BTreeMap::new());
     let model = Model::Reward(scorer);
-    Ok((Opened { request, model, reference: None, critic: None, reward_models, judges, trainer, sampler: None }, sizes))
+    Ok((
+        Opened {
+            request,
+            model,
+            reference: None,
+            critic: None,
+            reward_models,
+            judges,
+            trainer,
+            sampler: None,
+        },
+        sizes,
+    ))
 }
 
 /// The value model that stands beside `policy`, where the stage asks for one.
-pub fn critic(request: &Open, policy: &CausalLm, kind: Kind, placement: &Placement) -> Result<Option<Critic>, Failure> {
-    let Some(ValueModel { model, optimiser }) = &request.value_model else { return Ok(None) };
+pub fn critic(
+    request: &Open,
+    policy: &CausalLm,
+    kind: Kind,
+    placement: &Placement,
+) -> Result<Option<Critic>, Failure> {
+    let Some(ValueModel { model, optimiser }) = &request.value_model else {
+        return Ok(None);
+    };
     let model = match model {
         Some(source) => open(source, request, kind, placement)?,
-        None => finish(Scorer::over(policy, request.seed).map_err(of_model)?, request)?,
+        None => finish(
+            Scorer::over(policy, request.seed).map_err(of_model)?,
+            request,
+        )?,
     };
     if model.model().config.vocab_size < policy.config.vocab_size {
         let sizes = (model.model().config.vocab_size, policy.config.vocab_size);
-        return Err(invalid(format!("the value model knows {} ids, the policy {}: they must share a tokenizer", sizes.0, sizes.1)));
+        return Err(invalid(format!(
+            "the value model knows {} ids, the policy {}: they must share a tokenizer",
+            sizes.0, sizes.1
+        )));
     }
     let trainer = trainer(&model, optimiser, request, placement)?;
     Ok(Some(Critic { model, trainer }))
 }
 
-fn open(source: &ModelSource, request: &Open, kind: Kind, placement: &Placement) -> Result<Scorer, Failure> {
+fn open(
+    source: &ModelSource,
+    request: &Open,
+    kind: Kind,
+    placement: &Placement,
+) -> Result<Scorer, Failure> {
     check_contents(source)?;
     let scorer = match source {
         ModelSource::Directory(dir) => Scorer::start(dir, request.seed, placement.device, kind),
-        ModelSource::Init { config, .. } => Scorer::init(config, request.seed, placement.device, kind),
+        ModelSource::Init { config, .. } => {
+            Scorer::init(config, request.seed, placement.device, kind)
+        }
     };
     finish(scorer.map_err(of_model)?, request)
 }
@@ -125,20 +191,38 @@ fn finish(mut scorer: Scorer, request: &Open) -> Result<Scorer, Failure> {
     Ok(scorer)
 }
 
-fn trainer(scorer: &Scorer, optimiser: &Optimiser, request: &Open, placement: &Placement) -> Result<Trainer, Failure> {
-    let trainer = Trainer::new(scorer.model(), optimiser, request.router, request.max_tokens_per_device, request.batch_invariant);
-    Ok(trainer.map_err(of_learning)?.with_clock(placement.clock.clone()))
+fn trainer(
+    scorer: &Scorer,
+    optimiser: &Optimiser,
+    request: &Open,
+    placement: &Placement,
+) -> Result<Trainer, Failure> {
+    let trainer = Trainer::new(
+        scorer.model(),
+        optimiser,
+        request.router,
+        request.max_tokens_per_device,
+        request.batch_invariant,
+    );
+    Ok(trainer
+        .map_err(of_learning)?
+        .with_clock(placement.clock.clone()))
 }
 
 /// The value model's part of a checkpoint.
 pub fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
     let dir = dir.join(VALUE_DIRECTORY);
     critic.model.model().restore(&dir).map_err(of_model)?;
-    critic.trainer.restore(&dir.join(TRAINER_FILE)).map_err(of_learning)
+    critic
+        .trainer
+        .restore(&dir.join(TRAINER_FILE))
+        .map_err(of_learning)
 }
 
 pub fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
-    let Some(critic) = &opened.critic else { return Ok(()) };
+    let Some(critic) = &opened.critic else {
+        return Ok(());
+    };
     let into = created(into, VALUE_DIRECTORY)?;
     critic.model.save(&into, SHARD_MAX_BYTES)?;
     checkpoint::save_tensors(&into.join(TRAINER_FILE), &critic.trainer.state())

@@ -5,7 +5,9 @@ use crate::failure::{invalid, of_learning};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_proto::worker::{Failure, Metrics, RewardBatch, Supervise, Train, TrainDpo, TrainPpo, TrainReward};
+use r1d_proto::worker::{
+    Failure, Metrics, RewardBatch, Supervise, Train, TrainDpo, TrainPpo, TrainReward,
+};
 
 /// A policy-gradient batch.
 #[derive(Message)]
@@ -56,21 +58,34 @@ impl Actor for TrainerActor {
 }
 
 fn trainer(opened: &mut Option<Trainer>) -> Result<&mut Trainer, Failure> {
-    opened.as_mut().ok_or_else(|| invalid("the stage was opened without an optimiser: it cannot train"))
+    opened
+        .as_mut()
+        .ok_or_else(|| invalid("the stage was opened without an optimiser: it cannot train"))
 }
 
 impl Handler<Reinforce> for TrainerActor {
     type Result = ResponseFuture<Result<Metrics, Failure>>;
 
-    fn handle(&mut self, Reinforce { batch, outbox }: Reinforce, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Reinforce { batch, outbox }: Reinforce,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    let Opened { model, reference, trainer: optional, .. } = bench.opened()?;
+                    let Opened {
+                        model,
+                        reference,
+                        trainer: optional,
+                        ..
+                    } = bench.opened()?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let trained = outbox.during("training", "tokens", 0, |report| {
-                        trainer.train(policy, reference.as_ref(), &batch, &mut |done, total| report.at(done, total))
+                        trainer.train(policy, reference.as_ref(), &batch, &mut |done, total| {
+                            report.at(done, total)
+                        })
                     });
                     trained.map_err(of_learning)
                 })
@@ -82,15 +97,31 @@ impl Handler<Reinforce> for TrainerActor {
 impl Handler<Imitate> for TrainerActor {
     type Result = ResponseFuture<Result<Metrics, Failure>>;
 
-    fn handle(&mut self, Imitate { batch, outbox }: Imitate, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Imitate { batch, outbox }: Imitate,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    let Opened { model, trainer: optional, .. } = bench.opened()?;
+                    let Opened {
+                        model,
+                        trainer: optional,
+                        ..
+                    } = bench.opened()?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
-                    let tokens = batch.sequences.iter().map(|sequence| sequence.ids.len() as u64).sum();
-                    outbox.during("training", "tokens", tokens, |_| trainer.supervise(policy, &batch)).map_err(of_learning)
+                    let tokens = batch
+                        .sequences
+                        .iter()
+                        .map(|sequence| sequence.ids.len() as u64)
+                        .sum();
+                    outbox
+                        .during("training", "tokens", tokens, |_| {
+                            trainer.supervise(policy, &batch)
+                        })
+                        .map_err(of_learning)
                 })
                 .await
         })
@@ -100,19 +131,39 @@ impl Handler<Imitate> for TrainerActor {
 impl Handler<ReinforceWithValues> for TrainerActor {
     type Result = ResponseFuture<Result<Metrics, Failure>>;
 
-    fn handle(&mut self, ReinforceWithValues { batch, outbox }: ReinforceWithValues, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        ReinforceWithValues { batch, outbox }: ReinforceWithValues,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    let Opened { model, reference, critic, trainer: optional, .. } = bench.opened()?;
-                    let critic =
-                        critic.as_mut().ok_or_else(|| invalid("the stage was opened without a value model, which PPO needs"))?;
-                    let mut critic = r1d_learn::Critic { model: &critic.model, trainer: &mut critic.trainer };
+                    let Opened {
+                        model,
+                        reference,
+                        critic,
+                        trainer: optional,
+                        ..
+                    } = bench.opened()?;
+                    let critic = critic.as_mut().ok_or_else(|| {
+                        invalid("the stage was opened without a value model, which PPO needs")
+                    })?;
+                    let mut critic = r1d_learn::Critic {
+                        model: &critic.model,
+                        trainer: &mut critic.trainer,
+                    };
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let trained = outbox.during("training", "tokens", 0, |report| {
                         let mut progress = |done, total| report.at(done, total);
-                        trainer.train_ppo(policy, &mut critic, reference.as_ref(), &batch, &mut progress)
+                        trainer.train_ppo(
+                            policy,
+                            &mut critic,
+                            reference.as_ref(),
+                            &batch,
+                            &mut progress,
+                        )
                     });
                     trained.map_err(of_learning)
                 })
@@ -129,11 +180,23 @@ impl Handler<Prefer> for TrainerActor {
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    let Opened { model, reference, trainer: optional, .. } = bench.opened()?;
-                    let reference =
-                        reference.as_ref().ok_or_else(|| invalid("the stage was opened without a reference, which DPO needs"))?;
-                    let (trainer, policy, pairs) = (trainer(optional)?, model.policy()?, batch.pairs.len() as u64);
-                    let trained = outbox.during("training", "pairs", pairs, |_| trainer.train_dpo(policy, reference, &batch));
+                    let Opened {
+                        model,
+                        reference,
+                        trainer: optional,
+                        ..
+                    } = bench.opened()?;
+                    let reference = reference.as_ref().ok_or_else(|| {
+                        invalid("the stage was opened without a reference, which DPO needs")
+                    })?;
+                    let (trainer, policy, pairs) = (
+                        trainer(optional)?,
+                        model.policy()?,
+                        batch.pairs.len() as u64,
+                    );
+                    let trained = outbox.during("training", "pairs", pairs, |_| {
+                        trainer.train_dpo(policy, reference, &batch)
+                    });
                     trained.map_err(of_learning)
                 })
                 .await
@@ -149,13 +212,19 @@ impl Handler<Judge> for TrainerActor {
         Box::pin(async move {
             device
                 .run(move |bench| {
-                    let Opened { model, trainer: optional, .. } = bench.opened()?;
+                    let Opened {
+                        model,
+                        trainer: optional,
+                        ..
+                    } = bench.opened()?;
                     let (items, unit) = match &batch.batch {
                         RewardBatch::Pairs { pairs, .. } => (pairs.len(), "pairs"),
                         RewardBatch::Labelled(items) => (items.len(), "texts"),
                     };
                     let (trainer, scorer) = (trainer(optional)?, model.scorer()?);
-                    let trained = outbox.during("training", unit, items as u64, |_| trainer.train_reward(scorer, &batch));
+                    let trained = outbox.during("training", unit, items as u64, |_| {
+                        trainer.train_reward(scorer, &batch)
+                    });
                     trained.map_err(of_learning)
                 })
                 .await

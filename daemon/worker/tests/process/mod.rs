@@ -45,9 +45,17 @@ impl Worker {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        let mut worker = Worker { process, socket, id: 0, events: Vec::new() };
+        let mut worker = Worker {
+            process,
+            socket,
+            id: 0,
+            events: Vec::new(),
+        };
         let first: FromWorker = read_blocking(&mut worker.socket, Format::Postcard).unwrap();
-        assert!(matches!(first.body, Body::Event(Event::Started { .. })), "{first:?}");
+        assert!(
+            matches!(first.body, Body::Event(Event::Started { .. })),
+            "{first:?}"
+        );
         worker
     }
 
@@ -55,10 +63,19 @@ impl Worker {
         self.try_ask_in_parts(request, usize::MAX)
     }
 
-    pub fn try_ask_in_parts(&mut self, request: Request, part_bytes: usize) -> Result<Reply, Failure> {
+    pub fn try_ask_in_parts(
+        &mut self,
+        request: Request,
+        part_bytes: usize,
+    ) -> Result<Reply, Failure> {
         self.id += 1;
         self.events.clear();
-        for message in (ToWorker { id: self.id, request }).messages(part_bytes) {
+        for message in (ToWorker {
+            id: self.id,
+            request,
+        })
+        .messages(part_bytes)
+        {
             write_blocking(&mut self.socket, Format::Postcard, &message).unwrap();
         }
         loop {
@@ -73,14 +90,18 @@ impl Worker {
     }
 
     pub fn ask(&mut self, request: Request) -> Reply {
-        self.try_ask(request).unwrap_or_else(|failure| panic!("{failure:?}"))
+        self.try_ask(request)
+            .unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// What it was said to be doing, and how far it was, of how much.
     pub fn progress(&self) -> Vec<(&str, u64, u64)> {
         let mut told = Vec::new();
         for event in &self.events {
-            if let Event::Progress { doing, done, total, .. } = event {
+            if let Event::Progress {
+                doing, done, total, ..
+            } = event
+            {
                 told.push((doing.as_str(), *done, *total));
             }
         }
@@ -109,7 +130,10 @@ pub fn config() -> String {
 
 pub fn open(reference: bool) -> Request {
     Request::Open(Box::new(Open {
-        model: ModelSource::Init { config: config(), carry: None },
+        model: ModelSource::Init {
+            config: config(),
+            carry: None,
+        },
         dtype: Dtype::Float32,
         fp8: false,
         batch_invariant: true,
@@ -126,7 +150,11 @@ pub fn open(reference: bool) -> Request {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
         }),
-        router: RouterTraining { bias_update_speed: 1e-3, aux_loss_alpha: 1e-4, device_loss_alpha: 0.0 },
+        router: RouterTraining {
+            bias_update_speed: 1e-3,
+            aux_loss_alpha: 1e-4,
+            device_loss_alpha: 0.0,
+        },
         lora: None,
         mtp_loss_weight: 0.0,
         speculative_decoding: false,
@@ -157,7 +185,14 @@ pub fn generate(step: u64) -> Request {
         stop_ids: vec![1],
         seed: 9,
     };
-    Request::Generate(Generate { stage: 0, step, policy_version: step, sampling, record_experts: true, groups })
+    Request::Generate(Generate {
+        stage: 0,
+        step,
+        policy_version: step,
+        sampling,
+        record_experts: true,
+        groups,
+    })
 }
 
 pub fn weights(dir: &Path) -> Vec<u8> {

@@ -177,7 +177,8 @@ pub const DENIALS: &[&str] = &[
     "assumption",
 ];
 
-/// Words before a comma at a sentence's beginning: `In total, `; another word would be an answer of its own.
+/// Words before a comma at a sentence's beginning: `In total, `; another word would be an answer of
+/// its own.
 pub const CONNECTED: &[&str] = &[
     "so",
     "therefore",
@@ -196,8 +197,19 @@ pub const CONNECTED: &[&str] = &[
 ];
 
 /// Words that alone may stand before a value.
-pub const ALONE: &[&str] =
-    &["so", "therefore", "thus", "hence", "altogether", "answer", "total", "exactly", "only", "about", "approximately"];
+pub const ALONE: &[&str] = &[
+    "so",
+    "therefore",
+    "thus",
+    "hence",
+    "altogether",
+    "answer",
+    "total",
+    "exactly",
+    "only",
+    "about",
+    "approximately",
+];
 
 /// Words between a verb and the value.
 pub const MODIFIERS: &[&str] = &[
@@ -324,7 +336,9 @@ pub const MADE_OF: &[&str] = &[
 ];
 
 /// Of these `has` says something else than how much they are: `The answer has 3 digits`.
-pub const HOLDERS: &[&str] = &["answer", "result", "solution", "value", "sum", "product", "total"];
+pub const HOLDERS: &[&str] = &[
+    "answer", "result", "solution", "value", "sum", "product", "total",
+];
 
 /// Words between a verb and so many things.
 pub const ADVERBS: &[&str] = &[
@@ -800,10 +814,14 @@ pub const DENYING: &[&str] = &[
 ];
 
 /// Words behind which `one` is no number: `the one above`.
-pub const POINTING: &[&str] = &["the", "that", "this", "each", "every", "another", "any", "which", "correct", "right"];
+pub const POINTING: &[&str] = &[
+    "the", "that", "this", "each", "every", "another", "any", "which", "correct", "right",
+];
 
 /// Words behind which a letter is a name: `the sum of x and y`, `the distance between A and B`.
-pub const BEFORE_LETTERS: &[&str] = &["of", "and", "between", "from", "to", "for", "point", "points", "in", "angle", "side"];
+pub const BEFORE_LETTERS: &[&str] = &[
+    "of", "and", "between", "from", "to", "for", "point", "points", "in", "angle", "side",
+];
 
 /// Words that a circumstance before a comma begins with: `In May, Natalia sold 48 clips`.
 pub const CIRCUMSTANCES: &[&str] = &["in", "at", "on", "after", "during", "for", "over", "with"];

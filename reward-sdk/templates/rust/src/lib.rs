@@ -2,7 +2,8 @@
 
 use reward_sdk::{Completion, Error, Result, Score, reward, tags};
 
-/// The `config` table of the job: `config = { words_max = 20 }`. A misspelt key is an error that names it.
+/// The `config` table of the job: `config = { words_max = 20 }`. A misspelt key is an error that
+/// names it.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Config {
@@ -21,9 +22,11 @@ fn score(completion: &Completion, config: &Config) -> Result<Score> {
         // The row is unusable: the sample is left out of training, never scored 0.
         return Err(Error::Unscorable("no prompt".into()));
     }
-    let Some(answer) = tags::last(&completion.text, "answer") else { return Ok(Score::fail("no answer")) };
+    let Some(answer) = tags::last(&completion.text, "answer") else { return Ok(Score::fail(
+        "no answer")) };
     let words = answer.split_whitespace().count();
-    Ok(if words <= config.words_max { Score::pass(true) } else { Score::fail(format!("{words} words")) })
+    Ok(if words <= config.words_max { Score::pass(true) } else { Score::fail(format!(
+        "{words} words")) })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What an attempt begins with: the job's materials, and a new epoch in the ledger with a fresh worker.
+//! What an attempt begins with: the job's materials, and a new epoch in the ledger with a fresh
+//! worker.
 
 use super::Means;
 use crate::actors::worker::{self, Said, WorkerError};
@@ -61,7 +62,9 @@ impl Upkeep {
         *is_down = true;
         match ledger.apply(LedgerCommand::PutDown { job: job.clone() }) {
             Ok(_) | Err(LedgerError::Rejected(_)) => {}
-            Err(error) => tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}"),
+            Err(error) => {
+                tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}")
+            }
         }
     }
 }
@@ -84,12 +87,20 @@ pub(super) fn known(record: &JobRecord) -> Record {
     let stage = |stage: &r1d_ledger::StageRecord| StageRecord {
         finished: stage.state == State::Succeeded,
         step: stage.step,
-        checkpoints: stage.checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.dir.clone())).collect(),
+        checkpoints: stage
+            .checkpoints
+            .iter()
+            .map(|checkpoint| (checkpoint.step, checkpoint.dir.clone()))
+            .collect(),
         num_tokens: stage.metrics.get("num_tokens").copied().unwrap_or(0.0),
     };
     Record {
         stages: record.progress.stages.iter().map(stage).collect(),
-        evals: record.evals.iter().map(|eval| (eval.stage.clone(), eval.step, eval.data.clone())).collect(),
+        evals: record
+            .evals
+            .iter()
+            .map(|eval| (eval.stage.clone(), eval.step, eval.data.clone()))
+            .collect(),
     }
 }
 
@@ -97,16 +108,21 @@ impl OpenError {
     /// What the ledger had no room for is waited for.
     pub(super) fn end(self) -> End {
         match self {
-            error @ OpenError::PutDown => End::Abandoned { cause: error.to_string() },
+            error @ OpenError::PutDown => End::Abandoned {
+                cause: error.to_string(),
+            },
             OpenError::Ledger(error) => unrecorded(&error),
             OpenError::Away(cause) => End::Away { cause },
-            error => End::Failed { error: error.to_string() },
+            error => End::Failed {
+                error: error.to_string(),
+            },
         }
     }
 }
 
-/// The job's materials, after its next stages are taken over where an earlier job has finished them. From here on the daemon's end without a word
-/// counts against the job, unless the run was put down while this waited for its turn.
+/// The job's materials, after its next stages are taken over where an earlier job has finished
+/// them. From here on the daemon's end without a word counts against the job, unless the run was
+/// put down while this waited for its turn.
 pub(super) fn open(
     record: Arc<JobRecord>,
     means: &Means,
@@ -123,14 +139,32 @@ pub(super) fn open(
     let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
     let record = means.desk.ledger.job(record.job()).unwrap_or(record);
     let dir = outputs.datasets();
-    if let Some((stage, rows)) = review::awaited(&record, &job, &dir).map_err(MaterialsError::from)? {
+    if let Some((stage, rows)) =
+        review::awaited(&record, &job, &dir).map_err(MaterialsError::from)?
+    {
         return Ok(Opened::Review(stage, rows));
     }
     let made = review::hashes(&record, &job, &dir).map_err(MaterialsError::from)?;
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
-    let finished = record.progress.stages.iter().filter(finished).map(|stage| stage.name.clone()).collect();
-    let materials = Materials::open_with(job, &means.rewards, &Recorded::of(&record), &DataSets { dir, finished }, reading)?;
-    Ok(Opened::Ready { materials: Box::new(materials), made, to_take_over })
+    let finished = record
+        .progress
+        .stages
+        .iter()
+        .filter(finished)
+        .map(|stage| stage.name.clone())
+        .collect();
+    let materials = Materials::open_with(
+        job,
+        &means.rewards,
+        &Recorded::of(&record),
+        &DataSets { dir, finished },
+        reading,
+    )?;
+    Ok(Opened::Ready {
+        materials: Box::new(materials),
+        made,
+        to_take_over,
+    })
 }
 
 /// A new attempt, as far as it came.
@@ -141,7 +175,8 @@ pub(super) struct Begun {
     pub record: Result<Arc<JobRecord>, End>,
 }
 
-/// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt before it counts as no restart.
+/// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt
+/// before it counts as no restart.
 pub(super) async fn start(
     job: JobId,
     means: Means,
@@ -152,49 +187,109 @@ pub(super) async fn start(
     resumed: Option<u64>,
 ) -> Begun {
     means.clerks.none(&job, &means.desk.ledger).await;
-    let (desk, id, at) = (means.desk.clone(), job.clone(), means.desk.clock.unix().as_secs());
+    let (desk, id, at) = (
+        means.desk.clone(),
+        job.clone(),
+        means.desk.clock.unix().as_secs(),
+    );
     let told = log.clone();
     let recorded = tasks::blocking(move || {
-        let failed = |error: &str| End::Failed { error: error.to_owned() };
+        let failed = |error: &str| End::Failed {
+            error: error.to_owned(),
+        };
         // The worker reads the model's files at each attempt.
         if let Some(cause) = outside::amiss(&desk, &id) {
-            return Begun { epoch: resumed, record: Err(End::Away { cause }) };
+            return Begun {
+                epoch: resumed,
+                record: Err(End::Away { cause }),
+            };
         }
-        let apply = |command| desk.ledger.apply(command).map_err(|error| unrecorded(&error));
-        let start = || match apply(LedgerCommand::Start { job: id.clone(), at })? {
+        let apply = |command| {
+            desk.ledger
+                .apply(command)
+                .map_err(|error| unrecorded(&error))
+        };
+        let start = || match apply(LedgerCommand::Start {
+            job: id.clone(),
+            at,
+        })? {
             Effect::Started { epoch, .. } => Ok(epoch),
             _ => Err(failed("the ledger did not start the job")),
         };
         let epoch = match resumed.map_or_else(start, Ok) {
             Ok(epoch) => epoch,
-            Err(end) => return Begun { epoch: None, record: Err(end) },
+            Err(end) => {
+                return Begun {
+                    epoch: None,
+                    record: Err(end),
+                };
+            }
         };
         let prepare = || {
             outputs.create().map_err(|error| unkept(&error))?;
-            let known = || desk.ledger.job(&id).ok_or_else(|| failed("the ledger does not know the job"));
-            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &desk.state_dir).map_err(|cause| End::Away { cause })?;
+            let known = || {
+                desk.ledger
+                    .job(&id)
+                    .ok_or_else(|| failed("the ledger does not know the job"))
+            };
+            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &desk.state_dir)
+                .map_err(|cause| End::Away { cause })?;
             for checkpoints::Lost { stage, step, what } in lost {
-                told.warn(format!("{what}: it is given up, and the one before it taken"));
-                apply(LedgerCommand::DropCheckpoint { job: id.clone(), epoch, stage, step })?;
+                told.warn(format!(
+                    "{what}: it is given up, and the one before it taken"
+                ));
+                apply(LedgerCommand::DropCheckpoint {
+                    job: id.clone(),
+                    epoch,
+                    stage,
+                    step,
+                })?;
             }
             if plan.job.checkpoint.to.is_some() {
                 let dir = outputs.checkpoints(&plan.job, &id);
                 checkpoints::own(&dir, &desk.state_dir).map_err(|error| unkept(&error))?;
             }
-            let stages: Vec<String> = plan.job.stages.iter().map(|stage| stage.name.clone()).collect();
-            outputs.rewrite_metrics(&desk.ledger, &id, &stages).map_err(|error| unkept(&error))?;
+            let stages: Vec<String> = plan
+                .job
+                .stages
+                .iter()
+                .map(|stage| stage.name.clone())
+                .collect();
+            outputs
+                .rewrite_metrics(&desk.ledger, &id, &stages)
+                .map_err(|error| unkept(&error))?;
             known()
         };
-        Begun { epoch: Some(epoch), record: prepare() }
+        Begun {
+            epoch: Some(epoch),
+            record: prepare(),
+        }
     });
-    let panicked = |panic| Begun { epoch: None, record: Err(End::Failed { error: format!("starting the job: {panic}") }) };
+    let panicked = |panic| Begun {
+        epoch: None,
+        record: Err(End::Failed {
+            error: format!("starting the job: {panic}"),
+        }),
+    };
     let Begun { epoch, record } = recorded.await.unwrap_or_else(panicked);
-    let Ok(record) = record else { return Begun { epoch, record } };
-    let record = match means.worker.ask("worker", worker::Launch { job, said, log }).await {
+    let Ok(record) = record else {
+        return Begun { epoch, record };
+    };
+    let record = match means
+        .worker
+        .ask("worker", worker::Launch { job, said, log })
+        .await
+    {
         Ok(Ok(())) => Ok(record),
-        Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Unusable { cause: error.to_string() }),
-        Ok(Err(error)) => Err(End::Abandoned { cause: error.to_string() }),
-        Err(restarting) => Err(End::Abandoned { cause: restarting.to_string() }),
+        Ok(Err(error @ WorkerError::Start { .. })) => Err(End::Unusable {
+            cause: error.to_string(),
+        }),
+        Ok(Err(error)) => Err(End::Abandoned {
+            cause: error.to_string(),
+        }),
+        Err(restarting) => Err(End::Abandoned {
+            cause: restarting.to_string(),
+        }),
     };
     Begun { epoch, record }
 }
@@ -227,7 +322,10 @@ mod tests {
         upkeep.take_up(&ledger, &job).unwrap();
         assert!(taken_up());
         upkeep.put_down(&ledger, &job);
-        assert!(matches!(upkeep.take_up(&ledger, &job), Err(OpenError::PutDown)));
+        assert!(matches!(
+            upkeep.take_up(&ledger, &job),
+            Err(OpenError::PutDown)
+        ));
         assert!(!taken_up());
     }
 }
