@@ -1,5 +1,6 @@
 # r1d. Two commands do all set-up:
-#   make demo   builds everything, starts a daemon, trains a model by reinforcement learning, and shows the result
+#   make demo   builds everything, starts a daemon, trains a model by reinforcement learning, and
+#               shows the result
 #   make test   builds everything and tests all that a change can break
 # What is downloaded (libtorch, the Python packages that tests compare with) is kept under CACHE and
 # shared between clones.
@@ -33,7 +34,7 @@ $(BIN)/plugins/code.wasm: plugins/build-python plugins/reproducible.c $(wildcard
 templates:
 	sh reward-sdk/templates/build python $$(command -v node >/dev/null && command -v npm >/dev/null && echo js)
 
-# --- what is fetched -------------------------------------------------------------------------------------------------
+# --- what is fetched ------------------------------------------------------------------------------
 
 # What rust-toolchain.toml asks for. rustup fetches it by itself where it may; this is for where
 # RUSTUP_AUTO_INSTALL is off.
@@ -75,7 +76,7 @@ python: .venv/ready
 	fi; \
 	rm -rf .venv; ln -sfn "$$into" .venv
 
-# --- run ---------------------------------------------------------------------------------------------------------------
+# --- run ------------------------------------------------------------------------------------------
 
 demo: build
 	sh examples/arithmetic/demo
@@ -90,7 +91,7 @@ recipe: build
 control: build
 	sh examples/arithmetic/control
 
-# --- test --------------------------------------------------------------------------------------------------------------
+# --- test -----------------------------------------------------------------------------------------
 
 test: test-rust test-python
 
@@ -99,7 +100,7 @@ test: test-rust test-python
 test-rust: build plugins-python templates
 	PROPTEST_RNG_SEED=$${PROPTEST_RNG_SEED:-1} cargo test --release --workspace --no-fail-fast
 
-# The grader's properties on many more formulas, others each time.
+# The properties of `accuracy` on many more formulas, others each time.
 properties:
 	PROPTEST_CASES=100000 cargo test --release --workspace --test properties
 

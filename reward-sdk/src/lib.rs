@@ -6,7 +6,7 @@
 //!
 //! ```sh
 //! rustup target add wasm32-unknown-unknown     # once
-//! r1ctl plugin new brief                       # a crate with a reward, golden cases, and a copy of this SDK
+//! r1ctl plugin new brief                 # a crate with a reward, golden cases and this SDK
 //! r1ctl plugin test brief                      # natively, then in the sandbox
 //! ```
 //!
@@ -77,7 +77,7 @@
 //! ([`golden`]):
 //!
 //! ```json
-//! {"case": "a", "completion": "<answer>it is 4</answer>", "reference": "4", "expect": {"parts": [3]}}
+//! {"completion": "<answer>it is 4</answer>", "reference": "4", "expect": {"parts": [3]}}
 //! {"case": "no reference", "completion": "<answer>42</answer>", "expect": {"verdict": "abstain"}}
 //! ```
 //!
@@ -89,11 +89,11 @@
 //!
 //! ```sh
 //! r1ctl plugin build brief                                          # brief/brief.wasm
-//! r1ctl plugin score brief/brief.wasm cases.jsonl                   # a verdict for each line, as in a job
-//! r1ctl plugin check brief/brief.wasm                               # what a daemon asks of it, and texts that stall bad judges
+//! r1ctl plugin score brief/brief.wasm cases.jsonl  # a verdict for each line, as in a job
+//! r1ctl plugin check brief/brief.wasm              # what a daemon asks of it, and hostile texts
 //! r1ctl plugin bench brief/brief.wasm                               # fuel per KB, completions/s
-//! r1ctl rescore JOB --plugin brief/brief.wasm                       # a past run under this grader, beside what was recorded
-//! r1ctl plugin reload JOB brief brief/brief.wasm                    # into a running job, from its next step on
+//! r1ctl rescore JOB --plugin brief/brief.wasm      # a past run under this plugin
+//! r1ctl plugin reload JOB brief brief/brief.wasm   # into a running job, from its next step on
 //! ```
 //!
 //! ```toml
@@ -115,7 +115,9 @@
 //! /// The share of the group that is longer.
 //! #[reward]
 //! fn shorter(group: &[Completion]) -> Vec<f32> {
-//!     let longer = |one: &Completion| group.iter().filter(|other| other.tokens > one.tokens).count();
+//!     let longer = |one: &Completion| {
+//!         group.iter().filter(|other| other.tokens > one.tokens).count()
+//!     };
 //!     group.iter().map(|one| longer(one) as f32 / group.len() as f32).collect()
 //! }
 //! # fn main() {}

@@ -2,7 +2,7 @@
 //! that a job's `tokenizer` names: tokenizer.json, tokenizer_config.json, generation_config.json.
 //! The same files give the same bytes.
 //!
-//!     cargo run --release -p r1d-data --example train_tokenizer -- DIRECTORY VOCAB_SIZE FILE.jsonl…
+//!   cargo run --release -p r1d-data --example train_tokenizer -- DIRECTORY VOCAB_SIZE FILE.jsonl…
 //!
 //! Digits stand alone, as in DeepSeek's and Llama's tokenizers; R1-Zero's four tags are one token
 //! each.

@@ -2,7 +2,7 @@
 
 use crate::dataset::Row;
 use crate::json::{Json, is_no_number};
-use crate::message::{Message, Said};
+use crate::message::{Message, Spoken};
 use r1d_job::DataSource;
 
 /// Columns that TRL reads by their names, whatever else a data set has.
@@ -45,8 +45,8 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
             "prompt",
             source.prompt.as_ref().filter(|_| !no_prompt),
         )? {
-            Some(Said::Text(text)) => row.prompt = Some(text),
-            Some(Said::Messages(messages)) => {
+            Some(Spoken::Text(text)) => row.prompt = Some(text),
+            Some(Spoken::Messages(messages)) => {
                 row.prompt = messages.last().map(Message::text);
                 row.messages = messages;
             }
@@ -200,13 +200,13 @@ fn said(
     columns: &[(String, Json)],
     key: &str,
     name: Option<&String>,
-) -> Result<Option<Said>, String> {
+) -> Result<Option<Spoken>, String> {
     match column(columns, key, name)? {
-        Some(Json::List(items)) => Ok(Some(Said::Messages(messages(
+        Some(Json::List(items)) => Ok(Some(Spoken::Messages(messages(
             items,
             name.map_or("", String::as_str),
         )?))),
-        other => Ok(text(other, &name.cloned())?.map(Said::Text)),
+        other => Ok(text(other, &name.cloned())?.map(Spoken::Text)),
     }
 }
 
@@ -225,7 +225,10 @@ fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
 
 /// What precedes the last message of an assistant, and that message; all of it where the last
 /// message is somebody else's.
-fn conversation(value: Option<&Json>, name: &str) -> Result<(Vec<Message>, Option<Said>), String> {
+fn conversation(
+    value: Option<&Json>,
+    name: &str,
+) -> Result<(Vec<Message>, Option<Spoken>), String> {
     let Some(Json::List(items)) = value else {
         let found = value.map_or("missing", Json::kind);
         return Err(format!(
@@ -238,7 +241,7 @@ fn conversation(value: Option<&Json>, name: &str) -> Result<(Vec<Message>, Optio
             "column `{name}` is one message of the assistant's: nothing comes before it that it \
              could answer"
         )),
-        Some(last) => Ok((messages, Some(Said::Messages(vec![last])))),
+        Some(last) => Ok((messages, Some(Spoken::Messages(vec![last])))),
         None => Ok((messages, None)),
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::DataError;
 use crate::json::Json;
 use crate::lines::Compression;
-use crate::message::{Message, Said};
+use crate::message::{Message, Spoken};
 use crate::{columns, table};
 use r1d_job::DataSource;
 use r1d_proto::user_file;
@@ -22,9 +22,9 @@ pub struct Row {
     pub prompt: Option<String>,
     /// The prompt column where it is a list of messages; else empty.
     pub messages: Vec<Message>,
-    pub completion: Option<Said>,
-    pub chosen: Option<Said>,
-    pub rejected: Option<Said>,
+    pub completion: Option<Spoken>,
+    pub chosen: Option<Spoken>,
+    pub rejected: Option<Spoken>,
     /// 0 to 1.
     pub label: Option<f32>,
     pub margin: Option<f32>,

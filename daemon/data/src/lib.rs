@@ -44,7 +44,7 @@ pub mod tokenizer;
 pub use dataset::{DataSet, Row, files, is_pattern, matches};
 pub use error::DataError;
 pub use json::Json;
-pub use message::{Message, Said};
+pub use message::{Message, Spoken};
 pub use preferences::{Preferences, Preferred};
 pub use prompts::{Lengths, Prompt, Prompts};
 pub use questions::Questions;

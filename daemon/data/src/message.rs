@@ -9,7 +9,7 @@ pub struct Message(Vec<(String, Json)>);
 
 /// What a column holds that may be a text or a part of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum Spoken {
     Text(String),
     /// At least one.
     Messages(Vec<Message>),
@@ -140,12 +140,12 @@ impl Message {
     }
 }
 
-impl Said {
+impl Spoken {
     /// The text that was said; if it is several messages, that of the last one.
     pub fn text(&self) -> String {
         match self {
-            Said::Text(text) => text.clone(),
-            Said::Messages(messages) => messages.last().map(Message::text).unwrap_or_default(),
+            Spoken::Text(text) => text.clone(),
+            Spoken::Messages(messages) => messages.last().map(Message::text).unwrap_or_default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::dataset::{DataSet, Row};
 use crate::error::DataError;
-use crate::message::{Message, Said};
+use crate::message::{Message, Spoken};
 use crate::shuffle::rows_of_step;
 use crate::supervision::Order;
 use crate::template::{Rendered, Template};
@@ -182,7 +182,7 @@ fn pair(
         return Err("`chosen` and `rejected` are the same: there is nothing to prefer".into());
     }
     let (special, texts) = match (chosen, rejected) {
-        (Said::Messages(chosen), Said::Messages(rejected))
+        (Spoken::Messages(chosen), Spoken::Messages(rejected))
             if row.messages.is_empty() && !begins_with_answer(chosen) =>
         {
             (
@@ -190,7 +190,7 @@ fn pair(
                 conversations(row, chosen, rejected, template)?,
             )
         }
-        (Said::Text(chosen), Said::Text(rejected)) if row.prompt.is_none() => {
+        (Spoken::Text(chosen), Spoken::Text(rejected)) if row.prompt.is_none() => {
             // Both begin with the same bytes, so the border is one of characters in both.
             let prompt = chosen
                 .get(..shared_prompt(chosen, rejected))
@@ -313,7 +313,7 @@ fn conversations(
     };
     let text = |messages: &[Message]| {
         template
-            .render_with(&row, &Said::Messages(messages.to_vec()))
+            .render_with(&row, &Spoken::Messages(messages.to_vec()))
             .map_err(|e| e.to_string())
     };
     Ok([text(chosen)?, text(rejected)?])

@@ -11,7 +11,7 @@
 //! | `prompt_ids`, `completion_ids` | list of uint32 |
 //! | `behaviour_logprobs` | list of float32, one per completion id |
 //! | `experts` | list of uint16, as in [`Rollout::experts`] |
-//! | `kept_ids` | list of uint32, as in [`KeptIds`]; empty where no token's vocabulary was cut |
+//! | `kept_ids` | list of uint32, as in [`SamplingMask`]; empty where no token's vocabulary was cut |
 
 use crate::error::DataError;
 use crate::storage::write_atomically;
@@ -28,8 +28,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::path::Path;
 use std::sync::Arc;
@@ -384,8 +384,8 @@ impl Columns {
             experts: self.list::<UInt16Type>("experts", index)?,
             // A file of an earlier release has no such column.
             kept_ids: match self.batch.column_by_name("kept_ids") {
-                Some(_) => KeptIds::from_numbers(self.list::<UInt32Type>("kept_ids", index)?),
-                None => KeptIds::default(),
+                Some(_) => SamplingMask::from_numbers(self.list::<UInt32Type>("kept_ids", index)?),
+                None => SamplingMask::default(),
             },
             policy_version: self.number::<UInt64Type>("policy_version", index)??,
             finish: match self.text("finish", index)??.as_str() {
@@ -484,7 +484,7 @@ mod tests {
             completion_ids: vec![2],
             behaviour_logprobs: vec![-0.5],
             experts: vec![sample as u16; experts],
-            kept_ids: KeptIds::default(),
+            kept_ids: SamplingMask::default(),
             policy_version: 0,
             finish: FinishReason::Stop,
         };

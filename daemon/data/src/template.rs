@@ -5,7 +5,7 @@ use crate::dataset::Row;
 use crate::error::DataError;
 use crate::jinja::{self, describe};
 use crate::json::Json;
-use crate::message::{Message, Said};
+use crate::message::{Message, Spoken};
 use crate::naming;
 use crate::python;
 use crate::tokenizer::Tokenizer;
@@ -256,11 +256,11 @@ impl Template {
     }
 
     /// Prompt and completion, as TRL has a stage learn them.
-    pub fn render_with(&self, row: &Row, completion: &Said) -> Result<Rendered, DataError> {
+    pub fn render_with(&self, row: &Row, completion: &Spoken) -> Result<Rendered, DataError> {
         let text = match (completion, &self.kind) {
-            (Said::Text(text), _) => text.clone(),
-            (Said::Messages(messages), Kind::Prompt) => self.alone(messages)?,
-            (Said::Messages(messages), Kind::Chat(chat)) => {
+            (Spoken::Text(text), _) => text.clone(),
+            (Spoken::Messages(messages), Kind::Prompt) => self.alone(messages)?,
+            (Spoken::Messages(messages), Kind::Chat(chat)) => {
                 let prompt = self.messages(row)?;
                 let all = [&prompt[..], messages].concat();
                 let tools = self.tools(row)?;

@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use crate::fields::Fields;
 use crate::stage::Stage;
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use std::fmt;
 
 /// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the

@@ -4,10 +4,10 @@ use crate::error::JobError;
 use crate::eval::Eval;
 use crate::fields::{Fields, absolute};
 use crate::limits::JOB_MAX_BYTES;
-use crate::plan::Seen;
-use crate::reward::{Answering, Respondent, Reward, plugin_stem};
+use crate::plan::InputFacts;
+use crate::reward::{AskedModel, ModelRef, Reward, plugin_stem};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
-use crate::{check, keys, size, sound};
+use crate::{check, keys, size, validate};
 use r1d_proto::worker::{Dtype, Slots, slot_tokens};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -164,8 +164,8 @@ impl Job {
         let document = check::Document::parse(text)?;
         let table = check::resolve(&document, keys::JOB)?;
         let job = read(&Fields::new(&table, "the top level"), base_dir)?;
-        sound::check(&job)?;
-        size::check(&job, &Seen::default())?;
+        validate::check(&job)?;
+        size::check(&job, &InputFacts::default())?;
         Ok(job)
     }
 
@@ -211,7 +211,7 @@ impl Job {
             let evals = self.evaluations().flat_map(|eval| self.eval_rewards(eval));
             rewards
                 .chain(evals)
-                .any(|reward| self.asked(&reward) == Some(Answering::Model(model)))
+                .any(|reward| self.asked(&reward) == Some(AskedModel::Model(model)))
         };
         stages.peek().is_some() && stages.all(|stage| stage.reward_model().is_some()) && !is_asked()
     }
@@ -326,23 +326,23 @@ impl Job {
 
     /// Whom a reward asks, if its plugin asks: what its `model` names, else the reward-model stage
     /// with the plugin's name. `None` where there is no such.
-    pub fn asked(&self, reward: &Reward) -> Option<Answering> {
+    pub fn asked(&self, reward: &Reward) -> Option<AskedModel> {
         match &reward.model {
             None => self
                 .reward_model(&plugin_stem(&reward.plugin.to_string()))
-                .map(Answering::Stage),
-            Some(Respondent::Directory(dir)) => Some(Answering::Directory(dir.clone())),
-            Some(Respondent::Named(name)) => {
+                .map(AskedModel::Stage),
+            Some(ModelRef::Directory(dir)) => Some(AskedModel::Directory(dir.clone())),
+            Some(ModelRef::Named(name)) => {
                 let stage = self
                     .stages
                     .iter()
                     .position(|stage| &stage.name == name)
-                    .map(Answering::Stage);
+                    .map(AskedModel::Stage);
                 let model = || {
                     self.models
                         .keys()
                         .position(|model| model == name)
-                        .map(|index| Answering::Model(index + 1))
+                        .map(|index| AskedModel::Model(index + 1))
                 };
                 stage.or_else(model)
             }

@@ -7,10 +7,10 @@
 //! | [`check`] | a document against the keys: unknown keys, wrong types, ranges; the defaults filled in |
 //! | [`job`], [`stage`], [`reward`], [`eval`] | the typed job |
 //! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
-//! | [`sound`] | pairs of settings that cannot work together, each with its fix |
+//! | [`validate`] | pairs of settings that cannot work together, each with its fix |
 //! | [`write`](mod@write) | a job as `job.toml` again, every default filled in |
-//! | [`key`] | what a stage's outcome depends on |
-//! | [`plan`], [`facts`] | tokens per step, memory by actor, warnings |
+//! | [`fingerprint`] | what a stage's outcome depends on |
+//! | [`plan`], [`model_shape`] | tokens per step, memory by actor, warnings |
 //! | [`daemon`] | `r1d.toml` |
 //! | [`reference`] | `explain`, the reference page and the JSON schema |
 //!
@@ -21,26 +21,26 @@ pub mod check;
 pub mod daemon;
 pub mod error;
 pub mod eval;
-pub mod facts;
 mod fields;
+pub mod fingerprint;
 pub mod job;
-pub mod key;
 pub mod keys;
 pub mod limits;
+pub mod model_shape;
 pub mod plan;
 pub mod reference;
 pub mod reward;
 pub mod size;
-pub mod sound;
 pub mod stage;
+pub mod validate;
 pub mod write;
 
 pub use daemon::DaemonConfig;
 pub use error::JobError;
 pub use eval::{Eval, Metric};
-pub use facts::{ModelFacts, RoutingFacts};
 pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
-pub use reward::{Answering, Limits, OnAbstain, OnFault, Plugin, Respondent, Reward};
+pub use model_shape::{ModelShape, RoutingShape};
+pub use reward::{AskedModel, Limits, ModelRef, OnAbstain, OnFault, Plugin, Reward};
 pub use stage::{
     Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts,
     Schedule, Select, Sft, Stage, StageKind, Tokenize,

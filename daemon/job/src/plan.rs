@@ -1,21 +1,21 @@
 //! The plan: what a job will do and need, before it does it.
 
 use crate::error::JobError;
-use crate::facts::{ModelFacts, RoutingFacts};
 use crate::job::{Job, Weights};
-use crate::reward::Answering;
+use crate::model_shape::{ModelShape, RoutingShape};
+use crate::reward::AskedModel;
 use crate::stage::{Origin, Rollouts, Stage, StageKind};
 use r1d_proto::control::PlanStage;
-use r1d_proto::kept::KEPT_NUMBERS_MAX;
-use r1d_proto::recipe::ImportanceSamplingLevel;
+use r1d_proto::hyperparameters::ImportanceSamplingLevel;
 use r1d_proto::rollout::RECORD_MAX_BYTES;
+use r1d_proto::sampling_mask::KEPT_NUMBERS_MAX;
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What the daemon read of the job's files.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct InputFacts {
     /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name; none where a
     /// stage before has yet to make them.
     pub rows: BTreeMap<String, u64>,
@@ -26,10 +26,10 @@ pub struct Seen {
     /// Rows of the data set of each of [`Job::evaluations`].
     pub eval_rows: Vec<u64>,
     /// Models that rewards name by their directory.
-    pub asked: BTreeMap<PathBuf, ModelFacts>,
+    pub asked: BTreeMap<PathBuf, ModelShape>,
 }
 
-impl Seen {
+impl InputFacts {
     fn rows(&self, stage: &Stage) -> u64 {
         self.rows.get(&stage.name).copied().unwrap_or(0)
     }
@@ -41,7 +41,7 @@ impl Seen {
 
 /// One line of the plan for each stage. `facts` has those of [`Job::models`]; without them it has
 /// no memory.
-pub fn stages(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<PlanStage> {
+pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanStage> {
     let line = |stage: &Stage| PlanStage {
         name: stage.name.clone(),
         kind: stage.kind_name().into(),
@@ -97,8 +97,8 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
 pub fn memory(
     job: &Job,
     stage: &Stage,
-    facts: &[ModelFacts],
-    seen: &Seen,
+    facts: &[ModelShape],
+    seen: &InputFacts,
 ) -> BTreeMap<String, u64> {
     let all = facts;
     let Some(facts) = all.get(job.model_of(stage)) else {
@@ -136,7 +136,7 @@ pub fn memory(
         .copied()
         .unwrap_or(0);
     let slots = job.slots(stage, seen.prompt_max(stage), eval_prompt_max);
-    let mut asked: Vec<Answering> = Vec::new();
+    let mut asked: Vec<AskedModel> = Vec::new();
     for answering in stage
         .rollouts()
         .iter()
@@ -149,7 +149,7 @@ pub fn memory(
     }
     for answering in &asked {
         let (of, scores) = match answering {
-            Answering::Stage(maker) => {
+            AskedModel::Stage(maker) => {
                 let maker = job.stages.get(*maker);
                 let of = maker.and_then(|maker| all.get(job.model_of(maker)));
                 (
@@ -157,8 +157,8 @@ pub fn memory(
                     maker.is_some_and(|maker| maker.reward_model().is_some()),
                 )
             }
-            Answering::Model(model) => all.get(*model).map_or((facts, true), |of| (of, of.scores)),
-            Answering::Directory(dir) => seen
+            AskedModel::Model(model) => all.get(*model).map_or((facts, true), |of| (of, of.scores)),
+            AskedModel::Directory(dir) => seen
                 .asked
                 .get(dir)
                 .map_or((facts, true), |of| (of, of.scores)),
@@ -181,7 +181,7 @@ pub fn memory(
 const EPOCHS_WARN: u64 = 50;
 
 /// What is allowed and probably not meant.
-pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
+pub fn warnings(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
         if !job.stages.iter().any(|stage| {
@@ -247,13 +247,13 @@ pub fn warnings(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Vec<String> {
 
 /// Refuses a stage of which a completion may be longer than a record of it can be. `facts` has
 /// those of [`Job::models`].
-pub fn check_records(job: &Job, facts: &[ModelFacts], seen: &Seen) -> Result<(), JobError> {
+pub fn check_records(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Result<(), JobError> {
     for stage in &job.stages {
         let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts.get(job.model_of(stage)))
         else {
             continue;
         };
-        let Some(RoutingFacts {
+        let Some(RoutingShape {
             layers,
             experts,
             per_token,
@@ -296,7 +296,12 @@ fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
     (rollouts.keep_sampling_mask && cuts && kept_max > fits).then_some(fits)
 }
 
-fn stage_warnings(stage: &Stage, facts: Option<&ModelFacts>, seen: &Seen, found: &mut Vec<String>) {
+fn stage_warnings(
+    stage: &Stage,
+    facts: Option<&ModelShape>,
+    seen: &InputFacts,
+    found: &mut Vec<String>,
+) {
     let place = format!("[[stage]] {:?}", stage.name);
     let (rows, per_step) = (seen.rows(stage), stage.rows_per_step());
     if rows > 0 && stage.steps(rows).saturating_mul(per_step) > EPOCHS_WARN.saturating_mul(rows) {

@@ -19,7 +19,7 @@ pub struct Reward {
     pub limits: Limits,
     /// Whom the plugin asks, where it is one that asks; `None`: the reward-model stage with the
     /// plugin's name.
-    pub model: Option<Respondent>,
+    pub model: Option<ModelRef>,
     /// Tokens of one answer of a generative model, at most; the plugin may ask for less.
     pub max_answer_length: u32,
     /// Rows of these domains only; empty: all.
@@ -45,7 +45,7 @@ pub enum Plugin {
 /// The model that a judged plugin asks, as the job file names it. Whether it gives numbers or text
 /// follows from what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Respondent {
+pub enum ModelRef {
     /// What a stage before has trained, or a `[models.NAME]`.
     Named(String),
     /// A Hugging Face directory: a `…ForSequenceClassification`, or a causal language model.
@@ -54,7 +54,7 @@ pub enum Respondent {
 
 /// The model that a judged plugin asks: [`crate::Job::asked`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Answering {
+pub enum AskedModel {
     /// Index of a stage: a reward model, or a policy's last weights.
     Stage(usize),
     /// Index into [`crate::Job::models`].
@@ -62,22 +62,22 @@ pub enum Answering {
     Directory(PathBuf),
 }
 
-impl Respondent {
+impl ModelRef {
     /// A path has a slash; anything else is a name.
-    fn parse(text: &str, base_dir: &Path) -> Respondent {
+    fn parse(text: &str, base_dir: &Path) -> ModelRef {
         match text.contains('/') {
-            true => Respondent::Directory(absolute(text, base_dir)),
-            false => Respondent::Named(text.into()),
+            true => ModelRef::Directory(absolute(text, base_dir)),
+            false => ModelRef::Named(text.into()),
         }
     }
 }
 
 /// As a job file has it.
-impl std::fmt::Display for Respondent {
+impl std::fmt::Display for ModelRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Respondent::Named(name) => f.write_str(name),
-            Respondent::Directory(path) => path.display().fmt(f),
+            ModelRef::Named(name) => f.write_str(name),
+            ModelRef::Directory(path) => path.display().fmt(f),
         }
     }
 }
@@ -168,7 +168,7 @@ impl Reward {
             },
             model: reward
                 .optional::<String>("model")?
-                .map(|model| Respondent::parse(&model, base_dir)),
+                .map(|model| ModelRef::parse(&model, base_dir)),
             max_answer_length: reward.get("max_answer_length")?,
             domains: reward.get("domains")?,
             after_step: reward.get("after_step")?,

@@ -6,12 +6,12 @@ use crate::job::Job;
 use crate::limits::{
     EVALUATION_MAX_COMPLETIONS, STAGE_MAX_STEPS, STEP_MAX_COMPLETIONS, STEP_MAX_TOKENS,
 };
-use crate::plan::{Seen, tokens_per_step};
+use crate::plan::{InputFacts, tokens_per_step};
 use crate::stage::Stage;
 
 /// What a step or an evaluation asks for, as far as `seen` tells: without it prompts have no
 /// tokens, and data sets no rows.
-pub fn check(job: &Job, seen: &Seen) -> Result<(), JobError> {
+pub fn check(job: &Job, seen: &InputFacts) -> Result<(), JobError> {
     job.stages
         .iter()
         .try_for_each(|stage| check_stage(stage, seen))?;
@@ -32,7 +32,7 @@ pub fn check(job: &Job, seen: &Seen) -> Result<(), JobError> {
     Ok(())
 }
 
-fn check_stage(stage: &Stage, seen: &Seen) -> Result<(), JobError> {
+fn check_stage(stage: &Stage, seen: &InputFacts) -> Result<(), JobError> {
     let place = format!("[[stage]] {:?}", stage.name);
     if let Some(rollouts) = stage.rollouts() {
         let (prompts, each) = (

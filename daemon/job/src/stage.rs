@@ -5,7 +5,7 @@ mod read;
 use crate::eval::Eval;
 use crate::job::TemplateSource;
 use crate::reward::Reward;
-use r1d_proto::recipe::{
+use r1d_proto::hyperparameters::{
     Baseline, DpoObjective, ImportanceSamplingLevel, Lora, LossType, LrSchedule, Objective,
     Optimiser, PpoObjective, RouterTraining, Sampling, ScaleRewards,
 };

@@ -4,7 +4,7 @@
 use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
 use crate::keys::{self, Kind, Table};
-use crate::reward::{OnAbstain, OnFault, Plugin, Respondent, Reward};
+use crate::reward::{ModelRef, OnAbstain, OnFault, Plugin, Reward};
 use crate::stage::{
     Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts,
     Schedule, Select, Stage, StageKind,
@@ -387,8 +387,8 @@ pub(crate) fn reward(reward: &Reward) -> toml::Table {
     }
     set(&mut table, "limits", limits);
     match &reward.model {
-        Some(Respondent::Named(name)) => set(&mut table, "model", name),
-        Some(Respondent::Directory(dir)) => set(&mut table, "model", path(dir)),
+        Some(ModelRef::Named(name)) => set(&mut table, "model", name),
+        Some(ModelRef::Directory(dir)) => set(&mut table, "model", path(dir)),
         None => {}
     }
     set(&mut table, "max_answer_length", reward.max_answer_length);

@@ -1,7 +1,7 @@
 //! Token sequences as the tensors of one packed forward pass.
 
 use crate::LearnError;
-use crate::kept::KeptRows;
+use crate::sampling_mask::KeptRows;
 use r1d_model::{CausalLm, Packed};
 use r1d_proto::worker::{Labelled, Pair, SupervisedSequence, TrainSequence};
 use std::ops::Range;
@@ -411,7 +411,7 @@ fn beyond<'a>(mut ids: impl Iterator<Item = &'a u32>, vocab_size: i64) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::kept::KeptIds;
+    use r1d_proto::sampling_mask::SamplingMask;
 
     fn values(tensor: &Tensor) -> Vec<i64> {
         Vec::try_from(tensor.view([-1])).unwrap()
@@ -423,7 +423,7 @@ mod tests {
             completion_ids: completion.to_vec(),
             behaviour_logprobs: vec![-1.0; completion.len()],
             experts: experts.to_vec(),
-            kept_ids: KeptIds::default(),
+            kept_ids: SamplingMask::default(),
             advantage: 1.0,
             truncated: false,
         }
@@ -527,19 +527,19 @@ mod tests {
         broken(&|s| s.advantage = f32::NAN, "NaN");
         broken(&|s| s.completion_ids[0] = 10, "id 10");
         broken(
-            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 0, 1, 0, 4]),
+            &|s| s.kept_ids = SamplingMask::from_numbers(vec![0, 0, 1, 0, 4]),
             "3 tokens for 2 completion ids",
         );
         broken(
-            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 4, 1]),
+            &|s| s.kept_ids = SamplingMask::from_numbers(vec![0, 1, 4, 1]),
             "id 3, token 1",
         );
         broken(
-            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3, 8]),
+            &|s| s.kept_ids = SamplingMask::from_numbers(vec![0, 1, 3, 8]),
             "reach to 11",
         );
         broken(
-            &|s| s.kept_ids = KeptIds::from_numbers(vec![0, 1, 3]),
+            &|s| s.kept_ids = SamplingMask::from_numbers(vec![0, 1, 3]),
             "end inside a run",
         );
         broken(&|s| s.experts.truncate(3), "routing_replay");

@@ -7,8 +7,8 @@ use crate::preference::{Side, dpo_loss};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::CausalLm;
-use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::{DpoLossType, DpoObjective};
+use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{Metrics, Pair, TrainDpo, TrainSequence};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
@@ -37,7 +37,7 @@ impl Trainer {
         let sides: Vec<[TrainSequence; 2]> = batch.pairs.iter().map(sides).collect();
         let shares = !self.aux_loss(model).wanted();
         self.optimiser.clear_gradients()?;
-        let (mut sums, mut losses, mut load) = (Sums::new(model.device())?, Vec::new(), None);
+        let (mut sums, mut losses, mut load) = (DpoSums::new(model.device())?, Vec::new(), None);
         for group in self.pack_pairs(&batch.pairs, shares) {
             let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
             let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
@@ -146,7 +146,7 @@ fn sides(pair: &Pair) -> [TrainSequence; 2] {
         completion_ids: ids.clone(),
         behaviour_logprobs: Vec::new(),
         experts: Vec::new(),
-        kept_ids: KeptIds::default(),
+        kept_ids: SamplingMask::default(),
         advantage: 0.0,
         truncated: false,
     })
@@ -234,8 +234,8 @@ fn sums_of_tokens(
     )?)
 }
 
-/// Sums over an update, on the device until it ends.
-struct Sums {
+/// DpoSums over an update, on the device until it ends.
+struct DpoSums {
     /// float64 `[5]`, over pairs: logp of chosen and rejected, rewards of chosen and rejected, how
     /// many are told apart right.
     pairs: Tensor,
@@ -243,10 +243,10 @@ struct Sums {
     tokens: Tensor,
 }
 
-impl Sums {
-    fn new(device: Device) -> Result<Sums, LearnError> {
+impl DpoSums {
+    fn new(device: Device) -> Result<DpoSums, LearnError> {
         let zeros = |n: i64| Tensor::f_zeros([n], (Kind::Double, device));
-        Ok(Sums {
+        Ok(DpoSums {
             pairs: zeros(5)?,
             tokens: zeros(4)?,
         })

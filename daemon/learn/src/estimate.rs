@@ -4,14 +4,14 @@
 //! ```text
 //! o_t is the completion's token t.
 //! r_t = −kl_coef · (logπ_old(o_t) − logπ_ref(o_t)) + [t = last] · score   k1 in the reward
-//! δ_t = r_t + γ · V_{t+1} − V_t                                            V is 0 behind the last token
+//! δ_t = r_t + γ · V_{t+1} − V_t                                      V is 0 behind the last token
 //! A_t = δ_t + γλ · A_{t+1}                            GAE (Schulman et al. 2016)
-//! R_t = A_t + V_t                                                          what the value model learns
+//! R_t = A_t + V_t                                                    what the value model learns
 //! ```
 //!
 //! Advantages are then whitened over all tokens of the batch, returns are not.
 
-use r1d_proto::recipe::PpoObjective;
+use r1d_proto::hyperparameters::PpoObjective;
 
 /// Of one completion, an entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]

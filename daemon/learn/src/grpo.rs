@@ -3,12 +3,12 @@
 
 use crate::batch::{self, MicroBatch, Replay};
 use crate::head::{Chunk, Head, Take, entropy_sum};
-use crate::metrics::{Counts, Difference, Progress, Sums, Totals, completions};
+use crate::metrics::{Counts, Difference, MetricSums, Progress, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
 use crate::trainer::{Trainer, add_load};
-use crate::{LearnError, kept, minibatch, packing, router};
+use crate::{LearnError, minibatch, packing, router, sampling_mask};
 use r1d_model::CausalLm;
-use r1d_proto::recipe::Objective;
+use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, Train, TrainSequence};
 use tch::{Device, Tensor};
 
@@ -118,7 +118,7 @@ impl Trainer {
         run.totals.report(run.objective, metrics);
         run.difference.report(metrics)?;
         let trained = run.trained();
-        metrics.extend(kept::size_metric(
+        metrics.extend(sampling_mask::size_metric(
             trained.iter().map(|&index| &run.sequences[index]),
             model.config.vocab_size,
         ));
@@ -213,7 +213,7 @@ impl Trainer {
             return Ok(());
         }
         self.optimiser.clear_gradients()?;
-        let mut sums = Sums::new(run.device)?;
+        let mut sums = MetricSums::new(run.device)?;
         let mut load = None;
         for group in self.pack(run, &chosen) {
             let micro = run.micro_batch(&group, run.replay)?;
@@ -441,7 +441,7 @@ impl<'a> Run<'a> {
         share: Share,
         hidden: &Tensor,
         aux: Option<Tensor>,
-        sums: &mut Sums,
+        sums: &mut MetricSums,
         take: &mut Take,
     ) -> Result<(), LearnError> {
         let tokens = self.tokens(group, share)?;

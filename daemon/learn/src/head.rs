@@ -7,7 +7,7 @@
 //! log-probabilities without gradients, then ∂L/∂logp, then each chunk again with them.
 
 use crate::LearnError;
-use crate::kept::KeptRows;
+use crate::sampling_mask::KeptRows;
 use r1d_model::{CausalLm, Forward, kept_logprobs};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};

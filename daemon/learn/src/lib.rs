@@ -10,7 +10,7 @@
 //! | [`packing`] | sequences into micro-batches by token budget |
 //! | [`batch`] | sequences as the tensors of a packed forward pass |
 //! | [`head`] | log-probabilities in chunks, never all the logits |
-//! | [`kept`] | the ids that sampling left of each token's vocabulary, which log-probabilities are over |
+//! | [`sampling_mask`] | the ids that sampling left of each token's vocabulary, which log-probabilities are over |
 //! | [`optimiser`] | AdamW over the model's parameters, with exact state |
 //! | [`schedule`] | the learning rate of each update |
 //! | [`router`] | balance of the experts |
@@ -22,12 +22,11 @@
 
 pub mod batch;
 mod dpo;
-mod ends;
 mod error;
 pub mod estimate;
 mod grpo;
 pub mod head;
-pub mod kept;
+mod last_token;
 mod metrics;
 pub mod minibatch;
 pub mod objective;
@@ -37,6 +36,7 @@ mod ppo;
 pub mod preference;
 pub mod reward;
 pub mod router;
+pub mod sampling_mask;
 pub mod schedule;
 mod supervise;
 pub mod trainer;

@@ -1,10 +1,10 @@
-//! The numbers of a step, by TRL's names. Sums stay on the device until an update ends.
+//! The numbers of a step, by TRL's names. MetricSums stay on the device until an update ends.
 
 use crate::LearnError;
 use crate::batch::MicroBatch;
 use crate::objective;
 use crate::trainer::Updated;
-use r1d_proto::recipe::Objective;
+use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, TrainSequence};
 use tch::{Device, Kind, Tensor};
 
@@ -77,8 +77,8 @@ impl Difference {
     }
 }
 
-/// Sums over the tokens of an update.
-pub(crate) struct Sums {
+/// MetricSums over the tokens of an update.
+pub(crate) struct MetricSums {
     /// `[5]` float64: those of [`objective::Loss`] and Σ entropy.
     sums: Tensor,
     /// The least share of a sequence's tokens that the clip held back at the lower bound, the
@@ -87,7 +87,7 @@ pub(crate) struct Sums {
     high_max: Tensor,
 }
 
-/// [`Sums`] on the host.
+/// [`MetricSums`] on the host.
 #[derive(Clone, Copy)]
 pub(crate) struct HostSums {
     pub loss: f64,
@@ -99,11 +99,11 @@ pub(crate) struct HostSums {
     high_max: f64,
 }
 
-impl Sums {
-    pub(crate) fn new(device: Device) -> Result<Sums, LearnError> {
+impl MetricSums {
+    pub(crate) fn new(device: Device) -> Result<MetricSums, LearnError> {
         let options = (Kind::Double, device);
         let scalar = |value: f64| Tensor::f_full([0i64; 0], value, options);
-        Ok(Sums {
+        Ok(MetricSums {
             sums: Tensor::f_zeros([5], options)?,
             low_min: scalar(1.0)?,
             high_max: scalar(0.0)?,
@@ -174,7 +174,7 @@ pub(crate) struct Counts {
     pub computed: usize,
 }
 
-/// Sums over updates.
+/// MetricSums over updates.
 #[derive(Default)]
 pub(crate) struct Totals {
     updates: f64,
@@ -278,11 +278,11 @@ impl<'a> Progress<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::recipe::{ImportanceSamplingLevel, LossType};
+    use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType};
 
     #[test]
     fn clip_extremes_are_those_of_sequences() {
-        let mut sums = Sums::new(Device::Cpu).unwrap();
+        let mut sums = MetricSums::new(Device::Cpu).unwrap();
         let sequences = |lengths: &[usize]| objective::Sequences::of(lengths, Device::Cpu).unwrap();
         let held = |rows: [&[f32]; 2]| Tensor::stack(&rows.map(Tensor::from_slice), 0);
         sums.extremes(

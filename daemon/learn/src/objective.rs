@@ -6,8 +6,9 @@
 //! ```text
 //! L = Σ_t w_t · ( −min( ρ_t A_t , clip(ρ_t, 1−ε, 1+ε_high) A_t ) + β · k3_t )
 //!
-//! ρ_t  = exp(logπ_θ(o_t) − logπ_old(o_t))                       token level     (DeepSeekMath eq. 3)
-//!      = exp( 1/|o_i| · Σ_{u∈o_i} (logπ_θ(o_u) − logπ_old(o_u)) )  sequence level  (GSPO eq. 7), the same for all of o_i
+//! ρ_t  = exp(logπ_θ(o_t) − logπ_old(o_t))                 token level, DeepSeekMath eq. 3
+//!      = exp( 1/|o_i| · Σ_{u∈o_i} (logπ_θ(o_u) − logπ_old(o_u)) )  sequence level, GSPO eq. 7;
+//!                                                            the same for all of o_i
 //! k3_t = exp(logπ_ref − logπ_θ) − (logπ_ref − logπ_θ) − 1  ≥ 0    (DeepSeekMath eq. 4)
 //!
 //! w_t  = 1 / (S · |o_i|)          grpo      mean over sequences of the mean over tokens
@@ -20,7 +21,7 @@
 //! the policy's term of a whole completion is left out where
 //!
 //! ```text
-//! A < 0  and  1/|o_i| · Σ_{t∈o_i} (logπ_sampler(o_t) − logπ_θ(o_t)) > δ          (both DeepSeek-V3.2 3.1)
+//! A < 0  and  1/|o_i| · Σ_{t∈o_i} (logπ_sampler(o_t) − logπ_θ(o_t)) > δ  (both DeepSeek-V3.2 3.1)
 //! ```
 //!
 //! so that what the policy has long left behind is not pushed further away. The KL term stays.
@@ -39,11 +40,11 @@
 //! reported as `sampling/sampling_logp_difference`.
 //!
 //! **S_t.** Where top-k or top-p cut ids off while sampling, π_θ, π_old, π_ref and π_sampler are
-//! all renormalised over the set S_t that was left of token t's vocabulary ([`crate::kept`]):
-//! truncated and whole distributions have different action spaces, and their ratio is no importance
-//! weight (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+//! all renormalised over the set S_t that was left of token t's vocabulary
+//! ([`crate::sampling_mask`]): truncated and whole distributions have different action spaces, and
+//! their ratio is no importance weight (Keep Sampling Mask, DeepSeek-V3.2 3.1).
 
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective};
+use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What a minibatch's weights are normalised by.

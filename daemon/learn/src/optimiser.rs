@@ -1,7 +1,7 @@
 //! The policy's parameters under AdamW: moments, master weights, clipping, and their exact state.
 
 use crate::LearnError;
-use r1d_proto::recipe;
+use r1d_proto::hyperparameters;
 use r1d_torch::adamw::{AdamW, Slices};
 use r1d_torch::foreach;
 use r1d_torch::work;
@@ -30,7 +30,7 @@ impl Slot {
 }
 
 pub struct Optimiser {
-    settings: recipe::Optimiser,
+    settings: hyperparameters::Optimiser,
     slots: Vec<Slot>,
     /// `[parameters]` float32: updates that each parameter has seen.
     steps: Tensor,
@@ -45,7 +45,7 @@ impl Optimiser {
     /// `parameters` are the model's leaves; they are updated in place.
     pub fn new(
         parameters: Vec<(String, Tensor)>,
-        settings: &recipe::Optimiser,
+        settings: &hyperparameters::Optimiser,
     ) -> Result<Optimiser, LearnError> {
         let Some((_, first)) = parameters.first() else {
             return Err(LearnError::Request(
@@ -88,7 +88,7 @@ impl Optimiser {
         })
     }
 
-    pub fn settings(&self) -> &recipe::Optimiser {
+    pub fn settings(&self) -> &hyperparameters::Optimiser {
         &self.settings
     }
 
@@ -256,11 +256,11 @@ const CLIP_EPSILON: f64 = 1e-6;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::recipe::LrSchedule;
+    use r1d_proto::hyperparameters::LrSchedule;
     use tch::Device;
 
-    fn settings() -> recipe::Optimiser {
-        recipe::Optimiser {
+    fn settings() -> hyperparameters::Optimiser {
+        hyperparameters::Optimiser {
             learning_rate: 0.1,
             lr_scheduler_type: LrSchedule::Constant,
             warmup_steps: 0,

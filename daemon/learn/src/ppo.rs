@@ -8,14 +8,14 @@ use crate::metrics::Progress;
 use crate::trainer::{Trainer, add_load};
 use crate::value::value_loss;
 use crate::{LearnError, minibatch, packing};
-use r1d_model::{CausalLm, Forward, Scorer};
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
+use r1d_model::{CausalLm, Forward, SequenceClassifier};
+use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
 use r1d_proto::worker::{Metrics, TrainPpo, TrainSequence};
 use tch::{Kind, Tensor};
 
 /// The value model and its trainer, beside the policy's.
 pub struct Critic<'a> {
-    pub model: &'a Scorer,
+    pub model: &'a SequenceClassifier,
     /// Of `model.model()`.
     pub trainer: &'a mut Trainer,
 }
@@ -27,7 +27,7 @@ struct Targets {
     returns: Vec<Vec<f32>>,
 }
 
-/// Sums over the updates of a rollout batch.
+/// MetricSums over the updates of a rollout batch.
 #[derive(Default)]
 struct ValueTotals {
     updates: f64,

@@ -16,7 +16,7 @@
 //! A batch costs the mean over its pairs or items; each function gives the share of those that it
 //! is given, so a batch may be cut anywhere between them.
 
-use r1d_proto::recipe::{DpoLossType, DpoObjective};
+use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
 use tch::{Kind, Tensor};
 
 /// Scores `[P]` of the sides of P pairs out of `pairs`, with their margins `[P]`; c is

@@ -1,11 +1,11 @@
 //! Reward models: one score for a text, learned from pairs of which one is preferred (helpfulness)
 //! or from labels (safety).
 
-use crate::ends::{self, Text};
+use crate::last_token::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
 use crate::trainer::{Trainer, add_load};
 use crate::{LearnError, batch, packing};
-use r1d_model::{Forward, Scorer};
+use r1d_model::{Forward, SequenceClassifier};
 use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
@@ -22,7 +22,7 @@ impl Trainer {
     /// right side of 0, and there is no margin.
     pub fn train_reward(
         &mut self,
-        scorer: &Scorer,
+        scorer: &SequenceClassifier,
         batch: &TrainReward,
     ) -> Result<Metrics, LearnError> {
         let clock = self.now();
@@ -43,7 +43,7 @@ impl Trainer {
                 .iter()
                 .flat_map(|&index| units[index].iter().copied())
                 .collect();
-            let micro = ends::micro_batch(&own, share, model.device())?;
+            let micro = last_token::micro_batch(&own, share, model.device())?;
             let (hidden, output) = self.forward(model, &micro)?;
             let aux = self.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
@@ -83,7 +83,10 @@ impl Trainer {
 }
 
 /// Checked, and cut at the token that is scored.
-fn units<'a>(scorer: &Scorer, batch: &'a RewardBatch) -> Result<Vec<Unit<'a>>, LearnError> {
+fn units<'a>(
+    scorer: &SequenceClassifier,
+    batch: &'a RewardBatch,
+) -> Result<Vec<Unit<'a>>, LearnError> {
     let text = |beginning: &'a [u32], rest: &'a [u32]| {
         let length = scorer.scored_length(&[beginning, rest].concat());
         Text::cut(beginning, rest, length)
@@ -203,7 +206,7 @@ fn measures(batch: &RewardBatch, scores: &[f64], order: &[usize]) -> Metrics {
 
 /// Share of pairs whose chosen completion has the higher score, for pairs that were not trained on;
 /// the model separates nothing at 0.5.
-pub fn pair_accuracy(scorer: &Scorer, pairs: &[Pair]) -> Result<f64, LearnError> {
+pub fn pair_accuracy(scorer: &SequenceClassifier, pairs: &[Pair]) -> Result<f64, LearnError> {
     batch::check_pairs(pairs, scorer.model().config.vocab_size)?;
     let texts: Vec<Vec<u32>> = pairs
         .iter()
@@ -220,7 +223,7 @@ pub fn pair_accuracy(scorer: &Scorer, pairs: &[Pair]) -> Result<f64, LearnError>
 }
 
 /// Share of texts whose score is on the right side of 0.
-pub fn label_accuracy(scorer: &Scorer, items: &[Labelled]) -> Result<f64, LearnError> {
+pub fn label_accuracy(scorer: &SequenceClassifier, items: &[Labelled]) -> Result<f64, LearnError> {
     batch::check_labelled(items, scorer.model().config.vocab_size)?;
     let texts: Vec<&[u32]> = items.iter().map(|item| &item.ids[..]).collect();
     let scores = scorer.score(&texts)?;

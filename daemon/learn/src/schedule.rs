@@ -2,7 +2,7 @@
 //! `linear`, `cosine`, `cosine_with_min_lr`) up to the end of the schedule, where it stays at its
 //! floor.
 
-use r1d_proto::recipe::{LrSchedule, Optimiser};
+use r1d_proto::hyperparameters::{LrSchedule, Optimiser};
 
 /// Rate of update number `update`, from 0. While warming up it is
 /// `learning_rate · update / warmup_steps`: the first update has rate 0.

@@ -4,7 +4,7 @@ use crate::batch::MicroBatch;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
 use r1d_model::{AuxLoss, CausalLm, Forward, Output, checkpoint};
-use r1d_proto::recipe::{self, RouterTraining};
+use r1d_proto::hyperparameters::{self, RouterTraining};
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use std::path::Path;
@@ -41,7 +41,7 @@ impl Trainer {
     /// `invariant` mode the forward pass gives the bits that the sampler recorded.
     pub fn new(
         model: &CausalLm,
-        optimiser: &recipe::Optimiser,
+        optimiser: &hyperparameters::Optimiser,
         router: RouterTraining,
         max_tokens_per_device: u32,
         invariant: bool,

@@ -4,7 +4,7 @@ mod tiny;
 
 use r1d_learn::{LearnError, Trainer};
 use r1d_model::CausalLm;
-use r1d_proto::recipe::{DpoLossType, DpoObjective, Optimiser, RouterTraining};
+use r1d_proto::hyperparameters::{DpoLossType, DpoObjective, Optimiser, RouterTraining};
 use r1d_proto::worker::{Metrics, Pair, TrainDpo};
 use tch::{Kind, Tensor};
 use tiny::*;

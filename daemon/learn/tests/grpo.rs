@@ -4,7 +4,7 @@ mod tiny;
 
 use r1d_learn::{LearnError, Trainer};
 use r1d_model::{CausalLm, Forward, Packed};
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective, RouterTraining};
+use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective, RouterTraining};
 use r1d_proto::worker::{Metrics, Train};
 use tch::{Kind, Tensor};
 use tiny::*;
@@ -291,7 +291,7 @@ fn several_updates_per_batch_measure_their_ratio_from_before_the_first() {
     };
     let mut batch = rollouts(&model, objective, 0);
     batch.first_update = 10;
-    let schedule = r1d_proto::recipe::Optimiser {
+    let schedule = r1d_proto::hyperparameters::Optimiser {
         warmup_steps: 100,
         ..optimiser(1e-2)
     };

@@ -4,12 +4,14 @@
 mod tiny;
 
 use r1d_learn::head::{Chunk, Head, entropy_sum};
-use r1d_learn::kept::KeptRows;
 use r1d_learn::objective::{Sequences, Share, Tokens, is_whole, policy_loss, token_weight};
+use r1d_learn::sampling_mask::KeptRows;
 use r1d_learn::{Critic, Trainer};
 use r1d_model::{CausalLm, Forward};
-use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective, Optimiser, PpoObjective};
+use r1d_proto::hyperparameters::{
+    ImportanceSamplingLevel, LossType, Objective, Optimiser, PpoObjective,
+};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{Metrics, TrainPpo, TrainSequence};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -84,7 +86,7 @@ impl Goldens {
     fn kept(&self) -> KeptRows {
         let mut rows = KeptRows::default();
         for (numbers, ids) in self.kept_ids.iter().zip(&self.completion_ids) {
-            let kept = KeptIds::from_numbers(numbers.clone());
+            let kept = SamplingMask::from_numbers(numbers.clone());
             kept.check(ids, self.vocab_size as u64).unwrap();
             rows.add(&kept, ids.len());
         }
@@ -359,7 +361,7 @@ fn an_update_is_that_of_renormalised_policies() {
         batch
             .sequences
             .iter_mut()
-            .for_each(|sequence| sequence.kept_ids = KeptIds::default());
+            .for_each(|sequence| sequence.kept_ids = SamplingMask::default());
         let mut trainer =
             Trainer::new(&model, &unclipped(), NO_ROUTER_TRAINING, 4096, false).unwrap();
         let metrics = trainer
@@ -505,7 +507,7 @@ fn ppo_compares_over_the_same_ids() {
     whole
         .sequences
         .iter_mut()
-        .for_each(|sequence| sequence.kept_ids = KeptIds::default());
+        .for_each(|sequence| sequence.kept_ids = SamplingMask::default());
     let metrics = train(&whole);
     assert!(
         (metrics["objective/kl"] - kl / 8.0).abs() > 1e-3,

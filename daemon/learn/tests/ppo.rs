@@ -4,8 +4,8 @@ mod tiny;
 
 use r1d_learn::estimate::{Estimate, estimate, whiten};
 use r1d_learn::{Critic, LearnError, Trainer};
-use r1d_model::{CausalLm, Forward, Scorer};
-use r1d_proto::recipe::{Optimiser, PpoObjective, RouterTraining};
+use r1d_model::{CausalLm, Forward, SequenceClassifier};
+use r1d_proto::hyperparameters::{Optimiser, PpoObjective, RouterTraining};
 use r1d_proto::worker::{Metrics, TrainPpo};
 use tch::{Kind, Tensor};
 use tiny::*;
@@ -28,7 +28,7 @@ const SETTINGS: PpoObjective = PpoObjective {
 struct Models {
     policy: CausalLm,
     reference: CausalLm,
-    value: Scorer,
+    value: SequenceClassifier,
 }
 
 impl Models {
@@ -41,7 +41,7 @@ impl Models {
     }
 
     /// The reference is not quite the policy.
-    fn of(policy: CausalLm, value: Scorer) -> Models {
+    fn of(policy: CausalLm, value: SequenceClassifier) -> Models {
         let reference = policy.deep_copy().unwrap();
         for (index, (_, weight)) in reference.parameters().into_iter().enumerate() {
             let _ = tch::no_grad(|| {
@@ -111,7 +111,7 @@ fn batch(models: &Models, step: u64, objective: PpoObjective) -> TrainPpo {
 }
 
 /// The value of what stands before each completion token, with gradients.
-fn values(scorer: &Scorer, prompt: &[u32], completion: &[u32]) -> Tensor {
+fn values(scorer: &SequenceClassifier, prompt: &[u32], completion: &[u32]) -> Tensor {
     let all = [prompt, completion].concat();
     let rows = hidden(scorer.model(), &all[..all.len() - 1]).narrow(
         0,

@@ -3,7 +3,7 @@
 use r1d_learn::estimate::{Estimate, estimate, whiten};
 use r1d_learn::objective::{Tokens, policy_loss};
 use r1d_learn::value::value_loss;
-use r1d_proto::recipe::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
+use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective, PpoObjective};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 

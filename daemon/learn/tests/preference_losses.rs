@@ -1,7 +1,7 @@
 //! Against TRL's and transformers' own loss code (`tests/golden_trl/make_preference.py`).
 
 use r1d_learn::preference::{Side, dpo_loss, pairwise_loss, pointwise_loss};
-use r1d_proto::recipe::{DpoLossType, DpoObjective};
+use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 

@@ -4,13 +4,13 @@ mod tiny;
 
 use r1d_learn::reward::{label_accuracy, pair_accuracy};
 use r1d_learn::{LearnError, Trainer};
-use r1d_model::{Forward, Scorer};
-use r1d_proto::recipe::{Optimiser, RouterTraining};
+use r1d_model::{Forward, SequenceClassifier};
+use r1d_proto::hyperparameters::{Optimiser, RouterTraining};
 use r1d_proto::worker::{Labelled, Metrics, RewardBatch, TrainReward};
 use tch::{Kind, Tensor};
 use tiny::*;
 
-fn trainer(scorer: &Scorer, budget: u32) -> Trainer {
+fn trainer(scorer: &SequenceClassifier, budget: u32) -> Trainer {
     Trainer::new(
         scorer.model(),
         &optimiser(3e-3),
@@ -54,7 +54,7 @@ fn labelled(step: u64) -> TrainReward {
 }
 
 /// With gradients, one text at a time.
-fn scores(scorer: &Scorer, texts: &[Vec<u32>]) -> Vec<Tensor> {
+fn scores(scorer: &SequenceClassifier, texts: &[Vec<u32>]) -> Vec<Tensor> {
     let of = |ids: &Vec<u32>| {
         scorer
             .values(
@@ -67,7 +67,7 @@ fn scores(scorer: &Scorer, texts: &[Vec<u32>]) -> Vec<Tensor> {
 }
 
 /// The equation, a text at a time and in one backward pass.
-fn by_hand(scorer: &Scorer, batch: &RewardBatch) -> Tensor {
+fn by_hand(scorer: &SequenceClassifier, batch: &RewardBatch) -> Tensor {
     let mean = |losses: Vec<Tensor>| Tensor::cat(&losses, 0).mean(None::<Kind>);
     match batch {
         RewardBatch::Pairs {
@@ -108,7 +108,7 @@ fn by_hand(scorer: &Scorer, batch: &RewardBatch) -> Tensor {
 #[test]
 fn loss_and_gradients_are_the_equations() {
     for make in [
-        (|| qwen2_scorer(Kind::Float)) as fn() -> Scorer,
+        (|| qwen2_scorer(Kind::Float)) as fn() -> SequenceClassifier,
         deepseek_v3_scorer,
     ] {
         for batch in [of_pairs(0, 0.0), of_pairs(0, 0.05), labelled(0)] {
@@ -266,7 +266,7 @@ fn padding_behind_a_text_is_not_learned_from() {
 #[test]
 fn a_resumed_run_has_the_same_bits() {
     for make in [
-        (|| qwen2_scorer(Kind::Float)) as fn() -> Scorer,
+        (|| qwen2_scorer(Kind::Float)) as fn() -> SequenceClassifier,
         || qwen2_scorer(Kind::BFloat16),
         deepseek_v3_scorer,
     ] {

@@ -4,7 +4,7 @@ mod tiny;
 
 use r1d_learn::{LearnError, Trainer};
 use r1d_model::CausalLm;
-use r1d_proto::recipe::{Optimiser, RouterTraining};
+use r1d_proto::hyperparameters::{Optimiser, RouterTraining};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
 use tch::Kind;
 use tiny::*;

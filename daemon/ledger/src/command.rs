@@ -29,7 +29,7 @@ pub enum Command {
         /// ([`Rejected::SubmittedBefore`]).
         request: Option<String>,
         /// The SHA-256 of each component that judges from the first step on, by plugin.
-        graders: BTreeMap<String, String>,
+        reward_versions: BTreeMap<String, String>,
         /// What each stage is the outcome of ([`crate::Reuse::keys`]).
         keys: Vec<String>,
         /// Finished stages of other jobs are taken over.
@@ -110,7 +110,7 @@ pub enum Command {
     /// From step `step` (from 0) of stage `stage` on, the component with this hash judges where the
     /// job names `plugin`. A step that is at work already keeps its judge: all of a step's
     /// completions are judged alike, however often it is redone.
-    SetGrader {
+    SetRewardVersion {
         job: JobId,
         plugin: String,
         sha256: String,
@@ -151,7 +151,7 @@ impl Command {
             | Command::Eval { job, .. }
             | Command::FinishStage { job, .. }
             | Command::Finish { job, .. }
-            | Command::SetGrader { job, .. }
+            | Command::SetRewardVersion { job, .. }
             | Command::ReuseStage { job, .. }
             | Command::Cancel { job, .. } => job,
         }
@@ -294,7 +294,7 @@ pub enum Rejected {
         "step {step} of stage {stage} of job `{job}` is at work or done: a judge can only change \
          from a later step on"
     )]
-    GraderLate { job: JobId, stage: u32, step: u64 },
+    RewardLate { job: JobId, stage: u32, step: u64 },
     #[error("stage {stage} of job `{job}` cannot be taken over: it is not whole")]
     NotWhole { job: JobId, stage: u32 },
     #[error("job `{job}` cannot finish as {state:?}: {why}")]

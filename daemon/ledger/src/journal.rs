@@ -5,7 +5,8 @@
 //! life:
 //!
 //! ```text
-//! Sampled(rollout) as each completion ends ─▶ Scored{verdicts} as its rewards come in ─▶ Sealed{advantages}, once ─▶ sync
+//! Sampled(rollout) as each completion ends ─▶ Scored{verdicts} as its rewards come in
+//!     ─▶ Sealed{advantages}, once ─▶ sync
 //!   ─▶ train ─▶ the ledger commits the step ─▶ … a checkpoint holds the step ─▶ prune
 //! ```
 //!

@@ -6,7 +6,7 @@
 //! | `submissions` | job | [`Submission`], postcard |
 //! | `progress` | job | [`crate::record::Progress`], postcard, with paths as [`crate::place`] writes them |
 //! | `evals` | job, index | [`EvalResult`], postcard |
-//! | `graders` | job, index | [`GraderRecord`], postcard; a ledger of an earlier release has no such table |
+//! | `reward plugins` | job, index | [`RewardVersion`], postcard; a ledger of an earlier release has no such table |
 //! | `reuse` | job | [`Reuse`], postcard; likewise |
 //! | `requests` | job | text: the client's id of the submission; likewise |
 //! | `strikes` | job | [`Strikes`], postcard; likewise |
@@ -19,7 +19,7 @@
 
 use crate::command::{Command, Effect, Rejected};
 use crate::place;
-use crate::record::{GraderRecord, JobRecord, Reuse, Strikes, Submission};
+use crate::record::{JobRecord, Reuse, RewardVersion, Strikes, Submission};
 use crate::state::{FindError, State};
 use crate::watched::WatchedPath;
 use r1d_proto::control::EvalResult;
@@ -55,7 +55,7 @@ const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
 const SUBMISSIONS: TableDefinition<&str, &[u8]> = TableDefinition::new("submissions");
 const PROGRESS: TableDefinition<&str, &[u8]> = TableDefinition::new("progress");
 const EVALS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("evals");
-const GRADERS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("graders");
+const REWARD_VERSIONS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("graders");
 const REUSE: TableDefinition<&str, &[u8]> = TableDefinition::new("reuse");
 const REQUESTS: TableDefinition<&str, &str> = TableDefinition::new("requests");
 const STRIKES: TableDefinition<&str, &[u8]> = TableDefinition::new("strikes");
@@ -445,11 +445,11 @@ impl Ledger {
                 .iter()
                 .map(|bytes| self.decode("evals", bytes))
                 .collect::<Result<Vec<EvalResult>, _>>()?;
-            let graders = row
-                .graders
+            let reward_versions = row
+                .reward_versions
                 .iter()
                 .map(|bytes| self.decode("graders", bytes))
-                .collect::<Result<Vec<GraderRecord>, _>>()?;
+                .collect::<Result<Vec<RewardVersion>, _>>()?;
             let reuse = row
                 .reuse
                 .as_ref()
@@ -464,7 +464,7 @@ impl Ledger {
                 submission,
                 progress,
                 evals,
-                graders,
+                reward_versions,
                 reuse,
                 request: row.request,
                 strikes,
@@ -563,8 +563,8 @@ fn persist(
         Command::Submit { .. } => {
             put(&write, SUBMISSIONS, job, &record.submission)?;
             put(&write, REUSE, job, &record.reuse)?;
-            for (index, grader) in record.graders.iter().enumerate() {
-                put(&write, GRADERS, (job, index as u64), grader)?;
+            for (index, reward_version) in record.reward_versions.iter().enumerate() {
+                put(&write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
             }
             if let Some(request) = &record.request {
                 write.open_table(REQUESTS)?.insert(job, request.as_str())?;
@@ -603,15 +603,15 @@ fn persist(
                 .iter()
                 .try_for_each(|result| put_eval(&write, record, result))?;
         }
-        Command::SetGrader { plugin, .. } => {
+        Command::SetRewardVersion { plugin, .. } => {
             put(&write, REUSE, job, &record.reuse)?;
-            if let Some((index, grader)) = record
-                .graders
+            if let Some((index, reward_version)) = record
+                .reward_versions
                 .iter()
                 .enumerate()
-                .rfind(|(_, grader)| grader.plugin == *plugin)
+                .rfind(|(_, reward_version)| reward_version.plugin == *plugin)
             {
-                put(&write, GRADERS, (job, index as u64), grader)?;
+                put(&write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
             }
         }
         _ => {}
@@ -622,7 +622,7 @@ fn persist(
     let keeps_progress = matches!(
         command,
         Command::Eval { .. }
-            | Command::SetGrader { .. }
+            | Command::SetRewardVersion { .. }
             | Command::TakeUp { .. }
             | Command::PutDown { .. }
             | Command::Strike { .. }
@@ -685,7 +685,7 @@ struct JobRows {
     submission: Vec<u8>,
     progress: Vec<u8>,
     evals: Vec<Vec<u8>>,
-    graders: Vec<Vec<u8>>,
+    reward_versions: Vec<Vec<u8>>,
     reuse: Option<Vec<u8>>,
     request: Option<String>,
     strikes: Option<Vec<u8>>,
@@ -698,8 +698,8 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
         read.open_table(PROGRESS)?,
         read.open_table(EVALS)?,
     );
-    let (graders, reuse) = (
-        known(read.open_table(GRADERS))?,
+    let (reward_versions, reuse) = (
+        known(read.open_table(REWARD_VERSIONS))?,
         known(read.open_table(REUSE))?,
     );
     let (requests, strikes) = (
@@ -716,9 +716,11 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
             )));
         };
         let evals = read_list(&evals, job.value())?;
-        let graders = graders
+        let reward_versions = reward_versions
             .as_ref()
-            .map_or(Ok(Vec::new()), |graders| read_list(graders, job.value()))?;
+            .map_or(Ok(Vec::new()), |reward_versions| {
+                read_list(reward_versions, job.value())
+            })?;
         let reuse = reuse
             .as_ref()
             .map_or(Ok(None), |reuse| reuse.get(job.value()))?
@@ -736,7 +738,7 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
             submission,
             progress,
             evals,
-            graders,
+            reward_versions,
             reuse,
             request,
             strikes,
@@ -787,7 +789,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     fn submit(job: &str) -> Command {
-        let (graders, keys) = Default::default();
+        let (reward_versions, keys) = Default::default();
         let (name, job_toml) = ("n".into(), "seed = 1".into());
         Command::Submit {
             job: JobId(job.into()),
@@ -795,7 +797,7 @@ mod tests {
             priority: 0,
             job_toml,
             request: None,
-            graders,
+            reward_versions,
             keys,
             reuses: false,
             at: 1,

@@ -29,6 +29,6 @@ pub use command::{Command, Effect, Rejected};
 pub use disk::Disk;
 pub use journal::{Cut, Entry, Journal, JournalError, Refused};
 pub use ledger::{Ledger, LedgerError, is_damage_expected};
-pub use record::{CheckpointRecord, GraderRecord, JobRecord, Reuse, StageRecord, Strikes};
+pub use record::{CheckpointRecord, JobRecord, Reuse, RewardVersion, StageRecord, Strikes};
 pub use state::{FindError, State};
 pub use step::StepRecord;

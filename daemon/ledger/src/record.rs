@@ -15,7 +15,7 @@ pub struct JobRecord {
     /// In the order in which they were first recorded.
     pub evals: Vec<EvalResult>,
     /// Who judges, from which step on; of each plugin in the order of steps.
-    pub graders: Vec<GraderRecord>,
+    pub reward_versions: Vec<RewardVersion>,
     pub reuse: Reuse,
     /// The id that the client made for the submission; none in a job of an earlier release.
     pub request: Option<String>,
@@ -47,7 +47,7 @@ pub struct Reuse {
 
 /// A component that judges where the job names `plugin`, from a step on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GraderRecord {
+pub struct RewardVersion {
     /// As the job file has it: a name or an absolute path.
     pub plugin: String,
     /// Of the component, hex.

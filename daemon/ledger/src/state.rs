@@ -4,7 +4,7 @@
 //! ```text
 //!            Submit          Start                     Finish
 //!   (none) ─────────▶ Queued ───────▶ Running ─────────────────▶ Succeeded, Failed, Cancelled
-//!                        │            │ ▲  │ BeginStage 0, CommitStep 0 … steps−1, FinishStage, BeginStage 1 …
+//!                        │            │ ▲  │ BeginStage 0, CommitStep 0 … steps−1, FinishStage, …
 //!                        │            └─┘ Start: epoch + 1
 //!                        └──── Cancel ───┴────────────────────────▶ Cancelled
 //! ```
@@ -14,7 +14,7 @@
 
 use crate::command::{Command, Effect, Rejected};
 use crate::record::{
-    CheckpointRecord, GraderRecord, JobRecord, Progress, Reuse, StageRecord, Strikes, Submission,
+    CheckpointRecord, JobRecord, Progress, Reuse, RewardVersion, StageRecord, Strikes, Submission,
 };
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
@@ -185,7 +185,7 @@ impl State {
                 model.clone(),
                 *at,
             ),
-            Command::SetGrader {
+            Command::SetRewardVersion {
                 job,
                 plugin,
                 sha256,
@@ -193,14 +193,14 @@ impl State {
                 step,
                 at,
             } => {
-                let grader = GraderRecord {
+                let reward_version = RewardVersion {
                     plugin: plugin.clone(),
                     sha256: sha256.clone(),
                     stage: *stage,
                     step: *step,
                     at: *at,
                 };
-                set_grader(self.live(job)?, grader)
+                set_grader(self.live(job)?, reward_version)
             }
             Command::ReuseStage {
                 job,
@@ -298,7 +298,7 @@ impl State {
             priority,
             job_toml,
             request,
-            graders,
+            reward_versions,
             keys,
             reuses,
             at,
@@ -373,20 +373,20 @@ impl State {
             submission,
             progress,
             evals,
-            graders: Vec::new(),
+            reward_versions: Vec::new(),
             reuse,
             request,
             strikes: Strikes::default(),
         };
-        for (plugin, sha256) in graders {
-            let grader = GraderRecord {
+        for (plugin, sha256) in reward_versions {
+            let reward_version = RewardVersion {
                 plugin: plugin.clone(),
                 sha256: sha256.clone(),
                 stage: 0,
                 step: 0,
                 at: *at,
             };
-            set_grader(&mut record, grader)?;
+            set_grader(&mut record, reward_version)?;
         }
         if let Some(request) = record.request.clone() {
             self.requests.insert(request, job.clone());
@@ -675,58 +675,58 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
 }
 
 /// A judge that is set again for the same step replaces the one before.
-fn set_grader(record: &mut JobRecord, grader: GraderRecord) -> Answer {
+fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
     let job = record.job().clone();
-    let from = (grader.stage, grader.step);
+    let from = (reward_version.stage, reward_version.step);
     let begun = record.progress.stages.len() as u32;
     let late = match record.stage_at_work() {
         Some((stage, work)) => from <= (stage, work.step),
-        None => grader.stage < begun,
+        None => reward_version.stage < begun,
     };
     let known = record
-        .graders
+        .reward_versions
         .iter_mut()
-        .rfind(|known| known.plugin == grader.plugin);
+        .rfind(|known| known.plugin == reward_version.plugin);
     let goes_back = known
         .as_ref()
         .is_some_and(|known| from < (known.stage, known.step));
     if late || goes_back {
-        return Err(Rejected::GraderLate {
+        return Err(Rejected::RewardLate {
             job,
-            stage: grader.stage,
-            step: grader.step,
+            stage: reward_version.stage,
+            step: reward_version.step,
         });
     }
     within(
         &job,
         "the plugin's length in bytes",
-        grader.plugin.len(),
+        reward_version.plugin.len(),
         GRADER_MAX_BYTES,
     )?;
-    within(&job, "the hash's length", grader.sha256.len(), 64)?;
+    within(&job, "the hash's length", reward_version.sha256.len(), 64)?;
     // Judged by another than the one it was submitted with, a stage's outcome is no longer its
     // key's, for this job and for later ones.
     if known
         .as_ref()
-        .is_some_and(|known| known.sha256 != grader.sha256)
+        .is_some_and(|known| known.sha256 != reward_version.sha256)
     {
         record
             .reuse
             .keys
             .iter_mut()
-            .skip(grader.stage as usize)
+            .skip(reward_version.stage as usize)
             .for_each(String::clear);
     }
     match known.filter(|known| (known.stage, known.step) == from) {
-        Some(known) => *known = grader,
+        Some(known) => *known = reward_version,
         None => {
             within(
                 &job,
                 "the number of judges",
-                record.graders.len() + 1,
+                record.reward_versions.len() + 1,
                 GRADERS_MAX,
             )?;
-            record.graders.push(grader);
+            record.reward_versions.push(reward_version);
         }
     }
     Ok(Effect::GraderSet)

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use r1d_ledger::{Disk, Entry, Journal, JournalError, Refused, StepRecord};
 use r1d_proto::ids::{JobId, SampleKey};
-use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::storage::Storage;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::world::{counter_hash, counter_uniform};
@@ -54,7 +54,7 @@ fn rollout(key: SampleKey) -> Rollout {
         completion_ids: (0..length as u32).map(|i| i * 997).collect(),
         behaviour_logprobs: (0..length).map(|i| uniform(i).ln()).collect(),
         experts: (0..length).map(|i| (uniform(i) * 256.0) as u16).collect(),
-        kept_ids: KeptIds::from_numbers(
+        kept_ids: SamplingMask::from_numbers(
             (0..length as u32)
                 .flat_map(|i| [1, i * 997, 1 + i % 3])
                 .collect(),

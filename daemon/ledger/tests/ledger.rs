@@ -49,7 +49,7 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
             priority: 1,
             job_toml: toml,
             request: Some(format!("request of {job}")),
-            graders: [
+            reward_versions: [
                 ("accuracy".into(), "aa".repeat(32)),
                 ("format".into(), "ff".repeat(32)),
             ]
@@ -101,7 +101,7 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
                 ["accuracy", "format"][step as usize % 2].to_owned(),
                 format!("{step:064}"),
             );
-            commands.push(Command::SetGrader {
+            commands.push(Command::SetRewardVersion {
                 job: id(job),
                 plugin,
                 sha256,
@@ -462,8 +462,8 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     );
 }
 
-/// An earlier release's ledger has neither `requests` nor `strikes`, nor `graders` and `reuse` in
-/// its first builds.
+/// An earlier release's ledger has neither `requests` nor `strikes`, nor `reward plugins` and
+/// `reuse` in its first builds.
 #[test]
 fn a_ledger_of_an_earlier_release_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -534,7 +534,7 @@ fn a_submission_is_whole_or_absent_after_any_crash() {
             Some(record) => {
                 assert_eq!(
                     (
-                        record.graders.len(),
+                        record.reward_versions.len(),
                         record.reuse.keys.len(),
                         record.reuse.enabled
                     ),

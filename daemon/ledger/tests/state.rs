@@ -19,7 +19,7 @@ fn submit(job: &str, priority: i32) -> Command {
         priority,
         job_toml: "seed = 1".into(),
         request: None,
-        graders: BTreeMap::new(),
+        reward_versions: BTreeMap::new(),
         keys: Vec::new(),
         reuses: false,
         at: 100,
@@ -30,7 +30,7 @@ fn submit(job: &str, priority: i32) -> Command {
 fn submit_with(
     job: &str,
     request: Option<&str>,
-    graders: &[(&str, &str)],
+    reward_versions: &[(&str, &str)],
     keys: &[String],
 ) -> Command {
     Command::Submit {
@@ -39,7 +39,7 @@ fn submit_with(
         priority: 0,
         job_toml: "seed = 1".into(),
         request: request.map(String::from),
-        graders: graders
+        reward_versions: reward_versions
             .iter()
             .map(|(plugin, sha256)| (plugin.to_string(), sha256.to_string()))
             .collect(),
@@ -90,7 +90,7 @@ fn checkpoint(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
 }
 
 fn set_grader(job: &str, plugin: &str, stage: u32, step: u64) -> Command {
-    Command::SetGrader {
+    Command::SetRewardVersion {
         job: id(job),
         plugin: plugin.into(),
         sha256: format!("{stage}-{step}"),
@@ -255,14 +255,14 @@ impl History {
             Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
             Command::TakeUp { .. } | Command::PutDown { .. } | Command::Strike { .. } => true,
             Command::ReuseStage { .. } => unreachable!("no history has it: it is tested alone"),
-            Command::SetGrader { stage, step, .. } => {
+            Command::SetRewardVersion { stage, step, .. } => {
                 let from = (*stage, *step);
                 let later = match self.at_work(job) {
                     Some(at_work) => from > (at_work, self.committed(job, at_work)),
                     None => *stage >= self.begun(job),
                 };
                 let last = self.0.iter().rev().find_map(|command| match command {
-                    Command::SetGrader {
+                    Command::SetRewardVersion {
                         job: of,
                         stage,
                         step,
@@ -643,7 +643,7 @@ fn a_judge_changes_from_a_later_step_on_only() {
         ],
     );
     for (stage, step) in [(0, 0), (0, 1)] {
-        let late = Err(Rejected::GraderLate {
+        let late = Err(Rejected::RewardLate {
             job: id("a1"),
             stage,
             step,
@@ -669,7 +669,7 @@ fn a_judge_changes_from_a_later_step_on_only() {
     let known: Vec<_> = state
         .job(&id("a1"))
         .unwrap()
-        .graders
+        .reward_versions
         .iter()
         .map(|g| (g.plugin.as_str(), g.stage, g.step))
         .collect();
@@ -920,7 +920,7 @@ fn of_epoch(now: u64, command: Command) -> Command {
 #[test]
 fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     let keys = vec!["a".to_string(), "b".to_string(), "c".to_string()];
-    let grader = |sha256: &str, stage, step| Command::SetGrader {
+    let reward_version = |sha256: &str, stage, step| Command::SetRewardVersion {
         job: id("j"),
         plugin: "p".into(),
         sha256: sha256.into(),
@@ -928,22 +928,26 @@ fn a_changed_judge_takes_the_keys_of_what_it_judges() {
         step,
         at: 1,
     };
-    let after = |graders: Vec<Command>| {
+    let after = |reward_versions: Vec<Command>| {
         let mut state = State::default();
         accept(
             &mut state,
             &[submit_with("j", None, &[("p", "first")], &keys)],
         );
-        for grader in &graders {
-            accept(&mut state, std::slice::from_ref(grader));
+        for reward_version in &reward_versions {
+            accept(&mut state, std::slice::from_ref(reward_version));
         }
         state.job(&id("j")).unwrap().reuse.keys.clone()
     };
     assert_eq!(after(vec![]), keys, "the one that it was submitted with");
-    assert_eq!(after(vec![grader("first", 1, 0)]), keys, "the same again");
-    assert_eq!(after(vec![grader("other", 1, 0)]), ["a", "", ""]);
     assert_eq!(
-        after(vec![grader("other", 0, 0)]),
+        after(vec![reward_version("first", 1, 0)]),
+        keys,
+        "the same again"
+    );
+    assert_eq!(after(vec![reward_version("other", 1, 0)]), ["a", "", ""]);
+    assert_eq!(
+        after(vec![reward_version("other", 0, 0)]),
         ["", "", ""],
         "before its first step"
     );
@@ -1004,7 +1008,7 @@ fn a_queued_job_has_its_judges_and_keys_from_the_first_moment() {
     );
     let record = state.queue().remove(0);
     let judges: Vec<_> = record
-        .graders
+        .reward_versions
         .iter()
         .map(|g| (g.plugin.as_str(), g.sha256.as_str(), g.stage, g.step))
         .collect();
@@ -1041,7 +1045,7 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
             name,
             priority,
             request,
-            graders,
+            reward_versions,
             keys,
             reuses,
             at,
@@ -1054,7 +1058,7 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
                 priority,
                 job_toml,
                 request,
-                graders,
+                reward_versions,
                 keys,
                 reuses,
                 at,

@@ -2,7 +2,7 @@
 //! `scorer FROM TO < sequences.json`. Input is a list of lists of ids, output the list of scores.
 //! tests/fixtures/test_scorer.py compares with transformers.
 
-use r1d_model::{ModelError, Scorer, checkpoint};
+use r1d_model::{ModelError, SequenceClassifier, checkpoint};
 use std::path::PathBuf;
 use tch::{Device, Kind};
 
@@ -18,7 +18,7 @@ fn main() -> Result<(), ModelError> {
     };
     let sequences: Vec<Vec<u32>> = serde_json::from_reader(std::io::stdin())
         .map_err(|error| ModelError::Input(format!("standard input: {error}")))?;
-    let scorer = Scorer::start(&from, 5, Device::Cpu, Kind::Float)?;
+    let scorer = SequenceClassifier::start(&from, 5, Device::Cpu, Kind::Float)?;
     let _ = checkpoint::write_directory_atomically(&to, |dir| scorer.save(dir, u64::MAX))?;
     println!("{:?}", scorer.score(&sequences)?);
     Ok(())

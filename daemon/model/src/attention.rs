@@ -370,7 +370,7 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
 }
 
 /// What the queries of a decoding step see of their slots.
-pub(crate) enum Seen {
+pub(crate) enum CacheView {
     /// Up to these positions, int64 `[B]`: for the CPU's kernel that reads a cache once.
     UpTo(Tensor),
     /// 0 where a query sees a place, −∞ elsewhere, `[B, 1, L]`: for libtorch's products.
@@ -379,14 +379,14 @@ pub(crate) enum Seen {
     MaskOfTiles(Tensor),
 }
 
-impl Seen {
+impl CacheView {
     /// Of some of the queries.
-    fn narrow(&self, start: i64, count: i64) -> Result<Seen> {
+    fn narrow(&self, start: i64, count: i64) -> Result<CacheView> {
         let narrow = |t: &Tensor| t.f_narrow(0, start, count);
         Ok(match self {
-            Seen::UpTo(positions) => Seen::UpTo(narrow(positions)?),
-            Seen::Mask(mask) => Seen::Mask(narrow(mask)?),
-            Seen::MaskOfTiles(mask) => Seen::MaskOfTiles(narrow(mask)?),
+            CacheView::UpTo(positions) => CacheView::UpTo(narrow(positions)?),
+            CacheView::Mask(mask) => CacheView::Mask(narrow(mask)?),
+            CacheView::MaskOfTiles(mask) => CacheView::MaskOfTiles(narrow(mask)?),
         })
     }
 }
@@ -398,7 +398,7 @@ pub(crate) fn step(
     key: &Tensor,
     value: &Tensor,
     scale: f64,
-    seen: &Seen,
+    seen: &CacheView,
 ) -> Result<Tensor> {
     let (queries, slots) = (query.size()[0], key.size()[0]);
     if queries == slots {
@@ -424,16 +424,22 @@ pub(crate) fn step(
 
 /// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value`
 /// `[B, Hk, L, dv]` → `[B, H, dv]`.
-fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen) -> Result<Tensor> {
+fn single(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scale: f64,
+    seen: &CacheView,
+) -> Result<Tensor> {
     let (mask, rows) = match seen {
-        Seen::UpTo(positions) => {
+        CacheView::UpTo(positions) => {
             return Ok(r1d_torch::attention::decode(
                 query, key, value, positions, scale,
             )?);
         }
-        Seen::Mask(mask) => (mask, 1),
+        CacheView::Mask(mask) => (mask, 1),
         // Each query stands first in a tile of its own.
-        Seen::MaskOfTiles(mask) => (mask, TILE_ROWS),
+        CacheView::MaskOfTiles(mask) => (mask, TILE_ROWS),
     };
     let (batch, heads, width) = query.size3()?;
     let (_, key_heads, length, value_width) = value.size4()?;
@@ -450,7 +456,7 @@ fn single(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, seen: &Seen)
     let key = key.f_reshape([-1, length, width])?;
     let value = value.f_reshape([-1, length, value_width])?;
     let attended = match seen {
-        Seen::MaskOfTiles(_) => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
+        CacheView::MaskOfTiles(_) => weigh_in_tiles(&query, &key, &value, &mask, scale)?,
         _ => weigh(&query, &key, &value, &mask, scale)?,
     };
     let attended = attended

@@ -1,6 +1,6 @@
 //! What attention keeps of earlier tokens, in slots of one length.
 
-use crate::attention::Seen;
+use crate::attention::CacheView;
 use crate::error::{ModelError, Result};
 use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
@@ -364,13 +364,13 @@ impl<'a> Cached<'a> {
     }
 
     /// What the step's queries see: their own slots up to their positions.
-    pub fn seen(&self, kind: Kind) -> Result<Seen> {
+    pub fn seen(&self, kind: Kind) -> Result<CacheView> {
         let invariant = self.cache.invariant;
         if !invariant
             && self.positions.device() == Device::Cpu
             && matches!(kind, Kind::Float | Kind::BFloat16)
         {
-            return Ok(Seen::UpTo(self.positions.shallow_clone()));
+            return Ok(CacheView::UpTo(self.positions.shallow_clone()));
         }
         let behind = self
             .cache
@@ -382,9 +382,9 @@ impl<'a> Cached<'a> {
             .f_masked_fill_(&behind, f64::NEG_INFINITY)?
             .f_unsqueeze(1)?;
         Ok(if invariant {
-            Seen::MaskOfTiles(mask)
+            CacheView::MaskOfTiles(mask)
         } else {
-            Seen::Mask(mask)
+            CacheView::Mask(mask)
         })
     }
 

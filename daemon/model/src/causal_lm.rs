@@ -6,12 +6,12 @@ use crate::checkpoint;
 use crate::checkpoint::shards::Shards;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
+use crate::forward::{Pass, Routing, View};
 use crate::init::{Random, Shared, Unfilled};
 use crate::lora::Lora;
+use crate::matmul::Products;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
-use crate::pass::{Pass, Routing, View};
 use crate::prediction::PredictionModule;
-use crate::products::Products;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
 use crate::router;
@@ -31,7 +31,7 @@ pub struct CausalLm {
     decoder: Decoder,
     norm: RmsNorm,
     /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied. The scalar head of
-    /// a [`crate::Scorer`].
+    /// a [`crate::SequenceClassifier`].
     lm_head: Tensor,
     rope: Rope,
     lora: Option<Lora>,

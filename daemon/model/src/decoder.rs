@@ -1,10 +1,10 @@
 //! The blocks between the embedding and the final norm.
 
 use crate::error::Result;
+use crate::forward::Pass;
 use crate::gqa::Gqa;
 use crate::mla::Mla;
 use crate::moe::Moe;
-use crate::pass::Pass;
 use crate::rms_norm::RmsNorm;
 use crate::swiglu::SwiGlu;
 use crate::weights::Builder;

@@ -3,7 +3,7 @@
 
 use crate::attention;
 use crate::error::Result;
-use crate::pass::{Pass, View};
+use crate::forward::{Pass, View};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial, Rows};
 use r1d_shape::GqaSizes;

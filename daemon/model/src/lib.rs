@@ -10,7 +10,7 @@
 //! | [`CausalLm::prefill`] | the same, and leaves what later tokens need in a [`Cache`] | the same |
 //! | [`CausalLm::decode`] | one token per slot | over the cache; MLA in its latent space |
 //!
-//! [`Scorer`] is the same trunk under a scalar head: reward models and value models.
+//! [`SequenceClassifier`] is the same trunk under a scalar head: reward models and value models.
 //!
 //! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone,
 //! and the three ways give the same ones.
@@ -21,21 +21,21 @@ mod causal_lm;
 pub mod checkpoint;
 mod decoder;
 mod error;
+mod forward;
 mod gqa;
 mod init;
 mod invariance;
 mod logprobs;
 mod lora;
+mod matmul;
 mod mla;
 mod moe;
 mod packed;
-mod pass;
 mod prediction;
-mod products;
 mod rms_norm;
 mod rope;
 mod router;
-mod scorer;
+mod sequence_classifier;
 mod swiglu;
 mod tile;
 mod weights;
@@ -45,7 +45,7 @@ pub use causal_lm::CausalLm;
 pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};
+pub use matmul::PackedWeights;
 pub use packed::{AuxLoss, Forward, Output, Packed};
-pub use products::PackedWeights;
 pub use r1d_shape::{Config, Summary};
-pub use scorer::Scorer;
+pub use sequence_classifier::SequenceClassifier;

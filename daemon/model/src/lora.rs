@@ -5,7 +5,7 @@ use crate::causal_lm::CausalLm;
 use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::init::Random;
-use crate::products::Products;
+use crate::matmul::Products;
 use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight, own};
 use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};

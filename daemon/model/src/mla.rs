@@ -4,10 +4,10 @@
 //! cached. Names follow the checkpoint: `_a` projections go down to a latent, `_b` projections up
 //! from it.
 
-use crate::attention::{self, Seen};
+use crate::attention::{self, CacheView};
 use crate::error::Result;
-use crate::pass::{Pass, View};
-use crate::products::{Products, plus};
+use crate::forward::{Pass, View};
+use crate::matmul::{Products, plus};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
 use crate::weights::{Builder, Initial, Rows};
@@ -243,7 +243,7 @@ impl Mla {
         query: &Query,
         rows: &Tensor,
         scale: f64,
-        seen: &Seen,
+        seen: &CacheView,
         products: Products,
     ) -> Result<Tensor> {
         let MlaSizes {

@@ -3,8 +3,8 @@
 
 use crate::attention::gather_rows;
 use crate::error::Result;
-use crate::pass::Pass;
-use crate::products::Products;
+use crate::forward::Pass;
+use crate::matmul::Products;
 use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};

@@ -1,5 +1,5 @@
 use crate::error::{ModelError, Result};
-use crate::products::PackedWeights;
+use crate::matmul::PackedWeights;
 use std::collections::HashMap;
 use std::ops::Range;
 use tch::Tensor;

@@ -1,8 +1,8 @@
 //! Routers, and the ways their load is balanced.
 
 use crate::error::Result;
+use crate::matmul::Products;
 use crate::packed::AuxLoss;
-use crate::products::Products;
 use crate::weights::{Builder, Initial};
 use r1d_shape::{RouterRule, Scoring};
 use tch::{Kind, Tensor};

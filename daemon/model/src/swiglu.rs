@@ -1,5 +1,5 @@
 use crate::error::Result;
-use crate::products::Products;
+use crate::matmul::Products;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
 

@@ -4,13 +4,13 @@
 mod fixture;
 
 use fixture::{dir, load, prompt};
-use r1d_model::{CausalLm, Config, Forward, Packed, Scorer};
+use r1d_model::{CausalLm, Config, Forward, Packed, SequenceClassifier};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-fn start(name: &str) -> Scorer {
+fn start(name: &str) -> SequenceClassifier {
     r1d_torch::runtime::set_threads(1).unwrap();
-    Scorer::start(&dir(name), 5, Device::Cpu, Kind::Float).unwrap()
+    SequenceClassifier::start(&dir(name), 5, Device::Cpu, Kind::Float).unwrap()
 }
 
 fn sequences() -> Vec<Vec<u32>> {
@@ -27,7 +27,7 @@ fn sequences() -> Vec<Vec<u32>> {
 }
 
 /// What the head makes of the trunk's last hidden state, by hand.
-fn by_hand(scorer: &Scorer, trunk: &CausalLm, ids: &[u32]) -> f64 {
+fn by_hand(scorer: &SequenceClassifier, trunk: &CausalLm, ids: &[u32]) -> f64 {
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let packed = Packed::new(Tensor::from_slice(&ids), vec![ids.len() as i64]);
     let hidden = tch::no_grad(|| trunk.forward(&packed, &Forward::default()).unwrap().hidden);
@@ -68,11 +68,11 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
         let scorer = start(name);
         let saved = tempfile::tempdir().unwrap();
         scorer.save(saved.path(), u64::MAX).unwrap();
-        let opened = Scorer::open(saved.path(), Device::Cpu, Kind::Float).unwrap();
-        let again = Scorer::start(saved.path(), 99, Device::Cpu, Kind::Float).unwrap();
+        let opened = SequenceClassifier::open(saved.path(), Device::Cpu, Kind::Float).unwrap();
+        let again = SequenceClassifier::start(saved.path(), 99, Device::Cpu, Kind::Float).unwrap();
         let copied = scorer.deep_copy().unwrap();
-        let over = Scorer::over(&load(name, Kind::Float), 5).unwrap();
-        let other_seed = Scorer::over(&load(name, Kind::Float), 6).unwrap();
+        let over = SequenceClassifier::over(&load(name, Kind::Float), 5).unwrap();
+        let other_seed = SequenceClassifier::over(&load(name, Kind::Float), 6).unwrap();
         let expected = scorer.score(&sequences()).unwrap();
         for other in [&opened, &again, &copied, &over] {
             assert_eq!(other.score(&sequences()).unwrap(), expected, "{name}");
@@ -122,7 +122,7 @@ fn what_is_saved_scores_the_same_and_is_the_same_bytes_again() {
 fn a_head_is_float32_whatever_the_trunk_is() {
     for name in ["deepseek-v3-yarn", "qwen2"] {
         r1d_torch::runtime::set_threads(1).unwrap();
-        let scorer = Scorer::start(&dir(name), 5, Device::Cpu, Kind::BFloat16).unwrap();
+        let scorer = SequenceClassifier::start(&dir(name), 5, Device::Cpu, Kind::BFloat16).unwrap();
         let hidden = Tensor::linspace(
             -1.0,
             1.0,
@@ -153,7 +153,7 @@ fn a_head_is_float32_whatever_the_trunk_is() {
 
         let saved = tempfile::tempdir().unwrap();
         scorer.save(saved.path(), u64::MAX).unwrap();
-        let opened = Scorer::open(saved.path(), Device::Cpu, Kind::BFloat16).unwrap();
+        let opened = SequenceClassifier::open(saved.path(), Device::Cpu, Kind::BFloat16).unwrap();
         assert_eq!(
             tch::no_grad(|| opened.values(&hidden, &Forward::default()).unwrap()),
             values,
@@ -206,7 +206,7 @@ fn padding_at_the_end_is_not_scored() {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.clone())),
         );
-        Scorer::init(
+        SequenceClassifier::init(
             &Value::Object(fields).to_string(),
             3,
             Device::Cpu,
@@ -244,7 +244,7 @@ fn the_wrong_kind_of_model_and_bad_ids_are_refused() {
     );
     assert!(scorer.score::<Vec<u32>>(&[]).unwrap().is_empty());
 
-    let language_model = Scorer::open(&dir("qwen2"), Device::Cpu, Kind::Float)
+    let language_model = SequenceClassifier::open(&dir("qwen2"), Device::Cpu, Kind::Float)
         .err()
         .unwrap()
         .to_string();

@@ -4,7 +4,7 @@
 mod fixture;
 
 use fixture::*;
-use r1d_model::{CausalLm, Scorer};
+use r1d_model::{CausalLm, SequenceClassifier};
 use r1d_shape::{Config, WeightFiles};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ fn assert_listed(name: &str, change: Value) {
     };
     let model = CausalLm::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(save(&model), listed(&config), "{case}");
-    let scorer = Scorer::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
+    let scorer = SequenceClassifier::init(&json, 1, Device::Cpu, Kind::Float).unwrap();
     assert_eq!(
         save(scorer.model()),
         listed(&config.clone().with_score()),

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | [`ids`] | names of jobs and samples |
 //! | [`rollout`] | the rollout record, the central type of a reinforcement-learning step |
-//! | [`kept`] | the ids that each token was drawn from |
+//! | [`sampling_mask`] | the ids that each token was drawn from |
 //! | [`verdict`] | what a reward said about a completion |
-//! | [`recipe`] | sampling, objective and optimiser settings, as they travel to a worker |
+//! | [`hyperparameters`] | sampling, objective and optimiser settings, as they travel to a worker |
 //! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
 //! | [`parts`] | its requests that are longer than a frame |
 //! | [`control`] | the protocol between `r1ctl` and `r1d` |
@@ -23,15 +23,15 @@
 
 pub mod control;
 pub mod frame;
+pub mod hyperparameters;
 pub mod ids;
 pub mod invariant;
-pub mod kept;
 mod narrow;
 pub mod parts;
 pub mod plugin;
-pub mod recipe;
 pub mod replace;
 pub mod rollout;
+pub mod sampling_mask;
 pub mod shown;
 pub mod storage;
 pub mod user_file;

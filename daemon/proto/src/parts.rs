@@ -1,15 +1,15 @@
 //! Requests that are longer than a frame: their list travels before them, in parts.
 //!
 //! ```text
-//! More { id 7, items 0..a }   More { id 7, items a..b }   …   Train { id 7, items z.. }   ─▶ one answer to 7
+//! More { id 7, items 0..a }  More { id 7, items a..b }  …  Train { id 7, items z.. } ─▶ one answer
 //! ```
 //!
 //! A part is made when its turn comes, and what was sent is let go of: the whole never stands in
 //! memory a second time.
 
 use crate::worker::{
-    Group, Labelled, Pair, Question, Request, RewardBatch, SupervisedSequence, ToWorker,
-    TrainSequence,
+    Group, Labelled, Pair, Question, RewardBatch, SupervisedSequence, ToWorker, TrainSequence,
+    WorkerRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -157,23 +157,23 @@ impl Part {
 macro_rules! with_list {
     ($request:expr, $use:ident, $otherwise:expr) => {
         match $request {
-            Request::Train(batch) => $use!(Rollouts, &mut batch.sequences),
-            Request::TrainPpo(batch) => $use!(Rollouts, &mut batch.sequences),
-            Request::Supervise(batch) => $use!(Supervised, &mut batch.sequences),
-            Request::TrainDpo(batch) => $use!(Pairs, &mut batch.pairs),
-            Request::TrainReward(batch) => match &mut batch.batch {
+            WorkerRequest::Train(batch) => $use!(Rollouts, &mut batch.sequences),
+            WorkerRequest::TrainPpo(batch) => $use!(Rollouts, &mut batch.sequences),
+            WorkerRequest::Supervise(batch) => $use!(Supervised, &mut batch.sequences),
+            WorkerRequest::TrainDpo(batch) => $use!(Pairs, &mut batch.pairs),
+            WorkerRequest::TrainReward(batch) => match &mut batch.batch {
                 RewardBatch::Pairs { pairs, .. } => $use!(Pairs, pairs),
                 RewardBatch::Labelled(items) => $use!(Labelled, items),
             },
-            Request::Score { sequences, .. } => $use!(Texts, sequences),
-            Request::Generate(request) => $use!(Groups, &mut request.groups),
-            Request::Answer(request) => $use!(Questions, &mut request.questions),
+            WorkerRequest::Score { sequences, .. } => $use!(Texts, sequences),
+            WorkerRequest::Generate(request) => $use!(Groups, &mut request.groups),
+            WorkerRequest::Answer(request) => $use!(Questions, &mut request.questions),
             _ => $otherwise,
         }
     };
 }
 
-impl Request {
+impl WorkerRequest {
     /// The list that makes it long, taken out.
     fn take_list(&mut self) -> Option<Part> {
         macro_rules! take {
@@ -223,7 +223,7 @@ impl ToWorker {
 /// Iterates over the messages of a request.
 pub struct Messages {
     id: u64,
-    request: Option<Request>,
+    request: Option<WorkerRequest>,
     list: Option<Part>,
     part_bytes: usize,
 }
@@ -238,7 +238,7 @@ impl Iterator for Messages {
             Some(part) if self.list.as_ref().is_some_and(|list| !list.is_empty()) => {
                 Some(ToWorker {
                     id,
-                    request: Request::More(part),
+                    request: WorkerRequest::More(part),
                 })
             }
             last => {
@@ -271,7 +271,7 @@ impl Assembly {
             .take()
             .filter(|(of, _)| *of == id)
             .map(|(_, part)| part);
-        if let Request::More(part) = request {
+        if let WorkerRequest::More(part) = request {
             let whole = match before {
                 Some(mut before) => before.append(part).map(|()| before)?,
                 None => part,
@@ -290,8 +290,8 @@ impl Assembly {
 mod tests {
     use super::*;
     use crate::frame::{self, Format};
-    use crate::kept::KeptIds;
-    use crate::recipe::PpoObjective;
+    use crate::hyperparameters::PpoObjective;
+    use crate::sampling_mask::SamplingMask;
     use crate::worker::{Supervise, TrainPpo};
 
     /// With `layers` × 8 experts for each of 8 tokens.
@@ -303,7 +303,7 @@ mod tests {
             experts: (0..8 * 8 * layers)
                 .map(|i| (i % experts as usize) as u16)
                 .collect(),
-            kept_ids: KeptIds::default(),
+            kept_ids: SamplingMask::default(),
             advantage: 1.0,
             truncated: false,
         }
@@ -334,7 +334,7 @@ mod tests {
         };
         ToWorker {
             id: 7,
-            request: Request::TrainPpo(train),
+            request: WorkerRequest::TrainPpo(train),
         }
     }
 
@@ -354,8 +354,8 @@ mod tests {
             let messages: Vec<ToWorker> = request.clone().messages(limit).collect();
             for message in &messages {
                 let items = match &message.request {
-                    Request::More(Part::Rollouts(items)) => items.len(),
-                    Request::TrainPpo(train) => train.sequences.len(),
+                    WorkerRequest::More(Part::Rollouts(items)) => items.len(),
+                    WorkerRequest::TrainPpo(train) => train.sequences.len(),
                     other => panic!("{other:?}"),
                 };
                 let bytes = frame::encode(Format::Postcard, message).unwrap().len();
@@ -377,7 +377,7 @@ mod tests {
             Format::Postcard,
             &ToWorker {
                 id: 1,
-                request: Request::More(Part::Rollouts(vec![one])),
+                request: WorkerRequest::More(Part::Rollouts(vec![one])),
             },
         )
         .unwrap();
@@ -415,13 +415,13 @@ mod tests {
         assert_eq!(
             assembly.add(ToWorker {
                 id: 1,
-                request: Request::More(part.clone())
+                request: WorkerRequest::More(part.clone())
             }),
             Ok(None)
         );
         let next = ToWorker {
             id: 2,
-            request: Request::Supervise(Supervise {
+            request: WorkerRequest::Supervise(Supervise {
                 step: 0,
                 sequences: vec![],
             }),
@@ -430,7 +430,7 @@ mod tests {
             assembly.add(next),
             Ok(Some(ToWorker {
                 id: 2,
-                request: Request::Supervise(Supervise {
+                request: WorkerRequest::Supervise(Supervise {
                     step: 0,
                     sequences: vec![]
                 })
@@ -439,13 +439,13 @@ mod tests {
         assert_eq!(
             assembly.add(ToWorker {
                 id: 3,
-                request: Request::More(part)
+                request: WorkerRequest::More(part)
             }),
             Ok(None)
         );
         let other = ToWorker {
             id: 3,
-            request: Request::Supervise(Supervise {
+            request: WorkerRequest::Supervise(Supervise {
                 step: 0,
                 sequences: vec![],
             }),
@@ -453,7 +453,7 @@ mod tests {
         assert_eq!(assembly.add(other), Err(OtherKind));
         let close = ToWorker {
             id: 4,
-            request: Request::Close,
+            request: WorkerRequest::Close,
         };
         assert_eq!(close.clone().messages(1).collect::<Vec<_>>(), [close]);
     }

@@ -145,23 +145,23 @@ pub struct Signed {
     pub public_key: String,
 }
 
-/// `rescore`: a run's completions under another grader.
+/// `rescore`: a run's completions under another plugin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rescored {
     /// The reward of the run that is compared with.
     pub reward: String,
     pub plugin: String,
-    /// SHA-256 of the other grader's component.
+    /// SHA-256 of the other plugin's component.
     pub sha256: String,
     pub completions: u64,
     pub agreeing: u64,
     /// How often the two verdicts met, most frequent first.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<ScorePair>,
     pub disagreements: Vec<Disagreement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Pair {
+pub struct ScorePair {
     pub recorded: String,
     pub rescored: String,
     pub completions: u64,

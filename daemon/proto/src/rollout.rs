@@ -1,13 +1,13 @@
 //! The rollout record: one sampled completion with all that training and audit need.
 
 use crate::ids::SampleKey;
-use crate::kept::KeptIds;
+use crate::sampling_mask::SamplingMask;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
 /// Largest record of a completion in the journal, in postcard: one of 64 Ki tokens with the experts
 /// of 58 layers × 8 takes about 90 MB, its kept ids at most 42 MB
-/// ([`crate::kept::KEPT_NUMBERS_MAX`]).
+/// ([`crate::sampling_mask::KEPT_NUMBERS_MAX`]).
 pub const RECORD_MAX_BYTES: usize = 128 << 20;
 
 /// Why a completion ended.
@@ -37,9 +37,10 @@ pub struct Rollout {
     /// dense models.
     pub experts: Vec<u16>,
     /// What top-k and top-p left of the vocabulary, per completion id, where
-    /// [`keep_sampling_mask`](crate::recipe::Sampling::keep_sampling_mask) asks for it. Empty where
-    /// they left all of it, or nobody asked: log-probabilities are then over the whole vocabulary.
-    pub kept_ids: KeptIds,
+    /// [`keep_sampling_mask`](crate::hyperparameters::Sampling::keep_sampling_mask) asks for it.
+    /// Empty where they left all of it, or nobody asked: log-probabilities are then over the whole
+    /// vocabulary.
+    pub kept_ids: SamplingMask,
     /// Number of optimiser steps that the sampling weights had seen in this stage.
     pub policy_version: u64,
     pub finish: FinishReason,

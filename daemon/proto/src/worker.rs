@@ -7,12 +7,12 @@
 //! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d`
 //! owns every deadline: a worker that does not answer in time is killed and started again.
 
-use crate::kept::KeptIds;
-use crate::parts::Part;
-use crate::recipe::{
+use crate::hyperparameters::{
     DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling,
 };
+use crate::parts::Part;
 use crate::rollout::Rollout;
+use crate::sampling_mask::SamplingMask;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub const EXIT_NO_DEVICE: u8 = 69;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToWorker {
     pub id: u64,
-    pub request: Request,
+    pub request: WorkerRequest,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub enum Body {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Request {
+pub enum WorkerRequest {
     /// Load or initialise the policy and build what the stage needs. Replaces what was open before.
     Open(Box<Open>),
     /// Sample completions: an [`Event::Completed`] for each as it ends, then [`Reply::Generated`].
@@ -341,7 +341,7 @@ pub struct TrainSequence {
     pub experts: Vec<u16>,
     /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these,
     /// too.
-    pub kept_ids: KeptIds,
+    pub kept_ids: SamplingMask,
     pub advantage: f32,
     /// The completion hit the length limit.
     pub truncated: bool,

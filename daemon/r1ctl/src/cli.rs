@@ -186,19 +186,19 @@ pub enum Command {
     /// Write, test and measure rewards; only `reload` needs a daemon
     #[command(subcommand)]
     Plugin(Plugin),
-    /// Judge a run's completions again, by another grader, and show where the two disagree
+    /// Judge a run's completions again, by another plugin, and show where the two disagree
     Rescore {
         /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which
         /// needs no daemon
         job: String,
-        /// The other grader: a name or a file
+        /// The other plugin: a name or a file
         #[arg(long, value_name = "NAME_OR_FILE")]
         plugin: String,
         /// The reward of the run to compare with [default: the one with a plugin of that name, or
         /// the only one]
         #[arg(long, value_name = "NAME")]
         reward: Option<String>,
-        /// The other grader's configuration, a JSON object [default: that of the reward]
+        /// The other plugin's configuration, a JSON object [default: that of the reward]
         #[arg(long, value_name = "JSON")]
         config: Option<String>,
         /// Disagreements to show

@@ -21,14 +21,14 @@
 )]
 
 use r1d_proto::frame::{Format, FrameError, read_blocking, write_blocking};
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::KeptIds;
 use r1d_proto::parts::Assembly;
-use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{
     Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened,
-    Pair, Question, Reply, Request, RewardBatch, Supervise, ToWorker, Train,
+    Pair, Question, Reply, RewardBatch, Supervise, ToWorker, Train, WorkerRequest,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};
@@ -215,24 +215,24 @@ impl Worker {
         }
     }
 
-    fn carry_out(&mut self, id: u64, request: Request) -> Result<Reply, Failure> {
+    fn carry_out(&mut self, id: u64, request: WorkerRequest) -> Result<Reply, Failure> {
         match request {
-            Request::Open(open) => self.open(*open),
-            Request::Generate(generate) => self.generate(id, generate),
-            Request::Train(train) => self.train(id, train),
-            Request::Supervise(batch) => self.supervise(id, batch),
-            Request::SyncReference => {
+            WorkerRequest::Open(open) => self.open(*open),
+            WorkerRequest::Generate(generate) => self.generate(id, generate),
+            WorkerRequest::Train(train) => self.train(id, train),
+            WorkerRequest::Supervise(batch) => self.supervise(id, batch),
+            WorkerRequest::SyncReference => {
                 self.moment("sync")?;
                 self.reference = self.policy;
                 Ok(Reply::ReferenceSynced)
             }
-            Request::Save { dir } => {
+            WorkerRequest::Save { dir } => {
                 self.progress(id, "checkpointing", 0, 1);
                 let text = format!("{} {} {}", self.policy, self.reference, self.updates);
                 let manifest_sha256 = self.write_whole(&dir, "save", &text)?;
                 Ok(Reply::Saved { manifest_sha256 })
             }
-            Request::Restore { dir } => {
+            WorkerRequest::Restore { dir } => {
                 self.moment("restore")?;
                 let text = read(&dir.join("state"))?;
                 let mut words = text.split(' ').map(|word| word.parse::<u64>());
@@ -245,14 +245,14 @@ impl Worker {
                 (self.policy, self.reference, self.updates) = (next()?, next()?, next()?);
                 Ok(Reply::Restored)
             }
-            Request::Export { dir } => {
+            WorkerRequest::Export { dir } => {
                 let text = format!("{:016x}", self.policy);
                 self.write_whole(&dir, "export", &text)?;
                 Ok(Reply::Exported)
             }
-            Request::Close => Ok(Reply::Closed),
-            Request::More(_) => Err(invalid("parts without their request")),
-            Request::TrainReward(batch) => {
+            WorkerRequest::Close => Ok(Reply::Closed),
+            WorkerRequest::More(_) => Err(invalid("parts without their request")),
+            WorkerRequest::TrainReward(batch) => {
                 self.moment("reward")?;
                 match (
                     batch.batch,
@@ -268,11 +268,11 @@ impl Worker {
                     (_, false) => Err(invalid("the open model has no scalar head")),
                 }
             }
-            Request::TrainDpo(batch) => {
+            WorkerRequest::TrainDpo(batch) => {
                 self.moment("dpo")?;
                 Ok(self.prefer(batch.step, &batch.pairs))
             }
-            Request::TrainPpo(batch) => {
+            WorkerRequest::TrainPpo(batch) => {
                 self.moment("ppo")?;
                 let value = match &self
                     .open
@@ -296,7 +296,7 @@ impl Worker {
                     .collect();
                 Ok(self.update(&words))
             }
-            Request::Answer(asked) => {
+            WorkerRequest::Answer(asked) => {
                 self.progress(id, "judging", 0, asked.questions.len() as u64);
                 self.moment("answer")?;
                 let ModelSource::Directory(dir) = &asked.model else {
@@ -320,7 +320,7 @@ impl Worker {
                     answers: asked.questions.iter().map(answer).collect(),
                 })
             }
-            Request::Score { model, sequences } => {
+            WorkerRequest::Score { model, sequences } => {
                 self.progress(id, "scoring", 0, sequences.len() as u64);
                 self.moment("score")?;
                 let weights = match &model {
@@ -538,12 +538,12 @@ impl Worker {
 }
 
 /// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
-fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> KeptIds {
+fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> SamplingMask {
     if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
-        return KeptIds::default();
+        return SamplingMask::default();
     }
     let set = |(place, id): (u64, &u32)| [1, *id, 1 + (counter_hash(&[seed, place]) % 3) as u32];
-    KeptIds::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
+    SamplingMask::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
 }
 
 /// `<think> … </think> <answer> N </answer>`, or something that falls short of it.

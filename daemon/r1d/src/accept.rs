@@ -1,15 +1,15 @@
 //! Taking a job in: everything that it reads is read and checked before it is queued.
 
-use crate::graders::{self, Recorded};
 use crate::inputs::Found;
 use crate::job_log::JobLog;
-use crate::materials::{Materials, MaterialsError};
+use crate::loaded_job::{LoadError, LoadedJob};
 use crate::outputs::{OutputError, Outputs};
 use crate::reach::{self, Surroundings, Unreachable};
 use crate::reading::Reading;
 use crate::reuse;
+use crate::reward_versions::{self, Recorded};
 use crate::state_dir::job_dir;
-use crate::status::Desk;
+use crate::status::JobViews;
 use r1d_data::DataError;
 use r1d_data::storage::write_atomically;
 use r1d_job::{Job, JobError};
@@ -37,7 +37,7 @@ pub enum AcceptError {
     #[error(transparent)]
     Reach(#[from] Unreachable),
     #[error(transparent)]
-    Materials(#[from] MaterialsError),
+    LoadedJob(#[from] LoadError),
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
@@ -60,7 +60,7 @@ impl AcceptError {
             AcceptError::Job(_)
                 | AcceptError::Reach(_)
                 | AcceptError::Inputs(_)
-                | AcceptError::Materials(_)
+                | AcceptError::LoadedJob(_)
                 | AcceptError::Ledger(LedgerError::Rejected(_))
         )
     }
@@ -70,32 +70,32 @@ impl AcceptError {
 pub fn plan(
     text: &str,
     rewards: &Rewards,
-    desk: &Desk,
+    views: &JobViews,
     reading: &Reading,
 ) -> Result<Plan, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
-    date(&mut job, desk.clock.unix());
-    reach::check(&job, &Surroundings::own(&desk.state_dir))?;
-    let materials = Materials::read(job, rewards, &Recorded::default(), reading)?;
-    let facts = materials.facts();
-    let mut stages = r1d_job::plan::stages(&materials.job, &facts, &materials.seen);
-    for (index, job) in reuse::plan(desk, &materials) {
+    date(&mut job, views.clock.unix());
+    reach::check(&job, &Surroundings::own(&views.state_dir))?;
+    let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), reading)?;
+    let facts = loaded_job.facts();
+    let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
+    for (index, job) in reuse::plan(views, &loaded_job) {
         if let Some(stage) = stages.get_mut(index) {
             stage.reused_from = Some(job);
         }
     }
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
-        name: materials.job.name.clone(),
+        name: loaded_job.job.name.clone(),
         model: format!(
             "{} ({architecture})",
-            materials.job.model.weights.config().display()
+            loaded_job.job.model.weights.config().display()
         ),
         parameters: facts.first().map(|facts| facts.parameters),
         stages,
         resolved,
-        warnings: materials.warnings,
+        warnings: loaded_job.warnings,
     })
 }
 
@@ -132,7 +132,7 @@ pub struct Submission {
 pub fn submit(
     submission: Submission,
     rewards: &Rewards,
-    desk: &Desk,
+    views: &JobViews,
     reading: &Reading,
 ) -> Result<Submitted, AcceptError> {
     let Submission {
@@ -142,14 +142,14 @@ pub fn submit(
         reuses,
         id: request,
     } = submission;
-    desk.ledger.is_in_place()?;
+    views.ledger.is_in_place()?;
     let mut job = Job::parse(&text, Path::new("/"))?;
-    date(&mut job, desk.clock.unix());
-    reach::check(&job, &Surroundings::own(&desk.state_dir))?;
+    date(&mut job, views.clock.unix());
+    reach::check(&job, &Surroundings::own(&views.state_dir))?;
     let inputs = Found::of(&job)?;
-    let materials = Materials::read(job, rewards, &Recorded::pinned(pins), reading)?;
-    let plugins = graders::keep(&materials, rewards)?;
-    let parts = materials.parts();
+    let loaded_job = LoadedJob::read(job, rewards, &Recorded::pinned(pins), reading)?;
+    let plugins = reward_versions::keep(&loaded_job, rewards)?;
+    let parts = loaded_job.parts();
     let wanted = || {
         reading
             .at("hashing what the job reads", parts - 1, parts)
@@ -157,13 +157,13 @@ pub fn submit(
     };
     let inputs = inputs.hashed(&wanted)?;
     // A file that is gone again is named when the job opens it.
-    let keys = reuse::keys(&materials.job, &plugins, desk, Some(&inputs)).unwrap_or_default();
+    let keys = reuse::keys(&loaded_job.job, &plugins, views, Some(&inputs)).unwrap_or_default();
     let inputs = serde_json::to_vec(&inputs).map_err(io::Error::from)?;
-    let job_toml = materials.job.to_toml();
-    let priority = priority.unwrap_or(materials.job.priority);
+    let job_toml = loaded_job.job.to_toml();
+    let priority = priority.unwrap_or(loaded_job.job.priority);
     for attempt in 0..ID_TRIES_MAX {
-        let id = new_id(desk, attempt);
-        let outputs = Outputs::new(job_dir(&desk.state_dir, &id));
+        let id = new_id(views, attempt);
+        let outputs = Outputs::new(job_dir(&views.state_dir, &id));
         if outputs.dir.exists() {
             continue;
         }
@@ -181,22 +181,22 @@ pub fn submit(
         }
         let submit = Command::Submit {
             job: id.clone(),
-            name: materials.job.name.clone(),
+            name: loaded_job.job.name.clone(),
             priority,
             job_toml: job_toml.clone(),
             request: Some(request.clone()),
-            graders: plugins.clone(),
+            reward_versions: plugins.clone(),
             keys: keys.clone(),
             reuses,
-            at: desk.clock.unix().as_secs(),
+            at: views.clock.unix().as_secs(),
         };
-        match desk.ledger.apply(submit) {
+        match views.ledger.apply(submit) {
             Ok(_) => {
-                JobLog::new(outputs.log(), &id.0, desk.clock.clone())
+                JobLog::new(outputs.log(), &id.0, views.clock.clone())
                     .info(format!("submitted as {id}"));
                 return Ok(Submitted {
                     job: id,
-                    warnings: materials.warnings,
+                    warnings: loaded_job.warnings,
                     plugins,
                 });
             }
@@ -214,11 +214,11 @@ pub fn submit(
 /// A job that an earlier submission with the same id became.
 pub fn submitted_before(record: &JobRecord) -> Submitted {
     let first = record
-        .graders
+        .reward_versions
         .iter()
-        .filter(|grader| (grader.stage, grader.step) == (0, 0));
+        .filter(|reward_version| (reward_version.stage, reward_version.step) == (0, 0));
     let plugins = first
-        .map(|grader| (grader.plugin.clone(), grader.sha256.clone()))
+        .map(|reward_version| (reward_version.plugin.clone(), reward_version.sha256.clone()))
         .collect();
     Submitted {
         job: record.job().clone(),
@@ -258,23 +258,23 @@ pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
 }
 
 /// An id for a submission whose client made none.
-pub fn new_request_id(desk: &Desk) -> String {
+pub fn new_request_id(views: &JobViews) -> String {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
     format!(
         "r1d-{:x}-{}-{made}",
-        desk.clock.unix().as_nanos(),
+        views.clock.unix().as_nanos(),
         std::process::id()
     )
 }
 
 /// From the clock, the process and the number of jobs: unique enough to try.
-fn new_id(desk: &Desk, attempt: u64) -> JobId {
-    let nanos = desk.clock.unix().as_nanos() as u64;
+fn new_id(views: &JobViews, attempt: u64) -> JobId {
+    let nanos = views.clock.unix().as_nanos() as u64;
     let mut hash = counter_hash(&[
         nanos,
         std::process::id() as u64,
-        desk.ledger.state().len() as u64,
+        views.ledger.state().len() as u64,
         attempt,
     ]);
     let letters = (0..ID_LENGTH).map(|_| {

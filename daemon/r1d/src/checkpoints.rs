@@ -13,7 +13,7 @@ use crate::digest;
 use crate::outputs::Outputs;
 use crate::state_dir::LEDGER_FILE;
 use r1d_job::Job;
-use r1d_job::key::depends;
+use r1d_job::fingerprint::depends;
 use r1d_ledger::{CheckpointRecord, JobRecord, Journal, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::replace::{FILE_MODE, replace};

@@ -19,13 +19,13 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         #[command(flatten)]
-        place: Place,
+        place: Locations,
     },
     /// Serve with the embedded default configuration: one machine, everything under one state
     /// directory
     Dev {
         #[command(flatten)]
-        place: Place,
+        place: Locations,
     },
     /// Show the configuration
     Config {
@@ -62,7 +62,7 @@ pub const COMPILE: &str = "compile-reward";
 /// Where a daemon keeps things and what it starts. Flags win over the environment, which wins over
 /// the configuration file.
 #[derive(Debug, Default, clap::Args)]
-pub struct Place {
+pub struct Locations {
     /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or
     /// ~/.local/state/r1d]
     #[arg(
@@ -158,14 +158,14 @@ pub enum Plugin {
         /// The job's directory
         #[arg(value_name = "DIR")]
         run: PathBuf,
-        /// The other grader: a name or a file
+        /// The other plugin: a name or a file
         #[arg(long, value_name = "NAME_OR_FILE")]
         plugin: String,
         /// The reward of the run to compare with [default: the one with a plugin of that name, or
         /// the only one]
         #[arg(long, value_name = "NAME")]
         reward: Option<String>,
-        /// The other grader's configuration [default: that of the reward]
+        /// The other plugin's configuration [default: that of the reward]
         #[arg(long, value_name = "JSON")]
         config: Option<String>,
         /// Disagreements to show

@@ -1,23 +1,23 @@
 //! The daemon's life: take the state directory, build the parts, listen, run until told to stop,
 //! drain.
 
-use crate::actors::control::{ControlSocket, Counter};
+use crate::actors::control::{ControlService, ControlSocket};
 use crate::actors::jobs::{Device, DeviceUsable, Jobs, StopAll};
-use crate::actors::run::Means;
+use crate::actors::run::RunContext;
 use crate::actors::supervise::{Supervised, supervise};
-use crate::actors::worker::{LastProcess, Recipe, Worker};
-use crate::board::Board;
-use crate::clerk::Clerks;
+use crate::actors::worker::{LastProcess, Worker, WorkerCommand};
+use crate::admission::Admission;
 use crate::cli::COMPILE;
-use crate::graders::OpenJobs;
-use crate::lacking::Looks;
-use crate::materials::worker_threads;
+use crate::job_writer::JobWriters;
+use crate::live_status::LiveStatus;
+use crate::loaded_job::worker_threads;
 use crate::old_workers::OldWorkers;
-use crate::rooms::Rooms;
+use crate::outside_waits::Looks;
+use crate::reward_versions::OpenJobs;
 use crate::settings::Settings;
 use crate::setup::{self, SetupError};
 use crate::state_dir::{StateDir, StateError};
-use crate::status::Desk;
+use crate::status::JobViews;
 use crate::submissions::Submissions;
 use crate::{devices, notify, tasks};
 use r1d_ledger::{Command, Ledger, LedgerError};
@@ -97,19 +97,19 @@ impl DaemonError {
 }
 
 /// Why the daemon stops.
-enum Stop {
+enum StopCause {
     Signal,
     /// `r1ctl shutdown`.
-    Asked,
+    JudgeRequest,
     /// Its state directory is gone.
     Displaced(DaemonError),
 }
 
 /// The parts that live as long as the daemon.
-struct Parts {
-    counter: Counter,
+struct DaemonParts {
+    service: ControlService,
     jobs: Supervised<Jobs>,
-    recipes: Vec<Recipe>,
+    recipes: Vec<WorkerCommand>,
     /// Kept until all workers are gone.
     state: Arc<StateDir>,
 }
@@ -129,13 +129,13 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         notify::send("STATUS=trying the devices");
         // A device may take minutes to answer; whoever stops the service does not wait for it.
         tokio::select! {
-            tried = setup::try_devices(&parts.recipes, &parts.counter.desk.board) => tried?,
+            tried = setup::try_devices(&parts.recipes, &parts.service.views.live_status) => tried?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
         let again = setup::keep_trying(
             parts.recipes.clone(),
-            parts.counter.desk.board.clone(),
+            parts.service.views.live_status.clone(),
             parts.jobs.clone(),
         );
         tasks::spawn("devices", again);
@@ -144,17 +144,17 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
         let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {
-            _ = terminate.recv() => Stop::Signal,
-            _ = interrupt.recv() => Stop::Signal,
+            _ = terminate.recv() => StopCause::Signal,
+            _ = interrupt.recv() => StopCause::Signal,
             // An error means that nobody may ask: this daemon is a service.
-            Ok(_) = asked.wait_for(|asked| *asked) => Stop::Asked,
-            gone = displaced(&parts) => Stop::Displaced(gone),
+            Ok(_) = asked.wait_for(|asked| *asked) => StopCause::JudgeRequest,
+            gone = displaced(&parts) => StopCause::Displaced(gone),
         };
         let after_step = match why {
-            Stop::Signal => false,
-            Stop::Asked => true,
+            StopCause::Signal => false,
+            StopCause::JudgeRequest => true,
             // What a run would still write lands nowhere, or in the directory of another.
-            Stop::Displaced(error) => return Err(error),
+            StopCause::Displaced(error) => return Err(error),
         };
         drain(&parts, after_step).await;
         drop(socket);
@@ -169,10 +169,10 @@ pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> 
 }
 
 /// Waits for the moment when the state directory is no longer the one that the daemon has locked.
-async fn displaced(parts: &Parts) -> DaemonError {
+async fn displaced(parts: &DaemonParts) -> DaemonError {
     loop {
         tokio::time::sleep(IN_PLACE_LOOK).await;
-        let (state, ledger) = (parts.state.clone(), parts.counter.desk.ledger.clone());
+        let (state, ledger) = (parts.state.clone(), parts.service.views.ledger.clone());
         let looked = tasks::blocking(move || -> Result<(), DaemonError> {
             state.is_in_place()?;
             Ok(ledger.is_in_place()?)
@@ -196,7 +196,7 @@ fn build(
     state: Arc<StateDir>,
     clock: SharedClock,
     shutdown: Arc<watch::Sender<bool>>,
-) -> Result<Parts, DaemonError> {
+) -> Result<DaemonParts, DaemonError> {
     state.check_ledger()?;
     let ledger = Arc::new(Ledger::open(&state.ledger())?);
     let rewards = Rewards::open(Options {
@@ -219,27 +219,35 @@ fn build(
     prune(&ledger, &rewards);
     strike(&ledger);
     let names = devices::found(&settings.config.devices);
-    let board = Board::new(&names);
-    let desk = Desk {
+    let live_status = LiveStatus::new(&names);
+    let views = JobViews {
         ledger,
-        board,
+        live_status,
         clock: clock.clone(),
         state_dir: state.root().into(),
         open_jobs: OpenJobs::default(),
         outlines: Default::default(),
         reviews: Default::default(),
     };
-    let clerks = Clerks::default();
-    let recipes: Vec<Recipe> = names.iter().map(|name| recipe(settings, name)).collect();
-    let means = |recipe: &Recipe| means(settings, &state, &desk, &rewards, &clerks, recipe);
-    let means = recipes.iter().map(means).collect::<Result<Vec<_>, _>>()?;
+    let writers = JobWriters::default();
+    let recipes: Vec<WorkerCommand> = names
+        .iter()
+        .map(|name| worker_command(settings, name))
+        .collect();
+    let run_context = |worker_command: &WorkerCommand| {
+        run_context(settings, &state, &views, &rewards, &writers, worker_command)
+    };
+    let run_context = recipes
+        .iter()
+        .map(run_context)
+        .collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
         let old_workers = OldWorkers::new(old.clone(), wait_clock.clone());
-        let devices = means
+        let devices = run_context
             .iter()
-            .map(|means| Device {
-                means: means.clone(),
+            .map(|run_context| Device {
+                run_context: run_context.clone(),
                 running: None,
             })
             .collect();
@@ -247,7 +255,7 @@ fn build(
             devices,
             old_workers,
             away: HashMap::new(),
-            lacking: HashMap::new(),
+            outside_waits: HashMap::new(),
             looks: Looks::default(),
             resumed: HashMap::new(),
             panics: HashMap::new(),
@@ -257,18 +265,18 @@ fn build(
             _alive: alive,
         }
     });
-    let counter = Counter {
+    let service = ControlService {
         since: clock.now(),
-        desk,
+        views,
         rewards,
-        rooms: Rooms::default(),
+        admission: Admission::default(),
         submissions: Submissions::default(),
         jobs: jobs.clone(),
         node_name: settings.node_name.clone(),
         shutdown: settings.may_be_shut_down.then_some(shutdown),
     };
-    Ok(Parts {
-        counter,
+    Ok(DaemonParts {
+        service,
         jobs,
         recipes,
         state,
@@ -281,8 +289,8 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     let named = ledger
         .jobs()
         .iter()
-        .flat_map(|job| &job.graders)
-        .map(|grader| grader.sha256.to_ascii_lowercase())
+        .flat_map(|job| &job.reward_versions)
+        .map(|reward_version| reward_version.sha256.to_ascii_lowercase())
         .collect();
     match rewards.prune(&named) {
         Ok(0) => {}
@@ -314,8 +322,8 @@ fn strike(ledger: &Ledger) {
 }
 
 /// How the workers of a device are started.
-fn recipe(settings: &Settings, device: &str) -> Recipe {
-    Recipe {
+fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
+    WorkerCommand {
         device: device.into(),
         executable: settings.worker.clone(),
         threads: worker_threads(device, settings.config.torch_threads),
@@ -325,35 +333,39 @@ fn recipe(settings: &Settings, device: &str) -> Recipe {
 }
 
 /// A device, its worker's supervisor, and what a run on it needs.
-fn means(
+fn run_context(
     settings: &Settings,
     state: &StateDir,
-    desk: &Desk,
+    views: &JobViews,
     rewards: &Arc<Rewards>,
-    clerks: &Clerks,
-    recipe: &Recipe,
-) -> Result<Means, DaemonError> {
+    writers: &JobWriters,
+    worker_command: &WorkerCommand,
+) -> Result<RunContext, DaemonError> {
     let lock = state.workers_lock().map_err(|source| StateError::Io {
         path: state.root().into(),
         source,
     })?;
-    let (recipe, device) = (recipe.clone(), recipe.device.clone());
-    let (lock, board, last) = (Arc::new(lock), desk.board.clone(), LastProcess::default());
-    let worker = supervise("worker", desk.clock.clone(), move |alive, _| Worker {
-        recipe: recipe.clone(),
+    let (worker_command, device) = (worker_command.clone(), worker_command.device.clone());
+    let (lock, live_status, last) = (
+        Arc::new(lock),
+        views.live_status.clone(),
+        LastProcess::default(),
+    );
+    let worker = supervise("worker", views.clock.clone(), move |alive, _| Worker {
+        worker_command: worker_command.clone(),
         lock: lock.clone(),
-        board: board.clone(),
+        live_status: live_status.clone(),
         process: None,
         last: last.clone(),
         launches: 0,
         _alive: alive,
     });
     let worker_silence = settings.worker_silence;
-    let (desk, rewards, clerks) = (desk.clone(), rewards.clone(), clerks.clone());
-    Ok(Means {
-        desk,
+    let (views, rewards, writers) = (views.clone(), rewards.clone(), writers.clone());
+    Ok(RunContext {
+        views,
         rewards,
-        clerks,
+        writers,
         worker,
         device,
         worker_silence,
@@ -398,12 +410,12 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
 /// Clients that connected since the socket was bound have waited in its queue.
 fn serve_clients(
     listener: Arc<UnixListener>,
-    parts: &Parts,
+    parts: &DaemonParts,
     clock: SharedClock,
 ) -> Supervised<ControlSocket> {
-    let counter = parts.counter.clone();
+    let service = parts.service.clone();
     supervise("control socket", clock, move |alive, context| {
-        ControlSocket::new(counter.clone(), listener.clone(), alive, context)
+        ControlSocket::new(service.clone(), listener.clone(), alive, context)
     })
 }
 
@@ -429,7 +441,7 @@ fn announce(settings: &Settings) {
 
 /// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is
 /// back.
-async fn drain(parts: &Parts, after_step: bool) {
+async fn drain(parts: &DaemonParts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");
     let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };

@@ -14,7 +14,7 @@
 //! whenever they are read.
 
 use crate::digest;
-use crate::materials::Materials;
+use crate::loaded_job::LoadedJob;
 use crate::outputs::Outputs;
 use r1d_data::storage::write_atomically;
 use r1d_data::{DataError, Json, Message, ReadBack, Row, rollouts};
@@ -64,7 +64,7 @@ pub enum DataSetError {
 
 /// How a data set came about: `datasets/<stage>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Made {
+pub struct DataSetRecord {
     /// As later stages read them.
     pub rows: u64,
     /// Of the JSONL file that later stages read.
@@ -93,7 +93,7 @@ pub struct Made {
     pub illegible: u64,
 }
 
-/// The data sets that are there when a job's materials are opened.
+/// The data sets that are there when a job's inputs are opened.
 #[derive(Clone, Debug, Default)]
 pub struct DataSets {
     pub dir: PathBuf,
@@ -101,7 +101,7 @@ pub struct DataSets {
     pub finished: BTreeSet<String>,
 }
 
-impl Made {
+impl DataSetRecord {
     pub fn rows_made(&self) -> u64 {
         self.before_review
             .as_ref()
@@ -128,7 +128,7 @@ impl Made {
     pub fn take(&mut self, rows: u64, sha256: String, stage: &str) {
         self.return_to_made();
         self.before_review = Some((self.rows, self.sha256.clone()));
-        self.file = Some(Made::imported_name(stage, &sha256));
+        self.file = Some(DataSetRecord::imported_name(stage, &sha256));
         (self.rows, self.sha256) = (rows, sha256);
     }
 
@@ -180,7 +180,7 @@ impl DataSets {
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 
 /// The record of a data set that is there.
-pub fn made(dir: &Path, stage: &str) -> Result<Made, DataSetError> {
+pub fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
     let changed = |problem: String| DataSetError::Changed {
         stage: stage.into(),
         path: rows_of(dir, stage),
@@ -191,7 +191,7 @@ pub fn made(dir: &Path, stage: &str) -> Result<Made, DataSetError> {
     serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
 }
 
-pub fn write_record(dir: &Path, stage: &str, made: &Made) -> Result<(), DataSetError> {
+pub fn write_record(dir: &Path, stage: &str, made: &DataSetRecord) -> Result<(), DataSetError> {
     let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
     Ok(write_atomically(&record_of(dir, stage), |file| {
         file.write_all(record.as_bytes())
@@ -226,25 +226,25 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
 /// hours where that is millions of completions: `goes_on` is told again and again how many of the
 /// steps are written, and says whether to write the rest.
 pub fn make(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     outputs: &Outputs,
     (index, stage): (usize, &Stage),
     steps: u64,
     goes_on: &dyn Fn(u64, u64) -> bool,
-) -> Result<Made, DataSetError> {
+) -> Result<DataSetRecord, DataSetError> {
     let dir = outputs.datasets();
     create_dir_durably(&dir).map_err(|source| DataSetError::Write {
         path: dir.clone(),
         source,
     })?;
-    let source = materials
+    let source = loaded_job
         .job
         .source(&stage.data)
         .ok_or_else(|| DataError::Source {
             name: stage.data.clone(),
             problem: format!("stage `{}` reads it, and it is not in the job", stage.name),
         })?;
-    let (mut made, mut kept, mut unscored) = (Made::default(), 0, Unscored::default());
+    let (mut made, mut kept, mut unscored) = (DataSetRecord::default(), 0, Unscored::default());
     let mut failed = None;
     let write = |file: &mut dyn std::io::Write| {
         let mut file = Hashed {
@@ -256,7 +256,7 @@ pub fn make(
             let goes_on = || goes_on(step - 1, steps);
             let counts = (&mut made, &mut kept, &mut unscored);
             if let Err(error) = write_step(
-                materials,
+                loaded_job,
                 &rollouts,
                 (index, &source),
                 &mut file,
@@ -315,11 +315,11 @@ enum StepError {
 }
 
 fn write_step(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     rollouts: &Path,
     (stage, source): (usize, &DataSource),
     file: &mut dyn std::io::Write,
-    (made, kept, unscored): (&mut Made, &mut u64, &mut Unscored),
+    (made, kept, unscored): (&mut DataSetRecord, &mut u64, &mut Unscored),
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), StepError> {
     let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
@@ -340,7 +340,7 @@ fn write_step(
             continue;
         }
         *kept += 1;
-        let Some(tokenizer) = materials.tokenizer(Source::Stage(stage)) else {
+        let Some(tokenizer) = loaded_job.tokenizer(Source::Stage(stage)) else {
             continue;
         };
         match tokenizer
@@ -354,7 +354,7 @@ fn write_step(
                 continue;
             }
         }
-        if let Some(judged) = materials.row(Source::Stage(stage), rollout.row) {
+        if let Some(judged) = loaded_job.row(Source::Stage(stage), rollout.row) {
             let row = judged.data;
             let line = line(row, source, &sampled.completion, *reward).to_string() + "\n";
             file.write_all(line.as_bytes()).map_err(StepError::Write)?;
@@ -471,10 +471,10 @@ mod tests {
         assert!(sets.find("keep").is_err());
         std::fs::write(rows_of(dir.path(), "keep"), "abc").unwrap();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
-        let made = Made {
+        let made = DataSetRecord {
             rows: 1,
             sha256,
-            ..Made::default()
+            ..DataSetRecord::default()
         };
         std::fs::write(
             record_of(dir.path(), "keep"),

@@ -4,7 +4,7 @@
 use crate::digest;
 use r1d_data::storage::write_atomically;
 use r1d_job::reward::{Plugin, Reward};
-use r1d_job::{Job, Respondent, Stage, StageKind, TemplateSource, Weights};
+use r1d_job::{Job, ModelRef, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -58,7 +58,7 @@ fn rewards(job: &Job) -> impl Iterator<Item = &Reward> {
 /// Directories of models that rewards ask.
 fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
     rewards(job).filter_map(|reward| match &reward.model {
-        Some(Respondent::Directory(dir)) => Some(dir),
+        Some(ModelRef::Directory(dir)) => Some(dir),
         _ => None,
     })
 }

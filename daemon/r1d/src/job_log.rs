@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Clone)]
-pub struct JobLog(Arc<Inner>);
+pub struct JobLog(Arc<LogFile>);
 
-struct Inner {
+struct LogFile {
     path: PathBuf,
     job: String,
     clock: SharedClock,
@@ -20,7 +20,7 @@ struct Inner {
 
 impl JobLog {
     pub fn new(path: PathBuf, job: &str, clock: SharedClock) -> JobLog {
-        JobLog(Arc::new(Inner {
+        JobLog(Arc::new(LogFile {
             path,
             job: job.into(),
             clock,

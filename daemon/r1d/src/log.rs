@@ -135,21 +135,21 @@ fn prefixed(priority: &str, text: &[u8]) -> Vec<u8> {
 struct Journal;
 
 /// One event on its way to the journal.
-struct Entry(Level);
+struct LogEntry(Level);
 
 impl<'a> MakeWriter<'a> for Journal {
-    type Writer = Entry;
+    type Writer = LogEntry;
 
-    fn make_writer(&'a self) -> Entry {
-        Entry(Level::INFO)
+    fn make_writer(&'a self) -> LogEntry {
+        LogEntry(Level::INFO)
     }
 
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Entry {
-        Entry(*event.level())
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> LogEntry {
+        LogEntry(*event.level())
     }
 }
 
-impl Write for Entry {
+impl Write for LogEntry {
     /// The subscriber hands over a whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         io::stderr()

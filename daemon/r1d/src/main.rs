@@ -6,52 +6,52 @@
 //! | [`daemon`] | its life: build, listen, run, drain |
 //! | [`actors`] | who does what while it runs |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`reach`], [`inputs`], [`materials`], [`reading`] | a job's files: within reach, as they were, read and checked |
-//! | [`rooms`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
-//! | [`clerk`], [`datasets`], [`scoring`], [`graders`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
-//! | [`outside`], [`checkpoints`], [`lacking`] | what a job needs that others can take away, and waiting for it |
-//! | [`turns`] | whose turn it is when a device is free |
-//! | [`board`], [`status`], [`progress`], [`samples`] | what clients are shown |
+//! | [`accept`], [`reach`], [`inputs`], [`inputs`], [`reading`] | a job's files: within reach, as they were, read and checked |
+//! | [`admission`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
+//! | [`writer`], [`datasets`], [`scoring`], [`reward plugins`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
+//! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
+//! | [`strikes`] | whose turn it is when a device is free |
+//! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients are shown |
 //! | [`devices`], [`setup`], [`tasks`] | what there is to run on, and whether it can be used; who starts tasks |
 
 mod accept;
 mod actors;
-mod board;
+mod admission;
 mod checkpoints;
-mod clerk;
 mod cli;
 mod daemon;
 mod datasets;
 mod devices;
 mod digest;
-mod graders;
 mod inputs;
 mod job_log;
-mod lacking;
+mod job_writer;
+mod judge_models;
+mod live_status;
+mod loaded_job;
 mod log;
-mod materials;
 mod notify;
 mod old_workers;
 mod outputs;
 mod outside;
+mod outside_waits;
 mod plugin;
-mod progress;
 mod reach;
 mod reading;
-mod respondents;
 mod reuse;
 mod review;
-mod rooms;
+mod reward_versions;
 mod samples;
 mod scoring;
 mod settings;
 mod setup;
 mod state_dir;
 mod status;
+mod step_times;
+mod strikes;
 mod submissions;
 mod tasks;
 mod tensorboard;
-mod turns;
 mod weights;
 
 use clap::Parser;
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Option<&Path>, place: cli::Place) -> ExitCode {
+fn serve(config: Option<&Path>, place: cli::Locations) -> ExitCode {
     let serve = || -> Result<(), ServeError> {
         let settings = Settings::resolve(config, place)?;
         log::init(&settings.config)?;

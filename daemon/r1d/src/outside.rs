@@ -1,12 +1,12 @@
 //! What a job needs that others can take away from it: the files that it reads, the directory of
 //! its checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends
-//! the job: it waits ([`crate::lacking`]) until all is there.
+//! the job: it waits ([`crate::outside_waits`]) until all is there.
 
 use crate::checkpoints;
 use crate::inputs;
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::status::Desk;
+use crate::status::JobViews;
 use r1d_job::Job;
 use r1d_proto::ids::JobId;
 use std::error::Error;
@@ -20,12 +20,12 @@ const PROBE_FILE: &str = ".probe";
 const PROBE_BYTES: usize = 64 << 10;
 
 /// Names what is amiss, and what to do; `None` when the job can go on. Blocks.
-pub fn amiss(desk: &Desk, job: &JobId) -> Option<String> {
-    let record = desk.ledger.job(job)?;
-    let outputs = Outputs::new(job_dir(&desk.state_dir, job));
+pub fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
+    let record = views.ledger.job(job)?;
+    let outputs = Outputs::new(job_dir(&views.state_dir, job));
     let parsed = Job::parse(&record.submission.job_toml, Path::new("/")).ok()?;
     inputs::unlike(&outputs.inputs())
-        .or_else(|| checkpoints::check(&record, &parsed, &outputs, &desk.state_dir).err())
+        .or_else(|| checkpoints::check(&record, &parsed, &outputs, &views.state_dir).err())
         .or_else(|| unwritable(&outputs.dir))
         .or_else(|| unwritable(&outputs.checkpoints(&parsed, job)))
 }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by whoever reads and whoever waits for it.
 #[derive(Clone)]
-pub struct Reading(Arc<Inner>);
+pub struct Reading(Arc<ReadingState>);
 
-struct Inner {
+struct ReadingState {
     at: Mutex<Activity>,
     unwanted: Abandoned,
 }
@@ -21,7 +21,7 @@ pub struct Unwanted;
 
 impl Default for Reading {
     fn default() -> Self {
-        Reading(Arc::new(Inner {
+        Reading(Arc::new(ReadingState {
             at: Mutex::new(activity("waiting for its turn", 0, 1)),
             unwanted: Abandoned::default(),
         }))

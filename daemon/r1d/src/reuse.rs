@@ -1,10 +1,11 @@
 //! A finished stage is not done again: a job whose next stage has the settings and inputs of one
 //! that another job has finished takes over what that one left.
 //!
-//! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::key`]): its settings
-//! and place, the contents of its data, tokenizer and templates, its plugins' hashes, the model's
-//! configuration, and the keys of the stages that it builds on. Weight files of a model are told by
-//! name, size and time of the last change: they are too large to be read at each submission.
+//! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::fingerprint`]): its
+//! settings and place, the contents of its data, tokenizer and templates, its plugins' hashes, the
+//! model's configuration, and the keys of the stages that it builds on. Weight files of a model are
+//! told by name, size and time of the last change: they are too large to be read at each
+//! submission.
 //!
 //! Files are linked where the file system can, else copied; what is taken over never changes under
 //! its first owner's name or the second's, since both only ever remove whole files. The ledger
@@ -13,14 +14,14 @@
 
 use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
-use crate::graders;
 use crate::inputs::{Inputs, tokenizer_files, weight_files};
 use crate::job_log::JobLog;
-use crate::materials::Materials;
+use crate::loaded_job::LoadedJob;
 use crate::outputs::Outputs;
+use crate::reward_versions;
 use crate::state_dir::job_dir;
-use crate::status::Desk;
-use r1d_job::key::{Depends, depends};
+use crate::status::JobViews;
+use r1d_job::fingerprint::{Depends, depends};
 use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::State;
@@ -57,10 +58,10 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
 pub fn keys(
     job: &Job,
     plugins: &BTreeMap<String, String>,
-    desk: &Desk,
+    views: &JobViews,
     known: Option<&Inputs>,
 ) -> Result<Vec<String>, ReuseError> {
-    let devices = kinds_of_devices(desk);
+    let devices = kinds_of_devices(views);
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
     for index in 0..job.stages.len() {
@@ -82,8 +83,8 @@ pub fn keys(
 }
 
 /// `cpu`, `cuda`: of what this node has.
-fn kinds_of_devices(desk: &Desk) -> String {
-    let devices = desk.board.devices();
+fn kinds_of_devices(views: &JobViews) -> String {
+    let devices = views.live_status.devices();
     let kinds: BTreeSet<&str> = devices
         .iter()
         .map(|device| device.device.split(':').next().unwrap_or_default())
@@ -112,11 +113,11 @@ fn identity(file: &fs::Metadata) -> String {
     )
 }
 
-/// Parts with their lengths, so that no two lists of parts are one text.
+/// KeyParts with their lengths, so that no two lists of parts are one text.
 #[derive(Default)]
-struct Parts(Sha256);
+struct KeyParts(Sha256);
 
-impl Parts {
+impl KeyParts {
     fn add(&mut self, name: &str, value: &str) {
         for part in [name, value] {
             self.0.update((part.len() as u64).to_le_bytes());
@@ -138,7 +139,7 @@ fn key(
     data: &mut BTreeMap<String, String>,
     known: Option<&Inputs>,
 ) -> Result<String, ReuseError> {
-    let mut parts = Parts::default();
+    let mut parts = KeyParts::default();
     // Another build may compute otherwise, and another kind of device rounds otherwise.
     parts.add("build", &build());
     parts.add("devices", devices);
@@ -147,7 +148,7 @@ fn key(
         if !data.contains_key(name)
             && let Some(source) = job.data.get(name)
         {
-            let mut contents = Parts::default();
+            let mut contents = KeyParts::default();
             for file in r1d_data::files(source).map_err(|error| ReuseError::Io {
                 path: source.path.clone(),
                 source: io::Error::other(error),
@@ -196,7 +197,7 @@ fn file_hash(path: &Path, known: Option<&Inputs>) -> Result<String, ReuseError> 
 }
 
 fn add_tokenizer(
-    parts: &mut Parts,
+    parts: &mut KeyParts,
     tokenizer: &Path,
     known: Option<&Inputs>,
 ) -> Result<(), ReuseError> {
@@ -210,7 +211,11 @@ fn add_tokenizer(
 }
 
 /// Weights by name, size and time; what is small by content.
-fn add_directory(parts: &mut Parts, dir: &Path, known: Option<&Inputs>) -> Result<(), ReuseError> {
+fn add_directory(
+    parts: &mut KeyParts,
+    dir: &Path,
+    known: Option<&Inputs>,
+) -> Result<(), ReuseError> {
     for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
         parts.add(
@@ -222,13 +227,13 @@ fn add_directory(parts: &mut Parts, dir: &Path, known: Option<&Inputs>) -> Resul
 }
 
 /// A stage that another job has finished, whole: where it is, and its record.
-struct Found {
+struct ReusableStage {
     job: Arc<JobRecord>,
     stage: StageRecord,
 }
 
 /// The newest finished stage with this key of a job other than `own`.
-fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Found> {
+fn find(views: &JobViews, own: Option<&JobId>, index: usize, key: &str) -> Option<ReusableStage> {
     if key.is_empty() {
         return None;
     }
@@ -238,10 +243,11 @@ fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Fou
             return None;
         }
         let stage = job.progress.stages.get(index)?.clone();
-        (stage.state == State::Succeeded && is_there(desk, &job, index, &stage))
-            .then_some(Found { job, stage })
+        (stage.state == State::Succeeded && is_there(views, &job, index, &stage))
+            .then_some(ReusableStage { job, stage })
     };
-    desk.ledger
+    views
+        .ledger
         .jobs()
         .iter()
         .rev()
@@ -252,14 +258,14 @@ fn find(desk: &Desk, own: Option<&JobId>, index: usize, key: &str) -> Option<Fou
 
 /// Whether all that a stage left for others is there: its last checkpoint, the data set that it
 /// made.
-fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) -> bool {
+fn is_there(views: &JobViews, job: &JobRecord, index: usize, record: &StageRecord) -> bool {
     let Ok(parsed) = Job::parse(&job.submission.job_toml, Path::new("/")) else {
         return false;
     };
     let Some(settings) = parsed.stages.get(index) else {
         return false;
     };
-    let outputs = Outputs::new(job_dir(&desk.state_dir, job.job()));
+    let outputs = Outputs::new(job_dir(&views.state_dir, job.job()));
     let made = settings.rejection_sampling().is_none() || {
         let dir = outputs.datasets();
         let sets = crate::datasets::DataSets {
@@ -277,20 +283,20 @@ fn is_there(desk: &Desk, job: &JobRecord, index: usize, record: &StageRecord) ->
 }
 
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
-pub fn plan(desk: &Desk, materials: &Materials) -> BTreeMap<usize, JobId> {
-    let plugins = graders::hashes(materials);
-    let keys = keys(&materials.job, &plugins, desk, None).unwrap_or_default();
+pub fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, JobId> {
+    let plugins = reward_versions::hashes(loaded_job);
+    let keys = keys(&loaded_job.job, &plugins, views, None).unwrap_or_default();
     let found = keys
         .iter()
         .enumerate()
-        .filter_map(|(index, key)| Some((index, find(desk, None, index, key)?.job.job().clone())));
+        .filter_map(|(index, key)| Some((index, find(views, None, index, key)?.job.job().clone())));
     found.collect()
 }
 
 /// Takes over as many stages as come next, one after the other. Returns the later ones that could
 /// be, when it is their turn. Blocks.
 pub fn take_over(
-    desk: &Desk,
+    views: &JobViews,
     record: &Arc<JobRecord>,
     outputs: &Outputs,
     job: &Job,
@@ -304,7 +310,7 @@ pub fn take_over(
     let mut next = record.progress.stages.len();
     let mut later = BTreeSet::new();
     for (index, key) in record.reuse.keys.iter().enumerate().skip(next) {
-        let Some(found) = find(desk, Some(id), index, key) else {
+        let Some(found) = find(views, Some(id), index, key) else {
             continue;
         };
         if at_work || index != next {
@@ -312,7 +318,7 @@ pub fn take_over(
             continue;
         }
         let of = found.job.job().clone();
-        match take(desk, record, outputs, job, index, found) {
+        match take(views, record, outputs, job, index, found) {
             Ok(()) => {
                 let name = job.stages.get(index).map_or("", |stage| &stage.name);
                 log.info(format!(
@@ -332,18 +338,18 @@ pub fn take_over(
 }
 
 fn take(
-    desk: &Desk,
+    views: &JobViews,
     own: &JobRecord,
     outputs: &Outputs,
     job: &Job,
     index: usize,
-    found: Found,
+    found: ReusableStage,
 ) -> Result<(), ReuseError> {
-    let Found {
+    let ReusableStage {
         job: other,
         stage: mut record,
     } = found;
-    let theirs = Outputs::new(job_dir(&desk.state_dir, other.job()));
+    let theirs = Outputs::new(job_dir(&views.state_dir, other.job()));
     let stage = index as u32;
     let newest = record.newest_checkpoint().cloned();
     record.checkpoints.clear();
@@ -382,7 +388,7 @@ fn take(
         link(&from, &to)?;
         sync(parent)?;
     }
-    let metrics = desk.ledger.metrics(other.job(), stage)?;
+    let metrics = views.ledger.metrics(other.job(), stage)?;
     let first = job.first_of_own_model() == Some(index);
     let is_its = |of: &Option<String>| of.as_ref().map_or(first, |of| *of == record.name);
     let evals = other
@@ -401,7 +407,7 @@ fn take(
         metrics,
         evals,
     };
-    desk.ledger.apply(command)?;
+    views.ledger.apply(command)?;
     Ok(())
 }
 

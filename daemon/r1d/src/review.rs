@@ -1,20 +1,21 @@
 //! People look at what a rejection-sampling stage kept (`review = true`), before anything reads it.
 //!
 //! ```text
-//! stage finished, data set made ─▶ the job waits, without a worker ─▶ accepted, or an edited file imported ─▶ the job goes on
+//! stage finished, data set made ─▶ the job waits, without a worker
+//!     ─▶ accepted, or an edited file imported ─▶ the job goes on
 //! ```
 //!
 //! What was made stays as it is. An imported file is checked line by line and lies beside it, named
-//! by its hash; that it is the data set from then on is one rename, of the [record](Made). It may
-//! be replaced until a later stage has begun to read it: which bytes those are is decided under
-//! [`Desk::reviews`], by whoever begins the stage (`STEP-2`).
+//! by its hash; that it is the data set from then on is one rename, of the [record](DataSetRecord).
+//! It may be replaced until a later stage has begun to read it: which bytes those are is decided
+//! under [`JobViews::reviews`], by whoever begins the stage (`STEP-2`).
 
-use crate::datasets::{DataSetError, Made, made, rows_of, write_record};
+use crate::datasets::{DataSetError, DataSetRecord, made, rows_of, write_record};
 use crate::digest;
 use crate::job_log::JobLog;
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::status::Desk;
+use crate::status::JobViews;
 use r1d_data::storage::write_atomically;
 use r1d_data::{DataError, DataSet};
 use r1d_job::{DataSource, Job, JobError, Stage};
@@ -87,17 +88,17 @@ impl ReviewError {
 }
 
 /// A job and the place of its data sets.
-struct Shelf {
+struct ReviewFolder {
     job: Job,
     dir: PathBuf,
 }
 
-impl Shelf {
-    fn open(desk: &Desk, record: &JobRecord) -> Result<Shelf, ReviewError> {
+impl ReviewFolder {
+    fn open(views: &JobViews, record: &JobRecord) -> Result<ReviewFolder, ReviewError> {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-        Ok(Shelf {
+        Ok(ReviewFolder {
             job,
-            dir: Outputs::new(job_dir(&desk.state_dir, record.job())).datasets(),
+            dir: Outputs::new(job_dir(&views.state_dir, record.job())).datasets(),
         })
     }
 
@@ -108,7 +109,7 @@ impl Shelf {
             .filter(|stage| stage.rejection_sampling().is_some())
     }
 
-    fn shown(&self, stage: &Stage, made: Made) -> MadeDataSet {
+    fn shown(&self, stage: &Stage, made: DataSetRecord) -> MadeDataSet {
         MadeDataSet {
             stage: stage.name.clone(),
             rows: made.rows,
@@ -145,13 +146,13 @@ fn is_finished(record: &JobRecord, stage: &str) -> bool {
 }
 
 /// The data sets that are there, in the order of their stages. Blocks.
-pub fn list(desk: &Desk, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
-    let shelf = Shelf::open(desk, record)?;
-    let finished = shelf
+pub fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
+    let folder = ReviewFolder::open(views, record)?;
+    let finished = folder
         .makers()
         .filter(|stage| is_finished(record, &stage.name));
     finished
-        .map(|stage| Ok(shelf.shown(stage, made(&shelf.dir, &stage.name)?)))
+        .map(|stage| Ok(folder.shown(stage, made(&folder.dir, &stage.name)?)))
         .collect()
 }
 
@@ -198,14 +199,14 @@ pub fn hashes(
 
 /// Accepts what a stage made, or takes `file` in its place. Blocks.
 pub fn review(
-    desk: &Desk,
+    views: &JobViews,
     record: &JobRecord,
     stage: &str,
     file: Option<&Path>,
 ) -> Result<MadeDataSet, ReviewError> {
-    let shelf = Shelf::open(desk, record)?;
-    let Some(settings) = shelf.job.stages.iter().find(|known| known.name == stage) else {
-        let known: Vec<&str> = shelf.makers().map(|stage| stage.name.as_str()).collect();
+    let folder = ReviewFolder::open(views, record)?;
+    let Some(settings) = folder.job.stages.iter().find(|known| known.name == stage) else {
+        let known: Vec<&str> = folder.makers().map(|stage| stage.name.as_str()).collect();
         let known = if known.is_empty() {
             "none".into()
         } else {
@@ -230,44 +231,44 @@ pub fn review(
     if !is_finished(record, &settings.name) {
         return Err(ReviewError::NotMade { stage: stage() });
     }
-    let mut reviewed = Made {
+    let mut reviewed = DataSetRecord {
         reviewed: true,
-        ..made(&shelf.dir, &settings.name)?
+        ..made(&folder.dir, &settings.name)?
     };
     match file {
         None => reviewed.return_to_made(),
         Some(path) => {
-            let source = shelf
+            let source = folder
                 .job
                 .source(&settings.name)
                 .ok_or_else(|| DataError::Source {
                     name: settings.name.clone(),
                     problem: "no data set of the job file is behind it".into(),
                 })?;
-            let (rows, sha256) = import(path, &shelf.dir, &source)?;
+            let (rows, sha256) = import(path, &folder.dir, &source)?;
             reviewed.take(rows, sha256, &settings.name);
         }
     }
     // Nobody begins to read while it is decided what.
-    let _held = desk.reviews.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = desk.ledger.job(record.job());
+    let _held = views.reviews.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = views.ledger.job(record.job());
     let now = now.as_deref().unwrap_or(record);
     if now.state().is_final() {
         return Err(ReviewError::Ended {
             job: record.job().to_string(),
         });
     }
-    if let Some(reader) = shelf.reader(now, &settings.name) {
+    if let Some(reader) = folder.reader(now, &settings.name) {
         return Err(ReviewError::Read {
             stage: stage(),
             reader: reader.into(),
         });
     }
-    write_record(&shelf.dir, &settings.name, &reviewed)?;
+    write_record(&folder.dir, &settings.name, &reviewed)?;
     let log = JobLog::new(
-        Outputs::new(job_dir(&desk.state_dir, record.job())).log(),
+        Outputs::new(job_dir(&views.state_dir, record.job())).log(),
         &record.job().0,
-        desk.clock.clone(),
+        views.clock.clone(),
     );
     log.info(match file {
         Some(_) => format!(
@@ -282,10 +283,11 @@ pub fn review(
             settings.name, reviewed.rows
         ),
     });
-    Ok(shelf.shown(settings, reviewed))
+    Ok(folder.shown(settings, reviewed))
 }
 
-/// Copies `path` to where [`Made::file_of`] looks for it, each line checked: rows and SHA-256.
+/// Copies `path` to where [`DataSetRecord::file_of`] looks for it, each line checked: rows and
+/// SHA-256.
 fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String), ReviewError> {
     let columns = Columns::of(&rows_of(dir, &source.name))?;
     let mut rows = 0;
@@ -338,7 +340,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
             path: arrived.clone(),
             source,
         })?;
-        let place = dir.join(Made::imported_name(&source.name, &sha256));
+        let place = dir.join(DataSetRecord::imported_name(&source.name, &sha256));
         std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File {
             path: place,
             source,

@@ -2,7 +2,7 @@
 //! groups), verdicts come out in whatever order the pool has them. A judged reward is called twice:
 //! for its questions, and with the answers of its model.
 
-use crate::materials::{Judge, Materials};
+use crate::loaded_job::{JobReward, LoadedJob};
 use crate::tasks;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use r1d_data::{Json, Row, Tokenizer};
 use r1d_proto::verdict::Verdict;
 use r1d_rewards::{Completion, Judged, Line, LoadedReward, Rewards, ScoreError, World};
-use r1d_runner::{Answered, Answers, Asked, End, Event, ScoreItem, Source};
+use r1d_runner::{Answers, End, Event, JudgeReply, JudgeRequest, ScoreItem, Source};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,24 +24,24 @@ const QUEUE_MAX_COMPLETIONS: usize = 256;
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
-pub enum Handed {
+pub enum ScoreRequest {
     /// To be judged together.
     Score(Vec<ScoreItem>),
     /// Whose models have answered.
-    Conclude(Vec<Answered>),
+    Conclude(Vec<JudgeReply>),
 }
 
 /// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends
 /// the bridge.
 pub fn bridge(
-    materials: Arc<Materials>,
+    loaded_job: Arc<LoadedJob>,
     rewards: &Rewards,
-) -> (mpsc::Sender<Handed>, mpsc::Receiver<Event>) {
+) -> (mpsc::Sender<ScoreRequest>, mpsc::Receiver<Event>) {
     let (items, incoming) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     let (outgoing, events) = mpsc::channel(QUEUE_MAX_COMPLETIONS);
     tasks::spawn(
         "scoring",
-        carry(materials, rewards.pool().line(), incoming, outgoing),
+        carry(loaded_job, rewards.pool().line(), incoming, outgoing),
     );
     (items, events)
 }
@@ -49,9 +49,9 @@ pub fn bridge(
 /// Never waits for one side alone: the job may be handing in completions just when it is not taking
 /// verdicts.
 async fn carry(
-    materials: Arc<Materials>,
+    loaded_job: Arc<LoadedJob>,
     pool: Line,
-    mut items: mpsc::Receiver<Handed>,
+    mut items: mpsc::Receiver<ScoreRequest>,
     events: mpsc::Sender<Event>,
 ) {
     let mut judging = FuturesUnordered::new();
@@ -60,10 +60,14 @@ async fn carry(
     loop {
         tokio::select! {
             item = items.recv() => match item {
-                Some(Handed::Score(items)) => judging.push(judge(&materials, &pool, items, None)),
-                Some(Handed::Conclude(answered)) => for Answered { item, answers } in answered {
-                    judging.push(judge(&materials, &pool, vec![item], Some(answers)));
-                },
+                Some(ScoreRequest::Score(items)) => {
+                    judging.push(judge(&loaded_job, &pool, items, None));
+                }
+                Some(ScoreRequest::Conclude(answered)) => {
+                    for JudgeReply { item, answers } in answered {
+                        judging.push(judge(&loaded_job, &pool, vec![item], Some(answers)));
+                    }
+                }
                 None => return,
             },
             Some(events) = judging.next() => done.extend(events),
@@ -87,14 +91,14 @@ type ByReward = BTreeMap<String, Answers>;
 
 /// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
 async fn judge(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     pool: &Line,
     items: Vec<ScoreItem>,
     answers: Option<ByReward>,
 ) -> Vec<Event> {
     let judged = match answers {
-        None => verdicts(materials, pool, items).await,
-        Some(answers) => conclusions(materials, pool, items, answers).await,
+        None => verdicts(loaded_job, pool, items).await,
+        Some(answers) => conclusions(loaded_job, pool, items, answers).await,
     };
     judged.unwrap_or_else(|end| vec![Event::Fault(end)])
 }
@@ -105,7 +109,7 @@ fn failed(error: String) -> End {
 
 /// The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have
 /// one.
-fn abandoned(judge: &Judge, error: ScoreError) -> End {
+fn abandoned(judge: &JobReward, error: ScoreError) -> End {
     End::Abandoned {
         cause: format!("reward `{}`: {error}", judge.reward.name),
     }
@@ -115,7 +119,7 @@ fn abandoned(judge: &Judge, error: ScoreError) -> End {
 struct Hearing<'a> {
     completions: Vec<Completion>,
     row: &'a Row,
-    judges: Vec<(&'a Judge, LoadedReward)>,
+    judges: Vec<(&'a JobReward, LoadedReward)>,
     /// Of the completions.
     policy: &'a Tokenizer,
     /// The prompt lacks the tokenizer's special ids, as text.
@@ -123,20 +127,20 @@ struct Hearing<'a> {
 }
 
 async fn hearing<'a>(
-    materials: &'a Materials,
+    loaded_job: &'a LoadedJob,
     items: &[ScoreItem],
 ) -> Result<Option<Hearing<'a>>, End> {
     let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else {
         return Ok(None);
     };
-    let (Some(prompted), Some(tokenizer)) = (materials.row(of, row), materials.tokenizer(of))
+    let (Some(prompted), Some(tokenizer)) = (loaded_job.row(of, row), loaded_job.tokenizer(of))
     else {
         return Err(failed(format!(
             "row {row} of {of:?} is not in the job's data"
         )));
     };
     let step = matches!(of, Source::Stage(_)).then_some(key.step);
-    let judges: Vec<&Judge> = prompted
+    let judges: Vec<&JobReward> = prompted
         .judges
         .filter(|judge| step.is_none_or(|step| step >= judge.reward.after_step))
         .collect();
@@ -157,11 +161,15 @@ async fn hearing<'a>(
         .iter()
         .map(completion)
         .collect::<Result<Vec<_>, _>>()?;
-    let graders = materials.graders.read().await.of(&judges, of, items);
+    let reward_versions = loaded_job
+        .reward_versions
+        .read()
+        .await
+        .of(&judges, of, items);
     Ok(Some(Hearing {
         completions,
         row: prompted.data,
-        judges: judges.into_iter().zip(graders).collect(),
+        judges: judges.into_iter().zip(reward_versions).collect(),
         policy: tokenizer,
         adds_special: prompted.adds_special,
     }))
@@ -194,7 +202,7 @@ fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
 }
 
 async fn verdicts(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     pool: &Line,
     items: Vec<ScoreItem>,
 ) -> Result<Vec<Event>, End> {
@@ -204,11 +212,12 @@ async fn verdicts(
         judges,
         policy,
         adds_special,
-    }) = hearing(materials, &items).await?
+    }) = hearing(loaded_job, &items).await?
     else {
         return Ok(Vec::new());
     };
-    let mut said: Vec<(Vec<Verdict>, Vec<Asked>)> = vec![(Vec::new(), Vec::new()); items.len()];
+    let mut said: Vec<(Vec<Verdict>, Vec<JudgeRequest>)> =
+        vec![(Vec::new(), Vec::new()); items.len()];
     for (judge, loaded) in judges {
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
@@ -234,14 +243,14 @@ async fn verdicts(
                         ));
                     }
                     Ok(asks) => {
-                        let questions = materials.respondents.questions(
-                            &materials.job,
+                        let questions = loaded_job.judge_models.questions(
+                            &loaded_job.job,
                             &judge.reward,
                             asks,
                             policy,
                             adds_special,
                         );
-                        asked.push(Asked {
+                        asked.push(JudgeRequest {
                             reward: name.clone(),
                             questions: questions.map_err(failed)?,
                         });
@@ -275,7 +284,7 @@ async fn verdicts(
 
 /// The verdicts of the rewards that have answers.
 async fn conclusions(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     pool: &Line,
     items: Vec<ScoreItem>,
     mut answers: ByReward,
@@ -285,7 +294,7 @@ async fn conclusions(
         row,
         judges,
         ..
-    }) = hearing(materials, &items).await?
+    }) = hearing(loaded_job, &items).await?
     else {
         return Ok(Vec::new());
     };
@@ -298,9 +307,9 @@ async fn conclusions(
         let Some(said) = answers.remove(&judge.reward.name) else {
             continue;
         };
-        let said = materials
-            .respondents
-            .answers(&materials.job, &judge.reward, said)
+        let said = loaded_job
+            .judge_models
+            .answers(&loaded_job.job, &judge.reward, said)
             .map_err(failed)?;
         let concluded = pool
             .conclude(loaded.clone(), completion.clone(), said)

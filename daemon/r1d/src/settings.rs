@@ -1,7 +1,7 @@
 //! What one daemon runs with: its configuration file, flags and environment, resolved once at the
 //! start.
 
-use crate::cli::Place;
+use crate::cli::Locations;
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
 use r1d_proto::user_file;
@@ -69,7 +69,7 @@ pub fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
 
 impl Settings {
     /// `file` is the configuration's, absent for the embedded one.
-    pub fn resolve(file: Option<&Path>, place: Place) -> Result<Settings, SettingsError> {
+    pub fn resolve(file: Option<&Path>, place: Locations) -> Result<Settings, SettingsError> {
         let config = match file {
             Some(path) => read_config(path)?,
             None => DaemonConfig::dev().map_err(SettingsError::Embedded)?,

@@ -3,8 +3,8 @@
 
 use crate::actors::jobs::{DeviceUsable, Jobs};
 use crate::actors::supervise::Supervised;
-use crate::actors::worker::{EXIT_NO_LIBRARY, Recipe, WorkerError};
-use crate::board::Board;
+use crate::actors::worker::{EXIT_NO_LIBRARY, WorkerCommand, WorkerError};
+use crate::live_status::LiveStatus;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -25,54 +25,68 @@ pub enum SetupError {
     Libraries(String),
 }
 
-/// Tries each device, all at once, and marks those on the board that cannot be used.
-pub async fn try_devices(recipes: &[Recipe], board: &Board) -> Result<(), SetupError> {
+/// Tries each device, all at once, and marks those on the live status that cannot be used.
+pub async fn try_devices(
+    recipes: &[WorkerCommand],
+    live_status: &LiveStatus,
+) -> Result<(), SetupError> {
     let found = futures_util::future::join_all(recipes.iter().map(probe)).await;
-    for (recipe, problem) in recipes.iter().zip(found) {
+    for (worker_command, problem) in recipes.iter().zip(found) {
         let problem = problem?;
         if let Some(problem) = &problem {
             tracing::error!(
                 "device {} gets no jobs until this is mended: {problem}",
-                recipe.device
+                worker_command.device
             );
         }
-        board.found(&recipe.device, problem);
+        live_status.found(&worker_command.device, problem);
     }
     Ok(())
 }
 
 /// Tries devices again that cannot be used; one that can be by then gets the next job. None waits
 /// for another's answer.
-pub async fn keep_trying(recipes: Vec<Recipe>, board: Board, jobs: Supervised<Jobs>) {
+pub async fn keep_trying(
+    recipes: Vec<WorkerCommand>,
+    live_status: LiveStatus,
+    jobs: Supervised<Jobs>,
+) {
     futures_util::future::join_all(
         recipes
             .iter()
-            .map(|recipe| keep_trying_one(recipe, &board, &jobs)),
+            .map(|worker_command| keep_trying_one(worker_command, &live_status, &jobs)),
     )
     .await;
 }
 
 /// Pauses grow until the device has been of use for a while: one that opens and then does nothing
 /// is not given a job every second.
-async fn keep_trying_one(recipe: &Recipe, board: &Board, jobs: &Supervised<Jobs>) {
+async fn keep_trying_one(
+    worker_command: &WorkerCommand,
+    live_status: &LiveStatus,
+    jobs: &Supervised<Jobs>,
+) {
     let mut pause = PROBE_AGAIN;
     loop {
-        if tokio::time::timeout(OF_USE_AFTER, board.until_unusable(&recipe.device))
-            .await
-            .is_err()
+        if tokio::time::timeout(
+            OF_USE_AFTER,
+            live_status.until_unusable(&worker_command.device),
+        )
+        .await
+        .is_err()
         {
             pause = PROBE_AGAIN;
-            board.until_unusable(&recipe.device).await;
+            live_status.until_unusable(&worker_command.device).await;
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(PROBE_AGAIN_MAX);
-        let problem = probe(recipe)
+        let problem = probe(worker_command)
             .await
             .unwrap_or_else(|problem| Some(problem.to_string()));
         let is_usable = problem.is_none();
-        board.found(&recipe.device, problem);
+        live_status.found(&worker_command.device, problem);
         if is_usable {
-            tracing::info!("device {} can be used", recipe.device);
+            tracing::info!("device {} can be used", worker_command.device);
             // The queue is being made anew: it looks by itself.
             let _ = jobs.ask("the queue", DeviceUsable).await;
         }
@@ -80,13 +94,13 @@ async fn keep_trying_one(recipe: &Recipe, board: &Board, jobs: &Supervised<Jobs>
 }
 
 /// What keeps the device from being used, if anything does.
-async fn probe(recipe: &Recipe) -> Result<Option<String>, SetupError> {
+async fn probe(worker_command: &WorkerCommand) -> Result<Option<String>, SetupError> {
     let failed = |source| WorkerError::Start {
-        executable: recipe.executable.clone(),
+        executable: worker_command.executable.clone(),
         source,
     };
-    let mut command = recipe.command().map_err(failed)?;
-    command.args(["probe", "--device", &recipe.device]);
+    let mut command = worker_command.command().map_err(failed)?;
+    command.args(["probe", "--device", &worker_command.device]);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -94,7 +108,7 @@ async fn probe(recipe: &Recipe) -> Result<Option<String>, SetupError> {
         .kill_on_drop(true);
     let ended = command.spawn().map_err(failed)?.wait_with_output();
     match tokio::time::timeout(PROBE_MAX, ended).await {
-        Ok(ended) => judged(recipe, &ended.map_err(failed)?),
+        Ok(ended) => judged(worker_command, &ended.map_err(failed)?),
         Err(_) => Ok(Some(format!(
             "a worker does not open it within {} s",
             PROBE_MAX.as_secs()
@@ -102,7 +116,7 @@ async fn probe(recipe: &Recipe) -> Result<Option<String>, SetupError> {
     }
 }
 
-fn judged(recipe: &Recipe, ended: &Output) -> Result<Option<String>, SetupError> {
+fn judged(worker_command: &WorkerCommand, ended: &Output) -> Result<Option<String>, SetupError> {
     if ended.status.success() {
         return Ok(None);
     }
@@ -114,7 +128,7 @@ fn judged(recipe: &Recipe, ended: &Output) -> Result<Option<String>, SetupError>
         .trim();
     match (
         ended.status.code(),
-        recipe.unusable(ended.status.code(), said),
+        worker_command.unusable(ended.status.code(), said),
     ) {
         (Some(EXIT_NO_LIBRARY), Some(problem)) => Err(SetupError::Libraries(problem)),
         (_, Some(problem)) => Ok(Some(problem)),

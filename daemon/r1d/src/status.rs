@@ -1,9 +1,9 @@
-//! Jobs as `r1ctl` shows them: what the ledger holds, and what the board says of the moment.
+//! Jobs as `r1ctl` shows them: what the ledger holds, and what the live status says of the moment.
 
-use crate::board::{Board, Live};
-use crate::graders::OpenJobs;
+use crate::live_status::{JobSnapshot, LiveStatus};
 use crate::outputs::Outputs;
 use crate::review;
+use crate::reward_versions::OpenJobs;
 use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
@@ -61,9 +61,9 @@ impl Outlines {
 
 /// All that a status is made of.
 #[derive(Clone)]
-pub struct Desk {
+pub struct JobViews {
     pub ledger: Arc<Ledger>,
-    pub board: Board,
+    pub live_status: LiveStatus,
     pub clock: SharedClock,
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
@@ -81,16 +81,16 @@ fn steps_of_file(stage: &Stage) -> u64 {
     }
 }
 
-fn state(record: &JobRecord, live: Option<&Live>) -> State {
+fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
     match live.and_then(|live| live.failed.as_ref()) {
         Some(_) => State::Failed,
         None => record.state(),
     }
 }
 
-impl Desk {
+impl JobViews {
     pub fn summary(&self, record: &JobRecord) -> JobSummary {
-        let live = self.board.live(record.job());
+        let live = self.live_status.live(record.job());
         let stage = record.progress.stages.last();
         JobSummary {
             job: record.job().clone(),
@@ -120,7 +120,7 @@ impl Desk {
     }
 
     pub fn status(&self, record: &JobRecord) -> JobStatus {
-        let live = self.board.live(record.job());
+        let live = self.live_status.live(record.job());
         let queued = self.ledger.queue();
         let position = queued.iter().position(|other| other.job() == record.job());
         JobStatus {
@@ -157,7 +157,7 @@ impl Desk {
         }
     }
 
-    fn stages(&self, record: &JobRecord, live: Option<&Live>) -> Vec<StageStatus> {
+    fn stages(&self, record: &JobRecord, live: Option<&JobSnapshot>) -> Vec<StageStatus> {
         let outlines = self.outlines.of(record);
         let model = |name: &str| {
             outlines
@@ -218,7 +218,7 @@ impl Desk {
     }
 
     pub fn why(&self, record: &JobRecord) -> Why {
-        let live = self.board.live(record.job());
+        let live = self.live_status.live(record.job());
         let now = self.clock.now();
         let waits = match (record.state(), &live) {
             // A queued job is in a run's hands from the moment that its files are read.
@@ -286,7 +286,7 @@ impl Desk {
 
     /// What a job waits for that could run.
     pub fn free_device(&self) -> String {
-        let devices: Vec<String> = (self.board.devices().into_iter())
+        let devices: Vec<String> = (self.live_status.devices().into_iter())
             .map(|device| match (device.problem, device.job) {
                 (Some(problem), _) => format!("{} ({}: {problem})", device.device, device.state),
                 (None, Some(job)) => format!("{} (busy with job {job})", device.device),

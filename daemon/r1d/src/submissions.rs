@@ -36,10 +36,10 @@ pub struct Underway {
 }
 
 #[derive(Clone, Default)]
-pub struct Submissions(Arc<Mutex<Inner>>);
+pub struct Submissions(Arc<Mutex<SubmissionTable>>);
 
 #[derive(Default)]
-struct Inner {
+struct SubmissionTable {
     underway: HashMap<String, Underway>,
     unheard: VecDeque<Unheard>,
 }
@@ -58,7 +58,7 @@ pub fn contents(request: &Request) -> String {
 }
 
 impl Submissions {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SubmissionTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,7 +68,7 @@ impl Submissions {
     }
 
     /// A submission begins; its answer goes to the sender, whose drop ends it.
-    pub fn begin(&self, id: &str, contents: String, reading: Reading) -> (Underway, Begun) {
+    pub fn begin(&self, id: &str, contents: String, reading: Reading) -> (Underway, ReadingGuard) {
         let (sender, answer) = watch::channel(None);
         let underway = Underway {
             reading,
@@ -78,7 +78,7 @@ impl Submissions {
         self.lock().underway.insert(id.into(), underway.clone());
         (
             underway,
-            Begun {
+            ReadingGuard {
                 submissions: self.clone(),
                 id: id.into(),
                 answer: sender,
@@ -113,19 +113,19 @@ impl Submissions {
 }
 
 /// Held by whoever reads a submission.
-pub struct Begun {
+pub struct ReadingGuard {
     submissions: Submissions,
     id: String,
     answer: watch::Sender<Option<Answer>>,
 }
 
-impl Begun {
+impl ReadingGuard {
     pub fn answer(self, answer: Answer) {
         self.answer.send_replace(Some(answer));
     }
 }
 
-impl Drop for Begun {
+impl Drop for ReadingGuard {
     fn drop(&mut self) {
         self.submissions.lock().underway.remove(&self.id);
     }

@@ -1,7 +1,7 @@
 //! A model of a job, as far as can be told without a tensor: what its worker could not open is
 //! found before the job is accepted.
 
-use crate::materials::MaterialsError;
+use crate::loaded_job::LoadError;
 use r1d_proto::user_file;
 use r1d_shape::{Config, Head, WeightFiles, WeightsError};
 use std::path::Path;
@@ -29,19 +29,18 @@ impl Gives {
 }
 
 /// A config.json and its text.
-pub fn read_config(path: &Path) -> Result<(Config, String), MaterialsError> {
-    let text =
-        user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| MaterialsError::Model {
-            path: path.into(),
-            source,
-        })?;
+pub fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
+    let text = user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| LoadError::Model {
+        path: path.into(),
+        source,
+    })?;
     let config = Config::parse(&text).map_err(|error| {
         let problem = error.to_string();
         let problem = problem
             .strip_prefix("config.json: ")
             .unwrap_or(&problem)
             .to_owned();
-        MaterialsError::Config {
+        LoadError::Config {
             path: path.into(),
             problem,
         }
@@ -51,7 +50,7 @@ pub fn read_config(path: &Path) -> Result<(Config, String), MaterialsError> {
 
 /// The config.json of a directory whose weights are those that it describes, as they have it:
 /// whether the head is the embedding is theirs to say.
-pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, MaterialsError> {
+pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, LoadError> {
     let checked = || {
         let mut files = WeightFiles::open(dir)?;
         let config = files.agreed(config, &mut |_| ())?;
@@ -62,8 +61,8 @@ pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, M
         Ok(config)
     };
     checked().map_err(|error| match error {
-        WeightsError::Io { path, source } => MaterialsError::Model { path, source },
-        WeightsError::Wrong { path, problem } => MaterialsError::Weights { path, problem },
+        WeightsError::Io { path, source } => LoadError::Model { path, source },
+        WeightsError::Wrong { path, problem } => LoadError::Weights { path, problem },
         WeightsError::Missing { ref dir, .. } => {
             let problem = error.to_string();
             let path = dir.clone();
@@ -71,7 +70,7 @@ pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, M
                 .strip_prefix(&format!("{}: ", path.display()))
                 .unwrap_or(&problem)
                 .to_owned();
-            MaterialsError::Weights { path, problem }
+            LoadError::Weights { path, problem }
         }
     })
 }

@@ -3,14 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
-mod house;
+mod test_daemon;
 
-use house::House;
 use r1d_proto::control::{Envelope, ErrorKind, JobSummary, Request, Response, State};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Read};
 use std::os::unix::net::UnixStream;
+use test_daemon::TestDaemon;
 
 fn submission(job: String) -> Request {
     Request::Submit {
@@ -29,8 +29,8 @@ fn under(id: &str, request: &Request) -> Envelope {
     }
 }
 
-fn say(house: &House, envelope: &Envelope) -> UnixStream {
-    let mut stream = house.connect().expect("a daemon");
+fn say(daemon: &TestDaemon, envelope: &Envelope) -> UnixStream {
+    let mut stream = daemon.connect().expect("a daemon");
     write_blocking(&mut stream, Format::Json, envelope).expect("a request");
     stream
 }
@@ -46,20 +46,20 @@ fn hear(mut stream: UnixStream) -> String {
     submitted(read_blocking(&mut stream, Format::Json).expect("an answer"))
 }
 
-fn jobs(house: &House) -> Vec<JobSummary> {
-    match house.ask(Request::List) {
+fn jobs(daemon: &TestDaemon) -> Vec<JobSummary> {
+    match daemon.ask(Request::List) {
         Response::Jobs(jobs) => jobs,
         other => panic!("{other:?}"),
     }
 }
 
 /// A job that is over soon once it runs, and takes `rows` rows to read.
-fn job(house: &House, rows: usize) -> String {
+fn job(daemon: &TestDaemon, rows: usize) -> String {
     let text: String = (0..rows)
         .map(|i| format!("{{\"text\": \"{} {} {}\"}}\n", i % 7, i % 5, i % 3))
         .collect();
-    fs::write(house.path(&format!("text-{rows}.jsonl")), text).expect("rows");
-    let whole = house.job(&[(
+    fs::write(daemon.path(&format!("text-{rows}.jsonl")), text).expect("rows");
+    let whole = daemon.job(&[(
         "rows.jsonl\"\n[data.train]",
         &format!("text-{rows}.jsonl\"\n[data.train]"),
     )]);
@@ -73,18 +73,18 @@ fn job(house: &House, rows: usize) -> String {
 /// anything, and the job runs all the same.
 #[test]
 fn a_submission_whose_client_left_is_queued_and_runs() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     drop(say(
-        &house,
+        &daemon,
         &Envelope {
             id: None,
             progress: false,
-            request: submission(job(&house, 20_000)),
+            request: submission(job(&daemon, 20_000)),
         },
     ));
-    let ended = house.wait("the job of a client that left", |house| {
-        jobs(house)
+    let ended = daemon.wait("the job of a client that left", |daemon| {
+        jobs(daemon)
             .first()
             .filter(|job| job.state.is_final())
             .map(|job| job.state)
@@ -94,38 +94,38 @@ fn a_submission_whose_client_left_is_queued_and_runs() {
 
 #[test]
 fn a_submission_that_is_sent_again_makes_one_job() {
-    let mut house = House::new();
-    house.start();
-    let request = submission(job(&house, 20_000));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let request = submission(job(&daemon, 20_000));
     // The first client leaves while its job is read, two others are there at once, and one comes
     // later.
-    drop(say(&house, &under("mine-1", &request)));
+    drop(say(&daemon, &under("mine-1", &request)));
     let (second, third) = (
-        say(&house, &under("mine-1", &request)),
-        say(&house, &under("mine-1", &request)),
+        say(&daemon, &under("mine-1", &request)),
+        say(&daemon, &under("mine-1", &request)),
     );
     let id = hear(second);
     assert_eq!(hear(third), id);
-    assert_eq!(hear(say(&house, &under("mine-1", &request))), id);
-    house.wait_succeeded(&id);
+    assert_eq!(hear(say(&daemon, &under("mine-1", &request))), id);
+    daemon.wait_succeeded(&id);
     // The ledger knows it after the daemon that read it is gone.
-    house.kill();
-    house.start();
-    assert_eq!(hear(say(&house, &under("mine-1", &request))), id);
-    assert_eq!(jobs(&house).len(), 1);
+    daemon.kill();
+    daemon.start();
+    assert_eq!(hear(say(&daemon, &under("mine-1", &request))), id);
+    assert_eq!(jobs(&daemon).len(), 1);
     // The same job under another id is another job.
-    assert_ne!(hear(say(&house, &under("mine-2", &request))), id);
-    assert_eq!(jobs(&house).len(), 2);
+    assert_ne!(hear(say(&daemon, &under("mine-2", &request))), id);
+    assert_eq!(jobs(&daemon).len(), 2);
 }
 
 /// Whoever took an id that is another submission's would be told of a job that is not theirs.
 #[test]
 fn another_job_under_the_id_of_a_submission_is_refused() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let (one, other) = (
-        submission(job(&house, 20_000)),
-        submission(job(&house, 20_001)),
+        submission(job(&daemon, 20_000)),
+        submission(job(&daemon, 20_001)),
     );
     let refused = |stream: UnixStream| match read_blocking(&mut { stream }, Format::Json)
         .expect("an answer")
@@ -141,10 +141,10 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
     };
     // While the first is being read, and when the ledger has it; a daemon that did not read it
     // knows it too.
-    let first = say(&house, &under("same-1", &one));
-    refused(say(&house, &under("same-1", &other)));
+    let first = say(&daemon, &under("same-1", &one));
+    refused(say(&daemon, &under("same-1", &other)));
     let id = hear(first);
-    refused(say(&house, &under("same-1", &other)));
+    refused(say(&daemon, &under("same-1", &other)));
     let Request::Submit { job: text, .. } = &one else {
         panic!()
     };
@@ -154,57 +154,57 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
         pins: Default::default(),
         no_reuse: true,
     };
-    refused(say(&house, &under("same-1", &prior)));
-    house.kill();
-    house.start();
-    refused(say(&house, &under("same-1", &other)));
-    assert_eq!(hear(say(&house, &under("same-1", &one))), id);
+    refused(say(&daemon, &under("same-1", &prior)));
+    daemon.kill();
+    daemon.start();
+    refused(say(&daemon, &under("same-1", &other)));
+    assert_eq!(hear(say(&daemon, &under("same-1", &one))), id);
     // What was refused leaves nothing that another submission of it would find.
-    assert_ne!(hear(say(&house, &under("own-1", &other))), id);
-    assert_eq!(jobs(&house).len(), 2);
+    assert_ne!(hear(say(&daemon, &under("own-1", &other))), id);
+    assert_eq!(jobs(&daemon).len(), 2);
 }
 
 /// A person who types the command again has another id, and means the same job as long as nobody
 /// told of the first.
 #[test]
 fn the_same_command_again_finds_the_job_that_nobody_heard_of() {
-    let mut house = House::new();
-    house.plant("start-1", "hang");
-    house.start();
-    let request = submission(job(&house, 20_000));
-    drop(say(&house, &under("one", &request)));
-    let found = house.wait("the first job", |house| {
-        jobs(house).first().map(|job| job.job.0.clone())
+    let mut daemon = TestDaemon::new();
+    daemon.plant("start-1", "hang");
+    daemon.start();
+    let request = submission(job(&daemon, 20_000));
+    drop(say(&daemon, &under("one", &request)));
+    let found = daemon.wait("the first job", |daemon| {
+        jobs(daemon).first().map(|job| job.job.0.clone())
     });
-    assert_eq!(hear(say(&house, &under("two", &request))), found);
-    assert_eq!(jobs(&house).len(), 1);
-    let other = hear(say(&house, &under("three", &request)));
+    assert_eq!(hear(say(&daemon, &under("two", &request))), found);
+    assert_eq!(jobs(&daemon).len(), 1);
+    let other = hear(say(&daemon, &under("three", &request)));
     assert_ne!(other, found, "whoever has heard of it means another one");
-    assert_eq!(jobs(&house).len(), 2);
+    assert_eq!(jobs(&daemon).len(), 2);
     // And whoever has corrected the data before the command is given again means another job too.
-    drop(say(&house, &under("four", &request)));
-    let unheard = house.wait("the third job", |house| {
-        jobs(house)
+    drop(say(&daemon, &under("four", &request)));
+    let unheard = daemon.wait("the third job", |daemon| {
+        jobs(daemon)
             .iter()
             .map(|job| job.job.0.clone())
             .find(|id| *id != found && *id != other)
     });
     fs::write(
-        house.path("text-20000.jsonl"),
+        daemon.path("text-20000.jsonl"),
         "{\"text\": \"1 2 3\"}\n".repeat(40),
     )
     .unwrap();
-    let corrected = hear(say(&house, &under("five", &request)));
+    let corrected = hear(say(&daemon, &under("five", &request)));
     assert!(![found, other, unheard].contains(&corrected), "{corrected}");
 }
 
 #[test]
 fn a_long_submission_says_how_far_it_is() {
-    let mut house = House::new();
-    house.start();
-    let request = submission(job(&house, 600_000));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let request = submission(job(&daemon, 600_000));
     let mut stream = say(
-        &house,
+        &daemon,
         &Envelope {
             id: None,
             progress: true,
@@ -227,22 +227,22 @@ fn a_long_submission_says_how_far_it_is() {
             .any(|word| word.doing == "reading the data of stage `reading`" && word.total == 3),
         "{words:?}"
     );
-    house.signal("TERM");
-    house.ended();
+    daemon.signal("TERM");
+    daemon.ended();
 }
 
 /// Connections that say nothing hold nobody up: the oldest of them make room.
 #[test]
 fn idle_connections_keep_nobody_from_being_answered() {
-    let mut house = House::new();
-    house.plant("train-1", "hang");
-    house.start();
-    let id = house.submit(house.job(&[]));
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-1", "hang");
+    daemon.start();
+    let id = daemon.submit(daemon.job(&[]));
     let mut idle: Vec<UnixStream> = (0..300)
-        .map(|_| house.connect().expect("a connection"))
+        .map(|_| daemon.connect().expect("a connection"))
         .collect();
     assert!(matches!(
-        house.ask(Request::Cancel { job: id }),
+        daemon.ask(Request::Cancel { job: id }),
         Response::Cancelled { .. }
     ));
     // The newest is still waited for: the answer did not come of its being given up.
@@ -259,10 +259,10 @@ fn idle_connections_keep_nobody_from_being_answered() {
 
 #[test]
 fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
-    let mut house = House::new();
-    house.plant("train-1", "hang");
-    house.start();
-    let id = house.submit(house.job(&[]));
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-1", "hang");
+    daemon.start();
+    let id = daemon.submit(daemon.job(&[]));
     let watch = Envelope {
         id: None,
         progress: false,
@@ -270,7 +270,7 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
     };
     let mut watching = Vec::new();
     let refused = loop {
-        let mut stream = say(&house, &watch);
+        let mut stream = say(&daemon, &watch);
         match read_blocking(&mut stream, Format::Json).expect("an answer") {
             Response::Status(_) => watching.push(stream),
             Response::Error(error) => break error,
@@ -279,9 +279,9 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
         assert!(watching.len() <= 128, "{} watch", watching.len());
     };
     assert_eq!((watching.len(), refused.kind), (128, ErrorKind::Busy));
-    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
+    assert!(matches!(daemon.ask(Request::Nodes), Response::Nodes(_)));
     assert!(matches!(
-        house.ask(Request::Cancel { job: id }),
+        daemon.ask(Request::Cancel { job: id }),
         Response::Cancelled { .. }
     ));
     // All of them hear of it, and then there is room again.
@@ -291,14 +291,14 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
             Response::End
         ) {}
     }
-    let again = house.submit(house.job(&[("seed = 11", "seed = 12")]));
-    let watched = house.stream(Request::Watch { job: again });
+    let again = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
+    let watched = daemon.stream(Request::Watch { job: again });
     assert!(matches!(watched.last(), Some(Response::Status(status)) if status.state.is_final()));
 }
 
-fn threads(house: &House) -> usize {
+fn threads(daemon: &TestDaemon) -> usize {
     let status =
-        fs::read_to_string(format!("/proc/{}/status", house.pid())).expect("the daemon's status");
+        fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("the daemon's status");
     let line = status
         .lines()
         .find(|line| line.starts_with("Threads:"))
@@ -314,44 +314,44 @@ fn threads(house: &House) -> usize {
 /// ends soon, and takes few threads meanwhile.
 #[test]
 fn abandoned_plans_wedge_nobody() {
-    let mut house = House::new();
-    house.plant("train-1", "hang");
-    house.start();
-    let running = house.submit(house.job(&[]));
-    let before = threads(&house);
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-1", "hang");
+    daemon.start();
+    let running = daemon.submit(daemon.job(&[]));
+    let before = threads(&daemon);
     let plan = Envelope {
         id: None,
         progress: false,
         request: Request::Plan {
-            job: job(&house, 100_000),
+            job: job(&daemon, 100_000),
         },
     };
     let mut most = 0;
     for _ in 0..200 {
-        drop(say(&house, &plan));
-        most = most.max(threads(&house));
+        drop(say(&daemon, &plan));
+        most = most.max(threads(&daemon));
     }
     assert!(matches!(
-        house.ask(Request::Cancel { job: running }),
+        daemon.ask(Request::Cancel { job: running }),
         Response::Cancelled { .. }
     ));
-    most = most.max(threads(&house));
+    most = most.max(threads(&daemon));
     assert!(
         most < before + 40,
         "{before} threads before, {most} with 200 plans that nobody waits for"
     );
-    let next = house.submit(house.job(&[("seed = 11", "seed = 12")]));
-    house.wait_succeeded(&next);
+    let next = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
+    daemon.wait_succeeded(&next);
 }
 
 #[test]
 fn a_request_that_is_too_long_is_refused_in_words() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let long = Request::Plan {
         job: "#".repeat(3 << 20),
     };
-    let Some(Response::Error(error)) = house.try_ask(long) else {
+    let Some(Response::Error(error)) = daemon.try_ask(long) else {
         panic!("no answer")
     };
     assert_eq!(error.kind, ErrorKind::Invalid);
@@ -362,5 +362,5 @@ fn a_request_that_is_too_long_is_refused_in_words() {
         "{}",
         error.message
     );
-    assert!(matches!(house.ask(Request::Nodes), Response::Nodes(_)));
+    assert!(matches!(daemon.ask(Request::Nodes), Response::Nodes(_)));
 }

@@ -3,19 +3,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
-mod house;
+mod test_daemon;
 
-use house::{House, Outcome};
 use r1d_proto::control::State;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use test_daemon::{Outcome, TestDaemon};
 
 const REASONING: &str = "checkpoints/reasoning";
 
-fn waits(house: &House, job: &str) -> String {
-    house
+fn waits(daemon: &TestDaemon, job: &str) -> String {
+    daemon
         .why(job)
         .waits
         .into_iter()
@@ -25,44 +25,44 @@ fn waits(house: &House, job: &str) -> String {
 }
 
 /// Waits until `why` names all of `words`. A job that ends meanwhile fails the test with its error.
-fn wait_for_words(house: &mut House, job: &str, words: &[&str]) -> String {
-    house.wait(&format!("{words:?}"), |house| {
-        let status = house.try_status(job)?;
+fn wait_for_words(daemon: &mut TestDaemon, job: &str, words: &[&str]) -> String {
+    daemon.wait(&format!("{words:?}"), |daemon| {
+        let status = daemon.try_status(job)?;
         assert!(
             !status.state.is_final(),
             "{:?} {:?}",
             status.state,
             status.error
         );
-        Some(waits(house, job)).filter(|waits| words.iter().all(|word| waits.contains(word)))
+        Some(waits(daemon, job)).filter(|waits| words.iter().all(|word| waits.contains(word)))
     })
 }
 
 /// The daemon works until the n-th update of a rollout stage, and is killed in it.
-fn work_until(house: &mut House, update: u32) {
-    let trained = house.path("faults/train.count");
-    house.wait("the update", |_| {
+fn work_until(daemon: &mut TestDaemon, update: u32) {
+    let trained = daemon.path("faults/train.count");
+    daemon.wait("the update", |_| {
         (fs::read_to_string(&trained).ok()? == update.to_string()).then_some(())
     });
-    house.kill();
+    daemon.kill();
 }
 
 /// A job whose daemon was killed in its n-th update.
-fn begun(house: &mut House, changes: &[(&str, &str)], update: u32) -> String {
-    house.plant(&format!("train-{update}"), "hang");
-    house.start();
-    let job = house.submit(house.job(changes));
-    work_until(house, update);
+fn begun(daemon: &mut TestDaemon, changes: &[(&str, &str)], update: u32) -> String {
+    daemon.plant(&format!("train-{update}"), "hang");
+    daemon.start();
+    let job = daemon.submit(daemon.job(changes));
+    work_until(daemon, update);
     job
 }
 
-fn ended(house: &mut House, job: &str) -> Outcome {
-    let status = house.wait_succeeded(job);
-    house.outcome(&status)
+fn ended(daemon: &mut TestDaemon, job: &str) -> Outcome {
+    let status = daemon.wait_succeeded(job);
+    daemon.outcome(&status)
 }
 
-fn job_dir(house: &House, job: &str) -> PathBuf {
-    house.state().join("jobs").join(job)
+fn job_dir(daemon: &TestDaemon, job: &str) -> PathBuf {
+    daemon.state().join("jobs").join(job)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -96,129 +96,137 @@ fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn a_state_directory_that_is_moved_goes_on_with_its_jobs() {
-    let mut house = House::new();
-    let job = begun(&mut house, &[], 4);
+    let mut daemon = TestDaemon::new();
+    let job = begun(&mut daemon, &[], 4);
     for (from, to) in [("state", "moved"), ("moved", "moved again")] {
-        fs::rename(house.path(from), house.path(to)).unwrap();
-        house.set_state(to);
-        house.start();
-        assert_eq!(ended(&mut house, &job), House::undisturbed(&[]), "{to}");
-        house.kill();
+        fs::rename(daemon.path(from), daemon.path(to)).unwrap();
+        daemon.set_state(to);
+        daemon.start();
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&[]),
+            "{to}"
+        );
+        daemon.kill();
     }
 }
 
 /// Each goes on by itself, and neither touches the other's files.
 #[test]
 fn a_copy_of_a_state_directory_leaves_the_original_alone() {
-    let mut house = House::new();
-    let job = begun(&mut house, &[], 5);
-    copy(&house.path("state"), &house.path("copied"));
-    let before = files(&house.path("state"));
-    house.set_state("copied");
-    house.start();
-    assert_eq!(ended(&mut house, &job), House::undisturbed(&[]));
-    house.kill();
+    let mut daemon = TestDaemon::new();
+    let job = begun(&mut daemon, &[], 5);
+    copy(&daemon.path("state"), &daemon.path("copied"));
+    let before = files(&daemon.path("state"));
+    daemon.set_state("copied");
+    daemon.start();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
+    daemon.kill();
     assert!(
-        files(&house.path("state")) == before,
+        files(&daemon.path("state")) == before,
         "the original was touched"
     );
-    house.set_state("state");
-    house.start();
-    assert_eq!(ended(&mut house, &job), House::undisturbed(&[]));
+    daemon.set_state("state");
+    daemon.start();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
 }
 
-fn elsewhere(house: &House) -> String {
+fn elsewhere(daemon: &TestDaemon) -> String {
     format!(
         "[checkpoint]\nto = \"file://{}\"\n",
-        house.path("shared").display()
+        daemon.path("shared").display()
     )
 }
 
 /// A directory outside that the job writes its checkpoints to is one job's: the copy waits.
 #[test]
 fn a_copy_does_not_touch_the_originals_checkpoints_elsewhere() {
-    let mut house = House::new();
-    let elsewhere = elsewhere(&house);
-    let job = begun(&mut house, &[("[checkpoint]\n", &elsewhere)], 5);
-    copy(&house.path("state"), &house.path("copied"));
-    let before = files(&house.path("shared"));
-    house.set_state("copied");
-    house.start();
-    let state = house.path("state").display().to_string();
-    wait_for_words(&mut house, &job, &["shared", &state, "cancel"]);
-    house.kill();
+    let mut daemon = TestDaemon::new();
+    let elsewhere = elsewhere(&daemon);
+    let job = begun(&mut daemon, &[("[checkpoint]\n", &elsewhere)], 5);
+    copy(&daemon.path("state"), &daemon.path("copied"));
+    let before = files(&daemon.path("shared"));
+    daemon.set_state("copied");
+    daemon.start();
+    let state = daemon.path("state").display().to_string();
+    wait_for_words(&mut daemon, &job, &["shared", &state, "cancel"]);
+    daemon.kill();
     assert!(
-        files(&house.path("shared")) == before,
+        files(&daemon.path("shared")) == before,
         "the original's checkpoints were touched"
     );
     // The original is no more: what it left is the copy's.
-    fs::rename(house.path("state"), house.path("gone")).unwrap();
-    house.start();
-    assert_eq!(ended(&mut house, &job), House::undisturbed(&[]));
+    fs::rename(daemon.path("state"), daemon.path("gone")).unwrap();
+    daemon.start();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
 }
 
 /// Nothing is mounted where the checkpoints are, a file lies there, or a directory of nothing.
 #[test]
 fn checkpoints_that_are_away_at_a_restart_are_waited_for() {
     for (update, plant) in [(1, "nothing"), (4, "directory"), (4, "file")] {
-        let mut house = House::new();
-        let elsewhere = elsewhere(&house);
-        let job = begun(&mut house, &[("[checkpoint]\n", &elsewhere)], update);
-        let (shared, aside) = (house.path("shared"), house.path("aside"));
+        let mut daemon = TestDaemon::new();
+        let elsewhere = elsewhere(&daemon);
+        let job = begun(&mut daemon, &[("[checkpoint]\n", &elsewhere)], update);
+        let (shared, aside) = (daemon.path("shared"), daemon.path("aside"));
         fs::rename(&shared, &aside).unwrap();
         match plant {
             "directory" => fs::create_dir(&shared).unwrap(),
             "file" => fs::write(&shared, "no directory").unwrap(),
             _ => {}
         }
-        house.start();
-        wait_for_words(&mut house, &job, &["shared", "cancel"]);
+        daemon.start();
+        wait_for_words(&mut daemon, &job, &["shared", "cancel"]);
         match plant {
             "directory" => fs::remove_dir(&shared).unwrap(),
             "file" => fs::remove_file(&shared).unwrap(),
             _ => {}
         }
         fs::rename(&aside, &shared).unwrap();
-        assert_eq!(ended(&mut house, &job), House::undisturbed(&[]), "{plant}");
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&[]),
+            "{plant}"
+        );
     }
 }
 
 /// A whole checkpoint that is not the one on record, or none, is a damaged one.
 #[test]
 fn a_checkpoint_that_is_not_the_jobs_own_costs_the_way_from_the_one_before() {
-    let mut house = House::new();
-    house.start();
-    let other = house.submit(house.job(&[("seed = 11", "seed = 12")]));
-    house.wait_succeeded(&other);
-    house.kill();
-    let theirs = job_dir(&house, &other).join(REASONING).join("step-4");
-    let count: u32 = fs::read_to_string(house.path("faults/train.count"))
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let other = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
+    daemon.wait_succeeded(&other);
+    daemon.kill();
+    let theirs = job_dir(&daemon, &other).join(REASONING).join("step-4");
+    let count: u32 = fs::read_to_string(daemon.path("faults/train.count"))
         .unwrap()
         .parse()
         .unwrap();
-    let job = begun(&mut house, &[], count + 6);
-    let own = job_dir(&house, &job).join(REASONING);
+    let job = begun(&mut daemon, &[], count + 6);
+    let own = job_dir(&daemon, &job).join(REASONING);
     for (place, instead) in [
         ("step-4", Some(theirs)),
         ("step-4", Some(own.join("step-2"))),
         ("step-2", None),
     ] {
-        let (aside, place) = (house.path("aside"), own.join(place));
+        let (aside, place) = (daemon.path("aside"), own.join(place));
         let _ = fs::remove_dir_all(&aside);
-        copy(&house.state(), &aside);
+        copy(&daemon.state(), &aside);
         fs::remove_dir_all(&place).unwrap();
         if let Some(instead) = &instead {
             copy(instead, &place);
         } else {
             fs::remove_dir_all(own.join("step-4")).unwrap();
         }
-        house.start();
+        daemon.start();
         assert_eq!(
-            ended(&mut house, &job),
-            House::undisturbed(&[]),
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&[]),
             "{instead:?}"
         );
-        let lines = house
+        let lines = daemon
             .log_lines(&job)
             .into_iter()
             .map(|line| line.message)
@@ -228,9 +236,9 @@ fn a_checkpoint_that_is_not_the_jobs_own_costs_the_way_from_the_one_before() {
             lines.contains("given up") && lines.contains(&place.display().to_string()),
             "{lines}"
         );
-        house.kill();
-        fs::remove_dir_all(house.state()).unwrap();
-        fs::rename(&aside, house.state()).unwrap();
+        daemon.kill();
+        fs::remove_dir_all(daemon.state()).unwrap();
+        fs::rename(&aside, daemon.state()).unwrap();
     }
 }
 
@@ -242,20 +250,20 @@ fn a_checkpoint_without_which_the_job_cannot_go_on_is_waited_for() {
         ("checkpoints/cold-start/step-3", 4),
         ("checkpoints/reasoning/step-4", 6),
     ] {
-        let mut house = House::new();
-        let job = begun(&mut house, &[("keep = 2", "keep = 1")], update);
-        let (place, aside) = (job_dir(&house, &job).join(place), house.path("aside"));
+        let mut daemon = TestDaemon::new();
+        let job = begun(&mut daemon, &[("keep = 2", "keep = 1")], update);
+        let (place, aside) = (job_dir(&daemon, &job).join(place), daemon.path("aside"));
         fs::rename(&place, &aside).unwrap();
-        house.start();
+        daemon.start();
         wait_for_words(
-            &mut house,
+            &mut daemon,
             &job,
             &[&place.display().to_string(), "put", "back", "cancel"],
         );
         fs::rename(&aside, &place).unwrap();
         assert_eq!(
-            ended(&mut house, &job),
-            House::undisturbed(&[("keep = 2", "keep = 1")])
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&[("keep = 2", "keep = 1")])
         );
     }
 }
@@ -267,22 +275,22 @@ fn an_old_copy_of_the_ledger_goes_on_with_the_steps_since() {
         &[][..],
         &[("batch_invariant = true", "batch_invariant = false")],
     ] {
-        let mut house = House::new();
-        let job = begun(&mut house, changes, 2);
-        let (ledger, old) = (house.state().join("ledger.redb"), house.path("old.redb"));
+        let mut daemon = TestDaemon::new();
+        let job = begun(&mut daemon, changes, 2);
+        let (ledger, old) = (daemon.state().join("ledger.redb"), daemon.path("old.redb"));
         fs::copy(&ledger, &old).unwrap();
         // One step is rebuilt, four are done.
-        house.plant("train-7", "hang");
-        house.start();
-        work_until(&mut house, 7);
+        daemon.plant("train-7", "hang");
+        daemon.start();
+        work_until(&mut daemon, 7);
         fs::copy(&old, &ledger).unwrap();
-        house.start();
+        daemon.start();
         assert_eq!(
-            ended(&mut house, &job),
-            House::undisturbed(changes),
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(changes),
             "{changes:?}"
         );
-        let lines = house
+        let lines = daemon
             .log_lines(&job)
             .into_iter()
             .map(|line| line.message)
@@ -295,46 +303,46 @@ fn an_old_copy_of_the_ledger_goes_on_with_the_steps_since() {
 /// The stage that the ledger is at, and those after it, were finished since.
 #[test]
 fn an_old_copy_of_the_ledger_does_finished_stages_again() {
-    let mut house = House::new();
-    let job = begun(&mut house, &[], 1);
-    let (ledger, old) = (house.state().join("ledger.redb"), house.path("old.redb"));
+    let mut daemon = TestDaemon::new();
+    let job = begun(&mut daemon, &[], 1);
+    let (ledger, old) = (daemon.state().join("ledger.redb"), daemon.path("old.redb"));
     fs::copy(&ledger, &old).unwrap();
-    house.start();
-    house.wait_succeeded(&job);
-    house.kill();
+    daemon.start();
+    daemon.wait_succeeded(&job);
+    daemon.kill();
     fs::copy(&old, &ledger).unwrap();
-    house.start();
-    assert_eq!(ended(&mut house, &job), House::undisturbed(&[]));
+    daemon.start();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
 }
 
 /// The checkpoint of an old copy of the ledger, and the steps until the next one, were pruned.
 #[test]
 fn an_old_copy_of_the_ledger_that_nothing_is_left_for_is_named() {
-    let mut house = House::new();
-    let job = begun(&mut house, &[("keep = 2", "keep = 1")], 4);
+    let mut daemon = TestDaemon::new();
+    let job = begun(&mut daemon, &[("keep = 2", "keep = 1")], 4);
     let (ledger, old, new) = (
-        house.state().join("ledger.redb"),
-        house.path("old.redb"),
-        house.path("new.redb"),
+        daemon.state().join("ledger.redb"),
+        daemon.path("old.redb"),
+        daemon.path("new.redb"),
     );
     fs::copy(&ledger, &old).unwrap();
-    house.plant("train-8", "hang");
-    house.start();
-    work_until(&mut house, 8);
+    daemon.plant("train-8", "hang");
+    daemon.start();
+    work_until(&mut daemon, 8);
     fs::copy(&ledger, &new).unwrap();
     fs::copy(&old, &ledger).unwrap();
-    house.start();
+    daemon.start();
     wait_for_words(
-        &mut house,
+        &mut daemon,
         &job,
         &["reasoning/step-2", "copy of the ledger", "cancel"],
     );
-    house.kill();
+    daemon.kill();
     fs::copy(&new, &ledger).unwrap();
-    house.start();
+    daemon.start();
     assert_eq!(
-        ended(&mut house, &job),
-        House::undisturbed(&[("keep = 2", "keep = 1")])
+        ended(&mut daemon, &job),
+        TestDaemon::undisturbed(&[("keep = 2", "keep = 1")])
     );
 }
 
@@ -347,59 +355,63 @@ fn what_stands_in_the_way_of_a_write_is_waited_for() {
         ("metrics.jsonl", 2),
         ("tensorboard", 2),
     ] {
-        let mut house = House::new();
-        house.plant("train-2", "hang");
-        let job = begun(&mut house, &[], update);
-        let (place, aside) = (job_dir(&house, &job).join(name), house.path("aside"));
+        let mut daemon = TestDaemon::new();
+        daemon.plant("train-2", "hang");
+        let job = begun(&mut daemon, &[], update);
+        let (place, aside) = (job_dir(&daemon, &job).join(name), daemon.path("aside"));
         fs::rename(&place, &aside).unwrap();
         match aside.is_dir() {
             true => fs::write(&place, "no directory").unwrap(),
             false => fs::create_dir_all(place.join("no file")).unwrap(),
         }
-        house.start();
-        wait_for_words(&mut house, &job, &[name, "cancel"]);
+        daemon.start();
+        wait_for_words(&mut daemon, &job, &[name, "cancel"]);
         let _ = fs::remove_file(&place).or_else(|_| fs::remove_dir_all(&place));
         fs::rename(&aside, &place).unwrap();
-        assert_eq!(ended(&mut house, &job), House::undisturbed(&[]), "{name}");
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&[]),
+            "{name}"
+        );
     }
 }
 
 /// A disk that is not the daemon's to write to: while the job runs, and when the daemon starts.
 #[test]
 fn a_directory_that_turns_unwritable_is_waited_for() {
-    let mut house = House::new().with_delay_ms(20);
+    let mut daemon = TestDaemon::new().with_delay_ms(20);
     if rustix::process::geteuid().is_root() {
-        house.set_user(65534);
+        daemon.set_user(65534);
         assert!(
             Command::new("chown")
                 .args(["-R", "65534:65534"])
-                .arg(house.path("."))
+                .arg(daemon.path("."))
                 .status()
                 .unwrap()
                 .success()
         );
     }
-    house.start();
-    let job = house.submit(house.job(&[]));
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
     let dirs =
-        ["", "rollouts", "checkpoints", "journal"].map(|name| job_dir(&house, &job).join(name));
+        ["", "rollouts", "checkpoints", "journal"].map(|name| job_dir(&daemon, &job).join(name));
     let set_mode = |mode: u32| {
         for dir in dirs.iter().filter(|dir| dir.exists()) {
             fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
         }
     };
-    house.wait("the first rollouts", |_| {
+    daemon.wait("the first rollouts", |_| {
         fs::read_dir(&dirs[1]).ok()?.flatten().next().map(drop)
     });
     set_mode(0o555);
-    wait_for_words(&mut house, &job, &["Permission denied", "cancel"]);
-    house.kill();
-    house.start();
-    wait_for_words(&mut house, &job, &["Permission denied", "cancel"]);
+    wait_for_words(&mut daemon, &job, &["Permission denied", "cancel"]);
+    daemon.kill();
+    daemon.start();
+    wait_for_words(&mut daemon, &job, &["Permission denied", "cancel"]);
     set_mode(0o755);
-    let status = house.wait_succeeded(&job);
+    let status = daemon.wait_succeeded(&job);
     assert_eq!(
-        (house.outcome(&status), status.state),
-        (House::undisturbed(&[]), State::Succeeded)
+        (daemon.outcome(&status), status.state),
+        (TestDaemon::undisturbed(&[]), State::Succeeded)
     );
 }

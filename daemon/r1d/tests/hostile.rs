@@ -3,10 +3,9 @@
 
 #[path = "../../rewards/tests/guests/mod.rs"]
 mod guests;
-mod house;
+mod test_daemon;
 
 use guests::{Guest, component};
-use house::House;
 use r1d_proto::control::{ControlError, Request, Response, State};
 use r1d_proto::frame::{Format, write_blocking};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -14,11 +13,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use test_daemon::TestDaemon;
 
 /// A pipe, a link to a device without end, a socket, a directory, a file of the kernel's.
-fn no_files(house: &House) -> [PathBuf; 5] {
+fn no_files(daemon: &TestDaemon) -> [PathBuf; 5] {
     let [fifo, zero, socket, directory] =
-        ["fifo", "zero", "socket", "directory"].map(|name| house.path(name));
+        ["fifo", "zero", "socket", "directory"].map(|name| daemon.path(name));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
     symlink("/dev/zero", &zero).unwrap();
     drop(UnixListener::bind(&socket).unwrap());
@@ -33,76 +33,76 @@ fn refusal(response: Response) -> ControlError {
     }
 }
 
-fn planned(house: &House, job: String) -> Response {
-    house.ask(Request::Plan { job })
+fn planned(daemon: &TestDaemon, job: String) -> Response {
+    daemon.ask(Request::Plan { job })
 }
 
 /// The job with these keys in `[model]`.
-fn starting_from(house: &House, keys: &str) -> String {
-    let job = house.job(&[]);
+fn starting_from(daemon: &TestDaemon, keys: &str) -> String {
+    let job = daemon.job(&[]);
     let (before, model) = job.split_once("[model]\n").unwrap();
     let (_, after) = model.split_once("\n\n").unwrap();
     format!("{before}[model]\n{keys}\n\n{after}")
 }
 
 /// In the place of `file` of a model directory.
-fn instead(house: &House, model: &str, file: &str, what: &Path) {
-    let place = house.path(model).join(file);
+fn instead(daemon: &TestDaemon, model: &str, file: &str, what: &Path) {
+    let place = daemon.path(model).join(file);
     let _ = fs::remove_file(&place);
     symlink(what, &place).unwrap();
 }
 
 #[test]
 fn what_is_no_regular_file_is_refused_at_once_wherever_a_job_names_it() {
-    let mut house = House::new();
-    house.start();
-    for (number, what) in no_files(&house).into_iter().enumerate() {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    for (number, what) in no_files(&daemon).into_iter().enumerate() {
         let path = what.display().to_string();
         let refused = |job: String, named: &str| {
-            let error = refusal(planned(&house, job)).message;
+            let error = refusal(planned(&daemon, job)).message;
             assert!(error.contains(named), "{path}: {error}");
         };
         refused(
-            house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{path}\""))]),
+            daemon.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{path}\""))]),
             &path,
         );
         refused(
             starting_from(
-                &house,
+                &daemon,
                 &format!(
                     "init = \"{path}\"\ntokenizer = \"{}\"",
-                    house.path("tokenizer").display()
+                    daemon.path("tokenizer").display()
                 ),
             ),
             &path,
         );
         for file in ["config.json", "model.safetensors"] {
             let name = format!("model-{number}-{}", file.len());
-            house.write_language_model(&name);
-            instead(&house, &name, file, &what);
+            daemon.write_language_model(&name);
+            instead(&daemon, &name, file, &what);
             refused(
                 starting_from(
-                    &house,
-                    &format!("path = \"{}\"", house.path(&name).display()),
+                    &daemon,
+                    &format!("path = \"{}\"", daemon.path(&name).display()),
                 ),
                 &name,
             );
         }
         let name = format!("indexed-{number}");
-        house.write_language_model(&name);
-        fs::remove_file(house.path(&name).join("model.safetensors")).unwrap();
-        instead(&house, &name, "model.safetensors.index.json", &what);
+        daemon.write_language_model(&name);
+        fs::remove_file(daemon.path(&name).join("model.safetensors")).unwrap();
+        instead(&daemon, &name, "model.safetensors.index.json", &what);
         refused(
             starting_from(
-                &house,
-                &format!("path = \"{}\"", house.path(&name).display()),
+                &daemon,
+                &format!("path = \"{}\"", daemon.path(&name).display()),
             ),
             &name,
         );
     }
     // A signal still ends the daemon: no thread hangs on any of them.
-    house.signal("TERM");
-    assert!(house.ended().success());
+    daemon.signal("TERM");
+    assert!(daemon.ended().success());
 }
 
 /// The most memory that the daemon has held, bytes.
@@ -125,9 +125,9 @@ fn peak_bytes(pid: u32) -> u64 {
 #[test]
 fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_name() {
     const MEMORY_MAX_BYTES: u64 = 1 << 30;
-    let mut house = House::new();
-    house.start();
-    let pid = house.pid();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let pid = daemon.pid();
     let grpo = |key: &str, most: &str| {
         house_change(
             "prompts_per_step = 2",
@@ -167,8 +167,8 @@ fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_n
         ),
     ];
     for (old, new) in changes {
-        let job = house.job(&[(&old, &new)]);
-        let submitted = house.ask(Request::Submit {
+        let job = daemon.job(&[(&old, &new)]);
+        let submitted = daemon.ask(Request::Submit {
             job,
             priority: None,
             pins: Default::default(),
@@ -179,18 +179,18 @@ fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_n
                 !new.contains("4294967295") || new.contains("top_k"),
                 "{new} was accepted"
             );
-            let began = |house: &mut House| {
-                let status = house.try_status(&job.0)?;
+            let began = |daemon: &mut TestDaemon| {
+                let status = daemon.try_status(&job.0)?;
                 let doing = status
                     .activity
                     .as_ref()
                     .is_some_and(|activity| activity.doing != "loading");
                 (status.state.is_final() || doing).then_some(())
             };
-            house.wait(&format!("{new} to begin"), began);
-            house.ask(Request::Cancel { job: job.0.clone() });
-            house.wait("the job's end", |house| {
-                house
+            daemon.wait(&format!("{new} to begin"), began);
+            daemon.ask(Request::Cancel { job: job.0.clone() });
+            daemon.wait("the job's end", |daemon| {
+                daemon
                     .try_status(&job.0)
                     .filter(|status| status.state.is_final())
             });
@@ -201,7 +201,7 @@ fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_n
                 "{new}: {error}"
             );
         }
-        assert_eq!(house.pid(), pid);
+        assert_eq!(daemon.pid(), pid);
         assert!(
             peak_bytes(pid) < MEMORY_MAX_BYTES,
             "{new}: {} bytes",
@@ -226,33 +226,33 @@ fn is_tame(error: &str) {
 
 #[test]
 fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     // A plugin whose refusal is an escape sequence: an error with its string at 3000.
     let guest = Guest {
         fields: r#"(data (i32.const 512) "\01\00\00\00\b8\0b\00\00\0b\00\00\00") (data (i32.const 3000) "\1b]0;pwned\07\0a")"#,
         ..Guest::default()
     };
-    let plugin = house.path("rude.wasm");
+    let plugin = daemon.path("rude.wasm");
     fs::write(&plugin, component(&guest)).unwrap();
     let long = "x".repeat(1_000_000);
     let escapes = "\\u001b]0;pwned\\u0007".repeat(1000);
     for job in [
-        house.job(&[(
+        daemon.job(&[(
             "plugin = \"accuracy\"",
             &format!("plugin = \"{}\"", plugin.display()),
         )]),
-        house.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{escapes}\""))]),
-        house.job(&[("plugin = \"accuracy\"", "plugin = \"a\\u001b[2Jb\"")]),
-        house.job(&[(
+        daemon.job(&[("plugin = \"accuracy\"", &format!("plugin = \"{escapes}\""))]),
+        daemon.job(&[("plugin = \"accuracy\"", "plugin = \"a\\u001b[2Jb\"")]),
+        daemon.job(&[(
             "plugin = \"accuracy\"",
             &format!("plugin = \"accuracy\"\nconfig = {{ \"{escapes}\" = 1 }}"),
         )]),
-        format!("{}\n\"{long}\" = 1", house.job(&[])),
-        format!("\"{escapes}\" = 1\n{}", house.job(&[])),
-        house.job(&[("name = \"tested\"", &format!("name = \"{long}\""))]),
-        house.job(&[("/tokenizer\"", "/\\u001b[2J\"")]),
-        house.job(&[("data = \"text\"", &format!("data = \"{escapes}\""))]),
+        format!("{}\n\"{long}\" = 1", daemon.job(&[])),
+        format!("\"{escapes}\" = 1\n{}", daemon.job(&[])),
+        daemon.job(&[("name = \"tested\"", &format!("name = \"{long}\""))]),
+        daemon.job(&[("/tokenizer\"", "/\\u001b[2J\"")]),
+        daemon.job(&[("data = \"text\"", &format!("data = \"{escapes}\""))]),
     ] {
         let submit = Request::Submit {
             job: job.clone(),
@@ -261,7 +261,7 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
             no_reuse: false,
         };
         for request in [Request::Plan { job: job.clone() }, submit] {
-            is_tame(&refusal(house.ask(request)).message);
+            is_tame(&refusal(daemon.ask(request)).message);
         }
     }
     for request in [
@@ -270,9 +270,9 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
             job: "\u{1b}[2J".into(),
         },
     ] {
-        is_tame(&refusal(house.ask(request)).message);
+        is_tame(&refusal(daemon.ask(request)).message);
     }
-    let escape = house
+    let escape = daemon
         .log()
         .lines()
         .find(|line| line.contains('\u{1b}') || line.len() > 16 << 10)
@@ -284,8 +284,8 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
 /// them is judged as ever.
 #[test]
 fn plans_of_a_plugin_that_never_ends_keep_no_job_from_its_verdicts() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let mut bytes = component(&Guest {
         configure: "(loop $again (br $again)) (unreachable)",
         ..Guest::default()
@@ -293,16 +293,16 @@ fn plans_of_a_plugin_that_never_ends_keep_no_job_from_its_verdicts() {
     // A custom section of 2 MiB, as large as an interpreter: id 0, its length, an empty name.
     bytes.extend([0, 0x80, 0x80, 0x80, 0x01]);
     bytes.resize(bytes.len() + (2 << 20), 0);
-    let plugin = house.path("endless.wasm");
+    let plugin = daemon.path("endless.wasm");
     fs::write(&plugin, bytes).unwrap();
     let limits = "limits = { fuel = 9223372036854775807, wall_ms = 3600000 }";
-    let job = house.job(&[(
+    let job = daemon.job(&[(
         "plugin = \"accuracy\"",
         &format!("plugin = \"{}\"\n{limits}", plugin.display()),
     )]);
     let plans: Vec<_> = (0..8)
         .map(|_| {
-            let mut stream = house.connect().unwrap();
+            let mut stream = daemon.connect().unwrap();
             write_blocking(
                 &mut stream,
                 Format::Json,
@@ -312,10 +312,10 @@ fn plans_of_a_plugin_that_never_ends_keep_no_job_from_its_verdicts() {
             stream
         })
         .collect();
-    let beside = house.submit(house.job(&[]));
-    assert_eq!(house.wait_ended(&beside).state, State::Succeeded);
+    let beside = daemon.submit(daemon.job(&[]));
+    assert_eq!(daemon.wait_ended(&beside).state, State::Succeeded);
     // Whoever asked has gone: the daemon ends without waiting for a plugin.
     drop(plans);
-    house.signal("TERM");
-    assert!(house.ended().success());
+    daemon.signal("TERM");
+    assert!(daemon.ended().success());
 }

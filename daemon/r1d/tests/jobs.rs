@@ -1,25 +1,25 @@
 //! What a user of the daemon relies on: outputs, the queue, cancelling, honest errors.
 
-mod house;
+mod test_daemon;
 
-use house::{House, Outcome};
 use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use test_daemon::{Outcome, TestDaemon};
 
 #[test]
 fn a_job_leaves_what_it_should() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(house.job(&[]));
-    let watched = house.stream(Request::Watch { job: job.clone() });
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    let watched = daemon.stream(Request::Watch { job: job.clone() });
     let last = match watched.last() {
         Some(Response::Status(status)) => status.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(last.state, State::Succeeded, "{:?}", last.error);
-    let status = house.wait_succeeded(&job);
+    let status = daemon.wait_succeeded(&job);
 
     let text = fs::read_to_string(status.directory.join("metrics.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = text
@@ -127,7 +127,7 @@ fn a_job_leaves_what_it_should() {
             .all(|e| (0.0..=1.0).contains(&e.metrics["pass@1"]))
     );
 
-    let of = |step, sort, limit| match house.ask(Request::Samples {
+    let of = |step, sort, limit| match daemon.ask(Request::Samples {
         job: job[..5].into(),
         stage: None,
         step,
@@ -166,7 +166,7 @@ fn a_job_leaves_what_it_should() {
         sort: SampleSort::Order,
         limit: 3,
     };
-    let Response::Error(error) = house.ask(absent) else {
+    let Response::Error(error) = daemon.ask(absent) else {
         panic!("samples of a step that never was")
     };
     assert!(
@@ -175,7 +175,7 @@ fn a_job_leaves_what_it_should() {
         error.message
     );
 
-    let log = house.log_lines(&job);
+    let log = daemon.log_lines(&job);
     assert!(
         log.iter()
             .any(|line| line.message.contains("evaluation on train")),
@@ -193,11 +193,11 @@ fn a_job_leaves_what_it_should() {
 
 #[test]
 fn jobs_queue_by_priority_then_first_come() {
-    let mut house = House::new();
-    house.plant("open-1", "hang");
-    house.start();
-    let submit = |priority: i32| match house.ask(Request::Submit {
-        job: house.job(&[]),
+    let mut daemon = TestDaemon::new();
+    daemon.plant("open-1", "hang");
+    daemon.start();
+    let submit = |priority: i32| match daemon.ask(Request::Submit {
+        job: daemon.job(&[]),
         priority: Some(priority),
         pins: Default::default(),
         no_reuse: false,
@@ -207,12 +207,12 @@ fn jobs_queue_by_priority_then_first_come() {
     };
     let first = submit(0);
     let (low, high, second) = (submit(-1), submit(5), submit(0));
-    let position = |job: &str| house.try_status(job).unwrap().queue_position;
+    let position = |job: &str| daemon.try_status(job).unwrap().queue_position;
     assert_eq!(
         [&first, &high, &second, &low].map(|job| position(job)),
         [None, Some(1), Some(2), Some(3)]
     );
-    let why = house.why(&low);
+    let why = daemon.why(&low);
     assert!(
         why.waits[0].waits_for.contains(&high) && why.waits[0].waits_for.contains(&first),
         "{why:?}"
@@ -220,19 +220,19 @@ fn jobs_queue_by_priority_then_first_come() {
     // A queued job and the running one are cancelled; the rest run in their order.
     for job in [&second, &first] {
         assert!(matches!(
-            house.ask(Request::Cancel { job: job.clone() }),
+            daemon.ask(Request::Cancel { job: job.clone() }),
             Response::Cancelled { .. }
         ));
-        assert_eq!(house.try_status(job).unwrap().state, State::Cancelled);
+        assert_eq!(daemon.try_status(job).unwrap().state, State::Cancelled);
     }
-    let (high, low) = (house.wait_succeeded(&high), house.wait_succeeded(&low));
+    let (high, low) = (daemon.wait_succeeded(&high), daemon.wait_succeeded(&low));
     assert!(
         high.ended_at <= low.started_at,
         "one job at a time: {:?} {:?}",
         high.ended_at,
         low.started_at
     );
-    match house.ask(Request::Cancel { job: first }) {
+    match daemon.ask(Request::Cancel { job: first }) {
         Response::Error(error) => assert!(error.message.contains("has ended"), "{}", error.message),
         other => panic!("{other:?}"),
     }
@@ -240,12 +240,12 @@ fn jobs_queue_by_priority_then_first_come() {
 
 #[test]
 fn a_worker_that_hangs_is_killed_at_its_deadline() {
-    let mut house = House::new().with_silence_s(2);
-    house.plant("train-2", "hang");
-    house.start();
-    let job = house.submit(house.job(&[]));
-    let why = house.wait("the hang", |house| {
-        let why = house.why(&job);
+    let mut daemon = TestDaemon::new().with_silence_s(2);
+    daemon.plant("train-2", "hang");
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    let why = daemon.wait("the hang", |daemon| {
+        let why = daemon.why(&job);
         why.waits
             .iter()
             .any(|wait| wait.waits_for.contains("worker cpu: training") && wait.since_s > 1.0)
@@ -257,24 +257,24 @@ fn a_worker_that_hangs_is_killed_at_its_deadline() {
         "{why:?}"
     );
     assert!(inner.deadline_s.is_some_and(|left| left <= 2.0), "{why:?}");
-    let status = house.wait_succeeded(&job);
+    let status = daemon.wait_succeeded(&job);
     assert_eq!(status.restarts, 1);
     assert!(
-        house
+        daemon
             .log_lines(&job)
             .iter()
             .any(|line| line.message.contains("past its deadline"))
     );
-    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+    assert_eq!(daemon.outcome(&status), TestDaemon::undisturbed(&[]));
 }
 
 #[test]
 fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
-    let mut house = House::new();
-    house.plant("start-always", "exit");
-    house.start();
-    let job = house.submit(house.job(&[]));
-    let status = house.wait_ended(&job);
+    let mut daemon = TestDaemon::new();
+    daemon.plant("start-always", "exit");
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    let status = daemon.wait_ended(&job);
     assert_eq!(status.state, State::Failed);
     let error = status.error.unwrap();
     assert!(
@@ -284,25 +284,25 @@ fn a_worker_that_always_crashes_fails_the_job_with_its_cause() {
         "{error}"
     );
     // The next job finds a device.
-    house.heal("start-always");
-    let next = house.submit(house.job(&[]));
-    house.wait_succeeded(&next);
+    daemon.heal("start-always");
+    let next = daemon.submit(daemon.job(&[]));
+    daemon.wait_succeeded(&next);
 }
 
 #[test]
 fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     for (moment, kind, expected) in [
         ("train-1", "invalid", "planted at train 1"),
         ("train-1", "out-of-memory", "max_tokens_per_device"),
     ] {
-        for count in fs::read_dir(house.path("faults")).unwrap() {
+        for count in fs::read_dir(daemon.path("faults")).unwrap() {
             fs::remove_file(count.unwrap().path()).unwrap();
         }
-        house.plant(moment, &format!("fail {kind}"));
-        let job = house.submit(house.job(&[]));
-        let status = house.wait_ended(&job);
+        daemon.plant(moment, &format!("fail {kind}"));
+        let job = daemon.submit(daemon.job(&[]));
+        let status = daemon.wait_ended(&job);
         assert_eq!((status.state, status.restarts), (State::Failed, 0));
         let error = status.error.unwrap();
         assert!(
@@ -314,29 +314,29 @@ fn failures_that_another_try_cannot_mend_end_the_job_at_once() {
 
 #[test]
 fn a_full_disk_is_waited_for() {
-    let mut house = House::new();
-    house.start();
-    house.plant("save-1", "fail storage");
-    let job = house.submit(house.job(&[]));
-    let reason = |house: &mut House| {
-        house
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    daemon.plant("save-1", "fail storage");
+    let job = daemon.submit(daemon.job(&[]));
+    let reason = |daemon: &mut TestDaemon| {
+        daemon
             .why(&job)
             .waits
             .into_iter()
             .map(|wait| wait.waits_for)
             .find(|what| what.contains("make room"))
     };
-    let waits = house.wait("the wait for room", reason);
+    let waits = daemon.wait("the wait for room", reason);
     assert!(waits.contains("planted"), "{waits}");
-    assert_eq!(house.wait_succeeded(&job).restarts, 1);
+    assert_eq!(daemon.wait_succeeded(&job).restarts, 1);
 }
 
 #[test]
 fn a_file_in_the_sockets_place_is_left_alone() {
-    let house = House::new();
-    let precious = house.path("precious.txt");
+    let daemon = TestDaemon::new();
+    let precious = daemon.path("precious.txt");
     fs::write(&precious, "text").unwrap();
-    let refused = house
+    let refused = daemon
         .command()
         .arg("--socket")
         .arg(&precious)
@@ -353,45 +353,45 @@ fn a_file_in_the_sockets_place_is_left_alone() {
 
 #[test]
 fn a_second_daemon_on_the_same_state_is_refused_by_name() {
-    let mut house = House::new();
-    house.start();
-    let second = house.command().output().unwrap();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let second = daemon.command().output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let error = String::from_utf8_lossy(&second.stderr);
     assert!(
-        error.contains(&format!("process id {}", house.pid())) && error.contains("--state-dir"),
+        error.contains(&format!("process id {}", daemon.pid())) && error.contains("--state-dir"),
         "{error}"
     );
     assert!(
-        matches!(house.ask(Request::Nodes), Response::Nodes(_)),
+        matches!(daemon.ask(Request::Nodes), Response::Nodes(_)),
         "the first one still serves"
     );
     // A socket that a killed daemon left is no obstacle.
-    house.kill();
-    assert!(house.state().join("r1d.sock").exists());
-    house.start();
+    daemon.kill();
+    assert!(daemon.state().join("r1d.sock").exists());
+    daemon.start();
 }
 
 #[test]
 fn bad_jobs_are_refused_before_they_are_queued() {
-    let mut house = House::new();
-    house.start();
-    fs::write(house.path("broken.wasm"), "no component").unwrap();
-    let mut big = fs::read_to_string(house.path("tokenizer/tokenizer.json")).unwrap();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    fs::write(daemon.path("broken.wasm"), "no component").unwrap();
+    let mut big = fs::read_to_string(daemon.path("tokenizer/tokenizer.json")).unwrap();
     big = big.replace("\"9\":14", "\"9\":900000");
-    fs::create_dir_all(house.path("big")).unwrap();
-    fs::write(house.path("big/tokenizer.json"), big).unwrap();
+    fs::create_dir_all(daemon.path("big")).unwrap();
+    fs::write(daemon.path("big/tokenizer.json"), big).unwrap();
     fs::copy(
-        house.path("tokenizer/generation_config.json"),
-        house.path("big/generation_config.json"),
+        daemon.path("tokenizer/generation_config.json"),
+        daemon.path("big/generation_config.json"),
     )
     .unwrap();
     fs::write(
-        house.path("torn.jsonl"),
+        daemon.path("torn.jsonl"),
         "{\"prompt\": \"1\"}\n{\"prompt\"\n",
     )
     .unwrap();
-    let broken = house.path("broken.wasm").display().to_string();
+    let broken = daemon.path("broken.wasm").display().to_string();
     for (old, new, expected) in [
         (
             "prompts_per_step = 2",
@@ -405,13 +405,13 @@ fn bad_jobs_are_refused_before_they_are_queued() {
         ),
         ("steps = 6", "steps = \"six\"", "steps"),
         (
-            "path = \"HOUSE/rows.jsonl\"\nreference",
-            "path = \"HOUSE/gone.jsonl\"\nreference",
+            "path = \"DIR/rows.jsonl\"\nreference",
+            "path = \"DIR/gone.jsonl\"\nreference",
             "gone.jsonl",
         ),
         (
-            "path = \"HOUSE/rows.jsonl\"\nreference",
-            "path = \"HOUSE/torn.jsonl\"\nreference",
+            "path = \"DIR/rows.jsonl\"\nreference",
+            "path = \"DIR/torn.jsonl\"\nreference",
             "torn.jsonl:",
         ),
         (
@@ -420,13 +420,13 @@ fn bad_jobs_are_refused_before_they_are_queued() {
             "answer",
         ),
         (
-            "tokenizer = \"HOUSE/tokenizer\"",
-            "tokenizer = \"HOUSE/big\"",
+            "tokenizer = \"DIR/tokenizer\"",
+            "tokenizer = \"DIR/big\"",
             "900000",
         ),
         (
-            "tokenizer = \"HOUSE/tokenizer\"",
-            "tokenizer = \"HOUSE/none\"",
+            "tokenizer = \"DIR/tokenizer\"",
+            "tokenizer = \"DIR/none\"",
             "none",
         ),
         ("plugin = \"format\"", "plugin = \"formatted\"", "formatted"),
@@ -436,20 +436,20 @@ fn bad_jobs_are_refused_before_they_are_queued() {
             "broken.wasm",
         ),
     ] {
-        let home = house.path("").display().to_string();
+        let home = daemon.path("").display().to_string();
         let (old, new) = (
-            old.replace("HOUSE", home.trim_end_matches('/')),
-            new.replace("HOUSE", home.trim_end_matches('/')),
+            old.replace("DIR", home.trim_end_matches('/')),
+            new.replace("DIR", home.trim_end_matches('/')),
         );
-        let error = house.refused(house.job(&[(&old, &new)]));
+        let error = daemon.refused(daemon.job(&[(&old, &new)]));
         assert!(error.contains(expected), "{new}: {error}");
     }
-    match house.ask(Request::List) {
+    match daemon.ask(Request::List) {
         Response::Jobs(jobs) => assert!(jobs.is_empty(), "{jobs:?}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        fs::read_dir(house.state().join("jobs")).unwrap().count(),
+        fs::read_dir(daemon.state().join("jobs")).unwrap().count(),
         0,
         "a refused job leaves nothing"
     );
@@ -457,10 +457,10 @@ fn bad_jobs_are_refused_before_they_are_queued() {
 
 #[test]
 fn a_plan_shows_what_would_run_and_runs_nothing() {
-    let mut house = House::new();
-    house.start();
-    let plan = match house.ask(Request::Plan {
-        job: house.job(&[]),
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let plan = match daemon.ask(Request::Plan {
+        job: daemon.job(&[]),
     }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
@@ -474,27 +474,27 @@ fn a_plan_shows_what_would_run_and_runs_nothing() {
     );
     assert_eq!(plan.stages[2].rewards, ["accuracy", "format"]);
     assert!(plan.parameters.is_some_and(|n| n > 0) && plan.resolved.contains("scale_rewards"));
-    assert!(matches!(house.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));
+    assert!(matches!(daemon.ask(Request::List), Response::Jobs(jobs) if jobs.is_empty()));
 }
 
 #[test]
 fn unknown_and_ambiguous_ids_are_told_apart() {
-    let mut house = House::new();
-    house.plant("open-1", "hang");
-    house.start();
-    let kind = |job: &str| match house.ask(Request::Status { job: job.into() }) {
+    let mut daemon = TestDaemon::new();
+    daemon.plant("open-1", "hang");
+    daemon.start();
+    let kind = |job: &str| match daemon.ask(Request::Status { job: job.into() }) {
         Response::Error(error) => error.kind,
         other => panic!("{other:?}"),
     };
     assert_eq!(kind("zz"), ErrorKind::NotFound);
     // Ids of this many jobs share a first letter.
     for _ in 0..33 {
-        house.submit(house.job(&[]));
+        daemon.submit(daemon.job(&[]));
     }
     let ambiguous = (b'0'..=b'z')
         .map(|letter| (letter as char).to_string())
         .find(|prefix| {
-            matches!(house.ask(Request::Status { job: prefix.clone() }),
+            matches!(daemon.ask(Request::Status { job: prefix.clone() }),
             Response::Error(error) if error.kind == ErrorKind::Ambiguous)
         });
     assert!(ambiguous.is_some());
@@ -502,11 +502,11 @@ fn unknown_and_ambiguous_ids_are_told_apart() {
 
 #[test]
 fn shutdown_stops_after_the_step_in_flight() {
-    let mut house = House::new().with_delay_ms(20);
-    house.start();
-    let job = house.submit(house.job(&[]));
-    house.wait("sampling", |house| {
-        let status = house.try_status(&job)?;
+    let mut daemon = TestDaemon::new().with_delay_ms(20);
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    daemon.wait("sampling", |daemon| {
+        let status = daemon.try_status(&job)?;
         let step = status
             .stages
             .get(2)
@@ -515,15 +515,15 @@ fn shutdown_stops_after_the_step_in_flight() {
         (status.activity?.doing == "sampling" && step == 1).then_some(())
     });
     assert!(matches!(
-        house.ask(Request::Shutdown),
+        daemon.ask(Request::Shutdown),
         Response::ShuttingDown
     ));
-    assert!(house.ended().success());
-    house.start();
+    assert!(daemon.ended().success());
+    daemon.start();
     // The step that was being sampled is committed: it was not sampled again.
-    assert!(house.try_status(&job).unwrap().stages[2].step >= 2);
-    let status = house.wait_succeeded(&job);
-    assert_eq!(house.outcome(&status), House::undisturbed(&[]));
+    assert!(daemon.try_status(&job).unwrap().stages[2].step >= 2);
+    let status = daemon.wait_succeeded(&job);
+    assert_eq!(daemon.outcome(&status), TestDaemon::undisturbed(&[]));
 }
 
 /// Completions are kept and trained on, by a stage that starts from where the first one ended.
@@ -557,8 +557,8 @@ max_length = 32
 [checkpoint]
 "#;
 
-fn with_rejection(house: &House, changes: &[(&str, &str)]) -> String {
-    let text = house.job(&[("\n[checkpoint]\n", REJECTION)]);
+fn with_rejection(daemon: &TestDaemon, changes: &[(&str, &str)]) -> String {
+    let text = daemon.job(&[("\n[checkpoint]\n", REJECTION)]);
     changes.iter().fold(text, |text, (old, new)| {
         assert!(text.contains(old), "{old:?} is not in the job");
         text.replace(old, new)
@@ -566,17 +566,17 @@ fn with_rejection(house: &House, changes: &[(&str, &str)]) -> String {
 }
 
 /// What the job ends with, and the data set that it made.
-fn ended_with(house: &mut House, job: &str) -> (Outcome, Vec<u8>) {
-    let status = house.wait_succeeded(job);
+fn ended_with(daemon: &mut TestDaemon, job: &str) -> (Outcome, Vec<u8>) {
+    let status = daemon.wait_succeeded(job);
     (
-        house.outcome(&status),
+        daemon.outcome(&status),
         fs::read(status.directory.join("datasets/keep.jsonl")).unwrap(),
     )
 }
 
 /// How often something happened in a finished job, by the fake worker's count.
-fn count(house: &House, moment: &str) -> u64 {
-    fs::read_to_string(house.path("faults").join(format!("{moment}.count")))
+fn count(daemon: &TestDaemon, moment: &str) -> u64 {
+    fs::read_to_string(daemon.path("faults").join(format!("{moment}.count")))
         .unwrap()
         .parse()
         .unwrap()
@@ -584,10 +584,10 @@ fn count(house: &House, moment: &str) -> u64 {
 
 #[test]
 fn what_a_stage_keeps_becomes_the_data_of_another() {
-    let mut house = House::new();
-    house.start();
-    let text = with_rejection(&house, &[]);
-    let plan = match house.ask(Request::Plan { job: text.clone() }) {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let text = with_rejection(&daemon, &[]);
+    let plan = match daemon.ask(Request::Plan { job: text.clone() }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
@@ -608,8 +608,8 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
         !plan.stages[3].memory.contains_key("optimiser")
             && plan.stages[4].memory.contains_key("optimiser")
     );
-    let job = house.submit(text);
-    let status = house.wait_succeeded(&job);
+    let job = daemon.submit(text);
+    let status = daemon.wait_succeeded(&job);
     assert_eq!(
         status.restarts, 0,
         "reading the data set anew is no restart"
@@ -630,7 +630,7 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
             sort: SampleSort::Order,
             limit: 100,
         };
-        let Response::Samples(samples) = house.ask(of) else {
+        let Response::Samples(samples) = daemon.ask(of) else {
             panic!("samples")
         };
         assert_eq!(
@@ -698,7 +698,7 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
         ),
         (Some(40), Some(0), Some(0))
     );
-    let log = house.log_lines(&job);
+    let log = daemon.log_lines(&job);
     let word = format!("stage keep kept {} of {sampled} completions", rows.len());
     assert!(
         log.iter().any(|line| line.message.contains(&word)
@@ -732,14 +732,14 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
 
 #[test]
 fn kills_around_a_kept_data_set_change_nothing() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(with_rejection(&house, &[]));
-    let expected = ended_with(&mut house, &job);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(with_rejection(&daemon, &[]));
+    let expected = ended_with(&mut daemon, &job);
     let (generate, supervise, open) = (
-        count(&house, "generate"),
-        count(&house, "supervise"),
-        count(&house, "open"),
+        count(&daemon, "generate"),
+        count(&daemon, "supervise"),
+        count(&daemon, "open"),
     );
     // The last request to sample is the last evaluation's, the seven before it are the stage's; the
     // last model opened is for the export, the one before it for the stage that reads the data set.
@@ -758,32 +758,32 @@ fn kills_around_a_kept_data_set_change_nothing() {
         (format!("open-{open}"), "kill-self"),
         (format!("supervise-{}", supervise - 1), "kill-both"),
     ] {
-        let mut house = House::new();
-        house.plant(&moment, fault);
-        house.start();
-        let job = house.submit(with_rejection(&house, &[]));
-        assert_eq!(ended_with(&mut house, &job), expected, "{moment}: {fault}");
+        let mut daemon = TestDaemon::new();
+        daemon.plant(&moment, fault);
+        daemon.start();
+        let job = daemon.submit(with_rejection(&daemon, &[]));
+        assert_eq!(ended_with(&mut daemon, &job), expected, "{moment}: {fault}");
     }
 }
 
 #[test]
 fn a_step_without_any_reward_says_why() {
-    let mut house = House::new();
-    let rows = std::fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let mut daemon = TestDaemon::new();
+    let rows = std::fs::read_to_string(daemon.path("rows.jsonl")).unwrap();
     let without = |line: &str| {
         let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
         row["reference"] = serde_json::Value::Null;
         format!("{row}\n")
     };
     std::fs::write(
-        house.path("rows.jsonl"),
+        daemon.path("rows.jsonl"),
         rows.lines().map(without).collect::<String>(),
     )
     .unwrap();
-    house.start();
-    let job = house.submit(house.job(&[]));
-    let status = house.wait_succeeded(&job);
-    let told: Vec<String> = house
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    let status = daemon.wait_succeeded(&job);
+    let told: Vec<String> = daemon
         .log_lines(&job)
         .into_iter()
         .map(|line| line.message)
@@ -810,27 +810,27 @@ fn a_step_without_any_reward_says_why() {
 
 #[test]
 fn a_step_whose_rewards_are_all_equal_says_that_it_teaches_nothing() {
-    let mut house = House::new();
-    let rows = std::fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let mut daemon = TestDaemon::new();
+    let rows = std::fs::read_to_string(daemon.path("rows.jsonl")).unwrap();
     let never_right = |line: &str| {
         let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
         row["reference"] = "12345".into();
         format!("{row}\n")
     };
     std::fs::write(
-        house.path("rows.jsonl"),
+        daemon.path("rows.jsonl"),
         rows.lines().map(never_right).collect::<String>(),
     )
     .unwrap();
-    house.start();
+    daemon.start();
     for sampling in ["dynamic_sampling = true", "dynamic_sampling = false"] {
         let alone = (
             "\n  [[stage.reward]]\n  plugin = \"format\"\n  weight = 0.5\n",
             "",
         );
-        let job = house.submit(house.job(&[alone, ("dynamic_sampling = true", sampling)]));
-        let status = house.wait_succeeded(&job);
-        let told: Vec<String> = house
+        let job = daemon.submit(daemon.job(&[alone, ("dynamic_sampling = true", sampling)]));
+        let status = daemon.wait_succeeded(&job);
+        let told: Vec<String> = daemon
             .log_lines(&job)
             .into_iter()
             .map(|line| line.message)
@@ -855,13 +855,13 @@ fn a_step_whose_rewards_are_all_equal_says_that_it_teaches_nothing() {
 
 #[test]
 fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(with_rejection(
-        &house,
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(with_rejection(
+        &daemon,
         &[("min_score = 0.5", "min_score = 1000.0")],
     ));
-    let status = house.wait_ended(&job);
+    let status = daemon.wait_ended(&job);
     assert_eq!((status.state, status.restarts), (State::Failed, 0));
     let error = status.error.unwrap();
     assert!(
@@ -876,23 +876,23 @@ fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
 
 #[test]
 fn a_changed_data_set_ends_the_job_by_name() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(with_rejection(&house, &[]));
-    house.wait_succeeded(&job);
-    let supervise = count(&house, "supervise");
-    let mut house = House::new();
-    house.plant(&format!("supervise-{supervise}"), "kill-daemon");
-    house.start();
-    let job = house.submit(with_rejection(&house, &[]));
-    let directory = house.try_status(&job).unwrap().directory;
-    house.wait("the daemon's end", |house| {
-        house.try_ask(Request::Nodes).is_none().then_some(())
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(with_rejection(&daemon, &[]));
+    daemon.wait_succeeded(&job);
+    let supervise = count(&daemon, "supervise");
+    let mut daemon = TestDaemon::new();
+    daemon.plant(&format!("supervise-{supervise}"), "kill-daemon");
+    daemon.start();
+    let job = daemon.submit(with_rejection(&daemon, &[]));
+    let directory = daemon.try_status(&job).unwrap().directory;
+    daemon.wait("the daemon's end", |daemon| {
+        daemon.try_ask(Request::Nodes).is_none().then_some(())
     });
     let path = directory.join("datasets/keep.jsonl");
     let rows = fs::read_to_string(&path).unwrap();
     fs::write(&path, rows.replacen("<think>", "<think> 9", 1)).unwrap();
-    let status = house.wait_ended(&job);
+    let status = daemon.wait_ended(&job);
     assert_eq!(status.state, State::Failed);
     assert!(
         status
@@ -906,8 +906,8 @@ fn a_changed_data_set_ends_the_job_by_name() {
 
 #[test]
 fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     for (old, new, expected) in [
         (
             "batch_size = 8\nmax_length = 32",
@@ -926,7 +926,7 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
             "sha256",
         ),
     ] {
-        let error = house.refused(with_rejection(&house, &[(old, new)]));
+        let error = daemon.refused(with_rejection(&daemon, &[(old, new)]));
         assert!(
             error.to_lowercase().contains(&expected.to_lowercase()),
             "{new}: {error}"
@@ -938,14 +938,14 @@ fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
 /// they do.
 #[test]
 fn a_column_that_is_not_read_is_named_when_the_job_is_planned() {
-    let mut house = House::new();
-    house.start();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
     let table = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../data/tests/data/golden/tables/interval.parquet");
-    fs::copy(table, house.path("table.parquet")).unwrap();
-    let path = |name: &str| format!("[data.text]\npath = \"{}\"", house.path(name).display());
-    let job = house.job(&[(&path("rows.jsonl"), &path("table.parquet"))]);
-    let Response::Plan(plan) = house.ask(Request::Plan { job }) else {
+    fs::copy(table, daemon.path("table.parquet")).unwrap();
+    let path = |name: &str| format!("[data.text]\npath = \"{}\"", daemon.path(name).display());
+    let job = daemon.job(&[(&path("rows.jsonl"), &path("table.parquet"))]);
+    let Response::Plan(plan) = daemon.ask(Request::Plan { job }) else {
         panic!("no plan")
     };
     for column in ["nested", "span"] {
@@ -969,15 +969,18 @@ fn a_column_that_is_not_read_is_named_when_the_job_is_planned() {
 /// up again on another day, its prompts are the same.
 #[test]
 fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
-    let mut house = House::new();
+    let mut daemon = TestDaemon::new();
     let text = "{% for m in messages %}{{ m.content }}{% endfor %} {{ strftime_now('%Y-%m-%d') }}";
-    fs::write(house.path("dated.jinja"), text).unwrap();
-    house.start();
-    let template = format!("template = \"{}\"", house.path("dated.jinja").display());
+    fs::write(daemon.path("dated.jinja"), text).unwrap();
+    daemon.start();
+    let template = format!("template = \"{}\"", daemon.path("dated.jinja").display());
     // The day by the clock of the file system.
     let today = || {
-        fs::write(house.path("now"), "").unwrap();
-        let now = fs::metadata(house.path("now")).unwrap().modified().unwrap();
+        fs::write(daemon.path("now"), "").unwrap();
+        let now = fs::metadata(daemon.path("now"))
+            .unwrap()
+            .modified()
+            .unwrap();
         let seconds = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         format!(
             "date = \"{}\"",
@@ -986,13 +989,13 @@ fn the_day_that_a_template_is_told_is_recorded_with_the_job() {
     };
     let before = today();
     let submitted = |job: String| {
-        let job = house.submit(job);
-        let recorded = house.try_status(&job).unwrap().directory.join("job.toml");
+        let job = daemon.submit(job);
+        let recorded = daemon.try_status(&job).unwrap().directory.join("job.toml");
         fs::read_to_string(recorded).unwrap()
     };
-    let own = submitted(house.job(&[("template = \"plain\"", &template)]));
+    let own = submitted(daemon.job(&[("template = \"plain\"", &template)]));
     assert!(own.contains(&before) || own.contains(&today()), "{own}");
-    let named = house.job(&[
+    let named = daemon.job(&[
         ("template = \"plain\"", &template),
         ("seed = 11", "seed = 11\ndate = \"2024-07-04\""),
     ]);

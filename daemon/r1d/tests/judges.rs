@@ -1,17 +1,17 @@
 //! Rewards that a judge answers in text, a stage's policy or a model of the job, beside a reward
 //! model that gives numbers: in real processes, killed and not.
 
-mod house;
+mod test_daemon;
 
-use house::House;
 use r1d_proto::control::{Request, Response, Sample, SampleSort};
 use r1d_proto::verdict::Outcome;
+use test_daemon::TestDaemon;
 
-/// Behind the house's own: a reward model, a stage that keeps what a judge finds right, and two
+/// Behind the daemon's own: a reward model, a stage that keeps what a judge finds right, and two
 /// that learn from what judges say.
 const STAGES: &str = r#"
 [data.pairs]
-path = "HOUSE/pairs.jsonl"
+path = "DIR/pairs.jsonl"
 template = "plain"
 [[stage]]
 name = "helpful"
@@ -75,9 +75,9 @@ rewards = ["correctness", "accuracy"]
 metrics = ["pass@1"]
 [checkpoint]"#;
 
-const TABLE: &str = "[models.judge]\npath = \"HOUSE/judge\"\n[data.text]";
+const TABLE: &str = "[models.judge]\npath = \"DIR/judge\"\n[data.text]";
 
-fn job(house: &House, changes: &[(&str, &str)]) -> String {
+fn job(daemon: &TestDaemon, changes: &[(&str, &str)]) -> String {
     let pair = |i: u32| {
         let (good, bad) = (format!("{} {}", i % 10, i % 3), format!("{}", (i + 1) % 10));
         serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good,
@@ -86,15 +86,15 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
             + "\n"
     };
     std::fs::write(
-        house.path("pairs.jsonl"),
+        daemon.path("pairs.jsonl"),
         (0..30).map(pair).collect::<String>(),
     )
     .unwrap();
-    house.write_language_model("judge");
-    let here = house.path("").display().to_string();
-    let mut text = house.job(&[
-        ("[checkpoint]", &STAGES.replace("HOUSE/", &here)),
-        ("[data.text]", &TABLE.replace("HOUSE/", &here)),
+    daemon.write_language_model("judge");
+    let here = daemon.path("").display().to_string();
+    let mut text = daemon.job(&[
+        ("[checkpoint]", &STAGES.replace("DIR/", &here)),
+        ("[data.text]", &TABLE.replace("DIR/", &here)),
     ]);
     for (old, new) in changes {
         assert!(text.contains(old), "{old:?} is not in the job");
@@ -103,7 +103,7 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
     text
 }
 
-fn samples(house: &House, job: &str, stage: &str, step: u64) -> Vec<Sample> {
+fn samples(daemon: &TestDaemon, job: &str, stage: &str, step: u64) -> Vec<Sample> {
     let wanted = Request::Samples {
         job: job.into(),
         stage: Some(stage.into()),
@@ -111,7 +111,7 @@ fn samples(house: &House, job: &str, stage: &str, step: u64) -> Vec<Sample> {
         sort: SampleSort::Order,
         limit: 100,
     };
-    match house.ask(wanted) {
+    match daemon.ask(wanted) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
     }
@@ -119,11 +119,11 @@ fn samples(house: &House, job: &str, stage: &str, step: u64) -> Vec<Sample> {
 
 #[test]
 fn a_judge_answers_in_every_kind_of_stage() {
-    let mut house = House::new();
-    house.start();
-    let id = house.submit(job(&house, &[]));
-    let status = house.wait_succeeded(&id);
-    let metrics = house.outcome(&status).metrics;
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let id = daemon.submit(job(&daemon, &[]));
+    let status = daemon.wait_succeeded(&id);
+    let metrics = daemon.outcome(&status).metrics;
     for (stage, steps) in [("kept", 3), ("judged", 3), ("valued", 2)] {
         let said = metrics
             .iter()
@@ -144,7 +144,7 @@ fn a_judge_answers_in_every_kind_of_stage() {
     // The fake judge finds some right, some wrong, and of some it says nothing: those are masked,
     // and not kept.
     let all: Vec<Sample> = (1..=3)
-        .flat_map(|step| samples(&house, &id, "kept", step))
+        .flat_map(|step| samples(&daemon, &id, "kept", step))
         .collect();
     let said = |sample: &Sample| {
         sample
@@ -196,20 +196,20 @@ fn kills_where_a_judge_is_asked_change_nothing() {
     for invariant in [true, false] {
         let invariance = format!("batch_invariant = {invariant}");
         let changes: &[(&str, &str)] = &[("batch_invariant = true", &invariance)];
-        let mut quiet = House::new();
+        let mut quiet = TestDaemon::new();
         quiet.start();
         let id = quiet.submit(job(&quiet, changes));
         let status = quiet.wait_succeeded(&id);
         let expected = quiet.outcome(&status);
         let kept = std::fs::read(status.directory.join("datasets/kept.jsonl")).unwrap();
-        let asked = |house: &House| {
-            std::fs::read_to_string(house.path("faults/answer.count"))
+        let asked = |daemon: &TestDaemon| {
+            std::fs::read_to_string(daemon.path("faults/answer.count"))
                 .unwrap()
                 .parse::<u64>()
                 .unwrap()
         };
         let undisturbed = asked(&quiet);
-        let mut house = House::new();
+        let mut daemon = TestDaemon::new();
         for fault in [
             "answer-1 kill-daemon",
             "answer-3 exit",
@@ -219,13 +219,13 @@ fn kills_where_a_judge_is_asked_change_nothing() {
             "answer-9 kill-self",
         ] {
             let (moment, what) = fault.split_once(' ').unwrap();
-            house.plant(moment, what);
+            daemon.plant(moment, what);
         }
-        house.start();
-        let id = house.submit(job(&house, changes));
-        let status = house.wait_succeeded(&id);
+        daemon.start();
+        let id = daemon.submit(job(&daemon, changes));
+        let status = daemon.wait_succeeded(&id);
         assert_eq!(
-            house.outcome(&status),
+            daemon.outcome(&status),
             expected,
             "batch_invariant {invariant}"
         );
@@ -233,21 +233,21 @@ fn kills_where_a_judge_is_asked_change_nothing() {
         // A request is repeated for each fault that it met, and no committed step is asked about
         // again.
         assert!(
-            (undisturbed + 4..=undisturbed + 6).contains(&asked(&house)),
+            (undisturbed + 4..=undisturbed + 6).contains(&asked(&daemon)),
             "{} and {undisturbed}",
-            asked(&house)
+            asked(&daemon)
         );
     }
 }
 
 #[test]
 fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
-    let mut house = House::new();
-    house.plant("answer-1", "hang");
-    house.start();
-    let id = house.submit(job(&house, &[]));
-    let waits = house.wait("a question to the judge", |house| {
-        let why = house.why(&id);
+    let mut daemon = TestDaemon::new();
+    daemon.plant("answer-1", "hang");
+    daemon.start();
+    let id = daemon.submit(job(&daemon, &[]));
+    let waits = daemon.wait("a question to the judge", |daemon| {
+        let why = daemon.why(&id);
         let text = serde_json::to_string(&why).unwrap();
         text.contains("asking the judge of correctness")
             .then_some(text)
@@ -256,7 +256,7 @@ fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
         waits.contains("asking the judge of correctness about"),
         "{waits}"
     );
-    let activity = house
+    let activity = daemon
         .try_status(&id)
         .unwrap()
         .activity
@@ -266,14 +266,14 @@ fn a_judge_that_hangs_is_named_while_it_is_waited_for() {
 
 #[test]
 fn a_reload_that_asks_for_something_else_is_refused() {
-    let mut house = House::new().with_delay_ms(20);
-    house.start();
-    let job = house.submit(job(
-        &house,
+    let mut daemon = TestDaemon::new().with_delay_ms(20);
+    daemon.start();
+    let job = daemon.submit(job(
+        &daemon,
         &[("\n  config = { text = \"completion\" }", "")],
     ));
-    house.wait("the job to judge", |house| {
-        let status = house.try_status(&job)?;
+    daemon.wait("the job to judge", |daemon| {
+        let status = daemon.try_status(&job)?;
         status
             .stages
             .iter()
@@ -285,7 +285,7 @@ fn a_reload_that_asks_for_something_else_is_refused() {
         .unwrap()
         .join("plugins");
     let file = plugins.join("helpfulness.wasm");
-    let error = match house.ask(Request::Reload {
+    let error = match daemon.ask(Request::Reload {
         job: job.clone(),
         plugin: "correctness".into(),
         file,
@@ -298,14 +298,14 @@ fn a_reload_that_asks_for_something_else_is_refused() {
             && error.contains("asks its model for a number"),
         "{error}"
     );
-    house.ask(Request::Cancel { job });
+    daemon.ask(Request::Cancel { job });
 }
 
 #[test]
 fn who_gives_something_else_is_refused_at_submission() {
-    let mut house = House::new();
-    house.start();
-    let refused = |old: &str, new: &str| house.refused(job(&house, &[(old, new)]));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let refused = |old: &str, new: &str| daemon.refused(job(&daemon, &[(old, new)]));
     let number = refused(
         "plugin = \"correctness\"\n  model = \"cold-start\"",
         "plugin = \"correctness\"\n  model = \"helpful\"",
@@ -358,11 +358,11 @@ fn who_gives_something_else_is_refused_at_submission() {
     );
     // What the table names.
     let broken = |file: &str, text: &str| {
-        let job = job(&house, &[]);
-        std::fs::write(house.path("judge").join(file), text).unwrap();
-        house.refused(job)
+        let job = job(&daemon, &[]);
+        std::fs::write(daemon.path("judge").join(file), text).unwrap();
+        daemon.refused(job)
     };
-    let config = std::fs::read_to_string(house.path("judge/config.json")).unwrap();
+    let config = std::fs::read_to_string(daemon.path("judge/config.json")).unwrap();
     let neither = broken(
         "config.json",
         &config.replace("ForCausalLM", "ForTokenClassification"),
@@ -374,9 +374,9 @@ fn who_gives_something_else_is_refused_at_submission() {
     );
     let template = broken("chat_template.jinja", "{% for %}");
     assert!(template.contains("chat_template.jinja"), "{template}");
-    std::fs::remove_file(house.path("judge/chat_template.jinja")).unwrap();
-    let text = job(&house, &[]);
-    std::fs::remove_file(house.path("judge/tokenizer.json")).unwrap();
-    let silent = house.refused(text);
+    std::fs::remove_file(daemon.path("judge/chat_template.jinja")).unwrap();
+    let text = job(&daemon, &[]);
+    std::fs::remove_file(daemon.path("judge/tokenizer.json")).unwrap();
+    let silent = daemon.refused(text);
     assert!(silent.contains("judge/tokenizer.json"), "{silent}");
 }

@@ -4,33 +4,33 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
-mod house;
+mod test_daemon;
 
-use house::{House, Outcome, signal_process};
 use r1d_proto::control::{Request, Response};
 use std::sync::OnceLock;
 use std::time::Duration;
+use test_daemon::{Outcome, TestDaemon, signal_process};
 
 const FAST: &[(&str, &str)] = &[("batch_invariant = true", "batch_invariant = false")];
 
 fn undisturbed(batch_invariant: bool) -> &'static Outcome {
     static OUTCOMES: [OnceLock<Outcome>; 2] = [OnceLock::new(), OnceLock::new()];
     OUTCOMES[batch_invariant as usize]
-        .get_or_init(|| House::undisturbed(if batch_invariant { &[] } else { FAST }))
+        .get_or_init(|| TestDaemon::undisturbed(if batch_invariant { &[] } else { FAST }))
 }
 
 /// Runs the job with faults planted; every one of them must have struck.
 fn disturbed(batch_invariant: bool, faults: &[(&str, &str)]) {
-    let mut house = House::new();
+    let mut daemon = TestDaemon::new();
     for (moment, fault) in faults {
-        house.plant(moment, fault);
+        daemon.plant(moment, fault);
     }
-    house.start();
-    let job = house.submit(house.job(if batch_invariant { &[] } else { FAST }));
-    let status = house.wait_succeeded(&job);
+    daemon.start();
+    let job = daemon.submit(daemon.job(if batch_invariant { &[] } else { FAST }));
+    let status = daemon.wait_succeeded(&job);
     assert!(status.restarts >= 1, "nothing was disturbed by {faults:?}");
     assert_eq!(
-        &house.outcome(&status),
+        &daemon.outcome(&status),
         undisturbed(batch_invariant),
         "{faults:?}"
     );
@@ -139,60 +139,60 @@ fn many_faults_one_after_the_other() {
 #[test]
 fn kills_at_arbitrary_moments() {
     for (seed, who) in [(1u64, "daemon"), (2, "worker"), (3, "both")] {
-        let mut house = House::new().with_delay_ms(3);
-        house.start();
-        let job = house.submit(house.job(&[]));
+        let mut daemon = TestDaemon::new().with_delay_ms(3);
+        daemon.start();
+        let job = daemon.submit(daemon.job(&[]));
         for round in 0..4u64 {
             std::thread::sleep(Duration::from_millis(
                 60 + (seed * 7919 + round * 104_729) % 240,
             ));
-            if house
+            if daemon
                 .try_status(&job)
                 .is_none_or(|status| status.state.is_final())
             {
                 break;
             }
-            let worker = match house.try_ask(Request::Nodes) {
+            let worker = match daemon.try_ask(Request::Nodes) {
                 Some(Response::Nodes(nodes)) => nodes[0].devices[0].worker_pid,
                 _ => None,
             };
             if who != "worker" {
-                house.kill();
+                daemon.kill();
             }
             if let (Some(pid), "worker" | "both") = (worker, who) {
                 signal_process(pid, "KILL");
             }
-            house.revive();
+            daemon.revive();
         }
-        let status = house.wait_succeeded(&job);
-        assert_eq!(&house.outcome(&status), undisturbed(true), "{who}");
+        let status = daemon.wait_succeeded(&job);
+        assert_eq!(&daemon.outcome(&status), undisturbed(true), "{who}");
     }
 }
 
 /// A stop by signal is no failure, and the next daemon goes on.
 #[test]
 fn a_daemon_that_is_stopped_goes_on_when_it_is_back() {
-    let mut house = House::new();
-    house.plant("train-3", "hang");
-    house.start();
-    let job = house.submit(house.job(&[]));
-    house.wait("the third update", |house| {
-        house
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-3", "hang");
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    daemon.wait("the third update", |daemon| {
+        daemon
             .path("faults/train.count")
             .exists()
             .then_some(())
             .filter(|()| {
-                std::fs::read_to_string(house.path("faults/train.count"))
+                std::fs::read_to_string(daemon.path("faults/train.count"))
                     .is_ok_and(|count| count == "3")
             })
     });
-    house.signal("TERM");
-    assert!(house.ended().success());
+    daemon.signal("TERM");
+    assert!(daemon.ended().success());
     assert!(
-        !house.state().join("r1d.sock").exists(),
+        !daemon.state().join("r1d.sock").exists(),
         "the socket is gone with the daemon"
     );
-    house.start();
-    let status = house.wait_succeeded(&job);
-    assert_eq!(&house.outcome(&status), undisturbed(true));
+    daemon.start();
+    let status = daemon.wait_succeeded(&job);
+    assert_eq!(&daemon.outcome(&status), undisturbed(true));
 }

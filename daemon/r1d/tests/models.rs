@@ -1,10 +1,10 @@
 //! A job of two models: what the teacher keeps, its student reads with a tokenizer of its own.
 
-mod house;
+mod test_daemon;
 
-use house::{House, Outcome};
 use r1d_proto::control::{Request, Response, Sample, SampleSort};
 use std::fs;
+use test_daemon::{Outcome, TestDaemon};
 
 const STUDENT: &str = r#"
 [[stage]]
@@ -63,19 +63,19 @@ rewards = ["accuracy", "format"]
 [checkpoint]
 "#;
 
-fn with_student(house: &House, changes: &[(&str, &str)]) -> String {
-    house.write_student();
-    let models = "[models.student]\ninit = \"HOUSE/student.json\"\ntokenizer = \
-                  \"HOUSE/student-tokenizer\"\n\n[data.text]";
-    let models = models.replace("HOUSE", &house.path("").display().to_string());
-    let text = house.job(&[("[data.text]", &models), ("\n[checkpoint]\n", STUDENT)]);
+fn with_student(daemon: &TestDaemon, changes: &[(&str, &str)]) -> String {
+    daemon.write_student();
+    let models = "[models.student]\ninit = \"DIR/student.json\"\ntokenizer = \
+                  \"DIR/student-tokenizer\"\n\n[data.text]";
+    let models = models.replace("DIR", &daemon.path("").display().to_string());
+    let text = daemon.job(&[("[data.text]", &models), ("\n[checkpoint]\n", STUDENT)]);
     changes.iter().fold(text, |text, (old, new)| {
         assert!(text.contains(old), "{old:?} is not in the job");
         text.replace(old, new)
     })
 }
 
-fn samples(house: &House, job: &str, stage: &str) -> Vec<Sample> {
+fn samples(daemon: &TestDaemon, job: &str, stage: &str) -> Vec<Sample> {
     let of = Request::Samples {
         job: job.into(),
         stage: Some(stage.into()),
@@ -83,7 +83,7 @@ fn samples(house: &House, job: &str, stage: &str) -> Vec<Sample> {
         sort: SampleSort::Order,
         limit: 1000,
     };
-    match house.ask(of) {
+    match daemon.ask(of) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
     }
@@ -91,10 +91,10 @@ fn samples(house: &House, job: &str, stage: &str) -> Vec<Sample> {
 
 #[test]
 fn each_model_reads_and_is_read_by_its_own_tokenizer() {
-    let mut house = House::new();
-    house.start();
-    let text = with_student(&house, &[]);
-    let plan = match house.ask(Request::Plan { job: text.clone() }) {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let text = with_student(&daemon, &[]);
+    let plan = match daemon.ask(Request::Plan { job: text.clone() }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
@@ -129,8 +129,8 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
         plan.stages
     );
 
-    let job = house.submit(text);
-    let status = house.wait_succeeded(&job);
+    let job = daemon.submit(text);
+    let status = daemon.wait_succeeded(&job);
     assert_eq!(status.stages[5].model.as_deref(), student);
     // What judges a completion sees it as its own model wrote it: the ids are the same, the digits
     // are not.
@@ -138,7 +138,7 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
         ("keep", ["0", "1", "2"]),
         ("student-reasoning", ["2", "0", "1"]),
     ] {
-        let samples = samples(&house, &job, stage);
+        let samples = samples(&daemon, &job, stage);
         assert!(samples.len() >= 16);
         let mut right = 0;
         for sample in &samples {
@@ -207,11 +207,11 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
 #[test]
 fn distillation_is_in_the_students_chat_template() {
     let weights = |changes: &[(&str, &str)]| {
-        let mut house = House::new();
-        house.start();
-        let job = house.submit(with_student(&house, changes));
-        let status = house.wait_succeeded(&job);
-        house.outcome(&status).weights
+        let mut daemon = TestDaemon::new();
+        daemon.start();
+        let job = daemon.submit(with_student(&daemon, changes));
+        let status = daemon.wait_succeeded(&job);
+        daemon.outcome(&status).weights
     };
     let chat = weights(&[]);
     assert_eq!(
@@ -237,11 +237,11 @@ fn distillation_is_in_the_students_chat_template() {
             "kind = \"distill\"\ntemplate = \"plain\""
         )])
     );
-    let mut house = House::new();
-    house.start();
-    let job = with_student(&house, &[]);
-    fs::write(house.path("student-tokenizer/tokenizer_config.json"), "{}").unwrap();
-    let text = house.refused(job);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = with_student(&daemon, &[]);
+    fs::write(daemon.path("student-tokenizer/tokenizer_config.json"), "{}").unwrap();
+    let text = daemon.refused(job);
     assert!(
         text.contains(
             "student-tokenizer has no chat template: add `chat_template` to its \
@@ -252,20 +252,20 @@ fn distillation_is_in_the_students_chat_template() {
 }
 
 /// What the job ends with, and the data set on the way.
-fn ended_with(house: &mut House, job: &str) -> (Outcome, Vec<u8>) {
-    let status = house.wait_succeeded(job);
+fn ended_with(daemon: &mut TestDaemon, job: &str) -> (Outcome, Vec<u8>) {
+    let status = daemon.wait_succeeded(job);
     (
-        house.outcome(&status),
+        daemon.outcome(&status),
         fs::read(status.directory.join("datasets/keep.jsonl")).unwrap(),
     )
 }
 
 #[test]
 fn kills_among_two_models_change_nothing() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(with_student(&house, &[]));
-    let expected = ended_with(&mut house, &job);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(with_student(&daemon, &[]));
+    let expected = ended_with(&mut daemon, &job);
     let faults: [&[(&str, &str)]; 3] = [
         // The student's first stage, and where its teacher goes on.
         &[
@@ -285,20 +285,20 @@ fn kills_among_two_models_change_nothing() {
         ],
     ];
     for faults in faults {
-        let mut house = House::new();
+        let mut daemon = TestDaemon::new();
         for (moment, fault) in faults {
-            house.plant(moment, fault);
+            daemon.plant(moment, fault);
         }
-        house.start();
-        let job = house.submit(with_student(&house, &[]));
+        daemon.start();
+        let job = daemon.submit(with_student(&daemon, &[]));
         assert_eq!(
-            ended_with(&mut house, &job),
+            ended_with(&mut daemon, &job),
             expected,
             "{faults:?}\n{}",
-            house.log()
+            daemon.log()
         );
         assert!(
-            house.try_status(&job).unwrap().restarts > 0,
+            daemon.try_status(&job).unwrap().restarts > 0,
             "{faults:?}: nothing happened"
         );
     }
@@ -306,20 +306,20 @@ fn kills_among_two_models_change_nothing() {
 
 #[test]
 fn a_students_files_are_checked_before_the_job_is_queued() {
-    let mut house = House::new();
-    house.start();
-    let missing = house.refused(with_student(&house, &[("student.json", "none.json")]));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let missing = daemon.refused(with_student(&daemon, &[("student.json", "none.json")]));
     assert!(missing.contains("none.json"), "{missing}");
     // Its template is asked of its own tokenizer, which has one; the teacher's has none.
     let chat = [("template = \"plain\"", "template = \"chat\"")];
-    let text = house.refused(with_student(&house, &chat));
+    let text = daemon.refused(with_student(&daemon, &chat));
     assert!(text.contains("/tokenizer has no chat template"), "{text}");
-    let config = fs::read_to_string(house.path("student.json"))
+    let config = fs::read_to_string(daemon.path("student.json"))
         .unwrap()
         .replace("\"vocab_size\":32", "\"vocab_size\":9");
-    let job = with_student(&house, &[]);
-    fs::write(house.path("student.json"), config).unwrap();
-    let text = house.refused(job);
+    let job = with_student(&daemon, &[]);
+    fs::write(daemon.path("student.json"), config).unwrap();
+    let text = daemon.refused(job);
     assert!(
         text.contains("student-tokenizer") && text.contains("vocab_size of at least 17"),
         "{text}"
@@ -328,9 +328,9 @@ fn a_students_files_are_checked_before_the_job_is_queued() {
 
 #[test]
 fn a_reward_of_a_domain_that_no_row_has_is_refused() {
-    let mut house = House::new();
-    house.start();
-    let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let rows = fs::read_to_string(daemon.path("rows.jsonl")).unwrap();
     let with_kinds = |(i, line): (usize, &str)| {
         line.replacen(
             '{',
@@ -339,13 +339,13 @@ fn a_reward_of_a_domain_that_no_row_has_is_refused() {
         ) + "\n"
     };
     fs::write(
-        house.path("rows.jsonl"),
+        daemon.path("rows.jsonl"),
         rows.lines().enumerate().map(with_kinds).collect::<String>(),
     )
     .unwrap();
     let job = |domain: &str| {
         let reward = format!("plugin = \"format\"\n  domains = [\"math\", {domain:?}]");
-        house.job(&[
+        daemon.job(&[
             ("plugin = \"format\"", &reward),
             (
                 "template = \"plain\"",
@@ -353,7 +353,7 @@ fn a_reward_of_a_domain_that_no_row_has_is_refused() {
             ),
         ])
     };
-    let text = house.refused(job("maths"));
+    let text = daemon.refused(job("maths"));
     assert!(
         text.contains(
             "[[stage]] \"reasoning\", [[stage.reward]] \"format\": no row of data.train is of the \
@@ -365,5 +365,5 @@ fn a_reward_of_a_domain_that_no_row_has_is_refused() {
         text.contains("its rows are of \"chat\", \"math\""),
         "{text}"
     );
-    house.submit(job("chat"));
+    daemon.submit(job("chat"));
 }

@@ -1,17 +1,17 @@
 //! Reward models that a job trains and its rewards ask, PPO and DPO: in real processes, killed and
 //! not.
 
-mod house;
+mod test_daemon;
 
-use house::House;
 use r1d_proto::control::{Request, Response, SampleSort};
+use test_daemon::TestDaemon;
 
 const STAGES: &str = r#"
 [data.pairs]
-path = "HOUSE/pairs.jsonl"
+path = "DIR/pairs.jsonl"
 template = "plain"
 [data.held-out]
-path = "HOUSE/held-out.jsonl"
+path = "DIR/held-out.jsonl"
 template = "plain"
 [[stage]]
 name = "helpful"
@@ -55,8 +55,8 @@ steps = 3
 batch_size = 4
 [checkpoint]"#;
 
-/// The house's job with stages that learn preferences behind its own.
-fn job(house: &House, changes: &[(&str, &str)]) -> String {
+/// The daemon's job with stages that learn preferences behind its own.
+fn job(daemon: &TestDaemon, changes: &[(&str, &str)]) -> String {
     let pair = |i: u32| {
         let (good, bad) = (format!("{} {}", i % 10, i % 3), format!("{}", (i + 1) % 10));
         serde_json::json!({"prompt": format!("{} {} ", i % 7, i % 5), "chosen": good,
@@ -65,18 +65,18 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
             + "\n"
     };
     std::fs::write(
-        house.path("pairs.jsonl"),
+        daemon.path("pairs.jsonl"),
         (0..30).map(pair).collect::<String>(),
     )
     .unwrap();
     std::fs::write(
-        house.path("held-out.jsonl"),
+        daemon.path("held-out.jsonl"),
         (30..50).map(pair).collect::<String>(),
     )
     .unwrap();
-    let mut text = house.job(&[(
+    let mut text = daemon.job(&[(
         "[checkpoint]",
-        &STAGES.replace("HOUSE", &house.path("").display().to_string()),
+        &STAGES.replace("DIR", &daemon.path("").display().to_string()),
     )]);
     for (old, new) in changes {
         assert!(text.contains(old), "{old:?} is not in the job");
@@ -87,11 +87,11 @@ fn job(house: &House, changes: &[(&str, &str)]) -> String {
 
 #[test]
 fn rewards_ask_the_model_that_a_stage_has_trained() {
-    let mut house = House::new();
-    house.start();
-    let id = house.submit(job(&house, &[]));
-    let status = house.wait_succeeded(&id);
-    let metrics = house.outcome(&status).metrics;
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let id = daemon.submit(job(&daemon, &[]));
+    let status = daemon.wait_succeeded(&id);
+    let metrics = daemon.outcome(&status).metrics;
     let of = |stage: &str, name: &str| -> Vec<bool> {
         metrics
             .iter()
@@ -123,7 +123,7 @@ fn rewards_ask_the_model_that_a_stage_has_trained() {
     );
     assert!((0.0..=1.0).contains(&held_out.metrics["accuracy"]));
     // The fake's scores are noise, and the log says so.
-    let log = house.log_lines(&id);
+    let log = daemon.log_lines(&id);
     assert!(
         log.iter().any(|line| line.level == "warn"
             && line
@@ -139,7 +139,7 @@ fn rewards_ask_the_model_that_a_stage_has_trained() {
         sort: SampleSort::Order,
         limit: 100,
     };
-    let Response::Samples(samples) = house.ask(wanted) else {
+    let Response::Samples(samples) = daemon.ask(wanted) else {
         panic!("no samples")
     };
     let helpful: Vec<_> = samples
@@ -161,12 +161,12 @@ fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
     for invariant in [true, false] {
         let invariance = format!("batch_invariant = {invariant}");
         let changes: &[(&str, &str)] = &[("batch_invariant = true", &invariance)];
-        let mut quiet = House::new();
+        let mut quiet = TestDaemon::new();
         quiet.start();
         let id = quiet.submit(job(&quiet, changes));
         let status = quiet.wait_succeeded(&id);
         let expected = quiet.outcome(&status);
-        let mut house = House::new();
+        let mut daemon = TestDaemon::new();
         let faults = [
             "reward-2 kill-both",
             "score-1 kill-daemon",
@@ -178,18 +178,18 @@ fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
         ];
         for fault in faults {
             let (moment, what) = fault.split_once(' ').unwrap();
-            house.plant(moment, what);
+            daemon.plant(moment, what);
         }
-        house.start();
-        let id = house.submit(job(&house, changes));
-        let status = house.wait_succeeded(&id);
+        daemon.start();
+        let id = daemon.submit(job(&daemon, changes));
+        let status = daemon.wait_succeeded(&id);
         assert_eq!(
-            house.outcome(&status),
+            daemon.outcome(&status),
             expected,
             "batch_invariant {invariant}"
         );
         for moment in ["reward", "score", "ppo", "dpo"] {
-            let count = std::fs::read_to_string(house.path(&format!("faults/{moment}.count")))
+            let count = std::fs::read_to_string(daemon.path(&format!("faults/{moment}.count")))
                 .unwrap()
                 .parse::<u64>()
                 .unwrap();
@@ -200,10 +200,10 @@ fn kills_where_preferences_are_learned_or_asked_for_change_nothing() {
 
 #[test]
 fn what_cannot_be_asked_is_refused_at_submission() {
-    let mut house = House::new();
-    house.start();
-    let nobody = house.refused(job(
-        &house,
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let nobody = daemon.refused(job(
+        &daemon,
         &[(
             "  model = \"helpful\"\n  after_step = 1",
             "  after_step = 1",
@@ -214,8 +214,8 @@ fn what_cannot_be_asked_is_refused_at_submission() {
             && nobody.contains("no reward-model stage of this job is called \"helpfulness\""),
         "{nobody}"
     );
-    let absent = house.refused(job(
-        &house,
+    let absent = daemon.refused(job(
+        &daemon,
         &[(
             "  model = \"helpful\"\n  after_step = 1",
             "  model = \"/nowhere/judge\"\n  after_step = 1",
@@ -223,13 +223,13 @@ fn what_cannot_be_asked_is_refused_at_submission() {
     ));
     assert!(absent.contains("/nowhere/judge"), "{absent}");
     // A directory of a language model, and one of a classifier.
-    let dir = house.path("judge");
-    house.write_language_model("judge");
+    let dir = daemon.path("judge");
+    daemon.write_language_model("judge");
     let asked = format!("  model = \"{}\"\n  after_step = 1", dir.display());
     let refused = |config: &str| {
         std::fs::write(dir.join("config.json"), config).unwrap();
-        house.refused(job(
-            &house,
+        daemon.refused(job(
+            &daemon,
             &[("  model = \"helpful\"\n  after_step = 1", &asked)],
         ))
     };
@@ -244,13 +244,13 @@ fn what_cannot_be_asked_is_refused_at_submission() {
         labels.contains("judge/config.json") && labels.contains("`num_labels` is 3"),
         "{labels}"
     );
-    let text = job(&house, &[]);
+    let text = job(&daemon, &[]);
     std::fs::write(
-        house.path("pairs.jsonl"),
+        daemon.path("pairs.jsonl"),
         "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"2\"}\n",
     )
     .unwrap();
-    let same = house.refused(text);
+    let same = daemon.refused(text);
     assert!(
         same.contains("pairs") && same.contains("row 1") && same.contains("nothing to prefer"),
         "{same}"
@@ -261,9 +261,9 @@ const OF_A_DIRECTORY: &str = r#"
 name = "of-a-directory"
 seed = 1
 [model]
-path = "HOUSE/lm"
+path = "DIR/lm"
 [data.pairs]
-path = "HOUSE/pairs.jsonl"
+path = "DIR/pairs.jsonl"
 template = "plain"
 [[stage]]
 name = "helpful"
@@ -284,11 +284,15 @@ batch_size = 2
 
 /// Makes a model's directory whose head is tied or not, and changes the last bytes of its weights,
 /// which are the head's where there is one.
-fn write_model(house: &House, tied: bool, change: impl Fn(&mut serde_json::Value, &mut Vec<u8>)) {
-    house.write_language_model("lm");
+fn write_model(
+    daemon: &TestDaemon,
+    tied: bool,
+    change: impl Fn(&mut serde_json::Value, &mut Vec<u8>),
+) {
+    daemon.write_language_model("lm");
     let (config, weights) = (
-        house.path("lm/config.json"),
-        house.path("lm/model.safetensors"),
+        daemon.path("lm/config.json"),
+        daemon.path("lm/model.safetensors"),
     );
     let mut fields: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
@@ -324,23 +328,23 @@ fn without_head(header: &mut serde_json::Value, data: &mut Vec<u8>) {
 /// transformers unties a head whose numbers are not the embedding's, and so does the worker.
 #[test]
 fn a_plan_counts_the_head_that_the_weights_have() {
-    let mut house = House::new();
-    house.start();
-    let _ = job(&house, &[]);
-    let text = OF_A_DIRECTORY.replace("HOUSE", &house.path("").display().to_string()) + PREFERRED;
-    let parameters = || match house.ask(Request::Plan { job: text.clone() }) {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let _ = job(&daemon, &[]);
+    let text = OF_A_DIRECTORY.replace("DIR", &daemon.path("").display().to_string()) + PREFERRED;
+    let parameters = || match daemon.ask(Request::Plan { job: text.clone() }) {
         Response::Plan(plan) => plan.parameters.unwrap(),
         other => panic!("{other:?}"),
     };
-    write_model(&house, true, without_head);
+    write_model(&daemon, true, without_head);
     let tied = parameters();
-    write_model(&house, true, |_, _| ());
+    write_model(&daemon, true, |_, _| ());
     assert_eq!(
         parameters(),
         tied,
         "a head that is the embedding is no other"
     );
-    write_model(&house, true, |_, data| *data.last_mut().unwrap() = 1);
+    write_model(&daemon, true, |_, data| *data.last_mut().unwrap() = 1);
     assert_eq!(
         parameters(),
         tied + 32 * 16,
@@ -350,16 +354,16 @@ fn a_plan_counts_the_head_that_the_weights_have() {
 
 #[test]
 fn a_reward_model_starts_from_a_directory_without_a_head() {
-    let mut house = House::new();
-    house.start();
-    let _ = job(&house, &[]);
-    let text = OF_A_DIRECTORY.replace("HOUSE", &house.path("").display().to_string());
-    write_model(&house, false, without_head);
-    match house.ask(Request::Plan { job: text.clone() }) {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let _ = job(&daemon, &[]);
+    let text = OF_A_DIRECTORY.replace("DIR", &daemon.path("").display().to_string());
+    write_model(&daemon, false, without_head);
+    match daemon.ask(Request::Plan { job: text.clone() }) {
         Response::Plan(plan) => assert_eq!(plan.stages.len(), 1),
         other => panic!("{other:?}"),
     }
-    let refused = house.refused(text + PREFERRED);
+    let refused = daemon.refused(text + PREFERRED);
     assert!(
         refused.contains("no tensor named \"lm_head.weight\""),
         "{refused}"

@@ -3,14 +3,14 @@
 
 #[path = "../../rewards/tests/guests/mod.rs"]
 mod guests;
-mod house;
+mod test_daemon;
 
 use guests::{Guest, component, core, group_core, returns, sharing};
-use house::House;
 use r1d_proto::control::{Request, Response, Sample, SampleSort};
 use r1d_proto::verdict::Outcome;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use test_daemon::TestDaemon;
 
 const FORMAT: &str = "  plugin = \"format\"\n  weight = 0.5";
 
@@ -28,19 +28,19 @@ fn constant(value: f32, golden: Option<f32>) -> Vec<u8> {
     })
 }
 
-fn put(house: &House, name: &str, bytes: Vec<u8>) -> PathBuf {
-    let path = house.path(name);
+fn put(daemon: &TestDaemon, name: &str, bytes: Vec<u8>) -> PathBuf {
+    let path = daemon.path(name);
     std::fs::write(&path, bytes).unwrap();
     path
 }
 
 /// The job with the second reward's plugin replaced.
-fn job(house: &House, plugin: &Path, changes: &[(&str, &str)]) -> String {
+fn job(daemon: &TestDaemon, plugin: &Path, changes: &[(&str, &str)]) -> String {
     let reward = format!("  plugin = \"{}\"\n  name = \"constant\"", plugin.display());
-    house.job(&[&[(FORMAT, reward.as_str())], changes].concat())
+    daemon.job(&[&[(FORMAT, reward.as_str())], changes].concat())
 }
 
-fn samples(house: &House, job: &str, step: u64) -> Vec<Sample> {
+fn samples(daemon: &TestDaemon, job: &str, step: u64) -> Vec<Sample> {
     let request = Request::Samples {
         job: job.into(),
         stage: Some("reasoning".into()),
@@ -48,15 +48,15 @@ fn samples(house: &House, job: &str, step: u64) -> Vec<Sample> {
         sort: SampleSort::Order,
         limit: 1000,
     };
-    match house.ask(request) {
+    match daemon.ask(request) {
         Response::Samples(samples) => samples,
         other => panic!("{other:?}"),
     }
 }
 
 /// What the reward `constant` gave in a step; the same for all of it.
-fn given(house: &House, job: &str, step: u64) -> (f32, String) {
-    let samples = samples(house, job, step);
+fn given(daemon: &TestDaemon, job: &str, step: u64) -> (f32, String) {
+    let samples = samples(daemon, job, step);
     let verdict = |sample: &Sample| {
         sample
             .verdicts
@@ -78,8 +78,13 @@ fn given(house: &House, job: &str, step: u64) -> (f32, String) {
     }
 }
 
-fn reload(house: &House, job: &str, plugin: &str, file: &Path) -> Result<(u64, String), String> {
-    match house.ask(Request::Reload {
+fn reload(
+    daemon: &TestDaemon,
+    job: &str,
+    plugin: &str,
+    file: &Path,
+) -> Result<(u64, String), String> {
+    match daemon.ask(Request::Reload {
         job: job.into(),
         plugin: plugin.into(),
         file: file.into(),
@@ -95,10 +100,10 @@ fn reload(house: &House, job: &str, plugin: &str, file: &Path) -> Result<(u64, S
     }
 }
 
-fn wait_for_step(house: &mut House, job: &str, step: u64) {
+fn wait_for_step(daemon: &mut TestDaemon, job: &str, step: u64) {
     let job = job.to_owned();
-    house.wait("a step of reasoning", |house| {
-        let status = house.try_status(&job)?;
+    daemon.wait("a step of reasoning", |daemon| {
+        let status = daemon.try_status(&job)?;
         status
             .stages
             .iter()
@@ -109,14 +114,14 @@ fn wait_for_step(house: &mut House, job: &str, step: u64) {
 
 #[test]
 fn a_group_reward_sees_each_prompts_samples_together() {
-    let mut house = House::new();
-    house.start();
-    let plugin = put(&house, "share.wasm", sharing());
-    let id = house.submit(job(&house, &plugin, &[]));
-    house.wait_succeeded(&id);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let plugin = put(&daemon, "share.wasm", sharing());
+    let id = daemon.submit(job(&daemon, &plugin, &[]));
+    daemon.wait_succeeded(&id);
     for step in 1..=6 {
         assert_eq!(
-            given(&house, &id, step).0,
+            given(&daemon, &id, step).0,
             0.25,
             "1 / num_generations, in step {step}"
         );
@@ -125,24 +130,24 @@ fn a_group_reward_sees_each_prompts_samples_together() {
 
 #[test]
 fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
-    let mut house = House::new().with_delay_ms(30);
-    house.start();
+    let mut daemon = TestDaemon::new().with_delay_ms(30);
+    daemon.start();
     let (old, new) = (
-        put(&house, "old.wasm", constant(0.25, Some(0.25))),
-        put(&house, "new.wasm", constant(0.75, Some(0.75))),
+        put(&daemon, "old.wasm", constant(0.25, Some(0.25))),
+        put(&daemon, "new.wasm", constant(0.75, Some(0.75))),
     );
-    let id = house.submit(job(&house, &old, &[("steps = 6", "steps = 12")]));
-    wait_for_step(&mut house, &id, 2);
-    let (from, sha256) = reload(&house, &id, "constant", &new).unwrap();
+    let id = daemon.submit(job(&daemon, &old, &[("steps = 6", "steps = 12")]));
+    wait_for_step(&mut daemon, &id, 2);
+    let (from, sha256) = reload(&daemon, &id, "constant", &new).unwrap();
     assert!((3..=12).contains(&from), "{from}");
     // Neither the files nor the process need last: components are kept, and the ledger knows who
     // judges.
     std::fs::remove_file(&old).unwrap();
     std::fs::remove_file(&new).unwrap();
-    house.kill();
-    let status = house.wait_succeeded(&id);
+    daemon.kill();
+    let status = daemon.wait_succeeded(&id);
     for step in 1..=12 {
-        let (value, judge) = given(&house, &id, step);
+        let (value, judge) = given(&daemon, &id, step);
         assert_eq!(
             (value, judge == sha256),
             if step < from {
@@ -154,14 +159,14 @@ fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
         );
     }
     assert!(
-        house
+        daemon
             .log_lines(&id)
             .iter()
             .any(|line| line.message.contains("reloaded") && line.message.contains(&sha256))
     );
     assert!(status.directory.exists());
     assert!(
-        reload(&house, &id, "constant", &new)
+        reload(&daemon, &id, "constant", &new)
             .unwrap_err()
             .contains("new.wasm"),
         "there is no such file any more"
@@ -170,11 +175,11 @@ fn a_reloaded_plugin_judges_from_the_next_step_on_whatever_is_killed() {
 
 #[test]
 fn what_is_untried_or_unlike_takes_no_place() {
-    let mut house = House::new().with_delay_ms(30);
-    house.start();
-    let old = put(&house, "old.wasm", constant(0.25, Some(0.25)));
-    let id = house.submit(job(&house, &old, &[("steps = 6", "steps = 40")]));
-    wait_for_step(&mut house, &id, 1);
+    let mut daemon = TestDaemon::new().with_delay_ms(30);
+    daemon.start();
+    let old = put(&daemon, "old.wasm", constant(0.25, Some(0.25)));
+    let id = daemon.submit(job(&daemon, &old, &[("steps = 6", "steps = 40")]));
+    wait_for_step(&mut daemon, &id, 1);
     let wider = Guest {
         describe: "(f32.store (i32.const 1044) (f32.const 2)) (i32.const 1024)",
         score: &returns("(f32.const 0.5)"),
@@ -204,21 +209,21 @@ fn what_is_untried_or_unlike_takes_no_place() {
         ),
     ];
     for (name, bytes, part) in cases {
-        let file = put(&house, name, bytes);
-        let refused = reload(&house, &id, "constant", &file).unwrap_err();
+        let file = put(&daemon, name, bytes);
+        let refused = reload(&daemon, &id, "constant", &file).unwrap_err();
         assert!(
             refused.contains(part) && refused.contains(name),
             "{name}: {refused}"
         );
     }
     assert!(
-        reload(&house, &id, "nobody", &old)
+        reload(&daemon, &id, "nobody", &old)
             .unwrap_err()
             .contains("constant")
     );
-    house.ask(Request::Cancel { job: id.clone() });
+    daemon.ask(Request::Cancel { job: id.clone() });
     assert!(
-        reload(&house, &id, "constant", &old)
+        reload(&daemon, &id, "constant", &old)
             .unwrap_err()
             .contains("cancelled")
     );
@@ -226,12 +231,12 @@ fn what_is_untried_or_unlike_takes_no_place() {
 
 #[test]
 fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
-    let mut house = House::new();
-    house.start();
-    let plugin = put(&house, "old.wasm", constant(0.25, Some(0.25)));
-    let text = job(&house, &plugin, &[]);
-    let submit = |house: &House, pins: &[(String, String)]| {
-        house.ask(Request::Submit {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let plugin = put(&daemon, "old.wasm", constant(0.25, Some(0.25)));
+    let text = job(&daemon, &plugin, &[]);
+    let submit = |daemon: &TestDaemon, pins: &[(String, String)]| {
+        daemon.ask(Request::Submit {
             job: text.clone(),
             priority: None,
             pins: pins.iter().cloned().collect(),
@@ -240,7 +245,7 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
     };
     let Response::Submitted {
         job: id, plugins, ..
-    } = submit(&house, &[])
+    } = submit(&daemon, &[])
     else {
         panic!("refused")
     };
@@ -249,36 +254,36 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
         [plugin.to_str().unwrap(), "accuracy"]
     );
     let pins: Vec<(String, String)> = plugins.into_iter().collect();
-    put(&house, "old.wasm", constant(0.75, Some(0.75)));
-    house.wait_succeeded(&id.0);
+    put(&daemon, "old.wasm", constant(0.75, Some(0.75)));
+    daemon.wait_succeeded(&id.0);
     assert_eq!(
-        given(&house, &id.0, 6).0,
+        given(&daemon, &id.0, 6).0,
         0.25,
         "judged by what it was submitted with"
     );
     // The pinned component is kept: the pin can still be met. One that is not kept cannot.
-    let Response::Submitted { job: again, .. } = submit(&house, &pins) else {
+    let Response::Submitted { job: again, .. } = submit(&daemon, &pins) else {
         panic!("refused")
     };
-    house.wait_succeeded(&again.0);
-    assert_eq!(given(&house, &again.0, 1).0, 0.25);
+    daemon.wait_succeeded(&again.0);
+    assert_eq!(given(&daemon, &again.0, 1).0, 0.25);
     // Over a restart too. Kept components that no job names are let go.
-    let plugins = house.path("state/plugins");
+    let plugins = daemon.path("state/plugins");
     let nobodys =
         ["ab".repeat(32) + ".wasm", "ab".repeat(32) + ".wasm.sig"].map(|name| plugins.join(name));
     nobodys
         .iter()
         .for_each(|path| std::fs::write(path, "").unwrap());
     std::fs::write(plugins.join("notes.txt"), "").unwrap();
-    house.kill();
-    house.start();
+    daemon.kill();
+    daemon.start();
     assert!(
         pins.iter()
             .all(|(_, sha256)| plugins.join(format!("{sha256}.wasm")).is_file())
     );
     assert!(plugins.join("notes.txt").is_file() && !nobodys.iter().any(|path| path.exists()));
     let unknown = vec![(pins[0].0.clone(), "ab".repeat(32))];
-    match submit(&house, &unknown) {
+    match submit(&daemon, &unknown) {
         Response::Error(error) => {
             assert!(
                 error.message.contains("the job pins abab")
@@ -293,18 +298,18 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
 
 #[test]
 fn a_run_is_compared_with_another_grader() {
-    let mut house = House::new();
-    house.start();
-    let plugin = put(&house, "old.wasm", constant(0.25, None));
-    let id = house.submit(job(&house, &plugin, &[]));
-    let status = house.wait_succeeded(&id);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let plugin = put(&daemon, "old.wasm", constant(0.25, None));
+    let id = daemon.submit(job(&daemon, &plugin, &[]));
+    let status = daemon.wait_succeeded(&id);
     let rescore = |words: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_r1d"));
         command
             .args(["plugin", "rescore"])
             .arg(&status.directory)
             .args(words)
-            .env("XDG_CACHE_HOME", house.path("cache"));
+            .env("XDG_CACHE_HOME", daemon.path("cache"));
         let ran = command.output().unwrap();
         (
             ran.status.success(),
@@ -322,7 +327,7 @@ fn a_run_is_compared_with_another_grader() {
         "{same}"
     );
 
-    let other = put(&house, "other.wasm", constant(0.75, None));
+    let other = put(&daemon, "other.wasm", constant(0.75, None));
     let (passed, other, said) = rescore(&[
         "--plugin",
         other.to_str().unwrap(),

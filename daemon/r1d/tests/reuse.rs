@@ -2,11 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
-mod house;
+mod test_daemon;
 
-use house::House;
 use r1d_proto::control::{JobStatus, Request, Response};
 use std::fs;
+use test_daemon::TestDaemon;
 
 /// A stage that keeps completions, and one that learns from them.
 const MORE: &str = r#"
@@ -33,8 +33,8 @@ max_length = 32
 [checkpoint]
 "#;
 
-fn job(house: &House, changes: &[(&str, &str)]) -> String {
-    let text = house.job(&[("\n[checkpoint]\n", MORE)]);
+fn job(daemon: &TestDaemon, changes: &[(&str, &str)]) -> String {
+    let text = daemon.job(&[("\n[checkpoint]\n", MORE)]);
     changes.iter().fold(text, |text, (old, new)| {
         assert!(text.contains(old), "{old:?} is not in the job");
         text.replace(old, new)
@@ -49,8 +49,8 @@ fn reused(status: &JobStatus) -> Vec<Option<String>> {
         .collect()
 }
 
-fn planned(house: &House, job: String) -> Vec<Option<String>> {
-    match house.ask(Request::Plan { job }) {
+fn planned(daemon: &TestDaemon, job: String) -> Vec<Option<String>> {
+    match daemon.ask(Request::Plan { job }) {
         Response::Plan(plan) => plan
             .stages
             .into_iter()
@@ -60,8 +60,8 @@ fn planned(house: &House, job: String) -> Vec<Option<String>> {
     }
 }
 
-fn submit(house: &House, job: String, no_reuse: bool) -> String {
-    match house.ask(Request::Submit {
+fn submit(daemon: &TestDaemon, job: String, no_reuse: bool) -> String {
+    match daemon.ask(Request::Submit {
         job,
         priority: None,
         pins: Default::default(),
@@ -73,8 +73,8 @@ fn submit(house: &House, job: String, no_reuse: bool) -> String {
 }
 
 /// How often something happened, by the fake worker's count.
-fn count(house: &House, moment: &str) -> u64 {
-    fs::read_to_string(house.path("faults").join(format!("{moment}.count")))
+fn count(daemon: &TestDaemon, moment: &str) -> u64 {
+    fs::read_to_string(daemon.path("faults").join(format!("{moment}.count")))
         .map_or(0, |text| text.parse().unwrap())
 }
 
@@ -86,31 +86,31 @@ const LATER: (&str, &str) = (
 
 #[test]
 fn stages_before_the_change_are_taken_over_whole() {
-    let mut house = House::new();
-    house.start();
-    let first = submit(&house, job(&house, &[]), false);
-    let original = house.wait_succeeded(&first);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let first = submit(&daemon, job(&daemon, &[]), false);
+    let original = daemon.wait_succeeded(&first);
     assert_eq!(reused(&original), [None, None, None, None, None]);
-    let (trained, sampled) = (count(&house, "train"), count(&house, "generate"));
+    let (trained, sampled) = (count(&daemon, "train"), count(&daemon, "generate"));
 
-    let changed = job(&house, &[LATER]);
+    let changed = job(&daemon, &[LATER]);
     let from = |count: usize| {
         (0..5)
             .map(|i| (i < count).then(|| first.clone()))
             .collect::<Vec<_>>()
     };
-    assert_eq!(planned(&house, changed.clone()), from(4));
-    let second = submit(&house, changed.clone(), false);
-    let status = house.wait_succeeded(&second);
+    assert_eq!(planned(&daemon, changed.clone()), from(4));
+    let second = submit(&daemon, changed.clone(), false);
+    let status = daemon.wait_succeeded(&second);
     assert_eq!(reused(&status), from(4));
     assert_eq!(status.restarts, 0);
     assert_eq!(
-        count(&house, "train"),
+        count(&daemon, "train"),
         trained,
         "nothing is trained by reinforcement again"
     );
     // The evaluation after the last stage samples once more, and nothing else does.
-    assert_eq!(count(&house, "generate"), sampled + 1);
+    assert_eq!(count(&daemon, "generate"), sampled + 1);
 
     // What the taken stages left is all there, under the job's own name.
     let evals = |status: &JobStatus| {
@@ -131,7 +131,7 @@ fn stages_before_the_change_are_taken_over_whole() {
             .collect::<Vec<_>>()
     };
     assert_eq!(of_taken(lines(&status)), of_taken(lines(&original)));
-    let samples = |job: &str| match house.ask(Request::Samples {
+    let samples = |job: &str| match daemon.ask(Request::Samples {
         job: job.into(),
         stage: Some("keep".into()),
         step: Some(2),
@@ -142,49 +142,49 @@ fn stages_before_the_change_are_taken_over_whole() {
         other => panic!("{other:?}"),
     };
     assert_eq!(samples(&second), samples(&first));
-    assert!(house.log_lines(&second).iter().any(|line| {
+    assert!(daemon.log_lines(&second).iter().any(|line| {
         line.message
             .contains(&format!("taken over from job {first}"))
     }));
 
     // Done from scratch it ends the same; and a later job finds what the second one took over, also
     // when the first is gone.
-    let alone = submit(&house, changed, true);
-    let scratch = house.wait_succeeded(&alone);
+    let alone = submit(&daemon, changed, true);
+    let scratch = daemon.wait_succeeded(&alone);
     assert_eq!(reused(&scratch), [None, None, None, None, None]);
     assert_eq!(
-        house.outcome(&scratch).weights,
-        house.outcome(&status).weights
+        daemon.outcome(&scratch).weights,
+        daemon.outcome(&status).weights
     );
     for gone in [&original, &scratch] {
         fs::remove_dir_all(&gone.directory).unwrap();
     }
     let third = submit(
-        &house,
-        job(&house, &[LATER, ("epochs = 1", "epochs = 2")]),
+        &daemon,
+        job(&daemon, &[LATER, ("epochs = 1", "epochs = 2")]),
         false,
     );
-    let status = house.wait_succeeded(&third);
+    let status = daemon.wait_succeeded(&third);
     let expected: Vec<_> = (0..5).map(|i| (i < 4).then(|| second.clone())).collect();
     assert_eq!(reused(&status), expected);
 }
 
 #[test]
 fn what_a_stage_depends_on_decides() {
-    let mut house = House::new();
-    house.start();
-    let first = submit(&house, job(&house, &[]), false);
-    let status = house.wait_succeeded(&first);
-    let taken = |house: &House, changes: &[(&str, &str)]| {
-        planned(house, job(house, changes))
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let first = submit(&daemon, job(&daemon, &[]), false);
+    let status = daemon.wait_succeeded(&first);
+    let taken = |daemon: &TestDaemon, changes: &[(&str, &str)]| {
+        planned(daemon, job(daemon, changes))
             .iter()
             .filter(|of| of.is_some())
             .count()
     };
-    assert_eq!(taken(&house, &[]), 5, "the same job again");
+    assert_eq!(taken(&daemon, &[]), 5, "the same job again");
     assert_eq!(
         taken(
-            &house,
+            &daemon,
             &[
                 ("name = \"tested\"", "name = \"renamed\""),
                 ("keep = 2", "keep = 5")
@@ -192,33 +192,33 @@ fn what_a_stage_depends_on_decides() {
         ),
         5
     );
-    assert_eq!(taken(&house, &[("seed = 11", "seed = 12")]), 0);
+    assert_eq!(taken(&daemon, &[("seed = 11", "seed = 12")]), 0);
     assert_eq!(
-        taken(&house, &[("max_rows = 3", "max_rows = 4")]),
+        taken(&daemon, &[("max_rows = 3", "max_rows = 4")]),
         0,
         "evaluations are part of an outcome"
     );
     let (grpo, rejection) = ("beta = 0.01", "prompts_per_step = 10");
-    assert_eq!(taken(&house, &[(grpo, "beta = 0.02")]), 2);
+    assert_eq!(taken(&daemon, &[(grpo, "beta = 0.02")]), 2);
     assert_eq!(
-        taken(&house, &[(rejection, "prompts_per_step = 8")]),
+        taken(&daemon, &[(rejection, "prompts_per_step = 8")]),
         3,
         "what learns from what is kept is another too"
     );
     // Contents of the data count, and not its name.
-    let rows = fs::read_to_string(house.path("rows.jsonl")).unwrap();
-    fs::write(house.path("copy.jsonl"), &rows).unwrap();
-    assert_eq!(taken(&house, &[("rows.jsonl", "copy.jsonl")]), 5);
+    let rows = fs::read_to_string(daemon.path("rows.jsonl")).unwrap();
+    fs::write(daemon.path("copy.jsonl"), &rows).unwrap();
+    assert_eq!(taken(&daemon, &[("rows.jsonl", "copy.jsonl")]), 5);
     fs::write(
-        house.path("copy.jsonl"),
+        daemon.path("copy.jsonl"),
         rows.replacen("\"reference\":\"1\"", "\"reference\":\"2\"", 1),
     )
     .unwrap();
-    assert_eq!(taken(&house, &[("rows.jsonl", "copy.jsonl")]), 0);
+    assert_eq!(taken(&daemon, &[("rows.jsonl", "copy.jsonl")]), 0);
     // A checkpoint that is no longer what it was is not taken.
     let last = status.directory.join("checkpoints/reasoning/step-6/state");
     fs::write(&last, "1").unwrap();
-    let again = planned(&house, job(&house, &[]));
+    let again = planned(&daemon, job(&daemon, &[]));
     assert_eq!(
         again.iter().map(|of| of.is_some()).collect::<Vec<_>>(),
         [true, true, false, true, true]
@@ -227,25 +227,25 @@ fn what_a_stage_depends_on_decides() {
 
 #[test]
 fn a_job_that_is_killed_while_it_takes_over_ends_the_same() {
-    let mut house = House::new();
-    house.start();
-    let first = submit(&house, job(&house, &[]), false);
-    house.wait_succeeded(&first);
-    let scratch = submit(&house, job(&house, &[LATER]), true);
-    let status = house.wait_succeeded(&scratch);
-    let expected = house.outcome(&status).weights;
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let first = submit(&daemon, job(&daemon, &[]), false);
+    daemon.wait_succeeded(&first);
+    let scratch = submit(&daemon, job(&daemon, &[LATER]), true);
+    let status = daemon.wait_succeeded(&scratch);
+    let expected = daemon.outcome(&status).weights;
     for i in 0..25u64 {
         // Another rate each time, which the fake worker's weights do not depend on: the last stage
         // is not one that a job before has finished.
         let rate = format!("learning_rate = 0.{}", i + 10);
         let last = (LATER.0, LATER.1.replace("learning_rate = 0.001", &rate));
-        let job = submit(&house, job(&house, &[(last.0, &last.1)]), false);
+        let job = submit(&daemon, job(&daemon, &[(last.0, &last.1)]), false);
         std::thread::sleep(std::time::Duration::from_micros(i * 1000));
-        house.kill();
-        house.start();
-        let status = house.wait_succeeded(&job);
+        daemon.kill();
+        daemon.start();
+        let status = daemon.wait_succeeded(&job);
         assert_eq!(
-            house.outcome(&status).weights,
+            daemon.outcome(&status).weights,
             expected,
             "killed after {i} ms"
         );
@@ -266,11 +266,11 @@ fn a_job_that_is_killed_while_it_takes_over_ends_the_same() {
 /// not fail the job.
 #[test]
 fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
-    let mut house = House::new();
-    house.start();
-    let first = house.submit(job(&house, &[]));
-    let status = house.wait_succeeded(&first);
-    let undisturbed = house.outcome(&status);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let first = daemon.submit(job(&daemon, &[]));
+    let status = daemon.wait_succeeded(&first);
+    let undisturbed = daemon.outcome(&status);
     for stage in ["reading", "cold-start"] {
         let dir = status
             .directory
@@ -283,11 +283,11 @@ fn a_stage_whose_checkpoint_is_damaged_is_done_again() {
         bytes[0] ^= 1;
         fs::write(&state, bytes).unwrap();
     }
-    let second = house.submit(job(&house, &[]));
-    let status = house.wait_succeeded(&second);
+    let second = daemon.submit(job(&daemon, &[]));
+    let status = daemon.wait_succeeded(&second);
     assert_eq!(reused(&status)[..2], [None, None]);
-    assert_eq!(house.outcome(&status), undisturbed);
-    let log: String = house
+    assert_eq!(daemon.outcome(&status), undisturbed);
+    let log: String = daemon
         .log_lines(&second)
         .into_iter()
         .map(|line| line.message + "\n")

@@ -1,12 +1,12 @@
 //! A job that waits until somebody has looked at what it kept.
 
-mod house;
+mod test_daemon;
 
-use house::{House, Outcome};
 use r1d_proto::control::{ErrorKind, JobStatus, MadeDataSet, Request, Response, Review, State};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
+use test_daemon::{Outcome, TestDaemon};
 
 /// Completions are kept, looked at, and trained on.
 const REVIEWED: &str = r#"
@@ -34,16 +34,16 @@ max_length = 32
 [checkpoint]
 "#;
 
-fn job(house: &House, review: bool) -> String {
-    house.job(&[(
+fn job(daemon: &TestDaemon, review: bool) -> String {
+    daemon.job(&[(
         "\n[checkpoint]\n",
         &REVIEWED.replace("review = true", &format!("review = {review}")),
     )])
 }
 
-fn wait_for_review(house: &mut House, job: &str) -> JobStatus {
-    house.wait("the wait for a review", |house| {
-        house.try_status(job).filter(|status| {
+fn wait_for_review(daemon: &mut TestDaemon, job: &str) -> JobStatus {
+    daemon.wait("the wait for a review", |daemon| {
+        daemon.try_status(job).filter(|status| {
             status
                 .activity
                 .as_ref()
@@ -52,20 +52,20 @@ fn wait_for_review(house: &mut House, job: &str) -> JobStatus {
     })
 }
 
-fn data_sets(house: &House, job: &str) -> Vec<MadeDataSet> {
-    match house.ask(Request::DataSets { job: job.into() }) {
+fn data_sets(daemon: &TestDaemon, job: &str) -> Vec<MadeDataSet> {
+    match daemon.ask(Request::DataSets { job: job.into() }) {
         Response::DataSets(sets) => sets,
         other => panic!("{other:?}"),
     }
 }
 
 fn review(
-    house: &House,
+    daemon: &TestDaemon,
     job: &str,
     stage: &str,
     file: Option<PathBuf>,
 ) -> Result<MadeDataSet, String> {
-    match house.ask(Request::Review {
+    match daemon.ask(Request::Review {
         job: job.into(),
         stage: stage.into(),
         file,
@@ -95,8 +95,8 @@ fn edited(set: &MadeDataSet) -> Vec<Value> {
     rows
 }
 
-fn written(house: &House, name: &str, rows: &[Value]) -> PathBuf {
-    let path = house.path(name);
+fn written(daemon: &TestDaemon, name: &str, rows: &[Value]) -> PathBuf {
+    let path = daemon.path(name);
     fs::write(
         &path,
         rows.iter()
@@ -114,22 +114,22 @@ fn record(status: &JobStatus) -> Value {
 /// The job with its rows edited in the review; with or without a daemon that is killed while it
 /// waits.
 fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(job(&house, true));
-    wait_for_review(&mut house, &job);
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(job(&daemon, true));
+    wait_for_review(&mut daemon, &job);
     if killed {
-        house.kill();
-        house.start();
-        wait_for_review(&mut house, &job);
+        daemon.kill();
+        daemon.start();
+        wait_for_review(&mut daemon, &job);
     }
-    let set = data_sets(&house, &job).remove(0);
+    let set = data_sets(&daemon, &job).remove(0);
     let rows = edited(&set);
     let reviewed = review(
-        &house,
+        &daemon,
         &job,
         "keep",
-        Some(written(&house, "edited.jsonl", &rows)),
+        Some(written(&daemon, "edited.jsonl", &rows)),
     )
     .unwrap();
     assert_eq!(
@@ -138,7 +138,7 @@ fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
         "one row less, one more"
     );
     assert_ne!(reviewed.sha256, set.sha256);
-    let status = house.wait_succeeded(&job);
+    let status = daemon.wait_succeeded(&job);
     let record = record(&status);
     let read = fs::read(
         status
@@ -147,9 +147,9 @@ fn run(killed: bool) -> (Outcome, Value, Vec<u8>) {
             .join(record["file"].as_str().unwrap()),
     )
     .unwrap();
-    assert_eq!(read, fs::read(house.path("edited.jsonl")).unwrap());
-    assert_eq!(data_sets(&house, &job), [reviewed]);
-    (house.outcome(&status), record, read)
+    assert_eq!(read, fs::read(daemon.path("edited.jsonl")).unwrap());
+    assert_eq!(data_sets(&daemon, &job), [reviewed]);
+    (daemon.outcome(&status), record, read)
 }
 
 #[test]
@@ -166,35 +166,35 @@ fn a_job_waits_for_its_review_through_a_killed_daemon_and_trains_on_the_edited_r
     // Rows that nobody edited train other weights; accepted ones train what a job without a review
     // trains.
     let accepted = {
-        let mut house = House::new();
-        house.start();
-        let job = house.submit(job(&house, true));
-        wait_for_review(&mut house, &job);
+        let mut daemon = TestDaemon::new();
+        daemon.start();
+        let job = daemon.submit(job(&daemon, true));
+        wait_for_review(&mut daemon, &job);
         assert_eq!(
-            review(&house, &job, "keep", None).unwrap().review,
+            review(&daemon, &job, "keep", None).unwrap().review,
             Review::Accepted
         );
-        let status = house.wait_succeeded(&job);
+        let status = daemon.wait_succeeded(&job);
         assert_eq!(status.restarts, 0, "waiting is no restart");
-        house.outcome(&status)
+        daemon.outcome(&status)
     };
-    let mut house = House::new();
-    house.start();
-    let unreviewed = house.submit(job(&house, false));
-    let status = house.wait_succeeded(&unreviewed);
-    assert_eq!(accepted, house.outcome(&status));
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let unreviewed = daemon.submit(job(&daemon, false));
+    let status = daemon.wait_succeeded(&unreviewed);
+    assert_eq!(accepted, daemon.outcome(&status));
     assert_ne!(accepted.weights, outcome.weights);
-    assert_eq!(data_sets(&house, &unreviewed)[0].review, Review::NotAsked);
+    assert_eq!(data_sets(&daemon, &unreviewed)[0].review, Review::NotAsked);
 }
 
 #[test]
 fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
-    let mut house = House::new();
-    house.start();
-    let job = house.submit(job(&house, true));
-    let early = review(&house, &job, "keep", None).unwrap_err();
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(job(&daemon, true));
+    let early = review(&daemon, &job, "keep", None).unwrap_err();
     assert!(early.contains("has not made its data set yet"), "{early}");
-    let status = wait_for_review(&mut house, &job);
+    let status = wait_for_review(&mut daemon, &job);
     assert_eq!(
         status
             .stages
@@ -203,25 +203,25 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
             .collect::<Vec<_>>(),
         [true, true, true, true, false]
     );
-    let why = house.why(&job).waits;
+    let why = daemon.why(&job).waits;
     let what = format!("r1ctl dataset review {job} keep");
     assert!(
         why.len() == 1 && why[0].waits_for.contains(&what) && why[0].deadline_s.is_none(),
         "{why:?}"
     );
-    let Response::Nodes(nodes) = house.ask(Request::Nodes) else {
+    let Response::Nodes(nodes) = daemon.ask(Request::Nodes) else {
         panic!("nodes")
     };
     assert_eq!(nodes[0].devices[0].worker_pid, None);
-    let set = data_sets(&house, &job).remove(0);
+    let set = data_sets(&daemon, &job).remove(0);
     assert_eq!((set.review, set.rows), (Review::Waiting, set.rows_made));
 
     let rows = edited(&set);
     let with = |line: usize, text: &str| {
         let mut lines: Vec<String> = rows.iter().map(Value::to_string).collect();
         lines[line - 1] = text.into();
-        fs::write(house.path("wrong.jsonl"), lines.join("\n")).unwrap();
-        review(&house, &job, "keep", Some(house.path("wrong.jsonl"))).unwrap_err()
+        fs::write(daemon.path("wrong.jsonl"), lines.join("\n")).unwrap();
+        review(&daemon, &job, "keep", Some(daemon.path("wrong.jsonl"))).unwrap_err()
     };
     for (line, text, problem) in [
         (2, "{\"prompt\": \"1\"", "is not valid JSON"),
@@ -253,27 +253,27 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
             "{text}: {refused}"
         );
     }
-    fs::write(house.path("empty.jsonl"), "\n\n").unwrap();
+    fs::write(daemon.path("empty.jsonl"), "\n\n").unwrap();
     for (stage, file, problem) in [
         ("keep", "empty.jsonl", "has no row"),
         ("keep", "nowhere.jsonl", "nowhere.jsonl: No such file"),
         ("again", "empty.jsonl", "makes no data set"),
         ("kept", "empty.jsonl", "those that make data sets: keep"),
     ] {
-        let refused = review(&house, &job, stage, Some(house.path(file))).unwrap_err();
+        let refused = review(&daemon, &job, stage, Some(daemon.path(file))).unwrap_err();
         assert!(refused.contains(problem), "{refused}");
     }
     // Nothing of it left a trace, and the job still waits.
-    assert_eq!(data_sets(&house, &job), [set]);
+    assert_eq!(data_sets(&daemon, &job), [set]);
     let files = fs::read_dir(status.directory.join("datasets"))
         .unwrap()
         .count();
     assert_eq!(files, 2);
-    wait_for_review(&mut house, &job);
-    house.ask(Request::Cancel { job: job.clone() });
-    assert!(house.try_status(&job).unwrap().state.is_final());
+    wait_for_review(&mut daemon, &job);
+    daemon.ask(Request::Cancel { job: job.clone() });
+    assert!(daemon.try_status(&job).unwrap().state.is_final());
     assert!(
-        review(&house, &job, "keep", None)
+        review(&daemon, &job, "keep", None)
             .unwrap_err()
             .contains("has ended")
     );
@@ -281,56 +281,56 @@ fn while_it_waits_no_worker_runs_and_why_says_what_to_do() {
 
 #[test]
 fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
-    let mut house = House::new().with_silence_s(2);
+    let mut daemon = TestDaemon::new().with_silence_s(2);
     // The stage that reads it is opened, and has not begun; later it has, and hangs in its first
     // update.
-    house.plant("open-5", "hang");
-    house.plant("supervise-7", "hang");
-    house.start();
-    let job = house.submit(job(&house, true));
-    wait_for_review(&mut house, &job);
-    let set = data_sets(&house, &job).remove(0);
+    daemon.plant("open-5", "hang");
+    daemon.plant("supervise-7", "hang");
+    daemon.start();
+    let job = daemon.submit(job(&daemon, true));
+    wait_for_review(&mut daemon, &job);
+    let set = data_sets(&daemon, &job).remove(0);
     let rows = edited(&set);
     review(
-        &house,
+        &daemon,
         &job,
         "keep",
-        Some(written(&house, "first.jsonl", &rows)),
+        Some(written(&daemon, "first.jsonl", &rows)),
     )
     .unwrap();
-    house.wait("the first attempt to read it", |house| {
-        fs::read_to_string(house.path("faults/open.count"))
+    daemon.wait("the first attempt to read it", |daemon| {
+        fs::read_to_string(daemon.path("faults/open.count"))
             .is_ok_and(|count| count.trim() == "5")
             .then_some(())
     });
     let second = review(
-        &house,
+        &daemon,
         &job,
         "keep",
-        Some(written(&house, "second.jsonl", &rows[..rows.len() - 1])),
+        Some(written(&daemon, "second.jsonl", &rows[..rows.len() - 1])),
     )
     .unwrap();
     assert_eq!((second.rows, second.rows_made), (set.rows - 1, set.rows));
-    let late = house.wait("the refusal of a third", |house| {
-        let begun = house.try_status(&job)?.stages.get(4)?.state != State::Queued;
-        begun.then(|| review(house, &job, "keep", None).unwrap_err())
+    let late = daemon.wait("the refusal of a third", |daemon| {
+        let begun = daemon.try_status(&job)?.stages.get(4)?.state != State::Queued;
+        begun.then(|| review(daemon, &job, "keep", None).unwrap_err())
     });
     assert!(
         late.contains("stage `again` has begun to read the data set of stage `keep`"),
         "{late}"
     );
-    let status = house.wait_succeeded(&job);
+    let status = daemon.wait_succeeded(&job);
     assert_eq!(record(&status)["sha256"], json!(second.sha256));
 
     // The same, told once.
-    let mut once = House::new();
+    let mut once = TestDaemon::new();
     once.start();
     let told = once.submit(self::job(&once, true));
     wait_for_review(&mut once, &told);
-    review(&once, &told, "keep", Some(house.path("second.jsonl"))).unwrap();
+    review(&once, &told, "keep", Some(daemon.path("second.jsonl"))).unwrap();
     let expected = once.wait_succeeded(&told);
     assert_eq!(
-        house.outcome(&status),
+        daemon.outcome(&status),
         once.outcome(&expected),
         "it trained on what the record says"
     );
@@ -338,42 +338,43 @@ fn a_review_may_change_until_a_stage_reads_it_and_not_after() {
 
 #[test]
 fn a_job_that_waits_for_people_leaves_the_device_to_others() {
-    let mut house = House::new().with_delay_ms(20);
-    house.start();
+    let mut daemon = TestDaemon::new().with_delay_ms(20);
+    daemon.start();
     let [first, second] = [1, 2].map(|seed| {
-        let job = house.submit(job(&house, true).replacen("seed = ", &format!("seed = {seed}"), 1));
-        wait_for_review(&mut house, &job);
+        let job =
+            daemon.submit(job(&daemon, true).replacen("seed = ", &format!("seed = {seed}"), 1));
+        wait_for_review(&mut daemon, &job);
         job
     });
-    let other = house.submit(house.job(&[]));
-    house.wait("a step of the other job", |house| {
-        let begun = house
+    let other = daemon.submit(daemon.job(&[]));
+    daemon.wait("a step of the other job", |daemon| {
+        let begun = daemon
             .try_status(&other)?
             .stages
             .into_iter()
             .find(|stage| stage.state == State::Running)?;
         (begun.step > 0).then_some(())
     });
-    let why = house.why(&first).waits.remove(0);
+    let why = daemon.why(&first).waits.remove(0);
     assert!(
         why.waits_for
             .starts_with("somebody to review data set `keep`"),
         "{why:?}"
     );
     // What waits has no worker that could be taken from another.
-    house.ask(Request::Cancel {
+    daemon.ask(Request::Cancel {
         job: second.clone(),
     });
-    review(&house, &first, "keep", None).unwrap();
-    house.wait("the reviewed job to wait for the device", |house| {
-        let waits = house.why(&first).waits;
+    review(&daemon, &first, "keep", None).unwrap();
+    daemon.wait("the reviewed job to wait for the device", |daemon| {
+        let waits = daemon.why(&first).waits;
         waits
             .iter()
             .any(|wait| wait.waits_for.contains(&format!("(busy with job {other})")))
             .then_some(())
     });
-    let undisturbed =
-        [house.wait_succeeded(&other), house.wait_succeeded(&first)].map(|status| status.restarts);
+    let undisturbed = [daemon.wait_succeeded(&other), daemon.wait_succeeded(&first)]
+        .map(|status| status.restarts);
     assert_eq!(undisturbed, [0, 0]);
-    assert_eq!(house.try_status(&second).unwrap().state, State::Cancelled);
+    assert_eq!(daemon.try_status(&second).unwrap().state, State::Cancelled);
 }

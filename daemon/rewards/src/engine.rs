@@ -4,9 +4,9 @@
 //! microseconds and no two completions ever share one. Guests with an interpreter inside get theirs
 //! on demand: they have more memories, tables and instances than slots could hold for everyone, and
 //! what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a
-//! [`Turn`]: there are as many as slots, and while any is held an OS thread ticks the epoch that
-//! the wall-clock backstop counts. Loading has turns of its own, so a plugin that is slow to accept
-//! its configuration keeps nobody from judging.
+//! [`InstancePermit`]: there are as many as slots, and while any is held an OS thread ticks the
+//! epoch that the wall-clock backstop counts. Loading has turns of its own, so a plugin that is
+//! slow to accept its configuration keeps nobody from judging.
 
 use crate::abandoned::Abandoned;
 use crate::error::RewardError;
@@ -109,14 +109,14 @@ impl Engine {
         purpose: Purpose,
         interpreted: bool,
         abandoned: &Abandoned,
-    ) -> Option<Turn<'_>> {
+    ) -> Option<InstancePermit<'_>> {
         let pass = match purpose {
             Purpose::Judging => self.judging.enter(),
             Purpose::Loading if interpreted => self.loading_interpreted.enter_unless(abandoned)?,
             Purpose::Loading => self.loading.enter_unless(abandoned)?,
         };
         self.running.begin();
-        Some(Turn {
+        Some(InstancePermit {
             running: &self.running,
             _pass: pass,
         })
@@ -233,7 +233,7 @@ struct State {
 }
 
 /// The right to have one instance.
-pub(crate) struct Turn<'a> {
+pub(crate) struct InstancePermit<'a> {
     running: &'a Running,
     _pass: Pass<'a>,
 }
@@ -264,7 +264,7 @@ impl Running {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InstancePermit<'_> {
     fn drop(&mut self) {
         self.running.lock().count -= 1;
     }

@@ -7,10 +7,11 @@
 //! the completion alone (`RWD-1`). Fuel decides, not time, so a verdict replays.
 //!
 //! ```text
-//! RewardSpec ─▶ Rewards::load ─▶ find · pin · compile (child process) or code cache · check imports and world · describe · configure
-//!                                                                                                      │
-//! Completion ─▶ Pool::score ─▶ queue ─▶ scoring thread ─▶ instantiate · configure · score ◀────────── LoadedReward
-//!                                                          └▶ Judged: outcome, reason, fuel, time
+//! RewardSpec ─▶ Rewards::load ─▶ find · pin · compile (child process) or code cache
+//!                   ─▶ check imports and world · describe · configure ─▶ LoadedReward
+//!
+//! Completion ─▶ Pool::score ─▶ queue ─▶ scoring thread ─▶ instantiate · configure · score
+//!                   ─▶ Judged: outcome, reason, fuel, time
 //! ```
 
 mod abandoned;

@@ -7,7 +7,7 @@
 //! The papers leave Bessel's correction and ε open; TRL and verl divide by `std` with ddof 1, and
 //! so does this. ε is 1e-6.
 
-use r1d_proto::recipe::{Baseline, ScaleRewards};
+use r1d_proto::hyperparameters::{Baseline, ScaleRewards};
 
 const EPSILON: f64 = 1e-6;
 

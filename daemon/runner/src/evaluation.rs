@@ -1,16 +1,16 @@
 //! An evaluation: completions of held-out prompts, graded.
 
 use crate::answer::final_answer;
-use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Sample};
 use crate::interval::interval;
 use crate::judge::{judge, rules};
+use crate::judge_queue::{JudgeAnswers, JudgeModels};
 use crate::message::{Command, End, Event, Prompt, Source};
 use crate::metrics;
-use crate::plan::{EvalFacts, Plan};
+use crate::plan::{EvalInputs, Plan};
 use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::step::unexpected;
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
 use r1d_job::{Eval, Metric};
 use r1d_proto::control::{Activity, EvalExample, EvalResult};
 use r1d_proto::ids::SampleKey;
@@ -43,7 +43,7 @@ impl Evaluation {
         plan: &Plan,
         (index, model): (usize, usize),
         (stage, step): (Option<String>, u64),
-        models: Respondents,
+        models: JudgeModels,
         now: Duration,
     ) -> (Evaluation, Vec<Command>) {
         let of = Source::Eval { eval: index, model };
@@ -119,7 +119,7 @@ impl Evaluation {
                 }
             }
             Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. }))) => {
-                if let Some(said) = Said::of(reply) {
+                if let Some(said) = JudgeAnswers::of(reply) {
                     self.gather.answered(said, now)?;
                 }
             }
@@ -138,7 +138,7 @@ impl Evaluation {
 
     fn scored(
         &mut self,
-        facts: &EvalFacts,
+        facts: &EvalInputs,
         key: SampleKey,
         mut verdicts: Vec<Verdict>,
         text: String,
@@ -186,7 +186,7 @@ impl Evaluation {
         )
     }
 
-    fn result(&mut self, eval: &Eval, facts: &EvalFacts, now: Duration) -> EvalResult {
+    fn result(&mut self, eval: &Eval, facts: &EvalInputs, now: Duration) -> EvalResult {
         let mut rows = Vec::new();
         let mut lengths = Vec::new();
         let mut verdicts: Vec<Vec<Verdict>> = Vec::new();
@@ -258,11 +258,11 @@ impl Evaluation {
         self.gather.judging(now);
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         if !self.prompts_read {
             return vec![
                 Wait::new(owner, "data: prompts", self.started)
-                    .silent(heard.clerk, plan.limits.read),
+                    .silent(heard.writer, plan.limits.read),
             ];
         }
         let (rewards, _) = plan.rewards(self.of());

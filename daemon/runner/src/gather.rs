@@ -1,16 +1,16 @@
 //! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends,
 //! gathered in whatever order they come.
 
-use crate::asks::{Asks, Respondents, Said};
-use crate::message::{Asked, Command, End, Prompt, ScoreItem, Source};
+use crate::judge_queue::{JudgeAnswers, JudgeModels, JudgeQueue};
+use crate::message::{Command, End, JudgeRequest, Prompt, ScoreItem, Source};
 use crate::plan::Limits;
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::Rollout;
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{self, Generate, Metrics, Request};
+use r1d_proto::worker::{self, Generate, Metrics, WorkerRequest};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub struct Gather {
     generating: bool,
     scoring: BTreeSet<SampleKey>,
     /// Those of them that wait for a model's answers.
-    asks: Asks,
+    judge_queue: JudgeQueue,
     since: Duration,
     /// When the last answer came, of the worker or the rewards.
     heard: Duration,
@@ -78,7 +78,7 @@ impl Gather {
         stage: usize,
         step: u64,
         whole_groups: bool,
-        models: Respondents,
+        models: JudgeModels,
         now: Duration,
     ) -> Gather {
         Gather {
@@ -89,7 +89,7 @@ impl Gather {
             groups: Vec::new(),
             generating: false,
             scoring: BTreeSet::new(),
-            asks: Asks::of(models),
+            judge_queue: JudgeQueue::of(models),
             since: now,
             heard: now,
             judging: now,
@@ -169,7 +169,7 @@ impl Gather {
             record_experts,
             groups,
         };
-        Some(Command::Worker(Box::new(Request::Generate(request))))
+        Some(Command::Worker(Box::new(WorkerRequest::Generate(request))))
     }
 
     /// A completion has ended: it goes to the rewards, or waits for the rest of its group.
@@ -200,7 +200,7 @@ impl Gather {
             rollout.prompt_ids = Vec::new();
             rollout.behaviour_logprobs = Vec::new();
             rollout.experts = Vec::new();
-            rollout.kept_ids = KeptIds::default();
+            rollout.kept_ids = SamplingMask::default();
         }
         match self.sample(key) {
             Some(sample @ Sample::Missing) => *sample = Sample::Scoring(Box::new(rollout)),
@@ -243,7 +243,7 @@ impl Gather {
         &mut self,
         key: SampleKey,
         verdicts: Vec<Verdict>,
-        asked: Vec<Asked>,
+        asked: Vec<JudgeRequest>,
         text: String,
         now: Duration,
     ) -> Result<Option<(Vec<Verdict>, String)>, End> {
@@ -254,7 +254,7 @@ impl Gather {
         match self.sample(key) {
             Some(Sample::Scoring(rollout)) => {
                 let item = ScoreItem::of(of, rollout);
-                self.asks.add(item, verdicts, asked, text);
+                self.judge_queue.add(item, verdicts, asked, text);
                 self.heard = now;
                 Ok(None)
             }
@@ -265,10 +265,10 @@ impl Gather {
     }
 
     /// A model's word on what it was asked.
-    pub fn answered(&mut self, said: Said, now: Duration) -> Result<(), End> {
+    pub fn answered(&mut self, said: JudgeAnswers, now: Duration) -> Result<(), End> {
         let timing = match said {
-            Said::Numbers(_) => "timing_s/reward_model",
-            Said::Texts(_) => "timing_s/judge",
+            JudgeAnswers::Numbers(_) => "timing_s/reward_model",
+            JudgeAnswers::Texts(_) => "timing_s/judge",
         };
         add(
             &mut self.timings,
@@ -276,7 +276,7 @@ impl Gather {
             now.saturating_sub(self.heard).as_secs_f64(),
         );
         self.heard = now;
-        self.asks.answered(said)
+        self.judge_queue.answered(said)
     }
 
     /// All verdicts on a completion that a model was asked about, and its text.
@@ -285,16 +285,16 @@ impl Gather {
         key: SampleKey,
         verdicts: Vec<Verdict>,
     ) -> Result<(Vec<Verdict>, String), End> {
-        self.asks.concluded(key, verdicts)
+        self.judge_queue.concluded(key, verdicts)
     }
 
     /// What is to be asked next: not before the worker has nothing to sample and the rewards have
     /// asked all that they will.
     pub fn next_question(&mut self, now: Duration) -> Result<Option<Command>, End> {
-        if self.generating || self.scoring.len() > self.asks.waiting() {
+        if self.generating || self.scoring.len() > self.judge_queue.waiting() {
             return Ok(None);
         }
-        let command = self.asks.next_request()?;
+        let command = self.judge_queue.next_request()?;
         if command.is_some() {
             self.heard = now;
         }
@@ -376,13 +376,13 @@ impl Gather {
     /// The worker samples, or is asked about what it has sampled.
     /// Whom the worker is asked for: the judge of a reward, or its reward model.
     pub fn asked(&self) -> Option<String> {
-        self.asks
+        self.judge_queue
             .in_flight()
             .map(|(whom, reward, _)| format!("the {whom} of `{reward}`"))
     }
 
     pub fn worker_is_busy(&self) -> bool {
-        self.generating || self.asks.in_flight().is_some()
+        self.generating || self.judge_queue.in_flight().is_some()
     }
 
     /// Completions scored, ended, and asked for.
@@ -399,14 +399,14 @@ impl Gather {
         self.judging = now;
     }
 
-    /// `heard` are the last words of the worker and the clerk, of any kind.
+    /// `heard` are the last words of the worker and the writer, of any kind.
     pub fn waits(
         &self,
         owner: &str,
         worker: &str,
         rewards: &str,
         limits: &Limits,
-        heard: Heard,
+        heard: LastHeard,
     ) -> Vec<Wait> {
         let (_, ended, all) = self.counts();
         let mut waits = Vec::new();
@@ -416,7 +416,7 @@ impl Gather {
                 Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence),
             );
         }
-        if let Some((whom, reward, count)) = self.asks.in_flight() {
+        if let Some((whom, reward, count)) = self.judge_queue.in_flight() {
             let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
             waits.push(
                 Wait::new(owner, what, self.heard).silent(heard.worker, limits.worker_silence),

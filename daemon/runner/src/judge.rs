@@ -2,7 +2,7 @@
 //! faults and abstentions.
 
 use crate::message::End;
-use crate::plan::RewardFacts;
+use crate::plan::DeclaredScores;
 use r1d_job::{OnAbstain, OnFault, Reward};
 use r1d_proto::verdict::{Outcome, Verdict};
 
@@ -10,12 +10,12 @@ use r1d_proto::verdict::{Outcome, Verdict};
 #[derive(Clone, Copy, Debug)]
 pub struct Rule<'a> {
     pub reward: &'a Reward,
-    pub facts: RewardFacts,
+    pub facts: DeclaredScores,
 }
 
 /// The rules of a stage or evaluation. A reward without facts (which the plan refuses) counts as
 /// one with a minimum of 0.
-pub fn rules<'a>(rewards: &'a [Reward], facts: &[RewardFacts]) -> Vec<Rule<'a>> {
+pub fn rules<'a>(rewards: &'a [Reward], facts: &[DeclaredScores]) -> Vec<Rule<'a>> {
     rewards
         .iter()
         .enumerate()
@@ -147,10 +147,10 @@ mod tests {
         outcomes: &[Outcome],
     ) -> (Result<Option<f32>, End>, Vec<Option<f32>>) {
         let facts = vec![
-            RewardFacts {
+            DeclaredScores {
                 min: -2.0,
                 max: 1.0,
-                ..RewardFacts::default()
+                ..DeclaredScores::default()
             };
             rewards.len()
         ];
@@ -210,7 +210,7 @@ mod tests {
                 reward("b", 1.0, OnAbstain::DropSample, OnFault::Min),
             ];
             let verdicts = [verdict("a", abstain.clone()), verdict("b", score(1.0))];
-            let facts = [RewardFacts::default(); 2];
+            let facts = [DeclaredScores::default(); 2];
             (
                 judged(&rewards, &[abstain.clone(), score(1.0)]).0,
                 drops_group(&rules(&rewards, &facts), &verdicts),

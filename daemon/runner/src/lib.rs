@@ -6,15 +6,18 @@
 //! test can feed it any order of events and any crash.
 //!
 //! ```text
-//!  worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
-//!                    ▲                                                                    ▼
-//!                    │                                         ┌──────────────────▶ boundary: checkpoint? evaluation? end?
-//!                    │                     sync reference?     │                          │
-//!                    │                          ▲              │                          ▼
-//!                    │                          └── commit ◀── step: sample ─▶ score ─▶ seal ─▶ train   (grpo, ppo)
-//!                    │                                           or: sample ─▶ score ─▶ seal          (rejection-sampling)
-//!               finish stage ◀──────────────────────────────────     or: batch ─▶ train               (pretrain, sft, dpo, reward-model)
-//!                    └─▶ export ─▶ end
+//! worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
+//!                   ▲                                                                    ▼
+//!                   │                    ┌──────────────▶ boundary: checkpoint? evaluation? end?
+//!                   │  sync reference?   │                                      │
+//!                   │        ▲           │                                      ▼
+//!                   │        └──────── commit ◀──────────────────────────────  step
+//!              finish stage ◀───────────────────────────────────────────────────┘
+//!                   └─▶ export ─▶ end
+//!
+//! step:  grpo, ppo                          sample ─▶ score ─▶ seal ─▶ train
+//!        rejection-sampling                 sample ─▶ score ─▶ seal
+//!        pretrain, sft, dpo, reward-model   batch ─▶ train
 //! ```
 //!
 //! | module | what it holds |
@@ -23,8 +26,8 @@
 //! | [`step`], [`rollout_step`], [`metrics`] | one step of a stage; group logic and metrics of GRPO |
 //! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
-//! | [`asks`] | what judged rewards ask reward models and judges |
-//! | [`separation`] | whether a reward model tells good from bad |
+//! | [`judge_queue`] | what judged rewards ask reward models and judges |
+//! | [`reward_model_eval`] | whether a reward model tells good from bad |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
@@ -39,11 +42,11 @@
 
 pub mod advantages;
 pub mod answer;
-pub mod asks;
 pub mod evaluation;
 pub mod gather;
 pub mod interval;
 pub mod judge;
+pub mod judge_queue;
 pub mod machine;
 pub mod message;
 pub mod metrics;
@@ -52,17 +55,17 @@ pub mod plan;
 pub mod rebuild;
 pub mod record;
 pub mod restart;
+pub mod reward_model_eval;
 pub mod rollout_step;
 pub mod scores;
 pub mod select;
-pub mod separation;
 pub mod step;
 pub mod wait;
 
 pub use machine::Machine;
 pub use message::{
-    Answered, Answers, Asked, Batch, Command, End, Event, Keep, Prompt, Questions, Recalled,
-    ScoreItem, Source, Store,
+    Answers, Batch, Command, End, Event, JudgeReply, JudgeRequest, Keep, Prompt, Questions,
+    Recalled, ScoreItem, Source, Store,
 };
-pub use plan::{EvalFacts, Limits, ModelPlan, Plan, RewardFacts, StageFacts};
+pub use plan::{DeclaredScores, EvalInputs, Limits, ModelPlan, Plan, StageInputs};
 pub use record::{Record, StageRecord};

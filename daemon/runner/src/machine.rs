@@ -1,18 +1,20 @@
 //! The job as a state machine: the only place that decides what happens next.
 
-use crate::asks::Respondents;
 use crate::evaluation::Evaluation;
+use crate::judge_queue::JudgeModels;
 use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
-use crate::separation::{Compared, Separation};
+use crate::reward_model_eval::{Compared, RewardModelEval};
 use crate::step::{Flow, Step, unexpected};
-use crate::wait::{Heard, Wait};
-use r1d_job::Answering;
+use crate::wait::{LastHeard, Wait};
+use r1d_job::AskedModel;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
-use r1d_proto::worker::{self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, Request};
+use r1d_proto::worker::{
+    self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, WorkerRequest,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ pub struct Machine {
     state: State,
     /// When the state was entered.
     since: Duration,
-    heard: Heard,
+    heard: LastHeard,
     /// What the worker says it does.
     progress: Option<Activity>,
     /// The journal may hold uncommitted steps: one, until the first step of this attempt begins, or
@@ -36,7 +38,7 @@ pub struct Machine {
 #[derive(Debug)]
 enum State {
     StartingWorker,
-    Opening(Work),
+    Opening(OpenedFor),
     BeginningStage(usize),
     Restoring {
         stage: usize,
@@ -81,7 +83,7 @@ enum State {
     /// A reward model is asked about rows that it has not seen.
     Comparing {
         stage: usize,
-        separation: Box<Separation>,
+        separation: Box<RewardModelEval>,
     },
     RecordingEval {
         stage: usize,
@@ -96,7 +98,7 @@ enum State {
 
 /// What a model is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
+enum OpenedFor {
     Stage(usize),
     Export,
 }
@@ -109,9 +111,9 @@ pub struct Decision {
     pub reason: Option<String>,
 }
 
-type Next = Result<(State, Vec<Command>), End>;
+type Following = Result<(State, Vec<Command>), End>;
 
-fn to_worker(request: Request) -> Vec<Command> {
+fn to_worker(request: WorkerRequest) -> Vec<Command> {
     vec![Command::Worker(Box::new(request))]
 }
 
@@ -124,9 +126,9 @@ impl Machine {
             record,
             state: State::StartingWorker,
             since: now,
-            heard: Heard {
+            heard: LastHeard {
                 worker: now,
-                clerk: now,
+                writer: now,
             },
             progress: None,
             leftovers: true,
@@ -179,7 +181,7 @@ impl Machine {
                 return Ok(Vec::new());
             }
             Event::Writing => {
-                self.heard.clerk = now;
+                self.heard.writer = now;
                 return Ok(Vec::new());
             }
             Event::Judging => {
@@ -193,7 +195,7 @@ impl Machine {
             Event::Progress(progress) => {
                 // The last word may come behind the answer.
                 if matches!(self.state, State::MakingDataSet(_)) {
-                    (self.heard.clerk, self.progress) = (now, Some(progress));
+                    (self.heard.writer, self.progress) = (now, Some(progress));
                 }
                 return Ok(Vec::new());
             }
@@ -230,15 +232,15 @@ impl Machine {
         Ok(commands)
     }
 
-    fn transition(&mut self, state: State, event: Event, now: Duration) -> Next {
+    fn transition(&mut self, state: State, event: Event, now: Duration) -> Following {
         match (state, event) {
             (State::StartingWorker, Event::WorkerStarted { .. }) => self.open(),
             (State::Opening(work), Event::Worker(Body::Done(Reply::Opened(_)))) => match work {
-                Work::Stage(stage) => Ok((
+                OpenedFor::Stage(stage) => Ok((
                     State::BeginningStage(stage),
                     vec![Command::Store(Store::BeginStage { stage })],
                 )),
-                Work::Export => Ok(self.export()),
+                OpenedFor::Export => Ok(self.export()),
             },
             (State::BeginningStage(stage), Event::Stored) => {
                 if self.record.stages.len() == stage {
@@ -291,7 +293,7 @@ impl Machine {
                 {
                     true => Ok((
                         State::SyncingReference { stage },
-                        to_worker(Request::SyncReference),
+                        to_worker(WorkerRequest::SyncReference),
                     )),
                     false => self.boundary(stage, now),
                 }
@@ -384,10 +386,10 @@ impl Machine {
 
     /// Opens the weights that the stage at work starts from, or, when all stages are done, the last
     /// ones.
-    fn open(&mut self) -> Next {
+    fn open(&mut self) -> Following {
         let stages = self.plan.job.stages.len();
         let at_work = self.record.stage_at_work(stages);
-        let work = at_work.map_or(Work::Export, Work::Stage);
+        let work = at_work.map_or(OpenedFor::Export, OpenedFor::Stage);
         let stage = at_work.unwrap_or(stages.saturating_sub(1));
         let Some((settings, facts)) = self.plan.stage(stage) else {
             return Err(End::Failed {
@@ -395,8 +397,8 @@ impl Machine {
             });
         };
         let from = match work {
-            Work::Export if settings.trains() => Some(stage),
-            Work::Stage(_) | Work::Export => self.plan.job.origin(settings),
+            OpenedFor::Export if settings.trains() => Some(stage),
+            OpenedFor::Stage(_) | OpenedFor::Export => self.plan.job.origin(settings),
         };
         if facts.later && at_work.is_some() {
             return Err(End::Reread);
@@ -416,13 +418,13 @@ impl Machine {
             .and_then(|name| self.plan.job.reward_model(name));
         let value = value.map(|stage| self.made_by(stage)).transpose()?;
         let mut open = self.plan.open(settings, facts, model, value);
-        if work == Work::Export {
+        if work == OpenedFor::Export {
             (open.optimiser, open.reference, open.lora, open.value_model) =
                 (None, false, None, None);
         }
         Ok((
             State::Opening(work),
-            to_worker(Request::Open(Box::new(open))),
+            to_worker(WorkerRequest::Open(Box::new(open))),
         ))
     }
 
@@ -440,11 +442,11 @@ impl Machine {
     }
 
     /// Whom the rewards of a stage or evaluation ask.
-    fn respondents(&self, of: Source) -> Result<Respondents, End> {
-        let source = |reward: &str, model: Option<Answering>| match model {
-            Some(Answering::Directory(dir)) => Ok(ModelSource::Directory(dir)),
-            Some(Answering::Stage(stage)) => self.made_by(stage),
-            Some(Answering::Model(model)) => self
+    fn judge_models(&self, of: Source) -> Result<JudgeModels, End> {
+        let source = |reward: &str, model: Option<AskedModel>| match model {
+            Some(AskedModel::Directory(dir)) => Ok(ModelSource::Directory(dir)),
+            Some(AskedModel::Stage(stage)) => self.made_by(stage),
+            Some(AskedModel::Model(model)) => self
                 .plan
                 .models
                 .get(model)
@@ -458,10 +460,10 @@ impl Machine {
             .collect()
     }
 
-    fn restore(&mut self, stage: usize, now: Duration) -> Next {
+    fn restore(&mut self, stage: usize, now: Duration) -> Following {
         match self.record.newest_checkpoint(stage) {
             Some((step, dir)) => {
-                let request = Request::Restore { dir: dir.clone() };
+                let request = WorkerRequest::Restore { dir: dir.clone() };
                 Ok((State::Restoring { stage, step: *step }, to_worker(request)))
             }
             None => self.rebuild(stage, 0, now),
@@ -469,7 +471,7 @@ impl Machine {
     }
 
     /// A damaged checkpoint costs the way from the one before it; other failures are the attempt's.
-    fn not_restored(&mut self, stage: usize, step: u64, failure: Failure) -> Next {
+    fn not_restored(&mut self, stage: usize, step: u64, failure: Failure) -> Following {
         let doing = format!("restoring the checkpoint of step {step}");
         if failure.kind != FailureKind::Invalid {
             return Err(not_returned(&doing, failure));
@@ -483,7 +485,7 @@ impl Machine {
     }
 
     /// From weights that hold `step` steps to those that hold all committed ones.
-    fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Next {
+    fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Following {
         if self
             .plan
             .stage(stage)
@@ -499,7 +501,7 @@ impl Machine {
 
     /// Between two steps: all that is due and not on record, one after the other; then the next
     /// step, or the stage's end.
-    fn boundary(&mut self, stage: usize, now: Duration) -> Next {
+    fn boundary(&mut self, stage: usize, now: Duration) -> Following {
         let Some((settings, facts)) = self.plan.stage(stage) else {
             return Err(End::Failed {
                 error: format!("stage {stage} is not in the job"),
@@ -514,7 +516,7 @@ impl Machine {
                     step,
                     dir: dir.clone(),
                 },
-                to_worker(Request::Save { dir }),
+                to_worker(WorkerRequest::Save { dir }),
             ));
         }
         for (index, name) in self.plan.evals_at(stage, step) {
@@ -526,7 +528,7 @@ impl Machine {
                 .map_or("", |eval| &eval.data);
             if !self.record.has_eval(&name, step, data) {
                 let model = self.plan.job.model_of(settings);
-                let models = self.respondents(Source::Eval { eval: index, model })?;
+                let models = self.judge_models(Source::Eval { eval: index, model })?;
                 let (evaluation, commands) =
                     Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
                 return Ok((
@@ -544,7 +546,7 @@ impl Machine {
                 .record
                 .has_eval(&Some(settings.name.clone()), step, data)
         {
-            let (separation, commands) = Separation::begin(stage, step, now);
+            let (separation, commands) = RewardModelEval::begin(stage, step, now);
             return Ok((
                 State::Comparing {
                     stage,
@@ -581,7 +583,7 @@ impl Machine {
     ///
     /// So do the sealed steps behind it, where the ledger is an older copy, up to a gap: what is
     /// behind that was sampled with other weights.
-    fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Next {
+    fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Following {
         let step = self.record.committed(stage);
         let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();
         let (stale, behind_a_gap) = (
@@ -595,7 +597,7 @@ impl Machine {
             ));
         }
         self.leftovers = recalled.later;
-        let models = self.respondents(Source::Stage(stage))?;
+        let models = self.judge_models(Source::Stage(stage))?;
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
         if let Some(Flow::Done {
             metrics,
@@ -620,7 +622,7 @@ impl Machine {
         mut metrics: Metrics,
         tokens: u64,
         rollouts: Vec<ScoredRollout>,
-    ) -> Next {
+    ) -> Following {
         let before = self
             .record
             .stages
@@ -667,7 +669,7 @@ impl Machine {
     fn export(&mut self) -> (State, Vec<Command>) {
         (
             State::Exporting,
-            to_worker(Request::Export {
+            to_worker(WorkerRequest::Export {
                 dir: self.plan.final_dir.clone(),
             }),
         )
@@ -700,7 +702,7 @@ impl Machine {
             ]
         };
         let at_store = |what: &str| {
-            vec![Wait::new(&owner, what, self.since).silent(self.heard.clerk, limits.store)]
+            vec![Wait::new(&owner, what, self.since).silent(self.heard.writer, limits.store)]
         };
         let inner = match &self.state {
             State::StartingWorker => {
@@ -717,7 +719,9 @@ impl Machine {
             State::Restoring { .. } => at_worker("restoring"),
             State::Rebuilding { rebuild, .. } => rebuild.waits(plan, &owner, self.heard),
             State::Recalling { .. } => {
-                vec![Wait::new(&owner, "journal", self.since).silent(self.heard.clerk, limits.read)]
+                vec![
+                    Wait::new(&owner, "journal", self.since).silent(self.heard.writer, limits.read),
+                ]
             }
             State::Stepping { step, .. } => step.waits(plan, &owner, self.heard),
             State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
@@ -732,7 +736,7 @@ impl Machine {
                 });
                 vec![
                     Wait::new(&owner, format!("data set: being written{far}"), self.since)
-                        .silent(self.heard.clerk, limits.store),
+                        .silent(self.heard.writer, limits.store),
                 ]
             }
             State::Committing { .. } => at_store("rollout file and ledger"),
@@ -872,10 +876,10 @@ fn describe(state: &State, plan: &Plan, record: &Record) -> String {
     };
     match state {
         State::StartingWorker => "starting the worker".into(),
-        State::Opening(Work::Stage(index)) => {
+        State::Opening(OpenedFor::Stage(index)) => {
             format!("opening the model for stage `{}`", stage(*index))
         }
-        State::Opening(Work::Export) => "opening the last checkpoint".into(),
+        State::Opening(OpenedFor::Export) => "opening the last checkpoint".into(),
         State::BeginningStage(index) => format!("beginning stage `{}`", stage(*index)),
         State::Restoring { stage: index, step } => {
             format!(

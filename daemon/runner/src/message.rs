@@ -26,7 +26,7 @@ pub enum Event {
     Scored {
         key: SampleKey,
         verdicts: Vec<Verdict>,
-        asked: Vec<Asked>,
+        asked: Vec<JudgeRequest>,
         text: String,
     },
     /// Answer to [`Command::Conclude`], one for each completion: the verdicts of the rewards that
@@ -38,7 +38,7 @@ pub enum Event {
     /// None of the job's completions is being judged: those that are awaited have their turn to
     /// come.
     Judging,
-    /// The clerk has begun the next of its tasks: what waits behind it has its turn to come.
+    /// The writer has begun the next of its tasks: what waits behind it has its turn to come.
     Writing,
     /// Answer to [`Command::Store`], [`Command::MakeDataSet`] and [`Command::Forget`].
     Stored,
@@ -55,7 +55,7 @@ pub enum Event {
 /// decisions after those of earlier ones where they concern the journal; the rest may overlap.
 #[derive(Clone, Debug)]
 pub enum Command {
-    Worker(Box<worker::Request>),
+    Worker(Box<worker::WorkerRequest>),
     /// `count` rows, a function of the arguments and the job's seed alone. `round` counts the
     /// further prompts of dynamic sampling, 0 being the step's own. For an evaluation, `step` and
     /// `round` are 0 and the rows are the first `count`.
@@ -88,7 +88,7 @@ pub enum Command {
     /// ([`crate::Plan::scores_groups`]).
     Score(Vec<ScoreItem>),
     /// Completions whose rewards have their answers.
-    Conclude(Vec<Answered>),
+    Conclude(Vec<JudgeReply>),
     /// Make a data set of what a rejection-sampling stage has kept in its committed steps, which
     /// may take hours: a function of those alone.
     MakeDataSet {
@@ -187,7 +187,7 @@ impl Batch {
 
 /// What a judged reward asks its model about one completion.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct JudgeRequest {
     /// The reward's name.
     pub reward: String,
     pub questions: Questions,
@@ -214,7 +214,7 @@ pub enum Answers {
 
 /// A completion with what its rewards' models said.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answered {
+pub struct JudgeReply {
     pub item: ScoreItem,
     /// By reward.
     pub answers: BTreeMap<String, Answers>,
@@ -308,9 +308,9 @@ pub enum End {
     Failed {
         error: String,
     },
-    /// Nothing went wrong: the stage to come reads what one before it kept, so the materials are
+    /// Nothing went wrong: the stage to come reads what one before it kept, so the inputs are
     /// opened anew, and an attempt with the plan made of them goes on. It counts as no restart. So
-    /// does what is kept for somebody to review: the materials are not opened before that.
+    /// does what is kept for somebody to review: the inputs are not opened before that.
     Reread,
     /// Something outside of the job is not as it has to be: a file is away, a disk takes nothing.
     /// Nothing that was committed is lost: the job is taken up again when that is mended.

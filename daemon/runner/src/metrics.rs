@@ -1,7 +1,7 @@
 //! A step's metrics by TRL's names, from its records alone: a resumed step has the same ones.
 
 use crate::advantages::{given, has_variance, mean, std};
-use r1d_proto::recipe::ScaleRewards;
+use r1d_proto::hyperparameters::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::Metrics;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The work of one stage, in units of planned tokens.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Work {
+pub struct StageWork {
     pub kind: String,
     pub steps_left: u64,
     pub tokens_per_step: u64,
@@ -13,7 +13,7 @@ pub struct Work {
 /// Seconds to the end. `paces` are measured seconds per planned token, by kind of stage; a kind
 /// that has not run yet is taken to go at the pace of the stage at work, the first of `left`.
 /// `None` while that has no pace.
-pub fn time_left(left: &[Work], paces: &[(String, f64)]) -> Option<f64> {
+pub fn time_left(left: &[StageWork], paces: &[(String, f64)]) -> Option<f64> {
     let pace = |kind: &str| {
         paces
             .iter()
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn sums_the_stages_at_their_own_pace_or_the_current_one() {
-        let work = |kind: &str, steps_left, tokens_per_step| Work {
+        let work = |kind: &str, steps_left, tokens_per_step| StageWork {
             kind: kind.into(),
             steps_left,
             tokens_per_step,

@@ -1,7 +1,7 @@
 //! What a job's state machine knows from the start: the job, and what was read of its files.
 
 use crate::message::Source;
-use r1d_job::{Answering, Grpo, Job, Reward, Rollouts, Stage};
+use r1d_job::{AskedModel, Grpo, Job, Reward, Rollouts, Stage};
 use r1d_proto::worker::{ModelSource, Open, ValueModel};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,9 +14,9 @@ pub struct Plan {
     /// What the worker is called in waits: `worker cpu`.
     pub worker: String,
     /// One per stage of the job.
-    pub stages: Vec<StageFacts>,
+    pub stages: Vec<StageInputs>,
     /// One per evaluation of the job ([`Job::evaluations`]).
-    pub evals: Vec<EvalFacts>,
+    pub evals: Vec<EvalInputs>,
     /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
     pub checkpoints: PathBuf,
     /// The job's last weights as a Hugging Face directory.
@@ -35,30 +35,30 @@ pub struct ModelPlan {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct StageFacts {
+pub struct StageInputs {
     pub steps: u64,
-    /// It reads what a stage before keeps, and that was not there when the materials were opened,
-    /// or it is to be taken over from another job: the materials have to be opened anew, and the
+    /// It reads what a stage before keeps, and that was not there when the inputs were opened,
+    /// or it is to be taken over from another job: the inputs have to be opened anew, and the
     /// plan made of them, before the stage begins.
     pub later: bool,
     /// Tokens of the longest prompt; 0 where nothing is sampled.
     pub prompt_max: u32,
     /// In the order of the stage's rewards.
-    pub rewards: Vec<RewardFacts>,
+    pub rewards: Vec<DeclaredScores>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct EvalFacts {
+pub struct EvalInputs {
     /// Rows that are sampled.
     pub rows: u64,
     /// What judges: the job's [`Job::eval_rewards`].
     pub judges: Vec<Reward>,
-    pub rewards: Vec<RewardFacts>,
+    pub rewards: Vec<DeclaredScores>,
 }
 
 /// What a plugin declared of its scores.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RewardFacts {
+pub struct DeclaredScores {
     pub min: f32,
     pub max: f32,
     /// It judges all samples of a prompt together.
@@ -97,7 +97,7 @@ impl Default for Limits {
 }
 
 impl Plan {
-    pub fn stage(&self, index: usize) -> Option<(&Stage, &StageFacts)> {
+    pub fn stage(&self, index: usize) -> Option<(&Stage, &StageInputs)> {
         Some((self.job.stages.get(index)?, self.stages.get(index)?))
     }
 
@@ -120,13 +120,13 @@ impl Plan {
     }
 
     /// The settings of a stage that samples.
-    pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageFacts)> {
+    pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageInputs)> {
         let (stage, facts) = self.stage(index)?;
         Some((stage.rollouts()?, facts))
     }
 
     /// The settings of a stage of reinforcement learning.
-    pub fn grpo(&self, index: usize) -> Option<(&Grpo, &StageFacts)> {
+    pub fn grpo(&self, index: usize) -> Option<(&Grpo, &StageInputs)> {
         let (stage, facts) = self.stage(index)?;
         Some((stage.grpo()?, facts))
     }
@@ -153,7 +153,7 @@ impl Plan {
     }
 
     /// The rewards that judge, and what their plugins declared.
-    pub fn rewards(&self, of: Source) -> (&[Reward], &[RewardFacts]) {
+    pub fn rewards(&self, of: Source) -> (&[Reward], &[DeclaredScores]) {
         match of {
             Source::Stage(index) => self
                 .rollouts(index)
@@ -173,7 +173,7 @@ impl Plan {
     }
 
     /// The rewards that ask a model, and which one.
-    pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, Option<Answering>)> {
+    pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, Option<AskedModel>)> {
         let (rewards, facts) = self.rewards(of);
         rewards
             .iter()
@@ -186,8 +186,8 @@ impl Plan {
     fn can_ask(&self, eval: usize, stage: usize) -> bool {
         self.asking(Source::Eval { eval, model: 0 })
             .all(|(_, model)| match model {
-                Some(Answering::Directory(_) | Answering::Model(_)) => true,
-                Some(Answering::Stage(maker)) => maker < stage,
+                Some(AskedModel::Directory(_) | AskedModel::Model(_)) => true,
+                Some(AskedModel::Stage(maker)) => maker < stage,
                 None => false,
             })
     }
@@ -197,7 +197,7 @@ impl Plan {
     pub fn open(
         &self,
         stage: &Stage,
-        facts: &StageFacts,
+        facts: &StageInputs,
         model: ModelSource,
         value: Option<ModelSource>,
     ) -> Open {
@@ -207,7 +207,7 @@ impl Plan {
             .zip(optimiser.clone())
             .map(|(ppo, optimiser)| ValueModel {
                 model: value,
-                optimiser: r1d_proto::recipe::Optimiser {
+                optimiser: r1d_proto::hyperparameters::Optimiser {
                     learning_rate: ppo.value_learning_rate,
                     ..optimiser
                 },
@@ -248,7 +248,7 @@ impl Plan {
     /// stages start from. Never of weights that the stage does not change.
     pub fn checkpoints_at(&self, stage: usize, step: u64) -> bool {
         let every = self.job.checkpoint.every_steps;
-        let due = |facts: &StageFacts| {
+        let due = |facts: &StageInputs| {
             step == facts.steps || (every > 0 && step > 0 && step.is_multiple_of(every))
         };
         self.stage(stage)

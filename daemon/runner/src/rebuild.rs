@@ -6,9 +6,9 @@ use crate::message::{Command, End, Event};
 use crate::plan::Plan;
 use crate::rollout_step::train_request;
 use crate::step::{batch_request, unexpected};
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
 use r1d_proto::control::Activity;
-use r1d_proto::worker::{Body, Reply, Request};
+use r1d_proto::worker::{Body, Reply, WorkerRequest};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -19,12 +19,12 @@ pub struct Rebuild {
     step: u64,
     /// Steps that are committed.
     committed: u64,
-    phase: Phase,
+    phase: RebuildPhase,
     since: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum RebuildPhase {
     Reading,
     Training,
     SyncingReference,
@@ -44,7 +44,7 @@ impl Rebuild {
             from: step,
             step,
             committed,
-            phase: Phase::Reading,
+            phase: RebuildPhase::Reading,
             since: now,
         };
         let commands = this.next(plan, now)?;
@@ -53,7 +53,7 @@ impl Rebuild {
 
     /// Reads the next step; `None` when there is none.
     fn next(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
-        (self.phase, self.since) = (Phase::Reading, now);
+        (self.phase, self.since) = (RebuildPhase::Reading, now);
         let (stage, step) = (self.stage, self.step);
         let read = match plan.learns_from_rollouts(stage) {
             true => Command::Recall { stage, step },
@@ -62,7 +62,12 @@ impl Rebuild {
         (step < self.committed).then(|| vec![read])
     }
 
-    fn worker(&mut self, phase: Phase, request: Request, now: Duration) -> Option<Vec<Command>> {
+    fn worker(
+        &mut self,
+        phase: RebuildPhase,
+        request: WorkerRequest,
+        now: Duration,
+    ) -> Option<Vec<Command>> {
         (self.phase, self.since) = (phase, now);
         Some(vec![Command::Worker(Box::new(request))])
     }
@@ -71,7 +76,11 @@ impl Rebuild {
     fn rebuilt(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         self.step += 1;
         match plan.syncs_reference(self.stage, self.step) {
-            true => self.worker(Phase::SyncingReference, Request::SyncReference, now),
+            true => self.worker(
+                RebuildPhase::SyncingReference,
+                WorkerRequest::SyncReference,
+                now,
+            ),
             false => self.next(plan, now),
         }
     }
@@ -84,11 +93,11 @@ impl Rebuild {
         now: Duration,
     ) -> Result<Option<Vec<Command>>, End> {
         match (self.phase, event) {
-            (Phase::Reading, Event::Batch(batch)) => {
+            (RebuildPhase::Reading, Event::Batch(batch)) => {
                 let request = batch_request(plan, self.stage, self.step, batch)?;
-                Ok(self.worker(Phase::Training, request, now))
+                Ok(self.worker(RebuildPhase::Training, request, now))
             }
-            (Phase::Reading, Event::Recalled(recalled)) => {
+            (RebuildPhase::Reading, Event::Recalled(recalled)) => {
                 let records = recalled.into_records().ok_or_else(|| End::Failed {
                     error: format!(
                         "the journal has lost records of step {}, which is committed: resubmit \
@@ -97,29 +106,29 @@ impl Rebuild {
                     ),
                 })?;
                 match train_request(plan, self.stage, self.step, &records) {
-                    Some(request) => Ok(self.worker(Phase::Training, request, now)),
+                    Some(request) => Ok(self.worker(RebuildPhase::Training, request, now)),
                     None => Ok(self.rebuilt(plan, now)),
                 }
             }
-            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { .. }))) => {
+            (RebuildPhase::Training, Event::Worker(Body::Done(Reply::Trained { .. }))) => {
                 Ok(self.rebuilt(plan, now))
             }
-            (Phase::SyncingReference, Event::Worker(Body::Done(Reply::ReferenceSynced))) => {
+            (RebuildPhase::SyncingReference, Event::Worker(Body::Done(Reply::ReferenceSynced))) => {
                 Ok(self.next(plan, now))
             }
             (phase, event) => Err(unexpected(&format!("rebuild {phase:?}"), &event)),
         }
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         let limits = &plan.limits;
         let step = self.step + 1;
         vec![match self.phase {
-            Phase::Reading => {
+            RebuildPhase::Reading => {
                 Wait::new(owner, format!("journal or data of step {step}"), self.since)
-                    .silent(heard.clerk, limits.read)
+                    .silent(heard.writer, limits.read)
             }
-            Phase::Training | Phase::SyncingReference => {
+            RebuildPhase::Training | RebuildPhase::SyncingReference => {
                 let what = format!(
                     "{}: rebuilding step {step} of {}",
                     plan.worker, self.committed
@@ -140,6 +149,6 @@ impl Rebuild {
     }
 
     pub fn worker_is_busy(&self) -> bool {
-        self.phase != Phase::Reading
+        self.phase != RebuildPhase::Reading
     }
 }

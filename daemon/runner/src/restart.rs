@@ -24,7 +24,7 @@ pub struct Progress {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Retrying {
     /// Try again after this long.
     Retry {
         after: Duration,
@@ -36,7 +36,7 @@ pub enum Next {
 
 impl Attempts {
     /// An attempt was abandoned for `cause`, with so much of the job durable.
-    pub fn abandoned(&mut self, cause: String, progress: Progress) -> Next {
+    pub fn abandoned(&mut self, cause: String, progress: Progress) -> Retrying {
         if self.progress.is_some_and(|before| progress > before) {
             self.causes.clear();
         }
@@ -44,14 +44,14 @@ impl Attempts {
         self.causes.push(cause.clone());
         let count = self.causes.len() as u32;
         if count >= FRUITLESS_ATTEMPTS_MAX {
-            return Next::GiveUp {
+            return Retrying::GiveUp {
                 error: format!("{cause} ({count} attempts in a row got no further)"),
             };
         }
         let after = BACKOFF_FIRST
             .saturating_mul(1 << (count - 1).min(16))
             .min(BACKOFF_MAX);
-        Next::Retry { after }
+        Retrying::Retry { after }
     }
 
     /// Attempts since the job last got further.
@@ -79,8 +79,8 @@ mod tests {
         let mut waits = Vec::new();
         let error = loop {
             match attempts.abandoned("killed by signal 9".into(), at(3)) {
-                Next::Retry { after } => waits.push(after),
-                Next::GiveUp { error } => break error,
+                Retrying::Retry { after } => waits.push(after),
+                Retrying::GiveUp { error } => break error,
             }
         };
         assert_eq!(waits.len() as u32 + 1, FRUITLESS_ATTEMPTS_MAX);
@@ -95,7 +95,7 @@ mod tests {
             assert!(
                 matches!(
                     attempts.abandoned("crash".into(), at(step)),
-                    Next::Retry { .. }
+                    Retrying::Retry { .. }
                 ),
                 "step {step}"
             );

@@ -5,22 +5,22 @@
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
-use crate::asks::{Respondents, Said};
 use crate::gather::{Gather, Judged, Sample};
 use crate::judge::{beyond_float32, drops_group, judge, rules};
+use crate::judge_queue::{JudgeAnswers, JudgeModels};
 use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store};
 use crate::metrics::{self, Unscored};
 use crate::plan::Plan;
 use crate::select::kept;
 use crate::step::{Flow, unexpected};
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
 use r1d_job::{Grpo, Rollouts, StageKind};
 use r1d_proto::control::Activity;
+use r1d_proto::hyperparameters::ScaleRewards;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::recipe::ScaleRewards;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{self, Body, Metrics, Reply, Request, TrainSequence};
+use r1d_proto::worker::{self, Body, Metrics, Reply, TrainSequence, WorkerRequest};
 use r1d_proto::world::counter_hash;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct RolloutStep {
     step: u64,
     /// Rounds of further prompts so far (dynamic sampling).
     round: u32,
-    phase: Phase,
+    phase: RolloutPhase,
     since: Duration,
     started: Duration,
     gather: Gather,
@@ -45,7 +45,7 @@ pub struct RolloutStep {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum RolloutPhase {
     Prompts,
     Gathering,
     Sealing,
@@ -59,7 +59,7 @@ pub fn train_request(
     stage: usize,
     step: u64,
     records: &[ScoredRollout],
-) -> Option<Request> {
+) -> Option<WorkerRequest> {
     let (settings, _) = plan.stage(stage)?;
     let replays = match &settings.kind {
         StageKind::Grpo(grpo) => grpo.routing_replay,
@@ -89,7 +89,7 @@ pub fn train_request(
         return None;
     }
     match &settings.kind {
-        StageKind::Grpo(grpo) => Some(Request::Train(worker::Train {
+        StageKind::Grpo(grpo) => Some(WorkerRequest::Train(worker::Train {
             step,
             first_update,
             objective: grpo.objective(step),
@@ -101,7 +101,7 @@ pub fn train_request(
                 .iter()
                 .map(|sequence| sequence.advantage)
                 .collect();
-            Some(Request::TrainPpo(worker::TrainPpo {
+            Some(WorkerRequest::TrainPpo(worker::TrainPpo {
                 step,
                 first_update,
                 objective: ppo.objective(step),
@@ -122,7 +122,7 @@ impl RolloutStep {
         stage: usize,
         step: u64,
         recalled: Recalled,
-        models: Respondents,
+        models: JudgeModels,
         now: Duration,
     ) -> (RolloutStep, Vec<Command>) {
         let of = Source::Stage(stage);
@@ -131,7 +131,7 @@ impl RolloutStep {
             stage,
             step,
             round: 0,
-            phase: Phase::Prompts,
+            phase: RolloutPhase::Prompts,
             since: now,
             started: now,
             gather,
@@ -167,18 +167,23 @@ impl RolloutStep {
         now: Duration,
     ) -> Result<Flow, End> {
         match (self.phase, event) {
-            (Phase::Prompts, Event::Prompts(prompts)) => self.prompts(plan, rollouts, prompts, now),
-            (Phase::Gathering, Event::Worker(Body::Event(worker::Event::Completed(rollout)))) => {
+            (RolloutPhase::Prompts, Event::Prompts(prompts)) => {
+                self.prompts(plan, rollouts, prompts, now)
+            }
+            (
+                RolloutPhase::Gathering,
+                Event::Worker(Body::Event(worker::Event::Completed(rollout))),
+            ) => {
                 let keep = Command::Keep(Keep::Sampled(rollout.clone()));
                 let score = self.gather.completed(rollout, true, now)?;
                 Ok(Flow::Go([keep].into_iter().chain(score).collect()))
             }
-            (Phase::Gathering, Event::Worker(Body::Done(Reply::Generated { metrics }))) => {
+            (RolloutPhase::Gathering, Event::Worker(Body::Done(Reply::Generated { metrics }))) => {
                 self.gather.generated(&metrics, now)?;
                 self.gathered(plan, Vec::new(), now)
             }
             (
-                Phase::Gathering,
+                RolloutPhase::Gathering,
                 Event::Scored {
                     key,
                     verdicts,
@@ -189,22 +194,22 @@ impl RolloutStep {
                 Some((verdicts, text)) => self.scored(plan, key, verdicts, &text, now),
                 None => self.gathered(plan, Vec::new(), now),
             },
-            (Phase::Gathering, Event::Concluded { key, verdicts }) => {
+            (RolloutPhase::Gathering, Event::Concluded { key, verdicts }) => {
                 let (verdicts, text) = self.gather.concluded(key, verdicts)?;
                 self.scored(plan, key, verdicts, &text, now)
             }
-            (Phase::Sealing, Event::Stored) => match self.train(plan, now) {
+            (RolloutPhase::Sealing, Event::Stored) => match self.train(plan, now) {
                 Some(command) => Ok(Flow::Go(vec![command])),
                 None => Ok(self.done(plan, Metrics::new(), now)),
             },
-            (Phase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => {
+            (RolloutPhase::Training, Event::Worker(Body::Done(Reply::Trained { metrics }))) => {
                 Ok(self.done(plan, metrics, now))
             }
             (
-                Phase::Gathering,
+                RolloutPhase::Gathering,
                 Event::Worker(Body::Done(reply @ (Reply::Scored { .. } | Reply::Answered { .. }))),
             ) => {
-                if let Some(said) = Said::of(reply) {
+                if let Some(said) = JudgeAnswers::of(reply) {
                     self.gather.answered(said, now)?;
                 }
                 self.gathered(plan, Vec::new(), now)
@@ -219,7 +224,8 @@ impl RolloutStep {
             plan.learns_from_rollouts(self.stage)
                 && self.records.iter().any(|r| r.advantage.is_some())
         };
-        (self.phase == Phase::Training && !trains()).then(|| self.done(plan, Metrics::new(), now))
+        (self.phase == RolloutPhase::Training && !trains())
+            .then(|| self.done(plan, Metrics::new(), now))
     }
 
     fn prompts(
@@ -232,7 +238,7 @@ impl RolloutStep {
         for prompt in prompts {
             self.gather.add_group(prompt, rollouts.num_generations);
         }
-        (self.phase, self.since) = (Phase::Gathering, now);
+        (self.phase, self.since) = (RolloutPhase::Gathering, now);
         let mut commands = self.take_up_recalled(plan, now)?;
         let version = self.step
             * plan
@@ -354,7 +360,7 @@ impl RolloutStep {
                     && self.round < grpo.max_resample_rounds
                 {
                     self.round += 1;
-                    (self.phase, self.since) = (Phase::Prompts, now);
+                    (self.phase, self.since) = (RolloutPhase::Prompts, now);
                     let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
                     commands.push(Command::ReadPrompts {
                         of,
@@ -411,7 +417,7 @@ impl RolloutStep {
             .iter()
             .map(|r| (r.rollout.key, r.advantage))
             .collect();
-        (self.phase, self.since) = (Phase::Sealing, now);
+        (self.phase, self.since) = (RolloutPhase::Sealing, now);
         commands.push(Command::Store(Store::Seal {
             stage: self.stage,
             step: self.step,
@@ -485,7 +491,7 @@ impl RolloutStep {
     }
 
     fn train(&mut self, plan: &Plan, now: Duration) -> Option<Command> {
-        (self.phase, self.since) = (Phase::Training, now);
+        (self.phase, self.since) = (RolloutPhase::Training, now);
         train_request(plan, self.stage, self.step, &self.records)
             .map(|request| Command::Worker(Box::new(request)))
     }
@@ -521,26 +527,26 @@ impl RolloutStep {
         self.gather.judging(now);
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
         match self.phase {
-            Phase::Prompts => wait("data: prompts")
+            RolloutPhase::Prompts => wait("data: prompts")
                 .into_iter()
-                .map(|w| w.silent(heard.clerk, limits.read))
+                .map(|w| w.silent(heard.writer, limits.read))
                 .collect(),
-            Phase::Sealing => wait("journal: seal of the step")
+            RolloutPhase::Sealing => wait("journal: seal of the step")
                 .into_iter()
-                .map(|w| w.silent(heard.clerk, limits.store))
+                .map(|w| w.silent(heard.writer, limits.store))
                 .collect(),
-            Phase::Training => {
+            RolloutPhase::Training => {
                 let what = format!("{}: training", plan.worker);
                 wait(&what)
                     .into_iter()
                     .map(|w| w.silent(heard.worker, limits.worker_silence))
                     .collect()
             }
-            Phase::Gathering => {
+            RolloutPhase::Gathering => {
                 let (rewards, _) = plan.rewards(Source::Stage(self.stage));
                 let names = rewards
                     .iter()
@@ -563,11 +569,15 @@ impl RolloutStep {
             unit: "completions".into(),
         };
         match self.phase {
-            Phase::Prompts | Phase::Gathering if self.gather.is_generating() || all == 0 => {
+            RolloutPhase::Prompts | RolloutPhase::Gathering
+                if self.gather.is_generating() || all == 0 =>
+            {
                 activity("sampling", ended, all)
             }
-            Phase::Prompts | Phase::Gathering => activity("scoring", scored, all),
-            Phase::Sealing | Phase::Training => activity("training", 0, self.records.len() as u64),
+            RolloutPhase::Prompts | RolloutPhase::Gathering => activity("scoring", scored, all),
+            RolloutPhase::Sealing | RolloutPhase::Training => {
+                activity("training", 0, self.records.len() as u64)
+            }
         }
     }
 
@@ -576,7 +586,7 @@ impl RolloutStep {
     }
 
     pub fn worker_is_busy(&self) -> bool {
-        self.phase == Phase::Training || self.gather.worker_is_busy()
+        self.phase == RolloutPhase::Training || self.gather.worker_is_busy()
     }
 }
 

@@ -81,8 +81,8 @@ mod tests {
     use crate::message::Prompt;
     use r1d_job::Job;
     use r1d_proto::ids::SampleKey;
-    use r1d_proto::kept::KeptIds;
     use r1d_proto::rollout::Rollout;
+    use r1d_proto::sampling_mask::SamplingMask;
     use r1d_proto::verdict::Verdict;
     use std::path::Path;
 
@@ -136,7 +136,7 @@ mod tests {
                 sample: number,
             };
             let (prompt_ids, experts, kept_ids, finish) =
-                (vec![1], vec![], KeptIds::default(), FinishReason::Stop);
+                (vec![1], vec![], SamplingMask::default(), FinishReason::Stop);
             let (completion_ids, behaviour_logprobs) = (vec![2, 0], vec![-0.5; 2]);
             let rollout = Rollout {
                 key,

@@ -1,15 +1,15 @@
 //! One step of a stage, of either kind: what the job's machine sees of it.
 
-use crate::asks::Respondents;
+use crate::judge_queue::JudgeModels;
 use crate::message::{Batch, Command, End, Event, Recalled};
 use crate::plan::Plan;
 use crate::rollout_step::RolloutStep;
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
 use r1d_job::{RewardLoss, StageKind};
 use r1d_proto::control::Activity;
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::{
-    Body, Metrics, Reply, Request, RewardBatch, Supervise, TrainDpo, TrainReward,
+    Body, Metrics, Reply, RewardBatch, Supervise, TrainDpo, TrainReward, WorkerRequest,
 };
 use std::fmt::Write;
 use std::time::Duration;
@@ -65,12 +65,17 @@ impl Write for Beginning {
 }
 
 /// The update that a step on rows makes.
-pub fn batch_request(plan: &Plan, stage: usize, step: u64, batch: Batch) -> Result<Request, End> {
+pub fn batch_request(
+    plan: &Plan,
+    stage: usize,
+    step: u64,
+    batch: Batch,
+) -> Result<WorkerRequest, End> {
     match (plan.stage(stage).map(|(settings, _)| &settings.kind), batch) {
         (Some(StageKind::Pretrain(_) | StageKind::Sft(_)), Batch::Sequences(sequences)) => {
-            Ok(Request::Supervise(Supervise { step, sequences }))
+            Ok(WorkerRequest::Supervise(Supervise { step, sequences }))
         }
-        (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => Ok(Request::TrainDpo(TrainDpo {
+        (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => Ok(WorkerRequest::TrainDpo(TrainDpo {
             step,
             objective: dpo.objective.clone(),
             pairs,
@@ -93,7 +98,7 @@ pub fn batch_request(plan: &Plan, stage: usize, step: u64, batch: Batch) -> Resu
                     });
                 }
             };
-            Ok(Request::TrainReward(TrainReward { step, batch }))
+            Ok(WorkerRequest::TrainReward(TrainReward { step, batch }))
         }
         _ => Err(End::Failed {
             error: format!("stage {stage} was given rows of another kind"),
@@ -107,7 +112,7 @@ impl Step {
         stage: usize,
         step: u64,
         recalled: Recalled,
-        models: Respondents,
+        models: JudgeModels,
         now: Duration,
     ) -> (Step, Vec<Command>) {
         match plan.rollouts(stage) {
@@ -161,7 +166,7 @@ impl Step {
         }
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         match self {
             Step::Rollout(step) => step.waits(plan, owner, heard),
             Step::Batch(step) => step.waits(plan, owner, heard),
@@ -237,10 +242,10 @@ impl BatchStep {
         }
     }
 
-    fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         vec![match self.tokens {
             None => {
-                Wait::new(owner, "data: batch", self.since).silent(heard.clerk, plan.limits.read)
+                Wait::new(owner, "data: batch", self.since).silent(heard.writer, plan.limits.read)
             }
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);

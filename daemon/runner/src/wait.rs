@@ -14,11 +14,11 @@ pub struct Wait {
 
 /// The last words of those who work for an attempt one thing after the other.
 #[derive(Clone, Copy, Debug)]
-pub struct Heard {
+pub struct LastHeard {
     pub worker: Duration,
-    /// The clerk begins the next of its tasks. What waits behind others has not begun, and neither
+    /// The writer begins the next of its tasks. What waits behind others has not begun, and neither
     /// has its deadline.
-    pub clerk: Duration,
+    pub writer: Duration,
 }
 
 impl Wait {

@@ -5,21 +5,21 @@
 
 use r1d_job::{Job, Reward, StageKind};
 use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
     Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Open, Opened,
-    Pair, Question, Reply, Request, RewardBatch, SupervisedSequence,
+    Pair, Question, Reply, RewardBatch, SupervisedSequence, WorkerRequest,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
 use r1d_runner::{
-    Answered, Answers, Asked, Batch, Command, End, EvalFacts, Event, Keep, Limits, Machine,
-    ModelPlan, Plan, Prompt, Questions, Recalled, Record, RewardFacts, Source, StageFacts,
-    StageRecord, Store,
+    Answers, Batch, Command, DeclaredScores, End, EvalInputs, Event, JudgeReply, JudgeRequest,
+    Keep, Limits, Machine, ModelPlan, Plan, Prompt, Questions, Recalled, Record, Source,
+    StageInputs, StageRecord, Store,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -191,7 +191,7 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         Path::new("/job"),
     )
     .expect("a sound job");
-    let facts = |stage: &r1d_job::Stage| StageFacts {
+    let facts = |stage: &r1d_job::Stage| StageInputs {
         steps: stage.steps(100),
         later: false,
         prompt_max: 4,
@@ -201,7 +201,7 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
     let of_eval = |eval| {
         let judges = job.eval_rewards(eval);
         let rewards = vec![FACTS; judges.len()];
-        EvalFacts {
+        EvalInputs {
             rows: 3,
             judges,
             rewards,
@@ -231,7 +231,7 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
 /// The same job with a second reward everywhere, which judges groups.
 fn plan_of_groups(batch_invariant: bool) -> Plan {
     let mut plan = plan(batch_invariant);
-    let facts = RewardFacts {
+    let facts = DeclaredScores {
         of_groups: true,
         ..FACTS
     };
@@ -257,7 +257,7 @@ fn together(plan: &Plan, of: Source) -> usize {
     }
 }
 
-const FACTS: RewardFacts = RewardFacts {
+const FACTS: DeclaredScores = DeclaredScores {
     min: 0.0,
     max: 1.0,
     of_groups: false,
@@ -283,12 +283,12 @@ fn bits(values: &[f32]) -> Vec<u64> {
 }
 
 /// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
-fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> KeptIds {
+fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> SamplingMask {
     if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
-        return KeptIds::default();
+        return SamplingMask::default();
     }
     let set = |(place, id): (u64, &u32)| [1, *id, 1 + (mix(&[seed, place]) % 3) as u32];
-    KeptIds::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
+    SamplingMask::from_numbers((0..).zip(completion_ids).flat_map(set).collect())
 }
 
 /// All that survives a crash.
@@ -361,7 +361,7 @@ impl World {
         world
     }
 
-    /// The materials are opened: what stages that are finished have kept is there.
+    /// The inputs are opened: what stages that are finished have kept is there.
     fn read(&mut self) {
         let mut plan = (*self.plan).clone();
         for (stage, facts) in plan.job.stages.iter().zip(&mut plan.stages) {
@@ -488,7 +488,7 @@ impl World {
                         }
                     }
                     Command::Conclude(answered) => {
-                        for Answered { item, answers } in answered {
+                        for JudgeReply { item, answers } in answered {
                             let asked = self.asks(&item);
                             assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), asked);
                             let concluded = asked.iter().map(|reward| {
@@ -715,10 +715,10 @@ impl World {
         Batch::Sequences(batch)
     }
 
-    fn work(&mut self, request: Request) -> Vec<Event> {
+    fn work(&mut self, request: WorkerRequest) -> Vec<Event> {
         let done = |reply| Event::Worker(Body::Done(reply));
         match request {
-            Request::Open(open) => {
+            WorkerRequest::Open(open) => {
                 let (policy, model) = match &open.model {
                     ModelSource::Init { config, .. } => {
                         let model = config
@@ -762,8 +762,8 @@ impl World {
                 };
                 vec![done(Reply::Opened(sizes))]
             }
-            Request::Generate(generate) => self.generate(generate),
-            Request::Train(train) => {
+            WorkerRequest::Generate(generate) => self.generate(generate),
+            WorkerRequest::Train(train) => {
                 let mut words = vec![
                     self.worker.policy,
                     self.worker.reference,
@@ -786,7 +786,7 @@ impl World {
                 }
                 self.trained(&words)
             }
-            Request::Supervise(batch) => {
+            WorkerRequest::Supervise(batch) => {
                 let mut words = vec![self.worker.policy, batch.step];
                 words.extend(
                     batch
@@ -797,14 +797,14 @@ impl World {
                 );
                 self.trained(&words)
             }
-            Request::TrainReward(batch) => {
+            WorkerRequest::TrainReward(batch) => {
                 assert!(self.opened.as_ref().unwrap().scores);
                 let RewardBatch::Pairs { pairs, .. } = batch.batch else {
                     panic!("pairs")
                 };
                 self.trained(&[self.worker.policy, batch.step, hash_of(&pairs)])
             }
-            Request::TrainDpo(batch) => {
+            WorkerRequest::TrainDpo(batch) => {
                 assert!(self.opened.as_ref().unwrap().reference);
                 self.trained(&[
                     self.worker.policy,
@@ -813,7 +813,7 @@ impl World {
                     hash_of(&batch.pairs),
                 ])
             }
-            Request::TrainPpo(batch) => {
+            WorkerRequest::TrainPpo(batch) => {
                 let scores = mix(&bits(&batch.scores));
                 let ids = batch
                     .sequences
@@ -838,7 +838,7 @@ impl World {
                 self.worker.value = mix(&[self.worker.value, scores]);
                 self.trained(&[&words[..], &[mix(&ids), temperature]].concat())
             }
-            Request::Score { model, sequences } => {
+            WorkerRequest::Score { model, sequences } => {
                 let weights = match model {
                     Some(ModelSource::Directory(dir)) => self.disk.checkpoints[&dir].policy,
                     Some(other) => panic!("{other:?} was never trained"),
@@ -862,7 +862,7 @@ impl World {
                     scores: sequences.iter().map(score).collect(),
                 })]
             }
-            Request::Answer(asked) => {
+            WorkerRequest::Answer(asked) => {
                 let ModelSource::Directory(dir) = &asked.model else {
                     panic!("{:?} was never trained", asked.model)
                 };
@@ -898,17 +898,17 @@ impl World {
                     answers: asked.questions.iter().map(answer).collect(),
                 })]
             }
-            Request::SyncReference => {
+            WorkerRequest::SyncReference => {
                 self.worker.reference = self.worker.policy;
                 vec![done(Reply::ReferenceSynced)]
             }
-            Request::Save { dir } => {
+            WorkerRequest::Save { dir } => {
                 self.disk.checkpoints.insert(dir, self.worker);
                 vec![done(Reply::Saved {
                     manifest_sha256: "hash".into(),
                 })]
             }
-            Request::Restore { dir }
+            WorkerRequest::Restore { dir }
                 if self
                     .refused
                     .as_ref()
@@ -920,16 +920,16 @@ impl World {
                     message: REFUSED.into(),
                 }))]
             }
-            Request::More(_) => panic!("a request is cut where it is written"),
-            Request::Restore { dir } => {
+            WorkerRequest::More(_) => panic!("a request is cut where it is written"),
+            WorkerRequest::Restore { dir } => {
                 self.worker = self.disk.checkpoints[&dir];
                 vec![done(Reply::Restored)]
             }
-            Request::Export { .. } => {
+            WorkerRequest::Export { .. } => {
                 self.disk.exported = Some(self.worker.policy);
                 vec![done(Reply::Exported)]
             }
-            Request::Close => vec![done(Reply::Closed)],
+            WorkerRequest::Close => vec![done(Reply::Closed)],
         }
     }
 
@@ -1051,7 +1051,7 @@ fn group_verdict(word: u64) -> Verdict {
 
 /// What a reward asks its model: a number for a text, or an answer to two questions, of which some
 /// cannot be asked.
-fn questions(reward: &str, ids: &[u32]) -> Asked {
+fn questions(reward: &str, ids: &[u32]) -> JudgeRequest {
     let question = |id: u32| match ids.first() {
         Some(5) => Err("it is too long".to_string()),
         Some(6) if id == 1 => Err("it is too long".to_string()),
@@ -1067,7 +1067,7 @@ fn questions(reward: &str, ids: &[u32]) -> Asked {
             questions: vec![question(1), question(2)],
         },
     };
-    Asked {
+    JudgeRequest {
         reward: reward.into(),
         questions,
     }
@@ -2147,7 +2147,7 @@ fn waiting_for_other_jobs_verdicts_is_no_fault() {
     );
 }
 
-/// A write waits behind up to hundreds of others; each of them may take its time, and the clerk
+/// A write waits behind up to hundreds of others; each of them may take its time, and the writer
 /// says that it moves.
 #[test]
 fn a_store_that_waits_behind_others_is_not_late() {

@@ -8,7 +8,7 @@
 //! With `--prediction` the model is loaded with its multi-token prediction module.
 
 use r1d_model::CausalLm;
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::SystemClock;
 use r1d_sampler::Sampler;

@@ -19,7 +19,7 @@
 //!
 //! Every operation works row by row, so a row's id does not depend on the other rows (`ROLL-1`).
 
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Ids per block of the two-level cumulative sum: near the square root of the vocabularies in use

@@ -71,7 +71,7 @@ pub enum SamplerError {
          (`r1ctl plan` says which always fits), or keep_sampling_mask = false",
         key.prompt, key.sample, key.step
     )]
-    KeptIds {
+    SamplingMask {
         key: SampleKey,
         position: usize,
         limit: usize,

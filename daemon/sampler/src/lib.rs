@@ -28,11 +28,11 @@
 
 mod draw;
 mod error;
-mod kept;
 mod prompts;
 mod request;
 mod row;
 mod sampler;
+mod sampling_mask;
 mod schedule;
 mod speculate;
 

@@ -1,7 +1,7 @@
 //! Checks of a request, before any of it is computed.
 
 use crate::error::{Result, SamplerError};
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::worker::{Generate, Group, Slots};
 use std::collections::HashSet;
 

@@ -1,10 +1,10 @@
 //! A completion while it decodes.
 
 use crate::error::{Result, SamplerError};
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::{KEPT_NUMBERS_MAX, KeptIds};
-use r1d_proto::recipe::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
+use r1d_proto::sampling_mask::{KEPT_NUMBERS_MAX, SamplingMask};
 use r1d_proto::worker::{Generate, Group};
 use r1d_proto::world::counter_uniform;
 
@@ -17,7 +17,7 @@ pub struct Row {
     behaviour_logprobs: Vec<f32>,
     /// Of the prompt, then of each completion id that was fed back.
     experts: Vec<u16>,
-    kept_ids: KeptIds,
+    kept_ids: SamplingMask,
     finish: Option<FinishReason>,
     /// A guess at the id behind the last one, where the sampler speculates.
     pub draft: i64,
@@ -41,7 +41,7 @@ impl Row {
             completion_ids: vec![],
             behaviour_logprobs: vec![],
             experts,
-            kept_ids: KeptIds::default(),
+            kept_ids: SamplingMask::default(),
             finish: None,
             draft: 0,
         }
@@ -93,11 +93,11 @@ impl Row {
         Ok(())
     }
 
-    /// The ids that the next one was drawn from, as [`KeptIds::push`] takes them.
+    /// The ids that the next one was drawn from, as [`SamplingMask::push`] takes them.
     pub fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
         match self.kept_ids.push(kept, vocab_size) {
             true => Ok(()),
-            false => Err(SamplerError::KeptIds {
+            false => Err(SamplerError::SamplingMask {
                 key: self.key,
                 position: self.completion_ids.len(),
                 limit: KEPT_NUMBERS_MAX,

@@ -2,13 +2,13 @@
 
 use crate::draw::Draw;
 use crate::error::{Result, SamplerError};
-use crate::kept::{self, Packer};
 use crate::prompts::{self, Prompts};
 use crate::request::{self, Limits};
 use crate::row::Row;
+use crate::sampling_mask::{self, Packer};
 use crate::schedule::{Changes, Schedule};
 use r1d_model::{Cache, CausalLm, Forward, Output, Places, kept_logprobs};
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
@@ -476,7 +476,7 @@ impl Drawn {
         let kept = self
             .kept
             .as_ref()
-            .map(kept::words)
+            .map(sampling_mask::words)
             .transpose()?
             .unwrap_or_default();
         let (ids, logprobs) = (Vec::try_from(&self.ids)?, Vec::try_from(&self.logprobs)?);

@@ -3,7 +3,7 @@
 mod tiny;
 
 use r1d_model::{CausalLm, Forward, Packed};
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::worker::{Generate, Group};
 use r1d_sampler::SamplerError;

@@ -2,7 +2,7 @@
 
 mod tiny;
 
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_sampler::SamplerError;
 use tiny::*;
 

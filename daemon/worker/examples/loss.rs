@@ -1,5 +1,5 @@
 //! The mean loss of a model on texts, with its linear layers in float32, bfloat16 and FP8:
-//! `loss DIR TEXTS.jsonl DEVICE`. One JSON line, for tests/bench/fp8.
+//! `loss DIR TEXTS.jsonl DEVICE`. One JSON line, for tests/device_state/fp8.
 
 use r1d_data::Tokenizer;
 use r1d_model::{CausalLm, Forward, Packed, token_logprobs};

@@ -10,14 +10,14 @@ use std::process::ExitCode;
 use tch::{Device, Kind};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct ConvertArguments {
     /// A Hugging Face model directory; FP8 weights with block scales are dequantised.
     pub from: PathBuf,
     /// The new directory, which must not exist.
     pub to: PathBuf,
     /// Of the new weights.
-    #[arg(long, value_enum, default_value_t = Dtype::Bfloat16)]
-    pub dtype: Dtype,
+    #[arg(long, value_enum, default_value_t = ExportDtype::Bfloat16)]
+    pub dtype: ExportDtype,
     /// Largest file, for example 5GB or 500MB (powers of 1000).
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub shard_size: u64,
@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Dtype {
+pub enum ExportDtype {
     Float32,
     Bfloat16,
     Float16,
@@ -41,7 +41,7 @@ pub enum Dtype {
 
 /// Its JSON is part of the command's interface.
 #[derive(Serialize)]
-struct Report {
+struct ConvertReport {
     directory: PathBuf,
     files: usize,
     bytes: u64,
@@ -62,7 +62,7 @@ pub enum ConvertError {
     Model(#[from] ModelError),
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(arguments: ConvertArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = convert(&arguments)?;
     match arguments.output {
         Format::Text => {
@@ -79,7 +79,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     Ok(ExitCode::SUCCESS)
 }
 
-fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
+fn convert(arguments: &ConvertArguments) -> Result<ConvertReport, ConvertError> {
     let (config, contents) = checkpoint::inspect(&arguments.from, false)?;
     let prediction = contents.left_out > 0 && !arguments.drop_mtp;
     let of_module = |problem: String| ConvertError::PredictionModule {
@@ -91,9 +91,9 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
         return Err(of_module("an adapter is merged without it".into()));
     }
     let kind = match arguments.dtype {
-        Dtype::Float32 => Kind::Float,
-        Dtype::Bfloat16 => Kind::BFloat16,
-        Dtype::Float16 => Kind::Half,
+        ExportDtype::Float32 => Kind::Float,
+        ExportDtype::Bfloat16 => Kind::BFloat16,
+        ExportDtype::Float16 => Kind::Half,
     };
     let manifest = checkpoint::write_directory_atomically(&arguments.to, |dir| {
         checkpoint::carry_files(&arguments.from, dir)?;
@@ -117,7 +117,7 @@ fn convert(arguments: &Arguments) -> Result<Report, ConvertError> {
         }
         error => error.into(),
     })?;
-    Ok(Report {
+    Ok(ConvertReport {
         directory: arguments.to.clone(),
         files: manifest.files.len(),
         bytes: manifest.files.iter().map(|file| file.bytes).sum(),

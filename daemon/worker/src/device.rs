@@ -2,11 +2,11 @@
 //!
 //! Actors never compute in a handler: they hand a closure to this thread and await its answer. The
 //! thread runs one closure at a time, in the order of arrival, so everything that the closures
-//! touch ([`Bench`]) needs no lock.
+//! touch ([`DeviceState`]) needs no lock.
 
 use crate::failure::invalid;
 use r1d_learn::Trainer;
-use r1d_model::{CausalLm, Scorer};
+use r1d_model::{CausalLm, SequenceClassifier};
 use r1d_proto::worker::{Failure, FailureKind, ModelSource, Open};
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ const QUEUE_MAX_TASKS: usize = 16;
 
 /// What lies on the device between requests.
 #[derive(Default)]
-pub struct Bench {
+pub struct DeviceState {
     pub open: Option<Opened>,
 }
 
 /// What a stage trains or samples from.
 pub enum Model {
     Policy(CausalLm),
-    Reward(Scorer),
+    Reward(SequenceClassifier),
 }
 
 impl Model {
@@ -47,7 +47,7 @@ impl Model {
         }
     }
 
-    pub fn scorer(&self) -> Result<&Scorer, Failure> {
+    pub fn scorer(&self) -> Result<&SequenceClassifier, Failure> {
         match self {
             Model::Reward(scorer) => Ok(scorer),
             Model::Policy(_) => Err(invalid(
@@ -59,7 +59,7 @@ impl Model {
 
 /// PPO's value model.
 pub struct Critic {
-    pub model: Scorer,
+    pub model: SequenceClassifier,
     pub trainer: Trainer,
 }
 
@@ -71,13 +71,13 @@ pub struct Opened {
     pub reference: Option<CausalLm>,
     pub critic: Option<Critic>,
     /// Those that the stage's rewards have asked so far.
-    pub reward_models: BTreeMap<ModelSource, Scorer>,
+    pub reward_models: BTreeMap<ModelSource, SequenceClassifier>,
     pub judges: BTreeMap<ModelSource, CausalLm>,
     pub trainer: Option<Trainer>,
     pub sampler: Option<Sampler>,
 }
 
-impl Bench {
+impl DeviceState {
     pub fn opened(&mut self) -> Result<&mut Opened, Failure> {
         self.open.as_mut().ok_or_else(|| Failure {
             kind: FailureKind::Invalid,
@@ -86,7 +86,7 @@ impl Bench {
     }
 }
 
-type Task = Box<dyn FnOnce(&mut Bench) + Send>;
+type Task = Box<dyn FnOnce(&mut DeviceState) + Send>;
 
 /// A handle to the device's thread.
 #[derive(Clone)]
@@ -103,10 +103,12 @@ impl DeviceThread {
             .name("device".into())
             .spawn(move || {
                 r1d_torch::runtime::set_flush_denormal(true);
-                let mut bench = Bench::default();
+                let mut device_state = DeviceState::default();
                 for task in queue {
-                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut bench)))
-                        .is_err()
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        task(&mut device_state)
+                    }))
+                    .is_err()
                     {
                         tracing::error!("the device's thread panicked; the worker ends");
                         std::process::exit(super::EXIT_PANIC);
@@ -119,12 +121,12 @@ impl DeviceThread {
     /// Runs `work` on the device's thread and awaits its result.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Bench) -> Result<T, Failure> + Send + 'static,
+        work: impl FnOnce(&mut DeviceState) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
-        let task: Task = Box::new(move |bench| {
+        let task: Task = Box::new(move |device_state| {
             // The asker may be gone; then nobody wants the answer.
-            let _ = reply.send(work(bench));
+            let _ = reply.send(work(device_state));
         });
         self.tasks.try_send(task).map_err(|e| Failure {
             kind: FailureKind::Internal,

@@ -4,7 +4,7 @@ use crate::place::Place;
 use crate::verify::Format;
 use r1d_data::Tokenizer;
 use r1d_model::CausalLm;
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::user_file;
 use r1d_proto::worker::{Generate, Group, Slots};
@@ -21,7 +21,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const GENERATION_CONFIG_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct GenerateArguments {
     /// A Hugging Face model directory with a tokenizer.
     pub dir: PathBuf,
     /// The text to continue, as it is: no template is applied.
@@ -98,7 +98,7 @@ struct Completion {
     finish: FinishReason,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(arguments: GenerateArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let generated = generate(&arguments)?;
     match arguments.output {
         Format::Json => println!("{}", serde_json::to_string(&generated)?),
@@ -117,7 +117,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     Ok(ExitCode::SUCCESS)
 }
 
-fn generate(arguments: &Arguments) -> Result<Generated, Box<dyn std::error::Error>> {
+fn generate(arguments: &GenerateArguments) -> Result<Generated, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&arguments.dir)?;
     let config = GenerationConfig::read(&arguments.dir)?;
     let load = if arguments.speculative {
@@ -199,7 +199,7 @@ impl GenerationConfig {
 
 /// A number that the user gave must fit; a default shrinks to what fits.
 fn max_new_tokens(
-    arguments: &Arguments,
+    arguments: &GenerateArguments,
     config: &GenerationConfig,
     prompt_tokens: usize,
     positions: i64,
@@ -224,7 +224,7 @@ fn max_new_tokens(
 
 /// The command line wins over generation_config.json.
 fn sampling(
-    arguments: &Arguments,
+    arguments: &GenerateArguments,
     config: &GenerationConfig,
     max_completion_length: u32,
     stop_ids: &[u32],
@@ -253,10 +253,10 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        arguments: Arguments,
+        arguments: GenerateArguments,
     }
 
-    fn arguments(line: &[&str]) -> Arguments {
+    fn arguments(line: &[&str]) -> GenerateArguments {
         Line::parse_from([&["generate", "dir", "--prompt", "1+1="], line].concat()).arguments
     }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct InfoArguments {
     /// A Hugging Face model directory.
     pub dir: PathBuf,
     /// Sequences that are sampled at a time.
@@ -31,7 +31,7 @@ pub struct Arguments {
 /// Its JSON is part of the command's interface. Sizes in bytes, memory by dtype of the weights:
 /// `float32`, `bfloat16`.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct InfoReport {
     pub architecture: String,
     pub parameters: u64,
     /// Parameters that one token meets.
@@ -63,7 +63,7 @@ pub struct Memory {
     pub train: u64,
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(arguments: InfoArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = report(&arguments)?;
     match arguments.output {
         Format::Text => print!("{report}"),
@@ -72,7 +72,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(arguments: &Arguments) -> Result<Report, ModelError> {
+fn report(arguments: &InfoArguments) -> Result<InfoReport, ModelError> {
     let (config, contents) = checkpoint::inspect(&arguments.dir, arguments.check)?;
     let summary = config.summary();
     let length = arguments
@@ -93,7 +93,7 @@ fn report(arguments: &Arguments) -> Result<Report, ModelError> {
             arguments.batch.saturating_mul(length),
         )
     };
-    Ok(Report {
+    Ok(InfoReport {
         architecture: summary.architecture.clone(),
         parameters: summary.parameters,
         active_parameters: summary.active_parameters,
@@ -129,7 +129,7 @@ fn memory(
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for InfoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: String| writeln!(f, "{name:<22}{value}");
         let moe = if self.moe_layers > 0 {

@@ -34,17 +34,17 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve r1d over the socket on standard input.
-    Serve(serve::Arguments),
+    Serve(serve::ServeArguments),
     /// Try whether this process finds its libraries and its device, and leave.
     Probe(serve::Probe),
     /// Compare a model directory with golden logits.
-    Verify(verify::Arguments),
+    Verify(verify::VerifyArguments),
     /// Continue a prompt.
-    Generate(generate::Arguments),
+    Generate(generate::GenerateArguments),
     /// Describe a model directory.
-    Info(info::Arguments),
+    Info(info::InfoArguments),
     /// Write a model directory anew.
-    Convert(convert::Arguments),
+    Convert(convert::ConvertArguments),
 }
 
 fn main() -> ExitCode {

@@ -12,7 +12,9 @@ use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::parts::Assembly;
-use r1d_proto::worker::{Body, Event, Failure, FailureKind, FromWorker, Reply, Request, ToWorker};
+use r1d_proto::worker::{
+    Body, Event, Failure, FailureKind, FromWorker, Reply, ToWorker, WorkerRequest,
+};
 use r1d_proto::world::SystemClock;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -25,7 +27,7 @@ use tokio::sync::mpsc;
 const REQUESTS_MAX: usize = 16;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct ServeArguments {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -61,7 +63,7 @@ pub enum ServeError {
     Thread(std::io::Error),
 }
 
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
     r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
     let device = open(&arguments.device)?;
@@ -204,34 +206,34 @@ async fn carry_out(
     }
 }
 
-async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Reply, Failure> {
+async fn answer(actors: &Actors, request: WorkerRequest, outbox: Outbox) -> Result<Reply, Failure> {
     Ok(match request {
-        Request::Open(request) => {
+        WorkerRequest::Open(request) => {
             Reply::Opened(ask(&actors.policy, policy::Open { request, outbox }).await?)
         }
-        Request::Generate(request) => Reply::Generated {
+        WorkerRequest::Generate(request) => Reply::Generated {
             metrics: ask(&actors.sampler, sampler::Draw { request, outbox }).await?,
         },
-        Request::Train(batch) => Reply::Trained {
+        WorkerRequest::Train(batch) => Reply::Trained {
             metrics: ask(&actors.trainer, trainer::Reinforce { batch, outbox }).await?,
         },
-        Request::Supervise(batch) => Reply::Trained {
+        WorkerRequest::Supervise(batch) => Reply::Trained {
             metrics: ask(&actors.trainer, trainer::Imitate { batch, outbox }).await?,
         },
-        Request::TrainReward(batch) => Reply::Trained {
-            metrics: ask(&actors.trainer, trainer::Judge { batch, outbox }).await?,
+        WorkerRequest::TrainReward(batch) => Reply::Trained {
+            metrics: ask(&actors.trainer, trainer::TrainRewardModel { batch, outbox }).await?,
         },
-        Request::TrainDpo(batch) => Reply::Trained {
+        WorkerRequest::TrainDpo(batch) => Reply::Trained {
             metrics: ask(&actors.trainer, trainer::Prefer { batch, outbox }).await?,
         },
-        Request::TrainPpo(batch) => Reply::Trained {
+        WorkerRequest::TrainPpo(batch) => Reply::Trained {
             metrics: ask(
                 &actors.trainer,
                 trainer::ReinforceWithValues { batch, outbox },
             )
             .await?,
         },
-        Request::Score { model, sequences } => Reply::Scored {
+        WorkerRequest::Score { model, sequences } => Reply::Scored {
             scores: ask(
                 &actors.scorer,
                 scorer::Score {
@@ -242,30 +244,30 @@ async fn answer(actors: &Actors, request: Request, outbox: Outbox) -> Result<Rep
             )
             .await?,
         },
-        Request::Answer(request) => Reply::Answered {
+        WorkerRequest::Answer(request) => Reply::Answered {
             answers: ask(&actors.judge, judge::Write { request, outbox }).await?,
         },
-        Request::SyncReference => {
+        WorkerRequest::SyncReference => {
             ask(&actors.reference, reference::Sync { outbox }).await?;
             Reply::ReferenceSynced
         }
-        Request::Save { dir } => Reply::Saved {
+        WorkerRequest::Save { dir } => Reply::Saved {
             manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await?,
         },
-        Request::Restore { dir } => {
+        WorkerRequest::Restore { dir } => {
             ask(&actors.policy, policy::Restore { dir, outbox }).await?;
             Reply::Restored
         }
-        Request::Export { dir } => {
+        WorkerRequest::Export { dir } => {
             ask(&actors.policy, policy::Export { dir, outbox }).await?;
             Reply::Exported
         }
-        Request::Close => {
+        WorkerRequest::Close => {
             ask(&actors.policy, policy::Close).await?;
             Reply::Closed
         }
         // The assembly keeps them for their request.
-        Request::More(_) => {
+        WorkerRequest::More(_) => {
             return Err(Failure {
                 kind: FailureKind::Internal,
                 message: "parts without their request".into(),

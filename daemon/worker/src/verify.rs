@@ -5,7 +5,7 @@
 use crate::place::{Place, PlaceError};
 use clap::ValueEnum;
 use r1d_model::{CausalLm, Forward, ModelError, Packed, checkpoint};
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::SystemClock;
 use r1d_sampler::{Sampler, SamplerError};
@@ -19,7 +19,7 @@ use tch::{Device, Kind, TchError, Tensor};
 const COMPARE_ROWS_MAX: i64 = 512;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct VerifyArguments {
     /// A Hugging Face model directory.
     pub dir: PathBuf,
     /// A safetensors file with `input_ids` [B, T] int64, `logits` [B, T, V] float32 and, where
@@ -49,7 +49,7 @@ pub enum Format {
 
 /// What the comparison found; its JSON is part of the command's interface.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct VerifyReport {
     pub ok: bool,
     /// `null` when a logit of the model or of the file is not finite.
     pub max_abs_diff: Option<f64>,
@@ -106,7 +106,7 @@ pub enum VerifyError {
 }
 
 /// Exit code 0 where everything agrees, 1 where something differs.
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn run(arguments: VerifyArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = verify(&arguments)?;
     match arguments.output {
         Format::Text => println!("{report}"),
@@ -119,7 +119,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>>
     })
 }
 
-pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
+pub fn verify(arguments: &VerifyArguments) -> Result<VerifyReport, VerifyError> {
     if !(arguments.atol.is_finite() && arguments.atol > 0.0) {
         return Err(VerifyError::Atol(arguments.atol));
     }
@@ -152,7 +152,7 @@ pub fn verify(arguments: &Arguments) -> Result<Report, VerifyError> {
         None => None,
     };
     let greedy_ok = greedy.map(|_| greedy_first_mismatch.is_none());
-    Ok(Report {
+    Ok(VerifyReport {
         // A NaN is not within any tolerance.
         ok: max_abs_diff <= tolerance && greedy_ok != Some(false),
         max_abs_diff: max_abs_diff.is_finite().then_some(max_abs_diff),
@@ -364,7 +364,7 @@ fn first_mismatch(
         .map(|(i, _)| i))
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.max_abs_diff {
             Some(difference) => write!(f, "logits differ by at most {difference:.2e}")?,
@@ -410,8 +410,8 @@ mod tests {
         }
     }
 
-    fn arguments(model: &str, golden: PathBuf) -> Arguments {
-        Arguments {
+    fn arguments(model: &str, golden: PathBuf) -> VerifyArguments {
+        VerifyArguments {
             dir: fixture(model),
             golden,
             lora: None,
@@ -423,7 +423,9 @@ mod tests {
     }
 
     /// qwen2 against its golden file with something changed.
-    fn changed(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> Result<Report, VerifyError> {
+    fn changed(
+        change: impl FnOnce(&mut Vec<(String, Tensor)>),
+    ) -> Result<VerifyReport, VerifyError> {
         let mut tensors =
             checkpoint::load_tensors(&fixture("qwen2").join("golden.safetensors"), Device::Cpu)
                 .unwrap();
@@ -577,7 +579,7 @@ mod tests {
     #[test]
     fn options_out_of_range_are_refused() {
         let golden = fixture("qwen2").join("golden.safetensors");
-        let message = |change: &dyn Fn(&mut Arguments)| {
+        let message = |change: &dyn Fn(&mut VerifyArguments)| {
             let mut arguments = arguments("qwen2", golden.clone());
             change(&mut arguments);
             verify(&arguments).unwrap_err().to_string()

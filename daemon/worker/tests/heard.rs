@@ -4,7 +4,7 @@
 mod process;
 
 use process::*;
-use r1d_proto::recipe::{DpoLossType, DpoObjective};
+use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
 use r1d_proto::worker::*;
 
 /// Of a request that has just been answered: what it did, in how many words, and that they went
@@ -31,12 +31,12 @@ fn heard(worker: &Worker, doing: &str) -> usize {
 }
 
 /// Micro-batches of one or two texts.
-fn tight(request: Request) -> Request {
-    let Request::Open(mut open) = request else {
+fn tight(request: WorkerRequest) -> WorkerRequest {
+    let WorkerRequest::Open(mut open) = request else {
         unreachable!()
     };
     open.max_tokens_per_device = 16;
-    Request::Open(open)
+    WorkerRequest::Open(open)
 }
 
 fn text(start: u32) -> Vec<u32> {
@@ -60,23 +60,23 @@ fn files_are_heard_of_as_they_are_read_and_written() {
     let (checkpoint, exported) = (dir.path().join("checkpoint"), dir.path().join("exported"));
     let mut worker = Worker::start_talkative();
     worker.ask(open(true));
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: checkpoint.clone(),
     });
     assert!(heard(&worker, "checkpointing") > 20, "tensor by tensor");
-    worker.ask(Request::Restore {
+    worker.ask(WorkerRequest::Restore {
         dir: checkpoint.clone(),
     });
     assert!(heard(&worker, "restoring") > 20);
-    worker.ask(Request::Export {
+    worker.ask(WorkerRequest::Export {
         dir: exported.clone(),
     });
     assert!(heard(&worker, "exporting") > 20);
-    let Request::Open(mut request) = open(true) else {
+    let WorkerRequest::Open(mut request) = open(true) else {
         unreachable!()
     };
     request.model = ModelSource::Directory(exported);
-    worker.ask(Request::Open(request));
+    worker.ask(WorkerRequest::Open(request));
     assert!(heard(&worker, "loading") > 20);
 }
 
@@ -94,7 +94,7 @@ fn an_update_is_heard_of_tensor_by_tensor_and_a_copy_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut worker = Worker::start_talkative();
     worker.ask(open(true));
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: dir.path().join("checkpoint"),
     });
     let config = r1d_shape::Config::parse(&config()).unwrap();
@@ -104,14 +104,14 @@ fn an_update_is_heard_of_tensor_by_tensor_and_a_copy_too() {
         ids: text(0),
         trained: vec![true; 12],
     }];
-    worker.ask(Request::Supervise(Supervise { step: 0, sequences }));
+    worker.ask(WorkerRequest::Supervise(Supervise { step: 0, sequences }));
     // One micro-batch: the norm of each gradient, and the step of each tensor.
     assert!(
         words(&worker, "training") > 2 * tensors,
         "{:?}",
         worker.progress()
     );
-    worker.ask(Request::SyncReference);
+    worker.ask(WorkerRequest::SyncReference);
     assert!(
         words(&worker, "copying the policy") > tensors,
         "{:?}",
@@ -129,34 +129,34 @@ fn updates_and_scores_are_heard_of_micro_batch_by_micro_batch() {
             trained: vec![true; 12],
         })
         .collect();
-    worker.ask(Request::Supervise(Supervise { step: 0, sequences }));
+    worker.ask(WorkerRequest::Supervise(Supervise { step: 0, sequences }));
     assert!(heard(&worker, "training") > 6);
     let objective = DpoObjective {
         loss_type: DpoLossType::Sigmoid,
         beta: 0.1,
         label_smoothing: 0.0,
     };
-    worker.ask(Request::TrainDpo(TrainDpo {
+    worker.ask(WorkerRequest::TrainDpo(TrainDpo {
         step: 1,
         objective,
         pairs: pairs(),
     }));
     assert!(heard(&worker, "training") > 6);
 
-    let Request::Open(mut scorer) = tight(open(false)) else {
+    let WorkerRequest::Open(mut scorer) = tight(open(false)) else {
         unreachable!()
     };
     (scorer.scores, scorer.sampler) = (true, None);
-    worker.ask(Request::Open(scorer));
+    worker.ask(WorkerRequest::Open(scorer));
     let batch = RewardBatch::Pairs {
         pairs: pairs(),
         center_rewards_coefficient: 0.0,
     };
-    worker.ask(Request::TrainReward(TrainReward { step: 0, batch }));
+    worker.ask(WorkerRequest::TrainReward(TrainReward { step: 0, batch }));
     assert!(heard(&worker, "training") > 6);
     // Passes of 16,384 tokens at most.
     let long = |start: u32| (0..9000).map(|id| 2 + (start + id) % (VOCAB - 2)).collect();
-    worker.ask(Request::Score {
+    worker.ask(WorkerRequest::Score {
         model: None,
         sequences: (0..3).map(long).collect(),
     });

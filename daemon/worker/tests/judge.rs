@@ -26,20 +26,20 @@ fn greedy(dir: &Path) -> (Vec<u32>, Vec<u32>) {
     (prompt.to_vec(), continuation.to_vec())
 }
 
-fn asked(dir: &Path, stop_ids: &[u32], questions: &[(&[u32], u32)]) -> Request {
+fn asked(dir: &Path, stop_ids: &[u32], questions: &[(&[u32], u32)]) -> WorkerRequest {
     let question = |(ids, max_tokens): &(&[u32], u32)| Question {
         prompt_ids: ids.to_vec(),
         max_tokens: *max_tokens,
     };
     let questions = questions.iter().map(question).collect();
-    Request::Answer(Answer {
+    WorkerRequest::Answer(Answer {
         model: ModelSource::Directory(dir.into()),
         stop_ids: stop_ids.into(),
         questions,
     })
 }
 
-fn answers(worker: &mut Worker, request: Request) -> Vec<Vec<u32>> {
+fn answers(worker: &mut Worker, request: WorkerRequest) -> Vec<Vec<u32>> {
     let Reply::Answered { answers } = worker.ask(request) else {
         panic!("not Answered")
     };
@@ -58,11 +58,11 @@ fn a_judge_writes_what_transformers_would() {
         let (prompt, continuation) = greedy(&dir);
         let all = continuation.len() as u32;
         let mut worker = Worker::start();
-        let Request::Open(mut request) = open(false) else {
+        let WorkerRequest::Open(mut request) = open(false) else {
             unreachable!()
         };
         request.batch_invariant = invariant;
-        worker.ask(Request::Open(request));
+        worker.ask(WorkerRequest::Open(request));
         worker.ask(generate(0));
         let before = worker.rollouts();
 
@@ -127,12 +127,12 @@ fn what_is_no_judge_is_refused_and_the_worker_serves_on() {
         failure.kind == FailureKind::Invalid && failure.message.contains("no model is open"),
         "{failure:?}"
     );
-    let Request::Open(mut reward_model) = open(false) else {
+    let WorkerRequest::Open(mut reward_model) = open(false) else {
         unreachable!()
     };
     (reward_model.scores, reward_model.sampler) = (true, None);
-    worker.ask(Request::Open(reward_model));
-    worker.ask(Request::Export {
+    worker.ask(WorkerRequest::Open(reward_model));
+    worker.ask(WorkerRequest::Export {
         dir: scorer.clone(),
     });
     worker.ask(open(false));
@@ -149,7 +149,7 @@ fn what_is_no_judge_is_refused_and_the_worker_serves_on() {
             "{failure:?}"
         );
     }
-    let random = Request::Answer(Answer {
+    let random = WorkerRequest::Answer(Answer {
         model: ModelSource::Init {
             config: config(),
             carry: None,

@@ -4,16 +4,16 @@
 mod process;
 
 use process::*;
-use r1d_proto::recipe::*;
+use r1d_proto::hyperparameters::*;
 use r1d_proto::worker::*;
 use std::path::Path;
 
-fn opened(change: impl FnOnce(&mut Open)) -> Request {
-    let Request::Open(mut request) = open(false) else {
+fn opened(change: impl FnOnce(&mut Open)) -> WorkerRequest {
+    let WorkerRequest::Open(mut request) = open(false) else {
         unreachable!()
     };
     change(&mut request);
-    Request::Open(request)
+    WorkerRequest::Open(request)
 }
 
 fn reward_model(request: &mut Open) {
@@ -45,7 +45,7 @@ fn pairs(step: u64) -> Vec<Pair> {
     (10 * step..10 * step + 6).map(pair).collect()
 }
 
-fn train_reward(step: u64) -> Request {
+fn train_reward(step: u64) -> WorkerRequest {
     let batch = match step % 2 {
         0 => RewardBatch::Pairs {
             pairs: pairs(step),
@@ -60,16 +60,16 @@ fn train_reward(step: u64) -> Request {
                 .collect(),
         ),
     };
-    Request::TrainReward(TrainReward { step, batch })
+    WorkerRequest::TrainReward(TrainReward { step, batch })
 }
 
-fn train_dpo(step: u64) -> Request {
+fn train_dpo(step: u64) -> WorkerRequest {
     let objective = DpoObjective {
         loss_type: DpoLossType::Sigmoid,
         beta: 0.1,
         label_smoothing: 0.0,
     };
-    Request::TrainDpo(TrainDpo {
+    WorkerRequest::TrainDpo(TrainDpo {
         step,
         objective,
         pairs: pairs(step),
@@ -114,11 +114,11 @@ fn ppo_step(worker: &mut Worker, step: u64) -> Metrics {
         sequences: sequences.collect(),
         scores,
     };
-    trained(worker, Request::TrainPpo(batch))
+    trained(worker, WorkerRequest::TrainPpo(batch))
 }
 
 /// The metrics but the clock's.
-fn trained(worker: &mut Worker, request: Request) -> Metrics {
+fn trained(worker: &mut Worker, request: WorkerRequest) -> Metrics {
     let Reply::Trained { mut metrics } = worker.ask(request) else {
         panic!("not Trained")
     };
@@ -130,32 +130,32 @@ fn trained(worker: &mut Worker, request: Request) -> Metrics {
 /// Returns where the model was written out.
 fn goes_on_with_the_same_bits(
     folder: &Path,
-    open: &Request,
+    open: &WorkerRequest,
     step: &dyn Fn(&mut Worker, u64) -> Metrics,
 ) -> std::path::PathBuf {
     let [checkpoint, one, two] = ["checkpoint", "one", "two"].map(|name| folder.join(name));
     let mut worker = Worker::start();
     worker.ask(open.clone());
     (0..2).for_each(|at| drop(step(&mut worker, at)));
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: checkpoint.clone(),
     });
     let last = step(&mut worker, 2);
-    worker.ask(Request::Export { dir: one.clone() });
+    worker.ask(WorkerRequest::Export { dir: one.clone() });
     drop(worker);
 
     let mut worker = Worker::start();
     worker.ask(open.clone());
-    worker.ask(Request::Restore { dir: checkpoint });
+    worker.ask(WorkerRequest::Restore { dir: checkpoint });
     assert_eq!(step(&mut worker, 2), last);
-    worker.ask(Request::Export { dir: two.clone() });
+    worker.ask(WorkerRequest::Export { dir: two.clone() });
     assert!(weights(&one) == weights(&two), "the weights differ");
     one
 }
 
 fn scores(worker: &mut Worker) -> Vec<f32> {
     let sequences = (0..4).map(|i| ids(900 + i, 5 + 3 * i)).collect();
-    let Reply::Scored { scores } = worker.ask(Request::Score {
+    let Reply::Scored { scores } = worker.ask(WorkerRequest::Score {
         model: None,
         sequences,
     }) else {
@@ -198,7 +198,7 @@ fn a_reward_model_is_trained_written_out_and_asked() {
     for (request, words) in [
         (train_reward(0), "without an optimiser"),
         (generate(0), "without slots"),
-        (Request::SyncReference, "reference"),
+        (WorkerRequest::SyncReference, "reference"),
     ] {
         let failure = worker.try_ask(request).unwrap_err();
         assert!(
@@ -265,7 +265,7 @@ fn what_a_stage_was_not_opened_for_is_refused() {
     worker.ask(open(false));
     let ppo = || {
         let objective = ppo_objective();
-        Request::TrainPpo(TrainPpo {
+        WorkerRequest::TrainPpo(TrainPpo {
             step: 0,
             first_update: 0,
             objective,
@@ -279,7 +279,7 @@ fn what_a_stage_was_not_opened_for_is_refused() {
         (ppo(), "without a value model, which PPO needs"),
         (train_reward(0), "gives no scores"),
         (
-            Request::Score {
+            WorkerRequest::Score {
                 model: None,
                 sequences: vec![vec![1]],
             },

@@ -10,12 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
-fn trained(step: u64) -> Request {
+fn trained(step: u64) -> WorkerRequest {
     let sequence = SupervisedSequence {
         ids: (2..40).map(|id| id % VOCAB).collect(),
         trained: vec![true; 38],
     };
-    Request::Supervise(Supervise {
+    WorkerRequest::Supervise(Supervise {
         step,
         sequences: vec![sequence; 2],
     })
@@ -28,7 +28,7 @@ fn saved(dir: &Path) -> (Worker, PathBuf) {
     let mut worker = Worker::start();
     worker.ask(open(true));
     worker.ask(trained(0));
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: checkpoint.clone(),
     });
     (worker, checkpoint)
@@ -59,7 +59,7 @@ fn a_file_that_is_not_what_was_written_makes_a_damaged_checkpoint() {
     let (mut worker, checkpoint) = saved(dir.path());
     let mut kind = |of: &Path| {
         worker
-            .try_ask(Request::Restore { dir: of.into() })
+            .try_ask(WorkerRequest::Restore { dir: of.into() })
             .map_err(|failure| failure.kind)
     };
     let damages: [fn(&Path); 3] = [
@@ -133,7 +133,7 @@ fn weights_that_are_not_finite_are_refused_when_they_are_opened() {
     );
     let file = model.join("model.safetensors");
     let tensors = checkpoint::load_tensors(&file, Device::Cpu).unwrap();
-    let Request::Open(mut request) = open(true) else {
+    let WorkerRequest::Open(mut request) = open(true) else {
         unreachable!()
     };
     request.model = ModelSource::Directory(model);
@@ -147,7 +147,9 @@ fn weights_that_are_not_finite_are_refused_when_they_are_opened() {
         let _ = tensor.view([-1]).narrow(0, 5, 1).fill_(damage);
         let name = name.clone();
         checkpoint::save_tensors(&file, &changed).unwrap();
-        let failure = worker.try_ask(Request::Open(request.clone())).unwrap_err();
+        let failure = worker
+            .try_ask(WorkerRequest::Open(request.clone()))
+            .unwrap_err();
         // The same weights would fail again.
         assert_eq!(failure.kind, FailureKind::Invalid, "{failure:?}");
         assert!(
@@ -157,7 +159,7 @@ fn weights_that_are_not_finite_are_refused_when_they_are_opened() {
         );
     }
     checkpoint::save_tensors(&file, &tensors).unwrap();
-    worker.ask(Request::Open(request));
+    worker.ask(WorkerRequest::Open(request));
 }
 
 /// The limit of a process, for the time of `work`.
@@ -188,7 +190,7 @@ fn what_fails_for_the_machines_sake_leaves_the_checkpoint_as_good_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let (mut worker, checkpoint) = saved(dir.path());
     let mut failure = |resource, limit, dir: &Path| {
-        let request = Request::Restore { dir: dir.into() };
+        let request = WorkerRequest::Restore { dir: dir.into() };
         limited(&mut worker, resource, limit, |worker| {
             worker.try_ask(request).unwrap_err()
         })
@@ -208,13 +210,13 @@ fn what_fails_for_the_machines_sake_leaves_the_checkpoint_as_good_as_it_was() {
     // The folder is away: a disk that is not mounted.
     fs::rename(dir.path().join("stage"), dir.path().join("away")).unwrap();
     let away = worker
-        .try_ask(Request::Restore {
+        .try_ask(WorkerRequest::Restore {
             dir: checkpoint.clone(),
         })
         .unwrap_err();
     assert_eq!(away.kind, FailureKind::Internal, "{away:?}");
     fs::rename(dir.path().join("away"), dir.path().join("stage")).unwrap();
-    worker.ask(Request::Restore { dir: checkpoint });
+    worker.ask(WorkerRequest::Restore { dir: checkpoint });
 }
 
 /// Peak of the resident memory, bytes.
@@ -233,8 +235,8 @@ fn peak(worker: &Worker) -> u64 {
 }
 
 /// 37 million parameters, which are far more than the activations of a few short sequences.
-fn large() -> Request {
-    let Request::Open(mut request) = open(true) else {
+fn large() -> WorkerRequest {
+    let WorkerRequest::Open(mut request) = open(true) else {
         unreachable!()
     };
     let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
@@ -248,7 +250,7 @@ fn large() -> Request {
         carry: None,
     };
     (request.batch_invariant, request.sampler) = (false, None);
-    Request::Open(request)
+    WorkerRequest::Open(request)
 }
 
 #[test]
@@ -259,14 +261,14 @@ fn restoring_needs_no_more_memory_than_training() {
     worker.ask(large());
     worker.ask(trained(0));
     let training = peak(&worker);
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: checkpoint.clone(),
     });
     drop(worker);
     let mut worker = Worker::start();
     worker.ask(large());
     let opened = peak(&worker);
-    worker.ask(Request::Restore { dir: checkpoint });
+    worker.ask(WorkerRequest::Restore { dir: checkpoint });
     let restored = peak(&worker);
     println!("peak: opened {opened}, restored {restored}, trained {training} bytes");
     assert!(

@@ -3,11 +3,11 @@
 mod process;
 
 use process::*;
-use r1d_proto::recipe::*;
+use r1d_proto::hyperparameters::*;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
 
-fn train(step: u64, rollouts: &[Rollout]) -> Request {
+fn train(step: u64, rollouts: &[Rollout]) -> WorkerRequest {
     let sequences = rollouts
         .iter()
         .enumerate()
@@ -37,7 +37,7 @@ fn train(step: u64, rollouts: &[Rollout]) -> Request {
         routing_replay: true,
         routing_replay_reference: false,
     };
-    Request::Train(Train {
+    WorkerRequest::Train(Train {
         step,
         first_update: step,
         objective,
@@ -69,20 +69,20 @@ fn a_restored_worker_goes_on_with_the_same_bits() {
     let mut worker = Worker::start();
     worker.ask(open(true));
     step(&mut worker, 0);
-    worker.ask(Request::SyncReference);
+    worker.ask(WorkerRequest::SyncReference);
     step(&mut worker, 1);
-    worker.ask(Request::Save {
+    worker.ask(WorkerRequest::Save {
         dir: checkpoint.clone(),
     });
     let last = step(&mut worker, 2);
-    worker.ask(Request::Export { dir: one.clone() });
+    worker.ask(WorkerRequest::Export { dir: one.clone() });
     drop(worker);
 
     let mut worker = Worker::start();
     worker.ask(open(true));
-    worker.ask(Request::Restore { dir: checkpoint });
+    worker.ask(WorkerRequest::Restore { dir: checkpoint });
     assert_eq!(step(&mut worker, 2), last);
-    worker.ask(Request::Export { dir: two.clone() });
+    worker.ask(WorkerRequest::Export { dir: two.clone() });
     assert!(weights(&one) == weights(&two), "the weights differ");
     // What was cut off is recorded, and ROLL-2 holds in the reference mode.
     assert!(last.0.iter().all(|rollout| !rollout.kept_ids.is_empty()));
@@ -125,11 +125,11 @@ fn a_request_that_cannot_be_met_is_answered_and_the_worker_serves_on() {
     let failure = worker.try_ask(generate(0)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Invalid, "{failure:?}");
 
-    let Request::Open(mut request) = open(false) else {
+    let WorkerRequest::Open(mut request) = open(false) else {
         unreachable!()
     };
     request.model = ModelSource::Directory(dir.path().join("missing"));
-    let failure = worker.try_ask(Request::Open(request)).unwrap_err();
+    let failure = worker.try_ask(WorkerRequest::Open(request)).unwrap_err();
     assert_eq!(
         failure.kind,
         FailureKind::Internal,
@@ -138,10 +138,10 @@ fn a_request_that_cannot_be_met_is_answered_and_the_worker_serves_on() {
     assert!(failure.message.contains("missing"), "{failure:?}");
 
     worker.ask(open(false));
-    let failure = worker.try_ask(Request::SyncReference).unwrap_err();
+    let failure = worker.try_ask(WorkerRequest::SyncReference).unwrap_err();
     assert!(failure.message.contains("reference"), "{failure:?}");
     let failure = worker
-        .try_ask(Request::Restore {
+        .try_ask(WorkerRequest::Restore {
             dir: dir.path().into(),
         })
         .unwrap_err();

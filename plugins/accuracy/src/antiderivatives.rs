@@ -1,6 +1,6 @@
 //! Antiderivatives, `\frac{x^3}{3} + C`: their constant may have another name, and another value.
 
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::lexer::Relation;
 
@@ -12,7 +12,7 @@ const OTHERS: [&str; 4] = ["c_1", "c_0", "K", "k"];
 const VARIABLES: [&str; 10] = ["x", "t", "u", "y", "z", "s", "r", "v", "theta", "w"];
 
 /// The answer by the reference's formula, where both are antiderivatives of one function.
-pub fn resolved(judge: &Judge, r: &Expr, a: Expr) -> Expr {
+pub fn resolved(judge: &Comparison, r: &Expr, a: Expr) -> Expr {
     let same = || {
         let (whole, answer) = (value(r)?, value(&a)?);
         let ((own, constant), (other, named)) = (
@@ -77,7 +77,7 @@ fn parts(expr: &Expr, names: &[&str]) -> Option<(Expr, String)> {
 
 /// Whether two formulas of one letter are the same distance apart everywhere: what they are at one
 /// point.
-fn differ_by_a_constant(judge: &Judge, own: &Expr, other: &Expr) -> bool {
+fn differ_by_a_constant(judge: &Comparison, own: &Expr, other: &Expr) -> bool {
     let letters = own.symbols();
     let [letter] = letters.as_slice() else {
         return false;

@@ -6,7 +6,7 @@
 //! it may be a factor: `g(\sin\theta - \mu\cos\theta)`, `P(1 + r)^n`. Each application becomes a
 //! letter of its own, the same one where the arguments are equal.
 
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_greek};
@@ -26,14 +26,14 @@ const ARGUMENTS_MAX: usize = 32;
 pub struct Applications {
     functions: Vec<String>,
     known: RefCell<Vec<Expr>>,
-    judge: Option<Judge>,
+    judge: Option<Comparison>,
     /// The variable of the answer's functions, and that of the reference's: `f(t) = t^2` is
     /// `f(x) = x^2`.
     renamed: Option<(String, String)>,
 }
 
 /// A letter that may be a function's name, where it stands.
-struct Letter<'t> {
+struct AppliedLetter<'t> {
     name: String,
     /// What the bracket directly behind it holds.
     argument: Option<&'t [Token<'t>]>,
@@ -43,7 +43,7 @@ struct Letter<'t> {
     defined: bool,
 }
 
-impl Letter<'_> {
+impl AppliedLetter<'_> {
     /// Whether what stands in the bracket is no sum, so that it would not need one as a factor.
     fn is_applied(&self) -> bool {
         let Some(argument) = self.argument else {
@@ -102,16 +102,17 @@ impl Applications {
                 functions.push(letter.name.clone());
             }
         }
-        let variable = |letters: &[Letter<'_>]| {
+        let variable = |letters: &[AppliedLetter<'_>]| {
             let mut all = letters
                 .iter()
                 .filter(|letter| functions.contains(&letter.name))
-                .filter_map(Letter::variable);
+                .filter_map(AppliedLetter::variable);
             let first = all.next()?;
             all.all(|name| name == first).then(|| first.to_string())
         };
-        let occurs =
-            |letters: &[Letter<'_>], name: &str| letters.iter().any(|letter| letter.name == name);
+        let occurs = |letters: &[AppliedLetter<'_>], name: &str| {
+            letters.iter().any(|letter| letter.name == name)
+        };
         let equations = reference.contains('=') && answer.contains('=');
         let variables = if equations {
             variable(&a).zip(variable(&r))
@@ -120,7 +121,7 @@ impl Applications {
         };
         let renamed =
             variables.filter(|(own, other)| own != other && !occurs(&a, other) && !occurs(&r, own));
-        let judge = (!functions.is_empty()).then(|| Judge::of_reader(reference));
+        let judge = (!functions.is_empty()).then(|| Comparison::of_reader(reference));
         Applications {
             functions,
             known: RefCell::default(),
@@ -187,8 +188,8 @@ impl Applications {
 }
 
 /// Whether a letter that stands before a bracket in one of the two is a function.
-fn is_applied(name: &str, r: &[Letter<'_>], a: &[Letter<'_>]) -> bool {
-    fn own<'l, 't>(letters: &'l [Letter<'t>], name: &str) -> Vec<&'l Letter<'t>> {
+fn is_applied(name: &str, r: &[AppliedLetter<'_>], a: &[AppliedLetter<'_>]) -> bool {
+    fn own<'l, 't>(letters: &'l [AppliedLetter<'t>], name: &str) -> Vec<&'l AppliedLetter<'t>> {
         letters
             .iter()
             .filter(|letter| letter.name == name)
@@ -204,7 +205,7 @@ fn is_applied(name: &str, r: &[Letter<'_>], a: &[Letter<'_>]) -> bool {
     }
     if bare {
         // `f(1)` for `f`; `h(a) + h(b)` is `ha + hb`.
-        let number = |letter: &&Letter<'_>| {
+        let number = |letter: &&AppliedLetter<'_>| {
             letter.is_applied()
                 && letter.argument.is_some_and(|all| {
                     all.iter()
@@ -220,7 +221,7 @@ fn is_applied(name: &str, r: &[Letter<'_>], a: &[Letter<'_>]) -> bool {
 }
 
 /// The letters of a formula that are no part of a word or a function's name.
-fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
+fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<AppliedLetter<'t>> {
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
         match token.kind {
@@ -236,12 +237,19 @@ fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
                     // `Var(2)`, `mg(2)`
                     let glued = run > 2
                         || (run == 2 && letter != 'f' && (letter != 'g' || word.starts_with('m')));
-                    found.push(Letter::read(letter.to_string(), tokens, at, last && !glued));
+                    found.push(AppliedLetter::read(
+                        letter.to_string(),
+                        tokens,
+                        at,
+                        last && !glued,
+                    ));
                 }
             }
-            Kind::Roman(word) => found.push(Letter::read(word.to_string(), tokens, at, true)),
+            Kind::Roman(word) => {
+                found.push(AppliedLetter::read(word.to_string(), tokens, at, true))
+            }
             Kind::Command(name) if is_greek(name) => {
-                found.push(Letter::read(name.to_string(), tokens, at, true))
+                found.push(AppliedLetter::read(name.to_string(), tokens, at, true))
             }
             _ => {}
         }
@@ -249,15 +257,20 @@ fn letters<'t>(tokens: &'t [Token<'t>]) -> Vec<Letter<'t>> {
     found
 }
 
-impl<'t> Letter<'t> {
-    fn read(name: String, tokens: &'t [Token<'t>], at: usize, may_apply: bool) -> Letter<'t> {
+impl<'t> AppliedLetter<'t> {
+    fn read(
+        name: String,
+        tokens: &'t [Token<'t>],
+        at: usize,
+        may_apply: bool,
+    ) -> AppliedLetter<'t> {
         let bracket = if may_apply {
             bracket(tokens, at + 1)
         } else {
             None
         };
         let Some((from, to)) = bracket else {
-            return Letter {
+            return AppliedLetter {
                 name,
                 argument: None,
                 raised: false,
@@ -278,7 +291,7 @@ impl<'t> Letter<'t> {
                 )
             )
         });
-        Letter {
+        AppliedLetter {
             name,
             argument: tokens.get(from..to),
             raised: matches!(kind(to + 1), Some(Kind::Caret | Kind::Superscript(_))),

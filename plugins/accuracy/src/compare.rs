@@ -1,7 +1,7 @@
 //! Whether an answer says what the reference says: the rules for each kind of thing.
 
 use crate::clock::Clock;
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::equations::{assigned, equivalent, name, same_name};
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{Bracket, Relation};
@@ -19,7 +19,7 @@ const ITEMS_MAX: usize = 64;
 const DEPTH_MAX: u32 = 12;
 
 pub struct Compare<'j> {
-    pub judge: &'j Judge,
+    pub judge: &'j Comparison,
     /// For evaluation: see [`crate`].
     pub lenient: bool,
 }
@@ -652,7 +652,7 @@ fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
 
 /// Whether a comparison says nothing of its letters: it holds for all of their values, or for none.
 /// An equation's value is its last side's.
-fn says_nothing(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> bool {
+fn says_nothing(judge: &Comparison, sides: &[Expr], relations: &[Relation]) -> bool {
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
     let [left, right] = sides else {
         return sides.iter().all(constant);

@@ -67,7 +67,7 @@ const STEP_COST: u64 = 3_000;
 const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
 
-pub struct Judge {
+pub struct Comparison {
     seed: u64,
     budget: Cell<u64>,
     set_aside: Cell<u64>,
@@ -75,15 +75,15 @@ pub struct Judge {
     field: OnceCell<Residues>,
 }
 
-impl Judge {
+impl Comparison {
     /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is
     /// looked at.
-    pub fn new(texts: &[&str]) -> Judge {
+    pub fn new(texts: &[&str]) -> Comparison {
         let mut seed = 0xcbf2_9ce4_8422_2325u64;
         for byte in texts.iter().flat_map(|text| text.bytes()) {
             seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        Judge {
+        Comparison {
             seed,
             budget: Cell::new(BUDGET),
             set_aside: Cell::new(BUDGET / 2),
@@ -92,10 +92,10 @@ impl Judge {
     }
 
     /// For what is asked while an answer is read: it may cost a tenth.
-    pub fn of_reader(text: &str) -> Judge {
-        Judge {
+    pub fn of_reader(text: &str) -> Comparison {
+        Comparison {
             budget: Cell::new(BUDGET / 10),
-            ..Judge::new(&[text])
+            ..Comparison::new(&[text])
         }
     }
 

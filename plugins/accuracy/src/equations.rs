@@ -1,7 +1,7 @@
 //! Equations and inequalities: `x = 5` as the answer 5, `y = 2x + 1` as the line `2x − y + 1 = 0`.
 
 use crate::applications::is_value;
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
 use crate::inverse::{of_powers, unrooted};
 use crate::lexer::Relation;
@@ -95,7 +95,7 @@ fn asks(expr: &Expr) -> bool {
 /// As an answer an equation may also give the value of a formula (`x + y = 5`); as a reference it
 /// then stands for itself.
 pub fn assigned<'e>(
-    judge: &Judge,
+    judge: &Comparison,
     sides: &'e [Expr],
     relations: &[Relation],
     as_answer: bool,
@@ -149,7 +149,7 @@ pub fn same_name(a: &Expr, b: &Expr) -> bool {
 /// Whether two single relations hold for the same values: their differences are proportional, or
 /// solving for one variable gives the same function.
 pub fn equivalent(
-    judge: &Judge,
+    judge: &Comparison,
     a: (&Expr, Relation, &Expr),
     b: (&Expr, Relation, &Expr),
 ) -> Verdict {
@@ -178,7 +178,7 @@ pub fn equivalent(
 
 /// The same for two formulas that are compared with zero.
 fn proportional(
-    judge: &Judge,
+    judge: &Comparison,
     (left, a): (&Expr, Relation),
     (right, b): (&Expr, Relation),
 ) -> Verdict {
@@ -253,7 +253,7 @@ fn proportional(
 
 /// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the
 /// same points.
-fn plain(judge: &Judge, mut expr: Expr) -> Expr {
+fn plain(judge: &Comparison, mut expr: Expr) -> Expr {
     const STEPS_MAX: usize = 2;
     for _ in 0..STEPS_MAX {
         if !expr.is_scalar() {
@@ -268,7 +268,7 @@ fn plain(judge: &Judge, mut expr: Expr) -> Expr {
 }
 
 /// The value of the variable at which an expression that is linear in it vanishes.
-fn solved(judge: &Judge, expr: &Expr, variable: &str) -> Option<Expr> {
+fn solved(judge: &Comparison, expr: &Expr, variable: &str) -> Option<Expr> {
     if !expr.symbols().iter().any(|name| name == variable) || expr.symbols().len() < 2 {
         return None;
     }

@@ -2,7 +2,7 @@
 //! `x = \frac{\pi}{2} + k\pi, k \in \mathbb{Z}`.
 
 use crate::compare::Compare;
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::equations::{assigned, name, same_name};
 use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
@@ -62,7 +62,7 @@ fn is_indexed(expr: &Expr, index: &str) -> bool {
 
 /// Conditions on a whole number, `-1 < x < 3, x \in \mathbb{Z}`, as the set of those that meet
 /// them; anything else unchanged.
-fn whole_numbers(judge: &Judge, expr: &Expr) -> Expr {
+fn whole_numbers(judge: &Comparison, expr: &Expr) -> Expr {
     let met =
         || {
             let (bare, Some((name, Expr::Symbol(kind)))) = undeclared(expr) else {
@@ -97,7 +97,7 @@ fn whole_numbers(judge: &Judge, expr: &Expr) -> Expr {
 }
 
 /// Slope and constant of a formula that is linear in the variable.
-pub fn linear(judge: &Judge, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
+pub fn linear(judge: &Comparison, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
     if !expr.is_scalar() {
         return None;
     }
@@ -266,7 +266,7 @@ impl Compare<'_> {
 }
 
 /// What an equation gives, or the formula itself.
-fn value<'e>(judge: &Judge, expr: &'e Expr, as_answer: bool) -> &'e Expr {
+fn value<'e>(judge: &Comparison, expr: &'e Expr, as_answer: bool) -> &'e Expr {
     match expr {
         Expr::Relations(sides, relations) => {
             assigned(judge, sides, relations, as_answer).unwrap_or(expr)

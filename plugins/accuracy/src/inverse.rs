@@ -2,7 +2,7 @@
 //! `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`. What is asked is solved for the value of the root first,
 //! then for what stands in it.
 
-use crate::equal::Judge;
+use crate::equal::Comparison;
 use crate::expression::{Expr, Function};
 use crate::family::linear;
 use crate::lexer::Relation;
@@ -17,7 +17,7 @@ const VALUE: &str = " value";
 /// Whole logarithms that are looked for.
 const WHOLE_MAX: i64 = 64;
 
-enum Kind {
+enum Inverted {
     Root(u32),
     /// Of a constant base.
     Power(Expr),
@@ -28,7 +28,7 @@ enum Kind {
 struct Monotone {
     whole: Expr,
     inner: Expr,
-    kind: Kind,
+    kind: Inverted,
 }
 
 impl Monotone {
@@ -39,16 +39,16 @@ impl Monotone {
         }
         let constant = |expr: &Expr| expr.symbols().is_empty();
         let (inner, kind) = match formula {
-            Expr::Root(inner, degree) => (&**inner, Kind::Root(*degree)),
+            Expr::Root(inner, degree) => (&**inner, Inverted::Root(*degree)),
             Expr::Power(base, exponent) if constant(base) => {
-                (&**exponent, Kind::Power((**base).clone()))
+                (&**exponent, Inverted::Power((**base).clone()))
             }
             Expr::Power(base, exponent) => {
                 let exponent =
                     constant_rational(exponent).filter(|value| value.numerator() == &1.into())?;
                 (
                     &**base,
-                    Kind::Root(
+                    Inverted::Root(
                         exponent
                             .denominator()
                             .try_into()
@@ -58,10 +58,10 @@ impl Monotone {
                 )
             }
             Expr::Call(Function::Ln, arguments) => {
-                (arguments.first()?, Kind::Logarithm(Expr::Euler))
+                (arguments.first()?, Inverted::Logarithm(Expr::Euler))
             }
             Expr::Call(Function::Log, arguments) => match arguments.as_slice() {
-                [base, argument] if constant(base) => (argument, Kind::Logarithm(base.clone())),
+                [base, argument] if constant(base) => (argument, Inverted::Logarithm(base.clone())),
                 _ => return None,
             },
             _ => return None,
@@ -74,8 +74,8 @@ impl Monotone {
     }
 
     /// Whether it falls where what stands in it grows; `None` for a base that is no base.
-    fn falls(&self, judge: &Judge) -> Option<bool> {
-        let (Kind::Power(base) | Kind::Logarithm(base)) = &self.kind else {
+    fn falls(&self, judge: &Comparison) -> Option<bool> {
+        let (Inverted::Power(base) | Inverted::Logarithm(base)) = &self.kind else {
             return Some(false);
         };
         if judge.sign(base)? != Ordering::Greater {
@@ -89,22 +89,24 @@ impl Monotone {
 
     /// Where what stands in it has to be for it to have the value; `None` inside for a value that
     /// it never has.
-    fn undone(&self, judge: &Judge, value: &Expr) -> Option<Option<Expr>> {
+    fn undone(&self, judge: &Comparison, value: &Expr) -> Option<Option<Expr>> {
         let sign = judge.sign(value)?;
         Some(match &self.kind {
-            Kind::Root(degree) if degree.is_multiple_of(2) && sign == Ordering::Less => None,
-            Kind::Root(degree) => Some(value.clone().raised_to(Expr::integer(i64::from(*degree)))),
-            Kind::Power(_) if sign != Ordering::Greater => None,
-            Kind::Power(base) => Some(logarithm(base, value)),
-            Kind::Logarithm(_) if sign == Ordering::Equal => Some(Expr::integer(1)),
-            Kind::Logarithm(base) => Some(base.clone().raised_to(value.clone())),
+            Inverted::Root(degree) if degree.is_multiple_of(2) && sign == Ordering::Less => None,
+            Inverted::Root(degree) => {
+                Some(value.clone().raised_to(Expr::integer(i64::from(*degree))))
+            }
+            Inverted::Power(_) if sign != Ordering::Greater => None,
+            Inverted::Power(base) => Some(logarithm(base, value)),
+            Inverted::Logarithm(_) if sign == Ordering::Equal => Some(Expr::integer(1)),
+            Inverted::Logarithm(base) => Some(base.clone().raised_to(value.clone())),
         })
     }
 
     /// Where it has one of the values.
     fn preimage(
         &self,
-        judge: &Judge,
+        judge: &Comparison,
         values: &RealSet,
         variable: &str,
         steps: u32,
@@ -121,14 +123,14 @@ impl Monotone {
             )
         };
         let domain = match &self.kind {
-            Kind::Root(degree) if degree.is_multiple_of(2) => compared_with_zero(
+            Inverted::Root(degree) if degree.is_multiple_of(2) => compared_with_zero(
                 judge,
                 &self.inner,
                 Relation::GreaterOrEqual,
                 variable,
                 steps,
             )?,
-            Kind::Logarithm(_) => {
+            Inverted::Logarithm(_) => {
                 compared_with_zero(judge, &self.inner, Relation::Greater, variable, steps)?
             }
             _ => RealSet::all(),
@@ -177,7 +179,7 @@ impl Monotone {
 /// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on;
 /// `None` also for one without.
 pub fn solved(
-    judge: &Judge,
+    judge: &Comparison,
     formula: &Expr,
     relation: Relation,
     variable: &str,
@@ -191,7 +193,7 @@ pub fn solved(
         return found.preimage(judge, &values, variable, steps);
     }
     // √u < v
-    let Kind::Root(degree) = found.kind else {
+    let Inverted::Root(degree) = found.kind else {
         return None;
     };
     let (slope, constant) = linear(judge, &outer, VALUE)?;
@@ -225,14 +227,14 @@ pub fn solved(
 
 /// A formula that vanishes exactly where another does, in which the one root, power or logarithm is
 /// undone.
-pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
+pub fn unrooted(judge: &Comparison, formula: &Expr) -> Option<Expr> {
     let found = Monotone::find(formula)?;
     found.falls(judge)?;
     let outer = replaced(formula, &found.whole);
     if outer.symbols() != [VALUE] {
         // `\ln y - 2x`: whatever the other side is, it is undone where every value is had.
         let base = match &found.kind {
-            Kind::Logarithm(base) => base,
+            Inverted::Logarithm(base) => base,
             _ => return None,
         };
         let (slope, constant) = linear(judge, &outer, VALUE)?;
@@ -250,13 +252,13 @@ pub fn unrooted(judge: &Judge, formula: &Expr) -> Option<Expr> {
 }
 
 /// `e^{\ln x + 2}` as `x e^2`: logarithms to the same base come down.
-fn power(judge: &Judge, base: &Expr, exponent: Expr) -> Expr {
+fn power(judge: &Comparison, base: &Expr, exponent: Expr) -> Expr {
     const LOGARITHMS_MAX: usize = 4;
     let mut factors = Vec::new();
     let mut rest = exponent;
     for _ in 0..LOGARITHMS_MAX {
         let Some(found) = Monotone::find(&rest)
-            .filter(|found| matches!(&found.kind, Kind::Logarithm(own) if own == base))
+            .filter(|found| matches!(&found.kind, Inverted::Logarithm(own) if own == base))
         else {
             break;
         };
@@ -281,7 +283,7 @@ fn power(judge: &Judge, base: &Expr, exponent: Expr) -> Expr {
 
 /// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of
 /// positive constants.
-pub fn of_powers(judge: &Judge, left: &Expr, right: &Expr) -> Option<Expr> {
+pub fn of_powers(judge: &Comparison, left: &Expr, right: &Expr) -> Option<Expr> {
     let exponent = |side: &Expr| match side {
         Expr::Power(base, exponent)
             if base.symbols().is_empty() && !exponent.symbols().is_empty() =>

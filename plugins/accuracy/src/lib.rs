@@ -152,7 +152,7 @@ use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accuracy {
-    kind: Kind,
+    kind: Expected,
     lenient: bool,
     /// `math`: where the reference is a numeral, the answer must be one.
     computed: bool,
@@ -160,7 +160,7 @@ pub struct Accuracy {
 
 #[derive(Clone, Copy, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum Expected {
     #[default]
     Math,
     Choice,
@@ -181,7 +181,7 @@ impl Reward for Accuracy {
         let given = given.as_deref().map(script::plain);
         let given = given.as_deref();
         let outcome = match self.kind {
-            Kind::Math
+            Expected::Math
                 if self.computed
                     && number::read(truth).is_some()
                     && !states_number(given.unwrap_or_default()) =>
@@ -191,9 +191,9 @@ impl Reward for Accuracy {
                     excerpt(given.unwrap_or_default())
                 ))
             }
-            Kind::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
-            Kind::Choice => choose(truth, given.unwrap_or_default()),
-            Kind::Exact => exact(truth, given.unwrap_or_default(), self.lenient),
+            Expected::Math => math::judge(truth, given.unwrap_or_default(), self.lenient),
+            Expected::Choice => choose(truth, given.unwrap_or_default()),
+            Expected::Exact => exact(truth, given.unwrap_or_default(), self.lenient),
         };
         match (outcome, given) {
             (Outcome::Unusable(why), _) => Err(Error::Unscorable(why)),

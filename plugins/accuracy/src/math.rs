@@ -2,7 +2,7 @@
 
 use crate::applications::Applications;
 use crate::compare::Compare;
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::lexer::{BYTES_MAX, Commas};
 use crate::lines::Line;
@@ -148,7 +148,7 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
             wrong("wrong answer")
         };
     }
-    let judge = Judge::new(&[r, a]);
+    let judge = Comparison::new(&[r, a]);
     let compare = Compare {
         judge: &judge,
         lenient,

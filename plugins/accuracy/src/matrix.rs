@@ -4,7 +4,7 @@
 use crate::expression::{Expr, Function};
 use crate::lexer::Bracket;
 
-type Rows = Vec<Vec<Expr>>;
+type MatrixRows = Vec<Vec<Expr>>;
 
 const ENTRIES_MAX: usize = 256;
 const DETERMINANT_MAX: usize = 4;
@@ -91,7 +91,7 @@ fn vector(expr: &Expr) -> Option<Expr> {
                 .collect()
         }
         Expr::Sum(terms) => {
-            let rows = terms.iter().map(parts).collect::<Option<Rows>>()?;
+            let rows = terms.iter().map(parts).collect::<Option<MatrixRows>>()?;
             is_small(&rows).then_some(())?;
             let columns = transposed(&rows).filter(|_| {
                 rows.iter()
@@ -105,11 +105,11 @@ fn vector(expr: &Expr) -> Option<Expr> {
 }
 
 /// The rows of a matrix, also of one that is written as `[[1,2],[3,4]]`.
-pub fn rows_of(expr: &Expr) -> Option<Rows> {
+pub fn rows_of(expr: &Expr) -> Option<MatrixRows> {
     match expr {
         Expr::Matrix(rows) => Some(rows.clone()),
         Expr::Tuple(Bracket::Square, Bracket::Square, items) => {
-            let rows: Option<Rows> = items
+            let rows: Option<MatrixRows> = items
                 .iter()
                 .map(|item| match item {
                     Expr::Tuple(Bracket::Square, Bracket::Square, row) => Some(row.clone()),
@@ -124,17 +124,17 @@ pub fn rows_of(expr: &Expr) -> Option<Rows> {
     }
 }
 
-fn is_small(rows: &Rows) -> bool {
+fn is_small(rows: &MatrixRows) -> bool {
     rows.iter().flatten().map(Expr::size).sum::<usize>() <= SIZE_MAX
 }
 
-fn scaled(rows: &Rows, f: impl Fn(Expr) -> Expr) -> Rows {
+fn scaled(rows: &MatrixRows, f: impl Fn(Expr) -> Expr) -> MatrixRows {
     rows.iter()
         .map(|row| row.iter().cloned().map(&f).collect())
         .collect()
 }
 
-fn sum(terms: &[Expr]) -> Option<Rows> {
+fn sum(terms: &[Expr]) -> Option<MatrixRows> {
     let mut terms = terms.iter().map(|term| match term {
         Expr::Matrix(rows) => Some(rows),
         _ => None,
@@ -157,8 +157,8 @@ fn sum(terms: &[Expr]) -> Option<Rows> {
     Some(total)
 }
 
-fn product(factors: &[Expr]) -> Option<Rows> {
-    let mut total: Option<Rows> = None;
+fn product(factors: &[Expr]) -> Option<MatrixRows> {
+    let mut total: Option<MatrixRows> = None;
     let mut scale = Vec::new();
     for factor in factors {
         match (factor, &total) {
@@ -180,7 +180,7 @@ fn product(factors: &[Expr]) -> Option<Rows> {
     })
 }
 
-fn multiplied(a: &Rows, b: &Rows) -> Option<Rows> {
+fn multiplied(a: &MatrixRows, b: &MatrixRows) -> Option<MatrixRows> {
     let width = b.first()?.len();
     if a.first()?.len() != b.len() || a.len() * width * b.len() > ENTRIES_MAX {
         return None;
@@ -197,7 +197,7 @@ fn multiplied(a: &Rows, b: &Rows) -> Option<Rows> {
         .collect()
 }
 
-fn transposed(rows: &Rows) -> Option<Rows> {
+fn transposed(rows: &MatrixRows) -> Option<MatrixRows> {
     let width = rows.first()?.len();
     (0..width)
         .map(|column| rows.iter().map(|row| row.get(column).cloned()).collect())
@@ -205,7 +205,7 @@ fn transposed(rows: &Rows) -> Option<Rows> {
 }
 
 /// By its first row.
-fn determinant(rows: &Rows) -> Option<Expr> {
+fn determinant(rows: &MatrixRows) -> Option<Expr> {
     let size = rows.len();
     if size > DETERMINANT_MAX || rows.iter().any(|row| row.len() != size) {
         return None;
@@ -216,7 +216,7 @@ fn determinant(rows: &Rows) -> Option<Expr> {
     }
     let mut terms = Vec::new();
     for (column, entry) in first.iter().enumerate() {
-        let minor: Rows = below
+        let minor: MatrixRows = below
             .iter()
             .map(|row| {
                 row.iter()

@@ -35,7 +35,7 @@ const FILLERS: [&str; 18] = [
 ];
 
 /// A word or another token.
-struct Piece<'a> {
+struct NotePiece<'a> {
     word: Option<&'a str>,
     token: Token<'a>,
 }
@@ -134,7 +134,7 @@ fn signs<'a>(tokens: &[Token<'a>]) -> Option<Vec<Token<'a>>> {
 }
 
 /// `\text{where } k \text{ is an integer}` word by word.
-fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<Piece<'a>> {
+fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<NotePiece<'a>> {
     let mut pieces = Vec::new();
     for token in tokens {
         match token.kind {
@@ -142,7 +142,7 @@ fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<Piece<'a>> {
                 words
                     .split(|c: char| c.is_whitespace() || matches!(c, ',' | '$'))
                     .filter(|word| !word.is_empty())
-                    .map(|word| Piece {
+                    .map(|word| NotePiece {
                         word: Some(word),
                         token: Token {
                             kind: Kind::Word(word),
@@ -150,11 +150,11 @@ fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<Piece<'a>> {
                         },
                     }),
             ),
-            Kind::Word(word) => pieces.push(Piece {
+            Kind::Word(word) => pieces.push(NotePiece {
                 word: Some(word),
                 token: token.clone(),
             }),
-            _ => pieces.push(Piece {
+            _ => pieces.push(NotePiece {
                 word: None,
                 token: token.clone(),
             }),
@@ -166,10 +166,10 @@ fn exploded<'a>(tokens: &[Token<'a>]) -> Vec<Piece<'a>> {
 /// One condition in signs; nothing for one that says nothing, as `all x`; `None` for words that are
 /// not understood.
 fn condition<'a>(
-    clause: &[Piece<'a>],
+    clause: &[NotePiece<'a>],
     token: &dyn Fn(Kind<'a>) -> Token<'a>,
 ) -> Option<Vec<Token<'a>>> {
-    let is_letter = |piece: &Piece<'_>| {
+    let is_letter = |piece: &NotePiece<'_>| {
         piece
             .word
             .is_some_and(|word| word.chars().count() == 1 && word != "a")

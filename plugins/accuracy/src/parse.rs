@@ -8,7 +8,7 @@
 
 use crate::applications::Applications;
 use crate::congruence;
-use crate::equal::Judge;
+use crate::equal::Comparison;
 use crate::expression::{Expr, Function, Joined};
 use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
 use crate::names::{constant, is_function, is_prose, symbol};
@@ -38,7 +38,7 @@ pub fn read<'a>(text: &'a str, commas: Commas, applications: &'a Applications) -
         depth: 0,
         bars: 0,
         series: 0,
-        judge: Judge::of_reader(text),
+        judge: Comparison::of_reader(text),
         applications,
     };
     if parser.tokens.is_empty() {
@@ -144,7 +144,7 @@ pub struct Parser<'a> {
     /// Sums that were tried to be written out: what stands behind one that cannot be is read again.
     pub series: u32,
     /// For sums: whether terms follow a rule.
-    pub judge: Judge,
+    pub judge: Comparison,
     /// Which letters are functions.
     pub applications: &'a Applications,
 }

@@ -2,7 +2,7 @@
 //! two signs as (−1)^k, intervals that are moved by a period.
 
 use crate::compare::Compare;
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::{Expr, Joined};
 use crate::family::linear;
 use crate::lexer::{Bracket, Relation};
@@ -74,7 +74,7 @@ pub fn letters(expr: &Expr) -> Vec<String> {
 }
 
 /// What a family is made of; `None` where it is something else.
-fn parts(judge: &Judge, expr: &Expr, parameter: &str) -> Option<Vec<Part>> {
+fn parts(judge: &Comparison, expr: &Expr, parameter: &str) -> Option<Vec<Part>> {
     let several = |items: &[Expr]| {
         let found = items
             .iter()
@@ -206,7 +206,7 @@ fn of_parity(expr: &Expr, parameter: &str, parity: i64) -> Option<Expr> {
 }
 
 /// How many of one step another is; above zero.
-fn ratio(judge: &Judge, step: &Expr, unit: &Expr) -> Option<Rational> {
+fn ratio(judge: &Comparison, step: &Expr, unit: &Expr) -> Option<Rational> {
     let found = judge
         .value_at_a_point(&step.clone().over(unit.clone()))
         .filter(|found| !found.is_zero())?;
@@ -250,7 +250,7 @@ fn spread(parts: Vec<Part>, ratios: &[Rational], period: &Rational) -> Option<Ve
 }
 
 /// How many periods two are apart.
-fn apart(judge: &Judge, x: &Part, y: &Part, period: &Expr) -> Option<i64> {
+fn apart(judge: &Comparison, x: &Part, y: &Part, period: &Expr) -> Option<i64> {
     (x.brackets == y.brackets && x.ends.len() == y.ends.len()).then_some(())?;
     let mut all = x.ends.iter().zip(&y.ends).map(|(x, y)| {
         let gap = x.clone().minus(y.clone());

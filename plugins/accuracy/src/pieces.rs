@@ -2,7 +2,7 @@
 //! squares, and those that jump, ⌊x⌋. That they agree at large random points says nothing of what
 //! lies between, so they are looked at there too.
 
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
 use crate::numeric::constant_rational;
 use crate::points::{Domain, Point, Signs, Stop};
@@ -50,7 +50,7 @@ fn open(arguments: &[Expr]) -> bool {
 }
 
 /// Whether they are made alike of the same pieces.
-pub fn alike(judge: &Judge, a: &Expr, b: &Expr) -> bool {
+pub fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {
     let mut known = Vec::new();
     let (a, b) = (named(judge, a, &mut known), named(judge, b, &mut known));
     !known.is_empty()
@@ -59,7 +59,7 @@ pub fn alike(judge: &Judge, a: &Expr, b: &Expr) -> bool {
 }
 
 /// With a letter for each piece, for the same within the same letter.
-fn named(judge: &Judge, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
+fn named(judge: &Comparison, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
     // x^{1/2} is a root too.
     let root = match expr {
         Expr::Power(base, exponent) => constant_rational(exponent)
@@ -108,7 +108,7 @@ fn named(judge: &Judge, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
 
 /// Whether two formulas that agree at large points also do where they are made of other pieces:
 /// along lines, at each point where a piece ends, between each two, and beyond.
-pub fn bending(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
+pub fn bending(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     let names = names(a, b);
     let lines = if names.len() == 1 { 1 } else { LINES_MAX };
     let mut looked = 0;
@@ -186,7 +186,7 @@ pub fn bending(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
 
 /// Where the pieces of two formulas of one letter end, as far as that is known, what lies between
 /// each two, and what lies beyond; else their numbers.
-fn along(judge: &Judge, a: &Expr, b: &Expr) -> Vec<Rational> {
+fn along(judge: &Comparison, a: &Expr, b: &Expr) -> Vec<Rational> {
     let mut known = true;
     let mut ends = Vec::new();
     for expr in [a, b] {
@@ -224,7 +224,7 @@ fn along(judge: &Judge, a: &Expr, b: &Expr) -> Vec<Rational> {
 
 /// The values at which what stands between bars, under a root or in a comparison is zero; `None`
 /// where they are not found.
-fn collected(judge: &Judge, expr: &Expr, found: &mut Vec<Rational>) -> Option<()> {
+fn collected(judge: &Comparison, expr: &Expr, found: &mut Vec<Rational>) -> Option<()> {
     let mut zeros = |inside: &Expr| -> Option<()> {
         if inside.symbols().is_empty() {
             return Some(());

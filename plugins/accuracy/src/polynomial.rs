@@ -1,7 +1,7 @@
 //! Rational functions of one variable with rational coefficients, and their real zeros and poles in
 //! order.
 
-use crate::equal::Judge;
+use crate::equal::Comparison;
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use num_bigint::BigInt;
@@ -105,7 +105,7 @@ impl Polynomial {
     }
 
     /// Each real zero and how often it is one; `None` where they are not found.
-    fn zeros(&self, judge: &Judge) -> Option<Vec<(Expr, usize)>> {
+    fn zeros(&self, judge: &Comparison) -> Option<Vec<(Expr, usize)>> {
         let mut rest = self.clone();
         let mut found = Vec::new();
         let mut take = |rest: &mut Polynomial, value: &Rational| {
@@ -329,7 +329,7 @@ impl Fraction {
 
     /// The poles, all simple and rational, and the coefficient of each: c / (x − pole). `None` for
     /// any other function.
-    pub fn simple_parts(&self, judge: &Judge) -> Option<Vec<(Rational, Rational)>> {
+    pub fn simple_parts(&self, judge: &Comparison) -> Option<Vec<(Rational, Rational)>> {
         if self.above.0.len() >= self.below.0.len() {
             return None;
         }
@@ -358,7 +358,7 @@ impl Fraction {
     }
 
     /// The sign beyond the last zero or pole, and all of them in order.
-    pub fn zeros(&self, judge: &Judge) -> Option<(Ordering, Vec<Zero>)> {
+    pub fn zeros(&self, judge: &Comparison) -> Option<(Ordering, Vec<Zero>)> {
         if self.above.0.is_empty() {
             return (self.below.degree() == 0).then_some((Ordering::Equal, Vec::new()));
         }

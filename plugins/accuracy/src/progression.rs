@@ -1,7 +1,7 @@
 //! What stands for dots: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The first
 //! terms and the last give the rule, or there is none.
 
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use reward_sdk::rational::Rational;
@@ -23,7 +23,7 @@ pub struct Progression {
 }
 
 /// Of the terms before the dots, at least two, and those behind them.
-pub fn read(judge: &Judge, before: &[Expr], behind: &[Expr]) -> Option<Progression> {
+pub fn read(judge: &Comparison, before: &[Expr], behind: &[Expr]) -> Option<Progression> {
     let (last, nearly) = behind.split_last()?;
     let size = before.iter().chain(behind).map(Expr::size).sum::<usize>();
     if before.len() < 2 || before.len() > TERMS_MAX || nearly.len() > TERMS_MAX || size > SIZE_MAX {
@@ -63,7 +63,7 @@ impl Progression {
 }
 
 /// By the last term as a formula of its letter: `2n - 1` behind 1, 3.
-fn named(judge: &Judge, before: &[Expr], last: &Expr) -> Option<Progression> {
+fn named(judge: &Comparison, before: &[Expr], last: &Expr) -> Option<Progression> {
     const STARTS: [i64; 5] = [1, 0, 2, 3, -1];
     let mut letters = last.symbols();
     letters.retain(|name| !before.iter().any(|term| term.symbols().contains(name)));

@@ -1,6 +1,6 @@
 //! Sets of real numbers: intervals and points with constant ends, joined, cut and compared.
 
-use crate::equal::{Judge, Verdict, infinite};
+use crate::equal::{Comparison, Verdict, infinite};
 use crate::expression::{Expr, Joined};
 use crate::lexer::{Bracket, Relation};
 use crate::numeric::constant_rational;
@@ -65,7 +65,7 @@ impl RealSet {
 
     /// The set that an expression stands for; `None` for what is no set of reals with constant
     /// ends.
-    pub fn of(judge: &Judge, expr: &Expr) -> Option<RealSet> {
+    pub fn of(judge: &Comparison, expr: &Expr) -> Option<RealSet> {
         match expr {
             Expr::Reals => Some(RealSet::all()),
             Expr::Tuple(
@@ -152,12 +152,12 @@ impl RealSet {
         }
     }
 
-    pub fn union(mut self, other: RealSet, judge: &Judge) -> Option<RealSet> {
+    pub fn union(mut self, other: RealSet, judge: &Comparison) -> Option<RealSet> {
         self.pieces.extend(other.pieces);
         self.ordered(judge)
     }
 
-    pub fn intersection(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
+    pub fn intersection(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
         let mut pieces = Vec::new();
         for a in &self.pieces {
             for b in &other.pieces {
@@ -209,12 +209,12 @@ impl RealSet {
         RealSet { pieces }
     }
 
-    pub fn without(&self, other: &RealSet, judge: &Judge) -> Option<RealSet> {
+    pub fn without(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
         self.intersection(&other.complement(), judge)
     }
 
     /// In order, what overlaps or touches joined.
-    pub fn ordered(mut self, judge: &Judge) -> Option<RealSet> {
+    pub fn ordered(mut self, judge: &Comparison) -> Option<RealSet> {
         if self.pieces.len() > PIECES_MAX {
             return None;
         }
@@ -314,7 +314,7 @@ impl RealSet {
         }
     }
 
-    pub fn equal(&self, other: &RealSet, judge: &Judge) -> Verdict {
+    pub fn equal(&self, other: &RealSet, judge: &Comparison) -> Verdict {
         if self.pieces.len() != other.pieces.len() {
             return Verdict::Different;
         }
@@ -334,7 +334,7 @@ impl RealSet {
 }
 
 impl Piece {
-    fn holds_something(&self, judge: &Judge) -> Option<bool> {
+    fn holds_something(&self, judge: &Comparison) -> Option<bool> {
         let (Some(low), Some(high)) = (&self.low.value, &self.high.value) else {
             return Some(true);
         };
@@ -347,7 +347,7 @@ impl Piece {
 }
 
 /// Whether one lower end lets in more than another.
-fn before(judge: &Judge, a: &End, b: &End) -> Option<bool> {
+fn before(judge: &Comparison, a: &End, b: &End) -> Option<bool> {
     match (&a.value, &b.value) {
         (None, b) => Some(b.is_some()),
         (_, None) => Some(false),
@@ -360,7 +360,7 @@ fn before(judge: &Judge, a: &End, b: &End) -> Option<bool> {
 }
 
 /// Whether one upper end lets in more than another.
-fn after(judge: &Judge, a: &End, b: &End) -> Option<bool> {
+fn after(judge: &Comparison, a: &End, b: &End) -> Option<bool> {
     match (&a.value, &b.value) {
         (None, b) => Some(b.is_some()),
         (_, None) => Some(false),

@@ -3,7 +3,7 @@
 //! series, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, and rational functions whose terms cancel
 //! ([`crate::telescope`]).
 
-use crate::equal::Judge;
+use crate::equal::Comparison;
 use crate::expression::{Expr, Function};
 use crate::lexer::{Bracket, Kind, Relation};
 use crate::numeric::constant_rational;
@@ -72,7 +72,7 @@ impl Parser<'_> {
 
 /// The sum, else the product, of the body for each value of the index.
 fn total(
-    judge: &Judge,
+    judge: &Comparison,
     sum: bool,
     body: &Expr,
     index: &str,

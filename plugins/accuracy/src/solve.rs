@@ -3,7 +3,7 @@
 //! between their roots ([`crate::polynomial`]); roots, powers and logarithms of the variable by
 //! what they are the inverse of ([`crate::inverse`]).
 
-use crate::equal::{Judge, infinite};
+use crate::equal::{Comparison, infinite};
 use crate::expression::{Expr, Function};
 use crate::family::linear;
 use crate::inverse;
@@ -30,7 +30,11 @@ pub fn subject(expr: &Expr) -> Option<Expr> {
 }
 
 /// The real solutions of a chain of relations about one thing, and that thing.
-pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Option<(Expr, RealSet)> {
+pub fn solutions(
+    judge: &Comparison,
+    sides: &[Expr],
+    relations: &[Relation],
+) -> Option<(Expr, RealSet)> {
     if let ([variable, set], [Relation::Member]) = (sides, relations) {
         return Some((variable.clone(), RealSet::of(judge, set)?));
     }
@@ -45,7 +49,7 @@ pub fn solutions(judge: &Judge, sides: &[Expr], relations: &[Relation]) -> Optio
 }
 
 fn solution(
-    judge: &Judge,
+    judge: &Comparison,
     left: &Expr,
     relation: Relation,
     right: &Expr,
@@ -71,7 +75,7 @@ fn solution(
 
 /// Where a formula of one variable is above zero, below, and so on.
 pub fn compared_with_zero(
-    judge: &Judge,
+    judge: &Comparison,
     formula: &Expr,
     relation: Relation,
     variable: &str,
@@ -164,7 +168,7 @@ fn holds(sign: Ordering, relation: Relation) -> bool {
 /// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order:
 /// the sign turns at each of odd order.
 fn between(
-    judge: &Judge,
+    judge: &Comparison,
     (last_sign, zeros): (Ordering, Vec<Zero>),
     relation: Relation,
 ) -> Option<RealSet> {

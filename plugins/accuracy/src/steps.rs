@@ -2,7 +2,7 @@
 //! whole number. Those points are looked at, and both sides of them; what repeats itself is looked
 //! at for a whole period, which decides.
 
-use crate::equal::{Judge, Verdict};
+use crate::equal::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
 use crate::normal::{Normal, Sum, number};
 use crate::numeric::constant_rational;
@@ -33,7 +33,7 @@ fn rounded(expr: &Expr) -> Option<&Expr> {
 }
 
 /// A letter, and whether it stands for whole numbers.
-struct Letter {
+struct StepLetter {
     name: String,
     whole: bool,
 }
@@ -46,7 +46,7 @@ struct Rounded {
 
 /// Where two formulas that jump differ: at whole numbers of what they round, between those, for a
 /// whole period.
-pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
+pub fn jumping(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     let names = {
         let mut names = a.symbols();
         names.extend(b.symbols());
@@ -71,9 +71,9 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
         .filter(|part| useless(part))
         .flat_map(|part| part.form.expr().symbols())
         .collect();
-    let letters: Vec<Letter> = names
+    let letters: Vec<StepLetter> = names
         .iter()
-        .map(|name| Letter {
+        .map(|name| StepLetter {
             name: name.clone(),
             whole: custom(name) && !any.contains(name),
         })
@@ -119,7 +119,13 @@ pub fn jumping(judge: &Judge, a: &Expr, b: &Expr) -> Verdict {
 }
 
 /// At one point. Where one of them has no value, they do not differ.
-fn at_point(judge: &Judge, a: &Expr, b: &Expr, names: &[String], point: &[Rational]) -> Verdict {
+fn at_point(
+    judge: &Comparison,
+    a: &Expr,
+    b: &Expr,
+    names: &[String],
+    point: &[Rational],
+) -> Verdict {
     let place = |name: &str| {
         names
             .iter()
@@ -241,7 +247,7 @@ fn least_common_multiple(a: i64, b: i64) -> Option<i64> {
 /// whole numbers of all that is rounded and what lies between. `None` where these are not known.
 fn of_letter(
     parts: &[Rounded],
-    letter: &Letter,
+    letter: &StepLetter,
     degree: Option<u32>,
     others: usize,
 ) -> Option<Vec<Rational>> {
@@ -377,7 +383,7 @@ fn number_of(value: i64) -> Rational {
 }
 
 /// What is not known to repeat itself can be seen to differ, not to be equal.
-fn sampled(judge: &Judge, a: &Expr, b: &Expr, names: &[String]) -> Verdict {
+fn sampled(judge: &Comparison, a: &Expr, b: &Expr, names: &[String]) -> Verdict {
     let mut places = Vec::new();
     for value in 0..SAMPLES {
         places.push(number_of(value - 6));

@@ -1,7 +1,7 @@
 //! Sums of which all but a few terms cancel: `\sum_{k=1}^{n} \frac{1}{k(k+1)}`, finite and
 //! infinite.
 
-use crate::equal::Judge;
+use crate::equal::Comparison;
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use crate::polynomial::Fraction;
@@ -13,7 +13,13 @@ const APART_MAX: i64 = 32;
 /// The sum of a rational function of the index from `low` to `high`, in closed form: of its simple
 /// fractions those whose poles are whole numbers apart cancel, where their coefficients sum to
 /// zero. `None` where they do not.
-pub fn closed(judge: &Judge, body: &Expr, index: &str, low: &Expr, high: &Expr) -> Option<Expr> {
+pub fn closed(
+    judge: &Comparison,
+    body: &Expr,
+    index: &str,
+    low: &Expr,
+    high: &Expr,
+) -> Option<Expr> {
     let low = constant_rational(low).filter(|low| low.denominator() == &1.into())?;
     let mut parts = Fraction::of(body, index)?.simple_parts(judge)?;
     // No value where the sum runs over a pole.

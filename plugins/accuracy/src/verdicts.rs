@@ -177,11 +177,21 @@ const DOUBTS: &[&str] = &[
 ];
 
 #[derive(Clone, Debug, PartialEq)]
-enum Piece {
+enum Stretch {
     Letter(char),
     /// In lower case; a run of Chinese characters is one.
     Word(String),
     Mark(char),
+}
+
+/// Whether the last words ask for the choice that follows: `故选:`.
+fn ends_with_cue(found: &[Stretch]) -> bool {
+    match found {
+        [.., Stretch::Word(cue), Stretch::Mark(':' | '：')] => {
+            ["选", "选择", "答案"].iter().any(|end| cue.ends_with(end))
+        }
+        _ => false,
+    }
 }
 
 /// The letters that a text chooses.
@@ -195,8 +205,8 @@ pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
 /// What the last clause concludes from reasons that refuse other letters, or say something else of
 /// them: `A is too small and C is too large, so the answer is B`, `A and C are eliminated. B`.
 /// Reasons that choose another letter, or refuse the concluded one, leave it open.
-fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
-    let concludes = |piece: &Piece| {
+fn concluded(pieces: &[Stretch]) -> Option<BTreeSet<char>> {
+    let concludes = |piece: &Stretch| {
         word(piece).is_some_and(|word| {
             matches!(word, "so" | "therefore" | "thus" | "hence")
                 || ["所以", "因此", "故"]
@@ -211,29 +221,29 @@ fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let comma = || {
         pieces
             .iter()
-            .rposition(|piece| matches!(piece, Piece::Mark(',' | '，')))
+            .rposition(|piece| matches!(piece, Stretch::Mark(',' | '，')))
             .filter(|_| gives_reason)
     };
     // A letter alone behind a full stop.
     let alone = || match pieces {
-        [.., Piece::Mark('.' | '。'), Piece::Letter(_)] => Some(pieces.len() - 1),
+        [.., Stretch::Mark('.' | '。'), Stretch::Letter(_)] => Some(pieces.len() - 1),
         _ => None,
     };
     let at = pieces.iter().rposition(concludes).or_else(comma);
     let (reasons, conclusion) = pieces.split_at_checked(at.or_else(alone)?)?;
-    let conclusion = if matches!(conclusion, [Piece::Mark(_), ..]) {
+    let conclusion = if matches!(conclusion, [Stretch::Mark(_), ..]) {
         conclusion.get(1..)?
     } else {
         conclusion
     };
     let chosen = chosen_of(conclusion)?;
-    let conditional = |piece: &Piece| word(piece).is_some_and(|word| is_in(DOUBTS, word));
+    let conditional = |piece: &Stretch| word(piece).is_some_and(|word| is_in(DOUBTS, word));
     if reasons.iter().any(conditional) {
         return None;
     }
     let mut at = 0;
     while at < reasons.len() {
-        if !matches!(reasons.get(at), Some(Piece::Letter(_))) {
+        if !matches!(reasons.get(at), Some(Stretch::Letter(_))) {
             at += 1;
             continue;
         }
@@ -254,14 +264,14 @@ fn concluded(pieces: &[Piece]) -> Option<BTreeSet<char>> {
 }
 
 /// `the fourth option, D` as `the fourth option D`, where D is the fourth.
-fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
+fn apposed(mut pieces: Vec<Stretch>) -> Vec<Stretch> {
     const ORDINALS: [&str; 6] = ["first", "second", "third", "fourth", "fifth", "sixth"];
-    let is_apposition = |four: &[Piece]| match four {
+    let is_apposition = |four: &[Stretch]| match four {
         [
-            Piece::Word(ordinal),
-            Piece::Word(noun),
-            Piece::Mark(',' | ':'),
-            Piece::Letter(letter),
+            Stretch::Word(ordinal),
+            Stretch::Word(noun),
+            Stretch::Mark(',' | ':'),
+            Stretch::Letter(letter),
         ] => {
             matches!(
                 noun.as_str(),
@@ -281,12 +291,12 @@ fn apposed(mut pieces: Vec<Piece>) -> Vec<Piece> {
 
 /// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is
 /// C`, `Among A, B and C, …`; `None` without such a list, and where it judges the options.
-fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
+fn without_options(pieces: &[Stretch]) -> Option<Vec<Stretch>> {
     let first = pieces
         .iter()
-        .position(|piece| *piece == Piece::Letter('A'))?;
+        .position(|piece| *piece == Stretch::Letter('A'))?;
     let mark = match pieces.get(first + 1)? {
-        Piece::Mark(mark @ (')' | '.' | ':')) => Some(*mark),
+        Stretch::Mark(mark @ (')' | '.' | ':')) => Some(*mark),
         _ => None,
     };
     // What stands behind the last letter of the list.
@@ -294,8 +304,8 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     let mut count = 0;
     for letter in LETTERS {
         let begins = |at: &usize| {
-            pieces.get(*at) == Some(&Piece::Letter(letter))
-                && mark.is_none_or(|mark| pieces.get(at + 1) == Some(&Piece::Mark(mark)))
+            pieces.get(*at) == Some(&Stretch::Letter(letter))
+                && mark.is_none_or(|mark| pieces.get(at + 1) == Some(&Stretch::Mark(mark)))
         };
         let between = |at: usize| {
             mark.is_some()
@@ -330,8 +340,8 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     if count < 2 || (mark.is_none() && !introduced()) {
         return None;
     }
-    let concludes = |piece: &Piece| {
-        matches!(piece, Piece::Word(word) if matches!(word.as_str(), "so" | "therefore" | "thus" |
+    let concludes = |piece: &Stretch| {
+        matches!(piece, Stretch::Word(word) if matches!(word.as_str(), "so" | "therefore" | "thus" |
             "hence" |
             "the" |
             "my" |
@@ -341,16 +351,16 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
             || word.contains('选') || word.contains("答案") || word.contains("所以"))
     };
     let ends = |at: &usize| match pieces.get(*at) {
-        Some(Piece::Mark('.' | ';' | '。' | '；')) => {
+        Some(Stretch::Mark('.' | ';' | '。' | '；')) => {
             *at > behind
                 && !matches!(pieces.get(at + 1),
-                    Some(Piece::Word(word)) if word.starts_with(|c: char| c.is_ascii_digit()))
+                    Some(Stretch::Word(word)) if word.starts_with(|c: char| c.is_ascii_digit()))
         }
-        Some(Piece::Mark(',' | '，')) => mark.is_none(),
+        Some(Stretch::Mark(',' | '，')) => mark.is_none(),
         Some(piece) => concludes(piece),
         None => true,
     };
-    let end = if mark.is_none() && matches!(pieces.get(behind), Some(Piece::Mark('.'))) {
+    let end = if mark.is_none() && matches!(pieces.get(behind), Some(Stretch::Mark('.'))) {
         behind
     } else {
         (behind..=pieces.len()).find(ends)?
@@ -366,11 +376,11 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
     if listed.iter().filter_map(word).any(judges) {
         return None;
     }
-    let open = usize::from(first > 0 && pieces.get(first - 1) == Some(&Piece::Mark('(')));
+    let open = usize::from(first > 0 && pieces.get(first - 1) == Some(&Stretch::Mark('(')));
     let before = pieces.get(..first - open)?.iter();
     Some(
         before
-            .chain([&Piece::Mark('.')])
+            .chain([&Stretch::Mark('.')])
             .chain(pieces.get(end..)?)
             .cloned()
             .collect(),
@@ -378,19 +388,19 @@ fn without_options(pieces: &[Piece]) -> Option<Vec<Piece>> {
 }
 
 /// Whether it stands between the letters of one list.
-fn joins(piece: &Piece) -> bool {
+fn joins(piece: &Stretch) -> bool {
     match piece {
-        Piece::Mark(mark) => matches!(mark, ',' | '、' | '，'),
-        Piece::Word(word) => matches!(word.as_str(), "and" | "or" | "和"),
-        Piece::Letter(_) => false,
+        Stretch::Mark(mark) => matches!(mark, ',' | '、' | '，'),
+        Stretch::Word(word) => matches!(word.as_str(), "and" | "or" | "和"),
+        Stretch::Letter(_) => false,
     }
 }
 
-fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
-    let doubts = |piece: &Piece| match piece {
-        Piece::Word(word) => is_in(DOUBTS, word.as_str()),
-        Piece::Mark(mark) => matches!(mark, '?' | '？'),
-        Piece::Letter(_) => false,
+fn chosen_of(pieces: &[Stretch]) -> Option<BTreeSet<char>> {
+    let doubts = |piece: &Stretch| match piece {
+        Stretch::Word(word) => is_in(DOUBTS, word.as_str()),
+        Stretch::Mark(mark) => matches!(mark, '?' | '？'),
+        Stretch::Letter(_) => false,
     };
     if pieces.iter().any(doubts) {
         return None;
@@ -400,12 +410,12 @@ fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
     let mut reasons = false;
     let mut at = 0;
     while let Some(piece) = pieces.get(at) {
-        if let Piece::Word(word) = piece
+        if let Stretch::Word(word) = piece
             && is_in(REASONS, word.as_str())
         {
             reasons |= chosen.is_some();
         }
-        if !matches!(piece, Piece::Letter(_)) {
+        if !matches!(piece, Stretch::Letter(_)) {
             at += 1;
             continue;
         }
@@ -429,8 +439,11 @@ fn chosen_of(pieces: &[Piece]) -> Option<BTreeSet<char>> {
 /// option is.
 pub fn speaks_of_choices(text: &str) -> bool {
     let pieces = pieces(text);
-    let begins = match pieces.iter().find(|piece| !matches!(piece, Piece::Mark(_))) {
-        Some(Piece::Word(word)) => {
+    let begins = match pieces
+        .iter()
+        .find(|piece| !matches!(piece, Stretch::Mark(_)))
+    {
+        Some(Stretch::Word(word)) => {
             let word = word.as_str();
             is_in(VERBS, word)
                 || is_in(NOT, word)
@@ -440,11 +453,11 @@ pub fn speaks_of_choices(text: &str) -> bool {
                     .iter()
                     .any(|said| word.starts_with(said))
         }
-        Some(Piece::Letter(_)) => true,
+        Some(Stretch::Letter(_)) => true,
         _ => false,
     };
-    let judges = |piece: &Piece| {
-        matches!(piece, Piece::Word(word) if matches!(word.as_str(),
+    let judges = |piece: &Stretch| {
+        matches!(piece, Stretch::Word(word) if matches!(word.as_str(),
         "wrong" |
         "incorrect" |
         "actually" |
@@ -455,12 +468,14 @@ pub fn speaks_of_choices(text: &str) -> bool {
     // `(C)`, `C)`: another option; `f(C)` is none.
     let option = pieces.windows(3).any(|three| {
         matches!(three,
-        [before, Piece::Letter(_), Piece::Mark(')')] if !matches!(before,
-        Piece::Word(word) if word.len() == 1 && word.starts_with(char::is_alphabetic)))
+        [before, Stretch::Letter(_), Stretch::Mark(')')] if !matches!(before,
+        Stretch::Word(word) if word.len() == 1 && word.starts_with(char::is_alphabetic)))
     });
     // `B. The answer is C`
     let names_answer = || {
-        pieces.iter().any(|piece| matches!(piece, Piece::Letter(_)))
+        pieces
+            .iter()
+            .any(|piece| matches!(piece, Stretch::Letter(_)))
             && pieces.iter().filter_map(word).any(|word| {
                 matches!(word, "answer" | "option" | "choice" | "correct")
                     || word.contains('选')
@@ -479,7 +494,7 @@ fn applied(text: &str) -> bool {
     text.contains('(') && text.match_indices('(').all(|(at, _)| behind_letter(at))
 }
 
-fn pieces(text: &str) -> Vec<Piece> {
+fn pieces(text: &str) -> Vec<Stretch> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -503,30 +518,26 @@ fn pieces(text: &str) -> Vec<Piece> {
         let alone = word.chars().count() == 1;
         match c {
             _ if c.is_whitespace() => {}
-            _ if !c.is_alphanumeric() => found.push(Piece::Mark(c)),
+            _ if !c.is_alphanumeric() => found.push(Stretch::Mark(c)),
             _ if alone
                 && LETTERS.contains(&c.to_ascii_uppercase())
                 && is_mention(c, &found, rest) =>
             {
-                found.push(Piece::Letter(c.to_ascii_uppercase()));
+                found.push(Stretch::Letter(c.to_ascii_uppercase()));
             }
             // `故选AC`
             _ if of_choices(word)
-                && matches!(found.last(), Some(Piece::Word(cue)) if ["选", "选择", "答案", "答案是", "答案为"]
+                && matches!(found.last(), Some(Stretch::Word(cue)) if ["选", "选择", "答案", "答案是",
+                    "答案为"]
                     .iter().any(|end| cue.ends_with(end))) =>
             {
-                found.extend(word.chars().map(Piece::Letter));
+                found.extend(word.chars().map(Stretch::Letter));
             }
             // `故选:AC`
-            _ if of_choices(word)
-                && matches!(found.as_slice(), [.., Piece::Word(cue), Piece::Mark(':' | '：')] if [
-                    "选",
-                    "选择",
-                    "答案"].iter().any(|end| cue.ends_with(end))) =>
-            {
-                found.extend(word.chars().map(Piece::Letter));
+            _ if of_choices(word) && ends_with_cue(&found) => {
+                found.extend(word.chars().map(Stretch::Letter));
             }
-            _ => found.push(Piece::Word(word.to_lowercase().replace('’', "'"))),
+            _ => found.push(Stretch::Word(word.to_lowercase().replace('’', "'"))),
         }
     }
     found
@@ -545,7 +556,7 @@ fn of_choices(word: &str) -> bool {
 
 /// Whether a letter alone is an option rather than a word: `A` in `A dog`, `I`, the `a` of
 /// `is a number` are words.
-fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
+fn is_mention(letter: char, before: &[Stretch], after: &str) -> bool {
     // `A(1, 2)` is a point, `A = 5` an equation.
     if after.starts_with('(')
         || after.trim_start().starts_with([
@@ -557,8 +568,8 @@ fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
     let ends = !after.trim_start().starts_with(char::is_alphanumeric);
     if letter.is_ascii_lowercase() || letter == 'I' {
         let cued = match before.last() {
-            Some(Piece::Mark('(')) => after.starts_with(')'),
-            Some(Piece::Word(word)) => is_in(CUES, word.as_str()) || word == "not",
+            Some(Stretch::Mark('(')) => after.starts_with(')'),
+            Some(Stretch::Word(word)) => is_in(CUES, word.as_str()) || word == "not",
             _ => false,
         };
         return ends && cued;
@@ -573,42 +584,42 @@ fn is_mention(letter: char, before: &[Piece], after: &str) -> bool {
 }
 
 /// Letters in one list, whether `or` is among them, and where it ends.
-fn group(pieces: &[Piece], start: usize) -> (BTreeSet<char>, bool, usize) {
+fn group(pieces: &[Stretch], start: usize) -> (BTreeSet<char>, bool, usize) {
     let mut letters = BTreeSet::new();
     let (mut either, mut end) = (false, start);
     let mut at = start;
     let mut or = false;
     while let Some(piece) = pieces.get(at) {
         match piece {
-            Piece::Letter(letter) => {
+            Stretch::Letter(letter) => {
                 letters.insert(*letter);
                 either |= or;
                 end = at + 1;
             }
             // `选B，A、C错误`: what stands behind the comma is another clause.
-            Piece::Mark(',' | '，')
+            Stretch::Mark(',' | '，')
                 if end > start && is_cued(pieces, start) && said_wrong(pieces, at + 1) =>
             {
                 break;
             }
-            Piece::Mark(',' | '、' | '(' | ')' | '，') => {}
-            Piece::Word(word)
+            Stretch::Mark(',' | '、' | '(' | ')' | '，') => {}
+            Stretch::Word(word)
                 if matches!(word.as_str(), "and" | "option" | "options" | "choice") => {}
-            Piece::Word(word) if matches!(word.as_str(), "or" | "nor" | "或") => or = true,
+            Stretch::Word(word) if matches!(word.as_str(), "or" | "nor" | "或") => or = true,
             _ => break,
         }
         at += 1;
     }
     // `A, or another`
-    let dangling = matches!(pieces.get(end), Some(Piece::Word(word)) if word == "or")
+    let dangling = matches!(pieces.get(end), Some(Stretch::Word(word)) if word == "or")
         || matches!((pieces.get(end), pieces.get(end + 1)),
-            (Some(Piece::Mark(_)), Some(Piece::Word(word))) if word ==
+            (Some(Stretch::Mark(_)), Some(Stretch::Word(word))) if word ==
             "or");
     (letters, either || dangling, end)
 }
 
 /// Whether a Chinese word that chooses stands before a letter: `故选B`.
-fn is_cued(pieces: &[Piece], at: usize) -> bool {
+fn is_cued(pieces: &[Stretch], at: usize) -> bool {
     let cue = at
         .checked_sub(1)
         .and_then(|before| pieces.get(before))
@@ -621,21 +632,21 @@ fn is_cued(pieces: &[Piece], at: usize) -> bool {
 }
 
 /// Whether the letters that begin here are said to be wrong, in Chinese.
-fn said_wrong(pieces: &[Piece], at: usize) -> bool {
+fn said_wrong(pieces: &[Stretch], at: usize) -> bool {
     let mut behind = pieces.iter().skip(at).skip_while(|piece| match piece {
-        Piece::Letter(_) | Piece::Mark('、' | ',') => true,
-        Piece::Word(word) => matches!(word.as_str(), "and" | "项" | "选项"),
+        Stretch::Letter(_) | Stretch::Mark('、' | ',') => true,
+        Stretch::Word(word) => matches!(word.as_str(), "and" | "项" | "选项"),
         _ => false,
     });
-    matches!(behind.next(), Some(Piece::Word(word)) if ["错", "不", "均错", "都错", "均不", "都不", "项错",
+    matches!(behind.next(), Some(Stretch::Word(word)) if ["错", "不", "均错", "都错", "均不", "都不", "项错",
         "有误",
         "选项错"].iter().any(|said| word.starts_with(said)))
 }
 
 /// What is said of the letters between two places: chosen, refused, or neither.
-fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
+fn said_of(pieces: &[Stretch], start: usize, end: usize) -> Option<bool> {
     let clause =
-        |piece: &&Piece| !matches!(piece, Piece::Mark('.' | ',' | ';' | '，' | '。' | '；'));
+        |piece: &&Stretch| !matches!(piece, Stretch::Mark('.' | ',' | ';' | '，' | '。' | '；'));
     let before: Vec<&str> = pieces
         .get(..start)?
         .iter()
@@ -645,7 +656,7 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         .collect();
     // `B. is wrong`
     let marked = matches!((pieces.get(end), pieces.get(end + 1)),
-        (Some(Piece::Mark('.')), Some(Piece::Word(word))) if is_in(VERBS, word.as_str()));
+        (Some(Stretch::Mark('.')), Some(Stretch::Word(word))) if is_in(VERBS, word.as_str()));
     let after: Vec<&str> = pieces
         .get(end + usize::from(marked)..)?
         .iter()
@@ -691,7 +702,7 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         let parted = || {
             let earlier = pieces.get(..start).unwrap_or_default();
             before.len() == 1
-                && matches!(earlier, [.., Piece::Letter(_), Piece::Mark(','), _])
+                && matches!(earlier, [.., Stretch::Letter(_), Stretch::Mark(','), _])
                 && earlier
                     .first()
                     .and_then(word)
@@ -760,25 +771,25 @@ fn said_of(pieces: &[Piece], start: usize, end: usize) -> Option<bool> {
         "finally",
         "then",
     ];
-    let concluding = |piece: &Piece| {
+    let concluding = |piece: &Stretch| {
         word(piece).is_none_or(|word| is_in(&CONCLUDING, word))
-            && !matches!(piece, Piece::Letter(_))
+            && !matches!(piece, Stretch::Letter(_))
     };
     let first = pieces.get(..start)?.iter().all(concluding);
     let parted = match pieces.get(end) {
-        None | Some(Piece::Mark(',' | '.' | ':' | ';' | '(' | ')' | ']' | '，' | '。')) => true,
-        Some(Piece::Mark(_)) => false,
-        Some(Piece::Word(word)) => {
+        None | Some(Stretch::Mark(',' | '.' | ':' | ';' | '(' | ')' | ']' | '，' | '。')) => true,
+        Some(Stretch::Mark(_)) => false,
+        Some(Stretch::Word(word)) => {
             is_in(REASONS, word.as_str()) || matches!(word.as_str(), "rather" | "not" | "instead")
         }
-        Some(Piece::Letter(_)) => false,
+        Some(Stretch::Letter(_)) => false,
     };
     (right || (first && parted)).then_some(true)
 }
 
-fn word(piece: &Piece) -> Option<&str> {
+fn word(piece: &Stretch) -> Option<&str> {
     match piece {
-        Piece::Word(word) => Some(word),
+        Stretch::Word(word) => Some(word),
         _ => None,
     }
 }

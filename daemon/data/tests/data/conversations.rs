@@ -329,7 +329,7 @@ fn an_empty_list_of_tools_is_none_where_a_prompt_is_sampled_from() {
                 {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
     let (_directory, path) = file("own.jinja", text);
     let template = crate::open(&TemplateSource::File(path), &crate::tokenizer()).unwrap();
-    let said = r1d_data::Said::Messages(messages(
+    let said = r1d_data::Spoken::Messages(messages(
         &serde_json::json!([{"role": "assistant", "content": "4"}]),
     ));
     for tools in ["[]", r#""[]""#] {

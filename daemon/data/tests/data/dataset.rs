@@ -1,7 +1,7 @@
 use crate::{file, source};
 use arrow_array::builder::{Int64Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
-use r1d_data::{DataSet, Row, Said};
+use r1d_data::{DataSet, Row, Spoken};
 use r1d_job::DataSource;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ fn a_prompt_may_be_a_conversation() {
     assert_eq!(
         (
             data.row(0).prompt.as_deref(),
-            data.row(0).completion.as_ref().map(Said::text)
+            data.row(0).completion.as_ref().map(Spoken::text)
         ),
         (Some("Hi"), Some("Hello".into()))
     );

@@ -1,7 +1,7 @@
 //! The examples' data and tokenizers, as `generate.py` makes them.
 
-use r1d_data::{DataSet, Lengths, Prompts, Said, Supervision, Tokenizer, supervision::Order};
-use r1d_job::{Job, ModelFacts, StageKind};
+use r1d_data::{DataSet, Lengths, Prompts, Spoken, Supervision, Tokenizer, supervision::Order};
+use r1d_job::{Job, ModelShape, StageKind};
 use std::path::{Path, PathBuf};
 
 /// The arithmetic example with its data generated, in a directory of its own that looks like the
@@ -39,7 +39,7 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     .unwrap();
     let tokenizer = Tokenizer::open(job.model.weights.tokenizer()).unwrap();
     let vocab_size =
-        ModelFacts::from_config(&std::fs::read_to_string(job.model.weights.config()).unwrap())
+        ModelShape::from_config(&std::fs::read_to_string(job.model.weights.config()).unwrap())
             .unwrap()
             .vocab_size;
     tokenizer.check_vocabulary(vocab_size as u32).unwrap();
@@ -67,7 +67,7 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
                 .text
                 .iter()
                 .cloned()
-                .chain(row.completion.iter().map(Said::text))
+                .chain(row.completion.iter().map(Spoken::text))
                 .collect();
             if row.prompt.is_some() {
                 texts.push(template.render(row).unwrap());

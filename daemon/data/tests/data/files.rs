@@ -7,7 +7,7 @@ use arrow_array::{
     Array, ArrayRef, Date32Array, IntervalDayTimeArray, RecordBatch, StringArray, StructArray,
 };
 use arrow_schema::{DataType, Field};
-use r1d_data::{DataSet, Said, Tokenizer};
+use r1d_data::{DataSet, Spoken, Tokenizer};
 use r1d_job::DataSource;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -500,7 +500,7 @@ fn rows_may_be_conversations_alone() {
             (3, Some("Bye"))
         );
         assert_eq!(
-            row.completion.as_ref().map(Said::text).as_deref(),
+            row.completion.as_ref().map(Spoken::text).as_deref(),
             Some("Bye!")
         );
         assert_eq!(row.meta.as_deref(), Some(r#"{"id":1}"#));

@@ -3,8 +3,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use r1d_data::rollouts::{RolloutRow, read, write};
 use r1d_proto::ids::SampleKey;
-use r1d_proto::kept::KeptIds;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
 
 fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
@@ -57,7 +57,9 @@ fn rows() -> Vec<RolloutRow> {
                 completion_ids: (0..index).collect(),
                 behaviour_logprobs: (0..index).map(|i| -(i as f32) / 3.0).collect(),
                 experts: (0..index as u16 * 2).collect(),
-                kept_ids: KeptIds::from_numbers((0..index).flat_map(|id| [1, id, 1]).collect()),
+                kept_ids: SamplingMask::from_numbers(
+                    (0..index).flat_map(|id| [1, id, 1]).collect(),
+                ),
                 policy_version: 28,
                 finish: if index.is_multiple_of(2) {
                     FinishReason::Stop
@@ -147,6 +149,6 @@ fn a_file_of_before_there_were_kept_ids_reads_with_none() {
     let mut expected = rows();
     expected
         .iter_mut()
-        .for_each(|row| row.scored.rollout.kept_ids = KeptIds::default());
+        .for_each(|row| row.scored.rollout.kept_ids = SamplingMask::default());
     assert_eq!(read(&path).unwrap(), expected);
 }

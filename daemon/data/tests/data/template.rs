@@ -1,5 +1,5 @@
 use crate::{file, golden, tokenizer};
-use r1d_data::{Json, Message, Row, Said, Telling, Template, Tokenizer};
+use r1d_data::{Json, Message, Row, Spoken, Telling, Template, Tokenizer};
 use r1d_job::TemplateSource;
 
 fn row(prompt: &str) -> Row {
@@ -220,7 +220,7 @@ fn a_template_without_messages_refuses_a_messages_other_keys() {
             .to_string()
             .contains("`name`, which only template = \"chat\" can write")
     );
-    let call = Said::Messages(crate::messages(
+    let call = Spoken::Messages(crate::messages(
         &serde_json::json!([{"role": "assistant", "content": "4", "reasoning_content": "easy"}]),
     ));
     assert!(

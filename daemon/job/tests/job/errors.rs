@@ -243,17 +243,17 @@ fn batch_invariant_is_refused_where_it_does_not_hold() {
         "name = \"exact\"\nbatch_invariant = true",
     ))
     .unwrap();
-    r1d_job::sound::check_device(&job, "cpu").unwrap();
+    r1d_job::validate::check_device(&job, "cpu").unwrap();
     let eighth =
         parse(&JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true")).unwrap();
-    r1d_job::sound::check_device(&eighth, "cuda:0").unwrap();
-    let text = r1d_job::sound::check_device(&eighth, "cpu")
+    r1d_job::validate::check_device(&eighth, "cuda:0").unwrap();
+    let text = r1d_job::validate::check_device(&eighth, "cpu")
         .unwrap_err()
         .to_string();
     assert!(text.contains("fp8 = true needs a GPU"), "{text}");
     let text = refusal("[model]", "[model]\nfp8 = true");
     assert!(text.contains("set dtype = \"bfloat16\""), "{text}");
-    let text = r1d_job::sound::check_device(&job, "cuda:0")
+    let text = r1d_job::validate::check_device(&job, "cuda:0")
         .unwrap_err()
         .to_string();
     assert!(
@@ -316,10 +316,11 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
         let config = r#"{"model_type": "deepseek_v3", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
             "num_hidden_layers": 3, "num_attention_heads": 4, "n_routed_experts": 8, "kv_lora_rank": 16, "q_lora_rank": 12, "qk_rope_head_dim": 8,
             "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1 MORE}"#;
-        r1d_job::ModelFacts::from_config(&config.replace(" MORE", more)).unwrap()
+        r1d_job::ModelShape::from_config(&config.replace(" MORE", more)).unwrap()
     };
-    let check =
-        |job: &str, more: &str| r1d_job::sound::check_models(&parse(job).unwrap(), &[facts(more)]);
+    let check = |job: &str, more: &str| {
+        r1d_job::validate::check_models(&parse(job).unwrap(), &[facts(more)])
+    };
     let predicting = JOB.replace(
         "kind = \"pretrain\"",
         "kind = \"pretrain\"\nmtp_loss_weight = 0.3",

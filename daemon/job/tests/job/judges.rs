@@ -1,9 +1,9 @@
 //! Rewards that ask a model which writes: a stage's policy, a model of the job, a directory.
 
 use crate::parse;
-use r1d_job::key::depends;
-use r1d_job::plan::{Seen, memory};
-use r1d_job::{Answering, ModelFacts};
+use r1d_job::fingerprint::depends;
+use r1d_job::plan::{InputFacts, memory};
+use r1d_job::{AskedModel, ModelShape};
 
 const JOB: &str = r#"
 name = "judged"
@@ -69,7 +69,7 @@ fn a_judge_is_a_stage_or_a_model_of_the_job() {
     // After the job's own, models are in the order of their names.
     assert_eq!(
         asked,
-        [Some(Answering::Stage(1)), Some(Answering::Model(2)), None]
+        [Some(AskedModel::Stage(1)), Some(AskedModel::Model(2)), None]
     );
     assert_eq!(
         (rewards[0].max_answer_length, rewards[1].max_answer_length),
@@ -173,7 +173,7 @@ fn what_is_kept_depends_on_its_judges() {
 #[test]
 fn memory_counts_judges_and_their_caches() {
     let job = parse(JOB).unwrap();
-    let facts = |parameters, scores| ModelFacts {
+    let facts = |parameters, scores| ModelShape {
         architecture: "Qwen2ForCausalLM".into(),
         scores,
         parameters,
@@ -185,9 +185,9 @@ fn memory_counts_judges_and_their_caches() {
         prediction: None,
         linear_layers: vec![],
     };
-    let seen = Seen {
+    let seen = InputFacts {
         prompt_max: [("kept".to_string(), 88)].into(),
-        ..Seen::default()
+        ..InputFacts::default()
     };
     let slots = job.slots(&job.stages[2], 88, 0).unwrap();
     let cache = slots.tokens * 6;
@@ -206,11 +206,11 @@ fn memory_counts_judges_and_their_caches() {
     );
     // Named by its directory: as large as it is, not as the policy.
     let job = parse(&JOB.replace("model = \"wise\"", "model = \"./elsewhere\"")).unwrap();
-    let Some(Answering::Directory(dir)) = job.asked(&job.stages[2].rollouts().unwrap().rewards[1])
+    let Some(AskedModel::Directory(dir)) = job.asked(&job.stages[2].rollouts().unwrap().rewards[1])
     else {
         panic!("no directory")
     };
-    let seen = Seen {
+    let seen = InputFacts {
         asked: [(dir, facts(7000, false))].into(),
         ..seen
     };

@@ -267,8 +267,11 @@ fn the_defaults_are_those_of_trl() {
         ),
         (1.0, 1.0, 0.0, 0.2, 0.2)
     );
-    assert_eq!(grpo.loss_type, r1d_proto::recipe::LossType::Dapo);
-    assert_eq!(grpo.scale_rewards, r1d_proto::recipe::ScaleRewards::Group);
+    assert_eq!(grpo.loss_type, r1d_proto::hyperparameters::LossType::Dapo);
+    assert_eq!(
+        grpo.scale_rewards,
+        r1d_proto::hyperparameters::ScaleRewards::Group
+    );
     assert!(!grpo.mask_truncated_completions && rollouts.keep_sampling_mask);
     let optimiser = job.stages[2].optimiser(200).unwrap();
     assert_eq!(
@@ -291,7 +294,7 @@ fn the_defaults_are_those_of_trl() {
     );
     assert_eq!(
         optimiser.lr_scheduler_type,
-        r1d_proto::recipe::LrSchedule::Linear
+        r1d_proto::hyperparameters::LrSchedule::Linear
     );
     assert_eq!(job.stages[1].schedule.as_ref().unwrap().learning_rate, 2e-5);
 }

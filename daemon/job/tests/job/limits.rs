@@ -9,7 +9,7 @@ use r1d_job::limits::{
     EVALUATION_MAX_COMPLETIONS, JOB_MAX_BYTES, NAMED_MAX, SEQUENCE_MAX_TOKENS, STAGE_MAX_STEPS,
     STEP_MAX_COMPLETIONS, STEP_MAX_ROWS, STEP_MAX_TOKENS, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX,
 };
-use r1d_job::plan::{Seen, stages, tokens_per_step, warnings};
+use r1d_job::plan::{InputFacts, stages, tokens_per_step, warnings};
 use r1d_job::{Job, JobError, size};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Value;
@@ -60,9 +60,9 @@ data = "train"
 "#;
 
 /// A tiny data set: a row, a token.
-fn seen(job: &Job) -> Seen {
+fn seen(job: &Job) -> InputFacts {
     let names = || job.stages.iter().map(|stage| stage.name.clone());
-    Seen {
+    InputFacts {
         rows: names().map(|name| (name, 1)).collect(),
         prompt_max: names().map(|name| (name, 1)).collect(),
         eval_prompt_max: job.models().map(|_| 1).collect(),
@@ -206,7 +206,7 @@ fn settings_that_ask_for_too_much_together_are_refused_with_the_product() {
          65536\nmax_tokens_per_device = 131072",
     );
     let job = parse(&largest).unwrap();
-    let with = |prompt_max: u32| Seen {
+    let with = |prompt_max: u32| InputFacts {
         prompt_max: [("reasoning".into(), prompt_max)].into(),
         ..seen(&job)
     };
@@ -219,7 +219,7 @@ fn settings_that_ask_for_too_much_together_are_refused_with_the_product() {
     );
     // What the rows of the data say is known once they are read.
     let job = parse(&JOB.replace("[[eval]]", "[[eval]]\nnum_generations = 16384")).unwrap();
-    let with = |rows: u64| Seen {
+    let with = |rows: u64| InputFacts {
         eval_rows: vec![rows],
         ..seen(&job)
     };
@@ -231,7 +231,7 @@ fn settings_that_ask_for_too_much_together_are_refused_with_the_product() {
         "{text}"
     );
     let job = parse(&JOB.replace("epochs = 2", "epochs = 1000000")).unwrap();
-    let with = |rows: u64| Seen {
+    let with = |rows: u64| InputFacts {
         rows: [("cold-start".into(), rows)].into(),
         ..seen(&job)
     };

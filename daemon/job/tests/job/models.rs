@@ -1,8 +1,8 @@
 //! Jobs of several models: a teacher and its students.
 
 use crate::{JOB, parse};
-use r1d_job::plan::{Seen, stages, warnings};
-use r1d_job::{Metric, ModelFacts, Origin, StageKind, TemplateSource};
+use r1d_job::plan::{InputFacts, stages, warnings};
+use r1d_job::{Metric, ModelShape, Origin, StageKind, TemplateSource};
 use std::collections::BTreeMap;
 
 /// [`JOB`] with two students: the stages from the sixth on are theirs.
@@ -163,7 +163,7 @@ fn what_does_not_go_together_is_refused_with_the_fix() {
 #[test]
 fn memory_and_limits_are_of_each_stages_own_model() {
     let job = parse(&with_students()).unwrap();
-    let facts = |parameters, max_position_embeddings| ModelFacts {
+    let facts = |parameters, max_position_embeddings| ModelShape {
         scores: false,
         architecture: "Qwen2ForCausalLM".into(),
         parameters,
@@ -176,10 +176,10 @@ fn memory_and_limits_are_of_each_stages_own_model() {
         linear_layers: vec!["q_proj"],
     };
     let all = [facts(1000, 4096), facts(50, 512), facts(7, 4096)];
-    let seen = Seen {
+    let seen = InputFacts {
         eval_prompt_max: vec![100, 200, 300],
         rows: BTreeMap::from([("llama-sft".into(), 9)]),
-        ..Seen::default()
+        ..InputFacts::default()
     };
     let plan = stages(&job, &all, &seen);
     let policy: Vec<_> = plan
@@ -205,12 +205,12 @@ fn memory_and_limits_are_of_each_stages_own_model() {
 #[test]
 fn what_a_students_architecture_lacks_is_told_of_its_own_stages() {
     let dense = r#"{"model_type": "qwen2", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}"#;
-    let facts = vec![ModelFacts::from_config(dense).unwrap(); 3];
+    let facts = vec![ModelShape::from_config(dense).unwrap(); 3];
     let text = with_students().replace(
         "name = \"llama-sft\"",
         "name = \"llama-sft\"\nmtp_loss_weight = 0.3",
     );
-    let error = r1d_job::sound::check_models(&parse(&text).unwrap(), &facts)
+    let error = r1d_job::validate::check_models(&parse(&text).unwrap(), &facts)
         .unwrap_err()
         .to_string();
     assert!(

@@ -1,8 +1,8 @@
 //! The plan's arithmetic.
 
 use crate::{JOB, parse};
-use r1d_job::plan::{Seen, check_records, memory, stages, tokens_per_step, warnings};
-use r1d_job::{ModelFacts, RoutingFacts};
+use r1d_job::plan::{InputFacts, check_records, memory, stages, tokens_per_step, warnings};
+use r1d_job::{ModelShape, RoutingShape};
 use std::collections::BTreeMap;
 
 /// Sizes that `transformers` counts; `model_sizes.py` writes them.
@@ -13,7 +13,7 @@ fn sizes_are_those_of_transformers() {
     let cases: Vec<serde_json::Value> = serde_json::from_str(SIZES).unwrap();
     assert!(cases.len() >= 6);
     for case in cases {
-        let facts = ModelFacts::from_config(&case["config"].to_string()).unwrap();
+        let facts = ModelShape::from_config(&case["config"].to_string()).unwrap();
         assert_eq!(
             facts.parameters,
             case["parameters"].as_u64().unwrap(),
@@ -38,7 +38,7 @@ fn sizes_are_those_of_transformers() {
 
 #[test]
 fn a_config_that_cannot_be_counted_says_why() {
-    let error = |text: &str| ModelFacts::from_config(text).unwrap_err().to_string();
+    let error = |text: &str| ModelShape::from_config(text).unwrap_err().to_string();
     assert!(error("{").starts_with("model config: not JSON"));
     assert!(error(r#"{"model_type": "mamba"}"#).contains(
         "`model_type` is \"mamba\", which is not supported: supported are DeepseekV3ForCausalLM"
@@ -49,8 +49,8 @@ fn a_config_that_cannot_be_counted_says_why() {
     );
 }
 
-pub fn facts() -> ModelFacts {
-    ModelFacts {
+pub fn facts() -> ModelShape {
+    ModelShape {
         scores: false,
         architecture: "Qwen2ForCausalLM".into(),
         parameters: 1000,
@@ -64,8 +64,8 @@ pub fn facts() -> ModelFacts {
     }
 }
 
-fn seen() -> Seen {
-    Seen {
+fn seen() -> InputFacts {
+    InputFacts {
         rows: BTreeMap::from([
             ("language".into(), 90),
             ("cold-start".into(), 100),
@@ -215,9 +215,9 @@ fn what_is_probably_not_meant_is_said() {
             .join("\n")
             .contains("starts reinforcement learning from random weights")
     );
-    let few = Seen {
+    let few = InputFacts {
         rows: BTreeMap::from([("reasoning".into(), 20)]),
-        ..Seen::default()
+        ..InputFacts::default()
     };
     let all = warnings(&parse(JOB).unwrap(), &[], &few).join("\n");
     assert!(
@@ -230,13 +230,13 @@ fn what_is_probably_not_meant_is_said() {
 fn a_step_that_takes_each_row_once_repeats_none() {
     let warned = |job: &str, rows: u64| {
         let job = parse(job).unwrap();
-        let seen = Seen {
+        let seen = InputFacts {
             rows: job
                 .stages
                 .iter()
                 .map(|stage| (stage.name.clone(), rows))
                 .collect(),
-            ..Seen::default()
+            ..InputFacts::default()
         };
         warnings(&job, &[], &seen)
             .join("\n")
@@ -266,10 +266,10 @@ fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() 
             ),
         ))
         .unwrap();
-        check_records(&job, &[ModelFacts { routing, ..facts() }], &seen())
+        check_records(&job, &[ModelShape { routing, ..facts() }], &seen())
             .map_err(|error| error.to_string())
     };
-    let r1 = Some(RoutingFacts {
+    let r1 = Some(RoutingShape {
         layers: 58,
         experts: 256,
         per_token: 8,
@@ -290,11 +290,11 @@ fn a_completion_whose_experts_no_record_holds_is_refused_before_it_is_sampled() 
 
 #[test]
 fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
-    let large = ModelFacts {
+    let large = ModelShape {
         vocab_size: 151_936,
         ..facts()
     };
-    let told = |keys: &str, facts: ModelFacts| {
+    let told = |keys: &str, facts: ModelShape| {
         let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{keys}"))).unwrap();
         let all = warnings(&job, &[facts], &seen());
         all.into_iter()

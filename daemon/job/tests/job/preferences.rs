@@ -1,7 +1,7 @@
 //! Reward models, the rewards that ask them, DPO, PPO, and what changes inside a stage.
 
 use crate::parse;
-use r1d_job::{Answering, Origin, RewardLoss};
+use r1d_job::{AskedModel, Origin, RewardLoss};
 
 pub const JOB: &str = r#"
 name = "preferences"
@@ -138,11 +138,11 @@ fn a_reward_asks_the_model_of_its_name_unless_told_otherwise() {
         job.asked(&job.stages[stage].rollouts().unwrap().rewards[reward])
     };
     assert_eq!(asked(3, 0), None);
-    assert_eq!(asked(3, 1), Some(Answering::Stage(1)));
-    assert_eq!(asked(3, 2), Some(Answering::Stage(2)));
+    assert_eq!(asked(3, 1), Some(AskedModel::Stage(1)));
+    assert_eq!(asked(3, 2), Some(AskedModel::Stage(2)));
     assert_eq!(
         asked(4, 0),
-        Some(Answering::Directory("/jobs/models/judge".into()))
+        Some(AskedModel::Directory("/jobs/models/judge".into()))
     );
     let late = JOB.replace("[[stage]]\nname = \"safe\"", "[[stage]]\nname = \"other\"");
     let late = format!(

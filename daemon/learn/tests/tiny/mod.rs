@@ -3,12 +3,12 @@
 
 use r1d_learn::Trainer;
 use r1d_learn::head::Head;
-use r1d_learn::kept::KeptRows;
-use r1d_model::{CausalLm, Forward, Packed, Scorer};
-use r1d_proto::kept::KeptIds;
-use r1d_proto::recipe::{
+use r1d_learn::sampling_mask::KeptRows;
+use r1d_model::{CausalLm, Forward, Packed, SequenceClassifier};
+use r1d_proto::hyperparameters::{
     ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining,
 };
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
 use r1d_proto::world::counter_hash;
 use tch::{Device, Kind, Tensor};
@@ -50,18 +50,18 @@ pub fn deepseek_v3_predicting() -> CausalLm {
 }
 
 /// Reward or value models with the trunks of [`qwen2`] and [`deepseek_v3`]; id 0 is padding.
-pub fn qwen2_scorer(kind: Kind) -> Scorer {
+pub fn qwen2_scorer(kind: Kind) -> SequenceClassifier {
     scorer(QWEN2, kind)
 }
 
-pub fn deepseek_v3_scorer() -> Scorer {
+pub fn deepseek_v3_scorer() -> SequenceClassifier {
     scorer(DEEPSEEK_V3, Kind::Float)
 }
 
-fn scorer(config: &str, kind: Kind) -> Scorer {
+fn scorer(config: &str, kind: Kind) -> SequenceClassifier {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = config.replacen("\"vocab_size\"", "\"pad_token_id\": 0, \"vocab_size\"", 1);
-    Scorer::init(&config, 2, Device::Cpu, kind).unwrap()
+    SequenceClassifier::init(&config, 2, Device::Cpu, kind).unwrap()
 }
 
 /// Pairs of various lengths, none of which ends in id 0.
@@ -238,7 +238,7 @@ pub fn with_kept_ids(mut batch: Train) -> Train {
         .enumerate()
         .filter(|(i, _)| i % 4 != 1)
     {
-        let mut kept = KeptIds::default();
+        let mut kept = SamplingMask::default();
         for (place, &id) in sequence.completion_ids.iter().enumerate() {
             let drawn = |other: u32| {
                 counter_hash(&[i as u64, place as u64, other.into()]).is_multiple_of(3)

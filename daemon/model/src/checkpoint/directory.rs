@@ -4,7 +4,8 @@
 //! manifest.json, and one rename makes it visible:
 //!
 //! ```text
-//! { "format": 1, "files": [ { "path": "config.json", "bytes": 812, "sha256": "9f2c…" }, … ] }      paths relative, sorted, '/'
+//! { "format": 1, "files": [ { "path": "config.json", "bytes": 812, "sha256": "9f2c…" }, … ] }
+//! paths relative, sorted, '/'
 //! ```
 
 use super::is_there;

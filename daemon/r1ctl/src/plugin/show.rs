@@ -161,7 +161,7 @@ pub fn signed(signed: &Signed) -> String {
 }
 
 pub fn rescored(rescored: &Rescored, look: Look) -> String {
-    let pair = |pair: &r1d_proto::plugin::Pair| {
+    let pair = |pair: &r1d_proto::plugin::ScorePair| {
         let agree = if pair.recorded == pair.rescored {
             String::new()
         } else {

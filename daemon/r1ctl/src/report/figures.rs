@@ -325,11 +325,11 @@ pub fn or_dash(value: Option<f64>) -> String {
 }
 
 /// An evaluation's place and the example that it shows.
-pub type Shown<'a> = (String, &'a EvalExample);
+pub type NamedExample<'a> = (String, &'a EvalExample);
 
 /// Of each data set, the example of the last evaluation of each stage.
-pub fn examples(run: &Run) -> Vec<(&str, Vec<Shown<'_>>)> {
-    let mut by_data: Vec<(&str, Vec<Shown<'_>>)> = Vec::new();
+pub fn examples(run: &Run) -> Vec<(&str, Vec<NamedExample<'_>>)> {
+    let mut by_data: Vec<(&str, Vec<NamedExample<'_>>)> = Vec::new();
     for eval in &run.status.evals {
         let Some(example) = &eval.example else {
             continue;

@@ -92,10 +92,10 @@ fn table(evals: &[&EvalResult], look: Look) -> String {
 }
 
 /// An evaluation and the example that it shows.
-type Shown<'a> = (&'a EvalResult, &'a EvalExample);
+type EvalAndExample<'a> = (&'a EvalResult, &'a EvalExample);
 
 /// The first and the last evaluation that show an example of the same data set.
-fn before_and_after(evals: &[EvalResult]) -> Option<(Shown<'_>, Shown<'_>)> {
+fn before_and_after(evals: &[EvalResult]) -> Option<(EvalAndExample<'_>, EvalAndExample<'_>)> {
     let shown = || {
         evals
             .iter()
@@ -106,7 +106,7 @@ fn before_and_after(evals: &[EvalResult]) -> Option<(Shown<'_>, Shown<'_>)> {
     (!std::ptr::eq(before.0, after.0)).then_some((before, after))
 }
 
-fn examples(before: Shown<'_>, after: Shown<'_>, look: Look) -> String {
+fn examples(before: EvalAndExample<'_>, after: EvalAndExample<'_>, look: Look) -> String {
     let mut text = format!(
         "{}\n{}\n",
         look.bold("prompt"),

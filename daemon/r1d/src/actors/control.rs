@@ -1,21 +1,21 @@
 //! The control socket: one request per connection, answered in a task of its own. What a client may
-//! take of the daemon is bounded by kind ([`Rooms`]), and what changes something runs in a task
+//! take of the daemon is bounded by kind ([`Admission`]), and what changes something runs in a task
 //! that no connection can drop: it is carried out whether its client stays or not.
 
 use crate::accept::{self, AcceptError, Submission, Submitted};
 use crate::actors::jobs::{Cancel, Jobs};
 use crate::actors::supervise::{Alive, Supervised};
-use crate::graders;
+use crate::admission::{Admission, Lane};
 use crate::inputs;
 use crate::job_log;
 use crate::outputs::Outputs;
 use crate::outside;
 use crate::reading::Reading;
 use crate::review::{self, ReviewError};
-use crate::rooms::{Room, Rooms};
+use crate::reward_versions;
 use crate::samples;
 use crate::state_dir::job_dir;
-use crate::status::Desk;
+use crate::status::JobViews;
 use crate::submissions::{self, Answer, Submissions, Underway};
 use crate::tasks;
 use actix::{Actor, AsyncContext, Context, StreamHandler};
@@ -60,28 +60,28 @@ const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
 
 /// What a connection is answered from.
 #[derive(Clone)]
-pub struct Counter {
-    pub desk: Desk,
+pub struct ControlService {
+    pub views: JobViews,
     pub rewards: Arc<Rewards>,
     pub jobs: Supervised<Jobs>,
     pub node_name: String,
     /// When the daemon started, by its clock.
     pub since: Duration,
-    pub rooms: Rooms,
+    pub admission: Admission,
     pub submissions: Submissions,
     /// Obeys `shutdown`: `true` is sent; absent where systemd stops the service.
     pub shutdown: Option<Arc<watch::Sender<bool>>>,
 }
 
 pub struct ControlSocket {
-    counter: Counter,
+    service: ControlService,
     _alive: Alive,
 }
 
 impl ControlSocket {
     /// Serves `listener` from now on.
     pub fn new(
-        counter: Counter,
+        service: ControlService,
         listener: Arc<UnixListener>,
         alive: Alive,
         context: &mut Context<Self>,
@@ -96,7 +96,7 @@ impl ControlSocket {
         });
         context.add_stream(connections);
         ControlSocket {
-            counter,
+            service,
             _alive: alive,
         }
     }
@@ -109,7 +109,7 @@ impl Actor for ControlSocket {
 impl StreamHandler<std::io::Result<UnixStream>> for ControlSocket {
     fn handle(&mut self, accepted: std::io::Result<UnixStream>, _: &mut Self::Context) {
         match accepted {
-            Ok(stream) => drop(tasks::spawn("client", self.counter.clone().serve(stream))),
+            Ok(stream) => drop(tasks::spawn("client", self.service.clone().serve(stream))),
             Err(error) => tracing::warn!("cannot accept a client: {error}"),
         }
     }
@@ -182,10 +182,10 @@ struct Pending {
     answer: LocalBoxFuture<'static, Answer>,
 }
 
-impl Counter {
+impl ControlService {
     async fn serve(self, stream: UnixStream) {
         let (mut reader, mut writer) = stream.into_split();
-        let mut place = self.rooms.arriving.take();
+        let mut place = self.admission.arriving.take();
         let received = tokio::select! {
             received = receive(&mut reader, &mut writer) => received,
             () = place.cut() => return tracing::debug!("a client that had asked for nothing made \
@@ -258,7 +258,7 @@ impl Counter {
         answer: &Answer,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
-        let mut place = self.rooms.answers.take();
+        let mut place = self.admission.answers.take();
         let error;
         let response = match answer {
             Ok(response) => response,
@@ -278,14 +278,14 @@ impl Counter {
         &self,
         job: &str,
     ) -> Result<(Arc<JobRecord>, tokio::sync::OwnedSemaphorePermit), ControlErrorOf> {
-        Ok((self.find(job)?, self.rooms.stream()?))
+        Ok((self.find(job)?, self.admission.stream()?))
     }
 
     fn pending(&self, request: Request) -> Pending {
-        let (counter, reading) = (self.clone(), Reading::default());
+        let (service, reading) = (self.clone(), Reading::default());
         let at = reading.clone();
         let answer = async move {
-            counter
+            service
                 .single(request, &at)
                 .await
                 .map_err(|ControlErrorOf(error)| error)
@@ -303,9 +303,9 @@ impl Counter {
         id: Option<String>,
         request: &Request,
     ) -> Result<Listener, ControlError> {
-        let (contents, now) = (submissions::contents(request), self.desk.clock.now());
+        let (contents, now) = (submissions::contents(request), self.views.clock.now());
         let is_known = |id: &str| {
-            self.submissions.underway(id).is_some() || self.desk.ledger.of_request(id).is_some()
+            self.submissions.underway(id).is_some() || self.views.ledger.of_request(id).is_some()
         };
         let id = match id {
             Some(id) if is_known(&id) => id,
@@ -313,7 +313,7 @@ impl Counter {
                 let unheard = self.find_unheard(&contents, now).await;
                 unheard
                     .or(id)
-                    .unwrap_or_else(|| accept::new_request_id(&self.desk))
+                    .unwrap_or_else(|| accept::new_request_id(&self.views))
             }
         };
         self.is_the_same(&id, &contents, request).await?;
@@ -333,7 +333,7 @@ impl Counter {
         contents: &str,
         request: &Request,
     ) -> Result<(), ControlError> {
-        let (is_the_same, whose) = match self.desk.ledger.of_request(id) {
+        let (is_the_same, whose) = match self.views.ledger.of_request(id) {
             Some(record) => {
                 let (request, job) = (request.clone(), record.job().clone());
                 let compared = tasks::blocking(move || accept::asked_for(&record, &request));
@@ -367,10 +367,11 @@ impl Counter {
     /// meanwhile is not meant, nor one whose files were corrected since: another may be at work.
     async fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
         while let Some(id) = self.submissions.find_unheard(contents, now) {
-            let is_meant = match self.desk.ledger.of_request(&id) {
+            let is_meant = match self.views.ledger.of_request(&id) {
                 Some(record) if record.state().is_final() => false,
                 Some(record) => {
-                    let inputs = Outputs::new(job_dir(&self.desk.state_dir, record.job())).inputs();
+                    let inputs =
+                        Outputs::new(job_dir(&self.views.state_dir, record.job())).inputs();
                     tasks::blocking(move || inputs::is_untouched(&inputs))
                         .await
                         .unwrap_or(false)
@@ -386,7 +387,7 @@ impl Counter {
 
     /// Begins to read a job, or finds who does. The reading goes on whatever becomes of the client.
     fn submit(&self, id: String, contents: String, request: Request) -> Pending {
-        if let Some(record) = self.desk.ledger.of_request(&id) {
+        if let Some(record) = self.views.ledger.of_request(&id) {
             let known = submitted(accept::submitted_before(&record));
             return Pending {
                 reading: Reading::default(),
@@ -429,7 +430,7 @@ impl Counter {
         else {
             return Err(internal("not a submission"));
         };
-        let turn = self.rooms.submissions.enter()?;
+        let turn = self.admission.submissions.enter()?;
         let reading = Reading::default();
         let (underway, begun) = self.submissions.begin(&id, contents, reading.clone());
         let submission = Submission {
@@ -439,13 +440,13 @@ impl Counter {
             reuses: !no_reuse,
             id,
         };
-        let (desk, rewards) = (self.desk.clone(), self.rewards.clone());
+        let (views, rewards) = (self.views.clone(), self.rewards.clone());
         tasks::spawn("submission", async move {
             let read = async {
                 let turn = turn.await?;
                 let submitting = tasks::blocking(move || {
                     let _turn = turn;
-                    accept::submit(submission, &rewards, &desk, &reading)
+                    accept::submit(submission, &rewards, &views, &reading)
                 });
                 submitting.await.map_err(internal)?.map_err(refused)
             };
@@ -462,16 +463,16 @@ impl Counter {
     /// Reads files for a client in its turn; what was begun ends by itself where the client leaves.
     async fn read<T: Send + 'static>(
         &self,
-        room: &Room,
+        room: &Lane,
         reading: &Reading,
-        work: impl FnOnce(&Counter, &Reading) -> T + Send + 'static,
+        work: impl FnOnce(&ControlService, &Reading) -> T + Send + 'static,
     ) -> Result<T, ControlErrorOf> {
         let _wanted = reading.until_dropped();
         let turn = room.enter()?.await?;
-        let (counter, reading) = (self.clone(), reading.clone());
+        let (service, reading) = (self.clone(), reading.clone());
         let read = tasks::blocking(move || {
             let _turn = turn;
-            work(&counter, &reading)
+            work(&service, &reading)
         });
         Ok(read.await.map_err(internal)?)
     }
@@ -479,13 +480,13 @@ impl Counter {
     /// Carries out what changes something, in a task that goes on when its client leaves.
     async fn change<F: Future<Output = Result<Response, ControlErrorOf>>>(
         &self,
-        room: &Room,
-        work: impl FnOnce(Counter) -> F + 'static,
+        room: &Lane,
+        work: impl FnOnce(ControlService) -> F + 'static,
     ) -> Result<Response, ControlErrorOf> {
-        let (counter, turn) = (self.clone(), room.enter()?);
+        let (service, turn) = (self.clone(), room.enter()?);
         let changing = tasks::spawn("change", async move {
             let _turn = turn.await?;
-            work(counter).await
+            work(service).await
         });
         changing.await.map_err(internal)?
     }
@@ -495,15 +496,15 @@ impl Counter {
         request: Request,
         reading: &Reading,
     ) -> Result<Response, ControlErrorOf> {
-        let desk = self.desk.clone();
+        let views = self.views.clone();
         Ok(match request {
             Request::Plan { job } => {
                 let plan = self
-                    .read(&self.rooms.plans, reading, move |counter, reading| {
+                    .read(&self.admission.plans, reading, move |service, reading| {
                         accept::plan(
                             &job,
-                            &counter.rewards.until(reading.abandoned()),
-                            &counter.desk,
+                            &service.rewards.until(reading.abandoned()),
+                            &service.views,
                             reading,
                         )
                     })
@@ -512,13 +513,13 @@ impl Counter {
             }
             Request::Reload { job, plugin, file } => {
                 let record = self.find(&job)?;
-                self.change(&self.rooms.submissions, move |counter| async move {
-                    let reload = graders::reload(
+                self.change(&self.admission.submissions, move |service| async move {
+                    let reload = reward_versions::reload(
                         record,
                         plugin,
                         file,
-                        counter.rewards,
-                        counter.desk.clone(),
+                        service.rewards,
+                        service.views.clone(),
                     );
                     let reloaded = reload.await.map_err(|refused| {
                         let kind = if refused.is_the_daemons() {
@@ -528,17 +529,17 @@ impl Counter {
                         };
                         error(kind, refused)
                     })?;
-                    counter.desk.board.touch();
+                    service.views.live_status.touch();
                     Ok(reloaded)
                 })
                 .await?
             }
-            Request::List => Response::Jobs(desk.summaries()),
-            Request::Status { job } => Response::Status(Box::new(desk.status(&*self.find(&job)?))),
+            Request::List => Response::Jobs(views.summaries()),
+            Request::Status { job } => Response::Status(Box::new(views.status(&*self.find(&job)?))),
             Request::Cancel { job } => {
                 let job = self.find(&job)?.job().clone();
-                self.change(&self.rooms.cancels, move |counter| async move {
-                    counter.cancel(job).await
+                self.change(&self.admission.cancels, move |service| async move {
+                    service.cancel(job).await
                 })
                 .await?
             }
@@ -552,19 +553,19 @@ impl Counter {
                 self.samples(&job, stage, step, sort, limit, reading)
                     .await?
             }
-            Request::Why { job } => Response::Why(desk.why(&*self.find(&job)?)),
+            Request::Why { job } => Response::Why(views.why(&*self.find(&job)?)),
             Request::DataSets { job } => {
                 let record = self.find(&job)?;
-                let listed = self.read(&self.rooms.looks, reading, move |counter, _| {
-                    review::list(&counter.desk, &record)
+                let listed = self.read(&self.admission.looks, reading, move |service, _| {
+                    review::list(&service.views, &record)
                 });
                 Response::DataSets(listed.await?.map_err(reviewing)?)
             }
             Request::Review { job, stage, file } => {
                 let record = self.find(&job)?;
-                self.change(&self.rooms.submissions, move |counter| async move {
+                self.change(&self.admission.submissions, move |service| async move {
                     let review = tasks::blocking(move || {
-                        review::review(&counter.desk, &record, &stage, file.as_deref())
+                        review::review(&service.views, &record, &stage, file.as_deref())
                     });
                     Ok(Response::Reviewed(
                         review.await.map_err(internal)?.map_err(reviewing)?,
@@ -593,8 +594,8 @@ impl Counter {
     }
 
     fn find(&self, prefix: &str) -> Result<Arc<JobRecord>, ControlErrorOf> {
-        let id = self.desk.ledger.find(prefix)?;
-        self.desk
+        let id = self.views.ledger.find(prefix)?;
+        self.views
             .ledger
             .job(&id)
             .ok_or_else(|| internal(format!("job `{id}` has no record")).into())
@@ -608,7 +609,7 @@ impl Counter {
             .map_err(internal)?
         {
             Ok(()) => {
-                self.desk.board.touch();
+                self.views.live_status.touch();
                 Ok(Response::Cancelled { job })
             }
             Err(LedgerError::Rejected(rejected)) => Err(error(ErrorKind::Invalid, rejected).into()),
@@ -626,11 +627,11 @@ impl Counter {
         reading: &Reading,
     ) -> Result<Response, ControlErrorOf> {
         let record = self.find(job)?;
-        let outputs = Outputs::new(job_dir(&self.desk.state_dir, record.job()));
-        let read = move |_: &Counter, _: &Reading| {
+        let outputs = Outputs::new(job_dir(&self.views.state_dir, record.job()));
+        let read = move |_: &ControlService, _: &Reading| {
             samples::read(&record, &outputs, stage, step, sort, limit)
         };
-        match self.read(&self.rooms.looks, reading, read).await? {
+        match self.read(&self.admission.looks, reading, read).await? {
             Ok(samples) => Ok(Response::Samples(samples)),
             Err(
                 unknown @ (samples::SamplesError::NoStage { .. }
@@ -644,23 +645,23 @@ impl Counter {
         Node {
             name: self.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            state_dir: self.desk.state_dir.clone(),
-            uptime_s: self.desk.clock.now().saturating_sub(self.since).as_secs(),
-            devices: self.desk.board.devices(),
+            state_dir: self.views.state_dir.clone(),
+            uptime_s: self.views.clock.now().saturating_sub(self.since).as_secs(),
+            devices: self.views.live_status.devices(),
             plugins: self.rewards.names(),
         }
     }
 
     /// Statuses as they change, the last one being the job's end.
     async fn watch(&self, job: &JobId, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
-        let mut changes = self.desk.board.watch();
+        let mut changes = self.views.live_status.watch();
         let mut shown: Option<JobStatus> = None;
         loop {
             changes.mark_unchanged();
-            let Some(record) = self.desk.ledger.job(job) else {
+            let Some(record) = self.views.ledger.job(job) else {
                 break;
             };
-            let status = self.desk.status(&record);
+            let status = self.views.status(&record);
             let ended = status.state.is_final();
             if shown.as_ref() != Some(&status) {
                 send(writer, &Response::Status(Box::new(status.clone()))).await?;
@@ -683,12 +684,12 @@ impl Counter {
         follow: bool,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
-        let path = Outputs::new(job_dir(&self.desk.state_dir, job)).log();
+        let path = Outputs::new(job_dir(&self.views.state_dir, job)).log();
         let mut offset = 0;
         loop {
-            // Asked before reading: what is written until the end is read after it.
+            // JudgeRequest before reading: what is written until the end is read after it.
             let ended = self
-                .desk
+                .views
                 .ledger
                 .job(job)
                 .is_none_or(|record| record.state().is_final());

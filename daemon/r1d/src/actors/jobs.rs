@@ -1,16 +1,16 @@
-//! The queue: gives every free device the next job ([`crate::turns`]), one job per device. A job
+//! The queue: gives every free device the next job ([`crate::strikes`]), one job per device. A job
 //! that waits for people or for its files has no device meanwhile; then it is in the queue again,
 //! where it was, or before all queued jobs if it was running. Whoever puts a job into the ledger
 //! has done enough: the queue listens to the ledger.
 
-use crate::actors::run::{Means, Outcome, Run, Started, Stop, leave_status};
+use crate::actors::run::{Outcome, Run, RunContext, Started, Stop, leave_status};
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
-use crate::lacking::{Lacking, Looks};
 use crate::old_workers::{OldWorkers, Remaining};
 use crate::outputs::Outputs;
+use crate::outside_waits::{Looks, OutsideWait};
 use crate::state_dir::job_dir;
-use crate::{lacking, outside, tasks, turns};
+use crate::{outside, outside_waits, strikes, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{
     Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler,
@@ -58,7 +58,7 @@ pub struct StopAll {
 }
 
 pub struct Device {
-    pub means: Means,
+    pub run_context: RunContext,
     pub running: Option<Running>,
 }
 
@@ -77,7 +77,7 @@ pub struct Jobs {
     pub away: HashMap<JobId, Addr<Run>>,
     /// Jobs that wait for their files, and have no run: a file that is away may be that of all
     /// jobs.
-    pub lacking: HashMap<JobId, Lacking>,
+    pub outside_waits: HashMap<JobId, OutsideWait>,
     pub looks: Looks,
     /// Epochs in which jobs go on that have waited without a device.
     pub resumed: HashMap<JobId, u64>,
@@ -98,9 +98,9 @@ impl Jobs {
         let remaining = self.old_workers.look();
         if let Some(device) = self.devices.first() {
             device
-                .means
-                .desk
-                .board
+                .run_context
+                .views
+                .live_status
                 .hold(remaining.as_ref().map(|remaining| remaining.cause.clone()));
         }
         if let Some(Remaining { pause, .. }) = remaining {
@@ -121,11 +121,13 @@ impl Jobs {
                 continue;
             }
             // One that cannot be used would fail each job in turn.
-            if self
-                .devices
-                .get(index)
-                .is_some_and(|device| !device.means.desk.board.is_usable(&device.means.device))
-            {
+            if self.devices.get(index).is_some_and(|device| {
+                !device
+                    .run_context
+                    .views
+                    .live_status
+                    .is_usable(&device.run_context.device)
+            }) {
                 continue;
             }
             if let Some(job) = self.next() {
@@ -143,37 +145,37 @@ impl Jobs {
         let taken: HashSet<&JobId> = on_devices()
             .map(|running| &running.job)
             .chain(self.away.keys())
-            .chain(self.lacking.keys())
+            .chain(self.outside_waits.keys())
             .chain(self.unrecorded.iter().map(|command| command.job()))
             .collect();
-        let desk = &self.devices.first()?.means.desk;
-        let (state, now) = (desk.ledger.state(), desk.clock.now());
+        let views = &self.devices.first()?.run_context.views;
+        let (state, now) = (views.ledger.state(), views.clock.now());
         let is_on_trial = |running: &Running| {
             let is_suspected = state
                 .job(&running.job)
                 .is_some_and(|record| record.strikes.count > 0);
-            is_suspected && now.saturating_sub(running.since) < turns::TRIAL_MAX
+            is_suspected && now.saturating_sub(running.since) < strikes::TRIAL_MAX
         };
-        turns::next(&state, &taken, on_devices().any(is_on_trial))
+        strikes::next(&state, &taken, on_devices().any(is_on_trial))
     }
 
     fn start(&mut self, index: usize, job: JobId, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else {
             return;
         };
-        let means = device.means.clone();
-        let outputs = Outputs::new(job_dir(&means.desk.state_dir, &job));
+        let run_context = device.run_context.clone();
+        let outputs = Outputs::new(job_dir(&run_context.views.state_dir, &job));
         let Started {
             run,
             halt,
             left,
             ended,
-        } = Run::start(job.clone(), means, outputs, self.resumed.remove(&job));
+        } = Run::start(job.clone(), run_context, outputs, self.resumed.remove(&job));
         device.running = Some(Running {
             job: job.clone(),
             run: run.clone(),
             halt,
-            since: device.means.desk.clock.now(),
+            since: device.run_context.views.clock.now(),
         });
         context.spawn(wrap_future(left).map(
             move |left, jobs: &mut Self, context: &mut Context<Self>| {
@@ -216,7 +218,7 @@ impl Jobs {
         match outcome {
             Ok(Outcome::Over) => drop(self.panics.remove(&job)),
             Ok(Outcome::Ready(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
-            Ok(Outcome::Lacking(epoch)) => self.lacks(job, epoch, context),
+            Ok(Outcome::WaitsOutside(epoch)) => self.lacks(job, epoch, context),
             Ok(Outcome::Unrecorded(command)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
                 self.unrecorded.push(command);
@@ -231,18 +233,21 @@ impl Jobs {
         let Some(device) = self.devices.first() else {
             return;
         };
-        let desk = device.means.desk.clone();
+        let views = device.run_context.views.clone();
         let amiss = {
-            let (desk, job) = (desk.clone(), job.clone());
-            move || outside::amiss(&desk, &job)
+            let (views, job) = (views.clone(), job.clone());
+            move || outside::amiss(&views, &job)
         };
         let (queue, looks, waits_for) = (context.address(), self.looks.clone(), job.clone());
         let (wait, ended) = oneshot::channel();
         tasks::spawn("files of a job", async move {
-            let outputs = Outputs::new(job_dir(&desk.state_dir, &waits_for));
-            let log = JobLog::new(outputs.log(), &waits_for.0, desk.clock.clone());
+            let outputs = Outputs::new(job_dir(&views.state_dir, &waits_for));
+            let log = JobLog::new(outputs.log(), &waits_for.0, views.clock.clone());
             let told = |cause: &str| {
-                if desk.board.renew_wait(&waits_for, &lacking::awaited(cause)) {
+                if views
+                    .live_status
+                    .renew_wait(&waits_for, &outside_waits::awaited(cause))
+                {
                     log.warn(format!("the job waits: {cause}"));
                 }
             };
@@ -253,16 +258,17 @@ impl Jobs {
                 _ = ended => {}
             }
         });
-        self.lacking.insert(job, Lacking { epoch, _wait: wait });
+        self.outside_waits
+            .insert(job, OutsideWait { epoch, _wait: wait });
     }
 
     /// The job waits for its files no more.
-    fn lacks_no_more(&mut self, job: &JobId) -> Option<Lacking> {
-        let lacking = self.lacking.remove(job)?;
+    fn lacks_no_more(&mut self, job: &JobId) -> Option<OutsideWait> {
+        let outside_waits = self.outside_waits.remove(job)?;
         if let Some(device) = self.devices.first() {
-            device.means.desk.board.clear(job);
+            device.run_context.views.live_status.clear(job);
         }
-        Some(lacking)
+        Some(outside_waits)
     }
 
     /// The job is still running by the ledger: it is taken up again, unless this went on for too
@@ -272,8 +278,8 @@ impl Jobs {
         *count += 1;
         tracing::error!(%job, panics = *count, "the job's runner panicked");
         if let (Some(device), RUN_PANICS_MAX..) = (self.devices.get(index), *count) {
-            let desk = &device.means.desk;
-            let epoch = desk
+            let views = &device.run_context.views;
+            let epoch = views
                 .ledger
                 .job(&job)
                 .map_or(0, |record| record.progress.epoch);
@@ -281,7 +287,7 @@ impl Jobs {
                 "the daemon panicked {count} times while it ran the job: a bug, see the daemon's \
                  log"
             ));
-            let at = desk.clock.unix().as_secs();
+            let at = views.clock.unix().as_secs();
             self.unrecorded.push(LedgerCommand::Finish {
                 job,
                 epoch,
@@ -295,20 +301,24 @@ impl Jobs {
 
     /// Tries again to record ends.
     fn record(&mut self, context: &mut Context<Self>) {
-        let Some(desk) = self.devices.first().map(|device| device.means.desk.clone()) else {
+        let Some(views) = self
+            .devices
+            .first()
+            .map(|device| device.run_context.views.clone())
+        else {
             return;
         };
         let Some(command) = self.unrecorded.first().cloned() else {
             return;
         };
         let job = command.job().clone();
-        let ledger = desk.ledger.clone();
+        let ledger = views.ledger.clone();
         let applied = tasks::blocking(move || ledger.apply(command));
         context.wait(wrap_future(applied).map(
             move |applied, jobs: &mut Self, _: &mut Context<Self>| match applied {
                 Ok(Ok(_)) | Ok(Err(LedgerError::Rejected(_))) => {
                     jobs.unrecorded.retain(|command| command.job() != &job);
-                    desk.board.clear(&job);
+                    views.live_status.clear(&job);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%job, "the ledger still cannot take the job's end: {error}")
@@ -353,7 +363,7 @@ impl Actor for Jobs {
         context.run_interval(RECORD_AGAIN, |jobs, context| jobs.record(context));
         context.run_interval(DISPATCH_AGAIN, |jobs, context| jobs.dispatch(context));
         if let Some(device) = self.devices.first() {
-            let changes = device.means.desk.ledger.queue_changes();
+            let changes = device.run_context.views.ledger.queue_changes();
             context.add_stream(stream::unfold(changes, |mut changes| async move {
                 changes.changed().await.ok()?;
                 Some((QueueChanged, changes))
@@ -366,7 +376,7 @@ impl Actor for Jobs {
 impl StreamHandler<QueueChanged> for Jobs {
     fn handle(&mut self, _: QueueChanged, context: &mut Self::Context) {
         if let Some(device) = self.devices.first() {
-            device.means.desk.board.touch();
+            device.run_context.views.live_status.touch();
         }
         self.dispatch(context);
     }
@@ -387,14 +397,14 @@ impl Handler<FilesBack> for Jobs {
     type Result = ();
 
     fn handle(&mut self, FilesBack(job): FilesBack, context: &mut Self::Context) {
-        let Some(Lacking { epoch, .. }) = self.lacks_no_more(&job) else {
+        let Some(OutsideWait { epoch, .. }) = self.lacks_no_more(&job) else {
             return;
         };
-        if let Some(desk) = self.devices.first().map(|device| &device.means.desk) {
+        if let Some(views) = self.devices.first().map(|device| &device.run_context.views) {
             let log = JobLog::new(
-                Outputs::new(job_dir(&desk.state_dir, &job)).log(),
+                Outputs::new(job_dir(&views.state_dir, &job)).log(),
                 &job.0,
-                desk.clock.clone(),
+                views.clock.clone(),
             );
             log.info("the job goes on as soon as a device is free: what it waited for is there");
         }
@@ -407,15 +417,18 @@ impl Handler<Cancel> for Jobs {
     type Result = ResponseActFuture<Self, Result<(), LedgerError>>;
 
     fn handle(&mut self, Cancel(job): Cancel, _: &mut Self::Context) -> Self::Result {
-        let desk = self.devices.first().map(|device| device.means.desk.clone());
+        let views = self
+            .devices
+            .first()
+            .map(|device| device.run_context.views.clone());
         let id = job.clone();
         let cancelled = async move {
-            let Some(desk) = desk else { return Ok(()) };
+            let Some(views) = views else { return Ok(()) };
             let command = LedgerCommand::Cancel {
                 job: id,
-                at: desk.clock.unix().as_secs(),
+                at: views.clock.unix().as_secs(),
             };
-            let applied = tasks::blocking(move || desk.ledger.apply(command)).await;
+            let applied = tasks::blocking(move || views.ledger.apply(command)).await;
             match applied {
                 Ok(effect) => effect.map(drop),
                 Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -430,13 +443,13 @@ impl Handler<Cancel> for Jobs {
                     jobs.halt(|running| *running == job);
                     lacked = jobs
                         .lacks_no_more(&job)
-                        .and_then(|_| Some(jobs.devices.first()?.means.desk.clone()));
+                        .and_then(|_| Some(jobs.devices.first()?.run_context.views.clone()));
                 }
                 wrap_future(async move {
                     effect?;
-                    if let Some(desk) = lacked {
-                        let outputs = Outputs::new(job_dir(&desk.state_dir, &job));
-                        leave_status(desk, job, outputs).await;
+                    if let Some(views) = lacked {
+                        let outputs = Outputs::new(job_dir(&views.state_dir, &job));
+                        leave_status(views, job, outputs).await;
                     }
                     if let Some(run) = run {
                         let _ = run.send(Stop { after_step: false }).await;

@@ -1,8 +1,9 @@
 //! The daemon's actors. Each file is one actor: its messages, its state, its handlers.
 //!
 //! ```text
-//!  control socket ──▶ jobs ──▶ run (one per running job) ──▶ worker (one per device) ──▶ r1d-worker
-//!                                └──▶ clerk, a thread: files and ledger      └──▶ scoring, a task: the reward pool
+//! control socket ─▶ jobs ─▶ run (one per running job) ─▶ worker (one per device) ─▶ r1d-worker
+//!                             ├─▶ writer, a thread: files and ledger
+//!                             └─▶ scoring, a task: the reward pool
 //! ```
 //! Mailboxes are bounded and sends awaited, so a slow party holds its askers back instead of
 //! filling memory.

@@ -1,7 +1,7 @@
 //! One running job: drives its state machine, attempt after attempt, until it ends.
 //!
 //! The machine decides; this actor carries out. Commands of one decision go out in order while the
-//! actor takes no further event, so the worker, the clerk and the reward pool each hold it back
+//! actor takes no further event, so the worker, the writer and the reward pool each hold it back
 //! when they are behind, and none of them waits for it.
 
 mod begin;
@@ -9,17 +9,17 @@ mod begin;
 use self::begin::{Begun, OpenError, Opened, Upkeep, known, open, start};
 use crate::actors::MAILBOX_MAX_MESSAGES;
 use crate::actors::supervise::Supervised;
-use crate::actors::worker::{self, Said, Worker};
-use crate::board::Live;
-use crate::clerk::{CLERK_END_MAX, Clerk, Clerks, Task};
+use crate::actors::worker::{self, Worker, WorkerReply};
 use crate::job_log::JobLog;
-use crate::materials::Materials;
+use crate::job_writer::{JobWriter, JobWriters, Task, WRITER_END_MAX};
+use crate::live_status::JobSnapshot;
+use crate::loaded_job::LoadedJob;
 use crate::outputs::Outputs;
-use crate::progress::Paces;
 use crate::reading::Reading;
-use crate::scoring::{self, Handed};
-use crate::status::{Desk, idle};
-use crate::{datasets, lacking, outside, review, tasks, turns};
+use crate::scoring::{self, ScoreRequest};
+use crate::status::{JobViews, idle};
+use crate::step_times::StepTimes;
+use crate::{datasets, outside, outside_waits, review, strikes, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{
     Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
@@ -30,9 +30,9 @@ use r1d_job::Job;
 use r1d_ledger::{Command as LedgerCommand, JobRecord, LedgerError};
 use r1d_proto::control::{Activity, State};
 use r1d_proto::ids::JobId;
-use r1d_proto::worker::{Body, Request, ToWorker};
+use r1d_proto::worker::{Body, ToWorker, WorkerRequest};
 use r1d_rewards::Rewards;
-use r1d_runner::restart::{Attempts, Next, Progress};
+use r1d_runner::restart::{Attempts, Progress, Retrying};
 use r1d_runner::wait::Wait;
 use r1d_runner::{Command, End, Event, Machine, Plan, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,10 +41,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How often deadlines are looked at and the board is brought up to date.
+/// How often deadlines are looked at and the live status is brought up to date.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of a worker that may wait (`LIM-1`): a full channel holds the worker back.
-const SAID_MAX: usize = 64;
+const REPLIES_MAX: usize = 64;
 /// Telling the ledger and the worker of a new attempt.
 const START_MAX: Duration = Duration::from_secs(3600);
 /// A pause is over when the daemon has time for it.
@@ -57,10 +57,10 @@ const WAITING_FOR_REVIEW: &str = "waiting for review";
 
 /// What a running job needs of the daemon.
 #[derive(Clone)]
-pub struct Means {
-    pub desk: Desk,
+pub struct RunContext {
+    pub views: JobViews,
     pub rewards: Arc<Rewards>,
-    pub clerks: Clerks,
+    pub writers: JobWriters,
     pub worker: Supervised<Worker>,
     pub device: String,
     pub worker_silence: Duration,
@@ -74,8 +74,8 @@ pub enum Outcome {
     /// What it waited for without a device (a review) has come, or its device cannot be used: it is
     /// to be taken up as soon as one is free, in this epoch where one was begun.
     Ready(Option<u64>),
-    /// The same once nothing outside of it is amiss. The board says what is.
-    Lacking(Option<u64>),
+    /// The same once nothing outside of it is amiss. The live status says what is.
+    WaitsOutside(Option<u64>),
     /// The ledger could not be told; the command is to be tried again.
     Unrecorded(LedgerCommand),
 }
@@ -101,7 +101,7 @@ enum Phase {
     },
     /// Something that the job needs is not there: the attempt is being ended, and the job goes back
     /// to the queue.
-    Lacking {
+    WaitsOutside {
         cause: String,
     },
     /// The worker and the writer of the attempt before are being ended.
@@ -119,8 +119,8 @@ enum Phase {
 struct Attempt {
     epoch: u64,
     machine: Machine,
-    clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<Handed>,
+    writer: mpsc::Sender<Task>,
+    items: mpsc::Sender<ScoreRequest>,
     /// The request that the worker is at.
     in_flight: Option<u64>,
     requests: u64,
@@ -128,15 +128,15 @@ struct Attempt {
 
 pub struct Run {
     id: JobId,
-    means: Means,
+    run_context: RunContext,
     outputs: Outputs,
     log: JobLog,
     phase: Phase,
     since: Duration,
-    materials: Option<(Arc<Materials>, Arc<Plan>)>,
-    /// The SHA-256 of the data sets that finished stages have made, as the materials hold them.
+    loaded_job: Option<(Arc<LoadedJob>, Arc<Plan>)>,
+    /// The SHA-256 of the data sets that finished stages have made, as the inputs hold them.
     made: Arc<BTreeMap<String, String>>,
-    /// Warnings of the materials, each logged once however often those are opened.
+    /// Warnings of the inputs, each logged once however often those are opened.
     warned: BTreeSet<String>,
     /// Counts all that the run has begun: what an earlier attempt or reading still says is not
     /// heard.
@@ -150,7 +150,7 @@ pub struct Run {
     /// worker: the next one goes on in it.
     resumed: Option<u64>,
     attempts: Attempts,
-    paces: Paces,
+    step_times: StepTimes,
     upkeep: Upkeep,
     stop_after_step: bool,
     stopping: Option<oneshot::Sender<()>>,
@@ -172,33 +172,38 @@ pub struct Started {
 
 /// Something that goes out, in order.
 enum Outgoing {
-    Clerk(Task),
-    Reward(Handed),
+    JobWriter(Task),
+    Reward(ScoreRequest),
     /// With the directory that it is to write.
     Worker(ToWorker, Option<PathBuf>),
 }
 
 /// What one of the attempt's parties said, and which attempt's.
-struct Heard<T>(u64, T);
+struct FromAttempt<T>(u64, T);
 
 impl Run {
     /// `resumed` is the epoch of the attempt that it goes on from, if any.
-    pub fn start(id: JobId, means: Means, outputs: Outputs, resumed: Option<u64>) -> Started {
+    pub fn start(
+        id: JobId,
+        run_context: RunContext,
+        outputs: Outputs,
+        resumed: Option<u64>,
+    ) -> Started {
         let (outcome, ended) = oneshot::channel();
         let (leaving, left) = oneshot::channel();
         let halt = Arc::new(watch::Sender::new(false));
         let halted = halt.subscribe();
         let run = Run::create(|context| {
             context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
-            let log = JobLog::new(outputs.log(), &id.0, means.desk.clock.clone());
+            let log = JobLog::new(outputs.log(), &id.0, run_context.views.clock.clone());
             Run {
-                since: means.desk.clock.now(),
+                since: run_context.views.clock.now(),
                 id,
-                means,
+                run_context,
                 outputs,
                 log,
                 phase: Phase::Starting,
-                materials: None,
+                loaded_job: None,
                 made: Arc::default(),
                 warned: BTreeSet::new(),
                 number: 0,
@@ -206,7 +211,7 @@ impl Run {
                 epoch: 0,
                 resumed,
                 attempts: Attempts::default(),
-                paces: Paces::default(),
+                step_times: StepTimes::default(),
                 upkeep: Upkeep::default(),
                 stop_after_step: false,
                 stopping: None,
@@ -224,7 +229,7 @@ impl Run {
     }
 
     fn now(&self) -> Duration {
-        self.means.desk.clock.now()
+        self.run_context.views.clock.now()
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -232,10 +237,10 @@ impl Run {
         self.since = self.now();
     }
 
-    /// Opens the materials, once for all attempts until a stage has made a data set that another
+    /// Opens the inputs, once for all attempts until a stage has made a data set that another
     /// reads, then begins an attempt.
     fn open(&mut self, context: &mut Context<Self>) {
-        let Some(record) = self.means.desk.ledger.job(&self.id) else {
+        let Some(record) = self.run_context.views.ledger.job(&self.id) else {
             return self.finish(
                 End::Failed {
                     error: "the ledger does not know the job".into(),
@@ -244,21 +249,29 @@ impl Run {
             );
         };
         self.epoch = self.epoch.max(record.progress.epoch);
-        if let Some(error) = turns::given_up(&record) {
+        if let Some(error) = strikes::given_up(&record) {
             return self.finish(End::Failed { error }, context);
         }
         let reading = Reading::default();
         self.enter(Phase::Reading(reading.clone()));
         self.number += 1;
         let number = self.number;
-        let (means, outputs, log) = (self.means.clone(), self.outputs.clone(), self.log.clone());
+        let (run_context, outputs, log) = (
+            self.run_context.clone(),
+            self.outputs.clone(),
+            self.log.clone(),
+        );
         let upkeep = self.upkeep.clone();
         let opening = async move {
             // A run of this job before may have panicked, and left its writer.
-            means.clerks.none(record.job(), &means.desk.ledger).await;
+            run_context
+                .writers
+                .none(record.job(), &run_context.views.ledger)
+                .await;
             let _wanted = reading.until_dropped();
             let reading = reading.clone();
-            tasks::blocking(move || open(record, &means, &outputs, &log, &reading, &upkeep)).await
+            tasks::blocking(move || open(record, &run_context, &outputs, &log, &reading, &upkeep))
+                .await
         };
         context.spawn(wrap_future(opening).map(
             move |opened, run: &mut Self, context: &mut Context<Self>| {
@@ -278,28 +291,31 @@ impl Run {
         match opened {
             Ok(Ok(Opened::Review(stage, rows))) => self.review(stage, rows, context),
             Ok(Ok(Opened::Ready {
-                materials,
+                loaded_job,
                 made,
                 to_take_over,
             })) => {
                 self.made = Arc::new(made);
-                for warning in &materials.warnings {
+                for warning in &loaded_job.warnings {
                     if self.warned.insert(warning.clone()) {
                         self.log.warn(warning);
                     }
                 }
-                let mut plan = materials.plan(
+                let mut plan = loaded_job.plan(
                     &self.id,
                     &self.outputs,
-                    &self.means.device,
-                    self.means.worker_silence,
+                    &self.run_context.device,
+                    self.run_context.worker_silence,
                 );
                 for (index, facts) in plan.stages.iter_mut().enumerate() {
                     facts.later |= to_take_over.contains(&index);
                 }
-                let materials = Arc::new(*materials);
-                self.means.desk.open_jobs.opened(&self.id, &materials);
-                self.materials = Some((materials, Arc::new(plan)));
+                let loaded_job = Arc::new(*loaded_job);
+                self.run_context
+                    .views
+                    .open_jobs
+                    .opened(&self.id, &loaded_job);
+                self.loaded_job = Some((loaded_job, Arc::new(plan)));
                 self.attempt(context);
             }
             Ok(Err(error)) => self.end(error.end(), context),
@@ -315,10 +331,10 @@ impl Run {
     /// Begins an attempt: a new epoch in the ledger, a fresh worker, a machine that starts from the
     /// record.
     fn attempt(&mut self, context: &mut Context<Self>) {
-        let Some((materials, plan)) = self
-            .materials
+        let Some((loaded_job, plan)) = self
+            .loaded_job
             .clone()
-            .filter(|(materials, _)| !self.has_to_review(&materials.job))
+            .filter(|(loaded_job, _)| !self.has_to_review(&loaded_job.job))
         else {
             return self.open(context);
         };
@@ -326,10 +342,10 @@ impl Run {
         self.attempt += 1;
         self.enter(Phase::Starting);
         let number = self.number;
-        let (said, heard) = mpsc::channel(SAID_MAX);
+        let (said, heard) = mpsc::channel(REPLIES_MAX);
         let starting = start(
             self.id.clone(),
-            self.means.clone(),
+            self.run_context.clone(),
             self.outputs.clone(),
             plan.clone(),
             said,
@@ -346,7 +362,7 @@ impl Run {
                     return;
                 }
                 match record {
-                    Ok(record) => run.work(run.epoch, &record, materials, plan, heard, context),
+                    Ok(record) => run.work(run.epoch, &record, loaded_job, plan, heard, context),
                     Err(end) => {
                         // Nothing was launched in it.
                         if matches!(end, End::Away { .. } | End::Unusable { .. }) {
@@ -359,10 +375,10 @@ impl Run {
         ));
     }
 
-    /// Whether a stage was finished since the materials were opened whose data set somebody is to
+    /// Whether a stage was finished since the inputs were opened whose data set somebody is to
     /// look at.
     fn has_to_review(&self, job: &Job) -> bool {
-        let record = self.means.desk.ledger.job(&self.id);
+        let record = self.run_context.views.ledger.job(&self.id);
         let stages = record
             .iter()
             .flat_map(|record| &record.progress.stages)
@@ -409,12 +425,12 @@ impl Run {
     /// Something outside of the job is amiss: the queue waits until it is mended.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
         self.log.warn(format!("the job waits: {cause}"));
-        self.enter(Phase::Lacking { cause });
+        self.enter(Phase::WaitsOutside { cause });
         self.number += 1;
         self.show();
         let (closed, putting_down) = (self.close(), self.put_down());
-        let (desk, job, outputs, epoch) = (
-            self.means.desk.clone(),
+        let (views, job, outputs, epoch) = (
+            self.run_context.views.clone(),
             self.id.clone(),
             self.outputs.clone(),
             self.resumed,
@@ -423,13 +439,13 @@ impl Run {
         let leaving = async move {
             closed.await;
             putting_down.await;
-            leave_status(desk, job, outputs).await;
+            leave_status(views, job, outputs).await;
         };
         context.spawn(wrap_future(leaving).map(
             move |(), run: &mut Self, context: &mut Context<Self>| {
                 if run.number == number {
                     run.enter(Phase::Ending);
-                    run.over(Outcome::Lacking(epoch), context);
+                    run.over(Outcome::WaitsOutside(epoch), context);
                 }
             },
         ));
@@ -442,9 +458,9 @@ impl Run {
             .warn(format!("the job waits for a device: {cause}"));
         tracing::error!(
             "device {} gets no jobs until this is mended: {cause}",
-            self.means.device
+            self.run_context.device
         );
-        self.enter(Phase::Lacking {
+        self.enter(Phase::WaitsOutside {
             cause: cause.clone(),
         });
         self.number += 1;
@@ -458,7 +474,10 @@ impl Run {
         context.spawn(wrap_future(left).map(
             move |(), run: &mut Self, context: &mut Context<Self>| {
                 if run.number == number {
-                    run.means.desk.board.found(&run.means.device, Some(cause));
+                    run.run_context
+                        .views
+                        .live_status
+                        .found(&run.run_context.device, Some(cause));
                     run.give_back(context);
                 }
             },
@@ -469,7 +488,7 @@ impl Run {
     fn give_back(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
-        self.means.desk.board.clear(&self.id);
+        self.run_context.views.live_status.clear(&self.id);
         self.over(Outcome::Ready(self.resumed), context);
     }
 
@@ -477,7 +496,7 @@ impl Run {
     fn put_down(&self) -> impl Future<Output = ()> + use<> {
         let (upkeep, ledger, job) = (
             self.upkeep.clone(),
-            self.means.desk.ledger.clone(),
+            self.run_context.views.ledger.clone(),
             self.id.clone(),
         );
         async move {
@@ -498,24 +517,30 @@ impl Run {
 
     fn leave_board(&mut self) -> Option<oneshot::Sender<()>> {
         let leaving = self.leaving.take()?;
-        self.means.desk.board.left(&self.means.device);
+        self.run_context
+            .views
+            .live_status
+            .left(&self.run_context.device);
         Some(leaving)
     }
 
     /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody
     /// does anything for the job after it.
     fn close(&self) -> impl Future<Output = ()> + use<> {
-        let worker = self.leaving.as_ref().map(|_| self.means.worker.clone());
-        let (clerks, job, ledger) = (
-            self.means.clerks.clone(),
+        let worker = self
+            .leaving
+            .as_ref()
+            .map(|_| self.run_context.worker.clone());
+        let (writers, job, ledger) = (
+            self.run_context.writers.clone(),
             self.id.clone(),
-            self.means.desk.ledger.clone(),
+            self.run_context.views.ledger.clone(),
         );
         async move {
             if let Some(worker) = worker {
                 let _ = worker.ask("worker", worker::End).await;
             }
-            clerks.none(&job, &ledger).await;
+            writers.none(&job, &ledger).await;
         }
     }
 
@@ -523,28 +548,28 @@ impl Run {
         &mut self,
         epoch: u64,
         record: &JobRecord,
-        materials: Arc<Materials>,
+        loaded_job: Arc<LoadedJob>,
         plan: Arc<Plan>,
-        heard: mpsc::Receiver<Said>,
+        heard: mpsc::Receiver<WorkerReply>,
         context: &mut Context<Self>,
     ) {
         let (begun, writing) = mpsc::channel(1);
-        let clerk = Clerk {
+        let writer = JobWriter {
             begun,
             job: self.id.clone(),
             epoch,
-            ledger: self.means.desk.ledger.clone(),
-            desk: self.means.desk.clone(),
-            materials: materials.clone(),
+            ledger: self.run_context.views.ledger.clone(),
+            views: self.run_context.views.clone(),
+            loaded_job: loaded_job.clone(),
             made: self.made.clone(),
             outputs: self.outputs.clone(),
-            clock: self.means.desk.clock.clone(),
+            clock: self.run_context.views.clock.clone(),
             log: self.log.clone(),
             journals: BTreeMap::new(),
             failed: None,
         };
-        let clerk = match clerk.start(&self.means.clerks) {
-            Ok(clerk) => clerk,
+        let writer = match writer.start(&self.run_context.writers) {
+            Ok(writer) => writer,
             Err(error) => {
                 return self.end(
                     End::Abandoned {
@@ -554,7 +579,7 @@ impl Run {
                 );
             }
         };
-        let (items, verdicts) = scoring::bridge(materials, &self.means.rewards);
+        let (items, verdicts) = scoring::bridge(loaded_job, &self.run_context.rewards);
         let number = self.number;
         context.add_stream(tagged(number, heard));
         context.add_stream(tagged(number, verdicts));
@@ -563,7 +588,7 @@ impl Run {
         self.enter(Phase::Working(Box::new(Attempt {
             epoch,
             machine,
-            clerk,
+            writer,
             items,
             in_flight: None,
             requests: 0,
@@ -606,7 +631,9 @@ impl Run {
                 attempt.requests += 1;
                 attempt.in_flight = Some(attempt.requests);
                 let dir = match &*request {
-                    Request::Save { dir } | Request::Export { dir } => Some(dir.clone()),
+                    WorkerRequest::Save { dir } | WorkerRequest::Export { dir } => {
+                        Some(dir.clone())
+                    }
                     _ => None,
                 };
                 return Some(Outgoing::Worker(
@@ -617,9 +644,9 @@ impl Run {
                     dir,
                 ));
             }
-            Command::Score(items) => return Some(Outgoing::Reward(Handed::Score(items))),
+            Command::Score(items) => return Some(Outgoing::Reward(ScoreRequest::Score(items))),
             Command::Conclude(answered) => {
-                return Some(Outgoing::Reward(Handed::Conclude(answered)));
+                return Some(Outgoing::Reward(ScoreRequest::Conclude(answered)));
             }
             Command::Warn(warning) => {
                 self.log.warn(warning);
@@ -629,7 +656,7 @@ impl Run {
             Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
             Command::Store(store) => {
                 if let Store::Commit { stage, metrics, .. } = &store {
-                    self.paces.step(*stage, metrics);
+                    self.step_times.step(*stage, metrics);
                 }
                 let commits = matches!(store, Store::Commit { .. });
                 Task::Store(store, self.answer(commits, context))
@@ -676,10 +703,10 @@ impl Run {
             },
             Command::End(_) => return None,
         };
-        Some(Outgoing::Clerk(task))
+        Some(Outgoing::JobWriter(task))
     }
 
-    /// Where the clerk's answer goes: back into the machine, unless another attempt runs by then.
+    /// Where the writer's answer goes: back into the machine, unless another attempt runs by then.
     fn answer(&mut self, commits: bool, context: &mut Context<Self>) -> oneshot::Sender<Event> {
         let (answer, answered) = oneshot::channel();
         let number = self.number;
@@ -692,7 +719,7 @@ impl Run {
                     return run.stop(context);
                 }
                 let gone = End::Abandoned {
-                    cause: "the job's clerk is gone (see the panic in the daemon's log)".into(),
+                    cause: "the job's writer is gone (see the panic in the daemon's log)".into(),
                 };
                 run.happened(event.unwrap_or(Event::Fault(gone)), context);
             },
@@ -705,15 +732,15 @@ impl Run {
         let Phase::Working(attempt) = &self.phase else {
             return;
         };
-        let (clerk, items, worker) = (
-            attempt.clerk.clone(),
+        let (writer, items, worker) = (
+            attempt.writer.clone(),
             attempt.items.clone(),
-            self.means.worker.clone(),
+            self.run_context.worker.clone(),
         );
         let mut halted = self.halted.clone();
         let handing_over = async move {
             tokio::select! {
-                sent = hand_over(outgoing, clerk, items, worker) => sent,
+                sent = hand_over(outgoing, writer, items, worker) => sent,
                 // A disk or a worker that takes nothing any more keeps nobody from cancelling the
                 // job.
                 _ = halted.wait_for(|halted| *halted) => Ok(()),
@@ -743,7 +770,7 @@ impl Run {
         };
         self.log
             .warn(format!("attempt {} is abandoned: {cause}", self.attempt));
-        let record = self.means.desk.ledger.job(&self.id);
+        let record = self.run_context.views.ledger.job(&self.id);
         if record
             .as_ref()
             .is_some_and(|record| record.state().is_final())
@@ -754,8 +781,8 @@ impl Run {
             cause.clone(),
             record.as_deref().map_or(NOTHING_DONE, progress),
         ) {
-            Next::GiveUp { error } => self.failed(error, context),
-            Next::Retry { after } => self.pause(after, cause, context),
+            Retrying::GiveUp { error } => self.failed(error, context),
+            Retrying::Retry { after } => self.pause(after, cause, context),
         }
     }
 
@@ -767,8 +794,8 @@ impl Run {
         });
         self.number += 1;
         let number = self.number;
-        let (desk, job) = (self.means.desk.clone(), self.id.clone());
-        let looked = tasks::blocking(move || outside::amiss(&desk, &job));
+        let (views, job) = (self.run_context.views.clone(), self.id.clone());
+        let looked = tasks::blocking(move || outside::amiss(&views, &job));
         context.spawn(wrap_future(looked).map(
             move |amiss, run: &mut Self, context: &mut Context<Self>| {
                 if run.number != number || !matches!(run.phase, Phase::Closing { .. }) {
@@ -793,11 +820,11 @@ impl Run {
         }
     }
 
-    /// The data that a stage made is there: the materials are opened anew, and the job goes on with
+    /// The data that a stage made is there: the inputs are opened anew, and the job goes on with
     /// a fresh worker.
     fn reread(&mut self, context: &mut Context<Self>) {
         self.keep_epoch();
-        self.materials = None;
+        self.loaded_job = None;
         self.enter(Phase::Closing {
             cause: "a stage has made data that is to be read".into(),
         });
@@ -823,10 +850,12 @@ impl Run {
         self.enter(Phase::Closing { cause });
         self.number += 1;
         let number = self.number;
-        self.means
-            .desk
-            .board
-            .device(&self.means.device, |device| device.worker_restarts += 1);
+        self.run_context
+            .views
+            .live_status
+            .device(&self.run_context.device, |device| {
+                device.worker_restarts += 1
+            });
         self.show();
         context.spawn(wrap_future(self.close()).then(
             move |(), run: &mut Self, _: &mut Context<Self>| {
@@ -869,16 +898,16 @@ impl Run {
         }
         self.enter(Phase::Ending);
         self.number += 1;
-        let (ledger, board) = (
-            self.means.desk.ledger.clone(),
-            self.means.desk.board.clone(),
+        let (ledger, live_status) = (
+            self.run_context.views.ledger.clone(),
+            self.run_context.views.live_status.clone(),
         );
-        let (desk, outputs) = (self.means.desk.clone(), self.outputs.clone());
+        let (views, outputs) = (self.run_context.views.clone(), self.outputs.clone());
         let (job, epoch, closed, at) = (
             self.id.clone(),
             self.epoch,
             self.close(),
-            self.means.desk.clock.unix().as_secs(),
+            self.run_context.views.clock.unix().as_secs(),
         );
         let ending = async move {
             closed.await;
@@ -892,8 +921,8 @@ impl Run {
             };
             match record_end(ledger, command.clone()).await {
                 Ok(()) => {
-                    leave_status(desk, job.clone(), outputs).await;
-                    board.clear(&job);
+                    leave_status(views, job.clone(), outputs).await;
+                    live_status.clear(&job);
                     Outcome::Over
                 }
                 Err(why) => {
@@ -901,11 +930,11 @@ impl Run {
                         "{}; and the ledger cannot record it: {why}",
                         error.unwrap_or_else(|| "the job is done".into())
                     );
-                    board.show(
+                    live_status.show(
                         &job,
-                        Live {
+                        JobSnapshot {
                             failed: Some(failed),
-                            ..Live::default()
+                            ..JobSnapshot::default()
                         },
                     );
                     Outcome::Unrecorded(command)
@@ -921,9 +950,13 @@ impl Run {
     fn stop(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
-        let (board, job, closed) = (self.means.desk.board.clone(), self.id.clone(), self.close());
-        let (desk, outputs, putting_down) = (
-            self.means.desk.clone(),
+        let (live_status, job, closed) = (
+            self.run_context.views.live_status.clone(),
+            self.id.clone(),
+            self.close(),
+        );
+        let (views, outputs, putting_down) = (
+            self.run_context.views.clone(),
             self.outputs.clone(),
             self.put_down(),
         );
@@ -931,8 +964,8 @@ impl Run {
             // First of all: the daemon may have little time left.
             putting_down.await;
             closed.await;
-            leave_status(desk, job.clone(), outputs).await;
-            board.clear(&job);
+            leave_status(views, job.clone(), outputs).await;
+            live_status.clear(&job);
         };
         context.spawn(wrap_future(ending).map(
             |(), run: &mut Self, context: &mut Context<Self>| run.over(Outcome::Over, context),
@@ -950,12 +983,12 @@ impl Run {
         context.stop();
     }
 
-    /// Brings the board up to date.
+    /// Brings the live status up to date.
     fn show(&mut self) {
         let wait = |what: &str| Wait::new("job", what, self.since);
-        let mut live = Live {
+        let mut live = JobSnapshot {
             steps: self.steps(),
-            ..Live::default()
+            ..JobSnapshot::default()
         };
         match &self.phase {
             // How long that takes is a matter of how much there is.
@@ -981,7 +1014,7 @@ impl Run {
                 live.waits = vec![
                     wait(&format!(
                         "ledger and worker {}: a new attempt",
-                        self.means.device
+                        self.run_context.device
                     ))
                     .until(self.since + START_MAX),
                 ];
@@ -990,9 +1023,9 @@ impl Run {
                 live.activity = Some(idle("restarting"));
                 let what = format!(
                     "the end of worker {} and of the attempt's writer, after: {cause}",
-                    self.means.device
+                    self.run_context.device
                 );
-                live.waits = vec![wait(&what).until(self.since + CLERK_END_MAX)];
+                live.waits = vec![wait(&what).until(self.since + WRITER_END_MAX)];
             }
             Phase::Reviewing { stage, rows } => {
                 live.activity = Some(Activity {
@@ -1003,9 +1036,9 @@ impl Run {
                 });
                 live.waits = vec![wait(&review::wanted(&self.id, stage, *rows))];
             }
-            Phase::Lacking { cause } => {
+            Phase::WaitsOutside { cause } => {
                 live.activity = Some(idle("waiting"));
-                live.waits = vec![wait(&lacking::awaited(cause))];
+                live.waits = vec![wait(&outside_waits::awaited(cause))];
             }
             Phase::Pausing { until, cause } => {
                 live.activity = Some(idle("restarting"));
@@ -1014,26 +1047,29 @@ impl Run {
                     self.attempts.fruitless()
                 );
                 live.waits = vec![wait(&what).until(*until)];
-                self.means.desk.board.device(&self.means.device, |device| {
-                    (device.state, device.job) = ("restarting".into(), Some(self.id.clone()));
-                });
+                self.run_context
+                    .views
+                    .live_status
+                    .device(&self.run_context.device, |device| {
+                        (device.state, device.job) = ("restarting".into(), Some(self.id.clone()));
+                    });
             }
             Phase::Working(attempt) => {
                 live.activity = Some(attempt.machine.activity());
                 live.waits = attempt.machine.waits();
-                if let Some((materials, plan)) = &self.materials {
-                    live.eta_s = self
-                        .paces
-                        .time_left(materials, plan, attempt.machine.record());
+                if let Some((loaded_job, plan)) = &self.loaded_job {
+                    live.eta_s =
+                        self.step_times
+                            .time_left(loaded_job, plan, attempt.machine.record());
                 }
             }
             Phase::Ending => return,
         }
-        self.means.desk.board.show(&self.id, live);
+        self.run_context.views.live_status.show(&self.id, live);
     }
 
     fn steps(&self) -> Vec<u64> {
-        self.materials.as_ref().map_or_else(Vec::new, |(_, plan)| {
+        self.loaded_job.as_ref().map_or_else(Vec::new, |(_, plan)| {
             plan.stages.iter().map(|facts| facts.steps).collect()
         })
     }
@@ -1070,20 +1106,24 @@ impl Actor for Run {
     }
 }
 
-impl StreamHandler<Heard<Said>> for Run {
-    fn handle(&mut self, Heard(number, said): Heard<Said>, context: &mut Self::Context) {
+impl StreamHandler<FromAttempt<WorkerReply>> for Run {
+    fn handle(
+        &mut self,
+        FromAttempt(number, said): FromAttempt<WorkerReply>,
+        context: &mut Self::Context,
+    ) {
         if number != self.number {
             return;
         }
         let message = match said {
-            Said::Lost { cause } => return self.end(End::Abandoned { cause }, context),
-            Said::Unusable { cause } => return self.end(End::Unusable { cause }, context),
-            Said::Message(message) => message,
+            WorkerReply::Lost { cause } => return self.end(End::Abandoned { cause }, context),
+            WorkerReply::Unusable { cause } => return self.end(End::Unusable { cause }, context),
+            WorkerReply::Message(message) => message,
         };
         if let Some(pid) = worker::started(&message) {
             self.log.info(format!(
                 "worker {} runs as process {pid}",
-                self.means.device
+                self.run_context.device
             ));
             return self.happened(Event::WorkerStarted { pid }, context);
         }
@@ -1105,8 +1145,12 @@ impl StreamHandler<Heard<Said>> for Run {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-impl StreamHandler<Heard<Event>> for Run {
-    fn handle(&mut self, Heard(number, event): Heard<Event>, context: &mut Self::Context) {
+impl StreamHandler<FromAttempt<Event>> for Run {
+    fn handle(
+        &mut self,
+        FromAttempt(number, event): FromAttempt<Event>,
+        context: &mut Self::Context,
+    ) {
         if number == self.number {
             self.happened(event, context);
         }
@@ -1157,8 +1201,8 @@ fn progress(record: &JobRecord) -> Progress {
 
 async fn hand_over(
     outgoing: Vec<Outgoing>,
-    clerk: mpsc::Sender<Task>,
-    items: mpsc::Sender<Handed>,
+    writer: mpsc::Sender<Task>,
+    items: mpsc::Sender<ScoreRequest>,
     worker: Supervised<Worker>,
 ) -> Result<(), End> {
     let gone = |who: &str| End::Abandoned {
@@ -1166,10 +1210,10 @@ async fn hand_over(
     };
     for part in outgoing {
         match part {
-            Outgoing::Clerk(task) => clerk
+            Outgoing::JobWriter(task) => writer
                 .send(task)
                 .await
-                .map_err(|_| gone("the job's clerk"))?,
+                .map_err(|_| gone("the job's writer"))?,
             Outgoing::Reward(group) => items
                 .send(group)
                 .await
@@ -1177,11 +1221,13 @@ async fn hand_over(
             Outgoing::Worker(request, dir) => {
                 if let Some(dir) = dir {
                     let (answer, cleared) = oneshot::channel();
-                    clerk
+                    writer
                         .send(Task::Clear { dir, answer })
                         .await
-                        .map_err(|_| gone("the job's clerk"))?;
-                    if let Event::Fault(end) = cleared.await.map_err(|_| gone("the job's clerk"))? {
+                        .map_err(|_| gone("the job's writer"))?;
+                    if let Event::Fault(end) =
+                        cleared.await.map_err(|_| gone("the job's writer"))?
+                    {
                         return Err(end);
                     }
                 }
@@ -1193,9 +1239,9 @@ async fn hand_over(
     Ok(())
 }
 
-pub async fn leave_status(desk: Desk, job: JobId, outputs: Outputs) {
+pub async fn leave_status(views: JobViews, job: JobId, outputs: Outputs) {
     // A panic there is the log's business: the job has ended.
-    let _ = tasks::blocking(move || desk.leave_status(&job, &outputs)).await;
+    let _ = tasks::blocking(move || views.leave_status(&job, &outputs)).await;
 }
 
 /// Tells the ledger how the job ended. A refusal means that it was told before (a cancellation).
@@ -1214,8 +1260,8 @@ async fn record_end(ledger: Arc<r1d_ledger::Ledger>, command: LedgerCommand) -> 
 fn tagged<T: 'static>(
     number: u64,
     receiver: mpsc::Receiver<T>,
-) -> impl futures_util::Stream<Item = Heard<T>> + 'static {
+) -> impl futures_util::Stream<Item = FromAttempt<T>> + 'static {
     stream::unfold(receiver, move |mut receiver| async move {
-        Some((Heard(number, receiver.recv().await?), receiver))
+        Some((FromAttempt(number, receiver.recv().await?), receiver))
     })
 }

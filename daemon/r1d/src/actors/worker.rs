@@ -1,12 +1,12 @@
 //! The supervisor of one device's worker process: starts it, speaks its protocol, ends it.
 //!
 //! A process serves one attempt at a job. Whatever it says goes to the attempt's channel, in order;
-//! the last thing on it is [`Said::Lost`] with the cause. Deadlines are the job's state machine's:
-//! it asks for [`End`] when the worker is late.
+//! the last thing on it is [`WorkerReply::Lost`] with the cause. Deadlines are the job's state
+//! machine's: it asks for [`End`] when the worker is late.
 
 use crate::actors::supervise::Alive;
-use crate::board::Board;
 use crate::job_log::JobLog;
+use crate::live_status::LiveStatus;
 use crate::tasks;
 use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
@@ -14,7 +14,7 @@ use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::parts::{PART_MAX_BYTES, Part};
 use r1d_proto::worker::{
-    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Request, ToWorker,
+    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, ToWorker, WorkerRequest,
 };
 use std::fs::File;
 use std::future::Future;
@@ -43,7 +43,7 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 
 /// What an attempt hears of its worker.
 #[derive(Debug)]
-pub enum Said {
+pub enum WorkerReply {
     Message(FromWorker),
     /// The process is gone; nothing follows.
     Lost {
@@ -58,7 +58,7 @@ pub enum Said {
 
 /// How workers are started.
 #[derive(Clone, Debug)]
-pub struct Recipe {
+pub struct WorkerCommand {
     pub device: String,
     pub executable: PathBuf,
     pub threads: u32,
@@ -89,7 +89,7 @@ pub enum WorkerError {
 /// How the dynamic linker ends a process whose libraries it does not find.
 pub const EXIT_NO_LIBRARY: i32 = 127;
 
-impl Recipe {
+impl WorkerCommand {
     /// The executable, told where its libraries are, and how its device is to compute.
     pub fn command(&self) -> std::io::Result<Command> {
         let mut command = Command::new(&self.executable);
@@ -138,7 +138,7 @@ impl Recipe {
 #[rtype(result = "Result<(), WorkerError>")]
 pub struct Launch {
     pub job: JobId,
-    pub said: mpsc::Sender<Said>,
+    pub said: mpsc::Sender<WorkerReply>,
     pub log: JobLog,
 }
 
@@ -153,10 +153,10 @@ pub struct Ask(pub ToWorker);
 pub struct End;
 
 pub struct Worker {
-    pub recipe: Recipe,
+    pub worker_command: WorkerCommand,
     /// What every worker holds as its standard output ([`crate::state_dir`]).
     pub lock: Arc<File>,
-    pub board: Board,
+    pub live_status: LiveStatus,
     pub process: Option<Process>,
     pub last: LastProcess,
     /// Counts what was asked of the process as a whole: a launch that had to wait does not come
@@ -194,13 +194,15 @@ impl Handler<Launch> for Worker {
         Box::pin(actix::fut::wrap_future(ended).map(
             move |(), actor: &mut Self, _: &mut Self::Context| {
                 if actor.launches != number {
-                    return Err(WorkerError::Superseded(actor.recipe.device.clone()));
+                    return Err(WorkerError::Superseded(actor.worker_command.device.clone()));
                 }
                 let job = launch.job.clone();
                 actor.process = Some(actor.launch(launch)?);
-                actor.board.device(&actor.recipe.device, |device| {
-                    (device.state, device.job) = ("busy".into(), Some(job));
-                });
+                actor
+                    .live_status
+                    .device(&actor.worker_command.device, |device| {
+                        (device.state, device.job) = ("busy".into(), Some(job));
+                    });
                 Ok(())
             },
         ))
@@ -215,7 +217,7 @@ impl Handler<Ask> for Worker {
             .process
             .as_ref()
             .map(|process| process.requests.clone());
-        let device = self.recipe.device.clone();
+        let device = self.worker_command.device.clone();
         Box::pin(async move {
             let requests = requests.ok_or_else(|| WorkerError::NotRunning(device.clone()))?;
             requests
@@ -256,12 +258,14 @@ impl Worker {
 
     fn launch(&self, launch: Launch) -> Result<Process, WorkerError> {
         let (mut child, stream) = self.spawn().map_err(|source| WorkerError::Start {
-            executable: self.recipe.executable.clone(),
+            executable: self.worker_command.executable.clone(),
             source,
         })?;
         let pid = child.id();
-        self.board
-            .device(&self.recipe.device, |device| device.worker_pid = pid);
+        self.live_status
+            .device(&self.worker_command.device, |device| {
+                device.worker_pid = pid
+            });
         let (reader, writer) = stream.into_split();
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let kill = Arc::new(watch::Sender::new(false));
@@ -274,12 +278,12 @@ impl Worker {
             "worker requests",
             write(writer, outgoing, launch.said.clone()),
         );
-        let (board, device, killed) = (
-            self.board.clone(),
-            self.recipe.device.clone(),
+        let (live_status, device, killed) = (
+            self.live_status.clone(),
+            self.worker_command.device.clone(),
             kill.subscribe(),
         );
-        let recipe = self.recipe.clone();
+        let worker_command = self.worker_command.clone();
         tasks::spawn("worker", async move {
             let broken = read(reader, &launch.said, killed.clone()).await;
             let status = leave(&mut child, killed).await;
@@ -288,7 +292,7 @@ impl Worker {
                 // hold the stream open.
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT, listener).await;
             }
-            board.device(&device, |status| {
+            live_status.device(&device, |status| {
                 (status.worker_pid, status.job, status.state) = (None, None, "idle".into());
             });
             ended.send_replace(true);
@@ -297,9 +301,9 @@ impl Worker {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .join(" / ");
-            let end = match recipe.unusable(code, &said) {
-                Some(cause) => Said::Unusable { cause },
-                None => Said::Lost {
+            let end = match worker_command.unusable(code, &said) {
+                Some(cause) => WorkerReply::Unusable { cause },
+                None => WorkerReply::Lost {
                     cause: cause(&device, pid, broken, status, &last_words),
                 },
             };
@@ -313,13 +317,13 @@ impl Worker {
     fn spawn(&self) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
-        let Recipe {
+        let WorkerCommand {
             device,
             threads,
             mkl_intel_kernels,
             ..
-        } = &self.recipe;
-        let mut command = self.recipe.command()?;
+        } = &self.worker_command;
+        let mut command = self.worker_command.command()?;
         command.args([
             "serve",
             "--device",
@@ -344,14 +348,14 @@ impl Worker {
 /// what broke.
 async fn read(
     mut stream: OwnedReadHalf,
-    said: &mpsc::Sender<Said>,
+    said: &mpsc::Sender<WorkerReply>,
     mut killed: watch::Receiver<bool>,
 ) -> Option<FrameError> {
     let reading = async {
         loop {
             match frame::read::<FromWorker>(&mut stream, Format::Postcard).await {
                 Ok(message) => {
-                    if said.send(Said::Message(message)).await.is_err() {
+                    if said.send(WorkerReply::Message(message)).await.is_err() {
                         return None;
                     }
                 }
@@ -371,7 +375,7 @@ async fn read(
 async fn write(
     mut stream: OwnedWriteHalf,
     mut requests: mpsc::Receiver<ToWorker>,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<WorkerReply>,
 ) {
     while let Some(request) = requests.recv().await {
         for message in request.messages(PART_MAX_BYTES) {
@@ -380,7 +384,9 @@ async fn write(
                 // The worker will never get the whole, and never answer, so that is done here; it
                 // lets go of the parts before.
                 Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
-                    let _ = said.send(Said::Message(refusal(&message, &error))).await;
+                    let _ = said
+                        .send(WorkerReply::Message(refusal(&message, &error)))
+                        .await;
                     break;
                 }
                 Err(error) => {
@@ -395,9 +401,9 @@ async fn write(
 /// The answer to a request of which one item fits no frame; trying again cannot help.
 fn refusal(message: &ToWorker, error: &FrameError) -> FromWorker {
     let sequences = match &message.request {
-        Request::Train(train) => &train.sequences[..],
-        Request::TrainPpo(train) => &train.sequences,
-        Request::More(Part::Rollouts(sequences)) => sequences,
+        WorkerRequest::Train(train) => &train.sequences[..],
+        WorkerRequest::TrainPpo(train) => &train.sequences,
+        WorkerRequest::More(Part::Rollouts(sequences)) => sequences,
         _ => &[],
     };
     let kept = if sequences
@@ -509,7 +515,7 @@ pub fn started(message: &FromWorker) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::kept::KeptIds;
+    use r1d_proto::sampling_mask::SamplingMask;
     use r1d_proto::worker::TrainSequence;
 
     /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it;
@@ -523,7 +529,7 @@ mod tests {
             completion_ids: vec![2],
             behaviour_logprobs: vec![-1.0],
             experts: vec![],
-            kept_ids: KeptIds::from_numbers(numbers),
+            kept_ids: SamplingMask::from_numbers(numbers),
             advantage: 1.0,
             truncated: false,
         };
@@ -533,21 +539,21 @@ mod tests {
         requests
             .send(ToWorker {
                 id: 7,
-                request: Request::More(Part::Rollouts(vec![sequence])),
+                request: WorkerRequest::More(Part::Rollouts(vec![sequence])),
             })
             .await
             .unwrap();
         requests
             .send(ToWorker {
                 id: 8,
-                request: Request::Close,
+                request: WorkerRequest::Close,
             })
             .await
             .unwrap();
         drop(requests);
         write(ours.into_split().1, outgoing, said).await;
 
-        let Some(Said::Message(FromWorker {
+        let Some(WorkerReply::Message(FromWorker {
             id: 7,
             body: Body::Failed(failure),
         })) = heard.recv().await
@@ -569,7 +575,7 @@ mod tests {
             next,
             ToWorker {
                 id: 8,
-                request: Request::Close
+                request: WorkerRequest::Close
             }
         );
     }

@@ -10,7 +10,7 @@
 //! | [`check`] | `check`: what a daemon asks of a plugin, and the attack corpus |
 //! | [`bench`] | `bench`: fuel and time |
 //! | [`inspect`] | `inspect`, `list` |
-//! | [`rescore`] | `rescore`: a run's completions under another grader |
+//! | [`rescore`] | `rescore`: a run's completions under another plugin |
 //! | [`sign`] | `keygen`, `sign` |
 
 mod bench;

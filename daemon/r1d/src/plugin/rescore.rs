@@ -1,11 +1,11 @@
-//! `plugin rescore`: the completions of a run under another grader, beside what was recorded.
+//! `plugin rescore`: the completions of a run under another plugin, beside what was recorded.
 
 use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
 use r1d_data::DataSet;
 use r1d_data::rollouts::{self, RolloutRow};
 use r1d_job::{DataSource, Job, Reward};
-use r1d_proto::plugin::{Disagreement, Pair, Rescored};
+use r1d_proto::plugin::{Disagreement, Rescored, ScorePair};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec, World};
 use std::borrow::Cow;
@@ -57,7 +57,7 @@ pub fn run(
         let data = data(&job, &stage.data, dir);
         if data.is_none() {
             eprintln!(
-                "warning: data.{} cannot be read: the grader gets no `meta`",
+                "warning: data.{} cannot be read: the plugin gets no `meta`",
                 stage.data
             );
         }
@@ -214,12 +214,12 @@ impl Tally {
     }
 
     fn report(self, recorded: &Reward, loaded: &LoadedReward) -> Rescored {
-        let pair = |((recorded, rescored), completions)| Pair {
+        let pair = |((recorded, rescored), completions)| ScorePair {
             recorded,
             rescored,
             completions,
         };
-        let mut pairs: Vec<Pair> = self.pairs.into_iter().map(pair).collect();
+        let mut pairs: Vec<ScorePair> = self.pairs.into_iter().map(pair).collect();
         pairs.sort_by_key(|pair| std::cmp::Reverse(pair.completions));
         Rescored {
             reward: recorded.name.clone(),

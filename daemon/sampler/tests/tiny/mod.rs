@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use r1d_model::CausalLm;
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Group, Metrics, Slots};
 use r1d_proto::world::{SystemClock, counter_hash};

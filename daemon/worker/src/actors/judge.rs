@@ -6,7 +6,7 @@ use crate::failure::{invalid, of_model, of_sampling};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_model::CausalLm;
-use r1d_proto::recipe::Sampling;
+use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Answer, Failure, Generate, Group, ModelSource, Question, Slots};
 use r1d_sampler::Sampler;
@@ -39,7 +39,9 @@ impl Handler<Write> for JudgeActor {
         let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
-                .run(move |bench| answers(bench.opened()?, &request, &placement, &outbox))
+                .run(move |device_state| {
+                    answers(device_state.opened()?, &request, &placement, &outbox)
+                })
                 .await
         })
     }

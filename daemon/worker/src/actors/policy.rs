@@ -7,7 +7,7 @@
 //! appears whole or not at all (`CKP-1`).
 
 use crate::actors::scorer;
-use crate::device::{Bench, DeviceThread, Model, Opened};
+use crate::device::{DeviceState, DeviceThread, Model, Opened};
 use crate::failure::{invalid, of_learning, of_model, of_sampling, of_the_machine, of_writing};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
@@ -283,8 +283,8 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
     }
 }
 
-fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
-    let opened = bench.opened()?;
+fn save(device_state: &mut DeviceState, dir: &Path) -> Result<String, Failure> {
+    let opened = device_state.opened()?;
     let manifest = checkpoint::write_directory_atomically(dir, |into| {
         // The carried files come first, so that what the model itself writes (config.json) wins.
         carry_files(&opened.request, into)?;
@@ -307,8 +307,8 @@ fn save(bench: &mut Bench, dir: &Path) -> Result<String, Failure> {
 
 /// Writes a checkpoint's tensors into those that are open, one after the other, so that restoring
 /// needs no more memory than training does.
-fn restore(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
-    let opened = bench.opened()?;
+fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
+    let opened = device_state.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_model)?;
     let weights = opened.model.weights();
     match weights.adapter() {
@@ -374,8 +374,8 @@ pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
     passes * checkpoint::bytes_below(dir).unwrap_or(0)
 }
 
-fn export(bench: &mut Bench, dir: &Path) -> Result<(), Failure> {
-    let opened = bench.opened()?;
+fn export(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
+    let opened = device_state.opened()?;
     checkpoint::write_directory_atomically(dir, |into| {
         carry_files(&opened.request, into)?;
         save_model(opened, into)?;
@@ -398,12 +398,12 @@ impl Handler<Open> for Policy {
                 ));
             }
             device
-                .run(move |bench| {
-                    bench.open = None; // free the old model before the new one takes memory
+                .run(move |device_state| {
+                    device_state.open = None; // free the old model before the new one takes memory
                     let bytes = reading_bytes(&request.model);
                     let (opened, summary) = outbox
                         .during("loading", "bytes", bytes, |_| build(*request, &placement))?;
-                    bench.open = Some(opened);
+                    device_state.open = Some(opened);
                     Ok(summary)
                 })
                 .await
@@ -418,10 +418,12 @@ impl Handler<Save> for Policy {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     // They are written, and read again to be hashed.
-                    let bytes = 2 * checkpoint_bytes(bench.opened()?);
-                    outbox.during("checkpointing", "bytes", bytes, |_| save(bench, &dir))
+                    let bytes = 2 * checkpoint_bytes(device_state.opened()?);
+                    outbox.during("checkpointing", "bytes", bytes, |_| {
+                        save(device_state, &dir)
+                    })
                 })
                 .await
         })
@@ -435,9 +437,9 @@ impl Handler<Restore> for Policy {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let bytes = reading_bytes(&ModelSource::Directory(dir.clone()));
-                    outbox.during("restoring", "bytes", bytes, |_| restore(bench, &dir))
+                    outbox.during("restoring", "bytes", bytes, |_| restore(device_state, &dir))
                 })
                 .await
         })
@@ -451,7 +453,9 @@ impl Handler<Export> for Policy {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| outbox.during("exporting", "bytes", 0, |_| export(bench, &dir)))
+                .run(move |device_state| {
+                    outbox.during("exporting", "bytes", 0, |_| export(device_state, &dir))
+                })
                 .await
         })
     }
@@ -464,8 +468,8 @@ impl Handler<Close> for Policy {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(|bench| {
-                    bench.open = None;
+                .run(|device_state| {
+                    device_state.open = None;
                     r1d_torch::memory::release_kept();
                     Ok(())
                 })

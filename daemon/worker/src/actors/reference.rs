@@ -28,8 +28,8 @@ impl Handler<Sync> for Reference {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
-                    let opened = bench.opened()?;
+                .run(move |device_state| {
+                    let opened = device_state.opened()?;
                     let reference = opened.reference.as_mut().ok_or_else(|| {
                         invalid("the stage was opened without a reference (beta = 0)")
                     })?;

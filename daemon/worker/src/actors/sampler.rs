@@ -28,8 +28,8 @@ impl Handler<Draw> for SamplerActor {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
-                    let opened = bench.opened()?;
+                .run(move |device_state| {
+                    let opened = device_state.opened()?;
                     let mut completed = |rollout| outbox.completed(rollout);
                     let sampler = opened.sampler.as_mut().ok_or_else(|| {
                         invalid("the stage was opened without slots: it cannot sample")

@@ -9,8 +9,8 @@ use crate::failure::{invalid, of_learning, of_model};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
-use r1d_model::{CausalLm, ModelError, Scorer, checkpoint};
-use r1d_proto::recipe::Optimiser;
+use r1d_model::{CausalLm, ModelError, SequenceClassifier, checkpoint};
+use r1d_proto::hyperparameters::Optimiser;
 use r1d_proto::worker::{self, Failure, ModelSource, Open, ValueModel};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -51,8 +51,8 @@ impl Handler<Score> for ScorerActor {
         let (device, placement) = (self.device.clone(), self.placement.clone());
         Box::pin(async move {
             device
-                .run(move |bench| {
-                    let opened = bench.opened()?;
+                .run(move |device_state| {
+                    let opened = device_state.opened()?;
                     let scorer = match &model {
                         None => opened.model.scorer()?,
                         Some(source) => asked(opened, source, &placement, &outbox)?,
@@ -73,7 +73,7 @@ fn asked<'a>(
     source: &ModelSource,
     placement: &Placement,
     outbox: &Outbox,
-) -> Result<&'a Scorer, Failure> {
+) -> Result<&'a SequenceClassifier, Failure> {
     let ModelSource::Directory(dir) = source else {
         return Err(invalid(
             "a reward model that is asked has weights: name its directory",
@@ -86,7 +86,8 @@ fn asked<'a>(
             let scorer = outbox.during("loading", "bytes", reading_bytes(source), |_| {
                 check_contents(source)?;
                 finish(
-                    Scorer::open(dir, placement.device, kind(request.dtype)).map_err(of_model)?,
+                    SequenceClassifier::open(dir, placement.device, kind(request.dtype))
+                        .map_err(of_model)?,
                     request,
                 )
             })?;
@@ -152,7 +153,7 @@ pub fn critic(
     let model = match model {
         Some(source) => open(source, request, kind, placement)?,
         None => finish(
-            Scorer::over(policy, request.seed).map_err(of_model)?,
+            SequenceClassifier::over(policy, request.seed).map_err(of_model)?,
             request,
         )?,
     };
@@ -172,18 +173,20 @@ fn open(
     request: &Open,
     kind: Kind,
     placement: &Placement,
-) -> Result<Scorer, Failure> {
+) -> Result<SequenceClassifier, Failure> {
     check_contents(source)?;
     let scorer = match source {
-        ModelSource::Directory(dir) => Scorer::start(dir, request.seed, placement.device, kind),
+        ModelSource::Directory(dir) => {
+            SequenceClassifier::start(dir, request.seed, placement.device, kind)
+        }
         ModelSource::Init { config, .. } => {
-            Scorer::init(config, request.seed, placement.device, kind)
+            SequenceClassifier::init(config, request.seed, placement.device, kind)
         }
     };
     finish(scorer.map_err(of_model)?, request)
 }
 
-fn finish(mut scorer: Scorer, request: &Open) -> Result<Scorer, Failure> {
+fn finish(mut scorer: SequenceClassifier, request: &Open) -> Result<SequenceClassifier, Failure> {
     scorer.invariant = request.batch_invariant;
     if request.batch_invariant {
         scorer.model().check_invariance().map_err(of_model)?;
@@ -192,7 +195,7 @@ fn finish(mut scorer: Scorer, request: &Open) -> Result<Scorer, Failure> {
 }
 
 fn trainer(
-    scorer: &Scorer,
+    scorer: &SequenceClassifier,
     optimiser: &Optimiser,
     request: &Open,
     placement: &Placement,

@@ -44,7 +44,7 @@ pub struct Prefer {
 /// Pairs or labels for a reward model.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct Judge {
+pub struct TrainRewardModel {
     pub batch: TrainReward,
     pub outbox: Outbox,
 }
@@ -74,13 +74,13 @@ impl Handler<Reinforce> for TrainerActor {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let Opened {
                         model,
                         reference,
                         trainer: optional,
                         ..
-                    } = bench.opened()?;
+                    } = device_state.opened()?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let trained = outbox.during("training", "tokens", 0, |report| {
                         trainer.train(policy, reference.as_ref(), &batch, &mut |done, total| {
@@ -105,12 +105,12 @@ impl Handler<Imitate> for TrainerActor {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let Opened {
                         model,
                         trainer: optional,
                         ..
-                    } = bench.opened()?;
+                    } = device_state.opened()?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let tokens = batch
                         .sequences
@@ -139,14 +139,14 @@ impl Handler<ReinforceWithValues> for TrainerActor {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let Opened {
                         model,
                         reference,
                         critic,
                         trainer: optional,
                         ..
-                    } = bench.opened()?;
+                    } = device_state.opened()?;
                     let critic = critic.as_mut().ok_or_else(|| {
                         invalid("the stage was opened without a value model, which PPO needs")
                     })?;
@@ -179,13 +179,13 @@ impl Handler<Prefer> for TrainerActor {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let Opened {
                         model,
                         reference,
                         trainer: optional,
                         ..
-                    } = bench.opened()?;
+                    } = device_state.opened()?;
                     let reference = reference.as_ref().ok_or_else(|| {
                         invalid("the stage was opened without a reference, which DPO needs")
                     })?;
@@ -204,19 +204,23 @@ impl Handler<Prefer> for TrainerActor {
     }
 }
 
-impl Handler<Judge> for TrainerActor {
+impl Handler<TrainRewardModel> for TrainerActor {
     type Result = ResponseFuture<Result<Metrics, Failure>>;
 
-    fn handle(&mut self, Judge { batch, outbox }: Judge, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        TrainRewardModel { batch, outbox }: TrainRewardModel,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
-                .run(move |bench| {
+                .run(move |device_state| {
                     let Opened {
                         model,
                         trainer: optional,
                         ..
-                    } = bench.opened()?;
+                    } = device_state.opened()?;
                     let (items, unit) = match &batch.batch {
                         RewardBatch::Pairs { pairs, .. } => (pairs.len(), "pairs"),
                         RewardBatch::Labelled(items) => (items.len(), "texts"),

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
-use r1d_proto::recipe::*;
+use r1d_proto::hyperparameters::*;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::*;
 use std::os::fd::OwnedFd;
@@ -59,13 +59,13 @@ impl Worker {
         worker
     }
 
-    pub fn try_ask(&mut self, request: Request) -> Result<Reply, Failure> {
+    pub fn try_ask(&mut self, request: WorkerRequest) -> Result<Reply, Failure> {
         self.try_ask_in_parts(request, usize::MAX)
     }
 
     pub fn try_ask_in_parts(
         &mut self,
-        request: Request,
+        request: WorkerRequest,
         part_bytes: usize,
     ) -> Result<Reply, Failure> {
         self.id += 1;
@@ -89,7 +89,7 @@ impl Worker {
         }
     }
 
-    pub fn ask(&mut self, request: Request) -> Reply {
+    pub fn ask(&mut self, request: WorkerRequest) -> Reply {
         self.try_ask(request)
             .unwrap_or_else(|failure| panic!("{failure:?}"))
     }
@@ -128,8 +128,8 @@ pub fn config() -> String {
     config.to_string()
 }
 
-pub fn open(reference: bool) -> Request {
-    Request::Open(Box::new(Open {
+pub fn open(reference: bool) -> WorkerRequest {
+    WorkerRequest::Open(Box::new(Open {
         model: ModelSource::Init {
             config: config(),
             carry: None,
@@ -166,7 +166,7 @@ pub fn open(reference: bool) -> Request {
     }))
 }
 
-pub fn generate(step: u64) -> Request {
+pub fn generate(step: u64) -> WorkerRequest {
     let groups = (0..2)
         .map(|prompt| Group {
             prompt,
@@ -185,7 +185,7 @@ pub fn generate(step: u64) -> Request {
         stop_ids: vec![1],
         seed: 9,
     };
-    Request::Generate(Generate {
+    WorkerRequest::Generate(Generate {
         stage: 0,
         step,
         policy_version: step,

@@ -1,16 +1,16 @@
-//! What an attempt begins with: the job's materials, and a new epoch in the ledger with a fresh
+//! What an attempt begins with: the job's inputs, and a new epoch in the ledger with a fresh
 //! worker.
 
-use super::Means;
-use crate::actors::worker::{self, Said, WorkerError};
+use super::RunContext;
+use crate::actors::worker::{self, WorkerError, WorkerReply};
 use crate::checkpoints;
-use crate::clerk::{unkept, unrecorded};
 use crate::datasets::DataSets;
-use crate::graders::Recorded;
 use crate::job_log::JobLog;
-use crate::materials::{Materials, MaterialsError};
+use crate::job_writer::{unkept, unrecorded};
+use crate::loaded_job::{LoadError, LoadedJob};
 use crate::outputs::Outputs;
 use crate::reading::Reading;
+use crate::reward_versions::Recorded;
 use crate::{outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
@@ -27,7 +27,7 @@ pub(super) enum OpenError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
-    Materials(#[from] MaterialsError),
+    LoadedJob(#[from] LoadError),
     #[error("job.toml of an earlier release: {0}")]
     Job(#[from] JobError),
     #[error("{0}")]
@@ -72,7 +72,7 @@ impl Upkeep {
 /// A job's files, as they were found.
 pub(super) enum Opened {
     Ready {
-        materials: Box<Materials>,
+        loaded_job: Box<LoadedJob>,
         /// Hashes of the data sets that stages have made.
         made: BTreeMap<String, String>,
         /// Later stages that will be taken over from another job, once it is their turn.
@@ -120,31 +120,29 @@ impl OpenError {
     }
 }
 
-/// The job's materials, after its next stages are taken over where an earlier job has finished
+/// The job's inputs, after its next stages are taken over where an earlier job has finished
 /// them. From here on the daemon's end without a word counts against the job, unless the run was
 /// put down while this waited for its turn.
 pub(super) fn open(
     record: Arc<JobRecord>,
-    means: &Means,
+    run_context: &RunContext,
     outputs: &Outputs,
     log: &JobLog,
     reading: &Reading,
     upkeep: &Upkeep,
 ) -> Result<Opened, OpenError> {
-    upkeep.take_up(&means.desk.ledger, record.job())?;
+    upkeep.take_up(&run_context.views.ledger, record.job())?;
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
-    if let Some(cause) = outside::amiss(&means.desk, record.job()) {
+    if let Some(cause) = outside::amiss(&run_context.views, record.job()) {
         return Err(OpenError::Away(cause));
     }
-    let to_take_over = reuse::take_over(&means.desk, &record, outputs, &job, log);
-    let record = means.desk.ledger.job(record.job()).unwrap_or(record);
+    let to_take_over = reuse::take_over(&run_context.views, &record, outputs, &job, log);
+    let record = run_context.views.ledger.job(record.job()).unwrap_or(record);
     let dir = outputs.datasets();
-    if let Some((stage, rows)) =
-        review::awaited(&record, &job, &dir).map_err(MaterialsError::from)?
-    {
+    if let Some((stage, rows)) = review::awaited(&record, &job, &dir).map_err(LoadError::from)? {
         return Ok(Opened::Review(stage, rows));
     }
-    let made = review::hashes(&record, &job, &dir).map_err(MaterialsError::from)?;
+    let made = review::hashes(&record, &job, &dir).map_err(LoadError::from)?;
     let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
     let finished = record
         .progress
@@ -153,15 +151,15 @@ pub(super) fn open(
         .filter(finished)
         .map(|stage| stage.name.clone())
         .collect();
-    let materials = Materials::open_with(
+    let loaded_job = LoadedJob::open_with(
         job,
-        &means.rewards,
+        &run_context.rewards,
         &Recorded::of(&record),
         &DataSets { dir, finished },
         reading,
     )?;
     Ok(Opened::Ready {
-        materials: Box::new(materials),
+        loaded_job: Box::new(loaded_job),
         made,
         to_take_over,
     })
@@ -179,18 +177,21 @@ pub(super) struct Begun {
 /// before it counts as no restart.
 pub(super) async fn start(
     job: JobId,
-    means: Means,
+    run_context: RunContext,
     outputs: Outputs,
     plan: Arc<Plan>,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<WorkerReply>,
     log: JobLog,
     resumed: Option<u64>,
 ) -> Begun {
-    means.clerks.none(&job, &means.desk.ledger).await;
-    let (desk, id, at) = (
-        means.desk.clone(),
+    run_context
+        .writers
+        .none(&job, &run_context.views.ledger)
+        .await;
+    let (views, id, at) = (
+        run_context.views.clone(),
         job.clone(),
-        means.desk.clock.unix().as_secs(),
+        run_context.views.clock.unix().as_secs(),
     );
     let told = log.clone();
     let recorded = tasks::blocking(move || {
@@ -198,14 +199,15 @@ pub(super) async fn start(
             error: error.to_owned(),
         };
         // The worker reads the model's files at each attempt.
-        if let Some(cause) = outside::amiss(&desk, &id) {
+        if let Some(cause) = outside::amiss(&views, &id) {
             return Begun {
                 epoch: resumed,
                 record: Err(End::Away { cause }),
             };
         }
         let apply = |command| {
-            desk.ledger
+            views
+                .ledger
                 .apply(command)
                 .map_err(|error| unrecorded(&error))
         };
@@ -228,11 +230,12 @@ pub(super) async fn start(
         let prepare = || {
             outputs.create().map_err(|error| unkept(&error))?;
             let known = || {
-                desk.ledger
+                views
+                    .ledger
                     .job(&id)
                     .ok_or_else(|| failed("the ledger does not know the job"))
             };
-            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &desk.state_dir)
+            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &views.state_dir)
                 .map_err(|cause| End::Away { cause })?;
             for checkpoints::Lost { stage, step, what } in lost {
                 told.warn(format!(
@@ -247,7 +250,7 @@ pub(super) async fn start(
             }
             if plan.job.checkpoint.to.is_some() {
                 let dir = outputs.checkpoints(&plan.job, &id);
-                checkpoints::own(&dir, &desk.state_dir).map_err(|error| unkept(&error))?;
+                checkpoints::own(&dir, &views.state_dir).map_err(|error| unkept(&error))?;
             }
             let stages: Vec<String> = plan
                 .job
@@ -256,7 +259,7 @@ pub(super) async fn start(
                 .map(|stage| stage.name.clone())
                 .collect();
             outputs
-                .rewrite_metrics(&desk.ledger, &id, &stages)
+                .rewrite_metrics(&views.ledger, &id, &stages)
                 .map_err(|error| unkept(&error))?;
             known()
         };
@@ -275,7 +278,7 @@ pub(super) async fn start(
     let Ok(record) = record else {
         return Begun { epoch, record };
     };
-    let record = match means
+    let record = match run_context
         .worker
         .ask("worker", worker::Launch { job, said, log })
         .await
@@ -303,7 +306,7 @@ mod tests {
     fn a_run_that_was_put_down_is_not_taken_up_by_what_it_had_queued() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("ledger.redb")).unwrap();
-        let (job, (graders, keys)) = (JobId("a".into()), Default::default());
+        let (job, (reward_versions, keys)) = (JobId("a".into()), Default::default());
         let (name, job_toml) = ("n".into(), "seed = 1".into());
         let submit = LedgerCommand::Submit {
             job: job.clone(),
@@ -311,7 +314,7 @@ mod tests {
             priority: 0,
             job_toml,
             request: None,
-            graders,
+            reward_versions,
             keys,
             reuses: false,
             at: 1,

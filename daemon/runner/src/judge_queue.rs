@@ -4,10 +4,10 @@
 //! A reward model answers with a number, a judge with text. Which of the two a reward asks is known
 //! when it is loaded; here a request has questions of one reward, and so of one kind.
 
-use crate::message::{Answered, Answers, Asked, Command, End, Questions, ScoreItem};
+use crate::message::{Answers, Command, End, JudgeReply, JudgeRequest, Questions, ScoreItem};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::verdict::Verdict;
-use r1d_proto::worker::{Answer, ModelSource, Question, Reply, Request};
+use r1d_proto::worker::{Answer, ModelSource, Question, Reply, WorkerRequest};
 use std::collections::BTreeMap;
 
 /// Questions of one request (`LIM-1`), and tokens of them and of the longest answers to them: a
@@ -16,11 +16,11 @@ const QUESTIONS_MAX: usize = 4096;
 const TOKENS_MAX: usize = 4 << 20;
 
 /// Whom a job's judged rewards ask, by reward.
-pub type Respondents = BTreeMap<String, ModelSource>;
+pub type JudgeModels = BTreeMap<String, ModelSource>;
 
 #[derive(Debug, Default)]
-pub struct Asks {
-    models: Respondents,
+pub struct JudgeQueue {
+    models: JudgeModels,
     waiting: BTreeMap<SampleKey, Waiting>,
     in_flight: Option<InFlight>,
     concluding: BTreeMap<SampleKey, (Vec<Verdict>, String)>,
@@ -41,23 +41,23 @@ struct Waiting {
     verdicts: Vec<Verdict>,
     text: String,
     /// Not answered yet.
-    asked: Vec<Asked>,
+    asked: Vec<JudgeRequest>,
     answers: BTreeMap<String, Answers>,
 }
 
 /// The worker's answer to a request.
 #[derive(Debug)]
-pub enum Said {
+pub enum JudgeAnswers {
     Numbers(Vec<f32>),
     Texts(Vec<Vec<u32>>),
 }
 
-impl Said {
+impl JudgeAnswers {
     /// `None` of what answers no question.
-    pub fn of(reply: Reply) -> Option<Said> {
+    pub fn of(reply: Reply) -> Option<JudgeAnswers> {
         match reply {
-            Reply::Scored { scores } => Some(Said::Numbers(scores)),
-            Reply::Answered { answers } => Some(Said::Texts(answers)),
+            Reply::Scored { scores } => Some(JudgeAnswers::Numbers(scores)),
+            Reply::Answered { answers } => Some(JudgeAnswers::Texts(answers)),
             _ => None,
         }
     }
@@ -115,11 +115,11 @@ enum Remaining {
     Texts(std::vec::IntoIter<Vec<u32>>),
 }
 
-impl Asks {
-    pub fn of(models: Respondents) -> Asks {
-        Asks {
+impl JudgeQueue {
+    pub fn of(models: JudgeModels) -> JudgeQueue {
+        JudgeQueue {
             models,
-            ..Asks::default()
+            ..JudgeQueue::default()
         }
     }
 
@@ -144,7 +144,7 @@ impl Asks {
         &mut self,
         item: ScoreItem,
         verdicts: Vec<Verdict>,
-        asked: Vec<Asked>,
+        asked: Vec<JudgeRequest>,
         text: String,
     ) {
         let key = item.key;
@@ -224,12 +224,12 @@ impl Asks {
             keys,
         });
         let request = match writes {
-            true => Request::Answer(Answer {
+            true => WorkerRequest::Answer(Answer {
                 model,
                 stop_ids: ends,
                 questions,
             }),
-            false => Request::Score {
+            false => WorkerRequest::Score {
                 model: Some(model),
                 sequences: texts,
             },
@@ -244,7 +244,7 @@ impl Asks {
                 .into_iter()
                 .partition(|asked| asked.questions.size().0 > 0);
             waiting.asked = asked;
-            for Asked { reward, questions } in unaskable {
+            for JudgeRequest { reward, questions } in unaskable {
                 let mut nobody = match questions.writes() {
                     true => Remaining::Texts(Vec::new().into_iter()),
                     false => Remaining::Numbers(Vec::new().into_iter()),
@@ -272,20 +272,20 @@ impl Asks {
         ) in std::mem::take(&mut self.waiting)
         {
             self.concluding.insert(key, (verdicts, text));
-            answered.push(Answered { item, answers });
+            answered.push(JudgeReply { item, answers });
         }
         Command::Conclude(answered)
     }
 
     /// The worker's answer to the request in flight.
-    pub fn answered(&mut self, said: Said) -> Result<(), End> {
+    pub fn answered(&mut self, said: JudgeAnswers) -> Result<(), End> {
         let InFlight { reward, keys, .. } = self
             .in_flight
             .take()
             .ok_or_else(|| breach("answers that nobody asked for"))?;
         let mut said = match said {
-            Said::Numbers(numbers) => Remaining::Numbers(numbers.into_iter()),
-            Said::Texts(texts) => Remaining::Texts(texts.into_iter()),
+            JudgeAnswers::Numbers(numbers) => Remaining::Numbers(numbers.into_iter()),
+            JudgeAnswers::Texts(texts) => Remaining::Texts(texts.into_iter()),
         };
         for key in keys {
             let Some(waiting) = self.waiting.get_mut(&key) else {

@@ -14,7 +14,7 @@ use std::ops::Range;
 /// frame, so a few likely ids are as short as nearly all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct KeptIds(Vec<u32>);
+pub struct SamplingMask(Vec<u32>);
 
 /// Numbers of one completion (`LIM-1`): at 5 bytes each, a completion with its experts still fits a
 /// journal record.
@@ -22,7 +22,7 @@ pub const KEPT_NUMBERS_MAX: usize = 8 << 20;
 
 /// What is wrong with sets of kept ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadKeptIds {
+pub enum BadSamplingMask {
     #[error("kept ids of {found} tokens for {expected} completion ids")]
     Tokens { expected: usize, found: usize },
     #[error("the kept ids of token {token} end inside a run")]
@@ -44,12 +44,12 @@ pub enum BadKeptIds {
 
 /// The set of one token.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'a>(&'a [u32]);
+pub struct TokenMask<'a>(&'a [u32]);
 
-impl KeptIds {
+impl SamplingMask {
     /// For a column of a table; [`check`](Self::check) tells whether they mean anything.
-    pub fn from_numbers(numbers: Vec<u32>) -> KeptIds {
-        KeptIds(numbers)
+    pub fn from_numbers(numbers: Vec<u32>) -> SamplingMask {
+        SamplingMask(numbers)
     }
 
     pub fn numbers(&self) -> &Vec<u32> {
@@ -85,37 +85,37 @@ impl KeptIds {
     }
 
     /// Empty where no token's set was cut.
-    pub fn or_none(self) -> KeptIds {
+    pub fn or_none(self) -> SamplingMask {
         if self.0.iter().all(|number| *number == 0) {
-            KeptIds::default()
+            SamplingMask::default()
         } else {
             self
         }
     }
 
     /// The set of each token in turn; ends early where the numbers do not add up.
-    pub fn tokens(&self) -> impl Iterator<Item = Kept<'_>> {
+    pub fn tokens(&self) -> impl Iterator<Item = TokenMask<'_>> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (count, behind) = rest.split_first()?;
             let (own, behind) = behind.split_at_checked((*count as usize).checked_mul(2)?)?;
             rest = behind;
-            Some(Kept(own))
+            Some(TokenMask(own))
         })
     }
 
     /// Whether these are the sets that `completion_ids` were drawn from.
-    pub fn check(&self, completion_ids: &[u32], vocab_size: u64) -> Result<(), BadKeptIds> {
+    pub fn check(&self, completion_ids: &[u32], vocab_size: u64) -> Result<(), BadSamplingMask> {
         if self.is_empty() {
             return Ok(());
         }
         let read: usize = self.tokens().map(|kept| 1 + kept.0.len()).sum();
         let found = self.tokens().count();
         if read < self.0.len() {
-            return Err(BadKeptIds::CutShort { token: found });
+            return Err(BadSamplingMask::CutShort { token: found });
         }
         if found != completion_ids.len() {
-            return Err(BadKeptIds::Tokens {
+            return Err(BadSamplingMask::Tokens {
                 expected: completion_ids.len(),
                 found,
             });
@@ -123,30 +123,30 @@ impl KeptIds {
         for (token, (kept, &id)) in self.tokens().zip(completion_ids).enumerate() {
             let mut pairs = kept.0.chunks_exact(2).enumerate();
             if pairs.any(|(run, pair)| pair[1] == 0 || (run > 0 && pair[0] == 0)) {
-                return Err(BadKeptIds::EmptyRun { token });
+                return Err(BadSamplingMask::EmptyRun { token });
             }
             let end = kept.0.iter().map(|number| u64::from(*number)).sum();
             if end > vocab_size {
-                return Err(BadKeptIds::Beyond {
+                return Err(BadSamplingMask::Beyond {
                     token,
                     end,
                     vocab_size,
                 });
             }
             if !kept.is_whole() && !kept.runs().any(|run| run.contains(&i64::from(id))) {
-                return Err(BadKeptIds::NotKept { token, id });
+                return Err(BadSamplingMask::NotKept { token, id });
             }
         }
         Ok(())
     }
 }
 
-impl Kept<'_> {
+impl TokenMask<'_> {
     pub fn is_whole(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Kept ids, ascending; none where the whole vocabulary is.
+    /// TokenMask ids, ascending; none where the whole vocabulary is.
     pub fn runs(&self) -> impl Iterator<Item = Range<i64>> {
         let mut at = 0;
         self.0.chunks_exact(2).map(move |pair| {
@@ -196,8 +196,8 @@ mod tests {
         kept.chunks(64).map(word).collect()
     }
 
-    fn of(sets: &[Vec<bool>]) -> KeptIds {
-        let mut kept = KeptIds::default();
+    fn of(sets: &[Vec<bool>]) -> SamplingMask {
+        let mut kept = SamplingMask::default();
         sets.iter()
             .for_each(|set| assert!(kept.push(&words(set), set.len() as u32)));
         kept.or_none()
@@ -245,7 +245,7 @@ mod tests {
                     .count() as u64);
             }
             let bytes = postcard::to_stdvec(&kept).unwrap();
-            prop_assert_eq!(&postcard::from_bytes::<KeptIds>(&bytes).unwrap(), &kept);
+            prop_assert_eq!(&postcard::from_bytes::<SamplingMask>(&bytes).unwrap(), &kept);
             // At most a byte or two for each border of a run, and one for each token.
             let borders: usize = sets.iter()
                 .map(|set| 1 + set.windows(2).filter(|pair| pair[0] != pair[1]).count()).sum();
@@ -253,11 +253,11 @@ mod tests {
                 "{} bytes for {borders} borders", bytes.len());
             if let Some(outside) = ids(false) {
                 prop_assert_eq!(kept.check(&outside, VOCAB_SIZE.into()),
-                    Err(BadKeptIds::NotKept { token: 0, id: outside[0] }));
+                    Err(BadSamplingMask::NotKept { token: 0, id: outside[0] }));
             }
             let missing = kept.check(&first[1..], VOCAB_SIZE.into());
             prop_assert_eq!(missing,
-                Err(BadKeptIds::Tokens { expected: first.len() - 1, found: first.len() }));
+                Err(BadSamplingMask::Tokens { expected: first.len() - 1, found: first.len() }));
         }
 
         #[test]
@@ -265,7 +265,7 @@ mod tests {
             numbers in prop::collection::vec(prop_oneof![0u32..4, any::<u32>()], 0..40),
             ids in prop::collection::vec(0u32..9, 0..9),
         ) {
-            let kept = KeptIds::from_numbers(numbers);
+            let kept = SamplingMask::from_numbers(numbers);
             let checked = kept.check(&ids, 9);
             let sums: Vec<i64> = kept.tokens()
                 .map(|kept| kept.runs().map(|run| run.end).max().unwrap_or(0)).collect();
@@ -275,12 +275,13 @@ mod tests {
 
     #[test]
     fn what_is_no_set_of_the_ids_is_refused() {
-        let check =
-            |numbers: &[u32], ids: &[u32]| KeptIds(numbers.to_vec()).check(ids, 10).unwrap_err();
-        assert_eq!(KeptIds(vec![1, 2, 8, 0]).check(&[9, 0], 10), Ok(()));
+        let check = |numbers: &[u32], ids: &[u32]| {
+            SamplingMask(numbers.to_vec()).check(ids, 10).unwrap_err()
+        };
+        assert_eq!(SamplingMask(vec![1, 2, 8, 0]).check(&[9, 0], 10), Ok(()));
         assert_eq!(
             check(&[1, 2, 9], &[3]),
-            BadKeptIds::Beyond {
+            BadSamplingMask::Beyond {
                 token: 0,
                 end: 11,
                 vocab_size: 10
@@ -295,24 +296,27 @@ mod tests {
         );
         assert_eq!(
             check(&[0, 1, 2, 3], &[0, 1]),
-            BadKeptIds::NotKept { token: 1, id: 1 }
+            BadSamplingMask::NotKept { token: 1, id: 1 }
         );
         assert_eq!(
             check(&[0, 1, 2], &[0, 1]),
-            BadKeptIds::CutShort { token: 1 }
+            BadSamplingMask::CutShort { token: 1 }
         );
         assert_eq!(
             check(&[0, u32::MAX, 2], &[0, 1]),
-            BadKeptIds::CutShort { token: 1 }
+            BadSamplingMask::CutShort { token: 1 }
         );
-        assert_eq!(check(&[1, 2, 0], &[2]), BadKeptIds::EmptyRun { token: 0 });
+        assert_eq!(
+            check(&[1, 2, 0], &[2]),
+            BadSamplingMask::EmptyRun { token: 0 }
+        );
         assert_eq!(
             check(&[2, 0, 2, 0, 2], &[2]),
-            BadKeptIds::EmptyRun { token: 0 }
+            BadSamplingMask::EmptyRun { token: 0 }
         );
         assert_eq!(
             check(&[0], &[1, 2]),
-            BadKeptIds::Tokens {
+            BadSamplingMask::Tokens {
                 expected: 2,
                 found: 1
             }
@@ -322,7 +326,7 @@ mod tests {
     #[test]
     fn a_completion_has_a_limit() {
         let every_second = vec![0x5555_5555_5555_5555; 1024];
-        let mut kept = KeptIds::default();
+        let mut kept = SamplingMask::default();
         let per_token = 1 + 1024 * 64;
         for token in 1..=KEPT_NUMBERS_MAX / per_token {
             assert!(kept.push(&every_second, 65_536), "{token} tokens");

@@ -7,7 +7,7 @@
 //! | connected, and nothing asked yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, looks into files | a few at work ([`Room`]) | waits; behind [`WAITING_MAX`] it is refused |
+//! | plans, submissions, looks into files | a few at work ([`Lane`]) | waits; behind [`WAITING_MAX`] it is refused |
 
 use r1d_proto::control::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -30,31 +30,31 @@ const LOOKS_MAX: usize = 8;
 const CANCELS_MAX: usize = 64;
 
 #[derive(Clone)]
-pub struct Rooms {
-    pub arriving: Places,
-    pub answers: Places,
-    pub plans: Room,
-    pub submissions: Room,
-    pub looks: Room,
-    pub cancels: Room,
+pub struct Admission {
+    pub arriving: ConnectionPlaces,
+    pub answers: ConnectionPlaces,
+    pub plans: Lane,
+    pub submissions: Lane,
+    pub looks: Lane,
+    pub cancels: Lane,
     streams: Arc<Semaphore>,
 }
 
-impl Default for Rooms {
+impl Default for Admission {
     fn default() -> Self {
-        Rooms {
-            arriving: Places::new(ARRIVING_MAX),
-            answers: Places::new(ANSWERS_MAX),
-            plans: Room::new("plans", PLANS_MAX),
-            submissions: Room::new("submissions and reloads", SUBMISSIONS_MAX),
-            looks: Room::new("looks into a job's files", LOOKS_MAX),
-            cancels: Room::new("cancellations", CANCELS_MAX),
+        Admission {
+            arriving: ConnectionPlaces::new(ARRIVING_MAX),
+            answers: ConnectionPlaces::new(ANSWERS_MAX),
+            plans: Lane::new("plans", PLANS_MAX),
+            submissions: Lane::new("submissions and reloads", SUBMISSIONS_MAX),
+            looks: Lane::new("looks into a job's files", LOOKS_MAX),
+            cancels: Lane::new("cancellations", CANCELS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
 }
 
-impl Rooms {
+impl Admission {
     /// A place for a stream, for as long as what is returned is held.
     pub fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
         self.streams
@@ -73,7 +73,7 @@ fn busy(count: usize, what: &str) -> ControlError {
 
 /// Work of one kind: so much of it is done at a time, and so much waits.
 #[derive(Clone)]
-pub struct Room {
+pub struct Lane {
     what: &'static str,
     inside: Arc<Semaphore>,
     at_work: Arc<Semaphore>,
@@ -81,14 +81,14 @@ pub struct Room {
 
 /// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes
 /// on when the client leaves.
-pub struct Turn {
+pub struct Permit {
     _inside: OwnedSemaphorePermit,
     _at_work: OwnedSemaphorePermit,
 }
 
-impl Room {
-    fn new(what: &'static str, at_work: usize) -> Room {
-        Room {
+impl Lane {
+    fn new(what: &'static str, at_work: usize) -> Lane {
+        Lane {
             what,
             inside: Arc::new(Semaphore::new(WAITING_MAX)),
             at_work: Arc::new(Semaphore::new(at_work)),
@@ -99,7 +99,7 @@ impl Room {
     /// place up.
     pub fn enter(
         &self,
-    ) -> Result<impl Future<Output = Result<Turn, ControlError>> + use<>, ControlError> {
+    ) -> Result<impl Future<Output = Result<Permit, ControlError>> + use<>, ControlError> {
         let refused = busy(WAITING_MAX, self.what);
         let inside = self
             .inside
@@ -109,7 +109,7 @@ impl Room {
         let at_work = self.at_work.clone();
         Ok(async move {
             let at_work = at_work.acquire_owned().await.map_err(|_| refused)?;
-            Ok(Turn {
+            Ok(Permit {
                 _inside: inside,
                 _at_work: at_work,
             })
@@ -117,9 +117,10 @@ impl Room {
     }
 }
 
-/// Places of which the newest client always gets one: the oldest is cut where all are taken.
+/// ConnectionPlaces of which the newest client always gets one: the oldest is cut where all are
+/// taken.
 #[derive(Clone)]
-pub struct Places(Arc<Mutex<Taken>>);
+pub struct ConnectionPlaces(Arc<Mutex<Taken>>);
 
 struct Taken {
     limit: usize,
@@ -128,15 +129,15 @@ struct Taken {
     by_age: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-pub struct Place {
+pub struct ConnectionPlace {
     number: u64,
-    places: Places,
+    places: ConnectionPlaces,
     cut: oneshot::Receiver<()>,
 }
 
-impl Places {
-    fn new(limit: usize) -> Places {
-        Places(Arc::new(Mutex::new(Taken {
+impl ConnectionPlaces {
+    fn new(limit: usize) -> ConnectionPlaces {
+        ConnectionPlaces(Arc::new(Mutex::new(Taken {
             limit,
             count: 0,
             by_age: BTreeMap::new(),
@@ -147,7 +148,7 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn take(&self) -> Place {
+    pub fn take(&self) -> ConnectionPlace {
         let mut taken = self.lock();
         if taken.by_age.len() >= taken.limit {
             // Dropped, it tells its client's task to end.
@@ -157,7 +158,7 @@ impl Places {
         taken.count += 1;
         let number = taken.count;
         taken.by_age.insert(number, keep);
-        Place {
+        ConnectionPlace {
             number,
             places: self.clone(),
             cut,
@@ -165,14 +166,14 @@ impl Places {
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     /// Ends when a newer client has taken the place.
     pub async fn cut(&mut self) {
         let _ = (&mut self.cut).await;
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.lock().by_age.remove(&self.number);
     }
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_newest_takes_the_place_of_the_oldest() {
-        let places = Places::new(2);
+        let places = ConnectionPlaces::new(2);
         let (mut first, mut second) = (places.take(), places.take());
         assert!(first.cut().now_or_never().is_none());
         let mut third = places.take();
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn so_many_work_so_many_wait_and_the_rest_is_refused() {
-        let room = Room::new("plans", 1);
+        let room = Lane::new("plans", 1);
         let first = room.enter().unwrap().now_or_never().unwrap().unwrap();
         let mut waiting: Vec<_> = (1..WAITING_MAX)
             .map(|_| Box::pin(room.enter().unwrap()))

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub struct House {
+pub struct TestDaemon {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     delay_ms: u32,
@@ -46,8 +46,8 @@ const VERDICTS: [&str; 2] = [
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-impl House {
-    pub fn new() -> House {
+impl TestDaemon {
+    pub fn new() -> TestDaemon {
         let dir = tempfile::Builder::new()
             .prefix("r1d-test-")
             .tempdir()
@@ -57,7 +57,7 @@ impl House {
         let (variables, umask, user) = (Vec::new(), None, None);
         let is_configured = false;
         let state_name = "state".into();
-        let house = House {
+        let daemon = TestDaemon {
             daemon: None,
             state_name,
             is_configured,
@@ -70,17 +70,17 @@ impl House {
             user,
             dir,
         };
-        fs::create_dir_all(house.path("faults")).expect("faults");
-        house.write_inputs();
-        house
+        fs::create_dir_all(daemon.path("faults")).expect("faults");
+        daemon.write_inputs();
+        daemon
     }
 
-    pub fn with_delay_ms(mut self, delay_ms: u32) -> House {
+    pub fn with_delay_ms(mut self, delay_ms: u32) -> TestDaemon {
         self.delay_ms = delay_ms;
         self
     }
 
-    pub fn with_silence_s(mut self, silence_s: u32) -> House {
+    pub fn with_silence_s(mut self, silence_s: u32) -> TestDaemon {
         self.silence_s = silence_s;
         self
     }
@@ -242,7 +242,7 @@ impl House {
 
     /// A job of three stages; `changes` replace parts of its text.
     pub fn job(&self, changes: &[(&str, &str)]) -> String {
-        let mut text = JOB.replace("HOUSE", &self.dir.path().display().to_string());
+        let mut text = JOB.replace("DIR", &self.dir.path().display().to_string());
         for (old, new) in changes {
             assert!(text.contains(old), "{old:?} is not in the job");
             text = text.replace(old, new);
@@ -308,8 +308,8 @@ impl House {
             .spawn()
             .expect("r1d starts");
         self.daemon = Some(daemon);
-        self.wait("the daemon's answer", |house| {
-            matches!(house.try_ask(Request::Nodes), Some(Response::Nodes(_))).then_some(())
+        self.wait("the daemon's answer", |daemon| {
+            matches!(daemon.try_ask(Request::Nodes), Some(Response::Nodes(_))).then_some(())
         });
     }
 
@@ -351,7 +351,7 @@ impl House {
         dead
     }
 
-    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut House) -> Option<T>) -> T {
+    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut TestDaemon) -> Option<T>) -> T {
         let mut left = PATIENCE;
         loop {
             if let Some(found) = look(self) {
@@ -454,9 +454,9 @@ impl House {
     /// Waits for the job's end; a daemon that was killed meanwhile is started again.
     pub fn wait_ended(&mut self, job: &str) -> JobStatus {
         let job = job.to_owned();
-        self.wait("the job's end", |house| {
-            house.revive();
-            house
+        self.wait("the job's end", |daemon| {
+            daemon.revive();
+            daemon
                 .try_status(&job)
                 .filter(|status| status.state.is_final())
         })
@@ -505,17 +505,17 @@ impl House {
         }
     }
 
-    /// Runs the job on a house where nothing goes wrong.
+    /// Runs the job on a daemon where nothing goes wrong.
     pub fn undisturbed(changes: &[(&str, &str)]) -> Outcome {
-        let mut house = House::new();
-        house.start();
-        let job = house.submit(house.job(changes));
-        let status = house.wait_succeeded(&job);
-        house.outcome(&status)
+        let mut daemon = TestDaemon::new();
+        daemon.start();
+        let job = daemon.submit(daemon.job(changes));
+        let status = daemon.wait_succeeded(&job);
+        daemon.outcome(&status)
     }
 }
 
-impl Drop for House {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
@@ -537,13 +537,13 @@ seed = 11
 batch_invariant = true
 
 [model]
-init = "HOUSE/model.json"
-tokenizer = "HOUSE/tokenizer"
+init = "DIR/model.json"
+tokenizer = "DIR/tokenizer"
 
 [data.text]
-path = "HOUSE/rows.jsonl"
+path = "DIR/rows.jsonl"
 [data.train]
-path = "HOUSE/rows.jsonl"
+path = "DIR/rows.jsonl"
 reference = "reference"
 template = "plain"
 

@@ -1,9 +1,9 @@
 //! How long a job still takes, from the time that its steps took.
 
-use crate::materials::Materials;
+use crate::loaded_job::LoadedJob;
 use r1d_job::plan::tokens_per_step;
 use r1d_proto::worker::Metrics;
-use r1d_runner::pace::{Work, pace, time_left};
+use r1d_runner::pace::{StageWork, pace, time_left};
 use r1d_runner::{Plan, Record};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const RECENT_STEPS: usize = 15;
 
 /// Seconds of the recent steps of each stage that this daemon saw.
 #[derive(Debug, Default)]
-pub struct Paces(BTreeMap<usize, VecDeque<f64>>);
+pub struct StepTimes(BTreeMap<usize, VecDeque<f64>>);
 
 fn median(seconds: &VecDeque<f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = seconds.iter().copied().collect();
@@ -26,7 +26,7 @@ fn median(seconds: &VecDeque<f64>) -> Option<f64> {
     Some((low + high) / 2.0)
 }
 
-impl Paces {
+impl StepTimes {
     pub fn step(&mut self, stage: usize, metrics: &Metrics) {
         let Some(seconds) = metrics
             .get("step_time")
@@ -48,14 +48,14 @@ impl Paces {
     }
 
     /// Seconds to the end of the last stage; `None` before the first step.
-    pub fn time_left(&self, materials: &Materials, plan: &Plan, record: &Record) -> Option<f64> {
+    pub fn time_left(&self, loaded_job: &LoadedJob, plan: &Plan, record: &Record) -> Option<f64> {
         let tokens = |index: usize| {
-            let stage = materials.job.stages.get(index)?;
+            let stage = loaded_job.job.stages.get(index)?;
             Some(tokens_per_step(stage, plan.stages.get(index)?.prompt_max))
         };
-        let paces: Vec<_> = (self.0.keys())
+        let step_times: Vec<_> = (self.0.keys())
             .filter_map(|index| {
-                let kind = materials.job.stages.get(*index)?.kind_name().to_owned();
+                let kind = loaded_job.job.stages.get(*index)?.kind_name().to_owned();
                 Some((
                     kind,
                     pace(
@@ -69,20 +69,20 @@ impl Paces {
         let first = record.stage_at_work(plan.job.stages.len())?;
         let left: Vec<_> = (first..plan.job.stages.len())
             .filter_map(|index| {
-                let kind = materials.job.stages.get(index)?.kind_name().to_owned();
+                let kind = loaded_job.job.stages.get(index)?.kind_name().to_owned();
                 let steps_left = plan
                     .stages
                     .get(index)?
                     .steps
                     .saturating_sub(record.committed(index));
-                Some(Work {
+                Some(StageWork {
                     kind,
                     steps_left,
                     tokens_per_step: tokens(index)?,
                 })
             })
             .collect();
-        time_left(&left, &paces)
+        time_left(&left, &step_times)
     }
 }
 
@@ -91,11 +91,11 @@ mod tests {
     use super::*;
 
     fn after(seconds: &[f64]) -> Option<f64> {
-        let mut paces = Paces::default();
-        seconds
-            .iter()
-            .for_each(|seconds| paces.step(0, &Metrics::from([("step_time".into(), *seconds)])));
-        paces.seconds(0)
+        let mut step_times = StepTimes::default();
+        seconds.iter().for_each(|seconds| {
+            step_times.step(0, &Metrics::from([("step_time".into(), *seconds)]))
+        });
+        step_times.seconds(0)
     }
 
     /// An ETA of 7 minutes does not become one of 2 hours because one step had to wait for the

@@ -53,7 +53,7 @@ pub fn words(packed: &Tensor) -> Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::kept::KeptIds;
+    use r1d_proto::sampling_mask::SamplingMask;
     use r1d_proto::world::counter_hash;
 
     #[test]
@@ -76,7 +76,7 @@ mod tests {
                 .unwrap();
             let words = words(&packed).unwrap();
             for (row, words) in rows.iter().zip(words.chunks(words.len() / 5)) {
-                let mut kept = KeptIds::default();
+                let mut kept = SamplingMask::default();
                 assert!(kept.push(words, vocab as u32));
                 let token = kept.tokens().next().unwrap();
                 let mut read = vec![token.is_whole(); vocab as usize];

@@ -6,7 +6,7 @@
 
 use crate::eval::Eval;
 use crate::job::{Job, TemplateSource, Weights};
-use crate::reward::{Answering, Reward};
+use crate::reward::{AskedModel, Reward};
 use crate::stage::{Stage, StageKind};
 use crate::write;
 use std::collections::BTreeSet;
@@ -53,16 +53,16 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
     {
         on.plugins.insert(reward.plugin.to_string());
         match job.asked(reward) {
-            Some(Answering::Stage(maker)) => {
+            Some(AskedModel::Stage(maker)) => {
                 on.stages.extend(Some(maker).filter(|maker| *maker < index))
             }
-            Some(Answering::Model(model)) => on.directories.extend(
+            Some(AskedModel::Model(model)) => on.directories.extend(
                 job.models()
                     .nth(model)
                     .and_then(Weights::directory)
                     .map(Path::to_path_buf),
             ),
-            Some(Answering::Directory(dir)) => drop(on.directories.insert(dir)),
+            Some(AskedModel::Directory(dir)) => drop(on.directories.insert(dir)),
             None => {}
         }
     }

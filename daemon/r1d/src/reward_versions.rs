@@ -1,24 +1,24 @@
 //! Which component judges at which step of a job: those that it was submitted with, and those that
 //! took their places since (`r1ctl plugin reload`).
 //!
-//! The ledger says from which step on a component judges ([`GraderRecord`]), so a step that is done
-//! again after a crash is judged as it was (`RWD-3`). The components themselves are kept under the
-//! state directory, by their hash: what becomes of the files that the job names is of no
+//! The ledger says from which step on a component judges ([`RewardVersion`]), so a step that is
+//! done again after a crash is judged as it was (`RWD-3`). The components themselves are kept under
+//! the state directory, by their hash: what becomes of the files that the job names is of no
 //! consequence once it is accepted.
 //!
 //! ```text
-//! reload ─▶ load (child compiles) ─▶ same range and world? ─▶ its golden cases pass? ─▶ keep ─▶ ledger: from the step after the one
-//! at work ─▶ judges
+//! reload ─▶ load (child compiles) ─▶ same range and world? ─▶ its golden cases pass? ─▶ keep
+//!     ─▶ ledger: from the step after the one at work ─▶ judges
 //! ```
 
 use crate::job_log::JobLog;
-use crate::materials::{Judge, Materials, MaterialsError};
+use crate::loaded_job::{JobReward, LoadError, LoadedJob};
 use crate::outputs::Outputs;
 use crate::state_dir::job_dir;
-use crate::status::Desk;
+use crate::status::JobViews;
 use crate::tasks;
 use r1d_job::Job;
-use r1d_ledger::{Command, GraderRecord, JobRecord, LedgerError, Rejected};
+use r1d_ledger::{Command, JobRecord, LedgerError, Rejected, RewardVersion};
 use r1d_proto::control::Response;
 use r1d_proto::ids::JobId;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards, golden};
@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::RwLock;
 
 /// A place in a job: stage, step (from 0).
-pub type Place = (u32, u64);
+pub type StepRef = (u32, u64);
 
 /// A step may end while its judge is changed: the change is then tried for the next one.
 const TRIES_MAX: u32 = 10;
@@ -39,7 +39,7 @@ pub enum ReloadError {
     #[error(transparent)]
     Reward(#[from] RewardError),
     #[error(transparent)]
-    Materials(#[from] MaterialsError),
+    LoadedJob(#[from] LoadError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(
@@ -97,22 +97,22 @@ impl ReloadError {
 /// What the ledger knows of who judges a job, as far as its next step needs it.
 #[derive(Debug, Default)]
 pub struct Recorded {
-    graders: Vec<GraderRecord>,
+    reward_versions: Vec<RewardVersion>,
     /// The step that is done next, or again.
-    next: Place,
+    next: StepRef,
 }
 
 impl Recorded {
     pub fn of(record: &JobRecord) -> Recorded {
         Recorded {
-            graders: record.graders.clone(),
+            reward_versions: record.reward_versions.clone(),
             next: next_place(record),
         }
     }
 
     /// Of a job that is being submitted.
     pub fn pinned(pins: BTreeMap<String, String>) -> Recorded {
-        let grader = |(plugin, sha256)| GraderRecord {
+        let reward_version = |(plugin, sha256)| RewardVersion {
             plugin,
             sha256,
             stage: 0,
@@ -120,33 +120,35 @@ impl Recorded {
             at: 0,
         };
         Recorded {
-            graders: pins.into_iter().map(grader).collect(),
+            reward_versions: pins.into_iter().map(reward_version).collect(),
             next: (0, 0),
         }
     }
 
     /// The hash of the component that judges the next step; `None`: the file that the job names.
     pub fn first(&self, plugin: &str) -> Option<String> {
-        let due = |grader: &&GraderRecord| {
-            grader.plugin == plugin && (grader.stage, grader.step) <= self.next
+        let due = |reward_version: &&RewardVersion| {
+            reward_version.plugin == plugin
+                && (reward_version.stage, reward_version.step) <= self.next
         };
-        self.graders
+        self.reward_versions
             .iter()
             .rfind(due)
-            .map(|grader| grader.sha256.clone())
+            .map(|reward_version| reward_version.sha256.clone())
     }
 
     /// Those that judge later steps.
-    pub fn later(&self, plugin: &str) -> Vec<GraderRecord> {
-        let later = |grader: &&GraderRecord| {
-            grader.plugin == plugin && (grader.stage, grader.step) > self.next
+    pub fn later(&self, plugin: &str) -> Vec<RewardVersion> {
+        let later = |reward_version: &&RewardVersion| {
+            reward_version.plugin == plugin
+                && (reward_version.stage, reward_version.step) > self.next
         };
-        self.graders.iter().filter(later).cloned().collect()
+        self.reward_versions.iter().filter(later).cloned().collect()
     }
 }
 
 /// The step that is at work, or the first of the next stage.
-fn next_place(record: &JobRecord) -> Place {
+fn next_place(record: &JobRecord) -> StepRef {
     let next_stage = (record.progress.stages.len() as u32, 0);
     record
         .stage_at_work()
@@ -154,27 +156,27 @@ fn next_place(record: &JobRecord) -> Place {
 }
 
 /// The components that judge for one reward, by the place from which on they do.
-pub struct Versions {
+pub struct VersionHistory {
     first: LoadedReward,
-    later: Vec<(Place, LoadedReward)>,
+    later: Vec<(StepRef, LoadedReward)>,
 }
 
-impl Versions {
-    pub fn new(first: LoadedReward) -> Versions {
-        Versions {
+impl VersionHistory {
+    pub fn new(first: LoadedReward) -> VersionHistory {
+        VersionHistory {
             first,
             later: Vec::new(),
         }
     }
 
     /// From this place on; places come in their order.
-    pub fn set(&mut self, from: Place, reward: LoadedReward) {
+    pub fn set(&mut self, from: StepRef, reward: LoadedReward) {
         self.later.retain(|(known, _)| *known < from);
         self.later.push((from, reward));
     }
 
     /// Lets go of what judges no step from `next` on.
-    fn forget_before(&mut self, next: Place) {
+    fn forget_before(&mut self, next: StepRef) {
         let due = self
             .later
             .iter()
@@ -185,7 +187,7 @@ impl Versions {
         }
     }
 
-    fn at(&self, place: Place) -> &LoadedReward {
+    fn at(&self, place: StepRef) -> &LoadedReward {
         self.later
             .iter()
             .rev()
@@ -199,16 +201,16 @@ impl Versions {
 }
 
 /// Who judges an open job, and how far judging has come.
-pub struct Graders {
-    /// By [`Judge::number`](crate::materials::Judge).
-    versions: Vec<Versions>,
+pub struct RewardVersions {
+    /// By [`JobReward::number`](crate::inputs::JobReward).
+    versions: Vec<VersionHistory>,
     /// The last step of which a completion was judged.
-    judged: Mutex<Option<Place>>,
+    judged: Mutex<Option<StepRef>>,
 }
 
-impl Graders {
-    pub fn new(versions: Vec<Versions>) -> RwLock<Graders> {
-        RwLock::new(Graders {
+impl RewardVersions {
+    pub fn new(versions: Vec<VersionHistory>) -> RwLock<RewardVersions> {
+        RwLock::new(RewardVersions {
             versions,
             judged: Mutex::new(None),
         })
@@ -216,7 +218,7 @@ impl Graders {
 
     /// The components for completions of one step. Evaluations, which belong to no step, get the
     /// newest.
-    pub fn of(&self, judges: &[&Judge], of: Source, items: &[ScoreItem]) -> Vec<LoadedReward> {
+    pub fn of(&self, judges: &[&JobReward], of: Source, items: &[ScoreItem]) -> Vec<LoadedReward> {
         let place = match (of, items.first()) {
             (Source::Stage(_), Some(item)) => Some((item.key.stage, item.key.step)),
             _ => None,
@@ -238,7 +240,7 @@ impl Graders {
     }
 
     /// The first step that nobody has begun to judge.
-    fn untouched(&self, record: &JobRecord) -> Place {
+    fn untouched(&self, record: &JobRecord) -> StepRef {
         let judged = *self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         let next = match record.stage_at_work() {
             Some((stage, work)) => (stage, work.step + 1),
@@ -248,18 +250,18 @@ impl Graders {
     }
 }
 
-/// The open materials of the jobs that run.
+/// The open inputs of the jobs that run.
 #[derive(Clone, Default)]
-pub struct OpenJobs(Arc<Mutex<HashMap<JobId, Weak<Materials>>>>);
+pub struct OpenJobs(Arc<Mutex<HashMap<JobId, Weak<LoadedJob>>>>);
 
 impl OpenJobs {
-    pub fn opened(&self, job: &JobId, materials: &Arc<Materials>) {
+    pub fn opened(&self, job: &JobId, loaded_job: &Arc<LoadedJob>) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, materials| materials.strong_count() > 0);
-        open.insert(job.clone(), Arc::downgrade(materials));
+        open.retain(|_, loaded_job| loaded_job.strong_count() > 0);
+        open.insert(job.clone(), Arc::downgrade(loaded_job));
     }
 
-    fn get(&self, job: &JobId) -> Option<Arc<Materials>> {
+    fn get(&self, job: &JobId) -> Option<Arc<LoadedJob>> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -269,12 +271,12 @@ impl OpenJobs {
 }
 
 /// Of every component that judges a job, by plugin. Blocks.
-pub fn hashes(materials: &Materials) -> BTreeMap<String, String> {
-    let graders = materials.graders.blocking_read();
-    let hash = |judge: &Judge| {
+pub fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
+    let reward_versions = loaded_job.reward_versions.blocking_read();
+    let hash = |judge: &JobReward| {
         Some((
             judge.reward.plugin.to_string(),
-            graders
+            reward_versions
                 .versions
                 .get(judge.number)?
                 .first
@@ -282,18 +284,18 @@ pub fn hashes(materials: &Materials) -> BTreeMap<String, String> {
                 .to_owned(),
         ))
     };
-    materials.judges().filter_map(hash).collect()
+    loaded_job.judges().filter_map(hash).collect()
 }
 
 /// Keeps a copy of every component that judges a job; their hashes, by plugin. Blocks.
 pub fn keep(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     rewards: &Rewards,
 ) -> Result<BTreeMap<String, String>, RewardError> {
-    let graders = materials.graders.blocking_read();
+    let reward_versions = loaded_job.reward_versions.blocking_read();
     let mut kept = BTreeMap::new();
-    for judge in materials.judges() {
-        if let Some(versions) = graders.versions.get(judge.number) {
+    for judge in loaded_job.judges() {
+        if let Some(versions) = reward_versions.versions.get(judge.number) {
             rewards.keep(&versions.first)?;
             kept.insert(
                 judge.reward.plugin.to_string(),
@@ -310,27 +312,27 @@ pub async fn reload(
     plugin: String,
     file: PathBuf,
     rewards: Arc<Rewards>,
-    desk: Desk,
+    views: JobViews,
 ) -> Result<Response, ReloadError> {
     let id = record.job().clone();
-    let (open, opened_record) = (desk.open_jobs.get(&id), record.clone());
+    let (open, opened_record) = (views.open_jobs.get(&id), record.clone());
     let tried = tasks::blocking(move || {
-        let materials = match open {
+        let loaded_job = match open {
             Some(open) => open,
             None => {
                 let job = Job::parse(&opened_record.submission.job_toml, Path::new("/"))
-                    .map_err(MaterialsError::from)?;
-                Arc::new(Materials::open(
+                    .map_err(LoadError::from)?;
+                Arc::new(LoadedJob::open(
                     job,
                     &rewards,
                     &Recorded::of(&opened_record),
                 )?)
             }
         };
-        let (plugin, fresh) = load(&materials, opened_record.job(), &plugin, &file, &rewards)?;
-        Ok::<_, ReloadError>((materials, plugin, fresh))
+        let (plugin, fresh) = load(&loaded_job, opened_record.job(), &plugin, &file, &rewards)?;
+        Ok::<_, ReloadError>((loaded_job, plugin, fresh))
     });
-    let (materials, plugin, fresh) = tried
+    let (loaded_job, plugin, fresh) = tried
         .await
         .map_err(|panic| ReloadError::Daemon(panic.to_string()))??;
     let sha256 = fresh
@@ -338,12 +340,12 @@ pub async fn reload(
         .map(|(_, loaded)| loaded.module_sha256().to_owned())
         .unwrap_or_default();
     // Nobody begins to judge a step while it is decided which is the first.
-    let mut graders = materials.graders.write().await;
+    let mut reward_versions = loaded_job.reward_versions.write().await;
     for _ in 0..TRIES_MAX {
-        let record = desk.ledger.job(&id).unwrap_or_else(|| record.clone());
-        let (stage, step) = graders.untouched(&record);
-        let (ledger, at) = (desk.ledger.clone(), desk.clock.unix().as_secs());
-        let command = Command::SetGrader {
+        let record = views.ledger.job(&id).unwrap_or_else(|| record.clone());
+        let (stage, step) = reward_versions.untouched(&record);
+        let (ledger, at) = (views.ledger.clone(), views.clock.unix().as_secs());
+        let command = Command::SetRewardVersion {
             job: id.clone(),
             plugin: plugin.clone(),
             sha256: sha256.clone(),
@@ -357,20 +359,20 @@ pub async fn reload(
         {
             Ok(_) => {
                 for (number, loaded) in fresh {
-                    if let Some(versions) = graders.versions.get_mut(number) {
+                    if let Some(versions) = reward_versions.versions.get_mut(number) {
                         versions.forget_before(next_place(&record));
                         versions.set((stage, step), loaded);
                     }
                 }
-                let name = materials
+                let name = loaded_job
                     .job
                     .stages
                     .get(stage as usize)
                     .map_or_else(String::new, |stage| stage.name.clone());
                 let log = JobLog::new(
-                    Outputs::new(job_dir(&desk.state_dir, &id)).log(),
+                    Outputs::new(job_dir(&views.state_dir, &id)).log(),
                     &id.0,
-                    desk.clock.clone(),
+                    views.clock.clone(),
                 );
                 log.info(format!(
                     "plugin {plugin} reloaded: {sha256} judges from step {} of stage {name} on",
@@ -384,7 +386,7 @@ pub async fn reload(
                     step: step + 1,
                 });
             }
-            Err(LedgerError::Rejected(Rejected::GraderLate { .. })) => continue,
+            Err(LedgerError::Rejected(Rejected::RewardLate { .. })) => continue,
             Err(error) => return Err(error.into()),
         }
     }
@@ -394,21 +396,23 @@ pub async fn reload(
 }
 
 /// The component under the configuration and limits of each reward that it is to judge for, by
-/// [`Judge::number`](crate::materials::Judge).
+/// [`JobReward::number`](crate::inputs::JobReward).
 fn load(
-    materials: &Materials,
+    loaded_job: &LoadedJob,
     job: &JobId,
     wanted: &str,
     file: &Path,
     rewards: &Rewards,
 ) -> Result<(String, Vec<(usize, LoadedReward)>), ReloadError> {
-    let named = materials
+    let named = loaded_job
         .judges()
         .find(|judge| judge.reward.plugin.to_string() == wanted);
-    let Some(named) =
-        named.or_else(|| materials.judges().find(|judge| judge.reward.name == wanted))
-    else {
-        let known: BTreeSet<String> = materials
+    let Some(named) = named.or_else(|| {
+        loaded_job
+            .judges()
+            .find(|judge| judge.reward.name == wanted)
+    }) else {
+        let known: BTreeSet<String> = loaded_job
             .judges()
             .map(|judge| format!("{} ({})", judge.reward.name, judge.reward.plugin))
             .collect();
@@ -424,9 +428,9 @@ fn load(
         });
     };
     let plugin = named.reward.plugin.to_string();
-    let graders = materials.graders.blocking_read();
+    let reward_versions = loaded_job.reward_versions.blocking_read();
     let mut fresh: Vec<(usize, LoadedReward)> = Vec::new();
-    for judge in materials
+    for judge in loaded_job
         .judges()
         .filter(|judge| judge.reward.plugin.to_string() == plugin)
     {
@@ -439,13 +443,13 @@ fn load(
             ..judge.spec()
         };
         let loaded = rewards.load(&spec)?;
-        if let Some(versions) = graders.versions.get(judge.number) {
+        if let Some(versions) = reward_versions.versions.get(judge.number) {
             declares_the_same(&loaded, versions.newest())?;
         }
         if let Some(misfit) =
-            materials
-                .respondents
-                .misfit(&materials.job, &judge.reward, &loaded)?
+            loaded_job
+                .judge_models
+                .misfit(&loaded_job.job, &judge.reward, &loaded)?
         {
             return Err(ReloadError::OtherKind {
                 path: loaded.path().display().to_string(),
@@ -454,7 +458,7 @@ fn load(
         }
         fresh.push((judge.number, loaded));
     }
-    drop(graders);
+    drop(reward_versions);
     let Some((_, loaded)) = fresh.first() else {
         return Ok((plugin, fresh));
     };

@@ -3,27 +3,27 @@
 
 use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
-use crate::graders::{Graders, Recorded, Versions};
+use crate::judge_models::{JudgeModels, Model};
 use crate::outputs::Outputs;
 use crate::reading::{Reading, Unwanted};
-use crate::respondents::{Model, Respondents};
+use crate::reward_versions::{Recorded, RewardVersions, VersionHistory};
 use r1d_data::preferences::{self, Whole};
 use r1d_data::supervision::{Order, Taught};
 use r1d_data::{
     DataError, DataSet, Lengths, Preferences, Preferred, Prompts, Supervision, Telling, Template,
     Tokenizer, rows_of_step,
 };
-use r1d_job::plan::Seen;
+use r1d_job::plan::InputFacts;
 use r1d_job::reward::Plugin;
 use r1d_job::{
-    DataSource, Eval, Job, JobError, ModelFacts, Reward, RewardLoss, Sft, Stage, StageKind,
+    DataSource, Eval, Job, JobError, ModelShape, Reward, RewardLoss, Sft, Stage, StageKind,
     TemplateSource,
 };
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
 use r1d_runner::{
-    Batch, EvalFacts, Limits, ModelPlan, Plan, Prompt, RewardFacts, Source, StageFacts,
+    Batch, DeclaredScores, EvalInputs, Limits, ModelPlan, Plan, Prompt, Source, StageInputs,
 };
 use r1d_shape::Head;
 use std::borrow::Cow;
@@ -39,7 +39,7 @@ const DOMAINS_SHOWN_MAX: usize = 20;
 const RESAMPLE: u64 = 0x7265_7361;
 
 #[derive(Debug, thiserror::Error)]
-pub enum MaterialsError {
+pub enum LoadError {
     #[error(transparent)]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -94,23 +94,23 @@ pub enum MaterialsError {
 }
 
 /// A reward that is ready to judge.
-pub struct Judge {
+pub struct JobReward {
     pub reward: Reward,
-    /// Its components are these of [`Materials::graders`].
+    /// Its components are these of [`LoadedJob::reward plugins`].
     pub number: usize,
-    facts: RewardFacts,
+    facts: DeclaredScores,
 }
 
 /// Held-out prompts as each of the models that are evaluated reads them, and who judges their
 /// completions.
-struct EvalMaterial {
+struct LoadedEval {
     data: Arc<DataSet>,
     /// By model; of the same rows for each.
     prompts: BTreeMap<usize, Arc<Prompts>>,
-    judges: Vec<Judge>,
+    judges: Vec<JobReward>,
 }
 
-impl EvalMaterial {
+impl LoadedEval {
     fn rows(&self) -> u64 {
         self.prompts
             .values()
@@ -124,10 +124,10 @@ struct Prompted {
     data: Arc<DataSet>,
     prompts: Arc<Prompts>,
     shuffle: bool,
-    judges: Vec<Judge>,
+    judges: Vec<JobReward>,
 }
 
-enum StageMaterial {
+enum LoadedStage {
     Supervised(Supervision),
     Preferred {
         rows: Preferences,
@@ -138,41 +138,41 @@ enum StageMaterial {
     Evaluated {
         rows: u64,
     },
-    Later(Later),
+    PendingStage(PendingStage),
 }
 
 /// What is known of a stage that reads what a stage before it keeps, until that one is finished.
-struct Later {
-    judges: Vec<Judge>,
+struct PendingStage {
+    judges: Vec<JobReward>,
     /// Of all prompts that the stage before may keep, tokens.
     prompt_max: u32,
 }
 
-pub struct Materials {
+pub struct LoadedJob {
     pub job: Job,
-    pub seen: Seen,
+    pub seen: InputFacts,
     pub warnings: Vec<String>,
-    pub graders: RwLock<Graders>,
+    pub reward_versions: RwLock<RewardVersions>,
     /// One per [`Job::models`].
     models: Vec<Model>,
     /// Whom rewards ask.
-    pub respondents: Respondents,
-    stages: Vec<StageMaterial>,
-    evals: Vec<EvalMaterial>,
+    pub judge_models: JudgeModels,
+    stages: Vec<LoadedStage>,
+    evals: Vec<LoadedEval>,
 }
 
 /// What several stages and evaluations share.
-struct Shelf<'a> {
+struct JobLoader<'a> {
     job: &'a Job,
     models: &'a [Model],
     rewards: &'a Rewards,
     recorded: &'a Recorded,
-    versions: Vec<Versions>,
+    versions: Vec<VersionHistory>,
     made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
     /// By data set, model and template.
     prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
-    respondents: Respondents,
+    judge_models: JudgeModels,
 }
 
 /// What is to be among the weights of a model of the job: whoever only starts reward models from
@@ -185,26 +185,22 @@ fn head(job: &Job, model: usize) -> Head {
     }
 }
 
-impl Materials {
+impl LoadedJob {
     /// Of a job that has not begun: what its stages are to make is checked as far as it can be.
     /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin. `recorded` says
     /// which components judge, of the plugins that it knows.
-    pub fn open(
-        job: Job,
-        rewards: &Rewards,
-        recorded: &Recorded,
-    ) -> Result<Materials, MaterialsError> {
-        Materials::read(job, rewards, recorded, &Reading::default())
+    pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<LoadedJob, LoadError> {
+        LoadedJob::read(job, rewards, recorded, &Reading::default())
     }
 
-    /// [`Materials::open`] for a client, which is told how far it is.
+    /// [`LoadedJob::open`] for a client, which is told how far it is.
     pub fn read(
         job: Job,
         rewards: &Rewards,
         recorded: &Recorded,
         reading: &Reading,
-    ) -> Result<Materials, MaterialsError> {
-        Materials::open_with(job, rewards, recorded, &DataSets::default(), reading)
+    ) -> Result<LoadedJob, LoadError> {
+        LoadedJob::open_with(job, rewards, recorded, &DataSets::default(), reading)
     }
 
     /// Of a job of which some stages have made data sets.
@@ -214,7 +210,7 @@ impl Materials {
         recorded: &Recorded,
         made: &DataSets,
         reading: &Reading,
-    ) -> Result<Materials, MaterialsError> {
+    ) -> Result<LoadedJob, LoadError> {
         let parts = parts(&job);
         reading.at("reading the models' files", 0, parts)?;
         let models = job
@@ -222,14 +218,14 @@ impl Materials {
             .enumerate()
             .map(|(index, weights)| Model::open(weights, head(&job, index)))
             .collect::<Result<Vec<_>, _>>()?;
-        let facts: Vec<ModelFacts> = models.iter().map(|model| model.facts.clone()).collect();
-        r1d_job::sound::check_models(&job, &facts)?;
+        let facts: Vec<ModelShape> = models.iter().map(|model| model.facts.clone()).collect();
+        r1d_job::validate::check_models(&job, &facts)?;
         for stage in job.stages.iter().filter(|stage| stage.opens_prediction()) {
             models
                 .get(job.model_of(stage))
                 .map_or(Ok(()), Model::check_prediction)?;
         }
-        let mut shelf = Shelf {
+        let mut loader = JobLoader {
             job: &job,
             models: &models,
             rewards,
@@ -238,7 +234,7 @@ impl Materials {
             versions: Vec::new(),
             data: BTreeMap::new(),
             prompts: BTreeMap::new(),
-            respondents: Respondents::default(),
+            judge_models: JudgeModels::default(),
         };
         let read = |(i, stage): (usize, &Stage)| {
             reading.at(
@@ -246,7 +242,7 @@ impl Materials {
                 i + 1,
                 parts,
             )?;
-            shelf.stage(i, stage)
+            loader.stage(i, stage)
         };
         let stages = (job.stages.iter().enumerate())
             .map(read)
@@ -264,7 +260,7 @@ impl Materials {
                 job.stages.len() + i + 1,
                 parts,
             )?;
-            shelf.eval(eval, models)
+            loader.eval(eval, models)
         };
         let evals = job
             .evaluations()
@@ -272,14 +268,15 @@ impl Materials {
             .enumerate()
             .map(read)
             .collect::<Result<Vec<_>, _>>()?;
-        let left_out: Vec<String> = shelf
+        let left_out: Vec<String> = loader
             .data
             .values()
             .flat_map(|data| columns_left_out(data))
             .collect();
-        let (graders, respondents) = (Graders::new(shelf.versions), shelf.respondents);
-        let seen = Seen {
-            asked: respondents.facts.clone(),
+        let (reward_versions, judge_models) =
+            (RewardVersions::new(loader.versions), loader.judge_models);
+        let seen = InputFacts {
+            asked: judge_models.facts.clone(),
             ..seen(&job, &stages, &evals)
         };
         r1d_job::size::check(&job, &seen)?;
@@ -294,14 +291,14 @@ impl Materials {
                 .zip(&evals)
                 .filter_map(|(eval, material)| eval_warnings(eval, material)),
         );
-        Ok(Materials {
+        Ok(LoadedJob {
             seen,
             warnings,
             models,
-            respondents,
+            judge_models,
             stages,
             evals,
-            graders,
+            reward_versions,
             job,
         })
     }
@@ -312,15 +309,15 @@ impl Materials {
     }
 
     /// Everything that judges, in stages and evaluations.
-    pub fn judges(&self) -> impl Iterator<Item = &Judge> {
+    pub fn judges(&self) -> impl Iterator<Item = &JobReward> {
         self.stages
             .iter()
-            .flat_map(StageMaterial::judges)
+            .flat_map(LoadedStage::judges)
             .chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
     /// One per [`Job::models`].
-    pub fn facts(&self) -> Vec<ModelFacts> {
+    pub fn facts(&self) -> Vec<ModelShape> {
         self.models
             .iter()
             .map(|model| model.facts.clone())
@@ -338,20 +335,20 @@ impl Materials {
 
     /// Rows (packed sequences) of a stage's data.
     fn rows(&self, stage: usize) -> u64 {
-        self.stages.get(stage).map_or(0, StageMaterial::rows)
+        self.stages.get(stage).map_or(0, LoadedStage::rows)
     }
 
     /// Rows, their prompts, and who judges.
-    fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[Judge])> {
+    fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[JobReward])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
-                StageMaterial::Prompted(prompted) => {
+                LoadedStage::Prompted(prompted) => {
                     Some((&prompted.data, &prompted.prompts, &prompted.judges))
                 }
-                StageMaterial::Supervised(_)
-                | StageMaterial::Preferred { .. }
-                | StageMaterial::Evaluated { .. }
-                | StageMaterial::Later(_) => None,
+                LoadedStage::Supervised(_)
+                | LoadedStage::Preferred { .. }
+                | LoadedStage::Evaluated { .. }
+                | LoadedStage::PendingStage(_) => None,
             },
             Source::Eval { eval, model } => {
                 let eval = self.evals.get(eval)?;
@@ -368,11 +365,11 @@ impl Materials {
         device: &str,
         worker_silence: Duration,
     ) -> Plan {
-        let facts = |judges: &[Judge]| judges.iter().map(Judge::facts).collect::<Vec<_>>();
+        let facts = |judges: &[JobReward]| judges.iter().map(JobReward::facts).collect::<Vec<_>>();
         let stages = (self.job.stages.iter().enumerate())
-            .map(|(i, stage)| StageFacts {
+            .map(|(i, stage)| StageInputs {
                 steps: stage.steps(self.rows(i)),
-                later: matches!(self.stages.get(i), Some(StageMaterial::Later(_))),
+                later: matches!(self.stages.get(i), Some(LoadedStage::PendingStage(_))),
                 prompt_max: self.seen.prompt_max.get(&stage.name).copied().unwrap_or(0),
                 rewards: self
                     .stages
@@ -381,7 +378,7 @@ impl Materials {
             })
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))
-            .map(|(eval, material)| EvalFacts {
+            .map(|(eval, material)| EvalInputs {
                 rows: eval.rows(material.rows()),
                 judges: material
                     .judges
@@ -450,16 +447,14 @@ impl Materials {
 
     fn shuffles(&self, stage: usize) -> bool {
         matches!(self.stages.get(stage),
-            Some(StageMaterial::Prompted(prompted)) if prompted.shuffle)
+            Some(LoadedStage::Prompted(prompted)) if prompted.shuffle)
     }
 
     /// The rows of a step that samples nothing.
     pub fn batch(&self, stage: usize, step: u64) -> Batch {
         match self.stages.get(stage) {
-            Some(StageMaterial::Supervised(supervision)) => {
-                Batch::Sequences(supervision.step(step))
-            }
-            Some(StageMaterial::Preferred { rows, .. }) => batch(rows.step(step)),
+            Some(LoadedStage::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
+            Some(LoadedStage::Preferred { rows, .. }) => batch(rows.step(step)),
             _ => Batch::Sequences(Vec::new()),
         }
     }
@@ -467,7 +462,7 @@ impl Materials {
     /// All held-out rows of a reward-model stage.
     pub fn held_out(&self, stage: usize) -> Batch {
         match self.stages.get(stage) {
-            Some(StageMaterial::Preferred {
+            Some(LoadedStage::Preferred {
                 held_out: Some(rows),
                 ..
             }) => batch(rows.all()),
@@ -475,7 +470,11 @@ impl Materials {
         }
     }
 
-    pub fn row(&self, of: Source, row: u64) -> Option<RowJudged<'_, impl Iterator<Item = &Judge>>> {
+    pub fn row(
+        &self,
+        of: Source,
+        row: u64,
+    ) -> Option<RowJudged<'_, impl Iterator<Item = &JobReward>>> {
         let (data, prompts, judges) = self.prompted(of)?;
         let data = data.row(row);
         let judges = judges
@@ -513,8 +512,8 @@ fn batch(preferred: Preferred) -> Batch {
     }
 }
 
-impl Judge {
-    fn facts(&self) -> RewardFacts {
+impl JobReward {
+    fn facts(&self) -> DeclaredScores {
         self.facts
     }
 
@@ -544,33 +543,33 @@ fn spec(reward: &Reward) -> RewardSpec {
     }
 }
 
-impl StageMaterial {
+impl LoadedStage {
     fn rows(&self) -> u64 {
         match self {
-            StageMaterial::Supervised(supervision) => supervision.len(),
-            StageMaterial::Preferred { rows, .. } => rows.len(),
-            StageMaterial::Prompted(prompted) => prompted.prompts.len(),
-            StageMaterial::Evaluated { rows } => *rows,
-            StageMaterial::Later(_) => 0,
+            LoadedStage::Supervised(supervision) => supervision.len(),
+            LoadedStage::Preferred { rows, .. } => rows.len(),
+            LoadedStage::Prompted(prompted) => prompted.prompts.len(),
+            LoadedStage::Evaluated { rows } => *rows,
+            LoadedStage::PendingStage(_) => 0,
         }
     }
 
-    fn judges(&self) -> &[Judge] {
+    fn judges(&self) -> &[JobReward] {
         match self {
-            StageMaterial::Supervised(_)
-            | StageMaterial::Preferred { .. }
-            | StageMaterial::Evaluated { .. } => &[],
-            StageMaterial::Prompted(prompted) => &prompted.judges,
-            StageMaterial::Later(later) => &later.judges,
+            LoadedStage::Supervised(_)
+            | LoadedStage::Preferred { .. }
+            | LoadedStage::Evaluated { .. } => &[],
+            LoadedStage::Prompted(prompted) => &prompted.judges,
+            LoadedStage::PendingStage(later) => &later.judges,
         }
     }
 }
 
-impl Shelf<'_> {
-    fn source(&self, name: &str) -> Result<Cow<'_, DataSource>, MaterialsError> {
+impl JobLoader<'_> {
+    fn source(&self, name: &str) -> Result<Cow<'_, DataSource>, LoadError> {
         self.job
             .source(name)
-            .ok_or_else(|| MaterialsError::NoData { name: name.into() })
+            .ok_or_else(|| LoadError::NoData { name: name.into() })
     }
 
     /// Whether all data sets of a stage are there.
@@ -581,7 +580,7 @@ impl Shelf<'_> {
             .all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
     }
 
-    fn data(&mut self, name: &str) -> Result<Arc<DataSet>, MaterialsError> {
+    fn data(&mut self, name: &str) -> Result<Arc<DataSet>, LoadError> {
         if let Some(data) = self.data.get(name) {
             return Ok(data.clone());
         }
@@ -591,7 +590,7 @@ impl Shelf<'_> {
                 let path = self
                     .made
                     .find(name)?
-                    .ok_or_else(|| MaterialsError::NoData { name: name.into() })?;
+                    .ok_or_else(|| LoadError::NoData { name: name.into() })?;
                 Cow::Owned(DataSource {
                     path,
                     ..self.source(name)?.into_owned()
@@ -603,11 +602,11 @@ impl Shelf<'_> {
         Ok(data)
     }
 
-    fn tokenizer(&self, model: usize) -> Result<&Tokenizer, MaterialsError> {
+    fn tokenizer(&self, model: usize) -> Result<&Tokenizer, LoadError> {
         self.models
             .get(model)
             .map(|model| &*model.tokenizer)
-            .ok_or(MaterialsError::NoModel { model })
+            .ok_or(LoadError::NoModel { model })
     }
 
     /// The data set's own template, unless the stage has one.
@@ -615,7 +614,7 @@ impl Shelf<'_> {
         &self,
         name: &str,
         stages: Option<&TemplateSource>,
-    ) -> Result<TemplateSource, MaterialsError> {
+    ) -> Result<TemplateSource, LoadError> {
         Ok(match stages {
             Some(template) => template.clone(),
             None => self.source(name)?.template.clone(),
@@ -627,7 +626,7 @@ impl Shelf<'_> {
         data: &str,
         template: &TemplateSource,
         tokenizer: &Tokenizer,
-    ) -> Result<Template, MaterialsError> {
+    ) -> Result<Template, LoadError> {
         let source = self.source(data)?;
         let telling = Telling {
             date: self.job.date.as_deref(),
@@ -642,7 +641,7 @@ impl Shelf<'_> {
         name: &str,
         model: usize,
         stages: Option<&TemplateSource>,
-    ) -> Result<Arc<Prompts>, MaterialsError> {
+    ) -> Result<Arc<Prompts>, LoadError> {
         let key = (name.to_owned(), model, self.template(name, stages)?);
         if let Some(prompts) = self.prompts.get(&key) {
             return Ok(prompts.clone());
@@ -667,35 +666,30 @@ impl Shelf<'_> {
     }
 
     /// Its prompts as each of these models reads them.
-    fn eval(
-        &mut self,
-        eval: &Eval,
-        models: BTreeSet<usize>,
-    ) -> Result<EvalMaterial, MaterialsError> {
+    fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<LoadedEval, LoadError> {
         let prompts = models
             .into_iter()
             .map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
-        let prompts =
-            of_the_same_rows(prompts.collect::<Result<_, MaterialsError>>()?, &eval.data)?;
+        let prompts = of_the_same_rows(prompts.collect::<Result<_, LoadError>>()?, &eval.data)?;
         let judges = self
             .job
             .eval_rewards(eval)
             .iter()
             .map(|reward| self.judge(reward))
             .collect::<Result<_, _>>()?;
-        Ok(EvalMaterial {
+        Ok(LoadedEval {
             data: self.data(&eval.data)?,
             prompts,
             judges,
         })
     }
 
-    fn stage(&mut self, index: usize, stage: &Stage) -> Result<StageMaterial, MaterialsError> {
+    fn stage(&mut self, index: usize, stage: &Stage) -> Result<LoadedStage, LoadError> {
         if let Some(prompts) = self.job.prompts_of(&stage.data) {
             self.check_domains(stage, prompts)?;
         }
         if !self.is_ready(stage) {
-            return Ok(StageMaterial::Later(self.later(stage)?));
+            return Ok(LoadedStage::PendingStage(self.later(stage)?));
         }
         let model = self.job.model_of(stage);
         let order = Order {
@@ -710,7 +704,7 @@ impl Shelf<'_> {
                     .map(|name| self.data(name))
                     .collect::<Result<Vec<_>, _>>()?;
                 let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
-                StageMaterial::Supervised(Supervision::pretrain(
+                LoadedStage::Supervised(Supervision::pretrain(
                     &data,
                     self.tokenizer(model)?,
                     pretrain,
@@ -718,7 +712,7 @@ impl Shelf<'_> {
                 )?)
             }
             StageKind::Sft(sft) => {
-                let mut read = |name| -> Result<_, MaterialsError> {
+                let mut read = |name| -> Result<_, LoadError> {
                     let template = self.template(name, sft.template.as_ref())?;
                     let template = self.open_template(name, &template, self.tokenizer(model)?)?;
                     let tokenize = self.job.tokenize(stage, sft, name);
@@ -740,7 +734,7 @@ impl Shelf<'_> {
                     max_prompt_length: *max,
                 });
                 let data: Vec<Taught<'_>> = taught.collect();
-                StageMaterial::Supervised(Supervision::sft(
+                LoadedStage::Supervised(Supervision::sft(
                     &data,
                     self.tokenizer(model)?,
                     sft,
@@ -755,7 +749,7 @@ impl Shelf<'_> {
                     whole,
                 };
                 let names: Vec<&str> = stage.data_sets().collect();
-                StageMaterial::Preferred {
+                LoadedStage::Preferred {
                     rows: self.preferences(&names, model, reading, true, order)?,
                     held_out: None,
                 }
@@ -773,15 +767,15 @@ impl Shelf<'_> {
                     .held_out()
                     .map(|name| self.preferences(&[name], model, reading, pairs, order))
                     .transpose()?;
-                StageMaterial::Preferred { rows, held_out }
+                LoadedStage::Preferred { rows, held_out }
             }
             StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
                 let rewards = stage
                     .rollouts()
                     .map_or(&[][..], |rollouts| &rollouts.rewards[..]);
-                StageMaterial::Prompted(self.prompted(stage, rewards)?)
+                LoadedStage::Prompted(self.prompted(stage, rewards)?)
             }
-            StageKind::Eval(eval) => StageMaterial::Evaluated {
+            StageKind::Eval(eval) => LoadedStage::Evaluated {
                 rows: eval.rows(self.prompts(&stage.data, model, None)?.len()),
             },
         })
@@ -794,8 +788,8 @@ impl Shelf<'_> {
         reading: preferences::Reading,
         pairs: bool,
         order: Order,
-    ) -> Result<Preferences, MaterialsError> {
-        let mut read = |name: &&str| -> Result<_, MaterialsError> {
+    ) -> Result<Preferences, LoadError> {
+        let mut read = |name: &&str| -> Result<_, LoadError> {
             Ok((
                 self.data(name)?,
                 self.open_template(name, &self.template(name, None)?, self.tokenizer(model)?)?,
@@ -814,10 +808,10 @@ impl Shelf<'_> {
 
     /// All that can be checked of a stage before its data is there: the prompts that it may get,
     /// their template, its rewards, and what it reads besides.
-    fn later(&mut self, stage: &Stage) -> Result<Later, MaterialsError> {
+    fn later(&mut self, stage: &Stage) -> Result<PendingStage, LoadError> {
         let mut prompt_max = 0;
         for name in stage.data_sets() {
-            let no_data = || MaterialsError::NoData { name: name.into() };
+            let no_data = || LoadError::NoData { name: name.into() };
             let source = self.job.prompts_of(name).ok_or_else(no_data)?;
             let template = if let StageKind::Sft(sft) = &stage.kind {
                 sft.template.as_ref()
@@ -850,10 +844,10 @@ impl Shelf<'_> {
             .iter()
             .map(|reward| self.judge(reward))
             .collect::<Result<_, _>>()?;
-        Ok(Later { judges, prompt_max })
+        Ok(PendingStage { judges, prompt_max })
     }
 
-    fn prompted(&mut self, stage: &Stage, rewards: &[Reward]) -> Result<Prompted, MaterialsError> {
+    fn prompted(&mut self, stage: &Stage, rewards: &[Reward]) -> Result<Prompted, LoadError> {
         let judges = rewards
             .iter()
             .map(|reward| self.judge(reward))
@@ -870,7 +864,7 @@ impl Shelf<'_> {
 
     /// A domain that a reward names and no row has is misspelt, here or there. `data`: where the
     /// stage's prompts come from.
-    fn check_domains(&mut self, stage: &Stage, data: &str) -> Result<(), MaterialsError> {
+    fn check_domains(&mut self, stage: &Stage, data: &str) -> Result<(), LoadError> {
         let named = stage
             .rollouts()
             .map_or(&[][..], |rollouts| &rollouts.rewards[..]);
@@ -894,7 +888,7 @@ impl Shelf<'_> {
                     .take(DOMAINS_SHOWN_MAX)
                     .map(|domain| format!("{domain:?}"))
                     .collect();
-                return Err(MaterialsError::Domain {
+                return Err(LoadError::Domain {
                     stage: stage.name.clone(),
                     reward: reward.name.clone(),
                     data: data.into(),
@@ -910,8 +904,8 @@ impl Shelf<'_> {
         Ok(())
     }
 
-    fn judge(&mut self, reward: &Reward) -> Result<Judge, MaterialsError> {
-        let refused = |source| MaterialsError::Reward {
+    fn judge(&mut self, reward: &Reward) -> Result<JobReward, LoadError> {
+        let refused = |source| LoadError::Reward {
             name: reward.name.clone(),
             source,
         };
@@ -928,7 +922,7 @@ impl Shelf<'_> {
         let first = load(self.recorded.first(&plugin))?;
         let info = first.info();
         let asks = first.world() == World::JudgedReward;
-        let facts = RewardFacts {
+        let facts = DeclaredScores {
             min: info.min,
             max: info.max,
             of_groups: first.world() == World::GroupReward,
@@ -936,11 +930,11 @@ impl Shelf<'_> {
         };
         match (&reward.model, asks) {
             (_, true) => self
-                .respondents
+                .judge_models
                 .open(self.job, self.models, reward, &first)?,
             (Some(model), false) => {
                 let (name, plugin) = (reward.name.clone(), reward.plugin.to_string());
-                return Err(MaterialsError::AsksNobody {
+                return Err(LoadError::AsksNobody {
                     name,
                     model: model.to_string(),
                     plugin,
@@ -948,12 +942,12 @@ impl Shelf<'_> {
             }
             (None, false) => {}
         }
-        let mut versions = Versions::new(first);
+        let mut versions = VersionHistory::new(first);
         for later in self.recorded.later(&plugin) {
             versions.set((later.stage, later.step), load(Some(later.sha256.clone()))?);
         }
         self.versions.push(versions);
-        Ok(Judge {
+        Ok(JobReward {
             reward: reward.clone(),
             number: self.versions.len() - 1,
             facts,
@@ -966,7 +960,7 @@ impl Shelf<'_> {
 fn of_the_same_rows(
     mut prompts: BTreeMap<usize, Arc<Prompts>>,
     data: &str,
-) -> Result<BTreeMap<usize, Arc<Prompts>>, MaterialsError> {
+) -> Result<BTreeMap<usize, Arc<Prompts>>, LoadError> {
     let rows_of = |prompts: &Arc<Prompts>| {
         prompts
             .all()
@@ -1000,21 +994,21 @@ fn of_the_same_rows(
     Ok(prompts)
 }
 
-fn seen(job: &Job, stages: &[StageMaterial], evals: &[EvalMaterial]) -> Seen {
-    let mut seen = Seen::default();
+fn seen(job: &Job, stages: &[LoadedStage], evals: &[LoadedEval]) -> InputFacts {
+    let mut seen = InputFacts::default();
     for (stage, material) in job.stages.iter().zip(stages) {
         match material {
-            StageMaterial::Prompted(prompted) => {
+            LoadedStage::Prompted(prompted) => {
                 seen.prompt_max
                     .insert(stage.name.clone(), prompted.prompts.length_max());
             }
-            StageMaterial::Later(later) => {
+            LoadedStage::PendingStage(later) => {
                 seen.prompt_max.insert(stage.name.clone(), later.prompt_max);
                 continue;
             }
-            StageMaterial::Supervised(_)
-            | StageMaterial::Preferred { .. }
-            | StageMaterial::Evaluated { .. } => {}
+            LoadedStage::Supervised(_)
+            | LoadedStage::Preferred { .. }
+            | LoadedStage::Evaluated { .. } => {}
         }
         seen.rows.insert(stage.name.clone(), material.rows());
     }
@@ -1036,7 +1030,7 @@ fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
         .map(|column| format!("data.{}: {column}; it is left out", data.name()))
 }
 
-fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
+fn material_warnings(stage: &Stage, material: &LoadedStage) -> Vec<String> {
     let place = format!("[[stage]] {:?}", stage.name);
     let left_out = |count: u64, data: &str| {
         format!(
@@ -1046,7 +1040,7 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
     };
     let mut warnings = Vec::new();
     match material {
-        StageMaterial::Supervised(supervision) => {
+        LoadedStage::Supervised(supervision) => {
             if supervision.truncated() > 0 {
                 warnings.push(format!(
                     "{place} cuts {} of its {} rows at max_length",
@@ -1066,17 +1060,17 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
                 ));
             }
         }
-        StageMaterial::Preferred { rows, .. } if rows.truncated() > 0 => {
+        LoadedStage::Preferred { rows, .. } if rows.truncated() > 0 => {
             warnings.push(format!(
                 "{place} cuts texts of {} of its {} rows at max_length",
                 rows.truncated(),
                 rows.len()
             ));
         }
-        StageMaterial::Preferred { .. }
-        | StageMaterial::Evaluated { .. }
-        | StageMaterial::Later(_) => {}
-        StageMaterial::Prompted(prompted) => {
+        LoadedStage::Preferred { .. }
+        | LoadedStage::Evaluated { .. }
+        | LoadedStage::PendingStage(_) => {}
+        LoadedStage::Prompted(prompted) => {
             let judged = |domain: Option<&str>| {
                 prompted
                     .judges
@@ -1105,7 +1099,7 @@ fn material_warnings(stage: &Stage, material: &StageMaterial) -> Vec<String> {
     warnings
 }
 
-fn eval_warnings(eval: &Eval, material: &EvalMaterial) -> Option<String> {
+fn eval_warnings(eval: &Eval, material: &LoadedEval) -> Option<String> {
     let left_out = material.data.len() - material.rows().min(material.data.len());
     let place = format!("[[eval]] {:?}", eval.data);
     (left_out > 0).then(|| {

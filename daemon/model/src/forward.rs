@@ -1,11 +1,11 @@
 //! What one forward pass hands from block to block beside the hidden states.
 
-use crate::attention::{PackedView, Seen};
+use crate::attention::{CacheView, PackedView};
 use crate::cache::Cached;
 use crate::error::Result;
+use crate::matmul::Products;
 use crate::moe::Dispatch;
 use crate::packed::AuxLoss;
-use crate::products::Products;
 use crate::rope::Rotation;
 use crate::router::Choosing;
 use r1d_shape::RouterRule;
@@ -26,7 +26,7 @@ pub(crate) enum View<'a> {
         cached: Option<Cached<'a>>,
     },
     /// One token of each sequence or a few, over the cache.
-    Step { seen: Seen, cached: Cached<'a> },
+    Step { seen: CacheView, cached: Cached<'a> },
 }
 
 /// Which experts the tokens go to: what is forced on the routers, and what is learnt of their

@@ -1,14 +1,14 @@
 //! Whom a job's judged rewards ask: reward models, which answer with a number, and judges, which
 //! write. A question becomes token ids here, an answer becomes text.
 
-use crate::materials::MaterialsError;
+use crate::loaded_job::LoadError;
 use crate::weights::{Gives, check_weights, read_config};
 use r1d_data::{DataError, Questions, Telling, Tokenizer};
 use r1d_job::reward::plugin_stem;
-use r1d_job::{Answering, Job, ModelFacts, Reward, Weights};
+use r1d_job::{AskedModel, Job, ModelShape, Reward, Weights};
 use r1d_proto::worker::{ModelSource, Question};
 use r1d_rewards::{Ask, LoadedReward, RewardError, golden};
-use r1d_runner::{Answers, Questions as Asked};
+use r1d_runner::{Answers, Questions as JudgeRequest};
 use r1d_shape::{Config, Head};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// A model of the job, as far as the control plane knows it.
 pub struct Model {
-    pub facts: ModelFacts,
+    pub facts: ModelShape,
     pub tokenizer: Arc<Tokenizer>,
     pub base: ModelSource,
     config: Config,
@@ -26,13 +26,13 @@ pub struct Model {
 impl Model {
     /// Errors name the file. With a fresh `head` the weights of a language model need none of their
     /// own.
-    pub fn open(weights: &Weights, head: Head) -> Result<Model, MaterialsError> {
+    pub fn open(weights: &Weights, head: Head) -> Result<Model, LoadError> {
         let (config, text) = read_config(&weights.config())?;
         let config = match weights {
             Weights::Directory(dir) => check_weights(dir, config, head)?,
             Weights::Init { .. } => config,
         };
-        let facts = ModelFacts::of(&config);
+        let facts = ModelShape::of(&config);
         let tokenizer = Tokenizer::open(weights.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
@@ -51,7 +51,7 @@ impl Model {
     }
 
     /// The weights have the multi-token prediction module too, for a stage that runs it.
-    pub fn check_prediction(&self) -> Result<(), MaterialsError> {
+    pub fn check_prediction(&self) -> Result<(), LoadError> {
         match (&self.base, self.config.clone().with_prediction()) {
             (ModelSource::Directory(dir), Ok(config)) => {
                 check_weights(dir, config, Head::Stored).map(drop)
@@ -63,7 +63,7 @@ impl Model {
 }
 
 /// A model that is asked.
-enum Respondent {
+enum JudgeModel {
     /// With its own tokenizer, where it has one.
     RewardModel(Option<Arc<Tokenizer>>),
     Judge {
@@ -73,14 +73,14 @@ enum Respondent {
     },
 }
 
-impl Respondent {
-    fn judge(job: &Job, model: &Model) -> Result<Respondent, DataError> {
+impl JudgeModel {
+    fn judge(job: &Job, model: &Model) -> Result<JudgeModel, DataError> {
         let positions = model.facts.max_position_embeddings;
         let telling = Telling {
             date: job.date.as_deref(),
             ..Telling::default()
         };
-        Ok(Respondent::Judge {
+        Ok(JudgeModel::Judge {
             questions: Box::new(Questions::open(model.tokenizer.clone(), &telling)?),
             positions,
         })
@@ -88,17 +88,17 @@ impl Respondent {
 
     fn gives(&self) -> Gives {
         match self {
-            Respondent::RewardModel(_) => Gives::Number,
-            Respondent::Judge { .. } => Gives::Text,
+            JudgeModel::RewardModel(_) => Gives::Number,
+            JudgeModel::Judge { .. } => Gives::Text,
         }
     }
 }
 
 #[derive(Default)]
-pub struct Respondents {
-    known: BTreeMap<Answering, Respondent>,
+pub struct JudgeModels {
+    known: BTreeMap<AskedModel, JudgeModel>,
     /// Of those that rewards name by their directory.
-    pub facts: BTreeMap<PathBuf, ModelFacts>,
+    pub facts: BTreeMap<PathBuf, ModelShape>,
 }
 
 fn wants(ask: &Ask) -> Gives {
@@ -133,7 +133,7 @@ fn other_kind(reward: &Reward, wanted: Gives) -> String {
     )
 }
 
-impl Respondents {
+impl JudgeModels {
     /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
     pub fn open(
         &mut self,
@@ -141,24 +141,24 @@ impl Respondents {
         models: &[Model],
         reward: &Reward,
         loaded: &LoadedReward,
-    ) -> Result<(), MaterialsError> {
-        let whom = job.asked(reward).ok_or_else(|| MaterialsError::AsksWhom {
+    ) -> Result<(), LoadError> {
+        let whom = job.asked(reward).ok_or_else(|| LoadError::AsksWhom {
             name: reward.name.clone(),
             plugin: plugin_stem(&reward.plugin.to_string()),
         })?;
         if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
-            let (respondent, facts) = respondent(job, models, &whom)?;
-            place.insert(respondent);
-            if let Answering::Directory(dir) = whom {
+            let (judge_model, facts) = judge_model(job, models, &whom)?;
+            place.insert(judge_model);
+            if let AskedModel::Directory(dir) = whom {
                 self.facts.insert(dir, facts);
             }
         }
         let misfit = self.misfit(job, reward, loaded);
-        match misfit.map_err(|source| MaterialsError::Reward {
+        match misfit.map_err(|source| LoadError::Reward {
             name: reward.name.clone(),
             source,
         })? {
-            Some(misfit) => Err(MaterialsError::OtherKind(misfit)),
+            Some(misfit) => Err(LoadError::OtherKind(misfit)),
             None => Ok(()),
         }
     }
@@ -171,16 +171,16 @@ impl Respondents {
         reward: &Reward,
         loaded: &LoadedReward,
     ) -> Result<Option<String>, RewardError> {
-        let Some(respondent) = job.asked(reward).and_then(|whom| self.known.get(&whom)) else {
+        let Some(judge_model) = job.asked(reward).and_then(|whom| self.known.get(&whom)) else {
             return Ok(None);
         };
         let wanted = golden::first_question(loaded)?.map(|ask| wants(&ask));
         Ok(wanted
-            .filter(|wanted| *wanted != respondent.gives())
+            .filter(|wanted| *wanted != judge_model.gives())
             .map(|wanted| other_kind(reward, wanted)))
     }
 
-    fn of(&self, job: &Job, reward: &Reward) -> Result<&Respondent, String> {
+    fn of(&self, job: &Job, reward: &Reward) -> Result<&JudgeModel, String> {
         let known = job.asked(reward).and_then(|whom| self.known.get(&whom));
         known.ok_or_else(|| {
             format!(
@@ -200,24 +200,24 @@ impl Respondents {
         asks: Vec<Ask>,
         policy: &Tokenizer,
         adds_special: bool,
-    ) -> Result<Asked, String> {
-        let respondent = self.of(job, reward)?;
-        if let Some(ask) = asks.iter().find(|ask| wants(ask) != respondent.gives()) {
+    ) -> Result<JudgeRequest, String> {
+        let judge_model = self.of(job, reward)?;
+        if let Some(ask) = asks.iter().find(|ask| wants(ask) != judge_model.gives()) {
             return Err(other_kind(reward, wants(ask)));
         }
-        match respondent {
-            Respondent::RewardModel(own) => {
+        match judge_model {
+            JudgeModel::RewardModel(own) => {
                 let tokenizer = own.as_deref().unwrap_or(policy);
                 let texts = asks
                     .iter()
                     .map(|ask| tokenizer.encode_whole(&ask.prompt, adds_special));
-                Ok(Asked::Numbers(
+                Ok(JudgeRequest::Numbers(
                     texts
                         .collect::<Result<_, _>>()
                         .map_err(|error| error.to_string())?,
                 ))
             }
-            Respondent::Judge {
+            JudgeModel::Judge {
                 questions,
                 positions,
             } => {
@@ -241,7 +241,7 @@ impl Respondents {
                     }
                 };
                 let stop_ids = questions.tokenizer().eos_ids().to_vec();
-                Ok(Asked::Texts {
+                Ok(JudgeRequest::Texts {
                     stop_ids,
                     questions: asks.iter().map(question).collect(),
                 })
@@ -258,11 +258,11 @@ impl Respondents {
     ) -> Result<Vec<Result<String, String>>, String> {
         match (self.of(job, reward)?, answers) {
             // In as many digits as tell a float32 from its neighbours.
-            (Respondent::RewardModel(_), Answers::Numbers(numbers)) => Ok(numbers
+            (JudgeModel::RewardModel(_), Answers::Numbers(numbers)) => Ok(numbers
                 .into_iter()
                 .map(|number| Ok(number.to_string()))
                 .collect()),
-            (Respondent::Judge { questions, .. }, Answers::Texts(texts)) => {
+            (JudgeModel::Judge { questions, .. }, Answers::Texts(texts)) => {
                 let text =
                     |ids: Vec<u32>| questions.answer(&ids).map_err(|error| error.to_string());
                 Ok(texts
@@ -278,49 +278,45 @@ impl Respondents {
     }
 }
 
-fn respondent(
+fn judge_model(
     job: &Job,
     models: &[Model],
-    whom: &Answering,
-) -> Result<(Respondent, ModelFacts), MaterialsError> {
-    let model = |index: usize| {
-        models
-            .get(index)
-            .ok_or(MaterialsError::NoModel { model: index })
-    };
+    whom: &AskedModel,
+) -> Result<(JudgeModel, ModelShape), LoadError> {
+    let model = |index: usize| models.get(index).ok_or(LoadError::NoModel { model: index });
     match whom {
-        Answering::Stage(index) => {
+        AskedModel::Stage(index) => {
             let stage = job.stages.get(*index);
             let model = model(stage.map_or(0, |stage| job.model_of(stage)))?;
-            let respondent = match stage.is_some_and(|stage| stage.reward_model().is_some()) {
-                true => Respondent::RewardModel(Some(model.tokenizer.clone())),
-                false => Respondent::judge(job, model)?,
+            let judge_model = match stage.is_some_and(|stage| stage.reward_model().is_some()) {
+                true => JudgeModel::RewardModel(Some(model.tokenizer.clone())),
+                false => JudgeModel::judge(job, model)?,
             };
-            Ok((respondent, model.facts.clone()))
+            Ok((judge_model, model.facts.clone()))
         }
-        Answering::Model(index) => {
+        AskedModel::Model(index) => {
             let model = model(*index)?;
-            let respondent = match Gives::of(&model.config) {
-                Gives::Number => Respondent::RewardModel(Some(model.tokenizer.clone())),
-                Gives::Text => Respondent::judge(job, model)?,
+            let judge_model = match Gives::of(&model.config) {
+                Gives::Number => JudgeModel::RewardModel(Some(model.tokenizer.clone())),
+                Gives::Text => JudgeModel::judge(job, model)?,
             };
-            Ok((respondent, model.facts.clone()))
+            Ok((judge_model, model.facts.clone()))
         }
-        Answering::Directory(dir) => {
+        AskedModel::Directory(dir) => {
             let (config, _) = read_config(&dir.join("config.json"))?;
             match Gives::of(&config) {
                 Gives::Text => {
                     let model = Model::open(&Weights::Directory(dir.clone()), Head::Stored)?;
-                    Ok((Respondent::judge(job, &model)?, model.facts))
+                    Ok((JudgeModel::judge(job, &model)?, model.facts))
                 }
                 Gives::Number => {
-                    let facts = ModelFacts::of(&check_weights(dir, config, Head::Stored)?);
+                    let facts = ModelShape::of(&check_weights(dir, config, Head::Stored)?);
                     let tokenizer = dir
                         .join("tokenizer.json")
                         .is_file()
                         .then(|| Tokenizer::open(dir))
                         .transpose()?;
-                    Ok((Respondent::RewardModel(tokenizer.map(Arc::new)), facts))
+                    Ok((JudgeModel::RewardModel(tokenizer.map(Arc::new)), facts))
                 }
             }
         }

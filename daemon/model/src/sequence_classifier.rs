@@ -14,10 +14,10 @@ use r1d_torch::work;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Tokens of one pass of [`Scorer::score`]; a longer sequence gets a pass to itself.
+/// Tokens of one pass of [`SequenceClassifier::score`]; a longer sequence gets a pass to itself.
 const PASS_TOKENS: usize = 1 << 14;
 
-pub struct Scorer {
+pub struct SequenceClassifier {
     /// Its output head is the scalar one.
     model: CausalLm,
     /// [`Self::score`] runs in batch-invariant mode: a score depends on its own sequence alone.
@@ -25,9 +25,9 @@ pub struct Scorer {
     pub invariant: bool,
 }
 
-impl Scorer {
+impl SequenceClassifier {
     /// Reads a directory that [`Self::save`] or transformers wrote, as [`CausalLm::load`] does.
-    pub fn open(dir: &Path, device: Device, kind: Kind) -> Result<Scorer> {
+    pub fn open(dir: &Path, device: Device, kind: Kind) -> Result<SequenceClassifier> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         if !config.scores {
             let message = format!(
@@ -42,15 +42,15 @@ impl Scorer {
             }
             .into());
         }
-        Scorer::read(config, &mut shards, None, device, kind)
+        SequenceClassifier::read(config, &mut shards, None, device, kind)
     }
 
     /// As [`Self::open`]; over the trunk of a directory without a scalar head a fresh one is put,
     /// Normal(0, `initializer_range`²) by `seed`.
-    pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
+    pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<SequenceClassifier> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         let fresh = (!config.scores).then_some(seed);
-        Scorer::read(config.with_score(), &mut shards, fresh, device, kind)
+        SequenceClassifier::read(config.with_score(), &mut shards, fresh, device, kind)
     }
 
     fn read(
@@ -59,7 +59,7 @@ impl Scorer {
         fresh: Option<u64>,
         device: Device,
         kind: Kind,
-    ) -> Result<Scorer> {
+    ) -> Result<SequenceClassifier> {
         shards.check(
             &config,
             if fresh.is_some() {
@@ -76,7 +76,7 @@ impl Scorer {
             trunk: shards,
             fresh,
         };
-        Ok(Scorer::of(CausalLm::assemble(
+        Ok(SequenceClassifier::of(CausalLm::assemble(
             config,
             &mut source,
             device,
@@ -85,13 +85,18 @@ impl Scorer {
     }
 
     /// Random weights, as [`CausalLm::init`], from a config.json of either kind.
-    pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<Scorer> {
+    pub fn init(
+        config_json: &str,
+        seed: u64,
+        device: Device,
+        kind: Kind,
+    ) -> Result<SequenceClassifier> {
         let config = Config::parse(config_json)?.with_score();
         let mut random = Random {
             seed,
             standard_deviation: config.initializer_range,
         };
-        Ok(Scorer::of(CausalLm::assemble(
+        Ok(SequenceClassifier::of(CausalLm::assemble(
             config,
             &mut random,
             device,
@@ -100,7 +105,7 @@ impl Scorer {
     }
 
     /// A fresh head over a copy of a model's trunk, without its adapters.
-    pub fn over(model: &CausalLm, seed: u64) -> Result<Scorer> {
+    pub fn over(model: &CausalLm, seed: u64) -> Result<SequenceClassifier> {
         let config = model.config.clone().with_score();
         let mut source = HeadAlone(Random {
             seed,
@@ -123,27 +128,27 @@ impl Scorer {
                 weight.tensor.shallow_clone().f_copy_(&from.tensor)?;
                 work::moved(0);
             }
-            Ok(Scorer::of(scorer))
+            Ok(SequenceClassifier::of(scorer))
         })
     }
 
-    fn of(model: CausalLm) -> Scorer {
-        Scorer {
+    fn of(model: CausalLm) -> SequenceClassifier {
+        SequenceClassifier {
             model,
             invariant: false,
         }
     }
 
     /// A scorer of its own storage with the same weights.
-    pub fn deep_copy(&self) -> Result<Scorer> {
-        Ok(Scorer {
+    pub fn deep_copy(&self) -> Result<SequenceClassifier> {
+        Ok(SequenceClassifier {
             model: self.model.deep_copy()?,
             invariant: self.invariant,
         })
     }
 
     /// The weights of `other`, of the same shape, into this one's own storage.
-    pub fn copy_from(&self, other: &Scorer) -> Result<()> {
+    pub fn copy_from(&self, other: &SequenceClassifier) -> Result<()> {
         self.model.copy_from(&other.model)
     }
 

@@ -15,7 +15,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A job that waits.
-pub struct Lacking {
+pub struct OutsideWait {
     /// In which it goes on, where one was begun.
     pub epoch: Option<u64>,
     /// Dropping it ends the wait.

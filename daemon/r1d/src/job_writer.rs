@@ -7,10 +7,10 @@
 
 use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
-use crate::materials::Materials;
+use crate::loaded_job::LoadedJob;
 use crate::outputs::{OutputError, Outputs};
 use crate::outside;
-use crate::status::Desk;
+use crate::status::JobViews;
 use crate::tasks;
 use r1d_data::DataError;
 use r1d_data::rollouts::{self, RolloutRow};
@@ -31,12 +31,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Tasks that may wait (`LIM-1`): the asker waits when the clerk is behind, so memory is bounded by
-/// the disk's pace.
+/// Tasks that may wait (`LIM-1`): the asker waits when the writer is behind, so memory is bounded
+/// by the disk's pace.
 const QUEUE_MAX_TASKS: usize = 256;
-/// From the end of an attempt to the end of its clerk, which has one write in hand at most.
-pub const CLERK_END_MAX: Duration = Duration::from_secs(600);
-/// Telling the ledger that the other jobs are put down, when a clerk hangs.
+/// From the end of an attempt to the end of its writer, which has one write in hand at most.
+pub const WRITER_END_MAX: Duration = Duration::from_secs(600);
+/// Telling the ledger that the other jobs are put down, when a writer hangs.
 const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 
 pub enum Task {
@@ -89,7 +89,7 @@ pub enum Task {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ClerkError {
+enum WriterError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
@@ -107,17 +107,17 @@ enum ClerkError {
     },
     #[error("stage {0} is not in the job")]
     NoStage(usize),
-    #[error("data set {0} is not as it was when the job's materials were opened")]
+    #[error("data set {0} is not as it was when the job's inputs were opened")]
     Reviewed(String),
 }
 
-impl ClerkError {
+impl WriterError {
     /// A refusal of the ledger means that someone else runs the job.
     fn end(self) -> End {
         match self {
-            ClerkError::Ledger(error) => unrecorded(&error),
-            ClerkError::Journal(error @ JournalError::Unsynced { .. }) => away(&error),
-            ClerkError::Reviewed(_) => End::Reread,
+            WriterError::Ledger(error) => unrecorded(&error),
+            WriterError::Journal(error @ JournalError::Unsynced { .. }) => away(&error),
+            WriterError::Reviewed(_) => End::Reread,
             error => unkept(&error),
         }
     }
@@ -153,13 +153,13 @@ fn away(error: &dyn std::error::Error) -> End {
     }
 }
 
-pub struct Clerk {
+pub struct JobWriter {
     pub job: JobId,
     pub epoch: u64,
     pub ledger: Arc<Ledger>,
-    pub desk: Desk,
-    pub materials: Arc<Materials>,
-    /// The SHA-256 of the data sets that stages have made, as the materials hold them.
+    pub views: JobViews,
+    pub loaded_job: Arc<LoadedJob>,
+    /// The SHA-256 of the data sets that stages have made, as the inputs hold them.
     pub made: Arc<BTreeMap<String, String>>,
     pub outputs: Outputs,
     pub clock: SharedClock,
@@ -171,10 +171,10 @@ pub struct Clerk {
     pub failed: Option<End>,
 }
 
-/// The clerks that may still write, by job. A job has one at most: two would write over each other
+/// The writers that may still write, by job. A job has one at most: two would write over each other
 /// in the journal, which knows no epochs.
 #[derive(Clone, Default)]
-pub struct Clerks(Arc<Mutex<HashMap<JobId, Known>>>);
+pub struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
 
 #[derive(Clone)]
 struct Known {
@@ -183,13 +183,13 @@ struct Known {
     gone: watch::Receiver<()>,
 }
 
-/// Held by a clerk's thread.
+/// Held by a writer's thread.
 struct Writing {
     stop: Arc<AtomicBool>,
     _alive: watch::Sender<()>,
 }
 
-impl Clerks {
+impl JobWriters {
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +213,7 @@ impl Clerks {
         }
     }
 
-    /// The job's clerk ends after what it has in hand; what is queued behind that is as lost as in
+    /// The job's writer ends after what it has in hand; what is queued behind that is as lost as in
     /// a crash. Returns when it has ended.
     async fn end(&self, job: &JobId) {
         let known = self.lock().get(job).cloned();
@@ -228,11 +228,11 @@ impl Clerks {
     /// with its process, and no attempt may begin beside it: then the daemon gives up, for systemd
     /// to start a fresh one. That is held against no other job.
     pub async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
-        if tokio::time::timeout(CLERK_END_MAX, self.end(job))
+        if tokio::time::timeout(WRITER_END_MAX, self.end(job))
             .await
             .is_err()
         {
-            let waited = CLERK_END_MAX.as_secs();
+            let waited = WRITER_END_MAX.as_secs();
             tracing::error!(%job, "the writer of the job's last attempt has not ended within \
                                    {waited} s: the daemon gives up");
             let (ledger, job) = (ledger.clone(), job.clone());
@@ -261,13 +261,13 @@ fn put_down_others(ledger: &Ledger, job: &JobId) {
     }
 }
 
-impl Clerk {
-    /// Starts the thread; it ends when the sender is dropped, or [`Clerks::none`] is waited for. No
-    /// other clerk of the job may be there.
-    pub fn start(mut self, clerks: &Clerks) -> std::io::Result<mpsc::Sender<Task>> {
+impl JobWriter {
+    /// Starts the thread; it ends when the sender is dropped, or [`JobWriters::none`] is waited
+    /// for. No other writer of the job may be there.
+    pub fn start(mut self, writers: &JobWriters) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
-        let writing = clerks.begin(&self.job);
-        tasks::thread("clerk", move || {
+        let writing = writers.begin(&self.job);
+        tasks::thread("writer", move || {
             while let Some(task) = tasks
                 .blocking_recv()
                 .filter(|_| !writing.stop.load(Ordering::Relaxed))
@@ -339,16 +339,16 @@ impl Clerk {
             } => (
                 answer,
                 Ok(Event::Prompts(
-                    self.materials.prompts(of, step, round, count),
+                    self.loaded_job.prompts(of, step, round, count),
                 )),
             ),
             Task::Batch {
                 stage,
                 step,
                 answer,
-            } => (answer, Ok(Event::Batch(self.materials.batch(stage, step)))),
+            } => (answer, Ok(Event::Batch(self.loaded_job.batch(stage, step)))),
             Task::HeldOut { stage, answer } => {
-                (answer, Ok(Event::Batch(self.materials.held_out(stage))))
+                (answer, Ok(Event::Batch(self.loaded_job.held_out(stage))))
             }
             Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
         };
@@ -361,7 +361,7 @@ impl Clerk {
         let _ = answer.send(event);
     }
 
-    fn journal(&mut self, stage: usize) -> Result<&mut Journal, ClerkError> {
+    fn journal(&mut self, stage: usize) -> Result<&mut Journal, WriterError> {
         if !self.journals.contains_key(&stage) {
             let record = self.ledger.job(&self.job);
             let committed = record
@@ -396,10 +396,10 @@ impl Clerk {
         }
         self.journals
             .get_mut(&stage)
-            .ok_or(ClerkError::NoStage(stage))
+            .ok_or(WriterError::NoStage(stage))
     }
 
-    fn keep(&mut self, keep: Keep) -> Result<(), ClerkError> {
+    fn keep(&mut self, keep: Keep) -> Result<(), WriterError> {
         let (stage, entry) = match keep {
             Keep::Sampled(rollout) => (rollout.key.stage, Entry::Sampled(rollout)),
             Keep::Scored {
@@ -418,7 +418,7 @@ impl Clerk {
         Ok(self.journal(stage as usize)?.append(&[entry])?)
     }
 
-    fn recall(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
+    fn recall(&mut self, stage: usize, step: u64) -> Result<Event, WriterError> {
         let record = self.journal(stage)?.read(step)?;
         let later = self.is_beyond(stage, step)?;
         Ok(Event::Recalled(Recalled {
@@ -430,7 +430,7 @@ impl Clerk {
     }
 
     /// Whether the journal holds anything of a step after this one, or of a stage after this one.
-    fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, ClerkError> {
+    fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, WriterError> {
         let own = self
             .journal(stage)?
             .steps()
@@ -441,11 +441,11 @@ impl Clerk {
 
     /// Where the journals of the stages after this one are, if any.
     fn later_stages(&self, stage: usize) -> impl Iterator<Item = PathBuf> + use<> {
-        let (journal, stages) = (self.outputs.journal(), self.materials.job.stages.len());
+        let (journal, stages) = (self.outputs.journal(), self.loaded_job.job.stages.len());
         (stage + 1..stages).map(move |later| Journal::dir(&journal, later as u32))
     }
 
-    fn forget(&mut self, stage: usize, step: u64) -> Result<Event, ClerkError> {
+    fn forget(&mut self, stage: usize, step: u64) -> Result<Event, WriterError> {
         self.journal(stage)?.drop_from(step)?;
         for dir in self.later_stages(stage) {
             remove(&dir)?;
@@ -454,26 +454,26 @@ impl Clerk {
         Ok(Event::Stored)
     }
 
-    fn apply(&self, command: LedgerCommand) -> Result<(), ClerkError> {
+    fn apply(&self, command: LedgerCommand) -> Result<(), WriterError> {
         self.ledger.apply(command)?;
         Ok(())
     }
 
-    fn stage(&self, stage: usize) -> Result<&r1d_job::Stage, ClerkError> {
-        self.materials
+    fn stage(&self, stage: usize) -> Result<&r1d_job::Stage, WriterError> {
+        self.loaded_job
             .job
             .stages
             .get(stage)
-            .ok_or(ClerkError::NoStage(stage))
+            .ok_or(WriterError::NoStage(stage))
     }
 
-    fn store(&mut self, store: Store) -> Result<(), ClerkError> {
+    fn store(&mut self, store: Store) -> Result<(), WriterError> {
         let (job, epoch, at) = (self.job.clone(), self.epoch, self.clock.unix().as_secs());
         match store {
             Store::BeginStage { stage } => {
                 let settings = self.stage(stage)?;
                 let rows = self
-                    .materials
+                    .loaded_job
                     .seen
                     .rows
                     .get(&settings.name)
@@ -487,18 +487,18 @@ impl Clerk {
                 // From here on no review changes what the stage reads; one that came since it was
                 // read is read first.
                 let _held = self
-                    .desk
+                    .views
                     .reviews
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
                 for data in settings
                     .data_sets()
-                    .filter(|data| self.materials.job.maker(data).is_some())
+                    .filter(|data| self.loaded_job.job.maker(data).is_some())
                 {
                     if self.made.get(data)
                         != Some(&datasets::made(&self.outputs.datasets(), data)?.sha256)
                     {
-                        return Err(ClerkError::Reviewed(data.into()));
+                        return Err(WriterError::Reviewed(data.into()));
                     }
                 }
                 self.apply(LedgerCommand::BeginStage {
@@ -592,7 +592,7 @@ impl Clerk {
                     epoch,
                     result: *result,
                 })?;
-                self.desk.leave_status(&self.job, &self.outputs);
+                self.views.leave_status(&self.job, &self.outputs);
                 Ok(())
             }
             Store::FinishStage { stage } => {
@@ -603,7 +603,7 @@ impl Clerk {
                     at,
                 })?;
                 self.journal(stage)?.prune_before(u64::MAX)?;
-                self.desk.leave_status(&self.job, &self.outputs);
+                self.views.leave_status(&self.job, &self.outputs);
                 Ok(())
             }
         }
@@ -615,7 +615,7 @@ impl Clerk {
         step: u64,
         mut metrics: Metrics,
         rollouts: Vec<ScoredRollout>,
-    ) -> Result<(), ClerkError> {
+    ) -> Result<(), WriterError> {
         metrics.insert(COMMITTED_AT.into(), self.clock.unix().as_secs_f64());
         let name = self.stage(stage)?.name.clone();
         if !rollouts.is_empty() {
@@ -650,7 +650,7 @@ impl Clerk {
         &self,
         stage: usize,
         goes_on: &dyn Fn(u64, u64) -> bool,
-    ) -> Result<(), ClerkError> {
+    ) -> Result<(), WriterError> {
         let settings = self.stage(stage)?;
         if settings.rejection_sampling().is_none() {
             return Ok(());
@@ -661,7 +661,7 @@ impl Clerk {
             .and_then(|r| r.progress.stages.get(stage))
             .map_or(0, |s| s.step);
         let made = datasets::make(
-            &self.materials,
+            &self.loaded_job,
             &self.outputs,
             (stage, settings),
             steps,
@@ -691,13 +691,15 @@ impl Clerk {
     }
 
     /// A rollout and the texts that people read.
-    fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, ClerkError> {
+    fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, WriterError> {
         let tokenizer = self
-            .materials
+            .loaded_job
             .tokenizer(Source::Stage(stage))
-            .ok_or(ClerkError::NoStage(stage))?;
+            .ok_or(WriterError::NoStage(stage))?;
         let completion = tokenizer.decode_completion(&scored.rollout.completion_ids)?;
-        let (prompt, reference) = match self.materials.row(Source::Stage(stage), scored.rollout.row)
+        let (prompt, reference) = match self
+            .loaded_job
+            .row(Source::Stage(stage), scored.rollout.row)
         {
             Some(row) => (row.prompt.to_owned(), row.data.reference.clone()),
             None => (String::new(), None),
@@ -712,7 +714,7 @@ impl Clerk {
 
     /// The ledger forgets the checkpoint first: a directory that is half gone is never restored
     /// from. The journal needs no more than the steps since the oldest checkpoint that is left.
-    fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), ClerkError> {
+    fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), WriterError> {
         let (job, epoch) = (self.job.clone(), self.epoch);
         self.apply(LedgerCommand::DropCheckpoint {
             job,
@@ -732,10 +734,10 @@ impl Clerk {
     }
 }
 
-fn remove(dir: &Path) -> Result<(), ClerkError> {
+fn remove(dir: &Path) -> Result<(), WriterError> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ClerkError::Remove {
+        Err(source) => Err(WriterError::Remove {
             path: dir.into(),
             source,
         }),
@@ -757,7 +759,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Arc::new(Ledger::open(&dir.path().join("ledger.redb")).unwrap());
         for name in ["a", "b", "c"] {
-            let (graders, keys) = Default::default();
+            let (reward_versions, keys) = Default::default();
             let (name, job_toml, job) = ("n".into(), "seed = 1".into(), job(name));
             let submit = LedgerCommand::Submit {
                 job,
@@ -765,7 +767,7 @@ mod tests {
                 priority: 0,
                 job_toml,
                 request: None,
-                graders,
+                reward_versions,
                 keys,
                 reuses: false,
                 at: 1,
@@ -793,17 +795,17 @@ mod tests {
     /// is queued is not begun.
     #[actix::test]
     async fn the_next_attempt_waits_for_the_last_ones_writer() {
-        let (clerks, (ledger, _dir)) = (Clerks::default(), ledger());
+        let (writers, (ledger, _dir)) = (JobWriters::default(), ledger());
         assert!(
-            clerks.none(&job("a"), &ledger).now_or_never().is_some(),
+            writers.none(&job("a"), &ledger).now_or_never().is_some(),
             "nobody has written yet"
         );
-        let writing = clerks.begin(&job("a"));
+        let writing = writers.begin(&job("a"));
         let (begun, has_begun) = threads::channel();
         let (finish, may_finish) = threads::channel::<()>();
         let (queue, tasks) = threads::channel::<u32>();
         let (wrote, written) = threads::channel();
-        tasks::thread("clerk", move || {
+        tasks::thread("writer", move || {
             while let Some(task) = tasks
                 .recv()
                 .ok()
@@ -820,31 +822,31 @@ mod tests {
         queue.send(2).unwrap();
         has_begun.recv().unwrap();
         let a = job("a");
-        let mut next = Box::pin(clerks.none(&a, &ledger));
+        let mut next = Box::pin(writers.none(&a, &ledger));
         assert!(
             (&mut next).now_or_never().is_none(),
             "the first write is in hand"
         );
         assert!(
-            clerks.none(&job("b"), &ledger).now_or_never().is_some(),
+            writers.none(&job("b"), &ledger).now_or_never().is_some(),
             "another job's writer is nobody's business"
         );
         finish.send(()).unwrap();
         next.await;
         assert_eq!(written.iter().collect::<Vec<_>>(), [1]);
-        drop(clerks.begin(&job("a")));
+        drop(writers.begin(&job("a")));
     }
 
     #[actix::test]
     async fn a_writer_that_panicked_is_gone() {
-        let (clerks, (ledger, _dir)) = (Clerks::default(), ledger());
-        let writing = clerks.begin(&job("a"));
-        tasks::thread("clerk", move || {
+        let (writers, (ledger, _dir)) = (JobWriters::default(), ledger());
+        let writing = writers.begin(&job("a"));
+        tasks::thread("writer", move || {
             let _writing = writing;
             panic!("planted");
         })
         .unwrap();
-        clerks.none(&job("a"), &ledger).await;
-        drop(clerks.begin(&job("a")));
+        writers.none(&job("a"), &ledger).await;
+        drop(writers.begin(&job("a")));
     }
 }

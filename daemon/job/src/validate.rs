@@ -2,15 +2,15 @@
 
 use crate::error::JobError;
 use crate::eval::Eval;
-use crate::facts::ModelFacts;
 use crate::job::{DataSource, Job, Weights};
 use crate::keys::nearest;
 use crate::limits::TEMPERATURE_MIN;
-use crate::reward::{Answering, Plugin, Respondent, Reward};
+use crate::model_shape::ModelShape;
+use crate::reward::{AskedModel, ModelRef, Plugin, Reward};
 use crate::stage::{
     Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, Rollouts, Select, Stage, StageKind,
 };
-use r1d_proto::recipe::{Baseline, DpoLossType};
+use r1d_proto::hyperparameters::{Baseline, DpoLossType};
 use r1d_proto::shown;
 use r1d_proto::worker::Dtype;
 use std::borrow::Cow;
@@ -65,7 +65,7 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
 }
 
 /// What depends on the models' architectures: `facts` has those of [`Job::models`].
-pub fn check_models(job: &Job, facts: &[ModelFacts]) -> Result<(), JobError> {
+pub fn check_models(job: &Job, facts: &[ModelShape]) -> Result<(), JobError> {
     for stage in &job.stages {
         let Some(facts) = facts.get(job.model_of(stage)) else {
             continue;
@@ -328,11 +328,11 @@ fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<
     let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
     let refuse = |problem: String, fix: &str| refuse(&place, problem, fix);
     let name = match &reward.model {
-        Some(Respondent::Named(name)) => name.as_str(),
+        Some(ModelRef::Named(name)) => name.as_str(),
         _ => "",
     };
     match job.asked(reward) {
-        Some(Answering::Stage(maker)) if job.models.contains_key(name) => {
+        Some(AskedModel::Stage(maker)) if job.models.contains_key(name) => {
             let what = if job.reward_model(name) == Some(maker) {
                 "a reward-model stage"
             } else {
@@ -343,14 +343,14 @@ fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<
                 "give one of them another name",
             )
         }
-        Some(Answering::Stage(maker)) if maker >= index => {
+        Some(AskedModel::Stage(maker)) if maker >= index => {
             let asked = job.stages.get(maker).map_or(name, |stage| &stage.name);
             refuse(
                 format!("it asks what stage {asked:?} has trained, which does not come before it"),
                 "put that stage before this one",
             )
         }
-        Some(Answering::Stage(maker)) => match job.stages.get(maker) {
+        Some(AskedModel::Stage(maker)) => match job.stages.get(maker) {
             Some(stage) if !stage.trains() => {
                 let origin = job.origin(stage).and_then(|origin| job.stages.get(origin));
                 let fix = origin.map_or("name a stage that trains".into(), |origin| {
@@ -363,7 +363,7 @@ fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<
             }
             _ => Ok(()),
         },
-        Some(Answering::Model(model)) => match job.models().nth(model) {
+        Some(AskedModel::Model(model)) => match job.models().nth(model) {
             Some(Weights::Init { .. }) => refuse(
                 format!("it asks [models.{name}], which starts from random weights"),
                 "give that table a `path`, or name a stage that trains it",
@@ -386,7 +386,7 @@ fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<
                 "name one, or the path (with a slash) of a Hugging Face directory",
             )
         }
-        Some(Answering::Directory(_)) | None => Ok(()),
+        Some(AskedModel::Directory(_)) | None => Ok(()),
     }
 }
 

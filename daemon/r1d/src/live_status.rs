@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// A job as its runner last showed it.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
+pub struct JobSnapshot {
     pub activity: Option<Activity>,
     pub waits: Vec<Wait>,
     pub eta_s: Option<f64>,
@@ -21,9 +21,9 @@ pub struct Live {
 }
 
 #[derive(Clone)]
-pub struct Board(Arc<Inner>);
+pub struct LiveStatus(Arc<Snapshots>);
 
-struct Inner {
+struct Snapshots {
     state: Mutex<State>,
     /// Counts changes.
     changed: watch::Sender<u64>,
@@ -31,15 +31,15 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    jobs: BTreeMap<JobId, Live>,
+    jobs: BTreeMap<JobId, JobSnapshot>,
     devices: Vec<DeviceStatus>,
     /// Why no device is given a job.
     held: Option<String>,
 }
 
-impl Board {
-    /// Devices get no jobs before they are [`Board::found`] to be usable.
-    pub fn new(devices: &[String]) -> Board {
+impl LiveStatus {
+    /// Devices get no jobs before they are [`LiveStatus::found`] to be usable.
+    pub fn new(devices: &[String]) -> LiveStatus {
         let device = |name: &String| DeviceStatus {
             device: name.clone(),
             state: "starting".into(),
@@ -53,7 +53,7 @@ impl Board {
             devices: devices.iter().map(device).collect(),
             held: None,
         });
-        Board(Arc::new(Inner {
+        LiveStatus(Arc::new(Snapshots {
             state,
             changed: watch::Sender::new(0),
         }))
@@ -75,7 +75,7 @@ impl Board {
         self.change(|_| ());
     }
 
-    pub fn show(&self, job: &JobId, live: Live) {
+    pub fn show(&self, job: &JobId, live: JobSnapshot) {
         self.change(|state| state.jobs.insert(job.clone(), live));
     }
 
@@ -105,7 +105,7 @@ impl Board {
         self.change(|state| state.jobs.remove(job));
     }
 
-    pub fn live(&self, job: &JobId) -> Option<Live> {
+    pub fn live(&self, job: &JobId) -> Option<JobSnapshot> {
         self.lock().jobs.get(job).cloned()
     }
 
@@ -151,7 +151,7 @@ impl Board {
     /// Waits until the device cannot be used.
     pub async fn until_unusable(&self, device: &str) {
         let mut changes = self.watch();
-        // The sender lives as long as the board.
+        // The sender lives as long as the live status.
         while self.is_usable(device) && changes.changed().await.is_ok() {}
     }
 

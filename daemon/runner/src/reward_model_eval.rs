@@ -3,9 +3,9 @@
 use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
 use crate::step::unexpected;
-use crate::wait::{Heard, Wait};
+use crate::wait::{LastHeard, Wait};
 use r1d_proto::control::{Activity, EvalResult};
-use r1d_proto::worker::{Body, Metrics, Reply, Request};
+use r1d_proto::worker::{Body, Metrics, Reply, WorkerRequest};
 use std::time::Duration;
 
 /// Texts of one request (`LIM-1`).
@@ -14,7 +14,7 @@ const TEXTS_MAX: usize = 4096;
 const TWO_SIDED_95: f64 = 1.959_963_984_540_054;
 
 #[derive(Debug)]
-pub struct Separation {
+pub struct RewardModelEval {
     /// The stage, and the steps that it took.
     stage: usize,
     step: u64,
@@ -44,9 +44,9 @@ enum Rows {
     Labels(Vec<f32>),
 }
 
-impl Separation {
-    pub fn begin(stage: usize, step: u64, now: Duration) -> (Separation, Vec<Command>) {
-        let this = Separation {
+impl RewardModelEval {
+    pub fn begin(stage: usize, step: u64, now: Duration) -> (RewardModelEval, Vec<Command>) {
+        let this = RewardModelEval {
             stage,
             step,
             since: now,
@@ -94,7 +94,7 @@ impl Separation {
                 .rev()
                 .collect();
             return Ok(Compared::Not(vec![Command::Worker(Box::new(
-                Request::Score {
+                WorkerRequest::Score {
                     model: None,
                     sequences,
                 },
@@ -144,10 +144,10 @@ impl Separation {
         })
     }
 
-    pub fn waits(&self, plan: &Plan, owner: &str, heard: Heard) -> Vec<Wait> {
+    pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         vec![match self.rows {
             None => Wait::new(owner, "data: held-out rows", self.since)
-                .silent(heard.clerk, plan.limits.read),
+                .silent(heard.writer, plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
                 Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)

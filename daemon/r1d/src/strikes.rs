@@ -76,7 +76,7 @@ mod tests {
     }
 
     fn submit(state: &mut State, job: &str) {
-        let (graders, keys) = Default::default();
+        let (reward_versions, keys) = Default::default();
         let (name, job_toml) = ("n".into(), "seed = 1".into());
         let job = id(job);
         apply(
@@ -87,7 +87,7 @@ mod tests {
                 priority: 0,
                 job_toml,
                 request: None,
-                graders,
+                reward_versions,
                 keys,
                 reuses: false,
                 at: 1,

@@ -3,7 +3,7 @@
 //! reference and the sampler have the same actions (Keep Sampling Mask, DeepSeek-V3.2 3.1).
 
 use crate::LearnError;
-use r1d_proto::kept::KeptIds;
+use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{Metrics, TrainSequence};
 use tch::{Device, Kind, Tensor};
 
@@ -17,8 +17,8 @@ pub struct KeptRows {
 }
 
 impl KeptRows {
-    /// The `tokens` tokens of a completion. `kept` has passed [`KeptIds::check`].
-    pub fn add(&mut self, kept: &KeptIds, tokens: usize) {
+    /// The `tokens` tokens of a completion. `kept` has passed [`SamplingMask::check`].
+    pub fn add(&mut self, kept: &SamplingMask, tokens: usize) {
         let before = self.ends.len();
         for token in kept.tokens() {
             self.runs
@@ -118,9 +118,12 @@ mod tests {
 
     fn rows() -> KeptRows {
         let mut rows = KeptRows::default();
-        rows.add(&KeptIds::from_numbers(vec![1, 2, 1, 0, 2, 0, 1, 3, 2]), 3);
-        rows.add(&KeptIds::default(), 2);
-        rows.add(&KeptIds::from_numbers(vec![1, 0, 5]), 1);
+        rows.add(
+            &SamplingMask::from_numbers(vec![1, 2, 1, 0, 2, 0, 1, 3, 2]),
+            3,
+        );
+        rows.add(&SamplingMask::default(), 2);
+        rows.add(&SamplingMask::from_numbers(vec![1, 0, 5]), 1);
         rows
     }
 
@@ -163,7 +166,7 @@ mod tests {
             }
         }
         let mut whole = KeptRows::default();
-        whole.add(&KeptIds::default(), 7);
+        whole.add(&SamplingMask::default(), 7);
         assert!(whole.or_none().is_none());
     }
 }

@@ -6,7 +6,7 @@ use r1d_shape::{AttentionSizes, Config};
 
 /// Numbers that the plan computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelFacts {
+pub struct ModelShape {
     /// For example `DeepseekV3ForCausalLM`.
     pub architecture: String,
     pub parameters: u64,
@@ -20,16 +20,16 @@ pub struct ModelFacts {
     /// Values (not bytes) that the sampler's cache keeps per token.
     pub cache_values_per_token: u64,
     /// Of a mixture of experts.
-    pub routing: Option<RoutingFacts>,
+    pub routing: Option<RoutingShape>,
     /// The multi-token prediction module, where the model has one that can be run.
-    pub prediction: Option<PredictionFacts>,
+    pub prediction: Option<PredictionShape>,
     /// Last parts of the names of the layers that adapters can be put on.
     pub linear_layers: Vec<&'static str>,
 }
 
 /// What is recorded of each token that goes through experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoutingFacts {
+pub struct RoutingShape {
     pub layers: u64,
     /// Of a layer.
     pub experts: u64,
@@ -38,15 +38,15 @@ pub struct RoutingFacts {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PredictionFacts {
+pub struct PredictionShape {
     pub parameters: u64,
-    /// As [`ModelFacts::cache_values_per_token`].
+    /// As [`ModelShape::cache_values_per_token`].
     pub cache_values_per_token: u64,
 }
 
-impl ModelFacts {
+impl ModelShape {
     /// From the text of a `config.json`; an error where the worker could not open such a model.
-    pub fn from_config(config_json: &str) -> Result<ModelFacts, JobError> {
+    pub fn from_config(config_json: &str) -> Result<ModelShape, JobError> {
         let config = Config::parse(config_json).map_err(|error| {
             let text = error.to_string();
             JobError::ModelConfig(
@@ -55,10 +55,10 @@ impl ModelFacts {
                     .to_owned(),
             )
         })?;
-        Ok(ModelFacts::of(&config))
+        Ok(ModelShape::of(&config))
     }
 
-    pub fn of(config: &Config) -> ModelFacts {
+    pub fn of(config: &Config) -> ModelShape {
         let summary = config.summary();
         let cached = config.cache_values_per_token();
         // Its own size is what it adds.
@@ -66,16 +66,16 @@ impl ModelFacts {
             .clone()
             .with_prediction()
             .ok()
-            .map(|with| PredictionFacts {
+            .map(|with| PredictionShape {
                 parameters: with.summary().parameters - summary.parameters,
                 cache_values_per_token: with.cache_values_per_token() - cached,
             });
-        let routing = (config.moe_layers > 0).then_some(RoutingFacts {
+        let routing = (config.moe_layers > 0).then_some(RoutingShape {
             layers: config.moe_layers as u64,
             experts: config.experts as u64,
             per_token: config.experts_per_token as u64,
         });
-        ModelFacts {
+        ModelShape {
             architecture: summary.architecture,
             parameters: summary.parameters,
             scores: config.scores,
