@@ -36,13 +36,14 @@ fn main() {
         ])
         .compile("r1d_shim");
     // The library that libtorch itself brings, so that one pool of threads serves both.
-    match lib.join("libgomp.so.1").exists() {
-        true => println!(
+    if lib.join("libgomp.so.1").exists() {
+        println!(
             "cargo::rustc-link-search=native={}\n\
              cargo::rustc-link-lib=dylib:+verbatim=libgomp.so.1",
             lib.display()
-        ),
-        false => println!("cargo::rustc-link-lib=dylib=gomp"),
+        )
+    } else {
+        println!("cargo::rustc-link-lib=dylib=gomp")
     }
     println!("cargo::metadata=lib={}", lib.display());
     println!(

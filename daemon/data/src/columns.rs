@@ -217,9 +217,10 @@ fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
              `content`: {problem}"
         )
     };
-    match items.is_empty() {
-        true => Err(wrong("it is empty".into())),
-        false => Message::list(items).map_err(wrong),
+    if items.is_empty() {
+        Err(wrong("it is empty".into()))
+    } else {
+        Message::list(items).map_err(wrong)
     }
 }
 

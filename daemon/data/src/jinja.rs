@@ -50,12 +50,15 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     environment.add_filter("join", join);
     environment.add_function(concat::SHOWN, |value: Value| python::text(&value));
     environment.add_function(concat::ITERATED, with_items);
-    environment.add_function(concat::SLICED, |value: Value| match value.is_undefined() {
-        true => Err(Error::new(
-            ErrorKind::UndefinedError,
-            "what is cut here is undefined",
-        )),
-        false => with_items(value),
+    environment.add_function(concat::SLICED, |value: Value| {
+        if value.is_undefined() {
+            Err(Error::new(
+                ErrorKind::UndefinedError,
+                "what is cut here is undefined",
+            ))
+        } else {
+            with_items(value)
+        }
     });
     add_filters_of_items(&mut environment);
     // What is undefined is empty in jinja2; minijinja refuses it here.
@@ -104,12 +107,13 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
 
 /// A value that is gone through; None has no items in Python, and is empty in minijinja.
 fn with_items(value: Value) -> Result<Value, Error> {
-    match value.is_none() {
-        true => Err(Error::new(
+    if value.is_none() {
+        Err(Error::new(
             ErrorKind::InvalidOperation,
             "None is not iterable",
-        )),
-        false => Ok(value),
+        ))
+    } else {
+        Ok(value)
     }
 }
 

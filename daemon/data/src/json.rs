@@ -308,18 +308,19 @@ impl<'a> Reader<'a> {
             }
         }
         let quoted = self.text.get(start..self.at).unwrap_or_default();
-        match escaped {
-            false => Ok(quoted
-                .get(1..quoted.len().saturating_sub(1))
-                .unwrap_or_default()
-                .into()),
-            true => serde_json::from_str(quoted).map_err(|error| {
+        if escaped {
+            serde_json::from_str(quoted).map_err(|error| {
                 let at = start + error.column().saturating_sub(1);
                 JsonError {
                     at,
                     ..wrong(quoted, &error)
                 }
-            }),
+            })
+        } else {
+            Ok(quoted
+                .get(1..quoted.len().saturating_sub(1))
+                .unwrap_or_default()
+                .into())
         }
     }
 }

@@ -129,10 +129,11 @@ pub fn read(
             continue;
         }
         let is_document = !any && line.trim_ascii_start().starts_with(b"[");
-        let text = match is_document {
-            true => String::new(),
-            false => String::from_utf8(std::mem::take(&mut line))
-                .map_err(|_| at(number, "not UTF-8".into()))?,
+        let text = if is_document {
+            String::new()
+        } else {
+            String::from_utf8(std::mem::take(&mut line))
+                .map_err(|_| at(number, "not UTF-8".into()))?
         };
         match Json::parse(&text) {
             Ok(value) if !is_document => {

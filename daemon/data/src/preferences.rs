@@ -243,14 +243,13 @@ fn pair(
     let prompt_ids = chosen.get(..prompt).unwrap_or_default().to_vec();
     let (chosen_ids, rejected_ids) = (behind(chosen), behind(rejected));
     if chosen_ids == rejected_ids {
-        return Err(match cut {
-            true => format!(
+        return Err(if cut {
+            format!(
                 "`chosen` and `rejected` are the same up to max_length = {max_length} tokens: \
                  raise it, or leave the row out"
-            ),
-            false => {
-                "`chosen` and `rejected` are the same tokens: there is nothing to prefer".into()
-            }
+            )
+        } else {
+            "`chosen` and `rejected` are the same tokens: there is nothing to prefer".into()
         });
     }
     for (key, ids) in [("chosen", &chosen_ids), ("rejected", &rejected_ids)] {

@@ -380,12 +380,12 @@ fn write_text(text: &mut String, value: &str, style: &JsonStyle) {
         return;
     }
     for char in quoted.chars() {
-        match char.is_ascii() {
-            true => text.push(char),
-            false => char
-                .encode_utf16(&mut [0; 2])
+        if char.is_ascii() {
+            text.push(char)
+        } else {
+            char.encode_utf16(&mut [0; 2])
                 .iter()
-                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}")))
         }
     }
 }

@@ -127,8 +127,8 @@ impl Template {
                     .environment
                     .get_template(NAME)
                     .map(|template| template.undeclared_variables(false));
-                match sees.is_ok_and(|names| names.contains("messages")) {
-                    true => Template::chat(
+                if sees.is_ok_and(|names| names.contains("messages")) {
+                    Template::chat(
                         name,
                         &Texts {
                             default: text,
@@ -137,8 +137,9 @@ impl Template {
                         tokenizer,
                         telling,
                         true,
-                    ),
-                    false => told_in_vain(&name).map(|()| file),
+                    )
+                } else {
+                    told_in_vain(&name).map(|()| file)
                 }
             }
             TemplateSource::Chat => Template::chat_of(tokenizer, telling)?.ok_or_else(|| {
@@ -343,15 +344,14 @@ impl Template {
     }
 
     fn messages(&self, row: &Row) -> Result<Vec<Message>, DataError> {
-        match row.messages.is_empty() {
-            false => Ok(row.messages.clone()),
-            true => {
-                let prompt = row
-                    .prompt
-                    .as_deref()
-                    .ok_or_else(|| self.wrong("the row has no prompt"))?;
-                Ok(vec![Message::new("user", prompt)])
-            }
+        if row.messages.is_empty() {
+            let prompt = row
+                .prompt
+                .as_deref()
+                .ok_or_else(|| self.wrong("the row has no prompt"))?;
+            Ok(vec![Message::new("user", prompt)])
+        } else {
+            Ok(row.messages.clone())
         }
     }
 
@@ -614,12 +614,13 @@ fn chat_template(directory: &Path) -> Result<Option<(String, Texts)>, DataError>
 
 /// Whether the chat template beside a tokenizer, or a template file, asks for today's date.
 pub fn asks_for_date(path: &Path) -> bool {
-    let text = match path.is_dir() {
-        true => chat_template(path)
+    let text = if path.is_dir() {
+        chat_template(path)
             .ok()
             .flatten()
-            .map(|(_, texts)| texts.default + &texts.tool_use.unwrap_or_default()),
-        false => read(path).ok(),
+            .map(|(_, texts)| texts.default + &texts.tool_use.unwrap_or_default())
+    } else {
+        read(path).ok()
     };
     text.is_some_and(|text| text.contains("strftime_now"))
 }

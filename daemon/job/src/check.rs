@@ -207,8 +207,8 @@ impl Checker<'_> {
                 let number = float(value).ok_or_else(wrong)?;
                 let is_within = number >= *min && number <= *max && !(*above && number == *min);
                 self.in_range(is_within, &shown::number(number), key, place)?;
-                match is_lost(number) {
-                    true => Err(JobError::OutOfRange {
+                if is_lost(number) {
+                    Err(JobError::OutOfRange {
                         place: place.at(place.line),
                         key: key.name.into(),
                         value: shown::number(number),
@@ -216,8 +216,9 @@ impl Checker<'_> {
                             "expected {}; nearer to 0 than {NUMBER_MIN:e} it is 0 in float32",
                             key.kind.expected()
                         ),
-                    }),
-                    false => Ok(number.into()),
+                    })
+                } else {
+                    Ok(number.into())
                 }
             }
             Kind::AutoOrTexts if text(value) == Some("auto") => Ok("auto".into()),

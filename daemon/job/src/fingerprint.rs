@@ -76,12 +76,12 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
         .chain(stage.held_out())
         .chain(evals.iter().map(|eval| eval.data.as_str()));
     for name in read {
-        match job.data.contains_key(name) {
-            true => drop(on.data.insert(name.into())),
+        if job.data.contains_key(name) {
+            on.data.insert(name.into());
+        } else {
             // Its template is that of its prompts.
-            false => on
-                .stages
-                .extend(job.stages.iter().position(|maker| maker.name == name)),
+            on.stages
+                .extend(job.stages.iter().position(|maker| maker.name == name));
         }
         on.data.extend(job.prompts_of(name).map(String::from));
     }

@@ -65,9 +65,10 @@ pub enum AskedModel {
 impl ModelRef {
     /// A path has a slash; anything else is a name.
     fn parse(text: &str, base_dir: &Path) -> ModelRef {
-        match text.contains('/') {
-            true => ModelRef::Directory(absolute(text, base_dir)),
-            false => ModelRef::Named(text.into()),
+        if text.contains('/') {
+            ModelRef::Directory(absolute(text, base_dir))
+        } else {
+            ModelRef::Named(text.into())
         }
     }
 }

@@ -234,13 +234,14 @@ impl<'a> Head<'a> {
             work::moved(0);
         }
         // Frozen weights below the head leave nothing to differentiate.
-        Ok(match hidden.requires_grad() {
-            true => Some(
+        Ok(if hidden.requires_grad() {
+            Some(
                 hidden
                     .f_mul(&Tensor::f_cat(&gradients, 0)?)?
                     .f_sum(None::<Kind>)?,
-            ),
-            false => None,
+            )
+        } else {
+            None
         })
     }
 

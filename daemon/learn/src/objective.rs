@@ -176,13 +176,13 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
         }
         _ => gain,
     };
-    let kl = tokens
-        .reference
-        .as_ref()
-        .map(|reference| match objective.use_bias_correction_kl {
-            true => k3(logp, reference) * &ratio,
-            false => k3(logp, reference),
-        });
+    let kl = tokens.reference.as_ref().map(|reference| {
+        if objective.use_bias_correction_kl {
+            k3(logp, reference) * &ratio
+        } else {
+            k3(logp, reference)
+        }
+    });
     let cost = match &kl {
         Some(kl) => kl * objective.beta - gain,
         None => -gain,

@@ -85,16 +85,15 @@ pub fn rollouts(
     budget: usize,
 ) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = chosen.iter().map(|&i| batch::fed(&sequences[i])).collect();
-    let bins = match shares_prompts {
-        true => {
-            let prompts: Vec<_> = chosen
-                .iter()
-                .map(|&i| &sequences[i].prompt_ids)
-                .map(|ids| (ids, ids.len()))
-                .collect();
-            best_fit_shared(&lengths, &prompts, budget)
-        }
-        false => best_fit(&lengths, budget),
+    let bins = if shares_prompts {
+        let prompts: Vec<_> = chosen
+            .iter()
+            .map(|&i| &sequences[i].prompt_ids)
+            .map(|ids| (ids, ids.len()))
+            .collect();
+        best_fit_shared(&lengths, &prompts, budget)
+    } else {
+        best_fit(&lengths, budget)
     };
     bins.into_iter()
         .map(|bin| bin.into_iter().map(|i| chosen[i]).collect())

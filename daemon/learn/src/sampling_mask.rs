@@ -91,13 +91,14 @@ pub(crate) fn size_metric<'a>(
     for sequence in sequences {
         cut |= !sequence.kept_ids.is_empty();
         tokens += sequence.completion_ids.len();
-        ids += match sequence.kept_ids.is_empty() {
-            true => vocab_size * sequence.completion_ids.len() as u64,
-            false => sequence
+        ids += if sequence.kept_ids.is_empty() {
+            vocab_size * sequence.completion_ids.len() as u64
+        } else {
+            sequence
                 .kept_ids
                 .tokens()
                 .map(|kept| kept.size(vocab_size))
-                .sum(),
+                .sum()
         };
     }
     cut.then(|| {

@@ -185,11 +185,12 @@ impl Ledger {
         };
         // Whoever puts a fresh copy in its place holds this meanwhile.
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        match FileId::of(&self.path).ok() == Some(*file) {
-            true => Ok(()),
-            false => Err(LedgerError::Gone {
+        if FileId::of(&self.path).ok() == Some(*file) {
+            Ok(())
+        } else {
+            Err(LedgerError::Gone {
                 path: self.path.clone(),
-            }),
+            })
         }
     }
 

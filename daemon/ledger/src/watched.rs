@@ -101,9 +101,10 @@ impl StorageBackend for Watched {
     fn sync_data(&self) -> io::Result<()> {
         let synced = self.file.sync_data();
         #[cfg(test)]
-        let synced = synced.and(match self.watch.fails.swap(false, Ordering::Relaxed) {
-            true => Err(io::Error::from_raw_os_error(5)),
-            false => Ok(()),
+        let synced = synced.and(if self.watch.fails.swap(false, Ordering::Relaxed) {
+            Err(io::Error::from_raw_os_error(5))
+        } else {
+            Ok(())
         });
         synced.inspect_err(|_| self.watch.is_unsynced.store(true, Ordering::Relaxed))
     }

@@ -134,11 +134,10 @@ impl Band {
             })
         };
         let fused = (device != Device::Cpu || longest > FUSED_MIN_TOKENS) && kind != Kind::Double;
-        let mask = match invariant || fused {
-            true => None,
-            false => Some(
-                Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?,
-            ),
+        let mask = if invariant || fused {
+            None
+        } else {
+            Some(Tensor::f_full([padded, padded], f64::NEG_INFINITY, (kind, device))?.f_triu(1)?)
         };
         Ok(Band {
             tokens,
@@ -228,12 +227,13 @@ fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     // of groups.
     let repeats =
         heads != key_heads && query.kind() == Kind::Float && query.device() != Device::Cpu;
-    let (key, value) = match repeats {
-        true => (
+    let (key, value) = if repeats {
+        (
             repeat_heads(key, heads / key_heads)?,
             repeat_heads(&value, heads / key_heads)?,
-        ),
-        false => (key.shallow_clone(), value),
+        )
+    } else {
+        (key.shallow_clone(), value)
     };
     let (no_mask, grouped): (Option<&Tensor>, bool) = (None, heads != key_heads && !repeats);
     let attended = Tensor::f_scaled_dot_product_attention(

@@ -69,9 +69,10 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
         true => embed_tokens.shallow_clone(),
         false => weights.tensor(HEAD, &shape, Initial::Normal)?,
     };
-    let prediction = match config.runs_prediction_module {
-        true => Some(PredictionModule::build(config, weights)?),
-        false => None,
+    let prediction = if config.runs_prediction_module {
+        Some(PredictionModule::build(config, weights)?)
+    } else {
+        None
     };
     Ok(Parts {
         embed_tokens,

@@ -50,9 +50,10 @@ impl<'a> Products<'a> {
 
     /// `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
     pub fn linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let y = match self.fp8 && fp8::takes(weight) {
-            true => plus(fp8::linear(x, weight)?, bias)?,
-            false => self.base_linear(x, weight, bias)?,
+        let y = if self.fp8 && fp8::takes(weight) {
+            plus(fp8::linear(x, weight)?, bias)?
+        } else {
+            self.base_linear(x, weight, bias)?
         };
         if let Some(lora) = self.lora {
             lora.add(self, x, weight, &y)?;

@@ -34,11 +34,10 @@ impl Router {
                 &[rule.experts, hidden],
                 Initial::Normal,
             )?,
-            correction_bias: match rule.correction_bias {
-                true => Some(
-                    weights.buffer(&format!("{prefix}e_score_correction_bias"), rule.experts)?,
-                ),
-                false => None,
+            correction_bias: if rule.correction_bias {
+                Some(weights.buffer(&format!("{prefix}e_score_correction_bias"), rule.experts)?)
+            } else {
+                None
             },
             rule,
         })

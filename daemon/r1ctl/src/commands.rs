@@ -390,9 +390,12 @@ impl Session<'_> {
         let answer = client
             .ask_once(self.new_id(), &request, progress)
             .await
-            .map_err(|error| match error.is_away() {
-                true => Error::Unheard(Box::new(error)),
-                false => error,
+            .map_err(|error| {
+                if error.is_away() {
+                    Error::Unheard(Box::new(error))
+                } else {
+                    error
+                }
             })?;
         let Response::Submitted {
             job,

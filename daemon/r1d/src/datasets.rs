@@ -167,11 +167,11 @@ impl DataSets {
             path: path.clone(),
             problem,
         };
-        match digest::of_file(&path, &|| Ok(())).map_err(|e| changed(e.to_string()))?
-            == record.sha256
+        if digest::of_file(&path, &|| Ok(())).map_err(|e| changed(e.to_string()))? == record.sha256
         {
-            true => Ok(Some(path)),
-            false => Err(changed("its SHA-256 is another".into())),
+            Ok(Some(path))
+        } else {
+            Err(changed("its SHA-256 is another".into()))
         }
     }
 }
@@ -369,9 +369,10 @@ fn write_step(
 
 fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -> Json {
     let text = |text: &Option<String>| text.clone().map_or(Json::Null, Json::Text);
-    let prompt = match row.messages.is_empty() {
-        true => text(&row.prompt),
-        false => Json::List(row.messages.iter().map(Message::to_json).collect()),
+    let prompt = if row.messages.is_empty() {
+        text(&row.prompt)
+    } else {
+        Json::List(row.messages.iter().map(Message::to_json).collect())
     };
     let mut line = vec![
         ("prompt".to_string(), prompt),

@@ -288,9 +288,10 @@ fn judge_model(
         AskedModel::Stage(index) => {
             let stage = job.stages.get(*index);
             let model = model(stage.map_or(0, |stage| job.model_of(stage)))?;
-            let judge_model = match stage.is_some_and(|stage| stage.reward_model().is_some()) {
-                true => JudgeModel::RewardModel(Some(model.tokenizer.clone())),
-                false => JudgeModel::judge(job, model)?,
+            let judge_model = if stage.is_some_and(|stage| stage.reward_model().is_some()) {
+                JudgeModel::RewardModel(Some(model.tokenizer.clone()))
+            } else {
+                JudgeModel::judge(job, model)?
             };
             Ok((judge_model, model.facts.clone()))
         }

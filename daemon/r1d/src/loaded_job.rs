@@ -800,9 +800,10 @@ impl JobLoader<'_> {
             .iter()
             .map(|(data, template)| (data.as_ref(), template))
             .collect();
-        Ok(match pairs {
-            true => Preferences::pairs(&data, self.tokenizer(model)?, reading, order)?,
-            false => Preferences::labelled(&data, self.tokenizer(model)?, reading, order)?,
+        Ok(if pairs {
+            Preferences::pairs(&data, self.tokenizer(model)?, reading, order)?
+        } else {
+            Preferences::labelled(&data, self.tokenizer(model)?, reading, order)?
         })
     }
 

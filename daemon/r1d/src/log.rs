@@ -90,12 +90,13 @@ fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
 
 /// Prints why the daemon ends, before or after there is a log.
 pub fn last_words(error: &dyn std::fmt::Display) {
-    let prefix = match is_journal(
+    let prefix = if is_journal(
         std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
         &io::stderr(),
     ) {
-        true => priority(Level::ERROR),
-        false => "",
+        priority(Level::ERROR)
+    } else {
+        ""
     };
     let said = prefixed(
         prefix,

@@ -228,13 +228,14 @@ fn check_write(to: &Path, around: &Surroundings) -> Result<(), Unreachable> {
     }
     match access(there, Access::WRITE_OK | Access::EXEC_OK) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            let advice = match around.is_service {
-                true => format!(
+            let advice = if around.is_service {
+                format!(
                     "its unit makes everything so but its own directories (ProtectSystem=strict): \
                      add `ReadWritePaths={}` in a drop-in (`systemctl edit r1d`)",
                     there.display()
-                ),
-                false => "name a directory on another file system".to_owned(),
+                )
+            } else {
+                "name a directory on another file system".to_owned()
             };
             Err(Unreachable::ReadOnly {
                 to: to.into(),
@@ -270,9 +271,10 @@ fn fits(to: &Path, there: &Path) -> Result<(), Unreachable> {
         return Err(too_long("a name in it", longest, name_max));
     }
     let bytes = to.as_os_str().len();
-    match bytes > PATH_MAX_BYTES - BELOW_MAX_BYTES {
-        true => Err(too_long("it", bytes, PATH_MAX_BYTES - BELOW_MAX_BYTES)),
-        false => Ok(()),
+    if bytes > PATH_MAX_BYTES - BELOW_MAX_BYTES {
+        Err(too_long("it", bytes, PATH_MAX_BYTES - BELOW_MAX_BYTES))
+    } else {
+        Ok(())
     }
 }
 

@@ -68,14 +68,15 @@ pub fn keys(
         let Some(on) = depends(job, index) else { break };
         // What people may change in between is nobody else's outcome.
         let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
-        let key = match reviewed
+        let key = if reviewed
             || on
                 .stages
                 .iter()
                 .any(|before| keys.get(*before).is_none_or(String::is_empty))
         {
-            true => String::new(),
-            false => key(job, &on, plugins, &keys, &devices, &mut data, known)?,
+            String::new()
+        } else {
+            key(job, &on, plugins, &keys, &devices, &mut data, known)?
         };
         keys.push(key);
     }
@@ -455,9 +456,10 @@ fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
             if files > FILES_MAX {
                 return Err(CheckpointError::Changed(from.into()).into());
             }
-            match entry.file_type().map_err(io_error(&source))?.is_dir() {
-                true => folders.push(folder.join(entry.file_name())),
-                false => link(&entry.path(), &target.join(entry.file_name()))?,
+            if entry.file_type().map_err(io_error(&source))?.is_dir() {
+                folders.push(folder.join(entry.file_name()))
+            } else {
+                link(&entry.path(), &target.join(entry.file_name()))?
             }
         }
         sync(&target)?;

@@ -248,16 +248,17 @@ impl JobViews {
             .map(|other| other.job().to_string())
             .collect();
         let wait = self.wait_for_device(since_s);
-        match before.is_empty() {
-            true => vec![wait],
-            false => vec![Wait {
+        if before.is_empty() {
+            vec![wait]
+        } else {
+            vec![Wait {
                 waits_for: format!(
                     "the jobs before it in the queue ({}), and {}",
                     before.join(", "),
                     wait.waits_for
                 ),
                 ..wait
-            }],
+            }]
         }
     }
 

@@ -360,9 +360,10 @@ fn what_stands_in_the_way_of_a_write_is_waited_for() {
         let job = begun(&mut daemon, &[], update);
         let (place, aside) = (job_dir(&daemon, &job).join(name), daemon.path("aside"));
         fs::rename(&place, &aside).unwrap();
-        match aside.is_dir() {
-            true => fs::write(&place, "no directory").unwrap(),
-            false => fs::create_dir_all(place.join("no file")).unwrap(),
+        if aside.is_dir() {
+            fs::write(&place, "no directory").unwrap()
+        } else {
+            fs::create_dir_all(place.join("no file")).unwrap()
         }
         daemon.start();
         wait_for_words(&mut daemon, &job, &[name, "cancel"]);

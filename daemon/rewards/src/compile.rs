@@ -145,9 +145,12 @@ fn in_child(
         component: component.to_vec(),
     };
     let written = frame::write_blocking(&mut ours, Format::Postcard, &request);
-    let reply = written.and_then(|()| match answers(&ours, wall_ms, abandoned) {
-        true => frame::read_blocking::<Reply>(&mut ours, Format::Postcard),
-        false => Err(FrameError::Io(std::io::ErrorKind::TimedOut.into())),
+    let reply = written.and_then(|()| {
+        if answers(&ours, wall_ms, abandoned) {
+            frame::read_blocking::<Reply>(&mut ours, Format::Postcard)
+        } else {
+            Err(FrameError::Io(std::io::ErrorKind::TimedOut.into()))
+        }
     });
     // It has answered, died or run out of time, or nobody waits for it: in each case it is no
     // longer needed.

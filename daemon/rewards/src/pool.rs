@@ -178,9 +178,10 @@ impl<T> Turns<T> {
         let id = self.order.pop_front()?;
         let line = self.lines.get_mut(&id)?;
         let item = line.pop_front();
-        match line.is_empty() {
-            true => drop(self.lines.remove(&id)),
-            false => self.order.push_back(id),
+        if line.is_empty() {
+            drop(self.lines.remove(&id))
+        } else {
+            self.order.push_back(id)
         }
         item
     }

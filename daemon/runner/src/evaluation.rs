@@ -130,9 +130,10 @@ impl Evaluation {
             event => return Err(unexpected("Evaluating", &event)),
         }
         commands.extend(self.gather.next_question(now)?);
-        match self.prompts_read && self.gather.is_complete() {
-            true => Ok(Ok(self.result(eval, facts, now))),
-            false => Ok(Err(commands)),
+        if self.prompts_read && self.gather.is_complete() {
+            Ok(Ok(self.result(eval, facts, now)))
+        } else {
+            Ok(Err(commands))
         }
     }
 

@@ -223,16 +223,17 @@ impl JudgeQueue {
             writes,
             keys,
         });
-        let request = match writes {
-            true => WorkerRequest::Answer(Answer {
+        let request = if writes {
+            WorkerRequest::Answer(Answer {
                 model,
                 stop_ids: ends,
                 questions,
-            }),
-            false => WorkerRequest::Score {
+            })
+        } else {
+            WorkerRequest::Score {
                 model: Some(model),
                 sequences: texts,
-            },
+            }
         };
         Ok(Some(Command::Worker(Box::new(request))))
     }
@@ -245,9 +246,10 @@ impl JudgeQueue {
                 .partition(|asked| asked.questions.size().0 > 0);
             waiting.asked = asked;
             for JudgeRequest { reward, questions } in unaskable {
-                let mut nobody = match questions.writes() {
-                    true => Remaining::Texts(Vec::new().into_iter()),
-                    false => Remaining::Numbers(Vec::new().into_iter()),
+                let mut nobody = if questions.writes() {
+                    Remaining::Texts(Vec::new().into_iter())
+                } else {
+                    Remaining::Numbers(Vec::new().into_iter())
                 };
                 waiting.answers.extend(
                     questions
@@ -310,11 +312,12 @@ impl JudgeQueue {
             Remaining::Numbers(numbers) => numbers.next().is_some(),
             Remaining::Texts(texts) => texts.next().is_some(),
         };
-        match more {
-            true => Err(breach(format!(
+        if more {
+            Err(breach(format!(
                 "the worker has too many answers for reward `{reward}`"
-            ))),
-            false => Ok(()),
+            )))
+        } else {
+            Ok(())
         }
     }
 

@@ -287,15 +287,16 @@ impl Machine {
                     record.step += 1;
                     record.num_tokens = num_tokens;
                 }
-                match self
+                if self
                     .plan
                     .syncs_reference(stage, self.record.committed(stage))
                 {
-                    true => Ok((
+                    Ok((
                         State::SyncingReference { stage },
                         to_worker(WorkerRequest::SyncReference),
-                    )),
-                    false => self.boundary(stage, now),
+                    ))
+                } else {
+                    self.boundary(stage, now)
                 }
             }
             (

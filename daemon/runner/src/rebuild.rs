@@ -55,9 +55,10 @@ impl Rebuild {
     fn next(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         (self.phase, self.since) = (RebuildPhase::Reading, now);
         let (stage, step) = (self.stage, self.step);
-        let read = match plan.learns_from_rollouts(stage) {
-            true => Command::Recall { stage, step },
-            false => Command::ReadBatch { stage, step },
+        let read = if plan.learns_from_rollouts(stage) {
+            Command::Recall { stage, step }
+        } else {
+            Command::ReadBatch { stage, step }
         };
         (step < self.committed).then(|| vec![read])
     }
@@ -75,13 +76,14 @@ impl Rebuild {
     /// A step is in the weights again.
     fn rebuilt(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         self.step += 1;
-        match plan.syncs_reference(self.stage, self.step) {
-            true => self.worker(
+        if plan.syncs_reference(self.stage, self.step) {
+            self.worker(
                 RebuildPhase::SyncingReference,
                 WorkerRequest::SyncReference,
                 now,
-            ),
-            false => self.next(plan, now),
+            )
+        } else {
+            self.next(plan, now)
         }
     }
 

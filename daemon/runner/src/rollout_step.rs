@@ -461,9 +461,12 @@ impl RolloutStep {
             Sample::Scored(judged) if drops_group(&rules, &judged.verdicts))
         };
         (self.gather.groups.iter())
-            .map(|group| match group.samples.iter().any(dropped) {
-                true => vec![None; group.samples.len()],
-                false => group.samples.iter().map(judged).collect(),
+            .map(|group| {
+                if group.samples.iter().any(dropped) {
+                    vec![None; group.samples.len()]
+                } else {
+                    group.samples.iter().map(judged).collect()
+                }
             })
             .collect()
     }

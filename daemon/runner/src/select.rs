@@ -107,14 +107,17 @@ mod tests {
     /// A sample of each pair of scores, of `accuracy` and `format`; [`FAULT`] is a trap, which
     /// gives the minimum, 0.
     fn group(scores: &[(f32, f32)]) -> (Group, Vec<Option<f32>>) {
-        let outcome = |value: f32| match value.is_nan() {
-            true => Outcome::Trap {
-                reason: "unreachable".into(),
-            },
-            false => Outcome::Score {
-                value,
-                parts: vec![],
-            },
+        let outcome = |value: f32| {
+            if value.is_nan() {
+                Outcome::Trap {
+                    reason: "unreachable".into(),
+                }
+            } else {
+                Outcome::Score {
+                    value,
+                    parts: vec![],
+                }
+            }
         };
         let value = |score: f32| if score.is_nan() { 0.0 } else { score };
         let verdict = |plugin: &str, score: f32| {

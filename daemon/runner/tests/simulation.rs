@@ -393,9 +393,10 @@ impl World {
     }
 
     fn lightning(&mut self) -> Result<(), Crash> {
-        match self.crash_per_mille > 0 && self.draw(1000) < self.crash_per_mille {
-            true => Err(Crash),
-            false => Ok(()),
+        if self.crash_per_mille > 0 && self.draw(1000) < self.crash_per_mille {
+            Err(Crash)
+        } else {
+            Ok(())
         }
     }
 

@@ -117,9 +117,10 @@ impl Draw {
             .f_mul_scalar(self.top_p)?;
         let mut width = first_ids.min(vocab);
         loop {
-            let (likeliest, _) = match width == vocab {
-                true => probabilities.f_sort(-1, true)?,
-                false => probabilities.f_topk(width, -1, true, true)?,
+            let (likeliest, _) = if width == vocab {
+                probabilities.f_sort(-1, true)?
+            } else {
+                probabilities.f_topk(width, -1, true, true)?
             };
             // An id is inside when the mass of the likelier ones has not reached the border yet. A
             // prefix sum is the same bits at every width, so a row's threshold does not depend on
@@ -196,12 +197,13 @@ fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> 
 /// time (seen on an H200 with one row, never with two).
 fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
     let (rows, width) = weights.size2()?;
-    match rows == 1 && weights.device() != Device::Cpu {
-        true => weights
+    if rows == 1 && weights.device() != Device::Cpu {
+        weights
             .f_expand([2, width], false)?
             .f_cumsum(-1, Kind::Double)?
-            .f_narrow(0, 0, 1),
-        false => weights.f_cumsum(-1, Kind::Double),
+            .f_narrow(0, 0, 1)
+    } else {
+        weights.f_cumsum(-1, Kind::Double)
     }
 }
 

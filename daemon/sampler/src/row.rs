@@ -95,13 +95,14 @@ impl Row {
 
     /// The ids that the next one was drawn from, as [`SamplingMask::push`] takes them.
     pub fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
-        match self.kept_ids.push(kept, vocab_size) {
-            true => Ok(()),
-            false => Err(SamplerError::SamplingMask {
+        if self.kept_ids.push(kept, vocab_size) {
+            Ok(())
+        } else {
+            Err(SamplerError::SamplingMask {
                 key: self.key,
                 position: self.completion_ids.len(),
                 limit: KEPT_NUMBERS_MAX,
-            }),
+            })
         }
     }
 

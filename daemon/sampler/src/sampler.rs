@@ -225,9 +225,10 @@ impl Run<'_> {
             self.prompts.retain(|group, _| schedule.waits(*group));
             // A completion of one token gives its slot away before the others go on.
             if !started.iter().any(|slot| self.rows[*slot].ended()) {
-                match self.speculative {
-                    true => self.decode_pairs()?,
-                    false => self.decode()?,
+                if self.speculative {
+                    self.decode_pairs()?
+                } else {
+                    self.decode()?
                 }
             }
             ended = (0..self.rows.len())

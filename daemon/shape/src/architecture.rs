@@ -49,9 +49,12 @@ impl Blueprint {
         layers: i64,
         experts: ExpertSizes,
     ) -> Blueprint {
-        let feed_forward = |layer| match layer < dense {
-            true => FeedForwardSizes::Dense { intermediate },
-            false => FeedForwardSizes::Experts(experts),
+        let feed_forward = |layer| {
+            if layer < dense {
+                FeedForwardSizes::Dense { intermediate }
+            } else {
+                FeedForwardSizes::Experts(experts)
+            }
         };
         Blueprint {
             attention,

@@ -195,12 +195,13 @@ impl Config {
 
     /// An error for models that give scores where one that gives logits is wanted.
     pub fn refuse_scores(&self) -> Result<()> {
-        match self.scores {
-            true => Err(contradiction(format!(
+        if self.scores {
+            Err(contradiction(format!(
                 "`architectures` is \"{}\", a reward model, which generates nothing",
                 self.architecture
-            ))),
-            false => Ok(()),
+            )))
+        } else {
+            Ok(())
         }
     }
 

@@ -25,12 +25,13 @@ impl MlaSizes {
 
     /// (heads, width) of what is cached per token: latent and rotary key, or whole keys and values.
     pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
-        match naive {
-            true => vec![
+        if naive {
+            vec![
                 (self.heads, self.query_head_dim()),
                 (self.heads, self.v_head_dim),
-            ],
-            false => vec![(1, self.kv_lora_rank + self.qk_rope_head_dim)],
+            ]
+        } else {
+            vec![(1, self.kv_lora_rank + self.qk_rope_head_dim)]
         }
     }
 

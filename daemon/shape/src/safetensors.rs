@@ -112,19 +112,20 @@ impl SafetensorsFile {
             }
         }
         let expected = end.saturating_add(LENGTH_BYTES + length);
-        match bytes == expected {
-            true => Ok(SafetensorsFile {
+        if bytes == expected {
+            Ok(SafetensorsFile {
                 path: path.into(),
                 file,
                 tensors,
-            }),
-            false => wrong(
+            })
+        } else {
+            wrong(
                 path,
                 format!(
                     "has {bytes} bytes, its header says {expected}: it was cut off or changed, \
                      fetch it again"
                 ),
-            ),
+            )
         }
     }
 }

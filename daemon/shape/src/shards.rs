@@ -80,12 +80,13 @@ fn shard(dir: &Path, name: &str) -> Result<PathBuf> {
             ),
         );
     }
-    match is_there(&path)? {
-        true => Ok(path),
-        false => wrong(
+    if is_there(&path)? {
+        Ok(path)
+    } else {
+        wrong(
             dir,
             format!("shard {name:?}, which {INDEX_FILE} names, is missing: fetch it again"),
-        ),
+        )
     }
 }
 

@@ -212,13 +212,14 @@ fn max_new_tokens(
             .min(left)
             .max(1),
     );
-    match wanted <= left {
-        true => Ok(wanted),
-        false => Err(GenerateError::Positions {
+    if wanted <= left {
+        Ok(wanted)
+    } else {
+        Err(GenerateError::Positions {
             prompt_tokens,
             max_new_tokens: wanted,
             positions,
-        }),
+        })
     }
 }
 

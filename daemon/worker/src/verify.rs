@@ -197,14 +197,17 @@ impl Golden {
                 expected,
             }),
         };
-        let shaped = |name, tensor: &Tensor, fits: bool, expected: String| match fits {
-            true => Ok(()),
-            false => Err(VerifyError::Shape {
-                file: file.to_owned(),
-                name,
-                found: tensor.size(),
-                expected,
-            }),
+        let shaped = |name, tensor: &Tensor, fits: bool, expected: String| {
+            if fits {
+                Ok(())
+            } else {
+                Err(VerifyError::Shape {
+                    file: file.to_owned(),
+                    name,
+                    found: tensor.size(),
+                    expected,
+                })
+            }
         };
         is("input_ids", &input_ids, Kind::Int64, "int64")?;
         is("logits", &logits, Kind::Float, "float32")?;

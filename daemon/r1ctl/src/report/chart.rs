@@ -148,9 +148,10 @@ impl Axis {
     }
 
     fn place(&self, value: f64) -> f64 {
-        match self.high > self.low {
-            true => (value - self.low) / (self.high - self.low),
-            false => 0.5,
+        if self.high > self.low {
+            (value - self.low) / (self.high - self.low)
+        } else {
+            0.5
         }
     }
 

@@ -171,11 +171,12 @@ pub fn left_samples(dir: &Path, stage: &str) -> Result<Vec<Sample>, Error> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let output = sibling::output(&mut command)?;
-    match output.status.success() {
-        true => serde_json::from_slice(&output.stdout).map_err(Error::SiblingAnswer),
-        false => Err(Error::Plugin(
+    if output.status.success() {
+        serde_json::from_slice(&output.stdout).map_err(Error::SiblingAnswer)
+    } else {
+        Err(Error::Plugin(
             String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        )),
+        ))
     }
 }
 

@@ -38,13 +38,14 @@ pub fn escaped(text: &str) -> String {
 /// A long text's beginning, and how much is missing.
 pub fn shortened(text: &str) -> String {
     let letters = text.chars().count();
-    match letters > TEXT_MAX_LETTERS {
-        true => format!(
+    if letters > TEXT_MAX_LETTERS {
+        format!(
             "{}\n… and {} more letters",
             text.chars().take(TEXT_MAX_LETTERS).collect::<String>(),
             thousands((letters - TEXT_MAX_LETTERS) as u64)
-        ),
-        false => text.to_owned(),
+        )
+    } else {
+        text.to_owned()
     }
 }
 
@@ -71,9 +72,10 @@ pub fn page(run: &Run) -> String {
 
 /// Nothing where there is nothing to say.
 fn section(id: &str, title: &str, body: &str) -> String {
-    match body.is_empty() {
-        true => String::new(),
-        false => format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{body}</section>\n"),
+    if body.is_empty() {
+        String::new()
+    } else {
+        format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{body}</section>\n")
     }
 }
 

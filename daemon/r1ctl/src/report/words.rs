@@ -223,12 +223,13 @@ fn change(metric: &str, before: Option<Value>, after: Value) -> Option<String> {
         Some(_) => ", the 95 % intervals overlap",
         None => "",
     };
-    let points = match is_share(metric) {
-        true => format!(
+    let points = if is_share(metric) {
+        format!(
             " ({:+.1} points{apart})",
             (after.mean - before.mean) * 100.0
-        ),
-        false => String::new(),
+        )
+    } else {
+        String::new()
     };
     Some(format!(
         "{name} {} → {}{points}",

@@ -261,9 +261,10 @@ impl TestDaemon {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        match self.is_configured {
-            true => command.args(["run", "--config"]).arg(self.path("r1d.toml")),
-            false => command.arg("dev"),
+        if self.is_configured {
+            command.args(["run", "--config"]).arg(self.path("r1d.toml"))
+        } else {
+            command.arg("dev")
         };
         command
             .arg("--state-dir")

@@ -147,9 +147,10 @@ fn build(
         };
         policy.adapt(&spec, request.seed).map_err(of_model)?;
     }
-    let reference = match request.reference {
-        true => Some(policy.deep_copy().map_err(of_model)?),
-        false => None,
+    let reference = if request.reference {
+        Some(policy.deep_copy().map_err(of_model)?)
+    } else {
+        None
     };
     let trainer = match &request.optimiser {
         Some(optimiser) => {
