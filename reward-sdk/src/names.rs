@@ -11,7 +11,7 @@ use unicode_script::Script;
 /// - functions glued to their arguments, `sinA`, `bcosC`, and chemical formulas, `NaOH`;
 /// - two letters that no English word is, `xy`, and three in a formula: `2abc`, `abc = 6`.
 ///   Markdown's `*` and `_` make no formula.
-pub fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
+pub(crate) fn is_name(word: &str, script: Script, before: &str, behind: &str) -> bool {
     match (script, word.as_bytes()) {
         (Script::Latin, [_]) => true,
         (Script::Latin, b"rank") if behind.starts_with('(') => true,

@@ -11,15 +11,15 @@
 //! more than `+`, comparisons and the rest.
 
 /// The functions that a template then calls; no template has one of these names.
-pub const SHOWN: &str = "__shown";
-pub const ITERATED: &str = "__iterated";
-pub const SLICED: &str = "__sliced";
+pub(crate) const SHOWN: &str = "__shown";
+pub(crate) const ITERATED: &str = "__iterated";
+pub(crate) const SLICED: &str = "__sliced";
 
 /// Words that end an operand, besides the one that a statement begins with.
 const WORDS: [&str; 8] = ["and", "or", "not", "in", "if", "else", "elif", "recursive"];
 
 /// The template with every `~`, `for`, `loop(…)` and slice handed through the functions.
-pub fn as_in_python(text: &str) -> String {
+pub(crate) fn as_in_python(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
     while let Some(place) = rest.find('{') {

@@ -13,14 +13,14 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub fn new(table: &'a toml::Table, place: impl Into<String>) -> Fields<'a> {
+    pub(crate) fn new(table: &'a toml::Table, place: impl Into<String>) -> Fields<'a> {
         Fields {
             table,
             place: place.into(),
         }
     }
 
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, JobError> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str) -> Result<T, JobError> {
         self.optional(key)?.ok_or_else(|| JobError::Missing {
             place: self.place.clone(),
             key: key.into(),
@@ -28,7 +28,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JobError> {
+    pub(crate) fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, JobError> {
         let Some(value) = self.table.get(key) else {
             return Ok(None);
         };
@@ -45,17 +45,21 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether the file gives the key.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    pub fn path(&self, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, JobError> {
+    pub(crate) fn path(&self, key: &str, base_dir: &Path) -> Result<Option<PathBuf>, JobError> {
         Ok(self
             .optional::<String>(key)?
             .map(|text| absolute(&text, base_dir)))
     }
 
-    pub fn table(&self, key: &str, place: impl Into<String>) -> Result<Fields<'a>, JobError> {
+    pub(crate) fn table(
+        &self,
+        key: &str,
+        place: impl Into<String>,
+    ) -> Result<Fields<'a>, JobError> {
         match self.table.get(key) {
             Some(toml::Value::Table(table)) => Ok(Fields::new(table, place)),
             _ => Err(self.unsound(format!("`{key}` is not a table"), "write it as one")),
@@ -63,7 +67,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The tables of an array; a key that is left out is an empty one.
-    pub fn tables(&self, key: &str) -> impl Iterator<Item = &'a toml::Table> + use<'a> {
+    pub(crate) fn tables(&self, key: &str) -> impl Iterator<Item = &'a toml::Table> + use<'a> {
         let items = self
             .table
             .get(key)
@@ -74,7 +78,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The named tables below a key, sorted by name.
-    pub fn named(
+    pub(crate) fn named(
         &self,
         key: &str,
     ) -> impl Iterator<Item = (&'a String, &'a toml::Table)> + use<'a> {
@@ -89,7 +93,7 @@ impl<'a> Fields<'a> {
         self.table.get(key)?.get("score")?.as_float()
     }
 
-    pub fn on_abstain(&self, key: &str) -> Result<OnAbstain, JobError> {
+    pub(crate) fn on_abstain(&self, key: &str) -> Result<OnAbstain, JobError> {
         if let Some(score) = self.score(key) {
             return Ok(OnAbstain::Score(score));
         }
@@ -100,7 +104,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn on_fault(&self, key: &str) -> Result<OnFault, JobError> {
+    pub(crate) fn on_fault(&self, key: &str) -> Result<OnFault, JobError> {
         if let Some(score) = self.score(key) {
             return Ok(OnFault::Score(score));
         }
@@ -111,7 +115,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn unsound(&self, problem: impl Into<String>, fix: impl Into<String>) -> JobError {
+    pub(crate) fn unsound(&self, problem: impl Into<String>, fix: impl Into<String>) -> JobError {
         JobError::Unsound {
             place: self.place.clone(),
             problem: problem.into(),

@@ -16,7 +16,7 @@ pub(crate) struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// The first `length` ids of both together.
-    pub fn cut(beginning: &'a [u32], rest: &'a [u32], length: usize) -> Text<'a> {
+    pub(crate) fn cut(beginning: &'a [u32], rest: &'a [u32], length: usize) -> Text<'a> {
         match length.checked_sub(beginning.len()) {
             Some(own) => Text {
                 beginning,
@@ -29,7 +29,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.beginning.len() + self.rest.len()
     }
 }

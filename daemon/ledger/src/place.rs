@@ -9,7 +9,7 @@ use r1d_proto::ids::JobId;
 use std::path::{Component, Path, PathBuf};
 
 /// The job's progress as it is written to a ledger in `root`.
-pub fn to_file(progress: &Progress, root: &Path) -> Progress {
+pub(crate) fn to_file(progress: &Progress, root: &Path) -> Progress {
     map(progress.clone(), |path| {
         path.strip_prefix(root)
             .map_or(path.clone(), Path::to_path_buf)
@@ -17,7 +17,7 @@ pub fn to_file(progress: &Progress, root: &Path) -> Progress {
 }
 
 /// The job's progress as it is read from a ledger in `root`.
-pub fn from_file(progress: Progress, job: &JobId, root: &Path) -> Progress {
+pub(crate) fn from_file(progress: Progress, job: &JobId, root: &Path) -> Progress {
     map(progress, |path| match own_tail(path, job) {
         _ if path.is_relative() => root.join(path),
         Some(tail) => root.join(tail),

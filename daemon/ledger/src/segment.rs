@@ -19,17 +19,17 @@ use crate::journal::Entry;
 use crate::state::JOB_ID_MAX_BYTES;
 use r1d_proto::ids::JobId;
 
-pub const MAGIC: [u8; 4] = *b"R1DJ";
+pub(crate) const MAGIC: [u8; 4] = *b"R1DJ";
 /// 2 has the kept ids of each completion.
-pub const VERSION: u16 = 2;
-pub const HEADER_BYTES: usize = 96;
-pub const RECORD_HEADER_BYTES: usize = 8;
+pub(crate) const VERSION: u16 = 2;
+pub(crate) const HEADER_BYTES: usize = 96;
+pub(crate) const RECORD_HEADER_BYTES: usize = 8;
 /// Largest record.
-pub use r1d_proto::rollout::RECORD_MAX_BYTES;
+pub(crate) use r1d_proto::rollout::RECORD_MAX_BYTES;
 
 /// Whose rollouts a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     pub job: JobId,
     pub stage: u32,
     pub step: u64,
@@ -37,7 +37,7 @@ pub struct Header {
 
 /// What is wrong with the first bytes of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BadHeader {
+pub(crate) enum BadHeader {
     /// Cut short or overwritten.
     Torn,
     /// Whole, but of another release.
@@ -45,7 +45,7 @@ pub enum BadHeader {
 }
 
 impl Header {
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0u8; HEADER_BYTES];
         let job = self.job.0.as_bytes();
         let length = job.len().min(JOB_ID_MAX_BYTES);
@@ -60,7 +60,7 @@ impl Header {
         bytes
     }
 
-    pub fn decode(bytes: &[u8]) -> Result<Header, BadHeader> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Header, BadHeader> {
         let word = |at: usize| {
             bytes
                 .get(at..at + 4)
@@ -93,7 +93,7 @@ impl Header {
 
 /// One framed record, appended to `bytes`; gives the payload's length and checksum, or its length
 /// alone when that is over the limit.
-pub fn push_record(bytes: &mut Vec<u8>, entry: &Entry) -> Result<(u32, u32), usize> {
+pub(crate) fn push_record(bytes: &mut Vec<u8>, entry: &Entry) -> Result<(u32, u32), usize> {
     // Encoding into memory fails for no type that an entry holds.
     let payload = postcard::to_stdvec(entry).map_err(|_| usize::MAX)?;
     if payload.len() > RECORD_MAX_BYTES {
@@ -112,7 +112,7 @@ fn checksum(length: u32, payload: &[u8]) -> u32 {
 }
 
 /// One record read back.
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Offset of its frame in the file.
     pub offset: usize,
     /// Length and checksum, as [`push_record`] gave them.
@@ -122,7 +122,7 @@ pub struct Record<'a> {
 
 /// The whole records of a segment in order, and the offset at which they end: the file's length
 /// unless what follows is torn.
-pub fn records(bytes: &[u8]) -> (Vec<Record<'_>>, usize) {
+pub(crate) fn records(bytes: &[u8]) -> (Vec<Record<'_>>, usize) {
     let mut found = Vec::new();
     let mut offset = HEADER_BYTES;
     while let Some(record) = record_at(bytes, offset) {

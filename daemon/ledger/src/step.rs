@@ -72,12 +72,12 @@ pub(crate) fn place(entry: &Entry) -> (u32, u64) {
 }
 
 impl Step {
-    pub fn is_sealed(&self) -> bool {
+    pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.is_some()
     }
 
     /// Takes the entry in: `Ok(false)` when it is here already, to the byte.
-    pub fn admit(&mut self, entry: &Entry, print: Print) -> Result<bool, Refused> {
+    pub(crate) fn admit(&mut self, entry: &Entry, print: Print) -> Result<bool, Refused> {
         match entry {
             Entry::Sampled(rollout) => {
                 self.admit_sample(rollout.key, "the sampled completion", print, |step| {
@@ -97,7 +97,7 @@ impl Step {
     }
 
     /// Undoes an [`Step::admit`] that took the entry in.
-    pub fn withdraw(&mut self, entry: &Entry) {
+    pub(crate) fn withdraw(&mut self, entry: &Entry) {
         match entry {
             Entry::Sampled(rollout) => {
                 self.sampled.remove(&rollout.key);

@@ -65,7 +65,12 @@ fn band_sizes(lengths: &[i64], slack: i64) -> Vec<usize> {
 }
 
 impl PackedView {
-    pub fn new(spans: &[Span], invariant: bool, kind: Kind, device: Device) -> Result<PackedView> {
+    pub(crate) fn new(
+        spans: &[Span],
+        invariant: bool,
+        kind: Kind,
+        device: Device,
+    ) -> Result<PackedView> {
         PackedView::with_slack(spans, invariant, kind, device, BAND_SLACK_PLACES)
     }
 

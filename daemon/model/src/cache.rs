@@ -266,7 +266,7 @@ fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor
 
 impl<'a> Cached<'a> {
     /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
-    pub fn prefill(
+    pub(crate) fn prefill(
         cache: &'a mut Cache,
         lengths: &[i64],
         slots: &[Vec<i64>],
@@ -327,7 +327,7 @@ impl<'a> Cached<'a> {
         })
     }
 
-    pub fn step(cache: &'a mut Cache, places: &Places) -> Result<Cached<'a>> {
+    pub(crate) fn step(cache: &'a mut Cache, places: &Places) -> Result<Cached<'a>> {
         let Places {
             slots,
             positions,
@@ -359,12 +359,12 @@ impl<'a> Cached<'a> {
         })
     }
 
-    pub fn naive(&self) -> bool {
+    pub(crate) fn naive(&self) -> bool {
         self.cache.invariant
     }
 
     /// What the step's queries see: their own slots up to their positions.
-    pub fn seen(&self, kind: Kind) -> Result<CacheView> {
+    pub(crate) fn seen(&self, kind: Kind) -> Result<CacheView> {
         let invariant = self.cache.invariant;
         if !invariant
             && self.positions.device() == Device::Cpu
@@ -389,7 +389,7 @@ impl<'a> Cached<'a> {
     }
 
     /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
-    pub fn store(&mut self, layer: usize, rows: &[&Tensor]) -> Result<()> {
+    pub(crate) fn store(&mut self, layer: usize, rows: &[&Tensor]) -> Result<()> {
         for (Held { slots: held, .. }, rows) in self.cache.layers[layer].iter_mut().zip(rows) {
             let rows = match &self.source {
                 Some(source) => rows.f_index_select(0, source)?,
@@ -410,7 +410,7 @@ impl<'a> Cached<'a> {
 
     /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view
     /// where the slots are consecutive, a copy otherwise.
-    pub fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
+    pub(crate) fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
         let held = self.cache.layers[layer][row]
             .slots
             .f_narrow(2, 0, self.length)?;

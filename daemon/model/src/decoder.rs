@@ -36,7 +36,7 @@ enum FeedForward {
 
 impl Decoder {
     /// Takes the blocks' tensors from `weights`, in a fixed order.
-    pub fn build(config: &Config, weights: &mut Builder) -> Result<Decoder> {
+    pub(crate) fn build(config: &Config, weights: &mut Builder) -> Result<Decoder> {
         let blocks = (0..)
             .zip(&config.blueprint.feed_forwards)
             .map(|(layer, sizes)| Block::build(config, weights, layer, sizes));
@@ -46,20 +46,20 @@ impl Decoder {
     }
 
     /// One block: `hidden` `[T, hidden_size]` → the same shape.
-    pub fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
         self.blocks[layer].forward(hidden, layer, pass)
     }
 
     /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]`
     /// each).
-    pub fn router_biases(&self) -> Vec<&Tensor> {
+    pub(crate) fn router_biases(&self) -> Vec<&Tensor> {
         self.blocks.iter().filter_map(Block::router_bias).collect()
     }
 }
 
 impl Block {
     /// `layer` names the tensors.
-    pub fn build(
+    pub(crate) fn build(
         config: &Config,
         weights: &mut Builder,
         layer: i64,
@@ -99,7 +99,7 @@ impl Block {
     }
 
     /// `layer` is the block's place in a cache.
-    pub fn forward(&self, hidden: Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, hidden: Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let normed = self.input_layernorm.forward(&hidden)?;
         let hidden = hidden.f_add(&match &self.self_attn {
             Attention::Grouped(attention) => attention.forward(&normed, layer, pass)?,
@@ -112,7 +112,7 @@ impl Block {
         })?)
     }
 
-    pub fn router_bias(&self) -> Option<&Tensor> {
+    pub(crate) fn router_bias(&self) -> Option<&Tensor> {
         match &self.mlp {
             FeedForward::Experts(experts) => experts.router.correction_bias.as_ref(),
             FeedForward::Dense(_) => None,

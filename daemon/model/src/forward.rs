@@ -58,7 +58,7 @@ pub(crate) struct Noted {
 
 impl Routing {
     /// The forced experts of the MoE layer at hand, `[T, K]`.
-    pub fn forced(&self) -> Result<Option<Tensor>> {
+    pub(crate) fn forced(&self) -> Result<Option<Tensor>> {
         Ok(self
             .forced
             .as_ref()
@@ -68,7 +68,7 @@ impl Routing {
 
     /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`,
     /// which `dispatch` has in the order of the experts.
-    pub fn note(
+    pub(crate) fn note(
         &mut self,
         rule: &RouterRule,
         scores: &Tensor,
@@ -102,7 +102,7 @@ impl Routing {
     }
 
     /// `[T, moe_layers, K]`.
-    pub fn experts(&self) -> Result<Option<Tensor>> {
+    pub(crate) fn experts(&self) -> Result<Option<Tensor>> {
         Ok(if self.noted.experts.is_empty() {
             None
         } else {
@@ -111,7 +111,7 @@ impl Routing {
     }
 
     /// `[moe_layers, E]`.
-    pub fn load(&self) -> Result<Option<Tensor>> {
+    pub(crate) fn load(&self) -> Result<Option<Tensor>> {
         Ok(if self.noted.load.is_empty() {
             None
         } else {
@@ -119,7 +119,7 @@ impl Routing {
         })
     }
 
-    pub fn balance_loss(&mut self) -> Option<Tensor> {
+    pub(crate) fn balance_loss(&mut self) -> Option<Tensor> {
         self.noted.balance_loss.take()
     }
 }

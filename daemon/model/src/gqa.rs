@@ -21,7 +21,7 @@ pub(crate) struct Gqa {
 }
 
 impl Gqa {
-    pub fn build(weights: &mut Builder, prefix: &str, sizes: &GqaSizes) -> Result<Gqa> {
+    pub(crate) fn build(weights: &mut Builder, prefix: &str, sizes: &GqaSizes) -> Result<Gqa> {
         let GqaSizes {
             hidden,
             heads,
@@ -71,7 +71,7 @@ impl Gqa {
     }
 
     /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
-    pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let GqaSizes {
             heads,
             key_value_heads,

@@ -16,13 +16,13 @@ use tch::{Kind, Tensor};
 
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const ADAPTER_CONFIG_MAX_BYTES: u64 = 16 << 20;
-pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+pub(crate) const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// The end of the name by which peft saves the frozen head too, if the head is adapted.
 const FROZEN_HEAD: &str = ".base_layer.weight";
 /// What peft puts before a module's name.
 const PREFIX: &str = "base_model.model.";
 /// peft's word for every linear layer but the output head.
-pub const ALL_LINEAR: &str = "all-linear";
+pub(crate) const ALL_LINEAR: &str = "all-linear";
 const HEAD_MODULE: &str = "lm_head";
 
 /// What an adapter is made of; peft's names.
@@ -199,7 +199,7 @@ impl Lora {
         })
     }
 
-    pub fn weights(&self) -> &[Weight] {
+    pub(crate) fn weights(&self) -> &[Weight] {
         &self.weights
     }
 
@@ -214,7 +214,7 @@ impl Lora {
     }
 
     /// The same adapters of the same weights, in storage of their own.
-    pub fn copy(&self) -> Result<Lora> {
+    pub(crate) fn copy(&self) -> Result<Lora> {
         let weights = self
             .weights
             .iter()
@@ -244,7 +244,13 @@ impl Lora {
     }
 
     /// Adds s · B A x to `y` = W x, `[T, N]`, in place.
-    pub fn add(&self, products: Products, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+    pub(crate) fn add(
+        &self,
+        products: Products,
+        x: &Tensor,
+        weight: &Tensor,
+        y: &Tensor,
+    ) -> Result<()> {
         for (a, b, start) in self.of(weight) {
             let low = products.base_linear(x, a, None)?.f_mul_scalar(self.scale)?;
             let delta = products.base_linear(&low, b, None)?;
@@ -253,17 +259,17 @@ impl Lora {
         Ok(())
     }
 
-    pub fn adapts(&self, weight: &Tensor) -> bool {
+    pub(crate) fn adapts(&self, weight: &Tensor) -> bool {
         self.adapters.contains_key(&weight.data_ptr().addr())
     }
 
     /// W + s · B A in W's dtype; no gradients.
-    pub fn merged(&self, weight: &Tensor) -> Result<Tensor> {
+    pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
         Ok(self.merged_wide(weight)?.f_to_kind(weight.kind())?)
     }
 
     /// The same in float32 at least, where W has adapters.
-    pub fn merged_wide(&self, weight: &Tensor) -> Result<Tensor> {
+    pub(crate) fn merged_wide(&self, weight: &Tensor) -> Result<Tensor> {
         if !self.adapts(weight) {
             return Ok(weight.shallow_clone());
         }

@@ -29,7 +29,7 @@ enum Way<'a> {
 }
 
 impl<'a> Products<'a> {
-    pub fn of(options: &Forward<'a>, lora: Option<&'a Lora>, fp8: bool) -> Products<'a> {
+    pub(crate) fn of(options: &Forward<'a>, lora: Option<&'a Lora>, fp8: bool) -> Products<'a> {
         let way = match options.packed {
             _ if options.invariant => Way::Tiled,
             Some(packed) => Way::Packed(packed),
@@ -40,16 +40,21 @@ impl<'a> Products<'a> {
 
     /// In the weights' own dtype: for what FP8 would round too much (DeepSeek-V3 3.3.1 names head
     /// and gates).
-    pub fn wide(self) -> Products<'a> {
+    pub(crate) fn wide(self) -> Products<'a> {
         Products { fp8: false, ..self }
     }
 
-    pub fn tiled(self) -> bool {
+    pub(crate) fn tiled(self) -> bool {
         matches!(self.way, Way::Tiled)
     }
 
     /// `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
-    pub fn linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(crate) fn linear(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let y = if self.fp8 && fp8::takes(weight) {
             plus(fp8::linear(x, weight)?, bias)?
         } else {
@@ -63,7 +68,7 @@ impl<'a> Products<'a> {
 
     /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`,
     /// int32 `[E]` where each expert's rows end → `[P, N]`.
-    pub fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
+    pub(crate) fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
         if self.fp8 && fp8::takes(weight) {
             return heard(fp8::grouped(rows, weight, ends)?);
         }
@@ -71,7 +76,12 @@ impl<'a> Products<'a> {
     }
 
     /// In the weights' own dtype, without adapters.
-    pub fn base_linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(crate) fn base_linear(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
         match self.way {
             Way::Tiled => return heard(tile::linear(x, weight, bias)?),
             Way::Packed(packed) => {
@@ -86,7 +96,7 @@ impl<'a> Products<'a> {
 
     /// The matrix itself, with what its adapters add: in float32 at least where it has some, which
     /// a rounded sum would lose.
-    pub fn matrix(self, weight: &Tensor) -> Result<Tensor> {
+    pub(crate) fn matrix(self, weight: &Tensor) -> Result<Tensor> {
         match self.lora {
             Some(lora) if lora.adapts(weight) => lora.merged_wide(weight),
             _ => Ok(weight.shallow_clone()),

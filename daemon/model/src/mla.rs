@@ -48,7 +48,7 @@ struct Latent {
 }
 
 impl Mla {
-    pub fn build(weights: &mut Builder, prefix: &str, sizes: &MlaSizes) -> Result<Mla> {
+    pub(crate) fn build(weights: &mut Builder, prefix: &str, sizes: &MlaSizes) -> Result<Mla> {
         let MlaSizes {
             hidden,
             heads,
@@ -141,7 +141,7 @@ impl Mla {
     }
 
     /// `[T, hidden]` → `[T, hidden]`.
-    pub fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let (query, latent) = self.project(x, &pass.rotation, pass.products)?;
         let scale = self.sizes.softmax_scale();
         let attended = match &mut pass.view {

@@ -20,7 +20,7 @@ pub(crate) struct Moe {
 }
 
 impl Moe {
-    pub fn build(
+    pub(crate) fn build(
         weights: &mut Builder,
         prefix: &str,
         hidden: i64,
@@ -55,7 +55,7 @@ impl Moe {
         })
     }
 
-    pub fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let scores = self.router.scores(x, pass.products)?;
         let chosen = match pass.routing.forced()? {
             Some(forced) => forced,
@@ -95,7 +95,7 @@ pub(crate) struct Dispatch {
 
 impl Dispatch {
     /// `chosen` int64 `[T, K]`.
-    pub fn new(chosen: &Tensor, experts: i64) -> Result<Dispatch> {
+    pub(crate) fn new(chosen: &Tensor, experts: i64) -> Result<Dispatch> {
         let per_token = chosen.size()[1];
         let (expert, order) = chosen.f_reshape([-1])?.f_sort_stable(true, 0, false)?;
         let count = Tensor::f_arange(order.size()[0], (Kind::Int64, order.device()))?;
@@ -119,7 +119,7 @@ impl Dispatch {
     }
 
     /// Pairs of each expert, int32 `[E]`.
-    pub fn load(&self) -> Result<Tensor> {
+    pub(crate) fn load(&self) -> Result<Tensor> {
         Ok(self.ends.f_sub(&self.starts()?)?)
     }
 }

@@ -91,16 +91,16 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub fn prefix_length(&self) -> i64 {
+    pub(crate) fn prefix_length(&self) -> i64 {
         self.prefix.end - self.prefix.start
     }
 
-    pub fn length(&self) -> i64 {
+    pub(crate) fn length(&self) -> i64 {
         self.prefix_length() + self.own.end - self.own.start
     }
 
     /// First token.
-    pub fn start(&self) -> i64 {
+    pub(crate) fn start(&self) -> i64 {
         if self.prefix.is_empty() {
             self.own.start
         } else {
@@ -108,7 +108,7 @@ impl Span {
         }
     }
 
-    pub fn tokens(&self) -> impl Iterator<Item = i64> {
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = i64> {
         self.prefix.clone().chain(self.own.clone())
     }
 }

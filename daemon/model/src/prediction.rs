@@ -27,7 +27,7 @@ pub(crate) struct PredictionModule {
 
 impl PredictionModule {
     /// The tensors of the layer behind the last.
-    pub fn build(config: &Config, weights: &mut Builder) -> Result<PredictionModule> {
+    pub(crate) fn build(config: &Config, weights: &mut Builder) -> Result<PredictionModule> {
         let (layer, hidden) = (config.num_hidden_layers, config.hidden_size);
         let prefix = format!("model.layers.{layer}.");
         let norm = |weights: &mut Builder, name: &str| {
@@ -58,7 +58,7 @@ impl PredictionModule {
 
     /// `embedded` Emb(tᵢ₊₁) and `hidden` hᵢ, both `[T, hidden]` → what the output head makes the
     /// distribution of tᵢ₊₂ of.
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         embedded: &Tensor,
         hidden: &Tensor,
@@ -74,7 +74,7 @@ impl PredictionModule {
             .forward(&self.block.forward(mixed, layer, pass)?)
     }
 
-    pub fn router_bias(&self) -> Option<&Tensor> {
+    pub(crate) fn router_bias(&self) -> Option<&Tensor> {
         self.block.router_bias()
     }
 }

@@ -11,7 +11,12 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub fn build(weights: &mut Builder, name: &str, size: i64, epsilon: f64) -> Result<RmsNorm> {
+    pub(crate) fn build(
+        weights: &mut Builder,
+        name: &str,
+        size: i64,
+        epsilon: f64,
+    ) -> Result<RmsNorm> {
         Ok(RmsNorm {
             weight: weights.tensor(&format!("{name}.weight"), &[size], Initial::Ones)?,
             size,
@@ -19,7 +24,7 @@ impl RmsNorm {
         })
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_rms_norm([self.size], Some(&self.weight), self.epsilon)?)
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Rotation {
 const TABLE_MIN_POSITIONS: i64 = 1024;
 
 impl Rope {
-    pub fn new(spec: &RopeSpec, dims: i64, device: Device) -> Rope {
+    pub(crate) fn new(spec: &RopeSpec, dims: i64, device: Device) -> Rope {
         let table = RefCell::new(Tensor::zeros([0, 2, dims], (Kind::Float, device)));
         Rope {
             frequencies: spec.frequencies(dims),
@@ -41,7 +41,12 @@ impl Rope {
 
     /// For `positions` int64 `[T]`, none above `max_position`; cos and sin are of `kind` where that
     /// is wider than float32.
-    pub fn rotation(&self, positions: &Tensor, max_position: i64, kind: Kind) -> Result<Rotation> {
+    pub(crate) fn rotation(
+        &self,
+        positions: &Tensor,
+        max_position: i64,
+        kind: Kind,
+    ) -> Result<Rotation> {
         let known = self.table.borrow().size()[0];
         if max_position >= known {
             let count = (max_position + 1).max(2 * known).max(TABLE_MIN_POSITIONS);
@@ -88,7 +93,7 @@ impl Rope {
 impl Rotation {
     /// (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin) on the halves of the last dimension of
     /// `[T, H, d]`, in float32.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let kind = x.kind();
         let half = self.cos.size()[2] / 2;
         let x = if kind == Kind::Double {

@@ -22,7 +22,7 @@ pub(crate) struct Router {
 const NORMALISATION_EPSILON: f64 = 1e-20;
 
 impl Router {
-    pub fn build(
+    pub(crate) fn build(
         weights: &mut Builder,
         prefix: &str,
         hidden: i64,
@@ -44,7 +44,7 @@ impl Router {
     }
 
     /// s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
-    pub fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+    pub(crate) fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let wide = if x.kind() == Kind::Double {
             Kind::Double
         } else {
@@ -61,7 +61,7 @@ impl Router {
     }
 
     /// `scores` `[T, E]` → int64 `[T, K]`.
-    pub fn choose(&self, scores: &Tensor) -> Result<Tensor> {
+    pub(crate) fn choose(&self, scores: &Tensor) -> Result<Tensor> {
         tch::no_grad(|| self.rule.choose(scores, self.correction_bias.as_ref()))
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct SwiGlu {
 }
 
 impl SwiGlu {
-    pub fn build(
+    pub(crate) fn build(
         weights: &mut Builder,
         prefix: &str,
         hidden: i64,
@@ -33,7 +33,7 @@ impl SwiGlu {
         })
     }
 
-    pub fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         products.linear(
             &activate(&products.linear(x, &self.gate_up, None)?)?,
             &self.down,

@@ -52,7 +52,7 @@ pub(crate) struct Weight {
 
 impl Weight {
     /// The same, in storage of its own.
-    pub fn copy(&self) -> Result<Weight> {
+    pub(crate) fn copy(&self) -> Result<Weight> {
         let tensor = own(&self.tensor, self.tensor.kind(), self.tensor.device())?;
         Ok(Weight {
             name: self.name.clone(),
@@ -65,7 +65,7 @@ impl Weight {
     }
 
     /// Its dtype in a model, or a file, of `kind`.
-    pub fn kind_within(&self, kind: Kind) -> Kind {
+    pub(crate) fn kind_within(&self, kind: Kind) -> Kind {
         kind_within(kind, self.trained, self.wide)
     }
 }
@@ -80,12 +80,12 @@ fn kind_within(kind: Kind, trained: bool, wide: bool) -> Kind {
 
 impl Piece {
     /// First row in memory.
-    pub fn start(&self) -> i64 {
+    pub(crate) fn start(&self) -> i64 {
         self.start
     }
 
     /// Row i in memory is row `order[i]` on disk.
-    pub fn order(&self) -> Option<&[i64]> {
+    pub(crate) fn order(&self) -> Option<&[i64]> {
         self.order.as_deref()
     }
 
@@ -100,7 +100,7 @@ impl Piece {
 
     /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time:
     /// what is mapped is read as it is copied, and reading may take long.
-    pub fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
+    pub(crate) fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
         let (place, rows) = (self.place(memory)?, self.shape[0]);
         let row_bytes = (disk.numel() * disk.kind().elt_size_in_bytes()) as i64 / rows.max(1);
         let step = (PART_BYTES / row_bytes.max(1)).max(1);
@@ -123,14 +123,14 @@ impl Piece {
     }
 
     /// Whether all values of this piece of `memory` are finite.
-    pub fn is_finite(&self, memory: &Tensor) -> Result<bool> {
+    pub(crate) fn is_finite(&self, memory: &Tensor) -> Result<bool> {
         // A sum is not finite where a term is not, and weights do not add up to infinity.
         let place = self.place(memory)?;
         Ok(f64::try_from(place.f_sum(place.kind())?)?.is_finite())
     }
 
     /// This piece as it lies on disk.
-    pub fn read(&self, memory: &Tensor) -> Result<Tensor> {
+    pub(crate) fn read(&self, memory: &Tensor) -> Result<Tensor> {
         let place = self.place(memory)?;
         let Some(order) = &self.order else {
             return Ok(place);
@@ -190,7 +190,7 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(name: &'a str, count: i64) -> Rows<'a> {
+    pub(crate) fn new(name: &'a str, count: i64) -> Rows<'a> {
         Rows {
             name,
             count,
@@ -198,7 +198,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    pub fn reordered(name: &'a str, count: i64, order: Option<Vec<i64>>) -> Rows<'a> {
+    pub(crate) fn reordered(name: &'a str, count: i64, order: Option<Vec<i64>>) -> Rows<'a> {
         Rows { name, count, order }
     }
 }
@@ -213,7 +213,7 @@ pub(crate) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(source: &'a mut dyn Source, device: Device, kind: Kind) -> Builder<'a> {
+    pub(crate) fn new(source: &'a mut dyn Source, device: Device, kind: Kind) -> Builder<'a> {
         Builder {
             source: Some(source),
             device,
@@ -222,7 +222,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    pub fn counting() -> Builder<'static> {
+    pub(crate) fn counting() -> Builder<'static> {
         Builder {
             source: None,
             device: Device::Cpu,
@@ -267,12 +267,17 @@ impl<'a> Builder<'a> {
     }
 
     /// One tensor, in memory as on disk.
-    pub fn tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
         self.single(name, shape, initial, false)
     }
 
     /// As [`Self::tensor`], of float32 in models of lower precision too.
-    pub fn wide_tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
+    pub(crate) fn wide_tensor(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        initial: Initial,
+    ) -> Result<Tensor> {
         self.single(name, shape, initial, true)
     }
 
@@ -295,7 +300,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A float32 tensor `[size]` that is not trained, zero at first.
-    pub fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
+    pub(crate) fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
         let piece = Piece {
             name: name.to_owned(),
             shape: vec![size],
@@ -310,7 +315,7 @@ impl<'a> Builder<'a> {
     /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a
     /// vector where that is `None`. With one entry it is that tensor under its own name, otherwise
     /// `{prefix}{name}{suffix}`.
-    pub fn rows(
+    pub(crate) fn rows(
         &mut self,
         prefix: &str,
         name: &str,
@@ -347,7 +352,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The matrix `{prefix}{rows.name}.weight`, zero at first.
-    pub fn zero_rows(&mut self, prefix: &str, rows: Rows, columns: i64) -> Result<Tensor> {
+    pub(crate) fn zero_rows(&mut self, prefix: &str, rows: Rows, columns: i64) -> Result<Tensor> {
         let Rows { name, count, order } = rows;
         let name = format!("{prefix}{name}.weight");
         let shape = vec![count, columns];
@@ -364,7 +369,7 @@ impl<'a> Builder<'a> {
 
     /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}`
     /// `[experts, rows, columns]`.
-    pub fn experts(
+    pub(crate) fn experts(
         &mut self,
         prefix: &str,
         name: &str,

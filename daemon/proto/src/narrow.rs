@@ -6,7 +6,7 @@ use serde::{Deserializer, Serializer};
 use std::fmt;
 
 /// The first byte says how wide a number is.
-pub fn serialize<S: Serializer>(numbers: &[u16], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(numbers: &[u16], serializer: S) -> Result<S::Ok, S::Error> {
     let width = if numbers.iter().any(|&number| number > u16::from(u8::MAX)) {
         2
     } else {
@@ -20,7 +20,9 @@ pub fn serialize<S: Serializer>(numbers: &[u16], serializer: S) -> Result<S::Ok,
     serializer.serialize_bytes(&bytes)
 }
 
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<u16>, D::Error> {
     deserializer.deserialize_bytes(Numbers)
 }
 

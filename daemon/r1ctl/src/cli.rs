@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "r1ctl", version, max_term_width = 100, disable_help_subcommand = true,
     after_help = AFTER_HELP)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
@@ -24,7 +24,7 @@ const GLOBAL: &str = "Global options";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = GLOBAL)]
-pub struct Global {
+pub(crate) struct Global {
     /// The daemon's socket [default: r1d.sock under R1D_STATE_DIR or the local state directory,
     /// then /run/r1d/r1d.sock]
     #[arg(long, global = true, env = "R1D_SOCKET", hide_env_values = true, value_name = "PATH",
@@ -52,7 +52,7 @@ fn any_path() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
 impl Global {
     /// How to call r1ctl again so that it finds the same daemon, for hints. The environment stays
     /// as it is.
-    pub fn again(&self) -> String {
+    pub(crate) fn again(&self) -> String {
         match &self.socket {
             Some(socket) if std::env::var_os("R1D_SOCKET").is_none() => {
                 format!("r1ctl --socket {}", socket.display())
@@ -63,13 +63,13 @@ impl Global {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     Table,
     Json,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Queue a job
     ///
     /// The plugins that judge are pinned in r1.lock beside the job file when it is first submitted;
@@ -220,7 +220,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Dataset {
+pub(crate) enum Dataset {
     /// List what the job's stages have made: rows, acceptance rate, whether somebody has looked at
     /// it
     List {
@@ -252,14 +252,14 @@ pub enum Dataset {
 
 /// How long a watched daemon may be away.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// How long to look for a daemon that went away while waiting for the job
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub reconnect: u64,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Model {
+pub(crate) enum Model {
     /// Compare a model's logits with golden ones
     ///
     /// Exit code 0 when they agree, 1 when not.
@@ -354,7 +354,7 @@ pub enum Model {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Plugin {
+pub(crate) enum Plugin {
     #[command(flatten)]
     Author(Author),
     /// Let a new version of a plugin judge a job, from the next step on
@@ -374,7 +374,7 @@ pub enum Plugin {
 
 /// What needs no daemon.
 #[derive(Debug, Subcommand)]
-pub enum Author {
+pub(crate) enum Author {
     /// Start a plugin: a directory that builds, with its tests
     New {
         /// Of the directory and the plugin: lower-case letters, digits and dashes
@@ -481,7 +481,7 @@ pub enum Author {
 
 /// A plugin, and how it is to judge.
 #[derive(Debug, Args)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// Name of a plugin, as job files have it, or a file
     #[arg(value_name = "NAME_OR_FILE")]
     pub plugin: String,
@@ -504,14 +504,14 @@ pub struct Subject {
 }
 
 #[derive(Debug, Args)]
-pub struct PluginDirs {
+pub(crate) struct PluginDirs {
     /// Look for names here first, then in `plugins` beside r1d, then where /etc/r1d/r1d.toml says
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ConvertDtype {
+pub(crate) enum ConvertDtype {
     Float32,
     Bfloat16,
     Float16,
@@ -519,7 +519,7 @@ pub enum ConvertDtype {
 
 /// Where and in what dtype a command computes.
 #[derive(Clone, Debug, Args)]
-pub struct Place {
+pub(crate) struct Place {
     /// `cpu` or `cuda:N`
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
@@ -532,14 +532,14 @@ pub struct Place {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ComputeDtype {
+pub(crate) enum ComputeDtype {
     Float32,
     Bfloat16,
 }
 
 /// What is not given comes from the model's generation_config.json.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Sampling {
+pub(crate) struct Sampling {
     /// Tokens to sample at most [default: of generation_config.json]
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<u32>,

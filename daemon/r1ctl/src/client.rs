@@ -14,14 +14,17 @@ use tokio::time::timeout;
 /// A daemon that was found. The protocol takes one request per connection, so this holds a place,
 /// not a stream.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
     deadline: Duration,
 }
 
 impl Client {
     /// Takes the first candidate where a daemon accepts connections.
-    pub async fn find(candidates: Vec<Candidate>, deadline: Duration) -> Result<Client, Error> {
+    pub(crate) async fn find(
+        candidates: Vec<Candidate>,
+        deadline: Duration,
+    ) -> Result<Client, Error> {
         let mut tried = Vec::new();
         for Candidate { path, origin } in candidates {
             match timeout(deadline, UnixStream::connect(&path)).await {
@@ -49,12 +52,12 @@ impl Client {
         Err(Error::NoDaemon(tried))
     }
 
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Sends a request; its answers are read from what comes back.
-    pub async fn open(&self, request: &Request) -> Result<Answers, Error> {
+    pub(crate) async fn open(&self, request: &Request) -> Result<Answers, Error> {
         self.send(Envelope {
             id: None,
             progress: true,
@@ -91,13 +94,13 @@ impl Client {
     }
 
     /// Asks what has one answer.
-    pub async fn ask(&self, request: &Request) -> Result<Response, Error> {
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Response, Error> {
         self.open(request).await?.last(|_| ()).await
     }
 
     /// Asks for something under an id, so that asking again is no second request; `progress` is
     /// told what the daemon is at meanwhile.
-    pub async fn ask_once(
+    pub(crate) async fn ask_once(
         &self,
         id: String,
         request: &Request,
@@ -112,7 +115,7 @@ impl Client {
     }
 
     /// The answer has a shape that the request does not ask for.
-    pub fn unexpected(&self, request: &Request, answer: &Response) -> Error {
+    pub(crate) fn unexpected(&self, request: &Request, answer: &Response) -> Error {
         let socket = self.socket.clone();
         Error::Answer {
             socket,
@@ -137,7 +140,7 @@ impl Client {
 }
 
 /// The answers to one request.
-pub struct Answers {
+pub(crate) struct Answers {
     client: Client,
     stream: UnixStream,
 }
@@ -158,7 +161,7 @@ impl Answers {
     /// The next answer of a stream, or `None` at its end. A stream may rightly be silent for hours
     /// (a queued job), so silence is no error; but after each `deadline` of it the daemon must give
     /// a sign of life.
-    pub async fn next(&mut self) -> Result<Option<Response>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Response>, Error> {
         let client = self.client.clone();
         let read = self.read();
         tokio::pin!(read);

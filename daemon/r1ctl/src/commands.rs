@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
+pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<Ended, Error> {
     let Cli { global, command } = cli;
     let session = Session {
         global,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Copies the rows of `stage` to `to`, which must not exist: an export never overwrites an edited
 /// file.
-pub fn export<'a>(
+pub(crate) fn export<'a>(
     sets: &'a [MadeDataSet],
     stage: &str,
     to: &Path,

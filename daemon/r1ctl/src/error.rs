@@ -18,11 +18,11 @@ pub enum Ended {
     Code(u8),
 }
 
-pub const EXIT_FAILED: u8 = 1;
-pub const EXIT_JOB_FAILED: u8 = 2;
+pub(crate) const EXIT_FAILED: u8 = 1;
+pub(crate) const EXIT_JOB_FAILED: u8 = 2;
 /// `EX_USAGE` of sysexits.
-pub const EXIT_USAGE: u8 = 64;
-pub const EXIT_INTERRUPTED: u8 = 130;
+pub(crate) const EXIT_USAGE: u8 = 64;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 impl From<Ended> for ExitCode {
     fn from(ended: Ended) -> Self {
@@ -36,7 +36,7 @@ impl From<Ended> for ExitCode {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("no daemon found; tried\n{}\nstart one with `r1d dev` (local) or `systemctl start \
              r1d`, or name its socket with --socket", list(.0))]
     NoDaemon(Vec<Tried>),
@@ -121,12 +121,12 @@ pub enum Error {
 
 impl Error {
     /// The reader of our output left (`r1ctl list | head -1`): nobody to tell, nothing wrong.
-    pub fn is_broken_pipe(&self) -> bool {
+    pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Print(e) if e.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
     /// The daemon may be back in a moment.
-    pub fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         match self {
             Error::NoDaemon(_) | Error::NoAnswer { .. } => true,
             Error::Unheard(error) => error.is_away(),

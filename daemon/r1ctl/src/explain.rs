@@ -13,7 +13,7 @@ struct Explained<'a> {
 }
 
 /// One key; without a key the whole reference, as JSON the schema of the job file.
-pub fn run(key: Option<&str>, output: Output) -> Result<Ended, Error> {
+pub(crate) fn run(key: Option<&str>, output: Output) -> Result<Ended, Error> {
     let Some(key) = key else {
         match output {
             Output::Table => print::data(&reference::page())?,

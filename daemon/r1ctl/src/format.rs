@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// `1,234,567`.
-pub fn thousands(n: u64) -> String {
+pub(crate) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -16,7 +16,7 @@ pub fn thousands(n: u64) -> String {
 }
 
 /// Three or four significant digits, no exponent where a plain number is as short.
-pub fn number(x: f64) -> String {
+pub(crate) fn number(x: f64) -> String {
     let size = x.abs();
     if !x.is_finite() {
         x.to_string()
@@ -41,12 +41,12 @@ pub fn number(x: f64) -> String {
 }
 
 /// A share in `[0, 1]` as a percentage.
-pub fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
 /// `850 ms`, `42 s`, `3m12s`, `2h05m`, `3d04h`.
-pub fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "?".into();
     }
@@ -63,7 +63,7 @@ pub fn duration(seconds: f64) -> String {
 }
 
 /// `1.5 GiB`.
-pub fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let mut size = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if size < 1024.0 {
@@ -79,19 +79,19 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// `2026-11-23T19:22:05Z` of milliseconds since the Unix epoch.
-pub fn time_of_ms(ms: u64) -> String {
+pub(crate) fn time_of_ms(ms: u64) -> String {
     let seconds = ms / 1000;
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let (year, month, day) = civil(seconds / 86_400);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-pub fn time_of_s(seconds: u64) -> String {
+pub(crate) fn time_of_s(seconds: u64) -> String {
     time_of_ms(seconds.saturating_mul(1000))
 }
 
 /// `2026-11-23 19:22Z`, for lists.
-pub fn minute_of_s(seconds: u64) -> String {
+pub(crate) fn minute_of_s(seconds: u64) -> String {
     time_of_s(seconds)
         .chars()
         .take(16)
@@ -120,7 +120,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// The metrics that a person watches, by short name, those that are there.
-pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, String)> {
+pub(crate) fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, String)> {
     const WATCHED: [(&str, &str); 5] = [
         ("reward", "reward"),
         ("kl", "kl"),
@@ -136,7 +136,9 @@ pub fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, St
 
 /// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of
 /// its metrics are in `-o json`.
-pub fn watched_evals(metrics: &BTreeMap<String, f64>) -> impl Iterator<Item = (&String, f64)> {
+pub(crate) fn watched_evals(
+    metrics: &BTreeMap<String, f64>,
+) -> impl Iterator<Item = (&String, f64)> {
     let is_reward = |name: &str| name.starts_with("rewards/") && name.ends_with("/mean");
     let is_end = |name: &str| name.ends_with("_ci_low") || name.ends_with("_ci_high");
     let is_watched = move |name: &str| {
@@ -156,7 +158,7 @@ fn is_share(name: &str) -> bool {
 
 /// A metric of an evaluation with the farther end of its 95 % confidence interval, where it has one
 /// (`55.1 % ± 3.1 %`): the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
-pub fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
+pub(crate) fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
     let Some(value) = metrics.get(name) else {
         return "-".into();
     };

@@ -6,7 +6,7 @@ use r1d_job::limits::JOB_MAX_BYTES;
 use r1d_proto::user_file;
 use std::path::Path;
 
-pub fn read(file: &Path) -> Result<Job, Error> {
+pub(crate) fn read(file: &Path) -> Result<Job, Error> {
     let unread = |source| Error::ReadJob {
         file: file.into(),
         source,

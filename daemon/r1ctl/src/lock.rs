@@ -25,7 +25,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How a submission treats the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// What it has is kept, what it lacks is added.
     Add,
     /// It must have all plugins of the job.
@@ -50,7 +50,7 @@ struct Entry {
 }
 
 /// The lock of a job file's directory.
-pub struct Lock {
+pub(crate) struct Lock {
     path: PathBuf,
     directory: PathBuf,
     /// By name, or absolute path.
@@ -59,7 +59,7 @@ pub struct Lock {
 
 impl Lock {
     /// Empty where there is no file.
-    pub fn beside(job_file: &Path) -> Result<Lock, Error> {
+    pub(crate) fn beside(job_file: &Path) -> Result<Lock, Error> {
         let absolute = std::path::absolute(job_file).map_err(|source| Error::File {
             path: job_file.into(),
             source,
@@ -103,7 +103,7 @@ impl Lock {
     }
 
     /// What a submission is to be pinned to.
-    pub fn pins(&self, mode: Mode) -> BTreeMap<String, String> {
+    pub(crate) fn pins(&self, mode: Mode) -> BTreeMap<String, String> {
         if mode == Mode::Update {
             BTreeMap::new()
         } else {
@@ -112,7 +112,7 @@ impl Lock {
     }
 
     /// Plugins of the job that it has no pin for.
-    pub fn missing<'a>(&self, plugins: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    pub(crate) fn missing<'a>(&self, plugins: impl IntoIterator<Item = &'a String>) -> Vec<String> {
         plugins
             .into_iter()
             .filter(|plugin| !self.pins.contains_key(*plugin))
@@ -121,7 +121,7 @@ impl Lock {
     }
 
     /// Takes up what judges the job; whether the file was written.
-    pub fn take(&mut self, plugins: &BTreeMap<String, String>) -> Result<bool, Error> {
+    pub(crate) fn take(&mut self, plugins: &BTreeMap<String, String>) -> Result<bool, Error> {
         let before = self.pins.clone();
         self.pins.extend(plugins.clone());
         if self.pins == before {
@@ -156,7 +156,7 @@ impl Lock {
         Ok(true)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

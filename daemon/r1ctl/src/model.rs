@@ -19,7 +19,7 @@ const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 /// How the dynamic linker reports a library that it does not find.
 const EXIT_NO_LIBRARY: i32 = 127;
 
-pub fn run(command: Model, output: Output) -> Result<Ended, Error> {
+pub(crate) fn run(command: Model, output: Output) -> Result<Ended, Error> {
     let program = sibling::find(SIBLING);
     let named = std::env::var_os(TORCH_LIB_VARIABLE).filter(|named| !named.is_empty());
     let mut worker = Command::new(&program);

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use std::path::Path;
 
-pub fn completions(shell: Shell) -> Result<Ended, Error> {
+pub(crate) fn completions(shell: Shell) -> Result<Ended, Error> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "r1ctl", &mut script);
     print::data(&String::from_utf8_lossy(&script))?;
@@ -15,7 +15,7 @@ pub fn completions(shell: Shell) -> Result<Ended, Error> {
 }
 
 /// The page of `r1ctl` on standard output, or those of it and every command as files.
-pub fn man(directory: Option<&Path>) -> Result<Ended, Error> {
+pub(crate) fn man(directory: Option<&Path>) -> Result<Ended, Error> {
     match directory {
         Some(dir) => {
             let written = std::fs::create_dir_all(dir)

@@ -7,7 +7,7 @@ use r1d_proto::shown;
 use serde::Serialize;
 use std::io::Write;
 
-pub struct Printer {
+pub(crate) struct Printer {
     pub stdout: Look,
     pub stderr: Look,
     /// [`Global::again`].
@@ -15,7 +15,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    pub fn new(global: &Global) -> Printer {
+    pub(crate) fn new(global: &Global) -> Printer {
         Printer {
             stdout: Look::of_stdout(global),
             stderr: Look::of_stderr(global),
@@ -24,12 +24,12 @@ impl Printer {
     }
 
     /// Something that a person should know.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         // Nobody reads it: nothing to do about that.
         let _ = writeln!(std::io::stderr(), "{text}");
     }
 
-    pub fn warning(&self, text: &str) {
+    pub(crate) fn warning(&self, text: &str) {
         self.note(&format!(
             "{} {}",
             self.stderr.yellow("warning:"),
@@ -37,7 +37,7 @@ impl Printer {
         ));
     }
 
-    pub fn error(&self, text: &str) {
+    pub(crate) fn error(&self, text: &str) {
         self.note(&format!(
             "{} {}",
             self.stderr.red("error:"),
@@ -47,18 +47,18 @@ impl Printer {
 }
 
 /// Text as it is, at once: a reader of a pipe sees each event as it happens.
-pub fn data(text: &str) -> Result<(), Error> {
+pub(crate) fn data(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
 
 /// One document, for people and programs.
-pub fn json(value: &impl Serialize) -> Result<(), Error> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Error> {
     data(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// One document on one line, for streams.
-pub fn json_line(value: &impl Serialize) -> Result<(), Error> {
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Error> {
     data(&(serde_json::to_string(value)? + "\n"))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
 /// Beside this executable, else what PATH has.
-pub fn find(name: &str) -> PathBuf {
+pub(crate) fn find(name: &str) -> PathBuf {
     let beside = std::env::current_exe()
         .ok()
         .and_then(|own| Some(own.parent()?.join(name)));
@@ -28,7 +28,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-pub fn run(command: &mut Command) -> Result<ExitStatus, Error> {
+pub(crate) fn run(command: &mut Command) -> Result<ExitStatus, Error> {
     command.status().map_err(|source| Error::Sibling {
         program: command.get_program().into(),
         source,
@@ -36,7 +36,7 @@ pub fn run(command: &mut Command) -> Result<ExitStatus, Error> {
 }
 
 /// With what it wrote to the standard output.
-pub fn output(command: &mut Command) -> Result<Output, Error> {
+pub(crate) fn output(command: &mut Command) -> Result<Output, Error> {
     let failed = |source, command: &Command| Error::Sibling {
         program: command.get_program().into(),
         source,
@@ -48,7 +48,7 @@ pub fn output(command: &mut Command) -> Result<Output, Error> {
 }
 
 /// Its exit code is ours.
-pub fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Error> {
+pub(crate) fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Error> {
     match status.code() {
         Some(code) => Ok(Ended::Code(
             u8::try_from(code).unwrap_or(crate::error::EXIT_FAILED),
@@ -61,7 +61,7 @@ pub fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Error> {
 }
 
 /// In one word, so that a value that starts with `-` stays a value.
-pub fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
+pub(crate) fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut word = OsString::from(format!("--{name}="));
     word.push(value);
     word

@@ -8,21 +8,21 @@ const SYSTEM_SOCKET: &str = "/run/r1d/r1d.sock";
 
 /// A place to look at, and why it is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     pub path: PathBuf,
     pub origin: &'static str,
 }
 
 /// A place where no daemon answered.
 #[derive(Debug)]
-pub struct Tried {
+pub(crate) struct Tried {
     pub path: PathBuf,
     pub origin: &'static str,
     pub reason: String,
 }
 
 /// The places to look at, in order. A socket that was named is the only one.
-pub fn candidates(
+pub(crate) fn candidates(
     named: Option<&Path>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Vec<Candidate> {
@@ -56,7 +56,7 @@ pub fn candidates(
 }
 
 /// What an error of `connect` means for a user.
-pub fn reason(path: &Path, error: &std::io::Error) -> String {
+pub(crate) fn reason(path: &Path, error: &std::io::Error) -> String {
     let is_socket =
         |found: std::fs::Metadata| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type());
     match error.kind() {

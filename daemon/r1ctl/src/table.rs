@@ -6,29 +6,34 @@ use tabled::settings::object::{Columns, Rows};
 use tabled::settings::peaker::Priority;
 use tabled::settings::{Alignment, Modify, Padding, Style, Width};
 
-pub struct Column {
+pub(crate) struct Column {
     head: &'static str,
     right: bool,
 }
 
-pub const fn left(head: &'static str) -> Column {
+pub(crate) const fn left(head: &'static str) -> Column {
     Column { head, right: false }
 }
 
 /// For numbers.
-pub const fn right(head: &'static str) -> Column {
+pub(crate) const fn right(head: &'static str) -> Column {
     Column { head, right: true }
 }
 
 /// Lines of a table, each ended. `columns` are as many as each row's cells.
-pub fn table(look: Look, columns: &[Column], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(look: Look, columns: &[Column], rows: Vec<Vec<String>>) -> String {
     let alignments: Vec<bool> = columns.iter().map(|c| c.right).collect();
     let heads: Vec<String> = columns.iter().map(|c| c.head.to_owned()).collect();
     headed(look, &heads, &alignments, rows)
 }
 
 /// [`table`] with heads that are not known beforehand; `right[i]` aligns column i to the right.
-pub fn headed(look: Look, heads: &[String], right: &[bool], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn headed(
+    look: Look,
+    heads: &[String],
+    right: &[bool],
+    rows: Vec<Vec<String>>,
+) -> String {
     let mut builder = Builder::default();
     builder.push_record(heads.iter().map(|head| look.bold(head)));
     for row in rows {
@@ -60,7 +65,7 @@ pub fn headed(look: Look, heads: &[String], right: &[bool], rows: Vec<Vec<String
 
 /// Two texts beside each other under their heads, each wrapped to half of the terminal; one above
 /// the other when piped.
-pub fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> String {
+pub(crate) fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> String {
     let Some(width) = look.width else {
         return format!("{}:\n{}\n{}:\n{}\n", heads[0], texts[0], heads[1], texts[1]);
     };

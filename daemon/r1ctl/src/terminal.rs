@@ -15,7 +15,7 @@ const WIDTH_MIN: usize = 40;
 
 /// How text is to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub(crate) struct Look {
     pub colour: bool,
     /// Columns of the terminal; `None` when piped: no borders, nothing wrapped.
     pub width: Option<usize>,
@@ -28,12 +28,12 @@ impl Look {
         width: None,
     };
 
-    pub fn of_stdout(global: &Global) -> Look {
+    pub(crate) fn of_stdout(global: &Global) -> Look {
         let stdout = std::io::stdout();
         Look::of(stdout.is_terminal(), terminal_size_of(&stdout), global)
     }
 
-    pub fn of_stderr(global: &Global) -> Look {
+    pub(crate) fn of_stderr(global: &Global) -> Look {
         let stderr = std::io::stderr();
         Look::of(stderr.is_terminal(), terminal_size_of(&stderr), global)
     }
@@ -59,32 +59,32 @@ impl Look {
         }
     }
 
-    pub fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.paint(Style::new().bold(), text)
     }
 
-    pub fn dim(self, text: &str) -> String {
+    pub(crate) fn dim(self, text: &str) -> String {
         self.paint(Style::new().dimmed(), text)
     }
 
-    pub fn red(self, text: &str) -> String {
+    pub(crate) fn red(self, text: &str) -> String {
         self.paint(Style::new().red().bold(), text)
     }
 
-    pub fn green(self, text: &str) -> String {
+    pub(crate) fn green(self, text: &str) -> String {
         self.paint(Style::new().green(), text)
     }
 
-    pub fn yellow(self, text: &str) -> String {
+    pub(crate) fn yellow(self, text: &str) -> String {
         self.paint(Style::new().yellow(), text)
     }
 
-    pub fn cyan(self, text: &str) -> String {
+    pub(crate) fn cyan(self, text: &str) -> String {
         self.paint(Style::new().cyan(), text)
     }
 
     /// A job's or stage's state, in its colour.
-    pub fn state(self, state: State) -> String {
+    pub(crate) fn state(self, state: State) -> String {
         match state {
             State::Queued => self.dim("queued"),
             State::Running => self.cyan("running"),
@@ -97,7 +97,7 @@ impl Look {
 
 /// Text from a model, a data set or a log, made safe to print: control characters, which could move
 /// the cursor or retitle the window, are shown as escapes. Line ends stay.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -111,7 +111,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// [`printable`] on one line.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     printable(&text.replace("\r\n", "\n").replace('\n', "⏎"))
 }
 

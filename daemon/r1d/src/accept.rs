@@ -31,7 +31,7 @@ const ID_LENGTH: usize = 8;
 const ID_TRIES_MAX: u64 = 16;
 
 #[derive(Debug, thiserror::Error)]
-pub enum AcceptError {
+pub(crate) enum AcceptError {
     #[error("{0}")]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -54,7 +54,7 @@ pub enum AcceptError {
 
 impl AcceptError {
     /// Whether the job is at fault, not the daemon.
-    pub fn is_the_jobs(&self) -> bool {
+    pub(crate) fn is_the_jobs(&self) -> bool {
         matches!(
             self,
             AcceptError::Job(_)
@@ -67,7 +67,7 @@ impl AcceptError {
 }
 
 /// What the job would do. Blocks, and gives up where nobody wants to know any more.
-pub fn plan(
+pub(crate) fn plan(
     text: &str,
     rewards: &Rewards,
     views: &JobViews,
@@ -108,7 +108,7 @@ fn date(job: &mut Job, now: Duration) {
 }
 
 /// A job that is queued.
-pub struct Submitted {
+pub(crate) struct Submitted {
     pub job: JobId,
     pub warnings: Vec<String>,
     /// SHA-256 of the components that judge, by plugin.
@@ -116,7 +116,7 @@ pub struct Submitted {
 }
 
 /// What a client hands in.
-pub struct Submission {
+pub(crate) struct Submission {
     pub text: String,
     /// Wins over the job file's.
     pub priority: Option<i32>,
@@ -129,7 +129,7 @@ pub struct Submission {
 }
 
 /// Checks the job and queues it, with all that was decided about it, in one transaction. Blocks.
-pub fn submit(
+pub(crate) fn submit(
     submission: Submission,
     rewards: &Rewards,
     views: &JobViews,
@@ -212,7 +212,7 @@ pub fn submit(
 }
 
 /// A job that an earlier submission with the same id became.
-pub fn submitted_before(record: &JobRecord) -> Submitted {
+pub(crate) fn submitted_before(record: &JobRecord) -> Submitted {
     let first = record
         .reward_versions
         .iter()
@@ -229,7 +229,7 @@ pub fn submitted_before(record: &JobRecord) -> Submitted {
 
 /// Whether the submission that the job came from asked for the same: its text is parsed, so what is
 /// only written otherwise is the same.
-pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
+pub(crate) fn asked_for(record: &JobRecord, request: &Request) -> bool {
     let Request::Submit {
         job,
         priority,
@@ -258,7 +258,7 @@ pub fn asked_for(record: &JobRecord, request: &Request) -> bool {
 }
 
 /// An id for a submission whose client made none.
-pub fn new_request_id(views: &JobViews) -> String {
+pub(crate) fn new_request_id(views: &JobViews) -> String {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
     format!(

@@ -30,7 +30,7 @@ const LOOKS_MAX: usize = 8;
 const CANCELS_MAX: usize = 64;
 
 #[derive(Clone)]
-pub struct Admission {
+pub(crate) struct Admission {
     pub arriving: ConnectionPlaces,
     pub answers: ConnectionPlaces,
     pub plans: Lane,
@@ -56,7 +56,7 @@ impl Default for Admission {
 
 impl Admission {
     /// A place for a stream, for as long as what is returned is held.
-    pub fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
+    pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
         self.streams
             .clone()
             .try_acquire_owned()
@@ -73,7 +73,7 @@ fn busy(count: usize, what: &str) -> ControlError {
 
 /// Work of one kind: so much of it is done at a time, and so much waits.
 #[derive(Clone)]
-pub struct Lane {
+pub(crate) struct Lane {
     what: &'static str,
     inside: Arc<Semaphore>,
     at_work: Arc<Semaphore>,
@@ -81,7 +81,7 @@ pub struct Lane {
 
 /// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes
 /// on when the client leaves.
-pub struct Permit {
+pub(crate) struct Permit {
     _inside: OwnedSemaphorePermit,
     _at_work: OwnedSemaphorePermit,
 }
@@ -97,7 +97,7 @@ impl Lane {
 
     /// The wait for a turn, or a refusal at once where too many wait. Dropping the wait gives the
     /// place up.
-    pub fn enter(
+    pub(crate) fn enter(
         &self,
     ) -> Result<impl Future<Output = Result<Permit, ControlError>> + use<>, ControlError> {
         let refused = busy(WAITING_MAX, self.what);
@@ -120,7 +120,7 @@ impl Lane {
 /// ConnectionPlaces of which the newest client always gets one: the oldest is cut where all are
 /// taken.
 #[derive(Clone)]
-pub struct ConnectionPlaces(Arc<Mutex<Taken>>);
+pub(crate) struct ConnectionPlaces(Arc<Mutex<Taken>>);
 
 struct Taken {
     limit: usize,
@@ -129,7 +129,7 @@ struct Taken {
     by_age: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-pub struct ConnectionPlace {
+pub(crate) struct ConnectionPlace {
     number: u64,
     places: ConnectionPlaces,
     cut: oneshot::Receiver<()>,
@@ -148,7 +148,7 @@ impl ConnectionPlaces {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn take(&self) -> ConnectionPlace {
+    pub(crate) fn take(&self) -> ConnectionPlace {
         let mut taken = self.lock();
         if taken.by_age.len() >= taken.limit {
             // Dropped, it tells its client's task to end.
@@ -168,7 +168,7 @@ impl ConnectionPlaces {
 
 impl ConnectionPlace {
     /// Ends when a newer client has taken the place.
-    pub async fn cut(&mut self) {
+    pub(crate) async fn cut(&mut self) {
         let _ = (&mut self.cut).await;
     }
 }

@@ -35,7 +35,7 @@ const OWNER_MAX_BYTES: u64 = 64 << 10;
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
+pub(crate) enum CheckpointError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("checkpoint {} is not as it was recorded", .0.display())]
@@ -60,13 +60,13 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
 }
 
 /// The checkpoint's manifest has the hash on record, and what it lists is there.
-pub fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
+pub(crate) fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     manifest(checkpoint).map(drop)
 }
 
 /// As [`is_whole`], and every file has the contents that its manifest says. Reads the whole
 /// checkpoint.
-pub fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
+pub(crate) fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     for entry in manifest(checkpoint)?.files {
         let path = checkpoint.dir.join(&entry.path);
         if digest::of_file(&path, &|| Ok(())).map_err(io_error(&path))? != entry.sha256 {
@@ -95,7 +95,7 @@ fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, CheckpointError> 
 
 /// A checkpoint that is not the one on record, or gone.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Lost {
+pub(crate) struct Lost {
     pub stage: u32,
     pub step: u64,
     /// Names the directory, and what is wrong with it.
@@ -124,7 +124,7 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
 
 /// The checkpoints of the stage at work that are lost, for the job to go on from the one before
 /// each. An error names what the job has to wait for. Blocks.
-pub fn check(
+pub(crate) fn check(
     record: &JobRecord,
     job: &Job,
     outputs: &Outputs,
@@ -239,7 +239,7 @@ fn is_another(path: &Path, state_dir: &Path) -> bool {
 }
 
 /// Makes the job's directory below `checkpoint.to` this state directory's.
-pub fn own(dir: &Path, state_dir: &Path) -> io::Result<()> {
+pub(crate) fn own(dir: &Path, state_dir: &Path) -> io::Result<()> {
     if owner(dir).as_deref() == Some(state_dir) {
         return Ok(());
     }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 /// The node daemon: runs reinforcement-learning jobs that r1ctl submits.
 #[derive(Debug, Parser)]
 #[command(name = "r1d", version, disable_help_subcommand = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Serve with a configuration file, in the foreground
     Run {
         /// r1d.toml
@@ -57,12 +57,12 @@ pub enum Command {
 }
 
 /// The name of [`Command::CompileReward`].
-pub const COMPILE: &str = "compile-reward";
+pub(crate) const COMPILE: &str = "compile-reward";
 
 /// Where a daemon keeps things and what it starts. Flags win over the environment, which wins over
 /// the configuration file.
 #[derive(Debug, Default, clap::Args)]
-pub struct Locations {
+pub(crate) struct Locations {
     /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or
     /// ~/.local/state/r1d]
     #[arg(
@@ -88,7 +88,7 @@ pub struct Locations {
 
 /// Every command but `componentize` prints JSON; `r1ctl plugin` makes tables of it.
 #[derive(Debug, Subcommand)]
-pub enum Plugin {
+pub(crate) enum Plugin {
     /// Make a component of a core WASM module that was built with reward-sdk for
     /// wasm32-unknown-unknown
     Componentize {
@@ -190,7 +190,7 @@ pub enum Plugin {
 
 /// A plugin, and how it is to judge.
 #[derive(Debug, clap::Args)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// Name of a plugin, as job files have it, or a file
     #[arg(value_name = "NAME_OR_FILE")]
     pub plugin: String,
@@ -209,7 +209,7 @@ pub struct Subject {
 
 /// Where plugins are looked for by name.
 #[derive(Debug, clap::Args)]
-pub struct PluginDirs {
+pub(crate) struct PluginDirs {
     /// Looked through first; then plugins beside r1d, then the directories of /etc/r1d/r1d.toml
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,

@@ -45,7 +45,7 @@ const SOCKET_PATH_MAX_BYTES: usize = 107;
 const IN_PLACE_LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
+pub(crate) enum DaemonError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum DaemonError {
 
 /// A configuration with which the daemon cannot run (sysexits' EX_CONFIG): started again it fails
 /// again, until somebody has changed it.
-pub const EXIT_CONFIG: u8 = 78;
+pub(crate) const EXIT_CONFIG: u8 = 78;
 /// A state directory that somebody has to mend (sysexits' EX_DATAERR).
 const EXIT_DATA: u8 = 65;
 /// Anything else, which may be over when the daemon is started again.
@@ -82,7 +82,7 @@ const EXIT_FAILED: u8 = 1;
 impl DaemonError {
     /// What systemd goes by: the unit starts the daemon again after an exit status that time or a
     /// restart may mend, and after no other.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
             DaemonError::State(StateError::NoLedger { .. })
@@ -115,7 +115,7 @@ struct DaemonParts {
 }
 
 /// Serves until a signal or a client says stop.
-pub fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> {
+pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> {
     let state = Arc::new(StateDir::lock(&settings.state_dir)?);
     let system = actix::System::new();
     let ended = system.block_on(async move {

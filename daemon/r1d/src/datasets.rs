@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
-pub enum DataSetError {
+pub(crate) enum DataSetError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("cannot write {}: {source}", path.display())]
@@ -64,7 +64,7 @@ pub enum DataSetError {
 
 /// How a data set came about: `datasets/<stage>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DataSetRecord {
+pub(crate) struct DataSetRecord {
     /// As later stages read them.
     pub rows: u64,
     /// Of the JSONL file that later stages read.
@@ -95,21 +95,21 @@ pub struct DataSetRecord {
 
 /// The data sets that are there when a job's inputs are opened.
 #[derive(Clone, Debug, Default)]
-pub struct DataSets {
+pub(crate) struct DataSets {
     pub dir: PathBuf,
     /// Stages that are finished.
     pub finished: BTreeSet<String>,
 }
 
 impl DataSetRecord {
-    pub fn rows_made(&self) -> u64 {
+    pub(crate) fn rows_made(&self) -> u64 {
         self.before_review
             .as_ref()
             .map_or(self.rows, |(rows, _)| *rows)
     }
 
     /// What later stages read.
-    pub fn file_of(&self, dir: &Path, stage: &str) -> PathBuf {
+    pub(crate) fn file_of(&self, dir: &Path, stage: &str) -> PathBuf {
         // The name alone: a record leads nowhere else.
         let named = self
             .file
@@ -119,13 +119,13 @@ impl DataSetRecord {
     }
 
     /// The name of a file that takes the place of what the stage made.
-    pub fn imported_name(stage: &str, sha256: &str) -> String {
+    pub(crate) fn imported_name(stage: &str, sha256: &str) -> String {
         let short: String = sha256.chars().take(12).collect();
         format!("{stage}.reviewed-{short}.jsonl")
     }
 
     /// That file is the data set from now on.
-    pub fn take(&mut self, rows: u64, sha256: String, stage: &str) {
+    pub(crate) fn take(&mut self, rows: u64, sha256: String, stage: &str) {
         self.return_to_made();
         self.before_review = Some((self.rows, self.sha256.clone()));
         self.file = Some(DataSetRecord::imported_name(stage, &sha256));
@@ -133,7 +133,7 @@ impl DataSetRecord {
     }
 
     /// What the stage made is the data set.
-    pub fn return_to_made(&mut self) {
+    pub(crate) fn return_to_made(&mut self) {
         if let Some((rows, sha256)) = self.before_review.take() {
             (self.rows, self.sha256, self.file) = (rows, sha256, None);
         }
@@ -145,7 +145,7 @@ fn rate(kept: u64, sampled: u64) -> f64 {
 }
 
 /// What the stage itself made.
-pub fn rows_of(dir: &Path, stage: &str) -> PathBuf {
+pub(crate) fn rows_of(dir: &Path, stage: &str) -> PathBuf {
     dir.join(format!("{stage}.jsonl"))
 }
 
@@ -156,7 +156,7 @@ fn record_of(dir: &Path, stage: &str) -> PathBuf {
 impl DataSets {
     /// The file of a finished stage's data set, its bytes compared with the record; `None` while
     /// the stage is not finished.
-    pub fn find(&self, stage: &str) -> Result<Option<PathBuf>, DataSetError> {
+    pub(crate) fn find(&self, stage: &str) -> Result<Option<PathBuf>, DataSetError> {
         if !self.finished.contains(stage) {
             return Ok(None);
         }
@@ -180,7 +180,7 @@ impl DataSets {
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 
 /// The record of a data set that is there.
-pub fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
+pub(crate) fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
     let changed = |problem: String| DataSetError::Changed {
         stage: stage.into(),
         path: rows_of(dir, stage),
@@ -191,7 +191,11 @@ pub fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
     serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
 }
 
-pub fn write_record(dir: &Path, stage: &str, made: &DataSetRecord) -> Result<(), DataSetError> {
+pub(crate) fn write_record(
+    dir: &Path,
+    stage: &str,
+    made: &DataSetRecord,
+) -> Result<(), DataSetError> {
     let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
     Ok(write_atomically(&record_of(dir, stage), |file| {
         file.write_all(record.as_bytes())
@@ -225,7 +229,7 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
 /// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks, for
 /// hours where that is millions of completions: `goes_on` is told again and again how many of the
 /// steps are written, and says whether to write the rest.
-pub fn make(
+pub(crate) fn make(
     loaded_job: &LoadedJob,
     outputs: &Outputs,
     (index, stage): (usize, &Stage),

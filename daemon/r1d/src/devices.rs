@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// `cpu`, `cuda:0`, …: what the configuration lists, or every NVIDIA device, or the CPU where there
 /// is none.
-pub fn found(devices: &Devices) -> Vec<String> {
+pub(crate) fn found(devices: &Devices) -> Vec<String> {
     match devices {
         Devices::Listed(listed) => listed.clone(),
         Devices::Auto => {
@@ -41,7 +41,7 @@ fn nvidia_devices(dev: &Path) -> usize {
 }
 
 /// Threads that one tensor operation of a CPU worker may use; 0 in the configuration: all cores.
-pub fn torch_threads(configured: u32) -> u32 {
+pub(crate) fn torch_threads(configured: u32) -> u32 {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         n => n,

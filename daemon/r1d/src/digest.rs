@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::path::Path;
 
-pub fn hex(hash: Sha256) -> String {
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize()
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -14,14 +14,14 @@ pub fn hex(hash: Sha256) -> String {
 
 /// The hash of all bytes of a regular file. `wanted` is asked between parts and ends it by an
 /// error.
-pub fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
+pub(crate) fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
     let mut hash = Sha256::new();
     add(&mut hash, user_file::open(path)?, wanted)?;
     Ok(hex(hash))
 }
 
 /// Adds all that the reader gives to a hash.
-pub fn add(
+pub(crate) fn add(
     hash: &mut Sha256,
     mut from: impl Read,
     wanted: &dyn Fn() -> io::Result<()>,

@@ -28,7 +28,7 @@ const TOKENIZER_FILES: [&str; 8] = [
 
 /// Files and directories as the job names them: one that is out of reach has no files to be found
 /// in it.
-pub fn named(job: &Job) -> BTreeSet<PathBuf> {
+pub(crate) fn named(job: &Job) -> BTreeSet<PathBuf> {
     let data = job
         .data
         .values()
@@ -65,7 +65,7 @@ fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
 
 /// Files of the data sets, templates, tokenizers, models and what rewards ask, as far as they are
 /// found.
-pub fn paths(job: &Job) -> BTreeSet<PathBuf> {
+pub(crate) fn paths(job: &Job) -> BTreeSet<PathBuf> {
     let mut paths: BTreeSet<PathBuf> = job
         .data
         .values()
@@ -94,7 +94,7 @@ pub fn paths(job: &Job) -> BTreeSet<PathBuf> {
 }
 
 /// The tokenizer's file, and what has a say in it beside it; those that are there.
-pub fn tokenizer_files(tokenizer: &Path) -> BTreeSet<PathBuf> {
+pub(crate) fn tokenizer_files(tokenizer: &Path) -> BTreeSet<PathBuf> {
     looked_for(tokenizer)
         .into_iter()
         .filter(|file| file.is_file())
@@ -116,7 +116,7 @@ fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
 
 /// The files of a directory's weights, as whoever opens them finds them. What is wrong with them is
 /// told by that one: here there are none then.
-pub fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
+pub(crate) fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
     r1d_shape::weight_files(dir).unwrap_or_default()
 }
 
@@ -185,7 +185,7 @@ struct Seen {
 /// What a job reads, as it was when the job was submitted: its files, those that were looked for in
 /// vain, and what its patterns and directories of weights held.
 #[derive(Serialize, Deserialize)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     files: BTreeMap<PathBuf, Seen>,
     absent: BTreeSet<PathBuf>,
     patterns: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
@@ -193,14 +193,14 @@ pub struct Inputs {
 }
 
 /// What is found of a job's inputs before the job is read.
-pub struct Found {
+pub(crate) struct Found {
     inputs: Inputs,
     data: BTreeSet<PathBuf>,
     stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 impl Found {
-    pub fn of(job: &Job) -> io::Result<Found> {
+    pub(crate) fn of(job: &Job) -> io::Result<Found> {
         let data: BTreeSet<PathBuf> = job
             .data
             .values()
@@ -254,7 +254,7 @@ impl Found {
 
     /// The same with hashes. A file that has changed since is an error that names it; `wanted` is
     /// asked between parts and ends it by an error.
-    pub fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
+    pub(crate) fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
         let Found {
             mut inputs,
             data,
@@ -285,7 +285,7 @@ impl Found {
 
 impl Inputs {
     /// The hash of all bytes of one of the files, as it was submitted.
-    pub fn sha256_of(&self, path: &Path) -> Option<&str> {
+    pub(crate) fn sha256_of(&self, path: &Path) -> Option<&str> {
         self.files
             .get(path)
             .filter(|seen| seen.whole)
@@ -366,7 +366,7 @@ fn at(path: &Path, error: impl Display) -> io::Error {
 
 /// Whether nothing was written or added since the record was made, as far as stamps tell: no file
 /// is read.
-pub fn is_untouched(record: &Path) -> bool {
+pub(crate) fn is_untouched(record: &Path) -> bool {
     let read = user_file::read(record, RECORD_MAX_BYTES)
         .and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
     read.is_ok_and(|inputs| {
@@ -379,7 +379,7 @@ pub fn is_untouched(record: &Path) -> bool {
 /// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
 /// are. A job waits until they are. What was learned of files on the way is written into the
 /// record.
-pub fn unlike(record: &Path) -> Option<String> {
+pub(crate) fn unlike(record: &Path) -> Option<String> {
     let read = user_file::read(record, RECORD_MAX_BYTES);
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
     let (mut inputs, before) = match inputs {

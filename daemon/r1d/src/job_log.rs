@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Clone)]
-pub struct JobLog(Arc<LogFile>);
+pub(crate) struct JobLog(Arc<LogFile>);
 
 struct LogFile {
     path: PathBuf,
@@ -19,7 +19,7 @@ struct LogFile {
 }
 
 impl JobLog {
-    pub fn new(path: PathBuf, job: &str, clock: SharedClock) -> JobLog {
+    pub(crate) fn new(path: PathBuf, job: &str, clock: SharedClock) -> JobLog {
         JobLog(Arc::new(LogFile {
             path,
             job: job.into(),
@@ -27,26 +27,26 @@ impl JobLog {
         }))
     }
 
-    pub fn info(&self, message: impl Into<String>) {
+    pub(crate) fn info(&self, message: impl Into<String>) {
         let message = shown::line(&message.into());
         tracing::info!(job = self.0.job, "{message}");
         self.write("info", message);
     }
 
-    pub fn warn(&self, message: impl Into<String>) {
+    pub(crate) fn warn(&self, message: impl Into<String>) {
         let message = shown::line(&message.into());
         tracing::warn!(job = self.0.job, "{message}");
         self.write("warn", message);
     }
 
-    pub fn error(&self, message: impl Into<String>) {
+    pub(crate) fn error(&self, message: impl Into<String>) {
         let message = shown::line(&message.into());
         tracing::error!(job = self.0.job, "{message}");
         self.write("error", message);
     }
 
     /// A line of the worker's standard error.
-    pub fn worker(&self, line: &str) {
+    pub(crate) fn worker(&self, line: &str) {
         let line = shown::line(line);
         tracing::debug!(job = self.0.job, "worker: {line}");
         self.write("worker", line);
@@ -75,7 +75,7 @@ impl JobLog {
 }
 
 /// Whole lines of `bytes` and how many bytes they are. A line torn by a crash is left out.
-pub fn parse(bytes: &[u8]) -> (Vec<LogLine>, usize) {
+pub(crate) fn parse(bytes: &[u8]) -> (Vec<LogLine>, usize) {
     let whole = bytes
         .iter()
         .rposition(|b| *b == b'\n')

@@ -35,11 +35,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// by the disk's pace.
 const QUEUE_MAX_TASKS: usize = 256;
 /// From the end of an attempt to the end of its writer, which has one write in hand at most.
-pub const WRITER_END_MAX: Duration = Duration::from_secs(600);
+pub(crate) const WRITER_END_MAX: Duration = Duration::from_secs(600);
 /// Telling the ledger that the other jobs are put down, when a writer hangs.
 const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 
-pub enum Task {
+pub(crate) enum Task {
     Keep(Keep),
     Store(Store, oneshot::Sender<Event>),
     /// What a stage kept becomes a data set; `progress` hears how far that is, as far as it has
@@ -125,7 +125,7 @@ impl WriterError {
 
 /// What it means for an attempt that something could not be kept: what the operating system refused
 /// is waited for.
-pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
+pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     match outside::said_by_the_system(error).and_then(outside::remedy) {
         Some(what) => End::Away {
             cause: format!("{error}: {what}"),
@@ -137,7 +137,7 @@ pub fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
 }
 
 /// What it means for an attempt that the ledger did not take a command.
-pub fn unrecorded(error: &LedgerError) -> End {
+pub(crate) fn unrecorded(error: &LedgerError) -> End {
     match error {
         LedgerError::Rejected(rejected) => End::Abandoned {
             cause: rejected.to_string(),
@@ -153,7 +153,7 @@ fn away(error: &dyn std::error::Error) -> End {
     }
 }
 
-pub struct JobWriter {
+pub(crate) struct JobWriter {
     pub job: JobId,
     pub epoch: u64,
     pub ledger: Arc<Ledger>,
@@ -174,7 +174,7 @@ pub struct JobWriter {
 /// The writers that may still write, by job. A job has one at most: two would write over each other
 /// in the journal, which knows no epochs.
 #[derive(Clone, Default)]
-pub struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
+pub(crate) struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
 
 #[derive(Clone)]
 struct Known {
@@ -227,7 +227,7 @@ impl JobWriters {
     /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but
     /// with its process, and no attempt may begin beside it: then the daemon gives up, for systemd
     /// to start a fresh one. That is held against no other job.
-    pub async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
+    pub(crate) async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
         if tokio::time::timeout(WRITER_END_MAX, self.end(job))
             .await
             .is_err()
@@ -264,7 +264,7 @@ fn put_down_others(ledger: &Ledger, job: &JobId) {
 impl JobWriter {
     /// Starts the thread; it ends when the sender is dropped, or [`JobWriters::none`] is waited
     /// for. No other writer of the job may be there.
-    pub fn start(mut self, writers: &JobWriters) -> std::io::Result<mpsc::Sender<Task>> {
+    pub(crate) fn start(mut self, writers: &JobWriters) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
         let writing = writers.begin(&self.job);
         tasks::thread("writer", move || {

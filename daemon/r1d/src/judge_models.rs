@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A model of the job, as far as the control plane knows it.
-pub struct Model {
+pub(crate) struct Model {
     pub facts: ModelShape,
     pub tokenizer: Arc<Tokenizer>,
     pub base: ModelSource,
@@ -26,7 +26,7 @@ pub struct Model {
 impl Model {
     /// Errors name the file. With a fresh `head` the weights of a language model need none of their
     /// own.
-    pub fn open(weights: &Weights, head: Head) -> Result<Model, LoadError> {
+    pub(crate) fn open(weights: &Weights, head: Head) -> Result<Model, LoadError> {
         let (config, text) = read_config(&weights.config())?;
         let config = match weights {
             Weights::Directory(dir) => check_weights(dir, config, head)?,
@@ -51,7 +51,7 @@ impl Model {
     }
 
     /// The weights have the multi-token prediction module too, for a stage that runs it.
-    pub fn check_prediction(&self) -> Result<(), LoadError> {
+    pub(crate) fn check_prediction(&self) -> Result<(), LoadError> {
         match (&self.base, self.config.clone().with_prediction()) {
             (ModelSource::Directory(dir), Ok(config)) => {
                 check_weights(dir, config, Head::Stored).map(drop)
@@ -95,7 +95,7 @@ impl JudgeModel {
 }
 
 #[derive(Default)]
-pub struct JudgeModels {
+pub(crate) struct JudgeModels {
     known: BTreeMap<AskedModel, JudgeModel>,
     /// Of those that rewards name by their directory.
     pub facts: BTreeMap<PathBuf, ModelShape>,
@@ -135,7 +135,7 @@ fn other_kind(reward: &Reward, wanted: Gives) -> String {
 
 impl JudgeModels {
     /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
-    pub fn open(
+    pub(crate) fn open(
         &mut self,
         job: &Job,
         models: &[Model],
@@ -165,7 +165,7 @@ impl JudgeModels {
 
     /// What is wrong with a plugin that asks for what its reward's model does not give, as far as a
     /// trial on its golden cases shows.
-    pub fn misfit(
+    pub(crate) fn misfit(
         &self,
         job: &Job,
         reward: &Reward,
@@ -193,7 +193,7 @@ impl JudgeModels {
     /// The questions as the model reads them. `policy` is the tokenizer of the completions, which a
     /// reward model without one of its own shares; `adds_special` holds for it. An error ends the
     /// job.
-    pub fn questions(
+    pub(crate) fn questions(
         &self,
         job: &Job,
         reward: &Reward,
@@ -250,7 +250,7 @@ impl JudgeModels {
     }
 
     /// What the model said, as the plugin reads it. An error ends the job.
-    pub fn answers(
+    pub(crate) fn answers(
         &self,
         job: &Job,
         reward: &Reward,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// A job as its runner last showed it.
 #[derive(Clone, Debug, Default)]
-pub struct JobSnapshot {
+pub(crate) struct JobSnapshot {
     pub activity: Option<Activity>,
     pub waits: Vec<Wait>,
     pub eta_s: Option<f64>,
@@ -21,7 +21,7 @@ pub struct JobSnapshot {
 }
 
 #[derive(Clone)]
-pub struct LiveStatus(Arc<Snapshots>);
+pub(crate) struct LiveStatus(Arc<Snapshots>);
 
 struct Snapshots {
     state: Mutex<State>,
@@ -39,7 +39,7 @@ struct State {
 
 impl LiveStatus {
     /// Devices get no jobs before they are [`LiveStatus::found`] to be usable.
-    pub fn new(devices: &[String]) -> LiveStatus {
+    pub(crate) fn new(devices: &[String]) -> LiveStatus {
         let device = |name: &String| DeviceStatus {
             device: name.clone(),
             state: "starting".into(),
@@ -71,16 +71,16 @@ impl LiveStatus {
     }
 
     /// Marks that something changed elsewhere (the ledger).
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.change(|_| ());
     }
 
-    pub fn show(&self, job: &JobId, live: JobSnapshot) {
+    pub(crate) fn show(&self, job: &JobId, live: JobSnapshot) {
         self.change(|state| state.jobs.insert(job.clone(), live));
     }
 
     /// The job that waits goes on waiting, for something else now; whether that is new.
-    pub fn renew_wait(&self, job: &JobId, what: &str) -> bool {
+    pub(crate) fn renew_wait(&self, job: &JobId, what: &str) -> bool {
         let is_new = |wait: &Wait| wait.waits_for != what;
         if !self
             .lock()
@@ -101,15 +101,15 @@ impl LiveStatus {
         true
     }
 
-    pub fn clear(&self, job: &JobId) {
+    pub(crate) fn clear(&self, job: &JobId) {
         self.change(|state| state.jobs.remove(job));
     }
 
-    pub fn live(&self, job: &JobId) -> Option<JobSnapshot> {
+    pub(crate) fn live(&self, job: &JobId) -> Option<JobSnapshot> {
         self.lock().jobs.get(job).cloned()
     }
 
-    pub fn devices(&self) -> Vec<DeviceStatus> {
+    pub(crate) fn devices(&self) -> Vec<DeviceStatus> {
         let state = self.lock();
         let mut devices = state.devices.clone();
         for device in devices
@@ -122,13 +122,13 @@ impl LiveStatus {
     }
 
     /// Why no device is given a job, whichever it is; `None`: nothing keeps them from it.
-    pub fn hold(&self, cause: Option<String>) {
+    pub(crate) fn hold(&self, cause: Option<String>) {
         if self.lock().held != cause {
             self.change(|state| state.held = cause);
         }
     }
 
-    pub fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
+    pub(crate) fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
         self.change(|state| {
             state
                 .devices
@@ -139,7 +139,7 @@ impl LiveStatus {
     }
 
     /// The job that the device had needs it no more.
-    pub fn left(&self, device: &str) {
+    pub(crate) fn left(&self, device: &str) {
         self.device(device, |status| {
             status.job = None;
             if status.problem.is_none() {
@@ -149,14 +149,14 @@ impl LiveStatus {
     }
 
     /// Waits until the device cannot be used.
-    pub async fn until_unusable(&self, device: &str) {
+    pub(crate) async fn until_unusable(&self, device: &str) {
         let mut changes = self.watch();
         // The sender lives as long as the live status.
         while self.is_usable(device) && changes.changed().await.is_ok() {}
     }
 
     /// Whether the device can run a job at all.
-    pub fn is_usable(&self, device: &str) -> bool {
+    pub(crate) fn is_usable(&self, device: &str) -> bool {
         self.lock()
             .devices
             .iter()
@@ -164,7 +164,7 @@ impl LiveStatus {
     }
 
     /// What a look at the device found ([`crate::setup`]); `None`: it can be used.
-    pub fn found(&self, device: &str, problem: Option<String>) {
+    pub(crate) fn found(&self, device: &str, problem: Option<String>) {
         self.device(device, |status| {
             if problem.is_some() || status.problem.is_some() {
                 status.state = if problem.is_some() { "failed" } else { "idle" }.into();
@@ -174,7 +174,7 @@ impl LiveStatus {
     }
 
     /// Tells of every change from now on.
-    pub fn watch(&self) -> watch::Receiver<u64> {
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 }

@@ -39,7 +39,7 @@ const DOMAINS_SHOWN_MAX: usize = 20;
 const RESAMPLE: u64 = 0x7265_7361;
 
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     #[error(transparent)]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -94,7 +94,7 @@ pub enum LoadError {
 }
 
 /// A reward that is ready to judge.
-pub struct JobReward {
+pub(crate) struct JobReward {
     pub reward: Reward,
     /// Its components are these of [`LoadedJob::reward plugins`].
     pub number: usize,
@@ -148,7 +148,7 @@ struct PendingStage {
     prompt_max: u32,
 }
 
-pub struct LoadedJob {
+pub(crate) struct LoadedJob {
     pub job: Job,
     pub seen: InputFacts,
     pub warnings: Vec<String>,
@@ -189,12 +189,16 @@ impl LoadedJob {
     /// Of a job that has not begun: what its stages are to make is checked as far as it can be.
     /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin. `recorded` says
     /// which components judge, of the plugins that it knows.
-    pub fn open(job: Job, rewards: &Rewards, recorded: &Recorded) -> Result<LoadedJob, LoadError> {
+    pub(crate) fn open(
+        job: Job,
+        rewards: &Rewards,
+        recorded: &Recorded,
+    ) -> Result<LoadedJob, LoadError> {
         LoadedJob::read(job, rewards, recorded, &Reading::default())
     }
 
     /// [`LoadedJob::open`] for a client, which is told how far it is.
-    pub fn read(
+    pub(crate) fn read(
         job: Job,
         rewards: &Rewards,
         recorded: &Recorded,
@@ -204,7 +208,7 @@ impl LoadedJob {
     }
 
     /// Of a job of which some stages have made data sets.
-    pub fn open_with(
+    pub(crate) fn open_with(
         job: Job,
         rewards: &Rewards,
         recorded: &Recorded,
@@ -304,12 +308,12 @@ impl LoadedJob {
     }
 
     /// What there is to read of the job, in parts for a progress.
-    pub fn parts(&self) -> usize {
+    pub(crate) fn parts(&self) -> usize {
         parts(&self.job)
     }
 
     /// Everything that judges, in stages and evaluations.
-    pub fn judges(&self) -> impl Iterator<Item = &JobReward> {
+    pub(crate) fn judges(&self) -> impl Iterator<Item = &JobReward> {
         self.stages
             .iter()
             .flat_map(LoadedStage::judges)
@@ -317,7 +321,7 @@ impl LoadedJob {
     }
 
     /// One per [`Job::models`].
-    pub fn facts(&self) -> Vec<ModelShape> {
+    pub(crate) fn facts(&self) -> Vec<ModelShape> {
         self.models
             .iter()
             .map(|model| model.facts.clone())
@@ -325,7 +329,7 @@ impl LoadedJob {
     }
 
     /// Of the model that completions are of; `None` for what is not in the job.
-    pub fn tokenizer(&self, of: Source) -> Option<&Tokenizer> {
+    pub(crate) fn tokenizer(&self, of: Source) -> Option<&Tokenizer> {
         let model = match of {
             Source::Stage(index) => self.job.model_of(self.job.stages.get(index)?),
             Source::Eval { model, .. } => model,
@@ -358,7 +362,7 @@ impl LoadedJob {
     }
 
     /// What the job's state machine is to know.
-    pub fn plan(
+    pub(crate) fn plan(
         &self,
         id: &JobId,
         outputs: &Outputs,
@@ -411,7 +415,7 @@ impl LoadedJob {
     }
 
     /// The rows of [`r1d_runner::Command::ReadPrompts`].
-    pub fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
+    pub(crate) fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
         let Some((data, prompts, _)) = self.prompted(of) else {
             return Vec::new();
         };
@@ -451,7 +455,7 @@ impl LoadedJob {
     }
 
     /// The rows of a step that samples nothing.
-    pub fn batch(&self, stage: usize, step: u64) -> Batch {
+    pub(crate) fn batch(&self, stage: usize, step: u64) -> Batch {
         match self.stages.get(stage) {
             Some(LoadedStage::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
             Some(LoadedStage::Preferred { rows, .. }) => batch(rows.step(step)),
@@ -460,7 +464,7 @@ impl LoadedJob {
     }
 
     /// All held-out rows of a reward-model stage.
-    pub fn held_out(&self, stage: usize) -> Batch {
+    pub(crate) fn held_out(&self, stage: usize) -> Batch {
         match self.stages.get(stage) {
             Some(LoadedStage::Preferred {
                 held_out: Some(rows),
@@ -470,7 +474,7 @@ impl LoadedJob {
         }
     }
 
-    pub fn row(
+    pub(crate) fn row(
         &self,
         of: Source,
         row: u64,
@@ -490,7 +494,7 @@ impl LoadedJob {
 }
 
 /// A row, and who judges its completions.
-pub struct RowJudged<'a, Judges> {
+pub(crate) struct RowJudged<'a, Judges> {
     /// As the model reads it.
     pub prompt: &'a str,
     pub data: &'a r1d_data::Row,
@@ -518,7 +522,7 @@ impl JobReward {
     }
 
     /// How its plugin is to be loaded, whichever component it is.
-    pub fn spec(&self) -> RewardSpec {
+    pub(crate) fn spec(&self) -> RewardSpec {
         spec(&self.reward)
     }
 }
@@ -1109,7 +1113,7 @@ fn eval_warnings(eval: &Eval, material: &LoadedEval) -> Option<String> {
 }
 
 /// Threads that a worker of `device` may use for one tensor operation.
-pub fn worker_threads(device: &str, configured: u32) -> u32 {
+pub(crate) fn worker_threads(device: &str, configured: u32) -> u32 {
     if device == "cpu" {
         devices::torch_threads(configured)
     } else {

@@ -26,14 +26,14 @@ const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
     "`[log] level` is {level:?}, which is no filter ({source}): write a level, or one per module \
      as in \"info,r1d::actors=debug\""
 )]
-pub struct LevelError {
+pub(crate) struct LevelError {
     level: String,
     source: ParseError,
 }
 
 /// Panics become lines too: an actor that panicked is recreated, and its cause must not be lost
 /// between other programs' output.
-pub fn init(config: &DaemonConfig) -> Result<(), LevelError> {
+pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
     let configured = EnvFilter::try_new(&config.log_level).map_err(|source| LevelError {
         level: config.log_level.clone(),
         source,
@@ -89,7 +89,7 @@ fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
 }
 
 /// Prints why the daemon ends, before or after there is a log.
-pub fn last_words(error: &dyn std::fmt::Display) {
+pub(crate) fn last_words(error: &dyn std::fmt::Display) {
     let prefix = if is_journal(
         std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
         &io::stderr(),

@@ -5,12 +5,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-pub const READY: &str = "READY=1";
-pub const STOPPING: &str = "STOPPING=1";
-pub const WATCHDOG: &str = "WATCHDOG=1";
+pub(crate) const READY: &str = "READY=1";
+pub(crate) const STOPPING: &str = "STOPPING=1";
+pub(crate) const WATCHDOG: &str = "WATCHDOG=1";
 
 /// A failure is only logged: a service that cannot report is still a service.
-pub fn send(message: &str) {
+pub(crate) fn send(message: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -28,7 +28,7 @@ pub fn send(message: &str) {
 }
 
 /// How often to send [`WATCHDOG`]: half of what systemd waits for.
-pub fn watchdog_interval() -> Option<Duration> {
+pub(crate) fn watchdog_interval() -> Option<Duration> {
     let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
     (micros > 0).then(|| Duration::from_micros(micros / 2))
 }

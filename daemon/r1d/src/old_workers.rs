@@ -14,7 +14,7 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// one waits twice as long.
 const LEAVE_MAX: Duration = Duration::from_secs(60);
 
-pub struct OldWorkers {
+pub(crate) struct OldWorkers {
     state: Arc<StateDir>,
     clock: SharedClock,
     /// Since the first look that found one.
@@ -29,14 +29,14 @@ struct Wait {
 }
 
 /// Why no job may begin.
-pub struct Remaining {
+pub(crate) struct Remaining {
     pub cause: String,
     /// When to look again.
     pub pause: Duration,
 }
 
 impl OldWorkers {
-    pub fn new(state: Arc<StateDir>, clock: SharedClock) -> OldWorkers {
+    pub(crate) fn new(state: Arc<StateDir>, clock: SharedClock) -> OldWorkers {
         OldWorkers {
             state,
             clock,
@@ -46,7 +46,7 @@ impl OldWorkers {
 
     /// Looks for them; `None` when all are gone. The log hears of them at first, and then ever more
     /// seldom.
-    pub fn look(&mut self) -> Option<Remaining> {
+    pub(crate) fn look(&mut self) -> Option<Remaining> {
         let Some(pids) = self.state.old_workers() else {
             if self.wait.take().is_some() {
                 tracing::info!("the workers of the daemon before this one are gone");

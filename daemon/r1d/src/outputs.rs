@@ -31,12 +31,12 @@ use std::path::{Path, PathBuf};
 
 /// The paths of one job.
 #[derive(Clone, Debug)]
-pub struct Outputs {
+pub(crate) struct Outputs {
     pub dir: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum OutputError {
+pub(crate) enum OutputError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
@@ -54,19 +54,19 @@ fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError {
 }
 
 impl Outputs {
-    pub fn new(dir: PathBuf) -> Outputs {
+    pub(crate) fn new(dir: PathBuf) -> Outputs {
         Outputs { dir }
     }
 
-    pub fn job_toml(&self) -> PathBuf {
+    pub(crate) fn job_toml(&self) -> PathBuf {
         self.dir.join("job.toml")
     }
 
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("log.jsonl")
     }
 
-    pub fn inputs(&self) -> PathBuf {
+    pub(crate) fn inputs(&self) -> PathBuf {
         self.dir.join("inputs.json")
     }
 
@@ -74,21 +74,21 @@ impl Outputs {
         self.dir.join("status.json")
     }
 
-    pub fn journal(&self) -> PathBuf {
+    pub(crate) fn journal(&self) -> PathBuf {
         self.dir.join("journal")
     }
 
-    pub fn final_dir(&self) -> PathBuf {
+    pub(crate) fn final_dir(&self) -> PathBuf {
         self.dir.join("final")
     }
 
     /// Where the data sets are that the job's stages make.
-    pub fn datasets(&self) -> PathBuf {
+    pub(crate) fn datasets(&self) -> PathBuf {
         self.dir.join("datasets")
     }
 
     /// Where the job's checkpoints go.
-    pub fn checkpoints(&self, job: &Job, id: &JobId) -> PathBuf {
+    pub(crate) fn checkpoints(&self, job: &Job, id: &JobId) -> PathBuf {
         match &job.checkpoint.to {
             Some(elsewhere) => elsewhere.join(&id.0),
             None => self.dir.join("checkpoints"),
@@ -96,14 +96,14 @@ impl Outputs {
     }
 
     /// The rollouts of committed step `step`, from 1.
-    pub fn rollouts(&self, stage: &str, step: u64) -> PathBuf {
+    pub(crate) fn rollouts(&self, stage: &str, step: u64) -> PathBuf {
         self.dir
             .join("rollouts")
             .join(format!("{stage}-step-{step:06}.parquet"))
     }
 
     /// The newest step (from 1) up to `committed` of a stage that left rollouts.
-    pub fn last_rollouts(&self, stage: &str, committed: u64) -> Option<u64> {
+    pub(crate) fn last_rollouts(&self, stage: &str, committed: u64) -> Option<u64> {
         let entries = std::fs::read_dir(self.dir.join("rollouts")).ok()?;
         let step = |name: String| {
             name.strip_prefix(stage)?
@@ -132,7 +132,7 @@ impl Outputs {
 
     /// Creates the job's directories; their names survive a crash of the machine. What a daemon
     /// before this one was writing when it ended is removed.
-    pub fn create(&self) -> Result<(), OutputError> {
+    pub(crate) fn create(&self) -> Result<(), OutputError> {
         for dir in [&self.dir, &self.dir.join("rollouts")] {
             create_dir_durably(dir).map_err(write_error(dir))?;
             remove_parts(dir);
@@ -143,7 +143,7 @@ impl Outputs {
 
     /// Writes `metrics.jsonl` and the event files from the ledger: after a crash they may lack
     /// lines, or end in the middle of one.
-    pub fn rewrite_metrics(
+    pub(crate) fn rewrite_metrics(
         &self,
         ledger: &Ledger,
         job: &JobId,
@@ -184,7 +184,7 @@ impl Outputs {
     }
 
     /// Leaves the status for whoever reads the directory without a daemon.
-    pub fn write_status(&self, status: &JobStatus) -> Result<(), OutputError> {
+    pub(crate) fn write_status(&self, status: &JobStatus) -> Result<(), OutputError> {
         let text = serde_json::to_string_pretty(status).unwrap_or_default() + "\n";
         Ok(write_atomically(&self.status(), |file| {
             file.write_all(text.as_bytes())
@@ -192,7 +192,7 @@ impl Outputs {
     }
 
     /// Adds a step that the ledger has committed; `step` from 1.
-    pub fn append_metrics(
+    pub(crate) fn append_metrics(
         &self,
         stage: &str,
         step: u64,

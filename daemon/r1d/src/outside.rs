@@ -20,7 +20,7 @@ const PROBE_FILE: &str = ".probe";
 const PROBE_BYTES: usize = 64 << 10;
 
 /// Names what is amiss, and what to do; `None` when the job can go on. Blocks.
-pub fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
+pub(crate) fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
     let record = views.ledger.job(job)?;
     let outputs = Outputs::new(job_dir(&views.state_dir, job));
     let parsed = Job::parse(&record.submission.job_toml, Path::new("/")).ok()?;
@@ -52,7 +52,7 @@ fn unwritable(dir: &Path) -> Option<String> {
 
 /// What somebody can do for a write that could not be done; `None` where it is nobody's but the
 /// daemon's doing.
-pub fn remedy(error: &io::Error) -> Option<&'static str> {
+pub(crate) fn remedy(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room on that file system"),
         ErrorKind::ReadOnlyFilesystem => Some("make that file system writable again"),
@@ -69,7 +69,7 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
 }
 
 /// What the operating system said, of an error that may have it inside.
-pub fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
+pub(crate) fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
     std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {
         (*error).source()
     })

@@ -15,7 +15,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A job that waits.
-pub struct OutsideWait {
+pub(crate) struct OutsideWait {
     /// In which it goes on, where one was begun.
     pub epoch: Option<u64>,
     /// Dropping it ends the wait.
@@ -23,13 +23,13 @@ pub struct OutsideWait {
 }
 
 /// What a job waits for that is outside of it, as `r1ctl why` says it.
-pub fn awaited(cause: &str) -> String {
+pub(crate) fn awaited(cause: &str) -> String {
     format!("{cause}; the job goes on when that is mended, or cancel it")
 }
 
 /// Takes turns at looking.
 #[derive(Clone)]
-pub struct Looks(Arc<Semaphore>);
+pub(crate) struct Looks(Arc<Semaphore>);
 
 impl Default for Looks {
     fn default() -> Looks {
@@ -46,7 +46,7 @@ fn pauses() -> impl Iterator<Item = Duration> {
 
 impl Looks {
     /// Waits until `amiss` names nothing any more. `told` hears at each look what it names.
-    pub async fn until_mended(
+    pub(crate) async fn until_mended(
         &self,
         amiss: impl Fn() -> Option<String> + Send + Sync + 'static,
         told: impl Fn(&str),

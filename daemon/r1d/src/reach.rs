@@ -26,7 +26,7 @@ const PATH_MAX_BYTES: usize = 4095;
 const BELOW_MAX_BYTES: usize = 300;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreachable {
+pub(crate) enum Unreachable {
     #[error(
         "{}: the daemon runs as user {user}, who may not {deed} {}: let it (`setfacl -m \
          u:{user}:{rights} {}`, or chmod), or put the files elsewhere",
@@ -88,7 +88,7 @@ pub enum Unreachable {
 }
 
 /// Where and as whom the daemon runs.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     user: String,
     private_tmp: bool,
     is_service: bool,
@@ -97,7 +97,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Those of this process.
-    pub fn own(state_dir: &Path) -> Surroundings {
+    pub(crate) fn own(state_dir: &Path) -> Surroundings {
         let uid = rustix::process::geteuid().as_raw();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Surroundings {
@@ -134,7 +134,7 @@ fn has_private_tmp(mounts: &str) -> bool {
 
 /// Looks at all that the job reads, and at where its checkpoints go. What is wrong with a file
 /// otherwise is told by whoever reads it. Blocks.
-pub fn check(job: &Job, around: &Surroundings) -> Result<(), Unreachable> {
+pub(crate) fn check(job: &Job, around: &Surroundings) -> Result<(), Unreachable> {
     inputs::named(job)
         .iter()
         .chain(&inputs::paths(job))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by whoever reads and whoever waits for it.
 #[derive(Clone)]
-pub struct Reading(Arc<ReadingState>);
+pub(crate) struct Reading(Arc<ReadingState>);
 
 struct ReadingState {
     at: Mutex<Activity>,
@@ -17,7 +17,7 @@ struct ReadingState {
 /// Nobody waits for what was being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client that asked for it has left")]
-pub struct Unwanted;
+pub(crate) struct Unwanted;
 
 impl Default for Reading {
     fn default() -> Self {
@@ -40,7 +40,7 @@ fn activity(doing: &str, done: u64, total: u64) -> Activity {
 impl Reading {
     /// Says what is done now, `done` of `total` parts being behind it. An error where nobody wants
     /// the rest.
-    pub fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
+    pub(crate) fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) =
             activity(doing, done as u64, total as u64);
         if self.0.unwanted.is_set() {
@@ -50,7 +50,7 @@ impl Reading {
         }
     }
 
-    pub fn now(&self) -> Activity {
+    pub(crate) fn now(&self) -> Activity {
         self.0
             .at
             .lock()
@@ -59,18 +59,18 @@ impl Reading {
     }
 
     /// For what a part does that takes long by itself: loading a plugin.
-    pub fn abandoned(&self) -> Abandoned {
+    pub(crate) fn abandoned(&self) -> Abandoned {
         self.0.unwanted.clone()
     }
 
     /// The reading ends at its next part when what is returned is dropped.
-    pub fn until_dropped(&self) -> Wanted {
+    pub(crate) fn until_dropped(&self) -> Wanted {
         Wanted(self.clone())
     }
 }
 
 /// Held by whoever waits for a reading that is of use to nobody else.
-pub struct Wanted(Reading);
+pub(crate) struct Wanted(Reading);
 
 impl Drop for Wanted {
     fn drop(&mut self) {

@@ -38,7 +38,7 @@ use std::sync::Arc;
 const FILES_MAX: usize = 100_000;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ReuseError {
+pub(crate) enum ReuseError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -55,7 +55,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
 /// The key of each stage, hex; none of one whose data set people review, and of what builds on it.
 /// `plugins` are the hashes of those that judge. Blocks: reads all data whose hashes are not
 /// `known`.
-pub fn keys(
+pub(crate) fn keys(
     job: &Job,
     plugins: &BTreeMap<String, String>,
     views: &JobViews,
@@ -284,7 +284,7 @@ fn is_there(views: &JobViews, job: &JobRecord, index: usize, record: &StageRecor
 }
 
 /// Which stages would be taken over, and from which jobs; of a job that is only planned.
-pub fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, JobId> {
+pub(crate) fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, JobId> {
     let plugins = reward_versions::hashes(loaded_job);
     let keys = keys(&loaded_job.job, &plugins, views, None).unwrap_or_default();
     let found = keys
@@ -296,7 +296,7 @@ pub fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, JobId> 
 
 /// Takes over as many stages as come next, one after the other. Returns the later ones that could
 /// be, when it is their turn. Blocks.
-pub fn take_over(
+pub(crate) fn take_over(
     views: &JobViews,
     record: &Arc<JobRecord>,
     outputs: &Outputs,

@@ -36,7 +36,7 @@ static ARRIVALS: AtomicU64 = AtomicU64::new(0);
 const LINE_MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ReviewError {
+pub(crate) enum ReviewError {
     #[error("job `{job}` has no stage {stage:?}; those that make data sets: {known}")]
     NoStage {
         job: String,
@@ -82,7 +82,7 @@ pub enum ReviewError {
 }
 
 impl ReviewError {
-    pub fn is_the_daemons(&self) -> bool {
+    pub(crate) fn is_the_daemons(&self) -> bool {
         matches!(self, ReviewError::DataSet(_) | ReviewError::Job(_))
     }
 }
@@ -146,7 +146,7 @@ fn is_finished(record: &JobRecord, stage: &str) -> bool {
 }
 
 /// The data sets that are there, in the order of their stages. Blocks.
-pub fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
+pub(crate) fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
     let folder = ReviewFolder::open(views, record)?;
     let finished = folder
         .makers()
@@ -157,7 +157,7 @@ pub fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataSet>, Re
 }
 
 /// What such a job waits for.
-pub fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
+pub(crate) fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
     format!(
         "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} \
          {stage}` with --export FILE, then --import FILE, or --accept"
@@ -165,7 +165,7 @@ pub fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
 }
 
 /// The first data set of a job that waits for its review: stage and rows. Blocks.
-pub fn awaited(
+pub(crate) fn awaited(
     record: &JobRecord,
     job: &Job,
     dir: &Path,
@@ -184,7 +184,7 @@ pub fn awaited(
 }
 
 /// The SHA-256 of each data set that is there. Blocks.
-pub fn hashes(
+pub(crate) fn hashes(
     record: &JobRecord,
     job: &Job,
     dir: &Path,
@@ -198,7 +198,7 @@ pub fn hashes(
 }
 
 /// Accepts what a stage made, or takes `file` in its place. Blocks.
-pub fn review(
+pub(crate) fn review(
     views: &JobViews,
     record: &JobRecord,
     stage: &str,

@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::RwLock;
 
 /// A place in a job: stage, step (from 0).
-pub type StepRef = (u32, u64);
+pub(crate) type StepRef = (u32, u64);
 
 /// A step may end while its judge is changed: the change is then tried for the next one.
 const TRIES_MAX: u32 = 10;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
+pub(crate) enum ReloadError {
     #[error(transparent)]
     Reward(#[from] RewardError),
     #[error(transparent)]
@@ -85,7 +85,7 @@ pub enum ReloadError {
 }
 
 impl ReloadError {
-    pub fn is_the_daemons(&self) -> bool {
+    pub(crate) fn is_the_daemons(&self) -> bool {
         matches!(
             self,
             ReloadError::Daemon(_)
@@ -96,14 +96,14 @@ impl ReloadError {
 
 /// What the ledger knows of who judges a job, as far as its next step needs it.
 #[derive(Debug, Default)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     reward_versions: Vec<RewardVersion>,
     /// The step that is done next, or again.
     next: StepRef,
 }
 
 impl Recorded {
-    pub fn of(record: &JobRecord) -> Recorded {
+    pub(crate) fn of(record: &JobRecord) -> Recorded {
         Recorded {
             reward_versions: record.reward_versions.clone(),
             next: next_place(record),
@@ -111,7 +111,7 @@ impl Recorded {
     }
 
     /// Of a job that is being submitted.
-    pub fn pinned(pins: BTreeMap<String, String>) -> Recorded {
+    pub(crate) fn pinned(pins: BTreeMap<String, String>) -> Recorded {
         let reward_version = |(plugin, sha256)| RewardVersion {
             plugin,
             sha256,
@@ -126,7 +126,7 @@ impl Recorded {
     }
 
     /// The hash of the component that judges the next step; `None`: the file that the job names.
-    pub fn first(&self, plugin: &str) -> Option<String> {
+    pub(crate) fn first(&self, plugin: &str) -> Option<String> {
         let due = |reward_version: &&RewardVersion| {
             reward_version.plugin == plugin
                 && (reward_version.stage, reward_version.step) <= self.next
@@ -138,7 +138,7 @@ impl Recorded {
     }
 
     /// Those that judge later steps.
-    pub fn later(&self, plugin: &str) -> Vec<RewardVersion> {
+    pub(crate) fn later(&self, plugin: &str) -> Vec<RewardVersion> {
         let later = |reward_version: &&RewardVersion| {
             reward_version.plugin == plugin
                 && (reward_version.stage, reward_version.step) > self.next
@@ -156,13 +156,13 @@ fn next_place(record: &JobRecord) -> StepRef {
 }
 
 /// The components that judge for one reward, by the place from which on they do.
-pub struct VersionHistory {
+pub(crate) struct VersionHistory {
     first: LoadedReward,
     later: Vec<(StepRef, LoadedReward)>,
 }
 
 impl VersionHistory {
-    pub fn new(first: LoadedReward) -> VersionHistory {
+    pub(crate) fn new(first: LoadedReward) -> VersionHistory {
         VersionHistory {
             first,
             later: Vec::new(),
@@ -170,7 +170,7 @@ impl VersionHistory {
     }
 
     /// From this place on; places come in their order.
-    pub fn set(&mut self, from: StepRef, reward: LoadedReward) {
+    pub(crate) fn set(&mut self, from: StepRef, reward: LoadedReward) {
         self.later.retain(|(known, _)| *known < from);
         self.later.push((from, reward));
     }
@@ -201,7 +201,7 @@ impl VersionHistory {
 }
 
 /// Who judges an open job, and how far judging has come.
-pub struct RewardVersions {
+pub(crate) struct RewardVersions {
     /// By [`JobReward::number`](crate::inputs::JobReward).
     versions: Vec<VersionHistory>,
     /// The last step of which a completion was judged.
@@ -209,7 +209,7 @@ pub struct RewardVersions {
 }
 
 impl RewardVersions {
-    pub fn new(versions: Vec<VersionHistory>) -> RwLock<RewardVersions> {
+    pub(crate) fn new(versions: Vec<VersionHistory>) -> RwLock<RewardVersions> {
         RwLock::new(RewardVersions {
             versions,
             judged: Mutex::new(None),
@@ -218,7 +218,12 @@ impl RewardVersions {
 
     /// The components for completions of one step. Evaluations, which belong to no step, get the
     /// newest.
-    pub fn of(&self, judges: &[&JobReward], of: Source, items: &[ScoreItem]) -> Vec<LoadedReward> {
+    pub(crate) fn of(
+        &self,
+        judges: &[&JobReward],
+        of: Source,
+        items: &[ScoreItem],
+    ) -> Vec<LoadedReward> {
         let place = match (of, items.first()) {
             (Source::Stage(_), Some(item)) => Some((item.key.stage, item.key.step)),
             _ => None,
@@ -252,10 +257,10 @@ impl RewardVersions {
 
 /// The open inputs of the jobs that run.
 #[derive(Clone, Default)]
-pub struct OpenJobs(Arc<Mutex<HashMap<JobId, Weak<LoadedJob>>>>);
+pub(crate) struct OpenJobs(Arc<Mutex<HashMap<JobId, Weak<LoadedJob>>>>);
 
 impl OpenJobs {
-    pub fn opened(&self, job: &JobId, loaded_job: &Arc<LoadedJob>) {
+    pub(crate) fn opened(&self, job: &JobId, loaded_job: &Arc<LoadedJob>) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, loaded_job| loaded_job.strong_count() > 0);
         open.insert(job.clone(), Arc::downgrade(loaded_job));
@@ -271,7 +276,7 @@ impl OpenJobs {
 }
 
 /// Of every component that judges a job, by plugin. Blocks.
-pub fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
+pub(crate) fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
     let reward_versions = loaded_job.reward_versions.blocking_read();
     let hash = |judge: &JobReward| {
         Some((
@@ -288,7 +293,7 @@ pub fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
 }
 
 /// Keeps a copy of every component that judges a job; their hashes, by plugin. Blocks.
-pub fn keep(
+pub(crate) fn keep(
     loaded_job: &LoadedJob,
     rewards: &Rewards,
 ) -> Result<BTreeMap<String, String>, RewardError> {
@@ -307,7 +312,7 @@ pub fn keep(
 }
 
 /// Lets another component judge from the next step on that nobody has begun to judge.
-pub async fn reload(
+pub(crate) async fn reload(
     record: Arc<JobRecord>,
     plugin: String,
     file: PathBuf,

@@ -9,7 +9,7 @@ use r1d_proto::rollout::FinishReason;
 use std::cmp::{Ordering, Reverse};
 
 #[derive(Debug, thiserror::Error)]
-pub enum SamplesError {
+pub(crate) enum SamplesError {
     #[error("job `{job}` has no stage {stage:?}; it has {known}")]
     NoStage {
         job: String,
@@ -29,7 +29,7 @@ pub enum SamplesError {
 
 /// Of the stage and step (from 1) asked for, or of the newest: empty when nothing of it is
 /// committed. Blocks.
-pub fn read(
+pub(crate) fn read(
     record: &JobRecord,
     outputs: &Outputs,
     stage: Option<String>,
@@ -101,7 +101,11 @@ pub fn read(
 
 /// Of the newest committed step of a stage, best reward first, for whoever has a job's directory
 /// and no daemon. Blocks.
-pub fn newest(outputs: &Outputs, stage: &str, limit: u32) -> Result<Vec<Sample>, SamplesError> {
+pub(crate) fn newest(
+    outputs: &Outputs,
+    stage: &str,
+    limit: u32,
+) -> Result<Vec<Sample>, SamplesError> {
     match outputs.last_rollouts(stage, u64::MAX) {
         Some(step) => of_step(outputs, stage, step, SampleSort::Reward, limit),
         None => Ok(Vec::new()),

@@ -24,7 +24,7 @@ const QUEUE_MAX_COMPLETIONS: usize = 256;
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
-pub enum ScoreRequest {
+pub(crate) enum ScoreRequest {
     /// To be judged together.
     Score(Vec<ScoreItem>),
     /// Whose models have answered.
@@ -33,7 +33,7 @@ pub enum ScoreRequest {
 
 /// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends
 /// the bridge.
-pub fn bridge(
+pub(crate) fn bridge(
     loaded_job: Arc<LoadedJob>,
     rewards: &Rewards,
 ) -> (mpsc::Sender<ScoreRequest>, mpsc::Receiver<Event>) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Beside the executable: plugins that `make` leaves there.
-pub const PLUGINS_DIRECTORY: &str = "plugins";
+pub(crate) const PLUGINS_DIRECTORY: &str = "plugins";
 const WORKER: &str = "r1d-worker";
 /// A configuration file larger than this is something else.
 const CONFIG_MAX_BYTES: u64 = 1 << 20;
@@ -17,7 +17,7 @@ const CONFIG_MAX_BYTES: u64 = 1 << 20;
 const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub config: DaemonConfig,
     pub node_name: String,
     pub state_dir: PathBuf,
@@ -30,7 +30,7 @@ pub struct Settings {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     #[error("{}: {source}", path.display())]
     Read {
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum SettingsError {
 }
 
 /// Reads `r1d.toml`.
-pub fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
+pub(crate) fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
     let text =
         user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| SettingsError::Read {
             path: path.into(),
@@ -69,7 +69,10 @@ pub fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
 
 impl Settings {
     /// `file` is the configuration's, absent for the embedded one.
-    pub fn resolve(file: Option<&Path>, place: Locations) -> Result<Settings, SettingsError> {
+    pub(crate) fn resolve(
+        file: Option<&Path>,
+        place: Locations,
+    ) -> Result<Settings, SettingsError> {
         let config = match file {
             Some(path) => read_config(path)?,
             None => DaemonConfig::dev().map_err(SettingsError::Embedded)?,
@@ -116,12 +119,12 @@ fn set(name: &str) -> Option<PathBuf> {
 }
 
 /// Where the system's daemon looks for plugins, for tools that know no daemon.
-pub fn system_plugin_dirs() -> Vec<PathBuf> {
+pub(crate) fn system_plugin_dirs() -> Vec<PathBuf> {
     read_config(Path::new(SYSTEM_CONFIG)).map_or(Vec::new(), |config| config.plugin_dirs)
 }
 
 /// For compiled code of tools; a daemon has its own in its state directory.
-pub fn home_cache() -> Option<PathBuf> {
+pub(crate) fn home_cache() -> Option<PathBuf> {
     let dir = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|dir| dir.join(".cache")));
     dir.map(|dir| dir.join("r1d/reward-code"))
 }
@@ -133,7 +136,7 @@ fn home_state() -> Option<PathBuf> {
 }
 
 /// The configuration as `r1d.toml`, every default filled in.
-pub fn dump(config: &DaemonConfig) -> String {
+pub(crate) fn dump(config: &DaemonConfig) -> String {
     use r1d_job::daemon::Devices;
     use toml::{Table, Value};
     let path = |path: &Path| Value::String(path.display().to_string());

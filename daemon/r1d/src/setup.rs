@@ -18,7 +18,7 @@ const OF_USE_AFTER: Duration = Duration::from_secs(60);
 
 /// Nothing can run on this machine until somebody has changed its configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub(crate) enum SetupError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
     #[error("{0}")]
@@ -26,7 +26,7 @@ pub enum SetupError {
 }
 
 /// Tries each device, all at once, and marks those on the live status that cannot be used.
-pub async fn try_devices(
+pub(crate) async fn try_devices(
     recipes: &[WorkerCommand],
     live_status: &LiveStatus,
 ) -> Result<(), SetupError> {
@@ -46,7 +46,7 @@ pub async fn try_devices(
 
 /// Tries devices again that cannot be used; one that can be by then gets the next job. None waits
 /// for another's answer.
-pub async fn keep_trying(
+pub(crate) async fn keep_trying(
     recipes: Vec<WorkerCommand>,
     live_status: LiveStatus,
     jobs: Supervised<Jobs>,

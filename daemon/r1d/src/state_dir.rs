@@ -19,13 +19,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The directories in it.
-pub const OWN_DIRECTORIES: [&str; 3] = ["jobs", "plugins", "cache"];
+pub(crate) const OWN_DIRECTORIES: [&str; 3] = ["jobs", "plugins", "cache"];
 const WORKERS_LOCK: &str = "workers.lock";
 /// The ledger's name in a state directory.
-pub const LEDGER_FILE: &str = "ledger.redb";
+pub(crate) const LEDGER_FILE: &str = "ledger.redb";
 
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     #[error("state directory {}: {source}", path.display())]
     Io {
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum StateError {
 }
 
 /// A state directory that this process owns.
-pub struct StateDir {
+pub(crate) struct StateDir {
     root: PathBuf,
     lock: File,
     workers: File,
@@ -58,7 +58,7 @@ pub struct StateDir {
 
 impl StateDir {
     /// Creates the directory and takes it.
-    pub fn lock(root: &Path) -> Result<StateDir, StateError> {
+    pub(crate) fn lock(root: &Path) -> Result<StateDir, StateError> {
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| StateError::Io { path, source }
@@ -90,7 +90,7 @@ impl StateDir {
 
     /// Refuses to begin a new ledger beside jobs that an old one had: they would be forgotten, and
     /// their directories kept for nobody.
-    pub fn check_ledger(&self) -> Result<(), StateError> {
+    pub(crate) fn check_ledger(&self) -> Result<(), StateError> {
         if self.ledger().exists() {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl StateDir {
     }
 
     /// Whether the directory that this process locked is still the one at its path.
-    pub fn is_in_place(&self) -> Result<(), StateError> {
+    pub(crate) fn is_in_place(&self) -> Result<(), StateError> {
         let (held, found) = (
             self.lock.metadata(),
             std::fs::metadata(self.root.join("lock")),
@@ -136,7 +136,7 @@ impl StateDir {
 
     /// The process ids of workers of daemons before this one, as far as this process may see them;
     /// `None` when all are gone, and from then on the lock is this daemon's.
-    pub fn old_workers(&self) -> Option<Vec<u32>> {
+    pub(crate) fn old_workers(&self) -> Option<Vec<u32>> {
         match rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => None,
             Err(_) => Some(self.holders()),
@@ -161,34 +161,34 @@ impl StateDir {
     }
 
     /// For a worker to hold.
-    pub fn workers_lock(&self) -> std::io::Result<File> {
+    pub(crate) fn workers_lock(&self) -> std::io::Result<File> {
         self.workers.try_clone()
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// What workers hold ([`StateDir::workers_lock`]).
-    pub fn workers(&self) -> PathBuf {
+    pub(crate) fn workers(&self) -> PathBuf {
         self.root.join(WORKERS_LOCK)
     }
 
-    pub fn ledger(&self) -> PathBuf {
+    pub(crate) fn ledger(&self) -> PathBuf {
         self.root.join(LEDGER_FILE)
     }
 
-    pub fn plugins(&self) -> PathBuf {
+    pub(crate) fn plugins(&self) -> PathBuf {
         self.root.join("plugins")
     }
 
-    pub fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
 }
 
 /// Where a job leaves everything.
-pub fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
+pub(crate) fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
     state_dir.join("jobs").join(&job.0)
 }
 

@@ -20,7 +20,7 @@ const OUTLINES_MAX: usize = 256;
 
 /// What a status shows of a job file: read once, since a watched job is shown ten times a second.
 #[derive(Clone, Default)]
-pub struct Outlines(Arc<Mutex<HashMap<JobId, Arc<Vec<StageOutline>>>>>);
+pub(crate) struct Outlines(Arc<Mutex<HashMap<JobId, Arc<Vec<StageOutline>>>>>);
 
 struct StageOutline {
     name: String,
@@ -61,7 +61,7 @@ impl Outlines {
 
 /// All that a status is made of.
 #[derive(Clone)]
-pub struct JobViews {
+pub(crate) struct JobViews {
     pub ledger: Arc<Ledger>,
     pub live_status: LiveStatus,
     pub clock: SharedClock,
@@ -89,7 +89,7 @@ fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
 }
 
 impl JobViews {
-    pub fn summary(&self, record: &JobRecord) -> JobSummary {
+    pub(crate) fn summary(&self, record: &JobRecord) -> JobSummary {
         let live = self.live_status.live(record.job());
         let stage = record.progress.stages.last();
         JobSummary {
@@ -105,7 +105,7 @@ impl JobViews {
     }
 
     /// Running jobs, then the queue in its order, then what has ended, newest first.
-    pub fn summaries(&self) -> Vec<JobSummary> {
+    pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
         let (mut running, mut ended) = (state.jobs(), state.jobs());
         running.retain(|record| record.state() == State::Running);
@@ -119,7 +119,7 @@ impl JobViews {
             .collect()
     }
 
-    pub fn status(&self, record: &JobRecord) -> JobStatus {
+    pub(crate) fn status(&self, record: &JobRecord) -> JobStatus {
         let live = self.live_status.live(record.job());
         let queued = self.ledger.queue();
         let position = queued.iter().position(|other| other.job() == record.job());
@@ -148,7 +148,7 @@ impl JobViews {
 
     /// Leaves the job's status in its directory. A status that finds no room there is no reason to
     /// stop: the next one may. Blocks.
-    pub fn leave_status(&self, job: &JobId, outputs: &Outputs) {
+    pub(crate) fn leave_status(&self, job: &JobId, outputs: &Outputs) {
         let Some(record) = self.ledger.job(job) else {
             return;
         };
@@ -217,7 +217,7 @@ impl JobViews {
         begun.chain(to_come).collect()
     }
 
-    pub fn why(&self, record: &JobRecord) -> Why {
+    pub(crate) fn why(&self, record: &JobRecord) -> Why {
         let live = self.live_status.live(record.job());
         let now = self.clock.now();
         let waits = match (record.state(), &live) {
@@ -286,7 +286,7 @@ impl JobViews {
     }
 
     /// What a job waits for that could run.
-    pub fn free_device(&self) -> String {
+    pub(crate) fn free_device(&self) -> String {
         let devices: Vec<String> = (self.live_status.devices().into_iter())
             .map(|device| match (device.problem, device.job) {
                 (Some(problem), _) => format!("{} ({}: {problem})", device.device, device.state),
@@ -299,7 +299,7 @@ impl JobViews {
 }
 
 /// An activity between two attempts.
-pub fn idle(doing: &str) -> Activity {
+pub(crate) fn idle(doing: &str) -> Activity {
     Activity {
         doing: doing.into(),
         done: 0,

@@ -14,7 +14,7 @@ const RECENT_STEPS: usize = 15;
 
 /// Seconds of the recent steps of each stage that this daemon saw.
 #[derive(Debug, Default)]
-pub struct StepTimes(BTreeMap<usize, VecDeque<f64>>);
+pub(crate) struct StepTimes(BTreeMap<usize, VecDeque<f64>>);
 
 fn median(seconds: &VecDeque<f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = seconds.iter().copied().collect();
@@ -27,7 +27,7 @@ fn median(seconds: &VecDeque<f64>) -> Option<f64> {
 }
 
 impl StepTimes {
-    pub fn step(&mut self, stage: usize, metrics: &Metrics) {
+    pub(crate) fn step(&mut self, stage: usize, metrics: &Metrics) {
         let Some(seconds) = metrics
             .get("step_time")
             .copied()
@@ -48,7 +48,12 @@ impl StepTimes {
     }
 
     /// Seconds to the end of the last stage; `None` before the first step.
-    pub fn time_left(&self, loaded_job: &LoadedJob, plan: &Plan, record: &Record) -> Option<f64> {
+    pub(crate) fn time_left(
+        &self,
+        loaded_job: &LoadedJob,
+        plan: &Plan,
+        record: &Record,
+    ) -> Option<f64> {
         let tokens = |index: usize| {
             let stage = loaded_job.job.stages.get(index)?;
             Some(tokens_per_step(stage, plan.stages.get(index)?.prompt_max))

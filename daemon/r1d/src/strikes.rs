@@ -17,10 +17,10 @@ use std::time::Duration;
 /// Ends of the daemon in a row, while it worked for a job of which nothing was committed in
 /// between, after which the job is given up (`LIM-1`). Nobody can tell an operator's kill from the
 /// job's doing, and a step may take long, so this is more than any series of kills by hand.
-pub const STRIKES_MAX: u32 = 12;
+pub(crate) const STRIKES_MAX: u32 = 12;
 /// A suspect that has been at work for so long did not end the daemon by being read or begun: the
 /// next one may come.
-pub const TRIAL_MAX: Duration = Duration::from_secs(300);
+pub(crate) const TRIAL_MAX: Duration = Duration::from_secs(300);
 
 /// In which turn a job comes; lower is earlier.
 fn turn(record: &JobRecord) -> u32 {
@@ -32,7 +32,7 @@ fn turn(record: &JobRecord) -> u32 {
 
 /// The job that a free device is given. `taken` are those that are at work, or are nobody's to
 /// start; `on_trial` says whether a suspect is at work.
-pub fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<JobId> {
+pub(crate) fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<JobId> {
     let running = state
         .jobs()
         .into_iter()
@@ -50,7 +50,7 @@ pub fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<Jo
 }
 
 /// Why the job is given up, if it is.
-pub fn given_up(record: &JobRecord) -> Option<String> {
+pub(crate) fn given_up(record: &JobRecord) -> Option<String> {
     let count = record.strikes.count;
     (count >= STRIKES_MAX).then(|| {
         format!(

@@ -24,11 +24,11 @@ const UNHEARD_MAX: usize = 256;
 /// How long a submission that nobody heard the answer of is what an equal one asks for.
 const FOUND_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-pub type Answer = Result<Response, ControlError>;
+pub(crate) type Answer = Result<Response, ControlError>;
 
 /// A submission that is being read.
 #[derive(Clone)]
-pub struct Underway {
+pub(crate) struct Underway {
     pub reading: Reading,
     /// See [`contents`].
     pub contents: String,
@@ -36,7 +36,7 @@ pub struct Underway {
 }
 
 #[derive(Clone, Default)]
-pub struct Submissions(Arc<Mutex<SubmissionTable>>);
+pub(crate) struct Submissions(Arc<Mutex<SubmissionTable>>);
 
 #[derive(Default)]
 struct SubmissionTable {
@@ -52,7 +52,7 @@ struct Unheard {
 }
 
 /// All that a submission asks for, as one hash.
-pub fn contents(request: &Request) -> String {
+pub(crate) fn contents(request: &Request) -> String {
     let text = serde_json::to_vec(request).unwrap_or_default();
     digest::hex(Sha256::new_with_prefix(text))
 }
@@ -63,12 +63,17 @@ impl Submissions {
     }
 
     /// The submission with this id, where it is being read.
-    pub fn underway(&self, id: &str) -> Option<Underway> {
+    pub(crate) fn underway(&self, id: &str) -> Option<Underway> {
         self.lock().underway.get(id).cloned()
     }
 
     /// A submission begins; its answer goes to the sender, whose drop ends it.
-    pub fn begin(&self, id: &str, contents: String, reading: Reading) -> (Underway, ReadingGuard) {
+    pub(crate) fn begin(
+        &self,
+        id: &str,
+        contents: String,
+        reading: Reading,
+    ) -> (Underway, ReadingGuard) {
         let (sender, answer) = watch::channel(None);
         let underway = Underway {
             reading,
@@ -87,7 +92,7 @@ impl Submissions {
     }
 
     /// The id of an equal submission that nobody heard the answer of.
-    pub fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
+    pub(crate) fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
         let mut inner = self.lock();
         inner
             .unheard
@@ -99,7 +104,7 @@ impl Submissions {
         inner.unheard.remove(at).map(|unheard| unheard.id)
     }
 
-    pub fn left_unheard(&self, contents: String, id: String, since: Duration) {
+    pub(crate) fn left_unheard(&self, contents: String, id: String, since: Duration) {
         let mut inner = self.lock();
         if inner.unheard.len() >= UNHEARD_MAX {
             inner.unheard.pop_front();
@@ -113,14 +118,14 @@ impl Submissions {
 }
 
 /// Held by whoever reads a submission.
-pub struct ReadingGuard {
+pub(crate) struct ReadingGuard {
     submissions: Submissions,
     id: String,
     answer: watch::Sender<Option<Answer>>,
 }
 
 impl ReadingGuard {
-    pub fn answer(self, answer: Answer) {
+    pub(crate) fn answer(self, answer: Answer) {
         self.answer.send_replace(Some(answer));
     }
 }
@@ -133,7 +138,7 @@ impl Drop for ReadingGuard {
 
 impl Underway {
     /// The answer; `None` where the reading ended without one (a panic).
-    pub async fn answered(mut self) -> Option<Answer> {
+    pub(crate) async fn answered(mut self) -> Option<Answer> {
         let answer = self.answer.wait_for(Option::is_some).await.ok()?;
         answer.clone()
     }

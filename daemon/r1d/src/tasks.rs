@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinHandle};
 /// A task whose end is awaited or noticed by whoever holds its other end; cancelled by dropping
 /// that end. Dropping the handle cancels nothing.
 #[allow(clippy::disallowed_methods, reason = "the one owner of tasks")]
-pub fn spawn<T: 'static>(
+pub(crate) fn spawn<T: 'static>(
     name: &'static str,
     task: impl Future<Output = T> + 'static,
 ) -> JoinHandle<T> {
@@ -18,14 +18,14 @@ pub fn spawn<T: 'static>(
 /// Work that blocks (files, the ledger, tokenisation), away from the actors. It runs to its end
 /// even when nobody awaits it any more.
 #[allow(clippy::disallowed_methods, reason = "the one owner of tasks")]
-pub async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     tokio::task::spawn_blocking(work).await
 }
 
 /// A thread of its own for a sequence of blocking work.
-pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)

@@ -11,17 +11,17 @@
 use r1d_proto::worker::Metrics;
 use r1d_runner::metrics::COMMITTED_AT;
 
-pub const FILE: &str = "events.out.tfevents.0000000000.r1d";
+pub(crate) const FILE: &str = "events.out.tfevents.0000000000.r1d";
 
 /// What a file starts with whose first step has these metrics.
-pub fn header(first: &Metrics) -> Vec<u8> {
+pub(crate) fn header(first: &Metrics) -> Vec<u8> {
     let mut event = wall_time(first);
     text(&mut event, 3, b"brain.Event:2");
     record(&event)
 }
 
 /// The metrics of one step.
-pub fn event(step: u64, metrics: &Metrics) -> Vec<u8> {
+pub(crate) fn event(step: u64, metrics: &Metrics) -> Vec<u8> {
     let mut summary = Vec::new();
     for (name, number) in metrics.iter().filter(|(name, _)| *name != COMMITTED_AT) {
         let mut value = Vec::new();

@@ -11,7 +11,7 @@ const CONFIG_MAX_BYTES: u64 = 16 << 20;
 
 /// What a model answers with when a reward asks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gives {
+pub(crate) enum Gives {
     /// A scalar head: transformers' `…ForSequenceClassification` with one label.
     Number,
     /// A language model.
@@ -19,7 +19,7 @@ pub enum Gives {
 }
 
 impl Gives {
-    pub fn of(config: &Config) -> Gives {
+    pub(crate) fn of(config: &Config) -> Gives {
         if config.scores {
             Gives::Number
         } else {
@@ -29,7 +29,7 @@ impl Gives {
 }
 
 /// A config.json and its text.
-pub fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
+pub(crate) fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
     let text = user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| LoadError::Model {
         path: path.into(),
         source,
@@ -50,7 +50,7 @@ pub fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
 
 /// The config.json of a directory whose weights are those that it describes, as they have it:
 /// whether the head is the embedding is theirs to say.
-pub fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, LoadError> {
+pub(crate) fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, LoadError> {
     let checked = || {
         let mut files = WeightFiles::open(dir)?;
         let config = files.agreed(config, &mut |_| ())?;

@@ -2,7 +2,7 @@
 
 wasmtime::component::bindgen!({ path: "../../reward-sdk/wit", world: "reward" });
 
-pub mod group {
+pub(crate) mod group {
     wasmtime::component::bindgen!({
         path: "../../reward-sdk/wit",
         world: "group-reward",
@@ -10,7 +10,7 @@ pub mod group {
     });
 }
 
-pub mod judged {
+pub(crate) mod judged {
     wasmtime::component::bindgen!({
         path: "../../reward-sdk/wit",
         world: "judged-reward",

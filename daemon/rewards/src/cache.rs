@@ -36,7 +36,7 @@ pub(crate) struct CodeCache {
 
 impl CodeCache {
     /// Makes the directory (0700) and the key (0600) where they are missing.
-    pub fn open(dir: &Path, compatibility: [u8; 32]) -> Result<CodeCache, RewardError> {
+    pub(crate) fn open(dir: &Path, compatibility: [u8; 32]) -> Result<CodeCache, RewardError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |cause| RewardError::Cache { path, cause }
@@ -59,7 +59,7 @@ impl CodeCache {
 
     /// The code of a component, if this daemon compiled it for this engine and nobody has touched
     /// it since.
-    pub fn load(&self, component_sha256: &[u8; 32]) -> Option<Vec<u8>> {
+    pub(crate) fn load(&self, component_sha256: &[u8; 32]) -> Option<Vec<u8>> {
         let path = self.path(component_sha256);
         let file = user_file::read(&path, u64::MAX).ok()?;
         let code = self.verify(component_sha256, &file);
@@ -77,7 +77,7 @@ impl CodeCache {
     }
 
     /// A failure to write costs a compilation next time, no more.
-    pub fn store(&self, component_sha256: &[u8; 32], code: &[u8]) {
+    pub(crate) fn store(&self, component_sha256: &[u8; 32], code: &[u8]) {
         let path = self.path(component_sha256);
         if let Err(e) = self.write(&path, component_sha256, code) {
             tracing::warn!(path = %path.display(), "cannot keep the compiled code of a reward \

@@ -32,7 +32,7 @@ impl Entry {
 impl Components {
     /// The component of this key, if somebody has it; else what `make` makes, which nobody else
     /// does meanwhile.
-    pub fn get(
+    pub(crate) fn get(
         &self,
         key: Key,
         abandoned: &Abandoned,

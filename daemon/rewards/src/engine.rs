@@ -58,7 +58,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// `judging`: instances that judge at the same time.
-    pub fn open(judging: u32) -> Result<Engine, RewardError> {
+    pub(crate) fn open(judging: u32) -> Result<Engine, RewardError> {
         let slots = judging.saturating_add(2 * LOADS_MAX);
         let pooled =
             wasmtime::Engine::new(config().allocation_strategy(pool(slots))).map_err(|e| {
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Where a guest's instances live.
-    pub fn wasm(&self, interpreted: bool) -> &wasmtime::Engine {
+    pub(crate) fn wasm(&self, interpreted: bool) -> &wasmtime::Engine {
         if interpreted {
             &self.on_demand
         } else {
@@ -104,7 +104,7 @@ impl Engine {
 
     /// Waits for a free slot; waiting is never part of a completion's time. `None`: nobody waits
     /// for the loading any more.
-    pub fn turn(
+    pub(crate) fn turn(
         &self,
         purpose: Purpose,
         interpreted: bool,

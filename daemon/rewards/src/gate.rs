@@ -16,7 +16,7 @@ pub(crate) struct Gate {
 pub(crate) struct Pass<'a>(&'a Gate);
 
 impl Gate {
-    pub fn new(places: u32) -> Gate {
+    pub(crate) fn new(places: u32) -> Gate {
         Gate {
             free: Mutex::new(places),
             changed: Condvar::new(),
@@ -28,7 +28,7 @@ impl Gate {
     }
 
     /// Waits for a place.
-    pub fn enter(&self) -> Pass<'_> {
+    pub(crate) fn enter(&self) -> Pass<'_> {
         let mut free = self.lock();
         while *free == 0 {
             free = self
@@ -41,7 +41,7 @@ impl Gate {
     }
 
     /// Waits for a place, or until nobody wants it any more.
-    pub fn enter_unless(&self, abandoned: &Abandoned) -> Option<Pass<'_>> {
+    pub(crate) fn enter_unless(&self, abandoned: &Abandoned) -> Option<Pass<'_>> {
         let mut free = self.lock();
         while *free == 0 && !abandoned.is_set() {
             free = self

@@ -7,40 +7,40 @@
 use crate::error::RewardError;
 use std::time::Duration;
 
-pub const FUEL_DEFAULT: u64 = 50_000_000;
-pub const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
+pub(crate) const FUEL_DEFAULT: u64 = 50_000_000;
+pub(crate) const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
 /// What an interpreter (CPython, QuickJS) spends more on the same work.
-pub const INTERPRETED_FUEL_FACTOR: u64 = 100;
-pub const MEMORY_MB_DEFAULT: u32 = 64;
-pub const INTERPRETED_MEMORY_MB_DEFAULT: u32 = MEMORY_MB_MAX;
+pub(crate) const INTERPRETED_FUEL_FACTOR: u64 = 100;
+pub(crate) const MEMORY_MB_DEFAULT: u32 = 64;
+pub(crate) const INTERPRETED_MEMORY_MB_DEFAULT: u32 = MEMORY_MB_MAX;
 /// Also the address space that the pool keeps per memory.
-pub const MEMORY_MB_MAX: u32 = 512;
+pub(crate) const MEMORY_MB_MAX: u32 = 512;
 /// A component from this size on has an interpreter inside: QuickJS makes 1.63 MB, CPython 18 MB;
 /// the largest of the plugins in Rust, `accuracy`, has 1.36 MB without its cases, which do not
 /// count.
-pub const INTERPRETED_BYTES_MIN: usize = 3 << 19;
+pub(crate) const INTERPRETED_BYTES_MIN: usize = 3 << 19;
 /// 16 KiB, and 1 KiB for the completion.
-pub const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
+pub(crate) const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
 /// More of them for each further completion of a group.
-pub const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
+pub(crate) const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
 /// A judged reward's questions may quote the completion, its prompt and its row so often
 /// altogether.
-pub const HOSTCALL_QUOTES_MAX: usize = 4;
+pub(crate) const HOSTCALL_QUOTES_MAX: usize = 4;
 /// Of a judged reward about one completion.
-pub const ASKS_MAX: usize = 64;
+pub(crate) const ASKS_MAX: usize = 64;
 /// Longer reasons are cut.
-pub const REASON_BYTES_MAX: usize = 512;
-pub const PARTS_MAX: usize = 64;
+pub(crate) const REASON_BYTES_MAX: usize = 512;
+pub(crate) const PARTS_MAX: usize = 64;
 /// Of a plugin's name, its version, and the name of a part.
-pub const NAME_BYTES_MAX: usize = 256;
-pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3
 /// memories.
-pub const CORE_INSTANCES_MAX: usize = 64;
-pub const TABLES_MAX: usize = 64;
-pub const MEMORIES_MAX: usize = 4;
+pub(crate) const CORE_INSTANCES_MAX: usize = 64;
+pub(crate) const TABLES_MAX: usize = 64;
+pub(crate) const MEMORIES_MAX: usize = 4;
 /// The epoch's tick: how finely the backstop measures.
-pub const TICK_MS: u64 = 10;
+pub(crate) const TICK_MS: u64 = 10;
 /// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a
 /// desktop core.
 const FUEL_PER_MS_MIN: u64 = 20_000;
@@ -49,13 +49,13 @@ const WALL_MS_MAX: u64 = 3_600_000;
 /// What a plugin may take to describe itself, to accept its configuration, and for each of the
 /// cases that are tried before it is taken, whatever its job allows it for judging: ten times the
 /// default fuel of one completion, and twice for a plugin with an interpreter.
-pub const LOAD_FUEL_MAX: u64 = 10 * FUEL_DEFAULT;
-pub const INTERPRETED_LOAD_FUEL_MAX: u64 = 2 * INTERPRETED_FUEL_FACTOR * FUEL_DEFAULT;
-pub const LOAD_WALL_MS_MAX: u64 = 60_000;
+pub(crate) const LOAD_FUEL_MAX: u64 = 10 * FUEL_DEFAULT;
+pub(crate) const INTERPRETED_LOAD_FUEL_MAX: u64 = 2 * INTERPRETED_FUEL_FACTOR * FUEL_DEFAULT;
+pub(crate) const LOAD_WALL_MS_MAX: u64 = 60_000;
 /// All cases of a plugin that is tried together.
-pub const TRIAL_MS_MAX: u64 = 120_000;
+pub(crate) const TRIAL_MS_MAX: u64 = 120_000;
 /// A completion that hits the backstop is judged once more with the backstop times this.
-pub const WALL_RETRY_FACTOR: u64 = 6;
+pub(crate) const WALL_RETRY_FACTOR: u64 = 6;
 
 /// Per completion, as they are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// The budget for an input of so many bytes.
-    pub fn fuel_for(&self, input_bytes: usize) -> u64 {
+    pub(crate) fn fuel_for(&self, input_bytes: usize) -> u64 {
         let factor = if self.interpreted {
             INTERPRETED_FUEL_FACTOR
         } else {
@@ -138,7 +138,7 @@ impl Budget {
     }
 
     /// More of it for input besides the completion; nothing where the job sets the fuel.
-    pub fn fuel_for_more(&self, input_bytes: usize) -> u64 {
+    pub(crate) fn fuel_for_more(&self, input_bytes: usize) -> u64 {
         let factor = if self.interpreted {
             INTERPRETED_FUEL_FACTOR
         } else {
@@ -151,13 +151,13 @@ impl Budget {
     }
 
     /// With room for more input: twice, as what is handed in is often copied once.
-    pub fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
+    pub(crate) fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
         self.memory_bytes
             .saturating_add(more_input_bytes.saturating_mul(2))
             .min((MEMORY_MB_MAX as usize) << 20)
     }
 
-    pub fn wall_for(&self, fuel: u64) -> Duration {
+    pub(crate) fn wall_for(&self, fuel: u64) -> Duration {
         let ms = self
             .wall_ms
             .unwrap_or((WALL_MS_MIN + fuel / FUEL_PER_MS_MIN).min(WALL_MS_MAX));

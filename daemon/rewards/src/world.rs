@@ -73,7 +73,7 @@ pub(crate) enum Instance {
 }
 
 impl Linked {
-    pub fn new(world: World, component: InstancePre<Memory>) -> wasmtime::Result<Linked> {
+    pub(crate) fn new(world: World, component: InstancePre<Memory>) -> wasmtime::Result<Linked> {
         Ok(match world {
             World::Reward => Linked::Reward(RewardPre::new(component)?),
             World::GroupReward => Linked::Group(GroupRewardPre::new(component)?),
@@ -81,7 +81,7 @@ impl Linked {
         })
     }
 
-    pub fn world(&self) -> World {
+    pub(crate) fn world(&self) -> World {
         match self {
             Linked::Reward(_) => World::Reward,
             Linked::Group(_) => World::GroupReward,
@@ -89,7 +89,7 @@ impl Linked {
         }
     }
 
-    pub fn instantiate(&self, store: &mut Store<Memory>) -> wasmtime::Result<Instance> {
+    pub(crate) fn instantiate(&self, store: &mut Store<Memory>) -> wasmtime::Result<Instance> {
         Ok(match self {
             Linked::Reward(pre) => Instance::Reward(pre.instantiate(store)?),
             Linked::Group(pre) => Instance::Group(pre.instantiate(store)?),
@@ -99,7 +99,7 @@ impl Linked {
 }
 
 impl Instance {
-    pub fn describe(&self, store: &mut Store<Memory>) -> wasmtime::Result<guest::Info> {
+    pub(crate) fn describe(&self, store: &mut Store<Memory>) -> wasmtime::Result<guest::Info> {
         match self {
             Instance::Reward(instance) => instance.call_describe(store),
             Instance::Group(instance) => instance.call_describe(store),
@@ -107,7 +107,7 @@ impl Instance {
         }
     }
 
-    pub fn configure(
+    pub(crate) fn configure(
         &self,
         store: &mut Store<Memory>,
         json: &str,

@@ -35,7 +35,7 @@ const BELOW_ONE: f64 = 1.0 - f64::EPSILON / 2.0;
 
 /// How ids are drawn, for every row alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
+pub(crate) struct Draw {
     temperature: f64,
     top_k: i64,
     top_p: f64,
@@ -43,7 +43,7 @@ pub struct Draw {
 
 impl Draw {
     /// `sampling` must have passed [`crate::request::check`].
-    pub fn new(sampling: &Sampling) -> Draw {
+    pub(crate) fn new(sampling: &Sampling) -> Draw {
         Draw {
             temperature: f64::from(sampling.temperature),
             top_k: i64::from(sampling.top_k),
@@ -51,25 +51,25 @@ impl Draw {
         }
     }
 
-    pub fn greedy(&self) -> bool {
+    pub(crate) fn greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
     /// The temperature of the behaviour log-probabilities: that of the draw, and 1 for greedy
     /// decoding, whose own distribution has no finite logarithms.
-    pub fn logprob_temperature(&self) -> f64 {
+    pub(crate) fn logprob_temperature(&self) -> f64 {
         if self.greedy() { 1.0 } else { self.temperature }
     }
 
     /// `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row with a NaN
     /// gets an arbitrary valid id.
-    pub fn ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
         Ok(self.draw(logits, uniforms)?.0)
     }
 
     /// As [`Self::ids`], with the ids that steps 2 and 3 left, [B, V] bool: `None` where neither
     /// has anything to do. A row with a NaN has none left.
-    pub fn draw(
+    pub(crate) fn draw(
         &self,
         logits: &Tensor,
         uniforms: &Tensor,

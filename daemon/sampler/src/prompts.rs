@@ -14,7 +14,7 @@ use tch::Tensor;
 const PREFILL_TOKENS_MAX: usize = 8192;
 
 /// What stays of a prompt while samples of it wait.
-pub struct Prompt {
+pub(crate) struct Prompt {
     /// float32 `[V]`, for the completion's first id.
     pub logits: Tensor,
     /// `[prompt tokens, moe_layers, K]`; empty for dense models.
@@ -24,10 +24,10 @@ pub struct Prompt {
 }
 
 /// Prompts by index of their group in the request.
-pub type Prompts = BTreeMap<usize, Prompt>;
+pub(crate) type Prompts = BTreeMap<usize, Prompt>;
 
 /// Brings the prompts that `changes` asks for into their slots.
-pub fn bring(
+pub(crate) fn bring(
     model: &CausalLm,
     cache: &mut Cache,
     options: &Forward,

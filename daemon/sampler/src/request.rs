@@ -7,14 +7,14 @@ use std::collections::HashSet;
 
 /// What a request must fit into.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub vocab_size: i64,
     pub cache: Slots,
 }
 
 /// Refuses what cannot be sampled; the slots that the cache is cut into, and the tokens that each
 /// is to hold.
-pub fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
+pub(crate) fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
     check_sampling(&request.sampling, limits)?;
     let mut seen = HashSet::new();
     let mut capacity = 1;

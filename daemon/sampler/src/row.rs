@@ -8,7 +8,7 @@ use r1d_proto::sampling_mask::{KEPT_NUMBERS_MAX, SamplingMask};
 use r1d_proto::worker::{Generate, Group};
 use r1d_proto::world::counter_uniform;
 
-pub struct Row {
+pub(crate) struct Row {
     key: SampleKey,
     /// Index of its group in the request.
     pub group: usize,
@@ -25,7 +25,7 @@ pub struct Row {
 
 impl Row {
     /// `experts` are those of the prompt's tokens.
-    pub fn new(request: &Generate, group: usize, sample: u32, experts: Vec<u16>) -> Row {
+    pub(crate) fn new(request: &Generate, group: usize, sample: u32, experts: Vec<u16>) -> Row {
         let Group {
             prompt, prompt_ids, ..
         } = &request.groups[group];
@@ -48,7 +48,7 @@ impl Row {
     }
 
     /// The uniform of the completion's token `i`, a function of the sample's key alone (`ROLL-1`).
-    pub fn uniform(&self, seed: u64, i: usize) -> f64 {
+    pub(crate) fn uniform(&self, seed: u64, i: usize) -> f64 {
         let SampleKey {
             stage,
             step,
@@ -66,26 +66,26 @@ impl Row {
     }
 
     /// Completion ids so far.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.completion_ids.len()
     }
 
     /// The id that the next decode step feeds, once the first is drawn.
-    pub fn last_id(&self) -> i64 {
+    pub(crate) fn last_id(&self) -> i64 {
         self.completion_ids.last().map_or(0, |id| i64::from(*id))
     }
 
     /// Tokens whose keys the slot holds: all but the last id.
-    pub fn position(&self) -> i64 {
+    pub(crate) fn position(&self) -> i64 {
         (self.prompt_tokens + self.completion_ids.len()) as i64 - 1
     }
 
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.finish.is_some()
     }
 
     /// Experts of the token that was just fed, `[moe_layers, K]`.
-    pub fn push_experts(&mut self, experts: &[i64]) -> Result<()> {
+    pub(crate) fn push_experts(&mut self, experts: &[i64]) -> Result<()> {
         self.experts.reserve(experts.len());
         for &expert in experts {
             self.experts.push(narrow_expert(expert)?);
@@ -94,7 +94,7 @@ impl Row {
     }
 
     /// The ids that the next one was drawn from, as [`SamplingMask::push`] takes them.
-    pub fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
+    pub(crate) fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
         if self.kept_ids.push(kept, vocab_size) {
             Ok(())
         } else {
@@ -106,7 +106,7 @@ impl Row {
         }
     }
 
-    pub fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
+    pub(crate) fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
         // A NaN or an infinity anywhere in a row's logits is a NaN here.
         if !logprob.is_finite() {
             return Err(SamplerError::NotFinite {
@@ -126,7 +126,7 @@ impl Row {
     }
 
     /// The record of an ended row, which leaves the row empty; `None` while it lives.
-    pub fn take_rollout(&mut self, request: &Generate) -> Option<Rollout> {
+    pub(crate) fn take_rollout(&mut self, request: &Generate) -> Option<Rollout> {
         let group = &request.groups[self.group];
         Some(Rollout {
             key: self.key,
@@ -142,7 +142,7 @@ impl Row {
     }
 }
 
-pub fn narrow_expert(expert: i64) -> Result<u16> {
+pub(crate) fn narrow_expert(expert: i64) -> Result<u16> {
     u16::try_from(expert).map_err(|_| SamplerError::Expert { expert })
 }
 

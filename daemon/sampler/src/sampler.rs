@@ -398,12 +398,12 @@ impl Run<'_> {
     }
 
     /// `logits` [B, V] float32, `uniforms` [B] → ids [B].
-    pub fn draw_ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor> {
+    pub(crate) fn draw_ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor> {
         Ok(self.draw.ids(logits, uniforms)?)
     }
 
     /// As [`Self::draw_ids`], with what is recorded of them.
-    pub fn draw(
+    pub(crate) fn draw(
         &self,
         logits: &Tensor,
         uniforms: &Tensor,
@@ -469,7 +469,7 @@ pub(crate) struct Looked {
 }
 
 impl Drawn {
-    pub fn look(&self) -> Result<Looked> {
+    pub(crate) fn look(&self) -> Result<Looked> {
         let experts = match &self.experts {
             Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
             None => vec![],
@@ -493,7 +493,7 @@ impl Drawn {
 
 impl Looked {
     /// Hands what was drawn in place `at` to its completion.
-    pub fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
+    pub(crate) fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
         let places = self.ids.len();
         let (experts, words) = (self.experts.len() / places, self.kept.len() / places);
         row.push_experts(&self.experts[at * experts..][..experts])?;

@@ -9,13 +9,13 @@ const WORD_IDS: i64 = u64::BITS as i64;
 const BYTE_IDS: i64 = u8::BITS as i64;
 
 /// Packs sets of kept ids on a device.
-pub struct Packer {
+pub(crate) struct Packer {
     /// uint8 `[8]`: the value of each bit.
     bits: Tensor,
 }
 
 impl Packer {
-    pub fn new(device: Device) -> Result<Packer> {
+    pub(crate) fn new(device: Device) -> Result<Packer> {
         let bits: Vec<u8> = (0..u8::BITS).map(|bit| 1 << bit).collect();
         Ok(Packer {
             bits: Tensor::f_from_slice(&bits)?.f_to_device(device)?,
@@ -23,7 +23,7 @@ impl Packer {
     }
 
     /// bool `[B, V]` → uint8 `[B, bytes]`, whole words a row: bit i of byte j is id 8j + i.
-    pub fn pack(&self, kept: &Tensor) -> Result<Tensor> {
+    pub(crate) fn pack(&self, kept: &Tensor) -> Result<Tensor> {
         let (rows, vocab) = kept.size2()?;
         let short = (-vocab).rem_euclid(WORD_IDS);
         let kept = if short > 0 {
@@ -39,7 +39,7 @@ impl Packer {
 }
 
 /// [`Packer::pack`]'s rows, one behind the other, on the host.
-pub fn words(packed: &Tensor) -> Result<Vec<u64>> {
+pub(crate) fn words(packed: &Tensor) -> Result<Vec<u64>> {
     let bytes = Vec::<u8>::try_from(&packed.f_reshape([-1])?)?;
     let word = |bytes: &[u8]| {
         bytes

@@ -14,14 +14,14 @@ use std::collections::VecDeque;
 /// A sample in the queue or in a slot: indices into the request's `groups` and that group's
 /// `samples`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     pub group: usize,
     pub sample: usize,
 }
 
 /// What has to happen to rows and cache before the next decode step, in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// A prompt that slots get from a slot which holds it: (group, from, to). At most one group has
     /// copies.
     pub copies: Vec<(usize, usize, Vec<usize>)>,
@@ -36,7 +36,7 @@ pub struct Changes {
     pub live: usize,
 }
 
-pub struct Schedule {
+pub(crate) struct Schedule {
     waiting: VecDeque<Place>,
     /// The group whose prompt each slot holds, live or not.
     holds: Vec<Option<usize>>,
@@ -45,7 +45,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// `samples[g]` is the number of samples to draw of group `g`; `slots` ≥ 1.
-    pub fn new(slots: usize, samples: &[usize]) -> Schedule {
+    pub(crate) fn new(slots: usize, samples: &[usize]) -> Schedule {
         let places = |(group, &count): (usize, &usize)| {
             (0..count).map(move |sample| Place { group, sample })
         };
@@ -57,7 +57,7 @@ impl Schedule {
     }
 
     /// Do samples of `group`, which was prefilled, still wait?
-    pub fn waits(&self, group: usize) -> bool {
+    pub(crate) fn waits(&self, group: usize) -> bool {
         // The queue is in group order, and groups after the front's are not prefilled yet.
         self.waiting
             .front()
@@ -65,12 +65,12 @@ impl Schedule {
     }
 
     /// Samples without a slot.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// `ended` slots, ascending, give way to waiting samples, as do the slots that never lived.
-    pub fn turn_over(&mut self, ended: &[usize]) -> Changes {
+    pub(crate) fn turn_over(&mut self, ended: &[usize]) -> Changes {
         let mut changes = Changes::default();
         let before = self.holds.clone();
         let mut free = ended.iter().copied().chain(self.live..self.holds.len());

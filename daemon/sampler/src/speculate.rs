@@ -22,7 +22,7 @@ const PAIR: usize = 2;
 
 /// What the module's attention must know of prompts: `hidden` are a prefill's of `prompts`, which
 /// lie in `slots`.
-pub fn prefill(
+pub(crate) fn prefill(
     model: &CausalLm,
     cache: &mut Cache,
     options: &Forward,
@@ -72,7 +72,7 @@ struct Pairs {
 impl Run<'_> {
     /// The first draft of rows that start: their first id is drawn, and stands behind the prompt's
     /// last token.
-    pub fn draft_first(&mut self, started: &[usize]) -> Result<()> {
+    pub(crate) fn draft_first(&mut self, started: &[usize]) -> Result<()> {
         if started.is_empty() {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Run<'_> {
     }
 
     /// As [`Self::decode`], with each row's last id and its draft in one step.
-    pub fn decode_pairs(&mut self) -> Result<()> {
+    pub(crate) fn decode_pairs(&mut self) -> Result<()> {
         let rows = self.rows.len();
         let sampling = &self.request.sampling;
         let left = self

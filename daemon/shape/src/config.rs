@@ -505,7 +505,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub fn unsupported(
+pub(crate) fn unsupported(
     field: &str,
     found: impl std::fmt::Display,
     supported: impl Into<String>,

@@ -27,4 +27,4 @@ pub enum ShapeError {
     },
 }
 
-pub type Result<T, E = ShapeError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ShapeError> = std::result::Result<T, E>;

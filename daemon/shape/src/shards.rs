@@ -26,7 +26,7 @@ pub(crate) struct Shards {
 
 impl Shards {
     /// One file that is whole, which wins as in transformers, or the shards of the index.
-    pub fn of(dir: &Path) -> Result<Shards> {
+    pub(crate) fn of(dir: &Path) -> Result<Shards> {
         let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if is_there(&whole)? {
             return Ok(Shards {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tch::{Device, Kind};
 
 #[derive(clap::Args)]
-pub struct ConvertArguments {
+pub(crate) struct ConvertArguments {
     /// A Hugging Face model directory; FP8 weights with block scales are dequantised.
     pub from: PathBuf,
     /// The new directory, which must not exist.
@@ -33,7 +33,7 @@ pub struct ConvertArguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ExportDtype {
+pub(crate) enum ExportDtype {
     Float32,
     Bfloat16,
     Float16,
@@ -50,7 +50,7 @@ struct ConvertReport {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ConvertError {
+pub(crate) enum ConvertError {
     #[error("{}: {count} tensors belong to a multi-token prediction module; leave them out with \
              --drop-mtp ({problem})", dir.display())]
     PredictionModule {
@@ -62,7 +62,7 @@ pub enum ConvertError {
     Model(#[from] ModelError),
 }
 
-pub fn run(arguments: ConvertArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn run(arguments: ConvertArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = convert(&arguments)?;
     match arguments.output {
         Format::Text => {

@@ -19,26 +19,26 @@ const QUEUE_MAX_TASKS: usize = 16;
 
 /// What lies on the device between requests.
 #[derive(Default)]
-pub struct DeviceState {
+pub(crate) struct DeviceState {
     pub open: Option<Opened>,
 }
 
 /// What a stage trains or samples from.
-pub enum Model {
+pub(crate) enum Model {
     Policy(CausalLm),
     Reward(SequenceClassifier),
 }
 
 impl Model {
     /// Whichever head it has.
-    pub fn weights(&self) -> &CausalLm {
+    pub(crate) fn weights(&self) -> &CausalLm {
         match self {
             Model::Policy(policy) => policy,
             Model::Reward(scorer) => scorer.model(),
         }
     }
 
-    pub fn policy(&self) -> Result<&CausalLm, Failure> {
+    pub(crate) fn policy(&self) -> Result<&CausalLm, Failure> {
         match self {
             Model::Policy(policy) => Ok(policy),
             Model::Reward(_) => Err(invalid(
@@ -47,7 +47,7 @@ impl Model {
         }
     }
 
-    pub fn scorer(&self) -> Result<&SequenceClassifier, Failure> {
+    pub(crate) fn scorer(&self) -> Result<&SequenceClassifier, Failure> {
         match self {
             Model::Reward(scorer) => Ok(scorer),
             Model::Policy(_) => Err(invalid(
@@ -58,14 +58,14 @@ impl Model {
 }
 
 /// PPO's value model.
-pub struct Critic {
+pub(crate) struct Critic {
     pub model: SequenceClassifier,
     pub trainer: Trainer,
 }
 
 /// A stage's actors' tensors. Sampler and trainer share the model's storage: a weight update costs
 /// no copy.
-pub struct Opened {
+pub(crate) struct Opened {
     pub request: Open,
     pub model: Model,
     pub reference: Option<CausalLm>,
@@ -78,7 +78,7 @@ pub struct Opened {
 }
 
 impl DeviceState {
-    pub fn opened(&mut self) -> Result<&mut Opened, Failure> {
+    pub(crate) fn opened(&mut self) -> Result<&mut Opened, Failure> {
         self.open.as_mut().ok_or_else(|| Failure {
             kind: FailureKind::Invalid,
             message: "no model is open: send Open first".into(),
@@ -90,14 +90,14 @@ type Task = Box<dyn FnOnce(&mut DeviceState) + Send>;
 
 /// A handle to the device's thread.
 #[derive(Clone)]
-pub struct DeviceThread {
+pub(crate) struct DeviceThread {
     tasks: mpsc::SyncSender<Task>,
 }
 
 impl DeviceThread {
     /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and
     /// `r1d` starts a fresh worker.
-    pub fn start() -> std::io::Result<DeviceThread> {
+    pub(crate) fn start() -> std::io::Result<DeviceThread> {
         let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
         std::thread::Builder::new()
             .name("device".into())
@@ -119,7 +119,7 @@ impl DeviceThread {
     }
 
     /// Runs `work` on the device's thread and awaits its result.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut DeviceState) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {

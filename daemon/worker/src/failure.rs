@@ -8,18 +8,18 @@ use r1d_sampler::SamplerError;
 use std::error::Error;
 use std::io::ErrorKind;
 
-pub fn invalid(message: impl Into<String>) -> Failure {
+pub(crate) fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Invalid, &message.into())
 }
 
 /// Errors of a model, of a directory that a user named, or of a checkpoint.
-pub fn of_model(error: ModelError) -> Failure {
+pub(crate) fn of_model(error: ModelError) -> Failure {
     of(error.fault(), &error)
 }
 
 /// Errors of writing a directory: whatever the operating system refuses there is for somebody to
 /// mend, as a full disk is.
-pub fn of_writing(error: ModelError) -> Failure {
+pub(crate) fn of_writing(error: ModelError) -> Failure {
     let refused = root(&error)
         .downcast_ref::<std::io::Error>()
         .filter(|refused| refused.raw_os_error().is_some());
@@ -33,16 +33,16 @@ pub fn of_writing(error: ModelError) -> Failure {
     }
 }
 
-pub fn of_learning(error: LearnError) -> Failure {
+pub(crate) fn of_learning(error: LearnError) -> Failure {
     of(error.fault(), &error)
 }
 
-pub fn of_sampling(error: SamplerError) -> Failure {
+pub(crate) fn of_sampling(error: SamplerError) -> Failure {
     of(error.fault(), &error)
 }
 
 /// Errors of libtorch itself.
-pub fn of_the_machine(error: impl Error + 'static) -> Failure {
+pub(crate) fn of_the_machine(error: impl Error + 'static) -> Failure {
     of(Fault::Machine, &error)
 }
 

@@ -21,7 +21,7 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const GENERATION_CONFIG_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(clap::Args)]
-pub struct GenerateArguments {
+pub(crate) struct GenerateArguments {
     /// A Hugging Face model directory with a tokenizer.
     pub dir: PathBuf,
     /// The text to continue, as it is: no template is applied.
@@ -67,7 +67,7 @@ struct GenerationConfig {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
+pub(crate) enum GenerateError {
     #[error("{}: {message}", file.display())]
     GenerationConfig { file: PathBuf, message: String },
     #[error(
@@ -98,7 +98,7 @@ struct Completion {
     finish: FinishReason,
 }
 
-pub fn run(arguments: GenerateArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn run(arguments: GenerateArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let generated = generate(&arguments)?;
     match arguments.output {
         Format::Json => println!("{}", serde_json::to_string(&generated)?),

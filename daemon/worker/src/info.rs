@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
-pub struct InfoArguments {
+pub(crate) struct InfoArguments {
     /// A Hugging Face model directory.
     pub dir: PathBuf,
     /// Sequences that are sampled at a time.
@@ -31,7 +31,7 @@ pub struct InfoArguments {
 /// Its JSON is part of the command's interface. Sizes in bytes, memory by dtype of the weights:
 /// `float32`, `bfloat16`.
 #[derive(Debug, Serialize)]
-pub struct InfoReport {
+pub(crate) struct InfoReport {
     pub architecture: String,
     pub parameters: u64,
     /// Parameters that one token meets.
@@ -54,7 +54,7 @@ pub struct InfoReport {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub cache_bytes_per_token: u64,
     /// Weights, and the cache of `batch` sequences of `length` tokens. Activations come on top.
     pub sample: u64,
@@ -63,7 +63,7 @@ pub struct Memory {
     pub train: u64,
 }
 
-pub fn run(arguments: InfoArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn run(arguments: InfoArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = report(&arguments)?;
     match arguments.output {
         Format::Text => print!("{report}"),

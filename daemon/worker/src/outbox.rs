@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 /// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so `r1d`'s
 /// pace bounds memory.
-pub const OUTBOX_MAX_MESSAGES: usize = 256;
+pub(crate) const OUTBOX_MAX_MESSAGES: usize = 256;
 /// Speaks for one request.
 #[derive(Clone)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     id: u64,
     messages: mpsc::Sender<FromWorker>,
     clock: SharedClock,
@@ -22,7 +22,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(
+    pub(crate) fn new(
         id: u64,
         messages: mpsc::Sender<FromWorker>,
         clock: SharedClock,
@@ -45,14 +45,14 @@ impl Outbox {
         });
     }
 
-    pub fn completed(&self, rollout: Rollout) {
+    pub(crate) fn completed(&self, rollout: Rollout) {
         self.send(Event::Completed(rollout));
     }
 
     /// Runs a request's work on this thread, and says how far it is: at once, then whenever
     /// something moves in it ([`r1d_torch::work`]) or it says so itself ([`Report::at`]), at most
     /// once an interval. `total` counts `unit`s; 0 where nobody knows it before.
-    pub fn during<T>(
+    pub(crate) fn during<T>(
         &self,
         doing: &'static str,
         unit: &'static str,
@@ -79,7 +79,7 @@ impl Outbox {
 
 /// How far a request's work is.
 #[derive(Clone)]
-pub struct Report {
+pub(crate) struct Report {
     outbox: Outbox,
     doing: &'static str,
     unit: &'static str,
@@ -96,7 +96,7 @@ struct Far {
 }
 
 impl Report {
-    pub fn at(&self, done: u64, total: u64) {
+    pub(crate) fn at(&self, done: u64, total: u64) {
         self.far.set(Far {
             done,
             total,

@@ -5,7 +5,7 @@ use r1d_torch::device::{self, DeviceError};
 use tch::{Device, Kind};
 
 #[derive(clap::Args, Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -18,13 +18,13 @@ pub struct Place {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
+pub(crate) enum Dtype {
     Float32,
     Bfloat16,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub(crate) enum PlaceError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error("--fp8 rounds what bfloat16 layers multiply: add --dtype bfloat16")]
@@ -32,7 +32,7 @@ pub enum PlaceError {
 }
 
 impl Place {
-    pub fn open(&self) -> Result<(Device, Kind), PlaceError> {
+    pub(crate) fn open(&self) -> Result<(Device, Kind), PlaceError> {
         if self.fp8 && self.dtype != Dtype::Bfloat16 {
             return Err(PlaceError::Fp8OfFloat32);
         }

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 const REQUESTS_MAX: usize = 16;
 
 #[derive(clap::Args)]
-pub struct ServeArguments {
+pub(crate) struct ServeArguments {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -44,7 +44,7 @@ pub struct ServeArguments {
 }
 
 #[derive(clap::Args)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -54,7 +54,7 @@ pub struct Probe {
 const KEPT_MAX_BYTES: usize = 4 << 30;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub(crate) enum ServeError {
     #[error("device {0:?}: {1}")]
     Device(String, String),
     #[error("standard input is not r1d's socket ({0}): r1d starts this process, people use r1ctl")]
@@ -63,7 +63,7 @@ pub enum ServeError {
     Thread(std::io::Error),
 }
 
-pub fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
     r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
     let device = open(&arguments.device)?;
@@ -103,7 +103,7 @@ pub fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Er
 }
 
 /// What `r1d` asks before it gives a device jobs: a process that comes this far has its libraries.
-pub fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
     open(&arguments.device)?;
     Ok(ExitCode::SUCCESS)
 }

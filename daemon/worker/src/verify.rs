@@ -19,7 +19,7 @@ use tch::{Device, Kind, TchError, Tensor};
 const COMPARE_ROWS_MAX: i64 = 512;
 
 #[derive(clap::Args)]
-pub struct VerifyArguments {
+pub(crate) struct VerifyArguments {
     /// A Hugging Face model directory.
     pub dir: PathBuf,
     /// A safetensors file with `input_ids` [B, T] int64, `logits` [B, T, V] float32 and, where
@@ -42,14 +42,14 @@ pub struct VerifyArguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     Text,
     Json,
 }
 
 /// What the comparison found; its JSON is part of the command's interface.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct VerifyReport {
+pub(crate) struct VerifyReport {
     pub ok: bool,
     /// `null` when a logit of the model or of the file is not finite.
     pub max_abs_diff: Option<f64>,
@@ -62,7 +62,7 @@ pub struct VerifyReport {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
+pub(crate) enum VerifyError {
     #[error("{}: no tensor `{name}`: a golden file has `input_ids` [B, T] int64, `logits` [B, T, \
              V] float32 and may have `greedy` [1, N] int64", file.display())]
     Missing { file: PathBuf, name: &'static str },
@@ -106,7 +106,7 @@ pub enum VerifyError {
 }
 
 /// Exit code 0 where everything agrees, 1 where something differs.
-pub fn run(arguments: VerifyArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub(crate) fn run(arguments: VerifyArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = verify(&arguments)?;
     match arguments.output {
         Format::Text => println!("{report}"),
@@ -119,7 +119,7 @@ pub fn run(arguments: VerifyArguments) -> Result<ExitCode, Box<dyn std::error::E
     })
 }
 
-pub fn verify(arguments: &VerifyArguments) -> Result<VerifyReport, VerifyError> {
+pub(crate) fn verify(arguments: &VerifyArguments) -> Result<VerifyReport, VerifyError> {
     if !(arguments.atol.is_finite() && arguments.atol > 0.0) {
         return Err(VerifyError::Atol(arguments.atol));
     }

@@ -12,7 +12,7 @@ const OTHERS: [&str; 4] = ["c_1", "c_0", "K", "k"];
 const VARIABLES: [&str; 10] = ["x", "t", "u", "y", "z", "s", "r", "v", "theta", "w"];
 
 /// The answer by the reference's formula, where both are antiderivatives of one function.
-pub fn resolved(judge: &Comparison, r: &Expr, a: Expr) -> Expr {
+pub(crate) fn resolved(judge: &Comparison, r: &Expr, a: Expr) -> Expr {
     let same = || {
         let (whole, answer) = (value(r)?, value(&a)?);
         let ((own, constant), (other, named)) = (

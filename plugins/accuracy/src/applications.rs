@@ -23,7 +23,7 @@ const ARGUMENTS_MAX: usize = 32;
 
 /// The functions of a reference and an answer, and what they were applied to.
 #[derive(Default)]
-pub struct Applications {
+pub(crate) struct Applications {
     functions: Vec<String>,
     known: RefCell<Vec<Expr>>,
     judge: Option<Comparison>,
@@ -89,7 +89,7 @@ impl AppliedLetter<'_> {
 }
 
 impl Applications {
-    pub fn of(reference: &str, answer: &str) -> Applications {
+    pub(crate) fn of(reference: &str, answer: &str) -> Applications {
         if !reference.contains(['(', '（']) && !answer.contains(['(', '（']) {
             return Applications::default();
         }
@@ -131,7 +131,7 @@ impl Applications {
     }
 
     /// An answer by the reference's variable.
-    pub fn renamed(&self, answer: Expr) -> Expr {
+    pub(crate) fn renamed(&self, answer: Expr) -> Expr {
         let Some((own, other)) = &self.renamed else {
             return answer;
         };
@@ -340,7 +340,7 @@ fn closing(tokens: &[Token<'_>], open: usize) -> Option<usize> {
 
 impl Parser<'_> {
     /// Whether a bracket that holds a function's argument comes next.
-    pub fn applies(&self, found: &Expr) -> bool {
+    pub(crate) fn applies(&self, found: &Expr) -> bool {
         self.peek() == Some(&Kind::Open(Bracket::Round))
             && !self.applications.functions.is_empty()
             && self.applications.name(found).is_some()
@@ -350,7 +350,7 @@ impl Parser<'_> {
 
     /// The value of a function whose name has been read; points and events, `P(1, 2)`, `P(X > 2)`,
     /// stay what they are.
-    pub fn application(&mut self, function: Expr) -> Option<Expr> {
+    pub(crate) fn application(&mut self, function: Expr) -> Option<Expr> {
         let name = self.applications.name(&function)?;
         let argument = self.atom()?;
         if !argument.is_scalar() {
@@ -361,6 +361,6 @@ impl Parser<'_> {
 }
 
 /// Whether a letter stands for a function's value.
-pub fn is_value(name: &str) -> bool {
+pub(crate) fn is_value(name: &str) -> bool {
     name.ends_with(')') && name.contains('(')
 }

@@ -27,7 +27,7 @@ struct Atoms<'a> {
 }
 
 /// Both with letters for those parts.
-pub fn lettered(
+pub(crate) fn lettered(
     normal: &Normal,
     a: &Sum,
     b: &Sum,
@@ -241,7 +241,7 @@ type Group = (Vec<Factor>, Vec<(Rational, Expr)>);
 
 /// Products of logarithms' arguments that must be 1 or −1 for two formulas to be equal, and what is
 /// left without logarithms.
-pub fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
+pub(crate) fn of_logarithms(difference: &Sum) -> Option<(Vec<Expr>, Expr)> {
     let mut rest = Vec::new();
     let mut groups: Vec<Group> = Vec::new();
     for term in &difference.0 {

@@ -11,7 +11,7 @@ const EXPONENT_MAX: i64 = 1 << 20;
 
 /// `(middle ± radius) · 2^exponent`
 #[derive(Clone, Debug)]
-pub struct Ball {
+pub(crate) struct Ball {
     pub middle: BigInt,
     pub radius: BigInt,
     pub exponent: i64,
@@ -26,7 +26,7 @@ fn absolute(value: &BigInt) -> BigInt {
 }
 
 impl Ball {
-    pub fn integer(value: i64) -> Ball {
+    pub(crate) fn integer(value: i64) -> Ball {
         Ball {
             middle: value.into(),
             radius: BigInt::ZERO,
@@ -34,7 +34,7 @@ impl Ball {
         }
     }
 
-    pub fn rational(value: &Rational, bits: u64) -> Option<Ball> {
+    pub(crate) fn rational(value: &Rational, bits: u64) -> Option<Ball> {
         let above = Ball {
             middle: value.numerator().clone(),
             radius: BigInt::ZERO,
@@ -54,16 +54,16 @@ impl Ball {
         )
     }
 
-    pub fn is_exact_zero(&self) -> bool {
+    pub(crate) fn is_exact_zero(&self) -> bool {
         self.middle == BigInt::ZERO && self.radius == BigInt::ZERO
     }
 
-    pub fn contains_zero(&self) -> bool {
+    pub(crate) fn contains_zero(&self) -> bool {
         absolute(&self.middle) <= self.radius
     }
 
     /// `None` when zero lies within, unless it is exactly zero.
-    pub fn sign(&self) -> Option<Ordering> {
+    pub(crate) fn sign(&self) -> Option<Ordering> {
         if self.is_exact_zero() {
             Some(Ordering::Equal)
         } else if self.contains_zero() {
@@ -74,7 +74,7 @@ impl Ball {
     }
 
     /// log₂ of an upper bound of the absolute value; very small for zero.
-    pub fn magnitude(&self) -> i64 {
+    pub(crate) fn magnitude(&self) -> i64 {
         let top = absolute(&self.middle) + &self.radius;
         if top == BigInt::ZERO {
             -EXPONENT_MAX
@@ -84,7 +84,7 @@ impl Ball {
     }
 
     /// log₂ of an upper bound of the radius.
-    pub fn error(&self) -> i64 {
+    pub(crate) fn error(&self) -> i64 {
         if self.radius == BigInt::ZERO {
             -EXPONENT_MAX
         } else {
@@ -110,12 +110,12 @@ impl Ball {
         (self.magnitude() < EXPONENT_MAX).then_some(self)
     }
 
-    pub fn negate(mut self) -> Ball {
+    pub(crate) fn negate(mut self) -> Ball {
         self.middle = -self.middle;
         self
     }
 
-    pub fn absolute(self) -> Ball {
+    pub(crate) fn absolute(self) -> Ball {
         if self.middle < BigInt::ZERO {
             self.negate()
         } else {
@@ -123,7 +123,7 @@ impl Ball {
         }
     }
 
-    pub fn add(&self, other: &Ball, bits: u64) -> Option<Ball> {
+    pub(crate) fn add(&self, other: &Ball, bits: u64) -> Option<Ball> {
         if self.is_exact_zero() {
             return Some(other.clone());
         }
@@ -158,11 +158,11 @@ impl Ball {
         sum.rounded(bits)
     }
 
-    pub fn subtract(&self, other: &Ball, bits: u64) -> Option<Ball> {
+    pub(crate) fn subtract(&self, other: &Ball, bits: u64) -> Option<Ball> {
         self.add(&other.clone().negate(), bits)
     }
 
-    pub fn multiply(&self, other: &Ball, bits: u64) -> Option<Ball> {
+    pub(crate) fn multiply(&self, other: &Ball, bits: u64) -> Option<Ball> {
         let radius = absolute(&self.middle) * &other.radius
             + absolute(&other.middle) * &self.radius
             + &self.radius * &other.radius;
@@ -175,7 +175,7 @@ impl Ball {
     }
 
     /// `None` when the divisor may be zero.
-    pub fn divide(&self, other: &Ball, bits: u64) -> Option<Ball> {
+    pub(crate) fn divide(&self, other: &Ball, bits: u64) -> Option<Ball> {
         if other.contains_zero() {
             return None;
         }
@@ -195,7 +195,7 @@ impl Ball {
         .rounded(bits)
     }
 
-    pub fn scale(&self, exponent: i64) -> Option<Ball> {
+    pub(crate) fn scale(&self, exponent: i64) -> Option<Ball> {
         if self.is_exact_zero() {
             return Some(self.clone());
         }
@@ -207,7 +207,7 @@ impl Ball {
     }
 
     /// The n-th root of what is not below zero; a ball that reaches below is cut there.
-    pub fn root(&self, degree: u32, bits: u64) -> Option<Ball> {
+    pub(crate) fn root(&self, degree: u32, bits: u64) -> Option<Ball> {
         if self.is_exact_zero() {
             return Some(self.clone());
         }
@@ -235,7 +235,7 @@ impl Ball {
         .rounded(bits)
     }
 
-    pub fn power(&self, exponent: u64, bits: u64) -> Option<Ball> {
+    pub(crate) fn power(&self, exponent: u64, bits: u64) -> Option<Ball> {
         let mut base = self.clone();
         let mut result = Ball::integer(1);
         let mut left = exponent;
@@ -252,7 +252,7 @@ impl Ball {
     }
 
     /// The whole part, when the ball does not reach over a whole number.
-    pub fn floor(&self) -> Option<BigInt> {
+    pub(crate) fn floor(&self) -> Option<BigInt> {
         let whole = |value: BigInt| -> Option<BigInt> {
             if self.exponent >= 0 {
                 (self.exponent < 65_536).then(|| value << self.exponent)
@@ -268,7 +268,7 @@ impl Ball {
     }
 
     /// The nearest whole number, or one next to it.
-    pub fn nearest(&self) -> Option<BigInt> {
+    pub(crate) fn nearest(&self) -> Option<BigInt> {
         if self.exponent >= 0 {
             return (self.exponent < 65_536).then(|| &self.middle << self.exponent);
         }

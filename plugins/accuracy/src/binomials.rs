@@ -5,7 +5,7 @@ use crate::expression::{Expr, Function};
 use crate::lexer::Bracket;
 
 /// `C_5^2`, the choices of 2 out of 5, and `A_5^2` or `P_5^2`, those in order; out of n too.
-pub fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
+pub(crate) fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
     let Expr::Symbol(name) = name else {
         return None;
     };
@@ -33,7 +33,7 @@ pub fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {
 }
 
 /// What stands below, `5`, `n`, `2n`, `n+1`: a number, or a sum of multiples of n and m.
-pub fn indexed(index: &str) -> Option<Expr> {
+pub(crate) fn indexed(index: &str) -> Option<Expr> {
     let mut terms = Vec::new();
     for term in index
         .split_inclusive(['+', '-'])
@@ -72,7 +72,7 @@ pub fn indexed(index: &str) -> Option<Expr> {
 }
 
 /// What may be chosen as many of: no transpose.
-pub fn is_count(count: &Expr) -> bool {
+pub(crate) fn is_count(count: &Expr) -> bool {
     let letters = count.symbols();
     let letter = |name: &String| matches!(name.as_str(), "k" | "r" | "i" | "j" | "m" | "n");
     count.is_scalar() && !letters.is_empty() && letters.iter().all(letter)
@@ -80,7 +80,7 @@ pub fn is_count(count: &Expr) -> bool {
 
 /// Both with `C(n, k)` as a binomial. `C(3, 0)` is a point, unless it is the answer and the
 /// reference has none.
-pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
+pub(crate) fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
     let points = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Tuple(..)));
     let (in_r, in_a) = (points(&r), points(&a));
     let named = |numbers: bool, expr: Expr, has: bool| {

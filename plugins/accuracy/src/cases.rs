@@ -12,7 +12,7 @@ const ROWS_MAX: usize = 16;
 impl Parser<'_> {
     /// The rows up to the end: of conditions alone a list, of values and conditions
     /// [`Expr::Cases`].
-    pub fn cases(&mut self) -> Option<Expr> {
+    pub(crate) fn cases(&mut self) -> Option<Expr> {
         let mut rows: Vec<Vec<Expr>> = vec![Vec::new()];
         loop {
             match self.peek()? {
@@ -88,7 +88,7 @@ fn same_letters(a: &Expr, b: &Expr) -> bool {
 
 impl Compare<'_> {
     /// Case by case, in any order: the same values under the same conditions.
-    pub fn cases(&self, rs: &[Vec<Expr>], az: &[Vec<Expr>], depth: u32) -> Verdict {
+    pub(crate) fn cases(&self, rs: &[Vec<Expr>], az: &[Vec<Expr>], depth: u32) -> Verdict {
         if rs.len() != az.len() {
             return Verdict::Different;
         }
@@ -150,7 +150,7 @@ impl Compare<'_> {
     /// Two functions of one letter, by cases or not, wherever both a case of one and a case of the
     /// other hold: borders may be written differently, and cases be more or fewer. `None` where the
     /// cases are not of one real letter.
-    pub fn by_regions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
+    pub(crate) fn by_regions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
         let name = [r, a].into_iter().find_map(|expr| match expr {
             Expr::Cases(rows) => rows
                 .iter()

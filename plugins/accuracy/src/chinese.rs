@@ -145,7 +145,7 @@ const CHANGES: [char; 22] = [
 
 /// The text with such words as signs; `None` where it has none. Punctuation is ASCII's already, but
 /// `或` and `和` stand as they are.
-pub fn in_signs(text: &str) -> Option<String> {
+pub(crate) fn in_signs(text: &str) -> Option<String> {
     let han = |text: &str| text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     if text.len() > BYTES_MAX || !han(text) {
         return None;

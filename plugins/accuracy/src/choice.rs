@@ -9,7 +9,7 @@ const BYTES_MAX: usize = 600;
 
 /// The letters that a text chooses, upper case: `B`, `(b)`, `\text{(B)}`, `B.`, `B: 12`, `the
 /// answer is B`, `A, C`, and what sentences say ([`verdicts`]); `None` when it does not say which.
-pub fn read(text: &str) -> Option<BTreeSet<char>> {
+pub(crate) fn read(text: &str) -> Option<BTreeSet<char>> {
     written(text).or_else(|| verdicts::chosen(&plain(text)?))
 }
 
@@ -58,13 +58,13 @@ fn plain(text: &str) -> Option<String> {
 
 /// The letters that are a text's own, without a sentence around them: `B`, `(B)`, `A, C`,
 /// `B. twelve`.
-pub fn written(text: &str) -> Option<BTreeSet<char>> {
+pub(crate) fn written(text: &str) -> Option<BTreeSet<char>> {
     let plain = plain(text)?;
     letters_alone(&plain).or_else(|| leading(&plain))
 }
 
 /// Two or more letters that are written as choices are: capitals up to H.
-pub fn several(text: &str) -> Option<BTreeSet<char>> {
+pub(crate) fn several(text: &str) -> Option<BTreeSet<char>> {
     let capitals = |letters: &BTreeSet<char>| {
         letters.len() > 1 && letters.iter().all(|letter| ('A'..='H').contains(letter))
     };

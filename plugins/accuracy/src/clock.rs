@@ -6,7 +6,7 @@ use crate::parse::Parser;
 
 /// Minutes since midnight as written, and what was said of the half of the day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clock {
+pub(crate) struct Clock {
     minutes: u32,
     afternoon: Option<bool>,
 }
@@ -23,7 +23,7 @@ impl Clock {
     }
 
     /// A ratio or a number that stands where a time is expected: `12:30`.
-    pub fn of(expr: &Expr) -> Option<Clock> {
+    pub(crate) fn of(expr: &Expr) -> Option<Clock> {
         let small = |expr: &Expr| match expr {
             Expr::Number(value) => value.to_i64().and_then(|value| u32::try_from(value).ok()),
             _ => None,
@@ -39,7 +39,7 @@ impl Clock {
     }
 
     /// The same time; one that does not say its half of the day agrees with either.
-    pub fn agrees_with(&self, other: &Clock) -> bool {
+    pub(crate) fn agrees_with(&self, other: &Clock) -> bool {
         let in_day = |clock: &Clock| {
             clock
                 .afternoon
@@ -56,7 +56,7 @@ impl Clock {
 
 impl Parser<'_> {
     /// A time of day: two digits of minutes that begin with 0, or `am` or `pm` behind.
-    pub fn clock(&mut self) -> Option<Expr> {
+    pub(crate) fn clock(&mut self) -> Option<Expr> {
         let start = self.at;
         let found = self.clock_within();
         if found.is_none() {

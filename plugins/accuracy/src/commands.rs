@@ -6,7 +6,7 @@ use crate::{rows, vectors};
 
 impl<'a> Lexer<'a> {
     /// A backslash and what follows it.
-    pub fn command(&mut self) -> Option<()> {
+    pub(crate) fn command(&mut self) -> Option<()> {
         let rest = self.rest().get(1..)?;
         let end = rest
             .find(|c: char| !c.is_ascii_alphabetic())

@@ -18,21 +18,21 @@ const ITEMS_MAX: usize = 64;
 /// Structures within structures.
 const DEPTH_MAX: u32 = 12;
 
-pub struct Compare<'j> {
+pub(crate) struct Compare<'j> {
     pub judge: &'j Comparison,
     /// For evaluation: see [`crate`].
     pub lenient: bool,
 }
 
 impl Compare<'_> {
-    pub fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
+    pub(crate) fn same(&self, reference: &Expr, answer: &Expr) -> Verdict {
         let same = |r: &Expr, a: &Expr| {
             self.within(&expanded(&resolved(r)), &expanded(&resolved(a)), DEPTH_MAX)
         };
         self.families(reference, answer, same)
     }
 
-    pub fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
+    pub(crate) fn within(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         let Some(depth) = depth.checked_sub(1) else {
             return Verdict::Undecided;
         };

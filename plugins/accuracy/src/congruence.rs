@@ -10,7 +10,7 @@ use crate::parse::Parser;
 
 impl Parser<'_> {
     /// Whether `\pmod 7`, `(mod 7)` or `\bmod 7` comes next.
-    pub fn starts_modulus(&self) -> bool {
+    pub(crate) fn starts_modulus(&self) -> bool {
         let group = usize::from(self.peek() == Some(&Kind::Open(Bracket::Group)));
         matches!(
             (self.peek_at(group), self.peek_at(group + 1)),
@@ -19,7 +19,7 @@ impl Parser<'_> {
     }
 
     /// A value with the modulus behind it. `17 \bmod 5` is 2, unless it stands behind a `≡`.
-    pub fn modulo(&mut self, value: Expr, congruent: bool) -> Option<Expr> {
+    pub(crate) fn modulo(&mut self, value: Expr, congruent: bool) -> Option<Expr> {
         // `\text{ (mod 7)}`
         let grouped = self.eat(&Kind::Open(Bracket::Group));
         let bracketed = self.eat(&Kind::Open(Bracket::Round));
@@ -43,7 +43,7 @@ impl Parser<'_> {
 }
 
 /// `x \equiv 1, 4 \pmod 5`: the modulus is that of all.
-pub fn spread(joined: Joined, mut items: Vec<Expr>) -> Expr {
+pub(crate) fn spread(joined: Joined, mut items: Vec<Expr>) -> Expr {
     let modulus = match items.last() {
         Some(Expr::Modulo(_, modulus)) => Some(modulus.clone()),
         Some(Expr::Relations(sides, _)) => match sides.last() {
@@ -68,7 +68,7 @@ pub fn spread(joined: Joined, mut items: Vec<Expr>) -> Expr {
 
 impl Compare<'_> {
     /// Two classes, given by a member and the modulus.
-    pub fn classes(&self, r: (&Expr, &Expr), a: (&Expr, &Expr)) -> Verdict {
+    pub(crate) fn classes(&self, r: (&Expr, &Expr), a: (&Expr, &Expr)) -> Verdict {
         self.judge.equal(r.1, a.1).and(|| {
             match self.is_multiple(&r.0.clone().minus(a.0.clone()), r.1) {
                 Some(multiple) => Verdict::of(multiple),
@@ -78,7 +78,7 @@ impl Compare<'_> {
     }
 
     /// A class and a formula: the member as it is written, or `7k + 3` for all k.
-    pub fn class_and_formula(&self, class: (&Expr, &Expr), formula: &Expr) -> Verdict {
+    pub(crate) fn class_and_formula(&self, class: (&Expr, &Expr), formula: &Expr) -> Verdict {
         if let [parameter] = formula.symbols().as_slice()
             && class.0.symbols().is_empty()
             && let Some((slope, constant)) = linear(self.judge, formula, parameter)

@@ -91,7 +91,7 @@ fn arc_tangent_of_inverse(n: i64, signs: bool, bits: u64) -> Option<Ball> {
     })
 }
 
-pub fn pi(bits: u64) -> Option<Ball> {
+pub(crate) fn pi(bits: u64) -> Option<Ball> {
     let a = arc_tangent_of_inverse(5, true, bits + 8)?.scale(4)?;
     let b = arc_tangent_of_inverse(239, true, bits + 8)?.scale(2)?;
     a.subtract(&b, bits)
@@ -101,7 +101,7 @@ fn ln_two(bits: u64) -> Option<Ball> {
     arc_tangent_of_inverse(3, false, bits + 8)?.scale(1)
 }
 
-pub fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
+pub(crate) fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
     if x.is_exact_zero() {
         return Some(Ball::integer(1));
     }
@@ -134,7 +134,7 @@ pub fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
 }
 
 /// Of what is above zero.
-pub fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
+pub(crate) fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
     if x.contains_zero() || x.middle < BigInt::ZERO {
         return None;
     }
@@ -158,7 +158,7 @@ pub fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
 }
 
 /// Sine and cosine.
-pub fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
+pub(crate) fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
     if x.is_exact_zero() {
         return Some((Ball::integer(0), Ball::integer(1)));
     }
@@ -199,7 +199,7 @@ pub fn sine_cosine(x: &Ball, bits: u64) -> Option<(Ball, Ball)> {
     Some((sine, cosine))
 }
 
-pub fn arc_tangent(x: &Ball, bits: u64) -> Option<Ball> {
+pub(crate) fn arc_tangent(x: &Ball, bits: u64) -> Option<Ball> {
     if x.is_exact_zero() {
         return Some(x.clone());
     }

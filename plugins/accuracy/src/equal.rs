@@ -16,7 +16,7 @@ use std::cell::{Cell, OnceCell};
 use std::cmp::Ordering;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Equal,
     Different,
     /// Too large, or so close that no bound tells. Never a pass.
@@ -24,7 +24,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn of(equal: bool) -> Verdict {
+    pub(crate) fn of(equal: bool) -> Verdict {
         if equal {
             Verdict::Equal
         } else {
@@ -32,7 +32,7 @@ impl Verdict {
         }
     }
 
-    pub fn and(self, other: impl FnOnce() -> Verdict) -> Verdict {
+    pub(crate) fn and(self, other: impl FnOnce() -> Verdict) -> Verdict {
         match self {
             Verdict::Equal => other(),
             Verdict::Different => Verdict::Different,
@@ -67,7 +67,7 @@ const STEP_COST: u64 = 3_000;
 const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
 
-pub struct Comparison {
+pub(crate) struct Comparison {
     seed: u64,
     budget: Cell<u64>,
     set_aside: Cell<u64>,
@@ -78,7 +78,7 @@ pub struct Comparison {
 impl Comparison {
     /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is
     /// looked at.
-    pub fn new(texts: &[&str]) -> Comparison {
+    pub(crate) fn new(texts: &[&str]) -> Comparison {
         let mut seed = 0xcbf2_9ce4_8422_2325u64;
         for byte in texts.iter().flat_map(|text| text.bytes()) {
             seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -92,14 +92,14 @@ impl Comparison {
     }
 
     /// For what is asked while an answer is read: it may cost a tenth.
-    pub fn of_reader(text: &str) -> Comparison {
+    pub(crate) fn of_reader(text: &str) -> Comparison {
         Comparison {
             budget: Cell::new(BUDGET / 10),
             ..Comparison::new(&[text])
         }
     }
 
-    pub fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
+    pub(crate) fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
         if a == b {
             return if defined(a) {
                 Verdict::Equal
@@ -150,12 +150,12 @@ impl Comparison {
     }
 
     /// Whether two formulas without variables have real values that differ at a first look.
-    pub fn part(&self, a: &Expr, b: &Expr) -> bool {
+    pub(crate) fn part(&self, a: &Expr, b: &Expr) -> bool {
         self.parts(a, b) == Some(true)
     }
 
     /// The same; `None` where one of them has no real value, or none that can be had.
-    pub fn parts(&self, a: &Expr, b: &Expr) -> Option<bool> {
+    pub(crate) fn parts(&self, a: &Expr, b: &Expr) -> Option<bool> {
         let numeric = Numeric {
             bits: BITS_LOOK,
             real: true,
@@ -168,7 +168,7 @@ impl Comparison {
     }
 
     /// A rational number near a real constant.
-    pub fn near(&self, expr: &Expr) -> Option<Rational> {
+    pub(crate) fn near(&self, expr: &Expr) -> Option<Rational> {
         let value = Numeric {
             bits: BITS_LOOK,
             real: true,
@@ -184,7 +184,7 @@ impl Comparison {
     }
 
     /// Of the seed, by two numbers.
-    pub fn random(&self, at: u64, position: u64) -> u64 {
+    pub(crate) fn random(&self, at: u64, position: u64) -> u64 {
         let mut random = self
             .seed
             .wrapping_add(at << 32)
@@ -320,14 +320,14 @@ impl Comparison {
     }
 
     /// Whether there was as much left.
-    pub fn spend(&self, cost: u64) -> bool {
+    pub(crate) fn spend(&self, cost: u64) -> bool {
         let left = self.budget.get().checked_sub(cost);
         self.budget.set(left.unwrap_or(0));
         left.is_some()
     }
 
     /// The sign of a real constant.
-    pub fn sign(&self, expr: &Expr) -> Option<Ordering> {
+    pub(crate) fn sign(&self, expr: &Expr) -> Option<Ordering> {
         match infinite(expr) {
             Some(true) => return Some(Ordering::Greater),
             Some(false) => return Some(Ordering::Less),
@@ -353,7 +353,7 @@ impl Comparison {
     }
 
     /// The value at one seeded point, where that is a rational number.
-    pub fn value_at_a_point(&self, expr: &Expr) -> Option<Rational> {
+    pub(crate) fn value_at_a_point(&self, expr: &Expr) -> Option<Rational> {
         let point = Point::new(self.seed, Domain::Any, Signs::Positive);
         let value = point.value(expr);
         if self.spend(point.cost()) {
@@ -559,7 +559,7 @@ impl Comparison {
     /// Whether |a − b| is at most half of 10^-6 of the larger of 1 and |b|, which is what
     /// Math-Verify's rounding to six places comes to, and within six significant figures of b: two
     /// tiny numbers are not near each other for being tiny.
-    pub fn close(&self, a: &Expr, b: &Expr) -> bool {
+    pub(crate) fn close(&self, a: &Expr, b: &Expr) -> bool {
         let numeric = Numeric {
             bits: BITS_FIRST,
             real: false,
@@ -612,7 +612,7 @@ fn counts(expr: &Expr) -> bool {
 }
 
 /// `Some(true)` for ∞, `Some(false)` for −∞.
-pub fn infinite(expr: &Expr) -> Option<bool> {
+pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
     match expr {
         Expr::Infinity => Some(true),
         Expr::Product(factors) => match factors.as_slice() {

@@ -94,7 +94,7 @@ fn asks(expr: &Expr) -> bool {
 /// What an equation gives for what it names: the last exact side of `x = 5 + 6 = 11 \approx 11.0`.
 /// As an answer an equation may also give the value of a formula (`x + y = 5`); as a reference it
 /// then stands for itself.
-pub fn assigned<'e>(
+pub(crate) fn assigned<'e>(
     judge: &Comparison,
     sides: &'e [Expr],
     relations: &[Relation],
@@ -131,12 +131,12 @@ pub fn assigned<'e>(
 }
 
 /// What an equation names.
-pub fn name(sides: &[Expr]) -> Option<&Expr> {
+pub(crate) fn name(sides: &[Expr]) -> Option<&Expr> {
     sides.first().filter(|first| names(first))
 }
 
 /// Whether two names may mean the same: `x_1` among the values of `x`.
-pub fn same_name(a: &Expr, b: &Expr) -> bool {
+pub(crate) fn same_name(a: &Expr, b: &Expr) -> bool {
     let indexed = |name: &Expr, other: &Expr| match (name, other) {
         (Expr::Symbol(name), Expr::Symbol(other)) => {
             name.split_once('_').is_some_and(|(stem, _)| stem == other)
@@ -148,7 +148,7 @@ pub fn same_name(a: &Expr, b: &Expr) -> bool {
 
 /// Whether two single relations hold for the same values: their differences are proportional, or
 /// solving for one variable gives the same function.
-pub fn equivalent(
+pub(crate) fn equivalent(
     judge: &Comparison,
     a: (&Expr, Relation, &Expr),
     b: (&Expr, Relation, &Expr),

@@ -12,7 +12,7 @@ const TURNS_MAX: i64 = 120;
 
 impl Point {
     /// e to a linear form: for each atom its own value, its own point of the circle.
-    pub fn exponential(&self, form: &Linear) -> Result<Surd, Stop> {
+    pub(crate) fn exponential(&self, form: &Linear) -> Result<Surd, Stop> {
         let mut product = Surd::integer(1);
         for (atom, (times, turned)) in form {
             if !times.is_zero() {
@@ -69,7 +69,7 @@ impl Point {
     }
 
     /// The formula as a linear form over atoms.
-    pub fn linear(&self, expr: &Expr) -> Option<Linear> {
+    pub(crate) fn linear(&self, expr: &Expr) -> Option<Linear> {
         let zero = || Rational::integer(0);
         match expr {
             Expr::Symbol(name) => Some(BTreeMap::from([(
@@ -194,7 +194,7 @@ fn turn(twelfths: i64) -> Option<Surd> {
 }
 
 /// An angle with its degrees turned into radians.
-pub fn radians(expr: &Expr) -> Expr {
+pub(crate) fn radians(expr: &Expr) -> Expr {
     match expr {
         Expr::Degrees(inner) => {
             Expr::Product(vec![(**inner).clone(), Expr::Pi]).over(Expr::integer(180))

@@ -6,7 +6,7 @@ use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Function {
+pub(crate) enum Function {
     Sin,
     Cos,
     Tan,
@@ -39,7 +39,7 @@ pub enum Function {
 
 impl Function {
     /// Logarithms, angles and what is made of them.
-    pub fn is_transcendental(self) -> bool {
+    pub(crate) fn is_transcendental(self) -> bool {
         use Function::*;
         matches!(
             self,
@@ -62,14 +62,14 @@ impl Function {
 
 /// What joins the items of a list that stands without brackets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Joined {
+pub(crate) enum Joined {
     Comma,
     And,
     Or,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Expr {
+pub(crate) enum Expr {
     Number(Rational),
     Pi,
     Euler,
@@ -111,38 +111,38 @@ pub enum Expr {
 }
 
 impl Expr {
-    pub fn integer(value: i64) -> Expr {
+    pub(crate) fn integer(value: i64) -> Expr {
         Expr::Number(Rational::integer(value))
     }
 
-    pub fn negate(self) -> Expr {
+    pub(crate) fn negate(self) -> Expr {
         match self {
             Expr::Number(value) => Expr::Number(value.negate()),
             other => Expr::Product(vec![Expr::integer(-1), other]),
         }
     }
 
-    pub fn minus(self, other: Expr) -> Expr {
+    pub(crate) fn minus(self, other: Expr) -> Expr {
         Expr::Sum(vec![self, other.negate()])
     }
 
-    pub fn times(self, other: Expr) -> Expr {
+    pub(crate) fn times(self, other: Expr) -> Expr {
         Expr::Product(vec![self, other])
     }
 
-    pub fn over(self, other: Expr) -> Expr {
+    pub(crate) fn over(self, other: Expr) -> Expr {
         Expr::Quotient(Box::new(self), Box::new(other))
     }
 
-    pub fn raised_to(self, exponent: Expr) -> Expr {
+    pub(crate) fn raised_to(self, exponent: Expr) -> Expr {
         Expr::Power(Box::new(self), Box::new(exponent))
     }
 
-    pub fn call(function: Function, argument: Expr) -> Expr {
+    pub(crate) fn call(function: Function, argument: Expr) -> Expr {
         Expr::Call(function, vec![argument])
     }
 
-    pub fn children(&self) -> Vec<&Expr> {
+    pub(crate) fn children(&self) -> Vec<&Expr> {
         match self {
             Expr::Sum(all)
             | Expr::Product(all)
@@ -177,7 +177,7 @@ impl Expr {
     }
 
     /// The same tree with each child replaced; the tree's depth is bounded by the parser.
-    pub fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
+    pub(crate) fn map(&self, f: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
         let mut all = |items: &[Expr]| -> Vec<Expr> { items.iter().map(&mut *f).collect() };
         match self {
             Expr::Sum(items) => Expr::Sum(all(items)),
@@ -205,7 +205,7 @@ impl Expr {
         }
     }
 
-    pub fn any(&self, wanted: &dyn Fn(&Expr) -> bool) -> bool {
+    pub(crate) fn any(&self, wanted: &dyn Fn(&Expr) -> bool) -> bool {
         wanted(self) || self.some_child(&|child| child.any(wanted))
     }
 
@@ -229,12 +229,12 @@ impl Expr {
     }
 
     /// Nodes of the tree.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         1 + self.children().into_iter().map(Expr::size).sum::<usize>()
     }
 
     /// The variables, each once, in the order in which they appear.
-    pub fn symbols(&self) -> Vec<String> {
+    pub(crate) fn symbols(&self) -> Vec<String> {
         fn walk(expr: &Expr, found: &mut Vec<String>) {
             if let Expr::Symbol(name) = expr
                 && !found.contains(name)
@@ -250,7 +250,7 @@ impl Expr {
         found
     }
 
-    pub fn substitute(&self, value_of: &dyn Fn(&str) -> Option<Expr>) -> Expr {
+    pub(crate) fn substitute(&self, value_of: &dyn Fn(&str) -> Option<Expr>) -> Expr {
         match self {
             Expr::Symbol(name) => value_of(name).unwrap_or_else(|| self.clone()),
             other => other.map(&mut |child| child.substitute(value_of)),
@@ -258,7 +258,7 @@ impl Expr {
     }
 
     /// A formula: no set, list, relation or text in it.
-    pub fn is_scalar(&self) -> bool {
+    pub(crate) fn is_scalar(&self) -> bool {
         !self.any(&|e| {
             matches!(
                 e,
@@ -280,12 +280,12 @@ impl Expr {
         })
     }
 
-    pub fn has_plus_minus(&self) -> bool {
+    pub(crate) fn has_plus_minus(&self) -> bool {
         self.any(&|e| matches!(e, Expr::PlusMinus(..)))
     }
 
     /// With every `±` read as the upper or the lower sign.
-    pub fn signed(&self, upper: bool) -> Expr {
+    pub(crate) fn signed(&self, upper: bool) -> Expr {
         match self {
             Expr::PlusMinus(plus, inner) => {
                 let inner = inner.signed(upper);

@@ -97,7 +97,7 @@ fn whole_numbers(judge: &Comparison, expr: &Expr) -> Expr {
 }
 
 /// Slope and constant of a formula that is linear in the variable.
-pub fn linear(judge: &Comparison, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
+pub(crate) fn linear(judge: &Comparison, expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
     if !expr.is_scalar() {
         return None;
     }
@@ -171,7 +171,12 @@ fn sum(mut terms: Vec<Expr>) -> Expr {
 impl Compare<'_> {
     /// Both without the declarations of their parameters, the answer's renamed to the reference's.
     /// The verdict is that of `same`, or that both run through the same values.
-    pub fn families(&self, r: &Expr, a: &Expr, same: impl Fn(&Expr, &Expr) -> Verdict) -> Verdict {
+    pub(crate) fn families(
+        &self,
+        r: &Expr,
+        a: &Expr,
+        same: impl Fn(&Expr, &Expr) -> Verdict,
+    ) -> Verdict {
         if !matches!(r, Expr::List(..)) && !matches!(a, Expr::List(..)) {
             return same(r, a);
         }

@@ -24,11 +24,11 @@ const SIGNS_MAX: usize = 8;
 const CHAIN_MAX: usize = 24;
 
 impl<'a> Parser<'a> {
-    pub fn sum(&mut self) -> Option<Expr> {
+    pub(crate) fn sum(&mut self) -> Option<Expr> {
         self.nested(Self::sum_within)
     }
 
-    pub fn sum_within(&mut self) -> Option<Expr> {
+    pub(crate) fn sum_within(&mut self) -> Option<Expr> {
         let mut terms = Vec::new();
         let mut dots = None;
         loop {
@@ -72,7 +72,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    pub fn term(&mut self) -> Option<Expr> {
+    pub(crate) fn term(&mut self) -> Option<Expr> {
         let mut product = vec![self.factor()?];
         let mut divisions = 0;
         let mut dots = None;
@@ -127,7 +127,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether the next token goes on with a product that has no sign between its factors.
-    pub fn starts_factor(&self) -> bool {
+    pub(crate) fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Kind::Open(_)) => !self.starts_modulus() && !self.declares_parameter(),
             Some(Kind::Fraction) => !self.is_unit_fraction(),
@@ -162,7 +162,7 @@ impl<'a> Parser<'a> {
     /// Whether the number that comes next has an exponent, and stands behind a letter or behind
     /// another exponent: `n2^{n-1}`, `x^2 2^x`. Without an exponent `x2` may be meant for x
     /// squared, and is not read.
-    pub fn is_base_of_power(&self) -> bool {
+    pub(crate) fn is_base_of_power(&self) -> bool {
         let before = |back: usize| {
             self.at
                 .checked_sub(back)
@@ -213,7 +213,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether a `|` after a value has its partner: `2|x|`.
-    pub fn bar_opens(&self) -> bool {
+    pub(crate) fn bar_opens(&self) -> bool {
         self.tokens
             .iter()
             .skip(self.at)
@@ -224,7 +224,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether a word after a value is a unit or what is counted, rather than variables.
-    pub fn is_unit(&self, word: &str) -> bool {
+    pub(crate) fn is_unit(&self, word: &str) -> bool {
         let letters = word.chars().count();
         let lower = word.to_ascii_lowercase();
         // `2MG` is of two masses, not of milligrams.
@@ -291,7 +291,7 @@ impl<'a> Parser<'a> {
         is_prose(word) || (letters == 3 && vowels && self.spaced() && word == lower)
     }
 
-    pub fn factor(&mut self) -> Option<Expr> {
+    pub(crate) fn factor(&mut self) -> Option<Expr> {
         let mut negative = false;
         for _ in 0..SIGNS_MAX {
             match self.peek() {
@@ -312,7 +312,7 @@ impl<'a> Parser<'a> {
         None
     }
 
-    pub fn atom_with_postfix(&mut self) -> Option<Expr> {
+    pub(crate) fn atom_with_postfix(&mut self) -> Option<Expr> {
         let mut found = self.atom()?;
         for _ in 0..=CHAIN_MAX {
             match self.peek() {
@@ -463,7 +463,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Tokens of `^\circ`, `^{\circ}`.
-    pub fn degree_after_caret(&self) -> Option<usize> {
+    pub(crate) fn degree_after_caret(&self) -> Option<usize> {
         match (self.peek_at(1), self.peek_at(2), self.peek_at(3)) {
             (Some(Kind::Degree), ..) => Some(2),
             (
@@ -498,7 +498,7 @@ impl<'a> Parser<'a> {
 
     /// Whether `(k \in \mathbb{Z})`, `(x > 0)` comes next, which no factor is. `P(X > 2)` has an
     /// argument.
-    pub fn declares_parameter(&self) -> bool {
+    pub(crate) fn declares_parameter(&self) -> bool {
         if self.peek() != Some(&Kind::Open(Bracket::Round)) {
             return false;
         }
@@ -539,7 +539,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `°C`, `°F`: a unit of its own.
-    pub fn temperature(&self, tokens: usize) -> bool {
+    pub(crate) fn temperature(&self, tokens: usize) -> bool {
         matches!(
             self.peek_at(tokens),
             Some(
@@ -551,7 +551,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `^2`, `^{2}`, `^-2`, `^{-2}`, `^(2)`, `^\frac12`, `^x`; towers to the right.
-    pub fn exponent(&mut self) -> Option<Expr> {
+    pub(crate) fn exponent(&mut self) -> Option<Expr> {
         self.nested(|parser| {
             let negative = parser.eat(&Kind::Minus);
             parser.eat(&Kind::Plus);
@@ -564,7 +564,7 @@ impl<'a> Parser<'a> {
     }
 
     /// What stands below: its letters and digits as written.
-    pub fn index(&mut self) -> Option<String> {
+    pub(crate) fn index(&mut self) -> Option<String> {
         let mut text = String::new();
         let mut depth = 0u32;
         loop {
@@ -588,7 +588,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    pub fn atom(&mut self) -> Option<Expr> {
+    pub(crate) fn atom(&mut self) -> Option<Expr> {
         let kind = self.peek()?.clone();
         self.at += 1;
         match kind {
@@ -653,14 +653,14 @@ impl<'a> Parser<'a> {
         chosen(&Expr::Symbol(format!("{letter}_{of}")), &count)
     }
 
-    pub fn fraction(&mut self) -> Option<Expr> {
+    pub(crate) fn fraction(&mut self) -> Option<Expr> {
         let above = self.argument()?;
         let below = self.argument()?;
         Some(above.over(below))
     }
 
     /// An argument of a command: a group, or one digit or letter, as TeX reads `\frac12`.
-    pub fn argument(&mut self) -> Option<Expr> {
+    pub(crate) fn argument(&mut self) -> Option<Expr> {
         let at = self.at;
         match self.peek()?.clone() {
             Kind::Open(Bracket::Group | Bracket::Round) => self.atom(),
@@ -689,7 +689,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    pub fn word(&mut self, word: &'a str) -> Option<Expr> {
+    pub(crate) fn word(&mut self, word: &'a str) -> Option<Expr> {
         let lower = word.to_ascii_lowercase();
         // `dy/dx`
         if let (Some(Kind::Slash), Some(Kind::Word(below))) = (self.peek(), self.peek_at(1))
@@ -865,7 +865,7 @@ impl<'a> Parser<'a> {
         Some(Expr::Symbol(format!("complement {written}")))
     }
 
-    pub fn command(&mut self, name: &'a str) -> Option<Expr> {
+    pub(crate) fn command(&mut self, name: &'a str) -> Option<Expr> {
         match name {
             "pi" => Some(Expr::Pi),
             "infty" => Some(Expr::Infinity),

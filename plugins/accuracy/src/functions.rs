@@ -7,11 +7,11 @@ use crate::parse::Parser;
 
 impl Parser<'_> {
     /// A function whose name has been read.
-    pub fn function(&mut self, name: &str) -> Option<Expr> {
+    pub(crate) fn function(&mut self, name: &str) -> Option<Expr> {
         self.nested(|parser| parser.function_within(name))
     }
 
-    pub fn function_within(&mut self, name: &str) -> Option<Expr> {
+    pub(crate) fn function_within(&mut self, name: &str) -> Option<Expr> {
         match name {
             "sqrt" => {
                 let degree = if self.eat(&Kind::Open(Bracket::Square)) {
@@ -91,7 +91,7 @@ impl Parser<'_> {
     }
 
     /// cos + i sin
-    pub fn cis(&mut self) -> Option<Expr> {
+    pub(crate) fn cis(&mut self) -> Option<Expr> {
         let angle = self.nested(Self::function_argument)?;
         let (cosine, sine) = (
             Expr::call(Function::Cos, angle.clone()),
@@ -102,7 +102,7 @@ impl Parser<'_> {
 
     /// `(x+1)`, `{x}`, or what follows up to the next sign: `2x` of `\sin 2x + 1`, `\pi/6` of
     /// `sin pi/6`.
-    pub fn function_argument(&mut self) -> Option<Expr> {
+    pub(crate) fn function_argument(&mut self) -> Option<Expr> {
         if matches!(self.peek()?, Kind::Open(_) | Kind::Bar) {
             return self.atom();
         }
@@ -147,7 +147,7 @@ impl Parser<'_> {
 }
 
 /// A function at the start of a run of letters, and the rest: `sinx`.
-pub fn function_prefix(word: &str) -> Option<(&'static str, &str)> {
+pub(crate) fn function_prefix(word: &str) -> Option<(&'static str, &str)> {
     const NAMES: [&str; 14] = [
         "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec",
         "csc", "log", "sqrt",

@@ -178,7 +178,7 @@ impl Monotone {
 
 /// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on;
 /// `None` also for one without.
-pub fn solved(
+pub(crate) fn solved(
     judge: &Comparison,
     formula: &Expr,
     relation: Relation,
@@ -227,7 +227,7 @@ pub fn solved(
 
 /// A formula that vanishes exactly where another does, in which the one root, power or logarithm is
 /// undone.
-pub fn unrooted(judge: &Comparison, formula: &Expr) -> Option<Expr> {
+pub(crate) fn unrooted(judge: &Comparison, formula: &Expr) -> Option<Expr> {
     let found = Monotone::find(formula)?;
     found.falls(judge)?;
     let outer = replaced(formula, &found.whole);
@@ -283,7 +283,7 @@ fn power(judge: &Comparison, base: &Expr, exponent: Expr) -> Expr {
 
 /// `2^x = 8^y` as `x \ln 2 - y \ln 8`: zero at the same points as the difference of two powers of
 /// positive constants.
-pub fn of_powers(judge: &Comparison, left: &Expr, right: &Expr) -> Option<Expr> {
+pub(crate) fn of_powers(judge: &Comparison, left: &Expr, right: &Expr) -> Option<Expr> {
     let exponent = |side: &Expr| match side {
         Expr::Power(base, exponent)
             if base.symbols().is_empty() && !exponent.symbols().is_empty() =>

@@ -15,7 +15,7 @@ use reward_sdk::rational::Rational;
 const FOLDED_MAX: usize = 3;
 
 /// A call with its arguments in normal form.
-pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option<Sum> {
+pub(crate) fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option<Sum> {
     use Function::*;
     let first = arguments.first()?;
     let inverse = |sum: &Sum| normal.power(sum, &Sum::constant(Rational::integer(-1)));
@@ -128,7 +128,7 @@ pub fn called(normal: &Normal, function: Function, arguments: &[Expr]) -> Option
 }
 
 /// The number in a sum, and the rest.
-pub fn parted(sum: &Sum) -> Option<(Rational, Sum)> {
+pub(crate) fn parted(sum: &Sum) -> Option<(Rational, Sum)> {
     let mut constant = Rational::integer(0);
     let mut rest = Vec::new();
     for term in &sum.0 {
@@ -142,7 +142,7 @@ pub fn parted(sum: &Sum) -> Option<(Rational, Sum)> {
 }
 
 /// |x|ⁿ, without bars where they say nothing.
-pub fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<Vec<Factor>> {
+pub(crate) fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<Vec<Factor>> {
     if *exponent == number(0) {
         return Some(Vec::new());
     }
@@ -165,7 +165,7 @@ pub fn absolute_power(normal: &Normal, base: &Expr, exponent: &Expr) -> Option<V
 }
 
 /// The absolute value of a product is that of its factors.
-pub fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
+pub(crate) fn absolute(normal: &Normal, inside: &Sum) -> Option<Sum> {
     if inside.0.is_empty() {
         return Some(inside.clone());
     }
@@ -215,7 +215,7 @@ fn apart(normal: &Normal, inside: &Sum) -> Option<(Rational, Vec<Factor>)> {
 }
 
 /// ln|xⁿy| = n·ln|x| + ln|y|
-pub fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
+pub(crate) fn logarithm(normal: &Normal, inside: &Sum) -> Option<Sum> {
     if inside.0.is_empty() {
         return None;
     }
@@ -377,7 +377,7 @@ fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
 }
 
 /// Whether a formula has logarithms of what may be below zero.
-pub fn has_bare_logarithm(expr: &Expr) -> bool {
+pub(crate) fn has_bare_logarithm(expr: &Expr) -> bool {
     expr.any(&|e| match e {
         Expr::Call(Function::Ln | Function::Log, arguments) => {
             arguments.last().is_some_and(|inside| match inside {

@@ -6,11 +6,11 @@ use reward_sdk::rational::Rational;
 
 /// Longer answers are not read: whoever judges them would be kept busy, and no final answer is so
 /// long.
-pub const BYTES_MAX: usize = 4_096;
+pub(crate) const BYTES_MAX: usize = 4_096;
 const TOKENS_MAX: usize = 2_048;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bracket {
+pub(crate) enum Bracket {
     Round,
     Square,
     /// `{…}`: grouping without a meaning of its own.
@@ -23,7 +23,7 @@ pub enum Bracket {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
+pub(crate) enum Relation {
     Equal,
     Approximately,
     NotEqual,
@@ -35,7 +35,7 @@ pub enum Relation {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     Number(Numeral),
     /// A run of letters.
     Word(&'a str),
@@ -83,7 +83,7 @@ pub enum Kind<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Token<'a> {
+pub(crate) struct Token<'a> {
     pub kind: Kind<'a>,
     /// Where it stands in the text, in bytes.
     pub at: usize,
@@ -93,7 +93,7 @@ pub struct Token<'a> {
 
 /// Digits as written, without separators.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Numeral {
+pub(crate) struct Numeral {
     pub digits: String,
     /// Digits after the point; `None` without one.
     pub decimals: Option<usize>,
@@ -101,24 +101,24 @@ pub struct Numeral {
 }
 
 impl Numeral {
-    pub fn is_integer(&self) -> bool {
+    pub(crate) fn is_integer(&self) -> bool {
         self.decimals.is_none() && self.exponent == 0
     }
 
-    pub fn value(&self) -> Option<Rational> {
+    pub(crate) fn value(&self) -> Option<Rational> {
         Rational::decimal(&self.digits, self.decimals.unwrap_or(0), self.exponent)
     }
 }
 
 /// How commas between digits are read at the outermost level: `1,234` as one number, or as two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commas {
+pub(crate) enum Commas {
     Group,
     Separate,
 }
 
 /// `None` for a text that is too long, or in which something stands that no answer contains.
-pub fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
+pub(crate) fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
     if text.len() > BYTES_MAX {
         return None;
     }
@@ -145,7 +145,7 @@ pub fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
     Some(tokens)
 }
 
-pub struct Lexer<'a> {
+pub(crate) struct Lexer<'a> {
     text: &'a str,
     pub at: usize,
     /// Open brackets other than groups: within them commas separate.
@@ -160,11 +160,11 @@ pub struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub fn rest(&self) -> &'a str {
+    pub(crate) fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
 
-    pub fn push(&mut self, kind: Kind<'a>, bytes: usize) {
+    pub(crate) fn push(&mut self, kind: Kind<'a>, bytes: usize) {
         match kind {
             Kind::Open(bracket) if bracket != Bracket::Group => self.depth += 1,
             Kind::Close(bracket) if bracket != Bracket::Group => {
@@ -181,7 +181,7 @@ impl<'a> Lexer<'a> {
         self.at += bytes;
     }
 
-    pub fn skip(&mut self, bytes: usize) {
+    pub(crate) fn skip(&mut self, bytes: usize) {
         self.spaced = true;
         self.at += bytes;
     }
@@ -452,7 +452,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-pub fn is_letter(c: char) -> bool {
+pub(crate) fn is_letter(c: char) -> bool {
     c.is_alphabetic() && !matches!(c, 'º' | 'ª' | 'ℝ' | 'ℤ' | 'ℕ' | 'ℚ' | 'ℂ' | 'ø' | 'Ø')
 }
 

@@ -12,7 +12,7 @@ const BYTES_MAX: usize = 200;
 
 /// A point of a line and its direction, which is not zero; both of two or three coordinates.
 #[derive(Debug, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     point: Vec<Rational>,
     direction: Vec<Rational>,
 }
@@ -20,7 +20,7 @@ pub struct Line {
 impl Line {
     /// The line of a text that says `r =` before a point and a direction; with `named` that may be
     /// missing.
-    pub fn read(text: &str, named: bool) -> Option<Line> {
+    pub(crate) fn read(text: &str, named: bool) -> Option<Line> {
         if text.len() > BYTES_MAX || !text.contains(['(', '\\']) {
             return None;
         }
@@ -81,7 +81,7 @@ impl Line {
     }
 
     /// Whether two are the same set of points; `None` where numbers grow too large.
-    pub fn same(&self, other: &Line) -> Option<bool> {
+    pub(crate) fn same(&self, other: &Line) -> Option<bool> {
         if self.point.len() != other.point.len() {
             return Some(false);
         }

@@ -18,7 +18,7 @@ use reward_sdk::number;
 const WORDS_BYTES_MAX: usize = 120;
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Right,
     /// And why.
     Wrong(String),
@@ -26,7 +26,7 @@ pub enum Outcome {
     Unusable(String),
 }
 
-pub fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
+pub(crate) fn judge(reference: &str, answer: &str, lenient: bool) -> Outcome {
     match as_written(reference, answer, lenient) {
         // What is no answer as it stands may be a sentence that states one.
         Outcome::Wrong(why) => match sentence::value(number::unwrap(answer)) {

@@ -13,7 +13,7 @@ const DETERMINANT_MAX: usize = 4;
 const SIZE_MAX: usize = 4_000;
 
 /// The expression with its matrices worked out; anything else unchanged.
-pub fn resolved(expr: &Expr) -> Expr {
+pub(crate) fn resolved(expr: &Expr) -> Expr {
     let vectors = |e: &Expr| {
         matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter()
         .any(|part| matches!(part, Expr::Tuple(..))))
@@ -105,7 +105,7 @@ fn vector(expr: &Expr) -> Option<Expr> {
 }
 
 /// The rows of a matrix, also of one that is written as `[[1,2],[3,4]]`.
-pub fn rows_of(expr: &Expr) -> Option<MatrixRows> {
+pub(crate) fn rows_of(expr: &Expr) -> Option<MatrixRows> {
     match expr {
         Expr::Matrix(rows) => Some(rows.clone()),
         Expr::Tuple(Bracket::Square, Bracket::Square, items) => {

@@ -11,7 +11,7 @@ const NAME_CHARS_MAX: usize = 6;
 const WORDS_MAX: usize = 3;
 
 /// The numbers of a list, by their names; `None` for a text that is no such list.
-pub fn read(text: &str) -> Option<BTreeMap<String, String>> {
+pub(crate) fn read(text: &str) -> Option<BTreeMap<String, String>> {
     let digit = |c: char| c.is_ascii_digit();
     if text.len() > BYTES_MAX || !text.contains(digit) {
         return None;

@@ -3,7 +3,7 @@
 use crate::expression::{Expr, Function};
 
 /// What a letter or word stands for.
-pub fn symbol(name: &str) -> Option<Expr> {
+pub(crate) fn symbol(name: &str) -> Option<Expr> {
     Some(match name {
         "e" => Expr::Euler,
         "i" => Expr::Imaginary,
@@ -21,7 +21,7 @@ pub fn symbol(name: &str) -> Option<Expr> {
 }
 
 /// A command that is a letter or another sign with no meaning of its own.
-pub fn is_greek(name: &str) -> bool {
+pub(crate) fn is_greek(name: &str) -> bool {
     const NAMES: [&str; 49] = [
         "alpha",
         "beta",
@@ -78,7 +78,7 @@ pub fn is_greek(name: &str) -> bool {
 }
 
 /// Whether a word of plain text is prose rather than a product of variables.
-pub fn is_prose(word: &str) -> bool {
+pub(crate) fn is_prose(word: &str) -> bool {
     const SHORT: [&str; 22] = [
         "yes", "no", "odd", "even", "true", "none", "red", "blue", "all", "any", "the", "not",
         "sum", "dne", "am", "pm", "is", "mon", "tue", "wed", "thu", "fri",
@@ -101,11 +101,11 @@ pub fn is_prose(word: &str) -> bool {
     letters >= 4 && !capitals && !(alphabetical && letters <= 5)
 }
 
-pub fn is_chinese(word: &str) -> bool {
+pub(crate) fn is_chinese(word: &str) -> bool {
     word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'))
 }
 
-pub fn constant(word: &str) -> bool {
+pub(crate) fn constant(word: &str) -> bool {
     matches!(
         word,
         "pi" | "infinity"
@@ -123,11 +123,11 @@ pub fn constant(word: &str) -> bool {
     )
 }
 
-pub fn is_function(word: &str) -> bool {
+pub(crate) fn is_function(word: &str) -> bool {
     function(word).is_some() || matches!(word, "sqrt" | "log" | "lg" | "exp" | "cbrt" | "binom")
 }
 
-pub fn function(word: &str) -> Option<Function> {
+pub(crate) fn function(word: &str) -> Option<Function> {
     Some(match word {
         "sin" => Function::Sin,
         "cos" => Function::Cos,

@@ -32,23 +32,23 @@ const FACTORED_MAX: u64 = 1 << 32;
 
 /// A base and what it is raised to, both in normal form.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Factor {
+pub(crate) struct Factor {
     pub base: Expr,
     pub exponent: Expr,
 }
 
 /// A number times powers, sorted by base; each base once, no exponent zero.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Term {
+pub(crate) struct Term {
     pub times: Rational,
     pub factors: Vec<Factor>,
 }
 
 /// Terms sorted by their factors; none is zero.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sum(pub Vec<Term>);
+pub(crate) struct Sum(pub Vec<Term>);
 
-pub struct Normal {
+pub(crate) struct Normal {
     /// Letters that stand for whole numbers: those in the exponent of a number below zero.
     pub whole: Vec<String>,
     /// With an imaginary unit: no law holds that needs real values.
@@ -70,12 +70,12 @@ fn alternating(expr: &Expr, found: &mut Vec<String>) {
         .for_each(|child| alternating(child, found));
 }
 
-pub fn number(value: i64) -> Expr {
+pub(crate) fn number(value: i64) -> Expr {
     Expr::integer(value)
 }
 
 /// A total order of scalar formulas, by kind and then by parts.
-pub fn order(a: &Expr, b: &Expr) -> Ordering {
+pub(crate) fn order(a: &Expr, b: &Expr) -> Ordering {
     fn rank(expr: &Expr) -> u8 {
         match expr {
             Expr::Number(_) => 0,
@@ -116,7 +116,7 @@ fn by_factors(a: &[Factor], b: &[Factor]) -> Ordering {
 }
 
 impl Term {
-    pub fn constant(times: Rational) -> Term {
+    pub(crate) fn constant(times: Rational) -> Term {
         Term {
             times,
             factors: Vec::new(),
@@ -124,7 +124,7 @@ impl Term {
     }
 
     #[inline(never)]
-    pub fn expr(&self) -> Expr {
+    pub(crate) fn expr(&self) -> Expr {
         let one = number(1);
         let mut parts: Vec<Expr> = Vec::with_capacity(self.factors.len() + 1);
         if !self.times.is_one() || self.factors.is_empty() {
@@ -162,7 +162,7 @@ impl Sum {
         Some(Sum(found))
     }
 
-    pub fn constant(value: Rational) -> Sum {
+    pub(crate) fn constant(value: Rational) -> Sum {
         Sum(if value.is_zero() {
             Vec::new()
         } else {
@@ -170,7 +170,7 @@ impl Sum {
         })
     }
 
-    pub fn of(base: Expr) -> Sum {
+    pub(crate) fn of(base: Expr) -> Sum {
         Sum(vec![Term {
             times: Rational::integer(1),
             factors: vec![Factor {
@@ -181,7 +181,7 @@ impl Sum {
     }
 
     #[inline(never)]
-    pub fn expr(&self) -> Expr {
+    pub(crate) fn expr(&self) -> Expr {
         match self.0.as_slice() {
             [] => number(0),
             [only] => only.expr(),
@@ -190,7 +190,7 @@ impl Sum {
     }
 
     /// The value of a sum that is a number.
-    pub fn to_rational(&self) -> Option<Rational> {
+    pub(crate) fn to_rational(&self) -> Option<Rational> {
         match self.0.as_slice() {
             [] => Some(Rational::integer(0)),
             [Term { times, factors }] if factors.is_empty() => Some(times.clone()),
@@ -200,7 +200,7 @@ impl Sum {
 
     /// Whether it is made of whole powers of letters alone: such sums are equal only if they are
     /// the same.
-    pub fn is_polynomial(&self) -> bool {
+    pub(crate) fn is_polynomial(&self) -> bool {
         let power = |factor: &Factor| {
             matches!(factor.base, Expr::Symbol(_)) && whole(&factor.exponent).is_some()
         };
@@ -208,12 +208,12 @@ impl Sum {
     }
 
     /// Whether its first term is below zero, letters taken as above.
-    pub fn is_negative(&self) -> bool {
+    pub(crate) fn is_negative(&self) -> bool {
         self.0.first().is_some_and(|term| term.times.is_negative())
     }
 
     #[inline(never)]
-    pub fn negate(self) -> Sum {
+    pub(crate) fn negate(self) -> Sum {
         Sum(self
             .0
             .into_iter()
@@ -225,7 +225,7 @@ impl Sum {
     }
 
     #[inline(never)]
-    pub fn scale(&self, by: &Rational) -> Option<Sum> {
+    pub(crate) fn scale(&self, by: &Rational) -> Option<Sum> {
         if by.is_zero() {
             return Some(Sum(Vec::new()));
         }
@@ -239,7 +239,7 @@ impl Sum {
     }
 
     #[inline(never)]
-    pub fn add(&self, other: &Sum) -> Option<Sum> {
+    pub(crate) fn add(&self, other: &Sum) -> Option<Sum> {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut terms = Vec::with_capacity(self.0.len() + other.0.len());
         loop {
@@ -269,7 +269,7 @@ impl Sum {
 
     /// Its numbers' greatest common divisor, and the sum without it; for a single term its number,
     /// which may be below zero.
-    pub fn content(&self) -> Option<(Rational, Sum)> {
+    pub(crate) fn content(&self) -> Option<(Rational, Sum)> {
         let gcd = |mut a: BigInt, mut b: BigInt| {
             while b != BigInt::ZERO {
                 (a, b) = (b.clone(), a % b);
@@ -294,7 +294,7 @@ impl Sum {
 }
 
 /// A rational exponent in lowest terms.
-pub fn fraction(value: &Rational) -> Option<(i64, i64)> {
+pub(crate) fn fraction(value: &Rational) -> Option<(i64, i64)> {
     let (above, below) = (
         i64::try_from(value.numerator()).ok()?,
         i64::try_from(value.denominator()).ok()?,
@@ -309,7 +309,7 @@ pub fn fraction(value: &Rational) -> Option<(i64, i64)> {
 
 impl Normal {
     /// For the comparison of two formulas.
-    pub fn of(a: &Expr, b: &Expr) -> Normal {
+    pub(crate) fn of(a: &Expr, b: &Expr) -> Normal {
         let mut whole = Vec::new();
         for expr in [a, b] {
             alternating(expr, &mut whole);
@@ -324,19 +324,19 @@ impl Normal {
     }
 
     /// That were taken so far.
-    pub fn steps(&self) -> u32 {
+    pub(crate) fn steps(&self) -> u32 {
         self.steps.get()
     }
 
     /// Whether there is still something to spend.
-    pub fn step(&self) -> Option<()> {
+    pub(crate) fn step(&self) -> Option<()> {
         self.steps.set(self.steps.get() + 1);
         (self.steps.get() <= STEPS_MAX).then_some(())
     }
 
     /// The form of a formula; `None` for what has none: too large, or not defined.
     #[inline(never)]
-    pub fn sum(&self, expr: &Expr) -> Option<Sum> {
+    pub(crate) fn sum(&self, expr: &Expr) -> Option<Sum> {
         self.step()?;
         if self.depth.get() >= DEPTH_MAX {
             return None;
@@ -403,7 +403,7 @@ impl Normal {
     /// Sums multiplied: those of one term into one, the others as bases first, so that they can
     /// cancel.
     #[inline(never)]
-    pub fn product(&self, parts: Vec<Sum>) -> Option<Sum> {
+    pub(crate) fn product(&self, parts: Vec<Sum>) -> Option<Sum> {
         let mut times = Rational::integer(1);
         let mut all = Vec::new();
         for mut part in parts {
@@ -457,7 +457,7 @@ impl Normal {
     }
 
     /// The factors that all terms have, by their least whole exponents, and the sum without them.
-    pub fn common(&self, sum: Sum) -> Option<(Vec<Factor>, Sum)> {
+    pub(crate) fn common(&self, sum: Sum) -> Option<(Vec<Factor>, Sum)> {
         let Some((first, others)) = sum.0.split_first() else {
             return Some((Vec::new(), sum));
         };
@@ -806,7 +806,7 @@ impl Normal {
     }
 
     #[inline(never)]
-    pub fn scaled(&self, exponent: &Expr, by: &Rational) -> Option<Expr> {
+    pub(crate) fn scaled(&self, exponent: &Expr, by: &Rational) -> Option<Expr> {
         match exponent {
             Expr::Number(value) => value.multiply(by).map(Expr::Number),
             other => Some(self.sum(other)?.scale(by)?.expr()),
@@ -822,7 +822,7 @@ impl Normal {
     }
 
     #[inline(never)]
-    pub fn power(&self, base: &Sum, exponent: &Sum) -> Option<Sum> {
+    pub(crate) fn power(&self, base: &Sum, exponent: &Sum) -> Option<Sum> {
         self.step()?;
         let one = || Rational::integer(1);
         match exponent.to_rational() {
@@ -1176,7 +1176,7 @@ impl Normal {
     }
 
     /// Whether a power has no negative value, whatever stands in it.
-    pub fn is_never_negative(&self, factor: &Factor) -> bool {
+    pub(crate) fn is_never_negative(&self, factor: &Factor) -> bool {
         let base = match &factor.base {
             Expr::Number(value) => !value.is_negative(),
             Expr::Pi | Expr::Euler => true,
@@ -1197,7 +1197,7 @@ impl Normal {
     }
 
     /// Whether it is whole for all values of its letters, which are whole.
-    pub fn is_whole(&self, sum: &Sum) -> bool {
+    pub(crate) fn is_whole(&self, sum: &Sum) -> bool {
         let letter = |factor: &Factor| {
             matches!(&factor.base, Expr::Symbol(name) if self.whole.contains(name))
                 && whole(&factor.exponent).is_some_and(|power| power > 0)

@@ -41,7 +41,7 @@ struct NotePiece<'a> {
 }
 
 /// The tokens with their last note in signs.
-pub fn in_signs(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
+pub(crate) fn in_signs(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     // In an environment they are the cases' own conditions.
     let outside = tokens
         .iter()
@@ -370,7 +370,7 @@ fn without_notes(expr: &Expr) -> Option<Expr> {
 
 impl Compare<'_> {
     /// As [`Compare::same`], where one of the two may also say where its formula holds.
-    pub fn same_but_for_notes(&self, r: &Expr, a: &Expr) -> Verdict {
+    pub(crate) fn same_but_for_notes(&self, r: &Expr, a: &Expr) -> Verdict {
         let verdict = self.same(r, a);
         let without = |expr: &Expr| without_notes(expr).or_else(|| self.without_met(expr));
         match (without(r), without(a)) {

@@ -10,7 +10,7 @@ const BASE_MAX: u32 = 36;
 
 impl Parser<'_> {
     /// A number, and what belongs to it: repeating decimals, the fraction of a mixed number.
-    pub fn number(&mut self, numeral: &Numeral) -> Option<Expr> {
+    pub(crate) fn number(&mut self, numeral: &Numeral) -> Option<Expr> {
         if let Some(value) = self.lettered(numeral) {
             return Some(Expr::Number(value));
         }
@@ -120,7 +120,7 @@ impl Parser<'_> {
     }
 
     /// `\text{FF}_{16}`, the text read already; another text with an index is a name.
-    pub fn lettered_text(&mut self, text: &str) -> Option<Expr> {
+    pub(crate) fn lettered_text(&mut self, text: &str) -> Option<Expr> {
         self.at += 1;
         let index = self.index()?;
         let digits = !text.is_empty()
@@ -137,7 +137,7 @@ impl Parser<'_> {
 
     /// The fraction of a mixed number that comes next, and how many tokens it takes:
     /// `1\frac{1}{2}`, `1 1/2`, `1½`.
-    pub fn proper_fraction(&self) -> Option<(Rational, usize)> {
+    pub(crate) fn proper_fraction(&self) -> Option<(Rational, usize)> {
         let integer = |ahead: usize| match self.peek_at(ahead) {
             Some(Kind::Number(numeral)) if numeral.is_integer() => numeral.value(),
             _ => None,
@@ -187,7 +187,7 @@ impl Parser<'_> {
 }
 
 /// `1/2`, as `½` is called.
-pub fn vulgar(name: &str) -> Option<Expr> {
+pub(crate) fn vulgar(name: &str) -> Option<Expr> {
     let (above, below) = name.split_once('/')?;
     Some(Expr::Number(
         Rational::decimal(above, 0, 0)?.divide(&Rational::decimal(below, 0, 0)?)?,
@@ -195,7 +195,7 @@ pub fn vulgar(name: &str) -> Option<Expr> {
 }
 
 /// `204_5`: the digits of a numeral read in its base.
-pub fn in_base(value: &Rational, index: &str) -> Option<Rational> {
+pub(crate) fn in_base(value: &Rational, index: &str) -> Option<Rational> {
     value.denominator().eq(&1.into()).then_some(())?;
     digits_in_base(&value.numerator().to_string(), index)
 }

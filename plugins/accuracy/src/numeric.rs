@@ -19,13 +19,13 @@ const FUNCTION_COST: u64 = 60_000;
 const DEGREE_MAX: i64 = 6;
 
 #[derive(Clone, Debug)]
-pub struct Complex {
+pub(crate) struct Complex {
     pub re: Ball,
     pub im: Ball,
 }
 
 impl Complex {
-    pub fn real(re: Ball) -> Complex {
+    pub(crate) fn real(re: Ball) -> Complex {
         Complex {
             re,
             im: Ball::integer(0),
@@ -37,22 +37,22 @@ impl Complex {
     }
 
     /// Nothing shows that it is not real.
-    pub fn may_be_real(&self) -> bool {
+    pub(crate) fn may_be_real(&self) -> bool {
         self.im.contains_zero()
     }
 
-    pub fn contains_zero(&self) -> bool {
+    pub(crate) fn contains_zero(&self) -> bool {
         self.re.contains_zero() && self.im.contains_zero()
     }
 
     /// log₂ of the radius.
-    pub fn error(&self) -> i64 {
+    pub(crate) fn error(&self) -> i64 {
         self.re.error().max(self.im.error())
     }
 }
 
 /// Evaluates to so many bits, until what it may cost is spent.
-pub struct Numeric<'a> {
+pub(crate) struct Numeric<'a> {
     pub bits: u64,
     /// Roots and logarithms of negative numbers have no value.
     pub real: bool,
@@ -62,7 +62,7 @@ pub struct Numeric<'a> {
 impl Numeric<'_> {
     /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole
     /// number within the error).
-    pub fn value(&self, expr: &Expr) -> Option<Complex> {
+    pub(crate) fn value(&self, expr: &Expr) -> Option<Complex> {
         let words = self.bits / 32 + 4;
         let product = 1_000 + 6 * words * words;
         let cost = match expr {
@@ -415,7 +415,7 @@ impl Numeric<'_> {
 }
 
 /// The value of a formula of rationals alone.
-pub fn constant_rational(expr: &Expr) -> Option<Rational> {
+pub(crate) fn constant_rational(expr: &Expr) -> Option<Rational> {
     match expr {
         Expr::Number(value) => Some(value.clone()),
         Expr::Sum(_)

@@ -27,7 +27,7 @@ const SPELLINGS: [(&str, &str); 20] = [
 ];
 
 /// Whether one of two formulas that are equal as products has an order that the other one has not.
-pub fn differ(reference: &str, answer: &str) -> bool {
+pub(crate) fn differ(reference: &str, answer: &str) -> bool {
     let (r, a) = (sides(reference), sides(answer));
     let apart = |x: &str, y: &str| (is_ordered(x) || is_ordered(y)) && plain(x) != plain(y);
     apart(r.1, a.1) || r.0.zip(a.0).is_some_and(|(x, y)| apart(x, y))
@@ -36,7 +36,7 @@ pub fn differ(reference: &str, answer: &str) -> bool {
 /// Whether two texts are one vector with its two ends, or its two factors, in another order and
 /// another sign: `-\vec b \times \vec a` is `\vec a \times \vec b`, `-\overrightarrow{BA}` is
 /// `\overrightarrow{AB}`.
-pub fn turned(reference: &str, answer: &str) -> bool {
+pub(crate) fn turned(reference: &str, answer: &str) -> bool {
     match (ends(reference), ends(answer)) {
         (Some((r, first, second)), Some((a, other_first, other_second))) => {
             r != a && first == other_second && second == other_first

@@ -29,7 +29,11 @@ const DOTTED_MAX: usize = 64;
 const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
-pub fn read<'a>(text: &'a str, commas: Commas, applications: &'a Applications) -> Option<Expr> {
+pub(crate) fn read<'a>(
+    text: &'a str,
+    commas: Commas,
+    applications: &'a Applications,
+) -> Option<Expr> {
     let tokens = lexer::tokens(text, commas)?;
     let mut parser = Parser {
         text,
@@ -134,7 +138,7 @@ fn values_of(names: &[Expr], equations: &Expr) -> Option<Vec<Expr>> {
     (items.len() == names.len()).then(|| names.iter().map(value).collect())?
 }
 
-pub struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     pub text: &'a str,
     pub tokens: Vec<Token<'a>>,
     pub at: usize,
@@ -150,11 +154,11 @@ pub struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    pub fn peek(&self) -> Option<&Kind<'a>> {
+    pub(crate) fn peek(&self) -> Option<&Kind<'a>> {
         self.tokens.get(self.at).map(|token| &token.kind)
     }
 
-    pub fn peek_at(&self, ahead: usize) -> Option<&Kind<'a>> {
+    pub(crate) fn peek_at(&self, ahead: usize) -> Option<&Kind<'a>> {
         self.tokens.get(self.at + ahead).map(|token| &token.kind)
     }
 
@@ -165,17 +169,17 @@ impl<'a> Parser<'a> {
             .map(|token| &token.kind)
     }
 
-    pub fn spaced(&self) -> bool {
+    pub(crate) fn spaced(&self) -> bool {
         self.tokens.get(self.at).is_some_and(|token| token.spaced)
     }
 
-    pub fn eat(&mut self, kind: &Kind<'_>) -> bool {
+    pub(crate) fn eat(&mut self, kind: &Kind<'_>) -> bool {
         let found = self.peek() == Some(kind);
         self.at += usize::from(found);
         found
     }
 
-    pub fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(crate) fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.depth >= DEPTH_MAX {
             return None;
         }
@@ -186,7 +190,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Items up to a closing bracket or the end.
-    pub fn list(&mut self) -> Option<Expr> {
+    pub(crate) fn list(&mut self) -> Option<Expr> {
         // Semicolons part groups, commas what is in them: `p=5,q=2; p=7,q=2`.
         let mut groups: Vec<Vec<Expr>> = vec![Vec::new()];
         let mut joined = Joined::Comma;
@@ -302,7 +306,7 @@ impl<'a> Parser<'a> {
         )
     }
 
-    pub fn item(&mut self) -> Option<Expr> {
+    pub(crate) fn item(&mut self) -> Option<Expr> {
         if let Some(text) = self.words() {
             return Some(text);
         }
@@ -415,7 +419,7 @@ impl<'a> Parser<'a> {
         None
     }
 
-    pub fn ends_here(&self) -> bool {
+    pub(crate) fn ends_here(&self) -> bool {
         Self::ends_item(self.peek()) || (self.bars > 0 && self.peek() == Some(&Kind::Bar))
     }
 
@@ -564,7 +568,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `- \{3\}`, which no sum has.
-    pub fn takes_away(&self) -> bool {
+    pub(crate) fn takes_away(&self) -> bool {
         self.peek() == Some(&Kind::Minus) && self.peek_at(1) == Some(&Kind::Open(Bracket::Curly))
     }
 
@@ -581,7 +585,7 @@ impl<'a> Parser<'a> {
     }
 
     /// What stands between brackets, the opening one read already.
-    pub fn bracketed(&mut self, open: Bracket) -> Option<Expr> {
+    pub(crate) fn bracketed(&mut self, open: Bracket) -> Option<Expr> {
         let bars = std::mem::take(&mut self.bars);
         let found = self.nested(|parser| parser.bracketed_within(open));
         self.bars = bars;
@@ -803,7 +807,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}`, the beginning read already.
-    pub fn matrix(&mut self, name: &str) -> Option<Expr> {
+    pub(crate) fn matrix(&mut self, name: &str) -> Option<Expr> {
         let bars = std::mem::take(&mut self.bars);
         if name == "cases" || name == "dcases" {
             let found = self.nested(Self::cases);

@@ -24,7 +24,7 @@ struct Part {
 
 impl Compare<'_> {
     /// Whether two families are the same points or intervals.
-    pub fn periodic(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
+    pub(crate) fn periodic(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
         let same = || {
             let (r, a) = (
                 parts(self.judge, r, parameter)?,
@@ -55,7 +55,7 @@ impl Compare<'_> {
 }
 
 /// The letters of what an answer gives, without the names of what it gives them for.
-pub fn letters(expr: &Expr) -> Vec<String> {
+pub(crate) fn letters(expr: &Expr) -> Vec<String> {
     let mut found = expr.symbols();
     fn names(expr: &Expr, found: &mut Vec<String>) {
         if let Expr::Relations(sides, _) = expr {

@@ -20,7 +20,7 @@ const LINES_MAX: usize = 4;
 const ALONG: &str = " along";
 
 /// Whether it is made of pieces that meet.
-pub fn bends(expr: &Expr) -> bool {
+pub(crate) fn bends(expr: &Expr) -> bool {
     expr.any(&|e| match e {
         Expr::Call(Function::Absolute | Function::Max | Function::Min, arguments) => {
             open(arguments)
@@ -50,7 +50,7 @@ fn open(arguments: &[Expr]) -> bool {
 }
 
 /// Whether they are made alike of the same pieces.
-pub fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {
+pub(crate) fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {
     let mut known = Vec::new();
     let (a, b) = (named(judge, a, &mut known), named(judge, b, &mut known));
     !known.is_empty()
@@ -108,7 +108,7 @@ fn named(judge: &Comparison, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr
 
 /// Whether two formulas that agree at large points also do where they are made of other pieces:
 /// along lines, at each point where a piece ends, between each two, and beyond.
-pub fn bending(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
+pub(crate) fn bending(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     let names = names(a, b);
     let lines = if names.len() == 1 { 1 } else { LINES_MAX };
     let mut looked = 0;

@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// It has no value here: a division by zero, 0⁰.
     Undefined,
     /// Nothing that can be computed exactly.
@@ -23,7 +23,7 @@ pub enum Stop {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Domain {
+pub(crate) enum Domain {
     /// Whole numbers of some 30 bits, of both signs.
     Any,
     /// ± twelfth powers, so that roots of variables are rational.
@@ -33,7 +33,7 @@ pub enum Domain {
 }
 
 /// Roots of variables are rational up to the twelfth, and turns are measured in twelfths of π.
-pub const PARTS: i64 = 12;
+pub(crate) const PARTS: i64 = 12;
 const EXPONENT_MAX: i64 = 10_000;
 const FACTORIAL_MAX: i64 = 2_000;
 /// What a power of a sum with roots costs besides.
@@ -43,13 +43,13 @@ const COST_MAX: u64 = 3_000_000;
 
 /// Signs of the variables at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signs {
+pub(crate) enum Signs {
     Positive,
     Negative,
     Mixed,
 }
 
-pub struct Point {
+pub(crate) struct Point {
     seed: u64,
     domain: Domain,
     signs: Signs,
@@ -60,18 +60,18 @@ pub struct Point {
 }
 
 /// What stands in an exponent: rational multiples of atoms, real and imaginary.
-pub type Linear = BTreeMap<String, (Rational, Rational)>;
+pub(crate) type Linear = BTreeMap<String, (Rational, Rational)>;
 
-pub const ONE: &str = " one";
-pub const PI: &str = " pi";
-pub const LOG: &str = " log ";
+pub(crate) const ONE: &str = " one";
+pub(crate) const PI: &str = " pi";
+pub(crate) const LOG: &str = " log ";
 
-pub fn supported<T>(value: Option<T>) -> Result<T, Stop> {
+pub(crate) fn supported<T>(value: Option<T>) -> Result<T, Stop> {
     value.ok_or(Stop::Unsupported)
 }
 
 impl Point {
-    pub fn new(seed: u64, domain: Domain, signs: Signs) -> Point {
+    pub(crate) fn new(seed: u64, domain: Domain, signs: Signs) -> Point {
         Point {
             seed,
             domain,
@@ -82,12 +82,12 @@ impl Point {
     }
 
     /// With angles and exponents cut finer.
-    pub fn cut(self, parts: i64) -> Point {
+    pub(crate) fn cut(self, parts: i64) -> Point {
         Point { parts, ..self }
     }
 
     /// In about the sandbox's fuel.
-    pub fn cost(&self) -> u64 {
+    pub(crate) fn cost(&self) -> u64 {
         self.cost.get()
     }
 
@@ -102,7 +102,7 @@ impl Point {
     }
 
     /// A positive rational whose roots up to the twelfth are rational, and its twelfth root.
-    pub fn free(&self, key: &str) -> Rational {
+    pub(crate) fn free(&self, key: &str) -> Rational {
         Rational::integer(2 + (self.random(key) % 4_093) as i64)
     }
 
@@ -131,13 +131,13 @@ impl Point {
         }
     }
 
-    pub fn value(&self, expr: &Expr) -> Result<Surd, Stop> {
+    pub(crate) fn value(&self, expr: &Expr) -> Result<Surd, Stop> {
         let found = self.value_of(expr)?;
         self.charge(&found)?;
         Ok(found)
     }
 
-    pub fn charge(&self, found: &Surd) -> Result<(), Stop> {
+    pub(crate) fn charge(&self, found: &Surd) -> Result<(), Stop> {
         // Products of numbers of n words take about n² steps. Reducing a fraction goes bit by bit.
         let words = found.bits() / 32;
         let fractions = if found.is_whole() {
@@ -215,7 +215,7 @@ impl Point {
         }
     }
 
-    pub fn power(&self, base: &Expr, exponent: &Expr) -> Result<Surd, Stop> {
+    pub(crate) fn power(&self, base: &Expr, exponent: &Expr) -> Result<Surd, Stop> {
         if *base == Expr::Euler {
             return self.exponential(&supported(self.linear(exponent))?);
         }
@@ -334,7 +334,7 @@ impl Point {
     }
 
     /// The atom's own value to a power that is a multiple of a part.
-    pub fn free_power(&self, key: &str, exponent: &Rational) -> Option<Rational> {
+    pub(crate) fn free_power(&self, key: &str, exponent: &Rational) -> Option<Rational> {
         let times = exponent
             .multiply(&Rational::integer(self.parts))?
             .to_i64()?;

@@ -21,14 +21,14 @@ struct Polynomial(Vec<Rational>);
 
 /// One polynomial over another, not reduced: where the lower one vanishes there is no value.
 #[derive(Clone, Debug)]
-pub struct Fraction {
+pub(crate) struct Fraction {
     above: Polynomial,
     below: Polynomial,
 }
 
 /// A zero or pole.
 #[derive(Clone, Debug)]
-pub struct Zero {
+pub(crate) struct Zero {
     pub at: Expr,
     /// The sign is another one on its other side.
     pub odd: bool,
@@ -249,7 +249,7 @@ fn quadratic(a: &Rational, b: &Rational, c: &Rational) -> Option<Vec<(Expr, usiz
 
 impl Fraction {
     /// `None` for what is no rational function of the variable alone with rational coefficients.
-    pub fn of(expr: &Expr, variable: &str) -> Option<Fraction> {
+    pub(crate) fn of(expr: &Expr, variable: &str) -> Option<Fraction> {
         let one = || Polynomial::constant(Rational::integer(1));
         if expr.symbols().is_empty() {
             return Some(Fraction {
@@ -329,7 +329,7 @@ impl Fraction {
 
     /// The poles, all simple and rational, and the coefficient of each: c / (x − pole). `None` for
     /// any other function.
-    pub fn simple_parts(&self, judge: &Comparison) -> Option<Vec<(Rational, Rational)>> {
+    pub(crate) fn simple_parts(&self, judge: &Comparison) -> Option<Vec<(Rational, Rational)>> {
         if self.above.0.len() >= self.below.0.len() {
             return None;
         }
@@ -358,7 +358,7 @@ impl Fraction {
     }
 
     /// The sign beyond the last zero or pole, and all of them in order.
-    pub fn zeros(&self, judge: &Comparison) -> Option<(Ordering, Vec<Zero>)> {
+    pub(crate) fn zeros(&self, judge: &Comparison) -> Option<(Ordering, Vec<Zero>)> {
         if self.above.0.is_empty() {
             return (self.below.degree() == 0).then_some((Ordering::Equal, Vec::new()));
         }

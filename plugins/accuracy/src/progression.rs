@@ -7,7 +7,7 @@ use crate::numeric::constant_rational;
 use reward_sdk::rational::Rational;
 
 /// The index: no answer can write it.
-pub const INDEX: &str = " index";
+pub(crate) const INDEX: &str = " index";
 /// Terms before the dots, and those behind them but for the last.
 const TERMS_MAX: usize = 6;
 /// Nodes of all of them.
@@ -16,14 +16,14 @@ const SIZE_MAX: usize = 200;
 const POWER_MAX: i64 = 64;
 
 /// The terms `term(low)`, …, `term(high)`.
-pub struct Progression {
+pub(crate) struct Progression {
     pub term: Expr,
     pub low: Expr,
     pub high: Expr,
 }
 
 /// Of the terms before the dots, at least two, and those behind them.
-pub fn read(judge: &Comparison, before: &[Expr], behind: &[Expr]) -> Option<Progression> {
+pub(crate) fn read(judge: &Comparison, before: &[Expr], behind: &[Expr]) -> Option<Progression> {
     let (last, nearly) = behind.split_last()?;
     let size = before.iter().chain(behind).map(Expr::size).sum::<usize>();
     if before.len() < 2 || before.len() > TERMS_MAX || nearly.len() > TERMS_MAX || size > SIZE_MAX {
@@ -46,13 +46,13 @@ pub fn read(judge: &Comparison, before: &[Expr], behind: &[Expr]) -> Option<Prog
 }
 
 impl Progression {
-    pub fn at(&self, index: &Expr) -> Expr {
+    pub(crate) fn at(&self, index: &Expr) -> Expr {
         self.term
             .substitute(&|name| (name == INDEX).then(|| index.clone()))
     }
 
     /// Each term as a number, up to so many.
-    pub fn numbers(&self, most: usize) -> Option<Vec<Expr>> {
+    pub(crate) fn numbers(&self, most: usize) -> Option<Vec<Expr>> {
         let bound = |bound: &Expr| constant_rational(bound)?.to_i64();
         let (low, high) = (bound(&self.low)?, bound(&self.high)?);
         (usize::try_from(high.checked_sub(low)?).ok()? < most).then_some(())?;

@@ -84,7 +84,7 @@ const BELOW: [&str; 5] = [
 
 /// What the number before these words is multiplied by, and the words that are left: a unit, or
 /// nothing. `\text{ million dollars}` → 1 000 000 and `\text{dollars}`.
-pub fn read(text: &str) -> Option<(Rational, String)> {
+pub(crate) fn read(text: &str) -> Option<(Rational, String)> {
     let font = FONTS.iter().find(|font| text.starts_with(**font));
     let inside = font
         .map_or(text, |font| text.get(font.len()..).unwrap_or_default())

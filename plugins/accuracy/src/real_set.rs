@@ -14,30 +14,30 @@ const WHOLE_MAX: i64 = 64;
 
 /// One end of an interval; `None` is infinity.
 #[derive(Clone, Debug)]
-pub struct End {
+pub(crate) struct End {
     pub value: Option<Expr>,
     pub closed: bool,
 }
 
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     pub low: End,
     pub high: End,
 }
 
 /// Disjoint, in order, none touching the next.
 #[derive(Clone, Debug)]
-pub struct RealSet {
+pub(crate) struct RealSet {
     pub pieces: Vec<Piece>,
 }
 
-pub const UNBOUNDED: End = End {
+pub(crate) const UNBOUNDED: End = End {
     value: None,
     closed: false,
 };
 
 impl RealSet {
-    pub fn all() -> RealSet {
+    pub(crate) fn all() -> RealSet {
         RealSet {
             pieces: vec![Piece {
                 low: UNBOUNDED,
@@ -46,11 +46,11 @@ impl RealSet {
         }
     }
 
-    pub fn nothing() -> RealSet {
+    pub(crate) fn nothing() -> RealSet {
         RealSet { pieces: Vec::new() }
     }
 
-    pub fn point(value: Expr) -> RealSet {
+    pub(crate) fn point(value: Expr) -> RealSet {
         let end = End {
             value: Some(value),
             closed: true,
@@ -65,7 +65,7 @@ impl RealSet {
 
     /// The set that an expression stands for; `None` for what is no set of reals with constant
     /// ends.
-    pub fn of(judge: &Comparison, expr: &Expr) -> Option<RealSet> {
+    pub(crate) fn of(judge: &Comparison, expr: &Expr) -> Option<RealSet> {
         match expr {
             Expr::Reals => Some(RealSet::all()),
             Expr::Tuple(
@@ -152,12 +152,12 @@ impl RealSet {
         }
     }
 
-    pub fn union(mut self, other: RealSet, judge: &Comparison) -> Option<RealSet> {
+    pub(crate) fn union(mut self, other: RealSet, judge: &Comparison) -> Option<RealSet> {
         self.pieces.extend(other.pieces);
         self.ordered(judge)
     }
 
-    pub fn intersection(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
+    pub(crate) fn intersection(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
         let mut pieces = Vec::new();
         for a in &self.pieces {
             for b in &other.pieces {
@@ -180,7 +180,7 @@ impl RealSet {
         RealSet { pieces }.ordered(judge)
     }
 
-    pub fn complement(&self) -> RealSet {
+    pub(crate) fn complement(&self) -> RealSet {
         let mut pieces = Vec::new();
         let mut low = UNBOUNDED;
         let mut open = true;
@@ -209,12 +209,12 @@ impl RealSet {
         RealSet { pieces }
     }
 
-    pub fn without(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
+    pub(crate) fn without(&self, other: &RealSet, judge: &Comparison) -> Option<RealSet> {
         self.intersection(&other.complement(), judge)
     }
 
     /// In order, what overlaps or touches joined.
-    pub fn ordered(mut self, judge: &Comparison) -> Option<RealSet> {
+    pub(crate) fn ordered(mut self, judge: &Comparison) -> Option<RealSet> {
         if self.pieces.len() > PIECES_MAX {
             return None;
         }
@@ -256,7 +256,7 @@ impl RealSet {
 
     /// The whole numbers in it: a set of them where they are few, else those from one on, up to
     /// one, or all. `None` where the ends are not rational.
-    pub fn whole_numbers(&self) -> Option<Expr> {
+    pub(crate) fn whole_numbers(&self) -> Option<Expr> {
         let bound = |end: &End, low: bool| -> Option<Option<i64>> {
             let Some(value) = &end.value else {
                 return Some(None);
@@ -314,7 +314,7 @@ impl RealSet {
         }
     }
 
-    pub fn equal(&self, other: &RealSet, judge: &Comparison) -> Verdict {
+    pub(crate) fn equal(&self, other: &RealSet, judge: &Comparison) -> Verdict {
         if self.pieces.len() != other.pieces.len() {
             return Verdict::Different;
         }

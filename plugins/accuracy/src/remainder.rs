@@ -6,7 +6,7 @@ use crate::text::unfonted;
 const BYTES_MAX: usize = 80;
 
 /// Quotient and remainder, where a text is nothing but these.
-pub fn read(text: &str) -> Option<(u64, u64)> {
+pub(crate) fn read(text: &str) -> Option<(u64, u64)> {
     let marked =
         |text: &str| text.contains(['R', 'r', '余', '·', '⋯', '…']) || text.contains("\\cdots");
     if text.len() > BYTES_MAX || !marked(text) {

@@ -23,12 +23,12 @@ const WITNESSES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
 
 /// re + i·im, both below the prime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Residue {
+pub(crate) struct Residue {
     re: u64,
     im: u64,
 }
 
-pub struct Residues {
+pub(crate) struct Residues {
     prime: u64,
     seed: u64,
     products: Cell<u32>,
@@ -36,7 +36,7 @@ pub struct Residues {
 
 impl Residues {
     /// Modulo a prime between 2⁶⁰ and 2⁶¹.
-    pub fn new(seed: u64) -> Residues {
+    pub(crate) fn new(seed: u64) -> Residues {
         // One in forty of these is prime.
         let mut candidate = (1 << 60) | (mixed(seed) >> 4) | 3;
         while !is_prime(candidate) {
@@ -51,7 +51,7 @@ impl Residues {
 
     /// `None` for what a field does not have (functions, roots of variables), for what is not
     /// defined, and for what takes too long.
-    pub fn value(&self, expr: &Expr) -> Option<Residue> {
+    pub(crate) fn value(&self, expr: &Expr) -> Option<Residue> {
         match expr {
             Expr::Number(value) => self.rational(value),
             Expr::Symbol(name) => Some(self.free(name)),

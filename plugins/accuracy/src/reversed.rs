@@ -4,7 +4,7 @@ use crate::lexer::{Bracket, Kind, Token};
 
 /// Turns `]` where nothing has been opened that it could close, and `[` where nothing that it could
 /// open follows.
-pub fn turn(tokens: &mut [Token<'_>]) {
+pub(crate) fn turn(tokens: &mut [Token<'_>]) {
     let mut open: Vec<bool> = Vec::new();
     for at in 0..tokens.len() {
         let before = at

@@ -18,9 +18,9 @@ enum Rows {
 }
 
 /// What [`crate::lexer`] calls the environments whose rows are lines.
-pub const LINES: &str = "aligned";
+pub(crate) const LINES: &str = "aligned";
 
-pub fn flow(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
+pub(crate) fn flow(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     if !tokens
         .iter()
         .any(|token| matches!(token.kind, Kind::Begin(_)))

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The text in ASCII's digits, letters and punctuation: `１２，３` → `12,3`, `x＝1 或 x＝2` →
 /// `x=1 or x=2`.
-pub fn plain(text: &str) -> Cow<'_, str> {
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     let to_rewrite = |c| {
         matches!(c, '\u{2010}'..='\u{2011}' | '\u{3000}'..='\u{303f}')
             || matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{ff01}'..='\u{ff5e}')

@@ -27,7 +27,7 @@ const WORDS_MAX: usize = 8;
 
 /// The value that a text states, in the text's own writing; `None` where it is no sentence, or one
 /// that says something else of it.
-pub fn value(text: &str) -> Option<String> {
+pub(crate) fn value(text: &str) -> Option<String> {
     let words = |text: &str| text.contains(|c: char| matches!(c, ' ' | ',') || !c.is_ascii());
     if text.len() > BYTES_MAX || !words(text) || text.contains(['?', '？', '\n']) {
         return None;
@@ -252,7 +252,7 @@ fn before_reason(text: &str) -> Option<&str> {
 
 /// Whether words before an equation deny it, reject it, or make another one of it: `We reject x=2`,
 /// `除了x=1`.
-pub fn denies(before: &str) -> bool {
+pub(crate) fn denies(before: &str) -> bool {
     if !before.contains(' ') && before.is_ascii() {
         return false;
     }
@@ -404,7 +404,7 @@ fn acts(words: &[&str], rest: &str) -> bool {
 }
 
 /// Whether a text says of something that it is a value: `The answer is 5`.
-pub fn states(text: &str) -> bool {
+pub(crate) fn states(text: &str) -> bool {
     [" is ", " are ", " was ", " were ", " equals ", "是", "为"]
         .iter()
         .any(|verb| text.contains(verb))

@@ -13,7 +13,7 @@ use crate::points::{Domain, Point, Signs};
 /// zero is at least 1/(u^{D−1}·l). Transcendental functions enter it as if they were algebraic of
 /// low degree, as van der Hoeven's witness conjecture has it: no formula comes closer to zero than
 /// its size allows.
-pub fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
+pub(crate) fn separation_bits(numeric: &Numeric<'_>, expr: &Expr) -> f64 {
     let mut bound = Separation {
         numeric,
         roots: Vec::new(),

@@ -23,7 +23,7 @@ const DEGREE_MAX: u32 = 8;
 impl Parser<'_> {
     /// The sign has been read. What is not written out is a letter like any other: two sums are
     /// equal where they are written alike.
-    pub fn series(&mut self, name: &str) -> Option<Expr> {
+    pub(crate) fn series(&mut self, name: &str) -> Option<Expr> {
         self.series += 1;
         if self.series > SERIES_MAX {
             return Some(Expr::Symbol(name.to_string()));
@@ -62,7 +62,7 @@ impl Parser<'_> {
 
     /// `1 + 2 + \cdots + n`, as the terms before the dots and those behind them: its value. Of
     /// factors a product.
-    pub fn dotted(&mut self, sum: bool, before: &[Expr], behind: &[Expr]) -> Option<Expr> {
+    pub(crate) fn dotted(&mut self, sum: bool, before: &[Expr], behind: &[Expr]) -> Option<Expr> {
         self.series += 1;
         (self.series <= SERIES_MAX).then_some(())?;
         let Progression { term, low, high } = progression::read(&self.judge, before, behind)?;

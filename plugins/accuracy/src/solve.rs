@@ -17,7 +17,7 @@ use std::cmp::Ordering;
 const STEPS_MAX: u32 = 3;
 
 /// What a condition is about: its only variable, or the formula that stands against constants.
-pub fn subject(expr: &Expr) -> Option<Expr> {
+pub(crate) fn subject(expr: &Expr) -> Option<Expr> {
     let Expr::Relations(sides, _) = expr else {
         return None;
     };
@@ -30,7 +30,7 @@ pub fn subject(expr: &Expr) -> Option<Expr> {
 }
 
 /// The real solutions of a chain of relations about one thing, and that thing.
-pub fn solutions(
+pub(crate) fn solutions(
     judge: &Comparison,
     sides: &[Expr],
     relations: &[Relation],
@@ -74,7 +74,7 @@ fn solution(
 }
 
 /// Where a formula of one variable is above zero, below, and so on.
-pub fn compared_with_zero(
+pub(crate) fn compared_with_zero(
     judge: &Comparison,
     formula: &Expr,
     relation: Relation,
@@ -241,7 +241,7 @@ fn half_line(relation: Relation, value: Expr) -> Option<RealSet> {
 }
 
 /// The relation read from right to left.
-pub fn mirrored(relation: Relation) -> Relation {
+pub(crate) fn mirrored(relation: Relation) -> Relation {
     match relation {
         Relation::Less => Relation::Greater,
         Relation::LessOrEqual => Relation::GreaterOrEqual,

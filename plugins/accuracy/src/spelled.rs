@@ -11,13 +11,13 @@ const WORDS_MAX: usize = 24;
 const BYTES_MAX: usize = 160;
 
 /// A word that numbers are made of.
-pub fn is_word(word: &str) -> bool {
+pub(crate) fn is_word(word: &str) -> bool {
     number_words::is_whole(word) || word == "half"
 }
 
 /// The numeral for a text that is a number in words, whole, be it in a `\text{…}`; `None` for any
 /// other.
-pub fn numeral(text: &str) -> Option<String> {
+pub(crate) fn numeral(text: &str) -> Option<String> {
     let text = undressed(text.trim());
     if text.len() > BYTES_MAX || text.is_empty() {
         return None;
@@ -97,7 +97,7 @@ fn fraction(words: &[&str]) -> Option<String> {
 
 /// A number in words and its unit: `four weeks`, `\text{twenty-five dollars}` →
 /// `25\text{ dollars}`; `half a dozen`, `a million`.
-pub fn quantity(text: &str) -> Option<String> {
+pub(crate) fn quantity(text: &str) -> Option<String> {
     let text = undressed(text.trim());
     if text.len() > BYTES_MAX
         || !text
@@ -144,7 +144,7 @@ pub fn quantity(text: &str) -> Option<String> {
 }
 
 /// Without one `\text{…}`.
-pub fn undressed(text: &str) -> &str {
+pub(crate) fn undressed(text: &str) -> &str {
     let inside = FONTS
         .iter()
         .find_map(|font| text.strip_prefix(font)?.strip_suffix('}'));
@@ -236,7 +236,7 @@ fn small(word: &str) -> Option<u64> {
 }
 
 /// `三`, `二十五`, `一百零三`, `两万`, `一亿二千万`.
-pub fn chinese(text: &str) -> Option<u64> {
+pub(crate) fn chinese(text: &str) -> Option<u64> {
     const DIGITS: [char; 10] = ['零', '一', '二', '三', '四', '五', '六', '七', '八', '九'];
     const LENGTH_MAX: usize = 16;
     if text.is_empty() || text.chars().count() > LENGTH_MAX {

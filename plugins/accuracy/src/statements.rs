@@ -41,7 +41,7 @@ enum Sign {
 
 /// A relation of two sides, or that something exists.
 #[derive(Debug, PartialEq)]
-pub enum Statement<'t> {
+pub(crate) enum Statement<'t> {
     Relation {
         name: &'static str,
         denied: bool,
@@ -54,7 +54,7 @@ pub enum Statement<'t> {
 
 impl<'t> Statement<'t> {
     /// The statement that a text is, whole; `None` for one that has no such sign, or several.
-    pub fn read(text: &'t str) -> Option<Statement<'t>> {
+    pub(crate) fn read(text: &'t str) -> Option<Statement<'t>> {
         if let Some(rest) = text
             .strip_prefix("\\exists")
             .or_else(|| text.strip_prefix('∃'))
@@ -91,7 +91,7 @@ impl<'t> Statement<'t> {
     }
 
     /// Whether two say the same, where sides and what is said are compared so.
-    pub fn same(
+    pub(crate) fn same(
         &self,
         other: &Statement,
         side: impl Fn(&str, &str) -> bool,

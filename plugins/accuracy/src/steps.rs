@@ -20,7 +20,7 @@ const SAMPLES: i64 = 40;
 const WHOLE: [&str; 9] = ["n", "m", "k", "j", "l", "p", "q", "N", "M"];
 
 /// Whether a formula jumps at some values of its variables.
-pub fn jumps(expr: &Expr) -> bool {
+pub(crate) fn jumps(expr: &Expr) -> bool {
     expr.any(&|e| rounded(e).is_some_and(|inside| !inside.symbols().is_empty()))
 }
 
@@ -46,7 +46,7 @@ struct Rounded {
 
 /// Where two formulas that jump differ: at whole numbers of what they round, between those, for a
 /// whole period.
-pub fn jumping(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
+pub(crate) fn jumping(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     let names = {
         let mut names = a.symbols();
         names.extend(b.symbols());

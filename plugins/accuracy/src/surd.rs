@@ -20,12 +20,12 @@ const PRIMES_MAX: u32 = 8;
 
 /// Sorted by radicand; no coefficient is zero.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Surd {
+pub(crate) struct Surd {
     terms: Vec<(i64, Rational)>,
 }
 
 impl Surd {
-    pub fn rational(value: Rational) -> Surd {
+    pub(crate) fn rational(value: Rational) -> Surd {
         Surd {
             terms: if value.is_zero() {
                 Vec::new()
@@ -35,23 +35,23 @@ impl Surd {
         }
     }
 
-    pub fn integer(value: i64) -> Surd {
+    pub(crate) fn integer(value: i64) -> Surd {
         Surd::rational(Rational::integer(value))
     }
 
     /// i
-    pub fn imaginary() -> Surd {
+    pub(crate) fn imaginary() -> Surd {
         Surd {
             terms: vec![(-1, Rational::integer(1))],
         }
     }
 
-    pub fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.terms.is_empty()
     }
 
     /// Of all its coefficients together.
-    pub fn bits(&self) -> u64 {
+    pub(crate) fn bits(&self) -> u64 {
         self.terms
             .iter()
             .map(|(_, value)| value.numerator().bits() + value.denominator().bits())
@@ -59,18 +59,18 @@ impl Surd {
     }
 
     /// Whether no coefficient is a fraction.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.terms
             .iter()
             .all(|(_, value)| *value.denominator() == BigInt::from(1))
     }
 
     /// Radicands, squarefree and negative for multiples of i, with their coefficients.
-    pub fn terms(&self) -> &[(i64, Rational)] {
+    pub(crate) fn terms(&self) -> &[(i64, Rational)] {
         &self.terms
     }
 
-    pub fn to_rational(&self) -> Option<Rational> {
+    pub(crate) fn to_rational(&self) -> Option<Rational> {
         match self.terms.as_slice() {
             [] => Some(Rational::integer(0)),
             [(1, value)] => Some(value.clone()),
@@ -78,7 +78,7 @@ impl Surd {
         }
     }
 
-    pub fn add(&self, other: &Surd) -> Option<Surd> {
+    pub(crate) fn add(&self, other: &Surd) -> Option<Surd> {
         let mut terms = self.terms.clone();
         for (radicand, value) in &other.terms {
             match terms.binary_search_by_key(radicand, |term| term.0) {
@@ -96,7 +96,7 @@ impl Surd {
         (terms.len() <= TERMS_MAX).then_some(Surd { terms })
     }
 
-    pub fn negate(self) -> Surd {
+    pub(crate) fn negate(self) -> Surd {
         Surd {
             terms: self
                 .terms
@@ -106,7 +106,7 @@ impl Surd {
         }
     }
 
-    pub fn multiply(&self, other: &Surd) -> Option<Surd> {
+    pub(crate) fn multiply(&self, other: &Surd) -> Option<Surd> {
         let mut product = Surd { terms: Vec::new() };
         for (a, x) in &self.terms {
             for (b, y) in &other.terms {
@@ -135,7 +135,7 @@ impl Surd {
     }
 
     /// `None` for zero too.
-    pub fn inverse(&self) -> Option<Surd> {
+    pub(crate) fn inverse(&self) -> Option<Surd> {
         let mut top = Surd::integer(1);
         let mut below = self.clone();
         for _ in 0..=PRIMES_MAX {
@@ -183,7 +183,7 @@ impl Surd {
         })
     }
 
-    pub fn power(&self, exponent: i64) -> Option<Surd> {
+    pub(crate) fn power(&self, exponent: i64) -> Option<Surd> {
         if let Some(value) = self.to_rational() {
             return value.power(exponent).map(Surd::rational);
         }
@@ -207,7 +207,7 @@ impl Surd {
     }
 
     /// The square root of a rational, on the upper imaginary axis when it is negative.
-    pub fn root_of(value: &Rational) -> Option<Surd> {
+    pub(crate) fn root_of(value: &Rational) -> Option<Surd> {
         if value.is_zero() {
             return Some(Surd::integer(0));
         }
@@ -263,7 +263,7 @@ fn square_part(value: &BigInt) -> Option<(BigInt, u64)> {
 }
 
 /// Prime factors with their exponents, of numbers that small primes make up.
-pub fn factors(value: &BigInt) -> Option<Vec<(u64, i64)>> {
+pub(crate) fn factors(value: &BigInt) -> Option<Vec<(u64, i64)>> {
     let mut left = u64::try_from(value).ok().filter(|&v| v > 0)?;
     let mut found = Vec::new();
     let mut prime = 2u64;

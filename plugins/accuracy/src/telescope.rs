@@ -13,7 +13,7 @@ const APART_MAX: i64 = 32;
 /// The sum of a rational function of the index from `low` to `high`, in closed form: of its simple
 /// fractions those whose poles are whole numbers apart cancel, where their coefficients sum to
 /// zero. `None` where they do not.
-pub fn closed(
+pub(crate) fn closed(
     judge: &Comparison,
     body: &Expr,
     index: &str,

@@ -8,7 +8,7 @@ use reward_sdk::units::{self, changes_number};
 use std::collections::BTreeSet;
 
 /// Commands whose argument is words.
-pub const FONTS: [&str; 6] = [
+pub(crate) const FONTS: [&str; 6] = [
     "\\text{",
     "\\textbf{",
     "\\mathrm{",
@@ -20,7 +20,7 @@ pub const FONTS: [&str; 6] = [
 /// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each
 /// loop of its own is a loop in the component.
 #[inline(never)]
-pub fn is_in(list: &[&str], word: &str) -> bool {
+pub(crate) fn is_in(list: &[&str], word: &str) -> bool {
     list.contains(&word)
 }
 
@@ -45,7 +45,7 @@ fn plain(text: &str) -> String {
 
 /// Without `\text{…}` and its relatives where nothing but words stands in them: `\text{June }20` →
 /// `June 20`.
-pub fn unfonted(text: &str) -> String {
+pub(crate) fn unfonted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((at, font)) = FONTS
@@ -75,7 +75,7 @@ pub fn unfonted(text: &str) -> String {
 
 /// A unit in brackets, as Chinese schools write it, without them: `3+5=8(个)`, `$3+5=8$(个)` →
 /// `3+5=8个`.
-pub fn with_bracketed_unit(text: &str) -> Option<String> {
+pub(crate) fn with_bracketed_unit(text: &str) -> Option<String> {
     const CHARS_MAX: usize = 6;
     let (before, unit) = text.strip_suffix(')')?.rsplit_once('(')?;
     let value = number::unwrap(before);
@@ -89,7 +89,7 @@ pub fn with_bracketed_unit(text: &str) -> Option<String> {
 
 /// Lists of two lengths with one unit, or a larger one behind, as lists: `10\text{ cm and }12\text{
 /// cm}`; `3\text{ m and }5\text{ cm}` is a sum.
-pub fn listed(text: &str) -> Option<String> {
+pub(crate) fn listed(text: &str) -> Option<String> {
     let at = text.find(" and")?;
     let (before, after) = text.split_at_checked(at)?;
     let behind = after.strip_prefix(" and")?.trim_start();
@@ -118,7 +118,7 @@ pub fn listed(text: &str) -> Option<String> {
 
 /// All real numbers but a few, as a set: `All real numbers except 1 and 2` →
 /// `\mathbb{R}\setminus\{1, 2\}`.
-pub fn all_but(text: &str) -> Option<String> {
+pub(crate) fn all_but(text: &str) -> Option<String> {
     const BYTES_MAX: usize = 100;
     const ALL: [&str; 5] = [
         "all real numbers",
@@ -164,7 +164,7 @@ pub fn all_but(text: &str) -> Option<String> {
 
 /// A list without what is said to be rejected in it: `x=2 (rejected), x=5` → `x=5`; `None` where
 /// nothing is, or all is.
-pub fn without_rejected(text: &str) -> Option<String> {
+pub(crate) fn without_rejected(text: &str) -> Option<String> {
     const SAID: [&str; 12] = [
         "rejected",
         "reject",
@@ -202,7 +202,7 @@ pub fn without_rejected(text: &str) -> Option<String> {
 }
 
 /// A share in words as a formula: `2 in 5` → `2/5`, `40\% of 1` → `40\%\cdot1`.
-pub fn share(text: &str) -> Option<String> {
+pub(crate) fn share(text: &str) -> Option<String> {
     const BYTES_MAX: usize = 60;
     if text.len() > BYTES_MAX || !(text.contains("in") || text.contains("of")) {
         return None;
@@ -238,7 +238,7 @@ pub fn share(text: &str) -> Option<String> {
 }
 
 /// A height as it is written with ticks: `5'6''` → `5 feet 6 inches`.
-pub fn in_feet(text: &str) -> Option<String> {
+pub(crate) fn in_feet(text: &str) -> Option<String> {
     let (feet, inches) = text.split_once('\'')?;
     let inches = inches
         .strip_suffix("''")
@@ -254,7 +254,7 @@ pub fn in_feet(text: &str) -> Option<String> {
 
 /// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`.
 /// What such words may change stays.
-pub fn without_remark(text: &str) -> String {
+pub(crate) fn without_remark(text: &str) -> String {
     valued(text).unwrap_or_else(|| text.to_string())
 }
 
@@ -304,7 +304,7 @@ fn valued(text: &str) -> Option<String> {
 
 /// The letters of an expression that may be a word: `\text{odd}`, `odd` read as a product of
 /// variables.
-pub fn letters(expr: &Expr) -> Option<String> {
+pub(crate) fn letters(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Text(text) | Expr::Symbol(text) => Some(text.clone()),
         Expr::Euler => Some("e".into()),
@@ -318,7 +318,7 @@ pub fn letters(expr: &Expr) -> Option<String> {
 }
 
 /// The month, day and year of a date: `March 5`, `5 March 2024`, `the 5th of March`.
-pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
+pub(crate) fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
     const MONTHS: [&str; 12] = [
         "january",
         "february",
@@ -367,7 +367,7 @@ pub fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
 }
 
 /// `①`
-pub fn is_circled(c: char) -> bool {
+pub(crate) fn is_circled(c: char) -> bool {
     matches!(c, '①'..='⑳')
 }
 
@@ -381,7 +381,7 @@ fn circled(text: &str) -> Option<BTreeSet<char>> {
 }
 
 /// Whether two texts say the same.
-pub fn same(a: &str, b: &str) -> bool {
+pub(crate) fn same(a: &str, b: &str) -> bool {
     if let (Some(a), Some(b)) = (circled(a), circled(b)) {
         return a == b;
     }
@@ -416,7 +416,7 @@ fn without_solutions(text: &str) -> String {
 }
 
 /// That there is no solution.
-pub fn says_nothing(text: &str) -> bool {
+pub(crate) fn says_nothing(text: &str) -> bool {
     const SPELLINGS: [&str; 9] = [
         "no solution",
         "no solutions",
@@ -449,14 +449,14 @@ pub fn says_nothing(text: &str) -> bool {
 }
 
 /// That everything is a solution.
-pub fn says_all_reals(text: &str) -> bool {
+pub(crate) fn says_all_reals(text: &str) -> bool {
     const SPELLINGS: [&str; 4] = ["all real numbers", "all reals", "all real", "real numbers"];
     SPELLINGS.contains(&plain(text).as_str())
 }
 
 /// A number in words. Neither a numeral nor a text to compare: data that spell one out are left
 /// out.
-pub fn is_numeral(text: &str) -> bool {
+pub(crate) fn is_numeral(text: &str) -> bool {
     let plain = plain(text);
     !plain.is_empty()
         && plain

@@ -4,11 +4,11 @@ use crate::expression::Expr;
 use crate::lexer::Bracket;
 
 /// What [`crate::commands`] calls the unit vectors.
-pub const UNITS: [&str; 3] = ["unit i", "unit j", "unit k"];
+pub(crate) const UNITS: [&str; 3] = ["unit i", "unit j", "unit k"];
 
 /// A reference and an answer with what they say by i, j, k as tuples, where one of them is a
 /// vector; else with i, j, k as letters.
-pub fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
+pub(crate) fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
     let units = |expr: &Expr| {
         expr.any(&|e| matches!(e, Expr::Symbol(name) if UNITS.contains(&name.as_str())))
     };

@@ -195,7 +195,7 @@ fn ends_with_cue(found: &[Stretch]) -> bool {
 }
 
 /// The letters that a text chooses.
-pub fn chosen(text: &str) -> Option<BTreeSet<char>> {
+pub(crate) fn chosen(text: &str) -> Option<BTreeSet<char>> {
     let pieces = apposed(pieces(text));
     chosen_of(&pieces)
         .or_else(|| chosen_of(&without_options(&pieces)?))
@@ -437,7 +437,7 @@ fn chosen_of(pieces: &[Stretch]) -> Option<BTreeSet<char>> {
 
 /// Whether what stands behind an option's letter speaks of choices, rather than saying what the
 /// option is.
-pub fn speaks_of_choices(text: &str) -> bool {
+pub(crate) fn speaks_of_choices(text: &str) -> bool {
     let pieces = pieces(text);
     let begins = match pieces
         .iter()

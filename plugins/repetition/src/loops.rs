@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Characters that are compared at once.
 const WINDOW: usize = 8;
 /// Shorter stretches are never looked at.
-pub const LENGTH_MIN: usize = 32;
+pub(crate) const LENGTH_MIN: usize = 32;
 /// Repeated windows that are let through, and how many of rules and numbers, in a text that also
 /// has words.
 const ALLOWED: usize = 24;
@@ -23,12 +23,12 @@ const CHARS_MAX: usize = 1 << 16;
 /// What the loops of a text add to its n-grams: those that come again beyond what is let through,
 /// and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Loops {
+pub(crate) struct Loops {
     pub repeated: usize,
     pub all: usize,
 }
 
-pub fn loops(text: &str, stretches: &[Range<usize>], words: usize) -> Loops {
+pub(crate) fn loops(text: &str, stretches: &[Range<usize>], words: usize) -> Loops {
     let mut found = Loops::default();
     let mut left = CHARS_MAX;
     for stretch in stretches {

@@ -239,7 +239,7 @@ fn is_prose(text: &str, letters_max: usize) -> bool {
 
 /// Whether the words around a box say that it is not the answer, or that its number is another.
 #[inline(never)]
-pub fn is_taken_back((before, after): (&str, &str)) -> bool {
+pub(crate) fn is_taken_back((before, after): (&str, &str)) -> bool {
     let before = within(before);
     let words = clause(before);
     let denied = words
@@ -262,7 +262,7 @@ pub fn is_taken_back((before, after): (&str, &str)) -> bool {
 /// `\boxed{5} million`; `None` where the formula cannot be told. A box with another side of an
 /// equation behind it is a blank that is filled in: `17 - \boxed{5} = 12` is 5.
 #[inline(never)]
-pub fn signed<'a>(content: &'a str, (before, after): (&str, &str)) -> Option<Cow<'a, str>> {
+pub(crate) fn signed<'a>(content: &'a str, (before, after): (&str, &str)) -> Option<Cow<'a, str>> {
     let (left, right) = (lead(before), tail(after));
     let scaled = behind(after);
     let whole = |word: &&str| {

@@ -4,7 +4,7 @@
 use crate::rational::Rational;
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Token<'a> {
+pub(crate) enum Token<'a> {
     Number(Literal),
     Plus,
     Minus,
@@ -34,7 +34,7 @@ pub enum Token<'a> {
 
 /// Digits as written, without separators.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Literal {
+pub(crate) struct Literal {
     pub digits: String,
     /// Digits after the point; `None` without a point.
     pub decimals: Option<usize>,
@@ -42,15 +42,15 @@ pub struct Literal {
 }
 
 impl Literal {
-    pub fn is_integer(&self) -> bool {
+    pub(crate) fn is_integer(&self) -> bool {
         self.decimals.is_none() && self.exponent == 0
     }
 
-    pub fn is_ten(&self) -> bool {
+    pub(crate) fn is_ten(&self) -> bool {
         self.is_integer() && self.digits == "10"
     }
 
-    pub fn value(&self) -> Option<Rational> {
+    pub(crate) fn value(&self) -> Option<Rational> {
         Rational::decimal(&self.digits, self.decimals.unwrap_or(0), self.exponent)
     }
 }
@@ -58,7 +58,7 @@ impl Literal {
 const TEXT_DEPTH_MAX: u32 = 4;
 
 /// `None` when something stands in the text that no number contains.
-pub fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
+pub(crate) fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
     let mut out = Vec::new();
     lex(text, false, 0, &mut out)?;
     Some(out)

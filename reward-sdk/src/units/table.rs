@@ -3,14 +3,14 @@
 /// Length (metre), mass (kilogram), time (second), current (ampere), temperature (kelvin), amount
 /// (mole), light (candela), calendar time (month), angle (second of arc), and what nothing converts
 /// into these: radian, dollar, yuan, sterling, euro, yen, parsec, dalton.
-pub const DIMENSIONS: usize = 17;
+pub(super) const DIMENSIONS: usize = 17;
 
 type Powers = [i8; DIMENSIONS];
 
 /// What a unit measures, as powers of the base quantities, and how many base units it is: a
 /// fraction times a power of ten.
 #[derive(Clone, Copy)]
-pub struct Measure {
+pub(super) struct Measure {
     pub powers: Powers,
     pub above: u64,
     pub below: u64,
@@ -485,7 +485,7 @@ const LETTERS: [(char, i8); 13] = [
 
 /// A unit of the table, and the power of ten of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     row: usize,
     pub ten: i8,
 }
@@ -496,14 +496,14 @@ impl Found {
     }
 
     /// The canonical name, without the prefix.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         self.row()
             .and_then(|row| row.words.first())
             .copied()
             .unwrap_or_default()
     }
 
-    pub fn chinese(self) -> Option<&'static str> {
+    pub(super) fn chinese(self) -> Option<&'static str> {
         self.row()?
             .words
             .iter()
@@ -513,7 +513,7 @@ impl Found {
 
     /// What it measures beside the units of these names; a name that means two units is what the
     /// other side is.
-    pub fn measure(self, beside: &[String], own: &[String]) -> Option<Measure> {
+    pub(super) fn measure(self, beside: &[String], own: &[String]) -> Option<Measure> {
         let among = |names: &[&str]| {
             beside
                 .iter()
@@ -542,7 +542,7 @@ fn find(suits: impl Fn(&Row) -> bool) -> Option<usize> {
 }
 
 /// The unit that a word in lower case spells, with its prefix.
-pub fn spelt(word: &str) -> Option<Found> {
+pub(super) fn spelt(word: &str) -> Option<Found> {
     if let Some(row) = find(|row| row.words.contains(&word)) {
         return Some(Found { row, ten: 0 });
     }
@@ -563,7 +563,7 @@ pub fn spelt(word: &str) -> Option<Found> {
 }
 
 /// The unit that a symbol is, with its prefix.
-pub fn symbol(written: &str) -> Option<Found> {
+pub(super) fn symbol(written: &str) -> Option<Found> {
     if let Some(row) = find(|row| row.symbols.contains(&written)) {
         return Some(Found { row, ten: 0 });
     }

@@ -22,12 +22,12 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    pub fn open(dir: &Path, block: BlockSize) -> Result<Shards> {
+    pub(crate) fn open(dir: &Path, block: BlockSize) -> Result<Shards> {
         Shards::of(dir, WeightFiles::open(dir)?, block)
     }
 
     /// One safetensors file of any name.
-    pub fn open_file(dir: &Path, file: &str) -> Result<Shards> {
+    pub(crate) fn open_file(dir: &Path, file: &str) -> Result<Shards> {
         Shards::of(dir, WeightFiles::open_file(&dir.join(file))?, BLOCK_SIZE)
     }
 
@@ -45,17 +45,17 @@ impl Shards {
         })
     }
 
-    pub fn holds(&self, name: &str) -> bool {
+    pub(crate) fn holds(&self, name: &str) -> bool {
         self.files.holds(name)
     }
 
     /// See [`WeightFiles::agreed`].
-    pub fn agreed(&mut self, config: Config) -> Result<Config> {
+    pub(crate) fn agreed(&mut self, config: Config) -> Result<Config> {
         Ok(self.files.agreed(config, &mut r1d_torch::work::moved)?)
     }
 
     /// See [`WeightFiles::check`].
-    pub fn check(&self, config: &Config, head: Head) -> Result<()> {
+    pub(crate) fn check(&self, config: &Config, head: Head) -> Result<()> {
         self.files.check(config, head)?;
         let ignored: Vec<&str> = self
             .files
@@ -71,7 +71,7 @@ impl Shards {
     }
 
     /// See [`WeightFiles::refuse_others`].
-    pub fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
+    pub(crate) fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         Ok(self.files.refuse_others(known)?)
     }
 
@@ -92,13 +92,17 @@ impl Shards {
     }
 
     /// That a tensor is there, in the right shape and a dtype that can be read.
-    pub fn find(&self, piece: &Piece) -> Result<()> {
+    pub(crate) fn find(&self, piece: &Piece) -> Result<()> {
         self.files.find(&piece.name, &piece.shape, self.block)?;
         Ok(())
     }
 
     /// A tensor of the right shape.
-    pub fn read<T>(&self, piece: &Piece, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(
+        &self,
+        piece: &Piece,
+        use_it: impl FnOnce(&Tensor) -> Result<T>,
+    ) -> Result<T> {
         self.find(piece)?;
         self.with(&piece.name, use_it)
     }
@@ -117,7 +121,7 @@ impl Shards {
     }
 
     /// What the files hold, with those tensors counted that are `left_out`.
-    pub fn contents(&self, left_out: impl Fn(&str) -> bool) -> Contents {
+    pub(crate) fn contents(&self, left_out: impl Fn(&str) -> bool) -> Contents {
         let mut dtypes = BTreeMap::new();
         for (_, stored) in self.files.iter().filter(|(name, _)| !left_out(name)) {
             *dtypes.entry(stored.dtype.clone()).or_insert(0) += 1;

@@ -20,7 +20,7 @@ pub(crate) struct MappedFile {
 }
 
 impl MappedFile {
-    pub fn of(file: &SafetensorsFile) -> Result<MappedFile> {
+    pub(super) fn of(file: &SafetensorsFile) -> Result<MappedFile> {
         // SAFETY: a checkpoint's files are not changed while they are read; one that is truncated
         // under our feet ends the worker with SIGBUS, which the supervisor reports.
         let map = unsafe { Mmap::map(&file.file) }.map_err(ModelError::io(&file.path))?;
@@ -31,7 +31,7 @@ impl MappedFile {
     }
 
     /// A tensor on the CPU with its own memory's lifetime: hand it to `use_it` and let go.
-    pub fn with<T>(
+    pub(super) fn with<T>(
         &self,
         name: &str,
         stored: &StoredTensor,

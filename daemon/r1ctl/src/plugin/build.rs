@@ -28,7 +28,7 @@ const PROFILE: [&str; 8] = [
 const STACK_BYTES: u32 = 128 << 10;
 
 /// The component's path.
-pub fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
+pub(super) fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     if path.is_file() {
         let out = out.map_or_else(|| path.with_extension("component.wasm"), PathBuf::from);
         componentize(path, &out, None)?;
@@ -49,7 +49,7 @@ pub fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
 
 /// The golden cases without a sandbox: `cargo test`, or the template's script in the language's own
 /// interpreter.
-pub fn test_natively(dir: &Path) -> Result<(), Error> {
+pub(super) fn test_natively(dir: &Path) -> Result<(), Error> {
     let scripts = [("test_golden.py", "python3"), ("test_golden.js", "node")];
     let (mut command, what) = if dir.join("Cargo.toml").is_file() {
         let mut cargo = cargo(dir);

@@ -18,9 +18,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub use new::Language;
+pub(crate) use new::Language;
 
-pub fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, Error> {
+pub(crate) fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, Error> {
     let look = printer.stdout;
     match command {
         Author::New { name, lang, sdk } => new::run(&name, lang, sdk.as_deref(), printer),
@@ -87,7 +87,7 @@ pub fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, 
 }
 
 /// `r1ctl rescore`, with the job's directory found.
-pub struct Rescore {
+pub(crate) struct Rescore {
     pub run: PathBuf,
     pub plugin: String,
     pub reward: Option<String>,
@@ -96,7 +96,7 @@ pub struct Rescore {
     pub dirs: PluginDirs,
 }
 
-pub fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ended, Error> {
+pub(crate) fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ended, Error> {
     let mut words = [
         words("rescore"),
         vec![asked.run.into(), sibling::option("plugin", asked.plugin)],

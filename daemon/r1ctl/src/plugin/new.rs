@@ -20,7 +20,7 @@ const GITIGNORE: &str = "gitignore";
 const NAME_BYTES_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Language {
+pub(crate) enum Language {
     Rust,
     Python,
     Js,
@@ -36,7 +36,7 @@ impl Language {
     }
 }
 
-pub fn run(
+pub(super) fn run(
     name: &str,
     language: Language,
     sdk: Option<&Path>,

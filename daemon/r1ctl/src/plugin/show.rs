@@ -4,7 +4,7 @@ use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line};
 use r1d_proto::plugin::{Benched, Checked, Disagreement, Plugin, Rescored, Signed, Tested};
 
-pub fn plugins(plugins: &[Plugin], look: Look) -> String {
+pub(super) fn plugins(plugins: &[Plugin], look: Look) -> String {
     let row = |plugin: &Plugin| {
         let (version, world, range) = match &plugin.about {
             Some(about) => (
@@ -36,7 +36,7 @@ pub fn plugins(plugins: &[Plugin], look: Look) -> String {
     table(look, &columns, plugins.iter().map(row).collect())
 }
 
-pub fn described(plugin: &Plugin, look: Look) -> String {
+pub(super) fn described(plugin: &Plugin, look: Look) -> String {
     let mut lines = vec![
         ("plugin", one_line(&plugin.plugin)),
         ("file", one_line(&plugin.file)),
@@ -82,7 +82,7 @@ pub fn described(plugin: &Plugin, look: Look) -> String {
         .collect()
 }
 
-pub fn tested(tested: &Tested, look: Look) -> String {
+pub(super) fn tested(tested: &Tested, look: Look) -> String {
     let passed = tested.cases.saturating_sub(tested.differing.len() as u64);
     let line = format!(
         "{}: {passed} of {} golden cases as expected",
@@ -99,7 +99,7 @@ pub fn tested(tested: &Tested, look: Look) -> String {
     format!("{line}\n{}", differing.collect::<String>())
 }
 
-pub fn checked(checked: &Checked, look: Look) -> String {
+pub(super) fn checked(checked: &Checked, look: Look) -> String {
     let row = |check: &r1d_proto::plugin::Check| {
         let mark = if check.passed {
             look.green("ok")
@@ -121,7 +121,7 @@ pub fn checked(checked: &Checked, look: Look) -> String {
     format!("{rows}{}: {end}\n", one_line(&checked.plugin))
 }
 
-pub fn benched(benched: &Benched, look: Look) -> String {
+pub(super) fn benched(benched: &Benched, look: Look) -> String {
     let row = |input: &r1d_proto::plugin::BenchedInput| {
         vec![
             one_line(&input.input),
@@ -152,15 +152,15 @@ pub fn benched(benched: &Benched, look: Look) -> String {
     )
 }
 
-pub fn keygen(signed: &Signed) -> String {
+pub(super) fn keygen(signed: &Signed) -> String {
     format!("{}\n", signed.public_key)
 }
 
-pub fn signed(signed: &Signed) -> String {
+pub(super) fn signed(signed: &Signed) -> String {
     format!("{}\n", one_line(&signed.file))
 }
 
-pub fn rescored(rescored: &Rescored, look: Look) -> String {
+pub(super) fn rescored(rescored: &Rescored, look: Look) -> String {
     let pair = |pair: &r1d_proto::plugin::ScorePair| {
         let agree = if pair.recorded == pair.rescored {
             String::new()

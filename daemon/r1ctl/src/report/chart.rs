@@ -6,7 +6,7 @@ use crate::format::number;
 use std::fmt::Write;
 
 /// Points that a line is drawn with, whatever the number of steps.
-pub const POINTS_MAX: usize = 400;
+pub(super) const POINTS_MAX: usize = 400;
 /// Below this a line is smooth enough.
 const SMOOTHED_MIN_POINTS: usize = 20;
 
@@ -19,14 +19,14 @@ const TOP: f64 = 10.0;
 const BOTTOM: f64 = 34.0;
 
 #[derive(Debug)]
-pub struct Panel {
+pub(super) struct Panel {
     pub title: String,
     pub unit: String,
     pub series: Vec<Series>,
 }
 
 #[derive(Debug)]
-pub struct Series {
+pub(super) struct Series {
     pub name: String,
     /// Finite ones.
     pub points: Vec<(f64, f64)>,
@@ -36,7 +36,7 @@ pub struct Series {
 }
 
 impl Series {
-    pub fn new(name: &str, points: Vec<(f64, f64)>, smooth: bool) -> Series {
+    pub(super) fn new(name: &str, points: Vec<(f64, f64)>, smooth: bool) -> Series {
         let all = points.len();
         let points: Vec<(f64, f64)> = points
             .into_iter()
@@ -73,7 +73,7 @@ impl Series {
 
 /// At most [`POINTS_MAX`] points: the lowest and the highest of each stretch, so that no spike is
 /// lost.
-pub fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+pub(super) fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS_MAX {
         return points.to_vec();
     }
@@ -208,7 +208,7 @@ fn y_of(axis: &Axis, value: f64, bottom: f64) -> f64 {
 }
 
 /// A panel as a figure: title, legend where there is more than one line, and the drawing.
-pub fn figure(panel: &Panel) -> String {
+pub(super) fn figure(panel: &Panel) -> String {
     let values = panel
         .series
         .iter()
@@ -381,14 +381,14 @@ fn line(svg: &mut String, points: &[(f64, f64)], x: &Axis, y: &Axis, bottom: f64
 }
 
 /// A value at each place, with its interval; `None` where it was not measured.
-pub struct Placed {
+pub(super) struct Placed {
     pub name: String,
     pub values: Vec<Option<Value>>,
 }
 
 /// What was measured after each stage: places stand side by side, in their order. `origins` says
 /// which place's weights each started from.
-pub fn over_places(
+pub(super) fn over_places(
     title: &str,
     unit: &str,
     places: &[String],

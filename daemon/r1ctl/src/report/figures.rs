@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// What a stage took.
 #[derive(Debug, PartialEq)]
-pub struct Cost {
+pub(super) struct Cost {
     pub name: String,
     pub kind: String,
     pub step: u64,
@@ -19,7 +19,7 @@ pub struct Cost {
     pub share: f64,
 }
 
-pub fn costs(run: &Run) -> Vec<Cost> {
+pub(super) fn costs(run: &Run) -> Vec<Cost> {
     let all: f64 = run.stages.iter().map(|stage| stage.status.seconds).sum();
     let cost = |stage: &Stage| Cost {
         name: stage.status.name.clone(),
@@ -37,7 +37,7 @@ pub fn costs(run: &Run) -> Vec<Cost> {
 }
 
 /// Those done, of all; an evaluation has none.
-pub fn steps(stage: &StageStatus) -> String {
+pub(super) fn steps(stage: &StageStatus) -> String {
     match stage.kind.as_str() {
         "eval" => "–".into(),
         _ => format!("{} / {}", thousands(stage.step), thousands(stage.steps)),
@@ -45,14 +45,14 @@ pub fn steps(stage: &StageStatus) -> String {
 }
 
 /// Sampled or trained on.
-pub fn tokens(stage: &Stage) -> Option<u64> {
+pub(super) fn tokens(stage: &Stage) -> Option<u64> {
     stage
         .last("num_tokens")
         .filter(|tokens| tokens.is_finite())
         .map(|tokens| tokens as u64)
 }
 
-pub fn all_tokens(run: &Run) -> u64 {
+pub(super) fn all_tokens(run: &Run) -> u64 {
     run.stages
         .iter()
         .filter_map(tokens)
@@ -60,7 +60,7 @@ pub fn all_tokens(run: &Run) -> u64 {
 }
 
 /// From the job's start to its end, or to now.
-pub fn wall_seconds(run: &Run) -> Option<f64> {
+pub(super) fn wall_seconds(run: &Run) -> Option<f64> {
     let started = run.status.started_at?;
     Some(
         run.status
@@ -73,13 +73,13 @@ pub fn wall_seconds(run: &Run) -> Option<f64> {
 /// A value of an evaluation, with the interval that holds it at 95 % where the evaluation gives
 /// one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Value {
+pub(super) struct Value {
     pub mean: f64,
     pub interval: Option<(f64, f64)>,
 }
 
 impl Value {
-    pub fn shown(self, metric: &str) -> String {
+    pub(super) fn shown(self, metric: &str) -> String {
         eval_metric(metric, self.mean)
             + &self
                 .interval_shown(metric)
@@ -87,7 +87,7 @@ impl Value {
     }
 
     /// In the unit of the value.
-    pub fn interval_shown(self, metric: &str) -> Option<String> {
+    pub(super) fn interval_shown(self, metric: &str) -> Option<String> {
         let end = |end: f64| eval_metric(metric, end).trim_end_matches(" %").to_owned();
         self.interval
             .map(|(low, high)| format!("[{}, {}]", end(low), end(high)))
@@ -97,14 +97,14 @@ impl Value {
 /// What all evaluations found: a row for each place where weights were evaluated, a column for each
 /// data set and metric.
 #[derive(Debug)]
-pub struct Evaluations<'a> {
+pub(super) struct Evaluations<'a> {
     /// Data set and metric.
     pub columns: Vec<(&'a str, &'a str)>,
     pub rows: Vec<EvaluationRow<'a>>,
 }
 
 #[derive(Debug)]
-pub struct EvaluationRow<'a> {
+pub(super) struct EvaluationRow<'a> {
     /// `None`: before training.
     pub stage: Option<&'a str>,
     pub step: u64,
@@ -112,14 +112,14 @@ pub struct EvaluationRow<'a> {
 }
 
 /// Metrics that are a share of the answers.
-pub fn is_share(metric: &str) -> bool {
+pub(super) fn is_share(metric: &str) -> bool {
     ["accuracy", "pass@", "avg@", "cons@"]
         .iter()
         .any(|start| metric.starts_with(start))
 }
 
 /// A metric of an evaluation: shares as percentages.
-pub fn eval_metric(metric: &str, value: f64) -> String {
+pub(super) fn eval_metric(metric: &str, value: f64) -> String {
     if is_share(metric) || metric == "completions/clipped_ratio" {
         percent(value)
     } else {
@@ -131,7 +131,7 @@ pub fn eval_metric(metric: &str, value: f64) -> String {
 const INTERVAL: [&str; 2] = ["_ci_low", "_ci_high"];
 
 /// The last evaluation of each stage and data set; those within a stage are its curve.
-pub fn evaluations(run: &Run) -> Evaluations<'_> {
+pub(super) fn evaluations(run: &Run) -> Evaluations<'_> {
     let mut rows: Vec<EvaluationRow<'_>> = Vec::new();
     for eval in &run.status.evals {
         let stage = eval.stage.as_deref();
@@ -163,7 +163,7 @@ pub fn evaluations(run: &Run) -> Evaluations<'_> {
 
 /// The row of the weights that a stage started from. A stage that trains nothing has none: its
 /// weights are those that it started from.
-pub fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<usize> {
+pub(super) fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<usize> {
     let mut from = stage.from.as_str();
     for _ in 0..=run.stages.len() {
         if let Some(row) = rows.iter().position(|row| row.stage == Some(from)) {
@@ -180,7 +180,7 @@ pub fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<us
 }
 
 /// The metrics of an evaluation that say something of the model, and not of the machine.
-pub fn values(eval: &EvalResult) -> impl Iterator<Item = (&str, Value)> {
+pub(super) fn values(eval: &EvalResult) -> impl Iterator<Item = (&str, Value)> {
     let end = |name: &str, end: &str| {
         eval.metrics
             .get(&format!("{name}{end}"))
@@ -225,7 +225,7 @@ fn rank(metric: &str) -> u8 {
 }
 
 /// A metric's name for people.
-pub fn plain(metric: &str) -> String {
+pub(super) fn plain(metric: &str) -> String {
     match metric {
         "completions/mean_length" => "mean length (tokens)".into(),
         "completions/clipped_ratio" => "cut off".into(),
@@ -239,7 +239,7 @@ pub fn plain(metric: &str) -> String {
     }
 }
 
-pub fn place(stage: Option<&str>) -> String {
+pub(super) fn place(stage: Option<&str>) -> String {
     stage.map_or_else(
         || "before training".into(),
         |stage| format!("after {stage}"),
@@ -248,7 +248,7 @@ pub fn place(stage: Option<&str>) -> String {
 
 /// Ways in which judging ended, where something other than scores happened: stage, and the count of
 /// each.
-pub fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
+pub(super) fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
     let count = |points: Option<&Vec<(u64, f64)>>| {
         let sum: f64 = points
             .into_iter()
@@ -270,10 +270,10 @@ pub fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
 }
 
 /// In the order of [`verdicts`]' counts.
-pub const VERDICTS: [&str; 5] = ["score", "abstain", "trap", "out_of_fuel", "out_of_time"];
+pub(super) const VERDICTS: [&str; 5] = ["score", "abstain", "trap", "out_of_fuel", "out_of_time"];
 
 /// First and last value of a curve, each the mean of a tenth of the points.
-pub fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
+pub(super) fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
     let finite: Vec<f64> = points
         .iter()
         .map(|(_, value)| *value)
@@ -290,7 +290,7 @@ pub fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
 }
 
 /// Best, median and worst of samples that stand best reward first, each with what it is.
-pub fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
+pub(super) fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
     let rewarded: Vec<_> = stage
         .samples
         .iter()
@@ -320,15 +320,15 @@ pub fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
 }
 
 /// A number, or what stands for one that is not there.
-pub fn or_dash(value: Option<f64>) -> String {
+pub(super) fn or_dash(value: Option<f64>) -> String {
     value.map_or_else(|| "–".into(), number)
 }
 
 /// An evaluation's place and the example that it shows.
-pub type NamedExample<'a> = (String, &'a EvalExample);
+pub(super) type NamedExample<'a> = (String, &'a EvalExample);
 
 /// Of each data set, the example of the last evaluation of each stage.
-pub fn examples(run: &Run) -> Vec<(&str, Vec<NamedExample<'_>>)> {
+pub(super) fn examples(run: &Run) -> Vec<(&str, Vec<NamedExample<'_>>)> {
     let mut by_data: Vec<(&str, Vec<NamedExample<'_>>)> = Vec::new();
     for eval in &run.status.evals {
         let Some(example) = &eval.example else {

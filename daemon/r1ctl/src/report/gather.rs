@@ -14,14 +14,14 @@ use std::process::{Command, Stdio};
 
 /// Completions of a stage's last step among which the best, the median and the worst are looked
 /// for.
-pub const SAMPLES_MAX: u32 = 2048;
+pub(crate) const SAMPLES_MAX: u32 = 2048;
 
 /// The metric that a stage reports when it samples.
-pub const SAMPLED: &str = "completions/mean_length";
+pub(crate) const SAMPLED: &str = "completions/mean_length";
 
 /// A job, as far as it came.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     pub status: JobStatus,
     pub seed: Option<i64>,
     /// What the job starts from, by name: `base` is the job's own.
@@ -36,7 +36,7 @@ pub struct Run {
 
 /// A stage: what it is and what came of it.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     pub status: StageStatus,
     /// The stage whose weights it starts from, or the model's name.
     pub from: String,
@@ -54,7 +54,7 @@ pub struct Stage {
 /// The record of a data set that a stage made.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct Made {
+pub(crate) struct Made {
     pub rows: u64,
     pub sha256: String,
     pub sampled: u64,
@@ -68,17 +68,17 @@ pub struct Made {
 }
 
 impl Stage {
-    pub fn last(&self, metric: &str) -> Option<f64> {
+    pub(crate) fn last(&self, metric: &str) -> Option<f64> {
         self.curves.get(metric)?.last().map(|(_, value)| *value)
     }
 
-    pub fn samples_anything(&self) -> bool {
+    pub(crate) fn samples_anything(&self) -> bool {
         self.curves.contains_key(SAMPLED)
     }
 }
 
 /// `samples` is asked for those of a stage.
-pub fn gather(
+pub(crate) fn gather(
     status: JobStatus,
     reported_at: u64,
     mut samples: impl FnMut(&str) -> Result<Vec<Sample>, Error>,
@@ -141,7 +141,7 @@ pub fn gather(
 }
 
 /// The status that the daemon left in a job's directory.
-pub fn left_status(dir: &Path) -> Result<JobStatus, Error> {
+pub(crate) fn left_status(dir: &Path) -> Result<JobStatus, Error> {
     let path = dir.join("status.json");
     let text = read(&path)?.ok_or_else(|| {
         wrong(
@@ -159,7 +159,7 @@ pub fn left_status(dir: &Path) -> Result<JobStatus, Error> {
 }
 
 /// The samples of a stage from a job's directory: Parquet is `r1d`'s to read.
-pub fn left_samples(dir: &Path, stage: &str) -> Result<Vec<Sample>, Error> {
+pub(crate) fn left_samples(dir: &Path, stage: &str) -> Result<Vec<Sample>, Error> {
     let mut command = Command::new(sibling::find("r1d"));
     command
         .arg("samples")

@@ -15,7 +15,7 @@ const NAME_MAX_LETTERS: usize = 28;
 
 /// Models first, then the stages, each a box of its own below the one before; arcs lead down to
 /// what is made from it.
-pub fn graph(run: &Run) -> String {
+pub(super) fn graph(run: &Run) -> String {
     let roots: BTreeSet<&str> = run
         .stages
         .iter()

@@ -12,14 +12,14 @@ use r1d_proto::control::{EvalExample, Sample};
 use std::fmt::Write;
 
 /// Letters of a prompt or completion that are shown.
-pub const TEXT_MAX_LETTERS: usize = 6000;
+pub(super) const TEXT_MAX_LETTERS: usize = 6000;
 
 const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 /// Text for an element or an attribute in double quotes, whoever wrote it. Control characters are
 /// shown as escapes, and so are the two that XML knows not.
-pub fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in printable(text).chars() {
         match c {
@@ -36,7 +36,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// A long text's beginning, and how much is missing.
-pub fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let letters = text.chars().count();
     if letters > TEXT_MAX_LETTERS {
         format!(
@@ -49,7 +49,7 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
-pub fn page(run: &Run) -> String {
+pub(super) fn page(run: &Run) -> String {
     let title = escaped(&one_line(&run.status.name));
     let parts = [
         header(run),
@@ -80,7 +80,7 @@ fn section(id: &str, title: &str, body: &str) -> String {
 }
 
 /// What stands above all: key and value.
-pub fn facts(run: &Run) -> Vec<(&'static str, String)> {
+pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
     let status = &run.status;
     let time = |at: Option<u64>| at.map_or_else(|| "–".into(), minute_of_s);
     let mut facts = vec![("job", status.job.to_string())];
@@ -448,7 +448,7 @@ fn samples(run: &Run) -> String {
 }
 
 /// What stands over a sample.
-pub fn sample_head(what: &str, sample: &Sample) -> (String, String) {
+pub(super) fn sample_head(what: &str, sample: &Sample) -> (String, String) {
     let reward = sample.reward.map_or_else(
         || "no reward".into(),
         |reward| format!("reward {}", number(reward.into())),

@@ -57,7 +57,7 @@ fn heads(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| name.to_string()).collect()
 }
 
-pub fn page(run: &Run) -> String {
+pub(super) fn page(run: &Run) -> String {
     let mut text = format!(
         "# {}\n\n**{}**",
         plain_text(&run.status.name),

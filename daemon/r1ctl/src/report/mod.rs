@@ -20,7 +20,7 @@ mod markdown;
 mod panels;
 mod words;
 
-pub use gather::{Run, SAMPLED, SAMPLES_MAX, gather, left_samples, left_status};
+pub(crate) use gather::{Run, SAMPLED, SAMPLES_MAX, gather, left_samples, left_status};
 
 use crate::error::Error;
 use serde::Serialize;
@@ -28,13 +28,13 @@ use std::path::{Path, PathBuf};
 
 /// The files written.
 #[derive(Debug, Serialize)]
-pub struct Written {
+pub(crate) struct Written {
     pub html: PathBuf,
     pub markdown: PathBuf,
 }
 
 /// Writes `report.html` and `report.md` into `to`, which is created.
-pub fn write(run: &Run, to: &Path) -> Result<Written, Error> {
+pub(crate) fn write(run: &Run, to: &Path) -> Result<Written, Error> {
     let put = |name: &str, text: String| -> Result<PathBuf, Error> {
         let path = to.join(name);
         std::fs::write(&path, text).map_err(|source| Error::File {

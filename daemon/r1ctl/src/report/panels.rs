@@ -106,10 +106,10 @@ const WANTED: &[Wanted] = &[
 ];
 
 /// Curves in a panel; more cannot be told apart.
-pub const SERIES_MAX: usize = 8;
+pub(super) const SERIES_MAX: usize = 8;
 
 /// The panels of a stage's metrics, and of its evaluations where there are several.
-pub fn of_stage(run: &Run, stage: &Stage) -> Vec<Panel> {
+pub(super) fn of_stage(run: &Run, stage: &Stage) -> Vec<Panel> {
     let mut panels: Vec<Panel> = WANTED
         .iter()
         .filter_map(|wanted| of_metrics(stage, wanted))

@@ -8,7 +8,7 @@ use super::gather::{Run, Stage};
 use crate::format::{duration, number, percent, thousands};
 use r1d_proto::control::{EvalResult, State};
 
-pub fn state(state: State) -> &'static str {
+pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Queued => "queued",
         State::Running => "running",
@@ -19,13 +19,13 @@ pub fn state(state: State) -> &'static str {
 }
 
 /// What is said, and of what.
-pub struct Sentence {
+pub(super) struct Sentence {
     pub about: String,
     pub said: String,
 }
 
 /// A sentence on the job, then one on each stage that has begun.
-pub fn summary(run: &Run) -> Vec<Sentence> {
+pub(super) fn summary(run: &Run) -> Vec<Sentence> {
     let mut sentences = vec![Sentence {
         about: "The job".into(),
         said: whole(run),
@@ -240,7 +240,7 @@ fn change(metric: &str, before: Option<Value>, after: Value) -> Option<String> {
 
 /// The evaluations of a stage on a data set, in the order of steps: its curve, where there are
 /// several.
-pub fn within<'a>(run: &'a Run, stage: &Stage) -> Vec<(&'a str, Vec<&'a EvalResult>)> {
+pub(super) fn within<'a>(run: &'a Run, stage: &Stage) -> Vec<(&'a str, Vec<&'a EvalResult>)> {
     let mut by_data: Vec<(&str, Vec<&EvalResult>)> = Vec::new();
     for eval in run
         .status
@@ -258,7 +258,7 @@ pub fn within<'a>(run: &'a Run, stage: &Stage) -> Vec<(&'a str, Vec<&'a EvalResu
 }
 
 /// What an evaluation within a stage is drawn by.
-pub fn shares(eval: &EvalResult) -> impl Iterator<Item = (&str, f64)> {
+pub(super) fn shares(eval: &EvalResult) -> impl Iterator<Item = (&str, f64)> {
     values(eval)
         .filter(|(name, _)| is_share(name))
         .map(|(name, value)| (name, value.mean))

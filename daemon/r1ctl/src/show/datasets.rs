@@ -5,7 +5,7 @@ use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line};
 use r1d_proto::control::{MadeDataSet, Review};
 
-pub fn datasets(sets: &[MadeDataSet], look: Look) -> String {
+pub(crate) fn datasets(sets: &[MadeDataSet], look: Look) -> String {
     let columns = [
         left("DATA SET"),
         right("ROWS"),
@@ -39,7 +39,7 @@ fn review(review: Review, look: Look) -> String {
 }
 
 /// What a review came to.
-pub fn reviewed(set: &MadeDataSet) -> String {
+pub(crate) fn reviewed(set: &MadeDataSet) -> String {
     let stage = one_line(&set.stage);
     match set.review {
         Review::Imported => {

@@ -5,7 +5,7 @@ use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{JobSummary, LogLine};
 
-pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
+pub(crate) fn jobs(jobs: &[JobSummary], look: Look) -> String {
     let columns = [
         left("JOB"),
         left("NAME"),
@@ -33,7 +33,7 @@ pub fn jobs(jobs: &[JobSummary], look: Look) -> String {
     table(look, &columns, jobs.iter().map(row).collect())
 }
 
-pub fn log_line(line: &LogLine, look: Look) -> String {
+pub(crate) fn log_line(line: &LogLine, look: Look) -> String {
     let level = format!("{:5}", line.level.to_uppercase());
     let level = match line.level.to_ascii_lowercase().as_str() {
         "error" => look.red(&level),

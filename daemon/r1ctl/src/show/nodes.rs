@@ -6,7 +6,7 @@ use crate::terminal::Look;
 use crate::terminal::one_line;
 use r1d_proto::control::{DeviceStatus, Node};
 
-pub fn nodes(nodes: &[Node], look: Look) -> String {
+pub(crate) fn nodes(nodes: &[Node], look: Look) -> String {
     let mut text = String::new();
     for node in nodes {
         let plugins = if node.plugins.is_empty() {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 /// The resolved job file comes first: on a terminal, what a reader decides by is then what stays in
 /// sight.
-pub fn plan(plan: &Plan, look: Look) -> String {
+pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     let mut text = String::new();
     text += &look.dim("# the job file with every default filled in");
     text += &format!("\n{}\n\n", printable(plan.resolved.trim_end()));

@@ -5,7 +5,7 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::Sample;
 use r1d_proto::verdict::{Outcome, Verdict};
 
-pub fn samples(samples: &[Sample], look: Look) -> String {
+pub(crate) fn samples(samples: &[Sample], look: Look) -> String {
     samples
         .iter()
         .map(|sample| block(sample, look))
@@ -64,7 +64,7 @@ fn field(name: &str, text: &str, look: Look) -> String {
 }
 
 /// What a reward said, and what it counted as.
-pub fn judged(verdict: &Verdict) -> String {
+pub(crate) fn judged(verdict: &Verdict) -> String {
     let said = match &verdict.outcome {
         Outcome::Score { value, parts } if parts.is_empty() => number((*value).into()),
         Outcome::Score { value, parts } => {

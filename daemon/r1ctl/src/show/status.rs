@@ -5,7 +5,7 @@ use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
 
-pub fn status(job: &JobStatus, look: Look) -> String {
+pub(crate) fn status(job: &JobStatus, look: Look) -> String {
     let mut text = format!(
         "{}  {}  {}\n",
         look.bold(&job.job.0),
@@ -52,7 +52,7 @@ fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
     facts
 }
 
-pub fn activity(now: &Activity) -> String {
+pub(crate) fn activity(now: &Activity) -> String {
     let doing = one_line(&now.doing);
     if now.total == 0 {
         return doing;
@@ -67,7 +67,7 @@ pub fn activity(now: &Activity) -> String {
 
 /// Where a job has several models, a third column says which one each row's stage has: the cells,
 /// if any.
-pub fn model_column<'a>(
+pub(super) fn model_column<'a>(
     columns: &mut Vec<Column>,
     models: impl Iterator<Item = &'a Option<String>>,
 ) -> Vec<Option<String>> {

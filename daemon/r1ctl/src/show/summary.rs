@@ -8,7 +8,7 @@ use r1d_proto::control::{EvalExample, EvalResult, JobStatus, State};
 use std::collections::BTreeSet;
 
 /// `again`: how to call r1ctl.
-pub fn summary(job: &JobStatus, look: Look, again: &str) -> String {
+pub(crate) fn summary(job: &JobStatus, look: Look, again: &str) -> String {
     let mut text = String::new();
     let evals = last_of_each_stage(&job.evals);
     if !evals.is_empty() {

@@ -6,7 +6,7 @@ use r1d_proto::control::{EvalResult, JobStatus, StageStatus, State};
 
 /// Statuses come at most ten times a second, so a line stands for the latest of the steps since the
 /// last one.
-pub fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> {
+pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if last.is_none_or(|last| last.state != now.state || last.queue_position != now.queue_position)
         && !now.state.is_final()
@@ -87,7 +87,7 @@ fn stage_lines(
     lines
 }
 
-pub fn eval_line(eval: &EvalResult) -> String {
+pub(super) fn eval_line(eval: &EvalResult) -> String {
     let at = match &eval.stage {
         Some(stage) => format!("{} {}", one_line(stage), eval.step),
         None => "before training".into(),

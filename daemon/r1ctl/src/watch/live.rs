@@ -14,7 +14,7 @@ use std::time::Duration;
 const TICK_MS: u64 = 120;
 const BAR_COLUMNS: usize = 24;
 
-pub struct Live {
+pub(super) struct Live {
     look: Look,
     clock: SharedClock,
     screen: MultiProgress,
@@ -24,7 +24,7 @@ pub struct Live {
 }
 
 impl Live {
-    pub fn new(look: Look, clock: SharedClock) -> Live {
+    pub(super) fn new(look: Look, clock: SharedClock) -> Live {
         let screen = MultiProgress::new();
         let head = screen.add(ProgressBar::new_spinner().with_style(style(if look.colour {
             "{spinner:.cyan} {wide_msg}"
@@ -41,7 +41,7 @@ impl Live {
         }
     }
 
-    pub fn show(&self, last: Option<&JobStatus>, now: &JobStatus) {
+    pub(super) fn show(&self, last: Option<&JobStatus>, now: &JobStatus) {
         for eval in now
             .evals
             .iter()
@@ -69,12 +69,12 @@ impl Live {
         }
     }
 
-    pub fn away(&self, text: &str) {
+    pub(super) fn away(&self, text: &str) {
         self.head.set_message(self.look.yellow(text));
     }
 
     /// Takes the display off the screen: what follows is the summary.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.head.finish_and_clear();
         for line in self.lines.borrow().iter() {
             line.finish_and_clear();

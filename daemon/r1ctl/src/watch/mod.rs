@@ -25,7 +25,7 @@ const PAUSE_LAST_MS: u64 = 2000;
 
 /// What is to be seen of a job while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// Progress for people, then the summary.
     People,
     /// One JSON line for each status.
@@ -35,7 +35,7 @@ pub enum Style {
 }
 
 impl Style {
-    pub fn of_status(output: Output) -> Style {
+    pub(crate) fn of_status(output: Output) -> Style {
         if output == Output::Json {
             Style::JsonStream
         } else {
@@ -43,7 +43,7 @@ impl Style {
         }
     }
 
-    pub fn of_submit(output: Output) -> Style {
+    pub(crate) fn of_submit(output: Output) -> Style {
         if output == Output::Json {
             Style::JsonAtEnd
         } else {
@@ -52,7 +52,7 @@ impl Style {
     }
 }
 
-pub struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     pub client: &'a Client,
     pub printer: &'a Printer,
     pub clock: SharedClock,
@@ -70,7 +70,7 @@ enum Display {
 
 impl Watch<'_> {
     /// Until the job ends or Ctrl-C, which leaves the job alone.
-    pub async fn job(&self, job: &str) -> Result<Ended, Error> {
+    pub(crate) async fn job(&self, job: &str) -> Result<Ended, Error> {
         let display = self.display();
         // A prefix, until the first status tells the whole id: another job may come to share the
         // prefix.

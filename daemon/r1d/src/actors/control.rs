@@ -60,7 +60,7 @@ const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
 
 /// What a connection is answered from.
 #[derive(Clone)]
-pub struct ControlService {
+pub(crate) struct ControlService {
     pub views: JobViews,
     pub rewards: Arc<Rewards>,
     pub jobs: Supervised<Jobs>,
@@ -73,14 +73,14 @@ pub struct ControlService {
     pub shutdown: Option<Arc<watch::Sender<bool>>>,
 }
 
-pub struct ControlSocket {
+pub(crate) struct ControlSocket {
     service: ControlService,
     _alive: Alive,
 }
 
 impl ControlSocket {
     /// Serves `listener` from now on.
-    pub fn new(
+    pub(crate) fn new(
         service: ControlService,
         listener: Arc<UnixListener>,
         alive: Alive,

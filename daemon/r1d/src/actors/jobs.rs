@@ -38,7 +38,7 @@ struct QueueChanged;
 /// A device can be used that could not before.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct DeviceUsable;
+pub(crate) struct DeviceUsable;
 
 /// The files of a job are as they were.
 #[derive(Message)]
@@ -48,29 +48,29 @@ struct FilesBack(JobId);
 /// End a job for good.
 #[derive(Message)]
 #[rtype(result = "Result<(), LedgerError>")]
-pub struct Cancel(pub JobId);
+pub(crate) struct Cancel(pub JobId);
 
 /// Stop all runs, to take them up again another time; no new one starts.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct StopAll {
+pub(crate) struct StopAll {
     pub after_step: bool,
 }
 
-pub struct Device {
+pub(crate) struct Device {
     pub run_context: RunContext,
     pub running: Option<Running>,
 }
 
 /// The job that has a device.
-pub struct Running {
+pub(crate) struct Running {
     job: JobId,
     run: Addr<Run>,
     halt: Arc<watch::Sender<bool>>,
     since: Duration,
 }
 
-pub struct Jobs {
+pub(crate) struct Jobs {
     pub devices: Vec<Device>,
     pub old_workers: OldWorkers,
     /// Runs that wait for people, without a device.

@@ -8,11 +8,11 @@
 //! Mailboxes are bounded and sends awaited, so a slow party holds its askers back instead of
 //! filling memory.
 
-pub mod control;
-pub mod jobs;
-pub mod run;
-pub mod supervise;
-pub mod worker;
+pub(crate) mod control;
+pub(crate) mod jobs;
+pub(crate) mod run;
+pub(crate) mod supervise;
+pub(crate) mod worker;
 
 /// Messages that may wait for an actor (`LIM-1`).
-pub const MAILBOX_MAX_MESSAGES: usize = 64;
+pub(crate) const MAILBOX_MAX_MESSAGES: usize = 64;

@@ -57,7 +57,7 @@ const WAITING_FOR_REVIEW: &str = "waiting for review";
 
 /// What a running job needs of the daemon.
 #[derive(Clone)]
-pub struct RunContext {
+pub(crate) struct RunContext {
     pub views: JobViews,
     pub rewards: Arc<Rewards>,
     pub writers: JobWriters,
@@ -68,7 +68,7 @@ pub struct RunContext {
 
 /// How a run ended, as the queue needs to know.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The ledger has it, or it was stopped and is to be taken up later.
     Over,
     /// What it waited for without a device (a review) has come, or its device cannot be used: it is
@@ -84,7 +84,7 @@ pub enum Outcome {
 /// in flight is committed first.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Stop {
+pub(crate) struct Stop {
     pub after_step: bool,
 }
 
@@ -126,7 +126,7 @@ struct Attempt {
     requests: u64,
 }
 
-pub struct Run {
+pub(crate) struct Run {
     id: JobId,
     run_context: RunContext,
     outputs: Outputs,
@@ -161,7 +161,7 @@ pub struct Run {
 }
 
 /// A run as the queue holds it. A receiver ends without a word when the actor panics.
-pub struct Started {
+pub(crate) struct Started {
     pub run: Addr<Run>,
     /// `true` ends whatever the run is handing over, so that it hears what it is sent next.
     pub halt: Arc<watch::Sender<bool>>,
@@ -183,7 +183,7 @@ struct FromAttempt<T>(u64, T);
 
 impl Run {
     /// `resumed` is the epoch of the attempt that it goes on from, if any.
-    pub fn start(
+    pub(crate) fn start(
         id: JobId,
         run_context: RunContext,
         outputs: Outputs,
@@ -1239,7 +1239,7 @@ async fn hand_over(
     Ok(())
 }
 
-pub async fn leave_status(views: JobViews, job: JobId, outputs: Outputs) {
+pub(crate) async fn leave_status(views: JobViews, job: JobId, outputs: Outputs) {
     // A panic there is the log's business: the job has ended.
     let _ = tasks::blocking(move || views.leave_status(&job, &outputs)).await;
 }

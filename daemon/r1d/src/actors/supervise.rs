@@ -17,10 +17,12 @@ const WINDOW: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_millis(200);
 
 /// Held by an actor; when it is dropped the supervisor knows that the actor is gone.
-pub struct Alive(#[allow(dead_code, reason = "its drop is the message")] oneshot::Sender<()>);
+pub(crate) struct Alive(
+    #[allow(dead_code, reason = "its drop is the message")] oneshot::Sender<()>,
+);
 
 /// The address of a supervised actor, whichever incarnation it is in.
-pub struct Supervised<A: Actor> {
+pub(crate) struct Supervised<A: Actor> {
     current: watch::Receiver<Option<Addr<A>>>,
 }
 
@@ -34,11 +36,15 @@ impl<A: Actor> Clone for Supervised<A> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is being started again: try once more")]
-pub struct Restarting(&'static str);
+pub(crate) struct Restarting(&'static str);
 
 impl<A: Actor<Context = Context<A>>> Supervised<A> {
     /// Sends and awaits the answer.
-    pub async fn ask<M>(&self, name: &'static str, message: M) -> Result<M::Result, Restarting>
+    pub(crate) async fn ask<M>(
+        &self,
+        name: &'static str,
+        message: M,
+    ) -> Result<M::Result, Restarting>
     where
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
@@ -52,7 +58,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
 
 /// Keeps an actor alive. `make` is called for the first incarnation and after every end; the actor
 /// must hold the [`Alive`].
-pub fn supervise<A>(
+pub(crate) fn supervise<A>(
     name: &'static str,
     clock: SharedClock,
     mut make: impl FnMut(Alive, &mut Context<A>) -> A + 'static,

@@ -43,7 +43,7 @@ const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 
 /// What an attempt hears of its worker.
 #[derive(Debug)]
-pub enum WorkerReply {
+pub(crate) enum WorkerReply {
     Message(FromWorker),
     /// The process is gone; nothing follows.
     Lost {
@@ -58,7 +58,7 @@ pub enum WorkerReply {
 
 /// How workers are started.
 #[derive(Clone, Debug)]
-pub struct WorkerCommand {
+pub(crate) struct WorkerCommand {
     pub device: String,
     pub executable: PathBuf,
     pub threads: u32,
@@ -73,7 +73,7 @@ const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
 const CUBLAS_REPEATABLE: &str = ":4096:8";
 
 #[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
+pub(crate) enum WorkerError {
     #[error("cannot start the worker {}: {source}: install it there (`make build` makes it), or \
              name it with --worker or R1D_WORKER", executable.display())]
     Start {
@@ -87,11 +87,11 @@ pub enum WorkerError {
 }
 
 /// How the dynamic linker ends a process whose libraries it does not find.
-pub const EXIT_NO_LIBRARY: i32 = 127;
+pub(crate) const EXIT_NO_LIBRARY: i32 = 127;
 
 impl WorkerCommand {
     /// The executable, told where its libraries are, and how its device is to compute.
-    pub fn command(&self) -> std::io::Result<Command> {
+    pub(crate) fn command(&self) -> std::io::Result<Command> {
         let mut command = Command::new(&self.executable);
         // Whatever the daemon inherited: with another one libtorch refuses to train.
         if self.device != "cpu" {
@@ -111,7 +111,7 @@ impl WorkerCommand {
     }
 
     /// What to do about libraries that are not found.
-    pub fn libraries_wanted(&self) -> String {
+    pub(crate) fn libraries_wanted(&self) -> String {
         let found = match &self.torch_lib {
             Some(lib) => format!("it is {}", lib.display()),
             None => "it is not set".into(),
@@ -120,7 +120,7 @@ impl WorkerCommand {
     }
 
     /// What a process's end says of the machine, and not of what it was asked to do.
-    pub fn unusable(&self, code: Option<i32>, said: &str) -> Option<String> {
+    pub(crate) fn unusable(&self, code: Option<i32>, said: &str) -> Option<String> {
         match code {
             Some(EXIT_NO_LIBRARY) => Some(format!(
                 "the worker {} does not find its libraries ({said}): {}",
@@ -136,7 +136,7 @@ impl WorkerCommand {
 /// Start a process for a job, after the one before has ended.
 #[derive(Message)]
 #[rtype(result = "Result<(), WorkerError>")]
-pub struct Launch {
+pub(crate) struct Launch {
     pub job: JobId,
     pub said: mpsc::Sender<WorkerReply>,
     pub log: JobLog,
@@ -145,14 +145,14 @@ pub struct Launch {
 /// Hand a request to the process.
 #[derive(Message)]
 #[rtype(result = "Result<(), WorkerError>")]
-pub struct Ask(pub ToWorker);
+pub(crate) struct Ask(pub ToWorker);
 
 /// Kill the process and wait until it is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct End;
+pub(crate) struct End;
 
-pub struct Worker {
+pub(crate) struct Worker {
     pub worker_command: WorkerCommand,
     /// What every worker holds as its standard output ([`crate::state_dir`]).
     pub lock: Arc<File>,
@@ -167,10 +167,10 @@ pub struct Worker {
 
 /// Whether the process that was started last is gone. It outlives the actor: two processes never
 /// share a device.
-pub type LastProcess = Arc<Mutex<Option<watch::Receiver<bool>>>>;
+pub(crate) type LastProcess = Arc<Mutex<Option<watch::Receiver<bool>>>>;
 
 /// Dropping it kills the process.
-pub struct Process {
+pub(crate) struct Process {
     requests: mpsc::Sender<ToWorker>,
     kill: Arc<watch::Sender<bool>>,
 }
@@ -505,7 +505,7 @@ fn cause(
 }
 
 /// The process id that a worker's first message tells.
-pub fn started(message: &FromWorker) -> Option<u32> {
+pub(crate) fn started(message: &FromWorker) -> Option<u32> {
     match &message.body {
         Body::Event(Event::Started { pid, .. }) => Some(*pid),
         _ => None,

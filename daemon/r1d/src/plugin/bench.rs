@@ -14,7 +14,11 @@ const BATCH: usize = 16;
 /// Durations kept for the percentiles.
 const SAMPLES_MAX: usize = 1_000_000;
 
-pub fn run(subject: &Subject, cases: Option<&Path>, seconds: u32) -> Result<bool, PluginError> {
+pub(super) fn run(
+    subject: &Subject,
+    cases: Option<&Path>,
+    seconds: u32,
+) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
     host.load(subject)?;
     let start = host.clock.now();

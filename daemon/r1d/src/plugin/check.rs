@@ -8,7 +8,7 @@ use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, Judged, LoadedReward, Member, attacks, golden};
 
-pub fn run(subject: &Subject) -> Result<bool, PluginError> {
+pub(super) fn run(subject: &Subject) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
     // Loading refuses imports, other worlds, a range that is none, files that are too large.
     let reward = host.load(subject)?;

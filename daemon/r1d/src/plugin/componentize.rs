@@ -6,7 +6,11 @@ use std::path::Path;
 
 /// `module` may be a component already, to give it golden cases. A daemon that loads `component`
 /// meanwhile sees the old file or the new one.
-pub fn run(module: &Path, component: &Path, golden: Option<&Path>) -> Result<bool, PluginError> {
+pub(super) fn run(
+    module: &Path,
+    component: &Path,
+    golden: Option<&Path>,
+) -> Result<bool, PluginError> {
     let bytes = r1d_rewards::read(module)?;
     let wrong = |source| PluginError::Module {
         path: module.into(),

@@ -16,7 +16,7 @@ const INPUT_BYTES_MAX: u64 = 2 << 30;
 
 /// All lines of a file (`-`: of standard input). Empty lines at its end are none; elsewhere they
 /// are an error, as every line has a verdict.
-pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
+pub(super) fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
     let mut unknown = BTreeMap::new();
     let members = lines(path, |number, object| {
         line::member(number, object, &mut unknown)
@@ -33,7 +33,7 @@ pub fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
 }
 
 /// Each line, from 1, as a JSON object.
-pub fn lines<T>(
+pub(super) fn lines<T>(
     path: &Path,
     mut take: impl FnMut(usize, Map<String, Value>) -> Result<T, String>,
 ) -> Result<Vec<T>, PluginError> {

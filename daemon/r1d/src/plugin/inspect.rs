@@ -8,13 +8,13 @@ use r1d_rewards::{LoadedReward, RewardError, RewardSpec, golden, signature};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-pub fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
+pub(super) fn run(name: &str, dirs: &PluginDirs) -> Result<bool, PluginError> {
     let described = describe(&Host::open(dirs)?, name)?;
     print(&described)?;
     Ok(described.refused.is_none())
 }
 
-pub fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
+pub(super) fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
     let host = Host::open(dirs)?;
     let plugins: Vec<Plugin> = host
         .rewards

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, thiserror::Error)]
-pub enum PluginError {
+pub(crate) enum PluginError {
     #[error("cannot read {}: {source}", path.display())]
     Read {
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum PluginError {
 
 /// Runs a command; its exit code says whether the plugin passed, an error that it could not be
 /// told.
-pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
+pub(crate) fn run(command: Plugin) -> Result<ExitCode, PluginError> {
     let ended = match command {
         Plugin::Componentize {
             module,
@@ -136,14 +136,14 @@ pub fn run(command: Plugin) -> Result<ExitCode, PluginError> {
 
 /// The reward host with its tools' settings: code is compiled in a child and kept in the user's
 /// cache.
-pub struct Host {
+pub(crate) struct Host {
     pub rewards: Rewards,
     pub clock: SharedClock,
     pub threads: usize,
 }
 
 impl Host {
-    pub fn open(dirs: &PluginDirs) -> Result<Host, PluginError> {
+    pub(crate) fn open(dirs: &PluginDirs) -> Result<Host, PluginError> {
         let clock = SystemClock::shared();
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let program = std::env::current_exe()?;
@@ -176,17 +176,17 @@ impl Host {
         })
     }
 
-    pub fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
+    pub(crate) fn load(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
         Ok(self.rewards.load(&spec(subject)?)?)
     }
 
-    pub fn load_unconfigured(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
+    pub(crate) fn load_unconfigured(&self, subject: &Subject) -> Result<LoadedReward, PluginError> {
         Ok(self.rewards.unconfigured(&spec(subject)?)?)
     }
 }
 
 /// Where any answer of a model will do.
-pub struct SomeAnswer;
+pub(crate) struct SomeAnswer;
 
 impl Answers for SomeAnswer {
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {

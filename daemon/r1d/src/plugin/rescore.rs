@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub fn run(
+pub(super) fn run(
     dir: &Path,
     other: &str,
     reward: Option<&str>,

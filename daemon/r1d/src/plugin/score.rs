@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub fn run(
+pub(super) fn run(
     subject: &Subject,
     cases: &Path,
     answers: Option<&Path>,
@@ -36,7 +36,7 @@ pub fn run(
     Ok(true)
 }
 
-pub fn scored(judged: Judged) -> Scored {
+pub(super) fn scored(judged: Judged) -> Scored {
     let Judged {
         outcome,
         reason,
@@ -61,7 +61,7 @@ pub fn scored(judged: Judged) -> Scored {
 }
 
 /// To the microsecond.
-pub fn ms(duration: Duration) -> f64 {
+pub(super) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -6,7 +6,7 @@ use r1d_proto::user_file;
 use r1d_rewards::signature;
 use std::path::Path;
 
-pub fn keygen(key: &Path) -> Result<bool, PluginError> {
+pub(super) fn keygen(key: &Path) -> Result<bool, PluginError> {
     let public = signature::generate(key).map_err(|source| PluginError::File {
         path: key.into(),
         source,
@@ -18,7 +18,7 @@ pub fn keygen(key: &Path) -> Result<bool, PluginError> {
     Ok(true)
 }
 
-pub fn sign(file: &Path, key: &Path) -> Result<bool, PluginError> {
+pub(super) fn sign(file: &Path, key: &Path) -> Result<bool, PluginError> {
     user_file::open(file).map_err(|source| PluginError::File {
         path: file.into(),
         source,

@@ -6,7 +6,7 @@ use r1d_proto::plugin::{Difference, Tested};
 use r1d_rewards::{LoadedReward, golden};
 use std::path::Path;
 
-pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> {
+pub(super) fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
     let reward = host.load_unconfigured(subject)?;
     let jsonl = match file {
@@ -30,6 +30,6 @@ pub fn run(subject: &Subject, file: Option<&Path>) -> Result<bool, PluginError> 
     Ok(passed)
 }
 
-pub fn own_cases(reward: &LoadedReward) -> Result<Option<String>, PluginError> {
+pub(super) fn own_cases(reward: &LoadedReward) -> Result<Option<String>, PluginError> {
     Ok(golden::of_file(reward.path())?)
 }

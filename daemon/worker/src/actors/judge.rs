@@ -18,12 +18,12 @@ const SLOTS_MAX: u32 = 64;
 
 #[derive(Message)]
 #[rtype(result = "Result<Vec<Vec<u32>>, Failure>")]
-pub struct Write {
+pub(crate) struct Write {
     pub request: Answer,
     pub outbox: Outbox,
 }
 
-pub struct JudgeActor {
+pub(crate) struct JudgeActor {
     pub device: DeviceThread,
     pub placement: Placement,
 }

@@ -2,12 +2,12 @@
 //! computes lives in a library crate and runs on the device's thread; a handler only hands the work
 //! over and awaits it.
 
-pub mod judge;
-pub mod policy;
-pub mod reference;
-pub mod sampler;
-pub mod scorer;
-pub mod trainer;
+pub(crate) mod judge;
+pub(crate) mod policy;
+pub(crate) mod reference;
+pub(crate) mod sampler;
+pub(crate) mod scorer;
+pub(crate) mod trainer;
 
 use crate::device::DeviceThread;
 use actix::{Actor, Addr};
@@ -18,7 +18,7 @@ const MAILBOX_MAX_MESSAGES: usize = 8;
 
 /// The addresses of one device's actors.
 #[derive(Clone)]
-pub struct Actors {
+pub(crate) struct Actors {
     pub judge: Addr<judge::JudgeActor>,
     pub policy: Addr<policy::Policy>,
     pub reference: Addr<reference::Reference>,
@@ -30,7 +30,7 @@ pub struct Actors {
 impl Actors {
     /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no
     /// cost.
-    pub fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
+    pub(crate) fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
         Actors {
             judge: start(judge::JudgeActor {
                 device: device.clone(),

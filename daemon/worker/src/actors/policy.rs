@@ -30,7 +30,7 @@ const ADAPTER_DIRECTORY: &str = "adapter";
 
 /// Where this worker's tensors live, and the clock that its libraries are given.
 #[derive(Clone)]
-pub struct Placement {
+pub(crate) struct Placement {
     pub device: Device,
     /// Of one tensor operation on the CPU, outside the batch-invariant mode.
     pub threads: u32,
@@ -39,7 +39,7 @@ pub struct Placement {
 
 #[derive(Message)]
 #[rtype(result = "Result<worker::Opened, Failure>")]
-pub struct Open {
+pub(crate) struct Open {
     pub request: Box<worker::Open>,
     pub outbox: Outbox,
 }
@@ -47,30 +47,30 @@ pub struct Open {
 /// SHA-256 of the manifest.
 #[derive(Message)]
 #[rtype(result = "Result<String, Failure>")]
-pub struct Save {
+pub(crate) struct Save {
     pub dir: PathBuf,
     pub outbox: Outbox,
 }
 
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct Restore {
+pub(crate) struct Restore {
     pub dir: PathBuf,
     pub outbox: Outbox,
 }
 
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct Export {
+pub(crate) struct Export {
     pub dir: PathBuf,
     pub outbox: Outbox,
 }
 
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct Close;
+pub(crate) struct Close;
 
-pub struct Policy {
+pub(crate) struct Policy {
     pub device: DeviceThread,
     pub placement: Placement,
 }

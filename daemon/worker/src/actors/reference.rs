@@ -9,11 +9,11 @@ use r1d_proto::worker::Failure;
 /// Make the reference equal to the policy.
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
-pub struct Sync {
+pub(crate) struct Sync {
     pub outbox: Outbox,
 }
 
-pub struct Reference {
+pub(crate) struct Reference {
     pub device: DeviceThread,
 }
 

@@ -8,12 +8,12 @@ use r1d_proto::worker::{Failure, Generate, Metrics};
 
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct Draw {
+pub(crate) struct Draw {
     pub request: Generate,
     pub outbox: Outbox,
 }
 
-pub struct SamplerActor {
+pub(crate) struct SamplerActor {
     pub device: DeviceThread,
 }
 

@@ -21,13 +21,13 @@ const VALUE_DIRECTORY: &str = "value";
 
 #[derive(Message)]
 #[rtype(result = "Result<Vec<f32>, Failure>")]
-pub struct Score {
+pub(crate) struct Score {
     pub model: Option<ModelSource>,
     pub sequences: Vec<Vec<u32>>,
     pub outbox: Outbox,
 }
 
-pub struct ScorerActor {
+pub(crate) struct ScorerActor {
     pub device: DeviceThread,
     pub placement: Placement,
 }
@@ -97,7 +97,7 @@ fn asked<'a>(
 }
 
 /// A stage's reward model.
-pub fn build(
+pub(crate) fn build(
     request: Open,
     kind: Kind,
     placement: &Placement,
@@ -141,7 +141,7 @@ pub fn build(
 }
 
 /// The value model that stands beside `policy`, where the stage asks for one.
-pub fn critic(
+pub(crate) fn critic(
     request: &Open,
     policy: &CausalLm,
     kind: Kind,
@@ -213,7 +213,7 @@ fn trainer(
 }
 
 /// The value model's part of a checkpoint.
-pub fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
+pub(crate) fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
     let dir = dir.join(VALUE_DIRECTORY);
     critic.model.model().restore(&dir).map_err(of_model)?;
     critic
@@ -222,7 +222,7 @@ pub fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
         .map_err(of_learning)
 }
 
-pub fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+pub(crate) fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
     let Some(critic) = &opened.critic else {
         return Ok(());
     };

@@ -12,7 +12,7 @@ use r1d_proto::worker::{
 /// A policy-gradient batch.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct Reinforce {
+pub(crate) struct Reinforce {
     pub batch: Train,
     pub outbox: Outbox,
 }
@@ -20,7 +20,7 @@ pub struct Reinforce {
 /// A batch with given targets.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct Imitate {
+pub(crate) struct Imitate {
     pub batch: Supervise,
     pub outbox: Outbox,
 }
@@ -28,7 +28,7 @@ pub struct Imitate {
 /// A policy-gradient batch for policy and value model.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct ReinforceWithValues {
+pub(crate) struct ReinforceWithValues {
     pub batch: TrainPpo,
     pub outbox: Outbox,
 }
@@ -36,7 +36,7 @@ pub struct ReinforceWithValues {
 /// Pairs for a policy.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct Prefer {
+pub(crate) struct Prefer {
     pub batch: TrainDpo,
     pub outbox: Outbox,
 }
@@ -44,12 +44,12 @@ pub struct Prefer {
 /// Pairs or labels for a reward model.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
-pub struct TrainRewardModel {
+pub(crate) struct TrainRewardModel {
     pub batch: TrainReward,
     pub outbox: Outbox,
 }
 
-pub struct TrainerActor {
+pub(crate) struct TrainerActor {
     pub device: DeviceThread,
 }
 

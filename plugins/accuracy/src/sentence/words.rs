@@ -1,7 +1,7 @@
 //! The words that sentences around a value are made of.
 
 /// Words that a value may follow, though behind a number they would change it.
-pub const BEFORE: &[&str] = &[
+pub(super) const BEFORE: &[&str] = &[
     "between",
     "and",
     "be",
@@ -34,7 +34,7 @@ pub const BEFORE: &[&str] = &[
 /// ([`changes_number`]).
 ///
 /// [`changes_number`]: reward_sdk::units::changes_number
-pub const DENIALS: &[&str] = &[
+pub(super) const DENIALS: &[&str] = &[
     "doubt",
     "whether",
     "wonder",
@@ -179,7 +179,7 @@ pub const DENIALS: &[&str] = &[
 
 /// Words before a comma at a sentence's beginning: `In total, `; another word would be an answer of
 /// its own.
-pub const CONNECTED: &[&str] = &[
+pub(super) const CONNECTED: &[&str] = &[
     "so",
     "therefore",
     "thus",
@@ -197,7 +197,7 @@ pub const CONNECTED: &[&str] = &[
 ];
 
 /// Words that alone may stand before a value.
-pub const ALONE: &[&str] = &[
+pub(super) const ALONE: &[&str] = &[
     "so",
     "therefore",
     "thus",
@@ -212,7 +212,7 @@ pub const ALONE: &[&str] = &[
 ];
 
 /// Words between a verb and the value.
-pub const MODIFIERS: &[&str] = &[
+pub(super) const MODIFIERS: &[&str] = &[
     "a",
     "an",
     "the",
@@ -269,7 +269,7 @@ pub const MODIFIERS: &[&str] = &[
 ];
 
 /// What has a value: `a total of 68`.
-pub const OF: &[&str] = &[
+pub(super) const OF: &[&str] = &[
     "total",
     "sum",
     "value",
@@ -297,7 +297,7 @@ pub const OF: &[&str] = &[
 ];
 
 /// Nouns that are made of a number: `Its square is 14` does not say 14.
-pub const DERIVED: &[&str] = &[
+pub(super) const DERIVED: &[&str] = &[
     "square",
     "cube",
     "double",
@@ -318,7 +318,7 @@ pub const DERIVED: &[&str] = &[
 ];
 
 /// Words that with an `of` make another number: `The square of it is 5`.
-pub const MADE_OF: &[&str] = &[
+pub(super) const MADE_OF: &[&str] = &[
     "square",
     "cube",
     "root",
@@ -336,12 +336,12 @@ pub const MADE_OF: &[&str] = &[
 ];
 
 /// Of these `has` says something else than how much they are: `The answer has 3 digits`.
-pub const HOLDERS: &[&str] = &[
+pub(super) const HOLDERS: &[&str] = &[
     "answer", "result", "solution", "value", "sum", "product", "total",
 ];
 
 /// Words between a verb and so many things.
-pub const ADVERBS: &[&str] = &[
+pub(super) const ADVERBS: &[&str] = &[
     "exactly",
     "precisely",
     "only",
@@ -361,7 +361,7 @@ pub const ADVERBS: &[&str] = &[
 ];
 
 /// Words that say that a number was once so, and may be another now.
-pub const OTHER_TIMES: &[&str] = &[
+pub(super) const OTHER_TIMES: &[&str] = &[
     "initially",
     "originally",
     "previously",
@@ -377,7 +377,7 @@ pub const OTHER_TIMES: &[&str] = &[
 ];
 
 /// Words that are no verb: prepositions, conjunctions, determiners, and what numbers are labels of.
-pub const NO_VERBS: &[&str] = &[
+pub(super) const NO_VERBS: &[&str] = &[
     "above",
     "across",
     "after",
@@ -518,7 +518,7 @@ pub const NO_VERBS: &[&str] = &[
 ];
 
 /// Verbs that state how much something is.
-pub const STATING: &[&str] = &[
+pub(super) const STATING: &[&str] = &[
     "is",
     "are",
     "was",
@@ -732,7 +732,7 @@ pub const STATING: &[&str] = &[
 ];
 
 /// Words behind a comma that say nothing more of the value.
-pub const CLOSING: &[&str] = &[
+pub(super) const CLOSING: &[&str] = &[
     "altogether",
     "in",
     "total",
@@ -757,7 +757,7 @@ pub const CLOSING: &[&str] = &[
 ];
 
 /// Words behind a verb that follows the value: `68 clips are left`.
-pub const AFTER: &[&str] = &[
+pub(super) const AFTER: &[&str] = &[
     "left",
     "needed",
     "required",
@@ -781,7 +781,7 @@ pub const AFTER: &[&str] = &[
 ];
 
 /// Words before an equation that deny it, reject it, or make another one of it.
-pub const DENYING: &[&str] = &[
+pub(super) const DENYING: &[&str] = &[
     "not",
     "no",
     "never",
@@ -814,14 +814,15 @@ pub const DENYING: &[&str] = &[
 ];
 
 /// Words behind which `one` is no number: `the one above`.
-pub const POINTING: &[&str] = &[
+pub(super) const POINTING: &[&str] = &[
     "the", "that", "this", "each", "every", "another", "any", "which", "correct", "right",
 ];
 
 /// Words behind which a letter is a name: `the sum of x and y`, `the distance between A and B`.
-pub const BEFORE_LETTERS: &[&str] = &[
+pub(super) const BEFORE_LETTERS: &[&str] = &[
     "of", "and", "between", "from", "to", "for", "point", "points", "in", "angle", "side",
 ];
 
 /// Words that a circumstance before a comma begins with: `In May, Natalia sold 48 clips`.
-pub const CIRCUMSTANCES: &[&str] = &["in", "at", "on", "after", "during", "for", "over", "with"];
+pub(super) const CIRCUMSTANCES: &[&str] =
+    &["in", "at", "on", "after", "during", "for", "over", "with"];
