@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// The final answer of a completion: what the last `<answer>…</answer>` holds (its last `\boxed{…}`
 /// when there is one), else the last `\boxed{…}` of the text; trimmed. Boxes that a comma, `and` or
-/// `or` joins are one list ([`boxed::answer`]). `None` when there is none, when the last tag or box
+/// `or` joins are one list ([`boxed::answer`]). `None` without an answer, when the last tag or box
 /// is cut off, when the text takes the box back, or when nothing is in it.
 pub fn of_completion(text: &str) -> Option<Cow<'_, str>> {
     if tags::is_cut_off(text, "answer") {
@@ -44,7 +44,7 @@ fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-/// Enough of a text to recognise it by, quoted.
+/// Quotes the start of a text, 60 characters at most, enough to recognise it by.
 pub fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 60;
     let text = text.trim();

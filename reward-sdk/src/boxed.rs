@@ -4,7 +4,7 @@ mod around;
 
 use std::borrow::Cow;
 
-/// What a text's boxes say.
+/// The answer that a text's boxes give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boxed<'a> {
     /// The text has no box.
@@ -12,12 +12,13 @@ pub enum Boxed<'a> {
     /// The last box never closes: a completion was cut off in its answer, and no earlier box is the
     /// answer.
     CutOff,
-    /// The text says that the last box is not the answer: `not \boxed{5}`, `\boxed{5} is wrong`.
+    /// The text takes the last box back: `not \boxed{5}`, `\boxed{5} is wrong`.
     TakenBack,
+    /// The content of the last box, or of the list that it ends, with the signs around it.
     Answer(Cow<'a, str>),
 }
 
-/// Where a complete box stands, in bytes.
+/// The place of a complete box in a text, in bytes.
 #[derive(Clone, Copy)]
 struct Place {
     command: usize,
@@ -28,8 +29,8 @@ struct Place {
 /// Boxes that one list may be written in.
 const LIST_MAX: usize = 16;
 
-/// The content of the last `\boxed{…}`, braces balanced; of nested ones the innermost; `None`
-/// without one, and where the last one never closes.
+/// The content of the last `\boxed{…}`, braces balanced; the innermost of nested ones. `None` if
+/// there is no box, or if the last one never closes.
 ///
 /// One pass over the text whatever it holds, so a megabyte of `\boxed{\boxed{…` costs no more than
 /// prose. `\{` and `\}` are characters, not braces.
@@ -117,16 +118,16 @@ fn outside(text: &str, place: Place) -> (&str, &str) {
     )
 }
 
-/// What stands between two boxes of one list.
+/// What joins two boxes to one list.
 #[derive(Clone, Copy)]
 struct Join<'a> {
     word: &'static str,
-    /// What the second box is called.
+    /// The name of the second box: `y` in `, y = `.
     name: Option<&'a str>,
 }
 
 impl<'a> Join<'a> {
-    /// `, `, `$ and $`, `, y = `; `None` for anything else.
+    /// Reads `, `, `$ and $` or `, y = `; `None` for anything else.
     fn read(between: &'a str) -> Option<Join<'a>> {
         const BYTES_MAX: usize = 48;
         if between.len() > BYTES_MAX {
@@ -207,8 +208,7 @@ fn name_before(text: &str) -> Option<&str> {
     named(text.trim_end().trim_end_matches('$')).map(|(_, name)| name)
 }
 
-/// The complete boxes, in the order in which they close, and whether one that opens behind all of
-/// them never does.
+/// The complete boxes, in the order in which they close, and whether a later box never closes.
 fn places(text: &str) -> (Vec<Place>, bool) {
     let bytes = text.as_bytes();
     // For each open brace: the box that it opens, if it opens one.

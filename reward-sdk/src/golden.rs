@@ -16,37 +16,55 @@
 use crate::{Completion, Error, Finish, GroupReward, JudgedReward, Reward, Score};
 use serde::Deserialize;
 
+/// One line of a golden file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
+    /// The case's name in reports of what differs; any text.
     #[serde(rename = "case")]
     pub name: String,
+    /// The reward's `config` table; absent: an empty one.
     #[serde(default)]
     pub config: Option<serde_json::Value>,
+    /// [`Completion::prompt`]; absent: empty.
     #[serde(default)]
     pub prompt: String,
+    /// The text that is judged.
     pub completion: String,
+    /// [`Completion::reference`]; absent: the row has none.
     #[serde(default)]
     pub reference: Option<String>,
+    /// [`Completion::tokens`]; absent: 0.
     #[serde(default)]
     pub tokens: u32,
+    /// [`Completion::finish`]; absent: `stop`.
     #[serde(default)]
     pub finish: Finish,
+    /// [`Completion::meta`]; absent: the row has no other columns.
     #[serde(default)]
     pub meta: Option<serde_json::Value>,
+    /// Neighbouring cases with the same value, and the same `config`, are one group of a group
+    /// reward.
     #[serde(default)]
     pub group: Option<serde_json::Value>,
+    /// The answers to a judged reward's questions, in their order.
     #[serde(default)]
     pub answers: Vec<Answer>,
+    /// The verdict that the case must get.
     pub expect: Expect,
 }
 
-/// What a model said, or why it said nothing.
+/// A model's answer to a question, or why there is none.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Answer {
+    /// The text that the model wrote.
     Text(String),
-    Failed { error: String },
+    /// The question has no answer.
+    Failed {
+        /// The reason, as the reward sees it.
+        error: String,
+    },
 }
 
 impl From<&Answer> for std::result::Result<String, String> {
@@ -58,30 +76,39 @@ impl From<&Answer> for std::result::Result<String, String> {
     }
 }
 
+/// The verdict that a case must get.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
+    /// The kind of verdict; absent: a score.
     #[serde(default)]
     pub verdict: Expected,
-    /// Present when the verdict is `score`.
+    /// The score, compared exactly. A case with the verdict `score` needs it.
     #[serde(default)]
     pub score: Option<f32>,
+    /// The parts of the score, compared exactly; absent: none.
     #[serde(default)]
     pub parts: Vec<f32>,
+    /// A part of the verdict's reason; absent: any reason will do.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
+/// Kinds of verdict that a golden case can expect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {
+    /// The completion can be judged.
     #[default]
     Score,
+    /// The row cannot be judged: [`Error::Unscorable`].
     Abstain,
+    /// The reward failed: [`Error::Internal`], or in the sandbox a trap.
     Trap,
 }
 
 impl Case {
+    /// The completion that the reward judges; its id is 0.
     pub fn completion(&self) -> Completion {
         Completion {
             id: 0,
@@ -94,6 +121,7 @@ impl Case {
         }
     }
 
+    /// The configuration as JSON text, `{}` if the case has none.
     pub fn config_json(&self) -> String {
         self.config
             .as_ref()
@@ -102,8 +130,8 @@ impl Case {
 }
 
 impl Expect {
-    /// What differs between this and a verdict; `None` when nothing does. `score` and `parts`
-    /// matter for scores alone.
+    /// Describes how a verdict differs from the expected one; `None` if it does not. `score` and
+    /// `parts` matter for scores alone.
     pub fn differs(
         &self,
         verdict: Expected,
@@ -122,7 +150,7 @@ impl Expect {
     }
 }
 
-/// The cases of a golden file; the error names the line.
+/// Reads a golden file; the error names the line.
 pub fn parse(jsonl: &str) -> Result<Vec<Case>, String> {
     let lines = jsonl
         .lines()
@@ -133,12 +161,13 @@ pub fn parse(jsonl: &str) -> Result<Vec<Case>, String> {
         .collect()
 }
 
-/// Neighbours of the same `group` and configuration; a case without a group stands alone.
+/// Splits cases into groups: neighbours with the same `group` and configuration. A case without a
+/// group is a group of its own.
 pub fn groups(cases: &[Case]) -> impl Iterator<Item = &[Case]> {
     cases.chunk_by(|a, b| a.group.is_some() && a.group == b.group && a.config == b.config)
 }
 
-/// Judges every case natively; panics with all that differ. For a plugin's own test.
+/// Judges every case natively, for a plugin's own test; panics with all that differ.
 pub fn check<R: Reward>(jsonl: &str) {
     run(
         jsonl,
@@ -151,7 +180,7 @@ pub fn check<R: Reward>(jsonl: &str) {
     );
 }
 
-/// The same for a reward of groups.
+/// Judges every group of cases natively, as [`check`] does single ones.
 pub fn check_group<R: GroupReward>(jsonl: &str) {
     let judge = |group: &[Case]| {
         let completions: Vec<Completion> = group.iter().map(Case::completion).collect();
@@ -160,7 +189,8 @@ pub fn check_group<R: GroupReward>(jsonl: &str) {
     run(jsonl, judge, |cases| groups(cases).collect());
 }
 
-/// The same for a judged reward, whose questions are answered by the cases' `answers`.
+/// Judges every case of a judged reward natively, as [`check`] does: the case's `answers` answer
+/// its questions.
 pub fn check_judged<R: JudgedReward>(jsonl: &str) {
     let judge = |case: &[Case]| {
         let reward: R = crate::configure(&case[0].config_json())?;

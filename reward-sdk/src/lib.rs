@@ -1,6 +1,6 @@
 //! Write a reward for r1d: a function that judges a completion. `cargo test` runs it as an ordinary
-//! function; a job runs it as a WASM component that can compute and nothing else, so whoever owns a
-//! cluster can take it from anybody.
+//! function; a job runs it as a WASM component that can compute and nothing else, so the owner of a
+//! cluster can accept it from anybody.
 //!
 //! # Ten minutes to a reward
 //!
@@ -60,7 +60,7 @@
 //! # }
 //! ```
 //!
-//! Three things to say, and they are not the same:
+//! A reward has three kinds of result, and they are not the same:
 //!
 //! | | when | what becomes of the sample |
 //! |---|---|---|
@@ -68,7 +68,7 @@
 //! | [`Error::Unscorable`] | the *row* is bad: no reference, one that cannot be read | it is left out, never scored 0 |
 //! | [`Error::Internal`], a panic, too much work | the *reward* is at fault | it scores the declared minimum, so that no model learns to break its judge |
 //!
-//! Scores lie between 0 and 1 unless the attribute says otherwise:
+//! Scores lie between 0 and 1 unless the attribute declares another range:
 //! `#[reward(min = -1.0, max = 0.0)]`. What is outside, or NaN, is a fault.
 //!
 //! ## 3. Golden cases
@@ -77,7 +77,7 @@
 //! ([`golden`]):
 //!
 //! ```json
-//! {"completion": "<answer>it is 4</answer>", "reference": "4", "expect": {"parts": [3]}}
+//! {"completion": "<answer>is 4</answer>", "reference": "4", "expect": {"score": 0, "parts": [2]}}
 //! {"case": "no reference", "completion": "<answer>42</answer>", "expect": {"verdict": "abstain"}}
 //! ```
 //!
@@ -124,14 +124,14 @@
 //! ```
 //!
 //! **Judged.** A [`JudgedReward`] asks a model and concludes from its answers, in two pure phases.
-//! `r1ctl plugin score --asks` writes its questions, `--answers` reads what a model said. In a job
+//! `r1ctl plugin score --asks` writes its questions, `--answers` reads a model's answers. In a job
 //! `model` of its `[[stage.reward]]` names the model that answers each question. An ask with
 //! `max_tokens` 0 is for a reward model, and gets one number, as text; any other is for a model
-//! that writes, greedily, at most so many tokens and the job's `max_answer_length`. The prompt is
-//! the one user message of that model's chat template, with whatever control tokens it quotes
-//! broken up; its special tokens are not in the answer. An answer is an error where the question
-//! did not fit into the model's positions. A reward asks for the one or for the other, always; at
-//! most 64 questions about a completion.
+//! that writes, greedily, at most `max_tokens` and at most the job's `max_answer_length`. The
+//! prompt is the one user message of that model's chat template, with the control tokens that it
+//! quotes broken up; special tokens are not in the answer. An answer is an error if the question
+//! does not fit into the model's positions. All asks of a reward are for the same kind of model;
+//! there are at most 64 about a completion.
 //!
 //! **A type.** What the attribute makes can be written out: a type whose fields are the
 //! configuration, with [`Reward`] (or [`GroupReward`]) implemented, and [`export!`].
@@ -179,7 +179,10 @@ use serde::de::DeserializeOwned;
 /// One completion and what is known about it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
+    /// Id of the completion: in a job, the index of the prompt in its step in the upper 32 bits and
+    /// that of the sample in its group in the lower; 0 in golden cases.
     pub id: u64,
+    /// The text that the model was given, as the job's chat template renders it.
     pub prompt: String,
     /// The whole text after the prompt, without the stop token.
     pub text: String,
@@ -187,6 +190,7 @@ pub struct Completion {
     pub reference: Option<String>,
     /// Length of `text` in the model's tokens.
     pub tokens: u32,
+    /// Why `text` ends where it does.
     pub finish: Finish,
     /// The data row's other columns, a JSON object.
     pub meta: Option<String>,
@@ -196,25 +200,28 @@ pub struct Completion {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
+    /// The model ended the completion itself, with a stop token.
     #[default]
     Stop,
     /// The length limit cut it off.
     Length,
+    /// The completion was given up before its end; this release of r1d makes none of these.
     Aborted,
 }
 
+/// The score of a completion that could be judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score {
-    /// Finite, within the declared range.
+    /// The score: finite, within the declared range.
     pub value: f32,
-    /// One per name in [`Info::parts`].
+    /// Values of the score's parts, one per name in [`Info::parts`].
     pub parts: Vec<f32>,
-    /// A few words for whoever reads the samples.
+    /// A few words for people who read the samples.
     pub reason: Option<String>,
 }
 
 impl Score {
-    /// 1 or 0.
+    /// A score of 1 if `passed`, else of 0, without a reason.
     pub fn pass(passed: bool) -> Score {
         Score {
             value: if passed { 1.0 } else { 0.0 },
@@ -222,7 +229,7 @@ impl Score {
         }
     }
 
-    /// 0, and why.
+    /// A score of 0 for this reason.
     pub fn fail(reason: impl Into<String>) -> Score {
         Score {
             reason: Some(reason.into()),
@@ -240,6 +247,7 @@ impl From<f32> for Score {
     }
 }
 
+/// Why a reward could not judge a completion, in a few words for people who read the samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The row's reference is unusable: the sample is left out of training, never scored 0.
@@ -248,22 +256,26 @@ pub enum Error {
     Internal(String),
 }
 
+/// What a reward returns for one completion.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What the daemon is told about a reward before it judges anything.
+/// What a reward declares before it judges anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Info {
+    /// The plugin's name; `#[reward]` takes the crate's unless it is given one.
     pub name: &'static str,
+    /// The plugin's version; `#[reward]` takes the crate's unless it is given one.
     pub version: &'static str,
-    /// Every score lies in `min ..= max`; a fault scores `min` by default.
+    /// The lowest score: every score lies in `min ..= max`, and a fault scores `min` by default.
     pub min: f32,
+    /// The highest score.
     pub max: f32,
     /// Names of the parts of a score.
     pub parts: &'static [&'static str],
 }
 
 impl Info {
-    /// Scores from 0 to 1, without parts.
+    /// Describes a reward without parts, whose scores lie between 0 and 1.
     pub const fn new(name: &'static str, version: &'static str) -> Info {
         Info {
             name,
@@ -281,8 +293,10 @@ impl Info {
 /// `#[serde(default, deny_unknown_fields)]` makes every key optional and a misspelt one an error
 /// that names it.
 pub trait Reward: DeserializeOwned {
+    /// Name, version, range and parts, as the component describes itself to the daemon.
     const INFO: Info;
 
+    /// Judges one completion.
     fn score(&self, completion: &Completion) -> Result<Score>;
 }
 
@@ -291,35 +305,40 @@ pub trait Reward: DeserializeOwned {
 /// Contract: as many results as completions, in their order, and a function of `self` and the group
 /// alone.
 pub trait GroupReward: DeserializeOwned {
+    /// Name, version, range and parts, as the component describes itself to the daemon.
     const INFO: Info;
 
+    /// Judges the completions of one prompt; returns one result for each, in their order.
     fn score_group(&self, group: &[Completion]) -> Vec<Result<Score>>;
 }
 
 /// A question to a reward model or judge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// The job's name for it.
+    /// The reward's name for the model. In a job the `model` of its `[[stage.reward]]` answers,
+    /// whatever this is; `r1ctl plugin score` finds answers by it.
     pub model: String,
-    /// What a judge is asked, as its user's message, or the conversation that a reward model is to
-    /// value.
+    /// The user's message to a judge, or the conversation that a reward model is to value.
     pub prompt: String,
-    /// Of a judge's answer; 0 asks a reward model for its number, which comes as decimal text.
+    /// The longest answer of a judge, in tokens; 0 asks a reward model for its number, which comes
+    /// as decimal text.
     pub max_tokens: u32,
 }
 
 /// A reward that a model helps, in two phases: what to ask it, and what its answers mean. A fresh
 /// instance runs each phase, so nothing is carried over but the completion.
 ///
-/// Contract: both are functions of their arguments alone; what is asked, then, can be answered
-/// again from a record.
+/// Contract: both are functions of their arguments alone; so the same questions come again and
+/// can be answered from a record.
 pub trait JudgedReward: DeserializeOwned {
+    /// Name, version, range and parts, as the component describes itself to the daemon.
     const INFO: Info;
 
+    /// The questions about a completion: none, or up to 64.
     fn plan(&self, completion: &Completion) -> Vec<Ask>;
 
-    /// `answers` has, for each ask of [`JudgedReward::plan`], what the model wrote, or why there is
-    /// no answer.
+    /// Judges the completion. `answers` has, for each [`Ask`] of [`JudgedReward::plan`] in its
+    /// order, what the model wrote, or why there is no answer.
     fn conclude(
         &self,
         completion: &Completion,
@@ -330,6 +349,7 @@ pub trait JudgedReward: DeserializeOwned {
 /// What a function under [`macro@reward`] may return: a number, a [`Score`], or a [`Result`] of
 /// either.
 pub trait IntoVerdict {
+    /// Converts the value into a reward's result; `true` is a score of 1, `false` of 0.
     fn into_verdict(self) -> Result<Score>;
 }
 
@@ -357,7 +377,7 @@ impl<T: IntoVerdict> IntoVerdict for Result<T> {
     }
 }
 
-/// A reward from the job's `config` table as JSON; the error names the key.
+/// Reads a reward's configuration from the job's `config` table as JSON; the error names the key.
 pub fn configure<R: DeserializeOwned>(json: &str) -> std::result::Result<R, String> {
     serde_json::from_str(if json.trim().is_empty() { "{}" } else { json })
         .map_err(|e| e.to_string())

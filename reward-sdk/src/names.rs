@@ -1,5 +1,5 @@
-//! Names that texts of every language use: of variables, points, functions and units. They are
-//! nobody's words.
+//! Names that texts of every language use: of variables, points, functions and units. They are not
+//! words of any language.
 
 use unicode_script::Script;
 
@@ -44,15 +44,16 @@ pub(crate) fn is_name(word: &str, script: Script, before: &str, behind: &str) ->
     }
 }
 
-/// Functions glued to a letter before and one behind: `sinA`, `bcosC`, `sinBcosC`; of small letters
-/// only x and y stand behind one, because `cost` and `since` are words.
+/// Whether a word is functions glued to a letter before and one behind: `sinA`, `bcosC`,
+/// `sinBcosC`; of small letters only x and y stand behind one, because `cost` and `since` are
+/// words.
 fn is_application(word: &[u8]) -> bool {
     const FUNCTIONS: [&[u8]; 12] = [
         b"sin", b"cos", b"tan", b"cot", b"sec", b"csc", b"log", b"ctg", b"tg", b"ln", b"lg",
         b"arctan",
     ];
     const BYTES_MAX: usize = 24;
-    // Most words are told by their first letters.
+    // The first letters rule out most words.
     let begins = |word: &[u8]| {
         matches!(
             word,
@@ -87,8 +88,8 @@ fn is_application(word: &[u8]) -> bool {
     !word.is_empty()
 }
 
-/// Two or more symbols of the elements that chemistry at school knows: `HCl`, `NaOH`, the `SO` of
-/// `H2SO4`.
+/// Whether a word is two or more symbols of the elements that chemistry at school knows: `HCl`,
+/// `NaOH`, the `SO` of `H2SO4`.
 fn is_compound(word: &[u8]) -> bool {
     const ELEMENTS: [&str; 43] = [
         "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
@@ -119,10 +120,10 @@ fn is_compound(word: &[u8]) -> bool {
     true
 }
 
-/// Bytes of up to three letters that are not ASCII.
+/// Most bytes of up to three letters that are not ASCII.
 const OTHER_BYTES_MAX: usize = 9;
 
-/// Up to four capitals, with primes between them or not: `ABC`, `A'B'`.
+/// Whether a word is up to four capitals, with or without primes between them: `ABC`, `A'B'`.
 fn is_capitals(word: &[u8]) -> bool {
     const LETTERS_MAX: usize = 4;
     word.iter()
@@ -145,8 +146,8 @@ fn is_short_english(word: &[u8]) -> bool {
     )
 }
 
-/// Whether an operator, a relation or a digit stands beside a word. In `3 and`, `the 5`, a number
-/// beside a word is none of its formula.
+/// Whether an operator, a relation or a digit stands beside a word. A digit behind a blank does not
+/// count, as in `3 and` or `the 5`.
 fn in_formula(before: &str, behind: &str) -> bool {
     let (last, next) = (before.as_bytes().last(), behind.as_bytes().first());
     if last.is_some_and(u8::is_ascii_digit) || next.is_some_and(u8::is_ascii_digit) {

@@ -27,13 +27,15 @@ const DEPTH_MAX: u32 = 16;
 /// A number and the unit written after it.
 #[derive(Clone, Debug)]
 pub struct Quantity {
+    /// The number without its unit; a percentage is a hundredth of its numeral.
     pub value: Rational,
+    /// The unit; `None` if there is only a number.
     pub unit: Option<Unit>,
 }
 
 impl Quantity {
-    /// Equal values, in units that do not contradict each other: `18` is `18 eggs`, `1 km` is
-    /// `1000 m` and not `1 m`.
+    /// Whether the values are equal, in units that do not contradict each other: `18` is `18 eggs`,
+    /// `1 km` is `1000 m` and not `1 m`.
     pub fn agrees_with(&self, other: &Quantity) -> bool {
         match (&self.unit, &other.unit) {
             (Some(a), Some(b)) => a
@@ -46,7 +48,7 @@ impl Quantity {
     }
 }
 
-/// The quantity that `text` is, whole; `None` when it is anything else.
+/// Reads all of `text` as one quantity; `None` if it is anything else.
 pub fn read(text: &str) -> Option<Quantity> {
     let text = unwrap(text);
     if text.len() > BYTES_MAX {
@@ -60,8 +62,8 @@ pub fn read(text: &str) -> Option<Quantity> {
     parser.quantity()
 }
 
-/// Without what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the
-/// answer is".
+/// Strips what is set around an answer: white space, a final full stop, `$…$`, `**…**`, "the answer
+/// is".
 pub fn unwrap(text: &str) -> &str {
     const WRAPS: [(&str, &str); 8] = [
         ("$$", "$$"),
@@ -125,7 +127,7 @@ pub fn unwrap(text: &str) -> &str {
     text
 }
 
-/// Without punctuation and spacing behind it. The dots of `0.333...` belong to it.
+/// Strips punctuation and spacing from the end. The dots of `0.333...` are part of the number.
 fn unpunctuated(text: &str) -> &str {
     let mut text = text.trim();
     if text.ends_with("...")
@@ -199,7 +201,7 @@ impl<'t, 'a> Parser<'t, 'a> {
         })
     }
 
-    /// `Some(true)` for minus, `Some(false)` for plus.
+    /// Reads a sign: `Some(true)` for minus, `Some(false)` for plus.
     fn sign(&mut self) -> Option<bool> {
         self.next_if(|token| matches!(token, Token::Plus | Token::Minus))
             .map(|token| *token == Token::Minus)
@@ -258,7 +260,7 @@ impl<'t, 'a> Parser<'t, 'a> {
         }
     }
 
-    /// `^5`, `^{-5}`, `^(5)`
+    /// Reads `^5`, `^{-5}` or `^(5)`.
     fn exponent(&mut self) -> Option<i64> {
         self.eat(Token::Caret)?;
         let group = match self.next_if(|token| matches!(token, Token::Open(_))) {
@@ -300,7 +302,7 @@ impl<'t, 'a> Parser<'t, 'a> {
         value
     }
 
-    /// The two arguments of `\frac`: groups, or single digits as TeX reads `\frac12` and
+    /// Reads the two arguments of `\frac`: groups, or single digits as TeX reads `\frac12` and
     /// `\frac{1}2`.
     fn fraction(&mut self) -> Option<Rational> {
         if let [

@@ -38,7 +38,7 @@ pub const SCALES: [(&str, u64); 4] = [
     ("trillion", 1_000_000_000_000),
 ];
 
-/// Parts of one, and how many of them are one.
+/// Parts of one, and how many of each make one.
 pub const PARTS: [(&str, u64); 18] = [
     ("half", 2),
     ("third", 3),
@@ -68,7 +68,7 @@ pub fn is_whole(word: &str) -> bool {
         || SCALES.iter().any(|(name, _)| *name == word)
 }
 
-/// How many of a part are one: 3 for `third`.
+/// How many of a part make one: 3 for `third`; `None` for a word that is no part.
 pub fn parts_in_one(word: &str) -> Option<u64> {
     PARTS
         .iter()

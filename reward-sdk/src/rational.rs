@@ -5,7 +5,7 @@ use num_bigint::BigInt;
 use num_integer::Integer;
 use std::cmp::Ordering;
 
-/// Numerator and denominator may have this many bits; an operation that would pass it gives `None`.
+/// Most bits of a numerator or denominator; an operation that would exceed it returns `None`.
 /// 32,768 bits are about 9,860 digits: far beyond any answer, and cheap to multiply.
 pub const BITS_MAX: u64 = 32_768;
 /// Largest power of ten that a number may be scaled by, up or down.
@@ -23,6 +23,7 @@ pub struct Rational {
 }
 
 impl Rational {
+    /// The whole number `value`.
     pub fn integer(value: i64) -> Rational {
         Rational {
             numerator: value.into(),
@@ -30,6 +31,7 @@ impl Rational {
         }
     }
 
+    /// A whole number of any size; `None` beyond [`BITS_MAX`].
     pub fn big(value: BigInt) -> Option<Rational> {
         Rational {
             numerator: value,
@@ -38,11 +40,12 @@ impl Rational {
         .bounded()
     }
 
+    /// The numerator, which has the sign.
     pub fn numerator(&self) -> &BigInt {
         &self.numerator
     }
 
-    /// Positive.
+    /// The denominator, always positive.
     pub fn denominator(&self) -> &BigInt {
         &self.denominator
     }
@@ -57,12 +60,14 @@ impl Rational {
         }
     }
 
+    /// The largest whole number that is not above the value.
     pub fn floor(&self) -> BigInt {
         self.numerator.div_floor(&self.denominator)
     }
 
-    /// `digits` without separators, the last `decimals` of them after the point, times
-    /// 10^`exponent`.
+    /// Reads `digits` without separators, the last `decimals` of them after the point, times
+    /// 10^`exponent`. `None` if they are not all digits, or beyond [`BITS_MAX`] or
+    /// [`EXPONENT_MAX`].
     pub fn decimal(digits: &str, decimals: usize, exponent: i64) -> Option<Rational> {
         // 3.33 bits per digit: refuse before parsing what would be refused after.
         if digits.is_empty()
@@ -78,7 +83,7 @@ impl Rational {
         value.scale(exponent.checked_sub(i64::try_from(decimals).ok()?)?)
     }
 
-    /// Times 10^`exponent`.
+    /// The value times 10^`exponent`; `None` beyond [`EXPONENT_MAX`] or [`BITS_MAX`].
     pub fn scale(self, exponent: i64) -> Option<Rational> {
         let magnitude = u32::try_from(exponent.unsigned_abs())
             .ok()
@@ -94,6 +99,7 @@ impl Rational {
         }
     }
 
+    /// `self + other`; `None` beyond [`BITS_MAX`].
     #[inline(never)]
     pub fn add(&self, other: &Rational) -> Option<Rational> {
         Rational {
@@ -103,6 +109,7 @@ impl Rational {
         .bounded()
     }
 
+    /// `self · other`; `None` beyond [`BITS_MAX`].
     #[inline(never)]
     pub fn multiply(&self, other: &Rational) -> Option<Rational> {
         Rational {
@@ -112,11 +119,12 @@ impl Rational {
         .bounded()
     }
 
+    /// `self − other`; `None` beyond [`BITS_MAX`].
     pub fn subtract(&self, other: &Rational) -> Option<Rational> {
         self.add(&other.clone().negate())
     }
 
-    /// `self` to a whole power; `None` for zero to a negative one.
+    /// `self` to a whole power; `None` for zero to a negative one, and beyond [`BITS_MAX`].
     #[inline(never)]
     pub fn power(&self, exponent: i64) -> Option<Rational> {
         let magnitude = u32::try_from(exponent.unsigned_abs()).ok()?;
@@ -140,7 +148,7 @@ impl Rational {
         }
     }
 
-    /// `None` for division by zero.
+    /// `self / other`; `None` for division by zero, and beyond [`BITS_MAX`].
     #[inline(never)]
     pub fn divide(&self, other: &Rational) -> Option<Rational> {
         if other.is_zero() {
@@ -160,6 +168,7 @@ impl Rational {
         .bounded()
     }
 
+    /// The value with the other sign.
     pub fn negate(self) -> Rational {
         Rational {
             numerator: -self.numerator,
@@ -167,6 +176,7 @@ impl Rational {
         }
     }
 
+    /// The value without its sign.
     pub fn absolute(self) -> Rational {
         if self.is_negative() {
             self.negate()
@@ -175,19 +185,22 @@ impl Rational {
         }
     }
 
+    /// Whether the value is below zero.
     pub fn is_negative(&self) -> bool {
         self.numerator < BigInt::ZERO
     }
 
+    /// Whether the value is 1.
     pub fn is_one(&self) -> bool {
         self.numerator == self.denominator
     }
 
+    /// Whether the value is 0.
     pub fn is_zero(&self) -> bool {
         self.numerator == BigInt::ZERO
     }
 
-    /// Whether it lies between 0 and 1, both left out.
+    /// Whether the value lies between 0 and 1, both excluded.
     pub fn is_proper_fraction(&self) -> bool {
         self.numerator > BigInt::ZERO && self.numerator < self.denominator
     }

@@ -1,8 +1,8 @@
-//! What a reward model is asked, and how its answer becomes a score: for judged rewards.
+//! Questions to a reward model, and scores from its answers: for judged rewards.
 //!
-//! A reward model reads a conversation and says one number, as decimal text; it generates nothing,
-//! so its [`Ask`] has `max_tokens` 0. Its numbers have no range of their own, a reward's scores
-//! have: [`Scale`] brings the one into the other, and keeps their order.
+//! A reward model reads a conversation and gives one number, as decimal text; it generates nothing,
+//! so its [`Ask`] has `max_tokens` 0. Its numbers have no fixed range, but a reward's scores have:
+//! [`Scale`] maps the numbers into the range and keeps their order.
 
 use crate::{Ask, Error, Result};
 use serde::Deserialize;
@@ -17,7 +17,12 @@ pub enum Scale {
     #[default]
     Sigmoid,
     /// (x − min) / (max − min), cut to 0 and 1.
-    Linear { min: f64, max: f64 },
+    Linear {
+        /// The number that scores 0.
+        min: f64,
+        /// The number that scores 1; greater than `min`.
+        max: f64,
+    },
 }
 
 #[derive(Deserialize)]
@@ -60,7 +65,7 @@ impl TryFrom<RawScale> for Scale {
 }
 
 impl Scale {
-    /// Within 0 to 1 for every finite `x`.
+    /// The score of a reward model's number: within 0 to 1 for every finite `x`.
     pub fn score(self, x: f64) -> f32 {
         let share = match self {
             Scale::Sigmoid => 1.0 / (1.0 + (-x).exp()),
@@ -70,7 +75,7 @@ impl Scale {
     }
 }
 
-/// The question to a reward model: what it thinks of this conversation.
+/// Asks a reward model for the number of this conversation.
 pub fn ask(model: &str, conversation: String) -> Ask {
     Ask {
         model: model.into(),

@@ -26,7 +26,7 @@ pub fn is_cut_off(text: &str, name: &str) -> bool {
 /// A chain of thought and what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thought<'a> {
-    /// Without the tags; `None` when the thought was never closed.
+    /// The thought without its tags; `None` if it was never closed.
     pub think: Option<&'a str>,
     /// Everything after the first `</think>`; the whole text when there is none.
     pub rest: &'a str,
@@ -52,9 +52,9 @@ pub fn split_think(text: &str) -> Thought<'_> {
     }
 }
 
-/// Whether `text` is the tags in this order, each exactly once, with nothing but whitespace between
-/// a closing tag and the next opening one, before the first and after the last. `names` such as
-/// `["think", "answer"]`.
+/// Checks that `text` is the tags `names`, such as `["think", "answer"]`, in this order, each
+/// exactly once, with nothing but white space before, between and after them. The error names
+/// the difference.
 pub fn is_exactly(text: &str, names: &[&str]) -> std::result::Result<(), String> {
     let mut rest = text;
     for name in names {

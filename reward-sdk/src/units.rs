@@ -271,7 +271,7 @@ const OPPOSITES: &[(&[&str], &[&str])] = &[
     (&["early", "before", "ago"], &["late", "after"]),
 ];
 
-/// Words that say nothing of what is counted: `5 left`, `5 in total`.
+/// Words that do not tell what is counted: `5 left`, `5 in total`.
 const FILLERS: &[&str] = &[
     "left",
     "in",
@@ -305,22 +305,23 @@ const POWER_MAX: i8 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
-    /// The unit's canonical name, or the singular of a word that is none, in lower case.
+    /// The unit's canonical name; for a word that is not a unit its singular, in lower case.
     name: String,
     /// The place in the table and the power of ten of the prefix; `None` for a word that is no
     /// unit.
     found: Option<Found>,
-    /// Below zero behind a `/` or a "per".
+    /// The power of the unit, negative behind a `/` or a "per".
     power: i8,
 }
 
-/// What stands behind a number: units and their powers, and other words.
+/// What stands behind a number: units with their powers, and other words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     parts: Vec<Part>,
 }
 
 impl Unit {
+    /// The unit of an amount of money; `name` is the canonical one (`dollar`, `sterling`).
     pub fn currency(name: &'static str) -> Unit {
         let found = table::spelt(name);
         Unit {
@@ -336,16 +337,17 @@ impl Unit {
         matches!(self.parts.as_slice(), [part] if part.name == name && part.power == 1)
     }
 
-    /// Nothing but degrees of an angle.
+    /// Whether it is degrees of an angle and nothing else.
     pub fn is_degree(&self) -> bool {
         self.is("degree")
     }
 
+    /// Whether it is radians and nothing else.
     pub fn is_radian(&self) -> bool {
         self.is("radian")
     }
 
-    /// Not merely what is counted.
+    /// Whether every part is a unit of the table, rather than something that is counted.
     pub fn is_known(&self) -> bool {
         self.parts.iter().all(|part| part.found.is_some())
     }
@@ -357,9 +359,9 @@ impl Unit {
             "decibel"))
     }
 
-    /// What a number of this unit is multiplied by to be one of the other: 1 where they are the
-    /// same or both are merely what is counted, 1000 from `km` to `m`; `None` for units that
-    /// measure different things, or that nothing converts, and for a unit beside what is counted.
+    /// What to multiply a number of this unit by to get one of `other`: 1 if they are the same or
+    /// both are merely what is counted, 1000 from `km` to `m`. `None` for units that measure
+    /// different things or that nothing converts, and for a unit beside what is counted.
     pub fn factor(&self, other: &Unit) -> Option<Rational> {
         let one = Some(Rational::integer(1));
         if self.parts == other.parts {
@@ -389,8 +391,8 @@ impl Unit {
         }
     }
 
-    /// The parts that are units, without what is counted beside them: of `dollars per apple`,
-    /// `km away`.
+    /// The parts that are units, without what is counted beside them: `dollars` of `dollars per
+    /// apple`, `km` of `km away`.
     fn measured(&self) -> Vec<&Part> {
         self.parts
             .iter()
@@ -398,8 +400,8 @@ impl Unit {
             .collect()
     }
 
-    /// Whether two that are no units may be the same: `18 eggs`, `18 large eggs`. Symbols that are
-    /// not in the table are, unless one begins as the other does (`5 pts`, `5 points`), different;
+    /// Whether two that are not units may be the same: `18 eggs`, `18 large eggs`. Symbols that are
+    /// not in the table are different, unless one begins as the other does (`5 pts`, `5 points`);
     /// so are powers: `units^2`, `units^3`.
     fn counts_as(&self, other: &Unit) -> bool {
         let bare = |unit: &Unit| {
@@ -419,7 +421,7 @@ impl Unit {
         !symbols || a.name == b.name || a.name.chars().next() == b.name.chars().next()
     }
 
-    /// Whether it says nothing that is not a unit: `5 left`, `5 units`; `5块蛋糕` beside `5块`.
+    /// Whether it adds nothing to a known unit: `5 left`, `5 units`; `5块蛋糕` beside `5块`.
     fn is_vague_beside(&self, known: &Unit) -> bool {
         let only = |part: &Part| FILLERS.contains(&part.name.as_str());
         let longer = |part: &Part| {
@@ -452,7 +454,7 @@ impl Part {
     }
 }
 
-/// Letters that are no word: `hp`, `xyz`.
+/// Whether a word looks like a symbol, not a word: `hp`, `xyz`.
 fn looks_like_symbol(word: &str) -> bool {
     const LETTERS_MAX: usize = 4;
     word.is_ascii() && word.len() <= LETTERS_MAX && !word.contains(['a', 'e', 'i', 'o', 'u', 'y'])
@@ -490,8 +492,8 @@ fn conversion(own: &[&Part], theirs: &[&Part]) -> Option<Rational> {
     }
 }
 
-/// Its dimensions, and how many base units it is, beside the names of another; `None` where nothing
-/// converts it.
+/// The dimensions of a unit, and how many base units it is, beside the names of another; `None` if
+/// nothing converts it.
 fn measure(
     parts: &[&Part],
     beside: &[String],
@@ -524,8 +526,8 @@ fn measure(
     Some((dimensions, factor))
 }
 
-/// The unit that `text` is, whole: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` for
-/// anything that is no unit.
+/// Reads all of `text` as a unit: `km/h`, `\text{ cm}^2`, `square meters`, `^\circ`; `None` if it
+/// is anything else.
 pub fn read(text: &str) -> Option<Unit> {
     const BYTES_MAX: usize = 120;
     if text.len() > BYTES_MAX {
@@ -541,8 +543,8 @@ pub fn read(text: &str) -> Option<Unit> {
     .flatten()
 }
 
-/// The unit that the tokens after a number are, whole: `Some(None)` for no tokens, `None` for
-/// anything that is no unit.
+/// Reads all tokens after a number as a unit: `Some(None)` for no tokens, `None` if they are
+/// anything else.
 pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
     let mut unit = Unit { parts: Vec::new() };
     let mut power = None;
@@ -671,7 +673,7 @@ pub(crate) fn parse(tokens: &[Token<'_>]) -> Option<Option<Unit>> {
                             .parse()
                             .ok()
                             .filter(|power| (1..=POWER_MAX).contains(power))?;
-                        // `/s^{-1}` is said by nobody who means it.
+                        // Refuse `/s^{-1}`: whoever writes it does not mean it.
                         (!below || sign > 0).then_some(())?;
                         (below || power > 1).then_some(())?;
                         unit.raise(if below { -power } else { power })?;
@@ -789,7 +791,7 @@ impl Unit {
         Some(())
     }
 
-    /// `^2`, `^{-1}` behind the last word.
+    /// Raises the last word to a power: `^2`, `^{-1}`.
     fn raise(&mut self, power: i8) -> Option<()> {
         let last = self.parts.last_mut()?;
         (last.power.abs() == 1).then_some(())?;
@@ -797,7 +799,7 @@ impl Unit {
         Some(())
     }
 
-    /// `fluid ounces`, `minutes of arc`: several words that are one unit.
+    /// Joins several words that are one unit: `fluid ounces`, `minutes of arc`.
     fn join_words(&mut self) {
         if self.parts.len() < 2 {
             return;
@@ -887,7 +889,7 @@ fn changes_in_chinese(word: &str) -> bool {
         || PARTS.iter().any(|part| word.contains(part))
 }
 
-/// Whether a word changes the number that it stands beside, or says that it is another: `less`,
+/// Whether a word changes the number that it stands beside, or makes it another number: `less`,
 /// `million`, `not`.
 pub fn changes_number(word: &str) -> bool {
     let lower = word.to_lowercase();

@@ -4,16 +4,19 @@ use crate::names::is_name;
 use std::collections::HashSet;
 use unicode_script::{Script, UnicodeScript};
 
-/// A word: a run of letters of one writing system, or one character of those that do not part words
-/// (Han, kana).
+/// A word: a run of letters of one writing system, or one character of those whose characters stand
+/// alone (Han, kana).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
+    /// The word as written, a slice of the text.
     pub text: &'a str,
+    /// Its writing system.
     pub script: Script,
 }
 
-/// Digits, punctuation and symbols part words and are none, nor are names of variables, functions
-/// and units ([`is_name`]). An apostrophe within a word belongs to it.
+/// Finds the words of a text. Digits, punctuation and symbols separate words and are not words
+/// themselves, nor are names of variables, functions and units ([`is_name`]). An apostrophe within
+/// a word is part of it.
 pub fn words(text: &str) -> Vec<Word<'_>> {
     let mut found: Vec<Word<'_>> = Vec::new();
     // Start and writing system of the word at hand.
@@ -106,9 +109,9 @@ fn stands_alone(script: Script) -> bool {
     )
 }
 
-/// The text without what no language owns: fenced and quoted code, formulas between dollars or
-/// LaTeX's brackets, LaTeX's commands, tags. Of a formula its words stay: what stands in
-/// `\text{…}`, and letters that no formula is made of.
+/// Removes what belongs to no language: fenced and quoted code, formulas between dollars or LaTeX's
+/// brackets, LaTeX's commands, tags. The words of a formula stay: what stands in `\text{…}`, and
+/// letters that no formula is made of.
 pub fn prose(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -169,7 +172,7 @@ const BRACKETS: [(&str, &str); 5] = [
 const FORMULA_MAX: usize = 400;
 const TAG_MAX: usize = 32;
 
-/// At most so many bytes.
+/// The start of a text, at most `bytes` long.
 fn head(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
@@ -180,7 +183,8 @@ fn enclosed(text: &str, open: &str, close: &str) -> Option<usize> {
     Some(open.len() + inside.find(close)? + close.len())
 }
 
-/// `$…$` on one line, with no white space just inside and no digit behind: prices are no formulas.
+/// Length of `$…$` on one line, with no white space just inside and no digit behind: prices are not
+/// formulas.
 fn formula(text: &str) -> Option<usize> {
     let inside = text.strip_prefix('$')?;
     let line = head(inside, FORMULA_MAX).split('\n').next()?;
@@ -192,13 +196,13 @@ fn formula(text: &str) -> Option<usize> {
     (tight && !after.starts_with(|c: char| c.is_ascii_digit())).then_some(end + 2)
 }
 
-/// `\frac`, `\begin{align}`, …
+/// Length of a command: `\frac`, `\begin{align}`, …
 fn command(text: &str) -> Option<usize> {
     let name = head(text.strip_prefix('\\')?, TAG_MAX);
     let letters = name
         .find(|c: char| !c.is_ascii_alphabetic())
         .unwrap_or(name.len());
-    // The environment's name is no word.
+    // The environment's name is not a word.
     let environment =
         if matches!(&name[..letters], "begin" | "end") && name[letters..].starts_with('{') {
             name[letters..].find('}').map_or(0, |end| end + 1)
@@ -208,7 +212,7 @@ fn command(text: &str) -> Option<usize> {
     (letters > 0).then_some(1 + letters + environment)
 }
 
-/// What a formula says in words: the texts in it, and runs of letters that are neither Latin nor
+/// Appends the words of a formula: the texts in it, and runs of letters that are neither Latin nor
 /// Greek.
 fn words_of_formula(formula: &str, kept: &mut String) {
     const TEXTS: [&str; 5] = ["\\text{", "\\mbox{", "\\textbf{", "\\textit{", "\\textrm{"];
@@ -238,7 +242,7 @@ fn words_of_formula(formula: &str, kept: &mut String) {
     kept.push(' ');
 }
 
-/// `<think>`, `</answer>`, …
+/// Length of a tag: `<think>`, `</answer>`, …
 fn tag(text: &str) -> Option<usize> {
     let inside = head(text.strip_prefix('<')?, TAG_MAX + 2);
     let end = inside.find('>')?;
@@ -250,8 +254,7 @@ fn tag(text: &str) -> Option<usize> {
     is_name.then_some(end + 2)
 }
 
-/// Writing systems of a language by its ISO 639-1 code, or `None` for a code that is not known
-/// here.
+/// Writing systems of a language by its ISO 639-1 code; `None` for a code that is not in this list.
 pub fn scripts_of(language: &str) -> Option<&'static [Script]> {
     Some(match language {
         "en" | "de" | "fr" | "es" | "it" | "pt" | "nl" | "sv" | "da" | "nb" | "no" | "fi"
@@ -269,7 +272,8 @@ pub fn scripts_of(language: &str) -> Option<&'static [Script]> {
     })
 }
 
-/// Share of the words that are of these writing systems; `None` where there is no word.
+/// Share of the words that are in one of these writing systems, 0 to 1; `None` for a text without
+/// words.
 pub fn share(text: &str, scripts: &[Script]) -> Option<f64> {
     let words = words(text);
     let own = words
@@ -279,7 +283,8 @@ pub fn share(text: &str, scripts: &[Script]) -> Option<f64> {
     (!words.is_empty()).then(|| own as f64 / words.len() as f64)
 }
 
-/// The writing system of most words; of equals the one that comes first.
+/// The writing system of most words; among equals the one that comes first. `None` for a text
+/// without words.
 pub fn dominant(text: &str) -> Option<Script> {
     let words = words(text);
     let count = |script: Script| words.iter().filter(|word| word.script == script).count();

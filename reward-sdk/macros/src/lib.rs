@@ -6,7 +6,7 @@ use quote::quote;
 use syn::spanned::Spanned;
 use syn::{Error, Expr, FnArg, ItemFn, LitStr, Result, Type};
 
-/// The function becomes the plugin's whole behaviour; it stays callable under its own name.
+/// Makes the function the plugin's whole behaviour; it can still be called under its own name.
 #[proc_macro_attribute]
 pub fn reward(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let expanded =
@@ -16,7 +16,7 @@ pub fn reward(arguments: TokenStream, item: TokenStream) -> TokenStream {
         .into()
 }
 
-/// What stands in the attribute's parentheses.
+/// The keys in the attribute's parentheses, all optional.
 struct Declared {
     name: Option<LitStr>,
     version: Option<LitStr>,
@@ -86,8 +86,8 @@ impl Declared {
     }
 }
 
-/// By its first parameter a function is one of a completion or of a group; a second one is its
-/// configuration.
+/// Expands the function into a plugin. The type of its first parameter tells whether it judges a
+/// completion or a group; a second parameter is its configuration.
 fn expand(declared: &Declared, function: ItemFn) -> Result<Tokens> {
     let signature = &function.sig;
     let refused = |what: &str| Err(Error::new(signature.span(), what));

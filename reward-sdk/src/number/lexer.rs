@@ -13,16 +13,16 @@ pub(crate) enum Token<'a> {
     Caret,
     Percent,
     Equals,
-    /// The bracket that closes the group.
+    /// An opening bracket, with the one that closes its group.
     Open(char),
     Close(char),
-    /// `\frac` and its relatives.
+    /// A fraction's command: `\frac` and its relatives.
     Fraction,
     /// The canonical name of the currency.
     Currency(&'static str),
-    /// `°`, `\circ`
+    /// A degree sign: `°`, `\circ`.
     Degree,
-    /// `²`, `³`
+    /// A power as a raised digit: `²`, `³`.
     Superscript(u32),
     /// A run of letters; `roman` inside `\text{…}`, where a single letter is a unit rather than a
     /// variable.
@@ -57,7 +57,7 @@ impl Literal {
 
 const TEXT_DEPTH_MAX: u32 = 4;
 
-/// `None` when something stands in the text that no number contains.
+/// Splits an answer into tokens; `None` if the text has something that is part of no number.
 pub(crate) fn tokens(text: &str) -> Option<Vec<Token<'_>>> {
     let mut out = Vec::new();
     lex(text, false, 0, &mut out)?;
@@ -124,7 +124,7 @@ fn lex<'a>(mut text: &'a str, roman: bool, depth: u32, out: &mut Vec<Token<'a>>)
     Some(())
 }
 
-/// A command whose backslash has been read; gives back the text after it.
+/// Reads a command whose backslash has been read; returns the text after it.
 fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'a str> {
     let end = text
         .find(|c: char| !c.is_ascii_alphabetic())
@@ -168,7 +168,7 @@ fn command<'a>(text: &'a str, depth: u32, out: &mut Vec<Token<'a>>) -> Option<&'
     Some(rest)
 }
 
-/// `{inside}after`, braces balanced.
+/// Splits `{inside}after` into its two parts; braces are balanced.
 fn group(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start().strip_prefix('{')?;
     let mut open = 1u32;
@@ -192,7 +192,8 @@ fn digits(text: &str) -> (&str, &str) {
     )
 }
 
-/// `1,234.5e6`: groups of three behind any of the separators, all groups whole or none.
+/// Reads `1,234.5e6`: digits in groups of three behind any of the separators, either all of them or
+/// none.
 fn literal(text: &str) -> Option<(Literal, &str)> {
     const SEPARATORS: [&str; 6] = ["{,}\\!", ",\\!", "{,}", "\\,", "\\!", ","];
     let (lead, mut rest) = digits(text);

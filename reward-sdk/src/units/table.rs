@@ -91,7 +91,7 @@ struct Row {
     /// Symbols, which are what they are by the case of their letters.
     symbols: &'static [&'static str],
     prefixed: bool,
-    /// What nothing converts has none.
+    /// What the unit measures; `None` for a unit that nothing converts.
     measure: Option<Measure>,
 }
 
@@ -511,8 +511,8 @@ impl Found {
             .rfind(|word| !word.is_ascii())
     }
 
-    /// What it measures beside the units of these names; a name that means two units is what the
-    /// other side is.
+    /// What the unit measures beside units of these names; a name that means two units is read as
+    /// the one that the other side is.
     pub(super) fn measure(self, beside: &[String], own: &[String]) -> Option<Measure> {
         let among = |names: &[&str]| {
             beside
@@ -576,7 +576,7 @@ pub(super) fn symbol(written: &str) -> Option<Found> {
     let unit = written
         .get(first.len_utf8()..)
         .filter(|unit| !unit.is_empty())?;
-    // A megamolar is none, nor a picotonne; a `TV` is no teravolt.
+    // Not units: a megamolar, a picotonne, and `TV` as a teravolt.
     let odd = match unit {
         "M" => ten > 0,
         "t" | "u" => ten < 3,
