@@ -14,46 +14,77 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+/// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"R1D\0";
+/// Version of the format; a side refuses every other one.
 pub const VERSION: u8 = 1;
+/// Length of the header, in bytes.
 pub const HEADER_BYTES: usize = 16;
-/// Largest payload. A worker's request that is longer is sent as many frames ([`crate::parts`]).
+/// Largest payload, in bytes. A worker's request that is longer is sent as several frames
+/// ([`crate::parts`]).
 pub const LENGTH_MAX_BYTES: u32 = 256 << 20;
 
+/// Encoding of a payload; both sides of a stream agree on one beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
+    /// Postcard: compact and without names, for r1d and its workers.
     Postcard = 0,
+    /// JSON: for r1d and r1ctl.
     Json = 1,
 }
 
+/// Why a frame was not written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
+    /// The stream ended between two frames: the other side has ended or closed it.
     #[error("the other side closed the stream")]
     Closed,
+    /// Reading or writing failed, or the stream ended inside a frame.
     #[error("stream error: {0}")]
     Io(#[from] std::io::Error),
+    /// The stream does not begin with [`MAGIC`] but with these bytes: the other side does not speak
+    /// this protocol.
     #[error("not an r1d frame: starts with {0:02x?}")]
     Magic([u8; 4]),
+    /// The other side writes this version of the format: run the same release on both.
     #[error(
         "frame version {0}, this side speaks {VERSION}: run the same release of r1d, r1ctl and \
          r1d-worker"
     )]
     Version(u8),
+    /// The payload is in the encoding of this number, not in the stream's: the socket is probably
+    /// one for another protocol.
     #[error("frame format {0} is not the one expected here")]
     Format(u8),
+    /// The payload has this many bytes, more than [`LENGTH_MAX_BYTES`].
     #[error("frame of {0} bytes, the limit is {LENGTH_MAX_BYTES}")]
     TooLong(u64),
+    /// The payload is longer than the reader of this stream accepts.
     #[error("frame of {length} bytes, the limit of this stream is {limit}")]
-    OverLimit { length: u32, limit: u32 },
+    OverLimit {
+        /// Length of the payload by its header, in bytes.
+        length: u32,
+        /// The reader's limit, in bytes.
+        limit: u32,
+    },
+    /// The payload was damaged on its way.
     #[error("frame checksum {found:08x}, its header says {expected:08x}")]
-    Checksum { expected: u32, found: u32 },
+    Checksum {
+        /// CRC-32C by the header.
+        expected: u32,
+        /// CRC-32C of the payload that arrived.
+        found: u32,
+    },
+    /// The payload is whole but not a message of the expected type: usually another release sent
+    /// it.
     #[error("frame payload does not decode: {0}")]
     Decode(String),
+    /// A message cannot be encoded: it has a value that the format cannot hold.
     #[error("message does not encode: {0}")]
     Encode(String),
 }
 
-/// A whole frame, header and payload.
+/// Encodes a message as a whole frame, header and payload.
 pub fn encode<T: Serialize>(format: Format, message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0u8; HEADER_BYTES];
     match format {
@@ -81,7 +112,7 @@ fn word(bytes: &[u8]) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// Payload length and checksum of a header.
+/// Reads the payload's length and checksum from a header.
 fn header(bytes: &[u8; HEADER_BYTES], format: Format) -> Result<(u32, u32), FrameError> {
     let magic = [bytes[0], bytes[1], bytes[2], bytes[3]];
     if magic != MAGIC {
@@ -110,7 +141,7 @@ fn check(bytes: &[u8], crc: u32) -> Result<(), FrameError> {
     }
 }
 
-/// The message in a payload whose checksum is right.
+/// Decodes the message in a payload whose checksum is right.
 pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, FrameError> {
     match format {
         Format::Postcard => {
@@ -122,7 +153,7 @@ pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, Fr
     }
 }
 
-/// Sends one message; the stream is flushed.
+/// Sends one message and flushes the stream.
 pub async fn write<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     format: Format,
@@ -142,8 +173,8 @@ pub async fn read<T: DeserializeOwned>(
     read_within(stream, format, LENGTH_MAX_BYTES).await
 }
 
-/// [`read`] of a payload of at most `limit` bytes: a longer one is refused before memory is taken
-/// for it.
+/// Receives one message whose payload has at most `limit` bytes: a longer one is refused before
+/// memory is allocated for it. Not cancel-safe, like [`read`].
 pub async fn read_within<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     format: Format,
@@ -152,8 +183,8 @@ pub async fn read_within<T: DeserializeOwned>(
     decode(format, &read_payload(stream, format, limit).await?)
 }
 
-/// The payload of one frame, at most `limit` bytes, its checksum compared: for whoever decodes
-/// elsewhere ([`decode`]).
+/// Receives the payload of one frame, at most `limit` bytes, and compares its checksum, for a
+/// caller that decodes elsewhere ([`decode`]).
 pub async fn read_payload(
     stream: &mut (impl AsyncRead + Unpin),
     format: Format,
@@ -175,7 +206,7 @@ pub async fn read_payload(
     Ok(bytes)
 }
 
-/// [`read`] for a thread without a runtime.
+/// Receives one message like [`read`], on a thread without a runtime.
 pub fn read_blocking<T: DeserializeOwned>(
     stream: &mut impl std::io::Read,
     format: Format,
@@ -192,7 +223,7 @@ pub fn read_blocking<T: DeserializeOwned>(
     decode(format, &bytes)
 }
 
-/// [`write`] for a thread without a runtime.
+/// Sends one message like [`write`], on a thread without a runtime.
 pub fn write_blocking<T: Serialize>(
     stream: &mut impl std::io::Write,
     format: Format,

@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 /// How completions are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// 0 is greedy decoding.
+    /// Divisor of the logits; 0 is greedy decoding.
     pub temperature: f32,
     /// Nucleus: the smallest set of ids whose probabilities sum to at least this; 1 is off.
     pub top_p: f32,
-    /// Only the k likeliest ids; 0 is off.
+    /// Number of likeliest ids that can be drawn; 0 is off.
     pub top_k: u32,
-    /// Record which ids top-p and top-k left of each token's vocabulary, and log-probabilities over
-    /// these (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+    /// Whether to record which ids top-p and top-k left of each token's vocabulary, and
+    /// log-probabilities over these (Keep Sampling Mask, DeepSeek-V3.2 3.1).
     pub keep_sampling_mask: bool,
-    /// Tokens.
+    /// Longest completion, in tokens.
     pub max_completion_length: u32,
-    /// Sampling any of these ends the completion.
+    /// Ids that end a completion when they are sampled.
     pub stop_ids: Vec<u32>,
     /// Base of the counter-based randomness: one uniform per (seed, stage, step, prompt, sample,
     /// position).
     pub seed: u64,
 }
 
+/// How the losses of tokens are averaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
@@ -35,31 +36,35 @@ pub enum LossType {
     Dapo,
 }
 
+/// What has an importance ratio π_θ / π_old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportanceSamplingLevel {
+    /// Each token has its own ratio (PPO, GRPO).
     Token,
-    /// GSPO: the geometric mean of the token ratios.
+    /// A sequence has one ratio, the geometric mean of its tokens' (GSPO).
     Sequence,
 }
 
+/// What centred rewards are divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleRewards {
-    /// Divide by the standard deviation of the group (ddof 1).
+    /// The standard deviation of the group (ddof 1).
     Group,
-    /// Divide by the standard deviation of the step's rewards (ddof 1).
+    /// The standard deviation of the step's rewards (ddof 1).
     Batch,
+    /// Nothing (Dr. GRPO).
     None,
 }
 
-/// What a reward is compared with.
+/// What is subtracted from a reward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
     /// The group's mean (GRPO).
     Group,
-    /// The mean of the group's others (RLOO).
+    /// The mean of the group's other rewards (RLOO).
     LeaveOneOut,
     /// The mean of the step's rewards (REINFORCE++).
     Batch,
@@ -68,36 +73,41 @@ pub enum Baseline {
 /// The policy-gradient objective, as one update applies it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
+    /// How the losses of tokens are averaged.
     pub loss_type: LossType,
+    /// Whether tokens or sequences have an importance ratio.
     pub importance_sampling_level: ImportanceSamplingLevel,
+    /// ε: the ratio is clipped to `1 − epsilon` below.
     pub epsilon: f64,
+    /// ε of the upper side: the ratio is clipped to `1 + epsilon_high`.
     pub epsilon_high: f64,
     /// Weight of the k3 estimate of KL(policy ‖ reference); 0 needs no reference.
     pub beta: f64,
-    /// The estimate is weighted by the importance ratio, which makes it unbiased off the policy
-    /// (DeepSeek-V3.2 3.1).
+    /// Whether that estimate is weighted by the importance ratio, which makes it unbiased off the
+    /// policy (DeepSeek-V3.2 3.1).
     pub use_bias_correction_kl: bool,
     /// δ of the off-policy sequence mask: completions of negative advantage whose mean
-    /// log(π_sampler / π_θ) is above it do not train the policy (DeepSeek-V3.2 3.1).
+    /// log(π_sampler / π_θ) is above it do not train the policy (DeepSeek-V3.2 3.1). `None` is off.
     pub off_policy_mask_threshold: Option<f64>,
     /// Passes over a rollout batch.
     pub num_iterations: u32,
     /// Updates per pass: the batch is split into this many minibatches (TRL's
     /// `steps_per_generation`).
     pub num_minibatches: u32,
-    /// Completions that hit the length limit do not train.
+    /// Whether completions that hit the length limit are left out of training.
     pub mask_truncated_completions: bool,
-    /// Constant of the Dr. GRPO normaliser, tokens.
+    /// Constant of the Dr. GRPO normaliser, in tokens.
     pub max_completion_length: u32,
     /// Temperature that the completions were drawn with: log-probabilities are of logits /
     /// temperature.
     pub temperature: f32,
-    /// Force the experts recorded while sampling, in the policy.
+    /// Whether to force the experts recorded while sampling in the policy.
     pub routing_replay: bool,
-    /// With [`Self::routing_replay`], in the reference too; else it routes by itself.
+    /// Whether [`Self::routing_replay`] holds for the reference too; else it routes by itself.
     pub routing_replay_reference: bool,
 }
 
+/// The loss of preference pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DpoLossType {
@@ -113,8 +123,9 @@ pub enum DpoLossType {
 /// Direct preference optimisation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DpoObjective {
+    /// The loss of the pairs.
     pub loss_type: DpoLossType,
-    /// How strongly the policy is held to the reference, above 0; τ of IPO.
+    /// Weight of staying close to the reference, above 0; τ of IPO.
     pub beta: f64,
     /// Share of the labels that are taken to be flipped, 0 to below 0.5; not for IPO.
     pub label_smoothing: f64,
@@ -142,25 +153,31 @@ pub struct PpoObjective {
     pub kl_coef: f64,
     /// Temperature that the completions were drawn with.
     pub temperature: f32,
-    /// Force the experts recorded while sampling, in the policy. The value model has its own
-    /// routing.
+    /// Whether to force the experts recorded while sampling in the policy. The value model has its
+    /// own routing.
     pub routing_replay: bool,
-    /// With [`Self::routing_replay`], in the reference too; else it routes by itself.
+    /// Whether [`Self::routing_replay`] holds for the reference too; else it routes by itself.
     pub routing_replay_reference: bool,
 }
 
+/// How the learning rate falls after the warm-up, until `total_steps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrSchedule {
+    /// It stays at `learning_rate`.
     Constant,
+    /// It falls on a straight line.
     Linear,
+    /// It falls on half a cosine.
     Cosine,
 }
 
 /// AdamW and its schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Optimiser {
+    /// The rate after the warm-up.
     pub learning_rate: f64,
+    /// How the rate falls after the warm-up.
     pub lr_scheduler_type: LrSchedule,
     /// Updates over which the rate rises linearly from 0.
     pub warmup_steps: u64,
@@ -168,12 +185,15 @@ pub struct Optimiser {
     pub total_steps: u64,
     /// The rate that linear and cosine schedules end at, as a share of `learning_rate`.
     pub min_lr_ratio: f64,
+    /// β₁: decay of the mean of gradients.
     pub adam_beta1: f64,
+    /// β₂: decay of the mean of squared gradients.
     pub adam_beta2: f64,
+    /// ε that is added to the root of the second moment.
     pub adam_epsilon: f64,
-    /// Decoupled; not applied to norms, biases and the router's correction bias.
+    /// Decoupled weight decay; not applied to norms, biases and the router's correction bias.
     pub weight_decay: f64,
-    /// Global norm to clip at; 0 is off.
+    /// Global norm that gradients are clipped to; 0 is off.
     pub max_grad_norm: f64,
 }
 
@@ -181,11 +201,11 @@ pub struct Optimiser {
 /// names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
-    /// Rank.
+    /// Rank of the adapters' matrices.
     pub r: u32,
-    /// The adapter's part is scaled by `lora_alpha / r`.
+    /// Scale of the adapters: their output is multiplied by `lora_alpha / r`.
     pub lora_alpha: f64,
-    /// Linear layers by the last parts of their names, or `all-linear`.
+    /// Linear layers that get adapters, by the last parts of their names, or `all-linear`.
     pub target_modules: Vec<String>,
 }
 

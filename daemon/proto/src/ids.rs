@@ -1,4 +1,4 @@
-//! Names of things.
+//! Names of jobs and samples.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,7 +15,7 @@ impl fmt::Display for JobId {
     }
 }
 
-/// Where a sample stands in its job: the counter that sampling randomness is a function of.
+/// The place of a sample in its job: the counter that sampling randomness is a function of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SampleKey {
     /// Index of the stage in the job file, from 0.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static VIOLATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Violations seen by this process.
+/// Number of violations that this process has counted.
 pub fn violations() -> u64 {
     VIOLATIONS.load(Ordering::Relaxed)
 }
@@ -36,7 +36,8 @@ pub fn violated(name: &str, message: std::fmt::Arguments<'_>) {
     }
 }
 
-/// `invariant!("STEP-1", step == expected, "step {step} committed twice")`
+/// Checks a named invariant: `invariant!("STEP-1", step == expected, "step {step} committed
+/// twice")`.
 #[macro_export]
 macro_rules! invariant {
     ($name:literal, $holds:expr, $($message:tt)+) => {

@@ -1,11 +1,11 @@
-//! What the processes of r1d say to each other, and the records that they keep.
+//! The messages that the processes of r1d send each other, and the records that they keep.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`ids`] | names of jobs and samples |
 //! | [`rollout`] | the rollout record, the central type of a reinforcement-learning step |
 //! | [`sampling_mask`] | the ids that each token was drawn from |
-//! | [`verdict`] | what a reward said about a completion |
+//! | [`verdict`] | the outcome of a reward for a completion |
 //! | [`hyperparameters`] | sampling, objective and optimiser settings, as they travel to a worker |
 //! | [`worker`] | the protocol between `r1d` and an `r1d-worker` |
 //! | [`parts`] | its requests that are longer than a frame |

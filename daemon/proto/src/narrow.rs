@@ -5,7 +5,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserializer, Serializer};
 use std::fmt;
 
-/// The first byte says how wide a number is.
+/// Writes the numbers behind one byte that holds the width of each.
 pub(crate) fn serialize<S: Serializer>(numbers: &[u16], serializer: S) -> Result<S::Ok, S::Error> {
     let width = if numbers.iter().any(|&number| number > u16::from(u8::MAX)) {
         2

@@ -4,8 +4,8 @@
 //! More { id 7, items 0..a }  More { id 7, items a..b }  …  Train { id 7, items z.. } ─▶ one answer
 //! ```
 //!
-//! A part is made when its turn comes, and what was sent is let go of: the whole never stands in
-//! memory a second time.
+//! A part is made when its turn comes, and freed when it has been sent: the whole request is never
+//! in memory a second time.
 
 use crate::worker::{
     Group, Labelled, Pair, Question, RewardBatch, SupervisedSequence, ToWorker, TrainSequence,
@@ -13,23 +13,30 @@ use crate::worker::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a part, at most, where it has more than one item. An item alone may be as long as a
-/// frame.
+/// Most bytes of a part that has more than one item. A single item may be as long as a frame.
 pub const PART_MAX_BYTES: usize = 32 << 20;
 
 /// Items of a request's list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
+    /// Sequences of [`WorkerRequest::Train`] or [`WorkerRequest::TrainPpo`].
     Rollouts(Vec<TrainSequence>),
+    /// Sequences of [`WorkerRequest::Supervise`].
     Supervised(Vec<SupervisedSequence>),
+    /// Pairs of [`WorkerRequest::TrainDpo`] or [`WorkerRequest::TrainReward`].
     Pairs(Vec<Pair>),
+    /// Labelled texts of [`WorkerRequest::TrainReward`].
     Labelled(Vec<Labelled>),
+    /// Token ids of the texts of [`WorkerRequest::Score`].
     Texts(Vec<Vec<u32>>),
+    /// Groups of [`WorkerRequest::Generate`].
     Groups(Vec<Group>),
+    /// Questions of [`WorkerRequest::Answer`].
     Questions(Vec<Question>),
 }
 
-/// A request was sent parts of another kind of list than its own.
+/// The parts of a request are of another kind than its list. It happens only between different
+/// releases of r1d and r1d-worker: run the same release of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the parts of a request are of another kind than its list: run the same release of r1d and \
@@ -37,12 +44,12 @@ pub enum Part {
 )]
 pub struct OtherKind;
 
-/// Most bytes that something takes in postcard.
+/// The most bytes that a value takes in postcard.
 trait Encoded {
     fn bytes_max(&self) -> usize;
 }
 
-/// A varint of 32 bits, and the header of a list.
+/// Most bytes of a varint of 32 bits, and of the header of a list.
 const NUMBER_BYTES: usize = 5;
 
 impl Encoded for Vec<u32> {
@@ -96,7 +103,7 @@ impl Encoded for Question {
     }
 }
 
-/// The first items, which come to at most `bytes`, but at least one.
+/// Takes the first items, of at most `bytes` together, but at least one.
 fn front<T: Encoded>(items: &mut Vec<T>, bytes: usize) -> Vec<T> {
     let mut sum = 0;
     let fits = |item: &&T| {
@@ -137,7 +144,7 @@ impl Part {
         }
     }
 
-    /// Puts `later` items behind these.
+    /// Puts the `later` items behind these; an error if they are of another kind.
     pub fn append(&mut self, later: Part) -> Result<(), OtherKind> {
         match (self, later) {
             (Part::Rollouts(items), Part::Rollouts(mut later)) => items.append(&mut later),
@@ -174,7 +181,7 @@ macro_rules! with_list {
 }
 
 impl WorkerRequest {
-    /// The list that makes it long, taken out.
+    /// Takes the request's list out; `None` for a request that has none.
     fn take_list(&mut self) -> Option<Part> {
         macro_rules! take {
             ($kind:ident, $list:expr) => {
@@ -184,7 +191,8 @@ impl WorkerRequest {
         with_list!(self, take, None)
     }
 
-    /// Puts a list, or what came before the rest of it, into its place.
+    /// Puts a list into the request, before what its own list holds; an error if the request has no
+    /// list of this kind.
     pub fn with_list_before(&mut self, before: Part) -> Result<(), OtherKind> {
         let mut whole = before;
         if let Some(own) = self.take_list() {
@@ -206,8 +214,8 @@ impl WorkerRequest {
 }
 
 impl ToWorker {
-    /// The messages that a request travels in: parts of at most `part_bytes`, or of one item, and
-    /// then the request with the last of them. Most requests are one message.
+    /// Splits a request into the messages that it travels in: parts of at most `part_bytes`, or of
+    /// one item, and then the request with the last of them. Most requests are one message.
     pub fn messages(self, part_bytes: usize) -> Messages {
         let ToWorker { id, mut request } = self;
         let list = request.take_list().filter(|list| !list.is_empty());
@@ -245,7 +253,7 @@ impl Iterator for Messages {
                 self.list = None;
                 let mut request = self.request.take()?;
                 if let Some(last) = last {
-                    // The list came out of this very request.
+                    // It cannot fail: the list came out of this request.
                     let _ = request.with_list_before(last);
                 }
                 Some(ToWorker { id, request })
@@ -257,13 +265,13 @@ impl Iterator for Messages {
 /// Puts the messages of requests together again.
 #[derive(Default)]
 pub struct Assembly {
-    /// Parts of the request of this id.
+    /// The id of a request, and its parts so far.
     waiting: Option<(u64, Part)>,
 }
 
 impl Assembly {
-    /// The whole request, once its last message is here. Parts whose request never came are let go
-    /// of.
+    /// Adds a message; returns the whole request once its last message is here. Parts whose request
+    /// never came are dropped.
     pub fn add(&mut self, message: ToWorker) -> Result<Option<ToWorker>, OtherKind> {
         let ToWorker { id, mut request } = message;
         let before = self
@@ -294,7 +302,7 @@ mod tests {
     use crate::sampling_mask::SamplingMask;
     use crate::worker::{Supervise, TrainPpo};
 
-    /// With `layers` × 8 experts for each of 8 tokens.
+    /// A sequence whose rollout has `layers` × 8 experts for each of 8 tokens.
     fn rollout(index: u32, layers: usize, experts: u16) -> TrainSequence {
         TrainSequence {
             prompt_ids: vec![index, 129_279],

@@ -7,14 +7,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The mode of a new file that everybody may read whom the umask lets.
+/// The mode of a new file that everybody may read and write, less what the umask forbids.
 pub const FILE_MODE: u32 = 0o666;
 
-/// Writes a new file of this mode, less the umask, beside `path`, flushes it to the disk, renames
-/// it to `path` and makes the name survive a crash. On an error nothing is left beside `path`,
-/// which is as it was; only where the last of this fails, the sync of the directory, it is the new
-/// file, and a crash may bring the old one back. If several threads or processes write at once,
-/// `path` holds what the last one to finish wrote, whole.
+/// Replaces `path`: writes a new file of this mode, less the umask, beside it, flushes it to the
+/// disk, renames it to `path` and makes the name survive a crash. After an error no file is left
+/// beside `path`, which is unchanged; only if the last step fails, the sync of the directory, is it
+/// the new file, and a crash may bring the old one back. If several threads or processes write at
+/// once, `path` holds what the last one to finish wrote, whole.
 pub fn replace(
     path: &Path,
     mode: u32,
@@ -23,7 +23,7 @@ pub fn replace(
     let (part, file) = create_part(path, mode)?;
     let written = fill_and_sync(file, fill).and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
-        // Nothing to add to the error that is reported if this fails as well.
+        // If this fails too, the error above is still the one to report.
         let _ = std::fs::remove_file(&part);
     }
     written.and_then(|()| sync_parent(path))
@@ -35,9 +35,9 @@ fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) ->
     writer.into_inner().map_err(|e| e.into_error())?.sync_all()
 }
 
-/// A file that was not there, in the directory of `path`: the same file system, so that the rename
-/// is atomic, and no two writers share it. What has its name already, another's file or a link, is
-/// not touched: the next number is tried.
+/// Creates a file in the directory of `path`: the same file system, so that the rename is atomic,
+/// and no two writers share it. A name that is taken, by another's file or a link, is not touched:
+/// the next number is tried.
 fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
     static WRITERS: AtomicU64 = AtomicU64::new(0);
     let name = path
@@ -62,8 +62,8 @@ fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
 /// The end of the name of a file that is being written.
 const PART: &str = ".part";
 
-/// Removes what writers left in a directory that did not live to finish; those of this process are
-/// left alone. The files are only in the way, so an error is ignored.
+/// Removes the files that writers left in a directory because they did not live to finish; those of
+/// this process stay. The files are only in the way, so an error is ignored.
 pub fn remove_parts(directory: &Path) {
     let own = format!(".{}-", std::process::id());
     let is_left =

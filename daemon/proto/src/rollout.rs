@@ -24,10 +24,13 @@ pub enum FinishReason {
 /// way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
+    /// The sample's place in its job.
     pub key: SampleKey,
     /// Row of the data set that the prompt comes from.
     pub row: u64,
+    /// Token ids of the prompt, as the chat template renders it.
     pub prompt_ids: Vec<u32>,
+    /// Token ids that were sampled, the stop id included.
     pub completion_ids: Vec<u32>,
     /// Log-probability of each completion id under the distribution it was drawn from: after
     /// temperature, and over `kept_ids`. Natural logarithm, one per completion id.
@@ -36,24 +39,27 @@ pub struct Rollout {
     /// by row, where `tokens` = prompt + completion − 1 (the last id is never fed back). Empty for
     /// dense models.
     pub experts: Vec<u16>,
-    /// What top-k and top-p left of the vocabulary, per completion id, where
-    /// [`keep_sampling_mask`](crate::hyperparameters::Sampling::keep_sampling_mask) asks for it.
-    /// Empty where they left all of it, or nobody asked: log-probabilities are then over the whole
-    /// vocabulary.
+    /// The ids that top-k and top-p left of the vocabulary, per completion id, if
+    /// [`keep_sampling_mask`](crate::hyperparameters::Sampling::keep_sampling_mask) is on. Empty if
+    /// they left all of it, or it is off: log-probabilities are then over the whole vocabulary.
     pub kept_ids: SamplingMask,
     /// Number of optimiser steps that the sampling weights had seen in this stage.
     pub policy_version: u64,
+    /// Why the completion ended.
     pub finish: FinishReason,
 }
 
-/// A rollout and what was made of it. This is what the journal keeps and the Parquet files show.
+/// A rollout with its verdicts: what the journal keeps and the Parquet files show.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoredRollout {
+    /// The completion, as the sampler made it.
     pub rollout: Rollout,
     /// One verdict per reward of the stage, in the job file's order.
     pub verdicts: Vec<Verdict>,
     /// Weighted sum of the scores; `None` when an abstention takes the sample out of training.
     pub reward: Option<f32>,
-    /// Group-relative advantage; `None` when the sample does not train.
+    /// GRPO: the advantage relative to the group. PPO: the reward, from which the trainer estimates
+    /// advantages. Rejection sampling: 1 for a completion that is kept. `None` for a sample that
+    /// does not train or is not kept.
     pub advantage: Option<f32>,
 }

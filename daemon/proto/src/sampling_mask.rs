@@ -7,62 +7,88 @@
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// A set of ids per token of a completion; empty where every token had the whole vocabulary.
+/// A set of ids per token of a completion; empty if every token had the whole vocabulary.
 ///
-/// Token by token: the number of runs of kept ids, 0 for the whole vocabulary, then of each run how
-/// many ids are dropped before it and how many it keeps. Each number is a varint in a journal or a
-/// frame, so a few likely ids are as short as nearly all of them.
+/// It is stored token by token: the number of runs of kept ids, 0 for the whole vocabulary, then
+/// for each run how many ids are dropped before it and how many it keeps. Each number is a varint
+/// in a journal or a frame, so a few likely ids are as short as nearly all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SamplingMask(Vec<u32>);
 
-/// Numbers of one completion (`LIM-1`): at 5 bytes each, a completion with its experts still fits a
-/// journal record.
+/// Most numbers of one completion (`LIM-1`): at 5 bytes each, a completion with its experts still
+/// fits a journal record.
 pub const KEPT_NUMBERS_MAX: usize = 8 << 20;
 
-/// What is wrong with sets of kept ids.
+/// Why a mask cannot be that of a completion.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSamplingMask {
+    /// The mask has another number of tokens than the completion.
     #[error("kept ids of {found} tokens for {expected} completion ids")]
-    Tokens { expected: usize, found: usize },
+    Tokens {
+        /// Number of the completion's ids.
+        expected: usize,
+        /// Number of the mask's tokens.
+        found: usize,
+    },
+    /// The numbers of a token are not all there.
     #[error("the kept ids of token {token} end inside a run")]
-    CutShort { token: usize },
+    CutShort {
+        /// Index of the token, from 0.
+        token: usize,
+    },
+    /// A run keeps no id, or continues the run before it.
     #[error("the kept ids of token {token} have a run of none")]
-    EmptyRun { token: usize },
+    EmptyRun {
+        /// Index of the token, from 0.
+        token: usize,
+    },
+    /// A run ends beyond the vocabulary.
     #[error(
         "the kept ids of token {token} reach to {end}, beyond the model's vocabulary of \
          {vocab_size}"
     )]
     Beyond {
+        /// Index of the token, from 0.
         token: usize,
+        /// One above the last id of the token's runs.
         end: u64,
+        /// Number of ids in the model's vocabulary.
         vocab_size: u64,
     },
+    /// The id that was sampled is not in the token's set.
     #[error("id {id}, token {token}, is not among its kept ids")]
-    NotKept { token: usize, id: u32 },
+    NotKept {
+        /// Index of the token, from 0.
+        token: usize,
+        /// The id that was sampled.
+        id: u32,
+    },
 }
 
-/// The set of one token.
+/// The set of ids that one token was drawn from.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenMask<'a>(&'a [u32]);
 
 impl SamplingMask {
-    /// For a column of a table; [`check`](Self::check) tells whether they mean anything.
+    /// Takes the numbers from a column of a table, unchecked; [`check`](Self::check) finds whether
+    /// they mean anything.
     pub fn from_numbers(numbers: Vec<u32>) -> SamplingMask {
         SamplingMask(numbers)
     }
 
+    /// The numbers as they are stored.
     pub fn numbers(&self) -> &Vec<u32> {
         &self.0
     }
 
-    /// Every token had the whole vocabulary.
+    /// Whether every token had the whole vocabulary.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds a token whose kept ids are the set bits of `words`, id 0 the lowest of the first; none
-    /// is set from `vocab_size` on. `false`: it does not fit [`KEPT_NUMBERS_MAX`] any more.
+    /// Adds a token whose kept ids are the set bits of `words`, id 0 the lowest of the first; no
+    /// bit may be set from `vocab_size` on. `false`: the mask is beyond [`KEPT_NUMBERS_MAX`].
     #[must_use]
     pub fn push(&mut self, words: &[u64], vocab_size: u32) -> bool {
         let count_at = self.0.len();
@@ -84,7 +110,7 @@ impl SamplingMask {
         self.0.len() <= KEPT_NUMBERS_MAX
     }
 
-    /// Empty where no token's set was cut.
+    /// The mask, or an empty one if the set of no token was cut.
     pub fn or_none(self) -> SamplingMask {
         if self.0.iter().all(|number| *number == 0) {
             SamplingMask::default()
@@ -93,7 +119,7 @@ impl SamplingMask {
         }
     }
 
-    /// The set of each token in turn; ends early where the numbers do not add up.
+    /// The set of each token in turn; ends early if the numbers do not add up.
     pub fn tokens(&self) -> impl Iterator<Item = TokenMask<'_>> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
@@ -104,7 +130,7 @@ impl SamplingMask {
         })
     }
 
-    /// Whether these are the sets that `completion_ids` were drawn from.
+    /// Checks that `completion_ids` can have been drawn from these sets.
     pub fn check(&self, completion_ids: &[u32], vocab_size: u64) -> Result<(), BadSamplingMask> {
         if self.is_empty() {
             return Ok(());
@@ -142,11 +168,12 @@ impl SamplingMask {
 }
 
 impl TokenMask<'_> {
+    /// Whether the token had the whole vocabulary.
     pub fn is_whole(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// TokenMask ids, ascending; none where the whole vocabulary is.
+    /// Runs of kept ids, ascending; no runs if the token had the whole vocabulary.
     pub fn runs(&self) -> impl Iterator<Item = Range<i64>> {
         let mut at = 0;
         self.0.chunks_exact(2).map(move |pair| {
@@ -156,7 +183,7 @@ impl TokenMask<'_> {
         })
     }
 
-    /// Number of kept ids.
+    /// Number of kept ids; `vocab_size` if the token had the whole vocabulary.
     pub fn size(&self, vocab_size: u64) -> u64 {
         if self.is_whole() {
             vocab_size
@@ -166,7 +193,7 @@ impl TokenMask<'_> {
     }
 }
 
-/// The first bit from `from` on that is `set`.
+/// The index of the first bit from `from` on that is `set`; `None` if there is none.
 fn next_bit(words: &[u64], from: usize, set: bool) -> Option<usize> {
     let bits = u64::BITS as usize;
     let wanted = |word: u64| if set { word } else { !word };

@@ -1,31 +1,32 @@
-//! What a user, a model or a plugin wrote, on its way into an error or a log: cut to a limit, and
-//! nothing in it that moves a terminal's cursor.
+//! Text of users, models and plugins on its way into an error or a log: cut to a limit, and without
+//! anything that moves a terminal's cursor.
 //!
 //! A key of a job file may have a megabyte, a plugin's message may hold an escape sequence, and
 //! both end up in an error's text. An error quotes with [`quote`]; where it leaves the process,
-//! [`line`] is the last word.
+//! [`line`] comes last.
 
-/// Bytes of a quoted piece: a key, a value, a name.
+/// Most bytes of a quoted piece: a key, a value, a name.
 pub const QUOTE_MAX_BYTES: usize = 200;
-/// Bytes of a whole error or warning.
+/// Most bytes of a whole error or warning.
 pub const LINE_MAX_BYTES: usize = 4 << 10;
 
-/// A piece of somebody's text, as an error quotes it: one line of at most [`QUOTE_MAX_BYTES`].
+/// Makes a piece of outside text safe to quote in an error: one line of at most
+/// [`QUOTE_MAX_BYTES`].
 pub fn quote(text: &str) -> String {
     shown(text, QUOTE_MAX_BYTES, false)
 }
 
-/// An error or a warning: one line of at most [`LINE_MAX_BYTES`].
+/// Makes an error or a warning safe to show: one line of at most [`LINE_MAX_BYTES`].
 pub fn line(text: &str) -> String {
     shown(text, LINE_MAX_BYTES, false)
 }
 
-/// As [`line`], for a text of our own that may have several lines.
+/// Makes a text of our own safe to show like [`line`], but keeps its line breaks.
 pub fn lines(text: &str) -> String {
     shown(text, LINE_MAX_BYTES, true)
 }
 
-/// A number, without hundreds of zeros before or behind its digits.
+/// Formats a number without hundreds of zeros before or behind its digits.
 pub fn number(number: f64) -> String {
     let is_long = number.is_finite() && number != 0.0 && !(1e-5..1e15).contains(&number.abs());
     if is_long {
@@ -43,7 +44,7 @@ pub fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// What is cut off is told by its size.
+/// Escapes and cuts a text; the number of bytes that were cut off stands at its end.
 fn shown(text: &str, bytes_max: usize, keeps_lines: bool) -> String {
     let mut shown = String::new();
     for (at, c) in text.char_indices() {

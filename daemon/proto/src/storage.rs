@@ -13,7 +13,7 @@ pub fn create_dir_durably(dir: &Path) -> io::Result<()> {
         .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
         .count();
     std::fs::create_dir_all(dir)?;
-    // One that was there already may be of a process that did not live to sync it.
+    // A directory that exists already may be of a process that ended before it synced it.
     dir.ancestors().take(made.max(1)).try_for_each(sync_parent)
 }
 
@@ -41,12 +41,15 @@ pub trait Storage: Send + Sync + 'static {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Names of the files in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Opens a file at its end; creates it when it does not exist.
+    /// Opens a file at its end; creates it if it does not exist.
     fn append(&self, path: &Path) -> io::Result<Box<dyn Append>>;
+    /// Reads the whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Replaces `to` when it exists.
+    /// Renames a file; replaces `to` if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory survive a crash of the machine.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 

@@ -1,5 +1,5 @@
-//! Opens files that a user names: once, without blocking, regular files only, and never more of
-//! them than a limit.
+//! Files that a user names: each is opened once, without blocking, only if it is a regular file,
+//! and never read beyond a limit.
 //!
 //! A path in a job is data from outside. A FIFO would block `open` for ever, a device has length 0
 //! and no end, and a file of `/proc` may wait for an event. All of these are refused here, from the
@@ -10,8 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// `statfs` types of file systems of the kernel's, whose files are none: proc, sysfs, debugfs,
-/// tracefs, cgroup2, cgroup, devpts, securityfs, configfs, pstore, efivarfs, bpf, mqueue,
+/// `statfs` types of the kernel's own file systems, whose files hold no data of users: proc, sysfs,
+/// debugfs, tracefs, cgroup2, cgroup, devpts, securityfs, configfs, pstore, efivarfs, bpf, mqueue,
 /// binfmt_misc, selinuxfs.
 const PSEUDO_FILE_SYSTEMS: [u64; 15] = [
     0x9fa0,
@@ -31,7 +31,8 @@ const PSEUDO_FILE_SYSTEMS: [u64; 15] = [
     0xf97c_ff8c,
 ];
 
-/// Whether what is at `path` is the kernel's own, and takes no files, as /proc and /sys.
+/// Whether `path` is in one of the kernel's own file systems, such as /proc and /sys, in which no
+/// files can be made.
 pub fn is_of_the_kernel(path: &Path) -> io::Result<bool> {
     Ok(is_pseudo(&rustix::fs::statfs(path)?))
 }
@@ -41,7 +42,8 @@ fn is_pseudo(found: &rustix::fs::StatFs) -> bool {
     PSEUDO_FILE_SYSTEMS.contains(&(found.f_type as u64 & 0xffff_ffff))
 }
 
-/// Opens `path` for reading if it is a regular file, following links; never blocks on what is none.
+/// Opens `path` for reading if it is a regular file, following links; never blocks on anything
+/// else.
 ///
 /// Errors are the file system's own, or of kind `InvalidInput` with a text that says what the path
 /// is instead.
@@ -64,8 +66,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     regular(file)
 }
 
-/// Opens a regular file to add to its end, and makes it where there is none; never blocks on what
-/// is none.
+/// Opens a regular file to add to its end, and creates it if it does not exist; never blocks on
+/// anything else.
 ///
 /// Errors are those of [`open`].
 pub fn append(path: &Path) -> io::Result<File> {
@@ -78,7 +80,7 @@ pub fn append(path: &Path) -> io::Result<File> {
     let file =
         rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)).map_err(
             |refused| match refused {
-                // A pipe that nobody reads, or one of those above.
+                // A pipe without a reader, or a socket or device as above.
                 rustix::io::Errno::NXIO => not_regular("a pipe, a socket or a device"),
                 rustix::io::Errno::ISDIR => not_regular("a directory"),
                 other => other.into(),
@@ -97,7 +99,7 @@ fn regular(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// What is there instead of a regular file; `None` where it is one.
+/// Names what the metadata belongs to if that is not a regular file; `None` for a regular file.
 pub fn instead(found: &std::fs::Metadata) -> Option<&'static str> {
     let kind = found.file_type();
     match (kind.is_file(), kind.is_dir()) {
@@ -124,7 +126,7 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`read`], of a text in UTF-8; other bytes are an error of kind `InvalidData`.
+/// Reads all of a text in UTF-8, like [`read`]; other bytes are an error of kind `InvalidData`.
 pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     String::from_utf8(read(path, bytes_max)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not text in UTF-8"))
@@ -206,7 +208,7 @@ mod tests {
                 path.display()
             );
         }
-        // One that is read takes no more.
+        // A pipe with a reader is refused, too.
         let _reader = open_fifo(&fifo);
         assert_eq!(
             append(&fifo).unwrap_err().kind(),

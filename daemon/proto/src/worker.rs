@@ -1,5 +1,5 @@
 //! The protocol between `r1d` and an `r1d-worker`, one worker per device, over the worker's
-//! standard input's socket.
+//! standard input, which is a socket.
 //!
 //! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in
 //! [`crate::frame`]s. A request is answered by exactly one final message that carries its id
@@ -17,141 +17,183 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The exit status of a worker that cannot use its device (sysexits' EX_UNAVAILABLE): the machine's
-/// fault, not the job's.
+/// The exit status of a worker that cannot use its device (sysexits' EX_UNAVAILABLE): the machine
+/// is at fault, not the job.
 pub const EXIT_NO_DEVICE: u8 = 69;
 
+/// A request to a worker, or a part of one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToWorker {
+    /// The request's number; its parts and its answer carry the same.
     pub id: u64,
+    /// What to do.
     pub request: WorkerRequest,
 }
 
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FromWorker {
-    /// The request that this belongs to; 0 for `Event::Started`.
+    /// The id of the request that this belongs to; 0 for [`Event::Started`].
     pub id: u64,
+    /// An event, or the final answer.
     pub body: Body,
 }
 
+/// What a worker's message holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Body {
+    /// Something happened; the answer is still to come.
     Event(Event),
+    /// The final answer to a request that was carried out.
     Done(Reply),
+    /// The final answer to a request that was not.
     Failed(Failure),
 }
 
+/// A request of the daemon to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum WorkerRequest {
-    /// Load or initialise the policy and build what the stage needs. Replaces what was open before.
+    /// Loads or initialises the policy and builds what the stage needs. It replaces what was open
+    /// before.
     Open(Box<Open>),
-    /// Sample completions: an [`Event::Completed`] for each as it ends, then [`Reply::Generated`].
+    /// Samples completions: an [`Event::Completed`] for each as it ends, then [`Reply::Generated`].
     Generate(Generate),
-    /// One rollout batch of a policy-gradient stage: `num_iterations × num_minibatches` updates.
+    /// Trains on one rollout batch of a policy-gradient stage: `num_iterations × num_minibatches`
+    /// updates.
     Train(Train),
-    /// One update on token sequences with a loss mask (pretrain, sft).
+    /// Makes one update on token sequences with a loss mask (pretrain, sft).
     Supervise(Supervise),
-    /// Make the reference equal to the policy.
+    /// Makes the reference equal to the policy.
     SyncReference,
-    /// Write weights, optimiser and reference so that `Restore` continues with the same bits. `dir`
-    /// must not exist; it appears whole or not at all (`CKP-1`).
+    /// Writes weights, optimiser and reference so that `Restore` continues with the same bits. The
+    /// checkpoint appears whole or not at all (`CKP-1`).
     Save {
+        /// The directory to write, which must not exist.
         dir: PathBuf,
     },
+    /// Reads a checkpoint into what is open.
     Restore {
+        /// The directory that [`WorkerRequest::Save`] wrote.
         dir: PathBuf,
     },
-    /// Write the policy as a Hugging Face directory.
+    /// Writes the policy as a Hugging Face directory.
     Export {
+        /// The directory to write.
         dir: PathBuf,
     },
-    /// Let go of the model and its memory.
+    /// Frees the model and its memory.
     Close,
-    /// One update of a reward model ([`Open::scores`]).
+    /// Makes one update of a reward model ([`Open::scores`]).
     TrainReward(TrainReward),
-    /// One update of a policy on pairs; needs the reference.
+    /// Makes one update of a policy on pairs; needs the reference.
     TrainDpo(TrainDpo),
-    /// One rollout batch of PPO; needs [`Open::value_model`], and the reference where `kl_coef` is
-    /// above 0.
+    /// Trains on one rollout batch of PPO; needs [`Open::value_model`], and the reference where
+    /// `kl_coef` is above 0.
     TrainPpo(TrainPpo),
-    /// What a reward model thinks of whole texts, token ids each, without learning from them.
-    /// `None`: the open one ([`Open::scores`]). Another one is loaded beside what is open, and
-    /// stays until another model is opened.
+    /// Scores whole texts by a reward model, which does not learn from them.
     Score {
+        /// The reward model; `None`: the open one ([`Open::scores`]). Another one is loaded beside
+        /// what is open, and stays until another model is opened.
         model: Option<ModelSource>,
+        /// Token ids of each text.
         sequences: Vec<Vec<u32>>,
     },
-    /// What a language model writes, greedily, behind each of these prompts. It is loaded beside
-    /// what is open, and stays until another model is opened.
+    /// Lets a language model write greedily behind prompts. It is loaded beside what is open, and
+    /// stays until another model is opened.
     Answer(Answer),
-    /// Items of the list of the request that follows with this id ([`crate::parts`]); it is not
-    /// answered.
+    /// Carries items of the list of the request that follows with this id ([`crate::parts`]); it
+    /// has no answer.
     More(Part),
 }
 
+/// What a worker reports before a request's final answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// The first thing a worker says.
+    /// The worker is ready: its first message.
     Started {
+        /// The worker's release.
         version: String,
+        /// Its device: `cuda:0`, `cpu`.
         device: String,
+        /// Its process id.
         pid: u32,
     },
+    /// A completion of [`WorkerRequest::Generate`] has ended.
     Completed(Rollout),
     /// What a request does and how far it is, for the watchdog, `r1ctl why` and progress bars. It
     /// is sent when something has moved: a part of a file was read, hashed or written, a layer, a
     /// micro-batch or a token computed. So it comes at least every 2 s, except from single
-    /// operations that cannot be looked into: the backward pass of one micro-batch, an optimiser's
-    /// update, the syncing of the last 64 MiB of a file. Those must take less time than the
-    /// watchdog has patience.
+    /// operations that report nothing while they last: the backward pass of one micro-batch, an
+    /// optimiser's update, the syncing of the last 64 MiB of a file. Those must take less time than
+    /// the watchdog waits.
     Progress {
+        /// The work, for [`Activity::doing`](crate::control::Activity::doing).
         doing: String,
+        /// How many of `total` are done.
         done: u64,
+        /// How many there are.
         total: u64,
+        /// What is counted, in the plural.
         unit: String,
     },
 }
 
+/// The answer to a request that was carried out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
+    /// Answers [`WorkerRequest::Open`].
     Opened(Opened),
+    /// Answers [`WorkerRequest::Generate`], after the last completion.
     Generated {
+        /// The time it took, its speed, and the share of drafts that were accepted.
         metrics: Metrics,
     },
-    /// Metrics of the update(s), by TRL's names.
+    /// Answers a request that trains.
     Trained {
+        /// Metrics of its updates, by TRL's names.
         metrics: Metrics,
     },
+    /// Answers [`WorkerRequest::SyncReference`].
     ReferenceSynced,
-    /// SHA-256 of the manifest, hex.
+    /// Answers [`WorkerRequest::Save`].
     Saved {
+        /// SHA-256 of the checkpoint's manifest, hex.
         manifest_sha256: String,
     },
+    /// Answers [`WorkerRequest::Restore`].
     Restored,
+    /// Answers [`WorkerRequest::Export`].
     Exported,
+    /// Answers [`WorkerRequest::Close`].
     Closed,
-    /// In the order of the request.
+    /// Answers [`WorkerRequest::Score`].
     Scored {
+        /// The score of each text, in the order of the request.
         scores: Vec<f32>,
     },
-    /// Ids of each answer, in the order of the request.
+    /// Answers [`WorkerRequest::Answer`].
     Answered {
+        /// Token ids of each answer, in the order of the request.
         answers: Vec<Vec<u32>>,
     },
 }
 
-/// Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`, speeds under
-/// `perf/`.
+/// Metrics by name. Names are TRL's (`loss`, `kl`, `grad_norm`, …); times are under `timing_s/`,
+/// speeds under `perf/`.
 pub type Metrics = BTreeMap<String, f64>;
 
+/// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
+    /// The kind of failure, which tells whether to try again.
     pub kind: FailureKind,
+    /// One line that names the culprit.
     pub message: String,
 }
 
 impl Failure {
-    /// The message may quote names of files and tensors: it is made one line of bounded length.
+    /// Makes a failure whose message may quote names of files and tensors: it becomes one line of
+    /// bounded length.
     pub fn new(kind: FailureKind, message: &str) -> Failure {
         Failure {
             kind,
@@ -160,77 +202,89 @@ impl Failure {
     }
 }
 
+/// Kinds of failures, by what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
-    /// The request or a file it names is bad: trying again cannot help.
+    /// The request, or a file that it names, is bad: trying again cannot help.
     Invalid,
     /// The device ran out of memory.
     OutOfMemory,
     /// A file system error: disk full, permission, read error.
     Storage,
-    /// Anything else; a fresh worker may succeed.
+    /// Anything else: a fresh worker may succeed.
     Internal,
 }
 
+/// What to open for a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Open {
+    /// The source of the weights.
     pub model: ModelSource,
+    /// Data type of the weights.
     pub dtype: Dtype,
-    /// Linear layers of a bfloat16 model multiply in FP8.
+    /// Whether linear layers of a bfloat16 model multiply in FP8.
     pub fp8: bool,
-    /// The reference mode: equal bits whatever the batch, slot or order (`ROLL-1`), trainer and
-    /// sampler equal (`ROLL-2`).
+    /// Whether to compute in the reference mode: equal bits whatever the batch, slot or order
+    /// (`ROLL-1`), trainer and sampler equal (`ROLL-2`).
     pub batch_invariant: bool,
-    /// Keep a frozen copy of the stage's first weights, for the KL term.
+    /// Whether to keep a frozen copy of the stage's first weights, for the KL term.
     pub reference: bool,
-    /// Absent for stages that only sample.
+    /// How the weights are trained; `None` for stages that only sample.
     pub optimiser: Option<Optimiser>,
+    /// Balancing of mixture-of-experts layers while training.
     pub router: RouterTraining,
-    /// Train fresh adapters instead of the weights.
+    /// Fresh adapters to train instead of the weights.
     pub lora: Option<Lora>,
     /// λ of multi-token prediction (DeepSeek-V3 2.2); above 0 the model is opened with its
     /// prediction module.
     pub mtp_loss_weight: f64,
-    /// Decode with the prediction module's drafts, which opens the model with it too.
+    /// Whether to decode with the prediction module's drafts, which opens the model with it too.
     pub speculative_decoding: bool,
-    /// The model is a reward model: it has a scalar head or gets a fresh one, and takes
-    /// `TrainReward` and `Score` instead of what policies do. It is saved and written out as
-    /// policies are.
+    /// Whether the model is a reward model: it has a scalar head or gets a fresh one, and takes
+    /// `TrainReward` and `Score` instead of a policy's requests. It is saved and exported like a
+    /// policy.
     pub scores: bool,
     /// A value model beside the policy, for PPO.
     pub value_model: Option<ValueModel>,
-    /// Absent where the stage samples nothing.
+    /// The sampler's cache; `None` if the stage samples nothing.
     pub sampler: Option<Slots>,
-    /// Micro-batches are packed to this many tokens.
+    /// Most tokens that are packed into a micro-batch.
     pub max_tokens_per_device: u32,
-    /// For random initial weights and nothing else.
+    /// Seed of random initial weights; nothing else depends on it.
     pub seed: u64,
 }
 
+/// The value model of PPO and how it is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValueModel {
-    /// Of a reward model, or of a language model, whose trunk gets a fresh head. Absent: the
-    /// policy's first weights.
+    /// A reward model, or a language model whose trunk gets a fresh head; `None`: the policy's
+    /// first weights.
     pub model: Option<ModelSource>,
+    /// How it is trained.
     pub optimiser: Optimiser,
 }
 
+/// A source of a model's weights.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ModelSource {
     /// A Hugging Face directory.
     Directory(PathBuf),
-    /// Random weights for this `config.json` (its text); tokenizer files of `carry` are copied on
-    /// export.
+    /// Random weights.
     Init {
+        /// Text of the `config.json` that gives the shapes.
         config: String,
+        /// Directory whose tokenizer files are copied on export.
         carry: Option<PathBuf>,
     },
 }
 
+/// Data type of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
+    /// 4 bytes a value.
     Float32,
+    /// 2 bytes a value; the optimiser updates float32 copies.
     Bfloat16,
 }
 
@@ -238,18 +292,18 @@ pub enum Dtype {
 /// become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
-    /// Completions decoded at a time, at most.
+    /// Most completions that are decoded at a time.
     pub count: u32,
     /// Prompt and completion tokens that all slots together hold.
     pub tokens: u64,
 }
 
-/// A slot's length is a multiple of this: products over a slot's keys have few shapes, and rows
-/// that are aligned.
+/// Tokens that a slot's length is a multiple of, so that products over a slot's keys have few
+/// shapes, and aligned rows.
 pub const SLOT_BLOCK_TOKENS: u32 = 64;
 
 impl Slots {
-    /// As many slots of at least `capacity` tokens each.
+    /// A cache for `count` slots of at least `capacity` tokens each.
     pub fn of(count: u32, capacity: u32) -> Slots {
         Slots {
             count,
@@ -257,164 +311,210 @@ impl Slots {
         }
     }
 
-    /// How many slots a request gets whose longest completion may come to `capacity` tokens with
-    /// its prompt; 0 where not one fits.
+    /// How many slots a request gets whose longest completion may take `capacity` tokens with its
+    /// prompt; 0 if not even one fits.
     pub fn fitting(&self, capacity: u64) -> u32 {
         let fitting = self.tokens / slot_tokens(capacity).max(1);
         u32::try_from(fitting).unwrap_or(u32::MAX).min(self.count)
     }
 }
 
-/// The tokens that a slot takes which is to hold `capacity`.
+/// The length in tokens of a slot that has to hold `capacity`.
 pub fn slot_tokens(capacity: u64) -> u64 {
     capacity.saturating_add(u64::from(SLOT_BLOCK_TOKENS) - 1) / u64::from(SLOT_BLOCK_TOKENS)
         * u64::from(SLOT_BLOCK_TOKENS)
 }
 
+/// Sizes of the model that was opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
+    /// The architecture, as in `architectures[0]` of config.json: `DeepseekV3ForCausalLM`.
     pub architecture: String,
+    /// All parameters, also those that a token does not use.
     pub parameters: u64,
+    /// Parameters that one token's forward pass uses, embedding and head included.
     pub active_parameters: u64,
+    /// Rows of the embedding: ids are below it.
     pub vocab_size: u32,
+    /// Layers with routed experts; 0 for dense models.
     pub moe_layers: u32,
+    /// Experts that the router chooses for a token; 0 for dense models.
     pub experts_per_token: u32,
 }
 
+/// Prompts to complete, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generate {
+    /// Index of the stage in the job file, from 0; the random numbers depend on it.
     pub stage: u32,
+    /// Index of the step in the stage, from 0; the random numbers depend on it.
     pub step: u64,
+    /// Copied into each completion's [`Rollout::policy_version`].
     pub policy_version: u64,
+    /// How completions are drawn.
     pub sampling: Sampling,
-    /// Completions carry [`Rollout::experts`]: for those that are trained on with the experts that
-    /// they were sampled with.
+    /// Whether completions carry [`Rollout::experts`]: for those that are trained on with the
+    /// experts that they were sampled with.
     pub record_experts: bool,
+    /// The prompts, and which completions of each to draw.
     pub groups: Vec<Group>,
 }
 
+/// Prompts for a language model to answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The source of its weights.
     pub model: ModelSource,
     /// Ids that end an answer.
     pub stop_ids: Vec<u32>,
+    /// The prompts, with a limit for each answer.
     pub questions: Vec<Question>,
 }
 
+/// A prompt that a language model answers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Question {
+    /// Its token ids.
     pub prompt_ids: Vec<u32>,
-    /// Of the answer, at least 1.
+    /// Longest answer in tokens, at least 1.
     pub max_tokens: u32,
 }
 
-/// Completions of one prompt: its prefill is shared.
+/// Completions of one prompt, which share its prefill.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// Index within the step ([`crate::ids::SampleKey::prompt`]).
     pub prompt: u32,
+    /// Row of the data set that the prompt comes from; copied into [`Rollout::row`].
     pub row: u64,
+    /// Token ids of the prompt.
     pub prompt_ids: Vec<u32>,
     /// Which samples to draw: all of `0..num_generations`, or those that a resumed step still
     /// lacks.
     pub samples: Vec<u32>,
 }
 
+/// A rollout batch and how to train on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Train {
+    /// Index of the step in the stage, from 0.
     pub step: u64,
     /// Number of optimiser updates before this request: position in the schedule.
     pub first_update: u64,
+    /// The loss.
     pub objective: Objective,
     /// Seed of the split into minibatches.
     pub seed: u64,
+    /// The batch.
     pub sequences: Vec<TrainSequence>,
 }
 
+/// A completion that trains the policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSequence {
+    /// Token ids of the prompt.
     pub prompt_ids: Vec<u32>,
+    /// Token ids that were sampled.
     pub completion_ids: Vec<u32>,
+    /// [`Rollout::behaviour_logprobs`]: natural logarithms, one per completion id.
     pub behaviour_logprobs: Vec<f32>,
-    /// As in [`Rollout::experts`]; empty where routing is not replayed.
+    /// [`Rollout::experts`]; empty where routing is not replayed.
     #[serde(with = "crate::narrow")]
     pub experts: Vec<u16>,
-    /// As in [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these,
-    /// too.
+    /// [`Rollout::kept_ids`]: the policy's and the reference's distributions are over these, too.
     pub kept_ids: SamplingMask,
+    /// Advantage of each of its tokens; PPO does not read it.
     pub advantage: f32,
-    /// The completion hit the length limit.
+    /// Whether the completion hit the length limit.
     pub truncated: bool,
 }
 
+/// A batch of token sequences with a loss mask.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Supervise {
+    /// Number of updates before this one: position in the schedule.
     pub step: u64,
+    /// The batch.
     pub sequences: Vec<SupervisedSequence>,
 }
 
-/// `ids` with the loss on predicting `ids[i]` where `trained[i]`; the first id is never predicted.
+/// A token sequence with a loss mask.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SupervisedSequence {
+    /// Token ids.
     pub ids: Vec<u32>,
+    /// Whether the loss is on predicting `ids[i]`, one per id; the first id is never predicted.
     pub trained: Vec<bool>,
 }
 
 /// One update of a reward model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReward {
+    /// Number of updates before this one: position in the schedule.
     pub step: u64,
+    /// The texts to learn from.
     pub batch: RewardBatch,
 }
 
+/// Texts that a reward model learns from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RewardBatch {
-    /// The preferred completion shall score higher. `center_rewards_coefficient` holds the scores
-    /// around 0; 0 is off.
+    /// Pairs: the preferred completion shall score higher.
     Pairs {
+        /// The pairs.
         pairs: Vec<Pair>,
+        /// Weight of a term that holds the scores around 0; 0 is off.
         center_rewards_coefficient: f64,
     },
-    /// A score shall be above 0 where the label is 1, below where it is 0.
+    /// Labelled texts: a score shall be above 0 where the label is 1, below where it is 0.
     Labelled(Vec<Labelled>),
 }
 
 /// Two completions of one prompt, of which one is preferred.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
+    /// Token ids of the prompt.
     pub prompt_ids: Vec<u32>,
+    /// Token ids of the preferred completion.
     pub chosen_ids: Vec<u32>,
+    /// Token ids of the other completion.
     pub rejected_ids: Vec<u32>,
-    /// By how much a reward model's scores shall differ at least, as far as that is known; 0 where
-    /// it is not. Not for DPO.
+    /// Least difference of a reward model's scores, if it is known; else 0. DPO does not read it.
     pub margin: f32,
 }
 
 /// A whole text and its label, from 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Labelled {
+    /// Token ids of the text.
     pub ids: Vec<u32>,
+    /// The label, from 0 to 1.
     pub label: f32,
 }
 
 /// One update of a policy on pairs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainDpo {
+    /// Number of updates before this one: position in the schedule.
     pub step: u64,
+    /// The loss.
     pub objective: DpoObjective,
+    /// The batch.
     pub pairs: Vec<Pair>,
 }
 
 /// One rollout batch of PPO: `num_ppo_epochs × num_mini_batches` updates of policy and value model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainPpo {
+    /// Index of the step in the stage, from 0.
     pub step: u64,
     /// Number of optimiser updates before this request: position in the schedule.
     pub first_update: u64,
+    /// The losses of policy and value model.
     pub objective: PpoObjective,
     /// Seed of the split into minibatches.
     pub seed: u64,
-    /// Their advantages are not read: the trainer estimates them.
+    /// The batch; the trainer estimates advantages and does not read theirs.
     pub sequences: Vec<TrainSequence>,
     /// The score of each sequence.
     pub scores: Vec<f32>,

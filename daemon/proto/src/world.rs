@@ -1,16 +1,18 @@
-//! What the outside gives a component: time and randomness. Nothing else in the control plane reads
-//! either, so a simulator that hands in its own replays a run from its seed.
+//! Time and randomness, as the outside gives them to a component. Nothing else in the control plane
+//! reads either, so a simulator that hands in its own replays a run from its seed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Time since an arbitrary start, and the calendar. Contract: `now` never goes back.
 pub trait Clock: Send + Sync + 'static {
+    /// Time since the clock's start.
     fn now(&self) -> Duration;
-    /// Since the Unix epoch.
+    /// Time since the Unix epoch.
     fn unix(&self) -> Duration;
 }
 
+/// A clock that many parts of a process share.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The machine's clock: the only place that reads it.
@@ -19,6 +21,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// The system's clock, whose `now` counts from this call.
     #[allow(
         clippy::disallowed_methods,
         reason = "the one owner of the system's clock"
@@ -46,7 +49,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Counter-based randomness: a function of its key, never of the order of calls.
+/// A random number that is a function of its key, never of the order of calls.
 ///
 /// Two rounds of the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the folded key words:
 /// far from cryptographic, good enough for sampling, and the same on every machine.
