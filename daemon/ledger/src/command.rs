@@ -1,5 +1,5 @@
-//! What is asked of the ledger and what it answers. Commands and effects are plain data, so that a
-//! consensus log can carry them to every node's copy of the same state machine.
+//! Commands to the ledger and its answers. Commands and effects are plain data, so that a consensus
+//! log can carry them to every node's copy of the same state machine.
 
 use crate::record::StageRecord;
 use r1d_proto::control::{EvalResult, State as RunState};
@@ -12,131 +12,206 @@ use std::path::PathBuf;
 /// A change to the record of jobs. `at` is in seconds since the Unix epoch and is only recorded,
 /// never compared.
 ///
-/// Commands that carry an `epoch` come from whoever [`Command::Start`] gave that epoch to; all
-/// others' are refused ([`Rejected::StaleEpoch`]), so two runners of one job can never both advance
-/// it.
+/// A command that carries an `epoch` comes from the attempt that [`Command::Start`] gave that epoch
+/// to; those of earlier attempts are refused ([`Rejected::StaleEpoch`]), so two runners of one job
+/// can never both advance it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Put a job at the end of the queue of its priority, with all that was decided when it was
+    /// Puts a job at the end of the queue of its priority, with all that was decided when it was
     /// accepted.
     Submit {
+        /// The new job's id: 1 to [`JOB_ID_MAX_BYTES`](crate::state::JOB_ID_MAX_BYTES) lower-case
+        /// letters and digits.
         job: JobId,
+        /// The job file's `name`.
         name: String,
+        /// Higher priorities go first.
         priority: i32,
         /// The job file with every default filled in.
         job_toml: String,
-        /// The id that the client made for its submission: a second job under it is refused
+        /// The id that the client gave its submission: a second job with it is refused
         /// ([`Rejected::SubmittedBefore`]).
         request: Option<String>,
-        /// The SHA-256 of each component that judges from the first step on, by plugin.
+        /// SHA-256, hex, of the component that judges from the first step on, for each plugin as
+        /// the job file names it.
         reward_versions: BTreeMap<String, String>,
-        /// What each stage is the outcome of ([`crate::Reuse::keys`]).
+        /// The key of each stage, in their order: what its outcome depends on
+        /// ([`crate::Reuse::keys`]).
         keys: Vec<String>,
-        /// Finished stages of other jobs are taken over.
+        /// Whether finished stages of other jobs are taken over.
         reuses: bool,
+        /// When it was submitted.
         at: u64,
     },
     /// The daemon begins to work for the job: it reads its files, then starts it. From here until
-    /// [`Command::PutDown`] an end of the daemon without a word counts against the job.
-    TakeUp { job: JobId },
-    /// The daemon has stopped working for the job, for a reason that is not the job's fault.
-    PutDown { job: JobId },
-    /// The daemon before this one ended without a word while it worked for the job
-    /// ([`crate::record::Strikes`]).
-    Strike { job: JobId },
-    /// Take a queued job up, or a running one again after a crash: the answer carries the new
-    /// epoch.
-    Start { job: JobId, at: u64 },
-    /// Begin stage `stage` (index in the job file), or take it up again when it is the one at work.
-    BeginStage {
+    /// [`Command::PutDown`] a sudden end of the daemon counts against the job.
+    TakeUp {
+        /// The job's id.
         job: JobId,
-        epoch: u64,
-        stage: u32,
-        name: String,
-        kind: String,
-        steps: u64,
+    },
+    /// The daemon has stopped working for the job, for a reason that is not the job's fault.
+    PutDown {
+        /// The job's id.
+        job: JobId,
+    },
+    /// The daemon before this one ended suddenly while it worked for the job
+    /// ([`crate::record::Strikes`]).
+    Strike {
+        /// The job's id.
+        job: JobId,
+    },
+    /// Takes a queued job up, or a running one again after a crash: the answer carries the new
+    /// epoch.
+    Start {
+        /// The job's id.
+        job: JobId,
+        /// When the attempt began.
         at: u64,
     },
-    /// Count step `step` (from 0) of the stage as done: a compare-and-swap `step → step + 1` on the
-    /// steps committed so far (`STEP-1`). `metrics` are kept under `step`.
-    CommitStep {
+    /// Begins the next stage, or takes the stage at work up again.
+    BeginStage {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// Index of the stage in the job file, from 0.
         stage: u32,
+        /// The stage's name.
+        name: String,
+        /// The stage's kind, as in the job file.
+        kind: String,
+        /// Steps that the stage has in all.
+        steps: u64,
+        /// When the stage began; a stage that is taken up again keeps its first time.
+        at: u64,
+    },
+    /// Counts step `step` of the stage as done: a compare-and-swap `step → step + 1` on the steps
+    /// committed so far (`STEP-1`).
+    CommitStep {
+        /// The job's id.
+        job: JobId,
+        /// The attempt's epoch.
+        epoch: u64,
+        /// Index of the stage at work, from 0.
+        stage: u32,
+        /// The step, from 0.
         step: u64,
+        /// The step's metrics, which are kept under `step`.
         metrics: Metrics,
     },
-    /// A whole checkpoint is at `dir`: the weights after `step` committed steps. Replaces a record
-    /// for the same step.
+    /// Records a whole checkpoint: the weights after `step` committed steps. Replaces a record for
+    /// the same step.
     Checkpoint {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// Index of the stage at work, from 0.
         stage: u32,
+        /// Steps that the checkpoint holds.
         step: u64,
+        /// The checkpoint's directory.
         dir: PathBuf,
+        /// SHA-256 of its manifest, hex.
         manifest_sha256: String,
     },
-    /// The checkpoint is about to be removed, or was found damaged. Nothing happens when it is not
-    /// on record.
+    /// Forgets a checkpoint that is about to be removed, or was found damaged. Does nothing if it
+    /// is not on record.
     DropCheckpoint {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// Index of a stage that has begun, from 0; it may have finished.
         stage: u32,
+        /// Steps that the checkpoint holds.
         step: u64,
     },
-    /// Replaces a result for the same stage, step and data set, which a redone step gives again.
+    /// Records the outcome of an evaluation. Replaces one for the same stage, step and data set,
+    /// which a redone step makes again.
     Eval {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// The outcome.
         result: EvalResult,
     },
-    /// All steps of the stage are committed and nothing of it is left to do.
+    /// Ends the stage at work: all its steps are committed and nothing of it is left to do.
     FinishStage {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// Index of the stage at work, from 0.
         stage: u32,
+        /// When it ended.
         at: u64,
     },
-    /// The job is over. `model` is the final Hugging Face directory. A job that was never started
-    /// fails in epoch 0.
+    /// Ends the job.
     Finish {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch; 0 for a job that was never started, which can only fail or be
+        /// cancelled.
         epoch: u64,
+        /// How it ended; must be a final state.
         state: RunState,
+        /// Why it failed; cut to [`ERROR_MAX_BYTES`](crate::state::ERROR_MAX_BYTES).
         error: Option<String>,
+        /// The final Hugging Face directory, if one was written.
         model: Option<PathBuf>,
+        /// When it ended.
         at: u64,
     },
-    /// From step `step` (from 0) of stage `stage` on, the component with this hash judges where the
-    /// job names `plugin`. A step that is at work already keeps its judge: all of a step's
-    /// completions are judged alike, however often it is redone.
+    /// Makes the component with this hash judge where the job names `plugin`, from a step on. A
+    /// step that is at work already keeps its judge: all of a step's completions are judged alike,
+    /// however often it is redone.
     SetRewardVersion {
+        /// The job's id.
         job: JobId,
+        /// The plugin, as the job file names it.
         plugin: String,
+        /// SHA-256 of the component, hex.
         sha256: String,
+        /// Index of the stage in the job file, from 0.
         stage: u32,
+        /// The first step that it judges, from 0.
         step: u64,
+        /// When it was decided.
         at: u64,
     },
-    /// The next stage is not done but taken over from job `of`, whose files were copied to where
-    /// this job's would be. All of it in one transaction: the finished stage, its metrics by step,
-    /// its evaluations. `epoch` is the newest that the job had when it was looked at, 0 where it
-    /// was never started.
+    /// Takes the next stage over from another job, whose files were copied to where this job's
+    /// would be. All of it is one transaction: the finished stage, its metrics by step, its
+    /// evaluations.
     ReuseStage {
+        /// The job that takes it over.
         job: JobId,
+        /// The newest epoch that the job had when it was looked at; 0 if it was never started.
         epoch: u64,
+        /// The job that did the stage.
         of: JobId,
+        /// Index of the stage in the job file of `job`, from 0.
         stage: u32,
+        /// The finished stage's record, as `job` will have it.
         record: Box<StageRecord>,
+        /// Metrics of every step, with its number from 0.
         metrics: Vec<(u64, Metrics)>,
+        /// Outcomes of the stage's evaluations.
         evals: Vec<EvalResult>,
     },
-    /// End a queued or running job now; its runner's later commands are refused with
+    /// Ends a queued or running job now; its runner's later commands are refused with
     /// [`Rejected::Ended`].
-    Cancel { job: JobId, at: u64 },
+    Cancel {
+        /// The job's id.
+        job: JobId,
+        /// When it was cancelled.
+        at: u64,
+    },
 }
 
 impl Command {
+    /// The job that the command changes.
     pub fn job(&self) -> &JobId {
         match self {
             Command::Submit { job, .. }
@@ -161,146 +236,251 @@ impl Command {
 /// What an accepted command did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Effect {
+    /// The job is in the queue.
     Submitted,
+    /// The job is taken up.
     TakenUp,
+    /// The job is put down.
     PutDown,
-    /// Times in a row that the daemon ended while it worked for the job.
+    /// A sudden end of the daemon was counted.
     Struck {
+        /// How often in a row the daemon ended suddenly while it worked for the job.
         count: u32,
     },
-    /// `restarts` counts the times that the job was taken up again: 0 at its first start.
+    /// A new attempt began.
     Started {
+        /// The attempt's epoch, higher than all before.
         epoch: u64,
+        /// How often the job was taken up again: 0 at its first start.
         restarts: u32,
     },
-    /// `step` steps are committed already and the newest checkpoint holds `durable_step` of them
-    /// (both 0 for a new stage).
+    /// The stage is at work.
     StageBegun {
+        /// Steps that are committed already; 0 for a new stage.
         step: u64,
+        /// Steps that the newest checkpoint holds; 0 for a new stage.
         durable_step: u64,
     },
-    /// Steps committed now.
+    /// The step is committed.
     StepCommitted {
+        /// Steps that are committed now.
         step: u64,
     },
+    /// The checkpoint is on record.
     Checkpointed {
+        /// Steps that the newest checkpoint holds now.
         durable_step: u64,
     },
+    /// The checkpoint is no longer on record.
     CheckpointDropped {
+        /// Steps that the newest checkpoint on record holds now; 0 if there is none.
         durable_step: u64,
     },
+    /// The outcome of the evaluation is on record.
     EvalRecorded,
+    /// The stage has ended.
     StageFinished,
+    /// The component will judge.
     GraderSet,
+    /// The stage is on record as finished.
     StageReused,
+    /// The job has ended.
     Finished {
+        /// How it ended.
         state: RunState,
     },
-    /// What the job did when it was cancelled: a running one has work to stop.
+    /// The job has ended as cancelled.
     Cancelled {
+        /// The state that it was in: a running job has work to stop.
         was: RunState,
     },
 }
 
-/// Why a command was refused. The state is as it was.
+/// Why a command was refused. The state is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Rejected {
+    /// No job has this id: it was never submitted, or the ledger is an older copy.
     #[error("job `{job}` is not in the ledger")]
-    UnknownJob { job: JobId },
+    UnknownJob {
+        /// The id.
+        job: JobId,
+    },
+    /// A job has this id already: choose another one.
     #[error("job `{job}` is in the ledger already: choose another id")]
-    DuplicateJob { job: JobId },
+    DuplicateJob {
+        /// The id.
+        job: JobId,
+    },
+    /// The client has sent this submission before: it is done already.
     #[error("this submission is job `{job}` already")]
-    SubmittedBefore { job: JobId },
+    SubmittedBefore {
+        /// The job that it became.
+        job: JobId,
+    },
+    /// Too many jobs wait or run: cancel some, or wait until some have ended.
     #[error(
         "{found} {what} wait or run, the limit is {limit}: cancel some, or wait until some have \
          ended"
     )]
     QueueFull {
+        /// What there is too much of.
         what: &'static str,
+        /// How much there is.
         found: u64,
+        /// The limit: [`JOBS_LIVE_MAX`](crate::state::JOBS_LIVE_MAX) or
+        /// [`JOBS_LIVE_MAX_BYTES`](crate::state::JOBS_LIVE_MAX_BYTES).
         limit: u64,
     },
+    /// The id cannot be a job's.
     #[error("job id `{job}` is not 1 to {max} lower-case letters and digits", max =
         crate::state::JOB_ID_MAX_BYTES)]
-    InvalidJobId { job: JobId },
+    InvalidJobId {
+        /// The id.
+        job: JobId,
+    },
+    /// Something of the job is beyond a limit of the ledger: make it smaller.
     #[error("{what} of job `{job}` is {found}, the limit is {limit}")]
     OverLimit {
+        /// The job's id.
         job: JobId,
+        /// What is too large or too many.
         what: String,
+        /// Its size or number.
         found: u64,
+        /// The limit.
         limit: u64,
     },
+    /// The job has ended, so its record never changes again: its runner must stop.
     #[error("job `{job}` has ended: it {}",
         match .state { RunState::Succeeded => "succeeded", RunState::Cancelled =>
         "was cancelled", _ =>
         "failed" })]
-    Ended { job: JobId, state: RunState },
+    Ended {
+        /// The job's id.
+        job: JobId,
+        /// How it ended.
+        state: RunState,
+    },
+    /// The job has no attempt: send [`Command::Start`] first.
     #[error("job `{job}` is queued: start it first")]
-    NotStarted { job: JobId },
+    NotStarted {
+        /// The job's id.
+        job: JobId,
+    },
+    /// A later attempt has taken the job over: this runner must stop.
     #[error(
         "epoch {found} of job `{job}` is over, {current} runs now: another runner took the job up"
     )]
     StaleEpoch {
+        /// The job's id.
         job: JobId,
+        /// The epoch of the command.
         found: u64,
+        /// The epoch of the newest attempt.
         current: u64,
     },
+    /// The stage is not the one that the command can change.
     #[error(
         "stage {stage} of job `{job}` is not the one at work (stages begun: {begun}, finished: \
          {finished})"
     )]
     WrongStage {
+        /// The job's id.
         job: JobId,
+        /// The stage of the command.
         stage: u32,
+        /// Number of stages that have begun.
         begun: u32,
+        /// Number of stages that have finished.
         finished: u32,
     },
+    /// The stage began with another name, kind or number of steps: its job file or data has
+    /// changed.
     #[error("stage {stage} of job `{job}` began as {began}, and cannot go on as {now}")]
     StageChanged {
+        /// The job's id.
         job: JobId,
+        /// Index of the stage, from 0.
         stage: u32,
+        /// How it began, in words.
         began: String,
+        /// How it would go on, in words.
         now: String,
     },
+    /// The step is not the next one (`STEP-1`).
     #[error(
         "step {step} of stage {stage} of job `{job}` cannot be committed: {committed} of {steps} \
          steps are"
     )]
     WrongStep {
+        /// The job's id.
         job: JobId,
+        /// Index of the stage, from 0.
         stage: u32,
+        /// The step of the command, from 0.
         step: u64,
+        /// Steps that are committed, which is the next step's number.
         committed: u64,
+        /// Steps that the stage has in all.
         steps: u64,
     },
+    /// The stage cannot finish: some of its steps are not committed.
     #[error("stage {stage} of job `{job}` has {committed} of its {steps} steps")]
     StageIncomplete {
+        /// The job's id.
         job: JobId,
+        /// Index of the stage, from 0.
         stage: u32,
+        /// Steps that are committed.
         committed: u64,
+        /// Steps that the stage has in all.
         steps: u64,
     },
+    /// The checkpoint holds steps that are not committed.
     #[error(
         "a checkpoint after step {step} of stage {stage} of job `{job}`, which has committed \
          {committed}"
     )]
     CheckpointAhead {
+        /// The job's id.
         job: JobId,
+        /// Index of the stage, from 0.
         stage: u32,
+        /// Steps that the checkpoint holds.
         step: u64,
+        /// Steps that are committed.
         committed: u64,
     },
+    /// The step has begun, or an earlier change of the judge is for a later step: choose a later
+    /// one.
     #[error(
         "step {step} of stage {stage} of job `{job}` is at work or done: a judge can only change \
          from a later step on"
     )]
-    RewardLate { job: JobId, stage: u32, step: u64 },
+    RewardLate {
+        /// The job's id.
+        job: JobId,
+        /// Index of the stage, from 0.
+        stage: u32,
+        /// The step of the command, from 0.
+        step: u64,
+    },
+    /// The stage to take over has not finished, or lacks metrics of some steps.
     #[error("stage {stage} of job `{job}` cannot be taken over: it is not whole")]
-    NotWhole { job: JobId, stage: u32 },
+    NotWhole {
+        /// The id of the job that would take it over.
+        job: JobId,
+        /// Index of the stage, from 0.
+        stage: u32,
+    },
+    /// The job cannot end in this state.
     #[error("job `{job}` cannot finish as {state:?}: {why}")]
     CannotFinish {
+        /// The job's id.
         job: JobId,
+        /// The state of the command.
         state: RunState,
+        /// What is against it, in words.
         why: String,
     },
 }

@@ -7,9 +7,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The file system of the machine. Files are opened as [`user_file`] does: only regular ones.
 pub struct Disk;
 
 impl Disk {
+    /// The file system, for several journals.
     pub fn shared() -> Arc<dyn Storage> {
         Arc::new(Disk)
     }
@@ -24,7 +26,7 @@ impl Storage for Disk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
-            // A name that is not UTF-8 is nobody's here.
+            // Skip names that are not UTF-8: r1d never writes such files.
             if let (true, Ok(name)) = (
                 entry.file_type()?.is_file(),
                 entry.file_name().into_string(),

@@ -32,7 +32,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of one step's file (`LIM-1`).
+/// Most bytes of one step's file (`LIM-1`).
 pub const SEGMENT_MAX_BYTES: u64 = 64 << 30;
 
 /// One journal record.
@@ -43,42 +43,80 @@ pub enum Entry {
     /// All verdicts on a sampled completion, in the order of the stage's rewards, and the reward
     /// they make.
     Scored {
+        /// The completion that was scored.
         key: SampleKey,
+        /// One verdict per reward.
         verdicts: Vec<Verdict>,
+        /// Weighted sum of the scores; `None`: an abstention takes the sample out of training.
         reward: Option<f32>,
     },
     /// The step's completions, in the order in which they train, each with its advantage (`None`:
     /// does not train). Nothing follows it.
     Sealed {
+        /// Index of the stage in the job file, from 0.
         stage: u32,
+        /// The step, from 0.
         step: u64,
+        /// The completions and their advantages ([`ScoredRollout::advantage`]).
         advantages: Vec<(SampleKey, Option<f32>)>,
     },
 }
 
+/// Why a method of the journal failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
+    /// The file system failed: disk full, no permission, read error. Free the disk or repair the
+    /// path, then try again.
     #[error("journal {}: {source}", .path.display())]
-    Storage { path: PathBuf, source: io::Error },
+    Storage {
+        /// The file or directory.
+        path: PathBuf,
+        /// The file system's error.
+        source: io::Error,
+    },
+    /// The file of a committed step is not as it was written, or an uncommitted one holds a whole
+    /// record that does not fit: put a copy back, or resubmit the job.
     #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job",
         .path.display())]
     Damaged {
+        /// The file.
         path: PathBuf,
+        /// Offset of the first wrong byte's record.
         offset: u64,
+        /// What is wrong there, in words.
         what: String,
     },
+    /// Another release wrote the file: run that release.
     #[error("journal {} has version {found}, this release reads {}: run the release that wrote it",
         .path.display(), segment::VERSION)]
-    OtherRelease { path: PathBuf, found: u16 },
+    OtherRelease {
+        /// The file.
+        path: PathBuf,
+        /// The file's version of the format.
+        found: u16,
+    },
+    /// The step's file is gone or has no seal, although the step is committed or to be trained on
+    /// again.
     #[error("journal {} has no sealed record of step {step}", .path.display())]
-    Missing { path: PathBuf, step: u64 },
+    Missing {
+        /// The file that was expected.
+        path: PathBuf,
+        /// The step, from 0.
+        step: u64,
+    },
+    /// An entry does not fit what the journal holds; nothing of the call was appended.
     #[error("journal entry refused: {0}")]
     Refused(#[from] Refused),
+    /// The disk did not confirm what was appended, so what the file holds is unknown: drop the step
+    /// ([`Journal::drop_from`]) and redo it.
     #[error("journal {} could not be synced ({why}): drop step {step} and redo it",
         .path.display())]
     Unsynced {
+        /// The file.
         path: PathBuf,
+        /// The step, from 0.
         step: u64,
+        /// The file system's error.
         why: String,
     },
 }
@@ -86,36 +124,76 @@ pub enum JournalError {
 /// An entry that does not fit what the journal holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// The journal has another entry of this kind for the completion: a rerun did not repeat it.
     #[error("{what} of {key:?} is in the journal already, and differs")]
-    Differs { what: &'static str, key: SampleKey },
+    Differs {
+        /// The kind of entry, in words.
+        what: &'static str,
+        /// The completion.
+        key: SampleKey,
+    },
+    /// A completion is scored or sealed that the journal does not have.
     #[error("{key:?} is scored or sealed before it is sampled")]
-    NotSampled { key: SampleKey },
+    NotSampled {
+        /// The completion.
+        key: SampleKey,
+    },
+    /// A completion is sealed that has no verdicts.
     #[error("{key:?} is sealed before it is scored")]
-    NotScored { key: SampleKey },
+    NotScored {
+        /// The completion.
+        key: SampleKey,
+    },
+    /// A seal names a completion twice.
     #[error("{key:?} is sealed twice")]
-    SealedTwice { key: SampleKey },
+    SealedTwice {
+        /// The completion.
+        key: SampleKey,
+    },
+    /// The step is sealed: nothing can be added to it.
     #[error("step {step} is sealed")]
-    Sealed { step: u64 },
+    Sealed {
+        /// The step, from 0.
+        step: u64,
+    },
+    /// The step is committed: it is never added to or dropped.
     #[error("step {step} is committed")]
-    Committed { step: u64 },
+    Committed {
+        /// The step, from 0.
+        step: u64,
+    },
+    /// The entry belongs to another stage's journal.
     #[error("an entry of stage {found} in the journal of stage {stage}")]
-    WrongStage { stage: u32, found: u32 },
+    WrongStage {
+        /// The journal's stage, from 0.
+        stage: u32,
+        /// The entry's stage.
+        found: u32,
+    },
+    /// A record or a step's file would pass its limit.
     #[error("{what} of {found} bytes in step {step}, the limit is {limit}")]
     TooLong {
+        /// Which of the two, in words.
         what: &'static str,
+        /// The step, from 0.
         step: u64,
+        /// Its size in bytes.
         found: u64,
+        /// The limit in bytes.
         limit: u64,
     },
 }
 
-/// What opening a journal had to cut off the file of an uncommitted step.
+/// A cut that opening a journal made in the file of an uncommitted step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
+    /// The file.
     pub path: PathBuf,
+    /// The step, from 0.
     pub step: u64,
-    /// Whole records that are left.
+    /// Number of whole records that are left.
     pub records: u64,
+    /// Number of bytes that were cut off.
     pub bytes_cut: u64,
 }
 
@@ -131,16 +209,16 @@ pub struct Journal {
     cuts: Vec<Cut>,
 }
 
-/// A step on file.
+/// The state of a step's file.
 enum Slot {
     Open(Segment),
-    /// Committed, or sealed and durable.
+    /// The step is committed, or sealed and durable.
     Closed,
 }
 
 impl Journal {
     /// Opens or creates the journal of `stage` in a job's journal directory. `committed` is the
-    /// number of steps of the stage that the ledger has committed: their files are taken as they
+    /// number of steps of the stage that the ledger has committed: their files are left as they
     /// are, all others are cut to their whole records and made durable.
     pub fn open(
         storage: Arc<dyn Storage>,
@@ -183,17 +261,17 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Where the journal of a stage is.
+    /// The directory of a stage's journal.
     pub fn dir(journal_dir: &Path, stage: u32) -> PathBuf {
         journal_dir.join(format!("stage-{stage}"))
     }
 
-    /// Where the journal of a stage keeps a step.
+    /// The file of a step in a stage's journal.
     pub fn file(journal_dir: &Path, stage: u32, step: u64) -> PathBuf {
         file_of(&Journal::dir(journal_dir, stage), step)
     }
 
-    /// What opening had to cut off.
+    /// The cuts that opening made in files of uncommitted steps.
     pub fn cuts(&self) -> &[Cut] {
         &self.cuts
     }
@@ -209,9 +287,8 @@ impl Journal {
     }
 
     /// Appends entries, each to the file of its step. One that is there already, to the byte, is
-    /// passed over; one that contradicts what is there is refused and so are all others of the
-    /// call. After a storage error none of its step's entries are in the journal, which stays
-    /// usable.
+    /// skipped; one that contradicts what is there is refused, and all others of the call with it.
+    /// After a storage error no entry of its step is in the journal, which stays usable.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
         let mut by_step: BTreeMap<u64, Vec<&Entry>> = BTreeMap::new();
         for entry in entries {
@@ -249,8 +326,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns once everything appended survives a crash of the machine. After an error the steps
-    /// it names must be dropped and redone.
+    /// Returns once everything appended survives a crash of the machine. After an error the step
+    /// that it names must be dropped and redone.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         let mut created = false;
         for (step, slot) in &mut self.steps {
@@ -273,7 +350,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What the journal holds of a step: nothing, when the step has no file and is not committed.
+    /// Reads what the journal holds of a step: an empty record if the step has no file and is not
+    /// committed.
     pub fn read(&self, step: u64) -> Result<StepRecord, JournalError> {
         let path = self.path(step);
         let whole_length = match self.steps.get(&step) {
@@ -310,7 +388,7 @@ impl Journal {
         Ok(contents)
     }
 
-    /// A committed step's completions in training order, to train on again.
+    /// Reads a committed step's completions in training order, to train on them again.
     pub fn replay(&self, step: u64) -> Result<Vec<ScoredRollout>, JournalError> {
         self.read(step)?
             .into_scored()
@@ -320,7 +398,7 @@ impl Journal {
             })
     }
 
-    /// The ledger has committed the steps below `committed`.
+    /// Marks the steps below `committed` as committed by the ledger.
     pub fn committed(&mut self, committed: u64) {
         self.committed = self.committed.max(committed);
         for (step, slot) in self.steps.range_mut(..self.committed) {
@@ -334,8 +412,8 @@ impl Journal {
         }
     }
 
-    /// Forgets what was sampled for `step` and all later steps, to sample it again. None of them
-    /// may be committed.
+    /// Removes `step` and all later steps, to sample them again. An error if one of them is
+    /// committed.
     pub fn drop_from(&mut self, step: u64) -> Result<(), JournalError> {
         if step < self.committed {
             return Err(Refused::Committed { step }.into());
@@ -345,8 +423,8 @@ impl Journal {
         self.remove(steps.into_iter().rev())
     }
 
-    /// Removes the committed steps below `step`: those that the oldest checkpoint kept holds, and
-    /// whose rollouts are exported.
+    /// Removes the committed steps below `step`: those that the oldest checkpoint on record holds,
+    /// and whose rollouts are exported.
     pub fn prune_before(&mut self, step: u64) -> Result<(), JournalError> {
         let steps: Vec<u64> = self
             .steps
@@ -554,7 +632,7 @@ impl Journal {
     }
 }
 
-/// What a segment's file holds.
+/// The contents of a segment's file.
 #[derive(Default)]
 struct Scan {
     records: u64,
@@ -573,16 +651,16 @@ struct Admitted<'e> {
 /// The file of a step that still grows.
 struct Segment {
     path: PathBuf,
-    /// Opened at the first append.
+    /// The open file; `None` until the first append.
     file: Option<Box<dyn Append>>,
     /// Bytes of whole records, header included; 0 while there is no header.
     length: u64,
-    /// The file may hold more than `length`: cut it before the next append.
+    /// Whether the file may hold more than `length`: it is cut before the next append.
     torn: bool,
-    /// The directory may not durably know the file yet.
+    /// Whether the file's name may not be durable yet.
     created: bool,
     unsynced: bool,
-    /// Why a sync failed: what the file durably holds is unknown.
+    /// Why a sync failed; the durable contents of the file are then unknown.
     failed: Option<String>,
     step: Step,
 }
@@ -641,7 +719,7 @@ impl Segment {
         let bytes = with_header.as_deref().unwrap_or(frames);
         self.created |= self.length == 0;
         if let Err(error) = file.append(bytes) {
-            // The next append tries again when even this fails.
+            // If this fails too, the next append tries again.
             self.torn = file.truncate(self.length).is_err();
             return Err(error);
         }

@@ -6,15 +6,17 @@
 //! | `submissions` | job | [`Submission`], postcard |
 //! | `progress` | job | [`crate::record::Progress`], postcard, with paths as [`crate::place`] writes them |
 //! | `evals` | job, index | [`EvalResult`], postcard |
-//! | `reward plugins` | job, index | [`RewardVersion`], postcard; a ledger of an earlier release has no such table |
-//! | `reuse` | job | [`Reuse`], postcard; likewise |
-//! | `requests` | job | text: the client's id of the submission; likewise |
-//! | `strikes` | job | [`Strikes`], postcard; likewise |
+//! | `graders` | job, index | [`RewardVersion`], postcard; may be missing |
+//! | `reuse` | job | [`Reuse`], postcard; may be missing |
+//! | `requests` | job | text: the client's id of the submission; may be missing |
+//! | `strikes` | job | [`Strikes`], postcard; may be missing |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
-//! A command that cannot be made durable is not carried out: its error says so, readers go on
+//! A ledger of an earlier release has none of the tables that may be missing.
+//!
+//! A command that cannot be made durable is not carried out: it returns an error, readers go on
 //! seeing the state before it, and the next command opens the file again, which may hold the commit
-//! that failed half-way. Where it was a sync that failed, a fresh copy takes the file's place first
+//! that failed half-way. If a sync failed, a fresh copy takes the file's place first
 //! ([`crate::watched`]).
 
 use crate::command::{Command, Effect, Rejected};
@@ -39,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 
+/// Version of the file's format; a file with a higher one is refused.
 pub const FORMAT_VERSION: u64 = 1;
 
 thread_local! {
@@ -46,7 +49,7 @@ thread_local! {
 }
 
 /// Whether this thread reads pages that may be damaged. A panic is then caught and becomes
-/// [`LedgerError::Damaged`], so whoever reports panics is to be silent.
+/// [`LedgerError::Damaged`], so a panic hook should be silent.
 pub fn is_damage_expected() -> bool {
     DAMAGE_EXPECTED.get()
 }
@@ -61,64 +64,97 @@ const REQUESTS: TableDefinition<&str, &str> = TableDefinition::new("requests");
 const STRIKES: TableDefinition<&str, &[u8]> = TableDefinition::new("strikes");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
+/// Why the ledger was not opened, or a command not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
+    /// The command does not fit the state, which is unchanged.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// Another process has the file open: stop it, or use another state directory.
     #[error("ledger {} is open in another process: stop the other r1d, or use another state \
              directory", .path.display())]
-    InUse { path: PathBuf },
+    InUse {
+        /// The ledger's file.
+        path: PathBuf,
+    },
+    /// A later release wrote the file: run that release.
     #[error("ledger {} has format {found}, this release reads up to {FORMAT_VERSION}: run the \
              release that wrote it or a later one", .path.display())]
-    Newer { path: PathBuf, found: u64 },
+    Newer {
+        /// The ledger's file.
+        path: PathBuf,
+        /// The file's version of the format.
+        found: u64,
+    },
+    /// The file's contents are not what a ledger writes: put a copy back, or move it and `jobs`
+    /// away.
     #[error("ledger {} is damaged: {what}; put a copy back, or move it and the directory `jobs` \
              beside it away to start anew", .path.display())]
-    Damaged { path: PathBuf, what: String },
+    Damaged {
+        /// The ledger's file.
+        path: PathBuf,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// The path is not that of a regular file.
     #[error(
         "ledger {} is no file: {what} is in its place; move that away and put a copy of the \
          ledger there, or move the directory `jobs` beside it away as well to start anew",
         .path.display()
     )]
-    NoFile { path: PathBuf, what: &'static str },
-    /// The file was removed or replaced while it was open.
+    NoFile {
+        /// The ledger's path.
+        path: PathBuf,
+        /// What is there instead, in words.
+        what: &'static str,
+    },
+    /// The file was removed or replaced while it was open: put it back, or start the daemon again.
     #[error("ledger {} is gone, or another file is in its place: nothing that is recorded now \
              would be kept", .path.display())]
-    Gone { path: PathBuf },
-    /// The file system's own error.
+    Gone {
+        /// The ledger's path.
+        path: PathBuf,
+    },
+    /// The file system failed: disk full, no permission, read error.
     #[error("ledger {}: {source}", .path.display())]
     Io {
+        /// The ledger's file.
         path: PathBuf,
+        /// The file system's error.
         source: std::io::Error,
     },
+    /// The database failed in another way.
     #[error("ledger {}: {source}", .path.display())]
     Storage {
+        /// The ledger's file.
         path: PathBuf,
+        /// The database's error.
         source: Box<redb::Error>,
     },
 }
 
-/// Opens the database, new or not; called again after a failed write.
+/// Opens the database, new or not. It is called again after a failed write.
 pub type OpenDatabase = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
 /// The record of jobs. Readers see the state after the last durable command and never wait for the
-/// disk; `apply`, `refresh` and the metrics do: call them from a thread that may wait.
+/// disk; `apply`, `refresh` and the metrics wait for it: call them from a thread that may block.
 pub struct Ledger {
     path: PathBuf,
     open: OpenDatabase,
-    /// The file that was opened at `path`; `None` for a storage of the caller's.
+    /// Identity of the file that was opened at `path`; `None` for a storage of the caller's.
     file: Option<Mutex<FileId>>,
-    /// Held only to look at it or to put another in its place.
+    /// The state; locked only to look at it or to replace it.
     state: Mutex<Arc<State>>,
-    /// The file, held by whoever writes; absent after a failed write.
+    /// The database, locked while it is written; `None` after a failed write.
     database: Mutex<Option<Arc<Database>>>,
-    /// Held by readers of the file, who have a share of the database: it is opened again only after
-    /// they have let go of it.
+    /// Shared by readers of the file, who have a share of the database: it is opened again only
+    /// after they have dropped it.
     reading: RwLock<()>,
-    /// Counts the commands after which another job may be the next to run.
+    /// Number of commands so far after which another job may be the next to run.
     queue_changes: watch::Sender<u64>,
 }
 
-/// Tells files apart, whatever their names.
+/// The identity of a file, whatever its name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -177,13 +213,13 @@ impl Ledger {
         })
     }
 
-    /// Whether the file that is open is still the one at its path. A ledger whose directory
-    /// somebody removed would go on to acknowledge what nobody finds again.
+    /// Checks that the open file is still the one at its path. A ledger whose directory was removed
+    /// would go on to acknowledge commands that are lost.
     pub fn is_in_place(&self) -> Result<(), LedgerError> {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        // Whoever puts a fresh copy in its place holds this meanwhile.
+        // Held while a fresh copy takes the file's place.
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
         if FileId::of(&self.path).ok() == Some(*file) {
             Ok(())
@@ -194,13 +230,13 @@ impl Ledger {
         }
     }
 
-    /// A crash while redb writes a new file's first pages leaves one that it will not open: make
-    /// the file beside, then rename it.
+    /// Creates the file under another name and renames it: a crash while redb writes a new file's
+    /// first pages leaves one that it cannot open.
     fn create(path: &Path) -> Result<(), LedgerError> {
         let beside = path.with_extension("redb.new");
         let failed = |error: redb::Error| storage_error(path, error);
         let database = match Database::create(&beside) {
-            // What an earlier crash left half-made.
+            // An earlier crash left it half-made.
             Err(DatabaseError::Storage(_)) if beside.exists() => {
                 std::fs::remove_file(&beside).map_err(|error| failed(error.into()))?;
                 Database::create(&beside)
@@ -220,7 +256,8 @@ impl Ledger {
         rename().map_err(|error| failed(error.into()))
     }
 
-    /// [`Ledger::open`] with a storage of the caller's; `path` is only for messages.
+    /// Opens a ledger like [`Ledger::open`], but with a storage of the caller's; `path` is only for
+    /// messages.
     pub fn open_with(path: &Path, open: OpenDatabase) -> Result<Ledger, LedgerError> {
         let ledger = Ledger {
             path: path.to_path_buf(),
@@ -233,7 +270,7 @@ impl Ledger {
         };
         ledger.unharmed(|| {
             let mut database = (ledger.open)().map_err(|error| ledger.storage(error.into()))?;
-            // `false` says that redb has counted its free pages anew, after a crash. Contents that
+            // `false` means that redb has counted its free pages anew, after a crash. Contents that
             // do not fit their checksums are an error: no commit of two phases is ever undone.
             database
                 .check_integrity()
@@ -244,8 +281,8 @@ impl Ledger {
     }
 
     /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
-    /// After a storage error it may have reached the file or not: look at the job, once
-    /// [`Ledger::refresh`] succeeds, before asking again.
+    /// After a storage error the command may be in the file or not: look at the job, once
+    /// [`Ledger::refresh`] succeeds, before trying again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
         let mut open = self.lock();
         self.is_in_place()?;
@@ -271,7 +308,7 @@ impl Ledger {
         Ok(effect)
     }
 
-    /// After a failed write, opens the file again; readers then see what it holds. Otherwise does
+    /// Opens the file again after a failed write; readers then see what it holds. Otherwise does
     /// nothing.
     pub fn refresh(&self) -> Result<(), LedgerError> {
         self.database(&mut self.lock()).map(drop)
@@ -289,17 +326,18 @@ impl Ledger {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
     }
 
-    /// Tells whenever another job may be the next to run: one was submitted, has ended, or is above
-    /// suspicion again.
+    /// A counter that changes whenever another job may be the next to run: one was submitted, has
+    /// ended, or has lost its strikes.
     pub fn queue_changes(&self) -> watch::Receiver<u64> {
         self.queue_changes.subscribe()
     }
 
-    /// In order of submission.
+    /// All jobs, in order of submission.
     pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
         self.state().jobs()
     }
 
+    /// The job of this id, as it was after the last durable command; `None` if there is none.
     pub fn job(&self, job: &JobId) -> Option<Arc<JobRecord>> {
         self.state().job(job).cloned()
     }
@@ -309,22 +347,22 @@ impl Ledger {
         self.state().queue()
     }
 
-    /// The job that an id or an unambiguous prefix of one names.
+    /// Finds the job that an id or an unambiguous prefix of one names.
     pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
         self.state().find(prefix)
     }
 
-    /// The job that a submission with this id of its client's became.
+    /// The job of the submission that has this id of its client's.
     pub fn of_request(&self, request: &str) -> Option<Arc<JobRecord>> {
         self.state().of_request(request).cloned()
     }
 
-    /// All metrics of a stage, by step (from 0).
+    /// Reads all metrics of a stage, by step (from 0).
     pub fn metrics(&self, job: &JobId, stage: u32) -> Result<Vec<(u64, Metrics)>, LedgerError> {
         self.metrics_in(job, stage, 0..u64::MAX)
     }
 
-    /// Metrics of the steps in `steps`, by step.
+    /// Reads metrics of the steps in `steps`, by step.
     pub fn metrics_in(
         &self,
         job: &JobId,
@@ -368,8 +406,8 @@ impl Ledger {
             .map_err(|error| self.damaged(format!("a record of table `{table}`: {error}")))
     }
 
-    /// Does what reads pages that nobody has checked yet. redb asserts what it relies on, so a
-    /// damaged page may be a panic in it.
+    /// Runs code that reads pages that have not been checked yet. redb asserts what it relies on,
+    /// so a damaged page may cause a panic in it, which becomes an error.
     fn unharmed<T>(&self, read: impl FnOnce() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         let outer = DAMAGE_EXPECTED.replace(true);
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
@@ -414,7 +452,7 @@ impl Ledger {
         })
     }
 
-    /// Makes the state what the database holds.
+    /// Replaces the state by what the database holds.
     fn take(
         &self,
         open: &mut Option<Arc<Database>>,
@@ -491,7 +529,7 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
                 what: error.to_string(),
             }
         }
-        // No release has written a file of which these are true.
+        // No release has written a file that gives these errors.
         error @ (redb::Error::UpgradeRequired(_)
         | redb::Error::TableDoesNotExist(_)
         | redb::Error::TableTypeMismatch { .. }
@@ -509,7 +547,7 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
     }
 }
 
-/// The file's format; a new file gets this release's.
+/// Reads the file's format; a new file gets this release's.
 fn format_version(database: &Database) -> Result<u64, redb::Error> {
     let write = begin(database)?;
     let found = write
@@ -531,23 +569,23 @@ fn format_version(database: &Database) -> Result<u64, redb::Error> {
     Ok(FORMAT_VERSION)
 }
 
-/// A transaction of two phases: after a crash its pages are known to be whole. With one phase, a
-/// last transaction whose pages do not fit their checksums is taken for one that a crash cut short,
-/// so that a damaged page would undo a command that was acknowledged. redb then also finds its free
-/// pages on file, and need not walk all others before the daemon is ready.
+/// Begins a transaction of two phases: after a crash its pages are known to be whole. With one
+/// phase, a last transaction whose pages do not fit their checksums is taken for one that a crash
+/// cut short, so that a damaged page would undo a command that was acknowledged. redb then also
+/// finds its free pages on file, and need not walk all others before the daemon is ready.
 fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     Ok(write)
 }
 
-/// Whether the queue or who goes first in it has changed.
+/// Whether the queue, or the job that goes first in it, may have changed.
 fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) -> bool {
     let place = |record: &Arc<JobRecord>| (record.state(), record.strikes.count);
     before.map(place) != now.map(place)
 }
 
-/// Writes what `command` changed of a job that was `before`.
+/// Writes what `command` changed of a job whose record was `before`.
 fn persist(
     database: &Database,
     root: &Path,
@@ -748,7 +786,7 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
     Ok(jobs)
 }
 
-/// A table that a ledger of an earlier release may lack.
+/// The table, or `None` in a ledger of an earlier release, which lacks it.
 fn known<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
     match table {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -756,7 +794,7 @@ fn known<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::Table
     }
 }
 
-/// The rows of a job in a table of lists, in their order.
+/// Reads the rows of a job in a table of lists, in their order.
 fn read_list(
     table: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
     job: &str,
@@ -836,7 +874,7 @@ mod tests {
         assert!(
             ledger.job(&JobId("a".into())).is_some() && ledger.job(&JobId("c".into())).is_some()
         );
-        // What was refused for another reason does not cost a copy.
+        // A command that is refused for another reason does not cost a copy.
         let after = inode();
         assert!(ledger.apply(submit("c")).is_err());
         assert_eq!(inode(), after);

@@ -3,7 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`command`] | what is asked of the ledger, and its answers |
+//! | [`command`] | commands to the ledger, and its answers |
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
 //! | [`ledger`] | the state machine on disk: one durable redb transaction per command |

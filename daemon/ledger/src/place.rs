@@ -1,14 +1,15 @@
 //! Paths in the ledger's file, which may be moved or copied with all that is beside it.
 //!
-//! What lies below the ledger's own directory is written relative to it, and read as a path below
-//! the directory in which the ledger is found. Earlier releases wrote every path absolute: one that
-//! ends as a job's own files do is theirs too. All other paths are written and read as they are.
+//! A path below the ledger's own directory is written relative to it, and read as a path below the
+//! directory in which the ledger is found. Earlier releases wrote every path absolute: one that
+//! ends as a job's own files do is treated in the same way. All other paths are written and read as
+//! they are.
 
 use crate::record::Progress;
 use r1d_proto::ids::JobId;
 use std::path::{Component, Path, PathBuf};
 
-/// The job's progress as it is written to a ledger in `root`.
+/// The job's progress as it is stored in a ledger in `root`.
 pub(crate) fn to_file(progress: &Progress, root: &Path) -> Progress {
     map(progress.clone(), |path| {
         path.strip_prefix(root)
@@ -37,8 +38,8 @@ fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress
     progress
 }
 
-/// `jobs/<id>/final` or `jobs/<id>/checkpoints/<stage>/step-<N>` at the end of a path. A directory
-/// that the job's `checkpoint.to` names never ends so: its checkpoints are
+/// The end of a path, if it is `jobs/<id>/final` or `jobs/<id>/checkpoints/<stage>/step-<N>`. A
+/// directory that the job's `checkpoint.to` names never ends so: its checkpoints are
 /// `<to>/<id>/<stage>/step-<N>`.
 fn own_tail(path: &Path, job: &JobId) -> Option<PathBuf> {
     let parts: Vec<Component> = path.components().collect();

@@ -1,4 +1,4 @@
-//! What the ledger knows of one job.
+//! Records: what the ledger knows of one job.
 
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
@@ -10,15 +10,19 @@ use std::path::PathBuf;
 /// A job's record, in three parts by how often they change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
+    /// What was submitted.
     pub submission: Submission,
+    /// How far the job is.
     pub progress: Progress,
-    /// In the order in which they were first recorded.
+    /// Outcomes of evaluations, in the order in which they were first recorded.
     pub evals: Vec<EvalResult>,
-    /// Who judges, from which step on; of each plugin in the order of steps.
+    /// Which component judges from which step on; those of one plugin are in the order of steps.
     pub reward_versions: Vec<RewardVersion>,
+    /// Keys of the job's stages, and stages that were taken over.
     pub reuse: Reuse,
-    /// The id that the client made for the submission; none in a job of an earlier release.
+    /// The id that the client gave the submission; `None` in a job of an earlier release.
     pub request: Option<String>,
+    /// Sudden ends of the daemon that count against the job.
     pub strikes: Strikes,
 }
 
@@ -26,71 +30,83 @@ pub struct JobRecord {
 /// by an abort) does so again at each start, so the count has to outlive the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strikes {
-    /// The daemon works for the job now, or ended while it did.
+    /// Whether the daemon works for the job now, or ended while it did.
     pub taken_up: bool,
-    /// Times in a row that the daemon ended without a word while it worked for the job, and nothing
-    /// of it was committed in between.
+    /// How often in a row the daemon ended suddenly while it worked for the job, with nothing of
+    /// the job committed in between.
     pub count: u32,
 }
 
-/// What is known of a job's stages that makes one job's outcome another's.
+/// What decides whether a stage of one job can be taken over from another job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reuse {
-    /// Of each stage, hex: stages with one key have one outcome. Empty in a job of an earlier
-    /// release.
+    /// The key of each stage, hex: stages with one key have one outcome. A key is empty if the
+    /// stage was judged by another component than the job was submitted with; the list is, in a job
+    /// of an earlier release.
     pub keys: Vec<String>,
-    /// Finished stages of other jobs are taken over.
+    /// Whether finished stages of other jobs are taken over.
     pub enabled: bool,
-    /// The stages that were, and from which job.
+    /// Stages that were taken over, by index from 0, and the job that did them.
     pub taken: BTreeMap<u32, JobId>,
 }
 
 /// A component that judges where the job names `plugin`, from a step on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardVersion {
-    /// As the job file has it: a name or an absolute path.
+    /// The plugin as the job file names it: a name or an absolute path.
     pub plugin: String,
-    /// Of the component, hex.
+    /// SHA-256 of the component, hex.
     pub sha256: String,
+    /// Index of the stage in the job file, from 0.
     pub stage: u32,
-    /// From 0.
+    /// The first step that the component judges, from 0.
     pub step: u64,
+    /// When it was set, in seconds since the Unix epoch.
     pub at: u64,
 }
 
 /// What was submitted; never changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
+    /// The job's id.
     pub job: JobId,
+    /// The job file's `name`.
     pub name: String,
-    /// Higher goes first.
+    /// Place in the queue: higher priorities go first.
     pub priority: i32,
     /// The job file with every default filled in.
     pub job_toml: String,
-    /// Seconds since the Unix epoch, as are all times here.
+    /// When the job was submitted, in seconds since the Unix epoch, as are all times here.
     pub submitted_at: u64,
-    /// Jobs submitted before this one.
+    /// Number of jobs that were submitted before this one.
     pub sequence: u64,
 }
 
 /// How far a job is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
+    /// The job's state.
     pub state: RunState,
-    /// Times that the job was started; 0 while it has not been.
+    /// Epoch of the newest attempt: how often the job was started, 0 if never.
     pub epoch: u64,
+    /// When the first attempt began.
     pub started_at: Option<u64>,
+    /// When the job ended.
     pub ended_at: Option<u64>,
     /// The stages begun so far, by index in the job file.
     pub stages: Vec<StageRecord>,
+    /// Why the job failed.
     pub error: Option<String>,
-    /// The final Hugging Face directory.
+    /// The final Hugging Face directory, once written.
     pub model: Option<PathBuf>,
 }
 
+/// A stage that has begun.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
+    /// The stage's name, unique in its job.
     pub name: String,
+    /// The stage's kind: `sft`, `grpo`, …
     pub kind: String,
     /// `Running`, or how it ended.
     pub state: RunState,
@@ -98,28 +114,34 @@ pub struct StageRecord {
     pub steps: u64,
     /// Steps committed.
     pub step: u64,
-    /// Oldest first, one per step.
+    /// Checkpoints on record, oldest first, one per step.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// When the stage began.
     pub begun_at: u64,
+    /// When the stage ended.
     pub ended_at: Option<u64>,
-    /// The last committed step's.
+    /// Metrics of the last committed step.
     pub metrics: Metrics,
 }
 
 /// A whole checkpoint: the weights after `step` committed steps of its stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
+    /// Steps of the stage that the checkpoint holds.
     pub step: u64,
+    /// The checkpoint's directory.
     pub dir: PathBuf,
-    /// Hex.
+    /// SHA-256 of the manifest, hex.
     pub manifest_sha256: String,
 }
 
 impl JobRecord {
+    /// The job's id.
     pub fn job(&self) -> &JobId {
         &self.submission.job
     }
 
+    /// The job's state.
     pub fn state(&self) -> RunState {
         self.progress.state
     }
@@ -130,14 +152,15 @@ impl JobRecord {
         (stage.state == RunState::Running).then_some((index as u32, stage))
     }
 
-    /// Times that the job was taken up again after a crash.
+    /// How often the job was taken up again after a crash.
     pub fn restarts(&self) -> u32 {
         u32::try_from(self.progress.epoch.saturating_sub(1)).unwrap_or(u32::MAX)
     }
 }
 
 impl StageRecord {
-    /// Where to take the stage up again, and what survives the loss of everything since.
+    /// The newest checkpoint: the stage is taken up again from there, after the loss of everything
+    /// since.
     pub fn newest_checkpoint(&self) -> Option<&CheckpointRecord> {
         self.checkpoints.last()
     }

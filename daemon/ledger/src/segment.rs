@@ -20,14 +20,14 @@ use crate::state::JOB_ID_MAX_BYTES;
 use r1d_proto::ids::JobId;
 
 pub(crate) const MAGIC: [u8; 4] = *b"R1DJ";
-/// 2 has the kept ids of each completion.
+/// Version of the format; 2 added the kept ids of each completion.
 pub(crate) const VERSION: u16 = 2;
 pub(crate) const HEADER_BYTES: usize = 96;
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
-/// Largest record.
+/// Largest payload of a record, in bytes.
 pub(crate) use r1d_proto::rollout::RECORD_MAX_BYTES;
 
-/// Whose rollouts a segment holds.
+/// The job, stage and step whose rollouts a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub job: JobId,
@@ -35,12 +35,12 @@ pub(crate) struct Header {
     pub step: u64,
 }
 
-/// What is wrong with the first bytes of a segment.
+/// Why the first bytes of a segment are no header of this release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
-    /// Cut short or overwritten.
+    /// The header is cut short or overwritten.
     Torn,
-    /// Whole, but of another release.
+    /// The header is whole, but has the version of another release.
     OtherRelease(u16),
 }
 
@@ -91,8 +91,8 @@ impl Header {
     }
 }
 
-/// One framed record, appended to `bytes`; gives the payload's length and checksum, or its length
-/// alone when that is over the limit.
+/// Appends one framed record to `bytes`; returns the payload's length and checksum, or as an error
+/// its length if that is over the limit.
 pub(crate) fn push_record(bytes: &mut Vec<u8>, entry: &Entry) -> Result<(u32, u32), usize> {
     // Encoding into memory fails for no type that an entry holds.
     let payload = postcard::to_stdvec(entry).map_err(|_| usize::MAX)?;
@@ -115,13 +115,13 @@ fn checksum(length: u32, payload: &[u8]) -> u32 {
 pub(crate) struct Record<'a> {
     /// Offset of its frame in the file.
     pub offset: usize,
-    /// Length and checksum, as [`push_record`] gave them.
+    /// Length and checksum of the payload, as [`push_record`] returned them.
     pub print: (u32, u32),
     pub payload: &'a [u8],
 }
 
-/// The whole records of a segment in order, and the offset at which they end: the file's length
-/// unless what follows is torn.
+/// Reads the whole records of a segment in order, and the offset at which they end: the file's
+/// length unless what follows is torn.
 pub(crate) fn records(bytes: &[u8]) -> (Vec<Record<'_>>, usize) {
     let mut found = Vec::new();
     let mut offset = HEADER_BYTES;

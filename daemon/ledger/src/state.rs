@@ -24,43 +24,61 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Longest id of a job, in bytes.
 pub const JOB_ID_MAX_BYTES: usize = 64;
+/// Longest name of a job or stage, in bytes.
 pub const NAME_MAX_BYTES: usize = 1 << 10;
+/// Longest job file with its defaults filled in, in bytes.
 pub const JOB_TOML_MAX_BYTES: usize = 1 << 20;
-/// The id that a client makes for a submission.
+/// Longest id that a client gives a submission, in bytes.
 pub const SUBMISSION_ID_MAX_BYTES: usize = 64;
-/// Jobs that have not ended.
+/// Most jobs that have not ended.
 pub const JOBS_LIVE_MAX: usize = 10_000;
-/// The job files of those, in all.
+/// Most bytes of the job files of jobs that have not ended, together.
 pub const JOBS_LIVE_MAX_BYTES: usize = 256 << 20;
-/// Longer error texts are cut, not refused: a job must always be able to end.
+/// Longest error text of a job, in bytes. Longer ones are cut, not refused: a job must always be
+/// able to end.
 pub const ERROR_MAX_BYTES: usize = 16 << 10;
-/// Names in one step's metrics.
+/// Most names in one step's metrics.
 pub const METRICS_MAX_NAMES: usize = 4096;
+/// Most outcomes of evaluations of one job.
 pub const EVALS_MAX: usize = 10_000;
+/// Most checkpoints on record of one stage.
 pub const CHECKPOINTS_MAX: usize = 10_000;
+/// Most stages of one job.
 pub const STAGES_MAX: usize = 1000;
-/// Hot reloads of a job's plugins, and the plugins that it began with.
+/// Most reward versions of one job: the plugins that it began with, and hot reloads.
 pub const GRADERS_MAX: usize = 10_000;
+/// Longest name or path of a plugin, in bytes.
 pub const GRADER_MAX_BYTES: usize = 4 << 10;
 
 /// All jobs. Records are shared with readers; a command copies the one that it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     jobs: BTreeMap<JobId, Arc<JobRecord>>,
-    /// The job that each submission with an id of its client's became.
+    /// The job of each submission that has an id of its client's.
     requests: BTreeMap<String, JobId>,
     submitted: u64,
 }
 
-/// Why a prefix names no job.
+/// Why a prefix does not name one job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
+    /// No job's id begins with the prefix.
     #[error("no job's id starts with `{prefix}`: see `r1ctl list`")]
-    NotFound { prefix: String },
+    NotFound {
+        /// The prefix.
+        prefix: String,
+    },
+    /// Several jobs' ids begin with the prefix: type more of it.
     #[error("`{prefix}` is short for {} jobs, among them {}: type more of it", .jobs.len(),
         first_few(.jobs))]
-    Ambiguous { prefix: String, jobs: Vec<JobId> },
+    Ambiguous {
+        /// The prefix.
+        prefix: String,
+        /// The jobs, sorted by id.
+        jobs: Vec<JobId>,
+    },
 }
 
 fn first_few(jobs: &[JobId]) -> String {
@@ -74,7 +92,7 @@ fn first_few(jobs: &[JobId]) -> String {
 type Answer = Result<Effect, Rejected>;
 
 impl State {
-    /// The state that holds these records.
+    /// Makes the state that holds these records.
     pub fn from_records(records: impl IntoIterator<Item = JobRecord>) -> State {
         let jobs: BTreeMap<_, _> = records
             .into_iter()
@@ -109,7 +127,7 @@ impl State {
             }
             Command::Strike { job } => {
                 let strikes = &mut self.live(job)?.strikes;
-                // A second daemon that ends before it takes the job up is not the job's doing.
+                // The job is not to blame for a second daemon that ends before it takes the job up.
                 *strikes = Strikes {
                     taken_up: false,
                     count: strikes.count.saturating_add(strikes.taken_up as u32),
@@ -222,20 +240,22 @@ impl State {
         }
     }
 
+    /// The job of this id.
     pub fn job(&self, job: &JobId) -> Option<&Arc<JobRecord>> {
         self.jobs.get(job)
     }
 
-    /// Jobs, whatever has become of them.
+    /// Number of jobs, those that have ended included.
     pub fn len(&self) -> usize {
         self.jobs.len()
     }
 
+    /// Whether no job was ever submitted.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// In order of submission.
+    /// All jobs, in order of submission.
     pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
         let mut jobs: Vec<_> = self.jobs.values().cloned().collect();
         jobs.sort_by_key(|record| record.submission.sequence);
@@ -260,7 +280,7 @@ impl State {
         jobs
     }
 
-    /// The job that `prefix` is short for; a whole id names its job even where longer ids begin
+    /// Finds the job that `prefix` is short for; a whole id names its job even if longer ids begin
     /// with it.
     pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
         let start = JobId(prefix.to_string());
@@ -286,7 +306,7 @@ impl State {
         }
     }
 
-    /// The job that a submission with this id of its client's became.
+    /// The job of the submission that has this id of its client's.
     pub fn of_request(&self, request: &str) -> Option<&Arc<JobRecord>> {
         self.jobs.get(self.requests.get(request)?)
     }
@@ -437,7 +457,7 @@ impl State {
         Ok(Effect::Cancelled { was })
     }
 
-    /// A job that has not ended.
+    /// The record of a job that has not ended.
     fn live(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
         let record = self
             .jobs
@@ -452,7 +472,7 @@ impl State {
         Ok(Arc::make_mut(record))
     }
 
-    /// A running job whose current epoch is `epoch`.
+    /// The record of a running job whose current epoch is `epoch`.
     fn fenced(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
         let record = self.of_epoch(job, epoch)?;
         match record.state() {
@@ -461,7 +481,8 @@ impl State {
         }
     }
 
-    /// A job that has not ended and whose newest epoch is `epoch`: 0 while it is queued.
+    /// The record of a job that has not ended and whose newest epoch is `epoch`: 0 while it is
+    /// queued.
     fn of_epoch(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
         let record = self.live(job)?;
         let current = record.progress.epoch;
@@ -476,7 +497,8 @@ impl State {
     }
 }
 
-/// What is committed of a job is a sign that the daemon survives it.
+/// Carries out a change of a job and forgets its strikes if it succeeds: what is committed shows
+/// that the daemon survives the job.
 fn forgiving(record: &mut JobRecord, change: impl FnOnce(&mut JobRecord) -> Answer) -> Answer {
     let effect = change(record)?;
     record.strikes.count = 0;
@@ -509,7 +531,7 @@ fn wrong_stage(record: &JobRecord, stage: u32) -> Rejected {
     }
 }
 
-/// The stage at work, which must be `stage`.
+/// The stage at work, if it is `stage`.
 fn at_work(record: &mut JobRecord, stage: u32) -> Result<&mut StageRecord, Rejected> {
     if record.stage_at_work().map(|(index, _)| index) != Some(stage) {
         return Err(wrong_stage(record, stage));
@@ -641,7 +663,8 @@ fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointReco
     })
 }
 
-/// Of any stage begun: a finished stage's checkpoints are pruned while a later one works.
+/// Forgets a checkpoint of any stage that has begun: a finished stage's checkpoints are pruned
+/// while a later one works.
 fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
     let refusal = wrong_stage(record, stage);
     let current = record
@@ -674,7 +697,7 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
     Ok(Effect::EvalRecorded)
 }
 
-/// A judge that is set again for the same step replaces the one before.
+/// Sets a component as judge; one that is set again for the same step replaces the one before.
 fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
     let job = record.job().clone();
     let from = (reward_version.stage, reward_version.step);
@@ -704,8 +727,8 @@ fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
         GRADER_MAX_BYTES,
     )?;
     within(&job, "the hash's length", reward_version.sha256.len(), 64)?;
-    // Judged by another than the one it was submitted with, a stage's outcome is no longer its
-    // key's, for this job and for later ones.
+    // A stage that another component judges than the one it was submitted with has another outcome
+    // than its key means, for this job and for later ones.
     if known
         .as_ref()
         .is_some_and(|known| known.sha256 != reward_version.sha256)
@@ -732,7 +755,8 @@ fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
     Ok(Effect::GraderSet)
 }
 
-/// Only the next stage, while none is at work: whoever runs the job goes on behind it.
+/// Adds a finished stage of another job. It must be the next stage, with none at work: the job goes
+/// on behind it.
 fn reuse_stage(
     record: &mut JobRecord,
     of: &JobId,

@@ -1,4 +1,4 @@
-//! What the entries of one step add up to, and which may follow which.
+//! The contents of one step, as its entries add up, and which entry may follow which.
 
 use crate::journal::{Entry, Refused};
 use r1d_proto::ids::SampleKey;
@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// A step as the journal holds it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepRecord {
+    /// The completions, by their keys.
     pub sampled: BTreeMap<SampleKey, Rollout>,
-    /// Verdicts and reward of the completions scored so far.
+    /// Verdicts and reward of the completions that are scored so far; a reward of `None`: an
+    /// abstention takes the sample out.
     pub scored: BTreeMap<SampleKey, (Vec<Verdict>, Option<f32>)>,
-    /// The completions that make the step, in training order, with their advantages; `None` while
-    /// the step is not sealed.
+    /// The completions that make up the step, in training order, with their advantages; `None`
+    /// until the step is sealed.
     pub sealed: Option<Vec<(SampleKey, Option<f32>)>>,
 }
 
@@ -54,7 +56,7 @@ impl StepRecord {
 /// Length and checksum of a record: equal prints are equal records.
 pub(crate) type Print = (u32, u32);
 
-/// What a step holds, without the contents: enough to tell a repetition from a contradiction.
+/// The keys and prints of what a step holds: enough to tell a repetition from a contradiction.
 #[derive(Default)]
 pub(crate) struct Step {
     sampled: HashMap<SampleKey, Print>,
@@ -76,7 +78,7 @@ impl Step {
         self.sealed.is_some()
     }
 
-    /// Takes the entry in: `Ok(false)` when it is here already, to the byte.
+    /// Takes the entry in; `Ok(false)` if an equal one, to the byte, is here already.
     pub(crate) fn admit(&mut self, entry: &Entry, print: Print) -> Result<bool, Refused> {
         match entry {
             Entry::Sampled(rollout) => {

@@ -1,8 +1,8 @@
-//! The ledger's file as redb uses it, with a memory for a failed sync.
+//! The ledger's file as redb uses it, which remembers whether a sync has failed.
 //!
-//! After a sync that failed, Linux takes the pages for clean that it could not write: reads show
-//! what is not on the disk, and the next sync succeeds. Nothing may be acknowledged on such a file.
-//! What redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all
+//! After a failed sync, Linux marks the pages that it could not write as clean: reads show what is
+//! not on the disk, and the next sync succeeds. Nothing may be acknowledged on such a file. What
+//! redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all
 //! written.
 
 use r1d_proto::storage::sync_parent;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Memory for pages of the file; the whole state is in memory anyway.
+/// Most memory for pages of the file, in bytes; the whole state is in memory anyway.
 const CACHE_MAX_BYTES: usize = 8 << 20;
 
 /// A ledger's path, and whether a sync of the file there has failed.
@@ -59,7 +59,7 @@ impl WatchedPath {
             .create_with_backend(backend)
     }
 
-    /// The copy takes the file's place when it is whole and on the disk.
+    /// Makes a fresh copy, which takes the file's place when it is whole and on the disk.
     fn renew(&self, beside: &Path) -> Result<(), DatabaseError> {
         fs::copy(&self.path, beside)?;
         File::open(beside)?.sync_all()?;
@@ -68,7 +68,8 @@ impl WatchedPath {
             ..self.clone()
         };
         let mut database = copy.open_at(beside)?;
-        // Pages that the system has dropped since were read from the disk again, and may be old.
+        // Pages that the system has dropped since the sync failed were read from the disk again,
+        // and may be old.
         database.check_integrity()?;
         database.close()?;
         if copy.is_unsynced.load(Ordering::Relaxed) {

@@ -304,7 +304,7 @@ proptest! {
                     prop_assert!(error.to_string().contains("/s/ledger.redb"), "{}", error);
                     prop_assert_eq!(text(&ledger.jobs()), text_of(&state));
                     disk.limit_room(None);
-                    // The file, opened again, tells whether the failed command reached it.
+                    // The file, opened again, shows whether the failed command reached it.
                     ledger.refresh().unwrap();
                     let found = text(&ledger.jobs());
                     if found != text_of(&next) {
@@ -462,8 +462,8 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     );
 }
 
-/// An earlier release's ledger has neither `requests` nor `strikes`, nor `reward plugins` and
-/// `reuse` in its first builds.
+/// An earlier release's ledger has neither `requests` nor `strikes`, and its first builds have
+/// neither `graders` nor `reuse`.
 #[test]
 fn a_ledger_of_an_earlier_release_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -548,11 +548,11 @@ fn a_submission_is_whole_or_absent_after_any_crash() {
     assert!(whole > 0 && absent > 0, "{whole} whole, {absent} absent");
 }
 
-/// Whoever looks at the jobs does not wait for the disk.
+/// Readers of the jobs do not wait for the disk.
 #[test]
 fn readers_do_not_wait_for_a_disk_that_stalls() {
     use std::sync::{Arc, Condvar, Mutex};
-    /// A disk whose next sync waits until it is let go.
+    /// A disk whose next sync waits until the test releases it.
     #[derive(Debug)]
     struct Stalling(redb::backends::InMemoryBackend, Arc<(Mutex<bool>, Condvar)>);
     impl StorageBackend for Stalling {
@@ -709,7 +709,7 @@ fn opens_rightly_or_is_named(bytes: &[u8], held: &str, what: &str) -> bool {
     }
 }
 
-/// Zeros, a flipped bit and a cut on every page: an error that names the file, or the right
+/// Zeros, a flipped bit or a cut on any page gives an error that names the file, or the right
 /// contents.
 #[test]
 fn a_damaged_ledger_is_named_and_never_read_wrongly() {
@@ -723,8 +723,8 @@ fn a_damaged_ledger_is_named_and_never_read_wrongly() {
             let mut zeros = whole.clone();
             zeros[start..end].fill(0);
             named += !opens_rightly_or_is_named(&zeros, &held, &what("zeros")) as u32;
-            // Byte 9 of the file says which of two last transactions counts; a crash in the middle
-            // of the second leaves what a flip makes.
+            // Byte 9 of the file selects which of two last transactions counts; a crash in the
+            // middle of the second leaves what a flip makes.
             for offset in [0, 4, 8, 64, 500, 3000] {
                 let mut flipped = whole.clone();
                 flipped[start + offset] ^= 1 << (page % 8);
@@ -745,8 +745,7 @@ fn a_damaged_ledger_is_named_and_never_read_wrongly() {
     }
 }
 
-/// What lies beside the ledger is found where the ledger is, wherever that was when it was written;
-/// what lies elsewhere stays there.
+/// Files beside the ledger are found beside it after it has moved; other paths stay as they are.
 #[test]
 fn paths_below_the_ledgers_directory_move_with_it() {
     let root = tempfile::tempdir().unwrap();

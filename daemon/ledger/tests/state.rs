@@ -122,7 +122,7 @@ fn eval(stage: &str, step: u64, accuracy: f64) -> EvalResult {
     }
 }
 
-/// Applies all, expecting each to be accepted; gives the last effect.
+/// Applies all commands, expects each to be accepted and returns the last effect.
 fn accept(state: &mut State, commands: &[Command]) -> Effect {
     commands
         .iter()
@@ -135,7 +135,7 @@ fn accept(state: &mut State, commands: &[Command]) -> Effect {
         .unwrap()
 }
 
-/// What was accepted so far.
+/// The commands that were accepted so far.
 #[derive(Default)]
 struct History(Vec<Command>);
 
@@ -221,7 +221,7 @@ impl History {
         steps
     }
 
-    /// Ends of the daemon while it worked for the job, since something of it was committed.
+    /// How often the daemon ended while it worked for the job, since something of it was committed.
     fn strikes(&self, job: &JobId) -> u32 {
         let (mut taken_up, mut count) = (false, 0);
         for command in self.0.iter().filter(|command| command.job() == job) {
@@ -915,8 +915,8 @@ fn of_epoch(now: u64, command: Command) -> Command {
     }
 }
 
-/// What another plugin has judged is not what the key says: from its stage on there is none, in the
-/// job that was changed.
+/// A stage that another component judges is not what its key means: from that stage on, the changed
+/// job has no keys.
 #[test]
 fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     let keys = vec!["a".to_string(), "b".to_string(), "c".to_string()];
@@ -953,7 +953,7 @@ fn a_changed_judge_takes_the_keys_of_what_it_judges() {
     );
 }
 
-/// A client that asks again under the id of its first try finds the job of the first try, whatever
+/// A client that submits again with the id of its first try gets the job of the first try, whatever
 /// has become of it.
 #[test]
 fn a_submission_that_is_asked_for_again_makes_no_second_job() {
@@ -1078,7 +1078,7 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
     ));
 }
 
-/// A job whose files are gone before its first attempt has ended, and is not tried again for ever.
+/// A job whose files are gone before its first attempt fails; it is not tried again for ever.
 #[test]
 fn a_job_that_was_never_started_can_fail() {
     let mut state = State::default();
@@ -1095,7 +1095,7 @@ fn a_job_that_was_never_started_can_fail() {
     assert!(state.queue().is_empty());
 }
 
-/// What is held against a job: each end of the daemon while it worked for it, until something of it
+/// Each end of the daemon while it worked for a job is held against the job, until something of it
 /// is committed.
 #[test]
 fn a_job_is_struck_once_for_each_end_of_the_daemon_while_it_was_at_work() {
