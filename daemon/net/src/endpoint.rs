@@ -12,28 +12,29 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Code of a connection that is closed because it is no longer needed.
+/// Code with which a connection is closed that is no longer needed.
 const CLOSED: u32 = 0;
 
 /// Limits of an endpoint and everything over it (`LIM-1`).
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A handshake that is not complete by then is given up.
+    /// Longest time that a handshake may take; default 10 s.
     pub handshake_deadline: Duration,
-    /// Incoming handshakes under way at a time; further ones are refused. From half of this on, a
-    /// peer must first show that it receives at its address.
+    /// Most incoming handshakes at a time; further ones are refused. From half of this on, a peer
+    /// must first show that it receives at its address. Default 64.
     pub handshakes_max: usize,
-    /// Sending or receiving one message.
+    /// Longest time that sending or receiving one message may take; default 30 s.
     pub message_deadline: Duration,
-    /// One message's payload; at most [`r1d_proto::frame::LENGTH_MAX_BYTES`].
+    /// Largest payload of one message, in bytes; at most [`r1d_proto::frame::LENGTH_MAX_BYTES`].
+    /// Default 16 MiB.
     pub frame_max_bytes: u32,
-    /// Streams that one peer may have open.
+    /// Most streams that one peer may have open; default 256.
     pub streams_max: u32,
-    /// A connection is lost when nothing came for this long; a third of it after the last packet, a
-    /// keep-alive is sent.
+    /// Longest silence before a connection is lost; default 30 s. A keep-alive is sent a third of
+    /// it after the last packet.
     pub idle_max: Duration,
-    /// Kernel buffers of the socket. The usual default of 208 KiB loses thousands of packets in a
-    /// bulk transfer.
+    /// Size of each kernel buffer of the socket; default 8 MiB. The usual default of 208 KiB loses
+    /// thousands of packets in a bulk transfer.
     pub socket_buffer_bytes: usize,
 }
 
@@ -51,13 +52,13 @@ impl Default for Limits {
     }
 }
 
-/// A node's socket. Whoever owns it calls [`Endpoint::accept`] again and again.
+/// A node's socket. Its owner calls [`Endpoint::accept`] in a loop.
 pub struct Endpoint {
     quic: quinn::Endpoint,
     transport: Arc<TransportConfig>,
     identity: NodeIdentity,
     limits: Limits,
-    /// Each incoming connection shakes hands in a task of its own: a stalled peer holds up nobody.
+    /// Incoming handshakes, each in a task of its own, so that a stalled peer delays no other.
     /// Dropping the endpoint ends them.
     handshakes: JoinSet<Result<Connection, NetError>>,
 }
@@ -98,17 +99,18 @@ impl Endpoint {
         })
     }
 
+    /// The fingerprint by which peers know this node.
     pub fn fingerprint(&self) -> Fingerprint {
         self.identity.fingerprint()
     }
 
-    /// Incoming handshakes under way.
+    /// Number of incoming handshakes under way.
     pub fn handshakes(&self) -> usize {
         self.handshakes.len()
     }
 
-    /// Connects to the node at `address` whose certificate is `peer`'s. That node may yet refuse
-    /// this one's: then the first message fails.
+    /// Connects to the node at `address` whose certificate is `peer`'s. That node may still refuse
+    /// this one: then the first message fails.
     pub async fn connect(
         &self,
         address: SocketAddr,
@@ -126,8 +128,9 @@ impl Endpoint {
         shake_hands(connecting, address, &self.limits).await
     }
 
-    /// The next peer that completed its handshake; `None` once the endpoint is closed. Peers that
-    /// are not allowed never come out of here. May be dropped and called again at any time.
+    /// Waits for the next peer that completes its handshake; `None` once the endpoint is closed. It
+    /// never returns peers that are not allowed. The future may be dropped and `accept` called
+    /// again at any time.
     pub async fn accept(&mut self) -> Option<Connection> {
         loop {
             tokio::select! {
@@ -141,7 +144,7 @@ impl Endpoint {
         }
     }
 
-    /// Closes all connections; returns once the peers were told.
+    /// Closes all connections; returns once the peers know.
     pub async fn close(self) {
         self.quic.close(CLOSED.into(), b"");
         self.quic.wait_idle().await;
@@ -158,7 +161,7 @@ impl Endpoint {
             && incoming.may_retry()
             && !incoming.remote_address_validated()
         {
-            // An error says that the peer was asked before: it need not be again.
+            // An error means that the peer has been checked before, which is enough.
             let _ = incoming.retry();
             return;
         }
@@ -204,10 +207,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The peer's fingerprint, which was verified.
     pub fn peer(&self) -> Fingerprint {
         self.peer
     }
 
+    /// The peer's address.
     pub fn address(&self) -> SocketAddr {
         self.quic.remote_address()
     }
@@ -221,8 +226,8 @@ impl Connection {
         ))
     }
 
-    /// The next stream that the peer opens. Waits as long as the connection lives: `idle_max`
-    /// without a sign of life ends it.
+    /// Waits for the next stream that the peer opens, as long as the connection lives: `idle_max`
+    /// without a packet ends it.
     pub async fn accept(&self) -> Result<Stream, NetError> {
         Ok(Stream::new(
             self.quic
@@ -233,6 +238,7 @@ impl Connection {
         ))
     }
 
+    /// Closes the connection at once, with all its streams.
     pub fn close(&self) {
         self.quic.close(CLOSED.into(), b"");
     }

@@ -12,9 +12,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 
-/// Larger than any key and certificate that this module writes.
+/// Most bytes of the file that are read: more than any key and certificate that this module writes.
 const FILE_MAX_BYTES: u64 = 64 << 10;
-/// Not checked by anybody: peers are known by their certificate's hash. TLS wants one.
+/// The name in the certificate. TLS needs one, but it is not checked: peers are known by their
+/// certificate's hash.
 pub(crate) const SERVER_NAME: &str = "r1d";
 
 /// SHA-256 of a certificate's DER bytes. Written as 64 hexadecimal digits.
@@ -22,6 +23,7 @@ pub(crate) const SERVER_NAME: &str = "r1d";
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
+    /// The fingerprint of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Fingerprint {
         Fingerprint(Sha256::digest(certificate.as_ref()).into())
     }
@@ -75,7 +77,7 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// Reads the identity at `path`; makes one when there is no such file. The file holds the
+    /// Reads the identity at `path`; makes one if there is no such file. The file holds the
     /// certificate and the key in PEM, mode 0600.
     pub fn open(path: &Path) -> Result<NodeIdentity, NetError> {
         match File::open(path) {
@@ -88,7 +90,7 @@ impl NodeIdentity {
         }
     }
 
-    /// What peers pin.
+    /// The fingerprint by which peers know this node.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
@@ -142,7 +144,7 @@ impl NodeIdentity {
             file.write_all(pem.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&beside, path)?;
-            // Peers are told of it next: a crash must not make another one.
+            // Peers learn of it next: a crash must not lead to another one.
             r1d_proto::storage::sync_parent(path)
         };
         write().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Nodes that speak to each other over QUIC, each known by the hash of its certificate.
+//! Connections between nodes over QUIC; each node is known by the hash of its certificate.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -25,34 +25,70 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Why something on the network failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
+    /// The file of the node's identity cannot be read or written, or others may read it.
     #[error("{}: {source}", .path.display())]
     IdentityFile {
+        /// The file.
         path: PathBuf,
+        /// The file system's error, or which mode the file needs.
         source: std::io::Error,
     },
+    /// The file holds no identity: put a copy back, or move it away to make a new one, which every
+    /// peer must then allow.
     #[error("{}: {what}; move it away to make a new identity, which every peer must then be told \
              of", .path.display())]
-    Identity { path: PathBuf, what: String },
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, in words.
+        what: String,
+    },
+    /// A fingerprint is not 64 hexadecimal digits.
     #[error("`{text}` is not a certificate fingerprint: 64 hexadecimal digits")]
-    Fingerprint { text: String },
+    Fingerprint {
+        /// The text that should be one.
+        text: String,
+    },
+    /// The socket cannot be bound: the address is in use, not this machine's, or not allowed.
     #[error("cannot listen on {address}: {source}")]
     Bind {
+        /// The address.
         address: SocketAddr,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// TLS cannot be set up with this identity or these limits.
     #[error("tls configuration: {0}")]
     Tls(String),
+    /// The handshake with a peer failed: it is not there, speaks another protocol, or one side does
+    /// not allow the other's certificate.
     #[error("no connection to {address}: {why}")]
-    Connect { address: SocketAddr, why: String },
+    Connect {
+        /// The peer's address.
+        address: SocketAddr,
+        /// The reason, in words.
+        why: String,
+    },
+    /// A connection has ended: the peer closed it or was silent for [`Limits::idle_max`].
     #[error("connection to {address} is lost: {why}")]
-    Lost { address: SocketAddr, why: String },
+    Lost {
+        /// The peer's address.
+        address: SocketAddr,
+        /// The reason, in words.
+        why: String,
+    },
+    /// Something took longer than its limit in [`Limits`].
     #[error("{doing} took longer than {} ms", .limit.as_millis())]
     Deadline {
+        /// What it was, in words.
         doing: &'static str,
+        /// The limit.
         limit: Duration,
     },
+    /// A message was not sent or not received whole; the stream is of no more use.
     #[error(transparent)]
     Frame(#[from] r1d_proto::frame::FrameError),
 }

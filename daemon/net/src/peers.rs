@@ -1,5 +1,5 @@
-//! Who may speak: certificates are known by their hash, and nothing else about them counts (no
-//! authority, name or date).
+//! The peers that may connect: certificates are known by their hash, and nothing else about them
+//! counts (no authority, name or date).
 
 use crate::NetError;
 use crate::identity::{Fingerprint, NodeIdentity};
@@ -13,7 +13,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-/// The protocol's name in the handshake: peers of another protocol do not get past it.
+/// The protocol's name in the handshake, which fails with peers of another protocol.
 const ALPN: &[u8] = b"r1d/1";
 
 /// The fingerprints that may connect to this node. Clones share the set.
@@ -21,6 +21,7 @@ const ALPN: &[u8] = b"r1d/1";
 pub struct Peers(Arc<RwLock<BTreeSet<Fingerprint>>>);
 
 impl Peers {
+    /// Lets `peer` connect from now on.
     pub fn allow(&self, peer: Fingerprint) {
         self.0
             .write()
@@ -28,7 +29,7 @@ impl Peers {
             .insert(peer);
     }
 
-    /// New connections of `peer` are refused from now on; those that it has go on until closed.
+    /// Refuses new connections of `peer` from now on; those that it has stay until they are closed.
     pub fn revoke(&self, peer: &Fingerprint) {
         self.0
             .write()
@@ -36,6 +37,7 @@ impl Peers {
             .remove(peer);
     }
 
+    /// Whether `peer` may connect.
     pub fn contains(&self, peer: &Fingerprint) -> bool {
         self.0
             .read()
@@ -44,14 +46,14 @@ impl Peers {
     }
 }
 
-/// The one provider of cryptography, ring. It is also made the process's default, since a library
+/// The one provider of cryptography, ring. It also becomes the process's default, because a library
 /// that looks for one and finds two compiled in panics.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let install = || {
         let ring = rustls::crypto::ring::default_provider();
-        // An error says that somebody installed one before: ours is handed over explicitly below in
-        // any case.
+        // An error means that there is a default already: ours is passed explicitly below in any
+        // case.
         let _ = ring.clone().install_default();
         Arc::new(ring)
     };
@@ -138,7 +140,7 @@ impl Pinned {
     }
 }
 
-/// QUIC has no TLS 1.2.
+/// Refuses TLS 1.2, which QUIC does not have.
 fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("tls 1.2 is not spoken here".to_string()))
 }

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::time::Duration;
 
-/// Code that a stream is reset with when its deadline passes or its peer breaks the protocol.
+/// Code with which a stream is reset whose deadline passes or whose peer breaks the protocol.
 const BROKEN: u32 = 1;
 
-/// A stream to one peer. After any error it is of no more use: both directions are reset.
+/// A stream to one peer. After any error it cannot be used again: both directions are reset.
 #[derive(Debug)]
 pub struct Stream {
     send: quinn::SendStream,
@@ -33,7 +33,7 @@ impl Stream {
         }
     }
 
-    /// Sends one message. The peer sees the stream itself with the first.
+    /// Sends one message. The peer learns of the stream with the first.
     pub async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), NetError> {
         let written = within(
             "sending a message",
@@ -44,16 +44,16 @@ impl Stream {
         self.checked(written)
     }
 
-    /// Receives one message, waiting at most the limits' `message_deadline` for it to be complete.
+    /// Receives one message, which must be complete within the limits' `message_deadline`.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, NetError> {
         let read = frame::read_within(&mut self.receive, Format::Postcard, self.frame_max_bytes);
         let read = within("waiting for a message", self.deadline, read).await;
         self.checked(read)
     }
 
-    /// Says that nothing more will be sent.
+    /// Ends the sending direction: nothing more will be sent.
     pub fn finish(&mut self) {
-        // An error says that the stream is closed already.
+        // An error means that the stream is closed already.
         let _ = self.send.finish();
     }
 
@@ -62,8 +62,8 @@ impl Stream {
             result,
             Ok(_) | Err(NetError::Frame(frame::FrameError::Closed))
         ) {
-            // Part of a frame may have gone over: no later message could be told from its rest.
-            // Errors say that it is closed already.
+            // Part of a frame may have been sent: a later message could not be told from its rest.
+            // Errors mean that the stream is closed already.
             let _ = self.send.reset(BROKEN.into());
             let _ = self.receive.stop(BROKEN.into());
         }
@@ -71,7 +71,7 @@ impl Stream {
     }
 }
 
-/// `future`, or an error that names what took longer than `limit`.
+/// Awaits `future`; after `limit` returns an error that names what took longer.
 pub(crate) async fn within<T, E>(
     doing: &'static str,
     limit: Duration,

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Calendar at a simulated start: 2025-01-01T00:00:00Z.
+/// The calendar when a simulation starts, in seconds since the Unix epoch: 2025-01-01T00:00:00Z.
 const UNIX_AT_START_S: u64 = 1_735_689_600;
 
-/// Starts at 0 and stands still between calls of [`SimClock::advance`].
+/// A clock that starts at 0 and stands still between calls of [`SimClock::advance`].
 #[derive(Default)]
 pub struct SimClock {
     nanoseconds: AtomicU64,
 }
 
 impl SimClock {
+    /// A clock at 0, for its component and the test.
     pub fn shared() -> Arc<SimClock> {
         Arc::new(SimClock::default())
     }
 
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.nanoseconds.fetch_add(
             u64::try_from(by.as_nanos()).unwrap_or(u64::MAX),

@@ -15,20 +15,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SECTOR_BYTES: usize = 512;
 
-/// Clones share the disk.
+/// A simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk(Arc<Mutex<Contents>>);
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
     files: Vec<FileState>,
-    /// Names as the running system sees them, and as a crash finds them. A name points into
-    /// `files`.
+    /// Names as the running system sees them; each points into `files`.
     names: BTreeMap<PathBuf, usize>,
+    /// Names as a crash finds them.
     durable_names: BTreeMap<PathBuf, usize>,
-    /// Bytes that can still be written.
+    /// Bytes that can still be written; `None`: no limit.
     room: Option<u64>,
-    /// When there is no room left, nothing works until the crash.
+    /// Whether the machine dies when there is no room left: nothing works then until the crash.
     dies_when_full: bool,
     failing_syncs: u32,
     crashes: u64,
@@ -61,7 +61,7 @@ impl Change {
         }
     }
 
-    /// What of the change a crash lets through, by the random word `fate`.
+    /// Applies what a crash lets through of the change, chosen by the random word `fate`.
     fn survive(&self, file: &mut Vec<u8>, fate: u64) {
         match (fate % 3, self) {
             (0, _) => {}
@@ -82,12 +82,13 @@ impl Change {
 }
 
 impl SimDisk {
+    /// The disk as a component sees it.
     pub fn shared(&self) -> Arc<dyn Storage> {
         Arc::new(self.clone())
     }
 
-    /// The machine loses power; afterwards the disk holds what survived. Handles opened before must
-    /// not be used again.
+    /// Takes the machine's power away; afterwards the disk holds what survived, by `seed`. Handles
+    /// opened before must not be used again.
     pub fn crash(&self, seed: u64) {
         let mut contents = self.contents();
         let contents = &mut *contents;
@@ -121,31 +122,31 @@ impl SimDisk {
         contents.names = contents.durable_names.clone();
     }
 
-    /// A copy as it is now, unsynced changes included: crash the copy to see what a crash here
-    /// would leave.
+    /// Copies the disk as it is now, unsynced changes included: crash the copy to see what a crash
+    /// here would leave.
     pub fn fork(&self) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(self.contents().clone())))
     }
 
-    /// After this many more bytes writes fail with `StorageFull`, the last one in its middle;
-    /// `None` makes room again.
+    /// Limits the room: after this many more bytes writes fail with `StorageFull`, the last one in
+    /// its middle; `None` removes the limit.
     pub fn limit_room(&self, bytes: Option<u64>) {
         self.contents().room = bytes;
     }
 
-    /// The machine dies in the middle of a write, after this many more bytes: from then on writes
-    /// and syncs fail, until [`SimDisk::crash`] says what survived.
+    /// Makes the machine die in the middle of a write, after this many more bytes: from then on
+    /// writes and syncs fail, until [`SimDisk::crash`] decides what survived.
     pub fn lose_power_after(&self, bytes: u64) {
         let mut contents = self.contents();
         (contents.room, contents.dies_when_full) = (Some(bytes), true);
     }
 
-    /// The next `count` syncs of files fail, and make nothing durable.
+    /// Makes the next `count` syncs of files fail, without making anything durable.
     pub fn fail_syncs(&self, count: u32) {
         self.contents().failing_syncs = count;
     }
 
-    /// Turns one bit of a file over, durably: what a failing drive does.
+    /// Flips one bit of a file, durably, as a failing drive may do.
     pub fn flip_bit(&self, path: &Path, bit: usize) {
         let mut contents = self.contents();
         if let Ok(index) = contents.index(path) {
@@ -158,7 +159,7 @@ impl SimDisk {
         }
     }
 
-    /// Opens a file for random access; creates it when it does not exist.
+    /// Opens a file for random access; creates it if it does not exist.
     pub fn open(&self, path: &Path) -> SimFile {
         let mut contents = self.contents();
         let index = match contents.index(path) {
@@ -215,10 +216,12 @@ pub struct SimFile {
 }
 
 impl SimFile {
+    /// Length of the file in bytes, unsynced changes included.
     pub fn length(&self) -> u64 {
         self.disk.contents().files[self.index].bytes.len() as u64
     }
 
+    /// Fills `out` from `offset`; an error of kind `UnexpectedEof` if the file ends before.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let contents = self.disk.contents();
         let start = offset as usize;
@@ -229,6 +232,8 @@ impl SimFile {
         Ok(())
     }
 
+    /// Writes `bytes` at `offset`, beyond the end too; an error of kind `StorageFull` after what
+    /// fits the room.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut contents = self.disk.contents();
         let fits = contents
@@ -252,12 +257,14 @@ impl SimFile {
         }
     }
 
+    /// Cuts the file, or fills it up with zeros.
     pub fn set_length(&self, length: u64) {
         self.disk
             .contents()
             .change(self.index, Change::Length(length as usize));
     }
 
+    /// Makes the file's contents durable; an error if the machine is dead or syncs are to fail.
     pub fn sync_data(&self) -> io::Result<()> {
         let mut contents = self.disk.contents();
         if contents.dies_when_full && contents.room == Some(0) {
@@ -294,7 +301,7 @@ impl Append for SimFile {
 }
 
 impl Storage for SimDisk {
-    /// Directories are there as soon as a name in them is.
+    /// Does nothing: a directory exists as soon as a name in it does.
     fn create_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A world for tests: a clock that stands still until it is told to move, and a disk that loses
+//! A simulated world for tests: a clock that moves only when a test moves it, and a disk that loses
 //! power.
 //!
 //! Everything random here is a function of a seed, so a failing test prints the seed that replays
