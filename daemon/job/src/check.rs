@@ -1,5 +1,5 @@
-//! A document against the key table: unknown keys, wrong types and ranges are refused with line,
-//! table and key; defaults are filled in.
+//! Checks a document against the key table: unknown keys, wrong types and ranges are refused with
+//! line, table and key; defaults are filled in.
 
 use crate::error::JobError;
 use crate::keys::{self, Default, Key, Kind, Table};
@@ -16,6 +16,7 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
+    /// Parses TOML. The error is [`JobError::Syntax`], with the line.
     pub fn parse(text: &'a str) -> Result<Document<'a>, JobError> {
         let lines = Lines::of(text);
         let root = DeTable::parse(text).map_err(|e| {
@@ -53,8 +54,8 @@ impl Lines {
     }
 }
 
-/// The document with every default filled in, each value of the kind that its key says (an integer
-/// where a number is meant becomes a float).
+/// Returns the document with every default filled in, each value of the kind that its key has (an
+/// integer where a number is meant becomes a float).
 pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Table, JobError> {
     let checker = Checker {
         lines: &document.lines,
@@ -69,7 +70,7 @@ pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Ta
     )
 }
 
-/// Where a reader finds it.
+/// A table's place in the file: its first line, and its heading as a reader looks for it.
 struct Place {
     line: usize,
     table: String,
@@ -134,7 +135,7 @@ impl Checker<'_> {
                         line: 0,
                         message: format!("default of `{}`: {}", key.name, e.message()),
                     })?;
-                    // Lines inside a default mean nothing: it takes its table's.
+                    // A default has no lines of its own: errors in it name the line of its table.
                     let inner = Checker {
                         lines: &Lines::default(),
                     };
@@ -351,7 +352,8 @@ impl Checker<'_> {
     }
 }
 
-/// `[[stage]] "cold-start"`: by name, plugin or data set, else by number.
+/// Names a table of an array as `[[stage]] "cold-start"`: by its name, plugin or data set, else by
+/// its number.
 fn called(table: &DeTable<'_>, path: &str, index: usize) -> String {
     let by = |key: &str| {
         table
@@ -384,7 +386,7 @@ fn at_most(
     })
 }
 
-/// The table of the kind that the tag names.
+/// Returns the table of keys for the kind that the tag `tag` names.
 fn variant(
     table: &DeTable<'_>,
     tag: &str,
@@ -437,7 +439,7 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
             other.meaning.split(':').next().unwrap_or_default()
         )
     } else {
-        // Likeness takes the product of both lengths, and no key is that long.
+        // The comparison costs the product of both lengths, and no key is that long.
         match keys::nearest(&shown::quote(name), spec.keys().map(|key| key.name)) {
             Some(near) => format!("; the nearest known key is `{near}`"),
             None => String::new(),
@@ -450,7 +452,8 @@ fn unknown(name: &str, spec: &Table, place: String) -> JobError {
     }
 }
 
-/// Letters, digits, `-`, `_` and `.`, the first a letter or digit: safe as part of a file name.
+/// Whether `text` has 1 to 64 letters, digits, `-`, `_` and `.`, and begins with a letter or digit:
+/// such a name is safe as part of a file name.
 pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -479,7 +482,7 @@ fn float(value: &DeValue<'_>) -> Option<f64> {
     }
 }
 
-/// Whether float32 would make it 0.
+/// Whether float32 would round the number, which is not 0, to 0.
 fn is_lost(number: f64) -> bool {
     number != 0.0 && number.abs() < NUMBER_MIN
 }
@@ -507,7 +510,8 @@ fn word_or_score(value: &DeValue<'_>, words: &[&str]) -> Option<toml::Value> {
     )])))
 }
 
-/// Everything that JSON can say: no dates, no infinities.
+/// The table as JSON would hold it; `None` for values that JSON lacks, such as dates and
+/// infinities.
 fn json_table(table: &DeTable<'_>) -> Option<toml::Value> {
     let entries = table
         .iter()
@@ -535,7 +539,7 @@ fn json_value(value: &DeValue<'_>) -> Option<toml::Value> {
     }
 }
 
-/// What an error says was found.
+/// The value as an error shows it.
 fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) if text.is_empty() => "an empty string".into(),
@@ -551,7 +555,7 @@ fn shown(value: &DeValue<'_>) -> String {
     }
 }
 
-/// `YYYY-MM-DD`, of a day that the calendar has.
+/// Whether the text is `YYYY-MM-DD`, a day that the calendar has.
 fn is_date(text: &str) -> bool {
     let is_digits = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit())

@@ -5,45 +5,55 @@ use crate::fields::{Fields, absolute};
 use crate::{check, keys};
 use std::path::{Path, PathBuf};
 
-/// `configs/dev.toml`, embedded.
+/// The text of `configs/dev.toml`.
 pub const DEV_TOML: &str = include_str!("../../../configs/dev.toml");
 
+/// The daemon's settings, with every default filled in and every path absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DaemonConfig {
-    /// `None`: the host's name.
+    /// Name of this node in `r1ctl nodes`. `None`: the host's name.
     pub node_name: Option<String>,
-    /// `None`: what `--state-dir`, `R1D_STATE_DIR` or the user's state directory say.
+    /// Directory of the ledger, the jobs and everything that a job leaves. `None`: `--state-dir`,
+    /// `R1D_STATE_DIR` or the user's state directory decides.
     pub state_dir: Option<PathBuf>,
+    /// Devices to run jobs on, one worker each.
     pub devices: Devices,
-    /// `None`: `<state_dir>/r1d.sock`.
+    /// Unix socket that `r1ctl` connects to. `None`: `<state_dir>/r1d.sock`.
     pub socket: Option<PathBuf>,
-    /// Where libtorch is, for workers; `None`: where the worker was linked against.
+    /// Directory of libtorch's libraries for workers. `None`: the one that the worker was linked
+    /// against.
     pub torch_lib: Option<PathBuf>,
     /// CPU threads of a CPU worker; 0: all cores.
     pub torch_threads: u32,
-    /// On processors that are not Intel's too.
+    /// Whether MKL uses its Intel kernels on other processors too.
     pub mkl_intel_kernels: bool,
-    /// Looked through in order, after `<directory of the r1d executable>/plugins`.
+    /// Directories of plugins, searched in order after `<directory of the r1d executable>/plugins`.
     pub plugin_dirs: Vec<PathBuf>,
-    /// 0: half of the cores.
+    /// Threads that score completions; 0: half of the cores.
     pub reward_threads: u32,
-    /// Ed25519 public keys, hex; empty: plugins need no signature.
+    /// Ed25519 public keys, hex. Empty: plugins need no signature.
     pub trusted_keys: Vec<String>,
+    /// Filter of the log: a level, or directives per module as in `r1d=debug,wasmtime=warn`.
     pub log_level: String,
+    /// Form of the log's lines on standard error.
     pub log_format: LogFormat,
 }
 
+/// Devices that the daemon runs jobs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Devices {
     /// Every CUDA device; the CPU where there is none.
     Auto,
-    /// `cpu`, `cuda:0`, …
+    /// The devices by name: `cpu`, `cuda:0`, … At least one, each once.
     Listed(Vec<String>),
 }
 
+/// Form of the daemon's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Lines for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
@@ -82,17 +92,17 @@ impl DaemonConfig {
         })
     }
 
-    /// What `r1d dev` runs with: [`DEV_TOML`].
+    /// Reads [`DEV_TOML`], which `r1d dev` runs with.
     pub fn dev() -> Result<DaemonConfig, JobError> {
         DaemonConfig::parse(DEV_TOML, Path::new("/"))
     }
 }
 
-/// Words that are a filter of their own.
+/// Levels, which are a filter without a module's name.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// A filter takes any other word for the name of a module, so a level that is mistyped would turn
-/// the log off.
+/// Reads `level`. An unknown word is an error: the filter would take it for the name of a module,
+/// so a mistyped level would turn the log off.
 fn log_level(log: &Fields<'_>) -> Result<String, JobError> {
     let filter: String = log.get("level")?;
     let is_sound = |part: &str| {

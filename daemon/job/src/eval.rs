@@ -1,4 +1,4 @@
-//! An evaluation: what is sampled from held-out data, when, and which numbers come of it.
+//! An evaluation: what is sampled from held-out data, when, and which metrics are computed from it.
 
 use crate::error::JobError;
 use crate::fields::Fields;
@@ -6,31 +6,39 @@ use crate::stage::Stage;
 use r1d_proto::hyperparameters::Sampling;
 use std::fmt;
 
-/// Runs on the weights that the job starts from (`at_start`), every `every_steps` steps of the
-/// stages in `stages`, and after each stage; as a stage of its own, once.
+/// An evaluation. It runs on the weights that the job starts from (`at_start`), every `every_steps`
+/// steps of the stages in `stages`, and after each stage; an `eval` stage runs it once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eval {
     /// Name of a [`crate::DataSource`].
     pub data: String,
-    /// 0: only at the start and after each stage.
+    /// Steps between evaluations inside a stage; 0: only at the start and after each stage.
     pub every_steps: u64,
+    /// Whether it also runs on the weights that the job starts from.
     pub at_start: bool,
-    /// Stages inside which `every_steps` counts; empty: all.
+    /// Names of the stages inside which `every_steps` counts; empty: all.
     pub stages: Vec<String>,
+    /// Completions sampled of each row.
     pub num_generations: u32,
+    /// Sampling temperature; 0 takes the likeliest token each time.
     pub temperature: f64,
+    /// Probability that nucleus sampling keeps; 1: off.
     pub top_p: f64,
+    /// Number of likeliest ids that are kept; 0: off.
     pub top_k: u32,
+    /// Length in tokens at which a completion is cut off.
     pub max_completion_length: u32,
-    /// The first rows of the data set; 0: all.
+    /// Number of rows that are evaluated, from the beginning of the data set; 0: all.
     pub max_rows: u64,
+    /// Numbers that are reported.
     pub metrics: Vec<Metric>,
-    /// Names of the stages' rewards, or of plugins. The first says what is correct.
+    /// Names of rewards of the stages, or of plugins. The first decides what is correct.
     pub rewards: Vec<String>,
     /// A completion is correct when the first reward's score is at least this.
     pub correct_at: f64,
 }
 
+/// A number that an evaluation reports, as a mean over its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     /// Unbiased probability that one of k completions is correct (Chen et al. 2021, eq. 1); pass@1
@@ -38,12 +46,12 @@ pub enum Metric {
     Pass(u32),
     /// Mean correctness of the first k completions.
     Avg(u32),
-    /// Whether the answer that most of k completions give is correct.
+    /// Whether the most frequent answer of k completions is correct.
     Cons(u32),
 }
 
 impl Metric {
-    /// `pass@4`, `avg@4`, `cons@16`.
+    /// Parses `pass@4`, `avg@4` or `cons@16`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Metric> {
         let (name, k) = text.split_once('@')?;
         let k: u32 = k.parse().ok().filter(|k| *k > 0)?;
@@ -55,6 +63,7 @@ impl Metric {
         }
     }
 
+    /// The k of `pass@k`, `avg@k` or `cons@k`: the completions of a row that it needs.
     pub fn k(self) -> u32 {
         match self {
             Metric::Pass(k) | Metric::Avg(k) | Metric::Cons(k) => k,
@@ -72,12 +81,12 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Completion length of an evaluation in a job without stages that sample.
+/// Completion length, in tokens, of an evaluation in a job without stages that sample.
 const MAX_COMPLETION_LENGTH: u32 = 512;
 
 impl Eval {
-    /// Of `[[eval]]`, or of a stage, which has none of the keys that say when. `stages`: the job's
-    /// so far.
+    /// Reads an `[[eval]]` table, or an `eval` stage (which has no scheduling keys). `stages` are
+    /// those read so far.
     pub(crate) fn read(eval: &Fields<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
         let metrics = eval.get::<Vec<String>>("metrics")?.into_iter().map(|text| {
             Metric::parse(&text).ok_or_else(|| {
@@ -114,8 +123,8 @@ impl Eval {
         })
     }
 
-    /// Whether it runs after `step` committed steps of a stage (the end of a stage is the caller's
-    /// to know).
+    /// Whether it runs after `step` committed steps of a stage. The evaluation at a stage's end is
+    /// not counted here: the caller knows where the end is.
     pub fn due(&self, stage: &str, step: u64) -> bool {
         self.every_steps > 0
             && step > 0
@@ -123,7 +132,7 @@ impl Eval {
             && (self.stages.is_empty() || self.stages.iter().any(|s| s == stage))
     }
 
-    /// Rows that it takes of a data set of `rows`.
+    /// Number of rows that are evaluated of a data set of `rows`.
     pub fn rows(&self, rows: u64) -> u64 {
         if self.max_rows == 0 {
             rows
@@ -132,6 +141,7 @@ impl Eval {
         }
     }
 
+    /// Sampling settings of its completions; they never keep a sampling mask.
     pub fn sampling(&self, stop_ids: Vec<u32>, seed: u64) -> Sampling {
         Sampling {
             temperature: self.temperature as f32,

@@ -1,14 +1,15 @@
-//! Typed reading of a resolved table. [`crate::check`] has made sure of kinds and ranges; what it
-//! cannot know is reported here.
+//! Typed reading of a resolved table. [`crate::check`] has made sure of kinds and ranges; errors
+//! that it cannot see are reported here.
 
 use crate::error::JobError;
 use crate::reward::{OnAbstain, OnFault};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
+/// A resolved table with its place in the file.
 pub(crate) struct Fields<'a> {
     table: &'a toml::Table,
-    /// `[[stage]] "cold-start"`, for errors.
+    /// The table as errors name it: `[[stage]] "cold-start"`.
     pub place: String,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Fields<'a> {
             })
     }
 
-    /// Whether the file gives the key.
+    /// Whether the table has a value for the key.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
@@ -66,7 +67,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The tables of an array; a key that is left out is an empty one.
+    /// The tables of an array; none if the key is left out.
     pub(crate) fn tables(&self, key: &str) -> impl Iterator<Item = &'a toml::Table> + use<'a> {
         let items = self
             .table
@@ -124,7 +125,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// `path` against `base_dir`, with `.` and `..` taken out where that needs no file system.
+/// `path` resolved against `base_dir`, without `.` and `..` as far as that needs no file system.
 pub(crate) fn absolute(path: &str, base_dir: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in base_dir.join(path).components() {

@@ -1,8 +1,8 @@
-//! What a stage's outcome depends on: two stages of which all of this is the same end with the same
-//! weights, data, metrics and evaluations.
+//! What a stage's outcome depends on: two stages that agree in all of it end with the same weights,
+//! data, metrics and evaluations.
 //!
-//! Named here are the settings, and everything whose contents or outcome counts besides; who
-//! computes a key of it hashes those.
+//! This module lists the settings, and everything else whose contents or outcome count; the caller
+//! hashes those to compute a stage's key.
 
 use crate::eval::Eval;
 use crate::job::{Job, TemplateSource, Weights};
@@ -13,26 +13,29 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use toml::Value;
 
+/// Everything that a stage's outcome depends on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Depends {
-    /// Settings of the stage, of what it reads, and of the evaluations in and after it, as a job
-    /// file has them: the same text each time. No paths of data: what is in the files counts.
+    /// Settings of the stage, of the data sets that it reads, and of the evaluations in and after
+    /// it, in the form of a job file: the same text each time. Paths of data are left out, because
+    /// the files' contents count.
     pub settings: String,
-    /// Data sets of the job file.
+    /// Names of data sets of the job file.
     pub data: BTreeSet<String>,
-    /// Stages before it.
+    /// Indices of earlier stages.
     pub stages: BTreeSet<usize>,
-    /// The model that it trains or samples, as an index into [`Job::models`].
+    /// The model that the stage trains or samples, as an index into [`Job::models`].
     pub model: usize,
-    /// Plugins, as the job names them.
+    /// Plugins as the job names them.
     pub plugins: BTreeSet<String>,
     /// Template files.
     pub files: BTreeSet<PathBuf>,
-    /// Directories of models that rewards ask.
+    /// Directories of the judge models and reward models that rewards ask.
     pub directories: BTreeSet<PathBuf>,
 }
 
-/// Of stage `index`; `None` where there is none.
+/// Returns everything that the outcome of stage `index` depends on; `None` if the job has no such
+/// stage.
 pub fn depends(job: &Job, index: usize) -> Option<Depends> {
     let stage = job.stages.get(index)?;
     let mut on = Depends {
@@ -79,7 +82,7 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
         if job.data.contains_key(name) {
             on.data.insert(name.into());
         } else {
-            // Its template is that of its prompts.
+            // A made data set has the template of its prompts.
             on.stages
                 .extend(job.stages.iter().position(|maker| maker.name == name));
         }
@@ -108,7 +111,8 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
     Some(on)
 }
 
-/// Those that [`crate::Job::evals`] has in and after a stage, and the one that it is.
+/// The evaluations of [`crate::Job::evals`] that run in and after a stage, and the one that it is
+/// itself.
 fn evaluations<'a>(job: &'a Job, index: usize, stage: &'a Stage) -> impl Iterator<Item = &'a Eval> {
     let after = stage.trains() && stage.reward_model().is_none();
     let before = job.first_of_own_model() == Some(index);
@@ -148,7 +152,7 @@ fn settings(
         (name, Value::Table(table))
     });
     table.insert("data".into(), Value::Table(read.collect()));
-    // An evaluation's draws depend on where the first of its data set stands.
+    // An evaluation's draws depend on the position of the first evaluation of its data set.
     let place = |eval: &Eval| {
         job.evaluations()
             .position(|other| other.data == eval.data)

@@ -13,49 +13,63 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// A job: models, data sets, stages in order, evaluations and checkpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
+    /// Name in lists and directories.
     pub name: String,
+    /// Seed that everything random is a function of: initial weights, the order of rows, each
+    /// sampled token, the split into minibatches.
     pub seed: u64,
-    /// Higher runs first; FIFO within a priority.
+    /// Jobs of a higher priority run first; FIFO within a priority.
     pub priority: i32,
-    /// The day that chat templates are told when they ask, `YYYY-MM-DD`; `None` until the job is
-    /// submitted.
+    /// The day that chat templates get as today's, `YYYY-MM-DD`; `None` until the job is submitted.
     pub date: Option<String>,
-    /// The reference mode: equal bits whatever the batch, slot or order.
+    /// Whether the job runs in the reference mode: equal bits whatever the batch, slot or order.
     pub batch_invariant: bool,
+    /// The job's own model, which "base" names.
     pub model: Model,
     /// Further models, by name.
     pub models: BTreeMap<String, Weights>,
-    /// By name.
+    /// Data sets of the job file, by name.
     pub data: BTreeMap<String, DataSource>,
-    /// In the order in which they run. At least one.
+    /// Stages in the order in which they run. At least one.
     pub stages: Vec<Stage>,
+    /// Size of the sampler.
     pub sampler: Sampler,
+    /// When checkpoints are written, how many are kept, and where.
     pub checkpoint: Checkpoint,
+    /// Evaluations of `[[eval]]`; see [`Job::evaluations`] for those of stages too.
     pub evals: Vec<Eval>,
 }
 
+/// The job's own model, and the precision of all its models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
+    /// Source of the initial weights.
     pub weights: Weights,
-    /// What the weights and the forward are computed in.
+    /// Data type of weights and activations.
     pub dtype: Dtype,
-    /// Linear layers multiply in FP8.
+    /// Whether linear layers multiply in FP8 in forward passes.
     pub fp8: bool,
 }
 
+/// A model's own weights, before any stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weights {
-    /// A Hugging Face directory.
+    /// The weights in a Hugging Face directory.
     Directory(PathBuf),
-    /// Random weights for the `config.json` at this path, by the job's seed.
-    Init { config: PathBuf, tokenizer: PathBuf },
+    /// Random weights by the job's seed.
+    Init {
+        /// Path of a `config.json`.
+        config: PathBuf,
+        /// Path of a `tokenizer.json`, or of a directory that holds one.
+        tokenizer: PathBuf,
+    },
 }
 
 impl Weights {
-    /// Where the tokenizer is: the model's directory, or a directory or `tokenizer.json` of its
-    /// own.
+    /// Path of the tokenizer: the model's directory, or a directory or `tokenizer.json` of its own.
     pub fn tokenizer(&self) -> &Path {
         match self {
             Weights::Directory(path) => path,
@@ -63,7 +77,7 @@ impl Weights {
         }
     }
 
-    /// `None` of random weights.
+    /// The Hugging Face directory; `None` for random weights.
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Weights::Directory(path) => Some(path),
@@ -71,7 +85,7 @@ impl Weights {
         }
     }
 
-    /// The model's `config.json`.
+    /// Path of the model's `config.json`.
     pub fn config(&self) -> PathBuf {
         match self {
             Weights::Directory(path) => path.join("config.json"),
@@ -80,75 +94,90 @@ impl Weights {
     }
 }
 
-/// A data set. A column that is `Some` must be in every row; the ones that a job's stages need are
-/// `Some`.
+/// A data set. A column that is `Some` must be in every row; the columns that a job's stages need
+/// are `Some`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataSource {
+    /// Name by which stages and evaluations read it.
     pub name: String,
-    /// JSON or Parquet, by extension; a glob takes every file that matches, sorted by name.
+    /// Path of a JSON or Parquet file, by extension; a glob takes every file that matches, sorted
+    /// by name.
     pub path: PathBuf,
-    /// Whole conversations, which stand for prompt and completion. `None`: rows without a prompt's
-    /// column may still have a column `messages`.
+    /// Column of whole conversations, which stand for prompt and completion. `None`: rows without a
+    /// prompt's column may still have a column `messages`.
     pub messages: Option<String>,
+    /// Column of the prompt: a text, or a list of messages.
     pub prompt: Option<String>,
+    /// Column of the completion: a text, or messages.
     pub completion: Option<String>,
-    /// Of pairs.
+    /// Column of a pair's preferred completion.
     pub chosen: Option<String>,
+    /// Column of a pair's other completion.
     pub rejected: Option<String>,
-    /// 0 to 1, of single texts.
+    /// Column of a single text's label, 0 to 1.
     pub label: Option<String>,
-    /// By how much the scores of a pair shall differ at least.
+    /// Column of the smallest difference that a pair's scores should have.
     pub margin: Option<String>,
+    /// Column of the text that a pretrain stage reads.
     pub text: Option<String>,
+    /// Column of the right answer that rewards compare with.
     pub reference: Option<String>,
+    /// Column that decides which rewards judge the row, through their `domains`.
     pub domain: Option<String>,
-    /// What a chat template is told of tools. `None`: the column `tools`, where a row has one.
+    /// Column of the tools that a chat template gets. `None`: the column `tools`, where a row has
+    /// one.
     pub tools: Option<String>,
+    /// Whether each epoch has an order of its own, by the job's seed; otherwise it is the file's
+    /// order.
     pub shuffle: bool,
+    /// How its prompts are rendered.
     pub template: TemplateSource,
     /// Further variables of a chat template: a JSON object.
     pub chat_template_kwargs: String,
-    /// Tokens; rows with a longer prompt are left out.
+    /// Length limit of prompts, in tokens; rows with a longer prompt are left out.
     pub max_prompt_length: Option<u32>,
 }
 
-/// How a row's prompt becomes what the model reads.
+/// How a row's prompt becomes the text that the model reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TemplateSource {
     /// The template of DeepSeek-R1's Table 1, verbatim.
     R1Zero,
     /// The chat template beside the model's tokenizer.
     Chat,
-    /// The prompt as it is.
+    /// No template: the prompt's text as it is.
     Plain,
     /// A jinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`.
-    /// One that reads `messages` is a chat template.
+    /// A file that reads `messages` is a chat template.
     File(PathBuf),
 }
 
+/// Size of the sampler, in every stage and evaluation; see [`Job::slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampler {
-    /// Completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
+    /// Number of completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
     pub slots: u32,
-    /// Prompt and completion tokens that the cache holds; 0: what the stage's own steps need, or
-    /// [`EVAL_TOKENS_MAX`] for evaluations alone.
+    /// Number of prompt and completion tokens that the cache holds; 0: what the stage's own steps
+    /// need, or [`EVAL_TOKENS_MAX`] for evaluations alone.
     pub tokens: u32,
 }
 
-/// Slots that `sampler.slots = 0` takes at most.
+/// Largest number of slots that `sampler.slots = 0` takes.
 pub const SLOTS_MAX: u32 = 256;
 
-/// Tokens that `sampler.tokens = 0` takes at most in a stage that samples for evaluations alone: 6
-/// GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a 7B. One completion always fits.
+/// Largest number of tokens that `sampler.tokens = 0` takes in a stage that samples for evaluations
+/// alone: 6 GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a 7B. One completion always fits.
 pub const EVAL_TOKENS_MAX: u64 = 1 << 19;
 
+/// When checkpoints are written, how many are kept, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Steps; 0: at the end of each stage alone.
+    /// Steps between checkpoints; 0: only at the end of each stage.
     pub every_steps: u64,
-    /// Checkpoints kept per stage, the newest.
+    /// Number of checkpoints kept per stage, the newest ones.
     pub keep: u32,
-    /// Where they go; `None`: the job's directory under the daemon's state directory.
+    /// Directory of the checkpoints. `None`: the job's directory under the daemon's state
+    /// directory.
     pub to: Option<PathBuf>,
 }
 
@@ -169,17 +198,18 @@ impl Job {
         Ok(job)
     }
 
-    /// The job file that parses to this job: every default filled in, keys in the order of
+    /// Writes the job file that parses to this job: every default filled in, keys in the order of
     /// [`keys`], the same bytes each time.
     pub fn to_toml(&self) -> String {
         crate::write::job(self)
     }
 
+    /// The stage of this name; `None` if there is none.
     pub fn stage(&self, name: &str) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// The job's own model, then those of `[models.NAME]` in the order of their names: elsewhere a
+    /// The job's own model, then those of `[models.NAME]` in the order of their names. Elsewhere a
     /// model is its index here.
     pub fn models(&self) -> impl Iterator<Item = &Weights> {
         std::iter::once(&self.model.weights).chain(self.models.values())
@@ -194,8 +224,8 @@ impl Job {
         named.map_or(0, |index| index + 1)
     }
 
-    /// Whether a model's own weights are read for nothing but the beginning of reward models:
-    /// nothing generates with them.
+    /// Whether a model's own weights are read only as the beginning of reward models: no stage or
+    /// judge generates with them.
     pub fn only_starts_reward_models(&self, model: usize) -> bool {
         let mut stages = self
             .stages
@@ -216,8 +246,8 @@ impl Job {
         stages.peek().is_some() && stages.all(|stage| stage.reward_model().is_some()) && !is_asked()
     }
 
-    /// Whose weights `at_start` evaluates: the job's own model, before the first stage that has it
-    /// as a policy.
+    /// Index of the stage before which `at_start` evaluates the job's own model: the first stage
+    /// that has it as a policy.
     pub fn first_of_own_model(&self) -> Option<usize> {
         self.stages
             .iter()
@@ -225,11 +255,11 @@ impl Job {
     }
 
     /// Index of the stage whose final weights `stage` starts from; `None` for its model's own
-    /// weights. A stage that trains nothing passes on what it started from itself.
+    /// weights. A stage that trains nothing passes on the weights that it started from.
     pub fn origin(&self, stage: &Stage) -> Option<usize> {
         let mut from = &stage.from;
-        // Each is before the one that names it, which soundness makes sure of; so many steps reach
-        // the first.
+        // Each origin comes before the stage that names it, which validation makes sure of, so this
+        // many rounds reach the first.
         for _ in 0..self.stages.len() {
             let Origin::Stage(name) = from else {
                 return None;
@@ -243,15 +273,16 @@ impl Job {
         None
     }
 
-    /// The rejection-sampling stage whose kept completions are the data set `name`.
+    /// The rejection-sampling stage whose kept completions are the data set `name`; `None` if
+    /// `name` is no such stage.
     pub fn maker(&self, name: &str) -> Option<&Stage> {
         self.stage(name)
             .filter(|stage| stage.rejection_sampling().is_some())
     }
 
-    /// A data set of the job file, or one that a rejection-sampling stage makes: a file
-    /// `<stage>.jsonl` whose columns are named as the keys, with the template of the prompts that
-    /// the stage read.
+    /// The data set `name`: one of the job file, or one that a rejection-sampling stage makes. The
+    /// latter is a file `<stage>.jsonl` whose columns are named as the keys, with the template of
+    /// the prompts that the stage read.
     pub fn source(&self, name: &str) -> Option<Cow<'_, DataSource>> {
         if let Some(source) = self.data.get(name) {
             return Some(Cow::Borrowed(source));
@@ -272,7 +303,8 @@ impl Job {
         }))
     }
 
-    /// How a stage that learns completions tokenises those of the data set `name`.
+    /// How a stage that learns completions tokenises those of the data set `name`: as the stage's
+    /// settings say, else apart for completions that the stage's own model sampled, else together.
     pub fn tokenize(&self, stage: &Stage, sft: &Sft, name: &str) -> Tokenize {
         let own = self
             .maker(name)
@@ -281,8 +313,8 @@ impl Job {
         sft.tokenize.or(own).unwrap_or(Tokenize::Together)
     }
 
-    /// The data set of the job file that the prompts of `name` come from, whatever stages they went
-    /// through.
+    /// Name of the data set of the job file that the prompts of `name` come from, however many
+    /// stages they went through.
     pub fn prompts_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         let mut name = name;
         for _ in 0..=self.stages.len() {
@@ -294,15 +326,15 @@ impl Job {
         None
     }
 
-    /// All evaluations: of `[[eval]]`, then the stages that are one. Elsewhere an evaluation is its
-    /// index here.
+    /// All evaluations: those of `[[eval]]`, then those of `eval` stages. Elsewhere an evaluation
+    /// is its index here.
     pub fn evaluations(&self) -> impl Iterator<Item = &Eval> {
         self.evals
             .iter()
             .chain(self.stages.iter().filter_map(Stage::evaluation))
     }
 
-    /// The evaluation that a stage is, as an index into [`Job::evaluations`].
+    /// Index into [`Job::evaluations`] of an `eval` stage's evaluation; `None` for other stages.
     pub fn evaluation_of(&self, stage: &Stage) -> Option<usize> {
         let before = self
             .stages
@@ -324,8 +356,8 @@ impl Job {
             .position(|stage| stage.name == name && stage.reward_model().is_some())
     }
 
-    /// Whom a reward asks, if its plugin asks: what its `model` names, else the reward-model stage
-    /// with the plugin's name. `None` where there is no such.
+    /// The model that a reward asks, if its plugin asks one: the one that its `model` names, else
+    /// the reward-model stage with the plugin's name. `None` if there is no such model.
     pub fn asked(&self, reward: &Reward) -> Option<AskedModel> {
         match &reward.model {
             None => self
@@ -349,8 +381,8 @@ impl Job {
         }
     }
 
-    /// What an evaluation scores with: rewards of the job's stages by name, else plugins by name
-    /// with their defaults.
+    /// The rewards that an evaluation scores with: rewards of the job's stages by name, else
+    /// plugins by name with their defaults.
     pub fn eval_rewards(&self, eval: &Eval) -> Vec<Reward> {
         let defined = |name: &String| {
             let mut rewards = self
@@ -366,10 +398,10 @@ impl Job {
             .collect()
     }
 
-    /// The sampler of a stage: what its own steps need, so that a long evaluation decodes fewer
-    /// completions at a time instead of taking the memory of training; at least one completion of
-    /// any evaluation. `None` where neither samples. `prompt_max` and `eval_prompt_max` are in
-    /// tokens.
+    /// Size of a stage's sampler: what its own steps need, so that a long evaluation decodes fewer
+    /// completions at a time instead of taking the memory of training, but at least one completion
+    /// of any evaluation. `None` if neither the stage nor an evaluation samples. `prompt_max` and
+    /// `eval_prompt_max` are in tokens.
     pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
         let evals = || self.evals.iter().chain(stage.evaluation());
         if stage.reward_model().is_some()
@@ -455,7 +487,7 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     })
 }
 
-/// `[[stage]] "cold-start"`
+/// Names a table as errors do: `[[stage]] "cold-start"`.
 fn titled(path: &str, table: &toml::Table) -> String {
     let name = table
         .get("name")
@@ -524,7 +556,7 @@ impl TemplateSource {
 }
 
 impl DataSource {
-    /// Of no columns, shuffled, prompts as they are.
+    /// A data set without columns, shuffled, whose prompts are rendered without a template.
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> DataSource {
         DataSource {
             name: name.into(),
@@ -547,8 +579,8 @@ impl DataSource {
         }
     }
 
-    /// Columns that a stage or evaluation reads get their own name where the file does not name
-    /// them.
+    /// Reads a `[data.NAME]` table. A column that a stage or evaluation reads and the file does not
+    /// name is named like its key.
     fn read(
         name: &str,
         data: &Fields<'_>,
@@ -598,10 +630,10 @@ impl DataSource {
                 "leave it out, or give the stage a data set of its own",
             ));
         }
-        // A whole conversation stands for both.
+        // A whole conversation stands for both columns.
         let prompted = prompted && messages.is_none();
         let completed = (read_by("sft") || read_by("distill") || labelled) && messages.is_none();
-        // A toml table is sorted by key, so the JSON is the same bytes each time.
+        // A TOML table is sorted by key, so the JSON is the same bytes each time.
         let kwargs: serde_json::Value = data.get("chat_template_kwargs")?;
         Ok(DataSource {
             name: name.into(),

@@ -14,8 +14,8 @@
 //! | [`daemon`] | `r1d.toml` |
 //! | [`reference`] | `explain`, the reference page and the JSON schema |
 //!
-//! This crate reads no file but the one it is handed as text; whether the paths in it exist is the
-//! daemon's to say.
+//! This crate reads no file: it is handed the job file as text, and the daemon checks whether the
+//! paths in it exist.
 
 pub mod check;
 pub mod daemon;

@@ -1,51 +1,57 @@
-//! What the plan computes with: numbers of a model's `config.json`, read by [`r1d_shape`], which
-//! the worker opens models with.
+//! The numbers of a model's `config.json` that the plan computes with. They are read by
+//! [`r1d_shape`], which the worker opens models with too.
 
 use crate::error::JobError;
 use r1d_shape::{AttentionSizes, Config};
 
-/// Numbers that the plan computes with.
+/// The numbers of a model that the plan computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelShape {
-    /// For example `DeepseekV3ForCausalLM`.
+    /// Architecture as `config.json` names it, for example `DeepseekV3ForCausalLM`.
     pub architecture: String,
+    /// Number of parameters, without the multi-token prediction module.
     pub parameters: u64,
-    /// It has a scalar head: `architectures` names a …ForSequenceClassification.
+    /// Whether it has a scalar head: `architectures` names a …ForSequenceClassification.
     pub scores: bool,
-    /// Parameters that one token meets.
+    /// Number of parameters that one token meets.
     pub active_parameters: u64,
+    /// Number of ids that the head gives logits for.
     pub vocab_size: u64,
-    /// Tokens that positions reach to.
+    /// Number of tokens that positions reach to.
     pub max_position_embeddings: u64,
-    /// Values (not bytes) that the sampler's cache keeps per token.
+    /// Number of values (not bytes) that the sampler's cache keeps per token.
     pub cache_values_per_token: u64,
-    /// Of a mixture of experts.
+    /// Size of the expert layers; `None` for dense models.
     pub routing: Option<RoutingShape>,
-    /// The multi-token prediction module, where the model has one that can be run.
+    /// The multi-token prediction module; `None` if the model has none that can be run.
     pub prediction: Option<PredictionShape>,
-    /// Last parts of the names of the layers that adapters can be put on.
+    /// Names, without their paths, of the layers that adapters can be put on.
     pub linear_layers: Vec<&'static str>,
 }
 
-/// What is recorded of each token that goes through experts.
+/// Size of what is recorded of each token that goes through experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutingShape {
+    /// Number of layers with experts.
     pub layers: u64,
-    /// Of a layer.
+    /// Number of experts in one layer.
     pub experts: u64,
-    /// Of those, the ones that a token goes to.
+    /// Number of experts in one layer that a token goes to.
     pub per_token: u64,
 }
 
+/// Size of the multi-token prediction module, on top of the model's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PredictionShape {
+    /// Number of parameters that it adds.
     pub parameters: u64,
-    /// As [`ModelShape::cache_values_per_token`].
+    /// Number of values (not bytes) that its cache adds per token.
     pub cache_values_per_token: u64,
 }
 
 impl ModelShape {
-    /// From the text of a `config.json`; an error where the worker could not open such a model.
+    /// Reads the text of a `config.json`. An error means that the worker could not open such a
+    /// model either.
     pub fn from_config(config_json: &str) -> Result<ModelShape, JobError> {
         let config = Config::parse(config_json).map_err(|error| {
             let text = error.to_string();
@@ -58,10 +64,11 @@ impl ModelShape {
         Ok(ModelShape::of(&config))
     }
 
+    /// The numbers of a model whose `config.json` is already read.
     pub fn of(config: &Config) -> ModelShape {
         let summary = config.summary();
         let cached = config.cache_values_per_token();
-        // Its own size is what it adds.
+        // The module's size is the difference that opening it makes.
         let prediction = config
             .clone()
             .with_prediction()
@@ -90,8 +97,8 @@ impl ModelShape {
     }
 }
 
-/// Attention's layers, the feed-forward ones where no layer has experts, and the head where it is
-/// not the embedding.
+/// Names of attention's layers, of the feed-forward ones if no layer has experts, and of the head
+/// if it is not tied to the embedding.
 fn linear_layers(config: &Config) -> Vec<&'static str> {
     let mut names = match &config.blueprint.attention {
         AttentionSizes::Grouped(_) => vec!["q_proj", "k_proj", "v_proj", "o_proj"],

@@ -13,19 +13,19 @@ use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What the daemon read of the job's files.
+/// What the daemon learned from the files that a job names.
 #[derive(Clone, Debug, Default)]
 pub struct InputFacts {
-    /// Rows (packed sequences, for `pretrain`) of each stage's data, by stage name; none where a
-    /// stage before has yet to make them.
+    /// Number of rows (packed sequences, for `pretrain`) of each stage's data, by stage name. A
+    /// stage whose data an earlier stage has yet to make has no entry.
     pub rows: BTreeMap<String, u64>,
-    /// Longest prompt of each stage that samples, tokens, by stage name.
+    /// Longest prompt in tokens of each stage that samples, by stage name.
     pub prompt_max: BTreeMap<String, u32>,
-    /// Longest prompt of the evaluations, tokens, as each of [`Job::models`] reads them.
+    /// Longest prompt of the evaluations in tokens, for the tokenizer of each of [`Job::models`].
     pub eval_prompt_max: Vec<u32>,
-    /// Rows of the data set of each of [`Job::evaluations`].
+    /// Number of rows of the data set of each of [`Job::evaluations`].
     pub eval_rows: Vec<u64>,
-    /// Models that rewards name by their directory.
+    /// Shapes of the models that rewards name by their directory.
     pub asked: BTreeMap<PathBuf, ModelShape>,
 }
 
@@ -39,8 +39,8 @@ impl InputFacts {
     }
 }
 
-/// One line of the plan for each stage. `facts` has those of [`Job::models`]; without them it has
-/// no memory.
+/// Returns one line of the plan for each stage. `facts` are the shapes of [`Job::models`], in their
+/// order; if it is empty, the lines have no memory.
 pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanStage> {
     let line = |stage: &Stage| PlanStage {
         name: stage.name.clone(),
@@ -67,7 +67,7 @@ pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanSta
     job.stages.iter().map(line).collect()
 }
 
-/// Most tokens that one step samples or trains on; `prompt_max` in tokens.
+/// Most tokens that one step samples or trains on. `prompt_max` is in tokens.
 pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
     let sampled = |r: &Rollouts| {
         r.prompts_per_step as u64
@@ -88,12 +88,13 @@ pub fn tokens_per_step(stage: &Stage, prompt_max: u32) -> u64 {
     }
 }
 
-/// Bytes that stay allocated through a stage, by actor: `policy`, `reference`, `optimiser`
-/// (gradients and AdamW's moments; in bfloat16 also the float32 weights that it updates), `sampler`
-/// (its cache). Activations come on top: they grow with `max_tokens_per_device`.
+/// Returns the bytes that stay allocated through a stage, by actor: `policy`, `reference`,
+/// `optimiser` (gradients and AdamW's moments; in bfloat16 also the float32 weights that it
+/// updates), `value model` (with its optimiser), `reward models` and `judges` that rewards ask,
+/// `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
 ///
-/// `facts` has those of [`Job::models`]; nothing is known without. A reward model of a directory is
-/// taken to be as large as the policy.
+/// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them. A
+/// reward model of a directory whose shape is not in `seen` is taken to be as large as the policy.
 pub fn memory(
     job: &Job,
     stage: &Stage,
@@ -163,7 +164,7 @@ pub fn memory(
                 .get(dir)
                 .map_or((facts, true), |of| (of, of.scores)),
         };
-        // A judge that writes has a cache for as many tokens as the policy's.
+        // The cache of a judge that writes holds as many tokens as the policy's.
         let cached = slots.filter(|_| !scores).map_or(0, |slots| slots.tokens);
         let name = if scores { "reward models" } else { "judges" };
         *bytes.entry(name.into()).or_insert(0) +=
@@ -177,10 +178,10 @@ pub fn memory(
     bytes
 }
 
-/// Passes over a data set above which a warning is due.
+/// Number of passes over a data set above which a warning is given.
 const EPOCHS_WARN: u64 = 50;
 
-/// What is allowed and probably not meant.
+/// Warnings about settings that are allowed and probably not meant.
 pub fn warnings(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<String> {
     let mut found = Vec::new();
     for name in job.data.keys() {
@@ -245,8 +246,8 @@ pub fn warnings(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<Strin
     found
 }
 
-/// Refuses a stage of which a completion may be longer than a record of it can be. `facts` has
-/// those of [`Job::models`].
+/// Refuses a stage whose completions may be longer than a record can hold. `facts` are the shapes
+/// of [`Job::models`].
 pub fn check_records(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Result<(), JobError> {
     for stage in &job.stages {
         let (Some(rollouts), Some(facts)) = (stage.rollouts(), facts.get(job.model_of(stage)))
@@ -261,7 +262,7 @@ pub fn check_records(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Resu
         else {
             continue;
         };
-        // As varints; then an id and its log-probability.
+        // Experts are written as varints; 9 bytes more are an id and its log-probability.
         let width = if experts > 128 { 2 } else { 1 };
         let per_token = layers * per_token * width + 9;
         let tokens = u64::from(seen.prompt_max(stage)) + u64::from(rollouts.longest_completion());
@@ -280,8 +281,8 @@ pub fn check_records(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Resu
     Ok(())
 }
 
-/// The largest top_k with which masks always fit, where the stage has none or a larger one: were
-/// every kept id alone among dropped ones.
+/// The largest top_k with which sampling masks always fit into a record, even if every kept id
+/// stood alone among dropped ones. `None` if the stage's own settings always fit.
 fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
     let cuts = rollouts.top_p < 1.0 || rollouts.top_k > 0;
     let alone_max = vocab_size.div_ceil(2);
@@ -291,7 +292,7 @@ fn fitting_top_k(rollouts: &Rollouts, vocab_size: u64) -> Option<u64> {
         alone_max
     };
     let length = u64::from(rollouts.longest_completion()).max(1);
-    // A kept id is two numbers of a record; a token has one more.
+    // A kept id takes two numbers of a record; each token takes one more.
     let fits = (KEPT_NUMBERS_MAX as u64 / length).saturating_sub(1) / 2;
     (rollouts.keep_sampling_mask && cuts && kept_max > fits).then_some(fits)
 }

@@ -1,12 +1,12 @@
-//! What the key table generates: `r1ctl explain KEY`, the reference page, the JSON schema of the
-//! job file.
+//! Documents that are generated from the key table: `r1ctl explain KEY`, the reference page, the
+//! JSON schema of the job file.
 
 use crate::keys::{self, DAEMON, Default, JOB, Key, Kind, Table};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
-/// What `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in either
-/// file; `Err` names the nearest.
+/// Returns what `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in
+/// either file. The error names the nearest key.
 pub fn explain(asked: &str) -> Result<String, String> {
     let mut text = String::new();
     for (file, root) in [("job.toml", JOB), ("r1d.toml", DAEMON)] {
@@ -80,7 +80,7 @@ fn names(table: &Table) -> String {
         .join(", ")
 }
 
-/// Which stage kind a table of the path `stage` is for.
+/// The stage kind of a table of the path `stage`, as a suffix; empty for other tables.
 fn variant(table: &Table) -> String {
     match table.meaning.split_once(':') {
         Some((kind, _)) if kind.starts_with("kind =") => format!(", {kind}"),
@@ -105,7 +105,7 @@ fn default_text(key: &Key) -> String {
     }
 }
 
-/// The reference page, Markdown.
+/// Returns the reference page in Markdown.
 pub fn page() -> String {
     let mut text = String::from(
         "# Reference of job.toml and r1d.toml\n\nGenerated from the key table of `daemon/job`.\n",
@@ -148,7 +148,7 @@ fn default_cell(key: &Key) -> String {
     }
 }
 
-/// JSON schema (draft 2020-12) of `job.toml`.
+/// Returns the JSON schema (draft 2020-12) of `job.toml`.
 pub fn job_schema() -> Value {
     let mut schema = table_schema(JOB);
     if let Some(map) = schema.as_object_mut() {

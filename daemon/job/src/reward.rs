@@ -1,69 +1,78 @@
-//! A reward of a stage: which plugin judges, and what becomes of its verdict.
+//! A reward of a stage: which plugin judges, and what its verdict does.
 
 use crate::check::is_name;
 use crate::error::JobError;
 use crate::fields::{Fields, absolute};
 use std::path::{Path, PathBuf};
 
-/// Default of `max_answer_length`, tokens.
+/// Default of `max_answer_length`, in tokens.
 pub const MAX_ANSWER_LENGTH: u32 = 1024;
 
+/// A reward: a plugin with its settings and weight in a job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reward {
-    /// What metrics and verdicts call it; unique in its stage.
+    /// Name in metrics and verdicts; unique in its stage.
     pub name: String,
+    /// The plugin that scores completions.
     pub plugin: Plugin,
+    /// Factor of its score in the sum of all rewards.
     pub weight: f64,
-    /// Handed to the plugin as JSON: an object with sorted keys, the same bytes each time.
+    /// Settings of the plugin in JSON: an object with sorted keys, the same bytes each time.
     pub config_json: String,
+    /// What judging one completion may cost.
     pub limits: Limits,
-    /// Whom the plugin asks, where it is one that asks; `None`: the reward-model stage with the
+    /// The model that the plugin asks, if it asks one. `None`: the reward-model stage with the
     /// plugin's name.
     pub model: Option<ModelRef>,
-    /// Tokens of one answer of a generative model, at most; the plugin may ask for less.
+    /// Length limit in tokens of one answer of a generative model; the plugin may ask for less.
     pub max_answer_length: u32,
-    /// Rows of these domains only; empty: all.
+    /// Domains of the rows that it judges; empty: all rows.
     pub domains: Vec<String>,
-    /// It judges from the step after so many on.
+    /// Number of steps of the stage before it begins to judge.
     pub after_step: u64,
+    /// What an abstention does.
     pub on_abstain: OnAbstain,
+    /// What a fault does.
     pub on_fault: OnFault,
-    /// A completion that scores less, or on which the plugin fails, is not kept; of a
-    /// rejection-sampling stage alone.
+    /// Score that a completion needs to be kept; a completion on which the plugin fails is not kept
+    /// either. Only in a rejection-sampling stage.
     pub min_score: Option<f64>,
-    /// Pins the component: 64 hex digits.
+    /// SHA-256 that the component must have, 64 hex digits; `None`: any.
     pub sha256: Option<String>,
 }
 
+/// The component that a reward names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plugin {
-    /// Looked up in the plugin directories as `<name>.wasm`.
+    /// A name: `<name>.wasm` in the first plugin directory that has it.
     Named(String),
+    /// The path of a component.
     Path(PathBuf),
 }
 
-/// The model that a judged plugin asks, as the job file names it. Whether it gives numbers or text
-/// follows from what it is.
+/// The model that a judged plugin asks, as the job file names it. Its own kind decides whether it
+/// answers with numbers or text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelRef {
-    /// What a stage before has trained, or a `[models.NAME]`.
+    /// The name of an earlier stage or of a `[models.NAME]`.
     Named(String),
     /// A Hugging Face directory: a `…ForSequenceClassification`, or a causal language model.
     Directory(PathBuf),
 }
 
-/// The model that a judged plugin asks: [`crate::Job::asked`].
+/// The model that a judged plugin asks, once it is found; see [`crate::Job::asked`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AskedModel {
-    /// Index of a stage: a reward model, or a policy's last weights.
+    /// Index of a stage: its reward model, or the last weights of its policy.
     Stage(usize),
     /// Index into [`crate::Job::models`].
     Model(usize),
+    /// A Hugging Face directory.
     Directory(PathBuf),
 }
 
 impl ModelRef {
-    /// A path has a slash; anything else is a name.
+    /// Parses a model's path or name: a path has a slash, anything else is a name.
     fn parse(text: &str, base_dir: &Path) -> ModelRef {
         if text.contains('/') {
             ModelRef::Directory(absolute(text, base_dir))
@@ -73,7 +82,7 @@ impl ModelRef {
     }
 }
 
-/// As a job file has it.
+/// Writes the name or path as a job file has it.
 impl std::fmt::Display for ModelRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -83,40 +92,45 @@ impl std::fmt::Display for ModelRef {
     }
 }
 
-/// Per completion.
+/// Limits of a plugin's work on one completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// WASM fuel; `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an
+    /// WASM fuel. `None`: 50,000,000 and 2,000 per byte of input, a hundred times that for an
     /// interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory; `None`: 64, and 512 for an interpreted plugin.
+    /// MiB of linear memory. `None`: 64, and 512 for an interpreted plugin.
     pub memory_mb: Option<u32>,
     /// KiB that a plugin may hand to the host in one call.
     pub hostcall_kb: u32,
-    /// Milliseconds of the wall-clock backstop; `None`: 2,000, and what the fuel takes on a very
+    /// Milliseconds of the wall-clock backstop. `None`: 2,000, and what the fuel takes on a very
     /// slow machine.
     pub wall_ms: Option<u64>,
 }
 
-/// What an abstention (an unusable reference) does.
+/// What an abstention (for example on an unusable reference) does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OnAbstain {
+    /// The completion has no reward and does not train.
     DropSample,
+    /// No completion of the group trains.
     DropGroup,
+    /// The completion gets this score.
     Score(f64),
 }
 
-/// What a fault (trap, out of fuel) does.
+/// What a fault (a trap, or no fuel left) does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OnFault {
-    /// The plugin's declared minimum.
+    /// The completion gets the plugin's declared minimum.
     Min,
+    /// The completion gets this score.
     Score(f64),
+    /// The completion has no reward and does not train.
     DropSample,
 }
 
 impl Reward {
-    /// The plugin with every setting at its default.
+    /// A reward of this plugin with every setting at its default.
     pub fn of_plugin(name: &str) -> Reward {
         Reward {
             name: plugin_stem(name),
@@ -143,7 +157,7 @@ impl Reward {
     pub(crate) fn read(reward: &Fields<'_>, base_dir: &Path) -> Result<Reward, JobError> {
         let plugin: String = reward.get("plugin")?;
         let limits = reward.table("limits", format!("{}, limits", reward.place))?;
-        // A toml table is sorted by key, so the JSON is the same bytes each time.
+        // A TOML table is sorted by key, so the JSON is the same bytes each time.
         let config: serde_json::Value = reward.get("config")?;
         let name = reward
             .optional("name")?
@@ -180,13 +194,13 @@ impl Reward {
         })
     }
 
-    /// Whether it judges a row of this domain.
+    /// Whether it judges rows of this domain.
     pub fn judges(&self, domain: Option<&str>) -> bool {
         self.domains.is_empty() || domain.is_some_and(|d| self.domains.iter().any(|own| own == d))
     }
 }
 
-/// As a job file has it: a name or a path.
+/// Writes the name or path as a job file has it.
 impl std::fmt::Display for Plugin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -197,7 +211,8 @@ impl std::fmt::Display for Plugin {
 }
 
 impl Plugin {
-    /// A path has a slash or ends in `.wasm`; anything else is a name.
+    /// Parses a plugin's path or name: a path has a slash or ends in `.wasm`, anything else is a
+    /// name.
     pub fn parse(text: &str, base_dir: &Path) -> Plugin {
         if text.contains('/') || text.ends_with(".wasm") {
             Plugin::Path(absolute(text, base_dir))
@@ -207,7 +222,7 @@ impl Plugin {
     }
 }
 
-/// The name that a reward takes from its plugin.
+/// The default name of a reward of this plugin: the file name without its extension.
 pub fn plugin_stem(plugin: &str) -> String {
     let stem = Path::new(plugin)
         .file_stem()

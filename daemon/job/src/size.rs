@@ -1,5 +1,5 @@
-//! Settings that are each allowed and together ask for more than the daemon can hold: refused with
-//! the product.
+//! Refuses settings that are each allowed and together ask for more than the daemon can hold. The
+//! error names the product.
 
 use crate::error::JobError;
 use crate::job::Job;
@@ -9,8 +9,8 @@ use crate::limits::{
 use crate::plan::{InputFacts, tokens_per_step};
 use crate::stage::Stage;
 
-/// What a step or an evaluation asks for, as far as `seen` tells: without it prompts have no
-/// tokens, and data sets no rows.
+/// Checks what each step and each evaluation asks for, as far as `seen` is known: without it
+/// prompts count no tokens, and data sets no rows.
 pub fn check(job: &Job, seen: &InputFacts) -> Result<(), JobError> {
     job.stages
         .iter()

@@ -1,4 +1,4 @@
-//! The stages of a job and what they tell a worker.
+//! The stages of a job, and their settings in the form that a worker takes.
 
 mod read;
 
@@ -11,59 +11,74 @@ use r1d_proto::hyperparameters::{
 };
 use serde::{Deserialize, Serialize};
 
+/// A stage: a part of a job with one way of training, sampling or evaluating.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
+    /// Name in other stages, metrics and directories; unique in the job.
     pub name: String,
-    /// Which of the job's further models it trains or samples; `None`: the job's own.
+    /// Name of the further model that it trains or samples; `None`: the job's own model.
     pub model: Option<String>,
+    /// The weights that it starts from.
     pub from: Origin,
-    /// Name of a [`crate::DataSource`], or of a rejection-sampling stage before, whose kept
+    /// Name of a [`crate::DataSource`], or of an earlier rejection-sampling stage, whose kept
     /// completions are the data ([`crate::Job::source`]).
     pub data: String,
-    /// Further data sets, whose rows are appended; of a pretrain or sft stage alone.
+    /// Further data sets, whose rows are appended; only in pretrain and sft stages.
     pub more_data: Vec<String>,
+    /// How long it runs.
     pub length: Length,
-    /// `None`: the stage trains nothing.
+    /// Settings of the optimiser; `None`: the stage trains nothing.
     pub schedule: Option<Schedule>,
+    /// Balance of the router in mixture-of-experts models; all 0 for kinds without these keys.
     pub router: RouterTraining,
-    /// λ of multi-token prediction; 0 where the stage trains no prediction module.
+    /// λ of multi-token prediction; 0 if the stage trains no prediction module.
     pub mtp_loss_weight: f64,
-    /// Of a grpo stage: its completions are decoded with the prediction module's drafts.
+    /// Whether completions are decoded with the prediction module's drafts; only in grpo stages.
     pub speculative_decoding: bool,
-    /// Of a stage that may train adapters; see [`Stage::adapters`].
+    /// Settings of adapters; `None` for kinds that cannot train any. See [`Stage::adapters`].
     pub lora: Option<Lora>,
-    /// Micro-batches are packed to this many tokens; 0 where the stage trains nothing.
+    /// Tokens that micro-batches are packed to; 0 if the stage trains nothing.
     pub max_tokens_per_device: u32,
+    /// What the stage does, with the settings of that alone.
     pub kind: StageKind,
 }
 
-/// Where a stage's weights come from.
+/// Source of a stage's first weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The model's own weights.
     Base,
-    /// A stage before, by name.
+    /// The weights that an earlier stage ended with, by its name.
     Stage(String),
 }
 
 /// How long a stage runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Length {
+    /// Number of steps; 0 for a stage that only evaluates.
     Steps(u64),
-    /// Passes over the data set.
+    /// Passes over the data set; the last step is rounded up.
     Epochs(f64),
 }
 
+/// The kind of a stage with its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StageKind {
+    /// Next-token training on packed text.
     Pretrain(Pretrain),
+    /// Supervised fine-tuning: `kind` sft or distill.
     Sft(Sft),
+    /// Group-relative policy optimisation.
     Grpo(Box<Grpo>),
+    /// Sampling of a data set for later stages.
     RejectionSampling(Box<RejectionSampling>),
+    /// Training of a reward model on preferences.
     RewardModel(RewardModel),
+    /// Direct preference optimisation.
     Dpo(Dpo),
+    /// Proximal policy optimisation.
     Ppo(Box<Ppo>),
-    /// One evaluation of the weights that the stage has; it has no steps.
+    /// One evaluation of the stage's weights; such a stage has no steps.
     Eval(Box<Eval>),
 }
 
@@ -81,12 +96,13 @@ pub struct Pretrain {
 pub struct Sft {
     /// Rows per step.
     pub batch_size: u32,
-    /// Tokens; longer rows are cut there.
+    /// Length limit of a row in tokens; longer rows are cut there.
     pub max_length: u32,
-    /// `None`: together, but for what a stage of the same model sampled.
+    /// How rows are tokenised. `None`: together, except completions that a stage of the same model
+    /// sampled.
     pub tokenize: Option<Tokenize>,
-    /// Of a distill stage: how prompts reach the student, whose text it is not. `None`: as each
-    /// data set says.
+    /// How prompts reach the student of a distill stage, whose text it is not. `None`: as each data
+    /// set says.
     pub template: Option<TemplateSource>,
 }
 
@@ -94,29 +110,35 @@ pub struct Sft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tokenize {
-    /// As one text, cut where the prompt's own tokens end.
+    /// Both are one text, cut where the prompt's own tokens end.
     Together,
-    /// Each by itself, as a sampler makes them.
+    /// Each is tokenised by itself, as a sampler does.
     Apart,
 }
 
-/// A scalar head over a language model's trunk learns what people prefer, or what is safe.
+/// Training of a reward model: a scalar head over a language model's trunk learns what people
+/// prefer, or what is safe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RewardModel {
     /// Rows per update.
     pub batch_size: u32,
-    /// Tokens; longer texts are cut there.
+    /// Length limit of a text in tokens; longer texts are cut there.
     pub max_length: u32,
+    /// The loss, which decides what a row is.
     pub loss: RewardLoss,
-    /// Name of a [`crate::DataSource`] of held-out rows, which the finished model is asked about.
+    /// Name of a [`crate::DataSource`] of held-out rows, which the finished model is evaluated on.
     pub eval_data: Option<String>,
 }
 
+/// Loss of a reward model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RewardLoss {
-    /// Bradley–Terry on pairs; `center_rewards_coefficient` holds the scores around 0.
-    Pairwise { center_rewards_coefficient: f64 },
-    /// Logistic on single texts and their labels.
+    /// Bradley–Terry on pairs.
+    Pairwise {
+        /// Weight of the term that holds the scores around 0; 0: none.
+        center_rewards_coefficient: f64,
+    },
+    /// Logistic loss on single texts and their labels.
     Pointwise,
 }
 
@@ -125,133 +147,192 @@ pub enum RewardLoss {
 pub struct Dpo {
     /// Pairs per update.
     pub batch_size: u32,
-    /// Tokens of a prompt with either completion; longer ones are cut there.
+    /// Length limit in tokens of a prompt with either completion; longer ones are cut there.
     pub max_length: u32,
+    /// How a prompt and its completions are tokenised.
     pub tokenize: Tokenize,
+    /// The loss and its settings.
     pub objective: DpoObjective,
 }
 
 /// Proximal policy optimisation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ppo {
+    /// What a step samples, and which rewards judge it.
     pub rollouts: Rollouts,
+    /// Passes over a step's completions.
     pub num_ppo_epochs: u32,
+    /// Minibatches, and so updates, per pass.
     pub num_mini_batches: u32,
+    /// Clip range of the policy's ratio: 1 ± this.
     pub cliprange: f64,
+    /// How far a value may move from the one before the step.
     pub cliprange_value: f64,
+    /// Weight of the value loss.
     pub vf_coef: f64,
+    /// Discount of each token, γ.
     pub gamma: f64,
+    /// λ of generalised advantage estimation, 0 to 1.
     pub lam: f64,
+    /// Weight of the k1 estimate of the KL divergence from the stage's first weights, in each
+    /// token's reward; 0 keeps no reference.
     pub kl_coef: f64,
+    /// Whether the trainer takes the experts that the sampler took.
     pub routing_replay: bool,
+    /// Whether the reference takes the sampler's experts too.
     pub routing_replay_reference: bool,
+    /// AdamW's learning rate of the value model.
     pub value_learning_rate: f64,
-    /// A reward-model stage before, whose weights the value model starts from; else the policy's
-    /// trunk with a fresh head.
+    /// Name of an earlier reward-model stage whose weights the value model starts from. `None`: the
+    /// policy's trunk with a fresh head.
     pub value_model: Option<String>,
 }
 
-/// What is sampled in a step, and who judges it.
+/// What a step samples, and which rewards judge it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollouts {
+    /// Prompts, and so groups, per step.
     pub prompts_per_step: u32,
+    /// Completions of each prompt.
     pub num_generations: u32,
+    /// Length in tokens at which a completion is cut off, before any change; see
+    /// [`Rollouts::max_completion_length`].
     pub max_completion_length: u32,
+    /// Sampling temperature before any change; see [`Rollouts::temperature`].
     pub temperature: f64,
+    /// Probability that nucleus sampling keeps; 1: off.
     pub top_p: f64,
+    /// Number of likeliest ids that are kept; 0: off.
     pub top_k: u32,
-    /// What top_p and top_k leave is recorded, and what policies are compared over; never where a
-    /// stage does not train on what it samples.
+    /// Whether the ids that top_p and top_k left are recorded, so that policies are compared over
+    /// them. Always false in a stage that does not train on what it samples.
     pub keep_sampling_mask: bool,
-    /// What changes on the way, in the order of steps.
+    /// Changes of the settings on the way, in the order of steps.
     pub changes: Vec<Change>,
+    /// Rewards that judge the completions.
     pub rewards: Vec<Reward>,
 }
 
 /// Settings that hold from the step after `after_step` on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
+    /// Number of steps of the stage before the change.
     pub after_step: u64,
+    /// New sampling temperature; `None`: as before.
     pub temperature: Option<f64>,
+    /// New length limit of completions, in tokens; `None`: as before.
     pub max_completion_length: Option<u32>,
 }
 
-/// Completions are sampled and judged, and the good ones become the data set of later stages.
-/// Trains nothing: the stage's weights are those that it samples from.
+/// Rejection sampling: completions are sampled and judged, and the good ones become the data set of
+/// later stages. It trains nothing: the stage's weights are those that it samples from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RejectionSampling {
+    /// What a step samples, and which rewards judge it.
     pub rollouts: Rollouts,
+    /// Which completions of a prompt are good.
     pub select: Select,
-    /// Completions kept of a prompt, the best by total reward, of equals those with the lowest
-    /// sample number; 0: all.
+    /// Number of completions kept of a prompt: the best by total reward, among equals those with
+    /// the lowest sample number; 0: all that are good.
     pub keep: u32,
-    /// The job waits until somebody has looked at what is kept.
+    /// Whether the job waits until somebody has reviewed the kept completions.
     pub review: bool,
 }
 
 /// Which completions of a prompt are good.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Select {
-    /// Those whose first reward scores at least `at`.
-    Correct { at: f64 },
-    /// All, so that `keep` decides.
+    /// Those whose first reward's score is high enough.
+    Correct {
+        /// Lowest score that counts as correct.
+        at: f64,
+    },
+    /// All of them, so that `keep` decides.
     BestOfN,
-    /// The best `share` of the group by total reward, rounded up.
-    TopP { share: f64 },
+    /// The best of the group by total reward.
+    TopP {
+        /// Share of the group that is good, rounded up to whole completions.
+        share: f64,
+    },
 }
 
 /// Group-relative policy optimisation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grpo {
+    /// What a step samples, and which rewards judge it.
     pub rollouts: Rollouts,
+    /// Passes over a step's completions, μ.
     pub num_iterations: u32,
     /// Minibatches, and so updates, per pass over a step's completions.
     pub steps_per_generation: u32,
+    /// How token terms are averaged.
     pub loss_type: LossType,
+    /// Whether the ratio to the sampling policy is taken of tokens or of sequences.
     pub importance_sampling_level: ImportanceSamplingLevel,
+    /// What a reward is compared with.
     pub baseline: Baseline,
+    /// Which standard deviation advantages are divided by.
     pub scale_rewards: ScaleRewards,
+    /// ε of the clip: ratios are clipped to [1 − ε, 1 + `epsilon_high`].
     pub epsilon: f64,
+    /// Upper side of the clip; `epsilon` if the job file does not give it.
     pub epsilon_high: f64,
+    /// Weight β of the k3 estimate of the KL divergence from the reference; 0 keeps no reference.
     pub beta: f64,
+    /// Whether the KL estimate is weighted by the importance ratio (DeepSeek-V3.2 3.1).
     pub use_bias_correction_kl: bool,
+    /// Mean log-ratio of sampler to policy above which a completion with a negative advantage does
+    /// not train; `None`: every completion trains.
     pub off_policy_mask_threshold: Option<f64>,
     /// Steps between refreshes of the reference from the policy; 0: never.
     pub sync_ref_steps: u64,
+    /// Whether completions that hit `max_completion_length` are left out of training.
     pub mask_truncated_completions: bool,
+    /// Whether the trainer takes the experts that the sampler took.
     pub routing_replay: bool,
+    /// Whether the reference takes the sampler's experts too.
     pub routing_replay_reference: bool,
+    /// Whether groups of equal rewards are replaced by groups of other prompts (DAPO).
     pub dynamic_sampling: bool,
+    /// Rounds of further prompts in a step with `dynamic_sampling`.
     pub max_resample_rounds: u32,
 }
 
-/// The optimiser's keys.
+/// Settings of AdamW and its learning-rate schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
+    /// Learning rate after the warm-up.
     pub learning_rate: f64,
+    /// How the rate falls after the warm-up.
     pub lr_scheduler_type: LrSchedule,
-    /// Updates.
+    /// Updates over which the rate rises from 0.
     pub warmup_steps: u64,
+    /// Where linear and cosine schedules end, as a share of `learning_rate`.
     pub min_lr_ratio: f64,
+    /// Decay of the first moment.
     pub adam_beta1: f64,
+    /// Decay of the second moment.
     pub adam_beta2: f64,
+    /// AdamW's ε.
     pub adam_epsilon: f64,
+    /// Decoupled weight decay; not applied to norms, biases and the router's correction bias.
     pub weight_decay: f64,
+    /// Global norm that gradients are clipped to; 0: no clipping.
     pub max_grad_norm: f64,
 }
 
 impl Stage {
-    /// Adapters that are trained in the weights' place.
+    /// The adapters that are trained in the weights' place; `None` if the weights themselves are.
     pub fn adapters(&self) -> Option<&Lora> {
         self.lora.as_ref().filter(|lora| lora.r > 0)
     }
 
-    /// Whether the model is opened with its multi-token prediction module, and written with it.
+    /// Whether the model is opened and written with its multi-token prediction module.
     pub fn opens_prediction(&self) -> bool {
         self.mtp_loss_weight > 0.0 || self.speculative_decoding
     }
 
-    /// The key that asks for the module, with its value.
+    /// The key that asks for the prediction module, with its value.
     pub(crate) fn prediction_key(&self) -> Option<String> {
         match self.mtp_loss_weight {
             weight if weight > 0.0 => Some(format!("mtp_loss_weight = {weight}")),
@@ -261,7 +342,7 @@ impl Stage {
         }
     }
 
-    /// As `kind` in a job file.
+    /// The kind's name, as `kind` in a job file.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             StageKind::Pretrain(_) => "pretrain",
@@ -278,7 +359,7 @@ impl Stage {
         }
     }
 
-    /// Rows (packed sequences, for `pretrain`) that one step takes.
+    /// Number of rows (packed sequences, for `pretrain`) that one step takes.
     pub fn rows_per_step(&self) -> u64 {
         match &self.kind {
             StageKind::Pretrain(p) => p.batch_size as u64,
@@ -292,9 +373,9 @@ impl Stage {
         }
     }
 
-    /// Rows that step `step` (from 0) takes of a data set of `rows`: fewer than others do in the
-    /// last step of a rejection-sampling stage that is so many epochs long, so that no prompt has
-    /// more completions than the others.
+    /// Number of rows that step `step` (from 0) takes of a data set of `rows`. The last step of a
+    /// rejection-sampling stage that counts epochs takes only what is left of them, so that no
+    /// prompt has more completions than the others.
     pub fn rows_of_step(&self, step: u64, rows: u64) -> u64 {
         let per_step = self.rows_per_step();
         match (&self.kind, self.length) {
@@ -306,9 +387,9 @@ impl Stage {
         }
     }
 
-    /// Steps of the stage over a data set of `rows` (packed sequences, for `pretrain`). At least 1;
-    /// 0 where it depends on the rows, and they are not known yet (`rows` is 0), and of a stage
-    /// that only evaluates.
+    /// Number of steps over a data set of `rows` (packed sequences, for `pretrain`): at least 1. It
+    /// is 0 for a stage that counts epochs while its rows are not known (`rows` is 0), and for a
+    /// stage that only evaluates.
     pub fn steps(&self, rows: u64) -> u64 {
         match self.length {
             Length::Steps(steps) => steps,
@@ -319,7 +400,7 @@ impl Stage {
         }
     }
 
-    /// Optimiser updates that one step makes.
+    /// Number of optimiser updates that one step makes.
     pub fn updates_per_step(&self) -> u64 {
         match &self.kind {
             StageKind::Grpo(g) => g.num_iterations as u64 * g.steps_per_generation as u64,
@@ -332,12 +413,12 @@ impl Stage {
         }
     }
 
-    /// Whether it changes the weights. One that does not has no checkpoints either.
+    /// Whether it changes the weights. A stage that does not has no checkpoints either.
     pub fn trains(&self) -> bool {
         self.schedule.is_some()
     }
 
-    /// AdamW and its schedule over `steps` steps; `None` where the stage trains nothing.
+    /// AdamW and its schedule over `steps` steps; `None` if the stage trains nothing.
     pub fn optimiser(&self, steps: u64) -> Option<Optimiser> {
         let s = self.schedule.as_ref()?;
         Some(Optimiser {
@@ -354,6 +435,7 @@ impl Stage {
         })
     }
 
+    /// The settings of a grpo stage; `None` for other kinds.
     pub fn grpo(&self) -> Option<&Grpo> {
         match &self.kind {
             StageKind::Grpo(grpo) => Some(grpo),
@@ -361,6 +443,7 @@ impl Stage {
         }
     }
 
+    /// The settings of a rejection-sampling stage; `None` for other kinds.
     pub fn rejection_sampling(&self) -> Option<&RejectionSampling> {
         match &self.kind {
             StageKind::RejectionSampling(rejection) => Some(rejection),
@@ -368,12 +451,13 @@ impl Stage {
         }
     }
 
-    /// Whether the job waits after it until somebody has looked at its data set.
+    /// Whether the job waits after it until somebody has reviewed its data set.
     pub fn is_reviewed(&self) -> bool {
         self.rejection_sampling()
             .is_some_and(|rejection| rejection.review)
     }
 
+    /// The settings of a reward-model stage; `None` for other kinds.
     pub fn reward_model(&self) -> Option<&RewardModel> {
         match &self.kind {
             StageKind::RewardModel(reward_model) => Some(reward_model),
@@ -381,6 +465,7 @@ impl Stage {
         }
     }
 
+    /// The settings of a ppo stage; `None` for other kinds.
     pub fn ppo(&self) -> Option<&Ppo> {
         match &self.kind {
             StageKind::Ppo(ppo) => Some(ppo),
@@ -388,7 +473,7 @@ impl Stage {
         }
     }
 
-    /// What a stage that samples samples.
+    /// What the stage's own steps sample; `None` if they sample nothing.
     pub fn rollouts(&self) -> Option<&Rollouts> {
         match &self.kind {
             StageKind::Grpo(grpo) => Some(&grpo.rollouts),
@@ -402,7 +487,7 @@ impl Stage {
         }
     }
 
-    /// What a stage of kind `eval` evaluates.
+    /// The evaluation of an `eval` stage; `None` for other kinds.
     pub fn evaluation(&self) -> Option<&Eval> {
         match &self.kind {
             StageKind::Eval(eval) => Some(eval),
@@ -410,7 +495,7 @@ impl Stage {
         }
     }
 
-    /// A frozen copy of the stage's first weights is kept beside the policy.
+    /// Whether a frozen copy of the stage's first weights is kept beside the policy.
     pub fn needs_reference(&self) -> bool {
         match &self.kind {
             StageKind::Grpo(grpo) => grpo.needs_reference(),
@@ -421,7 +506,7 @@ impl Stage {
         }
     }
 
-    /// Its rows are pairs of a preferred and a rejected completion.
+    /// Whether its rows are pairs of a preferred and a rejected completion.
     pub fn reads_pairs(&self) -> bool {
         match &self.kind {
             StageKind::Dpo(_) => true,
@@ -430,21 +515,21 @@ impl Stage {
         }
     }
 
-    /// The data sets that it reads to train or sample, by name.
+    /// Names of the data sets that it reads to train or sample.
     pub fn data_sets(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.data)
             .chain(&self.more_data)
             .map(String::as_str)
     }
 
-    /// Held-out rows that a reward model is asked about.
+    /// Name of the data set of held-out rows that its finished reward model is evaluated on.
     pub fn held_out(&self) -> Option<&str> {
         self.reward_model()?.eval_data.as_deref()
     }
 }
 
 impl Rollouts {
-    /// How step `step` (from 0) samples.
+    /// Sampling settings of step `step` (from 0).
     pub fn sampling(&self, step: u64, stop_ids: Vec<u32>, seed: u64) -> Sampling {
         Sampling {
             temperature: self.temperature(step) as f32,
@@ -466,11 +551,12 @@ impl Rollouts {
             .unwrap_or(at_first)
     }
 
+    /// Sampling temperature of step `step` (from 0).
     pub fn temperature(&self, step: u64) -> f64 {
         self.changed(step, self.temperature, |change| change.temperature)
     }
 
-    /// Tokens.
+    /// Length in tokens at which completions of step `step` (from 0) are cut off.
     pub fn max_completion_length(&self, step: u64) -> u32 {
         self.changed(step, self.max_completion_length, |change| {
             change.max_completion_length
@@ -488,6 +574,7 @@ impl Rollouts {
 }
 
 impl Ppo {
+    /// The objective of step `step` (from 0), in the form that a worker takes.
     pub fn objective(&self, step: u64) -> PpoObjective {
         PpoObjective {
             num_ppo_epochs: self.num_ppo_epochs,
@@ -506,11 +593,12 @@ impl Ppo {
 }
 
 impl Grpo {
-    /// A frozen copy of the stage's first weights is kept.
+    /// Whether a frozen copy of the stage's first weights is kept.
     pub fn needs_reference(&self) -> bool {
         self.beta > 0.0
     }
 
+    /// The objective of step `step` (from 0), in the form that a worker takes.
     pub fn objective(&self, step: u64) -> Objective {
         Objective {
             loss_type: self.loss_type,

@@ -1,4 +1,4 @@
-//! Settings that are each fine and cannot work together: refused with the fix.
+//! Refuses settings that are each fine and cannot work together. Each error names the fix.
 
 use crate::error::JobError;
 use crate::eval::Eval;
@@ -16,7 +16,7 @@ use r1d_proto::worker::Dtype;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-/// What holds whatever the machine.
+/// Checks everything that does not depend on the machine or the models.
 pub fn check(job: &Job) -> Result<(), JobError> {
     if job.stages.is_empty() {
         return refuse(
@@ -45,7 +45,7 @@ pub fn check(job: &Job) -> Result<(), JobError> {
     job.evals.iter().try_for_each(|eval| check_eval(job, eval))
 }
 
-/// What depends on the device (`cpu`, `cuda:0`) that the job would run on.
+/// Checks what depends on the device (`cpu`, `cuda:0`) that the job would run on.
 pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
     if job.batch_invariant && device != "cpu" {
         return refuse(
@@ -64,7 +64,8 @@ pub fn check_device(job: &Job, device: &str) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What depends on the models' architectures: `facts` has those of [`Job::models`].
+/// Checks what depends on the models' architectures. `facts` are the shapes of [`Job::models`], in
+/// their order.
 pub fn check_models(job: &Job, facts: &[ModelShape]) -> Result<(), JobError> {
     for stage in &job.stages {
         let Some(facts) = facts.get(job.model_of(stage)) else {
@@ -130,7 +131,7 @@ fn refuse<T>(
     })
 }
 
-/// `; the nearest is "train"`
+/// The end of an error's text, ` (the nearest is "train")`; empty if no name is known.
 fn or_nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     nearest(name, known)
         .map(|near| format!(" (the nearest is {near:?})"))
@@ -322,8 +323,8 @@ fn check_stage(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
         .try_for_each(|reward| check_asked(job, index, reward, &place))
 }
 
-/// A model is asked once it is there. Whether the plugin asks at all, and for what, is known when
-/// it is loaded.
+/// Checks that the model which a reward asks exists by then. Whether the plugin asks at all, and
+/// for what, is known when it is loaded.
 fn check_asked(job: &Job, index: usize, reward: &Reward, place: &str) -> Result<(), JobError> {
     let place = format!("{place}, [[stage.reward]] {:?}", reward.name);
     let refuse = |problem: String, fix: &str| refuse(&place, problem, fix);
@@ -461,7 +462,7 @@ fn check_ppo(
     check_learned_from(&ppo.rollouts, "ppo", data, place)
 }
 
-/// `model` and `from` go together.
+/// Checks that `model` and `from` go together.
 fn check_model(job: &Job, index: usize, stage: &Stage, place: &str) -> Result<(), JobError> {
     let shown = |model: &Option<String>| {
         model
@@ -523,8 +524,8 @@ fn check_model(job: &Job, index: usize, stage: &Stage, place: &str) -> Result<()
     Ok(())
 }
 
-/// A data set that a stage makes is there once that stage is finished, and holds prompts and
-/// completions.
+/// Checks a data set that a stage makes: it is there once that stage is finished, and holds prompts
+/// and completions.
 fn check_made(
     job: &Job,
     index: usize,
@@ -561,7 +562,7 @@ fn check_made(
     refuse(place, problem, "read it with kind = \"sft\"")
 }
 
-/// Changes come in their order, within the stage.
+/// Checks that changes come in their order and within the stage.
 fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), JobError> {
     let mut before = 0;
     for change in &rollouts.changes {
@@ -614,7 +615,7 @@ fn check_changes(stage: &Stage, rollouts: &Rollouts, place: &str) -> Result<(), 
     Ok(())
 }
 
-/// One that float32 knows.
+/// Checks that float32 can hold the temperature.
 fn check_temperature(temperature: f64, place: &str) -> Result<(), JobError> {
     if temperature > 0.0 && temperature < TEMPERATURE_MIN {
         let problem = format!(
@@ -701,7 +702,7 @@ fn check_grpo(grpo: &Grpo, data: &DataSource, place: &str) -> Result<(), JobErro
     check_learned_from(&grpo.rollouts, "grpo", data, place)
 }
 
-/// What holds of completions that a policy learns from.
+/// Checks completions that a policy learns from.
 fn check_learned_from(
     rollouts: &Rollouts,
     kind: &str,
@@ -782,7 +783,7 @@ fn check_rejection_sampling(
     Ok(())
 }
 
-/// What holds of whatever samples and judges.
+/// Checks everything that samples and judges.
 fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result<(), JobError> {
     check_temperature(rollouts.temperature, place)?;
     if rollouts.rewards.is_empty() {
@@ -818,7 +819,8 @@ fn check_rollouts(rollouts: &Rollouts, data: &DataSource, place: &str) -> Result
     Ok(())
 }
 
-/// Rewards of ours that abstain on every row that has nothing to compare with.
+/// Refuses a shipped reward that would abstain on every row, because the data set has nothing to
+/// compare with.
 fn check_reference(reward: &Reward, data: &DataSource, place: &str) -> Result<(), JobError> {
     let config: serde_json::Value = serde_json::from_str(&reward.config_json).unwrap_or_default();
     let compares = match &reward.plugin {
@@ -879,7 +881,7 @@ fn check_eval(job: &Job, eval: &Eval) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What holds of an evaluation whenever it runs.
+/// Checks an evaluation, whenever it runs.
 fn check_evaluation(job: &Job, eval: &Eval, place: &str) -> Result<(), JobError> {
     if job.maker(&eval.data).is_some() && !job.data.contains_key(&eval.data) {
         let problem = format!(

@@ -1,5 +1,5 @@
-//! A job as `job.toml` again: every default filled in, every path absolute, the same bytes each
-//! time; it parses to the same job.
+//! Writes a job as `job.toml`: every default filled in, every path absolute, the same bytes each
+//! time. The text parses to the same job.
 
 use crate::eval::Eval;
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::path::Path;
 use toml::Value;
 
+/// Returns the job file; its keys are in the order of [`crate::keys`].
 pub fn job(job: &Job) -> String {
     let mut table = toml::Table::new();
     set(&mut table, "name", &job.name);
@@ -61,7 +62,7 @@ pub fn job(job: &Job) -> String {
     text
 }
 
-/// Everything that is set here is a string, a number, a list or a table of these: it always
+/// Sets a key. Every value here is a string, a number, a list or a table of these, so it always
 /// converts.
 fn set(table: &mut toml::Table, key: &str, value: impl Serialize) {
     if let Ok(value) = Value::try_from(value) {
@@ -486,7 +487,7 @@ fn document(text: &mut String, table: &toml::Table, spec: &'static Table, path: 
                     .iter()
                     .filter_map(|(name, value)| Some((name, value.as_table()?)))
                 {
-                    // A name may hold dots: then it is quoted.
+                    // A name that holds dots is quoted.
                     let name = if name.contains('.') {
                         format!("{name:?}")
                     } else {
@@ -519,7 +520,8 @@ fn section(text: &mut String, table: &toml::Table, spec: &'static Table, header:
     document(text, table, spec, path);
 }
 
-/// Written under a header of its own. A reward's limits are short: they stay in line.
+/// Whether the kind is written under a header of its own. A reward's limits are short: they stay in
+/// line.
 fn is_section(kind: &Kind) -> bool {
     match kind {
         Kind::Table(table) => !table.path.ends_with(".limits"),

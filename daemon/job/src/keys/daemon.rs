@@ -4,6 +4,7 @@ use super::Default::{Unset, Value};
 use super::Kind::{AutoOrTexts, Bool, Integer, Later, OneOf, Path, Text, Texts};
 use super::{Kind, Table, key};
 
+/// All keys of `r1d.toml`.
 pub static DAEMON: &Table = &Table {
     path: "",
     meaning: "The daemon's configuration.",

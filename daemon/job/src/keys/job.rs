@@ -11,6 +11,7 @@ use crate::limits::{
     STEP_MAX_PASSES, STEP_MAX_ROUNDS, STEP_MAX_ROWS, TEMPERATURE_MAX,
 };
 
+/// All keys of `job.toml`.
 pub static JOB: &Table = &Table {
     path: "",
     meaning: "One run of the recipe: a model, data, stages in order, and what is kept.",
@@ -409,7 +410,7 @@ const STAGE: &[Key] = &[
     ),
 ];
 
-/// All of [`STAGE`] but how long it runs.
+/// The keys of [`STAGE`] except those of its length: `steps` and `epochs`.
 const PLACE: &[Key] = STAGE.split_at(5).0;
 
 const SCHEDULE: &[Key] = &[
@@ -488,7 +489,7 @@ const SCHEDULE: &[Key] = &[
     ),
 ];
 
-/// TRL's names.
+/// Keys of low-rank adapters, which have TRL's names.
 const LORA: &[Key] = &[
     key(
         "lora_r",
@@ -571,7 +572,7 @@ const MTP_LOSS_WEIGHT: Key = key(
      out.",
 );
 
-/// Of stages that read whole rows.
+/// The key of further data sets, for stages that read whole rows.
 const MORE_DATA: Key = key(
     "more_data",
     Texts,
@@ -609,7 +610,7 @@ const MAX_COMPLETION_LENGTH: Key = key(
     "A completion that is this long is cut off.",
 );
 
-/// Of sampling: 0 is greedy where it is allowed.
+/// The kind of a sampling temperature; 0 is greedy and refused if `above`.
 const fn temperatures(above: bool) -> Kind {
     Kind::Float {
         min: 0.0,
@@ -1560,7 +1561,7 @@ static EVAL: &Table = &Table {
     groups: &[EVAL_MOMENTS, EVALUATION],
 };
 
-/// When an evaluation runs.
+/// Keys that decide when an evaluation runs.
 const EVAL_MOMENTS: &[Key] = &[
     key(
         "data",
@@ -1593,7 +1594,7 @@ const EVAL_MOMENTS: &[Key] = &[
     ),
 ];
 
-/// What an evaluation samples and reports.
+/// Keys of what an evaluation samples and reports.
 const EVALUATION: &[Key] = &[
     key(
         "num_generations",

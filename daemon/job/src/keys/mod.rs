@@ -13,94 +13,115 @@ use r1d_proto::shown;
 /// A table of a document: `[model]`, or each of `[[stage]]`.
 #[derive(Debug)]
 pub struct Table {
-    /// As it is written in the file, without brackets: `stage.reward`; empty for the top level.
+    /// Path as it is written in the file, without brackets: `stage.reward`; empty for the top
+    /// level.
     pub path: &'static str,
+    /// One sentence for the reference and `r1ctl explain`.
     pub meaning: &'static str,
-    /// Groups of keys, in the order in which they are written.
+    /// Groups of keys, in the order in which [`crate::write`] writes them.
     pub groups: &'static [&'static [Key]],
 }
 
+/// A key of a table.
 #[derive(Debug)]
 pub struct Key {
+    /// Name in the file; unique in its table.
     pub name: &'static str,
+    /// Values that it takes.
     pub kind: Kind,
+    /// What holds when it is left out.
     pub default: Default,
-    /// `tokens`, `steps`; empty where there is none.
+    /// Unit of its number, such as `tokens` or `steps`; empty if it has none.
     pub unit: &'static str,
+    /// One sentence for the reference and `r1ctl explain`.
     pub meaning: &'static str,
 }
 
 /// What a key may hold.
 #[derive(Debug)]
 pub enum Kind {
+    /// A string that is not empty.
     Text,
     /// 1 to 64 letters, digits, `-`, `_` and `.`, the first a letter or digit: it becomes part of
     /// file names.
     Name,
-    /// Relative ones resolve against the file's own directory.
+    /// A path. Relative ones resolve against the file's own directory.
     Path,
+    /// `true` or `false`.
     Bool,
+    /// A whole number from `min` to `max`.
     Integer {
+        /// Smallest value.
         min: i64,
+        /// Largest value.
         max: i64,
     },
     /// A number that is not lost in float32: 0, or not nearer to it than
     /// [`crate::limits::NUMBER_MIN`]. Integers are taken too.
     Float {
+        /// Smallest value, or the largest that is too small (`above`).
         min: f64,
+        /// Largest value.
         max: f64,
-        /// `min` itself is not allowed.
+        /// Whether `min` itself is refused.
         above: bool,
     },
+    /// One of the words.
     OneOf(&'static [&'static str]),
+    /// A list of strings.
     Texts,
     /// One of the words, or `{ score = number }`.
     WordOrScore(&'static [&'static str]),
     /// The word `auto`, or a list of strings.
     AutoOrTexts,
-    /// A table of anything that JSON can say.
+    /// A table of values that JSON can hold.
     Json,
     /// 64 hexadecimal digits.
     Sha256,
     /// `YYYY-MM-DD`, a day of the calendar.
     Date,
+    /// A table `[…]`.
     Table(&'static Table),
-    /// `[[…]]`, whose tables have a key that says which of the variants they are.
+    /// An array of tables `[[…]]`, each with a key that says which of the variants it is.
     Variants {
+        /// The key that names the variant.
         tag: &'static str,
+        /// Each variant's name and keys.
         variants: &'static [(&'static str, &'static Table)],
     },
-    /// `[[…]]`
+    /// An array of tables `[[…]]`.
     Tables(&'static Table),
-    /// `[….NAME]`
+    /// Tables `[….NAME]`, by names that the user chooses.
     Named(&'static Table),
-    /// Known, and not in this release: the text says what to do instead.
+    /// A key that is known and not in this release: the text says what to do instead.
     Later(&'static str),
 }
 
 /// What holds when a key is left out.
 #[derive(Debug)]
 pub enum Default {
-    /// Nothing: the text says what to write.
+    /// The key must be given: the text says what to write.
     Required(&'static str),
-    /// A TOML value.
+    /// The key has this value, in TOML.
     Value(&'static str),
-    /// The key stays out; the text says what that means.
+    /// The key stays out: the text says what that means.
     Unset(&'static str),
 }
 
 impl Table {
+    /// All keys of the table, in the order in which they are written.
     pub fn keys(&self) -> impl Iterator<Item = &'static Key> + '_ {
         self.groups.iter().flat_map(|group| group.iter())
     }
 
+    /// The key of this name.
     pub fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys().find(|key| key.name == name)
     }
 }
 
 impl Kind {
-    /// What an error or the reference says is expected.
+    /// The values that the key takes, in the words of an error and the reference.
     pub fn expected(&self) -> String {
         match self {
             Kind::Text => "a string".into(),
@@ -134,7 +155,7 @@ impl Kind {
         }
     }
 
-    /// Tables directly below.
+    /// The tables of keys that this key's value consists of, without those further below.
     pub fn tables(&self) -> Vec<&'static Table> {
         match self {
             Kind::Table(table) | Kind::Tables(table) | Kind::Named(table) => vec![table],
@@ -152,7 +173,7 @@ fn quoted(words: &[&str]) -> String {
         .join(", ")
 }
 
-/// All tables of a document, top level first.
+/// All tables of a document, the top level first.
 pub fn tables(root: &'static Table) -> Vec<&'static Table> {
     let mut all = vec![root];
     for key in root.keys() {
@@ -163,7 +184,7 @@ pub fn tables(root: &'static Table) -> Vec<&'static Table> {
     all
 }
 
-/// What other trainers call it, and what it is called here.
+/// Names of keys in other trainers, each with its name here.
 pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
     ("max_steps", "steps"),
     ("num_train_epochs", "epochs"),
@@ -192,7 +213,7 @@ pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
     ("filter_overlong_prompts", "max_prompt_length"),
 ];
 
-/// Table-literal constructors, so that a key reads as one line of a table.
+/// Constructs a key. With the constructors below, a key reads as one line of a table.
 const fn key(
     name: &'static str,
     kind: Kind,
@@ -209,7 +230,7 @@ const fn key(
     }
 }
 
-/// A whole number up to one of [`crate::limits`].
+/// A whole number from `min` up to one of [`crate::limits`].
 const fn count(min: i64, max: u32) -> Kind {
     Kind::Integer {
         min,
@@ -224,7 +245,7 @@ const fn steps(min: i64) -> Kind {
     }
 }
 
-/// A score, or what one is multiplied by.
+/// The kind of a score, or of a number that a score is multiplied by.
 const fn score() -> Kind {
     Kind::Float {
         min: -NUMBER_MAX,
@@ -257,7 +278,7 @@ const fn share() -> Kind {
     }
 }
 
-/// The name that is likest, by Jaro–Winkler.
+/// The known name that is most similar to `name`, by Jaro–Winkler.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let score = |other: &str| strsim::jaro_winkler(name, other);
     known.max_by(|a, b| score(a).total_cmp(&score(b)))

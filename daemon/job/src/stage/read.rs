@@ -1,4 +1,4 @@
-//! Stages as a job file has them.
+//! Reads stages from a job file.
 
 use super::*;
 use crate::error::JobError;
@@ -6,8 +6,8 @@ use crate::fields::Fields;
 use std::path::Path;
 
 impl Stage {
-    /// Weights come from the nearest of the stages `before` that trains a policy of the same model,
-    /// unless the file says otherwise.
+    /// Reads a `[[stage]]` table. Its weights come from the nearest of the stages `before` that
+    /// trains a policy of the same model, unless the file says otherwise.
     pub(crate) fn read(
         stage: &Fields<'_>,
         before: &[Stage],
@@ -78,7 +78,7 @@ impl Stage {
             } else {
                 None
             },
-            // What a kind of stage does not have, its table of keys does not have either.
+            // A key that a kind of stage does not have is missing from its table of keys too.
             router: RouterTraining {
                 bias_update_speed: stage.optional("bias_update_speed")?.unwrap_or(0.0),
                 aux_loss_alpha: stage.optional("aux_loss_alpha")?.unwrap_or(0.0),
@@ -93,7 +93,7 @@ impl Stage {
     }
 }
 
-/// Stages that train all weights, or none, have none.
+/// Reads the adapters' keys; `None` for kinds that train all weights, or none.
 fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
     if !matches!(kind, StageKind::Sft(_) | StageKind::Grpo(_)) {
         return Ok(None);

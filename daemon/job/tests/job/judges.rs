@@ -76,7 +76,7 @@ fn a_judge_is_a_stage_or_a_model_of_the_job() {
         (64, 1024)
     );
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
-    // A stage that has the name of a plugin which asks nobody is no judge of its, wherever it
+    // A stage with the name of a plugin that asks no model is not that plugin's judge, wherever it
     // stands.
     let named = JOB.replace("name = \"later\"", "name = \"accuracy\"");
     assert_eq!(parse(&named).unwrap().asked(&rewards[2]), None);

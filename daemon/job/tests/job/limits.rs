@@ -14,7 +14,7 @@ use r1d_job::{Job, JobError, size};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Value;
 
-/// What [`JOB`] and [`PREFERENCES`] do not have.
+/// A job with everything that [`JOB`] and [`PREFERENCES`] lack.
 const REST: &str = r#"
 name = "rest"
 [model]
@@ -217,7 +217,7 @@ fn settings_that_ask_for_too_much_together_are_refused_with_the_product() {
             .to_string()
             .contains("one step is up to")
     );
-    // What the rows of the data say is known once they are read.
+    // Whether the rows are too many is known once the data is read.
     let job = parse(&JOB.replace("[[eval]]", "[[eval]]\nnum_generations = 16384")).unwrap();
     let with = |rows: u64| InputFacts {
         eval_rows: vec![rows],

@@ -106,7 +106,8 @@ fn steps_tokens_and_memory_add_up() {
     assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
 }
 
-/// 256 completions of 612 tokens train; nobody asked for 256 evaluations of 33 thousand at a time.
+/// 256 completions of 612 tokens train; evaluations need not decode 256 completions of 33 thousand
+/// tokens at a time.
 #[test]
 fn a_long_evaluation_does_not_size_the_cache_of_training() {
     let long = |settings: &str| {

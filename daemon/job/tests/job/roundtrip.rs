@@ -182,7 +182,7 @@ fn whole_conversations_stand_for_prompt_and_completion() {
     );
 }
 
-/// The day that chat templates are told is a day of the calendar.
+/// The date in a job file is a day of the calendar.
 #[test]
 fn the_date_of_a_job_is_a_day() {
     let dated = |date: &str| parse(&JOB.replacen("name =", &format!("date = {date:?}\nname ="), 1));
