@@ -4,14 +4,14 @@
 //! and deviation of the step's rewards, its variant with a baseline the group's mean and the step's
 //! deviation (Hu et al. 2025).
 //!
-//! The papers leave Bessel's correction and ε open; TRL and verl divide by `std` with ddof 1, and
-//! so does this. ε is 1e-6.
+//! The papers leave Bessel's correction and ε open. This module follows TRL and verl, which divide
+//! by `std` with ddof 1. ε is 1e-6.
 
 use r1d_proto::hyperparameters::{Baseline, ScaleRewards};
 
 const EPSILON: f64 = 1e-6;
 
-/// Mean of finite numbers; 0 of none.
+/// Mean of finite numbers; 0 if there are none.
 pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() {
         0.0
@@ -20,7 +20,7 @@ pub fn mean(values: &[f64]) -> f64 {
     }
 }
 
-/// Standard deviation, ddof 1; 0 of fewer than two.
+/// Standard deviation, ddof 1; 0 for fewer than two numbers.
 pub fn std(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return 0.0;
@@ -30,22 +30,22 @@ pub fn std(values: &[f64]) -> f64 {
     (squares / (values.len() - 1) as f64).sqrt()
 }
 
-/// The rewards of a group that were given.
+/// The rewards of those completions of a group that have one.
 pub fn given(group: &[Option<f32>]) -> Vec<f64> {
     group.iter().flatten().map(|r| *r as f64).collect()
 }
 
-/// Whether a group teaches anything: at least two of its rewards differ.
+/// Whether at least two rewards of the group differ, so that there is something to learn from it.
 pub fn has_variance(group: &[Option<f32>]) -> bool {
     let mut given = group.iter().flatten();
     let first = given.next();
     given.any(|r| Some(r) != first)
 }
 
-/// One advantage per reward, `groups` being the rewards of each group; a sample without a reward
-/// gets none, and does not count for its group's mean and deviation. `ScaleRewards::Batch` divides
-/// by the deviation of all groups' rewards together (TRL's `batch`). A completion that is alone in
-/// its group has no others to leave it out of: its advantage is 0.
+/// Returns one advantage per reward. `groups` are the rewards of each group; a sample without a
+/// reward gets no advantage, and does not count for its group's mean and deviation.
+/// `ScaleRewards::Batch` divides by the deviation of all groups' rewards together (TRL's `batch`).
+/// With `Baseline::LeaveOneOut`, the advantage of a completion that is alone in its group is 0.
 pub fn advantages(
     groups: &[Vec<Option<f32>>],
     baseline: Baseline,

@@ -1,8 +1,9 @@
 //! The final answer of a completion, for majority votes: whatever the plugins think of it, two
 //! completions agree when these are equal.
 
-/// The last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows the last `####`,
-/// else the last line; without spaces around it. Empty when there is none.
+/// Returns the last `<answer>…</answer>`, else the last `\boxed{…}`, else the text after the last
+/// `####`, else the last line; without spaces around it. It is empty if the completion has none of
+/// them.
 pub fn final_answer(text: &str) -> &str {
     let found = tagged(text)
         .or_else(|| boxed(text))

@@ -22,23 +22,26 @@ use std::time::Duration;
 /// Salt that keeps the randomness of evaluations apart from other uses of the job's seed.
 const EVALUATION: u64 = 0x6576_616c;
 
+/// An evaluation at work: the state between its first command and its result.
 #[derive(Debug)]
 pub struct Evaluation {
     index: usize,
-    /// Whose weights are evaluated.
+    /// Index of the model whose weights are evaluated.
     model: usize,
-    /// As it is recorded.
+    /// Name of the stage that the result is recorded under; `None`: the weights that the job starts
+    /// from.
     stage: Option<String>,
     step: u64,
     started: Duration,
     prompts_read: bool,
     gather: Gather,
-    /// The first row's first completion.
+    /// Prompt, completion and reference of the first row's first completion.
     example: Option<EvalExample>,
 }
 
 impl Evaluation {
-    /// Of an evaluation and a model, by their indices; `place` is what it is recorded under.
+    /// Begins evaluation `index` of the weights of model `model`, and returns its first commands.
+    /// The result is recorded under the stage and step of the third argument.
     pub fn begin(
         plan: &Plan,
         (index, model): (usize, usize),
@@ -47,8 +50,8 @@ impl Evaluation {
         now: Duration,
     ) -> (Evaluation, Vec<Command>) {
         let of = Source::Eval { eval: index, model };
-        // Keys without the place in the job: evaluations of two sets of weights draw the same
-        // random numbers.
+        // Keys leave out the place in the job, so that evaluations of two sets of weights draw the
+        // same random numbers.
         let gather = Gather::new(of, 0, 0, plan.scores_groups(of), models, now);
         let rows = plan.evals.get(index).map_or(0, |facts| facts.rows);
         let evaluation = Evaluation {
@@ -79,7 +82,8 @@ impl Evaluation {
         }
     }
 
-    /// The result, once everything is sampled and scored.
+    /// Takes an event. Returns the result once everything is sampled and scored, the next commands
+    /// before that.
     pub fn handle(
         &mut self,
         plan: &Plan,
@@ -205,8 +209,8 @@ impl Evaluation {
                     .find(|v| Some(v.plugin.as_str()) == first)
                     .map(|v| &v.outcome)
                 {
-                    // A row that this reward does not judge, or an unusable reference, says nothing
-                    // about the completion.
+                    // The completion is neither correct nor wrong if this reward does not judge the
+                    // row, or cannot use its reference.
                     None | Some(Outcome::Abstain { .. }) => {}
                     outcome => {
                         let correct = match outcome {
@@ -255,10 +259,13 @@ impl Evaluation {
         }
     }
 
+    /// Notes that the job's rewards make progress or wait for their turn, so that the deadline of
+    /// the next verdict begins at `now`.
     pub fn judging(&mut self, now: Duration) {
         self.gather.judging(now);
     }
 
+    /// What the evaluation waits for, with deadlines; `owner` waits.
     pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         if !self.prompts_read {
             return vec![
@@ -276,6 +283,7 @@ impl Evaluation {
             .waits(owner, &plan.worker, &names, &plan.limits, heard)
     }
 
+    /// The evaluation's progress in scored completions.
     pub fn activity(&self) -> Activity {
         let (scored, _, all) = self.gather.counts();
         Activity {
@@ -286,16 +294,19 @@ impl Evaluation {
         }
     }
 
+    /// The judge or reward model whose questions the worker is answering, in words for an error;
+    /// `None` if it is not answering any.
     pub fn asked(&self) -> Option<String> {
         self.gather.asked()
     }
 
+    /// Whether the worker has a request of this evaluation.
     pub fn worker_is_busy(&self) -> bool {
         self.gather.worker_is_busy()
     }
 }
 
-/// Of one row's completions, those that were given a score.
+/// Mean of one reward's values over a row's completions; `None` if none of them has a value.
 fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
     let values = verdicts
         .iter()
@@ -305,7 +316,7 @@ fn mean_score(verdicts: &[Verdict], reward: &str) -> Option<f64> {
     (!values.is_empty()).then(|| crate::advantages::mean(&values))
 }
 
-/// `NAME_ci_low` and `NAME_ci_high`.
+/// Inserts both ends of an interval, as `NAME_ci_low` and `NAME_ci_high`.
 fn insert_interval(metrics: &mut Metrics, name: &str, interval: Option<(f64, f64)>) {
     if let Some((low, high)) = interval {
         metrics.extend([

@@ -1,5 +1,5 @@
-//! Completions of a set of prompts: asked of the worker, sent to the rewards as each one ends,
-//! gathered in whatever order they come.
+//! Gathers the completions of a set of prompts: it requests them from the worker, sends each to the
+//! rewards as it ends, and takes answers in any order.
 
 use crate::judge_queue::{JudgeAnswers, JudgeModels, JudgeQueue};
 use crate::message::{Command, End, JudgeRequest, Prompt, ScoreItem, Source};
@@ -17,48 +17,62 @@ use std::time::Duration;
 /// The completions of one prompt.
 #[derive(Debug)]
 pub struct Group {
+    /// The prompt.
     pub prompt: Prompt,
+    /// One per completion that is asked for.
     pub samples: Vec<Sample>,
 }
 
+/// How far a completion of a group is.
 #[derive(Debug)]
 pub enum Sample {
+    /// The worker has not finished it.
     Missing,
+    /// The rewards, or the models that they ask, have it.
     Scoring(Box<Rollout>),
+    /// All its verdicts are here.
     Scored(Box<Judged>),
 }
 
+/// A completion with its verdicts.
 #[derive(Debug)]
 pub struct Judged {
+    /// The completion; in an evaluation without prompt ids, log-probabilities, experts and sampling
+    /// mask.
     pub rollout: Rollout,
+    /// One verdict per reward that judges its row.
     pub verdicts: Vec<Verdict>,
+    /// The weighted sum of the verdicts' values; `None` if a verdict takes the completion out of
+    /// training, or no reward judges its row.
     pub reward: Option<f32>,
-    /// The completion's final answer.
+    /// The completion's final answer, from [`final_answer`](crate::answer::final_answer).
     pub answer: String,
 }
 
-/// Where the completions belong and what is still to come.
+/// The state of gathering: where the completions belong, those that are here, and what is awaited.
 #[derive(Debug)]
 pub struct Gather {
     of: Source,
     stage: u32,
     step: u64,
-    /// A group goes to the rewards whole, once all of it is sampled.
+    /// Whether completions go to the rewards as whole groups, once all of a group is sampled.
     whole_groups: bool,
-    /// By prompt index.
+    /// Groups in the order of their prompts.
     pub groups: Vec<Group>,
-    /// A request to the worker is in flight.
+    /// Whether a request for completions is in flight to the worker.
     generating: bool,
     scoring: BTreeSet<SampleKey>,
-    /// Those of them that wait for a model's answers.
+    /// Those completions of `scoring` that wait for a model's answers.
     judge_queue: JudgeQueue,
     since: Duration,
-    /// When the last answer came, of the worker or the rewards.
+    /// When the worker or the rewards last answered.
     heard: Duration,
-    /// When the job's rewards were last known to get on, or to wait for their turn: a whole verdict
-    /// may take many calls, and the time of other jobs' rewards is not this one's (`RWD-2`).
+    /// When the job's rewards last made progress, or were known to wait for their turn: a whole
+    /// verdict may take many calls, and time spent on other jobs' rewards does not count against
+    /// this one (`RWD-2`).
     judging: Duration,
-    /// Sums over the requests: `timing_s/*` of the worker and of this side.
+    /// Sums of `timing_s/*` over the requests, measured by the worker and here, and the newest
+    /// `perf/*`.
     pub timings: Metrics,
 }
 
@@ -73,6 +87,9 @@ fn breach(what: impl Into<String>) -> End {
 }
 
 impl Gather {
+    /// An empty set of completions of one step of `of`; `stage` and `step` are those of their keys.
+    /// `whole_groups`: completions go to the rewards as whole groups. `models` answer the rewards'
+    /// questions.
     pub fn new(
         of: Source,
         stage: usize,
@@ -97,6 +114,7 @@ impl Gather {
         }
     }
 
+    /// Adds a prompt with this many completions to sample.
     pub fn add_group(&mut self, prompt: Prompt, samples: u32) {
         self.groups.push(Group {
             prompt,
@@ -117,6 +135,7 @@ impl Gather {
             .get_mut(key.sample as usize)
     }
 
+    /// The key of completion `sample` of prompt `prompt`, both from 0.
     pub fn key(&self, prompt: usize, sample: usize) -> SampleKey {
         SampleKey {
             stage: self.stage,
@@ -126,14 +145,14 @@ impl Gather {
         }
     }
 
-    /// Whether a completion that the journal still has is one of these.
+    /// Whether a completion that the journal still has belongs to one of these prompts.
     pub fn fits(&self, rollout: &Rollout) -> bool {
         self.group(rollout.key)
             .is_some_and(|g| g.prompt.row == rollout.row && g.prompt.ids == rollout.prompt_ids)
     }
 
-    /// The request for what is missing; `None` when nothing is. `record_experts` asks for the
-    /// experts that each token took.
+    /// Returns the request for all missing completions; `None` if nothing is missing. With
+    /// `record_experts`, the worker records the experts that each token took.
     pub fn request(
         &mut self,
         sampling: Sampling,
@@ -172,7 +191,8 @@ impl Gather {
         Some(Command::Worker(Box::new(WorkerRequest::Generate(request))))
     }
 
-    /// A completion has ended: it goes to the rewards, or waits for the rest of its group.
+    /// Takes a completion that has ended. It goes to the rewards, or waits for the rest of its
+    /// group. Without `keeps_record`, whatever only training needs of it is dropped.
     pub fn completed(
         &mut self,
         mut rollout: Rollout,
@@ -196,7 +216,7 @@ impl Gather {
         }
         let item = ScoreItem::of(self.of, &rollout);
         if !keeps_record {
-            // An evaluation can be large, and nobody trains on it.
+            // An evaluation can be large, and its completions do not train.
             rollout.prompt_ids = Vec::new();
             rollout.behaviour_logprobs = Vec::new();
             rollout.experts = Vec::new();
@@ -221,8 +241,8 @@ impl Gather {
         Ok(self.group(key).and_then(items).map(Command::Score))
     }
 
-    /// Of what the journal has verdicts on, what they may be taken for: a group that is judged
-    /// whole has all of them or none.
+    /// Whether the verdicts that the journal has on a completion can be used. A group that is
+    /// judged whole needs verdicts on all its completions.
     pub fn counts_as_scored(
         &self,
         key: SampleKey,
@@ -237,8 +257,8 @@ impl Gather {
         (0..samples).all(|sample| has_verdicts(SampleKey { sample, ..key }))
     }
 
-    /// The rewards' word on a completion: all verdicts and its text, unless a model is to be asked
-    /// first.
+    /// Takes what the rewards return for a completion. Returns all verdicts and the text, or `None`
+    /// if a reward first asks a model (`asked`).
     pub fn judged(
         &mut self,
         key: SampleKey,
@@ -264,7 +284,7 @@ impl Gather {
         }
     }
 
-    /// A model's word on what it was asked.
+    /// Takes a model's answers to the questions in flight.
     pub fn answered(&mut self, said: JudgeAnswers, now: Duration) -> Result<(), End> {
         let timing = match said {
             JudgeAnswers::Numbers(_) => "timing_s/reward_model",
@@ -279,7 +299,8 @@ impl Gather {
         self.judge_queue.answered(said)
     }
 
-    /// All verdicts on a completion that a model was asked about, and its text.
+    /// Takes the last verdicts on a completion that models were asked about. Returns all its
+    /// verdicts, and its text.
     pub fn concluded(
         &mut self,
         key: SampleKey,
@@ -288,8 +309,8 @@ impl Gather {
         self.judge_queue.concluded(key, verdicts)
     }
 
-    /// What is to be asked next: not before the worker has nothing to sample and the rewards have
-    /// asked all that they will.
+    /// Returns the next questions to a model, or the completions whose questions are all answered.
+    /// `None` until the worker has nothing to sample and the rewards have no further questions.
     pub fn next_question(&mut self, now: Duration) -> Result<Option<Command>, End> {
         if self.generating || self.scoring.len() > self.judge_queue.waiting() {
             return Ok(None);
@@ -301,6 +322,8 @@ impl Gather {
         Ok(command)
     }
 
+    /// Records a completion's verdicts and its reward. A completion that is not awaited is an
+    /// error.
     pub fn scored(
         &mut self,
         key: SampleKey,
@@ -340,7 +363,7 @@ impl Gather {
         Ok(())
     }
 
-    /// The worker has answered: nothing may be missing now.
+    /// Takes the end of the worker's request. Any completion that is still missing is an error.
     pub fn generated(&mut self, metrics: &Metrics, now: Duration) -> Result<(), End> {
         if let Some(group) = self
             .groups
@@ -351,8 +374,8 @@ impl Gather {
                 "it ended without all completions of prompt {group}"
             )));
         }
-        // What depends on the weights is measured by the trainer; the sampler's word is on time and
-        // speed.
+        // The trainer measures what depends on the weights; only time and speed are taken from the
+        // sampler.
         for (name, value) in metrics {
             if name.starts_with("timing_s/") {
                 add(&mut self.timings, name, *value);
@@ -364,28 +387,30 @@ impl Gather {
         Ok(())
     }
 
-    /// Everything asked for is sampled and scored.
+    /// Whether everything that was requested is sampled and scored.
     pub fn is_complete(&self) -> bool {
         !self.generating && self.scoring.is_empty()
     }
 
+    /// Whether a request for completions is in flight.
     pub fn is_generating(&self) -> bool {
         self.generating
     }
 
-    /// The worker samples, or is asked about what it has sampled.
-    /// Whom the worker is asked for: the judge of a reward, or its reward model.
+    /// The model whose questions the worker is answering, in words: `the judge of` a reward, or
+    /// `the reward model of` it. `None` if it is not answering any.
     pub fn asked(&self) -> Option<String> {
         self.judge_queue
             .in_flight()
             .map(|(whom, reward, _)| format!("the {whom} of `{reward}`"))
     }
 
+    /// Whether the worker samples, or answers questions about what it has sampled.
     pub fn worker_is_busy(&self) -> bool {
         self.generating || self.judge_queue.in_flight().is_some()
     }
 
-    /// Completions scored, ended, and asked for.
+    /// Numbers of completions: those that are scored, those that have ended, and all.
     pub fn counts(&self) -> (u64, u64, u64) {
         let samples = self.groups.iter().flat_map(|g| &g.samples);
         samples.fold((0, 0, 0), |(scored, ended, all), sample| match sample {
@@ -395,11 +420,14 @@ impl Gather {
         })
     }
 
+    /// Notes that the job's rewards make progress or wait for their turn, so that the deadline of
+    /// the next verdict begins at `now`.
     pub fn judging(&mut self, now: Duration) {
         self.judging = now;
     }
 
-    /// `heard` are the last words of the worker and the writer, of any kind.
+    /// What is awaited, with deadlines. `heard` holds the times of the last message of any kind
+    /// from the worker and from the writer.
     pub fn waits(
         &self,
         owner: &str,

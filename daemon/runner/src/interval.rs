@@ -1,18 +1,18 @@
 //! 95 % confidence intervals of an evaluation's numbers, each a mean over rows.
 //!
-//! The rows are what was drawn from all the problems that could have been asked, so they alone are
+//! The rows are a sample of all the problems that the data set could hold, so they alone are
 //! counted: completions of one row are not independent of each other, and their mean is one
-//! observation (Miller 2024, "Adding Error Bars to Evals", 2.2). Where each row says yes or no the
+//! observation (Miller 2024, "Adding Error Bars to Evals", 2.2). If each row's value is 0 or 1 the
 //! interval is Wilson's, which is right for few rows and for shares of 0 and 1, where the normal
-//! one has no width; elsewhere it is the normal one, `mean ± 1.96 · std / √rows`.
+//! one has no width; otherwise it is the normal one, `mean ± 1.96 · std / √rows`.
 
 use crate::advantages::{mean, std};
 
-/// Of the normal distribution, 97.5 %.
+/// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// Lower and upper end for the mean of one value per row; `None` where the rows are too few to say
-/// anything. `bounds` are of the values.
+/// Returns the lower and upper end of the interval for the mean of one value per row; `None` if
+/// there are too few rows. `bounds` are the smallest and largest possible value.
 pub fn interval(values: &[f64], bounds: (f64, f64)) -> Option<(f64, f64)> {
     if !values.is_empty()
         && bounds == (0.0, 1.0)
@@ -27,7 +27,7 @@ pub fn interval(values: &[f64], bounds: (f64, f64)) -> Option<(f64, f64)> {
     Some(((mean - half).max(bounds.0), (mean + half).min(bounds.1)))
 }
 
-/// Wilson's score interval (1927) for a share of so many rows.
+/// Wilson's score interval (1927) for the share of ones among `values`.
 fn wilson(values: &[f64]) -> (f64, f64) {
     let (n, share) = (values.len() as f64, mean(values));
     let square = Z * Z;

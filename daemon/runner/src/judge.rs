@@ -1,5 +1,5 @@
-//! From verdicts to a reward: the weighted sum of what each reward said, with the job's word on
-//! faults and abstentions.
+//! From verdicts to a reward: the weighted sum of the scores, with the job's settings for faults
+//! and abstentions.
 
 use crate::message::End;
 use crate::plan::DeclaredScores;
@@ -9,12 +9,14 @@ use r1d_proto::verdict::{Outcome, Verdict};
 /// A reward of a stage and what its plugin declared.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule<'a> {
+    /// The reward's settings in the job.
     pub reward: &'a Reward,
+    /// The range of its scores, and how it judges.
     pub facts: DeclaredScores,
 }
 
-/// The rules of a stage or evaluation. A reward without facts (which the plan refuses) counts as
-/// one with a minimum of 0.
+/// Pairs the rewards of a stage or evaluation with what their plugins declared. A reward without a
+/// declaration (which the plan refuses) counts as one with a minimum of 0.
 pub fn rules<'a>(rewards: &'a [Reward], facts: &[DeclaredScores]) -> Vec<Rule<'a>> {
     rewards
         .iter()
@@ -42,9 +44,9 @@ fn value(rule: &Rule, outcome: &Outcome) -> Option<f32> {
     }
 }
 
-/// Fills in each verdict's `value` and returns the weighted sum of them, or `None` when one takes
-/// the sample out of training (or when no reward judges the row's domain). Out-of-time is never
-/// trained on: it ends the job and names the plugin (`RWD-2`).
+/// Fills in each verdict's `value` and returns their weighted sum, or `None` if a verdict takes the
+/// sample out of training (or no reward judges the row's domain). A sample that ran out of time is
+/// never trained on: it ends the job with an error that names the plugin (`RWD-2`).
 pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, End> {
     let mut sum = None;
     let mut dropped = false;
@@ -76,8 +78,8 @@ pub fn judge(rules: &[Rule], verdicts: &mut [Verdict]) -> Result<Option<f32>, En
     Ok(sum.filter(|_| !dropped).map(|sum: f64| sum as f32))
 }
 
-/// What is wrong with a reward that is no number of float32, and which of its parts is the largest.
-/// `None` of one that is a number.
+/// Describes a reward that float32 cannot hold, and which of its parts is the largest. `None` for a
+/// reward that is finite.
 pub fn beyond_float32(rules: &[Rule], verdicts: &[Verdict], reward: Option<f32>) -> Option<String> {
     let reward = reward.filter(|reward| !reward.is_finite())?;
     let parts = verdicts.iter().filter_map(|verdict| {

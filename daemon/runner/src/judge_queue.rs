@@ -1,8 +1,8 @@
 //! Questions to models: judged rewards ask about completions, the worker answers once it has
-//! nothing to sample, the rewards conclude.
+//! nothing to sample, and the rewards conclude.
 //!
-//! A reward model answers with a number, a judge with text. Which of the two a reward asks is known
-//! when it is loaded; here a request has questions of one reward, and so of one kind.
+//! A reward model answers with a number, a judge with text. Loading a reward shows which of the two
+//! it asks; a request holds questions of one reward, and so of one kind.
 
 use crate::message::{Answers, Command, End, JudgeReply, JudgeRequest, Questions, ScoreItem};
 use r1d_proto::ids::SampleKey;
@@ -10,14 +10,16 @@ use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{Answer, ModelSource, Question, Reply, WorkerRequest};
 use std::collections::BTreeMap;
 
-/// Questions of one request (`LIM-1`), and tokens of them and of the longest answers to them: a
-/// frame holds some ten times as many.
+/// Number of questions in one request (`LIM-1`). With [`TOKENS_MAX`], a request takes about a tenth
+/// of what a frame holds.
 const QUESTIONS_MAX: usize = 4096;
+/// Tokens of one request's questions and of the longest answers to them.
 const TOKENS_MAX: usize = 4 << 20;
 
-/// Whom a job's judged rewards ask, by reward.
+/// The models that a job's judged rewards ask, by the reward's name.
 pub type JudgeModels = BTreeMap<String, ModelSource>;
 
+/// Questions that wait, the one request in flight, and completions whose rewards are concluding.
 #[derive(Debug, Default)]
 pub struct JudgeQueue {
     models: JudgeModels,
@@ -26,7 +28,7 @@ pub struct JudgeQueue {
     concluding: BTreeMap<SampleKey, (Vec<Verdict>, String)>,
 }
 
-/// What the worker is asked: questions of one reward.
+/// The request that the worker has: questions of one reward.
 #[derive(Debug)]
 struct InFlight {
     reward: String,
@@ -34,26 +36,28 @@ struct InFlight {
     keys: Vec<SampleKey>,
 }
 
-/// A completion that is judged but for what models say of it.
+/// A completion that lacks only the verdicts that models are asked for.
 #[derive(Debug)]
 struct Waiting {
     item: ScoreItem,
     verdicts: Vec<Verdict>,
     text: String,
-    /// Not answered yet.
+    /// Questions that are not answered yet.
     asked: Vec<JudgeRequest>,
     answers: BTreeMap<String, Answers>,
 }
 
-/// The worker's answer to a request.
+/// The worker's answers to one request, in the order of its questions.
 #[derive(Debug)]
 pub enum JudgeAnswers {
+    /// Scores of a reward model, one per text.
     Numbers(Vec<f32>),
+    /// Token ids of a judge's answers, one list per question.
     Texts(Vec<Vec<u32>>),
 }
 
 impl JudgeAnswers {
-    /// `None` of what answers no question.
+    /// The answers that a reply holds; `None` for a reply to another kind of request.
     pub fn of(reply: Reply) -> Option<JudgeAnswers> {
         match reply {
             Reply::Scored { scores } => Some(JudgeAnswers::Numbers(scores)),
@@ -72,7 +76,8 @@ impl Questions {
         matches!(self, Questions::Texts { .. })
     }
 
-    /// Questions that the worker gets, and tokens that they may come to.
+    /// Number of questions that the worker gets, and the most tokens that they can take with their
+    /// answers.
     fn size(&self) -> (usize, usize) {
         let asked = |question: &Question| question.prompt_ids.len() + question.max_tokens as usize;
         match self {
@@ -86,7 +91,7 @@ impl Questions {
         }
     }
 
-    /// The answers to these questions, which are the next of all; `None` where there are too few.
+    /// Takes the answers to these questions from the front of `said`; `None` if there are too few.
     fn answered(self, said: &mut Remaining) -> Option<Answers> {
         match (self, said) {
             (Questions::Numbers(texts), Remaining::Numbers(numbers)) => {
@@ -109,13 +114,14 @@ impl Questions {
     }
 }
 
-/// Answers that have not found their questions yet.
+/// Answers that are not yet matched with their questions.
 enum Remaining {
     Numbers(std::vec::IntoIter<f32>),
     Texts(std::vec::IntoIter<Vec<u32>>),
 }
 
 impl JudgeQueue {
+    /// An empty queue whose questions go to these models.
     pub fn of(models: JudgeModels) -> JudgeQueue {
         JudgeQueue {
             models,
@@ -123,12 +129,13 @@ impl JudgeQueue {
         }
     }
 
-    /// Completions that wait for the worker.
+    /// Number of completions that wait for answers.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whom the worker is asked for: what it is, its reward, and the number of completions.
+    /// The request in flight: `reward model` or `judge`, the reward's name, and the number of
+    /// completions.
     pub fn in_flight(&self) -> Option<(&str, &str, usize)> {
         let whom = |writes| if writes { "judge" } else { "reward model" };
         self.in_flight.as_ref().map(
@@ -140,6 +147,8 @@ impl JudgeQueue {
         )
     }
 
+    /// Adds a completion with the verdicts that it already has, and the questions of the rewards
+    /// that ask. `text` is the completion's text.
     pub fn add(
         &mut self,
         item: ScoreItem,
@@ -160,9 +169,10 @@ impl JudgeQueue {
         );
     }
 
-    /// The next request to the worker; when everything is answered, the completions go back to
-    /// their rewards. `None` while an answer is awaited, and when nobody asks. In the order of the
-    /// completions, whatever order they came in: a request is a function of what was sampled.
+    /// Returns the next request to the worker; when everything is answered, the command that sends
+    /// the completions back to their rewards. `None` while a request is in flight, and if no
+    /// completion waits. Completions are taken in the order of their keys, not of arrival: a
+    /// request is a function of what was sampled.
     pub fn next_request(&mut self) -> Result<Option<Command>, End> {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return Ok(None);
@@ -238,7 +248,7 @@ impl JudgeQueue {
         Ok(Some(Command::Worker(Box::new(request))))
     }
 
-    /// Where no question of a reward can be asked there is nothing to wait for.
+    /// Answers the rewards that have no question which can be asked: there is nothing to wait for.
     fn answer_unaskable(&mut self) {
         for waiting in self.waiting.values_mut() {
             let (asked, unaskable) = std::mem::take(&mut waiting.asked)
@@ -279,7 +289,7 @@ impl JudgeQueue {
         Command::Conclude(answered)
     }
 
-    /// The worker's answer to the request in flight.
+    /// Takes the worker's answers to the request in flight. Too few or too many are an error.
     pub fn answered(&mut self, said: JudgeAnswers) -> Result<(), End> {
         let InFlight { reward, keys, .. } = self
             .in_flight
@@ -321,7 +331,8 @@ impl JudgeQueue {
         }
     }
 
-    /// All verdicts on a completion, and its text.
+    /// Takes the verdicts of the rewards that had asked. Returns all verdicts on the completion,
+    /// and its text.
     pub fn concluded(
         &mut self,
         key: SampleKey,

@@ -1,9 +1,10 @@
-//! What a job does next, as pure functions of (state, event, time) → (state, commands, reason).
+//! Decides what a job does next, as pure functions of (state, event, time) → (state, commands,
+//! reason).
 //!
-//! [`Machine`](machine::Machine) is the job's state machine. Whoever drives it carries out its
+//! [`Machine`](machine::Machine) is the job's state machine. Its driver carries out the
 //! [`Command`]s (a request to the worker, rows to read, completions to score, records to keep) and
-//! tells it what came of them as [`Event`]s. It holds no socket, file, clock or random number, so a
-//! test can feed it any order of events and any crash.
+//! hands back what came of them as [`Event`]s. The machine holds no socket, file, clock or random
+//! number, so a test can feed it any order of events and any crash.
 //!
 //! ```text
 //! worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
@@ -27,12 +28,12 @@
 //! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
 //! | [`judge_queue`] | what judged rewards ask reward models and judges |
-//! | [`reward_model_eval`] | whether a reward model tells good from bad |
+//! | [`reward_model_eval`] | whether a finished reward model separates good from bad |
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
-//! | [`message`], [`plan`], [`record`] | what the machine is told and what it asks for; what it knows from the start; what is durable |
-//! | [`wait`] | who waits for what, since when, until when |
+//! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
+//! | [`wait`] | what each part waits for, since when, until when |
 //! | [`restart`] | whether a job that lost its worker is taken up again |
 //! | [`pace`] | time left |
 //!

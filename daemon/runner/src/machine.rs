@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One attempt at a job, from a fresh worker to its end.
+/// The state machine of one attempt at a job, from a fresh worker to its end.
 #[derive(Debug)]
 pub struct Machine {
     plan: Arc<Plan>,
@@ -28,10 +28,10 @@ pub struct Machine {
     /// When the state was entered.
     since: Duration,
     heard: LastHeard,
-    /// What the worker says it does.
+    /// What the worker last reported that it does.
     progress: Option<Activity>,
-    /// The journal may hold uncommitted steps: one, until the first step of this attempt begins, or
-    /// more, until they are used up.
+    /// Whether the journal may hold uncommitted steps: one, until the first step of this attempt
+    /// begins, or more, until they are used up.
     leftovers: bool,
 }
 
@@ -51,7 +51,7 @@ enum State {
         stage: usize,
         rebuild: Rebuild,
     },
-    /// The journal's leftovers of the step to come.
+    /// The journal is read for what is left of the next step.
     Recalling {
         stage: usize,
     },
@@ -80,7 +80,7 @@ enum State {
         stage: usize,
         evaluation: Box<Evaluation>,
     },
-    /// A reward model is asked about rows that it has not seen.
+    /// A reward model is evaluated on rows that it has not seen.
     Comparing {
         stage: usize,
         separation: Box<RewardModelEval>,
@@ -89,25 +89,26 @@ enum State {
         stage: usize,
         recorded: (Option<String>, u64, String),
     },
-    /// What a stage has kept is written, by somebody who says how far it is.
+    /// The data set of a stage's kept completions is being written; its progress comes as events.
     MakingDataSet(usize),
     FinishingStage(usize),
     Exporting,
     Ended,
 }
 
-/// What a model is opened for.
+/// Why a model is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OpenedFor {
     Stage(usize),
     Export,
 }
 
-/// What to do, and why.
+/// The machine's answer to an event: what to do, and why.
 #[derive(Debug)]
 pub struct Decision {
+    /// Commands to carry out, in order.
     pub commands: Vec<Command>,
-    /// Worth a line in the job's log; absent when the event only moved things along.
+    /// A line for the job's log. `None` if the state's description did not change.
     pub reason: Option<String>,
 }
 
@@ -118,8 +119,8 @@ fn to_worker(request: WorkerRequest) -> Vec<Command> {
 }
 
 impl Machine {
-    /// An attempt that starts from what `record` says is durable. The worker's process has been
-    /// started.
+    /// Begins an attempt from what `record` holds as durable. The worker's process must already be
+    /// starting.
     pub fn new(plan: Arc<Plan>, record: Record, now: Duration) -> Machine {
         Machine {
             plan,
@@ -135,6 +136,8 @@ impl Machine {
         }
     }
 
+    /// Takes an event that happened at `now`, a time of the clock that all events share. After the
+    /// end it returns no more commands.
     pub fn handle(&mut self, event: Event, now: Duration) -> Decision {
         if matches!(self.state, State::Ended) {
             return Decision {
@@ -157,6 +160,7 @@ impl Machine {
         }
     }
 
+    /// What is durable so far.
     pub fn record(&self) -> &Record {
         &self.record
     }
@@ -193,7 +197,7 @@ impl Machine {
                 return Ok(Vec::new());
             }
             Event::Progress(progress) => {
-                // The last word may come behind the answer.
+                // The last report may come after the answer.
                 if matches!(self.state, State::MakingDataSet(_)) {
                     (self.heard.writer, self.progress) = (now, Some(progress));
                 }
@@ -385,8 +389,8 @@ impl Machine {
         }
     }
 
-    /// Opens the weights that the stage at work starts from, or, when all stages are done, the last
-    /// ones.
+    /// Opens the weights that the stage at work starts from, or the last weights when all stages
+    /// are done.
     fn open(&mut self) -> Following {
         let stages = self.plan.job.stages.len();
         let at_work = self.record.stage_at_work(stages);
@@ -442,7 +446,7 @@ impl Machine {
         Ok(ModelSource::Directory(dir.clone()))
     }
 
-    /// Whom the rewards of a stage or evaluation ask.
+    /// The models that the rewards of a stage or evaluation ask, by the reward's name.
     fn judge_models(&self, of: Source) -> Result<JudgeModels, End> {
         let source = |reward: &str, model: Option<AskedModel>| match model {
             Some(AskedModel::Directory(dir)) => Ok(ModelSource::Directory(dir)),
@@ -471,7 +475,7 @@ impl Machine {
         }
     }
 
-    /// A damaged checkpoint costs the way from the one before it; other failures are the attempt's.
+    /// Falls back to the checkpoint before a damaged one; any other failure ends the attempt.
     fn not_restored(&mut self, stage: usize, step: u64, failure: Failure) -> Following {
         let doing = format!("restoring the checkpoint of step {step}");
         if failure.kind != FailureKind::Invalid {
@@ -485,7 +489,8 @@ impl Machine {
         ))
     }
 
-    /// From weights that hold `step` steps to those that hold all committed ones.
+    /// Trains committed steps again, from weights that hold `step` steps to those that hold all of
+    /// them.
     fn rebuild(&mut self, stage: usize, step: u64, now: Duration) -> Following {
         if self
             .plan
@@ -500,8 +505,8 @@ impl Machine {
         }
     }
 
-    /// Between two steps: all that is due and not on record, one after the other; then the next
-    /// step, or the stage's end.
+    /// Decides what comes between two steps: everything that is due and not on record, one after
+    /// the other; then the next step, or the stage's end.
     fn boundary(&mut self, stage: usize, now: Duration) -> Following {
         let Some((settings, facts)) = self.plan.stage(stage) else {
             return Err(End::Failed {
@@ -578,12 +583,12 @@ impl Machine {
         self.step(stage, Recalled::default(), now)
     }
 
-    /// Begins the next step. Completions that an attempt before this one left are the same bits as
-    /// new ones only in the batch-invariant mode; else an unsealed step's are dropped and all are
-    /// sampled again. A sealed step goes on to its update in any mode.
+    /// Begins the next step. Completions that an earlier attempt left are the same bits as new ones
+    /// only in the batch-invariant mode; otherwise those of an unsealed step are dropped and all
+    /// are sampled again. A sealed step goes on to its update in any mode.
     ///
-    /// So do the sealed steps behind it, where the ledger is an older copy, up to a gap: what is
-    /// behind that was sampled with other weights.
+    /// If the ledger is an older copy, the sealed steps behind it go on to their updates too, up to
+    /// a gap: completions behind the gap were sampled with other weights.
     fn step(&mut self, stage: usize, recalled: Recalled, now: Duration) -> Following {
         let step = self.record.committed(stage);
         let usable = self.plan.job.batch_invariant || recalled.sealed.is_some();
@@ -644,7 +649,7 @@ impl Machine {
         ))
     }
 
-    /// Notes the new checkpoint and deletes those of its stage that are too many.
+    /// Notes the new checkpoint, and deletes the oldest ones of its stage that exceed the limit.
     fn prune(&mut self, stage: usize, step: u64, dir: PathBuf) -> Vec<Command> {
         let keep = self.plan.job.checkpoint.keep.max(1) as usize;
         let Some(record) = self.record.stages.get_mut(stage) else {
@@ -691,7 +696,7 @@ impl Machine {
         }
     }
 
-    /// Who waits for what, outermost first.
+    /// What is awaited, and by which part of the job, outermost first.
     pub fn waits(&self) -> Vec<Wait> {
         let (plan, limits) = (&self.plan, &self.plan.limits);
         let owner = describe(&self.state, plan, &self.record);
@@ -730,7 +735,7 @@ impl Machine {
             State::Evaluating { evaluation, .. } => evaluation.waits(plan, &owner, self.heard),
             State::Comparing { separation, .. } => separation.waits(plan, &owner, self.heard),
             State::Exporting => at_worker("exporting"),
-            // However long it takes, it is never silent for long.
+            // The writing may take any time, but it is never silent for long.
             State::MakingDataSet(_) => {
                 let far = self.progress.as_ref().map_or(String::new(), |at| {
                     format!(" ({} of {} {})", at.done, at.total, at.unit)
@@ -756,7 +761,7 @@ impl Machine {
         outer.into_iter().chain(inner).collect()
     }
 
-    /// What the job does now.
+    /// What the job does now, for status.
     pub fn activity(&self) -> Activity {
         let (own, busy) = match &self.state {
             State::Stepping { step, .. } => (step.activity(), step.worker_is_busy()),
@@ -788,7 +793,7 @@ impl Machine {
             }
         };
         match &self.progress {
-            // The worker's own words are finer, but evaluating is sampling to it.
+            // The worker's own reports are finer, but it calls evaluating sampling.
             Some(progress) if busy => match own.doing.as_str() {
                 "evaluating" => Activity {
                     doing: own.doing,
@@ -800,8 +805,8 @@ impl Machine {
         }
     }
 
-    /// Whether a step is under way: one that would be redone, in part at least, were the attempt to
-    /// stop now.
+    /// Whether a step is under way: one of which at least a part would have to be redone if the
+    /// attempt stopped now.
     pub fn is_in_step(&self) -> bool {
         matches!(
             self.state,
@@ -809,11 +814,12 @@ impl Machine {
         )
     }
 
-    /// The stage at work; `None` when all are finished.
+    /// The index of the stage at work; `None` when all are finished.
     pub fn stage(&self) -> Option<usize> {
         self.record.stage_at_work(self.plan.job.stages.len())
     }
 
+    /// The state in words, as in the job's log.
     pub fn describe(&self) -> String {
         describe(&self.state, &self.plan, &self.record)
     }
@@ -825,8 +831,8 @@ fn nobody(reward: &str) -> End {
     }
 }
 
-/// What it means that the weights of a job could not be brought back to where they were: there was
-/// room for them, so memory that is missing now is for a fresh worker to find.
+/// How an attempt ends when the weights of a job cannot be brought back to where they were. There
+/// was room for them before, so memory that is missing now is left for a fresh worker to find.
 fn not_returned(doing: &str, failure: Failure) -> End {
     match failed(doing, failure.clone()) {
         End::Failed { error: cause } if failure.kind == FailureKind::OutOfMemory => {
@@ -836,7 +842,7 @@ fn not_returned(doing: &str, failure: Failure) -> End {
     }
 }
 
-/// What a failed request means for the attempt.
+/// How an attempt ends after a failed request.
 fn failed(doing: &str, failure: Failure) -> End {
     let message = failure.message;
     let error = match failure.kind {
@@ -859,7 +865,7 @@ fn failed(doing: &str, failure: Failure) -> End {
     End::Failed { error }
 }
 
-/// The state in words, as owners of waits and reasons in the log are named.
+/// The state in words, in which owners of waits and reasons in the log are named.
 fn describe(state: &State, plan: &Plan, record: &Record) -> String {
     let stage = |index: usize| {
         plan.job

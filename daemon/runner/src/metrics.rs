@@ -1,4 +1,5 @@
-//! A step's metrics by TRL's names, from its records alone: a resumed step has the same ones.
+//! A step's metrics by TRL's names. They depend only on its records, so a resumed step has the same
+//! ones.
 
 use crate::advantages::{given, has_variance, mean, std};
 use r1d_proto::hyperparameters::ScaleRewards;
@@ -7,13 +8,14 @@ use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whether a metric depends on the wall clock: such may differ between two runs of one job, no
-/// others.
+/// Whether a metric depends on the wall clock. Only such metrics may differ between two runs of one
+/// job.
 pub fn is_timing(name: &str) -> bool {
     name == "step_time" || name.starts_with("timing_s/") || name.starts_with("perf/")
 }
 
-/// When the step was committed, seconds since the Unix epoch: TensorBoard's wall time.
+/// Metric with the time at which the step was committed, in seconds since the Unix epoch:
+/// TensorBoard's wall time.
 pub const COMMITTED_AT: &str = "timing_s/committed_at";
 
 /// Rewards by group, in the order of the prompts.
@@ -28,9 +30,9 @@ pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
     groups.into_values().collect()
 }
 
-/// Metrics of all completions that a step sampled: those that dynamic sampling left out too. As in
-/// TRL `reward_std` is over all rewards of the step, and with rewards scaled by the batch's
-/// deviation `frac_reward_zero_std` is about that one.
+/// Metrics of all completions that a step sampled, including those that dynamic sampling left out.
+/// As in TRL, `reward_std` is over all rewards of the step; if rewards are scaled by the batch's
+/// deviation, `frac_reward_zero_std` tells whether that deviation is 0.
 pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     let mut metrics = of_completions(records);
     let groups = rewards_by_group(records);
@@ -50,8 +52,8 @@ pub fn of_rollouts(records: &[ScoredRollout], scale: ScaleRewards) -> Metrics {
     metrics
 }
 
-/// Metrics of a step of rejection sampling. `acceptance_rate` is the share of all completions that
-/// is kept, `groups/kept` counts the prompts that have one.
+/// Metrics of a step of rejection sampling. `acceptance_rate` is the kept share of all completions,
+/// `groups/kept` the number of prompts that have one.
 pub fn of_selection(records: &[ScoredRollout]) -> Metrics {
     let mut metrics = of_completions(records);
     let kept = records.iter().filter(|r| r.advantage.is_some()).count() as f64;
@@ -73,7 +75,7 @@ fn of_completions(records: &[ScoredRollout]) -> Metrics {
     let mut metrics = Metrics::new();
     let groups = rewards_by_group(records);
     let rewards: Vec<f64> = groups.iter().flat_map(|group| given(group)).collect();
-    // Where nothing was scored there is no mean, rather than one of 0.
+    // Without scored completions the mean is left out, rather than 0.
     if !rewards.is_empty() {
         metrics.insert("reward".into(), mean(&rewards));
         metrics.insert("reward_std".into(), std(&rewards));
@@ -93,6 +95,8 @@ fn of_completions(records: &[ScoredRollout]) -> Metrics {
     metrics
 }
 
+/// Adds `completions/*`: mean, smallest and largest length in tokens of all completions and of
+/// those that ended by themselves, and the share that was cut off.
 pub fn lengths(metrics: &mut Metrics, completions: impl Iterator<Item = (usize, FinishReason)>) {
     let (mut all, mut ended) = (Vec::new(), Vec::new());
     for (length, finish) in completions {
@@ -122,8 +126,8 @@ pub fn lengths(metrics: &mut Metrics, completions: impl Iterator<Item = (usize, 
     );
 }
 
-/// `rewards/{name}/{mean,std}` of the values that entered the reward, and counts of every way in
-/// which judging ended (`RWD-2`).
+/// Adds `rewards/{name}/{mean,std}` of the values that entered the reward, and counts of every way
+/// in which judging ended (`RWD-2`).
 pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Verdict>) {
     let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut counts = [
@@ -154,10 +158,11 @@ pub fn verdicts<'a>(metrics: &mut Metrics, verdicts: impl Iterator<Item = &'a Ve
     metrics.extend(counts.map(|(name, count)| (format!("verdict/{name}"), count as f64)));
 }
 
-/// Different reasons that are counted (`LIM-1`).
+/// Number of different reasons that are counted (`LIM-1`).
 const REASONS_MAX: usize = 1000;
 
-/// What is told where completions have no reward: how many, and why most of them.
+/// Counts completions that have no reward, and why; printed as a warning with the most frequent
+/// reason.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unscored {
     completions: u64,
@@ -166,6 +171,7 @@ pub struct Unscored {
 }
 
 impl Unscored {
+    /// Counts a completion, with its reward and verdicts.
     pub fn add(&mut self, reward: Option<f32>, verdicts: &[Verdict]) {
         self.completions += 1;
         if reward.is_some() {
@@ -182,11 +188,12 @@ impl Unscored {
         }
     }
 
+    /// Whether at least one completion has no reward.
     pub fn is_any(&self) -> bool {
         self.unscored > 0
     }
 
-    /// Of some completions, none has a reward.
+    /// Whether there are completions and none of them has a reward.
     pub fn is_all(&self) -> bool {
         self.completions > 0 && self.unscored == self.completions
     }
@@ -206,7 +213,7 @@ impl std::fmt::Display for Unscored {
     }
 }
 
-/// Prompt and completion tokens of a step.
+/// Number of prompt and completion tokens of a step.
 pub fn tokens_of_rollouts(records: &[ScoredRollout]) -> u64 {
     records
         .iter()

@@ -1,18 +1,21 @@
-//! Time left, by the pace so far.
+//! Estimates the time left from the pace so far.
 
 use std::time::Duration;
 
-/// The work of one stage, in units of planned tokens.
+/// The work that is left of one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageWork {
+    /// Kind of the stage, as `kind` in a job file.
     pub kind: String,
+    /// Steps that are not committed.
     pub steps_left: u64,
+    /// Planned tokens of one step.
     pub tokens_per_step: u64,
 }
 
-/// Seconds to the end. `paces` are measured seconds per planned token, by kind of stage; a kind
-/// that has not run yet is taken to go at the pace of the stage at work, the first of `left`.
-/// `None` while that has no pace.
+/// Estimates the seconds to the end of the job. `paces` are measured seconds per planned token, by
+/// kind of stage; a kind that has not run yet is assumed to have the pace of the stage at work, the
+/// first of `left`. `None` while that stage has no pace.
 pub fn time_left(left: &[StageWork], paces: &[(String, f64)]) -> Option<f64> {
     let pace = |kind: &str| {
         paces
@@ -28,7 +31,7 @@ pub fn time_left(left: &[StageWork], paces: &[(String, f64)]) -> Option<f64> {
     )
 }
 
-/// Seconds per planned token of `steps` steps that took `time`; `None` of no steps.
+/// Seconds per planned token of `steps` steps that took `time`; `None` for no steps.
 pub fn pace(time: Duration, steps: u64, tokens_per_step: u64) -> Option<f64> {
     (steps > 0 && tokens_per_step > 0)
         .then(|| time.as_secs_f64() / (steps as f64 * tokens_per_step as f64))

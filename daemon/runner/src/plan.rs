@@ -1,4 +1,4 @@
-//! What a job's state machine knows from the start: the job, and what was read of its files.
+//! What a job's state machine knows from the start: the job, and facts from its files.
 
 use crate::message::Source;
 use r1d_job::{AskedModel, Grpo, Job, Reward, Rollouts, Stage};
@@ -6,81 +6,91 @@ use r1d_proto::worker::{ModelSource, Open, ValueModel};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A job with the facts from its files that the machine decides by.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The job, with all its settings.
     pub job: Job,
-    /// One per model of the job ([`Job::models`]).
+    /// One entry per model of the job ([`Job::models`]).
     pub models: Vec<ModelPlan>,
-    /// What the worker is called in waits: `worker cpu`.
+    /// Name of the worker in waits, for example `worker cpu`.
     pub worker: String,
-    /// One per stage of the job.
+    /// One entry per stage of the job.
     pub stages: Vec<StageInputs>,
-    /// One per evaluation of the job ([`Job::evaluations`]).
+    /// One entry per evaluation of the job ([`Job::evaluations`]).
     pub evals: Vec<EvalInputs>,
-    /// Checkpoints are `<checkpoints>/<stage>/step-<N>`.
+    /// Directory of the checkpoints, each at `<checkpoints>/<stage>/step-<N>`.
     pub checkpoints: PathBuf,
-    /// The job's last weights as a Hugging Face directory.
+    /// Hugging Face directory that the job's last weights are exported to.
     pub final_dir: PathBuf,
+    /// Longest waits.
     pub limits: Limits,
 }
 
+/// Facts about a model of the job.
 #[derive(Clone, Debug)]
 pub struct ModelPlan {
-    /// What "base" names.
+    /// The model's own weights, which "base" names.
     pub base: ModelSource,
     /// Ids that end a completion.
     pub stop_ids: Vec<u32>,
-    /// Tokens of the evaluations' longest prompt.
+    /// Longest prompt of the evaluations, in tokens.
     pub eval_prompt_max: u32,
 }
 
+/// Facts about a stage's data and rewards.
 #[derive(Clone, Debug, Default)]
 pub struct StageInputs {
+    /// Steps that the stage has.
     pub steps: u64,
-    /// It reads what a stage before keeps, and that was not there when the inputs were opened,
-    /// or it is to be taken over from another job: the inputs have to be opened anew, and the
-    /// plan made of them, before the stage begins.
+    /// Whether the inputs have to be opened anew, and the plan made of them, before the stage
+    /// begins: the stage reads what an earlier one keeps, which was not there when the inputs were
+    /// opened, or it is to be taken over from another job.
     pub later: bool,
-    /// Tokens of the longest prompt; 0 where nothing is sampled.
+    /// Longest prompt, in tokens; 0 if the stage samples nothing.
     pub prompt_max: u32,
-    /// In the order of the stage's rewards.
+    /// What the plugins declared, in the order of the stage's rewards.
     pub rewards: Vec<DeclaredScores>,
 }
 
+/// Facts about an evaluation's data and rewards.
 #[derive(Clone, Debug, Default)]
 pub struct EvalInputs {
-    /// Rows that are sampled.
+    /// Number of rows that are sampled.
     pub rows: u64,
-    /// What judges: the job's [`Job::eval_rewards`].
+    /// Rewards that judge: the job's [`Job::eval_rewards`].
     pub judges: Vec<Reward>,
+    /// What their plugins declared, in the order of `judges`.
     pub rewards: Vec<DeclaredScores>,
 }
 
-/// What a plugin declared of its scores.
+/// What a plugin declared about its scores and how it judges.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DeclaredScores {
+    /// Lowest score; a fault counts as it unless the job says otherwise.
     pub min: f32,
+    /// Highest score.
     pub max: f32,
-    /// It judges all samples of a prompt together.
+    /// Whether it judges all samples of a prompt together.
     pub of_groups: bool,
-    /// It asks a model first.
+    /// Whether it asks a model before it judges.
     pub asks: bool,
 }
 
 /// Longest waits, each for one kind of answer (`LIM-1`).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From the start of the worker's process to its first word.
+    /// Time from the start of the worker's process to its first message.
     pub worker_start: Duration,
-    /// Between two words of a worker at work. It speaks every 2 s, but not while one tensor
-    /// operation runs.
+    /// Time between two messages of a worker at work. It reports every 2 s, but not while one
+    /// tensor operation runs.
     pub worker_silence: Duration,
-    /// Reading rows or the journal.
+    /// Time of reading rows or the journal.
     pub read: Duration,
-    /// One journal, ledger or file write.
+    /// Time of one write of journal, ledger or file.
     pub store: Duration,
-    /// Between two verdicts, once nothing else is awaited, while some of the job's completions are
-    /// being judged.
+    /// Time between two verdicts, once nothing else is awaited, while some of the job's completions
+    /// are being judged.
     pub score: Duration,
 }
 
@@ -97,16 +107,17 @@ impl Default for Limits {
 }
 
 impl Plan {
+    /// The settings and facts of stage `index`; `None` if the job has no such stage.
     pub fn stage(&self, index: usize) -> Option<(&Stage, &StageInputs)> {
         Some((self.job.stages.get(index)?, self.stages.get(index)?))
     }
 
-    /// The model of a stage.
+    /// Facts about the model that a stage trains or samples.
     pub fn model(&self, stage: &Stage) -> Option<&ModelPlan> {
         self.models.get(self.job.model_of(stage))
     }
 
-    /// Ids that end a completion.
+    /// Ids that end a completion of a stage's or evaluation's model.
     pub fn stop_ids(&self, of: Source) -> Vec<u32> {
         let model = match of {
             Source::Stage(index) => self
@@ -119,20 +130,20 @@ impl Plan {
         model.map_or_else(Vec::new, |model| model.stop_ids.clone())
     }
 
-    /// The settings of a stage that samples.
+    /// The rollout settings and facts of stage `index`; `None` if it samples nothing.
     pub fn rollouts(&self, index: usize) -> Option<(&Rollouts, &StageInputs)> {
         let (stage, facts) = self.stage(index)?;
         Some((stage.rollouts()?, facts))
     }
 
-    /// The settings of a stage of reinforcement learning.
+    /// The settings and facts of stage `index`; `None` if it is no grpo stage.
     pub fn grpo(&self, index: usize) -> Option<(&Grpo, &StageInputs)> {
         let (stage, facts) = self.stage(index)?;
         Some((stage.grpo()?, facts))
     }
 
-    /// A stage that samples, and learns from what it sampled: its committed steps are rebuilt from
-    /// the journal.
+    /// Whether the stage samples and learns from what it sampled: its committed steps are rebuilt
+    /// from the journal.
     pub fn learns_from_rollouts(&self, index: usize) -> bool {
         self.stage(index)
             .is_some_and(|(stage, _)| stage.trains() && stage.rollouts().is_some())
@@ -146,13 +157,15 @@ impl Plan {
         })
     }
 
+    /// The directory of the checkpoint that holds `step` steps of a stage.
     pub fn checkpoint_dir(&self, stage: &Stage, step: u64) -> PathBuf {
         self.checkpoints
             .join(&stage.name)
             .join(format!("step-{step}"))
     }
 
-    /// The rewards that judge, and what their plugins declared.
+    /// The rewards that judge a stage's or evaluation's completions, and what their plugins
+    /// declared.
     pub fn rewards(&self, of: Source) -> (&[Reward], &[DeclaredScores]) {
         match of {
             Source::Stage(index) => self
@@ -167,12 +180,13 @@ impl Plan {
         }
     }
 
-    /// Completions go to the rewards as whole groups, because one of the rewards judges them so.
+    /// Whether completions go to the rewards as whole groups, because one of the rewards judges
+    /// them so.
     pub fn scores_groups(&self, of: Source) -> bool {
         self.rewards(of).1.iter().any(|facts| facts.of_groups)
     }
 
-    /// The rewards that ask a model, and which one.
+    /// The rewards that ask a model, each with that model; `None` if the job has no model for it.
     pub fn asking(&self, of: Source) -> impl Iterator<Item = (&Reward, Option<AskedModel>)> {
         let (rewards, facts) = self.rewards(of);
         rewards
@@ -182,7 +196,7 @@ impl Plan {
             .map(|(reward, _)| (reward, self.job.asked(reward)))
     }
 
-    /// Whether all models that an evaluation asks are there while `stage` is at work.
+    /// Whether all models that an evaluation asks exist while `stage` is at work.
     fn can_ask(&self, eval: usize, stage: usize) -> bool {
         self.asking(Source::Eval { eval, model: 0 })
             .all(|(_, model)| match model {
@@ -192,8 +206,8 @@ impl Plan {
             })
     }
 
-    /// What the worker is to open for a stage that starts from `model`; `value` is what its value
-    /// model starts from.
+    /// The request that opens a stage's model. `model` holds the weights that the stage starts
+    /// from, `value` those that its value model starts from (`None`: a fresh head).
     pub fn open(
         &self,
         stage: &Stage,
@@ -232,8 +246,8 @@ impl Plan {
         }
     }
 
-    /// Whether the reference is refreshed after `step` committed steps. Not after the last: nobody
-    /// would see it.
+    /// Whether the reference is refreshed after `step` committed steps. It is not after the last
+    /// step, because no later step would use it.
     pub fn syncs_reference(&self, stage: usize, step: u64) -> bool {
         self.grpo(stage).is_some_and(|(grpo, facts)| {
             grpo.needs_reference()
@@ -244,8 +258,8 @@ impl Plan {
         })
     }
 
-    /// Whether a checkpoint is due after `step` committed steps: always after the last, which later
-    /// stages start from. Never of weights that the stage does not change.
+    /// Whether a checkpoint is due after `step` committed steps: always after the last, because
+    /// later stages start from it. A stage that does not change its weights never has one due.
     pub fn checkpoints_at(&self, stage: usize, step: u64) -> bool {
         let every = self.job.checkpoint.every_steps;
         let due = |facts: &StageInputs| {
@@ -255,10 +269,11 @@ impl Plan {
             .is_some_and(|(settings, facts)| settings.trains() && due(facts))
     }
 
-    /// Evaluations due after `step` committed steps of a stage, with the stage's name as they are
-    /// recorded (`None` for the weights that the job starts from). None of weights that the stage
-    /// does not change, unless that is what it is for; none of a reward model, none that asks a
-    /// model that is not there yet.
+    /// Evaluations due after `step` committed steps of a stage, as indices into
+    /// [`Job::evaluations`], each with the stage's name that it is recorded under (`None` for the
+    /// weights that the job starts from). Left out are evaluations of weights that the stage does
+    /// not change (except an `eval` stage's own), of reward models, and those that ask a model
+    /// which does not exist yet.
     pub fn evals_at(&self, stage: usize, step: u64) -> Vec<(usize, Option<String>)> {
         let Some((settings, facts)) = self.stage(stage) else {
             return Vec::new();

@@ -1,6 +1,6 @@
-//! Committed steps again, between the weights that were opened or restored and those that the
-//! ledger says there are: the same batches through the trainer, without sampling, scoring or
-//! committing (`STEP-1`).
+//! Trains committed steps again, from the weights that were opened or restored to those that the
+//! ledger has: the same batches go through the trainer, without sampling, scoring or committing
+//! (`STEP-1`).
 
 use crate::message::{Command, End, Event};
 use crate::plan::Plan;
@@ -11,13 +11,14 @@ use r1d_proto::control::Activity;
 use r1d_proto::worker::{Body, Reply, WorkerRequest};
 use std::time::Duration;
 
+/// A rebuild at work: committed steps of one stage that go through the trainer again.
 #[derive(Debug)]
 pub struct Rebuild {
     stage: usize,
     from: u64,
-    /// Steps that are in the weights.
+    /// Number of steps that the weights hold.
     step: u64,
-    /// Steps that are committed.
+    /// Number of steps that are committed.
     committed: u64,
     phase: RebuildPhase,
     since: Duration,
@@ -31,7 +32,7 @@ enum RebuildPhase {
 }
 
 impl Rebuild {
-    /// `None` when nothing is to be rebuilt.
+    /// Begins with the first step that the weights lack; `None` if they hold all committed steps.
     pub fn begin(
         plan: &Plan,
         stage: usize,
@@ -51,7 +52,7 @@ impl Rebuild {
         Some((this, commands))
     }
 
-    /// Reads the next step; `None` when there is none.
+    /// Reads the next step; `None` if there is none left.
     fn next(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         (self.phase, self.since) = (RebuildPhase::Reading, now);
         let (stage, step) = (self.stage, self.step);
@@ -73,7 +74,7 @@ impl Rebuild {
         Some(vec![Command::Worker(Box::new(request))])
     }
 
-    /// A step is in the weights again.
+    /// Notes that the weights hold one more step.
     fn rebuilt(&mut self, plan: &Plan, now: Duration) -> Option<Vec<Command>> {
         self.step += 1;
         if plan.syncs_reference(self.stage, self.step) {
@@ -87,7 +88,8 @@ impl Rebuild {
         }
     }
 
-    /// What to do next; `None` when all committed steps are in the weights.
+    /// Takes an event. Returns the next commands, or `None` when the weights hold all committed
+    /// steps.
     pub fn handle(
         &mut self,
         plan: &Plan,
@@ -122,6 +124,7 @@ impl Rebuild {
         }
     }
 
+    /// What the rebuild waits for, with deadlines; `owner` waits.
     pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         let limits = &plan.limits;
         let step = self.step + 1;
@@ -140,6 +143,7 @@ impl Rebuild {
         }]
     }
 
+    /// Progress of the rebuild, in steps.
     pub fn activity(&self) -> Activity {
         let (done, total) = (self.step - self.from, self.committed - self.from);
         Activity {
@@ -150,6 +154,7 @@ impl Rebuild {
         }
     }
 
+    /// Whether the worker has a request of this rebuild.
     pub fn worker_is_busy(&self) -> bool {
         self.phase != RebuildPhase::Reading
     }

@@ -1,41 +1,50 @@
-//! Whether a job that lost its worker is taken up again, and when.
+//! Decides whether a job that lost its worker is attempted again, and when.
 
 use std::time::Duration;
 
-/// Attempts in a row that may end without a newly committed step (`LIM-1`).
+/// Number of attempts in a row that may end without new progress (`LIM-1`).
 pub const FRUITLESS_ATTEMPTS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The attempts at a job since it last got a step further.
+/// The attempts at a job since it last made progress.
 #[derive(Clone, Debug, Default)]
 pub struct Attempts {
     progress: Option<Progress>,
     causes: Vec<String>,
 }
 
-/// What is durable of a job, to tell whether an attempt brought it further.
+/// How much of a job is durable, to tell whether an attempt made progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Progress {
+    /// Number of finished stages.
     pub stages_finished: u64,
+    /// Number of committed steps, of all stages together.
     pub steps: u64,
+    /// Number of recorded evaluations.
     pub evals: u64,
+    /// Number of steps that the newest checkpoints hold, of all stages together.
     pub checkpoints: u64,
 }
 
+/// What to do after an abandoned attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retrying {
-    /// Try again after this long.
+    /// Attempt the job again.
     Retry {
+        /// Time to wait before the next attempt.
         after: Duration,
     },
+    /// Let the job fail: too many attempts in a row made no progress.
     GiveUp {
+        /// The last cause, and the number of attempts.
         error: String,
     },
 }
 
 impl Attempts {
-    /// An attempt was abandoned for `cause`, with so much of the job durable.
+    /// Notes that an attempt was abandoned for `cause` when `progress` was durable, and decides
+    /// what to do.
     pub fn abandoned(&mut self, cause: String, progress: Progress) -> Retrying {
         if self.progress.is_some_and(|before| progress > before) {
             self.causes.clear();
@@ -54,7 +63,7 @@ impl Attempts {
         Retrying::Retry { after }
     }
 
-    /// Attempts since the job last got further.
+    /// Number of attempts since the job last made progress.
     pub fn fruitless(&self) -> u32 {
         self.causes.len() as u32
     }

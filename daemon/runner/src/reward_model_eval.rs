@@ -1,4 +1,5 @@
-//! Whether a finished reward model tells good from bad on rows that it has not seen.
+//! Evaluates a finished reward model: whether it separates good from bad on rows that it has not
+//! seen.
 
 use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
@@ -10,41 +11,49 @@ use std::time::Duration;
 
 /// Texts of one request (`LIM-1`).
 const TEXTS_MAX: usize = 4096;
-/// Standard deviations to either side of a mean that hold 95 % of it.
+/// Number of standard deviations to either side of a mean that hold 95 % of a normal distribution.
 const TWO_SIDED_95: f64 = 1.959_963_984_540_054;
 
+/// The evaluation of a reward model at work.
 #[derive(Debug)]
 pub struct RewardModelEval {
-    /// The stage, and the steps that it took.
+    /// The stage and the number of its steps, which the result is recorded under.
     stage: usize,
     step: u64,
     since: Duration,
     rows: Option<Rows>,
-    /// Texts that are still to be scored, the last first.
+    /// Texts that are not scored yet, the last first.
     texts: Vec<Vec<u32>>,
     asked: usize,
     scores: Vec<f32>,
 }
 
-/// How far a comparison is.
+/// How far the evaluation is.
 #[derive(Debug)]
 pub enum Compared {
+    /// It goes on with these commands.
     Not(Vec<Command>),
+    /// Everything is scored.
     Whole {
+        /// The metrics to record.
         result: Box<EvalResult>,
+        /// A line for the job's log, if the model does not separate the rows.
         warning: Option<String>,
     },
 }
 
-/// What the scores are of, in the order of the texts.
+/// The kind of the rows, whose texts the scores belong to in order.
 #[derive(Debug)]
 enum Rows {
-    /// Chosen and rejected, one after the other.
+    /// Chosen and rejected texts, one after the other.
     Pairs,
+    /// Texts with labels, 0 to 1.
     Labels(Vec<f32>),
 }
 
 impl RewardModelEval {
+    /// Begins the evaluation of the reward model of `stage` after `step` steps, and returns its
+    /// first commands.
     pub fn begin(stage: usize, step: u64, now: Duration) -> (RewardModelEval, Vec<Command>) {
         let this = RewardModelEval {
             stage,
@@ -58,7 +67,8 @@ impl RewardModelEval {
         (this, vec![Command::ReadHeldOut { stage }])
     }
 
-    /// The result and what is to be warned of, once everything is scored.
+    /// Takes an event. Returns the result and a warning once everything is scored, the next
+    /// commands before that.
     pub fn handle(&mut self, plan: &Plan, event: Event, now: Duration) -> Result<Compared, End> {
         match (&self.rows, event) {
             (None, Event::Batch(Batch::Pairs(pairs))) => {
@@ -144,6 +154,7 @@ impl RewardModelEval {
         })
     }
 
+    /// What the evaluation waits for, with deadlines; `owner` waits.
     pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         vec![match self.rows {
             None => Wait::new(owner, "data: held-out rows", self.since)
@@ -155,6 +166,7 @@ impl RewardModelEval {
         }]
     }
 
+    /// The evaluation's progress, in texts.
     pub fn activity(&self) -> Activity {
         let done = self.scores.len() as u64;
         Activity {
@@ -165,13 +177,14 @@ impl RewardModelEval {
         }
     }
 
+    /// Whether the worker has texts to score.
     pub fn worker_is_busy(&self) -> bool {
         self.rows.is_some()
     }
 }
 
-/// `accuracy`: the share of pairs whose chosen text scores higher; `margin`: by how much, on
-/// average. TRL's names.
+/// Computes `accuracy`, the share of pairs whose chosen text scores higher, and `margin`, by how
+/// much on average (TRL's names).
 fn of_pairs(scores: &[f32]) -> (Metrics, bool) {
     let pairs: Vec<(f64, f64)> = scores
         .chunks_exact(2)
@@ -191,9 +204,9 @@ fn of_pairs(scores: &[f32]) -> (Metrics, bool) {
     (metrics, lower_bound(right, pairs.len()) > 0.5)
 }
 
-/// `accuracy`: the share of texts whose score is on the side of 0 that the label is of 0.5; `auc`:
-/// the share of (good, bad) pairs that are in the right order, whatever the scores' zero: what
-/// counts for a reward.
+/// Computes `accuracy`, the share of texts whose score is on the same side of 0 as the label is of
+/// 0.5, and `auc`, the share of (good, bad) pairs that are in the right order. The latter does not
+/// depend on the scores' zero, and is what counts for a reward.
 fn of_labels(labels: &[f32], scores: &[f32]) -> (Metrics, bool) {
     let right = labels
         .iter()
@@ -219,7 +232,8 @@ fn of_labels(labels: &[f32], scores: &[f32]) -> (Metrics, bool) {
     };
     let auc = good.iter().map(below).sum::<f64>() / (good.len() * bad.len()) as f64;
     metrics.insert("auc".into(), auc);
-    // As if each of the rarer kind were one draw: no more independent comparisons can be made.
+    // Counted as if each text of the rarer kind were one draw: there are no more independent
+    // comparisons.
     let draws = good.len().min(bad.len());
     (
         metrics,
@@ -242,7 +256,7 @@ fn shares(metrics: &mut Metrics, right: usize, rows: usize) {
     metrics.insert("accuracy".into(), right as f64 / rows.max(1) as f64);
 }
 
-/// Of a share, with 95 % confidence (Wilson 1927).
+/// Lower bound of a share at 95 % confidence (Wilson 1927).
 fn lower_bound(right: usize, of: usize) -> f64 {
     if of == 0 {
         return 0.0;

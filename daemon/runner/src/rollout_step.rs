@@ -1,6 +1,6 @@
 //! One step of a stage that samples: prompts → completions → verdicts → seal. GRPO seals advantages
 //! and trains on them; PPO seals the rewards, from which the trainer estimates advantages;
-//! rejection sampling seals what is kept, as an advantage of 1, and what is not, as none, and is
+//! rejection sampling seals an advantage of 1 for kept completions and none for others, and is
 //! done.
 
 use crate::advantages::{advantages, has_variance};
@@ -28,19 +28,20 @@ use std::time::Duration;
 /// Salt that keeps the split into minibatches apart from other uses of the job's seed.
 const MINIBATCHES: u64 = 0x6d69_6e69;
 
+/// A step that samples, at work.
 #[derive(Debug)]
 pub struct RolloutStep {
     stage: usize,
     step: u64,
-    /// Rounds of further prompts so far (dynamic sampling).
+    /// Number of rounds of further prompts so far (dynamic sampling).
     round: u32,
     phase: RolloutPhase,
     since: Duration,
     started: Duration,
     gather: Gather,
-    /// What the journal still had of the step.
+    /// What the journal still had of the step when it began.
     recalled: Recalled,
-    /// Once sealed, in training order.
+    /// The step's completions in training order; empty until it is sealed.
     records: Vec<ScoredRollout>,
 }
 
@@ -52,8 +53,8 @@ enum RolloutPhase {
     Training,
 }
 
-/// The update that a sealed step makes; `None` when no completion of it trains. Replay sends the
-/// same request again.
+/// Returns the request for the update of a sealed step; `None` if no completion of it trains. A
+/// rebuild sends the same request again.
 pub fn train_request(
     plan: &Plan,
     stage: usize,
@@ -115,7 +116,7 @@ pub fn train_request(
 }
 
 impl RolloutStep {
-    /// `recalled` is what an attempt before this one left in the journal.
+    /// Begins the step. `recalled` is what an earlier attempt left in the journal.
     pub fn begin(
         plan: &Plan,
         rollouts: &Rollouts,
@@ -140,7 +141,7 @@ impl RolloutStep {
         };
         if recalled.sealed.is_some() {
             if let Some(records) = recalled.into_records() {
-                // The attempt before got as far as the seal: what trains is decided.
+                // The earlier attempt sealed the step, so what trains is decided.
                 this.records = records;
                 let commands = this.train(plan, now).into_iter().collect();
                 return (this, commands);
@@ -159,6 +160,7 @@ impl RolloutStep {
         )
     }
 
+    /// Takes an event, and returns what follows from it.
     pub fn handle(
         &mut self,
         plan: &Plan,
@@ -218,7 +220,8 @@ impl RolloutStep {
         }
     }
 
-    /// A sealed step that another attempt left, of which no completion trains.
+    /// Ends a sealed step that an earlier attempt left and of which no completion trains: it needs
+    /// no event.
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
         let trains = || {
             plan.learns_from_rollouts(self.stage)
@@ -258,7 +261,8 @@ impl RolloutStep {
         self.gathered(plan, commands, now)
     }
 
-    /// Completions that the journal still has need no sampling, those with verdicts no scoring.
+    /// Takes what the journal still has: recalled completions need no sampling, those with verdicts
+    /// no scoring.
     fn take_up_recalled(&mut self, plan: &Plan, now: Duration) -> Result<Vec<Command>, End> {
         let mut commands = Vec::new();
         let here: Vec<SampleKey> = self
@@ -331,7 +335,7 @@ impl RolloutStep {
         self.gathered(plan, vec![keep], now)
     }
 
-    /// What another attempt would meet again.
+    /// A failure that another attempt would meet again.
     fn failed(&self, plan: &Plan, problem: String) -> End {
         let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
         End::Failed {
@@ -339,7 +343,7 @@ impl RolloutStep {
         }
     }
 
-    /// Once everything asked for is here: more prompts, or the seal.
+    /// Continues once everything requested is here: with more prompts, or with the seal.
     fn gathered(
         &mut self,
         plan: &Plan,
@@ -403,7 +407,7 @@ impl RolloutStep {
         self.records
             .iter()
             .for_each(|record| unscored.add(record.reward, &record.verdicts));
-        // Told at steps 1, 2, 4, 8 …: a stage may go on like that for long.
+        // The warning comes at steps 1, 2, 4, 8 …, because a stage may go on like that for long.
         if unscored.is_all() && (self.step + 1).is_power_of_two() {
             let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
             commands.push(Command::Warn(format!(
@@ -426,8 +430,8 @@ impl RolloutStep {
         Ok(Flow::Go(commands))
     }
 
-    /// What is told where completions have rewards and none an advantage, so that the step teaches
-    /// nothing; at steps 1, 2, 4, 8 …
+    /// A warning for a step that has rewards but no advantage other than 0, so that nothing is
+    /// learned; at steps 1, 2, 4, 8 …
     fn indifference(&self, plan: &Plan) -> Option<String> {
         let (stage, _) = plan.stage(self.stage)?;
         let trains = stage.grpo().is_some() && (self.step + 1).is_power_of_two();
@@ -448,7 +452,7 @@ impl RolloutStep {
         })
     }
 
-    /// Rewards by group, none for a group that an abstention drops.
+    /// Rewards by group; all `None` for a group that an abstention drops.
     fn training_rewards(&self, plan: &Plan) -> Vec<Vec<Option<f32>>> {
         let (rewards, facts) = plan.rewards(Source::Stage(self.stage));
         let rules = rules(rewards, facts);
@@ -471,7 +475,7 @@ impl RolloutStep {
             .collect()
     }
 
-    /// One advantage per sample, by group.
+    /// Gives each sample its advantage. `advantages` are by group.
     fn seal(&mut self, advantages: Vec<Vec<Option<f32>>>) {
         for (group, advantages) in self.gather.groups.drain(..).zip(advantages) {
             for (sample, advantage) in group.samples.into_iter().zip(advantages) {
@@ -526,10 +530,13 @@ impl RolloutStep {
         }
     }
 
+    /// Notes that the job's rewards make progress or wait for their turn, so that the deadline of
+    /// the next verdict begins at `now`.
     pub fn judging(&mut self, now: Duration) {
         self.gather.judging(now);
     }
 
+    /// What the step waits for, with deadlines; `owner` waits.
     pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         let limits = &plan.limits;
         let wait = |what: &str| vec![Wait::new(owner, what, self.since)];
@@ -562,7 +569,7 @@ impl RolloutStep {
         }
     }
 
-    /// What to show while the worker has not said something finer.
+    /// What the step does, for as long as the worker has not reported anything finer.
     pub fn activity(&self) -> Activity {
         let (scored, ended, all) = self.gather.counts();
         let activity = |doing: &str, done, total| Activity {
@@ -584,16 +591,19 @@ impl RolloutStep {
         }
     }
 
+    /// The judge or reward model whose questions the worker is answering, in words for an error;
+    /// `None` if it is not answering any.
     pub fn asked(&self) -> Option<String> {
         self.gather.asked()
     }
 
+    /// Whether the worker has a request of this step.
     pub fn worker_is_busy(&self) -> bool {
         self.phase == RolloutPhase::Training || self.gather.worker_is_busy()
     }
 }
 
-/// The advantages of the groups that train, none for the others.
+/// The advantages of the groups that train; `None` for all others.
 fn trained(grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>) -> Vec<Vec<Option<f32>>> {
     let trains = chosen(&rewards, grpo);
     for (group, _) in rewards.iter_mut().zip(trains).filter(|(_, trains)| !trains) {
@@ -602,9 +612,9 @@ fn trained(grpo: &Grpo, mut rewards: Vec<Vec<Option<f32>>>) -> Vec<Vec<Option<f3
     advantages(&rewards, grpo.baseline, grpo.scale_rewards)
 }
 
-/// Which groups train: all, or with dynamic sampling those that tell good from bad, topped up with
-/// others to the step's size in the order of the prompts, so that every step has the same number of
-/// groups.
+/// Whether each group trains. All do, unless sampling is dynamic: then groups whose rewards differ
+/// come first, and others fill up to the step's size, both in the order of the prompts, so that
+/// every step has the same number of groups.
 fn chosen(groups: &[Vec<Option<f32>>], grpo: &Grpo) -> Vec<bool> {
     if !grpo.dynamic_sampling {
         return vec![true; groups.len()];

@@ -1,14 +1,16 @@
-//! Numbers of an evaluation, from which completions were correct and what they answered.
+//! Numbers of an evaluation, computed from which completions are correct and from their answers.
 
 /// One completion of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graded {
+    /// Whether the first reward's score reaches `correct_at`.
     pub correct: bool,
+    /// The completion's final answer.
     pub answer: String,
 }
 
-/// Unbiased estimate of the probability that one of `k` completions is correct, of `n` of which
-/// `correct` are: `1 − C(n−c, k) / C(n, k)` (Chen et al. 2021, eq. 1). `None` when there are fewer
+/// Unbiased estimate of the probability that at least one of `k` completions is correct, when
+/// `correct` of `n` are: `1 − C(n−c, k) / C(n, k)` (Chen et al. 2021, eq. 1). `None` if `n` is less
 /// than `k`.
 pub fn pass_at_k(n: usize, correct: usize, k: usize) -> Option<f64> {
     if k == 0 || n < k || correct > n {
@@ -24,15 +26,14 @@ pub fn pass_at_k(n: usize, correct: usize, k: usize) -> Option<f64> {
     )
 }
 
-/// Mean correctness of the first `k` completions. `None` when there are fewer.
+/// Mean correctness of the first `k` completions. `None` if there are fewer.
 pub fn avg_at_k(graded: &[Graded], k: usize) -> Option<f64> {
     let first = graded.get(..k).filter(|first| !first.is_empty())?;
     Some(first.iter().filter(|g| g.correct).count() as f64 / k as f64)
 }
 
-/// Whether the most frequent answer of the first `k` completions is correct, averaged over the
-/// blocks of `k`; of equally frequent answers the one that was given first counts. `None` when
-/// there are fewer than `k`.
+/// Whether the most frequent answer of `k` completions is correct, averaged over the blocks of `k`;
+/// among equally frequent answers, the first counts. `None` if there are fewer than `k`.
 pub fn cons_at_k(graded: &[Graded], k: usize) -> Option<f64> {
     if k == 0 || graded.len() < k {
         return None;
@@ -50,8 +51,8 @@ fn majority_is_correct(block: &[Graded]) -> bool {
             winner = Some((graded, count));
         }
     }
-    // A judge may call one of two equal answers right and the other wrong (format, for one): the
-    // answer is right if any of its givers was.
+    // Rewards may judge two equal answers differently (because of their format, for one): the
+    // answer is right if any completion with it is correct.
     winner.is_some_and(|(winner, _)| block.iter().any(|g| g.answer == winner.answer && g.correct))
 }
 

@@ -1,18 +1,18 @@
-//! Which completions rejection sampling keeps: a function of a prompt's completions and verdicts
-//! alone.
+//! Decides which completions rejection sampling keeps: a function of a prompt's completions and
+//! verdicts alone.
 
 use crate::gather::{Group, Judged, Sample};
 use r1d_job::{RejectionSampling, Reward, Select};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
 
-/// The advantage of what is kept: there is nothing to weigh, it is data.
+/// The advantage of a completion that is kept: data has no weight.
 const KEPT: f32 = 1.0;
-/// 0.07 × 100 is a little more than 7 in float64, and means 7.
+/// Tolerance of rounding up: 0.07 × 100 is a little more than 7 in float64, and means 7.
 const ROUNDING: f64 = 1e-9;
 
-/// [`KEPT`] for each completion of the group that becomes data, none for the others. `rewards` are
-/// the group's, none for what an abstention or a fault takes out.
+/// Returns [`KEPT`] for each completion of the group that becomes data, `None` for the others.
+/// `rewards` are the group's, `None` for a completion that an abstention or a fault takes out.
 pub fn kept(
     rejection: &RejectionSampling,
     group: &Group,
@@ -26,7 +26,7 @@ pub fn kept(
             good.push((index, *reward));
         }
     }
-    // Stable: of equals the first sampled comes first.
+    // The sort is stable: among equals the first sampled comes first.
     good.sort_by(|a, b| b.1.total_cmp(&a.1));
     if let Select::TopP { share } = rejection.select {
         good.truncate((share * group.samples.len() as f64 - ROUNDING).ceil() as usize);
@@ -43,7 +43,8 @@ pub fn kept(
     kept
 }
 
-/// A completion that was cut off is no example to end like, whatever its score.
+/// Whether a completion is good enough to keep. One that was cut off never is: it is no example of
+/// how to end.
 fn is_good(rejection: &RejectionSampling, judged: &Judged) -> bool {
     let rewards = &rejection.rollouts.rewards;
     let correct = match rejection.select {
@@ -53,7 +54,7 @@ fn is_good(rejection: &RejectionSampling, judged: &Judged) -> bool {
             .is_some_and(|score| score >= Some(at as f32)),
         Select::BestOfN | Select::TopP { .. } => true,
     };
-    // A reward that does not judge the row's domain has no say.
+    // A reward that does not judge the row's domain is not asked.
     let passes = |reward: &Reward| match (reward.min_score, score(reward, judged)) {
         (Some(min), Some(score)) => score >= Some(min as f32),
         _ => true,
@@ -61,8 +62,9 @@ fn is_good(rejection: &RejectionSampling, judged: &Judged) -> bool {
     judged.rollout.finish == FinishReason::Stop && correct && rewards.iter().all(passes)
 }
 
-/// What the reward says of the completion, before weights; within, `None` for a fault. An
-/// abstention counts as the job says that it does. Scores are float32, and so compared.
+/// The score that a reward gives the completion, before weights. The outer `None`: it does not
+/// judge it; the inner one: a fault. An abstention counts as the job's settings say. Scores are
+/// compared as float32.
 fn score(reward: &Reward, judged: &Judged) -> Option<Option<f32>> {
     let verdict = judged
         .verdicts

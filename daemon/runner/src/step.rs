@@ -1,4 +1,4 @@
-//! One step of a stage, of either kind: what the job's machine sees of it.
+//! One step of a stage, of either kind, as the job's machine sees it.
 
 use crate::judge_queue::JudgeModels;
 use crate::message::{Batch, Command, End, Event, Recalled};
@@ -14,31 +14,38 @@ use r1d_proto::worker::{
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Of an event that has no place, as an error shows it.
+/// Number of characters of an unexpected event that an error shows.
 const EVENT_SHOWN_MAX_CHARS: usize = 120;
 
-/// Where an event has brought a step.
+/// What follows from an event in a step.
 #[derive(Debug)]
 pub enum Flow {
+    /// The step goes on with these commands.
     Go(Vec<Command>),
-    /// The update is in the worker's weights, and the step is to be committed.
+    /// The step is done and can be committed; if it trains, the worker's weights hold the update.
     Done {
+        /// Metrics of the step, by name.
         metrics: Metrics,
+        /// Tokens sampled or trained on.
         tokens: u64,
+        /// The step's completions; empty for a step on rows.
         rollouts: Vec<ScoredRollout>,
     },
 }
 
+/// A step at work, of either kind.
 #[derive(Debug)]
 pub enum Step {
+    /// A step that samples.
     Rollout(Box<RolloutStep>),
+    /// A step that learns from rows.
     Batch(BatchStep),
 }
 
-/// An event that the state has no place for: the attempt is given up, the record decides how it
-/// goes on.
+/// The end of an attempt whose state has no place for an event: the attempt is given up, and the
+/// next one continues from the record.
 pub fn unexpected(state: &str, event: &Event) -> End {
-    // Of its debug format, which may be gigabytes of completions, no more is made than is shown.
+    // The debug format may have gigabytes of completions; only the part that is shown is made.
     let mut beginning = Beginning(String::new());
     let _ = write!(beginning, "{event:?}");
     End::Abandoned {
@@ -49,7 +56,7 @@ pub fn unexpected(state: &str, event: &Event) -> End {
     }
 }
 
-/// Takes the first characters of a text, and refuses the rest.
+/// A writer that takes the first characters of a text, and refuses the rest.
 struct Beginning(String);
 
 impl Write for Beginning {
@@ -64,7 +71,7 @@ impl Write for Beginning {
     }
 }
 
-/// The update that a step on rows makes.
+/// The request for the update of a step on rows.
 pub fn batch_request(
     plan: &Plan,
     stage: usize,
@@ -107,6 +114,8 @@ pub fn batch_request(
 }
 
 impl Step {
+    /// Begins a step of a stage. `recalled` is what an earlier attempt left of it in the journal;
+    /// `models` answer the questions of judged rewards.
     pub fn begin(
         plan: &Plan,
         stage: usize,
@@ -135,6 +144,7 @@ impl Step {
         }
     }
 
+    /// Takes an event, and returns what follows from it.
     pub fn handle(
         &mut self,
         plan: &Plan,
@@ -151,14 +161,15 @@ impl Step {
         }
     }
 
-    /// Verdicts that are awaited have their turn to come.
+    /// Notes that the job's rewards make progress or wait for their turn, so that the deadline of
+    /// the next verdict begins at `now`.
     pub fn judging(&mut self, now: Duration) {
         if let Step::Rollout(step) = self {
             step.judging(now);
         }
     }
 
-    /// A step that needs no event to be done.
+    /// Ends a step that needs no event to be done.
     pub fn finished_at_once(&mut self, plan: &Plan, now: Duration) -> Option<Flow> {
         match self {
             Step::Rollout(step) => step.finished_at_once(plan, now),
@@ -166,6 +177,7 @@ impl Step {
         }
     }
 
+    /// What the step waits for, with deadlines; `owner` waits.
     pub fn waits(&self, plan: &Plan, owner: &str, heard: LastHeard) -> Vec<Wait> {
         match self {
             Step::Rollout(step) => step.waits(plan, owner, heard),
@@ -173,6 +185,7 @@ impl Step {
         }
     }
 
+    /// What the step does, for status.
     pub fn activity(&self) -> Activity {
         match self {
             Step::Rollout(step) => step.activity(),
@@ -185,7 +198,8 @@ impl Step {
         }
     }
 
-    /// Whom the worker is asked for, if anybody.
+    /// The judge or reward model whose questions the worker is answering, in words for an error;
+    /// `None` if it is not answering any.
     pub fn asked(&self) -> Option<String> {
         match self {
             Step::Rollout(step) => step.asked(),
@@ -193,6 +207,7 @@ impl Step {
         }
     }
 
+    /// Whether the worker has a request of this step.
     pub fn worker_is_busy(&self) -> bool {
         match self {
             Step::Rollout(step) => step.worker_is_busy(),
@@ -208,7 +223,7 @@ pub struct BatchStep {
     step: u64,
     since: Duration,
     started: Duration,
-    /// Of the batch, once it is with the worker.
+    /// Tokens of the batch; `None` until the worker has it.
     tokens: Option<u64>,
     rows: u64,
 }

@@ -1,27 +1,33 @@
-//! Who waits for what: the chain that `r1ctl why` prints is read off the machine's state.
+//! Who waits for what: `r1ctl why` prints the chain, which is read off the machine's state.
 
 use r1d_proto::control;
 use std::time::Duration;
 
+/// A wait of one part of a job for another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wait {
+    /// The part that waits, in words.
     pub owner: String,
+    /// What it waits for, in words.
     pub waits_for: String,
+    /// When the wait began, or when its last sign of life came.
     pub since: Duration,
-    /// When whoever waits gives up; `None` where an inner wait's deadline decides.
+    /// When the owner gives up; `None` if an inner wait's deadline decides.
     pub deadline: Option<Duration>,
 }
 
-/// The last words of those who work for an attempt one thing after the other.
+/// The last signs of life from the parts that do one thing after the other for an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct LastHeard {
+    /// When the worker last sent a message, or was sent a request.
     pub worker: Duration,
-    /// The writer begins the next of its tasks. What waits behind others has not begun, and neither
-    /// has its deadline.
+    /// When the writer last began a task. A task that waits behind others has not begun, and
+    /// neither has its deadline.
     pub writer: Duration,
 }
 
 impl Wait {
+    /// A wait without a deadline.
     pub fn new(owner: impl Into<String>, waits_for: impl Into<String>, since: Duration) -> Wait {
         Wait {
             owner: owner.into(),
@@ -31,24 +37,27 @@ impl Wait {
         }
     }
 
+    /// Sets the deadline.
     pub fn until(mut self, deadline: Duration) -> Wait {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Whoever is waited for says how far it is, and may be silent for `limit`: from its last word
-    /// in this wait, the wait begins anew.
+    /// Sets a deadline that moves: the other side reports its progress, and may be silent for
+    /// `limit`. The wait begins anew with its last report.
     pub fn silent(mut self, last_word: Duration, limit: Duration) -> Wait {
         self.since = self.since.max(last_word);
         let deadline = self.since + limit;
         self.until(deadline)
     }
 
+    /// Whether the deadline has passed.
     pub fn is_over(&self, now: Duration) -> bool {
         self.deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    /// As it travels to `r1ctl`: both times count from the moment that the wait began.
+    /// The wait in the form that `r1ctl` gets: both times count from the moment that the wait
+    /// began.
     pub fn shown(&self, now: Duration) -> control::Wait {
         control::Wait {
             owner: self.owner.clone(),
@@ -82,7 +91,7 @@ mod tests {
         assert!(wait.is_over(second(160)));
         let shown = wait.shown(second(161));
         assert!(shown.deadline_s.unwrap() < shown.since_s, "late");
-        // Who speaks now and then is given its time from each word on.
+        // A worker that reports now and then has its time from each report on.
         let shown = Wait::new("job", "worker", second(100))
             .silent(second(500), second(60))
             .shown(second(559));

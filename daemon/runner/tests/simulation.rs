@@ -85,8 +85,8 @@ max_completion_length = 6
 metrics = ["pass@1", "cons@2"]
 "#;
 
-/// Between the other stages: one that keeps completions and one that trains on them, so that the
-/// last one's weights come through both.
+/// Two stages between the others: one that keeps completions and one that trains on them, so that
+/// the last one's weights come through both.
 const REJECTION: &str = r#"
 [[stage]]
 name = "keep"
@@ -270,7 +270,7 @@ struct Weights {
     policy: u64,
     reference: u64,
     value: u64,
-    /// Whose weights they are.
+    /// Index of the model that the weights belong to.
     model: u32,
 }
 
@@ -282,7 +282,7 @@ fn bits(values: &[f32]) -> Vec<u64> {
     values.iter().map(|v| v.to_bits() as u64).collect()
 }
 
-/// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
+/// Sampling mask of a stage whose ids are cut off: the ids that each id might have been drawn from.
 fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> SamplingMask {
     if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
         return SamplingMask::default();
@@ -314,11 +314,11 @@ struct World {
     random: u64,
     crash_per_mille: u64,
     crashes: u64,
-    /// Attempts that ended because there was data to read.
+    /// Number of attempts that ended because there was data to read.
     rereads: u64,
     opened: Option<Open>,
     warnings: Vec<String>,
-    /// Questions that a judge was asked.
+    /// Number of questions that judges were asked.
     answers: usize,
     /// A checkpoint whose next restore fails, and how.
     refused: Option<(PathBuf, FailureKind)>,
@@ -335,7 +335,7 @@ fn written(done: u64) -> Activity {
 
 struct Crash;
 
-/// What a worker says of a checkpoint that it cannot restore.
+/// A worker's message about a checkpoint that it cannot restore.
 const REFUSED: &str = "the checkpoint cannot be restored";
 
 impl World {
@@ -464,7 +464,7 @@ impl World {
                                 .all(|item| item.key.prompt == items[0].key.prompt),
                             "of one prompt"
                         );
-                        // The group's own word on each of its members depends on all of them.
+                        // The group's verdict on each of its members depends on all of them.
                         let word = mix(&items
                             .iter()
                             .map(|item| item.completion_ids[0] as u64)
@@ -555,7 +555,7 @@ impl World {
                                         .collect::<Vec<_>>())
                                 });
                         self.disk.kept.insert(stage, kept.collect());
-                        // Its words and its answer come by different ways.
+                        // Its reports and its answer come by different ways.
                         others.push_back(Event::Stored);
                         verdicts.extend((0..3).map(|done| Event::Progress(written(done))));
                     }
@@ -1050,8 +1050,8 @@ fn group_verdict(word: u64) -> Verdict {
     }
 }
 
-/// What a reward asks its model: a number for a text, or an answer to two questions, of which some
-/// cannot be asked.
+/// Questions of a reward to its model: a number for a text, or an answer to two questions, some of
+/// which cannot be asked.
 fn questions(reward: &str, ids: &[u32]) -> JudgeRequest {
     let question = |id: u32| match ids.first() {
         Some(5) => Err("it is too long".to_string()),
@@ -1074,7 +1074,7 @@ fn questions(reward: &str, ids: &[u32]) -> JudgeRequest {
     }
 }
 
-/// What the reward makes of its model's word.
+/// The verdict of the reward from its model's answers.
 fn conclusion(reward: &str, ids: &[u32], answers: &Answers) -> Verdict {
     let (module_sha256, config_sha256) = (String::new(), String::new());
     let outcome = match answers {
@@ -1409,7 +1409,7 @@ fn what_a_stage_keeps_is_what_later_stages_read_whatever_crashes() {
     }
 }
 
-/// Between the other stages: a student's, which reads what its teacher kept.
+/// A student's stage between the others, which reads what its teacher kept.
 const STUDENT: &str = r#"
 [[stage]]
 name = "student-reading"
@@ -1761,7 +1761,7 @@ fn a_job_may_end_by_keeping_completions() {
         Some(world.disk.checkpoints[dir].policy)
     );
     assert!(!world.disk.kept[&2].is_empty() && world.rereads == 0);
-    // Where somebody is to look at them first, the attempt ends, so that whoever runs the job can
+    // If the completions are to be reviewed, the attempt ends, so that the machine's driver can
     // wait.
     let reviewed = alone.replace(
         "kind = \"rejection-sampling\"",
@@ -1820,8 +1820,8 @@ fn a_damaged_checkpoint_costs_time_and_nothing_else() {
     );
 }
 
-/// A disk, a device or memory that fails while a checkpoint is restored says nothing of the
-/// checkpoint: a fresh worker takes the same one.
+/// A disk, a device or memory that fails while a checkpoint is restored does not show that the
+/// checkpoint is bad: a fresh worker takes the same one.
 #[test]
 fn a_checkpoint_that_could_not_be_read_is_kept() {
     let expected = undisturbed(true);
@@ -1842,7 +1842,7 @@ fn a_checkpoint_that_could_not_be_read_is_kept() {
     }
 }
 
-/// The machine, told nothing, gives up at the deadline and says who waited for what.
+/// Without any event, the machine gives up at the deadline and names the wait.
 #[test]
 fn a_silent_worker_is_given_up_and_named() {
     let mut machine = Machine::new(Arc::new(plan(true)), Record::default(), Duration::ZERO);
@@ -2018,8 +2018,8 @@ fn what_the_journal_holds_behind_a_gap_is_forgotten() {
     }
 }
 
-/// A data set may take hours to write: whoever writes it says how far it is, and only silence ends
-/// the attempt.
+/// A data set may take hours to write: its writer reports progress, and only silence ends the
+/// attempt.
 #[test]
 fn a_data_set_that_takes_long_to_write_is_waited_for() {
     let (mut machine, began) = about_to_keep();
@@ -2044,7 +2044,7 @@ fn a_data_set_that_takes_long_to_write_is_waited_for() {
         ),
         "{commands:?}"
     );
-    // A word that comes behind the answer is nobody's.
+    // A report that comes after the answer is ignored.
     assert!(
         machine
             .handle(Event::Progress(written(4)), now)
@@ -2149,7 +2149,7 @@ fn waiting_for_other_jobs_verdicts_is_no_fault() {
 }
 
 /// A write waits behind up to hundreds of others; each of them may take its time, and the writer
-/// says that it moves.
+/// reports that it makes progress.
 #[test]
 fn a_store_that_waits_behind_others_is_not_late() {
     let limit = Limits::default().store;
@@ -2208,7 +2208,7 @@ fn rewards_that_float32_does_not_hold_end_the_job_at_once_and_are_named() {
             && error.contains("reward `accuracy` gives 1000000000000000000000000000000 × weight"),
         "{error}"
     );
-    // Each is a number, and their distance is none.
+    // Each reward is a number, but their distance is not.
     let error =
         failed("on_abstain = { score = 3e8 }\n  on_fault = { score = -3e8 }\n  weight = 1e30");
     assert!(
