@@ -1,5 +1,5 @@
-//! `humaneval PLUGIN_DIR HUMANEVAL_JSONL [THREADS]`: what the reward `code` costs on the canonical
-//! solutions of HumanEval, as JSON lines. See tests/bench/rewards.
+//! `humaneval PLUGIN_DIR HUMANEVAL_JSONL [THREADS]` prints what the reward `code` costs on the
+//! canonical solutions of HumanEval, as JSON lines. See tests/bench/rewards.
 
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;
@@ -9,7 +9,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Of the smallest program: what is left is the instance, and the interpreter's start.
+/// Number of times that the smallest program is judged. What it costs is the instance and the
+/// interpreter's start.
 const SMALLEST_TIMES: u32 = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -100,7 +101,7 @@ fn completion(text: String, reference: String) -> Completion {
     }
 }
 
-/// Judges on the pool; there are fewer than its queue holds.
+/// Judges on the pool; the problems are fewer than its queue holds.
 fn all(
     rewards: &Rewards,
     reward: &LoadedReward,

@@ -1,11 +1,11 @@
-//! What a model could write, by intent or by accident, to stall, crash or fool its judge. Every
-//! plugin must have a verdict on each within its limits: `r1ctl plugin check`, and the tests of the
-//! shipped plugins.
+//! Texts that a model could write, by intent or by accident, to stall, crash or fool its judge.
+//! Every plugin must have a verdict on each within its limits; `r1ctl plugin check` and the tests
+//! of the shipped plugins make sure of it.
 
-/// Length of the long ones.
+/// Length of the long texts.
 pub const ATTACK_BYTES: usize = 1 << 20;
 
-/// Each with a few words on what it is.
+/// The texts, each behind a few words that describe it.
 pub fn texts() -> Vec<(&'static str, String)> {
     let long = |text: &str| text.repeat(ATTACK_BYTES / text.len());
     vec![

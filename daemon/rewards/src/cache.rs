@@ -1,8 +1,8 @@
 //! Compiled code on disk, so that a plugin is compiled once per machine.
 //!
 //! wasmtime runs whatever bytes it is given as code: one flipped bit, or a file that somebody else
-//! put there, would be machine code of the daemon's. So every file carries a MAC under a key that
-//! only the daemon can read, over all that the code belongs to:
+//! put there, would become machine code of the daemon. So every file carries a MAC under a key that
+//! only the daemon can read, over everything that the code belongs to:
 //!
 //! ```text
 //! <component sha256>-<engine, first 8 bytes>.code
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"R1DCODE1";
 const MAC_BYTES: usize = 32;
-/// Files kept; the least recently written go first.
+/// Number of files kept; the least recently written are removed first.
 const FILES_MAX: usize = 64;
 
 pub(crate) struct CodeCache {
@@ -35,7 +35,7 @@ pub(crate) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Makes the directory (0700) and the key (0600) where they are missing.
+    /// Opens the cache. Creates the directory (0700) and the key (0600) if they are missing.
     pub(crate) fn open(dir: &Path, compatibility: [u8; 32]) -> Result<CodeCache, RewardError> {
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -57,8 +57,8 @@ impl CodeCache {
         })
     }
 
-    /// The code of a component, if this daemon compiled it for this engine and nobody has touched
-    /// it since.
+    /// The code of a component, if this daemon compiled it for this engine and it has not been
+    /// changed since.
     pub(crate) fn load(&self, component_sha256: &[u8; 32]) -> Option<Vec<u8>> {
         let path = self.path(component_sha256);
         let file = user_file::read(&path, u64::MAX).ok()?;
@@ -76,7 +76,7 @@ impl CodeCache {
         Some(code)
     }
 
-    /// A failure to write costs a compilation next time, no more.
+    /// Stores the code of a component. A failure to write only costs a compilation next time.
     pub(crate) fn store(&self, component_sha256: &[u8; 32], code: &[u8]) {
         let path = self.path(component_sha256);
         if let Err(e) = self.write(&path, component_sha256, code) {
@@ -113,7 +113,7 @@ impl CodeCache {
             .iter()
             .take(excess)
             .try_for_each(|(_, path)| match fs::remove_file(path) {
-                // Somebody else made room.
+                // Another process has made room.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 removed => removed,
             })
@@ -137,7 +137,7 @@ impl CodeCache {
     }
 }
 
-/// `None` where there is no key, or one that others could have read or written.
+/// Reads the key; `None` if there is none, or one that others could have read or written.
 fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
     let mut file = match user_file::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -157,8 +157,8 @@ fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
     Ok(Some(key))
 }
 
-/// Makes a key that is whole as soon as it is there; where another process was faster, its key is
-/// the key.
+/// Makes a key, which is complete as soon as its file exists. If another process was faster, its
+/// key is returned.
 fn make_key(path: &Path) -> std::io::Result<[u8; 32]> {
     let mut key = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut key)?;

@@ -1,5 +1,5 @@
-//! Many completions, judged on several threads and told in order: for tools that work through a
-//! file.
+//! Judges many completions on several threads and hands on the verdicts in order: for tools that
+//! work through a file.
 
 use crate::error::ScoreError;
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
@@ -11,26 +11,30 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Batches of judged units that wait to be told (`LIM-1`).
+/// Number of batches of verdicts that wait to be handed on (`LIM-1`).
 const TOLD_LATER_MAX: usize = 16;
-/// A thread hands its verdicts over together, because each time wakes who tells them: so many
-/// units, or what took so long.
+/// Number of units after which a thread hands its verdicts on. It does so in batches, because each
+/// hand-over wakes the receiver.
 const BATCH_UNITS_MAX: usize = 64;
+/// Time of judging after which a thread hands its verdicts on.
 const BATCH_TOOK_MAX: Duration = Duration::from_millis(2);
 
 /// A completion, and the group that a reward of groups judges it with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
+    /// The completion.
     pub completion: Completion,
+    /// Name of its group.
     pub group: String,
 }
 
-/// What a model answers to a question of a judged reward; `None` when nobody has an answer.
+/// A source of a model's answers to the questions of judged rewards.
 pub trait Answers: Sync {
+    /// The answer, or the reason why the model has none; `None` if no model is there to answer.
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>>;
 }
 
-/// Nobody answers.
+/// A source that answers no question.
 pub struct NoAnswers;
 
 impl Answers for NoAnswers {
@@ -40,9 +44,9 @@ impl Answers for NoAnswers {
 }
 
 impl LoadedReward {
-    /// Judges all, on this many threads, and tells each verdict in the order of `members`. Members
-    /// of a group need not be neighbours. A question without an answer makes an abstention. `tell`
-    /// returns whether to go on.
+    /// Judges all members on this many threads, and calls `tell` with the index and verdict of each
+    /// in the order of `members`, until it returns false. Members of a group need not be
+    /// neighbours. A question without an answer makes an abstention.
     pub fn judge_all(
         &self,
         members: &[Member],
@@ -77,7 +81,8 @@ impl LoadedReward {
                             }
                         }
                     }
-                    // Who is not listened to any more has nothing to tell.
+                    // Sending fails once the receiver has stopped, and then the verdicts are not
+                    // wanted.
                     let _ = sender.send(batch);
                 });
             }
@@ -162,7 +167,7 @@ impl LoadedReward {
     }
 }
 
-/// Indices of what is judged in one call.
+/// Indices of the members that each call judges.
 fn units(world: World, members: &[Member]) -> Vec<Vec<usize>> {
     if world != World::GroupReward {
         return (0..members.len()).map(|i| vec![i]).collect();

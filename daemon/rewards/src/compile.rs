@@ -1,6 +1,6 @@
-//! WASM → machine code, in a child process: a component that makes the compiler crash, spin or
-//! swallow memory takes the child down and nothing else. A few are compiled at a time, and what one
-//! may take of memory grows with its size.
+//! Compiles WASM to machine code in a child process: a component that makes the compiler crash,
+//! spin or swallow memory takes the child down and nothing else. A few are compiled at a time, and
+//! the memory that one may take grows with its size.
 //!
 //! The child is the daemon's own executable (`/proc/self/exe`, which outlives an upgrade of the
 //! file), started with arguments that make it call [`serve_child`]; its standard input is one end
@@ -8,9 +8,9 @@
 //! capability to gain privileges, another user's id when the daemon is root, and limits on memory,
 //! processor time and files.
 //!
-//! What the child protects is the daemon's life, not its secrets: under a daemon that is no root it
-//! has the daemon's own user id, and its answer is run as code. Cranelift is trusted to make code
-//! that stays in its sandbox, as the daemon trusts wasmtime to run it.
+//! The child protects the daemon's life, not its secrets: if the daemon is not root, the child has
+//! the daemon's own user id, and its answer is run as code. Cranelift is trusted to make code that
+//! stays in its sandbox, as the daemon trusts wasmtime to run it.
 
 use crate::abandoned::Abandoned;
 use crate::engine;
@@ -29,39 +29,41 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// Time that compiling takes whatever the component, and for each of its bytes: CPython with sympy,
-/// 72 MB, compiles in about 30 s on one core.
+/// Milliseconds that compiling may take for any component; every [`COMPILE_BYTES_PER_MS`] bytes of
+/// it add one: CPython with sympy, 72 MB, compiles in about 30 s on one core.
 const COMPILE_MS_MIN: u64 = 60_000;
 const COMPILE_BYTES_PER_MS: u64 = 100;
 const COMPILE_MS_MAX: u64 = 300_000;
-/// Threads' processor time adds up.
+/// Processor time per wall-clock time: the threads' processor times add up.
 const CPU_PER_WALL_MAX: u64 = 4;
-/// Components that are compiled at a time.
+/// Number of components that are compiled at a time.
 pub(crate) const COMPILES_MAX: u32 = 2;
-/// Threads of one compilation: each takes memory of its own.
+/// Number of threads of one compilation; each takes memory of its own.
 const COMPILE_THREADS: &str = "4";
-/// Memory that compiling may take whatever the component, and for each of its bytes: CPython, 24
-/// MB, takes 0.6 GB on two threads.
+/// Bytes of memory that compiling may take for any component; every byte of it adds
+/// [`MEMORY_PER_BYTE`]: CPython, 24 MB, takes 0.6 GB on two threads.
 const MEMORY_BYTES_MIN: u64 = 512 << 20;
 const MEMORY_PER_BYTE: u64 = 64;
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES_MAX: u64 = 8 << 30;
-/// Of what a dying child says.
+/// Bytes that are read from a dying child's standard error.
 const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
-/// How Rust says that there is no memory, and how the system does.
+/// Messages about missing memory: Rust's, and the system's.
 const NO_MEMORY: [&str; 2] = ["memory allocation of", "Cannot allocate memory"];
 const OPEN_FILES_MAX: u64 = 32;
-/// `nobody`.
+/// The user and group id `nobody`.
 const UNPRIVILEGED_ID: u32 = 65_534;
 
-/// Where components are compiled.
+/// The process that compiles components.
 #[derive(Clone, Debug)]
 pub enum Compiler {
-    /// In this process: for tools that load one plugin of the user's own and end.
+    /// This process: for tools that load one plugin of the user's own and end.
     InProcess,
-    /// `program args…` must call [`serve_child`].
+    /// A child process, `program args…`, which must call [`serve_child`].
     Child {
+        /// Path of the executable.
         program: PathBuf,
+        /// Its arguments.
         args: Vec<OsString>,
     },
 }
@@ -77,8 +79,8 @@ struct Reply {
 }
 
 impl Compiler {
-    /// Serialised machine code for this engine's settings; the error says why in a few words, and
-    /// nothing where nobody waits any more.
+    /// Returns serialised machine code for this engine's settings. The error is the reason in a few
+    /// words, or `None` if the code is no longer wanted.
     pub(crate) fn compile(
         &self,
         component: &[u8],
@@ -100,15 +102,15 @@ fn precompile(component: &[u8]) -> Result<Vec<u8>, String> {
         .map_err(|e| format!("{e:#}"))
 }
 
-/// Bytes that compiling a component of this size may take: a small one has no need of more,
-/// whatever it is built to make of the compiler.
+/// Bytes of memory that compiling a component of this size may take: a small one does not need
+/// more, whatever it was built to make the compiler do.
 fn memory_bytes_max(component_bytes: usize) -> u64 {
     MEMORY_BYTES_MIN
         .saturating_add(MEMORY_PER_BYTE.saturating_mul(component_bytes as u64))
         .min(MEMORY_BYTES_MAX)
 }
 
-/// Milliseconds likewise.
+/// Milliseconds that compiling a component of this size may take.
 fn wall_ms_max(component_bytes: usize) -> u64 {
     (COMPILE_MS_MIN + component_bytes as u64 / COMPILE_BYTES_PER_MS).min(COMPILE_MS_MAX)
 }
@@ -152,8 +154,8 @@ fn in_child(
             Err(FrameError::Io(std::io::ErrorKind::TimedOut.into()))
         }
     });
-    // It has answered, died or run out of time, or nobody waits for it: in each case it is no
-    // longer needed.
+    // The child has answered, died or run out of time, or its answer is no longer wanted: in each
+    // case the process can go.
     let _ = child.kill();
     let (status, said) = (child.wait(), last_words(&mut child));
     if abandoned.is_set() {
@@ -188,8 +190,8 @@ fn in_child(
     }
 }
 
-/// Waits until the child has something to say or has gone; false when its time is over or nobody
-/// wants its answer any more.
+/// Waits until the child writes or ends. Returns false when its time is over, or its answer is no
+/// longer wanted.
 fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
     let look = Timespec {
         tv_sec: 0,
@@ -197,7 +199,7 @@ fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
     };
     for _ in 0..wall_ms / LOOK.as_millis() as u64 {
         match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
-            // Nothing yet, or a signal came.
+            // Nothing has come yet, or a signal interrupted the wait.
             Ok(0) | Err(rustix::io::Errno::INTR) if !abandoned.is_set() => {}
             Ok(0) | Err(_) => return false,
             Ok(_) => return true,
@@ -206,17 +208,17 @@ fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
     false
 }
 
-/// What a child that has ended said on its standard error.
+/// The beginning of a dead child's standard error.
 fn last_words(child: &mut Child) -> String {
     let mut said = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        // Silence is no error of its own.
+        // An empty text is no error.
         let _ = stderr.take(LAST_WORDS_BYTES_MAX).read_to_end(&mut said);
     }
     String::from_utf8_lossy(&said).into_owned()
 }
 
-/// How a child that gave no answer ended.
+/// Describes how a child ended that gave no answer.
 fn ended(
     status: std::io::Result<ExitStatus>,
     component_bytes: usize,
@@ -250,8 +252,8 @@ fn ended(
     }
 }
 
-/// The child's `main`: gives up what it does not need, then compiles the one component that comes
-/// over standard input.
+/// The child's `main`: gives up privileges, then compiles the one component that comes over
+/// standard input.
 pub fn serve_child() -> ExitCode {
     if let Err(e) = give_up_privileges() {
         eprintln!("cannot give up privileges: {e}");
@@ -293,7 +295,8 @@ fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {
     )
 }
 
-/// Before any input is read. Threads that are started later inherit it.
+/// Limits the process and drops its privileges. It runs before any input is read, and threads that
+/// are started later inherit it.
 fn give_up_privileges() -> rustix::io::Result<()> {
     limit(Resource::As, ADDRESS_SPACE_BYTES_MAX)?;
     limit(Resource::Core, 0)?;

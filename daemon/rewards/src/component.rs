@@ -1,5 +1,5 @@
-//! From bytes to a reward component: what a file is, what it may import, which world it exports;
-//! and from a core module to a component.
+//! From bytes to a reward component: what a file is, what it may import, and which world it
+//! exports. Also from a core module to a component.
 
 use crate::engine;
 use crate::error::{ComponentizeError, RewardError};
@@ -13,7 +13,7 @@ use wasmtime::component::types::ComponentItem;
 /// Largest plugin file: CPython with sympy inside is 72 MB.
 pub const FILE_BYTES_MAX: u64 = 128 << 20;
 
-/// The bytes of a plugin's file.
+/// Reads a plugin's file, of at most [`FILE_BYTES_MAX`].
 pub fn read(path: &Path) -> Result<Vec<u8>, RewardError> {
     user_file::read(path, FILE_BYTES_MAX).map_err(|cause| match cause.kind() {
         ErrorKind::FileTooLarge => RewardError::TooLarge {
@@ -35,7 +35,7 @@ pub fn componentize(core: &[u8]) -> Result<Vec<u8>, ComponentizeError> {
         Kind::Component => return Err(ComponentizeError::AlreadyComponent),
         Kind::Other(why) => return Err(ComponentizeError::NotModule(why)),
     }
-    // What follows trusts lengths that only a validator checks.
+    // The steps below trust lengths that only a validator checks.
     let engine = engine::compiler().map_err(|e| ComponentizeError::Encode(e.to_string()))?;
     wasmtime::Module::validate(&engine, core)
         .map_err(|e| ComponentizeError::NotModule(format!("{e:#}")))?;
@@ -56,11 +56,11 @@ pub fn componentize(core: &[u8]) -> Result<Vec<u8>, ComponentizeError> {
 pub(crate) enum Kind {
     Component,
     CoreModule,
-    /// Why it is neither.
+    /// Neither; the text is the reason.
     Other(String),
 }
 
-/// By the first eight bytes: `\0asm`, then version and layer.
+/// Tells what a file is by its first eight bytes: `\0asm`, then version and layer.
 pub(crate) fn kind(bytes: &[u8]) -> Kind {
     match bytes {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Kind::CoreModule,
@@ -76,8 +76,8 @@ pub(crate) fn kind(bytes: &[u8]) -> Kind {
     }
 }
 
-/// A component that imports nothing and exports one of the worlds, by name; types are checked when
-/// it is linked.
+/// Checks that a component imports nothing and exports the functions of one of the worlds. Their
+/// types are checked when it is linked.
 pub(crate) fn check(component: &Component, path: &Path) -> Result<World, RewardError> {
     let engine = component.engine();
     let component_type = component.component_type();

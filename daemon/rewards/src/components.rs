@@ -1,5 +1,5 @@
-//! The components that are in use, by their hash: one that judges for several rewards and jobs is
-//! compiled, or read from the cache of code, once.
+//! The components in use, by their hash: a component that judges for several rewards and jobs is
+//! compiled, or read from the code cache, once.
 
 use crate::abandoned::Abandoned;
 use crate::error::RewardError;
@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use wasmtime::component::Component;
 
-/// SHA-256 of the file, and whether it has an interpreter inside, which decides the engine.
+/// SHA-256 of the file, and whether an interpreter is inside, which decides the engine.
 type Key = ([u8; 32], bool);
 
 #[derive(Default)]
 pub(crate) struct Components(Mutex<HashMap<Key, Arc<Entry>>>);
 
 struct Entry {
-    /// Who makes the component; others wait for it.
+    /// Lets one caller make the component while others wait for it.
     making: Gate,
     made: Mutex<Weak<Component>>,
 }
@@ -30,8 +30,8 @@ impl Entry {
 }
 
 impl Components {
-    /// The component of this key, if somebody has it; else what `make` makes, which nobody else
-    /// does meanwhile.
+    /// Returns the component of this key if it is in use; otherwise calls `make`, while other
+    /// callers with the same key wait.
     pub(crate) fn get(
         &self,
         key: Key,
@@ -40,7 +40,7 @@ impl Components {
     ) -> Result<Arc<Component>, RewardError> {
         let entry = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // What nobody makes and nobody has is forgotten.
+            // Forget components that are neither in use nor being made.
             known.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.get().is_some());
             let fresh = || {
                 Arc::new(Entry {

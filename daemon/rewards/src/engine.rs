@@ -1,12 +1,12 @@
 //! The engine: how guests are compiled and where their instances live.
 //!
 //! Instances come from a pool of fixed slots with copy-on-write memories, so a fresh instance costs
-//! microseconds and no two completions ever share one. Guests with an interpreter inside get theirs
-//! on demand: they have more memories, tables and instances than slots could hold for everyone, and
-//! what the mapping costs does not show beside the interpreter. Whoever runs guest code holds a
-//! [`InstancePermit`]: there are as many as slots, and while any is held an OS thread ticks the
-//! epoch that the wall-clock backstop counts. Loading has turns of its own, so a plugin that is
-//! slow to accept its configuration keeps nobody from judging.
+//! microseconds and no two completions ever share one. Instances of guests with an interpreter
+//! inside are allocated on demand: they have more memories, tables and instances than every slot
+//! could hold, and the cost of mapping is small beside the interpreter's. A caller of guest code
+//! holds an [`InstancePermit`]: there are as many as slots, and while any is held an OS thread
+//! ticks the epoch that the wall-clock backstop counts. Loading has permits of its own, so a plugin
+//! that is slow to accept its configuration does not delay judging.
 
 use crate::abandoned::Abandoned;
 use crate::error::RewardError;
@@ -18,32 +18,32 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Of a guest in the pool: one written for the SDK has one of each.
+/// Number of core instances of a guest in the pool; those of memories and tables follow. A guest
+/// written for the SDK has one of each.
 const POOLED_CORE_INSTANCES_MAX: u32 = 8;
 const POOLED_MEMORIES_MAX: u32 = 2;
 const POOLED_TABLES_MAX: u32 = 4;
-/// Memory of a slot that is zeroed and kept instead of being given back to the kernel between
-/// completions.
+/// Bytes of a slot's memory that are zeroed and kept between completions instead of being returned
+/// to the kernel.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
-/// Of the host's stack, for a guest's calls. CPython needs this much to notice its own recursion,
-/// before it would end in a trap: with 512 KiB a memoised function (`lru_cache`) got no further
-/// than 300 calls deep.
+/// Bytes of the host's stack for a guest's calls. CPython needs this much to notice its own
+/// recursion before it would end in a trap: with 512 KiB a memoised function (`lru_cache`) got no
+/// further than 300 calls deep.
 const GUEST_STACK_BYTES: usize = 4 << 20;
-/// And for the host's own functions around and below them.
+/// Bytes of stack for the host's own functions around and below a guest's.
 const HOST_STACK_BYTES: usize = 1 << 20;
 pub(crate) const STACK_BYTES: usize = GUEST_STACK_BYTES + HOST_STACK_BYTES;
 
-/// Guests that are called while they are loaded, at a time: so many without an interpreter inside,
-/// and so many with one. Those take a hundred times as long at worst, and the others do not wait
-/// for them.
+/// Number of guests without an interpreter that are called for loading at a time, and of guests
+/// with one. The latter take a hundred times as long at worst, so the others do not wait for them.
 const LOADS_MAX: u32 = 2;
 
-/// What a guest is called for.
+/// Why a guest is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A verdict.
+    /// It gives a verdict.
     Judging,
-    /// What it says of itself, whether it takes a configuration, and cases to try it on.
+    /// It describes itself, takes a configuration, or is tried on cases.
     Loading,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// `judging`: instances that judge at the same time.
+    /// Opens the engine. `judging` is the number of instances that judge at the same time.
     pub(crate) fn open(judging: u32) -> Result<Engine, RewardError> {
         let slots = judging.saturating_add(2 * LOADS_MAX);
         let pooled =
@@ -93,7 +93,7 @@ impl Engine {
         })
     }
 
-    /// Where a guest's instances live.
+    /// The wasmtime engine that holds a guest's instances.
     pub(crate) fn wasm(&self, interpreted: bool) -> &wasmtime::Engine {
         if interpreted {
             &self.on_demand
@@ -102,8 +102,8 @@ impl Engine {
         }
     }
 
-    /// Waits for a free slot; waiting is never part of a completion's time. `None`: nobody waits
-    /// for the loading any more.
+    /// Waits for a free slot; this wait is never part of a completion's time. `None` if a plugin is
+    /// being loaded and is no longer wanted.
     pub(crate) fn turn(
         &self,
         purpose: Purpose,
@@ -123,8 +123,8 @@ impl Engine {
     }
 }
 
-/// Calls a guest with the stack that it may use, whatever is left of this thread's: a guest that
-/// recurses must meet its own limit first. Costs nothing on a scoring thread.
+/// Calls a guest with the stack that it may use, however little this thread has left: a guest that
+/// recurses must meet its own limit first. On a scoring thread this costs nothing.
 pub(crate) fn on_deep_stack<T>(call: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(STACK_BYTES, STACK_BYTES + HOST_STACK_BYTES, call)
 }
@@ -153,13 +153,13 @@ fn tick(engines: &[wasmtime::EngineWeak], running: &Running) {
     }
 }
 
-/// An engine without the pool's address space; its code runs in the pool too.
+/// An engine without the pool's address space; code that it compiles runs in the pool too.
 pub(crate) fn compiler() -> Result<wasmtime::Engine, RewardError> {
     wasmtime::Engine::new(&config()).map_err(|e| RewardError::Engine(format!("{e:#}")))
 }
 
-/// What compiled code depends on besides the component: wasmtime's version, its settings, the
-/// processor's features.
+/// A hash of what compiled code depends on besides the component: wasmtime's version, its settings,
+/// the processor's features.
 pub(crate) fn compatibility(engine: &wasmtime::Engine) -> [u8; 32] {
     struct Digester(Sha256);
     impl std::hash::Hasher for Digester {
@@ -221,7 +221,7 @@ fn pool(slots: u32) -> InstanceAllocationStrategy {
     pool.into()
 }
 
-/// How many guests run, for the thread that ticks.
+/// Counts the guests that run, for the thread that ticks.
 struct Running {
     state: Mutex<State>,
     changed: Condvar,
@@ -232,7 +232,7 @@ struct State {
     closed: bool,
 }
 
-/// The right to have one instance.
+/// The permit to have one instance.
 pub(crate) struct InstancePermit<'a> {
     running: &'a Running,
     _pass: Pass<'a>,
@@ -251,7 +251,7 @@ impl Running {
         }
     }
 
-    /// Blocks while nothing runs; false when the engine is gone.
+    /// Blocks while no guest runs; returns false when the engine is gone.
     fn wait_until_any(&self) -> bool {
         let mut state = self.lock();
         while state.count == 0 && !state.closed {

@@ -1,10 +1,10 @@
-//! A bounded number of threads at a time (`LIM-1`).
+//! A gate that lets a bounded number of threads through at a time (`LIM-1`).
 
 use crate::abandoned::Abandoned;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often one that waits looks whether it is abandoned.
+/// Interval at which a waiting thread looks whether its work is abandoned.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct Gate {
@@ -12,7 +12,7 @@ pub(crate) struct Gate {
     changed: Condvar,
 }
 
-/// A place behind the gate; dropping it lets the next one in.
+/// A place behind the gate; dropping it lets the next thread in.
 pub(crate) struct Pass<'a>(&'a Gate);
 
 impl Gate {
@@ -40,7 +40,7 @@ impl Gate {
         Pass(self)
     }
 
-    /// Waits for a place, or until nobody wants it any more.
+    /// Waits for a place; `None` if the work is abandoned first.
     pub(crate) fn enter_unless(&self, abandoned: &Abandoned) -> Option<Pass<'_>> {
         let mut free = self.lock();
         while *free == 0 && !abandoned.is_set() {

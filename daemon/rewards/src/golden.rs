@@ -1,6 +1,6 @@
-//! A component's own golden cases (`reward_sdk::golden`): they travel inside it, as a custom
-//! section, so that its hash and its signature cover them and a daemon can try a new version before
-//! it judges anything.
+//! A component's own golden cases (`reward_sdk::golden`). They are inside it, in a custom section,
+//! so that its hash and its signature cover them and a daemon can try a new version before it
+//! judges anything.
 //!
 //! ```text
 //! component … | 0x00 | length (LEB128) | 10 | "r1d:golden" | JSON lines
@@ -20,21 +20,22 @@ use std::path::Path;
 use std::time::Duration;
 
 const SECTION: &[u8] = b"r1d:golden";
-/// Golden cases are a few texts, not a data set.
+/// Largest size of a component's golden cases, which are a few texts, not a data set.
 pub const GOLDEN_BYTES_MAX: usize = 4 << 20;
-/// Magic, version and layer.
+/// Bytes of magic, version and layer.
 const HEADER_BYTES: usize = 8;
 const CUSTOM: u8 = 0;
 
-/// What became of a plugin's golden cases.
+/// The result of judging a plugin's golden cases.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GoldenReport {
+    /// Number of cases.
     pub cases: usize,
-    /// Names of the cases that got another verdict, and what differs.
+    /// Names of the cases that got another verdict than they expect, each with the difference.
     pub differing: Vec<(String, String)>,
 }
 
-/// The component with these cases in place of those that it had.
+/// Returns the component with these cases in place of any that it had.
 pub fn embed(component: &[u8], jsonl: &str) -> Result<Vec<u8>, ComponentizeError> {
     if jsonl.len() > GOLDEN_BYTES_MAX {
         return Err(ComponentizeError::Golden(format!(
@@ -60,7 +61,7 @@ pub fn embed(component: &[u8], jsonl: &str) -> Result<Vec<u8>, ComponentizeError
     Ok(bytes)
 }
 
-/// The cases that a component brings, as JSON lines.
+/// The golden cases inside a component, as JSON lines; `None` if it has none.
 pub fn embedded(component: &[u8]) -> Option<&str> {
     let found = sections(component)
         .map_while(|section| section)
@@ -70,22 +71,22 @@ pub fn embedded(component: &[u8]) -> Option<&str> {
         .filter(|text| text.len() <= GOLDEN_BYTES_MAX)
 }
 
-/// The cases that a component's file brings.
+/// The golden cases inside a component's file, as JSON lines; `None` if it has none.
 pub fn of_file(path: &Path) -> Result<Option<String>, RewardError> {
     Ok(embedded(&component::read(path)?).map(String::from))
 }
 
-/// How many cases these lines are; 0 when they are not.
+/// Number of cases in these lines; 0 if they cannot be parsed.
 pub fn count(jsonl: &str) -> usize {
     golden::parse(jsonl).map_or(0, |cases| cases.len())
 }
 
-/// Golden cases that are looked through for a question.
+/// Number of completions that are tried for a question.
 const TRIED_MAX: usize = 64;
 
-/// What a judged reward asks first, under its own configuration, about some completion: one in the
-/// R1-Zero form, or one of the golden cases that it brings. `None` when it asks about none of them,
-/// which says little.
+/// Returns the first question that a judged reward asks, under its own configuration, about a
+/// completion: one in the R1-Zero form, or one of its golden cases. `None` if it asks about none of
+/// them, which proves little.
 pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError> {
     let reward = reward.on_trial();
     let failed = |why: String| RewardError::Golden {
@@ -126,8 +127,8 @@ pub fn first_question(reward: &LoadedReward) -> Result<Option<Ask>, RewardError>
     Ok(None)
 }
 
-/// Judges every case, each under its own configuration. Of a plugin that is [on
-/// trial](LoadedReward::on_trial) they may take [`TRIAL_MS_MAX`] together.
+/// Judges every case, each under its own configuration. For a plugin that is [on
+/// trial](LoadedReward::on_trial), all together may take [`TRIAL_MS_MAX`].
 pub fn run(reward: &LoadedReward, jsonl: &str) -> Result<GoldenReport, RewardError> {
     let refused = |why| RewardError::Golden {
         path: reward.path().into(),
@@ -236,7 +237,7 @@ fn differs(case: &Case, verdict: Result<Judged, String>) -> Option<String> {
 
 struct Section<'a> {
     id: u8,
-    /// With its id and length.
+    /// The section with its id and length.
     whole: &'a [u8],
     payload: &'a [u8],
 }
@@ -249,7 +250,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The top-level sections; `None`, and nothing behind it, where the bytes end too early.
+/// The top-level sections. If the bytes end too early, the last item is `None`.
 fn sections(component: &[u8]) -> impl Iterator<Item = Option<Section<'_>>> {
     let mut rest = component.get(HEADER_BYTES..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -270,7 +271,7 @@ fn next_section(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length)
 }
 
-/// An unsigned LEB128 of at most 32 bits.
+/// Reads an unsigned LEB128 of at most 32 bits; returns it and the bytes behind it.
 fn read_leb(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut value = 0u64;
     for (i, byte) in bytes.iter().take(5).enumerate() {

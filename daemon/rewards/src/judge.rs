@@ -1,4 +1,4 @@
-//! A loaded reward, and how one call of it ends.
+//! A loaded reward: its calls, and how each of them ends.
 
 use crate::abandoned::Abandoned;
 use crate::bindings::r1d::reward::types as guest;
@@ -18,28 +18,35 @@ use std::time::Duration;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
-/// One completion and what is known about it.
+/// A completion with everything that a plugin gets to see.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
+    /// Id of the completion in log lines; the plugin sees it too.
     pub id: u64,
+    /// The rendered prompt.
     pub prompt: String,
     /// The whole text after the prompt, without the stop token.
     pub text: String,
+    /// The row's right answer, if it has one.
     pub reference: Option<String>,
     /// Length of `text` in the model's tokens.
     pub tokens: u32,
+    /// How it ended.
     pub finish: FinishReason,
-    /// The data row's other columns, a JSON object.
+    /// The row's other columns as a JSON object, if there are any.
     pub meta: Option<String>,
 }
 
-/// What a plugin says about itself.
+/// A plugin's description of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
+    /// Name of the plugin.
     pub name: String,
+    /// Version of the plugin, in its author's own form.
     pub version: String,
-    /// Every score is within `min ..= max`; a fault scores `min` by default.
+    /// Lowest score. Every score is within `min ..= max`; a fault counts as `min` by default.
     pub min: f32,
+    /// Highest score.
     pub max: f32,
     /// Names of the parts of a score.
     pub parts: Vec<String>,
@@ -48,10 +55,11 @@ pub struct Info {
 /// How judging one completion ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
+    /// The score, the abstention or the fault.
     pub outcome: Outcome,
-    /// What a plugin adds to a score: `no answer`.
+    /// A plugin's remark on a score, for example `no answer`.
     pub reason: Option<String>,
-    /// Exact and reproducible.
+    /// WASM fuel used: exact and reproducible.
     pub fuel: u64,
     /// Wall-clock time of the judging alone, without waiting.
     pub took: Duration,
@@ -64,11 +72,11 @@ pub struct LoadedReward(Arc<Loaded>);
 struct Loaded {
     engine: Arc<Engine>,
     clock: SharedClock,
-    /// Held so that whoever loads the same file meanwhile shares it.
+    /// The component; held so that another load of the same file shares it.
     component: Arc<Component>,
-    /// Judging, unless the plugin is only tried.
+    /// Judging, or loading for a plugin that is only tried.
     purpose: Purpose,
-    /// By whoever loads it.
+    /// Set by the caller that loads it, once the result is no longer wanted.
     abandoned: Abandoned,
     path: PathBuf,
     linked: Linked,
@@ -79,7 +87,7 @@ struct Loaded {
     config_sha256: String,
 }
 
-/// Everything about a reward but its code.
+/// Everything about a reward except its code.
 pub(crate) struct Setting {
     pub abandoned: Abandoned,
     pub path: PathBuf,
@@ -131,11 +139,12 @@ impl LoadedReward {
         Ok(LoadedReward(Arc::new(loaded)))
     }
 
+    /// What the plugin declared.
     pub fn info(&self) -> &Info {
         &self.0.info
     }
 
-    /// The component's file.
+    /// Path of the component's file.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -150,7 +159,8 @@ impl LoadedReward {
         &self.0.config_sha256
     }
 
-    /// The same component and limits under another configuration, which it must accept.
+    /// The same component and limits under another configuration. An error if the plugin does not
+    /// accept it.
     pub fn with_config(&self, config_json: &str) -> Result<LoadedReward, RewardError> {
         let loaded = Loaded {
             config: config_json.into(),
@@ -161,8 +171,8 @@ impl LoadedReward {
         Ok(LoadedReward(Arc::new(loaded)))
     }
 
-    /// The same plugin to try cases on: its calls take the turns and the limits of loading,
-    /// whatever its job allows it, and none of those who judge.
+    /// The same plugin to try cases on. Its calls take permits and limits of loading, whatever its
+    /// job allows, and do not hold up those that judge.
     pub fn on_trial(&self) -> LoadedReward {
         LoadedReward(Arc::new(Loaded {
             purpose: Purpose::Loading,
@@ -170,7 +180,8 @@ impl LoadedReward {
         }))
     }
 
-    /// Since an arbitrary moment; for the time that all cases of a trial may take.
+    /// The clock's time since an arbitrary moment; it measures the time that all cases of a trial
+    /// take together.
     pub(crate) fn now(&self) -> Duration {
         self.0.clock.now()
     }
@@ -179,7 +190,7 @@ impl LoadedReward {
         self.0.purpose == Purpose::Loading
     }
 
-    /// What it judges at a time.
+    /// The world that the component exports, which decides what it judges in one call.
     pub fn world(&self) -> World {
         self.0.linked.world()
     }
@@ -203,9 +214,9 @@ impl LoadedReward {
         })
     }
 
-    /// Judges all samples of one prompt in one instance; as many judgements as completions, in
-    /// their order. A fault is the whole group's; fuel is shown in equal shares, and each
-    /// completion counts towards what it may cost.
+    /// Judges all samples of one prompt in one instance. Returns one judgement per completion, in
+    /// their order. A fault counts for the whole group; fuel is reported in equal shares, and each
+    /// completion adds its own limits.
     pub fn score_group(&self, group: &[Completion]) -> Result<Vec<Judged>, ScoreError> {
         if group.is_empty() {
             return Ok(Vec::new());
@@ -245,8 +256,8 @@ impl LoadedReward {
         Ok(verdicts.into_iter().enumerate().map(judged).collect())
     }
 
-    /// First phase of a judged reward: what to ask a model. A fault is the completion's verdict,
-    /// nothing is asked then.
+    /// First phase of a judged reward: returns the questions to a model. The inner error is a
+    /// fault, which is the completion's verdict: then no question is asked.
     pub fn plan(&self, completion: &Completion) -> Result<Result<Vec<Ask>, Judged>, ScoreError> {
         let given = to_guest(completion);
         let allowed = Allowance::of_one(&self.0.limits, completion).with_quotes_of(completion);
@@ -286,8 +297,8 @@ impl LoadedReward {
         })
     }
 
-    /// Second phase of a judged reward: an answer, or why there is none, for each ask of
-    /// [`LoadedReward::plan`]. Its fuel is its own.
+    /// Second phase of a judged reward. `answers` has an answer, or the reason why there is none,
+    /// for each question of [`LoadedReward::plan`]. This phase has fuel of its own.
     pub fn conclude(
         &self,
         completion: &Completion,
@@ -315,12 +326,17 @@ impl LoadedReward {
 /// A question of a judged reward to a reward model or judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
+    /// The plugin's name for the model, which tools find answers by. In a job, the reward's
+    /// settings decide which model answers.
     pub model: String,
+    /// The text that a judge continues, or the conversation that a reward model scores.
     pub prompt: String,
+    /// Length limit of a judge's answer in tokens; 0 asks a reward model for its number, which
+    /// comes as decimal text.
     pub max_tokens: u32,
 }
 
-/// How a call ended: the guest's answer, or the fault that was there instead of one.
+/// How a call ended: with the guest's answer, or with a fault.
 struct Ran<T> {
     answer: Result<T, Outcome>,
     fuel: u64,
@@ -346,7 +362,7 @@ impl<T> Ran<T> {
 }
 
 impl Loaded {
-    /// Cheap: what is large is shared.
+    /// A copy, which is cheap: everything large is shared.
     fn copy(&self) -> Loaded {
         Loaded {
             engine: self.engine.clone(),
@@ -364,8 +380,8 @@ impl Loaded {
         }
     }
 
-    /// Calls a fresh instance that is configured, within what is allowed; once more with a longer
-    /// wait when the backstop was hit.
+    /// Configures a fresh instance and calls it within its allowance; once more with a longer wait
+    /// if it hit the backstop.
     fn run<T>(
         &self,
         allowed: Allowance,
@@ -486,7 +502,7 @@ struct Allowance {
     memory_bytes: usize,
     /// Bytes that the guest may hand to the host.
     hostcall_bytes: usize,
-    /// Whom a log line names.
+    /// Id of the first completion, for log lines.
     first_id: u64,
 }
 
@@ -495,8 +511,9 @@ impl Allowance {
         Allowance::of(limits, std::slice::from_ref(completion))
     }
 
-    /// Limits are per completion: fuel of a group adds up, its memory grows by what the others hand
-    /// in. A call without any counts as one.
+    /// The allowance for judging these completions in one call. Limits are per completion: the fuel
+    /// of a group adds up, its memory grows by the other completions' input. A call without
+    /// completions counts as one.
     fn of(limits: &Budget, completions: &[Completion]) -> Allowance {
         let fuel = completions.iter().fold(0u64, |fuel, completion| {
             fuel.saturating_add(limits.fuel_for(input_bytes(completion)))
@@ -517,7 +534,7 @@ impl Allowance {
         }
     }
 
-    /// For input besides the completions.
+    /// Adds fuel for input besides the completions.
     fn with_input(self, limits: &Budget, bytes: usize) -> Allowance {
         let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
         Allowance {
@@ -527,7 +544,7 @@ impl Allowance {
         }
     }
 
-    /// For questions, which hand the completion on.
+    /// Adds room for questions, which quote the completion.
     fn with_quotes_of(self, completion: &Completion) -> Allowance {
         let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
         Allowance {
@@ -536,7 +553,8 @@ impl Allowance {
         }
     }
 
-    /// Of a plugin that judges nothing yet: what its job allows, up to the limits of loading.
+    /// The allowance of a plugin that judges nothing yet: what its job allows, up to the limits of
+    /// loading.
     fn for_loading(self) -> Allowance {
         let fuel_max = if self.interpreted {
             limits::INTERPRETED_LOAD_FUEL_MAX
@@ -624,7 +642,7 @@ fn describe(
     })
 }
 
-/// A store for one call; with `abandoned` the call ends when that is set.
+/// Makes a store for one call; with `abandoned`, the call ends when that is set.
 fn store(
     engine: &Engine,
     allowed: Allowance,
@@ -639,7 +657,7 @@ fn store(
     store.limiter(|memory| memory);
     store.set_fuel(allowed.fuel)?;
     store.set_hostcall_fuel(allowed.hostcall_bytes);
-    // One more tick: the first may come at once.
+    // One tick more, because the first may come at once.
     let ticks = allowed.wall.as_millis() as u64 / limits::TICK_MS + 1;
     match abandoned.cloned() {
         None => store.set_epoch_deadline(ticks),
@@ -674,7 +692,7 @@ fn to_guest(completion: &Completion) -> guest::Completion {
     }
 }
 
-/// A score counts only when it keeps what the plugin declared.
+/// Turns a score into a verdict. A score that breaks the plugin's declaration is a trap.
 fn judge(info: &Info, score: guest::Score) -> (Outcome, Option<String>) {
     let guest::Score {
         value,
@@ -710,7 +728,7 @@ fn trap(reason: String) -> Outcome {
     Outcome::Trap { reason }
 }
 
-/// What a call's failure means. An error that is not the guest's doing is no verdict.
+/// Turns a call's failure into a verdict. An error that the guest did not cause is no verdict.
 fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError> {
     if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         return Err(ScoreError::Host(error.to_string()));
@@ -722,7 +740,7 @@ fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError
     })
 }
 
-/// What ended a call while the plugin was loaded, with the limit that it met.
+/// Describes what ended a call while the plugin was loaded, with the limit that it met.
 fn load_fault(error: &wasmtime::Error, memory: &Memory, allowed: Allowance) -> String {
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => format!("out of fuel: the limit is {}", allowed.fuel),
@@ -733,7 +751,7 @@ fn load_fault(error: &wasmtime::Error, memory: &Memory, allowed: Allowance) -> S
     }
 }
 
-/// The same words in every run: no addresses, no backtrace.
+/// Describes a fault in the same words in every run: without addresses and backtrace.
 fn fault_text(error: &wasmtime::Error, memory: &Memory) -> String {
     if memory.refused {
         return format!("out of memory: the limit is {} MiB", memory.limit >> 20);
@@ -758,7 +776,7 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// The memory that an instance may still take.
+/// Counts the memory that an instance may still take.
 pub(crate) struct Memory {
     left: usize,
     limit: usize,

@@ -59,34 +59,39 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasmtime::component::Component;
 
-/// How a daemon (or a tool) sets its rewards up.
+/// Settings of a daemon's or a tool's rewards.
 pub struct Options {
-    /// Searched in this order for `<name>.wasm`.
+    /// Directories that are searched in this order for `<name>.wasm`.
     pub plugin_dirs: Vec<PathBuf>,
-    /// For compiled code; `None` compiles at every load.
+    /// Directory of compiled code; `None` compiles at every load.
     pub cache_dir: Option<PathBuf>,
-    /// Scoring threads; 0: half of the cores, at least one.
+    /// Number of scoring threads; 0: half of the cores, at least one.
     pub threads: usize,
+    /// The process that compiles components.
     pub compiler: Compiler,
+    /// Clock of the time that judging takes.
     pub clock: SharedClock,
 }
 
-/// Which component.
+/// The component that a reward names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plugin {
-    /// `<name>.wasm` in a plugin directory.
+    /// A name: `<name>.wasm` in a plugin directory.
     Named(String),
+    /// The path of a component.
     Path(PathBuf),
 }
 
 /// A reward as a job asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RewardSpec {
+    /// The component.
     pub plugin: Plugin,
-    /// 64 hex digits that the file must have.
+    /// SHA-256 that the file must have, 64 hex digits; `None`: any.
     pub sha256: Option<String>,
-    /// Handed to the plugin, a JSON object.
+    /// Configuration of the plugin, a JSON object.
     pub config_json: String,
+    /// What judging one completion may cost.
     pub limits: Limits,
 }
 
@@ -119,6 +124,7 @@ pub struct Rewards {
 }
 
 impl Rewards {
+    /// Starts the engine and the scoring threads, and opens the code cache.
     pub fn open(options: Options) -> Result<Rewards, RewardError> {
         let Options {
             plugin_dirs,
@@ -154,8 +160,7 @@ impl Rewards {
         })
     }
 
-    /// The same, for somebody who may leave: what is loaded for him ends soon after `abandoned` is
-    /// set.
+    /// The same rewards for a caller that may leave: a load ends soon after `abandoned` is set.
     pub fn until(&self, abandoned: Abandoned) -> Rewards {
         Rewards {
             abandoned,
@@ -163,8 +168,8 @@ impl Rewards {
         }
     }
 
-    /// From now on a plugin must bear a signature of one of these keys. None: signatures are not
-    /// asked for.
+    /// Requires a signature of one of these keys from every plugin that is loaded from now on. If
+    /// there are no keys, plugins need no signature.
     pub fn trusting(self, keys: Vec<PublicKey>) -> Rewards {
         Rewards {
             trusted: keys,
@@ -172,8 +177,8 @@ impl Rewards {
         }
     }
 
-    /// Components that were [kept](Rewards::keep) in this directory are found there by their pin,
-    /// whatever became of the files they came from.
+    /// Sets the directory of [kept](Rewards::keep) components. They are found there by their pin,
+    /// whatever happens to the files they came from.
     pub fn storing(self, dir: PathBuf) -> Rewards {
         Rewards {
             store: Some(dir),
@@ -181,8 +186,8 @@ impl Rewards {
         }
     }
 
-    /// Keeps a copy of the component, and of its signatures, under its hash. Nothing happens
-    /// without [`Rewards::storing`], or when it is kept already.
+    /// Keeps a copy of the component, and of its signatures, under its hash. Does nothing without
+    /// [`Rewards::storing`], or if it is kept already.
     pub fn keep(&self, reward: &LoadedReward) -> Result<(), RewardError> {
         let Some(kept) = self.kept(reward.module_sha256()) else {
             return Ok(());
@@ -196,8 +201,8 @@ impl Rewards {
             .keep(&kept)
     }
 
-    /// Removes the kept components, with their signatures and what a crash left of either, whose
-    /// hashes nobody names any more; how many files. Other files stay.
+    /// Removes the kept components whose hashes are not in `named`, with their signatures and what
+    /// a crash left of either. Other files stay. Returns the number of files removed.
     pub fn prune(&self, named: &BTreeSet<String>) -> std::io::Result<usize> {
         let Some(store) = &self.store else {
             return Ok(0);
@@ -222,8 +227,8 @@ impl Rewards {
         Ok(removed)
     }
 
-    /// The plugin's file: the copy that is kept under its pin, or the one that the job names. A
-    /// copy that is damaged is made anew from that one, where it has the pinned bytes.
+    /// Reads the plugin's file: the copy that is kept under its pin, or the file that the job
+    /// names. A damaged copy is made anew from the latter, if that has the pinned bytes.
     fn file(&self, spec: &RewardSpec) -> Result<PluginFile, RewardError> {
         let named = || PluginFile::read(&self.find(&spec.plugin)?);
         let Some(pinned) = &spec.sha256 else {
@@ -255,7 +260,7 @@ impl Rewards {
         }
     }
 
-    /// Where a component of this hash is kept; the file need not be there.
+    /// Path at which a component of this hash is kept; the file need not exist.
     fn kept(&self, sha256: &str) -> Option<PathBuf> {
         is_hash(sha256).then_some(
             self.store
@@ -271,8 +276,8 @@ impl Rewards {
         self.unconfigured(spec)?.with_config(&spec.config_json)
     }
 
-    /// [`Rewards::load`] without trying the configuration: for what a plugin says of itself, and
-    /// for golden cases, which bring their own.
+    /// [`Rewards::load`] without trying the configuration: for reading a plugin's description, and
+    /// for golden cases, which have configurations of their own.
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         let PluginFile {
             path,
@@ -280,7 +285,7 @@ impl Rewards {
             sha256,
         } = self.file(spec)?;
         let module_sha256 = cache::hex(&sha256);
-        // Golden cases are no code.
+        // Golden cases are no code, so they do not count.
         let limits = spec
             .limits
             .budget(bytes.len() - golden::embedded(&bytes).map_or(0, str::len))?;
@@ -318,6 +323,7 @@ impl Rewards {
         )
     }
 
+    /// The scoring threads.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -342,7 +348,7 @@ impl Rewards {
         names
     }
 
-    /// The file of a plugin.
+    /// Path of a plugin's file; the error lists the directories and the plugins in them.
     pub fn find(&self, plugin: &Plugin) -> Result<PathBuf, RewardError> {
         let name = match plugin {
             Plugin::Path(path) => return Ok(path.clone()),
@@ -416,7 +422,7 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, Stri
     unsafe { Component::deserialize(engine, code) }.map_err(|e| format!("{e:#}"))
 }
 
-/// The file of a plugin, as it was read.
+/// The contents of a plugin's file, with its hash.
 struct PluginFile {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -434,13 +440,13 @@ impl PluginFile {
         })
     }
 
-    /// The file, where it has this hash.
+    /// The file, if it has this hash.
     fn pinned(self, sha256: &str) -> Result<PluginFile, RewardError> {
         check_pin(&self.path, &cache::hex(&self.sha256), sha256)?;
         Ok(self)
     }
 
-    /// Writes a copy, and of the signatures beside the file.
+    /// Writes a copy of the file and of the signatures beside it.
     fn keep(&self, kept: &Path) -> Result<(), RewardError> {
         let failed = |cause| RewardError::Keep {
             path: self.path.clone(),
@@ -453,7 +459,8 @@ impl PluginFile {
         if let Some(dir) = kept.parent() {
             r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
         }
-        // Unreadable ones vouch for nothing, and nobody who must have one gets this far.
+        // Unreadable signatures vouch for nothing, and where they are required the plugin was
+        // refused before.
         let signatures = signature::read(&self.path).unwrap_or_default();
         if !signatures.is_empty() {
             write(&signature::beside(kept), signatures.as_bytes())?;

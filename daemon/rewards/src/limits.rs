@@ -9,73 +9,74 @@ use std::time::Duration;
 
 pub(crate) const FUEL_DEFAULT: u64 = 50_000_000;
 pub(crate) const FUEL_PER_BYTE_DEFAULT: u64 = 2_000;
-/// What an interpreter (CPython, QuickJS) spends more on the same work.
+/// Factor by which an interpreter (CPython, QuickJS) needs more fuel for the same work.
 pub(crate) const INTERPRETED_FUEL_FACTOR: u64 = 100;
 pub(crate) const MEMORY_MB_DEFAULT: u32 = 64;
 pub(crate) const INTERPRETED_MEMORY_MB_DEFAULT: u32 = MEMORY_MB_MAX;
-/// Also the address space that the pool keeps per memory.
+/// Largest memory of a guest in MiB, and the address space that the pool keeps per memory.
 pub(crate) const MEMORY_MB_MAX: u32 = 512;
-/// A component from this size on has an interpreter inside: QuickJS makes 1.63 MB, CPython 18 MB;
-/// the largest of the plugins in Rust, `accuracy`, has 1.36 MB without its cases, which do not
-/// count.
+/// Size from which a component is taken to have an interpreter inside: QuickJS makes 1.63 MB,
+/// CPython 18 MB; the largest of the plugins in Rust, `accuracy`, has 1.36 MB without its cases,
+/// which do not count.
 pub(crate) const INTERPRETED_BYTES_MIN: usize = 3 << 19;
-/// 16 KiB, and 1 KiB for the completion.
+/// Bytes that a guest may hand to the host in one call: 16 KiB, and 1 KiB for the completion.
 pub(crate) const HOSTCALL_BYTES_DEFAULT: usize = 17 << 10;
-/// More of them for each further completion of a group.
+/// Bytes that are added for each further completion of a group.
 pub(crate) const HOSTCALL_BYTES_PER_ITEM: usize = 1 << 10;
-/// A judged reward's questions may quote the completion, its prompt and its row so often
-/// altogether.
+/// How often a judged reward's questions may quote the completion, its prompt and its row, all
+/// questions together.
 pub(crate) const HOSTCALL_QUOTES_MAX: usize = 4;
-/// Of a judged reward about one completion.
+/// Number of questions that a judged reward may ask about one completion.
 pub(crate) const ASKS_MAX: usize = 64;
-/// Longer reasons are cut.
+/// Length of a reason; longer ones are cut.
 pub(crate) const REASON_BYTES_MAX: usize = 512;
 pub(crate) const PARTS_MAX: usize = 64;
-/// Of a plugin's name, its version, and the name of a part.
+/// Length of a plugin's name, its version, and the name of a part.
 pub(crate) const NAME_BYTES_MAX: usize = 256;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
-/// CPython in libraries makes about 25 core instances, each with a table or two; QuickJS has 3
-/// memories.
+/// Number of core instances in an instance of a component. CPython in libraries makes about 25,
+/// each with a table or two; QuickJS has 3 memories.
 pub(crate) const CORE_INSTANCES_MAX: usize = 64;
 pub(crate) const TABLES_MAX: usize = 64;
 pub(crate) const MEMORIES_MAX: usize = 4;
-/// The epoch's tick: how finely the backstop measures.
+/// Interval of the epoch's ticks: how finely the backstop measures.
 pub(crate) const TICK_MS: u64 = 10;
-/// The slowest machine that is not taken for a hang, in fuel per millisecond: about a fiftieth of a
-/// desktop core.
+/// Speed of the slowest machine that is not taken for a hang, in fuel per millisecond: about a
+/// fiftieth of a desktop core.
 const FUEL_PER_MS_MIN: u64 = 20_000;
 const WALL_MS_MIN: u64 = 2_000;
 const WALL_MS_MAX: u64 = 3_600_000;
-/// What a plugin may take to describe itself, to accept its configuration, and for each of the
-/// cases that are tried before it is taken, whatever its job allows it for judging: ten times the
+/// Fuel that a plugin may use to describe itself, to accept its configuration, and for each of the
+/// cases that are tried before it is taken, whatever its job allows for judging: ten times the
 /// default fuel of one completion, and twice for a plugin with an interpreter.
 pub(crate) const LOAD_FUEL_MAX: u64 = 10 * FUEL_DEFAULT;
 pub(crate) const INTERPRETED_LOAD_FUEL_MAX: u64 = 2 * INTERPRETED_FUEL_FACTOR * FUEL_DEFAULT;
 pub(crate) const LOAD_WALL_MS_MAX: u64 = 60_000;
-/// All cases of a plugin that is tried together.
+/// Time that all cases of a plugin on trial may take together.
 pub(crate) const TRIAL_MS_MAX: u64 = 120_000;
-/// A completion that hits the backstop is judged once more with the backstop times this.
+/// Factor of the backstop when a completion that hit it is judged once more.
 pub(crate) const WALL_RETRY_FACTOR: u64 = 6;
 
-/// Per completion, as they are asked for.
+/// The limits of one completion, as a job asks for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta; a hundred
-    /// times that for an interpreted plugin.
+    /// WASM fuel. `None`: 50,000,000 and 2,000 per byte of prompt, completion, reference and meta;
+    /// a hundred times that for an interpreted plugin.
     pub fuel: Option<u64>,
-    /// MiB of linear memory, all memories of the instance together; `None`: 64, and 512 for an
+    /// MiB of linear memory, all memories of the instance together. `None`: 64, and 512 for an
     /// interpreted plugin. A group's instance gets more by the size of its completions.
     pub memory_mb: Option<u32>,
-    /// Milliseconds of the backstop; `None`: 2 s and what the fuel would take on a very slow
+    /// Milliseconds of the backstop. `None`: 2 s and what the fuel would take on a very slow
     /// machine.
     pub wall_ms: Option<u64>,
-    /// That the guest may hand to the host in one call; `None`: 17 KiB. Without it a string of 8
-    /// MiB that a list names 64 times makes the host allocate 512 MiB.
+    /// Bytes that the guest may hand to the host in one call. `None`: 17 KiB. Without this limit, a
+    /// string of 8 MiB that a list names 64 times makes the host allocate 512 MiB.
     pub hostcall_bytes: Option<usize>,
 }
 
 impl Limits {
-    /// What holds for a component of this size.
+    /// The limits for a component of this size, with defaults filled in. An error if one is out of
+    /// range.
     pub(crate) fn budget(&self, component_bytes: usize) -> Result<Budget, RewardError> {
         let refuse = |key, value, why: &str| {
             Err(RewardError::Limit {
@@ -125,7 +126,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The budget for an input of so many bytes.
+    /// Fuel for an input of this many bytes.
     pub(crate) fn fuel_for(&self, input_bytes: usize) -> u64 {
         let factor = if self.interpreted {
             INTERPRETED_FUEL_FACTOR
@@ -137,7 +138,7 @@ impl Budget {
         self.fuel.unwrap_or_else(|| compiled.saturating_mul(factor))
     }
 
-    /// More of it for input besides the completion; nothing where the job sets the fuel.
+    /// Further fuel for input besides the completion; 0 if the job sets the fuel.
     pub(crate) fn fuel_for_more(&self, input_bytes: usize) -> u64 {
         let factor = if self.interpreted {
             INTERPRETED_FUEL_FACTOR
@@ -150,7 +151,8 @@ impl Budget {
         )
     }
 
-    /// With room for more input: twice, as what is handed in is often copied once.
+    /// Bytes of memory with room for more input: twice its size, because input is often copied
+    /// once.
     pub(crate) fn memory_bytes_with(&self, more_input_bytes: usize) -> usize {
         self.memory_bytes
             .saturating_add(more_input_bytes.saturating_mul(2))

@@ -1,4 +1,4 @@
-//! A completion to be judged as a line of JSON, for tools that work through a file.
+//! Reads a completion to be judged from a line of JSON, for tools that work through a file.
 //!
 //! ```json
 //! {"prompt": "What is 6 * 7?", "completion": "<answer>42</answer>", "reference": "42"}
@@ -11,8 +11,9 @@ use r1d_proto::rollout::FinishReason;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Unknown keys that are told of.
+/// Number of unknown keys that are reported.
 const UNKNOWN_MAX: usize = 8;
+/// The keys of a line.
 pub const KEYS: [&str; 7] = [
     "prompt",
     "completion",
@@ -23,7 +24,7 @@ pub const KEYS: [&str; 7] = [
     "meta",
 ];
 
-/// A line as a JSON object.
+/// Parses a line as a JSON object.
 pub fn object(line: &str) -> Result<Map<String, Value>, String> {
     match serde_json::from_str(line).map_err(|e| format!("not JSON: {e}"))? {
         Value::Object(object) => Ok(object),
@@ -31,8 +32,8 @@ pub fn object(line: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// The completion that line `line` holds, in a group of its own where it names none. `unknown` gets
-/// what else it holds: the key, and the line that had it first.
+/// Returns the completion that line `line` holds; without `group` it is in a group of its own.
+/// `unknown` gets every other key of the object, with the line that had it first.
 pub fn member(
     line: usize,
     mut object: Map<String, Value>,
@@ -78,7 +79,7 @@ pub fn member(
         Some(other) => return Err(format!("`meta` is {}: write an object", kind(&other))),
     };
     let reference = text(&mut object, "reference")?;
-    // What is left: each is warned of once.
+    // The keys that are left are unknown; each is warned about once.
     for (key, _) in object
         .into_iter()
         .take(UNKNOWN_MAX.saturating_sub(unknown.len()))
@@ -97,12 +98,12 @@ pub fn member(
     Ok(Member { completion, group })
 }
 
-/// Null is absent.
+/// Takes a value out of the object; null counts as absent.
 fn taken(object: &mut Map<String, Value>, key: &str) -> Option<Value> {
     object.remove(key).filter(|value| !value.is_null())
 }
 
-/// Takes a string out of the object.
+/// Takes a string out of the object; another type is an error.
 pub fn text(object: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match taken(object, key) {
         None => Ok(None),

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Completions of one line that wait per thread. A full queue makes [`Pool::score`] wait and
-/// [`Pool::try_submit`] refuse.
+/// Number of completions of one line that may wait per thread. While a queue is full,
+/// [`Line::score`] waits and [`Line::try_submit`] refuses.
 pub const QUEUE_PER_THREAD_MAX: usize = 1_024;
 
 type Judgement<T> = Result<T, ScoreError>;
 
-/// Where a judgement goes.
+/// The receiver of a judgement.
 enum Answer<T> {
     Waiting(oneshot::Sender<Judgement<T>>),
     Callback(Box<dyn FnOnce(Judgement<T>) + Send>),
@@ -29,7 +29,7 @@ enum Answer<T> {
 impl<T> Answer<T> {
     fn send(self, judgement: Judgement<T>) {
         match self {
-            // Nobody waits any more: nothing is lost.
+            // If the receiver is gone, nothing is lost.
             Answer::Waiting(sender) => drop(sender.send(judgement)),
             Answer::Callback(done) => done(judgement),
         }
@@ -40,12 +40,12 @@ impl<T> Answer<T> {
     }
 }
 
-/// What is judged in one call.
+/// What one call judges.
 enum Task {
     One(Completion, Answer<Judged>),
-    /// Never split.
+    /// All samples of a prompt, which are never split.
     Group(Vec<Completion>, Answer<Vec<Judged>>),
-    /// A phase of a judged reward; whoever waits is told by the closure.
+    /// A phase of a judged reward; the closure hands on its result.
     Phase(Box<dyn FnOnce(&LoadedReward) + Send>),
 }
 
@@ -62,7 +62,7 @@ impl Task {
         match self {
             Task::One(_, answer) => answer.send(Err(ScoreError::Closed)),
             Task::Group(_, answer) => answer.send(Err(ScoreError::Closed)),
-            // Its sender goes with it, which is how whoever waits is told.
+            // The closure holds the sender; dropping it tells the receiver.
             Task::Phase(phase) => drop(phase),
         }
     }
@@ -75,46 +75,51 @@ fn judge<T>(answer: Answer<T>, score: impl FnOnce() -> Judgement<T>) {
     // A panic of the host is no verdict, and must not cost the pool a thread.
     let judged = catch_unwind(AssertUnwindSafe(score));
     let judged = judged.unwrap_or_else(|panic| Err(ScoreError::Host(panic_text(panic.as_ref()))));
-    // Neither must a panic of the caller's.
+    // Nor must a panic in the caller's code.
     let _ = catch_unwind(AssertUnwindSafe(|| answer.send(judged)));
 }
 
-/// No room in the queue: hand the completion in again when one of yours is done.
+/// The queue has no room: submit the completion again when one of yours is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the scoring queue is full")]
 pub struct QueueFull;
 
-/// A snapshot for `why` and the metrics.
+/// A snapshot of the pool for `why` and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
+    /// Calls that wait, of all lines.
     pub queued: usize,
+    /// Calls at work.
     pub running: usize,
+    /// Scoring threads.
     pub threads: usize,
 }
 
 /// The calls of one line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
+    /// Calls that wait for a thread.
     pub waiting: usize,
+    /// Calls that a thread is working on.
     pub at_work: usize,
-    /// Counts those that have ended since the line began.
+    /// Number of calls that have ended since the line began.
     pub ended: u64,
 }
 
 impl Calls {
-    /// Whether the line is on its way to its verdicts, although it may have none since `before`:
-    /// its own calls end one after the other, or all of them wait while other lines have their
-    /// turns. A line without calls goes nowhere.
+    /// Whether the line makes progress towards its verdicts, even if none is complete since
+    /// `before`: its own calls end one after the other, or all of them wait while other lines have
+    /// their turns. A line without calls makes none.
     pub fn go_on_since(&self, before: &Calls) -> bool {
         let has_any = self.waiting + self.at_work > 0;
         has_any && (self.at_work == 0 || self.ended != before.ended)
     }
 }
 
-/// Closes when dropped: completions still queued end with [`ScoreError::Closed`], running ones end
-/// by themselves.
+/// The scoring threads. When the pool is dropped, completions that are queued end with
+/// [`ScoreError::Closed`]; running ones end by themselves.
 pub struct Pool {
-    /// The line of those that have none of their own.
+    /// The line of callers that have none of their own.
     line: Line,
     lines: AtomicU64,
 }
@@ -128,7 +133,7 @@ pub struct Line {
     threads: usize,
 }
 
-/// What the line's calls know of it. The counts change under the queue's lock.
+/// The part of a line that its calls share. The counts change under the queue's lock.
 struct Place {
     id: u64,
     begun: AtomicU64,
@@ -147,7 +152,7 @@ struct Queue {
     closed: bool,
 }
 
-/// What waits, each in its line; lines have their turns one after the other.
+/// What waits, each in its line; the lines take turns.
 struct Turns<T> {
     /// Lines in which something waits.
     lines: BTreeMap<u64, VecDeque<T>>,
@@ -173,7 +178,7 @@ impl<T> Turns<T> {
         line.push_back(item);
     }
 
-    /// The next of the line whose turn it is, which then goes to the end.
+    /// Takes the next item of the line whose turn it is; the line then goes to the end.
     fn take(&mut self) -> Option<T> {
         let id = self.order.pop_front()?;
         let line = self.lines.get_mut(&id)?;
@@ -239,7 +244,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A line of its own, for one job.
+    /// A new line, for one job.
     pub fn line(&self) -> Line {
         Line::new(
             self.lines.fetch_add(1, Ordering::Relaxed),
@@ -263,6 +268,7 @@ impl Pool {
         self.line.try_submit(reward, completion, done)
     }
 
+    /// How much the pool has to do at the moment.
     pub fn load(&self) -> Load {
         let queue = self.line.shared.lock();
         Load {
@@ -288,6 +294,7 @@ impl Line {
         }
     }
 
+    /// The line's calls at the moment.
     pub fn calls(&self) -> Calls {
         let queue = self.shared.lock();
         let Place { id, begun, ended } = &*self.place;
@@ -301,7 +308,7 @@ impl Line {
     }
 
     /// Judges a completion on the pool. Waits, without holding a thread, while the queue is full.
-    /// Dropping the future takes a completion that waits out of the queue's work.
+    /// If the future is dropped while the completion waits, it is not judged.
     pub async fn score(&self, reward: LoadedReward, completion: Completion) -> Judgement<Judged> {
         let room = self
             .room
@@ -314,7 +321,7 @@ impl Line {
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
-    /// The same for a group, which takes one place in the queue.
+    /// Judges a group on the pool, like [`Line::score`]; it takes one place in the queue.
     pub async fn score_group(
         &self,
         reward: LoadedReward,
@@ -369,8 +376,8 @@ impl Line {
         receiver.await.unwrap_or(Err(ScoreError::Closed))
     }
 
-    /// The same for a caller that is not a future: `done` is called on a scoring thread, so it must
-    /// be short.
+    /// Judges a completion like [`Line::score`], for a caller that is not a future. `done` is
+    /// called on a scoring thread, so it must be short. An error if the queue is full.
     pub fn try_submit(
         &self,
         reward: LoadedReward,
@@ -445,7 +452,7 @@ impl Shared {
             _room: room,
         }) = self.next()
         {
-            // Its place in the queue is free as soon as it has left it.
+            // The place in the queue is free as soon as the completion has left it.
             drop(room);
             task.run(&reward);
             self.lock().end(&place);
@@ -465,7 +472,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
 
-    /// What one line has handed in before does not stand before another's.
+    /// Items that one line handed in earlier do not come before another line's first.
     #[test]
     fn lines_have_their_turns_one_after_the_other() {
         let mut turns = Turns::default();

@@ -1,10 +1,10 @@
-//! Who vouches for a component: Ed25519 signatures (RFC 8032) in `FILE.wasm.sig` beside it.
+//! Signatures of a component: Ed25519 (RFC 8032), in `FILE.wasm.sig` beside it.
 //!
 //! ```text
 //! ed25519 <public key, 64 hex digits> <signature, 128 hex digits>       a line per signer
 //! ```
-//! What is signed is `"r1d plugin v1\0"` and the component's SHA-256. A key file is
-//! `r1d-signing-key <seed, 64 hex digits>`, which its owner alone may read.
+//! The signed message is `"r1d plugin v1\0"` and the component's SHA-256. A key file is
+//! `r1d-signing-key <seed, 64 hex digits>`, which only its owner may read.
 
 use crate::cache::hex;
 use crate::component::FILE_BYTES_MAX;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 const DOMAIN: &[u8] = b"r1d plugin v1\0";
 const KEY_WORD: &str = "r1d-signing-key";
 const ALGORITHM: &str = "ed25519";
-/// Key files and signature files are a few lines.
+/// Largest key file or signature file; both are a few lines.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
 
 /// An Ed25519 public key.
@@ -28,7 +28,7 @@ const SMALL_BYTES_MAX: u64 = 64 << 10;
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// From 64 hex digits.
+    /// Parses 64 hex digits.
     pub fn parse(text: &str) -> Option<PublicKey> {
         unhex(text).map(PublicKey)
     }
@@ -46,7 +46,7 @@ impl std::fmt::Debug for PublicKey {
     }
 }
 
-/// A new key in a new file (0600).
+/// Makes a new key in a new file (0600). An existing file is an error.
 pub fn generate(path: &Path) -> std::io::Result<PublicKey> {
     let mut seed = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut seed)?;
@@ -60,8 +60,8 @@ pub fn generate(path: &Path) -> std::io::Result<PublicKey> {
     Ok(public(&pair(&seed)?))
 }
 
-/// Adds this key's signature to `FILE.sig` (in place of an older one of the same key); its path and
-/// the public key.
+/// Adds this key's signature to `FILE.sig`, in place of an older one of the same key. Returns that
+/// file's path and the public key.
 pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey)> {
     let pair = read_key(key)?;
     let message = message_of(&Sha256::digest(user_file::read(component, FILE_BYTES_MAX)?).into());
@@ -82,8 +82,8 @@ pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey
     Ok((path, public))
 }
 
-/// The keys whose signatures of this component are beside its file and right. An unreadable file
-/// has none.
+/// The keys with a valid signature of this component beside its file. If the signature file cannot
+/// be read, there are none.
 pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
     let message = message_of(sha256);
     let signer = |line: &str| {
@@ -105,7 +105,7 @@ pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
         .collect()
 }
 
-/// `FILE.wasm.sig`.
+/// Path of the signature file of a component: `FILE.wasm.sig`.
 pub fn beside(component: &Path) -> PathBuf {
     let mut name = component.as_os_str().to_owned();
     name.push(".sig");
@@ -144,7 +144,7 @@ fn read_key(path: &Path) -> std::io::Result<Ed25519KeyPair> {
     pair(&seed.ok_or_else(|| wrong("no key of `plugin keygen`"))?)
 }
 
-/// The signatures of a component, as they are beside it; empty where there are none.
+/// The text of a component's signature file; empty if there is none.
 pub(crate) fn read(component: &Path) -> std::io::Result<String> {
     match user_file::read_text(&beside(component), SMALL_BYTES_MAX) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),

@@ -1,5 +1,5 @@
-//! The three worlds of `reward-sdk/wit`, behind one way to link a component, make an instance of
-//! it, and hand it its configuration.
+//! The three worlds of `reward-sdk/wit`, with one way to link a component, make an instance of it,
+//! and hand it its configuration.
 
 use crate::bindings::group::{GroupReward, GroupRewardPre};
 use crate::bindings::judged::{JudgedReward, JudgedRewardPre};
@@ -10,19 +10,21 @@ use std::fmt;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
-/// What a plugin judges at a time.
+/// What a plugin judges in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
     /// One completion.
     Reward,
     /// All samples of one prompt together.
     GroupReward,
-    /// One completion, with the answers of a model: what to ask, and what the answers mean.
+    /// One completion, in two phases: the plugin first has questions for a model, then judges with
+    /// the answers.
     JudgedReward,
 }
 
 impl World {
-    /// Of the function names that a component exports.
+    /// Tells the world by the names of the functions that a component exports; the error names
+    /// those that are missing.
     pub(crate) fn of_exports(exports: impl Fn(&str) -> bool) -> Result<World, Vec<&'static str>> {
         let world = [World::Reward, World::GroupReward, World::JudgedReward]
             .into_iter()
@@ -37,7 +39,8 @@ impl World {
         }
     }
 
-    /// What it exports besides `describe` and `configure`; the first tells it from the others.
+    /// The functions that it exports besides `describe` and `configure`; the first distinguishes it
+    /// from the others.
     fn functions(self) -> &'static [&'static str] {
         match self {
             World::Reward => &["score"],

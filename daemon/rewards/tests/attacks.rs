@@ -1,4 +1,4 @@
-//! The attack corpus: hostile plugins, each ending in the right verdict, none of them felt by a
+//! The attack corpus: hostile plugins, each ending in the right verdict, without effect on a
 //! neighbour (`RWD-1`, `RWD-2`).
 
 mod guests;

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             std::io::Write::write_all(&mut count, b".").unwrap();
             return r1d_rewards::serve_child();
         }
-        // It hears the request, and says nothing for as long as somebody listens.
+        // It reads the request, and sends nothing for as long as the daemon waits.
         Some("hang-child") => {
             std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).unwrap();
             return ExitCode::SUCCESS;

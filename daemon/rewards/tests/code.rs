@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 /// One test compiles the component, the others find it in the cache.
 static COMPILING: Mutex<()> = Mutex::new(());
 
-/// `None`: it is not built.
+/// Loads the plugin; `None` if it is not built.
 fn load(rewards: &Rewards, config: &str, limits: Limits) -> Option<LoadedReward> {
     if !shipped().join("code.wasm").is_file() {
         eprintln!(

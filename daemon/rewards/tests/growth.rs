@@ -1,5 +1,5 @@
-//! What reloads and poisoned batches leave behind: nothing. Tests that measure the process, so one
-//! at a time and in a binary of their own.
+//! Reloads and poisoned batches leave nothing behind. These tests measure the process, so they run
+//! one at a time and in a binary of their own.
 
 mod guests;
 

@@ -1,5 +1,5 @@
 //! Loading is apart from judging: a plugin that is slow, greedy or hostile before it judges
-//! anything costs whoever loads it, and nobody else.
+//! anything costs only the caller that loads it.
 
 mod guests;
 
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const LOOP: &str = "(loop $again (br $again)) (unreachable)";
 
-/// As large as a component with an interpreter inside, which gets a hundred times the fuel.
+/// A component of the size of one with an interpreter inside, which gets a hundred times the fuel.
 fn padded(guest: &Guest<'_>) -> Vec<u8> {
     const PADDING: usize = 2 << 20;
     let mut bytes = component(guest);

@@ -9,7 +9,7 @@ use guests::{completion, rewards};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Completion, Judged, Member, World, attacks};
 
-/// Each alone in its group.
+/// Members that are each alone in their group.
 fn alone(completions: impl Iterator<Item = Completion>) -> Vec<Member> {
     completions
         .enumerate()
@@ -59,8 +59,8 @@ fn every_poison_ends_in_a_verdict_within_the_limits() {
                 let found = format!("{plugin:?}, {place}, {name}: {judged:?}");
                 match &judged.outcome {
                     Outcome::Score { value, .. } => assert!(range.contains(value), "{found}"),
-                    // What is wrong with the row is no fault of the completion's; nothing that a
-                    // completion says is.
+                    // Something wrong with the row may make an abstention; nothing in a completion
+                    // does.
                     Outcome::Abstain { reason } => {
                         assert!(place != "completion" && reason.len() < 600, "{found}")
                     }
@@ -106,8 +106,8 @@ fn no_poison_is_the_right_answer_or_keeps_the_form() {
     }
 }
 
-/// What a reward model says is input too: what is no number is a fault that names the model,
-/// whatever it is.
+/// A reward model's answer is input too: if it is no number, that is a fault that names the model,
+/// whatever the text.
 #[test]
 fn a_reward_models_poison_is_a_fault() {
     let rewards = rewards(THREADS);
@@ -128,7 +128,7 @@ fn a_reward_models_poison_is_a_fault() {
     }
 }
 
-/// A judge that writes this.
+/// A judge that answers everything with this text.
 struct Writes<'a>(&'a str);
 
 impl Answers for Writes<'_> {
@@ -138,7 +138,7 @@ impl Answers for Writes<'_> {
     }
 }
 
-/// What a judge writes is input too: no poison is a fault, or a verdict that nobody wrote.
+/// A judge's text is input too: no poison is a fault, or a verdict that the judge did not give.
 #[test]
 fn a_judges_poison_is_no_verdict() {
     let rewards = rewards(THREADS);

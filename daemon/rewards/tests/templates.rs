@@ -9,7 +9,7 @@ use r1d_rewards::{LoadedReward, RewardError, RewardSpec};
 use reward_sdk::golden::{Expected, parse};
 use std::path::PathBuf;
 
-/// `None`: it is not built.
+/// Path of a template's component; `None` if it is not built.
 fn template(language: &str) -> Option<PathBuf> {
     let path = shipped().join(format!("../templates/{language}.wasm"));
     if !path.is_file() {

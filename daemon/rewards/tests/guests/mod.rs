@@ -34,7 +34,7 @@ impl Default for Guest<'_> {
     }
 }
 
-/// Where `score` bodies put their result: discriminant; at +4 the value or the error's
+/// Address of the result of `score` bodies: discriminant; at +4 the value or the error's
 /// discriminant; parts at +8, +12; the reason's discriminant at +16, its string at +20, +24.
 pub const RESULT: u32 = 4096;
 
@@ -144,7 +144,7 @@ pub fn rewards(threads: usize) -> Rewards {
     .unwrap()
 }
 
-/// Where `make plugins` leaves the plugins of this repository.
+/// Directory in which `make plugins` leaves the plugins of this repository.
 pub fn shipped() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),

@@ -30,7 +30,8 @@ pub const THREADS: usize = 2;
 pub const BATCH: usize = 64;
 pub const GROUP: usize = 16;
 
-/// A model that says the same of everything: a reward model this, a judge its verdict.
+/// A model that answers everything with the same text: a reward model with this number, a judge
+/// with this verdict.
 pub struct Model<'a>(pub &'a str);
 
 pub const VERDICT: &str = r#"{"analysis": "No.", "correctness": "incorrect"}"#;
@@ -70,8 +71,8 @@ pub fn asked(text: &str) -> Completion {
     }
 }
 
-/// As many groups of completions that differ in everything; each has as many tokens as its
-/// neighbours.
+/// Groups of completions that differ in everything; neighbours in a group differ in their tokens by
+/// one.
 pub fn batch() -> Vec<Member> {
     let text = |i: usize| {
         format!(
