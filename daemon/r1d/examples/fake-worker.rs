@@ -537,7 +537,7 @@ impl Worker {
     }
 }
 
-/// Of a stage whose ids are cut off: what each id was drawn from, as it might be.
+/// The sampling mask of a stage that cuts ids off: a possible set of ids for each token.
 fn kept_ids(sampling: &Sampling, completion_ids: &[u32], seed: u64) -> SamplingMask {
     if !sampling.keep_sampling_mask || sampling.top_p == 1.0 {
         return SamplingMask::default();

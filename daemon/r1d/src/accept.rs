@@ -1,4 +1,4 @@
-//! Taking a job in: everything that it reads is read and checked before it is queued.
+//! Accepts a job: reads and checks everything that it needs before it is queued.
 
 use crate::inputs::Found;
 use crate::job_log::JobLog;
@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Letters of a job's id: 32^8 ids, read aloud without doubt (no i, l, o, u).
+/// Letters of a job's id, without i, l, o and u, which are misread. Eight of them make 32^8 ids.
 const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const ID_LENGTH: usize = 8;
 /// Ids tried until one is free.
@@ -66,7 +66,7 @@ impl AcceptError {
     }
 }
 
-/// What the job would do. Blocks, and gives up where nobody wants to know any more.
+/// Returns what the job would do. Blocks; gives up when no client waits for the plan any more.
 pub(crate) fn plan(
     text: &str,
     rewards: &Rewards,
@@ -99,15 +99,15 @@ pub(crate) fn plan(
     })
 }
 
-/// The day that chat templates are told is the one of the submission, and recorded with the job:
-/// taken up later, its prompts are the same (`STEP-2`).
+/// Sets the date that chat templates see to the day of the submission. It is recorded with the job,
+/// so the prompts are the same when the job is taken up later (`STEP-2`).
 fn date(job: &mut Job, now: Duration) {
     if job.date.is_none() {
         job.date = r1d_data::template::date_of(now.as_secs());
     }
 }
 
-/// A job that is queued.
+/// A job that has been queued.
 pub(crate) struct Submitted {
     pub job: JobId,
     pub warnings: Vec<String>,
@@ -115,16 +115,16 @@ pub(crate) struct Submitted {
     pub plugins: BTreeMap<String, String>,
 }
 
-/// What a client hands in.
+/// What a client submits.
 pub(crate) struct Submission {
     pub text: String,
-    /// Wins over the job file's.
+    /// Overrides the job file's priority.
     pub priority: Option<i32>,
-    /// SHA-256 of plugins, by name or absolute path.
+    /// SHA-256 by plugin: by its name, or its absolute path.
     pub pins: BTreeMap<String, String>,
-    /// Stages that earlier jobs have finished are taken over.
+    /// Whether stages that earlier jobs have finished are taken over.
     pub reuses: bool,
-    /// The client's id of it.
+    /// The client's id of the submission.
     pub id: String,
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn submit(
             .map_err(io::Error::other)
     };
     let inputs = inputs.hashed(&wanted)?;
-    // A file that is gone again is named when the job opens it.
+    // A file that has gone since is named when the job opens it.
     let keys = reuse::keys(&loaded_job.job, &plugins, views, Some(&inputs)).unwrap_or_default();
     let inputs = serde_json::to_vec(&inputs).map_err(io::Error::from)?;
     let job_toml = loaded_job.job.to_toml();
@@ -202,7 +202,7 @@ pub(crate) fn submit(
             }
             Err(LedgerError::Rejected(Rejected::DuplicateJob { .. })) => continue,
             Err(error) => {
-                // Nothing refers to the directory: it is best not left behind.
+                // Nothing refers to the directory, so it is removed.
                 let _ = std::fs::remove_dir_all(&outputs.dir);
                 return Err(error.into());
             }
@@ -211,7 +211,7 @@ pub(crate) fn submit(
     Err(AcceptError::NoId)
 }
 
-/// A job that an earlier submission with the same id became.
+/// The job that an earlier submission with the same id became.
 pub(crate) fn submitted_before(record: &JobRecord) -> Submitted {
     let first = record
         .reward_versions
@@ -227,8 +227,8 @@ pub(crate) fn submitted_before(record: &JobRecord) -> Submitted {
     }
 }
 
-/// Whether the submission that the job came from asked for the same: its text is parsed, so what is
-/// only written otherwise is the same.
+/// Whether the job was submitted with the same contents as `request`. Both job files are parsed, so
+/// a different spelling of the same settings makes no difference.
 pub(crate) fn asked_for(record: &JobRecord, request: &Request) -> bool {
     let Request::Submit {
         job,
@@ -243,7 +243,7 @@ pub(crate) fn asked_for(record: &JobRecord, request: &Request) -> bool {
     let (Ok(mut asked), Ok(known)) = (Job::parse(job, Path::new("/")), known) else {
         return false;
     };
-    // Where the client gives none, it is that of the first submission.
+    // A request without a date takes that of the first submission.
     asked.date = asked.date.or_else(|| known.date.clone());
     let judges = submitted_before(record).plugins;
     let is_pinned = |(plugin, pin): (&String, &String)| {
@@ -257,7 +257,7 @@ pub(crate) fn asked_for(record: &JobRecord, request: &Request) -> bool {
         && *no_reuse != record.reuse.enabled
 }
 
-/// An id for a submission whose client made none.
+/// Makes an id for a submission whose client gave none.
 pub(crate) fn new_request_id(views: &JobViews) -> String {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);
@@ -268,7 +268,7 @@ pub(crate) fn new_request_id(views: &JobViews) -> String {
     )
 }
 
-/// From the clock, the process and the number of jobs: unique enough to try.
+/// Makes a job id from the clock, the process, the number of jobs and `attempt`: likely to be free.
 fn new_id(views: &JobViews, attempt: u64) -> JobId {
     let nanos = views.clock.unix().as_nanos() as u64;
     let mut hash = counter_hash(&[
@@ -292,7 +292,7 @@ fn new_id(views: &JobViews, attempt: u64) -> JobId {
 mod tests {
     use super::*;
 
-    /// Accepted yesterday and taken up today, from what was recorded: the day is yesterday's.
+    /// A job that was accepted yesterday and is taken up today keeps yesterday's date.
     #[test]
     fn a_recorded_day_stays() {
         let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \

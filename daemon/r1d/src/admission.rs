@@ -1,13 +1,13 @@
-//! How many clients may have what at a time (`LIM-1`), so that those who say nothing, those who
-//! watch, and those for whom much has to be read do not take each other's places, nor the place of
-//! who only wants to cancel a job.
+//! Limits how many clients of each kind the daemon serves at a time (`LIM-1`). Clients that send
+//! nothing, that watch, or that need much to be read therefore do not take each other's places, nor
+//! the place of a client that only wants to cancel a job.
 //!
 //! | kind | at a time | one more |
 //! |---|---|---|
-//! | connected, and nothing asked yet | [`ARRIVING_MAX`] | takes the place of the oldest |
+//! | connected, without a request yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, looks into files | a few at work ([`Lane`]) | waits; behind [`WAITING_MAX`] it is refused |
+//! | plans, submissions, reads of samples and data sets, cancellations | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
 
 use r1d_proto::control::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 const ARRIVING_MAX: usize = 128;
 const ANSWERS_MAX: usize = 128;
 const STREAMS_MAX: usize = 128;
-/// Clients of one room, at work or waiting for that.
+/// Clients that one [`Lane`] takes, at work or waiting.
 const WAITING_MAX: usize = 64;
 /// Jobs that are read at a time to be planned.
 const PLANS_MAX: usize = 2;
@@ -55,7 +55,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// A place for a stream, for as long as what is returned is held.
+    /// Takes a place for a stream; dropping the permit releases it. An error if all are taken.
     pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, ControlError> {
         self.streams
             .clone()
@@ -71,7 +71,7 @@ fn busy(count: usize, what: &str) -> ControlError {
     }
 }
 
-/// Work of one kind: so much of it is done at a time, and so much waits.
+/// Work of one kind: a few clients are at work at a time, and a bounded number waits.
 #[derive(Clone)]
 pub(crate) struct Lane {
     what: &'static str,
@@ -79,8 +79,8 @@ pub(crate) struct Lane {
     at_work: Arc<Semaphore>,
 }
 
-/// A turn at the work, until it is dropped: whoever works takes it along, since what was begun goes
-/// on when the client leaves.
+/// A turn at the work, until it is dropped. The work itself holds it, because it goes on if the
+/// client leaves.
 pub(crate) struct Permit {
     _inside: OwnedSemaphorePermit,
     _at_work: OwnedSemaphorePermit,
@@ -95,8 +95,7 @@ impl Lane {
         }
     }
 
-    /// The wait for a turn, or a refusal at once where too many wait. Dropping the wait gives the
-    /// place up.
+    /// Waits for a turn; an error at once if too many wait. Dropping the future gives the place up.
     pub(crate) fn enter(
         &self,
     ) -> Result<impl Future<Output = Result<Permit, ControlError>> + use<>, ControlError> {
@@ -117,15 +116,14 @@ impl Lane {
     }
 }
 
-/// ConnectionPlaces of which the newest client always gets one: the oldest is cut where all are
-/// taken.
+/// Places of which the newest client always gets one: if all are taken, the oldest client is cut.
 #[derive(Clone)]
 pub(crate) struct ConnectionPlaces(Arc<Mutex<Taken>>);
 
 struct Taken {
     limit: usize,
     count: u64,
-    /// In the order in which they were taken.
+    /// In the order in which the places were taken.
     by_age: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
@@ -151,7 +149,7 @@ impl ConnectionPlaces {
     pub(crate) fn take(&self) -> ConnectionPlace {
         let mut taken = self.lock();
         if taken.by_age.len() >= taken.limit {
-            // Dropped, it tells its client's task to end.
+            // Dropping the sender tells the oldest client's task to end.
             taken.by_age.pop_first();
         }
         let (keep, cut) = oneshot::channel();
@@ -212,7 +210,7 @@ mod tests {
         let refused = room.enter().err().unwrap();
         assert_eq!(refused.kind, ErrorKind::Busy);
         assert!(refused.message.contains("64 plans"), "{}", refused.message);
-        // Who waits no longer has no place.
+        // A client that no longer waits has no place.
         waiting.pop();
         assert!(room.enter().is_ok());
         drop(first);

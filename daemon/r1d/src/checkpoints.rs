@@ -1,13 +1,14 @@
 //! Checkpoints as they are found: whether they are the ones that the ledger has a record of, and
-//! whose directory they are in.
+//! which state directory they belong to.
 //!
-//! A checkpoint is told by the hash of its manifest, which lists the hashes of its files: another
-//! job's or another step's in its place is a damaged one, and so is none. What may be back soon, a
-//! directory that is not mounted or cannot be read, and what nothing can take the place of, is
-//! waited for.
+//! A checkpoint is identified by the hash of its manifest, which lists the hashes of its files.
+//! Another job's or another step's checkpoint in its place is therefore a damaged one, and is not
+//! used. A job waits for what may be back soon (a directory that is not mounted or cannot be read),
+//! and for what nothing can replace.
 //!
-//! `checkpoint.to` is outside of the state directory, and a copy of that has the same jobs: the
-//! file [`OWNER_FILE`] beside the checkpoints of a job names the state directory whose they are.
+//! `checkpoint.to` is outside of the state directory, and a copy of the state directory has the
+//! same jobs. The file [`OWNER_FILE`] beside a job's checkpoints therefore names the state
+//! directory that they belong to.
 
 use crate::digest;
 use crate::outputs::Outputs;
@@ -28,10 +29,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// In a job's directory below `checkpoint.to`: the path of the state directory.
+/// A file in a job's directory below `checkpoint.to`; it holds the path of the state directory.
 const OWNER_FILE: &str = "state-directory";
 const OWNER_MAX_BYTES: u64 = 64 << 10;
-/// Bytes of a manifest: one of 100,000 files.
+/// Largest manifest that is read: enough for 100,000 files.
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +60,13 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     move |source| CheckpointError::Io { path, source }
 }
 
-/// The checkpoint's manifest has the hash on record, and what it lists is there.
+/// Checks that the checkpoint's manifest has the hash on record, and that the listed files are
+/// there.
 pub(crate) fn is_whole(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     manifest(checkpoint).map(drop)
 }
 
-/// As [`is_whole`], and every file has the contents that its manifest says. Reads the whole
+/// Checks as [`is_whole`] does, and that every file has the contents on record. Reads the whole
 /// checkpoint.
 pub(crate) fn is_unharmed(checkpoint: &CheckpointRecord) -> Result<(), CheckpointError> {
     for entry in manifest(checkpoint)?.files {
@@ -93,16 +95,17 @@ fn manifest(checkpoint: &CheckpointRecord) -> Result<Manifest, CheckpointError> 
     Ok(manifest)
 }
 
-/// A checkpoint that is not the one on record, or gone.
+/// A checkpoint that is gone, or is not the one on record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lost {
     pub stage: u32,
     pub step: u64,
-    /// Names the directory, and what is wrong with it.
+    /// Names the directory and what is wrong with it.
     pub what: String,
 }
 
-/// What is wrong with a checkpoint; an error where that says nothing of it.
+/// Returns what is wrong with a checkpoint, if anything is. An error means that it cannot be read
+/// now.
 fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
     let dir = checkpoint.dir.display();
     match is_whole(checkpoint) {
@@ -122,8 +125,8 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
     }
 }
 
-/// The checkpoints of the stage at work that are lost, for the job to go on from the one before
-/// each. An error names what the job has to wait for. Blocks.
+/// Finds the lost checkpoints of the stage at work: the job goes on from the one before each. An
+/// error names what the job has to wait for. Blocks.
 pub(crate) fn check(
     record: &JobRecord,
     job: &Job,
@@ -137,7 +140,7 @@ pub(crate) fn check(
         .position(|stage| stage.state != State::Succeeded)
         .unwrap_or(stages.len());
     let mut needed = depends(job, at_work.min(last)).unwrap_or_default().stages;
-    // All are finished: the last weights are exported.
+    // All stages are finished: the last weights are to be exported.
     needed.extend((at_work > last).then_some(last));
     let needed: Vec<(&StageRecord, &CheckpointRecord)> = needed
         .into_iter()
@@ -202,7 +205,7 @@ pub(crate) fn check(
     Ok(lost_ones)
 }
 
-/// Whether the job's directory below `checkpoint.to` can be used.
+/// Checks that the job's directory below `checkpoint.to` can be used.
 fn is_there(dir: &Path, is_used: bool, state_dir: &Path) -> Result<(), String> {
     let shown = dir.display();
     let away = fs::read_dir(dir)
@@ -231,14 +234,14 @@ fn owner(dir: &Path) -> Option<PathBuf> {
     )))
 }
 
-/// Whether there is another state directory at `path`, whatever the two are called.
+/// Whether `path` holds another state directory, whatever the two are called.
 fn is_another(path: &Path, state_dir: &Path) -> bool {
     let identity =
         |dir: &Path| fs::metadata(dir.join(LEDGER_FILE)).map(|found| (found.dev(), found.ino()));
     identity(path).is_ok_and(|other| identity(state_dir).is_ok_and(|own| own != other))
 }
 
-/// Makes the job's directory below `checkpoint.to` this state directory's.
+/// Marks the job's directory below `checkpoint.to` as this state directory's.
 pub(crate) fn own(dir: &Path, state_dir: &Path) -> io::Result<()> {
     if owner(dir).as_deref() == Some(state_dir) {
         return Ok(());

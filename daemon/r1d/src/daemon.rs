@@ -33,15 +33,15 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// For the workers to die when the daemon stops.
+/// Longest time for the workers to end when the daemon stops.
 const STOP_MAX: Duration = Duration::from_secs(15);
-/// For the steps in flight, when the daemon was asked to stop after them.
+/// Longest time for the steps in flight, if the daemon was asked to commit them before it stops.
 const LAST_STEP_MAX: Duration = Duration::from_secs(600);
-/// Owner and group may use the socket: who is in its group may submit jobs.
+/// Owner and group may use the socket: members of its group may submit jobs.
 const SOCKET_MODE: u32 = 0o660;
-/// Bytes of a socket's path that the kernel takes: `sockaddr_un` without its final zero.
+/// Longest path of a socket that the kernel takes: `sockaddr_un` without its final zero.
 const SOCKET_PATH_MAX_BYTES: usize = 107;
-/// Between two looks whether the state directory is still there.
+/// Time between two checks that the state directory is still there.
 const IN_PLACE_LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
@@ -71,17 +71,17 @@ pub(crate) enum DaemonError {
     Executable(std::io::Error),
 }
 
-/// A configuration with which the daemon cannot run (sysexits' EX_CONFIG): started again it fails
-/// again, until somebody has changed it.
+/// Exit status for a configuration with which the daemon cannot run (sysexits' EX_CONFIG): a
+/// restart fails too, until an operator has changed it.
 pub(crate) const EXIT_CONFIG: u8 = 78;
-/// A state directory that somebody has to mend (sysexits' EX_DATAERR).
+/// Exit status for a state directory that an operator has to mend (sysexits' EX_DATAERR).
 const EXIT_DATA: u8 = 65;
-/// Anything else, which may be over when the daemon is started again.
+/// Exit status for anything else, which a restart may overcome.
 const EXIT_FAILED: u8 = 1;
 
 impl DaemonError {
-    /// What systemd goes by: the unit starts the daemon again after an exit status that time or a
-    /// restart may mend, and after no other.
+    /// The exit status, by which systemd decides: the unit starts the daemon again after one that
+    /// time or a restart may mend, and after no other.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             DaemonError::SocketPath(_) | DaemonError::Setup(_) => EXIT_CONFIG,
@@ -101,7 +101,7 @@ enum StopCause {
     Signal,
     /// `r1ctl shutdown`.
     JudgeRequest,
-    /// Its state directory is gone.
+    /// The state directory is gone from its path.
     Displaced(DaemonError),
 }
 
@@ -110,11 +110,11 @@ struct DaemonParts {
     service: ControlService,
     jobs: Supervised<Jobs>,
     recipes: Vec<WorkerCommand>,
-    /// Kept until all workers are gone.
+    /// Locked until all workers are gone.
     state: Arc<StateDir>,
 }
 
-/// Serves until a signal or a client says stop.
+/// Serves until a signal or a client asks the daemon to stop.
 pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), DaemonError> {
     let state = Arc::new(StateDir::lock(&settings.state_dir)?);
     let system = actix::System::new();
@@ -127,7 +127,7 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
         notify::send("STATUS=reading the ledger");
         let parts = build(&settings, state, clock.clone(), shutdown)?;
         notify::send("STATUS=trying the devices");
-        // A device may take minutes to answer; whoever stops the service does not wait for it.
+        // A device may take minutes to answer; a stop of the service does not wait for it.
         tokio::select! {
             tried = setup::try_devices(&parts.recipes, &parts.service.views.live_status) => tried?,
             _ = terminate.recv() => return Ok(()),
@@ -139,27 +139,28 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
             parts.jobs.clone(),
         );
         tasks::spawn("devices", again);
-        // Until now no device was given a job. The queue that is being made anew looks by itself.
+        // No device has had a job until now. A queue that is being recreated looks for jobs by
+        // itself.
         let _ = parts.jobs.ask("the queue", DeviceUsable).await;
         let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {
             _ = terminate.recv() => StopCause::Signal,
             _ = interrupt.recv() => StopCause::Signal,
-            // An error means that nobody may ask: this daemon is a service.
+            // An error means that clients may not stop the daemon, because it is a service.
             Ok(_) = asked.wait_for(|asked| *asked) => StopCause::JudgeRequest,
             gone = displaced(&parts) => StopCause::Displaced(gone),
         };
         let after_step = match why {
             StopCause::Signal => false,
             StopCause::JudgeRequest => true,
-            // What a run would still write lands nowhere, or in the directory of another.
+            // Later writes of a run would be lost, or land in the directory of another daemon.
             StopCause::Displaced(error) => return Err(error),
         };
         drain(&parts, after_step).await;
         drop(socket);
-        // Nobody can tell a stale socket from a daemon that does not answer; under the lock it is
-        // ours to remove.
+        // A client cannot tell a stale socket from a daemon that does not answer. The lock makes it
+        // this daemon's to remove.
         let _ = std::fs::remove_file(&settings.socket);
         Ok(())
     });
@@ -168,7 +169,7 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
     ended
 }
 
-/// Waits for the moment when the state directory is no longer the one that the daemon has locked.
+/// Waits until the directory at the state directory's path is no longer the locked one.
 async fn displaced(parts: &DaemonParts) -> DaemonError {
     loop {
         tokio::time::sleep(IN_PLACE_LOOK).await;
@@ -283,8 +284,8 @@ fn build(
     })
 }
 
-/// Lets go of kept components that judge no job of the ledger: of submissions that were refused,
-/// and of jobs that are gone.
+/// Removes kept components that judge no job of the ledger, because the submission was refused or
+/// the job is gone.
 fn prune(ledger: &Ledger, rewards: &Rewards) {
     let named = ledger
         .jobs()
@@ -299,8 +300,8 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     }
 }
 
-/// Holds the end of the daemon before this one against the jobs that it worked for, where it ended
-/// without a word.
+/// If the previous daemon ended without a clean stop, holds that against the jobs that it worked
+/// for.
 fn strike(ledger: &Ledger) {
     for record in ledger
         .jobs()
@@ -321,7 +322,7 @@ fn strike(ledger: &Ledger) {
     }
 }
 
-/// How the workers of a device are started.
+/// The command that starts the workers of a device.
 fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
     WorkerCommand {
         device: device.into(),
@@ -332,7 +333,7 @@ fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
     }
 }
 
-/// A device, its worker's supervisor, and what a run on it needs.
+/// Starts the supervisor of a device's worker; returns what a run on the device needs.
 fn run_context(
     settings: &Settings,
     state: &StateDir,
@@ -372,8 +373,8 @@ fn run_context(
     })
 }
 
-/// Binds the socket. The state directory is locked, so a socket that is there is a dead daemon's,
-/// unless it is another directory's.
+/// Binds the socket. The state directory is locked, so an existing socket is a dead daemon's,
+/// unless it belongs to another state directory.
 fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
     if path.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
         return Err(DaemonError::SocketPath(path.into()));
@@ -407,7 +408,7 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
     Ok(listener)
 }
 
-/// Clients that connected since the socket was bound have waited in its queue.
+/// Serves the clients, also those that have connected since the socket was bound.
 fn serve_clients(
     listener: Arc<UnixListener>,
     parts: &DaemonParts,
@@ -439,8 +440,7 @@ fn announce(settings: &Settings) {
     }
 }
 
-/// Stops the runs: nothing is lost, all that counts is durable, and the jobs go on when a daemon is
-/// back.
+/// Stops the runs. What counts is durable, and the jobs go on when a daemon is back.
 async fn drain(parts: &DaemonParts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");

@@ -1,17 +1,17 @@
-//! The data sets that a job's stages make: what rejection sampling kept, one row for each
-//! completion, in the order of the committed steps.
+//! The data sets that a job's stages make: one row for each completion that rejection sampling
+//! kept, in the order of the committed steps.
 //!
 //! | column | |
 //! |---|---|
 //! | `prompt` | as the source's row has it: text, or a list of messages |
 //! | `completion` | text, without what ends it |
-//! | `reference`, `domain` | where the source has them |
-//! | the source's other columns | but for those with a name of this table |
+//! | `reference`, `domain` | if the source has them |
+//! | the source's other columns | except those with a name of this table |
 //! | `reward` | the weighted sum of the scores |
 //!
 //! The rows are a function of the committed rollouts, so a stage that is finished again after a
-//! crash writes the same bytes. Beside them lies a record with their SHA-256, which is compared
-//! whenever they are read.
+//! crash writes the same bytes. A record beside them holds their SHA-256, which is compared at each
+//! reading.
 
 use crate::digest;
 use crate::loaded_job::LoadedJob;
@@ -65,39 +65,38 @@ pub(crate) enum DataSetError {
 /// How a data set came about: `datasets/<stage>.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DataSetRecord {
-    /// As later stages read them.
+    /// Rows of the data set that later stages read.
     pub rows: u64,
-    /// Of the JSONL file that later stages read.
+    /// SHA-256 of the JSONL file that later stages read, in hexadecimal.
     pub sha256: String,
-    /// Somebody has looked at it ([`crate::review`]).
+    /// Whether people have reviewed the data set ([`crate::review`]).
     #[serde(default)]
     pub reviewed: bool,
-    /// The JSONL file beside this one that later stages read: `<stage>.jsonl`, or what took its
-    /// place.
+    /// The name of the file beside this record that later stages read; `None` for the stage's own
+    /// `<stage>.jsonl`.
     #[serde(default)]
     pub file: Option<String>,
-    /// What the stage made, where another file took its place: rows and SHA-256.
+    /// Rows and SHA-256 of what the stage made, if an imported file has replaced it.
     #[serde(default)]
     pub before_review: Option<(u64, String)>,
-    /// Completions.
+    /// Completions that were sampled.
     pub sampled: u64,
-    /// Share of those that the stage's rewards let through.
+    /// Share of the sampled completions that the stage's rewards let through.
     pub acceptance_rate: f64,
-    /// Prompts, counted in each pass.
+    /// Prompts that were sampled from; each pass over the data counts again.
     pub prompts: u64,
     pub prompts_with_rows: u64,
-    /// Rows whose text has other token ids than were sampled: the tokenizer's own choice for the
-    /// same text.
+    /// Rows whose text the tokenizer encodes to other ids than were sampled.
     pub other_ids: u64,
-    /// Completions that are left out because their token ids are no text.
+    /// Completions that are left out because their token ids are not valid text.
     pub illegible: u64,
 }
 
-/// The data sets that are there when a job's inputs are opened.
+/// The data sets that exist when a job's inputs are opened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataSets {
     pub dir: PathBuf,
-    /// Stages that are finished.
+    /// Names of the finished stages.
     pub finished: BTreeSet<String>,
 }
 
@@ -108,9 +107,9 @@ impl DataSetRecord {
             .map_or(self.rows, |(rows, _)| *rows)
     }
 
-    /// What later stages read.
+    /// The path of the file that later stages read.
     pub(crate) fn file_of(&self, dir: &Path, stage: &str) -> PathBuf {
-        // The name alone: a record leads nowhere else.
+        // Only the file name counts, so that a record cannot point to another directory.
         let named = self
             .file
             .as_deref()
@@ -118,13 +117,13 @@ impl DataSetRecord {
         named.map_or_else(|| rows_of(dir, stage), |name| dir.join(name))
     }
 
-    /// The name of a file that takes the place of what the stage made.
+    /// The name of an imported file that replaces what the stage made.
     pub(crate) fn imported_name(stage: &str, sha256: &str) -> String {
         let short: String = sha256.chars().take(12).collect();
         format!("{stage}.reviewed-{short}.jsonl")
     }
 
-    /// That file is the data set from now on.
+    /// Makes the imported file the data set.
     pub(crate) fn take(&mut self, rows: u64, sha256: String, stage: &str) {
         self.return_to_made();
         self.before_review = Some((self.rows, self.sha256.clone()));
@@ -132,7 +131,7 @@ impl DataSetRecord {
         (self.rows, self.sha256) = (rows, sha256);
     }
 
-    /// What the stage made is the data set.
+    /// Makes what the stage itself made the data set again.
     pub(crate) fn return_to_made(&mut self) {
         if let Some((rows, sha256)) = self.before_review.take() {
             (self.rows, self.sha256, self.file) = (rows, sha256, None);
@@ -144,7 +143,7 @@ fn rate(kept: u64, sampled: u64) -> f64 {
     kept as f64 / sampled.max(1) as f64
 }
 
-/// What the stage itself made.
+/// The path of the file that the stage itself makes.
 pub(crate) fn rows_of(dir: &Path, stage: &str) -> PathBuf {
     dir.join(format!("{stage}.jsonl"))
 }
@@ -154,8 +153,8 @@ fn record_of(dir: &Path, stage: &str) -> PathBuf {
 }
 
 impl DataSets {
-    /// The file of a finished stage's data set, its bytes compared with the record; `None` while
-    /// the stage is not finished.
+    /// The file of a finished stage's data set, after its bytes were compared with the record;
+    /// `None` while the stage is not finished.
     pub(crate) fn find(&self, stage: &str) -> Result<Option<PathBuf>, DataSetError> {
         if !self.finished.contains(stage) {
             return Ok(None);
@@ -176,10 +175,10 @@ impl DataSets {
     }
 }
 
-/// Bytes of a data set's record, which is a few numbers.
+/// Largest record of a data set that is read; it holds a few numbers.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 
-/// The record of a data set that is there.
+/// Reads the record of a data set.
 pub(crate) fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
     let changed = |problem: String| DataSetError::Changed {
         stage: stage.into(),
@@ -202,7 +201,7 @@ pub(crate) fn write_record(
     })?)
 }
 
-/// Passes bytes on and hashes them.
+/// A writer that passes bytes on and hashes them.
 struct Hashed<W> {
     inner: W,
     hash: Sha256,
@@ -226,9 +225,9 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
     }
 }
 
-/// Writes what the stage (its index and settings) kept in its `steps` committed steps. Blocks, for
-/// hours where that is millions of completions: `goes_on` is told again and again how many of the
-/// steps are written, and says whether to write the rest.
+/// Writes the rows that the stage (its index and settings) kept in its `steps` committed steps.
+/// Blocks, for hours if there are millions of completions. `goes_on` gets the number of steps
+/// written so far, again and again; it returns whether to write the rest.
 pub(crate) fn make(
     loaded_job: &LoadedJob,
     outputs: &Outputs,
@@ -267,7 +266,7 @@ pub(crate) fn make(
                 counts,
                 &goes_on,
             ) {
-                // The file is given up whatever the error; which one it was is reported below.
+                // The file is given up whatever the error is; that error is reported below.
                 failed = Some(error);
                 return Err(std::io::Error::other("rollouts"));
             }
@@ -391,7 +390,7 @@ fn line(row: &Row, source: &DataSource, completion: &str, reward: Option<f32>) -
     if source.tools.is_some() {
         line.push(("tools".into(), row.tools.clone().unwrap_or(Json::Null)));
     }
-    // In as many digits as tell it from its neighbours.
+    // Use as many digits as distinguish it from its neighbours.
     let reward = reward
         .and_then(|reward| reward.to_string().parse::<f64>().ok())
         .filter(|reward| reward.is_finite());

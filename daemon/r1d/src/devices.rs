@@ -1,10 +1,10 @@
-//! Which devices this node has, found without loading libtorch.
+//! Finds the devices of this node without loading libtorch.
 
 use r1d_job::daemon::Devices;
 use std::path::Path;
 
-/// `cpu`, `cuda:0`, …: what the configuration lists, or every NVIDIA device, or the CPU where there
-/// is none.
+/// The names of the devices (`cpu`, `cuda:0`, …): those that the configuration lists, or every
+/// NVIDIA device, or the CPU if there is none.
 pub(crate) fn found(devices: &Devices) -> Vec<String> {
     match devices {
         Devices::Listed(listed) => listed.clone(),
@@ -19,7 +19,7 @@ pub(crate) fn found(devices: &Devices) -> Vec<String> {
     }
 }
 
-/// The driver makes a node `nvidia<N>` for each device; `CUDA_VISIBLE_DEVICES` may hide some.
+/// Counts the driver's device nodes `nvidia<N>`; `CUDA_VISIBLE_DEVICES` may hide some.
 fn nvidia_devices(dev: &Path) -> usize {
     let is_device = |name: &str| {
         name.strip_prefix("nvidia")
@@ -40,7 +40,7 @@ fn nvidia_devices(dev: &Path) -> usize {
     }
 }
 
-/// Threads that one tensor operation of a CPU worker may use; 0 in the configuration: all cores.
+/// Threads that one tensor operation of a CPU worker may use; `configured` = 0 means all cores.
 pub(crate) fn torch_threads(configured: u32) -> u32 {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),

@@ -12,15 +12,15 @@ pub(crate) fn hex(hash: Sha256) -> String {
         .collect()
 }
 
-/// The hash of all bytes of a regular file. `wanted` is asked between parts and ends it by an
-/// error.
+/// SHA-256 of all bytes of a regular file. `wanted` is called between parts; its error ends the
+/// reading.
 pub(crate) fn of_file(path: &Path, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
     let mut hash = Sha256::new();
     add(&mut hash, user_file::open(path)?, wanted)?;
     Ok(hex(hash))
 }
 
-/// Adds all that the reader gives to a hash.
+/// Adds everything that the reader returns to a hash; `wanted` as in [`of_file`].
 pub(crate) fn add(
     hash: &mut Sha256,
     mut from: impl Read,

@@ -1,5 +1,5 @@
-//! The job's inputs as they were when it was submitted: a resumed job that reads other bytes would
-//! not be the same job.
+//! A job's inputs as they were when it was submitted: a resumed job that read other bytes would be
+//! another job.
 
 use crate::digest;
 use r1d_data::storage::write_atomically;
@@ -14,7 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Beside a tokenizer, what has a say in what it makes.
+/// Files beside `tokenizer.json` that affect what a tokenizer does.
 const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -26,8 +26,8 @@ const TOKENIZER_FILES: [&str; 8] = [
     "config.json",
 ];
 
-/// Files and directories as the job names them: one that is out of reach has no files to be found
-/// in it.
+/// Files and directories as the job names them. Files inside a directory that is out of reach
+/// cannot be listed.
 pub(crate) fn named(job: &Job) -> BTreeSet<PathBuf> {
     let data = job
         .data
@@ -55,7 +55,7 @@ fn rewards(job: &Job) -> impl Iterator<Item = &Reward> {
         .flat_map(|rollouts| &rollouts.rewards)
 }
 
-/// Directories of models that rewards ask.
+/// Directories of the models that rewards ask.
 fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
     rewards(job).filter_map(|reward| match &reward.model {
         Some(ModelRef::Directory(dir)) => Some(dir),
@@ -63,8 +63,7 @@ fn asked(job: &Job) -> impl Iterator<Item = &PathBuf> {
     })
 }
 
-/// Files of the data sets, templates, tokenizers, models and what rewards ask, as far as they are
-/// found.
+/// All files that are found of data sets, templates, tokenizers, models and what rewards use.
 pub(crate) fn paths(job: &Job) -> BTreeSet<PathBuf> {
     let mut paths: BTreeSet<PathBuf> = job
         .data
@@ -93,7 +92,7 @@ pub(crate) fn paths(job: &Job) -> BTreeSet<PathBuf> {
     paths
 }
 
-/// The tokenizer's file, and what has a say in it beside it; those that are there.
+/// The tokenizer's files that exist: its own and those beside it that affect it.
 pub(crate) fn tokenizer_files(tokenizer: &Path) -> BTreeSet<PathBuf> {
     looked_for(tokenizer)
         .into_iter()
@@ -114,22 +113,23 @@ fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The files of a directory's weights, as whoever opens them finds them. What is wrong with them is
-/// told by that one: here there are none then.
+/// The files of a directory's weights, as the worker will find them. Empty if they are faulty: an
+/// error is reported when they are opened.
 pub(crate) fn weight_files(dir: &Path) -> BTreeSet<PathBuf> {
     r1d_shape::weight_files(dir).unwrap_or_default()
 }
 
-/// Bytes of the record of a job's inputs, a few hundred for each file.
+/// Largest record of a job's inputs that is read; it has a few hundred bytes for each file.
 const RECORD_MAX_BYTES: u64 = 256 << 20;
-/// Bytes up to which a file that is no data is hashed whole.
+/// Files up to this size are hashed whole; larger ones only if they are data.
 const WHOLE_MAX_BYTES: u64 = 64 << 20;
-/// Places of a larger file that are hashed, besides its beginning, and the bytes of each.
+/// Places of a larger file that are hashed besides its beginning, and the bytes of each.
 const SAMPLES: u64 = 1024;
 const SAMPLE_BYTES: u64 = 4096;
 
-/// The hash of all bytes of a file, or of its size, its beginning and evenly spaced samples: other
-/// weights differ nearly everywhere. `wanted` is asked between parts and ends it by an error.
+/// The hash of all bytes of a file; or, unless `whole`, of its size, its beginning and evenly
+/// spaced samples, because different weights differ nearly everywhere. `wanted` is called between
+/// parts; its error ends the reading.
 fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<String> {
     if whole {
         return digest::of_file(path, wanted);
@@ -147,12 +147,12 @@ fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Re
     Ok(digest::hex(hash))
 }
 
-/// What changes whenever a file is written or replaced, and now and then without that.
+/// Metadata that changes whenever a file is written or replaced, and sometimes otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     bytes: u64,
     modified_ns: i128,
-    /// The time of the last change of the inode, which no copy can set.
+    /// Time of the inode's last change, which a copy cannot set.
     changed_ns: i128,
     inode: u64,
 }
@@ -174,7 +174,7 @@ impl Stamp {
 #[derive(Serialize, Deserialize)]
 struct Seen {
     stamp: Stamp,
-    /// Whether the hash is of all its bytes.
+    /// Whether the hash covers all bytes.
     whole: bool,
     sha256: String,
     /// The stamp of a file in its place that had other bytes: it need not be read again.
@@ -182,8 +182,8 @@ struct Seen {
     other: Option<Stamp>,
 }
 
-/// What a job reads, as it was when the job was submitted: its files, those that were looked for in
-/// vain, and what its patterns and directories of weights held.
+/// What a job reads, as it was when the job was submitted: its files, the files that were looked
+/// for but missing, and what its patterns and directories of weights held.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Inputs {
     files: BTreeMap<PathBuf, Seen>,
@@ -192,7 +192,7 @@ pub(crate) struct Inputs {
     weights: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
 }
 
-/// What is found of a job's inputs before the job is read.
+/// The inputs that are found before the job is read, not hashed yet.
 pub(crate) struct Found {
     inputs: Inputs,
     data: BTreeSet<PathBuf>,
@@ -252,8 +252,8 @@ impl Found {
         })
     }
 
-    /// The same with hashes. A file that has changed since is an error that names it; `wanted` is
-    /// asked between parts and ends it by an error.
+    /// Hashes the files. A file that changes meanwhile is an error that names it; `wanted` is
+    /// called between parts, and its error ends the reading.
     pub(crate) fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
         let Found {
             mut inputs,
@@ -284,7 +284,7 @@ impl Found {
 }
 
 impl Inputs {
-    /// The hash of all bytes of one of the files, as it was submitted.
+    /// SHA-256 of all bytes of a file as it was submitted; `None` if it was not hashed whole.
     pub(crate) fn sha256_of(&self, path: &Path) -> Option<&str> {
         self.files
             .get(path)
@@ -292,7 +292,7 @@ impl Inputs {
             .map(|seen| seen.sha256.as_str())
     }
 
-    /// Names what is not as it was; `None` when all is.
+    /// Describes the first input that is not as it was; `None` if all are.
     fn unlike(&mut self) -> Option<String> {
         let away = self.files.keys().find_map(|path| {
             let error = user_file::open(path).err()?;
@@ -304,7 +304,8 @@ impl Inputs {
         away.or_else(|| self.added()).or_else(|| self.changed())
     }
 
-    /// Names a file that was not there when the job was submitted, and would have a say.
+    /// Describes a file that did not exist when the job was submitted and would change what it
+    /// reads.
     fn added(&self) -> Option<String> {
         let patterns = self
             .patterns
@@ -314,7 +315,7 @@ impl Inputs {
             .weights
             .iter()
             .map(|(dir, were)| (weight_files(dir), were));
-        // A file that has a pattern's own name is read instead of what the pattern matched.
+        // A file that has a pattern's own name would be read instead of the files that match it.
         let absent = self
             .absent
             .iter()
@@ -333,7 +334,7 @@ impl Inputs {
         ))
     }
 
-    /// Names a file with other bytes. One whose stamp alone differs gets its new stamp.
+    /// Describes a file with other bytes. If only its stamp differs, records the new stamp.
     fn changed(&mut self) -> Option<String> {
         self.files.iter_mut().find_map(|(path, was)| {
             let now = Stamp::of(path).ok()?;
@@ -364,8 +365,8 @@ fn at(path: &Path, error: impl Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }
 
-/// Whether nothing was written or added since the record was made, as far as stamps tell: no file
-/// is read.
+/// Whether nothing was written or added since the record was made, judged by stamps: no file is
+/// read.
 pub(crate) fn is_untouched(record: &Path) -> bool {
     let read = user_file::read(record, RECORD_MAX_BYTES)
         .and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
@@ -376,9 +377,9 @@ pub(crate) fn is_untouched(record: &Path) -> bool {
     })
 }
 
-/// Names an input that is not as `record`, the file of the job's [`Inputs`], says; `None` when all
-/// are. A job waits until they are. What was learned of files on the way is written into the
-/// record.
+/// Describes an input that is not as `record`, the file of the job's [`Inputs`], has it; `None` if
+/// all are. A job waits until they are. What was found out about files on the way is written into
+/// the record.
 pub(crate) fn unlike(record: &Path) -> Option<String> {
     let read = user_file::read(record, RECORD_MAX_BYTES);
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
@@ -393,7 +394,7 @@ pub(crate) fn unlike(record: &Path) -> Option<String> {
         }
     };
     let unlike = inputs.unlike();
-    // What cannot be written is found out again the next time.
+    // A record that cannot be written now is found out again the next time.
     if let Ok(after) = serde_json::to_vec(&inputs)
         && after != before
     {

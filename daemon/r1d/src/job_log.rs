@@ -1,4 +1,4 @@
-//! A job's own log, `log.jsonl`: what `r1ctl logs` prints. A line that cannot be written goes to
+//! A job's own log, `log.jsonl`, which `r1ctl logs` prints. A line that cannot be written goes to
 //! the daemon's log alone.
 
 use r1d_proto::control::LogLine;
@@ -45,7 +45,7 @@ impl JobLog {
         self.write("error", message);
     }
 
-    /// A line of the worker's standard error.
+    /// Logs a line of the worker's standard error.
     pub(crate) fn worker(&self, line: &str) {
         let line = shown::line(line);
         tracing::debug!(job = self.0.job, "worker: {line}");
@@ -63,7 +63,7 @@ impl JobLog {
         };
         text.push('\n');
         let file = user_file::append(&self.0.path);
-        // One write call per line: lines of several tasks do not mix.
+        // One write call per line, so that lines of several tasks do not mix.
         if let Err(error) = file.and_then(|mut file| file.write_all(text.as_bytes())) {
             tracing::warn!(
                 job = self.0.job,
@@ -74,7 +74,8 @@ impl JobLog {
     }
 }
 
-/// Whole lines of `bytes` and how many bytes they are. A line torn by a crash is left out.
+/// Parses the whole lines of `bytes`; returns them and their length in bytes. A line torn by a
+/// crash is left out.
 pub(crate) fn parse(bytes: &[u8]) -> (Vec<LogLine>, usize) {
     let whole = bytes
         .iter()

@@ -1,9 +1,9 @@
-//! The one thread that reads and writes for a running job, in the order in which it is asked:
-//! journal, ledger, rollout files, metrics.
+//! The one thread that reads and writes for a running job, in the order of its tasks: journal,
+//! ledger, rollout files, metrics.
 //!
-//! What the job's machine relies on: a step's records are synced before it trains, its rollout file
-//! is whole before the ledger commits it, and an answer is given only when what it says is durable
-//! (`STEP-1`).
+//! The job's machine relies on three things: a step's records are synced before it trains, its
+//! rollout file is whole before the ledger commits it, and an answer is sent only when what it
+//! confirms is durable (`STEP-1`).
 
 use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
@@ -31,19 +31,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Tasks that may wait (`LIM-1`): the asker waits when the writer is behind, so memory is bounded
-/// by the disk's pace.
+/// Tasks that may wait (`LIM-1`). The sender waits when the writer is behind, so the disk's pace
+/// bounds memory.
 const QUEUE_MAX_TASKS: usize = 256;
-/// From the end of an attempt to the end of its writer, which has one write in hand at most.
+/// Longest time from the end of an attempt to the end of its writer, which has one write in hand at
+/// most.
 pub(crate) const WRITER_END_MAX: Duration = Duration::from_secs(600);
-/// Telling the ledger that the other jobs are put down, when a writer hangs.
+/// Longest time for the ledger to put the other jobs down when a writer hangs.
 const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) enum Task {
     Keep(Keep),
     Store(Store, oneshot::Sender<Event>),
-    /// What a stage kept becomes a data set; `progress` hears how far that is, as far as it has
-    /// room.
+    /// Turns what a stage kept into a data set. `progress` gets reports of how far that is; those
+    /// that find no room are dropped.
     MakeDataSet {
         stage: usize,
         progress: mpsc::Sender<Event>,
@@ -80,7 +81,7 @@ pub(crate) enum Task {
         step: u64,
         dir: PathBuf,
     },
-    /// Make room for a directory that the worker is to write: whatever is there is of an attempt
+    /// Removes whatever is at a directory that the worker is to write: it is left of an attempt
     /// that did not get to record it.
     Clear {
         dir: PathBuf,
@@ -112,7 +113,8 @@ enum WriterError {
 }
 
 impl WriterError {
-    /// A refusal of the ledger means that someone else runs the job.
+    /// What this error means for the attempt. A refusal of the ledger means that another daemon
+    /// runs the job.
     fn end(self) -> End {
         match self {
             WriterError::Ledger(error) => unrecorded(&error),
@@ -123,8 +125,8 @@ impl WriterError {
     }
 }
 
-/// What it means for an attempt that something could not be kept: what the operating system refused
-/// is waited for.
+/// What it means for an attempt that something could not be kept. If the operating system refused
+/// it, the job waits.
 pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     match outside::said_by_the_system(error).and_then(outside::remedy) {
         Some(what) => End::Away {
@@ -159,31 +161,31 @@ pub(crate) struct JobWriter {
     pub ledger: Arc<Ledger>,
     pub views: JobViews,
     pub loaded_job: Arc<LoadedJob>,
-    /// The SHA-256 of the data sets that stages have made, as the inputs hold them.
+    /// The SHA-256 of the data sets that stages have made, by stage, as the inputs hold them.
     pub made: Arc<BTreeMap<String, String>>,
     pub outputs: Outputs,
     pub clock: SharedClock,
     pub log: JobLog,
     pub journals: BTreeMap<usize, Journal>,
-    /// Hears of each task that is begun, as far as it has room.
+    /// Gets an event for each task that is begun; an event that finds no room is dropped.
     pub begun: mpsc::Sender<Event>,
-    /// A record could not be kept: nothing that builds on it may be confirmed.
+    /// Set once a record could not be kept: nothing that builds on it may be confirmed.
     pub failed: Option<End>,
 }
 
-/// The writers that may still write, by job. A job has one at most: two would write over each other
-/// in the journal, which knows no epochs.
+/// The writers that may still write, by job. A job has at most one: two would overwrite each
+/// other's records in the journal, which knows no epochs.
 #[derive(Clone, Default)]
 pub(crate) struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
 
 #[derive(Clone)]
 struct Known {
     stop: Arc<AtomicBool>,
-    /// Closed when the thread has ended, however it did.
+    /// Closed when the thread has ended, even by a panic.
     gone: watch::Receiver<()>,
 }
 
-/// Held by a writer's thread.
+/// Held by a writer's thread as long as it runs.
 struct Writing {
     stop: Arc<AtomicBool>,
     _alive: watch::Sender<()>,
@@ -213,20 +215,20 @@ impl JobWriters {
         }
     }
 
-    /// The job's writer ends after what it has in hand; what is queued behind that is as lost as in
-    /// a crash. Returns when it has ended.
+    /// Stops the job's writer after the task in hand, and returns when it has ended. Queued tasks
+    /// are lost as in a crash.
     async fn end(&self, job: &JobId) {
         let known = self.lock().get(job).cloned();
         if let Some(Known { stop, mut gone }) = known {
             stop.store(true, Ordering::Relaxed);
-            // Nothing is ever sent: an error is its end.
+            // Nothing is ever sent: the error is the thread's end.
             while gone.changed().await.is_ok() {}
         }
     }
 
-    /// Waits until nobody writes for the job. A thread that hangs in the disk cannot be ended but
-    /// with its process, and no attempt may begin beside it: then the daemon gives up, for systemd
-    /// to start a fresh one. That is held against no other job.
+    /// Waits until no writer of the job is left. A thread that hangs in the disk can only be ended
+    /// with its process, and no attempt may begin beside it. In that case the daemon gives up, and
+    /// systemd starts a fresh one; that is held against no other job.
     pub(crate) async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
         if tokio::time::timeout(WRITER_END_MAX, self.end(job))
             .await
@@ -236,7 +238,7 @@ impl JobWriters {
             tracing::error!(%job, "the writer of the job's last attempt has not ended within \
                                    {waited} s: the daemon gives up");
             let (ledger, job) = (ledger.clone(), job.clone());
-            // Where it is the ledger that hangs, there is nobody to tell.
+            // If the ledger itself hangs, this cannot be recorded.
             let _ = tokio::time::timeout(
                 PUT_DOWN_MAX,
                 tasks::blocking(move || put_down_others(&ledger, &job)),
@@ -247,7 +249,7 @@ impl JobWriters {
     }
 }
 
-/// The end of the daemon that follows is the doing of `job`, or of its disk.
+/// Puts all other jobs down: the end of the daemon that follows is due to `job` or its disk.
 fn put_down_others(ledger: &Ledger, job: &JobId) {
     let records = ledger.jobs();
     let others = records.iter().filter(|record| {
@@ -262,8 +264,8 @@ fn put_down_others(ledger: &Ledger, job: &JobId) {
 }
 
 impl JobWriter {
-    /// Starts the thread; it ends when the sender is dropped, or [`JobWriters::none`] is waited
-    /// for. No other writer of the job may be there.
+    /// Starts the thread. It ends when the sender is dropped, or [`JobWriters::none`] is waited
+    /// for. The job must have no other writer.
     pub(crate) fn start(mut self, writers: &JobWriters) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
         let writing = writers.begin(&self.job);
@@ -272,11 +274,11 @@ impl JobWriter {
                 .blocking_recv()
                 .filter(|_| !writing.stop.load(Ordering::Relaxed))
             {
-                // A word that finds no room stands behind one that says as much.
+                // An event that finds no room follows one that means the same.
                 let _ = self.begun.try_send(Event::Writing);
                 self.carry_out(task, &writing.stop);
             }
-            // Its files are closed before anybody is told.
+            // Close the files before the end is announced.
             drop(self);
             drop(writing);
         })?;
@@ -311,7 +313,7 @@ impl JobWriter {
                         total,
                         unit: "steps".into(),
                     };
-                    // A word that finds no room is followed by others.
+                    // A report that finds no room is followed by others.
                     let _ = progress.try_send(Event::Progress(doing));
                     !stop.load(Ordering::Relaxed)
                 };
@@ -357,7 +359,7 @@ impl JobWriter {
             (None, Ok(event)) => event,
             (None, Err(error)) => Event::Fault(error.end()),
         };
-        // An asker that is gone was stopped; what was stored stays stored.
+        // If the receiver is gone, its run was stopped; what was stored stays stored.
         let _ = answer.send(event);
     }
 
@@ -429,7 +431,7 @@ impl JobWriter {
         }))
     }
 
-    /// Whether the journal holds anything of a step after this one, or of a stage after this one.
+    /// Whether the journal holds anything of a later step of this stage, or of a later stage.
     fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, WriterError> {
         let own = self
             .journal(stage)?
@@ -439,7 +441,7 @@ impl JobWriter {
         Ok(own || self.later_stages(stage).any(|dir| dir.exists()))
     }
 
-    /// Where the journals of the stages after this one are, if any.
+    /// The directories of later stages' journals; they need not exist.
     fn later_stages(&self, stage: usize) -> impl Iterator<Item = PathBuf> + use<> {
         let (journal, stages) = (self.outputs.journal(), self.loaded_job.job.stages.len());
         (stage + 1..stages).map(move |later| Journal::dir(&journal, later as u32))
@@ -484,8 +486,9 @@ impl JobWriter {
                     settings.kind_name().into(),
                     settings.steps(rows),
                 );
-                // From here on no review changes what the stage reads; one that came since it was
-                // read is read first.
+                // Hold the review lock, so that no import replaces the data set after this check.
+                // If one arrived since the inputs were opened, the job has to open them again
+                // first.
                 let _held = self
                     .views
                     .reviews
@@ -523,7 +526,7 @@ impl JobWriter {
                     advantages,
                 }])?;
                 if let Err(error) = journal.sync() {
-                    // Nobody knows what the disk has of the step: it is done again.
+                    // It is unknown what the disk has of the step, so the step is done again.
                     if let Err(stays) = journal.drop_from(step) {
                         tracing::warn!(job = %self.job,
                             "a step that could not be synced stays in the journal: {stays}");
@@ -637,15 +640,16 @@ impl JobWriter {
         if let Some(journal) = self.journals.get_mut(&stage) {
             journal.committed(step + 1);
             if !trains {
-                // There are no weights to rebuild: the rollout file is all that is left to say of
-                // the step.
+                // There are no weights to rebuild, so the rollout file is the only record of the
+                // step that is needed.
                 journal.prune_before(step + 1)?;
             }
         }
         Ok(self.outputs.append_metrics(&name, step + 1, &metrics)?)
     }
 
-    /// What a rejection-sampling stage kept becomes a data set once all its steps are committed.
+    /// Turns what a rejection-sampling stage kept into a data set, once all its steps are
+    /// committed.
     fn make_data_set(
         &self,
         stage: usize,
@@ -690,7 +694,7 @@ impl JobWriter {
         Ok(())
     }
 
-    /// A rollout and the texts that people read.
+    /// A rollout with its texts, for people to read.
     fn readable(&self, stage: usize, scored: ScoredRollout) -> Result<RolloutRow, WriterError> {
         let tokenizer = self
             .loaded_job
@@ -712,8 +716,9 @@ impl JobWriter {
         })
     }
 
-    /// The ledger forgets the checkpoint first: a directory that is half gone is never restored
-    /// from. The journal needs no more than the steps since the oldest checkpoint that is left.
+    /// Removes a checkpoint. The ledger forgets it first, so that a directory that is half removed
+    /// is never restored from. The journal only needs the steps since the oldest checkpoint that is
+    /// left.
     fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), WriterError> {
         let (job, epoch) = (self.job.clone(), self.epoch);
         self.apply(LedgerCommand::DropCheckpoint {
@@ -791,8 +796,8 @@ mod tests {
         assert_eq!(["a", "b", "c"].map(taken_up), [true, false, false]);
     }
 
-    /// Nobody writes for the job when its next attempt begins: what is in hand is waited for, what
-    /// is queued is not begun.
+    /// When a job's next attempt begins, its last writer has ended: the task in hand is finished,
+    /// queued tasks are not begun.
     #[actix::test]
     async fn the_next_attempt_waits_for_the_last_ones_writer() {
         let (writers, (ledger, _dir)) = (JobWriters::default(), ledger());

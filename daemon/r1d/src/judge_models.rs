@@ -1,5 +1,5 @@
-//! Whom a job's judged rewards ask: reward models, which answer with a number, and judges, which
-//! write. A question becomes token ids here, an answer becomes text.
+//! The models that a job's judged rewards ask: reward models, which answer with a number, and
+//! judges, which write text. Questions become token ids here, and answers become text.
 
 use crate::loaded_job::LoadError;
 use crate::weights::{Gives, check_weights, read_config};
@@ -24,8 +24,8 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Errors name the file. With a fresh `head` the weights of a language model need none of their
-    /// own.
+    /// Opens the model's files. Errors name the file. With a fresh `head`, the weights of a
+    /// language model need no head of their own.
     pub(crate) fn open(weights: &Weights, head: Head) -> Result<Model, LoadError> {
         let (config, text) = read_config(&weights.config())?;
         let config = match weights {
@@ -50,25 +50,25 @@ impl Model {
         })
     }
 
-    /// The weights have the multi-token prediction module too, for a stage that runs it.
+    /// Checks that the weights include the multi-token prediction module, for a stage that runs it.
     pub(crate) fn check_prediction(&self) -> Result<(), LoadError> {
         match (&self.base, self.config.clone().with_prediction()) {
             (ModelSource::Directory(dir), Ok(config)) => {
                 check_weights(dir, config, Head::Stored).map(drop)
             }
-            // That config.json announces none is told in the job's own words.
+            // A config.json that announces none is reported in terms of the job file.
             _ => Ok(()),
         }
     }
 }
 
-/// A model that is asked.
+/// A model that rewards ask.
 enum JudgeModel {
-    /// With its own tokenizer, where it has one.
+    /// A reward model and its own tokenizer, if it has one.
     RewardModel(Option<Arc<Tokenizer>>),
     Judge {
         questions: Box<Questions>,
-        /// Tokens of question and answer.
+        /// Tokens that question and answer may have together.
         positions: u64,
     },
 }
@@ -97,7 +97,7 @@ impl JudgeModel {
 #[derive(Default)]
 pub(crate) struct JudgeModels {
     known: BTreeMap<AskedModel, JudgeModel>,
-    /// Of those that rewards name by their directory.
+    /// Shapes of the models that rewards name by their directory.
     pub facts: BTreeMap<PathBuf, ModelShape>,
 }
 
@@ -109,7 +109,7 @@ fn wants(ask: &Ask) -> Gives {
     }
 }
 
-/// A plugin asks a model for what it does not give.
+/// The error of a plugin that asks its model for what the model does not give.
 fn other_kind(reward: &Reward, wanted: Gives) -> String {
     let model = reward.model.as_ref().map_or_else(
         || plugin_stem(&reward.plugin.to_string()),
@@ -134,7 +134,8 @@ fn other_kind(reward: &Reward, wanted: Gives) -> String {
 }
 
 impl JudgeModels {
-    /// Opens whom a reward asks, and sees by a trial that its plugin asks for what that gives.
+    /// Opens the model that a reward asks, and checks by a trial that its plugin asks for what the
+    /// model gives.
     pub(crate) fn open(
         &mut self,
         job: &Job,
@@ -163,8 +164,8 @@ impl JudgeModels {
         }
     }
 
-    /// What is wrong with a plugin that asks for what its reward's model does not give, as far as a
-    /// trial on its golden cases shows.
+    /// Describes the mistake of a plugin that asks for what its reward's model does not give, as
+    /// far as a trial on its golden cases shows; `None` if it shows none.
     pub(crate) fn misfit(
         &self,
         job: &Job,
@@ -190,9 +191,8 @@ impl JudgeModels {
         })
     }
 
-    /// The questions as the model reads them. `policy` is the tokenizer of the completions, which a
-    /// reward model without one of its own shares; `adds_special` holds for it. An error ends the
-    /// job.
+    /// Encodes the questions for the model. `policy` is the tokenizer of the completions, which a
+    /// reward model without its own shares; `adds_special` applies to it. An error ends the job.
     pub(crate) fn questions(
         &self,
         job: &Job,
@@ -249,7 +249,7 @@ impl JudgeModels {
         }
     }
 
-    /// What the model said, as the plugin reads it. An error ends the job.
+    /// Decodes the model's answers for the plugin. An error ends the job.
     pub(crate) fn answers(
         &self,
         job: &Job,
@@ -257,7 +257,7 @@ impl JudgeModels {
         answers: Answers,
     ) -> Result<Vec<Result<String, String>>, String> {
         match (self.of(job, reward)?, answers) {
-            // In as many digits as tell a float32 from its neighbours.
+            // Use as many digits as distinguish a float32 from its neighbours.
             (JudgeModel::RewardModel(_), Answers::Numbers(numbers)) => Ok(numbers
                 .into_iter()
                 .map(|number| Ok(number.to_string()))

@@ -1,5 +1,5 @@
-//! What the running jobs and the devices do now: written by the actors, read by whoever asks.
-//! Nothing here is needed to go on after a crash.
+//! What the running jobs and the devices do now: written by the actors, read for clients. Nothing
+//! here is needed to go on after a crash.
 
 use r1d_proto::control::{Activity, DeviceStatus};
 use r1d_proto::ids::JobId;
@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// A job as its runner last showed it.
+/// A job as its runner last reported it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JobSnapshot {
     pub activity: Option<Activity>,
     pub waits: Vec<Wait>,
     pub eta_s: Option<f64>,
-    /// Steps of every stage, by the plan.
+    /// Steps of every stage, from the plan.
     pub steps: Vec<u64>,
-    /// How the job ended, where the ledger could not be told (a full disk).
+    /// The job's error, if the ledger could not record it (a full disk).
     pub failed: Option<String>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct LiveStatus(Arc<Snapshots>);
 
 struct Snapshots {
     state: Mutex<State>,
-    /// Counts changes.
+    /// The number of changes.
     changed: watch::Sender<u64>,
 }
 
@@ -33,12 +33,12 @@ struct Snapshots {
 struct State {
     jobs: BTreeMap<JobId, JobSnapshot>,
     devices: Vec<DeviceStatus>,
-    /// Why no device is given a job.
+    /// Why no device gets a job, if so.
     held: Option<String>,
 }
 
 impl LiveStatus {
-    /// Devices get no jobs before they are [`LiveStatus::found`] to be usable.
+    /// Creates the status. Devices get no jobs before they are [`LiveStatus::found`] to be usable.
     pub(crate) fn new(devices: &[String]) -> LiveStatus {
         let device = |name: &String| DeviceStatus {
             device: name.clone(),
@@ -60,7 +60,7 @@ impl LiveStatus {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is one assignment: a panic cannot leave half of one.
+        // Every change is one assignment, so a panic cannot leave half of one.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +70,7 @@ impl LiveStatus {
         result
     }
 
-    /// Marks that something changed elsewhere (the ledger).
+    /// Reports a change elsewhere (the ledger).
     pub(crate) fn touch(&self) {
         self.change(|_| ());
     }
@@ -79,7 +79,7 @@ impl LiveStatus {
         self.change(|state| state.jobs.insert(job.clone(), live));
     }
 
-    /// The job that waits goes on waiting, for something else now; whether that is new.
+    /// Replaces what a waiting job waits for; returns whether that is new.
     pub(crate) fn renew_wait(&self, job: &JobId, what: &str) -> bool {
         let is_new = |wait: &Wait| wait.waits_for != what;
         if !self
@@ -121,7 +121,7 @@ impl LiveStatus {
         devices
     }
 
-    /// Why no device is given a job, whichever it is; `None`: nothing keeps them from it.
+    /// Sets the reason why no device gets a job; `None` if devices get jobs.
     pub(crate) fn hold(&self, cause: Option<String>) {
         if self.lock().held != cause {
             self.change(|state| state.held = cause);
@@ -138,7 +138,7 @@ impl LiveStatus {
         });
     }
 
-    /// The job that the device had needs it no more.
+    /// Marks the device as idle: its job has released it.
     pub(crate) fn left(&self, device: &str) {
         self.device(device, |status| {
             status.job = None;
@@ -155,7 +155,7 @@ impl LiveStatus {
         while self.is_usable(device) && changes.changed().await.is_ok() {}
     }
 
-    /// Whether the device can run a job at all.
+    /// Whether the device can run jobs.
     pub(crate) fn is_usable(&self, device: &str) -> bool {
         self.lock()
             .devices
@@ -163,7 +163,8 @@ impl LiveStatus {
             .any(|status| status.device == device && status.problem.is_none())
     }
 
-    /// What a look at the device found ([`crate::setup`]); `None`: it can be used.
+    /// Records the result of a look at the device ([`crate::setup`]); `None` means that it can be
+    /// used.
     pub(crate) fn found(&self, device: &str, problem: Option<String>) {
         self.device(device, |status| {
             if problem.is_some() || status.problem.is_some() {
@@ -173,7 +174,7 @@ impl LiveStatus {
         });
     }
 
-    /// Tells of every change from now on.
+    /// A receiver that is notified of every change from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }

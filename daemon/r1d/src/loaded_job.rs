@@ -1,5 +1,5 @@
-//! Everything that a job reads, opened and checked: done once to accept a job or plan it, and again
-//! when it runs.
+//! Everything that a job reads, opened and checked: once to accept or plan the job, and again when
+//! it runs.
 
 use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
@@ -33,9 +33,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLock;
 
-/// Domains that an error names.
+/// Most domains that an error lists.
 const DOMAINS_SHOWN_MAX: usize = 20;
-/// Salt that keeps the further prompts of dynamic sampling apart from the steps' own.
+/// A salt that keeps the extra prompts of dynamic sampling apart from the steps' own.
 const RESAMPLE: u64 = 0x7265_7361;
 
 #[derive(Debug, thiserror::Error)]
@@ -96,16 +96,16 @@ pub(crate) enum LoadError {
 /// A reward that is ready to judge.
 pub(crate) struct JobReward {
     pub reward: Reward,
-    /// Its components are these of [`LoadedJob::reward plugins`].
+    /// The index of its components in [`LoadedJob::reward_versions`].
     pub number: usize,
     facts: DeclaredScores,
 }
 
-/// Held-out prompts as each of the models that are evaluated reads them, and who judges their
+/// Held-out prompts, rendered for each model that is evaluated, and the rewards that judge their
 /// completions.
 struct LoadedEval {
     data: Arc<DataSet>,
-    /// By model; of the same rows for each.
+    /// The prompts by model; all models have the same rows.
     prompts: BTreeMap<usize, Arc<Prompts>>,
     judges: Vec<JobReward>,
 }
@@ -119,7 +119,7 @@ impl LoadedEval {
     }
 }
 
-/// Prompts and who judges their completions.
+/// Prompts and the rewards that judge their completions.
 struct Prompted {
     data: Arc<DataSet>,
     prompts: Arc<Prompts>,
@@ -134,17 +134,17 @@ enum LoadedStage {
         held_out: Option<Preferences>,
     },
     Prompted(Prompted),
-    /// The stage is an evaluation, and its material among those.
+    /// The stage is an evaluation; its data is in [`LoadedJob::evals`].
     Evaluated {
         rows: u64,
     },
     PendingStage(PendingStage),
 }
 
-/// What is known of a stage that reads what a stage before it keeps, until that one is finished.
+/// What is known of a stage that reads what an earlier stage keeps, until that stage is finished.
 struct PendingStage {
     judges: Vec<JobReward>,
-    /// Of all prompts that the stage before may keep, tokens.
+    /// Tokens of the longest prompt that the earlier stage may keep.
     prompt_max: u32,
 }
 
@@ -155,13 +155,13 @@ pub(crate) struct LoadedJob {
     pub reward_versions: RwLock<RewardVersions>,
     /// One per [`Job::models`].
     models: Vec<Model>,
-    /// Whom rewards ask.
+    /// The models that rewards ask.
     pub judge_models: JudgeModels,
     stages: Vec<LoadedStage>,
     evals: Vec<LoadedEval>,
 }
 
-/// What several stages and evaluations share.
+/// What several stages and evaluations share while a job is loaded.
 struct JobLoader<'a> {
     job: &'a Job,
     models: &'a [Model],
@@ -170,13 +170,13 @@ struct JobLoader<'a> {
     versions: Vec<VersionHistory>,
     made: &'a DataSets,
     data: BTreeMap<String, Arc<DataSet>>,
-    /// By data set, model and template.
+    /// Prompts by data set, model and template.
     prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
     judge_models: JudgeModels,
 }
 
-/// What is to be among the weights of a model of the job: whoever only starts reward models from
-/// them puts a head over them.
+/// The head that a model's weights must have. A model that only starts reward models gets a fresh
+/// one.
 fn head(job: &Job, model: usize) -> Head {
     if job.only_starts_reward_models(model) {
         Head::Fresh
@@ -186,9 +186,9 @@ fn head(job: &Job, model: usize) -> Head {
 }
 
 impl LoadedJob {
-    /// Of a job that has not begun: what its stages are to make is checked as far as it can be.
-    /// Blocks: reads, tokenises and compiles. Errors name the key, file or plugin. `recorded` says
-    /// which components judge, of the plugins that it knows.
+    /// Opens a job that has not begun; the data that its stages will make is checked as far as
+    /// possible. Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
+    /// `recorded` has the reward versions that are known.
     pub(crate) fn open(
         job: Job,
         rewards: &Rewards,
@@ -197,7 +197,7 @@ impl LoadedJob {
         LoadedJob::read(job, rewards, recorded, &Reading::default())
     }
 
-    /// [`LoadedJob::open`] for a client, which is told how far it is.
+    /// Opens a job as [`LoadedJob::open`] does, and reports the progress to `reading`.
     pub(crate) fn read(
         job: Job,
         rewards: &Rewards,
@@ -207,7 +207,7 @@ impl LoadedJob {
         LoadedJob::open_with(job, rewards, recorded, &DataSets::default(), reading)
     }
 
-    /// Of a job of which some stages have made data sets.
+    /// Opens a job some of whose stages have already produced their data sets.
     pub(crate) fn open_with(
         job: Job,
         rewards: &Rewards,
@@ -307,12 +307,12 @@ impl LoadedJob {
         })
     }
 
-    /// What there is to read of the job, in parts for a progress.
+    /// The number of parts that there are to read, for progress reports.
     pub(crate) fn parts(&self) -> usize {
         parts(&self.job)
     }
 
-    /// Everything that judges, in stages and evaluations.
+    /// All rewards of stages and evaluations.
     pub(crate) fn judges(&self) -> impl Iterator<Item = &JobReward> {
         self.stages
             .iter()
@@ -320,7 +320,7 @@ impl LoadedJob {
             .chain(self.evals.iter().flat_map(|eval| &eval.judges))
     }
 
-    /// One per [`Job::models`].
+    /// Shapes of the models, one per [`Job::models`].
     pub(crate) fn facts(&self) -> Vec<ModelShape> {
         self.models
             .iter()
@@ -328,7 +328,8 @@ impl LoadedJob {
             .collect()
     }
 
-    /// Of the model that completions are of; `None` for what is not in the job.
+    /// The tokenizer of the model that writes the completions of `of`; `None` if the job has no
+    /// such model.
     pub(crate) fn tokenizer(&self, of: Source) -> Option<&Tokenizer> {
         let model = match of {
             Source::Stage(index) => self.job.model_of(self.job.stages.get(index)?),
@@ -342,7 +343,7 @@ impl LoadedJob {
         self.stages.get(stage).map_or(0, LoadedStage::rows)
     }
 
-    /// Rows, their prompts, and who judges.
+    /// The rows of a stage or evaluation, their prompts, and the rewards that judge them.
     fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[JobReward])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
@@ -361,7 +362,7 @@ impl LoadedJob {
         }
     }
 
-    /// What the job's state machine is to know.
+    /// What the job's state machine needs to know.
     pub(crate) fn plan(
         &self,
         id: &JobId,
@@ -414,7 +415,7 @@ impl LoadedJob {
         }
     }
 
-    /// The rows of [`r1d_runner::Command::ReadPrompts`].
+    /// The prompts that [`r1d_runner::Command::ReadPrompts`] asks for.
     pub(crate) fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
         let Some((data, prompts, _)) = self.prompted(of) else {
             return Vec::new();
@@ -454,7 +455,7 @@ impl LoadedJob {
             Some(LoadedStage::Prompted(prompted)) if prompted.shuffle)
     }
 
-    /// The rows of a step that samples nothing.
+    /// The batch of a step that samples nothing.
     pub(crate) fn batch(&self, stage: usize, step: u64) -> Batch {
         match self.stages.get(stage) {
             Some(LoadedStage::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
@@ -493,18 +494,19 @@ impl LoadedJob {
     }
 }
 
-/// A row, and who judges its completions.
+/// A row and the rewards that judge its completions.
 pub(crate) struct RowJudged<'a, Judges> {
-    /// As the model reads it.
+    /// The prompt as the model reads it.
     pub prompt: &'a str,
     pub data: &'a r1d_data::Row,
-    /// Those that judge its domain.
+    /// The rewards that judge the row's domain.
     pub judges: Judges,
-    /// The prompt, as text, lacks the tokenizer's special ids.
+    /// Whether the prompt's text lacks the special ids that the tokenizer adds.
     pub adds_special: bool,
 }
 
-/// The models' files, each stage's and evaluation's data, and the hashes of it all.
+/// Counts the parts of a job for progress reports: the models' files, the data of each stage and
+/// evaluation, and the hashing.
 fn parts(job: &Job) -> usize {
     job.stages.len() + job.evaluations().count() + 2
 }
@@ -521,7 +523,7 @@ impl JobReward {
         self.facts
     }
 
-    /// How its plugin is to be loaded, whichever component it is.
+    /// How the reward's plugin is to be loaded, whichever component it is.
     pub(crate) fn spec(&self) -> RewardSpec {
         spec(&self.reward)
     }
@@ -576,7 +578,7 @@ impl JobLoader<'_> {
             .ok_or_else(|| LoadError::NoData { name: name.into() })
     }
 
-    /// Whether all data sets of a stage are there.
+    /// Whether all data sets of a stage exist.
     fn is_ready(&self, stage: &Stage) -> bool {
         stage
             .data_sets()
@@ -613,7 +615,7 @@ impl JobLoader<'_> {
             .ok_or(LoadError::NoModel { model })
     }
 
-    /// The data set's own template, unless the stage has one.
+    /// The stage's template if it has one, else the data set's.
     fn template(
         &self,
         name: &str,
@@ -669,7 +671,7 @@ impl JobLoader<'_> {
         Ok(prompts)
     }
 
-    /// Its prompts as each of these models reads them.
+    /// Renders an evaluation's prompts for each of these models.
     fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<LoadedEval, LoadError> {
         let prompts = models
             .into_iter()
@@ -811,8 +813,8 @@ impl JobLoader<'_> {
         })
     }
 
-    /// All that can be checked of a stage before its data is there: the prompts that it may get,
-    /// their template, its rewards, and what it reads besides.
+    /// Checks a stage before its data exists, as far as possible: the prompts that it may get,
+    /// their template, its rewards, and its other inputs.
     fn later(&mut self, stage: &Stage) -> Result<PendingStage, LoadError> {
         let mut prompt_max = 0;
         for name in stage.data_sets() {
@@ -867,8 +869,8 @@ impl JobLoader<'_> {
         })
     }
 
-    /// A domain that a reward names and no row has is misspelt, here or there. `data`: where the
-    /// stage's prompts come from.
+    /// Refuses a domain that a reward names but no row has: it is misspelt in the reward or in the
+    /// data. `data` names the source of the stage's prompts.
     fn check_domains(&mut self, stage: &Stage, data: &str) -> Result<(), LoadError> {
         let named = stage
             .rollouts()
@@ -960,8 +962,8 @@ impl JobLoader<'_> {
     }
 }
 
-/// An evaluation compares models on the same rows: a row that one of them leaves out is none of the
-/// others' either.
+/// Keeps the rows that all models have, because an evaluation compares models on the same rows: a
+/// row that one model leaves out is left out for all.
 fn of_the_same_rows(
     mut prompts: BTreeMap<usize, Arc<Prompts>>,
     data: &str,
@@ -1029,7 +1031,7 @@ fn seen(job: &Job, stages: &[LoadedStage], evals: &[LoadedEval]) -> InputFacts {
     seen
 }
 
-/// A prompt or reward that looks for such a column in `meta` finds none.
+/// Columns that are left out of `meta`, where a prompt or reward might look for them.
 fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
     data.left_out()
         .map(|column| format!("data.{}: {column}; it is left out", data.name()))

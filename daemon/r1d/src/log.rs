@@ -1,6 +1,5 @@
-//! The daemon's own log: lines on standard error. The journal of systemd, where that is what
-//! standard error is, gets them with a priority (sd-daemon(3)) and without a time, which it has
-//! itself.
+//! The daemon's own log: lines on standard error. If standard error is systemd's journal, lines get
+//! a priority (sd-daemon(3)) and no time, because the journal adds that.
 
 use r1d_job::DaemonConfig;
 use r1d_job::daemon::LogFormat;
@@ -16,9 +15,10 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 
-/// Overrides the configuration's level: `debug`, or per module as in `info,r1d::actors=debug`.
+/// This variable overrides the configuration's level: `debug`, or per module as in
+/// `info,r1d::actors=debug`.
 const LEVEL_VARIABLE: &str = "R1D_LOG";
-/// systemd's word for the stream that it connected to its journal: `device:inode`.
+/// systemd sets this variable to the stream that it connected to its journal: `device:inode`.
 const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub(crate) struct LevelError {
     source: ParseError,
 }
 
-/// Panics become lines too: an actor that panicked is recreated, and its cause must not be lost
-/// between other programs' output.
+/// Starts the log. Panics become lines too: an actor that panicked is recreated, and its cause must
+/// not be lost between other programs' output.
 pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
     let configured = EnvFilter::try_new(&config.log_level).map_err(|source| LevelError {
         level: config.log_level.clone(),
@@ -58,12 +58,12 @@ pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
             .without_time()
             .init(),
         (LogFormat::Json, false) => lines.json().with_writer(io::stderr).init(),
-        // Whoever reads the documents finds the time in each.
+        // JSON documents keep the time, which their readers expect in each.
         (LogFormat::Json, true) => lines.json().with_writer(Journal).init(),
     }
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The error that it becomes says more.
+        // The error that this panic becomes has more details.
         if r1d_ledger::is_damage_expected() {
             return;
         }
@@ -75,7 +75,7 @@ pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
     Ok(())
 }
 
-/// An event is one line, whatever users, models and plugins have to do with its text: cut, and
+/// Formats an event as one line, whatever text of users, models and plugins it holds: cut, and
 /// without anything that moves a terminal's cursor.
 fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
     let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
@@ -88,7 +88,7 @@ fn fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
     debug_fn(field).delimited(" ")
 }
 
-/// Prints why the daemon ends, before or after there is a log.
+/// Prints why the daemon ends; needs no log.
 pub(crate) fn last_words(error: &dyn std::fmt::Display) {
     let prefix = if is_journal(
         std::env::var(JOURNAL_VARIABLE).ok().as_deref(),
@@ -102,11 +102,11 @@ pub(crate) fn last_words(error: &dyn std::fmt::Display) {
         prefix,
         format!("r1d: {}\n", r1d_proto::shown::lines(&error.to_string())).as_bytes(),
     );
-    // Nobody is left to be told that standard error is closed.
+    // If standard error is closed, the message has no reader.
     let _ = io::stderr().write_all(&said);
 }
 
-/// Whether `stream` is what systemd connected to its journal. A program that redirected its
+/// Whether `stream` is the one that systemd connected to its journal. A program that redirected its
 /// standard error has inherited the variable alone.
 fn is_journal(variable: Option<&str>, stream: &impl AsFd) -> bool {
     let Ok(stat) = rustix::fs::fstat(stream) else {
@@ -115,7 +115,7 @@ fn is_journal(variable: Option<&str>, stream: &impl AsFd) -> bool {
     variable.is_some_and(|variable| variable == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// syslog(3)'s priority of a level, as sd-daemon(3) writes it before a line.
+/// The syslog(3) priority of a level, as sd-daemon(3) writes it before a line.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "<3>",
@@ -125,17 +125,17 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
-/// `text` with the priority before each of its lines: the journal takes each for an entry.
+/// Puts the priority before each line of `text`, because the journal makes an entry of each line.
 fn prefixed(priority: &str, text: &[u8]) -> Vec<u8> {
     text.split_inclusive(|byte| *byte == b'\n')
         .flat_map(|line| [priority.as_bytes(), line].concat())
         .collect()
 }
 
-/// Standard error that is the journal's.
+/// Standard error, if it is connected to systemd's journal.
 struct Journal;
 
-/// One event on its way to the journal.
+/// One event for the journal.
 struct LogEntry(Level);
 
 impl<'a> MakeWriter<'a> for Journal {
@@ -151,7 +151,7 @@ impl<'a> MakeWriter<'a> for Journal {
 }
 
 impl Write for LogEntry {
-    /// The subscriber hands over a whole event at a time.
+    /// Writes one event: the subscriber hands over a whole event at a time.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         io::stderr()
             .write_all(&prefixed(priority(self.0), event))
@@ -167,7 +167,7 @@ impl Write for LogEntry {
 mod tests {
     use super::*;
 
-    /// What a job's name or a model's answer says cannot pass for a line of the daemon's own.
+    /// Text of a job's name or a model's answer cannot pass for a line of the daemon's own.
     #[test]
     fn an_event_is_one_line_without_escapes_and_is_cut() {
         let file = tempfile::NamedTempFile::new().unwrap();

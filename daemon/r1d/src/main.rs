@@ -2,17 +2,21 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`cli`], [`settings`], [`log`], [`notify`] | how it is started, what it runs with, what it tells the outside |
+//! | [`cli`], [`settings`], [`log`], [`notify`] | the command line, what the daemon runs with, its log, messages to systemd |
 //! | [`daemon`] | its life: build, listen, run, drain |
-//! | [`actors`] | who does what while it runs |
+//! | [`actors`] | the control socket, the queue, running jobs and workers |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`reach`], [`inputs`], [`inputs`], [`reading`] | a job's files: within reach, as they were, read and checked |
-//! | [`admission`], [`submissions`] | how many clients may have what at a time; what becomes of submissions whose client leaves |
-//! | [`writer`], [`datasets`], [`scoring`], [`reward plugins`] | a running job's hands: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
+//! | [`accept`], [`reach`], [`inputs`], [`loaded_job`], [`reading`] | a job's files: within reach, as they were, read and checked |
+//! | [`weights`], [`judge_models`] | a job's models: checked without a tensor; those that rewards ask |
+//! | [`admission`], [`submissions`] | how many clients are served at a time; what becomes of submissions whose client leaves |
+//! | [`job_writer`], [`datasets`], [`scoring`], [`reward_versions`] | what a running job uses: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
+//! | [`review`], [`reuse`] | data sets that people look at; finished stages that other jobs take over |
 //! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
-//! | [`strikes`] | whose turn it is when a device is free |
-//! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients are shown |
-//! | [`devices`], [`setup`], [`tasks`] | what there is to run on, and whether it can be used; who starts tasks |
+//! | [`strikes`] | which job gets a free device |
+//! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients see |
+//! | [`devices`], [`setup`], [`old_workers`] | what there is to run on, whether it can be used, and what still occupies it |
+//! | [`tasks`], [`digest`] | the start of tasks and threads; SHA-256 |
+//! | [`plugin`] | `r1d plugin`: the reward host without a daemon |
 
 mod accept;
 mod actors;
@@ -62,7 +66,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Wrong words on the command line (sysexits' EX_USAGE).
+/// Exit status for a wrong command line (sysexits' EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 
 /// Why a daemon did not start, or ended.

@@ -1,5 +1,5 @@
-//! What systemd wants to hear (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names.
-//! Without one, nothing is sent.
+//! Messages to systemd (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without
+//! that variable, nothing is sent.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -9,7 +9,7 @@ pub(crate) const READY: &str = "READY=1";
 pub(crate) const STOPPING: &str = "STOPPING=1";
 pub(crate) const WATCHDOG: &str = "WATCHDOG=1";
 
-/// A failure is only logged: a service that cannot report is still a service.
+/// Sends one message. A failure is only logged: a service that cannot report is still a service.
 pub(crate) fn send(message: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -27,7 +27,8 @@ pub(crate) fn send(message: &str) {
     }
 }
 
-/// How often to send [`WATCHDOG`]: half of what systemd waits for.
+/// Interval between two [`WATCHDOG`] messages: half of systemd's timeout. `None` if there is no
+/// watchdog.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
     (micros > 0).then(|| Duration::from_micros(micros / 2))

@@ -1,37 +1,37 @@
-//! Workers of a daemon before this one. Two processes never share a device: no job begins before
-//! the last of them has ended, which takes a moment, or for ever where one is stopped or hangs in
-//! its driver. Then somebody has to end it, and is told which.
+//! Workers of earlier daemons. Two processes never share a device: no job begins before the last of
+//! these workers has ended. That takes a moment, or for ever if a worker is stopped or hangs in its
+//! driver; then the log says which process an operator has to end.
 
 use crate::state_dir::StateDir;
 use r1d_proto::world::SharedClock;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks: at first, and at most.
+/// Time between two looks: the first, and the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(5);
-/// For workers to notice that their daemon is gone, and leave. After each word of the log the next
-/// one waits twice as long.
+/// Time that workers have to notice that their daemon is gone, and to leave. The log then reports
+/// them, and again each time that this has doubled.
 const LEAVE_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct OldWorkers {
     state: Arc<StateDir>,
     clock: SharedClock,
-    /// Since the first look that found one.
+    /// The wait since the first look that found a worker.
     wait: Option<Wait>,
 }
 
 struct Wait {
     since: Duration,
     pause: Duration,
-    /// The wait after which the log hears of it again.
+    /// How long the wait lasts until the log reports it again.
     word: Duration,
 }
 
-/// Why no job may begin.
+/// Why no job may begin yet.
 pub(crate) struct Remaining {
     pub cause: String,
-    /// When to look again.
+    /// Time until the next look.
     pub pause: Duration,
 }
 
@@ -44,8 +44,8 @@ impl OldWorkers {
         }
     }
 
-    /// Looks for them; `None` when all are gone. The log hears of them at first, and then ever more
-    /// seldom.
+    /// Looks for old workers; `None` if all are gone. They are logged at once, and then ever more
+    /// rarely.
     pub(crate) fn look(&mut self) -> Option<Remaining> {
         let Some(pids) = self.state.old_workers() else {
             if self.wait.take().is_some() {

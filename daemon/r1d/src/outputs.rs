@@ -1,4 +1,4 @@
-//! What a job leaves under the state directory, and the one place that knows the names.
+//! The files of a job under the state directory: the one place that knows their names.
 //!
 //! | path | what it is |
 //! |---|---|
@@ -6,11 +6,11 @@
 //! | `metrics.jsonl` | a line per committed step: `stage`, `step` (from 1), TRL's names |
 //! | `tensorboard/<stage>/` | the same as TensorBoard event files |
 //! | `log.jsonl` | the job's log |
-//! | `status.json` | how the job stood when something of it last ended: a stage, an evaluation, the job |
+//! | `status.json` | the job's status when a stage, an evaluation or the job itself last ended |
 //! | `journal/` | rollouts of the steps since the oldest checkpoint kept |
 //! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
-//! | `datasets/<stage>.jsonl` | what a rejection-sampling stage kept, with `datasets/<stage>.json`, which says how much of what and pins its bytes |
-//! | `checkpoints/<stage>/step-<N>/` | the state after N steps; elsewhere when the job says `checkpoint.to` |
+//! | `datasets/<stage>.jsonl` | what a rejection-sampling stage kept; `datasets/<stage>.json` has its counts and its SHA-256 |
+//! | `checkpoints/<stage>/step-<N>/` | the state after N steps; elsewhere if the job has `checkpoint.to` |
 //! | `final/` | the Hugging Face directory |
 //! | `inputs.json` | the files that the job reads, as they were when it was submitted |
 
@@ -82,12 +82,12 @@ impl Outputs {
         self.dir.join("final")
     }
 
-    /// Where the data sets are that the job's stages make.
+    /// The directory of the data sets that the job's stages make.
     pub(crate) fn datasets(&self) -> PathBuf {
         self.dir.join("datasets")
     }
 
-    /// Where the job's checkpoints go.
+    /// The directory of the job's checkpoints.
     pub(crate) fn checkpoints(&self, job: &Job, id: &JobId) -> PathBuf {
         match &job.checkpoint.to {
             Some(elsewhere) => elsewhere.join(&id.0),
@@ -95,14 +95,14 @@ impl Outputs {
         }
     }
 
-    /// The rollouts of committed step `step`, from 1.
+    /// The file with the rollouts of committed step `step`, from 1.
     pub(crate) fn rollouts(&self, stage: &str, step: u64) -> PathBuf {
         self.dir
             .join("rollouts")
             .join(format!("{stage}-step-{step:06}.parquet"))
     }
 
-    /// The newest step (from 1) up to `committed` of a stage that left rollouts.
+    /// The newest step (from 1) of a stage, up to `committed`, that left rollouts.
     pub(crate) fn last_rollouts(&self, stage: &str, committed: u64) -> Option<u64> {
         let entries = std::fs::read_dir(self.dir.join("rollouts")).ok()?;
         let step = |name: String| {
@@ -130,8 +130,8 @@ impl Outputs {
             .join(tensorboard::FILE)
     }
 
-    /// Creates the job's directories; their names survive a crash of the machine. What a daemon
-    /// before this one was writing when it ended is removed.
+    /// Creates the job's directories so that their names survive a crash of the machine. Removes
+    /// files that an earlier daemon had not finished writing.
     pub(crate) fn create(&self) -> Result<(), OutputError> {
         for dir in [&self.dir, &self.dir.join("rollouts")] {
             create_dir_durably(dir).map_err(write_error(dir))?;
@@ -141,7 +141,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Writes `metrics.jsonl` and the event files from the ledger: after a crash they may lack
+    /// Rewrites `metrics.jsonl` and the event files from the ledger: after a crash they may lack
     /// lines, or end in the middle of one.
     pub(crate) fn rewrite_metrics(
         &self,
@@ -161,7 +161,7 @@ impl Outputs {
             }
             let path = self.tensorboard(stage);
             if steps.is_empty() {
-                // There is a file of steps that the ledger does not know, if it is an older copy.
+                // If the ledger is an older copy, this file has steps that it does not know.
                 match std::fs::remove_file(&path) {
                     Err(error)
                         if !matches!(
@@ -183,7 +183,7 @@ impl Outputs {
         })?)
     }
 
-    /// Leaves the status for whoever reads the directory without a daemon.
+    /// Writes the job's status into its directory, for readers without a daemon.
     pub(crate) fn write_status(&self, status: &JobStatus) -> Result<(), OutputError> {
         let text = serde_json::to_string_pretty(status).unwrap_or_default() + "\n";
         Ok(write_atomically(&self.status(), |file| {
@@ -191,7 +191,7 @@ impl Outputs {
         })?)
     }
 
-    /// Adds a step that the ledger has committed; `step` from 1.
+    /// Appends a step that the ledger has committed; `step` from 1.
     pub(crate) fn append_metrics(
         &self,
         stage: &str,
@@ -221,7 +221,8 @@ fn append(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     file.write_all(bytes).map_err(write_error(path))
 }
 
-/// One line of `metrics.jsonl`. Numbers that JSON cannot say (NaN, infinities) are null.
+/// Formats one line of `metrics.jsonl`. Numbers that JSON cannot represent (NaN, infinities) become
+/// null.
 fn line(stage: &str, step: u64, metrics: &Metrics) -> String {
     let mut object = Map::new();
     object.insert("stage".into(), Value::from(stage));

@@ -1,6 +1,6 @@
 //! What a job needs that others can take away from it: the files that it reads, the directory of
-//! its checkpoints, disks that it writes to. None of that is the job's fault, so none of it ends
-//! the job: it waits ([`crate::outside_waits`]) until all is there.
+//! its checkpoints, disks that it writes to. The job is not at fault if one of these is missing, so
+//! it does not end: it waits ([`crate::outside_waits`]) until all are back.
 
 use crate::checkpoints;
 use crate::inputs;
@@ -14,12 +14,12 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-/// Written and removed again, to see whether a directory takes anything.
+/// A file that is written and removed again, to check that a directory can be written to.
 const PROBE_FILE: &str = ".probe";
-/// Bytes of it: what a full disk has no room for.
+/// Size of [`PROBE_FILE`]: a full disk has no room for it.
 const PROBE_BYTES: usize = 64 << 10;
 
-/// Names what is amiss, and what to do; `None` when the job can go on. Blocks.
+/// Describes what is amiss and what to do about it; `None` if the job can go on. Blocks.
 pub(crate) fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
     let record = views.ledger.job(job)?;
     let outputs = Outputs::new(job_dir(&views.state_dir, job));
@@ -40,7 +40,7 @@ fn unwritable(dir: &Path) -> Option<String> {
         file.sync_all()
     };
     let written = write();
-    // It is only in the way where it cannot be removed.
+    // A probe that cannot be removed is reported too.
     let removed = fs::remove_file(&probe);
     let error = written.and(removed).err()?;
     let what = remedy(&error).unwrap_or("see to that file system");
@@ -50,8 +50,7 @@ fn unwritable(dir: &Path) -> Option<String> {
     ))
 }
 
-/// What somebody can do for a write that could not be done; `None` where it is nobody's but the
-/// daemon's doing.
+/// What people can do about a failed write; `None` if only the daemon is at fault.
 pub(crate) fn remedy(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room on that file system"),
@@ -68,7 +67,7 @@ pub(crate) fn remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// What the operating system said, of an error that may have it inside.
+/// The operating system's error within `error`, if there is one.
 pub(crate) fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
     std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {
         (*error).source()
@@ -102,9 +101,9 @@ mod tests {
             [2, 20, 21, 17].map(of),
             [Some("put there what was there before"); 4]
         );
-        // EINVAL, ENAMETOOLONG: another try is the same.
+        // EINVAL, ENAMETOOLONG: another try would fail in the same way.
         assert_eq!([22, 36].map(of), [None; 2]);
-        // What a reader found in a file is nothing that the system said.
+        // An error that a reader found in a file does not come from the operating system.
         assert_eq!(
             remedy(&io::Error::new(ErrorKind::InvalidData, "cut short")),
             None

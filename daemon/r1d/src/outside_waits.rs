@@ -1,5 +1,5 @@
-//! Waiting for what is outside of jobs ([`crate::outside`]), for which as many may wait as there
-//! are jobs: what waits is a timer, few look at a time, and each the more seldom the longer it has
+//! Waits for what is outside of jobs ([`crate::outside`]). As many may wait as there are jobs, so a
+//! waiting job is only a timer; a few look at a time, and each more rarely the longer it has
 //! waited.
 
 use crate::tasks;
@@ -7,27 +7,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
-/// Jobs that are looked after at a time (`LIM-1`): each takes a thread, and a disk may hang.
+/// Jobs that are checked at a time (`LIM-1`): each check takes a thread, and a disk may hang.
 const LOOKS_MAX: usize = 16;
-/// Before the first look.
+/// Time before the first look.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
-/// Between two looks of a job that has waited for minutes.
+/// Time between two looks of a job that has waited for minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A job that waits.
+/// The wait of one job.
 pub(crate) struct OutsideWait {
-    /// In which it goes on, where one was begun.
+    /// The epoch in which the job goes on; `None` if none had begun.
     pub epoch: Option<u64>,
-    /// Dropping it ends the wait.
+    /// Dropping the sender ends the wait.
     pub _wait: oneshot::Sender<()>,
 }
 
-/// What a job waits for that is outside of it, as `r1ctl why` says it.
+/// What a job waits for that is outside of it, for `r1ctl why`.
 pub(crate) fn awaited(cause: &str) -> String {
     format!("{cause}; the job goes on when that is mended, or cancel it")
 }
 
-/// Takes turns at looking.
+/// Limits how many checks run at a time.
 #[derive(Clone)]
 pub(crate) struct Looks(Arc<Semaphore>);
 
@@ -45,7 +45,7 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Looks {
-    /// Waits until `amiss` names nothing any more. `told` hears at each look what it names.
+    /// Waits until `amiss` returns `None`. `told` is called with each cause that it returns.
     pub(crate) async fn until_mended(
         &self,
         amiss: impl Fn() -> Option<String> + Send + Sync + 'static,
@@ -61,7 +61,7 @@ impl Looks {
             });
             match looked.await {
                 Ok(Some(cause)) => told(&cause),
-                // A panic is told by whoever looks next.
+                // A panic is met again, and reported, when the job goes on.
                 Ok(None) | Err(_) => return,
             }
         }

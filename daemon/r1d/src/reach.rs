@@ -1,6 +1,6 @@
-//! Whether the daemon can reach what a job names. It runs as a user of its own, as a service in a
-//! view of the file system of its own, so what the submitter sees may be out of its reach: that is
-//! said when the job is submitted, with what to do.
+//! Checks that the daemon can reach what a job names. It runs as a user of its own, and as a
+//! service in its own view of the file system, so files that the submitter sees may be out of its
+//! reach. The submitter then learns at once what to do.
 
 use crate::inputs;
 use crate::state_dir::OWN_DIRECTORIES;
@@ -10,19 +10,19 @@ use rustix::fs::{Access, AtFlags, CWD};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// What systemd's `PrivateTmp=` replaces by directories of the service's own.
+/// Directories that systemd's `PrivateTmp=` replaces by the service's own.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// A part of the real name of such a directory.
 const PRIVATE_TMP_MARK: &str = "/systemd-private-";
-/// Set for every process of a systemd unit.
+/// systemd sets this variable for every process of a unit.
 const SERVICE_VARIABLE: &str = "INVOCATION_ID";
 
-/// Of a name and a path, where the file system does not say (NAME_MAX, PATH_MAX without its final
+/// Longest name and path, if the file system does not say (NAME_MAX, PATH_MAX without its final
 /// zero).
 const NAME_MAX_BYTES: usize = 255;
 const PATH_MAX_BYTES: usize = 4095;
-/// Of what is written below: job, stage, step and the names of files, some of them while they are
-/// only a part.
+/// Room for what is written below a directory: job, stage, step and the names of files, some of
+/// which are longer while they are incomplete.
 const BELOW_MAX_BYTES: usize = 300;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +87,7 @@ pub(crate) enum Unreachable {
     Own { to: PathBuf, dir: PathBuf },
 }
 
-/// Where and as whom the daemon runs.
+/// Where the daemon runs, and as which user.
 pub(crate) struct Surroundings {
     user: String,
     private_tmp: bool,
@@ -96,7 +96,7 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The surroundings of this process.
     pub(crate) fn own(state_dir: &Path) -> Surroundings {
         let uid = rustix::process::geteuid().as_raw();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -112,7 +112,7 @@ impl Surroundings {
     }
 }
 
-/// The name that the password file has for the user, or the number.
+/// The user's name in the password file, or the number if it has none.
 fn user_name(uid: u32, passwd: &str) -> String {
     let name = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -122,7 +122,8 @@ fn user_name(uid: u32, passwd: &str) -> String {
     name.unwrap_or_else(|| uid.to_string())
 }
 
-/// Lines of mountinfo: `36 35 98:0 ROOT MOUNT-POINT …`.
+/// Whether systemd replaced a temporary directory, judged by lines of mountinfo: `36 35 98:0 ROOT
+/// MOUNT-POINT …`.
 fn has_private_tmp(mounts: &str) -> bool {
     mounts.lines().any(|line| {
         let mut fields = line.split(' ');
@@ -132,8 +133,8 @@ fn has_private_tmp(mounts: &str) -> bool {
     })
 }
 
-/// Looks at all that the job reads, and at where its checkpoints go. What is wrong with a file
-/// otherwise is told by whoever reads it. Blocks.
+/// Checks all files that the job reads, and the directory of its checkpoints. Other faults of a
+/// file are reported when it is read. Blocks.
 pub(crate) fn check(job: &Job, around: &Surroundings) -> Result<(), Unreachable> {
     inputs::named(job)
         .iter()
@@ -203,7 +204,7 @@ fn check_read(path: &Path, around: &Surroundings) -> Result<(), Unreachable> {
     }
 }
 
-/// Whether a directory could be made at `to`: nothing is written before the job runs.
+/// Checks that a directory could be made at `to`: nothing is written before the job runs.
 fn check_write(to: &Path, around: &Surroundings) -> Result<(), Unreachable> {
     let there = to
         .ancestors()
@@ -252,7 +253,7 @@ fn check_write(to: &Path, around: &Surroundings) -> Result<(), Unreachable> {
     }
 }
 
-/// That names of this length can be made in `there`, and those of checkpoints below.
+/// Checks that the names in `to`, and those of checkpoints below it, are not too long for `there`.
 fn fits(to: &Path, there: &Path) -> Result<(), Unreachable> {
     let too_long = |what, bytes, bytes_max| Unreachable::TooLong {
         to: to.into(),
@@ -278,7 +279,8 @@ fn fits(to: &Path, there: &Path) -> Result<(), Unreachable> {
     }
 }
 
-/// The directory of the daemon's in which checkpoints would go, whatever links lead there.
+/// The daemon's own directory in which checkpoints would end up, links followed; `None` if they
+/// would not.
 fn own_directory(to: &Path, there: &Path, state_dir: &Path) -> Option<PathBuf> {
     let below = to.strip_prefix(there).unwrap_or(Path::new(""));
     let real = std::fs::canonicalize(there).ok()?.join(below);
@@ -294,7 +296,7 @@ fn may(path: &Path, access_wanted: Access) -> bool {
     access(path, access_wanted).is_ok()
 }
 
-/// As the user whose rights the process has.
+/// Checks access with the effective user's rights.
 fn access(path: &Path, wanted: Access) -> io::Result<()> {
     Ok(rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS)?)
 }
@@ -409,7 +411,7 @@ mod tests {
                 "{own}: {error}"
             );
         }
-        // All that the unit lets the daemon write to is its state directory.
+        // The unit lets the daemon write to its state directory alone.
         for free in ["state/checkpoints", "checkpoints", "state-2", "x"] {
             assert_eq!(said(&dir.path().join(free)), Ok(()), "{free}");
         }

@@ -1,11 +1,11 @@
-//! The reading of a job's files on behalf of a client: what it is at, and whether anybody still
-//! wants to know.
+//! The reading of a job's files for a client: its progress, and whether a client still waits for
+//! it.
 
 use r1d_proto::control::Activity;
 use r1d_rewards::Abandoned;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Shared by whoever reads and whoever waits for it.
+/// A handle shared by the reader and those who wait for it.
 #[derive(Clone)]
 pub(crate) struct Reading(Arc<ReadingState>);
 
@@ -14,7 +14,7 @@ struct ReadingState {
     unwanted: Abandoned,
 }
 
-/// Nobody waits for what was being read.
+/// The reading ends because no client waits for it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client that asked for it has left")]
 pub(crate) struct Unwanted;
@@ -38,8 +38,8 @@ fn activity(doing: &str, done: u64, total: u64) -> Activity {
 }
 
 impl Reading {
-    /// Says what is done now, `done` of `total` parts being behind it. An error where nobody wants
-    /// the rest.
+    /// Reports what is done now, when `done` of `total` parts are finished. An error means that the
+    /// rest is not wanted.
     pub(crate) fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) =
             activity(doing, done as u64, total as u64);
@@ -58,18 +58,18 @@ impl Reading {
             .clone()
     }
 
-    /// For what a part does that takes long by itself: loading a plugin.
+    /// The flag for a part that takes long by itself: loading a plugin.
     pub(crate) fn abandoned(&self) -> Abandoned {
         self.0.unwanted.clone()
     }
 
-    /// The reading ends at its next part when what is returned is dropped.
+    /// A guard whose drop ends the reading at its next part.
     pub(crate) fn until_dropped(&self) -> Wanted {
         Wanted(self.clone())
     }
 }
 
-/// Held by whoever waits for a reading that is of use to nobody else.
+/// Held by a client that is the only one to wait for a reading.
 pub(crate) struct Wanted(Reading);
 
 impl Drop for Wanted {

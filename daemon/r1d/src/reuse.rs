@@ -1,16 +1,16 @@
-//! A finished stage is not done again: a job whose next stage has the settings and inputs of one
-//! that another job has finished takes over what that one left.
+//! A finished stage is not done again: if the next stage of a job has the settings and inputs of
+//! one that another job has finished, it takes over that stage's results.
 //!
 //! A stage's key is the SHA-256 of all that its outcome depends on ([`r1d_job::fingerprint`]): its
 //! settings and place, the contents of its data, tokenizer and templates, its plugins' hashes, the
 //! model's configuration, and the keys of the stages that it builds on. Weight files of a model are
-//! told by name, size and time of the last change: they are too large to be read at each
+//! identified by name, size and time of the last change: they are too large to be read at each
 //! submission.
 //!
-//! Files are linked where the file system can, else copied; what is taken over never changes under
-//! its first owner's name or the second's, since both only ever remove whole files. The ledger
-//! learns of the stage in one transaction, after its files are in place: killed before it, the next
-//! try clears them away.
+//! Files are linked if the file system can, else copied. A file that was taken over does not change
+//! under either owner's name, because both jobs only ever remove whole files. The ledger records
+//! the stage in one transaction after its files are in place; if the daemon is killed before, the
+//! next try clears them away.
 
 use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
@@ -34,7 +34,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Files of one checkpoint.
+/// Most files of one checkpoint.
 const FILES_MAX: usize = 100_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +52,9 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ReuseError {
     move |source| ReuseError::Io { path, source }
 }
 
-/// The key of each stage, hex; none of one whose data set people review, and of what builds on it.
-/// `plugins` are the hashes of those that judge. Blocks: reads all data whose hashes are not
-/// `known`.
+/// Computes the key of each stage in hexadecimal. It is empty for a stage whose data set people
+/// review, and for the stages that build on it. `plugins` has the hashes of those that judge.
+/// Blocks: reads all data whose hashes are not `known`.
 pub(crate) fn keys(
     job: &Job,
     plugins: &BTreeMap<String, String>,
@@ -66,7 +66,7 @@ pub(crate) fn keys(
     let mut data = BTreeMap::new();
     for index in 0..job.stages.len() {
         let Some(on) = depends(job, index) else { break };
-        // What people may change in between is nobody else's outcome.
+        // People may change this data set, so the outcome of later stages is this job's alone.
         let reviewed = job.stages.get(index).is_some_and(Stage::is_reviewed);
         let key = if reviewed
             || on
@@ -83,7 +83,7 @@ pub(crate) fn keys(
     Ok(keys)
 }
 
-/// `cpu`, `cuda`: of what this node has.
+/// The kinds of devices that this node has, as in `cpu cuda`.
 fn kinds_of_devices(views: &JobViews) -> String {
     let devices = views.live_status.devices();
     let kinds: BTreeSet<&str> = devices
@@ -93,7 +93,7 @@ fn kinds_of_devices(views: &JobViews) -> String {
     kinds.into_iter().collect::<Vec<_>>().join(" ")
 }
 
-/// Version, and size and time of the daemon's executable and of the worker's beside it.
+/// The release, and size and time of the daemon's executable and of the worker's beside it.
 fn build() -> String {
     let own = std::env::current_exe().unwrap_or_default();
     let worker = own.with_file_name("r1d-worker");
@@ -114,7 +114,7 @@ fn identity(file: &fs::Metadata) -> String {
     )
 }
 
-/// KeyParts with their lengths, so that no two lists of parts are one text.
+/// Hashes parts with their lengths, so that different lists of parts never give the same text.
 #[derive(Default)]
 struct KeyParts(Sha256);
 
@@ -141,7 +141,7 @@ fn key(
     known: Option<&Inputs>,
 ) -> Result<String, ReuseError> {
     let mut parts = KeyParts::default();
-    // Another build may compute otherwise, and another kind of device rounds otherwise.
+    // Another build may compute differently, and another kind of device rounds differently.
     parts.add("build", &build());
     parts.add("devices", devices);
     parts.add("settings", &on.settings);
@@ -211,7 +211,7 @@ fn add_tokenizer(
     Ok(())
 }
 
-/// Weights by name, size and time; what is small by content.
+/// Adds a model directory: weight files by name, size and time, small files by content.
 fn add_directory(
     parts: &mut KeyParts,
     dir: &Path,
@@ -227,13 +227,13 @@ fn add_directory(
     add_tokenizer(parts, dir, known)
 }
 
-/// A stage that another job has finished, whole: where it is, and its record.
+/// A complete stage that another job has finished: the job and the stage's record.
 struct ReusableStage {
     job: Arc<JobRecord>,
     stage: StageRecord,
 }
 
-/// The newest finished stage with this key of a job other than `own`.
+/// The newest finished stage with this key, of any job but `own`.
 fn find(views: &JobViews, own: Option<&JobId>, index: usize, key: &str) -> Option<ReusableStage> {
     if key.is_empty() {
         return None;
@@ -257,8 +257,8 @@ fn find(views: &JobViews, own: Option<&JobId>, index: usize, key: &str) -> Optio
         .find_map(whole)
 }
 
-/// Whether all that a stage left for others is there: its last checkpoint, the data set that it
-/// made.
+/// Whether everything that a stage left for others still exists: its last checkpoint and its data
+/// set.
 fn is_there(views: &JobViews, job: &JobRecord, index: usize, record: &StageRecord) -> bool {
     let Ok(parsed) = Job::parse(&job.submission.job_toml, Path::new("/")) else {
         return false;
@@ -283,7 +283,7 @@ fn is_there(views: &JobViews, job: &JobRecord, index: usize, record: &StageRecor
     made && (!settings.trains() || saved())
 }
 
-/// Which stages would be taken over, and from which jobs; of a job that is only planned.
+/// Stages that a planned job would take over, and from which jobs.
 pub(crate) fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, JobId> {
     let plugins = reward_versions::hashes(loaded_job);
     let keys = keys(&loaded_job.job, &plugins, views, None).unwrap_or_default();
@@ -294,8 +294,8 @@ pub(crate) fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, 
     found.collect()
 }
 
-/// Takes over as many stages as come next, one after the other. Returns the later ones that could
-/// be, when it is their turn. Blocks.
+/// Takes over the next stages, one after the other, as far as possible. Returns later stages that
+/// can be taken over when it is their turn. Blocks.
 pub(crate) fn take_over(
     views: &JobViews,
     record: &Arc<JobRecord>,
@@ -361,10 +361,11 @@ fn take(
             .join(format!("step-{}", checkpoint.step));
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
-        // A stage that was taken over has no other checkpoint to go back to: damage that only a
-        // worker finds would fail the job, where doing the stage again is all that is needed.
+        // A stage that was taken over has no earlier checkpoint to go back to. Damage that only a
+        // worker finds would fail the job, although the stage could simply be done again.
         is_unharmed(&copied).inspect_err(|_| {
-            // It would only be in the way of the stage that is done again, which clears it too.
+            // A copy that stays would only be in the way of the stage that is done again, which
+            // clears it too.
             let _ = remove(&copied.dir);
         })?;
         record.checkpoints.push(copied);
@@ -424,7 +425,7 @@ fn remove(path: &Path) -> Result<(), ReuseError> {
     }
 }
 
-/// A second name for a file that nobody changes; where the file system has no such thing, a copy.
+/// Gives an unchanging file a second name; copies it if the file system cannot.
 fn link(from: &Path, to: &Path) -> Result<(), ReuseError> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
@@ -439,7 +440,7 @@ fn sync(path: &Path) -> Result<(), ReuseError> {
         .map_err(io_error(path))
 }
 
-/// The directory appears whole or not at all (`CKP-1`).
+/// Links a directory, which appears whole or not at all (`CKP-1`).
 fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
     let parent = to.parent().unwrap_or(to);
     let name = to.file_name().unwrap_or_default().to_string_lossy();

@@ -1,14 +1,15 @@
-//! People look at what a rejection-sampling stage kept (`review = true`), before anything reads it.
+//! Reviews: people look at what a rejection-sampling stage kept (`review = true`) before anything
+//! reads it.
 //!
 //! ```text
 //! stage finished, data set made ─▶ the job waits, without a worker
 //!     ─▶ accepted, or an edited file imported ─▶ the job goes on
 //! ```
 //!
-//! What was made stays as it is. An imported file is checked line by line and lies beside it, named
-//! by its hash; that it is the data set from then on is one rename, of the [record](DataSetRecord).
-//! It may be replaced until a later stage has begun to read it: which bytes those are is decided
-//! under [`JobViews::reviews`], by whoever begins the stage (`STEP-2`).
+//! The file that the stage made stays unchanged. An imported file is checked line by line and put
+//! beside it, named by its hash; one rename, of the [record](DataSetRecord), makes it the data set.
+//! It may be replaced until a later stage has begun to read it. The run that begins that stage
+//! decides under the lock [`JobViews::reviews`] which bytes the stage reads (`STEP-2`).
 
 use crate::datasets::{DataSetError, DataSetRecord, made, rows_of, write_record};
 use crate::digest;
@@ -30,9 +31,9 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Tells files that arrive at the same time apart.
+/// A counter for the names of files that arrive at the same time.
 static ARRIVALS: AtomicU64 = AtomicU64::new(0);
-/// Of a row (`LIM-1`).
+/// Longest line, which holds one row (`LIM-1`).
 const LINE_MAX_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +88,7 @@ impl ReviewError {
     }
 }
 
-/// A job and the place of its data sets.
+/// A job and the directory of its data sets.
 struct ReviewFolder {
     job: Job,
     dir: PathBuf,
@@ -127,7 +128,7 @@ impl ReviewFolder {
         }
     }
 
-    /// The first stage that reads what `stage` made and has begun.
+    /// The first stage that has begun to read what `stage` made.
     fn reader(&self, record: &JobRecord, stage: &str) -> Option<&str> {
         let begun = self.job.stages.iter().take(record.progress.stages.len());
         begun
@@ -145,7 +146,7 @@ fn is_finished(record: &JobRecord, stage: &str) -> bool {
         .any(|begun| begun.name == stage && begun.state == State::Succeeded)
 }
 
-/// The data sets that are there, in the order of their stages. Blocks.
+/// The data sets that exist, in the order of their stages. Blocks.
 pub(crate) fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataSet>, ReviewError> {
     let folder = ReviewFolder::open(views, record)?;
     let finished = folder
@@ -156,7 +157,7 @@ pub(crate) fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataS
         .collect()
 }
 
-/// What such a job waits for.
+/// What a job waits for whose data set is to be reviewed.
 pub(crate) fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
     format!(
         "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} \
@@ -164,7 +165,7 @@ pub(crate) fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
     )
 }
 
-/// The first data set of a job that waits for its review: stage and rows. Blocks.
+/// The first data set of a job that waits for its review: its stage and rows. Blocks.
 pub(crate) fn awaited(
     record: &JobRecord,
     job: &Job,
@@ -183,7 +184,7 @@ pub(crate) fn awaited(
     Ok(None)
 }
 
-/// The SHA-256 of each data set that is there. Blocks.
+/// The SHA-256 of each data set that exists, by stage. Blocks.
 pub(crate) fn hashes(
     record: &JobRecord,
     job: &Job,
@@ -197,7 +198,7 @@ pub(crate) fn hashes(
         .collect()
 }
 
-/// Accepts what a stage made, or takes `file` in its place. Blocks.
+/// Accepts what a stage made, or replaces it by `file`. Blocks.
 pub(crate) fn review(
     views: &JobViews,
     record: &JobRecord,
@@ -249,7 +250,7 @@ pub(crate) fn review(
             reviewed.take(rows, sha256, &settings.name);
         }
     }
-    // Nobody begins to read while it is decided what.
+    // No stage begins to read the data set while this is decided.
     let _held = views.reviews.lock().unwrap_or_else(PoisonError::into_inner);
     let now = views.ledger.job(record.job());
     let now = now.as_deref().unwrap_or(record);
@@ -286,8 +287,8 @@ pub(crate) fn review(
     Ok(folder.shown(settings, reviewed))
 }
 
-/// Copies `path` to where [`DataSetRecord::file_of`] looks for it, each line checked: rows and
-/// SHA-256.
+/// Copies `path` to where [`DataSetRecord::file_of`] looks for it, and checks each line. Returns
+/// rows and SHA-256.
 fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String), ReviewError> {
     let columns = Columns::of(&rows_of(dir, &source.name))?;
     let mut rows = 0;
@@ -325,8 +326,8 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         if rows == 0 {
             return Err(ReviewError::Empty(path.into()));
         }
-        // As later stages will read it. What arrived is looked at, since the file that was given
-        // may be another by now; an error names that one.
+        // Open the file as later stages will. The copy is checked, because the original may have
+        // changed by now; an error names the original.
         let opened = |path: &Path| {
             DataSet::open(&DataSource {
                 path: path.into(),
@@ -348,7 +349,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         Ok((rows, sha256))
     })();
     if done.is_err() {
-        // Nothing to add to the error that is reported.
+        // If this fails too, the error that is reported stays the first one.
         let _ = std::fs::remove_file(&arrived);
     }
     done
@@ -392,17 +393,17 @@ fn each_line(
     Ok(())
 }
 
-/// The columns of a made data set.
+/// The columns of a data set that a stage made.
 #[derive(Debug, Default)]
 struct Columns {
-    /// Any row may have these.
+    /// Columns that a row may have.
     known: BTreeSet<String>,
-    /// Every row has these.
+    /// Columns that every row must have.
     required: BTreeSet<String>,
 }
 
 impl Columns {
-    /// A reviewer who adds a row has no reward to give it.
+    /// This column is optional, because a reviewer cannot give an added row a reward.
     const NOT_REQUIRED: &str = "reward";
 
     fn of(made: &Path) -> Result<Columns, ReviewError> {
@@ -428,7 +429,7 @@ impl Columns {
         Ok(columns)
     }
 
-    /// What is wrong with a row, and how it ought to be.
+    /// Checks a row; the error says what is wrong with it and how to mend it.
     fn check(&self, line: &str) -> Result<(), String> {
         let row: Value =
             serde_json::from_str(line).map_err(|error| format!("is not valid JSON: {error}"))?;

@@ -1,10 +1,10 @@
 //! Which component judges at which step of a job: those that it was submitted with, and those that
-//! took their places since (`r1ctl plugin reload`).
+//! replaced them since (`r1ctl plugin reload`).
 //!
-//! The ledger says from which step on a component judges ([`RewardVersion`]), so a step that is
-//! done again after a crash is judged as it was (`RWD-3`). The components themselves are kept under
-//! the state directory, by their hash: what becomes of the files that the job names is of no
-//! consequence once it is accepted.
+//! The ledger records from which step on a component judges ([`RewardVersion`]), so a step that is
+//! done again after a crash is judged as before (`RWD-3`). The components themselves are kept under
+//! the state directory, by their hash: once a job is accepted, the files that it names do not
+//! matter any more.
 //!
 //! ```text
 //! reload ─▶ load (child compiles) ─▶ same range and world? ─▶ its golden cases pass? ─▶ keep
@@ -28,10 +28,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::RwLock;
 
-/// A place in a job: stage, step (from 0).
+/// A place in a job: stage, and step from 0.
 pub(crate) type StepRef = (u32, u64);
 
-/// A step may end while its judge is changed: the change is then tried for the next one.
+/// Most tries to change a component: if a step ends meanwhile, the change is tried again for the
+/// next step.
 const TRIES_MAX: u32 = 10;
 
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,7 @@ impl ReloadError {
     }
 }
 
-/// What the ledger knows of who judges a job, as far as its next step needs it.
+/// A job's reward versions in the ledger, and the job's next step.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     reward_versions: Vec<RewardVersion>,
@@ -110,7 +111,7 @@ impl Recorded {
         }
     }
 
-    /// Of a job that is being submitted.
+    /// The versions of a job that is being submitted with pins: SHA-256 by plugin.
     pub(crate) fn pinned(pins: BTreeMap<String, String>) -> Recorded {
         let reward_version = |(plugin, sha256)| RewardVersion {
             plugin,
@@ -125,7 +126,8 @@ impl Recorded {
         }
     }
 
-    /// The hash of the component that judges the next step; `None`: the file that the job names.
+    /// The hash of the component that judges the next step; `None` means the file that the job
+    /// names.
     pub(crate) fn first(&self, plugin: &str) -> Option<String> {
         let due = |reward_version: &&RewardVersion| {
             reward_version.plugin == plugin
@@ -137,7 +139,7 @@ impl Recorded {
             .map(|reward_version| reward_version.sha256.clone())
     }
 
-    /// Those that judge later steps.
+    /// The versions that judge later steps.
     pub(crate) fn later(&self, plugin: &str) -> Vec<RewardVersion> {
         let later = |reward_version: &&RewardVersion| {
             reward_version.plugin == plugin
@@ -147,7 +149,7 @@ impl Recorded {
     }
 }
 
-/// The step that is at work, or the first of the next stage.
+/// The step at work, or the first of the next stage.
 fn next_place(record: &JobRecord) -> StepRef {
     let next_stage = (record.progress.stages.len() as u32, 0);
     record
@@ -155,7 +157,7 @@ fn next_place(record: &JobRecord) -> StepRef {
         .map_or(next_stage, |(stage, work)| (stage, work.step))
 }
 
-/// The components that judge for one reward, by the place from which on they do.
+/// The components that judge for one reward, each with the step from which it judges.
 pub(crate) struct VersionHistory {
     first: LoadedReward,
     later: Vec<(StepRef, LoadedReward)>,
@@ -169,13 +171,13 @@ impl VersionHistory {
         }
     }
 
-    /// From this place on; places come in their order.
+    /// Adds a component that judges from this step on; steps are added in ascending order.
     pub(crate) fn set(&mut self, from: StepRef, reward: LoadedReward) {
         self.later.retain(|(known, _)| *known < from);
         self.later.push((from, reward));
     }
 
-    /// Lets go of what judges no step from `next` on.
+    /// Drops the components that judge no step from `next` on.
     fn forget_before(&mut self, next: StepRef) {
         let due = self
             .later
@@ -200,9 +202,9 @@ impl VersionHistory {
     }
 }
 
-/// Who judges an open job, and how far judging has come.
+/// The components that judge an open job, and how far judging has come.
 pub(crate) struct RewardVersions {
-    /// By [`JobReward::number`](crate::inputs::JobReward).
+    /// The histories by [`JobReward::number`](crate::loaded_job::JobReward).
     versions: Vec<VersionHistory>,
     /// The last step of which a completion was judged.
     judged: Mutex<Option<StepRef>>,
@@ -216,7 +218,7 @@ impl RewardVersions {
         })
     }
 
-    /// The components for completions of one step. Evaluations, which belong to no step, get the
+    /// The components for completions of one step. Evaluations belong to no step and get the
     /// newest.
     pub(crate) fn of(
         &self,
@@ -244,7 +246,7 @@ impl RewardVersions {
             .collect()
     }
 
-    /// The first step that nobody has begun to judge.
+    /// The first step of which no completion has been judged.
     fn untouched(&self, record: &JobRecord) -> StepRef {
         let judged = *self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         let next = match record.stage_at_work() {
@@ -255,7 +257,7 @@ impl RewardVersions {
     }
 }
 
-/// The open inputs of the jobs that run.
+/// The opened jobs that are running.
 #[derive(Clone, Default)]
 pub(crate) struct OpenJobs(Arc<Mutex<HashMap<JobId, Weak<LoadedJob>>>>);
 
@@ -275,7 +277,7 @@ impl OpenJobs {
     }
 }
 
-/// Of every component that judges a job, by plugin. Blocks.
+/// The hash of every component that judges a job, by plugin. Blocks.
 pub(crate) fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
     let reward_versions = loaded_job.reward_versions.blocking_read();
     let hash = |judge: &JobReward| {
@@ -292,7 +294,7 @@ pub(crate) fn hashes(loaded_job: &LoadedJob) -> BTreeMap<String, String> {
     loaded_job.judges().filter_map(hash).collect()
 }
 
-/// Keeps a copy of every component that judges a job; their hashes, by plugin. Blocks.
+/// Keeps a copy of every component that judges a job; returns their hashes, by plugin. Blocks.
 pub(crate) fn keep(
     loaded_job: &LoadedJob,
     rewards: &Rewards,
@@ -311,7 +313,7 @@ pub(crate) fn keep(
     Ok(kept)
 }
 
-/// Lets another component judge from the next step on that nobody has begun to judge.
+/// Lets another component judge from the first step on whose judging has not begun.
 pub(crate) async fn reload(
     record: Arc<JobRecord>,
     plugin: String,
@@ -344,7 +346,7 @@ pub(crate) async fn reload(
         .first()
         .map(|(_, loaded)| loaded.module_sha256().to_owned())
         .unwrap_or_default();
-    // Nobody begins to judge a step while it is decided which is the first.
+    // No step's judging begins while this decides which step is the first.
     let mut reward_versions = loaded_job.reward_versions.write().await;
     for _ in 0..TRIES_MAX {
         let record = views.ledger.job(&id).unwrap_or_else(|| record.clone());
@@ -400,8 +402,8 @@ pub(crate) async fn reload(
     ))
 }
 
-/// The component under the configuration and limits of each reward that it is to judge for, by
-/// [`JobReward::number`](crate::inputs::JobReward).
+/// Loads the component with the configuration and limits of each reward that it judges for; the
+/// results are by [`JobReward::number`](crate::loaded_job::JobReward).
 fn load(
     loaded_job: &LoadedJob,
     job: &JobId,
@@ -486,7 +488,7 @@ fn load(
     Ok((plugin, fresh))
 }
 
-/// What the job's rules were made from.
+/// Checks that a component declares what the job's rules were made from.
 fn declares_the_same(new: &LoadedReward, old: &LoadedReward) -> Result<(), ReloadError> {
     let range = |reward: &LoadedReward| format!("{} to {}", reward.info().min, reward.info().max);
     let parts = |reward: &LoadedReward| format!("[{}]", reward.info().parts.join(", "));

@@ -27,7 +27,7 @@ pub(crate) enum SamplesError {
     Data(#[from] DataError),
 }
 
-/// Of the stage and step (from 1) asked for, or of the newest: empty when nothing of it is
+/// Reads the samples of a stage and step (from 1), or of the newest ones. Empty if none of it is
 /// committed. Blocks.
 pub(crate) fn read(
     record: &JobRecord,
@@ -43,7 +43,7 @@ pub(crate) fn read(
         .iter()
         .map(|stage| stage.name.as_str())
         .collect();
-    // Where the ledger is an older copy, there are files of steps that it does not know.
+    // If the ledger is an older copy, there are files of steps that it does not know.
     let committed = |stage: &str| {
         record
             .progress
@@ -99,8 +99,8 @@ pub(crate) fn read(
     of_step(outputs, &stage, step, sort, limit)
 }
 
-/// Of the newest committed step of a stage, best reward first, for whoever has a job's directory
-/// and no daemon. Blocks.
+/// Reads the samples of a stage's newest committed step, best reward first, from a job's directory
+/// alone. Blocks.
 pub(crate) fn newest(
     outputs: &Outputs,
     stage: &str,

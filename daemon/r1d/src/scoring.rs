@@ -1,6 +1,6 @@
-//! The bridge to the reward pool: completions go in as they end (whole groups where a reward judges
-//! groups), verdicts come out in whatever order the pool has them. A judged reward is called twice:
-//! for its questions, and with the answers of its model.
+//! The bridge to the reward pool: completions go in as they end (whole groups for a reward that
+//! judges groups), verdicts come out in whatever order the pool finishes them. A judged reward is
+//! called twice: for its questions, and with the answers of its model.
 
 use crate::loaded_job::{JobReward, LoadedJob};
 use crate::tasks;
@@ -16,23 +16,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Completions and verdicts that may wait on either side (`LIM-1`). What lies between them is
+/// Completions and verdicts that may wait on either side (`LIM-1`). The number between them is
 /// bounded by what a step or an evaluation samples.
 const QUEUE_MAX_COMPLETIONS: usize = 256;
-/// How often a job that waits for verdicts is told that its calls go on, or have their turn to
-/// come.
+/// Interval at which a job that waits for verdicts gets a sign that its calls proceed or wait for
+/// their turn.
 const SIGN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a running job hands in.
 pub(crate) enum ScoreRequest {
-    /// To be judged together.
+    /// Completions to be judged together.
     Score(Vec<ScoreItem>),
-    /// Whose models have answered.
+    /// Completions whose judge models have answered.
     Conclude(Vec<JudgeReply>),
 }
 
-/// Where a running job hands in completions, and takes its verdicts from. Dropping the sender ends
-/// the bridge.
+/// Starts the bridge; returns where a job hands in completions and where it takes verdicts.
+/// Dropping the sender ends the bridge.
 pub(crate) fn bridge(
     loaded_job: Arc<LoadedJob>,
     rewards: &Rewards,
@@ -46,8 +46,8 @@ pub(crate) fn bridge(
     (items, events)
 }
 
-/// Never waits for one side alone: the job may be handing in completions just when it is not taking
-/// verdicts.
+/// Moves completions and verdicts, and never waits for one side alone: the job may hand in
+/// completions while it takes no verdicts.
 async fn carry(
     loaded_job: Arc<LoadedJob>,
     pool: Line,
@@ -86,10 +86,11 @@ async fn carry(
     }
 }
 
-/// What models said, by reward.
+/// The models' answers, by reward.
 type ByReward = BTreeMap<String, Answers>;
 
-/// All verdicts on completions of one prompt; with answers, those of the rewards that had asked.
+/// Judges completions of one prompt. Returns all verdicts; with answers, those of the rewards that
+/// asked.
 async fn judge(
     loaded_job: &LoadedJob,
     pool: &Line,
@@ -107,8 +108,8 @@ fn failed(error: String) -> End {
     End::Failed { error }
 }
 
-/// The host failed, not the plugin: there is no verdict to train on, and a fresh attempt may have
-/// one.
+/// The end of an attempt whose reward host failed, not the plugin: there is no verdict to train on,
+/// and a fresh attempt may get one.
 fn abandoned(judge: &JobReward, error: ScoreError) -> End {
     End::Abandoned {
         cause: format!("reward `{}`: {error}", judge.reward.name),
@@ -120,9 +121,9 @@ struct Hearing<'a> {
     completions: Vec<Completion>,
     row: &'a Row,
     judges: Vec<(&'a JobReward, LoadedReward)>,
-    /// Of the completions.
+    /// The tokenizer of the completions.
     policy: &'a Tokenizer,
-    /// The prompt lacks the tokenizer's special ids, as text.
+    /// Whether the prompt's text lacks the special ids that the tokenizer adds.
     adds_special: bool,
 }
 
@@ -175,8 +176,8 @@ async fn hearing<'a>(
     }))
 }
 
-/// Completions as judged rewards see them: beside the row's other columns stands its own prompt,
-/// before any template, as `prompt`.
+/// Completions as judged rewards see them: `meta` also has the row's own prompt, before any
+/// template, as `prompt`.
 fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
     let meta = match &row.prompt {
         None => row.meta.clone(),
@@ -331,7 +332,7 @@ async fn conclusions(
     }
 }
 
-/// As many as completions, in their order.
+/// Judges completions; the results are in their order.
 async fn judged(
     pool: &Line,
     loaded: &LoadedReward,

@@ -1,4 +1,4 @@
-//! What one daemon runs with: its configuration file, flags and environment, resolved once at the
+//! The settings of one daemon: its configuration file, flags and environment, resolved once at the
 //! start.
 
 use crate::cli::Locations;
@@ -8,12 +8,12 @@ use r1d_proto::user_file;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Beside the executable: plugins that `make` leaves there.
+/// A directory beside the executable: `make` puts plugins there.
 pub(crate) const PLUGINS_DIRECTORY: &str = "plugins";
 const WORKER: &str = "r1d-worker";
-/// A configuration file larger than this is something else.
+/// A larger file is not a configuration file.
 const CONFIG_MAX_BYTES: u64 = 1 << 20;
-/// Of the daemon that systemd starts.
+/// The configuration of the daemon that systemd starts.
 const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
 
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Settings {
     pub worker: PathBuf,
     pub worker_silence: Duration,
     pub plugin_dirs: Vec<PathBuf>,
-    /// `r1ctl shutdown` is obeyed: systemd stops a service by signal.
+    /// Whether `r1ctl shutdown` is allowed: systemd stops a service by signal.
     pub may_be_shut_down: bool,
 }
 
@@ -68,7 +68,8 @@ pub(crate) fn read_config(path: &Path) -> Result<DaemonConfig, SettingsError> {
 }
 
 impl Settings {
-    /// `file` is the configuration's, absent for the embedded one.
+    /// Resolves the settings. `file` is the configuration file; `None` means the embedded
+    /// configuration.
     pub(crate) fn resolve(
         file: Option<&Path>,
         place: Locations,
@@ -118,12 +119,12 @@ fn set(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Where the system's daemon looks for plugins, for tools that know no daemon.
+/// The directories in which the system's daemon looks for plugins; for tools that have no daemon.
 pub(crate) fn system_plugin_dirs() -> Vec<PathBuf> {
     read_config(Path::new(SYSTEM_CONFIG)).map_or(Vec::new(), |config| config.plugin_dirs)
 }
 
-/// For compiled code of tools; a daemon has its own in its state directory.
+/// The user's cache for compiled code of tools; a daemon's is in its state directory.
 pub(crate) fn home_cache() -> Option<PathBuf> {
     let dir = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|dir| dir.join(".cache")));
     dir.map(|dir| dir.join("r1d/reward-code"))
@@ -135,7 +136,7 @@ fn home_state() -> Option<PathBuf> {
         .or_else(|| set("HOME").map(|dir| dir.join(".local/state/r1d")))
 }
 
-/// The configuration as `r1d.toml`, every default filled in.
+/// The configuration as `r1d.toml`, with every default filled in.
 pub(crate) fn dump(config: &DaemonConfig) -> String {
     use r1d_job::daemon::Devices;
     use toml::{Table, Value};
@@ -223,7 +224,7 @@ pub(crate) fn dump(config: &DaemonConfig) -> String {
 mod tests {
     use super::*;
 
-    /// What is printed can be read, and says the same.
+    /// A printed configuration can be read again and means the same.
     #[test]
     fn a_dumped_configuration_reads_back() {
         let text = "[node]\nname = \"n\"\ndevices = [\"cpu\"]\nstate_dir = \

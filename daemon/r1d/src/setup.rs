@@ -1,5 +1,5 @@
 //! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the
-//! daemon takes jobs, so that no job fails for what the daemon lacks.
+//! daemon takes jobs, so that no job fails because the machine lacks something.
 
 use crate::actors::jobs::{DeviceUsable, Jobs};
 use crate::actors::supervise::Supervised;
@@ -8,15 +8,16 @@ use crate::live_status::LiveStatus;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-/// For a worker to open its device; the first one after a boot reads gigabytes of libraries.
+/// Longest time for a worker to open its device; the first one after a boot reads gigabytes of
+/// libraries.
 const PROBE_MAX: Duration = Duration::from_secs(300);
-/// Between two looks at a device that could not be used: at first, and at most.
+/// Time between two tries of a device that could not be used: the first, and the longest.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
 const PROBE_AGAIN_MAX: Duration = Duration::from_secs(30);
-/// A device that was usable for so long has been mended.
+/// A device that was usable for this long has been mended.
 const OF_USE_AFTER: Duration = Duration::from_secs(60);
 
-/// Nothing can run on this machine until somebody has changed its configuration.
+/// An error that keeps every job from running until an operator changes the configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetupError {
     #[error(transparent)]
@@ -25,7 +26,7 @@ pub(crate) enum SetupError {
     Libraries(String),
 }
 
-/// Tries each device, all at once, and marks those on the live status that cannot be used.
+/// Tries all devices at once, and marks those in the live status that cannot be used.
 pub(crate) async fn try_devices(
     recipes: &[WorkerCommand],
     live_status: &LiveStatus,
@@ -44,8 +45,8 @@ pub(crate) async fn try_devices(
     Ok(())
 }
 
-/// Tries devices again that cannot be used; one that can be by then gets the next job. None waits
-/// for another's answer.
+/// Keeps trying devices that cannot be used; one that has become usable gets the next job. The
+/// devices are tried independently.
 pub(crate) async fn keep_trying(
     recipes: Vec<WorkerCommand>,
     live_status: LiveStatus,
@@ -59,8 +60,8 @@ pub(crate) async fn keep_trying(
     .await;
 }
 
-/// Pauses grow until the device has been of use for a while: one that opens and then does nothing
-/// is not given a job every second.
+/// Keeps trying one device. Pauses grow until the device has been usable for a while, so that one
+/// which opens but cannot compute does not get a job every second.
 async fn keep_trying_one(
     worker_command: &WorkerCommand,
     live_status: &LiveStatus,
@@ -87,13 +88,13 @@ async fn keep_trying_one(
         live_status.found(&worker_command.device, problem);
         if is_usable {
             tracing::info!("device {} can be used", worker_command.device);
-            // The queue is being made anew: it looks by itself.
+            // A queue that is being recreated looks for devices by itself.
             let _ = jobs.ask("the queue", DeviceUsable).await;
         }
     }
 }
 
-/// What keeps the device from being used, if anything does.
+/// What keeps the device from being used; `None` if nothing does.
 async fn probe(worker_command: &WorkerCommand) -> Result<Option<String>, SetupError> {
     let failed = |source| WorkerError::Start {
         executable: worker_command.executable.clone(),

@@ -2,7 +2,7 @@
 //!
 //! | path | what it is |
 //! |---|---|
-//! | `lock` | held by the daemon that owns the directory; its text is the daemon's process id |
+//! | `lock` | locked by the daemon that owns the directory; its text is the daemon's process id |
 //! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
 //! | `ledger.redb` | the ledger |
 //! | `cache/` | compiled plugins |
@@ -57,7 +57,7 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Creates the directory and takes it.
+    /// Creates the directory if need be, and locks it.
     pub(crate) fn lock(root: &Path) -> Result<StateDir, StateError> {
         let io = |path: &Path| {
             let path = path.to_path_buf();
@@ -88,8 +88,8 @@ impl StateDir {
         })
     }
 
-    /// Refuses to begin a new ledger beside jobs that an old one had: they would be forgotten, and
-    /// their directories kept for nobody.
+    /// Refuses to begin a new ledger beside the jobs of an old one: these jobs would be forgotten,
+    /// and their directories would stay for ever.
     pub(crate) fn check_ledger(&self) -> Result<(), StateError> {
         if self.ledger().exists() {
             return Ok(());
@@ -112,7 +112,7 @@ impl StateDir {
         }
     }
 
-    /// Whether the directory that this process locked is still the one at its path.
+    /// Checks that the directory at the path is still the one that this process locked.
     pub(crate) fn is_in_place(&self) -> Result<(), StateError> {
         let (held, found) = (
             self.lock.metadata(),
@@ -134,8 +134,8 @@ impl StateDir {
         }
     }
 
-    /// The process ids of workers of daemons before this one, as far as this process may see them;
-    /// `None` when all are gone, and from then on the lock is this daemon's.
+    /// The process ids of earlier daemons' workers, as far as this process may see them. `None` if
+    /// all are gone; from then on the lock is this daemon's.
     pub(crate) fn old_workers(&self) -> Option<Vec<u32>> {
         match rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => None,
@@ -144,7 +144,7 @@ impl StateDir {
     }
 
     /// Processes that have the workers' lock as their standard output. The kernel's list of locks
-    /// has the process that took it: a daemon that is gone.
+    /// is no help: it has the process that took the lock, a daemon that is gone.
     fn holders(&self) -> Vec<u32> {
         let Ok(lock) = self.workers.metadata() else {
             return Vec::new();
@@ -160,7 +160,7 @@ impl StateDir {
         holders
     }
 
-    /// For a worker to hold.
+    /// A handle of the workers' lock, for a worker to hold.
     pub(crate) fn workers_lock(&self) -> std::io::Result<File> {
         self.workers.try_clone()
     }
@@ -169,7 +169,7 @@ impl StateDir {
         &self.root
     }
 
-    /// What workers hold ([`StateDir::workers_lock`]).
+    /// The file that workers hold ([`StateDir::workers_lock`]).
     pub(crate) fn workers(&self) -> PathBuf {
         self.root.join(WORKERS_LOCK)
     }
@@ -187,7 +187,7 @@ impl StateDir {
     }
 }
 
-/// Where a job leaves everything.
+/// The directory of everything that a job writes.
 pub(crate) fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
     state_dir.join("jobs").join(&job.0)
 }

@@ -1,4 +1,4 @@
-//! Jobs as `r1ctl` shows them: what the ledger holds, and what the live status says of the moment.
+//! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
 
 use crate::live_status::{JobSnapshot, LiveStatus};
 use crate::outputs::Outputs;
@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Jobs whose outlines are kept (`LIM-1`).
 const OUTLINES_MAX: usize = 256;
 
-/// What a status shows of a job file: read once, since a watched job is shown ten times a second.
+/// What a status shows of each job file. It is kept, because a watched job is shown ten times a
+/// second.
 #[derive(Clone, Default)]
 pub(crate) struct Outlines(Arc<Mutex<HashMap<JobId, Arc<Vec<StageOutline>>>>>);
 
@@ -26,12 +27,12 @@ struct StageOutline {
     name: String,
     kind: &'static str,
     model: Option<String>,
-    /// 0 where the data tell.
+    /// 0 if the number depends on the data.
     steps: u64,
 }
 
 impl Outlines {
-    /// The stages of a job, in their order; none of a job file that does not parse.
+    /// The stages of a job in their order; empty if the job file does not parse.
     fn of(&self, record: &JobRecord) -> Arc<Vec<StageOutline>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(record.job()) {
@@ -59,7 +60,7 @@ impl Outlines {
     }
 }
 
-/// All that a status is made of.
+/// Everything that a status is made of.
 #[derive(Clone)]
 pub(crate) struct JobViews {
     pub ledger: Arc<Ledger>,
@@ -68,12 +69,12 @@ pub(crate) struct JobViews {
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
     pub outlines: Outlines,
-    /// Held while a reviewed data set takes its place, and while a stage begins to read one
+    /// Held while a review replaces a data set, and while a stage begins to read one
     /// ([`crate::review`]).
     pub reviews: Arc<Mutex<()>>,
 }
 
-/// Steps that the job file itself tells; a number of epochs needs the data.
+/// The steps that the job file itself gives; 0 for a number of epochs, which needs the data.
 fn steps_of_file(stage: &Stage) -> u64 {
     match stage.length {
         Length::Steps(steps) => steps,
@@ -104,7 +105,7 @@ impl JobViews {
         }
     }
 
-    /// Running jobs, then the queue in its order, then what has ended, newest first.
+    /// Running jobs, then the queue in its order, then ended jobs, newest first.
     pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
         let (mut running, mut ended) = (state.jobs(), state.jobs());
@@ -146,8 +147,8 @@ impl JobViews {
         }
     }
 
-    /// Leaves the job's status in its directory. A status that finds no room there is no reason to
-    /// stop: the next one may. Blocks.
+    /// Writes the job's status into its directory. If there is no room, only the log says so: the
+    /// next status may find some. Blocks.
     pub(crate) fn leave_status(&self, job: &JobId, outputs: &Outputs) {
         let Some(record) = self.ledger.job(job) else {
             return;
@@ -179,7 +180,7 @@ impl JobViews {
                 state: stage.state,
                 step: stage.step,
                 steps: stage.steps,
-                // What rejection sampling has committed is durable: there are no weights to save.
+                // What rejection sampling has committed is durable: it has no weights to save.
                 durable_step: if stage.kind == "rejection-sampling" {
                     stage.step
                 } else {
@@ -202,7 +203,7 @@ impl JobViews {
             name: stage.name.clone(),
             kind: stage.kind.into(),
             model: stage.model.clone(),
-            // What never began did not fail.
+            // A stage that never began did not fail.
             state: if record.state().is_final() {
                 State::Cancelled
             } else {
@@ -221,12 +222,12 @@ impl JobViews {
         let live = self.live_status.live(record.job());
         let now = self.clock.now();
         let waits = match (record.state(), &live) {
-            // A queued job is in a run's hands from the moment that its files are read.
+            // From the reading of its files on, a run has the queued job in hand.
             (State::Queued | State::Running, Some(live)) => {
                 live.waits.iter().map(|wait| wait.shown(now)).collect()
             }
             (State::Queued, None) => self.why_queued(record),
-            // No run has it in hand: the daemon has just started, or no device is free.
+            // No run has the job in hand: the daemon has just started, or no device is free.
             (State::Running, None) => vec![self.wait_to_go_on(record)],
             _ => Vec::new(),
         };
@@ -285,7 +286,7 @@ impl JobViews {
         }
     }
 
-    /// What a job waits for that could run.
+    /// What a job waits for that only lacks a device.
     pub(crate) fn free_device(&self) -> String {
         let devices: Vec<String> = (self.live_status.devices().into_iter())
             .map(|device| match (device.problem, device.job) {
@@ -298,7 +299,7 @@ impl JobViews {
     }
 }
 
-/// An activity between two attempts.
+/// The activity of a job between two attempts.
 pub(crate) fn idle(doing: &str) -> Activity {
     Activity {
         doing: doing.into(),

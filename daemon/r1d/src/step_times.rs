@@ -1,4 +1,4 @@
-//! How long a job still takes, from the time that its steps took.
+//! Estimates how long a job still takes, from the time that its steps took.
 
 use crate::loaded_job::LoadedJob;
 use r1d_job::plan::tokens_per_step;
@@ -8,8 +8,8 @@ use r1d_runner::{Plan, Record};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Steps whose median is the pace: half of them may be as slow as they like, and a lasting change
-/// is seen after half of them.
+/// Steps whose median is the pace: up to half of them may be outliers, and a lasting change shows
+/// after half of them.
 const RECENT_STEPS: usize = 15;
 
 /// Seconds of the recent steps of each stage that this daemon saw.
@@ -103,8 +103,7 @@ mod tests {
         step_times.seconds(0)
     }
 
-    /// An ETA of 7 minutes does not become one of 2 hours because one step had to wait for the
-    /// disk.
+    /// One step that waits for the disk does not turn an ETA of 7 minutes into one of 2 hours.
     #[test]
     fn one_slow_step_changes_no_pace() {
         let steady = [2.0; 20];
@@ -114,7 +113,7 @@ mod tests {
             after(&[&steady[..], &[600.0], &steady[..3], &[900.0, 2.5]].concat()),
             Some(2.0)
         );
-        // What lasts is seen.
+        // A lasting change is seen.
         assert_eq!(after(&[&steady[..], &[4.0; 8]].concat()), Some(4.0));
         assert_eq!(after(&[3.0]), Some(3.0));
         assert_eq!(after(&[3.0, 5.0]), Some(4.0));

@@ -1,10 +1,10 @@
-//! Whose turn it is, when a device is free.
+//! Decides which job gets a free device.
 //!
-//! Jobs that were running when the daemon ended come first, then the queue. A daemon that ended
-//! without a word may have been ended by one of the jobs that it worked for, and nobody can say by
+//! Jobs that were running when the daemon ended come first, then the queue. If the daemon ended
+//! without a clean stop, one of the jobs that it worked for may be the cause, and it is unknown
 //! which: each of them is suspected ([`r1d_ledger::Strikes`]) until something of it is committed.
-//! Suspects come back one at a time, so that the one that ends the daemon again is known and the
-//! others lose nothing by it; the more often a job was at work when the daemon ended, the later it
+//! Suspects come back one at a time, so that the one that ends the daemon again is known, and the
+//! others lose nothing by it. The more often a job was at work when the daemon ended, the later it
 //! comes.
 
 use r1d_ledger::{JobRecord, State};
@@ -14,15 +14,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Ends of the daemon in a row, while it worked for a job of which nothing was committed in
-/// between, after which the job is given up (`LIM-1`). Nobody can tell an operator's kill from the
-/// job's doing, and a step may take long, so this is more than any series of kills by hand.
+/// A job is given up after this many ends of the daemon in a row while it worked for the job and
+/// committed nothing of it (`LIM-1`). An operator's kill looks like the job's doing, and a step may
+/// take long, so this is more than any series of kills by hand.
 pub(crate) const STRIKES_MAX: u32 = 12;
-/// A suspect that has been at work for so long did not end the daemon by being read or begun: the
+/// A suspect that has been at work for this long did not end the daemon by being read or begun: the
 /// next one may come.
 pub(crate) const TRIAL_MAX: Duration = Duration::from_secs(300);
 
-/// In which turn a job comes; lower is earlier.
+/// The turn of a job; lower is earlier.
 fn turn(record: &JobRecord) -> u32 {
     match (record.state(), record.strikes.count) {
         (RunState::Running, count @ 0..=1) => count,
@@ -30,8 +30,8 @@ fn turn(record: &JobRecord) -> u32 {
     }
 }
 
-/// The job that a free device is given. `taken` are those that are at work, or are nobody's to
-/// start; `on_trial` says whether a suspect is at work.
+/// The job for a free device. `taken` jobs are at work already or must not be started; `on_trial`
+/// says whether a suspect is at work.
 pub(crate) fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<JobId> {
     let running = state
         .jobs()
@@ -43,13 +43,12 @@ pub(crate) fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Op
         .collect();
     waiting.sort_by_key(|record| turn(record));
     let first = waiting.first()?;
-    // The devices of jobs that were running are kept for them. Behind them stand only other
-    // suspects.
+    // The devices of jobs that were running are kept for them. Only other suspects come after them.
     let waits = on_trial && first.strikes.count > 0;
     (!waits).then(|| first.job().clone())
 }
 
-/// Why the job is given up, if it is.
+/// Why the job is given up; `None` if it is not.
 pub(crate) fn given_up(record: &JobRecord) -> Option<String> {
     let count = record.strikes.count;
     (count >= STRIKES_MAX).then(|| {
@@ -106,7 +105,7 @@ mod tests {
         );
     }
 
-    /// The daemon ends without a word, and the next one begins.
+    /// The daemon ends without a clean stop, and the next one begins.
     fn crash(state: &mut State) {
         for record in state
             .jobs()
@@ -191,8 +190,8 @@ mod tests {
         assert_eq!(next_of(&state, &["a"], false).as_deref(), Some("b"));
     }
 
-    /// The whole story: one job ends the daemon each time that it is taken up, others lose at most
-    /// the time until it is given up.
+    /// The whole story: one job ends the daemon each time that it is taken up, and the others lose
+    /// at most the time until it is given up.
     #[test]
     fn a_job_that_ends_the_daemon_is_found_and_given_up() {
         for (jobs, devices) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
@@ -216,8 +215,7 @@ mod tests {
                     start(&mut state, &job.0);
                     at_work.push(job);
                 }
-                // The honest ones commit if they are given the time, the other one takes the daemon
-                // with it.
+                // The harmless jobs commit if they have the time; the other one ends the daemon.
                 if at_work.iter().any(|job| job.0 == poison) {
                     crashes += 1;
                     assert!(
@@ -249,7 +247,7 @@ mod tests {
     fn a_queued_job_that_ended_the_daemon_comes_behind_the_others() {
         let mut state = State::default();
         ["a", "b"].iter().for_each(|job| submit(&mut state, job));
-        // It was being read, and never started.
+        // The job was being read, and never started.
         apply(&mut state, Command::TakeUp { job: id("a") });
         crash(&mut state);
         assert_eq!(next_of(&state, &[], false).as_deref(), Some("b"));

@@ -1,13 +1,12 @@
 //! Submissions from the moment that they arrive until the ledger has them.
 //!
-//! A submission is carried out to its end, whether its client stays or not: what the client had
-//! asked for is not undone by a lost connection. A client that asks again finds the job of its
-//! first try:
+//! A submission is carried out to its end, whether or not its client stays: a lost connection does
+//! not undo it. A client that asks again finds the job of its first try:
 //!
-//! - under the same id, always: while the first is being read it is given that one's answer, later
-//!   the ledger knows the job; who asks for another job under it is refused;
-//! - without it (the person typed the command again), as long as the first client left without an
-//!   answer, the job has not ended, its files have not been written to since, and
+//! - with the same id, always: while the first submission is being read the client gets that one's
+//!   answer, later the ledger knows the job; another job with the same id is refused;
+//! - without the id (the person typed the command again), as long as the first client left without
+//!   an answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
 
 use crate::digest;
@@ -21,7 +20,7 @@ use tokio::sync::watch;
 
 /// Submissions without a listener that are remembered (`LIM-1`).
 const UNHEARD_MAX: usize = 256;
-/// How long a submission that nobody heard the answer of is what an equal one asks for.
+/// How long an equal submission finds one whose client left before the answer.
 const FOUND_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
 pub(crate) type Answer = Result<Response, ControlError>;
@@ -30,7 +29,7 @@ pub(crate) type Answer = Result<Response, ControlError>;
 #[derive(Clone)]
 pub(crate) struct Underway {
     pub reading: Reading,
-    /// See [`contents`].
+    /// A hash of the request; see [`contents`].
     pub contents: String,
     answer: watch::Receiver<Option<Answer>>,
 }
@@ -51,7 +50,7 @@ struct Unheard {
     since: Duration,
 }
 
-/// All that a submission asks for, as one hash.
+/// Everything that a submission asks for, as one hash.
 pub(crate) fn contents(request: &Request) -> String {
     let text = serde_json::to_vec(request).unwrap_or_default();
     digest::hex(Sha256::new_with_prefix(text))
@@ -62,12 +61,12 @@ impl Submissions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The submission with this id, where it is being read.
+    /// The submission with this id, if it is being read.
     pub(crate) fn underway(&self, id: &str) -> Option<Underway> {
         self.lock().underway.get(id).cloned()
     }
 
-    /// A submission begins; its answer goes to the sender, whose drop ends it.
+    /// Begins a submission. Its answer goes to the guard, whose drop ends it.
     pub(crate) fn begin(
         &self,
         id: &str,
@@ -91,7 +90,7 @@ impl Submissions {
         )
     }
 
-    /// The id of an equal submission that nobody heard the answer of.
+    /// Takes the id of an equal submission whose client left before the answer.
     pub(crate) fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
         let mut inner = self.lock();
         inner
@@ -117,7 +116,7 @@ impl Submissions {
     }
 }
 
-/// Held by whoever reads a submission.
+/// Held by the reader of a submission.
 pub(crate) struct ReadingGuard {
     submissions: Submissions,
     id: String,
@@ -137,7 +136,7 @@ impl Drop for ReadingGuard {
 }
 
 impl Underway {
-    /// The answer; `None` where the reading ended without one (a panic).
+    /// Waits for the answer; `None` if the reading ended without one (a panic).
     pub(crate) async fn answered(mut self) -> Option<Answer> {
         let answer = self.answer.wait_for(Option::is_some).await.ok()?;
         answer.clone()

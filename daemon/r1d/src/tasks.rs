@@ -1,11 +1,10 @@
-//! The one place that starts tasks and threads, so that each has a kind that says what its end
-//! means.
+//! The one place that starts tasks and threads: each has a kind that defines what its end means.
 
 use std::future::Future;
 use tokio::task::{JoinError, JoinHandle};
 
-/// A task whose end is awaited or noticed by whoever holds its other end; cancelled by dropping
-/// that end. Dropping the handle cancels nothing.
+/// Starts a task whose end is awaited, or noticed at the other end of a channel; dropping that end
+/// cancels it. Dropping the handle cancels nothing.
 #[allow(clippy::disallowed_methods, reason = "the one owner of tasks")]
 pub(crate) fn spawn<T: 'static>(
     name: &'static str,
@@ -15,8 +14,8 @@ pub(crate) fn spawn<T: 'static>(
     tokio::task::spawn_local(task)
 }
 
-/// Work that blocks (files, the ledger, tokenisation), away from the actors. It runs to its end
-/// even when nobody awaits it any more.
+/// Runs blocking work (files, the ledger, tokenisation) away from the actors. It runs to its end
+/// even if its caller no longer awaits it.
 #[allow(clippy::disallowed_methods, reason = "the one owner of tasks")]
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -24,7 +23,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await
 }
 
-/// A thread of its own for a sequence of blocking work.
+/// Starts a thread for a sequence of blocking work.
 pub(crate) fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new()
         .name(name.into())

@@ -13,14 +13,14 @@ use r1d_runner::metrics::COMMITTED_AT;
 
 pub(crate) const FILE: &str = "events.out.tfevents.0000000000.r1d";
 
-/// What a file starts with whose first step has these metrics.
+/// The beginning of a file whose first step has these metrics.
 pub(crate) fn header(first: &Metrics) -> Vec<u8> {
     let mut event = wall_time(first);
     text(&mut event, 3, b"brain.Event:2");
     record(&event)
 }
 
-/// The metrics of one step.
+/// The record of one step's metrics.
 pub(crate) fn event(step: u64, metrics: &Metrics) -> Vec<u8> {
     let mut summary = Vec::new();
     for (name, number) in metrics.iter().filter(|(name, _)| *name != COMMITTED_AT) {
@@ -37,13 +37,14 @@ pub(crate) fn event(step: u64, metrics: &Metrics) -> Vec<u8> {
     record(&event)
 }
 
-/// The first field of an event. A step of an earlier release has no time.
+/// The first field of an event: the time of the commit; 0 for a step of an earlier release, which
+/// has none.
 fn wall_time(metrics: &Metrics) -> Vec<u8> {
     let seconds = metrics.get(COMMITTED_AT).copied().unwrap_or(0.0);
     [&[1 << 3 | 1][..], &seconds.to_le_bytes()].concat()
 }
 
-/// A length-delimited field.
+/// Appends a length-delimited field.
 fn text(into: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     into.push(field << 3 | 2);
     varint(into, bytes.len() as u64);

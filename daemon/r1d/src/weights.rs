@@ -1,4 +1,4 @@
-//! A model of a job, as far as can be told without a tensor: what its worker could not open is
+//! Checks a model of a job as far as possible without a tensor: what its worker could not open is
 //! found before the job is accepted.
 
 use crate::loaded_job::LoadError;
@@ -12,9 +12,9 @@ const CONFIG_MAX_BYTES: u64 = 16 << 20;
 /// What a model answers with when a reward asks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gives {
-    /// A scalar head: transformers' `…ForSequenceClassification` with one label.
+    /// A number, from a scalar head: transformers' `…ForSequenceClassification` with one label.
     Number,
-    /// A language model.
+    /// Text, from a language model.
     Text,
 }
 
@@ -28,7 +28,7 @@ impl Gives {
     }
 }
 
-/// A config.json and its text.
+/// Reads a config.json; returns it parsed and as text.
 pub(crate) fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
     let text = user_file::read_text(path, CONFIG_MAX_BYTES).map_err(|source| LoadError::Model {
         path: path.into(),
@@ -48,8 +48,8 @@ pub(crate) fn read_config(path: &Path) -> Result<(Config, String), LoadError> {
     Ok((config, text))
 }
 
-/// The config.json of a directory whose weights are those that it describes, as they have it:
-/// whether the head is the embedding is theirs to say.
+/// Checks that a directory's weights fit its config.json, and returns that as the weights have it:
+/// they decide whether the head is the embedding.
 pub(crate) fn check_weights(dir: &Path, config: Config, head: Head) -> Result<Config, LoadError> {
     let checked = || {
         let mut files = WeightFiles::open(dir)?;

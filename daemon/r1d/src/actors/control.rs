@@ -1,6 +1,6 @@
-//! The control socket: one request per connection, answered in a task of its own. What a client may
-//! take of the daemon is bounded by kind ([`Admission`]), and what changes something runs in a task
-//! that no connection can drop: it is carried out whether its client stays or not.
+//! The control socket: one request per connection, answered in a task of its own. [`Admission`]
+//! bounds what clients take of the daemon, by kind of request. A request that changes something
+//! runs in a task that no connection can drop: it is carried out whether or not its client stays.
 
 use crate::accept::{self, AcceptError, Submission, Submitted};
 use crate::actors::jobs::{Cancel, Jobs};
@@ -40,36 +40,36 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-/// From the connection to the whole request.
+/// Longest time from the connection to the end of the request.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
-/// For a client to take one answer.
+/// Longest time in which a client has to take one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Requests of more bytes than this are decoded away from the actors' thread: a few milliseconds.
+/// Longer requests are decoded on another thread; this many bytes take a few milliseconds.
 const DECODED_HERE_MAX_BYTES: usize = 64 << 10;
-/// Between two words to a client that waits for its answer. The shortest patience that r1ctl can be
-/// given is twice that.
+/// Time between two progress messages to a client that waits for its answer. The shortest timeout
+/// that r1ctl accepts is twice as long.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
-/// After a failure to accept a client.
+/// Pause after a failure to accept a client.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
-/// A watched job is shown at most this often.
+/// Shortest time between two statuses of a watched job.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// How often a followed log is looked at.
+/// Time between two reads of a followed log.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
-/// Bytes of a log that are read at a time.
+/// Most bytes of a log that are read at a time.
 const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
 
-/// What a connection is answered from.
+/// What requests are answered from; each connection has a clone.
 #[derive(Clone)]
 pub(crate) struct ControlService {
     pub views: JobViews,
     pub rewards: Arc<Rewards>,
     pub jobs: Supervised<Jobs>,
     pub node_name: String,
-    /// When the daemon started, by its clock.
+    /// When the daemon started, on the monotonic clock.
     pub since: Duration,
     pub admission: Admission,
     pub submissions: Submissions,
-    /// Obeys `shutdown`: `true` is sent; absent where systemd stops the service.
+    /// Receives `true` on a `shutdown` request; `None` where systemd stops the service.
     pub shutdown: Option<Arc<watch::Sender<bool>>>,
 }
 
@@ -89,7 +89,7 @@ impl ControlSocket {
         let connections = stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await;
             if accepted.is_err() {
-                // Out of file descriptors, most likely: do not spin.
+                // The likely cause is a lack of file descriptors: do not spin.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
             Some((accepted.map(|(stream, _)| stream), listener))
@@ -155,7 +155,7 @@ fn refused(refused: AcceptError) -> ControlError {
     if refused.is_the_jobs() {
         return error(ErrorKind::Invalid, refused);
     }
-    // Where the daemon could not write, somebody can mend it.
+    // A failed write can often be mended by an operator: say how.
     match outside::said_by_the_system(&refused).and_then(outside::remedy) {
         Some(what) => error(ErrorKind::Internal, format!("{refused}: {what}")),
         None => error(ErrorKind::Internal, refused),
@@ -176,7 +176,7 @@ fn submitted(
     }
 }
 
-/// What a client waits for, and how far it is.
+/// An answer that a client waits for, and how far the work is.
 struct Pending {
     reading: Reading,
     answer: LocalBoxFuture<'static, Answer>,
@@ -195,14 +195,14 @@ impl ControlService {
         let Some(envelope) = received else { return };
         let mut gone = [0u8; 1];
         tokio::select! {
-            // What was asked for is begun, even where its client has left already.
+            // Begin the requested work, even if its client has left already.
             biased;
             answered = self.answer(envelope, &mut writer) => {
                 if let Err(error) = answered {
                     tracing::debug!("client: {error}");
                 }
             }
-            // A client says nothing after its request: what is read is its end.
+            // A client sends nothing after its request, so a read ends when the client leaves.
             _ = reader.read(&mut gone) => tracing::trace!("a client left before its answer"),
         }
     }
@@ -252,7 +252,7 @@ impl ControlService {
         self.send_answer(&answered, writer).await
     }
 
-    /// A client that does not take its answer makes room for newer ones.
+    /// Sends an answer. A client that does not take it has to make room for newer clients.
     async fn send_answer(
         &self,
         answer: &Answer,
@@ -273,7 +273,7 @@ impl ControlService {
         }
     }
 
-    /// The job that a stream is of, and a place for the stream.
+    /// Finds the job of a stream, and takes a place for the stream.
     fn stream_of(
         &self,
         job: &str,
@@ -296,8 +296,8 @@ impl ControlService {
         }
     }
 
-    /// The submission that is asked for: under the client's id, or an equal one that nobody has
-    /// heard the answer of.
+    /// Finds the submission that the request means: the one with the client's id, or an equal one
+    /// whose client left without the answer.
     async fn listen(
         &self,
         id: Option<String>,
@@ -326,7 +326,7 @@ impl ControlService {
         })
     }
 
-    /// Refuses another job under the id of a submission that was made before, or is being read.
+    /// Refuses a different job under the id of a submission that was made before or is being read.
     async fn is_the_same(
         &self,
         id: &str,
@@ -363,8 +363,9 @@ impl ControlService {
         ))
     }
 
-    /// An equal submission that nobody has heard the answer of. One that was refused or cancelled
-    /// meanwhile is not meant, nor one whose files were corrected since: another may be at work.
+    /// Finds an equal submission whose client left without the answer. One that was refused or
+    /// cancelled since is skipped, and so is one whose files were changed since: a new submission
+    /// may succeed.
     async fn find_unheard(&self, contents: &str, now: Duration) -> Option<String> {
         while let Some(id) = self.submissions.find_unheard(contents, now) {
             let is_meant = match self.views.ledger.of_request(&id) {
@@ -385,7 +386,8 @@ impl ControlService {
         None
     }
 
-    /// Begins to read a job, or finds who does. The reading goes on whatever becomes of the client.
+    /// Begins to read a job, or joins the reading that is under way. The reading goes on if the
+    /// client leaves.
     fn submit(&self, id: String, contents: String, request: Request) -> Pending {
         if let Some(record) = self.views.ledger.of_request(&id) {
             let known = submitted(accept::submitted_before(&record));
@@ -460,7 +462,7 @@ impl ControlService {
         Ok(underway)
     }
 
-    /// Reads files for a client in its turn; what was begun ends by itself where the client leaves.
+    /// Reads files for a client in its turn. The work ends early if the client leaves.
     async fn read<T: Send + 'static>(
         &self,
         room: &Lane,
@@ -477,7 +479,7 @@ impl ControlService {
         Ok(read.await.map_err(internal)?)
     }
 
-    /// Carries out what changes something, in a task that goes on when its client leaves.
+    /// Carries out a change in a task that goes on if the client leaves.
     async fn change<F: Future<Output = Result<Response, ControlErrorOf>>>(
         &self,
         room: &Lane,
@@ -652,7 +654,7 @@ impl ControlService {
         }
     }
 
-    /// Statuses as they change, the last one being the job's end.
+    /// Sends the job's status whenever it changes, until the job has ended.
     async fn watch(&self, job: &JobId, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
         let mut changes = self.views.live_status.watch();
         let mut shown: Option<JobStatus> = None;
@@ -687,7 +689,7 @@ impl ControlService {
         let path = Outputs::new(job_dir(&self.views.state_dir, job)).log();
         let mut offset = 0;
         loop {
-            // JudgeRequest before reading: what is written until the end is read after it.
+            // Look at the state before reading: all that was written before the end is then read.
             let ended = self
                 .views
                 .ledger
@@ -709,7 +711,7 @@ impl ControlService {
     }
 }
 
-/// The next part of a file; nothing where there is none.
+/// Reads the next part of a file; empty if the file cannot be read.
 async fn read_from(path: PathBuf, offset: u64) -> Vec<u8> {
     let read = tasks::blocking(move || {
         let mut bytes = Vec::new();
@@ -721,12 +723,12 @@ async fn read_from(path: PathBuf, offset: u64) -> Vec<u8> {
     read.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-/// A client of a submission, until it has its answer.
+/// A client of a submission that has not had its answer yet.
 struct Listener {
     submissions: Submissions,
     contents: String,
     id: String,
-    /// When it asked.
+    /// When the client asked.
     now: Duration,
     heard: bool,
 }
@@ -743,7 +745,7 @@ impl Drop for Listener {
     }
 }
 
-/// The client's request; `None` where there is nothing to answer any more.
+/// Reads the client's request. `None` if there is nothing left to answer.
 async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Option<Envelope> {
     let payload = frame::read_payload(reader, Format::Json, REQUEST_MAX_BYTES);
     let decoded = match tokio::time::timeout(REQUEST_MAX, payload).await {
@@ -766,7 +768,7 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
     };
     match decoded {
         Ok(envelope) => Some(envelope),
-        // A client that only looked whether somebody is here.
+        // The client only checked that a daemon listens.
         Err(FrameError::Closed) => None,
         Err(FrameError::Io(error)) => {
             tracing::debug!("client: {error}");
@@ -776,8 +778,8 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
             let too_long = matches!(wrong, FrameError::OverLimit { .. } | FrameError::TooLong(_));
             let _ = send(writer, &Response::Error(error(ErrorKind::Invalid, wrong))).await;
             if too_long {
-                // A socket that is closed with bytes to read in it takes the answer with it: let
-                // the client finish, and read it.
+                // Closing a socket that has unread bytes discards the answer too: let the client
+                // finish and read it.
                 let mut nowhere = tokio::io::sink();
                 let _ =
                     tokio::time::timeout(REQUEST_MAX, tokio::io::copy(reader, &mut nowhere)).await;
@@ -787,7 +789,7 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
     }
 }
 
-/// Waits for an answer; where the client wants to hear of it, says how far it is.
+/// Waits for the answer; reports progress meanwhile if the client asked for that.
 async fn until_answered(
     pending: Pending,
     progress: bool,
@@ -806,7 +808,7 @@ async fn until_answered(
     }
 }
 
-/// Sends one message. In place of one that fits no frame goes an error that says so.
+/// Sends one message. A message that fits no frame is replaced by an error that says so.
 async fn send(writer: &mut OwnedWriteHalf, response: &Response) -> Result<(), FrameError> {
     let bytes = match frame::encode(Format::Json, response) {
         Err(FrameError::TooLong(length)) => {
@@ -835,7 +837,8 @@ mod tests {
     use super::*;
     use r1d_proto::control::LogLine;
 
-    /// `samples --limit 4000000000` of a large step: the client hears what to ask instead.
+    /// `samples --limit 4000000000` of a large step: the error tells the client what to ask
+    /// instead.
     #[actix::test]
     async fn an_answer_that_fits_no_message_is_an_error_in_words() {
         let message = "x".repeat(frame::LENGTH_MAX_BYTES as usize);

@@ -1,7 +1,7 @@
 //! The queue: gives every free device the next job ([`crate::strikes`]), one job per device. A job
-//! that waits for people or for its files has no device meanwhile; then it is in the queue again,
-//! where it was, or before all queued jobs if it was running. Whoever puts a job into the ledger
-//! has done enough: the queue listens to the ledger.
+//! that waits for people or for its files has no device meanwhile. Afterwards it is queued again:
+//! in its old place, or before all queued jobs if it was running. The queue watches the ledger, so
+//! writing a job into the ledger is all that it takes to queue one.
 
 use crate::actors::run::{Outcome, Run, RunContext, Started, Stop, leave_status};
 use crate::actors::supervise::Alive;
@@ -24,33 +24,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// Panics of one job's runner after which the job is given up.
+/// A job is given up after this many panics of its runner.
 const RUN_PANICS_MAX: u32 = 3;
-/// How often an end that the ledger could not take is tried again.
+/// Pause before another try to record an end that the ledger could not take.
 const RECORD_AGAIN: Duration = Duration::from_secs(5);
-/// Free devices are looked at so often, whatever was heard of the ledger: a suspect's trial ends by
-/// time.
+/// Time between two looks at free devices without any change of the ledger: a suspect's trial ends
+/// by time.
 const DISPATCH_AGAIN: Duration = Duration::from_secs(10);
 
-/// The ledger says that another job may be the next.
+/// The ledger changed, so another job may be next.
 struct QueueChanged;
 
-/// A device can be used that could not before.
+/// A device has become usable.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DeviceUsable;
 
-/// The files of a job are as they were.
+/// The files of a job are as they were at its submission.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct FilesBack(JobId);
 
-/// End a job for good.
+/// Ends a job for good.
 #[derive(Message)]
 #[rtype(result = "Result<(), LedgerError>")]
 pub(crate) struct Cancel(pub JobId);
 
-/// Stop all runs, to take them up again another time; no new one starts.
+/// Stops all runs, for another daemon to continue them; no new run starts.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct StopAll {
@@ -62,7 +62,7 @@ pub(crate) struct Device {
     pub running: Option<Running>,
 }
 
-/// The job that has a device.
+/// The job that occupies a device.
 pub(crate) struct Running {
     job: JobId,
     run: Addr<Run>,
@@ -75,17 +75,17 @@ pub(crate) struct Jobs {
     pub old_workers: OldWorkers,
     /// Runs that wait for people, without a device.
     pub away: HashMap<JobId, Addr<Run>>,
-    /// Jobs that wait for their files, and have no run: a file that is away may be that of all
+    /// Jobs that wait for their files. They have no run, because one missing file may stop all
     /// jobs.
     pub outside_waits: HashMap<JobId, OutsideWait>,
     pub looks: Looks,
-    /// Epochs in which jobs go on that have waited without a device.
+    /// Epochs in which jobs go on that waited without a device.
     pub resumed: HashMap<JobId, u64>,
     pub panics: HashMap<JobId, u32>,
-    /// Ends that the ledger could not take.
+    /// Ends that the ledger could not take yet.
     pub unrecorded: Vec<LedgerCommand>,
     pub stopping: bool,
-    /// The dispatch that waits for those workers is on its way.
+    /// Whether a dispatch is scheduled for when the old workers may be gone.
     pub waits_for_workers: bool,
     pub _alive: Alive,
 }
@@ -120,7 +120,7 @@ impl Jobs {
             {
                 continue;
             }
-            // One that cannot be used would fail each job in turn.
+            // A device that cannot be used would fail one job after another.
             if self.devices.get(index).is_some_and(|device| {
                 !device
                     .run_context
@@ -191,7 +191,7 @@ impl Jobs {
         ));
     }
 
-    /// The run waits for something, and needs no device meanwhile.
+    /// The run waits for something and releases its device.
     fn left(&mut self, index: usize, leaver: &Addr<Run>, context: &mut Context<Self>) {
         let Some(device) = self.devices.get_mut(index) else {
             return;
@@ -252,7 +252,7 @@ impl Jobs {
                 }
             };
             tokio::select! {
-                // A queue that is gone has no such jobs.
+                // The queue is gone, and its waiting jobs with it.
                 () = looks.until_mended(amiss, told)
                     => drop(queue.send(FilesBack(waits_for.clone())).await),
                 _ = ended => {}
@@ -262,7 +262,7 @@ impl Jobs {
             .insert(job, OutsideWait { epoch, _wait: wait });
     }
 
-    /// The job waits for its files no more.
+    /// Ends the job's wait for its files.
     fn lacks_no_more(&mut self, job: &JobId) -> Option<OutsideWait> {
         let outside_waits = self.outside_waits.remove(job)?;
         if let Some(device) = self.devices.first() {
@@ -271,8 +271,8 @@ impl Jobs {
         Some(outside_waits)
     }
 
-    /// The job is still running by the ledger: it is taken up again, unless this went on for too
-    /// long.
+    /// Counts a panic of the job's runner. The ledger still has the job as running, so it is taken
+    /// up again, unless there were too many.
     fn panicked(&mut self, index: usize, job: JobId) {
         let count = self.panics.entry(job.clone()).or_insert(0);
         *count += 1;
@@ -299,7 +299,7 @@ impl Jobs {
         }
     }
 
-    /// Tries again to record ends.
+    /// Retries the ends that the ledger could not take.
     fn record(&mut self, context: &mut Context<Self>) {
         let Some(views) = self
             .devices
@@ -337,8 +337,8 @@ impl Jobs {
         on_devices.chain(&self.away)
     }
 
-    /// What a run is handing over when it is to end at once is not waited for. One without a device
-    /// hands nothing over.
+    /// Interrupts what the meant runs are handing over, so that they can end at once. A run without
+    /// a device hands nothing over.
     fn halt(&self, is_meant: impl Fn(&JobId) -> bool) {
         let running = self
             .devices
@@ -381,7 +381,7 @@ impl StreamHandler<QueueChanged> for Jobs {
         self.dispatch(context);
     }
 
-    /// The ledger lives as long as the daemon.
+    /// Does nothing: the stream ends with the ledger, which lives as long as the daemon.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
@@ -436,7 +436,7 @@ impl Handler<Cancel> for Jobs {
         };
         Box::pin(wrap_future(cancelled).then(
             move |effect, jobs: &mut Self, _: &mut Context<Self>| {
-                // A run may have the job in hand although the ledger still says that it is queued.
+                // A run may have the job in hand although it is still queued in the ledger.
                 let run = jobs.run_of(&job);
                 let mut lacked = None;
                 if effect.is_ok() {
@@ -472,7 +472,7 @@ impl Handler<StopAll> for Jobs {
         let runs: Vec<Addr<Run>> = self.runs().map(|(_, run)| run.clone()).collect();
         Box::pin(wrap_future(async move {
             for run in runs {
-                // A closed mailbox means that it has ended by itself.
+                // A closed mailbox means that the run has ended by itself.
                 let _ = run.send(Stop { after_step }).await;
             }
         }))

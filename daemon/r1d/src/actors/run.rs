@@ -1,8 +1,8 @@
 //! One running job: drives its state machine, attempt after attempt, until it ends.
 //!
-//! The machine decides; this actor carries out. Commands of one decision go out in order while the
-//! actor takes no further event, so the worker, the writer and the reward pool each hold it back
-//! when they are behind, and none of them waits for it.
+//! The machine decides; this actor carries out. The commands of one decision go out in order, and
+//! the actor takes no further event meanwhile. The worker, the writer and the reward pool therefore
+//! each hold it back when they are behind, and none of them waits for it.
 
 mod begin;
 
@@ -41,18 +41,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How often deadlines are looked at and the live status is brought up to date.
+/// Time between two checks of deadlines and updates of the live status.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of a worker that may wait (`LIM-1`): a full channel holds the worker back.
 const REPLIES_MAX: usize = 64;
-/// Telling the ledger and the worker of a new attempt.
+/// Longest time for a new attempt to begin in the ledger and on the worker.
 const START_MAX: Duration = Duration::from_secs(3600);
-/// A pause is over when the daemon has time for it.
+/// A pause ends within this time after it is over: the daemon may be busy.
 const PAUSE_LATE_MAX: Duration = Duration::from_secs(5);
-/// Between two looks at the record of a data set that waits for its review.
+/// Time between two looks at the record of a data set that waits for its review.
 const REVIEW_LOOK: Duration = Duration::from_secs(1);
 
-/// What a job does that waits for people, as its status shows it.
+/// The activity in the status of a job that waits for people.
 const WAITING_FOR_REVIEW: &str = "waiting for review";
 
 /// What a running job needs of the daemon.
@@ -66,22 +66,23 @@ pub(crate) struct RunContext {
     pub worker_silence: Duration,
 }
 
-/// How a run ended, as the queue needs to know.
+/// How a run ended, for the queue.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The ledger has it, or it was stopped and is to be taken up later.
+    /// The end is in the ledger, or the run was stopped and the job continues later.
     Over,
-    /// What it waited for without a device (a review) has come, or its device cannot be used: it is
-    /// to be taken up as soon as one is free, in this epoch where one was begun.
+    /// The review that the job waited for without a device has come, or its device cannot be used.
+    /// The job continues as soon as a device is free, in this epoch if one had begun.
     Ready(Option<u64>),
-    /// The same once nothing outside of it is amiss. The live status says what is.
+    /// Something outside of the job is amiss, which the live status describes. The job continues as
+    /// after [`Outcome::Ready`], but only once that is mended.
     WaitsOutside(Option<u64>),
-    /// The ledger could not be told; the command is to be tried again.
+    /// The ledger could not take the end; the command is to be retried.
     Unrecorded(LedgerCommand),
 }
 
-/// Kill the worker and end: the job was cancelled, or the daemon stops. With `after_step`, the step
-/// in flight is committed first.
+/// Kills the worker and ends the run: the job was cancelled, or the daemon stops. `after_step`
+/// first commits the step in flight.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Stop {
@@ -91,24 +92,24 @@ pub(crate) struct Stop {
 enum Phase {
     /// Data, tokenizer and plugins are being opened.
     Reading(Reading),
-    /// The ledger and the worker are being told of the attempt.
+    /// The attempt begins in the ledger and on the worker.
     Starting,
     Working(Box<Attempt>),
-    /// Somebody is to look at a data set.
+    /// The job waits for people to review a data set.
     Reviewing {
         stage: String,
         rows: u64,
     },
-    /// Something that the job needs is not there: the attempt is being ended, and the job goes back
+    /// Something that the job needs is missing: the attempt is being ended, and the job goes back
     /// to the queue.
     WaitsOutside {
         cause: String,
     },
-    /// The worker and the writer of the attempt before are being ended.
+    /// The worker and the writer of the previous attempt are being ended.
     Closing {
         cause: String,
     },
-    /// Until the next attempt.
+    /// The next attempt begins at `until`.
     Pausing {
         until: Duration,
         cause: String,
@@ -121,7 +122,7 @@ struct Attempt {
     machine: Machine,
     writer: mpsc::Sender<Task>,
     items: mpsc::Sender<ScoreRequest>,
-    /// The request that the worker is at.
+    /// The id of the request that the worker carries out.
     in_flight: Option<u64>,
     requests: u64,
 }
@@ -134,20 +135,22 @@ pub(crate) struct Run {
     phase: Phase,
     since: Duration,
     loaded_job: Option<(Arc<LoadedJob>, Arc<Plan>)>,
-    /// The SHA-256 of the data sets that finished stages have made, as the inputs hold them.
+    /// The SHA-256 of the data sets that finished stages have made, by stage, as the inputs hold
+    /// them.
     made: Arc<BTreeMap<String, String>>,
-    /// Warnings of the inputs, each logged once however often those are opened.
+    /// Warnings of the inputs that were logged: each is logged once, however often the inputs are
+    /// opened.
     warned: BTreeSet<String>,
-    /// Counts all that the run has begun: what an earlier attempt or reading still says is not
-    /// heard.
+    /// Counts everything that the run has begun. Messages of an earlier attempt or reading carry a
+    /// lower number and are ignored.
     number: u64,
-    /// Counts attempts, as people read it.
+    /// The attempt's number, from 1, as shown to people.
     attempt: u64,
-    /// The newest epoch that the run knows of: its attempt's, or the one that it found. What it
-    /// says of the job's end is said in it.
+    /// The newest epoch that the run knows of: its attempt's, or the one that it found. The end of
+    /// the job is recorded in it.
     epoch: u64,
-    /// The epoch of the last attempt, where that ended without anything going wrong or never got a
-    /// worker: the next one goes on in it.
+    /// The epoch of the last attempt, if that ended without a failure or never got a worker: the
+    /// next attempt continues in it.
     resumed: Option<u64>,
     attempts: Attempts,
     step_times: StepTimes,
@@ -155,34 +158,34 @@ pub(crate) struct Run {
     stop_after_step: bool,
     stopping: Option<oneshot::Sender<()>>,
     outcome: Option<oneshot::Sender<Outcome>>,
-    /// Told once the device is the job's no more, because it waits for something else.
+    /// Tells the queue that the run has released its device, because it waits for something else.
     leaving: Option<oneshot::Sender<()>>,
     halted: watch::Receiver<bool>,
 }
 
-/// A run as the queue holds it. A receiver ends without a word when the actor panics.
+/// A run as the queue holds it. Its receivers close without a message if the actor panics.
 pub(crate) struct Started {
     pub run: Addr<Run>,
-    /// `true` ends whatever the run is handing over, so that it hears what it is sent next.
+    /// `true` interrupts whatever the run is handing over, so that it takes its next message.
     pub halt: Arc<watch::Sender<bool>>,
-    /// The device is free: the run goes on without one, until its outcome.
+    /// Resolves when the run has released its device and goes on without one.
     pub left: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<Outcome>,
 }
 
-/// Something that goes out, in order.
+/// One message of a decision; they go out in order.
 enum Outgoing {
     JobWriter(Task),
     Reward(ScoreRequest),
-    /// With the directory that it is to write.
+    /// A request, and the directory that the worker is to write for it.
     Worker(ToWorker, Option<PathBuf>),
 }
 
-/// What one of the attempt's parties said, and which attempt's.
+/// A message of one of an attempt's parties, with the number of the attempt.
 struct FromAttempt<T>(u64, T);
 
 impl Run {
-    /// `resumed` is the epoch of the attempt that it goes on from, if any.
+    /// Starts a run. `resumed` is the epoch of the attempt that it continues, if any.
     pub(crate) fn start(
         id: JobId,
         run_context: RunContext,
@@ -263,7 +266,7 @@ impl Run {
         );
         let upkeep = self.upkeep.clone();
         let opening = async move {
-            // A run of this job before may have panicked, and left its writer.
+            // A previous run of this job may have panicked and left its writer.
             run_context
                 .writers
                 .none(record.job(), &run_context.views.ledger)
@@ -355,8 +358,8 @@ impl Run {
         context.spawn(wrap_future(starting).map(
             move |begun, run: &mut Self, context: &mut Context<Self>| {
                 let Begun { epoch, record } = begun;
-                // Whatever has become of the attempt: what the run says of the job's end is said in
-                // the newest epoch that it was given.
+                // Record the newest epoch whatever has become of the attempt: the end of the job is
+                // recorded in it.
                 run.epoch = run.epoch.max(epoch.unwrap_or(0));
                 if !matches!(run.phase, Phase::Starting) || run.number != number {
                     return;
@@ -364,7 +367,7 @@ impl Run {
                 match record {
                     Ok(record) => run.work(run.epoch, &record, loaded_job, plan, heard, context),
                     Err(end) => {
-                        // Nothing was launched in it.
+                        // Nothing was launched in this epoch.
                         if matches!(end, End::Away { .. } | End::Unusable { .. }) {
                             run.resumed = epoch;
                         }
@@ -375,8 +378,7 @@ impl Run {
         ));
     }
 
-    /// Whether a stage was finished since the inputs were opened whose data set somebody is to
-    /// look at.
+    /// Whether a stage that people review has finished since the inputs were opened.
     fn has_to_review(&self, job: &Job) -> bool {
         let record = self.run_context.views.ledger.job(&self.id);
         let stages = record
@@ -388,7 +390,7 @@ impl Run {
             .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
     }
 
-    /// Waits until somebody has looked at the data set. Meanwhile the device is other jobs'.
+    /// Waits until people have reviewed the data set. Other jobs can use the device meanwhile.
     fn review(&mut self, stage: String, rows: u64, context: &mut Context<Self>) {
         self.log.info(format!(
             "data set {stage} ({rows} rows) waits for its review"
@@ -407,7 +409,7 @@ impl Run {
                 let looked =
                     tasks::blocking(move || datasets::made(&dir, &name).map(|made| made.reviewed))
                         .await;
-                // What is wrong with a record is told by whoever opens it.
+                // A bad record is reported when the inputs are opened.
                 if !matches!(looked, Ok(Ok(false))) {
                     return;
                 }
@@ -422,7 +424,7 @@ impl Run {
         ));
     }
 
-    /// Something outside of the job is amiss: the queue waits until it is mended.
+    /// Something outside of the job is amiss: ends the run, and the queue waits until it is mended.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
         self.log.warn(format!("the job waits: {cause}"));
         self.enter(Phase::WaitsOutside { cause });
@@ -451,7 +453,7 @@ impl Run {
         ));
     }
 
-    /// The device cannot be used, whoever has it: the job goes back to the queue.
+    /// The device cannot be used by any job: this one goes back to the queue.
     fn unusable(&mut self, cause: String, context: &mut Context<Self>) {
         self.keep_epoch();
         self.log
@@ -484,7 +486,7 @@ impl Run {
         ));
     }
 
-    /// Ends, for the queue to take the job up as soon as a device is free.
+    /// Ends the run, so that the queue takes the job up as soon as a device is free.
     fn give_back(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
@@ -507,8 +509,8 @@ impl Run {
         }
     }
 
-    /// From here on neither the device nor its worker, which has no model open, is touched any
-    /// more.
+    /// Releases the device. From now on the run touches neither it nor its worker, which has no
+    /// model open.
     fn leave_device(&mut self) {
         if let Some(leaving) = self.leave_board() {
             let _ = leaving.send(());
@@ -524,8 +526,8 @@ impl Run {
         Some(leaving)
     }
 
-    /// The end of the attempt's worker, where it is still this job's, and of its writer: nobody
-    /// does anything for the job after it.
+    /// Ends the attempt's worker, if it is still this job's, and its writer. Nothing works for the
+    /// job afterwards.
     fn close(&self) -> impl Future<Output = ()> + use<> {
         let worker = self
             .leaving
@@ -596,7 +598,7 @@ impl Run {
         self.show();
     }
 
-    /// Tells the machine, and carries out what it decides.
+    /// Gives the event to the machine and carries out its decision.
     fn happened(&mut self, event: Event, context: &mut Context<Self>) {
         let now = self.now();
         let Phase::Working(attempt) = &mut self.phase else {
@@ -706,7 +708,8 @@ impl Run {
         Some(Outgoing::JobWriter(task))
     }
 
-    /// Where the writer's answer goes: back into the machine, unless another attempt runs by then.
+    /// Makes a sender for the writer's answer, which goes to the machine unless another attempt
+    /// runs by then.
     fn answer(&mut self, commits: bool, context: &mut Context<Self>) -> oneshot::Sender<Event> {
         let (answer, answered) = oneshot::channel();
         let number = self.number;
@@ -727,7 +730,7 @@ impl Run {
         answer
     }
 
-    /// Nothing else is handled until all of it is handed over, unless the run is to end.
+    /// Hands everything over before the actor handles another message, unless the run is to end.
     fn send(&mut self, outgoing: Vec<Outgoing>, context: &mut Context<Self>) {
         let Phase::Working(attempt) = &self.phase else {
             return;
@@ -741,8 +744,8 @@ impl Run {
         let handing_over = async move {
             tokio::select! {
                 sent = hand_over(outgoing, writer, items, worker) => sent,
-                // A disk or a worker that takes nothing any more keeps nobody from cancelling the
-                // job.
+                // A disk or a worker that takes nothing more must not keep people from cancelling
+                // the job.
                 _ = halted.wait_for(|halted| *halted) => Ok(()),
             }
         };
@@ -786,7 +789,7 @@ impl Run {
         }
     }
 
-    /// The job fails, unless something that it needs is amiss: that is the likelier cause, and is
+    /// Fails the job, unless something that it needs is amiss: that is the likelier cause, and is
     /// waited for.
     fn failed(&mut self, error: String, context: &mut Context<Self>) {
         self.enter(Phase::Closing {
@@ -806,22 +809,21 @@ impl Run {
                         run.log.warn(format!("the attempt ended with: {error}"));
                         run.lack(cause, context)
                     }
-                    // A panic there is no reason to go on.
+                    // A panic in the check is no reason to go on.
                     _ => run.finish(End::Failed { error }, context),
                 }
             },
         ));
     }
 
-    /// Nothing went wrong with the attempt: the next one goes on in its epoch.
+    /// Lets the next attempt continue in this epoch, because nothing went wrong with this one.
     fn keep_epoch(&mut self) {
         if let Phase::Working(attempt) = &self.phase {
             self.resumed = Some(attempt.epoch);
         }
     }
 
-    /// The data that a stage made is there: the inputs are opened anew, and the job goes on with
-    /// a fresh worker.
+    /// A stage has made its data set: opens the inputs again and goes on with a fresh worker.
     fn reread(&mut self, context: &mut Context<Self>) {
         self.keep_epoch();
         self.loaded_job = None;
@@ -840,13 +842,13 @@ impl Run {
         ));
     }
 
-    /// Ends what is left of the attempt, waits for a while, and begins the next one.
+    /// Ends what is left of the attempt, pauses for `after`, and begins the next one.
     fn pause(&mut self, after: Duration, cause: String, context: &mut Context<Self>) {
         self.log.info(format!(
             "the job is taken up again in {:.1} s",
             after.as_secs_f64()
         ));
-        // The attempt's parties are dropped here, and with them all that they would still say.
+        // Dropping the attempt closes its channels, so later messages of its parties are lost.
         self.enter(Phase::Closing { cause });
         self.number += 1;
         let number = self.number;
@@ -878,7 +880,7 @@ impl Run {
         ));
     }
 
-    /// The job has ended: the worker goes, the ledger is told.
+    /// Ends the job: ends the worker and records the end in the ledger.
     fn finish(&mut self, end: End, context: &mut Context<Self>) {
         let (state, error, model) = match end {
             End::Succeeded { model } => (State::Succeeded, None, Some(model)),
@@ -946,7 +948,8 @@ impl Run {
         ));
     }
 
-    /// Ends without an end in the ledger: the job was cancelled, or another daemon goes on with it.
+    /// Ends the run without an end in the ledger: the job was cancelled, or another daemon
+    /// continues it.
     fn stop(&mut self, context: &mut Context<Self>) {
         self.enter(Phase::Ending);
         self.number += 1;
@@ -961,7 +964,7 @@ impl Run {
             self.put_down(),
         );
         let ending = async move {
-            // First of all: the daemon may have little time left.
+            // This comes first: the daemon may have little time left.
             putting_down.await;
             closed.await;
             leave_status(views, job.clone(), outputs).await;
@@ -991,7 +994,7 @@ impl Run {
             ..JobSnapshot::default()
         };
         match &self.phase {
-            // How long that takes is a matter of how much there is.
+            // The duration depends on how much there is to read.
             Phase::Reading(reading) => {
                 let Activity {
                     doing,
@@ -1081,7 +1084,7 @@ impl Run {
             .is_some_and(|outcome| outcome.is_closed())
             && !matches!(self.phase, Phase::Ending)
         {
-            // The queue that started this run is gone; the one after it starts its own.
+            // The queue that started this run is gone; its successor starts runs of its own.
             return self.stop(context);
         }
         if matches!(self.phase, Phase::Starting) && self.now() > self.since + START_MAX {
@@ -1141,7 +1144,7 @@ impl StreamHandler<FromAttempt<WorkerReply>> for Run {
         self.happened(Event::Worker(message.body), context);
     }
 
-    /// An attempt's stream ends with it; the job goes on.
+    /// An attempt's stream ends with the attempt; the job goes on.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
@@ -1173,7 +1176,7 @@ impl Handler<Stop> for Run {
             (_, false) => self.stop(context),
         }
         Box::pin(wrap_future(async {
-            // The actor may end before the answer: then it has stopped.
+            // If the actor ends before it answers, it has stopped too.
             let _ = stopped.await;
         }))
     }
@@ -1231,7 +1234,7 @@ async fn hand_over(
                         return Err(end);
                     }
                 }
-                // That the process is gone is told on its own stream, with the cause.
+                // The process's end is reported on its own stream, with the cause.
                 let _ = worker.ask("worker", worker::Ask(request)).await;
             }
         }
@@ -1240,11 +1243,12 @@ async fn hand_over(
 }
 
 pub(crate) async fn leave_status(views: JobViews, job: JobId, outputs: Outputs) {
-    // A panic there is the log's business: the job has ended.
+    // A panic is logged there; the job has ended.
     let _ = tasks::blocking(move || views.leave_status(&job, &outputs)).await;
 }
 
-/// Tells the ledger how the job ended. A refusal means that it was told before (a cancellation).
+/// Records the job's end in the ledger. A refusal means that an end was recorded before (a
+/// cancellation).
 async fn record_end(ledger: Arc<r1d_ledger::Ledger>, command: LedgerCommand) -> Result<(), String> {
     match tasks::blocking(move || ledger.apply(command)).await {
         Ok(Ok(_)) => Ok(()),

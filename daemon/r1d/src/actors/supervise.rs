@@ -10,18 +10,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// So many ends of one actor within [`WINDOW`] end the daemon: systemd starts a fresh one, and
-/// everything durable is kept.
+/// More restarts of one actor than this within [`WINDOW`] end the daemon; systemd then starts a
+/// fresh one and nothing durable is lost.
 const RESTARTS_MAX: usize = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_millis(200);
 
-/// Held by an actor; when it is dropped the supervisor knows that the actor is gone.
+/// Held by an actor; its drop tells the supervisor that the actor is gone.
 pub(crate) struct Alive(
     #[allow(dead_code, reason = "its drop is the message")] oneshot::Sender<()>,
 );
 
-/// The address of a supervised actor, whichever incarnation it is in.
+/// The address of the current incarnation of a supervised actor.
 pub(crate) struct Supervised<A: Actor> {
     current: watch::Receiver<Option<Addr<A>>>,
 }
@@ -39,7 +39,7 @@ impl<A: Actor> Clone for Supervised<A> {
 pub(crate) struct Restarting(&'static str);
 
 impl<A: Actor<Context = Context<A>>> Supervised<A> {
-    /// Sends and awaits the answer.
+    /// Sends a message and awaits the answer.
     pub(crate) async fn ask<M>(
         &self,
         name: &'static str,
@@ -75,7 +75,7 @@ where
         });
         (address, gone)
     };
-    // The first one starts at once, so that nobody finds its place empty.
+    // The first one starts at once, so that the address is always valid.
     let (address, mut gone) = start();
     addresses.send_replace(Some(address));
     tasks::spawn("supervisor", async move {

@@ -1,8 +1,8 @@
 //! The supervisor of one device's worker process: starts it, speaks its protocol, ends it.
 //!
-//! A process serves one attempt at a job. Whatever it says goes to the attempt's channel, in order;
-//! the last thing on it is [`WorkerReply::Lost`] with the cause. Deadlines are the job's state
-//! machine's: it asks for [`End`] when the worker is late.
+//! A process serves one attempt at a job. Its messages go to the attempt's channel in order; the
+//! last one is [`WorkerReply::Lost`] with the cause. The job's state machine owns the deadlines: it
+//! asks for [`End`] when the worker is late.
 
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
@@ -33,15 +33,15 @@ use tokio::sync::{mpsc, watch};
 
 /// Requests that may wait to be written (`LIM-1`).
 const REQUESTS_MAX: usize = 4;
-/// From the end of its socket to the end of a worker that was not killed.
+/// Longest time between the end of its socket and the end of a worker that was not killed.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// Lines of standard error that a cause of death may quote.
 const LAST_WORDS_MAX: usize = 1;
-/// Of a line of standard error: longer ones are cut.
+/// Longest line of standard error in bytes; longer ones are cut.
 const LINE_MAX_BYTES: usize = 8 << 10;
 const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
 
-/// What an attempt hears of its worker.
+/// What a worker's supervisor sends to an attempt.
 #[derive(Debug)]
 pub(crate) enum WorkerReply {
     Message(FromWorker),
@@ -49,8 +49,8 @@ pub(crate) enum WorkerReply {
     Lost {
         cause: String,
     },
-    /// The process is gone because it found no libraries or no device; nothing follows. Until
-    /// somebody mends the machine, others do no better.
+    /// The process is gone because it found no libraries or no device; nothing follows. Other
+    /// processes fail too until an operator mends the machine.
     Unusable {
         cause: String,
     },
@@ -63,12 +63,12 @@ pub(crate) struct WorkerCommand {
     pub executable: PathBuf,
     pub threads: u32,
     pub mkl_intel_kernels: bool,
-    /// Where libtorch is, when not where the worker was linked against.
+    /// libtorch's directory, if it is not the one that the worker was linked against.
     pub torch_lib: Option<PathBuf>,
 }
 
-/// With workspaces of these sizes cuBLAS gives the same bits in every run (`STEP-2`); it reads them
-/// when it is loaded.
+/// cuBLAS reads this variable when it is loaded. With workspaces of these sizes it gives the same
+/// bits in every run (`STEP-2`).
 const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
 const CUBLAS_REPEATABLE: &str = ":4096:8";
 
@@ -86,14 +86,15 @@ pub(crate) enum WorkerError {
     Superseded(String),
 }
 
-/// How the dynamic linker ends a process whose libraries it does not find.
+/// The dynamic linker's exit status if it does not find a library.
 pub(crate) const EXIT_NO_LIBRARY: i32 = 127;
 
 impl WorkerCommand {
-    /// The executable, told where its libraries are, and how its device is to compute.
+    /// The command that starts the executable, with its libraries' directory and how its device is
+    /// to compute.
     pub(crate) fn command(&self) -> std::io::Result<Command> {
         let mut command = Command::new(&self.executable);
-        // Whatever the daemon inherited: with another one libtorch refuses to train.
+        // Replace any inherited value: with another one libtorch refuses to train.
         if self.device != "cpu" {
             command.env(CUBLAS_WORKSPACE, CUBLAS_REPEATABLE);
         }
@@ -110,7 +111,7 @@ impl WorkerCommand {
         Ok(command)
     }
 
-    /// What to do about libraries that are not found.
+    /// Advice for libraries that are not found.
     pub(crate) fn libraries_wanted(&self) -> String {
         let found = match &self.torch_lib {
             Some(lib) => format!("it is {}", lib.display()),
@@ -119,7 +120,7 @@ impl WorkerCommand {
         format!("set `[torch] lib` in r1d.toml to the directory `lib` of libtorch ({found})")
     }
 
-    /// What a process's end says of the machine, and not of what it was asked to do.
+    /// What is wrong with the machine, if the process ended for that and not for its request.
     pub(crate) fn unusable(&self, code: Option<i32>, said: &str) -> Option<String> {
         match code {
             Some(EXIT_NO_LIBRARY) => Some(format!(
@@ -133,7 +134,7 @@ impl WorkerCommand {
     }
 }
 
-/// Start a process for a job, after the one before has ended.
+/// Starts a process for a job, after the previous one has ended.
 #[derive(Message)]
 #[rtype(result = "Result<(), WorkerError>")]
 pub(crate) struct Launch {
@@ -142,34 +143,34 @@ pub(crate) struct Launch {
     pub log: JobLog,
 }
 
-/// Hand a request to the process.
+/// Hands a request to the process.
 #[derive(Message)]
 #[rtype(result = "Result<(), WorkerError>")]
 pub(crate) struct Ask(pub ToWorker);
 
-/// Kill the process and wait until it is gone.
+/// Kills the process and waits until it is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct End;
 
 pub(crate) struct Worker {
     pub worker_command: WorkerCommand,
-    /// What every worker holds as its standard output ([`crate::state_dir`]).
+    /// Every worker holds this lock as its standard output ([`crate::state_dir`]).
     pub lock: Arc<File>,
     pub live_status: LiveStatus,
     pub process: Option<Process>,
     pub last: LastProcess,
-    /// Counts what was asked of the process as a whole: a launch that had to wait does not come
-    /// behind a later word.
+    /// Counts launches and ends, so that a launch which had to wait does not override a later
+    /// message.
     pub launches: u64,
     pub _alive: Alive,
 }
 
-/// Whether the process that was started last is gone. It outlives the actor: two processes never
-/// share a device.
+/// Becomes `true` when the process that was started last is gone; `None` before the first start. It
+/// outlives the actor, because two processes must never share a device.
 pub(crate) type LastProcess = Arc<Mutex<Option<watch::Receiver<bool>>>>;
 
-/// Dropping it kills the process.
+/// A running worker process. Dropping it kills the process.
 pub(crate) struct Process {
     requests: mpsc::Sender<ToWorker>,
     kill: Arc<watch::Sender<bool>>,
@@ -237,10 +238,10 @@ impl Handler<End> for Worker {
 }
 
 impl Worker {
-    /// Kills the process; the future ends when no process is left.
+    /// Kills the process; the future resolves when no process is left.
     fn end(&mut self) -> impl Future<Output = ()> + use<> {
         self.launches += 1;
-        // Its drop is the order to kill it.
+        // This drop is the order to kill it.
         drop(self.process.take());
         let last = self
             .last
@@ -288,8 +289,8 @@ impl Worker {
             let broken = read(reader, &launch.said, killed.clone()).await;
             let status = leave(&mut child, killed).await;
             if let Some(listener) = listener {
-                // What it said last is worth a moment; a process of its own that it left behind may
-                // hold the stream open.
+                // Its last lines are worth a moment. A child that it left behind may keep the
+                // stream open.
                 let _ = tokio::time::timeout(LAST_WORDS_WAIT, listener).await;
             }
             live_status.device(&device, |status| {
@@ -307,7 +308,7 @@ impl Worker {
                     cause: cause(&device, pid, broken, status, &last_words),
                 },
             };
-            // Nobody listens any more to a worker that was killed on purpose.
+            // The attempt no longer listens to a worker that was killed on purpose.
             let _ = launch.said.send(end).await;
         });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(gone);
@@ -337,14 +338,14 @@ impl Worker {
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         command.stdout(Stdio::from(self.lock.try_clone()?));
         command.stderr(Stdio::piped());
-        // A Ctrl-C on the daemon's terminal is the daemon's to handle.
+        // The daemon itself handles a Ctrl-C on its terminal.
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn()?;
         Ok((child, UnixStream::from_std(ours)?))
     }
 }
 
-/// Hands on what the worker says until its socket closes or breaks, or it is to be killed. Returns
+/// Forwards the worker's messages until its socket closes or breaks, or it is to be killed. Returns
 /// what broke.
 async fn read(
     mut stream: OwnedReadHalf,
@@ -370,8 +371,8 @@ async fn read(
     }
 }
 
-/// Ends when the process or its requests do: dropping the writing half would not close the socket,
-/// the process's end does.
+/// Writes requests until the process ends or no more come. Dropping the writing half would not
+/// close the socket; the end of the process does.
 async fn write(
     mut stream: OwnedWriteHalf,
     mut requests: mpsc::Receiver<ToWorker>,
@@ -381,8 +382,8 @@ async fn write(
         for message in request.messages(PART_MAX_BYTES) {
             match frame::write(&mut stream, Format::Postcard, &message).await {
                 Ok(()) => {}
-                // The worker will never get the whole, and never answer, so that is done here; it
-                // lets go of the parts before.
+                // The worker cannot get the whole message, and so cannot answer: answer for it
+                // here. It drops the parts that it has.
                 Err(error @ (FrameError::TooLong(_) | FrameError::Encode(_))) => {
                     let _ = said
                         .send(WorkerReply::Message(refusal(&message, &error)))
@@ -398,7 +399,7 @@ async fn write(
     }
 }
 
-/// The answer to a request of which one item fits no frame; trying again cannot help.
+/// The answer to a request of which one item fits no frame; a retry cannot help.
 fn refusal(message: &ToWorker, error: &FrameError) -> FromWorker {
     let sequences = match &message.request {
         WorkerRequest::Train(train) => &train.sequences[..],
@@ -426,8 +427,8 @@ fn refusal(message: &ToWorker, error: &FrameError) -> FromWorker {
     }
 }
 
-/// Waits for the process's end; kills it when that is asked for, or when it does not leave after
-/// its socket closed.
+/// Waits for the process's end. Kills it when asked to, or if it does not leave after its socket
+/// closed.
 async fn leave(
     child: &mut Child,
     mut killed: watch::Receiver<bool>,
@@ -441,7 +442,7 @@ async fn leave(
     child.wait().await
 }
 
-/// Lines of standard error go to the job's log; the last of them are kept for the cause of death.
+/// Copies lines of standard error to the job's log; keeps the last ones for the cause of death.
 async fn listen(stderr: impl AsyncRead + Unpin, log: JobLog, last_words: Arc<Mutex<Vec<String>>>) {
     let mut stderr = BufReader::new(stderr);
     while let Ok(Some(line)) = next_line(&mut stderr).await {
@@ -453,8 +454,8 @@ async fn listen(stderr: impl AsyncRead + Unpin, log: JobLog, last_words: Arc<Mut
     }
 }
 
-/// The next line, cut where it is too long. Bytes that are no text are replaced: a pipe that nobody
-/// reads any more would stop the worker.
+/// Reads the next line and cuts it if it is too long. Bytes that are not UTF-8 are replaced: if the
+/// daemon stopped reading, the full pipe would stop the worker.
 async fn next_line(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     let mut begun = false;
@@ -504,7 +505,7 @@ fn cause(
     format!("worker {device}{pid} {how}{broken}{last}")
 }
 
-/// The process id that a worker's first message tells.
+/// The process id in a worker's first message.
 pub(crate) fn started(message: &FromWorker) -> Option<u32> {
     match &message.body {
         Body::Event(Event::Started { pid, .. }) => Some(*pid),
@@ -518,8 +519,8 @@ mod tests {
     use r1d_proto::sampling_mask::SamplingMask;
     use r1d_proto::worker::TrainSequence;
 
-    /// What the frame cannot hold is answered in the worker's place, so that nobody waits for it;
-    /// the requests behind it go out.
+    /// A request that fits no frame is answered for the worker, so that nothing waits for it; the
+    /// requests behind it go out.
     #[actix::test]
     async fn a_request_that_fits_no_frame_is_refused_at_once() {
         // 5 bytes each.
@@ -580,8 +581,8 @@ mod tests {
         );
     }
 
-    /// A worker may say anything: a line without an end takes no memory, bytes that are no text end
-    /// nothing.
+    /// A worker may write anything: an endless line takes no memory, and bytes that are not UTF-8
+    /// end nothing.
     #[actix::test]
     async fn lines_of_any_length_and_content_are_read() {
         let text = [

@@ -1,4 +1,4 @@
-//! `plugin bench`: what a plugin costs on one core.
+//! `plugin bench`: the cost of a plugin on one core.
 
 use super::{Host, PluginError, SomeAnswer, input, print, score::ms};
 use crate::cli::Subject;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Completions between two looks at the clock, and members of a group.
 const BATCH: usize = 16;
-/// Durations kept for the percentiles.
+/// Most durations that are kept for the percentiles.
 const SAMPLES_MAX: usize = 1_000_000;
 
 pub(super) fn run(
@@ -77,7 +77,7 @@ fn member(text: &str) -> Member {
     }
 }
 
-/// Judges all of them, again until the time is over.
+/// Judges all members, again and again until the time is over.
 fn measure(
     host: &Host,
     reward: &LoadedReward,

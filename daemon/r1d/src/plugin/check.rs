@@ -1,5 +1,5 @@
-//! `plugin check`: what a daemon asks of a plugin, whether its verdicts repeat, its golden cases,
-//! and the attack corpus.
+//! `plugin check`: a daemon's requirements of a plugin, repeated verdicts, its golden cases, and
+//! the attack corpus.
 
 use super::{Host, PluginError, SomeAnswer, print, score::ms, test};
 use crate::cli::Subject;
@@ -10,7 +10,7 @@ use r1d_rewards::{Completion, Judged, LoadedReward, Member, attacks, golden};
 
 pub(super) fn run(subject: &Subject) -> Result<bool, PluginError> {
     let host = Host::open(&subject.dirs)?;
-    // Loading refuses imports, other worlds, a range that is none, files that are too large.
+    // Loading refuses imports, other worlds, an invalid range, and files that are too large.
     let reward = host.load(subject)?;
     let info = reward.info();
     let mut checks = vec![
@@ -101,7 +101,7 @@ fn member(text: &str, reference: &str) -> Member {
     }
 }
 
-/// Verdict and fuel of the same completion, again and again.
+/// Checks that the same completion gets the same verdict for the same fuel each time.
 fn repeats(reward: &LoadedReward) -> Result<Check, PluginError> {
     const TIMES: usize = 20;
     let members = [member("<think>3 + 4 is 7</think><answer>7</answer>", "7")];
@@ -123,11 +123,11 @@ fn repeats(reward: &LoadedReward) -> Result<Check, PluginError> {
     Ok(check("same verdict again", same, found))
 }
 
-/// Each text as a completion and as a reference: a plugin may find them wrong or unusable, but must
-/// find.
+/// Scores each attack text once as completion and once as reference. Any verdict will do, but there
+/// must be one.
 fn attacked(host: &Host, reward: &LoadedReward) -> Result<Vec<Check>, PluginError> {
     let texts = attacks::texts();
-    // Each alone in its group: what one does must not be laid on another.
+    // Each member is alone in its group, so that one cannot affect the verdicts of others.
     let alone = |(i, member): (usize, Member)| Member {
         group: i.to_string(),
         ..member

@@ -1,11 +1,11 @@
-//! A core module becomes a component, and takes its golden cases with it.
+//! Makes a component of a core module, and adds its golden cases.
 
 use super::{PluginError, read};
 use r1d_data::storage::write_atomically;
 use std::path::Path;
 
-/// `module` may be a component already, to give it golden cases. A daemon that loads `component`
-/// meanwhile sees the old file or the new one.
+/// Writes `component`. `module` may be a component already, to give it golden cases. A daemon that
+/// loads `component` meanwhile sees the old file or the new one.
 pub(super) fn run(
     module: &Path,
     component: &Path,

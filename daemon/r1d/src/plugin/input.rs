@@ -1,5 +1,5 @@
-//! The files of `plugin score`: JSON objects, one a line ([`r1d_rewards::line`]). What a line has
-//! besides is left out, with a warning.
+//! The files of `plugin score`: one JSON object a line ([`r1d_rewards::line`]). Other fields of a
+//! line are left out, with a warning.
 
 use super::PluginError;
 use r1d_proto::{shown, user_file};
@@ -10,12 +10,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 const LINE_BYTES_MAX: u64 = 16 << 20;
-/// All lines together: they are read before the first is judged, so that a bad line costs no half
-/// result.
+/// Largest input, all lines together. All are read before the first is judged, so that a bad line
+/// costs no half result.
 const INPUT_BYTES_MAX: u64 = 2 << 30;
 
-/// All lines of a file (`-`: of standard input). Empty lines at its end are none; elsewhere they
-/// are an error, as every line has a verdict.
+/// Reads all lines of `path`, or of stdin for `-`. Trailing empty lines are ignored; others are an
+/// error, because each line gets one verdict.
 pub(super) fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
     let mut unknown = BTreeMap::new();
     let members = lines(path, |number, object| {
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Member>, PluginError> {
     Ok(members)
 }
 
-/// Each line, from 1, as a JSON object.
+/// Reads each line, numbered from 1, as a JSON object.
 pub(super) fn lines<T>(
     path: &Path,
     mut take: impl FnMut(usize, Map<String, Value>) -> Result<T, String>,

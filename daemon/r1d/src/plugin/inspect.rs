@@ -1,4 +1,4 @@
-//! `plugin inspect` and `plugin list`: what a component says of itself.
+//! `plugin inspect` and `plugin list`: what a component declares about itself.
 
 use super::{Host, PluginError, plugin, print, test};
 use crate::cli::PluginDirs;
@@ -26,8 +26,8 @@ pub(super) fn list(dirs: &PluginDirs) -> Result<bool, PluginError> {
     Ok(true)
 }
 
-/// What is no plugin is described as far as it can be; an error says that there is no file to
-/// describe.
+/// Describes a plugin, or as much as possible of a file that is not one. An error means that there
+/// is no file to describe.
 fn describe(host: &Host, name: &str) -> Result<Plugin, PluginError> {
     let path = host.rewards.find(&plugin(name))?;
     let bytes = r1d_rewards::read(&path)?;

@@ -1,5 +1,5 @@
-//! `r1d plugin`: the reward host without a daemon, for those who write plugins. `r1ctl plugin` is
-//! its face: what is printed here is JSON, one [`r1d_proto::plugin`] document or a line for each
+//! `r1d plugin`: the reward host without a daemon, for authors of plugins. They use it through
+//! `r1ctl plugin`: this prints JSON, one [`r1d_proto::plugin`] document or a line for each
 //! completion.
 //!
 //! | module | command |
@@ -7,7 +7,7 @@
 //! | [`componentize`] | the last step of `plugin build` |
 //! | [`score`], [`input`] | `score`: a verdict for each line of a file |
 //! | [`test`] | `test`: golden cases |
-//! | [`check`] | `check`: what a daemon asks of a plugin, and the attack corpus |
+//! | [`check`] | `check`: a daemon's requirements of a plugin, and the attack corpus |
 //! | [`bench`] | `bench`: fuel and time |
 //! | [`inspect`] | `inspect`, `list` |
 //! | [`rescore`] | `rescore`: a run's completions under another plugin |
@@ -78,8 +78,8 @@ pub(crate) enum PluginError {
     Print(#[from] std::io::Error),
 }
 
-/// Runs a command; its exit code says whether the plugin passed, an error that it could not be
-/// told.
+/// Runs a command. The exit code says whether the plugin passed; an error means that this cannot be
+/// decided.
 pub(crate) fn run(command: Plugin) -> Result<ExitCode, PluginError> {
     let ended = match command {
         Plugin::Componentize {
@@ -126,7 +126,7 @@ pub(crate) fn run(command: Plugin) -> Result<ExitCode, PluginError> {
         } else {
             ExitCode::FAILURE
         }),
-        // The reader left: nobody to tell, nothing wrong.
+        // The reader has closed standard output, which is not a failure.
         Err(PluginError::Print(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(ExitCode::SUCCESS)
         }
@@ -134,8 +134,8 @@ pub(crate) fn run(command: Plugin) -> Result<ExitCode, PluginError> {
     }
 }
 
-/// The reward host with its tools' settings: code is compiled in a child and kept in the user's
-/// cache.
+/// The reward host with the settings of the plugin tools: a child process compiles code, which is
+/// kept in the user's cache.
 pub(crate) struct Host {
     pub rewards: Rewards,
     pub clock: SharedClock,
@@ -167,7 +167,7 @@ impl Host {
             },
             clock: clock.clone(),
         };
-        // A home that cannot be written to costs a compilation each time, no more.
+        // If the cache cannot be written to, each run compiles the plugin again.
         let cache = settings::home_cache().filter(|dir| std::fs::create_dir_all(dir).is_ok());
         Ok(Host {
             rewards: Rewards::open(options(cache))?,
@@ -185,12 +185,12 @@ impl Host {
     }
 }
 
-/// Where any answer of a model will do.
+/// Answers every question of a plugin, for commands to which any answer will do.
 pub(crate) struct SomeAnswer;
 
 impl Answers for SomeAnswer {
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
-        // A reward model says a number, a judge writes what `correctness` asks for.
+        // A reward model answers with a number, a judge with the JSON that `correctness` wants.
         Some(Ok(if ask.max_tokens == 0 {
             "0.5"
         } else {
@@ -214,7 +214,8 @@ fn spec(subject: &Subject) -> Result<RewardSpec, PluginError> {
     })
 }
 
-/// As a job file reads `plugin`: a path has a slash or ends in `.wasm`, anything else is a name.
+/// Reads a plugin's name as a job file does: a path has a slash or ends in `.wasm`, anything else
+/// is a name.
 fn plugin(text: &str) -> r1d_rewards::Plugin {
     match r1d_job::reward::Plugin::parse(text, Path::new("")) {
         r1d_job::reward::Plugin::Named(name) => r1d_rewards::Plugin::Named(name),
@@ -222,7 +223,8 @@ fn plugin(text: &str) -> r1d_rewards::Plugin {
     }
 }
 
-/// The same bytes as the table of a job file that says the same: its keys are sorted.
+/// Sorts the keys of a configuration, so that it has the same bytes as an equal table of a job
+/// file.
 fn config(json: &str) -> Result<String, PluginError> {
     let parsed: serde_json::Value =
         serde_json::from_str(json).map_err(|e| PluginError::Config(e.to_string()))?;
@@ -234,7 +236,7 @@ fn config(json: &str) -> Result<String, PluginError> {
     Ok(sorted.to_string())
 }
 
-/// Bytes of a text that a command reads whole: golden cases, a job file.
+/// Largest text that a command reads whole: golden cases, a job file.
 const TEXT_MAX_BYTES: u64 = 16 << 20;
 
 fn read(path: &Path) -> Result<String, PluginError> {
@@ -244,7 +246,7 @@ fn read(path: &Path) -> Result<String, PluginError> {
     })
 }
 
-/// One document on one line.
+/// Prints one document on one line.
 fn print(value: &impl Serialize) -> Result<(), PluginError> {
     let mut stdout = std::io::stdout().lock();
     serde_json::to_writer(&mut stdout, value).map_err(std::io::Error::from)?;

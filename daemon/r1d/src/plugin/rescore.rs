@@ -1,4 +1,5 @@
-//! `plugin rescore`: the completions of a run under another plugin, beside what was recorded.
+//! `plugin rescore`: judges the completions of a run with another plugin and compares the verdicts
+//! with the recorded ones.
 
 use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
@@ -83,11 +84,11 @@ pub(super) fn run(
     Ok(true)
 }
 
-/// The rows that a stage's prompts came from: for their other columns, which no rollout record has.
+/// The data set that a stage's prompts came from: rollout records lack its other columns.
 fn data(job: &Job, name: &str, dir: &Path) -> Option<DataSet> {
     match job.source(name)? {
         Cow::Borrowed(source) => DataSet::open(source).ok(),
-        // Another stage's, beside the rollouts.
+        // The data set of another stage, beside the rollouts.
         Cow::Owned(made) => DataSet::open(&DataSource {
             path: dir.join("datasets").join(&made.path),
             ..made
@@ -121,7 +122,7 @@ fn compared<'a>(
     })
 }
 
-/// `rollouts/<stage>-step-<N>.parquet`, in the order of steps.
+/// The files `rollouts/<stage>-step-<N>.parquet`, in the order of steps.
 fn files(dir: &Path, stage: &str) -> Result<Vec<PathBuf>, PluginError> {
     let rollouts = dir.join("rollouts");
     let entries = match std::fs::read_dir(&rollouts) {
@@ -233,7 +234,7 @@ impl Tally {
     }
 }
 
-/// Two verdicts agree when they read the same: a score by its value, an abstention or fault by its
+/// A text by which two verdicts are compared: a score by its value, an abstention or fault by its
 /// kind.
 fn outcome(outcome: &Outcome) -> String {
     match outcome {
@@ -244,7 +245,7 @@ fn outcome(outcome: &Outcome) -> String {
 
 fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
     let rollout = &row.scored.rollout;
-    // A data set that changed since has another row there.
+    // If the data set has changed since, this may be another row: compare its reference.
     let meta = data
         .filter(|data| rollout.row < data.len())
         .map(|data| data.row(rollout.row));
@@ -322,7 +323,7 @@ mod tests {
             member(&row(at, reference), data).completion.meta
         };
         assert!(meta(1, "2", Some(&data)).is_some_and(|meta| meta.contains("\"zh\"")));
-        // Another row stands there by now, or none, or nobody knows.
+        // Another row stands there by now, or no row, or the data set is not there.
         assert_eq!(
             [
                 meta(1, "1", Some(&data)),

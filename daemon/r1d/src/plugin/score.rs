@@ -60,14 +60,13 @@ pub(super) fn scored(judged: Judged) -> Scored {
     }
 }
 
-/// To the microsecond.
+/// Milliseconds, rounded to the microsecond.
 pub(super) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Answers to the questions of judged rewards, from a file of JSON lines:
-/// `{"model", "prompt", "answer"}`, or `error` in place of `answer`. Without a `model` a line
-/// answers for any.
+/// Answers to the questions of judged rewards, from a file of JSON lines: `{"model", "prompt",
+/// "answer"}`, or `error` in place of `answer`. A line without a `model` answers for any model.
 struct AnswerFile {
     answers: HashMap<(Option<String>, String), Result<String, String>>,
     open: Mutex<Vec<Ask>>,
@@ -100,7 +99,8 @@ impl AnswerFile {
         })
     }
 
-    /// What nobody answered, each question once, in an order that does not depend on the threads.
+    /// Writes the questions that have no answer, each once, in an order that does not depend on the
+    /// threads.
     fn write_open(self, path: &Path) -> Result<(), PluginError> {
         let mut open = self
             .open

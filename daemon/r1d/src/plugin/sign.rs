@@ -23,7 +23,7 @@ pub(super) fn sign(file: &Path, key: &Path) -> Result<bool, PluginError> {
         path: file.into(),
         source,
     })?;
-    // What goes wrong from here on is the key's doing.
+    // Errors from here on come from the key file.
     let (path, public) = signature::sign(file, key).map_err(|source| PluginError::File {
         path: key.into(),
         source,

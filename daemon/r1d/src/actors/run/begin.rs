@@ -36,8 +36,8 @@ pub(super) enum OpenError {
     PutDown,
 }
 
-/// Whether the daemon works for the job, as the ledger knows it. A run is put down once: what it
-/// still had queued then does not take the job up again.
+/// Whether the daemon works for the job, according to the ledger. A run is put down once: what it
+/// had queued before cannot take the job up again.
 #[derive(Clone, Default)]
 pub(super) struct Upkeep(Arc<Mutex<bool>>);
 
@@ -55,8 +55,8 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The daemon has stopped working for the job: what becomes of the daemon from here on is not
-    /// the job's doing. Waits for the disk.
+    /// Records that the daemon no longer works for the job: an end of the daemon from now on is not
+    /// held against it. Waits for the disk.
     pub(super) fn put_down(&self, ledger: &Ledger, job: &JobId) {
         let mut is_down = self.is_down();
         *is_down = true;
@@ -73,16 +73,16 @@ impl Upkeep {
 pub(super) enum Opened {
     Ready {
         loaded_job: Box<LoadedJob>,
-        /// Hashes of the data sets that stages have made.
+        /// SHA-256 of the data sets that stages have made, by stage.
         made: BTreeMap<String, String>,
         /// Later stages that will be taken over from another job, once it is their turn.
         to_take_over: BTreeSet<usize>,
     },
-    /// A data set waits for its review: stage and rows.
+    /// A data set waits for its review: its stage and rows.
     Review(String, u64),
 }
 
-/// What the ledger holds of a job, as its machine wants it.
+/// What the job's machine needs of the ledger's record.
 pub(super) fn known(record: &JobRecord) -> Record {
     let stage = |stage: &r1d_ledger::StageRecord| StageRecord {
         finished: stage.state == State::Succeeded,
@@ -105,7 +105,7 @@ pub(super) fn known(record: &JobRecord) -> Record {
 }
 
 impl OpenError {
-    /// What the ledger had no room for is waited for.
+    /// What this error means for the attempt. If the ledger had no room, the job waits for room.
     pub(super) fn end(self) -> End {
         match self {
             error @ OpenError::PutDown => End::Abandoned {
@@ -120,9 +120,9 @@ impl OpenError {
     }
 }
 
-/// The job's inputs, after its next stages are taken over where an earlier job has finished
-/// them. From here on the daemon's end without a word counts against the job, unless the run was
-/// put down while this waited for its turn.
+/// Opens the job's inputs. Before that, takes over the next stages if an earlier job has finished
+/// them. From now on, if the daemon ends without a clean stop, that counts against the job, unless
+/// the run was put down while this waited for its turn.
 pub(super) fn open(
     record: Arc<JobRecord>,
     run_context: &RunContext,
@@ -167,14 +167,14 @@ pub(super) fn open(
 
 /// A new attempt, as far as it came.
 pub(super) struct Begun {
-    /// Its epoch, or the one that it was to go on in. The ledger may have given it although the
-    /// attempt then came to nothing.
+    /// The attempt's epoch, or the one that it was to continue in. The ledger may have given it
+    /// although the attempt did not begin.
     pub epoch: Option<u64>,
     pub record: Result<Arc<JobRecord>, End>,
 }
 
-/// The epoch of a new attempt and what is durable. One that goes on in the epoch of the attempt
-/// before it counts as no restart.
+/// Begins an attempt: gives it an epoch, launches its worker, and returns what is durable. An
+/// attempt that continues in the previous one's epoch does not count as a restart.
 pub(super) async fn start(
     job: JobId,
     run_context: RunContext,
@@ -301,7 +301,7 @@ pub(super) async fn start(
 mod tests {
     use super::*;
 
-    /// A clean stop comes while the job's reading still waits for a thread: no strike.
+    /// A clean stop comes while the job's reading still waits for a thread: it is no strike.
     #[test]
     fn a_run_that_was_put_down_is_not_taken_up_by_what_it_had_queued() {
         let dir = tempfile::tempdir().unwrap();
