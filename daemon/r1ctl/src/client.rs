@@ -1,5 +1,5 @@
-//! One question to the daemon, one answer or a stream of them. Every wait has a deadline, which is
-//! for silence: a daemon that says that it is at it may take as long as it takes.
+//! One request to the daemon, and its answer or stream of answers. Every wait has a deadline for
+//! silence: a daemon that reports progress may take as long as it needs.
 
 use crate::error::Error;
 use crate::socket::{Candidate, Tried, reason};
@@ -11,8 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// A daemon that was found. The protocol takes one request per connection, so this holds a place,
-/// not a stream.
+/// A daemon that was found. The protocol takes one request per connection, so this holds its
+/// address, not a stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
@@ -20,7 +20,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Takes the first candidate where a daemon accepts connections.
+    /// Finds the daemon: the first candidate that accepts connections.
     pub(crate) async fn find(
         candidates: Vec<Candidate>,
         deadline: Duration,
@@ -56,7 +56,7 @@ impl Client {
         &self.socket
     }
 
-    /// Sends a request; its answers are read from what comes back.
+    /// Sends a request; the answers are read from what it returns.
     pub(crate) async fn open(&self, request: &Request) -> Result<Answers, Error> {
         self.send(Envelope {
             id: None,
@@ -93,13 +93,13 @@ impl Client {
         }
     }
 
-    /// Asks what has one answer.
+    /// Sends a request that has one answer, and returns the answer.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response, Error> {
         self.open(request).await?.last(|_| ()).await
     }
 
-    /// Asks for something under an id, so that asking again is no second request; `progress` is
-    /// told what the daemon is at meanwhile.
+    /// Sends a request under an id, so that a retry is not a second request. `progress` is called
+    /// with the daemon's progress reports.
     pub(crate) async fn ask_once(
         &self,
         id: String,
@@ -114,7 +114,7 @@ impl Client {
         self.send(envelope).await?.last(progress).await
     }
 
-    /// The answer has a shape that the request does not ask for.
+    /// The error for an answer that does not fit the request.
     pub(crate) fn unexpected(&self, request: &Request, answer: &Response) -> Error {
         let socket = self.socket.clone();
         Error::Answer {
@@ -146,7 +146,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// The one answer, and what the daemon says until it is there.
+    /// Reads the one answer; passes the progress reports before it to `progress`.
     async fn last(&mut self, mut progress: impl FnMut(&Activity)) -> Result<Response, Error> {
         let deadline = self.client.deadline;
         loop {
@@ -158,9 +158,9 @@ impl Answers {
         }
     }
 
-    /// The next answer of a stream, or `None` at its end. A stream may rightly be silent for hours
-    /// (a queued job), so silence is no error; but after each `deadline` of it the daemon must give
-    /// a sign of life.
+    /// The next answer of a stream, or `None` at its end. A stream may be silent for hours (a
+    /// queued job), so silence is no error; but after each `deadline` of it the daemon must give a
+    /// sign of life.
     pub(crate) async fn next(&mut self) -> Result<Option<Response>, Error> {
         let client = self.client.clone();
         let read = self.read();

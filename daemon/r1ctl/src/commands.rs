@@ -1,4 +1,4 @@
-//! What each command asks, and what it prints of the answer.
+//! The commands: what each asks of the daemon, and what it prints of the answer.
 
 use crate::cli::{Cli, Command, Dataset, Global, Output, Patience, Plugin};
 use crate::client::Client;
@@ -35,7 +35,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
             no_reuse,
             patience,
         } => {
-            // What is wrong with the job file itself is told without a daemon.
+            // Faults of the job file itself are reported without a daemon.
             let job = job_file::read(&file)?;
             let lock = Lock::beside(&file)?;
             let mode = if locked {
@@ -156,7 +156,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
     }
 }
 
-/// Every plugin that the job file names has a pin, in the lock or of its own.
+/// Checks that every plugin of the job file has a pin, in the lock or in the job file.
 fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
     let rewards = job
         .stages
@@ -180,7 +180,7 @@ fn require_pins(job: &Job, lock: &Lock) -> Result<(), Error> {
     }
 }
 
-/// A command that asks the daemon.
+/// A command that talks to the daemon.
 struct Session<'a> {
     global: Global,
     printer: &'a Printer,
@@ -278,7 +278,7 @@ impl Session<'_> {
         }
     }
 
-    /// Where a job leaves its files.
+    /// The directory of a job's files.
     fn directory(&self, job: String) -> Result<PathBuf, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -294,7 +294,7 @@ impl Session<'_> {
         })
     }
 
-    /// A made data set as a file to edit.
+    /// Writes a made data set to a file, for people to edit.
     async fn export(&self, job: String, stage: &str, to: &Path) -> Result<Ended, Error> {
         let client = self.find().await?;
         let request = Request::DataSets { job: job.clone() };
@@ -313,7 +313,7 @@ impl Session<'_> {
         Ok(Ended::Ok)
     }
 
-    /// Of a job that the daemon knows.
+    /// Writes the report of a job that the daemon knows.
     async fn report(&self, job: String, to: &Path) -> Result<Ended, Error> {
         let client = self.find().await?;
         let request = Request::Status { job };
@@ -349,7 +349,7 @@ impl Session<'_> {
         self.reported(&run, to)
     }
 
-    /// Of what a job left in its directory.
+    /// Writes the report of a job from its directory, without a daemon.
     fn report_of(&self, dir: &Path, to: &Path) -> Result<Ended, Error> {
         let run = report::gather(
             report::left_status(dir)?,
@@ -378,7 +378,7 @@ impl Session<'_> {
         wait: Option<Patience>,
     ) -> Result<Ended, Error> {
         let client = self.find().await?;
-        // A person at a terminal sees that a large data set is being read; nobody else wants to.
+        // A person at a terminal sees that a large data set is being read; scripts do not want to.
         let told = Cell::new(None);
         let progress = |activity: &Activity| {
             if self.printer.stderr.width.is_some()
@@ -405,7 +405,7 @@ impl Session<'_> {
         else {
             return Err(client.unexpected(&request, &answer));
         };
-        // The job is queued whatever becomes of the file.
+        // The job is queued, even if the lock file cannot be written.
         match lock.take(plugins) {
             Ok(true) => self
                 .printer
@@ -440,7 +440,7 @@ impl Session<'_> {
         }
     }
 
-    /// An id for a request that is carried out once.
+    /// An id for a request that must be carried out only once.
     fn new_id(&self) -> String {
         format!(
             "r1ctl-{:x}-{}",
@@ -468,7 +468,8 @@ impl Session<'_> {
         .await
     }
 
-    /// The daemon answers with lines until [`Response::End`], whether it follows the job or not.
+    /// Prints a log. The daemon sends lines until [`Response::End`], whether or not it follows the
+    /// job.
     async fn logs(&self, request: Request) -> Result<Ended, Error> {
         let client = self.find().await?;
         let mut answers = client.open(&request).await?;
@@ -505,7 +506,7 @@ impl Session<'_> {
     }
 }
 
-/// The fields of a [`Response`] whose variant holds them itself.
+/// Serialises the fields of a [`Response`] whose variant holds them itself.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Body(serde_json::Value);

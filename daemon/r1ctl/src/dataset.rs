@@ -1,5 +1,5 @@
-//! `r1ctl dataset review --export`: a copy of a made data set to edit. Files go by path, as
-//! everything that a job reads does.
+//! `r1ctl dataset review --export`: a copy of a made data set to edit. The files are read and
+//! written here, from the paths that the daemon names.
 
 use crate::error::Error;
 use r1d_proto::control::MadeDataSet;

@@ -1,4 +1,4 @@
-//! What can go wrong, and the exit code that it ends with.
+//! Errors of commands, and the exit codes that they end with.
 
 use crate::socket::Tried;
 use r1d_proto::control::ControlError;
@@ -6,15 +6,15 @@ use r1d_proto::frame::FrameError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// How a command that did not go wrong ended.
+/// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     Ok,
-    /// The job that was waited for failed or was cancelled.
+    /// The job that it waited for failed or was cancelled.
     JobFailed,
-    /// Ctrl-C: as a shell reports a death by SIGINT.
+    /// Ctrl-C: exits as a shell reports a death by SIGINT.
     Interrupted,
-    /// What a sibling binary exited with.
+    /// The exit code of a sibling binary.
     Code(u8),
 }
 
@@ -120,12 +120,13 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// The reader of our output left (`r1ctl list | head -1`): nobody to tell, nothing wrong.
+    /// Whether the reader of our output has closed it (`r1ctl list | head -1`), which is not a
+    /// failure.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Print(e) if e.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
-    /// The daemon may be back in a moment.
+    /// Whether the daemon may be back in a moment.
     pub(crate) fn is_away(&self) -> bool {
         match self {
             Error::NoDaemon(_) | Error::NoAnswer { .. } => true,

@@ -12,7 +12,8 @@ struct Explained<'a> {
     explanation: &'a str,
 }
 
-/// One key; without a key the whole reference, as JSON the schema of the job file.
+/// Explains one key. Without a key, prints the whole reference; as JSON, the schema of the job
+/// file.
 pub(crate) fn run(key: Option<&str>, output: Output) -> Result<Ended, Error> {
     let Some(key) = key else {
         match output {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// `1,234,567`.
+/// Groups digits: `1,234,567`.
 pub(crate) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -15,7 +15,8 @@ pub(crate) fn thousands(n: u64) -> String {
     text
 }
 
-/// Three or four significant digits, no exponent where a plain number is as short.
+/// Formats a number with three or four significant digits, without an exponent if a plain number is
+/// as short.
 pub(crate) fn number(x: f64) -> String {
     let size = x.abs();
     if !x.is_finite() {
@@ -40,12 +41,12 @@ pub(crate) fn number(x: f64) -> String {
     }
 }
 
-/// A share in `[0, 1]` as a percentage.
+/// Formats a share in `[0, 1]` as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// `850 ms`, `42 s`, `3m12s`, `2h05m`, `3d04h`.
+/// Formats a duration: `850 ms`, `42 s`, `3m12s`, `2h05m`, `3d04h`.
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "?".into();
@@ -62,7 +63,7 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// `1.5 GiB`.
+/// Formats a size in bytes: `1.5 GiB`.
 pub(crate) fn bytes(n: u64) -> String {
     let mut size = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
@@ -78,7 +79,7 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{size:.1} TiB")
 }
 
-/// `2026-11-23T19:22:05Z` of milliseconds since the Unix epoch.
+/// Formats milliseconds since the Unix epoch: `2026-11-23T19:22:05Z`.
 pub(crate) fn time_of_ms(ms: u64) -> String {
     let seconds = ms / 1000;
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -90,7 +91,7 @@ pub(crate) fn time_of_s(seconds: u64) -> String {
     time_of_ms(seconds.saturating_mul(1000))
 }
 
-/// `2026-11-23 19:22Z`, for lists.
+/// Formats seconds since the Unix epoch for lists: `2026-11-23 19:22Z`.
 pub(crate) fn minute_of_s(seconds: u64) -> String {
     time_of_s(seconds)
         .chars()
@@ -119,7 +120,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// The metrics that a person watches, by short name, those that are there.
+/// The metrics that people watch, by short name; missing ones are left out.
 pub(crate) fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static str, String)> {
     const WATCHED: [(&str, &str); 5] = [
         ("reward", "reward"),
@@ -134,8 +135,8 @@ pub(crate) fn watched_metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&'static 
         .collect()
 }
 
-/// What an evaluation says in a table or a line: the shares, the rewards' means, the length. All of
-/// its metrics are in `-o json`.
+/// The metrics of an evaluation for a table or a line: the shares, the rewards' means, the length.
+/// `-o json` has all of them.
 pub(crate) fn watched_evals(
     metrics: &BTreeMap<String, f64>,
 ) -> impl Iterator<Item = (&String, f64)> {
@@ -156,8 +157,8 @@ fn is_share(name: &str) -> bool {
         .any(|share| name.starts_with(share))
 }
 
-/// A metric of an evaluation with the farther end of its 95 % confidence interval, where it has one
-/// (`55.1 % ± 3.1 %`): the shares (`accuracy`, `pass@1`, `cons@4`, …) as percentages.
+/// Formats a metric of an evaluation with the farther end of its 95 % confidence interval, if it
+/// has one (`55.1 % ± 3.1 %`). Shares (`accuracy`, `pass@1`, `cons@4`, …) become percentages.
 pub(crate) fn eval_metric(metrics: &BTreeMap<String, f64>, name: &str) -> String {
     let Some(value) = metrics.get(name) else {
         return "-".into();

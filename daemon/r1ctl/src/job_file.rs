@@ -1,4 +1,4 @@
-//! The job file, as it is sent: every path absolute, every default filled in.
+//! The job file as it is sent: with every path absolute and every default filled in.
 
 use crate::error::Error;
 use r1d_job::Job;

@@ -23,14 +23,14 @@ const HEAD: &str = "# Written by `r1ctl submit`: the plugins that judge the jobs
                     directory. Keep it with them.\n";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// How a submission treats the file.
+/// How a submission uses the lock file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// What it has is kept, what it lacks is added.
+    /// Uses the pins in the file, and adds missing ones.
     Add,
-    /// It must have all plugins of the job.
+    /// Refuses the submission if the file lacks a pin of one of the job's plugins.
     Locked,
-    /// What it has of the job's plugins is replaced.
+    /// Replaces the pins of the job's plugins.
     Update,
 }
 
@@ -53,12 +53,12 @@ struct Entry {
 pub(crate) struct Lock {
     path: PathBuf,
     directory: PathBuf,
-    /// By name, or absolute path.
+    /// SHA-256 by the plugin's name or absolute path.
     pins: BTreeMap<String, String>,
 }
 
 impl Lock {
-    /// Empty where there is no file.
+    /// Reads the lock beside a job file; empty if there is none.
     pub(crate) fn beside(job_file: &Path) -> Result<Lock, Error> {
         let absolute = std::path::absolute(job_file).map_err(|source| Error::File {
             path: job_file.into(),
@@ -102,7 +102,7 @@ impl Lock {
         })
     }
 
-    /// What a submission is to be pinned to.
+    /// The pins for a submission.
     pub(crate) fn pins(&self, mode: Mode) -> BTreeMap<String, String> {
         if mode == Mode::Update {
             BTreeMap::new()
@@ -111,7 +111,7 @@ impl Lock {
         }
     }
 
-    /// Plugins of the job that it has no pin for.
+    /// Plugins of the job that have no pin in the file.
     pub(crate) fn missing<'a>(&self, plugins: impl IntoIterator<Item = &'a String>) -> Vec<String> {
         plugins
             .into_iter()
@@ -120,7 +120,7 @@ impl Lock {
             .collect()
     }
 
-    /// Takes up what judges the job; whether the file was written.
+    /// Records the components that judge the job; returns whether the file was written.
     pub(crate) fn take(&mut self, plugins: &BTreeMap<String, String>) -> Result<bool, Error> {
         let before = self.pins.clone();
         self.pins.extend(plugins.clone());
@@ -168,7 +168,7 @@ impl Lock {
     }
 }
 
-/// As the daemon names it: `accuracy`, or an absolute path.
+/// The plugin as the daemon names it: `accuracy`, or an absolute path.
 fn absolute_plugin(directory: &Path, plugin: &str) -> String {
     match plugin.strip_prefix("./") {
         Some(below) => directory.join(below).display().to_string(),

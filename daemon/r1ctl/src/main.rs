@@ -1,8 +1,8 @@
 //! `r1ctl`: the command line of r1d.
 //!
-//! Data goes to standard output, talk to standard error. `-o json` prints the types of
-//! [`r1d_proto::control`] as they are. Neither tensors nor the sandbox of the rewards are known
-//! here: `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
+//! Data goes to standard output, messages to standard error. `-o json` prints the types of
+//! [`r1d_proto::control`] as they are. Neither tensors nor the rewards' sandbox are used here:
+//! `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
 
 mod cli;
 mod client;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let wrong = error.use_stderr();
-            // Nobody reads it: nothing to do about that.
+            // If standard error is closed, the message has no reader.
             let _ = error.print();
             return if wrong {
                 ExitCode::from(EXIT_USAGE)

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 const SIBLING: &str = "r1d-worker";
-/// Where libtorch's libraries are, for a worker that was not built in place (its own run path is
-/// looked at last).
+/// This variable names libtorch's directory, for a worker that was not built in place (its own run
+/// path is searched last).
 const TORCH_LIB_VARIABLE: &str = "R1D_TORCH_LIB";
-/// What the service on this machine runs with.
+/// The configuration of the service on this machine.
 const SYSTEM_CONFIG: &str = "/etc/r1d/r1d.toml";
-/// How the dynamic linker reports a library that it does not find.
+/// The dynamic linker's exit status if it does not find a library.
 const EXIT_NO_LIBRARY: i32 = 127;
 
 pub(crate) fn run(command: Model, output: Output) -> Result<Ended, Error> {
@@ -40,11 +40,11 @@ pub(crate) fn run(command: Model, output: Output) -> Result<Ended, Error> {
     }
 }
 
-/// A configuration file larger than this is something else.
+/// A larger file is not a configuration file.
 const CONFIG_MAX_BYTES: u64 = 1 << 20;
 
-/// libtorch of the service on this machine, for a worker that does not find its own. One that was
-/// built in place finds it, and is not to get another release's.
+/// The libtorch of the service on this machine, for a worker that does not find its own. A worker
+/// that was built in place finds its own, and must not get another release's.
 fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
     let text = user_file::read_text(config, CONFIG_MAX_BYTES).ok()?;
     let config = DaemonConfig::parse(&text, config.parent()?).ok()?;
@@ -156,7 +156,7 @@ fn place_words(Place { device, dtype, fp8 }: Place) -> impl Iterator<Item = OsSt
         .chain(fp8.then(|| "--fp8".into()))
 }
 
-/// The named directory before those that the environment already lists; nothing when none is named.
+/// Puts the named directory before those in the environment; `None` if none is named.
 fn library_path(named: Option<OsString>, listed: Option<OsString>) -> Option<OsString> {
     let mut path = named.filter(|named| !named.is_empty())?;
     if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
@@ -171,7 +171,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// The service's libtorch is for a worker that finds none; one that finds its own keeps it.
+    /// The service's libtorch is for a worker that finds none; a worker that finds its own keeps
+    /// it.
     #[test]
     fn a_worker_without_libraries_gets_those_of_the_service() {
         let dir = tempfile::tempdir().unwrap();

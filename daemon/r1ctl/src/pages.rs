@@ -14,7 +14,7 @@ pub(crate) fn completions(shell: Shell) -> Result<Ended, Error> {
     Ok(Ended::Ok)
 }
 
-/// The page of `r1ctl` on standard output, or those of it and every command as files.
+/// Prints the page of `r1ctl`, or writes those of it and all its commands into a directory.
 pub(crate) fn man(directory: Option<&Path>) -> Result<Ended, Error> {
     match directory {
         Some(dir) => {

@@ -1,4 +1,4 @@
-//! Data to standard output, talk to standard error.
+//! Prints data to standard output, and messages to standard error.
 
 use crate::cli::Global;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use std::io::Write;
 pub(crate) struct Printer {
     pub stdout: Look,
     pub stderr: Look,
-    /// [`Global::again`].
+    /// The command that calls r1ctl again ([`Global::again`]).
     pub again: String,
 }
 
@@ -23,9 +23,9 @@ impl Printer {
         }
     }
 
-    /// Something that a person should know.
+    /// Prints a message that people should see.
     pub(crate) fn note(&self, text: &str) {
-        // Nobody reads it: nothing to do about that.
+        // If standard error is closed, the message has no reader.
         let _ = writeln!(std::io::stderr(), "{text}");
     }
 
@@ -46,19 +46,19 @@ impl Printer {
     }
 }
 
-/// Text as it is, at once: a reader of a pipe sees each event as it happens.
+/// Prints text as it is, and flushes it: a reader of a pipe sees each event as it happens.
 pub(crate) fn data(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
 
-/// One document, for people and programs.
+/// Prints one document, indented for people.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Error> {
     data(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// One document on one line, for streams.
+/// Prints one document on one line, for streams.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Error> {
     data(&(serde_json::to_string(value)? + "\n"))
 }

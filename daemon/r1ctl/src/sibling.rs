@@ -1,5 +1,5 @@
-//! The sibling binaries that do what r1ctl does not: `r1d-worker` knows tensors, `r1d` the sandbox
-//! of the rewards.
+//! The sibling binaries that do what r1ctl does not: `r1d-worker` computes with tensors, `r1d` runs
+//! the rewards' sandbox.
 
 use crate::error::{Ended, Error};
 use std::ffi::{OsStr, OsString};
@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 
-/// Beside this executable, else what PATH has.
+/// The path of a sibling: beside this executable, else the one on PATH.
 pub(crate) fn find(name: &str) -> PathBuf {
     let beside = std::env::current_exe()
         .ok()
@@ -35,7 +35,7 @@ pub(crate) fn run(command: &mut Command) -> Result<ExitStatus, Error> {
     })
 }
 
-/// With what it wrote to the standard output.
+/// Runs the command and returns what it wrote to its standard output, if that is piped.
 pub(crate) fn output(command: &mut Command) -> Result<Output, Error> {
     let failed = |source, command: &Command| Error::Sibling {
         program: command.get_program().into(),
@@ -47,7 +47,7 @@ pub(crate) fn output(command: &mut Command) -> Result<Output, Error> {
         .map_err(|source| failed(source, command))
 }
 
-/// Its exit code is ours.
+/// Makes the sibling's exit code ours.
 pub(crate) fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Error> {
     match status.code() {
         Some(code) => Ok(Ended::Code(
@@ -60,7 +60,7 @@ pub(crate) fn ended(name: &'static str, status: ExitStatus) -> Result<Ended, Err
     }
 }
 
-/// In one word, so that a value that starts with `-` stays a value.
+/// Writes an option as one word, so that a value which starts with `-` stays a value.
 pub(crate) fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut word = OsString::from(format!("--{name}="));
     word.push(value);

@@ -1,4 +1,4 @@
-//! Where the daemon listens.
+//! Finds the socket on which the daemon listens.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 /// The socket of a daemon that systemd started.
 const SYSTEM_SOCKET: &str = "/run/r1d/r1d.sock";
 
-/// A place to look at, and why it is one.
+/// A socket to try, and where its path comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub path: PathBuf,
     pub origin: &'static str,
 }
 
-/// A place where no daemon answered.
+/// A socket on which no daemon answered.
 #[derive(Debug)]
 pub(crate) struct Tried {
     pub path: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) struct Tried {
     pub reason: String,
 }
 
-/// The places to look at, in order. A socket that was named is the only one.
+/// The sockets to try, in order. A socket that the user named is the only one.
 pub(crate) fn candidates(
     named: Option<&Path>,
     variable: impl Fn(&str) -> Option<String>,
@@ -55,7 +55,7 @@ pub(crate) fn candidates(
         .collect()
 }
 
-/// What an error of `connect` means for a user.
+/// Explains an error of `connect` to a user.
 pub(crate) fn reason(path: &Path, error: &std::io::Error) -> String {
     let is_socket =
         |found: std::fs::Metadata| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type());

@@ -1,4 +1,4 @@
-//! Tables: framed and fitted to a terminal, aligned columns without a frame when piped.
+//! Tables: framed and fitted to a terminal, or aligned columns without a frame when piped.
 
 use crate::terminal::Look;
 use tabled::builder::Builder;
@@ -15,19 +15,21 @@ pub(crate) const fn left(head: &'static str) -> Column {
     Column { head, right: false }
 }
 
-/// For numbers.
+/// A right-aligned column, for numbers.
 pub(crate) const fn right(head: &'static str) -> Column {
     Column { head, right: true }
 }
 
-/// Lines of a table, each ended. `columns` are as many as each row's cells.
+/// Formats a table; every line ends with a line break. Each row has as many cells as there are
+/// `columns`.
 pub(crate) fn table(look: Look, columns: &[Column], rows: Vec<Vec<String>>) -> String {
     let alignments: Vec<bool> = columns.iter().map(|c| c.right).collect();
     let heads: Vec<String> = columns.iter().map(|c| c.head.to_owned()).collect();
     headed(look, &heads, &alignments, rows)
 }
 
-/// [`table`] with heads that are not known beforehand; `right[i]` aligns column i to the right.
+/// Formats a [`table`] whose heads are known at run time only; `right[i]` aligns column i to the
+/// right.
 pub(crate) fn headed(
     look: Look,
     heads: &[String],
@@ -63,8 +65,8 @@ pub(crate) fn headed(
         .fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
 
-/// Two texts beside each other under their heads, each wrapped to half of the terminal; one above
-/// the other when piped.
+/// Formats two texts side by side under their heads, each wrapped to half of the terminal; one
+/// above the other when piped.
 pub(crate) fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> String {
     let Some(width) = look.width else {
         return format!("{}:\n{}\n{}:\n{}\n", heads[0], texts[0], heads[1], texts[1]);
@@ -73,7 +75,7 @@ pub(crate) fn side_by_side(look: Look, heads: [&str; 2], texts: [&str; 2]) -> St
     builder.push_record(heads.map(|head| look.bold(head)));
     builder.push_record(texts);
     let mut table = builder.build();
-    // A frame of 3 bars and 4 spaces stands around the two columns.
+    // The frame around the two columns has 3 bars and 4 spaces.
     let half = width.saturating_sub(7) / 2;
     table
         .with(Style::rounded())

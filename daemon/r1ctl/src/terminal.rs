@@ -1,5 +1,5 @@
-//! What is known of the place that output goes to, and what follows from it: colours, widths, what
-//! may be printed raw.
+//! Properties of the terminal, and what follows from them: colours, widths, which text may be
+//! printed raw.
 
 use crate::cli::Global;
 use owo_colors::{OwoColorize, Style};
@@ -8,16 +8,16 @@ use r1d_proto::shown;
 use std::io::IsTerminal;
 use terminal_size::{Height, Width, terminal_size_of};
 
-/// Columns where the terminal does not tell.
+/// Columns, if the terminal does not report its width.
 const WIDTH_DEFAULT: usize = 100;
-/// Below this, tables are wrapped beyond reading: they run over the edge instead.
+/// In fewer columns wrapped tables cannot be read, so they run over the edge.
 const WIDTH_MIN: usize = 40;
 
-/// How text is to look.
+/// How text is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub colour: bool,
-    /// Columns of the terminal; `None` when piped: no borders, nothing wrapped.
+    /// Columns of the terminal; `None` when piped: no frames, and nothing is wrapped.
     pub width: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ impl Look {
         Look::of(stderr.is_terminal(), terminal_size_of(&stderr), global)
     }
 
-    /// A dumb terminal is written to like a pipe.
+    /// The look of a stream; a dumb terminal is written to like a pipe.
     fn of(terminal: bool, size: Option<(Width, Height)>, global: &Global) -> Look {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let terminal = terminal && variable("TERM").is_none_or(|term| term != "dumb");
@@ -83,7 +83,7 @@ impl Look {
         self.paint(Style::new().cyan(), text)
     }
 
-    /// A job's or stage's state, in its colour.
+    /// The state of a job or stage, in its colour.
     pub(crate) fn state(self, state: State) -> String {
         match state {
             State::Queued => self.dim("queued"),
@@ -95,8 +95,8 @@ impl Look {
     }
 }
 
-/// Text from a model, a data set or a log, made safe to print: control characters, which could move
-/// the cursor or retitle the window, are shown as escapes. Line ends stay.
+/// Makes text of a model, a data set or a log safe to print: control characters, which could move
+/// the cursor or change the window's title, are shown as escapes. Line ends stay.
 pub(crate) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -110,7 +110,7 @@ pub(crate) fn printable(text: &str) -> String {
     safe
 }
 
-/// [`printable`] on one line.
+/// Makes text [`printable`] on one line.
 pub(crate) fn one_line(text: &str) -> String {
     printable(&text.replace("\r\n", "\n").replace('\n', "⏎"))
 }

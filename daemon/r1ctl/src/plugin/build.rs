@@ -1,6 +1,6 @@
 //! `plugin build`: from sources to the component that a job names.
 //!
-//! A Rust crate needs cargo and the target wasm32-unknown-unknown alone; the sibling `r1d` makes a
+//! A Rust crate needs only cargo and the target wasm32-unknown-unknown; the sibling `r1d` makes a
 //! component of the module. A directory without a Cargo.toml has a script `build` that makes
 //! `NAME.wasm` with the public tools of its language.
 
@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const GOLDEN: &str = "golden.jsonl";
-/// Fast, small, and the same bytes each time. It needs no entry in the crate's manifest.
+/// A build that is fast, small, and gives the same bytes each time. It needs no entry in the
+/// crate's manifest.
 const PROFILE: [&str; 8] = [
     "inherits='release'",
     "opt-level=3",
@@ -24,10 +25,10 @@ const PROFILE: [&str; 8] = [
     "strip=true",
     "panic='abort'",
 ];
-/// Inside the sandbox: deep recursion ends in a trap that costs no memory.
+/// Stack in the sandbox: deep recursion ends in a trap that costs no memory.
 const STACK_BYTES: u32 = 128 << 10;
 
-/// The component's path.
+/// Builds a plugin; returns the component's path.
 pub(super) fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     if path.is_file() {
         let out = out.map_or_else(|| path.with_extension("component.wasm"), PathBuf::from);
@@ -47,8 +48,8 @@ pub(super) fn run(path: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     )))
 }
 
-/// The golden cases without a sandbox: `cargo test`, or the template's script in the language's own
-/// interpreter.
+/// Runs the golden cases without a sandbox: `cargo test`, or the template's script in the
+/// language's own interpreter.
 pub(super) fn test_natively(dir: &Path) -> Result<(), Error> {
     let scripts = [("test_golden.py", "python3"), ("test_golden.js", "node")];
     let (mut command, what) = if dir.join("Cargo.toml").is_file() {
@@ -65,7 +66,7 @@ pub(super) fn test_natively(dir: &Path) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    // Our standard output is for what the sandbox says.
+    // Our standard output is kept for the results of the sandbox.
     let status = command
         .stdout(std::io::stderr())
         .status()
@@ -89,7 +90,7 @@ fn no_cargo(source: &std::io::Error) -> Error {
     ))
 }
 
-/// What cargo says of an artifact, in its JSON messages.
+/// A cargo message about an artifact, in JSON.
 #[derive(Deserialize)]
 struct Message {
     reason: String,
@@ -137,7 +138,7 @@ fn build_crate(dir: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
         )));
     }
     let messages = String::from_utf8_lossy(&built.stdout);
-    // The crate itself comes last; what it depends on may hold a cdylib too.
+    // The crate itself comes last; its dependencies may build a cdylib too.
     let module = messages
         .lines()
         .rev()
@@ -191,8 +192,8 @@ fn require_target(dir: &Path) -> Result<(), Error> {
     )))
 }
 
-/// A small stack; and paths of this machine are named alike on every machine, so that the same
-/// sources give the same bytes.
+/// Compiler flags: a small stack; and this machine's paths get the same names on every machine, so
+/// that the same sources give the same bytes.
 fn flags(dir: &Path) -> OsString {
     let mut flags = OsString::from(format!("-C link-arg=-zstack-size={STACK_BYTES}"));
     let mut remap = |from: &Path, to: &str| {
@@ -230,8 +231,8 @@ fn printed(command: &mut Command) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-/// The script of a plugin in another language makes `NAME.wasm`, a component, in its directory;
-/// NAME is the directory's.
+/// Runs the script of a plugin in another language. It makes `NAME.wasm`, a component, in its
+/// directory, whose name is NAME.
 fn run_script(dir: &Path, out: Option<&Path>) -> Result<PathBuf, Error> {
     let absolute = dir.canonicalize().map_err(|source| Error::File {
         path: dir.into(),

@@ -1,5 +1,5 @@
-//! `r1ctl plugin`: the author's loop. `new` and `build` are done here; what needs the sandbox is
-//! done by the sibling binary `r1d`, whose JSON documents ([`r1d_proto::plugin`]) are shown as
+//! `r1ctl plugin`: the tools of plugin authors. `new` and `build` are done here; the sibling binary
+//! `r1d` does what needs the sandbox, and its JSON documents ([`r1d_proto::plugin`]) are shown as
 //! tables.
 
 mod build;
@@ -86,7 +86,7 @@ pub(crate) fn run(command: Author, output: Output, printer: &Printer) -> Result<
     }
 }
 
-/// `r1ctl rescore`, with the job's directory found.
+/// `r1ctl rescore`, with the job's directory known.
 pub(crate) struct Rescore {
     pub run: PathBuf,
     pub plugin: String,
@@ -111,8 +111,8 @@ pub(crate) fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Resu
     })
 }
 
-/// A directory is tested natively, then built and tested in the sandbox; a name or a file in the
-/// sandbox alone.
+/// Tests a plugin: a directory is tested natively, then built and tested in the sandbox; a name or
+/// a file in the sandbox alone.
 fn test(
     mut subject: Subject,
     golden: Option<&Path>,
@@ -160,14 +160,14 @@ fn subject_words(command: &str, subject: Subject) -> Vec<OsString> {
     words
 }
 
-/// r1d's own output is ours.
+/// Runs r1d; its output becomes ours.
 fn passed_through(words: Vec<OsString>) -> Result<Ended, Error> {
     let mut command = Command::new(sibling::find("r1d"));
     command.args(words);
     sibling::ended("r1d", sibling::run(&mut command)?)
 }
 
-/// r1d's document, as it is or as people read it. An exit code of 1 after a document says that the
+/// Prints r1d's document, as it is or for people. An exit code of 1 after a document means that the
 /// plugin did not pass.
 fn document<T: DeserializeOwned + Serialize>(
     words: Vec<OsString>,
@@ -189,7 +189,7 @@ fn document<T: DeserializeOwned + Serialize>(
     Ok(ended)
 }
 
-/// Makes a component of a core module, through r1d.
+/// Makes a component of a core module, with r1d.
 fn componentize(module: &Path, component: &Path, golden: Option<&Path>) -> Result<(), Error> {
     let mut words = [words("componentize"), vec![module.into(), component.into()]].concat();
     words.extend(golden.map(|path| sibling::option("golden", path)));

@@ -1,5 +1,5 @@
 //! `plugin new`: a directory that builds, from the template of a language. A Rust plugin gets the
-//! sources of reward-sdk with it, so that nothing but cargo and its registry is needed.
+//! sources of reward-sdk with it, so that it only needs cargo and its registry.
 
 use super::embedded::{SDK, TEMPLATES};
 use crate::error::{Ended, Error};
@@ -9,13 +9,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What stands for the plugin's name in the templates, in file names too.
+/// Stands for the plugin's name in the templates, also in file names.
 const NAME: &str = "{{name}}";
-/// Where reward-sdk is, for the manifest.
+/// Stands for the path of reward-sdk in the manifest.
 const SDK_PLACE: &str = "{{reward_sdk}}";
 /// The interface, for languages that read it when they build.
 const WIT: &str = "wit/reward.wit";
-/// A template's own, without the dot that would make it the repository's.
+/// A template's `.gitignore`, without the dot, with which it would apply to this repository.
 const GITIGNORE: &str = "gitignore";
 const NAME_BYTES_MAX: usize = 64;
 
@@ -72,7 +72,7 @@ pub(super) fn run(
         None => "reward-sdk".into(),
     };
     let root = Path::new(name);
-    // Fails where it is there: nothing of anybody's is written over.
+    // Fails if the directory exists, so that no file is overwritten.
     fs::create_dir(root).map_err(|source| file(root, source))?;
     for (path, text) in template {
         let path = if path == GITIGNORE {
@@ -101,7 +101,7 @@ pub(super) fn run(
     Ok(Ended::Ok)
 }
 
-/// A crate, a file and a reward of a job can all be called so.
+/// Checks that a crate, a file and a reward of a job can all have this name.
 fn check(name: &str) -> Result<(), Error> {
     let plain = name
         .bytes()

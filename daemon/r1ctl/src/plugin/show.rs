@@ -1,4 +1,4 @@
-//! The documents of `r1d plugin`, as people read them. Text of plugins is made safe to print.
+//! The documents of `r1d plugin` as text for people. Text of plugins is made safe to print.
 
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line};
@@ -216,7 +216,7 @@ pub(super) fn rescored(rescored: &Rescored, look: Look) -> String {
             .collect::<String>()
 }
 
-/// A reason may quote what a model wrote.
+/// Shortens a reason, which may quote what a model wrote.
 fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 100;
     match text.char_indices().nth(CHARS_MAX) {

@@ -5,12 +5,12 @@ use super::html::escaped;
 use crate::format::number;
 use std::fmt::Write;
 
-/// Points that a line is drawn with, whatever the number of steps.
+/// Most points of a drawn line, whatever the number of steps.
 pub(super) const POINTS_MAX: usize = 400;
-/// Below this a line is smooth enough.
+/// A line with fewer points is not smoothed.
 const SMOOTHED_MIN_POINTS: usize = 20;
 
-/// Of a panel, in its own units.
+/// A panel's size and margins, in its own units.
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 190.0;
 const LEFT: f64 = 52.0;
@@ -28,9 +28,9 @@ pub(super) struct Panel {
 #[derive(Debug)]
 pub(super) struct Series {
     pub name: String,
-    /// Finite ones.
+    /// The finite points: step and value.
     pub points: Vec<(f64, f64)>,
-    /// Points that are no numbers.
+    /// The number of points whose value is not finite.
     pub lost: usize,
     smooth: bool,
 }
@@ -50,7 +50,7 @@ impl Series {
         }
     }
 
-    /// A centred moving average over a twentieth of the points.
+    /// A moving average, centred, over a twentieth of the points.
     fn smoothed(&self) -> Option<Vec<(f64, f64)>> {
         let count = self.points.len();
         if !self.smooth || count < SMOOTHED_MIN_POINTS {
@@ -71,8 +71,8 @@ impl Series {
     }
 }
 
-/// At most [`POINTS_MAX`] points: the lowest and the highest of each stretch, so that no spike is
-/// lost.
+/// Reduces a line to at most [`POINTS_MAX`] points: the lowest and the highest of each stretch, so
+/// that no spike is lost.
 pub(super) fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= POINTS_MAX {
         return points.to_vec();
@@ -94,7 +94,7 @@ pub(super) fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     extremes.collect()
 }
 
-/// Where values lie on an axis, and what is written beside it.
+/// Where values lie on an axis, and the labels beside it.
 struct Axis {
     low: f64,
     high: f64,
@@ -102,7 +102,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// Round numbers around the values; from 0 where that is near.
+    /// An axis with round numbers around the values; it begins at 0 if that is near.
     fn around(values: impl Iterator<Item = f64> + Clone) -> Axis {
         let low = values.clone().fold(f64::INFINITY, f64::min);
         let high = values.fold(f64::NEG_INFINITY, f64::max);
@@ -111,7 +111,7 @@ impl Axis {
             low = 0.0;
         }
         if high - low <= f64::EPSILON * high.abs().max(low.abs()) {
-            // All the same: between 0 and as much again.
+            // All values are equal: the axis goes from 0 to twice the value, or to 1 for zeros.
             (low, high) = if low == 0.0 {
                 (0.0, 1.0)
             } else {
@@ -129,7 +129,7 @@ impl Axis {
         }
     }
 
-    /// Whole steps from the first to the last.
+    /// An axis from the first to the last step, with whole steps as ticks.
     fn of_steps(first: f64, last: f64) -> Axis {
         let step = round_step((last - first) / 5.0).max(1.0);
         let start = (first / step).ceil() * step;
@@ -155,7 +155,7 @@ impl Axis {
         }
     }
 
-    /// As many decimals as the ticks differ by.
+    /// Labels a tick with as many decimals as distinguish it from its neighbours.
     fn label(&self, tick: f64) -> String {
         let apart = self
             .ticks
@@ -175,7 +175,7 @@ impl Axis {
     }
 }
 
-/// `12k`, `3.5M`.
+/// Shortens a number: `12k`, `3.5M`.
 fn short(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
         1e9.. => (value / 1e9, "G"),
@@ -187,7 +187,7 @@ fn short(value: f64) -> String {
     format!("{}{unit}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// 1, 2 or 5 times a power of ten, not below `rough`.
+/// The smallest of 1, 2 or 5 times a power of ten that is not below `rough`.
 fn round_step(rough: f64) -> f64 {
     if !(rough.is_finite() && rough > 0.0) {
         return 1.0;
@@ -207,7 +207,7 @@ fn y_of(axis: &Axis, value: f64, bottom: f64) -> f64 {
     bottom - axis.place(value) * (bottom - TOP)
 }
 
-/// A panel as a figure: title, legend where there is more than one line, and the drawing.
+/// Draws a panel as a figure: title, a legend if there is more than one line, and the drawing.
 pub(super) fn figure(panel: &Panel) -> String {
     let values = panel
         .series
@@ -314,7 +314,7 @@ fn caption(title: &str, unit: &str, names: &[&str]) -> String {
     )
 }
 
-/// The drawing in a sentence, for those who do not see it.
+/// Describes the drawing in a sentence, for people who do not see it.
 fn spoken(panel: &Panel) -> String {
     let ends = panel.series.iter().filter_map(|series| {
         let (first, last) = series.points.first().zip(series.points.last())?;
@@ -386,8 +386,8 @@ pub(super) struct Placed {
     pub values: Vec<Option<Value>>,
 }
 
-/// What was measured after each stage: places stand side by side, in their order. `origins` says
-/// which place's weights each started from.
+/// Draws what was measured after each stage: places stand side by side, in their order. `origins`
+/// says from which place's weights each place started.
 pub(super) fn over_places(
     title: &str,
     unit: &str,
@@ -438,7 +438,7 @@ pub(super) fn over_places(
         );
     }
     for (index, series) in series.iter().enumerate() {
-        // Those of several data sets stand beside each other.
+        // The points of several data sets stand beside each other.
         let beside = (index as f64 - (spoken.len() as f64 - 1.0) / 2.0) * (width / 6.0).min(6.0);
         let spot = |place: usize| {
             let value = series

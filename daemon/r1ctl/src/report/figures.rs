@@ -1,21 +1,21 @@
-//! The tables of a report: what each stage cost, what the evaluations found after it, and what
-//! judged without a score.
+//! The tables of a report: the cost of each stage, the evaluations after it, and verdicts that are
+//! not scores.
 
 use super::gather::{Run, Stage};
 use crate::format::{number, percent, thousands};
 use r1d_proto::control::{EvalExample, EvalResult, Sample, StageStatus};
 use std::collections::BTreeMap;
 
-/// What a stage took.
+/// The cost of a stage.
 #[derive(Debug, PartialEq)]
 pub(super) struct Cost {
     pub name: String,
     pub kind: String,
     pub step: u64,
     pub tokens: Option<u64>,
-    /// Wall-clock, evaluations and checkpoints included.
+    /// Wall-clock time, including evaluations and checkpoints.
     pub seconds: f64,
-    /// Of all stages' seconds.
+    /// Share of the seconds of all stages, 0 to 1.
     pub share: f64,
 }
 
@@ -36,7 +36,7 @@ pub(super) fn costs(run: &Run) -> Vec<Cost> {
     run.stages.iter().map(cost).collect()
 }
 
-/// Those done, of all; an evaluation has none.
+/// The steps done and all steps of a stage; a dash for an evaluation, which has none.
 pub(super) fn steps(stage: &StageStatus) -> String {
     match stage.kind.as_str() {
         "eval" => "–".into(),
@@ -44,7 +44,7 @@ pub(super) fn steps(stage: &StageStatus) -> String {
     }
 }
 
-/// Sampled or trained on.
+/// Tokens that a stage sampled or trained on.
 pub(super) fn tokens(stage: &Stage) -> Option<u64> {
     stage
         .last("num_tokens")
@@ -59,7 +59,7 @@ pub(super) fn all_tokens(run: &Run) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// From the job's start to its end, or to now.
+/// Seconds from the job's start to its end, or to the report.
 pub(super) fn wall_seconds(run: &Run) -> Option<f64> {
     let started = run.status.started_at?;
     Some(
@@ -70,8 +70,7 @@ pub(super) fn wall_seconds(run: &Run) -> Option<f64> {
     )
 }
 
-/// A value of an evaluation, with the interval that holds it at 95 % where the evaluation gives
-/// one.
+/// A value of an evaluation, with its 95 % confidence interval if the evaluation gives one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Value {
     pub mean: f64,
@@ -86,7 +85,7 @@ impl Value {
                 .map_or_else(String::new, |interval| format!(" {interval}"))
     }
 
-    /// In the unit of the value.
+    /// The interval, formatted in the unit of the value.
     pub(super) fn interval_shown(self, metric: &str) -> Option<String> {
         let end = |end: f64| eval_metric(metric, end).trim_end_matches(" %").to_owned();
         self.interval
@@ -94,31 +93,31 @@ impl Value {
     }
 }
 
-/// What all evaluations found: a row for each place where weights were evaluated, a column for each
+/// All results of evaluations: a row for each place where weights were evaluated, a column for each
 /// data set and metric.
 #[derive(Debug)]
 pub(super) struct Evaluations<'a> {
-    /// Data set and metric.
+    /// Data set and metric of each column.
     pub columns: Vec<(&'a str, &'a str)>,
     pub rows: Vec<EvaluationRow<'a>>,
 }
 
 #[derive(Debug)]
 pub(super) struct EvaluationRow<'a> {
-    /// `None`: before training.
+    /// The stage after which the weights were evaluated; `None` means before training.
     pub stage: Option<&'a str>,
     pub step: u64,
     pub values: BTreeMap<(&'a str, &'a str), Value>,
 }
 
-/// Metrics that are a share of the answers.
+/// Whether a metric is a share of the answers.
 pub(super) fn is_share(metric: &str) -> bool {
     ["accuracy", "pass@", "avg@", "cons@"]
         .iter()
         .any(|start| metric.starts_with(start))
 }
 
-/// A metric of an evaluation: shares as percentages.
+/// Formats a metric of an evaluation; shares become percentages.
 pub(super) fn eval_metric(metric: &str, value: f64) -> String {
     if is_share(metric) || metric == "completions/clipped_ratio" {
         percent(value)
@@ -127,10 +126,10 @@ pub(super) fn eval_metric(metric: &str, value: f64) -> String {
     }
 }
 
-/// The ends of a metric's interval are metrics beside it.
+/// Suffixes of the two metrics that are the ends of a metric's interval.
 const INTERVAL: [&str; 2] = ["_ci_low", "_ci_high"];
 
-/// The last evaluation of each stage and data set; those within a stage are its curve.
+/// The last evaluation of each stage and data set; earlier ones of a stage are its curve.
 pub(super) fn evaluations(run: &Run) -> Evaluations<'_> {
     let mut rows: Vec<EvaluationRow<'_>> = Vec::new();
     for eval in &run.status.evals {
@@ -161,8 +160,8 @@ pub(super) fn evaluations(run: &Run) -> Evaluations<'_> {
     Evaluations { columns, rows }
 }
 
-/// The row of the weights that a stage started from. A stage that trains nothing has none: its
-/// weights are those that it started from.
+/// The row of the weights that a stage started from. A stage that trains nothing has no row of its
+/// own: its weights are those that it started from.
 pub(super) fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Option<usize> {
     let mut from = stage.from.as_str();
     for _ in 0..=run.stages.len() {
@@ -179,7 +178,7 @@ pub(super) fn origin(run: &Run, rows: &[EvaluationRow<'_>], stage: &Stage) -> Op
     None
 }
 
-/// The metrics of an evaluation that say something of the model, and not of the machine.
+/// The metrics of an evaluation that describe the model, not the machine.
 pub(super) fn values(eval: &EvalResult) -> impl Iterator<Item = (&str, Value)> {
     let end = |name: &str, end: &str| {
         eval.metrics
@@ -214,7 +213,7 @@ fn is_said(name: &str) -> bool {
     !of_machine && !detail
 }
 
-/// Correct answers first, then rewards, then lengths, then the rest.
+/// The order of metrics: correct answers first, then rewards, then lengths, then the rest.
 fn rank(metric: &str) -> u8 {
     match metric {
         metric if is_share(metric) => 0,
@@ -246,8 +245,8 @@ pub(super) fn place(stage: Option<&str>) -> String {
     )
 }
 
-/// Ways in which judging ended, where something other than scores happened: stage, and the count of
-/// each.
+/// The stages in which something other than scores came of judging, each with the count of every
+/// kind of end.
 pub(super) fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
     let count = |points: Option<&Vec<(u64, f64)>>| {
         let sum: f64 = points
@@ -269,7 +268,7 @@ pub(super) fn verdicts(run: &Run) -> Vec<(String, Vec<u64>)> {
     run.stages.iter().map(of_stage).filter(odd).collect()
 }
 
-/// In the order of [`verdicts`]' counts.
+/// The kinds of ends, in the order of the counts of [`verdicts`].
 pub(super) const VERDICTS: [&str; 5] = ["score", "abstain", "trap", "out_of_fuel", "out_of_time"];
 
 /// First and last value of a curve, each the mean of a tenth of the points.
@@ -289,7 +288,8 @@ pub(super) fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
     })
 }
 
-/// Best, median and worst of samples that stand best reward first, each with what it is.
+/// The best, the median and the worst of samples that are sorted best reward first, each with its
+/// label.
 pub(super) fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
     let rewarded: Vec<_> = stage
         .samples
@@ -319,7 +319,7 @@ pub(super) fn picked(stage: &Stage) -> Vec<(&'static str, &Sample)> {
     picked
 }
 
-/// A number, or what stands for one that is not there.
+/// Formats a number; a missing one becomes a dash.
 pub(super) fn or_dash(value: Option<f64>) -> String {
     value.map_or_else(|| "–".into(), number)
 }
@@ -327,7 +327,7 @@ pub(super) fn or_dash(value: Option<f64>) -> String {
 /// An evaluation's place and the example that it shows.
 pub(super) type NamedExample<'a> = (String, &'a EvalExample);
 
-/// Of each data set, the example of the last evaluation of each stage.
+/// The examples by data set: that of the last evaluation of each stage.
 pub(super) fn examples(run: &Run) -> Vec<(&str, Vec<NamedExample<'_>>)> {
     let mut by_data: Vec<(&str, Vec<NamedExample<'_>>)> = Vec::new();
     for eval in &run.status.evals {

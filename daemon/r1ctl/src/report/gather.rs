@@ -1,5 +1,5 @@
-//! What a report is made of: the job's status and samples, as the daemon or the job's directory has
-//! them, and what the directory holds besides.
+//! Gathers what a report is made of: the job's status and samples, from the daemon or the job's
+//! directory, and other files of that directory.
 
 use crate::error::Error;
 use crate::sibling;
@@ -12,11 +12,10 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Completions of a stage's last step among which the best, the median and the worst are looked
-/// for.
+/// Completions of a stage's last step that are searched for the best, the median and the worst.
 pub(crate) const SAMPLES_MAX: u32 = 2048;
 
-/// The metric that a stage reports when it samples.
+/// A metric that only a stage which samples reports.
 pub(crate) const SAMPLED: &str = "completions/mean_length";
 
 /// A job, as far as it came.
@@ -24,7 +23,7 @@ pub(crate) const SAMPLED: &str = "completions/mean_length";
 pub(crate) struct Run {
     pub status: JobStatus,
     pub seed: Option<i64>,
-    /// What the job starts from, by name: `base` is the job's own.
+    /// The models that the job starts from, by name; `base` is the job's own.
     pub models: BTreeMap<String, String>,
     pub devices: BTreeSet<String>,
     pub stages: Vec<Stage>,
@@ -34,7 +33,7 @@ pub(crate) struct Run {
     pub gaps: Vec<String>,
 }
 
-/// A stage: what it is and what came of it.
+/// A stage: its settings and its results.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub status: StageStatus,
@@ -47,7 +46,7 @@ pub(crate) struct Stage {
     /// Step (from 1) and value of each metric.
     pub curves: BTreeMap<String, Vec<(u64, f64)>>,
     pub made: Option<Made>,
-    /// Of the last step that left some, best reward first.
+    /// Samples of the last step that left some, best reward first.
     pub samples: Vec<Sample>,
 }
 
@@ -61,9 +60,9 @@ pub(crate) struct Made {
     pub acceptance_rate: f64,
     pub prompts: u64,
     pub prompts_with_rows: u64,
-    /// Somebody has looked at it.
+    /// Whether people have reviewed it.
     pub reviewed: bool,
-    /// Rows and SHA-256 of what the stage made, where an edited file took its place.
+    /// Rows and SHA-256 of what the stage made, if an edited file has replaced it.
     pub before_review: Option<(u64, String)>,
 }
 
@@ -77,7 +76,7 @@ impl Stage {
     }
 }
 
-/// `samples` is asked for those of a stage.
+/// Gathers a report. `samples` is called for the samples of a stage.
 pub(crate) fn gather(
     status: JobStatus,
     reported_at: u64,
@@ -111,7 +110,7 @@ pub(crate) fn gather(
         if stage.samples_anything() {
             match samples(&status.name) {
                 Ok(found) => stage.samples = found,
-                // What is wrong is most often wrong with all of them.
+                // Most often all stages fail with the same error, so it is reported once.
                 Err(error) => {
                     let why = error.to_string();
                     match without_samples.iter_mut().find(|(other, _)| *other == why) {
@@ -140,7 +139,7 @@ pub(crate) fn gather(
     })
 }
 
-/// The status that the daemon left in a job's directory.
+/// Reads the status that the daemon left in a job's directory.
 pub(crate) fn left_status(dir: &Path) -> Result<JobStatus, Error> {
     let path = dir.join("status.json");
     let text = read(&path)?.ok_or_else(|| {
@@ -158,7 +157,7 @@ pub(crate) fn left_status(dir: &Path) -> Result<JobStatus, Error> {
     })
 }
 
-/// The samples of a stage from a job's directory: Parquet is `r1d`'s to read.
+/// Reads the samples of a stage from a job's directory with `r1d`, which can read Parquet.
 pub(crate) fn left_samples(dir: &Path, stage: &str) -> Result<Vec<Sample>, Error> {
     let mut command = Command::new(sibling::find("r1d"));
     command
@@ -241,9 +240,9 @@ fn models(file: &toml::Table) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The status, as far as the metrics got. One that a job left was written when something last
-/// ended, and the steps since then are in the metrics alone: the figures of a report are to be of
-/// one moment.
+/// Brings the status up to the last step of the metrics. A status that a job left was written when
+/// something last ended, and later steps are in the metrics alone; the figures of a report must all
+/// be of one moment.
 fn advanced(mut status: JobStatus, curves: &Curves) -> JobStatus {
     for stage in &mut status.stages {
         let Some(curves) = curves.get(&stage.name) else {
@@ -288,12 +287,12 @@ fn advanced(mut status: JobStatus, curves: &Curves) -> JobStatus {
     status
 }
 
-/// A document of a job's directory that is larger is none of r1d's.
+/// Largest document of a job's directory that is read; r1d writes no larger one.
 const DOCUMENT_MAX_BYTES: u64 = 1 << 30;
 
 type Curves = BTreeMap<String, BTreeMap<String, Vec<(u64, f64)>>>;
 
-/// By stage and metric. A line that is torn is the last one, of a step that is being written.
+/// Reads the curves by stage and metric. The last line may be torn, if its step is being written.
 fn curves(path: &Path) -> Result<Curves, Error> {
     let mut curves = Curves::new();
     let file = match user_file::open(path) {
@@ -322,7 +321,7 @@ fn curves(path: &Path) -> Result<Curves, Error> {
             .iter()
             .filter(|(name, _)| !matches!(name.as_str(), "stage" | "step"))
         {
-            // What JSON cannot say is null there.
+            // Numbers that JSON cannot represent are null in the file.
             let value = value.as_f64().unwrap_or(f64::NAN);
             stage.entry(name.clone()).or_default().push((step, value));
         }
@@ -330,7 +329,7 @@ fn curves(path: &Path) -> Result<Curves, Error> {
     Ok(curves)
 }
 
-/// Those that workers ran on, as the job's log has them.
+/// The devices of the workers that the job's log names.
 fn devices(path: &Path) -> BTreeSet<String> {
     let Ok(file) = user_file::open(path) else {
         return BTreeSet::new();
@@ -352,7 +351,7 @@ fn devices(path: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// `None` where there is no file.
+/// Reads a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, Error> {
     match user_file::read_text(path, DOCUMENT_MAX_BYTES) {
         Ok(text) => Ok(Some(text)),

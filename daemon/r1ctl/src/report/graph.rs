@@ -1,4 +1,4 @@
-//! The stages and what flows between them: weights on the left, data and judges on the right.
+//! Draws the stages and what flows between them: weights on the left, data and judges on the right.
 
 use super::gather::Run;
 use super::html::escaped;
@@ -13,8 +13,8 @@ const BOX_WIDTH: f64 = 440.0;
 const BOX_HEIGHT: f64 = 34.0;
 const NAME_MAX_LETTERS: usize = 28;
 
-/// Models first, then the stages, each a box of its own below the one before; arcs lead down to
-/// what is made from it.
+/// Draws the models, then the stages, each as a box below the one before; arcs lead down to what is
+/// made from it.
 pub(super) fn graph(run: &Run) -> String {
     let roots: BTreeSet<&str> = run
         .stages
@@ -92,7 +92,7 @@ fn node(svg: &mut String, row: usize, class: &str, name: &str, what: &str) {
     );
 }
 
-/// The end of a path, which tells it from others.
+/// The end of a path, which distinguishes it from others.
 fn tail(path: &str) -> String {
     const LETTERS_MAX: usize = 34;
     let letters: Vec<char> = path.chars().collect();
@@ -116,7 +116,7 @@ fn arc(svg: &mut String, from: usize, to: usize, left: bool, class: &str) {
     } else {
         (BOX_LEFT + BOX_WIDTH, BOX_LEFT + BOX_WIDTH + reach)
     };
-    // What leaves a box leaves it below its middle, what comes in comes in above.
+    // Arcs leave a box below its middle, and enter it above.
     let (start, end) = (middle(from) + 6.0, middle(to) - 6.0);
     let path = format!("M{x},{start} C{out:.1},{start} {out:.1},{end} {x},{end}");
     let _ = write!(

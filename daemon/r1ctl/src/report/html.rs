@@ -1,5 +1,5 @@
-//! The page: one file with no script and nothing to fetch, which its own content policy enforces.
-//! It is well-formed as XML too.
+//! The page: one file without scripts and without anything to fetch, which its own content policy
+//! enforces. It is well-formed as XML too.
 
 use super::chart::{Placed, figure, over_places};
 use super::figures::{self, Evaluations, VERDICTS, eval_metric, is_share, plain};
@@ -11,14 +11,14 @@ use crate::terminal::{one_line, printable};
 use r1d_proto::control::{EvalExample, Sample};
 use std::fmt::Write;
 
-/// Letters of a prompt or completion that are shown.
+/// Most letters of a prompt or completion that are shown.
 pub(super) const TEXT_MAX_LETTERS: usize = 6000;
 
 const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// Text for an element or an attribute in double quotes, whoever wrote it. Control characters are
-/// shown as escapes, and so are the two that XML knows not.
+/// Escapes any text for an element or an attribute in double quotes. Control characters are shown
+/// as escapes; the two other characters that XML does not allow become U+FFFD.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in printable(text).chars() {
@@ -35,7 +35,7 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// A long text's beginning, and how much is missing.
+/// The beginning of a long text, and how much is missing.
 pub(super) fn shortened(text: &str) -> String {
     let letters = text.chars().count();
     if letters > TEXT_MAX_LETTERS {
@@ -70,7 +70,7 @@ pub(super) fn page(run: &Run) -> String {
     )
 }
 
-/// Nothing where there is nothing to say.
+/// A section of the page; empty if it has no body.
 fn section(id: &str, title: &str, body: &str) -> String {
     if body.is_empty() {
         String::new()
@@ -79,7 +79,7 @@ fn section(id: &str, title: &str, body: &str) -> String {
     }
 }
 
-/// What stands above all: key and value.
+/// The facts at the top: key and value.
 pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
     let status = &run.status;
     let time = |at: Option<u64>| at.map_or_else(|| "–".into(), minute_of_s);
@@ -447,7 +447,7 @@ fn samples(run: &Run) -> String {
     text
 }
 
-/// What stands over a sample.
+/// The heading of a sample.
 pub(super) fn sample_head(what: &str, sample: &Sample) -> (String, String) {
     let reward = sample.reward.map_or_else(
         || "no reward".into(),

@@ -1,4 +1,4 @@
-//! The report as markdown: the same tables and words, without the charts.
+//! The report as markdown: the same tables and sentences as the page, without the charts.
 
 use super::figures::{self, VERDICTS, ends, plain};
 use super::gather::Run;
@@ -9,7 +9,7 @@ use crate::show::judged;
 use crate::terminal::{one_line, printable};
 use std::fmt::Write;
 
-/// Text that markdown takes for nothing else, on one line.
+/// Escapes text for one line, so that markdown does not interpret it.
 fn plain_text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in one_line(text).chars() {
@@ -24,7 +24,7 @@ fn plain_text(text: &str) -> String {
     safe
 }
 
-/// A block whose fence is longer than any in the text.
+/// A code block whose fence is longer than any in the text.
 fn fenced(text: &str) -> String {
     let text = printable(&shortened(text));
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
@@ -32,7 +32,7 @@ fn fenced(text: &str) -> String {
     format!("{fence}text\n{text}\n{fence}\n\n")
 }
 
-/// Columns from `numbers` on are right-aligned.
+/// A table whose columns from `numbers` on are right-aligned.
 fn table(heads: &[String], numbers: usize, rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(heads.iter().map(|head| plain_text(head)).collect());
@@ -150,7 +150,7 @@ fn results(run: &Run) -> String {
     format!("## After each stage\n\n{}", table(&names, 1, &rows))
 }
 
-/// Where each metric began and ended.
+/// A table of the first and last value of each metric.
 fn curves(run: &Run) -> String {
     let mut text = String::new();
     for stage in run.stages.iter().filter(|stage| !stage.curves.is_empty()) {

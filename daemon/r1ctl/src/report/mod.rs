@@ -1,14 +1,13 @@
-//! `r1ctl report`: the story of a job as one page to read in a browser and one in markdown.
+//! `r1ctl report`: the story of a job as a page for a browser and as markdown.
 //!
-//! Everything that is said is computed from what the job recorded; what came from a model or a data
-//! set is escaped on its way.
+//! Every statement is computed from what the job recorded; text of models and data sets is escaped.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`gather`] | what a report is made of, from the daemon and the job's directory |
-//! | [`figures`] | tables of it: cost, evaluations, verdicts |
+//! | [`gather`] | the data of a report, from the daemon and the job's directory |
+//! | [`figures`] | its tables: cost, evaluations, verdicts |
 //! | [`words`] | the summary in sentences |
-//! | [`panels`], [`chart`], [`graph`] | which curves there are to see; lines and stages as SVG |
+//! | [`panels`], [`chart`], [`graph`] | the choice of curves; lines and stages as SVG |
 //! | [`html`], [`markdown`] | the two documents |
 
 mod chart;

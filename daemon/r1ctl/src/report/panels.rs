@@ -1,18 +1,18 @@
-//! Which curves a stage has to show, and in which order: chosen by the metrics that it reports, so
-//! a new kind of stage needs nothing here.
+//! Which curves a stage has, and in which order: chosen by the metrics that it reports, so a new
+//! kind of stage needs no change here.
 
 use super::chart::{Panel, Series};
 use super::gather::{Run, Stage};
 use super::words::{shares, within};
 use std::collections::BTreeMap;
 
-/// A panel that may be there: its title, unit, and the metrics drawn in it.
+/// A possible panel: its title, unit, and the metrics drawn in it.
 struct Wanted {
     title: &'static str,
     unit: &'static str,
-    /// A `*` stands for any text.
+    /// Names of metrics; a `*` stands for any text.
     metrics: &'static [&'static str],
-    /// Noise is to be smoothed.
+    /// Whether noise is smoothed.
     smooth: bool,
 }
 
@@ -105,10 +105,10 @@ const WANTED: &[Wanted] = &[
     ),
 ];
 
-/// Curves in a panel; more cannot be told apart.
+/// Most curves in a panel; more cannot be told apart.
 pub(super) const SERIES_MAX: usize = 8;
 
-/// The panels of a stage's metrics, and of its evaluations where there are several.
+/// The panels of a stage's metrics, and of its evaluations if there are several.
 pub(super) fn of_stage(run: &Run, stage: &Stage) -> Vec<Panel> {
     let mut panels: Vec<Panel> = WANTED
         .iter()

@@ -1,4 +1,4 @@
-//! The summary: sentences that say what the figures say, and nothing else.
+//! The summary: sentences that state the figures, and nothing else.
 
 use super::figures::{
     Value, all_tokens, costs, ends, eval_metric, evaluations, is_share, origin, plain, values,
@@ -18,7 +18,7 @@ pub(super) fn state(state: State) -> &'static str {
     }
 }
 
-/// What is said, and of what.
+/// A sentence, and what it is about.
 pub(super) struct Sentence {
     pub about: String,
     pub said: String,
@@ -102,7 +102,7 @@ fn whole(run: &Run) -> String {
     said + "."
 }
 
-/// How what the stage learns by changed over its steps.
+/// A sentence on how a stage's training signal changed over its steps.
 fn of_training(stage: &Stage) -> Option<String> {
     let named = ["reward", "objective/scores", "rewards/accuracies", "loss"].into_iter();
     // Rejection sampling learns nothing, whatever its rewards do.
@@ -125,7 +125,7 @@ fn of_training(stage: &Stage) -> Option<String> {
     ))
 }
 
-/// Why a stage that trained has learned nothing.
+/// A sentence on why a stage that trained has learned nothing.
 fn of_nothing_learned(stage: &Stage) -> Option<String> {
     let equal = stage
         .curves
@@ -169,8 +169,8 @@ fn of_data_set(stage: &Stage) -> Option<String> {
     ))
 }
 
-/// What its evaluations found, compared with those of the weights that it started from: correct
-/// answers and lengths always, what else changed.
+/// A sentence on a stage's evaluations, compared with those of the weights that it started from:
+/// always correct answers and lengths, other metrics if they changed.
 fn of_evaluations(run: &Run, stage: &Stage) -> Option<String> {
     let found = evaluations(run);
     let row = found
@@ -208,7 +208,7 @@ fn of_evaluations(run: &Run, stage: &Stage) -> Option<String> {
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// `None` where there is nothing to tell.
+/// Describes a change; `None` if there is nothing to report.
 fn change(metric: &str, before: Option<Value>, after: Value) -> Option<String> {
     let name = plain(metric);
     let shown = |value: Value| eval_metric(metric, value.mean);
@@ -238,7 +238,7 @@ fn change(metric: &str, before: Option<Value>, after: Value) -> Option<String> {
     ))
 }
 
-/// The evaluations of a stage on a data set, in the order of steps: its curve, where there are
+/// The evaluations within a stage by data set, in the order of steps: a curve, if there are
 /// several.
 pub(super) fn within<'a>(run: &'a Run, stage: &Stage) -> Vec<(&'a str, Vec<&'a EvalResult>)> {
     let mut by_data: Vec<(&str, Vec<&EvalResult>)> = Vec::new();
@@ -257,7 +257,7 @@ pub(super) fn within<'a>(run: &'a Run, stage: &Stage) -> Vec<(&'a str, Vec<&'a E
     by_data
 }
 
-/// What an evaluation within a stage is drawn by.
+/// The metrics by which an evaluation within a stage is drawn.
 pub(super) fn shares(eval: &EvalResult) -> impl Iterator<Item = (&str, f64)> {
     values(eval)
         .filter(|(name, _)| is_share(name))

@@ -1,4 +1,4 @@
-//! `r1ctl dataset`: what stages have made.
+//! `r1ctl dataset`: the data sets that stages have made.
 
 use crate::format::{percent, thousands};
 use crate::table::{left, right, table};
@@ -38,7 +38,7 @@ fn review(review: Review, look: Look) -> String {
     }
 }
 
-/// What a review came to.
+/// The result of a review.
 pub(crate) fn reviewed(set: &MadeDataSet) -> String {
     let stage = one_line(&set.stage);
     match set.review {

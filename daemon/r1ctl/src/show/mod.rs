@@ -1,5 +1,5 @@
-//! The daemon's answers as text: pure functions of (answer, look). What comes from models, data and
-//! logs passes [`printable`](crate::terminal::printable) on its way.
+//! The daemon's answers as text: pure functions of (answer, look). Text of models, data and logs
+//! passes [`printable`](crate::terminal::printable) on its way.
 
 mod datasets;
 mod jobs;

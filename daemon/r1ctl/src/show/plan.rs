@@ -7,8 +7,8 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Plan, PlanStage};
 use std::collections::BTreeSet;
 
-/// The resolved job file comes first: on a terminal, what a reader decides by is then what stays in
-/// sight.
+/// Formats a plan. The resolved job file comes first, so that on a terminal the tables by which
+/// people decide stay in sight.
 pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     let mut text = String::new();
     text += &look.dim("# the job file with every default filled in");
@@ -82,7 +82,7 @@ fn stages(stages: &[PlanStage], look: Look) -> String {
     table(look, &columns, stages.iter().zip(models).map(row).collect())
 }
 
-/// A count that depends on what a stage before will keep is 0 until then.
+/// Formats a count. It is 0 as long as it depends on what an earlier stage will keep.
 fn known(count: u64) -> String {
     if count == 0 {
         "later".into()
@@ -91,7 +91,7 @@ fn known(count: u64) -> String {
     }
 }
 
-/// One row per stage, one column per actor that any stage needs, and their sum.
+/// A table with one row per stage, one column per actor that any stage needs, and their sum.
 fn memory(stages: &[PlanStage], look: Look) -> String {
     let actors: BTreeSet<&String> = stages
         .iter()

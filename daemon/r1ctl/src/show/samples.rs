@@ -1,4 +1,4 @@
-//! `r1ctl samples`: prompts, completions and what each reward said, to be read.
+//! `r1ctl samples`: prompts, completions and the verdict of each reward, for people to read.
 
 use crate::format::{number, thousands};
 use crate::terminal::{Look, one_line, printable};
@@ -63,7 +63,7 @@ fn field(name: &str, text: &str, look: Look) -> String {
     )
 }
 
-/// What a reward said, and what it counted as.
+/// A verdict, and the score that it counted as.
 pub(crate) fn judged(verdict: &Verdict) -> String {
     let said = match &verdict.outcome {
         Outcome::Score { value, parts } if parts.is_empty() => number((*value).into()),

@@ -65,8 +65,8 @@ pub(crate) fn activity(now: &Activity) -> String {
     )
 }
 
-/// Where a job has several models, a third column says which one each row's stage has: the cells,
-/// if any.
+/// Inserts a third column that names the model of each row's stage, if the job has several models;
+/// returns its cells.
 pub(super) fn model_column<'a>(
     columns: &mut Vec<Column>,
     models: impl Iterator<Item = &'a Option<String>>,

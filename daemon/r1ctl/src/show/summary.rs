@@ -1,5 +1,5 @@
-//! How a job that was waited for ended: what each stage was worth, one sample before and after,
-//! where the model is.
+//! The end of a job that was waited for: the evaluations after each stage, one sample before and
+//! after training, and where the model is.
 
 use crate::format::{duration, eval_metric, thousands, watched_evals};
 use crate::table::{headed, side_by_side};
@@ -7,7 +7,7 @@ use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{EvalExample, EvalResult, JobStatus, State};
 use std::collections::BTreeSet;
 
-/// `again`: how to call r1ctl.
+/// Formats the summary. `again` is the command that calls r1ctl again.
 pub(crate) fn summary(job: &JobStatus, look: Look, again: &str) -> String {
     let mut text = String::new();
     let evals = last_of_each_stage(&job.evals);
@@ -42,7 +42,7 @@ pub(crate) fn summary(job: &JobStatus, look: Look, again: &str) -> String {
     text + &format!("files  {}\n", job.directory.display())
 }
 
-/// `before training`, `after reasoning`.
+/// The place of an evaluation: `before training`, `after reasoning`.
 fn eval_label(eval: &EvalResult) -> String {
     eval.stage.as_ref().map_or_else(
         || "before training".into(),
@@ -50,8 +50,8 @@ fn eval_label(eval: &EvalResult) -> String {
     )
 }
 
-/// Evaluations within a stage are its curve, `r1ctl status` shows them; here each stage and data
-/// set stands once.
+/// The last evaluation of each stage and data set. Earlier ones within a stage are its curve, which
+/// `r1ctl status` shows.
 fn last_of_each_stage(evals: &[EvalResult]) -> Vec<&EvalResult> {
     let is_last = |i: usize, eval: &EvalResult| {
         !evals

@@ -28,8 +28,8 @@ pub(crate) fn why(why: &Why, look: Look) -> String {
 
 fn line(wait: &Wait, look: Look) -> String {
     let since = format!("for {}", duration(wait.since_s));
-    // `deadline_s` counts from the same moment as `since_s`: a wait beyond it is a bug of the
-    // daemon's, shown as one.
+    // `deadline_s` counts from the same moment as `since_s`. A wait beyond it is a bug of the
+    // daemon, and is shown as one.
     let deadline = match wait.deadline_s {
         Some(deadline) if deadline < wait.since_s => {
             look.red(&format!("over its deadline of {}", duration(deadline)))

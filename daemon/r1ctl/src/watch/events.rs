@@ -1,11 +1,11 @@
-//! What happened to a job between two of its statuses, one plain line each.
+//! Events of a job between two of its statuses, one plain line each.
 
 use crate::format::{duration, eval_metric, thousands, watched_evals, watched_metrics};
 use crate::terminal::one_line;
 use r1d_proto::control::{EvalResult, JobStatus, StageStatus, State};
 
-/// Statuses come at most ten times a second, so a line stands for the latest of the steps since the
-/// last one.
+/// Describes the changes since the last status. Statuses come at most ten times a second, so a line
+/// shows the latest of the steps since then.
 pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if last.is_none_or(|last| last.state != now.state || last.queue_position != now.queue_position)
@@ -52,7 +52,7 @@ pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> 
     lines
 }
 
-/// Evaluations are only ever added.
+/// The evaluations that are new: evaluations are only ever added.
 fn evals<'a>(last: Option<&JobStatus>, now: &'a JobStatus) -> impl Iterator<Item = &'a EvalResult> {
     now.evals
         .iter()

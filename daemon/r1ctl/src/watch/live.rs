@@ -1,5 +1,5 @@
-//! The live display of a terminal: a line for the job, one for each stage, the metrics, what it
-//! does now.
+//! The live display of a terminal: a line for the job, one for each stage, the metrics, the present
+//! activity.
 
 use crate::format::{duration, thousands, watched_metrics};
 use crate::show;
@@ -18,7 +18,7 @@ pub(super) struct Live {
     look: Look,
     clock: SharedClock,
     screen: MultiProgress,
-    /// Turns while the client lives, beside the job's name.
+    /// A spinner beside the job's name, which turns as long as the client runs.
     head: ProgressBar,
     lines: RefCell<Vec<ProgressBar>>,
 }
@@ -73,7 +73,7 @@ impl Live {
         self.head.set_message(self.look.yellow(text));
     }
 
-    /// Takes the display off the screen: what follows is the summary.
+    /// Removes the display from the screen, before the summary is printed.
     pub(super) fn close(&self) {
         self.head.finish_and_clear();
         for line in self.lines.borrow().iter() {
@@ -119,7 +119,7 @@ fn body(job: &JobStatus, look: Look) -> Vec<String> {
         .iter()
         .map(|stage| stage_line(stage, names, look))
         .collect();
-    // Of the stage at work, or between stages the one before.
+    // The metrics of the stage at work, or between stages those of the one before.
     let latest = job.stages.iter().rfind(|stage| !stage.metrics.is_empty());
     let metrics = latest.map_or_else(Vec::new, |stage| watched_metrics(&stage.metrics));
     let metrics: Vec<String> = metrics

@@ -1,8 +1,8 @@
-//! Staying with a job until it ends: `submit --wait`, `status --watch`.
+//! Stays with a job until it ends: `submit --wait`, `status --watch`.
 //!
-//! The daemon may be restarted meanwhile (it takes the job up again by itself), so a stream that
-//! breaks is looked for again with growing pauses, for
-//! [`Patience::reconnect`](crate::cli::Patience) seconds since it was last heard of.
+//! The daemon may be restarted meanwhile, and takes the job up again by itself. A stream that
+//! breaks is therefore reopened with growing pauses, for
+//! [`Patience::reconnect`](crate::cli::Patience) seconds since its last message.
 
 mod events;
 mod live;
@@ -23,14 +23,14 @@ use std::time::Duration;
 const PAUSE_FIRST_MS: u64 = 100;
 const PAUSE_LAST_MS: u64 = 2000;
 
-/// What is to be seen of a job while it runs.
+/// What people see of a job while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     /// Progress for people, then the summary.
     People,
     /// One JSON line for each status.
     JsonStream,
-    /// Progress on a terminal, if there is one; then the last status as JSON.
+    /// Progress, if there is a terminal; then the last status as JSON.
     JsonAtEnd,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Watch<'a> {
     pub style: Style,
 }
 
-/// Where the statuses go while the job runs.
+/// The display of statuses while the job runs.
 enum Display {
     Live(Live),
     Lines,
@@ -69,15 +69,15 @@ enum Display {
 }
 
 impl Watch<'_> {
-    /// Until the job ends or Ctrl-C, which leaves the job alone.
+    /// Stays until the job ends, or until Ctrl-C, which leaves the job alone.
     pub(crate) async fn job(&self, job: &str) -> Result<Ended, Error> {
         let display = self.display();
-        // A prefix, until the first status tells the whole id: another job may come to share the
-        // prefix.
+        // A prefix of the id, until the first status has the whole id: other jobs may come to share
+        // the prefix.
         let name = RefCell::new(JobId(job.to_owned()));
         let ended = tokio::select! {
-            // First, so that it is listened for before anything is shown. A system that cannot tell
-            // of Ctrl-C keeps SIGINT's own effect.
+            // This comes first, so that Ctrl-C is handled before anything is shown. If it cannot be
+            // handled, SIGINT keeps its default effect.
             biased;
             Ok(()) = tokio::signal::ctrl_c() => None,
             status = self.follow(&name, &display) => Some(status),
@@ -129,7 +129,7 @@ impl Watch<'_> {
         })
     }
 
-    /// The job's last status. Statuses on the way go to the display.
+    /// Follows the job to its last status. Statuses on the way go to the display.
     async fn follow(&self, name: &RefCell<JobId>, display: &Display) -> Result<JobStatus, Error> {
         let mut last: Option<JobStatus> = None;
         let mut heard_at = self.clock.now();
@@ -148,7 +148,8 @@ impl Watch<'_> {
                 .await;
             match (broken, last.take()) {
                 (Ok(()), Some(status)) if status.state.is_final() => return Ok(status),
-                // The daemon ended the stream of a job that goes on: it is being stopped.
+                // The daemon ended the stream although the job goes on: the daemon is being
+                // stopped.
                 (Ok(()), status) => last = status,
                 (Err(error), status) if error.is_away() => last = status,
                 (Err(error), _) => return Err(error),
@@ -172,7 +173,7 @@ impl Watch<'_> {
         }
     }
 
-    /// One connection's statuses, until the daemon ends them.
+    /// Reads the statuses of one connection until the daemon ends them.
     async fn stream(
         &self,
         job: &str,

@@ -32,7 +32,7 @@ impl Home {
         self.dir.path()
     }
 
-    /// Where a daemon of this home's local state listens.
+    /// The socket of a daemon in this home's local state directory.
     pub fn socket(&self) -> PathBuf {
         let state = self.path().join(".local/state/r1d");
         std::fs::create_dir_all(&state).unwrap();
