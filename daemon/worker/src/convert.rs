@@ -39,13 +39,13 @@ pub(crate) enum ExportDtype {
     Float16,
 }
 
-/// Its JSON is part of the command's interface.
+/// The result; its JSON is part of the command's interface.
 #[derive(Serialize)]
 struct ConvertReport {
     directory: PathBuf,
     files: usize,
     bytes: u64,
-    /// SHA-256 of manifest.json, which lists every file's.
+    /// SHA-256 of manifest.json, which lists the hash of every file.
     manifest: String,
 }
 
@@ -125,7 +125,7 @@ fn convert(arguments: &ConvertArguments) -> Result<ConvertReport, ConvertError> 
     })
 }
 
-/// A whole number of bytes, or of KB, MB, GB.
+/// Parses a whole number of bytes, or of KB, MB, GB.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size: write for example 5GB, 500MB or 1000000");
     let units = [

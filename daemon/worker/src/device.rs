@@ -17,20 +17,20 @@ use tokio::sync::oneshot;
 /// than a few is a fault.
 const QUEUE_MAX_TASKS: usize = 16;
 
-/// What lies on the device between requests.
+/// What is on the device between requests.
 #[derive(Default)]
 pub(crate) struct DeviceState {
     pub open: Option<Opened>,
 }
 
-/// What a stage trains or samples from.
+/// The model that a stage trains or samples from.
 pub(crate) enum Model {
     Policy(CausalLm),
     Reward(SequenceClassifier),
 }
 
 impl Model {
-    /// Whichever head it has.
+    /// The model's weights, whichever head it has.
     pub(crate) fn weights(&self) -> &CausalLm {
         match self {
             Model::Policy(policy) => policy,
@@ -57,20 +57,20 @@ impl Model {
     }
 }
 
-/// PPO's value model.
+/// PPO's value model and its trainer.
 pub(crate) struct Critic {
     pub model: SequenceClassifier,
     pub trainer: Trainer,
 }
 
-/// A stage's actors' tensors. Sampler and trainer share the model's storage: a weight update costs
+/// The tensors of a stage. Sampler and trainer share the model's storage, so a weight update costs
 /// no copy.
 pub(crate) struct Opened {
     pub request: Open,
     pub model: Model,
     pub reference: Option<CausalLm>,
     pub critic: Option<Critic>,
-    /// Those that the stage's rewards have asked so far.
+    /// The reward models that the stage's rewards have asked so far.
     pub reward_models: BTreeMap<ModelSource, SequenceClassifier>,
     pub judges: BTreeMap<ModelSource, CausalLm>,
     pub trainer: Option<Trainer>,
@@ -95,8 +95,8 @@ pub(crate) struct DeviceThread {
 }
 
 impl DeviceThread {
-    /// Starts the thread. A panic there ends the process: a half-changed model must not serve, and
-    /// `r1d` starts a fresh worker.
+    /// Starts the thread. A panic there ends the process, because a half-changed model must not
+    /// serve; `r1d` starts a fresh worker.
     pub(crate) fn start() -> std::io::Result<DeviceThread> {
         let (tasks, queue) = mpsc::sync_channel::<Task>(QUEUE_MAX_TASKS);
         std::thread::Builder::new()
@@ -125,7 +125,7 @@ impl DeviceThread {
     ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let task: Task = Box::new(move |device_state| {
-            // The asker may be gone; then nobody wants the answer.
+            // If the caller is gone, the answer is dropped.
             let _ = reply.send(work(device_state));
         });
         self.tasks.try_send(task).map_err(|e| Failure {

@@ -1,5 +1,5 @@
-//! Errors of the libraries, as `r1d` is told of them: is it worth another try, and what should a
-//! person do?
+//! Turns the libraries' errors into what `r1d` needs to know: whether a retry can help, and what a
+//! person should do.
 
 use r1d_learn::LearnError;
 use r1d_model::{Fault, ModelError};
@@ -12,13 +12,13 @@ pub(crate) fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Invalid, &message.into())
 }
 
-/// Errors of a model, of a directory that a user named, or of a checkpoint.
+/// An error of a model, of a directory that a user named, or of a checkpoint.
 pub(crate) fn of_model(error: ModelError) -> Failure {
     of(error.fault(), &error)
 }
 
-/// Errors of writing a directory: whatever the operating system refuses there is for somebody to
-/// mend, as a full disk is.
+/// An error of writing a directory. Whatever the operating system refuses there is for people to
+/// mend, like a full disk.
 pub(crate) fn of_writing(error: ModelError) -> Failure {
     let refused = root(&error)
         .downcast_ref::<std::io::Error>()
@@ -41,12 +41,12 @@ pub(crate) fn of_sampling(error: SamplerError) -> Failure {
     of(error.fault(), &error)
 }
 
-/// Errors of libtorch itself.
+/// An error of libtorch itself.
 pub(crate) fn of_the_machine(error: impl Error + 'static) -> Failure {
     of(Fault::Machine, &error)
 }
 
-/// What is the machine's fault is told apart: a full disk, exhausted memory, anything else.
+/// Classifies an error. A fault of the machine is a full disk, exhausted memory, or anything else.
 fn of(fault: Fault, error: &(dyn Error + 'static)) -> Failure {
     let mut message = error.to_string();
     let mut root = error;
@@ -69,7 +69,7 @@ fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     error.source().map_or(error, root)
 }
 
-/// By the innermost cause: those around it have names of files in them.
+/// Classifies a machine's fault by its innermost cause: those around it contain names of files.
 fn of_the_root(error: &(dyn Error + 'static)) -> FailureKind {
     match error
         .downcast_ref::<std::io::Error>()

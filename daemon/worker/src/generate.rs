@@ -55,7 +55,7 @@ pub(crate) struct GenerateArguments {
     pub output: Format,
 }
 
-/// The parts of generation_config.json that matter here; `do_sample = false` is greedy.
+/// The fields of generation_config.json that are used; `do_sample = false` means greedy decoding.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct GenerationConfig {
@@ -86,7 +86,7 @@ struct Generated {
     prompt: String,
     prompt_ids: Vec<u32>,
     completions: Vec<Completion>,
-    /// Share of the drafts that were what was drawn; of speculative decoding.
+    /// Share of the drafted ids that were accepted; absent without speculative decoding.
     #[serde(skip_serializing_if = "Option::is_none")]
     draft_acceptance_rate: Option<f64>,
 }
@@ -197,7 +197,7 @@ impl GenerationConfig {
     }
 }
 
-/// A number that the user gave must fit; a default shrinks to what fits.
+/// The limit of new tokens. A number that the user gave must fit; a default shrinks to what fits.
 fn max_new_tokens(
     arguments: &GenerateArguments,
     config: &GenerationConfig,
@@ -223,7 +223,7 @@ fn max_new_tokens(
     }
 }
 
-/// The command line wins over generation_config.json.
+/// The sampling parameters. The command line overrides generation_config.json.
 fn sampling(
     arguments: &GenerateArguments,
     config: &GenerationConfig,

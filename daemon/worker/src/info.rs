@@ -1,5 +1,5 @@
-//! `r1d-worker info`: what a model directory holds and what it takes to run, from config.json and
-//! the shards' headers.
+//! `r1d-worker info`: describes a model directory and the memory that it needs, from config.json
+//! and the shards' headers.
 
 use crate::verify::Format;
 use r1d_model::checkpoint::{self, Contents};
@@ -28,13 +28,13 @@ pub(crate) struct InfoArguments {
     pub output: Format,
 }
 
-/// Its JSON is part of the command's interface. Sizes in bytes, memory by dtype of the weights:
-/// `float32`, `bfloat16`.
+/// The result; its JSON is part of the command's interface. Sizes are in bytes; `memory` is by
+/// dtype of the weights: `float32`, `bfloat16`.
 #[derive(Debug, Serialize)]
 pub(crate) struct InfoReport {
     pub architecture: String,
     pub parameters: u64,
-    /// Parameters that one token meets.
+    /// Parameters that are used for one token.
     pub active_parameters: u64,
     pub layers: u64,
     pub moe_layers: u64,
@@ -42,24 +42,25 @@ pub(crate) struct InfoReport {
     pub max_position_embeddings: u64,
     pub shards: usize,
     pub weight_bytes: u64,
-    /// Tensors in the files, by dtype in the words of safetensors.
+    /// The number of tensors in the files, by dtype in safetensors' names.
     pub dtypes: BTreeMap<String, usize>,
-    /// Tensors of the multi-token prediction module, which is not counted above.
+    /// Tensors of the multi-token prediction module, which are not counted above.
     pub left_out: usize,
     pub batch: u64,
     pub length: u64,
     pub memory: BTreeMap<&'static str, Memory>,
-    /// Every weight was read and is finite; `null` where that was not asked for.
+    /// `true` if every weight was read and is finite; `null` without `--check`.
     pub finite: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Memory {
     pub cache_bytes_per_token: u64,
-    /// Weights, and the cache of `batch` sequences of `length` tokens. Activations come on top.
+    /// Bytes of the weights and of the cache for `batch` sequences of `length` tokens, without
+    /// activations.
     pub sample: u64,
-    /// Weights, gradients, AdamW's moments, in bfloat16 also float32 weights. Activations come on
-    /// top.
+    /// Bytes of weights, gradients, AdamW's moments, and for bfloat16 also of float32 weights,
+    /// without activations.
     pub train: u64,
 }
 
@@ -112,7 +113,7 @@ fn report(arguments: &InfoArguments) -> Result<InfoReport, ModelError> {
     })
 }
 
-/// As the plan of a job counts it: gradients are of the weights' dtype, both moments float32.
+/// Memory as a job's plan counts it: gradients are of the weights' dtype, both moments float32.
 fn memory(
     config: &Config,
     parameters: u64,
@@ -203,7 +204,7 @@ impl fmt::Display for InfoReport {
     }
 }
 
-/// 671026404352 → 671,026,404,352.
+/// Groups digits: 671026404352 → 671,026,404,352.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> = digits

@@ -18,9 +18,9 @@ use clap::{Parser, Subcommand};
 use r1d_proto::worker::EXIT_NO_DEVICE;
 use std::process::ExitCode;
 
-/// A panic on the device's thread.
+/// Exit status after a panic on the device's thread.
 pub const EXIT_PANIC: i32 = 70;
-/// Wrong words on the command line (sysexits' EX_USAGE).
+/// Exit status for a wrong command line (sysexits' EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 
 /// The compute process of r1d.

@@ -1,4 +1,4 @@
-//! The way out: events and answers, in order, to the one task that writes the socket.
+//! Outgoing messages: events and answers, in order, for the one task that writes the socket.
 
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Body, Event, FromWorker};
@@ -8,16 +8,16 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so `r1d`'s
-/// pace bounds memory.
+/// Messages that may wait to be written (`LIM-1`). A full outbox holds the device back, so that
+/// `r1d`'s pace bounds memory.
 pub(crate) const OUTBOX_MAX_MESSAGES: usize = 256;
-/// Speaks for one request.
+/// Sends the messages of one request.
 #[derive(Clone)]
 pub(crate) struct Outbox {
     id: u64,
     messages: mpsc::Sender<FromWorker>,
     clock: SharedClock,
-    /// Progress is sent at most this often.
+    /// Shortest time between two progress messages.
     interval: Duration,
 }
 
@@ -36,8 +36,8 @@ impl Outbox {
         }
     }
 
-    /// From the device's thread: waits while the outbox is full. When the writer is gone the
-    /// process is about to end, and so is the message.
+    /// Sends an event from the device's thread; waits while the outbox is full. If the writer is
+    /// gone the process is about to end, and the message is lost.
     fn send(&self, event: Event) {
         let _ = self.messages.blocking_send(FromWorker {
             id: self.id,
@@ -49,9 +49,9 @@ impl Outbox {
         self.send(Event::Completed(rollout));
     }
 
-    /// Runs a request's work on this thread, and says how far it is: at once, then whenever
-    /// something moves in it ([`r1d_torch::work`]) or it says so itself ([`Report::at`]), at most
-    /// once an interval. `total` counts `unit`s; 0 where nobody knows it before.
+    /// Runs a request's work on this thread and reports its progress: at once, then whenever
+    /// something moves in it ([`r1d_torch::work`]) or it reports by itself ([`Report::at`]), at
+    /// most once an interval. `total` counts `unit`s; 0 means that it is not known beforehand.
     pub(crate) fn during<T>(
         &self,
         doing: &'static str,
@@ -77,7 +77,7 @@ impl Outbox {
     }
 }
 
-/// How far a request's work is.
+/// The progress of a request's work.
 #[derive(Clone)]
 pub(crate) struct Report {
     outbox: Outbox,
@@ -90,7 +90,7 @@ pub(crate) struct Report {
 struct Far {
     done: u64,
     total: u64,
-    /// `done` is the sum of what moved; the work does not say it itself.
+    /// Whether `done` is the sum of what moved; `false` once the work reports it by itself.
     counted: bool,
     said: Option<Duration>,
 }
@@ -110,7 +110,7 @@ impl Report {
         let mut far = self.far.get();
         if far.counted {
             far.done += units;
-            // More than was expected.
+            // There is more work than expected.
             far.total = if far.total == 0 {
                 0
             } else {

@@ -1,4 +1,4 @@
-//! Where and in what dtype a command computes.
+//! The device on which a command computes, and its dtype.
 
 use clap::ValueEnum;
 use r1d_torch::device::{self, DeviceError};

@@ -1,8 +1,8 @@
 //! `r1d-worker serve`: the conversation with `r1d` over the socket on standard input.
 //!
 //! One task reads requests, one writes messages, one carries requests out in order. When `r1d`
-//! closes the socket, or dies, the process ends at once, even in the middle of a computation: what
-//! matters is durable elsewhere.
+//! closes the socket, or dies, the process ends at once, even in the middle of a computation:
+//! everything that counts is durable elsewhere.
 
 use crate::actors::{Actors, judge, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
@@ -50,7 +50,7 @@ pub(crate) struct Probe {
     device: String,
 }
 
-/// Freed tensor memory on the CPU that is kept for the next operation (`LIM-1`).
+/// Bytes of freed CPU tensor memory that are kept for later operations (`LIM-1`).
 const KEPT_MAX_BYTES: usize = 4 << 30;
 
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,8 @@ pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::er
     })
 }
 
-/// What `r1d` asks before it gives a device jobs: a process that comes this far has its libraries.
+/// Answers `r1d`'s question before it gives a device jobs: a process that comes this far has its
+/// libraries.
 pub(crate) fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
     open(&arguments.device)?;
     Ok(ExitCode::SUCCESS)
@@ -113,8 +114,8 @@ fn open(device: &str) -> Result<tch::Device, ServeError> {
         .map_err(|error| ServeError::Device(device.to_owned(), error.to_string()))
 }
 
-/// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so nobody
-/// awaits it.
+/// Starts one half of the conversation. Its end is the end of the process ([`leave`]), so it is not
+/// awaited.
 #[allow(
     clippy::disallowed_methods,
     reason = "the one owner of these two tasks"
@@ -130,7 +131,7 @@ fn socket() -> std::io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
-/// The end of the conversation is the end of the process, whatever the device is at.
+/// Ends the process at the end of the conversation, whatever the device is doing.
 fn leave(error: FrameError) -> ! {
     match error {
         FrameError::Closed => std::process::exit(0),
@@ -266,7 +267,7 @@ async fn answer(actors: &Actors, request: WorkerRequest, outbox: Outbox) -> Resu
             ask(&actors.policy, policy::Close).await?;
             Reply::Closed
         }
-        // The assembly keeps them for their request.
+        // The assembly keeps these parts for their request.
         WorkerRequest::More(_) => {
             return Err(Failure {
                 kind: FailureKind::Internal,
@@ -276,7 +277,8 @@ async fn answer(actors: &Actors, request: WorkerRequest, outbox: Outbox) -> Resu
     })
 }
 
-/// Sends and awaits: `r1d` owns the deadline of the whole request.
+/// Sends a message and awaits the answer, without a deadline: `r1d` owns the deadline of the whole
+/// request.
 async fn ask<A, M, T>(actor: &Addr<A>, message: M) -> Result<T, Failure>
 where
     A: Actor + Handler<M>,

@@ -1,6 +1,6 @@
-//! `r1d-worker verify`: is a model directory computed as transformers computes it? Compares logits,
-//! and greedy decoding through the cache, with golden values that `tests/` scripts or users made.
-//! Needs no tokenizer and ignores end-of-sequence ids.
+//! `r1d-worker verify`: checks that a model directory computes what transformers computes. Compares
+//! logits, and greedy decoding through the cache, with golden values that scripts of `tests/` or
+//! users made. It needs no tokenizer and ignores end-of-sequence ids.
 
 use crate::place::{Place, PlaceError};
 use clap::ValueEnum;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Rows of logits that are compared at a time: bounds memory for large vocabularies (`LIM-1`).
+/// Rows of logits that are compared at a time (`LIM-1`): bounds memory for large vocabularies.
 const COMPARE_ROWS_MAX: i64 = 512;
 
 #[derive(clap::Args)]
@@ -47,15 +47,15 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What the comparison found; its JSON is part of the command's interface.
+/// The result of the comparison; its JSON is part of the command's interface.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct VerifyReport {
     pub ok: bool,
-    /// `null` when a logit of the model or of the file is not finite.
+    /// `null` if a logit of the model or of the file is not finite.
     pub max_abs_diff: Option<f64>,
     pub tolerance: f64,
     pub logits_std: f64,
-    /// `null` when the file has no `greedy`.
+    /// `null` if the file has no `greedy`.
     pub greedy_ok: Option<bool>,
     /// Index in `greedy` of the first id that the model does not decode.
     pub greedy_first_mismatch: Option<usize>,
@@ -105,7 +105,7 @@ pub(crate) enum VerifyError {
     Torch(#[from] TchError),
 }
 
-/// Exit code 0 where everything agrees, 1 where something differs.
+/// Runs the comparison. Exit code 0 if everything agrees, 1 if something differs.
 pub(crate) fn run(arguments: VerifyArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let report = verify(&arguments)?;
     match arguments.output {
@@ -246,7 +246,7 @@ impl Golden {
         })
     }
 
-    /// The ids and logits belong to this vocabulary.
+    /// Checks that the ids and logits belong to the model's vocabulary.
     fn fits(&self, file: &Path, vocab_size: i64) -> Result<(), VerifyError> {
         let size = self.logits.size();
         if size[2] != vocab_size {
@@ -281,7 +281,7 @@ impl Golden {
     }
 }
 
-/// Largest absolute difference of all logits; NaN where either side has one.
+/// Largest absolute difference of all logits; NaN if either side has one.
 fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError> {
     let (rows, tokens) = golden.input_ids.size2()?;
     let input_ids = golden
@@ -311,8 +311,8 @@ fn compare_logits(model: &CausalLm, golden: &Golden) -> Result<f64, VerifyError>
     Ok(largest)
 }
 
-/// Decodes exactly `ids.len() - prompt_len` ids behind the prompt, through the cache; index of the
-/// first that is not `ids`'.
+/// Decodes exactly `ids.len() - prompt_len` ids behind the prompt, through the cache. Returns the
+/// index of the first that differs from `ids`.
 fn first_mismatch(
     model: &CausalLm,
     prompt_len: usize,
@@ -352,7 +352,7 @@ fn first_mismatch(
         &mut |_, _| {},
     ) {
         Ok(_) => {}
-        // No id can be drawn from it, so none agrees.
+        // If no id can be drawn from the logits, none agrees.
         Err(SamplerError::NotFinite { position, .. }) => return Ok(Some(prompt_len + position)),
         Err(error) => return Err(error.into()),
     }
@@ -425,7 +425,7 @@ mod tests {
         }
     }
 
-    /// qwen2 against its golden file with something changed.
+    /// qwen2 compared with its golden file after a change.
     fn changed(
         change: impl FnOnce(&mut Vec<(String, Tensor)>),
     ) -> Result<VerifyReport, VerifyError> {

@@ -7,8 +7,8 @@ use process::*;
 use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
 use r1d_proto::worker::*;
 
-/// Of a request that has just been answered: what it did, in how many words, and that they went
-/// from nothing to all of it.
+/// Checks the progress messages of a request that has just been answered: there are several, and
+/// they go from 0 to a positive end. Returns their number.
 fn heard(worker: &Worker, doing: &str) -> usize {
     let told = worker.progress();
     let own: Vec<_> = told.iter().filter(|(what, ..)| *what == doing).collect();

@@ -1,4 +1,4 @@
-//! The judge actor: has a language model write answers to questions of rewards, beside the policy.
+//! The judge actor: a language model beside the policy writes answers to the questions of rewards.
 
 use super::policy::{Placement, check_contents, kind, reading_bytes};
 use crate::device::{DeviceThread, Opened};
@@ -13,7 +13,7 @@ use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-/// Answers decoded at a time where the stage itself samples nothing (`LIM-1`).
+/// Answers decoded at a time if the stage itself samples nothing (`LIM-1`).
 const SLOTS_MAX: u32 = 64;
 
 #[derive(Message)]
@@ -47,7 +47,7 @@ impl Handler<Write> for JudgeActor {
     }
 }
 
-/// In the order of the questions. Those that are the same are asked once.
+/// Answers the questions, in their order. Equal questions are answered once.
 fn answers(
     opened: &mut Opened,
     request: &Answer,
@@ -58,8 +58,8 @@ fn answers(
     for (place, question) in request.questions.iter().enumerate() {
         places.entry(question).or_default().push(place);
     }
-    // A request to the sampler has one length. Those of similar lengths share the longest of them:
-    // a greedy answer to fewer tokens is the beginning of one to more.
+    // A request to the sampler has one length. Questions of similar lengths share the longest of
+    // them: a greedy answer to fewer tokens is the beginning of one to more.
     let mut by_length: BTreeMap<u32, Vec<(&Question, Vec<usize>)>> = BTreeMap::new();
     for (question, places) in places {
         let bucket = question
@@ -153,11 +153,11 @@ fn longest_answer(asked: &[(&Question, Vec<usize>)]) -> u32 {
         .unwrap_or(0)
 }
 
-/// The cache holds as many tokens as the policy's own, or what one question needs.
+/// The cache's slots: as many tokens as the policy's cache holds, or as one question needs.
 fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
     let held = held.unwrap_or(Slots::of(SLOTS_MAX, capacity));
-    // Short questions may be more at a time than the policy's completions: the memory is what
-    // counts.
+    // Short questions may be more at a time than the policy's completions, because memory is the
+    // limit.
     let fitting = Slots {
         count: u32::MAX,
         ..held
@@ -166,7 +166,7 @@ fn slots(held: Option<Slots>, capacity: u32, questions: u32) -> Slots {
     Slots::of(fitting.clamp(1, questions.max(1)), capacity)
 }
 
-/// A judge beside what is open, loaded when it is asked first.
+/// A judge beside the stage's models; it is loaded at its first question.
 fn judge<'a>(
     opened: &'a mut Opened,
     source: &ModelSource,

@@ -1,6 +1,6 @@
-//! The actors of a device. Each file is one actor: its messages, its state, its handlers. What it
-//! computes lives in a library crate and runs on the device's thread; a handler only hands the work
-//! over and awaits it.
+//! The actors of a device. Each file is one actor: its messages, its state, its handlers. The
+//! computations live in library crates and run on the device's thread; a handler only hands the
+//! work over and awaits it.
 
 pub(crate) mod judge;
 pub(crate) mod policy;
@@ -12,7 +12,7 @@ pub(crate) mod trainer;
 use crate::device::DeviceThread;
 use actix::{Actor, Addr};
 
-/// Messages that may wait for an actor (`LIM-1`); sends are awaited, so a full mailbox holds the
+/// Messages that may wait for an actor (`LIM-1`). Sends are awaited, so a full mailbox holds the
 /// sender back.
 const MAILBOX_MAX_MESSAGES: usize = 8;
 
@@ -28,8 +28,8 @@ pub(crate) struct Actors {
 }
 
 impl Actors {
-    /// A new set around the device's thread. They hold no tensors: one that dies is recreated at no
-    /// cost.
+    /// Starts the actors around the device's thread. They hold no tensors, so one that dies is
+    /// recreated at no cost.
     pub(crate) fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
         Actors {
             judge: start(judge::JudgeActor {

@@ -1,10 +1,10 @@
-//! The policy actor: opens a stage's model, saves and restores it, and writes it out.
+//! The policy actor: opens a stage's model, saves, restores and exports it.
 //!
 //! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors`
-//! (optimiser moments and counters) and, where the stage has a reference, `reference/`, a Hugging
-//! Face directory of its own; where it trains adapters, `adapter/`; where it has a value model,
-//! `value/`, with an optimiser's file of its own. A reward model takes the policy's place. It
-//! appears whole or not at all (`CKP-1`).
+//! (optimiser moments and counters). A stage with a reference adds `reference/`, a Hugging Face
+//! directory of its own; one that trains adapters adds `adapter/`; one with a value model adds
+//! `value/`, which has an optimiser's file of its own. A reward model takes the policy's place. The
+//! directory appears whole or not at all (`CKP-1`).
 
 use crate::actors::scorer;
 use crate::device::{DeviceState, DeviceThread, Model, Opened};
@@ -24,15 +24,15 @@ use tch::{Device, Kind};
 pub(super) const SHARD_MAX_BYTES: u64 = 5_000_000_000;
 pub(super) const TRAINER_FILE: &str = "trainer.safetensors";
 const REFERENCE_DIRECTORY: &str = "reference";
-/// The adapters of a stage that trains some, in peft's layout, beside the weights that they are
+/// The directory of a stage's trained adapters in peft's layout, beside the weights that they are
 /// merged into.
 const ADAPTER_DIRECTORY: &str = "adapter";
 
-/// Where this worker's tensors live, and the clock that its libraries are given.
+/// Where this worker's tensors live, and the clock that its libraries use.
 #[derive(Clone)]
 pub(crate) struct Placement {
     pub device: Device,
-    /// Of one tensor operation on the CPU, outside the batch-invariant mode.
+    /// Threads of one tensor operation on the CPU, outside the batch-invariant mode.
     pub threads: u32,
     pub clock: SharedClock,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Open {
     pub outbox: Outbox,
 }
 
-/// SHA-256 of the manifest.
+/// Writes a checkpoint; the answer is the SHA-256 of its manifest.
 #[derive(Message)]
 #[rtype(result = "Result<String, Failure>")]
 pub(crate) struct Save {
@@ -79,12 +79,12 @@ impl Actor for Policy {
     type Context = Context<Self>;
 }
 
-/// Whether the model has its multi-token prediction module in memory.
+/// Whether the stage needs the model's multi-token prediction module in memory.
 fn opens_prediction(request: &worker::Open) -> bool {
     request.mtp_loss_weight > 0.0 || request.speculative_decoding
 }
 
-/// An FP8 product, to see whether the device has any.
+/// Tries an FP8 product, because some devices have none.
 fn check_fp8(device: Device) -> Result<(), Failure> {
     let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(of_the_machine)?;
     let product = r1d_torch::fp8::linear(&ones, &ones).map_err(|e| {
@@ -105,8 +105,8 @@ fn build(
     placement: &Placement,
 ) -> Result<(Opened, worker::Opened), Failure> {
     let kind = kind(request.dtype);
-    // With more than one thread the split of an operation, and so its rounding, depends on the
-    // number of rows.
+    // With several threads, the split of an operation and so its rounding depend on the number of
+    // rows.
     let threads = if request.batch_invariant {
         1
     } else {
@@ -202,8 +202,8 @@ fn build(
     ))
 }
 
-/// What another stage has written is read as it was written; a directory from elsewhere has no
-/// manifest.
+/// Checks a directory against its manifest, if it has one: another stage's checkpoint must be as it
+/// was written. A directory from elsewhere has none.
 pub(super) fn check_contents(model: &ModelSource) -> Result<(), Failure> {
     match model {
         ModelSource::Directory(dir) if checkpoint::has_manifest(dir).map_err(of_model)? => {
@@ -232,8 +232,8 @@ pub(super) fn sizes(model: &CausalLm) -> worker::Opened {
     }
 }
 
-/// The tokenizer and its kin travel with the weights, through checkpoints too: a later stage knows
-/// only the checkpoint it came from.
+/// Copies the tokenizer's files along with the weights, also into checkpoints: a later stage only
+/// knows the checkpoint that it starts from.
 fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
     let from = match &request.model {
         ModelSource::Directory(from) => Some(from),
@@ -242,7 +242,7 @@ fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
     from.map_or(Ok(()), |from| checkpoint::carry_files(from, dir))
 }
 
-/// The weights, with adapters merged into them and beside them too.
+/// Writes the weights with adapters merged into them, and the adapters beside them.
 fn save_model(opened: &Opened, into: &Path) -> Result<(), ModelError> {
     let model = opened.model.weights();
     model.save(into, SHARD_MAX_BYTES)?;
@@ -261,7 +261,7 @@ pub(super) fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> 
     Ok(dir)
 }
 
-/// What an adapter's configuration says that it adapts.
+/// The base model in an adapter's configuration.
 fn base_model(request: &worker::Open) -> String {
     match &request.model {
         ModelSource::Directory(dir) => dir.display().to_string(),
@@ -269,7 +269,8 @@ fn base_model(request: &worker::Open) -> String {
     }
 }
 
-/// A last checkpoint's adapter, which is merged into its weights.
+/// Copies the adapter of the checkpoint that the model was opened from, if this stage trains none:
+/// it is merged into the weights.
 fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> {
     match &request.model {
         ModelSource::Directory(from) if request.lora.is_none() => {
@@ -287,7 +288,7 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
 fn save(device_state: &mut DeviceState, dir: &Path) -> Result<String, Failure> {
     let opened = device_state.opened()?;
     let manifest = checkpoint::write_directory_atomically(dir, |into| {
-        // The carried files come first, so that what the model itself writes (config.json) wins.
+        // The carried files come first, so that the model's own files (config.json) win.
         carry_files(&opened.request, into)?;
         save_model(opened, into)?;
         if let Some(trainer) = &opened.trainer {
@@ -306,14 +307,14 @@ fn save(device_state: &mut DeviceState, dir: &Path) -> Result<String, Failure> {
     Ok(manifest.sha256)
 }
 
-/// Writes a checkpoint's tensors into those that are open, one after the other, so that restoring
-/// needs no more memory than training does.
+/// Reads a checkpoint into the open tensors, one after the other, so that restoring needs no more
+/// memory than training.
 fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
     let opened = device_state.opened()?;
     checkpoint::verify_manifest(dir).map_err(of_model)?;
     let weights = opened.model.weights();
     match weights.adapter() {
-        // What they adapt is as the stage found it, and is there already.
+        // The weights under the adapters are as the stage found them, and open already.
         Some(_) => weights.restore_adapter(&dir.join(ADAPTER_DIRECTORY)),
         None => weights.restore(dir),
     }
@@ -337,7 +338,7 @@ fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Bytes of all that a checkpoint holds.
+/// Bytes of everything that a checkpoint holds.
 fn checkpoint_bytes(opened: &Opened) -> u64 {
     let critic = opened.critic.as_ref();
     let models = [
@@ -356,8 +357,8 @@ fn checkpoint_bytes(opened: &Opened) -> u64 {
         .sum()
 }
 
-/// Bytes that are read to open a model of a directory, or made of random numbers; files are hashed
-/// first where they have a manifest.
+/// Bytes that are read to open a directory's model, or made to initialise one. Files of a directory
+/// with a manifest are read twice, because they are hashed first.
 pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
     let dir = match model {
         ModelSource::Directory(dir) => dir,
@@ -366,7 +367,7 @@ pub(super) fn reading_bytes(model: &ModelSource) -> u64 {
             return parameters * size_of::<f32>() as u64;
         }
     };
-    // Whatever is wrong with the directory is told by who opens it.
+    // Any fault of the directory is reported when it is opened.
     let passes = if checkpoint::has_manifest(dir).unwrap_or(false) {
         2
     } else {
@@ -420,7 +421,7 @@ impl Handler<Save> for Policy {
         Box::pin(async move {
             device
                 .run(move |device_state| {
-                    // They are written, and read again to be hashed.
+                    // The bytes are written, and read again to be hashed.
                     let bytes = 2 * checkpoint_bytes(device_state.opened()?);
                     outbox.during("checkpointing", "bytes", bytes, |_| {
                         save(device_state, &dir)

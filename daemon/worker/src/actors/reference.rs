@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::Failure;
 
-/// Make the reference equal to the policy.
+/// Makes the reference equal to the policy.
 #[derive(Message)]
 #[rtype(result = "Result<(), Failure>")]
 pub(crate) struct Sync {

@@ -1,5 +1,5 @@
-//! The scorer actor: asks a reward model what it thinks. Beside it, how models with a scalar head
-//! are opened, saved and restored.
+//! The scorer actor: computes scores with reward models. It also opens, saves and restores models
+//! with a scalar head.
 
 use super::policy::{
     Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, kind, reading_bytes, sizes,
@@ -67,7 +67,7 @@ impl Handler<Score> for ScorerActor {
     }
 }
 
-/// A reward model beside what is open, loaded when it is asked first.
+/// A reward model beside the stage's models; it is loaded when it is first asked.
 fn asked<'a>(
     opened: &'a mut Opened,
     source: &ModelSource,
@@ -96,7 +96,7 @@ fn asked<'a>(
     }
 }
 
-/// A stage's reward model.
+/// Opens a stage's reward model.
 pub(crate) fn build(
     request: Open,
     kind: Kind,
@@ -140,7 +140,7 @@ pub(crate) fn build(
     ))
 }
 
-/// The value model that stands beside `policy`, where the stage asks for one.
+/// Opens the value model beside `policy`, if the stage has one.
 pub(crate) fn critic(
     request: &Open,
     policy: &CausalLm,
@@ -212,7 +212,7 @@ fn trainer(
         .with_clock(placement.clock.clone()))
 }
 
-/// The value model's part of a checkpoint.
+/// Restores the value model from its part of a checkpoint.
 pub(crate) fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
     let dir = dir.join(VALUE_DIRECTORY);
     critic.model.model().restore(&dir).map_err(of_model)?;

@@ -1,4 +1,4 @@
-//! The trainer actor: turns sequences into updates of the policy, or of a reward model.
+//! The trainer actor: updates the policy or a reward model from sequences.
 
 use crate::device::{DeviceThread, Opened};
 use crate::failure::{invalid, of_learning};
@@ -9,7 +9,7 @@ use r1d_proto::worker::{
     Failure, Metrics, RewardBatch, Supervise, Train, TrainDpo, TrainPpo, TrainReward,
 };
 
-/// A policy-gradient batch.
+/// Trains the policy on a policy-gradient batch.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
 pub(crate) struct Reinforce {
@@ -17,7 +17,7 @@ pub(crate) struct Reinforce {
     pub outbox: Outbox,
 }
 
-/// A batch with given targets.
+/// Trains the policy on a batch with given targets.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
 pub(crate) struct Imitate {
@@ -25,7 +25,7 @@ pub(crate) struct Imitate {
     pub outbox: Outbox,
 }
 
-/// A policy-gradient batch for policy and value model.
+/// Trains policy and value model on a policy-gradient batch.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
 pub(crate) struct ReinforceWithValues {
@@ -33,7 +33,7 @@ pub(crate) struct ReinforceWithValues {
     pub outbox: Outbox,
 }
 
-/// Pairs for a policy.
+/// Trains the policy on preference pairs.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
 pub(crate) struct Prefer {
@@ -41,7 +41,7 @@ pub(crate) struct Prefer {
     pub outbox: Outbox,
 }
 
-/// Pairs or labels for a reward model.
+/// Trains a reward model on pairs or labels.
 #[derive(Message)]
 #[rtype(result = "Result<Metrics, Failure>")]
 pub(crate) struct TrainRewardModel {
