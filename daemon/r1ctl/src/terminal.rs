@@ -10,7 +10,8 @@ use terminal_size::{Height, Width, terminal_size_of};
 
 /// Columns, if the terminal does not report its width.
 const WIDTH_DEFAULT: usize = 100;
-/// In fewer columns wrapped tables cannot be read, so they run over the edge.
+/// Fewest columns that tables are wrapped to: in fewer they cannot be read, so they run over the
+/// edge.
 const WIDTH_MIN: usize = 40;
 
 /// How text is printed.

@@ -123,7 +123,7 @@ pub(crate) struct ConnectionPlaces(Arc<Mutex<Taken>>);
 struct Taken {
     limit: usize,
     count: u64,
-    /// In the order in which the places were taken.
+    /// The clients' senders, the oldest place first.
     by_age: BTreeMap<u64, oneshot::Sender<()>>,
 }
 

@@ -300,8 +300,7 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     }
 }
 
-/// If the previous daemon ended without a clean stop, holds that against the jobs that it worked
-/// for.
+/// Holds the previous daemon's end against the jobs that it worked for, unless it was a clean stop.
 fn strike(ledger: &Ledger) {
     for record in ledger
         .jobs()

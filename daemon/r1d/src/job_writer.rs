@@ -113,8 +113,8 @@ enum WriterError {
 }
 
 impl WriterError {
-    /// What this error means for the attempt. A refusal of the ledger means that another daemon
-    /// runs the job.
+    /// The end of the attempt that this error causes. A refusal of the ledger means that another
+    /// daemon runs the job.
     fn end(self) -> End {
         match self {
             WriterError::Ledger(error) => unrecorded(&error),
@@ -125,8 +125,8 @@ impl WriterError {
     }
 }
 
-/// What it means for an attempt that something could not be kept. If the operating system refused
-/// it, the job waits.
+/// The end of an attempt if something could not be kept. If the operating system refused it, the
+/// job waits.
 pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     match outside::said_by_the_system(error).and_then(outside::remedy) {
         Some(what) => End::Away {
@@ -138,7 +138,7 @@ pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     }
 }
 
-/// What it means for an attempt that the ledger did not take a command.
+/// The end of an attempt if the ledger did not take a command.
 pub(crate) fn unrecorded(error: &LedgerError) -> End {
     match error {
         LedgerError::Rejected(rejected) => End::Abandoned {

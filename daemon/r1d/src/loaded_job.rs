@@ -141,7 +141,8 @@ enum LoadedStage {
     PendingStage(PendingStage),
 }
 
-/// What is known of a stage that reads what an earlier stage keeps, until that stage is finished.
+/// A stage that reads what an earlier stage keeps, as far as it is known before that one is
+/// finished.
 struct PendingStage {
     judges: Vec<JobReward>,
     /// Tokens of the longest prompt that the earlier stage may keep.
@@ -362,7 +363,7 @@ impl LoadedJob {
         }
     }
 
-    /// What the job's state machine needs to know.
+    /// The plan for the job's state machine.
     pub(crate) fn plan(
         &self,
         id: &JobId,

@@ -22,7 +22,7 @@ pub(crate) struct OutsideWait {
     pub _wait: oneshot::Sender<()>,
 }
 
-/// What a job waits for that is outside of it, for `r1ctl why`.
+/// Describes, for `r1ctl why`, the wait for something outside of the job.
 pub(crate) fn awaited(cause: &str) -> String {
     format!("{cause}; the job goes on when that is mended, or cancel it")
 }

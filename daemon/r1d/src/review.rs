@@ -157,7 +157,7 @@ pub(crate) fn list(views: &JobViews, record: &JobRecord) -> Result<Vec<MadeDataS
         .collect()
 }
 
-/// What a job waits for whose data set is to be reviewed.
+/// Describes the review that a job waits for, with the commands for it.
 pub(crate) fn wanted(job: &JobId, stage: &str, rows: u64) -> String {
     format!(
         "somebody to review data set `{stage}` ({rows} rows): `r1ctl dataset review {job} \

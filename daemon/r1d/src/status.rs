@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Jobs whose outlines are kept (`LIM-1`).
 const OUTLINES_MAX: usize = 256;
 
-/// What a status shows of each job file. It is kept, because a watched job is shown ten times a
-/// second.
+/// The outlines of job files that statuses show. They are kept, because a watched job is shown ten
+/// times a second.
 #[derive(Clone, Default)]
 pub(crate) struct Outlines(Arc<Mutex<HashMap<JobId, Arc<Vec<StageOutline>>>>>);
 
@@ -286,7 +286,7 @@ impl JobViews {
         }
     }
 
-    /// What a job waits for that only lacks a device.
+    /// Describes the wait of a job that only lacks a device: all devices and what occupies them.
     pub(crate) fn free_device(&self) -> String {
         let devices: Vec<String> = (self.live_status.devices().into_iter())
             .map(|device| match (device.problem, device.job) {

@@ -105,7 +105,8 @@ pub(super) fn known(record: &JobRecord) -> Record {
 }
 
 impl OpenError {
-    /// What this error means for the attempt. If the ledger had no room, the job waits for room.
+    /// The end of the attempt that this error causes. If the ledger had no room, the job waits for
+    /// room.
     pub(super) fn end(self) -> End {
         match self {
             error @ OpenError::PutDown => End::Abandoned {
