@@ -1,5 +1,5 @@
-//! The list of supported architectures. One more is one more file, which reads its fields into a
-//! [`Blueprint`], and one line in [`REGISTERED`].
+//! The list of supported architectures. To add one, write a file that reads its fields into a
+//! [`Blueprint`], and a line in [`REGISTERED`].
 
 use crate::config::{Fields, unsupported};
 use crate::error::Result;
@@ -13,35 +13,46 @@ use crate::{deepseek_v2, deepseek_v3, llama, mistral, qwen2, qwen3, qwen3_moe};
 /// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
 #[derive(Clone, Debug)]
 pub struct Blueprint {
+    /// Sizes of the attention, the same in every layer.
     pub attention: AttentionSizes,
-    /// Of each layer.
+    /// Sizes of each layer's feed-forward part, in the order of the layers.
     pub feed_forwards: Vec<FeedForwardSizes>,
 }
 
+/// Sizes of attention, by its kind.
 #[derive(Clone, Debug)]
 pub enum AttentionSizes {
+    /// Grouped-query attention, with keys and values per head.
     Grouped(GqaSizes),
+    /// Multi-head latent attention, with a compressed cache.
     Latent(MlaSizes),
 }
 
+/// Sizes of a layer's feed-forward part, by its kind.
 #[derive(Clone, Debug)]
 pub enum FeedForwardSizes {
-    Dense { intermediate: i64 },
+    /// One gated network for all tokens.
+    Dense {
+        /// Width between its projections.
+        intermediate: i64,
+    },
+    /// A mixture of experts.
     Experts(ExpertSizes),
 }
 
 /// Mixture-of-experts sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertSizes {
-    /// Of one routed expert.
+    /// Width of one routed expert.
     pub intermediate: i64,
-    /// Of all shared experts together; 0: there are none.
+    /// Width of all shared experts together; 0 if there are none.
     pub shared_intermediate: i64,
+    /// How each token's experts are chosen.
     pub rule: RouterRule,
 }
 
 impl Blueprint {
-    /// Dense layers first, experts behind them.
+    /// Makes a blueprint whose first `dense` layers are dense and whose other layers have experts.
     pub fn dense_then_experts(
         attention: AttentionSizes,
         dense: i64,
@@ -62,6 +73,7 @@ impl Blueprint {
         }
     }
 
+    /// Makes a blueprint of dense layers only.
     pub fn dense(attention: AttentionSizes, intermediate: i64, layers: i64) -> Blueprint {
         Blueprint {
             attention,
@@ -69,6 +81,7 @@ impl Blueprint {
         }
     }
 
+    /// The sizes of the layers with routed experts, from the first to the last.
     pub fn expert_layers(&self) -> impl Iterator<Item = &ExpertSizes> {
         self.feed_forwards.iter().filter_map(|sizes| match sizes {
             FeedForwardSizes::Experts(sizes) => Some(sizes),
@@ -84,8 +97,8 @@ impl Blueprint {
         }
     }
 
-    /// Of each tensor that the cache keeps per layer: (heads, width) of one token. `naive` asks for
-    /// whole keys and values.
+    /// The tensors that the cache keeps per layer, each as (heads, width) of one token. `naive`
+    /// asks latent attention for whole keys and values instead of its latent.
     pub fn cached_rows(&self, naive: bool) -> Vec<(i64, i64)> {
         match &self.attention {
             AttentionSizes::Grouped(sizes) => sizes.cached_rows(),
@@ -94,12 +107,15 @@ impl Blueprint {
     }
 }
 
+/// An architecture that can be run.
 pub struct Registered {
-    /// As in `architectures`.
+    /// Its class, as `architectures` of config.json has it.
     pub name: &'static str,
+    /// Its `model_type`, which identifies it if config.json has no `architectures`.
     pub model_type: &'static str,
-    /// Where config.json does not say.
+    /// The number of positions if config.json has no `max_position_embeddings`.
     pub max_position_embeddings: i64,
+    /// Reads the architecture's own fields of config.json.
     pub parse: fn(&Fields) -> Result<Blueprint>,
     /// Released checkpoints may carry multi-token prediction modules behind the last layer.
     pub prediction_modules: bool,
@@ -127,17 +143,18 @@ const REGISTERED: &[Registered] = &[
     registered!(mistral, "MistralForCausalLM", "mistral", false),
 ];
 
-/// What transformers calls the class of an architecture with another head.
+/// The end of an architecture's class name in transformers, with an output head.
 const GENERATES: &str = "ForCausalLM";
+/// The same end with a scalar head.
 const SCORES: &str = "ForSequenceClassification";
 
-/// The class with a scalar head, of one with an output head.
+/// The name of the class with a scalar head, given the name of the class with an output head.
 pub fn scoring(name: &str) -> String {
     name.replace(GENERATES, SCORES)
 }
 
-/// By `architectures[0]`, or by `model_type` where that is absent; and whether it is the class with
-/// a scalar head.
+/// Finds an architecture by `architectures[0]`, or by `model_type` if that is absent. The flag is
+/// true for the class with a scalar head.
 pub fn find(fields: &Fields) -> Result<(&'static Registered, bool)> {
     let named = fields
         .get("architectures")

@@ -18,11 +18,16 @@ pub struct Config {
     /// A reward or value model: the head gives one number (`…ForSequenceClassification` with one
     /// label).
     pub scores: bool,
+    /// Ids of the vocabulary (V): rows of the embedding.
     pub vocab_size: i64,
     /// `pad_token_id`: the id whose embedding gets no gradient from being read.
     pub padding_index: Option<i64>,
+    /// Width of the hidden states.
     pub hidden_size: i64,
+    /// Layers, without multi-token prediction modules.
     pub num_hidden_layers: i64,
+    /// Positions that the model was trained for; the architecture's default if config.json has
+    /// none.
     pub max_position_embeddings: i64,
     /// ε of the block norms.
     pub rms_norm_eps: f64,
@@ -36,32 +41,40 @@ pub struct Config {
     pub experts: i64,
     /// Routed experts that each token goes to (K); 0 in dense models.
     pub experts_per_token: i64,
+    /// The rotary position embedding.
     pub rope: RopeSpec,
+    /// What the layers consist of.
     pub blueprint: Blueprint,
-    /// Layers from here on, in a checkpoint, are multi-token prediction modules.
+    /// The layers behind `num_hidden_layers` of a checkpoint are multi-token prediction modules.
     pub prediction_modules: bool,
-    /// The first of them is part of the model.
+    /// The first multi-token prediction module is part of the model.
     pub runs_prediction_module: bool,
-    /// Of weights that are stored in FP8.
+    /// The block that shares a scale in weights that are stored in FP8.
     pub fp8_block: BlockSize,
-    /// The file's own fields: those that this release does not read are written back as they came.
+    /// The file's own fields, so that those which this release does not read are written back
+    /// unchanged.
     fields: Map<String, Value>,
 }
 
 /// Sizes that a job's log and plan show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
+    /// The class name, as in [`Config::architecture`].
     pub architecture: String,
+    /// Numbers in all trained tensors.
     pub parameters: u64,
     /// Parameters that one token's forward pass uses, embedding and head included.
     pub active_parameters: u64,
+    /// Ids of the vocabulary.
     pub vocab_size: u32,
+    /// Layers with routed experts; 0 in dense models.
     pub moe_layers: u32,
+    /// Routed experts that each token goes to; 0 in dense models.
     pub experts_per_token: u32,
 }
 
 impl Config {
-    /// Reads `dir/config.json`.
+    /// Reads `dir/config.json` and checks it.
     pub fn read(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         let text =
@@ -88,8 +101,8 @@ impl Config {
             read.one_label()?;
         }
         let fp8_block = read.fp8_block()?;
-        // "swish" is transformers' other name of it. `attention_dropout` says how a model was
-        // trained; r1d trains without.
+        // "swish" is another name of it in transformers. `attention_dropout` is ignored: it says
+        // how a model was trained, and r1d trains without dropout.
         if read.text("hidden_act")? != Some("swish") {
             read.expect_text("hidden_act", "silu")?;
         }
@@ -153,27 +166,27 @@ impl Config {
         })
     }
 
-    /// The same model with an output head of its own. As in transformers, a head that is there
-    /// beats what config.json says.
+    /// Gives the model an output head of its own. A head among the weights takes precedence over
+    /// config.json, as in transformers.
     pub fn untie(&mut self) {
         self.tie_word_embeddings = false;
         self.fields
             .insert("tie_word_embeddings".into(), false.into());
     }
 
-    /// A tensor on disk that the model has no use for.
+    /// Whether the model has no use for this tensor on disk.
     pub fn ignores(&self, tensor: &str) -> bool {
         let no_head = self.tie_word_embeddings || self.scores;
         let unused_head = no_head && (tensor == HEAD || tensor == scale_name(HEAD));
         unused_head || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
     }
 
-    /// Every tensor of the model, as it lies on disk.
+    /// Lists every tensor of the model, as it lies on disk.
     pub fn tensors(&self) -> Vec<TensorShape> {
         tensors(self)
     }
 
-    /// The same model with a scalar head in the output head's place.
+    /// Puts a scalar head in the output head's place.
     pub fn with_score(mut self) -> Config {
         if !self.scores {
             self.scores = true;
@@ -193,7 +206,7 @@ impl Config {
         self
     }
 
-    /// An error for models that give scores where one that gives logits is wanted.
+    /// Fails for a model that gives scores where one that gives logits is needed.
     pub fn refuse_scores(&self) -> Result<()> {
         if self.scores {
             Err(contradiction(format!(
@@ -205,7 +218,8 @@ impl Config {
         }
     }
 
-    /// The same model with the multi-token prediction module that config.json announces.
+    /// Adds the multi-token prediction module that config.json announces. Fails if it announces
+    /// none, or more than one.
     pub fn with_prediction(mut self) -> Result<Config> {
         self.refuse_scores()?;
         let announced = Fields(&self.fields).count_or("num_nextn_predict_layers", 0)?;
@@ -221,7 +235,8 @@ impl Config {
         Ok(self)
     }
 
-    /// What stands in the layer of a name, where that layer is a multi-token prediction module.
+    /// The part of a tensor's name behind its layer, if that layer is a multi-token prediction
+    /// module.
     fn within_prediction<'a>(&self, tensor: &'a str) -> Option<&'a str> {
         let (layer, name) = tensor.strip_prefix("model.layers.")?.split_once('.')?;
         let behind = layer
@@ -230,12 +245,13 @@ impl Config {
         (self.prediction_modules && behind).then_some(name)
     }
 
+    /// Whether a tensor belongs to a multi-token prediction module, run or not.
     pub fn of_prediction(&self, tensor: &str) -> bool {
         self.within_prediction(tensor).is_some()
     }
 
-    /// A tensor on disk that belongs to a multi-token prediction module that is not run, or repeats
-    /// the embedding or the head for one.
+    /// Whether a tensor on disk belongs to a multi-token prediction module that is not run, or
+    /// repeats the embedding or the head for one that is.
     pub fn leaves_out(&self, tensor: &str) -> bool {
         let Some(name) = self.within_prediction(tensor) else {
             return false;
@@ -245,7 +261,7 @@ impl Config {
         !self.runs_prediction_module || shared
     }
 
-    /// Parameter counts, from the shapes alone: no tensor is allocated.
+    /// Counts the parameters from their shapes alone: no tensor is allocated.
     pub fn summary(&self) -> Summary {
         let tensors = self.tensors();
         let trained = || tensors.iter().filter(|tensor| tensor.trained);
@@ -268,7 +284,7 @@ impl Config {
         }
     }
 
-    /// Numbers that the cache keeps of a token, in all layers together.
+    /// Numbers that the cache keeps per token, summed over all layers.
     pub fn cache_values_per_token(&self) -> u64 {
         let per_layer: i64 = self
             .blueprint
@@ -279,14 +295,13 @@ impl Config {
         (self.cached_layers() * per_layer) as u64
     }
 
-    /// Layers that a cache has: the multi-token prediction module's, where that is run, behind the
-    /// others.
+    /// Layers of a cache. If the multi-token prediction module is run, its layer is the last.
     pub fn cached_layers(&self) -> i64 {
         self.num_hidden_layers + i64::from(self.runs_prediction_module)
     }
 
-    /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`), with the
-    /// rope fields in the spellings of transformers 4 and 5.
+    /// The text of config.json for weights of `dtype` (`float32`, `bfloat16`, `float16`). It has
+    /// the rope fields in the spellings of transformers 4 and 5.
     pub fn to_json(&self, dtype: &str) -> String {
         let mut fields = self.fields.clone();
         fields.insert(
@@ -296,7 +311,7 @@ impl Config {
         for key in ["dtype", "torch_dtype"] {
             fields.insert(key.into(), Value::from(dtype));
         }
-        // What is written is not quantised, and has the prediction module only where that is run.
+        // Weights are written unquantised, and with the prediction module only if it is run.
         fields.remove("quantization_config");
         if self.prediction_modules && !self.runs_prediction_module {
             fields.insert("num_nextn_predict_layers".into(), 0.into());
@@ -308,22 +323,25 @@ impl Config {
     }
 }
 
-/// Largest config.json that is read.
+/// Largest config.json that is read, in bytes.
 const CONFIG_MAX_BYTES: u64 = 16 << 20;
-/// Above every size of a model; products of a few of them stay within 64 bits.
+/// Largest size in config.json. Real models are below it, and products of a few sizes stay within
+/// 64 bits.
 const SIZE_MAX: i64 = 1 << 31;
-/// Layers, and experts of one: lists of that length are made before any weight is looked for.
+/// Largest number of layers, and of experts in a layer: lists of that length are made before any
+/// weight is looked for.
 const COUNT_MAX: i64 = 1 << 16;
 
-/// Tensors of all layers, whose names are listed to look for them; DeepSeek-V3 has 45,000.
+/// Largest number of tensors of all layers, whose names are listed to look for them; DeepSeek-V3
+/// has 45,000.
 const TENSORS_MAX: i64 = 1 << 18;
-/// Those of a layer, its routed experts aside, at most.
+/// Largest number of tensors of a layer, apart from its routed experts.
 const BLOCK_TENSORS: i64 = 20;
 
-/// Numbers of a model, whatever their sign: products of a few of them with what it computes are
-/// still float32. Those of a job have the same limits.
+/// Largest absolute value of a number in config.json: products of a few such numbers with what the
+/// model computes still fit float32. A job's numbers have the same limits.
 const NUMBER_MAX: f64 = 1e30;
-/// Nearer to 0 a number would be 0 in float32.
+/// Smallest absolute value of a number other than 0: a smaller one would be 0 in float32.
 const NUMBER_MIN: f64 = 1e-37;
 const FLOAT32: &str = "that float32 holds (1e-37 to 1e30)";
 
@@ -331,7 +349,8 @@ fn is_held(number: f64) -> bool {
     number == 0.0 || (NUMBER_MIN..=NUMBER_MAX).contains(&number.abs())
 }
 
-/// Typed access to a JSON object. A field that is absent and one that is `null` are the same.
+/// Typed access to a JSON object. An absent field and one that is `null` are the same, except to
+/// [`Fields::is_absent`] and [`Fields::flag_unless_absent`].
 pub struct Fields<'a>(pub &'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
@@ -339,7 +358,7 @@ impl<'a> Fields<'a> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Not even `null`.
+    /// Whether the object does not have the key, not even as `null`.
     pub fn is_absent(&self, key: &str) -> bool {
         !self.0.contains_key(key)
     }
@@ -350,7 +369,7 @@ impl<'a> Fields<'a> {
             .unwrap_or(default))
     }
 
-    /// `pad_token_id`, counted from the end where it is negative.
+    /// Reads `pad_token_id`; a negative one counts from the end of the vocabulary.
     fn padding_index(&self, vocab_size: i64) -> Result<Option<i64>> {
         let wanted = format!("an id of the vocabulary of {vocab_size}, or null");
         let inside = |id: i64| {
@@ -380,7 +399,7 @@ impl<'a> Fields<'a> {
         value.ok_or_else(|| ShapeError::Config(format!("`{key}` is missing")))
     }
 
-    /// A whole number of at least 1.
+    /// Reads a required whole number of at least 1.
     pub fn size(&self, key: &str) -> Result<i64> {
         Self::required(key, self.optional_size(key)?)
     }
@@ -393,12 +412,12 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// A whole number of at least 0.
+    /// Reads a whole number of at least 0, or gives `default`.
     pub fn count_or(&self, key: &str, default: i64) -> Result<i64> {
         Ok(self.optional_count(key)?.unwrap_or(default))
     }
 
-    /// A whole number of at least 0.
+    /// Reads a whole number of at least 0.
     pub fn optional_count(&self, key: &str) -> Result<Option<i64>> {
         self.typed(
             key,
@@ -407,7 +426,7 @@ impl<'a> Fields<'a> {
         )
     }
 
-    /// A number that the model's float32 can hold.
+    /// Reads a number that the model's float32 can hold.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, &format!("a number {FLOAT32}"), |v| {
             v.as_f64().filter(|&x| is_held(x))
@@ -429,7 +448,7 @@ impl<'a> Fields<'a> {
             .unwrap_or(default))
     }
 
-    /// True where the key is absent; `null` is false, as in transformers.
+    /// Reads a flag that is true if the key is absent; `null` is false, as in transformers.
     pub fn flag_unless_absent(&self, key: &str) -> Result<bool> {
         self.flag_or(key, self.is_absent(key))
     }
@@ -442,7 +461,7 @@ impl<'a> Fields<'a> {
         Ok(self.typed(key, "an object", Value::as_object)?.map(Fields))
     }
 
-    /// Refuses any value but `supported`, which is also what absence means.
+    /// Refuses any value but `supported`, which is also the meaning of an absent field.
     pub fn expect_text(&self, key: &str, supported: &str) -> Result<()> {
         match self.text(key)? {
             Some(found) if found != supported => Err(unsupported(
@@ -454,7 +473,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// One label, where transformers supposes two.
+    /// Refuses any number of labels but one. transformers assumes two if config.json has none.
     fn one_label(&self) -> Result<()> {
         let named = self.object("id2label")?.map(|labels| labels.0.len() as i64);
         match self.optional_count("num_labels")?.or(named).unwrap_or(2) {
@@ -467,7 +486,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// FP8 with a scale for each block is what is read of quantised weights.
+    /// The block size of FP8 weights. FP8 with a scale per block is the only quantisation that is
+    /// read.
     fn fp8_block(&self) -> Result<BlockSize> {
         let Some(quantisation) = self.object("quantization_config")? else {
             return Ok(BLOCK_SIZE);
@@ -517,6 +537,7 @@ pub(crate) fn unsupported(
     }
 }
 
+/// An error for fields of config.json that contradict each other or this model.
 pub fn contradiction(message: impl Into<String>) -> ShapeError {
     ShapeError::Config(message.into())
 }

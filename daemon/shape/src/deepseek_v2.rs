@@ -8,7 +8,7 @@ use crate::deepseek_v3::{experts, latent_attention, refuse_sparse_frequency};
 use crate::error::Result;
 use crate::router::{RouterRule, Scoring};
 
-/// transformers' default.
+/// The default in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 2048;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
@@ -46,8 +46,8 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     ))
 }
 
-/// Gates are scores times the scaling factor. `norm_topk_prob` is not listened to, as in
-/// transformers; the published models say false.
+/// Reads the router. Gates are scores times the scaling factor. `norm_topk_prob` is ignored, as in
+/// transformers; the published models have false.
 fn router(fields: &Fields) -> Result<RouterRule> {
     let (groups, groups_per_token) = match fields.text("topk_method")?.unwrap_or("greedy") {
         "greedy" => (1, 1),

@@ -8,10 +8,11 @@ use crate::mla::MlaSizes;
 use crate::rope::RopeSpec;
 use crate::router::{RouterRule, Scoring};
 
-/// transformers' default.
+/// The default in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 4096;
 
-/// Absent fields have transformers' defaults; `null` is something else: no such part.
+/// Reads the fields. Absent fields have the defaults of transformers, but `null` means that the
+/// model has no such part.
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     fields.expect_text("scoring_func", "sigmoid")?;
     fields.expect_text("topk_method", "noaux_tc")?;
@@ -37,7 +38,7 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
         MAX_POSITION_EMBEDDINGS,
         interleave,
     )?);
-    // Above the number of layers all are dense.
+    // A number above that of the layers makes all layers dense.
     let dense = fields.count_or("first_k_dense_replace", 3)?.min(layers);
     Ok(Blueprint::dense_then_experts(
         attention,
@@ -116,8 +117,8 @@ pub(crate) fn latent_attention(
     Ok(sizes)
 }
 
-/// The count of routed experts, by the first of its names that is there; transformers knows some
-/// models by several.
+/// The number of routed experts, from the first of `keys` that is present; transformers knows some
+/// models by several names.
 pub(crate) fn experts(fields: &Fields, keys: &[&str]) -> Result<i64> {
     let key = keys
         .iter()

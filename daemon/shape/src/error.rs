@@ -1,12 +1,16 @@
-//! What can be wrong with a config.json, told so that the reader knows which field to mend.
+//! What can be wrong with a config.json. Each message names the field to correct.
 
 use std::path::PathBuf;
 
+/// A config.json that cannot be read or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ShapeError {
+    /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
+        /// The file.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
     /// A field of config.json is missing, has the wrong type, or contradicts another.
@@ -15,14 +19,19 @@ pub enum ShapeError {
     /// A well-formed config.json asks for something that this release does not compute.
     #[error("config.json: `{field}` is {found}, which is not supported: {supported}")]
     Unsupported {
+        /// The field's name.
         field: String,
+        /// Its value, as JSON.
         found: String,
+        /// What is supported, as the rest of a sentence about the field.
         supported: String,
     },
-    /// The config.json of a directory.
+    /// A problem with the config.json of a directory.
     #[error("{}/{problem}", dir.display())]
     InDirectory {
+        /// The directory, as the user gave it.
         dir: PathBuf,
+        /// The problem; its message begins with `config.json`.
         problem: Box<ShapeError>,
     },
 }

@@ -3,21 +3,27 @@
 use crate::config::{Fields, contradiction};
 use crate::error::Result;
 
+/// The sizes, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GqaSizes {
+    /// Width of the hidden states.
     pub hidden: i64,
+    /// Query heads; a multiple of `key_value_heads`.
     pub heads: i64,
+    /// Heads of keys and values, each shared by `heads / key_value_heads` query heads.
     pub key_value_heads: i64,
+    /// Dimensions of a head; even.
     pub head_dim: i64,
-    /// Biases on queries, keys and values.
+    /// Queries, keys and values have biases.
     pub bias: bool,
+    /// The output projection has a bias.
     pub output_bias: bool,
-    /// Queries and keys are normed head by head, with this ε.
+    /// ε of the norm of each head's queries and keys; `None` if they are not normed.
     pub norm_epsilon: Option<f64>,
 }
 
-/// What fields mean that config.json does not have; where this says nothing, as many key heads as
-/// heads, and heads that divide `hidden_size`.
+/// Defaults of fields that config.json omits. A `None` here means: as many key heads as query
+/// heads, and `head_dim = hidden_size / heads`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Absent {
     pub key_value_heads: Option<i64>,
@@ -25,7 +31,7 @@ pub(crate) struct Absent {
 }
 
 impl GqaSizes {
-    /// Without biases or norms.
+    /// Reads the sizes of attention without biases or norms.
     pub(crate) fn parse(fields: &Fields, absent: Absent) -> Result<GqaSizes> {
         let given = |key: &str, absent: Option<i64>| -> Result<Option<i64>> {
             Ok(if fields.is_absent(key) {
@@ -69,7 +75,7 @@ impl GqaSizes {
         })
     }
 
-    /// (heads, width) of the keys and of the values that are cached per token.
+    /// The tensors that are cached per token, keys and values, each as (heads, width).
     pub fn cached_rows(&self) -> Vec<(i64, i64)> {
         vec![(self.key_value_heads, self.head_dim); 2]
     }

@@ -1,11 +1,11 @@
-//! Whether and how a model can be run, from its config.json alone: the one place that decides it,
-//! without a tensor.
+//! Decides from a model's config.json, without a tensor, whether and how it can be run. No other
+//! crate decides this.
 //!
 //! config.json → [`Config`], checked as a whole → its [`Blueprint`] → names and shapes of all
 //! tensors ([`Config::tensors`]) and counts ([`Config::summary`]); and whether a directory's files
 //! have these tensors ([`WeightFiles`]). An architecture is one file that reads its fields
-//! ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`]. The control plane refuses with
-//! this what the worker would refuse with it, in the same words.
+//! ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`]. Control plane and worker both use
+//! this crate, so that both refuse the same models in the same words.
 
 pub mod architecture;
 mod config;

@@ -6,7 +6,7 @@ use crate::config::{Fields, unsupported};
 use crate::error::Result;
 use crate::gqa::{Absent, GqaSizes};
 
-/// transformers' default.
+/// The default in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 2048;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {

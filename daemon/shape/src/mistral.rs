@@ -6,7 +6,7 @@ use crate::config::{Fields, unsupported};
 use crate::error::Result;
 use crate::gqa::{Absent, GqaSizes};
 
-/// transformers' defaults.
+/// Defaults in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 131_072;
 const KEY_VALUE_HEADS: i64 = 8;
 const SLIDING_WINDOW: i64 = 4096;
@@ -18,7 +18,7 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     } else {
         given
     };
-    // A window that no sequence can outgrow is none.
+    // A window that no sequence can outgrow has no effect.
     if let Some(window) = window.filter(|&window| {
         window
             < fields

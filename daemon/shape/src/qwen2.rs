@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gqa::{Absent, GqaSizes};
 use serde_json::Value;
 
-/// transformers' defaults.
+/// Defaults in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 32_768;
 const SLIDING_WINDOW: i64 = 4096;
 const MAX_WINDOW_LAYERS: i64 = 28;
@@ -25,8 +25,8 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
     ))
 }
 
-/// `use_sliding_window` only bites from layer `max_window_layers` on; `layer_types` says the same
-/// layer by layer.
+/// Refuses sliding windows that have an effect. `use_sliding_window` applies from layer
+/// `max_window_layers` on; `layer_types` has the same layer by layer.
 pub(crate) fn refuse_sliding_windows(fields: &Fields) -> Result<()> {
     let sliding = match fields.get("layer_types") {
         Some(Value::Array(types)) => {

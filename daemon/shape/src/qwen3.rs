@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gqa::{Absent, GqaSizes};
 use crate::qwen2;
 
-/// transformers' defaults.
+/// Defaults in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 32_768;
 const KEY_VALUE_HEADS: i64 = 32;
 const HEAD_DIM: i64 = 128;

@@ -1,5 +1,5 @@
 //! Qwen3-MoE (Qwen Team 2025): Qwen3's attention, and in all or some layers a mixture of experts
-//! chosen by softmax, with none shared.
+//! chosen by softmax, without shared experts.
 
 use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
 use crate::config::{Fields, contradiction, unsupported};
@@ -9,12 +9,12 @@ use crate::qwen3;
 use crate::router::{RouterRule, Scoring};
 use serde_json::Value;
 
-/// transformers' defaults.
+/// Defaults in transformers.
 pub(crate) const MAX_POSITION_EMBEDDINGS: i64 = 32_768;
 const KEY_VALUE_HEADS: i64 = 4;
 
 pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
-    // Unlike in Qwen2 the window is of every layer.
+    // Unlike in Qwen2, the window applies to every layer.
     let window =
         fields.is_absent("sliding_window") || fields.optional_size("sliding_window")?.is_some();
     if window && fields.flag_or("use_sliding_window", false)? {
@@ -32,7 +32,7 @@ pub(crate) fn parse(fields: &Fields) -> Result<Blueprint> {
         },
     )?;
     let layers = fields.size("num_hidden_layers")?;
-    // transformers knows it by both names, and listens to this one first.
+    // transformers knows the field by two names and prefers this one.
     let experts = match fields.optional_count("num_local_experts")? {
         Some(experts) => experts,
         None => fields.optional_count("num_experts")?.unwrap_or(128),

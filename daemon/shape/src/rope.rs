@@ -9,7 +9,9 @@ use std::f64::consts::PI;
 /// What config.json says about positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
+    /// The base of the frequencies (`rope_theta`); above 1.
     pub theta: f64,
+    /// How the positions are stretched; `None` if they are not.
     pub scaling: Option<Scaling>,
 }
 
@@ -57,7 +59,7 @@ impl RopeSpec {
     /// `rope_parameters` (transformers 5); both may be there if they agree.
     pub fn parse(fields: &Fields, max_position_embeddings: i64) -> Result<RopeSpec> {
         let outer_theta = fields.optional_number("rope_theta")?;
-        // Where both spellings say it, transformers listens to the outer one.
+        // If both spellings have it, transformers uses the outer one.
         let outer_original = fields.optional_size(ORIGINAL_MAX)?;
         let read = |object: &Fields| {
             RopeSpec::parse_object(object, outer_theta, outer_original, max_position_embeddings)
@@ -191,7 +193,7 @@ impl RopeSpec {
         }
     }
 
-    /// Both spellings, for transformers 4 and 5.
+    /// Writes the fields in both spellings, for transformers 4 and 5.
     pub fn write(&self, fields: &mut Map<String, Value>) {
         let mut parameters = Map::new();
         let mut put = |key: &str, value: Value| parameters.insert(key.into(), value);
@@ -253,8 +255,8 @@ impl RopeSpec {
         fields.insert("rope_parameters".into(), Value::Object(parameters));
     }
 
-    /// What the softmax scale of DeepSeek's attention is multiplied by: m², m = 0.1 ·
-    /// mscale_all_dim · ln(factor) + 1.
+    /// The factor of the softmax scale in DeepSeek's attention: m², m = 0.1 · mscale_all_dim ·
+    /// ln(factor) + 1.
     pub fn attention_scale_factor(&self) -> f64 {
         match self.yarn() {
             Some(Yarn {
@@ -287,7 +289,7 @@ impl RopeSpec {
         }
     }
 
-    /// What cos and sin are multiplied by.
+    /// The factor of cos and sin.
     pub fn attention_factor(&self) -> f64 {
         self.yarn().map_or(1.0, |yarn| {
             yarn.attention_factor
@@ -331,8 +333,9 @@ impl Llama3 {
 }
 
 impl Yarn {
-    /// Between these planes the frequencies go over from as they were (fast) to divided by `factor`
-    /// (slow).
+    /// The first and the last plane of YaRN's ramp. Before it frequencies stay as they were (fast),
+    /// behind it they are divided by `factor` (slow), and within it they go over from one to the
+    /// other.
     pub fn ramp(&self, theta: f64, dims: i64) -> (f64, f64) {
         let plane = |rotations: f64| {
             dims as f64 * (self.original_max_position_embeddings / (rotations * 2.0 * PI)).ln()

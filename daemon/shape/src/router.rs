@@ -6,34 +6,41 @@ use crate::error::Result;
 /// How a router chooses and weighs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RouterRule {
+    /// Routed experts (E).
     pub experts: i64,
+    /// Routed experts that each token goes to (K).
     pub experts_per_token: i64,
+    /// How logits become scores.
     pub scoring: Scoring,
-    /// It has a correction bias.
+    /// The router has a correction bias, which counts for the choice and not for the gates.
     pub correction_bias: bool,
-    /// The experts stand in this many groups of equal size …
+    /// Groups of equal size that the experts are divided into; 1 if they are not.
     pub groups: i64,
-    /// … of which a token uses this many.
+    /// Groups that the experts of one token may come from.
     pub groups_per_token: i64,
-    /// A group is as good as this many of its best experts together.
+    /// The score of a group is the sum of this many of its best experts.
     pub best_of_group: i64,
     /// Gates of a token sum to 1 before scaling.
     pub normalise: bool,
+    /// The factor of all gates, applied last.
     pub scaling_factor: f64,
 }
 
+/// How a router's logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scoring {
-    /// Of logits in float32 at least.
+    /// Each expert's score is the sigmoid of its own logit. Logits are float32 at least.
     Sigmoid,
-    /// Computed in float32 at least, of logits that are so too where `wide`, of logits in the
-    /// model's dtype otherwise.
-    Softmax { wide: bool },
+    /// Scores are the softmax over all experts, computed in float32 at least.
+    Softmax {
+        /// The logits are float32 at least too; otherwise they have the model's dtype.
+        wide: bool,
+    },
 }
 
 impl RouterRule {
-    /// Refuses what cannot choose, with the names that config.json has for experts, groups and
-    /// groups per token.
+    /// Refuses a rule that cannot choose enough experts. Errors use the names that config.json has
+    /// for experts, groups and groups per token.
     pub fn check(
         &self,
         experts_key: &str,

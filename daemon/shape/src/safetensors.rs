@@ -1,7 +1,7 @@
-//! A safetensors file, by its header alone.
+//! A safetensors file, read as far as its header.
 //!
-//! The file is `u64` (little-endian) length of the header, the header (JSON: name → dtype, shape,
-//! offsets), and the tensors' bytes behind one another.
+//! The file is the header's length as a little-endian `u64`, the header (JSON: name → dtype, shape,
+//! offsets), and the tensors' bytes one behind another.
 
 use crate::weights_error::{Result, WeightsError, wrong};
 use r1d_proto::user_file;
@@ -14,38 +14,43 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Largest header, as the safetensors library has it.
+/// Largest header in bytes, the same as in the safetensors library.
 const HEADER_MAX_BYTES: u64 = 100_000_000;
 /// Bytes of the header's length.
 const LENGTH_BYTES: u64 = 8;
 
-/// What a header says of a tensor.
+/// A tensor's entry in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
     /// The format's own name: `F32`, `BF16`, `F8_E4M3`, …
     pub dtype: String,
+    /// Size of each dimension; empty for a scalar.
     pub shape: Vec<i64>,
-    /// The place of its bytes, counted from the beginning of the file.
+    /// The range of its bytes, counted from the beginning of the file.
     pub bytes: Range<u64>,
 }
 
 impl StoredTensor {
+    /// Whether it has no values, because a dimension is 0.
     pub fn is_empty(&self) -> bool {
         self.shape.contains(&0)
     }
 }
 
-/// An open file whose header has been read and found to describe the file as it is.
+/// An open file whose header has been read and describes the file as it is.
 #[derive(Debug)]
 pub struct SafetensorsFile {
+    /// The path that the file was opened by, for messages.
     pub path: PathBuf,
+    /// The open file, so that the tensors come from the file whose header was read.
     pub file: File,
+    /// The tensors by name.
     pub tensors: BTreeMap<String, StoredTensor>,
 }
 
 impl SafetensorsFile {
-    /// Reads a file's header, and sees that the file is as long as that says: a download that was
-    /// cut off is not.
+    /// Reads a file's header and checks that the file is as long as the header says, which a
+    /// download that was cut off is not.
     pub fn open(path: &Path) -> Result<SafetensorsFile> {
         let unread = |source| WeightsError::Io {
             path: path.into(),
@@ -139,8 +144,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Bytes that dtype and shape ask for; `None` for a dtype whose width is not known here. A
-    /// shape that is none asks for more than any file has.
+    /// The bytes that dtype and shape ask for. `None` for a dtype whose width is not known here;
+    /// more than any file has for a shape that is invalid.
     fn bytes(&self) -> Option<u64> {
         let width = match self.dtype.as_str() {
             "F64" | "I64" | "U64" | "C64" => 8,
@@ -156,7 +161,7 @@ impl Entry {
     }
 }
 
-/// The entries as they come: JSON allows a name twice, safetensors does not.
+/// The header's entries in their order. JSON allows a name twice, but safetensors does not.
 struct Header(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Header {

@@ -1,4 +1,5 @@
-//! Which files of a Hugging Face directory have its weights, where transformers looks for them.
+//! Finds the files of a Hugging Face directory that have its weights, where transformers looks for
+//! them.
 
 use crate::weights_error::{Result, WeightsError, wrong};
 use r1d_proto::user_file;
@@ -6,26 +7,29 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+/// The file that has all weights, which takes precedence over the index.
 pub const SINGLE_FILE: &str = "model.safetensors";
+/// The file that names the shard of every tensor, if the weights are in several files.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// Largest index: that of DeepSeek-R1's 91,991 tensors has 9 MB.
+/// Largest index in bytes: that of DeepSeek-R1's 91,991 tensors has 9 MB.
 const INDEX_MAX_BYTES: u64 = 64 << 20;
 
-/// `weight_map` names the shard of every tensor.
+/// The index file: `weight_map` names the shard of every tensor.
 #[derive(Deserialize)]
 pub(crate) struct Index {
     pub weight_map: BTreeMap<String, String>,
 }
 
-/// The files of safetensors that a directory's weights are read from, whatever their names end in.
+/// The safetensors files that a directory's weights are read from, whatever their extension.
 pub(crate) struct Shards {
     pub files: BTreeSet<PathBuf>,
-    /// What names them, where they are several.
+    /// The index that names the files; `None` if there is only one file.
     pub index: Option<Index>,
 }
 
 impl Shards {
-    /// One file that is whole, which wins as in transformers, or the shards of the index.
+    /// Finds the single file, which takes precedence as in transformers, or the shards of the
+    /// index.
     pub(crate) fn of(dir: &Path) -> Result<Shards> {
         let (whole, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if is_there(&whole)? {
@@ -63,7 +67,7 @@ impl Shards {
     }
 }
 
-/// A shard of the index, beside it or in a directory below.
+/// The path of a shard: a file in the index's directory or below it.
 fn shard(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     if name.is_empty()
@@ -71,7 +75,8 @@ fn shard(dir: &Path, name: &str) -> Result<PathBuf> {
             .components()
             .any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
     {
-        // The directory of a model that somebody hands on is no way to all of a disk.
+        // A model's directory may come from somebody else, and must not give access to the whole
+        // disk.
         return wrong(
             dir,
             format!(
@@ -90,16 +95,16 @@ fn shard(dir: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// All files that say what the directory's weights are: those with numbers, and the index that
-/// names them.
+/// All files that determine the directory's weights: those with numbers, and the index that names
+/// them.
 pub fn weight_files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
     let Shards { mut files, index } = Shards::of(dir)?;
     files.extend(index.map(|_| dir.join(INDEX_FILE)));
     Ok(files)
 }
 
-/// Whether there is something of this name, be it a link to nothing, which is then named when it is
-/// opened. That it cannot be looked at is an error, and not the same as that it is not there.
+/// Whether an entry of this name exists. A link to nothing counts: the error comes when it is
+/// opened. A path that cannot be examined is an error, and not the same as an absent one.
 fn is_there(path: &Path) -> Result<bool> {
     let is_there = path.try_exists().map_err(|source| WeightsError::Io {
         path: path.into(),

@@ -5,30 +5,35 @@ use crate::config::Config;
 use crate::gqa::GqaSizes;
 use crate::mla::MlaSizes;
 
+/// The embedding, `[vocab_size, hidden_size]`.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The output head, `[vocab_size, hidden_size]`, in models that do not share the embedding's.
 pub const HEAD: &str = "lm_head.weight";
-/// `[1, hidden_size]`, in the head's place of models that [`Config::scores`].
+/// The scalar head, `[1, hidden_size]`, in the output head's place of models with
+/// [`Config::scores`].
 pub const SCORE: &str = "score.weight";
 
 /// One tensor on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorShape {
+    /// The name in the file.
     pub name: String,
+    /// Size of each dimension.
     pub shape: Vec<i64>,
-    /// A parameter; buffers are not.
+    /// It is a parameter; false for a buffer.
     pub trained: bool,
-    /// A token meets it only where its router chooses it.
+    /// It belongs to a routed expert, so that only the tokens that the router sends there use it.
     pub routed: bool,
 }
 
 impl TensorShape {
-    /// Numbers that it holds.
+    /// The number of values in it.
     pub fn count(&self) -> u64 {
         self.shape.iter().map(|&size| size as u64).product()
     }
 }
 
-/// All of them, in the order of the model.
+/// Lists all tensors in the order of the model.
 pub(crate) fn tensors(config: &Config) -> Vec<TensorShape> {
     let mut list = List::default();
     list.add(EMBEDDING, &[config.vocab_size, config.hidden_size]);
@@ -60,7 +65,7 @@ impl List {
         });
     }
 
-    /// A matrix, and its bias where there is one.
+    /// Adds a matrix, and its bias if it has one.
     fn linear(&mut self, name: &str, rows: i64, columns: i64, bias: bool) {
         self.add(&format!("{name}.weight"), &[rows, columns]);
         if bias {
@@ -197,7 +202,8 @@ impl List {
         }
     }
 
-    /// A block as the last one is, three norms, and what mixes its two inputs.
+    /// Adds the module: a block like the last layer's, three norms, and the projection that mixes
+    /// its two inputs.
     fn prediction_module(&mut self, config: &Config) {
         let (layer, hidden) = (config.num_hidden_layers, config.hidden_size);
         let prefix = format!("model.layers.{layer}");

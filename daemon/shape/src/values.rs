@@ -1,12 +1,12 @@
-//! The numbers of a stored tensor, read without a tensor library: as much as it takes to tell
-//! whether two tensors hold the same.
+//! The numbers of a stored tensor, read without a tensor library, as far as it takes to tell
+//! whether two tensors have equal values.
 
 use crate::fp8::{BlockSize, scale_name};
 use crate::safetensors::{SafetensorsFile, StoredTensor};
 use crate::weights_error::{Result, WeightsError};
 use std::os::unix::fs::FileExt;
 
-/// Numbers that are read of each tensor at a time.
+/// Numbers of each tensor that are read at a time.
 const PART_NUMBERS: u64 = 1 << 20;
 
 /// How the numbers of a dtype are written.
@@ -41,7 +41,7 @@ impl Format {
         }
     }
 
-    /// The number that these bytes, [`Self::width`] of them, are.
+    /// Decodes one number from its [`Self::width`] bytes, little-endian.
     fn number(self, bytes: &[u8]) -> f64 {
         let bits = bytes
             .iter()
@@ -66,7 +66,8 @@ impl Format {
     }
 }
 
-/// A finite number of one sign bit, `exponent` bits with the usual bias, and `mantissa` bits.
+/// Decodes a finite number of one sign bit, `exponent` bits with the usual bias, and `mantissa`
+/// bits.
 fn minifloat(bits: u64, exponent: u32, mantissa: u32) -> f64 {
     let fraction = (bits & ((1 << mantissa) - 1)) as f64;
     let power = (bits >> mantissa & ((1 << exponent) - 1)) as i32;
@@ -95,7 +96,8 @@ struct Numbers<'a> {
 }
 
 impl<'a> Numbers<'a> {
-    /// `None` for a tensor of no floating-point dtype, or of FP8 without its scales.
+    /// Opens the numbers of a tensor. `None` for a tensor that has no floating-point dtype, or is
+    /// FP8 without its scales.
     fn of(
         stored: impl Fn(&str) -> Option<Stored<'a>>,
         name: &str,
@@ -139,7 +141,7 @@ impl<'a> Numbers<'a> {
         }))
     }
 
-    /// The bytes of `count` numbers from number `start` on.
+    /// Reads the bytes of `count` numbers from number `start` on.
     fn part(&self, start: u64, count: u64) -> Result<Vec<u8>> {
         let width = self.format.width() as u64;
         let mut bytes = vec![0; (count * width) as usize];
@@ -154,7 +156,8 @@ impl<'a> Numbers<'a> {
         Ok(bytes)
     }
 
-    /// The numbers of a [`part`](Self::part), scaled as the model has them.
+    /// Decodes a [`part`](Self::part) that begins at number `start`, and scales it as the model
+    /// does.
     fn decoded(&self, start: u64, part: &[u8]) -> Vec<f64> {
         let numbers = part
             .chunks_exact(self.format.width())
@@ -169,7 +172,7 @@ impl<'a> Numbers<'a> {
                 + index % columns / block.columns as u64;
             scales.get(place as usize).copied().unwrap_or(f64::NAN)
         };
-        // float32, as they are multiplied where the model is loaded.
+        // The product is float32, as where the model is loaded.
         (start..)
             .zip(numbers)
             .map(|(index, number)| f64::from(number as f32 * scale(index) as f32))
@@ -177,8 +180,8 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Whether tensors `a` and `b`, both of which are `stored`, hold other numbers than each other, in
-/// value and not in dtype. `moved` hears of the bytes that are read.
+/// Whether tensors `a` and `b`, both of which are `stored`, have different numbers, whatever their
+/// dtypes. Calls `moved` with the bytes read.
 pub(crate) fn differ<'a>(
     stored: impl Fn(&str) -> Option<Stored<'a>>,
     [a, b]: [&str; 2],
@@ -202,7 +205,7 @@ pub(crate) fn differ<'a>(
     while start < count {
         let length = PART_NUMBERS.min(count - start);
         let (of_a, of_b) = (a.part(start, length)?, b.part(start, length)?);
-        // Zeros of two signs are equal numbers in other bytes.
+        // Zeros of two signs are equal numbers with different bytes.
         if (!alike || of_a != of_b) && a.decoded(start, &of_a) != b.decoded(start, &of_b) {
             return Ok(true);
         }

@@ -1,6 +1,6 @@
-//! Weight files of a Hugging Face directory, by their headers: whether the model that config.json
-//! describes is in them. The control plane and the worker both ask here, so neither accepts what
-//! the other refuses.
+//! The weight files of a Hugging Face directory, read as far as their headers, to see whether they
+//! have the model of config.json. Control plane and worker both use this module, so neither accepts
+//! a model that the other refuses.
 
 use crate::config::Config;
 use crate::fp8::{BlockSize, scale_name};
@@ -18,23 +18,23 @@ const FP8: &str = "F8_E4M3";
 #[derive(Debug)]
 pub struct WeightFiles {
     dir: PathBuf,
+    /// The files, in the order that [`Self::place`] counts them.
     pub files: Vec<SafetensorsFile>,
-    /// File and name in it of each tensor.
+    /// The file (index into `files`) that has each tensor, and its name there.
     places: BTreeMap<String, (usize, String)>,
 }
 
 /// The output head of a model that is about to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// It is among the weights.
+    /// The head is among the weights.
     Stored,
-    /// A scalar head is put over them by whoever reads them, as transformers puts one over a
-    /// language model.
+    /// Whoever reads the weights adds a scalar head, as transformers adds one to a language model.
     Fresh,
 }
 
 impl WeightFiles {
-    /// The directory's files, as [`weight_files`](crate::weight_files) finds them.
+    /// Opens the directory's files, as [`weight_files`](crate::weight_files) finds them.
     pub fn open(dir: &Path) -> Result<WeightFiles> {
         let Shards { files, index } = Shards::of(dir)?;
         let files = WeightFiles::of(dir, files)?;
@@ -51,7 +51,7 @@ impl WeightFiles {
         }
     }
 
-    /// One safetensors file of any name.
+    /// Opens one safetensors file of any name.
     pub fn open_file(path: &Path) -> Result<WeightFiles> {
         WeightFiles::of(path.parent().unwrap_or(Path::new("")), [path.into()])
     }
@@ -75,10 +75,10 @@ impl WeightFiles {
         })
     }
 
-    /// `config` as the files have it: where config.json ties the output head to the embedding, and
-    /// a head is stored whose numbers are not the embedding's, the head stays on its own; where the
-    /// head alone is stored, it is the embedding. Both as in transformers. `moved` hears of the
-    /// bytes that are read.
+    /// Corrects `config` by what the files have, as transformers does: where config.json ties the
+    /// output head to the embedding, and a head is stored whose numbers are not the embedding's,
+    /// the head stays on its own; where only the head is stored, it becomes the embedding. Calls
+    /// `moved` with the bytes read.
     pub fn agreed(&mut self, mut config: Config, moved: &mut dyn FnMut(u64)) -> Result<Config> {
         if !config.tie_word_embeddings || !self.holds(HEAD) {
             return Ok(config);
@@ -103,8 +103,8 @@ impl WeightFiles {
         Ok(config)
     }
 
-    /// Every tensor of the model is in the files, in its shape and a dtype that is read, and no
-    /// other. Values are not looked at.
+    /// Checks that the files have every tensor of the model, in its shape and a dtype that is read,
+    /// and no other tensor. Does not read values.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
         let mut wanted: BTreeSet<String> = BTreeSet::new();
         for tensor in config.tensors() {
@@ -119,7 +119,7 @@ impl WeightFiles {
         self.refuse_others(|name| wanted.contains(name) || config.ignores(name))
     }
 
-    /// Every tensor of the files is `known`, or has no values.
+    /// Checks that every tensor of the files is `known` or has no values.
     pub fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         let others: Vec<&str> = self
             .iter()
@@ -139,8 +139,8 @@ impl WeightFiles {
         }
     }
 
-    /// That a tensor is there in this shape and a dtype that is read. Tells whether it is stored in
-    /// FP8, with scales beside it.
+    /// Checks that a tensor exists in this shape and a dtype that is read. Returns whether it is
+    /// stored in FP8, with scales beside it.
     pub fn find(&self, name: &str, shape: &[i64], block: BlockSize) -> Result<bool> {
         match self.dtype(name, shape, "which config.json asks for")? {
             FP8 => {
@@ -159,7 +159,8 @@ impl WeightFiles {
         }
     }
 
-    /// The dtype of a tensor that has this shape, one of those that are read.
+    /// The dtype of a tensor, after a check that it is one that is read and that the shape is this
+    /// one.
     fn dtype(&self, name: &str, shape: &[i64], wanted_by: &str) -> Result<&str> {
         let Some((file, stored)) = self.get(name) else {
             return self.missing(name.into(), wanted_by.into());
@@ -193,11 +194,12 @@ impl WeightFiles {
         })
     }
 
+    /// Whether the files have a tensor of this name.
     pub fn holds(&self, name: &str) -> bool {
         self.places.contains_key(name)
     }
 
-    /// A tensor and the file that has it.
+    /// A tensor and the file that has it; `None` if no file has it.
     pub fn get(&self, name: &str) -> Option<(&SafetensorsFile, &StoredTensor)> {
         let at = self.place(name)?;
         Some((
@@ -206,12 +208,12 @@ impl WeightFiles {
         ))
     }
 
-    /// Index into [`Self::files`] and name in that file of a tensor.
+    /// The index into [`Self::files`] of a tensor, and its name in that file.
     pub fn place(&self, name: &str) -> Option<&(usize, String)> {
         self.places.get(name)
     }
 
-    /// All tensors, by name.
+    /// All tensors in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
         self.places
             .keys()
@@ -243,7 +245,7 @@ mod tests {
         )
     }
 
-    /// A file of these tensors, with nothing in them.
+    /// Writes a file of these tensors, without values.
     fn write(path: &Path, tensors: &[(String, &str, Vec<i64>)]) {
         let (mut entries, mut end) = (Vec::new(), 0);
         for (name, dtype, shape) in tensors {
@@ -261,7 +263,7 @@ mod tests {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// Name, dtype and shape of a tensor of a file.
+    /// Name, dtype and shape of a file's tensor.
     type Entry = (String, &'static str, Vec<i64>);
 
     fn model() -> (Config, Vec<Entry>) {
@@ -274,7 +276,7 @@ mod tests {
         (config, tensors)
     }
 
-    /// A file of two matrices `[3, 5]` of these numbers, written as their dtypes have them.
+    /// Writes a file of two matrices `[3, 5]` of these numbers, in their dtypes.
     fn heads(path: &Path, embedding: Option<(&str, &[f32])>, head: Option<(&str, &[f32])>) {
         let encoded = |dtype: &str, numbers: &[f32]| -> Vec<u8> {
             let one = |number: &f32| match dtype {
@@ -342,7 +344,7 @@ mod tests {
             assert!(files.holds(HEAD) && files.holds(EMBEDDING));
         }
         assert!(agreed(Some(("F32", &numbers)), None).0);
-        // The head alone is the embedding.
+        // A head that is stored alone becomes the embedding.
         let (is_tied, files) = agreed(None, Some(("F32", &numbers)));
         assert!(is_tied && !files.holds(HEAD));
         assert_eq!(files.get(EMBEDDING).unwrap().1.shape, [3, 5]);
@@ -461,7 +463,7 @@ mod tests {
         damaged[offset + 16] = b'9';
         std::fs::write(&file, &damaged).unwrap();
         assert!(refusal().contains("does not lie behind"), "{}", refusal());
-        // The shards of an index likewise.
+        // The same holds for the shards of an index.
         std::fs::remove_file(&file).unwrap();
         let index = |map: &str| {
             std::fs::write(
