@@ -1,4 +1,4 @@
-//! A row's columns by what the job file calls them.
+//! Finds a row's columns by the names that the job file gives them.
 
 use crate::dataset::Row;
 use crate::json::{Json, is_no_number};
@@ -10,7 +10,7 @@ const MESSAGES: &str = "messages";
 const TOOLS: &str = "tools";
 const CHAT_TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
-/// The error says what is wrong with the row.
+/// Reads a row. An error says what is wrong with it, without its place.
 pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     let Json::Object(mut columns) = columns else {
         return Err(format!("{}, expected columns by name", columns.kind()));
@@ -20,7 +20,7 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
             .is_some_and(|name| find(&columns, name).is_some())
     };
     let is_list = |name: &str| find(&columns, name).and_then(Json::as_list).is_some();
-    // A conversation by itself stands for the prompt and for the completion.
+    // A whole conversation gives both the prompt and the completion.
     let whole = match &source.messages {
         Some(name) => Some(name.clone()),
         None if source.prompt.is_some()
@@ -111,7 +111,8 @@ fn named(source: &DataSource) -> impl Iterator<Item = &String> {
     names.into_iter().flatten()
 }
 
-/// Whether a key of the job, or a name that has its own meaning, reads this column or a part of it.
+/// Whether this column or a part of it is read, by a key of the job or because its name has a
+/// meaning of its own.
 pub fn is_used(column: &str, source: &DataSource) -> bool {
     let part = |name: &str| {
         name.strip_prefix(column)
@@ -121,8 +122,8 @@ pub fn is_used(column: &str, source: &DataSource) -> bool {
         || named(source).any(|name| part(name))
 }
 
-/// The value of a column, or of a part of one by its path: `reward_model.ground_truth`,
-/// `answers.0`. A column of the whole name comes first.
+/// Finds the value of a column, or of a part of one by its path: `reward_model.ground_truth`,
+/// `answers.0`. A column of the whole name takes precedence.
 fn find<'a>(columns: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
     if let Some((_, value)) = columns.iter().find(|(column, _)| column == name) {
         return Some(value);
@@ -147,8 +148,8 @@ fn find<'a>(columns: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
     })
 }
 
-/// Takes a column, or a part of one, out of what is left for `meta`. An item of a list stays: the
-/// others' places would be other ones.
+/// Removes a column, or a part of one, from what is left for `meta`. An item of a list stays,
+/// because the places of the items behind it would change.
 fn remove(columns: &mut Vec<(String, Json)>, name: &str) {
     if let Some(place) = columns.iter().position(|(column, _)| column == name) {
         columns.remove(place);
@@ -172,8 +173,8 @@ fn remove(columns: &mut Vec<(String, Json)>, name: &str) {
     }
 }
 
-/// The value of the column that the job file names for `key`; an error where the row has no such
-/// column.
+/// The value of the column that the job file names for `key`. A row without that column is an
+/// error.
 fn column<'a>(
     columns: &'a [(String, Json)],
     key: &str,
@@ -195,7 +196,7 @@ fn column<'a>(
     })
 }
 
-/// A column that is a text or a list of messages.
+/// Reads a column that is a text or a list of messages.
 fn said(
     columns: &[(String, Json)],
     key: &str,
@@ -224,8 +225,8 @@ fn messages(items: &[Json], name: &str) -> Result<Vec<Message>, String> {
     }
 }
 
-/// What precedes the last message of an assistant, and that message; all of it where the last
-/// message is somebody else's.
+/// Splits a conversation into its last message, if that is an assistant's, and all that precedes
+/// it.
 fn conversation(
     value: Option<&Json>,
     name: &str,
@@ -247,7 +248,7 @@ fn conversation(
     }
 }
 
-/// A column that must be text.
+/// Reads a column that must be text.
 fn text(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, String> {
     match value {
         None => Ok(None),
@@ -260,7 +261,8 @@ fn text(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, S
     }
 }
 
-/// A column whose numbers are taken as they are written; null is a row without one.
+/// Reads a column of text or numbers, which are taken as they are written. Null means that the row
+/// has none.
 fn plain(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, String> {
     match value {
         None | Some(Json::Null) => Ok(None),
@@ -277,7 +279,7 @@ fn plain(value: Option<&Json>, name: &Option<String>) -> Result<Option<String>, 
     }
 }
 
-/// A column that must be a number of the range; true and false are 1 and 0.
+/// Reads a column that must be a number of the range; true and false are 1 and 0.
 fn number(
     value: Option<&Json>,
     name: &Option<String>,

@@ -1,24 +1,24 @@
-//! What minijinja's grammar does otherwise than jinja2's, handed through functions before a
-//! template is compiled.
+//! Rewrites a template before it is compiled: where minijinja's grammar differs from jinja2's, the
+//! values go through functions.
 //!
-//! jinja2's `~` puts texts together as Python shows them; minijinja's shows floats its own way
-//! (1e16, 1e-05). So each operand of a `~` is handed through [`SHOWN`]: `a ~ b | trim` becomes
-//! `shown(a) ~ shown(b | trim)`. None has no items in Python, and neither it nor what is undefined
-//! has a part from here to there; in minijinja both are empty. So what `for` and `loop(…)` go
-//! through is handed through [`ITERATED`], and what is cut is handed through [`SLICED`].
+//! jinja2's `~` joins texts as Python shows them; minijinja shows floats in its own way (1e16,
+//! 1e-05). So each operand of a `~` goes through [`SHOWN`]: `a ~ b | trim` becomes `shown(a) ~
+//! shown(b | trim)`. In Python None cannot be iterated, and neither None nor an undefined value can
+//! be sliced; in minijinja both are empty. So the values that `for` and `loop(…)` iterate go
+//! through [`ITERATED`], and values that are sliced go through [`SLICED`].
 //!
-//! An operand reaches as far as in both grammars: `~` binds less than `*`, filters and tests, and
-//! more than `+`, comparisons and the rest.
+//! An operand ends at the same place in both grammars: `~` binds less than `*`, filters and tests,
+//! and more than `+`, comparisons and the rest.
 
-/// The functions that a template then calls; no template has one of these names.
+/// The functions that the rewritten template calls; no template uses these names itself.
 pub(crate) const SHOWN: &str = "__shown";
 pub(crate) const ITERATED: &str = "__iterated";
 pub(crate) const SLICED: &str = "__sliced";
 
-/// Words that end an operand, besides the one that a statement begins with.
+/// Words that end an operand, besides the word that a statement begins with.
 const WORDS: [&str; 8] = ["and", "or", "not", "in", "if", "else", "elif", "recursive"];
 
-/// The template with every `~`, `for`, `loop(…)` and slice handed through the functions.
+/// Rewrites a template so that every `~`, `for`, `loop(…)` and slice uses the functions.
 pub(crate) fn as_in_python(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -31,7 +31,7 @@ pub(crate) fn as_in_python(text: &str) -> String {
             Some("{#") => tag.find("#}").map(|end| (None, end + 2)),
             _ => Some((None, 1)),
         };
-        // A tag that nothing closes is the compiler's to refuse.
+        // The compiler refuses a tag that is not closed.
         let Some((tokens, length)) = inside else {
             return result + tag;
         };
@@ -56,7 +56,7 @@ fn is_raw(tokens: &[&str]) -> bool {
     statement(tokens) == Some("raw")
 }
 
-/// The word that a statement begins with.
+/// The word that a statement begins with; `None` for a tag that is not a statement.
 fn statement<'a>(tokens: &[&'a str]) -> Option<&'a str> {
     // `{% call %}` is a statement, `{{ call }}` a variable.
     let is_statement = tokens.first().is_some_and(|mark| mark.starts_with("{%"));
@@ -106,8 +106,8 @@ fn tag_text(tokens: &[&str]) -> String {
     )
 }
 
-/// The tokens of a tag, blanks too, and its length. The first token is the opening mark and the
-/// last the closing one, with their `-` or `+`.
+/// The tokens of a tag, blanks included, and its length in bytes. The first token is the opening
+/// mark and the last the closing one, with their `-` or `+`.
 fn expression<'a>(tag: &'a str, close: &str) -> Option<(Option<Vec<&'a str>>, usize)> {
     let opening = 2 + usize::from(
         tag.get(2..)
@@ -133,7 +133,7 @@ fn expression<'a>(tag: &'a str, close: &str) -> Option<(Option<Vec<&'a str>>, us
     }
 }
 
-/// Bytes of the token that `text` begins with; `None` where a string is not closed.
+/// Length in bytes of the token that `text` begins with; `None` if a string is not closed.
 fn length(text: &str) -> Option<usize> {
     let first = text.chars().next()?;
     let run = |belongs: fn(char) -> bool| text.find(|c| !belongs(c)).unwrap_or(text.len());
@@ -160,7 +160,7 @@ fn length(text: &str) -> Option<usize> {
     })
 }
 
-/// Bytes of the number that `text` begins with: `3`, `1_000.5`, `1e-05`.
+/// Length in bytes of the number that `text` begins with: `3`, `1_000.5`, `1e-05`.
 fn number(text: &str) -> usize {
     let digits = |at: usize| {
         let rest = text.get(at..).unwrap_or_default();
@@ -204,11 +204,11 @@ fn shown(tokens: &[&str]) -> String {
     result
 }
 
-/// Writes the operand that begins at a place, and says where it ends: at a token that belongs to
-/// none, or at the end. `~` ends one too, and says that it and the next are to be shown.
+/// Writes the operand that begins at `start`. Returns where it ends: at a token that belongs to no
+/// operand, or at the end. A `~` before or behind it means that it goes through [`SHOWN`].
 fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     let (mut at, mut text, mut last) = (start, String::new(), "");
-    // The place in the text at which the value begins that a bracket behind it would call or index.
+    // The place in the text where the value begins that a following bracket would call or index.
     let mut value = 0;
     while let Some(token) = tokens.get(at) {
         let is_blank = token.trim().is_empty();
@@ -263,14 +263,14 @@ fn operand(tokens: &[&str], start: usize, result: &mut String) -> usize {
     at
 }
 
-/// Whether a value may end in the token, so that a bracket behind it calls it or looks into it.
+/// Whether a value may end in the token, so that a following bracket calls or indexes it.
 fn is_value(token: &str) -> bool {
     token == ")"
         || token.starts_with(['\'', '"'])
         || (is_word(token) && !WORDS.contains(&token) && token != "is")
 }
 
-/// Whether a colon stands in a bracket, and in none inside it.
+/// Whether the tokens have a colon outside all brackets among them.
 fn has_colon(tokens: &[&str]) -> bool {
     let mut depth = 0usize;
     tokens.iter().any(|token| {
@@ -303,7 +303,7 @@ fn ends(token: &str, last: &str) -> bool {
     }
 }
 
-/// The place of the bracket that closes the one at `open`, or the end.
+/// The index of the bracket that closes the one at `open`, or of the end.
 fn closing(tokens: &[&str], open: usize) -> usize {
     let mut depth = 0usize;
     for (at, token) in tokens.iter().enumerate().skip(open) {

@@ -1,4 +1,4 @@
-//! Rows of JSON and Parquet files through a job's column mapping.
+//! Reads rows of JSON and Parquet files through a job's column mapping.
 
 use crate::error::DataError;
 use crate::json::Json;
@@ -11,31 +11,39 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Bytes of files that one data set may have, and of rows that may come out of them: they are kept
-/// in memory (`LIM-1`).
+/// Most bytes of one data set's files, and of the rows read from them, which are kept in memory
+/// (`LIM-1`).
 pub const FILES_MAX_BYTES: u64 = 32 << 30;
 
-/// One row, through the data set's column mapping.
+/// One row, read through the data set's column mapping.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
-    /// The prompt column's text; of a list of messages, the last one's.
+    /// The prompt column's text; for a list of messages, the last message's.
     pub prompt: Option<String>,
-    /// The prompt column where it is a list of messages; else empty.
+    /// The prompt column, if it is a list of messages; otherwise empty.
     pub messages: Vec<Message>,
+    /// What to learn behind the prompt: the completion column, or the last message of a
+    /// conversation.
     pub completion: Option<Spoken>,
+    /// The preferred completion of a pair.
     pub chosen: Option<Spoken>,
+    /// The other completion of a pair.
     pub rejected: Option<Spoken>,
-    /// 0 to 1.
+    /// How good the completion is, from 0 to 1.
     pub label: Option<f32>,
+    /// How much better `chosen` is than `rejected`.
     pub margin: Option<f32>,
+    /// The text of a pretraining row.
     pub text: Option<String>,
+    /// The right answer, which rewards compare the completion with.
     pub reference: Option<String>,
+    /// The kind of task, by which rewards are chosen.
     pub domain: Option<String>,
-    /// What a chat template is told of tools: a list of JSON schemas, or a text that is one.
+    /// The tools that a chat template gets: a list of JSON schemas, or a text that is one.
     pub tools: Option<Json>,
-    /// What else the row itself tells a chat template.
+    /// The row's own variables for a chat template.
     pub chat_template_kwargs: Option<Json>,
-    /// The other columns: a JSON object, or `None` where there are none.
+    /// The other columns as a JSON object; `None` if there are no others.
     pub meta: Option<String>,
 }
 
@@ -46,7 +54,7 @@ pub struct DataSet {
     rows: Vec<Row>,
     /// The index of each file's first row.
     files: Vec<(usize, PathBuf)>,
-    /// The line of each row in its file, or its row in a Parquet file, from 1.
+    /// Each row's line in its file, or its row in a Parquet file, from 1.
     lines: Vec<u64>,
     /// The columns that are not read, each with the reason.
     left_out: BTreeSet<String>,
@@ -54,7 +62,7 @@ pub struct DataSet {
 
 impl DataSet {
     /// Reads and checks every row. Errors name file, line and column. A column that no key of
-    /// `source` names may be of a type that is not read.
+    /// `source` names may have a type that is not read.
     pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
         let problem = |problem: String| DataError::Source {
             name: source.name.clone(),
@@ -130,7 +138,7 @@ impl DataSet {
         })
     }
 
-    /// An error of the row at `index`, from 0, which names its file and line.
+    /// Makes an error about the row at `index`, from 0, with its file and line.
     pub(crate) fn wrong(&self, index: usize, problem: impl std::fmt::Display) -> DataError {
         let file = self
             .files
@@ -147,11 +155,12 @@ impl DataSet {
         }
     }
 
+    /// The data set's name in the job file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Number of rows, at least 1.
+    /// The number of rows, at least 1.
     #[allow(
         clippy::len_without_is_empty,
         reason = "an empty data set is refused when it is opened"
@@ -160,23 +169,24 @@ impl DataSet {
         self.rows.len() as u64
     }
 
-    /// The columns that are in no row's `meta`, as their type is not read: "column NAME is of type
-    /// …", in order.
+    /// The columns that are in no row's `meta`, because their types are not read, in order: "column
+    /// NAME is of type …".
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         self.left_out.iter().map(String::as_str)
     }
 
+    /// All rows: file by file, and in each file's order.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// The row, `index` taken modulo the number of rows.
+    /// The row at `index` modulo the number of rows.
     pub fn row(&self, index: u64) -> &Row {
         &self.rows[(index % self.len()) as usize]
     }
 }
 
-/// The files of a data set: one, or all that a glob matches, sorted by name.
+/// Finds the files of a data set: one, or all that a glob matches, sorted by name.
 pub fn files(source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
     let problem = |problem: String| DataError::Source {
         name: source.name.clone(),
@@ -200,7 +210,7 @@ pub fn is_pattern(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '[']) && !path.exists()
 }
 
-/// The files that match a pattern now, in order.
+/// The files that match a pattern now, sorted by name.
 pub fn matches(pattern: &Path) -> io::Result<Vec<PathBuf>> {
     let text = pattern.to_string_lossy();
     let found = glob::glob(&text)

@@ -1,46 +1,96 @@
-//! What can be wrong with data, tokenizers, templates and files. Every text names the culprit and
+//! What can be wrong with data, tokenizers, templates and files. Every message names the cause and
 //! says what to do.
 
 use std::path::{Path, PathBuf};
 
+/// An error of a job's files or columns that the user can correct.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
+        /// The file.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
+        /// The file.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// A data set cannot be used as the job file describes it, or one of its rows cannot.
     #[error("data.{name}: {problem}")]
-    Source { name: String, problem: String },
-    /// `line` counts from 1; for Parquet it is the row.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        path: PathBuf,
-        line: u64,
+    Source {
+        /// The data set's name in the job file.
+        name: String,
+        /// The problem, with the row's place if it is about a row.
         problem: String,
     },
-    /// A column of a Parquet file whose type does not fit, whatever the row.
+    /// A row cannot be read.
+    #[error("{}:{line}: {problem}", path.display())]
+    Row {
+        /// The file that has the row.
+        path: PathBuf,
+        /// The line of the row from 1; for Parquet the number of the row.
+        line: u64,
+        /// The problem.
+        problem: String,
+    },
+    /// A column of a Parquet file has a type that cannot be used, whatever the row.
     #[error("{}: {problem}", path.display())]
-    Column { path: PathBuf, problem: String },
+    Column {
+        /// The file.
+        path: PathBuf,
+        /// The problem, with the column's name and type.
+        problem: String,
+    },
+    /// A file is of another kind than it should be, as its first bytes show.
     #[error("{}: it is {what}", path.display())]
-    Instead { path: PathBuf, what: &'static str },
+    Instead {
+        /// The file.
+        path: PathBuf,
+        /// The kind of file that it is, and what to do.
+        what: &'static str,
+    },
+    /// A Parquet file is damaged or cannot be decoded.
     #[error("{}: not a Parquet file that can be read: {problem}", path.display())]
-    Parquet { path: PathBuf, problem: String },
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's error.
+        problem: String,
+    },
+    /// A tokenizer, or a file beside it, cannot be used.
     #[error("tokenizer {}: {problem}", path.display())]
-    Tokenizer { path: PathBuf, problem: String },
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        problem: String,
+    },
+    /// A template does not compile, or fails for a row.
     #[error("template {name}: {problem}")]
-    Template { name: String, problem: String },
+    Template {
+        /// The template's name or file.
+        name: String,
+        /// The problem, with the line of the template if it is known.
+        problem: String,
+    },
+    /// The tokenizer has ids that the model's embedding has no rows for.
     #[error("tokenizer {} has ids up to {id_max}, the model's embedding has {vocab_size} rows: \
              {fix}", path.display())]
     Vocabulary {
+        /// The tokenizer's file.
         path: PathBuf,
+        /// The tokenizer's largest id.
         id_max: u32,
+        /// Rows of the embedding.
         vocab_size: u32,
+        /// What to do.
         fix: String,
     },
 }

@@ -1,4 +1,4 @@
-//! minijinja as transformers sets jinja2 up: the same text of the same template.
+//! Sets minijinja up as transformers sets jinja2 up, so that the same template gives the same text.
 
 use crate::concat;
 use crate::python;
@@ -6,14 +6,15 @@ use chrono::{NaiveDate, NaiveDateTime};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters};
 
-/// Instructions of one rendering: a hundred times what a long conversation takes (`LIM-1`).
+/// Most instructions of one rendering: a hundred times as many as a long conversation takes
+/// (`LIM-1`).
 const FUEL: u64 = 50_000_000;
 
-/// What a template of a job file finds, chat template or not. `date` is what `strftime_now` tells;
-/// without one there is no such function.
+/// The environment of every template of a job file, chat template or not. `strftime_now` gives
+/// `date`; without a date the function does not exist.
 pub fn environment(date: Option<NaiveDate>) -> Environment<'static> {
     let mut environment = Environment::new();
-    // A template comes with a model, and may loop for ever.
+    // A template comes with a model, and may loop without end.
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function(
@@ -36,7 +37,7 @@ pub fn environment(date: Option<NaiveDate>) -> Environment<'static> {
 }
 
 /// The environment of chat templates: that of [`environment`] with jinja2's tests and Python's ways
-/// of showing values, and lenient about what is undefined.
+/// of showing values. Undefined values are allowed.
 pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     let mut environment = environment(date);
     environment.set_trim_blocks(true);
@@ -61,7 +62,7 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
         }
     });
     add_filters_of_items(&mut environment);
-    // What is undefined is empty in jinja2; minijinja refuses it here.
+    // An undefined value is empty in jinja2; minijinja refuses it here.
     for name in ["length", "count"] {
         environment.add_filter(name, |value: Value| {
             if value.is_undefined() {
@@ -86,7 +87,7 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
         }
     });
     environment.add_filter("string", |value: Value| python::text(&value));
-    // None has no iterator in Python, what is undefined has an empty one.
+    // In Python None has no iterator, and an undefined value has an empty one.
     environment.add_test("iterable", |value: Value| {
         !value.is_none()
             && (value.is_undefined()
@@ -105,7 +106,8 @@ pub fn chat_environment(date: Option<NaiveDate>) -> Environment<'static> {
     environment
 }
 
-/// A value that is gone through; None has no items in Python, and is empty in minijinja.
+/// Passes on a value that is iterated. Refuses None, which cannot be iterated in Python and is
+/// empty in minijinja.
 fn with_items(value: Value) -> Result<Value, Error> {
     if value.is_none() {
         Err(Error::new(
@@ -117,8 +119,8 @@ fn with_items(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// minijinja's filters that take None for empty, with what jinja2 says of None. (Its `map`,
-/// `select`, `reject` and their kin take None for empty.)
+/// Wraps minijinja's filters that take None as empty, so that None gives jinja2's error. (Its
+/// `map`, `select`, `reject` and similar filters take None as empty there too.)
 fn add_filters_of_items(environment: &mut Environment<'static>) {
     macro_rules! add {
         ($($name:ident),*) => {
@@ -139,7 +141,7 @@ fn add_filters_of_items(environment: &mut Environment<'static>) {
     );
 }
 
-/// The items as Python shows them, one after the other; `attribute` is looked up in each.
+/// Joins the items as Python shows them; `attribute` is looked up in each.
 fn join(value: Value, between: Option<String>, options: Kwargs) -> Result<String, Error> {
     let between = options
         .get::<Option<String>>("d")?
@@ -157,14 +159,14 @@ fn join(value: Value, between: Option<String>, options: Kwargs) -> Result<String
     Ok(items.collect::<Result<Vec<_>, _>>()?.join(&between))
 }
 
-/// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (The last one is left
-/// out there and in minijinja.)
+/// A template's text as jinja2's lexer takes it: every end of a line is `\n`. (Both jinja2 and
+/// minijinja leave out the last one.)
 pub fn normalised(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// `{% generation %}` marks what an assistant said, for loss masks; jinja knows it only through an
-/// extension of `transformers`.
+/// Removes `{% generation %}`, which marks an assistant's text for loss masks. It exists only in an
+/// extension of jinja2 by `transformers`.
 pub fn without_generation_marks(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -187,7 +189,7 @@ pub fn without_generation_marks(text: &str) -> String {
     result
 }
 
-/// What Python's `strftime` writes of a time without a zone, in the C locale.
+/// Writes a time without a zone as Python's `strftime` does in the C locale.
 fn strftime(at: NaiveDateTime, format: &str) -> Result<String, Error> {
     use std::fmt::Write;
     let mut text = String::new();
@@ -224,7 +226,7 @@ fn wrong_format(format: &str) -> Error {
     )
 }
 
-/// What went wrong and in which line, without minijinja's own name for the template.
+/// The error and its line, without minijinja's own name for the template.
 pub fn describe(error: &Error) -> String {
     if error.kind() == ErrorKind::UnknownFunction
         && error

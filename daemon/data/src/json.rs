@@ -1,36 +1,44 @@
-//! JSON whose numbers stay as they are written: no integer is too long, `1.10` keeps its zero.
+//! JSON whose numbers stay as they are written: integers may have any length, and `1.10` keeps its
+//! zero.
 
 use serde::de::IgnoredAny;
 use std::fmt;
 
-/// Lists and objects in each other; a deeper value is refused (`LIM-1`).
+/// Most lists and objects inside each other; a deeper value is refused (`LIM-1`).
 pub const DEPTH_MAX: usize = 128;
 
+/// A value of JSON, or of a Parquet cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Json {
+    /// JSON's null, or an empty cell.
     Null,
+    /// True or false.
     Bool(bool),
-    /// The digits, sign and exponent as the file writes them: no number is converted.
+    /// A number's digits, sign and exponent as the file has them, unconverted.
     Number(String),
+    /// A string.
     Text(String),
-    /// Bytes that are no text; written as base64.
+    /// Bytes that are not UTF-8; written as base64.
     Bytes(Vec<u8>),
+    /// A list.
     List(Vec<Json>),
-    /// Keys are unique, in the order in which they came first.
+    /// An object. Keys are unique, in the order of their first occurrence.
     Object(Vec<(String, Json)>),
 }
 
-/// What is wrong with a text, and the byte at which it was noticed.
+/// A problem with a text, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonError {
+    /// The problem, without its place.
     pub problem: String,
+    /// The byte at which it was noticed, from 0.
     pub at: usize,
-    /// The text ends where more of the value is needed.
+    /// Whether the text ends in the middle of the value, so that more text could complete it.
     pub is_cut: bool,
 }
 
 impl Json {
-    /// Parses the one value that `text` is; white space may stand around it.
+    /// Parses a text that is one value, with white space around it or not.
     pub fn parse(text: &str) -> Result<Json, JsonError> {
         let (value, end) = Json::parse_first(text)?;
         let rest = text.get(end..).unwrap_or_default();
@@ -44,7 +52,7 @@ impl Json {
         }
     }
 
-    /// Parses the value that `text` begins with, and says at which byte it ends.
+    /// Parses the value that `text` begins with. Returns also the byte at which it ends.
     pub fn parse_first(text: &str) -> Result<(Json, usize), JsonError> {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
         match values.next() {
@@ -58,12 +66,13 @@ impl Json {
                 });
             }
         }
-        // From here on the syntax is known to be right.
+        // The syntax is valid from here on.
         let mut reader = Reader { text, at: 0 };
         let value = reader.value(0)?;
         Ok((value, reader.at))
     }
 
+    /// The string; `None` if the value is something else.
     pub fn as_text(&self) -> Option<&str> {
         if let Json::Text(text) = self {
             Some(text)
@@ -72,6 +81,7 @@ impl Json {
         }
     }
 
+    /// The list's items; `None` if the value is something else.
     pub fn as_list(&self) -> Option<&[Json]> {
         if let Json::List(items) = self {
             Some(items)
@@ -80,6 +90,7 @@ impl Json {
         }
     }
 
+    /// The object's keys and values; `None` if the value is something else.
     pub fn as_object(&self) -> Option<&[(String, Json)]> {
         if let Json::Object(pairs) = self {
             Some(pairs)
@@ -88,7 +99,7 @@ impl Json {
         }
     }
 
-    /// The value of an object's key.
+    /// The value of an object's key; `None` without such a key, or if this is not an object.
     pub fn get(&self, key: &str) -> Option<&Json> {
         self.as_object()?
             .iter()
@@ -96,7 +107,7 @@ impl Json {
             .map(|(_, value)| value)
     }
 
-    /// What a message calls it.
+    /// The kind of the value, as messages name it.
     pub fn kind(&self) -> &'static str {
         match self {
             Json::Null => "null",
@@ -109,7 +120,7 @@ impl Json {
         }
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Bytes that the value takes in memory, approximately.
     pub fn size(&self) -> u64 {
         let own = size_of::<Json>() as u64;
         own + match self {
@@ -125,11 +136,11 @@ impl Json {
     }
 }
 
-/// White space of JSON.
+/// JSON's white space.
 const BLANKS: [char; 4] = [' ', '\n', '\r', '\t'];
 
-/// serde_json's error with its place as a byte, and with words that Python writes and JSON does not
-/// have named.
+/// Converts serde_json's error: its place becomes a byte, and words that Python writes but JSON
+/// does not have are named.
 fn wrong(text: &str, error: &serde_json::Error) -> JsonError {
     let before: usize = text
         .split_inclusive('\n')
@@ -171,10 +182,10 @@ fn wrong(text: &str, error: &serde_json::Error) -> JsonError {
     }
 }
 
-/// Bytes of `\uXXXX`.
+/// Length in bytes of `\uXXXX`.
 const ESCAPE_BYTES: usize = 6;
 
-/// The escape of a surrogate that stands at a place, or ends less than another escape before it.
+/// The escape of half a surrogate pair at a place, or up to the length of another escape before it.
 fn half_character(text: &str, at: usize) -> Option<&str> {
     let from = floor(text, at.saturating_sub(2 * ESCAPE_BYTES));
     let near = text.get(from..floor(text, (at + ESCAPE_BYTES).min(text.len())))?;
@@ -206,7 +217,7 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     fn next(&mut self) -> Option<u8> {
         while self
             .byte()
@@ -325,15 +336,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The pairs of an object: a key that comes again replaces its value, as in Python.
+/// The pairs of an object: a repeated key replaces its value, as in Python.
 #[derive(Default)]
 struct Pairs {
     pairs: Vec<(String, Json)>,
-    /// Made when there are so many keys that looking through them would be slow.
+    /// The index of each key, made when there are more than [`FEW_KEYS`].
     places: Option<std::collections::HashMap<String, usize>>,
 }
 
-/// Keys that are looked through.
+/// Most keys that are searched one by one.
 const FEW_KEYS: usize = 32;
 
 impl Pairs {
@@ -363,7 +374,8 @@ impl Pairs {
     }
 }
 
-/// Compact JSON. A number that JSON does not have (a column of floats may hold NaN) is null.
+/// Writes compact JSON. A number that JSON does not have (a column of floats may have NaN) becomes
+/// null.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -396,12 +408,12 @@ impl fmt::Display for Json {
     }
 }
 
-/// NaN and the infinities, which only a column of floats can hold.
+/// Whether a number is NaN or infinite, which only a column of floats can have.
 pub fn is_no_number(number: &str) -> bool {
     matches!(number, "nan" | "inf" | "-inf")
 }
 
-/// A string of JSON.
+/// The text as a JSON string, quoted and escaped.
 pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

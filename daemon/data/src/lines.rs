@@ -1,5 +1,5 @@
-//! Rows of JSON files: one object a line, one list of objects, or objects one after the other over
-//! several lines; as they are, or as .gz or .zst.
+//! Reads rows of JSON files: one object a line, one list of objects, or objects one after the other
+//! over several lines; plain, or compressed as .gz or .zst.
 
 use crate::error::DataError;
 use crate::json::{Json, JsonError};
@@ -9,24 +9,27 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-/// Bytes of one line (`LIM-1`).
+/// Most bytes of one line (`LIM-1`).
 pub const LINE_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of a file that is no JSON lines: all of it is in memory at once (`LIM-1`).
+/// Most bytes of a file that is not JSON lines, which is in memory as a whole (`LIM-1`).
 pub const DOCUMENT_BYTES_MAX: u64 = 2 << 30;
 const HEAD: u64 = naming::HEAD_BYTES as u64;
 
 const CUT: &str = "not JSON: the list is not closed: the file is cut off";
 
-/// How a file is compressed, by its ending.
+/// How a file is compressed, by its extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
+    /// Not compressed.
     None,
+    /// gzip, `.gz`.
     Gzip,
+    /// Zstandard, `.zst`.
     Zstd,
 }
 
-/// The members of a gzip file, one after the other. Zeros behind a member are passed over, as gzip
-/// and Python do: an archive or a tape pads with them. `None` after the end.
+/// Reads the members of a gzip file, one after the other. Zeros behind a member are skipped, as in
+/// gzip and Python: archives and tapes pad with them. `None` after the end.
 struct Gzip<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Gzip<R> {
@@ -59,7 +62,7 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// Hands every object to `take` with its line, from 1. No more than `bytes_max` bytes come out of a
+/// Calls `take` with every object and its line, from 1. At most `bytes_max` bytes are read from a
 /// compressed file.
 pub fn read(
     path: &Path,
@@ -80,7 +83,7 @@ pub fn read(
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
     };
     let mut reader = BufReader::new(plain.take(bytes_max.saturating_add(1)));
-    // A first look does not consume: the head is put before the rest again.
+    // The first look does not consume: the head is read again before the rest.
     let mut head = Vec::new();
     reader
         .by_ref()
@@ -115,7 +118,7 @@ pub fn read(
         }
         (number, bytes) = (number + 1, bytes + read);
         if read > LINE_BYTES_MAX && !any && line.trim_ascii_start().starts_with(b"[") {
-            // One line that is a whole list.
+            // The line is a whole list.
         } else if read > LINE_BYTES_MAX {
             return Err(at(
                 number,
@@ -150,7 +153,7 @@ pub fn read(
                 ));
             }
             _ => {
-                // A list, or an object over several lines.
+                // The text is a list, or an object over several lines.
                 let mut all = if is_document { line } else { text.into_bytes() };
                 let left = DOCUMENT_BYTES_MAX
                     .min(bytes_max)
@@ -182,8 +185,8 @@ fn too_large(path: &Path, bytes_max: u64) -> DataError {
     }
 }
 
-/// A list of objects, or objects one after the other. `first` is the number of the text's first
-/// line.
+/// Reads a list of objects, or objects one after the other. `first` is the number of the text's
+/// first line.
 fn document(
     path: &Path,
     bytes: &[u8],
@@ -287,7 +290,7 @@ impl Place<'_> {
         self.at += bytes;
     }
 
-    /// The next character that is no white space.
+    /// The next character that is not white space.
     fn next(&mut self) -> Option<char> {
         let rest = self.text.get(self.at..).unwrap_or_default();
         let blank = rest.len() - rest.trim_start_matches([' ', '\n', '\r', '\t']).len();

@@ -2,20 +2,22 @@
 
 use crate::json::Json;
 
-/// A message as it is in the file: `role`, `content`, and what else a chat template may read
+/// A message as the file has it: `role`, `content`, and other keys that a chat template may read
 /// (`tool_calls`, `reasoning_content`, `name`, …).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message(Vec<(String, Json)>);
 
-/// What a column holds that may be a text or a part of a conversation.
+/// The value of a column that may be a text or a part of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spoken {
+    /// A text.
     Text(String),
-    /// At least one.
+    /// Messages, at least one.
     Messages(Vec<Message>),
 }
 
 impl Message {
+    /// Makes a message of text without other keys.
     pub fn new(role: &str, content: &str) -> Message {
         Message(vec![
             ("role".into(), Json::Text(role.into())),
@@ -23,7 +25,7 @@ impl Message {
         ])
     }
 
-    /// Reads a list of messages. An error says which one is none, and why.
+    /// Reads a list of messages. An error says which item is not a message, and why.
     pub fn list(items: &[Json]) -> Result<Vec<Message>, String> {
         items
             .iter()
@@ -79,10 +81,12 @@ impl Message {
         Ok(Message(pairs.clone()))
     }
 
+    /// Who speaks: `user`, `assistant`, …
     pub fn role(&self) -> &str {
         self.get("role").and_then(Json::as_text).unwrap_or_default()
     }
 
+    /// The value of a key; `None` if the message does not have it.
     pub fn get(&self, key: &str) -> Option<&Json> {
         self.0
             .iter()
@@ -90,7 +94,7 @@ impl Message {
             .map(|(_, value)| value)
     }
 
-    /// What is said, as one text; empty where there are tool calls alone.
+    /// The content as one text; empty if the message has only tool calls.
     pub fn text(&self) -> String {
         match self.get("content") {
             Some(Json::Text(text)) => text.clone(),
@@ -102,7 +106,7 @@ impl Message {
         }
     }
 
-    /// A key that is neither `role` nor `content` and has a value: what a text alone would lose.
+    /// A key besides `role` and `content` that has a value, which the text alone would lose.
     pub fn other_key(&self) -> Option<&str> {
         let other = |(key, value): &&(String, Json)| {
             key != "role" && key != "content" && *value != Json::Null
@@ -110,12 +114,13 @@ impl Message {
         self.0.iter().find(other).map(|(key, _)| key.as_str())
     }
 
+    /// The message as an object, with its keys in the file's order.
     pub fn to_json(&self) -> Json {
         Json::Object(self.0.clone())
     }
 
-    /// The same message with `tag` behind the text that a completion continues; `None` where it has
-    /// no text.
+    /// Appends `tag` to the text that a completion continues. Returns also the text before; `None`
+    /// if the message has no text.
     pub(crate) fn tagged(&self, tag: &str) -> Option<(Message, String)> {
         let mut message = self.clone();
         let content = message
@@ -141,7 +146,7 @@ impl Message {
 }
 
 impl Spoken {
-    /// The text that was said; if it is several messages, that of the last one.
+    /// The text; for several messages, the last one's.
     pub fn text(&self) -> String {
         match self {
             Spoken::Text(text) => text.clone(),

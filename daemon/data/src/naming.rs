@@ -1,10 +1,11 @@
-//! What a file is that is not what it should be: told by its first bytes, so that an error can say
-//! what to do.
+//! Recognises files of a wrong kind by their first bytes, so that an error can say what they are
+//! and what to do.
 
-/// Bytes that [`instead`] looks at.
+/// Number of bytes that [`instead`] needs.
 pub const HEAD_BYTES: usize = 512;
 
-/// What a file that begins with `head` is, and what to do; `None` where the bytes may well be text.
+/// The kind of a file that begins with `head`, and what to do about it; `None` if the bytes may be
+/// text.
 pub fn instead(head: &[u8]) -> Option<&'static str> {
     let text = head.trim_ascii_start();
     let begins = |text: &[u8], with: &str| {
@@ -47,7 +48,7 @@ pub fn instead(head: &[u8]) -> Option<&'static str> {
     if head.get(257..262) == Some(b"ustar") {
         return Some("a tar archive: unpack it");
     }
-    // A protocol buffer whose first piece is the unknown token.
+    // This is a protocol buffer whose first piece is the unknown token.
     if head.first() == Some(&0x0a)
         && head.windows(5).take(64).any(|window| window == b"<unk>")
         && head.contains(&0x15)
@@ -67,6 +68,7 @@ pub fn instead(head: &[u8]) -> Option<&'static str> {
     None
 }
 
+/// The message about a SentencePiece model, which is not a tokenizer.json.
 pub const SENTENCEPIECE: &str = "a SentencePiece model: write a tokenizer.json with \
                                  AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of \
                                  transformers";

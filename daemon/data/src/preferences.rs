@@ -11,45 +11,49 @@ use crate::tokenizer::Tokenizer;
 use r1d_job::Tokenize;
 use r1d_proto::worker::{Labelled, Pair};
 
-/// Everything that such a stage learns from, tokenised once. Which rows a step takes is a function
-/// of (seed, stage, step) alone.
+/// All rows of such a stage, tokenised once. The rows of a step are a function of (seed, stage,
+/// step) alone.
 pub struct Preferences {
     order: Order,
-    /// Rows of one step.
+    /// Rows per step.
     batch_size: u64,
     truncated: u64,
     rows: Preferred,
 }
 
-/// Rows, of one kind.
+/// Rows, all of one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preferred {
+    /// Rows that each prefer one completion to another.
     Pairs(Vec<Pair>),
+    /// Texts that each have a label.
     Labelled(Vec<Labelled>),
 }
 
 /// How a stage reads its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
+    /// Rows per step.
     pub batch_size: u32,
-    /// Tokens of a whole text.
+    /// Most tokens of prompt and completion together; longer texts are cut.
     pub max_length: u32,
+    /// What the texts are read for.
     pub whole: Whole,
 }
 
 /// What a text is read for.
 #[derive(Clone, Copy, Debug)]
 pub enum Whole {
-    /// Prompt and completion are one text that ends in the end-of-sequence id, as a reward model
-    /// will read it when it is asked.
+    /// The text will be scored. Prompt and completion are one text that ends in the end-of-sequence
+    /// id, as a reward model will read it.
     Scored,
-    /// A completion is learned behind its prompt.
+    /// A policy will learn the completion behind its prompt.
     Learned(Tokenize),
 }
 
 impl Preferences {
-    /// Pairs of a prompt by template, or of what both texts share at the beginning, and two
-    /// completions with the end-of-sequence id behind each.
+    /// Reads pairs: a prompt by template, or the beginning that both texts share, and two
+    /// completions, each with the end-of-sequence id behind it.
     pub fn pairs(
         data: &[(&DataSet, &Template)],
         tokenizer: &Tokenizer,
@@ -67,7 +71,7 @@ impl Preferences {
         })
     }
 
-    /// Whole texts, prompt by template and completion, and their labels.
+    /// Reads whole texts (the prompt by template, and the completion) with their labels.
     pub fn labelled(
         data: &[(&DataSet, &Template)],
         tokenizer: &Tokenizer,
@@ -99,7 +103,7 @@ impl Preferences {
         })
     }
 
-    /// Rows, at least 1.
+    /// The number of rows, at least 1.
     #[allow(
         clippy::len_without_is_empty,
         reason = "an empty data set is refused when it is opened"
@@ -111,12 +115,12 @@ impl Preferences {
         }
     }
 
-    /// Rows with a text that was longer than `max_length` and was cut.
+    /// The number of rows with a text that was longer than `max_length` and was cut.
     pub fn truncated(&self) -> u64 {
         self.truncated
     }
 
-    /// The rows of a step, from 0. Epochs run into each other.
+    /// The rows of a step, from 0. Epochs follow each other without a gap.
     pub fn step(&self, step: u64) -> Preferred {
         let Order {
             seed,
@@ -133,6 +137,7 @@ impl Preferences {
         ))
     }
 
+    /// All rows in the order of the data sets.
     pub fn all(&self) -> Preferred {
         self.rows.clone()
     }
@@ -151,7 +156,7 @@ impl Preferences {
     }
 }
 
-/// Every row, and how many were cut; an error names its row.
+/// Reads every row. Returns also how many were cut; an error names its row.
 fn read<T>(
     data: &[(&DataSet, &Template)],
     of_row: impl Fn(&Row, &Template) -> Result<(bool, T), String>,
@@ -167,7 +172,7 @@ fn read<T>(
     Ok((truncated, made))
 }
 
-/// With whether it was cut.
+/// Reads a pair. The flag is true if one of its texts was cut.
 fn pair(
     row: &Row,
     template: &Template,
@@ -210,7 +215,8 @@ fn pair(
     };
     let of = |rendered: &Rendered| ids_of(rendered, special, tokenizer, reading);
     let [(chosen, own), (rejected, _)] = [of(&texts[0])?, of(&texts[1])?];
-    // Tokenised as one text, the two may differ from the prompt's own tokens where it ends.
+    // If a text is tokenised as a whole, its ids may differ from the prompt's own where the prompt
+    // ends.
     let prompt = [&chosen, &rejected].iter().fold(own.len(), |shared, ids| {
         shared.min(
             own.iter()
@@ -277,7 +283,8 @@ fn begins_with_answer(messages: &[Message]) -> bool {
         .is_some_and(|message| message.role() == "assistant")
 }
 
-/// Whole conversations: the messages that both begin with are the prompt, as TRL takes them.
+/// Reads a pair of whole conversations: the messages that both begin with are the prompt, as in
+/// TRL.
 fn conversations(
     row: &Row,
     chosen: &[Message],
@@ -335,7 +342,7 @@ fn labelled(
     Ok((cut, Labelled { ids, label }))
 }
 
-/// Prompt, completion, end-of-sequence id; and the prompt's own ids.
+/// The ids of prompt, completion and end of sequence; and the prompt's own ids.
 fn ids_of(
     rendered: &Rendered,
     special: bool,
@@ -356,8 +363,8 @@ fn ids_of(
     Ok((ids.map_err(said)?, own))
 }
 
-/// Bytes that two whole texts share, up to the last end of a line or turn (`Assistant:`) among
-/// them.
+/// The number of bytes that two whole texts share, up to the last end of a line or turn
+/// (`Assistant:`) among them.
 fn shared_prompt(chosen: &str, rejected: &str) -> usize {
     let shared = chosen
         .char_indices()

@@ -5,25 +5,27 @@ use crate::error::DataError;
 use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 
+/// A row's prompt, as text and as ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// Row of the data set.
+    /// Index of the row in the data set.
     pub row: u64,
-    /// As the model reads it.
+    /// The prompt as the template renders it, without special ids that the tokenizer adds.
     pub text: String,
+    /// The ids that a completion continues.
     pub ids: Vec<u32>,
 }
 
-/// How long a prompt may be, in tokens.
+/// Limits on a prompt's length, in tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lengths {
-    /// Rows with a longer one are left out.
+    /// Rows with a longer prompt are left out.
     pub max_prompt_length: Option<u32>,
-    /// A prompt that leaves none of these positions to a completion is refused.
+    /// Positions of the model. A prompt that leaves none of them to a completion is refused.
     pub positions: Option<u64>,
 }
 
-/// One prompt per row, in the data set's order, without the rows that are left out.
+/// One prompt per row, in the data set's order, except for rows that are left out.
 #[derive(Clone)]
 pub struct Prompts {
     prompts: Vec<Prompt>,
@@ -32,8 +34,8 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// An error names the first row that cannot be taken; of prompts that are too long also how
-    /// many there are.
+    /// Renders and tokenises every row. An error names the first row that fails; if prompts are too
+    /// long, it has their number too.
     pub fn build(
         data: &DataSet,
         template: &Template,
@@ -100,23 +102,24 @@ impl Prompts {
         })
     }
 
-    /// Number of prompts, at least 1.
+    /// The number of prompts, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> u64 {
         self.prompts.len() as u64
     }
 
-    /// Rows that have no prompt here, because theirs is longer than `max_prompt_length`.
+    /// The number of rows without a prompt here, because theirs is longer than `max_prompt_length`
+    /// or because of [`Self::keep`].
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// The prompt at a place, taken modulo their number.
+    /// The prompt at `place` modulo their number.
     pub fn at(&self, place: u64) -> &Prompt {
         &self.prompts[(place % self.len()) as usize]
     }
 
-    /// The prompt of a row of the data set; `None` of one that is left out.
+    /// The prompt of a row of the data set; `None` if the row is left out.
     pub fn of_row(&self, row: u64) -> Option<&Prompt> {
         let place = self
             .prompts
@@ -125,23 +128,24 @@ impl Prompts {
         self.prompts.get(place)
     }
 
-    /// Whether the texts lack the tokenizer's special ids, which the ids have.
+    /// Whether the ids have the tokenizer's special ids, which the texts lack.
     pub fn adds_special(&self) -> bool {
         self.adds_special
     }
 
+    /// All prompts in the data set's order.
     pub fn all(&self) -> &[Prompt] {
         &self.prompts
     }
 
-    /// Keeps the prompts of these rows alone; one at least must be among them.
+    /// Keeps only the prompts of these rows, which must include at least one.
     pub fn keep(&mut self, rows: &std::collections::BTreeSet<u64>) {
         let before = self.prompts.len();
         self.prompts.retain(|prompt| rows.contains(&prompt.row));
         self.left_out += (before - self.prompts.len()) as u64;
     }
 
-    /// Tokens of the longest prompt.
+    /// Number of tokens of the longest prompt.
     pub fn length_max(&self) -> u32 {
         self.prompts
             .iter()

@@ -1,5 +1,5 @@
-//! Values as Python writes them: what a template shows of a number, a list or an object is what it
-//! shows under jinja2.
+//! Writes values as Python does, so that a template shows numbers, lists and objects as under
+//! jinja2.
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectExt, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use crate::json::Json;
 
-/// `repr` of a float: the shortest digits that are this float, with an exponent below 1e-4 and from
-/// 1e16 on.
+/// `repr` of a float: the shortest digits that read back as this float, with an exponent below 1e-4
+/// and from 1e16 on.
 pub fn float_text(value: f64) -> String {
     shortest(value, |text| {
         text.parse::<f64>().is_ok_and(|again| again == value)
     })
 }
 
-/// The shortest digits that `is_same` takes for `value`, as Python writes a float.
+/// The shortest digits that `is_same` accepts for `value`, written as Python writes a float.
 pub fn shortest(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     if value.is_nan() {
         return "nan".into();
@@ -28,7 +28,7 @@ pub fn shortest(value: f64, is_same: impl Fn(&str) -> bool) -> String {
             "-inf".into()
         };
     }
-    // Seventeen digits tell every float from its neighbours.
+    // Seventeen digits distinguish every float from its neighbours.
     let digits = (0..17)
         .map(|places| format!("{value:.places$e}"))
         .find(|text| is_same(text));
@@ -63,7 +63,7 @@ pub fn shortest(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     format!("{sign}{written}")
 }
 
-/// A value of a row as a template sees it.
+/// Converts a row's value to the template's.
 pub fn value(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -81,11 +81,12 @@ pub fn value(json: &Json) -> Value {
     }
 }
 
-/// An object of a template.
+/// Makes an object for templates, with its keys in this order.
 pub fn object(pairs: Vec<(String, Value)>) -> Value {
     Value::from_object(Dict(pairs))
 }
 
+/// Makes a list for templates, which shows itself as Python's does.
 pub fn list(items: Vec<Value>) -> Value {
     Value::from_object(List(items))
 }
@@ -105,7 +106,7 @@ fn number_value(number: &str) -> Value {
         .map_or_else(|_| Value::from(number), Value::from)
 }
 
-/// A whole number of more than 128 bits: shown, and not computed with.
+/// A whole number of more than 128 bits, which can be shown but not computed with.
 #[derive(Debug)]
 struct Long(String);
 
@@ -140,7 +141,7 @@ impl Object for List {
     }
 }
 
-/// Pairs in their order; so few that they are looked through.
+/// The pairs of an object in their order. They are searched one by one, because objects are small.
 #[derive(Debug)]
 struct Dict(Vec<(String, Value)>);
 
@@ -247,7 +248,7 @@ fn repr_of_text(text: &str) -> String {
     shown
 }
 
-/// How `tojson` writes.
+/// How `tojson` writes: indentation, separators, order of keys, escapes.
 pub struct JsonStyle {
     indent: Option<usize>,
     item: String,
@@ -257,7 +258,7 @@ pub struct JsonStyle {
 }
 
 impl JsonStyle {
-    /// The arguments of transformers' `tojson`.
+    /// Reads the arguments of transformers' `tojson`.
     pub fn read(options: &Kwargs) -> Result<JsonStyle, Error> {
         let indent: Option<usize> = options.get("indent")?;
         let separators: Option<Value> = options
@@ -291,7 +292,7 @@ impl JsonStyle {
     }
 }
 
-/// JSON as Python's `json.dumps` writes it.
+/// Writes JSON as Python's `json.dumps` does.
 pub fn json_text(value: &Value, style: &JsonStyle) -> Result<String, Error> {
     let mut text = String::new();
     write_json(&mut text, value, style, 0)?;
@@ -394,7 +395,7 @@ fn write_text(text: &mut String, value: &str, style: &JsonStyle) {
 mod tests {
     use super::*;
 
-    /// What CPython 3 prints for each.
+    /// Compares with what CPython 3 prints.
     #[test]
     fn floats_are_written_as_python_writes_them() {
         let cases = [

@@ -1,10 +1,10 @@
-//! A question to a model that writes its answer: one user message of its chat template, or the text
-//! as it is where it has none.
+//! Questions to a model that writes its answer: one user message of its chat template, or the plain
+//! text if it has no chat template.
 //!
-//! What is asked quotes what a policy wrote, and that may hold the very tokens by which a chat
-//! template ends a message and begins the answer. They are made ordinary text first: `<|im_end|>`
-//! becomes `< |im_end|>`. Whoever reads it still sees what stood there, and no quotation speaks for
-//! the user or for the model.
+//! A question quotes a policy's text, which may contain the tokens by which a chat template ends a
+//! message and begins the answer. They are made ordinary text first: `<|im_end|>` becomes `<
+//! |im_end|>`. The judge model can still read the quotation, but no quotation can pose as the user
+//! or the model.
 
 use crate::dataset::Row;
 use crate::error::DataError;
@@ -13,25 +13,26 @@ use crate::tokenizer::Tokenizer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Rounds of breaking all tokens up, each of which may make another one appear; no tokenizer was
-/// seen to need a second.
+/// Most rounds of breaking up all tokens. Each round may create another token; no tokenizer was
+/// seen to need a second round.
 const ROUNDS_MAX: usize = 8;
-/// What a template is tried with: no tokenizer has a token of its own for it.
+/// The text that the template is tried with: no tokenizer has a control token for it.
 const TRIED: &str = "?";
 
+/// Turns questions into ids and ids into answers, for one judge model.
 pub struct Questions {
     tokenizer: Arc<Tokenizer>,
     template: Option<Template>,
-    /// Tokens that steer the model: special ones, and those that its chat template writes. The
-    /// longest first.
+    /// Tokens that control the model: special ones, and those that its chat template writes. The
+    /// longest come first.
     control: Vec<String>,
     control_ids: BTreeSet<u32>,
-    /// Those of an empty question, in their order.
+    /// The control ids of an empty question, in their order.
     frame: Vec<u32>,
 }
 
 impl Questions {
-    /// Errors name the template.
+    /// Prepares questions for a model by its tokenizer and chat template. Errors name the template.
     pub fn open(tokenizer: Arc<Tokenizer>, telling: &Telling<'_>) -> Result<Questions, DataError> {
         let template = Template::chat_of(&tokenizer, telling)?;
         let mut questions = Questions {
@@ -57,12 +58,13 @@ impl Questions {
         Ok(questions)
     }
 
+    /// The judge model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The ids that the answer continues. An error is this question's: the template does not take
-    /// it, or it cannot be told from the template's own words.
+    /// The ids that the answer continues. An error is about this question: the template refuses it,
+    /// or it cannot be told apart from the template's own words.
     pub fn ids(&self, question: &str) -> Result<Vec<u32>, DataError> {
         let ids = self.encoded(&self.as_text(question))?;
         if self.steering(&ids) != self.frame {
@@ -79,12 +81,12 @@ impl Questions {
         Ok(ids)
     }
 
-    /// The text of an answer: no special ids.
+    /// The text of an answer, without special ids.
     pub fn answer(&self, ids: &[u32]) -> Result<String, DataError> {
         self.tokenizer.decode(ids, true)
     }
 
-    /// The question, with every control token broken up behind its first character.
+    /// Breaks up every control token of the question behind its first character.
     fn as_text(&self, question: &str) -> String {
         let mut text = question.to_owned();
         for _ in 0..ROUNDS_MAX {

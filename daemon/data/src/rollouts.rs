@@ -34,13 +34,16 @@ use r1d_proto::verdict::{Outcome, Verdict};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A record and the text that people read.
+/// A scored rollout with its texts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RolloutRow {
+    /// The record itself.
     pub scored: ScoredRollout,
-    /// As the model read it.
+    /// The prompt as the model read it.
     pub prompt: String,
+    /// The completion's text.
     pub completion: String,
+    /// The right answer, if the row has one.
     pub reference: Option<String>,
 }
 
@@ -74,11 +77,11 @@ fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(
     write_atomically(path, |file| file.write_all(&bytes))
 }
 
-/// Values of a list column, and bytes of a text column, in one row group: far below the 2³¹ that an
-/// offset can count, and what stands in memory beside the rows.
+/// Most values of a list column, and bytes of a text column, in one row group. It is far below the
+/// 2³¹ that an offset can count, and limits the memory beside the rows.
 const ROW_GROUP_MAX_VALUES: usize = 1 << 28;
 
-/// Neighbouring rows whose longest column has at most `values_max` values together; a row alone may
+/// Splits the rows into runs whose longest column has at most `values_max` values; a single row may
 /// have more.
 fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[RolloutRow]> {
     let longest = |row: &RolloutRow| {
@@ -107,9 +110,10 @@ fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[
     })
 }
 
-/// Rows that are decoded at a time: their lists share the offsets of 32 bits, too.
+/// Rows that are decoded at a time, whose lists also share offsets of 32 bits.
 const READ_ROWS: usize = 16;
 
+/// Reads the rows of a step. A file that [`write`] did not make is an error.
 pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
     let broken = |problem: String| DataError::Parquet {
         path: path.into(),
@@ -315,7 +319,7 @@ fn verdicts<'a>(
     Ok(Arc::new(builder.finish()))
 }
 
-/// `None` only where a column is not of the type that [`verdict_fields`] gives it.
+/// Appends a verdict. `None` only if a column has another type than [`verdict_fields`] gives it.
 fn append(builder: &mut StructBuilder, verdict: &Verdict) -> Option<()> {
     let (outcome, score, parts, reason) = match &verdict.outcome {
         Outcome::Score { value, parts } => ("score", Some(*value), parts.as_slice(), None),
@@ -362,7 +366,7 @@ fn finish_text(finish: FinishReason) -> &'static str {
     }
 }
 
-/// Reads cells by column name; `None` where the file is not what [`write`] makes.
+/// Reads cells by column name; `None` if the file is not one that [`write`] makes.
 struct Columns {
     batch: StructArray,
 }
@@ -382,7 +386,7 @@ impl Columns {
             completion_ids: self.list::<UInt32Type>("completion_ids", index)?,
             behaviour_logprobs: self.list::<Float32Type>("behaviour_logprobs", index)?,
             experts: self.list::<UInt16Type>("experts", index)?,
-            // A file of an earlier release has no such column.
+            // Files of earlier releases do not have this column.
             kept_ids: match self.batch.column_by_name("kept_ids") {
                 Some(_) => SamplingMask::from_numbers(self.list::<UInt32Type>("kept_ids", index)?),
                 None => SamplingMask::default(),
@@ -440,7 +444,8 @@ impl Columns {
         })
     }
 
-    /// The outer `Option`: there is such a column; the inner one: the cell is not null.
+    /// Reads a number. The outer `Option` is `None` without such a column, the inner one if the
+    /// cell is null.
     fn number<T: ArrowPrimitiveType>(&self, name: &str, index: usize) -> Option<Option<T::Native>> {
         let column = self.batch.column_by_name(name)?.as_primitive_opt::<T>()?;
         Some(column.is_valid(index).then(|| column.value(index)))
@@ -502,7 +507,7 @@ mod tests {
         }
     }
 
-    /// An offset has 32 bits: a step of a mixture of experts has more of them than that counts.
+    /// An offset has 32 bits, fewer than the experts of a step of a mixture of experts need.
     #[test]
     fn a_long_column_is_cut_into_row_groups() {
         let rows: Vec<RolloutRow> = [5, 5, 20, 1, 9, 0]

@@ -1,13 +1,13 @@
-//! Which rows a step takes: a pure function, so that a resumed job takes the same ones.
+//! Chooses the rows of a step by a pure function, so that a resumed job takes the same ones.
 
 use r1d_proto::world::counter_permutation;
 
-/// Salt that keeps the order of rows apart from other uses of the job's seed.
+/// Salt that separates the order of rows from other uses of the job's seed.
 const ROWS: u64 = 0x726f_7773;
 
-/// Rows of step `step` (from 0): the next `rows_per_step` of an endless stream of epochs, each a
-/// fresh permutation of `0..len` (or the rows in order, without `shuffle`). Epochs run into each
-/// other: no row is left out, the last step of an epoch is not short.
+/// The rows of step `step` (from 0): the next `rows_per_step` of an endless stream of epochs, each
+/// a new permutation of `0..len` (or the rows in order, without `shuffle`). Epochs follow each
+/// other without a gap: no row is left out, and the last step of an epoch is as long as the others.
 pub fn rows_of_step(
     seed: u64,
     stage: u32,

@@ -1,11 +1,11 @@
-//! Files that appear whole or not at all (`CKP-1`), with errors that name them.
+//! Writes files that appear whole or not at all (`CKP-1`), with errors that name them.
 
 use crate::error::DataError;
 use r1d_proto::replace::{FILE_MODE, replace};
 use std::io::{Result, Write};
 use std::path::Path;
 
-/// See [`replace`].
+/// Writes a file through `fill`; see [`replace`].
 pub fn write_atomically(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,

@@ -10,14 +10,14 @@ use r1d_proto::worker::SupervisedSequence;
 use r1d_proto::world::counter_permutation;
 use std::sync::{Mutex, PoisonError};
 
-/// Salt that keeps the order of documents apart from other uses of the job's seed.
+/// Salt that separates the order of documents from other uses of the job's seed.
 const DOCUMENTS: u64 = 0x646f_6373;
 
-/// Everything that a supervised stage trains on, tokenised once. Which sequences a step takes is a
-/// function of (seed, stage, step) alone.
+/// All sequences of a supervised stage, tokenised once. The sequences of a step are a function of
+/// (seed, stage, step) alone.
 pub struct Supervision {
     order: Order,
-    /// Sequences of one step.
+    /// Sequences per step.
     batch_size: u64,
     truncated: u64,
     left_out: u64,
@@ -28,26 +28,31 @@ pub struct Supervision {
 /// A data set of an sft stage, and how its rows are read.
 #[derive(Clone, Copy)]
 pub struct Taught<'a> {
+    /// The rows.
     pub data: &'a DataSet,
+    /// The template that renders their prompts.
     pub template: &'a Template,
+    /// Whether prompt and completion are tokenised together or apart.
     pub tokenize: Tokenize,
-    /// Rows with a longer prompt are left out.
+    /// Rows with a longer prompt, in tokens, are left out. `None`: no limit.
     pub max_prompt_length: Option<u32>,
 }
 
 /// What a supervised stage's order depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
+    /// The job's seed.
     pub seed: u64,
     /// Index of the stage in the job.
     pub stage: u32,
+    /// Whether each epoch has an order of its own; otherwise rows keep the data set's order.
     pub shuffle: bool,
 }
 
 enum Source {
-    /// A row is a sequence.
+    /// Each row is a sequence.
     Rows(Vec<SupervisedSequence>),
-    /// Documents run into each other; a sequence is a stretch of the stream.
+    /// Documents follow each other in a stream; a sequence is a part of the stream.
     Packed {
         documents: Vec<Vec<u32>>,
         length: usize,
@@ -57,10 +62,10 @@ enum Source {
 }
 
 impl Supervision {
-    /// Text packed into sequences of `max_length` tokens, the end-of-sequence id after each
-    /// document. With `shuffle` the documents are in an order of its own in each epoch. What does
-    /// not fill a sequence at an epoch's end is left out of that epoch. The data sets are read one
-    /// after the other.
+    /// Packs text into sequences of `max_length` tokens, with the end-of-sequence id after each
+    /// document. With `shuffle` each epoch has its own order of the documents. Tokens at an epoch's
+    /// end that do not fill a sequence are left out of that epoch. The data sets are read one after
+    /// the other.
     pub fn pretrain(
         data: &[&DataSet],
         tokenizer: &Tokenizer,
@@ -107,9 +112,9 @@ impl Supervision {
         })
     }
 
-    /// Prompt by template, completion, end-of-sequence id; the loss is on the completion and the
-    /// end alone. A completion that is messages is written and ended by the chat template. Each
-    /// data set has a template of its own; their rows are appended.
+    /// Reads rows as prompt by template, completion, end-of-sequence id; the loss is on the
+    /// completion and the end only. If a completion is messages, the chat template writes and ends
+    /// it. Each data set has its own template; their rows are appended.
     pub fn sft(
         data: &[Taught<'_>],
         tokenizer: &Tokenizer,
@@ -185,7 +190,8 @@ impl Supervision {
         })
     }
 
-    /// Sequences of one epoch, at least 1: what [`r1d_job::Stage::steps`] takes as its rows.
+    /// The number of sequences of one epoch, at least 1: the rows that [`r1d_job::Stage::steps`]
+    /// counts with.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> u64 {
         match &self.source {
@@ -194,23 +200,23 @@ impl Supervision {
         }
     }
 
-    /// Rows that were longer than `max_length` and were cut.
+    /// The number of rows that were longer than `max_length` and were cut.
     pub fn truncated(&self) -> u64 {
         self.truncated
     }
 
-    /// Rows whose prompt is longer than `max_prompt_length`.
+    /// The number of rows whose prompt is longer than `max_prompt_length`.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// Rows in which the prompt's last tokens are other ones when the completion follows: the
+    /// The number of rows whose prompt has other last tokens when the completion follows: the
     /// completion begins where they differ.
     pub fn merged(&self) -> u64 {
         self.merged
     }
 
-    /// The sequences of a step, from 0. Epochs run into each other.
+    /// The sequences of a step, from 0. Epochs follow each other without a gap.
     pub fn step(&self, step: u64) -> Vec<SupervisedSequence> {
         let Order {
             seed,

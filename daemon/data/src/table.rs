@@ -31,12 +31,12 @@ use std::path::Path;
 /// Rows that are decoded at a time.
 const BATCH_ROWS: usize = 1024;
 
-/// Items of a list in a cell (`LIM-1`): nulls cost a file nothing, and memory much.
+/// Most items of a list in a cell (`LIM-1`): nulls take no space in a file, but much in memory.
 const ITEMS_MAX: usize = 1 << 24;
 
-/// Hands every row, a JSON object of its columns, to `take` with its number from 1. Tells which
-/// columns are left out, as their type is not read: "column NAME is …". One of these that `is_used`
-/// is an error, and so is any value that cannot be read.
+/// Calls `take` with every row, a JSON object of its columns, and its number from 1. Returns the
+/// columns that are left out, because their types are not read: "column NAME is …". Such a column
+/// is an error if it `is_used`, and so is any value that cannot be read.
 pub fn read(
     path: &Path,
     file: File,
@@ -101,7 +101,7 @@ pub fn read(
     Ok(left_out)
 }
 
-/// The type whose values [`cell`] does not read: this one, or the first such one inside it.
+/// The type whose values [`cell`] does not read: this one, or the first such type inside it.
 fn unread(whole: &DataType) -> Option<&DataType> {
     match whole {
         DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..) => Some(whole),
@@ -252,16 +252,16 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
                 .unwrap_or_default();
             cell(dictionary.values().as_ref(), key)
         }
-        // None that gets here: [`unread`] has refused them.
+        // These types do not get here: [`unread`] has refused them.
         other @ (DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..)) => {
             Err(format!("is of type {other}, which is not read"))
         }
     }
 }
 
-/// A narrow float as it was before it became narrow, as far as digits can tell: a whole number that
-/// is written out keeps every digit (2^31 is 2147483648.0), everything else has the fewest that are
-/// this float among its kind (0.1, 1e+30).
+/// Writes a narrow float as it was before it was narrowed, as far as digits show: a whole number
+/// that is written out keeps every digit (2^31 is 2147483648.0), and all others have the fewest
+/// digits that read back as this float in its own width (0.1, 1e+30).
 fn narrow(value: f64, is_same: impl Fn(&str) -> bool) -> String {
     let exact = float_text(value);
     if value.fract() == 0.0 && !exact.contains('e') {
@@ -319,13 +319,14 @@ fn map(entries: &StructArray) -> Result<Json, String> {
     Ok(Json::Object(pairs.collect::<Result<_, String>>()?))
 }
 
-/// As Python's `str` writes it; a day that the calendar does not have is an error.
+/// The text of a date or time as Python's `str` writes it; a day that the calendar does not have is
+/// an error.
 fn written(at: Option<impl Display>) -> Result<Json, String> {
     at.map(|at| Json::Text(at.to_string()))
         .ok_or_else(|| "is no date of the calendar".into())
 }
 
-/// Six digits where there is a part of a second, nine where there is one of a microsecond.
+/// The part of a second: six digits if it is not zero, nine if it has a part of a microsecond.
 fn fraction(nanoseconds: u32) -> String {
     match nanoseconds % 1_000_000_000 {
         0 => String::new(),
@@ -367,8 +368,8 @@ fn timestamp(
             array.as_primitive::<TimestampNanosecondType>().value(row),
         ),
     };
-    // What is stored is UTC wherever there is a zone. A fixed offset is applied; a named zone would
-    // need a table of its changes, so the moment stays in UTC.
+    // A column with a zone stores UTC. A fixed offset is applied; a named zone would need a table
+    // of its changes, so the time stays in UTC.
     let offset = match zone {
         None => None,
         Some("UTC" | "utc" | "Etc/UTC" | "Z" | "GMT") => Some((0, "+00:00".to_string())),
@@ -381,14 +382,14 @@ fn timestamp(
     let shifted = at.and_then(|at| at.checked_add_signed(chrono::TimeDelta::try_seconds(seconds)?));
     written(shifted.map(|at| {
         let mut text = at.format("%Y-%m-%d %H:%M:%S").to_string();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{}{zone}", fraction(at.nanosecond()));
         text
     }))
 }
 
-/// Days and the time of a day, as Python's `str` writes a `timedelta`: an hour less than nothing is
-/// `-1 day, 23:00:00`.
+/// Days and the time of a day, as Python's `str` writes a `timedelta`: minus one hour is `-1 day,
+/// 23:00:00`.
 fn duration(array: &dyn Array, row: usize, unit: TimeUnit) -> String {
     let (count, per_second) = match unit {
         TimeUnit::Second => (array.as_primitive::<DurationSecondType>().value(row), 1),
@@ -421,7 +422,7 @@ fn duration(array: &dyn Array, row: usize, unit: TimeUnit) -> String {
     )
 }
 
-/// `+05:30`
+/// Reads an offset such as `+05:30`, in seconds; `None` for a named zone.
 fn offset_seconds(zone: &str) -> Option<i64> {
     let (sign, rest) = match zone.split_at_checked(1)? {
         ("+", rest) => (1, rest),

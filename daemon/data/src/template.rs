@@ -1,4 +1,4 @@
-//! A row's prompt as the model reads it, and its completion where that is a message.
+//! Renders a row's prompt as the model reads it, and its completion if that is a message.
 
 use crate::concat;
 use crate::dataset::Row;
@@ -17,16 +17,15 @@ use std::path::Path;
 
 /// Table 1 of the DeepSeek-R1 paper, verbatim.
 pub const R1_ZERO: &str = include_str!("../templates/r1-zero.jinja");
-/// Bytes of a template file (`LIM-1`).
+/// Most bytes of a template file (`LIM-1`).
 pub const TEMPLATE_BYTES_MAX: u64 = 16 << 20;
 
 const NAME: &str = "prompt";
-/// The name of the template that transformers takes where there are tools, of a tokenizer with
-/// several.
+/// The name of the template that transformers uses for rows with tools, if a tokenizer has several.
 const TOOL_USE: &str = "tool_use";
-/// What transformers puts behind a message that is to be continued, to find the place again.
+/// The tag that transformers appends to a message that is to be continued, to find the place again.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
-/// Variables that are not a setting.
+/// Variables that may not be settings.
 const RESERVED: [&str; 6] = [
     "messages",
     "add_generation_prompt",
@@ -36,20 +35,20 @@ const RESERVED: [&str; 6] = [
     "return_dict",
 ];
 
-/// What a job tells a chat template, whatever the row.
+/// What a job gives a chat template, the same for all rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Telling<'a> {
-    /// The day that `strftime_now` tells, `YYYY-MM-DD`; without one a template that asks is
-    /// refused.
+    /// The date that `strftime_now` gives, `YYYY-MM-DD`. Without it, a template that asks for the
+    /// date is refused.
     pub date: Option<&'a str>,
-    /// Further variables: a JSON object, or nothing.
+    /// Further variables: a JSON object, or an empty text.
     pub chat_template_kwargs: &'a str,
     /// The column that the job names for a row's tools.
     pub tools: Option<&'a str>,
 }
 
 impl Telling<'_> {
-    /// The key of the data set that only a chat template reads.
+    /// The key of the job that would have no effect, because only a chat template reads it.
     fn unheard(&self) -> Result<Option<&'static str>, DataError> {
         let settings = settings(self.chat_template_kwargs)
             .map_err(|e| DataError::template("chat_template_kwargs", e))?;
@@ -61,44 +60,48 @@ impl Telling<'_> {
     }
 }
 
+/// A template that renders rows of a data set.
 pub struct Template {
     environment: Environment<'static>,
-    /// What errors call it.
+    /// The name in errors.
     name: String,
     kind: Kind,
 }
 
 enum Kind {
-    /// Sees the row.
+    /// It reads the row's columns.
     Prompt,
-    /// Sees messages; writes the tokenizer's special tokens itself.
+    /// It reads messages, and writes the tokenizer's special tokens itself.
     Chat(Chat),
 }
 
 struct Chat {
     named_tokens: Vec<(String, String)>,
     kwargs: Vec<(String, Json)>,
-    /// transformers refuses to continue a message of which the template reads no content.
+    /// Whether the template reads a message's content. If not, transformers refuses to continue a
+    /// message.
     reads_content: bool,
-    /// A file of the job's sees the row beside the messages.
+    /// Whether it reads the row beside the messages: true for a file of the job.
     sees_row: bool,
-    /// Rows with tools have a template of their own.
+    /// Whether rows with tools have a template of their own.
     has_tool_use: bool,
 }
 
-/// A prompt, and the text that begins with it and goes on with a completion.
+/// A prompt, and the prompt with its completion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
+    /// The prompt alone.
     pub prompt: String,
-    /// Prompt and completion. A chat template may write a prompt otherwise when something follows:
-    /// then it does not begin with `prompt`.
+    /// Prompt and completion. It may not begin with `prompt`, because a chat template may write a
+    /// prompt differently if something follows.
     pub whole: String,
-    /// The template has written what ends the completion.
+    /// Whether the template has already written the end of the completion.
     pub is_ended: bool,
 }
 
 impl Template {
-    /// `tokenizer`'s directory is where `chat` finds the chat template.
+    /// Reads and compiles a template. For `chat` it is the chat template in `tokenizer`'s
+    /// directory.
     pub fn open(
         source: &TemplateSource,
         tokenizer: &Tokenizer,
@@ -166,7 +169,7 @@ impl Template {
         )
     }
 
-    /// The tokenizer's chat template; `None` where it has none.
+    /// The tokenizer's chat template; `None` if it has none.
     pub fn chat_of(
         tokenizer: &Tokenizer,
         telling: &Telling<'_>,
@@ -177,8 +180,8 @@ impl Template {
         Template::chat(name, &texts, tokenizer, telling, false).map(Some)
     }
 
-    /// As `transformers` renders chat templates: jinja2 with `trim_blocks` and `lstrip_blocks`,
-    /// lenient about what is undefined.
+    /// Compiles a chat template as `transformers` does: jinja2 with `trim_blocks` and
+    /// `lstrip_blocks`, with undefined values allowed.
     fn chat(
         name: String,
         texts: &Texts,
@@ -240,8 +243,8 @@ impl Template {
         DataError::template(&self.name, problem)
     }
 
-    /// The prompt's text. An error names what the template or the row lacks. Where the last message
-    /// is the assistant's, it is left open for a completion to go on with.
+    /// Renders the prompt. An error names what the template or the row lacks. If the last message
+    /// is an assistant's, it is left open for a completion to continue.
     pub fn render(&self, row: &Row) -> Result<String, DataError> {
         let chat = match &self.kind {
             Kind::Prompt => return self.render_prompt(row),
@@ -256,7 +259,7 @@ impl Template {
         }
     }
 
-    /// Prompt and completion, as TRL has a stage learn them.
+    /// Renders prompt and completion, as TRL's stages learn them.
     pub fn render_with(&self, row: &Row, completion: &Spoken) -> Result<Rendered, DataError> {
         let text = match (completion, &self.kind) {
             (Spoken::Text(text), _) => text.clone(),
@@ -280,7 +283,7 @@ impl Template {
         })
     }
 
-    /// The text of the one message that a template without messages can take.
+    /// The text of the single message that a template without messages can take.
     fn alone(&self, messages: &[Message]) -> Result<String, DataError> {
         let [message] = messages else {
             return Err(self.wrong("the completion is several messages: use template = \"chat\""));
@@ -308,8 +311,8 @@ impl Template {
                 "the prompt's message has `{key}`, which only template = \"chat\" can write"
             )));
         }
-        // Beside a text these may be any columns; beside messages they are what a chat template is
-        // told.
+        // If the prompt is a text, these may be any columns; if it is messages, they are meant for
+        // a chat template.
         let told = [
             ("tools", &row.tools),
             ("chat_template_kwargs", &row.chat_template_kwargs),
@@ -332,7 +335,7 @@ impl Template {
         self.run(NAME, context! { prompt, ..self.row_context(row)? })
     }
 
-    /// What a template file sees of the row.
+    /// The variables that a template file gets from the row.
     fn row_context(&self, row: &Row) -> Result<Value, DataError> {
         let meta = match row.meta.as_deref() {
             None => Json::Object(Vec::new()),
@@ -410,8 +413,8 @@ impl Template {
         self.run(name, python::object(variables))
     }
 
-    /// As transformers with `continue_final_message`: nothing stands behind the last message's
-    /// text.
+    /// Renders as transformers does with `continue_final_message`: the text ends with the last
+    /// message's text.
     fn render_continued(
         &self,
         chat: &Chat,
@@ -439,7 +442,7 @@ impl Template {
         let place =
             place.ok_or_else(|| cannot("the template leaves its text out, or parts of it"))?;
         let (open, behind) = rendered.split_at_checked(place).unwrap_or_default();
-        // A template that trims its messages trims this one's end too.
+        // If the template trims its messages, the end of this one is trimmed too.
         Ok(if behind.starts_with(CONTINUE_TAG) {
             open.into()
         } else {
@@ -447,7 +450,8 @@ impl Template {
         })
     }
 
-    /// The tools of a prompt that is sampled from: an empty list is none, as in TRL's GRPO.
+    /// The tools of a prompt that is sampled from. An empty list counts as no tools, as in TRL's
+    /// GRPO.
     fn offered_tools(&self, row: &Row) -> Result<Value, DataError> {
         let tools = self.tools(row)?;
         Ok(if tools.len() == Some(0) {
@@ -457,8 +461,8 @@ impl Template {
         })
     }
 
-    /// None, or a list of JSON schemas. An empty one stays one, as in TRL's SFT, DPO and reward
-    /// models: a template may ask `tools is not none`.
+    /// The row's tools: none, or a list of JSON schemas. An empty list stays empty, as in TRL's
+    /// SFT, DPO and reward models, because a template may test `tools is not none`.
     fn tools(&self, row: &Row) -> Result<Value, DataError> {
         let wrong = |found: &str| {
             self.wrong(format!(
@@ -498,12 +502,12 @@ impl Template {
         matches!(self.kind, Kind::Prompt)
     }
 
-    /// Whether it takes messages, with all their keys.
+    /// Whether the template takes messages, with all their keys.
     pub fn is_chat(&self) -> bool {
         matches!(self.kind, Kind::Chat(_))
     }
 
-    /// Renders and tokenises: the ids that a completion continues.
+    /// Renders and tokenises the prompt: the text, and the ids that a completion continues.
     pub fn prompt_ids(
         &self,
         row: &Row,
@@ -518,7 +522,7 @@ impl Template {
     }
 }
 
-/// The job's settings of a chat template: a JSON object, or nothing.
+/// Reads the job's settings of a chat template: a JSON object, or an empty text.
 fn settings(text: &str) -> Result<Vec<(String, Json)>, String> {
     match text.trim() {
         "" => Ok(Vec::new()),
@@ -528,7 +532,7 @@ fn settings(text: &str) -> Result<Vec<(String, Json)>, String> {
     }
 }
 
-/// Settings of a chat template.
+/// Checks settings of a chat template.
 fn kwargs(value: &Json) -> Result<Vec<(String, Json)>, String> {
     let Json::Object(pairs) = value else {
         return Err(format!(
@@ -547,7 +551,7 @@ fn kwargs(value: &Json) -> Result<Vec<(String, Json)>, String> {
     }
 }
 
-/// A template's text. A file that is something else is named.
+/// Reads a template's text. If the file is of another kind, the error names that kind.
 fn read(path: &Path) -> Result<String, DataError> {
     let bytes = user_file::read(path, TEMPLATE_BYTES_MAX).map_err(|e| DataError::read(path, e))?;
     if let Some(what) = naming::instead(
@@ -571,8 +575,8 @@ struct Texts {
     tool_use: Option<String>,
 }
 
-/// `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a list of
-/// named ones: "default", and "tool_use" where a row has tools).
+/// Reads `chat_template.jinja`, or else `chat_template` of tokenizer_config.json (a string, or a
+/// list of named ones: "default", and "tool_use" for rows with tools).
 fn chat_template(directory: &Path) -> Result<Option<(String, Texts)>, DataError> {
     let of_files = |path: &Path| match read(path) {
         Ok(text) => Ok(Some(text)),
@@ -612,7 +616,7 @@ fn chat_template(directory: &Path) -> Result<Option<(String, Texts)>, DataError>
     }))
 }
 
-/// Whether the chat template beside a tokenizer, or a template file, asks for today's date.
+/// Whether a template file, or the chat template beside a tokenizer, asks for today's date.
 pub fn asks_for_date(path: &Path) -> bool {
     let text = if path.is_dir() {
         chat_template(path)
@@ -625,7 +629,7 @@ pub fn asks_for_date(path: &Path) -> bool {
     text.is_some_and(|text| text.contains("strftime_now"))
 }
 
-/// The day of a time, in seconds since 1970, as `date` of a job has it.
+/// The date of a time in seconds since 1970, as a job's `date` has it.
 pub fn date_of(unix_seconds: u64) -> Option<String> {
     let at = chrono::DateTime::from_timestamp(i64::try_from(unix_seconds).ok()?, 0)?;
     Some(at.format("%Y-%m-%d").to_string())

@@ -1,4 +1,4 @@
-//! Hugging Face tokenizers.
+//! Reads Hugging Face tokenizers.
 
 use crate::error::DataError;
 use crate::naming;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// A tokenizer with the special ids that the files beside it define.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     file: PathBuf,
@@ -18,20 +19,21 @@ pub struct Tokenizer {
     named: Vec<(String, String)>,
 }
 
-/// What becomes of a completion's ids when its text is tokenised.
+/// What becomes of a completion's ids if its text is tokenised again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadBack {
+    /// The ids are the same.
     Same,
-    /// The text is the same, in the ids that the tokenizer itself chooses for it.
+    /// The text is the same, but the tokenizer chooses other ids for it.
     OtherIds,
-    /// The ids are no text, as parts of characters are not: something else would be read.
+    /// The text differs, because the ids are not text, for example parts of characters.
     OtherText,
 }
 
-/// The tokenizer of a directory that has no tokenizer.json.
+/// The file of a directory that has a SentencePiece model and no tokenizer.json.
 const SENTENCEPIECE_FILE: &str = "tokenizer.model";
-/// The special tokens that every tokenizer may have, in transformers' order. A file may name
-/// others, as in `image_token`.
+/// The special tokens that every tokenizer may have, in the order of transformers. A file may name
+/// others, such as `image_token`.
 const NAMED_TOKENS: &[&str] = &[
     "bos_token",
     "eos_token",
@@ -45,13 +47,14 @@ const EXTRA_TOKENS: &str = "extra_special_tokens";
 /// The name of [`EXTRA_TOKENS`] before transformers 5.
 const ADDITIONAL_TOKENS: &str = "additional_special_tokens";
 
-/// Bytes of a tokenizer.json, and of a file beside it (`LIM-1`).
+/// Most bytes of a tokenizer.json (`LIM-1`).
 const TOKENIZER_BYTES_MAX: u64 = 1 << 30;
+/// Most bytes of a file beside it (`LIM-1`).
 const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
 impl Tokenizer {
-    /// `path` is a `tokenizer.json` or a directory with one. Beside it are read, where they are,
-    /// the files in which transformers finds special tokens, further tokens, and the ids that begin
+    /// Opens a `tokenizer.json`, or a directory with one. Reads also the files beside it, if they
+    /// exist, in which transformers finds special tokens, further tokens, and the ids that begin
     /// and end a sequence.
     pub fn open(path: &Path) -> Result<Tokenizer, DataError> {
         let file = if path.is_dir() {
@@ -88,7 +91,7 @@ impl Tokenizer {
         }
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
-        // Both would change ids behind our back.
+        // Both would change ids without our knowledge.
         inner.with_padding(None);
         inner
             .with_truncation(None)
@@ -119,8 +122,8 @@ impl Tokenizer {
         let own_eos = id_of("eos_token")?;
         let own_bos = id_of("bos_token")?;
         add_special_tokens(&mut inner, &special);
-        // What transformers generates with: generation_config.json, or what it makes of config.json
-        // where there is none.
+        // transformers generates with generation_config.json, or without that file with what it
+        // makes of config.json.
         let places = [
             ("generation_config.json", &generation),
             ("config.json", &model),
@@ -137,7 +140,7 @@ impl Tokenizer {
                 .unwrap_or_default())
         };
         let mut eos_ids = generated("eos_token_id")?;
-        // The tokenizer's own end of sequence comes first: it is what ends a training row.
+        // The tokenizer's own end of sequence comes first, because it ends a training row.
         if let Some(own) = own_eos {
             eos_ids.retain(|id| *id != own);
             eos_ids.insert(0, own);
@@ -169,9 +172,9 @@ impl Tokenizer {
         })
     }
 
-    /// Ids of `text`; `add_special` adds what the tokenizer's post-processor adds (usually the id
-    /// that begins a sequence); as in `transformers` 5, `add_bos_token` of tokenizer_config.json
-    /// has no say in it.
+    /// The ids of `text`. `add_special` adds the ids of the tokenizer's post-processor, usually the
+    /// one that begins a sequence. `add_bos_token` of tokenizer_config.json has no effect, as in
+    /// `transformers` 5.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
         let encoding =
             self.inner
@@ -186,8 +189,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// [`Tokenizer::encode`] for the beginning of a sequence that something follows: with what a
-    /// tokenizer puts in front, without the end that some put behind.
+    /// The same as [`Tokenizer::encode`] for the beginning of a sequence that continues: with the
+    /// special ids before the text, and without those that some tokenizers put behind it.
     pub fn encode_open(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
         let mut ids = self.encode(text, add_special)?;
         if add_special
@@ -208,9 +211,10 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids that a stage learns of a prompt and its completion, how many of them are the prompt,
-    /// and whether the prompt's last tokens are other ones when the completion follows. Together,
-    /// the prompt is what the ids share with the prompt's own at the beginning, as in TRL.
+    /// The ids that a stage learns from a prompt and its completion, how many of them are the
+    /// prompt, and whether the prompt's last tokens change when the completion follows. If both are
+    /// tokenised together, the prompt is the beginning that the ids share with the prompt's own, as
+    /// in TRL.
     pub fn learned(
         &self,
         rendered: &Rendered,
@@ -239,6 +243,7 @@ impl Tokenizer {
         Ok((ids, shared, shared < own.len()))
     }
 
+    /// The text of ids; `skip_special` leaves out special tokens.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, DataError> {
         self.inner
             .decode(ids, skip_special)
@@ -248,7 +253,7 @@ impl Tokenizer {
             })
     }
 
-    /// The text of a completion: the ids that end it are left out, everything else is shown.
+    /// The text of a completion without the ids that end it; every other token is shown.
     pub fn decode_completion(&self, ids: &[u32]) -> Result<String, DataError> {
         self.decode(self.without_end(ids), false)
     }
@@ -261,7 +266,7 @@ impl Tokenizer {
         ids.get(..end).unwrap_or_default()
     }
 
-    /// What training on the text of a completion would train, compared with its ids.
+    /// Compares a completion's ids with those that training on its text would use.
     pub fn read_back(&self, ids: &[u32]) -> Result<ReadBack, DataError> {
         let text = self.decode_completion(ids)?;
         let again = self.encode(&text, false)?;
@@ -277,7 +282,7 @@ impl Tokenizer {
         })
     }
 
-    /// Ids that end a completion. At least one.
+    /// Ids that end a completion, at least one.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
@@ -287,17 +292,19 @@ impl Tokenizer {
         self.eos_ids.first().copied().unwrap_or_default()
     }
 
+    /// The id that begins a sequence, if the tokenizer has one.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos_id
     }
 
-    /// `bos_token`, `eos_token`, … as the files beside it have them.
+    /// Special tokens by name (`bos_token`, `eos_token`, …) as the files beside the tokenizer have
+    /// them.
     pub fn named_tokens(&self) -> &[(String, String)] {
         &self.named
     }
 
-    /// Tokens that are found in a text whatever stands around them, by their content: its id, and
-    /// whether it is special.
+    /// Tokens that are found in a text whatever surrounds them: content, id, and whether the token
+    /// is special.
     pub fn added_tokens(&self) -> Vec<(String, u32, bool)> {
         let added = self.inner.get_added_tokens_decoder().into_iter();
         added
@@ -339,17 +346,17 @@ impl Tokenizer {
     }
 }
 
-/// What the files beside a tokenizer say of special tokens.
+/// Special tokens as the files beside a tokenizer define them.
 struct SpecialTokens {
     /// `bos_token`, `image_token`, … in the order in which they are added.
     named: Vec<(String, tokenizers::AddedToken)>,
-    /// Those without a name of their own.
+    /// Tokens without a name of their own.
     extra: Vec<tokenizers::AddedToken>,
 }
 
-/// The special tokens, as transformers finds them: those of special_tokens_map.json go before those
-/// of tokenizer_config.json, unless that one has an `added_tokens_decoder`: then it is of a newer
-/// kind, and the map is not read.
+/// Finds the special tokens as transformers does: those of special_tokens_map.json take precedence
+/// over those of tokenizer_config.json. If the latter has an `added_tokens_decoder`, it is of a
+/// newer kind, and the map is not read.
 fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError> {
     let map = match own.get("added_tokens_decoder") {
         Some(_) => Value::Null,
@@ -396,8 +403,8 @@ fn special_tokens(own: &Value, beside: &Path) -> Result<SpecialTokens, DataError
     Ok(SpecialTokens { named, extra })
 }
 
-/// Adds the special tokens that the tokenizer has not among those that are found in a text as a
-/// whole, as transformers does.
+/// Adds the special tokens that are not yet among those found in a text as a whole, as transformers
+/// does.
 fn add_special_tokens(inner: &mut tokenizers::Tokenizer, special: &SpecialTokens) {
     let known = inner.get_added_tokens_decoder();
     let is_known = |token: &&tokenizers::AddedToken| {
@@ -412,7 +419,7 @@ fn add_special_tokens(inner: &mut tokenizers::Tokenizer, special: &SpecialTokens
     inner.add_special_tokens(&missing);
 }
 
-/// A token that is special wherever it is named so.
+/// Reads a token and marks it as special.
 fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
     Some(match value {
         Value::String(text) => tokenizers::AddedToken::from(text.as_str(), true),
@@ -424,8 +431,8 @@ fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
     })
 }
 
-/// Tokens that are not in tokenizer.json itself: of `added_tokens_decoder`, or of added_tokens.json
-/// where there is none. They get the ids that these say, or the tokenizer is refused.
+/// Adds tokens that are not in tokenizer.json: those of `added_tokens_decoder`, or else of
+/// added_tokens.json. A tokenizer that would give them other ids than these files is refused.
 fn add_further_tokens(
     inner: &mut tokenizers::Tokenizer,
     own: &Value,
@@ -495,7 +502,7 @@ fn add_further_tokens(
     for (id, token) in further {
         let content = token.content.clone();
         let problem = |problem: String| refused(file, problem);
-        // What tokenizer.json has counts.
+        // tokenizer.json takes precedence.
         if inner.token_to_id(&content).is_some() {
             continue;
         }
@@ -528,7 +535,7 @@ fn added_token(token: &Value) -> Option<tokenizers::AddedToken> {
     )
 }
 
-/// The object of a JSON file that may be missing: then null.
+/// Reads a JSON file that may be missing: then null.
 pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
     let bytes = match user_file::read(path, CONFIG_BYTES_MAX) {
         Ok(bytes) => bytes,
@@ -560,8 +567,8 @@ pub(crate) fn json(path: &Path) -> Result<Value, DataError> {
     }
 }
 
-/// One id, or a list of them, of a file's key. A negative one is none, as with transformers, which
-/// never meets it.
+/// Reads one id, or a list of them, from a file's key. A negative id is skipped, because
+/// transformers can never meet it.
 fn ids(file: &Path, key: &str, value: &Value) -> Result<Vec<u32>, DataError> {
     let id = |value: &Value| match value.as_i64() {
         Some(id) if id < 0 => Some(None),
@@ -586,7 +593,7 @@ fn ids(file: &Path, key: &str, value: &Value) -> Result<Vec<u32>, DataError> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// A token is written as a string or as an object with its `content`.
+/// The content of a token, which is written as a string or as an object with `content`.
 fn content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }

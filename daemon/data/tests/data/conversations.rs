@@ -56,7 +56,7 @@ fn conversations_render_as_in_transformers() {
     }
 }
 
-/// Settings of the job and of the row; the row's go before.
+/// A chat template's settings may come from the job and from the row, which takes precedence.
 #[test]
 fn settings_of_a_chat_template_have_a_key() {
     let text = "{% for m in messages %}{{ m.content }}{% endfor %}\
@@ -105,8 +105,8 @@ fn settings_of_a_chat_template_have_a_key() {
     );
 }
 
-/// Prompt and completion with tokenizers in the manner of Llama 2, Mistral and Qwen: the ids and
-/// the border are TRL's.
+/// Compares prompt and completion with TRL's ids and border, with tokenizers in the manner of Llama
+/// 2, Mistral and Qwen.
 #[test]
 fn fine_tuning_learns_trls_ids() {
     let all = Json::parse(&std::fs::read_to_string(golden("sft.json")).unwrap()).unwrap();
@@ -169,8 +169,8 @@ fn fine_tuning_learns_trls_ids() {
     }
 }
 
-/// The named choice: a completion's ids are those that the sampler would make, whatever the prompt
-/// ends in.
+/// With `tokenize = "apart"` a completion's ids are those that the sampler would make, whatever the
+/// prompt ends in.
 #[test]
 fn tokenised_apart_no_token_spans_the_border() {
     let tokenizer = Tokenizer::open(&golden("sft/qwen")).unwrap();
@@ -220,7 +220,7 @@ fn tokenised_apart_no_token_spans_the_border() {
     assert_eq!(merged, 1, "and it is counted");
 }
 
-/// transformers' order of files; tokens that are in none but `added_tokens_decoder` or
+/// Tests transformers' order of files, and tokens that are only in `added_tokens_decoder` or
 /// added_tokens.json.
 #[test]
 fn the_end_of_a_sequence_is_the_one_of_transformers() {
@@ -257,8 +257,8 @@ fn the_end_of_a_sequence_is_the_one_of_transformers() {
             "{case}"
         );
     }
-    // What generates stops by generation_config.json, or by config.json where that is silent; the
-    // tokenizer's own comes first.
+    // What generates stops by generation_config.json, or else by config.json; the tokenizer's own
+    // end comes first.
     let (directory, path) = file(
         "tokenizer.json",
         &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap(),
@@ -277,7 +277,7 @@ fn the_end_of_a_sequence_is_the_one_of_transformers() {
     );
 }
 
-/// A tokenizer with several templates: transformers takes the one for tools where a row has some.
+/// transformers uses a tokenizer's template for tools if a row has some.
 #[test]
 fn a_row_with_tools_has_the_template_for_tools() {
     let (directory, path) = file(
@@ -321,8 +321,8 @@ fn a_row_with_tools_has_the_template_for_tools() {
     );
 }
 
-/// An empty list of tools is one in what SFT, DPO and reward models learn, and none in a prompt
-/// that is sampled from, as in TRL.
+/// An empty list of tools stays one in what SFT, DPO and reward models learn, and counts as no
+/// tools in a prompt that is sampled from, as in TRL.
 #[test]
 fn an_empty_list_of_tools_is_none_where_a_prompt_is_sampled_from() {
     let text = "{% if tools is not none %}tools:{{ tools | length }} \
@@ -347,8 +347,8 @@ fn an_empty_list_of_tools_is_none_where_a_prompt_is_sampled_from() {
     }
 }
 
-/// What a data set's keys say is never left out in silence: a template that is none of messages
-/// takes neither tools nor settings.
+/// A data set's keys are never ignored in silence: a template without messages takes neither tools
+/// nor settings.
 #[test]
 fn a_template_without_messages_refuses_tools_and_settings() {
     let (_directory, path) = file("row.jinja", "{{ prompt }}");

@@ -139,7 +139,7 @@ fn canonical(text: &str) -> Vec<String> {
     terms
 }
 
-/// Held-out accuracy means nothing if a problem of the test is trained on, in whatever order of its
+/// Held-out accuracy means nothing if training has a problem of the test, in whatever order of its
 /// numbers.
 #[test]
 fn no_test_problem_of_arithmetic_is_in_the_training_data() {

@@ -1,5 +1,5 @@
-//! Data files as they are published: packed, pretty-printed, nested, typed; and what is no data
-//! file at all.
+//! Data files as they are published: packed, pretty-printed, nested, typed; and files that are not
+//! data at all.
 
 use crate::{file, golden, source};
 use arrow_array::types::IntervalDayTime;
@@ -191,7 +191,7 @@ fn what_is_no_data_file_is_named_as_what_it_is() {
     );
 }
 
-/// One is enough to hold a thread for ever, or to fill the memory.
+/// One such file could hold a thread for ever, or fill the memory.
 #[test]
 fn what_is_no_regular_file_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -234,8 +234,8 @@ fn what_is_no_regular_file_is_refused_by_name() {
     }
 }
 
-/// Every codec that pyarrow writes, and every type: what Python shows of the value, a float by its
-/// shortest digits at its own width.
+/// Reads every codec that pyarrow writes, and every type: values as Python shows them, a float by
+/// its shortest digits at its own width.
 #[test]
 fn parquet_is_read_in_every_codec_and_type() {
     let rows: serde_json::Value =
@@ -341,9 +341,8 @@ fn a_value_that_cannot_be_read_is_an_error_in_every_column() {
     }
 }
 
-/// A type is read or not, whatever the values: its column is there in every row or in none, and is
-/// named. The golden file is planned with by the daemon's tests; `R1D_UPDATE_GOLDENS=1` rewrites
-/// it.
+/// A type is read or not, whatever the values: its column is in every row or in none, and is named.
+/// The daemon's tests plan with the golden file; `R1D_UPDATE_GOLDENS=1` rewrites it.
 #[test]
 fn a_column_of_a_type_that_is_not_read_is_left_out_by_name() {
     let span: ArrayRef = Arc::new(IntervalDayTimeArray::from(vec![
@@ -399,7 +398,7 @@ fn a_column_of_a_type_that_is_not_read_is_left_out_by_name() {
     }
 }
 
-/// 3^50 is an answer: one digit less, and the right one scores 0.
+/// 3^50 is an answer: with one digit less, the right answer would score 0.
 #[test]
 fn numbers_reach_prompt_and_rewards_as_they_are_written() {
     let text = r#"{"text": "a", "answer": 717897987691852588770249, "price": 1.10, "deep": {"n": [18446744073709551616, 1e400]}}"#;
@@ -444,7 +443,7 @@ fn numbers_reach_prompt_and_rewards_as_they_are_written() {
     );
 }
 
-/// DAPO-Math and verl's sets: the answer is a part of a column.
+/// In DAPO-Math and verl's sets the answer is a part of a column.
 #[test]
 fn a_part_of_a_column_is_named_by_its_path() {
     let text = r#"{"prompt": [{"content": "1+1?", "role": "user"}], "reward_model": {"ground_truth": "2", "style": "rule"}, "a.b": "whole", "a": {"b": "part"}}"#;
@@ -522,7 +521,7 @@ fn rows_may_be_conversations_alone() {
     );
 }
 
-/// What a text cannot show is never left out in silence.
+/// Content that a text cannot show is never left out in silence.
 #[test]
 fn parts_of_a_message_that_are_no_text_are_refused() {
     let text = r#"{"prompt": [{"role": "user", "content": [{"type": "image", "url": "x.png"}, {"type": "text", "text": "What?"}]}]}"#;

@@ -40,7 +40,7 @@ pub fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// A template of a job that tells it nothing besides the row.
+/// Opens a template with a job that sets no variables.
 pub fn open(source: &TemplateSource, tokenizer: &Tokenizer) -> Result<Template, DataError> {
     Template::open(source, tokenizer, &Telling::default())
 }

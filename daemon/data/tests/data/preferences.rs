@@ -272,8 +272,7 @@ fn conversations_share_the_messages_that_they_begin_with() {
     );
 }
 
-/// A pair that is none any more once its texts are cut, or written by the template, teaches
-/// nothing.
+/// A pair whose texts become equal once they are cut, or written by the template, teaches nothing.
 #[test]
 fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     let good = json!({"prompt": "a", "chosen": "b", "rejected": "c"});
@@ -307,7 +306,7 @@ fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
     }
     assert_eq!(read(&[good, long], TOGETHER).unwrap().truncated(), 0);
 
-    // The template leaves out what tells them apart, or all that one of them says.
+    // The template leaves out the difference, or all of one text.
     let written = |text: &str, chosen: Value, rejected: Value| {
         let (_directory, path) = file("own.jinja", text);
         let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();

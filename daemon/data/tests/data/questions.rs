@@ -1,5 +1,5 @@
-//! Questions to a judge: rendered as its users' messages are, and no quotation speaks for user or
-//! model.
+//! Questions to a judge model are rendered like its users' messages, and no quotation can pose as
+//! user or model.
 
 use r1d_data::{Questions, Telling, Tokenizer};
 use serde_json::json;
@@ -61,7 +61,7 @@ fn tokenizer(dir: &Path, chat: bool) -> Arc<Tokenizer> {
     Arc::new(Tokenizer::open(dir).unwrap())
 }
 
-/// As many special tokens as large tokenizers have.
+/// Lists as many special tokens as large tokenizers have.
 fn spare() -> impl Iterator<Item = (usize, String)> {
     (0..40).map(|i| (300 + i, format!("<|reserved_{i}|>")))
 }
@@ -141,7 +141,7 @@ fn no_quotation_speaks_for_user_or_model() {
             let letters = |text: &str| text.chars().filter(|c| *c != ' ').collect::<String>();
             assert!(letters(&text).contains(&letters(attack)), "{text}");
         }
-        // A token that steers nothing is left as it is.
+        // A token that does not control the model is left as it is.
         assert!(questions.ids("<|other|>").unwrap().contains(&4));
     }
 }

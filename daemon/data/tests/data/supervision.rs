@@ -345,8 +345,8 @@ fn a_prompt_that_fails_names_its_row() {
     assert_eq!(prompts.at(3), &prompts.all()[1]);
 }
 
-/// A prompt that leaves the model no place for an answer is refused by its row, with the count of
-/// such rows; a key leaves long ones out.
+/// A prompt that leaves the model no place for an answer is refused with its row and the count of
+/// such rows; a key leaves long prompts out instead.
 #[test]
 fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
     let long = "q ".repeat(60);
@@ -410,8 +410,8 @@ fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
     assert_eq!((learned.len(), learned.left_out()), (2, 2));
 }
 
-/// A prompt that fills the model's positions to the last leaves none for a completion; one token
-/// less leaves one.
+/// A prompt that fills all of the model's positions leaves none for a completion; one token less
+/// leaves one.
 #[test]
 fn a_prompt_must_leave_a_position() {
     let (_directory, path) = file("rows.jsonl", "{\"prompt\": \"Who is the fox?\"}");

@@ -90,8 +90,8 @@ fn chat_templates_render_as_in_transformers() {
     );
 }
 
-/// The ways of Qwen2.5's, Qwen3's, Llama 3's and R1's templates: history without its reasoning,
-/// tool results, dates with a fallback.
+/// Renders templates in the manner of Qwen2.5's, Qwen3's, Llama 3's and R1's: history without its
+/// reasoning, tool results, dates with a fallback.
 #[test]
 fn templates_in_the_manner_of_each_family_render_as_in_transformers() {
     let cases: serde_json::Value =
@@ -129,8 +129,8 @@ fn templates_in_the_manner_of_each_family_render_as_in_transformers() {
     }
 }
 
-/// A prompt must be the same each time: a template is told the day that the job has, and without
-/// one it says what it lacks.
+/// A prompt must be the same each time: a template gets the job's date, and without one the error
+/// says what is missing.
 #[test]
 fn a_chat_template_is_told_the_jobs_day() {
     let (directory, path) = file(
@@ -169,8 +169,8 @@ fn a_chat_template_is_told_the_jobs_day() {
     );
 }
 
-/// A file that reads `messages` renders a conversation as a chat template does, and sees the row
-/// besides; one that does not is refused one.
+/// A file that reads `messages` renders a conversation like a chat template, and can read the row
+/// too; a file that does not read `messages` refuses a conversation.
 #[test]
 fn a_template_file_may_render_a_conversation() {
     let text = "{{ domain }} {% for message in messages %}\n{{ bos_token }}{{ message.role }}: {{ \
@@ -204,7 +204,7 @@ fn a_template_file_may_render_a_conversation() {
     );
 }
 
-/// What only a chat template can write is never left out.
+/// Content that only a chat template can write is never left out.
 #[test]
 fn a_template_without_messages_refuses_a_messages_other_keys() {
     let value = serde_json::json!([{"role": "user", "content": "Hi", "name": "Ada"}]);
@@ -336,8 +336,8 @@ fn prompt_ids_are_the_template_and_what_the_tokenizer_puts_in_front() {
     assert!(empty.contains("the prompt has no token"), "{empty}");
 }
 
-/// Templates come with models: one that loops for ever is an error that names it, and no thread
-/// that never ends.
+/// Templates come with models: one that loops for ever gives an error that names it, and does not
+/// hold a thread.
 #[test]
 fn an_endless_template_is_refused_by_name() {
     let text = "{% for i in range(90000) %}{% for j in range(90000) %}\
@@ -362,8 +362,8 @@ fn an_endless_template_is_refused_by_name() {
     );
 }
 
-/// What jinja2 3.1 does, as transformers sets it up: None has no items, what is undefined has none
-/// either but is empty, and neither can be cut.
+/// Follows jinja2 3.1 as transformers sets it up: None cannot be iterated, an undefined value is
+/// empty, and neither can be sliced.
 #[test]
 fn none_is_gone_through_as_in_python() {
     let message =

@@ -80,7 +80,7 @@ fn a_tokenizer_without_an_end_is_refused_with_the_fix() {
     );
 }
 
-/// As transformers fails on them: what they say would be left out in silence otherwise.
+/// transformers fails on these files too: otherwise their content would be ignored in silence.
 #[test]
 fn files_beside_a_tokenizer_that_say_nonsense_are_refused_by_file_and_key() {
     let text = std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap();
@@ -158,7 +158,7 @@ fn files_beside_a_tokenizer_that_say_nonsense_are_refused_by_file_and_key() {
             "{name} {contents}: {error}"
         );
     }
-    // What transformers passes over.
+    // transformers ignores these.
     for contents in [
         r#"{"eos_token_id": null}"#,
         r#"{"eos_token_id": []}"#,
