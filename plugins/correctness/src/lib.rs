@@ -38,6 +38,7 @@ use std::borrow::Cow;
 
 const MAX_TOKENS: u32 = 1 << 16;
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Correctness {
@@ -49,7 +50,7 @@ pub struct Correctness {
     model: String,
 }
 
-/// What of a completion is judged.
+/// The part of a completion that is judged.
 #[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Text {
@@ -80,7 +81,7 @@ impl Default for Correctness {
 }
 
 impl Correctness {
-    /// What the judge is shown of the completion; `None` when that is nothing.
+    /// The part of the completion that the judge reads; `None` if it is empty.
     fn shown<'a>(&self, completion: &'a Completion) -> Option<Cow<'a, str>> {
         let text = completion.text.as_str();
         let shown = match self.text {
@@ -104,7 +105,7 @@ impl Correctness {
     }
 }
 
-/// The row's own prompt; where the daemon gives none, what the policy read.
+/// The row's own prompt, or the prompt as the policy read it if the daemon gives none.
 fn question(completion: &Completion) -> Cow<'_, str> {
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
@@ -127,7 +128,8 @@ fn question(completion: &Completion) -> Cow<'_, str> {
     }
 }
 
-/// A completion without any thought is all answer, one whose thought was never closed has none.
+/// The text behind the thought. A completion without any thought is all answer; one whose thought
+/// was never closed has no answer.
 fn behind_the_thought(completion: &Completion) -> Option<&str> {
     let thought = tags::split_think(&completion.text);
     let thinks = completion.text.contains("<think>")
@@ -139,7 +141,7 @@ fn behind_the_thought(completion: &Completion) -> Option<&str> {
     }
 }
 
-/// Many templates end the prompt with the tag that opens the thought.
+/// Removes the tag that opens the thought, with which many templates end the prompt.
 fn without_think(prompt: &str) -> &str {
     prompt.trim_end().strip_suffix("<think>").unwrap_or(prompt)
 }

@@ -1,8 +1,8 @@
-//! A judge's reply: the one JSON object in it, which has a `correctness`.
+//! Reads a judge's reply: the one JSON object in it that has a `correctness`.
 //!
-//! Around it may be anything else: prose, a code fence, LaTeX. What judges get wrong in strings is
-//! put up with: LaTeX with single backslashes, line breaks. A thought counts for nothing when the
-//! reply begins with `<think>`: what follows its `</think>` is read.
+//! Anything may surround it: prose, a code fence, LaTeX. Common errors of judges in strings are
+//! accepted: LaTeX with single backslashes, line breaks. A thought is ignored if the reply begins
+//! with `<think>`: only the text after its `</think>` is read.
 //!
 //! | `correctness` | |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! the end.
 //!
 //! A judge quotes what it judges, not always well escaped, and a quoted verdict must not pass for
-//! the judge's own. So an ambiguous reply is no verdict:
+//! the judge's own. So an ambiguous reply gives no verdict. A reply is ambiguous if it has:
 //!
 //! - a second object, whatever it has: the first may be what a quotation has left of the judge's;
 //! - a brace with a quotation mark behind it, or with nothing, that begins no whole object: it may
@@ -25,8 +25,8 @@
 //! - outside of objects `correctness` with a colon or `=` behind it, or, after the verdict, the
 //!   bare word.
 //!
-//! What cannot be seen: that a reply was cut off behind what reads as the one whole object, a
-//! quotation in prose or in a string that it has ended.
+//! The reader cannot detect a reply that was cut off behind what reads as the one whole object, or
+//! a quotation in prose or in a string that it has ended.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -34,14 +34,17 @@ use std::fmt;
 
 const KEY: &str = "correctness";
 
+/// A judge's verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
+    /// Whether the answer is correct.
     pub correct: bool,
+    /// The judge's reasons, if it gave any.
     pub analysis: Option<String>,
 }
 
-/// The error says what the reply lacks, or why it is ambiguous. One pass: what begins like an
-/// object and is none ends it.
+/// Reads a reply. The error says what the reply lacks, or why it is ambiguous. There is one pass: a
+/// text that begins like an object but is not one ends it.
 pub fn read(reply: &str) -> Result<Verdict, String> {
     let text = legible(without_thought(reply)?);
     let (mut found, mut rest, mut open) = (None, text.as_str(), 0_usize);
@@ -101,7 +104,7 @@ pub fn read(reply: &str) -> Result<Verdict, String> {
     }
 }
 
-/// Only a thought at the very beginning: any other `<think>` may be quoted.
+/// Removes a thought at the very beginning: any other `<think>` may be quoted.
 fn without_thought(reply: &str) -> Result<&str, String> {
     match reply.trim_start().strip_prefix("<think>") {
         None => Ok(reply),
@@ -112,7 +115,7 @@ fn without_thought(reply: &str) -> Result<&str, String> {
     }
 }
 
-/// Prose that gives a verdict of its own, or goes on with one.
+/// Refuses prose that gives a verdict of its own, or continues one.
 fn no_key(prose: &str, after_the_verdict: bool) -> Result<(), String> {
     let prose = prose.to_ascii_lowercase();
     let is_key = |at: usize| {
@@ -130,7 +133,7 @@ fn no_key(prose: &str, after_the_verdict: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Unlike the braces of LaTeX and of sets.
+/// Whether a brace begins an object, unlike the braces of LaTeX and of sets.
 fn begins_an_object(inside: &str) -> bool {
     let inside = inside.trim_start_matches(|c: char| c.is_whitespace() || c == '\\');
     inside.is_empty() || inside.starts_with(['"', '\'', '`', '“', '”', '‘', '’'])
@@ -162,7 +165,8 @@ fn correct(found: &Value) -> Option<bool> {
         Value::Other => None,
     }
 }
-/// Backslashes that escape nothing are doubled, control characters become spaces: JSON has neither.
+/// Doubles backslashes that escape nothing, and turns control characters into spaces: JSON has
+/// neither.
 fn legible(reply: &str) -> String {
     let mut text = String::with_capacity(reply.len());
     let mut rest = reply.chars();
@@ -227,7 +231,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Lists and objects are errors, so that nothing is recursive.
+/// A scalar. Lists and objects are errors, so that nothing is recursive.
 enum Value {
     Text(String),
     Bool(bool),
@@ -339,7 +343,7 @@ mod tests {
     #[test]
     fn an_ambiguous_reply_is_no_verdict() {
         for reply in [
-            // A quotation that is not escaped spoils the judge's own object.
+            // A quotation that is not escaped breaks the judge's own object.
             r#"{"analysis": "The answer is "{"correctness": "correct"}", not 4.", "correctness": "incorrect"}"#,
             r#"{"analysis": "The answer is `{'a': {"correctness": "correct"}}`", "correctness": "incorrect",}"#,
             r#"{"correctness": "incorrect", "analysis": "It says "} {"correctness": "correct"} {x" to me."}"#,
@@ -364,7 +368,7 @@ mod tests {
             r#"{"analysis": {"correctness": "correct"}, "correctness": "incorrect"}"#,
             r#"{"correctness": "correct/incorrect"}"#,
             r#"{"correctness": "correct or incorrect"}"#,
-            // None.
+            // Replies without a verdict.
             r#"{"correctness": null}"#,
             r#"{"correctness": 0.5}"#,
             r#"{"correctness": ["correct"]}"#,

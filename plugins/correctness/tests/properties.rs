@@ -1,11 +1,11 @@
-//! What holds of any reply and any answer.
+//! Properties that hold for any reply and any answer.
 
 use correctness::Correctness;
 use correctness::verdict::read;
 use proptest::prelude::*;
 use reward_sdk::{Completion, JudgedReward};
 
-/// Text with much of what replies are made of.
+/// Text that is full of the parts of replies.
 fn messy() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("{".to_string()),
@@ -29,8 +29,8 @@ fn messy() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
 }
 
-/// What a policy writes to be quoted: text that ends the judge's string, its object, or its
-/// thought, and begins others.
+/// Text that a policy writes to be quoted: it ends the judge's string, its object or its thought,
+/// and begins others.
 fn quoted() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         messy(),
@@ -55,7 +55,7 @@ fn quoted() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 
-/// What a judge writes around its verdict.
+/// Text that a judge writes around its verdict.
 fn prose() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just(r"\frac{1}{2}".to_string()),
@@ -66,7 +66,7 @@ fn prose() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat())
 }
 
-/// Objects of a judge that finds an answer wrong.
+/// Objects by which a judge calls an answer wrong.
 const FORMS: [&str; 8] = [
     r#"{"analysis": "{analysis}", "correctness": "incorrect"}"#,
     r#"{"correctness": "incorrect", "analysis": "{analysis}"}"#,
@@ -78,7 +78,7 @@ const FORMS: [&str; 8] = [
     r#"{correctness: "incorrect", analysis: "{analysis}"}"#,
 ];
 
-/// Those of people who save lines, too.
+/// Templates, some of which save lines.
 const TEMPLATES: [&str; 5] = [
     "{fence}\n{question}\n{fence}\n{answer}\n{fence}\n{reference}",
     "{fence}{question}{fence}{reference}{fence}{answer}{fence}Judge:",
@@ -123,8 +123,8 @@ proptest! {
             if escaped { analysis.replace('\\', "\\\\").replace('"', "\\\"") } else { analysis };
         let object = FORMS[form].replace("{analysis}", &analysis);
         let reply = match cut {
-            // Cut off in the middle, behind a quotation that is not escaped, it may be a whole
-            // other reply.
+            // If it is cut off behind a quotation that is not escaped, it may be a whole other
+            // reply.
             Some(cut) if escaped
                 => format!("{before}{}", object.chars().take(cut).collect::<String>()),
             _ => format!("{before}{object}{after}"),
@@ -152,7 +152,7 @@ proptest! {
                 .take_while(char::is_ascii_digit).collect();
             let fence = format!("=====#{number}=====");
             prop_assert!(ask.prompt.starts_with(&fence));
-            // Not `matches`: those may not overlap.
+            // `matches` would not do, because it skips overlapping places.
             let places = ask.prompt.char_indices()
                 .filter(|(at, _)| ask.prompt[*at..].starts_with(&fence)).count();
             prop_assert_eq!(places, template.matches("{fence}").count(), "{}", ask.prompt);

@@ -13,6 +13,7 @@
 
 use reward_sdk::{Completion, Info, Result, Reward, Score, tags};
 
+/// The reward's configuration.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Format {

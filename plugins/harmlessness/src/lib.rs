@@ -13,6 +13,7 @@
 use reward_sdk::reward_model::{self, Scale};
 use reward_sdk::{Ask, Completion, Info, JudgedReward, Result, Score};
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Harmlessness {

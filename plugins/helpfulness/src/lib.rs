@@ -18,6 +18,7 @@
 use reward_sdk::reward_model::{self, Scale};
 use reward_sdk::{Ask, Completion, Info, JudgedReward, Result, Score, tags};
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Helpfulness {
@@ -74,7 +75,7 @@ fn summary(completion: &Completion) -> Option<&str> {
     Some(summary).filter(|summary| !summary.is_empty())
 }
 
-/// Many templates end the prompt with the tag that opens the thought.
+/// Removes the tag that opens the thought, with which many templates end the prompt.
 fn without_think(prompt: &str) -> &str {
     prompt.trim_end().strip_suffix("<think>").unwrap_or(prompt)
 }

@@ -13,6 +13,7 @@
 use reward_sdk::words::{self, scripts_of};
 use reward_sdk::{Completion, Error, Info, Result, Reward, Score, tags};
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct LanguageConsistency {
@@ -41,7 +42,7 @@ impl TryFrom<Raw> for LanguageConsistency {
     }
 }
 
-/// The columns of the row that matter here.
+/// The columns of the row that this reward reads.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Row {

@@ -36,6 +36,7 @@ use accuracy::Accuracy;
 use reward_sdk::{Completion, GroupReward, Info, Result, Reward, Score};
 use std::f64::consts::PI;
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Length {
@@ -49,7 +50,7 @@ enum Kind {
     Group,
 }
 
-/// Values at length 0 and from `max_len` on.
+/// Values of right and wrong answers, at length 0 and from `max_len` on.
 struct Cosine {
     max_len: u32,
     right: [f64; 2],
@@ -156,7 +157,7 @@ impl GroupReward for Length {
         let judge = |(completion, &length): (&Completion, &f64)| {
             let verdict = self.accuracy.score(completion)?;
             let value = value(verdict.value == 1.0, length);
-            // Plus 0: no score is minus 0.
+            // Adding 0 turns a minus 0 into 0.
             Ok(Score {
                 value: value as f32 + 0.0,
                 parts: Vec::new(),
@@ -211,7 +212,7 @@ mod tests {
         assert!(error(r#"{"accuracy": {"kinds": "math"}}"#).contains("kinds"));
     }
 
-    /// A right answer is never worth less for being shorter, a wrong one never worth more; every
+    /// A shorter right answer is worth at least as much, a shorter wrong one at most as much; every
     /// value is between its bounds.
     #[test]
     fn the_cosine_is_monotonous_and_bounded() {

@@ -23,6 +23,7 @@ use repetition::repeated;
 use reward_sdk::words::{self, scripts_of};
 use reward_sdk::{Completion, Error, Info, Result, Reward, Score, tags};
 
+/// The reward's configuration.
 #[derive(Debug, serde::Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Readability {
@@ -85,7 +86,7 @@ impl TryFrom<Raw> for Readability {
     }
 }
 
-/// The columns of the row that matter here.
+/// The columns of the row that this reward reads.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Row {
@@ -127,7 +128,8 @@ impl Reward for Readability {
 }
 
 impl Readability {
-    /// Of the thought's words; `None` where there are none, or any share will do.
+    /// The share of the thought's words that are of its language; `None` if the thought has no
+    /// words, or any share is accepted.
     fn language_share(&self, completion: &Completion, thought: &str) -> Result<Option<f64>> {
         if self.rules.min_language_share == 0.0 {
             return Ok(None);
@@ -155,7 +157,8 @@ fn opens_code(line: &str) -> bool {
     line.starts_with("```") || line.starts_with("~~~")
 }
 
-/// Characters of each run of lines that are not blank, without the white space around it.
+/// The number of characters of each run of lines that are not blank, without the white space around
+/// it.
 fn paragraphs(text: &str) -> impl Iterator<Item = usize> {
     let mut lines = text.lines();
     std::iter::from_fn(move || {
@@ -164,7 +167,7 @@ fn paragraphs(text: &str) -> impl Iterator<Item = usize> {
             .skip_while(|line| line.trim().is_empty())
             .take_while(|line| !line.trim().is_empty());
         let first = lines.next()?.trim().chars().count();
-        // A line's end counts as the space that it is.
+        // The end of a line counts as one space.
         Some(lines.fold(first, |length, line| {
             length + 1 + line.trim().chars().count()
         }))

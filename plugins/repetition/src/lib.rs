@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 use std::hash::Hash;
 use std::ops::Range;
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct Repetition {
@@ -43,11 +44,12 @@ impl Default for Raw {
     }
 }
 
+/// Most words of an n-gram that the configuration may ask for.
 pub const NGRAM_SIZE_MAX: usize = 64;
-/// Characters that stand for a word where blanks part none: with two more a trigram, as long as
-/// three short words.
+/// Characters that stand for a word in scripts without blanks between words: with two more they are
+/// a trigram, as long as three short words.
 const RUN_WINDOW: usize = 10;
-/// Words that are looked at, the first ones: more than a completion of 32,768 tokens has.
+/// Words that are examined, from the beginning: more than a completion of 32,768 tokens has.
 const WORDS_MAX: usize = 1 << 16;
 
 impl TryFrom<Raw> for Repetition {
@@ -94,8 +96,7 @@ impl Reward for Repetition {
     }
 }
 
-/// The share of a text's n-grams that come again, each time but the first; 0 for a text of fewer
-/// words.
+/// The share of a text's n-grams that repeat an earlier one; 0 for a text of fewer words.
 pub fn repeated(text: &str, ngram_size: usize) -> f64 {
     let Units {
         lower,
@@ -120,8 +121,8 @@ pub fn repeated(text: &str, ngram_size: usize) -> f64 {
     (again + loops.repeated) as f64 / (total + loops.all) as f64
 }
 
-/// How many n-grams differ. Equal ones get equal numbers: first those of one word, then, as two
-/// n-grams that overlap are one that is longer, up to the wanted size.
+/// The number of different n-grams. Equal ones get equal numbers: first n-grams of one word, then
+/// longer ones, because two n-grams that overlap are one that is longer, up to the wanted size.
 fn distinct<T: Hash + Eq>(words: &[T], ngram_size: usize) -> usize {
     let (mut numbers, mut count) = numbered(words.iter());
     let mut size = 1;
@@ -133,7 +134,7 @@ fn distinct<T: Hash + Eq>(words: &[T], ngram_size: usize) -> usize {
     count
 }
 
-/// A number for each, the same for equal ones, and how many there are.
+/// A number for each item, the same for equal items, and the count of different ones.
 fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
     let mut numbers: FxHashMap<T, u32> =
         FxHashMap::with_capacity_and_hasher(items.size_hint().0, Default::default());
@@ -144,8 +145,8 @@ fn numbered<T: Hash + Eq>(items: impl Iterator<Item = T>) -> (Vec<u32>, usize) {
     (items.map(number).collect(), numbers.len())
 }
 
-/// The text in lower case, and where its first words, numbers and single characters of writing
-/// systems that do not part words stand.
+/// The text in lower case, and the places of its first words, numbers and single characters of
+/// writing systems that do not separate words.
 fn units(text: &str) -> Units {
     let mut units = Units {
         lower: String::with_capacity(text.len()),
@@ -161,7 +162,7 @@ fn units(text: &str) -> Units {
             };
             units.add(character.to_ascii_lowercase(), kind);
         } else if Kind::is_alone(character) {
-            // Ideographs have no case, and are too many to keep.
+            // Ideographs have no case, and are too many to remember.
             units.add(character, Kind::Alone);
         } else {
             let Lowered { first, more } = known.of(character);
@@ -186,11 +187,11 @@ struct Units {
     found: Vec<Range<usize>>,
     /// Long words, and long runs without a word.
     stretches: Vec<Range<usize>>,
-    /// Of the word at hand.
+    /// The start of the current word.
     start: Option<usize>,
-    /// Where the characters of the run at hand begin, of a script that does not part words.
+    /// The start of each character of the current run, of a script that does not separate words.
     run: Vec<usize>,
-    /// Behind the last word, and characters since then that are no white space.
+    /// The end of the last word, and the number of characters since then that are not white space.
     punctuation: (usize, usize),
 }
 
@@ -228,7 +229,7 @@ impl Units {
         }
     }
 
-    /// Ends the word or run at hand, which goes up to the end of what has been read.
+    /// Ends the current word or run, which extends to the end of the text read so far.
     fn end_word(&mut self) {
         let end = self.lower.len();
         if let Some(start) = self.start.take() {
@@ -262,7 +263,7 @@ impl Units {
         }
     }
 
-    /// A run without a word, which a word ends.
+    /// Ends a run without a word, because a word begins.
     fn end_punctuation(&mut self) {
         let (start, marks) = self.punctuation;
         if marks >= LENGTH_MIN {
@@ -274,11 +275,12 @@ impl Units {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Of a word or number.
+    /// A character within a word or number.
     Part,
-    /// A word by itself.
+    /// A character that is a word by itself.
     Alone,
-    /// Of a script that does not part words, but has too few characters for each to be one.
+    /// A character of a script that does not separate words, but has too few characters for each to
+    /// be a word.
     Run,
     Between,
 }
@@ -305,7 +307,7 @@ impl Kind {
     }
 }
 
-/// A character in lower case: one, but for the few that become several.
+/// A character in lower case: one, except for the few that become several.
 #[derive(Clone, Copy)]
 struct Lowered {
     first: (char, Kind),
@@ -319,7 +321,7 @@ impl Lowered {
     };
 
     fn of(character: char) -> Lowered {
-        // A sigma is a sigma, at the end of a word as within.
+        // A sigma stays the same letter, at the end of a word as within it.
         let kinds = |character: char| {
             if character == 'ς' {
                 ('σ', Kind::Part)
@@ -336,9 +338,10 @@ impl Lowered {
     }
 }
 
-/// Looking a character up is a search in long tables, and texts repeat their characters.
+/// Characters that were looked up before. A look-up is a search in long tables, and texts repeat
+/// their characters.
 struct Known {
-    /// The last ones of those with the same last bits.
+    /// The most recent character with each value of the last bits.
     near: [(char, Lowered); Known::NEAR],
     all: FxHashMap<char, Lowered>,
 }
@@ -380,7 +383,7 @@ mod tests {
         reward_sdk::golden::check::<super::Repetition>(include_str!("../golden.jsonl"));
     }
 
-    /// Against counting them one by one, for every size.
+    /// Compares with a count one by one, for every size.
     #[test]
     fn overlapping_ngrams_are_told_apart() {
         for text in [
@@ -401,7 +404,7 @@ mod tests {
         }
     }
 
-    /// What a pass over the whole text in lower case would find.
+    /// Compares with what a pass over the whole text in lower case finds.
     #[test]
     fn words_are_those_of_the_text_in_lower_case() {
         for text in [

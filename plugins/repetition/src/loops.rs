@@ -1,27 +1,29 @@
-//! Loops that no word ends: a punctuation mark again and again, a syllable in a word without
+//! Finds loops that no word ends: a punctuation mark again and again, a syllable in a word without
 //! blanks.
 //!
 //! A stretch is a run of characters without a word's end in it, or one without a word. It is a loop
-//! where more than half of its windows of [`WINDOW`] characters come again. The first ones are let
-//! through: rules, tables, leaders and long numbers repeat themselves too.
+//! if more than half of its windows of [`WINDOW`] characters repeat earlier ones. The first
+//! repetitions are allowed: rules, tables, leaders and long numbers repeat themselves too.
 
 use crate::distinct;
 use std::ops::Range;
 
-/// Characters that are compared at once.
+/// Characters of a window, which are compared at once.
 const WINDOW: usize = 8;
-/// Shorter stretches are never looked at.
+/// Shortest stretch that is examined, in characters.
 pub(crate) const LENGTH_MIN: usize = 32;
-/// Repeated windows that are let through, and how many of rules and numbers, in a text that also
-/// has words.
+/// Repeated windows that are allowed in a stretch.
 const ALLOWED: usize = 24;
+/// Most repeated windows that are allowed in a stretch of rules. The number grows from [`ALLOWED`]
+/// with the text's words.
 const ALLOWED_RULES_MAX: usize = 120;
+/// Repeated windows that are allowed in a stretch of digits.
 const ALLOWED_DIGITS: usize = 256;
-/// Characters of all stretches together that are looked at.
+/// Characters that are examined, in all stretches together.
 const CHARS_MAX: usize = 1 << 16;
 
-/// What the loops of a text add to its n-grams: those that come again beyond what is let through,
-/// and all.
+/// Windows that a text's loops add to its n-grams: those that repeat earlier ones beyond what is
+/// allowed, and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Loops {
     pub repeated: usize,

@@ -6,6 +6,7 @@
 
 use reward_sdk::{Completion, Info, Result, Reward, Score};
 
+/// The reward's configuration.
 #[derive(serde::Deserialize)]
 #[serde(try_from = "Raw")]
 pub struct SoftOverlong {

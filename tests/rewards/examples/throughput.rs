@@ -1,11 +1,11 @@
-//! `throughput PLUGIN_DIR`: what the shipped plugins cost, as JSON lines. Run by
-//! tests/bench/rewards/run.
+//! `throughput PLUGIN_DIR`: measures the shipped plugins and prints JSON lines.
+//! `tests/bench/rewards/run` runs it.
 //!
 //! For each plugin and configuration: `load` (compile, or take from the cache; make an instance and
 //! configure it), `throughput` for two lengths of completions (the sandbox on one core and on all,
-//! the same Rust code natively on one), and `poison`: what one hostile text among 64 completions of
-//! 4 KB costs them, the worst of the attack corpus by name. Times of a poison are the least of
-//! three runs.
+//! the same Rust code natively on one), and `poison`: how much one hostile text among 64
+//! completions of 4 KB costs them, for the worst text of the attack corpus, by name. Times of a
+//! poison are the least of three runs.
 
 use r1d_proto::world::{Clock, SharedClock, SystemClock};
 use r1d_reward_tests::shipped::{PLUGINS, for_host, natively};
@@ -22,11 +22,11 @@ type Failure = Box<dyn std::error::Error>;
 
 const BATCH: usize = 64;
 const GROUP: usize = 16;
-/// The poisoned one of a batch.
+/// The place of the poisoned completion in a batch.
 const POISONED: usize = 21;
 const REPEATS: usize = 3;
 const CONFIGURED_TIMES: u32 = 200;
-/// Of each measurement of throughput.
+/// Duration of each measurement of throughput.
 const WANTED: Duration = Duration::from_millis(800);
 const ANSWER: &str = "0.5";
 
@@ -146,7 +146,7 @@ impl Measured<'_> {
         Ok(())
     }
 
-    /// On this thread, without a queue.
+    /// Judges on this thread, without a queue.
     fn alone(&self, members: &[Member]) -> Result<(), Failure> {
         let answers = [Ok(ANSWER.to_owned())];
         for group in members.chunks(GROUP) {
@@ -171,7 +171,7 @@ impl Measured<'_> {
         Ok(())
     }
 
-    /// Completions per second, of batches.
+    /// Completions per second, measured in batches.
     fn rate(&self, batch: impl Fn() -> Result<(), Failure>) -> Result<f64, Failure> {
         let start = self.clock.now();
         let (mut batches, mut spent) = (0u32, Duration::ZERO);
@@ -241,7 +241,7 @@ impl Measured<'_> {
     }
 }
 
-/// Thoughts of about so many bytes; every third answer is wrong.
+/// Makes thoughts of about `bytes` bytes; every third answer is wrong.
 fn completions(bytes: usize) -> Vec<Completion> {
     let thought = "so 12 times 7 is 84 and then we add the rest of them ";
     let completion = |i: usize| Completion {

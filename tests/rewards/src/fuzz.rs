@@ -13,9 +13,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+/// The body of a fuzz target.
 pub type Body = fn(&[u8]);
 
-/// As cargo-fuzz and the corpus name them.
+/// The targets, under the names that cargo-fuzz and the corpus use.
 pub const TARGETS: [(&str, Body); 4] = [
     ("answer", answer),
     ("text", text),
@@ -23,7 +24,8 @@ pub const TARGETS: [(&str, Body); 4] = [
     ("component", component),
 ];
 
-/// `ANSWER\nREFERENCE` for `accuracy` in all its kinds, and for what reads answers in reward-sdk.
+/// Reads `ANSWER\nREFERENCE` with `accuracy` in all its kinds, and with reward-sdk's readers of
+/// answers.
 pub fn answer(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (answer, reference) = text.split_once('\n').unwrap_or((&text, &text));
@@ -61,7 +63,7 @@ fn kinds() -> &'static [Judge] {
     })
 }
 
-/// A completion for every plugin, and for what reads texts in reward-sdk.
+/// Reads a completion with every plugin, and with reward-sdk's readers of texts.
 pub fn text(bytes: &[u8]) {
     static JUDGES: OnceLock<Vec<Judge>> = OnceLock::new();
     let text = String::from_utf8_lossy(bytes).into_owned();
@@ -115,7 +117,7 @@ fn reading(text: &str) {
     let _ = reward_model::number("model", &[Ok(text.into())]);
 }
 
-/// As many results as went in, and what a plugin promises of each.
+/// Checks each result: it is a score within the plugin's bounds, or an abstention.
 fn check(results: Vec<Result<Score>>, min: f32, max: f32) {
     for result in results {
         match result {
@@ -124,13 +126,13 @@ fn check(results: Vec<Result<Score>>, min: f32, max: f32) {
                 "{score:?}"
             ),
             Err(Error::Unscorable(_)) => {}
-            // Only a reward model's answer is ever no one's input.
+            // The only internal error is about a reward model's answer.
             Err(Error::Internal(why)) => assert!(why.starts_with("reward model"), "{why}"),
         }
     }
 }
 
-/// A line of `plugin score`, of golden cases, or of a configuration.
+/// Reads a line of `plugin score`, of golden cases, or of a configuration.
 pub fn case_line(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut unknown = BTreeMap::new();
@@ -151,7 +153,7 @@ pub fn case_line(bytes: &[u8]) {
     }
 }
 
-/// A file that says it is a plugin.
+/// Reads a file that claims to be a plugin.
 pub fn component(bytes: &[u8]) {
     let _ = componentize(bytes);
     if let Some(cases) = golden::embedded(bytes) {
@@ -161,7 +163,7 @@ pub fn component(bytes: &[u8]) {
         assert_eq!(golden::embedded(&with_case), Some(CASE));
     }
     let Some(path) = file(bytes) else { return };
-    // A hostile plugin may take all that it is given: that much must be little here.
+    // A hostile plugin may use all that its limits allow, so they are small here.
     let limits = Limits {
         fuel: Some(100_000),
         memory_mb: Some(8),
@@ -184,7 +186,7 @@ pub fn component(bytes: &[u8]) {
             finish: FinishReason::Stop,
             meta: None,
         };
-        // A verdict, or the wrong world: never the host's failure.
+        // The result is a verdict, or the error of a wrong world, but never a failure of the host.
         let judged = reward.score(&completion);
         assert!(
             !matches!(judged, Err(r1d_rewards::ScoreError::Host(_))),
@@ -210,7 +212,7 @@ fn host() -> &'static Rewards {
     })
 }
 
-/// These bytes in a file of this process's own.
+/// Writes these bytes to a file that only this process uses.
 fn file(bytes: &[u8]) -> Option<PathBuf> {
     static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
     let path = DIRECTORY

@@ -1,6 +1,6 @@
-//! Inputs made of others, from a seed: the same in every run.
+//! Makes inputs from other inputs and a seed: the same in every run.
 
-/// Pieces that mean something to one parser or another.
+/// Pieces that have a meaning for one parser or another.
 const PIECES: [&str; 48] = [
     "{",
     "}",
@@ -54,10 +54,11 @@ const PIECES: [&str; 48] = [
 const BYTES_MAX: usize = 4096;
 const CHANGES_MAX: u64 = 6;
 
-/// splitmix64: enough to choose places and pieces by.
+/// A splitmix64 generator, good enough to choose places and pieces by.
 pub struct Random(u64);
 
 impl Random {
+    /// Starts the generator from a seed.
     pub fn of(seed: u64) -> Random {
         Random(seed)
     }
@@ -70,7 +71,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// 0 to `end`, without it; 0 where that is 0.
+    /// A number from 0 up to, but not including, `end`; 0 if `end` is 0.
     fn below(&mut self, end: usize) -> usize {
         (self.next() % (end.max(1) as u64)) as usize
     }
@@ -104,7 +105,7 @@ impl Random {
                 start..start,
                 self.of_all(&PIECES).unwrap_or_default().bytes(),
             )),
-            // A stretch of another seed.
+            // Inserts a part of another seed.
             4 => {
                 let other = self.of_all(seeds).unwrap_or_default();
                 let from = self.below(other.len() + 1);
@@ -114,7 +115,7 @@ impl Random {
                     other.get(from..to).unwrap_or_default().iter().copied(),
                 ));
             }
-            // Itself, a few times over.
+            // Repeats the input a few times.
             5 => {
                 let piece = bytes
                     .get(start..end)

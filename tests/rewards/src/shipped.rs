@@ -3,7 +3,7 @@
 use r1d_proto::rollout::FinishReason;
 use reward_sdk::{Completion, Finish, GroupReward, JudgedReward, Result, Reward, Score, configure};
 
-/// Every plugin, under each configuration that takes another path.
+/// Every plugin, with each configuration that takes another path through it.
 pub const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
     ("correctness", "{}"),
@@ -27,11 +27,11 @@ pub const PLUGINS: [(&str, &str); 14] = [
     ),
 ];
 
-/// Judges a group; the text is what a reward model answers.
+/// Judges a group; the text is the reward model's answer.
 pub type Judge = Box<dyn Fn(&[Completion], &str) -> Vec<Result<Score>> + Send + Sync>;
 
-/// The plugin of this name; the error says what is wrong with the configuration, or that there is
-/// none of this name.
+/// The plugin of this name. The error says what is wrong with the configuration, or that no plugin
+/// has this name.
 pub fn natively(name: &str, config: &str) -> std::result::Result<Judge, String> {
     match name {
         "accuracy" => one::<accuracy::Accuracy>(config),
@@ -85,7 +85,7 @@ fn judged<R: JudgedReward + Send + Sync + 'static>(
     }))
 }
 
-/// The same completion for the host.
+/// Converts a completion to the host's type.
 pub fn for_host(completion: &Completion) -> r1d_rewards::Completion {
     let Completion {
         id,

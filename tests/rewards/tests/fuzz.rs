@@ -12,10 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 const MUTATIONS: usize = 20_000;
-/// Each is written to a file, and compiled when it is valid.
+/// Fewer than of other inputs, because each is written to a file, and compiled if it is valid.
 const COMPONENTS: usize = 1_500;
 
-/// Names and bytes, in the order of their names.
+/// Names and bytes of the corpus, in the order of the names.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("corpus")
@@ -31,8 +31,8 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// What cargo-fuzz found worth keeping: `found/pack.py` writes these files, an input in hexadecimal
-/// digits on each line.
+/// Inputs that cargo-fuzz found worth keeping: `found/pack.py` writes these files, with an input in
+/// hexadecimal digits on each line.
 fn found(target: &str) -> Vec<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("found")
@@ -47,7 +47,7 @@ fn found(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Says which input it was.
+/// Runs a body, and names the input if it panics.
 fn run(body: Body, name: &str, bytes: &[u8]) {
     let ended = catch_unwind(AssertUnwindSafe(|| body(bytes)));
     assert!(
@@ -71,7 +71,7 @@ fn every_input_of_the_corpus_ends() {
     }
 }
 
-/// The large ones are made here, not kept.
+/// The large attacks are made here and not stored.
 #[test]
 fn every_attack_ends() {
     for (name, text) in attacks::texts() {
@@ -82,7 +82,7 @@ fn every_attack_ends() {
         ] {
             run(body, &format!("{target}, {name}"), text.as_bytes());
         }
-        // As the reference of a plain answer, and as the answer to a plain reference.
+        // The text is the reference of a plain answer, and the answer to a plain reference.
         run(fuzz::answer, name, format!("7\n{text}").as_bytes());
         run(
             fuzz::answer,
@@ -92,7 +92,7 @@ fn every_attack_ends() {
     }
 }
 
-/// More of them where somebody looks for more: `R1D_FUZZ_ROUNDS=50 cargo test …`.
+/// How many times as many mutations to run: `R1D_FUZZ_ROUNDS=50 cargo test …`.
 fn rounds() -> usize {
     std::env::var("R1D_FUZZ_ROUNDS").map_or(1, |rounds| {
         rounds.parse().expect("R1D_FUZZ_ROUNDS is a number")

@@ -1,5 +1,5 @@
-//! Mutated inputs through the sandbox and natively: the same verdict, within the default limits,
-//! which is the bound on every parser's work.
+//! Runs mutated inputs through the sandbox and natively: both give the same verdict, within the
+//! default limits, which bound every parser's work.
 
 #[path = "../../../daemon/rewards/tests/guests/mod.rs"]
 mod guests;
@@ -13,10 +13,11 @@ use std::path::Path;
 
 const GROUPS: usize = 250;
 const GROUP: usize = 4;
-/// What a reward model says, and what a judge writes.
+/// The answer of a reward model.
 const NUMBER: &str = "0.5";
+/// The reply of a judge.
 const REPLY: &str = r#"{"analysis": "as the reference has it", "correctness": "correct"}"#;
-/// What the mathematical functions of two platforms may differ by.
+/// Largest difference between the mathematical functions of two platforms.
 const ROUNDING: f32 = 1e-6;
 
 struct Model(&'static str);
@@ -42,7 +43,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Answers in tags beside references, and texts of any form.
+/// Makes answers in tags beside references, and texts of any form.
 fn completions() -> Vec<Completion> {
     let (answers, texts) = (seeds("answer"), seeds("text"));
     let (answers, texts): (Vec<&[u8]>, Vec<&[u8]>) = (
@@ -79,7 +80,7 @@ fn completions() -> Vec<Completion> {
 }
 
 fn same(native: &Result<Score>, judged: &Judged) -> bool {
-    // The sandbox shows so much of a reason.
+    // The sandbox shows only this much of a reason.
     let told = |full: Option<&str>, shown: Option<&str>| {
         full.map(|full| full.chars().take(100).collect::<String>())
             == shown.map(|shown| shown.chars().take(100).collect::<String>())
