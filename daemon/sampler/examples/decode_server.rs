@@ -18,10 +18,10 @@ use tch::Kind;
 
 type Error = Box<dyn std::error::Error>;
 
-/// What does not change between the batches of a bench.
+/// State that is the same for all batches of a bench.
 struct Server {
     model: CausalLm,
-    /// By slots, capacity, and whether batch-invariant and speculative.
+    /// Samplers by slots, capacity, and whether they are batch-invariant and speculative.
     samplers: BTreeMap<(u32, u32, bool, bool), Sampler>,
 }
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), Error> {
                     [--mkl-intel-kernels] [--prediction]"
             .into());
     };
-    // As in the worker.
+    // The worker does this too.
     r1d_torch::mkl::use_intel_kernels(
         switches
             .iter()

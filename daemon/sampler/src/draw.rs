@@ -1,4 +1,4 @@
-//! From logits and one uniform per row to one id per row.
+//! Draws one id per row from logits and one uniform per row.
 //!
 //! 1. **temperature** — `p = softmax(logits / temperature)`; 0 is greedy: the first id of the
 //!    largest logit.
@@ -25,15 +25,15 @@ use tch::{Device, Kind, TchError, Tensor};
 /// Ids per block of the two-level cumulative sum: near the square root of the vocabularies in use
 /// (8 k to 150 k).
 const BLOCK_IDS: i64 = 128;
-/// Ids that top-p sorts at first on the CPU; the widths after it grow by [`WIDTH_GROWTH`] until
-/// every row's mass is reached. On a GPU, where a look at the mass waits for all that was asked of
-/// the device before, it sorts all ids at once.
+/// Ids that top-p sorts first on the CPU. The widths after it grow by [`WIDTH_GROWTH`] until every
+/// row's mass is reached. On a GPU all ids are sorted at once, because to read the mass would wait
+/// for all work that was queued on the device before.
 const WIDTH_FIRST_IDS: i64 = 64;
 const WIDTH_GROWTH: i64 = 8;
 /// The largest float64 below 1.
 const BELOW_ONE: f64 = 1.0 - f64::EPSILON / 2.0;
 
-/// How ids are drawn, for every row alike.
+/// How ids are drawn, the same for all rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Draw {
     temperature: f64,
@@ -42,7 +42,7 @@ pub(crate) struct Draw {
 }
 
 impl Draw {
-    /// `sampling` must have passed [`crate::request::check`].
+    /// Makes a draw of settings that have passed [`crate::request::check`].
     pub(crate) fn new(sampling: &Sampling) -> Draw {
         Draw {
             temperature: f64::from(sampling.temperature),
@@ -55,20 +55,20 @@ impl Draw {
         self.temperature == 0.0
     }
 
-    /// The temperature of the behaviour log-probabilities: that of the draw, and 1 for greedy
-    /// decoding, whose own distribution has no finite logarithms.
+    /// The temperature of the behaviour log-probabilities: the draw's own, or 1 for greedy
+    /// decoding, whose distribution has no finite logarithms.
     pub(crate) fn logprob_temperature(&self) -> f64 {
         if self.greedy() { 1.0 } else { self.temperature }
     }
 
-    /// `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row with a NaN
-    /// gets an arbitrary valid id.
+    /// Draws ids: `logits` [B, V] float32, `uniforms` [B] float64 in [0, 1) → ids [B] int64. A row
+    /// with a NaN gets an arbitrary valid id.
     pub(crate) fn ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
         Ok(self.draw(logits, uniforms)?.0)
     }
 
-    /// As [`Self::ids`], with the ids that steps 2 and 3 left, [B, V] bool: `None` where neither
-    /// has anything to do. A row with a NaN has none left.
+    /// Draws ids like [`Self::ids`]. Returns also the ids that steps 2 and 3 left, [B, V] bool;
+    /// `None` if neither step is needed. A row with a NaN has none left.
     pub(crate) fn draw(
         &self,
         logits: &Tensor,
@@ -104,8 +104,8 @@ impl Draw {
         Ok((inverse_cdf(&probabilities, uniforms)?, kept))
     }
 
-    /// The smallest probability inside the nucleus, [B, 1]. The host looks only where `first_ids`
-    /// are not all.
+    /// The smallest probability inside the nucleus, [B, 1]. The host reads from the device only if
+    /// `first_ids` are not all ids.
     fn nucleus_threshold(
         &self,
         probabilities: &Tensor,
@@ -122,9 +122,9 @@ impl Draw {
             } else {
                 probabilities.f_topk(width, -1, true, true)?
             };
-            // An id is inside when the mass of the likelier ones has not reached the border yet. A
-            // prefix sum is the same bits at every width, so a row's threshold does not depend on
-            // how wide the other rows need.
+            // An id is inside if the mass of the likelier ones has not reached the border yet. A
+            // prefix sum has the same bits at every width, so a row's threshold does not depend on
+            // the width that the other rows need.
             let reached = cumulative(&likeliest)?;
             let inside = reached.f_lt_tensor(&border)?.f_sum_dim_intlist(
                 [-1i64].as_slice(),
@@ -140,8 +140,8 @@ impl Draw {
     }
 }
 
-/// Zeroes what is less likely than the row's threshold [B, 1]; with that, which ids are left. A
-/// nucleus' threshold is above 0, so what top-k zeroed is not among them.
+/// Sets ids below the row's threshold [B, 1] to 0, and returns also which ids are left. A nucleus'
+/// threshold is above 0, so the ids that top-k set to 0 are not among them.
 fn keep_from(
     probabilities: &Tensor,
     threshold: &Tensor,
@@ -150,7 +150,7 @@ fn keep_from(
     Ok((probabilities.f_mul(&kept)?, Some(kept)))
 }
 
-/// `weights` [B, V] ≥ 0, not all 0; `uniforms` [B] float64 → ids [B].
+/// Draws by inverse CDF: `weights` [B, V] ≥ 0, not all 0; `uniforms` [B] float64 → ids [B].
 fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> {
     let (rows, vocab) = weights.size2()?;
     let blocks = (vocab + BLOCK_IDS - 1) / BLOCK_IDS;
@@ -192,9 +192,9 @@ fn inverse_cdf(weights: &Tensor, uniforms: &Tensor) -> Result<Tensor, TchError> 
     id.f_clamp(0, vocab - 1)?.f_view([rows])
 }
 
-/// Sums from each row's beginning, float64 `[B, n]`, in one order. On a GPU libtorch scans a tensor
-/// of one row in pieces, whose sums it adds in the order in which they are ready: another one each
-/// time (seen on an H200 with one row, never with two).
+/// Prefix sums of each row, float64 `[B, n]`, always in the same order. On a GPU libtorch scans a
+/// tensor of one row in pieces, whose sums it adds in the order in which they are ready, which
+/// differs from run to run (seen on an H200 with one row, never with two).
 fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
     let (rows, width) = weights.size2()?;
     if rows == 1 && weights.device() != Device::Cpu {
@@ -207,7 +207,7 @@ fn cumulative(weights: &Tensor) -> Result<Tensor, TchError> {
     }
 }
 
-/// Index of the first element of each row that is greater than the row's `target` [B, 1] → [B, 1].
+/// The index of each row's first element that is greater than the row's `target` [B, 1] → [B, 1].
 fn first_greater(cumulative: &Tensor, target: &Tensor) -> Result<Tensor, TchError> {
     let last = cumulative.size()[1] - 1;
     target
@@ -343,7 +343,7 @@ mod tests {
             (draw(1.0, 0, 0.85), Some([false, true, true, true])),
             (draw(1.0, 0, 0.999), Some([true; 4])),
             (draw(1.0, 2, 0.55), Some([false, true, false, false])),
-            // Of what top-k left, all.
+            // All ids that top-k left are left.
             (draw(1.0, 2, 0.999), Some([false, true, true, false])),
         ] {
             assert_eq!(
@@ -378,14 +378,15 @@ mod tests {
         assert_eq!(both, [999, 900], "all ids of a flat row tie, so all stay");
     }
 
-    /// The CPU's way to a nucleus, which widens, and the GPU's, which does not look.
+    /// Compares the CPU's way to a nucleus, which widens, with the GPU's, which sorts all ids at
+    /// once.
     #[test]
     fn sorting_all_ids_finds_the_nucleus_that_widening_finds() {
         let (rows, vocab) = (9, 5000i64);
         let noise = (Tensor::arange(rows * vocab, (Kind::Float, Device::Cpu)) * 0.77)
             .sin()
             .view([rows, vocab]);
-        // From flat to peaked; with ties, as bfloat16 logits have them.
+        // The rows go from flat to peaked, with ties as in bfloat16 logits.
         let sharpness = Tensor::arange(rows, (Kind::Float, Device::Cpu)).view([rows, 1]) * 3.0;
         let probabilities = (noise * sharpness)
             .to_kind(Kind::BFloat16)

@@ -7,7 +7,7 @@
 //! | `schedule` | which sample decodes in which slot: pure bookkeeping |
 //! | `prompts` | prefill, once per group |
 //! | `draw` | temperature, top-k, top-p and the inverse CDF of one uniform per token |
-//! | `kept` | what top-k and top-p left, as bits |
+//! | `sampling_mask` | the ids that top-k and top-p left, as bits |
 //! | `speculate` | two tokens a step, where the model drafts one ahead |
 //! | `row` | a completion while it decodes, and its record |
 //! | `sampler` | the loop |
@@ -22,9 +22,9 @@
 //! batch-invariant mode, within 1e-5 in float32 otherwise. Where the request keeps the sampling
 //! mask, both are over the ids that top-k and top-p left, which are recorded too.
 //!
-//! A completion needs no cache beyond its own prompt and ids: position, ids and uniforms live in
-//! device tensors, and the host looks at what was drawn every so many steps, which is what a
-//! captured graph of the step needs.
+//! A completion needs no cache beyond its own prompt and ids: position, ids and uniforms are in
+//! device tensors, and the host reads the drawn ids only every few steps, which is what a captured
+//! graph of the step needs.
 
 mod draw;
 mod error;

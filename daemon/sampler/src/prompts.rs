@@ -1,4 +1,4 @@
-//! Prefill: whole prompts into the cache, and what their samples need of them.
+//! Prefill: brings whole prompts into the cache, and keeps what their samples need of them.
 
 use crate::error::Result;
 use crate::row::narrow_expert;
@@ -9,21 +9,21 @@ use r1d_proto::worker::Group;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// Tokens of one prefill, padding included (`LIM-1`): bounds the memory of its attention scores,
-/// which is this times heads times the longest prompt. A single prompt may be longer.
+/// Most tokens of one prefill, padding included (`LIM-1`): it bounds the memory of its attention
+/// scores, which is this times heads times the longest prompt. A single prompt may be longer.
 const PREFILL_TOKENS_MAX: usize = 8192;
 
-/// What stays of a prompt while samples of it wait.
+/// The results of a prompt's prefill, kept while samples of it wait.
 pub(crate) struct Prompt {
-    /// float32 `[V]`, for the completion's first id.
+    /// Logits of the completion's first id, float32 `[V]`.
     pub logits: Tensor,
-    /// `[prompt tokens, moe_layers, K]`; empty for dense models.
+    /// Experts of the prompt's tokens, `[prompt tokens, moe_layers, K]`; empty for dense models.
     pub experts: Vec<u16>,
-    /// `[hidden_size]` of the last token, for the first draft.
+    /// Hidden state of the last token, `[hidden_size]`, for the first draft.
     pub hidden: Tensor,
 }
 
-/// Prompts by index of their group in the request.
+/// Prompts by the index of their group in the request.
 pub(crate) type Prompts = BTreeMap<usize, Prompt>;
 
 /// Brings the prompts that `changes` asks for into their slots.
@@ -49,7 +49,7 @@ pub(crate) fn bring(
     Ok(())
 }
 
-/// How many of the prompts fit one prefill; at least 1.
+/// The number of prompts that fit one prefill, at least 1.
 fn batch_size(prefills: &[(usize, Vec<usize>)], groups: &[Group]) -> usize {
     let mut longest = 0;
     let fits = |(count, (group, _)): (usize, &(usize, Vec<usize>))| {

@@ -1,19 +1,19 @@
-//! Checks of a request, before any of it is computed.
+//! Checks a request before any of it is computed.
 
 use crate::error::{Result, SamplerError};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::worker::{Generate, Group, Slots};
 use std::collections::HashSet;
 
-/// What a request must fit into.
+/// The limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub vocab_size: i64,
     pub cache: Slots,
 }
 
-/// Refuses what cannot be sampled; the slots that the cache is cut into, and the tokens that each
-/// is to hold.
+/// Refuses a request that cannot be sampled. Returns the slots that the cache is cut into, and the
+/// tokens that each has to hold.
 pub(crate) fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
     check_sampling(&request.sampling, limits)?;
     let mut seen = HashSet::new();
@@ -72,7 +72,7 @@ fn check_sampling(sampling: &Sampling, limits: Limits) -> Result<()> {
     }
 }
 
-/// The tokens that its prompt may grow to.
+/// The tokens that the group's prompt may grow to.
 fn check_group(request: &Generate, group: &Group, limits: Limits) -> Result<u64> {
     let (step, prompt, row) = (request.step, group.prompt, group.row);
     if group.prompt_ids.is_empty() {

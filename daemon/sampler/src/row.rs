@@ -10,21 +10,21 @@ use r1d_proto::world::counter_uniform;
 
 pub(crate) struct Row {
     key: SampleKey,
-    /// Index of its group in the request.
+    /// Index of the row's group in the request.
     pub group: usize,
     prompt_tokens: usize,
     completion_ids: Vec<u32>,
     behaviour_logprobs: Vec<f32>,
-    /// Of the prompt, then of each completion id that was fed back.
+    /// Experts of the prompt's tokens, then of each completion id that was fed back.
     experts: Vec<u16>,
     kept_ids: SamplingMask,
     finish: Option<FinishReason>,
-    /// A guess at the id behind the last one, where the sampler speculates.
+    /// A guess at the id behind the last one, if the sampler speculates.
     pub draft: i64,
 }
 
 impl Row {
-    /// `experts` are those of the prompt's tokens.
+    /// Starts a completion; `experts` are those of the prompt's tokens.
     pub(crate) fn new(request: &Generate, group: usize, sample: u32, experts: Vec<u16>) -> Row {
         let Group {
             prompt, prompt_ids, ..
@@ -47,7 +47,7 @@ impl Row {
         }
     }
 
-    /// The uniform of the completion's token `i`, a function of the sample's key alone (`ROLL-1`).
+    /// The uniform of the completion's token `i`, a function of the sample's key only (`ROLL-1`).
     pub(crate) fn uniform(&self, seed: u64, i: usize) -> f64 {
         let SampleKey {
             stage,
@@ -65,7 +65,7 @@ impl Row {
         ]))
     }
 
-    /// Completion ids so far.
+    /// The number of completion ids so far.
     pub(crate) fn tokens(&self) -> usize {
         self.completion_ids.len()
     }
@@ -75,7 +75,7 @@ impl Row {
         self.completion_ids.last().map_or(0, |id| i64::from(*id))
     }
 
-    /// Tokens whose keys the slot holds: all but the last id.
+    /// The number of tokens whose keys the slot holds: all but the last id.
     pub(crate) fn position(&self) -> i64 {
         (self.prompt_tokens + self.completion_ids.len()) as i64 - 1
     }
@@ -84,7 +84,7 @@ impl Row {
         self.finish.is_some()
     }
 
-    /// Experts of the token that was just fed, `[moe_layers, K]`.
+    /// Records the experts of the token that was just fed, `[moe_layers, K]`.
     pub(crate) fn push_experts(&mut self, experts: &[i64]) -> Result<()> {
         self.experts.reserve(experts.len());
         for &expert in experts {
@@ -93,7 +93,7 @@ impl Row {
         Ok(())
     }
 
-    /// The ids that the next one was drawn from, as [`SamplingMask::push`] takes them.
+    /// Records the ids that the next one was drawn from, as [`SamplingMask::push`] takes them.
     pub(crate) fn push_kept(&mut self, kept: &[u64], vocab_size: u32) -> Result<()> {
         if self.kept_ids.push(kept, vocab_size) {
             Ok(())
@@ -107,7 +107,7 @@ impl Row {
     }
 
     pub(crate) fn push(&mut self, id: i64, logprob: f32, sampling: &Sampling) -> Result<()> {
-        // A NaN or an infinity anywhere in a row's logits is a NaN here.
+        // If any of a row's logits is NaN or infinite, the log-probability is NaN.
         if !logprob.is_finite() {
             return Err(SamplerError::NotFinite {
                 key: self.key,
@@ -125,7 +125,7 @@ impl Row {
         Ok(())
     }
 
-    /// The record of an ended row, which leaves the row empty; `None` while it lives.
+    /// Takes the record of an ended row, which leaves the row empty; `None` while the row lives.
     pub(crate) fn take_rollout(&mut self, request: &Generate) -> Option<Rollout> {
         let group = &request.groups[self.group];
         Some(Rollout {

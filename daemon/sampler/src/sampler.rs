@@ -14,14 +14,14 @@ use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
 use tch::{Device, Tensor};
 
-/// Decode steps between two looks of the host at what was drawn. Reading is free on the CPU; on a
-/// GPU it waits for the device, and the tokens that a row draws between its end and the look are
-/// thrown away.
+/// Decode steps between two reads of the drawn ids by the host. Reading is free on the CPU; on a
+/// GPU it waits for the device, and the tokens that a row draws between its end and the read are
+/// discarded.
 const LOOK_EVERY_STEPS_CPU: usize = 1;
 const LOOK_EVERY_STEPS_CUDA: usize = 16;
 
-/// Draws completions from a policy by continuous batching over fixed slots. Owns the cache; the
-/// policy is handed in with each request, so new weights cost nothing.
+/// Draws completions from a policy by continuous batching over fixed slots. It owns the cache; the
+/// policy comes with each request, so new weights cost nothing.
 pub struct Sampler {
     cache: Cache,
     slots: Slots,
@@ -36,7 +36,7 @@ pub(crate) struct Run<'a> {
     pub model: &'a CausalLm,
     pub request: &'a Generate,
     draw: Draw,
-    /// Where the sampling mask is kept.
+    /// Packs the sampling masks; `None` if the request does not keep them.
     packer: Option<Packer>,
     pub options: Forward<'a>,
     pub cache: &'a mut Cache,
@@ -48,14 +48,15 @@ pub(crate) struct Run<'a> {
     pub count: Count,
 }
 
-/// What a request came to.
+/// Counts of a finished request, for its metrics.
 #[derive(Default)]
 pub(crate) struct Count {
     pub tokens: u64,
     pub decode_steps: u64,
     pub decode_rows: u64,
-    /// Ids that were drafted and compared with what was drawn, and those that were it.
+    /// Drafted ids that were compared with the drawn ones.
     pub drafts: u64,
+    /// Drafted ids that were equal to the drawn ones.
     pub accepted_drafts: u64,
 }
 
@@ -94,8 +95,8 @@ impl Sampler {
         })
     }
 
-    /// Whether the model's multi-token prediction module drafts a token ahead, which decodes up to
-    /// two tokens a step. What is drawn stays the same.
+    /// Sets whether the model's multi-token prediction module drafts a token ahead, so that a step
+    /// decodes up to two tokens. The drawn ids stay the same.
     pub fn with_speculation(self, speculative: bool) -> Sampler {
         Sampler {
             speculative,
@@ -103,12 +104,12 @@ impl Sampler {
         }
     }
 
-    /// Runs the whole request: `completed` gets each completion as it ends, `progress` the tokens
-    /// drawn and the most that the request may still come to.
+    /// Runs the whole request. Calls `completed` with each completion as it ends, and `progress`
+    /// with the tokens drawn and the most that the request may still come to.
     ///
     /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second),
-    /// `perf/sampling_rows` (mean rows of a decode step), and `perf/draft_acceptance_rate` where
-    /// drafts were made. An error leaves the sampler ready for another request.
+    /// `perf/sampling_rows` (mean rows of a decode step), and `perf/draft_acceptance_rate` if
+    /// drafts were made. After an error the sampler is ready for another request.
     pub fn generate(
         &mut self,
         model: &CausalLm,
@@ -158,13 +159,13 @@ impl Sampler {
             prompts: Prompts::new(),
             count: Count::default(),
         };
-        // Nothing here needs the deterministic algorithms, which make a sort of every write to the
-        // cache: no place is written twice, and what is summed is summed in one order
+        // The deterministic algorithms are not needed here, and they would turn every write to the
+        // cache into a sort: no place is written twice, and sums are taken in one order
         // (draw::cumulative).
         let sample =
             || r1d_torch::runtime::inference(|| run.run(slots as usize, completed, progress));
         if let Err(error) = r1d_torch::runtime::without_deterministic(sample)?? {
-            // What is not finite would reach others through the places that they do not see: 0 ·
+            // Values that are not finite would affect other rows through masked places, because 0 ·
             // NaN is not 0.
             self.cache.clear()?;
             return Err(error);
@@ -223,7 +224,7 @@ impl Run<'_> {
                 self.draft_first(&started)?;
             }
             self.prompts.retain(|group, _| schedule.waits(*group));
-            // A completion of one token gives its slot away before the others go on.
+            // A completion of one token gives up its slot before the others continue.
             if !started.iter().any(|slot| self.rows[*slot].ended()) {
                 if self.speculative {
                     self.decode_pairs()?
@@ -244,7 +245,7 @@ impl Run<'_> {
         }
     }
 
-    /// Gives the slots that ended to waiting samples; returns the slots that started.
+    /// Gives the slots that ended to waiting samples. Returns the slots that started.
     fn turn_over(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
         let changes = schedule.turn_over(ended);
         prompts::bring(
@@ -274,7 +275,7 @@ impl Run<'_> {
         Ok(changes.started.iter().map(|(slot, _)| *slot).collect())
     }
 
-    /// Closes the holes that ended rows leave.
+    /// Moves rows into the holes that ended rows leave.
     fn close(&mut self, changes: &Changes) -> Result<()> {
         if !changes.moves.is_empty() {
             let longest = changes
@@ -297,7 +298,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The first id of each completion that starts, from its prompt's logits.
+    /// Draws the first id of each completion that starts, from its prompt's logits.
     fn draw_first(&mut self, started: &[usize]) -> Result<()> {
         if started.is_empty() {
             return Ok(());
@@ -322,7 +323,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Up to `look_every` decode steps of all rows, then a look at what they drew. Between,
+    /// Runs up to `look_every` decode steps of all rows, and then reads what they drew. In between,
     /// everything stays on the device.
     fn decode(&mut self) -> Result<()> {
         let rows = self.rows.len();
@@ -383,7 +384,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What one step drew, to the rows that still live.
+    /// Gives the ids that one step drew to the rows that still live.
     fn take(&mut self, drawn: Looked) -> Result<()> {
         for (i, row) in self
             .rows
@@ -397,12 +398,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `logits` [B, V] float32, `uniforms` [B] → ids [B].
+    /// Draws ids: `logits` [B, V] float32, `uniforms` [B] → ids [B].
     pub(crate) fn draw_ids(&self, logits: &Tensor, uniforms: &Tensor) -> Result<Tensor> {
         Ok(self.draw.ids(logits, uniforms)?)
     }
 
-    /// As [`Self::draw_ids`], with what is recorded of them.
+    /// Draws ids like [`Self::draw_ids`], and computes everything that is recorded of them.
     pub(crate) fn draw(
         &self,
         logits: &Tensor,
@@ -431,7 +432,7 @@ impl Run<'_> {
         })
     }
 
-    /// Tokens drawn, and the most that the request may come to.
+    /// The tokens drawn so far, and the most that the request may come to.
     fn progress(&self, waiting: usize) -> (u64, u64) {
         let longest = u64::from(self.request.sampling.max_completion_length);
         let live: u64 = self
@@ -447,23 +448,23 @@ impl Run<'_> {
     }
 }
 
-/// What one step drew, on the device.
+/// The results of one step, on the device.
 pub(crate) struct Drawn {
     pub ids: Tensor,
     logprobs: Tensor,
     experts: Option<Tensor>,
-    /// As [`Packer::pack`] leaves it.
+    /// The packed sets of ids left by top-k and top-p, as [`Packer::pack`] returns them.
     kept: Option<Tensor>,
     vocab_size: u32,
 }
 
-/// The same, on the host.
+/// The results of one step, on the host.
 pub(crate) struct Looked {
     ids: Vec<i64>,
     logprobs: Vec<f32>,
-    /// `[B, moe_layers, K]`
+    /// Experts, `[B, moe_layers, K]`.
     experts: Vec<i64>,
-    /// `[B, words]`
+    /// Bits of the sets of kept ids, `[B, words]`.
     kept: Vec<u64>,
     vocab_size: u32,
 }
@@ -492,7 +493,7 @@ impl Drawn {
 }
 
 impl Looked {
-    /// Hands what was drawn in place `at` to its completion.
+    /// Gives the results in place `at` to their completion.
     pub(crate) fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
         let places = self.ids.len();
         let (experts, words) = (self.experts.len() / places, self.kept.len() / places);
@@ -508,7 +509,7 @@ impl Looked {
 mod tests {
     use crate::tiny::*;
 
-    /// A block of steps that runs past the end of some rows leaves no trace in what is recorded.
+    /// Steps past the end of some rows leave no trace in the records.
     #[test]
     fn looking_less_often_changes_nothing() {
         for (config, speculative) in [

@@ -1,5 +1,5 @@
-//! The ids that top-k and top-p left, on their way to the record: a bit per id while they are on
-//! the device, so that a look at a step copies an eighth of a byte for each.
+//! Packs the ids that top-k and top-p left, on their way to the record: one bit per id while they
+//! are on the device, so that the host reads an eighth of a byte for each.
 
 use crate::error::Result;
 use tch::{Device, Kind, Tensor};
@@ -10,7 +10,7 @@ const BYTE_IDS: i64 = u8::BITS as i64;
 
 /// Packs sets of kept ids on a device.
 pub(crate) struct Packer {
-    /// uint8 `[8]`: the value of each bit.
+    /// The value of each bit, uint8 `[8]`.
     bits: Tensor,
 }
 
@@ -22,7 +22,8 @@ impl Packer {
         })
     }
 
-    /// bool `[B, V]` → uint8 `[B, bytes]`, whole words a row: bit i of byte j is id 8j + i.
+    /// Packs bool `[B, V]` into uint8 `[B, bytes]`, whole words a row: bit i of byte j is id 8j +
+    /// i.
     pub(crate) fn pack(&self, kept: &Tensor) -> Result<Tensor> {
         let (rows, vocab) = kept.size2()?;
         let short = (-vocab).rem_euclid(WORD_IDS);
@@ -38,7 +39,7 @@ impl Packer {
     }
 }
 
-/// [`Packer::pack`]'s rows, one behind the other, on the host.
+/// Reads [`Packer::pack`]'s rows, one behind the other, on the host.
 pub(crate) fn words(packed: &Tensor) -> Result<Vec<u64>> {
     let bytes = Vec::<u8>::try_from(&packed.f_reshape([-1])?)?;
     let word = |bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! Which sample decodes in which slot: pure bookkeeping, no tensors.
+//! Decides which sample decodes in which slot, by pure bookkeeping without tensors.
 //!
 //! Slots `0..live` decode, with no holes, so that a decode step's work is proportional to what
 //! lives and the cache is read as one view. Samples wait in the request's order. A slot that ends
@@ -11,28 +11,28 @@
 
 use std::collections::VecDeque;
 
-/// A sample in the queue or in a slot: indices into the request's `groups` and that group's
-/// `samples`.
+/// The place of a sample, in the queue or in a slot: indices into the request's `groups` and that
+/// group's `samples`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub group: usize,
     pub sample: usize,
 }
 
-/// What has to happen to rows and cache before the next decode step, in the order of the fields.
+/// Changes of rows and cache before the next decode step, in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// A prompt that slots get from a slot which holds it: (group, from, to). At most one group has
-    /// copies.
+    /// Copies of a prompt from a slot that holds it to other slots: (group, from, to). At most one
+    /// group has copies.
     pub copies: Vec<(usize, usize, Vec<usize>)>,
-    /// Prompts to run, and every slot that gets the result: (group, slots).
+    /// Prompts to compute, and all slots that get the result: (group, slots).
     pub prefills: Vec<(usize, Vec<usize>)>,
     /// Samples that start, by ascending slot; a slot after the last live one is a new row.
     pub started: Vec<(usize, Place)>,
-    /// (from, to): live rows that close the holes of slots which ended with nothing to take over.
-    /// No slot stands in two moves.
+    /// (from, to): moves of live rows into freed slots that no sample takes over, so that slots
+    /// `0..live` stay full. No slot is in two moves.
     pub moves: Vec<(usize, usize)>,
-    /// Slots that decode afterwards: `0..live`.
+    /// The number of slots that decode afterwards: `0..live`.
     pub live: usize,
 }
 
@@ -44,7 +44,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `samples[g]` is the number of samples to draw of group `g`; `slots` ≥ 1.
+    /// Starts a schedule; `samples[g]` is the number of samples to draw of group `g`, and `slots`
+    /// is at least 1.
     pub(crate) fn new(slots: usize, samples: &[usize]) -> Schedule {
         let places = |(group, &count): (usize, &usize)| {
             (0..count).map(move |sample| Place { group, sample })
@@ -56,7 +57,7 @@ impl Schedule {
         }
     }
 
-    /// Do samples of `group`, which was prefilled, still wait?
+    /// Whether samples of `group`, which was prefilled, still wait.
     pub(crate) fn waits(&self, group: usize) -> bool {
         // The queue is in group order, and groups after the front's are not prefilled yet.
         self.waiting
@@ -64,12 +65,12 @@ impl Schedule {
             .is_some_and(|place| place.group == group)
     }
 
-    /// Samples without a slot.
+    /// The number of samples without a slot.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// `ended` slots, ascending, give way to waiting samples, as do the slots that never lived.
+    /// Gives the `ended` slots (ascending) and the slots that are not live to waiting samples.
     pub(crate) fn turn_over(&mut self, ended: &[usize]) -> Changes {
         let mut changes = Changes::default();
         let before = self.holds.clone();
@@ -130,7 +131,7 @@ mod tests {
         let first = schedule.turn_over(&[]);
         assert_eq!(first.prefills, [(0, vec![0, 1])]);
         assert!(schedule.waits(0));
-        // Slot 1 still holds group 0's prompt: nothing to bring.
+        // Slot 1 still holds group 0's prompt, so no copy is needed.
         let second = schedule.turn_over(&[1]);
         assert_eq!(
             second.started,
@@ -161,8 +162,8 @@ mod tests {
         assert_eq!(changes.prefills, [(2, vec![1])]);
     }
 
-    /// Plays a schedule with made-up lengths and checks, slot by slot, that what decodes is what
-    /// should.
+    /// Plays a schedule with made-up lengths and checks, slot by slot, that the right sample
+    /// decodes.
     fn play(slots: usize, samples: &[usize], lengths: &[u8]) {
         let mut schedule = Schedule::new(slots, samples);
         let mut content: Vec<Option<usize>> = vec![None; slots];

@@ -8,8 +8,8 @@
 //! guess with the same uniform too, so that two distributions which are nearly alike nearly always
 //! agree.
 //!
-//! A slot's second token of a step stands in the cache where the next step writes again, should it
-//! not be accepted. The module's own keys are the cache's last layer.
+//! A slot's second token of a step is written to the cache where the next step writes again if that
+//! token is not accepted. The module's own keys are the cache's last layer.
 
 use crate::error::Result;
 use crate::row::Row;
@@ -17,11 +17,11 @@ use crate::sampler::{Looked, Run};
 use r1d_model::{Cache, CausalLm, Forward, Packed, Places};
 use tch::{Kind, Tensor};
 
-/// Tokens that a step may draw for a row.
+/// Most tokens that a step draws for a row.
 const PAIR: usize = 2;
 
-/// What the module's attention must know of prompts: `hidden` are a prefill's of `prompts`, which
-/// lie in `slots`.
+/// Brings the prompts into the cache of the module's attention: `hidden` are the hidden states of a
+/// prefill of `prompts`, which are in `slots`.
 pub(crate) fn prefill(
     model: &CausalLm,
     cache: &mut Cache,
@@ -62,15 +62,15 @@ pub(crate) fn prefill(
     )?)
 }
 
-/// One step's draws, on the device: for every row its first id, then for every row its second.
+/// One step's draws, on the device: the first id of every row, then the second id of every row.
 struct Pairs {
     drawn: crate::sampler::Drawn,
-    /// int64 `[B]`: 1 where the first id was the draft, so that the second one holds.
+    /// Whether the first id was the draft, so that the second one counts: int64 `[B]`, 1 or 0.
     accepted: Tensor,
 }
 
 impl Run<'_> {
-    /// The first draft of rows that start: their first id is drawn, and stands behind the prompt's
+    /// Makes the first draft of rows that start: their first id is drawn, and follows the prompt's
     /// last token.
     pub(crate) fn draft_first(&mut self, started: &[usize]) -> Result<()> {
         if started.is_empty() {
@@ -119,7 +119,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// As [`Self::decode`], with each row's last id and its draft in one step.
+    /// Decodes like [`Self::decode`], with each row's last id and its draft in one step.
     pub(crate) fn decode_pairs(&mut self) -> Result<()> {
         let rows = self.rows.len();
         let sampling = &self.request.sampling;
@@ -129,11 +129,11 @@ impl Run<'_> {
             .map(|row| sampling.max_completion_length as usize - row.tokens())
             .min()
             .unwrap_or(0);
-        // A row's last step may have one token left to draw; its draft's place then is the slot's
-        // last.
+        // If a row has one token left to draw in its last step, its draft takes the slot's last
+        // place.
         let steps = left.div_ceil(PAIR).min(self.look_every);
         let device = self.model.device();
-        // One more than may be drawn: that of the last draft.
+        // The last draft needs one place more than the ids that may be drawn.
         let ahead = PAIR * steps + 1;
         let uniforms: Vec<f64> = self
             .rows
@@ -160,7 +160,7 @@ impl Run<'_> {
             .select(&(0..rows as i64).collect::<Vec<_>>())?
             .repeated(PAIR as i64)?;
         let row = Tensor::f_arange(rows as i64, (Kind::Int64, device))?;
-        // Ids that each row has drawn in this block.
+        // The number of ids that each row has drawn in this block.
         let mut taken = row.f_zeros_like()?;
 
         let mut block = Vec::with_capacity(steps);
@@ -192,7 +192,7 @@ impl Run<'_> {
                 .f_eq_tensor(&drafts)?
                 .f_to_kind(Kind::Int64)?;
 
-            // The rows' last ids: the second ones where they hold.
+            // The rows' last ids: the second ones where they are accepted.
             let last = row.f_add(&accepted.f_mul_scalar(rows as i64)?)?;
             let further =
                 self.model
@@ -221,7 +221,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What one step drew, to the rows that still live.
+    /// Gives the ids that one step drew to the rows that still live.
     fn take_pairs(&mut self, drawn: Looked, accepted: Vec<i64>) -> Result<()> {
         let rows = self.rows.len();
         for (i, row) in self.rows.iter_mut().enumerate() {
@@ -231,7 +231,7 @@ impl Run<'_> {
                 }
                 drawn.push(at, row, &self.request.sampling)?;
                 self.count.tokens += 1;
-                // The last id of a completion has no use for a draft.
+                // A completion's last id needs no draft.
                 if place == 0 && !row.ended() {
                     self.count.drafts += 1;
                     self.count.accepted_drafts += accepted[i] as u64;

@@ -1,4 +1,4 @@
-//! What a request comes back as: ids, ends, distribution, errors.
+//! Results of a request: ids, ends, distribution, errors.
 
 mod tiny;
 
@@ -10,7 +10,7 @@ use r1d_sampler::SamplerError;
 use tch::{Device, Kind, Tensor};
 use tiny::*;
 
-/// float64 probabilities of the next id after `ids`.
+/// Probabilities of the next id after `ids`, float64.
 fn next_probabilities(model: &CausalLm, ids: &[i64], temperature: f64) -> Vec<f64> {
     let batch = Packed::new(Tensor::from_slice(ids), vec![ids.len() as i64]);
     let hidden = tch::no_grad(|| model.forward(&batch, &Forward::default()))
@@ -143,13 +143,13 @@ fn another_seed_step_or_stage_draws_other_completions() {
     );
 }
 
-/// A vocabulary of 16 ids, few enough to count.
+/// A vocabulary of 16 ids, which is small enough to count.
 fn small_vocabulary() -> String {
     QWEN2.replace("\"vocab_size\": 96", "\"vocab_size\": 16")
 }
 
-/// Pearson's chi-square of `counts` against `probabilities`: below its mean by 4 standard
-/// deviations at most; ids without probability must not occur.
+/// Checks that Pearson's chi-square of `counts` against `probabilities` is at most 4 standard
+/// deviations above its mean, and that ids without probability do not occur.
 fn assert_distributed(counts: &[u64], probabilities: &[f64], what: &str) {
     let n: u64 = counts.iter().sum();
     let (mut chi_square, mut freedom) = (0.0f64, -1.0f64);
@@ -171,8 +171,7 @@ fn assert_distributed(counts: &[u64], probabilities: &[f64], what: &str) {
     );
 }
 
-/// The distribution that temperature, top-k and top-p make of the model's, straight from their
-/// definitions.
+/// The model's distribution after temperature, top-k and top-p, computed from their definitions.
 fn filtered(model: &CausalLm, ids: &[i64], sampling: &Sampling) -> Vec<f64> {
     let mut probabilities = next_probabilities(model, ids, sampling.temperature.into());
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
@@ -198,9 +197,9 @@ fn filtered(model: &CausalLm, ids: &[i64], sampling: &Sampling) -> Vec<f64> {
     probabilities
 }
 
-/// Keep Sampling Mask: a record's sets are those of the definition, its log-probabilities those of
-/// the distribution over them. Without it, the same ids are drawn and log-probabilities are the
-/// whole vocabulary's.
+/// Keep Sampling Mask: a record's sets follow the definition, and its log-probabilities are over
+/// these sets. Without it, the same ids are drawn and the log-probabilities are over the whole
+/// vocabulary.
 #[test]
 fn records_are_of_the_distribution_that_ids_were_drawn_from() {
     let model = model(QWEN2);
@@ -349,8 +348,8 @@ fn weights_that_diverged_are_named_and_the_sampler_lives_on() {
     assert_eq!(generate(&mut sampler, &model, &request), sound);
 }
 
-/// As on a GPU, where what a query does not see is multiplied by 0: float64 has that way on the CPU
-/// too.
+/// Tests a way of the GPU that float64 has on the CPU too: keys that a query does not see are
+/// multiplied by 0.
 #[test]
 fn what_is_not_finite_does_not_stay_in_the_cache() {
     let model = CausalLm::init(QWEN2, 11, Device::Cpu, Kind::Double).unwrap();
@@ -361,7 +360,7 @@ fn what_is_not_finite_does_not_stay_in_the_cache() {
     for (_, mut parameter) in broken.parameters() {
         let _ = tch::no_grad(|| parameter.fill_(f64::NAN));
     }
-    // Longer than what comes after it, which does not write over all of it.
+    // This request is longer than the next, which does not overwrite all of it.
     let mut long = request.clone();
     long.groups
         .iter_mut()
@@ -386,8 +385,8 @@ fn experts_are_recorded_where_they_are_asked_for() {
     );
 }
 
-/// The memory that a training step needs serves an evaluation of any length, fewer completions at a
-/// time.
+/// The memory that a training step needs serves an evaluation of any length, with fewer completions
+/// at a time.
 #[test]
 fn one_cache_serves_short_and_long_requests() {
     let model = model(QWEN2);

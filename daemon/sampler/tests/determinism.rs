@@ -1,13 +1,13 @@
-//! Which algorithms sampling takes. It is the only test of its process: the choice is the whole
-//! process's.
+//! Tests which algorithms sampling uses. It is the only test of its process, because the choice
+//! holds for the whole process.
 
 mod tiny;
 
 use r1d_torch::runtime::{is_deterministic, set_deterministic};
 use tiny::*;
 
-/// On a GPU they cost sampling more than half of its time, and training its repeatability without
-/// them.
+/// On a GPU deterministic algorithms cost sampling more than half of its time, and training is not
+/// repeatable without them.
 #[test]
 fn sampling_does_without_deterministic_algorithms_and_leaves_training_with_them() {
     set_deterministic(true).unwrap();

@@ -30,7 +30,8 @@ fn drawn(request: &Generate) -> usize {
     request.groups.iter().map(|group| group.samples.len()).sum()
 }
 
-/// ROLL-1: whatever the slots, the company, the order and the part of the group that is asked for.
+/// ROLL-1: neither the slots, the company, the order nor the requested part of the group changes a
+/// bit.
 #[test]
 fn a_rollout_is_the_same_bits_in_any_batch() {
     for config in BOTH {
@@ -59,7 +60,7 @@ fn a_rollout_is_the_same_bits_in_any_batch() {
     }
 }
 
-/// A step that was cut off is resumed with what it still lacks, in the batch-invariant mode with
+/// A step that was cut off is resumed with its missing samples, in the batch-invariant mode with
 /// the same bits.
 #[test]
 fn a_resumed_step_draws_what_the_whole_one_would_have() {
@@ -92,8 +93,8 @@ fn outside_the_mode_the_same_request_gives_the_same_rollouts() {
     }
 }
 
-/// bool `[tokens, V]`: the ids that each of the completion's was drawn from, where any were cut
-/// off.
+/// The ids that each of the completion's was drawn from, bool `[tokens, V]`; `None` if none were
+/// cut off.
 fn kept(rollout: &Rollout) -> Option<Tensor> {
     let mut rows = vec![vec![true; VOCAB_SIZE as usize]; rollout.completion_ids.len()];
     for (row, kept) in rows
@@ -109,8 +110,8 @@ fn kept(rollout: &Rollout) -> Option<Tensor> {
         .then(|| Tensor::from_slice(&rows.concat()).view([-1, VOCAB_SIZE as i64]))
 }
 
-/// Log-probabilities and experts of the completion in a forward pass of prompt + completion alone,
-/// as a trainer runs it.
+/// Log-probabilities and experts of the completion in a forward pass of only this prompt and
+/// completion, as a trainer runs it.
 fn trainers_view(
     model: &r1d_model::CausalLm,
     rollout: &Rollout,

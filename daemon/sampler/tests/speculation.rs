@@ -6,7 +6,7 @@ use r1d_proto::hyperparameters::Sampling;
 use r1d_sampler::SamplerError;
 use tiny::*;
 
-/// In the batch-invariant mode to the last bit: ids, log-probabilities and experts.
+/// In the batch-invariant mode ids, log-probabilities and experts are the same to the last bit.
 #[test]
 fn drafts_change_nothing_that_is_recorded() {
     let model = model(DEEPSEEK_V3_MTP);
@@ -33,7 +33,7 @@ fn drafts_change_nothing_that_is_recorded() {
     }
 }
 
-/// Prompt and completion fill the slot: the last draft's place is the last that there is.
+/// Prompt and completion fill the slot, so the last draft takes the slot's last place.
 #[test]
 fn a_completion_may_fill_its_slot() {
     let model = model(DEEPSEEK_V3_MTP);

@@ -8,30 +8,38 @@ use torch_sys::C_tensor;
 /// Settings of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
+    /// lr.
     pub learning_rate: f64,
+    /// β₁, the decay of the first moment.
     pub beta1: f64,
+    /// β₂, the decay of the second moment.
     pub beta2: f64,
+    /// ε, which keeps the divisor above 0.
     pub epsilon: f64,
+    /// λ, the decoupled weight decay.
     pub weight_decay: f64,
 }
 
-/// What one step reads and writes; lists of the same length and order, tensors of one dtype.
+/// The tensors that one step reads and writes: lists of the same length and order, tensors of one
+/// dtype.
 pub struct Slices<'a> {
+    /// θ, updated in place.
     pub parameters: &'a [Tensor],
+    /// g, in the parameters' dtype and shape; the step leaves them scaled.
     pub gradients: &'a [Tensor],
     /// First moments, in the parameters' dtype and shape.
     pub exp_avg: &'a [Tensor],
-    /// Second moments, likewise.
+    /// Second moments, in the parameters' dtype and shape.
     pub exp_avg_sq: &'a [Tensor],
-    /// Float32 scalars that already count this update.
+    /// t, a float32 scalar per parameter that already counts this update.
     pub steps: &'a [Tensor],
 }
 
 impl AdamW {
-    /// One update of every parameter, in one pass over its memory.
+    /// Updates every parameter in one pass over its memory.
     ///
-    /// g ← g / `gradient_scale`; θ ← θ·(1 − lr·λ); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²;
-    /// θ ← θ − lr · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
+    /// g ← g / `gradient_scale`; θ ← θ·(1 − lr·λ); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ −
+    /// lr · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
     ///
     /// `gradient_scale` is a float32 scalar (clipping folds into it); the scaled gradients are
     /// stored back.
@@ -70,7 +78,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// Parameters, gradients, both moments and steps of as many tensors each.
+    /// Updates a group of tensors: parameters, gradients, both moments and steps, in lists of one
+    /// length.
     fn step_group(
         &self,
         lists: [Vec<*const C_tensor>; 5],

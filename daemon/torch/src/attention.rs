@@ -55,7 +55,7 @@ mod tests {
         ] {
             let (batch, heads, key_heads, capacity) = (3, 6, 2, 50);
             let query = random(&[batch, heads, width], 1.0).to_kind(kind);
-            // As they lie in a cache: a part of larger storage.
+            // Keys and values are a part of larger storage, as in a cache.
             let key = random(&[batch, key_heads, capacity + 9, width], 2.0)
                 .to_kind(kind)
                 .narrow(2, 0, capacity);

@@ -1,5 +1,5 @@
-//! Devices by name, and libtorch's CUDA half opened at run time so that one binary serves machines
-//! with and without a GPU.
+//! Finds devices by name, and opens libtorch's CUDA half at run time so that one binary serves
+//! machines with and without a GPU.
 
 use crate::runtime;
 use crate::shim::TorchError;
@@ -7,30 +7,41 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::sync::OnceLock;
 use tch::Device;
 
+/// A device that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
+    /// The name is none of `cpu`, `cuda` and `cuda:N`.
     #[error("unknown device `{0}`: write `cpu` or `cuda:N`, for example `cuda:0`")]
     Unknown(String),
+    /// libtorch's CUDA library cannot be loaded; it has the loader's message.
     #[error(
         "cannot open CUDA: {0}: install the CUDA build of libtorch 2.11.0 with its nvidia-* \
          libraries beside it, or use device `cpu`"
     )]
     Library(String),
+    /// The CUDA library is loaded, but finds no GPU: the driver is missing or does not fit.
     #[error(
         "libtorch_cuda.so is open, but libtorch finds no usable GPU: check the driver with \
          nvidia-smi, or use device `cpu`"
     )]
     NoGpu,
+    /// The machine has fewer GPUs than the name asks for.
     #[error(
         "device `cuda:{index}` does not exist: this machine has {count} GPU(s), numbered from 0"
     )]
-    NoSuchGpu { index: usize, count: i64 },
+    NoSuchGpu {
+        /// The GPU's number in the name, from 0.
+        index: usize,
+        /// GPUs of the machine.
+        count: i64,
+    },
+    /// libtorch refused a setting of the device.
     #[error(transparent)]
     Torch(#[from] TorchError),
 }
 
-/// `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Looks at the name only; [`open`] checks that the device
-/// is there.
+/// Parses `cpu`, `cuda` (= `cuda:0`) or `cuda:N`. Only the name is checked; [`open`] checks that
+/// the device exists.
 pub fn parse(name: &str) -> Result<Device, DeviceError> {
     let unknown = || DeviceError::Unknown(name.to_owned());
     match name.split_once(':') {
@@ -63,7 +74,8 @@ pub fn open_cuda() -> Result<(), DeviceError> {
         .clone()
 }
 
-/// [`parse`], then make sure that the device can be used, and that its products sum in float32.
+/// Parses the name like [`parse`], checks that the device can be used, and makes its products sum
+/// in float32.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
     let device = parse(name)?;
     runtime::sum_in_float32()?;

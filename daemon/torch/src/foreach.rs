@@ -1,7 +1,7 @@
-//! One call for a whole list of tensors. None of these records gradients.
+//! One call for a whole list of tensors. None of the calls records gradients.
 //!
 //! On the CPU libtorch goes through such a list tensor by tensor, which takes seconds in a large
-//! model. There the list is handed over in [`groups`], and whoever waits hears of each
+//! model. There the list is passed in [`groups`], and progress is reported after each
 //! ([`crate::work`]); the numbers are the same.
 
 use crate::shim::{self, TorchError, check, pointers};
@@ -9,8 +9,8 @@ use crate::work;
 use std::ops::Range;
 use tch::{Device, Tensor};
 
-/// Tensors that are handed over at a time: one on the CPU, all of them on a GPU, which is quicker
-/// the more it has.
+/// Number of tensors that are passed at a time: one on the CPU, all of them on a GPU, which is
+/// faster the more it gets.
 fn group_size(tensors: &[Tensor]) -> usize {
     let on_cpu = tensors
         .first()
@@ -18,7 +18,7 @@ fn group_size(tensors: &[Tensor]) -> usize {
     if on_cpu { 1 } else { tensors.len() }
 }
 
-/// Parts of a list of tensors of one device.
+/// Splits a list of tensors of one device.
 pub(crate) fn groups(tensors: &[Tensor]) -> impl Iterator<Item = Range<usize>> {
     let (size, count) = (group_size(tensors), tensors.len());
     (0..count)
@@ -43,7 +43,7 @@ pub fn global_norm(tensors: &[Tensor]) -> Result<f64, TorchError> {
     Ok(norm)
 }
 
-/// `tensor *= factor` for each.
+/// Multiplies each tensor in place: `tensor *= factor`.
 pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), TorchError> {
     let list = pointers(tensors);
     // SAFETY: as above.
@@ -52,7 +52,7 @@ pub fn scale(tensors: &[Tensor], factor: f64) -> Result<(), TorchError> {
     })
 }
 
-/// `destination ← source` for each pair, converting dtypes. Lists must be as long as each other.
+/// Copies each pair: `destination ← source`, converting dtypes. The lists must be of equal length.
 pub fn copy(destinations: &[Tensor], sources: &[Tensor]) -> Result<(), TorchError> {
     if destinations.len() != sources.len() {
         let message = format!(

@@ -1,13 +1,13 @@
 //! x Wᵀ with both sides in FP8, e4m3 with one scale per row (`_scaled_mm` on Hopper; DeepSeek-V3
-//! 3.3 has scales of finer grain).
+//! 3.3 has finer scales).
 
 use crate::shim::{self, KernelError, check};
 use tch::{Kind, Tensor};
 
-/// Rows of both operands must be whole 16 bytes long, and the product's too.
+/// The rows of both operands, and of the product, must have a multiple of 16 bytes.
 const MULTIPLE: i64 = 16;
 
-/// Whether [`linear`] takes a weight `[N, K]`, or [`grouped`] one `[E, N, K]`: others are left to
+/// Whether [`linear`] takes a weight `[N, K]`, or [`grouped`] one `[E, N, K]`. Other weights use
 /// libtorch's own products.
 pub fn takes(weight: &Tensor) -> bool {
     weight.kind() == Kind::BFloat16
@@ -19,10 +19,10 @@ pub fn takes(weight: &Tensor) -> bool {
             .all(|size| size % MULTIPLE == 0)
 }
 
-/// `x` `[T, K]`, `weight` `[N, K]`, both bfloat16 → `[T, N]`. Each row is rounded to e4m3 by a
-/// power of two of its own, the sums are float32. Gradients are those of the product of the rounded
-/// rows, in bfloat16. On a GPU it needs compute capability 8.9; on the CPU the same numbers are
-/// multiplied in float32.
+/// Multiplies `x` `[T, K]` by `weight` `[N, K]`, both bfloat16 → `[T, N]`. Each row is rounded to
+/// e4m3 by a power of two of its own, the sums are float32. Gradients are those of the product of
+/// the rounded rows, in bfloat16. On a GPU it needs compute capability 8.9; on the CPU the same
+/// numbers are multiplied in float32.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor, KernelError> {
     let mut out = std::ptr::null_mut();
     // SAFETY: live tensors, read for the time of the call; on success `out` is a new tensor that is
@@ -33,9 +33,9 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor, KernelError> {
     Ok(unsafe { Tensor::from_ptr(out) })
 }
 
-/// `x` `[P, K]`, `weight` `[E, N, K]`, both bfloat16; rows before `ends[e]` (int32 `[E]`,
-/// ascending) that are no earlier expert's are multiplied with expert e's weight → `[P, N]`.
-/// Otherwise as [`linear`].
+/// Multiplies rows by their experts' weights: `x` `[P, K]`, `weight` `[E, N, K]`, both bfloat16 →
+/// `[P, N]`. Expert e's rows end at `ends[e]` (int32 `[E]`, ascending) and begin where the expert's
+/// before it end. Rounding, sums and gradients are those of [`linear`].
 pub fn grouped(x: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor, KernelError> {
     let mut out = std::ptr::null_mut();
     // SAFETY: as in `linear`.
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn it_is_the_product_within_e4m3_whatever_the_rows_sizes() {
         let (x, weight) = (random(&[5, 64], 1.0), random(&[32, 64], 2.0));
-        // Rows of very different sizes, one of nothing but zeros.
+        // The rows have very different sizes, and one is all zeros.
         let sizes = Tensor::from_slice(&[1e-6f32, 1.0, 3e4, 0.0, 7.0])
             .view([5, 1])
             .to_kind(Kind::BFloat16);
@@ -116,12 +116,12 @@ mod tests {
         }
     }
 
-    /// As each row is rounded: a product with the unit matrix.
+    /// Rounds each row as the product does, by a product with the unit matrix.
     fn eighths(t: Tensor) -> Tensor {
         linear(&t, &Tensor::eye(t.size()[1], (Kind::BFloat16, Device::Cpu))).unwrap()
     }
 
-    /// Some experts get nothing.
+    /// Some experts get no rows.
     #[test]
     fn grouped_products_are_the_experts_own() {
         let ends = Tensor::from_slice(&[3i32, 3, 10, 12]);

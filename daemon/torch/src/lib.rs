@@ -1,9 +1,9 @@
-//! What tch lacks of libtorch: a small C++ shim ([`adamw`], [`attention`], [`product`], [`fp8`],
-//! [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at run time ([`device`]),
-//! MKL's choice of kernels ([`mkl`]), and who hears that long work moves ([`work`]). Knows nothing
-//! of models.
+//! The parts of libtorch that tch lacks: a small C++ shim ([`adamw`], [`attention`], [`product`],
+//! [`fp8`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at run time
+//! ([`device`]), MKL's choice of kernels ([`mkl`]), and the progress of long work ([`work`]). It
+//! knows nothing of models.
 //!
-//! The build script compiles the shim against the libtorch of `LIBTORCH` and hands its folder to
+//! The build script compiles the shim against the libtorch of `LIBTORCH` and passes its folder to
 //! dependents as `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
 
 pub mod adamw;

@@ -1,4 +1,4 @@
-//! Tensor memory on the CPU that is kept for the next operation instead of going back to the
+//! Keeps freed tensor memory on the CPU for the next operation instead of returning it to the
 //! system.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,25 +11,25 @@ unsafe extern "C" {
 
 static BYTES_MAX: AtomicUsize = AtomicUsize::new(0);
 
-/// From now on the process keeps up to `bytes_max` of freed tensor memory (blocks above 256 KiB, on
-/// huge pages where the system has them) for reuse. Without it a training step faults the same
-/// memory in again and again, page by page; with tensors above 32 MiB that was measured to take a
-/// quarter of the step. Call it before the threads that compute start. `LIM-1`: what is freed
-/// beyond `bytes_max` goes back to the system, and so does everything when memory runs out.
+/// Makes the process keep up to `bytes_max` of freed tensor memory (blocks above 256 KiB, on huge
+/// pages if the system has them) for reuse. Without it a training step faults the same memory in
+/// again and again, page by page; with tensors above 32 MiB that was measured to take a quarter of
+/// the step. Call it before the threads that compute start. `LIM-1`: memory freed beyond
+/// `bytes_max` goes back to the system, and so does all of it if memory runs out.
 pub fn keep_freed(bytes_max: usize) {
     BYTES_MAX.store(bytes_max, Ordering::Relaxed);
     // SAFETY: replaces an allocator whose blocks each carry their own deleter.
     unsafe { r1d_keep_freed_memory(bytes_max) }
 }
 
-/// Gives back what is kept now, for example when a model is closed.
+/// Returns the kept memory to the system now, for example when a model is closed.
 pub fn release_kept() {
     // SAFETY: takes the allocator's lock.
     unsafe { r1d_release_kept_memory(BYTES_MAX.load(Ordering::Relaxed)) }
 }
 
-/// Whether an error's text says that memory ran out, on a device or here: in libtorch's words,
-/// CUDA's, cuBLAS's, the system's, or those of this crate's own allocator.
+/// Whether an error's text means that memory ran out, on a device or on the host: it has the words
+/// of libtorch, CUDA, cuBLAS, the system, or this crate's own allocator.
 pub fn ran_out(text: &str) -> bool {
     RAN_OUT.iter().any(|words| text.contains(words))
 }
@@ -43,7 +43,7 @@ const RAN_OUT: &[&str] = &[
     "Cannot allocate memory",
 ];
 
-/// Bytes kept at this moment.
+/// Bytes that are kept at this moment.
 pub fn kept() -> usize {
     // SAFETY: as above.
     unsafe { r1d_kept_memory() }

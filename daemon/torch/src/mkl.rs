@@ -1,6 +1,7 @@
-//! MKL picks slower float32 kernels on processors that are not Intel's. It asks
-//! `mkl_serv_intel_cpu_true`, an exported function that a binary may replace; this one answers as
-//! the original unless told otherwise. Undocumented by Intel, hence off unless asked for.
+//! MKL picks slower float32 kernels on processors that are not Intel's. It calls
+//! `mkl_serv_intel_cpu_true`, an exported function that a binary may replace; this one answers like
+//! the original by default. The function is undocumented by Intel, so the replacement is off unless
+//! [`use_intel_kernels`] turns it on.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static INTEL_KERNELS: AtomicBool = AtomicBool::new(false);
 
 /// Lets MKL use its Intel kernels on any processor with AVX2 or AVX-512: float32 matrix products
-/// 1.1 to 1.2 times as fast on a Zen 5, up to 1.5 times for a single row, rounded as on Intel's.
-/// Only takes effect before the first matrix product of the process.
+/// 1.1 to 1.2 times as fast on a Zen 5, up to 1.5 times for a single row, rounded as on Intel's. It
+/// only has an effect before the first matrix product of the process.
 pub fn use_intel_kernels(on: bool) {
     // A reference to it from live code keeps the linker from dropping the replacement.
     std::hint::black_box(mkl_serv_intel_cpu_true as extern "C" fn() -> c_int);
     INTEL_KERNELS.store(on, Ordering::Relaxed);
 }
 
-/// Replaces MKL's own, through dynamic symbol lookup.
+/// Replaces MKL's own function, through dynamic symbol lookup.
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
     (INTEL_KERNELS.load(Ordering::Relaxed) || is_intel()) as c_int

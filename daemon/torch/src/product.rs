@@ -3,11 +3,11 @@
 use crate::shim::{self, KernelError, check};
 use tch::{Device, Kind, Tensor};
 
-/// Columns of the product that lie together.
+/// Columns of the product that are stored together.
 const PANEL: i64 = 32;
 
-/// A matrix `[N, K]`, rearranged for the processor at hand. A copy: it does not follow the weight's
-/// changes.
+/// A matrix `[N, K]`, rearranged for this processor. It is a copy and does not follow changes of
+/// the weight.
 pub struct PackedMatrix {
     /// `[⌈N/32⌉, K, 32]`; bfloat16 `[⌈N/32⌉, K/2, 32, 2]`.
     panels: Tensor,
@@ -15,8 +15,8 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// `None` where libtorch's own product is as good: on a GPU, in float64, with bfloat16 on
-    /// processors without AVX-512 BF16 or with AMX.
+    /// Packs a weight. `None` if libtorch's own product is as good: on a GPU, in float64, with
+    /// bfloat16 on processors without AVX-512 BF16 or with AMX.
     pub fn new(weight: &Tensor) -> Result<Option<PackedMatrix>, KernelError> {
         let (rows, depth) = weight.size2()?;
         // bfloat16 is multiplied in pairs.
@@ -42,8 +42,8 @@ impl PackedMatrix {
         Ok(Some(PackedMatrix { panels, rows }))
     }
 
-    /// `x` `[T, K]` in the weight's dtype, `bias` `[N]` → `[T, N]`. Sums in float32; no gradients.
-    /// A row's bits do not depend on the other rows.
+    /// Multiplies `x` `[T, K]` in the weight's dtype, and adds `bias` `[N]` → `[T, N]`. Sums are
+    /// float32; there are no gradients. A row's bits do not depend on the other rows.
     pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, KernelError> {
         let (count, _) = x.size2()?;
         let x = x.f_contiguous()?;

@@ -3,47 +3,47 @@
 use crate::shim::{self, TorchError, check};
 use tch::Tensor;
 
-/// OpenMP threads inside one operation. `LIM-1`: the worker sets it once, at start.
+/// Sets the OpenMP threads inside one operation. `LIM-1`: the worker sets it once, at start.
 pub fn set_threads(count: u32) -> Result<(), TorchError> {
     check("set intra-op threads", unsafe {
         shim::r1d_set_threads(count as i32)
     })
 }
 
+/// OpenMP threads inside one operation, of the calling thread.
 pub fn threads() -> u32 {
     unsafe { shim::r1d_threads() }.max(0) as u32
 }
 
-/// Threads that run independent operations side by side; can be set once, before the first parallel
-/// work.
+/// Sets the threads that run independent operations side by side. It can be set once, before the
+/// first parallel work.
 pub fn set_interop_threads(count: u32) -> Result<(), TorchError> {
     check("set inter-op threads", unsafe {
         shim::r1d_set_interop_threads(count as i32)
     })
 }
 
-/// Operations that have a deterministic variant use it; libtorch warns once of those that have
-/// none.
+/// Makes operations use their deterministic variants; libtorch warns once of those that have none.
 pub fn set_deterministic(on: bool) -> Result<(), TorchError> {
     check("set deterministic algorithms", unsafe {
         shim::r1d_set_deterministic(on)
     })
 }
 
-/// Whether operations take their deterministic variants now.
+/// Whether operations use their deterministic variants now.
 pub fn is_deterministic() -> bool {
     unsafe { shim::r1d_is_deterministic() }
 }
 
-/// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] says. They cost
-/// where a GPU has a fast way that is deterministic only if no place is written twice (a scatter is
-/// a sort with them), so `body` must know that of its own operations. Attention chooses among the
-/// same kernels as before.
+/// Runs `body` without deterministic algorithms, whatever [`set_deterministic`] has set. They are
+/// slow on a GPU where the fast way is deterministic only if no place is written twice (a scatter
+/// becomes a sort), so the caller must know that this holds for the operations of `body`. Attention
+/// chooses among the same kernels as before.
 pub fn without_deterministic<T>(body: impl FnOnce() -> T) -> Result<T, TorchError> {
     struct Guard(bool);
     impl Drop for Guard {
         fn drop(&mut self) {
-            // It set the same switch a moment ago.
+            // The same switch was set a moment ago, so this cannot fail.
             let _ = switch_deterministic(self.0);
         }
     }
@@ -51,7 +51,7 @@ pub fn without_deterministic<T>(body: impl FnOnce() -> T) -> Result<T, TorchErro
     Ok(body())
 }
 
-/// Returns what it was.
+/// Sets the switch and returns its value before.
 fn switch_deterministic(on: bool) -> Result<bool, TorchError> {
     let mut before = false;
     check("switch deterministic algorithms", unsafe {
@@ -60,8 +60,8 @@ fn switch_deterministic(on: bool) -> Result<bool, TorchError> {
     Ok(before)
 }
 
-/// Sums of bfloat16 and float16 products stay float32 to their end on a GPU, where cuBLAS splits
-/// them too. For the whole process.
+/// Makes sums of bfloat16 and float16 products stay float32 to their end on a GPU, also where
+/// cuBLAS splits them. It holds for the whole process.
 pub fn sum_in_float32() -> Result<(), TorchError> {
     check("sum products in float32", unsafe {
         shim::r1d_sum_in_float32()
@@ -73,24 +73,24 @@ pub fn sums_in_float32() -> bool {
     unsafe { shim::r1d_sums_in_float32() }
 }
 
-/// Gradients of a scalar, added to what the parameters hold. On a GPU with [`set_deterministic`]
-/// the same bits each time: an operation whose backward pass has no deterministic way is an error.
+/// Adds the gradients of a scalar to those of the parameters. On a GPU with [`set_deterministic`]
+/// the bits are the same each time: an operation without a deterministic backward pass is an error.
 pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
     check("backward pass", unsafe {
         shim::r1d_backward(loss.as_ptr())
     })
 }
 
-/// A backward pass is heard of ([`crate::work`]) when it comes to this tensor: one through a whole
-/// model is a single call, and long. The tensor is on the CPU; a GPU's passes are queued by a
-/// thread of libtorch's, and soon.
+/// Reports progress ([`crate::work`]) when a backward pass comes to this tensor, because a pass
+/// through a whole model is a single long call. The tensor must be on the CPU; a GPU's passes are
+/// queued quickly, and by a thread of libtorch's.
 pub fn hear_backward(tensor: &Tensor) -> Result<(), TorchError> {
     check("backward hook", unsafe {
         shim::r1d_on_gradient(tensor.as_ptr(), crate::work::still_moving)
     })
 }
 
-/// Treat denormal floats as zero on this thread and those it starts; `false` where the processor
+/// Treats denormal floats as zero on this thread and those it starts; `false` if the processor
 /// cannot. AdamW's second moments decay into denormals, each of which costs a hundred cycles.
 pub fn set_flush_denormal(on: bool) -> bool {
     unsafe { shim::r1d_set_flush_denormal(on) }

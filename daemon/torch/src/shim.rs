@@ -8,17 +8,19 @@ use torch_sys::C_tensor;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {message}")]
 pub struct TorchError {
-    /// What was asked of libtorch.
+    /// The operation that failed.
     pub call: &'static str,
-    /// libtorch's own words, without its backtrace.
+    /// libtorch's own message, without its backtrace.
     pub message: String,
 }
 
-/// What a kernel of the shim can fail with.
+/// An error of one of the shim's kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// An operation around the kernel failed, for example the allocation of its output.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// The kernel itself failed.
     #[error(transparent)]
     Shim(#[from] TorchError),
 }

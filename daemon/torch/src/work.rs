@@ -1,8 +1,7 @@
-//! Whoever waits for long work hears that it moves.
+//! Reports the progress of long work.
 //!
-//! What reads, writes or computes in a loop says so with [`moved`]; whoever runs that work listens
-//! with [`heard_by`]. A word comes from the loop's own turns and from nothing else: where work
-//! stands still, nobody is told that it moves.
+//! A loop that reads, writes or computes calls [`moved`]; whoever runs that work listens with
+//! [`heard_by`]. Only the loop's own turns report: if the work stands still, there are no reports.
 
 use std::cell::RefCell;
 
@@ -12,8 +11,8 @@ thread_local! {
     static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`, and calls `listener` on this thread with what [`moved`] meanwhile. A listener from
-/// before hears nothing until the work is done.
+/// Runs `work`, and calls `listener` on this thread with every number of units that is [`moved`]
+/// meanwhile. A previous listener gets no reports until the work is done.
 pub fn heard_by<T>(listener: impl FnMut(u64) + 'static, work: impl FnOnce() -> T) -> T {
     let before = LISTENER.replace(Some(Box::new(listener)));
     let done = work();
@@ -21,17 +20,17 @@ pub fn heard_by<T>(listener: impl FnMut(u64) + 'static, work: impl FnOnce() -> T
     done
 }
 
-/// So many units of work are done; 0 where the work only is not at a standstill. Costs nothing
-/// where nobody listens.
+/// Reports that `units` of work are done; 0 means that the work goes on. It costs nothing if there
+/// is no listener.
 pub fn moved(units: u64) {
-    // Taken out meanwhile, so that a listener may itself do work.
+    // The listener is taken out meanwhile, so that it may itself do work.
     if let Some(mut listener) = LISTENER.take() {
         listener(units);
         LISTENER.set(Some(listener));
     }
 }
 
-/// [`moved`] of no units, for C++ to call.
+/// Calls [`moved`] with no units, for C++.
 pub(crate) extern "C" fn still_moving() {
     moved(0);
 }

@@ -1,11 +1,11 @@
-//! In a process of its own: the allocator is global.
+//! This test has a process of its own, because the allocator is global.
 
 use r1d_torch::memory;
 use tch::{Kind, Tensor, kind::FLOAT_CPU};
 
 const MIB: usize = 1 << 20;
 
-/// Pages that this thread had to be given; 0 where the system does not say.
+/// Page faults of this thread so far; 0 if the system does not count them.
 fn page_faults() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();
     stat.rsplit(") ")

@@ -37,8 +37,8 @@ pub const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
 pub const VOCAB_SIZE: u64 = 96;
 pub const CAPACITY: u32 = 64;
 
-/// float32 on the CPU, with one libtorch thread on the calling thread, as the batch-invariant mode
-/// needs.
+/// Makes a float32 model on the CPU, with one libtorch thread on the calling thread, as the
+/// batch-invariant mode needs.
 pub fn model(config: &str) -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     match config {
@@ -72,8 +72,8 @@ pub fn sampling() -> Sampling {
     }
 }
 
-/// `groups` prompts of different lengths with ids all over the vocabulary, `samples` completions of
-/// each.
+/// `groups` prompts of different lengths with ids from the whole vocabulary, `samples` completions
+/// of each.
 pub fn request(groups: u32, samples: u32) -> Generate {
     let group = |prompt: u32| Group {
         prompt,
