@@ -19,7 +19,7 @@ fn main() -> Result<(), ModelError> {
         ));
     };
     let device = r1d_torch::device::open(&device).map_err(|e| ModelError::Input(e.to_string()))?;
-    // A first tensor starts a GPU's context.
+    // The first tensor on a GPU starts its context.
     Tensor::f_zeros([1], (Kind::Float, device))?.f_double_value(&[])?;
     let kind = if dtype == "bfloat16" {
         Kind::BFloat16
@@ -39,8 +39,7 @@ fn main() -> Result<(), ModelError> {
             .and_then(|n| n.parse::<u64>().ok())
             .unwrap_or(0)
     };
-    // Pages of the mapped files are the system's to take back; what the process itself holds is
-    // RssAnon.
+    // The system can take back pages of the mapped files; RssAnon counts the process's own memory.
     let (peak, own) = (kilobytes("VmHWM:"), kilobytes("RssAnon:"));
     println!(
         r#"{{"seconds": {seconds}, "peak_bytes": {}, "own_bytes": {}, "parameters": {}}}"#,

@@ -10,8 +10,8 @@ const REPEATS: usize = 9;
 const PROMPT: i64 = 64;
 const CAPACITY: i64 = 192;
 
-/// Medians of wall time and of this thread's processor time, in milliseconds; the latter bears a
-/// busy machine.
+/// Medians of wall time and of this thread's processor time, in milliseconds; the latter is
+/// meaningful on a busy machine too.
 fn median_ms(mut work: impl FnMut()) -> [f64; 2] {
     work();
     let mut times = [Vec::new(), Vec::new()];
@@ -63,7 +63,7 @@ fn decode(model: &CausalLm, batch: i64, invariant: bool) -> [f64; 2] {
     })
 }
 
-/// Forward and backward, sequences of half to once `length`.
+/// Runs forward and backward over sequences of half to once `length`.
 fn train(model: &CausalLm, tokens: i64, length: i64) -> [f64; 2] {
     let mut lengths = Vec::new();
     while lengths.iter().sum::<i64>() < tokens {

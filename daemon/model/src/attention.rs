@@ -6,11 +6,11 @@ use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
-/// Sequences longer than this are worth libtorch's fused kernel on the CPU; below,
-/// matmul–softmax–matmul is as fast and rounds less.
+/// Longest sequence on the CPU that uses matmul–softmax–matmul. Above it libtorch's fused kernel
+/// pays; up to it, matmul–softmax–matmul is as fast and rounds less.
 const FUSED_MIN_TOKENS: i64 = 128;
 
-/// Packed sequences and their padded views, which attention alone needs.
+/// Packed sequences and their padded views, which only attention needs.
 pub(crate) struct PackedView {
     pub positions: Tensor,
     pub longest: i64,
@@ -18,35 +18,35 @@ pub(crate) struct PackedView {
     invariant: bool,
 }
 
-/// Neighbouring sequences of like lengths, padded to the longest of them: `[B, L]`.
+/// Neighbouring sequences of similar lengths, padded to the longest of them: `[B, L]`.
 struct Band {
-    /// Tokens that it reads: its own, and before them those from the first shared prefix on.
+    /// Tokens that the band reads: its own, and before them those from the first shared prefix on.
     tokens: Range<i64>,
     padded: i64,
-    /// Absent where all sequences fill the padded view with tokens of their own.
+    /// `None` if all sequences fill the padded view with tokens of their own.
     padding: Option<Padding>,
-    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding lies behind each
-    /// sequence, so causality hides it. Absent where attention masks by itself: a long band's mask
-    /// would be larger than all else.
+    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding is behind each
+    /// sequence, so causality hides it. `None` if attention masks by itself, because a long band's
+    /// mask would be larger than everything else.
     mask: Option<Tensor>,
 }
 
 struct Padding {
-    /// Token of each padded place, `[B · L]`, counted from the first that the band reads; any token
-    /// where there is none.
+    /// The token of each padded place, `[B · L]`, counted from the first that the band reads; any
+    /// token for a place that has none.
     token: Tensor,
-    /// Padded place of each of the band's own tokens.
+    /// The padded place of each of the band's own tokens.
     place: Tensor,
     /// Some token has several places.
     shares: bool,
 }
 
-/// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens: below, one more
-/// launch of kernels costs more than padding.
+/// Places that a band may hold beyond [`BAND_PLACES_PER_TOKEN`] times its tokens. For fewer places,
+/// padding costs less than one more launch of kernels.
 const BAND_SLACK_PLACES: i64 = 4096;
 const BAND_PLACES_PER_TOKEN: f64 = 1.5;
 
-/// How many of the sequences each band takes.
+/// The number of sequences in each band.
 fn band_sizes(lengths: &[i64], slack: i64) -> Vec<usize> {
     let mut sizes = Vec::new();
     let (mut count, mut longest, mut tokens) = (0, 0, 0);
@@ -152,7 +152,7 @@ impl Band {
         })
     }
 
-    /// The band's part of `[T, H, d]` → `[B, H, L, d]`, a transposed view.
+    /// Pads the band's part of `[T, H, d]` → `[B, H, L, d]`, a transposed view.
     fn pad(&self, packed: &Tensor) -> Result<Tensor> {
         let (_, heads, width) = packed.size3()?;
         let packed = packed.f_narrow(0, self.tokens.start, self.tokens.end - self.tokens.start)?;
@@ -160,8 +160,8 @@ impl Band {
             None => packed.f_reshape([-1, heads * width])?,
             Some(padding) => {
                 let rows = packed.f_reshape([-1, heads * width])?;
-                // Gradients of a shared token are summed one by one, on the CPU in the dtype at
-                // hand.
+                // Gradients of a shared token are summed one by one, on the CPU in the tensor's own
+                // dtype.
                 let narrow =
                     padding.shares && rows.kind() == Kind::BFloat16 && rows.device() == Device::Cpu;
                 let wide = if narrow {
@@ -177,7 +177,7 @@ impl Band {
             .f_transpose(1, 2)?)
     }
 
-    /// `[B, H, L, d]` → `[own tokens, H · d]`.
+    /// Removes the padding: `[B, H, L, d]` → `[own tokens, H · d]`.
     fn unpad(&self, padded: &Tensor) -> Result<Tensor> {
         let (batch, heads, length, width) = padded.size4()?;
         let rows = padded
@@ -190,13 +190,13 @@ impl Band {
     }
 }
 
-/// `index_select` on rows by way of `embedding`, whose backward pass is several times faster on the
-/// CPU, and deterministic.
+/// Selects rows like `index_select`, but through `embedding`, whose backward pass is deterministic
+/// and several times faster on the CPU.
 pub(crate) fn gather_rows(rows: &Tensor, index: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_embedding(rows, index, -1, false, false)?)
 }
 
-/// Causal attention of every token on its own sequence up to itself: softmax(scale · q kᵀ) v.
+/// Causal attention of every token to its own sequence up to itself: softmax(scale · q kᵀ) v.
 ///
 /// `query` `[T, H, d]`, `key` `[T, Hk, d]`, `value` `[T, Hk, dv]`, H a multiple of Hk (query head h
 /// uses key head h / (H/Hk)) → `[T, H · dv]`.
@@ -222,14 +222,13 @@ pub(crate) fn causal(
 fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
     let (_, heads, _, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
-    // The fused kernels want one head size.
+    // The fused kernels need one head size.
     let value = if value_width < width {
         value.f_constant_pad_nd([0, width - value_width])?
     } else {
         value.shallow_clone()
     };
-    // Without memory for all scores there is one kernel for float32 on a GPU, and it knows nothing
-    // of groups.
+    // The only float32 kernel on a GPU that does not store all scores does not support groups.
     let repeats =
         heads != key_heads && query.kind() == Kind::Float && query.device() != Device::Cpu;
     let (key, value) = if repeats {
@@ -251,7 +250,8 @@ fn fused_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     })
 }
 
-/// Each head `times` times, one copy behind the other: `[B, Hk, L, d]` → `[B, Hk · times, L, d]`.
+/// Repeats each head `times` times, one copy behind the other: `[B, Hk, L, d]` → `[B, Hk · times,
+/// L, d]`.
 fn repeat_heads(t: &Tensor, times: i64) -> Result<Tensor> {
     let (batch, heads, length, width) = t.size4()?;
     Ok(t.f_unsqueeze(2)?
@@ -269,8 +269,8 @@ fn naive_causal(
     let (batch, heads, length, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
     let group = heads / key_heads;
-    // The queries that share a key head stand one below the other: keys and values are never copied
-    // per query head.
+    // The queries that share a key head form the rows of one matrix, so keys and values are never
+    // copied per query head.
     let query = query.f_reshape([batch * key_heads, group * length, width])?;
     let key = key.f_reshape([batch * key_heads, length, width])?;
     let value = value.f_reshape([batch * key_heads, length, value_width])?;
@@ -282,7 +282,7 @@ fn naive_causal(
     Ok(weigh(&query, &key, &value, &mask, scale)?.f_view([batch, heads, length, value_width])?)
 }
 
-/// As [`naive_causal`], a tile of queries at a time over the keys that it can see.
+/// The same as [`naive_causal`], but one tile of queries at a time over the keys that it can see.
 fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
     let (batch, heads, length, width) = query.size4()?;
     let (_, key_heads, _, value_width) = value.size4()?;
@@ -324,9 +324,9 @@ fn tiled_causal(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Res
     )
 }
 
-/// As [`weigh`], a tile of keys at a time and their contributions added in order: masked keys
-/// behind the last one that is seen add zeros, so a query's bits do not depend on how many there
-/// are.
+/// The same as [`weigh`], but one tile of keys at a time, whose contributions are added in order:
+/// masked keys behind the last visible one add zeros, so a query's bits do not depend on their
+/// number.
 fn weigh_in_tiles(
     query: &Tensor,
     key: &Tensor,
@@ -352,8 +352,8 @@ fn weigh_in_tiles(
     sum.ok_or_else(|| crate::ModelError::Input("attention over no keys".into()))
 }
 
-/// softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that expands to
-/// `[N, M, L]` → `[N, M, dv]`.
+/// Computes softmax(mask + scale · q kᵀ) v: `[N, M, d]`, `[N, L, d]`, `[N, L, dv]`, a mask that
+/// expands to `[N, M, L]` → `[N, M, dv]`.
 fn weigh(
     query: &Tensor,
     key: &Tensor,
@@ -364,7 +364,7 @@ fn weigh(
     Ok(softmax(&mask.f_baddbmm(query, &key.f_transpose(1, 2)?, 1.0, scale)?)?.f_bmm(value)?)
 }
 
-/// Over the last dimension, in float32 at least.
+/// Softmax over the last dimension, in float32 at least.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
     let kind = if scores.kind() == Kind::Double {
         Kind::Double
@@ -374,18 +374,18 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
     Ok(scores.f_softmax(-1, kind)?.f_to_kind(scores.kind())?)
 }
 
-/// What the queries of a decoding step see of their slots.
+/// The places of its slot that each query of a decoding step sees.
 pub(crate) enum CacheView {
-    /// Up to these positions, int64 `[B]`: for the CPU's kernel that reads a cache once.
+    /// Places up to these positions, int64 `[B]`, for the CPU's kernel that reads a cache once.
     UpTo(Tensor),
-    /// 0 where a query sees a place, −∞ elsewhere, `[B, 1, L]`: for libtorch's products.
+    /// 0 where a query sees a place, −∞ elsewhere, `[B, 1, L]`, for libtorch's products.
     Mask(Tensor),
-    /// The same, for products in tiles.
+    /// The same mask, for products in tiles.
     MaskOfTiles(Tensor),
 }
 
 impl CacheView {
-    /// Of some of the queries.
+    /// The view of `count` queries from `start` on.
     fn narrow(&self, start: i64, count: i64) -> Result<CacheView> {
         let narrow = |t: &Tensor| t.f_narrow(0, start, count);
         Ok(match self {
@@ -396,8 +396,8 @@ impl CacheView {
     }
 }
 
-/// Queries of a decoding step over the cached keys: `query` `[n · B, H, d]`, `key` `[B, Hk, L, d]`,
-/// `value` `[B, Hk, L, dv]` → `[n · B, H, dv]`. Query i is of slot i mod B.
+/// Attention of a decoding step's queries over the cached keys: `query` `[n · B, H, d]`, `key` `[B,
+/// Hk, L, d]`, `value` `[B, Hk, L, dv]` → `[n · B, H, dv]`. Query i belongs to slot i mod B.
 pub(crate) fn step(
     query: &Tensor,
     key: &Tensor,
@@ -427,8 +427,8 @@ pub(crate) fn step(
     )
 }
 
-/// One query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L, d]`, `value`
-/// `[B, Hk, L, dv]` → `[B, H, dv]`.
+/// Attention of one query per sequence over its cached keys: `query` `[B, H, d]`, `key` `[B, Hk, L,
+/// d]`, `value` `[B, Hk, L, dv]` → `[B, H, dv]`.
 fn single(
     query: &Tensor,
     key: &Tensor,
@@ -443,7 +443,7 @@ fn single(
             )?);
         }
         CacheView::Mask(mask) => (mask, 1),
-        // Each query stands first in a tile of its own.
+        // Each query is the first row of its own tile.
         CacheView::MaskOfTiles(mask) => (mask, TILE_ROWS),
     };
     let (batch, heads, width) = query.size3()?;

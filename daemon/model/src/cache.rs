@@ -1,24 +1,25 @@
-//! What attention keeps of earlier tokens, in slots of one length.
+//! Keeps the results of attention for earlier tokens, in slots of one length.
 
 use crate::attention::CacheView;
 use crate::error::{ModelError, Result};
 use crate::tile::{TILE_KEYS, whole_tiles};
 use tch::{Device, Kind, Tensor};
 
-/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens. Made by
-/// [`crate::CausalLm::cache`]; its memory can be [cut](Cache::cut) into other slots.
+/// Keys and values, or MLA's latents, of `slots` sequences of up to `capacity` tokens.
+/// [`crate::CausalLm::cache`] makes it; its memory can be [cut](Cache::cut) into other slots.
 pub struct Cache {
-    /// Per layer, per kind of row: all the memory, and the part of it that is in use,
-    /// `[slots, heads, capacity, width]`.
+    /// All memory, and the part of it that is in use, `[slots, heads, capacity, width]`, per layer
+    /// and kind of row.
     layers: Vec<Vec<Held>>,
-    /// Tokens that the memory holds.
+    /// Tokens that the whole memory holds.
     tokens: i64,
+    /// Number of slots, each for one sequence.
     pub slots: i64,
-    /// Tokens that a slot holds.
+    /// Tokens that each slot holds.
     pub capacity: i64,
-    /// Whole keys and values, for the batch-invariant mode.
+    /// Whether it holds whole keys and values, for the batch-invariant mode.
     pub invariant: bool,
-    /// 0, 1, 2, … `[capacity]`.
+    /// The numbers 0, 1, 2, … `[capacity]`.
     places: Tensor,
 }
 
@@ -48,7 +49,7 @@ impl Cache {
         };
         let held = slot_length(capacity).ok_or_else(too_many)?;
         let tokens = slots.checked_mul(held).ok_or_else(too_many)?;
-        // Zeros, never garbage: a masked place weighs nothing, but 0 · NaN would not be 0.
+        // The memory starts as zeros: a masked place has weight 0, but 0 · NaN would not be 0.
         let one = |&(heads, width): &(i64, i64)| -> Result<Held> {
             let memory = Tensor::f_zeros([slots, heads, held, width], options)?;
             Ok(Held {
@@ -69,7 +70,7 @@ impl Cache {
         })
     }
 
-    /// The same memory as `slots` sequences of up to `capacity` tokens, of which none is there yet.
+    /// Cuts the same memory into `slots` sequences of up to `capacity` tokens, all of them empty.
     pub fn cut(&mut self, slots: i64, capacity: i64) -> Result<()> {
         let held = slot_length(capacity).filter(|&held| {
             slots > 0 && capacity > 0 && slots.checked_mul(held).is_some_and(|n| n <= self.tokens)
@@ -94,8 +95,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Zeros everywhere, as in the beginning: for when something that is not finite may have come
-    /// in.
+    /// Sets everything to zero, as in the beginning, after values that are not finite may have been
+    /// written.
     pub fn clear(&mut self) -> Result<()> {
         for held in self.layers.iter_mut().flatten() {
             let _ = held.memory.f_zero_()?;
@@ -103,7 +104,7 @@ impl Cache {
         Ok(())
     }
 
-    /// These slots, for decoding. Consecutive ones are read in place, others are gathered anew in
+    /// Selects slots for decoding. Consecutive ones are read in place, others are gathered anew in
     /// every layer of every step.
     pub fn select(&self, slots: &[i64]) -> Result<SlotSet> {
         if let Some(slot) = slots.iter().find(|&&slot| slot < 0 || slot >= self.slots) {
@@ -132,8 +133,8 @@ impl Cache {
         })
     }
 
-    /// Gives slots what others hold of their first `length` tokens: (from, to) pairs, all read
-    /// before any is written.
+    /// Copies the first `length` tokens from slots to others: (from, to) pairs, all read before any
+    /// is written.
     pub fn copy(&mut self, moves: &[(i64, i64)], length: i64) -> Result<()> {
         if let Some((from, to)) = moves.iter().find(|(from, to)| {
             [from, to]
@@ -162,7 +163,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Bytes that it holds on the device.
+    /// Bytes of its memory on the device.
     pub fn bytes(&self) -> u64 {
         self.layers
             .iter()
@@ -172,10 +173,11 @@ impl Cache {
     }
 }
 
-/// A cache during one pass: where the pass's tokens go, and what its queries see.
+/// A cache during one pass, with the places that the pass's tokens go to and the slots that its
+/// queries see.
 pub(crate) struct Cached<'a> {
     cache: &'a mut Cache,
-    /// Token of the pass that each written row comes from; absent where it is each token once, in
+    /// The pass's token that each written row comes from; `None` if every token is written once, in
     /// order.
     source: Option<Tensor>,
     slots: Tensor,
@@ -192,24 +194,26 @@ enum Reads {
     Scattered,
 }
 
-/// Slots that decode together. Made by [`Cache::select`].
+/// Slots that decode together. [`Cache::select`] makes it.
 pub struct SlotSet {
-    /// int64 `[B]`.
+    /// The slots' numbers, int64 `[B]`.
     index: Tensor,
     reads: Reads,
 }
 
-/// Where the tokens of a decoding step stand.
+/// The places of a decoding step's tokens.
 pub struct Places<'a> {
+    /// The slot of each token.
     pub slots: &'a SlotSet,
-    /// int64 `[B]`: tokens that each slot already holds, those of the same step before it included.
+    /// The number of tokens that each slot already holds, earlier ones of the same step included,
+    /// int64 `[B]`.
     pub positions: &'a Tensor,
-    /// The largest of `positions`, or more.
+    /// The largest of `positions`, or a larger number.
     pub max_position: i64,
 }
 
 impl SlotSet {
-    /// Rows of it, some perhaps several times.
+    /// The slots at these places of the set, which may repeat.
     pub(crate) fn rows(&self, rows: &Tensor) -> Result<SlotSet> {
         Ok(SlotSet {
             index: self.index.f_index_select(0, rows)?,
@@ -217,8 +221,8 @@ impl SlotSet {
         })
     }
 
-    /// For a pass that decodes `times` tokens of each slot: all slots' first tokens, then all their
-    /// second ones, and so on.
+    /// The slots of a pass that decodes `times` tokens of each: all slots' first tokens, then all
+    /// their second ones, and so on.
     pub fn repeated(&self, times: i64) -> Result<SlotSet> {
         Ok(SlotSet {
             index: self.index.f_repeat([times])?,
@@ -245,9 +249,9 @@ fn slot_length(capacity: i64) -> Option<i64> {
         .map(|_| whole_tiles(capacity, TILE_KEYS))
 }
 
-/// `index_put_` of `rows` `[T, heads, width]`. With deterministic algorithms on, libtorch sorts the
-/// indices first on a GPU, which costs more than a layer of a small model; a scatter does not, and
-/// here no place is written twice with different values.
+/// Writes `rows` `[T, heads, width]` like `index_put_`. With deterministic algorithms on, libtorch
+/// sorts the indices first on a GPU, which costs more than a layer of a small model; a scatter does
+/// not, and here no place is written twice with different values.
 fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor) -> Result<()> {
     let (_, heads, places, width) = held.size4()?;
     let head = Tensor::f_arange(heads, (Kind::Int64, held.device()))?;
@@ -265,7 +269,8 @@ fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor
 }
 
 impl<'a> Cached<'a> {
-    /// For whole sequences of `lengths`; `slots[i]` are all the slots that sequence i goes to.
+    /// Prepares a pass over whole sequences of `lengths`; `slots[i]` are all the slots that
+    /// sequence i goes to.
     pub(crate) fn prefill(
         cache: &'a mut Cache,
         lengths: &[i64],
@@ -340,8 +345,8 @@ impl<'a> Cached<'a> {
             )));
         }
         let length = max_position + 1;
-        // On a GPU products over rows of any length are slow; what lies behind the positions is
-        // masked.
+        // On a GPU products over rows of arbitrary length are slow, so whole tiles are read; places
+        // behind the positions are masked.
         let in_tiles = cache.invariant || positions.device() != Device::Cpu;
         let length = if in_tiles {
             whole_tiles(length, TILE_KEYS)
@@ -363,7 +368,7 @@ impl<'a> Cached<'a> {
         self.cache.invariant
     }
 
-    /// What the step's queries see: their own slots up to their positions.
+    /// The places that the step's queries see: their own slots up to their positions.
     pub(crate) fn seen(&self, kind: Kind) -> Result<CacheView> {
         let invariant = self.cache.invariant;
         if !invariant
@@ -408,8 +413,8 @@ impl<'a> Cached<'a> {
         Ok(())
     }
 
-    /// What a step's slots hold: `[B, heads, length, width]`, slots that are repeated once. A view
-    /// where the slots are consecutive, a copy otherwise.
+    /// Reads a step's slots: `[B, heads, length, width]`, each repeated slot once. The result is a
+    /// view if the slots are consecutive, and a copy otherwise.
     pub(crate) fn read(&self, layer: usize, row: usize) -> Result<Tensor> {
         let held = self.cache.layers[layer][row]
             .slots
@@ -470,7 +475,7 @@ mod tests {
         );
     }
 
-    /// The GPU's way to write a cache is the CPU's, place by place.
+    /// The GPU's way to write a cache gives the same as the CPU's, place by place.
     #[test]
     fn scattered_rows_lie_where_index_put_puts_them() {
         let (slots, positions) = (

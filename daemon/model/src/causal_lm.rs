@@ -21,25 +21,27 @@ use r1d_shape::{Config, EMBEDDING, HEAD, Head, SCORE, Summary};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
+/// The model, with its weights in memory on one device.
 pub struct CausalLm {
+    /// The shape, as config.json and the weights have it.
     pub config: Config,
     device: Device,
     kind: Kind,
     weights: Vec<Weight>,
-    /// `[vocab_size, hidden_size]`.
+    /// The embedding, `[vocab_size, hidden_size]`.
     embed_tokens: Tensor,
     decoder: Decoder,
     norm: RmsNorm,
-    /// `[vocab_size, hidden_size]`; the embedding itself where the two are tied. The scalar head of
-    /// a [`crate::SequenceClassifier`].
+    /// The output head, `[vocab_size, hidden_size]`, which is the embedding itself if the two are
+    /// tied; or the scalar head of a [`crate::SequenceClassifier`].
     lm_head: Tensor,
     rope: Rope,
     lora: Option<Lora>,
-    /// Where it was asked for.
+    /// The multi-token prediction module; `None` unless the model was loaded with it.
     prediction: Option<PredictionModule>,
-    /// The module only drafts ([`CausalLm::freeze_prediction`]).
+    /// Whether the module only drafts ([`CausalLm::freeze_prediction`]).
     prediction_frozen: bool,
-    /// Linear layers multiply in FP8 ([`CausalLm::set_fp8`]).
+    /// Whether linear layers multiply in FP8 ([`CausalLm::set_fp8`]).
     fp8: bool,
 }
 
@@ -83,14 +85,14 @@ fn build_parts(config: &Config, weights: &mut Builder) -> Result<Parts> {
     })
 }
 
-/// Names and shapes; nothing is allocated.
+/// Lists the names and shapes of all weights without allocating any.
 pub(crate) fn weights_of(config: &Config) -> Result<Vec<Weight>> {
     let mut weights = Builder::counting();
     build_parts(config, &mut weights)?;
     Ok(weights.weights)
 }
 
-/// A batch with enough rows behind it for the batch-invariant mode.
+/// A batch padded to the number of rows that the batch-invariant mode needs.
 struct Padded {
     ids: Tensor,
     spans: Vec<Span>,
@@ -133,12 +135,13 @@ impl CausalLm {
 
     /// Reads a Hugging Face directory: config.json, then model.safetensors or the shards that its
     /// index lists, straight from the mapped files to `device` as `kind`. Tensors that are missing,
-    /// left over, or of another shape are errors.
+    /// unexpected, or of another shape are errors.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
         CausalLm::load_parts(dir, false, device, kind)
     }
 
-    /// As [`Self::load`], with the multi-token prediction module, which must be there.
+    /// Reads a directory like [`Self::load`], with the multi-token prediction module, which must
+    /// exist.
     pub fn load_with_prediction(dir: &Path, device: Device, kind: Kind) -> Result<CausalLm> {
         CausalLm::load_parts(dir, true, device, kind)
     }
@@ -155,13 +158,13 @@ impl CausalLm {
         CausalLm::assemble(config, &mut shards, device, kind)
     }
 
-    /// Random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a function of
-    /// seed and config alone.
+    /// Makes random weights: matrices Normal(0, `initializer_range`²), norms 1, biases 0; a
+    /// function of seed and config only.
     pub fn init(config_json: &str, seed: u64, device: Device, kind: Kind) -> Result<CausalLm> {
         CausalLm::init_config(Config::parse(config_json)?, seed, device, kind)
     }
 
-    /// As [`Self::init`], with the multi-token prediction module.
+    /// Makes random weights like [`Self::init`], with the multi-token prediction module.
     pub fn init_with_prediction(
         config_json: &str,
         seed: u64,
@@ -185,8 +188,9 @@ impl CausalLm {
         CausalLm::assemble(config, &mut random, device, kind)
     }
 
-    /// A model of its own storage with the same weights, not trained until asked for. Where the
-    /// model has adapters they alone are copied: what they adapt is frozen, and shared.
+    /// A model with the same weights in its own storage, whose weights need no gradients at first.
+    /// If the model has adapters, only they are copied: the weights that they adapt are frozen, and
+    /// shared.
     pub fn deep_copy(&self) -> Result<CausalLm> {
         let Some(lora) = &self.lora else {
             let mut copy =
@@ -206,8 +210,8 @@ impl CausalLm {
         Ok(copy)
     }
 
-    /// Weights and buffers of `other`, a model of the same shape, into this model's own storage:
-    /// the adapters where it has some.
+    /// Copies weights and buffers of `other`, a model of the same shape, into this model's own
+    /// storage; if it has adapters, only the adapters.
     pub fn copy_from(&self, other: &CausalLm) -> Result<()> {
         match (&self.lora, &other.lora) {
             (Some(own), Some(others)) => weights::copy(own.weights(), others.weights()),
@@ -215,10 +219,10 @@ impl CausalLm {
         }
     }
 
-    /// Weights and buffers of a directory that [`Self::save`] wrote of a model of this shape, into
-    /// this model's own storage: a tensor at a time, so that no second model stands in memory.
-    /// Names, shapes and dtypes are looked at before anything is written; after an error that comes
-    /// later the weights are neither the old nor the new ones.
+    /// Reads weights and buffers from a directory that [`Self::save`] wrote for a model of this
+    /// shape, into this model's own storage: a tensor at a time, so that there is no second model
+    /// in memory. Names, shapes and dtypes are checked before anything is written; after an error
+    /// that comes later the weights are neither the old nor the new ones.
     pub fn restore(&self, dir: &Path) -> Result<()> {
         let mut shards = Shards::open(dir, self.config.fp8_block)?;
         let pieces = || {
@@ -230,15 +234,17 @@ impl CausalLm {
         tch::no_grad(|| pieces().try_for_each(|(weight, piece)| shards.fill(piece, &weight.tensor)))
     }
 
+    /// Dtype of the weights; buffers and scalar heads may be wider.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
+    /// Device that holds the weights.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// Whether the model was opened with its multi-token prediction module.
+    /// Whether the model was loaded with its multi-token prediction module.
     pub fn predicts(&self) -> bool {
         self.prediction.is_some()
     }
@@ -247,13 +253,13 @@ impl CausalLm {
         self.prediction.as_ref()
     }
 
+    /// Counts of the model's parameters, from its shape.
     pub fn summary(&self) -> Summary {
         self.config.summary()
     }
 
-    /// What is trained, in a fixed order, as it lies in memory: projections of one input fused,
-    /// experts stacked; [`Self::save`] takes it apart again. The adapters alone where the model has
-    /// some.
+    /// The trained tensors in a fixed order, as they are in memory: projections of one input fused,
+    /// experts stacked; [`Self::save`] separates them again. If the model has adapters, only these.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let named = |weights: &[Weight]| {
             weights
@@ -266,7 +272,7 @@ impl CausalLm {
             .map_or_else(|| self.named(true), |lora| named(lora.weights()))
     }
 
-    /// What is not trained: the routers' correction biases, float32.
+    /// The tensors that are not trained: the routers' correction biases, float32.
     pub fn buffers(&self) -> Vec<(String, Tensor)> {
         self.named(false)
     }
@@ -285,7 +291,7 @@ impl CausalLm {
         &self.weights
     }
 
-    /// The matrices that rows are multiplied with, the experts' aside.
+    /// The matrices that rows are multiplied with, except the experts'.
     pub(crate) fn matrix_weights(&self) -> impl Iterator<Item = &Weight> {
         let only_looked_up = |w: &Weight| w.name == EMBEDDING && !self.config.tie_word_embeddings;
         self.weights
@@ -297,18 +303,20 @@ impl CausalLm {
         self.prediction_frozen && self.config.of_prediction(&weight.name)
     }
 
-    /// Leaves the multi-token prediction module out of what is trained: it only drafts.
+    /// Excludes the multi-token prediction module from training, so that it only drafts.
     pub fn freeze_prediction(&mut self) {
         self.prediction_frozen = true;
     }
 
-    /// Linear layers of bfloat16 models multiply in FP8 in every pass, where
+    /// Sets whether linear layers of bfloat16 models multiply in FP8 in every pass, if
     /// [`r1d_torch::fp8::takes`] their weights; gradients stay in bfloat16. The head, the routers
-    /// and MLA's up-projection of keys and values are left as they are.
+    /// and MLA's up-projection of keys and values do not change.
     pub fn set_fp8(&mut self, on: bool) {
         self.fp8 = on;
     }
 
+    /// Sets whether trained weights get gradients in passes; if the model has adapters, only these
+    /// do.
     pub fn set_requires_grad(&self, on: bool) {
         for weight in self.weights.iter().filter(|w| w.trained && !self.frozen(w)) {
             let _ = weight.tensor.set_requires_grad(on && self.lora.is_none());
@@ -326,13 +334,13 @@ impl CausalLm {
         self.lora = lora;
     }
 
-    /// Whole sequences, side by side.
+    /// Runs whole sequences side by side.
     pub fn forward(&self, batch: &Packed, options: &Forward) -> Result<Output> {
         self.packed(batch, None, options)
     }
 
-    /// As [`Self::forward`], and leaves the sequences in the cache: sequence i in every slot of
-    /// `slots[i]`, so that a group of completions shares one prefill.
+    /// Runs sequences like [`Self::forward`] and leaves them in the cache: sequence i in every slot
+    /// of `slots[i]`, so that a group of completions shares one prefill.
     pub fn prefill(
         &self,
         batch: &Packed,
@@ -370,9 +378,9 @@ impl CausalLm {
         self.run(&ids, pass)
     }
 
-    /// A pass over whole sequences, which leaves them in the cache where there is one: its ids,
-    /// some more than the batch has in batch-invariant mode, and the pass. Nothing of its routing
-    /// is asked for yet.
+    /// Prepares a pass over whole sequences, which it leaves in the cache if there is one. Returns
+    /// the ids, with padding in batch-invariant mode, and the pass. Recording of its routing is not
+    /// turned on yet.
     pub(crate) fn whole<'a>(
         &'a self,
         batch: &Packed,
@@ -388,7 +396,7 @@ impl CausalLm {
             .rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let cached = match cache {
             Some((cache, slots)) => {
-                // Rows that only pad the batch go to no slot.
+                // Sequences that only pad the batch go to no slot.
                 let mut slots = slots.to_vec();
                 slots.resize(slots.len() + spans.len() - batch.lengths.len(), Vec::new());
                 let lengths: Vec<i64> = spans.iter().map(Span::length).collect();
@@ -422,8 +430,8 @@ impl CausalLm {
         )?)
     }
 
-    /// One token for each slot, or several where the slots are [`SlotSet::repeated`]: `ids` int64
-    /// `[B]`.
+    /// Decodes one token for each slot, or several if the slots are [`SlotSet::repeated`]: `ids`
+    /// int64 `[B]`.
     ///
     /// [`SlotSet::repeated`]: crate::SlotSet::repeated
     pub fn decode(
@@ -439,8 +447,8 @@ impl CausalLm {
         self.run(&ids, pass)
     }
 
-    /// A decoding pass and its ids, some more than were given in batch-invariant mode. Nothing of
-    /// its routing is asked for yet.
+    /// Prepares a decoding pass. Returns its ids, with padding in batch-invariant mode, and the
+    /// pass. Recording of its routing is not turned on yet.
     pub(crate) fn step<'a>(
         &'a self,
         ids: &Tensor,
@@ -465,7 +473,7 @@ impl CausalLm {
             );
             return Err(ModelError::Input(message));
         }
-        // The last row again: it writes the same bits to the same place.
+        // The last row is repeated: it writes the same bits to the same place.
         let rows = repeated_rows(tokens, options, self.device)?;
         let pad = |t: &Tensor| -> Result<Tensor> {
             Ok(rows
@@ -506,7 +514,7 @@ impl CausalLm {
         ))
     }
 
-    /// What balance losses need of a batch, where they are asked for.
+    /// The inputs of the balance losses for a batch; `None` unless they are wanted.
     pub(crate) fn balance(
         &self,
         batch: &Packed,
@@ -540,11 +548,11 @@ impl CausalLm {
         })
     }
 
-    /// Output head: `[N, hidden_size]` → float32 `[N, vocab_size]`; `options` as for the pass that
-    /// made the hidden states.
+    /// Applies the output head: `[N, hidden_size]` → float32 `[N, vocab_size]`. `options` must be
+    /// those of the pass that made the hidden states.
     pub fn logits(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
-        // A scalar head is float32 whatever the model is: neighbouring values differ by less than
-        // bfloat16 tells apart.
+        // A scalar head is float32 whatever the model is, because neighbouring values differ by
+        // less than bfloat16's precision.
         let logits = self.products(options).wide().linear(
             &hidden.f_to_kind(self.lm_head.kind())?,
             &self.lm_head,
@@ -557,8 +565,8 @@ impl CausalLm {
         })
     }
 
-    /// An empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one serves
-    /// passes with [`Forward::invariant`], and only those.
+    /// Makes an empty cache of `slots` sequences of up to `capacity` tokens. An `invariant` one
+    /// serves passes with [`Forward::invariant`], and only those.
     pub fn cache(&self, slots: i64, capacity: i64, invariant: bool) -> Result<Cache> {
         let rows = self.config.blueprint.cached_rows(invariant);
         Cache::new(
@@ -571,9 +579,9 @@ impl CausalLm {
         )
     }
 
-    /// Aux-loss-free balancing: `load` `[moe_layers, E]` are the tokens that each expert got over
-    /// an optimiser step's whole batch ([`Output::load`], summed; that of [`Self::predict`] behind
-    /// the others), `gamma` the step of the correction biases.
+    /// Balances the experts without a loss: `load` `[moe_layers, E]` are the tokens that each
+    /// expert got over an optimiser step's whole batch ([`Output::load`], summed; that of
+    /// [`Self::predict`] behind the others), `gamma` is the step of the correction biases.
     pub fn update_router_bias(&self, load: &Tensor, gamma: f64) -> Result<()> {
         let mut biases = self.decoder.router_biases();
         let of_module = self
@@ -602,13 +610,13 @@ impl CausalLm {
     }
 
     /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which
-    /// exists: model.safetensors, or shards of at most `shard_bytes` (a larger tensor gets one of
-    /// its own) with their index. transformers 4 and 5 read it.
+    /// must exist: model.safetensors, or shards of at most `shard_bytes` (a larger tensor gets one
+    /// of its own) with their index. transformers 4 and 5 can read it.
     pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
         self.save_as(dir, self.kind, shard_bytes)
     }
 
-    /// As [`Self::save`], with the trained weights in another dtype.
+    /// Writes the model like [`Self::save`], with the trained weights in another dtype.
     pub fn save_as(&self, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
         crate::checkpoint::export::save(self, dir, kind, shard_bytes)
     }
@@ -633,7 +641,7 @@ impl CausalLm {
     }
 }
 
-/// Tokens of all sequences, where some share a beginning.
+/// The indices of all tokens of all sequences; `None` unless some sequences share a beginning.
 fn every_token(batch: &Packed, device: Device) -> Result<Option<Tensor>> {
     if batch.prefixes.is_empty() {
         return Ok(None);
@@ -650,7 +658,8 @@ fn check_cache(cache: &Cache, options: &Forward) -> Result<()> {
     Ok(())
 }
 
-/// Two threads would split the rows of a product in a way that depends on their number.
+/// Refuses the batch-invariant mode with several threads: they would split the rows of a product in
+/// a way that depends on their number.
 fn check_threads(options: &Forward) -> Result<()> {
     match r1d_torch::runtime::threads() {
         threads if options.invariant && threads != 1 => Err(ModelError::Invariant(format!(
@@ -661,8 +670,7 @@ fn check_threads(options: &Forward) -> Result<()> {
     }
 }
 
-/// In batch-invariant mode whole tiles of tokens: a sequence of id 0 is appended where some are
-/// missing.
+/// Pads a batch to whole tiles of tokens in batch-invariant mode, by a sequence of id 0.
 fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> {
     let missing = if options.invariant {
         whole_tiles(tokens, TILE_ROWS) - tokens
@@ -691,8 +699,8 @@ fn pad_packed(batch: &Packed, tokens: i64, options: &Forward) -> Result<Padded> 
     Ok(Padded { ids, spans, forced })
 }
 
-/// Rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` where nothing
-/// is missing.
+/// The rows `0, 1, …, n − 1, n − 1, …` up to whole tiles in batch-invariant mode; `None` if no row
+/// is needed.
 fn repeated_rows(rows: i64, options: &Forward, device: Device) -> Result<Option<Tensor>> {
     if !options.invariant || rows % TILE_ROWS == 0 {
         return Ok(None);

@@ -16,7 +16,7 @@ pub(crate) struct Decoder {
     blocks: Vec<Block>,
 }
 
-/// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
+/// One block: h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
 pub(crate) struct Block {
     input_layernorm: RmsNorm,
     self_attn: Attention,
@@ -45,20 +45,20 @@ impl Decoder {
         })
     }
 
-    /// One block: `hidden` `[T, hidden_size]` → the same shape.
+    /// Runs one block: `hidden` `[T, hidden_size]` → the same shape.
     pub(crate) fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
         self.blocks[layer].forward(hidden, layer, pass)
     }
 
-    /// The correction biases of the routers that have one, first MoE layer first (float32 `[E]`
-    /// each).
+    /// The correction biases of the routers that have one, from the first MoE layer on (float32
+    /// `[E]` each).
     pub(crate) fn router_biases(&self) -> Vec<&Tensor> {
         self.blocks.iter().filter_map(Block::router_bias).collect()
     }
 }
 
 impl Block {
-    /// `layer` names the tensors.
+    /// Takes the block's tensors from `weights`; `layer` is part of their names.
     pub(crate) fn build(
         config: &Config,
         weights: &mut Builder,
@@ -98,7 +98,7 @@ impl Block {
         })
     }
 
-    /// `layer` is the block's place in a cache.
+    /// Runs the block; `layer` is its place in a cache.
     pub(crate) fn forward(&self, hidden: Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let normed = self.input_layernorm.forward(&hidden)?;
         let hidden = hidden.f_add(&match &self.self_attn {

@@ -1,60 +1,85 @@
-//! What can go wrong with a model, told so that the reader knows which file, tensor or field to
-//! mend.
+//! What can go wrong with a model. Each message names the file, tensor or field to correct.
 
 use r1d_shape::{ShapeError, WeightsError};
 use std::path::{Path, PathBuf};
 
+/// An error of a model, its files or its forward pass.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
+        /// The file or directory.
         path: PathBuf,
+        /// The system's error.
         source: std::io::Error,
     },
+    /// The model's shape cannot be read from config.json, or is not supported.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// A file is malformed, or does not belong to the model.
     #[error("{}: {message}", path.display())]
-    BadFile { path: PathBuf, message: String },
-    /// Weight files that are not those of the model that config.json describes.
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// The problem, and what to do about it if that is known.
+        message: String,
+    },
+    /// The weight files are not those of the model that config.json describes.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Weights are NaN or infinite.
     #[error("{}: tensor `{name}` has {count} values that are not finite: the file is damaged or \
              the training that made it diverged", dir.display())]
     NotFinite {
+        /// The model's directory.
         dir: PathBuf,
+        /// The tensor's name on disk.
         name: String,
+        /// The number of values that are not finite.
         count: i64,
     },
-    /// A file of a checkpoint is not what its manifest says (`CKP-1`).
+    /// A file of a checkpoint differs from its manifest (`CKP-1`).
     #[error("{}: {message}: the checkpoint is damaged, use an older one", path.display())]
-    Manifest { path: PathBuf, message: String },
+    Manifest {
+        /// The file, or the manifest itself.
+        path: PathBuf,
+        /// The difference.
+        message: String,
+    },
     /// The caller's tensors do not fit the model.
     #[error("{0}")]
     Input(String),
+    /// The batch-invariant mode cannot be had: with several threads, with a cache of the other
+    /// mode, or with this machine's kernels. The message says what to set.
     #[error("batch-invariant mode: {0}")]
     Invariant(String),
+    /// A tensor operation failed.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// A setting of libtorch failed.
     #[error(transparent)]
     Shim(#[from] r1d_torch::TorchError),
+    /// One of r1d's own kernels failed.
     #[error(transparent)]
     Kernel(#[from] r1d_torch::KernelError),
 }
 
-/// Where an error comes from, which decides whether a fresh process may get further.
+/// The origin of an error, which decides whether a fresh process may get further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Files or a request that are wrong: the same again ends the same.
+    /// Files or a request are wrong: another try ends the same.
     Given,
-    /// The machine as it is now: a disk, a device, memory.
+    /// The machine in its present state is at fault: a disk, a device, memory.
     Machine,
 }
 
+/// A result of this crate.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
 impl ModelError {
-    /// Only what is read whole and found wrong is the file's fault; what cannot be read is the
-    /// machine's.
+    /// The origin of this error. Only a file that was read and found wrong is at fault itself; if
+    /// it cannot be read, the machine is at fault.
     pub fn fault(&self) -> Fault {
         match self {
             ModelError::Io { source, .. } => of_io(source),
@@ -86,8 +111,8 @@ fn of_shape(error: &ShapeError) -> Fault {
     }
 }
 
-/// Bytes that are no text, a name of something that is no file, too many bytes: what is there is
-/// wrong. All else may pass.
+/// The origin of a system's error. Bytes that are not text, a path that is not a file, or too many
+/// bytes mean that the file is wrong. All other errors may pass.
 fn of_io(error: &std::io::Error) -> Fault {
     use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput};
     if matches!(error.kind(), InvalidData | InvalidInput | FileTooLarge) {

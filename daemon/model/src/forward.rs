@@ -1,4 +1,4 @@
-//! What one forward pass hands from block to block beside the hidden states.
+//! The state that one forward pass takes from block to block beside the hidden states.
 
 use crate::attention::{CacheView, PackedView};
 use crate::cache::Cached;
@@ -18,36 +18,36 @@ pub(crate) struct Pass<'a> {
     pub routing: Routing,
 }
 
-/// How the tokens at hand see each other and the past.
+/// How the pass's tokens see each other and earlier tokens.
 pub(crate) enum View<'a> {
-    /// Whole sequences; a prefill leaves their keys in a cache.
+    /// The pass has whole sequences; a prefill leaves their keys in a cache.
     Packed {
         packed: PackedView,
         cached: Option<Cached<'a>>,
     },
-    /// One token of each sequence or a few, over the cache.
+    /// The pass has one token of each sequence, or a few, and reads the cache.
     Step { seen: CacheView, cached: Cached<'a> },
 }
 
-/// Which experts the tokens go to: what is forced on the routers, and what is learnt of their
-/// choices.
+/// The experts that the tokens go to: those that are forced on the routers, and records of the
+/// routers' choices.
 #[derive(Default)]
 pub(crate) struct Routing {
     pub forced: Option<Tensor>,
     pub record: bool,
     pub count: bool,
-    /// int64: every token of every sequence, those of a shared beginning once for each; absent
-    /// where nothing is shared.
+    /// Indices of every token of every sequence, int64, those of a shared beginning once for each
+    /// sequence; `None` if nothing is shared.
     pub counted: Option<Tensor>,
-    /// Lengths of the packed sequences, int64, where balance losses are asked for, and the losses'
-    /// weights.
+    /// Lengths of the packed sequences, int64, and the weights of the balance losses; `None` unless
+    /// the losses are wanted.
     pub balance: Option<(Tensor, AuxLoss)>,
-    /// Tokens that are real: a batch-invariant pass may carry a few more behind them.
+    /// Number of real tokens: a batch-invariant pass may have padding behind them.
     pub tokens: i64,
     pub noted: Noted,
 }
 
-/// What the MoE layers so far did.
+/// Records of the MoE layers so far.
 #[derive(Default)]
 pub(crate) struct Noted {
     layers: i64,
@@ -57,7 +57,7 @@ pub(crate) struct Noted {
 }
 
 impl Routing {
-    /// The forced experts of the MoE layer at hand, `[T, K]`.
+    /// The forced experts of the current MoE layer, `[T, K]`.
     pub(crate) fn forced(&self) -> Result<Option<Tensor>> {
         Ok(self
             .forced
@@ -66,8 +66,8 @@ impl Routing {
             .transpose()?)
     }
 
-    /// Takes note of a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`,
-    /// which `dispatch` has in the order of the experts.
+    /// Records a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which
+    /// `dispatch` has in the order of the experts.
     pub(crate) fn note(
         &mut self,
         rule: &RouterRule,
@@ -81,7 +81,7 @@ impl Routing {
             self.noted.experts.push(real(experts)?);
         }
         if self.count {
-            // Not bincount, which asks the device for the largest expert and waits.
+            // bincount would ask the device for the largest expert, and wait.
             self.noted.load.push(match &self.counted {
                 None if rows == self.tokens => dispatch.load()?,
                 None => Dispatch::new(&real(experts)?, count)?.load()?,
@@ -101,7 +101,7 @@ impl Routing {
         Ok(())
     }
 
-    /// `[T, moe_layers, K]`.
+    /// The chosen experts, `[T, moe_layers, K]`; `None` unless they are recorded.
     pub(crate) fn experts(&self) -> Result<Option<Tensor>> {
         Ok(if self.noted.experts.is_empty() {
             None
@@ -110,7 +110,7 @@ impl Routing {
         })
     }
 
-    /// `[moe_layers, E]`.
+    /// The tokens that each expert got, `[moe_layers, E]`; `None` unless they are counted.
     pub(crate) fn load(&self) -> Result<Option<Tensor>> {
         Ok(if self.noted.load.is_empty() {
             None

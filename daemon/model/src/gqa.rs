@@ -14,7 +14,7 @@ pub(crate) struct Gqa {
     /// Queries above keys above values, `[(H + 2 Hk) · d, hidden]`.
     qkv_proj: Tensor,
     qkv_bias: Option<Tensor>,
-    /// Of each query's and each key's head.
+    /// Norms of each head's queries and of each head's keys.
     norms: Option<(RmsNorm, RmsNorm)>,
     o_proj: Tensor,
     o_bias: Option<Tensor>,
@@ -70,7 +70,8 @@ impl Gqa {
         })
     }
 
-    /// softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x: `[T, hidden]` → `[T, hidden]`.
+    /// Computes softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x and the output projection: `[T,
+    /// hidden]` → `[T, hidden]`.
     pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let GqaSizes {
             heads,
@@ -90,7 +91,7 @@ impl Gqa {
             }
             None => parts[0].shallow_clone(),
         };
-        // Queries and keys turn together.
+        // Queries and keys rotate together.
         let rotated = pass
             .rotation
             .apply(&turning)?

@@ -1,4 +1,4 @@
-//! Random first weights, and storage that is filled later.
+//! Makes the first weights at random, and storage that is filled later.
 
 use crate::error::Result;
 use crate::weights::{Initial, Piece, Source, Weight};
@@ -6,8 +6,8 @@ use r1d_torch::work;
 use std::f64::consts::TAU;
 use tch::Tensor;
 
-/// Normal(0, σ²) matrices, norms 1, biases 0. An element is a function of (seed, tensor's name on
-/// disk, its index there) alone.
+/// Makes Normal(0, σ²) matrices, norms 1, biases 0. An element is a function of (seed, the tensor's
+/// name on disk, its index there) only.
 pub(crate) struct Random {
     pub seed: u64,
     pub standard_deviation: f64,
@@ -37,7 +37,7 @@ impl Source for Random {
     }
 }
 
-/// Leaves the storage as it comes: for a copy that overwrites it.
+/// Leaves the storage uninitialised, for a copy that overwrites it.
 pub(crate) struct Unfilled;
 
 impl Source for Unfilled {
@@ -46,7 +46,7 @@ impl Source for Unfilled {
     }
 }
 
-/// The storage of a model that is there, weight by weight in the order in which they are built.
+/// Shares the storage of an existing model, weight by weight in the order in which they are built.
 pub(crate) struct Shared<'a>(pub std::slice::Iter<'a, Weight>);
 
 impl Source for Shared<'_> {
@@ -59,7 +59,7 @@ impl Source for Shared<'_> {
     }
 }
 
-/// FNV-1a of the name, mixed with the seed.
+/// Hashes the name by FNV-1a and mixes the result with the seed.
 fn stream(seed: u64, name: &str) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -75,7 +75,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// In (−bound, bound].
+/// Uniform numbers in (−bound, bound].
 fn uniforms(stream: u64, count: usize, bound: f64) -> Vec<f32> {
     let uniform =
         |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
@@ -84,18 +84,18 @@ fn uniforms(stream: u64, count: usize, bound: f64) -> Vec<f32> {
         .collect()
 }
 
-/// Pairs of numbers after which whoever waits hears of them.
+/// Pairs of numbers after which progress is reported.
 const REPORT_PAIRS: u64 = 1 << 18;
 
-/// Box–Muller over a counter.
+/// Normal numbers by Box–Muller over a counter.
 fn normals(stream: u64, count: usize, standard_deviation: f64) -> Vec<f32> {
-    // 53 bits, in (0, 1]: the logarithm stays finite.
+    // The uniform has 53 bits and is in (0, 1], so that the logarithm is finite.
     let uniform =
         |counter: u64| ((mix(stream.wrapping_add(counter)) >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let mut values = Vec::with_capacity(count + 1);
     for pair in 0..count.div_ceil(2) as u64 {
         if pair > 0 && pair % REPORT_PAIRS == 0 {
-            // They count when they are in their place.
+            // The bytes count as done later, when they are in their place.
             work::moved(0);
         }
         let radius = standard_deviation * (-2.0 * uniform(2 * pair).ln()).sqrt();

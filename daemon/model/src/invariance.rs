@@ -1,4 +1,4 @@
-//! Whether the batch-invariant mode holds on the machine at hand: libtorch's kernels differ from
+//! Checks whether the batch-invariant mode holds on this machine: libtorch's kernels differ from
 //! one processor to the next.
 
 use crate::cache::Places;
@@ -7,15 +7,16 @@ use crate::error::{ModelError, Result};
 use crate::packed::{Forward, Packed};
 use tch::{Kind, Tensor};
 
-/// Long enough for several tiles of queries and of keys, and of a length that fills neither.
+/// Tokens of the long sequence: enough for several tiles of queries and of keys, and a multiple of
+/// neither.
 const LONG_TOKENS: i64 = 150;
 const SHORT_TOKENS: i64 = 37;
-/// Tokens that are decoded one by one.
+/// Number of tokens that are decoded one by one.
 const DECODED_TOKENS: i64 = 3;
 
 impl CausalLm {
     /// Runs two sequences together, one of them alone, and its last tokens through the cache, all
-    /// in batch-invariant mode: an error unless all give the same bits. Costs about 500 tokens'
+    /// in batch-invariant mode. Fails unless all give the same bits. It costs about 500 tokens'
     /// forward pass.
     pub fn check_invariance(&self) -> Result<()> {
         tch::no_grad(|| {

@@ -1,8 +1,8 @@
 //! Model architectures, their Hugging Face checkpoints in and out, and parity with transformers.
 //!
-//! What an architecture is made of says [`r1d_shape`]; here it is made, of pieces that carry the
-//! field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`], [`swiglu`]).
-//! [`CausalLm`] puts embedding and head around the blocks and runs them in three ways:
+//! [`r1d_shape`] describes what an architecture consists of; this crate builds it from pieces that
+//! have the field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`],
+//! [`swiglu`]). [`CausalLm`] puts embedding and head around the blocks and runs them in three ways:
 //!
 //! | pass | tokens | attention |
 //! |---|---|---|
@@ -12,8 +12,8 @@
 //!
 //! [`SequenceClassifier`] is the same trunk under a scalar head: reward models and value models.
 //!
-//! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence alone,
-//! and the three ways give the same ones.
+//! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence only,
+//! and the three ways give the same bits.
 
 mod attention;
 mod cache;

@@ -1,17 +1,17 @@
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
-/// [`kept_logprobs`] over the whole vocabulary.
+/// Computes [`kept_logprobs`] over the whole vocabulary.
 pub fn token_logprobs(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     kept_logprobs(logits, ids, temperature, None)
 }
 
-/// Log-probability of each id under softmax(logits / temperature) over the ids in `kept`, natural
-/// logarithm: the one function of trainer and sampler (`ROLL-2`). The logits of other ids get a
-/// gradient of 0.
+/// Computes the log-probability of each id under softmax(logits / temperature) over the ids in
+/// `kept`, natural logarithm. Trainer and sampler both use this function (`ROLL-2`). The logits of
+/// other ids get a gradient of 0.
 ///
 /// `logits` `[N, V]` float, `ids` `[N]` int64, `kept` `[N, V]` bool (`None`: all) → float32 `[N]`;
-/// −∞ where an id is not kept, NaN where none is.
+/// −∞ if the id is not kept, NaN if the row keeps no id.
 pub fn kept_logprobs(
     logits: &Tensor,
     ids: &Tensor,

@@ -1,5 +1,5 @@
-//! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and A and
-//! B alone are trained. On disk in peft's layout.
+//! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and only
+//! A and B are trained. Adapters are stored in peft's layout.
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::shards::Shards;
@@ -14,30 +14,31 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
+/// The file of an adapter's settings, whose existence makes a directory an adapter's.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 const ADAPTER_CONFIG_MAX_BYTES: u64 = 16 << 20;
 pub(crate) const ADAPTER_FILE: &str = "adapter_model.safetensors";
-/// The end of the name by which peft saves the frozen head too, if the head is adapted.
+/// The end of the name under which peft saves the frozen head too, if the head is adapted.
 const FROZEN_HEAD: &str = ".base_layer.weight";
-/// What peft puts before a module's name.
+/// The prefix of a module's name in peft.
 const PREFIX: &str = "base_model.model.";
-/// peft's word for every linear layer but the output head.
+/// peft's word for every linear layer except the output head.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
 const HEAD_MODULE: &str = "lm_head";
 
-/// What an adapter is made of; peft's names.
+/// The settings of an adapter, under peft's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraSpec {
-    /// Rank.
+    /// Rank of B A.
     pub r: i64,
-    /// The adapter's part is scaled by `lora_alpha / r`.
+    /// The adapter's product is scaled by `lora_alpha / r`.
     pub lora_alpha: f64,
-    /// Linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`), or
-    /// `all-linear`.
+    /// The adapted linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`),
+    /// or `all-linear`.
     pub target_modules: Vec<String>,
 }
 
-/// adapter_config.json, as far as it is listened to.
+/// The fields of adapter_config.json that are read.
 #[derive(Deserialize)]
 struct AdapterConfig {
     peft_type: String,
@@ -49,13 +50,13 @@ struct AdapterConfig {
     bias: Option<String>,
     #[serde(default)]
     use_rslora: bool,
-    /// All else: kinds of adapters that compute something of their own.
+    /// All other fields, which may belong to kinds of adapters that are not supported.
     #[serde(flatten)]
     others: Map<String, Value>,
 }
 
-/// Settings that must be absent, null, false or empty: each makes of the adapter, or of what it
-/// adapts, something else.
+/// Settings that must be absent, null, false or empty, because each changes the adapter or the
+/// weights that it adapts.
 const REFUSED: &[&str] = &[
     "fan_in_fan_out",
     "use_dora",
@@ -80,8 +81,8 @@ const REFUSED: &[&str] = &[
     "megatron_config",
 ];
 
-/// Ways to start an adapter that leave the weights as they are; others change what it must be added
-/// to.
+/// Ways to initialise an adapter that do not change the weights. Other ways change the weights that
+/// the adapter must be added to.
 const PLAIN_STARTS: &[&str] = &["gaussian", "orthogonal", "eva"];
 
 fn says_something(value: &Value) -> bool {
@@ -93,14 +94,14 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-/// Of one linear layer: places in the list of weights.
+/// The adapter of one linear layer, as indices into the list of weights.
 #[derive(Clone)]
 struct Adapter {
-    /// `[r, K]`.
+    /// A, `[r, K]`.
     a: usize,
-    /// `[N, r]`, its rows as they lie in the adapted weight.
+    /// B, `[N, r]`, with its rows in the order of the adapted weight.
     b: usize,
-    /// First row of the adapted weight, which may hold several layers.
+    /// First row in the adapted weight, which may hold several layers.
     start: i64,
 }
 
@@ -109,7 +110,7 @@ pub(crate) struct Lora {
     pub spec: LoraSpec,
     scale: f64,
     weights: Vec<Weight>,
-    /// By where the adapted weight lies in memory.
+    /// Adapters by the memory address of the adapted weight.
     adapters: HashMap<usize, Vec<Adapter>>,
 }
 
@@ -121,7 +122,7 @@ struct Module<'a> {
 }
 
 impl Module<'_> {
-    /// As peft matches a list.
+    /// Whether the module matches a list of targets, by peft's rules.
     fn is_target(&self, targets: &[String]) -> bool {
         targets.iter().any(|target| {
             (target == ALL_LINEAR && self.name != HEAD_MODULE)
@@ -138,9 +139,8 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
     let pieces = model
         .matrix_weights()
         .flat_map(|weight| weight.pieces.iter().map(move |piece| (weight, piece)));
-    // A router's matrix is no linear layer to transformers, and so not to peft; and where some
-    // layers have routed experts, peft takes the names of feed-forward matrices for the experts'
-    // alone.
+    // transformers, and so peft, does not count a router's matrix as a linear layer. If some layers
+    // have routed experts, peft takes the names of feed-forward matrices to mean only the experts'.
     let mixture = model.config.moe_layers > 0;
     pieces
         .filter_map(|(weight, piece)| {
@@ -156,7 +156,7 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
 }
 
 impl Lora {
-    /// Adapters of `chosen` modules, filled by `source`.
+    /// Builds adapters of `chosen` modules, filled by `source`.
     fn build(
         model: &CausalLm,
         chosen: &[&Module<'_>],
@@ -180,7 +180,7 @@ impl Lora {
                 &[rank, piece.shape[1]],
                 Initial::KaimingUniform,
             )?;
-            // The rows of B follow those of the weight.
+            // B's rows have the order of the weight's.
             let rows =
                 Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
             let _ = builder.zero_rows(&prefix, rows, rank)?;
@@ -213,7 +213,7 @@ impl Lora {
         })
     }
 
-    /// The same adapters of the same weights, in storage of their own.
+    /// The same adapters of the same weights, in their own storage.
     pub(crate) fn copy(&self) -> Result<Lora> {
         let weights = self
             .weights
@@ -263,12 +263,12 @@ impl Lora {
         self.adapters.contains_key(&weight.data_ptr().addr())
     }
 
-    /// W + s · B A in W's dtype; no gradients.
+    /// Computes W + s · B A in W's dtype, without gradients.
     pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
         Ok(self.merged_wide(weight)?.f_to_kind(weight.kind())?)
     }
 
-    /// The same in float32 at least, where W has adapters.
+    /// Computes W + s · B A in float32 at least, if W has adapters.
     pub(crate) fn merged_wide(&self, weight: &Tensor) -> Result<Tensor> {
         if !self.adapts(weight) {
             return Ok(weight.shallow_clone());
@@ -291,8 +291,8 @@ impl Lora {
 }
 
 impl CausalLm {
-    /// Fresh adapters, B = 0, so that the model computes what it did; from now on they alone are
-    /// its parameters. A is a function of the seed.
+    /// Adds fresh adapters with B = 0, so that the model computes the same as before; from now on
+    /// they are its only parameters. A is a function of the seed.
     pub fn adapt(&mut self, spec: &LoraSpec, seed: u64) -> Result<()> {
         if spec.r < 1 || !(spec.lora_alpha.is_finite() && spec.lora_alpha > 0.0) {
             return Err(ModelError::Input(format!(
@@ -337,15 +337,16 @@ impl CausalLm {
         Ok(())
     }
 
-    /// Adapters from a directory of peft's. An error names what this release does not compute.
+    /// Reads adapters from a directory in peft's layout. An error names the setting that this
+    /// release does not support.
     pub fn load_adapter(&mut self, dir: &Path) -> Result<()> {
         let lora = self.read_adapter(dir)?;
         self.set_lora(Some(lora));
         Ok(())
     }
 
-    /// As [`Self::load_adapter`], into the storage of adapters of the same shape, a tensor at a
-    /// time.
+    /// Reads adapters like [`Self::load_adapter`], but into the storage of existing adapters of the
+    /// same shape, a tensor at a time.
     pub fn restore_adapter(&self, dir: &Path) -> Result<()> {
         let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
         let own = self.lora().map(Lora::weights).unwrap_or_default();
@@ -377,11 +378,12 @@ impl CausalLm {
         Ok(lora)
     }
 
+    /// The settings of the model's adapters; `None` if it has none.
     pub fn adapter(&self) -> Option<&LoraSpec> {
         self.lora().map(|lora| &lora.spec)
     }
 
-    /// Writes the adapters into `dir`, which exists, as peft reads them.
+    /// Writes the adapters into `dir`, which must exist, in peft's layout.
     pub fn save_adapter(&self, dir: &Path, base_model: &str) -> Result<()> {
         let Some(lora) = self.lora() else {
             return Err(ModelError::Input("the model has no adapter to save".into()));
@@ -483,7 +485,7 @@ fn read_config(dir: &Path) -> Result<(LoraSpec, f64)> {
     ))
 }
 
-/// adapter_config.json as it is written.
+/// The fields of adapter_config.json that are written.
 #[derive(Serialize)]
 struct Written<'a> {
     peft_type: &'static str,
@@ -493,7 +495,7 @@ struct Written<'a> {
     lora_alpha: f64,
     lora_dropout: f64,
     bias: &'static str,
-    /// Whole names.
+    /// The modules' whole names.
     target_modules: Vec<&'a str>,
     fan_in_fan_out: bool,
     inference_mode: bool,

@@ -1,4 +1,4 @@
-//! How a pass multiplies by the model's weights.
+//! Multiplies by the model's weights in the way that a pass needs.
 
 use crate::causal_lm::CausalLm;
 use crate::error::Result;
@@ -10,7 +10,7 @@ use r1d_torch::product::PackedMatrix;
 use std::collections::HashMap;
 use tch::{Device, Tensor};
 
-/// x Wᵀ + b, with what the model's adapters add to it.
+/// Computes x Wᵀ + b, and adds the products of the model's adapters.
 #[derive(Clone, Copy)]
 pub(crate) struct Products<'a> {
     way: Way<'a>,
@@ -22,9 +22,9 @@ pub(crate) struct Products<'a> {
 enum Way<'a> {
     /// libtorch's product.
     Plain,
-    /// Rows in tiles of one size, for the batch-invariant mode.
+    /// Rows are multiplied in tiles of one size, for the batch-invariant mode.
     Tiled,
-    /// Where it was packed; libtorch's product otherwise.
+    /// The packed copy of the weight is used; without one, libtorch's product.
     Packed(&'a PackedWeights<'a>),
 }
 
@@ -38,8 +38,8 @@ impl<'a> Products<'a> {
         Products { way, lora, fp8 }
     }
 
-    /// In the weights' own dtype: for what FP8 would round too much (DeepSeek-V3 3.3.1 names head
-    /// and gates).
+    /// The same products in the weights' own dtype, where FP8 would round too much (DeepSeek-V3
+    /// 3.3.1 names head and gates).
     pub(crate) fn wide(self) -> Products<'a> {
         Products { fp8: false, ..self }
     }
@@ -48,7 +48,7 @@ impl<'a> Products<'a> {
         matches!(self.way, Way::Tiled)
     }
 
-    /// `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
+    /// Multiplies by a weight: `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
     pub(crate) fn linear(
         self,
         x: &Tensor,
@@ -66,8 +66,8 @@ impl<'a> Products<'a> {
         Ok(y)
     }
 
-    /// libtorch's grouped product of rows in the order of their experts: `[P, K]`, `[E, N, K]`,
-    /// int32 `[E]` where each expert's rows end → `[P, N]`.
+    /// Multiplies rows in the order of their experts by libtorch's grouped product: `[P, K]`, `[E,
+    /// N, K]`, int32 `[E]` with the end of each expert's rows → `[P, N]`.
     pub(crate) fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
         if self.fp8 && fp8::takes(weight) {
             return heard(fp8::grouped(rows, weight, ends)?);
@@ -75,7 +75,7 @@ impl<'a> Products<'a> {
         heard(rows.f_internal_grouped_mm(&weight.f_transpose(1, 2)?, Some(ends), None, None)?)
     }
 
-    /// In the weights' own dtype, without adapters.
+    /// Multiplies in the weights' own dtype, without adapters.
     pub(crate) fn base_linear(
         self,
         x: &Tensor,
@@ -94,8 +94,8 @@ impl<'a> Products<'a> {
         heard(x.f_linear(weight, bias)?)
     }
 
-    /// The matrix itself, with what its adapters add: in float32 at least where it has some, which
-    /// a rounded sum would lose.
+    /// The matrix itself, with its adapters' product added: in float32 at least if it has adapters,
+    /// because a rounded sum would lose them.
     pub(crate) fn matrix(self, weight: &Tensor) -> Result<Tensor> {
         match self.lora {
             Some(lora) if lora.adapts(weight) => lora.merged_wide(weight),
@@ -104,8 +104,8 @@ impl<'a> Products<'a> {
     }
 }
 
-/// Products are most of a pass's time: whoever waits hears of each, and on the CPU, where a
-/// backward pass is one call that lasts as long as it computes, of its place in that too.
+/// Reports progress after a product, since products are most of a pass's time. On the CPU a
+/// backward pass is one long call, so it reports too when it comes to this product.
 fn heard(product: Tensor) -> Result<Tensor> {
     r1d_torch::work::moved(0);
     if product.device() == Device::Cpu && product.requires_grad() {
@@ -114,7 +114,7 @@ fn heard(product: Tensor) -> Result<Tensor> {
     Ok(product)
 }
 
-/// x + b.
+/// Computes x + b.
 pub(crate) fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     Ok(match bias {
         Some(bias) => x.f_add(bias)?,
@@ -122,17 +122,18 @@ pub(crate) fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     })
 }
 
-/// Copies of a model's matrices, rearranged for products with few rows. Borrows the model: it is
-/// made anew when the weights have changed.
+/// Copies of a model's matrices, rearranged for products with few rows. It borrows the model, so it
+/// must be made anew when the weights have changed.
 pub struct PackedWeights<'a> {
-    /// By where the weight lies in memory.
+    /// Packed matrices by the memory address of the weight.
     matrices: HashMap<usize, PackedMatrix>,
     model: std::marker::PhantomData<&'a CausalLm>,
 }
 
 impl CausalLm {
-    /// For decoding on the CPU, where it pays after a few steps; takes the matrices' memory once
-    /// more. Experts are not packed: each meets few tokens. Empty on a GPU.
+    /// Packs the matrices for decoding on the CPU, where it pays after a few steps; it needs the
+    /// matrices' memory once more. Experts are not packed, because each gets few tokens. The result
+    /// is empty on a GPU.
     pub fn pack(&self) -> Result<PackedWeights<'_>> {
         let mut matrices = HashMap::new();
         if self.device() == Device::Cpu {

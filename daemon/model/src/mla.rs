@@ -21,29 +21,30 @@ pub(crate) struct Mla {
     sizes: MlaSizes,
     /// The query's `_a` projection (or whole projection) above `kv_a_proj_with_mqa`.
     a_proj: Tensor,
-    /// Biases of the two parts of `a_proj`.
+    /// Bias of the query's part of `a_proj`.
     q_a_bias: Option<Tensor>,
+    /// Bias of the other part of `a_proj`.
     kv_a_bias: Option<Tensor>,
     q_b: Option<(RmsNorm, Tensor)>,
     kv_a_layernorm: RmsNorm,
-    /// `[H · (dn + dv), r]`.
+    /// W_kvb, `[H · (dn + dv), r]`.
     kv_b_proj: Tensor,
     o_proj: Tensor,
     o_bias: Option<Tensor>,
 }
 
 struct Query {
-    /// `[T, H, dn]`.
+    /// The part that does not rotate, `[T, H, dn]`.
     nope: Tensor,
-    /// `[T, H, dr]`, rotated.
+    /// The rotated part, `[T, H, dr]`.
     rope: Tensor,
 }
 
 /// All that later tokens need of a token.
 struct Latent {
-    /// `[T, r]`, after its norm.
+    /// The latent after its norm, `[T, r]`.
     c: Tensor,
-    /// `[T, 1, dr]`, rotated; one for all heads.
+    /// The rotated key, `[T, 1, dr]`, one for all heads.
     k_rope: Tensor,
 }
 
@@ -140,7 +141,7 @@ impl Mla {
         })
     }
 
-    /// `[T, hidden]` → `[T, hidden]`.
+    /// Runs the attention: `[T, hidden]` → `[T, hidden]`.
     pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
         let (query, latent) = self.project(x, &pass.rotation, pass.products)?;
         let scale = self.sizes.softmax_scale();
@@ -169,8 +170,8 @@ impl Mla {
             .linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 
-    /// q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope = RoPE(W_kva x
-    /// [r..]).
+    /// Computes q = W_qb RMSNorm(W_qa x) (or W_q x); c = RMSNorm(W_kva x [..r]); k_rope =
+    /// RoPE(W_kva x [r..]).
     fn project(
         &self,
         x: &Tensor,
@@ -214,8 +215,8 @@ impl Mla {
         Ok((query, latent))
     }
 
-    /// [k_nope; v] = W_kvb c, in the weights' own dtype as [`Self::absorbed`] has it, and the
-    /// rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
+    /// Computes [k_nope; v] = W_kvb c, in the weights' own dtype like [`Self::absorbed`], and puts
+    /// the rotary key beside each head's own: `[T, H, dn + dr]`, `[T, H, dv]`.
     fn expand(&self, latent: &Latent, products: Products) -> Result<(Tensor, Tensor)> {
         let MlaSizes {
             heads,
@@ -236,7 +237,7 @@ impl Mla {
     }
 
     /// Attention in the latent space: W_kvb's key half is absorbed into the query, its value half
-    /// into the output. `rows` `[B, 1, L, r + dr]` are read as they lie in the cache, by all heads
+    /// into the output. All heads read `rows` `[B, 1, L, r + dr]` as the cache has them
     /// (DeepSeek-V2 appendix C).
     fn absorbed(
         &self,
@@ -285,13 +286,13 @@ impl Query {
 }
 
 impl Latent {
-    /// `[T, 1, r + dr]`, as it is cached.
+    /// Latent and rotary key as they are cached, `[T, 1, r + dr]`.
     fn joined(&self) -> Result<Tensor> {
         Ok(Tensor::f_cat(&[&self.c.f_unsqueeze(1)?, &self.k_rope], -1)?)
     }
 }
 
-/// Parts of the last dimension.
+/// Splits the last dimension into parts of these sizes.
 fn split<const N: usize>(x: &Tensor, sizes: [i64; N]) -> Result<[Tensor; N]> {
     split_along(x, sizes, -1)
 }

@@ -12,7 +12,7 @@ use crate::weights::{Builder, Rows};
 use r1d_shape::ExpertSizes;
 use tch::{Kind, Tensor};
 
-/// y = Σ_{k ∈ chosen} gate_k · E_k(x) + Shared(x).
+/// Computes y = Σ_{k ∈ chosen} gate_k · E_k(x) + Shared(x).
 pub(crate) struct Moe {
     pub router: Router,
     experts: Experts,
@@ -75,9 +75,9 @@ impl Moe {
 
 /// E feed-forward networks of one shape.
 struct Experts {
-    /// `[E, 2 · intermediate, hidden]`, gate above up.
+    /// Projections to the experts' inner width, gate above up, `[E, 2 · intermediate, hidden]`.
     gate_up: Tensor,
-    /// `[E, hidden, intermediate]`.
+    /// Projections back, `[E, hidden, intermediate]`.
     down: Tensor,
 }
 
@@ -85,16 +85,16 @@ struct Experts {
 pub(crate) struct Dispatch {
     /// Token of each pair, `[T · K]`.
     token: Tensor,
-    /// Place in that order of each pair as the router listed them, `[T · K]`.
+    /// The place in that order of each pair, in the order of the router's list, `[T · K]`.
     place: Tensor,
-    /// Pairs of expert e end here, int32 `[E]`.
+    /// The end of expert e's pairs, int32 `[E]`.
     ends: Tensor,
     /// Expert of each pair, `[T · K]`.
     expert: Tensor,
 }
 
 impl Dispatch {
-    /// `chosen` int64 `[T, K]`.
+    /// Sorts the pairs of `chosen` int64 `[T, K]` by expert.
     pub(crate) fn new(chosen: &Tensor, experts: i64) -> Result<Dispatch> {
         let per_token = chosen.size()[1];
         let (expert, order) = chosen.f_reshape([-1])?.f_sort_stable(true, 0, false)?;
@@ -110,7 +110,7 @@ impl Dispatch {
         })
     }
 
-    /// Where the pairs of each expert begin, int32 `[E]`.
+    /// The beginning of each expert's pairs, int32 `[E]`.
     fn starts(&self) -> Result<Tensor> {
         Ok(self
             .ends
@@ -118,7 +118,7 @@ impl Dispatch {
             .f_constant_pad_nd([1, 0])?)
     }
 
-    /// Pairs of each expert, int32 `[E]`.
+    /// The number of each expert's pairs, int32 `[E]`.
     pub(crate) fn load(&self) -> Result<Tensor> {
         Ok(self.ends.f_sub(&self.starts()?)?)
     }
@@ -148,8 +148,8 @@ impl Experts {
         })
     }
 
-    /// Σ_k gates[t, k] · E_{chosen[t, k]}(x_t): `[T, hidden]`, the chosen experts, `[T, K]` →
-    /// `[T, hidden]`.
+    /// Computes Σ_k gates[t, k] · E_{chosen[t, k]}(x_t): `[T, hidden]`, the chosen experts, `[T,
+    /// K]` → `[T, hidden]`.
     ///
     /// Measured on two cores (8 experts, hidden 128): sorting the tokens by expert and one grouped
     /// product beats a loop of products at every size, and products over all experts from about 16
@@ -177,7 +177,8 @@ impl Experts {
         }
     }
 
-    /// libtorch's grouped product wants rows of whole 16 bytes, and has no float64.
+    /// Whether libtorch's grouped product supports this input: its rows must be a multiple of 16
+    /// bytes, and it has no float64.
     fn grouped_product_takes(&self, x: &Tensor) -> bool {
         let whole = 16 / x.kind().elt_size_in_bytes() as i64;
         x.kind() != Kind::Double
@@ -185,8 +186,8 @@ impl Experts {
             && self.down.size()[2] % whole == 0
     }
 
-    /// One product per layer over the sorted tokens: the outputs of all pairs, and each pair's
-    /// place among them.
+    /// Runs one product per layer over the sorted tokens. Returns the outputs of all pairs, and
+    /// each pair's place among them.
     fn grouped(
         &self,
         x: &Tensor,
@@ -202,8 +203,8 @@ impl Experts {
         ))
     }
 
-    /// Batched products over experts whose rows are padded to the busiest expert's: one, or in
-    /// `invariant` mode one per tile of rows.
+    /// Runs batched products over experts whose rows are padded to the busiest expert's: one
+    /// product, or in `invariant` mode one per tile of rows.
     fn padded(&self, x: &Tensor, dispatch: &Dispatch, invariant: bool) -> Result<(Tensor, Tensor)> {
         let (experts, _, hidden) = self.gate_up.size3()?;
         let (token, place, rows) =
@@ -242,7 +243,8 @@ impl Experts {
     }
 }
 
-/// Σ_k gates[t, k] · outputs[t, k], one k after the other: `[T, K]`, `[T, K, D]` → `[T, D]`.
+/// Computes Σ_k gates[t, k] · outputs[t, k], one k after the other: `[T, K]`, `[T, K, D]` → `[T,
+/// D]`.
 fn in_order(gates: &Tensor, outputs: &Tensor) -> Result<Tensor> {
     let term = |k: i64| -> Result<Tensor> {
         Ok(gates.f_narrow(1, k, 1)?.f_mul(&outputs.f_select(1, k)?)?)

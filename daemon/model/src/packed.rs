@@ -4,21 +4,22 @@ use std::collections::HashMap;
 use std::ops::Range;
 use tch::Tensor;
 
-/// Sequences one behind the other, with no padding. Positions start at 0 in each, and none sees
-/// another.
+/// Sequences one behind the other, without padding. Positions start at 0 in each, and no sequence
+/// sees another.
 pub struct Packed {
-    /// int64 `[T]`.
+    /// The ids of all tokens, int64 `[T]`.
     pub ids: Tensor,
-    /// Tokens of each sequence, in order, without its prefix; their sum is T.
+    /// The number of tokens of each sequence, in order, without its prefix; their sum is T.
     pub lengths: Vec<i64>,
-    /// A beginning that several sequences share stands once, in the first of them: these are the
-    /// tokens of the pass that each sequence has before its own, the first ones of an earlier
-    /// sequence (an empty range: none). No list at all: no sequence has any.
+    /// A beginning that several sequences share is stored once, in the first of them. For each
+    /// other sequence this is the range of the pass's tokens that precede its own: the first ones
+    /// of an earlier sequence. An empty range means no prefix, and an empty list means that no
+    /// sequence has one.
     pub prefixes: Vec<Range<i64>>,
 }
 
 impl Packed {
-    /// Sequences that share nothing.
+    /// Packs sequences that share nothing.
     pub fn new(ids: Tensor, lengths: Vec<i64>) -> Packed {
         Packed {
             ids,
@@ -27,7 +28,7 @@ impl Packed {
         }
     }
 
-    /// An error unless ids, lengths and prefixes fit together; T.
+    /// Checks that ids, lengths and prefixes fit together, and returns T.
     pub(crate) fn check(&self) -> Result<i64> {
         let refuse = |problem: String| Err(ModelError::Input(problem));
         let (tokens, count) = (self.ids.size1()?, self.lengths.len());
@@ -47,7 +48,7 @@ impl Packed {
                 self.prefixes.len()
             ));
         }
-        // End of each sequence without a prefix, by its start.
+        // The end of each sequence without a prefix, by its start.
         let mut whole = HashMap::new();
         let mut start = 0;
         for (prefix, length) in self.prefixes.iter().zip(&self.lengths) {
@@ -64,7 +65,7 @@ impl Packed {
         Ok(tokens)
     }
 
-    /// What attention must know of each sequence.
+    /// The ranges of tokens of each sequence, for attention.
     pub(crate) fn spans(&self) -> Vec<Span> {
         let none = std::iter::repeat(0..0);
         let mut start = 0;
@@ -83,7 +84,7 @@ impl Packed {
     }
 }
 
-/// Tokens of the pass that make up a sequence.
+/// The pass's tokens that form a sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub prefix: Range<i64>,
@@ -99,7 +100,7 @@ impl Span {
         self.prefix_length() + self.own.end - self.own.start
     }
 
-    /// First token.
+    /// The index of the first token.
     pub(crate) fn start(&self) -> i64 {
         if self.prefix.is_empty() {
             self.own.start
@@ -113,24 +114,24 @@ impl Span {
     }
 }
 
-/// What a forward pass is asked for beyond hidden states.
+/// Options of a forward pass.
 #[derive(Clone, Copy, Default)]
 pub struct Forward<'a> {
-    /// Batch-invariant mode (`ROLL-1`): a row's bits depend on its own sequence alone. Needs one
+    /// Batch-invariant mode (`ROLL-1`): a row's bits depend on its own sequence only. It needs one
     /// libtorch thread.
     pub invariant: bool,
     /// [`crate::CausalLm::pack`]'s copies of this model's weights, to multiply with: faster for few
     /// rows, and without gradients.
     pub packed: Option<&'a PackedWeights<'a>>,
-    /// int64 `[T, moe_layers, K]`: send each token to these experts instead of the router's choice
-    /// (routing replay). The gate weights are still this pass's own scores of those experts.
+    /// The experts of each token instead of the router's choice (routing replay), int64 `[T,
+    /// moe_layers, K]`. The gate weights are still this pass's own scores of those experts.
     pub forced_experts: Option<&'a Tensor>,
-    /// Return [`Output::experts`].
+    /// Whether to return [`Output::experts`].
     pub record_experts: bool,
-    /// Return [`Output::load`]: for passes over whole sequences that train, since nobody asks
-    /// others.
+    /// Whether to return [`Output::load`]. Only passes over whole sequences support it, because
+    /// only training needs it.
     pub count_experts: bool,
-    /// Return [`Output::aux_loss`], unless both weights are 0.
+    /// Weights of the losses in [`Output::aux_loss`], which is not returned if both are 0.
     pub aux_loss: AuxLoss,
 }
 
@@ -140,31 +141,35 @@ pub struct AuxLoss {
     /// α of the sequence-wise loss of DeepSeek-V3 (17)–(20), which is DeepSeek-V2's expert-level
     /// loss (23)–(25) with a softmax router.
     pub expert_alpha: f64,
-    /// α of DeepSeek-V2's device-level loss (26)–(28); a device holds a group of the router's.
+    /// α of DeepSeek-V2's device-level loss (26)–(28), with a group of the router's experts as a
+    /// device.
     pub device_alpha: f64,
 }
 
 impl AuxLoss {
+    /// No balance losses.
     pub const NONE: AuxLoss = AuxLoss {
         expert_alpha: 0.0,
         device_alpha: 0.0,
     };
 
+    /// Whether any of the losses is wanted.
     pub fn wanted(self) -> bool {
         self != AuxLoss::NONE
     }
 }
 
-/// What a forward pass returns; T is B for [`crate::CausalLm::decode`].
+/// The results of a forward pass; T is B for [`crate::CausalLm::decode`].
 pub struct Output {
-    /// `[T, hidden_size]` in the model's dtype, after the final norm.
+    /// Hidden states after the final norm, `[T, hidden_size]` in the model's dtype.
     pub hidden: Tensor,
-    /// int64 `[T, moe_layers, K]`, where asked for and the model has MoE layers.
+    /// The experts of each token, int64 `[T, moe_layers, K]`; `None` unless they are recorded and
+    /// the model has MoE layers.
     pub experts: Option<Tensor>,
-    /// int64 `[moe_layers, E]`, tokens that each expert got; where asked for and the model has MoE
-    /// layers.
+    /// The number of tokens that each expert got, int64 `[moe_layers, E]`; `None` unless they are
+    /// counted and the model has MoE layers.
     pub load: Option<Tensor>,
-    /// Scalar float32, where asked for and the model has MoE layers: the weighted balance losses,
-    /// mean over the sequences, summed over the MoE layers.
+    /// The weighted balance losses, a float32 scalar: mean over the sequences, summed over the MoE
+    /// layers. `None` unless they are wanted and the model has MoE layers.
     pub aux_loss: Option<Tensor>,
 }

@@ -1,4 +1,4 @@
-//! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a block of its own behind the last, which
+//! Multi-token prediction (DeepSeek-V3 2.2, depth 1): a separate block behind the last layer, which
 //! predicts the token after the next one.
 
 use crate::cache::{Cache, Places};
@@ -13,20 +13,20 @@ use r1d_shape::Config;
 use r1d_shape::FeedForwardSizes;
 use tch::Tensor;
 
-/// h'ᵢ = Block(M [RMSNorm(Emb(tᵢ₊₁)); RMSNorm(hᵢ)]), (21)–(22); embedding and output head are the
-/// model's own.
+/// Computes h'ᵢ = Block(M [RMSNorm(Emb(tᵢ₊₁)); RMSNorm(hᵢ)]), (21)–(22). Embedding and output head
+/// are the model's own.
 pub(crate) struct PredictionModule {
     enorm: RmsNorm,
     hnorm: RmsNorm,
-    /// M, `[hidden, 2 · hidden]`: the embedding's columns first, as released weights have it; the
-    /// paper writes them the other way round.
+    /// M, `[hidden, 2 · hidden]`: the embedding's columns come first, as in released weights; the
+    /// paper has them in the other order.
     eh_proj: Tensor,
     block: Block,
     shared_head_norm: RmsNorm,
 }
 
 impl PredictionModule {
-    /// The tensors of the layer behind the last.
+    /// Takes the tensors of the layer behind the last.
     pub(crate) fn build(config: &Config, weights: &mut Builder) -> Result<PredictionModule> {
         let (layer, hidden) = (config.num_hidden_layers, config.hidden_size);
         let prefix = format!("model.layers.{layer}.");
@@ -38,7 +38,7 @@ impl PredictionModule {
                 config.rms_norm_eps,
             )
         };
-        // As the last layer is.
+        // The module's block is of the last layer's kind.
         let dense = FeedForwardSizes::Dense {
             intermediate: hidden,
         };
@@ -56,8 +56,8 @@ impl PredictionModule {
         })
     }
 
-    /// `embedded` Emb(tᵢ₊₁) and `hidden` hᵢ, both `[T, hidden]` → what the output head makes the
-    /// distribution of tᵢ₊₂ of.
+    /// Runs the module: `embedded` Emb(tᵢ₊₁) and `hidden` hᵢ, both `[T, hidden]` → hidden states
+    /// from which the output head computes the distribution of tᵢ₊₂.
     pub(crate) fn forward(
         &self,
         embedded: &Tensor,
@@ -80,9 +80,10 @@ impl PredictionModule {
 }
 
 impl CausalLm {
-    /// Multi-token prediction, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's
-    /// hidden states of tokens tᵢ, `next` the tokens tᵢ₊₁ behind them, as many. The output's logits
-    /// are of the tokens tᵢ₊₂. For whole sequences, of models that have the module.
+    /// Predicts further tokens, DeepSeek-V3 (21)–(24): `hidden` `[T, hidden_size]` are a pass's
+    /// hidden states of tokens tᵢ, `next` the same number of tokens tᵢ₊₁ behind them. The output's
+    /// logits are those of the tokens tᵢ₊₂. It takes whole sequences, and needs a model with the
+    /// module.
     pub fn predict(&self, hidden: &Tensor, next: &Packed, options: &Forward) -> Result<Output> {
         if options.invariant || !next.prefixes.is_empty() {
             return Err(ModelError::Input(
@@ -105,8 +106,8 @@ impl CausalLm {
         })
     }
 
-    /// As [`Self::predict`] after a [`Self::prefill`], for what the module's own attention must
-    /// know of the prompts: leaves it in the cache, as the prefill does.
+    /// Runs [`Self::predict`] after a [`Self::prefill`], and leaves the keys of the module's own
+    /// attention in the cache, as the prefill does.
     pub fn prefill_prediction(
         &self,
         hidden: &Tensor,
@@ -121,9 +122,9 @@ impl CausalLm {
         Ok(())
     }
 
-    /// As [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are what that
-    /// returned of the tokens at `places`, `next` int64 `[B]` the tokens behind them. Returns
-    /// hidden states of which the logits draft the tokens behind those.
+    /// Runs [`Self::predict`] after a [`Self::decode`]: `hidden` `[B, hidden_size]` are the hidden
+    /// states that it returned for the tokens at `places`, `next` int64 `[B]` the tokens behind
+    /// them. Returns hidden states whose logits draft the tokens behind those.
     pub fn draft(
         &self,
         hidden: &Tensor,
@@ -136,7 +137,8 @@ impl CausalLm {
         self.further(&ids, hidden, &mut pass)
     }
 
-    /// `ids` may be some more than the rows of `hidden`, which only pad the pass.
+    /// Runs the module in a pass; `ids` may be more than the rows of `hidden`, if the rest only
+    /// pads the pass.
     fn further(&self, ids: &Tensor, hidden: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let Some(module) = self.prediction() else {
             return Err(ModelError::Input(
@@ -154,7 +156,7 @@ impl CausalLm {
         }
         let hidden = match padded - tokens {
             0 => hidden.shallow_clone(),
-            // The last row again, as its id is.
+            // The last row is repeated, as its id is.
             missing => Tensor::f_cat(
                 &[
                     hidden.shallow_clone(),

@@ -2,8 +2,8 @@ use crate::error::Result;
 use crate::weights::{Builder, Initial};
 use tch::Tensor;
 
-/// y = w · x / √(mean(x²) + ε) over the last dimension, statistics in float32 (Zhang & Sennrich
-/// 2019).
+/// Computes y = w · x / √(mean(x²) + ε) over the last dimension, with statistics in float32 (Zhang
+/// & Sennrich 2019).
 pub(crate) struct RmsNorm {
     weight: Tensor,
     size: i64,

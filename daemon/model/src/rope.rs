@@ -10,17 +10,17 @@ use r1d_shape::RopeSpec;
 use std::cell::RefCell;
 use tch::{Device, Kind, Tensor};
 
-/// Cosines and sines of all positions so far asked for.
+/// Cosines and sines of all positions that were needed so far.
 pub(crate) struct Rope {
     frequencies: Vec<f32>,
     attention_factor: f64,
     device: Device,
-    /// float32 `[positions, 2, d]`: cos, and sin with the sign that the rotated half needs. Grows
-    /// by doubling.
+    /// float32 `[positions, 2, d]`: cos, and sin with the sign that the rotated half needs. The
+    /// table grows by doubling.
     table: RefCell<Tensor>,
 }
 
-/// cos and sin of the tokens at hand, float32 `[T, 1, d]` each.
+/// cos and sin of a pass's tokens, float32 `[T, 1, d]` each.
 pub(crate) struct Rotation {
     cos: Tensor,
     sin: Tensor,
@@ -39,8 +39,8 @@ impl Rope {
         }
     }
 
-    /// For `positions` int64 `[T]`, none above `max_position`; cos and sin are of `kind` where that
-    /// is wider than float32.
+    /// The rotation of `positions` int64 `[T]`, none above `max_position`. cos and sin have dtype
+    /// `kind` if that is wider than float32.
     pub(crate) fn rotation(
         &self,
         positions: &Tensor,
@@ -64,8 +64,8 @@ impl Rope {
         })
     }
 
-    /// On the host with the host's own cosine: an entry's bits do not depend on its place in a
-    /// vector register.
+    /// Computes the table on the host with the host's own cosine: an entry's bits do not depend on
+    /// its place in a vector register.
     fn compute(&self, positions: i64) -> Result<Tensor> {
         let half = self.frequencies.len();
         let mut table = Vec::with_capacity(positions as usize * 4 * half);
@@ -91,7 +91,7 @@ impl Rope {
 }
 
 impl Rotation {
-    /// (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin) on the halves of the last dimension of
+    /// Rotates (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin) on the halves of the last dimension of
     /// `[T, H, d]`, in float32.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let kind = x.kind();
@@ -106,7 +106,7 @@ impl Rotation {
     }
 }
 
-/// Rows `[0, 2, 4, …, 1, 3, 5, …]` of each head's last `rotary` rows: from interleaved pairs on
+/// The rows `[0, 2, 4, …, 1, 3, 5, …]` of each head's last `rotary` rows: from interleaved pairs on
 /// disk to halves in memory. A head has `plain + rotary` rows.
 pub(crate) fn halves_from_pairs(heads: i64, plain: i64, rotary: i64) -> Vec<i64> {
     let mut order = Vec::with_capacity((heads * (plain + rotary)) as usize);

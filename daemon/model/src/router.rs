@@ -7,13 +7,13 @@ use crate::weights::{Builder, Initial};
 use r1d_shape::{RouterRule, Scoring};
 use tch::{Kind, Tensor};
 
-/// Scores experts, chooses the best by score plus a correction bias within the best groups, weighs
-/// by the score alone (DeepSeek-V3 (12)–(16), node-limited routing; DeepSeek-V2 (20)–(22) and
+/// Scores experts, chooses the best by score plus a correction bias within the best groups, and
+/// weighs by the score only (DeepSeek-V3 (12)–(16), node-limited routing; DeepSeek-V2 (20)–(22) and
 /// Qwen3-MoE without the bias).
 pub(crate) struct Router {
-    /// `[E, hidden]`.
+    /// W, `[E, hidden]`.
     weight: Tensor,
-    /// float32 `[E]`; for the choice only.
+    /// Bias for the choice only, float32 `[E]`.
     pub correction_bias: Option<Tensor>,
     pub rule: RouterRule,
 }
@@ -43,7 +43,7 @@ impl Router {
         })
     }
 
-    /// s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
+    /// Computes s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
     pub(crate) fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let wide = if x.kind() == Kind::Double {
             Kind::Double
@@ -60,13 +60,13 @@ impl Router {
         })
     }
 
-    /// `scores` `[T, E]` → int64 `[T, K]`.
+    /// Chooses each token's experts: `scores` `[T, E]` → int64 `[T, K]`.
     pub(crate) fn choose(&self, scores: &Tensor) -> Result<Tensor> {
         tch::no_grad(|| self.rule.choose(scores, self.correction_bias.as_ref()))
     }
 }
 
-/// What the rule does to tensors.
+/// Applies the rule to tensors.
 pub(crate) trait Choosing {
     fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor>;
     fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor>;
@@ -80,7 +80,7 @@ pub(crate) trait Choosing {
 }
 
 impl Choosing for RouterRule {
-    /// The K experts of highest score + bias among the best groups.
+    /// Chooses the K experts of highest score + bias among the best groups.
     fn choose(&self, scores: &Tensor, correction_bias: Option<&Tensor>) -> Result<Tensor> {
         let mut choice = match correction_bias {
             Some(bias) => scores.f_add(bias)?,
@@ -99,17 +99,18 @@ impl Choosing for RouterRule {
                 .f_ones_like()?
                 .f_scatter_value(1, &best, 0.0)?
                 .f_to_kind(Kind::Bool)?;
-            // −∞, not 0: with a negative bias an expert of a kept group may stand below 0.
+            // The mask is −∞ and not 0: with a negative bias an expert of a kept group may be below
+            // 0.
             choice = grouped
                 .f_masked_fill(&outside.f_unsqueeze(-1)?, f64::NEG_INFINITY)?
                 .f_view([-1, self.experts])?;
         }
-        // Sorted, so that a token's gates are summed in the same order wherever it stands.
+        // The experts are sorted, so that a token's gates are always summed in the same order.
         Ok(choice.f_topk(self.experts_per_token, -1, true, true)?.1)
     }
 
-    /// Gate weights of the chosen experts from their scores without bias: `[T, E]`, `[T, K]` →
-    /// `[T, K]`.
+    /// Computes the gate weights of the chosen experts from their scores without bias: `[T, E]`,
+    /// `[T, K]` → `[T, K]`.
     fn gates(&self, scores: &Tensor, experts: &Tensor) -> Result<Tensor> {
         let mut gates = scores.f_gather(1, experts, false)?;
         if self.normalise {
@@ -122,13 +123,13 @@ impl Choosing for RouterRule {
         Ok(gates.f_mul_scalar(self.scaling_factor)?)
     }
 
-    /// Balance losses of the sequences of `lengths` (int64), mean over them: `scores` `[T, E]`,
-    /// `chosen` int64 `[T, K]`.
+    /// Computes the balance losses of sequences of `lengths` (int64), and their mean: `scores` `[T,
+    /// E]`, `chosen` int64 `[T, K]`.
     ///
     /// fᵢ = E/(K·T) · tokens that have expert i among their K, Pᵢ = mean over tokens of sᵢ / Σⱼ sⱼ.
     /// DeepSeek-V3 (17)–(20) means the K highest scores, without bias and groups; DeepSeek-V2
-    /// (23)–(25) those that were chosen. The expert-level loss is Σᵢ fᵢ Pᵢ; the device-level one,
-    /// V2 (26)–(28), Σ over the groups of the mean of their f times the sum of their P.
+    /// (23)–(25) the K chosen ones. The expert-level loss is Σᵢ fᵢ Pᵢ; the device-level one, V2
+    /// (26)–(28), Σ over the groups of the mean of their f times the sum of their P.
     fn balance_loss(
         &self,
         scores: &Tensor,
@@ -164,7 +165,7 @@ impl Choosing for RouterRule {
     }
 }
 
-/// Auxiliary-loss-free balancing (DeepSeek-V3 2.1.2; Wang et al. 2024, algorithm 1): bᵢ += γ ·
+/// Balances without an auxiliary loss (DeepSeek-V3 2.1.2; Wang et al. 2024, algorithm 1): bᵢ += γ ·
 /// sign(mean(c) − cᵢ), with c the tokens that each expert got over an optimiser step's whole batch.
 pub(crate) fn update_correction_bias(
     correction_bias: &Tensor,
@@ -204,7 +205,7 @@ mod tests {
     };
     const LOGITS: [f64; 8] = [0., 1., 2., -1., 0.5, 0.4, -2., 3.];
 
-    /// (experts, gates), sorted by expert.
+    /// The chosen (expert, gate) pairs, sorted by expert.
     fn route(bias: [f64; 8]) -> Vec<(i64, f64)> {
         let scores = Tensor::from_slice(&LOGITS).sigmoid().unsqueeze(0);
         let experts = RULE
@@ -307,11 +308,11 @@ mod tests {
             [0.9, 0.3, 0.2, 0.8f64],
         ];
         let scores = Tensor::from_slice(rows.as_flattened()).view([3, 4]);
-        // Which experts were chosen does not matter to DeepSeek-V3's loss.
+        // The chosen experts do not matter to DeepSeek-V3's loss.
         let loss = balance(rule, &scores, &[3, 3, 3, 3, 3, 3], &[3], EXPERT);
         assert!((loss - 1.2429292929292928).abs() < 1e-12, "{loss}");
-        // A second sequence of its own: one token, f = 4/(2·1)·[1, 1, 0, 0], P = [.45, .4, .05, .1]
-        // → 1.7; the mean of both.
+        // There is a second sequence of one token, f = 4/(2·1)·[1, 1, 0, 0], P = [.45, .4, .05, .1]
+        // → 1.7; the result is the mean of both.
         let scores = Tensor::cat(
             &[
                 scores,
@@ -340,7 +341,7 @@ mod tests {
         );
     }
 
-    /// Worked by hand: 2 tokens, 4 experts in 2 groups, K = 2.
+    /// The values are worked out by hand: 2 tokens, 4 experts in 2 groups, K = 2.
     #[test]
     fn deepseek_v2_balances_what_was_chosen_by_expert_and_by_device() {
         let rule = RouterRule {

@@ -1,6 +1,6 @@
 //! A model that gives numbers instead of text: the trunk of any architecture under a scalar head,
-//! transformers' `…ForSequenceClassification` with one label. As a reward model it scores a
-//! sequence by its last token, as PPO's value model every token.
+//! transformers' `…ForSequenceClassification` with one label. A reward model scores a sequence at
+//! its last token; PPO's value model gives a value for every token.
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint;
@@ -14,19 +14,21 @@ use r1d_torch::work;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Tokens of one pass of [`SequenceClassifier::score`]; a longer sequence gets a pass to itself.
+/// Most tokens of one pass of [`SequenceClassifier::score`]; a longer sequence gets a pass of its
+/// own.
 const PASS_TOKENS: usize = 1 << 14;
 
+/// A reward model or a value model.
 pub struct SequenceClassifier {
-    /// Its output head is the scalar one.
+    /// The trunk, with the scalar head as its output head.
     model: CausalLm,
-    /// [`Self::score`] runs in batch-invariant mode: a score depends on its own sequence alone.
-    /// Needs one libtorch thread.
+    /// Whether [`Self::score`] runs in batch-invariant mode, in which a score depends on its own
+    /// sequence only. The mode needs one libtorch thread.
     pub invariant: bool,
 }
 
 impl SequenceClassifier {
-    /// Reads a directory that [`Self::save`] or transformers wrote, as [`CausalLm::load`] does.
+    /// Reads a directory that [`Self::save`] or transformers wrote, like [`CausalLm::load`].
     pub fn open(dir: &Path, device: Device, kind: Kind) -> Result<SequenceClassifier> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
         if !config.scores {
@@ -45,7 +47,7 @@ impl SequenceClassifier {
         SequenceClassifier::read(config, &mut shards, None, device, kind)
     }
 
-    /// As [`Self::open`]; over the trunk of a directory without a scalar head a fresh one is put,
+    /// Reads a directory like [`Self::open`]. If it has no scalar head, a fresh one is made,
     /// Normal(0, `initializer_range`²) by `seed`.
     pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<SequenceClassifier> {
         let (config, mut shards) = checkpoint::convert::open(dir)?;
@@ -84,7 +86,7 @@ impl SequenceClassifier {
         )?))
     }
 
-    /// Random weights, as [`CausalLm::init`], from a config.json of either kind.
+    /// Makes random weights like [`CausalLm::init`], from a config.json of either kind.
     pub fn init(
         config_json: &str,
         seed: u64,
@@ -104,7 +106,7 @@ impl SequenceClassifier {
         )?))
     }
 
-    /// A fresh head over a copy of a model's trunk, without its adapters.
+    /// Puts a fresh head over a copy of a model's trunk, without its adapters.
     pub fn over(model: &CausalLm, seed: u64) -> Result<SequenceClassifier> {
         let config = model.config.clone().with_score();
         let mut source = HeadAlone(Random {
@@ -139,7 +141,7 @@ impl SequenceClassifier {
         }
     }
 
-    /// A scorer of its own storage with the same weights.
+    /// A copy with the same weights in its own storage.
     pub fn deep_copy(&self) -> Result<SequenceClassifier> {
         Ok(SequenceClassifier {
             model: self.model.deep_copy()?,
@@ -147,29 +149,30 @@ impl SequenceClassifier {
         })
     }
 
-    /// The weights of `other`, of the same shape, into this one's own storage.
+    /// Copies the weights of `other`, which has the same shape, into this one's own storage.
     pub fn copy_from(&self, other: &SequenceClassifier) -> Result<()> {
         self.model.copy_from(&other.model)
     }
 
-    /// Trunk and head: what a trainer updates and a checkpoint holds.
+    /// Trunk and head, which a trainer updates and a checkpoint holds.
     pub fn model(&self) -> &CausalLm {
         &self.model
     }
 
-    /// As [`CausalLm::save`]: transformers' `AutoModelForSequenceClassification` reads it.
+    /// Writes the model like [`CausalLm::save`]; transformers' `AutoModelForSequenceClassification`
+    /// can read it.
     pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
         self.model.save(dir, shard_bytes)
     }
 
-    /// The head: hidden states `[N, hidden_size]` of a pass with `options` → float32 `[N]` (float64
-    /// in a model of that).
+    /// Applies the head: hidden states `[N, hidden_size]` of a pass with `options` → float32 `[N]`
+    /// (float64 in a float64 model).
     pub fn values(&self, hidden: &Tensor, options: &Forward) -> Result<Tensor> {
         Ok(self.model.logits(hidden, options)?.f_squeeze_dim(1)?)
     }
 
-    /// Tokens up to the one that a sequence is scored at, as transformers chooses it: the last that
-    /// is not `pad_token_id`, or the first of all.
+    /// The number of tokens up to the one at which a sequence is scored. As in transformers it is
+    /// the last that is not `pad_token_id`, or else the first.
     pub fn scored_length(&self, ids: &[u32]) -> usize {
         let padding = self.model.config.padding_index;
         let last = ids.iter().rposition(|&id| Some(i64::from(id)) != padding);
@@ -196,7 +199,7 @@ impl SequenceClassifier {
                 None => {}
             }
         }
-        // Neighbours of like length, which attention pads least.
+        // Neighbours have similar lengths, which attention pads least.
         let mut order: Vec<(usize, &[u32])> = ids
             .iter()
             .map(|ids| &ids[..self.scored_length(ids)])
@@ -248,7 +251,7 @@ impl SequenceClassifier {
     }
 }
 
-/// A directory's tensors, and a head that may be fresh.
+/// Fills a model from a directory's tensors, and its head from `fresh` if that is given.
 struct Started<'a> {
     trunk: &'a mut Shards,
     fresh: Option<Random>,
@@ -263,7 +266,7 @@ impl Source for Started<'_> {
     }
 }
 
-/// Leaves the trunk as it comes.
+/// Fills only the head, and leaves the trunk uninitialised.
 struct HeadAlone(Random);
 
 impl Source for HeadAlone {

@@ -3,7 +3,7 @@ use crate::matmul::Products;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
 
-/// The dense feed-forward: down(silu(gate x) · up x), without biases (Shazeer 2020).
+/// The dense feed-forward network: down(silu(gate x) · up x), without biases (Shazeer 2020).
 pub(crate) struct SwiGlu {
     /// Gate above up, `[2 · intermediate, hidden]`.
     gate_up: Tensor,
@@ -42,7 +42,7 @@ impl SwiGlu {
     }
 }
 
-/// `[…, 2I]`, gate then up → silu(gate) · up, `[…, I]`.
+/// Computes silu(gate) · up: `[…, 2I]`, gate before up → `[…, I]`.
 pub(crate) fn activate(gate_up: &Tensor) -> Result<Tensor> {
     let halves = gate_up.f_chunk(2, -1)?;
     Ok(halves[0].f_silu()?.f_mul(&halves[1])?)

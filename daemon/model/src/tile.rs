@@ -1,28 +1,28 @@
 //! Matrix products of fixed shapes, for the batch-invariant mode (`ROLL-1`).
 //!
-//! Which kernel computes a product, and with it how each row is rounded, is chosen by the product's
-//! sizes. Cut into tiles of always the same sizes, a row meets the same kernel whatever stands
-//! beside it and however many there are. That a row's place within its tile does not matter either
-//! is how the kernels at hand behave; [`crate::CausalLm::check_invariance`] makes sure of it on the
+//! The sizes of a product decide which kernel computes it, and so how each row is rounded. If
+//! products are cut into tiles of one size, a row gets the same kernel whatever the other rows are
+//! and however many there are. A row's place within its tile does not matter either, but only
+//! because the present kernels behave so; [`crate::CausalLm::check_invariance`] checks it on the
 //! machine that computes.
 //!
 //! Element-wise functions need the same care: libtorch computes the last elements of a tensor,
-//! those that do not fill its vectors, by other code. A pass therefore carries a multiple of
-//! [`TILE_ROWS`] tokens, behind which some may be mere padding.
+//! which do not fill its vectors, by other code. A pass therefore has a multiple of [`TILE_ROWS`]
+//! tokens, the last of which may be padding.
 
 use crate::error::Result;
 use tch::Tensor;
 
 /// Rows of a product.
 pub(crate) const TILE_ROWS: i64 = 32;
-/// Keys that a query tile meets at a time.
+/// Keys that a tile of queries reads at a time.
 pub(crate) const TILE_KEYS: i64 = 64;
 
 pub(crate) fn whole_tiles(count: i64, tile: i64) -> i64 {
     (count + tile - 1) / tile * tile
 }
 
-/// x Wᵀ + b: `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
+/// Computes x Wᵀ + b: `[T, K]`, `[N, K]`, `[N]` → `[T, N]`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let rows = x.size2()?.0;
     let missing = whole_tiles(rows, TILE_ROWS) - rows;

@@ -1,29 +1,29 @@
-//! The tensors of a model: in memory fused where that saves operations, on disk under Hugging
-//! Face's names.
+//! The tensors of a model: fused in memory where that saves operations, under Hugging Face's names
+//! on disk.
 //!
 //! A [`Weight`] is one tensor in memory made of one or more [`Piece`]s, tensors on disk:
-//! projections of the same input lie one behind the other, the experts of a layer lie in one stack.
-//! Loading, saving, initialising and counting all walk the same list, which an architecture's
+//! projections of the same input are one behind the other, the experts of a layer are one stack.
+//! Loading, saving, initialising and counting all use the same list, which an architecture's
 //! `build` makes.
 
 use crate::error::{ModelError, Result};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
-/// What a fresh model starts from.
+/// The initial values of a fresh model's tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Initial {
     /// Normal(0, `initializer_range`²).
     Normal,
     Ones,
     Zeros,
-    /// Uniform(−1/√columns, 1/√columns), as peft starts an adapter's A (He et al. 2015 with a =
-    /// √5).
+    /// Uniform(−1/√columns, 1/√columns), as peft initialises an adapter's A (He et al. 2015 with a
+    /// = √5).
     KaimingUniform,
 }
 
-/// A tensor on disk and its place in memory: `shape[0]` rows from `start`, within `expert`'s layer
-/// of the stack if any.
+/// A tensor on disk and its place in memory: `shape[0]` rows from `start`, in `expert`'s layer of
+/// the stack if that is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
     pub name: String,
@@ -39,19 +39,19 @@ pub(crate) struct Piece {
 const PART_BYTES: i64 = 64 << 20;
 
 pub(crate) struct Weight {
-    /// The disk's name where there is one piece; a name of the same pattern otherwise.
+    /// The name on disk if there is one piece; otherwise a name of the same pattern.
     pub name: String,
     pub tensor: Tensor,
     pub shape: Vec<i64>,
     pub pieces: Vec<Piece>,
-    /// Buffers are not trained, and stay float32.
+    /// Whether it is trained. Buffers are not, and stay float32.
     pub trained: bool,
-    /// Of at least float32 in memory and on disk, whatever the model's dtype.
+    /// Whether it is float32 at least, in memory and on disk, whatever the model's dtype.
     pub wide: bool,
 }
 
 impl Weight {
-    /// The same, in storage of its own.
+    /// A copy in its own storage.
     pub(crate) fn copy(&self) -> Result<Weight> {
         let tensor = own(&self.tensor, self.tensor.kind(), self.tensor.device())?;
         Ok(Weight {
@@ -79,12 +79,12 @@ fn kind_within(kind: Kind, trained: bool, wide: bool) -> Kind {
 }
 
 impl Piece {
-    /// First row in memory.
+    /// The first row in memory.
     pub(crate) fn start(&self) -> i64 {
         self.start
     }
 
-    /// Row i in memory is row `order[i]` on disk.
+    /// The order of the rows: row i in memory is row `order[i]` on disk.
     pub(crate) fn order(&self) -> Option<&[i64]> {
         self.order.as_deref()
     }
@@ -98,8 +98,8 @@ impl Piece {
         Ok(rows.f_narrow(0, self.start, self.shape[0])?)
     }
 
-    /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time:
-    /// what is mapped is read as it is copied, and reading may take long.
+    /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time,
+    /// because a mapped file is read as it is copied, which may take long.
     pub(crate) fn write(&self, memory: &Tensor, disk: &Tensor) -> Result<()> {
         let (place, rows) = (self.place(memory)?, self.shape[0]);
         let row_bytes = (disk.numel() * disk.kind().elt_size_in_bytes()) as i64 / rows.max(1);
@@ -124,12 +124,13 @@ impl Piece {
 
     /// Whether all values of this piece of `memory` are finite.
     pub(crate) fn is_finite(&self, memory: &Tensor) -> Result<bool> {
-        // A sum is not finite where a term is not, and weights do not add up to infinity.
+        // A sum is not finite if a term is not, and the sum of finite weights does not reach
+        // infinity.
         let place = self.place(memory)?;
         Ok(f64::try_from(place.f_sum(place.kind())?)?.is_finite())
     }
 
-    /// This piece as it lies on disk.
+    /// Reads this piece from memory in its order on disk.
     pub(crate) fn read(&self, memory: &Tensor) -> Result<Tensor> {
         let place = self.place(memory)?;
         let Some(order) = &self.order else {
@@ -146,7 +147,7 @@ impl Piece {
     }
 }
 
-/// A tensor's values in storage of their own, without its history.
+/// Copies a tensor's values into their own storage, without its history.
 pub(crate) fn own(tensor: &Tensor, kind: Kind, device: Device) -> Result<Tensor> {
     let own = Tensor::f_empty(tensor.size(), (kind, device))?;
     tch::no_grad(|| own.shallow_clone().f_copy_(tensor))?;
@@ -154,7 +155,8 @@ pub(crate) fn own(tensor: &Tensor, kind: Kind, device: Device) -> Result<Tensor>
     Ok(own)
 }
 
-/// Weights of `from` into the storage of `to`, lists of the same names and shapes.
+/// Copies the weights of `from` into the storage of `to`; both lists have the same names and
+/// shapes.
 pub(crate) fn copy(to: &[Weight], from: &[Weight]) -> Result<()> {
     let same = |a: &Weight, b: &Weight| a.name == b.name && a.shape == b.shape;
     if to.len() != from.len() || !to.iter().zip(from).all(|(a, b)| same(a, b)) {
@@ -171,9 +173,9 @@ pub(crate) fn copy(to: &[Weight], from: &[Weight]) -> Result<()> {
     })
 }
 
-/// Where tensors come from while a model is built.
+/// Supplies the tensors while a model is built.
 pub(crate) trait Source {
-    /// A tensor that is there already, to be taken as it is.
+    /// The next tensor, if it already exists and is taken as it is.
     fn ready(&mut self) -> Option<Tensor> {
         None
     }
@@ -203,9 +205,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Collects a model's weights, filling each as it is asked for.
+/// Collects a model's weights, and fills each when it is requested.
 pub(crate) struct Builder<'a> {
-    /// Absent: shapes are collected, nothing is allocated.
+    /// Supplies the values. `None`: only shapes are collected, nothing is allocated.
     source: Option<&'a mut dyn Source>,
     device: Device,
     kind: Kind,
@@ -266,12 +268,12 @@ impl<'a> Builder<'a> {
         Ok(tensor)
     }
 
-    /// One tensor, in memory as on disk.
+    /// Adds a tensor that is the same in memory and on disk.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[i64], initial: Initial) -> Result<Tensor> {
         self.single(name, shape, initial, false)
     }
 
-    /// As [`Self::tensor`], of float32 in models of lower precision too.
+    /// Adds a tensor like [`Self::tensor`], but in float32 at least, whatever the model's dtype.
     pub(crate) fn wide_tensor(
         &mut self,
         name: &str,
@@ -299,7 +301,7 @@ impl<'a> Builder<'a> {
         self.add(name.to_owned(), shape.to_vec(), vec![piece], true, wide)
     }
 
-    /// A float32 tensor `[size]` that is not trained, zero at first.
+    /// Adds a float32 tensor `[size]` that is not trained, zero at first.
     pub(crate) fn buffer(&mut self, name: &str, size: i64) -> Result<Tensor> {
         let piece = Piece {
             name: name.to_owned(),
@@ -312,8 +314,8 @@ impl<'a> Builder<'a> {
         self.add(name.to_owned(), vec![size], vec![piece], false, true)
     }
 
-    /// Tensors `{prefix}{rows.name}{suffix}` one behind the other: a matrix of `columns`, or a
-    /// vector where that is `None`. With one entry it is that tensor under its own name, otherwise
+    /// Adds tensors `{prefix}{rows.name}{suffix}` one behind the other: as a matrix of `columns`,
+    /// or as a vector if that is `None`. A single entry keeps its own name, otherwise the tensor is
     /// `{prefix}{name}{suffix}`.
     pub(crate) fn rows(
         &mut self,
@@ -351,7 +353,7 @@ impl<'a> Builder<'a> {
         self.add(name, shape(start), pieces, true, false)
     }
 
-    /// The matrix `{prefix}{rows.name}.weight`, zero at first.
+    /// Adds the matrix `{prefix}{rows.name}.weight`, zero at first.
     pub(crate) fn zero_rows(&mut self, prefix: &str, rows: Rows, columns: i64) -> Result<Tensor> {
         let Rows { name, count, order } = rows;
         let name = format!("{prefix}{name}.weight");
@@ -367,7 +369,7 @@ impl<'a> Builder<'a> {
         self.add(name, shape, vec![piece], true, false)
     }
 
-    /// The experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}`
+    /// Adds the experts' matrices `{prefix}.{expert}.{rows.name}.weight` as `{prefix}.{name}`
     /// `[experts, rows, columns]`.
     pub(crate) fn experts(
         &mut self,

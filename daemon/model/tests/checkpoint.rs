@@ -1,4 +1,5 @@
-//! Model directories in and out: same bits back, and clear words for what is wrong with them.
+//! Reads and writes model directories: they keep the same bits, and errors say clearly what is
+//! wrong with them.
 
 mod fixture;
 
@@ -213,7 +214,7 @@ fn a_directory_appears_whole_or_not_at_all() {
     assert_eq!(failed.unwrap_err().to_string(), "planted");
     assert!(names().is_empty());
 
-    // What a killed process leaves behind does not get into the next try.
+    // Files that a killed process left behind do not get into the next try.
     fs::create_dir(root.path().join(".step-10.partial")).unwrap();
     fs::write(root.path().join(".step-10.partial/stale"), "x").unwrap();
     let manifest = checkpoint::write_directory_atomically(&target, |dir| {
@@ -328,7 +329,7 @@ fn what_stands_beside_the_weights_is_carried() {
         ]
     );
 
-    // The template for rows with tools has a folder of its own.
+    // The template for rows with tools has its own folder.
     let tools = "additional_chat_templates/tool_use.jinja";
     fs::create_dir(from.path().join("additional_chat_templates")).unwrap();
     fs::write(from.path().join(tools), "tools").unwrap();
@@ -348,8 +349,8 @@ fn what_stands_beside_the_weights_is_carried() {
     );
 }
 
-/// Whoever may read what a job leaves is decided by the umask, whatever writes the file and
-/// whatever it is copied from.
+/// The umask decides who may read a job's files, whatever writes them and whatever they are copied
+/// from.
 #[test]
 fn files_have_the_mode_that_the_umask_gives() {
     use std::os::unix::fs::PermissionsExt;
@@ -384,7 +385,7 @@ fn files_have_the_mode_that_the_umask_gives() {
     }
 }
 
-/// A pipe would wait for a writer for ever, a device has no end.
+/// A pipe would wait for a writer for ever, and a device has no end.
 #[test]
 fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
     let fixture = dir("qwen2");
@@ -409,7 +410,7 @@ fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
             for name in ["config.json", "model.safetensors"] {
                 fs::copy(fixture.join(name), model.path().join(name)).unwrap();
             }
-            // A whole file would win over an index.
+            // The single file would take precedence over an index.
             let _ = fs::remove_file(model.path().join(if file == "config.json" {
                 file
             } else {
@@ -426,7 +427,7 @@ fn files_of_a_model_that_are_no_regular_files_are_refused_by_their_path() {
                 what.display()
             );
         }
-        // An adapter's.
+        // The same holds for the files of an adapter.
         let adapter = tempdir().unwrap();
         std::os::unix::fs::symlink(what, adapter.path().join("adapter_config.json")).unwrap();
         let mut policy = CausalLm::load(&fixture, Device::Cpu, Kind::Float).unwrap();

@@ -1,4 +1,4 @@
-//! `ROLL-1`, `ROLL-2`: in batch-invariant mode a token's bits depend on its own sequence alone, and
+//! `ROLL-1`, `ROLL-2`: in batch-invariant mode a token's bits depend on its own sequence only, and
 //! decoding gives the trainer's bits.
 
 mod fixture;
@@ -22,10 +22,10 @@ fn models() -> Vec<(&'static str, CausalLm)> {
         .map(|name| (name, load(name, Kind::Float)))
         .collect();
     let demo = include_str!("../../../configs/models/tiny-deepseek-v3.json");
-    // Weights as large as trained ones, so that rounding shows.
+    // Weights are as large as trained ones, so that rounding shows.
     let demo = demo.replace("\"initializer_range\": 0.06", "\"initializer_range\": 0.12");
-    // Sizes that fill no vector of the processor: the last elements of a row go another way through
-    // libtorch's kernels.
+    // These sizes do not fill the processor's vectors: libtorch's kernels compute the last elements
+    // of a row by other code.
     let awkward = [
         (
             "\"moe_intermediate_size\": 96",
@@ -52,7 +52,7 @@ fn models() -> Vec<(&'static str, CausalLm)> {
     models
 }
 
-/// The trainer's way: log-probability of each id after the first, float32 bits.
+/// Log-probability bits (float32) of each id after the first, computed as by the trainer.
 fn trained(model: &CausalLm, ids: &[i64], with: &[&[i64]], temperature: f64) -> Vec<u32> {
     let all: Vec<i64> = with
         .iter()
@@ -63,7 +63,7 @@ fn trained(model: &CausalLm, ids: &[i64], with: &[&[i64]], temperature: f64) -> 
     let mut lengths: Vec<i64> = with.iter().map(|s| s.len() as i64).collect();
     lengths.push(ids.len() as i64);
     let rows = ids.len() as i64 - 1;
-    // With gradients on, as in training.
+    // Gradients are on, as in training.
     model.set_requires_grad(true);
     let hidden = model
         .forward(&Packed::new(Tensor::from_slice(&all), lengths), &INVARIANT)
@@ -88,8 +88,8 @@ fn bits(logprobs: &Tensor) -> Vec<u32> {
         .collect()
 }
 
-/// The sampler's way, for several sequences side by side in the given slots: log-probability bits
-/// of each id after the prompt.
+/// Log-probability bits of each id after the prompt, computed as by the sampler, for several
+/// sequences side by side in the given slots.
 fn sampled(
     model: &CausalLm,
     sequences: &[(&[i64], usize, i64)],

@@ -1,5 +1,5 @@
-//! Low-rank adapters: nothing at first, then what merged weights compute, in every way of
-//! computing; they alone are trained.
+//! Low-rank adapters change nothing at first; later they compute the same as merged weights in
+//! every way of computing, and only they are trained.
 
 mod fixture;
 
@@ -17,7 +17,7 @@ fn spec(targets: &[&str]) -> LoraSpec {
     }
 }
 
-/// As after training: B is not zero.
+/// A model with adapters as after training: B is not zero.
 fn adapted(name: &str, kind: Kind) -> CausalLm {
     let mut model = load(name, kind);
     model.adapt(&spec(&["all-linear"]), 5).unwrap();
@@ -63,7 +63,8 @@ fn adapters_compute_what_merged_weights_do() {
             difference(&logits(&model), &logits(&load(name, Kind::Double))) > 1e-2,
             "{name}: the adapter does something"
         );
-        // Through the cache, with the latent's up-projection absorbed, and with packed weights.
+        // The same holds through the cache, with the latent's up-projection absorbed, and with
+        // packed weights.
         let single = adapted(name, Kind::Float);
         let packed = single.pack().unwrap();
         for options in [
@@ -126,7 +127,7 @@ fn the_adapter_alone_is_trained() {
     }
 }
 
-/// dL/dA and dL/dB through the adapter's path are those through the merged matrix.
+/// Compares dL/dA and dL/dB through the adapter's path with those through the merged matrix.
 #[test]
 fn gradients_are_those_of_the_merged_matrix() {
     let mut model = load("qwen2", Kind::Double);

@@ -1,4 +1,5 @@
-//! r1d-model computes what transformers computes: the goldens of tests/fixtures/make_models.py.
+//! r1d-model computes the same as transformers: the goldens come from
+//! tests/fixtures/make_models.py.
 
 mod fixture;
 
@@ -83,8 +84,8 @@ fn sequences_of_any_lengths_pack_without_seeing_each_other() {
     }
 }
 
-/// A prompt that stands once for three sequences gives each its own logits, and the gradients of
-/// all.
+/// A prompt that is stored once for three sequences gives each its own logits, and gets the
+/// gradients of all.
 #[test]
 fn sequences_may_share_their_beginning() {
     for name in ALL {
@@ -113,7 +114,7 @@ fn sequences_may_share_their_beginning() {
         ];
         let lengths = whole.iter().map(|ids| ids.len() as i64).collect();
         let apart = Packed::new(Tensor::from_slice(&whole.concat()), lengths);
-        // Rows of the shared pass that make up the four sequences.
+        // Rows of the shared pass that form the four sequences.
         let rows: Vec<i64> = (0..19)
             .chain(0..9)
             .chain(19..20)
@@ -309,7 +310,8 @@ fn absorbed_decoding_is_naive_decoding_in_float64() {
     }
 }
 
-/// Long enough for the fused attention kernel, against matmul–softmax–matmul in float64.
+/// The sequence is long enough for the fused attention kernel, and is compared with
+/// matmul–softmax–matmul in float64.
 #[test]
 fn long_sequences_agree_with_float64() {
     for name in ALL {
@@ -423,7 +425,7 @@ fn gradients_are_transformers_gradients() {
     }
 }
 
-/// As in transformers, whose embedding is made with `padding_idx = pad_token_id`.
+/// The same holds in transformers, whose embedding is made with `padding_idx = pad_token_id`.
 #[test]
 fn the_padding_id_gets_no_gradient_from_being_read() {
     let copy = tempfile::tempdir().unwrap();

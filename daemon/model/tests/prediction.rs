@@ -1,5 +1,5 @@
-//! Multi-token prediction: the goldens of tests/fixtures/make_models.py, whose module stands around
-//! transformers' own block.
+//! Multi-token prediction, compared with the goldens of tests/fixtures/make_models.py, whose module
+//! wraps transformers' own block.
 
 mod fixture;
 
@@ -16,7 +16,7 @@ fn load() -> CausalLm {
     CausalLm::load_with_prediction(&dir(NAME), Device::Cpu, Kind::Float).unwrap()
 }
 
-/// Two sequences: all tokens but each one's last, and the tokens behind them.
+/// Two sequences without their last tokens, and the tokens behind each of theirs.
 fn further(model: &CausalLm, input_ids: &Tensor) -> (Tensor, Tensor) {
     let options = Forward {
         count_experts: true,
@@ -134,7 +134,7 @@ fn the_module_travels_under_deepseeks_names() {
     for ((name, a), (_, b)) in model.parameters().iter().zip(again.parameters()) {
         assert!(a.equal(&b), "{name}");
     }
-    // Without being asked for it stays where it is.
+    // Unless it is asked for, the module is not loaded.
     let plain = CausalLm::load(&dir(NAME), Device::Cpu, Kind::Float).unwrap();
     assert!(plain.parameters().len() < model.parameters().len());
 }

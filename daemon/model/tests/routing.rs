@@ -96,8 +96,8 @@ fn replaying_the_routers_own_choice_changes_nothing_and_another_does() {
     }
 }
 
-/// The gates of forced experts are the forward's own scores of them, so the router's weight still
-/// learns.
+/// The gates of forced experts are the forward pass's own scores of them, so the router's weight
+/// still learns.
 #[test]
 fn forced_experts_keep_the_routers_gradient() {
     for name in DEEPSEEK {
@@ -146,7 +146,7 @@ fn load_counts_every_choice_once() {
     for name in DEEPSEEK {
         let model = load(name, Kind::Float);
         for invariant in [false, true] {
-            // Three tokens: the batch-invariant mode pads them, and must not count the padding.
+            // The batch-invariant mode pads three tokens, and must not count the padding.
             for length in [3, 20] {
                 let options = Forward {
                     invariant,
@@ -215,7 +215,7 @@ fn balance_loss_is_the_mean_over_packed_sequences() {
             (together - apart).abs() < 1e-12,
             "{name}: {together} {apart}"
         );
-        // At least 1 per layer: Σ f P of a balanced router.
+        // The sum Σ f P of a balanced router is 1, so there is at least 1 per layer.
         assert!(
             together > 0.9 * model.config.moe_layers as f64,
             "{name}: {together}"

@@ -26,7 +26,7 @@ fn sequences() -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// What the head makes of the trunk's last hidden state, by hand.
+/// Applies the head to the trunk's last hidden state by hand.
 fn by_hand(scorer: &SequenceClassifier, trunk: &CausalLm, ids: &[u32]) -> f64 {
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let packed = Packed::new(Tensor::from_slice(&ids), vec![ids.len() as i64]);
@@ -139,7 +139,8 @@ fn a_head_is_float32_whatever_the_trunk_is() {
                 .unwrap()
                 .1
         };
-        // Updates smaller than bfloat16 sees, as a learning rate of 1e-5 makes them.
+        // These updates are smaller than bfloat16's precision, like those of a learning rate of
+        // 1e-5.
         let _ = tch::no_grad(|| head().f_add_(&(Tensor::ones_like(&head()) * 1e-5)).unwrap());
         let values = tch::no_grad(|| scorer.values(&hidden, &Forward::default()).unwrap());
         let exact = tch::no_grad(|| {

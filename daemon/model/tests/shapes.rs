@@ -1,5 +1,5 @@
 //! The tensors that a shape lists, by which the control plane accepts a directory and counts, are
-//! those that the model has.
+//! the model's tensors.
 
 mod fixture;
 
@@ -25,7 +25,8 @@ fn listed(config: &Config) -> Shapes {
     listed
 }
 
-/// What a saved model's files hold, copies of embedding and head for a prediction module aside.
+/// The tensors of a saved model's files, except copies of embedding and head for a prediction
+/// module.
 fn written(dir: &Path, config: &Config) -> Shapes {
     let files = WeightFiles::open(dir).unwrap();
     files
@@ -49,8 +50,8 @@ fn config_json(name: &str, change: &Value) -> String {
     config.to_string()
 }
 
-/// The tensors are the listed ones as a language model, with its prediction module where it has
-/// one, and as a reward model.
+/// Checks the list for a language model, with its prediction module if it has one, and for a reward
+/// model.
 fn assert_listed(name: &str, change: Value) {
     let (json, case) = (config_json(name, &change), format!("{name} with {change}"));
     let config = Config::parse(&json).unwrap();

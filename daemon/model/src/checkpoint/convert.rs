@@ -1,5 +1,5 @@
-//! From one Hugging Face directory to another, and looking through one, a tensor at a time: the
-//! model never stands in memory.
+//! Converts one Hugging Face directory into another, and inspects one, a tensor at a time: the
+//! whole model is never in memory.
 
 use super::export;
 use super::shards::Shards;
@@ -10,21 +10,23 @@ use r1d_shape::{Config, Head};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// What a directory holds beyond its config.json.
+/// The contents of a directory besides its config.json.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
+    /// Number of weight files.
     pub shards: usize,
-    /// Of the shards.
+    /// Size of the weight files together.
     pub bytes: u64,
-    /// Tensors by dtype, in the words of safetensors (`F32`, `BF16`, `F8_E4M3`, …), sorted.
+    /// Number of tensors of each dtype, by its safetensors name (`F32`, `BF16`, `F8_E4M3`, …),
+    /// sorted.
     pub dtypes: Vec<(String, usize)>,
-    /// Tensors of parts of the architecture that this release does not run, multi-token prediction
-    /// modules for example.
+    /// Number of tensors of parts of the architecture that this release does not run, for example
+    /// multi-token prediction modules.
     pub left_out: usize,
 }
 
-/// Looks at config.json and at the shards' headers: an error unless every tensor is there, in the
-/// right shape and a float dtype, and no other. With `values` all weights are read too and must be
+/// Checks config.json and the shards' headers: an error unless every tensor is there, in the right
+/// shape and a float dtype, and no other tensor. With `values` all weights are read too and must be
 /// finite.
 pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
     let (config, shards) = open(dir)?;
@@ -40,10 +42,10 @@ pub fn inspect(dir: &Path, values: bool) -> Result<(Config, Contents)> {
     Ok((config, contents))
 }
 
-/// Writes the model of `from` into `to`, which exists, with weights of `kind` (float32, bfloat16 or
-/// float16; routers' correction biases and scalar heads stay float32) in shards of at most
-/// `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module goes along where
-/// `prediction` says so.
+/// Writes the model of `from` into `to`, which must exist, with weights of `kind` (float32,
+/// bfloat16 or float16; routers' correction biases and scalar heads stay float32) in shards of at
+/// most `shard_bytes`. FP8 weights are dequantised; a multi-token prediction module is written too
+/// if `prediction` is set.
 pub fn convert(
     from: &Path,
     to: &Path,
@@ -76,7 +78,8 @@ pub fn convert(
     )
 }
 
-/// config.json and the files, which agree on whether the head is the embedding.
+/// Opens config.json and the weight files, and makes them agree on whether the head is the
+/// embedding.
 pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
     let config = Config::read(dir)?;
     let mut shards = Shards::open(dir, config.fp8_block)?;

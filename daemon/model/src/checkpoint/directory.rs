@@ -1,4 +1,4 @@
-//! Directories that appear whole or not at all (`CKP-1`).
+//! Writes directories that appear whole or not at all (`CKP-1`).
 //!
 //! A directory is filled under another name beside its own, every file is synced and hashed into
 //! manifest.json, and one rename makes it visible:
@@ -22,11 +22,11 @@ use std::path::{Path, PathBuf};
 
 const MANIFEST_FILE: &str = "manifest.json";
 const MANIFEST_FORMAT: u32 = 1;
-/// Bytes of a manifest: one of 100,000 files.
+/// Largest manifest in bytes: one of 100,000 files.
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
-/// What stands beside a model's weights.
+/// Files beside a model's weights that its copies need.
 const CARRIED_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer.model",
@@ -39,10 +39,11 @@ const CARRIED_FILES: &[&str] = &[
     "chat_template.jinja",
 ];
 
-/// Chat templates by name, beside chat_template.jinja: the one for rows with tools is among them.
+/// Folder of named chat templates beside chat_template.jinja; the template for rows with tools is
+/// one of them.
 const TEMPLATES_FOLDER: &str = "additional_chat_templates";
 
-/// What a checkpoint directory must hold.
+/// The files that a checkpoint directory must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// SHA-256 of manifest.json itself, hex.
@@ -51,12 +52,14 @@ pub struct Manifest {
     pub files: Vec<ManifestEntry>,
 }
 
+/// A file of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
-    /// Relative to the directory, `/` between its parts.
+    /// Path relative to the directory, with `/` between its parts.
     pub path: String,
+    /// Size of the file.
     pub bytes: u64,
-    /// Hex.
+    /// SHA-256 of the contents, hex.
     pub sha256: String,
 }
 
@@ -67,8 +70,8 @@ struct ManifestFile {
 }
 
 /// Runs `fill` on a fresh directory beside `dir`, writes its manifest, syncs everything and renames
-/// it to `dir`, which must not exist. On an error nothing is left behind; what a crash left behind
-/// is cleared by the next try.
+/// it to `dir`, which must not exist. An error leaves nothing behind; what a crash leaves behind is
+/// removed by the next try.
 pub fn write_directory_atomically(
     dir: &Path,
     fill: impl FnOnce(&Path) -> Result<()>,
@@ -98,7 +101,7 @@ pub fn write_directory_atomically(
             Ok(manifest)
         });
     if written.is_err() {
-        // The first error is the one to tell.
+        // The first error is reported, whatever happens here.
         let _ = std::fs::remove_dir_all(&partial);
     }
     written
@@ -146,7 +149,7 @@ fn seal(dir: &Path) -> Result<Manifest> {
     })
 }
 
-/// Every file that the manifest lists is there with its hash, and there is no other.
+/// Checks that every file of the manifest exists with its hash, and that there is no other file.
 pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST_FILE);
     let text =
@@ -207,8 +210,8 @@ pub fn verify_manifest(dir: &Path) -> Result<Manifest> {
     })
 }
 
-/// A file that is not there is missing from its directory where that can be looked at, or from the
-/// folder that holds it; where that folder is away too, so is the disk.
+/// The error of a file that is not there: the directory lacks it if the folder that holds the
+/// directory exists. If that folder is missing too, so is the disk, which is an I/O error.
 fn lost(dir: &Path, path: &Path, source: std::io::Error) -> ModelError {
     let folder = dir
         .parent()
@@ -226,12 +229,12 @@ fn lost(dir: &Path, path: &Path, source: std::io::Error) -> ModelError {
     }
 }
 
-/// Whether a directory is one of those that [`write_directory_atomically`] writes.
+/// Whether a directory is one that [`write_directory_atomically`] wrote.
 pub fn has_manifest(dir: &Path) -> Result<bool> {
     is_there(&dir.join(MANIFEST_FILE))
 }
 
-/// Size of all files of a directory, for whoever says how far reading it is.
+/// Size of all files of a directory in bytes, to report the progress of reading it.
 pub fn bytes_below(dir: &Path) -> Result<u64> {
     let size = |path: String| {
         let path = dir.join(path);
@@ -242,7 +245,7 @@ pub fn bytes_below(dir: &Path) -> Result<u64> {
     files_below(dir)?.into_iter().map(size).sum()
 }
 
-/// Copies tokenizer, templates and generation settings that `from` has.
+/// Copies tokenizer, templates and generation settings, as far as `from` has them.
 pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
     carry(CARRIED_FILES, from, to)?;
     let (from, to) = (from.join(TEMPLATES_FOLDER), to.join(TEMPLATES_FOLDER));
@@ -282,12 +285,12 @@ fn carry(names: &[&str], from: &Path, to: &Path) -> Result<()> {
 /// job's model does not depend on whose tokenizer it started from.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut file = user_file::open(from).map_err(ModelError::io(from))?;
-    // A full disk is the copy's, so the error names that one.
+    // If the disk is full, it is the copy's disk, so the error names the copy.
     let copied = File::create(to).and_then(|mut to| std::io::copy(&mut file, &mut to));
     copied.map(drop).map_err(ModelError::io(to))
 }
 
-/// Paths of all files below `dir` but the manifest, sorted.
+/// Paths of all files below `dir` except the manifest, sorted.
 fn files_below(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for folder in folders_below(dir)? {

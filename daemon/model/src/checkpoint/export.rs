@@ -1,4 +1,4 @@
-//! Writing a model as a Hugging Face directory.
+//! Writes a model as a Hugging Face directory.
 
 use super::tensors::{byte_count, write};
 use crate::causal_lm::CausalLm;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// A tensor on disk, not yet taken out of the one that holds it.
+/// A tensor of a file, before it is read from the weight that contains it.
 struct Part<'a> {
     name: String,
     weight: &'a Weight,
@@ -18,7 +18,7 @@ struct Part<'a> {
     bytes: u64,
 }
 
-/// Where the tensors come from.
+/// Reads a piece of a weight.
 pub(super) type Read<'a> = &'a dyn Fn(&Weight, &Piece) -> Result<Tensor>;
 
 pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -
     )
 }
 
-/// Only float16 has a smaller range than what models hold.
+/// Checks that values fit float16, whose range is the only one smaller than a model's.
 pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
     if tensor.kind() == Kind::Half && !bool::try_from(tensor.f_isfinite()?.f_all()?)? {
         return Err(ModelError::Input(format!(
@@ -55,8 +55,8 @@ pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// config.json, and the weights with the trained ones in `kind`: one file, or shards and their
-/// index.
+/// Writes config.json, and the weights with the trained ones in `kind`: one file, or shards and
+/// their index.
 pub(super) fn write_directory(
     config: &Config,
     weights: &[Weight],
@@ -93,8 +93,8 @@ pub(super) fn write_directory(
     std::fs::write(&path, format!("{index:#}\n")).map_err(ModelError::io(&path))
 }
 
-/// As DeepSeek's files have it, a multi-token prediction module comes with the embedding and the
-/// head that it shares.
+/// The copies of embedding and head that accompany a multi-token prediction module in DeepSeek's
+/// files.
 fn repeated<'a>(config: &Config, weights: &'a [Weight]) -> Vec<(String, &'a Weight, &'a Piece)> {
     if !config.runs_prediction_module {
         return Vec::new();
@@ -119,7 +119,7 @@ fn repeated<'a>(config: &Config, weights: &'a [Weight]) -> Vec<(String, &'a Weig
     shared.into_iter().filter_map(piece).collect()
 }
 
-/// Fills shard after shard, in the model's order.
+/// Divides the tensors into shards, filled one after the other in the model's order.
 fn divide<'a>(
     config: &Config,
     weights: &'a [Weight],
@@ -150,7 +150,7 @@ fn divide<'a>(
     shards
 }
 
-/// torch's name, as config.json has it.
+/// The dtype's name in torch and in config.json.
 fn dtype_name(kind: Kind) -> Result<&'static str> {
     match kind {
         Kind::Float => Ok("float32"),

@@ -1,12 +1,12 @@
 //! FP8 weights with a scale for each block, as DeepSeek-V3 was released: W[i, j] = q[i, j] ·
-//! scale_inv[i / 128, j / 128], q in e4m3 ("_inv" because it is what one multiplies by to get
-//! back).
+//! scale_inv[i / 128, j / 128], q in e4m3 ("_inv" because the values are multiplied by it to
+//! restore them).
 
 use crate::error::Result;
 use r1d_shape::fp8::BlockSize;
 use tch::{Kind, Tensor};
 
-/// float32 `[R, C]` from e4m3 `[R, C]` and [`Self::scales`].
+/// Restores float32 `[R, C]` from e4m3 `[R, C]` and the blocks' scales.
 pub(crate) fn dequantise(block: BlockSize, quantised: &Tensor, scales: &Tensor) -> Result<Tensor> {
     let (rows, columns) = quantised.size2()?;
     let spread = scales
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
     use r1d_shape::fp8::BLOCK_SIZE;
 
-    /// Published golden: nine values from -3 to 3, one block.
+    /// A published golden: nine values from -3 to 3, one block.
     #[test]
     fn a_block_comes_back_as_it_was() {
         let scale = 0.0066964286379516125f64;

@@ -1,6 +1,6 @@
-//! Model directories on disk: Hugging Face's layout in ([`shards`], its quantised weights [`fp8`])
-//! and out ([`export`]), from one to another ([`convert`]), whole directories with hashes
-//! ([`directory`]), and named tensors of any kind ([`tensors`]).
+//! Model directories on disk: reads Hugging Face's layout ([`shards`], its quantised weights
+//! [`fp8`]), writes it ([`export`]), converts it ([`convert`]), and handles whole directories with
+//! hashes ([`directory`]) and named tensors of any kind ([`tensors`]).
 
 pub(crate) mod convert;
 mod directory;
@@ -19,13 +19,13 @@ pub use tensors::{load_tensors, restore_tensors, save_tensors};
 use crate::error::ModelError;
 use std::path::Path;
 
-/// Whether there is something of this name. That it cannot be looked at is an error, and not the
-/// same as that it is not there.
+/// Whether an entry of this name exists. A path that cannot be examined is an error, and not the
+/// same as an absent one.
 fn is_there(path: &Path) -> crate::error::Result<bool> {
     path.try_exists().map_err(ModelError::io(path))
 }
 
-/// For callers who put more files into the directory.
+/// Makes the error of a file, for callers who put more files into the directory.
 pub fn io_error(path: &Path, source: std::io::Error) -> ModelError {
     ModelError::Io {
         path: path.to_owned(),

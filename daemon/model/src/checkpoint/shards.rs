@@ -1,4 +1,4 @@
-//! Weights of a Hugging Face directory, as tensors: one model.safetensors, or shards under
+//! Reads weights of a Hugging Face directory as tensors: one model.safetensors, or shards under
 //! model.safetensors.index.json.
 
 use super::convert::{Contents, finite};
@@ -17,7 +17,7 @@ pub(crate) struct Shards {
     files: WeightFiles,
     /// Each file's memory, in the order of [`WeightFiles::files`].
     maps: Vec<MappedFile>,
-    /// Of FP8 weights.
+    /// The block that shares a scale in FP8 weights.
     block: BlockSize,
 }
 
@@ -26,7 +26,7 @@ impl Shards {
         Shards::of(dir, WeightFiles::open(dir)?, block)
     }
 
-    /// One safetensors file of any name.
+    /// Opens one safetensors file of any name.
     pub(crate) fn open_file(dir: &Path, file: &str) -> Result<Shards> {
         Shards::of(dir, WeightFiles::open_file(&dir.join(file))?, BLOCK_SIZE)
     }
@@ -49,12 +49,12 @@ impl Shards {
         self.files.holds(name)
     }
 
-    /// See [`WeightFiles::agreed`].
+    /// Makes config and files agree; see [`WeightFiles::agreed`].
     pub(crate) fn agreed(&mut self, config: Config) -> Result<Config> {
         Ok(self.files.agreed(config, &mut r1d_torch::work::moved)?)
     }
 
-    /// See [`WeightFiles::check`].
+    /// Checks that the files have the model; see [`WeightFiles::check`].
     pub(crate) fn check(&self, config: &Config, head: Head) -> Result<()> {
         self.files.check(config, head)?;
         let ignored: Vec<&str> = self
@@ -70,12 +70,12 @@ impl Shards {
         Ok(())
     }
 
-    /// See [`WeightFiles::refuse_others`].
+    /// Refuses tensors that are not `known`; see [`WeightFiles::refuse_others`].
     pub(crate) fn refuse_others(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         Ok(self.files.refuse_others(known)?)
     }
 
-    /// A tensor as it lies in its file, FP8 dequantised to float32.
+    /// Passes a tensor as its file has it, or dequantised from FP8 to float32, to `use_it`.
     fn with<T>(&self, name: &str, use_it: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
         let (map, stored) = self.place(name)?;
         map.with(name, stored, |disk| {
@@ -91,13 +91,13 @@ impl Shards {
         })
     }
 
-    /// That a tensor is there, in the right shape and a dtype that can be read.
+    /// Checks that a tensor exists, in the right shape and a dtype that can be read.
     pub(crate) fn find(&self, piece: &Piece) -> Result<()> {
         self.files.find(&piece.name, &piece.shape, self.block)?;
         Ok(())
     }
 
-    /// A tensor of the right shape.
+    /// Passes a tensor to `use_it`, after a check of its shape.
     pub(crate) fn read<T>(
         &self,
         piece: &Piece,
@@ -120,7 +120,7 @@ impl Shards {
         map.zip(stored).ok_or_else(missing)
     }
 
-    /// What the files hold, with those tensors counted that are `left_out`.
+    /// Counts the files, their tensors, and those tensors that are `left_out`.
     pub(crate) fn contents(&self, left_out: impl Fn(&str) -> bool) -> Contents {
         let mut dtypes = BTreeMap::new();
         for (_, stored) in self.files.iter().filter(|(name, _)| !left_out(name)) {
@@ -147,7 +147,7 @@ impl Source for Shards {
         if piece.is_finite(memory)? {
             return Ok(());
         }
-        // Were the values finite on disk and not in memory, the dtype would be too narrow for them.
+        // If the values are finite on disk and not in memory, the dtype is too narrow for them.
         let dir = self.dir.clone();
         self.read(piece, |disk| {
             finite(&dir, &piece.name, &disk.f_to_kind(memory.kind())?)

@@ -1,4 +1,4 @@
-//! safetensors files, mapped for reading and streamed for writing.
+//! Safetensors files, mapped for reading and streamed for writing.
 
 use crate::error::{ModelError, Result};
 use crate::weights::own;
@@ -21,8 +21,8 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     pub(super) fn of(file: &SafetensorsFile) -> Result<MappedFile> {
-        // SAFETY: a checkpoint's files are not changed while they are read; one that is truncated
-        // under our feet ends the worker with SIGBUS, which the supervisor reports.
+        // SAFETY: a checkpoint's files do not change while they are read; a file that is truncated
+        // meanwhile ends the worker with SIGBUS, which the supervisor reports.
         let map = unsafe { Mmap::map(&file.file) }.map_err(ModelError::io(&file.path))?;
         Ok(MappedFile {
             path: file.path.clone(),
@@ -30,7 +30,7 @@ impl MappedFile {
         })
     }
 
-    /// A tensor on the CPU with its own memory's lifetime: hand it to `use_it` and let go.
+    /// Passes a tensor on the CPU to `use_it`. Its memory is the map's, so it must not be kept.
     pub(super) fn with<T>(
         &self,
         name: &str,
@@ -62,9 +62,9 @@ impl MappedFile {
         for dim in (1..shape.len()).rev() {
             strides[dim - 1] = strides[dim] * shape[dim];
         }
-        // SAFETY: the header's own check made `bytes` as long as shape and dtype say, and the
-        // tensor does not outlive the map: `use_it` gets a reference whose storage no other tensor
-        // of ours keeps.
+        // SAFETY: the header's own check made `bytes` as long as shape and dtype require, and the
+        // tensor does not outlive the map: `use_it` gets a reference, and no other tensor of ours
+        // keeps its storage.
         let tensor =
             unsafe { Tensor::f_from_blob(bytes.as_ptr(), shape, &strides, kind, Device::Cpu) }?;
         let used = use_it(&tensor);
@@ -73,12 +73,13 @@ impl MappedFile {
         used
     }
 
-    /// Takes the pages of what has been read out of the process; the system's cache of the file
-    /// keeps them. Otherwise a model would stand in memory twice while it is loaded. Best effort.
+    /// Removes the pages of a tensor that was read from the process; the system's cache of the file
+    /// keeps them. Otherwise a model would be in memory twice while it is loaded. This is best
+    /// effort.
     fn forget(&self, place: Range<usize>) {
         if place.len() >= FORGET_MIN_BYTES {
-            // SAFETY: a shared mapping of a file that is only read: what is touched again is read
-            // again.
+            // SAFETY: the map is a shared one of a file that is only read, so a page that is used
+            // again is read again.
             let _ = unsafe {
                 self.map
                     .unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len())
@@ -87,10 +88,11 @@ impl MappedFile {
     }
 }
 
-/// Smaller tensors share their pages with others, and are not worth a call.
+/// Smallest tensor for which pages are removed, in bytes. Smaller ones share their pages with
+/// others, and are not worth a call.
 const FORGET_MIN_BYTES: usize = 1 << 18;
 
-/// libtorch's name of a dtype of safetensors.
+/// libtorch's dtype of a safetensors dtype; `None` if it is not supported.
 pub(super) fn kind_of(dtype: &str) -> Option<Kind> {
     Some(match dtype {
         "BOOL" => Kind::Bool,
@@ -125,12 +127,13 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
     .find(|dtype| kind_of(&format!("{dtype:?}")) == Some(kind))
 }
 
-/// Bytes that are handed to the file system at a time, and those after which it is made to write
-/// them: a sync of a whole large file would say nothing until it is done.
+/// Bytes that are passed to the file system at a time.
 const WRITE_BYTES: usize = 8 << 20;
+/// Bytes after which the file system has to write them to the disk: a sync of a whole large file
+/// would report no progress until its end.
 const SYNC_BYTES: usize = 64 << 20;
 
-/// What the header says of a tensor that begins at `start`.
+/// The header's entry of a tensor that begins at `start`.
 fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
     let dtype = dtype_of(tensor.kind()).ok_or_else(|| {
         ModelError::Input(format!(
@@ -147,10 +150,11 @@ fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
     })
 }
 
-/// Writes one safetensors file, a tensor on the host at a time, so that none stands in memory
+/// Writes one safetensors file. Tensors come to the host one at a time, so that none is in memory
 /// twice. `format` is transformers' mark for weights in torch's layout.
 pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    // The widest first, so that each is aligned; then by name.
+    // The widest dtypes come first, so that each tensor is aligned; then tensors are sorted by
+    // name.
     let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
     tensors.sort_by_cached_key(|(name, tensor)| {
         (std::cmp::Reverse(dtype_of(tensor.kind())), name.clone())
@@ -199,7 +203,7 @@ pub fn save_tensors(file: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     write(file, tensors)
 }
 
-/// Reads them back onto `device`, sorted as the file has them.
+/// Reads the tensors of such a file onto `device`, sorted as in the file.
 pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>> {
     let file = SafetensorsFile::open(file)?;
     let mapped = MappedFile::of(&file)?;
@@ -214,10 +218,9 @@ pub fn load_tensors(file: &Path, device: Device) -> Result<Vec<(String, Tensor)>
     tensors.into_iter().map(read).collect()
 }
 
-/// Reads named tensors into live memory, each into the tensor that stands beside its name, one
-/// after the other: no more than a part of the file is in memory. All of `live` must be in the file
-/// with the same shape and dtype, which is seen before anything is written; what else the file
-/// holds is left alone.
+/// Reads named tensors into live memory, each into the tensor beside its name, one after the other:
+/// at most a part of the file is in memory. All of `live` must be in the file with the same shape
+/// and dtype, which is checked before anything is written; other tensors of the file are ignored.
 pub fn restore_tensors(file: &Path, live: &[(String, Tensor)]) -> Result<()> {
     let file = SafetensorsFile::open(file)?;
     let mapped = MappedFile::of(&file)?;
@@ -262,7 +265,7 @@ pub fn restore_tensors(file: &Path, live: &[(String, Tensor)]) -> Result<()> {
 /// Bytes that [`restore_tensors`] copies at a time.
 const RESTORE_BYTES: usize = 64 << 20;
 
-/// Size in a file.
+/// Size of a tensor in a file, in bytes.
 pub(crate) fn byte_count(shape: &[i64], kind: Kind) -> u64 {
     shape.iter().product::<i64>() as u64 * kind.elt_size_in_bytes() as u64
 }
