@@ -1,4 +1,4 @@
-//! Token sequences as the tensors of one packed forward pass.
+//! Turns token sequences into the tensors of one packed forward pass.
 
 use crate::LearnError;
 use crate::sampling_mask::KeptRows;
@@ -7,16 +7,19 @@ use r1d_proto::worker::{Labelled, Pair, SupervisedSequence, TrainSequence};
 use std::ops::Range;
 use tch::{Device, Tensor};
 
-/// Shape of the recorded expert ids under routing replay.
+/// The shape of the recorded expert ids under routing replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Replay {
+    /// Layers with routed experts.
     pub moe_layers: i64,
+    /// Routed experts of a layer (E): recorded ids are below it.
     pub experts: i64,
+    /// Routed experts that each token goes to (K).
     pub experts_per_token: i64,
 }
 
 impl Replay {
-    /// `None` for dense models, which have nothing to replay.
+    /// The shape for a model; `None` for a dense one, which has nothing to replay.
     pub fn of(model: &CausalLm) -> Option<Replay> {
         let config = &model.config;
         let replay = Replay {
@@ -28,24 +31,25 @@ impl Replay {
     }
 }
 
-/// What one forward pass reads, and which of its rows predict tokens that count.
+/// The input of one forward pass, and the rows that predict trained tokens.
 pub struct MicroBatch {
+    /// The tokens that are fed.
     pub packed: Packed,
-    /// int64 `[N]`: rows of the pass whose hidden state predicts `targets`; `None` where all do, in
-    /// order.
+    /// Rows of the pass whose hidden states predict `targets`, int64 `[N]`; `None` if all rows do,
+    /// in order.
     pub rows: Option<Tensor>,
-    /// int64 `[N]`.
+    /// The trained ids, int64 `[N]`.
     pub targets: Tensor,
-    /// int64 `[T, moe_layers, K]` under routing replay.
+    /// The recorded experts under routing replay, int64 `[T, moe_layers, K]`.
     pub forced_experts: Option<Tensor>,
-    /// The ids that the targets were drawn from, where sampling cut any of their sets short.
+    /// The ids that the targets were drawn from; `None` if sampling cut none of their sets short.
     pub kept: Option<KeptRows>,
 }
 
 impl MicroBatch {
-    /// Prompt and completion without its last id, which is never fed; every completion id is a
-    /// target. Where `share` is set, neighbours with one prompt have it fed once, with the experts
-    /// that the first of them recorded.
+    /// Builds a micro-batch of rollouts: prompt and completion without its last id, which is never
+    /// fed; every completion id is a target. With `share`, neighbours with the same prompt have it
+    /// fed once, with the experts that the first of them recorded.
     pub fn of_rollouts(
         sequences: &[&TrainSequence],
         share: bool,
@@ -82,8 +86,8 @@ impl MicroBatch {
                 own_prompt.iter().chain(&sequence.completion_ids[..fed]),
                 prefix.clone(),
             );
-            // Each completion id is predicted by the token before it, the first by the prompt's
-            // last.
+            // The token before each completion id predicts it; the prompt's last token predicts the
+            // first.
             let own_start = build.ids.len() - fed;
             let prompt_end = if prefix.is_empty() {
                 own_start as i64
@@ -119,7 +123,8 @@ impl MicroBatch {
         })
     }
 
-    /// All ids but the last are fed; the next id is a target where it is trained.
+    /// Builds a micro-batch of text: all ids but the last are fed, and the next id is a target if
+    /// it is trained.
     pub fn of_supervised(
         sequences: &[&SupervisedSequence],
         device: Device,
@@ -145,27 +150,27 @@ impl MicroBatch {
         build.finish(device)
     }
 
-    /// N.
+    /// The number of trained tokens, N.
     pub fn trained_tokens(&self) -> i64 {
         self.targets.size()[0]
     }
 }
 
-/// What multi-token prediction (DeepSeek-V3 2.2) reads and predicts, beside a [`MicroBatch`] of the
-/// same sequences.
+/// The input and targets of multi-token prediction (DeepSeek-V3 2.2), beside a [`MicroBatch`] of
+/// the same sequences.
 pub struct Further {
-    /// int64 `[T']`: rows of the micro-batch's pass, the tokens tᵢ that have two behind them.
+    /// Rows of the micro-batch's pass with the tokens tᵢ that have two behind them, int64 `[T']`.
     pub rows: Tensor,
     /// The tokens tᵢ₊₁.
     pub next: Packed,
-    /// int64 `[N']`: rows of that whose tᵢ₊₂ are trained …
+    /// Rows of `next` whose tᵢ₊₂ are trained, int64 `[N']`.
     pub predicting: Tensor,
-    /// … and those, int64 `[N']`.
+    /// The trained tᵢ₊₂ of these rows, int64 `[N']`.
     pub targets: Tensor,
 }
 
 impl Further {
-    /// `None` where no sequence has a trained token behind two others.
+    /// Builds the input of prediction; `None` if no sequence has a trained token behind two others.
     pub fn of_supervised(
         sequences: &[&SupervisedSequence],
         device: Device,
@@ -202,7 +207,7 @@ impl Further {
     }
 }
 
-/// Tokens that the forward pass of a rollout reads.
+/// The number of tokens that the forward pass of a rollout reads.
 pub fn fed(sequence: &TrainSequence) -> usize {
     (sequence.prompt_ids.len() + sequence.completion_ids.len()).saturating_sub(1)
 }
@@ -217,8 +222,8 @@ struct Builder {
 }
 
 impl Builder {
-    /// Tokens of a sequence behind its shared `prefix`, if any. With none of its own it is no
-    /// sequence to the pass.
+    /// Feeds a sequence's tokens behind its shared `prefix`, if any. Without tokens of its own it
+    /// is not a sequence of the pass.
     fn feed<'a>(&mut self, ids: impl Iterator<Item = &'a u32>, prefix: Range<i64>) {
         let start = self.ids.len();
         self.ids.extend(ids.map(|&id| i64::from(id)));
@@ -228,7 +233,7 @@ impl Builder {
         }
     }
 
-    /// (row of the pass, id that it predicts).
+    /// Adds predictions: (row of the pass, id that it predicts).
     fn predict<'a>(&mut self, predictions: impl Iterator<Item = (i64, &'a u32)>) {
         for (row, &id) in predictions {
             self.rows.push(row);
@@ -260,7 +265,8 @@ impl Builder {
     }
 }
 
-/// Refuses what a forward pass would fail on, or, on a GPU, never recover from.
+/// Refuses rollouts that would make a forward pass fail, which on a GPU the process cannot recover
+/// from.
 pub fn check_rollouts(
     sequences: &[TrainSequence],
     replay: Option<Replay>,
@@ -320,7 +326,7 @@ pub fn check_rollouts(
     Ok(())
 }
 
-/// As [`check_rollouts`].
+/// Refuses text for the same reasons as [`check_rollouts`].
 pub fn check_supervised(
     sequences: &[SupervisedSequence],
     vocab_size: i64,
@@ -349,7 +355,7 @@ pub fn check_supervised(
     Ok(())
 }
 
-/// As [`check_rollouts`]; an index is the pair's.
+/// Refuses pairs for the same reasons as [`check_rollouts`]; the error has the pair's index.
 pub fn check_pairs(pairs: &[Pair], vocab_size: i64) -> Result<(), LearnError> {
     for (
         index,
@@ -385,7 +391,7 @@ pub fn check_pairs(pairs: &[Pair], vocab_size: i64) -> Result<(), LearnError> {
     Ok(())
 }
 
-/// As [`check_rollouts`].
+/// Refuses labelled texts for the same reasons as [`check_rollouts`].
 pub fn check_labelled(items: &[Labelled], vocab_size: i64) -> Result<(), LearnError> {
     for (index, Labelled { ids, label }) in items.iter().enumerate() {
         let refuse = |problem: String| Err(LearnError::Sequence { index, problem });
@@ -454,7 +460,7 @@ mod tests {
     #[test]
     fn a_prompt_that_neighbours_share_is_fed_once() {
         let a = rollout(&[1, 2], &[3, 4], &[0, 1, 1, 2, 2, 3]);
-        // Of its prompt it recorded other experts: the first's count.
+        // It recorded other experts for its prompt, but the first sequence's are used.
         let b = rollout(&[1, 2], &[5, 6, 7], &[3, 3, 3, 3, 0, 2, 1, 3]);
         let one_id = rollout(&[1, 2], &[8], &[0, 1, 1, 2]);
         let other = rollout(&[9], &[1, 2], &[0, 1, 1, 0]);

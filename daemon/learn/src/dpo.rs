@@ -14,7 +14,7 @@ use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
 impl Trainer {
-    /// One update of the policy on pairs, against a reference that stays as it is.
+    /// Updates a policy once on pairs, against a reference that does not change.
     ///
     /// The loss is that of [`preference`](crate::preference), a mean over the pairs of the whole
     /// batch. `batch.step` is the place in the learning-rate schedule. Metrics are those of TRL's
@@ -42,7 +42,7 @@ impl Trainer {
             let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
             let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
             let places = Places::of(&own, model.device())?;
-            // Nobody recorded any experts for either: policy and reference route by themselves.
+            // There are no recorded experts: policy and reference each use their own routers.
             let theirs = tch::no_grad(|| {
                 let hidden = self.hidden(reference, &micro)?;
                 places.sums(
@@ -106,7 +106,7 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// Both completions of a pair stay together.
+    /// Packs pairs into micro-batches; both completions of a pair stay together.
     fn pack_pairs(&self, pairs: &[Pair], shares: bool) -> Vec<Vec<usize>> {
         let prompts = if shares { 1 } else { 2 };
         let tokens = |pair: &Pair| {
@@ -139,7 +139,7 @@ fn check(objective: &DpoObjective) -> Result<(), LearnError> {
     Err(LearnError::Request(wrong))
 }
 
-/// Chosen, then rejected.
+/// The pair's two sequences, the chosen one first.
 fn sides(pair: &Pair) -> [TrainSequence; 2] {
     [&pair.chosen_ids, &pair.rejected_ids].map(|ids| TrainSequence {
         prompt_ids: pair.prompt_ids.clone(),
@@ -152,12 +152,12 @@ fn sides(pair: &Pair) -> [TrainSequence; 2] {
     })
 }
 
-/// Where the completion tokens of a micro-batch belong: sequences 2i and 2i + 1 are the chosen and
-/// the rejected one of pair i.
+/// The sequence of each completion token of a micro-batch: sequences 2i and 2i + 1 are the chosen
+/// and the rejected one of pair i.
 struct Places {
-    /// int64 `[N]`.
+    /// The sequence of each token, int64 `[N]`.
     sequence: Tensor,
-    /// float32 `[2P]`.
+    /// The tokens of each sequence's completion, float32 `[2P]`.
     lengths: Tensor,
 }
 
@@ -179,13 +179,13 @@ impl Places {
         })
     }
 
-    /// Per-token `[N]` → per sequence `[2P]`.
+    /// Sums per-token values `[N]` over each sequence, `[2P]`.
     fn sums(&self, values: &Tensor) -> Result<Tensor, LearnError> {
         let zeros = Tensor::f_zeros(self.lengths.size(), (values.kind(), values.device()))?;
         Ok(zeros.f_index_add(0, &self.sequence, values)?)
     }
 
-    /// One side of all pairs; 0 is the chosen one.
+    /// One side of all pairs; side 0 is the chosen one.
     fn side(&self, policy: &Tensor, reference: &Tensor, side: i64) -> Result<Side, LearnError> {
         let of = |values: &Tensor| values.f_view([-1, 2])?.f_select(1, side);
         Ok(Side {
@@ -195,7 +195,7 @@ impl Places {
         })
     }
 
-    /// float64 `[n]`: 1 at tokens of chosen completions.
+    /// Marks tokens of chosen completions: float64 `[n]`, 1 or 0.
     fn chosen(&self, start: i64, n: i64) -> Result<Tensor, LearnError> {
         Ok(self
             .sequence
@@ -206,8 +206,8 @@ impl Places {
     }
 }
 
-/// Float64 `[4]` of a chunk's tokens: Σ entropy and how many they are; of chosen completions how
-/// many were predicted right and how many they are.
+/// Sums over a chunk's tokens, float64 `[4]`: Σ entropy and the number of tokens; then the number
+/// of chosen completions' tokens that were predicted right, and their number.
 fn sums_of_tokens(
     chunk: &Chunk,
     micro: &MicroBatch,
@@ -234,12 +234,12 @@ fn sums_of_tokens(
     )?)
 }
 
-/// DpoSums over an update, on the device until it ends.
+/// Sums over an update, on the device until it ends.
 struct DpoSums {
-    /// float64 `[5]`, over pairs: logp of chosen and rejected, rewards of chosen and rejected, how
-    /// many are told apart right.
+    /// Sums over pairs, float64 `[5]`: logp of chosen and rejected, rewards of chosen and rejected,
+    /// and the number of pairs whose chosen reward is higher.
     pairs: Tensor,
-    /// float64 `[4]`.
+    /// Sums over tokens, float64 `[4]`, from [`sums_of_tokens`].
     tokens: Tensor,
 }
 
@@ -252,7 +252,7 @@ impl DpoSums {
         })
     }
 
-    /// `[2P]` each. A reward is β times the log-ratio.
+    /// Adds pairs by their sides' sums, `[2P]` each. A reward is β times the log-ratio.
     fn pairs(&mut self, ours: &Tensor, theirs: &Tensor, beta: f64) -> Result<(), LearnError> {
         let ours = ours.f_to_kind(Kind::Double)?.f_view([-1, 2])?;
         let rewards = ours

@@ -3,38 +3,54 @@
 use r1d_model::{Fault, ModelError};
 use r1d_torch::TorchError;
 
+/// An error of an update or of a trainer's state.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
-    /// The request itself is wrong: trying again cannot help.
+    /// The request has a sequence that cannot be trained on: another try ends the same.
     #[error("sequence {index}: {problem}")]
-    Sequence { index: usize, problem: String },
+    Sequence {
+        /// Index of the sequence, pair or text in the request, from 0.
+        index: usize,
+        /// The problem.
+        problem: String,
+    },
+    /// The request as a whole is wrong, for example empty, or without the reference that its loss
+    /// needs.
     #[error("{0}")]
     Request(String),
-    /// The update was not applied; the weights are those before it.
+    /// A number of the update is NaN or infinite. The update was not applied; the weights are those
+    /// before it.
     #[error("step {step}, update {update}: the {what} is {value}, so the update was not applied: \
              {}", advice(*update))]
     NonFinite {
+        /// The step, as in the request.
         step: u64,
+        /// The update's place in the stage's schedule, from 0.
         update: u64,
+        /// The number: the loss or the gradient norm.
         what: &'static str,
+        /// Its value.
         value: f64,
     },
+    /// The model's forward pass or its files failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// An operation of the shim failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] tch::TchError),
 }
 
 impl LearnError {
-    /// Whether the request, not this worker, is at fault.
+    /// Whether the request, and not this worker, is at fault.
     pub fn is_invalid_request(&self) -> bool {
         self.fault() == Fault::Given
     }
 
-    /// A number that is not finite comes of what was given: the same weights and sequences give it
-    /// again.
+    /// The origin of the error. A number that is not finite comes from the input: the same weights
+    /// and sequences give it again.
     pub fn fault(&self) -> Fault {
         match self {
             LearnError::Sequence { .. } | LearnError::Request(_) | LearnError::NonFinite { .. } => {
@@ -46,8 +62,8 @@ impl LearnError {
     }
 }
 
-/// What to do about a loss that is not finite. At a stage's first update nothing has been learned
-/// yet that could have diverged.
+/// Advice about a loss that is not finite. Before a stage's first update nothing has been learned
+/// that could have diverged.
 fn advice(update: u64) -> &'static str {
     match update {
         0 => {

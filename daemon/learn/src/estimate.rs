@@ -1,5 +1,5 @@
-//! What PPO makes of a rollout batch before it learns from it: each token's reward, advantage and
-//! return. Plain arithmetic, no tensors.
+//! Computes each token's reward, advantage and return from a rollout batch, before PPO learns from
+//! it. It is plain arithmetic without tensors.
 //!
 //! ```text
 //! o_t is the completion's token t.
@@ -13,17 +13,20 @@
 
 use r1d_proto::hyperparameters::PpoObjective;
 
-/// Of one completion, an entry per token.
+/// The estimates of one completion, with an entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Estimate {
+    /// A_t.
     pub advantages: Vec<f64>,
+    /// R_t.
     pub returns: Vec<f64>,
     /// Σ_t logπ_old − logπ_ref, nats.
     pub kl: f64,
 }
 
-/// One completion: its log-probabilities before the first update, the reference's (empty: none, for
-/// `kl_coef` 0), the value model's values, and its score. All lists have an entry per token.
+/// Computes the estimates of one completion from its log-probabilities before the first update, the
+/// reference's (empty if there is none, for `kl_coef` 0), the value model's values, and its score.
+/// All lists have an entry per token.
 pub fn estimate(
     objective: &PpoObjective,
     old: &[f32],
@@ -64,8 +67,8 @@ pub fn estimate(
     out
 }
 
-/// Mean 0 and standard deviation 1 (ddof 1) over all tokens; a batch of a single token is left at
-/// 0.
+/// Whitens advantages to mean 0 and standard deviation 1 (ddof 1) over all tokens; the advantage of
+/// a single token becomes 0.
 pub fn whiten(estimates: &mut [Estimate]) {
     let all = || estimates.iter().flat_map(|estimate| &estimate.advantages);
     let count = all().count() as f64;
@@ -78,8 +81,8 @@ pub fn whiten(estimates: &mut [Estimate]) {
         .for_each(|a| *a = (*a - mean) * scale);
 }
 
-/// 1 − Var(R − V) / Var(R) over all tokens: 1 where the values foretell the returns, 0 where a
-/// constant would do as well, below that worse. 0 where the returns are all alike.
+/// 1 − Var(R − V) / Var(R) over all tokens: 1 if the values predict the returns, 0 if a constant
+/// would do as well, and negative if they are worse than that. It is 0 if all returns are equal.
 pub fn explained_variance(values: &[Vec<f32>], estimates: &[Estimate]) -> f64 {
     let returns: Vec<f64> = estimates
         .iter()
@@ -102,5 +105,5 @@ pub fn explained_variance(values: &[Vec<f32>], estimates: &[Estimate]) -> f64 {
     }
 }
 
-/// TRL's.
+/// Keeps the divisor above 0; the same as in TRL.
 const EPSILON: f64 = 1e-8;

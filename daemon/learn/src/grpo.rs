@@ -12,26 +12,26 @@ use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, Train, TrainSequence};
 use tch::{Device, Tensor};
 
-/// A rollout batch on its way through the updates.
+/// A rollout batch with the state of its updates.
 pub(crate) struct Run<'a> {
     step: u64,
     pub sequences: &'a [TrainSequence],
     objective: &'a Objective,
     device: Device,
     invariant: bool,
-    /// A prompt is computed once for all sequences of a micro-batch that begin with it. The balance
-    /// loss is of whole sequences, so with it each computes its own.
+    /// Whether a prompt is computed once for all sequences of a micro-batch that begin with it. The
+    /// balance loss is over whole sequences, so with it each sequence computes its own.
     shares_prompts: bool,
-    /// The policy's experts are forced to those recorded.
+    /// The shape of the recorded experts that are forced on the policy; `None` without replay.
     replay: Option<Replay>,
-    /// Completions without an advantage are left out of passes that nothing of them could come of.
+    /// Whether completions without an advantage are left out of passes that they could not affect.
     leaves_out: bool,
-    /// Per sequence, float32 `[completion]`: the policy's log-probabilities before the first
-    /// update, where there are several.
+    /// The policy's log-probabilities before the first update, float32 `[completion]` per sequence;
+    /// `None` if there is only one update.
     pub old: Vec<Option<Tensor>>,
-    /// Likewise the reference's, where β > 0.
+    /// The reference's log-probabilities, if β > 0, float32 `[completion]` per sequence.
     pub reference: Vec<Option<Tensor>>,
-    /// Of each token of each sequence, where a sequence's tokens do not share its advantage.
+    /// Per-token advantages (PPO). `None` if all tokens of a sequence share its advantage (GRPO).
     pub advantages: Option<Vec<Vec<f32>>>,
     /// |trainer's − sampler's log-probability| at the weights that sampled (`ROLL-2`).
     difference: Difference,
@@ -40,17 +40,17 @@ pub(crate) struct Run<'a> {
 }
 
 impl Trainer {
-    /// `num_iterations` passes over the batch, each of `num_minibatches` updates.
+    /// Makes `num_iterations` passes over the batch, each of `num_minibatches` updates.
     ///
-    /// `reference` is needed where β > 0. `progress(done, total)` counts completion tokens through
+    /// `reference` is needed if β > 0. `progress(done, total)` counts completion tokens through
     /// forward passes. A minibatch whose completions are all masked makes no update. Metrics are
     /// means over the updates, weighted by tokens where TRL's are. An error leaves the weights as
     /// the last whole update made them.
     ///
-    /// Completions whose advantage is 0, as in groups of equal rewards, have a gradient of 0 where
-    /// β is 0: they are counted in the loss's denominators and computed no further, unless their
-    /// load on experts has a part in the update. `completions/skipped_ratio` is their share;
-    /// `entropy` and `sampling/…` are then of the others.
+    /// If β is 0, completions whose advantage is 0, as in groups of equal rewards, have a gradient
+    /// of 0: they count in the loss's denominators, but are not computed, unless their load on
+    /// experts is a part of the update. `completions/skipped_ratio` is their share; `entropy` and
+    /// `sampling/…` are then over the others.
     pub fn train(
         &mut self,
         model: &CausalLm,
@@ -102,7 +102,7 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// What all updates of a rollout batch report.
+    /// Reports the metrics of all updates of a rollout batch.
     pub(crate) fn report(
         &mut self,
         model: &CausalLm,
@@ -128,7 +128,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// The policy's own log-probabilities, before it moves.
+    /// Computes the policy's own log-probabilities before its first update.
     pub(crate) fn score_old(&self, model: &CausalLm, run: &mut Run) -> Result<(), LearnError> {
         self.score(model, run, run.replay, |run, index, logp| {
             run.old[index] = Some(logp)
@@ -138,8 +138,8 @@ impl Trainer {
             .try_for_each(|index| run.measure(index))
     }
 
-    /// The reference's. It is the model that it is with its own experts; those of the policy's
-    /// rollouts are forced on it where the objective says so.
+    /// Computes the reference's log-probabilities. By default its own routers choose its experts;
+    /// those of the policy's rollouts are forced on it if the objective says so.
     pub(crate) fn score_reference(
         &self,
         reference: &CausalLm,
@@ -153,7 +153,8 @@ impl Trainer {
         })
     }
 
-    /// Log-probabilities of every completion that an update computes, without gradients.
+    /// Computes the log-probabilities of every completion that an update computes, without
+    /// gradients.
     fn score(
         &self,
         model: &CausalLm,
@@ -180,12 +181,13 @@ impl Trainer {
         Ok(())
     }
 
-    /// Micro-batches of these sequences; a group's sequences stay together, to share their prompt.
+    /// Packs these sequences into micro-batches; a group's sequences stay together, to share their
+    /// prompt.
     fn pack(&self, run: &Run, chosen: &[usize]) -> Vec<Vec<usize>> {
         packing::rollouts(run.sequences, chosen, run.shares_prompts, self.budget)
     }
 
-    /// One update on a minibatch.
+    /// Makes one update on a minibatch.
     pub(crate) fn update(
         &mut self,
         model: &CausalLm,
@@ -205,8 +207,8 @@ impl Trainer {
             .filter(|&index| run.computes(index))
             .collect();
         if chosen.is_empty() {
-            // A gradient of 0 is an update, which moments and weight decay make: the cheapest
-            // completion gives it.
+            // A gradient of 0 is an update too, because moments and weight decay have an effect:
+            // the cheapest completion gives it.
             chosen.extend(trained.iter().min_by_key(|&&index| run.length(index)));
         }
         if chosen.is_empty() {
@@ -288,7 +290,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Tells how many tokens will go through forward passes.
+    /// Sets the number of tokens that will go through forward passes.
     fn expect(&mut self) {
         let tokens: usize = self
             .computed()
@@ -304,13 +306,13 @@ impl<'a> Run<'a> {
         self.progress.expect(tokens as u64 * passes);
     }
 
-    /// Share of the completions that train and are not computed.
+    /// The share of training completions that are not computed.
     fn skipped_ratio(&self) -> f64 {
         let trained = self.trained().len();
         (trained - self.computed().len()) as f64 / trained.max(1) as f64
     }
 
-    /// With a single update π_old is the policy of that update itself.
+    /// Whether π_old is kept. With a single update π_old is the policy of that update itself.
     fn keeps_old(&self) -> bool {
         self.advantages.is_some()
             || self.objective.num_iterations.max(1) * self.objective.num_minibatches.max(1) > 1
@@ -320,7 +322,7 @@ impl<'a> Run<'a> {
         !(self.objective.mask_truncated_completions && self.sequences[index].truncated)
     }
 
-    /// Whether anything can come of a pass over a completion that trains.
+    /// Whether a pass over a completion that trains can have an effect.
     fn computes(&self, index: usize) -> bool {
         !(self.leaves_out && self.sequences[index].advantage == 0.0)
     }
@@ -338,7 +340,7 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// Completion tokens of a sequence.
+    /// The number of a sequence's completion tokens.
     pub(crate) fn length(&self, index: usize) -> usize {
         self.sequences[index].completion_ids.len()
     }
@@ -368,7 +370,7 @@ impl<'a> Run<'a> {
         MicroBatch::of_rollouts(&sequences, self.shares_prompts, replay, self.device)
     }
 
-    /// What the sampler recorded, float32 `[N]`.
+    /// The log-probabilities that the sampler recorded, float32 `[N]`.
     fn behaviour(&self, group: &[usize]) -> Result<Tensor, LearnError> {
         let flat: Vec<f32> = group
             .iter()
@@ -386,7 +388,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The objective's view of a micro-batch's N completion tokens.
+    /// The objective's input about a micro-batch's N completion tokens.
     fn tokens(&self, group: &[usize], share: Share) -> Result<Tokens, LearnError> {
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
         let each = |value: &dyn Fn(usize) -> f32| -> Result<Tensor, LearnError> {

@@ -1,4 +1,4 @@
-//! Log-probabilities without all the logits: the output head runs on a chunk of tokens at a time.
+//! Log-probabilities without all the logits: the output head computes a chunk of tokens at a time.
 //!
 //! `[tokens, vocabulary]` float32 for a whole batch is often larger than the model. Here at most
 //! [`LOGITS_MAX_CPU`] of them exist at a time. An objective that is a sum over tokens is evaluated
@@ -12,15 +12,17 @@ use r1d_model::{CausalLm, Forward, kept_logprobs};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
-/// Logits held at a time, elements (float32; the backward pass holds about three times as much). On
-/// a GPU small chunks leave it idle.
+/// Most logits that exist at a time, in elements (float32; the backward pass holds about three
+/// times as much).
 const LOGITS_MAX_CPU: i64 = 1 << 24;
+/// The same limit on a GPU, which small chunks would leave idle.
 const LOGITS_MAX_CUDA: i64 = 1 << 27;
 
+/// A model's output head, with the settings of its log-probabilities.
 pub struct Head<'a> {
     model: &'a CausalLm,
     temperature: f64,
-    /// Batch-invariant mode, as in the pass that made the hidden states.
+    /// Whether it is in batch-invariant mode, as the pass that made the hidden states.
     invariant: bool,
     kept: Option<&'a KeptRows>,
     chunk: i64,
@@ -44,26 +46,28 @@ impl Logits {
     }
 }
 
-/// What is computed of each chunk on the way.
+/// The intermediate results of each chunk.
 pub struct Chunk<'a> {
-    /// First token.
+    /// The index of the chunk's first token.
     pub start: i64,
-    /// `[n, V]` float32, detached, before the division by the temperature.
+    /// The logits, `[n, V]` float32, detached, before the division by the temperature.
     pub logits: &'a Tensor,
-    /// `[n]` float32, detached.
+    /// The log-probabilities, `[n]` float32, detached.
     pub logp: &'a Tensor,
-    /// `[n, V]` bool: the ids that the distributions are over; `None`: all.
+    /// The ids that the distributions are over, `[n, V]` bool; `None`: all.
     pub kept: Option<&'a Tensor>,
 }
 
-/// The loss of tokens `start..start + n` given their log-probabilities `[n]`.
+/// Computes the loss of tokens `start..start + n` from their log-probabilities `[n]`.
 pub type ChunkLoss<'a> = dyn FnMut(&Tensor, i64) -> Result<Tensor, LearnError> + 'a;
+/// Called with each chunk's results, for the metrics.
 pub type Observe<'a> = dyn FnMut(Chunk) -> Result<(), LearnError> + 'a;
-/// Called behind each backward pass, to take the gradients that it left. They are sums in the
+/// Called after each backward pass, to take the gradients that it left. They are sums in the
 /// parameters' own dtype, and the head's would be rounded with each chunk that is added to it.
 pub type Take<'a> = dyn FnMut() -> Result<(), LearnError> + 'a;
 
 impl<'a> Head<'a> {
+    /// Makes a head over the whole vocabulary, with chunks as large as the device's memory allows.
     pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
         let logits_max = if model.device() == Device::Cpu {
             LOGITS_MAX_CPU
@@ -80,13 +84,13 @@ impl<'a> Head<'a> {
         .in_chunks(logits_max / model.config.vocab_size.max(1))
     }
 
-    /// With each token's distribution over the ids that were kept for it, as `kept` has them of all
-    /// tokens in order.
+    /// Restricts each token's distribution to the ids that were kept for it; `kept` has those of
+    /// all tokens in order.
     pub fn keeping(self, kept: Option<&'a KeptRows>) -> Head<'a> {
         Head { kept, ..self }
     }
 
-    /// With `chunk` tokens at a time.
+    /// Sets the number of tokens of a chunk; at least 1.
     pub fn in_chunks(self, chunk: i64) -> Head<'a> {
         Head {
             chunk: chunk.max(1),
@@ -101,7 +105,8 @@ impl<'a> Head<'a> {
             .map(move |start| (start, chunk.min(tokens - start)))
     }
 
-    /// Of the tokens from `start` on, whose `hidden` and `targets` are given.
+    /// Computes logits and log-probabilities of the tokens from `start` on, given their `hidden`
+    /// and `targets`.
     fn chunk_logprobs(
         &self,
         start: i64,
@@ -125,7 +130,8 @@ impl<'a> Head<'a> {
         Ok(Logits { logits, logp, kept })
     }
 
-    /// Log-probability of each target, float32 `[N]`, with no gradients. `hidden` is `[N, D]`.
+    /// Computes the log-probability of each target, float32 `[N]`, without gradients. `hidden` is
+    /// `[N, D]`.
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor, LearnError> {
         tch::no_grad(|| {
             let parts = self.chunks(targets.size()[0]).map(|(start, n)| {
@@ -149,7 +155,7 @@ impl<'a> Head<'a> {
     }
 
     /// Adds the gradients of `loss` + `extra` to every parameter that `hidden` `[N, D]`, the head
-    /// and `extra` depend on. `whole` says that `loss` must see all tokens at once.
+    /// and `extra` depend on. `whole` means that `loss` must see all tokens at once.
     #[allow(
         clippy::too_many_arguments,
         reason = "what is differentiated, and what is told on the way"
@@ -165,7 +171,7 @@ impl<'a> Head<'a> {
         take: &mut Take,
     ) -> Result<(), LearnError> {
         let tokens = targets.size()[0];
-        // Of frozen weights alone it changes nothing.
+        // If it depends on frozen weights only, it has no effect.
         let extra = extra.filter(Tensor::requires_grad);
         if tokens <= self.chunk {
             let chunk = self.chunk_logprobs(0, hidden, targets)?;
@@ -191,9 +197,9 @@ impl<'a> Head<'a> {
         take()
     }
 
-    /// As [`Self::backward`], for the head alone: a scalar is left whose gradients are those of
-    /// `loss` in all that `hidden` depends on, or nothing where that is nothing. For a second loss
-    /// over the same pass.
+    /// Computes the gradients of the head only, like [`Self::backward`]. Returns a scalar whose
+    /// gradients are those of `loss` in everything that `hidden` depends on; `None` if that is
+    /// nothing. It is meant for a second loss over the same pass.
     pub fn surrogate(
         &self,
         hidden: &Tensor,
@@ -205,7 +211,7 @@ impl<'a> Head<'a> {
         self.through(hidden, targets, None, loss, observe, take)
     }
 
-    /// Chunk by chunk: the head's gradients are added, those of `hidden` are gathered.
+    /// Goes chunk by chunk: adds the head's gradients and gathers those of `hidden`.
     fn through(
         &self,
         hidden: &Tensor,
@@ -218,7 +224,8 @@ impl<'a> Head<'a> {
         let tokens = targets.size()[0];
         let mut gradients = Vec::new();
         for (start, n) in self.chunks(tokens) {
-            // A leaf of its own: what lies before the head is differentiated once, at the end.
+            // The chunk is a leaf of its own: everything before the head is differentiated once, at
+            // the end.
             let leaf = hidden
                 .f_detach()?
                 .f_narrow(0, start, n)?
@@ -233,7 +240,7 @@ impl<'a> Head<'a> {
             take()?;
             work::moved(0);
         }
-        // Frozen weights below the head leave nothing to differentiate.
+        // If all weights below the head are frozen, there is nothing to differentiate.
         Ok(if hidden.requires_grad() {
             Some(
                 hidden
@@ -245,7 +252,7 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// ∂L/∂logp, `[N]`.
+    /// Computes ∂L/∂logp, `[N]`.
     fn slopes(
         &self,
         hidden: &Tensor,
@@ -263,8 +270,8 @@ fn run_backward(loss: Tensor) -> Result<(), LearnError> {
 }
 
 /// Σ over tokens of the entropy of softmax(logits / temperature) over the chunk's kept ids, nats,
-/// float64 scalar. `targets` are the ids that the log-probabilities are of: they give each row's
-/// normaliser for free.
+/// as a float64 scalar. `targets` must be the ids of the log-probabilities, because they give each
+/// row's normaliser for free.
 pub fn entropy_sum(
     chunk: &Chunk,
     targets: &Tensor,
@@ -285,8 +292,8 @@ pub fn entropy_sum(
         let all_logp = scaled.f_sub(&normaliser)?;
         let mut weighted = all_logp.f_exp()?.f_mul_(&all_logp)?;
         if let Some(kept) = kept {
-            // Not a product with the mask: an id that was dropped may have been so likely here that
-            // its term is not finite.
+            // A product with the mask would not do: an id that was dropped may have been so likely
+            // here that its term is not finite.
             weighted = weighted.f_masked_fill_(&kept.f_logical_not()?, 0.0)?;
         }
         let weighted = weighted.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)?;

@@ -1,4 +1,4 @@
-//! Texts that are judged by the hidden state of one token each, as one packed forward pass.
+//! Packs texts that are judged by the hidden state of one token each into one forward pass.
 
 use crate::LearnError;
 use crate::batch::MicroBatch;
@@ -6,8 +6,8 @@ use r1d_model::Packed;
 use std::ops::Range;
 use tch::{Device, Tensor};
 
-/// What is fed of a text: a beginning that neighbours may share, and the rest of it. The last token
-/// of both together is the one that is read.
+/// The fed tokens of a text: a beginning that neighbours may share, and the rest. The last token of
+/// both together is the one that is read.
 #[derive(Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub beginning: &'a [u32],
@@ -15,7 +15,7 @@ pub(crate) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The first `length` ids of both together.
+    /// Takes the first `length` ids of both together.
     pub(crate) fn cut(beginning: &'a [u32], rest: &'a [u32], length: usize) -> Text<'a> {
         match length.checked_sub(beginning.len()) {
             Some(own) => Text {
@@ -34,8 +34,8 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A pass whose rows are the last tokens of the texts, in order; it has no targets. Where `share`
-/// is set, neighbours with one beginning have it fed once.
+/// Builds a pass whose rows are the last tokens of the texts, in order; it has no targets. With
+/// `share`, neighbours with the same beginning have it fed once.
 pub(crate) fn micro_batch(
     texts: &[Text],
     share: bool,

@@ -18,7 +18,7 @@
 //! | [`reward`] | how well a reward model separates |
 //!
 //! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks,
-//! but for rounding: every token carries its final weight from the start.
+//! except for rounding: every token has its final weight from the start.
 
 pub mod batch;
 mod dpo;

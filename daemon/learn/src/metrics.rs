@@ -1,4 +1,4 @@
-//! The numbers of a step, by TRL's names. MetricSums stay on the device until an update ends.
+//! The metrics of a step, under TRL's names. Sums stay on the device until an update ends.
 
 use crate::LearnError;
 use crate::batch::MicroBatch;
@@ -8,7 +8,7 @@ use r1d_proto::hyperparameters::Objective;
 use r1d_proto::worker::{Metrics, TrainSequence};
 use tch::{Device, Kind, Tensor};
 
-/// Lengths of the batch's completions, and how many hit the limit.
+/// Reports the lengths of the batch's completions, and the share that reached the limit.
 pub(crate) fn completions(sequences: &[TrainSequence]) -> Metrics {
     let lengths = || {
         sequences
@@ -77,17 +77,19 @@ impl Difference {
     }
 }
 
-/// MetricSums over the tokens of an update.
+/// Sums over the tokens of an update.
 pub(crate) struct MetricSums {
-    /// `[5]` float64: those of [`objective::Loss`] and Σ entropy.
+    /// The sums of [`objective::Loss`], and Σ entropy: `[5]` float64.
     sums: Tensor,
-    /// The least share of a sequence's tokens that the clip held back at the lower bound, the
-    /// greatest at the upper one. Scalars.
+    /// The smallest share of a sequence's tokens that the clip held back at the lower bound, a
+    /// scalar.
     low_min: Tensor,
+    /// The largest share of a sequence's tokens that the clip held back at the upper bound, a
+    /// scalar.
     high_max: Tensor,
 }
 
-/// [`MetricSums`] on the host.
+/// The values of [`MetricSums`] on the host.
 #[derive(Clone, Copy)]
 pub(crate) struct HostSums {
     pub loss: f64,
@@ -110,7 +112,7 @@ impl MetricSums {
         })
     }
 
-    /// Adds a micro-batch, by chunks: `[4]` and scalars.
+    /// Adds a micro-batch by its chunks, each with sums `[4]` and a scalar entropy.
     pub(crate) fn add(
         &mut self,
         losses: &[Tensor],
@@ -125,7 +127,7 @@ impl MetricSums {
         Ok(())
     }
 
-    /// Looks at a micro-batch's [`objective::Loss::held`].
+    /// Updates the extremes from a micro-batch's [`objective::Loss::held`].
     pub(crate) fn extremes(
         &mut self,
         held: &Tensor,
@@ -161,20 +163,21 @@ impl MetricSums {
     }
 }
 
-/// What an update was made of.
+/// The numbers of sequences and tokens of an update.
 #[derive(Clone, Copy)]
 pub(crate) struct Counts {
-    /// Sequences that train, and their tokens.
+    /// Sequences that train.
     pub sequences: usize,
+    /// Completion tokens of the sequences that train.
     pub tokens: usize,
-    /// Those of them that were not computed, because their advantage is 0: the clip holds none of
-    /// their tokens back.
+    /// Sequences of these that were not computed, because their advantage is 0: the clip holds none
+    /// of their tokens back.
     pub skipped: usize,
-    /// Tokens of the others.
+    /// Completion tokens of the sequences that were computed.
     pub computed: usize,
 }
 
-/// MetricSums over updates.
+/// Sums over updates.
 #[derive(Default)]
 pub(crate) struct Totals {
     updates: f64,
@@ -215,9 +218,10 @@ impl Totals {
         self.load_max_over_mean = updated.load_max_over_mean.or(self.load_max_over_mean);
     }
 
-    /// `loss`, `grad_norm` and the extremes of the clip ratios are means over updates,
-    /// `learning_rate` and the load are the last update's, the rest means over tokens (the clip
-    /// ratios over sequences, at sequence level). `entropy` is over the tokens that were computed.
+    /// Reports the metrics: `loss`, `grad_norm` and the extremes of the clip ratios are means over
+    /// updates, `learning_rate` and the load are the last update's, and the rest are means over
+    /// tokens (the clip ratios over sequences, at sequence level). `entropy` is over the tokens
+    /// that were computed.
     pub(crate) fn report(&self, objective: &Objective, metrics: &mut Metrics) {
         let (updates, tokens) = (self.updates.max(1.0), self.tokens.max(1.0));
         let ratios = if objective::is_sequence_level(objective) {
@@ -249,7 +253,7 @@ impl Totals {
     }
 }
 
-/// Tokens through forward passes, told to whoever waits.
+/// Reports the tokens that have gone through forward passes.
 pub(crate) struct Progress<'a> {
     report: &'a mut dyn FnMut(u64, u64),
     done: u64,

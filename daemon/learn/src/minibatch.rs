@@ -1,11 +1,11 @@
-//! The order in which a rollout batch is trained on.
+//! Chooses the order in which a rollout batch is trained on.
 
 use r1d_proto::world::counter_permutation;
 
 /// Splits `count` sequences at random into `parts` minibatches whose sizes differ by at most one,
-/// anew for each pass ("randomly split", R1 2.2.1; groups may straddle minibatches, advantages are
-/// theirs already). A function of the key alone. With one part the order stays as it is. Parts that
-/// would be empty are left out.
+/// anew for each pass ("randomly split", R1 2.2.1; groups may be split across minibatches, because
+/// their advantages are already computed). The result is a function of the key only. With one part
+/// the order does not change. Parts that would be empty are left out.
 pub fn split(seed: u64, step: u64, pass: u32, count: usize, parts: usize) -> Vec<Vec<usize>> {
     let order = if parts <= 1 {
         (0..count).collect()

@@ -1,4 +1,4 @@
-//! The policy-gradient objective: a function of per-token log-probabilities and nothing else.
+//! The policy-gradient objective, a function of per-token log-probabilities only.
 //!
 //! With ρ the importance ratio, A the advantage of a token's sequence and w its share of the loss
 //! ([`token_weight`]), one minibatch costs
@@ -47,14 +47,14 @@
 use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What a minibatch's weights are normalised by.
+/// The numbers that a minibatch's weights are normalised by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Share {
     /// Sequences of the minibatch. Masked ones count: they dilute, as in TRL.
     pub sequences: f64,
-    /// Trained tokens. Where a rollout batch is split into minibatches, the batch's tokens × the
-    /// minibatch's share of its sequences, as in TRL: minibatches of short completions do not weigh
-    /// more per token.
+    /// Trained tokens. If a rollout batch is split into minibatches, this is the batch's tokens ×
+    /// the minibatch's share of its sequences, as in TRL: minibatches of short completions do not
+    /// weigh more per token.
     pub tokens: f64,
 }
 
@@ -68,32 +68,35 @@ pub fn token_weight(objective: &Objective, length: usize, share: Share) -> f64 {
     1.0 / denominator.max(1.0)
 }
 
-/// What the objective knows of N completion tokens besides their log-probabilities. Every tensor is
-/// `[N]`, of one dtype.
+/// The objective's input about N completion tokens, besides their log-probabilities. Every tensor
+/// is `[N]`, of one dtype.
 pub struct Tokens {
+    /// A of the token's sequence, or its own (PPO).
     pub advantage: Tensor,
+    /// w, the token's share of the loss.
     pub weight: Tensor,
-    /// logπ_old; absent where the policy has not moved since.
+    /// logπ_old; `None` if the policy has not changed since.
     pub old: Option<Tensor>,
-    /// logπ_ref; absent where β = 0.
+    /// logπ_ref; `None` if β = 0.
     pub reference: Option<Tensor>,
-    /// What the sampler recorded; needed for the off-policy mask only.
+    /// logπ_sampler as recorded; needed for the off-policy mask only.
     pub sampled: Option<Tensor>,
-    /// Needed where [`is_whole`].
+    /// The sequences of the tokens; needed if [`is_whole`].
     pub sequences: Option<Sequences>,
 }
 
-/// Which sequence each token belongs to.
+/// The sequence that each token belongs to.
 pub struct Sequences {
-    /// `[N]` i64, from 0.
+    /// Index of the token's sequence, `[N]` i64, from 0.
     pub index: Tensor,
-    /// `[N]`, 1 / length of the token's sequence.
+    /// 1 / length of the token's sequence, `[N]`.
     pub inverse_length: Tensor,
+    /// Number of sequences.
     pub count: i64,
 }
 
 impl Sequences {
-    /// Tokens of sequences of these lengths, one after the other.
+    /// Makes the index of sequences of these lengths, one after the other.
     pub fn of(lengths: &[usize], device: Device) -> Result<Sequences, TchError> {
         let index: Vec<i64> = lengths
             .iter()
@@ -111,12 +114,12 @@ impl Sequences {
         })
     }
 
-    /// Mean of `values` over each sequence, written to each of its tokens.
+    /// The mean of `values` over each sequence, for each of its tokens.
     fn mean(&self, values: &Tensor) -> Tensor {
         self.means(values).index_select(0, &self.index)
     }
 
-    /// Mean of `values` `[N]` over each sequence, `[count]`.
+    /// The mean of `values` `[N]` over each sequence, `[count]`.
     pub fn means(&self, values: &Tensor) -> Tensor {
         let zeros = Tensor::zeros([self.count], (values.kind(), values.device()));
         zeros.index_add(0, &self.index, &(values * &self.inverse_length))
@@ -124,7 +127,7 @@ impl Sequences {
 }
 
 impl Tokens {
-    /// Tokens `start..start + length`, for objectives that need no whole sequences.
+    /// The tokens `start..start + length`, for objectives that do not need whole sequences.
     pub fn narrow(&self, start: i64, length: i64) -> Tokens {
         let cut = |tensor: &Tensor| tensor.narrow(0, start, length);
         Tokens {
@@ -138,19 +141,19 @@ impl Tokens {
     }
 }
 
-/// A share of a minibatch's loss, and sums for the metrics.
+/// A part of a minibatch's loss, and sums for the metrics.
 pub struct Loss {
-    /// Scalar; differentiable in the log-probabilities.
+    /// The loss, a scalar that is differentiable in the log-probabilities.
     pub loss: Tensor,
-    /// `[4]` float64, detached: loss, Σ k3, and how many tokens (at sequence level: sequences) the
-    /// clip held back at the lower and at the upper bound.
+    /// Sums for the metrics, `[4]` float64, detached: loss, Σ k3, and the number of tokens (at
+    /// sequence level: sequences) that the clip held back at the lower and at the upper bound.
     pub sums: Tensor,
-    /// `[2, N]` float, detached: 1 where the clip held a token back at the lower and at the upper
-    /// bound.
+    /// Whether the clip held a token back at the lower and at the upper bound: `[2, N]` float,
+    /// detached, 1 or 0.
     pub held: Tensor,
 }
 
-/// The equation of the [module](self). `logp` is `[N]`.
+/// Computes the equation of the [module](self). `logp` is `[N]`.
 pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Loss {
     let old = tokens
         .old
@@ -222,12 +225,12 @@ pub fn k3(logp: &Tensor, reference: &Tensor) -> Tensor {
     difference.exp() - difference - 1.0
 }
 
-/// Whether a loss is over whole sequences at a time.
+/// Whether the loss needs whole sequences at a time.
 pub fn is_whole(objective: &Objective) -> bool {
     is_sequence_level(objective) || objective.off_policy_mask_threshold.is_some()
 }
 
-/// Whether a ratio is of a sequence, and so what the clip holds back.
+/// Whether the ratio is a sequence's, so that the clip holds whole sequences back.
 pub fn is_sequence_level(objective: &Objective) -> bool {
     objective.importance_sampling_level == ImportanceSamplingLevel::Sequence
 }

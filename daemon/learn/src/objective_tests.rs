@@ -1,5 +1,5 @@
-//! Against TRL's own loss code (`tests/golden_trl/make.py`) and the worked example of four short
-//! completions.
+//! Compares with TRL's own loss code (`tests/golden_trl/make.py`) and with the worked example of
+//! four short completions.
 
 use super::*;
 use serde::Deserialize;
@@ -151,7 +151,7 @@ fn equals_trl_in_loss_gradient_and_metrics() {
             sampled: Some(&goldens.sampled),
             advantages: &goldens.advantages,
         };
-        // A masked sequence has no tokens in ours and zero gradients in TRL's.
+        // A masked sequence has no tokens in our loss and zero gradients in TRL's.
         let expected: Vec<f64> = kept
             .iter()
             .flat_map(|&i| case.gradient[i].clone())

@@ -7,18 +7,18 @@ use r1d_torch::foreach;
 use r1d_torch::work;
 use tch::{Kind, Tensor};
 
-/// One parameter and what the optimiser keeps for it.
+/// One parameter and the optimiser's tensors for it.
 struct Slot {
     name: String,
     parameter: Tensor,
-    /// What AdamW updates: the parameter itself in float32; for lower precisions a float32 copy,
-    /// which small updates are not lost in.
+    /// The tensor that AdamW updates: the parameter itself in float32; for lower precisions a
+    /// float32 copy, which does not lose small updates.
     weight: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    /// Float32 scalar, a view of `Optimiser::steps`.
+    /// The number of updates, a float32 scalar that is a view of `Optimiser::steps`.
     step: Tensor,
-    /// Float32 sum over micro-batches, for parameters of lower precision.
+    /// The float32 sum over micro-batches, for parameters of lower precision.
     gradient: Option<Tensor>,
     decays: bool,
 }
@@ -29,20 +29,23 @@ impl Slot {
     }
 }
 
+/// AdamW over a model's parameters.
 pub struct Optimiser {
     settings: hyperparameters::Optimiser,
     slots: Vec<Slot>,
-    /// `[parameters]` float32: updates that each parameter has seen.
+    /// The number of updates of each parameter, `[parameters]` float32.
     steps: Tensor,
 }
 
-/// Decoupled weight decay pulls matrices towards 0, never norms, biases and other vectors.
+/// Whether a parameter decays: decoupled weight decay pulls matrices towards 0, but not norms,
+/// biases and other vectors.
 fn decays(name: &str, parameter: &Tensor) -> bool {
     parameter.dim() >= 2 && !name.ends_with("bias") && !name.contains("norm")
 }
 
 impl Optimiser {
-    /// `parameters` are the model's leaves; they are updated in place.
+    /// Makes an optimiser with fresh moments. `parameters` are the model's leaves; they are updated
+    /// in place.
     pub fn new(
         parameters: Vec<(String, Tensor)>,
         settings: &hyperparameters::Optimiser,
@@ -62,7 +65,7 @@ impl Optimiser {
                 } else {
                     tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
                 };
-                // Memory that is zeroed is memory that is touched.
+                // To zero memory takes time, so it reports progress.
                 let moment = || {
                     work::moved(0);
                     weight.f_zeros_like()
@@ -88,11 +91,12 @@ impl Optimiser {
         })
     }
 
+    /// The settings that it was made with.
     pub fn settings(&self) -> &hyperparameters::Optimiser {
         &self.settings
     }
 
-    /// Forgets all gradients.
+    /// Drops all gradients.
     pub fn clear_gradients(&mut self) -> Result<(), LearnError> {
         self.slots.iter_mut().for_each(|slot| slot.gradient = None);
         let parameters: Vec<Tensor> = self
@@ -103,8 +107,8 @@ impl Optimiser {
         Ok(foreach::clear_gradients(&parameters)?)
     }
 
-    /// Call after each backward pass: gradients of low-precision parameters are summed in float32,
-    /// not in their own dtype.
+    /// Adds the gradients of a backward pass, and must be called after each one: gradients of
+    /// low-precision parameters are summed in float32, not in their own dtype.
     pub fn accumulate(&mut self) -> Result<(), LearnError> {
         let mut taken = Vec::new();
         for slot in self.slots.iter_mut().filter(|slot| slot.has_master()) {
@@ -133,16 +137,16 @@ impl Optimiser {
         self.slots.iter().map(of).collect()
     }
 
-    /// Global norm of the gradients, before clipping. Waits for the device.
+    /// The global norm of the gradients, before clipping. Waits for the device.
     pub fn gradient_norm(&self) -> Result<f64, LearnError> {
         Ok(foreach::global_norm(
             &self.gradients()?.into_iter().flatten().collect::<Vec<_>>(),
         )?)
     }
 
-    /// One update at `learning_rate`, with gradients whose global norm is `norm` clipped to
-    /// `max_grad_norm`. Parameters that no gradient reached are left alone, moments and all.
-    /// Gradients are used up.
+    /// Makes one update at `learning_rate`, with gradients whose global norm is `norm` clipped to
+    /// `max_grad_norm`. Parameters without a gradient do not change, nor do their moments. The
+    /// gradients are consumed.
     pub fn update(&mut self, learning_rate: f64, norm: f64) -> Result<(), LearnError> {
         let gradients = self.gradients()?;
         let limit = self.settings.max_grad_norm;
@@ -222,9 +226,10 @@ impl Optimiser {
         Ok(foreach::copy(&parameters, &weights)?)
     }
 
-    /// Everything that [`restore`](Self::restore) needs, as views of live memory: `steps`
+    /// Everything that is needed to continue with the same bits, as views of live memory: `steps`
     /// `[parameters]`, and for each parameter `exp_avg.NAME`, `exp_avg_sq.NAME` and, below float32,
-    /// `master.NAME`, float32 in its shape.
+    /// `master.NAME`, float32 in its shape. After writing to them call
+    /// [`restored`](Self::restored).
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = vec![("steps".to_owned(), self.steps.shallow_clone())];
         for slot in &self.slots {
@@ -243,14 +248,14 @@ impl Optimiser {
         state
     }
 
-    /// Call after the tensors of [`state`](Self::state) have been written to: the model's weights
-    /// become the masters' again.
+    /// Rounds the masters into the model's weights. Call it after the tensors of
+    /// [`state`](Self::state) have been written to.
     pub fn restored(&self) -> Result<(), LearnError> {
         self.publish()
     }
 }
 
-/// torch's `clip_grad_norm_` divides by the norm plus this.
+/// The number that torch's `clip_grad_norm_` adds to the norm that it divides by.
 const CLIP_EPSILON: f64 = 1e-6;
 
 #[cfg(test)]
@@ -284,7 +289,7 @@ mod tests {
         ]
     }
 
-    /// One update with loss Σ c·θ, so the gradient is c everywhere.
+    /// Makes one update with loss Σ c·θ, so the gradient is c everywhere.
     fn step(optimiser: &mut Optimiser, parameters: &[(String, Tensor)], c: f64) -> f64 {
         let loss: Tensor = parameters
             .iter()
@@ -361,7 +366,8 @@ mod tests {
             loss.backward();
             optimiser.accumulate().unwrap();
             let norm = optimiser.gradient_norm().unwrap();
-            // 2⁻¹¹: each alone rounds away in bfloat16, whose neighbours below 1 are 2⁻⁸ apart.
+            // Each update is 2⁻¹¹, which alone rounds away in bfloat16, whose neighbours below 1
+            // are 2⁻⁸ apart.
             optimiser.update(f64::powi(2.0, -11), norm).unwrap();
         }
         let moved = 1.0 - values(&parameters[0].1)[0];

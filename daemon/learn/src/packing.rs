@@ -1,14 +1,14 @@
-//! Sequences into micro-batches by token budget, without padding.
+//! Packs sequences into micro-batches by a token budget, without padding.
 
 use crate::batch;
 use r1d_proto::worker::TrainSequence;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Best fit, longest first: each sequence joins the fullest micro-batch that still has room, or
-/// opens a new one. A sequence longer than `budget` gets one to itself. Returns indices into
-/// `lengths`, a function of the arguments alone; sequences of one micro-batch come longest first,
-/// so most neighbours are of like length.
+/// Packs by best fit, longest first: each sequence joins the fullest micro-batch that still has
+/// room, or opens a new one. A sequence longer than `budget` gets one to itself. Returns indices
+/// into `lengths`, a function of the arguments only; the sequences of a micro-batch are sorted by
+/// length, longest first, so most neighbours have similar lengths.
 pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
@@ -28,14 +28,14 @@ pub fn best_fit(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     bins
 }
 
-/// As [`best_fit`], for sequences of which some share a beginning that is computed once in each
-/// micro-batch: they stay together as far as the budget allows. `shared[i]` names the beginning and
-/// has its length; the whole sequence has `lengths[i]`, as many or more.
+/// Packs like [`best_fit`], for sequences of which some share a beginning that is computed once in
+/// each micro-batch: they stay together as far as the budget allows. `shared[i]` is the name of the
+/// beginning and its length; the whole sequence has `lengths[i]`, which is at least that.
 ///
 /// The budget stands for memory. The beginning counts once, and a quarter for each further
 /// sequence, whose attention reads it again.
 ///
-/// Within a micro-batch the sequences of one beginning come one behind the other, longest first.
+/// Within a micro-batch the sequences of one beginning follow each other, longest first.
 pub fn best_fit_shared<Name: Eq + Hash>(
     lengths: &[usize],
     shared: &[(Name, usize)],
@@ -50,7 +50,7 @@ pub fn best_fit_shared<Name: Eq + Hash>(
         });
         families[family].push(index);
     }
-    // Parts of families that fit the budget, and what each costs.
+    // Parts of families that fit the budget, and the cost of each.
     let mut parts: Vec<(Vec<usize>, usize)> = Vec::new();
     for mut family in families {
         family.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
@@ -76,8 +76,8 @@ pub fn best_fit_shared<Name: Eq + Hash>(
     best_fit(&costs, budget).into_iter().map(together).collect()
 }
 
-/// Micro-batches of the `chosen` sequences; where prompts are shared, those of one prompt stay
-/// together.
+/// Packs the `chosen` sequences into micro-batches; if prompts are shared, the sequences of one
+/// prompt stay together.
 pub fn rollouts(
     sequences: &[TrainSequence],
     chosen: &[usize],
@@ -126,7 +126,7 @@ mod tests {
                 prop_assert!(load <= budget || bin.len() == 1, "{bin:?} holds {load} of {budget}");
                 prop_assert!(bin.is_sorted_by_key(|&i| std::cmp::Reverse(lengths[i])));
             }
-            // No two micro-batches could be one.
+            // No two micro-batches could be merged.
             let mut least = loads.clone();
             least.sort_unstable();
             prop_assert!(least.len() < 2 || least[0] + least[1] > budget, "{loads:?} of {budget}");

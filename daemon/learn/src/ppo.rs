@@ -15,19 +15,19 @@ use tch::{Kind, Tensor};
 
 /// The value model and its trainer, beside the policy's.
 pub struct Critic<'a> {
+    /// The value model.
     pub model: &'a SequenceClassifier,
-    /// Of `model.model()`.
+    /// The trainer of `model.model()`.
     pub trainer: &'a mut Trainer,
 }
 
-/// What the value model knew before the first update, and what it shall learn; per sequence, an
-/// entry per token.
+/// Values before the first update, and returns to learn; an entry per token of each sequence.
 struct Targets {
     values: Vec<Vec<f32>>,
     returns: Vec<Vec<f32>>,
 }
 
-/// MetricSums over the updates of a rollout batch.
+/// Sums over the value model's updates of a rollout batch.
 #[derive(Default)]
 struct ValueTotals {
     updates: f64,
@@ -38,15 +38,15 @@ struct ValueTotals {
 }
 
 impl Trainer {
-    /// `num_ppo_epochs` passes over the batch, each of `num_mini_batches` updates of the policy and
-    /// of the value model.
+    /// Makes `num_ppo_epochs` passes over the batch, each of `num_mini_batches` updates of the
+    /// policy and of the value model.
     ///
-    /// Log-probabilities, the reference's (needed where `kl_coef` > 0) and values are computed
-    /// first, advantages and returns estimated from them ([`estimate`]). An update costs the mean
-    /// over its minibatch's tokens of the clipped policy loss and, for the value model, `vf_coef`
-    /// times [`value_loss`]; the two share no weights, and each has an optimiser of its own.
-    /// `progress(done, total)` counts completion tokens through forward passes. Metrics have TRL's
-    /// names; an error leaves the weights as the last whole update made them.
+    /// Log-probabilities, the reference's (needed if `kl_coef` > 0) and values are computed first,
+    /// and advantages and returns are estimated from them ([`estimate`]). The loss of an update is
+    /// the mean over its minibatch's tokens of the clipped policy loss and, for the value model,
+    /// `vf_coef` times [`value_loss`]; the two share no weights, and each has an optimiser of its
+    /// own. `progress(done, total)` counts completion tokens through forward passes. Metrics have
+    /// TRL's names; an error leaves the weights as the last whole update made them.
     pub fn train_ppo(
         &mut self,
         model: &CausalLm,
@@ -87,7 +87,7 @@ impl Trainer {
         let values = critic.values(&mut run)?;
         clock = self.time(&mut metrics, "values", clock);
         let (old, theirs) = (on_host(&run.old)?, on_host(&run.reference)?);
-        // They have had their part: the policy's loss itself has no KL term.
+        // They are no longer needed, because the policy's loss itself has no KL term.
         run.reference
             .iter_mut()
             .for_each(|reference| *reference = None);
@@ -155,8 +155,8 @@ impl Critic<'_> {
         !self.trainer.aux_loss(self.model.model()).wanted()
     }
 
-    /// The pass whose rows predict completion tokens: a token's value is that of what stands before
-    /// it. The value model's routing is its own.
+    /// Builds the pass whose rows predict completion tokens: a token's value is that of the text
+    /// before it. The value model uses its own routers.
     fn micro_batch(
         &self,
         sequences: &[TrainSequence],
@@ -178,7 +178,7 @@ impl Critic<'_> {
         }
     }
 
-    /// Per sequence, a value for each completion token, without gradients.
+    /// Computes a value for each completion token of each sequence, without gradients.
     fn values(&self, run: &mut Run) -> Result<Vec<Vec<f32>>, LearnError> {
         let mut values = vec![Vec::new(); run.sequences.len()];
         for group in packing::rollouts(
@@ -288,7 +288,7 @@ impl Critic<'_> {
 }
 
 impl ValueTotals {
-    /// Behind the policy's own metrics, whose `loss` becomes that of both.
+    /// Reports after the policy's own metrics, whose `loss` becomes that of both models.
     fn report(&self, settings: &PpoObjective, metrics: &mut Metrics) {
         let updates = self.updates.max(1.0);
         let policy = |name: &str| metrics.get(name).copied().unwrap_or(0.0);
@@ -355,8 +355,7 @@ fn check(batch: &TrainPpo) -> Result<(), LearnError> {
     }
 }
 
-/// The clipped loss of PPO is the objective's own: at token level, a mean over tokens, without a KL
-/// term.
+/// The objective of PPO's clipped loss: at token level, a mean over tokens, without a KL term.
 fn policy_objective(settings: &PpoObjective) -> Objective {
     Objective {
         loss_type: LossType::Dapo,
@@ -386,8 +385,8 @@ fn on_host(lists: &[Option<Tensor>]) -> Result<Vec<Vec<f32>>, LearnError> {
         .collect()
 }
 
-/// Means over completions of what the batch is worth before it is learned from. Advantages are not
-/// whitened yet.
+/// Reports means over completions of the batch's estimates before it is learned from. The
+/// advantages are not whitened yet.
 fn report(
     metrics: &mut Metrics,
     settings: &PpoObjective,

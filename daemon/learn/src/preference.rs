@@ -1,5 +1,5 @@
-//! What is learned from preferences: functions of scores (reward models) or of log-probabilities
-//! (DPO), and nothing else.
+//! Losses of learning from preferences: functions of scores (reward models) or of log-probabilities
+//! (DPO) only.
 //!
 //! ```text
 //! pairwise    −log σ(r_chosen − r_rejected − margin) + c · (r_chosen + r_rejected)²
@@ -19,8 +19,8 @@
 use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
 use tch::{Kind, Tensor};
 
-/// Scores `[P]` of the sides of P pairs out of `pairs`, with their margins `[P]`; c is
-/// `center_rewards_coefficient`. A scalar.
+/// The loss of P pairs out of `pairs`, a scalar, from the scores `[P]` of their sides and their
+/// margins `[P]`; c is `center_rewards_coefficient`.
 pub fn pairwise_loss(
     chosen: &Tensor,
     rejected: &Tensor,
@@ -36,20 +36,21 @@ pub fn pairwise_loss(
     losses.sum(None::<Kind>) / pairs
 }
 
-/// Scores `[P]` of P items out of `items`, with their labels y `[P]` from 0 to 1. A scalar.
+/// The loss of P texts out of `items`, a scalar, from their scores `[P]` and their labels y `[P]`
+/// from 0 to 1.
 pub fn pointwise_loss(scores: &Tensor, labels: &Tensor, items: f64) -> Tensor {
-    // −log σ(−r) − y·r: the same, in one term that never overflows.
+    // The loss is −log σ(−r) − y·r, in one term that never overflows.
     let losses = -scores.neg().log_sigmoid() - labels * scores;
     losses.sum(None::<Kind>) / items
 }
 
-/// Of one side of P pairs, each `[P]`.
+/// One side of P pairs; each tensor is `[P]`.
 pub struct Side {
     /// Σ over the completion's tokens of logπ_θ.
     pub policy: Tensor,
-    /// Likewise of the reference.
+    /// Σ over the completion's tokens of logπ_ref.
     pub reference: Tensor,
-    /// Tokens of the completion.
+    /// The number of the completion's tokens.
     pub lengths: Tensor,
 }
 
@@ -59,7 +60,8 @@ impl Side {
     }
 }
 
-/// P pairs out of `pairs`. A scalar, differentiable in the policy's log-probabilities.
+/// The loss of P pairs out of `pairs`, a scalar that is differentiable in the policy's
+/// log-probabilities.
 pub fn dpo_loss(objective: &DpoObjective, chosen: &Side, rejected: &Side, pairs: f64) -> Tensor {
     let (beta, smoothing) = (objective.beta, objective.label_smoothing);
     let agrees =

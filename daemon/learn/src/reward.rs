@@ -1,5 +1,5 @@
-//! Reward models: one score for a text, learned from pairs of which one is preferred (helpfulness)
-//! or from labels (safety).
+//! Trains reward models, which give one score for a text: from pairs of which one is preferred
+//! (helpfulness) or from labels (safety).
 
 use crate::last_token::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
@@ -10,15 +10,15 @@ use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
 
-/// A pair's two texts, chosen first, or a labelled one: what a loss ties together.
+/// Texts that share a loss: a pair's two, chosen first, or a labelled one.
 type Unit<'a> = Vec<Text<'a>>;
 
 impl Trainer {
-    /// One update of a reward model; the trainer is one of `scorer.model()`.
+    /// Updates a reward model once; the trainer must be one of `scorer.model()`.
     ///
-    /// The loss is that of [`preference`](crate::preference), a mean over the pairs or items of the
+    /// The loss is that of [`preference`](crate::preference), a mean over the pairs or texts of the
     /// whole batch. `batch.step` is the place in the learning-rate schedule. Metrics are those of
-    /// TRL's `RewardTrainer`; of labelled texts the accuracy is the share whose score is on the
+    /// TRL's `RewardTrainer`; for labelled texts the accuracy is the share whose score is on the
     /// right side of 0, and there is no margin.
     pub fn train_reward(
         &mut self,
@@ -31,7 +31,8 @@ impl Trainer {
         let texts: usize = units.iter().map(Vec::len).sum();
         let share = !self.aux_loss(model).wanted();
         self.optimiser.clear_gradients()?;
-        // Scores, float64, in the order in which they were computed, and whose they are.
+        // Scores, float64, in the order in which they were computed, and the units that they belong
+        // to.
         let (mut scores, mut order, mut losses, mut load) =
             (Vec::new(), Vec::new(), Vec::new(), None);
         let lengths: Vec<usize> = units
@@ -82,7 +83,7 @@ impl Trainer {
     }
 }
 
-/// Checked, and cut at the token that is scored.
+/// Checks the batch's texts and cuts each at the token that is scored.
 fn units<'a>(
     scorer: &SequenceClassifier,
     batch: &'a RewardBatch,
@@ -129,7 +130,7 @@ fn units<'a>(
     Ok(units)
 }
 
-/// `values` `[texts]` of the units `group` of the batch.
+/// The loss of the batch's units `group`, from their `values` `[texts]`.
 fn loss(
     batch: &RewardBatch,
     group: &[usize],
@@ -164,7 +165,7 @@ fn loss(
     })
 }
 
-/// `scores` of the units in `order`, one after the other.
+/// The metrics of `scores` of the units in `order`, one after the other.
 fn measures(batch: &RewardBatch, scores: &[f64], order: &[usize]) -> Metrics {
     let count = scores.len().max(1) as f64;
     let mut found = vec![
@@ -204,8 +205,8 @@ fn measures(batch: &RewardBatch, scores: &[f64], order: &[usize]) -> Metrics {
         .collect()
 }
 
-/// Share of pairs whose chosen completion has the higher score, for pairs that were not trained on;
-/// the model separates nothing at 0.5.
+/// The share of pairs whose chosen completion has the higher score, for pairs that were not trained
+/// on. At 0.5 the model separates nothing.
 pub fn pair_accuracy(scorer: &SequenceClassifier, pairs: &[Pair]) -> Result<f64, LearnError> {
     batch::check_pairs(pairs, scorer.model().config.vocab_size)?;
     let texts: Vec<Vec<u32>> = pairs
@@ -222,7 +223,7 @@ pub fn pair_accuracy(scorer: &SequenceClassifier, pairs: &[Pair]) -> Result<f64,
         / pairs.len().max(1) as f64)
 }
 
-/// Share of texts whose score is on the right side of 0.
+/// The share of texts whose score is on the right side of 0.
 pub fn label_accuracy(scorer: &SequenceClassifier, items: &[Labelled]) -> Result<f64, LearnError> {
     batch::check_labelled(items, scorer.model().config.vocab_size)?;
     let texts: Vec<&[u32]> = items.iter().map(|item| &item.ids[..]).collect();

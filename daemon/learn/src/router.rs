@@ -1,11 +1,11 @@
-//! How evenly the experts of mixture-of-experts layers are used, and the bias that evens it out
-//! (Wang et al. 2024, "Auxiliary-loss-free load balancing"; DeepSeek-V3 2.1.2).
+//! Measures how evenly the experts of mixture-of-experts layers are used, and the bias that
+//! balances them (Wang et al. 2024, "Auxiliary-loss-free load balancing"; DeepSeek-V3 2.1.2).
 
 use crate::LearnError;
 use r1d_model::CausalLm;
 use tch::{Kind, Tensor};
 
-/// How far the busiest expert is above an even load, in the worst layer: 1 is balance, the number
+/// The busiest expert's load divided by the mean load, in the worst layer: 1 is balance, the number
 /// of experts is collapse. `load` is `[layers, experts]`: tokens that each expert got.
 pub fn load_max_over_mean(load: &Tensor) -> Result<f64, LearnError> {
     let load = load.f_to_kind(Kind::Double)?;
@@ -19,7 +19,7 @@ pub fn load_max_over_mean(load: &Tensor) -> Result<f64, LearnError> {
         .f_double_value(&[])?)
 }
 
-/// Largest magnitude of any layer's selection bias; 0 where there is none.
+/// The largest magnitude of any layer's selection bias; 0 if the model has none.
 pub fn bias_abs_max(model: &CausalLm) -> Result<f64, LearnError> {
     let mut largest = 0.0f64;
     for (name, bias) in model.buffers() {

@@ -1,6 +1,7 @@
-//! The ids that tokens were drawn from, as the head's logits need them: the trainer's distributions
-//! are renormalised over the sampler's sets, so that the policy, the one before the step, the
-//! reference and the sampler have the same actions (Keep Sampling Mask, DeepSeek-V3.2 3.1).
+//! Provides the ids that tokens were drawn from in the form that the head's logits need: the
+//! trainer's distributions are renormalised over the sampler's sets, so that the policy, the one
+//! before the step, the reference and the sampler have the same actions (Keep Sampling Mask,
+//! DeepSeek-V3.2 3.1).
 
 use crate::LearnError;
 use r1d_proto::sampling_mask::SamplingMask;
@@ -12,12 +13,12 @@ use tch::{Device, Kind, Tensor};
 pub struct KeptRows {
     /// First and last + 1 of every run of kept ids.
     runs: Vec<(i64, i64)>,
-    /// Where each token's runs end; a token with none has the whole vocabulary.
+    /// The end of each token's runs; a token without runs has the whole vocabulary.
     ends: Vec<usize>,
 }
 
 impl KeptRows {
-    /// The `tokens` tokens of a completion. `kept` has passed [`SamplingMask::check`].
+    /// Adds the `tokens` tokens of a completion. `kept` must have passed [`SamplingMask::check`].
     pub fn add(&mut self, kept: &SamplingMask, tokens: usize) {
         let before = self.ends.len();
         for token in kept.tokens() {
@@ -28,7 +29,7 @@ impl KeptRows {
         self.ends.resize(before + tokens, self.runs.len());
     }
 
-    /// `None` where every token has the whole vocabulary.
+    /// These rows; `None` if every token has the whole vocabulary.
     pub fn or_none(self) -> Option<KeptRows> {
         (!self.runs.is_empty()).then_some(self)
     }
@@ -38,8 +39,8 @@ impl KeptRows {
         &self.runs[start..self.ends[token]]
     }
 
-    /// bool `[tokens, vocab_size]` of the tokens from `start` on; `None` where they all have the
-    /// whole vocabulary.
+    /// The kept ids of the tokens from `start` on, bool `[tokens, vocab_size]`; `None` if all of
+    /// these have the whole vocabulary.
     pub fn mask(
         &self,
         start: i64,
@@ -52,7 +53,7 @@ impl KeptRows {
         for row in 0..tokens {
             let runs = self.runs((start + row) as usize);
             cut |= !runs.is_empty();
-            // One place more than there are ids, for the run that ends with the last.
+            // There is one place more than ids, for a run that ends with the last id.
             let place = |id: i64| row * (vocab_size + 1) + id;
             match runs {
                 [] => first.push(place(0)),
@@ -65,8 +66,8 @@ impl KeptRows {
         if !cut {
             return Ok(None);
         }
-        // A running sum over the borders: 1 from a run's first id on, 0 behind it. No run begins
-        // where another ends.
+        // The mask is a running sum over the borders: 1 from a run's first id on, 0 behind it. No
+        // run begins where another ends.
         let mut borders = Tensor::f_zeros([tokens * (vocab_size + 1)], (Kind::Int8, device))?;
         for (places, step) in [(first, 1), (behind, -1)] {
             borders = borders.f_index_fill_(
@@ -82,7 +83,7 @@ impl KeptRows {
     }
 }
 
-/// Mean number of kept ids of a token, where any were dropped.
+/// Reports the mean number of kept ids of a token, if any were dropped.
 pub(crate) fn size_metric<'a>(
     sequences: impl Iterator<Item = &'a TrainSequence>,
     vocab_size: i64,

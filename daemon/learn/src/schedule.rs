@@ -1,11 +1,11 @@
-//! Learning rate of each update, equal to transformers' `get_scheduler` (`constant_with_warmup`,
-//! `linear`, `cosine`, `cosine_with_min_lr`) up to the end of the schedule, where it stays at its
-//! floor.
+//! The learning rate of each update, equal to transformers' `get_scheduler`
+//! (`constant_with_warmup`, `linear`, `cosine`, `cosine_with_min_lr`) up to the end of the
+//! schedule, after which it stays at its floor.
 
 use r1d_proto::hyperparameters::{LrSchedule, Optimiser};
 
-/// Rate of update number `update`, from 0. While warming up it is
-/// `learning_rate · update / warmup_steps`: the first update has rate 0.
+/// The rate of update number `update`, from 0. During warm-up it is `learning_rate · update /
+/// warmup_steps`: the first update has rate 0.
 pub fn learning_rate(optimiser: &Optimiser, update: u64) -> f64 {
     let Optimiser {
         learning_rate,

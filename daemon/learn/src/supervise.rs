@@ -10,12 +10,12 @@ use r1d_torch::work;
 use tch::{Kind, Tensor};
 
 impl Trainer {
-    /// One update on the batch.
+    /// Makes one update on the batch.
     ///
     /// L = −1/N Σ log π_θ(id | ids before it) over the N trained ids of the whole batch: each token
     /// weighs the same, however sequences are packed. `batch.step` is the place in the
-    /// learning-rate schedule. With [`Trainer::with_prediction`] λ times the like mean of the
-    /// module's predictions, each of the token after the next one, is added (DeepSeek-V3
+    /// learning-rate schedule. With [`Trainer::with_prediction`], λ times the corresponding mean
+    /// over the module's predictions, each of the token after the next one, is added (DeepSeek-V3
     /// (24)–(25)).
     pub fn supervise(
         &mut self,
@@ -39,9 +39,9 @@ impl Trainer {
             .filter(|&index| counts[index] > 0)
             .collect();
         self.optimiser.clear_gradients()?;
-        // [2] float64: loss, ids predicted right.
+        // Loss and number of ids predicted right, [2] float64.
         let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
-        // The same of the prediction module.
+        // The same sums of the prediction module.
         let mut further_sums = sums.f_zeros_like()?;
         let further_tokens: usize = chosen
             .iter()
@@ -104,8 +104,8 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// The prediction module's part of a micro-batch of `sequences` whose pass left `hidden`;
-    /// `tokens` are its targets in the whole update.
+    /// Adds the prediction module's part of a micro-batch of `sequences` whose pass returned
+    /// `hidden`; `tokens` is the number of its targets in the whole update.
     fn predict_further(
         &mut self,
         model: &CausalLm,
@@ -160,8 +160,8 @@ impl Trainer {
         })
     }
 
-    /// Adds a micro-batch's gradients; returns its loss and how many ids the likeliest prediction
-    /// was right about, `[2]` float64.
+    /// Adds a micro-batch's gradients. Returns its loss and the number of ids that the likeliest
+    /// prediction got right, `[2]` float64.
     fn predict(
         &mut self,
         model: &CausalLm,
@@ -204,20 +204,20 @@ impl Trainer {
     }
 }
 
-/// What the prediction module made of a micro-batch.
+/// The prediction module's results for a micro-batch.
 struct Predicted {
-    /// Of a scalar whose gradients are the loss's, in all but the head.
+    /// A scalar whose gradients are the loss's, in everything except the head.
     loss: Option<Tensor>,
-    /// Its balance losses.
+    /// The module's balance losses.
     balance: Option<Tensor>,
-    /// Its loss without λ, and how many ids it predicted right: `[2]` float64.
+    /// The module's loss without λ, and the number of ids that it predicted right: `[2]` float64.
     sums: Tensor,
-    /// `[1, E]` where the module has experts.
+    /// The tokens that each of the module's experts got, `[1, E]`; `None` if it has no experts.
     load: Option<Tensor>,
 }
 
 impl Predicted {
-    /// The module's load as a row behind the other layers'.
+    /// Appends the module's load as a row behind the other layers'.
     fn behind(&self, others: Tensor) -> Result<Tensor, LearnError> {
         Ok(match &self.load {
             Some(own) => Tensor::f_cat(&[&others, own], 0)?,
@@ -226,7 +226,7 @@ impl Predicted {
     }
 }
 
-/// Trained ids that have two others before them.
+/// The number of trained ids that have two others before them.
 fn further_targets(sequence: &SupervisedSequence) -> usize {
     sequence
         .trained
@@ -244,7 +244,7 @@ fn plus(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>, LearnErr
     })
 }
 
-/// Counts the ids that the likeliest prediction was right about.
+/// Counts the ids that the likeliest prediction got right.
 fn right_ones(chunk: &Chunk, targets: &Tensor, right: &mut Vec<Tensor>) -> Result<(), LearnError> {
     let targets = targets.f_narrow(0, chunk.start, chunk.logp.size1()?)?;
     right.push(

@@ -1,4 +1,4 @@
-//! The trainer: a model's optimiser, and what every kind of update shares.
+//! The trainer: a model's optimiser, and the parts that all kinds of updates share.
 
 use crate::batch::MicroBatch;
 use crate::optimiser::Optimiser;
@@ -11,34 +11,36 @@ use std::path::Path;
 use std::time::Duration;
 use tch::{Kind, Tensor};
 
-/// Updates a policy in place. One per stage; everything it remembers between requests is in
-/// [`state`](Trainer::state).
+/// Updates a policy in place. Each stage has its own; [`state`](Trainer::state) is everything that
+/// it keeps between requests.
 pub struct Trainer {
     pub(crate) optimiser: Optimiser,
     pub(crate) router: RouterTraining,
-    /// Tokens of a micro-batch.
+    /// Most tokens of a micro-batch.
     pub(crate) budget: usize,
     pub(crate) invariant: bool,
-    /// λ of multi-token prediction; 0: none.
+    /// λ of multi-token prediction; 0 if it is not trained.
     pub(crate) mtp_loss_weight: f64,
-    /// Prompt and completion tokens trained on since the stage began.
+    /// Number of prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
     clock: Option<SharedClock>,
 }
 
-/// What an update left behind for the metrics.
+/// Numbers of an update for the metrics.
 pub(crate) struct Updated {
     pub norm: f64,
     pub learning_rate: f64,
     pub load_max_over_mean: Option<f64>,
 }
 
-/// Tokens through each expert, summed over the micro-batches of an update: int64 `[moe_layers, E]`.
+/// The number of tokens that went to each expert, summed over the micro-batches of an update: int64
+/// `[moe_layers, E]`.
 pub(crate) type Load = Option<Tensor>;
 
 impl Trainer {
-    /// `max_tokens_per_device` bounds a micro-batch (a longer sequence gets one to itself). In
-    /// `invariant` mode the forward pass gives the bits that the sampler recorded.
+    /// Makes a trainer with a fresh optimiser. `max_tokens_per_device` limits a micro-batch (a
+    /// longer sequence gets one to itself). In `invariant` mode the forward pass gives the bits
+    /// that the sampler recorded.
     pub fn new(
         model: &CausalLm,
         optimiser: &hyperparameters::Optimiser,
@@ -58,7 +60,7 @@ impl Trainer {
         })
     }
 
-    /// Trains the model's multi-token prediction module too, in supervised updates, with this
+    /// Makes supervised updates train the model's multi-token prediction module too, with this
     /// weight (λ of DeepSeek-V3 (25)).
     pub fn with_prediction(self, mtp_loss_weight: f64) -> Trainer {
         Trainer {
@@ -67,7 +69,7 @@ impl Trainer {
         }
     }
 
-    /// Reports `timing_s/…` metrics by this clock.
+    /// Makes updates report `timing_s/…` metrics by this clock.
     pub fn with_clock(self, clock: SharedClock) -> Trainer {
         Trainer {
             clock: Some(clock),
@@ -76,7 +78,7 @@ impl Trainer {
     }
 
     /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of
-    /// live memory. The position in the schedule is not part of it: requests carry it.
+    /// live memory. The position in the schedule is not part of it, because each request has it.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = self.optimiser.state();
         state.push((
@@ -86,9 +88,8 @@ impl Trainer {
         state
     }
 
-    /// Puts a [`state`](Self::state) back, bit for bit, that [`checkpoint::save_tensors`] wrote to
-    /// `file`: tensor by tensor into live memory. Call it after the model's weights are back in
-    /// place.
+    /// Reads a [`state`](Self::state) that [`checkpoint::save_tensors`] wrote to `file`, bit for
+    /// bit and tensor by tensor, into live memory. Call it after the model's weights are restored.
     pub fn restore(&mut self, file: &Path) -> Result<(), LearnError> {
         let state = self.state();
         checkpoint::restore_tensors(file, &state)?;
@@ -98,8 +99,8 @@ impl Trainer {
         self.optimiser.restored()
     }
 
-    /// One packed forward pass of an update: hidden states `[N, D]` of the rows that predict
-    /// targets, and the rest of the output, with what the update learns of the experts.
+    /// Runs one packed forward pass of an update. Returns the hidden states `[N, D]` of the rows
+    /// that predict targets, and the rest of the output, with the update's records of the experts.
     pub(crate) fn forward(
         &self,
         model: &CausalLm,
@@ -116,7 +117,7 @@ impl Trainer {
         )
     }
 
-    /// The hidden states of such a pass, without gradients or anything else that an update needs.
+    /// Computes the hidden states of such a pass only, without gradients.
     pub(crate) fn hidden(
         &self,
         model: &CausalLm,
@@ -147,14 +148,14 @@ impl Trainer {
         Ok((hidden, output))
     }
 
-    /// Whether a pass moves weights by more than its loss: by the load that its tokens put on the
-    /// experts.
+    /// Whether a pass also changes weights by the load that its tokens put on the experts, and not
+    /// only by its loss.
     pub(crate) fn balances(&self, model: &CausalLm) -> bool {
         model.config.moe_layers > 0
             && (self.aux_loss(model).wanted() || self.router.bias_update_speed != 0.0)
     }
 
-    /// What an update adds to its loss.
+    /// The weights of the losses that an update adds to its own.
     pub(crate) fn aux_loss(&self, model: &CausalLm) -> AuxLoss {
         match model.config.moe_layers {
             0 => AuxLoss::NONE,
@@ -177,7 +178,7 @@ impl Trainer {
     }
 
     /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the
-    /// router. `step` and `update` name it in errors; `update` is its place in the schedule.
+    /// router. `step` and `update` identify it in errors; `update` is its place in the schedule.
     pub(crate) fn finish_update(
         &mut self,
         model: &CausalLm,
@@ -211,7 +212,7 @@ impl Trainer {
         })
     }
 
-    /// What a step of one update reports, whatever it learns from.
+    /// Reports the metrics that all kinds of one-update steps share.
     pub(crate) fn report_update(
         &self,
         model: &CausalLm,
@@ -237,7 +238,7 @@ impl Trainer {
         self.clock.as_ref().map(|clock| clock.now())
     }
 
-    /// Records the time since `start` under `timing_s/NAME`; returns the end of it.
+    /// Records the time since `start` under `timing_s/NAME`. Returns the end of it.
     pub(crate) fn time(
         &self,
         metrics: &mut Metrics,
@@ -253,7 +254,8 @@ impl Trainer {
     }
 }
 
-/// A micro-batch that gave a prediction module nothing to do has no row for it.
+/// Adds loads of different sizes: a micro-batch without work for a prediction module has no row for
+/// it.
 fn sum_of_uneven(a: &Tensor, b: &Tensor) -> Result<Tensor, LearnError> {
     let (long, short) = if a.size()[0] > b.size()[0] {
         (a, b)

@@ -2,16 +2,17 @@
 
 use tch::{Kind, Tensor};
 
-/// A share of a minibatch's value loss, and sums for the metrics.
+/// A part of a minibatch's value loss, and a sum for the metrics.
 pub struct ValueLoss {
-    /// Scalar; differentiable in the values.
+    /// The loss, a scalar that is differentiable in the values.
     pub loss: Tensor,
-    /// Scalar float64: at how many tokens the clip held the value back.
+    /// The number of tokens at which the clip held the value back, a float64 scalar.
     pub held: Tensor,
 }
 
-/// N tokens out of `tokens`: L = ½ · mean max((V − R)², (clip(V, V_old − ε, V_old + ε) − R)²). All
-/// `[N]`: the values V, those before the first update, the returns R. ε is `cliprange_value`.
+/// The loss of N tokens out of `tokens`: L = ½ · mean max((V − R)², (clip(V, V_old − ε, V_old + ε)
+/// − R)²). The inputs are `[N]`: the values V, those before the first update, and the returns R. ε
+/// is `cliprange_value`.
 pub fn value_loss(
     values: &Tensor,
     old: &Tensor,

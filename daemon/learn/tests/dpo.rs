@@ -27,7 +27,7 @@ fn batch(step: u64, objective: DpoObjective) -> TrainDpo {
     }
 }
 
-/// A reference that is not the policy.
+/// Makes a reference that differs from the policy.
 fn moved(make: fn() -> CausalLm) -> CausalLm {
     let reference = make();
     for (index, (_, weight)) in reference.parameters().into_iter().enumerate() {
@@ -47,7 +47,7 @@ fn sum(model: &CausalLm, pair: &Pair, ids: &[u32]) -> Tensor {
         .view([1])
 }
 
-/// The equations, a completion at a time and in one backward pass.
+/// Computes the equations, a completion at a time and in one backward pass.
 fn by_hand(
     objective: &DpoObjective,
     policy: &CausalLm,
@@ -234,7 +234,7 @@ fn a_policy_learns_what_is_preferred_and_the_reference_stays() {
                     .unwrap()
             };
             let first = run();
-            // At first the policy is its own reference.
+            // At first the policy is equal to its reference.
             let unmoved = if objective.loss_type == DpoLossType::Ipo {
                 1.0
             } else {

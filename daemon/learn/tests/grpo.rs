@@ -259,7 +259,7 @@ fn kl_is_zero_to_an_equal_reference_and_pulls_back_to_another() {
     for _ in 0..5 {
         train(&mut learner, &model, Some(&reference), &batch);
     }
-    // With no advantages, only the pull of the reference is left.
+    // Without advantages, only the pull of the reference is left.
     let mut neutral = batch.clone();
     neutral
         .sequences
@@ -459,8 +459,8 @@ fn routing_replay_forces_the_recorded_experts() {
     );
 }
 
-/// π_ref is the reference with its own experts; the policy's are forced on it only where that was
-/// asked for.
+/// π_ref is the reference with its own experts; the policy's are forced on it only if the objective
+/// says so.
 #[test]
 fn the_reference_routes_by_itself_unless_it_is_told_not_to() {
     let model = deepseek_v3();
@@ -503,8 +503,8 @@ fn the_reference_routes_by_itself_unless_it_is_told_not_to() {
             &batch,
         )["kl"]
     };
-    // The same weights on the same experts: no divergence. The policy on others than its reference:
-    // some.
+    // The same weights on the same experts do not diverge. The policy diverges on other experts
+    // than its reference's.
     assert!(
         kl(true, true, true).abs() < 1e-6
             && kl(true, false, false).abs() < 1e-6
@@ -517,7 +517,7 @@ fn the_reference_routes_by_itself_unless_it_is_told_not_to() {
     );
 }
 
-/// Half of the groups of a step often have equal rewards: their gradient is 0, and so is what they
+/// Half of the groups of a step often have equal rewards: their gradient is 0, and so is their
 /// cost.
 #[test]
 fn completions_without_an_advantage_are_not_computed_and_change_nothing() {
@@ -550,7 +550,7 @@ fn completions_without_an_advantage_are_not_computed_and_change_nothing() {
             .unwrap();
         (metrics, snapshot(&model), most)
     };
-    // An advantage too small to matter is computed, as all were.
+    // An advantage too small to matter is computed, so all are.
     let tiny = |batch: &mut Train| {
         batch
             .sequences
@@ -622,8 +622,7 @@ fn a_step_without_any_advantage_is_an_update_all_the_same() {
     );
 }
 
-/// Where balance moves weights too, every completion has its part in it; where a KL term does, in
-/// that.
+/// If balance or a KL term changes weights too, every completion has a part in it.
 #[test]
 fn completions_that_count_otherwise_are_computed() {
     let skipped = |router: RouterTraining, beta: f64| {
@@ -673,7 +672,7 @@ fn completions_that_count_otherwise_are_computed() {
 fn in_invariant_mode_the_difference_to_single_sequences_is_zero() {
     for model in [qwen2(Kind::Float), deepseek_v3()] {
         let whole = rollouts(&model, objective(), 0);
-        // With each token's own set of kept ids, too.
+        // The same holds if each token has its own set of kept ids.
         for mut batch in [with_kept_ids(whole.clone()), whole] {
             for sequence in &mut batch.sequences {
                 sequence.behaviour_logprobs = invariant_logprobs(&model, sequence);

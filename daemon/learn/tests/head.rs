@@ -1,4 +1,4 @@
-//! Chunks of the output head: the same log-probabilities and gradients as all at once.
+//! Chunks of the output head give the same log-probabilities and gradients as all tokens at once.
 
 mod tiny;
 
@@ -23,7 +23,8 @@ fn batch() -> (Packed, Tensor) {
     (Packed::new(own(1), vec![9, TOKENS - 9]), own(2))
 }
 
-/// A cost that ties all tokens together, or one that does not; with another term beside it.
+/// Gradients of a loss that ties all tokens together, or of one that does not, with another term
+/// beside it.
 fn gradients(model: &CausalLm, chunk: i64, whole: bool) -> (Vec<Tensor>, Vec<f32>) {
     let (packed, targets) = batch();
     let parameters: Vec<Tensor> = model
@@ -137,7 +138,7 @@ fn entropy_is_that_of_the_tempered_softmax() {
     }
 }
 
-/// How often whoever waits for `work` hears that it moves.
+/// The number of progress reports during `work`.
 fn words<T>(work: impl FnOnce() -> T) -> usize {
     let heard = std::rc::Rc::new(std::cell::Cell::new(0));
     let counted = heard.clone();
@@ -157,7 +158,8 @@ fn chunks_are_heard_of_one_by_one() {
         .detach();
     let head = Head::new(&model, 1.0, false).in_chunks(4);
     let chunks = TOKENS.div_euclid(4) as usize + 1;
-    // The product of a chunk, and its end; with gradients the product's part in the backward pass.
+    // Reports come from a chunk's product and its end, and with gradients from the product's part
+    // in the backward pass.
     assert_eq!(
         words(|| head.logprobs(&hidden, &targets).unwrap()),
         2 * chunks
@@ -209,7 +211,8 @@ fn a_pass_is_heard_of_product_by_product() {
             .sum(Kind::Float)
     };
     let mut loss = Tensor::new();
-    // Queries, keys and values in one, what attention gives out, gate and up in one, down.
+    // The products of a layer: queries, keys and values in one, attention's output, gate and up in
+    // one, down.
     let products = 4 * layers;
     assert!(words(|| loss = forward()) >= products);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Distributions over the ids that sampling left: against goldens of torch and TRL
+//! Tests distributions over the ids that sampling left: against goldens of torch and TRL
 //! (`tests/golden_trl/make_mask.py`), and through whole updates.
 
 mod tiny;
@@ -57,7 +57,7 @@ impl Goldens {
         serde_json::from_str(include_str!("../../../tests/golden_trl/mask.json")).unwrap()
     }
 
-    /// A model with the goldens' output head; the rest of it takes no part.
+    /// A model with the goldens' output head; its other weights have no effect.
     fn model(&self) -> (CausalLm, Tensor) {
         let config = format!(
             r#"{{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": {}, "hidden_size": {}, "intermediate_size": 8,
@@ -241,7 +241,7 @@ fn log_probabilities_loss_entropy_and_gradients_are_the_goldens() {
     }
 }
 
-/// float64 `[n, V]`: 1 at the ids that each of a completion's tokens was drawn from.
+/// The ids that each of a completion's tokens was drawn from, float64 `[n, V]`: 1 or 0.
 fn mask(sequence: &TrainSequence) -> Tensor {
     let mut rows = vec![vec![1.0; VOCAB as usize]; sequence.completion_ids.len()];
     for (row, kept) in rows
@@ -256,7 +256,7 @@ fn mask(sequence: &TrainSequence) -> Tensor {
     Tensor::from_slice(&rows.concat()).view([-1, VOCAB as i64])
 }
 
-/// Log-probabilities of a completion over its kept ids, straight from the definition: float64, with
+/// Log-probabilities of a completion over its kept ids, computed from the definition: float64, with
 /// gradients.
 fn renormalised(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Tensor {
     let all = [&sequence.prompt_ids[..], &sequence.completion_ids].concat();
@@ -299,8 +299,8 @@ fn moved(model: &CausalLm) -> CausalLm {
     other
 }
 
-/// Sampler's record, policy and reference over the same sets: loss and gradients of an update are
-/// those of the definition.
+/// The sampler's record, policy and reference use the same sets: loss and gradients of an update
+/// follow the definition.
 #[test]
 fn an_update_is_that_of_renormalised_policies() {
     for model in [qwen2(Kind::Float), deepseek_v3()] {
@@ -328,7 +328,7 @@ fn an_update_is_that_of_renormalised_policies() {
             let kl = difference.exp() - &difference - 1.0;
             kl_sum += kl.sum(Kind::Double).double_value(&[]);
             kept_sum += mask(sequence).sum(Kind::Double).double_value(&[]);
-            // The ratio is 1, its gradient that of logp.
+            // The ratio is 1, and its gradient is that of logp.
             let ratio = (&logp - logp.detach()).exp();
             cost += (kl * 0.3 - ratio * f64::from(sequence.advantage)).sum(Kind::Double)
                 / tokens as f64;
@@ -357,7 +357,7 @@ fn an_update_is_that_of_renormalised_policies() {
                 "{metrics:?}, {kept_sum}"
             );
         }
-        // What the sets change, so that none of the above is true of whole vocabularies.
+        // The sets have an effect, so that the results differ from those over whole vocabularies.
         batch
             .sequences
             .iter_mut()
@@ -379,8 +379,8 @@ fn an_update_is_that_of_renormalised_policies() {
     }
 }
 
-/// At rate 0 the policy never moves, so that every ratio of every minibatch is 1, whatever is
-/// clipped: if the old policy's sets are the policy's.
+/// At rate 0 the policy never changes, so every ratio of every minibatch is 1, whatever is clipped,
+/// if the old policy has the policy's sets.
 #[test]
 fn the_old_policy_is_over_the_same_ids() {
     let model = qwen2(Kind::Float);

@@ -40,7 +40,7 @@ impl Models {
         Models::of(deepseek_v3(), deepseek_v3_scorer())
     }
 
-    /// The reference is not quite the policy.
+    /// Makes a reference that differs slightly from the policy.
     fn of(policy: CausalLm, value: SequenceClassifier) -> Models {
         let reference = policy.deep_copy().unwrap();
         for (index, (_, weight)) in reference.parameters().into_iter().enumerate() {
@@ -110,7 +110,7 @@ fn batch(models: &Models, step: u64, objective: PpoObjective) -> TrainPpo {
     }
 }
 
-/// The value of what stands before each completion token, with gradients.
+/// The values of the texts before each completion token, with gradients.
 fn values(scorer: &SequenceClassifier, prompt: &[u32], completion: &[u32]) -> Tensor {
     let all = [prompt, completion].concat();
     let rows = hidden(scorer.model(), &all[..all.len() - 1]).narrow(
@@ -125,8 +125,9 @@ fn host(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(tensor.detach()).unwrap()
 }
 
-/// One update, a sequence at a time: before it ratio and clips do nothing, so the policy's gradient
-/// is that of −mean(A · logπ) and the value model's that of vf_coef · ½ mean (V − R)².
+/// Checks one update, a sequence at a time: before it ratio and clips have no effect, so the
+/// policy's gradient is that of −mean(A · logπ) and the value model's that of vf_coef · ½ mean (V −
+/// R)².
 #[test]
 fn gradients_and_metrics_are_the_equations() {
     for make in [Models::qwen2 as fn() -> Models, Models::deepseek_v3] {
@@ -257,8 +258,8 @@ fn packing_changes_nothing_but_rounding() {
     }
 }
 
-/// The scores are of the completions, which do not change: the value model can learn them by heart,
-/// and what scored well becomes likelier.
+/// The scores belong to the completions, which do not change: the value model can memorise them,
+/// and completions with high scores become likelier.
 #[test]
 fn policy_and_value_model_learn() {
     for models in [Models::qwen2(), Models::deepseek_v3()] {

@@ -1,4 +1,5 @@
-//! Against the lines of TRL's own `PPOTrainer` (`tests/golden_trl/make_ppo.py`), losses included.
+//! Compares with the lines of TRL's own `PPOTrainer` (`tests/golden_trl/make_ppo.py`), losses
+//! included.
 
 use r1d_learn::estimate::{Estimate, estimate, whiten};
 use r1d_learn::objective::{Tokens, policy_loss};
@@ -79,7 +80,7 @@ fn close(found: &[f64], expected: &[f64], tolerance: f64, name: &str) {
     }
 }
 
-/// What goes in is float32, as it comes from a model; the arithmetic is float64.
+/// The inputs are float32, as from a model; the arithmetic is float64.
 #[test]
 fn advantages_and_returns_are_trls() {
     let goldens = goldens();

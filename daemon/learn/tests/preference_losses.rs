@@ -1,4 +1,4 @@
-//! Against TRL's and transformers' own loss code (`tests/golden_trl/make_preference.py`).
+//! Compares with TRL's and transformers' own loss code (`tests/golden_trl/make_preference.py`).
 
 use r1d_learn::preference::{Side, dpo_loss, pairwise_loss, pointwise_loss};
 use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
@@ -85,7 +85,8 @@ fn pairs_cost_what_trl_says() {
                 tensor(&case.margin, kind),
             );
             let coefficient = case.center_rewards_coefficient;
-            // In two parts, as micro-batches are: the sum is the whole batch's.
+            // The batch comes in two parts, like micro-batches: their sum is the whole batch's
+            // loss.
             let part = |start: i64, n: i64| {
                 let cut = |whole: &Tensor| whole.narrow(0, start, n);
                 pairwise_loss(
@@ -122,7 +123,7 @@ fn labelled_items_cost_what_transformers_says() {
     }
 }
 
-/// Where e^r overflows, the loss is r and the gradient 1.
+/// If e^r overflows, the loss is r and the gradient 1.
 #[test]
 fn scores_far_out_stay_finite() {
     let scores = leaf(&[200.0, -200.0], Kind::Float);

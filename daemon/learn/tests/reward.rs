@@ -53,7 +53,7 @@ fn labelled(step: u64) -> TrainReward {
     }
 }
 
-/// With gradients, one text at a time.
+/// The scores of texts, one text at a time, with gradients.
 fn scores(scorer: &SequenceClassifier, texts: &[Vec<u32>]) -> Vec<Tensor> {
     let of = |ids: &Vec<u32>| {
         scorer
@@ -66,7 +66,7 @@ fn scores(scorer: &SequenceClassifier, texts: &[Vec<u32>]) -> Vec<Tensor> {
     texts.iter().map(of).collect()
 }
 
-/// The equation, a text at a time and in one backward pass.
+/// Computes the equation, a text at a time and in one backward pass.
 fn by_hand(scorer: &SequenceClassifier, batch: &RewardBatch) -> Tensor {
     let mean = |losses: Vec<Tensor>| Tensor::cat(&losses, 0).mean(None::<Kind>);
     match batch {
@@ -103,7 +103,7 @@ fn by_hand(scorer: &SequenceClassifier, batch: &RewardBatch) -> Tensor {
     }
 }
 
-/// However the batch is packed, with prompts shared and not, loss and gradients are those of one
+/// However the batch is packed, with shared prompts or without, loss and gradients are those of one
 /// text at a time.
 #[test]
 fn loss_and_gradients_are_the_equations() {
@@ -240,7 +240,7 @@ fn a_reward_model_learns_to_tell_apart() {
     }
 }
 
-/// As transformers scores a padded text.
+/// transformers scores a padded text in the same way.
 #[test]
 fn padding_behind_a_text_is_not_learned_from() {
     let run = |padding: usize| {

@@ -94,8 +94,8 @@ fn packing_changes_nothing_but_rounding() {
                 .with_prediction(mtp_loss_weight);
             let metrics = trainer.supervise(&model, &batch(0)).unwrap();
             assert_eq!(metrics.contains_key("mtp_loss"), mtp_loss_weight > 0.0);
-            // AdamW's first step is lr · sign(g): only where the gradient is well above rounding is
-            // the weight comparable.
+            // AdamW's first step is lr · sign(g): the weights are comparable only where the
+            // gradient is well above rounding.
             let gradients: Vec<_> = trainer
                 .state()
                 .into_iter()
@@ -142,8 +142,8 @@ fn packing_changes_nothing_but_rounding() {
     }
 }
 
-/// λ times the module's loss is what is added: its gradients are twice as large at twice λ, those
-/// of the rest are not the module's alone.
+/// The loss has λ times the module's loss added: its gradients are twice as large at twice λ, and
+/// the gradients of the rest do not come from the module alone.
 #[test]
 fn the_prediction_module_learns_and_its_loss_is_weighted() {
     let gradients = |mtp_loss_weight: f64| {

@@ -38,7 +38,7 @@ pub fn deepseek_v3() -> CausalLm {
     init(DEEPSEEK_V3, Kind::Float)
 }
 
-/// With its multi-token prediction module.
+/// The DeepSeek-V3 model with its multi-token prediction module.
 pub fn deepseek_v3_predicting() -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = DEEPSEEK_V3.replacen(
@@ -107,7 +107,7 @@ pub fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)>
     gradients
 }
 
-/// Each tensor's largest difference, as a share of its largest value.
+/// Checks each tensor's largest difference, as a share of its largest value.
 pub fn assert_close_gradients(
     found: &[(String, Tensor)],
     expected: &[(String, Tensor)],
@@ -134,7 +134,7 @@ pub fn hidden(model: &CausalLm, ids: &[u32]) -> Tensor {
     model.forward(&packed, &Forward::default()).unwrap().hidden
 }
 
-/// log-probabilities of a completion by itself, with gradients.
+/// Log-probabilities of a completion by itself, with gradients.
 pub fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32]) -> Tensor {
     let all = [prompt, completion].concat();
     let rows = hidden(model, &all[..all.len() - 1]).narrow(
@@ -148,7 +148,7 @@ pub fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32])
 }
 
 fn init(config: &str, kind: Kind) -> CausalLm {
-    // Tests of one binary run side by side; batch-invariant mode needs it besides.
+    // Tests of one binary run side by side; batch-invariant mode needs one thread besides.
     r1d_torch::runtime::set_threads(1).unwrap();
     CausalLm::init(config, 1, Device::Cpu, kind).unwrap()
 }
@@ -229,8 +229,8 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
     }
 }
 
-/// For each completion id a set that has it: of the first ids of two sequences the whole
-/// vocabulary, of every fourth sequence all.
+/// Gives each completion id a set that contains it: the first ids of two sequences get the whole
+/// vocabulary, and so do all ids of every fourth sequence.
 pub fn with_kept_ids(mut batch: Train) -> Train {
     for (i, sequence) in batch
         .sequences
@@ -336,12 +336,12 @@ pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
     }
 }
 
-/// As [`logprobs`] at temperature 1, through the batch-invariant forward pass.
+/// Computes [`logprobs`] at temperature 1 through the batch-invariant forward pass.
 pub fn invariant_logprobs(model: &CausalLm, sequence: &TrainSequence) -> Vec<f32> {
     single(model, sequence, 1.0, true)
 }
 
-/// Through a file, as a worker does it.
+/// Restores the state through a file, as a worker does.
 pub fn restore(trainer: &mut Trainer, state: &[(String, Tensor)]) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("trainer.safetensors");
