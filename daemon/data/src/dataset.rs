@@ -22,7 +22,7 @@ pub struct Row {
     pub prompt: Option<String>,
     /// The prompt column, if it is a list of messages; otherwise empty.
     pub messages: Vec<Message>,
-    /// What to learn behind the prompt: the completion column, or the last message of a
+    /// The text to learn behind the prompt: the completion column, or the last message of a
     /// conversation.
     pub completion: Option<Spoken>,
     /// The preferred completion of a pair.

@@ -37,11 +37,11 @@ pub struct Reading {
     pub batch_size: u32,
     /// Most tokens of prompt and completion together; longer texts are cut.
     pub max_length: u32,
-    /// What the texts are read for.
+    /// The purpose that the texts are read for.
     pub whole: Whole,
 }
 
-/// What a text is read for.
+/// The purpose that a text is read for.
 #[derive(Clone, Copy, Debug)]
 pub enum Whole {
     /// The text will be scored. Prompt and completion are one text that ends in the end-of-sequence

@@ -38,7 +38,7 @@ pub struct Taught<'a> {
     pub max_prompt_length: Option<u32>,
 }
 
-/// What a supervised stage's order depends on.
+/// The inputs of a supervised stage's order.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     /// The job's seed.

@@ -35,7 +35,7 @@ const RESERVED: [&str; 6] = [
     "return_dict",
 ];
 
-/// What a job gives a chat template, the same for all rows.
+/// The values that a job gives a chat template, the same for all rows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Telling<'a> {
     /// The date that `strftime_now` gives, `YYYY-MM-DD`. Without it, a template that asks for the

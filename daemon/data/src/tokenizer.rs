@@ -19,7 +19,7 @@ pub struct Tokenizer {
     named: Vec<(String, String)>,
 }
 
-/// What becomes of a completion's ids if its text is tokenised again.
+/// The effect of tokenising a completion's text again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadBack {
     /// The ids are the same.

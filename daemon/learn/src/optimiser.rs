@@ -65,7 +65,7 @@ impl Optimiser {
                 } else {
                     tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
                 };
-                // To zero memory takes time, so it reports progress.
+                // It takes time to zero memory, so this reports progress.
                 let moment = || {
                     work::moved(0);
                     weight.f_zeros_like()

@@ -1,8 +1,8 @@
 //! Model architectures, their Hugging Face checkpoints in and out, and parity with transformers.
 //!
-//! [`r1d_shape`] describes what an architecture consists of; this crate builds it from pieces that
-//! have the field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`],
-//! [`swiglu`]). [`CausalLm`] puts embedding and head around the blocks and runs them in three ways:
+//! [`r1d_shape`] describes the parts of an architecture; this crate builds it from pieces that have
+//! the field's names ([`mla`], [`gqa`], [`router`], [`moe`], [`rope`], [`rms_norm`], [`swiglu`]).
+//! [`CausalLm`] puts embedding and head around the blocks and runs them in three ways:
 //!
 //! | pass | tokens | attention |
 //! |---|---|---|

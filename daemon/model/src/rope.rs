@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021) and its extensions to longer contexts: linear, Llama
 //! 3's, YaRN (Peng et al. 2023).
 //!
-//! In memory a head's rotary dimensions always lie in halves: dimension i and i + d/2 turn
+//! In memory a head's rotary dimensions always lie in halves: dimensions i and i + d/2 rotate
 //! together. Checkpoints that interleave them (i with i + 1) have the rows of their projections
 //! reordered while loading, and back while saving.
 

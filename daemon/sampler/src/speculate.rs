@@ -1,12 +1,11 @@
 //! Self-speculative decoding: the model's multi-token prediction module (DeepSeek-V3 2.2) drafts
 //! the id behind the one that is fed next, and both go through one decode step.
 //!
-//! A draft is accepted when it is the very id that the policy draws in its place, from its own
-//! logits and with the place's own uniform. What is drawn is therefore what would be drawn without
-//! drafts, to the last bit in the batch-invariant mode and up to rounding in the others, in which a
-//! pass of more rows may round otherwise; only the number of steps is smaller. The module draws its
-//! guess with the same uniform too, so that two distributions which are nearly alike nearly always
-//! agree.
+//! A draft is accepted if it is the very id that the policy draws in its place, from its own logits
+//! and with the place's own uniform. The drawn ids are therefore the same as without drafts, to the
+//! last bit in the batch-invariant mode and up to rounding in the others, in which a pass of more
+//! rows may round differently; only the number of steps is smaller. The module draws its guess with
+//! the same uniform too, so that two distributions which are nearly alike nearly always agree.
 //!
 //! A slot's second token of a step is written to the cache where the next step writes again if that
 //! token is not accepted. The module's own keys are the cache's last layer.

@@ -1,4 +1,4 @@
-//! Speculative decoding draws what plain decoding draws.
+//! Speculative decoding draws the same ids as plain decoding.
 
 mod tiny;
 

@@ -8,7 +8,7 @@ use crate::mla::MlaSizes;
 use crate::router::RouterRule;
 use crate::{deepseek_v2, deepseek_v3, llama, mistral, qwen2, qwen3, qwen3_moe};
 
-/// What a model's blocks are made of: the fields of its config.json, checked. Every block is
+/// The parts of a model's blocks: the fields of its config.json, checked. Every block is
 ///
 /// h += Attention(RMSNorm(h)); h += FeedForward(RMSNorm(h)).
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use r1d_proto::user_file;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// A model's shape: what config.json says, checked as a whole before any tensor is touched.
+/// A model's shape: the content of config.json, checked as a whole before any tensor is touched.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `architectures[0]`, for example `DeepseekV3ForCausalLM`.
@@ -43,7 +43,7 @@ pub struct Config {
     pub experts_per_token: i64,
     /// The rotary position embedding.
     pub rope: RopeSpec,
-    /// What the layers consist of.
+    /// The parts of the layers.
     pub blueprint: Blueprint,
     /// The layers behind `num_hidden_layers` of a checkpoint are multi-token prediction modules.
     pub prediction_modules: bool,

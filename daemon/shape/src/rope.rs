@@ -1,12 +1,12 @@
-//! What config.json says about rotary position embedding (Su et al. 2021) and its extensions to
-//! longer contexts: linear, Llama 3's, YaRN (Peng et al. 2023).
+//! Reads rotary position embedding (Su et al. 2021) from config.json, with its extensions to longer
+//! contexts: linear, Llama 3's, YaRN (Peng et al. 2023).
 
 use crate::config::{Fields, contradiction, unsupported};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
 use std::f64::consts::PI;
 
-/// What config.json says about positions.
+/// The rotation of positions, as config.json has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
     /// The base of the frequencies (`rope_theta`); above 1.

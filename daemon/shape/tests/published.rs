@@ -1,5 +1,5 @@
-//! config.json of published models, as far as their fields matter: which can be run, how large they
-//! are, and what is said of the others.
+//! config.json of published models, as far as their fields matter: which models can be run, how
+//! large they are, and how the others are refused.
 
 use r1d_shape::Config;
 use serde_json::{Map, Value, json};

@@ -10,7 +10,7 @@ use tch::Device;
 /// A device that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// The name is none of `cpu`, `cuda` and `cuda:N`.
+    /// The name is not `cpu`, `cuda` or `cuda:N`.
     #[error("unknown device `{0}`: write `cpu` or `cuda:N`, for example `cuda:0`")]
     Unknown(String),
     /// libtorch's CUDA library cannot be loaded; it has the loader's message.

@@ -1,25 +1,26 @@
-//! `correctness`: whether a completion's answer is right, by a model that reads question, reference
-//! and answer and writes its verdict: the generative judge by which DeepSeek-R1's rejection
-//! sampling keeps what rules cannot judge (2.3.3 and its Listing 4; the prompt is in words of our
-//! own).
+//! `correctness`: whether a completion's answer is right, according to a model that reads question,
+//! reference and answer and writes its verdict. This is the generative judge by which DeepSeek-R1's
+//! rejection sampling keeps answers that rules cannot judge (2.3.3 and its Listing 4; the prompt is
+//! in words of our own).
 //!
-//! The judge is asked for one JSON object, `{"analysis": "…", "correctness": "correct"}` or
-//! `"incorrect"`: 1 or 0, with the beginning of the analysis as the reason. [`verdict`] says how a
-//! reply is read. A reply without an unambiguous verdict, and a question that the judge could not
-//! be asked, say nothing about the answer: the sample is left out of training, and rejection
+//! The judge has to reply with one JSON object, `{"analysis": "…", "correctness": "correct"}` or
+//! `"incorrect"`: the score is 1 or 0, with the beginning of the analysis as the reason.
+//! [`verdict`] describes how a reply is read. If a reply has no unambiguous verdict, or the judge
+//! could not be asked, the answer has no score: the sample is left out of training, and rejection
 //! sampling does not keep it.
 //!
-//! The question is the row's own prompt where the daemon gives it (`prompt` of the completion's
-//! `meta`, a text that is not blank), else the prompt as the policy read it, with the words of its
-//! template but without a `<think>` at the end.
+//! The question is the row's own prompt if the daemon gives it (`prompt` of the completion's
+//! `meta`, a text that is not blank). Otherwise it is the prompt as the policy read it, with the
+//! words of its template but without a `<think>` at the end.
 //!
 //! A row without a reference is left out too, unless `needs_reference` is false. A completion
-//! without an answer is wrong, reason `no answer`, and nobody is asked.
+//! without an answer is wrong, with the reason `no answer`, and the judge is not asked.
 //!
-//! What a policy writes is untrusted. The prompt fences it, and no quoted text forms a fence,
-//! whatever it adjoins ([`prompt`]); the daemon breaks up tokens by which a chat template would end
-//! a message; the verdict is looked for in the judge's reply alone, and a quotation in the analysis
-//! of a judge that says `incorrect` never makes it `correct`, but may leave no verdict.
+//! A policy's text is untrusted. The prompt fences it, and no quoted text forms a fence, whatever
+//! it adjoins ([`prompt`]); the daemon breaks up tokens by which a chat template would end a
+//! message; the verdict is searched for in the judge's reply only. A quotation in the analysis of a
+//! judge that replies `incorrect` never turns the verdict into `correct`, but it may leave no
+//! verdict.
 //!
 //! | key | default | |
 //! |---|---|---|

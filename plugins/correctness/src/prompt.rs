@@ -37,7 +37,7 @@ const DIGITS_MAX: usize = 10;
 
 /// The texts that fill the template's fields.
 pub struct Shown<'a> {
-    /// What the policy was asked.
+    /// The question that the policy answered.
     pub question: &'a str,
     /// The right answer, or a note that none is known.
     pub reference: &'a str,

@@ -1,15 +1,15 @@
-//! `format`: 1 when the completion keeps the form that the template asks for, else 0.
+//! `format`: 1 if the completion has the form that the template asks for, else 0.
 //!
 //! | `style` | the whole text must be |
 //! |---|---|
 //! | `r1-zero` (default) | `<think>…</think>` then `<answer>…</answer>`, each tag exactly once |
 //! | `chat` | `<think>…</think>` exactly once, then a summary that is not empty (DeepSeek-R1's chat form) |
 //!
-//! Outside the tags (and the summary) only white space may stand.
+//! Outside the tags (and the summary) only white space is allowed.
 //!
-//! Many templates end the prompt with `<think>`; the model then writes only what follows. `prefix`
-//! is put before the completion for the check. Left out, it is `<think>` when the prompt ends with
-//! that and nothing otherwise.
+//! Many templates end the prompt with `<think>`, so that the model writes only the text behind it.
+//! `prefix` is put before the completion for the check. By default it is `<think>` if the prompt
+//! ends with that, and empty otherwise.
 
 use reward_sdk::{Completion, Info, Result, Reward, Score, tags};
 

@@ -1,5 +1,5 @@
-//! `harmlessness`: what a reward model thinks of the whole response, reasoning and summary
-//! (DeepSeek-R1's last stage), as harm can stand in either.
+//! `harmlessness`: a reward model's score of the whole response, reasoning and summary
+//! (DeepSeek-R1's last stage), because harm can be in either.
 //!
 //! The model reads the prompt and the completion as they are.
 //!
@@ -8,7 +8,7 @@
 //! | `model` | `"harmlessness"` | what `r1ctl plugin score --asks` calls the reward model; in a job `model` of its `[[stage.reward]]` says whom it asks |
 //! | `scale` | `"sigmoid"` | how its number becomes a score from 0 to 1: [`reward_sdk::reward_model::Scale`]. The sigmoid of a safety classifier's logit is its probability |
 //!
-//! An answer that is missing or no number is a fault, never a score.
+//! An answer that is missing or not a number is a fault, never a score.
 
 use reward_sdk::reward_model::{self, Scale};
 use reward_sdk::{Ask, Completion, Info, JudgedReward, Result, Score};

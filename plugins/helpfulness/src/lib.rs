@@ -1,10 +1,10 @@
-//! `helpfulness`: what a reward model thinks of the final summary alone (DeepSeek-R1's last stage),
-//! so that preferences do not interfere with the reasoning.
+//! `helpfulness`: a reward model's score of the final summary only (DeepSeek-R1's last stage), so
+//! that preferences do not interfere with the reasoning.
 //!
-//! The summary is what stands after the first `</think>`; in the R1-Zero form, what its last
-//! `<answer>…</answer>` holds. A completion without any thought is all summary. A thought that was
-//! never closed has none, nor has one with nothing behind it: 0, reason `no summary`, and the model
-//! is not asked.
+//! The summary is the text after the first `</think>`; in the R1-Zero form, the text in its last
+//! `<answer>…</answer>`. A completion without any thought is all summary. A completion whose
+//! thought was never closed, or has no text behind it, has no summary: it scores 0 with the reason
+//! `no summary`, and the model is not asked.
 //!
 //! The model reads the prompt, without a `<think>` at its end, and the summary.
 //!
@@ -13,7 +13,7 @@
 //! | `model` | `"helpfulness"` | what `r1ctl plugin score --asks` calls the reward model; in a job `model` of its `[[stage.reward]]` says whom it asks |
 //! | `scale` | `"sigmoid"` | how its number becomes a score from 0 to 1: [`reward_sdk::reward_model::Scale`] |
 //!
-//! An answer that is missing or no number is a fault, never a score.
+//! An answer that is missing or not a number is a fault, never a score.
 
 use reward_sdk::reward_model::{self, Scale};
 use reward_sdk::{Ask, Completion, Info, JudgedReward, Result, Score, tags};

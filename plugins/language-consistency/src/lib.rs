@@ -1,13 +1,13 @@
-//! `language-consistency`: the share of the chain of thought's words that are of the wanted
+//! `language-consistency`: the share of the chain of thought's words that are in the wanted
 //! language (DeepSeek-R1, equation 7).
 //!
-//! Words are told apart by their writing system: a run of letters is a word, and so is each Chinese
-//! character. Code, formulas, digits and tags are left out, and so are names of variables, points,
-//! functions and units; what a formula says in `\text{…}` is not. The wanted language is, in this
-//! order, the row's column `language`, `language` of the configuration (both ISO 639-1: "en", "zh",
-//! …), or the one whose writing system most words of the prompt have.
+//! Words are distinguished by their writing system: a run of letters is a word, and so is each
+//! Chinese character. Code, formulas, digits and tags are left out, and so are names of variables,
+//! points, functions and units; the text of `\text{…}` in a formula counts. The wanted language is,
+//! in this order, the row's column `language`, `language` of the configuration (both ISO 639-1:
+//! "en", "zh", …), or the one whose writing system most words of the prompt have.
 //!
-//! The chain of thought is what stands before `</think>`; the whole text where that is missing.
+//! The chain of thought is the text before `</think>`, or the whole text if that is missing.
 //! Without a word the score is 0.
 
 use reward_sdk::words::{self, scripts_of};

@@ -1,6 +1,6 @@
-//! `length`: what a completion's length is worth, given that its answer is right or wrong.
+//! `length`: the value of a completion's length, given that its answer is right or wrong.
 //!
-//! Right and wrong are [`accuracy`]'s, whose configuration is the table `accuracy`; where that
+//! Right and wrong are [`accuracy`]'s verdicts, whose configuration is the table `accuracy`; if it
 //! cannot judge (an unusable reference), the sample is masked here too. L is the completion's
 //! length.
 //!

@@ -1,9 +1,9 @@
 //! `readability`: whether people can read the chain of thought (DeepSeek-R1, 2.3.3: "we have
 //! filtered out chain-of-thought with mixed languages, long paragraphs, and code blocks").
 //!
-//! 1 when no rule hits, else 0 with the first one that does. It is made for rejection sampling,
-//! with `min_score = 1`. The chain of thought is what stands before `</think>`; the whole text
-//! where that is missing.
+//! The score is 1 if no rule applies, else 0 with the first rule that does as the reason. It is
+//! made for rejection sampling, with `min_score = 1`. The chain of thought is the text before
+//! `</think>`, or the whole text if that is missing.
 //!
 //! | key | default | |
 //! |---|---|---|
@@ -14,10 +14,10 @@
 //! | `max_repetition` | 0.5 | most of the words' `ngram_size`-grams that repeat earlier ones, 0 to 1; 1: all may |
 //! | `ngram_size` | 3 | as in `repetition`, 1 to 64 |
 //!
-//! Words are told apart as in `language-consistency`: by their writing system, without code,
+//! Words are distinguished as in `language-consistency`: by their writing system, without code,
 //! formulas, names, digits and tags. The language is, in this order, the row's column `language`,
-//! `language` of the configuration, or that of most words of the prompt, or, where that has none,
-//! of the thought itself. A thought without a word mixes no languages.
+//! `language` of the configuration, the one of most words of the prompt, or, if the prompt has no
+//! words, of the thought itself. A thought without a word mixes no languages.
 
 use repetition::repeated;
 use reward_sdk::words::{self, scripts_of};

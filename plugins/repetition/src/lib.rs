@@ -1,11 +1,11 @@
-//! `repetition`: a penalty for n-grams that come again ("Demystifying long chain-of-thought
-//! reasoning", appendix C.2; open-r1).
+//! `repetition`: a penalty for n-grams that repeat earlier ones ("Demystifying long
+//! chain-of-thought reasoning", appendix C.2; open-r1).
 //!
-//! (1 − distinct n-grams / n-grams) · `max_penalty`, of words without regard to case: runs of
-//! letters or digits, and each Chinese or Japanese character. In Thai, Lao, Khmer and Burmese,
-//! which write no blanks between words, each [`RUN_WINDOW`] characters in a row stand for a word. 0
-//! where there are fewer than `ngram_size` words. Loops within a word and of punctuation count as
-//! n-grams of their own ([`loops`]).
+//! The score is (1 − distinct n-grams / n-grams) · `max_penalty`, over words without regard to
+//! case: runs of letters or digits, and each Chinese or Japanese character. In Thai, Lao, Khmer and
+//! Burmese, which write no blanks between words, each [`RUN_WINDOW`] characters in a row stand for
+//! a word. It is 0 if there are fewer than `ngram_size` words. Loops within a word and of
+//! punctuation count as n-grams of their own ([`loops`]).
 //!
 //! | key | default | |
 //! |---|---|---|
@@ -404,7 +404,7 @@ mod tests {
         }
     }
 
-    /// Compares with what a pass over the whole text in lower case finds.
+    /// Compares with the words that a pass over the whole text in lower case finds.
     #[test]
     fn words_are_those_of_the_text_in_lower_case() {
         for text in [

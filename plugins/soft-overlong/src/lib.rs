@@ -1,8 +1,9 @@
-//! `soft-overlong`: a penalty that sets in before a completion is cut off (DAPO, equation 13).
+//! `soft-overlong`: a penalty that begins before a completion is cut off (DAPO, equation 13).
 //!
-//! With L the completion's tokens: 0 up to `max_completion_len` − `soft_punish_cache`; from there
-//! falling in a line to −1 at `max_completion_len`; −1 beyond. Both keys, named as in TRL, are
-//! needed, and `max_completion_len` is best the stage's `max_completion_length`.
+//! If L is the number of the completion's tokens, the score is 0 up to `max_completion_len` −
+//! `soft_punish_cache`, falls linearly from there to −1 at `max_completion_len`, and is −1 beyond.
+//! Both keys, named as in TRL, are required. `max_completion_len` should be the stage's
+//! `max_completion_length`.
 
 use reward_sdk::{Completion, Info, Result, Reward, Score};
 

@@ -1,5 +1,5 @@
-//! Conversations with all their keys, and what is learned of them, beside transformers and TRL
-//! (`make_conversations.py`).
+//! Conversations with all their keys, and the ids that stages learn from them, compared with
+//! transformers and TRL (`make_conversations.py`).
 
 use crate::{file, golden, messages, source};
 use r1d_data::supervision::{Order, Taught};
@@ -15,8 +15,8 @@ fn json(value: &Value) -> Option<Json> {
     (!value.is_null()).then(|| Json::parse(&value.to_string()).unwrap())
 }
 
-/// Tool calls, tools, reasoning, names, settings; messages that are continued; line ends, dates in
-/// macros, guards on what is none.
+/// Renders tool calls, tools, reasoning, names, settings; messages that are continued; line ends,
+/// dates in macros, guards against None.
 #[test]
 fn conversations_render_as_in_transformers() {
     let text = std::fs::read_to_string(golden("conversations.json")).unwrap();
@@ -257,8 +257,8 @@ fn the_end_of_a_sequence_is_the_one_of_transformers() {
             "{case}"
         );
     }
-    // What generates stops by generation_config.json, or else by config.json; the tokenizer's own
-    // end comes first.
+    // Generation stops by generation_config.json, or else by config.json; the tokenizer's own end
+    // comes first.
     let (directory, path) = file(
         "tokenizer.json",
         &std::fs::read_to_string(golden("plain/tokenizer.json")).unwrap(),

@@ -28,7 +28,7 @@ fn columns_are_mapped_and_the_others_are_meta() {
 
 {"question": "Why?", "answer": null, "kind": "words"}
 "#;
-    // As some editors save it.
+    // Some editors save a byte order mark.
     let (_directory, path) = file("train.jsonl", &format!("\u{feff}{text}"));
     let data = DataSet::open(&questions(&path)).unwrap();
     let expected = [

@@ -1,4 +1,4 @@
-//! What a job relies on between its data files and the worker.
+//! Tests of everything that a job relies on between its data files and the worker.
 
 mod conversations;
 mod dataset;

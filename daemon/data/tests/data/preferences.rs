@@ -93,7 +93,7 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
                     tokenizer.decode(&whole[..whole.len() - 1], false).unwrap(),
                     text
                 );
-                // What a judged reward asks about the same text are the same ids.
+                // A judged reward's question about the same text has the same ids.
                 if matches!(reading.whole, Whole::Scored) {
                     assert_eq!(whole, tokenizer.encode_whole(&text, true).unwrap());
                 }
