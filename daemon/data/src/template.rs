@@ -69,9 +69,9 @@ pub struct Template {
 }
 
 enum Kind {
-    /// It reads the row's columns.
+    /// A template that reads the row's columns.
     Prompt,
-    /// It reads messages, and writes the tokenizer's special tokens itself.
+    /// A template that reads messages, and writes the tokenizer's special tokens itself.
     Chat(Chat),
 }
 

@@ -25,9 +25,9 @@ struct Band {
     padded: i64,
     /// `None` if all sequences fill the padded view with tokens of their own.
     padding: Option<Padding>,
-    /// `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding is behind each
-    /// sequence, so causality hides it. `None` if attention masks by itself, because a long band's
-    /// mask would be larger than everything else.
+    /// The mask `[L, L]`: 0 where a query (row) sees a key (column), −∞ elsewhere. Padding is
+    /// behind each sequence, so causality hides it. `None` if attention masks by itself, because a
+    /// long band's mask would be larger than everything else.
     mask: Option<Tensor>,
 }
 
@@ -37,7 +37,7 @@ struct Padding {
     token: Tensor,
     /// The padded place of each of the band's own tokens.
     place: Tensor,
-    /// Some token has several places.
+    /// Whether some token has several places.
     shares: bool,
 }
 

@@ -15,8 +15,8 @@ pub(crate) struct Rope {
     frequencies: Vec<f32>,
     attention_factor: f64,
     device: Device,
-    /// float32 `[positions, 2, d]`: cos, and sin with the sign that the rotated half needs. The
-    /// table grows by doubling.
+    /// The table, float32 `[positions, 2, d]`: cos, and sin with the sign that the rotated half
+    /// needs. It grows by doubling.
     table: RefCell<Tensor>,
 }
 

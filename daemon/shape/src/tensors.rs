@@ -20,9 +20,10 @@ pub struct TensorShape {
     pub name: String,
     /// Size of each dimension.
     pub shape: Vec<i64>,
-    /// It is a parameter; false for a buffer.
+    /// Whether it is a parameter; false for a buffer.
     pub trained: bool,
-    /// It belongs to a routed expert, so that only the tokens that the router sends there use it.
+    /// Whether it belongs to a routed expert, so that only the tokens that the router sends there
+    /// use it.
     pub routed: bool,
 }
 

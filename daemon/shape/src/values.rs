@@ -16,7 +16,7 @@ enum Format {
     F32,
     Bf16,
     F16,
-    /// It has no infinities; each block of a matrix has a scale.
+    /// The 8-bit format of FP8 weights. It has no infinities; each block of a matrix has a scale.
     F8E4m3,
 }
 

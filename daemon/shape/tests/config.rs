@@ -117,7 +117,7 @@ fn the_demos_model_is_about_a_million_parameters() {
     assert_eq!(summary.architecture, "DeepseekV3ForCausalLM");
 }
 
-/// transformers' defaults, which are not what `null` means.
+/// Absent fields have transformers' defaults, which differ from the meaning of `null`.
 #[test]
 fn an_absent_field_is_not_a_null_one() {
     let without = |key: &str| {
@@ -296,7 +296,7 @@ fn rope_fields_may_be_spelled_twice_if_they_agree() {
     );
 }
 
-/// They would be infinite in the model's float32, or 0, and every layer with them.
+/// These numbers would be infinite in the model's float32, or 0, and every layer with them.
 #[test]
 fn numbers_that_float32_loses_are_refused() {
     for key in ["rms_norm_eps", "initializer_range"] {

@@ -8,7 +8,7 @@ use torch_sys::C_tensor;
 /// Settings of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
-    /// lr.
+    /// lr, the learning rate of this step.
     pub learning_rate: f64,
     /// β₁, the decay of the first moment.
     pub beta1: f64,

@@ -3,8 +3,8 @@
 use crate::shim::{self, KernelError, check};
 use tch::{Kind, Tensor};
 
-/// softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`, `key`
-/// `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` float32 or bfloat16, `positions` int64 `[B]` →
+/// Computes softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`,
+/// `key` `[B, Hk, L, d]`, `value` `[B, Hk, L, dv]` float32 or bfloat16, `positions` int64 `[B]` →
 /// `[B, H, dv]` in the query's dtype. Computed in float32; no gradients.
 pub fn decode(
     query: &Tensor,

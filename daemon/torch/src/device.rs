@@ -13,7 +13,7 @@ pub enum DeviceError {
     /// The name is not `cpu`, `cuda` or `cuda:N`.
     #[error("unknown device `{0}`: write `cpu` or `cuda:N`, for example `cuda:0`")]
     Unknown(String),
-    /// libtorch's CUDA library cannot be loaded; it has the loader's message.
+    /// libtorch's CUDA library cannot be loaded; the text is the loader's message.
     #[error(
         "cannot open CUDA: {0}: install the CUDA build of libtorch 2.11.0 with its nvidia-* \
          libraries beside it, or use device `cpu`"

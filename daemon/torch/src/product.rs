@@ -9,7 +9,7 @@ const PANEL: i64 = 32;
 /// A matrix `[N, K]`, rearranged for this processor. It is a copy and does not follow changes of
 /// the weight.
 pub struct PackedMatrix {
-    /// `[⌈N/32⌉, K, 32]`; bfloat16 `[⌈N/32⌉, K/2, 32, 2]`.
+    /// The rearranged matrix, `[⌈N/32⌉, K, 32]`; in bfloat16 `[⌈N/32⌉, K/2, 32, 2]`.
     panels: Tensor,
     rows: i64,
 }
