@@ -281,7 +281,7 @@ pub enum Effect {
     /// The stage has ended.
     StageFinished,
     /// The component will judge.
-    GraderSet,
+    RewardVersionSet,
     /// The stage is on record as finished.
     StageReused,
     /// The job has ended.

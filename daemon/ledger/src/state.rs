@@ -48,9 +48,9 @@ pub const CHECKPOINTS_MAX: usize = 10_000;
 /// Most stages of one job.
 pub const STAGES_MAX: usize = 1000;
 /// Most reward versions of one job: the plugins that it began with, and hot reloads.
-pub const GRADERS_MAX: usize = 10_000;
+pub const REWARD_VERSIONS_MAX: usize = 10_000;
 /// Longest name or path of a plugin, in bytes.
-pub const GRADER_MAX_BYTES: usize = 4 << 10;
+pub const REWARD_VERSION_MAX_BYTES: usize = 4 << 10;
 
 /// All jobs. Records are shared with readers; a command copies the one that it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -218,7 +218,7 @@ impl State {
                     step: *step,
                     at: *at,
                 };
-                set_grader(self.live(job)?, reward_version)
+                set_reward_version(self.live(job)?, reward_version)
             }
             Command::ReuseStage {
                 job,
@@ -406,7 +406,7 @@ impl State {
                 step: 0,
                 at: *at,
             };
-            set_grader(&mut record, reward_version)?;
+            set_reward_version(&mut record, reward_version)?;
         }
         if let Some(request) = record.request.clone() {
             self.requests.insert(request, job.clone());
@@ -698,7 +698,7 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
 }
 
 /// Sets a component as judge; one that is set again for the same step replaces the one before.
-fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
+fn set_reward_version(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
     let job = record.job().clone();
     let from = (reward_version.stage, reward_version.step);
     let begun = record.progress.stages.len() as u32;
@@ -724,7 +724,7 @@ fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
         &job,
         "the plugin's length in bytes",
         reward_version.plugin.len(),
-        GRADER_MAX_BYTES,
+        REWARD_VERSION_MAX_BYTES,
     )?;
     within(&job, "the hash's length", reward_version.sha256.len(), 64)?;
     // A stage that another component judges than the one it was submitted with has another outcome
@@ -747,12 +747,12 @@ fn set_grader(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
                 &job,
                 "the number of judges",
                 record.reward_versions.len() + 1,
-                GRADERS_MAX,
+                REWARD_VERSIONS_MAX,
             )?;
             record.reward_versions.push(reward_version);
         }
     }
-    Ok(Effect::GraderSet)
+    Ok(Effect::RewardVersionSet)
 }
 
 /// Adds a finished stage of another job. It must be the next stage, with none at work: the job goes

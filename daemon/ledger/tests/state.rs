@@ -89,7 +89,7 @@ fn checkpoint(job: &str, epoch: u64, stage: u32, step: u64) -> Command {
     }
 }
 
-fn set_grader(job: &str, plugin: &str, stage: u32, step: u64) -> Command {
+fn set_reward_version(job: &str, plugin: &str, stage: u32, step: u64) -> Command {
     Command::SetRewardVersion {
         job: id(job),
         plugin: plugin.into(),
@@ -394,8 +394,8 @@ fn resolve(intent: &Intent, history: &History) -> Command {
             stage,
             at: 2,
         },
-        16 => set_grader(JOBS[intent.job], "accuracy", stage, step + 1),
-        17 => set_grader(JOBS[intent.job], "accuracy", stage + 1, 0),
+        16 => set_reward_version(JOBS[intent.job], "accuracy", stage, step + 1),
+        17 => set_reward_version(JOBS[intent.job], "accuracy", stage + 1, 0),
         18 | 19 => Command::TakeUp { job },
         20 => Command::PutDown { job },
         21..=23 => Command::Strike { job },
@@ -631,7 +631,7 @@ fn a_cancelled_job_leaves_the_queue_and_refuses_its_runner() {
 #[test]
 fn a_judge_changes_from_a_later_step_on_only() {
     let mut state = State::default();
-    let first = set_grader("a1", "accuracy", 0, 0);
+    let first = set_reward_version("a1", "accuracy", 0, 0);
     accept(
         &mut state,
         &[
@@ -649,7 +649,7 @@ fn a_judge_changes_from_a_later_step_on_only() {
             step,
         });
         assert_eq!(
-            state.apply(&set_grader("a1", "accuracy", stage, step)),
+            state.apply(&set_reward_version("a1", "accuracy", stage, step)),
             late,
             "step 1 is at work"
         );
@@ -657,13 +657,15 @@ fn a_judge_changes_from_a_later_step_on_only() {
     accept(
         &mut state,
         &[
-            set_grader("a1", "accuracy", 0, 3),
-            set_grader("a1", "format", 0, 2),
-            set_grader("a1", "accuracy", 0, 3),
+            set_reward_version("a1", "accuracy", 0, 3),
+            set_reward_version("a1", "format", 0, 2),
+            set_reward_version("a1", "accuracy", 0, 3),
         ],
     );
     assert!(
-        state.apply(&set_grader("a1", "accuracy", 0, 2)).is_err(),
+        state
+            .apply(&set_reward_version("a1", "accuracy", 0, 2))
+            .is_err(),
         "another one judges from step 3 on already"
     );
     let known: Vec<_> = state

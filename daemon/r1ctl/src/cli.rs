@@ -161,7 +161,7 @@ pub(crate) enum Command {
         /// wrote there
         #[arg(long, value_name = "DIR", conflicts_with = "job")]
         dir: Option<PathBuf>,
-        /// Where the two files go; created if need be
+        /// Directory for the two files; created if need be
         #[arg(long, value_name = "DIR", default_value = ".")]
         to: PathBuf,
     },
@@ -315,7 +315,7 @@ pub(crate) enum Model {
         from: PathBuf,
         /// The new directory, which must not exist
         to: PathBuf,
-        /// Of the new weights
+        /// Data type of the new weights
         #[arg(long, value_enum, default_value_t = ConvertDtype::Bfloat16)]
         dtype: ConvertDtype,
         /// Largest file, for example 5GB or 500MB (powers of 1000)
@@ -377,7 +377,7 @@ pub(crate) enum Plugin {
 pub(crate) enum Author {
     /// Start a plugin: a directory that builds, with its tests
     New {
-        /// Of the directory and the plugin: lower-case letters, digits and dashes
+        /// Name of the directory and the plugin: lower-case letters, digits and dashes
         name: String,
         /// The language to write it in
         #[arg(long, value_enum, default_value_t = Language::Rust)]
@@ -517,7 +517,7 @@ pub(crate) enum ConvertDtype {
     Float16,
 }
 
-/// Where and in what dtype a command computes.
+/// The device and data type that a command computes with.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Place {
     /// `cpu` or `cuda:N`

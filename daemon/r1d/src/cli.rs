@@ -59,8 +59,8 @@ pub(crate) enum Command {
 /// The name of [`Command::CompileReward`].
 pub(crate) const COMPILE: &str = "compile-reward";
 
-/// Where a daemon keeps things and what it starts. Flags win over the environment, which wins over
-/// the configuration file.
+/// Places where a daemon keeps things, and what it starts. Flags win over the environment, which
+/// wins over the configuration file.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Locations {
     /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or
@@ -207,7 +207,7 @@ pub(crate) struct Subject {
     pub dirs: PluginDirs,
 }
 
-/// Where plugins are looked for by name.
+/// Directories in which plugins are looked for by name.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PluginDirs {
     /// Looked through first; then plugins beside r1d, then the directories of /etc/r1d/r1d.toml

@@ -100,7 +100,7 @@ impl DaemonError {
 enum StopCause {
     Signal,
     /// `r1ctl shutdown`.
-    JudgeRequest,
+    Requested,
     /// The state directory is gone from its path.
     Displaced(DaemonError),
 }
@@ -109,7 +109,7 @@ enum StopCause {
 struct DaemonParts {
     service: ControlService,
     jobs: Supervised<Jobs>,
-    recipes: Vec<WorkerCommand>,
+    worker_commands: Vec<WorkerCommand>,
     /// Locked until all workers are gone.
     state: Arc<StateDir>,
 }
@@ -129,12 +129,12 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
         notify::send("STATUS=trying the devices");
         // A device may take minutes to answer; a stop of the service does not wait for it.
         tokio::select! {
-            tried = setup::try_devices(&parts.recipes, &parts.service.views.live_status) => tried?,
+            tried = setup::try_devices(&parts.worker_commands, &parts.service.views.live_status) => tried?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
         let again = setup::keep_trying(
-            parts.recipes.clone(),
+            parts.worker_commands.clone(),
             parts.service.views.live_status.clone(),
             parts.jobs.clone(),
         );
@@ -148,12 +148,12 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
             _ = terminate.recv() => StopCause::Signal,
             _ = interrupt.recv() => StopCause::Signal,
             // An error means that clients may not stop the daemon, because it is a service.
-            Ok(_) = asked.wait_for(|asked| *asked) => StopCause::JudgeRequest,
+            Ok(_) = asked.wait_for(|asked| *asked) => StopCause::Requested,
             gone = displaced(&parts) => StopCause::Displaced(gone),
         };
         let after_step = match why {
             StopCause::Signal => false,
-            StopCause::JudgeRequest => true,
+            StopCause::Requested => true,
             // Later writes of a run would be lost, or land in the directory of another daemon.
             StopCause::Displaced(error) => return Err(error),
         };
@@ -231,14 +231,14 @@ fn build(
         reviews: Default::default(),
     };
     let writers = JobWriters::default();
-    let recipes: Vec<WorkerCommand> = names
+    let worker_commands: Vec<WorkerCommand> = names
         .iter()
         .map(|name| worker_command(settings, name))
         .collect();
     let run_context = |worker_command: &WorkerCommand| {
         run_context(settings, &state, &views, &rewards, &writers, worker_command)
     };
-    let run_context = recipes
+    let run_context = worker_commands
         .iter()
         .map(run_context)
         .collect::<Result<Vec<_>, _>>()?;
@@ -279,7 +279,7 @@ fn build(
     Ok(DaemonParts {
         service,
         jobs,
-        recipes,
+        worker_commands,
         state,
     })
 }

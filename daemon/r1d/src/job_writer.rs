@@ -208,7 +208,7 @@ impl JobWriters {
                 gone,
             },
         );
-        r1d_proto::invariant!("STEP-1", before.is_none(), "job {job} has two clerks");
+        r1d_proto::invariant!("STEP-1", before.is_none(), "job {job} has two writers");
         Writing {
             stop,
             _alive: alive,
@@ -784,7 +784,7 @@ mod tests {
 
     /// The daemon's end because of one job's disk is held against that job alone.
     #[test]
-    fn a_clerk_that_hangs_costs_no_other_job_a_strike() {
+    fn a_writer_that_hangs_costs_no_other_job_a_strike() {
         let (ledger, _dir) = ledger();
         for name in ["a", "b"] {
             ledger

@@ -288,13 +288,13 @@ impl LoadedJob {
         r1d_job::plan::check_records(&job, &facts, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
         warnings.extend(left_out);
-        for (stage, material) in job.stages.iter().zip(&stages) {
-            warnings.extend(material_warnings(stage, material));
+        for (stage, loaded_stage) in job.stages.iter().zip(&stages) {
+            warnings.extend(material_warnings(stage, loaded_stage));
         }
         warnings.extend(
             job.evaluations()
                 .zip(&evals)
-                .filter_map(|(eval, material)| eval_warnings(eval, material)),
+                .filter_map(|(eval, loaded_stage)| eval_warnings(eval, loaded_stage)),
         );
         Ok(LoadedJob {
             seen,
@@ -380,18 +380,18 @@ impl LoadedJob {
                 rewards: self
                     .stages
                     .get(i)
-                    .map_or(Vec::new(), |material| facts(material.judges())),
+                    .map_or(Vec::new(), |loaded_stage| facts(loaded_stage.judges())),
             })
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))
-            .map(|(eval, material)| EvalInputs {
-                rows: eval.rows(material.rows()),
-                judges: material
+            .map(|(eval, loaded_stage)| EvalInputs {
+                rows: eval.rows(loaded_stage.rows()),
+                judges: loaded_stage
                     .judges
                     .iter()
                     .map(|judge| judge.reward.clone())
                     .collect(),
-                rewards: facts(&material.judges),
+                rewards: facts(&loaded_stage.judges),
             })
             .collect();
         let models = (self.models.iter().zip(&self.seen.eval_prompt_max))
@@ -1004,8 +1004,8 @@ fn of_the_same_rows(
 
 fn seen(job: &Job, stages: &[LoadedStage], evals: &[LoadedEval]) -> InputFacts {
     let mut seen = InputFacts::default();
-    for (stage, material) in job.stages.iter().zip(stages) {
-        match material {
+    for (stage, loaded_stage) in job.stages.iter().zip(stages) {
+        match loaded_stage {
             LoadedStage::Prompted(prompted) => {
                 seen.prompt_max
                     .insert(stage.name.clone(), prompted.prompts.length_max());
@@ -1018,7 +1018,7 @@ fn seen(job: &Job, stages: &[LoadedStage], evals: &[LoadedEval]) -> InputFacts {
             | LoadedStage::Preferred { .. }
             | LoadedStage::Evaluated { .. } => {}
         }
-        seen.rows.insert(stage.name.clone(), material.rows());
+        seen.rows.insert(stage.name.clone(), loaded_stage.rows());
     }
     let longest = |model: usize| {
         evals
@@ -1038,7 +1038,7 @@ fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
         .map(|column| format!("data.{}: {column}; it is left out", data.name()))
 }
 
-fn material_warnings(stage: &Stage, material: &LoadedStage) -> Vec<String> {
+fn material_warnings(stage: &Stage, loaded_stage: &LoadedStage) -> Vec<String> {
     let place = format!("[[stage]] {:?}", stage.name);
     let left_out = |count: u64, data: &str| {
         format!(
@@ -1047,7 +1047,7 @@ fn material_warnings(stage: &Stage, material: &LoadedStage) -> Vec<String> {
         )
     };
     let mut warnings = Vec::new();
-    match material {
+    match loaded_stage {
         LoadedStage::Supervised(supervision) => {
             if supervision.truncated() > 0 {
                 warnings.push(format!(
@@ -1107,8 +1107,8 @@ fn material_warnings(stage: &Stage, material: &LoadedStage) -> Vec<String> {
     warnings
 }
 
-fn eval_warnings(eval: &Eval, material: &LoadedEval) -> Option<String> {
-    let left_out = material.data.len() - material.rows().min(material.data.len());
+fn eval_warnings(eval: &Eval, loaded_stage: &LoadedEval) -> Option<String> {
+    let left_out = loaded_stage.data.len() - loaded_stage.rows().min(loaded_stage.data.len());
     let place = format!("[[eval]] {:?}", eval.data);
     (left_out > 0).then(|| {
         format!("{place} leaves out {left_out} rows whose prompt is longer than max_prompt_length")

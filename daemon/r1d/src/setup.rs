@@ -28,11 +28,11 @@ pub(crate) enum SetupError {
 
 /// Tries all devices at once, and marks those in the live status that cannot be used.
 pub(crate) async fn try_devices(
-    recipes: &[WorkerCommand],
+    worker_commands: &[WorkerCommand],
     live_status: &LiveStatus,
 ) -> Result<(), SetupError> {
-    let found = futures_util::future::join_all(recipes.iter().map(probe)).await;
-    for (worker_command, problem) in recipes.iter().zip(found) {
+    let found = futures_util::future::join_all(worker_commands.iter().map(probe)).await;
+    for (worker_command, problem) in worker_commands.iter().zip(found) {
         let problem = problem?;
         if let Some(problem) = &problem {
             tracing::error!(
@@ -48,12 +48,12 @@ pub(crate) async fn try_devices(
 /// Keeps trying devices that cannot be used; one that has become usable gets the next job. The
 /// devices are tried independently.
 pub(crate) async fn keep_trying(
-    recipes: Vec<WorkerCommand>,
+    worker_commands: Vec<WorkerCommand>,
     live_status: LiveStatus,
     jobs: Supervised<Jobs>,
 ) {
     futures_util::future::join_all(
-        recipes
+        worker_commands
             .iter()
             .map(|worker_command| keep_trying_one(worker_command, &live_status, &jobs)),
     )

@@ -15,7 +15,7 @@ pub(crate) struct ConvertArguments {
     pub from: PathBuf,
     /// The new directory, which must not exist.
     pub to: PathBuf,
-    /// Of the new weights.
+    /// Data type of the new weights.
     #[arg(long, value_enum, default_value_t = ExportDtype::Bfloat16)]
     pub dtype: ExportDtype,
     /// Largest file, for example 5GB or 500MB (powers of 1000).

@@ -512,12 +512,12 @@ impl Run {
     /// Releases the device. From now on the run touches neither it nor its worker, which has no
     /// model open.
     fn leave_device(&mut self) {
-        if let Some(leaving) = self.leave_board() {
+        if let Some(leaving) = self.leave_live_status() {
             let _ = leaving.send(());
         }
     }
 
-    fn leave_board(&mut self) -> Option<oneshot::Sender<()>> {
+    fn leave_live_status(&mut self) -> Option<oneshot::Sender<()>> {
         let leaving = self.leaving.take()?;
         self.run_context
             .views
@@ -976,7 +976,7 @@ impl Run {
     }
 
     fn over(&mut self, outcome: Outcome, context: &mut Context<Self>) {
-        self.leave_board();
+        self.leave_live_status();
         if let Some(sender) = self.outcome.take() {
             let _ = sender.send(outcome);
         }
