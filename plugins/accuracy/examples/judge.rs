@@ -1,6 +1,6 @@
-//! Judges the lines of standard input: `{"reference", "completion", "config"?}` →
-//! `{"score", "reason"}`, for the parity script and the bench. With `--time` only the seconds that
-//! the judging took, and how many were judged.
+//! Judges the lines of standard input, for the parity script and the bench:
+//! `{"reference", "completion", "config"?}` → `{"score", "reason"}`. With `--time` it prints only
+//! the seconds that the judging took, and how many lines were judged.
 
 use accuracy::Accuracy;
 use reward_sdk::{Completion, Error, Reward};

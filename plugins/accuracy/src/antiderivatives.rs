@@ -4,14 +4,14 @@ use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::lexer::Relation;
 
-/// What a reference calls its constant.
+/// Names of the constant in a reference.
 const CONSTANTS: [&str; 5] = ["C", "C_1", "C_0", "C'", "c"];
-/// What an answer may call it besides.
+/// Further names of the constant in an answer.
 const OTHERS: [&str; 4] = ["c_1", "c_0", "K", "k"];
-/// What is integrated over.
+/// Variables of integration.
 const VARIABLES: [&str; 10] = ["x", "t", "u", "y", "z", "s", "r", "v", "theta", "w"];
 
-/// The answer by the reference's formula, where both are antiderivatives of one function.
+/// Returns the answer in the reference's formula, where both are antiderivatives of one function.
 pub(crate) fn resolved(judge: &Comparison, r: &Expr, a: Expr) -> Expr {
     let same = || {
         let (whole, answer) = (value(r)?, value(&a)?);
@@ -44,7 +44,7 @@ pub(crate) fn resolved(judge: &Comparison, r: &Expr, a: Expr) -> Expr {
     }
 }
 
-/// A formula, or the last side of an equation.
+/// Returns a formula, or the last side of an equation.
 fn value(expr: &Expr) -> Option<&Expr> {
     match expr {
         Expr::Relations(sides, relations)
@@ -58,7 +58,7 @@ fn value(expr: &Expr) -> Option<&Expr> {
     }
 }
 
-/// A sum without its constant, and the constant's name.
+/// Returns a sum without its constant, and the constant's name.
 fn parts(expr: &Expr, names: &[&str]) -> Option<(Expr, String)> {
     let Expr::Sum(terms) = expr else { return None };
     let is_constant =

@@ -18,7 +18,7 @@ const CUSTOMARY: [&str; 27] = [
     "f", "g", "h", "p", "q", "s", "v", "y", "F", "G", "H", "P", "Q", "R", "S", "T", "N", "E", "D",
     "phi", "varphi", "psi", "Phi", "Psi", "tau", "sigma", "zeta",
 ];
-/// Arguments that are told apart.
+/// The most different arguments that are kept apart.
 const ARGUMENTS_MAX: usize = 32;
 
 /// The functions of a reference and an answer, and what they were applied to.
@@ -37,9 +37,9 @@ struct AppliedLetter<'t> {
     name: String,
     /// What the bracket directly behind it holds.
     argument: Option<&'t [Token<'t>]>,
-    /// An exponent stands behind the bracket: `P(1.05)^{10}`.
+    /// Whether an exponent stands behind the bracket: `P(1.05)^{10}`.
     raised: bool,
-    /// An equation begins with it: `V(r) = …`.
+    /// Whether an equation begins with the letter: `V(r) = …`.
     defined: bool,
 }
 
@@ -130,7 +130,7 @@ impl Applications {
         }
     }
 
-    /// An answer by the reference's variable.
+    /// Returns an answer in the reference's variable.
     pub(crate) fn renamed(&self, answer: Expr) -> Expr {
         let Some((own, other)) = &self.renamed else {
             return answer;
@@ -322,7 +322,7 @@ fn bracket(tokens: &[Token<'_>], mut at: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// Where the bracket closes that opens at a token.
+/// Returns the index of the token that closes the bracket at token `open`; `None` if none does.
 fn closing(tokens: &[Token<'_>], open: usize) -> Option<usize> {
     let mut depth = 0u32;
     for (at, token) in tokens.iter().enumerate().skip(open) {

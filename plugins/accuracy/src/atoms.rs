@@ -6,16 +6,16 @@ use crate::expression::{Expr, Function};
 use crate::normal::{Factor, Normal, Sum, Term, fraction, number};
 use reward_sdk::rational::Rational;
 
-/// Letters of one comparison.
+/// The most letters in one comparison.
 const LETTERS_MAX: usize = 24;
-/// Powers of a letter.
+/// The highest power of a letter.
 const POWER_MAX: i64 = 200;
 
 /// What a letter stands for: a base to a product of letters, or a call.
 struct Atom {
     base: Expr,
     exponent: Expr,
-    /// Of which all its powers are whole multiples.
+    /// Greatest common divisor of all its powers: each is a whole multiple of it.
     unit: Rational,
 }
 
@@ -26,7 +26,7 @@ struct Atoms<'a> {
     same: &'a dyn Fn(&Expr, &Expr) -> bool,
 }
 
-/// Both with letters for those parts.
+/// Returns both formulas with a letter for each part that has no exact value.
 pub(crate) fn lettered(
     normal: &Normal,
     a: &Sum,

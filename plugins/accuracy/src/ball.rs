@@ -62,7 +62,8 @@ impl Ball {
         absolute(&self.middle) <= self.radius
     }
 
-    /// `None` when zero lies within, unless it is exactly zero.
+    /// The sign of all values in the ball; `None` when zero lies within, unless the ball is exactly
+    /// zero.
     pub(crate) fn sign(&self) -> Option<Ordering> {
         if self.is_exact_zero() {
             Some(Ordering::Equal)
@@ -92,7 +93,7 @@ impl Ball {
         }
     }
 
-    /// Cut to so many bits; what is cut goes into the radius.
+    /// Rounds the ball to `bits` bits; what is cut off goes into the radius.
     fn rounded(mut self, bits: u64) -> Option<Ball> {
         let excess = self
             .middle
@@ -174,7 +175,7 @@ impl Ball {
         .rounded(bits)
     }
 
-    /// `None` when the divisor may be zero.
+    /// Divides by a ball; `None` when the divisor may be zero.
     pub(crate) fn divide(&self, other: &Ball, bits: u64) -> Option<Ball> {
         if other.contains_zero() {
             return None;
@@ -206,7 +207,7 @@ impl Ball {
         (scaled.magnitude() < EXPONENT_MAX).then_some(scaled)
     }
 
-    /// The n-th root of what is not below zero; a ball that reaches below is cut there.
+    /// The n-th root of a ball that is not below zero; a ball that reaches below zero is cut there.
     pub(crate) fn root(&self, degree: u32, bits: u64) -> Option<Ball> {
         if self.is_exact_zero() {
             return Some(self.clone());

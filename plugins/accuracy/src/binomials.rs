@@ -71,15 +71,15 @@ pub(crate) fn indexed(index: &str) -> Option<Expr> {
     }
 }
 
-/// What may be chosen as many of: no transpose.
+/// Whether a formula in letters may count what is chosen; other letters may mark a transpose.
 pub(crate) fn is_count(count: &Expr) -> bool {
     let letters = count.symbols();
     let letter = |name: &String| matches!(name.as_str(), "k" | "r" | "i" | "j" | "m" | "n");
     count.is_scalar() && !letters.is_empty() && letters.iter().all(letter)
 }
 
-/// Both with `C(n, k)` as a binomial. `C(3, 0)` is a point, unless it is the answer and the
-/// reference has none.
+/// Returns both formulas with `C(n, k)` as a binomial. `C(3, 0)` is a point, unless it is the
+/// answer and the reference has no points.
 pub(crate) fn resolved(r: Expr, a: Expr) -> (Expr, Expr) {
     let points = |expr: &Expr| expr.any(&|e| matches!(e, Expr::Tuple(..)));
     let (in_r, in_a) = (points(&r), points(&a));

@@ -10,8 +10,8 @@ use crate::real_set::{Piece, RealSet};
 const ROWS_MAX: usize = 16;
 
 impl Parser<'_> {
-    /// The rows up to the end: of conditions alone a list, of values and conditions
-    /// [`Expr::Cases`].
+    /// Reads the rows up to the end: rows of conditions alone become a list, rows of values and
+    /// conditions [`Expr::Cases`].
     pub(crate) fn cases(&mut self) -> Option<Expr> {
         let mut rows: Vec<Vec<Expr>> = vec![Vec::new()];
         loop {
@@ -80,14 +80,14 @@ impl Parser<'_> {
     }
 }
 
-/// Conditions on one thing; `otherwise` is on whatever the others are.
+/// Whether two conditions are on the same letters; `otherwise` is on those of the other one.
 fn same_letters(a: &Expr, b: &Expr) -> bool {
     let (a, b) = (a.symbols(), b.symbols());
     a == b || a.is_empty() || b.is_empty()
 }
 
 impl Compare<'_> {
-    /// Case by case, in any order: the same values under the same conditions.
+    /// Compares case by case, in any order: the same conditions must give the same values.
     pub(crate) fn cases(&self, rs: &[Vec<Expr>], az: &[Vec<Expr>], depth: u32) -> Verdict {
         if rs.len() != az.len() {
             return Verdict::Different;
@@ -147,9 +147,9 @@ impl Compare<'_> {
         Some(rest)
     }
 
-    /// Two functions of one letter, by cases or not, wherever both a case of one and a case of the
-    /// other hold: borders may be written differently, and cases be more or fewer. `None` where the
-    /// cases are not of one real letter.
+    /// Compares two functions of one letter, by cases or not, wherever both a case of one and a
+    /// case of the other hold: borders may be written differently, and cases be more or fewer.
+    /// `None` where the cases are not of one real letter.
     pub(crate) fn by_regions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
         let name = [r, a].into_iter().find_map(|expr| match expr {
             Expr::Cases(rows) => rows
@@ -187,7 +187,7 @@ impl Compare<'_> {
         Some(verdict)
     }
 
-    /// Each value and where it holds; a formula without cases holds everywhere.
+    /// Returns each value and where it holds; a formula without cases holds everywhere.
     fn regions(&self, expr: &Expr, name: &str) -> Option<Vec<(Expr, RealSet)>> {
         let Expr::Cases(rows) = expr else {
             return Some(vec![(expr.clone(), RealSet::all())]);
@@ -233,8 +233,8 @@ impl Compare<'_> {
         }
     }
 
-    /// The values at even and at odd whole numbers, 2n and 2n + 1; `None` for cases that are told
-    /// apart by something else.
+    /// Returns the values at even and at odd whole numbers, 2n and 2n + 1; `None` for cases that
+    /// differ in something else.
     fn by_parity(&self, expr: &Expr, name: &str) -> Option<[Expr; 2]> {
         let half = |odd: i64| {
             let double = Expr::integer(2).times(Expr::Symbol(name.to_string()));

@@ -44,7 +44,7 @@ const KINDS: [(&str, &str); 7] = [
     ("实数", "\\mathbb{R}"),
 ];
 
-/// Whole answers, and what they say.
+/// Whole answers in Chinese, and what they mean.
 const WHOLE: [(&[&str], &str); 5] = [
     (
         &[
@@ -89,7 +89,7 @@ const WHOLE: [(&[&str], &str); 5] = [
     (&["正无穷", "正无穷大", "无穷大"], "\\infty"),
 ];
 
-/// What stands before an answer and says nothing of it.
+/// Introductions before an answer that do not change it.
 const LEADS: [&str; 22] = [
     "最终答案是",
     "最终答案为",
@@ -132,7 +132,7 @@ const MEASURES: [&str; 40] = [
     "件", "次", "种", "位", "岁", "倍", "组", "对", "双", "瓶", "盒", "箱", "袋", "页", "根", "间",
     "座", "排", "颗", "粒", "份", "副", "桶", "篮",
 ];
-/// Those that what is counted may stand behind.
+/// Measure words behind which the thing that is counted may stand.
 const COUNTING: [&str; 16] = [
     "个", "只", "名", "本", "张", "位", "辆", "棵", "朵", "件", "头", "匹", "支", "颗", "瓶", "盒",
 ];

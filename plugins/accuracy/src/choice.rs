@@ -13,7 +13,7 @@ pub(crate) fn read(text: &str) -> Option<BTreeSet<char>> {
     written(text).or_else(|| verdicts::chosen(&plain(text)?))
 }
 
-/// Without fonts and what else is set around a text; `None` for one that is too long.
+/// Returns the text without fonts and other markup around it; `None` for a text that is too long.
 fn plain(text: &str) -> Option<String> {
     if text.len() > BYTES_MAX {
         return None;
@@ -73,7 +73,8 @@ pub(crate) fn several(text: &str) -> Option<BTreeSet<char>> {
     read.filter(|letters| capitals(letters) && written == letters.len())
 }
 
-/// Nothing but letters and what stands between them: `B`, `(B)`, `A, C and D`, `AC`.
+/// Reads a text of letters and what stands between them, and nothing else: `B`, `(B)`,
+/// `A, C and D`, `AC`.
 fn letters_alone(text: &str) -> Option<BTreeSet<char>> {
     let words: Vec<&str> = text
         .split(|c: char| {

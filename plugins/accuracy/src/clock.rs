@@ -4,7 +4,7 @@ use crate::expression::Expr;
 use crate::lexer::Kind;
 use crate::parse::Parser;
 
-/// Minutes since midnight as written, and what was said of the half of the day.
+/// Minutes since midnight as written, and the half of the day where it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clock {
     minutes: u32,
@@ -22,7 +22,7 @@ impl Clock {
         })
     }
 
-    /// A ratio or a number that stands where a time is expected: `12:30`.
+    /// Reads a ratio or a number that stands where a time is expected: `12:30`.
     pub(crate) fn of(expr: &Expr) -> Option<Clock> {
         let small = |expr: &Expr| match expr {
             Expr::Number(value) => value.to_i64().and_then(|value| u32::try_from(value).ok()),
@@ -38,7 +38,7 @@ impl Clock {
         }
     }
 
-    /// The same time; one that does not say its half of the day agrees with either.
+    /// Whether both are the same time; one without its half of the day agrees with either half.
     pub(crate) fn agrees_with(&self, other: &Clock) -> bool {
         let in_day = |clock: &Clock| {
             clock
@@ -96,7 +96,7 @@ impl Parser<'_> {
         Clock::new(hours.digits.parse().ok()?, minutes, afternoon).map(Expr::Clock)
     }
 
-    /// `PM`, `\text{ p.m.}`; `p.m.` comes as two words.
+    /// Reads the half of the day: `PM`, `\text{ p.m.}`; `p.m.` comes as two words.
     fn half_of_day(&mut self) -> Option<bool> {
         let word = |kind: Option<&Kind<'_>>| match kind {
             Some(Kind::Word(word) | Kind::Text(word) | Kind::Roman(word)) => {

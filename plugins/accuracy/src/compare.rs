@@ -13,14 +13,14 @@ use crate::text;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
-/// Items of lists and sets that are matched with each other.
+/// The most items of lists and sets that are matched with each other.
 const ITEMS_MAX: usize = 64;
-/// Structures within structures.
+/// The most levels of structures within structures.
 const DEPTH_MAX: u32 = 12;
 
 pub(crate) struct Compare<'j> {
     pub judge: &'j Comparison,
-    /// For evaluation: see [`crate`].
+    /// Whether the lenient rules for evaluation apply: see [`crate`].
     pub lenient: bool,
 }
 
@@ -308,13 +308,13 @@ impl Compare<'_> {
         }
     }
 
-    /// Both as sets of real numbers.
+    /// Compares both as sets of real numbers; `None` where one of them is not such a set.
     fn sets(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
         let (x, y) = (RealSet::of(self.judge, r)?, RealSet::of(self.judge, a)?);
         Some(x.equal(&y, self.judge))
     }
 
-    /// Lists of inequalities: both as sets of reals, when one is one.
+    /// Compares lists of inequalities as sets of reals, if at least one of the two is such a list.
     fn conditions(&self, r: &Expr, a: &Expr) -> Option<Verdict> {
         let conditions = |expr: &Expr| {
             matches!(expr, Expr::List(_, items) if items.iter()
@@ -341,7 +341,7 @@ impl Compare<'_> {
         self.unordered(&items(r), &items(a), depth)
     }
 
-    /// Each with one of the others; what is written twice counts once.
+    /// Matches each item with one of the other side; an item that is written twice counts once.
     fn unordered(&self, rs: &[Expr], az: &[Expr], depth: u32) -> Verdict {
         if rs.len() > ITEMS_MAX || az.len() > ITEMS_MAX {
             return if rs == az {
@@ -393,7 +393,8 @@ impl Compare<'_> {
         })
     }
 
-    /// `3, 4` for `(3, 4)`; `x = 3, y = 4` too, in whatever order.
+    /// Compares a list with a tuple: `3, 4` stands for `(3, 4)`, and so does `x = 3, y = 4`, in
+    /// whatever order.
     fn list_and_tuple(
         &self,
         items: &[Expr],
@@ -581,7 +582,7 @@ impl Compare<'_> {
         self.side_by_side(r, a, depth)
     }
 
-    /// The same sides in the same order, or all of it read from its end.
+    /// Compares the sides in their order, or one chain with the other read from its end.
     fn side_by_side(
         &self,
         r: (&[Expr], &[Relation]),
@@ -610,7 +611,7 @@ impl Compare<'_> {
         }
     }
 
-    /// Unions and the like whose parts have variables in them: part by part.
+    /// Compares unions and the like whose parts have variables in them, part by part.
     fn structures(&self, r: &Expr, a: &Expr, depth: u32) -> Verdict {
         match (r, a) {
             (Expr::Union(..), Expr::Union(..)) => {
@@ -634,7 +635,8 @@ impl Compare<'_> {
     }
 }
 
-/// Conditions of which all are to hold, and others of which one is.
+/// Whether one is a list of conditions that must all hold, and the other of conditions of which one
+/// must hold.
 fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
     let ordered = |item: &Expr| {
         matches!(item, Expr::Relations(_, relations) if relations.iter()
@@ -650,8 +652,8 @@ fn parted_otherwise(r: &Expr, a: &Expr) -> bool {
     }
 }
 
-/// Whether a comparison says nothing of its letters: it holds for all of their values, or for none.
-/// An equation's value is its last side's.
+/// Whether a comparison does not depend on its letters: it holds for all of their values, or for no
+/// value. An equation's value is its last side's.
 fn says_nothing(judge: &Comparison, sides: &[Expr], relations: &[Relation]) -> bool {
     let constant = |side: &Expr| side.is_scalar() && side.symbols().is_empty();
     let [left, right] = sides else {
@@ -724,7 +726,7 @@ fn distinct(items: &[Expr]) -> bool {
         .all(|(at, item)| !items.iter().take(at).any(|other| other == item))
 }
 
-/// With each `±` written out as two.
+/// Returns the formula with each `±` written out as two values.
 fn expanded(expr: &Expr) -> Expr {
     if !expr.has_plus_minus() {
         return expr.clone();

@@ -18,7 +18,7 @@ impl Parser<'_> {
         )
     }
 
-    /// A value with the modulus behind it. `17 \bmod 5` is 2, unless it stands behind a `≡`.
+    /// Reads the modulus behind a value. `17 \bmod 5` is 2, unless it stands behind a `≡`.
     pub(crate) fn modulo(&mut self, value: Expr, congruent: bool) -> Option<Expr> {
         // `\text{ (mod 7)}`
         let grouped = self.eat(&Kind::Open(Bracket::Group));
@@ -67,7 +67,7 @@ pub(crate) fn spread(joined: Joined, mut items: Vec<Expr>) -> Expr {
 }
 
 impl Compare<'_> {
-    /// Two classes, given by a member and the modulus.
+    /// Compares two classes, each given by a member and the modulus.
     pub(crate) fn classes(&self, r: (&Expr, &Expr), a: (&Expr, &Expr)) -> Verdict {
         self.judge.equal(r.1, a.1).and(|| {
             match self.is_multiple(&r.0.clone().minus(a.0.clone()), r.1) {
@@ -77,7 +77,8 @@ impl Compare<'_> {
         })
     }
 
-    /// A class and a formula: the member as it is written, or `7k + 3` for all k.
+    /// Compares a class with a formula, which may be the member as it is written, or `7k + 3` for
+    /// all k.
     pub(crate) fn class_and_formula(&self, class: (&Expr, &Expr), formula: &Expr) -> Verdict {
         if let [parameter] = formula.symbols().as_slice()
             && class.0.symbols().is_empty()
@@ -92,7 +93,7 @@ impl Compare<'_> {
         self.judge.equal(class.0, formula)
     }
 
-    /// `None` where that is no question of numbers.
+    /// Whether a value is a multiple of `of`; `None` unless both are rational constants.
     fn is_multiple(&self, value: &Expr, of: &Expr) -> Option<bool> {
         if !value.is_scalar() || !value.symbols().is_empty() {
             return None;

@@ -7,13 +7,13 @@ use num_bigint::BigInt;
 const REDUCTION_BITS: i64 = 8;
 /// Roots taken before the logarithm's series: each costs as much as several of its terms.
 const ROOTS: i64 = 3;
-/// Terms of a series at most.
+/// The most terms of a series.
 const TERMS_MAX: i64 = 4_000;
-/// Exponents of e and angles stay below 2 to this.
+/// Exponents of e and angles stay below 2 to the power of this.
 const ARGUMENT_BITS_MAX: i64 = 20;
 
-/// Σ of `first`, `first·factor/d(1)`, `first·factor²/(d(1)·d(2))`, … in fixed point of so many
-/// bits, for |x| below 1. Each step cuts less than two units.
+/// Σ of `first`, `first·factor/d(1)`, `first·factor²/(d(1)·d(2))`, … in fixed point of `work` bits,
+/// for |x| below 1, and the number of terms. Each step cuts less than two units.
 fn series(
     first: &BigInt,
     factor: &BigInt,
@@ -133,7 +133,7 @@ pub(crate) fn exponential(x: &Ball, bits: u64) -> Option<Ball> {
     sum.scale(shift)
 }
 
-/// Of what is above zero.
+/// Returns the natural logarithm of a ball above zero; `None` for any other ball.
 pub(crate) fn logarithm(x: &Ball, bits: u64) -> Option<Ball> {
     if x.contains_zero() || x.middle < BigInt::ZERO {
         return None;

@@ -19,7 +19,8 @@ use std::cmp::Ordering;
 pub(crate) enum Verdict {
     Equal,
     Different,
-    /// Too large, or so close that no bound tells. Never a pass.
+    /// The formulas are too large, or so close that no bound shows whether they differ. Never a
+    /// pass.
     Undecided,
 }
 
@@ -47,23 +48,23 @@ impl Verdict {
     }
 }
 
-/// Bits of the first look.
+/// Bits of the first evaluation.
 const BITS_FIRST: u64 = 128;
-/// Bits of a look that only finds differences.
+/// Bits of an evaluation that only finds differences.
 const BITS_LOOK: u64 = 48;
 /// Formulas that need more than this are left undecided.
 const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
 const POINTS_MIN: u32 = 2;
 const POINTS_MAX: u32 = 8;
-/// What all evaluations of one verdict may cost, in about the sandbox's fuel: with room for what
-/// the estimates miss.
+/// What all evaluations of one verdict may cost, in about the sandbox's fuel. It leaves room for
+/// what the estimates miss.
 const BUDGET: u64 = 10_000_000;
 /// An exact evaluation that cost more is not tried in finer parts.
 const COST_RETRIED_MAX: u64 = 500_000;
 /// What a step towards the normal form costs.
 const STEP_COST: u64 = 3_000;
-/// What a comparison costs besides.
+/// What a comparison costs on top of its evaluations.
 const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
 
@@ -71,13 +72,13 @@ pub(crate) struct Comparison {
     seed: u64,
     budget: Cell<u64>,
     set_aside: Cell<u64>,
-    /// Has a budget of its own: it comes in where this one is spent.
+    /// Evaluates modulo a prime, with a budget of its own: it still works when `budget` is spent.
     field: OnceCell<Residues>,
 }
 
 impl Comparison {
-    /// Seeded by the texts themselves: nobody can choose an answer for the points at which it is
-    /// looked at.
+    /// Seeds the comparison with the texts themselves, so that no answer can be made for the points
+    /// at which it is evaluated.
     pub(crate) fn new(texts: &[&str]) -> Comparison {
         let mut seed = 0xcbf2_9ce4_8422_2325u64;
         for byte in texts.iter().flat_map(|text| text.bytes()) {
@@ -91,7 +92,7 @@ impl Comparison {
         }
     }
 
-    /// For what is asked while an answer is read: it may cost a tenth.
+    /// Makes a comparison for use while an answer is read; it has a tenth of the budget.
     pub(crate) fn of_reader(text: &str) -> Comparison {
         Comparison {
             budget: Cell::new(BUDGET / 10),
@@ -154,7 +155,8 @@ impl Comparison {
         self.parts(a, b) == Some(true)
     }
 
-    /// The same; `None` where one of them has no real value, or none that can be had.
+    /// Whether two formulas without variables differ at a first look; `None` where one of them has
+    /// no real value, or no value that can be computed.
     pub(crate) fn parts(&self, a: &Expr, b: &Expr) -> Option<bool> {
         let numeric = Numeric {
             bits: BITS_LOOK,
@@ -183,7 +185,7 @@ impl Comparison {
             .flatten()
     }
 
-    /// Of the seed, by two numbers.
+    /// Derives a pseudo-random number from the seed and two numbers.
     pub(crate) fn random(&self, at: u64, position: u64) -> u64 {
         let mut random = self
             .seed
@@ -216,8 +218,8 @@ impl Comparison {
         Some((normal, x, y))
     }
 
-    /// Whether both have a real value at one point: what logarithms of absolute values are not
-    /// asked for.
+    /// Whether both formulas have a real value at one point. Equal normal forms do not show this,
+    /// because they have logarithms of absolute values.
     fn real_somewhere(&self, a: &Expr, b: &Expr) -> bool {
         if !has_bare_logarithm(a) && !has_bare_logarithm(b) {
             return true;
@@ -240,9 +242,10 @@ impl Comparison {
         })
     }
 
-    /// With letters for the parts that have no exact value, and products of logarithms' arguments.
-    /// What differs so may still be equal. Where they are equal, whether no piece is left in them
-    /// that is another one elsewhere.
+    /// Compares with letters for the parts that have no exact value, and by the products of
+    /// logarithms' arguments. `None` where that does not show the formulas to be equal: they may
+    /// still be. Where it does, tells whether no piece is left in them that is another formula
+    /// elsewhere.
     fn by_atoms(&self, normal: &Normal, x: &Sum, y: &Sum, (a, b): (&Expr, &Expr)) -> Option<bool> {
         let before = normal.steps();
         let same = |x: &Expr, y: &Expr| self.equal(x, y) == Verdict::Equal;
@@ -277,7 +280,8 @@ impl Comparison {
         holds.then(|| products.iter().all(|product| smooth(product, &rest)))
     }
 
-    /// And whether that holds for all pieces of which they are made.
+    /// Compares by values, and tells whether the verdict holds for all pieces of which the formulas
+    /// are made.
     fn by_values(&self, a: &Expr, b: &Expr, forms: Option<&(Normal, Sum, Sum)>) -> (Verdict, bool) {
         // Whole multiples of angles first: halves and twelfths make for larger numbers.
         for parts in [1, 2, 12] {
@@ -301,8 +305,8 @@ impl Comparison {
         (self.numerically(a, b), false)
     }
 
-    /// Of what is too large for its value, where it is made of sums, products and whole powers
-    /// alone.
+    /// Compares modulo a prime what is too large for its value. Undecided unless
+    /// [`Residues::value`] can evaluate both formulas.
     fn by_residues(&self, a: &Expr, b: &Expr) -> Verdict {
         let field = self.field.get_or_init(|| Residues::new(self.seed));
         match (field.value(a), field.value(b)) {
@@ -311,7 +315,7 @@ impl Comparison {
         }
     }
 
-    /// Out of what is set aside for looking between points.
+    /// Runs `ask` on the budget that is set aside for points between others.
     fn further<T>(&self, ask: impl FnOnce() -> T) -> T {
         let left = self.budget.replace(self.set_aside.get());
         let answer = ask();
@@ -319,7 +323,7 @@ impl Comparison {
         answer
     }
 
-    /// Whether there was as much left.
+    /// Takes `cost` from the budget; returns whether there was as much left.
     pub(crate) fn spend(&self, cost: u64) -> bool {
         let left = self.budget.get().checked_sub(cost);
         self.budget.set(left.unwrap_or(0));
@@ -363,7 +367,7 @@ impl Comparison {
         }
     }
 
-    /// By exact values at seeded points; `None` where they cannot be had.
+    /// Compares by exact values at seeded points; `None` where these cannot be computed.
     fn exactly(&self, a: &Expr, b: &Expr, parts: i64) -> Option<Verdict> {
         let either = |wanted: &dyn Fn(&Expr) -> bool| a.any(wanted) || b.any(wanted);
         let symbols = either(&|e| matches!(e, Expr::Symbol(_)));
@@ -445,7 +449,7 @@ impl Comparison {
         }
     }
 
-    /// Whether their values part at a point, which costs little.
+    /// Whether the values of two formulas differ at some point, at a precision that costs little.
     fn differ_at_a_look(&self, a: &Expr, b: &Expr) -> bool {
         let names = names(a, b);
         let complex = a.any(&|e| *e == Expr::Imaginary) || b.any(&|e| *e == Expr::Imaginary);
@@ -509,8 +513,8 @@ impl Comparison {
         Expr::integer(value).over(Expr::integer(16))
     }
 
-    /// Two formulas without variables; `None` where one of them has no value, or no real one where
-    /// that is wanted.
+    /// Compares two formulas without variables; `None` where one of them has no value, or no real
+    /// value although `real` is set.
     fn constants(&self, a: &Expr, b: &Expr, real: bool) -> Option<Verdict> {
         let difference = a.clone().minus(b.clone());
         let look = |bits: u64| -> Option<Complex> {
@@ -595,7 +599,7 @@ impl Comparison {
     }
 }
 
-/// The letters of both, each once.
+/// Returns the letters of both formulas, each once.
 fn names(a: &Expr, b: &Expr) -> Vec<String> {
     let mut names = a.symbols();
     for name in b.symbols() {
@@ -606,12 +610,12 @@ fn names(a: &Expr, b: &Expr) -> Vec<String> {
     names
 }
 
-/// Whether its letters are whole numbers, of which there are factorials.
+/// Whether a formula has factorials or binomials, so that its letters are whole numbers.
 fn counts(expr: &Expr) -> bool {
     expr.any(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, _)))
 }
 
-/// `Some(true)` for ∞, `Some(false)` for −∞.
+/// Reads an infinity: `Some(true)` for ∞, `Some(false)` for −∞, `None` for anything else.
 pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
     match expr {
         Expr::Infinity => Some(true),
@@ -625,7 +629,7 @@ pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
     }
 }
 
-/// Whether no division by a plain zero stands in it.
+/// Whether a formula has no division by a plain zero.
 fn defined(expr: &Expr) -> bool {
     let zero =
         |expr: &Expr| crate::numeric::constant_rational(expr).is_some_and(|value| value.is_zero());

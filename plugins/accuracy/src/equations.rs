@@ -176,7 +176,7 @@ pub(crate) fn equivalent(
     as_written()
 }
 
-/// The same for two formulas that are compared with zero.
+/// Whether two formulas that are compared with zero hold for the same values.
 fn proportional(
     judge: &Comparison,
     (left, a): (&Expr, Relation),
@@ -251,8 +251,8 @@ fn proportional(
     }
 }
 
-/// With what hides its variables undone: `\sqrt{x^2 + y^2} - 5` as `x^2 + y^2 - 25`, zero at the
-/// same points.
+/// Undoes what hides a formula's variables: `\sqrt{x^2 + y^2} - 5` becomes `x^2 + y^2 - 25`, which
+/// is zero at the same points.
 fn plain(judge: &Comparison, mut expr: Expr) -> Expr {
     const STEPS_MAX: usize = 2;
     for _ in 0..STEPS_MAX {
@@ -284,7 +284,7 @@ fn solved(judge: &Comparison, expr: &Expr, variable: &str) -> Option<Expr> {
         .then(|| constant.negate().over(slope))
 }
 
-/// An odd number of eighths for each variable.
+/// Returns an odd number of eighths for each variable.
 fn point(name: &str, seed: i64) -> i64 {
     let sum: i64 = name.bytes().map(i64::from).sum();
     2 * ((sum * 7 + seed * 29) % 40) + 11

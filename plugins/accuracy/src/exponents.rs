@@ -7,7 +7,7 @@ use crate::surd::{Surd, factors};
 use reward_sdk::rational::Rational;
 use std::collections::BTreeMap;
 
-/// Multiples of an angle's part.
+/// The highest multiple of an angle's part.
 const TURNS_MAX: i64 = 120;
 
 impl Point {

@@ -19,9 +19,9 @@ pub(crate) enum Function {
     Sinh,
     Cosh,
     Tanh,
-    /// Natural.
+    /// The natural logarithm.
     Ln,
-    /// Base, argument.
+    /// The logarithm to a base; the arguments are the base and the argument, in this order.
     Log,
     Absolute,
     Floor,
@@ -209,7 +209,8 @@ impl Expr {
         wanted(self) || self.some_child(&|child| child.any(wanted))
     }
 
-    /// Without a list of the children, which would cost more than to look at them.
+    /// Whether a child meets the condition. It makes no list of the children, which would cost more
+    /// than to look at them.
     fn some_child(&self, holds: &dyn Fn(&Expr) -> bool) -> bool {
         match self {
             Expr::Sum(all)
@@ -228,7 +229,7 @@ impl Expr {
         }
     }
 
-    /// Nodes of the tree.
+    /// Number of nodes of the tree.
     pub(crate) fn size(&self) -> usize {
         1 + self.children().into_iter().map(Expr::size).sum::<usize>()
     }
@@ -257,7 +258,7 @@ impl Expr {
         }
     }
 
-    /// A formula: no set, list, relation or text in it.
+    /// Whether the expression is a formula: no set, list, relation or text in it.
     pub(crate) fn is_scalar(&self) -> bool {
         !self.any(&|e| {
             matches!(
@@ -284,7 +285,7 @@ impl Expr {
         self.any(&|e| matches!(e, Expr::PlusMinus(..)))
     }
 
-    /// With every `±` read as the upper or the lower sign.
+    /// Returns the formula with every `±` read as its upper or its lower sign.
     pub(crate) fn signed(&self, upper: bool) -> Expr {
         match self {
             Expr::PlusMinus(plus, inner) => {

@@ -10,7 +10,7 @@ use crate::periodic::letters;
 use crate::real_set::RealSet;
 use crate::solve::subject;
 
-/// How many periods two members may be apart.
+/// The most periods that two members may be apart.
 const PERIODS_MAX: i64 = 1_000_000;
 
 /// What an answer says without the declaration of its parameter, the parameter, and the set that it
@@ -112,7 +112,7 @@ pub(crate) fn linear(judge: &Comparison, expr: &Expr, variable: &str) -> Option<
         .then_some((slope, constant))
 }
 
-/// The same where it can be seen, which costs nothing: sums of multiples.
+/// Reads slope and constant off a sum of multiples as it is written, which costs nothing.
 fn as_written(expr: &Expr, variable: &str) -> Option<(Expr, Expr)> {
     let free = |expr: &Expr| !expr.any(&|e| matches!(e, Expr::Symbol(name) if name == variable));
     let zero = || Expr::integer(0);
@@ -169,8 +169,8 @@ fn sum(mut terms: Vec<Expr>) -> Expr {
 }
 
 impl Compare<'_> {
-    /// Both without the declarations of their parameters, the answer's renamed to the reference's.
-    /// The verdict is that of `same`, or that both run through the same values.
+    /// Compares both without the declarations of their parameters, the answer's renamed to the
+    /// reference's. The verdict is that of `same`, or that both run through the same values.
     pub(crate) fn families(
         &self,
         r: &Expr,
@@ -236,7 +236,7 @@ impl Compare<'_> {
         same(&r, &a)
     }
 
-    /// `a + bk` and `c ± bk` where a and c are whole periods apart.
+    /// Compares `a + bk` with `c ± bk`: they are equal where a and c are whole periods apart.
     fn progressions(&self, r: &Expr, a: &Expr, parameter: &str) -> Verdict {
         let subject = |expr: &Expr| match expr {
             Expr::Relations(sides, _) => name(sides).cloned(),

@@ -18,9 +18,9 @@ use crate::vectors::UNITS;
 use reward_sdk::rational::Rational;
 use reward_sdk::units;
 
-/// Signs before a factor.
+/// The most signs before a factor.
 const SIGNS_MAX: usize = 8;
-/// Postfixes of one value, and divisions one after the other: each makes the tree deeper.
+/// The most postfixes of one value, and divisions one after the other: each makes the tree deeper.
 const CHAIN_MAX: usize = 24;
 
 impl<'a> Parser<'a> {

@@ -1,5 +1,5 @@
 //! Roots, powers and logarithms that variables stand in, undone: `\sqrt{x - 1} < 3`, `2^x > 8`,
-//! `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`. What is asked is solved for the value of the root first,
+//! `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`. A condition is solved for the value of the root first,
 //! then for what stands in it.
 
 use crate::equal::Comparison;
@@ -14,12 +14,12 @@ use std::cmp::Ordering;
 
 /// The name of a root's value: no answer can write it.
 const VALUE: &str = " value";
-/// Whole logarithms that are looked for.
+/// The largest whole logarithm that is searched for, of either sign.
 const WHOLE_MAX: i64 = 64;
 
 enum Inverted {
     Root(u32),
-    /// Of a constant base.
+    /// A power of this constant base.
     Power(Expr),
     Logarithm(Expr),
 }
@@ -32,7 +32,7 @@ struct Monotone {
 }
 
 impl Monotone {
-    /// The first in a formula, innermost first.
+    /// Returns the first in a formula, innermost first.
     fn find(formula: &Expr) -> Option<Monotone> {
         if let Some(deeper) = formula.children().into_iter().find_map(Monotone::find) {
             return Some(deeper);
@@ -73,7 +73,8 @@ impl Monotone {
         })
     }
 
-    /// Whether it falls where what stands in it grows; `None` for a base that is no base.
+    /// Whether the function falls where its argument grows; `None` for a base that no power or
+    /// logarithm has, or whose sign is not known.
     fn falls(&self, judge: &Comparison) -> Option<bool> {
         let (Inverted::Power(base) | Inverted::Logarithm(base)) = &self.kind else {
             return Some(false);
@@ -87,8 +88,8 @@ impl Monotone {
         }
     }
 
-    /// Where what stands in it has to be for it to have the value; `None` inside for a value that
-    /// it never has.
+    /// Solves `f(x) = value` for x. `Some(None)`: f never takes the value; `None`: the value's sign
+    /// is not known.
     fn undone(&self, judge: &Comparison, value: &Expr) -> Option<Option<Expr>> {
         let sign = judge.sign(value)?;
         Some(match &self.kind {
@@ -103,7 +104,8 @@ impl Monotone {
         })
     }
 
-    /// Where it has one of the values.
+    /// Returns the values of the variable at which the function has one of `values`; `None` where
+    /// they are not found.
     fn preimage(
         &self,
         judge: &Comparison,
@@ -176,8 +178,8 @@ impl Monotone {
     }
 }
 
-/// Where a formula with a root, power or logarithm of its variable is above zero, below, and so on;
-/// `None` also for one without.
+/// Solves a comparison with zero of a formula that has a root, power or logarithm of its variable;
+/// `None` also for a formula without one.
 pub(crate) fn solved(
     judge: &Comparison,
     formula: &Expr,
@@ -225,8 +227,8 @@ pub(crate) fn solved(
     domain.intersection(&met, judge)
 }
 
-/// A formula that vanishes exactly where another does, in which the one root, power or logarithm is
-/// undone.
+/// Returns a formula that vanishes exactly where another does, with its one root, power or
+/// logarithm undone.
 pub(crate) fn unrooted(judge: &Comparison, formula: &Expr) -> Option<Expr> {
     let found = Monotone::find(formula)?;
     found.falls(judge)?;
@@ -296,7 +298,7 @@ pub(crate) fn of_powers(judge: &Comparison, left: &Expr, right: &Expr) -> Option
     Some(exponent(left)?.minus(exponent(right)?))
 }
 
-/// Where a line of that slope and constant is zero.
+/// Returns the zero of a line with this slope and constant.
 fn root_of(slope: Expr, constant: Expr) -> Expr {
     match constant_rational(&slope).and_then(|slope| Rational::integer(-1).divide(&slope)) {
         Some(factor) if factor.is_one() => constant,
@@ -318,7 +320,8 @@ fn replaced(formula: &Expr, whole: &Expr) -> Expr {
     }
 }
 
-/// As a whole number where it is one.
+/// Returns the logarithm of `value` to `base`, as a whole number where it is one of at most
+/// `WHOLE_MAX`.
 fn logarithm(base: &Expr, value: &Expr) -> Expr {
     let whole = || {
         let (base, value) = (constant_rational(base)?, constant_rational(value)?);

@@ -11,7 +11,7 @@ use crate::surd::factors;
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
 
-/// The greatest of more is left as it is: each doubles what was there.
+/// The most arguments of a maximum or minimum that are written out: each doubles the formula.
 const FOLDED_MAX: usize = 3;
 
 /// A call with its arguments in normal form.
@@ -339,7 +339,8 @@ fn turned(normal: &Normal, sine: bool, angle: Sum) -> Option<Sum> {
     Some(if negative { found.negate() } else { found })
 }
 
-/// At 0, 1/6 and 1/4 of half a turn, and at halves of the last as roots in roots.
+/// The sine or cosine of 0, 1/6 and 1/4 of half a turn, and of halves of the last as roots in
+/// roots.
 fn known(normal: &Normal, sine: bool, turns: &Rational) -> Option<Sum> {
     let share = |below: i64| Rational::integer(1).divide(&Rational::integer(below));
     let root = |value: i64| {

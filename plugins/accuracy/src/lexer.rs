@@ -4,8 +4,8 @@
 use crate::{notes, rows};
 use reward_sdk::rational::Rational;
 
-/// Longer answers are not read: whoever judges them would be kept busy, and no final answer is so
-/// long.
+/// Longer answers, in bytes, are not read: they would keep the plugin busy, and no final answer is
+/// so long.
 pub(crate) const BYTES_MAX: usize = 4_096;
 const TOKENS_MAX: usize = 2_048;
 
@@ -75,7 +75,7 @@ pub(crate) enum Kind<'a> {
     Intersection,
     Without,
     Fraction,
-    /// `\pmod` when true, `\bmod`, `mod`.
+    /// `\pmod` when true; `\bmod` or `mod` when false.
     Modulo(bool),
     Currency,
     Begin(&'a str),
@@ -85,9 +85,9 @@ pub(crate) enum Kind<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Token<'a> {
     pub kind: Kind<'a>,
-    /// Where it stands in the text, in bytes.
+    /// Place of the token in the text, in bytes.
     pub at: usize,
-    /// White space stands before it.
+    /// Whether white space stands before the token.
     pub spaced: bool,
 }
 
@@ -117,7 +117,8 @@ pub(crate) enum Commas {
     Separate,
 }
 
-/// `None` for a text that is too long, or in which something stands that no answer contains.
+/// Reads the tokens of a text; `None` for a text that is too long, or that contains something that
+/// no answer contains.
 pub(crate) fn tokens(text: &str, commas: Commas) -> Option<Vec<Token<'_>>> {
     if text.len() > BYTES_MAX {
         return None;

@@ -14,15 +14,15 @@ use crate::{
 use reward_sdk::answers::excerpt;
 use reward_sdk::number;
 
-/// What a text that is no formula may be long, to count as an answer in words.
+/// The longest text, in bytes, that counts as an answer in words though it is not a formula.
 const WORDS_BYTES_MAX: usize = 120;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Right,
-    /// And why.
+    /// The answer is wrong, for this reason.
     Wrong(String),
-    /// The reference cannot be read.
+    /// The reference cannot be read, for this reason.
     Unusable(String),
 }
 
@@ -261,8 +261,8 @@ fn as_written(reference: &str, answer: &str, lenient: bool) -> Outcome {
     }
 }
 
-/// Chinese words and units out of what is set around them: `\text{无解}`, `8(个)`; lists of lengths as
-/// lists; `5'6''` in feet and inches.
+/// Takes Chinese words and units out of what is set around them, `\text{无解}`, `8(个)`; writes lists
+/// of lengths as lists, and `5'6''` in feet and inches.
 fn bare(text: String) -> String {
     let han = text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     if han {
@@ -394,7 +394,7 @@ fn names_within_words(before: &str) -> bool {
     (1..=2).contains(&letters) && (words.contains(han) || words.split_whitespace().any(against))
 }
 
-/// A reference that is one capital letter, as choices are.
+/// Reads a reference that is one capital letter, as choices are.
 fn lone_letter(text: &str) -> Option<char> {
     const BYTES_MAX: usize = 15;
     (text.len() <= BYTES_MAX && text.bytes().filter(u8::is_ascii_uppercase).count() == 1)
@@ -413,12 +413,12 @@ fn names_choice(answer: &str, letter: char) -> bool {
     answer != "e" && !before.trim_end().ends_with(['-', '−', '+'])
 }
 
-/// Three capitals or more, whose order is what they say: `LISTEN` is not `SILENT`.
+/// Whether a text is three capitals or more, whose order counts: `LISTEN` is not `SILENT`.
 fn is_word(text: &str) -> bool {
     text.len() >= 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
-/// `ACD`: a word that may be several choices.
+/// Whether a word may be several choices: `ACD`.
 fn is_choices(word: &str) -> bool {
     word.bytes().all(|byte| (b'A'..=b'J').contains(&byte)) && word.as_bytes().is_sorted()
 }
@@ -454,7 +454,7 @@ fn roman_unit(text: &str) -> Option<String> {
         .then(|| format!("{number}\\text{{{unit}}}"))
 }
 
-/// Without white space, sizing, and what fractions are called by.
+/// Returns the text without white space and sizing, and with one name for all fractions.
 fn squeezed(text: &str) -> String {
     // `1 2` is not 12.
     let mut words = text.split_whitespace();

@@ -8,11 +8,11 @@ type MatrixRows = Vec<Vec<Expr>>;
 
 const ENTRIES_MAX: usize = 256;
 const DETERMINANT_MAX: usize = 4;
-/// Nodes of a matrix's entries together: each product adds up those of its factors, many times
-/// over.
+/// The most nodes that a matrix's entries have together: each product adds up those of its factors,
+/// many times over.
 const SIZE_MAX: usize = 4_000;
 
-/// The expression with its matrices worked out; anything else unchanged.
+/// Returns the expression with its matrices worked out; anything else stays unchanged.
 pub(crate) fn resolved(expr: &Expr) -> Expr {
     let vectors = |e: &Expr| {
         matches!(e, Expr::Sum(all) | Expr::Product(all) if all.iter()
@@ -204,7 +204,8 @@ fn transposed(rows: &MatrixRows) -> Option<MatrixRows> {
         .collect()
 }
 
-/// By its first row.
+/// Expands the determinant along its first row; `None` for a matrix that is not square or is too
+/// large.
 fn determinant(rows: &MatrixRows) -> Option<Expr> {
     let size = rows.len();
     if size > DETERMINANT_MAX || rows.iter().any(|row| row.len() != size) {

@@ -1,5 +1,5 @@
-//! Lists of numbers that each say of what they are: `鸡8只,兔3只`, `8 chickens and 3 rabbits`. Their
-//! order does not matter, their names do.
+//! Lists of numbers with a name each: `鸡8只,兔3只`, `8 chickens and 3 rabbits`. Their order does not
+//! matter, their names do.
 
 use crate::text::unfonted;
 use reward_sdk::units;

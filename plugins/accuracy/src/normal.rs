@@ -23,9 +23,9 @@ use std::cmp::Ordering;
 const TERMS_MAX: usize = 24;
 /// Whole powers of one letter beyond this are opaque.
 const EXPONENT_MAX: i64 = 64;
-/// Sums and products that are built for one formula.
+/// The most sums and products that are built for one formula.
 const STEPS_MAX: u32 = 600;
-/// Formulas within each other: the sandbox's stack is small.
+/// The most levels of formulas within each other: the sandbox's stack is small.
 const DEPTH_MAX: u32 = 24;
 /// Factors of a number are looked for up to this.
 const FACTORED_MAX: u64 = 1 << 32;
@@ -51,7 +51,7 @@ pub(crate) struct Sum(pub Vec<Term>);
 pub(crate) struct Normal {
     /// Letters that stand for whole numbers: those in the exponent of a number below zero.
     pub whole: Vec<String>,
-    /// With an imaginary unit: no law holds that needs real values.
+    /// Whether an imaginary unit occurs: laws that need real values then do not hold.
     pub complex: bool,
     steps: Cell<u32>,
     depth: Cell<u32>,
@@ -146,7 +146,7 @@ impl Term {
 }
 
 impl Sum {
-    /// Terms in any order: equal ones become one.
+    /// Makes a sum of terms in any order: equal terms become one.
     fn of_terms(mut terms: Vec<Term>) -> Option<Sum> {
         terms.sort_by(|x, y| by_factors(&x.factors, &y.factors));
         let mut found: Vec<Term> = Vec::with_capacity(terms.len());
@@ -308,7 +308,7 @@ pub(crate) fn fraction(value: &Rational) -> Option<(i64, i64)> {
 }
 
 impl Normal {
-    /// For the comparison of two formulas.
+    /// Starts the comparison of two formulas.
     pub(crate) fn of(a: &Expr, b: &Expr) -> Normal {
         let mut whole = Vec::new();
         for expr in [a, b] {
@@ -323,18 +323,18 @@ impl Normal {
         }
     }
 
-    /// That were taken so far.
+    /// Number of steps that were taken so far.
     pub(crate) fn steps(&self) -> u32 {
         self.steps.get()
     }
 
-    /// Whether there is still something to spend.
+    /// Counts a step; `None` once all steps are spent.
     pub(crate) fn step(&self) -> Option<()> {
         self.steps.set(self.steps.get() + 1);
         (self.steps.get() <= STEPS_MAX).then_some(())
     }
 
-    /// The form of a formula; `None` for what has none: too large, or not defined.
+    /// Brings a formula to its form; `None` for a formula that is too large or not defined.
     #[inline(never)]
     pub(crate) fn sum(&self, expr: &Expr) -> Option<Sum> {
         self.step()?;
@@ -400,8 +400,8 @@ impl Normal {
         self.power(&self.sum(base)?, &Sum::constant(exponent.clone()))
     }
 
-    /// Sums multiplied: those of one term into one, the others as bases first, so that they can
-    /// cancel.
+    /// Multiplies sums: those of one term are merged into one term, the others become bases first,
+    /// so that they can cancel.
     #[inline(never)]
     pub(crate) fn product(&self, parts: Vec<Sum>) -> Option<Sum> {
         let mut times = Rational::integer(1);
@@ -509,7 +509,7 @@ impl Normal {
         Some((common, rest))
     }
 
-    /// Exponents of one base together; then small whole powers of sums are multiplied out.
+    /// Adds up the exponents of one base; then small whole powers of sums are multiplied out.
     #[inline(never)]
     fn gathered(&self, mut times: Rational, mut all: Vec<Factor>) -> Option<Sum> {
         self.step()?;
@@ -848,7 +848,7 @@ impl Normal {
         }
     }
 
-    /// To a fraction.
+    /// Raises a sum to a fraction.
     fn root(&self, base: &Sum, exponent: &Rational, (above, below): (i64, i64)) -> Option<Sum> {
         let even = below % 2 == 0;
         let (mut content, mut rest) = base.content()?;
@@ -985,7 +985,7 @@ impl Normal {
         Some(found)
     }
 
-    /// To an exponent with letters in it.
+    /// Raises a sum to an exponent with letters in it.
     fn raised(&self, base: &Sum, exponent: &Sum) -> Option<Sum> {
         let symbolic = exponent.expr();
         let one = Rational::integer(1);
@@ -1190,7 +1190,7 @@ impl Normal {
         base || matches!(&factor.exponent, Expr::Number(value) if root(value))
     }
 
-    /// Whether a power to it is one of a square.
+    /// Whether a power to this exponent is a power of a square.
     fn even(&self, exponent: &Expr) -> bool {
         matches!(exponent, Expr::Number(value) if fraction(value)
             .is_some_and(|(above, _)| above % 2 == 0))

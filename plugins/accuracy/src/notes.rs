@@ -369,7 +369,8 @@ fn without_notes(expr: &Expr) -> Option<Expr> {
 }
 
 impl Compare<'_> {
-    /// As [`Compare::same`], where one of the two may also say where its formula holds.
+    /// Compares as [`Compare::same`] does, but lets one of the two also state where its formula
+    /// holds.
     pub(crate) fn same_but_for_notes(&self, r: &Expr, a: &Expr) -> Verdict {
         let verdict = self.same(r, a);
         let without = |expr: &Expr| without_notes(expr).or_else(|| self.without_met(expr));

@@ -13,7 +13,7 @@ use std::cmp::Ordering;
 /// Whole exponents are multiplied out up to this.
 const EXPONENT_MAX: i64 = 1 << 20;
 const FACTORIAL_MAX: i64 = 2_000;
-/// What a function costs besides, in about the sandbox's fuel.
+/// What a function costs on top of its products, in about the sandbox's fuel.
 const FUNCTION_COST: u64 = 60_000;
 /// Roots of a higher degree are powers.
 const DEGREE_MAX: i64 = 6;
@@ -36,7 +36,7 @@ impl Complex {
         self.im.is_exact_zero()
     }
 
-    /// Nothing shows that it is not real.
+    /// Whether the value may be real: the ball of its imaginary part contains zero.
     pub(crate) fn may_be_real(&self) -> bool {
         self.im.contains_zero()
     }
@@ -45,23 +45,23 @@ impl Complex {
         self.re.contains_zero() && self.im.contains_zero()
     }
 
-    /// log₂ of the radius.
+    /// log₂ of an upper bound of the radius of either part.
     pub(crate) fn error(&self) -> i64 {
         self.re.error().max(self.im.error())
     }
 }
 
-/// Evaluates to so many bits, until what it may cost is spent.
+/// Evaluates formulas to `bits` bits, until `budget` is spent.
 pub(crate) struct Numeric<'a> {
     pub bits: u64,
-    /// Roots and logarithms of negative numbers have no value.
+    /// Whether roots and logarithms of negative numbers have no value.
     pub real: bool,
     pub budget: &'a Cell<u64>,
 }
 
 impl Numeric<'_> {
-    /// `None`: undefined, too large, too expensive, or not certain enough (a branch cut or a whole
-    /// number within the error).
+    /// Evaluates a formula. `None`: undefined, too large, too expensive, or not certain enough (a
+    /// branch cut or a whole number within the error).
     pub(crate) fn value(&self, expr: &Expr) -> Option<Complex> {
         let words = self.bits / 32 + 4;
         let product = 1_000 + 6 * words * words;
@@ -212,7 +212,7 @@ impl Numeric<'_> {
         })
     }
 
-    /// In (−π, π]; `None` on the cut when it is not certain.
+    /// The argument of z, in (−π, π]; `None` on the cut when it is not certain.
     fn argument(&self, z: &Complex) -> Option<Ball> {
         let bits = self.bits;
         let half_turn = pi(bits)?;

@@ -94,7 +94,7 @@ fn sides(text: &str) -> (Option<&str>, &str) {
         .map_or((None, text), |(left, right)| (Some(left), right))
 }
 
-/// As it is written, in one spelling; `p \land q` is `q \land p`.
+/// Returns a text as it is written, in one spelling; `p \land q` is `q \land p`.
 fn plain(text: &str) -> String {
     let mut plain = text.to_string();
     for (spelling, sign) in SPELLINGS {

@@ -23,9 +23,9 @@ use reward_sdk::units::{self, Unit};
 const DEPTH_MAX: u32 = 24;
 /// Sets joined one after the other: each makes the tree deeper.
 const JOINED_MAX: usize = 40;
-/// Items of a list that dots stand for some of.
+/// The most items of a list that has dots for some of them.
 const DOTTED_MAX: usize = 64;
-/// Parts of a quantity after the first: hours, minutes, seconds.
+/// The most parts of a quantity after the first: hours, minutes, seconds.
 const PARTS_MAX: usize = 4;
 
 /// The answer that a text is, whole; `None` when it is not understood.
@@ -143,13 +143,14 @@ pub(crate) struct Parser<'a> {
     pub tokens: Vec<Token<'a>>,
     pub at: usize,
     pub depth: u32,
-    /// Open `|`: within them one closes.
+    /// Number of open `|`: within them one closes.
     pub bars: u32,
-    /// Sums that were tried to be written out: what stands behind one that cannot be is read again.
+    /// Number of sums that the parser tried to write out: what stands behind one that cannot be
+    /// written out is read again.
     pub series: u32,
-    /// For sums: whether terms follow a rule.
+    /// Decides for sums whether their terms follow a rule.
     pub judge: Comparison,
-    /// Which letters are functions.
+    /// The letters that are functions.
     pub applications: &'a Applications,
 }
 

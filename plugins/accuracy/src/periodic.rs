@@ -9,7 +9,7 @@ use crate::lexer::{Bracket, Relation};
 use crate::numeric::constant_rational;
 use reward_sdk::rational::Rational;
 
-/// Members of one family within the longest period.
+/// The most members of one family within the longest period.
 const MEMBERS_MAX: usize = 12;
 const PERIODS_MAX: i64 = 1_000_000;
 
@@ -166,7 +166,7 @@ fn alternates(expr: &Expr, parameter: &str) -> bool {
         .is_some_and(|base| base == Rational::integer(-1)) && exponent.symbols() == [parameter])
 }
 
-/// With 2k or 2k + 1 for k, and with the signs that this gives.
+/// Returns the formula with 2k or 2k + 1 for k, and with the signs that this gives.
 fn of_parity(expr: &Expr, parameter: &str, parity: i64) -> Option<Expr> {
     let is = |name: &str| name == parameter;
     if let Expr::Power(_, exponent) = expr
@@ -205,7 +205,8 @@ fn of_parity(expr: &Expr, parameter: &str, parity: i64) -> Option<Expr> {
     complete.then_some(found)
 }
 
-/// How many of one step another is; above zero.
+/// Returns the absolute ratio of one step to another; `None` unless it is a rational number other
+/// than zero.
 fn ratio(judge: &Comparison, step: &Expr, unit: &Expr) -> Option<Rational> {
     let found = judge
         .value_at_a_point(&step.clone().over(unit.clone()))

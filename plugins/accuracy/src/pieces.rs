@@ -10,16 +10,16 @@ use crate::polynomial::Fraction;
 use crate::steps::jumps;
 use reward_sdk::rational::Rational;
 
-/// Numbers of the formulas between which points are taken.
+/// The most numbers of the formulas between which points are taken.
 const NUMBERS_MAX: usize = 8;
 const PLACES_MAX: usize = 24;
 const POINTS_MIN: u64 = 6;
-/// Lines on which formulas of several letters are looked at.
+/// The most lines on which formulas of several letters are evaluated.
 const LINES_MAX: usize = 4;
 /// The letter that runs along a line.
 const ALONG: &str = " along";
 
-/// Whether it is made of pieces that meet.
+/// Whether a formula is made of pieces that meet.
 pub(crate) fn bends(expr: &Expr) -> bool {
     expr.any(&|e| match e {
         Expr::Call(Function::Absolute | Function::Max | Function::Min, arguments) => {
@@ -49,7 +49,7 @@ fn open(arguments: &[Expr]) -> bool {
         .any(|argument| !argument.symbols().is_empty())
 }
 
-/// Whether they are made alike of the same pieces.
+/// Whether two formulas are made alike of the same pieces.
 pub(crate) fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {
     let mut known = Vec::new();
     let (a, b) = (named(judge, a, &mut known), named(judge, b, &mut known));
@@ -58,7 +58,7 @@ pub(crate) fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {
         && judge.equal(&a, &b) == Verdict::Equal
 }
 
-/// With a letter for each piece, for the same within the same letter.
+/// Returns the formula with a letter for each piece; equal pieces get the same letter.
 fn named(judge: &Comparison, expr: &Expr, known: &mut Vec<(Expr, Expr)>) -> Expr {
     // x^{1/2} is a root too.
     let root = match expr {

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// It has no value here: a division by zero, 0⁰.
+    /// The formula has no value here: a division by zero, 0⁰.
     Undefined,
-    /// Nothing that can be computed exactly.
+    /// The value cannot be computed exactly.
     Unsupported,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Domain {
 pub(crate) const PARTS: i64 = 12;
 const EXPONENT_MAX: i64 = 10_000;
 const FACTORIAL_MAX: i64 = 2_000;
-/// What a power of a sum with roots costs besides.
+/// Extra cost of a power of a sum with roots.
 const POWER_COST: u64 = 30_000;
 /// What one evaluation may cost, in about the sandbox's fuel.
 const COST_MAX: u64 = 3_000_000;
@@ -53,8 +53,8 @@ pub(crate) struct Point {
     seed: u64,
     domain: Domain,
     signs: Signs,
-    /// Into how many parts angles and exponents are cut: those that occur must be whole multiples
-    /// of one.
+    /// Number of parts that angles and exponents are cut into: those that occur must be whole
+    /// multiples of one part.
     pub parts: i64,
     cost: Cell<u64>,
 }
@@ -81,12 +81,12 @@ impl Point {
         }
     }
 
-    /// With angles and exponents cut finer.
+    /// Returns the point with angles and exponents cut finer, into `parts` parts.
     pub(crate) fn cut(self, parts: i64) -> Point {
         Point { parts, ..self }
     }
 
-    /// In about the sandbox's fuel.
+    /// Cost of the evaluations so far, in about the sandbox's fuel.
     pub(crate) fn cost(&self) -> u64 {
         self.cost.get()
     }
@@ -157,7 +157,8 @@ impl Point {
         }
     }
 
-    /// With roots of variables, what is not real has no value.
+    /// Takes the root of a rational. In the domain of roots of variables, a root that is not real
+    /// has no value.
     fn root(&self, value: &Rational, degree: u32) -> Result<Surd, Stop> {
         let imaginary = value.is_negative() && degree.is_multiple_of(2);
         if self.domain == Domain::Roots && imaginary {
@@ -314,7 +315,7 @@ impl Point {
         Ok(product)
     }
 
-    /// (−1)ⁿ, for whole n as everybody means it: each letter in the exponent is even or odd.
+    /// (−1)ⁿ for whole n, as is customary: each letter in the exponent is even or odd.
     fn alternating(&self, exponent: &Linear) -> Result<i64, Stop> {
         let mut sign = 1;
         for (atom, (times, turned)) in exponent {

@@ -30,7 +30,7 @@ pub(crate) struct Fraction {
 #[derive(Clone, Debug)]
 pub(crate) struct Zero {
     pub at: Expr,
-    /// The sign is another one on its other side.
+    /// Whether the sign on its other side is another one.
     pub odd: bool,
     pub pole: bool,
 }
@@ -91,7 +91,7 @@ impl Polynomial {
         self.0.len().saturating_sub(1)
     }
 
-    /// Divided by x − value; `None` where that leaves something.
+    /// Divides by x − value; `None` where that leaves a remainder.
     fn deflated(&self, value: &Rational) -> Option<Polynomial> {
         let mut quotient = Vec::new();
         let mut carry = Rational::integer(0);
@@ -248,7 +248,8 @@ fn quadratic(a: &Rational, b: &Rational, c: &Rational) -> Option<Vec<(Expr, usiz
 }
 
 impl Fraction {
-    /// `None` for what is no rational function of the variable alone with rational coefficients.
+    /// Reads a rational function of the variable alone with rational coefficients; `None` for
+    /// anything else.
     pub(crate) fn of(expr: &Expr, variable: &str) -> Option<Fraction> {
         let one = || Polynomial::constant(Rational::integer(1));
         if expr.symbols().is_empty() {

@@ -1,5 +1,5 @@
-//! What stands for dots: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The first
-//! terms and the last give the rule, or there is none.
+//! Rules that dots stand for: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The
+//! first terms and the last give the rule, if there is one.
 
 use crate::equal::{Comparison, Verdict};
 use crate::expression::Expr;
@@ -8,11 +8,11 @@ use reward_sdk::rational::Rational;
 
 /// The index: no answer can write it.
 pub(crate) const INDEX: &str = " index";
-/// Terms before the dots, and those behind them but for the last.
+/// The most terms before the dots, and the most behind them without the last.
 const TERMS_MAX: usize = 6;
-/// Nodes of all of them.
+/// The most nodes that all given terms have together.
 const SIZE_MAX: usize = 200;
-/// Ratios of numbers are raised to so much.
+/// The highest power of a ratio of numbers.
 const POWER_MAX: i64 = 64;
 
 /// The terms `term(low)`, …, `term(high)`.
@@ -22,7 +22,7 @@ pub(crate) struct Progression {
     pub high: Expr,
 }
 
-/// Of the terms before the dots, at least two, and those behind them.
+/// Finds the rule for the terms before the dots, at least two, and those behind them.
 pub(crate) fn read(judge: &Comparison, before: &[Expr], behind: &[Expr]) -> Option<Progression> {
     let (last, nearly) = behind.split_last()?;
     let size = before.iter().chain(behind).map(Expr::size).sum::<usize>();
@@ -51,7 +51,8 @@ impl Progression {
             .substitute(&|name| (name == INDEX).then(|| index.clone()))
     }
 
-    /// Each term as a number, up to so many.
+    /// Returns each term as a number; `None` for more than `most` terms, and for bounds or terms
+    /// that are not numbers.
     pub(crate) fn numbers(&self, most: usize) -> Option<Vec<Expr>> {
         let bound = |bound: &Expr| constant_rational(bound)?.to_i64();
         let (low, high) = (bound(&self.low)?, bound(&self.high)?);
@@ -62,7 +63,7 @@ impl Progression {
     }
 }
 
-/// By the last term as a formula of its letter: `2n - 1` behind 1, 3.
+/// Finds the rule from the last term as a formula of its letter: `2n - 1` behind 1, 3.
 fn named(judge: &Comparison, before: &[Expr], last: &Expr) -> Option<Progression> {
     const STARTS: [i64; 5] = [1, 0, 2, 3, -1];
     let mut letters = last.symbols();
@@ -84,8 +85,9 @@ fn named(judge: &Comparison, before: &[Expr], last: &Expr) -> Option<Progression
     })
 }
 
-/// By numbers that grow evenly in terms of one shape: `1^2 + 2^2 + \cdots + 10^2`; or, where they
-/// are nothing but numbers, by one factor.
+/// Finds the rule for terms of one shape in which the numbers grow evenly,
+/// `1^2 + 2^2 + \cdots + 10^2`, or, where the terms are only numbers, grow by one factor. `None`
+/// also where both rules fit.
 fn counted(before: &[Expr], last: &Expr) -> Option<Progression> {
     let mut steps = None;
     let evenly = shaped(&before.iter().collect::<Vec<&Expr>>(), last, &mut steps).zip(steps);

@@ -9,7 +9,7 @@ use reward_sdk::rational::Rational;
 use std::cmp::Ordering;
 
 const PIECES_MAX: usize = 64;
-/// Whole numbers of one piece that are listed.
+/// The most whole numbers of one piece that are listed.
 const WHOLE_MAX: i64 = 64;
 
 /// One end of an interval; `None` is infinity.
@@ -25,7 +25,7 @@ pub(crate) struct Piece {
     pub high: End,
 }
 
-/// Disjoint, in order, none touching the next.
+/// Disjoint pieces in order; no piece touches the next.
 #[derive(Clone, Debug)]
 pub(crate) struct RealSet {
     pub pieces: Vec<Piece>,
@@ -213,7 +213,7 @@ impl RealSet {
         self.intersection(&other.complement(), judge)
     }
 
-    /// In order, what overlaps or touches joined.
+    /// Sorts the pieces and joins those that overlap or touch.
     pub(crate) fn ordered(mut self, judge: &Comparison) -> Option<RealSet> {
         if self.pieces.len() > PIECES_MAX {
             return None;

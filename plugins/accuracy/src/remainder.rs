@@ -50,7 +50,7 @@ pub(crate) fn read(text: &str) -> Option<(u64, u64)> {
 
 enum Word {
     Number(u64),
-    /// In lower case.
+    /// A word in lower case.
     Name(String),
 }
 

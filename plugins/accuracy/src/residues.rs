@@ -6,7 +6,7 @@
 //! primes, which are independent, are mapped to it with sums and products kept (a homomorphism), so
 //! two formulas that differ there are different. Two that agree are equal, but for a chance of
 //! about degree · 2⁻⁶⁰ (Schwartz, Zippel): the prime and the point are seeded by the texts, so
-//! nobody can choose an answer for them.
+//! no answer can be made for them.
 
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
@@ -35,7 +35,7 @@ pub(crate) struct Residues {
 }
 
 impl Residues {
-    /// Modulo a prime between 2⁶⁰ and 2⁶¹.
+    /// Chooses a prime between 2⁶⁰ and 2⁶¹ from the seed.
     pub(crate) fn new(seed: u64) -> Residues {
         // One in forty of these is prime.
         let mut candidate = (1 << 60) | (mixed(seed) >> 4) | 3;
@@ -49,8 +49,8 @@ impl Residues {
         }
     }
 
-    /// `None` for what a field does not have (functions, roots of variables), for what is not
-    /// defined, and for what takes too long.
+    /// Evaluates a formula. `None` for what a field does not have (functions, roots of variables),
+    /// for what is not defined, and for what takes too long.
     pub(crate) fn value(&self, expr: &Expr) -> Option<Residue> {
         match expr {
             Expr::Number(value) => self.rational(value),
@@ -99,7 +99,7 @@ impl Residues {
         }
     }
 
-    /// What has no relation to the rest.
+    /// Returns the value of something that has no relation to the rest, as a variable or π.
     fn free(&self, key: &str) -> Residue {
         let hash = key.bytes().fold(self.seed, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

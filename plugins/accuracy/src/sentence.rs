@@ -342,8 +342,9 @@ fn is_stating(words: &[&str]) -> bool {
         || (is_in(STATING, last) && !derived)
 }
 
-/// Whether somebody does something with so many things: `Julie should read 42 pages`. Any word is a
-/// verb there that is no preposition, label, or other word of the closed kinds ([`NO_VERBS`]).
+/// Whether the text states an action with a number of things: `Julie should read 42 pages`. Any
+/// word is a verb there that is no preposition, label, or other word of the closed kinds
+/// ([`NO_VERBS`]).
 fn acts(words: &[&str], rest: &str) -> bool {
     let mut words = words;
     while let Some((last, before)) = words.split_last()
@@ -403,15 +404,15 @@ fn acts(words: &[&str], rest: &str) -> bool {
     money || rest.starts_with("\\$") || thing()
 }
 
-/// Whether a text says of something that it is a value: `The answer is 5`.
+/// Whether a text states that something is a value: `The answer is 5`.
 pub(crate) fn states(text: &str) -> bool {
     [" is ", " are ", " was ", " were ", " equals ", "是", "为"]
         .iter()
         .any(|verb| text.contains(verb))
 }
 
-/// Without the words before the value; what they say of its sign and name is put before it: `x is`
-/// → `x = `.
+/// Takes off the words before the value, and puts the sign and the name that they give before it:
+/// `x is` → `x = `.
 fn led(text: &str) -> Option<(String, &str)> {
     let mut words: Vec<&str> = Vec::new();
     // Whether letters stand among the words, as names of points and numbers do.
@@ -668,7 +669,7 @@ fn led(text: &str) -> Option<(String, &str)> {
     Some((lead, rest))
 }
 
-/// Without words behind a comma: `68, altogether`.
+/// Takes off closing words behind a comma: `68, altogether` → `68`.
 fn closed(text: &str) -> &str {
     let mut text = text;
     while let Some((before, words)) = text.rsplit_once(',') {
@@ -684,7 +685,7 @@ fn closed(text: &str) -> &str {
     text
 }
 
-/// Without where, when and for whom: `68 clips in April and May` → `68 clips`.
+/// Takes off the place, time or person behind a quantity: `68 clips in April and May` → `68 clips`.
 fn without_circumstances(text: &str) -> &str {
     const BEGINNINGS: [&str; 11] = [
         " in ", " at ", " every ", " each ", " during ", " for ", " on ", " after ", " with ",

@@ -38,7 +38,7 @@ struct Separation<'n, 'e> {
     numeric: &'n Numeric<'n>,
     roots: Vec<&'e Expr>,
     degree: f64,
-    /// Roots of unity: the least common multiple of their orders.
+    /// Least common multiple of the orders of all roots of unity.
     order: u64,
 }
 
@@ -52,7 +52,7 @@ impl<'e> Separation<'_, 'e> {
         }
     }
 
-    /// log₂ of u and l.
+    /// Returns log₂ of u and l.
     fn walk(&mut self, expr: &'e Expr) -> (f64, f64) {
         match expr {
             Expr::Number(value) => (
@@ -204,7 +204,7 @@ fn turn_order(angle: &Expr) -> Option<u64> {
     (first == second && turns.symbols().is_empty() && below < 10_000).then_some(2 * below)
 }
 
-/// Of how many numbers up to it, it has no divisor in common with.
+/// Euler's totient: how many numbers up to `value` have no divisor in common with it.
 fn totient(value: u64) -> u64 {
     let (mut left, mut found, mut prime) = (value, value, 2);
     while prime * prime <= left && prime < 1 << 12 {

@@ -12,12 +12,12 @@ use crate::progression::{self, Progression};
 use crate::telescope;
 use reward_sdk::rational::Rational;
 
-/// Sums of one answer that are written out: the others are letters.
+/// The most sums of one answer that are written out: the others are letters.
 const SERIES_MAX: u32 = 8;
 const TERMS_MAX: i64 = 64;
-/// Nodes of all terms together.
+/// The most nodes that all terms have together.
 const SIZE_MAX: usize = 1_000;
-/// Of a polynomial that is summed in closed form.
+/// The highest degree of a polynomial that is summed in closed form.
 const DEGREE_MAX: u32 = 8;
 
 impl Parser<'_> {
@@ -60,8 +60,8 @@ impl Parser<'_> {
         total(&self.judge, sum, &body, index, (low, high))
     }
 
-    /// `1 + 2 + \cdots + n`, as the terms before the dots and those behind them: its value. Of
-    /// factors a product.
+    /// Returns the value of `1 + 2 + \cdots + n`, given by the terms before the dots and those
+    /// behind them. Factors give a product.
     pub(crate) fn dotted(&mut self, sum: bool, before: &[Expr], behind: &[Expr]) -> Option<Expr> {
         self.series += 1;
         (self.series <= SERIES_MAX).then_some(())?;

@@ -12,8 +12,8 @@ use crate::polynomial::{Fraction, Zero};
 use crate::real_set::{End, Piece, RealSet, UNBOUNDED};
 use std::cmp::Ordering;
 
-/// Absolute values of one inequality, each of which doubles the cases, and roots and the like,
-/// undone one after the other.
+/// The most absolute values of one inequality, each of which doubles the cases, and the most roots
+/// and the like that are undone one after the other.
 const STEPS_MAX: u32 = 3;
 
 /// What a condition is about: its only variable, or the formula that stands against constants.
@@ -29,7 +29,7 @@ pub(crate) fn subject(expr: &Expr) -> Option<Expr> {
     open.next().is_none().then(|| found.clone())
 }
 
-/// The real solutions of a chain of relations about one thing, and that thing.
+/// Returns the real solutions of a chain of relations about one thing, and that thing.
 pub(crate) fn solutions(
     judge: &Comparison,
     sides: &[Expr],
@@ -73,7 +73,7 @@ fn solution(
     }
 }
 
-/// Where a formula of one variable is above zero, below, and so on.
+/// Solves the comparison of a formula of one variable with zero.
 pub(crate) fn compared_with_zero(
     judge: &Comparison,
     formula: &Expr,
@@ -165,8 +165,8 @@ fn holds(sign: Ordering, relation: Relation) -> bool {
     }
 }
 
-/// From the sign beyond the last zero (equal for what is zero everywhere), and the zeros in order:
-/// the sign turns at each of odd order.
+/// Returns where a relation with zero holds, from the sign beyond the last zero (equal for what is
+/// zero everywhere) and the zeros in order: the sign turns at each zero of odd order.
 fn between(
     judge: &Comparison,
     (last_sign, zeros): (Ordering, Vec<Zero>),

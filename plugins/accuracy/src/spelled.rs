@@ -143,7 +143,7 @@ pub(crate) fn quantity(text: &str) -> Option<String> {
     })
 }
 
-/// Without one `\text{…}`.
+/// Returns the inside of a text that is one `\text{…}`; other texts stay as they are, trimmed.
 pub(crate) fn undressed(text: &str) -> &str {
     let inside = FONTS
         .iter()

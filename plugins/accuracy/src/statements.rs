@@ -35,11 +35,11 @@ const SIGNS: [(&str, Sign, bool); 21] = [
 enum Sign {
     Yes(&'static str),
     No(&'static str),
-    /// With its sides the other way round.
+    /// A relation written with its sides the other way round.
     Turned(&'static str),
 }
 
-/// A relation of two sides, or that something exists.
+/// A relation of two sides, or a statement that something exists.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Statement<'t> {
     Relation {
@@ -90,7 +90,8 @@ impl<'t> Statement<'t> {
         })
     }
 
-    /// Whether two say the same, where sides and what is said are compared so.
+    /// Whether two statements are the same: `side` compares their sides, `said` what is stated to
+    /// exist.
     pub(crate) fn same(
         &self,
         other: &Statement,

@@ -10,11 +10,12 @@ use crate::pieces::bends;
 use crate::points::{Domain, Point, Signs, Stop};
 use reward_sdk::rational::Rational;
 
-/// Points at which two formulas are compared.
+/// The most points at which two formulas are compared.
 const POINTS_MAX: usize = 200;
 /// A degree above this is not followed.
 const DEGREE_MAX: u32 = 6;
-/// Points of what is not known to repeat itself.
+/// Number of whole numbers, and of fractions, at which formulas that are not known to repeat
+/// themselves are compared.
 const SAMPLES: i64 = 40;
 /// Letters that stand for whole numbers by custom.
 const WHOLE: [&str; 9] = ["n", "m", "k", "j", "l", "p", "q", "N", "M"];
@@ -24,7 +25,7 @@ pub(crate) fn jumps(expr: &Expr) -> bool {
     expr.any(&|e| rounded(e).is_some_and(|inside| !inside.symbols().is_empty()))
 }
 
-/// What is rounded.
+/// Returns what a floor or ceiling rounds; `None` for any other formula.
 fn rounded(expr: &Expr) -> Option<&Expr> {
     match expr {
         Expr::Call(Function::Floor | Function::Ceiling, arguments) => arguments.first(),
@@ -38,13 +39,13 @@ struct StepLetter {
     whole: bool,
 }
 
-/// What is rounded in a formula: as a form in which what is rounded in it again is opaque.
+/// A part of a formula that is rounded, in a form in which what is rounded in it again is opaque.
 struct Rounded {
     form: Sum,
     nested: bool,
 }
 
-/// Where two formulas that jump differ: at whole numbers of what they round, between those, for a
+/// Compares two formulas that jump: at whole numbers of what they round, and between those, for a
 /// whole period.
 pub(crate) fn jumping(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     let names = {
@@ -118,7 +119,7 @@ pub(crate) fn jumping(judge: &Comparison, a: &Expr, b: &Expr) -> Verdict {
     Verdict::Equal
 }
 
-/// At one point. Where one of them has no value, they do not differ.
+/// Compares at one point. Where one of the formulas has no value, they do not differ.
 fn at_point(
     judge: &Comparison,
     a: &Expr,
@@ -161,13 +162,13 @@ fn at_point(
     }
 }
 
-/// With the parts that are rational worked out: what jumps at 2 needs to know that √4 is 2.
+/// Works out the parts that are rational: what jumps at 2 needs to know that √4 is 2.
 fn folded(expr: &Expr) -> Expr {
     let inner = expr.map(&mut folded);
     constant_rational(&inner).map_or(inner, Expr::Number)
 }
 
-/// Everything that is rounded in either formula.
+/// Returns everything that is rounded in either formula.
 fn all_rounded(a: &Expr, b: &Expr) -> Option<Vec<Rounded>> {
     fn collect(normal: &Normal, expr: &Expr, found: &mut Vec<Rounded>) -> Option<()> {
         if let Some(inside) = rounded(expr)
@@ -382,7 +383,8 @@ fn number_of(value: i64) -> Rational {
     Rational::integer(value)
 }
 
-/// What is not known to repeat itself can be seen to differ, not to be equal.
+/// Compares formulas that are not known to repeat themselves: sample points can show that they
+/// differ, but not that they are equal.
 fn sampled(judge: &Comparison, a: &Expr, b: &Expr, names: &[String]) -> Verdict {
     let mut places = Vec::new();
     for value in 0..SAMPLES {

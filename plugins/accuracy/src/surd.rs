@@ -7,7 +7,7 @@
 use num_bigint::BigInt;
 use reward_sdk::rational::Rational;
 
-/// Different roots in one number; inverting doubles them per prime.
+/// The most different roots in one number; inverting doubles them per prime.
 const TERMS_MAX: usize = 32;
 /// Radicands stay below this, so that products of two fit.
 const RADICAND_MAX: i64 = 1 << 40;
@@ -18,7 +18,7 @@ const FACTORED_MAX: u64 = 1_000_000_000;
 /// Automorphisms that an inverse goes through: one for each prime, and one for i.
 const PRIMES_MAX: u32 = 8;
 
-/// Sorted by radicand; no coefficient is zero.
+/// Rational multiples of square roots, sorted by radicand; no coefficient is zero.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Surd {
     terms: Vec<(i64, Rational)>,
@@ -39,7 +39,7 @@ impl Surd {
         Surd::rational(Rational::integer(value))
     }
 
-    /// i
+    /// The imaginary unit i.
     pub(crate) fn imaginary() -> Surd {
         Surd {
             terms: vec![(-1, Rational::integer(1))],
@@ -50,7 +50,7 @@ impl Surd {
         self.terms.is_empty()
     }
 
-    /// Of all its coefficients together.
+    /// Size of all its coefficients together, in bits.
     pub(crate) fn bits(&self) -> u64 {
         self.terms
             .iter()
@@ -134,7 +134,7 @@ impl Surd {
         Some(product)
     }
 
-    /// `None` for zero too.
+    /// The inverse; `None` for zero too.
     pub(crate) fn inverse(&self) -> Option<Surd> {
         let mut top = Surd::integer(1);
         let mut below = self.clone();
@@ -150,7 +150,7 @@ impl Surd {
         None
     }
 
-    /// Under the automorphism that turns the sign of i, or else of the root of one prime that
+    /// Applies the automorphism that turns the sign of i, or else of the root of one prime that
     /// occurs.
     fn conjugate(&self) -> Option<Surd> {
         let imaginary = self.terms.iter().any(|(radicand, _)| *radicand < 0);

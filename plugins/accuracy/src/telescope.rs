@@ -7,7 +7,7 @@ use crate::numeric::constant_rational;
 use crate::polynomial::Fraction;
 use reward_sdk::rational::Rational;
 
-/// How far two poles may be apart: so many terms are left at either end.
+/// The largest distance of two poles: as many terms are left at either end.
 const APART_MAX: i64 = 32;
 
 /// The sum of a rational function of the index from `low` to `high`, in closed form: of its simple

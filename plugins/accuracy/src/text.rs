@@ -17,7 +17,7 @@ pub(crate) const FONTS: [&str; 6] = [
     "\\mbox{",
 ];
 
-/// Whether a word is in a list. Not inlined: the lists of words are asked in many places, and each
+/// Whether a word is in a list. Not inlined: lists of words are searched in many places, and each
 /// loop of its own is a loop in the component.
 #[inline(never)]
 pub(crate) fn is_in(list: &[&str], word: &str) -> bool {
@@ -43,8 +43,7 @@ fn plain(text: &str) -> String {
     words.join(" ")
 }
 
-/// Without `\text{…}` and its relatives where nothing but words stands in them: `\text{June }20` →
-/// `June 20`.
+/// Takes off `\text{…}` and its relatives where they hold only words: `\text{June }20` → `June 20`.
 pub(crate) fn unfonted(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -252,8 +251,8 @@ pub(crate) fn in_feet(text: &str) -> Option<String> {
         .map(|()| format!("{feet} feet {inches} inches"))
 }
 
-/// Without a remark in brackets after a number: `7 \text{ (seven)}`, `7 \text{ apples (in total)}`.
-/// What such words may change stays.
+/// Takes off a remark in brackets after a number: `7 \text{ (seven)}`,
+/// `7 \text{ apples (in total)}`. Words that may change the number stay.
 pub(crate) fn without_remark(text: &str) -> String {
     valued(text).unwrap_or_else(|| text.to_string())
 }
@@ -366,7 +365,7 @@ pub(crate) fn date(text: &str) -> Option<(usize, u32, Option<u32>)> {
     Some((month?, day?, year))
 }
 
-/// `①`
+/// Whether a character is a circled number: `①`.
 pub(crate) fn is_circled(c: char) -> bool {
     matches!(c, '①'..='⑳')
 }
@@ -380,7 +379,7 @@ fn circled(text: &str) -> Option<BTreeSet<char>> {
     (left.all(is_circled) && !found.is_empty()).then_some(found)
 }
 
-/// Whether two texts say the same.
+/// Whether two texts state the same.
 pub(crate) fn same(a: &str, b: &str) -> bool {
     if let (Some(a), Some(b)) = (circled(a), circled(b)) {
         return a == b;
@@ -415,7 +414,7 @@ fn without_solutions(text: &str) -> String {
     }
 }
 
-/// That there is no solution.
+/// Whether a text states that there is no solution.
 pub(crate) fn says_nothing(text: &str) -> bool {
     const SPELLINGS: [&str; 9] = [
         "no solution",
@@ -448,14 +447,14 @@ pub(crate) fn says_nothing(text: &str) -> bool {
     SPELLINGS.contains(&plain.as_str()) || stated() == Some(true)
 }
 
-/// That everything is a solution.
+/// Whether a text states that every real number is a solution.
 pub(crate) fn says_all_reals(text: &str) -> bool {
     const SPELLINGS: [&str; 4] = ["all real numbers", "all reals", "all real", "real numbers"];
     SPELLINGS.contains(&plain(text).as_str())
 }
 
-/// A number in words. Neither a numeral nor a text to compare: data that spell one out are left
-/// out.
+/// Whether a text is a number in words. Such a text is neither a numeral nor a text to compare:
+/// data that spell a number out are left out.
 pub(crate) fn is_numeral(text: &str) -> bool {
     let plain = plain(text);
     !plain.is_empty()

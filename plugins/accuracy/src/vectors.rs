@@ -57,7 +57,7 @@ fn by_letters(expr: &Expr) -> bool {
     }
 }
 
-/// Which of i, j, k it is.
+/// Returns which of i, j, k a formula is; `None` for any other.
 fn axis(expr: &Expr) -> Option<usize> {
     match expr {
         Expr::Imaginary => Some(0),
@@ -94,7 +94,7 @@ fn vector(expr: &Expr, length: usize, column: bool) -> Expr {
     }
 }
 
-/// i, j, k as letters again.
+/// Returns the formula with i, j, k as letters again.
 fn lettered(expr: &Expr) -> Expr {
     match expr {
         Expr::Symbol(name) => match UNITS.iter().position(|unit| unit == name) {

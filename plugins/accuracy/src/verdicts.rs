@@ -166,11 +166,11 @@ const SAID: &[&str] = &[
     "might",
     "should",
 ];
-/// Words behind which there are reasons.
+/// Words that introduce reasons.
 const REASONS: &[&str] = &[
     "since", "because", "as", "for", "given", "where", "due", "因为", "由于",
 ];
-/// Words of somebody who does not say which.
+/// Words that leave the choice open.
 const DOUBTS: &[&str] = &[
     "either", "maybe", "perhaps", "possibly", "probably", "might", "may", "could", "unsure",
     "sure", "unclear", "unless", "wait", "no", "actually", "if", "如果", "若", "假如", "假设",
@@ -179,7 +179,7 @@ const DOUBTS: &[&str] = &[
 #[derive(Clone, Debug, PartialEq)]
 enum Stretch {
     Letter(char),
-    /// In lower case; a run of Chinese characters is one.
+    /// A word in lower case; a run of Chinese characters is one word.
     Word(String),
     Mark(char),
 }
@@ -289,8 +289,9 @@ fn apposed(mut pieces: Vec<Stretch>) -> Vec<Stretch> {
     pieces
 }
 
-/// Without a list of all the options before what is said of them: `A) 3, B) 4, C) 5. The answer is
-/// C`, `Among A, B and C, …`; `None` without such a list, and where it judges the options.
+/// Takes off a list of all the options before the choice itself:
+/// `A) 3, B) 4, C) 5. The answer is C`, `Among A, B and C, …`; `None` without such a list, and
+/// where the list judges the options.
 fn without_options(pieces: &[Stretch]) -> Option<Vec<Stretch>> {
     let first = pieces
         .iter()
@@ -643,7 +644,7 @@ fn said_wrong(pieces: &[Stretch], at: usize) -> bool {
         "选项错"].iter().any(|said| word.starts_with(said)))
 }
 
-/// What is said of the letters between two places: chosen, refused, or neither.
+/// Tells how the letters between two places are meant: chosen, refused, or neither.
 fn said_of(pieces: &[Stretch], start: usize, end: usize) -> Option<bool> {
     let clause =
         |piece: &&Stretch| !matches!(piece, Stretch::Mark('.' | ',' | ';' | '，' | '。' | '；'));
@@ -794,8 +795,8 @@ fn word(piece: &Stretch) -> Option<&str> {
     }
 }
 
-/// The same in Chinese, where the words beside the letters are; the outer `None` where they are
-/// not.
+/// Tells the same from the Chinese words beside the letters; the outer `None` where there are no
+/// such words.
 fn in_chinese(before: &[&str], after: &[&str]) -> Option<Option<bool>> {
     let han = |word: &&&str| word.starts_with(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     let (before, after) = (

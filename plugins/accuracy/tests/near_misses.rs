@@ -20,7 +20,7 @@ fn verdict(reference: &str, answer: &str) -> f32 {
     }
 }
 
-/// Values are counted in such parts of 1.
+/// The parts of 1 in which values are counted.
 const PARTS: i64 = 72;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +42,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// In parts, at x in parts.
+    /// Returns the value at x, both in parts.
     fn value(&self, x: i64) -> i64 {
         let inside = self.slope * x + self.constant * PARTS;
         let value = match self.kind {
@@ -87,7 +87,8 @@ fn piece(kinds: Vec<Kind>) -> impl Strategy<Value = Piece> {
         })
 }
 
-/// Both ways in which a formula can be meant to be another one, and is or is not.
+/// Returns the pieces that `change` makes of one piece: some are the same formula, others are
+/// nearly so.
 fn changed(piece: &Piece, change: u8) -> Vec<Piece> {
     let whole = |times: i64| Piece {
         times,
@@ -157,7 +158,7 @@ fn written(pieces: &[Piece]) -> String {
     terms.join("+")
 }
 
-/// `make properties` tries many more than `make test`.
+/// Number of cases: `make properties` tries many more than `make test`.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()

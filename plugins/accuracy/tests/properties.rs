@@ -4,7 +4,7 @@ use accuracy::Accuracy;
 use proptest::prelude::*;
 use reward_sdk::{Completion, Error, Reward};
 
-/// 1, 0, or `None` for a reference that cannot be used.
+/// Returns the score, 1 or 0; `None` for a reference that cannot be used.
 fn verdict(reference: &str, answer: &str) -> Option<f32> {
     let completion = Completion {
         text: format!("<answer>{answer}</answer>"),
@@ -193,7 +193,7 @@ fn scrambled() -> impl Strategy<Value = String> {
         .prop_map(|pieces| pieces.concat())
 }
 
-/// `make properties` tries many more than `make test`.
+/// Number of cases: `make properties` tries many more than `make test`.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()

@@ -268,7 +268,7 @@ pub(super) const MODIFIERS: &[&str] = &[
     "it",
 ];
 
-/// What has a value: `a total of 68`.
+/// Nouns that have a value: `a total of 68`.
 pub(super) const OF: &[&str] = &[
     "total",
     "sum",
@@ -335,12 +335,12 @@ pub(super) const MADE_OF: &[&str] = &[
     "power",
 ];
 
-/// Of these `has` says something else than how much they are: `The answer has 3 digits`.
+/// Nouns with which `has` does not state how much they are: `The answer has 3 digits`.
 pub(super) const HOLDERS: &[&str] = &[
     "answer", "result", "solution", "value", "sum", "product", "total",
 ];
 
-/// Words between a verb and so many things.
+/// Words between a verb and a number of things.
 pub(super) const ADVERBS: &[&str] = &[
     "exactly",
     "precisely",
