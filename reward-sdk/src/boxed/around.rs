@@ -11,7 +11,7 @@ const BETWEEN: &[&str] = &[
     "be", "been", "equal", "equals", "to", "the", "answer", "exactly", "a", "get", "obtain",
     "give", "have", "that", "possibly",
 ];
-/// Words anywhere in a box's clause that leave it open.
+/// Words anywhere in a box's clause that leave the box open as an answer.
 const DOUBTS: &[&str] = &[
     "whether",
     "doubt",
@@ -52,7 +52,7 @@ const OTHERS: &[&str] = &[
     "except",
     "multiple",
 ];
-/// What a text before a box ends in where it says that the box is not the answer, or only a bound.
+/// Endings of the text before a box that mark the box as not the answer, or only as a bound.
 const ENDINGS: &[&str] = &[
     "\\ne",
     "\\neq",
@@ -145,7 +145,7 @@ fn within(text: &str) -> &str {
         .trim_end()
 }
 
-/// The text behind a box without the end of its formula.
+/// Returns the text behind a box without the end of the box's formula.
 fn behind(after: &str) -> &str {
     let set = |c: char| c.is_whitespace() || matches!(c, '$' | '*');
     let after = after.trim_start_matches(set);
@@ -156,7 +156,7 @@ fn behind(after: &str) -> &str {
         .trim_start_matches(set)
 }
 
-/// The words of the clause that ends in a box, from the last one.
+/// Returns the words of the clause that ends in a box, the last word first.
 #[inline(never)]
 fn clause(before: &str) -> Vec<String> {
     let start = last_of(before, &["\n", ".", ",", ";", ":", "?", "!", "，", "。"]).unwrap_or(0);
@@ -198,7 +198,7 @@ fn is_plain(text: &str, at: usize) -> bool {
         .is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
 }
 
-/// The first place of any of the parts, and which it is.
+/// Returns the first place of any of the parts, and the part that stands there.
 #[inline(never)]
 fn first_of<'l>(text: &str, list: &[&'l str]) -> Option<(usize, &'l str)> {
     (0..text.len()).find_map(|at| {
@@ -210,7 +210,7 @@ fn first_of<'l>(text: &str, list: &[&'l str]) -> Option<(usize, &'l str)> {
     })
 }
 
-/// Where the last of any of the parts ends.
+/// Returns the byte behind the last occurrence of any of the parts.
 #[inline(never)]
 fn last_of(text: &str, list: &[&str]) -> Option<usize> {
     let part = |at| {
@@ -223,7 +223,8 @@ fn last_of(text: &str, list: &[&str]) -> Option<usize> {
     (0..text.len()).rev().find_map(part)
 }
 
-/// Whether words stand in a formula: letters that are no command, more than so many.
+/// Whether a formula contains words: more than `letters_max` bytes of letters in a row that are not
+/// a command.
 #[inline(never)]
 fn is_prose(text: &str, letters_max: usize) -> bool {
     let (mut count, mut command) = (0, false);
