@@ -128,8 +128,9 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
         let parts = build(&settings, state, clock.clone(), shutdown)?;
         notify::send("STATUS=trying the devices");
         // A device may take minutes to answer; a stop of the service does not wait for it.
+        let live_status = &parts.service.views.live_status;
         tokio::select! {
-            tried = setup::try_devices(&parts.worker_commands, &parts.service.views.live_status) => tried?,
+            tried = setup::try_devices(&parts.worker_commands, live_status) => tried?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
