@@ -127,6 +127,16 @@ pub enum Command {
         /// Steps that the checkpoint holds.
         step: u64,
     },
+    /// Has the stage at work go back to its first `step` steps: those since cannot be brought back,
+    /// and are done and committed again. Their metrics, checkpoints and evaluations are forgotten;
+    /// `metrics` are those of the last step that is left.
+    GoBack {
+        job: JobId,
+        epoch: u64,
+        stage: u32,
+        step: u64,
+        metrics: Metrics,
+    },
     /// Records the outcome of an evaluation. Replaces one for the same stage, step and data set,
     /// which a redone step makes again.
     Eval {
@@ -223,6 +233,7 @@ impl Command {
             | Command::CommitStep { job, .. }
             | Command::Checkpoint { job, .. }
             | Command::DropCheckpoint { job, .. }
+            | Command::GoBack { job, .. }
             | Command::Eval { job, .. }
             | Command::FinishStage { job, .. }
             | Command::Finish { job, .. }
@@ -276,6 +287,8 @@ pub enum Effect {
         /// Steps that the newest checkpoint on record holds now; 0 if there is none.
         durable_step: u64,
     },
+    /// The stage went back, to `step` committed steps.
+    WentBack { step: u64 },
     /// The outcome of the evaluation is on record.
     EvalRecorded,
     /// The stage has ended.

@@ -398,6 +398,30 @@ impl Journal {
             })
     }
 
+    /// Checks that a committed step of a stage can be trained on again. Changes nothing.
+    pub fn check(
+        storage: Arc<dyn Storage>,
+        journal_dir: &Path,
+        job: &JobId,
+        stage: u32,
+        step: u64,
+    ) -> Result<(), JournalError> {
+        let (dir, steps) = (
+            Journal::dir(journal_dir, stage),
+            BTreeMap::from([(step, Slot::Closed)]),
+        );
+        let journal = Journal {
+            storage,
+            dir,
+            job: job.clone(),
+            stage,
+            committed: step + 1,
+            steps,
+            cuts: Vec::new(),
+        };
+        journal.replay(step).map(drop)
+    }
+
     /// Marks the steps below `committed` as committed by the ledger.
     pub fn committed(&mut self, committed: u64) {
         self.committed = self.committed.max(committed);

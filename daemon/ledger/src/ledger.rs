@@ -625,6 +625,18 @@ fn persist(
                 "step {step} of stage {stage} of job {job} was committed before"
             );
         }
+        Command::GoBack { stage, step, .. } => {
+            write
+                .open_table(METRICS)?
+                .retain_in((job, *stage, *step)..=(job, *stage, u64::MAX), |_, _| false)?;
+            write
+                .open_table(EVALS)?
+                .retain_in((job, 0)..=(job, u64::MAX), |_, _| false)?;
+            record
+                .evals
+                .iter()
+                .try_for_each(|result| put_eval(&write, record, result))?;
+        }
         Command::Eval { result, .. } => put_eval(&write, record, result)?,
         Command::ReuseStage {
             stage,

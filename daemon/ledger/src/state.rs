@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in
-//! order.
+//! order; again only after the stage went back before it (`GoBack`), which forgets what it left.
 
 use crate::command::{Command, Effect, Rejected};
 use crate::record::{
@@ -178,6 +178,13 @@ impl State {
                 stage,
                 step,
             } => drop_checkpoint(self.fenced(job, *epoch)?, *stage, *step),
+            Command::GoBack {
+                job,
+                epoch,
+                stage,
+                step,
+                metrics,
+            } => go_back(self.fenced(job, *epoch)?, *stage, *step, metrics),
             Command::Eval { job, epoch, result } => {
                 forgiving(self.fenced(job, *epoch)?, |record| add_eval(record, result))
             }
@@ -676,6 +683,27 @@ fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
     Ok(Effect::CheckpointDropped {
         durable_step: current.durable_step(),
     })
+}
+
+fn go_back(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Answer {
+    let job = record.job().clone();
+    let current = at_work(record, stage)?;
+    if step > current.step {
+        return Err(Rejected::WrongStep {
+            job,
+            stage,
+            step,
+            committed: current.step,
+            steps: current.steps,
+        });
+    }
+    (current.step, current.metrics) = (step, metrics.clone());
+    current.checkpoints.retain(|known| known.step <= step);
+    let name = current.name.clone();
+    record
+        .evals
+        .retain(|known| known.stage.as_ref() != Some(&name) || known.step <= step);
+    Ok(Effect::WentBack { step })
 }
 
 fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {

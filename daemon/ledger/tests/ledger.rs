@@ -211,6 +211,66 @@ fn reopening_gives_back_every_record_and_metric() {
 }
 
 #[test]
+fn what_a_stage_did_before_it_went_back_is_forgotten_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    let eval = |step| EvalResult {
+        stage: Some("rl".into()),
+        step,
+        data: "test".into(),
+        metrics: Metrics::new(),
+        example: None,
+    };
+    apply_all(&ledger, life("a", 8));
+    apply_all(
+        &ledger,
+        [6, 4]
+            .map(|step| Command::Eval {
+                job: id("a"),
+                epoch: 1,
+                result: eval(step),
+            })
+            .into(),
+    );
+    let metrics = Metrics::from([("loss".into(), 0.4)]);
+    apply_all(
+        &ledger,
+        vec![Command::GoBack {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            step: 5,
+            metrics,
+        }],
+    );
+    let steps = |ledger: &Ledger| {
+        ledger
+            .metrics(&id("a"), 0)
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&ledger), [0, 1, 2, 3, 4]);
+    let before = text(&ledger.jobs());
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(text(&ledger.jobs()), before);
+    let evals = ledger
+        .job(&id("a"))
+        .unwrap()
+        .evals
+        .iter()
+        .filter(|eval| eval.stage.is_some())
+        .map(|eval| eval.step)
+        .collect::<Vec<_>>();
+    assert_eq!(evals, [4]);
+    apply_all(&ledger, (5..8).map(|step| commit("a", step)).collect());
+    assert_eq!(steps(&ledger), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_refused_command_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger.redb");

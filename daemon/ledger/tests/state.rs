@@ -302,6 +302,13 @@ impl History {
             Command::DropCheckpoint { epoch, stage, .. } => {
                 current(epoch) && *stage < self.begun(job)
             }
+            Command::GoBack {
+                epoch, stage, step, ..
+            } => {
+                current(epoch)
+                    && self.at_work(job) == Some(*stage)
+                    && *step <= self.committed(job, *stage)
+            }
             Command::Eval { epoch, .. } => current(epoch),
             Command::FinishStage { epoch, stage, .. } => {
                 current(epoch)
@@ -499,6 +506,13 @@ fn a_runner_of_an_old_epoch_can_change_nothing() {
             epoch: 1,
             stage: 0,
             step: 1,
+        },
+        Command::GoBack {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            step: 0,
+            metrics: Metrics::new(),
         },
         Command::Eval {
             job: id("a"),
@@ -710,6 +724,62 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before() {
         state.apply(&checkpoint("a", 1, 0, 7)),
         Err(Rejected::CheckpointAhead { committed: 6, .. })
     ));
+}
+
+#[test]
+fn a_stage_that_goes_back_does_its_steps_again() {
+    let mut state = State::default();
+    let steps = (0..6).map(|step| commit("a", 1, 0, step));
+    accept(
+        &mut state,
+        &[submit("a", 0), start("a"), begin("a", 1, 0, 9)]
+            .into_iter()
+            .chain(steps)
+            .collect::<Vec<_>>(),
+    );
+    accept(
+        &mut state,
+        &[checkpoint("a", 1, 0, 2), checkpoint("a", 1, 0, 5)],
+    );
+    let evals = [2, 3].map(|step| Command::Eval {
+        job: id("a"),
+        epoch: 1,
+        result: eval("s0", step, 0.5),
+    });
+    accept(&mut state, &evals);
+    let back = |stage, step| Command::GoBack {
+        job: id("a"),
+        epoch: 1,
+        stage,
+        step,
+        metrics: Metrics::new(),
+    };
+    assert!(matches!(
+        state.apply(&back(0, 7)),
+        Err(Rejected::WrongStep { committed: 6, .. })
+    ));
+    assert!(matches!(
+        state.apply(&back(1, 0)),
+        Err(Rejected::WrongStage { .. })
+    ));
+    assert_eq!(
+        accept(&mut state, &[back(0, 2)]),
+        Effect::WentBack { step: 2 }
+    );
+    let record = state.job(&id("a")).unwrap();
+    assert_eq!(record.progress.stages[0].durable_step(), 2);
+    assert_eq!(
+        record
+            .evals
+            .iter()
+            .map(|eval| eval.step)
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    assert_eq!(
+        accept(&mut state, &[commit("a", 1, 0, 2)]),
+        Effect::StepCommitted { step: 3 }
+    );
 }
 
 #[test]

@@ -15,8 +15,9 @@ use crate::outputs::Outputs;
 use crate::state_dir::LEDGER_FILE;
 use r1d_job::Job;
 use r1d_job::fingerprint::depends;
-use r1d_ledger::{CheckpointRecord, JobRecord, Journal, StageRecord};
+use r1d_ledger::{CheckpointRecord, Disk, JobRecord, Journal, JournalError, StageRecord};
 use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
 use r1d_proto::replace::{FILE_MODE, replace};
 use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
@@ -125,28 +126,83 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
     }
 }
 
-/// Finds the lost checkpoints of the stage at work: the job goes on from the one before each. An
-/// error names what the job has to wait for. Blocks.
+/// What there is to go on from.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Checkpoints of the stage at work, for the job to go on from what is before each.
+    pub(crate) lost: Vec<Lost>,
+    /// Set where the steps since cannot be brought back.
+    pub(crate) back: Option<Back>,
+}
+
+/// Where the stage at work can go on from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Back {
+    pub(crate) stage: u32,
+    pub(crate) step: u64,
+    /// Names what the steps since cannot be brought back without, and says what becomes of them.
+    pub(crate) what: String,
+}
+
+/// How closely the journal is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Journals {
+    Present,
+    /// All that is to be trained on again is read.
+    Whole,
+}
+
+/// The finished stages whose last weights the job needs from here on, with those.
+fn needed<'r>(record: &'r JobRecord, job: &Job) -> Vec<(&'r StageRecord, &'r CheckpointRecord)> {
+    let stages = &record.progress.stages;
+    let last = job.stages.len().saturating_sub(1);
+    let at_work = at_work(record);
+    let mut needed = depends(job, at_work.min(last)).unwrap_or_default().stages;
+    // All stages are finished: the last weights are to be exported.
+    needed.extend((at_work > last).then_some(last));
+    let needed = needed.into_iter().filter_map(|index| stages.get(index));
+    needed
+        .filter_map(|stage| Some((stage, stage.newest_checkpoint()?)))
+        .collect()
+}
+
+/// The index of the first stage that is not finished.
+fn at_work(record: &JobRecord) -> usize {
+    let stages = &record.progress.stages;
+    stages
+        .iter()
+        .position(|stage| stage.state != State::Succeeded)
+        .unwrap_or(stages.len())
+}
+
+fn put_back(what: &str, stage: &StageRecord) -> String {
+    format!(
+        "{what}, and stage `{}`, which left it, is finished: put it back",
+        stage.name
+    )
+}
+
+/// Names a checkpoint of a finished stage that the job needs and whose bytes are others. Reads all
+/// that it needs.
+pub(crate) fn harmed(record: &JobRecord, job: &Job) -> Option<String> {
+    needed(record, job)
+        .into_iter()
+        .find_map(|(stage, checkpoint)| {
+            let error = is_unharmed(checkpoint).err()?;
+            Some(put_back(&error.to_string(), stage))
+        })
+}
+
+/// What the job can go on from. An error names what it has to wait for. Blocks.
 pub(crate) fn check(
     record: &JobRecord,
     job: &Job,
     outputs: &Outputs,
     state_dir: &Path,
-) -> Result<Vec<Lost>, String> {
+    journals: Journals,
+) -> Result<Found, String> {
     let stages = &record.progress.stages;
-    let last = job.stages.len().saturating_sub(1);
-    let at_work = stages
-        .iter()
-        .position(|stage| stage.state != State::Succeeded)
-        .unwrap_or(stages.len());
-    let mut needed = depends(job, at_work.min(last)).unwrap_or_default().stages;
-    // All stages are finished: the last weights are to be exported.
-    needed.extend((at_work > last).then_some(last));
-    let needed: Vec<(&StageRecord, &CheckpointRecord)> = needed
-        .into_iter()
-        .filter_map(|index| stages.get(index))
-        .filter_map(|stage| Some((stage, stage.newest_checkpoint()?)))
-        .collect();
+    let (at_work, needed) = (at_work(record), needed(record, job));
     let own = stages
         .get(at_work)
         .map_or(&[][..], |stage| &stage.checkpoints);
@@ -161,18 +217,16 @@ pub(crate) fn check(
             .map(|(_, checkpoint)| *checkpoint)
             .chain(own)
             .any(|checkpoint| checkpoint.dir.starts_with(&to));
+        // It was made before the first stage began.
+        let is_used = is_used || stages.len() > record.reuse.taken.len();
         is_there(&to, is_used, state_dir)?;
     }
     for (stage, checkpoint) in needed {
         if let Some(what) = lost(checkpoint)? {
-            return Err(format!(
-                "{what}, and stage `{}`, which left it, is finished: put it back",
-                stage.name
-            ));
+            return Err(put_back(&what, stage));
         }
     }
-    let mut lost_ones = Vec::new();
-    let mut from = 0;
+    let (mut lost_ones, mut from) = (Vec::new(), 0);
     for checkpoint in own {
         match lost(checkpoint)? {
             Some(what) => lost_ones.push(Lost {
@@ -187,43 +241,145 @@ pub(crate) fn check(
         .stages
         .get(at_work)
         .is_some_and(|stage| stage.trains() && stage.rollouts().is_some());
-    if let Some(stage) = stages.get(at_work).filter(|_| learns) {
-        let file = |step| Journal::file(&outputs.journal(), at_work as u32, step);
-        if let Some(missing) = (from..stage.step).map(file).find(|file| !file.exists()) {
-            let what = lost_ones
-                .pop()
-                .map_or_else(|| "no checkpoint is left".into(), |lost| lost.what);
-            return Err(format!(
-                "{what}, and stage `{}` cannot be done again up to where it was without {}, which \
-                 is gone too: put back what was there, or, where an old copy of the ledger was \
-                 put back, a newer copy of the ledger",
-                stage.name,
-                missing.display()
-            ));
+    let Some(stage) = stages.get(at_work).filter(|_| learns) else {
+        return Ok(Found {
+            lost: lost_ones,
+            back: None,
+        });
+    };
+    let unreadable = |step| {
+        unreadable(
+            &outputs.journal(),
+            record.job(),
+            at_work as u32,
+            step,
+            journals,
+        )
+        .transpose()
+    };
+    let Some(without) = (from..stage.step).find_map(unreadable).transpose()? else {
+        return Ok(Found {
+            lost: lost_ones,
+            back: None,
+        });
+    };
+    // Then newer checkpoints have taken the place of those on record.
+    let is_older = || {
+        newest_of(&outputs.checkpoints(job, record.job()).join(&stage.name))
+            > Some(stage.durable_step())
+    };
+    match lost_ones.iter().rfind(|lost| lost.step > from) {
+        Some(lost) if !is_older() => Err(format!(
+            "{}, and stage `{}` cannot be brought back to its {} steps without it, \
+             as {without}: put back what was there",
+            lost.what, stage.name, stage.step
+        )),
+        _ => {
+            let place = if from == 0 {
+                "beginning".into()
+            } else {
+                format!("step {from}")
+            };
+            let what = format!(
+                "stage `{}` cannot be brought back to its {} steps, as {without}: its steps are \
+                 done again from its {place}",
+                stage.name, stage.step
+            );
+            Ok(Found {
+                lost: lost_ones,
+                back: Some(Back {
+                    stage: at_work as u32,
+                    step: from,
+                    what,
+                }),
+            })
         }
     }
-    Ok(lost_ones)
+}
+
+/// Why a committed step cannot be trained on again; an error where that says nothing of it.
+fn unreadable(
+    journal_dir: &Path,
+    job: &JobId,
+    stage: u32,
+    step: u64,
+    journals: Journals,
+) -> Result<Option<String>, String> {
+    let file = Journal::file(journal_dir, stage, step);
+    if journals == Journals::Present {
+        return Ok((!file.exists()).then(|| format!("{} is gone", file.display())));
+    }
+    match Journal::check(Disk::shared(), journal_dir, job, stage, step) {
+        Ok(()) => Ok(None),
+        Err(JournalError::Missing { path, .. }) => {
+            Ok(Some(format!("{} is gone, or not whole", path.display())))
+        }
+        Err(JournalError::Damaged { path, offset, what }) => Ok(Some(format!(
+            "{} is damaged at byte {offset} ({what})",
+            path.display()
+        ))),
+        Err(error) => Err(format!("{error}: put there what was there before")),
+    }
+}
+
+/// The newest step that a stage's directory has a checkpoint of.
+fn newest_of(dir: &Path) -> Option<u64> {
+    let step_of = |entry: fs::DirEntry| {
+        entry
+            .file_name()
+            .to_str()?
+            .strip_prefix("step-")?
+            .parse()
+            .ok()
+    };
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(step_of)
+        .max()
 }
 
 /// Checks that the job's directory below `checkpoint.to` can be used.
 fn is_there(dir: &Path, is_used: bool, state_dir: &Path) -> Result<(), String> {
-    let shown = dir.display();
-    let away = fs::read_dir(dir)
+    let unread = fs::read_dir(dir)
         .err()
         .filter(|error| is_used || error.kind() != ErrorKind::NotFound);
-    if let Some(error) = away {
-        return Err(format!(
-            "{shown}, where the job's checkpoints are, is away ({error}): mount it or put it back"
-        ));
+    if let Some(error) = unread {
+        return Err(away(dir, &error.to_string()));
     }
     match owner(dir) {
-        Some(owner) if is_another(&owner, state_dir) => Err(format!(
-            "the checkpoints in {shown} are of this job in the state directory {}, of which this \
+        Some(owner) => is_not_another(dir, &owner, state_dir),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the job's directory below `checkpoint.to`, which [`own`] has made this state
+/// directory's, is still there: its file system may have gone since.
+pub(crate) fn is_owned(dir: &Path, state_dir: &Path) -> Result<(), String> {
+    match owner(dir) {
+        Some(owner) => is_not_another(dir, &owner, state_dir),
+        None => Err(away(dir, &format!("no {OWNER_FILE} in it"))),
+    }
+}
+
+fn away(dir: &Path, why: &str) -> String {
+    format!(
+        "{}, where the job's checkpoints are, is away ({why}): mount it or put it back",
+        dir.display()
+    )
+}
+
+fn is_not_another(dir: &Path, owner: &Path, state_dir: &Path) -> Result<(), String> {
+    match is_another(owner, state_dir) {
+        true => Err(format!(
+            "the checkpoints in {} are of this job in the state directory {}, of which this \
              one ({}) is a copy: go on there, or move that one away",
+            dir.display(),
             owner.display(),
             state_dir.display()
         )),
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 

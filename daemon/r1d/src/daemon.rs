@@ -258,6 +258,7 @@ fn build(
             old_workers,
             away: HashMap::new(),
             outside_waits: HashMap::new(),
+            lacked: HashMap::new(),
             looks: Looks::default(),
             resumed: HashMap::new(),
             panics: HashMap::new(),

@@ -5,6 +5,7 @@
 //! rollout file is whole before the ledger commits it, and an answer is sent only when what it
 //! confirms is durable (`STEP-1`).
 
+use crate::checkpoints;
 use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
 use crate::loaded_job::LoadedJob;
@@ -106,6 +107,8 @@ enum WriterError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("{0}")]
+    Away(String),
     #[error("stage {0} is not in the job")]
     NoStage(usize),
     #[error("data set {0} is not as it was when the job's inputs were opened")]
@@ -119,6 +122,15 @@ impl WriterError {
         match self {
             WriterError::Ledger(error) => unrecorded(&error),
             WriterError::Journal(error @ JournalError::Unsynced { .. }) => away(&error),
+            WriterError::Journal(
+                error @ (JournalError::Damaged { .. } | JournalError::Missing { .. }),
+            ) => {
+                // The next attempt goes back before it.
+                End::Abandoned {
+                    cause: error.to_string(),
+                }
+            }
+            WriterError::Away(cause) => End::Away { cause },
             WriterError::Reviewed(_) => End::Reread,
             error => unkept(&error),
         }
@@ -352,7 +364,7 @@ impl JobWriter {
             Task::HeldOut { stage, answer } => {
                 (answer, Ok(Event::Batch(self.loaded_job.held_out(stage))))
             }
-            Task::Clear { dir, answer } => (answer, remove(&dir).map(|()| Event::Stored)),
+            Task::Clear { dir, answer } => (answer, self.clear(&dir).map(|()| Event::Stored)),
         };
         let event = match (self.failed.clone(), result) {
             (Some(end), _) => Event::Fault(end),
@@ -361,6 +373,18 @@ impl JobWriter {
         };
         // If the receiver is gone, its run was stopped; what was stored stays stored.
         let _ = answer.send(event);
+    }
+
+    /// Removes what is at `dir`. A directory below `checkpoint.to` is not made anew where that has
+    /// gone away: it may be beneath a mount point.
+    fn clear(&self, dir: &Path) -> Result<(), WriterError> {
+        let job = &self.loaded_job.job;
+        let checkpoints = self.outputs.checkpoints(job, &self.job);
+        if job.checkpoint.to.is_some() && dir.starts_with(&checkpoints) {
+            checkpoints::is_owned(&checkpoints, &self.views.state_dir)
+                .map_err(WriterError::Away)?;
+        }
+        remove(dir)
     }
 
     fn journal(&mut self, stage: usize) -> Result<&mut Journal, WriterError> {

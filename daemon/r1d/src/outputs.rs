@@ -26,6 +26,7 @@ use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
 use serde_json::{Map, Value};
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -181,6 +182,23 @@ impl Outputs {
         Ok(write_atomically(&self.metrics(), |file| {
             file.write_all(lines.as_bytes())
         })?)
+    }
+
+    /// Removes what was sampled in a stage, and in those after it.
+    pub(crate) fn forget_journals(&self, stage: u32) -> Result<(), OutputError> {
+        let dir = self.journal();
+        let of = |name: &OsStr| name.to_str()?.strip_prefix("stage-")?.parse::<u32>().ok();
+        for entry in std::fs::read_dir(&dir).map_err(write_error(&dir))? {
+            let path = entry.map_err(write_error(&dir))?.path();
+            if path
+                .file_name()
+                .and_then(of)
+                .is_some_and(|found| found >= stage)
+            {
+                std::fs::remove_dir_all(&path).map_err(write_error(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the job's status into its directory, for readers without a daemon.

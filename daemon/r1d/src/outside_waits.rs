@@ -3,6 +3,7 @@
 //! waited.
 
 use crate::tasks;
+use r1d_runner::restart::Progress;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -13,6 +14,27 @@ const LOOKS_MAX: usize = 16;
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Time between two looks of a job that has waited for minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What a job waited for when an attempt at it last ended so.
+pub(crate) struct Lacked {
+    pub(crate) cause: String,
+    /// What was durable of the job then.
+    pub(crate) progress: Progress,
+    /// Attempts in a row that ended for this cause, and brought the job no further.
+    pub(crate) attempts: usize,
+}
+
+impl Lacked {
+    /// Another attempt has ended for a cause, with so much of the job durable.
+    pub(crate) fn again(before: Option<Lacked>, cause: String, progress: Progress) -> Lacked {
+        let same = before.filter(|before| before.cause == cause && before.progress == progress);
+        Lacked {
+            attempts: same.map_or(1, |before| before.attempts + 1),
+            cause,
+            progress,
+        }
+    }
+}
 
 /// The wait of one job.
 pub(crate) struct OutsideWait {
@@ -45,14 +67,18 @@ fn pauses() -> impl Iterator<Item = Duration> {
 }
 
 impl Looks {
-    /// Waits until `amiss` returns `None`. `told` is called with each cause that it returns.
+    /// Waits until `amiss` returns `None`, and returns whether it named a cause before. `told` is
+    /// called with each cause. What it does not see is found by attempts alone: so many have ended
+    /// for one cause, and the first look is the later.
     pub(crate) async fn until_mended(
         &self,
         amiss: impl Fn() -> Option<String> + Send + Sync + 'static,
         told: impl Fn(&str),
-    ) {
+        attempts: usize,
+    ) -> bool {
         let amiss = Arc::new(amiss);
-        for pause in pauses() {
+        let mut was_seen = false;
+        for pause in pauses().skip(attempts.saturating_sub(1)) {
             tokio::time::sleep(pause).await;
             let (turn, amiss) = (self.0.clone().acquire_owned().await, amiss.clone());
             let looked = tasks::blocking(move || {
@@ -60,17 +86,44 @@ impl Looks {
                 amiss()
             });
             match looked.await {
-                Ok(Some(cause)) => told(&cause),
+                Ok(Some(cause)) => {
+                    was_seen = true;
+                    told(&cause);
+                }
                 // A panic is met again, and reported, when the job goes on.
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => break,
             }
         }
+        was_seen
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_that_end_alike_are_counted_until_one_gets_further() {
+        let progress = |steps| Progress {
+            stages_finished: 0,
+            steps,
+            evals: 0,
+            checkpoints: 0,
+        };
+        let mut lacked = None;
+        for (cause, steps, attempts) in [
+            ("a", 1, 1),
+            ("a", 1, 2),
+            ("a", 1, 3),
+            ("b", 1, 1),
+            ("b", 1, 2),
+            ("b", 2, 1),
+        ] {
+            let now = Lacked::again(lacked, cause.into(), progress(steps));
+            assert_eq!(now.attempts, attempts, "{cause} {steps}");
+            lacked = Some(now);
+        }
+    }
 
     #[test]
     fn a_file_that_stays_away_is_looked_for_ever_more_seldom() {

@@ -11,7 +11,7 @@
 //! It may be replaced until a later stage has begun to read it. The run that begins that stage
 //! decides under the lock [`JobViews::reviews`] which bytes the stage reads (`STEP-2`).
 
-use crate::datasets::{DataSetError, DataSetRecord, made, rows_of, write_record};
+use crate::datasets::{DataSetError, DataSetRecord, DataSets, made, rows_of, write_record};
 use crate::digest;
 use crate::job_log::JobLog;
 use crate::outputs::Outputs;
@@ -196,6 +196,26 @@ pub(crate) fn hashes(
     finished
         .map(|stage| Ok((stage.name.clone(), made(dir, &stage.name)?.sha256)))
         .collect()
+}
+
+/// Names a data set of a finished stage that is away or has other bytes. Reads them all.
+pub(crate) fn harmed(record: &JobRecord, job: &Job, dir: &Path) -> Option<String> {
+    let made_by =
+        |stage: &&Stage| stage.rejection_sampling().is_some() && is_finished(record, &stage.name);
+    let finished: BTreeSet<String> = job
+        .stages
+        .iter()
+        .filter(made_by)
+        .map(|stage| stage.name.clone())
+        .collect();
+    let sets = DataSets {
+        dir: dir.into(),
+        finished,
+    };
+    sets.finished
+        .iter()
+        .find_map(|stage| sets.find(stage).err())
+        .map(|error| error.to_string())
 }
 
 /// Accepts what a stage made, or replaces it by `file`. Blocks.

@@ -40,9 +40,14 @@ fn wait_for_words(daemon: &mut TestDaemon, job: &str, words: &[&str]) -> String 
 
 /// The daemon works until the n-th update of a rollout stage, and is killed in it.
 fn work_until(daemon: &mut TestDaemon, update: u32) {
-    let trained = daemon.path("faults/train.count");
-    daemon.wait("the update", |_| {
-        (fs::read_to_string(&trained).ok()? == update.to_string()).then_some(())
+    work_until_moment(daemon, "train", update);
+}
+
+/// The daemon works until the n-th moment of its worker, and is killed in it.
+fn work_until_moment(daemon: &mut TestDaemon, moment: &str, n: u32) {
+    let count = daemon.path(&format!("faults/{moment}.count"));
+    daemon.wait(moment, |_| {
+        (fs::read_to_string(&count).ok()? == n.to_string()).then_some(())
     });
     daemon.kill();
 }
@@ -59,6 +64,16 @@ fn begun(daemon: &mut TestDaemon, changes: &[(&str, &str)], update: u32) -> Stri
 fn ended(daemon: &mut TestDaemon, job: &str) -> Outcome {
     let status = daemon.wait_succeeded(job);
     daemon.outcome(&status)
+}
+
+/// All lines of the job's log.
+fn told(daemon: &TestDaemon, job: &str) -> String {
+    daemon
+        .log_lines(job)
+        .into_iter()
+        .map(|line| line.message)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn job_dir(daemon: &TestDaemon, job: &str) -> PathBuf {
@@ -226,12 +241,7 @@ fn a_checkpoint_that_is_not_the_jobs_own_costs_the_way_from_the_one_before() {
             TestDaemon::undisturbed(&[]),
             "{instead:?}"
         );
-        let lines = daemon
-            .log_lines(&job)
-            .into_iter()
-            .map(|line| line.message)
-            .collect::<Vec<_>>()
-            .join("\n");
+        let lines = told(&daemon, &job);
         assert!(
             lines.contains("given up") && lines.contains(&place.display().to_string()),
             "{lines}"
@@ -290,12 +300,7 @@ fn an_old_copy_of_the_ledger_goes_on_with_the_steps_since() {
             TestDaemon::undisturbed(changes),
             "{changes:?}"
         );
-        let lines = daemon
-            .log_lines(&job)
-            .into_iter()
-            .map(|line| line.message)
-            .collect::<Vec<_>>()
-            .join("\n");
+        let lines = told(&daemon, &job);
         assert!(lines.contains("older than the job's files"), "{lines}");
     }
 }
@@ -315,35 +320,214 @@ fn an_old_copy_of_the_ledger_does_finished_stages_again() {
     assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
 }
 
-/// The checkpoint of an old copy of the ledger, and the steps until the next one, were pruned.
+/// The steps since are of a later stage than the one that the ledger is at, which samples nothing.
 #[test]
-fn an_old_copy_of_the_ledger_that_nothing_is_left_for_is_named() {
+fn an_old_copy_of_the_ledger_finds_the_steps_of_a_later_stage() {
+    for changes in [
+        &[][..],
+        &[("batch_invariant = true", "batch_invariant = false")],
+    ] {
+        let mut daemon = TestDaemon::new();
+        daemon.plant("supervise-5", "hang");
+        daemon.start();
+        let job = daemon.submit(daemon.job(changes));
+        work_until_moment(&mut daemon, "supervise", 5);
+        let (ledger, old) = (daemon.state().join("ledger.redb"), daemon.path("old.redb"));
+        fs::copy(&ledger, &old).unwrap();
+        daemon.plant("train-2", "hang");
+        daemon.start();
+        work_until(&mut daemon, 2);
+        fs::copy(&old, &ledger).unwrap();
+        daemon.start();
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(changes),
+            "{changes:?}"
+        );
+    }
+}
+
+/// The checkpoint of an old copy of the ledger, and the steps until the next one, were pruned:
+/// while the stage went on, or before the job's end.
+#[test]
+fn an_old_copy_of_the_ledger_that_no_checkpoint_is_left_for_does_the_stage_again() {
+    let changes = [("keep = 2", "keep = 1")];
+    for is_over in [false, true] {
+        let mut daemon = TestDaemon::new();
+        let job = begun(&mut daemon, &changes, 4);
+        let (ledger, old) = (daemon.state().join("ledger.redb"), daemon.path("old.redb"));
+        fs::copy(&ledger, &old).unwrap();
+        if is_over {
+            daemon.start();
+            daemon.wait_succeeded(&job);
+            daemon.kill();
+        } else {
+            daemon.plant("train-8", "hang");
+            daemon.start();
+            work_until(&mut daemon, 8);
+        }
+        fs::copy(&old, &ledger).unwrap();
+        daemon.start();
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&changes),
+            "{is_over}"
+        );
+        assert!(
+            told(&daemon, &job).contains("its steps are done again from its beginning"),
+            "{}",
+            told(&daemon, &job)
+        );
+    }
+}
+
+/// A step since the last checkpoint cannot be done again from its samples: it is sampled again.
+#[test]
+fn a_committed_step_whose_journal_is_damaged_is_sampled_again() {
+    for (update, again) in [(4, "from its step 2"), (2, "from its beginning")] {
+        for harm in ["half", "empty", "zeros", "gone"] {
+            let mut daemon = TestDaemon::new();
+            let job = begun(&mut daemon, &[], update);
+            let file = job_dir(&daemon, &job)
+                .join(format!("journal/stage-2/step-{:08}.journal", update - 2));
+            let bytes = fs::read(&file).unwrap();
+            match harm {
+                "half" => fs::write(&file, &bytes[..bytes.len() / 2]).unwrap(),
+                "empty" => fs::write(&file, "").unwrap(),
+                "zeros" => fs::write(&file, vec![0; bytes.len()]).unwrap(),
+                _ => fs::remove_file(&file).unwrap(),
+            }
+            daemon.start();
+            assert_eq!(
+                ended(&mut daemon, &job),
+                TestDaemon::undisturbed(&[]),
+                "{harm} {update}"
+            );
+            assert!(
+                told(&daemon, &job).contains(again),
+                "{}",
+                told(&daemon, &job)
+            );
+        }
+    }
+}
+
+/// What a finished stage left is read by those after it. Its size and names are as they were.
+#[test]
+fn a_finished_stages_checkpoint_with_another_byte_is_waited_for() {
     let mut daemon = TestDaemon::new();
-    let job = begun(&mut daemon, &[("keep = 2", "keep = 1")], 4);
-    let (ledger, old, new) = (
-        daemon.state().join("ledger.redb"),
-        daemon.path("old.redb"),
-        daemon.path("new.redb"),
-    );
-    fs::copy(&ledger, &old).unwrap();
-    daemon.plant("train-8", "hang");
-    daemon.start();
-    work_until(&mut daemon, 8);
-    fs::copy(&ledger, &new).unwrap();
-    fs::copy(&old, &ledger).unwrap();
+    let job = begun(&mut daemon, &[], 1);
+    let state = job_dir(&daemon, &job).join("checkpoints/cold-start/step-3/state");
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, [b"x", &bytes[1..]].concat()).unwrap();
     daemon.start();
     wait_for_words(
         &mut daemon,
         &job,
-        &["reasoning/step-2", "copy of the ledger", "cancel"],
+        &["cold-start/step-3", "put it back", "cancel"],
     );
-    daemon.kill();
-    fs::copy(&new, &ledger).unwrap();
+    fs::write(&state, bytes).unwrap();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
+}
+
+const KEPT: &str = r#"
+[[stage]]
+name = "keep"
+kind = "rejection-sampling"
+data = "train"
+steps = 2
+prompts_per_step = 4
+num_generations = 2
+max_completion_length = 8
+
+  [[stage.reward]]
+  plugin = "format"
+
+[[stage]]
+name = "again"
+kind = "sft"
+data = "keep"
+epochs = 1
+batch_size = 2
+max_length = 32
+
+[checkpoint]
+"#;
+
+/// The directory of the data sets that stages made, a file in its place, its record, its rows.
+#[test]
+fn a_data_set_that_is_away_or_changed_is_waited_for() {
+    let changes = [("[checkpoint]\n", KEPT)];
+    for (name, instead) in [
+        ("datasets", None),
+        ("datasets", Some("a file")),
+        ("datasets/keep.json", Some("{}")),
+        ("datasets/keep.jsonl", Some("more")),
+    ] {
+        let mut daemon = TestDaemon::new();
+        daemon.plant("supervise-7", "hang");
+        daemon.start();
+        let job = daemon.submit(daemon.job(&changes));
+        work_until_moment(&mut daemon, "supervise", 7);
+        let (place, aside) = (job_dir(&daemon, &job).join(name), daemon.path("aside"));
+        fs::rename(&place, &aside).unwrap();
+        instead
+            .into_iter()
+            .for_each(|instead| fs::write(&place, instead).unwrap());
+        daemon.start();
+        wait_for_words(
+            &mut daemon,
+            &job,
+            &["datasets", "put the file back", "cancel"],
+        );
+        let _ = fs::remove_file(&place);
+        fs::rename(&aside, &place).unwrap();
+        assert_eq!(
+            ended(&mut daemon, &job),
+            TestDaemon::undisturbed(&changes),
+            "{name}"
+        );
+    }
+}
+
+/// What is written beneath a mount point is out of sight once the file system is back.
+#[test]
+fn checkpoints_that_go_away_while_the_job_runs_are_waited_for() {
+    let mut daemon = TestDaemon::new().with_delay_ms(20);
+    let elsewhere = elsewhere(&daemon);
     daemon.start();
-    assert_eq!(
-        ended(&mut daemon, &job),
-        TestDaemon::undisturbed(&[("keep = 2", "keep = 1")])
+    let job = daemon.submit(daemon.job(&[("[checkpoint]\n", &elsewhere)]));
+    let (shared, aside) = (daemon.path("shared"), daemon.path("aside"));
+    let first = shared.join(&job).join("cold-start");
+    daemon.wait("a checkpoint", |_| first.exists().then_some(()));
+    fs::rename(&shared, &aside).unwrap();
+    wait_for_words(
+        &mut daemon,
+        &job,
+        &["shared", "is away", "mount it", "cancel"],
     );
+    assert!(!shared.exists(), "nothing is made beneath the mount point");
+    fs::rename(&aside, &shared).unwrap();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
+}
+
+/// An attempt alone finds it, as nothing is amiss to whoever looks.
+#[test]
+fn an_obstacle_that_attempts_alone_find_is_told_once() {
+    let mut daemon = TestDaemon::new();
+    let job = begun(&mut daemon, &[], 2);
+    let place = job_dir(&daemon, &job).join("rollouts/reasoning-step-000002.parquet");
+    fs::create_dir_all(place.join("no file")).unwrap();
+    daemon.start();
+    let workers = daemon.path("faults/start.count");
+    daemon.wait("four attempts", |_| {
+        (fs::read_to_string(&workers).ok()?.parse::<u32>().ok()? >= 5).then_some(())
+    });
+    let told = told(&daemon, &job);
+    assert_eq!(told.matches("the job waits").count(), 1, "{told}");
+    assert!(!told.contains("what it waited for is there"), "{told}");
+    fs::remove_dir_all(&place).unwrap();
+    assert_eq!(ended(&mut daemon, &job), TestDaemon::undisturbed(&[]));
 }
 
 /// A file in a directory's place, and a directory in a file's.

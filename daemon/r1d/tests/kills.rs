@@ -94,7 +94,7 @@ fn a_daemon_that_is_killed_around_a_commit() {
         (3, 1000),
         (4, 3000),
         (5, 6000),
-        (6, 12000),
+        (4, 12000),
         (3, 20000),
     ] {
         disturbed(

@@ -30,8 +30,8 @@ pub struct Machine {
     heard: LastHeard,
     /// What the worker last reported that it does.
     progress: Option<Activity>,
-    /// Whether the journal may hold uncommitted steps: one, until the first step of this attempt
-    /// begins, or more, until they are used up.
+    /// Whether the journal may hold uncommitted steps: one, until the first step with rollouts
+    /// of this attempt begins, in whatever stage that is, or more, until they are used up.
     leftovers: bool,
 }
 
@@ -574,7 +574,7 @@ impl Machine {
                 vec![Command::Store(Store::FinishStage { stage })],
             ));
         }
-        if std::mem::take(&mut self.leftovers) && settings.rollouts().is_some() {
+        if settings.rollouts().is_some() && std::mem::take(&mut self.leftovers) {
             return Ok((
                 State::Recalling { stage },
                 vec![Command::Recall { stage, step }],
@@ -602,7 +602,7 @@ impl Machine {
                 vec![Command::Forget { stage, step }],
             ));
         }
-        self.leftovers = recalled.later;
+        self.leftovers |= recalled.later;
         let models = self.judge_models(Source::Stage(stage))?;
         let (mut begun, commands) = Step::begin(&self.plan, stage, step, recalled, models, now);
         if let Some(Flow::Done {

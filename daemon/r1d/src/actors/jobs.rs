@@ -3,12 +3,14 @@
 //! in its old place, or before all queued jobs if it was running. The queue watches the ledger, so
 //! writing a job into the ledger is all that it takes to queue one.
 
-use crate::actors::run::{Outcome, Run, RunContext, Started, Stop, leave_status};
+use crate::actors::run::{
+    NOTHING_DONE, Outcome, Run, RunContext, Started, Stop, leave_status, progress,
+};
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
 use crate::old_workers::{OldWorkers, Remaining};
 use crate::outputs::Outputs;
-use crate::outside_waits::{Looks, OutsideWait};
+use crate::outside_waits::{Lacked, Looks, OutsideWait};
 use crate::state_dir::job_dir;
 use crate::{outside, outside_waits, strikes, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
@@ -40,10 +42,14 @@ struct QueueChanged;
 #[rtype(result = "()")]
 pub(crate) struct DeviceUsable;
 
-/// The files of a job are as they were at its submission.
+/// Nothing outside of a job is amiss any more, as far as a look tells.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct FilesBack(JobId);
+struct FilesBack {
+    job: JobId,
+    /// A look before has seen what was.
+    was_seen: bool,
+}
 
 /// Ends a job for good.
 #[derive(Message)]
@@ -79,6 +85,8 @@ pub(crate) struct Jobs {
     /// jobs.
     pub outside_waits: HashMap<JobId, OutsideWait>,
     pub looks: Looks,
+    /// What the last attempt at a job ended for, where that is waited for.
+    pub lacked: HashMap<JobId, Lacked>,
     /// Epochs in which jobs go on that waited without a device.
     pub resumed: HashMap<JobId, u64>,
     pub panics: HashMap<JobId, u32>,
@@ -216,9 +224,12 @@ impl Jobs {
             device.running.take_if(|running| running.job == job);
         }
         match outcome {
-            Ok(Outcome::Over) => drop(self.panics.remove(&job)),
+            Ok(Outcome::Over) => {
+                self.panics.remove(&job);
+                self.lacked.remove(&job);
+            }
             Ok(Outcome::Ready(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
-            Ok(Outcome::WaitsOutside(epoch)) => self.lacks(job, epoch, context),
+            Ok(Outcome::WaitsOutside { epoch, cause }) => self.lacks(job, epoch, cause, context),
             Ok(Outcome::Unrecorded(command)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
                 self.unrecorded.push(command);
@@ -228,12 +239,32 @@ impl Jobs {
         self.dispatch(context);
     }
 
-    /// Waits until nothing outside of the job is amiss.
-    fn lacks(&mut self, job: JobId, epoch: Option<u64>, context: &mut Context<Self>) {
+    /// Waits until nothing outside of the job is amiss. What attempt after attempt ends for is told
+    /// once.
+    fn lacks(
+        &mut self,
+        job: JobId,
+        epoch: Option<u64>,
+        cause: String,
+        context: &mut Context<Self>,
+    ) {
         let Some(device) = self.devices.first() else {
             return;
         };
         let views = device.run_context.views.clone();
+        let outputs = Outputs::new(job_dir(&views.state_dir, &job));
+        let log = JobLog::new(outputs.log(), &job.0, views.clock.clone());
+        let far = views
+            .ledger
+            .job(&job)
+            .as_deref()
+            .map_or(NOTHING_DONE, progress);
+        let lacked = Lacked::again(self.lacked.remove(&job), cause, far);
+        let attempts = lacked.attempts;
+        if attempts == 1 {
+            log.warn(format!("the job waits: {}", lacked.cause));
+        }
+        self.lacked.insert(job.clone(), lacked);
         let amiss = {
             let (views, job) = (views.clone(), job.clone());
             move || outside::amiss(&views, &job)
@@ -241,8 +272,6 @@ impl Jobs {
         let (queue, looks, waits_for) = (context.address(), self.looks.clone(), job.clone());
         let (wait, ended) = oneshot::channel();
         tasks::spawn("files of a job", async move {
-            let outputs = Outputs::new(job_dir(&views.state_dir, &waits_for));
-            let log = JobLog::new(outputs.log(), &waits_for.0, views.clock.clone());
             let told = |cause: &str| {
                 if views
                     .live_status
@@ -253,8 +282,8 @@ impl Jobs {
             };
             tokio::select! {
                 // The queue is gone, and its waiting jobs with it.
-                () = looks.until_mended(amiss, told)
-                    => drop(queue.send(FilesBack(waits_for.clone())).await),
+                was_seen = looks.until_mended(amiss, told, attempts)
+                    => drop(queue.send(FilesBack { job: waits_for.clone(), was_seen }).await),
                 _ = ended => {}
             }
         });
@@ -396,7 +425,7 @@ impl Handler<DeviceUsable> for Jobs {
 impl Handler<FilesBack> for Jobs {
     type Result = ();
 
-    fn handle(&mut self, FilesBack(job): FilesBack, context: &mut Self::Context) {
+    fn handle(&mut self, FilesBack { job, was_seen }: FilesBack, context: &mut Self::Context) {
         let Some(OutsideWait { epoch, .. }) = self.lacks_no_more(&job) else {
             return;
         };
@@ -406,7 +435,19 @@ impl Handler<FilesBack> for Jobs {
                 &job.0,
                 views.clock.clone(),
             );
-            log.info("the job goes on as soon as a device is free: what it waited for is there");
+            let attempts = self.lacked.get(&job).map_or(0, |lacked| lacked.attempts);
+            let goes_on =
+                "the job goes on as soon as a device is free: what it waited for is there";
+            let tried = "the job is tried again as soon as a device is free, until what it waits \
+                         for is there";
+            match (was_seen, attempts) {
+                (true, _) => {
+                    self.lacked.remove(&job);
+                    log.info(goes_on);
+                }
+                (false, 0 | 1) => log.info(tried),
+                (false, _) => {}
+            }
         }
         self.resumed.extend(epoch.map(|epoch| (job, epoch)));
         self.dispatch(context);
@@ -441,6 +482,7 @@ impl Handler<Cancel> for Jobs {
                 let mut lacked = None;
                 if effect.is_ok() {
                     jobs.halt(|running| *running == job);
+                    jobs.lacked.remove(&job);
                     lacked = jobs
                         .lacks_no_more(&job)
                         .and_then(|_| Some(jobs.devices.first()?.run_context.views.clone()));

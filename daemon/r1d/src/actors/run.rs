@@ -76,7 +76,7 @@ pub(crate) enum Outcome {
     Ready(Option<u64>),
     /// Something outside of the job is amiss, which the live status describes. The job continues as
     /// after [`Outcome::Ready`], but only once that is mended.
-    WaitsOutside(Option<u64>),
+    WaitsOutside { epoch: Option<u64>, cause: String },
     /// The ledger could not take the end; the command is to be retried.
     Unrecorded(LedgerCommand),
 }
@@ -426,8 +426,9 @@ impl Run {
 
     /// Something outside of the job is amiss: ends the run, and the queue waits until it is mended.
     fn lack(&mut self, cause: String, context: &mut Context<Self>) {
-        self.log.warn(format!("the job waits: {cause}"));
-        self.enter(Phase::WaitsOutside { cause });
+        self.enter(Phase::WaitsOutside {
+            cause: cause.clone(),
+        });
         self.number += 1;
         self.show();
         let (closed, putting_down) = (self.close(), self.put_down());
@@ -447,7 +448,7 @@ impl Run {
             move |(), run: &mut Self, context: &mut Context<Self>| {
                 if run.number == number {
                     run.enter(Phase::Ending);
-                    run.over(Outcome::WaitsOutside(epoch), context);
+                    run.over(Outcome::WaitsOutside { epoch, cause }, context);
                 }
             },
         ));
@@ -798,7 +799,7 @@ impl Run {
         self.number += 1;
         let number = self.number;
         let (views, job) = (self.run_context.views.clone(), self.id.clone());
-        let looked = tasks::blocking(move || outside::amiss(&views, &job));
+        let looked = tasks::blocking(move || outside::harmed(&views, &job));
         context.spawn(wrap_future(looked).map(
             move |amiss, run: &mut Self, context: &mut Context<Self>| {
                 if run.number != number || !matches!(run.phase, Phase::Closing { .. }) {
@@ -806,7 +807,9 @@ impl Run {
                 }
                 match amiss {
                     Ok(Some(cause)) => {
-                        run.log.warn(format!("the attempt ended with: {error}"));
+                        if !cause.contains(&error) {
+                            tracing::info!(job = %run.id, "the attempt ended with: {error}");
+                        }
                         run.lack(cause, context)
                     }
                     // A panic in the check is no reason to go on.
@@ -1182,14 +1185,14 @@ impl Handler<Stop> for Run {
     }
 }
 
-const NOTHING_DONE: Progress = Progress {
+pub(crate) const NOTHING_DONE: Progress = Progress {
     stages_finished: 0,
     steps: 0,
     evals: 0,
     checkpoints: 0,
 };
 
-fn progress(record: &JobRecord) -> Progress {
+pub(crate) fn progress(record: &JobRecord) -> Progress {
     let stages = &record.progress.stages;
     Progress {
         stages_finished: stages

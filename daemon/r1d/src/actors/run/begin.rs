@@ -3,7 +3,7 @@
 
 use super::RunContext;
 use crate::actors::worker::{self, WorkerError, WorkerReply};
-use crate::checkpoints;
+use crate::checkpoints::{self, Back, Found, Journals, Lost};
 use crate::datasets::DataSets;
 use crate::job_log::JobLog;
 use crate::job_writer::{unkept, unrecorded};
@@ -166,6 +166,40 @@ pub(super) fn open(
     })
 }
 
+/// Has the stage at work go back to its first `step` steps. What was sampled since goes first: what
+/// a crash in between leaves goes back again.
+fn go_back(
+    ledger: &Ledger,
+    (job, epoch): (&JobId, u64),
+    (stage, step): (u32, u64),
+    outputs: &Outputs,
+) -> Result<(), End> {
+    let last = step
+        .checked_sub(1)
+        .map(|last| ledger.metrics_in(job, stage, last..step));
+    let metrics = last
+        .transpose()
+        .map_err(|error| unrecorded(&error))?
+        .into_iter()
+        .flatten()
+        .next_back();
+    let metrics = metrics.map(|(_, metrics)| metrics).unwrap_or_default();
+    outputs
+        .forget_journals(stage)
+        .map_err(|error| unkept(&error))?;
+    let back = LedgerCommand::GoBack {
+        job: job.clone(),
+        epoch,
+        stage,
+        step,
+        metrics,
+    };
+    ledger
+        .apply(back)
+        .map(drop)
+        .map_err(|error| unrecorded(&error))
+}
+
 /// A new attempt, as far as it came.
 pub(super) struct Begun {
     /// The attempt's epoch, or the one that it was to continue in. The ledger may have given it
@@ -236,11 +270,17 @@ pub(super) async fn start(
                     .job(&id)
                     .ok_or_else(|| failed("the ledger does not know the job"))
             };
-            let lost = checkpoints::check(&*known()?, &plan.job, &outputs, &views.state_dir)
-                .map_err(|cause| End::Away { cause })?;
-            for checkpoints::Lost { stage, step, what } in lost {
+            let found = checkpoints::check(
+                &*known()?,
+                &plan.job,
+                &outputs,
+                &views.state_dir,
+                Journals::Whole,
+            );
+            let Found { lost, back } = found.map_err(|cause| End::Away { cause })?;
+            for Lost { stage, step, what } in lost {
                 told.warn(format!(
-                    "{what}: it is given up, and the one before it taken"
+                    "{what}: it is given up, and the job goes on from what is before it"
                 ));
                 apply(LedgerCommand::DropCheckpoint {
                     job: id.clone(),
@@ -248,6 +288,10 @@ pub(super) async fn start(
                     stage,
                     step,
                 })?;
+            }
+            if let Some(Back { stage, step, what }) = back {
+                told.warn(what);
+                go_back(&views.ledger, (&id, epoch), (stage, step), &outputs)?;
             }
             if plan.job.checkpoint.to.is_some() {
                 let dir = outputs.checkpoints(&plan.job, &id);
