@@ -128,14 +128,14 @@ fn lost(checkpoint: &CheckpointRecord) -> Result<Option<String>, String> {
 
 /// What there is to go on from.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Survey {
     /// Checkpoints of the stage at work, for the job to go on from what is before each.
     pub(crate) lost: Vec<Lost>,
     /// Set where the steps since cannot be brought back.
     pub(crate) back: Option<Back>,
 }
 
-/// Where the stage at work can go on from.
+/// The place in the stage at work from which the job can go on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Back {
     pub(crate) stage: u32,
@@ -200,7 +200,7 @@ pub(crate) fn check(
     outputs: &Outputs,
     state_dir: &Path,
     journals: Journals,
-) -> Result<Found, String> {
+) -> Result<Survey, String> {
     let stages = &record.progress.stages;
     let (at_work, needed) = (at_work(record), needed(record, job));
     let own = stages
@@ -242,7 +242,7 @@ pub(crate) fn check(
         .get(at_work)
         .is_some_and(|stage| stage.trains() && stage.rollouts().is_some());
     let Some(stage) = stages.get(at_work).filter(|_| learns) else {
-        return Ok(Found {
+        return Ok(Survey {
             lost: lost_ones,
             back: None,
         });
@@ -258,7 +258,7 @@ pub(crate) fn check(
         .transpose()
     };
     let Some(without) = (from..stage.step).find_map(unreadable).transpose()? else {
-        return Ok(Found {
+        return Ok(Survey {
             lost: lost_ones,
             back: None,
         });
@@ -285,7 +285,7 @@ pub(crate) fn check(
                  done again from its {place}",
                 stage.name, stage.step
             );
-            Ok(Found {
+            Ok(Survey {
                 lost: lost_ones,
                 back: Some(Back {
                     stage: at_work as u32,

@@ -3,7 +3,7 @@
 
 use super::RunContext;
 use crate::actors::worker::{self, WorkerError, WorkerReply};
-use crate::checkpoints::{self, Back, Found, Journals, Lost};
+use crate::checkpoints::{self, Back, Journals, Lost, Survey};
 use crate::datasets::DataSets;
 use crate::job_log::JobLog;
 use crate::job_writer::{unkept, unrecorded};
@@ -277,7 +277,7 @@ pub(super) async fn start(
                 &views.state_dir,
                 Journals::Whole,
             );
-            let Found { lost, back } = found.map_err(|cause| End::Away { cause })?;
+            let Survey { lost, back } = found.map_err(|cause| End::Away { cause })?;
             for Lost { stage, step, what } in lost {
                 told.warn(format!(
                     "{what}: it is given up, and the job goes on from what is before it"
