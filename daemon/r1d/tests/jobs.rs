@@ -875,36 +875,6 @@ fn a_stage_that_keeps_nothing_ends_the_job_with_the_rate() {
 }
 
 #[test]
-fn a_changed_data_set_ends_the_job_by_name() {
-    let mut daemon = TestDaemon::new();
-    daemon.start();
-    let job = daemon.submit(with_rejection(&daemon, &[]));
-    daemon.wait_succeeded(&job);
-    let supervise = count(&daemon, "supervise");
-    let mut daemon = TestDaemon::new();
-    daemon.plant(&format!("supervise-{supervise}"), "kill-daemon");
-    daemon.start();
-    let job = daemon.submit(with_rejection(&daemon, &[]));
-    let directory = daemon.try_status(&job).unwrap().directory;
-    daemon.wait("the daemon's end", |daemon| {
-        daemon.try_ask(Request::Nodes).is_none().then_some(())
-    });
-    let path = directory.join("datasets/keep.jsonl");
-    let rows = fs::read_to_string(&path).unwrap();
-    fs::write(&path, rows.replacen("<think>", "<think> 9", 1)).unwrap();
-    let status = daemon.wait_ended(&job);
-    assert_eq!(status.state, State::Failed);
-    assert!(
-        status
-            .error
-            .as_ref()
-            .is_some_and(|e| e.contains("keep.jsonl is not as stage `keep` left it")),
-        "{:?}",
-        status.error
-    );
-}
-
-#[test]
 fn what_can_be_known_of_data_to_come_is_checked_before_the_job_is_queued() {
     let mut daemon = TestDaemon::new();
     daemon.start();
