@@ -371,15 +371,16 @@ fn away(dir: &Path, why: &str) -> String {
 }
 
 fn is_not_another(dir: &Path, owner: &Path, state_dir: &Path) -> Result<(), String> {
-    match is_another(owner, state_dir) {
-        true => Err(format!(
+    if is_another(owner, state_dir) {
+        Err(format!(
             "the checkpoints in {} are of this job in the state directory {}, of which this \
              one ({}) is a copy: go on there, or move that one away",
             dir.display(),
             owner.display(),
             state_dir.display()
-        )),
-        false => Ok(()),
+        ))
+    } else {
+        Ok(())
     }
 }
 
