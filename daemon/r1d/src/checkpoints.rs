@@ -206,21 +206,7 @@ pub(crate) fn check(
     let own = stages
         .get(at_work)
         .map_or(&[][..], |stage| &stage.checkpoints);
-    if let Some(to) = job
-        .checkpoint
-        .to
-        .as_deref()
-        .map(|_| outputs.checkpoints(job, record.job()))
-    {
-        let is_used = needed
-            .iter()
-            .map(|(_, checkpoint)| *checkpoint)
-            .chain(own)
-            .any(|checkpoint| checkpoint.dir.starts_with(&to));
-        // It was made before the first stage began.
-        let is_used = is_used || stages.len() > record.reuse.taken.len();
-        is_there(&to, is_used, state_dir)?;
-    }
+    check_elsewhere(record, job, outputs, state_dir)?;
     for (stage, checkpoint) in needed {
         if let Some(what) = lost(checkpoint)? {
             return Err(put_back(&what, stage));
@@ -295,6 +281,25 @@ pub(crate) fn check(
             })
         }
     }
+}
+
+/// Checks that the directory of `checkpoint.to` is there, where the job has one and has used it.
+fn check_elsewhere(
+    record: &JobRecord,
+    job: &Job,
+    outputs: &Outputs,
+    state_dir: &Path,
+) -> Result<(), String> {
+    if job.checkpoint.to.is_none() {
+        return Ok(());
+    }
+    let to = outputs.checkpoints(job, record.job());
+    let stages = &record.progress.stages;
+    // It was made before the first stage began; what is taken over from another job may lie there.
+    let is_used = stages.len() > record.reuse.taken.len()
+        || (stages.iter().flat_map(|stage| &stage.checkpoints))
+            .any(|checkpoint| checkpoint.dir.starts_with(&to));
+    is_there(&to, is_used, state_dir)
 }
 
 /// Why a committed step cannot be trained on again; an error where that says nothing of it.
