@@ -11,7 +11,7 @@ use crate::real_set::RealSet;
 use crate::solve::subject;
 
 /// The most periods that two members may be apart.
-const PERIODS_MAX: i64 = 1_000_000;
+pub(crate) const PERIODS_MAX: i64 = 1_000_000;
 
 /// What an answer says without the declaration of its parameter, the parameter, and the set that it
 /// runs through.

@@ -4,14 +4,13 @@
 use crate::compare::Compare;
 use crate::equal::{Comparison, Verdict};
 use crate::expression::{Expr, Joined};
-use crate::family::linear;
+use crate::family::{PERIODS_MAX, linear};
 use crate::lexer::{Bracket, Relation};
 use crate::numeric::constant_rational;
 use reward_sdk::rational::Rational;
 
 /// The most members of one family within the longest period.
 const MEMBERS_MAX: usize = 12;
-const PERIODS_MAX: i64 = 1_000_000;
 
 /// Points or intervals, one each period.
 #[derive(Clone)]
