@@ -307,7 +307,7 @@ pub struct Schedule {
     pub lr_scheduler_type: LrSchedule,
     /// Updates over which the rate rises from 0.
     pub warmup_steps: u64,
-    /// Where linear and cosine schedules end, as a share of `learning_rate`.
+    /// The rate at which linear and cosine schedules end, as a share of `learning_rate`.
     pub min_lr_ratio: f64,
     /// Decay of the first moment.
     pub adam_beta1: f64,

@@ -140,7 +140,7 @@ pub enum Request {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SampleSort {
-    /// By prompt, then by sample.
+    /// Orders samples by prompt, and those of a prompt by sample.
     #[default]
     Order,
     /// Best reward first; samples without a reward come last.
@@ -540,7 +540,7 @@ pub struct DeviceStatus {
 pub struct Plan {
     /// The job file's `name`.
     pub name: String,
-    /// Where the model comes from, and its architecture.
+    /// The model's source, and its architecture.
     pub model: String,
     /// Number of the model's parameters; `None` if it is not known.
     pub parameters: Option<u64>,

@@ -147,6 +147,11 @@ mod tests {
         open(path).map(drop).map_err(|e| e.kind()).unwrap_err()
     }
 
+    fn make_fifo(path: &Path) {
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, Mode::RWXU, 0).unwrap();
+    }
+
     #[test]
     fn a_device_a_pipe_a_directory_a_socket_and_a_file_of_the_kernels_are_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -155,14 +160,7 @@ mod tests {
             dir.path().join("x.jsonl"),
             dir.path().join("socket"),
         );
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            Mode::RWXU,
-            0,
-        )
-        .unwrap();
+        make_fifo(&fifo);
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for path in [
@@ -191,14 +189,7 @@ mod tests {
             dir.path().join("zero"),
             dir.path().join("log"),
         );
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            Mode::RWXU,
-            0,
-        )
-        .unwrap();
+        make_fifo(&fifo);
         std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
         for path in [&fifo, &zero, dir.path()] {
             assert_eq!(

@@ -63,7 +63,7 @@ pub(crate) const COMPILE: &str = "compile-reward";
 /// wins over the configuration file.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Locations {
-    /// Where jobs, checkpoints and the ledger are kept [default: $XDG_STATE_HOME/r1d or
+    /// Directory of jobs, checkpoints and the ledger [default: $XDG_STATE_HOME/r1d or
     /// ~/.local/state/r1d]
     #[arg(
         long,

@@ -94,7 +94,7 @@ pub(super) fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     extremes.collect()
 }
 
-/// Where values lie on an axis, and the labels beside it.
+/// Maps values to places on an axis, and holds the labels beside it.
 struct Axis {
     low: f64,
     high: f64,
