@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let sdk = root.join("reward-sdk");
     let mut source = String::new();
-    writeln!(source, "pub static SDK: &[(&str, &str)] = &[")?;
+    writeln!(source, "pub(crate) static SDK: &[(&str, &str)] = &[")?;
     for crate_dir in ["", "macros"] {
         let manifest = standalone(&root, &sdk.join(crate_dir).join("Cargo.toml"))?;
         let name = Path::new(crate_dir).join("Cargo.toml");
@@ -20,7 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             embed(&mut source, &sdk, &sdk.join(crate_dir).join(dir))?;
         }
     }
-    writeln!(source, "];\npub static TEMPLATES: &[(&str, &str)] = &[")?;
+    writeln!(
+        source,
+        "];\npub(crate) static TEMPLATES: &[(&str, &str)] = &["
+    )?;
     embed(&mut source, &sdk.join("templates"), &sdk.join("templates"))?;
     writeln!(source, "];")?;
     std::fs::write(out.join("embedded.rs"), source)?;

@@ -128,13 +128,17 @@ pub enum Command {
         step: u64,
     },
     /// Has the stage at work go back to its first `step` steps: those since cannot be brought back,
-    /// and are done and committed again. Their metrics, checkpoints and evaluations are forgotten;
-    /// `metrics` are those of the last step that is left.
+    /// and are done and committed again. Their metrics, checkpoints and evaluations are forgotten.
     GoBack {
+        /// The job's id.
         job: JobId,
+        /// The attempt's epoch.
         epoch: u64,
+        /// Index of the stage at work, from 0.
         stage: u32,
+        /// Committed steps that are left.
         step: u64,
+        /// Metrics of the last of them.
         metrics: Metrics,
     },
     /// Records the outcome of an evaluation. Replaces one for the same stage, step and data set,
@@ -287,8 +291,11 @@ pub enum Effect {
         /// Steps that the newest checkpoint on record holds now; 0 if there is none.
         durable_step: u64,
     },
-    /// The stage went back, to `step` committed steps.
-    WentBack { step: u64 },
+    /// The stage went back.
+    WentBack {
+        /// Committed steps that are left.
+        step: u64,
+    },
     /// The outcome of the evaluation is on record.
     EvalRecorded,
     /// The stage has ended.

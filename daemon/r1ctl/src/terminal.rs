@@ -24,7 +24,7 @@ pub(crate) struct Look {
 
 impl Look {
     #[cfg(test)]
-    pub const PLAIN: Look = Look {
+    pub(crate) const PLAIN: Look = Look {
         colour: false,
         width: None,
     };

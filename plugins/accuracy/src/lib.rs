@@ -149,6 +149,7 @@ use reward_sdk::answers::{excerpt, of_completion, of_reference};
 use reward_sdk::number;
 use reward_sdk::{Completion, Error, Info, Result, Reward, Score};
 
+/// The reward, with its settings.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accuracy {

@@ -16,7 +16,7 @@ use r1d_data::{DataError, Json, Message, Telling, Template, Tokenizer};
 use r1d_job::{DataSource, TemplateSource};
 use std::path::{Path, PathBuf};
 
-pub fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data/golden")
         .join(name)

@@ -38,7 +38,7 @@ fn pairs(rows: &[(&str, &str)]) -> DataSet {
     .unwrap()
 }
 
-pub fn taught<'a>(data: &'a DataSet, template: &'a Template) -> Taught<'a> {
+pub(crate) fn taught<'a>(data: &'a DataSet, template: &'a Template) -> Taught<'a> {
     Taught {
         data,
         template,

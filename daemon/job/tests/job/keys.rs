@@ -9,13 +9,13 @@ use toml::Value;
 
 /// A place of a plain value in a document: keys and list positions.
 #[derive(Clone, Debug)]
-pub enum At {
+pub(crate) enum At {
     Key(String),
     Index(usize),
 }
 
 /// Every plain key of every table in a document, with its place.
-pub fn leaves(document: &Value, spec: &'static Table) -> Vec<(Vec<At>, &'static Key)> {
+pub(crate) fn leaves(document: &Value, spec: &'static Table) -> Vec<(Vec<At>, &'static Key)> {
     let mut found = Vec::new();
     collect(document, spec, Vec::new(), &mut found);
     found
@@ -75,14 +75,14 @@ fn collect(
     }
 }
 
-pub fn get<'a>(document: &'a Value, at: &[At]) -> Option<&'a Value> {
+pub(crate) fn get<'a>(document: &'a Value, at: &[At]) -> Option<&'a Value> {
     at.iter().try_fold(document, |value, step| match step {
         At::Key(key) => value.get(key),
         At::Index(index) => value.get(index),
     })
 }
 
-pub fn set(document: &mut Value, at: &[At], new: Value) {
+pub(crate) fn set(document: &mut Value, at: &[At], new: Value) {
     let (last, path) = at.split_last().unwrap();
     let mut table = document;
     for step in path {

@@ -81,12 +81,12 @@ epochs = 2
 data = "train"
 "#;
 
-pub fn parse(text: &str) -> Result<Job, JobError> {
+pub(crate) fn parse(text: &str) -> Result<Job, JobError> {
     Job::parse(text, Path::new("/jobs"))
 }
 
 /// The error's text when `from` in [`JOB`] is replaced by `to`.
-pub fn refusal(from: &str, to: &str) -> String {
+pub(crate) fn refusal(from: &str, to: &str) -> String {
     assert!(JOB.contains(from), "{from:?} is not in the job");
     parse(&JOB.replacen(from, to, 1))
         .expect_err("the job is wrong")

@@ -49,7 +49,7 @@ fn a_config_that_cannot_be_counted_says_why() {
     );
 }
 
-pub fn facts() -> ModelShape {
+pub(crate) fn facts() -> ModelShape {
     ModelShape {
         scores: false,
         architecture: "Qwen2ForCausalLM".into(),

@@ -3,7 +3,7 @@
 use crate::parse;
 use r1d_job::{AskedModel, Origin, RewardLoss};
 
-pub const JOB: &str = r#"
+pub(crate) const JOB: &str = r#"
 name = "preferences"
 [model]
 init = "tiny.json"

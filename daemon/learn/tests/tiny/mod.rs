@@ -13,7 +13,7 @@ use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
 use r1d_proto::world::counter_hash;
 use tch::{Device, Kind, Tensor};
 
-pub const VOCAB: u32 = 48;
+pub(crate) const VOCAB: u32 = 48;
 
 const QWEN2: &str = r#"{
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48,
@@ -30,16 +30,16 @@ const DEEPSEEK_V3: &str = r#"{
     "attention_bias": false, "tie_word_embeddings": false, "hidden_act": "silu", "initializer_range": 0.1
 }"#;
 
-pub fn qwen2(kind: Kind) -> CausalLm {
+pub(crate) fn qwen2(kind: Kind) -> CausalLm {
     init(QWEN2, kind)
 }
 
-pub fn deepseek_v3() -> CausalLm {
+pub(crate) fn deepseek_v3() -> CausalLm {
     init(DEEPSEEK_V3, Kind::Float)
 }
 
 /// The DeepSeek-V3 model with its multi-token prediction module.
-pub fn deepseek_v3_predicting() -> CausalLm {
+pub(crate) fn deepseek_v3_predicting() -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     let config = DEEPSEEK_V3.replacen(
         "\"vocab_size\"",
@@ -50,11 +50,11 @@ pub fn deepseek_v3_predicting() -> CausalLm {
 }
 
 /// Reward or value models with the trunks of [`qwen2`] and [`deepseek_v3`]; id 0 is padding.
-pub fn qwen2_scorer(kind: Kind) -> SequenceClassifier {
+pub(crate) fn qwen2_scorer(kind: Kind) -> SequenceClassifier {
     scorer(QWEN2, kind)
 }
 
-pub fn deepseek_v3_scorer() -> SequenceClassifier {
+pub(crate) fn deepseek_v3_scorer() -> SequenceClassifier {
     scorer(DEEPSEEK_V3, Kind::Float)
 }
 
@@ -65,7 +65,7 @@ fn scorer(config: &str, kind: Kind) -> SequenceClassifier {
 }
 
 /// Pairs of various lengths, none of which ends in id 0.
-pub fn pairs(seed: u64) -> Vec<Pair> {
+pub(crate) fn pairs(seed: u64) -> Vec<Pair> {
     let text = |stream: u64, length: usize| {
         ids(1000 * seed + stream, length)
             .into_iter()
@@ -83,7 +83,7 @@ pub fn pairs(seed: u64) -> Vec<Pair> {
 
 /// The gradient of a trainer's first update, which was not clipped: AdamW's first moment is (1 −
 /// β₁) of it.
-pub fn first_gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
+pub(crate) fn first_gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
     let state = trainer.state().into_iter();
     state
         .filter_map(|(name, moment)| {
@@ -93,7 +93,7 @@ pub fn first_gradients(trainer: &Trainer) -> Vec<(String, Tensor)> {
 }
 
 /// The gradients that `loss` leaves in the model's parameters by one plain backward pass.
-pub fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)> {
+pub(crate) fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)> {
     loss.backward();
     let gradients = model
         .parameters()
@@ -108,7 +108,7 @@ pub fn plain_gradients(model: &CausalLm, loss: &Tensor) -> Vec<(String, Tensor)>
 }
 
 /// Checks each tensor's largest difference, as a share of its largest value.
-pub fn assert_close_gradients(
+pub(crate) fn assert_close_gradients(
     found: &[(String, Tensor)],
     expected: &[(String, Tensor)],
     tolerance: f64,
@@ -128,14 +128,14 @@ pub fn assert_close_gradients(
 }
 
 /// The hidden states of a text by itself, with gradients.
-pub fn hidden(model: &CausalLm, ids: &[u32]) -> Tensor {
+pub(crate) fn hidden(model: &CausalLm, ids: &[u32]) -> Tensor {
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let packed = Packed::new(Tensor::from_slice(&ids), vec![ids.len() as i64]);
     model.forward(&packed, &Forward::default()).unwrap().hidden
 }
 
 /// Log-probabilities of a completion by itself, with gradients.
-pub fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32]) -> Tensor {
+pub(crate) fn completion_logprobs(model: &CausalLm, prompt: &[u32], completion: &[u32]) -> Tensor {
     let all = [prompt, completion].concat();
     let rows = hidden(model, &all[..all.len() - 1]).narrow(
         0,
@@ -153,13 +153,13 @@ fn init(config: &str, kind: Kind) -> CausalLm {
     CausalLm::init(config, 1, Device::Cpu, kind).unwrap()
 }
 
-pub fn ids(seed: u64, count: usize) -> Vec<u32> {
+pub(crate) fn ids(seed: u64, count: usize) -> Vec<u32> {
     (0..count as u64)
         .map(|i| (counter_hash(&[seed, i]) % VOCAB as u64) as u32)
         .collect()
 }
 
-pub fn optimiser(learning_rate: f64) -> Optimiser {
+pub(crate) fn optimiser(learning_rate: f64) -> Optimiser {
     Optimiser {
         learning_rate,
         lr_scheduler_type: LrSchedule::Constant,
@@ -174,13 +174,13 @@ pub fn optimiser(learning_rate: f64) -> Optimiser {
     }
 }
 
-pub const NO_ROUTER_TRAINING: RouterTraining = RouterTraining {
+pub(crate) const NO_ROUTER_TRAINING: RouterTraining = RouterTraining {
     bias_update_speed: 0.0,
     aux_loss_alpha: 0.0,
     device_loss_alpha: 0.0,
 };
 
-pub fn objective() -> Objective {
+pub(crate) fn objective() -> Objective {
     Objective {
         loss_type: LossType::Grpo,
         importance_sampling_level: ImportanceSamplingLevel::Token,
@@ -201,7 +201,7 @@ pub fn objective() -> Objective {
 
 /// Completions of various lengths with alternating advantages; behaviour log-probabilities are the
 /// model's own.
-pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
+pub(crate) fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
     let mut sequences: Vec<TrainSequence> = (0..8u64)
         .map(|i| TrainSequence {
             prompt_ids: ids(100 * step + i / 4, 3 + (i / 4) as usize),
@@ -231,7 +231,7 @@ pub fn rollouts(model: &CausalLm, objective: Objective, step: u64) -> Train {
 
 /// Gives each completion id a set that contains it: the first ids of two sequences get the whole
 /// vocabulary, and so do all ids of every fourth sequence.
-pub fn with_kept_ids(mut batch: Train) -> Train {
+pub(crate) fn with_kept_ids(mut batch: Train) -> Train {
     for (i, sequence) in batch
         .sequences
         .iter_mut()
@@ -255,7 +255,7 @@ pub fn with_kept_ids(mut batch: Train) -> Train {
 }
 
 /// Log-probability of each completion id over its kept ids, each sequence on its own.
-pub fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Vec<f32> {
+pub(crate) fn logprobs(model: &CausalLm, sequence: &TrainSequence, temperature: f64) -> Vec<f32> {
     single(model, sequence, temperature, false)
 }
 
@@ -300,7 +300,7 @@ fn single(
     Vec::try_from(head.logprobs(&hidden, &targets).unwrap()).unwrap()
 }
 
-pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {
+pub(crate) fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {
     let of = |(i, &length): (usize, &usize)| SupervisedSequence {
         ids: ids(1000 * seed + i as u64, length),
         trained: (0..length).map(|t| t >= length / 3).collect(),
@@ -308,7 +308,7 @@ pub fn text(seed: u64, lengths: &[usize]) -> Vec<SupervisedSequence> {
     lengths.iter().enumerate().map(of).collect()
 }
 
-pub fn snapshot(model: &CausalLm) -> Vec<(String, Tensor)> {
+pub(crate) fn snapshot(model: &CausalLm) -> Vec<(String, Tensor)> {
     model
         .parameters()
         .into_iter()
@@ -318,7 +318,7 @@ pub fn snapshot(model: &CausalLm) -> Vec<(String, Tensor)> {
 }
 
 /// Largest difference of any weight.
-pub fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
+pub(crate) fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
     let of = |(x, y): (&Tensor, &Tensor)| {
         f64::try_from((x - y).abs().max().to_kind(Kind::Double)).unwrap()
     };
@@ -328,7 +328,7 @@ pub fn distance(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
+pub(crate) fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
     assert_eq!(a.len(), b.len());
     for ((name, x), (other, y)) in a.iter().zip(b) {
         assert_eq!(name, other);
@@ -337,12 +337,12 @@ pub fn assert_same_bits(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
 }
 
 /// Computes [`logprobs`] at temperature 1 through the batch-invariant forward pass.
-pub fn invariant_logprobs(model: &CausalLm, sequence: &TrainSequence) -> Vec<f32> {
+pub(crate) fn invariant_logprobs(model: &CausalLm, sequence: &TrainSequence) -> Vec<f32> {
     single(model, sequence, 1.0, true)
 }
 
 /// Restores the state through a file, as a worker does.
-pub fn restore(trainer: &mut Trainer, state: &[(String, Tensor)]) {
+pub(crate) fn restore(trainer: &mut Trainer, state: &[(String, Tensor)]) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("trainer.safetensors");
     r1d_model::checkpoint::save_tensors(&file, state).unwrap();

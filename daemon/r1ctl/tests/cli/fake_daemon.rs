@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What the daemon does on a connection, one after the other; the connection closes when nothing is
 /// left to do.
-pub enum Act {
+pub(crate) enum Act {
     Send(Response),
     Raw(Vec<u8>),
     Pause(Duration),
@@ -24,7 +24,7 @@ pub enum Act {
 
 type Script = dyn Fn(&Request, usize) -> Vec<Act> + Send + Sync;
 
-pub struct FakeDaemon {
+pub(crate) struct FakeDaemon {
     requests: Arc<Mutex<Vec<Request>>>,
     gone: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
@@ -32,7 +32,7 @@ pub struct FakeDaemon {
 
 impl FakeDaemon {
     /// `script` is given the request and how many came before it.
-    pub fn start(
+    pub(crate) fn start(
         socket: &Path,
         script: impl Fn(&Request, usize) -> Vec<Act> + Send + Sync + 'static,
     ) -> FakeDaemon {
@@ -64,15 +64,15 @@ impl FakeDaemon {
     }
 
     /// One answer to everything.
-    pub fn answering(socket: &Path, response: Response) -> FakeDaemon {
+    pub(crate) fn answering(socket: &Path, response: Response) -> FakeDaemon {
         FakeDaemon::start(socket, move |_, _| vec![Act::Send(response.clone())])
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
-    pub fn wait_until_gone(&mut self) {
+    pub(crate) fn wait_until_gone(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.join().unwrap();
         }

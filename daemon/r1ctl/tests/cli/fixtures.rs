@@ -5,9 +5,9 @@ use r1d_proto::ids::JobId;
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::collections::BTreeMap;
 
-pub const JOB: &str = "k3v9qx7a";
+pub(crate) const JOB: &str = "k3v9qx7a";
 
-pub fn id() -> JobId {
+pub(crate) fn id() -> JobId {
     JobId(JOB.into())
 }
 
@@ -18,7 +18,7 @@ fn metrics(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
         .collect()
 }
 
-pub fn jobs() -> Vec<JobSummary> {
+pub(crate) fn jobs() -> Vec<JobSummary> {
     let job = |id: &str, name: &str, state, stage: Option<&str>, step, steps| JobSummary {
         job: JobId(id.into()),
         name: name.into(),
@@ -103,7 +103,7 @@ const GRPO: [(&str, f64); 6] = [
 ];
 
 /// A job at the given step of its second stage.
-pub fn running(step: u64) -> JobStatus {
+pub(crate) fn running(step: u64) -> JobStatus {
     JobStatus {
         job: id(),
         name: "arithmetic".into(),
@@ -142,7 +142,7 @@ pub fn running(step: u64) -> JobStatus {
     }
 }
 
-pub fn queued() -> JobStatus {
+pub(crate) fn queued() -> JobStatus {
     JobStatus {
         state: State::Queued,
         started_at: None,
@@ -159,7 +159,7 @@ pub fn queued() -> JobStatus {
     }
 }
 
-pub fn succeeded() -> JobStatus {
+pub(crate) fn succeeded() -> JobStatus {
     let mut job = running(120);
     job.state = State::Succeeded;
     job.ended_at = Some(1_795_461_912);
@@ -175,7 +175,7 @@ pub fn succeeded() -> JobStatus {
     job
 }
 
-pub fn failed() -> JobStatus {
+pub(crate) fn failed() -> JobStatus {
     let mut job = running(12);
     job.state = State::Failed;
     job.ended_at = Some(1_795_461_800);
@@ -188,7 +188,7 @@ pub fn failed() -> JobStatus {
     job
 }
 
-pub fn cancelled() -> JobStatus {
+pub(crate) fn cancelled() -> JobStatus {
     JobStatus {
         state: State::Cancelled,
         error: None,
@@ -196,7 +196,7 @@ pub fn cancelled() -> JobStatus {
     }
 }
 
-pub fn log_lines() -> Vec<LogLine> {
+pub(crate) fn log_lines() -> Vec<LogLine> {
     let line = |at_ms, level: &str, message: &str| LogLine {
         at_ms,
         level: level.into(),
@@ -228,7 +228,7 @@ fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
     }
 }
 
-pub fn samples() -> Vec<Sample> {
+pub(crate) fn samples() -> Vec<Sample> {
     let whole = Sample {
         stage: "reasoning".into(),
         step: 12,
@@ -292,7 +292,7 @@ pub fn samples() -> Vec<Sample> {
     vec![whole, dropped]
 }
 
-pub fn datasets() -> Vec<MadeDataSet> {
+pub(crate) fn datasets() -> Vec<MadeDataSet> {
     let set = |stage: &str, rows, review| MadeDataSet {
         stage: stage.into(),
         rows,
@@ -311,7 +311,7 @@ pub fn datasets() -> Vec<MadeDataSet> {
     ]
 }
 
-pub fn why() -> Why {
+pub(crate) fn why() -> Why {
     let wait = |owner: &str, waits_for: &str, since_s, deadline_s| Wait {
         owner: owner.into(),
         waits_for: waits_for.into(),
@@ -334,7 +334,7 @@ pub fn why() -> Why {
     }
 }
 
-pub fn nodes() -> Vec<Node> {
+pub(crate) fn nodes() -> Vec<Node> {
     let device = |device: &str, state: &str, worker_pid, job| DeviceStatus {
         device: device.into(),
         state: state.into(),
@@ -356,7 +356,7 @@ pub fn nodes() -> Vec<Node> {
     }]
 }
 
-pub fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     let gib = |pairs: &[(&str, u64)]| {
         pairs
             .iter()
@@ -408,14 +408,14 @@ pub fn plan() -> Plan {
 }
 
 /// The same kinds with nothing in what may be empty: a schema says what can be null.
-pub fn bare_job() -> JobSummary {
+pub(crate) fn bare_job() -> JobSummary {
     JobSummary {
         stage: None,
         ..jobs().remove(0)
     }
 }
 
-pub fn bare_sample() -> Sample {
+pub(crate) fn bare_sample() -> Sample {
     Sample {
         reference: None,
         reward: None,
@@ -424,14 +424,14 @@ pub fn bare_sample() -> Sample {
     }
 }
 
-pub fn bare_plan() -> Plan {
+pub(crate) fn bare_plan() -> Plan {
     Plan {
         parameters: None,
         ..plan()
     }
 }
 
-pub fn bare_why() -> Why {
+pub(crate) fn bare_why() -> Why {
     Why {
         waits: vec![],
         state: State::Succeeded,

@@ -11,42 +11,42 @@ const UPDATE_VARIABLE: &str = "R1D_UPDATE_GOLDENS";
 const HANG: Duration = Duration::from_secs(60);
 
 /// A home directory of a test's own.
-pub struct Home {
+pub(crate) struct Home {
     dir: TempDir,
 }
 
-pub struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Home {
-    pub fn new() -> Home {
+    pub(crate) fn new() -> Home {
         Home {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// The socket of a daemon in this home's local state directory.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         let state = self.path().join(".local/state/r1d");
         std::fs::create_dir_all(&state).unwrap();
         state.join("r1d.sock")
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_r1ctl"));
         command
             .args(words)
@@ -57,12 +57,12 @@ impl Home {
         command
     }
 
-    pub fn run(&self, words: &[&str]) -> Run {
+    pub(crate) fn run(&self, words: &[&str]) -> Run {
         self.finish(self.command(words))
     }
 
     /// Runs a command to its end; one that hangs is killed, and has no exit code.
-    pub fn finish(&self, mut command: Command) -> Run {
+    pub(crate) fn finish(&self, mut command: Command) -> Run {
         let child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -87,7 +87,7 @@ impl Home {
 
 impl Run {
     /// Paths of the home are shown as `HOME`, so that they do not change from run to run.
-    pub fn of(output: std::process::Output, home: &Home) -> Run {
+    pub(crate) fn of(output: std::process::Output, home: &Home) -> Run {
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes)
                 .unwrap()
@@ -101,7 +101,7 @@ impl Run {
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> Run {
+    pub(crate) fn expect(self, code: i32) -> Run {
         assert_eq!(
             self.code,
             Some(code),
@@ -115,7 +115,7 @@ impl Run {
 
 /// Compares with `tests/golden_cli/NAME`.
 #[track_caller]
-pub fn golden(name: &str, text: &str) {
+pub(crate) fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden_cli")
         .join(name);

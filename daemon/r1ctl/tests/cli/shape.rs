@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Objects whose keys are data, not fields.
 const MAPS: [&str; 2] = ["metrics", "memory"];
 
-pub fn shape(documents: &[Value]) -> String {
+pub(crate) fn shape(documents: &[Value]) -> String {
     let mut paths: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for document in documents {
         walk("", document, &mut paths);

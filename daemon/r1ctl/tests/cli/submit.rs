@@ -8,7 +8,7 @@ use r1d_proto::control::{Activity, JobStatus, Request, Response};
 use serde_json::Value;
 use std::time::Duration;
 
-pub const JOB_FILE: &str = r#"
+pub(crate) const JOB_FILE: &str = r#"
 name = "tiny"
 priority = 5
 

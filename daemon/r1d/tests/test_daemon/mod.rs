@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub struct TestDaemon {
+pub(crate) struct TestDaemon {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     delay_ms: u32,
@@ -31,7 +31,7 @@ pub struct TestDaemon {
 /// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations
 /// without what the clock decides.
 #[derive(Debug, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub weights: String,
     pub metrics: Vec<Map<String, Value>>,
     pub evals: Vec<(Option<String>, u64, Map<String, Value>)>,
@@ -47,7 +47,7 @@ const VERDICTS: [&str; 2] = [
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl TestDaemon {
-    pub fn new() -> TestDaemon {
+    pub(crate) fn new() -> TestDaemon {
         let dir = tempfile::Builder::new()
             .prefix("r1d-test-")
             .tempdir()
@@ -75,27 +75,27 @@ impl TestDaemon {
         daemon
     }
 
-    pub fn with_delay_ms(mut self, delay_ms: u32) -> TestDaemon {
+    pub(crate) fn with_delay_ms(mut self, delay_ms: u32) -> TestDaemon {
         self.delay_ms = delay_ms;
         self
     }
 
-    pub fn with_silence_s(mut self, silence_s: u32) -> TestDaemon {
+    pub(crate) fn with_silence_s(mut self, silence_s: u32) -> TestDaemon {
         self.silence_s = silence_s;
         self
     }
 
     /// A variable of the daemon's environment.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.push((name.into(), value.into()));
     }
 
-    pub fn set_umask(&mut self, umask: u32) {
+    pub(crate) fn set_umask(&mut self, umask: u32) {
         self.umask = Some(umask);
     }
 
     /// The daemon has these devices; without, those of the machine.
-    pub fn devices(&mut self, devices: &[&str]) {
+    pub(crate) fn devices(&mut self, devices: &[&str]) {
         let text = format!("[node]\ndevices = {devices:?}\n");
         fs::write(self.path("r1d.toml"), text).expect("a configuration");
         self.is_configured = true;
@@ -103,7 +103,7 @@ impl TestDaemon {
 
     /// The daemon runs as this user, and the group of the same number, from copies of the programs
     /// and plugins: the build may lie where this user may not enter.
-    pub fn set_user(&mut self, user: u32) {
+    pub(crate) fn set_user(&mut self, user: u32) {
         self.user = Some(user);
         let built = self.program.with_file_name("plugins");
         fs::create_dir_all(self.path("bin/plugins")).expect("a directory for the plugins");
@@ -125,23 +125,23 @@ impl TestDaemon {
     }
 
     /// The daemon's worker is a copy, which a test may take away.
-    pub fn set_own_worker(&mut self) -> PathBuf {
+    pub(crate) fn set_own_worker(&mut self) -> PathBuf {
         let copy = self.path("own-worker");
         fs::copy(&self.worker, &copy).expect("a copy of the worker");
         self.worker = copy.clone();
         copy
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.path(&self.state_name)
     }
 
     /// The state directory of the next daemon.
-    pub fn set_state(&mut self, name: &str) {
+    pub(crate) fn set_state(&mut self, name: &str) {
         self.state_name = name.into();
     }
 
@@ -193,7 +193,7 @@ impl TestDaemon {
 
     /// A model with another architecture, and a tokenizer in which the ids of the first three
     /// digits mean other ones.
-    pub fn write_student(&self) {
+    pub(crate) fn write_student(&self) {
         self.write_tokenizer(
             "student-tokenizer",
             ["2", "0", "1", "3", "4", "5", "6", "7", "8", "9"],
@@ -208,7 +208,7 @@ impl TestDaemon {
     }
 
     /// A Hugging Face directory of a language model, as far as the daemon looks into one.
-    pub fn write_language_model(&self, name: &str) {
+    pub(crate) fn write_language_model(&self, name: &str) {
         self.write_tokenizer(name, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         let config = serde_json::json!({"architectures": ["Qwen2ForCausalLM"], "model_type":
             "qwen2",
@@ -241,7 +241,7 @@ impl TestDaemon {
     }
 
     /// A job of three stages; `changes` replace parts of its text.
-    pub fn job(&self, changes: &[(&str, &str)]) -> String {
+    pub(crate) fn job(&self, changes: &[(&str, &str)]) -> String {
         let mut text = JOB.replace("DIR", &self.dir.path().display().to_string());
         for (old, new) in changes {
             assert!(text.contains(old), "{old:?} is not in the job");
@@ -251,15 +251,15 @@ impl TestDaemon {
     }
 
     /// Plants a fault (see the fake worker).
-    pub fn plant(&self, moment: &str, fault: &str) {
+    pub(crate) fn plant(&self, moment: &str, fault: &str) {
         fs::write(self.path("faults").join(moment), fault).expect("a fault");
     }
 
-    pub fn heal(&self, moment: &str) {
+    pub(crate) fn heal(&self, moment: &str) {
         fs::remove_file(self.path("faults").join(moment)).expect("a fault to remove");
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         if self.is_configured {
             command.args(["run", "--config"]).arg(self.path("r1d.toml"))
@@ -296,7 +296,7 @@ impl TestDaemon {
     }
 
     /// Starts the daemon and waits until it answers.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -314,16 +314,16 @@ impl TestDaemon {
         });
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon").id()
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         signal_process(self.pid(), signal);
     }
 
     /// Waits for the daemon's end.
-    pub fn ended(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
         self.daemon
             .take()
             .expect("a daemon")
@@ -331,17 +331,17 @@ impl TestDaemon {
             .expect("its status")
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         self.ended();
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("r1d.log")).unwrap_or_default()
     }
 
     /// Starts the daemon again when a planted fault has killed it.
-    pub fn revive(&mut self) -> bool {
+    pub(crate) fn revive(&mut self) -> bool {
         let dead = self
             .daemon
             .as_mut()
@@ -352,7 +352,11 @@ impl TestDaemon {
         dead
     }
 
-    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut TestDaemon) -> Option<T>) -> T {
+    pub(crate) fn wait<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&mut TestDaemon) -> Option<T>,
+    ) -> T {
         let mut left = PATIENCE;
         loop {
             if let Some(found) = look(self) {
@@ -366,25 +370,25 @@ impl TestDaemon {
         }
     }
 
-    pub fn connect(&self) -> Option<UnixStream> {
+    pub(crate) fn connect(&self) -> Option<UnixStream> {
         let stream = UnixStream::connect(self.state().join("r1d.sock")).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(stream)
     }
 
-    pub fn try_ask(&self, request: Request) -> Option<Response> {
+    pub(crate) fn try_ask(&self, request: Request) -> Option<Response> {
         let mut stream = self.connect()?;
         write_blocking(&mut stream, Format::Json, &request).ok()?;
         read_blocking(&mut stream, Format::Json).ok()
     }
 
-    pub fn ask(&self, request: Request) -> Response {
+    pub(crate) fn ask(&self, request: Request) -> Response {
         self.try_ask(request)
             .unwrap_or_else(|| panic!("no answer\n{}", self.log()))
     }
 
     /// All answers of a stream.
-    pub fn stream(&self, request: Request) -> Vec<Response> {
+    pub(crate) fn stream(&self, request: Request) -> Vec<Response> {
         let mut stream = self.connect().expect("a daemon");
         write_blocking(&mut stream, Format::Json, &request).expect("a request");
         let mut answers = Vec::new();
@@ -396,7 +400,7 @@ impl TestDaemon {
         }
     }
 
-    pub fn submit(&self, job: String) -> String {
+    pub(crate) fn submit(&self, job: String) -> String {
         match self.ask(Request::Submit {
             job,
             priority: None,
@@ -409,7 +413,7 @@ impl TestDaemon {
     }
 
     /// The error that a job is refused with.
-    pub fn refused(&self, job: String) -> String {
+    pub(crate) fn refused(&self, job: String) -> String {
         match self.ask(Request::Submit {
             job,
             priority: None,
@@ -424,21 +428,21 @@ impl TestDaemon {
         }
     }
 
-    pub fn try_status(&self, job: &str) -> Option<JobStatus> {
+    pub(crate) fn try_status(&self, job: &str) -> Option<JobStatus> {
         match self.try_ask(Request::Status { job: job.into() })? {
             Response::Status(status) => Some(*status),
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn why(&self, job: &str) -> Why {
+    pub(crate) fn why(&self, job: &str) -> Why {
         match self.ask(Request::Why { job: job.into() }) {
             Response::Why(why) => why,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn log_lines(&self, job: &str) -> Vec<LogLine> {
+    pub(crate) fn log_lines(&self, job: &str) -> Vec<LogLine> {
         let line = |answer| match answer {
             Response::Log(line) => line,
             other => panic!("{other:?}"),
@@ -453,7 +457,7 @@ impl TestDaemon {
     }
 
     /// Waits for the job's end; a daemon that was killed meanwhile is started again.
-    pub fn wait_ended(&mut self, job: &str) -> JobStatus {
+    pub(crate) fn wait_ended(&mut self, job: &str) -> JobStatus {
         let job = job.to_owned();
         self.wait("the job's end", |daemon| {
             daemon.revive();
@@ -463,7 +467,7 @@ impl TestDaemon {
         })
     }
 
-    pub fn wait_succeeded(&mut self, job: &str) -> JobStatus {
+    pub(crate) fn wait_succeeded(&mut self, job: &str) -> JobStatus {
         let status = self.wait_ended(job);
         assert_eq!(
             status.state,
@@ -475,7 +479,7 @@ impl TestDaemon {
         status
     }
 
-    pub fn outcome(&self, status: &JobStatus) -> Outcome {
+    pub(crate) fn outcome(&self, status: &JobStatus) -> Outcome {
         let exact = |object: Map<String, Value>| {
             object
                 .into_iter()
@@ -507,7 +511,7 @@ impl TestDaemon {
     }
 
     /// Runs the job on a daemon where nothing goes wrong.
-    pub fn undisturbed(changes: &[(&str, &str)]) -> Outcome {
+    pub(crate) fn undisturbed(changes: &[(&str, &str)]) -> Outcome {
         let mut daemon = TestDaemon::new();
         daemon.start();
         let job = daemon.submit(daemon.job(changes));
@@ -525,7 +529,7 @@ impl Drop for TestDaemon {
     }
 }
 
-pub fn signal_process(pid: u32, signal: &str) {
+pub(crate) fn signal_process(pid: u32, signal: &str) {
     let _ = Command::new("kill")
         .args([format!("-{signal}"), pid.to_string()])
         .stderr(Stdio::null())

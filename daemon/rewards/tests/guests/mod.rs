@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-pub mod shipped;
+pub(crate) mod shipped;
 
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::world::SystemClock;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// A core module with the canonical exports of world `reward`. `score` is the body of `score`: it
 /// leaves the address of a `result<score, error>` on the stack; [`returns`] makes one.
-pub struct Guest<'a> {
+pub(crate) struct Guest<'a> {
     /// Module fields: globals, functions, a start function.
     pub fields: &'a str,
     /// Body of `describe`; by default the address of the static info.
@@ -36,22 +36,22 @@ impl Default for Guest<'_> {
 
 /// Address of the result of `score` bodies: discriminant; at +4 the value or the error's
 /// discriminant; parts at +8, +12; the reason's discriminant at +16, its string at +20, +24.
-pub const RESULT: u32 = 4096;
+pub(crate) const RESULT: u32 = 4096;
 
 /// A body that returns a score of this WAT expression of type f32, without parts and reason.
-pub fn returns(value: &str) -> String {
+pub(crate) fn returns(value: &str) -> String {
     format!(
         "(f32.store (i32.const {}) {value}) (i32.const {RESULT})",
         RESULT + 4
     )
 }
 
-pub fn component(guest: &Guest<'_>) -> Vec<u8> {
+pub(crate) fn component(guest: &Guest<'_>) -> Vec<u8> {
     r1d_rewards::componentize(&core(guest, "reward")).unwrap()
 }
 
 /// The core module, with the metadata of a world embedded.
-pub fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
+pub(crate) fn core(guest: &Guest<'_>, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(core_text(guest)).unwrap();
     embed(&mut module, world);
     module
@@ -88,7 +88,7 @@ fn core_text(guest: &Guest<'_>) -> String {
 
 /// A component of the world `group-reward` that gives every completion `1 / n`, n being the size of
 /// its group.
-pub fn sharing() -> Vec<u8> {
+pub(crate) fn sharing() -> Vec<u8> {
     let body = r#"(local $i i32) (local $at i32)
         (i32.store (i32.const 4096) (i32.const 8192)) (i32.store (i32.const 4100) (local.get 1))
         (local.set $at (i32.const 8192))
@@ -105,7 +105,7 @@ pub fn sharing() -> Vec<u8> {
 
 /// The core module of a group reward; `body` leaves the address of a list of results: address and
 /// length.
-pub fn group_core(body: &str) -> Vec<u8> {
+pub(crate) fn group_core(body: &str) -> Vec<u8> {
     let text = core_text(&Guest::default());
     let one = text.find(r#"(func (export "score")"#).unwrap();
     let text = format!(
@@ -133,7 +133,7 @@ fn embed(module: &mut Vec<u8>, world: &str) {
 }
 
 /// All tests share a code cache: a plugin is compiled once.
-pub fn rewards(threads: usize) -> Rewards {
+pub(crate) fn rewards(threads: usize) -> Rewards {
     Rewards::open(Options {
         plugin_dirs: vec![shipped()],
         cache_dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("reward-code")),
@@ -145,7 +145,7 @@ pub fn rewards(threads: usize) -> Rewards {
 }
 
 /// Directory in which `make plugins` leaves the plugins of this repository.
-pub fn shipped() -> PathBuf {
+pub(crate) fn shipped() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
         PathBuf::from,
@@ -159,7 +159,7 @@ pub fn shipped() -> PathBuf {
     dir
 }
 
-pub fn spec(path: &Path) -> RewardSpec {
+pub(crate) fn spec(path: &Path) -> RewardSpec {
     RewardSpec {
         plugin: Plugin::Path(path.into()),
         sha256: None,
@@ -169,7 +169,7 @@ pub fn spec(path: &Path) -> RewardSpec {
 }
 
 /// Writes the bytes to a file and loads it.
-pub fn load_bytes(
+pub(crate) fn load_bytes(
     rewards: &Rewards,
     bytes: &[u8],
     change: impl FnOnce(&mut RewardSpec),
@@ -182,11 +182,11 @@ pub fn load_bytes(
     rewards.load(&spec)
 }
 
-pub fn load(rewards: &Rewards, guest: &Guest<'_>) -> LoadedReward {
+pub(crate) fn load(rewards: &Rewards, guest: &Guest<'_>) -> LoadedReward {
     load_bytes(rewards, &component(guest), |_| ()).unwrap()
 }
 
-pub fn completion(text: &str, reference: Option<&str>) -> Completion {
+pub(crate) fn completion(text: &str, reference: Option<&str>) -> Completion {
     Completion {
         id: 0,
         prompt: "1 + 1 = ?".into(),
@@ -199,7 +199,7 @@ pub fn completion(text: &str, reference: Option<&str>) -> Completion {
 }
 
 /// Memory that this process holds.
-pub fn resident_bytes() -> usize {
+pub(crate) fn resident_bytes() -> usize {
     let pages: usize = std::fs::read_to_string("/proc/self/statm")
         .unwrap()
         .split(' ')

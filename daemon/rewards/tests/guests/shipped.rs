@@ -4,7 +4,7 @@ use super::completion;
 use r1d_rewards::{Answers, Ask, Completion, Judged, LoadedReward, Member, RewardSpec, Rewards};
 
 /// Every shipped plugin, under each configuration that takes another path.
-pub const PLUGINS: [(&str, &str); 14] = [
+pub(crate) const PLUGINS: [(&str, &str); 14] = [
     ("accuracy", "{}"),
     ("correctness", "{}"),
     (
@@ -26,15 +26,15 @@ pub const PLUGINS: [(&str, &str); 14] = [
         r#"{"max_completion_len": 100, "soft_punish_cache": 50}"#,
     ),
 ];
-pub const THREADS: usize = 2;
-pub const BATCH: usize = 64;
-pub const GROUP: usize = 16;
+pub(crate) const THREADS: usize = 2;
+pub(crate) const BATCH: usize = 64;
+pub(crate) const GROUP: usize = 16;
 
 /// A model that answers everything with the same text: a reward model with this number, a judge
 /// with this verdict.
-pub struct Model<'a>(pub &'a str);
+pub(crate) struct Model<'a>(pub &'a str);
 
-pub const VERDICT: &str = r#"{"analysis": "No.", "correctness": "incorrect"}"#;
+pub(crate) const VERDICT: &str = r#"{"analysis": "No.", "correctness": "incorrect"}"#;
 
 impl Answers for Model<'_> {
     fn answer(&self, ask: &Ask) -> Option<Result<String, String>> {
@@ -42,7 +42,7 @@ impl Answers for Model<'_> {
     }
 }
 
-pub fn load_shipped(rewards: &Rewards, (name, config): (&str, &str)) -> LoadedReward {
+pub(crate) fn load_shipped(rewards: &Rewards, (name, config): (&str, &str)) -> LoadedReward {
     rewards
         .load(&RewardSpec {
             config_json: config.into(),
@@ -51,7 +51,7 @@ pub fn load_shipped(rewards: &Rewards, (name, config): (&str, &str)) -> LoadedRe
         .unwrap()
 }
 
-pub fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<Judged> {
+pub(crate) fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<Judged> {
     let mut all = Vec::new();
     let tell = |_, judged| {
         all.push(judged);
@@ -64,7 +64,7 @@ pub fn judge_all(reward: &LoadedReward, members: &[Member], model: &str) -> Vec<
     all
 }
 
-pub fn asked(text: &str) -> Completion {
+pub(crate) fn asked(text: &str) -> Completion {
     Completion {
         prompt: "What is three and four?".into(),
         ..completion(text, Some("7"))
@@ -73,7 +73,7 @@ pub fn asked(text: &str) -> Completion {
 
 /// Groups of completions that differ in everything; neighbours in a group differ in their tokens by
 /// one.
-pub fn batch() -> Vec<Member> {
+pub(crate) fn batch() -> Vec<Member> {
     let text = |i: usize| {
         format!(
             "<think>{}so it is {i}</think><answer>{}</answer>",
@@ -91,9 +91,9 @@ pub fn batch() -> Vec<Member> {
     (0..BATCH).map(member).collect()
 }
 
-pub const POISONED: usize = 21;
+pub(crate) const POISONED: usize = 21;
 
-pub fn with_poison(batch: &[Member], text: &str) -> Vec<Member> {
+pub(crate) fn with_poison(batch: &[Member], text: &str) -> Vec<Member> {
     let mut batch = batch.to_vec();
     batch[POISONED].completion.text = text.into();
     batch

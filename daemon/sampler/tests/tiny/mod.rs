@@ -10,14 +10,14 @@ use r1d_sampler::{Sampler, SamplerError};
 use std::collections::BTreeMap;
 use tch::{Device, Kind};
 
-pub const QWEN2: &str = r#"{
+pub(crate) const QWEN2: &str = r#"{
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
     "max_position_embeddings": 256, "tie_word_embeddings": false, "initializer_range": 0.2
 }"#;
 
-pub const DEEPSEEK_V3: &str = r#"{
+pub(crate) const DEEPSEEK_V3: &str = r#"{
     "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 3,
     "first_k_dense_replace": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 16,
@@ -29,17 +29,17 @@ pub const DEEPSEEK_V3: &str = r#"{
 }"#;
 
 /// [`DEEPSEEK_V3`] with its multi-token prediction module.
-pub const DEEPSEEK_V3_MTP: &str = "mtp";
+pub(crate) const DEEPSEEK_V3_MTP: &str = "mtp";
 
-pub const BOTH: [&str; 2] = [QWEN2, DEEPSEEK_V3];
+pub(crate) const BOTH: [&str; 2] = [QWEN2, DEEPSEEK_V3];
 /// Experts that one token's record holds in [`DEEPSEEK_V3`]: 2 MoE layers of 3.
-pub const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
-pub const VOCAB_SIZE: u64 = 96;
-pub const CAPACITY: u32 = 64;
+pub(crate) const DEEPSEEK_V3_EXPERTS_PER_TOKEN: usize = 6;
+pub(crate) const VOCAB_SIZE: u64 = 96;
+pub(crate) const CAPACITY: u32 = 64;
 
 /// Makes a float32 model on the CPU, with one libtorch thread on the calling thread, as the
 /// batch-invariant mode needs.
-pub fn model(config: &str) -> CausalLm {
+pub(crate) fn model(config: &str) -> CausalLm {
     r1d_torch::runtime::set_threads(1).unwrap();
     match config {
         DEEPSEEK_V3_MTP => {
@@ -50,7 +50,7 @@ pub fn model(config: &str) -> CausalLm {
     }
 }
 
-pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
+pub(crate) fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
     Sampler::new(
         model,
         Slots::of(slots, CAPACITY),
@@ -60,7 +60,7 @@ pub fn sampler(model: &CausalLm, slots: u32, invariant: bool) -> Sampler {
     .unwrap()
 }
 
-pub fn sampling() -> Sampling {
+pub(crate) fn sampling() -> Sampling {
     Sampling {
         temperature: 0.9,
         top_p: 1.0,
@@ -74,7 +74,7 @@ pub fn sampling() -> Sampling {
 
 /// `groups` prompts of different lengths with ids from the whole vocabulary, `samples` completions
 /// of each.
-pub fn request(groups: u32, samples: u32) -> Generate {
+pub(crate) fn request(groups: u32, samples: u32) -> Generate {
     let group = |prompt: u32| Group {
         prompt,
         row: 100 + u64::from(prompt),
@@ -93,14 +93,14 @@ pub fn request(groups: u32, samples: u32) -> Generate {
     }
 }
 
-pub type Rollouts = BTreeMap<(u32, u32), Rollout>;
+pub(crate) type Rollouts = BTreeMap<(u32, u32), Rollout>;
 
 /// Completions by (prompt, sample); each must come once.
-pub fn generate(sampler: &mut Sampler, model: &CausalLm, request: &Generate) -> Rollouts {
+pub(crate) fn generate(sampler: &mut Sampler, model: &CausalLm, request: &Generate) -> Rollouts {
     try_generate(sampler, model, request).unwrap().0
 }
 
-pub fn try_generate(
+pub(crate) fn try_generate(
     sampler: &mut Sampler,
     model: &CausalLm,
     request: &Generate,
@@ -117,7 +117,7 @@ pub fn try_generate(
     Ok((rollouts, metrics))
 }
 
-pub fn ids(rollout: &Rollout) -> Vec<i64> {
+pub(crate) fn ids(rollout: &Rollout) -> Vec<i64> {
     rollout
         .prompt_ids
         .iter()

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const CONFIG: &str = include_str!("../../../../configs/models/tiny-deepseek-v3.json");
-pub const VOCAB: u32 = 64;
+pub(crate) const VOCAB: u32 = 64;
 
-pub struct Worker {
+pub(crate) struct Worker {
     pub process: Child,
     pub socket: UnixStream,
     id: u64,
@@ -28,12 +28,12 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    pub fn start() -> Worker {
+    pub(crate) fn start() -> Worker {
         Worker::start_with(&[])
     }
 
     /// Says whatever moves.
-    pub fn start_talkative() -> Worker {
+    pub(crate) fn start_talkative() -> Worker {
         Worker::start_with(&["--progress-interval-ms", "0"])
     }
 
@@ -59,11 +59,11 @@ impl Worker {
         worker
     }
 
-    pub fn try_ask(&mut self, request: WorkerRequest) -> Result<Reply, Failure> {
+    pub(crate) fn try_ask(&mut self, request: WorkerRequest) -> Result<Reply, Failure> {
         self.try_ask_in_parts(request, usize::MAX)
     }
 
-    pub fn try_ask_in_parts(
+    pub(crate) fn try_ask_in_parts(
         &mut self,
         request: WorkerRequest,
         part_bytes: usize,
@@ -89,13 +89,13 @@ impl Worker {
         }
     }
 
-    pub fn ask(&mut self, request: WorkerRequest) -> Reply {
+    pub(crate) fn ask(&mut self, request: WorkerRequest) -> Reply {
         self.try_ask(request)
             .unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// What it was said to be doing, and how far it was, of how much.
-    pub fn progress(&self) -> Vec<(&str, u64, u64)> {
+    pub(crate) fn progress(&self) -> Vec<(&str, u64, u64)> {
         let mut told = Vec::new();
         for event in &self.events {
             if let Event::Progress {
@@ -108,7 +108,7 @@ impl Worker {
         told
     }
 
-    pub fn rollouts(&self) -> Vec<Rollout> {
+    pub(crate) fn rollouts(&self) -> Vec<Rollout> {
         let mut rollouts: Vec<Rollout> = self
             .events
             .iter()
@@ -122,13 +122,13 @@ impl Worker {
     }
 }
 
-pub fn config() -> String {
+pub(crate) fn config() -> String {
     let mut config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
     config["vocab_size"] = VOCAB.into();
     config.to_string()
 }
 
-pub fn open(reference: bool) -> WorkerRequest {
+pub(crate) fn open(reference: bool) -> WorkerRequest {
     WorkerRequest::Open(Box::new(Open {
         model: ModelSource::Init {
             config: config(),
@@ -166,7 +166,7 @@ pub fn open(reference: bool) -> WorkerRequest {
     }))
 }
 
-pub fn generate(step: u64) -> WorkerRequest {
+pub(crate) fn generate(step: u64) -> WorkerRequest {
     let groups = (0..2)
         .map(|prompt| Group {
             prompt,
@@ -195,6 +195,6 @@ pub fn generate(step: u64) -> WorkerRequest {
     })
 }
 
-pub fn weights(dir: &Path) -> Vec<u8> {
+pub(crate) fn weights(dir: &Path) -> Vec<u8> {
     std::fs::read(dir.join("model.safetensors")).unwrap()
 }
