@@ -31,6 +31,7 @@ mod limits;
 pub mod line;
 mod pool;
 pub mod signature;
+mod turns;
 mod world;
 
 pub use abandoned::Abandoned;
@@ -145,6 +146,7 @@ impl Rewards {
         let cache = cache_dir
             .map(|dir| CodeCache::open(&dir, engine::compatibility(engine.wasm(false))))
             .transpose()?;
+        let pool_clock = clock.clone();
         Ok(Rewards {
             plugin_dirs,
             engine,
@@ -153,7 +155,7 @@ impl Rewards {
             cache: cache.map(Arc::new),
             compiler,
             clock,
-            pool: Arc::new(Pool::start(threads)?),
+            pool: Arc::new(Pool::start(threads, pool_clock)?),
             trusted: Vec::new(),
             store: None,
             abandoned: Abandoned::default(),

@@ -2,13 +2,14 @@
 //! plane; their queues are bounded (`LIM-1`), and time in them is never part of a completion's
 //! time.
 //!
-//! Each job has a [`Line`], and the threads take from the lines by turns: a job whose rewards are
-//! slow delays another's completions by the calls at work, not by all that it has handed in.
+//! Each job has a [`Line`], and the lines share the threads ([`crate::turns`]): a job whose rewards
+//! are slow delays another's completions by the calls at work, not by all that it has handed in.
 
 use crate::engine;
 use crate::error::{RewardError, ScoreError};
 use crate::judge::{Ask, Completion, Judged, LoadedReward};
-use std::collections::{BTreeMap, VecDeque};
+use crate::turns::Turns;
+use r1d_proto::world::SharedClock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -133,85 +134,22 @@ pub struct Line {
     threads: usize,
 }
 
-/// The part of a line that its calls share. The counts change under the queue's lock.
+/// The part of a line that its calls share. The count changes under the queue's lock.
 struct Place {
     id: u64,
-    begun: AtomicU64,
     ended: AtomicU64,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    clock: SharedClock,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Turns<Job>,
-    running: usize,
+    turns: Turns<Job>,
     closed: bool,
-}
-
-/// What waits, each in its line; the lines take turns.
-struct Turns<T> {
-    /// Lines in which something waits.
-    lines: BTreeMap<u64, VecDeque<T>>,
-    /// Those lines, in the order of their turns.
-    order: VecDeque<u64>,
-}
-
-impl<T> Default for Turns<T> {
-    fn default() -> Self {
-        Turns {
-            lines: BTreeMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Turns<T> {
-    fn push(&mut self, id: u64, item: T) {
-        let line = self.lines.entry(id).or_default();
-        if line.is_empty() {
-            self.order.push_back(id);
-        }
-        line.push_back(item);
-    }
-
-    /// Takes the next item of the line whose turn it is; the line then goes to the end.
-    fn take(&mut self) -> Option<T> {
-        let id = self.order.pop_front()?;
-        let line = self.lines.get_mut(&id)?;
-        let item = line.pop_front();
-        if line.is_empty() {
-            drop(self.lines.remove(&id))
-        } else {
-            self.order.push_back(id)
-        }
-        item
-    }
-
-    fn len(&self) -> usize {
-        self.lines.values().map(VecDeque::len).sum()
-    }
-
-    fn len_of(&self, id: u64) -> usize {
-        self.lines.get(&id).map_or(0, VecDeque::len)
-    }
-}
-
-impl Queue {
-    fn begin(&mut self) -> Option<Job> {
-        let job = self.waiting.take()?;
-        self.running += 1;
-        job.place.begun.fetch_add(1, Ordering::Relaxed);
-        Some(job)
-    }
-
-    fn end(&mut self, place: &Place) {
-        self.running -= 1;
-        place.ended.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 struct Job {
@@ -222,11 +160,12 @@ struct Job {
 }
 
 impl Pool {
-    pub(crate) fn start(threads: usize) -> Result<Pool, RewardError> {
+    pub(crate) fn start(threads: usize, clock: SharedClock) -> Result<Pool, RewardError> {
         let queue = Mutex::new(Queue::default());
         let shared = Arc::new(Shared {
             queue,
             changed: Condvar::new(),
+            clock,
         });
         let pool = Pool {
             line: Line::new(0, shared.clone(), threads),
@@ -272,8 +211,8 @@ impl Pool {
     pub fn load(&self) -> Load {
         let queue = self.line.shared.lock();
         Load {
-            queued: queue.waiting.len(),
-            running: queue.running,
+            queued: queue.turns.waiting(),
+            running: queue.turns.at_work(),
             threads: self.line.threads,
         }
     }
@@ -283,7 +222,6 @@ impl Line {
     fn new(id: u64, shared: Arc<Shared>, threads: usize) -> Line {
         let place = Arc::new(Place {
             id,
-            begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         });
         Line {
@@ -297,13 +235,11 @@ impl Line {
     /// The line's calls at the moment.
     pub fn calls(&self) -> Calls {
         let queue = self.shared.lock();
-        let Place { id, begun, ended } = &*self.place;
-        let ended = ended.load(Ordering::Relaxed);
-        let at_work = begun.load(Ordering::Relaxed) - ended;
+        let (waiting, at_work) = queue.turns.of(self.place.id);
         Calls {
-            waiting: queue.waiting.len_of(*id),
-            at_work: at_work as usize,
-            ended,
+            waiting,
+            at_work,
+            ended: self.place.ended.load(Ordering::Relaxed),
         }
     }
 
@@ -404,7 +340,7 @@ impl Line {
             task,
             _room: room,
         };
-        self.shared.lock().waiting.push(self.place.id, job);
+        self.shared.lock().turns.push(self.place.id, job);
         self.shared.changed.notify_one();
     }
 }
@@ -414,10 +350,10 @@ impl Drop for Pool {
         let waiting = {
             let mut queue = self.line.shared.lock();
             queue.closed = true;
-            std::mem::take(&mut queue.waiting)
+            queue.turns.close()
         };
         self.line.shared.changed.notify_all();
-        for job in waiting.lines.into_values().flatten() {
+        for job in waiting {
             job.task.close();
         }
     }
@@ -434,7 +370,7 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(job) = queue.begin() {
+            if let Some(job) = queue.turns.take() {
                 return Some(job);
             }
             queue = self
@@ -454,8 +390,12 @@ impl Shared {
         {
             // The place in the queue is free as soon as the completion has left it.
             drop(room);
+            let began = self.clock.now();
             task.run(&reward);
-            self.lock().end(&place);
+            let took = self.clock.now().saturating_sub(began);
+            let mut queue = self.lock();
+            queue.turns.end(place.id, took);
+            place.ended.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -466,25 +406,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| text.to_string())
         .or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "unknown".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Items that one line handed in earlier do not come before another line's first.
-    #[test]
-    fn lines_have_their_turns_one_after_the_other() {
-        let mut turns = Turns::default();
-        (0..1000).for_each(|i| turns.push(1, (1, i)));
-        assert_eq!(turns.take(), Some((1, 0)));
-        turns.push(2, (2, 0));
-        turns.push(2, (2, 1));
-        turns.push(3, (3, 0));
-        let next: Vec<_> = (0..6).filter_map(|_| turns.take()).collect();
-        assert_eq!(next, [(1, 1), (2, 0), (3, 0), (1, 2), (2, 1), (1, 3)]);
-        assert_eq!(turns.len(), 996);
-        assert_eq!(std::iter::from_fn(|| turns.take()).count(), 996);
-        assert!(turns.order.is_empty() && turns.lines.is_empty());
-    }
 }

@@ -214,6 +214,40 @@ async fn a_line_goes_on_while_its_calls_end_or_wait_for_their_turn() {
     );
 }
 
+/// Two jobs share one thread, and the reward of one takes a thousand times as long as the other's:
+/// the fast job's verdicts come as if it had half the thread, however many calls the slow one has
+/// handed in.
+#[test]
+fn a_slow_reward_delays_its_own_job() {
+    let rewards = rewards(1);
+    let endless = Guest {
+        score: "(loop $again (br $again)) (unreachable)",
+        ..Guest::default()
+    };
+    let (slow, fast) = (load(&rewards, &endless), named(&rewards, "accuracy", "{}"));
+    let (slow_job, fast_job) = (rewards.pool().line(), rewards.pool().line());
+    for _ in 0..200 {
+        slow_job
+            .try_submit(slow.clone(), completion("", None), |_| ())
+            .unwrap();
+    }
+    let (sender, verdicts) = std::sync::mpsc::channel();
+    for _ in 0..200 {
+        let sender = sender.clone();
+        fast_job
+            .try_submit(fast.clone(), completion("7", Some("7")), move |judged| {
+                sender.send(judged).unwrap()
+            })
+            .unwrap();
+    }
+    assert!(verdicts.iter().take(200).all(|judged| judged.is_ok()));
+    let slow_calls = slow_job.calls();
+    assert!(
+        slow_calls.ended < 100 && slow_calls.waiting > 100,
+        "the fast job waited for the slow one's calls: {slow_calls:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_or_waits_and_closing_answers_everybody() {
     let rewards = rewards(1);
