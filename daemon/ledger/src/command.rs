@@ -1,7 +1,7 @@
 //! Commands to the ledger and its answers. Commands and effects are plain data, so that a consensus
 //! log can carry them to every node's copy of the same state machine.
 
-use crate::record::StageRecord;
+use crate::record::{StageRecord, User};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -40,6 +40,10 @@ pub enum Command {
         keys: Vec<String>,
         /// Whether finished stages of other jobs are taken over.
         reuses: bool,
+        /// Who submits it.
+        owner: Option<User>,
+        /// Whether the job is paused from the beginning.
+        held: bool,
         /// When it was submitted.
         at: u64,
     },
@@ -214,13 +218,47 @@ pub enum Command {
         /// Outcomes of the stage's evaluations.
         evals: Vec<EvalResult>,
     },
-    /// Ends a queued or running job now; its runner's later commands are refused with
+    /// Ends a job that has not ended now; its runner's later commands are refused with
     /// [`Rejected::Ended`].
     Cancel {
         /// The job's id.
         job: JobId,
         /// When it was cancelled.
         at: u64,
+    },
+    /// Keeps a queued or running job from being started. A running job's attempt may still record
+    /// what it does: it is asked to stop after the step in flight.
+    Pause {
+        /// The job's id.
+        job: JobId,
+        /// Who asks for it.
+        by: Option<User>,
+        /// When it was paused.
+        at: u64,
+    },
+    /// Puts a paused job back to its old place in the queue.
+    Resume {
+        /// The job's id.
+        job: JobId,
+    },
+    /// Puts a job that failed, was cancelled or runs at the end of the queue of its priority. It
+    /// goes on from what it has committed, and its strikes are forgotten.
+    Requeue {
+        /// The job's id.
+        job: JobId,
+    },
+    /// Takes a job that has ended off the record, with all its rows. Its files are removed after
+    /// it: until [`Command::Forget`] the ledger knows that they are to be.
+    Remove {
+        /// The job's id.
+        job: JobId,
+        /// Directories of the job outside of the state directory.
+        elsewhere: Vec<PathBuf>,
+    },
+    /// Ends a removal: nothing is left of the job's files.
+    Forget {
+        /// The job's id.
+        job: JobId,
     },
 }
 
@@ -243,7 +281,12 @@ impl Command {
             | Command::Finish { job, .. }
             | Command::SetRewardVersion { job, .. }
             | Command::ReuseStage { job, .. }
-            | Command::Cancel { job, .. } => job,
+            | Command::Cancel { job, .. }
+            | Command::Pause { job, .. }
+            | Command::Resume { job }
+            | Command::Requeue { job }
+            | Command::Remove { job, .. }
+            | Command::Forget { job } => job,
         }
     }
 }
@@ -314,6 +357,22 @@ pub enum Effect {
         /// The state that it was in: a running job has work to stop.
         was: RunState,
     },
+    /// The job is paused.
+    Paused {
+        /// The state that it was in: a running job has a step to finish.
+        was: RunState,
+    },
+    /// The job is in the queue again, at its old place.
+    Resumed,
+    /// The job is at the end of the queue.
+    Requeued {
+        /// The state that it was in: a running job has work to stop.
+        was: RunState,
+    },
+    /// The job is off the record; its files are to be removed.
+    Removed,
+    /// The removal is over.
+    Forgotten,
 }
 
 /// Why a command was refused. The state is unchanged.
@@ -370,16 +429,55 @@ pub enum Rejected {
         /// The limit.
         limit: u64,
     },
-    /// The job has ended, so its record never changes again: its runner must stop.
-    #[error("job `{job}` has ended: it {}",
-        match .state { RunState::Succeeded => "succeeded", RunState::Cancelled =>
-        "was cancelled", _ =>
-        "failed" })]
+    /// The job has ended, so its record does not change unless it is requeued: its runner must
+    /// stop.
+    #[error("job `{job}` has ended: it {}", in_words(*.state))]
     Ended {
         /// The job's id.
         job: JobId,
         /// How it ended.
         state: RunState,
+    },
+    /// The job is paused: resume it first.
+    #[error("job `{job}` is paused: `r1ctl resume {job}` lets it go on")]
+    Paused {
+        /// The job's id.
+        job: JobId,
+    },
+    /// The job cannot be resumed: it is not paused.
+    #[error("job `{job}` is not paused, it {}{}", in_words(*.state), match .state {
+        RunState::Failed | RunState::Cancelled => format!(": `r1ctl requeue {job}` lets it go on"),
+        _ => String::new() })]
+    NotPaused {
+        /// The job's id.
+        job: JobId,
+        /// The state that it is in.
+        state: RunState,
+    },
+    /// The job cannot be requeued.
+    #[error("job `{job}` cannot be requeued: it {}", match .state {
+        RunState::Succeeded => "succeeded; submit it again to do it again".to_string(),
+        RunState::Paused => format!("is paused; `r1ctl resume {job}` lets it go on"),
+        state => in_words(*state).to_string() })]
+    CannotRequeue {
+        /// The job's id.
+        job: JobId,
+        /// The state that it is in.
+        state: RunState,
+    },
+    /// The job cannot be removed: it has not ended.
+    #[error("job `{job}` {}: `r1ctl cancel {job}` it before it is removed", in_words(*.state))]
+    NotEnded {
+        /// The job's id.
+        job: JobId,
+        /// The state that it is in.
+        state: RunState,
+    },
+    /// The job was removed, and its files are not gone yet.
+    #[error("job `{job}` is being removed")]
+    BeingRemoved {
+        /// The job's id.
+        job: JobId,
     },
     /// The job has no attempt: send [`Command::Start`] first.
     #[error("job `{job}` is queued: start it first")]
@@ -503,4 +601,16 @@ pub enum Rejected {
         /// What is against it, in words.
         why: String,
     },
+}
+
+/// What a job in this state does, or how it ended.
+fn in_words(state: RunState) -> &'static str {
+    match state {
+        RunState::Queued => "is queued",
+        RunState::Running => "runs",
+        RunState::Succeeded => "succeeded",
+        RunState::Failed => "failed",
+        RunState::Cancelled => "was cancelled",
+        RunState::Paused => "is paused",
+    }
 }

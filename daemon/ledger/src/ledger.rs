@@ -10,6 +10,9 @@
 //! | `reuse` | job | [`Reuse`], postcard; may be missing |
 //! | `requests` | job | text: the client's id of the submission; may be missing |
 //! | `strikes` | job | [`Strikes`], postcard; may be missing |
+//! | `owners` | job | [`User`], postcard; may be missing |
+//! | `standing` | job | [`Standing`], postcard; may be missing |
+//! | `removals` | removed job | [`Removal`], postcard; may be missing |
 //! | `metrics` | job, stage, step | [`Metrics`], postcard |
 //!
 //! A ledger of an earlier release has none of the tables that may be missing.
@@ -21,7 +24,9 @@
 
 use crate::command::{Command, Effect, Rejected};
 use crate::place;
-use crate::record::{JobRecord, Reuse, RewardVersion, Strikes, Submission};
+use crate::record::{
+    JobRecord, Removal, Reuse, RewardVersion, Standing, Strikes, Submission, User,
+};
 use crate::state::{FindError, State};
 use crate::watched::WatchedPath;
 use r1d_proto::control::EvalResult;
@@ -62,6 +67,9 @@ const REWARD_VERSIONS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::ne
 const REUSE: TableDefinition<&str, &[u8]> = TableDefinition::new("reuse");
 const REQUESTS: TableDefinition<&str, &str> = TableDefinition::new("requests");
 const STRIKES: TableDefinition<&str, &[u8]> = TableDefinition::new("strikes");
+const OWNERS: TableDefinition<&str, &[u8]> = TableDefinition::new("owners");
+const STANDING: TableDefinition<&str, &[u8]> = TableDefinition::new("standing");
+const REMOVALS: TableDefinition<&str, &[u8]> = TableDefinition::new("removals");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
 /// Why the ledger was not opened, or a command not carried out.
@@ -499,6 +507,17 @@ impl Ledger {
                 .map_or(Ok(Strikes::default()), |bytes| {
                     self.decode("strikes", bytes)
                 })?;
+            let owner: Option<User> = row
+                .owner
+                .as_ref()
+                .map(|bytes| self.decode("owners", bytes))
+                .transpose()?;
+            let standing = row
+                .standing
+                .as_ref()
+                .map_or(Ok(Standing::default()), |bytes| {
+                    self.decode("standing", bytes)
+                })?;
             records.push(JobRecord {
                 submission,
                 progress,
@@ -507,9 +526,16 @@ impl Ledger {
                 reuse,
                 request: row.request,
                 strikes,
+                owner,
+                standing,
             });
         }
-        Ok(State::from_records(records))
+        let removals = read_removals(database).map_err(|error| self.storage(error))?;
+        let removals = removals
+            .into_iter()
+            .map(|(job, bytes)| Ok((job, self.decode::<Removal>("removals", &bytes)?)))
+            .collect::<Result<_, LedgerError>>()?;
+        Ok(State::from_records(records, removals))
     }
 }
 
@@ -581,7 +607,7 @@ fn begin(database: &Database) -> Result<WriteTransaction, redb::Error> {
 
 /// Whether the queue, or the job that goes first in it, may have changed.
 fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) -> bool {
-    let place = |record: &Arc<JobRecord>| (record.state(), record.strikes.count);
+    let place = |record: &Arc<JobRecord>| (record.state(), record.strikes.count, record.place());
     before.map(place) != now.map(place)
 }
 
@@ -593,13 +619,18 @@ fn persist(
     state: &State,
     command: &Command,
 ) -> Result<(), redb::Error> {
+    let write = begin(database)?;
     let Some(record) = state.job(command.job()) else {
+        persist_removal(&write, state, command.job())?;
+        write.commit()?;
         return Ok(());
     };
-    let write = begin(database)?;
     let job = record.job().0.as_str();
     match command {
         Command::Submit { .. } => {
+            if let Some(owner) = &record.owner {
+                put(&write, OWNERS, job, owner)?;
+            }
             put(&write, SUBMISSIONS, job, &record.submission)?;
             put(&write, REUSE, job, &record.reuse)?;
             for (index, reward_version) in record.reward_versions.iter().enumerate() {
@@ -670,6 +701,10 @@ fn persist(
     if before.map(|before| before.strikes) != Some(record.strikes) {
         put(&write, STRIKES, job, &record.strikes)?;
     }
+    let standing = before.map(|before| before.standing.clone());
+    if standing.unwrap_or_default() != record.standing {
+        put(&write, STANDING, job, &record.standing)?;
+    }
     let keeps_progress = matches!(
         command,
         Command::Eval { .. }
@@ -687,6 +722,31 @@ fn persist(
         )?;
     }
     write.commit()?;
+    Ok(())
+}
+
+/// Writes the removal of a job, or its end. The rows of a removed job go with it.
+fn persist_removal(
+    write: &WriteTransaction,
+    state: &State,
+    job: &JobId,
+) -> Result<(), redb::Error> {
+    let id = job.0.as_str();
+    let Some(removal) = state.removals().get(job) else {
+        write.open_table(REMOVALS)?.remove(id)?;
+        return Ok(());
+    };
+    put(write, REMOVALS, id, removal)?;
+    for table in [SUBMISSIONS, PROGRESS, REUSE, STRIKES, OWNERS, STANDING] {
+        write.open_table(table)?.remove(id)?;
+    }
+    write.open_table(REQUESTS)?.remove(id)?;
+    for table in [EVALS, REWARD_VERSIONS] {
+        let rows = (id, 0)..=(id, u64::MAX);
+        write.open_table(table)?.retain_in(rows, |_, _| false)?;
+    }
+    let steps = (id, 0, 0)..=(id, u32::MAX, u64::MAX);
+    write.open_table(METRICS)?.retain_in(steps, |_, _| false)?;
     Ok(())
 }
 
@@ -740,6 +800,8 @@ struct JobRows {
     reuse: Option<Vec<u8>>,
     request: Option<String>,
     strikes: Option<Vec<u8>>,
+    owner: Option<Vec<u8>>,
+    standing: Option<Vec<u8>>,
 }
 
 fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
@@ -756,6 +818,10 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
     let (requests, strikes) = (
         known(read.open_table(REQUESTS))?,
         known(read.open_table(STRIKES))?,
+    );
+    let (owners, standings) = (
+        known(read.open_table(OWNERS))?,
+        known(read.open_table(STANDING))?,
     );
     let mut jobs = Vec::new();
     for row in submissions.iter()? {
@@ -784,6 +850,14 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
             .as_ref()
             .map_or(Ok(None), |requests| requests.get(job.value()))?
             .map(|id| id.value().to_owned());
+        let owner = owners
+            .as_ref()
+            .map_or(Ok(None), |owners| owners.get(job.value()))?
+            .map(|bytes| bytes.value().to_vec());
+        let standing = standings
+            .as_ref()
+            .map_or(Ok(None), |standings| standings.get(job.value()))?
+            .map(|bytes| bytes.value().to_vec());
         let (submission, progress) = (submission.value().to_vec(), progress.value().to_vec());
         jobs.push(JobRows {
             submission,
@@ -793,9 +867,23 @@ fn read_jobs(database: &Database) -> Result<Vec<JobRows>, redb::Error> {
             reuse,
             request,
             strikes,
+            owner,
+            standing,
         });
     }
     Ok(jobs)
+}
+
+fn read_removals(database: &Database) -> Result<Vec<(JobId, Vec<u8>)>, redb::Error> {
+    let Some(removals) = known(database.begin_read()?.open_table(REMOVALS))? else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for row in removals.iter()? {
+        let (job, removal) = row?;
+        found.push((JobId(job.value().to_owned()), removal.value().to_vec()));
+    }
+    Ok(found)
 }
 
 /// The table, or `None` in a ledger of an earlier release, which lacks it.
@@ -851,6 +939,8 @@ mod tests {
             reward_versions,
             keys,
             reuses: false,
+            owner: None,
+            held: false,
             at: 1,
         }
     }

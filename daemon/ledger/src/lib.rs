@@ -29,6 +29,9 @@ pub use command::{Command, Effect, Rejected};
 pub use disk::Disk;
 pub use journal::{Cut, Entry, Journal, JournalError, Refused};
 pub use ledger::{Ledger, LedgerError, is_damage_expected};
-pub use record::{CheckpointRecord, JobRecord, Reuse, RewardVersion, StageRecord, Strikes};
+pub use record::{
+    CheckpointRecord, JobRecord, Pause, Removal, Reuse, RewardVersion, StageRecord, Standing,
+    Strikes, User,
+};
 pub use state::{FindError, State};
 pub use step::StepRecord;

@@ -24,6 +24,47 @@ pub struct JobRecord {
     pub request: Option<String>,
     /// Sudden ends of the daemon that count against the job.
     pub strikes: Strikes,
+    /// Who submitted the job; `None` in a job of an earlier release.
+    pub owner: Option<User>,
+    /// What users have decided about its turn since.
+    pub standing: Standing,
+}
+
+/// A user of the machine, as the system names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user's id.
+    pub uid: u32,
+    /// The user's name; the id in digits where the system knows no name.
+    pub name: String,
+}
+
+/// What users have decided about a job's turn since it was submitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Who has paused the job; `Some` exactly while it is paused.
+    pub pause: Option<Pause>,
+    /// The job's place in the queue of its priority since it was requeued; `None`: that of its
+    /// submission ([`Submission::sequence`]).
+    pub place: Option<u64>,
+    /// How often a job that had begun was started again because a user had let it go on.
+    pub resumptions: u32,
+}
+
+/// Keeps a job out of the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Who has paused the job; `None` if the daemon could not tell.
+    pub by: Option<User>,
+    /// When.
+    pub at: u64,
+}
+
+/// A job that was removed, until its files are gone as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// Directories of the job outside of the state directory.
+    pub elsewhere: Vec<PathBuf>,
 }
 
 /// Whether the daemon survives the job. A job that ends its daemon (by the memory that it takes, or
@@ -154,7 +195,13 @@ impl JobRecord {
 
     /// How often the job was taken up again after a crash.
     pub fn restarts(&self) -> u32 {
-        u32::try_from(self.progress.epoch.saturating_sub(1)).unwrap_or(u32::MAX)
+        let again = u32::try_from(self.progress.epoch.saturating_sub(1)).unwrap_or(u32::MAX);
+        again.saturating_sub(self.standing.resumptions)
+    }
+
+    /// The job's place among the queued jobs of its priority; lower ones go first.
+    pub fn place(&self) -> u64 {
+        self.standing.place.unwrap_or(self.submission.sequence)
     }
 }
 

@@ -9,12 +9,19 @@
 //!                        └──── Cancel ───┴────────────────────────▶ Cancelled
 //! ```
 //!
+//! Users keep a job out of the queue with Pause and put it back with Resume. Requeue puts one that
+//! runs, failed or was cancelled at the queue's end. Remove takes one that has ended off the
+//! record.
+//! The epoch alone is the fence: the attempt of a job that was paused or requeued may record the
+//! step that it finishes, until another attempt starts.
+//!
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in
 //! order; again only after the stage went back before it (`GoBack`), which forgets what it left.
 
 use crate::command::{Command, Effect, Rejected};
 use crate::record::{
-    CheckpointRecord, JobRecord, Progress, Reuse, RewardVersion, StageRecord, Strikes, Submission,
+    CheckpointRecord, JobRecord, Pause, Progress, Removal, Reuse, RewardVersion, StageRecord,
+    Standing, Strikes, Submission, User,
 };
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
@@ -32,6 +39,10 @@ pub const NAME_MAX_BYTES: usize = 1 << 10;
 pub const JOB_TOML_MAX_BYTES: usize = 1 << 20;
 /// Longest id that a client gives a submission, in bytes.
 pub const SUBMISSION_ID_MAX_BYTES: usize = 64;
+/// Longest name of a user, in bytes.
+pub const USER_MAX_BYTES: usize = 256;
+/// Most directories of one job outside of the state directory.
+pub const ELSEWHERE_MAX: usize = 16;
 /// Most jobs that have not ended.
 pub const JOBS_LIVE_MAX: usize = 10_000;
 /// Most bytes of the job files of jobs that have not ended, together.
@@ -58,6 +69,9 @@ pub struct State {
     jobs: BTreeMap<JobId, Arc<JobRecord>>,
     /// The job of each submission that has an id of its client's.
     requests: BTreeMap<String, JobId>,
+    /// Removed jobs whose files are not gone yet.
+    removals: BTreeMap<JobId, Removal>,
+    /// The next place in the queue: grows with each submission and each requeued job.
     submitted: u64,
 }
 
@@ -92,15 +106,18 @@ fn first_few(jobs: &[JobId]) -> String {
 type Answer = Result<Effect, Rejected>;
 
 impl State {
-    /// Makes the state that holds these records.
-    pub fn from_records(records: impl IntoIterator<Item = JobRecord>) -> State {
+    /// Makes the state that holds these records and removals.
+    pub fn from_records(
+        records: impl IntoIterator<Item = JobRecord>,
+        removals: BTreeMap<JobId, Removal>,
+    ) -> State {
         let jobs: BTreeMap<_, _> = records
             .into_iter()
             .map(|record| (record.job().clone(), Arc::new(record)))
             .collect();
         let submitted = jobs
             .values()
-            .map(|record| record.submission.sequence + 1)
+            .map(|record| record.place().max(record.submission.sequence) + 1)
             .max()
             .unwrap_or(0);
         let request =
@@ -109,6 +126,7 @@ impl State {
         State {
             jobs,
             requests,
+            removals,
             submitted,
         }
     }
@@ -244,6 +262,14 @@ impl State {
                 evals,
             ),
             Command::Cancel { job, at } => self.cancel(job, *at),
+            Command::Pause { job, by, at } => self.pause(job, by, *at),
+            Command::Resume { job } => self.resume(job),
+            Command::Requeue { job } => self.requeue(job),
+            Command::Remove { job, elsewhere } => self.remove(job, elsewhere),
+            Command::Forget { job } => match self.removals.remove(job) {
+                Some(_) => Ok(Effect::Forgotten),
+                None => Err(Rejected::UnknownJob { job: job.clone() }),
+            },
         }
     }
 
@@ -278,12 +304,7 @@ impl State {
             .filter(|record| record.state() == RunState::Queued)
             .cloned()
             .collect();
-        jobs.sort_by_key(|record| {
-            (
-                Reverse(record.submission.priority),
-                record.submission.sequence,
-            )
-        });
+        jobs.sort_by_key(|record| (Reverse(record.submission.priority), record.place()));
         jobs
     }
 
@@ -318,6 +339,11 @@ impl State {
         self.jobs.get(self.requests.get(request)?)
     }
 
+    /// The removed jobs whose files are not gone yet.
+    pub fn removals(&self) -> &BTreeMap<JobId, Removal> {
+        &self.removals
+    }
+
     fn submit(&mut self, command: &Command) -> Answer {
         let Command::Submit {
             job,
@@ -328,6 +354,8 @@ impl State {
             reward_versions,
             keys,
             reuses,
+            owner,
+            held,
             at,
         } = command
         else {
@@ -351,6 +379,10 @@ impl State {
         if self.jobs.contains_key(job) {
             return Err(Rejected::DuplicateJob { job: job.clone() });
         }
+        if self.removals.contains_key(job) {
+            return Err(Rejected::BeingRemoved { job: job.clone() });
+        }
+        user_within(job, owner)?;
         within(
             job,
             "the name's length in bytes",
@@ -381,8 +413,16 @@ impl State {
             submitted_at: *at,
             sequence: self.submitted,
         };
+        let pause = held.then(|| Pause {
+            by: owner.clone(),
+            at: *at,
+        });
         let progress = Progress {
-            state: RunState::Queued,
+            state: if *held {
+                RunState::Paused
+            } else {
+                RunState::Queued
+            },
             epoch: 0,
             started_at: None,
             ended_at: None,
@@ -404,6 +444,11 @@ impl State {
             reuse,
             request,
             strikes: Strikes::default(),
+            owner: owner.clone(),
+            standing: Standing {
+                pause,
+                ..Standing::default()
+            },
         };
         for (plugin, sha256) in reward_versions {
             let reward_version = RewardVersion {
@@ -448,6 +493,11 @@ impl State {
     fn start(&mut self, job: &JobId, at: u64) -> Answer {
         let record = self.live(job)?;
         let progress = &mut record.progress;
+        match progress.state {
+            RunState::Paused => return Err(Rejected::Paused { job: job.clone() }),
+            RunState::Queued if progress.epoch > 0 => record.standing.resumptions += 1,
+            _ => {}
+        }
         progress.state = RunState::Running;
         progress.epoch += 1;
         progress.started_at.get_or_insert(at);
@@ -464,32 +514,105 @@ impl State {
         Ok(Effect::Cancelled { was })
     }
 
-    /// The record of a job that has not ended.
-    fn live(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
-        let record = self
-            .jobs
-            .get_mut(job)
-            .ok_or_else(|| Rejected::UnknownJob { job: job.clone() })?;
-        if record.state().is_final() {
-            return Err(Rejected::Ended {
-                job: job.clone(),
-                state: record.state(),
-            });
+    fn pause(&mut self, job: &JobId, by: &Option<User>, at: u64) -> Answer {
+        user_within(job, by)?;
+        let record = self.live(job)?;
+        let was = record.state();
+        if was == RunState::Paused {
+            return Err(Rejected::Paused { job: job.clone() });
         }
-        Ok(Arc::make_mut(record))
+        record.progress.state = RunState::Paused;
+        record.standing.pause = Some(Pause { by: by.clone(), at });
+        Ok(Effect::Paused { was })
     }
 
-    /// The record of a running job whose current epoch is `epoch`.
+    fn resume(&mut self, job: &JobId) -> Answer {
+        let state = self.known(job)?.state();
+        if state != RunState::Paused {
+            let job = job.clone();
+            return Err(Rejected::NotPaused { job, state });
+        }
+        let record = self.any(job)?;
+        record.progress.state = RunState::Queued;
+        record.standing.pause = None;
+        Ok(Effect::Resumed)
+    }
+
+    fn requeue(&mut self, job: &JobId) -> Answer {
+        let known = self.known(job)?;
+        let was = known.state();
+        match was {
+            RunState::Running => {}
+            RunState::Failed | RunState::Cancelled => {
+                self.has_room_for(known.submission.job_toml.len())?
+            }
+            state => {
+                let job = job.clone();
+                return Err(Rejected::CannotRequeue { job, state });
+            }
+        }
+        let place = self.submitted;
+        let record = self.any(job)?;
+        take_back_end(record);
+        record.progress.state = RunState::Queued;
+        record.standing.place = Some(place);
+        record.strikes.count = 0;
+        self.submitted += 1;
+        Ok(Effect::Requeued { was })
+    }
+
+    fn remove(&mut self, job: &JobId, elsewhere: &[PathBuf]) -> Answer {
+        let state = self.known(job)?.state();
+        if !state.is_final() {
+            let job = job.clone();
+            return Err(Rejected::NotEnded { job, state });
+        }
+        let what = "the number of directories outside of the state directory";
+        within(job, what, elsewhere.len(), ELSEWHERE_MAX)?;
+        if let Some(request) = self.jobs.remove(job).and_then(|gone| gone.request.clone()) {
+            self.requests.remove(&request);
+        }
+        let elsewhere = elsewhere.to_vec();
+        self.removals.insert(job.clone(), Removal { elsewhere });
+        Ok(Effect::Removed)
+    }
+
+    fn known(&self, job: &JobId) -> Result<&Arc<JobRecord>, Rejected> {
+        let unknown = || Rejected::UnknownJob { job: job.clone() };
+        self.jobs.get(job).ok_or_else(unknown)
+    }
+
+    /// The record of a job, ended or not, to be changed.
+    fn any(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
+        let unknown = || Rejected::UnknownJob { job: job.clone() };
+        self.jobs
+            .get_mut(job)
+            .map(Arc::make_mut)
+            .ok_or_else(unknown)
+    }
+
+    /// The record of a job that has not ended.
+    fn live(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
+        let state = self.known(job)?.state();
+        if state.is_final() {
+            let job = job.clone();
+            return Err(Rejected::Ended { job, state });
+        }
+        self.any(job)
+    }
+
+    /// The record of a job that was started and whose newest epoch is `epoch`. It may be paused or
+    /// queued again: its attempt finishes a step.
     fn fenced(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
         let record = self.of_epoch(job, epoch)?;
-        match record.state() {
-            RunState::Queued => Err(Rejected::NotStarted { job: job.clone() }),
+        match epoch {
+            0 => Err(Rejected::NotStarted { job: job.clone() }),
             _ => Ok(record),
         }
     }
 
-    /// The record of a job that has not ended and whose newest epoch is `epoch`: 0 while it is
-    /// queued.
+    /// The record of a job that has not ended and whose newest epoch is `epoch`: 0 until it is
+    /// started.
     fn of_epoch(&mut self, job: &JobId, epoch: u64) -> Result<&mut JobRecord, Rejected> {
         let record = self.live(job)?;
         let current = record.progress.epoch;
@@ -522,6 +645,16 @@ fn within(job: &JobId, what: &str, found: usize, limit: usize) -> Result<(), Rej
         });
     }
     Ok(())
+}
+
+fn user_within(job: &JobId, user: &Option<User>) -> Result<(), Rejected> {
+    let length = user.as_ref().map_or(0, |user| user.name.len());
+    within(
+        job,
+        "the length in bytes of a user's name",
+        length,
+        USER_MAX_BYTES,
+    )
 }
 
 fn wrong_stage(record: &JobRecord, stage: u32) -> Rejected {
@@ -849,7 +982,7 @@ fn finish(
     if !state.is_final() {
         return refuse("that is no end".to_string());
     }
-    if (record.state(), state) == (RunState::Queued, RunState::Succeeded) {
+    if (record.progress.epoch, state) == (0, RunState::Succeeded) {
         return refuse("it was never started".to_string());
     }
     if let (RunState::Succeeded, Some((_, stage))) = (state, record.stage_at_work()) {
@@ -863,6 +996,7 @@ fn finish(
 
 fn end(record: &mut JobRecord, state: RunState, at: u64) {
     record.progress.state = state;
+    record.standing.pause = None;
     record.progress.ended_at = Some(at);
     if let Some(stage) = record
         .progress
@@ -872,6 +1006,20 @@ fn end(record: &mut JobRecord, state: RunState, at: u64) {
     {
         stage.state = state;
         stage.ended_at = Some(at);
+    }
+}
+
+/// Undoes [`end`]: the stage that was at work is at work again.
+fn take_back_end(record: &mut JobRecord) {
+    let progress = &mut record.progress;
+    (progress.error, progress.model, progress.ended_at) = (None, None, None);
+    if let Some(stage) = progress
+        .stages
+        .last_mut()
+        .filter(|stage| stage.state != RunState::Succeeded)
+    {
+        stage.state = RunState::Running;
+        stage.ended_at = None;
     }
 }
 

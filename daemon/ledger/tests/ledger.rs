@@ -3,14 +3,17 @@
 
 use proptest::prelude::*;
 use r1d_ledger::{
-    CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State,
+    CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State, User,
 };
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
 use r1d_sim::{SimDisk, SimFile};
-use redb::{Database, StorageBackend, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, TableHandle,
+};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +59,8 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
             .into(),
             keys: vec!["ab".repeat(32)],
             reuses: true,
+            owner: Some(user("ada")),
+            held: false,
             at: 10,
         },
         Command::TakeUp { job: id(job) },
@@ -114,6 +119,51 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
     commands
 }
 
+fn user(name: &str) -> User {
+    User {
+        uid: 1000,
+        name: name.into(),
+    }
+}
+
+/// What users decide about the job of [`life`], up to its removal.
+fn decisions(job: &str) -> Vec<Command> {
+    let start = || Command::Start {
+        job: id(job),
+        at: 20,
+    };
+    vec![
+        Command::Pause {
+            job: id(job),
+            by: Some(user("bob")),
+            at: 14,
+        },
+        Command::Resume { job: id(job) },
+        start(),
+        Command::Requeue { job: id(job) },
+        start(),
+        Command::Cancel {
+            job: id(job),
+            at: 21,
+        },
+        Command::Requeue { job: id(job) },
+        Command::Pause {
+            job: id(job),
+            by: None,
+            at: 22,
+        },
+        Command::Cancel {
+            job: id(job),
+            at: 23,
+        },
+        Command::Remove {
+            job: id(job),
+            elsewhere: vec!["/data/a".into()],
+        },
+        Command::Forget { job: id(job) },
+    ]
+}
+
 fn apply_all(ledger: &Ledger, commands: Vec<Command>) {
     for command in commands {
         ledger.apply(command).unwrap();
@@ -129,7 +179,7 @@ fn text(records: &[impl AsRef<JobRecord>]) -> String {
 }
 
 fn text_of(state: &State) -> String {
-    text(&state.jobs())
+    format!("{}{:?}", text(&state.jobs()), state.removals())
 }
 
 /// A redb file on the simulated disk.
@@ -208,6 +258,43 @@ fn reopening_gives_back_every_record_and_metric() {
             .unwrap()
             .is_empty()
     );
+}
+
+/// The ledger's file is as its state after each of a user's decisions.
+#[test]
+fn what_users_decide_survives_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let mut ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 4));
+    apply_all(&ledger, life("b", 4));
+    for command in decisions("a") {
+        ledger.apply(command.clone()).unwrap();
+        let before = ledger.state();
+        drop(ledger);
+        ledger = Ledger::open(&path).unwrap();
+        let now = ledger.state();
+        assert_eq!(text_of(&now), text_of(&before), "{command:?}");
+        assert_eq!(now.removals(), before.removals(), "{command:?}");
+    }
+    // Nothing of the job is left, and nothing of the other one is gone.
+    assert!(ledger.metrics(&id("a"), 0).unwrap().is_empty());
+    assert_eq!(ledger.metrics(&id("b"), 0).unwrap().len(), 4);
+    drop(ledger);
+    let other = dir.path().join("other.redb");
+    apply_all(&Ledger::open(&other).unwrap(), life("b", 4));
+    assert_eq!(rows(&path), rows(&other));
+}
+
+/// Number of rows of each table that has any.
+fn rows(path: &Path) -> BTreeMap<String, u64> {
+    let database = Database::open(path).unwrap();
+    let read = database.begin_read().unwrap();
+    let tables = read.list_tables().unwrap().map(|table| {
+        let name = table.name().to_owned();
+        (name, read.open_untyped_table(table).unwrap().len().unwrap())
+    });
+    tables.filter(|(_, rows)| *rows > 0).collect()
 }
 
 #[test]
@@ -295,13 +382,13 @@ proptest! {
     /// Power is lost in the middle of a command: it is carried out wholly or not at all, and all
     /// before it are.
     #[test]
-    fn a_command_cut_off_by_a_crash_is_whole_or_absent(bytes in 0u64..150_000,
+    fn a_command_cut_off_by_a_crash_is_whole_or_absent(bytes in 0u64..300_000,
         seed in any::<u64>()) {
         let disk = new_disk();
         let ledger = open_on(&disk).unwrap();
         let mut state = State::default();
         disk.lose_power_after(bytes);
-        for command in life("a", 12) {
+        for command in life("a", 12).into_iter().chain(decisions("a")) {
             let mut next = state.clone();
             next.apply(&command).unwrap();
             if ledger.apply(command).is_ok() {
@@ -310,7 +397,7 @@ proptest! {
             }
             std::mem::forget(ledger);
             disk.crash(seed);
-            let found = text(&open_on(&disk).unwrap().jobs());
+            let found = text_of(&open_on(&disk).unwrap().state());
             prop_assert!(found == text_of(&state) || found == text_of(&next), "{}", found);
             break;
         }
@@ -326,17 +413,17 @@ proptest! {
         let mut state = State::default();
         for crash in 0..crashes {
             let ledger = open_on(&disk).unwrap();
-            prop_assert_eq!(text(&ledger.jobs()), text_of(&state));
+            prop_assert_eq!(text_of(&ledger.state()), text_of(&state));
             for command in commands.by_ref().take(1 + (seed % 7) as usize) {
                 let before = disk.fork();
                 ledger.apply(command.clone()).unwrap();
                 let (mut with, without) = (state.clone(), text_of(&state));
                 with.apply(&command).unwrap();
                 before.crash(seed);
-                prop_assert_eq!(text(&open_on(&before).unwrap().jobs()), without);
+                prop_assert_eq!(text_of(&open_on(&before).unwrap().state()), without);
                 let after = disk.fork();
                 after.crash(seed ^ crash as u64);
-                prop_assert_eq!(text(&open_on(&after).unwrap().jobs()), text_of(&with));
+                prop_assert_eq!(text_of(&open_on(&after).unwrap().state()), text_of(&with));
                 state = with;
             }
             // The process goes without closing the file, as by SIGKILL.
@@ -362,23 +449,23 @@ proptest! {
                 Err(error) => {
                     failed += 1;
                     prop_assert!(error.to_string().contains("/s/ledger.redb"), "{}", error);
-                    prop_assert_eq!(text(&ledger.jobs()), text_of(&state));
+                    prop_assert_eq!(text_of(&ledger.state()), text_of(&state));
                     disk.limit_room(None);
                     // The file, opened again, shows whether the failed command reached it.
                     ledger.refresh().unwrap();
-                    let found = text(&ledger.jobs());
+                    let found = text_of(&ledger.state());
                     if found != text_of(&next) {
                         prop_assert_eq!(found, text_of(&state));
                         ledger.apply(command).unwrap();
                     }
                 }
             }
-            prop_assert_eq!(text(&ledger.jobs()), text_of(&next));
+            prop_assert_eq!(text_of(&ledger.state()), text_of(&next));
             state = next;
         }
         prop_assert!(failed <= 1);
         disk.crash(seed);
-        prop_assert_eq!(text(&open_on(&disk).unwrap().jobs()), text_of(&state));
+        prop_assert_eq!(text_of(&open_on(&disk).unwrap().state()), text_of(&state));
     }
 }
 
@@ -530,10 +617,11 @@ fn a_ledger_of_an_earlier_release_opens() {
     let path = dir.path().join("ledger.redb");
     let ledger = Ledger::open(&path).unwrap();
     apply_all(&ledger, life("a", 2));
+    apply_all(&ledger, decisions("a").drain(..3).collect());
     drop(ledger);
     let database = Database::open(&path).unwrap();
     let write = database.begin_write().unwrap();
-    for table in ["strikes", "reuse"] {
+    for table in ["strikes", "reuse", "owners", "standing"] {
         assert!(
             write
                 .delete_table(TableDefinition::<&str, &[u8]>::new(table))
@@ -562,11 +650,21 @@ fn a_ledger_of_an_earlier_release_opens() {
         ),
         (2, &None, 0)
     );
+    assert_eq!(
+        (&record.owner, &record.standing),
+        (&None, &Default::default())
+    );
     // It goes on.
     apply_all(
         &ledger,
         vec![
-            commit("a", 2),
+            Command::CommitStep {
+                job: id("a"),
+                epoch: 2,
+                stage: 0,
+                step: 2,
+                metrics: Metrics::new(),
+            },
             Command::Strike { job: id("a") },
             life("b", 0).remove(0),
         ],
@@ -579,7 +677,7 @@ fn a_ledger_of_an_earlier_release_opens() {
 #[test]
 fn a_submission_is_whole_or_absent_after_any_crash() {
     let (mut whole, mut absent) = (0, 0);
-    for bytes in (0..60_000).step_by(1500) {
+    for bytes in (0..80_000).step_by(2000) {
         let disk = new_disk();
         let ledger = open_on(&disk).unwrap();
         disk.lose_power_after(bytes);

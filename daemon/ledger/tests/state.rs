@@ -2,7 +2,7 @@
 //! for every answer.
 
 use proptest::prelude::*;
-use r1d_ledger::{Command, Effect, FindError, Rejected, State};
+use r1d_ledger::{Command, Effect, FindError, Rejected, State, User};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -22,6 +22,8 @@ fn submit(job: &str, priority: i32) -> Command {
         reward_versions: BTreeMap::new(),
         keys: Vec::new(),
         reuses: false,
+        owner: None,
+        held: false,
         at: 100,
     }
 }
@@ -45,6 +47,8 @@ fn submit_with(
             .collect(),
         keys: keys.to_vec(),
         reuses: true,
+        owner: None,
+        held: false,
         at: 100,
     }
 }
@@ -155,10 +159,80 @@ impl History {
         self.count(job, |c| matches!(c, Command::Start { .. }))
     }
 
+    /// The job's state, by its last commands.
+    fn state(&self, job: &JobId) -> RunState {
+        let mut state = RunState::Queued;
+        for command in self.0.iter().filter(|command| command.job() == job) {
+            state = match command {
+                Command::Submit { held: true, .. } | Command::Pause { .. } => RunState::Paused,
+                Command::Resume { .. } | Command::Requeue { .. } => RunState::Queued,
+                Command::Start { .. } => RunState::Running,
+                Command::Cancel { .. } => RunState::Cancelled,
+                Command::Finish { state, .. } => *state,
+                _ => state,
+            };
+        }
+        state
+    }
+
     fn ended(&self, job: &JobId) -> bool {
-        self.count(job, |c| {
-            matches!(c, Command::Finish { .. } | Command::Cancel { .. })
-        }) > 0
+        self.state(job).is_final()
+    }
+
+    /// How often the job was started again although no user had let it go on.
+    fn restarts(&self, job: &JobId) -> u32 {
+        let (mut restarts, mut begun, mut crashed) = (0, false, false);
+        for command in self.0.iter().filter(|command| command.job() == job) {
+            match command {
+                Command::Start { .. } => {
+                    restarts += u32::from(begun && crashed);
+                    (begun, crashed) = (true, true);
+                }
+                Command::Resume { .. } | Command::Requeue { .. } => crashed = false,
+                _ => {}
+            }
+        }
+        restarts
+    }
+
+    /// The queued jobs in their order.
+    fn queue(&self) -> Vec<JobId> {
+        let mut jobs = BTreeMap::new();
+        for (place, command) in self.0.iter().enumerate() {
+            match command {
+                Command::Submit { job, priority, .. } => {
+                    jobs.insert(job.clone(), (-*priority, place));
+                }
+                Command::Requeue { job } => {
+                    jobs.entry(job.clone())
+                        .and_modify(|(_, known)| *known = place);
+                }
+                _ => {}
+            }
+        }
+        let mut queue: Vec<JobId> = jobs.keys().cloned().collect();
+        queue.retain(|job| self.state(job) == RunState::Queued);
+        queue.sort_by_key(|job| jobs[job]);
+        queue
+    }
+
+    /// Adds a command that was accepted. A removed job leaves nothing but its removal.
+    fn add(&mut self, command: Command) {
+        let (job, removes) = (
+            command.job().clone(),
+            matches!(command, Command::Remove { .. }),
+        );
+        let forgets = matches!(command, Command::Forget { .. });
+        self.0.push(command);
+        if removes || forgets {
+            self.0.retain(|known| {
+                *known.job() != job || removes && matches!(known, Command::Remove { .. })
+            });
+        }
+    }
+
+    fn is_being_removed(&self, job: &JobId) -> bool {
+        self.count(job, |c| matches!(c, Command::Remove { .. })) > 0
     }
 
     fn begun(&self, job: &JobId) -> u32 {
@@ -235,7 +309,8 @@ impl History {
                 Command::CommitStep { .. }
                 | Command::Checkpoint { .. }
                 | Command::Eval { .. }
-                | Command::FinishStage { .. } => count = 0,
+                | Command::FinishStage { .. }
+                | Command::Requeue { .. } => count = 0,
                 _ => {}
             }
         }
@@ -245,14 +320,31 @@ impl History {
     fn accepts(&self, command: &Command) -> bool {
         let job = command.job();
         if let Command::Submit { .. } = command {
-            return !self.submitted(job);
+            return !self.submitted(job) && !self.is_being_removed(job);
         }
-        if !self.submitted(job) || self.ended(job) {
+        if let Command::Forget { .. } = command {
+            return self.is_being_removed(job);
+        }
+        if !self.submitted(job) {
             return false;
+        }
+        match command {
+            Command::Requeue { .. } => {
+                let states = [RunState::Running, RunState::Failed, RunState::Cancelled];
+                return states.contains(&self.state(job));
+            }
+            Command::Remove { .. } => return self.ended(job),
+            _ if self.ended(job) => return false,
+            _ => {}
         }
         let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
         match command {
-            Command::Submit { .. } | Command::Start { .. } | Command::Cancel { .. } => true,
+            Command::Submit { .. } | Command::Cancel { .. } => true,
+            Command::Start { .. } | Command::Pause { .. } => self.state(job) != RunState::Paused,
+            Command::Resume { .. } => self.state(job) == RunState::Paused,
+            Command::Requeue { .. } | Command::Remove { .. } | Command::Forget { .. } => {
+                unreachable!("answered above")
+            }
             Command::TakeUp { .. } | Command::PutDown { .. } | Command::Strike { .. } => true,
             Command::ReuseStage { .. } => unreachable!("no history has it: it is tested alone"),
             Command::SetRewardVersion { stage, step, .. } => {
@@ -344,7 +436,7 @@ struct Intent {
 fn intent() -> impl Strategy<Value = Intent> {
     let offset = || prop_oneof![8 => Just(0i64), 1 => Just(-1), 1 => Just(1)];
     (
-        0usize..24,
+        0usize..30,
         0..JOBS.len(),
         -1i32..2,
         offset(),
@@ -406,6 +498,18 @@ fn resolve(intent: &Intent, history: &History) -> Command {
         18 | 19 => Command::TakeUp { job },
         20 => Command::PutDown { job },
         21..=23 => Command::Strike { job },
+        24 => Command::Pause {
+            job,
+            by: None,
+            at: 4,
+        },
+        25 | 26 => Command::Resume { job },
+        27 => Command::Requeue { job },
+        28 => Command::Remove {
+            job,
+            elsewhere: Vec::new(),
+        },
+        29 => Command::Forget { job },
         _ if intent.priority == -1 => Command::Cancel { job, at: 3 },
         _ => finish(
             JOBS[intent.job],
@@ -441,12 +545,20 @@ proptest! {
                 prop_assert!(committed_once.insert((job.clone(), *stage, *step)), "STEP-1: {:?}",
                     command);
             }
-            history.0.push(command);
+            if let Command::Remove { job, .. } = &command {
+                committed_once.retain(|(known, _, _)| known != job);
+            }
+            history.add(command);
+            let queue = state.queue();
+            prop_assert!(queue.iter().map(|record| record.job()).eq(&history.queue()));
             for record in state.jobs() {
                 let job = record.job();
                 prop_assert_eq!(record.progress.epoch, history.epoch(job));
                 prop_assert_eq!(record.strikes.count, history.strikes(job));
-                prop_assert_eq!(record.state().is_final(), history.ended(job));
+                prop_assert_eq!(record.state(), history.state(job));
+                prop_assert_eq!(record.restarts(), history.restarts(job));
+                let is_paused = record.state() == RunState::Paused;
+                prop_assert_eq!(record.standing.pause.is_some(), is_paused);
                 prop_assert_eq!(record.progress.stages.len() as u32, history.begun(job));
                 for (index, stage) in record.progress.stages.iter().enumerate() {
                     prop_assert_eq!(stage.step, history.committed(job, index as u32));
@@ -1120,6 +1232,8 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
             reward_versions,
             keys,
             reuses,
+            owner,
+            held,
             at,
             ..
         } => {
@@ -1133,6 +1247,8 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
                 reward_versions,
                 keys,
                 reuses,
+                owner,
+                held,
                 at,
             }
         }
@@ -1214,4 +1330,254 @@ fn a_job_is_struck_once_for_each_end_of_the_daemon_while_it_was_at_work() {
         Effect::Struck { count: 1 },
         "a committed step wipes the slate"
     );
+}
+
+fn user(name: &str) -> User {
+    User {
+        uid: 1000,
+        name: name.into(),
+    }
+}
+
+fn held(job: &str, by: User) -> Command {
+    let Command::Submit {
+        job,
+        name,
+        priority,
+        job_toml,
+        request,
+        reward_versions,
+        keys,
+        reuses,
+        at,
+        ..
+    } = submit(job, 0)
+    else {
+        unreachable!()
+    };
+    Command::Submit {
+        job,
+        name,
+        priority,
+        job_toml,
+        request,
+        reward_versions,
+        keys,
+        reuses,
+        owner: Some(by),
+        held: true,
+        at,
+    }
+}
+
+fn pause(job: &str) -> Command {
+    Command::Pause {
+        job: id(job),
+        by: Some(user("ada")),
+        at: 9,
+    }
+}
+
+fn states(state: &State) -> Vec<(String, RunState)> {
+    let jobs = state.jobs();
+    jobs.iter()
+        .map(|record| (record.job().0.clone(), record.state()))
+        .collect()
+}
+
+fn queue(state: &State) -> Vec<String> {
+    let queue = state.queue();
+    queue.iter().map(|record| record.job().0.clone()).collect()
+}
+
+/// What a user who has paused a job relies on: it keeps its place, and what it was at is committed.
+#[test]
+fn a_paused_job_keeps_its_place_and_finishes_its_step() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0), submit("b", 0)]);
+    assert_eq!(
+        accept(&mut state, &[pause("a")]),
+        Effect::Paused {
+            was: RunState::Queued
+        }
+    );
+    assert_eq!(queue(&state), ["b"]);
+    let told = state.apply(&start("a")).unwrap_err().to_string();
+    assert_eq!(told, "job `a` is paused: `r1ctl resume a` lets it go on");
+    let by = state.job(&id("a")).unwrap().standing.pause.clone().unwrap();
+    assert_eq!((by.by, by.at), (Some(user("ada")), 9));
+    accept(&mut state, &[Command::Resume { job: id("a") }]);
+    assert_eq!(queue(&state), ["a", "b"]);
+
+    // The attempt ends its step, whether the job waits for a user by then or for a device.
+    accept(&mut state, &[start("a"), begin("a", 1, 0, 9), pause("a")]);
+    accept(&mut state, &[commit("a", 1, 0, 0)]);
+    accept(
+        &mut state,
+        &[Command::Resume { job: id("a") }, commit("a", 1, 0, 1)],
+    );
+    assert_eq!(queue(&state), ["a", "b"]);
+    assert_eq!(
+        accept(&mut state, &[start("a")]),
+        Effect::Started {
+            epoch: 2,
+            restarts: 0
+        },
+        "that a user let it go on is no crash"
+    );
+    assert!(matches!(
+        state.apply(&commit("a", 1, 0, 2)),
+        Err(Rejected::StaleEpoch { .. })
+    ));
+}
+
+#[test]
+fn a_job_that_is_submitted_on_hold_waits_for_its_user() {
+    let mut state = State::default();
+    accept(&mut state, &[held("a", user("ada")), submit("b", 0)]);
+    let record = state.job(&id("a")).unwrap();
+    assert_eq!(record.owner, Some(user("ada")));
+    assert_eq!(record.standing.pause.clone().unwrap().by, Some(user("ada")));
+    assert_eq!(queue(&state), ["b"]);
+    accept(&mut state, &[Command::Resume { job: id("a") }]);
+    assert_eq!(queue(&state), ["a", "b"]);
+}
+
+#[test]
+fn a_requeued_job_goes_on_from_what_it_has_behind_the_others() {
+    let mut state = State::default();
+    let steps = (0..3).map(|step| commit("a", 1, 0, step));
+    let begun = [
+        submit("a", 0),
+        submit("b", 0),
+        start("a"),
+        begin("a", 1, 0, 9),
+    ];
+    accept(
+        &mut state,
+        &begun.into_iter().chain(steps).collect::<Vec<_>>(),
+    );
+    accept(&mut state, &[checkpoint("a", 1, 0, 2)]);
+    let requeue = || Command::Requeue { job: id("a") };
+    assert_eq!(
+        accept(&mut state, &[requeue()]),
+        Effect::Requeued {
+            was: RunState::Running
+        }
+    );
+    assert_eq!(
+        queue(&state),
+        ["b", "a"],
+        "it would have its device at once"
+    );
+    let error = Some("no luck".into());
+    let failed = Command::Finish {
+        job: id("a"),
+        epoch: 2,
+        state: RunState::Failed,
+        error,
+        model: None,
+        at: 400,
+    };
+    accept(&mut state, &[start("a"), failed, requeue()]);
+    let record = state.job(&id("a")).unwrap();
+    let progress = &record.progress;
+    assert_eq!((&progress.error, progress.ended_at), (&None, None));
+    let stage = &progress.stages[0];
+    assert_eq!(
+        (
+            stage.state,
+            stage.ended_at,
+            stage.step,
+            stage.durable_step()
+        ),
+        (RunState::Running, None, 3, 2)
+    );
+    accept(&mut state, &[start("a"), commit("a", 3, 0, 3)]);
+}
+
+/// Strikes made the daemon give the job up: a user who requeues it asks for another try.
+#[test]
+fn a_requeued_job_has_no_strikes() {
+    let mut state = State::default();
+    let (up, strike) = (
+        Command::TakeUp { job: id("a") },
+        Command::Strike { job: id("a") },
+    );
+    accept(
+        &mut state,
+        &[submit("a", 0), up, strike, finish("a", 0, RunState::Failed)],
+    );
+    accept(&mut state, &[Command::Requeue { job: id("a") }]);
+    assert_eq!(state.job(&id("a")).unwrap().strikes.count, 0);
+}
+
+#[test]
+fn a_refusal_says_what_to_do() {
+    let mut state = State::default();
+    accept(&mut state, &[submit("a", 0)]);
+    let (resume, requeue) = (
+        Command::Resume { job: id("a") },
+        Command::Requeue { job: id("a") },
+    );
+    let remove = Command::Remove {
+        job: id("a"),
+        elsewhere: Vec::new(),
+    };
+    let mut told = |command: &Command| state.apply(command).unwrap_err().to_string();
+    assert_eq!(told(&resume), "job `a` is not paused, it is queued");
+    assert_eq!(told(&requeue), "job `a` cannot be requeued: it is queued");
+    assert_eq!(
+        told(&remove),
+        "job `a` is queued: `r1ctl cancel a` it before it is removed"
+    );
+    accept(&mut state, &[pause("a")]);
+    assert_eq!(
+        state.apply(&requeue).unwrap_err().to_string(),
+        "job `a` cannot be requeued: it is paused; `r1ctl resume a` lets it go on"
+    );
+    accept(
+        &mut state,
+        &[Command::Cancel {
+            job: id("a"),
+            at: 1,
+        }],
+    );
+    assert_eq!(
+        state.apply(&resume).unwrap_err().to_string(),
+        "job `a` is not paused, it was cancelled: `r1ctl requeue a` lets it go on"
+    );
+}
+
+#[test]
+fn a_removed_job_leaves_its_removal_until_its_files_are_gone() {
+    let mut state = State::default();
+    accept(&mut state, &[submit_with("a", Some("r-1"), &[], &[])]);
+    accept(&mut state, &[finish("a", 0, RunState::Failed)]);
+    let remove = Command::Remove {
+        job: id("a"),
+        elsewhere: vec!["/data/a".into()],
+    };
+    assert_eq!(accept(&mut state, &[remove]), Effect::Removed);
+    assert!(states(&state).is_empty() && state.of_request("r-1").is_none());
+    assert_eq!(
+        state.removals()[&id("a")].elsewhere,
+        [std::path::PathBuf::from("/data/a")]
+    );
+    let known = state.apply(&submit("a", 0)).unwrap_err();
+    assert_eq!(known, Rejected::BeingRemoved { job: id("a") });
+    accept(&mut state, &[Command::Forget { job: id("a") }]);
+    assert_eq!(state, {
+        let mut anew = State::default();
+        accept(
+            &mut anew,
+            &[submit("z", 0), finish("z", 0, RunState::Failed)],
+        );
+        let remove = Command::Remove {
+            job: id("z"),
+            elsewhere: Vec::new(),
+        };
+        accept(&mut anew, &[remove, Command::Forget { job: id("z") }]);
+        anew
+    });
 }

@@ -258,10 +258,34 @@ pub enum State {
     Failed,
     /// Ended by a user; also a stage that never began because its job ended before.
     Cancelled,
+    /// Kept out of the queue by a user, until a user lets it go on.
+    Paused,
 }
 
 impl State {
-    /// Whether it is an end: such a state never changes again.
+    /// All states, in the order of a job's life.
+    pub const ALL: [State; 6] = [
+        State::Queued,
+        State::Paused,
+        State::Running,
+        State::Succeeded,
+        State::Failed,
+        State::Cancelled,
+    ];
+
+    /// The state's name, as the protocol and `r1ctl` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Paused => "paused",
+            State::Running => "running",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether it is an end: only a user can have a job go on from there.
     pub fn is_final(self) -> bool {
         matches!(self, State::Succeeded | State::Failed | State::Cancelled)
     }

@@ -86,12 +86,13 @@ impl Look {
 
     /// The state of a job or stage, in its colour.
     pub(crate) fn state(self, state: State) -> String {
+        let name = state.name();
         match state {
-            State::Queued => self.dim("queued"),
-            State::Running => self.cyan("running"),
-            State::Succeeded => self.green("succeeded"),
-            State::Failed => self.red("failed"),
-            State::Cancelled => self.yellow("cancelled"),
+            State::Queued => self.dim(name),
+            State::Running => self.cyan(name),
+            State::Succeeded => self.green(name),
+            State::Failed => self.red(name),
+            State::Cancelled | State::Paused => self.yellow(name),
         }
     }
 }
@@ -131,13 +132,7 @@ mod tests {
 
     #[test]
     fn no_colour_means_no_escape_sequence() {
-        for state in [
-            State::Queued,
-            State::Running,
-            State::Succeeded,
-            State::Failed,
-            State::Cancelled,
-        ] {
+        for state in State::ALL {
             assert!(!Look::PLAIN.state(state).contains('\x1b'));
             assert!(
                 Look {

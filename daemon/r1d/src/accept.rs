@@ -188,6 +188,8 @@ pub(crate) fn submit(
             reward_versions: plugins.clone(),
             keys: keys.clone(),
             reuses,
+            owner: None,
+            held: false,
             at: views.clock.unix().as_secs(),
         };
         match views.ledger.apply(submit) {
@@ -200,7 +202,9 @@ pub(crate) fn submit(
                     plugins,
                 });
             }
-            Err(LedgerError::Rejected(Rejected::DuplicateJob { .. })) => continue,
+            Err(LedgerError::Rejected(
+                Rejected::DuplicateJob { .. } | Rejected::BeingRemoved { .. },
+            )) => continue,
             Err(error) => {
                 // Nothing refers to the directory, so it is removed.
                 let _ = std::fs::remove_dir_all(&outputs.dir);

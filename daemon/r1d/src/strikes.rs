@@ -89,6 +89,8 @@ mod tests {
                 reward_versions,
                 keys,
                 reuses: false,
+                owner: None,
+                held: false,
                 at: 1,
             },
         );

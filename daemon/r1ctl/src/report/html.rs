@@ -119,7 +119,7 @@ pub(super) fn facts(run: &Run) -> Vec<(&'static str, String)> {
 }
 
 fn header(run: &Run) -> String {
-    let state = words::state(run.status.state);
+    let state = run.status.state.name();
     let mut text = format!(
         "<h1>{}</h1>\n<p><span class=\"state {state}\">{state}</span></p>\n",
         escaped(&one_line(&run.status.name))
@@ -186,7 +186,7 @@ fn stages(run: &Run) -> String {
             stage.status.kind.clone(),
             stage.from.clone(),
             stage.data.join(" + ") + &judges,
-            words::state(stage.status.state).into(),
+            stage.status.state.name().into(),
             figures::steps(&stage.status),
             made,
         ]

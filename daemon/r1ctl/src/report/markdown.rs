@@ -61,7 +61,7 @@ pub(super) fn page(run: &Run) -> String {
     let mut text = format!(
         "# {}\n\n**{}**",
         plain_text(&run.status.name),
-        words::state(run.status.state)
+        run.status.state.name()
     );
     if let Some(error) = &run.status.error {
         let _ = write!(text, ": {}", plain_text(error));
@@ -99,7 +99,7 @@ fn stages(run: &Run) -> String {
                 cost.kind,
                 stage.from.clone(),
                 stage.data.join(" + "),
-                words::state(stage.status.state).into(),
+                stage.status.state.name().into(),
                 figures::steps(&stage.status),
                 cost.tokens.map_or_else(|| "–".into(), thousands),
                 duration(cost.seconds),

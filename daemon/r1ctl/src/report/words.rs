@@ -8,16 +8,6 @@ use super::gather::{Run, Stage};
 use crate::format::{duration, number, percent, thousands};
 use r1d_proto::control::{EvalResult, State};
 
-pub(super) fn state(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Succeeded => "succeeded",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
-    }
-}
-
 /// A sentence, and what it is about.
 pub(super) struct Sentence {
     pub about: String,
@@ -68,7 +58,7 @@ fn whole(run: &Run) -> String {
     let took = match (run.status.state, wall_seconds(run)) {
         (_, None) => "has not started".to_owned(),
         (State::Running, Some(seconds)) => format!("has been running for {}", duration(seconds)),
-        (ended, Some(seconds)) => format!("{} after {}", state(ended), duration(seconds)),
+        (ended, Some(seconds)) => format!("{} after {}", ended.name(), duration(seconds)),
     };
     let finished = run
         .stages

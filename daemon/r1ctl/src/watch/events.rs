@@ -18,7 +18,7 @@ pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> 
             "job {} ({}) {}{place}",
             now.job,
             one_line(&now.name),
-            state(now.state)
+            now.state.name()
         ));
     }
     if last.map_or(0, |last| last.restarts) < now.restarts {
@@ -44,7 +44,7 @@ pub(super) fn between(last: Option<&JobStatus>, now: &JobStatus) -> Vec<String> 
             lines.push(format!(
                 "stage {} {} in {}",
                 one_line(&stage.name),
-                state(stage.state),
+                stage.state.name(),
                 duration(stage.seconds)
             ));
         }
@@ -100,14 +100,4 @@ pub(super) fn eval_line(eval: &EvalResult) -> String {
         one_line(&eval.data),
         metrics.join("  ")
     )
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued",
-        State::Running => "running",
-        State::Succeeded => "succeeded",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
-    }
 }

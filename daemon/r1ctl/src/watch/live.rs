@@ -142,6 +142,7 @@ fn stage_line(stage: &StageStatus, names: usize, look: Look) -> String {
         State::Succeeded => look.green("✓"),
         State::Failed => look.red("✗"),
         State::Cancelled => look.yellow("–"),
+        State::Paused => look.yellow("‖"),
     };
     let count = format!("{}/{}", thousands(stage.step), thousands(stage.steps));
     let time = if stage.seconds > 0.0 {

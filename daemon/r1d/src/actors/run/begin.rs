@@ -362,6 +362,8 @@ mod tests {
             reward_versions,
             keys,
             reuses: false,
+            owner: None,
+            held: false,
             at: 1,
         };
         ledger.apply(submit).unwrap();
