@@ -163,6 +163,15 @@ impl Cache {
         Ok(())
     }
 
+    /// Keys and values of a layer, `[slots, heads, places, width]` each; `None` where the cache
+    /// holds something else.
+    pub fn keys_and_values(&self, layer: usize) -> Option<(&Tensor, &Tensor)> {
+        match self.layers.get(layer)?.as_slice() {
+            [keys, values] => Some((&keys.slots, &values.slots)),
+            _ => None,
+        }
+    }
+
     /// Bytes of its memory on the device.
     pub fn bytes(&self) -> u64 {
         self.layers

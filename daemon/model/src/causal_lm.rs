@@ -5,6 +5,7 @@ use crate::cache::{Cache, Cached, Places};
 use crate::checkpoint;
 use crate::checkpoint::shards::Shards;
 use crate::decoder::Decoder;
+use crate::dense::DenseParts;
 use crate::error::{ModelError, Result};
 use crate::forward::{Pass, Routing, View};
 use crate::init::{Random, Shared, Unfilled};
@@ -17,7 +18,7 @@ use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
-use r1d_shape::{Config, EMBEDDING, HEAD, Head, SCORE, Summary};
+use r1d_shape::{AttentionSizes, Config, EMBEDDING, FeedForwardSizes, HEAD, Head, SCORE, Summary};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -324,6 +325,43 @@ impl CausalLm {
         for weight in self.lora.iter().flat_map(Lora::weights) {
             let _ = weight.tensor.set_requires_grad(on);
         }
+    }
+
+    /// The model's tensors, with rotations of `positions` positions at least; `None` unless every
+    /// layer is dense with grouped-query attention, and products are plain (no adapters, no FP8).
+    pub fn dense_parts(&self, positions: i64) -> Result<Option<DenseParts<'_>>> {
+        let AttentionSizes::Grouped(attention) = &self.config.blueprint.attention else {
+            return Ok(None);
+        };
+        let widths = self.config.blueprint.feed_forwards.iter();
+        let widths: Option<Vec<i64>> = widths
+            .map(|sizes| match sizes {
+                FeedForwardSizes::Dense { intermediate } => Some(*intermediate),
+                FeedForwardSizes::Experts(_) => None,
+            })
+            .collect();
+        let intermediate = widths
+            .filter(|widths| widths.windows(2).all(|two| two[0] == two[1]))
+            .and_then(|widths| widths.first().copied());
+        let plain = self.lora.is_none() && !self.fp8 && !self.config.scores;
+        let whole_heads = self.config.blueprint.rotary_dims() == attention.head_dim;
+        let (Some(intermediate), Some(layers), true, true) = (
+            intermediate,
+            self.decoder.dense_layers(),
+            plain,
+            whole_heads,
+        ) else {
+            return Ok(None);
+        };
+        Ok(Some(DenseParts {
+            attention,
+            intermediate,
+            embed_tokens: &self.embed_tokens,
+            layers,
+            norm: self.norm.parts(),
+            lm_head: &self.lm_head,
+            rotations: self.rope.table(positions)?,
+        }))
     }
 
     pub(crate) fn lora(&self) -> Option<&Lora> {

@@ -1,5 +1,6 @@
 //! The blocks between the embedding and the final norm.
 
+use crate::dense::DenseLayer;
 use crate::error::Result;
 use crate::forward::Pass;
 use crate::gqa::Gqa;
@@ -48,6 +49,11 @@ impl Decoder {
     /// Runs one block: `hidden` `[T, hidden_size]` → the same shape.
     pub(crate) fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
         self.blocks[layer].forward(hidden, layer, pass)
+    }
+
+    /// The tensors of every block; `None` unless all are dense, with grouped-query attention.
+    pub(crate) fn dense_layers(&self) -> Option<Vec<DenseLayer<'_>>> {
+        self.blocks.iter().map(Block::dense).collect()
     }
 
     /// The correction biases of the routers that have one, from the first MoE layer on (float32
@@ -110,6 +116,25 @@ impl Block {
             FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
             FeedForward::Experts(experts) => experts.forward(&normed, pass)?,
         })?)
+    }
+
+    fn dense(&self) -> Option<DenseLayer<'_>> {
+        let (Attention::Grouped(attention), FeedForward::Dense(mlp)) = (&self.self_attn, &self.mlp)
+        else {
+            return None;
+        };
+        let attention = attention.parts()?;
+        let (gate_up, down) = mlp.parts();
+        Some(DenseLayer {
+            input_norm: self.input_layernorm.parts(),
+            qkv_proj: attention.qkv_proj,
+            qkv_bias: attention.qkv_bias,
+            head_norms: attention.head_norms,
+            o_proj: attention.o_proj,
+            post_attention_norm: self.post_attention_layernorm.parts(),
+            gate_up,
+            down,
+        })
     }
 
     pub(crate) fn router_bias(&self) -> Option<&Tensor> {

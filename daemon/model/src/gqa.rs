@@ -2,6 +2,7 @@
 //! values.
 
 use crate::attention;
+use crate::dense::Norm;
 use crate::error::Result;
 use crate::forward::{Pass, View};
 use crate::rms_norm::RmsNorm;
@@ -18,6 +19,14 @@ pub(crate) struct Gqa {
     norms: Option<(RmsNorm, RmsNorm)>,
     o_proj: Tensor,
     o_bias: Option<Tensor>,
+}
+
+/// The tensors of grouped-query attention without an output bias.
+pub(crate) struct GqaParts<'a> {
+    pub qkv_proj: &'a Tensor,
+    pub qkv_bias: Option<&'a Tensor>,
+    pub head_norms: Option<(Norm<'a>, Norm<'a>)>,
+    pub o_proj: &'a Tensor,
 }
 
 impl Gqa {
@@ -67,6 +76,22 @@ impl Gqa {
             } else {
                 None
             },
+        })
+    }
+
+    /// The tensors; `None` if the output projection has a bias.
+    pub(crate) fn parts(&self) -> Option<GqaParts<'_>> {
+        if self.o_bias.is_some() {
+            return None;
+        }
+        Some(GqaParts {
+            qkv_proj: &self.qkv_proj,
+            qkv_bias: self.qkv_bias.as_ref(),
+            head_norms: self
+                .norms
+                .as_ref()
+                .map(|(query, key)| (query.parts(), key.parts())),
+            o_proj: &self.o_proj,
         })
     }
 

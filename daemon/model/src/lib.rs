@@ -20,6 +20,7 @@ mod cache;
 mod causal_lm;
 pub mod checkpoint;
 mod decoder;
+mod dense;
 mod error;
 mod forward;
 mod gqa;
@@ -42,6 +43,7 @@ mod weights;
 
 pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
+pub use dense::{DenseLayer, DenseParts, Norm};
 pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};

@@ -24,6 +24,11 @@ impl RmsNorm {
         })
     }
 
+    /// The weight, and ε.
+    pub(crate) fn parts(&self) -> (&Tensor, f32) {
+        (&self.weight, self.epsilon as f32)
+    }
+
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_rms_norm([self.size], Some(&self.weight), self.epsilon)?)
     }

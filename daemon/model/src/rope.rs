@@ -47,12 +47,7 @@ impl Rope {
         max_position: i64,
         kind: Kind,
     ) -> Result<Rotation> {
-        let known = self.table.borrow().size()[0];
-        if max_position >= known {
-            let count = (max_position + 1).max(2 * known).max(TABLE_MIN_POSITIONS);
-            *self.table.borrow_mut() = self.compute(count)?;
-        }
-        let rows = self.table.borrow().f_index_select(0, positions)?;
+        let rows = self.table(max_position + 1)?.f_index_select(0, positions)?;
         let rows = if kind == Kind::Double {
             rows.f_to_kind(kind)?
         } else {
@@ -62,6 +57,16 @@ impl Rope {
             cos: rows.f_narrow(1, 0, 1)?,
             sin: rows.f_narrow(1, 1, 1)?,
         })
+    }
+
+    /// The table of `positions` positions at least, float32 `[positions, 2, d]`.
+    pub(crate) fn table(&self, positions: i64) -> Result<Tensor> {
+        let known = self.table.borrow().size()[0];
+        if positions > known {
+            let count = positions.max(2 * known).max(TABLE_MIN_POSITIONS);
+            *self.table.borrow_mut() = self.compute(count)?;
+        }
+        Ok(self.table.borrow().shallow_clone())
     }
 
     /// Computes the table on the host with the host's own cosine: an entry's bits do not depend on

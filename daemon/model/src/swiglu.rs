@@ -33,6 +33,11 @@ impl SwiGlu {
         })
     }
 
+    /// Gate above up, and down.
+    pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
+        (&self.gate_up, &self.down)
+    }
+
     pub(crate) fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         products.linear(
             &activate(&products.linear(x, &self.gate_up, None)?)?,

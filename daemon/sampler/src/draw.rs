@@ -55,6 +55,11 @@ impl Draw {
         self.temperature == 0.0
     }
 
+    /// Whether ids are drawn from the whole vocabulary.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.greedy() || (self.top_k == 0 && self.top_p >= 1.0)
+    }
+
     /// The temperature of the behaviour log-probabilities: the draw's own, or 1 for greedy
     /// decoding, whose distribution has no finite logarithms.
     pub(crate) fn logprob_temperature(&self) -> f64 {

@@ -147,6 +147,9 @@ pub enum SamplerError {
     /// A tensor operation failed.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// A kernel of r1d's own failed.
+    #[error(transparent)]
+    Kernel(#[from] r1d_kernels::KernelError),
     /// A setting of libtorch failed.
     #[error(transparent)]
     Shim(#[from] r1d_torch::TorchError),
@@ -157,7 +160,9 @@ impl SamplerError {
     pub fn fault(&self) -> Fault {
         match self {
             SamplerError::Model(error) => error.fault(),
-            SamplerError::Torch(_) | SamplerError::Shim(_) => Fault::Machine,
+            SamplerError::Torch(_) | SamplerError::Shim(_) | SamplerError::Kernel(_) => {
+                Fault::Machine
+            }
             _ => Fault::Given,
         }
     }

@@ -9,6 +9,7 @@
 //! | `draw` | temperature, top-k, top-p and the inverse CDF of one uniform per token |
 //! | `sampling_mask` | the ids that top-k and top-p left, as bits |
 //! | `speculate` | two tokens a step, where the model drafts one ahead |
+//! | `captured` | decoding by CUDA kernels of r1d's own, where they apply |
 //! | `row` | a completion while it decodes, and its record |
 //! | `sampler` | the loop |
 //!
@@ -26,6 +27,7 @@
 //! device tensors, and the host reads the drawn ids only every few steps, which is what a captured
 //! graph of the step needs.
 
+mod captured;
 mod draw;
 mod error;
 mod prompts;

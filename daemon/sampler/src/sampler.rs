@@ -1,5 +1,6 @@
 //! The sampler's loop.
 
+use crate::captured::{Block, Captured, Engine};
 use crate::draw::Draw;
 use crate::error::{Result, SamplerError};
 use crate::prompts::{self, Prompts};
@@ -29,6 +30,10 @@ pub struct Sampler {
     speculative: bool,
     look_every: usize,
     clock: SharedClock,
+    /// Whether the kernels may be used.
+    own_kernels: bool,
+    /// The kernels, once a request could use them.
+    engine: Option<Engine>,
 }
 
 /// One request while it runs.
@@ -36,6 +41,8 @@ pub(crate) struct Run<'a> {
     pub model: &'a CausalLm,
     pub request: &'a Generate,
     draw: Draw,
+    /// Decodes by r1d's own kernels; `None` where libtorch's operations do.
+    captured: Option<Captured<'a>>,
     /// Packs the sampling masks; `None` if the request does not keep them.
     packer: Option<Packer>,
     pub options: Forward<'a>,
@@ -92,7 +99,37 @@ impl Sampler {
             speculative: false,
             look_every,
             clock,
+            own_kernels: model.device().is_cuda() && !invariant,
+            engine: None,
         })
+    }
+
+    /// Decodes by libtorch's operations alone, also where r1d has kernels.
+    pub fn without_own_kernels(self) -> Sampler {
+        Sampler {
+            own_kernels: false,
+            ..self
+        }
+    }
+
+    /// Whether a request has decoded by r1d's own kernels.
+    pub fn uses_own_kernels(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// Opens the kernels before the first request that can use them. Where they cannot be used,
+    /// libtorch's operations do the same, slower; that is told once.
+    fn open_engine(&mut self, model: &CausalLm, draw: &Draw) {
+        if !self.own_kernels || self.speculative || !draw.is_plain() || self.engine.is_some() {
+            return;
+        }
+        match Engine::open(model) {
+            Ok(engine) => self.engine = engine,
+            Err(error) => {
+                tracing::warn!("decoding by libtorch's operations: {error}");
+                self.own_kernels = false;
+            }
+        }
     }
 
     /// Sets whether the model's multi-token prediction module drafts a token ahead, so that a step
@@ -141,10 +178,23 @@ impl Sampler {
         let record_experts = request.record_experts && model.config.moe_layers > 0;
         self.cache
             .cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
+        let draw = Draw::new(&request.sampling);
+        self.open_engine(model, &draw);
+        let captured = match &self.engine {
+            Some(engine) if draw.is_plain() && !record_experts && !self.speculative => engine
+                .begin(
+                    model,
+                    &self.cache,
+                    (slots as usize, self.look_every),
+                    request.sampling.temperature,
+                )?,
+            _ => None,
+        };
         let mut run = Run {
             model,
             request,
-            draw: Draw::new(&request.sampling),
+            draw,
+            captured,
             packer,
             options: Forward {
                 invariant: self.invariant,
@@ -335,7 +385,6 @@ impl Run<'_> {
             .min()
             .unwrap_or(0);
         let steps = left.min(self.look_every);
-        let device = self.model.device();
         let uniforms: Vec<f64> = (0..steps)
             .flat_map(|step| {
                 self.rows
@@ -343,17 +392,41 @@ impl Run<'_> {
                     .map(move |row| row.uniform(sampling.seed, row.tokens() + step))
             })
             .collect();
-        let uniforms = Tensor::f_from_slice(&uniforms)?
+        let positions: Vec<i64> = self.rows.iter().map(Row::position).collect();
+        let last_ids: Vec<i64> = self.rows.iter().map(Row::last_id).collect();
+        self.count.decode_steps += steps as u64;
+        self.count.decode_rows += (steps * rows) as u64;
+        let block = Block {
+            last_ids: &last_ids,
+            positions: &positions,
+            uniforms: &uniforms,
+        };
+        let looked = match &mut self.captured {
+            Some(captured) => {
+                let vocab_size = self.model.config.vocab_size as u32;
+                let drawn = captured.decode(&block, steps)?;
+                drawn
+                    .into_iter()
+                    .map(|(ids, logprobs)| Looked::plain(ids, logprobs, vocab_size))
+                    .collect()
+            }
+            None => self.decode_block(&block, steps)?,
+        };
+        looked.into_iter().try_for_each(|looked| self.take(looked))
+    }
+
+    /// Runs a block of steps by libtorch's operations.
+    fn decode_block(&mut self, block: &Block, steps: usize) -> Result<Vec<Looked>> {
+        let (rows, device) = (block.last_ids.len(), self.model.device());
+        let uniforms = Tensor::f_from_slice(block.uniforms)?
             .f_view([steps as i64, rows as i64])?
             .f_to_device(device)?;
-        let positions: Vec<i64> = self.rows.iter().map(Row::position).collect();
-        let longest = positions.iter().copied().max().unwrap_or(0);
-        let last_ids: Vec<i64> = self.rows.iter().map(Row::last_id).collect();
+        let longest = block.positions.iter().copied().max().unwrap_or(0);
         let slots = self.cache.select(&(0..rows as i64).collect::<Vec<_>>())?;
-        let mut positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
-        let mut ids = Tensor::f_from_slice(&last_ids)?.f_to_device(device)?;
+        let mut positions = Tensor::f_from_slice(block.positions)?.f_to_device(device)?;
+        let mut ids = Tensor::f_from_slice(block.last_ids)?.f_to_device(device)?;
 
-        let mut block = Vec::with_capacity(steps);
+        let mut drawn_steps = Vec::with_capacity(steps);
         for step in 0..steps {
             if step > 0 {
                 positions = positions.f_add_scalar(1)?;
@@ -374,14 +447,9 @@ impl Run<'_> {
                 Some(output),
             )?;
             ids = drawn.ids.shallow_clone();
-            block.push(drawn);
+            drawn_steps.push(drawn);
         }
-        for drawn in block {
-            self.take(drawn.look()?)?;
-        }
-        self.count.decode_steps += steps as u64;
-        self.count.decode_rows += (steps * rows) as u64;
-        Ok(())
+        drawn_steps.iter().map(Drawn::look).collect()
     }
 
     /// Gives the ids that one step drew to the rows that still live.
@@ -493,6 +561,17 @@ impl Drawn {
 }
 
 impl Looked {
+    /// The results of a step without experts and kept ids.
+    fn plain(ids: Vec<i64>, logprobs: Vec<f32>, vocab_size: u32) -> Looked {
+        Looked {
+            ids,
+            logprobs,
+            experts: Vec::new(),
+            kept: Vec::new(),
+            vocab_size,
+        }
+    }
+
     /// Gives the results in place `at` to their completion.
     pub(crate) fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
         let places = self.ids.len();

@@ -1,0 +1,81 @@
+//! A GPU with a stream, a compiler and cuBLAS.
+
+use crate::blas::{Blas, WORKSPACE_BYTES};
+use crate::driver::{Driver, Graph, Module, Stream};
+use crate::error::{KernelError, Result};
+use crate::nvrtc::Nvrtc;
+use tch::{Device, Kind, Tensor};
+
+/// The compute capability that the kernels are written for.
+const HOPPER: (i32, i32) = (9, 0);
+
+/// A GPU on which r1d's own kernels run. Its stream and libtorch's default stream wait for each
+/// other, so tensors go from one to the other without ceremony.
+pub struct Gpu {
+    driver: &'static Driver,
+    nvrtc: Nvrtc,
+    blas: Blas,
+    stream: Stream,
+}
+
+// SAFETY: streams, modules and handles of cuBLAS may be used from any thread, one at a time, and
+// nothing here is shared.
+unsafe impl Send for Gpu {}
+
+impl Gpu {
+    /// Opens the device, which libtorch has used on this thread before.
+    pub fn open(device: Device) -> Result<Gpu> {
+        let workspace = Tensor::f_zeros([WORKSPACE_BYTES], (Kind::Uint8, device))?;
+        let driver = Driver::get()?;
+        let (major, minor) = driver.compute_capability()?;
+        if (major, minor) != HOPPER {
+            return Err(KernelError::Unsupported { major, minor });
+        }
+        let stream = Stream::new(driver)?;
+        Ok(Gpu {
+            driver,
+            nvrtc: Nvrtc::open()?,
+            blas: Blas::new(&stream, workspace)?,
+            stream,
+        })
+    }
+
+    pub(crate) fn compile(
+        &self,
+        file: &'static str,
+        text: &str,
+        definitions: &[String],
+    ) -> Result<Module> {
+        Module::load(self.driver, &self.nvrtc.compile(file, text, definitions)?)
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Computes y = x Wᵀ: `x` `[B, K]`, `weight` `[N, K]`, `y` `[B, N]`.
+    pub fn linear(&self, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+        self.blas.linear(x, weight, y, false)
+    }
+
+    /// Computes y += x Wᵀ: `x` `[B, K]`, `weight` `[N, K]`, `y` `[B, N]`.
+    pub fn add_linear(&self, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+        self.blas.linear(x, weight, y, true)
+    }
+
+    /// Records the operations of `work` on this device instead of running them. The tensors that
+    /// they use must live as long as the graph, in the same memory.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        self.stream.capture(work)
+    }
+
+    /// Runs a captured graph behind all work of the device.
+    pub fn replay(&self, graph: &Graph) -> Result<()> {
+        self.stream.replay(graph)
+    }
+
+    /// Waits until all operations of this device's stream are done.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize()
+    }
+}

@@ -1,0 +1,38 @@
+//! CUDA kernels of r1d's own, compiled at run time for the GPU at hand, and what launches them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `cuda/*.cu` | the kernels, as text |
+//! | `driver` | the CUDA driver: modules, launches, a stream, graphs |
+//! | `nvrtc` | text → code for one GPU |
+//! | `blas` | matrix products of cuBLAS on the same stream |
+//! | `gpu` | a device with all of these |
+//! | `decode` | the operations of a decoding step, on tensors whose shapes are checked |
+//!
+//! The libraries are those that libtorch's CUDA half brings: nothing is linked, so a binary runs
+//! where there is no GPU. The crate knows tensors and sizes, and no model.
+
+mod blas;
+mod decode;
+mod driver;
+mod error;
+mod gpu;
+mod nvrtc;
+
+pub use decode::{AttentionSizes, DecodeKernels, Draw, Rotation};
+pub use driver::Graph;
+pub use error::{KernelError, Result};
+pub use gpu::Gpu;
+pub use nvrtc::Nvrtc;
+
+/// The texts of the kernels by the name of their file, each with what it needs before it: what
+/// [`Nvrtc::compile`] takes beside the definitions.
+pub fn sources() -> [(&'static str, String); 3] {
+    let common = include_str!("../cuda/common.cuh");
+    [
+        ("layer.cu", include_str!("../cuda/layer.cu")),
+        ("attention.cu", include_str!("../cuda/attention.cu")),
+        ("draw.cu", include_str!("../cuda/draw.cu")),
+    ]
+    .map(|(name, text)| (name, format!("{common}\n{text}")))
+}

@@ -1,0 +1,317 @@
+//! r1d's own kernels against libtorch's operations, on a GPU.
+//!
+//! They run with `--ignored` on a machine with an NVIDIA GPU of the Hopper generation;
+//! `tests/bench/decode_gpu/check` runs them there.
+
+use r1d_model::{CausalLm, Forward, Packed, token_logprobs};
+use r1d_proto::hyperparameters::Sampling;
+use r1d_proto::rollout::Rollout;
+use r1d_proto::worker::{Generate, Group, Slots};
+use r1d_proto::world::{SystemClock, counter_hash};
+use r1d_sampler::Sampler;
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// The parts of a config.json that the cases differ by.
+struct Shape {
+    model: &'static str,
+    hidden: u32,
+    heads: u32,
+    key_heads: u32,
+    head_dim: u32,
+    vocab: u32,
+}
+
+const SHAPES: [Shape; 5] = [
+    // The groups and head size of Qwen2.5-0.5B.
+    Shape {
+        model: "qwen2",
+        hidden: 896,
+        heads: 14,
+        key_heads: 2,
+        head_dim: 64,
+        vocab: 1111,
+    },
+    // Of Qwen2.5-1.5B.
+    Shape {
+        model: "qwen2",
+        hidden: 768,
+        heads: 6,
+        key_heads: 1,
+        head_dim: 128,
+        vocab: 5000,
+    },
+    // Norms of each head's queries and keys.
+    Shape {
+        model: "qwen3",
+        hidden: 256,
+        heads: 8,
+        key_heads: 4,
+        head_dim: 64,
+        vocab: 777,
+    },
+    Shape {
+        model: "llama",
+        hidden: 512,
+        heads: 32,
+        key_heads: 2,
+        head_dim: 16,
+        vocab: 2048,
+    },
+    Shape {
+        model: "llama",
+        hidden: 512,
+        heads: 4,
+        key_heads: 4,
+        head_dim: 256,
+        vocab: 300,
+    },
+];
+
+fn model(shape: &Shape, kind: Kind) -> CausalLm {
+    let Shape {
+        model,
+        hidden,
+        heads,
+        key_heads,
+        head_dim,
+        vocab,
+    } = shape;
+    let class = match *model {
+        "qwen2" => "Qwen2ForCausalLM",
+        "qwen3" => "Qwen3ForCausalLM",
+        _ => "LlamaForCausalLM",
+    };
+    let config = format!(
+        r#"{{"architectures": ["{class}"], "model_type": "{model}", "vocab_size": {vocab},
+            "hidden_size": {hidden}, "intermediate_size": 1000, "num_hidden_layers": 3,
+            "num_attention_heads": {heads}, "num_key_value_heads": {key_heads},
+            "head_dim": {head_dim}, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0, "max_position_embeddings": 4096,
+            "tie_word_embeddings": false, "initializer_range": 0.06}}"#
+    );
+    let device = r1d_torch::device::open("cuda:0").unwrap();
+    let model = CausalLm::init(&config, 5, device, kind).unwrap();
+    // Biases and norms start as 0 and 1, which would hide them.
+    for (at, (name, tensor)) in model.parameters().into_iter().enumerate() {
+        if tensor.dim() == 1 {
+            let noise = (Tensor::arange(tensor.numel() as i64, (Kind::Float, device)) * 0.37
+                + at as f64)
+                .sin()
+                * 0.2;
+            let _ = tch::no_grad(|| tensor.shallow_clone().f_add_(&noise.to_kind(kind)))
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+    model
+}
+
+fn request(shape: &Shape, prompts: &[u32], samples: u32, new: u32, temperature: f32) -> Generate {
+    let group = |(prompt, length): (usize, &u32)| Group {
+        prompt: prompt as u32,
+        row: 0,
+        prompt_ids: (0..u64::from(*length))
+            .map(|i| (counter_hash(&[prompt as u64, i]) % u64::from(shape.vocab)) as u32)
+            .collect(),
+        samples: (0..samples).collect(),
+    };
+    Generate {
+        stage: 1,
+        step: 5,
+        policy_version: 0,
+        sampling: Sampling {
+            temperature,
+            top_p: 1.0,
+            top_k: 0,
+            keep_sampling_mask: false,
+            max_completion_length: new,
+            stop_ids: vec![1],
+            seed: 42,
+        },
+        record_experts: false,
+        groups: prompts.iter().enumerate().map(group).collect(),
+    }
+}
+
+fn sampler(model: &CausalLm, slots: u32, capacity: u32) -> Sampler {
+    Sampler::new(
+        model,
+        Slots::of(slots, capacity),
+        false,
+        SystemClock::shared(),
+    )
+    .unwrap()
+}
+
+type Rollouts = BTreeMap<(u32, u32), Rollout>;
+
+fn generate(sampler: &mut Sampler, model: &CausalLm, request: &Generate) -> Rollouts {
+    let mut rollouts = Rollouts::new();
+    let mut completed = |rollout: Rollout| {
+        rollouts.insert((rollout.key.prompt, rollout.key.sample), rollout);
+    };
+    sampler
+        .generate(model, request, &mut completed, &mut |_, _| {})
+        .unwrap();
+    rollouts
+}
+
+/// The largest difference between recorded log-probabilities and those of whole sequences.
+fn difference(model: &CausalLm, rollouts: &Rollouts, temperature: f64) -> f64 {
+    let temperature = if temperature == 0.0 { 1.0 } else { temperature };
+    let of_one = |rollout: &Rollout| {
+        let ids: Vec<i64> = rollout
+            .prompt_ids
+            .iter()
+            .chain(&rollout.completion_ids)
+            .map(|id| i64::from(*id))
+            .collect();
+        let completion = rollout.completion_ids.len() as i64;
+        let batch = Packed::new(
+            Tensor::from_slice(&ids).to_device(model.device()),
+            vec![ids.len() as i64],
+        );
+        let expected = tch::no_grad(|| {
+            let output = model.forward(&batch, &Forward::default()).unwrap();
+            let first = rollout.prompt_ids.len() as i64 - 1;
+            let hidden = output.hidden.narrow(0, first, completion);
+            let logits = model.logits(&hidden, &Forward::default()).unwrap();
+            let ids = batch.ids.narrow(0, first + 1, completion);
+            token_logprobs(&logits, &ids, temperature).unwrap()
+        });
+        let recorded = Tensor::from_slice(&rollout.behaviour_logprobs).to_device(model.device());
+        f64::try_from((expected - recorded).abs().max()).unwrap()
+    };
+    rollouts.values().map(of_one).fold(0.0, f64::max)
+}
+
+/// The metric of the kernels' use: without them a test would compare libtorch with itself.
+fn used_own_kernels(sampler: &Sampler) -> bool {
+    sampler.uses_own_kernels()
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn in_float32_both_ways_draw_the_same_ids() {
+    for shape in &SHAPES {
+        let model = model(shape, Kind::Float);
+        for temperature in [1.0, 0.7, 0.0] {
+            // Refilled slots, prompts of several lengths, graphs of 8, 4, 2 and 1 rows.
+            let request = request(shape, &[1, 17, 64, 130], 3, 40, temperature);
+            let mut own = sampler(&model, 7, 256);
+            let drawn = generate(&mut own, &model, &request);
+            assert!(used_own_kernels(&own));
+            let mut other = sampler(&model, 7, 256).without_own_kernels();
+            let expected = generate(&mut other, &model, &request);
+            for (key, rollout) in &drawn {
+                assert_eq!(
+                    rollout.completion_ids, expected[key].completion_ids,
+                    "{key:?}, temperature {temperature}, {} of {}",
+                    shape.model, shape.head_dim
+                );
+            }
+            let off = difference(&model, &drawn, f64::from(temperature));
+            println!(
+                "{} {} T {temperature}: {off:e}",
+                shape.model, shape.head_dim
+            );
+            assert!(off < 2e-5, "{off:e}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn long_caches_are_read_in_parts() {
+    let shape = &SHAPES[0];
+    let model = model(shape, Kind::Float);
+    let request = request(shape, &[1500, 3, 700], 1, 60, 1.0);
+    let mut own = sampler(&model, 3, 2048);
+    let drawn = generate(&mut own, &model, &request);
+    let off = difference(&model, &drawn, 1.0);
+    println!("parts: {off:e}");
+    assert!(used_own_kernels(&own) && off < 5e-5, "{off:e}");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn in_bfloat16_they_are_no_farther_from_training_than_libtorch() {
+    for shape in &SHAPES {
+        let model = model(shape, Kind::BFloat16);
+        let request = request(shape, &[1, 17, 64, 130], 8, 64, 1.0);
+        let mut own = sampler(&model, 32, 256);
+        let drawn = generate(&mut own, &model, &request);
+        assert!(used_own_kernels(&own));
+        let again = generate(&mut own, &model, &request);
+        assert!(drawn == again, "the same bits each time");
+        let mut other = sampler(&model, 32, 256).without_own_kernels();
+        let others = generate(&mut other, &model, &request);
+        let (ours, theirs) = (
+            difference(&model, &drawn, 1.0),
+            difference(&model, &others, 1.0),
+        );
+        println!(
+            "{} {} bfloat16: ours {ours:e}, libtorch's {theirs:e}",
+            shape.model, shape.head_dim
+        );
+        assert!(ours < 2.0 * theirs + 0.01, "{ours:e}, {theirs:e}");
+    }
+}
+
+/// The share of samples that an id gets is its probability, over many draws.
+#[test]
+#[ignore = "needs a GPU"]
+fn many_draws_follow_the_probabilities() {
+    let shape = &SHAPES[4];
+    let model = model(shape, Kind::Float);
+    let request = request(shape, &[4], 4000, 2, 1.0);
+    let mut own = sampler(&model, 256, 64);
+    let drawn = generate(&mut own, &model, &request);
+    // Second ids after each first id that is frequent.
+    let mut pairs: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for rollout in drawn.values() {
+        if let [first, second] = rollout.completion_ids[..] {
+            pairs.entry(first).or_default().push(second);
+        }
+    }
+    let (first, seconds) = pairs
+        .iter()
+        .max_by_key(|(_, seconds)| seconds.len())
+        .unwrap();
+    let mut ids: Vec<i64> = request.groups[0]
+        .prompt_ids
+        .iter()
+        .map(|id| i64::from(*id))
+        .collect();
+    ids.push(i64::from(*first));
+    let batch = Packed::new(
+        Tensor::from_slice(&ids).to_device(model.device()),
+        vec![ids.len() as i64],
+    );
+    let probabilities: Vec<f32> = tch::no_grad(|| {
+        let hidden = model.forward(&batch, &Forward::default()).unwrap().hidden;
+        let last = hidden.narrow(0, ids.len() as i64 - 1, 1);
+        let logits = model.logits(&last, &Forward::default()).unwrap();
+        logits
+            .softmax(-1, Kind::Float)
+            .view([-1])
+            .to_device(tch::Device::Cpu)
+    })
+    .try_into()
+    .unwrap();
+    let count = seconds.len() as f64;
+    for (id, p) in probabilities.iter().enumerate() {
+        let share = seconds
+            .iter()
+            .filter(|drawn| **drawn as usize == id)
+            .count() as f64
+            / count;
+        let p = f64::from(*p);
+        let deviation = (p * (1.0 - p) / count).sqrt();
+        assert!(
+            (share - p).abs() < 5.0 * deviation + 1e-3,
+            "id {id}: {share} of {count}, probability {p}"
+        );
+    }
+    println!("draws: {count} seconds after {first}");
+}

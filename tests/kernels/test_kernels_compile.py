@@ -1,0 +1,56 @@
+"""The CUDA kernels compile for Hopper, on a machine without a GPU: NVRTC comes with torch's wheel.
+
+The definitions are those that daemon/kernels/src/decode.rs writes for models in use."""
+
+import ctypes
+import pathlib
+import re
+import sysconfig
+
+import pytest
+
+KERNELS = pathlib.Path(__file__).resolve().parents[2] / "daemon/kernels"
+# (head_dim, query heads of one key head that a block takes); only attention depends on them.
+SHAPES = [(64, 7), (128, 8), (128, 6), (256, 8), (16, 2)]
+CASES = [("attention.cu", *shape) for shape in SHAPES] + [("layer.cu", 64, 7), ("draw.cu", 64, 7)]
+# Registers that spill to memory would cost more than the kernel does.
+SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores")
+
+
+def nvrtc():
+    folder = pathlib.Path(sysconfig.get_paths()["purelib"]) / "nvidia/cu13/lib"
+    # It opens its builtins by name alone.
+    for builtins in folder.glob("libnvrtc-builtins.so.13.*"):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(folder / "libnvrtc.so.13"))
+
+
+def compile_kernel(library, text, name, definitions):
+    """The compiler's status and messages."""
+    program = ctypes.c_void_p()
+    created = library.nvrtcCreateProgram(
+        ctypes.byref(program), text.encode(), name.encode(), 0, None, None
+    )
+    assert created == 0
+    options = ["--gpu-architecture=sm_90a", "--std=c++17", "--ptxas-options=-v"]
+    options += [f"--define-macro={one}" for one in definitions]
+    array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    status = library.nvrtcCompileProgram(program, len(options), array)
+    size = ctypes.c_size_t()
+    assert library.nvrtcGetProgramLogSize(program, ctypes.byref(size)) == 0
+    log = ctypes.create_string_buffer(size.value)
+    assert library.nvrtcGetProgramLog(program, log) == 0
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return status, log.value.decode()
+
+
+@pytest.mark.parametrize("bfloat16", [1, 0])
+@pytest.mark.parametrize("name, head_dim, group", CASES)
+def test_a_kernel_compiles_without_spills(name, head_dim, group, bfloat16):
+    common = (KERNELS / "cuda/common.cuh").read_text()
+    text = common + "\n" + (KERNELS / "cuda" / name).read_text()
+    definitions = [f"BFLOAT16={bfloat16}", f"HEAD_DIM={head_dim}", f"GROUP={group}"]
+    status, log = compile_kernel(nvrtc(), text, name, definitions)
+    assert status == 0, log
+    spills = [int(stores) for _, stores in SPILL.findall(log)]
+    assert spills and max(spills) == 0, log
