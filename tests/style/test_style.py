@@ -67,7 +67,7 @@ def too_wide(file):
 
 
 def test_no_line_is_wider_than_a_page():
-    kinds = ("*.rs", "*.md", "*.py", "*.cpp", "*.h", "*.c", "*.toml", "Makefile", "systemd/*")
+    kinds = ("*.rs", "*.md", "*.py", "*.cpp", "*.h", "*.c", "*.cu", "*.cuh", "*.toml", "Makefile", "systemd/*")
     wide = [line for file in tracked(*kinds) for line in too_wide(file)]
     assert not wide, "\n".join(wide)
 

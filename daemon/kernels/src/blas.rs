@@ -104,8 +104,9 @@ impl Blas {
         Ok(blas)
     }
 
-    /// Computes y = x Wᵀ, or y += x Wᵀ: `x` `[B, K]`, `weight` `[N, K]`, both of one dtype (bfloat16
-    /// or float32), `y` `[B, N]` of that dtype or float32; all contiguous. Sums are float32.
+    /// Computes y = x Wᵀ, or y += x Wᵀ: `x` `[B, K]`, `weight` `[N, K]`, both of one dtype
+    /// (bfloat16 or float32), `y` `[B, N]` of that dtype or float32; all contiguous. Sums are
+    /// float32.
     pub(crate) fn linear(&self, x: &Tensor, weight: &Tensor, y: &Tensor, adds: bool) -> Result<()> {
         let (rows, inner) = x.size2()?;
         let (outer, weight_inner) = weight.size2()?;

@@ -67,7 +67,8 @@ fn open_in(folder: &str) -> Result<&'static Library> {
 }
 
 impl Nvrtc {
-    /// Opens the compiler: where the loader finds it, or beside the libraries that libtorch brought.
+    /// Opens the compiler: where the loader finds it, or beside the libraries that libtorch
+    /// brought.
     pub fn open() -> Result<Nvrtc> {
         let library = open_library(NAME, NAME).or_else(|error| match folder_of(NEIGHBOUR) {
             Some(folder) => open_in(&folder),
