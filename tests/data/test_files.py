@@ -10,13 +10,12 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = (
-    ROOT / "daemon/data/tests/data/golden"
-)  # the Rust tests hold these bytes to what the release writes
+# The Rust tests hold these bytes to what the release writes.
+ROLLOUTS = ROOT / "daemon/store/tests/golden/rollouts.parquet"
 
 
 def test_rollouts_are_typed_columns():
-    table = pq.read_table(GOLDEN / "rollouts.parquet")
+    table = pq.read_table(ROLLOUTS)
     types = {field.name: field.type for field in table.schema}
     assert (
         types["prompt_ids"].value_type == pa.uint32() and types["experts"].value_type == pa.uint16()

@@ -207,7 +207,6 @@ def circles(graph):
 STANDING = {
     "daemon/data": [2, 2],
     "daemon/job": [7, 2],
-    "daemon/ledger": [3, 2],
     "daemon/model": [17],
     "daemon/net": [2],
     "daemon/proto": [2],

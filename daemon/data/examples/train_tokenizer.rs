@@ -8,8 +8,8 @@
 //! each.
 
 use r1d_data::DataSet;
-use r1d_data::storage::write_atomically;
 use r1d_job::DataSource;
+use r1d_store::{Disk, write_file};
 use serde_json::json;
 use std::error::Error;
 use std::path::Path;
@@ -90,7 +90,7 @@ fn write(directory: &Path, tokenizer: &Tokenizer) -> Result<(), Box<dyn Error + 
         ("generation_config.json", generation.to_string()),
     ];
     for (name, text) in files {
-        write_atomically(&directory.join(name), |file| {
+        write_file(&Disk, &directory.join(name), |file| {
             file.write_all((text + "\n").as_bytes())
         })?;
     }

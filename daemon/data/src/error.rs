@@ -14,14 +14,6 @@ pub enum DataError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
     /// A data set cannot be used as the job file describes it, or one of its rows cannot.
     #[error("data.{name}: {problem}")]
     Source {
@@ -98,13 +90,6 @@ pub enum DataError {
 impl DataError {
     pub(crate) fn read(path: &Path, source: std::io::Error) -> DataError {
         DataError::Read {
-            path: path.into(),
-            source,
-        }
-    }
-
-    pub(crate) fn write(path: &Path, source: std::io::Error) -> DataError {
-        DataError::Write {
             path: path.into(),
             source,
         }

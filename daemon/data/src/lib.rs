@@ -1,5 +1,4 @@
-//! Data sets, the tokenizer, prompt templates: from rows on disk to token ids, and from rollouts
-//! back to files that people read.
+//! Data sets, the tokenizer, prompt templates: from rows on disk to token ids.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -15,8 +14,6 @@
 //! | [`supervision`] | batches of `pretrain` and `sft` |
 //! | [`preferences`] | batches of `dpo` and `reward-model` |
 //! | [`shuffle`] | which rows a step takes |
-//! | [`rollouts`] | scored rollouts as Parquet |
-//! | [`storage`] | files that appear whole or not at all |
 //!
 //! Everything here is a function of files and a seed: no clock, no randomness of its own.
 
@@ -33,9 +30,7 @@ pub mod preferences;
 pub mod prompts;
 pub mod python;
 pub mod questions;
-pub mod rollouts;
 pub mod shuffle;
-pub mod storage;
 pub mod supervision;
 pub mod table;
 pub mod template;

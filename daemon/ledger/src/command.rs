@@ -20,7 +20,7 @@ pub enum Command {
     /// Puts a job at the end of the queue of its priority, with all that was decided when it was
     /// accepted.
     Submit {
-        /// The new job's id: 1 to [`JOB_ID_MAX_BYTES`](crate::state::JOB_ID_MAX_BYTES) lower-case
+        /// The new job's id: 1 to [`JOB_ID_MAX_BYTES`](r1d_proto::ids::JOB_ID_MAX_BYTES) lower-case
         /// letters and digits.
         job: JobId,
         /// The job file's `name`.
@@ -412,7 +412,7 @@ pub enum Rejected {
     },
     /// The id cannot be a job's.
     #[error("job id `{job}` is not 1 to {max} lower-case letters and digits", max =
-        crate::state::JOB_ID_MAX_BYTES)]
+        r1d_proto::ids::JOB_ID_MAX_BYTES)]
     InvalidJobId {
         /// The id.
         job: JobId,

@@ -24,15 +24,13 @@ use crate::record::{
     Standing, Strikes, Submission, User,
 };
 use r1d_proto::control::{EvalResult, State as RunState};
-use r1d_proto::ids::JobId;
+use r1d_proto::ids::{JOB_ID_MAX_BYTES, JobId};
 use r1d_proto::worker::Metrics;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Longest id of a job, in bytes.
-pub const JOB_ID_MAX_BYTES: usize = 64;
 /// Longest name of a job or stage, in bytes.
 pub const NAME_MAX_BYTES: usize = 1 << 10;
 /// Longest job file with its defaults filled in, in bytes.

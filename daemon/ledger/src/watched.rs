@@ -5,7 +5,7 @@
 //! redb reads there is what it wrote, so it is copied into a fresh file, whose pages are all
 //! written.
 
-use r1d_proto::storage::sync_parent;
+use r1d_store::{Disk, sync_parent};
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, DatabaseError, StorageBackend};
 use std::fs::{self, File, OpenOptions};
@@ -76,7 +76,7 @@ impl WatchedPath {
             return Err(io::Error::other("the fresh copy cannot be synced either").into());
         }
         fs::rename(beside, &self.path)?;
-        Ok(sync_parent(&self.path)?)
+        Ok(sync_parent(&Disk, &self.path)?)
     }
 }
 

@@ -2,13 +2,14 @@
 //! read.
 
 use crate::NetError;
+use r1d_store::{Disk, PRIVATE_MODE, replace};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -128,26 +129,12 @@ impl NodeIdentity {
         let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_string()])
             .map_err(|error| NetError::Tls(error.to_string()))?;
         let pem = made.cert.pem() + &made.signing_key.serialize_pem();
-        // Written beside and renamed, so that no crash leaves half a key; mode 0600 from its first
-        // byte.
-        let beside = path.with_extension("new");
-        let write = || {
-            match std::fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&beside)?;
-            file.write_all(pem.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&beside, path)?;
-            // Peers learn of it next: a crash must not lead to another one.
-            r1d_proto::storage::sync_parent(path)
-        };
-        write().map_err(failed)?;
+        // Mode 0600 from its first byte. When it returns, no crash leads to another identity than
+        // the one that peers are told next.
+        replace(&Disk, path, PRIVATE_MODE, |file| {
+            file.write_all(pem.as_bytes())
+        })
+        .map_err(failed)?;
         NodeIdentity::read(path, File::open(path).map_err(failed)?)
     }
 }
@@ -155,6 +142,9 @@ impl NodeIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
     fn an_identity_is_made_once_and_kept_to_its_owner() {

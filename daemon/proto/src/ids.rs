@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// Longest id of a job, in bytes.
+pub const JOB_ID_MAX_BYTES: usize = 64;
+
 /// A job's name for its whole life: lower-case letters and digits, unique in a state directory.
 /// Users may type any unambiguous prefix of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -13,8 +13,7 @@
 //! | [`plugin`] | what `r1d plugin` prints and `r1ctl plugin` shows |
 //! | [`frame`] | the wire format that carries both |
 //! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
-//! | [`replace`] | files that appear whole or not at all |
-//! | [`storage`] | files as the journal needs them, handed in for the same reason |
+//! | [`storage`] | a file system as durable files need it, handed in for the same reason |
 //! | [`shown`] | other people's text in errors and logs: cut, without escape sequences |
 //! | [`user_file`] | opening the files that a user names: regular ones only, never more than a limit |
 //! | [`invariant`](mod@invariant) | the named invariants and the macro that checks them |
@@ -29,7 +28,6 @@ pub mod invariant;
 mod narrow;
 pub mod parts;
 pub mod plugin;
-pub mod replace;
 pub mod rollout;
 pub mod sampling_mask;
 pub mod shown;

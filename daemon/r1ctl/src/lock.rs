@@ -12,9 +12,9 @@
 
 use crate::error::Error;
 use r1d_proto::user_file;
+use r1d_store::{Disk, FILE_MODE, replace};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "r1.lock";
@@ -139,17 +139,11 @@ impl Lock {
             path: self.path.clone(),
             why: e.to_string(),
         })?;
-        let part = self
-            .path
-            .with_extension(format!("lock.part-{}", std::process::id()));
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::File::create(&part)?;
+        let written = replace(&Disk, &self.path, FILE_MODE, |file| {
             file.write_all(HEAD.as_bytes())?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&part, &self.path)
-        };
-        write().map_err(|source| Error::File {
+            file.write_all(text.as_bytes())
+        });
+        written.map_err(|source| Error::File {
             path: self.path.clone(),
             source,
         })?;

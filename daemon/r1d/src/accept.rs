@@ -3,21 +3,19 @@
 use crate::inputs::Found;
 use crate::job_log::JobLog;
 use crate::loaded_job::{LoadError, LoadedJob};
-use crate::outputs::{OutputError, Outputs};
+use crate::outputs::{self, OutputError};
 use crate::reach::{self, Surroundings, Unreachable};
 use crate::reading::Reading;
 use crate::reuse;
 use crate::reward_versions::{self, Recorded};
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
-use r1d_data::DataError;
-use r1d_data::storage::write_atomically;
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command, JobRecord, LedgerError, Rejected};
 use r1d_proto::control::{Plan, Request};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
+use r1d_store::{Disk, JobLayout, StoreError, write_file};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -41,7 +39,7 @@ pub(crate) enum AcceptError {
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
-    Data(#[from] DataError),
+    File(#[from] StoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -163,18 +161,20 @@ pub(crate) fn submit(
     let priority = priority.unwrap_or(loaded_job.job.priority);
     for attempt in 0..ID_TRIES_MAX {
         let id = new_id(views, attempt);
-        let outputs = Outputs::new(job_dir(&views.state_dir, &id));
+        let outputs = JobLayout::of(&views.state_dir, &id);
         if outputs.dir.exists() {
             continue;
         }
-        let written = outputs.create().map_err(AcceptError::from).and_then(|()| {
-            write_atomically(&outputs.job_toml(), |file| {
-                file.write_all(job_toml.as_bytes())
-            })?;
-            Ok(write_atomically(&outputs.inputs(), |file| {
-                file.write_all(&inputs)
-            })?)
-        });
+        let written = outputs::create(&outputs)
+            .map_err(AcceptError::from)
+            .and_then(|()| {
+                write_file(&Disk, &outputs.job_toml(), |file| {
+                    file.write_all(job_toml.as_bytes())
+                })?;
+                Ok(write_file(&Disk, &outputs.inputs(), |file| {
+                    file.write_all(&inputs)
+                })?)
+            });
         if let Err(error) = written {
             let _ = std::fs::remove_dir_all(&outputs.dir);
             return Err(error);

@@ -11,16 +11,14 @@
 //! directory that they belong to.
 
 use crate::digest;
-use crate::outputs::Outputs;
-use crate::state_dir::LEDGER_FILE;
 use r1d_job::Job;
 use r1d_job::fingerprint::depends;
-use r1d_ledger::{CheckpointRecord, Disk, JobRecord, Journal, JournalError, StageRecord};
+use r1d_ledger::{CheckpointRecord, JobRecord, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
-use r1d_proto::replace::{FILE_MODE, replace};
-use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
+use r1d_store::layout::{LEDGER_FILE, checkpoint_step};
+use r1d_store::{Disk, FILE_MODE, JobLayout, Journal, JournalError, create_dir, replace};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -197,7 +195,7 @@ pub(crate) fn harmed(record: &JobRecord, job: &Job) -> Option<String> {
 pub(crate) fn check(
     record: &JobRecord,
     job: &Job,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     state_dir: &Path,
     journals: Journals,
 ) -> Result<Survey, String> {
@@ -251,8 +249,11 @@ pub(crate) fn check(
     };
     // Then newer checkpoints have taken the place of those on record.
     let is_older = || {
-        newest_of(&outputs.checkpoints(job, record.job()).join(&stage.name))
-            > Some(stage.durable_step())
+        newest_of(
+            &outputs
+                .checkpoints(job.checkpoint.to.as_deref(), record.job())
+                .join(&stage.name),
+        ) > Some(stage.durable_step())
     };
     match lost_ones.iter().rfind(|lost| lost.step > from) {
         Some(lost) if !is_older() => Err(format!(
@@ -287,13 +288,13 @@ pub(crate) fn check(
 fn check_elsewhere(
     record: &JobRecord,
     job: &Job,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     state_dir: &Path,
 ) -> Result<(), String> {
     if job.checkpoint.to.is_none() {
         return Ok(());
     }
-    let to = outputs.checkpoints(job, record.job());
+    let to = outputs.checkpoints(job.checkpoint.to.as_deref(), record.job());
     let stages = &record.progress.stages;
     // It was made before the first stage began; what is taken over from another job may lie there.
     let is_used = stages.len() > record.reuse.taken.len()
@@ -329,14 +330,7 @@ fn unreadable(
 
 /// The newest step that a stage's directory has a checkpoint of.
 fn newest_of(dir: &Path) -> Option<u64> {
-    let step_of = |entry: fs::DirEntry| {
-        entry
-            .file_name()
-            .to_str()?
-            .strip_prefix("step-")?
-            .parse()
-            .ok()
-    };
+    let step_of = |entry: fs::DirEntry| checkpoint_step(entry.file_name().to_str()?);
     fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -408,9 +402,9 @@ pub(crate) fn own(dir: &Path, state_dir: &Path) -> io::Result<()> {
     if owner(dir).as_deref() == Some(state_dir) {
         return Ok(());
     }
-    create_dir_durably(dir)?;
+    create_dir(&Disk, dir)?;
     let line = [state_dir.as_os_str().as_bytes(), b"\n"].concat();
-    replace(&dir.join(OWNER_FILE), FILE_MODE, |file| {
+    replace(&Disk, &dir.join(OWNER_FILE), FILE_MODE, |file| {
         file.write_all(&line)
     })
 }

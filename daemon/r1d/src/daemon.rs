@@ -200,10 +200,10 @@ fn build(
     shutdown: Arc<watch::Sender<bool>>,
 ) -> Result<DaemonParts, DaemonError> {
     state.check_ledger()?;
-    let ledger = Arc::new(Ledger::open(&state.ledger())?);
+    let ledger = Arc::new(Ledger::open(&state.layout().ledger())?);
     let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
-        cache_dir: Some(state.cache()),
+        cache_dir: Some(state.layout().cache()),
         threads: settings.config.reward_threads as usize,
         compiler: Compiler::Child {
             program: std::env::current_exe().map_err(DaemonError::Executable)?,
@@ -217,7 +217,7 @@ fn build(
         .iter()
         .filter_map(|key| PublicKey::parse(key))
         .collect();
-    let rewards = Arc::new(rewards.trusting(trusted).storing(state.plugins()));
+    let rewards = Arc::new(rewards.trusting(trusted).storing(state.layout().plugins()));
     prune(&ledger, &rewards);
     strike(&ledger);
     let names = devices::found(&settings.config.devices);
@@ -226,7 +226,7 @@ fn build(
         ledger,
         live_status,
         clock: clock.clone(),
-        state_dir: state.root().into(),
+        state_dir: state.layout().root().into(),
         open_jobs: OpenJobs::default(),
         outlines: Default::default(),
         reviews: Default::default(),
@@ -344,7 +344,7 @@ fn run_context(
     worker_command: &WorkerCommand,
 ) -> Result<RunContext, DaemonError> {
     let lock = state.workers_lock().map_err(|source| StateError::Io {
-        path: state.root().into(),
+        path: state.layout().root().into(),
         source,
     })?;
     let (worker_command, device) = (worker_command.clone(), worker_command.device.clone());

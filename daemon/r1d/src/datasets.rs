@@ -15,15 +15,13 @@
 
 use crate::digest;
 use crate::loaded_job::LoadedJob;
-use crate::outputs::Outputs;
-use r1d_data::storage::write_atomically;
-use r1d_data::{DataError, Json, Message, ReadBack, Row, rollouts};
+use r1d_data::{DataError, Json, Message, ReadBack, Row};
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
-use r1d_proto::storage::create_dir_durably;
 use r1d_proto::user_file;
 use r1d_runner::Source;
 use r1d_runner::metrics::Unscored;
+use r1d_store::{Disk, JobLayout, StoreError, create_dir, layout, rollouts, write_file};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -33,6 +31,8 @@ use std::path::{Path, PathBuf};
 pub(crate) enum DataSetError {
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    File(#[from] StoreError),
     #[error("cannot write {}: {source}", path.display())]
     Write {
         path: PathBuf,
@@ -114,7 +114,7 @@ impl DataSetRecord {
             .file
             .as_deref()
             .and_then(|name| Path::new(name).file_name());
-        named.map_or_else(|| rows_of(dir, stage), |name| dir.join(name))
+        named.map_or_else(|| layout::data_set(dir, stage), |name| dir.join(name))
     }
 
     /// The name of an imported file that replaces what the stage made.
@@ -141,15 +141,6 @@ impl DataSetRecord {
 
 fn rate(kept: u64, sampled: u64) -> f64 {
     kept as f64 / sampled.max(1) as f64
-}
-
-/// The path of the file that the stage itself makes.
-pub(crate) fn rows_of(dir: &Path, stage: &str) -> PathBuf {
-    dir.join(format!("{stage}.jsonl"))
-}
-
-fn record_of(dir: &Path, stage: &str) -> PathBuf {
-    dir.join(format!("{stage}.json"))
 }
 
 impl DataSets {
@@ -182,10 +173,10 @@ const RECORD_MAX_BYTES: u64 = 1 << 20;
 pub(crate) fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetError> {
     let changed = |problem: String| DataSetError::Changed {
         stage: stage.into(),
-        path: rows_of(dir, stage),
+        path: layout::data_set(dir, stage),
         problem,
     };
-    let record = user_file::read(&record_of(dir, stage), RECORD_MAX_BYTES)
+    let record = user_file::read(&layout::data_set_record(dir, stage), RECORD_MAX_BYTES)
         .map_err(|e| changed(format!("its record: {e}")))?;
     serde_json::from_slice(&record).map_err(|e| changed(format!("its record: {e}")))
 }
@@ -196,9 +187,11 @@ pub(crate) fn write_record(
     made: &DataSetRecord,
 ) -> Result<(), DataSetError> {
     let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
-    Ok(write_atomically(&record_of(dir, stage), |file| {
-        file.write_all(record.as_bytes())
-    })?)
+    Ok(write_file(
+        &Disk,
+        &layout::data_set_record(dir, stage),
+        |file| file.write_all(record.as_bytes()),
+    )?)
 }
 
 /// A writer that passes bytes on and hashes them.
@@ -230,13 +223,13 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
 /// written so far, again and again; it returns whether to write the rest.
 pub(crate) fn make(
     loaded_job: &LoadedJob,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     (index, stage): (usize, &Stage),
     steps: u64,
     goes_on: &dyn Fn(u64, u64) -> bool,
 ) -> Result<DataSetRecord, DataSetError> {
     let dir = outputs.datasets();
-    create_dir_durably(&dir).map_err(|source| DataSetError::Write {
+    create_dir(&Disk, &dir).map_err(|source| DataSetError::Write {
         path: dir.clone(),
         source,
     })?;
@@ -277,15 +270,16 @@ pub(crate) fn make(
         made.sha256 = file.hex();
         Ok(())
     };
-    let written = write_atomically(&rows_of(&dir, &stage.name), write);
+    let written = write_file(&Disk, &layout::data_set(&dir, &stage.name), write);
     match failed {
         Some(StepError::Write(source)) => {
             return Err(DataSetError::Write {
-                path: rows_of(&dir, &stage.name),
+                path: layout::data_set(&dir, &stage.name),
                 source,
             });
         }
         Some(StepError::Data(error)) => return Err(error.into()),
+        Some(StepError::Read(error)) => return Err(error.into()),
         Some(StepError::Stopped) => return Err(DataSetError::Stopped(stage.name.clone())),
         None if made.rows == 0 => {
             let illegible = match made.illegible {
@@ -313,6 +307,7 @@ pub(crate) fn make(
 
 enum StepError {
     Stopped,
+    Read(StoreError),
     Data(DataError),
     Write(std::io::Error),
 }
@@ -326,7 +321,7 @@ fn write_step(
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), StepError> {
     let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
-    for sampled in rollouts::read(rollouts).map_err(StepError::Data)? {
+    for sampled in rollouts::read(rollouts).map_err(StepError::Read)? {
         if !goes_on() {
             return Err(StepError::Stopped);
         }
@@ -473,7 +468,7 @@ mod tests {
             "a stage that is not finished has none"
         );
         assert!(sets.find("keep").is_err());
-        std::fs::write(rows_of(dir.path(), "keep"), "abc").unwrap();
+        std::fs::write(layout::data_set(dir.path(), "keep"), "abc").unwrap();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
         let made = DataSetRecord {
             rows: 1,
@@ -481,15 +476,15 @@ mod tests {
             ..DataSetRecord::default()
         };
         std::fs::write(
-            record_of(dir.path(), "keep"),
+            layout::data_set_record(dir.path(), "keep"),
             serde_json::to_string(&made).unwrap(),
         )
         .unwrap();
         assert_eq!(
             sets.find("keep").unwrap(),
-            Some(rows_of(dir.path(), "keep"))
+            Some(layout::data_set(dir.path(), "keep"))
         );
-        std::fs::write(rows_of(dir.path(), "keep"), "abd").unwrap();
+        std::fs::write(layout::data_set(dir.path(), "keep"), "abd").unwrap();
         let error = sets.find("keep").unwrap_err().to_string();
         assert!(
             error.contains("keep.jsonl is not as stage `keep` left it"),

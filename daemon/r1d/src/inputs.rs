@@ -2,10 +2,10 @@
 //! another job.
 
 use crate::digest;
-use r1d_data::storage::write_atomically;
 use r1d_job::reward::{Plugin, Reward};
 use r1d_job::{Job, ModelRef, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::user_file;
+use r1d_store::{Disk, write_file};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -398,7 +398,7 @@ pub(crate) fn unlike(record: &Path) -> Option<String> {
     if let Ok(after) = serde_json::to_vec(&inputs)
         && after != before
     {
-        let _ = write_atomically(record, |file| file.write_all(&after));
+        let _ = write_file(&Disk, record, |file| file.write_all(&after));
     }
     unlike
 }

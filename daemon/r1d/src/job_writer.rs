@@ -9,15 +9,12 @@ use crate::checkpoints;
 use crate::datasets::{self, DataSetError};
 use crate::job_log::JobLog;
 use crate::loaded_job::LoadedJob;
-use crate::outputs::{OutputError, Outputs};
+use crate::outputs::{self, OutputError};
 use crate::outside;
 use crate::status::JobViews;
 use crate::tasks;
 use r1d_data::DataError;
-use r1d_data::rollouts::{self, RolloutRow};
-use r1d_ledger::{
-    Command as LedgerCommand, Disk, Entry, Journal, JournalError, Ledger, LedgerError,
-};
+use r1d_ledger::{Command as LedgerCommand, Ledger, LedgerError};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
@@ -25,6 +22,8 @@ use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use r1d_runner::metrics::COMMITTED_AT;
 use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
+use r1d_store::rollouts::{self, RolloutRow};
+use r1d_store::{Disk, Entry, JobLayout, Journal, JournalError, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +97,8 @@ enum WriterError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    File(#[from] StoreError),
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
@@ -175,7 +176,7 @@ pub(crate) struct JobWriter {
     pub loaded_job: Arc<LoadedJob>,
     /// The SHA-256 of the data sets that stages have made, by stage, as the inputs hold them.
     pub made: Arc<BTreeMap<String, String>>,
-    pub outputs: Outputs,
+    pub outputs: JobLayout,
     pub clock: SharedClock,
     pub log: JobLog,
     pub journals: BTreeMap<usize, Journal>,
@@ -379,7 +380,9 @@ impl JobWriter {
     /// gone away: it may be beneath a mount point.
     fn clear(&self, dir: &Path) -> Result<(), WriterError> {
         let job = &self.loaded_job.job;
-        let checkpoints = self.outputs.checkpoints(job, &self.job);
+        let checkpoints = self
+            .outputs
+            .checkpoints(job.checkpoint.to.as_deref(), &self.job);
         if job.checkpoint.to.is_some() && dir.starts_with(&checkpoints) {
             checkpoints::is_owned(&checkpoints, &self.views.state_dir)
                 .map_err(WriterError::Away)?;
@@ -650,7 +653,7 @@ impl JobWriter {
                 .into_iter()
                 .map(|scored| self.readable(stage, scored))
                 .collect::<Result<Vec<_>, _>>()?;
-            rollouts::write(&self.outputs.rollouts(&name, step + 1), &rows)?;
+            rollouts::write(&Disk, &self.outputs.rollouts(&name, step + 1), &rows)?;
         }
         let (job, epoch) = (self.job.clone(), self.epoch);
         self.apply(LedgerCommand::CommitStep {
@@ -669,7 +672,12 @@ impl JobWriter {
                 journal.prune_before(step + 1)?;
             }
         }
-        Ok(self.outputs.append_metrics(&name, step + 1, &metrics)?)
+        Ok(outputs::append_metrics(
+            &self.outputs,
+            &name,
+            step + 1,
+            &metrics,
+        )?)
     }
 
     /// Turns what a rejection-sampling stage kept into a data set, once all its steps are

@@ -4,7 +4,6 @@
 use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
 use crate::judge_models::{JudgeModels, Model};
-use crate::outputs::Outputs;
 use crate::reading::{Reading, Unwanted};
 use crate::reward_versions::{Recorded, RewardVersions, VersionHistory};
 use r1d_data::preferences::{self, Whole};
@@ -26,6 +25,7 @@ use r1d_runner::{
     Batch, DeclaredScores, EvalInputs, Limits, ModelPlan, Plan, Prompt, Source, StageInputs,
 };
 use r1d_shape::Head;
+use r1d_store::JobLayout;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -367,7 +367,7 @@ impl LoadedJob {
     pub(crate) fn plan(
         &self,
         id: &JobId,
-        outputs: &Outputs,
+        outputs: &JobLayout,
         device: &str,
         worker_silence: Duration,
     ) -> Plan {
@@ -406,7 +406,7 @@ impl LoadedJob {
             worker: format!("worker {device}"),
             stages,
             evals,
-            checkpoints: outputs.checkpoints(&self.job, id),
+            checkpoints: outputs.checkpoints(self.job.checkpoint.to.as_deref(), id),
             final_dir: outputs.final_dir(),
             limits: Limits {
                 worker_silence,

@@ -61,6 +61,7 @@ mod weights;
 use clap::Parser;
 use cli::{Cli, Command};
 use r1d_proto::world::SystemClock;
+use r1d_store::JobLayout;
 use settings::Settings;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,7 @@ fn serve(config: Option<&Path>, place: cli::Locations) -> ExitCode {
 }
 
 fn print_samples(dir: PathBuf, stage: &str, limit: u32) -> Result<(), Box<dyn Error>> {
-    let samples = samples::newest(&outputs::Outputs::new(dir), stage, limit)?;
+    let samples = samples::newest(&JobLayout::new(dir), stage, limit)?;
     println!("{}", serde_json::to_string(&samples)?);
     Ok(())
 }

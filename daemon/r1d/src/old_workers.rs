@@ -83,7 +83,7 @@ fn told(pids: &[u32], state: &StateDir) -> String {
     let list = pids.iter().map(u32::to_string).collect::<Vec<_>>();
     match &list[..] {
         [] => {
-            let lock = state.workers();
+            let lock = state.layout().workers_lock();
             format!(
                 "a worker of the daemon before this one still runs, as {} is locked: jobs begin \
                  when it has ended",

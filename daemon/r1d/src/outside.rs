@@ -4,12 +4,11 @@
 
 use crate::checkpoints::{self, Journals};
 use crate::inputs;
-use crate::outputs::Outputs;
 use crate::review;
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
 use r1d_job::Job;
 use r1d_proto::ids::JobId;
+use r1d_store::JobLayout;
 use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -26,7 +25,7 @@ const PROBE_BYTES: usize = 64 << 10;
 /// Describes what is amiss and what to do about it; `None` if the job can go on. Blocks.
 pub(crate) fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
     let record = views.ledger.job(job)?;
-    let outputs = Outputs::new(job_dir(&views.state_dir, job));
+    let outputs = JobLayout::of(&views.state_dir, job);
     let parsed = Job::parse(&record.submission.job_toml, Path::new("/")).ok()?;
     inputs::unlike(&outputs.inputs())
         .or_else(|| {
@@ -45,7 +44,7 @@ pub(crate) fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
                 .map(|error| error.to_string())
         })
         .or_else(|| unwritable(&outputs.dir))
-        .or_else(|| unwritable(&outputs.checkpoints(&parsed, job)))
+        .or_else(|| unwritable(&outputs.checkpoints(parsed.checkpoint.to.as_deref(), job)))
 }
 
 /// As [`amiss`], and reads all bytes of what finished stages left for those to come: for a job that
@@ -53,7 +52,7 @@ pub(crate) fn amiss(views: &JobViews, job: &JobId) -> Option<String> {
 pub(crate) fn harmed(views: &JobViews, job: &JobId) -> Option<String> {
     amiss(views, job).or_else(|| {
         let record = views.ledger.job(job)?;
-        let outputs = Outputs::new(job_dir(&views.state_dir, job));
+        let outputs = JobLayout::of(&views.state_dir, job);
         let parsed = Job::parse(&record.submission.job_toml, Path::new("/")).ok()?;
         checkpoints::harmed(&record, &parsed)
             .or_else(|| review::harmed(&record, &parsed, &outputs.datasets()))

@@ -3,9 +3,9 @@
 //! reach. The submitter then learns at once what to do.
 
 use crate::inputs;
-use crate::state_dir::OWN_DIRECTORIES;
 use r1d_job::Job;
 use r1d_proto::{shown, user_file};
+use r1d_store::layout::OWN_DIRECTORIES;
 use rustix::fs::{Access, AtFlags, CWD};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -17,16 +17,14 @@ use crate::digest;
 use crate::inputs::{Inputs, tokenizer_files, weight_files};
 use crate::job_log::JobLog;
 use crate::loaded_job::LoadedJob;
-use crate::outputs::Outputs;
 use crate::reward_versions;
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
 use r1d_job::fingerprint::{Depends, depends};
 use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
-use r1d_proto::storage::create_dir_durably;
+use r1d_store::{Disk, JobLayout, create_dir, layout};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -266,7 +264,7 @@ fn is_there(views: &JobViews, job: &JobRecord, index: usize, record: &StageRecor
     let Some(settings) = parsed.stages.get(index) else {
         return false;
     };
-    let outputs = Outputs::new(job_dir(&views.state_dir, job.job()));
+    let outputs = JobLayout::of(&views.state_dir, job.job());
     let made = settings.rejection_sampling().is_none() || {
         let dir = outputs.datasets();
         let sets = crate::datasets::DataSets {
@@ -299,7 +297,7 @@ pub(crate) fn plan(views: &JobViews, loaded_job: &LoadedJob) -> BTreeMap<usize, 
 pub(crate) fn take_over(
     views: &JobViews,
     record: &Arc<JobRecord>,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     job: &Job,
     log: &JobLog,
 ) -> BTreeSet<usize> {
@@ -341,7 +339,7 @@ pub(crate) fn take_over(
 fn take(
     views: &JobViews,
     own: &JobRecord,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     job: &Job,
     index: usize,
     found: ReusableStage,
@@ -350,15 +348,13 @@ fn take(
         job: other,
         stage: mut record,
     } = found;
-    let theirs = Outputs::new(job_dir(&views.state_dir, other.job()));
+    let theirs = JobLayout::of(&views.state_dir, other.job());
     let stage = index as u32;
     let newest = record.newest_checkpoint().cloned();
     record.checkpoints.clear();
     if let Some(checkpoint) = newest {
-        let dir = outputs
-            .checkpoints(job, own.job())
-            .join(&record.name)
-            .join(format!("step-{}", checkpoint.step));
+        let all = outputs.checkpoints(job.checkpoint.to.as_deref(), own.job());
+        let dir = layout::checkpoint(&all, &record.name, checkpoint.step);
         link_directory(&checkpoint.dir, &dir)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
         // A stage that was taken over has no earlier checkpoint to go back to. Damage that only a
@@ -385,7 +381,7 @@ fn take(
     });
     for (from, to) in files.chain(made).filter(|(from, _)| from.is_file()) {
         let parent = to.parent().unwrap_or(&to);
-        create_dir_durably(parent).map_err(io_error(parent))?;
+        create_dir(&Disk, parent).map_err(io_error(parent))?;
         remove(&to)?;
         link(&from, &to)?;
         sync(parent)?;
@@ -450,7 +446,7 @@ fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
     let (mut folders, mut files) = (vec![PathBuf::new()], 0);
     while let Some(folder) = folders.pop() {
         let (source, target) = (from.join(&folder), partial.join(&folder));
-        create_dir_durably(&target).map_err(io_error(&target))?;
+        create_dir(&Disk, &target).map_err(io_error(&target))?;
         for entry in fs::read_dir(&source).map_err(io_error(&source))? {
             let entry = entry.map_err(io_error(&source))?;
             files += 1;

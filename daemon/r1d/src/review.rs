@@ -11,19 +11,17 @@
 //! It may be replaced until a later stage has begun to read it. The run that begins that stage
 //! decides under the lock [`JobViews::reviews`] which bytes the stage reads (`STEP-2`).
 
-use crate::datasets::{DataSetError, DataSetRecord, DataSets, made, rows_of, write_record};
+use crate::datasets::{DataSetError, DataSetRecord, DataSets, made, write_record};
 use crate::digest;
 use crate::job_log::JobLog;
-use crate::outputs::Outputs;
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
-use r1d_data::storage::write_atomically;
 use r1d_data::{DataError, DataSet};
 use r1d_job::{DataSource, Job, JobError, Stage};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{MadeDataSet, Review, State};
 use r1d_proto::ids::JobId;
 use r1d_proto::user_file;
+use r1d_store::{Disk, JobLayout, StoreError, layout, write_file};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -77,6 +75,8 @@ pub(crate) enum ReviewError {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
+    Write(#[from] StoreError),
+    #[error(transparent)]
     DataSet(#[from] DataSetError),
     #[error(transparent)]
     Job(#[from] JobError),
@@ -99,7 +99,7 @@ impl ReviewFolder {
         let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
         Ok(ReviewFolder {
             job,
-            dir: Outputs::new(job_dir(&views.state_dir, record.job())).datasets(),
+            dir: JobLayout::of(&views.state_dir, record.job()).datasets(),
         })
     }
 
@@ -287,7 +287,7 @@ pub(crate) fn review(
     }
     write_record(&folder.dir, &settings.name, &reviewed)?;
     let log = JobLog::new(
-        Outputs::new(job_dir(&views.state_dir, record.job())).log(),
+        JobLayout::of(&views.state_dir, record.job()).log(),
         &record.job().0,
         views.clock.clone(),
     );
@@ -310,7 +310,7 @@ pub(crate) fn review(
 /// Copies `path` to where [`DataSetRecord::file_of`] looks for it, and checks each line. Returns
 /// rows and SHA-256.
 fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String), ReviewError> {
-    let columns = Columns::of(&rows_of(dir, &source.name))?;
+    let columns = Columns::of(&layout::data_set(dir, &source.name))?;
     let mut rows = 0;
     let mut failed = None;
     let arrived = dir.join(format!(
@@ -318,7 +318,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         source.name,
         ARRIVALS.fetch_add(1, Ordering::Relaxed)
     ));
-    let written = write_atomically(&arrived, |file| {
+    let written = write_file(&Disk, &arrived, |file| {
         each_line(path, |number, line| {
             columns.check(line).map_err(|problem| ReviewError::Line {
                 path: path.into(),

@@ -13,8 +13,6 @@
 
 use crate::job_log::JobLog;
 use crate::loaded_job::{JobReward, LoadError, LoadedJob};
-use crate::outputs::Outputs;
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
 use crate::tasks;
 use r1d_job::Job;
@@ -23,6 +21,7 @@ use r1d_proto::control::Response;
 use r1d_proto::ids::JobId;
 use r1d_rewards::{LoadedReward, RewardError, RewardSpec, Rewards, golden};
 use r1d_runner::{ScoreItem, Source};
+use r1d_store::JobLayout;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -377,7 +376,7 @@ pub(crate) async fn reload(
                     .get(stage as usize)
                     .map_or_else(String::new, |stage| stage.name.clone());
                 let log = JobLog::new(
-                    Outputs::new(job_dir(&views.state_dir, &id)).log(),
+                    JobLayout::of(&views.state_dir, &id).log(),
                     &id.0,
                     views.clock.clone(),
                 );

@@ -1,11 +1,10 @@
 //! Prompts, completions and verdicts of a committed step, from its Parquet file.
 
-use crate::outputs::Outputs;
-use r1d_data::DataError;
-use r1d_data::rollouts::{self, RolloutRow};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{Sample, SampleSort};
 use r1d_proto::rollout::FinishReason;
+use r1d_store::rollouts::{self, RolloutRow};
+use r1d_store::{Disk, JobLayout, StoreError};
 use std::cmp::{Ordering, Reverse};
 
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +23,14 @@ pub(crate) enum SamplesError {
         known: String,
     },
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(#[from] StoreError),
 }
 
 /// Reads the samples of a stage and step (from 1), or of the newest ones. Empty if none of it is
 /// committed. Blocks.
 pub(crate) fn read(
     record: &JobRecord,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     stage: Option<String>,
     step: Option<u64>,
     sort: SampleSort,
@@ -53,10 +52,8 @@ pub(crate) fn read(
             .map_or(0, |known| known.step)
     };
     let newest = |stage: &str| {
-        Some((
-            stage.to_owned(),
-            outputs.last_rollouts(stage, committed(stage))?,
-        ))
+        let last = last_step(outputs, stage, committed(stage))?;
+        Some((stage.to_owned(), last))
     };
     let place = match stage {
         Some(stage) if !stages.contains(&stage.as_str()) => {
@@ -85,7 +82,7 @@ pub(crate) fn read(
     };
     let path = outputs.rollouts(&stage, step);
     if step > committed(&stage) || !path.exists() {
-        let known = match outputs.last_rollouts(&stage, committed(&stage)) {
+        let known = match last_step(outputs, &stage, committed(&stage)) {
             Some(last) => format!("its steps 1 to {last} have some"),
             None => "it has none yet, or never samples".into(),
         };
@@ -102,18 +99,24 @@ pub(crate) fn read(
 /// Reads the samples of a stage's newest committed step, best reward first, from a job's directory
 /// alone. Blocks.
 pub(crate) fn newest(
-    outputs: &Outputs,
+    outputs: &JobLayout,
     stage: &str,
     limit: u32,
 ) -> Result<Vec<Sample>, SamplesError> {
-    match outputs.last_rollouts(stage, u64::MAX) {
+    match last_step(outputs, stage, u64::MAX) {
         Some(step) => of_step(outputs, stage, step, SampleSort::Reward, limit),
         None => Ok(Vec::new()),
     }
 }
 
+/// The newest step (from 1) of a stage, up to `committed`, that left rollouts.
+fn last_step(layout: &JobLayout, stage: &str, committed: u64) -> Option<u64> {
+    let steps = layout.rollout_steps(&Disk, stage).ok()?;
+    steps.into_iter().rfind(|step| *step <= committed)
+}
+
 fn of_step(
-    outputs: &Outputs,
+    outputs: &JobLayout,
     stage: &str,
     step: u64,
     sort: SampleSort,

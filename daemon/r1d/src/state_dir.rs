@@ -1,28 +1,11 @@
-//! The state directory and its locks.
-//!
-//! | path | what it is |
-//! |---|---|
-//! | `lock` | locked by the daemon that owns the directory; its text is the daemon's process id |
-//! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
-//! | `ledger.redb` | the ledger |
-//! | `cache/` | compiled plugins |
-//! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
-//! | `jobs/<id>/` | see [`crate::outputs`] |
+//! The state directory that a daemon owns, and its locks.
 
-use crate::outputs::Outputs;
-use r1d_proto::ids::JobId;
-use r1d_proto::storage::create_dir_durably;
+use r1d_store::{Disk, JobLayout, StateLayout, create_dir};
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// The directories in it.
-pub(crate) const OWN_DIRECTORIES: [&str; 3] = ["jobs", "plugins", "cache"];
-const WORKERS_LOCK: &str = "workers.lock";
-/// The ledger's name in a state directory.
-pub(crate) const LEDGER_FILE: &str = "ledger.redb";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
@@ -51,7 +34,7 @@ pub(crate) enum StateError {
 
 /// A state directory that this process owns.
 pub(crate) struct StateDir {
-    root: PathBuf,
+    layout: StateLayout,
     lock: File,
     workers: File,
 }
@@ -63,8 +46,9 @@ impl StateDir {
             let path = path.to_path_buf();
             move |source| StateError::Io { path, source }
         };
-        create_dir_durably(&root.join("jobs")).map_err(io(root))?;
-        let path = root.join("lock");
+        let layout = StateLayout::new(root);
+        create_dir(&Disk, &layout.jobs()).map_err(io(root))?;
+        let path = layout.lock();
         let mut lock = open(&path).map_err(io(&path))?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
@@ -79,10 +63,10 @@ impl StateDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| lock.write_all(own.as_bytes()))
             .map_err(io(&path))?;
-        let path = root.join(WORKERS_LOCK);
+        let path = layout.workers_lock();
         let workers = open(&path).map_err(io(&path))?;
         Ok(StateDir {
-            root: root.into(),
+            layout,
             lock,
             workers,
         })
@@ -91,20 +75,20 @@ impl StateDir {
     /// Refuses to begin a new ledger beside the jobs of an old one: these jobs would be forgotten,
     /// and their directories would stay for ever.
     pub(crate) fn check_ledger(&self) -> Result<(), StateError> {
-        if self.ledger().exists() {
+        if self.layout.ledger().exists() {
             return Ok(());
         }
-        let jobs = std::fs::read_dir(self.root.join("jobs")).map_err(|source| StateError::Io {
-            path: self.root.clone(),
+        let jobs = std::fs::read_dir(self.layout.jobs()).map_err(|source| StateError::Io {
+            path: self.layout.root().into(),
             source,
         })?;
         let jobs = jobs
             .flatten()
-            .filter(|entry| Outputs::new(entry.path()).job_toml().exists())
+            .filter(|entry| JobLayout::new(entry.path()).job_toml().exists())
             .count();
         if jobs > 0 {
             Err(StateError::NoLedger {
-                path: self.root.clone(),
+                path: self.layout.root().into(),
                 jobs,
             })
         } else {
@@ -114,22 +98,19 @@ impl StateDir {
 
     /// Checks that the directory at the path is still the one that this process locked.
     pub(crate) fn is_in_place(&self) -> Result<(), StateError> {
-        let (held, found) = (
-            self.lock.metadata(),
-            std::fs::metadata(self.root.join("lock")),
-        );
+        let (held, found) = (self.lock.metadata(), std::fs::metadata(self.layout.lock()));
         match (held, found) {
             (Ok(held), Ok(found)) if (held.dev(), held.ino()) == (found.dev(), found.ino()) => {
                 Ok(())
             }
             (_, Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(StateError::Io {
-                    path: self.root.clone(),
+                    path: self.layout.root().into(),
                     source: error,
                 })
             }
             _ => Err(StateError::Gone {
-                path: self.root.clone(),
+                path: self.layout.root().into(),
             }),
         }
     }
@@ -165,31 +146,10 @@ impl StateDir {
         self.workers.try_clone()
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+    /// The paths in the directory.
+    pub(crate) fn layout(&self) -> &StateLayout {
+        &self.layout
     }
-
-    /// The file that workers hold ([`StateDir::workers_lock`]).
-    pub(crate) fn workers(&self) -> PathBuf {
-        self.root.join(WORKERS_LOCK)
-    }
-
-    pub(crate) fn ledger(&self) -> PathBuf {
-        self.root.join(LEDGER_FILE)
-    }
-
-    pub(crate) fn plugins(&self) -> PathBuf {
-        self.root.join("plugins")
-    }
-
-    pub(crate) fn cache(&self) -> PathBuf {
-        self.root.join("cache")
-    }
-}
-
-/// The directory of everything that a job writes.
-pub(crate) fn job_dir(state_dir: &Path, job: &JobId) -> PathBuf {
-    state_dir.join("jobs").join(&job.0)
 }
 
 fn open(path: &Path) -> std::io::Result<File> {

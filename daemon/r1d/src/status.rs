@@ -1,16 +1,16 @@
 //! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
 
 use crate::live_status::{JobSnapshot, LiveStatus};
-use crate::outputs::Outputs;
+use crate::outputs;
 use crate::review;
 use crate::reward_versions::OpenJobs;
-use crate::state_dir::job_dir;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
 use r1d_ledger::{JobRecord, Ledger};
 use r1d_proto::control::{Activity, JobStatus, JobSummary, StageStatus, State, Wait, Why};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
+use r1d_store::JobLayout;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,7 +135,7 @@ impl JobViews {
             queue_position: position.map(|position| position as u32 + 1),
             stages: self.stages(record, live.as_ref()),
             evals: record.evals.clone(),
-            directory: job_dir(&self.state_dir, record.job()),
+            directory: JobLayout::of(&self.state_dir, record.job()).dir,
             model: record.progress.model.clone(),
             error: live
                 .as_ref()
@@ -149,11 +149,11 @@ impl JobViews {
 
     /// Writes the job's status into its directory. If there is no room, only the log says so: the
     /// next status may find some. Blocks.
-    pub(crate) fn leave_status(&self, job: &JobId, outputs: &Outputs) {
+    pub(crate) fn leave_status(&self, job: &JobId, outputs: &JobLayout) {
         let Some(record) = self.ledger.job(job) else {
             return;
         };
-        if let Err(error) = outputs.write_status(&self.status(&record)) {
+        if let Err(error) = outputs::write_status(outputs, &self.status(&record)) {
             tracing::warn!(%job, "its status is not in its directory: {error}");
         }
     }
@@ -265,7 +265,7 @@ impl JobViews {
 
     fn wait_to_go_on(&self, record: &JobRecord) -> Wait {
         let job = Job::parse(&record.submission.job_toml, Path::new("/")).ok();
-        let dir = Outputs::new(job_dir(&self.state_dir, record.job())).datasets();
+        let dir = JobLayout::of(&self.state_dir, record.job()).datasets();
         let awaited = job.and_then(|job| review::awaited(record, &job, &dir).ok().flatten());
         let device = self.wait_for_device(0.0);
         match awaited {

@@ -15,12 +15,12 @@
 
 use crate::error::RewardError;
 use hmac::{Hmac, KeyInit, Mac};
-use r1d_proto::replace::replace;
 use r1d_proto::user_file;
+use r1d_store::{Disk, PRIVATE_MODE, create_file, replace};
 use sha2::Sha256;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"R1DCODE1";
@@ -91,7 +91,7 @@ impl CodeCache {
         };
         self.make_room()?;
         let parts: [&[u8]; 3] = [MAGIC, &mac.finalize().into_bytes(), code];
-        replace(path, 0o600, |file| {
+        replace(&Disk, path, PRIVATE_MODE, |file| {
             parts.iter().try_for_each(|part| file.write_all(part))
         })
     }
@@ -162,16 +162,8 @@ fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
 fn make_key(path: &Path) -> std::io::Result<[u8; 32]> {
     let mut key = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
-    let part = path.with_extension(format!("part-{}", hex(&key[..8])));
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&part)?
-        .write_all(&key)?;
-    let linked = fs::hard_link(&part, path);
-    fs::remove_file(&part)?;
-    match linked {
+    let created = create_file(&Disk, path, PRIVATE_MODE, |file| file.write_all(&key));
+    match created {
         Ok(()) => Ok(key),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => read_key(path)?.ok_or(e),
         Err(e) => Err(e),

@@ -51,8 +51,8 @@ use components::Components;
 use engine::Engine;
 use gate::Gate;
 use judge::Setting;
-use r1d_proto::replace::{FILE_MODE, replace};
 use r1d_proto::world::SharedClock;
+use r1d_store::{Disk, FILE_MODE, create_dir, replace};
 use sha2::{Digest, Sha256};
 use signature::PublicKey;
 use std::collections::BTreeSet;
@@ -456,10 +456,10 @@ impl PluginFile {
             cause,
         };
         let write = |path: &Path, bytes: &[u8]| {
-            replace(path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed)
+            replace(&Disk, path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed)
         };
         if let Some(dir) = kept.parent() {
-            r1d_proto::storage::create_dir_durably(dir).map_err(failed)?;
+            create_dir(&Disk, dir).map_err(failed)?;
         }
         // Unreadable signatures vouch for nothing, and where they are required the plugin was
         // refused before.

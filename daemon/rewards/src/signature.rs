@@ -8,13 +8,13 @@
 
 use crate::cache::hex;
 use crate::component::FILE_BYTES_MAX;
-use r1d_proto::replace::{FILE_MODE, replace};
 use r1d_proto::user_file;
+use r1d_store::{Disk, FILE_MODE, PRIVATE_MODE, create_file, replace};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
-use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const DOMAIN: &[u8] = b"r1d plugin v1\0";
@@ -50,13 +50,10 @@ impl std::fmt::Debug for PublicKey {
 pub fn generate(path: &Path) -> std::io::Result<PublicKey> {
     let mut seed = [0u8; 32];
     File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(format!("{KEY_WORD} {}\n", hex(&seed)).as_bytes())?;
-    file.sync_all()?;
+    let text = format!("{KEY_WORD} {}\n", hex(&seed));
+    create_file(&Disk, path, PRIVATE_MODE, |file| {
+        file.write_all(text.as_bytes())
+    })?;
     Ok(public(&pair(&seed)?))
 }
 
@@ -78,7 +75,9 @@ pub fn sign(component: &Path, key: &Path) -> std::io::Result<(PathBuf, PublicKey
         .chain([line])
         .map(|line| line + "\n")
         .collect();
-    replace(&path, FILE_MODE, |file| file.write_all(text.as_bytes()))?;
+    replace(&Disk, &path, FILE_MODE, |file| {
+        file.write_all(text.as_bytes())
+    })?;
     Ok((path, public))
 }
 

@@ -3,17 +3,17 @@
 //! Every file keeps what is durable and the changes since its last sync; every directory keeps
 //! which names are durable. A [`SimDisk::crash`] of the machine decides by seed, change by change,
 //! which of the unsynced ones reached the disk: whole, not at all, or some of their 512-byte
-//! sectors. That is harsher than a journaling file system and about what a drive with a volatile
+//! sectors; and name by name, which of those that were created, renamed or removed since the last
+//! sync of their directory are as before. A directory whose name is lost is lost with all that is
+//! in it. That is harsher than a journaling file system and about what a drive with a volatile
 //! cache may do. A crash of the process alone is just to go on with the same `SimDisk`.
 
+use crate::tree::{Change, Tree};
 use r1d_proto::storage::{Append, Storage};
 use r1d_proto::world::counter_hash;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-const SECTOR_BYTES: usize = 512;
 
 /// A simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -21,64 +21,17 @@ pub struct SimDisk(Arc<Mutex<Contents>>);
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    files: Vec<FileState>,
-    /// Names as the running system sees them; each points into `files`.
-    names: BTreeMap<PathBuf, usize>,
-    /// Names as a crash finds them.
-    durable_names: BTreeMap<PathBuf, usize>,
+    tree: Tree,
     /// Bytes that can still be written; `None`: no limit.
     room: Option<u64>,
     /// Whether the machine dies when there is no room left: nothing works then until the crash.
     dies_when_full: bool,
+    /// Operations that changed something so far, failed ones included.
+    operations: u64,
+    /// The operation in which the machine dies.
+    last_operation: Option<u64>,
     failing_syncs: u32,
     crashes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct FileState {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
-    unsynced: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-
-impl Change {
-    fn apply(&self, file: &mut Vec<u8>) {
-        match self {
-            Change::Write { offset, bytes } => {
-                let end = offset + bytes.len();
-                if file.len() < end {
-                    file.resize(end, 0);
-                }
-                file[*offset..end].copy_from_slice(bytes);
-            }
-            Change::Length(length) => file.resize(*length, 0),
-        }
-    }
-
-    /// Applies what a crash lets through of the change, chosen by the random word `fate`.
-    fn survive(&self, file: &mut Vec<u8>, fate: u64) {
-        match (fate % 3, self) {
-            (0, _) => {}
-            (1, Change::Write { offset, bytes }) => {
-                for (i, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if counter_hash(&[fate, i as u64]).is_multiple_of(2) {
-                        Change::Write {
-                            offset: offset + i * SECTOR_BYTES,
-                            bytes: sector.to_vec(),
-                        }
-                        .apply(file);
-                    }
-                }
-            }
-            _ => self.apply(file),
-        }
-    }
 }
 
 impl SimDisk {
@@ -93,33 +46,14 @@ impl SimDisk {
         let mut contents = self.contents();
         let contents = &mut *contents;
         contents.crashes += 1;
+        contents.last_operation = None;
         if std::mem::take(&mut contents.dies_when_full) {
             contents.room = None;
         }
-        for (index, file) in contents.files.iter_mut().enumerate() {
-            let mut bytes = std::mem::take(&mut file.durable);
-            for (i, change) in file.unsynced.drain(..).enumerate() {
-                change.survive(
-                    &mut bytes,
-                    counter_hash(&[seed, contents.crashes, index as u64, i as u64]),
-                );
-            }
-            file.durable = bytes.clone();
-            file.bytes = bytes;
-        }
-        // Each name that a directory sync had not settled is as before or as after.
-        let unsettled: BTreeSet<PathBuf> = contents
-            .names
-            .keys()
-            .chain(contents.durable_names.keys())
-            .cloned()
-            .collect();
-        for (i, name) in unsettled.into_iter().enumerate() {
-            if counter_hash(&[seed, contents.crashes, u64::MAX, i as u64]).is_multiple_of(2) {
-                settle(&contents.names, &mut contents.durable_names, &name);
-            }
-        }
-        contents.names = contents.durable_names.clone();
+        let crashes = contents.crashes;
+        contents
+            .tree
+            .crash(|node, i| counter_hash(&[seed, crashes, node, i]));
     }
 
     /// Copies the disk as it is now, unsynced changes included: crash the copy to see what a crash
@@ -141,6 +75,18 @@ impl SimDisk {
         (contents.room, contents.dies_when_full) = (Some(bytes), true);
     }
 
+    /// Makes the machine die in the operation of this number, counted from 1 on a new disk: a write
+    /// is cut, anything else is not done. All that follow fail, until [`SimDisk::crash`] decides
+    /// what survived.
+    pub fn lose_power_at(&self, operation: u64) {
+        self.contents().last_operation = Some(operation);
+    }
+
+    /// The number of operations so far: writes, syncs, and changes of names.
+    pub fn operations(&self) -> u64 {
+        self.contents().operations
+    }
+
     /// Makes the next `count` syncs of files fail, without making anything durable.
     pub fn fail_syncs(&self, count: u32) {
         self.contents().failing_syncs = count;
@@ -149,62 +95,56 @@ impl SimDisk {
     /// Flips one bit of a file, durably, as a failing drive may do.
     pub fn flip_bit(&self, path: &Path, bit: usize) {
         let mut contents = self.contents();
-        if let Ok(index) = contents.index(path) {
-            let file = &mut contents.files[index];
-            for bytes in [&mut file.bytes, &mut file.durable] {
-                if let Some(byte) = bytes.get_mut(bit / 8) {
-                    *byte ^= 1 << (bit % 8);
-                }
-            }
+        if let Ok(index) = contents.tree.file(path) {
+            contents.tree.state(index).flip(bit);
         }
     }
 
-    /// Opens a file for random access; creates it if it does not exist.
+    /// Opens a file for random access; creates it if it does not exist, and its directory, durably.
     pub fn open(&self, path: &Path) -> SimFile {
         let mut contents = self.contents();
-        let index = match contents.index(path) {
-            Ok(index) => index,
-            Err(_) => {
-                contents.files.push(FileState::default());
-                let index = contents.files.len() - 1;
-                contents.names.insert(path.to_path_buf(), index);
-                index
-            }
-        };
+        let found = contents.tree.file(path);
+        let index = found.or_else(|_| {
+            let dir = path.parent().unwrap_or(path);
+            contents.tree.make_durable_dir(dir)?;
+            contents.tree.create(path)
+        });
         SimFile {
             disk: self.clone(),
-            index,
+            index: index.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
         }
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Makes `name` in `durable` what it is in `names`.
-fn settle(names: &BTreeMap<PathBuf, usize>, durable: &mut BTreeMap<PathBuf, usize>, name: &Path) {
-    match names.get(name) {
-        Some(index) => durable.insert(name.to_path_buf(), *index),
-        None => durable.remove(name),
-    };
+    /// Changes names, which is one operation.
+    fn change<T>(&self, change: impl FnOnce(&mut Tree) -> io::Result<T>) -> io::Result<T> {
+        let mut contents = self.contents();
+        contents.live()?;
+        change(&mut contents.tree)
+    }
+
+    fn handle(&self, index: usize) -> Box<dyn Append> {
+        Box::new(SimFile {
+            disk: self.clone(),
+            index,
+        })
+    }
 }
 
 impl Contents {
-    fn index(&self, path: &Path) -> io::Result<usize> {
-        let missing = || {
-            io::Error::new(
-                ErrorKind::NotFound,
-                format!("{} does not exist", path.display()),
-            )
-        };
-        self.names.get(path).copied().ok_or_else(missing)
-    }
-
-    fn change(&mut self, index: usize, change: Change) {
-        let file = &mut self.files[index];
-        change.apply(&mut file.bytes);
-        file.unsynced.push(change);
+    /// Counts an operation; an error if the machine dies in it, or has died before.
+    fn live(&mut self) -> io::Result<()> {
+        self.operations += 1;
+        let is_dead = self
+            .last_operation
+            .is_some_and(|last| self.operations >= last);
+        if is_dead || self.dies_when_full && self.room == Some(0) {
+            return Err(io::Error::other("the simulated machine is dead"));
+        }
+        Ok(())
     }
 }
 
@@ -218,14 +158,16 @@ pub struct SimFile {
 impl SimFile {
     /// Length of the file in bytes, unsynced changes included.
     pub fn length(&self) -> u64 {
-        self.disk.contents().files[self.index].bytes.len() as u64
+        self.disk.contents().tree.state(self.index).bytes.len() as u64
     }
 
     /// Fills `out` from `offset`; an error of kind `UnexpectedEof` if the file ends before.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let contents = self.disk.contents();
+        let mut contents = self.disk.contents();
         let start = offset as usize;
-        let found = contents.files[self.index]
+        let found = contents
+            .tree
+            .state(self.index)
             .bytes
             .get(start..start + out.len());
         out.copy_from_slice(found.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))?);
@@ -236,47 +178,53 @@ impl SimFile {
     /// fits the room.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut contents = self.disk.contents();
-        let fits = contents
-            .room
-            .map_or(bytes.len(), |room| bytes.len().min(room as usize));
-        contents.room = contents.room.map(|room| room - fits as u64);
-        contents.change(
-            self.index,
-            Change::Write {
-                offset: offset as usize,
-                bytes: bytes[..fits].to_vec(),
-            },
-        );
-        if fits < bytes.len() {
-            Err(io::Error::new(
-                ErrorKind::StorageFull,
-                "no space left on the simulated disk",
-            ))
+        let was_dead = contents
+            .last_operation
+            .is_some_and(|last| contents.operations >= last);
+        contents.operations += 1;
+        let dies = contents.last_operation == Some(contents.operations);
+        let fits = match contents.room {
+            _ if was_dead => 0,
+            _ if dies => counter_hash(&[contents.operations]) as usize % (bytes.len() + 1),
+            Some(room) => bytes.len().min(room as usize),
+            None => bytes.len(),
+        };
+        contents.room = contents.room.map(|room| room - (fits as u64).min(room));
+        let change = Change::Write {
+            offset: offset as usize,
+            bytes: bytes[..fits].to_vec(),
+        };
+        contents.tree.state(self.index).change(change);
+        if was_dead || dies {
+            Err(io::Error::other("the simulated machine is dead"))
+        } else if fits < bytes.len() {
+            let full = "no space left on the simulated disk";
+            Err(io::Error::new(ErrorKind::StorageFull, full))
         } else {
             Ok(())
         }
     }
 
-    /// Cuts the file, or fills it up with zeros.
+    /// Cuts the file, or fills it up with zeros; does nothing if the machine is dead.
     pub fn set_length(&self, length: u64) {
-        self.disk
-            .contents()
-            .change(self.index, Change::Length(length as usize));
+        let mut contents = self.disk.contents();
+        if contents.last_operation.is_none() || contents.live().is_ok() {
+            contents
+                .tree
+                .state(self.index)
+                .change(Change::Length(length as usize));
+        }
     }
 
     /// Makes the file's contents durable; an error if the machine is dead or syncs are to fail.
     pub fn sync_data(&self) -> io::Result<()> {
         let mut contents = self.disk.contents();
-        if contents.dies_when_full && contents.room == Some(0) {
-            return Err(io::Error::other("the simulated machine is dead"));
-        }
+        contents.live()?;
         if contents.failing_syncs > 0 {
             contents.failing_syncs -= 1;
             return Err(io::Error::other("the simulated disk failed to sync"));
         }
-        let file = &mut contents.files[self.index];
-        file.durable = file.bytes.clone();
-        file.unsynced.clear();
+        contents.tree.state(self.index).sync();
         Ok(())
     }
 }
@@ -301,65 +249,65 @@ impl Append for SimFile {
 }
 
 impl Storage for SimDisk {
-    /// Does nothing: a directory exists as soon as a name in it does.
-    fn create_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        self.change(|tree| tree.make_dir(dir))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let contents = self.contents();
-        let inside = contents
-            .names
-            .keys()
-            .filter(|path| path.parent() == Some(dir));
-        Ok(inside
-            .filter_map(|path| path.file_name()?.to_str().map(str::to_string))
-            .collect())
+        self.contents().tree.list(dir, true)
+    }
+
+    fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.contents().tree.list(dir, false)
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn Append>> {
-        Ok(Box::new(self.open(path)))
+        let found = self.contents().tree.file(path);
+        let index = match found {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.change(|tree| tree.create(path))?
+            }
+            found => found?,
+        };
+        Ok(self.handle(index))
+    }
+
+    fn create(&self, path: &Path, _mode: u32) -> io::Result<Box<dyn Append>> {
+        Ok(self.handle(self.change(|tree| tree.create(path))?))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let contents = self.contents();
-        Ok(contents.files[contents.index(path)?].bytes.clone())
+        let mut contents = self.contents();
+        let index = contents.tree.file(path)?;
+        Ok(contents.tree.state(index).bytes.clone())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|tree| tree.link(from, to))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut contents = self.contents();
-        let index = contents.index(from)?;
-        contents.names.remove(from);
-        contents.names.insert(to.to_path_buf(), index);
-        Ok(())
+        self.change(|tree| tree.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut contents = self.contents();
-        contents.index(path)?;
-        contents.names.remove(path);
-        Ok(())
+        self.change(|tree| tree.remove(path))
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.change(|tree| tree.remove_dir(dir))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut contents = self.contents();
-        let contents = &mut *contents;
-        let names: Vec<PathBuf> = contents
-            .names
-            .keys()
-            .chain(contents.durable_names.keys())
-            .cloned()
-            .collect();
-        for name in names.iter().filter(|name| name.parent() == Some(dir)) {
-            settle(&contents.names, &mut contents.durable_names, name);
-        }
-        Ok(())
+        self.change(|tree| tree.sync_dir(dir))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
 
     fn path() -> PathBuf {
         PathBuf::from("/d/file")
@@ -368,6 +316,8 @@ mod tests {
     /// A file with 1,000 synced bytes of 1 and 2,000 unsynced of 2.
     fn half_synced() -> SimDisk {
         let disk = SimDisk::default();
+        disk.make_dir(Path::new("/d")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
         let mut file = Storage::append(&disk, &path()).unwrap();
         file.append(&[1; 1000]).unwrap();
         file.sync().unwrap();
@@ -428,5 +378,59 @@ mod tests {
             ErrorKind::StorageFull
         );
         assert_eq!(disk.read(&path()).unwrap()[3000..], [3; 10]);
+    }
+
+    /// A directory is in its parent by a name, which is as good as lost until the parent is synced.
+    #[test]
+    fn a_directory_whose_parent_was_not_synced_may_be_gone_with_all_in_it() {
+        let left = |seed, synced: bool| {
+            let disk = half_synced();
+            let (inner, file) = (Path::new("/d/inner"), Path::new("/d/inner/file"));
+            disk.make_dir(inner).unwrap();
+            disk.create(file, 0o666).unwrap().sync().unwrap();
+            disk.sync_dir(inner).unwrap();
+            if synced {
+                disk.sync_dir(Path::new("/d")).unwrap();
+            }
+            disk.crash(seed);
+            disk.read(file).is_ok()
+        };
+        let outcomes = |synced| {
+            (0..32)
+                .map(|seed| left(seed, synced))
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(outcomes(false), BTreeSet::from([false, true]));
+        assert_eq!(outcomes(true), BTreeSet::from([true]));
+    }
+
+    #[test]
+    fn a_renamed_directory_takes_its_files_along() {
+        let disk = half_synced();
+        disk.rename(Path::new("/d"), Path::new("/e")).unwrap();
+        let moved = Path::new("/e/file");
+        assert_eq!(disk.read(moved).unwrap().len(), 3000);
+        assert_eq!(disk.read(&path()).unwrap_err().kind(), ErrorKind::NotFound);
+        disk.sync_dir(Path::new("/")).unwrap();
+        disk.crash(1);
+        assert!(disk.read(moved).unwrap().len() >= 1000);
+        disk.remove_dir(Path::new("/e")).unwrap();
+        assert!(disk.list(Path::new("/e")).is_err());
+    }
+
+    /// Whatever the machine dies in, nothing after it is done.
+    #[test]
+    fn a_machine_that_died_does_nothing_until_the_crash() {
+        let disk = half_synced();
+        let dies = disk.operations() + 2;
+        disk.lose_power_at(dies);
+        let mut file = Storage::append(&disk, &path()).unwrap();
+        file.append(&[3; 10]).unwrap();
+        assert!(file.append(&[4; 10]).is_err(), "it dies in this write");
+        assert!(file.sync().is_err() && disk.remove(&path()).is_err());
+        let bytes = disk.read(&path()).unwrap();
+        assert!((3010..=3020).contains(&bytes.len()));
+        disk.crash(7);
+        disk.remove(&path()).unwrap();
     }
 }

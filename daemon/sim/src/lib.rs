@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod disk;
+mod tree;
 
 pub use clock::SimClock;
 pub use disk::{SimDisk, SimFile};

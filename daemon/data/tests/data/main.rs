@@ -6,8 +6,6 @@ mod examples;
 mod files;
 mod preferences;
 mod questions;
-mod rollouts;
-mod storage;
 mod supervision;
 mod template;
 mod tokenizer;

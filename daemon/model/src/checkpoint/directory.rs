@@ -11,8 +11,8 @@
 use super::is_there;
 use crate::error::{ModelError, Result};
 use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
-use r1d_proto::storage::{create_dir_durably, sync_parent};
 use r1d_proto::user_file;
+use r1d_store::{Disk, create_dir, sync_parent};
 use r1d_torch::work;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -92,12 +92,12 @@ pub fn write_directory_atomically(
     if is_there(&partial)? {
         std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
     }
-    create_dir_durably(&partial).map_err(ModelError::io(&partial))?;
+    create_dir(&Disk, &partial).map_err(ModelError::io(&partial))?;
     let written = fill(&partial)
         .and_then(|()| seal(&partial))
         .and_then(|manifest| {
             std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
-            sync_parent(dir).map_err(ModelError::io(dir))?;
+            sync_parent(&Disk, dir).map_err(ModelError::io(dir))?;
             Ok(manifest)
         });
     if written.is_err() {
@@ -252,7 +252,7 @@ pub fn carry_files(from: &Path, to: &Path) -> Result<()> {
     if !is_there(&from)? {
         return Ok(());
     }
-    create_dir_durably(&to).map_err(ModelError::io(&to))?;
+    create_dir(&Disk, &to).map_err(ModelError::io(&to))?;
     for entry in std::fs::read_dir(&from).map_err(ModelError::io(&from))? {
         let name = entry.map_err(ModelError::io(&from))?.file_name();
         if Path::new(&name)

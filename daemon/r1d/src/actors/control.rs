@@ -8,13 +8,11 @@ use crate::actors::supervise::{Alive, Supervised};
 use crate::admission::{Admission, Lane};
 use crate::inputs;
 use crate::job_log;
-use crate::outputs::Outputs;
 use crate::outside;
 use crate::reading::Reading;
 use crate::review::{self, ReviewError};
 use crate::reward_versions;
 use crate::samples;
-use crate::state_dir::job_dir;
 use crate::status::JobViews;
 use crate::submissions::{self, Answer, Submissions, Underway};
 use crate::tasks;
@@ -31,6 +29,7 @@ use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
 use r1d_proto::{shown, user_file};
 use r1d_rewards::Rewards;
+use r1d_store::JobLayout;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -371,8 +370,7 @@ impl ControlService {
             let is_meant = match self.views.ledger.of_request(&id) {
                 Some(record) if record.state().is_final() => false,
                 Some(record) => {
-                    let inputs =
-                        Outputs::new(job_dir(&self.views.state_dir, record.job())).inputs();
+                    let inputs = JobLayout::of(&self.views.state_dir, record.job()).inputs();
                     tasks::blocking(move || inputs::is_untouched(&inputs))
                         .await
                         .unwrap_or(false)
@@ -629,7 +627,7 @@ impl ControlService {
         reading: &Reading,
     ) -> Result<Response, ControlErrorOf> {
         let record = self.find(job)?;
-        let outputs = Outputs::new(job_dir(&self.views.state_dir, record.job()));
+        let outputs = JobLayout::of(&self.views.state_dir, record.job());
         let read = move |_: &ControlService, _: &Reading| {
             samples::read(&record, &outputs, stage, step, sort, limit)
         };
@@ -686,7 +684,7 @@ impl ControlService {
         follow: bool,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
-        let path = Outputs::new(job_dir(&self.views.state_dir, job)).log();
+        let path = JobLayout::of(&self.views.state_dir, job).log();
         let mut offset = 0;
         loop {
             // Look at the state before reading: all that was written before the end is then read.

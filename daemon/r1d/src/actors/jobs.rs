@@ -9,9 +9,7 @@ use crate::actors::run::{
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
 use crate::old_workers::{OldWorkers, Remaining};
-use crate::outputs::Outputs;
 use crate::outside_waits::{Lacked, Looks, OutsideWait};
-use crate::state_dir::job_dir;
 use crate::{outside, outside_waits, strikes, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{
@@ -21,6 +19,7 @@ use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
+use r1d_store::JobLayout;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +171,7 @@ impl Jobs {
             return;
         };
         let run_context = device.run_context.clone();
-        let outputs = Outputs::new(job_dir(&run_context.views.state_dir, &job));
+        let outputs = JobLayout::of(&run_context.views.state_dir, &job);
         let Started {
             run,
             halt,
@@ -252,7 +251,7 @@ impl Jobs {
             return;
         };
         let views = device.run_context.views.clone();
-        let outputs = Outputs::new(job_dir(&views.state_dir, &job));
+        let outputs = JobLayout::of(&views.state_dir, &job);
         let log = JobLog::new(outputs.log(), &job.0, views.clock.clone());
         let far = views
             .ledger
@@ -431,7 +430,7 @@ impl Handler<FilesBack> for Jobs {
         };
         if let Some(views) = self.devices.first().map(|device| &device.run_context.views) {
             let log = JobLog::new(
-                Outputs::new(job_dir(&views.state_dir, &job)).log(),
+                JobLayout::of(&views.state_dir, &job).log(),
                 &job.0,
                 views.clock.clone(),
             );
@@ -490,7 +489,7 @@ impl Handler<Cancel> for Jobs {
                 wrap_future(async move {
                     effect?;
                     if let Some(views) = lacked {
-                        let outputs = Outputs::new(job_dir(&views.state_dir, &job));
+                        let outputs = JobLayout::of(&views.state_dir, &job);
                         leave_status(views, job, outputs).await;
                     }
                     if let Some(run) = run {

@@ -14,7 +14,6 @@ use crate::job_log::JobLog;
 use crate::job_writer::{JobWriter, JobWriters, Task, WRITER_END_MAX};
 use crate::live_status::JobSnapshot;
 use crate::loaded_job::LoadedJob;
-use crate::outputs::Outputs;
 use crate::reading::Reading;
 use crate::scoring::{self, ScoreRequest};
 use crate::status::{JobViews, idle};
@@ -35,6 +34,7 @@ use r1d_rewards::Rewards;
 use r1d_runner::restart::{Attempts, Progress, Retrying};
 use r1d_runner::wait::Wait;
 use r1d_runner::{Command, End, Event, Machine, Plan, Store};
+use r1d_store::JobLayout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ struct Attempt {
 pub(crate) struct Run {
     id: JobId,
     run_context: RunContext,
-    outputs: Outputs,
+    outputs: JobLayout,
     log: JobLog,
     phase: Phase,
     since: Duration,
@@ -189,7 +189,7 @@ impl Run {
     pub(crate) fn start(
         id: JobId,
         run_context: RunContext,
-        outputs: Outputs,
+        outputs: JobLayout,
         resumed: Option<u64>,
     ) -> Started {
         let (outcome, ended) = oneshot::channel();
@@ -1245,7 +1245,7 @@ async fn hand_over(
     Ok(())
 }
 
-pub(crate) async fn leave_status(views: JobViews, job: JobId, outputs: Outputs) {
+pub(crate) async fn leave_status(views: JobViews, job: JobId, outputs: JobLayout) {
     // A panic is logged there; the job has ended.
     let _ = tasks::blocking(move || views.leave_status(&job, &outputs)).await;
 }

@@ -1,7 +1,7 @@
 //! Makes a component of a core module, and adds its golden cases.
 
 use super::{PluginError, read};
-use r1d_data::storage::write_atomically;
+use r1d_store::{Disk, write_file};
 use std::path::Path;
 
 /// Writes `component`. `module` may be a component already, to give it golden cases. A daemon that
@@ -27,6 +27,6 @@ pub(super) fn run(
             source,
         })?;
     }
-    write_atomically(component, |file| file.write_all(&made))?;
+    write_file(&Disk, component, |file| file.write_all(&made))?;
     Ok(true)
 }

@@ -25,12 +25,12 @@ mod test;
 
 use crate::cli::{COMPILE, Plugin, PluginDirs, Subject};
 use crate::settings;
-use r1d_data::DataError;
 use r1d_proto::user_file;
 use r1d_proto::world::{SharedClock, SystemClock};
 use r1d_rewards::{
     Answers, Ask, Compiler, LoadedReward, Options, RewardError, RewardSpec, Rewards, ScoreError,
 };
+use r1d_store::StoreError;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub(crate) enum PluginError {
     #[error(transparent)]
     Score(#[from] ScoreError),
     #[error(transparent)]
-    Write(#[from] DataError),
+    Store(#[from] StoreError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
 }

@@ -4,11 +4,12 @@
 use super::{Host, PluginError, config, plugin, print};
 use crate::cli::PluginDirs;
 use r1d_data::DataSet;
-use r1d_data::rollouts::{self, RolloutRow};
 use r1d_job::{DataSource, Job, Reward};
 use r1d_proto::plugin::{Disagreement, Rescored, ScorePair};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec, World};
+use r1d_store::rollouts::{self, RolloutRow};
+use r1d_store::{Disk, JobLayout};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ pub(super) fn run(
     dirs: &PluginDirs,
 ) -> Result<bool, PluginError> {
     let host = Host::open(dirs)?;
-    let job_toml = dir.join("job.toml");
+    let layout = JobLayout::new(dir.into());
+    let job_toml = layout.job_toml();
     let job = Job::parse(&super::read(&job_toml)?, dir)
         .map_err(|e| PluginError::Run(format!("{}: {e}", job_toml.display())))?;
     let recorded = compared(&job, other, reward)?;
@@ -51,11 +53,11 @@ pub(super) fn run(
         ..Tally::default()
     };
     for (index, stage) in job.stages.iter().enumerate() {
-        let files = files(dir, &stage.name)?;
+        let files = files(&layout, &stage.name)?;
         if files.is_empty() {
             continue;
         }
-        let data = data(&job, &stage.data, dir);
+        let data = data(&job, &stage.data, &layout);
         if data.is_none() {
             eprintln!(
                 "warning: data.{} cannot be read: the plugin gets no `meta`",
@@ -85,12 +87,12 @@ pub(super) fn run(
 }
 
 /// The data set that a stage's prompts came from: rollout records lack its other columns.
-fn data(job: &Job, name: &str, dir: &Path) -> Option<DataSet> {
+fn data(job: &Job, name: &str, layout: &JobLayout) -> Option<DataSet> {
     match job.source(name)? {
         Cow::Borrowed(source) => DataSet::open(source).ok(),
         // The data set of another stage, beside the rollouts.
         Cow::Owned(made) => DataSet::open(&DataSource {
-            path: dir.join("datasets").join(&made.path),
+            path: layout.datasets().join(&made.path),
             ..made
         })
         .ok(),
@@ -122,31 +124,17 @@ fn compared<'a>(
     })
 }
 
-/// The files `rollouts/<stage>-step-<N>.parquet`, in the order of steps.
-fn files(dir: &Path, stage: &str) -> Result<Vec<PathBuf>, PluginError> {
-    let rollouts = dir.join("rollouts");
-    let entries = match std::fs::read_dir(&rollouts) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|source| PluginError::Read {
-            path: rollouts.clone(),
-            source,
-        })?,
-    };
-    let step = |path: &Path| -> Option<u64> {
-        let name = path.file_name()?.to_str()?;
-        name.strip_prefix(stage)?
-            .strip_prefix("-step-")?
-            .strip_suffix(".parquet")?
-            .parse()
-            .ok()
-    };
-    let mut files: Vec<(u64, PathBuf)> = entries
-        .filter_map(|entry| entry.ok())
-        .map(|entry| entry.path())
-        .filter_map(|path| Some((step(&path)?, path)))
-        .collect();
-    files.sort();
-    Ok(files.into_iter().map(|(_, path)| path).collect())
+/// The files of a stage's rollouts, in the order of steps.
+fn files(layout: &JobLayout, stage: &str) -> Result<Vec<PathBuf>, PluginError> {
+    let steps = layout.rollout_steps(&Disk, stage);
+    let steps = steps.map_err(|source| PluginError::Read {
+        path: layout.rollouts_dir(),
+        source,
+    })?;
+    Ok(steps
+        .iter()
+        .map(|step| layout.rollouts(stage, *step))
+        .collect())
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@ use crate::cli::Subject;
 use r1d_proto::plugin::{Scored, VerdictKind};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Answers, Ask, Judged, line};
+use r1d_store::{Disk, write_file};
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -113,7 +114,7 @@ impl AnswerFile {
             "max_tokens": ask.max_tokens})
         };
         let text: String = open.iter().map(|ask| format!("{}\n", line(ask))).collect();
-        Ok(r1d_data::storage::write_atomically(path, |file| {
+        Ok(write_file(&Disk, path, |file| {
             file.write_all(text.as_bytes())
         })?)
     }

@@ -8,7 +8,7 @@ use crate::datasets::DataSets;
 use crate::job_log::JobLog;
 use crate::job_writer::{unkept, unrecorded};
 use crate::loaded_job::{LoadError, LoadedJob};
-use crate::outputs::Outputs;
+use crate::outputs;
 use crate::reading::Reading;
 use crate::reward_versions::Recorded;
 use crate::{outside, reuse, review, tasks};
@@ -17,6 +17,7 @@ use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerErro
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::{End, Plan, Record, StageRecord};
+use r1d_store::JobLayout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,7 +128,7 @@ impl OpenError {
 pub(super) fn open(
     record: Arc<JobRecord>,
     run_context: &RunContext,
-    outputs: &Outputs,
+    outputs: &JobLayout,
     log: &JobLog,
     reading: &Reading,
     upkeep: &Upkeep,
@@ -172,7 +173,7 @@ fn go_back(
     ledger: &Ledger,
     (job, epoch): (&JobId, u64),
     (stage, step): (u32, u64),
-    outputs: &Outputs,
+    outputs: &JobLayout,
 ) -> Result<(), End> {
     let last = step
         .checked_sub(1)
@@ -184,9 +185,7 @@ fn go_back(
         .flatten()
         .next_back();
     let metrics = metrics.map(|(_, metrics)| metrics).unwrap_or_default();
-    outputs
-        .forget_journals(stage)
-        .map_err(|error| unkept(&error))?;
+    outputs::forget_journals(outputs, stage).map_err(|error| unkept(&error))?;
     let back = LedgerCommand::GoBack {
         job: job.clone(),
         epoch,
@@ -213,7 +212,7 @@ pub(super) struct Begun {
 pub(super) async fn start(
     job: JobId,
     run_context: RunContext,
-    outputs: Outputs,
+    outputs: JobLayout,
     plan: Arc<Plan>,
     said: mpsc::Sender<WorkerReply>,
     log: JobLog,
@@ -263,7 +262,7 @@ pub(super) async fn start(
             }
         };
         let prepare = || {
-            outputs.create().map_err(|error| unkept(&error))?;
+            outputs::create(&outputs).map_err(|error| unkept(&error))?;
             let known = || {
                 views
                     .ledger
@@ -294,7 +293,7 @@ pub(super) async fn start(
                 go_back(&views.ledger, (&id, epoch), (stage, step), &outputs)?;
             }
             if plan.job.checkpoint.to.is_some() {
-                let dir = outputs.checkpoints(&plan.job, &id);
+                let dir = outputs.checkpoints(plan.job.checkpoint.to.as_deref(), &id);
                 checkpoints::own(&dir, &views.state_dir).map_err(|error| unkept(&error))?;
             }
             let stages: Vec<String> = plan
@@ -303,8 +302,7 @@ pub(super) async fn start(
                 .iter()
                 .map(|stage| stage.name.clone())
                 .collect();
-            outputs
-                .rewrite_metrics(&views.ledger, &id, &stages)
+            outputs::rewrite_metrics(&outputs, &views.ledger, &id, &stages)
                 .map_err(|error| unkept(&error))?;
             known()
         };

@@ -1,14 +1,16 @@
 //! Files that appear whole or not at all (`CKP-1`).
 
-use crate::storage::sync_parent;
-use std::fs::{File, OpenOptions};
+use crate::directory::sync_parent;
+use crate::error::StoreError;
+use r1d_proto::storage::{Append, Storage};
 use std::io::{BufWriter, Error, ErrorKind, Result, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The mode of a new file that everybody may read and write, less what the umask forbids.
 pub const FILE_MODE: u32 = 0o666;
+/// The mode of a new file that only its owner may read and write.
+pub const PRIVATE_MODE: u32 = 0o600;
 
 /// Replaces `path`: writes a new file of this mode, less the umask, beside it, flushes it to the
 /// disk, renames it to `path` and makes the name survive a crash. After an error no file is left
@@ -16,29 +18,79 @@ pub const FILE_MODE: u32 = 0o666;
 /// the new file, and a crash may bring the old one back. If several threads or processes write at
 /// once, `path` holds what the last one to finish wrote, whole.
 pub fn replace(
+    storage: &dyn Storage,
     path: &Path,
     mode: u32,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let (part, file) = create_part(path, mode)?;
-    let written = fill_and_sync(file, fill).and_then(|()| std::fs::rename(&part, path));
+    let (part, file) = create_part(storage, path, mode)?;
+    let written = fill_and_sync(file, fill).and_then(|()| storage.rename(&part, path));
     if written.is_err() {
         // If this fails too, the error above is still the one to report.
-        let _ = std::fs::remove_file(&part);
+        let _ = storage.remove(&part);
     }
-    written.and_then(|()| sync_parent(path))
+    written.and_then(|()| sync_parent(storage, path))
 }
 
-fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut writer = BufWriter::new(file);
+/// Replaces `path` as [`replace`] does by a file that everybody may read; errors name the path.
+pub fn write_file(
+    storage: &dyn Storage,
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> std::result::Result<(), StoreError> {
+    replace(storage, path, FILE_MODE, fill).map_err(|error| StoreError::write(path, error))
+}
+
+/// Creates `path`, which must not exist, as [`replace`] does; an error of kind `AlreadyExists` if
+/// it does, also if another process was faster.
+pub fn create_file(
+    storage: &dyn Storage,
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let (part, file) = create_part(storage, path, mode)?;
+    let linked = fill_and_sync(file, fill).and_then(|()| storage.link(&part, path));
+    // What was linked stays; if the other name cannot be removed, it is removed at the next start.
+    let _ = storage.remove(&part);
+    linked.and_then(|()| sync_parent(storage, path))
+}
+
+/// Passes what is written on to a file of a [`Storage`].
+struct Appending(Box<dyn Append>);
+
+impl Write for Appending {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.append(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes that are collected before they are written.
+const BUFFER_BYTES: usize = 64 << 10;
+
+fn fill_and_sync(
+    file: Box<dyn Append>,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, Appending(file));
     fill(&mut writer)?;
-    writer.into_inner().map_err(|e| e.into_error())?.sync_all()
+    let Appending(mut file) = writer.into_inner().map_err(|e| e.into_error())?;
+    file.sync()
 }
 
 /// Creates a file in the directory of `path`: the same file system, so that the rename is atomic,
 /// and no two writers share it. A name that is taken, by another's file or a link, is not touched:
 /// the next number is tried.
-fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
+fn create_part(
+    storage: &dyn Storage,
+    path: &Path,
+    mode: u32,
+) -> Result<(PathBuf, Box<dyn Append>)> {
     static WRITERS: AtomicU64 = AtomicU64::new(0);
     let name = path
         .file_name()
@@ -47,12 +99,7 @@ fn create_part(path: &Path, mode: u32) -> Result<(PathBuf, File)> {
     loop {
         let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
         let part = path.with_file_name(format!(".{name}.{process}-{writer}{PART}"));
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&part)
-        {
+        match storage.create(&part, mode) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             created => return Ok((part, created?)),
         }
@@ -64,19 +111,20 @@ const PART: &str = ".part";
 
 /// Removes the files that writers left in a directory because they did not live to finish; those of
 /// this process stay. The files are only in the way, so an error is ignored.
-pub fn remove_parts(directory: &Path) {
+pub fn remove_parts(storage: &dyn Storage, directory: &Path) {
     let own = format!(".{}-", std::process::id());
     let is_left =
         |name: &str| name.starts_with('.') && name.ends_with(PART) && !name.contains(&own);
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_left)) {
-        let _ = std::fs::remove_file(entry.path());
+    let names = storage.list(directory).unwrap_or_default();
+    for name in names.iter().filter(|name| is_left(name)) {
+        let _ = storage.remove(&directory.join(name));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
 
     #[test]
     fn eight_writers_of_one_path_all_succeed() {
@@ -88,7 +136,7 @@ mod tests {
                     .map(|i| {
                         scope.spawn({
                             let path = &path;
-                            move || replace(path, FILE_MODE, |file| file.write_all(&[i; 64]))
+                            move || replace(&Disk, path, FILE_MODE, |file| file.write_all(&[i; 64]))
                         })
                     })
                     .collect();
@@ -122,7 +170,7 @@ mod tests {
                 .join(format!(".key.{}-{writer}.part", std::process::id()));
             std::os::unix::fs::symlink(&victim, part).unwrap();
         }
-        replace(&path, 0o600, |file| file.write_all(b"new")).unwrap();
+        replace(&Disk, &path, 0o600, |file| file.write_all(b"new")).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let metadata = std::fs::symlink_metadata(&path).unwrap();
@@ -140,12 +188,12 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        replace(&path, 0o600, |file| file.write_all(b"old")).unwrap();
+        replace(&Disk, &path, 0o600, |file| file.write_all(b"old")).unwrap();
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        let failed = replace(&path, 0o600, |file| {
+        let failed = replace(&Disk, &path, 0o600, |file| {
             file.write_all(b"new")?;
             Err(ErrorKind::StorageFull.into())
         });
@@ -156,11 +204,22 @@ mod tests {
             1,
             "nothing is left beside it"
         );
+        let nameless = replace(&Disk, Path::new("/"), 0o600, |_| Ok(()));
+        assert_eq!(nameless.unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn what_is_created_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        create_file(&Disk, &path, PRIVATE_MODE, |file| file.write_all(b"first")).unwrap();
+        let second = create_file(&Disk, &path, PRIVATE_MODE, |file| file.write_all(b"second"));
+        assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
         assert_eq!(
-            replace(Path::new("/"), 0o600, |_| Ok(()))
-                .unwrap_err()
-                .kind(),
-            ErrorKind::InvalidInput
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
         );
     }
 }

@@ -1,12 +1,21 @@
-use r1d_data::DataError;
-use r1d_data::storage::write_atomically;
+//! Replaced files, and what their errors say.
+
+use r1d_store::{Disk, StoreError, remove_parts, write_file};
 use std::io::Error;
+use std::path::PathBuf;
+
+fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    (directory, path)
+}
 
 #[test]
 fn a_failed_write_leaves_what_was_there() {
-    let (directory, path) = crate::file("result.json", "old");
+    let (directory, path) = file("result.json", "old");
     for raw in [28, 122, 13] {
-        let error = write_atomically(&path, |file| {
+        let error = write_file(&Disk, &path, |file| {
             file.write_all(b"half of the n")?;
             Err(Error::from_raw_os_error(raw))
         });
@@ -22,16 +31,16 @@ fn a_failed_write_leaves_what_was_there() {
             "nothing is left beside it"
         );
     }
-    write_atomically(&path, |file| file.write_all(b"new")).unwrap();
+    write_file(&Disk, &path, |file| file.write_all(b"new")).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
 }
 
 #[test]
 fn what_cannot_be_written_is_named_with_what_the_system_says() {
-    let (_directory, path) = crate::file("result.json", "old");
-    let full = write_atomically(&path, |_| Err(Error::from_raw_os_error(28))).unwrap_err();
+    let (_directory, path) = file("result.json", "old");
+    let full = write_file(&Disk, &path, |_| Err(Error::from_raw_os_error(28))).unwrap_err();
     assert!(
-        matches!(&full, DataError::Write { source, .. } if source.raw_os_error() == Some(28)),
+        matches!(&full, StoreError::Write { source, .. } if source.raw_os_error() == Some(28)),
         "{full}"
     );
     assert!(
@@ -43,11 +52,11 @@ fn what_cannot_be_written_is_named_with_what_the_system_says() {
 
 #[test]
 fn writers_of_one_path_do_not_share_a_part_file() {
-    let (_directory, path) = crate::file("status.json", "old");
+    let (_directory, path) = file("status.json", "old");
     // The second begins and ends while the first writes.
-    write_atomically(&path, |outer| {
+    write_file(&Disk, &path, |outer| {
         outer.write_all(b"the first, ")?;
-        write_atomically(&path, |inner| inner.write_all(b"the second"))
+        write_file(&Disk, &path, |inner| inner.write_all(b"the second"))
             .map_err(|error| Error::other(error.to_string()))?;
         assert_eq!(std::fs::read_to_string(&path)?, "the second");
         outer.write_all(b"whole")
@@ -58,11 +67,11 @@ fn writers_of_one_path_do_not_share_a_part_file() {
 
 #[test]
 fn what_a_dead_writer_left_is_removed_and_nothing_else() {
-    let (directory, path) = crate::file("status.json", "old");
+    let (directory, path) = file("status.json", "old");
     let left = path.with_file_name(".status.json.1-0.part");
     std::fs::write(&left, "half").unwrap();
-    write_atomically(&path, |file| {
-        r1d_proto::replace::remove_parts(directory.path());
+    write_file(&Disk, &path, |file| {
+        remove_parts(&Disk, directory.path());
         file.write_all(b"new")
     })
     .unwrap();

@@ -1,7 +1,6 @@
 //! The journal on a disk that tears writes, fills up and flips bits, and on a real one.
 
 use proptest::prelude::*;
-use r1d_ledger::{Disk, Entry, Journal, JournalError, Refused, StepRecord};
 use r1d_proto::ids::{JobId, SampleKey};
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::sampling_mask::SamplingMask;
@@ -9,6 +8,7 @@ use r1d_proto::storage::Storage;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_sim::SimDisk;
+use r1d_store::{Disk, Entry, Journal, JournalError, Refused, StepRecord};
 use std::path::{Path, PathBuf};
 
 const STAGE: u32 = 1;

@@ -20,13 +20,13 @@
 //! In batch-invariant mode a step goes on from the completions that are left; otherwise, unless it
 //! is sealed, it is dropped and redone.
 
+use crate::directory::create_dir;
+use crate::entry::{Entry, Refused, place};
 use crate::segment::{self, BadHeader, Header};
-use crate::step::{Step, StepRecord, place};
-use r1d_proto::ids::{JobId, SampleKey};
-use r1d_proto::rollout::{Rollout, ScoredRollout};
+use crate::step::{Step, StepRecord};
+use r1d_proto::ids::JobId;
+use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::storage::{Append, Storage};
-use r1d_proto::verdict::Verdict;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,33 +34,6 @@ use std::sync::Arc;
 
 /// Most bytes of one step's file (`LIM-1`).
 pub const SEGMENT_MAX_BYTES: u64 = 64 << 30;
-
-/// One journal record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Entry {
-    /// A completion, as the sampler made it.
-    Sampled(Rollout),
-    /// All verdicts on a sampled completion, in the order of the stage's rewards, and the reward
-    /// they make.
-    Scored {
-        /// The completion that was scored.
-        key: SampleKey,
-        /// One verdict per reward.
-        verdicts: Vec<Verdict>,
-        /// Weighted sum of the scores; `None`: an abstention takes the sample out of training.
-        reward: Option<f32>,
-    },
-    /// The step's completions, in the order in which they train, each with its advantage (`None`:
-    /// does not train). Nothing follows it.
-    Sealed {
-        /// Index of the stage in the job file, from 0.
-        stage: u32,
-        /// The step, from 0.
-        step: u64,
-        /// The completions and their advantages ([`ScoredRollout::advantage`]).
-        advantages: Vec<(SampleKey, Option<f32>)>,
-    },
-}
 
 /// Why a method of the journal failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,69 +94,6 @@ pub enum JournalError {
     },
 }
 
-/// An entry that does not fit what the journal holds.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The journal has another entry of this kind for the completion: a rerun did not repeat it.
-    #[error("{what} of {key:?} is in the journal already, and differs")]
-    Differs {
-        /// The kind of entry, in words.
-        what: &'static str,
-        /// The completion.
-        key: SampleKey,
-    },
-    /// A completion is scored or sealed that the journal does not have.
-    #[error("{key:?} is scored or sealed before it is sampled")]
-    NotSampled {
-        /// The completion.
-        key: SampleKey,
-    },
-    /// A completion is sealed that has no verdicts.
-    #[error("{key:?} is sealed before it is scored")]
-    NotScored {
-        /// The completion.
-        key: SampleKey,
-    },
-    /// A seal names a completion twice.
-    #[error("{key:?} is sealed twice")]
-    SealedTwice {
-        /// The completion.
-        key: SampleKey,
-    },
-    /// The step is sealed: nothing can be added to it.
-    #[error("step {step} is sealed")]
-    Sealed {
-        /// The step, from 0.
-        step: u64,
-    },
-    /// The step is committed: it is never added to or dropped.
-    #[error("step {step} is committed")]
-    Committed {
-        /// The step, from 0.
-        step: u64,
-    },
-    /// The entry belongs to another stage's journal.
-    #[error("an entry of stage {found} in the journal of stage {stage}")]
-    WrongStage {
-        /// The journal's stage, from 0.
-        stage: u32,
-        /// The entry's stage.
-        found: u32,
-    },
-    /// A record or a step's file would pass its limit.
-    #[error("{what} of {found} bytes in step {step}, the limit is {limit}")]
-    TooLong {
-        /// Which of the two, in words.
-        what: &'static str,
-        /// The step, from 0.
-        step: u64,
-        /// Its size in bytes.
-        found: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-}
-
 /// A cut that opening a journal made in the file of an uncommitted step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -232,7 +142,7 @@ impl Journal {
             path: dir.clone(),
             source,
         };
-        storage.create_dir(&dir).map_err(failed)?;
+        create_dir(storage.as_ref(), &dir).map_err(failed)?;
         let found: Vec<u64> = storage
             .list(&dir)
             .map_err(failed)?

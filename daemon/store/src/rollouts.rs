@@ -13,8 +13,8 @@
 //! | `experts` | list of uint16, as in [`Rollout::experts`] |
 //! | `kept_ids` | list of uint32, as in [`SamplingMask`]; empty where no token's vocabulary was cut |
 
-use crate::error::DataError;
-use crate::storage::write_atomically;
+use crate::error::StoreError;
+use crate::replace::write_file;
 use arrow_array::builder::{
     ArrayBuilder, Float32Builder, ListBuilder, PrimitiveBuilder, StringBuilder, StructBuilder,
     UInt64Builder,
@@ -30,6 +30,7 @@ use parquet::file::properties::WriterProperties;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::sampling_mask::SamplingMask;
+use r1d_proto::storage::Storage;
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,12 +49,17 @@ pub struct RolloutRow {
 }
 
 /// Writes the rows of a step; the file appears whole or not at all.
-pub fn write(path: &Path, rows: &[RolloutRow]) -> Result<(), DataError> {
-    write_groups(path, rows, ROW_GROUP_MAX_VALUES)
+pub fn write(storage: &dyn Storage, path: &Path, rows: &[RolloutRow]) -> Result<(), StoreError> {
+    write_groups(storage, path, rows, ROW_GROUP_MAX_VALUES)
 }
 
-fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(), DataError> {
-    let broken = |problem: String| DataError::Parquet {
+fn write_groups(
+    storage: &dyn Storage,
+    path: &Path,
+    rows: &[RolloutRow],
+    values_max: usize,
+) -> Result<(), StoreError> {
+    let broken = |problem: String| StoreError::Parquet {
         path: path.into(),
         problem,
     };
@@ -74,7 +80,7 @@ fn write_groups(path: &Path, rows: &[RolloutRow], values_max: usize) -> Result<(
         writer.write(&batch).map_err(|e| broken(e.to_string()))?;
     }
     writer.close().map_err(|e| broken(e.to_string()))?;
-    write_atomically(path, |file| file.write_all(&bytes))
+    write_file(storage, path, |file| file.write_all(&bytes))
 }
 
 /// Most values of a list column, and bytes of a text column, in one row group. It is far below the
@@ -114,12 +120,12 @@ fn row_groups(rows: &[RolloutRow], values_max: usize) -> impl Iterator<Item = &[
 const READ_ROWS: usize = 16;
 
 /// Reads the rows of a step. A file that [`write`] did not make is an error.
-pub fn read(path: &Path) -> Result<Vec<RolloutRow>, DataError> {
-    let broken = |problem: String| DataError::Parquet {
+pub fn read(path: &Path) -> Result<Vec<RolloutRow>, StoreError> {
+    let broken = |problem: String| StoreError::Parquet {
         path: path.into(),
         problem,
     };
-    let file = r1d_proto::user_file::open(path).map_err(|e| DataError::read(path, e))?;
+    let file = r1d_proto::user_file::open(path).map_err(|e| StoreError::read(path, e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(|builder| builder.with_batch_size(READ_ROWS).build())
         .map_err(|e| broken(e.to_string()))?;
@@ -475,6 +481,7 @@ impl Columns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
 
     fn row(sample: u32, experts: usize) -> RolloutRow {
         let rollout = Rollout {
@@ -525,7 +532,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for limit in [1, 10, 1000] {
             let path = dir.path().join(format!("{limit}.parquet"));
-            write_groups(&path, &rows, limit).unwrap();
+            write_groups(&Disk, &path, &rows, limit).unwrap();
             assert!(read(&path).unwrap() == rows, "{limit}");
             let groups =
                 ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap())
@@ -533,7 +540,7 @@ mod tests {
             assert_eq!(groups.metadata().num_row_groups(), sizes(limit).len());
         }
         let none = dir.path().join("none.parquet");
-        write(&none, &[]).unwrap();
+        write(&Disk, &none, &[]).unwrap();
         assert!(read(&none).unwrap().is_empty());
     }
 }

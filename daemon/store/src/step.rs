@@ -1,6 +1,6 @@
 //! The contents of one step, as its entries add up, and which entry may follow which.
 
-use crate::journal::{Entry, Refused};
+use crate::entry::{Entry, Refused};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{Rollout, ScoredRollout};
 use r1d_proto::verdict::Verdict;
@@ -62,15 +62,6 @@ pub(crate) struct Step {
     sampled: HashMap<SampleKey, Print>,
     scored: HashMap<SampleKey, Print>,
     sealed: Option<Print>,
-}
-
-/// Stage and step that an entry belongs to.
-pub(crate) fn place(entry: &Entry) -> (u32, u64) {
-    match entry {
-        Entry::Sampled(rollout) => (rollout.key.stage, rollout.key.step),
-        Entry::Scored { key, .. } => (key.stage, key.step),
-        Entry::Sealed { stage, step, .. } => (*stage, *step),
-    }
 }
 
 impl Step {

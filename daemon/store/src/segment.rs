@@ -15,9 +15,8 @@
 //! The checksum covers the length too: a run of zeros, which a crash can leave at the end of a
 //! file, is no record.
 
-use crate::journal::Entry;
-use crate::state::JOB_ID_MAX_BYTES;
-use r1d_proto::ids::JobId;
+use crate::entry::Entry;
+use r1d_proto::ids::{JOB_ID_MAX_BYTES, JobId};
 
 pub(crate) const MAGIC: [u8; 4] = *b"R1DJ";
 /// Version of the format; 2 added the kept ids of each completion.

@@ -1,11 +1,20 @@
-use crate::golden;
+//! Rollout files as they are written and read back, and those of earlier releases.
+
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use r1d_data::rollouts::{RolloutRow, read, write};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
+use r1d_store::rollouts::{RolloutRow, read, write};
+use r1d_store::{Disk, StoreError};
+use std::path::{Path, PathBuf};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
 
 fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
     Verdict {
@@ -96,24 +105,24 @@ fn rows() -> Vec<RolloutRow> {
 fn a_file_of_rollouts_reads_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("step-7.parquet");
-    write(&path, &rows()).unwrap();
+    write(&Disk, &path, &rows()).unwrap();
     assert_eq!(read(&path).unwrap(), rows());
-    write(&path, &[]).unwrap();
+    write(&Disk, &path, &[]).unwrap();
     assert_eq!(read(&path).unwrap(), []);
 }
 
 /// `tests/data/test_files.py` reads the same file with pyarrow.
-/// `R1D_UPDATE_GOLDENS=1 cargo test -p r1d-data` rewrites it.
+/// `R1D_UPDATE_GOLDENS=1 cargo test --test rollouts` rewrites it.
 #[test]
 fn the_golden_file_is_what_this_release_writes() {
     let path = golden("rollouts.parquet");
     if std::env::var_os("R1D_UPDATE_GOLDENS").is_some() {
-        write(&path, &rows()).unwrap();
+        write(&Disk, &path, &rows()).unwrap();
     }
     assert_eq!(read(&path).unwrap(), rows());
     let directory = tempfile::tempdir().unwrap();
     let again = directory.path().join("again.parquet");
-    write(&again, &rows()).unwrap();
+    write(&Disk, &again, &rows()).unwrap();
     assert!(
         std::fs::read(&again).unwrap() == std::fs::read(&path).unwrap(),
         "the bytes have changed: look at why, then R1D_UPDATE_GOLDENS=1"
@@ -122,10 +131,13 @@ fn the_golden_file_is_what_this_release_writes() {
 
 #[test]
 fn a_file_of_something_else_is_named() {
-    let (_directory, path) = crate::file("x.parquet", "nothing");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.parquet");
+    std::fs::write(&path, "nothing").unwrap();
+    let error = read(&path).unwrap_err();
+    assert!(matches!(error, StoreError::Parquet { .. }), "{error}");
     assert!(
-        read(&path)
-            .unwrap_err()
+        error
             .to_string()
             .contains("x.parquet: not a Parquet file that can be read")
     );
@@ -135,7 +147,7 @@ fn a_file_of_something_else_is_named() {
 fn a_file_of_before_there_were_kept_ids_reads_with_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("step-7.parquet");
-    write(&path, &rows()).unwrap();
+    write(&Disk, &path, &rows()).unwrap();
     let mut reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap())
         .unwrap()
         .build()

@@ -1,0 +1,36 @@
+//! The durable files of r1d: how each is written so that no crash leaves a part of it, and where it
+//! lies. What else writes such a file does it through this crate.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`layout`] | the paths of a state directory and of the jobs in it |
+//! | [`disk`] | the storage on a real file system; tests hand in a simulated one |
+//! | [`directory`] | directories whose names survive a crash |
+//! | [`mod@replace`] | files that appear whole or not at all |
+//! | [`journal`] | every rollout before it is used: append-only, checksummed segments, one per step |
+//! | [`entry`], `segment`, `step` | the journal's records, their bytes, and what they add up to |
+//! | [`rollouts`] | scored rollouts as Parquet, one file per committed step |
+//!
+//! The journal keeps its half of `STEP-1`: a step's rollouts are durable before the ledger commits
+//! the step.
+
+pub mod directory;
+pub mod disk;
+pub mod entry;
+pub mod error;
+pub mod journal;
+pub mod layout;
+pub mod replace;
+pub mod rollouts;
+mod segment;
+mod step;
+
+pub use directory::{create_dir, sync_parent};
+pub use disk::Disk;
+pub use entry::{Entry, Refused};
+pub use error::StoreError;
+pub use journal::{Cut, Journal, JournalError};
+pub use layout::{JobLayout, StateLayout};
+pub use replace::{FILE_MODE, PRIVATE_MODE, create_file, remove_parts, replace, write_file};
+pub use rollouts::RolloutRow;
+pub use step::StepRecord;
