@@ -1,42 +1,140 @@
 //! `r1d.toml`, the daemon's configuration.
 
 use crate::error::JobError;
-use crate::fields::{Fields, absolute};
-use crate::{check, keys};
+use crate::file::check::{self, Document};
+use crate::file::setting::{by_words, read_by_serde, write_by_serde, written};
+use crate::file::{Fields, Kind, Read, Setting, Tabled};
+use crate::job_keys::JOB;
+use r1d_job_macros::{Keys, Read, Write};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use toml::Value;
 
 /// The text of `configs/dev.toml`.
 pub const DEV_TOML: &str = include_str!("../../../configs/dev.toml");
 
-/// The daemon's settings, with every default filled in and every path absolute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The daemon's configuration.
+///
+/// Every default is filled in, and every path absolute.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "")]
 pub struct DaemonConfig {
-    /// Name of this node in `r1ctl nodes`. `None`: the host's name.
-    pub node_name: Option<String>,
-    /// Directory of the ledger, the jobs and everything that a job leaves. `None`: `--state-dir`,
-    /// `R1D_STATE_DIR` or the user's state directory decides.
+    /// This machine.
+    pub node: Node,
+    /// Addresses of the daemon.
+    #[key(meaning = "Where the daemon is reached.")]
+    pub listen: Listen,
+    /// What workers compute with.
+    pub torch: Torch,
+    /// The reward plugins' host.
+    pub rewards: RewardHost,
+    /// Other nodes.
+    #[key(
+        takes = Later("a daemon runs a single machine; leave the table out"),
+        unset = "a single machine"
+    )]
+    pub cluster: (),
+    /// The daemon's log, on standard error.
+    pub log: Log,
+}
+
+/// This machine.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "node")]
+pub struct Node {
+    /// What `r1ctl nodes` calls it.
+    #[key(takes = Name, unset = "the host's name")]
+    pub name: Option<String>,
+    /// Where jobs, the ledger and everything that a job leaves are kept. One daemon per state
+    /// directory.
+    #[key(unset = "--state-dir, R1D_STATE_DIR, else the user's state directory")]
     pub state_dir: Option<PathBuf>,
-    /// Devices to run jobs on, one worker each.
+    /// Devices to run jobs on, one worker each: "auto" takes every CUDA device, or the CPU where
+    /// there is none; else a list of "cpu" and "cuda:N".
+    #[key(default = "auto")]
     pub devices: Devices,
-    /// Unix socket that `r1ctl` connects to. `None`: `<state_dir>/r1d.sock`.
+}
+
+/// Addresses of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "listen", meaning = "Where the daemon is reached.")]
+pub struct Listen {
+    /// Unix socket of r1ctl; its owner and group decide who may.
+    #[key(unset = "r1d.sock in the state directory")]
     pub socket: Option<PathBuf>,
-    /// Directory of libtorch's libraries for workers. `None`: the one that the worker was linked
-    /// against.
-    pub torch_lib: Option<PathBuf>,
-    /// CPU threads of a CPU worker; 0: all cores.
-    pub torch_threads: u32,
-    /// Whether MKL uses its Intel kernels on other processors too.
+    /// Other nodes and remote r1ctl.
+    #[key(
+        takes = Later("only r1ctl on this machine reaches the daemon, through `socket`"),
+        unset = "no network"
+    )]
+    pub quic: (),
+    /// Metrics and dashboard.
+    #[key(
+        takes = Later("`r1ctl status -o json` has the same numbers"),
+        unset = "no HTTP"
+    )]
+    pub http: (),
+}
+
+/// What workers compute with.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "torch")]
+pub struct Torch {
+    /// The directory of libtorch 2.11.0's libraries.
+    #[key(unset = "where r1d-worker was linked to find it")]
+    pub lib: Option<PathBuf>,
+    /// Threads of a CPU worker.
+    #[key(
+        meaning = "Of a CPU worker; 0: all cores.",
+        takes = integer(0, 4096),
+        default = 0,
+        unit = "threads"
+    )]
+    pub threads: u32,
+    /// Let MKL use its Intel kernels on other processors too: float32 products somewhat faster on
+    /// AMD, and rounded as on Intel's. A switch that Intel does not document.
+    #[key(default = true)]
     pub mkl_intel_kernels: bool,
-    /// Directories of plugins, searched in order after `<directory of the r1d executable>/plugins`.
+}
+
+/// The reward plugins' host.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "rewards", check = check)]
+pub struct RewardHost {
+    /// Looked through in order for NAME.wasm, after the directory `plugins` beside the r1d
+    /// executable.
+    #[key(default = ["/usr/lib/r1d/plugins", "/etc/r1d/plugins"])]
     pub plugin_dirs: Vec<PathBuf>,
-    /// Threads that score completions; 0: half of the cores.
-    pub reward_threads: u32,
-    /// Ed25519 public keys, hex. Empty: plugins need no signature.
+    /// Threads that score completions.
+    #[key(
+        meaning = "That score completions; 0: half of the cores, at least one.",
+        takes = integer(0, 4096),
+        default = 0,
+        unit = "threads"
+    )]
+    pub threads: u32,
+    /// Ed25519 public keys, 64 hex digits each, as `r1ctl plugin keygen` prints them. When there is
+    /// one, a plugin must bear a signature of one of them.
+    #[key(default = [])]
     pub trusted_keys: Vec<String>,
-    /// Filter of the log: a level, or directives per module as in `r1d=debug,wasmtime=warn`.
-    pub log_level: String,
-    /// Form of the log's lines on standard error.
-    pub log_format: LogFormat,
+}
+
+/// The daemon's log, on standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(path = "log", check = check)]
+pub struct Log {
+    /// Least severe level that is logged: error, warn, info, debug or trace.
+    ///
+    /// Other forms are directives per module.
+    #[key(
+        meaning = "error, warn, info, debug or trace; or directives per module, as in \
+                   r1d=debug,wasmtime=warn.",
+        default = "info"
+    )]
+    pub level: String,
+    /// Lines for people, or one JSON object per line.
+    #[key(default = "text")]
+    pub format: LogFormat,
 }
 
 /// Devices that the daemon runs jobs on.
@@ -49,7 +147,8 @@ pub enum Devices {
 }
 
 /// Form of the daemon's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// Lines for people.
     Text,
@@ -57,89 +156,75 @@ pub enum LogFormat {
     Json,
 }
 
+by_words!(LogFormat);
+
 impl DaemonConfig {
     /// Reads `r1d.toml`. Relative paths resolve against `base_dir`, the file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<DaemonConfig, JobError> {
-        let document = check::Document::parse(text)?;
-        let table = check::resolve(&document, keys::DAEMON)?;
-        let root = Fields::new(&table, "the top level");
-        let node = root.table("node", "[node]")?;
-        let torch = root.table("torch", "[torch]")?;
-        let rewards = root.table("rewards", "[rewards]")?;
-        let log = root.table("log", "[log]")?;
-        let format = if log.get::<String>("format")? == "json" {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        };
-        Ok(DaemonConfig {
-            node_name: node.optional("name")?,
-            state_dir: node.path("state_dir", base_dir)?,
-            devices: Devices::read(&node)?,
-            socket: root.table("listen", "[listen]")?.path("socket", base_dir)?,
-            torch_lib: torch.path("lib", base_dir)?,
-            torch_threads: torch.get("threads")?,
-            mkl_intel_kernels: torch.get("mkl_intel_kernels")?,
-            plugin_dirs: rewards
-                .get::<Vec<String>>("plugin_dirs")?
-                .iter()
-                .map(|dir| absolute(dir, base_dir))
-                .collect(),
-            reward_threads: rewards.get("threads")?,
-            trusted_keys: trusted_keys(&rewards)?,
-            log_level: log_level(&log)?,
-            log_format: format,
-        })
+        let own = DaemonConfig::table();
+        let table = check::resolve(&Document::parse(text)?, own, &[JOB, own])?;
+        DaemonConfig::read(&Fields::root(&table, base_dir))
     }
 
     /// Reads [`DEV_TOML`], which `r1d dev` runs with.
     pub fn dev() -> Result<DaemonConfig, JobError> {
         DaemonConfig::parse(DEV_TOML, Path::new("/"))
     }
+
+    /// Writes the `r1d.toml` that parses to this configuration: every default filled in, tables and
+    /// keys sorted by name.
+    pub fn to_toml(&self) -> String {
+        written(self).to_string()
+    }
 }
 
 /// Levels, which are a filter without a module's name.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Reads `level`. An unknown word is an error: the filter would take it for the name of a module,
-/// so a mistyped level would turn the log off.
-fn log_level(log: &Fields<'_>) -> Result<String, JobError> {
-    let filter: String = log.get("level")?;
-    let is_sound = |part: &str| {
-        part.contains(['=', '[', ':'])
-            || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
-    };
-    match filter
-        .split(',')
-        .map(str::trim)
-        .find(|part| !is_sound(part))
-    {
-        Some(bad) => Err(log.unsound(
-            format!("`level` has {bad:?}, which is no level"),
-            "write \"info\" (or error, warn, debug, trace), or a level per module as in \
-             \"info,r1d_rewards=debug\"",
-        )),
-        None => Ok(filter),
-    }
-}
-
-fn trusted_keys(rewards: &Fields<'_>) -> Result<Vec<String>, JobError> {
-    let keys: Vec<String> = rewards.get("trusted_keys")?;
-    let is_key = |key: &String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match keys.iter().find(|key| !is_key(key)) {
-        Some(bad) => Err(rewards.unsound(
-            format!("`trusted_keys` has {bad:?}, which is no key"),
-            "write the 64 hex digits that `r1ctl plugin keygen` prints",
-        )),
-        None => Ok(keys),
-    }
-}
-
-impl Devices {
-    fn read(node: &Fields<'_>) -> Result<Devices, JobError> {
-        let Ok(listed) = node.get::<Vec<String>>("devices") else {
-            return Ok(Devices::Auto);
+impl Log {
+    /// Refuses an unknown word as a level: the filter would take it for the name of a module, so a
+    /// mistyped level would turn the log off.
+    fn check(&self, from: &Fields<'_>) -> Result<(), JobError> {
+        let is_sound = |part: &str| {
+            part.contains(['=', '[', ':'])
+                || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part))
         };
+        let mut parts = self.level.split(',').map(str::trim);
+        match parts.find(|part| !is_sound(part)) {
+            Some(bad) => Err(from.unsound(
+                format!("`level` has {bad:?}, which is no level"),
+                "write \"info\" (or error, warn, debug, trace), or a level per module as in \
+                 \"info,r1d_rewards=debug\"",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RewardHost {
+    fn check(&self, from: &Fields<'_>) -> Result<(), JobError> {
+        let is_key =
+            |key: &&String| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match self.trusted_keys.iter().find(|key| !is_key(key)) {
+            Some(bad) => Err(from.unsound(
+                format!("`trusted_keys` has {bad:?}, which is no key"),
+                "write the 64 hex digits that `r1ctl plugin keygen` prints",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Setting for Devices {
+    fn kind() -> Kind {
+        Kind::AutoOrTexts
+    }
+
+    fn from_value(value: &Value, from: &Fields<'_>, key: &str) -> Result<Devices, JobError> {
+        if value.as_str() == Some("auto") {
+            return Ok(Devices::Auto);
+        }
+        let listed: Vec<String> = read_by_serde(value, from, key)?;
         let is_device = |text: &String| {
             text == "cpu"
                 || text
@@ -147,27 +232,31 @@ impl Devices {
                     .is_some_and(|n| n.parse::<u8>().is_ok())
         };
         if let Some(other) = listed.iter().find(|text| !is_device(text)) {
-            return Err(node.unsound(
+            return Err(from.unsound(
                 format!("`devices` names {other:?}, which is no device"),
                 "write \"cpu\" or \"cuda:0\"",
             ));
         }
         if listed.is_empty() {
-            return Err(node.unsound(
+            return Err(from.unsound(
                 "`devices` is empty: no job could run",
                 "write \"auto\", or name a device",
             ));
         }
-        if listed
-            .iter()
-            .enumerate()
-            .any(|(i, device)| listed.iter().take(i).any(|other| other == device))
-        {
-            return Err(node.unsound(
+        let mut seen = std::collections::HashSet::new();
+        if !listed.iter().all(|device| seen.insert(device)) {
+            return Err(from.unsound(
                 "`devices` names a device twice",
                 "name each once: a device has one worker",
             ));
         }
         Ok(Devices::Listed(listed))
+    }
+
+    fn to_value(&self) -> Option<Value> {
+        match self {
+            Devices::Auto => Some("auto".into()),
+            Devices::Listed(devices) => write_by_serde(devices),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! An evaluation: what is sampled from held-out data, when, and which metrics are computed from it.
 
 use crate::error::JobError;
-use crate::fields::Fields;
+use crate::fields::ResolvedTable;
 use crate::stage::Stage;
 use r1d_proto::hyperparameters::Sampling;
 use std::fmt;
@@ -87,7 +87,7 @@ const MAX_COMPLETION_LENGTH: u32 = 512;
 impl Eval {
     /// Reads an `[[eval]]` table, or an `eval` stage (which has no scheduling keys). `stages` are
     /// those read so far.
-    pub(crate) fn read(eval: &Fields<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
+    pub(crate) fn read(eval: &ResolvedTable<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
         let metrics = eval.get::<Vec<String>>("metrics")?.into_iter().map(|text| {
             Metric::parse(&text).ok_or_else(|| {
                 eval.unsound(

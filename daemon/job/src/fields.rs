@@ -7,15 +7,15 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// A resolved table with its place in the file.
-pub(crate) struct Fields<'a> {
+pub(crate) struct ResolvedTable<'a> {
     table: &'a toml::Table,
     /// The table as errors name it: `[[stage]] "cold-start"`.
     pub place: String,
 }
 
-impl<'a> Fields<'a> {
-    pub(crate) fn new(table: &'a toml::Table, place: impl Into<String>) -> Fields<'a> {
-        Fields {
+impl<'a> ResolvedTable<'a> {
+    pub(crate) fn new(table: &'a toml::Table, place: impl Into<String>) -> ResolvedTable<'a> {
+        ResolvedTable {
             table,
             place: place.into(),
         }
@@ -60,9 +60,9 @@ impl<'a> Fields<'a> {
         &self,
         key: &str,
         place: impl Into<String>,
-    ) -> Result<Fields<'a>, JobError> {
+    ) -> Result<ResolvedTable<'a>, JobError> {
         match self.table.get(key) {
-            Some(toml::Value::Table(table)) => Ok(Fields::new(table, place)),
+            Some(toml::Value::Table(table)) => Ok(ResolvedTable::new(table, place)),
             _ => Err(self.unsound(format!("`{key}` is not a table"), "write it as one")),
         }
     }

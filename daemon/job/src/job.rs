@@ -1,13 +1,16 @@
 //! The job as the daemon runs it: every default filled in, every path absolute.
 
+use crate::daemon::DaemonConfig;
 use crate::error::JobError;
 use crate::eval::Eval;
-use crate::fields::{Fields, absolute};
+use crate::fields::{ResolvedTable, absolute};
+use crate::file::{Key, Keys, Table, Tabled, check};
+use crate::job_keys::JOB;
 use crate::limits::JOB_MAX_BYTES;
 use crate::plan::InputFacts;
 use crate::reward::{AskedModel, ModelRef, Reward, plugin_stem};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
-use crate::{check, keys, size, validate};
+use crate::{size, validate};
 use r1d_proto::worker::{Dtype, Slots, slot_tokens};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -181,6 +184,18 @@ pub struct Checkpoint {
     pub to: Option<PathBuf>,
 }
 
+impl Keys for Job {
+    fn keys() -> Vec<Key> {
+        JOB.keys().copied().collect()
+    }
+}
+
+impl Tabled for Job {
+    fn table() -> &'static Table {
+        JOB
+    }
+}
+
 impl Job {
     /// Reads a job file. Relative paths resolve against `base_dir`, the job file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<Job, JobError> {
@@ -191,8 +206,8 @@ impl Job {
             });
         }
         let document = check::Document::parse(text)?;
-        let table = check::resolve(&document, keys::JOB)?;
-        let job = read(&Fields::new(&table, "the top level"), base_dir)?;
+        let table = check::resolve(&document, JOB, &[JOB, DaemonConfig::table()])?;
+        let job = read(&ResolvedTable::new(&table, "the top level"), base_dir)?;
         validate::check(&job)?;
         size::check(&job, &InputFacts::default())?;
         Ok(job)
@@ -442,23 +457,23 @@ impl Job {
     }
 }
 
-fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
+fn read(job: &ResolvedTable<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let mut stages = Vec::new();
     for table in job.tables("stage") {
         stages.push(Stage::read(
-            &Fields::new(table, titled("stage", table)),
+            &ResolvedTable::new(table, titled("stage", table)),
             &stages,
             base_dir,
         )?);
     }
     let evals = job
         .tables("eval")
-        .map(|table| Eval::read(&Fields::new(table, titled("eval", table)), &stages));
+        .map(|table| Eval::read(&ResolvedTable::new(table, titled("eval", table)), &stages));
     let evals = evals.collect::<Result<Vec<_>, _>>()?;
     let data = job.named("data").map(|(name, table)| {
         let source = DataSource::read(
             name,
-            &Fields::new(table, format!("[data.{name}]")),
+            &ResolvedTable::new(table, format!("[data.{name}]")),
             &stages,
             &evals,
             base_dir,
@@ -468,7 +483,10 @@ fn read(job: &Fields<'_>, base_dir: &Path) -> Result<Job, JobError> {
     let models = job.named("models").map(|(name, table)| {
         Ok((
             name.clone(),
-            Weights::read(&Fields::new(table, format!("[models.{name}]")), base_dir)?,
+            Weights::read(
+                &ResolvedTable::new(table, format!("[models.{name}]")),
+                base_dir,
+            )?,
         ))
     });
     Ok(Job {
@@ -498,7 +516,7 @@ fn titled(path: &str, table: &toml::Table) -> String {
 }
 
 impl Sampler {
-    fn read(sampler: &Fields<'_>) -> Result<Sampler, JobError> {
+    fn read(sampler: &ResolvedTable<'_>) -> Result<Sampler, JobError> {
         Ok(Sampler {
             slots: sampler.get("slots")?,
             tokens: sampler.get("tokens")?,
@@ -507,7 +525,7 @@ impl Sampler {
 }
 
 impl Model {
-    fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Model, JobError> {
+    fn read(model: &ResolvedTable<'_>, base_dir: &Path) -> Result<Model, JobError> {
         Ok(Model {
             weights: Weights::read(model, base_dir)?,
             dtype: model.get("dtype")?,
@@ -517,7 +535,7 @@ impl Model {
 }
 
 impl Weights {
-    fn read(model: &Fields<'_>, base_dir: &Path) -> Result<Weights, JobError> {
+    fn read(model: &ResolvedTable<'_>, base_dir: &Path) -> Result<Weights, JobError> {
         match (
             model.path("path", base_dir)?,
             model.path("init", base_dir)?,
@@ -583,7 +601,7 @@ impl DataSource {
     /// name is named like its key.
     fn read(
         name: &str,
-        data: &Fields<'_>,
+        data: &ResolvedTable<'_>,
         stages: &[Stage],
         evals: &[Eval],
         base_dir: &Path,
@@ -658,7 +676,7 @@ impl DataSource {
 }
 
 impl Checkpoint {
-    fn read(checkpoint: &Fields<'_>) -> Result<Checkpoint, JobError> {
+    fn read(checkpoint: &ResolvedTable<'_>) -> Result<Checkpoint, JobError> {
         let to = match checkpoint.optional::<String>("to")? {
             None => None,
             Some(url) => Some(local_path(&url).ok_or_else(|| {

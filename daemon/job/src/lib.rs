@@ -3,8 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`keys`] | every key of both files, once: type, default, unit, meaning. What follows is driven by it |
-//! | [`check`] | a document against the keys: unknown keys, wrong types, ranges; the defaults filled in |
+//! | [`file`] | tables of settings: what keys they have; any table checked, read and written |
 //! | [`job`], [`stage`], [`reward`], [`eval`] | the typed job |
 //! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
 //! | [`validate`] | pairs of settings that cannot work together, each with its fix |
@@ -17,14 +16,14 @@
 //! This crate reads no file: it is handed the job file as text, and the daemon checks whether the
 //! paths in it exist.
 
-pub mod check;
 pub mod daemon;
 pub mod error;
 pub mod eval;
 mod fields;
+pub mod file;
 pub mod fingerprint;
 pub mod job;
-pub mod keys;
+mod job_keys;
 pub mod limits;
 pub mod model_shape;
 pub mod plan;

@@ -1,16 +1,24 @@
 //! Documents that are generated from the key table: `r1ctl explain KEY`, the reference page, the
 //! JSON schema of the job file.
 
-use crate::keys::{self, DAEMON, Default, JOB, Key, Kind, Table};
+use crate::daemon::DaemonConfig;
+use crate::file::keys::{ALSO_KNOWN_AS, nearest, tables};
+use crate::file::{Default, Key, Kind, Table, Tabled};
+use crate::job_keys::JOB;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
+
+/// The files, each with its top level.
+pub fn files() -> [(&'static str, &'static Table); 2] {
+    [("job.toml", JOB), ("r1d.toml", DaemonConfig::table())]
+}
 
 /// Returns what `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in
 /// either file. The error names the nearest key.
 pub fn explain(asked: &str) -> Result<String, String> {
     let mut text = String::new();
-    for (file, root) in [("job.toml", JOB), ("r1d.toml", DAEMON)] {
-        for table in keys::tables(root) {
+    for (file, root) in files() {
+        for table in tables(root) {
             if !table.path.is_empty() && table.path.trim_end_matches(".NAME") == asked {
                 let _ = writeln!(
                     text,
@@ -39,9 +47,9 @@ pub fn explain(asked: &str) -> Result<String, String> {
     if !text.is_empty() {
         return Ok(text.trim_end().to_string() + "\n");
     }
-    let all: Vec<String> = [JOB, DAEMON]
+    let all: Vec<String> = files()
         .into_iter()
-        .flat_map(keys::tables)
+        .flat_map(|(_, root)| tables(root))
         .flat_map(|table| {
             table.keys().map(move |key| {
                 if asked.contains('.') {
@@ -52,12 +60,12 @@ pub fn explain(asked: &str) -> Result<String, String> {
             })
         })
         .collect();
-    let renamed = keys::ALSO_KNOWN_AS
+    let renamed = ALSO_KNOWN_AS
         .iter()
         .find(|(other, _)| *other == asked)
         .map(|(_, here)| *here);
     let near = renamed
-        .or_else(|| keys::nearest(asked, all.iter().map(String::as_str)))
+        .or_else(|| nearest(asked, all.iter().map(String::as_str)))
         .unwrap_or_default();
     Err(format!(
         "there is no key `{asked}`; the nearest is `{near}`"
@@ -110,9 +118,9 @@ pub fn page() -> String {
     let mut text = String::from(
         "# Reference of job.toml and r1d.toml\n\nGenerated from the key table of `daemon/job`.\n",
     );
-    for (file, root) in [("job.toml", JOB), ("r1d.toml", DAEMON)] {
+    for (file, root) in files() {
         let _ = writeln!(text, "\n## {file}");
-        for table in keys::tables(root) {
+        for table in tables(root) {
             let heading = if table.path.is_empty() {
                 "Top level".to_string()
             } else {

@@ -1,8 +1,8 @@
 //! A reward of a stage: which plugin judges, and what its verdict does.
 
-use crate::check::is_name;
 use crate::error::JobError;
-use crate::fields::{Fields, absolute};
+use crate::fields::{ResolvedTable, absolute};
+use crate::file::check::is_name;
 use std::path::{Path, PathBuf};
 
 /// Default of `max_answer_length`, in tokens.
@@ -154,7 +154,7 @@ impl Reward {
         }
     }
 
-    pub(crate) fn read(reward: &Fields<'_>, base_dir: &Path) -> Result<Reward, JobError> {
+    pub(crate) fn read(reward: &ResolvedTable<'_>, base_dir: &Path) -> Result<Reward, JobError> {
         let plugin: String = reward.get("plugin")?;
         let limits = reward.table("limits", format!("{}, limits", reward.place))?;
         // A TOML table is sorted by key, so the JSON is the same bytes each time.

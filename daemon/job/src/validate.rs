@@ -2,8 +2,8 @@
 
 use crate::error::JobError;
 use crate::eval::Eval;
+use crate::file::keys::nearest;
 use crate::job::{DataSource, Job, Weights};
-use crate::keys::nearest;
 use crate::limits::TEMPERATURE_MIN;
 use crate::model_shape::ModelShape;
 use crate::reward::{AskedModel, ModelRef, Plugin, Reward};

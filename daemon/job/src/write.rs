@@ -2,8 +2,8 @@
 //! time. The text parses to the same job.
 
 use crate::eval::Eval;
+use crate::file::{Kind, Table};
 use crate::job::{Checkpoint, DataSource, Job, Model, TemplateSource, Weights};
-use crate::keys::{self, Kind, Table};
 use crate::reward::{ModelRef, OnAbstain, OnFault, Plugin, Reward};
 use crate::stage::{
     Change, Dpo, Grpo, Length, Origin, Ppo, RejectionSampling, RewardLoss, RewardModel, Rollouts,
@@ -58,7 +58,7 @@ pub fn job(job: &Job) -> String {
         job.evals.iter().map(eval).collect::<Vec<_>>(),
     );
     let mut text = String::new();
-    document(&mut text, &table, keys::JOB, "");
+    document(&mut text, &table, crate::job_keys::JOB, "");
     text
 }
 

@@ -48,7 +48,7 @@ const CONFIG_MAX_BYTES: u64 = 1 << 20;
 fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
     let text = user_file::read_text(config, CONFIG_MAX_BYTES).ok()?;
     let config = DaemonConfig::parse(&text, config.parent()?).ok()?;
-    let lib = config.torch_lib?;
+    let lib = config.torch.lib?;
     let tried = Command::new(worker)
         .arg("--version")
         .stdin(Stdio::null())

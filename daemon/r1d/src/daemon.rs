@@ -204,7 +204,7 @@ fn build(
     let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.layout().cache()),
-        threads: settings.config.reward_threads as usize,
+        threads: settings.config.rewards.threads as usize,
         compiler: Compiler::Child {
             program: std::env::current_exe().map_err(DaemonError::Executable)?,
             args: vec![COMPILE.into()],
@@ -213,6 +213,7 @@ fn build(
     })?;
     let trusted = settings
         .config
+        .rewards
         .trusted_keys
         .iter()
         .filter_map(|key| PublicKey::parse(key))
@@ -220,7 +221,7 @@ fn build(
     let rewards = Arc::new(rewards.trusting(trusted).storing(state.layout().plugins()));
     prune(&ledger, &rewards);
     strike(&ledger);
-    let names = devices::found(&settings.config.devices);
+    let names = devices::found(&settings.config.node.devices);
     let live_status = LiveStatus::new(&names);
     let views = JobViews {
         ledger,
@@ -328,9 +329,9 @@ fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
     WorkerCommand {
         device: device.into(),
         executable: settings.worker.clone(),
-        threads: worker_threads(device, settings.config.torch_threads),
-        mkl_intel_kernels: settings.config.mkl_intel_kernels,
-        torch_lib: settings.config.torch_lib.clone(),
+        threads: worker_threads(device, settings.config.torch.threads),
+        mkl_intel_kernels: settings.config.torch.mkl_intel_kernels,
+        torch_lib: settings.config.torch.lib.clone(),
     }
 }
 

@@ -34,8 +34,8 @@ pub(crate) struct LevelError {
 /// Starts the log. Panics become lines too: an actor that panicked is recreated, and its cause must
 /// not be lost between other programs' output.
 pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
-    let configured = EnvFilter::try_new(&config.log_level).map_err(|source| LevelError {
-        level: config.log_level.clone(),
+    let configured = EnvFilter::try_new(&config.log.level).map_err(|source| LevelError {
+        level: config.log.level.clone(),
         source,
     })?;
     let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or(configured);
@@ -45,7 +45,7 @@ pub(crate) fn init(config: &DaemonConfig) -> Result<(), LevelError> {
     );
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
-    match (config.log_format, journal) {
+    match (config.log.format, journal) {
         (LogFormat::Text, false) => lines
             .fmt_fields(fields())
             .with_writer(io::stderr)

@@ -149,6 +149,6 @@ fn dump_config(config: Option<&Path>) -> Result<(), Box<dyn Error>> {
         Some(path) => settings::read_config(path)?,
         None => r1d_job::DaemonConfig::dev()?,
     };
-    print!("{}", settings::dump(&config));
+    print!("{}", config.to_toml());
     Ok(())
 }

@@ -3,7 +3,6 @@
 
 use crate::cli::Locations;
 use r1d_job::DaemonConfig;
-use r1d_job::daemon::LogFormat;
 use r1d_proto::user_file;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,7 +79,7 @@ impl Settings {
         };
         let state_dir = place
             .state_dir
-            .or_else(|| config.state_dir.clone())
+            .or_else(|| config.node.state_dir.clone())
             .or_else(home_state)
             .ok_or(SettingsError::NoStateDirectory)?;
         let state_dir = std::path::absolute(&state_dir).map_err(|source| SettingsError::Read {
@@ -96,15 +95,15 @@ impl Settings {
                 .into_owned()
         };
         Ok(Settings {
-            node_name: config.node_name.clone().unwrap_or_else(hostname),
+            node_name: config.node.name.clone().unwrap_or_else(hostname),
             socket: place
                 .socket
-                .or_else(|| config.socket.clone())
+                .or_else(|| config.listen.socket.clone())
                 .unwrap_or_else(|| state_dir.join("r1d.sock")),
             worker: place.worker.unwrap_or_else(|| beside.join(WORKER)),
             worker_silence: Duration::from_secs(place.worker_silence),
             plugin_dirs: std::iter::once(beside.join(PLUGINS_DIRECTORY))
-                .chain(config.plugin_dirs.clone())
+                .chain(config.rewards.plugin_dirs.clone())
                 .collect(),
             may_be_shut_down: file.is_none(),
             state_dir,
@@ -121,7 +120,7 @@ fn set(name: &str) -> Option<PathBuf> {
 
 /// The directories in which the system's daemon looks for plugins; for tools that have no daemon.
 pub(crate) fn system_plugin_dirs() -> Vec<PathBuf> {
-    read_config(Path::new(SYSTEM_CONFIG)).map_or(Vec::new(), |config| config.plugin_dirs)
+    read_config(Path::new(SYSTEM_CONFIG)).map_or(Vec::new(), |config| config.rewards.plugin_dirs)
 }
 
 /// The user's cache for compiled code of tools; a daemon's is in its state directory.
@@ -134,90 +133,6 @@ fn home_state() -> Option<PathBuf> {
     set("XDG_STATE_HOME")
         .map(|dir| dir.join("r1d"))
         .or_else(|| set("HOME").map(|dir| dir.join(".local/state/r1d")))
-}
-
-/// The configuration as `r1d.toml`, with every default filled in.
-pub(crate) fn dump(config: &DaemonConfig) -> String {
-    use r1d_job::daemon::Devices;
-    use toml::{Table, Value};
-    let path = |path: &Path| Value::String(path.display().to_string());
-    let mut node = Table::new();
-    node.extend(
-        config
-            .node_name
-            .clone()
-            .map(|name| ("name".into(), Value::String(name))),
-    );
-    node.extend(
-        config
-            .state_dir
-            .as_deref()
-            .map(|dir| ("state_dir".into(), path(dir))),
-    );
-    let devices = match &config.devices {
-        Devices::Auto => Value::String("auto".into()),
-        Devices::Listed(devices) => {
-            Value::Array(devices.iter().cloned().map(Value::String).collect())
-        }
-    };
-    node.insert("devices".into(), devices);
-    let listen: Table = config
-        .socket
-        .as_deref()
-        .map(|socket| ("socket".into(), path(socket)))
-        .into_iter()
-        .collect();
-    let mut torch: Table = config
-        .torch_lib
-        .as_deref()
-        .map(|lib| ("lib".into(), path(lib)))
-        .into_iter()
-        .collect();
-    torch.insert(
-        "threads".into(),
-        Value::Integer(config.torch_threads.into()),
-    );
-    torch.insert(
-        "mkl_intel_kernels".into(),
-        Value::Boolean(config.mkl_intel_kernels),
-    );
-    let mut rewards = Table::new();
-    rewards.insert(
-        "plugin_dirs".into(),
-        Value::Array(config.plugin_dirs.iter().map(|dir| path(dir)).collect()),
-    );
-    rewards.insert(
-        "threads".into(),
-        Value::Integer(config.reward_threads.into()),
-    );
-    rewards.insert(
-        "trusted_keys".into(),
-        Value::Array(
-            config
-                .trusted_keys
-                .iter()
-                .cloned()
-                .map(Value::String)
-                .collect(),
-        ),
-    );
-    let format = match config.log_format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    let log = Table::from_iter(
-        [("level", config.log_level.as_str()), ("format", format)]
-            .map(|(k, v)| (k.into(), Value::String(v.into()))),
-    );
-    let tables = [
-        ("node", node),
-        ("listen", listen),
-        ("torch", torch),
-        ("rewards", rewards),
-        ("log", log),
-    ];
-    let whole = Table::from_iter(tables.map(|(name, table)| (name.into(), Value::Table(table))));
-    toml::to_string(&whole).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -234,7 +149,7 @@ mod tests {
             DaemonConfig::parse(text, Path::new("/")).unwrap(),
         ] {
             assert_eq!(
-                DaemonConfig::parse(&dump(&config), Path::new("/")).unwrap(),
+                DaemonConfig::parse(&config.to_toml(), Path::new("/")).unwrap(),
                 config
             );
         }

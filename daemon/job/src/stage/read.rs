@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::error::JobError;
-use crate::fields::Fields;
+use crate::fields::ResolvedTable;
 use std::path::Path;
 
 impl Stage {
     /// Reads a `[[stage]]` table. Its weights come from the nearest of the stages `before` that
     /// trains a policy of the same model, unless the file says otherwise.
     pub(crate) fn read(
-        stage: &Fields<'_>,
+        stage: &ResolvedTable<'_>,
         before: &[Stage],
         base_dir: &Path,
     ) -> Result<Stage, JobError> {
@@ -94,7 +94,7 @@ impl Stage {
 }
 
 /// Reads the adapters' keys; `None` for kinds that train all weights, or none.
-fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
+fn read_lora(stage: &ResolvedTable<'_>, kind: &StageKind) -> Result<Option<Lora>, JobError> {
     if !matches!(kind, StageKind::Sft(_) | StageKind::Grpo(_)) {
         return Ok(None);
     }
@@ -107,7 +107,7 @@ fn read_lora(stage: &Fields<'_>, kind: &StageKind) -> Result<Option<Lora>, JobEr
 }
 
 impl Sft {
-    fn read(stage: &Fields<'_>, template: Option<TemplateSource>) -> Result<Sft, JobError> {
+    fn read(stage: &ResolvedTable<'_>, template: Option<TemplateSource>) -> Result<Sft, JobError> {
         Ok(Sft {
             batch_size: stage.get("batch_size")?,
             max_length: stage.get("max_length")?,
@@ -118,7 +118,7 @@ impl Sft {
 }
 
 impl Schedule {
-    fn read(stage: &Fields<'_>) -> Result<Schedule, JobError> {
+    fn read(stage: &ResolvedTable<'_>) -> Result<Schedule, JobError> {
         Ok(Schedule {
             learning_rate: stage.get("learning_rate")?,
             lr_scheduler_type: stage.get("lr_scheduler_type")?,
@@ -134,14 +134,14 @@ impl Schedule {
 }
 
 impl Rollouts {
-    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Rollouts, JobError> {
+    fn read(stage: &ResolvedTable<'_>, base_dir: &Path) -> Result<Rollouts, JobError> {
         let rewards = stage.tables("reward").map(|table| {
             let plugin = table
                 .get("plugin")
                 .and_then(toml::Value::as_str)
                 .unwrap_or_default();
             Reward::read(
-                &Fields::new(
+                &ResolvedTable::new(
                     table,
                     format!("{}, [[stage.reward]] {plugin:?}", stage.place),
                 ),
@@ -159,7 +159,7 @@ impl Rollouts {
             changes: stage
                 .tables("schedule")
                 .map(|table| {
-                    Change::read(&Fields::new(
+                    Change::read(&ResolvedTable::new(
                         table,
                         format!("{}, [[stage.schedule]]", stage.place),
                     ))
@@ -171,7 +171,7 @@ impl Rollouts {
 }
 
 impl Change {
-    fn read(change: &Fields<'_>) -> Result<Change, JobError> {
+    fn read(change: &ResolvedTable<'_>) -> Result<Change, JobError> {
         Ok(Change {
             after_step: change.get("after_step")?,
             temperature: change.optional("temperature")?,
@@ -181,7 +181,7 @@ impl Change {
 }
 
 impl RewardModel {
-    fn read(stage: &Fields<'_>) -> Result<RewardModel, JobError> {
+    fn read(stage: &ResolvedTable<'_>) -> Result<RewardModel, JobError> {
         let center_rewards_coefficient: f64 = stage.get("center_rewards_coefficient")?;
         let loss = match stage.get::<String>("loss")?.as_str() {
             "pointwise" if center_rewards_coefficient > 0.0 => {
@@ -204,7 +204,7 @@ impl RewardModel {
 }
 
 impl Dpo {
-    fn read(stage: &Fields<'_>) -> Result<Dpo, JobError> {
+    fn read(stage: &ResolvedTable<'_>) -> Result<Dpo, JobError> {
         Ok(Dpo {
             batch_size: stage.get("batch_size")?,
             max_length: stage.get("max_length")?,
@@ -219,7 +219,7 @@ impl Dpo {
 }
 
 impl Ppo {
-    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Ppo, JobError> {
+    fn read(stage: &ResolvedTable<'_>, base_dir: &Path) -> Result<Ppo, JobError> {
         Ok(Ppo {
             rollouts: Rollouts::read(stage, base_dir)?,
             num_ppo_epochs: stage.get("num_ppo_epochs")?,
@@ -242,7 +242,7 @@ impl Ppo {
 }
 
 impl RejectionSampling {
-    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<RejectionSampling, JobError> {
+    fn read(stage: &ResolvedTable<'_>, base_dir: &Path) -> Result<RejectionSampling, JobError> {
         let select = match stage.get::<String>("select")?.as_str() {
             "best-of-n" => Select::BestOfN,
             "top-p" => Select::TopP {
@@ -265,7 +265,7 @@ impl RejectionSampling {
 }
 
 impl Grpo {
-    fn read(stage: &Fields<'_>, base_dir: &Path) -> Result<Grpo, JobError> {
+    fn read(stage: &ResolvedTable<'_>, base_dir: &Path) -> Result<Grpo, JobError> {
         let epsilon = stage.get("epsilon")?;
         Ok(Grpo {
             rollouts: Rollouts::read(stage, base_dir)?,

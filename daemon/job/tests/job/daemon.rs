@@ -1,7 +1,7 @@
 //! r1d.toml.
 
 use r1d_job::DaemonConfig;
-use r1d_job::daemon::{Devices, LogFormat};
+use r1d_job::daemon::{Devices, Listen, Log, LogFormat, Node, RewardHost, Torch};
 use std::path::{Path, PathBuf};
 
 fn parse(text: &str) -> Result<DaemonConfig, String> {
@@ -30,20 +30,33 @@ fn every_key_is_read() {
         format = "json"
     "#;
     let expected = DaemonConfig {
-        node_name: Some("gpu-01".into()),
-        state_dir: Some("/etc/r1d/state".into()),
-        devices: Devices::Listed(vec!["cuda:0".into(), "cuda:1".into()]),
-        socket: Some("/run/r1d.sock".into()),
-        torch_lib: Some("/opt/libtorch/lib".into()),
-        torch_threads: 3,
-        mkl_intel_kernels: false,
-        plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],
-        reward_threads: 5,
-        trusted_keys: vec![
-            "abababababababababababababababababababababababababababababababab".into(),
-        ],
-        log_level: "debug".into(),
-        log_format: LogFormat::Json,
+        node: Node {
+            name: Some("gpu-01".into()),
+            state_dir: Some("/etc/r1d/state".into()),
+            devices: Devices::Listed(vec!["cuda:0".into(), "cuda:1".into()]),
+        },
+        listen: Listen {
+            socket: Some("/run/r1d.sock".into()),
+            quic: (),
+            http: (),
+        },
+        torch: Torch {
+            lib: Some("/opt/libtorch/lib".into()),
+            threads: 3,
+            mkl_intel_kernels: false,
+        },
+        rewards: RewardHost {
+            plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],
+            threads: 5,
+            trusted_keys: vec![
+                "abababababababababababababababababababababababababababababababab".into(),
+            ],
+        },
+        cluster: (),
+        log: Log {
+            level: "debug".into(),
+            format: LogFormat::Json,
+        },
     };
     assert_eq!(parse(text), Ok(expected));
 }

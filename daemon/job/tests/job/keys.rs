@@ -3,8 +3,9 @@
 
 use crate::preferences::JOB as PREFERENCES;
 use crate::{JOB, parse};
-use r1d_job::JobError;
-use r1d_job::keys::{self, Key, Kind, Table};
+use r1d_job::file::keys::tables;
+use r1d_job::file::{Key, Kind, Table, Tabled};
+use r1d_job::{DaemonConfig, Job, JobError};
 use toml::Value;
 
 /// A place of a plain value in a document: keys and list positions.
@@ -164,7 +165,7 @@ fn every_key_of_the_table_is_read_and_written() {
 }
 
 fn every_key_is_read_and_written(base: Value) {
-    for (at, key) in leaves(&base, keys::JOB) {
+    for (at, key) in leaves(&base, Job::table()) {
         let dotted = at
             .iter()
             .filter_map(|step| {
@@ -220,8 +221,8 @@ fn every_key_is_read_and_written(base: Value) {
 
 #[test]
 fn every_default_is_one_that_the_key_takes() {
-    for root in [keys::JOB, keys::DAEMON] {
-        for table in keys::tables(root) {
+    for root in [Job::table(), DaemonConfig::table()] {
+        for table in tables(root) {
             let mut names = std::collections::BTreeSet::new();
             for key in table.keys() {
                 assert!(

@@ -4,7 +4,8 @@
 use crate::keys::{leaves, set};
 use crate::preferences::JOB as PREFERENCES;
 use crate::{JOB, parse, plan, refusal};
-use r1d_job::keys::{self, Key, Kind, Table};
+use r1d_job::file::keys::tables;
+use r1d_job::file::{Key, Kind, Table, Tabled};
 use r1d_job::limits::{
     EVALUATION_MAX_COMPLETIONS, JOB_MAX_BYTES, NAMED_MAX, SEQUENCE_MAX_TOKENS, STAGE_MAX_STEPS,
     STEP_MAX_COMPLETIONS, STEP_MAX_ROWS, STEP_MAX_TOKENS, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX,
@@ -150,7 +151,7 @@ fn every_number_at_its_limits_is_refused_or_planned_within_the_daemons() {
     for text in [JOB, PREFERENCES, REST] {
         parse(text).unwrap();
         let base: Value = toml::from_str(text).unwrap();
-        for (at, key) in leaves(&base, keys::JOB) {
+        for (at, key) in leaves(&base, Job::table()) {
             covered.insert(std::ptr::from_ref(key).addr());
             for value in extremes(&key.kind) {
                 let mut changed = base.clone();
@@ -164,7 +165,7 @@ fn every_number_at_its_limits_is_refused_or_planned_within_the_daemons() {
             }
         }
     }
-    for table in keys::tables(keys::JOB) {
+    for table in tables(Job::table()) {
         for key in table.keys().filter(|key| !extremes(&key.kind).is_empty()) {
             assert!(
                 covered.contains(&std::ptr::from_ref(key).addr()),
@@ -271,7 +272,7 @@ fn numbers_that_float32_does_not_know_are_refused() {
 
 /// Every key of every table that is a number that is no whole one, with its table's path.
 fn float_keys() -> Vec<(&'static str, &'static Key)> {
-    let all = keys::tables(keys::JOB).into_iter();
+    let all = tables(Job::table()).into_iter();
     let of = |table: &'static Table| table.keys().map(move |key| (table.path, key));
     all.flat_map(of)
         .filter(|(_, key)| matches!(key.kind, Kind::Float { .. }))
@@ -305,7 +306,8 @@ fn no_number_is_lost_or_infinite_in_float32() {
                    \"t.json\"\n[data.d]\npath = \"d.jsonl\"\n";
         format!("{all}[[stage]]\nname = \"s\"\nkind = \"{kind}\"\ndata = \"d\"\n{line}\n")
     };
-    let Some(Kind::Variants { variants, .. }) = keys::JOB.key("stage").map(|key| &key.kind) else {
+    let Some(Kind::Variants { variants, .. }) = Job::table().key("stage").map(|key| &key.kind)
+    else {
         panic!("stages have kinds")
     };
     for (kind, table) in *variants {

@@ -3,8 +3,8 @@
 use crate::keys::{leaves, set};
 use crate::{JOB, parse};
 use proptest::prelude::*;
-use r1d_job::keys::{self, Key, Kind};
-use r1d_job::{Plugin, TemplateSource, Weights};
+use r1d_job::file::{Key, Kind, Tabled};
+use r1d_job::{Job, Plugin, TemplateSource, Weights};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -71,7 +71,7 @@ fn any_value(key: &Key) -> BoxedStrategy<Value> {
 
 fn changed_job() -> impl Strategy<Value = Value> {
     let base: Value = toml::from_str(JOB).unwrap();
-    let places = leaves(&base, keys::JOB);
+    let places = leaves(&base, Job::table());
     let change = (0..places.len()).prop_flat_map(move |i| {
         let (at, key) = places[i].clone();
         any_value(key).prop_map(move |value| (at.clone(), value))

@@ -37,7 +37,10 @@ fn every_job_file_that_is_shipped_is_sound() {
 fn the_daemons_configurations_parse() {
     let text = std::fs::read_to_string(root().join("configs/r1d.toml")).unwrap();
     let config = DaemonConfig::parse(&text, Path::new("/etc/r1d")).unwrap();
-    assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/r1d")));
+    assert_eq!(
+        config.node.state_dir.as_deref(),
+        Some(Path::new("/var/lib/r1d"))
+    );
     assert_eq!(
         DaemonConfig::dev().unwrap(),
         DaemonConfig::parse("", Path::new("/")).unwrap(),

@@ -1,18 +1,19 @@
 //! The keys of `job.toml`.
 
-use super::Default::{Required, Unset, Value};
-use super::Kind::{
+use crate::file::Default::{Required, Unset, Value};
+use crate::file::Kind::{
     Bool, Date, Integer, Json, Later, Name, Named, OneOf, Path, Sha256, Tables, Text, Texts,
     Variants, WordOrScore,
 };
-use super::{Key, Kind, Table, above, at_least, count, key, score, share, steps};
+use crate::file::{Default, Key, Kind, Table};
 use crate::limits::{
-    MICRO_BATCH_MAX_TOKENS, PROMPT_MAX_COMPLETIONS, SEQUENCE_MAX_TOKENS, STAGE_MAX_EPOCHS,
-    STEP_MAX_PASSES, STEP_MAX_ROUNDS, STEP_MAX_ROWS, TEMPERATURE_MAX,
+    MICRO_BATCH_MAX_TOKENS, NUMBER_MAX, PROMPT_MAX_COMPLETIONS, SEQUENCE_MAX_TOKENS,
+    STAGE_MAX_EPOCHS, STAGE_MAX_STEPS, STEP_MAX_PASSES, STEP_MAX_ROUNDS, STEP_MAX_ROWS,
+    TEMPERATURE_MAX,
 };
 
 /// All keys of `job.toml`.
-pub static JOB: &Table = &Table {
+pub(crate) static JOB: &Table = &Table {
     path: "",
     meaning: "One run of the recipe: a model, data, stages in order, and what is kept.",
     groups: &[&[
@@ -720,7 +721,7 @@ static PRETRAIN: &Table = &Table {
     ],
 };
 
-const fn tokenize(default: super::Default) -> Key {
+const fn tokenize(default: Default) -> Key {
     key(
         "tokenize",
         OneOf(&["together", "apart"]),
@@ -733,7 +734,7 @@ const fn tokenize(default: super::Default) -> Key {
     )
 }
 
-const LEARNED: super::Default = Unset(
+const LEARNED: Default = Unset(
     "\"together\"; \"apart\" for what a rejection-sampling stage of the same model kept, which \
      are the ids that it sampled",
 );
@@ -1669,3 +1670,68 @@ const EVALUATION: &[Key] = &[
         "A completion is correct when the first reward's score is at least this.",
     ),
 ];
+
+/// Constructs a key. With the constructors below, a key reads as one line of a table.
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    default: Default,
+    unit: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        name,
+        kind,
+        default,
+        unit,
+        meaning,
+    }
+}
+
+/// A whole number from `min` up to one of [`crate::limits`].
+const fn count(min: i64, max: u32) -> Kind {
+    Kind::Integer {
+        min,
+        max: max as i64,
+    }
+}
+
+const fn steps(min: i64) -> Kind {
+    Kind::Integer {
+        min,
+        max: STAGE_MAX_STEPS as i64,
+    }
+}
+
+/// The kind of a score, or of a number that a score is multiplied by.
+const fn score() -> Kind {
+    Kind::Float {
+        min: -NUMBER_MAX,
+        max: NUMBER_MAX,
+        above: false,
+    }
+}
+
+const fn at_least(min: f64) -> Kind {
+    Kind::Float {
+        min,
+        max: NUMBER_MAX,
+        above: false,
+    }
+}
+
+const fn above(min: f64) -> Kind {
+    Kind::Float {
+        min,
+        max: NUMBER_MAX,
+        above: true,
+    }
+}
+
+const fn share() -> Kind {
+    Kind::Float {
+        min: 0.0,
+        max: 1.0,
+        above: false,
+    }
+}

@@ -1,8 +1,8 @@
 //! Checks a document against the key table: unknown keys, wrong types and ranges are refused with
 //! line, table and key; defaults are filled in.
 
+use super::keys::{self, Default, Key, Kind, Table};
 use crate::error::JobError;
-use crate::keys::{self, Default, Key, Kind, Table};
 use crate::limits::{NAMED_MAX, NUMBER_MAX, NUMBER_MIN, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX};
 use r1d_proto::shown;
 use std::ops::Range;
@@ -55,10 +55,16 @@ impl Lines {
 }
 
 /// Returns the document with every default filled in, each value of the kind that its key has (an
-/// integer where a number is meant becomes a float).
-pub fn resolve(document: &Document<'_>, spec: &'static Table) -> Result<toml::Table, JobError> {
+/// integer where a number is meant becomes a float). `files` are the top levels of all files, in
+/// which an error looks for a key that the document does not have.
+pub fn resolve(
+    document: &Document<'_>,
+    spec: &'static Table,
+    files: &[&'static Table],
+) -> Result<toml::Table, JobError> {
     let checker = Checker {
         lines: &document.lines,
+        files,
     };
     checker.table(
         &document.root,
@@ -84,6 +90,7 @@ impl Place {
 
 struct Checker<'a> {
     lines: &'a Lines,
+    files: &'a [&'static Table],
 }
 
 impl Checker<'_> {
@@ -103,7 +110,7 @@ impl Checker<'_> {
         for (name, value) in entries {
             let line = self.line(name.span());
             let Some(key) = spec.key(name.get_ref()) else {
-                return Err(unknown(name.get_ref(), spec, place.at(line)));
+                return Err(unknown(name.get_ref(), spec, self.files, place.at(line)));
             };
             resolved.insert(
                 key.name.into(),
@@ -138,6 +145,7 @@ impl Checker<'_> {
                     // A default has no lines of its own: errors in it name the line of its table.
                     let inner = Checker {
                         lines: &Lines::default(),
+                        files: self.files,
                     };
                     resolved.insert(
                         key.name.into(),
@@ -418,14 +426,12 @@ fn variant(
         })
 }
 
-fn unknown(name: &str, spec: &Table, place: String) -> JobError {
+fn unknown(name: &str, spec: &Table, files: &[&'static Table], place: String) -> JobError {
     let renamed = keys::ALSO_KNOWN_AS
         .iter()
         .find(|(other, here)| *other == name && spec.key(here).is_some());
     let elsewhere = || {
-        let all = keys::tables(keys::JOB)
-            .into_iter()
-            .chain(keys::tables(keys::DAEMON));
+        let all = files.iter().flat_map(|file| keys::tables(file));
         all.filter(|table| table.path == spec.path && !std::ptr::eq(*table, spec))
             .find(|table| table.key(name).is_some())
     };

@@ -1,13 +1,7 @@
-//! Every key of `job.toml` and `r1d.toml`, once. The table checks documents, fills in defaults,
-//! orders what [`crate::write`] writes, and generates `r1ctl explain`, the reference page and the
-//! JSON schema; a key that is not here does not exist.
+//! What is known of the keys of a table: it checks documents, fills in defaults, orders what is
+//! written, and generates `r1ctl explain`, the reference page and the JSON schema. A key that no
+//! table has does not exist.
 
-mod daemon;
-mod job;
-
-use crate::limits::{NUMBER_MAX, STAGE_MAX_STEPS};
-pub use daemon::DAEMON;
-pub use job::JOB;
 use r1d_proto::shown;
 
 /// A table of a document: `[model]`, or each of `[[stage]]`.
@@ -22,8 +16,20 @@ pub struct Table {
     pub groups: &'static [&'static [Key]],
 }
 
+/// What has keys: a table, or a part of some.
+pub trait Keys {
+    /// The keys, in the order in which they are written.
+    fn keys() -> Vec<Key>;
+}
+
+/// What is a table of a file.
+pub trait Tabled: Keys {
+    /// The table, with its keys.
+    fn table() -> &'static Table;
+}
+
 /// A key of a table.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Name in the file; unique in its table.
     pub name: &'static str,
@@ -38,7 +44,7 @@ pub struct Key {
 }
 
 /// What a key may hold.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A string that is not empty.
     Text,
@@ -98,7 +104,7 @@ pub enum Kind {
 }
 
 /// What holds when a key is left out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Default {
     /// The key must be given: the text says what to write.
     Required(&'static str),
@@ -109,6 +115,16 @@ pub enum Default {
 }
 
 impl Table {
+    /// A table of these keys.
+    pub(crate) fn new(path: &'static str, meaning: &'static str, keys: Vec<Key>) -> Table {
+        let keys: &'static [Key] = Box::leak(keys.into_boxed_slice());
+        Table {
+            path,
+            meaning,
+            groups: Box::leak(Box::new([keys])),
+        }
+    }
+
     /// All keys of the table, in the order in which they are written.
     pub fn keys(&self) -> impl Iterator<Item = &'static Key> + '_ {
         self.groups.iter().flat_map(|group| group.iter())
@@ -212,71 +228,6 @@ pub static ALSO_KNOWN_AS: &[(&str, &str)] = &[
     ("enable_thinking", "chat_template_kwargs"),
     ("filter_overlong_prompts", "max_prompt_length"),
 ];
-
-/// Constructs a key. With the constructors below, a key reads as one line of a table.
-const fn key(
-    name: &'static str,
-    kind: Kind,
-    default: Default,
-    unit: &'static str,
-    meaning: &'static str,
-) -> Key {
-    Key {
-        name,
-        kind,
-        default,
-        unit,
-        meaning,
-    }
-}
-
-/// A whole number from `min` up to one of [`crate::limits`].
-const fn count(min: i64, max: u32) -> Kind {
-    Kind::Integer {
-        min,
-        max: max as i64,
-    }
-}
-
-const fn steps(min: i64) -> Kind {
-    Kind::Integer {
-        min,
-        max: STAGE_MAX_STEPS as i64,
-    }
-}
-
-/// The kind of a score, or of a number that a score is multiplied by.
-const fn score() -> Kind {
-    Kind::Float {
-        min: -NUMBER_MAX,
-        max: NUMBER_MAX,
-        above: false,
-    }
-}
-
-const fn at_least(min: f64) -> Kind {
-    Kind::Float {
-        min,
-        max: NUMBER_MAX,
-        above: false,
-    }
-}
-
-const fn above(min: f64) -> Kind {
-    Kind::Float {
-        min,
-        max: NUMBER_MAX,
-        above: true,
-    }
-}
-
-const fn share() -> Kind {
-    Kind::Float {
-        min: 0.0,
-        max: 1.0,
-        above: false,
-    }
-}
 
 /// The known name that is most similar to `name`, by Jaro–Winkler.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {

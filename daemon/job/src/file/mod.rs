@@ -1,0 +1,24 @@
+//! Tables of settings: what keys they have, and how any of them is checked, read and written.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`keys`] | what is known of a table's keys: type, default, unit, meaning |
+//! | [`kinds`] | the kinds of value that keys take, as a field's attribute names them |
+//! | [`check`] | a document against its keys: unknown keys, wrong types, ranges; the defaults filled in |
+//! | [`setting`] | the types that a field may have |
+//! | [`fields`] | reading: a checked table, by its keys |
+//! | [`write`](mod@write) | a table as text, in the order of its keys |
+//!
+//! A table is a struct that derives [`Keys`], [`Read`] and [`Write`]; the crate `r1d-job-macros`
+//! says what its fields may say.
+
+pub mod check;
+pub(crate) mod fields;
+pub mod keys;
+pub(crate) mod kinds;
+pub(crate) mod setting;
+pub mod write;
+
+pub(crate) use fields::{Fields, Read, Setting};
+pub use keys::{Default, Key, Keys, Kind, Table, Tabled};
+pub(crate) use write::{Write, put};
