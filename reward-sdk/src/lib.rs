@@ -154,6 +154,7 @@ pub mod golden;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;
+mod lexer;
 mod names;
 pub mod number;
 pub mod number_words;

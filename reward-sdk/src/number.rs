@@ -12,12 +12,9 @@
 //! factor    := 1,234.5e6 | "\frac" group group | "(" [sign] magnitude ")"
 //! ```
 
-pub(crate) mod lexer;
-
+use crate::lexer::{self, Literal, Token};
 use crate::rational::Rational;
 use crate::units::{self, Unit};
-use lexer::Literal;
-pub(crate) use lexer::Token;
 
 /// Longer texts are not numbers. It bounds the work on a megabyte of digits.
 pub const BYTES_MAX: usize = 4_096;

@@ -4,8 +4,7 @@
 
 mod table;
 
-use crate::number::Token;
-use crate::number::lexer;
+use crate::lexer::{self, Token};
 use crate::number_words;
 use crate::rational::Rational;
 use table::{DIMENSIONS, Found, Measure};

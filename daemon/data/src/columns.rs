@@ -1,8 +1,8 @@
 //! Finds a row's columns by the names that the job file gives them.
 
-use crate::dataset::Row;
 use crate::json::{Json, is_no_number};
 use crate::message::{Message, Spoken};
+use crate::row::Row;
 use r1d_job::DataSource;
 
 /// Columns that TRL reads by their names, whatever else a data set has.

@@ -1,12 +1,14 @@
 //! Batches of stages that learn from preferences: pairs for dpo and reward models, labelled texts
 //! for pointwise reward models.
 
-use crate::dataset::{DataSet, Row};
+use crate::dataset::DataSet;
 use crate::error::DataError;
 use crate::message::{Message, Spoken};
+use crate::rendered::Rendered;
+use crate::row::Row;
 use crate::shuffle::rows_of_step;
 use crate::supervision::Order;
-use crate::template::{Rendered, Template};
+use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 use r1d_job::Tokenize;
 use r1d_proto::worker::{Labelled, Pair};

@@ -6,8 +6,8 @@
 //! |im_end|>`. The judge model can still read the quotation, but no quotation can pose as the user
 //! or the model.
 
-use crate::dataset::Row;
 use crate::error::DataError;
+use crate::row::Row;
 use crate::template::{Telling, Template};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeSet;

@@ -1,13 +1,14 @@
 //! Renders a row's prompt as the model reads it, and its completion if that is a message.
 
 use crate::concat;
-use crate::dataset::Row;
 use crate::error::DataError;
 use crate::jinja::{self, describe};
 use crate::json::Json;
 use crate::message::{Message, Spoken};
 use crate::naming;
 use crate::python;
+use crate::rendered::Rendered;
+use crate::row::Row;
 use crate::tokenizer::Tokenizer;
 use chrono::NaiveDate;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
@@ -85,18 +86,6 @@ struct Chat {
     sees_row: bool,
     /// Whether rows with tools have a template of their own.
     has_tool_use: bool,
-}
-
-/// A prompt, and the prompt with its completion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
-    /// The prompt alone.
-    pub prompt: String,
-    /// Prompt and completion. It may not begin with `prompt`, because a chat template may write a
-    /// prompt differently if something follows.
-    pub whole: String,
-    /// Whether the template has already written the end of the completion.
-    pub is_ended: bool,
 }
 
 impl Template {

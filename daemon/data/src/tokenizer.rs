@@ -2,7 +2,7 @@
 
 use crate::error::DataError;
 use crate::naming;
-use crate::template::Rendered;
+use crate::rendered::Rendered;
 use r1d_job::Tokenize;
 use r1d_proto::{shown, user_file};
 use serde_json::Value;

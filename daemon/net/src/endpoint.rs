@@ -2,6 +2,7 @@
 
 use crate::NetError;
 use crate::identity::{Fingerprint, NodeIdentity, SERVER_NAME};
+use crate::limits::Limits;
 use crate::peers::{self, Peers};
 use crate::stream::{Stream, within};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -9,48 +10,10 @@ use quinn::{EndpointConfig, Incoming, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Code with which a connection is closed that is no longer needed.
 const CLOSED: u32 = 0;
-
-/// Limits of an endpoint and everything over it (`LIM-1`).
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Longest time that a handshake may take; default 10 s.
-    pub handshake_deadline: Duration,
-    /// Most incoming handshakes at a time; further ones are refused. From half of this on, a peer
-    /// must first show that it receives at its address. Default 64.
-    pub handshakes_max: usize,
-    /// Longest time that sending or receiving one message may take; default 30 s.
-    pub message_deadline: Duration,
-    /// Largest payload of one message, in bytes; at most [`r1d_proto::frame::LENGTH_MAX_BYTES`].
-    /// Default 16 MiB.
-    pub frame_max_bytes: u32,
-    /// Most streams that one peer may have open; default 256.
-    pub streams_max: u32,
-    /// Longest silence before a connection is lost; default 30 s. A keep-alive is sent a third of
-    /// it after the last packet.
-    pub idle_max: Duration,
-    /// Size of each kernel buffer of the socket; default 8 MiB. The usual default of 208 KiB loses
-    /// thousands of packets in a bulk transfer.
-    pub socket_buffer_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            handshake_deadline: Duration::from_secs(10),
-            handshakes_max: 64,
-            message_deadline: Duration::from_secs(30),
-            frame_max_bytes: 16 << 20,
-            streams_max: 256,
-            idle_max: Duration::from_secs(30),
-            socket_buffer_bytes: 8 << 20,
-        }
-    }
-}
 
 /// A node's socket. Its owner calls [`Endpoint::accept`] in a loop.
 pub struct Endpoint {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`identity`] | a node's key and certificate, and the fingerprint that pins it |
 //! | [`peers`] | the fingerprints that may connect, and the TLS configurations that admit no others |
+//! | [`limits`] | how long, how many and how large anything on the network may be |
 //! | [`endpoint`] | the UDP socket: connecting, and accepting without ever waiting for one peer |
 //! | [`stream`] | one message after the other in [`r1d_proto::frame`]s, with a deadline and a limit on each |
 //!
@@ -13,11 +14,13 @@
 
 pub mod endpoint;
 pub mod identity;
+pub mod limits;
 pub mod peers;
 pub mod stream;
 
-pub use endpoint::{Connection, Endpoint, Limits};
+pub use endpoint::{Connection, Endpoint};
 pub use identity::{Fingerprint, NodeIdentity};
+pub use limits::Limits;
 pub use peers::Peers;
 pub use stream::Stream;
 

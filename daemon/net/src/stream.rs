@@ -1,7 +1,7 @@
 //! Messages on one bidirectional stream, in [`frame`]s of postcard.
 
 use crate::NetError;
-use crate::endpoint::Limits;
+use crate::limits::Limits;
 use r1d_proto::frame::{self, Format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

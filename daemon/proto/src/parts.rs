@@ -8,32 +8,12 @@
 //! in memory a second time.
 
 use crate::worker::{
-    Group, Labelled, Pair, Question, RewardBatch, SupervisedSequence, ToWorker, TrainSequence,
-    WorkerRequest,
+    Group, Labelled, Pair, Part, Question, RewardBatch, SupervisedSequence, ToWorker,
+    TrainSequence, WorkerRequest,
 };
-use serde::{Deserialize, Serialize};
 
 /// Most bytes of a part that has more than one item. A single item may be as long as a frame.
 pub const PART_MAX_BYTES: usize = 32 << 20;
-
-/// Items of a request's list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Part {
-    /// Sequences of [`WorkerRequest::Train`] or [`WorkerRequest::TrainPpo`].
-    Rollouts(Vec<TrainSequence>),
-    /// Sequences of [`WorkerRequest::Supervise`].
-    Supervised(Vec<SupervisedSequence>),
-    /// Pairs of [`WorkerRequest::TrainDpo`] or [`WorkerRequest::TrainReward`].
-    Pairs(Vec<Pair>),
-    /// Labelled texts of [`WorkerRequest::TrainReward`].
-    Labelled(Vec<Labelled>),
-    /// Token ids of the texts of [`WorkerRequest::Score`].
-    Texts(Vec<Vec<u32>>),
-    /// Groups of [`WorkerRequest::Generate`].
-    Groups(Vec<Group>),
-    /// Questions of [`WorkerRequest::Answer`].
-    Questions(Vec<Question>),
-}
 
 /// The parts of a request are of another kind than its list. It happens only between different
 /// releases of r1d and r1d-worker: run the same release of both.

@@ -10,7 +10,6 @@
 use crate::hyperparameters::{
     DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling,
 };
-use crate::parts::Part;
 use crate::rollout::Rollout;
 use crate::sampling_mask::SamplingMask;
 use serde::{Deserialize, Serialize};
@@ -104,6 +103,25 @@ pub enum WorkerRequest {
     /// Carries items of the list of the request that follows with this id ([`crate::parts`]); it
     /// has no answer.
     More(Part),
+}
+
+/// Items of the list of a request that is longer than a frame ([`crate::parts`]).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Part {
+    /// Sequences of [`WorkerRequest::Train`] or [`WorkerRequest::TrainPpo`].
+    Rollouts(Vec<TrainSequence>),
+    /// Sequences of [`WorkerRequest::Supervise`].
+    Supervised(Vec<SupervisedSequence>),
+    /// Pairs of [`WorkerRequest::TrainDpo`] or [`WorkerRequest::TrainReward`].
+    Pairs(Vec<Pair>),
+    /// Labelled texts of [`WorkerRequest::TrainReward`].
+    Labelled(Vec<Labelled>),
+    /// Token ids of the texts of [`WorkerRequest::Score`].
+    Texts(Vec<Vec<u32>>),
+    /// Groups of [`WorkerRequest::Generate`].
+    Groups(Vec<Group>),
+    /// Questions of [`WorkerRequest::Answer`].
+    Questions(Vec<Question>),
 }
 
 /// What a worker reports before a request's final answer.

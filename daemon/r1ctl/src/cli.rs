@@ -1,6 +1,5 @@
 //! The command line, defined once: parsing, help, completions and the man pages come from here.
 
-use crate::plugin::Language;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use r1d_proto::control::SampleSort;
 use std::path::PathBuf;
@@ -570,4 +569,12 @@ impl From<Sort> for SampleSort {
             Sort::Length => SampleSort::Length,
         }
     }
+}
+
+/// The language that a new plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    Rust,
+    Python,
+    Js,
 }

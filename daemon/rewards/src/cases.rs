@@ -1,8 +1,9 @@
 //! Judges many completions on several threads and hands on the verdicts in order: for tools that
 //! work through a file.
 
+use crate::completion::{Ask, Completion, Judged};
 use crate::error::ScoreError;
-use crate::judge::{Ask, Completion, Judged, LoadedReward};
+use crate::loaded::LoadedReward;
 use crate::world::World;
 use r1d_proto::verdict::Outcome;
 use std::collections::{BTreeMap, HashMap};

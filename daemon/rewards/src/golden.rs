@@ -6,10 +6,11 @@
 //! component … | 0x00 | length (LEB128) | 10 | "r1d:golden" | JSON lines
 //! ```
 
+use crate::completion::{Ask, Completion, Judged};
 use crate::component;
 use crate::error::{ComponentizeError, RewardError, ScoreError};
-use crate::judge::{Ask, Completion, Judged, LoadedReward};
 use crate::limits::TRIAL_MS_MAX;
+use crate::loaded::LoadedReward;
 use crate::world::World;
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::Outcome;

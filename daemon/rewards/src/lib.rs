@@ -15,20 +15,25 @@
 //! ```
 
 mod abandoned;
+mod allowance;
 pub mod attacks;
 mod bindings;
 mod cache;
 mod cases;
 mod compile;
+mod completion;
 mod component;
 mod components;
 mod engine;
 mod error;
+mod faults;
 mod gate;
 pub mod golden;
-mod judge;
+mod instance;
 mod limits;
 pub mod line;
+mod loaded;
+mod memory;
 mod pool;
 pub mod signature;
 mod turns;
@@ -37,10 +42,11 @@ mod world;
 pub use abandoned::Abandoned;
 pub use cases::{Answers, Member, NoAnswers};
 pub use compile::{Compiler, serve_child};
+pub use completion::{Ask, Completion, Info, Judged};
 pub use component::{FILE_BYTES_MAX, componentize, read};
 pub use error::{ComponentizeError, RewardError, ScoreError};
-pub use judge::{Ask, Completion, Info, Judged, LoadedReward};
 pub use limits::Limits;
+pub use loaded::LoadedReward;
 pub use pool::{Calls, Line, Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
 pub use world::World;
 
@@ -50,7 +56,7 @@ use component::Kind;
 use components::Components;
 use engine::Engine;
 use gate::Gate;
-use judge::Setting;
+use loaded::Setting;
 use r1d_proto::world::SharedClock;
 use r1d_store::{Disk, FILE_MODE, create_dir, replace};
 use sha2::{Digest, Sha256};

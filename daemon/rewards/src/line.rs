@@ -6,7 +6,7 @@
 //! `reference`, `tokens`, `finish`, `group` and `meta` are optional; null is absent.
 
 use crate::cases::Member;
-use crate::judge::Completion;
+use crate::completion::Completion;
 use r1d_proto::rollout::FinishReason;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

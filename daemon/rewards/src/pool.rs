@@ -5,9 +5,10 @@
 //! Each job has a [`Line`], and the lines share the threads ([`crate::turns`]): a job whose rewards
 //! are slow delays another's completions by the calls at work, not by all that it has handed in.
 
+use crate::completion::{Ask, Completion, Judged};
 use crate::engine;
 use crate::error::{RewardError, ScoreError};
-use crate::judge::{Ask, Completion, Judged, LoadedReward};
+use crate::loaded::LoadedReward;
 use crate::turns::Turns;
 use r1d_proto::world::SharedClock;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::row::narrow_expert;
 use crate::schedule::Changes;
-use crate::speculate;
 use r1d_model::{Cache, CausalLm, Forward, Packed};
 use r1d_proto::worker::Group;
 use std::collections::BTreeMap;
@@ -104,7 +103,7 @@ fn prefill(
     );
     let output = model.prefill(&packed, &slots, cache, options)?;
     if drafts {
-        speculate::prefill(model, cache, options, &packed, &output.hidden, &slots)?;
+        prefill_drafts(model, cache, options, &packed, &output.hidden, &slots)?;
     }
     let last = Tensor::f_from_slice(&last)?.f_to_device(model.device())?;
     let hidden = output.hidden.f_index_select(0, &last)?;
@@ -132,4 +131,47 @@ fn prefill(
         first = after;
     }
     Ok(())
+}
+
+/// Brings the prompts into the cache of the prediction module's attention, for
+/// [`crate::speculate`]: `hidden` are the hidden states of a prefill of `prompts`, which are in
+/// `slots`.
+fn prefill_drafts(
+    model: &CausalLm,
+    cache: &mut Cache,
+    options: &Forward,
+    prompts: &Packed,
+    hidden: &Tensor,
+    slots: &[Vec<i64>],
+) -> Result<()> {
+    // A prompt's last token waits for the id behind it.
+    let (mut with_next, mut lengths, mut targets) = (vec![], vec![], vec![]);
+    let mut start = 0;
+    for (&length, slots) in prompts.lengths.iter().zip(slots) {
+        with_next.extend(start..start + length - 1);
+        if length > 1 {
+            lengths.push(length - 1);
+            targets.push(slots.clone());
+        }
+        start += length;
+    }
+    if lengths.is_empty() {
+        return Ok(());
+    }
+    let with_next = Tensor::f_from_slice(&with_next)?.f_to_device(model.device())?;
+    let next = Packed::new(
+        prompts.ids.f_index_select(0, &with_next.f_add_scalar(1)?)?,
+        lengths,
+    );
+    let options = Forward {
+        record_experts: false,
+        ..*options
+    };
+    Ok(model.prefill_prediction(
+        &hidden.f_index_select(0, &with_next)?,
+        &next,
+        &targets,
+        cache,
+        &options,
+    )?)
 }

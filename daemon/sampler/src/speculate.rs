@@ -12,60 +12,29 @@
 
 use crate::error::Result;
 use crate::row::Row;
-use crate::sampler::{Looked, Run};
-use r1d_model::{Cache, CausalLm, Forward, Packed, Places};
+use crate::sampler::{Drawn, Looked, Run};
+use r1d_model::Places;
 use tch::{Kind, Tensor};
 
 /// Most tokens that a step draws for a row.
 const PAIR: usize = 2;
 
-/// Brings the prompts into the cache of the module's attention: `hidden` are the hidden states of a
-/// prefill of `prompts`, which are in `slots`.
-pub(crate) fn prefill(
-    model: &CausalLm,
-    cache: &mut Cache,
-    options: &Forward,
-    prompts: &Packed,
-    hidden: &Tensor,
-    slots: &[Vec<i64>],
-) -> Result<()> {
-    // A prompt's last token waits for the id behind it.
-    let (mut with_next, mut lengths, mut targets) = (vec![], vec![], vec![]);
-    let mut start = 0;
-    for (&length, slots) in prompts.lengths.iter().zip(slots) {
-        with_next.extend(start..start + length - 1);
-        if length > 1 {
-            lengths.push(length - 1);
-            targets.push(slots.clone());
-        }
-        start += length;
-    }
-    if lengths.is_empty() {
-        return Ok(());
-    }
-    let with_next = Tensor::f_from_slice(&with_next)?.f_to_device(model.device())?;
-    let next = Packed::new(
-        prompts.ids.f_index_select(0, &with_next.f_add_scalar(1)?)?,
-        lengths,
-    );
-    let options = Forward {
-        record_experts: false,
-        ..*options
-    };
-    Ok(model.prefill_prediction(
-        &hidden.f_index_select(0, &with_next)?,
-        &next,
-        &targets,
-        cache,
-        &options,
-    )?)
-}
-
 /// One step's draws, on the device: the first id of every row, then the second id of every row.
 struct Pairs {
-    drawn: crate::sampler::Drawn,
+    drawn: Drawn,
     /// Whether the first id was the draft, so that the second one counts: int64 `[B]`, 1 or 0.
     accepted: Tensor,
+}
+
+/// What the next step is fed, on the device: int64 `[B]` each.
+struct Fed {
+    /// Each row's last id.
+    ids: Tensor,
+    /// The draft of the id behind it.
+    drafts: Tensor,
+    positions: Tensor,
+    /// The number of ids that the row has drawn in this block.
+    taken: Tensor,
 }
 
 impl Run<'_> {
@@ -142,82 +111,82 @@ impl Run<'_> {
         let uniforms = Tensor::f_from_slice(&uniforms)?
             .f_view([rows as i64, ahead as i64])?
             .f_to_device(device)?;
-        let of_rows = |of: fn(&Row) -> i64| -> Result<Tensor> {
-            Ok(
-                Tensor::f_from_slice(&self.rows.iter().map(of).collect::<Vec<_>>())?
-                    .f_to_device(device)?,
-            )
+        let mut fed = Fed {
+            ids: self.of_rows(Row::last_id)?,
+            drafts: self.of_rows(|row| row.draft)?,
+            positions: self.of_rows(Row::position)?,
+            taken: Tensor::f_zeros([rows as i64], (Kind::Int64, device))?,
         };
         let longest = self.rows.iter().map(Row::position).max().unwrap_or(0);
-        let (mut ids, mut drafts, mut positions) = (
-            of_rows(Row::last_id)?,
-            of_rows(|row| row.draft)?,
-            of_rows(Row::position)?,
-        );
         let slots = self
             .cache
             .select(&(0..rows as i64).collect::<Vec<_>>())?
             .repeated(PAIR as i64)?;
-        let row = Tensor::f_arange(rows as i64, (Kind::Int64, device))?;
-        // The number of ids that each row has drawn in this block.
-        let mut taken = row.f_zeros_like()?;
 
         let mut block = Vec::with_capacity(steps);
         for step in 0..steps {
-            let fed = Tensor::f_cat(&[&ids, &drafts], 0)?;
-            let of_pairs = Tensor::f_cat(&[&positions, &positions.f_add_scalar(1)?], 0)?;
+            let positions = Tensor::f_cat(&[&fed.positions, &fed.positions.f_add_scalar(1)?], 0)?;
             let places = Places {
                 slots: &slots,
-                positions: &of_pairs,
+                positions: &positions,
                 max_position: longest + (PAIR * step) as i64 + 1,
             };
-            let output = self
-                .model
-                .decode(&fed, &places, self.cache, &self.options)?;
-            let of_pair = Tensor::f_stack(&[&taken, &taken.f_add_scalar(1)?], 1)?;
-            let uniform = uniforms
-                .f_gather(1, &of_pair, false)?
-                .f_transpose(0, 1)?
-                .f_reshape([-1])?;
-            let hidden = output.hidden.shallow_clone();
-            let drawn = self.draw(
-                &self.model.logits(&hidden, &self.options)?,
-                &uniform,
-                Some(output),
-            )?;
-            let accepted = drawn
-                .ids
-                .f_narrow(0, 0, rows as i64)?
-                .f_eq_tensor(&drafts)?
-                .f_to_kind(Kind::Int64)?;
-
-            // The rows' last ids: the second ones where they are accepted.
-            let last = row.f_add(&accepted.f_mul_scalar(rows as i64)?)?;
-            let further =
-                self.model
-                    .draft(&hidden, &drawn.ids, &places, self.cache, &self.options)?;
-            let advance = accepted.f_add_scalar(1)?;
-            taken = taken.f_add(&advance)?;
-            positions = positions.f_add(&advance)?;
-            ids = drawn.ids.f_index_select(0, &last)?;
-            let logits = self
-                .model
-                .logits(&further.f_index_select(0, &last)?, &self.options)?;
-            drafts = self.draw_ids(
-                &logits,
-                &uniforms
-                    .f_gather(1, &taken.f_unsqueeze(1)?, false)?
-                    .f_squeeze_dim(1)?,
-            )?;
-            block.push(Pairs { drawn, accepted });
+            block.push(self.pair_step(&mut fed, &places, &uniforms)?);
         }
         for pairs in block {
             self.take_pairs(pairs.drawn.look()?, Vec::try_from(&pairs.accepted)?)?;
         }
-        self.note_drafts(0..rows, &drafts)?;
+        self.note_drafts(0..rows, &fed.drafts)?;
         self.count.decode_steps += steps as u64;
         self.count.decode_rows += (steps * rows) as u64;
         Ok(())
+    }
+
+    /// A number of every row, on the device.
+    fn of_rows(&self, of: fn(&Row) -> i64) -> Result<Tensor> {
+        let host: Vec<i64> = self.rows.iter().map(of).collect();
+        Ok(Tensor::f_from_slice(&host)?.f_to_device(self.model.device())?)
+    }
+
+    /// Decodes each row's last id and its draft at `places`, and makes the next drafts. `uniforms`
+    /// are those of all tokens that the block may draw, `[B, tokens]`.
+    fn pair_step(
+        &mut self,
+        fed: &mut Fed,
+        places: &Places<'_>,
+        uniforms: &Tensor,
+    ) -> Result<Pairs> {
+        let (model, rows) = (self.model, self.rows.len() as i64);
+        let ids = Tensor::f_cat(&[&fed.ids, &fed.drafts], 0)?;
+        let output = model.decode(&ids, places, self.cache, &self.options)?;
+        let of_pair = Tensor::f_stack(&[&fed.taken, &fed.taken.f_add_scalar(1)?], 1)?;
+        let uniform = uniforms
+            .f_gather(1, &of_pair, false)?
+            .f_transpose(0, 1)?
+            .f_reshape([-1])?;
+        let hidden = output.hidden.shallow_clone();
+        let logits = model.logits(&hidden, &self.options)?;
+        let drawn = self.draw(&logits, &uniform, Some(output))?;
+        let accepted = drawn
+            .ids
+            .f_narrow(0, 0, rows)?
+            .f_eq_tensor(&fed.drafts)?
+            .f_to_kind(Kind::Int64)?;
+
+        // The rows' last ids: the second ones where they are accepted.
+        let row = Tensor::f_arange(rows, (Kind::Int64, model.device()))?;
+        let last = row.f_add(&accepted.f_mul_scalar(rows)?)?;
+        let further = model.draft(&hidden, &drawn.ids, places, self.cache, &self.options)?;
+        let advance = accepted.f_add_scalar(1)?;
+        fed.taken = fed.taken.f_add(&advance)?;
+        fed.positions = fed.positions.f_add(&advance)?;
+        fed.ids = drawn.ids.f_index_select(0, &last)?;
+        let logits = model.logits(&further.f_index_select(0, &last)?, &self.options)?;
+        let next = uniforms
+            .f_gather(1, &fed.taken.f_unsqueeze(1)?, false)?
+            .f_squeeze_dim(1)?;
+        fed.drafts = self.draw_ids(&logits, &next)?;
+        Ok(Pairs { drawn, accepted })
     }
 
     /// Gives the ids that one step drew to the rows that still live.

@@ -4,14 +4,18 @@
 //! runs, without a daemon.
 
 mod actors;
+mod checkpoints;
 mod convert;
 mod device;
 mod failure;
 mod generate;
 mod info;
+mod open;
 mod outbox;
 mod place;
+mod reward_model;
 mod serve;
+mod source;
 mod verify;
 
 use clap::{Parser, Subcommand};

@@ -7,6 +7,7 @@
 use crate::actors::{Actors, judge, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
 use crate::outbox::{OUTBOX_MAX_MESSAGES, Outbox};
+use crate::source::Placement;
 use actix::Message;
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler};
@@ -69,7 +70,7 @@ pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::er
     let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;
-    let placement = policy::Placement {
+    let placement = Placement {
         device,
         threads: arguments.threads,
         clock: clock.clone(),

@@ -18,8 +18,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub(crate) use new::Language;
-
 pub(crate) fn run(command: Author, output: Output, printer: &Printer) -> Result<Ended, Error> {
     let look = printer.stdout;
     match command {

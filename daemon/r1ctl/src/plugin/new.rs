@@ -2,9 +2,9 @@
 //! sources of reward-sdk with it, so that it only needs cargo and its registry.
 
 use super::embedded::{SDK, TEMPLATES};
+use crate::cli::Language;
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
-use clap::ValueEnum;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,13 +18,6 @@ const WIT: &str = "wit/reward.wit";
 /// A template's `.gitignore`, without the dot, with which it would apply to this repository.
 const GITIGNORE: &str = "gitignore";
 const NAME_BYTES_MAX: usize = 64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Language {
-    Rust,
-    Python,
-    Js,
-}
 
 impl Language {
     fn directory(self) -> &'static str {

@@ -1,7 +1,7 @@
 //! Lines over steps, and points over stages, as SVG that takes its colours from the page.
 
+use super::escape::escaped;
 use super::figures::Value;
-use super::html::escaped;
 use crate::format::number;
 use std::fmt::Write;
 

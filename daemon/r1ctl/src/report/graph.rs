@@ -1,7 +1,7 @@
 //! Draws the stages and what flows between them: weights on the left, data and judges on the right.
 
+use super::escape::escaped;
 use super::gather::Run;
-use super::html::escaped;
 use crate::format::thousands;
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -2,12 +2,13 @@
 //! enforces. It is well-formed as XML too.
 
 use super::chart::{Placed, figure, over_places};
+use super::escape::escaped;
 use super::figures::{self, Evaluations, VERDICTS, eval_metric, is_share, plain};
 use super::gather::{Run, Stage};
 use super::{graph, panels, words};
 use crate::format::{duration, minute_of_s, number, percent, thousands};
 use crate::show::judged;
-use crate::terminal::{one_line, printable};
+use crate::terminal::one_line;
 use r1d_proto::control::{EvalExample, Sample};
 use std::fmt::Write;
 
@@ -16,24 +17,6 @@ pub(super) const TEXT_MAX_LETTERS: usize = 6000;
 
 const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
-
-/// Escapes any text for an element or an attribute in double quotes. Control characters are shown
-/// as escapes; the two other characters that XML does not allow become U+FFFD.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in printable(text).chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\u{fffe}' | '\u{ffff}' => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
 
 /// The beginning of a long text, and how much is missing.
 pub(super) fn shortened(text: &str) -> String {

@@ -8,9 +8,11 @@
 //! | [`figures`] | its tables: cost, evaluations, verdicts |
 //! | [`words`] | the summary in sentences |
 //! | [`panels`], [`chart`], [`graph`] | the choice of curves; lines and stages as SVG |
+//! | [`escape`] | text of others in both documents |
 //! | [`html`], [`markdown`] | the two documents |
 
 mod chart;
+mod escape;
 mod figures;
 mod gather;
 mod graph;

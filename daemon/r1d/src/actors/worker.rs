@@ -12,9 +12,9 @@ use actix::fut::ActorFutureExt;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
-use r1d_proto::parts::{PART_MAX_BYTES, Part};
+use r1d_proto::parts::PART_MAX_BYTES;
 use r1d_proto::worker::{
-    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, ToWorker, WorkerRequest,
+    Body, EXIT_NO_DEVICE, Event, Failure, FailureKind, FromWorker, Part, ToWorker, WorkerRequest,
 };
 use std::fs::File;
 use std::future::Future;

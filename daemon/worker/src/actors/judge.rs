@@ -1,9 +1,9 @@
 //! The judge actor: a language model beside the policy writes answers to the questions of rewards.
 
-use super::policy::{Placement, check_contents, kind, reading_bytes};
 use crate::device::{DeviceThread, Opened};
 use crate::failure::{invalid, of_model, of_sampling};
 use crate::outbox::Outbox;
+use crate::source::{Placement, check_contents, kind, reading_bytes};
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Sampling;
@@ -47,6 +47,9 @@ impl Handler<Write> for JudgeActor {
     }
 }
 
+/// A question, and the places in the request at which it is asked.
+type Asked<'a> = (&'a Question, Vec<usize>);
+
 /// Answers the questions, in their order. Equal questions are answered once.
 fn answers(
     opened: &mut Opened,
@@ -58,19 +61,7 @@ fn answers(
     for (place, question) in request.questions.iter().enumerate() {
         places.entry(question).or_default().push(place);
     }
-    // A request to the sampler has one length. Questions of similar lengths share the longest of
-    // them: a greedy answer to fewer tokens is the beginning of one to more.
-    let mut by_length: BTreeMap<u32, Vec<(&Question, Vec<usize>)>> = BTreeMap::new();
-    for (question, places) in places {
-        let bucket = question
-            .max_tokens
-            .checked_next_power_of_two()
-            .unwrap_or(u32::MAX);
-        by_length
-            .entry(bucket)
-            .or_default()
-            .push((question, places));
-    }
+    let by_length = by_length(places);
     let (invariant, held) = (opened.request.batch_invariant, opened.request.sampler);
     let model = judge(opened, &request.model, placement, outbox)?;
     let mut answers = vec![Vec::new(); request.questions.len()];
@@ -89,30 +80,7 @@ fn answers(
             .max()
             .unwrap_or(0);
         let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            keep_sampling_mask: false,
-            max_completion_length: max_tokens,
-            stop_ids: request.stop_ids.clone(),
-            seed: 0,
-        };
-        let group = |(index, (question, _)): (usize, &(&Question, Vec<usize>))| Group {
-            prompt: index as u32,
-            row: 0,
-            prompt_ids: question.prompt_ids.clone(),
-            samples: vec![0],
-        };
-        let groups = asked.iter().enumerate().map(group).collect();
-        let generate = Generate {
-            stage: 0,
-            step: 0,
-            policy_version: 0,
-            sampling,
-            record_experts: false,
-            groups,
-        };
+        let generate = greedy(&asked, max_tokens, &request.stop_ids);
         let mut sampler =
             Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
         let mut completed = |rollout: Rollout| {
@@ -145,7 +113,51 @@ fn answers(
     Ok(answers)
 }
 
-fn longest_answer(asked: &[(&Question, Vec<usize>)]) -> u32 {
+/// Questions by the length of their answers. A request to the sampler has one length; questions of
+/// similar lengths share the longest of them: a greedy answer to fewer tokens is the beginning of
+/// one to more.
+fn by_length(places: BTreeMap<&Question, Vec<usize>>) -> BTreeMap<u32, Vec<Asked<'_>>> {
+    let mut by_length: BTreeMap<u32, Vec<Asked<'_>>> = BTreeMap::new();
+    for (question, places) in places {
+        let bucket = question
+            .max_tokens
+            .checked_next_power_of_two()
+            .unwrap_or(u32::MAX);
+        by_length
+            .entry(bucket)
+            .or_default()
+            .push((question, places));
+    }
+    by_length
+}
+
+/// The request that lets the sampler write one greedy answer to each question.
+fn greedy(asked: &[Asked<'_>], max_tokens: u32, stop_ids: &[u32]) -> Generate {
+    let group = |(index, (question, _)): (usize, &Asked<'_>)| Group {
+        prompt: index as u32,
+        row: 0,
+        prompt_ids: question.prompt_ids.clone(),
+        samples: vec![0],
+    };
+    Generate {
+        stage: 0,
+        step: 0,
+        policy_version: 0,
+        sampling: Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            keep_sampling_mask: false,
+            max_completion_length: max_tokens,
+            stop_ids: stop_ids.to_vec(),
+            seed: 0,
+        },
+        record_experts: false,
+        groups: asked.iter().enumerate().map(group).collect(),
+    }
+}
+
+fn longest_answer(asked: &[Asked<'_>]) -> u32 {
     asked
         .iter()
         .map(|(question, _)| question.max_tokens)

@@ -10,6 +10,7 @@ pub(crate) mod scorer;
 pub(crate) mod trainer;
 
 use crate::device::DeviceThread;
+use crate::source::Placement;
 use actix::{Actor, Addr};
 
 /// Messages that may wait for an actor (`LIM-1`). Sends are awaited, so a full mailbox holds the
@@ -30,7 +31,7 @@ pub(crate) struct Actors {
 impl Actors {
     /// Starts the actors around the device's thread. They hold no tensors, so one that dies is
     /// recreated at no cost.
-    pub(crate) fn start(device: &DeviceThread, placement: policy::Placement) -> Actors {
+    pub(crate) fn start(device: &DeviceThread, placement: Placement) -> Actors {
         Actors {
             judge: start(judge::JudgeActor {
                 device: device.clone(),

@@ -1,23 +1,14 @@
-//! The scorer actor: computes scores with reward models. It also opens, saves and restores models
-//! with a scalar head.
+//! The scorer actor: computes scores with reward models.
 
-use super::policy::{
-    Placement, SHARD_MAX_BYTES, TRAINER_FILE, check_contents, created, kind, reading_bytes, sizes,
-};
-use crate::device::{Critic, DeviceThread, Model, Opened};
-use crate::failure::{invalid, of_learning, of_model};
+use crate::device::{DeviceThread, Opened};
+use crate::failure::{invalid, of_model};
 use crate::outbox::Outbox;
+use crate::reward_model::finish;
+use crate::source::{Placement, check_contents, kind, reading_bytes};
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use r1d_learn::Trainer;
-use r1d_model::{CausalLm, ModelError, SequenceClassifier, checkpoint};
-use r1d_proto::hyperparameters::Optimiser;
-use r1d_proto::worker::{self, Failure, ModelSource, Open, ValueModel};
-use std::collections::BTreeMap;
+use r1d_model::SequenceClassifier;
+use r1d_proto::worker::{Failure, ModelSource};
 use std::collections::btree_map::Entry;
-use std::path::Path;
-use tch::Kind;
-
-const VALUE_DIRECTORY: &str = "value";
 
 #[derive(Message)]
 #[rtype(result = "Result<Vec<f32>, Failure>")]
@@ -94,139 +85,4 @@ fn asked<'a>(
             Ok(place.insert(scorer))
         }
     }
-}
-
-/// Opens a stage's reward model.
-pub(crate) fn build(
-    request: Open,
-    kind: Kind,
-    placement: &Placement,
-) -> Result<(Opened, worker::Opened), Failure> {
-    let unfit = [
-        ("a reference", request.reference),
-        ("slots", request.sampler.is_some()),
-        ("adapters", request.lora.is_some()),
-        ("a value model", request.value_model.is_some()),
-        (
-            "a prediction module",
-            request.mtp_loss_weight > 0.0 || request.speculative_decoding,
-        ),
-        ("FP8 products", request.fp8),
-    ];
-    if let Some((what, _)) = unfit.into_iter().find(|(_, asked)| *asked) {
-        return Err(invalid(format!("a reward model is opened without {what}")));
-    }
-    let scorer = open(&request.model, &request, kind, placement)?;
-    let trainer = request
-        .optimiser
-        .as_ref()
-        .map(|optimiser| trainer(&scorer, optimiser, &request, placement))
-        .transpose()?;
-    let sizes = sizes(scorer.model());
-    let (reward_models, judges) = (BTreeMap::new(), BTreeMap::new());
-    let model = Model::Reward(scorer);
-    Ok((
-        Opened {
-            request,
-            model,
-            reference: None,
-            critic: None,
-            reward_models,
-            judges,
-            trainer,
-            sampler: None,
-        },
-        sizes,
-    ))
-}
-
-/// Opens the value model beside `policy`, if the stage has one.
-pub(crate) fn critic(
-    request: &Open,
-    policy: &CausalLm,
-    kind: Kind,
-    placement: &Placement,
-) -> Result<Option<Critic>, Failure> {
-    let Some(ValueModel { model, optimiser }) = &request.value_model else {
-        return Ok(None);
-    };
-    let model = match model {
-        Some(source) => open(source, request, kind, placement)?,
-        None => finish(
-            SequenceClassifier::over(policy, request.seed).map_err(of_model)?,
-            request,
-        )?,
-    };
-    if model.model().config.vocab_size < policy.config.vocab_size {
-        let sizes = (model.model().config.vocab_size, policy.config.vocab_size);
-        return Err(invalid(format!(
-            "the value model knows {} ids, the policy {}: they must share a tokenizer",
-            sizes.0, sizes.1
-        )));
-    }
-    let trainer = trainer(&model, optimiser, request, placement)?;
-    Ok(Some(Critic { model, trainer }))
-}
-
-fn open(
-    source: &ModelSource,
-    request: &Open,
-    kind: Kind,
-    placement: &Placement,
-) -> Result<SequenceClassifier, Failure> {
-    check_contents(source)?;
-    let scorer = match source {
-        ModelSource::Directory(dir) => {
-            SequenceClassifier::start(dir, request.seed, placement.device, kind)
-        }
-        ModelSource::Init { config, .. } => {
-            SequenceClassifier::init(config, request.seed, placement.device, kind)
-        }
-    };
-    finish(scorer.map_err(of_model)?, request)
-}
-
-fn finish(mut scorer: SequenceClassifier, request: &Open) -> Result<SequenceClassifier, Failure> {
-    scorer.invariant = request.batch_invariant;
-    if request.batch_invariant {
-        scorer.model().check_invariance().map_err(of_model)?;
-    }
-    Ok(scorer)
-}
-
-fn trainer(
-    scorer: &SequenceClassifier,
-    optimiser: &Optimiser,
-    request: &Open,
-    placement: &Placement,
-) -> Result<Trainer, Failure> {
-    let trainer = Trainer::new(
-        scorer.model(),
-        optimiser,
-        request.router,
-        request.max_tokens_per_device,
-        request.batch_invariant,
-    );
-    Ok(trainer
-        .map_err(of_learning)?
-        .with_clock(placement.clock.clone()))
-}
-
-/// Restores the value model from its part of a checkpoint.
-pub(crate) fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
-    let dir = dir.join(VALUE_DIRECTORY);
-    critic.model.model().restore(&dir).map_err(of_model)?;
-    critic
-        .trainer
-        .restore(&dir.join(TRAINER_FILE))
-        .map_err(of_learning)
-}
-
-pub(crate) fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
-    let Some(critic) = &opened.critic else {
-        return Ok(());
-    };
-    let into = created(into, VALUE_DIRECTORY)?;
-    critic.model.save(&into, SHARD_MAX_BYTES)?;
-    checkpoint::save_tensors(&into.join(TRAINER_FILE), &critic.trainer.state())
 }

@@ -1,13 +1,17 @@
 //! A loaded reward: its calls, and how each of them ends.
 
 use crate::abandoned::Abandoned;
+use crate::allowance::{Allowance, store};
 use crate::bindings::r1d::reward::types as guest;
 use crate::cache;
+use crate::completion::{Ask, Completion, Info, Judged, to_guest};
 use crate::engine::{self, Engine, Purpose};
 use crate::error::{RewardError, ScoreError};
+use crate::faults::{cut, fault, load_fault, trap};
+use crate::instance::{Instance, Linked};
 use crate::limits::{self, Budget};
-use crate::world::{Instance, Linked, World};
-use r1d_proto::rollout::FinishReason;
+use crate::memory::Memory;
+use crate::world::World;
 use r1d_proto::shown;
 use r1d_proto::verdict::Outcome;
 use r1d_proto::world::SharedClock;
@@ -15,55 +19,8 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
-
-/// A completion with everything that a plugin gets to see.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completion {
-    /// Id of the completion in log lines; the plugin sees it too.
-    pub id: u64,
-    /// The rendered prompt.
-    pub prompt: String,
-    /// The whole text after the prompt, without the stop token.
-    pub text: String,
-    /// The row's right answer, if it has one.
-    pub reference: Option<String>,
-    /// Length of `text` in the model's tokens.
-    pub tokens: u32,
-    /// How it ended.
-    pub finish: FinishReason,
-    /// The row's other columns as a JSON object, if there are any.
-    pub meta: Option<String>,
-}
-
-/// A plugin's description of itself.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Info {
-    /// Name of the plugin.
-    pub name: String,
-    /// Version of the plugin, in its author's own form.
-    pub version: String,
-    /// Lowest score. Every score is within `min ..= max`; a fault counts as `min` by default.
-    pub min: f32,
-    /// Highest score.
-    pub max: f32,
-    /// Names of the parts of a score.
-    pub parts: Vec<String>,
-}
-
-/// How judging one completion ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
-    /// The score, the abstention or the fault.
-    pub outcome: Outcome,
-    /// A plugin's remark on a score, for example `no answer`.
-    pub reason: Option<String>,
-    /// WASM fuel used: exact and reproducible.
-    pub fuel: u64,
-    /// Wall-clock time of the judging alone, without waiting.
-    pub took: Duration,
-}
 
 /// A plugin with its configuration and limits, ready to judge. Cheap to clone.
 #[derive(Clone)]
@@ -323,19 +280,6 @@ impl LoadedReward {
     }
 }
 
-/// A question of a judged reward to a reward model or judge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// The plugin's name for the model, which tools find answers by. In a job, the reward's
-    /// settings decide which model answers.
-    pub model: String,
-    /// The text that a judge continues, or the conversation that a reward model scores.
-    pub prompt: String,
-    /// Length limit of a judge's answer in tokens; 0 asks a reward model for its number, which
-    /// comes as decimal text.
-    pub max_tokens: u32,
-}
-
 /// How a call ended: with the guest's answer, or with a fault.
 struct Ran<T> {
     answer: Result<T, Outcome>,
@@ -493,96 +437,6 @@ impl Loaded {
     }
 }
 
-/// What a call may cost.
-#[derive(Clone, Copy)]
-struct Allowance {
-    interpreted: bool,
-    fuel: u64,
-    wall: Duration,
-    memory_bytes: usize,
-    /// Bytes that the guest may hand to the host.
-    hostcall_bytes: usize,
-    /// Id of the first completion, for log lines.
-    first_id: u64,
-}
-
-impl Allowance {
-    fn of_one(limits: &Budget, completion: &Completion) -> Allowance {
-        Allowance::of(limits, std::slice::from_ref(completion))
-    }
-
-    /// The allowance for judging these completions in one call. Limits are per completion: the fuel
-    /// of a group adds up, its memory grows by the other completions' input. A call without
-    /// completions counts as one.
-    fn of(limits: &Budget, completions: &[Completion]) -> Allowance {
-        let fuel = completions.iter().fold(0u64, |fuel, completion| {
-            fuel.saturating_add(limits.fuel_for(input_bytes(completion)))
-        });
-        let fuel = if completions.is_empty() {
-            limits.fuel_for(0)
-        } else {
-            fuel
-        };
-        let others = completions.get(1..).unwrap_or_default();
-        Allowance {
-            interpreted: limits.interpreted,
-            fuel,
-            wall: limits.wall_for(fuel),
-            memory_bytes: limits.memory_bytes_with(others.iter().map(input_bytes).sum()),
-            hostcall_bytes: limits.hostcall_bytes + others.len() * limits::HOSTCALL_BYTES_PER_ITEM,
-            first_id: completions.first().map_or(0, |completion| completion.id),
-        }
-    }
-
-    /// Adds fuel for input besides the completions.
-    fn with_input(self, limits: &Budget, bytes: usize) -> Allowance {
-        let fuel = self.fuel.saturating_add(limits.fuel_for_more(bytes));
-        Allowance {
-            fuel,
-            wall: limits.wall_for(fuel),
-            ..self
-        }
-    }
-
-    /// Adds room for questions, which quote the completion.
-    fn with_quotes_of(self, completion: &Completion) -> Allowance {
-        let quotes = input_bytes(completion).saturating_mul(limits::HOSTCALL_QUOTES_MAX);
-        Allowance {
-            hostcall_bytes: self.hostcall_bytes.saturating_add(quotes),
-            ..self
-        }
-    }
-
-    /// The allowance of a plugin that judges nothing yet: what its job allows, up to the limits of
-    /// loading.
-    fn for_loading(self) -> Allowance {
-        let fuel_max = if self.interpreted {
-            limits::INTERPRETED_LOAD_FUEL_MAX
-        } else {
-            limits::LOAD_FUEL_MAX
-        };
-        let wall_max = Duration::from_millis(limits::LOAD_WALL_MS_MAX);
-        Allowance {
-            fuel: self.fuel.min(fuel_max),
-            wall: self.wall.min(wall_max),
-            ..self
-        }
-    }
-
-    fn with_longer_wall(self) -> Allowance {
-        Allowance {
-            wall: self.wall.saturating_mul(limits::WALL_RETRY_FACTOR as u32),
-            ..self
-        }
-    }
-}
-
-fn input_bytes(completion: &Completion) -> usize {
-    let optional =
-        [&completion.reference, &completion.meta].map(|text| text.as_ref().map_or(0, String::len));
-    completion.prompt.len() + completion.text.len() + optional.iter().sum::<usize>()
-}
-
 fn config_hash(json: &str) -> String {
     cache::hex(&Sha256::digest(json.as_bytes()))
 }
@@ -642,56 +496,6 @@ fn describe(
     })
 }
 
-/// Makes a store for one call; with `abandoned`, the call ends when that is set.
-fn store(
-    engine: &Engine,
-    allowed: Allowance,
-    abandoned: Option<&Abandoned>,
-) -> wasmtime::Result<Store<Memory>> {
-    let memory = Memory {
-        left: allowed.memory_bytes,
-        limit: allowed.memory_bytes,
-        refused: false,
-    };
-    let mut store = Store::try_new(engine.wasm(allowed.interpreted), memory)?;
-    store.limiter(|memory| memory);
-    store.set_fuel(allowed.fuel)?;
-    store.set_hostcall_fuel(allowed.hostcall_bytes);
-    // One tick more, because the first may come at once.
-    let ticks = allowed.wall.as_millis() as u64 / limits::TICK_MS + 1;
-    match abandoned.cloned() {
-        None => store.set_epoch_deadline(ticks),
-        Some(abandoned) => {
-            let mut left = ticks;
-            store.set_epoch_deadline(1);
-            store.epoch_deadline_callback(move |_| {
-                left = left.saturating_sub(1);
-                Ok(if left == 0 || abandoned.is_set() {
-                    UpdateDeadline::Interrupt
-                } else {
-                    UpdateDeadline::Continue(1)
-                })
-            });
-        }
-    }
-    Ok(store)
-}
-
-fn to_guest(completion: &Completion) -> guest::Completion {
-    guest::Completion {
-        id: completion.id,
-        prompt: completion.prompt.clone(),
-        text: completion.text.clone(),
-        reference: completion.reference.clone(),
-        tokens: completion.tokens,
-        finish: match completion.finish {
-            FinishReason::Stop => guest::FinishReason::Stop,
-            FinishReason::Length => guest::FinishReason::Length,
-        },
-        meta: completion.meta.clone(),
-    }
-}
-
 /// Turns a score into a verdict. A score that breaks the plugin's declaration is a trap.
 fn judge(info: &Info, score: guest::Score) -> (Outcome, Option<String>) {
     let guest::Score {
@@ -721,101 +525,5 @@ fn judge(info: &Info, score: guest::Score) -> (Outcome, Option<String>) {
     match broken {
         Some(reason) => (trap(reason), None),
         None => (Outcome::Score { value, parts }, reason.map(cut)),
-    }
-}
-
-fn trap(reason: String) -> Outcome {
-    Outcome::Trap { reason }
-}
-
-/// Turns a call's failure into a verdict. An error that the guest did not cause is no verdict.
-fn fault(error: &wasmtime::Error, memory: &Memory) -> Result<Outcome, ScoreError> {
-    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-        return Err(ScoreError::Host(error.to_string()));
-    }
-    Ok(match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => Outcome::OutOfFuel,
-        Some(Trap::Interrupt) => Outcome::OutOfTime,
-        _ => trap(fault_text(error, memory)),
-    })
-}
-
-/// Describes what ended a call while the plugin was loaded, with the limit that it met.
-fn load_fault(error: &wasmtime::Error, memory: &Memory, allowed: Allowance) -> String {
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => format!("out of fuel: the limit is {}", allowed.fuel),
-        Some(Trap::Interrupt) => {
-            format!("out of time: the limit is {} ms", allowed.wall.as_millis())
-        }
-        _ => fault_text(error, memory),
-    }
-}
-
-/// Describes a fault in the same words in every run: without addresses and backtrace.
-fn fault_text(error: &wasmtime::Error, memory: &Memory) -> String {
-    if memory.refused {
-        return format!("out of memory: the limit is {} MiB", memory.limit >> 20);
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::UnreachableCodeReached) => "the plugin panicked".into(),
-        Some(Trap::StackOverflow) => "stack overflow".into(),
-        Some(trap) => trap.to_string(),
-        None => cut(error.root_cause().to_string()),
-    }
-}
-
-fn cut(mut text: String) -> String {
-    if text.len() > limits::REASON_BYTES_MAX {
-        let end = (0..=limits::REASON_BYTES_MAX)
-            .rev()
-            .find(|&end| text.is_char_boundary(end))
-            .unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-/// Counts the memory that an instance may still take.
-pub(crate) struct Memory {
-    left: usize,
-    limit: usize,
-    refused: bool,
-}
-
-impl ResourceLimiter for Memory {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let wanted = desired.saturating_sub(current);
-        match self.left.checked_sub(wanted) {
-            Some(left) => self.left = left,
-            None => self.refused = true,
-        }
-        Ok(!self.refused)
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= limits::TABLE_ELEMENTS_MAX)
-    }
-
-    fn instances(&self) -> usize {
-        limits::CORE_INSTANCES_MAX
-    }
-
-    fn tables(&self) -> usize {
-        limits::TABLES_MAX
-    }
-
-    fn memories(&self) -> usize {
-        limits::MEMORIES_MAX
     }
 }

@@ -1,0 +1,182 @@
+//! Saves, restores and exports what is open.
+//!
+//! A checkpoint directory is a Hugging Face directory of the policy, plus `trainer.safetensors`
+//! (optimiser moments and counters). A stage with a reference adds `reference/`, a Hugging Face
+//! directory of its own; one that trains adapters adds `adapter/`; one with a value model adds
+//! `value/`, which has an optimiser's file of its own. A reward model takes the policy's place. The
+//! directory appears whole or not at all (`CKP-1`).
+
+use crate::device::{Critic, DeviceState, Opened};
+use crate::failure::{of_learning, of_model, of_writing};
+use r1d_learn::Trainer;
+use r1d_model::{CausalLm, ModelError, checkpoint};
+use r1d_proto::worker::{self, Failure, ModelSource};
+use std::path::{Path, PathBuf};
+
+/// Largest file of a saved model; transformers' default.
+const SHARD_MAX_BYTES: u64 = 5_000_000_000;
+const TRAINER_FILE: &str = "trainer.safetensors";
+const REFERENCE_DIRECTORY: &str = "reference";
+/// The directory of a stage's trained adapters in peft's layout, beside the weights that they are
+/// merged into.
+const ADAPTER_DIRECTORY: &str = "adapter";
+/// The directory of a stage's value model.
+const VALUE_DIRECTORY: &str = "value";
+
+/// Copies the tokenizer's files along with the weights, also into checkpoints: a later stage only
+/// knows the checkpoint that it starts from.
+fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
+    let from = match &request.model {
+        ModelSource::Directory(from) => Some(from),
+        ModelSource::Init { carry, .. } => carry.as_ref(),
+    };
+    from.map_or(Ok(()), |from| checkpoint::carry_files(from, dir))
+}
+
+/// Writes the weights with adapters merged into them, and the adapters beside them.
+fn save_model(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+    let model = opened.model.weights();
+    model.save(into, SHARD_MAX_BYTES)?;
+    match model.adapter() {
+        Some(_) => model.save_adapter(
+            &created(into, ADAPTER_DIRECTORY)?,
+            &base_model(&opened.request),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> {
+    let dir = within.join(name);
+    std::fs::create_dir(&dir).map_err(|source| checkpoint::io_error(&dir, source))?;
+    Ok(dir)
+}
+
+/// The base model in an adapter's configuration.
+fn base_model(request: &worker::Open) -> String {
+    match &request.model {
+        ModelSource::Directory(dir) => dir.display().to_string(),
+        ModelSource::Init { .. } => String::new(),
+    }
+}
+
+/// Copies the adapter of the checkpoint that the model was opened from, if this stage trains none:
+/// it is merged into the weights.
+fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> {
+    match &request.model {
+        ModelSource::Directory(from) if request.lora.is_none() => {
+            let from = from.join(ADAPTER_DIRECTORY);
+            if from.is_dir() {
+                checkpoint::carry_adapter(&from, &created(into, ADAPTER_DIRECTORY)?)
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a checkpoint and returns the SHA-256 of its manifest.
+pub(crate) fn save(device_state: &mut DeviceState, dir: &Path) -> Result<String, Failure> {
+    let opened = device_state.opened()?;
+    let manifest = checkpoint::write_directory_atomically(dir, |into| {
+        // The carried files come first, so that the model's own files (config.json) win.
+        carry_files(&opened.request, into)?;
+        save_model(opened, into)?;
+        if let Some(trainer) = &opened.trainer {
+            checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
+        }
+        if let Some(reference) = &opened.reference {
+            let into = created(into, REFERENCE_DIRECTORY)?;
+            match reference.adapter() {
+                Some(_) => reference.save_adapter(&into, &base_model(&opened.request))?,
+                None => reference.save(&into, SHARD_MAX_BYTES)?,
+            }
+        }
+        save_critic(opened, into)
+    })
+    .map_err(of_writing)?;
+    Ok(manifest.sha256)
+}
+
+/// Reads a checkpoint into the open tensors, one after the other, so that restoring needs no more
+/// memory than training.
+pub(crate) fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
+    let opened = device_state.opened()?;
+    checkpoint::verify_manifest(dir).map_err(of_model)?;
+    let weights = opened.model.weights();
+    match weights.adapter() {
+        // The weights under the adapters are as the stage found them, and open already.
+        Some(_) => weights.restore_adapter(&dir.join(ADAPTER_DIRECTORY)),
+        None => weights.restore(dir),
+    }
+    .map_err(of_model)?;
+    if let Some(critic) = opened.critic.as_mut() {
+        restore_critic(critic, dir)?;
+    }
+    if let Some(reference) = &opened.reference {
+        let dir = dir.join(REFERENCE_DIRECTORY);
+        match reference.adapter() {
+            Some(_) => reference.restore_adapter(&dir),
+            None => reference.restore(&dir),
+        }
+        .map_err(of_model)?;
+    }
+    match opened.trainer.as_mut() {
+        Some(trainer) => trainer
+            .restore(&dir.join(TRAINER_FILE))
+            .map_err(of_learning),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of everything that a checkpoint holds.
+pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
+    let critic = opened.critic.as_ref();
+    let models = [
+        Some(opened.model.weights()),
+        opened.reference.as_ref(),
+        critic.map(|critic| critic.model.model()),
+    ];
+    let trainers = [
+        opened.trainer.as_ref(),
+        critic.map(|critic| &critic.trainer),
+    ];
+    let tensors = models.into_iter().flatten().flat_map(CausalLm::parameters);
+    let tensors = tensors.chain(trainers.into_iter().flatten().flat_map(Trainer::state));
+    tensors
+        .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
+        .sum()
+}
+
+/// Writes the policy as a Hugging Face directory.
+pub(crate) fn export(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
+    let opened = device_state.opened()?;
+    checkpoint::write_directory_atomically(dir, |into| {
+        carry_files(&opened.request, into)?;
+        save_model(opened, into)?;
+        carry_adapter(&opened.request, into)
+    })
+    .map_err(of_writing)?;
+    Ok(())
+}
+
+/// Restores the value model from its part of a checkpoint.
+fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
+    let dir = dir.join(VALUE_DIRECTORY);
+    critic.model.model().restore(&dir).map_err(of_model)?;
+    critic
+        .trainer
+        .restore(&dir.join(TRAINER_FILE))
+        .map_err(of_learning)
+}
+
+/// Saves the value model and its optimiser, if the stage has one.
+fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+    let Some(critic) = &opened.critic else {
+        return Ok(());
+    };
+    let into = created(into, VALUE_DIRECTORY)?;
+    critic.model.save(&into, SHARD_MAX_BYTES)?;
+    checkpoint::save_tensors(&into.join(TRAINER_FILE), &critic.trainer.state())
+}

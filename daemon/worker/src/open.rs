@@ -1,0 +1,140 @@
+//! Opens what a stage needs on the device: its policy with the models beside it, or its reward
+//! model.
+
+use crate::device::{Model, Opened};
+use crate::failure::{invalid, of_model, of_sampling, of_the_machine};
+use crate::reward_model;
+use crate::source::{Placement, check_contents, kind, sizes, trainer};
+use r1d_model::{CausalLm, LoraSpec};
+use r1d_proto::worker::{self, Failure, ModelSource, Open};
+use r1d_sampler::Sampler;
+use std::collections::BTreeMap;
+use tch::{Device, Kind};
+
+/// Whether the stage needs the model's multi-token prediction module in memory.
+fn opens_prediction(request: &Open) -> bool {
+    request.mtp_loss_weight > 0.0 || request.speculative_decoding
+}
+
+/// Tries an FP8 product, because some devices have none.
+fn check_fp8(device: Device) -> Result<(), Failure> {
+    let ones = tch::Tensor::f_ones([16, 16], (Kind::BFloat16, device)).map_err(of_the_machine)?;
+    let product = r1d_torch::fp8::linear(&ones, &ones).map_err(|e| {
+        invalid(format!(
+            "fp8 = true, and the device cannot: {e}: set it to false"
+        ))
+    })?;
+    match f64::try_from(product.f_sum(Kind::Float).map_err(of_the_machine)?) {
+        Ok(4096.0) => Ok(()),
+        _ => Err(invalid(
+            "fp8 = true, and the device's FP8 product of ones is wrong: set it to false",
+        )),
+    }
+}
+
+/// Opens everything that the stage needs.
+pub(crate) fn build(
+    request: Open,
+    placement: &Placement,
+) -> Result<(Opened, worker::Opened), Failure> {
+    let kind = kind(request.dtype);
+    // With several threads, the split of an operation and so its rounding depend on the number of
+    // rows.
+    let threads = if request.batch_invariant {
+        1
+    } else {
+        placement.threads
+    };
+    r1d_torch::runtime::set_threads(threads).map_err(of_the_machine)?;
+    r1d_torch::runtime::set_deterministic(true).map_err(of_the_machine)?;
+    if request.scores {
+        return reward_model::build(request, kind, placement);
+    }
+    let policy = policy(&request, kind, placement)?;
+    let reference = if request.reference {
+        Some(policy.deep_copy().map_err(of_model)?)
+    } else {
+        None
+    };
+    let trainer = match &request.optimiser {
+        Some(optimiser) => Some(
+            trainer(&policy, optimiser, &request, placement)?
+                .with_prediction(request.mtp_loss_weight),
+        ),
+        None => None,
+    };
+    let critic = reward_model::critic(&request, &policy, kind, placement)?;
+    let sampler = sampler(&request, &policy, placement)?;
+    if request.batch_invariant {
+        policy.check_invariance().map_err(of_model)?;
+    }
+    let sizes = sizes(&policy);
+    Ok((
+        Opened {
+            request,
+            model: Model::Policy(policy),
+            reference,
+            critic,
+            reward_models: BTreeMap::new(),
+            judges: BTreeMap::new(),
+            trainer,
+            sampler,
+        },
+        sizes,
+    ))
+}
+
+/// Loads or initialises the policy, as the stage trains it.
+fn policy(request: &Open, kind: Kind, placement: &Placement) -> Result<CausalLm, Failure> {
+    let (device, predicts) = (placement.device, opens_prediction(request));
+    check_contents(&request.model)?;
+    let mut policy = match &request.model {
+        ModelSource::Directory(dir) if predicts => {
+            CausalLm::load_with_prediction(dir, device, kind)
+        }
+        ModelSource::Directory(dir) => CausalLm::load(dir, device, kind),
+        ModelSource::Init { config, .. } if predicts => {
+            CausalLm::init_with_prediction(config, request.seed, device, kind)
+        }
+        ModelSource::Init { config, .. } => CausalLm::init(config, request.seed, device, kind),
+    }
+    .map_err(of_model)?;
+    if request.fp8 {
+        check_fp8(device)?;
+        policy.set_fp8(true);
+    }
+    if request.mtp_loss_weight == 0.0 {
+        policy.freeze_prediction();
+    }
+    if let Some(lora) = &request.lora {
+        let spec = LoraSpec {
+            r: lora.r.into(),
+            lora_alpha: lora.lora_alpha,
+            target_modules: lora.target_modules.clone(),
+        };
+        policy.adapt(&spec, request.seed).map_err(of_model)?;
+    }
+    Ok(policy)
+}
+
+/// The stage's sampler, if it samples.
+fn sampler(
+    request: &Open,
+    policy: &CausalLm,
+    placement: &Placement,
+) -> Result<Option<Sampler>, Failure> {
+    let Some(slots) = request.sampler else {
+        return Ok(None);
+    };
+    let sampler = Sampler::new(
+        policy,
+        slots,
+        request.batch_invariant,
+        placement.clock.clone(),
+    );
+    Ok(Some(
+        sampler
+            .map_err(of_sampling)?
+            .with_speculation(request.speculative_decoding),
+    ))
+}
