@@ -490,8 +490,8 @@ impl Ledger {
             let evals = row
                 .evals
                 .iter()
-                .map(|bytes| self.decode("evals", bytes))
-                .collect::<Result<Vec<EvalResult>, _>>()?;
+                .map(|bytes| self.decode("evals", bytes).map(Arc::new))
+                .collect::<Result<Vec<Arc<EvalResult>>, _>>()?;
             let reward_versions = row
                 .reward_versions
                 .iter()
@@ -519,11 +519,11 @@ impl Ledger {
                     self.decode("standing", bytes)
                 })?;
             records.push(JobRecord {
-                submission,
+                submission: Arc::new(submission),
                 progress,
-                evals,
-                reward_versions,
-                reuse,
+                evals: Arc::new(evals),
+                reward_versions: Arc::new(reward_versions),
+                reuse: Arc::new(reuse),
                 request: row.request,
                 strikes,
                 owner,
@@ -631,8 +631,8 @@ fn persist(
             if let Some(owner) = &record.owner {
                 put(&write, OWNERS, job, owner)?;
             }
-            put(&write, SUBMISSIONS, job, &record.submission)?;
-            put(&write, REUSE, job, &record.reuse)?;
+            put(&write, SUBMISSIONS, job, &*record.submission)?;
+            put(&write, REUSE, job, &*record.reuse)?;
             for (index, reward_version) in record.reward_versions.iter().enumerate() {
                 put(&write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
             }
@@ -675,7 +675,7 @@ fn persist(
             evals,
             ..
         } => {
-            put(&write, REUSE, job, &record.reuse)?;
+            put(&write, REUSE, job, &*record.reuse)?;
             for (step, metrics) in metrics {
                 write
                     .open_table(METRICS)?
@@ -686,7 +686,7 @@ fn persist(
                 .try_for_each(|result| put_eval(&write, record, result))?;
         }
         Command::SetRewardVersion { plugin, .. } => {
-            put(&write, REUSE, job, &record.reuse)?;
+            put(&write, REUSE, job, &*record.reuse)?;
             if let Some((index, reward_version)) = record
                 .reward_versions
                 .iter()
@@ -758,7 +758,7 @@ fn put_eval(
     let same = |known: &EvalResult| {
         known.stage == result.stage && known.step == result.step && known.data == result.data
     };
-    match record.evals.iter().position(same) {
+    match record.evals.iter().position(|known| same(known)) {
         Some(index) => put(
             write,
             EVALS,

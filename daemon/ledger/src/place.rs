@@ -8,6 +8,7 @@
 use crate::record::Progress;
 use r1d_proto::ids::JobId;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// The job's progress as it is stored in a ledger in `root`.
 pub(crate) fn to_file(progress: &Progress, root: &Path) -> Progress {
@@ -30,7 +31,7 @@ fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress
     let checkpoints = progress
         .stages
         .iter_mut()
-        .flat_map(|stage| &mut stage.checkpoints)
+        .flat_map(|stage| &mut Arc::make_mut(stage).checkpoints)
         .map(|checkpoint| &mut checkpoint.dir);
     for path in checkpoints.chain(&mut progress.model) {
         *path = change(path);

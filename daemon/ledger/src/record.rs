@@ -6,20 +6,22 @@ use r1d_proto::worker::Metrics;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// A job's record, in three parts by how often they change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A job's record, in parts by how often they change. A copy shares the parts: a command copies only
+/// those that it changes, whatever the length of the job's file and of its evaluations.
+#[derive(Clone, Debug, PartialEq)]
 pub struct JobRecord {
     /// What was submitted.
-    pub submission: Submission,
+    pub submission: Arc<Submission>,
     /// How far the job is.
     pub progress: Progress,
     /// Outcomes of evaluations, in the order in which they were first recorded.
-    pub evals: Vec<EvalResult>,
+    pub evals: Arc<Vec<Arc<EvalResult>>>,
     /// Which component judges from which step on; those of one plugin are in the order of steps.
-    pub reward_versions: Vec<RewardVersion>,
+    pub reward_versions: Arc<Vec<RewardVersion>>,
     /// Keys of the job's stages, and stages that were taken over.
-    pub reuse: Reuse,
+    pub reuse: Arc<Reuse>,
     /// The id that the client gave the submission; `None` in a job of an earlier release.
     pub request: Option<String>,
     /// Sudden ends of the daemon that count against the job.
@@ -135,7 +137,7 @@ pub struct Progress {
     /// When the job ended.
     pub ended_at: Option<u64>,
     /// The stages begun so far, by index in the job file.
-    pub stages: Vec<StageRecord>,
+    pub stages: Vec<Arc<StageRecord>>,
     /// Why the job failed.
     pub error: Option<String>,
     /// The final Hugging Face directory, once written.

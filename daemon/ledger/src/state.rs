@@ -26,6 +26,7 @@ use crate::record::{
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::{JOB_ID_MAX_BYTES, JobId};
 use r1d_proto::worker::Metrics;
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -61,16 +62,70 @@ pub const REWARD_VERSIONS_MAX: usize = 10_000;
 /// Longest name or path of a plugin, in bytes.
 pub const REWARD_VERSION_MAX_BYTES: usize = 4 << 10;
 
-/// All jobs. Records are shared with readers; a command copies the one that it changes.
+/// All jobs. The maps are persistent: a copy shares all that it has in common with its original, so
+/// a reader's copy costs a few pointers, and a command copies the path to what it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    jobs: BTreeMap<JobId, Arc<JobRecord>>,
+    /// The record of each job, by [`Submission::sequence`].
+    records: RedBlackTreeMapSync<u64, Arc<JobRecord>>,
+    /// The sequence number of each job.
+    ids: RedBlackTreeMapSync<JobId, u64>,
     /// The job of each submission that has an id of its client's.
-    requests: BTreeMap<String, JobId>,
+    requests: RedBlackTreeMapSync<String, JobId>,
+    /// The jobs that have not ended.
+    live: Live,
     /// Removed jobs whose files are not gone yet.
-    removals: BTreeMap<JobId, Removal>,
+    removals: Arc<BTreeMap<JobId, Removal>>,
     /// The next place in the queue: grows with each submission and each requeued job.
     submitted: u64,
+}
+
+/// An index of the jobs that have not ended: what their records say, in the order of a question.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Live {
+    /// The queued jobs, in the order in which they are to run, with their sequence numbers.
+    queued: RedBlackTreeMapSync<Turn, u64>,
+    /// Sequence numbers of the running jobs.
+    running: RedBlackTreeSetSync<u64>,
+    /// Number of all jobs that have not ended, the paused ones included.
+    jobs: usize,
+    /// Bytes of their files.
+    text_bytes: usize,
+}
+
+/// A queued job's turn: highest priority first, within it first come, first served.
+type Turn = (Reverse<i32>, u64);
+
+impl Live {
+    /// Takes what the index has of a job's record before a command out, and puts in what it has to
+    /// have of the record behind it; `None`: there is no such job.
+    fn update(&mut self, before: Option<&JobRecord>, now: Option<&JobRecord>) {
+        let entry =
+            |record: Option<&JobRecord>| record.map(|record| (record.state(), turn(record)));
+        if entry(before) == entry(now) {
+            return;
+        }
+        if let Some(record) = before.filter(|record| !record.state().is_final()) {
+            self.queued.remove_mut(&turn(record));
+            self.running.remove_mut(&record.submission.sequence);
+            self.jobs -= 1;
+            self.text_bytes -= record.submission.job_toml.len();
+        }
+        if let Some(record) = now.filter(|record| !record.state().is_final()) {
+            let sequence = record.submission.sequence;
+            match record.state() {
+                RunState::Queued => self.queued.insert_mut(turn(record), sequence),
+                RunState::Running => self.running.insert_mut(sequence),
+                _ => {}
+            }
+            self.jobs += 1;
+            self.text_bytes += record.submission.job_toml.len();
+        }
+    }
+}
+
+fn turn(record: &JobRecord) -> Turn {
+    (Reverse(record.submission.priority), record.place())
 }
 
 /// Why a prefix does not name one job.
@@ -109,28 +164,44 @@ impl State {
         records: impl IntoIterator<Item = JobRecord>,
         removals: BTreeMap<JobId, Removal>,
     ) -> State {
-        let jobs: BTreeMap<_, _> = records
-            .into_iter()
-            .map(|record| (record.job().clone(), Arc::new(record)))
-            .collect();
-        let submitted = jobs
-            .values()
-            .map(|record| record.place().max(record.submission.sequence) + 1)
-            .max()
-            .unwrap_or(0);
-        let request =
-            |record: &Arc<JobRecord>| Some((record.request.clone()?, record.job().clone()));
-        let requests = jobs.values().filter_map(request).collect();
-        State {
-            jobs,
-            requests,
-            removals,
-            submitted,
+        let mut state = State {
+            removals: Arc::new(removals),
+            ..State::default()
+        };
+        for record in records {
+            state.live.update(None, Some(&record));
+            state.submitted = state.submitted.max(record.place() + 1);
+            state.insert(record);
         }
+        state
+    }
+
+    /// Adds a job, to all but the index of live jobs.
+    fn insert(&mut self, record: JobRecord) {
+        let sequence = record.submission.sequence;
+        self.ids.insert_mut(record.job().clone(), sequence);
+        if let Some(request) = record.request.clone() {
+            self.requests.insert_mut(request, record.job().clone());
+        }
+        self.records.insert_mut(sequence, Arc::new(record));
+        self.submitted = self.submitted.max(sequence + 1);
     }
 
     /// Carries out one command. A refused one leaves the state as it was.
     pub fn apply(&mut self, command: &Command) -> Answer {
+        let mut next = self.clone();
+        let effect = next.carry_out(command)?;
+        let job = command.job();
+        next.live.update(
+            self.job(job).map(Arc::as_ref),
+            next.job(job).cloned().as_deref(),
+        );
+        *self = next;
+        Ok(effect)
+    }
+
+    /// Carries out one command on a copy, whose index of live jobs is as before.
+    fn carry_out(&mut self, command: &Command) -> Answer {
         match command {
             Command::Submit { .. } => self.submit(command),
             Command::TakeUp { job } => {
@@ -264,7 +335,7 @@ impl State {
             Command::Resume { job } => self.resume(job),
             Command::Requeue { job } => self.requeue(job),
             Command::Remove { job, elsewhere } => self.remove(job, elsewhere),
-            Command::Forget { job } => match self.removals.remove(job) {
+            Command::Forget { job } => match Arc::make_mut(&mut self.removals).remove(job) {
                 Some(_) => Ok(Effect::Forgotten),
                 None => Err(Rejected::UnknownJob { job: job.clone() }),
             },
@@ -273,48 +344,53 @@ impl State {
 
     /// The job of this id.
     pub fn job(&self, job: &JobId) -> Option<&Arc<JobRecord>> {
-        self.jobs.get(job)
+        self.records.get(self.ids.get(job)?)
     }
 
     /// Number of jobs, those that have ended included.
     pub fn len(&self) -> usize {
-        self.jobs.len()
+        self.records.size()
     }
 
     /// Whether no job was ever submitted.
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.records.is_empty()
     }
 
     /// All jobs, in order of submission.
     pub fn jobs(&self) -> Vec<Arc<JobRecord>> {
-        let mut jobs: Vec<_> = self.jobs.values().cloned().collect();
-        jobs.sort_by_key(|record| record.submission.sequence);
-        jobs
+        self.records.values().cloned().collect()
+    }
+
+    /// The running jobs, in order of submission.
+    pub fn running(&self) -> Vec<Arc<JobRecord>> {
+        let running = self.live.running.iter();
+        running
+            .filter_map(|sequence| self.records.get(sequence).cloned())
+            .collect()
     }
 
     /// The queued jobs in the order in which they are to run: highest priority first, within it
-    /// first come, first served.
+    /// first come, first served. Who wants the next job takes no more than that.
+    pub fn queued(&self) -> impl Iterator<Item = &Arc<JobRecord>> {
+        let queued = self.live.queued.values();
+        queued.filter_map(|sequence| self.records.get(sequence))
+    }
+
+    /// All of [`State::queued`].
     pub fn queue(&self) -> Vec<Arc<JobRecord>> {
-        let mut jobs: Vec<_> = self
-            .jobs
-            .values()
-            .filter(|record| record.state() == RunState::Queued)
-            .cloned()
-            .collect();
-        jobs.sort_by_key(|record| (Reverse(record.submission.priority), record.place()));
-        jobs
+        self.queued().cloned().collect()
     }
 
     /// Finds the job that `prefix` is short for; a whole id names its job even if longer ids begin
     /// with it.
     pub fn find(&self, prefix: &str) -> Result<JobId, FindError> {
         let start = JobId(prefix.to_string());
-        if self.jobs.contains_key(&start) {
+        if self.ids.contains_key(&start) {
             return Ok(start);
         }
         let mut jobs: Vec<JobId> = self
-            .jobs
+            .ids
             .range(start..)
             .map(|(id, _)| id)
             .take_while(|id| id.0.starts_with(prefix))
@@ -334,7 +410,7 @@ impl State {
 
     /// The job of the submission that has this id of its client's.
     pub fn of_request(&self, request: &str) -> Option<&Arc<JobRecord>> {
-        self.jobs.get(self.requests.get(request)?)
+        self.job(self.requests.get(request)?)
     }
 
     /// The removed jobs whose files are not gone yet.
@@ -374,7 +450,7 @@ impl State {
         {
             return Err(Rejected::SubmittedBefore { job: known.clone() });
         }
-        if self.jobs.contains_key(job) {
+        if self.ids.contains_key(job) {
             return Err(Rejected::DuplicateJob { job: job.clone() });
         }
         if self.removals.contains_key(job) {
@@ -433,13 +509,13 @@ impl State {
             enabled: *reuses,
             taken: BTreeMap::new(),
         };
-        let (evals, request) = (Vec::new(), request.clone());
+        let (evals, request) = (Arc::default(), request.clone());
         let mut record = JobRecord {
-            submission,
+            submission: Arc::new(submission),
             progress,
             evals,
-            reward_versions: Vec::new(),
-            reuse,
+            reward_versions: Arc::default(),
+            reuse: Arc::new(reuse),
             request,
             strikes: Strikes::default(),
             owner: owner.clone(),
@@ -458,30 +534,21 @@ impl State {
             };
             set_reward_version(&mut record, reward_version)?;
         }
-        if let Some(request) = record.request.clone() {
-            self.requests.insert(request, job.clone());
-        }
-        self.jobs.insert(job.clone(), Arc::new(record));
-        self.submitted += 1;
+        self.insert(record);
         Ok(Effect::Submitted)
     }
 
     fn has_room_for(&self, text_bytes: usize) -> Result<(), Rejected> {
-        let live = || {
-            self.jobs
-                .values()
-                .filter(|record| !record.state().is_final())
-        };
         let full = |what, found: usize, limit: usize| Rejected::QueueFull {
             what,
             found: found as u64,
             limit: limit as u64,
         };
-        let jobs = live().count();
+        let jobs = self.live.jobs;
         if jobs >= JOBS_LIVE_MAX {
             return Err(full("jobs", jobs, JOBS_LIVE_MAX));
         }
-        let bytes: usize = live().map(|record| record.submission.job_toml.len()).sum();
+        let bytes = self.live.text_bytes;
         if bytes + text_bytes > JOBS_LIVE_MAX_BYTES {
             return Err(full("bytes of job files", bytes, JOBS_LIVE_MAX_BYTES));
         }
@@ -567,26 +634,28 @@ impl State {
         }
         let what = "the number of directories outside of the state directory";
         within(job, what, elsewhere.len(), ELSEWHERE_MAX)?;
-        if let Some(request) = self.jobs.remove(job).and_then(|gone| gone.request.clone()) {
-            self.requests.remove(&request);
+        let gone = self.known(job)?.clone();
+        if let Some(request) = &gone.request {
+            self.requests.remove_mut(request);
         }
+        self.records.remove_mut(&gone.submission.sequence);
+        self.ids.remove_mut(job);
         let elsewhere = elsewhere.to_vec();
-        self.removals.insert(job.clone(), Removal { elsewhere });
+        Arc::make_mut(&mut self.removals).insert(job.clone(), Removal { elsewhere });
         Ok(Effect::Removed)
     }
 
     fn known(&self, job: &JobId) -> Result<&Arc<JobRecord>, Rejected> {
         let unknown = || Rejected::UnknownJob { job: job.clone() };
-        self.jobs.get(job).ok_or_else(unknown)
+        self.job(job).ok_or_else(unknown)
     }
 
     /// The record of a job, ended or not, to be changed.
     fn any(&mut self, job: &JobId) -> Result<&mut JobRecord, Rejected> {
         let unknown = || Rejected::UnknownJob { job: job.clone() };
-        self.jobs
-            .get_mut(job)
-            .map(Arc::make_mut)
-            .ok_or_else(unknown)
+        let sequence = *self.ids.get(job).ok_or_else(unknown)?;
+        let record = self.records.get_mut(&sequence);
+        record.map(Arc::make_mut).ok_or_else(unknown)
     }
 
     /// The record of a job that has not ended.
@@ -675,11 +744,8 @@ fn at_work(record: &mut JobRecord, stage: u32) -> Result<&mut StageRecord, Rejec
         return Err(wrong_stage(record, stage));
     }
     let refusal = wrong_stage(record, stage);
-    record
-        .progress
-        .stages
-        .get_mut(stage as usize)
-        .ok_or(refusal)
+    let current = record.progress.stages.get_mut(stage as usize);
+    current.map(Arc::make_mut).ok_or(refusal)
 }
 
 fn begin_stage(
@@ -730,7 +796,7 @@ fn begin_stage(
         kind.len(),
         NAME_MAX_BYTES,
     )?;
-    record.progress.stages.push(StageRecord {
+    record.progress.stages.push(Arc::new(StageRecord {
         name: name.to_string(),
         kind: kind.to_string(),
         state: RunState::Running,
@@ -740,7 +806,7 @@ fn begin_stage(
         begun_at: at,
         ended_at: None,
         metrics: Metrics::new(),
-    });
+    }));
     Ok(Effect::StageBegun {
         step: 0,
         durable_step: 0,
@@ -809,6 +875,7 @@ fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
         .progress
         .stages
         .get_mut(stage as usize)
+        .map(Arc::make_mut)
         .ok_or(refusal)?;
     current.checkpoints.retain(|known| known.step != step);
     Ok(Effect::CheckpointDropped {
@@ -831,18 +898,17 @@ fn go_back(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> 
     (current.step, current.metrics) = (step, metrics.clone());
     current.checkpoints.retain(|known| known.step <= step);
     let name = current.name.clone();
-    record
-        .evals
+    Arc::make_mut(&mut record.evals)
         .retain(|known| known.stage.as_ref() != Some(&name) || known.step <= step);
     Ok(Effect::WentBack { step })
 }
 
 fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
-    let same = |known: &&mut EvalResult| {
+    let same = |known: &EvalResult| {
         known.stage == result.stage && known.step == result.step && known.data == result.data
     };
-    match record.evals.iter_mut().find(same) {
-        Some(known) => *known = result.clone(),
+    match record.evals.iter().position(|known| same(known)) {
+        Some(index) => Arc::make_mut(&mut record.evals)[index] = Arc::new(result.clone()),
         None => {
             within(
                 record.job(),
@@ -850,7 +916,7 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
                 record.evals.len() + 1,
                 EVALS_MAX,
             )?;
-            record.evals.push(result.clone());
+            Arc::make_mut(&mut record.evals).push(Arc::new(result.clone()));
         }
     }
     Ok(Effect::EvalRecorded)
@@ -865,13 +931,10 @@ fn set_reward_version(record: &mut JobRecord, reward_version: RewardVersion) -> 
         Some((stage, work)) => from <= (stage, work.step),
         None => reward_version.stage < begun,
     };
-    let known = record
-        .reward_versions
-        .iter_mut()
-        .rfind(|known| known.plugin == reward_version.plugin);
-    let goes_back = known
-        .as_ref()
-        .is_some_and(|known| from < (known.stage, known.step));
+    let of_plugin = |known: &RewardVersion| known.plugin == reward_version.plugin;
+    let index = record.reward_versions.iter().rposition(of_plugin);
+    let known = index.and_then(|index| record.reward_versions.get(index));
+    let goes_back = known.is_some_and(|known| from < (known.stage, known.step));
     if late || goes_back {
         return Err(Rejected::RewardLate {
             job,
@@ -888,27 +951,25 @@ fn set_reward_version(record: &mut JobRecord, reward_version: RewardVersion) -> 
     within(&job, "the hash's length", reward_version.sha256.len(), 64)?;
     // A stage that another component judges than the one it was submitted with has another outcome
     // than its key means, for this job and for later ones.
-    if known
-        .as_ref()
-        .is_some_and(|known| known.sha256 != reward_version.sha256)
-    {
-        record
-            .reuse
+    if known.is_some_and(|known| known.sha256 != reward_version.sha256) {
+        Arc::make_mut(&mut record.reuse)
             .keys
             .iter_mut()
             .skip(reward_version.stage as usize)
             .for_each(String::clear);
     }
-    match known.filter(|known| (known.stage, known.step) == from) {
-        Some(known) => *known = reward_version,
-        None => {
+    let is_same = known.is_some_and(|known| (known.stage, known.step) == from);
+    let versions = Arc::make_mut(&mut record.reward_versions);
+    match index.and_then(|index| versions.get_mut(index)) {
+        Some(known) if is_same => *known = reward_version,
+        _ => {
             within(
                 &job,
                 "the number of judges",
-                record.reward_versions.len() + 1,
+                versions.len() + 1,
                 REWARD_VERSIONS_MAX,
             )?;
-            record.reward_versions.push(reward_version);
+            versions.push(reward_version);
         }
     }
     Ok(Effect::RewardVersionSet)
@@ -939,11 +1000,13 @@ fn reuse_stage(
         record.evals.len() + evals.len(),
         EVALS_MAX,
     )?;
-    record.progress.stages.push(finished.clone());
+    record.progress.stages.push(Arc::new(finished.clone()));
     for result in evals {
         add_eval(record, result)?;
     }
-    record.reuse.taken.insert(stage, of.clone());
+    Arc::make_mut(&mut record.reuse)
+        .taken
+        .insert(stage, of.clone());
     Ok(Effect::StageReused)
 }
 
@@ -1002,6 +1065,7 @@ fn end(record: &mut JobRecord, state: RunState, at: u64) {
         .last_mut()
         .filter(|stage| stage.state == RunState::Running)
     {
+        let stage = Arc::make_mut(stage);
         stage.state = state;
         stage.ended_at = Some(at);
     }
@@ -1016,6 +1080,7 @@ fn take_back_end(record: &mut JobRecord) {
         .last_mut()
         .filter(|stage| stage.state != RunState::Succeeded)
     {
+        let stage = Arc::make_mut(stage);
         stage.state = RunState::Running;
         stage.ended_at = None;
     }

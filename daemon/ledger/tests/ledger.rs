@@ -16,6 +16,7 @@ use redb::{
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn id(text: &str) -> JobId {
     JobId(text.to_string())
@@ -601,7 +602,7 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
             after.evals.len(),
             after.reuse.taken.get(&0)
         ),
-        (&[record][..], 2, Some(&id("a")))
+        (&[Arc::new(record)][..], 2, Some(&id("a")))
     );
     assert_eq!(
         ledger.metrics(&id("b"), 0).unwrap(),
@@ -709,7 +710,7 @@ fn a_submission_is_whole_or_absent_after_any_crash() {
 /// Readers of the jobs do not wait for the disk.
 #[test]
 fn readers_do_not_wait_for_a_disk_that_stalls() {
-    use std::sync::{Arc, Condvar, Mutex};
+    use std::sync::{Condvar, Mutex};
     /// A disk whose next sync waits until the test releases it.
     #[derive(Debug)]
     struct Stalling(redb::backends::InMemoryBackend, Arc<(Mutex<bool>, Condvar)>);

@@ -2,11 +2,12 @@
 //! for every answer.
 
 use proptest::prelude::*;
-use r1d_ledger::{Command, Effect, FindError, Rejected, State, User};
+use r1d_ledger::{Command, Effect, FindError, JobRecord, Rejected, State, User};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 fn id(text: &str) -> JobId {
     JobId(text.to_string())
@@ -918,7 +919,10 @@ fn an_evaluation_that_is_redone_is_recorded_once() {
     );
     assert_eq!(
         state.job(&id("a")).unwrap().evals,
-        vec![eval("s0", 3, 0.5), eval("s0", 4, 0.75)]
+        Arc::new(vec![
+            Arc::new(eval("s0", 3, 0.5)),
+            Arc::new(eval("s0", 4, 0.75))
+        ])
     );
 }
 
@@ -1580,4 +1584,77 @@ fn a_removed_job_leaves_its_removal_until_its_files_are_gone() {
         accept(&mut anew, &[remove, Command::Forget { job: id("z") }]);
         anew
     });
+}
+
+/// A command copies what it changes: not the other jobs, and not the job's text or evaluations.
+#[test]
+fn a_copy_shares_what_a_command_does_not_change() {
+    let mut state = State::default();
+    accept(
+        &mut state,
+        &[
+            submit("a", 0),
+            submit("b", 0),
+            start("a"),
+            begin("a", 1, 0, 5),
+            Command::Eval {
+                job: id("a"),
+                epoch: 1,
+                result: eval("s0", 0, 0.5),
+            },
+        ],
+    );
+    let before = state.clone();
+    accept(&mut state, &[commit("a", 1, 0, 0)]);
+    let of = |state: &State, job: &str| state.job(&id(job)).unwrap().clone();
+    let (was, now) = (of(&before, "a"), of(&state, "a"));
+    assert_eq!(
+        (was.progress.stages[0].step, now.progress.stages[0].step),
+        (0, 1)
+    );
+    assert!(Arc::ptr_eq(&was.submission, &now.submission));
+    assert!(Arc::ptr_eq(&was.evals, &now.evals));
+    assert!(Arc::ptr_eq(&of(&before, "b"), &of(&state, "b")));
+    // A second evaluation shares the first one's texts.
+    let second = Command::Eval {
+        job: id("a"),
+        epoch: 1,
+        result: eval("s0", 1, 0.5),
+    };
+    accept(&mut state, &[second]);
+    assert!(Arc::ptr_eq(&was.evals[0], &of(&state, "a").evals[0]));
+}
+
+proptest! {
+    /// The indexes answer as a search of all records does, in whatever order jobs come and go.
+    #[test]
+    fn the_indexes_agree_with_a_search_of_all_jobs(
+        changes in prop::collection::vec((0usize..6, -2i32..3, 0u8..4), 1..60)
+    ) {
+        let mut state = State::default();
+        for (job, priority, what) in changes {
+            let job = format!("j{job}");
+            let epoch = state.job(&id(&job)).map_or(0, |record| record.progress.epoch);
+            let command = match what {
+                0 => submit(&job, priority),
+                1 => start(&job),
+                2 => Command::Cancel { job: id(&job), at: 1 },
+                _ => finish(&job, epoch, RunState::Failed),
+            };
+            let before = state.clone();
+            if state.apply(&command).is_err() {
+                prop_assert_eq!(&before, &state);
+            }
+            let jobs = state.jobs();
+            let those = |wanted| -> Vec<_> {
+                jobs.iter().filter(|record| record.state() == wanted).cloned().collect()
+            };
+            prop_assert_eq!(state.running(), those(RunState::Running));
+            let mut queued = those(RunState::Queued);
+            queued.sort_by_key(|record| std::cmp::Reverse(record.submission.priority));
+            prop_assert_eq!(state.queue(), queued);
+            let again = State::from_records(jobs.iter().map(|record| JobRecord::clone(record)), state.removals().clone());
+            prop_assert_eq!(&again, &state);
+        }
+    }
 }

@@ -160,7 +160,7 @@ fn needed<'r>(record: &'r JobRecord, job: &Job) -> Vec<(&'r StageRecord, &'r Che
     needed.extend((at_work > last).then_some(last));
     let needed = needed.into_iter().filter_map(|index| stages.get(index));
     needed
-        .filter_map(|stage| Some((stage, stage.newest_checkpoint()?)))
+        .filter_map(|stage| Some((&**stage, stage.newest_checkpoint()?)))
         .collect()
 }
 

@@ -293,7 +293,7 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
     let named = ledger
         .jobs()
         .iter()
-        .flat_map(|job| &job.reward_versions)
+        .flat_map(|job| job.reward_versions.iter())
         .map(|reward_version| reward_version.sha256.to_ascii_lowercase())
         .collect();
     match rewards.prune(&named) {

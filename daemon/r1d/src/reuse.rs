@@ -22,7 +22,7 @@ use crate::status::JobViews;
 use r1d_job::fingerprint::{Depends, depends};
 use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
-use r1d_proto::control::State;
+use r1d_proto::control::{EvalResult, State};
 use r1d_proto::ids::JobId;
 use r1d_store::{Disk, JobLayout, create_dir, layout};
 use sha2::{Digest, Sha256};
@@ -242,8 +242,10 @@ fn find(views: &JobViews, own: Option<&JobId>, index: usize, key: &str) -> Optio
             return None;
         }
         let stage = job.progress.stages.get(index)?.clone();
-        (stage.state == State::Succeeded && is_there(views, &job, index, &stage))
-            .then_some(ReusableStage { job, stage })
+        (stage.state == State::Succeeded && is_there(views, &job, index, &stage)).then(|| {
+            let stage = StageRecord::clone(&stage);
+            ReusableStage { job, stage }
+        })
     };
     views
         .ledger
@@ -393,7 +395,7 @@ fn take(
         .evals
         .iter()
         .filter(|eval| is_its(&eval.stage))
-        .cloned()
+        .map(|eval| EvalResult::clone(eval))
         .collect();
     let (job, of, record) = (own.job().clone(), other.job().clone(), Box::new(record));
     let command = Command::ReuseStage {

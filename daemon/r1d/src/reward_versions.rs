@@ -105,7 +105,7 @@ pub(crate) struct Recorded {
 impl Recorded {
     pub(crate) fn of(record: &JobRecord) -> Recorded {
         Recorded {
-            reward_versions: record.reward_versions.clone(),
+            reward_versions: record.reward_versions.to_vec(),
             next: next_place(record),
         }
     }

@@ -7,7 +7,9 @@ use crate::reward_versions::OpenJobs;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
 use r1d_ledger::{JobRecord, Ledger};
-use r1d_proto::control::{Activity, JobStatus, JobSummary, StageStatus, State, Wait, Why};
+use r1d_proto::control::{
+    Activity, EvalResult, JobStatus, JobSummary, StageStatus, State, Wait, Why,
+};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
 use r1d_store::JobLayout;
@@ -108,8 +110,7 @@ impl JobViews {
     /// Running jobs, then the queue in its order, then ended jobs, newest first.
     pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
-        let (mut running, mut ended) = (state.jobs(), state.jobs());
-        running.retain(|record| record.state() == State::Running);
+        let (running, mut ended) = (state.running(), state.jobs());
         ended.retain(|record| record.state().is_final());
         ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
         running
@@ -134,7 +135,9 @@ impl JobViews {
             ended_at: record.progress.ended_at,
             queue_position: position.map(|position| position as u32 + 1),
             stages: self.stages(record, live.as_ref()),
-            evals: record.evals.clone(),
+            evals: (record.evals.iter())
+                .map(|eval| EvalResult::clone(eval))
+                .collect(),
             directory: JobLayout::of(&self.state_dir, record.job()).dir,
             model: record.progress.model.clone(),
             error: live

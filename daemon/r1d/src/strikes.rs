@@ -11,7 +11,6 @@ use r1d_ledger::{JobRecord, State};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A job is given up after this many ends of the daemon in a row while it worked for the job and
@@ -33,16 +32,12 @@ fn turn(record: &JobRecord) -> u32 {
 /// The job for a free device. `taken` jobs are at work already or must not be started; `on_trial`
 /// says whether a suspect is at work.
 pub(crate) fn next(state: &State, taken: &HashSet<&JobId>, on_trial: bool) -> Option<JobId> {
-    let running = state
-        .jobs()
-        .into_iter()
-        .filter(|record| record.state() == RunState::Running);
-    let mut waiting: Vec<Arc<JobRecord>> = running
-        .chain(state.queue())
+    let running = state.running();
+    let first = running
+        .iter()
+        .chain(state.queued())
         .filter(|record| !taken.contains(record.job()))
-        .collect();
-    waiting.sort_by_key(|record| turn(record));
-    let first = waiting.first()?;
+        .min_by_key(|record| turn(record))?;
     // The devices of jobs that were running are kept for them. Only other suspects come after them.
     let waits = on_trial && first.strikes.count > 0;
     (!waits).then(|| first.job().clone())

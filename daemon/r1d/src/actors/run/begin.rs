@@ -85,7 +85,7 @@ pub(super) enum Opened {
 
 /// What the job's machine needs of the ledger's record.
 pub(super) fn known(record: &JobRecord) -> Record {
-    let stage = |stage: &r1d_ledger::StageRecord| StageRecord {
+    let stage = |stage: &Arc<r1d_ledger::StageRecord>| StageRecord {
         finished: stage.state == State::Succeeded,
         step: stage.step,
         checkpoints: stage
@@ -145,7 +145,7 @@ pub(super) fn open(
         return Ok(Opened::Review(stage, rows));
     }
     let made = review::hashes(&record, &job, &dir).map_err(LoadError::from)?;
-    let finished = |stage: &&r1d_ledger::StageRecord| stage.state == State::Succeeded;
+    let finished = |stage: &&Arc<r1d_ledger::StageRecord>| stage.state == State::Succeeded;
     let finished = record
         .progress
         .stages
