@@ -58,7 +58,7 @@ fn begin(index: usize, steps: u64) -> [Command; 2] {
     ]
 }
 
-/// As many names as a step of GRPO has.
+/// Metrics with as many names as a step of GRPO has.
 fn commit(index: usize, step: u64) -> Command {
     let metrics: Metrics = (0..48)
         .map(|name| (format!("rewards/metric_{name:02}/mean"), step as f64 / 3.0))
@@ -120,12 +120,9 @@ fn resident_mb() -> u64 {
 
 fn fill(path: &Path, jobs: usize, steps: u64) {
     let ledger = Ledger::open(path).unwrap_or_else(|error| panic!("{error}"));
-    let apply = |command| {
-        drop(
-            ledger
-                .apply(command)
-                .unwrap_or_else(|error| panic!("{error}")),
-        )
+    let apply = |command| match ledger.apply(command) {
+        Ok(_) => {}
+        Err(error) => panic!("{error}"),
     };
     std::thread::scope(|scope| {
         for thread in 0..AT_WORK {

@@ -1,4 +1,5 @@
-//! The state machine on disk: `ledger.redb`, one durable transaction per accepted command.
+//! The state machine on disk: `ledger.redb`, one durable transaction per group of commands that
+//! came while the one before was written ([`crate::group`]).
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -17,12 +18,13 @@
 //!
 //! A ledger of an earlier release has none of the tables that may be missing.
 //!
-//! A command that cannot be made durable is not carried out: it returns an error, readers go on
-//! seeing the state before it, and the next command opens the file again, which may hold the commit
-//! that failed half-way. If a sync failed, a fresh copy takes the file's place first
-//! ([`crate::watched`]).
+//! A group that cannot be made durable is not carried out: each of its commands returns an error,
+//! readers go on seeing the state before it, and the next command opens the file again, which may
+//! hold the commit that failed half-way. If a sync failed, a fresh copy takes the file's place
+//! first ([`crate::watched`]).
 
 use crate::command::{Command, Effect, Rejected};
+use crate::group::{Group, Member};
 use crate::place;
 use crate::record::{
     JobRecord, Removal, Reuse, RewardVersion, Standing, Strikes, Submission, User,
@@ -72,8 +74,9 @@ const STANDING: TableDefinition<&str, &[u8]> = TableDefinition::new("standing");
 const REMOVALS: TableDefinition<&str, &[u8]> = TableDefinition::new("removals");
 const METRICS: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("metrics");
 
-/// Why the ledger was not opened, or a command not carried out.
-#[derive(Debug, thiserror::Error)]
+/// Why the ledger was not opened, or a command not carried out. All commands of a group that was
+/// not written get the same one.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The command does not fit the state, which is unchanged.
     #[error(transparent)]
@@ -129,7 +132,7 @@ pub enum LedgerError {
         /// The ledger's file.
         path: PathBuf,
         /// The file system's error.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// The database failed in another way.
     #[error("ledger {}: {source}", .path.display())]
@@ -137,7 +140,15 @@ pub enum LedgerError {
         /// The ledger's file.
         path: PathBuf,
         /// The database's error.
-        source: Box<redb::Error>,
+        source: Arc<redb::Error>,
+    },
+    /// The thread that wrote the command with others panicked. It may be in the file or not, as
+    /// after a storage error.
+    #[error("ledger {}: the thread that wrote to it panicked; the daemon's log says why",
+             .path.display())]
+    Interrupted {
+        /// The ledger's file.
+        path: PathBuf,
     },
 }
 
@@ -153,6 +164,8 @@ pub struct Ledger {
     file: Option<Mutex<FileId>>,
     /// The state; locked only to look at it or to replace it.
     state: Mutex<Arc<State>>,
+    /// The commands that wait to be written.
+    group: Group<Result<Effect, LedgerError>>,
     /// The database, locked while it is written; `None` after a failed write.
     database: Mutex<Option<Arc<Database>>>,
     /// Shared by readers of the file, who have a share of the database: it is opened again only
@@ -183,10 +196,7 @@ impl Ledger {
     /// Opens or creates the ledger at `path`, whose directory exists. Reads the whole file: a page
     /// that the disk has damaged is found now, and not when a job is missing.
     pub fn open(path: &Path) -> Result<Ledger, LedgerError> {
-        let io = |source| LedgerError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
+        let io = |source| io_error(path, source);
         match std::fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ledger::create(path)?,
             Err(error) => return Err(io(error)),
@@ -211,10 +221,7 @@ impl Ledger {
 
     fn open_watched(watched: WatchedPath, path: &Path) -> Result<Ledger, LedgerError> {
         let ledger = Ledger::open_with(path, Box::new(move || watched.open()))?;
-        let file = FileId::of(path).map_err(|source| LedgerError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let file = FileId::of(path).map_err(|source| io_error(path, source))?;
         Ok(Ledger {
             file: Some(Mutex::new(file)),
             ..ledger
@@ -272,6 +279,7 @@ impl Ledger {
             open,
             file: None,
             state: Mutex::default(),
+            group: Group::new(),
             database: Mutex::default(),
             reading: RwLock::default(),
             queue_changes: watch::Sender::new(0),
@@ -289,31 +297,85 @@ impl Ledger {
     }
 
     /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
-    /// After a storage error the command may be in the file or not: look at the job, once
-    /// [`Ledger::refresh`] succeeds, before trying again.
+    /// Commands that come while another is written are written together. After a storage error the
+    /// command may be in the file or not: look at the job, once [`Ledger::refresh`] succeeds,
+    /// before trying again.
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
+        let place = self.group.add(command);
         let mut open = self.lock();
+        let answered = place.take();
+        answered.unwrap_or_else(|| {
+            self.write_group(&mut open, self.group.take());
+            place.take().unwrap_or_else(|| {
+                Err(LedgerError::Interrupted {
+                    path: self.path.clone(),
+                })
+            })
+        })
+    }
+
+    /// Writes the commands of a group in one transaction and answers them.
+    fn write_group(
+        &self,
+        open: &mut Option<Arc<Database>>,
+        group: Vec<Member<Result<Effect, LedgerError>>>,
+    ) {
+        let commands: Vec<&Command> = group.iter().map(|member| &member.command).collect();
+        match self.write(open, &commands) {
+            Ok(answers) => {
+                for (member, answer) in group.into_iter().zip(answers) {
+                    member.answer(answer.map_err(LedgerError::Rejected));
+                }
+            }
+            // A refusal, too, may be due to a command before it that is not durable.
+            Err(error) => group
+                .into_iter()
+                .for_each(|member| member.answer(Err(error.clone()))),
+        }
+    }
+
+    /// Carries out commands in their order and makes them durable together; readers see none of
+    /// them before. A refused command does not keep the others from it.
+    fn write(
+        &self,
+        open: &mut Option<Arc<Database>>,
+        commands: &[&Command],
+    ) -> Result<Vec<Result<Effect, Rejected>>, LedgerError> {
         self.is_in_place()?;
-        let database = self.database(&mut open)?;
+        let database = self.database(open)?;
         let before = self.state();
-        let mut next = (*before).clone();
-        let effect = next.apply(&command)?;
-        if let Err(error) = persist(
-            &database,
-            self.root(),
-            before.job(command.job()),
-            &next,
-            &command,
-        ) {
+        let mut steps = Vec::with_capacity(commands.len());
+        let (mut last, mut answers) = (before.clone(), Vec::with_capacity(commands.len()));
+        for command in commands {
+            let mut next = State::clone(&last);
+            let answer = next.apply(command);
+            if answer.is_ok() {
+                let next = Arc::new(next);
+                steps.push((last.clone(), *command, next.clone()));
+                last = next;
+            }
+            answers.push(answer);
+        }
+        if steps.is_empty() {
+            return Ok(answers);
+        }
+        if let Err(error) = persist_all(&database, self.root(), &steps) {
             *open = None;
             return Err(self.storage(error));
         }
-        let changes_queue = changes_queue(before.job(command.job()), next.job(command.job()));
-        self.set_state(next);
+        let changes_queue = steps.iter().any(|(before, command, next)| {
+            changes_queue(before.job(command.job()), next.job(command.job()))
+        });
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = last;
         if changes_queue {
             self.queue_changes.send_modify(|count| *count += 1);
         }
-        Ok(effect)
+        Ok(answers)
+    }
+
+    /// Number of commands that wait for the file while others are written.
+    pub fn waiting(&self) -> usize {
+        self.group.len()
     }
 
     /// Opens the file again after a failed write; readers then see what it holds. Otherwise does
@@ -451,10 +513,7 @@ impl Ledger {
         self.unharmed(|| {
             let opened = (self.open)();
             if let Some(file) = &mut file {
-                **file = FileId::of(&self.path).map_err(|source| LedgerError::Io {
-                    path: self.path.clone(),
-                    source,
-                })?;
+                **file = FileId::of(&self.path).map_err(|source| io_error(&self.path, source))?;
             }
             self.take(open, opened.map_err(|error| self.storage(error.into()))?)
         })
@@ -539,6 +598,13 @@ impl Ledger {
     }
 }
 
+fn io_error(path: &Path, source: std::io::Error) -> LedgerError {
+    LedgerError::Io {
+        path: path.to_path_buf(),
+        source: Arc::new(source),
+    }
+}
+
 fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
     let path = path.to_path_buf();
     match error {
@@ -565,10 +631,10 @@ fn storage_error(path: &Path, error: redb::Error) -> LedgerError {
             path,
             what: error.to_string(),
         },
-        redb::Error::Io(source) => LedgerError::Io { path, source },
+        redb::Error::Io(source) => io_error(&path, source),
         error => LedgerError::Storage {
             path,
-            source: Box::new(error),
+            source: Arc::new(error),
         },
     }
 }
@@ -611,30 +677,40 @@ fn changes_queue(before: Option<&Arc<JobRecord>>, now: Option<&Arc<JobRecord>>) 
     before.map(place) != now.map(place)
 }
 
+/// A command, with the states before and behind it.
+type Step<'c> = (Arc<State>, &'c Command, Arc<State>);
+
+/// Makes commands durable in one transaction.
+fn persist_all(database: &Database, root: &Path, steps: &[Step]) -> Result<(), redb::Error> {
+    let write = begin(database)?;
+    for (before, command, state) in steps {
+        persist(&write, root, before.job(command.job()), state, command)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
 /// Writes what `command` changed of a job whose record was `before`.
 fn persist(
-    database: &Database,
+    write: &WriteTransaction,
     root: &Path,
     before: Option<&Arc<JobRecord>>,
     state: &State,
     command: &Command,
 ) -> Result<(), redb::Error> {
-    let write = begin(database)?;
     let Some(record) = state.job(command.job()) else {
-        persist_removal(&write, state, command.job())?;
-        write.commit()?;
-        return Ok(());
+        return persist_removal(write, state, command.job());
     };
     let job = record.job().0.as_str();
     match command {
         Command::Submit { .. } => {
             if let Some(owner) = &record.owner {
-                put(&write, OWNERS, job, owner)?;
+                put(write, OWNERS, job, owner)?;
             }
-            put(&write, SUBMISSIONS, job, &*record.submission)?;
-            put(&write, REUSE, job, &*record.reuse)?;
+            put(write, SUBMISSIONS, job, &*record.submission)?;
+            put(write, REUSE, job, &*record.reuse)?;
             for (index, reward_version) in record.reward_versions.iter().enumerate() {
-                put(&write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
+                put(write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
             }
             if let Some(request) = &record.request {
                 write.open_table(REQUESTS)?.insert(job, request.as_str())?;
@@ -666,16 +742,16 @@ fn persist(
             record
                 .evals
                 .iter()
-                .try_for_each(|result| put_eval(&write, record, result))?;
+                .try_for_each(|result| put_eval(write, record, result))?;
         }
-        Command::Eval { result, .. } => put_eval(&write, record, result)?,
+        Command::Eval { result, .. } => put_eval(write, record, result)?,
         Command::ReuseStage {
             stage,
             metrics,
             evals,
             ..
         } => {
-            put(&write, REUSE, job, &*record.reuse)?;
+            put(write, REUSE, job, &*record.reuse)?;
             for (step, metrics) in metrics {
                 write
                     .open_table(METRICS)?
@@ -683,27 +759,27 @@ fn persist(
             }
             evals
                 .iter()
-                .try_for_each(|result| put_eval(&write, record, result))?;
+                .try_for_each(|result| put_eval(write, record, result))?;
         }
         Command::SetRewardVersion { plugin, .. } => {
-            put(&write, REUSE, job, &*record.reuse)?;
+            put(write, REUSE, job, &*record.reuse)?;
             if let Some((index, reward_version)) = record
                 .reward_versions
                 .iter()
                 .enumerate()
                 .rfind(|(_, reward_version)| reward_version.plugin == *plugin)
             {
-                put(&write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
+                put(write, REWARD_VERSIONS, (job, index as u64), reward_version)?;
             }
         }
         _ => {}
     }
     if before.map(|before| before.strikes) != Some(record.strikes) {
-        put(&write, STRIKES, job, &record.strikes)?;
+        put(write, STRIKES, job, &record.strikes)?;
     }
     let standing = before.map(|before| before.standing.clone());
     if standing.unwrap_or_default() != record.standing {
-        put(&write, STANDING, job, &record.standing)?;
+        put(write, STANDING, job, &record.standing)?;
     }
     let keeps_progress = matches!(
         command,
@@ -715,13 +791,12 @@ fn persist(
     );
     if !keeps_progress {
         put(
-            &write,
+            write,
             PROGRESS,
             job,
             &place::to_file(&record.progress, root),
         )?;
     }
-    write.commit()?;
     Ok(())
 }
 

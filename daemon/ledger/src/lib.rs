@@ -5,13 +5,14 @@
 //! | [`command`] | commands to the ledger, and its answers |
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
-//! | [`ledger`] | the state machine on disk: one durable redb transaction per command |
+//! | [`ledger`] | the state machine on disk: one durable redb transaction per group of commands |
 //!
 //! With the journal (`r1d-store`) it keeps `STEP-1`: a step's rollouts are in the journal, durable,
 //! before the ledger commits the step, and the ledger commits it once. A committed step can then be
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
 pub mod command;
+mod group;
 pub mod ledger;
 mod place;
 pub mod record;

@@ -1653,7 +1653,8 @@ proptest! {
             let mut queued = those(RunState::Queued);
             queued.sort_by_key(|record| std::cmp::Reverse(record.submission.priority));
             prop_assert_eq!(state.queue(), queued);
-            let again = State::from_records(jobs.iter().map(|record| JobRecord::clone(record)), state.removals().clone());
+            let records = jobs.iter().map(|record| JobRecord::clone(record));
+            let again = State::from_records(records, state.removals().clone());
             prop_assert_eq!(&again, &state);
         }
     }

@@ -157,7 +157,7 @@ pub(crate) fn unrecorded(error: &LedgerError) -> End {
         LedgerError::Rejected(rejected) => End::Abandoned {
             cause: rejected.to_string(),
         },
-        LedgerError::Storage { .. } => away(error),
+        LedgerError::Storage { .. } | LedgerError::Interrupted { .. } => away(error),
         error => unkept(error),
     }
 }

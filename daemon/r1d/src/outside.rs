@@ -14,6 +14,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Begins the name of a file that is written and removed again, to see whether a directory takes
@@ -117,12 +118,26 @@ pub(crate) fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option
     std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {
         (*error).source()
     })
-    .find_map(|error| error.downcast_ref())
+    .find_map(|error| {
+        // The ledger shares one among the commands of a group.
+        let shared = || error.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref);
+        error.downcast_ref().or_else(shared)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ledger_on_a_full_disk_is_for_somebody_to_mend() {
+        let error = r1d_ledger::LedgerError::Io {
+            path: "/s/ledger.redb".into(),
+            source: Arc::new(io::Error::from_raw_os_error(28)),
+        };
+        let found = said_by_the_system(&error).expect("what the system said");
+        assert_eq!(found.raw_os_error(), Some(28));
+    }
 
     #[test]
     fn what_the_system_says_of_a_write_is_for_somebody_to_mend() {

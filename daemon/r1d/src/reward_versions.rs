@@ -89,7 +89,11 @@ impl ReloadError {
         matches!(
             self,
             ReloadError::Daemon(_)
-                | ReloadError::Ledger(LedgerError::Io { .. } | LedgerError::Storage { .. })
+                | ReloadError::Ledger(
+                    LedgerError::Io { .. }
+                        | LedgerError::Storage { .. }
+                        | LedgerError::Interrupted { .. }
+                )
         )
     }
 }
