@@ -12,7 +12,8 @@ import pytest
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "daemon/kernels"
 # (head_dim, query heads of one key head that a block takes); only attention depends on them.
 SHAPES = [(64, 7), (128, 8), (128, 6), (256, 8), (16, 2)]
-CASES = [("attention.cu", *shape) for shape in SHAPES] + [("layer.cu", 64, 7), ("draw.cu", 64, 7)]
+REST = ["layer.cu", "few.cu", "threshold.cu", "draw.cu"]
+CASES = [("attention.cu", *shape) for shape in SHAPES] + [(name, 64, 7) for name in REST]
 # Registers that spill to memory would cost more than the kernel does.
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores")
 

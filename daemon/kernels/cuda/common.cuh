@@ -50,6 +50,17 @@ __device__ __forceinline__ void take_turn() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
+// Eight neighbouring logits from `id` on; minus infinity behind the last.
+__device__ __forceinline__ void read(const Number *from, int id, int vocab, float (&x)[8]) {
+    if (vocab % 8 == 0 && id < vocab) {
+        load(from + id, x);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        x[i] = id + i < vocab ? wide(from[id + i]) : -INFINITY;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)

@@ -3,19 +3,8 @@
 // Ids that a warp sums at once, and threads of a block.
 #define SEGMENT 256
 #define THREADS 1024
-// Most segments of a row: vocabularies of up to 524,288 ids.
-#define SEGMENTS_MAX 2048
-
-// Eight neighbouring logits from `id` on; minus infinity behind the last.
-__device__ __forceinline__ void read(const Number *from, int id, int vocab, float (&x)[8]) {
-    if (vocab % 8 == 0 && id < vocab) {
-        load(from + id, x);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        x[i] = id + i < vocab ? wide(from[id + i]) : -INFINITY;
-}
+// Most segments of a row: vocabularies of up to 262,144 ids.
+#define SEGMENTS_MAX 1024
 
 // exp((x - top) / temperature); 0 for minus infinity, also where all are.
 __device__ __forceinline__ float share(float x, float top, float inverse) {
@@ -27,13 +16,15 @@ __device__ __forceinline__ float share(float x, float top, float inverse) {
 // takes the first id of the largest logit, and its log-probability is that of temperature 1.
 //
 // logits [B, vocab], uniforms float32 [steps, rows], of which row *step is taken → last_id [B],
-// position [B] + 1, and row *step of ids [steps, rows] and logprobs [steps, rows]. A row whose
-// logits are not finite gets some id and the log-probability NaN. One block takes one row; rows
-// from `live` on do nothing.
+// position [B] + 1, and row *step of ids [steps, rows] and logprobs [steps, rows]. Where limits [B]
+// is not null, only ids whose distance (top - logit) / temperature is within a row's limit are
+// drawn; where kept [steps, rows, kept_bytes] is not null, the bits of these go to its row *step,
+// and the log-probability is among these. A row whose logits are not finite gets some id and the
+// log-probability NaN. One block takes one row; rows from `live` on do nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
     draw(const Number *logits, const float *uniforms, const int *step, const int *live,
-         int *last_id, int *position, int *ids, float *logprobs, int vocab, int rows,
-         float temperature) {
+         int *last_id, int *position, int *ids, float *logprobs, const float *limits,
+         unsigned char *kept, int kept_bytes, int vocab, int rows, float temperature) {
     take_turn();
     const int row = blockIdx.x;
     if (row >= *live)
@@ -42,10 +33,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int segments = (vocab + SEGMENT - 1) / SEGMENT;
     const float inverse = temperature > 0.0f ? 1.0f / temperature : 1.0f;
-    // Largest logit of each segment and where it is first; then mass up to and with the segment.
+    // Largest logit of each segment, where it is first, and the segment's mass; then the mass that
+    // can be drawn, up to and with the segment.
     __shared__ float tops[SEGMENTS_MAX], masses[SEGMENTS_MAX];
     __shared__ int firsts[SEGMENTS_MAX];
     __shared__ double reached[SEGMENTS_MAX];
+    const int at = *step;
     for (int s = warp; s < segments; s += THREADS / 32) {
         float x[8];
         read(from, s * SEGMENT + lane * 8, vocab, x);
@@ -111,6 +104,42 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             top = warp_top[w];
             first = warp_first[w];
         }
+    // The mass of all ids, for the log-probability.
+    __shared__ double all_mass;
+    if (warp == 0) {
+        double all = 0.0;
+        for (int s = lane; s < segments; s += 32)
+            all += (double)masses[s] * (double)share(tops[s], top, inverse);
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2)
+            all += __shfl_xor_sync(0xffffffffu, all, distance);
+        if (lane == 0)
+            all_mass = all;
+    }
+    __syncthreads();
+    // The masses of what is left, with which ids that are.
+    const float limit = limits ? limits[row] : INFINITY;
+    if (limits)
+        for (int s = warp; s < segments; s += THREADS / 32) {
+            float x[8];
+            read(from, s * SEGMENT + lane * 8, vocab, x);
+            float mass = 0.0f;
+            u32 bits = 0;
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                if ((top - x[i]) * inverse <= limit && x[i] > -INFINITY) {
+                    bits |= 1u << i;
+                    mass += share(x[i], top, inverse);
+                }
+            mass = warp_sum(mass);
+            if (lane == 0) {
+                masses[s] = mass;
+                tops[s] = top;
+            }
+            if (kept && s * 32 + lane < kept_bytes)
+                kept[((i64)at * rows + row) * kept_bytes + s * 32 + lane] = (unsigned char)bits;
+        }
+    __syncthreads();
     // Cumulative masses of the segments, summed in order by one warp in float64.
     if (warp == 0) {
         double before = 0.0;
@@ -134,7 +163,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         chosen = segments - 1;
     __syncthreads();
     const double total = reached[segments - 1];
-    const int at = *step;
     const double target = total * (double)uniforms[(i64)at * rows + row];
     for (int s = threadIdx.x; s < segments; s += THREADS)
         if (reached[s] > target && (s == 0 || !(reached[s - 1] > target)))
@@ -152,7 +180,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         int last_with_mass = -1;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            const float p = share(x[i], top, inverse);
+            const float p =
+                (top - x[i]) * inverse <= limit ? share(x[i], top, inverse) : 0.0f;
             if (p > 0.0f)
                 last_with_mass = segment * SEGMENT + lane * 8 + i;
             own += (double)p;
@@ -187,7 +216,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     if (lane == 0) {
         id = min(max(id, 0), vocab - 1);
-        const float logprob = (wide(from[id]) - top) * inverse - logf((float)total);
+        // NaN anywhere is in the mass of all.
+        const double among = kept ? total + 0.0 * all_mass : all_mass;
+        const float logprob = (wide(from[id]) - top) * inverse - logf((float)among);
         last_id[row] = id;
         position[row] += 1;
         ids[(i64)at * rows + row] = id;

@@ -8,11 +8,16 @@ use tch::{Kind, Tensor};
 /// Most query heads of one key head that a block of `attend` takes.
 const GROUP_MAX: i64 = 8;
 /// Most ids of a vocabulary, by the shared memory of `draw`.
-const VOCAB_MAX_IDS: i64 = 256 * 2048;
+const VOCAB_MAX_IDS: i64 = 256 * 1024;
 const NORM_THREADS: u32 = 256;
 const ROTATE_WARPS: u32 = 4;
 const ATTEND_THREADS: u32 = 128;
 const DRAW_THREADS: u32 = 1024;
+const FEW_WARPS: u32 = 8;
+/// Blocks of a product with few rows: more would only norm the same rows again.
+const FEW_BLOCKS: u32 = 1056;
+/// Shared memory that a block has without asking for more.
+const FEW_MAX_BYTES: i64 = 44 << 10;
 /// Blocks of `attend` that fill the device: it splits the places where there are fewer.
 const ATTEND_BLOCKS: i64 = 264;
 /// Places below which another part of them is not worth its merge.
@@ -72,6 +77,35 @@ pub struct Draw<'a> {
     pub logprobs: &'a Tensor,
     /// Temperature of the distribution; 0 is greedy.
     pub temperature: f32,
+    /// Each row's limit as [`DecodeKernels::threshold`] writes it, float32 `[B]`; `None` draws
+    /// from all ids.
+    pub limits: Option<&'a Tensor>,
+    /// Takes the ids that the limits left, one bit each, uint8 `[steps, B, bytes]`; the
+    /// log-probabilities are then among these.
+    pub kept: Option<&'a Tensor>,
+}
+
+/// Which ids may be drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cut {
+    /// Temperature of the distribution, above 0.
+    pub temperature: f32,
+    /// The k likeliest ids; 0 is off.
+    pub top_k: i32,
+    /// The likeliest ids whose mass reaches this share of what top-k left; 1 is off.
+    pub top_p: f32,
+}
+
+/// What is done before and behind a product with few rows.
+pub enum Few<'a> {
+    /// y = norm(x) Wᵀ; y is float32.
+    Normed(&'a Tensor, f32),
+    /// y = norm(x) Wᵀ.
+    Plain(&'a Tensor, f32),
+    /// y = silu(gate) · up of norm(x) Wᵀ, gate before up.
+    Gated(&'a Tensor, f32),
+    /// y += x Wᵀ.
+    Added,
 }
 
 /// The kernels, compiled for one dtype and one shape of attention.
@@ -84,8 +118,11 @@ pub struct DecodeKernels {
     rotate_and_store: Function,
     attend: Function,
     merge: Function,
+    threshold: Function,
     draw: Function,
     advance: Function,
+    /// Products with few rows, by what is done around them and log2 of the rows.
+    few: [[Function; 3]; 4],
     /// The code of the functions.
     _modules: Vec<Module>,
 }
@@ -127,6 +164,10 @@ impl DecodeKernels {
                 message: format!("no kernel `{name}`"),
             })
         };
+        let few = |name: &str| {
+            let of_rows = |rows: u32| find(&format!("{name}_{rows}"));
+            Ok::<_, KernelError>([of_rows(1)?, of_rows(2)?, of_rows(4)?])
+        };
         Ok(DecodeKernels {
             kind,
             sizes,
@@ -136,8 +177,10 @@ impl DecodeKernels {
             rotate_and_store: find("rotate_and_store")?,
             attend: find("attend")?,
             merge: find("merge")?,
+            threshold: find("threshold")?,
             draw: find("draw")?,
             advance: find("advance")?,
+            few: [few("normed")?, few("plain")?, few("gated")?, few("added")?],
             _modules: modules,
         })
     }
@@ -352,6 +395,89 @@ impl DecodeKernels {
         gpu.stream().launch(self.merge, launch, arguments)
     }
 
+    /// Whether [`Self::few`] takes products of this many rows of `inner` numbers, norm included.
+    pub fn takes_few(&self, rows: i64, inner: i64) -> bool {
+        let bytes = self.kind.elt_size_in_bytes() as i64;
+        matches!(rows, 1 | 2 | 4) && rows * inner * bytes <= FEW_MAX_BYTES
+    }
+
+    /// Multiplies few rows: `x` `[B, K]`, `weight` `[N, K]` → `y` `[B, N]`, or `[B, N / 2]` where
+    /// gates are applied. [`Self::takes_few`] said that it can.
+    pub fn few(&self, gpu: &Gpu, few: &Few, x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+        let ((rows, inner), (height, _)) = (x.size2()?, weight.size2()?);
+        let operands = Operands::of("few");
+        let takes = match few {
+            Few::Added => matches!(rows, 1 | 2 | 4),
+            _ => self.takes_few(rows, inner),
+        };
+        if !takes {
+            return operands.refuse(format!("{rows} rows of {inner} numbers"));
+        }
+        let (functions, kind, outer, norm) = match *few {
+            Few::Normed(norm, epsilon) => {
+                (&self.few[0], Kind::Float, height, Some((norm, epsilon)))
+            }
+            Few::Plain(norm, epsilon) => (&self.few[1], self.kind, height, Some((norm, epsilon))),
+            Few::Gated(norm, epsilon) => {
+                (&self.few[2], self.kind, height / 2, Some((norm, epsilon)))
+            }
+            Few::Added => (&self.few[3], self.kind, height, None),
+        };
+        operands.are(x, self.kind, &[rows, inner])?;
+        operands.are(weight, self.kind, &[height, inner])?;
+        operands.are(y, kind, &[rows, outer])?;
+        if let Some((norm, _)) = norm {
+            operands.are(norm, self.kind, &[inner])?;
+        }
+        let function = functions[rows.trailing_zeros() as usize];
+        let normed = rows * inner * self.kind.elt_size_in_bytes() as i64;
+        let launch = Launch {
+            grid: [(outer as u32).div_ceil(FEW_WARPS).min(FEW_BLOCKS), 1, 1],
+            threads: 32 * FEW_WARPS,
+            shared_bytes: norm.map_or(0, |_| normed as u32),
+        };
+        let arguments = Arguments::new()
+            .address(address(x))
+            .address(norm.map_or(0, |(norm, _)| address(norm)))
+            .float(norm.map_or(0.0, |(_, epsilon)| epsilon))
+            .address(address(weight))
+            .address(address(y))
+            .int(inner as i32)
+            .int(outer as i32);
+        gpu.stream().launch(function, launch, arguments)
+    }
+
+    /// Finds which ids of each row may be drawn: `logits` `[B, V]`, `live` int32 `[1]` → `limits`
+    /// float32 `[B]`, the largest distance (largest logit − logit) / temperature.
+    pub fn threshold(
+        &self,
+        gpu: &Gpu,
+        logits: &Tensor,
+        live: &Tensor,
+        cut: Cut,
+        limits: &Tensor,
+    ) -> Result<()> {
+        let (rows, vocab) = logits.size2()?;
+        let operands = Operands::of("threshold");
+        operands.are(logits, self.kind, &[rows, vocab])?;
+        operands.are(live, Kind::Int, &[1])?;
+        operands.are(limits, Kind::Float, &[rows])?;
+        let launch = Launch {
+            grid: [rows as u32, 1, 1],
+            threads: DRAW_THREADS,
+            shared_bytes: 0,
+        };
+        let arguments = Arguments::new()
+            .address(address(logits))
+            .address(address(live))
+            .address(address(limits))
+            .int(vocab as i32)
+            .float(cut.temperature)
+            .int(cut.top_k)
+            .float(cut.top_p);
+        gpu.stream().launch(self.threshold, launch, arguments)
+    }
+
     /// Draws the next id of each row from `logits` `[B, V]`.
     pub fn draw(&self, gpu: &Gpu, logits: &Tensor, draw: &Draw) -> Result<()> {
         let (rows, vocab) = logits.size2()?;
@@ -365,6 +491,13 @@ impl DecodeKernels {
         operands.are(draw.position, Kind::Int, &[rows])?;
         operands.are(draw.step, Kind::Int, &[1])?;
         operands.are(draw.live, Kind::Int, &[1])?;
+        if let Some(limits) = draw.limits {
+            operands.are(limits, Kind::Float, &[rows])?;
+        }
+        let kept_bytes = kept_bytes(vocab);
+        if let Some(kept) = draw.kept {
+            operands.are(kept, Kind::Uint8, &[steps, rows, kept_bytes])?;
+        }
         let launch = Launch {
             grid: [rows as u32, 1, 1],
             threads: DRAW_THREADS,
@@ -379,6 +512,9 @@ impl DecodeKernels {
             .address(address(draw.position))
             .address(address(draw.ids))
             .address(address(draw.logprobs))
+            .address(draw.limits.map_or(0, address))
+            .address(draw.kept.map_or(0, address))
+            .int(kept_bytes as i32)
             .int(vocab as i32)
             .int(rows as i32)
             .float(draw.temperature);
@@ -396,6 +532,11 @@ impl DecodeKernels {
         let arguments = Arguments::new().address(address(step));
         gpu.stream().launch(self.advance, launch, arguments)
     }
+}
+
+/// Bytes of a set of kept ids: a bit each, in whole words of 64.
+pub fn kept_bytes(vocab: i64) -> i64 {
+    (vocab + 63) / 64 * 8
 }
 
 /// The definitions under which the texts compile.

@@ -19,7 +19,7 @@ mod error;
 mod gpu;
 mod nvrtc;
 
-pub use decode::{AttentionSizes, DecodeKernels, Draw, Rotation};
+pub use decode::{AttentionSizes, Cut, DecodeKernels, Draw, Few, Rotation, kept_bytes};
 pub use driver::Graph;
 pub use error::{KernelError, Result};
 pub use gpu::Gpu;
@@ -27,11 +27,13 @@ pub use nvrtc::Nvrtc;
 
 /// The texts of the kernels by the name of their file, each with what it needs before it: what
 /// [`Nvrtc::compile`] takes beside the definitions.
-pub fn sources() -> [(&'static str, String); 3] {
+pub fn sources() -> [(&'static str, String); 5] {
     let common = include_str!("../cuda/common.cuh");
     [
         ("layer.cu", include_str!("../cuda/layer.cu")),
         ("attention.cu", include_str!("../cuda/attention.cu")),
+        ("few.cu", include_str!("../cuda/few.cu")),
+        ("threshold.cu", include_str!("../cuda/threshold.cu")),
         ("draw.cu", include_str!("../cuda/draw.cu")),
     ]
     .map(|(name, text)| (name, format!("{common}\n{text}")))

@@ -1,8 +1,8 @@
 //! Measures decoding on a GPU by r1d's own kernels beside libtorch's operations, in turns.
 //!
 //! `decode_engines CONFIG.json float32|bfloat16 PROMPT NEW ROWS…` initialises the model at random
-//! and prints a JSON line per batch and way: tokens a second of the best of three runs, prefill
-//! counted.
+//! and prints a JSON line per batch and way, top_p 1 and 0.95: tokens a second of the best of three
+//! runs, prefill counted.
 
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Sampling;
@@ -30,7 +30,8 @@ fn main() -> Result<(), Error> {
     let model = CausalLm::init(&std::fs::read_to_string(config)?, 1, device, kind)?;
     for rows in batches {
         let rows: u32 = rows.parse()?;
-        for own in [true, false] {
+        let ways = [(true, 1.0), (false, 1.0), (true, 0.95), (false, 0.95)];
+        for (own, top_p) in ways {
             let sampler = || {
                 Sampler::new(
                     &model,
@@ -44,7 +45,7 @@ fn main() -> Result<(), Error> {
             } else {
                 sampler()?.without_own_kernels()
             };
-            let request = request(&model, rows, prompt, new);
+            let request = request(&model, rows, prompt, new, top_p);
             let mut best = 0.0f64;
             for _ in 0..RUNS {
                 let metrics = sampler.generate(&model, &request, &mut |_| {}, &mut |_, _| {})?;
@@ -53,7 +54,7 @@ fn main() -> Result<(), Error> {
             println!(
                 "{}",
                 serde_json::json!({
-                    "rows": rows, "prompt": prompt, "new": new, "own_kernels": own,
+                    "rows": rows, "prompt": prompt, "new": new, "top_p": top_p, "own_kernels": own,
                     "used": sampler.uses_own_kernels(), "tokens_per_s": best.round(),
                 })
             );
@@ -62,7 +63,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn request(model: &CausalLm, rows: u32, prompt: u32, new: u32) -> Generate {
+fn request(model: &CausalLm, rows: u32, prompt: u32, new: u32, top_p: f32) -> Generate {
     let vocab = model.config.vocab_size as u64;
     let group = |group: u32| Group {
         prompt: group,
@@ -78,7 +79,7 @@ fn request(model: &CausalLm, rows: u32, prompt: u32, new: u32) -> Generate {
         policy_version: 0,
         sampling: Sampling {
             temperature: 1.0,
-            top_p: 1.0,
+            top_p,
             top_k: 0,
             keep_sampling_mask: false,
             max_completion_length: new,

@@ -8,7 +8,10 @@
 //! uniforms: in float32 both ways draw the same ids.
 
 use crate::error::Result;
-use r1d_kernels::{AttentionSizes, DecodeKernels, Draw, Gpu, Graph, KernelError, Rotation};
+use crate::sampling_mask;
+use r1d_kernels::{
+    AttentionSizes, Cut, DecodeKernels, Draw, Few, Gpu, Graph, KernelError, Rotation, kept_bytes,
+};
 use r1d_model::{Cache, CausalLm, DenseLayer, DenseParts};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -30,8 +33,26 @@ pub(crate) struct Block<'a> {
     pub uniforms: &'a [f64],
 }
 
-/// The ids that a block drew and their log-probabilities, `[steps][rows]`.
-pub(crate) type DrawnBlock = Vec<(Vec<i64>, Vec<f32>)>;
+/// What one step of a block drew.
+pub(crate) struct DrawnStep {
+    /// Ids, `[rows]`.
+    pub ids: Vec<i64>,
+    /// Their log-probabilities, `[rows]`.
+    pub logprobs: Vec<f32>,
+    /// Bits of the sets of kept ids, `[rows, words]`; empty unless they are recorded.
+    pub kept: Vec<u64>,
+}
+
+/// How a request draws.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawing {
+    /// Temperature of the distribution; 0 is greedy.
+    pub temperature: f32,
+    /// What top-k and top-p cut off; `None` if nothing.
+    pub cut: Option<Cut>,
+    /// Whether the sets of kept ids are recorded.
+    pub keeps: bool,
+}
 
 /// A request while it decodes.
 pub(crate) struct Captured<'a> {
@@ -40,7 +61,7 @@ pub(crate) struct Captured<'a> {
     cache: Vec<(Tensor, Tensor)>,
     buffers: Buffers,
     graphs: BTreeMap<i64, Graph>,
-    temperature: f32,
+    drawing: Drawing,
     steps: i64,
 }
 
@@ -58,6 +79,8 @@ struct Buffers {
     uniforms: Tensor,
     ids: Tensor,
     logprobs: Tensor,
+    kept: Tensor,
+    limits: Tensor,
     last_id: Tensor,
     position: Tensor,
     live: Tensor,
@@ -109,7 +132,7 @@ impl Engine {
         model: &'a CausalLm,
         cache: &Cache,
         (rows, steps): (usize, usize),
-        temperature: f32,
+        drawing: Drawing,
     ) -> Result<Option<Captured<'a>>> {
         let held = |layer| {
             let (keys, values) = cache.keys_and_values(layer)?;
@@ -128,14 +151,19 @@ impl Engine {
             return Ok(None);
         };
         let steps = steps as i64;
-        let buffers = self.buffers(&parts, model, graph_rows(rows), places, steps)?;
+        let rows = graph_rows(rows);
+        let kept = match drawing.cut {
+            Some(_) if drawing.keeps => steps * rows * kept_bytes(model.config.vocab_size),
+            _ => 0,
+        };
+        let buffers = self.buffers(&parts, model, (rows, places, steps), kept)?;
         Ok(Some(Captured {
             engine: self,
             parts,
             cache: slots,
             buffers,
             graphs: BTreeMap::new(),
-            temperature,
+            drawing,
             steps,
         }))
     }
@@ -144,9 +172,8 @@ impl Engine {
         &self,
         parts: &DenseParts,
         model: &CausalLm,
-        rows: i64,
-        places: i64,
-        steps: i64,
+        (rows, places, steps): (i64, i64, i64),
+        kept: i64,
     ) -> Result<Buffers> {
         let zeros = |shape: &[i64], kind| Tensor::f_zeros(shape, (kind, model.device()));
         let AttentionSizes {
@@ -180,6 +207,8 @@ impl Engine {
             uniforms: zeros(&[steps * rows], Kind::Float)?,
             ids: zeros(&[steps * rows], Kind::Int)?,
             logprobs: zeros(&[steps * rows], Kind::Float)?,
+            kept: zeros(&[kept], Kind::Uint8)?,
+            limits: zeros(&[rows], Kind::Float)?,
             last_id: zeros(&[rows], Kind::Int)?,
             position: zeros(&[rows], Kind::Int)?,
             live: zeros(&[1], Kind::Int)?,
@@ -193,6 +222,13 @@ impl Buffers {
     fn narrow(&self, rows: i64, steps: i64) -> Result<Buffers> {
         let first = |tensor: &Tensor| tensor.f_narrow(0, 0, rows);
         let by_step = |tensor: &Tensor| tensor.f_narrow(0, 0, steps * rows)?.f_view([steps, rows]);
+        let bytes = kept_bytes(self.logits.size2()?.1);
+        let kept = if self.kept.numel() > 0 {
+            let kept = self.kept.f_narrow(0, 0, steps * rows * bytes)?;
+            kept.f_view([steps, rows, bytes])?
+        } else {
+            self.kept.shallow_clone()
+        };
         Ok(Buffers {
             hidden: first(&self.hidden)?,
             normed: first(&self.normed)?,
@@ -206,6 +242,8 @@ impl Buffers {
             uniforms: by_step(&self.uniforms)?,
             ids: by_step(&self.ids)?,
             logprobs: by_step(&self.logprobs)?,
+            kept,
+            limits: first(&self.limits)?,
             last_id: first(&self.last_id)?,
             position: first(&self.position)?,
             live: self.live.shallow_clone(),
@@ -216,7 +254,7 @@ impl Buffers {
 
 impl Captured<'_> {
     /// Decodes `steps` steps of all rows and draws an id of each: row i lives in slot i.
-    pub(crate) fn decode(&mut self, block: &Block, steps: usize) -> Result<DrawnBlock> {
+    pub(crate) fn decode(&mut self, block: &Block, steps: usize) -> Result<Vec<DrawnStep>> {
         let live = block.last_ids.len();
         let rows = graph_rows(live);
         let buffers = self.buffers.narrow(rows, self.steps)?;
@@ -251,19 +289,33 @@ impl Captured<'_> {
                 self.engine.gpu.replay(graph)?;
             }
         }
+        self.drawn(&buffers, steps as i64, live as i64)
+    }
+
+    /// Reads what a block has drawn.
+    fn drawn(&self, buffers: &Buffers, steps: i64, live: i64) -> Result<Vec<DrawnStep>> {
         let of_live = |tensor: &Tensor| {
-            let narrow = tensor.f_narrow(0, 0, steps as i64)?;
-            narrow
-                .f_narrow(1, 0, live as i64)?
-                .f_to_device(tch::Device::Cpu)
+            let narrow = tensor.f_narrow(0, 0, steps)?.f_narrow(1, 0, live)?;
+            narrow.f_to_device(tch::Device::Cpu)
         };
         let (ids, logprobs) = (of_live(&buffers.ids)?, of_live(&buffers.logprobs)?);
-        (0..steps as i64)
-            .map(|step| {
-                let ids = ids.f_get(step)?.f_to_kind(Kind::Int64)?;
-                Ok((Vec::try_from(&ids)?, Vec::try_from(&logprobs.f_get(step)?)?))
+        let kept = if buffers.kept.numel() > 0 {
+            Some(of_live(&buffers.kept)?)
+        } else {
+            None
+        };
+        let of_step = |step| {
+            let kept = match &kept {
+                Some(kept) => sampling_mask::words(&kept.f_get(step)?)?,
+                None => Vec::new(),
+            };
+            Ok(DrawnStep {
+                ids: Vec::try_from(&ids.f_get(step)?.f_to_kind(Kind::Int64)?)?,
+                logprobs: Vec::try_from(&logprobs.f_get(step)?)?,
+                kept,
             })
-            .collect()
+        };
+        (0..steps).map(of_step).collect()
     }
 
     fn capture(&self, buffers: &Buffers) -> Result<Graph> {
@@ -285,8 +337,17 @@ impl Captured<'_> {
             self.layer(layer, cache, buffers)?;
         }
         let (norm, epsilon) = parts.norm;
-        kernels.rms_norm(gpu, &buffers.hidden, norm, epsilon, &buffers.normed)?;
-        gpu.linear(&buffers.normed, parts.lm_head, &buffers.logits)?;
+        let (rows, width) = buffers.hidden.size2()?;
+        if kernels.takes_few(rows, width) {
+            let few = Few::Plain(norm, epsilon);
+            kernels.few(gpu, &few, &buffers.hidden, parts.lm_head, &buffers.logits)?;
+        } else {
+            kernels.rms_norm(gpu, &buffers.hidden, norm, epsilon, &buffers.normed)?;
+            gpu.linear(&buffers.normed, parts.lm_head, &buffers.logits)?;
+        }
+        if let Some(cut) = self.drawing.cut {
+            kernels.threshold(gpu, &buffers.logits, &buffers.live, cut, &buffers.limits)?;
+        }
         let draw = Draw {
             uniforms: &buffers.uniforms,
             step: &buffers.step,
@@ -295,7 +356,9 @@ impl Captured<'_> {
             position: &buffers.position,
             ids: &buffers.ids,
             logprobs: &buffers.logprobs,
-            temperature: self.temperature,
+            temperature: self.drawing.temperature,
+            limits: self.drawing.cut.map(|_| &buffers.limits),
+            kept: (buffers.kept.numel() > 0).then_some(&buffers.kept),
         };
         kernels.draw(gpu, &buffers.logits, &draw)?;
         kernels.advance(gpu, &buffers.step)
@@ -318,9 +381,21 @@ impl Captured<'_> {
             partial,
             ..
         } = buffers;
+        let (rows, width) = hidden.size2()?;
+        let few = kernels.takes_few(rows, width);
         let (norm, epsilon) = layer.input_norm;
-        kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
-        gpu.linear(normed, layer.qkv_proj, qkv)?;
+        if few {
+            kernels.few(
+                gpu,
+                &Few::Normed(norm, epsilon),
+                hidden,
+                layer.qkv_proj,
+                qkv,
+            )?;
+        } else {
+            kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
+            gpu.linear(normed, layer.qkv_proj, qkv)?;
+        }
         let rotation = Rotation {
             bias: layer.qkv_bias,
             norms: layer
@@ -341,8 +416,14 @@ impl Captured<'_> {
             (partial, parts),
             attended,
         )?;
-        gpu.add_linear(attended, layer.o_proj, hidden)?;
         let (norm, epsilon) = layer.post_attention_norm;
+        if few {
+            kernels.few(gpu, &Few::Added, attended, layer.o_proj, hidden)?;
+            let gated = Few::Gated(norm, epsilon);
+            kernels.few(gpu, &gated, hidden, layer.gate_up, &buffers.activated)?;
+            return kernels.few(gpu, &Few::Added, &buffers.activated, layer.down, hidden);
+        }
+        gpu.add_linear(attended, layer.o_proj, hidden)?;
         kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
         gpu.linear(normed, layer.gate_up, &buffers.gate_up)?;
         kernels.silu_mul(gpu, &buffers.gate_up, &buffers.activated)?;

@@ -19,6 +19,7 @@
 //!
 //! Every operation works row by row, so a row's id does not depend on the other rows (`ROLL-1`).
 
+use r1d_kernels::Cut;
 use r1d_proto::hyperparameters::Sampling;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -55,9 +56,14 @@ impl Draw {
         self.temperature == 0.0
     }
 
-    /// Whether ids are drawn from the whole vocabulary.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.greedy() || (self.top_k == 0 && self.top_p >= 1.0)
+    /// What top-k and top-p cut off a vocabulary of this size; `None` if nothing.
+    pub(crate) fn cut(&self, vocab: i64) -> Option<Cut> {
+        let top_k = if self.top_k < vocab { self.top_k } else { 0 };
+        (!self.greedy() && (top_k > 0 || self.top_p < 1.0)).then_some(Cut {
+            temperature: self.temperature as f32,
+            top_k: top_k as i32,
+            top_p: self.top_p as f32,
+        })
     }
 
     /// The temperature of the behaviour log-probabilities: the draw's own, or 1 for greedy

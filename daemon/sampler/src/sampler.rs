@@ -1,6 +1,6 @@
 //! The sampler's loop.
 
-use crate::captured::{Block, Captured, Engine};
+use crate::captured::{Block, Captured, Drawing, DrawnStep, Engine};
 use crate::draw::Draw;
 use crate::error::{Result, SamplerError};
 use crate::prompts::{self, Prompts};
@@ -119,8 +119,8 @@ impl Sampler {
 
     /// Opens the kernels before the first request that can use them. Where they cannot be used,
     /// libtorch's operations do the same, slower; that is told once.
-    fn open_engine(&mut self, model: &CausalLm, draw: &Draw) {
-        if !self.own_kernels || self.speculative || !draw.is_plain() || self.engine.is_some() {
+    fn open_engine(&mut self, model: &CausalLm) {
+        if !self.own_kernels || self.speculative || self.engine.is_some() {
             return;
         }
         match Engine::open(model) {
@@ -179,15 +179,17 @@ impl Sampler {
         self.cache
             .cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
         let draw = Draw::new(&request.sampling);
-        self.open_engine(model, &draw);
+        self.open_engine(model);
+        let drawing = Drawing {
+            temperature: request.sampling.temperature,
+            cut: draw.cut(model.config.vocab_size),
+            keeps: request.sampling.keep_sampling_mask,
+        };
+        let blocks = (slots as usize, self.look_every);
         let captured = match &self.engine {
-            Some(engine) if draw.is_plain() && !record_experts && !self.speculative => engine
-                .begin(
-                    model,
-                    &self.cache,
-                    (slots as usize, self.look_every),
-                    request.sampling.temperature,
-                )?,
+            Some(engine) if !record_experts && !self.speculative => {
+                engine.begin(model, &self.cache, blocks, drawing)?
+            }
             _ => None,
         };
         let mut run = Run {
@@ -407,7 +409,7 @@ impl Run<'_> {
                 let drawn = captured.decode(&block, steps)?;
                 drawn
                     .into_iter()
-                    .map(|(ids, logprobs)| Looked::plain(ids, logprobs, vocab_size))
+                    .map(|step| Looked::of_step(step, vocab_size))
                     .collect()
             }
             None => self.decode_block(&block, steps)?,
@@ -561,13 +563,13 @@ impl Drawn {
 }
 
 impl Looked {
-    /// The results of a step without experts and kept ids.
-    fn plain(ids: Vec<i64>, logprobs: Vec<f32>, vocab_size: u32) -> Looked {
+    /// The results of a step without experts.
+    fn of_step(step: DrawnStep, vocab_size: u32) -> Looked {
         Looked {
-            ids,
-            logprobs,
+            ids: step.ids,
+            logprobs: step.logprobs,
             experts: Vec::new(),
-            kept: Vec::new(),
+            kept: step.kept,
             vocab_size,
         }
     }

@@ -6,10 +6,11 @@
 use r1d_model::{CausalLm, Forward, Packed, token_logprobs};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
+use r1d_proto::sampling_mask::TokenMask;
 use r1d_proto::worker::{Generate, Group, Slots};
 use r1d_proto::world::{SystemClock, counter_hash};
 use r1d_sampler::Sampler;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 /// The parts of a config.json that the cases differ by.
@@ -204,20 +205,92 @@ fn in_float32_both_ways_draw_the_same_ids() {
             let mut other = sampler(&model, 7, 256).without_own_kernels();
             let expected = generate(&mut other, &model, &request);
             for (key, rollout) in &drawn {
-                assert_eq!(
-                    rollout.completion_ids, expected[key].completion_ids,
+                let same = rollout.completion_ids == expected[key].completion_ids;
+                assert!(
+                    same,
                     "{key:?}, temperature {temperature}, {} of {}",
                     shape.model, shape.head_dim
                 );
             }
-            let off = difference(&model, &drawn, f64::from(temperature));
+            let [ours, theirs] = [&drawn, &expected]
+                .map(|rollouts| difference(&model, rollouts, f64::from(temperature)));
             println!(
-                "{} {} T {temperature}: {off:e}",
+                "{} {} T {temperature}: ours {ours:e}, libtorch's {theirs:e}",
                 shape.model, shape.head_dim
             );
-            assert!(off < 2e-5, "{off:e}");
+            assert!(ours < 2.0 * theirs + 1e-5, "{ours:e}, {theirs:e}");
         }
     }
+}
+
+/// What top-k and top-p leave, and what is drawn of it.
+#[test]
+#[ignore = "needs a GPU"]
+fn the_same_ids_are_left_and_drawn() {
+    for shape in &SHAPES {
+        let model = model(shape, Kind::Float);
+        for (temperature, top_k, top_p) in [
+            (1.0, 0, 0.95),
+            (0.7, 0, 0.5),
+            (1.0, 20, 1.0),
+            (1.3, 50, 0.9),
+            (1.0, 1, 1.0),
+            (1.0, 1_000_000, 0.999),
+            (0.0, 5, 0.5),
+        ] {
+            let mut request = request(shape, &[1, 17, 64], 5, 40, temperature);
+            request.sampling = Sampling {
+                top_k,
+                top_p,
+                keep_sampling_mask: true,
+                ..request.sampling
+            };
+            let mut own = sampler(&model, 11, 256);
+            let drawn = generate(&mut own, &model, &request);
+            assert!(used_own_kernels(&own));
+            let mut other = sampler(&model, 11, 256).without_own_kernels();
+            let expected = generate(&mut other, &model, &request);
+            let (mut steps, mut unlike) = (0, 0);
+            for (key, rollout) in &drawn {
+                let (alike, compared) = compare(rollout, &expected[key]);
+                (steps, unlike) = (steps + compared, unlike + compared - alike);
+            }
+            println!(
+                "{} {} T {temperature} k {top_k} p {top_p}: {unlike} of {steps} steps unlike",
+                shape.model, shape.head_dim
+            );
+            // An id that is within rounding of the border is in one set and not in the other, and
+            // behind it the completions part.
+            assert!(unlike * 200 <= steps, "{unlike} of {steps}");
+        }
+    }
+}
+
+/// Compares two completions up to the first step that differs: (steps alike, steps compared). The
+/// sets of a step that differs may do so by an id at the border, or have swapped two of them.
+fn compare(ours: &Rollout, theirs: &Rollout) -> (usize, usize) {
+    let sets = |rollout: &Rollout| -> Vec<BTreeSet<i64>> {
+        let of_token = |token: TokenMask| token.runs().flatten().collect();
+        rollout.kept_ids.tokens().map(of_token).collect()
+    };
+    let (our_sets, their_sets) = (sets(ours), sets(theirs));
+    assert_eq!(our_sets.is_empty(), their_sets.is_empty());
+    for at in 0..ours.completion_ids.len() {
+        let same_set = our_sets.get(at) == their_sets.get(at);
+        if same_set && ours.completion_ids.get(at) == theirs.completion_ids.get(at) {
+            let (own, other) = (ours.behaviour_logprobs[at], theirs.behaviour_logprobs[at]);
+            assert!((own - other).abs() < 1e-4, "{own} {other} at {at}");
+            continue;
+        }
+        if !same_set {
+            let (ours, theirs) = (&our_sets[at], &their_sets[at]);
+            let unlike = ours.symmetric_difference(theirs).count();
+            let sizes = (ours.len(), theirs.len());
+            assert!(unlike <= 2, "{unlike} ids unlike at {at}, of {sizes:?}");
+        }
+        return (at, at + 1);
+    }
+    (ours.completion_ids.len(), ours.completion_ids.len())
 }
 
 #[test]
