@@ -62,6 +62,10 @@ pub struct Listen {
     /// Unix socket of r1ctl; its owner and group decide who may.
     #[key(unset = "r1d.sock in the state directory")]
     pub socket: Option<PathBuf>,
+    /// Its members may change and look into everybody's jobs, as root and the daemon's own user
+    /// may; everybody else only their own.
+    #[key(takes = Name, default = "r1d-admin")]
+    pub admin_group: String,
     /// Other nodes and remote r1ctl.
     #[key(
         takes = Later("only r1ctl on this machine reaches the daemon, through `socket`"),

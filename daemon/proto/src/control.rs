@@ -53,6 +53,9 @@ pub enum Request {
         /// settings and inputs; default false.
         #[serde(default)]
         no_reuse: bool,
+        /// Whether the job is paused from the beginning; default false.
+        #[serde(default)]
+        hold: bool,
     },
     /// Makes another component judge in the place of `plugin`, from the next step on; answered by
     /// [`Response::Reloaded`].
@@ -77,17 +80,40 @@ pub enum Request {
         /// Id or prefix of the job.
         job: String,
     },
-    /// Ends a job that is queued or runs; answered by [`Response::Cancelled`].
+    /// Ends a job that has not ended; answered by [`Response::Cancelled`].
     Cancel {
         /// Id or prefix of the job.
         job: String,
     },
-    /// Reads the job's log; answered by a [`Response::Log`] per line.
+    /// Keeps a job from being started; a running one stops after the step in flight. Answered by
+    /// [`Response::Paused`] at once.
+    Pause {
+        /// Id or prefix of the job.
+        job: String,
+    },
+    /// Puts a paused job back to its place in the queue; answered by [`Response::Resumed`].
+    Resume {
+        /// Id or prefix of the job.
+        job: String,
+    },
+    /// Puts a job that failed, was cancelled or runs at the end of the queue, to go on from what it
+    /// has; answered by [`Response::Requeued`].
+    Requeue {
+        /// Id or prefix of the job.
+        job: String,
+    },
+    /// Reads the job's log; answered by [`Response::Lines`], several times.
     Logs {
         /// Id or prefix of the job.
         job: String,
         /// Whether to go on with new lines until the job ends.
         follow: bool,
+        /// Only the last so many lines; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tail: Option<u64>,
+        /// Only lines of the last so many seconds; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_s: Option<u64>,
     },
     /// Reads completions of a committed step; answered by [`Response::Samples`].
     Samples {
@@ -186,8 +212,25 @@ pub enum Response {
         /// The job's id.
         job: JobId,
     },
-    /// A line of the job's log.
-    Log(LogLine),
+    /// The job is paused.
+    Paused {
+        /// The job's id.
+        job: JobId,
+        /// Whether an attempt is at work, which stops after the step in flight.
+        at_work: bool,
+    },
+    /// The job is queued again, at its old place.
+    Resumed {
+        /// The job's id.
+        job: JobId,
+    },
+    /// The job is at the end of the queue of its priority.
+    Requeued {
+        /// The job's id.
+        job: JobId,
+    },
+    /// Lines of the job's log, at least one.
+    Lines(Vec<LogLine>),
     /// The samples, in the requested order.
     Samples(Vec<Sample>),
     /// What the job waits for.
@@ -238,6 +281,8 @@ pub enum ErrorKind {
     Ambiguous,
     /// The request, or a file that it names, is wrong: correct it.
     Invalid,
+    /// The job belongs to another user.
+    Forbidden,
     /// Too many clients ask for the same at once: try again later.
     Busy,
     /// The daemon failed: see its log.
@@ -310,6 +355,9 @@ pub struct JobSummary {
     pub steps: u64,
     /// When the job was submitted, in seconds since the Unix epoch.
     pub submitted_at: u64,
+    /// The name of the user who submitted it; `None` in a job of an earlier release.
+    #[serde(default)]
+    pub owner: Option<String>,
 }
 
 /// All that is known of a job.
@@ -325,6 +373,12 @@ pub struct JobStatus {
     pub priority: i32,
     /// When the job was submitted, in seconds since the Unix epoch.
     pub submitted_at: u64,
+    /// The name of the user who submitted it; `None` in a job of an earlier release.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Who has paused it, and when; absent unless it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
     /// When its first attempt began, in seconds since the Unix epoch.
     pub started_at: Option<u64>,
     /// When it ended, in seconds since the Unix epoch.
@@ -335,7 +389,8 @@ pub struct JobStatus {
     pub stages: Vec<StageStatus>,
     /// What the job does now.
     pub activity: Option<Activity>,
-    /// Outcomes of evaluations, in the order in which they were recorded.
+    /// Outcomes of evaluations, in the order in which they were recorded. Only the job's owner and
+    /// administrators get their examples.
     pub evals: Vec<EvalResult>,
     /// The directory of everything that the job writes.
     pub directory: PathBuf,
@@ -347,6 +402,15 @@ pub struct JobStatus {
     pub restarts: u32,
     /// Wall-clock seconds to the end of the job's last stage, by the pace so far.
     pub eta_s: Option<f64>,
+}
+
+/// Who has paused a job, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The user's name; `None` if the daemon could not tell.
+    pub by: Option<String>,
+    /// When, in seconds since the Unix epoch.
+    pub at: u64,
 }
 
 /// How far a stage is.
@@ -632,6 +696,8 @@ mod tests {
             Request::Logs {
                 job: "k3v".into(),
                 follow: true,
+                tail: None,
+                since_s: None,
             },
             Request::Plan { job: "x".into() },
         ] {

@@ -1,8 +1,9 @@
 //! The command line, defined once: parsing, help, completions and the man pages come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use r1d_proto::control::SampleSort;
+use r1d_proto::control::{SampleSort, State};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Submit training jobs to r1d and watch them learn.
 #[derive(Debug, Parser)]
@@ -95,11 +96,21 @@ pub(crate) enum Command {
         /// inputs
         #[arg(long)]
         no_reuse: bool,
+        /// Let the job wait until `r1ctl resume`
+        #[arg(long, conflicts_with = "wait")]
+        hold: bool,
         #[command(flatten)]
         patience: Patience,
     },
-    /// List the jobs: running, queued, ended
-    List,
+    /// List the jobs: running, queued, paused, ended
+    List {
+        /// Only jobs in this state; may be given several times
+        #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
+        state: Vec<State>,
+        /// Only jobs of this user
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
+    },
     /// Show a job: its stages, metrics and evaluations
     Status {
         /// Id of a job, or any prefix of it that no other job shares
@@ -118,12 +129,26 @@ pub(crate) enum Command {
         /// Stay and print new lines until the job has ended
         #[arg(short, long)]
         follow: bool,
+        /// Only the last N lines
+        #[arg(long, value_name = "N")]
+        tail: Option<u64>,
+        /// Only lines of the last so much time, for example 10m or 2h
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        since: Option<Duration>,
     },
-    /// Stop a job for good; what it has written stays
-    Cancel {
-        /// Id of a job, or any prefix of it that no other job shares
-        job: String,
-    },
+    /// Stop jobs for good; what they have written stays
+    Cancel(Jobs),
+    /// Let jobs wait until `resume`
+    ///
+    /// A running job stops after the step in flight, with nothing lost.
+    Pause(Jobs),
+    /// Let paused jobs go on, at their old place in the queue
+    Resume(Jobs),
+    /// Queue jobs again that failed or were cancelled
+    ///
+    /// They go on from what they have. A running job gives its device up, and goes to the queue's
+    /// end.
+    Requeue(Jobs),
     /// Show what a job would do: stages, tokens, memory, every default filled in
     Plan {
         /// The job file
@@ -216,6 +241,24 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// The names of the states.
+fn states() -> impl clap::builder::TypedValueParser<Value = State> {
+    use clap::builder::TypedValueParser;
+    let names = State::ALL.map(State::name);
+    clap::builder::PossibleValuesParser::new(names).try_map(|name| {
+        let known = State::ALL.into_iter().find(|state| state.name() == name);
+        known.ok_or("no such state")
+    })
+}
+
+/// Jobs that a command is carried out on, one after the other.
+#[derive(Debug, Args)]
+pub(crate) struct Jobs {
+    /// Ids of jobs, or any prefixes of them that no other jobs share
+    #[arg(required = true, value_name = "JOB")]
+    pub jobs: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

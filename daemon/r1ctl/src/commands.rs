@@ -1,8 +1,8 @@
 //! The commands: what each asks of the daemon, and what it prints of the answer.
 
-use crate::cli::{Cli, Command, Dataset, Global, Output, Patience, Plugin};
+use crate::cli::{Cli, Command, Dataset, Global, Jobs, Output, Patience, Plugin};
 use crate::client::Client;
-use crate::error::{Ended, Error};
+use crate::error::{EXIT_FAILED, Ended, Error};
 use crate::lock::{Lock, Mode};
 use crate::print::{self, Printer};
 use crate::socket::candidates;
@@ -10,7 +10,7 @@ use crate::terminal::one_line;
 use crate::watch::{Style, Watch};
 use crate::{dataset, explain, job_file, model, pages, plugin, report, show};
 use r1d_job::Job;
-use r1d_proto::control::{Activity, Request, Response, SampleSort};
+use r1d_proto::control::{Activity, Request, Response, SampleSort, State};
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
 use std::cell::Cell;
@@ -33,6 +33,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
             locked,
             update_lock,
             no_reuse,
+            hold,
             patience,
         } => {
             // Faults of the job file itself are reported without a daemon.
@@ -53,6 +54,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
                 priority,
                 pins: lock.pins(mode),
                 no_reuse,
+                hold,
             };
             session.block_on(session.submit(request, lock, wait.then_some(patience)))
         }
@@ -68,15 +70,26 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
                     .await
             })
         }
-        Command::Logs { job, follow } => {
-            session.block_on(session.logs(Request::Logs { job, follow }))
-        }
+        Command::Logs {
+            job,
+            follow,
+            tail,
+            since,
+        } => session.block_on(session.logs(Request::Logs {
+            job,
+            follow,
+            tail,
+            since_s: since.map(|since| since.as_secs()),
+        })),
         Command::Plan { file } => session.ask(Request::Plan {
             job: job_file::read(&file)?.to_toml(),
         }),
-        Command::List => session.ask(Request::List),
+        Command::List { state, owner } => session.list(&state, owner.as_deref()),
         Command::Status { job, .. } => session.ask(Request::Status { job }),
-        Command::Cancel { job } => session.ask(Request::Cancel { job }),
+        Command::Cancel(jobs) => session.each(jobs, |job| Request::Cancel { job }),
+        Command::Pause(jobs) => session.each(jobs, |job| Request::Pause { job }),
+        Command::Resume(jobs) => session.each(jobs, |job| Request::Resume { job }),
+        Command::Requeue(jobs) => session.each(jobs, |job| Request::Requeue { job }),
         Command::Samples {
             job,
             stage,
@@ -215,17 +228,57 @@ impl Session<'_> {
         })
     }
 
+    /// Sends a request for each of the jobs. One that is refused does not keep the others from
+    /// theirs.
+    fn each(&self, jobs: Jobs, request: impl Fn(String) -> Request) -> Result<Ended, Error> {
+        self.block_on(async {
+            let client = self.find().await?;
+            let mut ended = Ended::Ok;
+            for job in jobs.jobs {
+                let request = request(job);
+                let answered = match client.ask(&request).await {
+                    Ok(answer) => self.answer(&client, &request, answer),
+                    Err(error) => Err(error),
+                };
+                match answered {
+                    Err(error @ Error::Daemon(_)) => {
+                        self.printer.error(&error.to_string());
+                        ended = Ended::Code(EXIT_FAILED);
+                    }
+                    answered => answered?,
+                }
+            }
+            Ok(ended)
+        })
+    }
+
+    fn list(&self, states: &[State], owner: Option<&str>) -> Result<Ended, Error> {
+        self.block_on(async {
+            let client = self.find().await?;
+            let answer = client.ask(&Request::List).await?;
+            let Response::Jobs(mut jobs) = answer else {
+                return Err(client.unexpected(&Request::List, &answer));
+            };
+            jobs.retain(|job| {
+                let is_in_state = states.is_empty() || states.contains(&job.state);
+                is_in_state && owner.is_none_or(|owner| job.owner.as_deref() == Some(owner))
+            });
+            let none = if states.is_empty() && owner.is_none() {
+                "no jobs yet; queue one: r1ctl submit JOB.TOML"
+            } else {
+                "no such jobs; without --state and --owner: all jobs"
+            };
+            self.print_some(&jobs, none, || show::jobs(&jobs, self.printer.stdout))?;
+            Ok(Ended::Ok)
+        })
+    }
+
     fn answer(&self, client: &Client, request: &Request, answer: Response) -> Result<(), Error> {
         let look = self.printer.stdout;
         match (request, &answer) {
             (Request::Plan { .. }, Response::Plan(plan)) => {
                 self.print(plan, || show::plan(plan, look))
             }
-            (Request::List, Response::Jobs(jobs)) => self.print_some(
-                jobs,
-                "no jobs yet; queue one: r1ctl submit JOB.TOML",
-                || show::jobs(jobs, look),
-            ),
             (Request::Status { .. }, Response::Status(status)) => {
                 self.print(status, || show::status(status, look))
             }
@@ -248,6 +301,20 @@ impl Session<'_> {
             }
             (Request::Cancel { .. }, Response::Cancelled { job }) => {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
+            }
+            (Request::Pause { .. }, Response::Paused { job, at_work }) => {
+                let when = if *at_work {
+                    " after the step in flight"
+                } else {
+                    ""
+                };
+                self.print(&Body::of(&answer)?, || format!("paused {job}{when}\n"))
+            }
+            (Request::Resume { .. }, Response::Resumed { job }) => {
+                self.print(&Body::of(&answer)?, || format!("resumed {job}\n"))
+            }
+            (Request::Requeue { .. }, Response::Requeued { job }) => {
+                self.print(&Body::of(&answer)?, || format!("requeued {job}\n"))
             }
             (
                 Request::Reload { .. },
@@ -431,10 +498,13 @@ impl Session<'_> {
             }
             None => {
                 self.print(&Body::of(&answer)?, || format!("{job}\n"))?;
-                self.printer.note(&format!(
-                    "queued; watch it: {} status --watch {job}",
-                    self.printer.again
-                ));
+                let again = &self.printer.again;
+                self.printer.note(&match &request {
+                    Request::Submit { hold: true, .. } => {
+                        format!("on hold; let it start: {again} resume {job}")
+                    }
+                    _ => format!("queued; watch it: {again} status --watch {job}"),
+                });
                 Ok(Ended::Ok)
             }
         }
@@ -474,12 +544,19 @@ impl Session<'_> {
         let client = self.find().await?;
         let mut answers = client.open(&request).await?;
         while let Some(answer) = answers.next().await? {
-            let Response::Log(line) = &answer else {
+            let Response::Lines(lines) = &answer else {
                 return Err(client.unexpected(&request, &answer));
             };
             match self.global.output {
-                Output::Json => print::json_line(line)?,
-                Output::Table => print::data(&show::log_line(line, self.printer.stdout))?,
+                Output::Json => lines.iter().try_for_each(print::json_line)?,
+                Output::Table => {
+                    let look = self.printer.stdout;
+                    let text: String = lines
+                        .iter()
+                        .map(|line| show::log_line(line, look))
+                        .collect();
+                    print::data(&text)?;
+                }
             }
         }
         Ok(Ended::Ok)

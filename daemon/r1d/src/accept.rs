@@ -10,7 +10,7 @@ use crate::reuse;
 use crate::reward_versions::{self, Recorded};
 use crate::status::JobViews;
 use r1d_job::{Job, JobError};
-use r1d_ledger::{Command, JobRecord, LedgerError, Rejected};
+use r1d_ledger::{Command, JobRecord, LedgerError, Rejected, User};
 use r1d_proto::control::{Plan, Request};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
@@ -122,6 +122,10 @@ pub(crate) struct Submission {
     pub pins: BTreeMap<String, String>,
     /// Whether stages that earlier jobs have finished are taken over.
     pub reuses: bool,
+    /// Who submits.
+    pub owner: Option<User>,
+    /// Whether the job is paused from the beginning.
+    pub held: bool,
     /// The client's id of the submission.
     pub id: String,
 }
@@ -138,6 +142,8 @@ pub(crate) fn submit(
         priority,
         pins,
         reuses,
+        owner,
+        held,
         id: request,
     } = submission;
     views.ledger.is_in_place()?;
@@ -188,8 +194,8 @@ pub(crate) fn submit(
             reward_versions: plugins.clone(),
             keys: keys.clone(),
             reuses,
-            owner: None,
-            held: false,
+            owner: owner.clone(),
+            held,
             at: views.clock.unix().as_secs(),
         };
         match views.ledger.apply(submit) {
@@ -239,6 +245,7 @@ pub(crate) fn asked_for(record: &JobRecord, request: &Request) -> bool {
         priority,
         pins,
         no_reuse,
+        ..
     } = request
     else {
         return false;

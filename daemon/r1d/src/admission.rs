@@ -7,7 +7,7 @@
 //! | connected, without a request yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, reads of samples and data sets, cancellations | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
+//! | plans, submissions, reads of samples and data sets, changes of jobs, look-ups of users | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
 
 use r1d_proto::control::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -26,8 +26,10 @@ const PLANS_MAX: usize = 2;
 const SUBMISSIONS_MAX: usize = 4;
 /// Samples and data sets that are read at a time.
 const LOOKS_MAX: usize = 8;
-/// Jobs that are cancelled at a time.
+/// Jobs that are cancelled, paused, resumed or requeued at a time.
 const CANCELS_MAX: usize = 64;
+/// Users that the system is asked about at a time.
+const CALLERS_MAX: usize = 16;
 
 #[derive(Clone)]
 pub(crate) struct Admission {
@@ -37,6 +39,7 @@ pub(crate) struct Admission {
     pub submissions: Lane,
     pub looks: Lane,
     pub cancels: Lane,
+    pub callers: Lane,
     streams: Arc<Semaphore>,
 }
 
@@ -49,6 +52,7 @@ impl Default for Admission {
             submissions: Lane::new("submissions and reloads", SUBMISSIONS_MAX),
             looks: Lane::new("looks into a job's files", LOOKS_MAX),
             cancels: Lane::new("cancellations", CANCELS_MAX),
+            callers: Lane::new("look-ups of users", CALLERS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }

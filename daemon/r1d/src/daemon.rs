@@ -277,6 +277,7 @@ fn build(
         submissions: Submissions::default(),
         jobs: jobs.clone(),
         node_name: settings.node_name.clone(),
+        admin_group: settings.config.listen.admin_group.clone(),
         shutdown: settings.may_be_shut_down.then_some(shutdown),
     };
     Ok(DaemonParts {

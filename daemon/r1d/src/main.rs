@@ -19,8 +19,10 @@
 //! | [`plugin`] | `r1d plugin`: the reward host without a daemon |
 
 mod accept;
+mod access;
 mod actors;
 mod admission;
+mod callers;
 mod checkpoints;
 mod cli;
 mod daemon;
@@ -34,6 +36,7 @@ mod judge_models;
 mod live_status;
 mod loaded_job;
 mod log;
+mod log_tail;
 mod notify;
 mod old_workers;
 mod outputs;

@@ -8,7 +8,7 @@ use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
 use r1d_ledger::{JobRecord, Ledger};
 use r1d_proto::control::{
-    Activity, EvalResult, JobStatus, JobSummary, StageStatus, State, Wait, Why,
+    Activity, EvalResult, JobStatus, JobSummary, Pause, StageStatus, State, Wait, Why,
 };
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
@@ -104,18 +104,21 @@ impl JobViews {
             step: stage.map_or(0, |stage| stage.step),
             steps: stage.map_or(0, |stage| stage.steps),
             submitted_at: record.submission.submitted_at,
+            owner: record.owner.as_ref().map(|owner| owner.name.clone()),
         }
     }
 
-    /// Running jobs, then the queue in its order, then ended jobs, newest first.
+    /// Running jobs, then the queue in its order, paused jobs, and ended jobs, newest first.
     pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
-        let (running, mut ended) = (state.running(), state.jobs());
+        let (running, mut paused, mut ended) = (state.running(), state.jobs(), state.jobs());
+        paused.retain(|record| record.state() == State::Paused);
         ended.retain(|record| record.state().is_final());
         ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
         running
             .iter()
             .chain(&state.queue())
+            .chain(&paused)
             .chain(&ended)
             .map(|record| self.summary(record))
             .collect()
@@ -131,6 +134,11 @@ impl JobViews {
             state: state(record, live.as_ref()),
             priority: record.submission.priority,
             submitted_at: record.submission.submitted_at,
+            owner: record.owner.as_ref().map(|owner| owner.name.clone()),
+            pause: record.standing.pause.as_ref().map(|pause| Pause {
+                by: pause.by.as_ref().map(|user| user.name.clone()),
+                at: pause.at,
+            }),
             started_at: record.progress.started_at,
             ended_at: record.progress.ended_at,
             queue_position: position.map(|position| position as u32 + 1),
@@ -180,7 +188,10 @@ impl JobViews {
                 name: stage.name.clone(),
                 kind: stage.kind.clone(),
                 model: model(&stage.name),
-                state: stage.state,
+                state: match (stage.state, record.state()) {
+                    (State::Running, waiting @ (State::Queued | State::Paused)) => waiting,
+                    (state, _) => state,
+                },
                 step: stage.step,
                 steps: stage.steps,
                 // What rejection sampling has committed is durable: it has no weights to save.
@@ -230,6 +241,13 @@ impl JobViews {
                 live.waits.iter().map(|wait| wait.shown(now)).collect()
             }
             (State::Queued, None) => self.why_queued(record),
+            (State::Paused, live) => {
+                let live = live.iter().flat_map(|live| &live.waits);
+                let at_work = live.map(|wait| wait.shown(now));
+                std::iter::once(self.wait_for_user(record))
+                    .chain(at_work)
+                    .collect()
+            }
             // No run has the job in hand: the daemon has just started, or no device is free.
             (State::Running, None) => vec![self.wait_to_go_on(record)],
             _ => Vec::new(),
@@ -263,6 +281,24 @@ impl JobViews {
                 ),
                 ..wait
             }]
+        }
+    }
+
+    /// A paused job's wait for a user.
+    fn wait_for_user(&self, record: &JobRecord) -> Wait {
+        let pause = record.standing.pause.as_ref();
+        let by = pause
+            .and_then(|pause| pause.by.as_ref())
+            .map_or("a user", |user| &user.name);
+        let since = pause.map_or(0, |pause| pause.at);
+        Wait {
+            owner: "job".into(),
+            waits_for: format!(
+                "a user: it was paused by {by}, `r1ctl resume {}` lets it go on",
+                record.job()
+            ),
+            since_s: self.clock.unix().as_secs().saturating_sub(since) as f64,
+            deadline_s: None,
         }
     }
 

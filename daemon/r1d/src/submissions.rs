@@ -50,9 +50,9 @@ struct Unheard {
     since: Duration,
 }
 
-/// Everything that a submission asks for, as one hash.
-pub(crate) fn contents(request: &Request) -> String {
-    let text = serde_json::to_vec(request).unwrap_or_default();
+/// Everything that a submission asks for, and the user who asks, as one hash.
+pub(crate) fn contents(uid: u32, request: &Request) -> String {
+    let text = serde_json::to_vec(&(uid, request)).unwrap_or_default();
     digest::hex(Sha256::new_with_prefix(text))
 }
 

@@ -18,6 +18,7 @@ fn submission(job: String) -> Request {
         priority: None,
         pins: Default::default(),
         no_reuse: true,
+        hold: false,
     }
 }
 
@@ -153,6 +154,7 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
         priority: Some(7),
         pins: Default::default(),
         no_reuse: true,
+        hold: false,
     };
     refused(say(&daemon, &under("same-1", &prior)));
     daemon.kill();

@@ -173,6 +173,7 @@ fn settings_at_their_limits_are_planned_and_begun_without_the_memory_that_they_n
             priority: None,
             pins: Default::default(),
             no_reuse: true,
+            hold: false,
         });
         if let Response::Submitted { job, .. } = submitted {
             assert!(
@@ -259,6 +260,7 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
             priority: None,
             pins: Default::default(),
             no_reuse: false,
+            hold: false,
         };
         for request in [Request::Plan { job: job.clone() }, submit] {
             is_tame(&refusal(daemon.ask(request)).message);

@@ -201,6 +201,7 @@ fn jobs_queue_by_priority_then_first_come() {
         priority: Some(priority),
         pins: Default::default(),
         no_reuse: false,
+        hold: false,
     }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),

@@ -241,6 +241,7 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
             priority: None,
             pins: pins.iter().cloned().collect(),
             no_reuse: false,
+            hold: false,
         })
     };
     let Response::Submitted {

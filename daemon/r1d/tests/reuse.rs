@@ -66,6 +66,7 @@ fn submit(daemon: &TestDaemon, job: String, no_reuse: bool) -> String {
         priority: None,
         pins: Default::default(),
         no_reuse,
+        hold: false,
     }) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),

@@ -676,6 +676,7 @@ fn a_daemon_whose_state_directory_is_gone_refuses_and_ends() {
         priority: None,
         pins: Default::default(),
         no_reuse: false,
+        hold: false,
     };
     r1d_proto::frame::write_blocking(&mut stream, r1d_proto::frame::Format::Json, &submit).unwrap();
     match r1d_proto::frame::read_blocking(&mut stream, r1d_proto::frame::Format::Json) {

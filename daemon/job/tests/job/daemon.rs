@@ -17,6 +17,7 @@ fn every_key_is_read() {
         devices = ["cuda:0", "cuda:1"]
         [listen]
         socket = "/run/r1d.sock"
+        admin_group = "ml-leads"
         [torch]
         lib = "/opt/libtorch/lib"
         threads = 3
@@ -37,6 +38,7 @@ fn every_key_is_read() {
         },
         listen: Listen {
             socket: Some("/run/r1d.sock".into()),
+            admin_group: "ml-leads".into(),
             quic: (),
             http: (),
         },

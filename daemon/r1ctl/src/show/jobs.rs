@@ -9,6 +9,7 @@ pub(crate) fn jobs(jobs: &[JobSummary], look: Look) -> String {
     let columns = [
         left("JOB"),
         left("NAME"),
+        left("OWNER"),
         left("STATE"),
         right("PRIORITY"),
         left("STAGE"),
@@ -19,6 +20,7 @@ pub(crate) fn jobs(jobs: &[JobSummary], look: Look) -> String {
         vec![
             job.job.to_string(),
             one_line(&job.name),
+            job.owner.as_deref().map_or_else(|| "-".into(), one_line),
             look.state(job.state),
             job.priority.to_string(),
             job.stage.as_deref().map_or_else(|| "-".into(), one_line),

@@ -3,7 +3,7 @@
 use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
 use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{Activity, EvalResult, JobStatus, StageStatus};
+use r1d_proto::control::{Activity, EvalResult, JobStatus, Pause, StageStatus};
 
 pub(crate) fn status(job: &JobStatus, look: Look) -> String {
     let mut text = format!(
@@ -28,10 +28,14 @@ pub(crate) fn status(job: &JobStatus, look: Look) -> String {
 }
 
 fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
-    let mut facts = vec![
-        ("priority", job.priority.to_string()),
-        ("submitted", time_of_s(job.submitted_at)),
-    ];
+    let mut facts = vec![("priority", job.priority.to_string())];
+    facts.extend(job.owner.as_ref().map(|owner| ("owner", one_line(owner))));
+    facts.push(("submitted", time_of_s(job.submitted_at)));
+    facts.extend(
+        job.pause
+            .as_ref()
+            .map(|pause| ("paused", paused(job, pause))),
+    );
     facts.extend(
         job.queue_position
             .map(|place| ("queue", format!("place {place}"))),
@@ -50,6 +54,19 @@ fn facts(job: &JobStatus) -> Vec<(&'static str, String)> {
             .map(|model| ("model", model.display().to_string())),
     );
     facts
+}
+
+/// Who has paused the job, since when, and what to do.
+fn paused(job: &JobStatus, pause: &Pause) -> String {
+    let by = pause
+        .by
+        .as_deref()
+        .map_or_else(String::new, |by| format!("by {}, ", one_line(by)));
+    format!(
+        "{by}{}; r1ctl resume {} lets it go on",
+        time_of_s(pause.at),
+        job.job
+    )
 }
 
 pub(crate) fn activity(now: &Activity) -> String {

@@ -1,10 +1,11 @@
 //! Every command that asks once: what it sends, its table, its JSON, the JSON's schema.
 
-use crate::fake_daemon::FakeDaemon;
+use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, golden};
 use crate::shape::shape;
-use r1d_proto::control::{Request, Response, SampleSort};
+use r1d_proto::control::{ControlError, ErrorKind, JobSummary, Request, Response, SampleSort};
+use r1d_proto::ids::JobId;
 use serde_json::Value;
 
 /// Runs `words` once as a table and once as JSON, for each of the answers; the first is the golden
@@ -250,6 +251,86 @@ fn cancel() {
         Request::Cancel { job: "k3v".into() },
         vec![Response::Cancelled { job: fix::id() }],
     );
+}
+
+#[test]
+fn pause() {
+    let paused = |at_work| Response::Paused {
+        job: fix::id(),
+        at_work,
+    };
+    check(
+        "pause",
+        &["pause", "k3v"],
+        Request::Pause { job: "k3v".into() },
+        vec![paused(true), paused(false)],
+    );
+}
+
+#[test]
+fn resume() {
+    check(
+        "resume",
+        &["resume", "k3v"],
+        Request::Resume { job: "k3v".into() },
+        vec![Response::Resumed { job: fix::id() }],
+    );
+}
+
+#[test]
+fn requeue() {
+    check(
+        "requeue",
+        &["requeue", "k3v"],
+        Request::Requeue { job: "k3v".into() },
+        vec![Response::Requeued { job: fix::id() }],
+    );
+}
+
+/// Each job has its own result, and one that is refused is seen in the exit code.
+#[test]
+fn a_command_for_several_jobs_does_what_it_can() {
+    let home = Home::new();
+    let daemon = FakeDaemon::start(&home.socket(), |request, _| {
+        let answer = match request {
+            Request::Pause { job } if job == "b" => Response::Error(ControlError::new(
+                ErrorKind::Forbidden,
+                "job b81m0c2d is bob's",
+            )),
+            Request::Pause { job } => Response::Paused {
+                job: JobId(job.clone()),
+                at_work: false,
+            },
+            _ => Response::ShuttingDown,
+        };
+        vec![Act::Send(answer)]
+    });
+    let run = home.run(&["pause", "a", "b", "c"]).expect(1);
+    assert_eq!(run.stdout, "paused a\npaused c\n");
+    assert!(run.stderr.contains("is bob's"), "{}", run.stderr);
+    assert_eq!(daemon.requests().len(), 3);
+}
+
+#[test]
+fn a_list_can_be_cut_to_states_and_an_owner() {
+    let home = Home::new();
+    let mut jobs = fix::jobs();
+    jobs[1].owner = Some("bob".into());
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::Jobs(jobs));
+    let listed = |words: &[&str]| {
+        let run = home
+            .run(&[&["list", "-o", "json"], words].concat())
+            .expect(0);
+        let found: Vec<JobSummary> = serde_json::from_str(&run.stdout).unwrap();
+        let ids = found.into_iter().map(|job| job.job.0);
+        ids.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(listed(&["--state", "failed"]), "zz9y8x7w");
+    assert_eq!(listed(&["--state", "failed,queued"]), "b81m0c2d zz9y8x7w");
+    assert_eq!(listed(&["--owner", "bob"]), "b81m0c2d");
+    assert_eq!(listed(&["--owner", "bob", "--state", "failed"]), "");
+    let run = home.run(&["list", "--state", "dead"]).expect(64);
+    assert!(run.stderr.contains("paused"), "{}", run.stderr);
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(crate) fn jobs() -> Vec<JobSummary> {
         step,
         steps,
         submitted_at: 1_795_461_725,
+        owner: Some("ada".into()),
     };
     vec![
         job(
@@ -110,6 +111,8 @@ pub(crate) fn running(step: u64) -> JobStatus {
         state: State::Running,
         priority: 3,
         submitted_at: 1_795_461_725,
+        owner: Some("ada".into()),
+        pause: None,
         started_at: Some(1_795_461_730),
         ended_at: None,
         queue_position: None,
@@ -411,6 +414,7 @@ pub(crate) fn plan() -> Plan {
 pub(crate) fn bare_job() -> JobSummary {
     JobSummary {
         stage: None,
+        owner: None,
         ..jobs().remove(0)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, golden};
 
-const HELPED: usize = 34;
+const HELPED: usize = 37;
 
 /// Those with a golden help text come first.
 const COMMANDS: [&[&str]; HELPED + 3] = [
@@ -12,6 +12,9 @@ const COMMANDS: [&[&str]; HELPED + 3] = [
     &["status"],
     &["logs"],
     &["cancel"],
+    &["pause"],
+    &["resume"],
+    &["requeue"],
     &["plan"],
     &["samples"],
     &["report"],

@@ -9,10 +9,11 @@ use serde_json::Value;
 use std::time::Duration;
 
 fn lines() -> Vec<Act> {
-    fix::log_lines()
-        .into_iter()
-        .map(|line| Act::Send(Response::Log(line)))
-        .collect()
+    let (first, rest) = (fix::log_lines().remove(0), fix::log_lines().split_off(1));
+    vec![
+        Act::Send(Response::Lines(vec![first])),
+        Act::Send(Response::Lines(rest)),
+    ]
 }
 
 #[test]
@@ -41,8 +42,19 @@ fn lines_are_printed_until_the_daemon_ends_the_stream() {
     let request = |follow| Request::Logs {
         job: "k3v".into(),
         follow,
+        tail: None,
+        since_s: None,
     };
     assert_eq!(daemon.requests(), [request(false), request(true)]);
+    let words = ["logs", "k3v", "--tail", "20", "--since", "1h 30m"];
+    home.run(&words).expect(0);
+    let asked = Request::Logs {
+        job: "k3v".into(),
+        follow: false,
+        tail: Some(20),
+        since_s: Some(5400),
+    };
+    assert_eq!(daemon.requests().last(), Some(&asked));
 }
 
 #[test]

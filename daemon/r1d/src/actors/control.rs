@@ -2,12 +2,17 @@
 //! bounds what clients take of the daemon, by kind of request. A request that changes something
 //! runs in a task that no connection can drop: it is carried out whether or not its client stays.
 
+mod decisions;
+mod logs;
+
 use crate::accept::{self, AcceptError, Submission, Submitted};
-use crate::actors::jobs::{Cancel, Jobs};
+use crate::access::{self, Caller, Need};
+use crate::actors::jobs::Jobs;
 use crate::actors::supervise::{Alive, Supervised};
 use crate::admission::{Admission, Lane};
+use crate::callers;
 use crate::inputs;
-use crate::job_log;
+use crate::log_tail::Tail;
 use crate::outside;
 use crate::reading::Reading;
 use crate::review::{self, ReviewError};
@@ -20,18 +25,16 @@ use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, stream};
 use r1d_ledger::state::SUBMISSION_ID_MAX_BYTES;
-use r1d_ledger::{FindError, JobRecord, LedgerError};
+use r1d_ledger::{FindError, JobRecord, User};
 use r1d_proto::control::{
     ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response,
     SampleSort,
 };
 use r1d_proto::frame::{self, Format, FrameError};
 use r1d_proto::ids::JobId;
-use r1d_proto::{shown, user_file};
+use r1d_proto::shown;
 use r1d_rewards::Rewards;
 use r1d_store::JobLayout;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,10 +55,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Shortest time between two statuses of a watched job.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two reads of a followed log.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
-/// Most bytes of a log that are read at a time.
-const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
 
 /// What requests are answered from; each connection has a clone.
 #[derive(Clone)]
@@ -64,6 +63,8 @@ pub(crate) struct ControlService {
     pub rewards: Arc<Rewards>,
     pub jobs: Supervised<Jobs>,
     pub node_name: String,
+    /// The group whose members are administrators.
+    pub admin_group: String,
     /// When the daemon started, on the monotonic clock.
     pub since: Duration,
     pub admission: Admission,
@@ -175,6 +176,29 @@ fn submitted(
     }
 }
 
+/// Who sends a request, and what that means for it.
+struct Sender {
+    /// `None` where the request needs nobody in particular.
+    caller: Option<Caller>,
+    /// Whether the request's job is the sender's to look into.
+    owns: bool,
+}
+
+impl Sender {
+    /// The user's id and name, for the record.
+    fn user(&self) -> Option<User> {
+        self.caller.as_ref().map(|caller| caller.user.clone())
+    }
+}
+
+/// Leaves out the texts of the data that a status shows.
+fn without_texts(mut status: JobStatus) -> JobStatus {
+    for eval in &mut status.evals {
+        eval.example = None;
+    }
+    status
+}
+
 /// An answer that a client waits for, and how far the work is.
 struct Pending {
     reading: Reading,
@@ -183,6 +207,9 @@ struct Pending {
 
 impl ControlService {
     async fn serve(self, stream: UnixStream) {
+        let uid = stream
+            .peer_cred()
+            .map_or(callers::UNKNOWN_UID, |peer| peer.uid());
         let (mut reader, mut writer) = stream.into_split();
         let mut place = self.admission.arriving.take();
         let received = tokio::select! {
@@ -196,7 +223,7 @@ impl ControlService {
         tokio::select! {
             // Begin the requested work, even if its client has left already.
             biased;
-            answered = self.answer(envelope, &mut writer) => {
+            answered = self.answer(uid, envelope, &mut writer) => {
                 if let Err(error) = answered {
                     tracing::debug!("client: {error}");
                 }
@@ -206,15 +233,53 @@ impl ControlService {
         }
     }
 
+    /// Finds out who sends the request, and refuses what the sender may not. What was checked is
+    /// what is answered: the request then names its job in full.
+    async fn admit(&self, uid: u32, request: &mut Request) -> Result<Sender, ControlError> {
+        let look_up = || callers::find(uid, self.admin_group.clone(), &self.admission.callers);
+        let found = |prefix: &mut String| {
+            let record = self.find(prefix).map_err(|ControlErrorOf(error)| error)?;
+            *prefix = record.job().0.clone();
+            Ok::<_, ControlError>(record)
+        };
+        let forbidden = |why: String| Err(error(ErrorKind::Forbidden, why));
+        let (caller, owns) = match access::need(request) {
+            Need::Nothing => (None, false),
+            Need::Name => (Some(look_up().await?), true),
+            Need::Glance(job) => {
+                let (record, caller) = (found(job)?, look_up().await?);
+                let owns = caller.owns(record.owner.as_ref());
+                (Some(caller), owns)
+            }
+            Need::Job(job) => {
+                let (record, caller) = (found(job)?, look_up().await?);
+                let owner = record.owner.as_ref();
+                if !caller.owns(owner) {
+                    return forbidden(access::not_yours(record.job(), owner, &self.admin_group));
+                }
+                (Some(caller), true)
+            }
+            Need::Administration => {
+                let caller = look_up().await?;
+                if !caller.is_admin {
+                    return forbidden(access::not_an_administrator(&self.admin_group));
+                }
+                (Some(caller), true)
+            }
+        };
+        Ok(Sender { caller, owns })
+    }
+
     async fn answer(
         &self,
+        uid: u32,
         envelope: Envelope,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
         let Envelope {
             id,
             progress,
-            request,
+            mut request,
         } = envelope;
         if id
             .as_ref()
@@ -226,27 +291,51 @@ impl ControlService {
                 .send_answer(&Err(error(ErrorKind::Invalid, problem)), writer)
                 .await;
         }
+        let sender = match self.admit(uid, &mut request).await {
+            Ok(sender) => sender,
+            Err(refused) => return self.send_answer(&Err(refused), writer).await,
+        };
         let answered = match request {
             Request::Watch { job } => match self.stream_of(&job) {
-                Ok((record, _place)) => return self.watch(record.job(), writer).await,
+                Ok((record, _place)) => {
+                    return self.watch(record.job(), sender.owns, writer).await;
+                }
                 Err(error) => Err(error.0),
             },
-            Request::Logs { job, follow } => match self.stream_of(&job) {
-                Ok((record, _place)) => return self.logs(record.job(), follow, writer).await,
+            Request::Logs {
+                job,
+                follow,
+                tail,
+                since_s,
+            } => match self.stream_of(&job) {
+                Ok((record, _place)) => {
+                    let now_ms = self.views.clock.unix().as_millis() as u64;
+                    let tail = Tail {
+                        lines: tail,
+                        since_ms: since_s
+                            .map(|seconds| now_ms.saturating_sub(seconds.saturating_mul(1000))),
+                    };
+                    return self.logs(record.job(), follow, tail, writer).await;
+                }
                 Err(error) => Err(error.0),
             },
             request @ Request::Submit { .. } => {
-                let mut listener = match self.listen(id, &request).await {
+                let mut listener = match self.listen(uid, id, &request).await {
                     Ok(listener) => listener,
                     Err(refused) => return self.send_answer(&Err(refused), writer).await,
                 };
-                let pending = self.submit(listener.id.clone(), listener.contents.clone(), request);
+                let pending = self.submit(
+                    listener.id.clone(),
+                    listener.contents.clone(),
+                    request,
+                    sender.user(),
+                );
                 let answered = until_answered(pending, progress, writer).await?;
                 let sent = self.send_answer(&answered, writer).await;
                 listener.heard = sent.is_ok();
                 return sent;
             }
-            request => until_answered(self.pending(request), progress, writer).await?,
+            request => until_answered(self.pending(request, sender), progress, writer).await?,
         };
         self.send_answer(&answered, writer).await
     }
@@ -280,12 +369,12 @@ impl ControlService {
         Ok((self.find(job)?, self.admission.stream()?))
     }
 
-    fn pending(&self, request: Request) -> Pending {
+    fn pending(&self, request: Request, sender: Sender) -> Pending {
         let (service, reading) = (self.clone(), Reading::default());
         let at = reading.clone();
         let answer = async move {
             service
-                .single(request, &at)
+                .single(request, sender, &at)
                 .await
                 .map_err(|ControlErrorOf(error)| error)
         };
@@ -299,10 +388,11 @@ impl ControlService {
     /// whose client left without the answer.
     async fn listen(
         &self,
+        uid: u32,
         id: Option<String>,
         request: &Request,
     ) -> Result<Listener, ControlError> {
-        let (contents, now) = (submissions::contents(request), self.views.clock.now());
+        let (contents, now) = (submissions::contents(uid, request), self.views.clock.now());
         let is_known = |id: &str| {
             self.submissions.underway(id).is_some() || self.views.ledger.of_request(id).is_some()
         };
@@ -315,7 +405,7 @@ impl ControlService {
                     .unwrap_or_else(|| accept::new_request_id(&self.views))
             }
         };
-        self.is_the_same(&id, &contents, request).await?;
+        self.is_the_same(uid, &id, &contents, request).await?;
         Ok(Listener {
             submissions: self.submissions.clone(),
             contents,
@@ -328,11 +418,15 @@ impl ControlService {
     /// Refuses a different job under the id of a submission that was made before or is being read.
     async fn is_the_same(
         &self,
+        uid: u32,
         id: &str,
         contents: &str,
         request: &Request,
     ) -> Result<(), ControlError> {
         let (is_the_same, whose) = match self.views.ledger.of_request(id) {
+            Some(record) if record.owner.as_ref().is_some_and(|owner| owner.uid != uid) => {
+                (false, " of another user".into())
+            }
             Some(record) => {
                 let (request, job) = (request.clone(), record.job().clone());
                 let compared = tasks::blocking(move || accept::asked_for(&record, &request));
@@ -386,7 +480,13 @@ impl ControlService {
 
     /// Begins to read a job, or joins the reading that is under way. The reading goes on if the
     /// client leaves.
-    fn submit(&self, id: String, contents: String, request: Request) -> Pending {
+    fn submit(
+        &self,
+        id: String,
+        contents: String,
+        request: Request,
+        owner: Option<User>,
+    ) -> Pending {
         if let Some(record) = self.views.ledger.of_request(&id) {
             let known = submitted(accept::submitted_before(&record));
             return Pending {
@@ -397,7 +497,7 @@ impl ControlService {
         let underway = self
             .submissions
             .underway(&id)
-            .map_or_else(|| self.begin(id, contents, request), Ok);
+            .map_or_else(|| self.begin(id, contents, request, owner), Ok);
         match underway {
             Ok(underway) => Pending {
                 reading: underway.reading.clone(),
@@ -420,12 +520,14 @@ impl ControlService {
         id: String,
         contents: String,
         request: Request,
+        owner: Option<User>,
     ) -> Result<Underway, ControlError> {
         let Request::Submit {
             job: text,
             priority,
             pins,
             no_reuse,
+            hold,
         } = request
         else {
             return Err(internal("not a submission"));
@@ -438,6 +540,8 @@ impl ControlService {
             priority,
             pins,
             reuses: !no_reuse,
+            owner,
+            held: hold,
             id,
         };
         let (views, rewards) = (self.views.clone(), self.rewards.clone());
@@ -494,6 +598,7 @@ impl ControlService {
     async fn single(
         &self,
         request: Request,
+        sender: Sender,
         reading: &Reading,
     ) -> Result<Response, ControlErrorOf> {
         let views = self.views.clone();
@@ -535,7 +640,17 @@ impl ControlService {
                 .await?
             }
             Request::List => Response::Jobs(views.summaries()),
-            Request::Status { job } => Response::Status(Box::new(views.status(&*self.find(&job)?))),
+            Request::Status { job } => {
+                let status = views.status(&*self.find(&job)?);
+                Response::Status(Box::new(if sender.owns {
+                    status
+                } else {
+                    without_texts(status)
+                }))
+            }
+            Request::Pause { .. } | Request::Resume { .. } | Request::Requeue { .. } => {
+                self.decision(request, sender).await?
+            }
             Request::Cancel { job } => {
                 let job = self.find(&job)?.job().clone();
                 self.change(&self.admission.cancels, move |service| async move {
@@ -601,22 +716,6 @@ impl ControlService {
             .ok_or_else(|| internal(format!("job `{id}` has no record")).into())
     }
 
-    async fn cancel(&self, job: JobId) -> Result<Response, ControlErrorOf> {
-        match self
-            .jobs
-            .ask("the queue", Cancel(job.clone()))
-            .await
-            .map_err(internal)?
-        {
-            Ok(()) => {
-                self.views.live_status.touch();
-                Ok(Response::Cancelled { job })
-            }
-            Err(LedgerError::Rejected(rejected)) => Err(error(ErrorKind::Invalid, rejected).into()),
-            Err(other) => Err(internal(other).into()),
-        }
-    }
-
     async fn samples(
         &self,
         job: &str,
@@ -653,7 +752,12 @@ impl ControlService {
     }
 
     /// Sends the job's status whenever it changes, until the job has ended.
-    async fn watch(&self, job: &JobId, writer: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+    async fn watch(
+        &self,
+        job: &JobId,
+        owns: bool,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), FrameError> {
         let mut changes = self.views.live_status.watch();
         let mut shown: Option<JobStatus> = None;
         loop {
@@ -662,6 +766,7 @@ impl ControlService {
                 break;
             };
             let status = self.views.status(&record);
+            let status = if owns { status } else { without_texts(status) };
             let ended = status.state.is_final();
             if shown.as_ref() != Some(&status) {
                 send(writer, &Response::Status(Box::new(status.clone()))).await?;
@@ -677,48 +782,6 @@ impl ControlService {
         }
         send(writer, &Response::End).await
     }
-
-    async fn logs(
-        &self,
-        job: &JobId,
-        follow: bool,
-        writer: &mut OwnedWriteHalf,
-    ) -> Result<(), FrameError> {
-        let path = JobLayout::of(&self.views.state_dir, job).log();
-        let mut offset = 0;
-        loop {
-            // Look at the state before reading: all that was written before the end is then read.
-            let ended = self
-                .views
-                .ledger
-                .job(job)
-                .is_none_or(|record| record.state().is_final());
-            let read = read_from(path.clone(), offset).await;
-            let (lines, length) = job_log::parse(&read);
-            for line in lines {
-                send(writer, &Response::Log(line)).await?;
-            }
-            offset += length as u64;
-            if length == 0 && (ended || !follow) {
-                return send(writer, &Response::End).await;
-            }
-            if length == 0 {
-                tokio::time::sleep(FOLLOW_INTERVAL).await;
-            }
-        }
-    }
-}
-
-/// Reads the next part of a file; empty if the file cannot be read.
-async fn read_from(path: PathBuf, offset: u64) -> Vec<u8> {
-    let read = tasks::blocking(move || {
-        let mut bytes = Vec::new();
-        let mut file = user_file::open(&path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.take(LOG_CHUNK_MAX_BYTES).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    });
-    read.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// A client of a submission that has not had its answer yet.
@@ -840,11 +903,11 @@ mod tests {
     #[actix::test]
     async fn an_answer_that_fits_no_message_is_an_error_in_words() {
         let message = "x".repeat(frame::LENGTH_MAX_BYTES as usize);
-        let answer = Response::Log(LogLine {
+        let answer = Response::Lines(vec![LogLine {
             at_ms: 0,
             level: "info".into(),
             message,
-        });
+        }]);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         send(&mut ours.into_split().1, &answer).await.unwrap();
         let Response::Error(error) = frame::read(&mut theirs, Format::Json).await.unwrap() else {

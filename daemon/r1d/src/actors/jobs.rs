@@ -3,6 +3,8 @@
 //! in its old place, or before all queued jobs if it was running. The queue watches the ledger, so
 //! writing a job into the ledger is all that it takes to queue one.
 
+pub(crate) mod decide;
+
 use crate::actors::run::{
     NOTHING_DONE, Outcome, Run, RunContext, Started, Stop, leave_status, progress,
 };
@@ -16,7 +18,7 @@ use actix::{
     Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler,
 };
 use futures_util::stream;
-use r1d_ledger::{Command as LedgerCommand, LedgerError};
+use r1d_ledger::{Command as LedgerCommand, JobRecord, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_store::JobLayout;
@@ -172,12 +174,19 @@ impl Jobs {
         };
         let run_context = device.run_context.clone();
         let outputs = JobLayout::of(&run_context.views.state_dir, &job);
+        // A job that a user has paused or requeued since begins an epoch of its own.
+        let is_running = |record: &JobRecord| record.state() == State::Running;
+        let record = run_context.views.ledger.job(&job);
+        let resumed = self
+            .resumed
+            .remove(&job)
+            .filter(|_| record.as_deref().is_some_and(is_running));
         let Started {
             run,
             halt,
             left,
             ended,
-        } = Run::start(job.clone(), run_context, outputs, self.resumed.remove(&job));
+        } = Run::start(job.clone(), run_context, outputs, resumed);
         device.running = Some(Running {
             job: job.clone(),
             run: run.clone(),

@@ -775,9 +775,11 @@ impl Run {
         self.log
             .warn(format!("attempt {} is abandoned: {cause}", self.attempt));
         let record = self.run_context.views.ledger.job(&self.id);
-        if record
-            .as_ref()
-            .is_some_and(|record| record.state().is_final())
+        let is_over = |state: State| state.is_final() || state == State::Paused;
+        if self.stop_after_step
+            || record
+                .as_ref()
+                .is_some_and(|record| is_over(record.state()))
         {
             return self.stop(context);
         }

@@ -406,6 +406,7 @@ impl TestDaemon {
             priority: None,
             pins: Default::default(),
             no_reuse: false,
+            hold: false,
         }) {
             Response::Submitted { job, .. } => job.0,
             other => panic!("{other:?}"),
@@ -419,6 +420,7 @@ impl TestDaemon {
             priority: None,
             pins: Default::default(),
             no_reuse: false,
+            hold: false,
         }) {
             Response::Error(error) => {
                 assert_eq!(error.kind, ErrorKind::Invalid, "{}", error.message);
@@ -443,16 +445,18 @@ impl TestDaemon {
     }
 
     pub(crate) fn log_lines(&self, job: &str) -> Vec<LogLine> {
-        let line = |answer| match answer {
-            Response::Log(line) => line,
+        let lines = |answer| match answer {
+            Response::Lines(lines) => lines,
             other => panic!("{other:?}"),
         };
         self.stream(Request::Logs {
             job: job.into(),
             follow: false,
+            tail: None,
+            since_s: None,
         })
         .into_iter()
-        .map(line)
+        .flat_map(lines)
         .collect()
     }
 
