@@ -210,7 +210,6 @@ STANDING = {
     "daemon/r1d": [7, 2],
     "daemon/runner": [2],
     "daemon/shape": [13],
-    "plugins/accuracy": [34],
 }
 
 

@@ -1,8 +1,8 @@
 //! Antiderivatives, `\frac{x^3}{3} + C`: their constant may have another name, and another value.
 
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::Expr;
-use crate::lexer::Relation;
+use crate::token::Relation;
 
 /// Names of the constant in a reference.
 const CONSTANTS: [&str; 5] = ["C", "C_1", "C_0", "C'", "c"];

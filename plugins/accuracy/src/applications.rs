@@ -6,11 +6,11 @@
 //! it may be a factor: `g(\sin\theta - \mu\cos\theta)`, `P(1 + r)^n`. Each application becomes a
 //! letter of its own, the same one where the arguments are equal.
 
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::Expr;
-use crate::lexer::{self, Bracket, Commas, Kind, Relation, Token};
+use crate::lexer::{self, Commas};
 use crate::names::{constant, is_function, is_greek};
-use crate::parse::Parser;
+use crate::token::{Bracket, Kind, Relation, Token};
 use std::cell::RefCell;
 
 /// Letters that customarily name functions.
@@ -138,8 +138,13 @@ impl Applications {
         answer.substitute(&|name| (name == own).then(|| Expr::Symbol(other.clone())))
     }
 
+    /// Whether any letter is a function.
+    pub(crate) fn any(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
     /// The name of a function, `f`, `f'`, `f_1`, `f^{-1}`, with what it is applied to.
-    fn name(&self, function: &Expr) -> Option<String> {
+    pub(crate) fn name(&self, function: &Expr) -> Option<String> {
         match function {
             Expr::Symbol(name) => {
                 let stem = name.trim_end_matches('\'');
@@ -160,7 +165,7 @@ impl Applications {
     }
 
     /// The letter that stands for a function's value.
-    fn value(&self, function: &str, argument: &Expr) -> Option<Expr> {
+    pub(crate) fn value(&self, function: &str, argument: &Expr) -> Option<Expr> {
         // The reference has no such letter.
         let argument = &self.renamed(argument.clone());
         if let Expr::Symbol(variable) = argument {
@@ -336,28 +341,6 @@ fn closing(tokens: &[Token<'_>], open: usize) -> Option<usize> {
         }
     }
     None
-}
-
-impl Parser<'_> {
-    /// Whether a bracket that holds a function's argument comes next.
-    pub(crate) fn applies(&self, found: &Expr) -> bool {
-        self.peek() == Some(&Kind::Open(Bracket::Round))
-            && !self.applications.functions.is_empty()
-            && self.applications.name(found).is_some()
-            && !self.starts_modulus()
-            && !self.declares_parameter()
-    }
-
-    /// The value of a function whose name has been read; points and events, `P(1, 2)`, `P(X > 2)`,
-    /// stay what they are.
-    pub(crate) fn application(&mut self, function: Expr) -> Option<Expr> {
-        let name = self.applications.name(&function)?;
-        let argument = self.atom()?;
-        if !argument.is_scalar() {
-            return Some(Expr::Product(vec![function, argument]));
-        }
-        self.applications.value(&name, &argument)
-    }
 }
 
 /// Whether a letter stands for a function's value.

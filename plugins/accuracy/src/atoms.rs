@@ -3,7 +3,8 @@
 //! letters is equal.
 
 use crate::expression::{Expr, Function};
-use crate::normal::{Factor, Normal, Sum, Term, fraction, number};
+use crate::normal::Normal;
+use crate::terms::{Factor, Sum, Term, fraction, number};
 use reward_sdk::rational::Rational;
 
 /// The most letters in one comparison.

@@ -2,7 +2,7 @@
 //! choices in order.
 
 use crate::expression::{Expr, Function};
-use crate::lexer::Bracket;
+use crate::token::Bracket;
 
 /// `C_5^2`, the choices of 2 out of 5, and `A_5^2` or `P_5^2`, those in order; out of n too.
 pub(crate) fn chosen(name: &Expr, count: &Expr) -> Option<Expr> {

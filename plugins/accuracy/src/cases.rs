@@ -1,11 +1,11 @@
 //! `\begin{cases}`: systems of equations, and functions by cases.
 
 use crate::compare::Compare;
-use crate::equal::Verdict;
+use crate::comparison::Verdict;
 use crate::expression::{Expr, Joined};
-use crate::lexer::{Kind, Relation};
-use crate::parse::Parser;
+use crate::parser::Parser;
 use crate::real_set::{Piece, RealSet};
+use crate::token::{Kind, Relation};
 
 const ROWS_MAX: usize = 16;
 

@@ -1,7 +1,8 @@
 //! LaTeX's commands → tokens.
 
-use crate::lexer::{Bracket, Kind, Lexer, Relation, Token, is_letter};
+use crate::lexer::{Lexer, is_letter};
 use crate::names::is_function;
+use crate::token::{Bracket, Kind, Relation, Token};
 use crate::{rows, vectors};
 
 impl<'a> Lexer<'a> {

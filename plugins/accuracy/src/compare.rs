@@ -1,15 +1,15 @@
 //! Whether an answer says what the reference says: the rules for each kind of thing.
 
-use crate::clock::Clock;
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::equations::{assigned, equivalent, name, same_name};
+use crate::expression::radians;
 use crate::expression::{Expr, Function, Joined};
-use crate::lexer::{Bracket, Relation};
 use crate::matrix::{resolved, rows_of};
 use crate::numeric::constant_rational;
 use crate::real_set::RealSet;
-use crate::solve::{mirrored, subject};
+use crate::solve::subject;
 use crate::text;
+use crate::token::{Bracket, Relation};
 use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
@@ -76,7 +76,7 @@ impl Compare<'_> {
                     az.iter().rev().cloned().collect(),
                     ar.iter()
                         .rev()
-                        .map(|relation| mirrored(*relation))
+                        .map(|relation| relation.mirrored())
                         .collect(),
                 );
                 match (rr == ar, *rr == turned.1) {
@@ -132,7 +132,7 @@ impl Compare<'_> {
             (Expr::Cases(_), other) | (other, Expr::Cases(_)) if other.is_scalar() => {
                 self.by_regions(r, a).unwrap_or(Verdict::Different)
             }
-            (Expr::Clock(_), _) | (_, Expr::Clock(_)) => match (Clock::of(r), Clock::of(a)) {
+            (Expr::Clock(_), _) | (_, Expr::Clock(_)) => match (r.clock(), a.clock()) {
                 (Some(r), Some(a)) => Verdict::of(r.agrees_with(&a)),
                 _ => Verdict::Different,
             },
@@ -261,7 +261,7 @@ impl Compare<'_> {
                 Expr::Percent(inner) => (**inner).clone(),
                 other => other.clone(),
             };
-            let turned = |expr: &Expr| crate::exponents::radians(expr);
+            let turned = |expr: &Expr| radians(expr);
             let close = |x: &Expr, y: &Expr| {
                 self.judge.equal(x, y) == Verdict::Equal || self.judge.close(x, y)
             };
@@ -602,7 +602,7 @@ impl Compare<'_> {
         let turned: Vec<Relation> =
             a.1.iter()
                 .rev()
-                .map(|relation| mirrored(*relation))
+                .map(|relation| relation.mirrored())
                 .collect();
         if r.1 == turned.as_slice() {
             self.in_order(r.0, &backwards, depth)

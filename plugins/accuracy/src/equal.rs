@@ -2,51 +2,19 @@
 
 use crate::atoms;
 use crate::ball::Ball;
-use crate::expression::{Expr, Function};
+use crate::breaks::{bends, jumps};
+use crate::comparison::{Comparison, Verdict};
+use crate::expression::{Expr, Function, infinite};
 use crate::laws::has_bare_logarithm;
-use crate::normal::{Normal, Sum};
+use crate::normal::Normal;
 use crate::numeric::{Complex, Numeric};
 use crate::pieces;
 use crate::points::{Domain, Point, Signs, Stop};
-use crate::residues::Residues;
 use crate::separation::separation_bits;
 use crate::steps;
+use crate::terms::Sum;
 use reward_sdk::rational::Rational;
-use std::cell::{Cell, OnceCell};
 use std::cmp::Ordering;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Equal,
-    Different,
-    /// The formulas are too large, or so close that no bound shows whether they differ. Never a
-    /// pass.
-    Undecided,
-}
-
-impl Verdict {
-    pub(crate) fn of(equal: bool) -> Verdict {
-        if equal {
-            Verdict::Equal
-        } else {
-            Verdict::Different
-        }
-    }
-
-    pub(crate) fn and(self, other: impl FnOnce() -> Verdict) -> Verdict {
-        match self {
-            Verdict::Equal => other(),
-            Verdict::Different => Verdict::Different,
-            Verdict::Undecided => {
-                if other() == Verdict::Different {
-                    Verdict::Different
-                } else {
-                    Verdict::Undecided
-                }
-            }
-        }
-    }
-}
 
 /// Bits of the first evaluation.
 const BITS_FIRST: u64 = 128;
@@ -57,9 +25,6 @@ const BITS_MAX: u64 = 2_400;
 /// Points at which identities are checked, and those that are looked at to find them.
 const POINTS_MIN: u32 = 2;
 const POINTS_MAX: u32 = 8;
-/// What all evaluations of one verdict may cost, in about the sandbox's fuel. It leaves room for
-/// what the estimates miss.
-const BUDGET: u64 = 10_000_000;
 /// An exact evaluation that cost more is not tried in finer parts.
 const COST_RETRIED_MAX: u64 = 500_000;
 /// What a step towards the normal form costs.
@@ -68,38 +33,7 @@ const STEP_COST: u64 = 3_000;
 const COMPARISON_COST: u64 = 8_000;
 const SIZE_MAX: usize = 1_500;
 
-pub(crate) struct Comparison {
-    seed: u64,
-    budget: Cell<u64>,
-    set_aside: Cell<u64>,
-    /// Evaluates modulo a prime, with a budget of its own: it still works when `budget` is spent.
-    field: OnceCell<Residues>,
-}
-
 impl Comparison {
-    /// Seeds the comparison with the texts themselves, so that no answer can be made for the points
-    /// at which it is evaluated.
-    pub(crate) fn new(texts: &[&str]) -> Comparison {
-        let mut seed = 0xcbf2_9ce4_8422_2325u64;
-        for byte in texts.iter().flat_map(|text| text.bytes()) {
-            seed = (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Comparison {
-            seed,
-            budget: Cell::new(BUDGET),
-            set_aside: Cell::new(BUDGET / 2),
-            field: OnceCell::new(),
-        }
-    }
-
-    /// Makes a comparison for use while an answer is read; it has a tenth of the budget.
-    pub(crate) fn of_reader(text: &str) -> Comparison {
-        Comparison {
-            budget: Cell::new(BUDGET / 10),
-            ..Comparison::new(&[text])
-        }
-    }
-
     pub(crate) fn equal(&self, a: &Expr, b: &Expr) -> Verdict {
         if a == b {
             return if defined(a) {
@@ -133,7 +67,7 @@ impl Comparison {
                 return Verdict::Different;
             }
         }
-        if steps::jumps(a) || steps::jumps(b) {
+        if jumps(a) || jumps(b) {
             return if pieces::alike(self, a, b) {
                 Verdict::Equal
             } else {
@@ -144,7 +78,7 @@ impl Comparison {
             (Verdict::Undecided, _) => (self.by_residues(a, b), false),
             decided => decided,
         };
-        if verdict == Verdict::Equal && !everywhere && (pieces::bends(a) || pieces::bends(b)) {
+        if verdict == Verdict::Equal && !everywhere && (bends(a) || bends(b)) {
             return self.further(|| pieces::bending(self, a, b));
         }
         verdict
@@ -183,17 +117,6 @@ impl Comparison {
             .may_be_real()
             .then(|| Rational::big(scaled)?.divide(&Rational::integer(1_000)))
             .flatten()
-    }
-
-    /// Derives a pseudo-random number from the seed and two numbers.
-    pub(crate) fn random(&self, at: u64, position: u64) -> u64 {
-        let mut random = self
-            .seed
-            .wrapping_add(at << 32)
-            .wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        random ^= random >> 31;
-        random = random.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        random ^ (random >> 29)
     }
 
     /// The normal forms of two formulas; of numbers without letters, functions and roots there is
@@ -257,7 +180,7 @@ impl Comparison {
                 .find_map(|parts| self.exactly(x, y, *parts))
                 == Some(Verdict::Equal)
         };
-        let smooth = |x: &Expr, y: &Expr| !pieces::bends(x) && !pieces::bends(y);
+        let smooth = |x: &Expr, y: &Expr| !bends(x) && !bends(y);
         if let Some((x, y)) = lettered
             && equal(&x, &y)
         {
@@ -308,26 +231,11 @@ impl Comparison {
     /// Compares modulo a prime what is too large for its value. Undecided unless
     /// [`Residues::value`] can evaluate both formulas.
     fn by_residues(&self, a: &Expr, b: &Expr) -> Verdict {
-        let field = self.field.get_or_init(|| Residues::new(self.seed));
+        let field = self.residues();
         match (field.value(a), field.value(b)) {
             (Some(x), Some(y)) => Verdict::of(x == y),
             _ => Verdict::Undecided,
         }
-    }
-
-    /// Runs `ask` on the budget that is set aside for points between others.
-    fn further<T>(&self, ask: impl FnOnce() -> T) -> T {
-        let left = self.budget.replace(self.set_aside.get());
-        let answer = ask();
-        self.set_aside.set(self.budget.replace(left));
-        answer
-    }
-
-    /// Takes `cost` from the budget; returns whether there was as much left.
-    pub(crate) fn spend(&self, cost: u64) -> bool {
-        let left = self.budget.get().checked_sub(cost);
-        self.budget.set(left.unwrap_or(0));
-        left.is_some()
     }
 
     /// The sign of a real constant.
@@ -613,20 +521,6 @@ fn names(a: &Expr, b: &Expr) -> Vec<String> {
 /// Whether a formula has factorials or binomials, so that its letters are whole numbers.
 fn counts(expr: &Expr) -> bool {
     expr.any(&|e| matches!(e, Expr::Call(Function::Factorial | Function::Binomial, _)))
-}
-
-/// Reads an infinity: `Some(true)` for ∞, `Some(false)` for −∞, `None` for anything else.
-pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
-    match expr {
-        Expr::Infinity => Some(true),
-        Expr::Product(factors) => match factors.as_slice() {
-            [Expr::Number(value), inner] => {
-                infinite(inner).map(|positive| positive != value.is_negative())
-            }
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 /// Whether a formula has no division by a plain zero.

@@ -1,11 +1,10 @@
 //! Equations and inequalities: `x = 5` as the answer 5, `y = 2x + 1` as the line `2x − y + 1 = 0`.
 
 use crate::applications::is_value;
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
 use crate::inverse::{of_powers, unrooted};
-use crate::lexer::Relation;
-use crate::solve::mirrored;
+use crate::token::Relation;
 use std::cmp::Ordering;
 
 /// Whether an expression only names something: `x`, `AB`, `f(x)`, `P(A)`, `|AB|`, `S_1 : S_2`,
@@ -192,7 +191,7 @@ fn proportional(
     }
     let positive = if a == b {
         true
-    } else if a == mirrored(b) {
+    } else if a == b.mirrored() {
         false
     } else {
         return Verdict::Different;

@@ -192,13 +192,3 @@ fn turn(twelfths: i64) -> Option<Surd> {
     let sine = cosine((k + 18).rem_euclid(24))?;
     cosine(k)?.add(&sine.multiply(&Surd::imaginary())?)
 }
-
-/// An angle with its degrees turned into radians.
-pub(crate) fn radians(expr: &Expr) -> Expr {
-    match expr {
-        Expr::Degrees(inner) => {
-            Expr::Product(vec![(**inner).clone(), Expr::Pi]).over(Expr::integer(180))
-        }
-        other => other.map(&mut radians),
-    }
-}

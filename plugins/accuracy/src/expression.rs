@@ -1,7 +1,7 @@
 //! What an answer is, once read: one tree for numbers, formulas, and what is built of them.
 
 use crate::clock::Clock;
-use crate::lexer::{Bracket, Relation};
+use crate::token::{Bracket, Relation};
 use reward_sdk::rational::Rational;
 use reward_sdk::units::Unit;
 
@@ -111,6 +111,22 @@ pub(crate) enum Expr {
 }
 
 impl Expr {
+    /// Reads a ratio or a number that stands where a time is expected: `12:30`.
+    pub(crate) fn clock(&self) -> Option<Clock> {
+        let small = |expr: &Expr| match expr {
+            Expr::Number(value) => value.to_i64().and_then(|value| u32::try_from(value).ok()),
+            _ => None,
+        };
+        match self {
+            Expr::Clock(clock) => Some(*clock),
+            Expr::Ratio(parts) => match parts.as_slice() {
+                [hours, minutes] => Clock::new(small(hours)?, small(minutes)?, None),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(crate) fn integer(value: i64) -> Expr {
         Expr::Number(Rational::integer(value))
     }
@@ -298,5 +314,29 @@ impl Expr {
             }
             other => other.map(&mut |child| child.signed(upper)),
         }
+    }
+}
+
+/// An angle with its degrees turned into radians.
+pub(crate) fn radians(expr: &Expr) -> Expr {
+    match expr {
+        Expr::Degrees(inner) => {
+            Expr::Product(vec![(**inner).clone(), Expr::Pi]).over(Expr::integer(180))
+        }
+        other => other.map(&mut radians),
+    }
+}
+
+/// Reads an infinity: `Some(true)` for ∞, `Some(false)` for −∞, `None` for anything else.
+pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
+    match expr {
+        Expr::Infinity => Some(true),
+        Expr::Product(factors) => match factors.as_slice() {
+            [Expr::Number(value), inner] => {
+                infinite(inner).map(|positive| positive != value.is_negative())
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }

@@ -10,10 +10,10 @@
 use crate::binomials::{chosen, indexed};
 use crate::expression::{Expr, Function};
 use crate::functions::function_prefix;
-use crate::lexer::{Bracket, Kind, Numeral, Relation, Token};
 use crate::names::{constant, is_chinese, is_function, is_greek, is_prose, symbol};
 use crate::numerals::{in_base, vulgar};
-use crate::parse::Parser;
+use crate::parser::Parser;
+use crate::token::{Bracket, Kind, Numeral, Relation, Token};
 use crate::vectors::UNITS;
 use reward_sdk::rational::Rational;
 use reward_sdk::units;

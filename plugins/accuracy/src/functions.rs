@@ -1,9 +1,9 @@
 //! Functions and their arguments: `\sin^2 x`, `\log_2 8`, `\sqrt[3]{x}`.
 
 use crate::expression::{Expr, Function};
-use crate::lexer::{Bracket, Kind};
 use crate::names::{function, is_function};
-use crate::parse::Parser;
+use crate::parser::Parser;
+use crate::token::{Bracket, Kind};
 
 impl Parser<'_> {
     /// A function whose name has been read.

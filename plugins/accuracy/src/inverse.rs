@@ -2,13 +2,12 @@
 //! `\ln x \ge 1`, `\sqrt{x^2 + y^2} = 5`. A condition is solved for the value of the root first,
 //! then for what stands in it.
 
-use crate::equal::Comparison;
+use crate::comparison::Comparison;
 use crate::expression::{Expr, Function};
-use crate::family::linear;
-use crate::lexer::Relation;
+use crate::linear::linear;
 use crate::numeric::constant_rational;
 use crate::real_set::{Piece, RealSet};
-use crate::solve::{compared_with_zero, mirrored};
+use crate::token::Relation;
 use reward_sdk::rational::Rational;
 use std::cmp::Ordering;
 
@@ -16,6 +15,10 @@ use std::cmp::Ordering;
 const VALUE: &str = " value";
 /// The largest whole logarithm that is searched for, of either sign.
 const WHOLE_MAX: i64 = 64;
+
+/// Solves the comparison of a formula with zero for a variable, within a number of steps: what is
+/// left when a function is undone may have further ones in it.
+pub(crate) type Solver<'s> = dyn Fn(&Expr, Relation, &str, u32) -> Option<RealSet> + 's;
 
 enum Inverted {
     Root(u32),
@@ -112,12 +115,12 @@ impl Monotone {
         values: &RealSet,
         variable: &str,
         steps: u32,
+        solve: &Solver<'_>,
     ) -> Option<RealSet> {
         let falls = self.falls(judge)?;
         let inside = |relation: Relation, end: &Expr| {
-            let relation = if falls { mirrored(relation) } else { relation };
-            compared_with_zero(
-                judge,
+            let relation = if falls { relation.mirrored() } else { relation };
+            solve(
                 &self.inner.clone().minus(end.clone()),
                 relation,
                 variable,
@@ -125,16 +128,10 @@ impl Monotone {
             )
         };
         let domain = match &self.kind {
-            Inverted::Root(degree) if degree.is_multiple_of(2) => compared_with_zero(
-                judge,
-                &self.inner,
-                Relation::GreaterOrEqual,
-                variable,
-                steps,
-            )?,
-            Inverted::Logarithm(_) => {
-                compared_with_zero(judge, &self.inner, Relation::Greater, variable, steps)?
+            Inverted::Root(degree) if degree.is_multiple_of(2) => {
+                solve(&self.inner, Relation::GreaterOrEqual, variable, steps)?
             }
+            Inverted::Logarithm(_) => solve(&self.inner, Relation::Greater, variable, steps)?,
             _ => RealSet::all(),
         };
         let mut found = RealSet::nothing();
@@ -186,13 +183,14 @@ pub(crate) fn solved(
     relation: Relation,
     variable: &str,
     steps: u32,
+    solve: &Solver<'_>,
 ) -> Option<RealSet> {
     let found = Monotone::find(formula)?;
     let steps = steps.checked_sub(1)?;
     let outer = replaced(formula, &found.whole);
     if outer.symbols() == [VALUE] {
-        let values = compared_with_zero(judge, &outer, relation, VALUE, steps)?;
-        return found.preimage(judge, &values, variable, steps);
+        let values = solve(&outer, relation, VALUE, steps)?;
+        return found.preimage(judge, &values, variable, steps, solve);
     }
     // √u < v
     let Inverted::Root(degree) = found.kind else {
@@ -201,13 +199,11 @@ pub(crate) fn solved(
     let (slope, constant) = linear(judge, &outer, VALUE)?;
     let relation = match judge.sign(&slope)? {
         Ordering::Equal => return None,
-        Ordering::Less => mirrored(relation),
+        Ordering::Less => relation.mirrored(),
         Ordering::Greater => relation,
     };
     let (inner, bound) = (found.inner, root_of(slope, constant));
-    let at = |formula: &Expr, relation: Relation| {
-        compared_with_zero(judge, formula, relation, variable, steps)
-    };
+    let at = |formula: &Expr, relation: Relation| solve(formula, relation, variable, steps);
     let power = inner
         .clone()
         .minus(bound.clone().raised_to(Expr::integer(i64::from(degree))));

@@ -1,114 +1,13 @@
 //! Text of an answer, LaTeX or plain → tokens. Spacing, sizing and font commands vanish here; what
 //! two spellings have in common becomes one token.
 
+use crate::token::{Bracket, Kind, Numeral, Relation, Token};
 use crate::{notes, rows};
-use reward_sdk::rational::Rational;
 
 /// Longer answers, in bytes, are not read: they would keep the plugin busy, and no final answer is
 /// so long.
 pub(crate) const BYTES_MAX: usize = 4_096;
 const TOKENS_MAX: usize = 2_048;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bracket {
-    Round,
-    Square,
-    /// `{…}`: grouping without a meaning of its own.
-    Group,
-    /// `\{…\}`
-    Curly,
-    Angle,
-    Floor,
-    Ceiling,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relation {
-    Equal,
-    Approximately,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-    Member,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Kind<'a> {
-    Number(Numeral),
-    /// A run of letters.
-    Word(&'a str),
-    /// `\text{…}` and its relatives, trimmed.
-    Text(&'a str),
-    /// A letter in a font, `\mathbf{v}`, `\mathrm{e}`.
-    Roman(&'a str),
-    /// Any other command: functions, Greek letters, what is not understood.
-    Command(&'a str),
-    Plus,
-    Minus,
-    PlusMinus,
-    MinusPlus,
-    Times,
-    Slash,
-    Caret,
-    Underscore,
-    Bang,
-    Percent,
-    Degree,
-    Prime,
-    Dots,
-    /// `²`, `⁻¹`
-    Superscript(i64),
-    Open(Bracket),
-    Close(Bracket),
-    Bar,
-    Comma,
-    Semicolon,
-    Colon,
-    Ampersand,
-    Newline,
-    And,
-    Or,
-    Relation(Relation),
-    Union,
-    Intersection,
-    Without,
-    Fraction,
-    /// `\pmod` when true; `\bmod` or `mod` when false.
-    Modulo(bool),
-    Currency,
-    Begin(&'a str),
-    End(&'a str),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Token<'a> {
-    pub kind: Kind<'a>,
-    /// Place of the token in the text, in bytes.
-    pub at: usize,
-    /// Whether white space stands before the token.
-    pub spaced: bool,
-}
-
-/// Digits as written, without separators.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Numeral {
-    pub digits: String,
-    /// Digits after the point; `None` without one.
-    pub decimals: Option<usize>,
-    pub exponent: i64,
-}
-
-impl Numeral {
-    pub(crate) fn is_integer(&self) -> bool {
-        self.decimals.is_none() && self.exponent == 0
-    }
-
-    pub(crate) fn value(&self) -> Option<Rational> {
-        Rational::decimal(&self.digits, self.decimals.unwrap_or(0), self.exponent)
-    }
-}
 
 /// How commas between digits are read at the outermost level: `1,234` as one number, or as two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use crate::applications::Applications;
 use crate::compare::Compare;
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::Expr;
+use crate::fonts::{FONTS, unfonted};
 use crate::lexer::{BYTES_MAX, Commas};
 use crate::lines::Line;
 use crate::statements::Statement;
@@ -267,7 +268,7 @@ fn bare(text: String) -> String {
     let han = text.contains(|c: char| matches!(c, '\u{4e00}'..='\u{9fff}'));
     if han {
         let unfonted = if text.starts_with("\\text") {
-            text::unfonted(&text)
+            unfonted(&text)
         } else {
             text
         };
@@ -286,7 +287,7 @@ fn bare(text: String) -> String {
 /// The answer in a text: a formula, or else a few plain words.
 fn read(text: &str, commas: Commas, applications: &Applications) -> Option<Expr> {
     parse::read(text, commas, applications).or_else(|| {
-        let text = text::unfonted(text);
+        let text = unfonted(text);
         let words = text.len() <= WORDS_BYTES_MAX
             && text
                 .chars()
@@ -425,9 +426,7 @@ fn is_choices(word: &str) -> bool {
 
 /// The letter of a choice in a font, and what it stands for: `\textbf{(D)}\ 24`.
 fn lettered(text: &str) -> Option<(char, &str)> {
-    let inside = text::FONTS
-        .iter()
-        .find_map(|font| text.strip_prefix(font))?;
+    let inside = FONTS.iter().find_map(|font| text.strip_prefix(font))?;
     let (letter, value) = inside.trim_start().strip_prefix('(')?.split_once(')')?;
     let value = value
         .trim_start()

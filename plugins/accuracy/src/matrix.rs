@@ -2,7 +2,7 @@
 //! entries.
 
 use crate::expression::{Expr, Function};
-use crate::lexer::Bracket;
+use crate::token::Bracket;
 
 type MatrixRows = Vec<Vec<Expr>>;
 

@@ -1,7 +1,7 @@
 //! Lists of numbers with a name each: `鸡8只,兔3只`, `8 chickens and 3 rabbits`. Their order does not
 //! matter, their names do.
 
-use crate::text::unfonted;
+use crate::fonts::unfonted;
 use reward_sdk::units;
 use std::collections::BTreeMap;
 

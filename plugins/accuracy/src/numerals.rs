@@ -1,8 +1,8 @@
 //! Numbers and what belongs to them: mixed numbers, repeating decimals, bases.
 
 use crate::expression::Expr;
-use crate::lexer::{Bracket, Kind, Numeral};
-use crate::parse::Parser;
+use crate::parser::Parser;
+use crate::token::{Bracket, Kind, Numeral};
 use reward_sdk::rational::Rational;
 
 /// Bases of numerals.

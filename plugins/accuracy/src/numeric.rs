@@ -3,8 +3,7 @@
 
 use crate::ball::Ball;
 use crate::elementary::{arc_tangent, exponential, logarithm, pi, sine_cosine};
-use crate::exponents::radians;
-use crate::expression::{Expr, Function};
+use crate::expression::{Expr, Function, radians};
 use crate::points::{Domain, Point, Signs};
 use reward_sdk::rational::Rational;
 use std::cell::Cell;

@@ -2,15 +2,18 @@
 //! two signs as (−1)^k, intervals that are moved by a period.
 
 use crate::compare::Compare;
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::{Expr, Joined};
-use crate::family::{PERIODS_MAX, linear};
-use crate::lexer::{Bracket, Relation};
+use crate::linear::linear;
 use crate::numeric::constant_rational;
+use crate::token::{Bracket, Relation};
 use reward_sdk::rational::Rational;
 
 /// The most members of one family within the longest period.
 const MEMBERS_MAX: usize = 12;
+
+/// The most periods that two members may be apart.
+pub(crate) const PERIODS_MAX: i64 = 1_000_000;
 
 /// Points or intervals, one each period.
 #[derive(Clone)]

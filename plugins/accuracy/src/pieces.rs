@@ -2,12 +2,12 @@
 //! squares, and those that jump, ⌊x⌋. That they agree at large random points says nothing of what
 //! lies between, so they are looked at there too.
 
-use crate::equal::{Comparison, Verdict};
+use crate::breaks::{bends, jumps};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
 use crate::numeric::constant_rational;
 use crate::points::{Domain, Point, Signs, Stop};
 use crate::polynomial::Fraction;
-use crate::steps::jumps;
 use reward_sdk::rational::Rational;
 
 /// The most numbers of the formulas between which points are taken.
@@ -18,36 +18,6 @@ const POINTS_MIN: u64 = 6;
 const LINES_MAX: usize = 4;
 /// The letter that runs along a line.
 const ALONG: &str = " along";
-
-/// Whether a formula is made of pieces that meet.
-pub(crate) fn bends(expr: &Expr) -> bool {
-    expr.any(&|e| match e {
-        Expr::Call(Function::Absolute | Function::Max | Function::Min, arguments) => {
-            open(arguments)
-        }
-        // `\arcsin(\sin x)` is x only near zero.
-        Expr::Call(Function::Arcsin | Function::Arccos | Function::Arctan, arguments) => {
-            let turns = |e: &Expr| {
-                matches!(e,
-                Expr::Call(Function::Sin | Function::Cos | Function::Tan | Function::Cot,
-                inner) if open(inner))
-            };
-            arguments.iter().any(|argument| argument.any(&turns))
-        }
-        Expr::Root(inner, degree) => {
-            degree % 2 == 0
-                && inner.any(&|e| matches!(e, Expr::Power(..) | Expr::Product(_) | Expr::Sum(_)))
-                && open(std::slice::from_ref(&**inner))
-        }
-        _ => false,
-    })
-}
-
-fn open(arguments: &[Expr]) -> bool {
-    arguments
-        .iter()
-        .any(|argument| !argument.symbols().is_empty())
-}
 
 /// Whether two formulas are made alike of the same pieces.
 pub(crate) fn alike(judge: &Comparison, a: &Expr, b: &Expr) -> bool {

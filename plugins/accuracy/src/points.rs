@@ -7,8 +7,7 @@
 //!
 //! What this cannot do (nested roots, sine of 1/7 of a turn) is left to [`crate::numeric`].
 
-use crate::exponents::radians;
-use crate::expression::{Expr, Function};
+use crate::expression::{Expr, Function, radians};
 use crate::surd::{Surd, factors};
 use reward_sdk::rational::Rational;
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! Rational functions of one variable with rational coefficients, and their real zeros and poles in
 //! order.
 
-use crate::equal::Comparison;
+use crate::comparison::Comparison;
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use num_bigint::BigInt;

@@ -1,7 +1,7 @@
 //! Rules that dots stand for: `1 + 2 + \cdots + n`, `1 \cdot 3 \cdots 9`, `1, 2, \ldots, 10`. The
 //! first terms and the last give the rule, if there is one.
 
-use crate::equal::{Comparison, Verdict};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use reward_sdk::rational::Rational;

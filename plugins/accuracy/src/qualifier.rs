@@ -7,7 +7,7 @@
 //!
 //! [`units::changes_number`]: reward_sdk::units::changes_number
 
-use crate::text::FONTS;
+use crate::fonts::FONTS;
 use reward_sdk::rational::Rational;
 
 /// Words one after the other that change a number: `2 hundred thousand`.

@@ -1,10 +1,9 @@
 //! Sets of real numbers: intervals and points with constant ends, joined, cut and compared.
 
-use crate::equal::{Comparison, Verdict, infinite};
-use crate::expression::{Expr, Joined};
-use crate::lexer::{Bracket, Relation};
+use crate::comparison::{Comparison, Verdict};
+use crate::expression::{Expr, infinite};
 use crate::numeric::constant_rational;
-use crate::solve::{solutions, subject};
+use crate::token::Bracket;
 use reward_sdk::rational::Rational;
 use std::cmp::Ordering;
 
@@ -60,95 +59,6 @@ impl RealSet {
                 low: end.clone(),
                 high: end,
             }],
-        }
-    }
-
-    /// The set that an expression stands for; `None` for what is no set of reals with constant
-    /// ends.
-    pub(crate) fn of(judge: &Comparison, expr: &Expr) -> Option<RealSet> {
-        match expr {
-            Expr::Reals => Some(RealSet::all()),
-            Expr::Tuple(
-                open @ (Bracket::Round | Bracket::Square),
-                close @ (Bracket::Round | Bracket::Square),
-                items,
-            ) => {
-                let [low, high] = items.as_slice() else {
-                    return None;
-                };
-                let end = |value: &Expr, closed: bool, above: bool| -> Option<End> {
-                    match infinite(value) {
-                        Some(positive) => (positive == above).then_some(UNBOUNDED),
-                        None => (value.is_scalar() && value.symbols().is_empty()).then(|| End {
-                            value: Some(value.clone()),
-                            closed,
-                        }),
-                    }
-                };
-                let piece = Piece {
-                    low: end(low, *open == Bracket::Square, false)?,
-                    high: end(high, *close == Bracket::Square, true)?,
-                };
-                piece.holds_something(judge)?.then(|| RealSet {
-                    pieces: vec![piece],
-                })
-            }
-            Expr::Set(items) => {
-                let mut set = RealSet { pieces: Vec::new() };
-                for item in items {
-                    if !item.is_scalar()
-                        || !item.symbols().is_empty()
-                        || infinite(item).is_some()
-                        || item.has_plus_minus()
-                    {
-                        return None;
-                    }
-                    set.pieces.extend(RealSet::point(item.clone()).pieces);
-                }
-                set.ordered(judge)
-            }
-            Expr::Union(a, b) => RealSet::of(judge, a)?.union(RealSet::of(judge, b)?, judge),
-            Expr::Intersection(a, b) => {
-                RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge)
-            }
-            Expr::Without(a, b) => RealSet::of(judge, a)?.without(&RealSet::of(judge, b)?, judge),
-            Expr::Relations(sides, relations) => {
-                solutions(judge, sides, relations).map(|(_, set)| set)
-            }
-            Expr::List(joined, items) => {
-                let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
-                let inequality = items.iter().any(|item| {
-                    matches!(item, Expr::Relations(_, relations) if relations.iter()
-                        .any(is_order))
-                });
-                if !conditions || !inequality {
-                    return None;
-                }
-                let sets = items
-                    .iter()
-                    .map(|item| RealSet::of(judge, item))
-                    .collect::<Option<Vec<RealSet>>>()?;
-                let mut names = items.iter().map(subject);
-                let first = names.next()?;
-                names.all(|name| name == first).then_some(())?;
-                if *joined != Joined::Or {
-                    let mut all = RealSet::all();
-                    for set in &sets {
-                        all = all.intersection(set, judge)?;
-                    }
-                    // `x < 1, x > 2` can only mean either of them; with an `and` it is not known
-                    // what is meant.
-                    if !all.pieces.is_empty() {
-                        return Some(all);
-                    }
-                    if *joined == Joined::And {
-                        return None;
-                    }
-                }
-                sets.into_iter()
-                    .try_fold(RealSet::nothing(), |all, set| all.union(set, judge))
-            }
-            _ => None,
         }
     }
 
@@ -334,7 +244,7 @@ impl RealSet {
 }
 
 impl Piece {
-    fn holds_something(&self, judge: &Comparison) -> Option<bool> {
+    pub(crate) fn holds_something(&self, judge: &Comparison) -> Option<bool> {
         let (Some(low), Some(high)) = (&self.low.value, &self.high.value) else {
             return Some(true);
         };
@@ -370,8 +280,4 @@ fn after(judge: &Comparison, a: &End, b: &End) -> Option<bool> {
             Ordering::Less => false,
         }),
     }
-}
-
-fn is_order(relation: &Relation) -> bool {
-    !matches!(relation, Relation::Equal | Relation::Approximately)
 }

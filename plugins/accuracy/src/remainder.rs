@@ -1,6 +1,6 @@
 //! A quotient and its remainder: `2 \text{ R } 3`, `2 remainder 3`, `商2余3`.
 
-use crate::text::unfonted;
+use crate::fonts::unfonted;
 
 /// Longer texts are something else.
 const BYTES_MAX: usize = 80;

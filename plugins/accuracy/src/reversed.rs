@@ -1,6 +1,6 @@
 //! Intervals with reversed brackets, `]1, 3[`, as their tokens with round ones.
 
-use crate::lexer::{Bracket, Kind, Token};
+use crate::token::{Bracket, Kind, Token};
 
 /// Turns `]` where nothing has been opened that it could close, and `[` where nothing that it could
 /// open follows.

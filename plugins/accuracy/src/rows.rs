@@ -4,7 +4,7 @@
 //! `\begin{aligned} x &= 2 \\ y &= -1 \end{aligned}` is `x = 2, y = -1`; `x &= 3 \cdot 4 \\ &= 12`
 //! is `x = 3 \cdot 4 = 12`.
 
-use crate::lexer::{Kind, Token};
+use crate::token::{Kind, Token};
 
 /// How the rows of an environment are read.
 #[derive(Clone, Copy, PartialEq, Eq)]

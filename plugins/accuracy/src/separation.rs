@@ -1,7 +1,6 @@
 //! How close to zero a constant formula of a given size may come without being zero.
 
-use crate::exponents::radians;
-use crate::expression::{Expr, Function};
+use crate::expression::{Expr, Function, radians};
 use crate::numeric::{Numeric, constant_rational};
 use crate::points::{Domain, Point, Signs};
 

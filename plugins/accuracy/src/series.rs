@@ -3,13 +3,13 @@
 //! series, `\sum_{k=0}^{\infty} \frac{k}{2^k}`, and rational functions whose terms cancel
 //! ([`crate::telescope`]).
 
-use crate::equal::Comparison;
+use crate::comparison::Comparison;
 use crate::expression::{Expr, Function};
-use crate::lexer::{Bracket, Kind, Relation};
 use crate::numeric::constant_rational;
-use crate::parse::Parser;
+use crate::parser::Parser;
 use crate::progression::{self, Progression};
 use crate::telescope;
+use crate::token::{Bracket, Kind, Relation};
 use reward_sdk::rational::Rational;
 
 /// The most sums of one answer that are written out: the others are letters.

@@ -3,18 +3,113 @@
 //! between their roots ([`crate::polynomial`]); roots, powers and logarithms of the variable by
 //! what they are the inverse of ([`crate::inverse`]).
 
-use crate::equal::{Comparison, infinite};
-use crate::expression::{Expr, Function};
-use crate::family::linear;
+use crate::comparison::Comparison;
+use crate::expression::{Expr, Function, Joined, infinite};
 use crate::inverse;
-use crate::lexer::Relation;
+use crate::linear::linear;
 use crate::polynomial::{Fraction, Zero};
 use crate::real_set::{End, Piece, RealSet, UNBOUNDED};
+use crate::token::{Bracket, Relation};
 use std::cmp::Ordering;
 
 /// The most absolute values of one inequality, each of which doubles the cases, and the most roots
 /// and the like that are undone one after the other.
 const STEPS_MAX: u32 = 3;
+
+impl RealSet {
+    /// The set that an expression stands for; `None` for what is no set of reals with constant
+    /// ends.
+    pub(crate) fn of(judge: &Comparison, expr: &Expr) -> Option<RealSet> {
+        match expr {
+            Expr::Reals => Some(RealSet::all()),
+            Expr::Tuple(
+                open @ (Bracket::Round | Bracket::Square),
+                close @ (Bracket::Round | Bracket::Square),
+                items,
+            ) => {
+                let [low, high] = items.as_slice() else {
+                    return None;
+                };
+                let end = |value: &Expr, closed: bool, above: bool| -> Option<End> {
+                    match infinite(value) {
+                        Some(positive) => (positive == above).then_some(UNBOUNDED),
+                        None => (value.is_scalar() && value.symbols().is_empty()).then(|| End {
+                            value: Some(value.clone()),
+                            closed,
+                        }),
+                    }
+                };
+                let piece = Piece {
+                    low: end(low, *open == Bracket::Square, false)?,
+                    high: end(high, *close == Bracket::Square, true)?,
+                };
+                piece.holds_something(judge)?.then(|| RealSet {
+                    pieces: vec![piece],
+                })
+            }
+            Expr::Set(items) => {
+                let mut set = RealSet { pieces: Vec::new() };
+                for item in items {
+                    if !item.is_scalar()
+                        || !item.symbols().is_empty()
+                        || infinite(item).is_some()
+                        || item.has_plus_minus()
+                    {
+                        return None;
+                    }
+                    set.pieces.extend(RealSet::point(item.clone()).pieces);
+                }
+                set.ordered(judge)
+            }
+            Expr::Union(a, b) => RealSet::of(judge, a)?.union(RealSet::of(judge, b)?, judge),
+            Expr::Intersection(a, b) => {
+                RealSet::of(judge, a)?.intersection(&RealSet::of(judge, b)?, judge)
+            }
+            Expr::Without(a, b) => RealSet::of(judge, a)?.without(&RealSet::of(judge, b)?, judge),
+            Expr::Relations(sides, relations) => {
+                solutions(judge, sides, relations).map(|(_, set)| set)
+            }
+            Expr::List(joined, items) => {
+                let conditions = items.iter().all(|item| matches!(item, Expr::Relations(..)));
+                let inequality = items.iter().any(|item| {
+                    matches!(item, Expr::Relations(_, relations) if relations.iter()
+                        .any(is_order))
+                });
+                if !conditions || !inequality {
+                    return None;
+                }
+                let sets = items
+                    .iter()
+                    .map(|item| RealSet::of(judge, item))
+                    .collect::<Option<Vec<RealSet>>>()?;
+                let mut names = items.iter().map(subject);
+                let first = names.next()?;
+                names.all(|name| name == first).then_some(())?;
+                if *joined != Joined::Or {
+                    let mut all = RealSet::all();
+                    for set in &sets {
+                        all = all.intersection(set, judge)?;
+                    }
+                    // `x < 1, x > 2` can only mean either of them; with an `and` it is not known
+                    // what is meant.
+                    if !all.pieces.is_empty() {
+                        return Some(all);
+                    }
+                    if *joined == Joined::And {
+                        return None;
+                    }
+                }
+                sets.into_iter()
+                    .try_fold(RealSet::nothing(), |all, set| all.union(set, judge))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_order(relation: &Relation) -> bool {
+    !matches!(relation, Relation::Equal | Relation::Approximately)
+}
 
 /// What a condition is about: its only variable, or the formula that stands against constants.
 pub(crate) fn subject(expr: &Expr) -> Option<Expr> {
@@ -30,7 +125,7 @@ pub(crate) fn subject(expr: &Expr) -> Option<Expr> {
 }
 
 /// Returns the real solutions of a chain of relations about one thing, and that thing.
-pub(crate) fn solutions(
+fn solutions(
     judge: &Comparison,
     sides: &[Expr],
     relations: &[Relation],
@@ -60,7 +155,7 @@ fn solution(
         return half_line(relation, right.clone());
     }
     if right == variable && constant(left) {
-        return half_line(mirrored(relation), left.clone());
+        return half_line(relation.mirrored(), left.clone());
     }
     let Expr::Symbol(name) = variable else {
         return None;
@@ -74,7 +169,7 @@ fn solution(
 }
 
 /// Solves the comparison of a formula of one variable with zero.
-pub(crate) fn compared_with_zero(
+fn compared_with_zero(
     judge: &Comparison,
     formula: &Expr,
     relation: Relation,
@@ -107,7 +202,10 @@ pub(crate) fn compared_with_zero(
     {
         return between(judge, zeros, relation);
     }
-    if let Some(set) = inverse::solved(judge, formula, relation, variable, steps) {
+    let solve = |formula: &Expr, relation: Relation, variable: &str, steps: u32| {
+        compared_with_zero(judge, formula, relation, variable, steps)
+    };
+    if let Some(set) = inverse::solved(judge, formula, relation, variable, steps, &solve) {
         return Some(set);
     }
     let (slope, constant) = linear(judge, formula, variable)?;
@@ -122,7 +220,7 @@ pub(crate) fn compared_with_zero(
         }
         sign => half_line(
             if sign == Ordering::Less {
-                mirrored(relation)
+                relation.mirrored()
             } else {
                 relation
             },
@@ -238,15 +336,4 @@ fn half_line(relation: Relation, value: Expr) -> Option<RealSet> {
         Relation::NotEqual => RealSet::point(value).complement(),
         Relation::Approximately | Relation::Member => return None,
     })
-}
-
-/// The relation read from right to left.
-pub(crate) fn mirrored(relation: Relation) -> Relation {
-    match relation {
-        Relation::Less => Relation::Greater,
-        Relation::LessOrEqual => Relation::GreaterOrEqual,
-        Relation::Greater => Relation::Less,
-        Relation::GreaterOrEqual => Relation::LessOrEqual,
-        same => same,
-    }
 }

@@ -1,8 +1,8 @@
 //! Numbers in words: `twenty-five`, `one hundred and twenty`, `three quarters`, `two and a half`;
 //! [`chinese`] whole numbers.
 
+use crate::fonts::FONTS;
 use crate::qualifier;
-use crate::text::FONTS;
 use reward_sdk::number_words::{self, SCALES, SMALL, TENS};
 use reward_sdk::units;
 

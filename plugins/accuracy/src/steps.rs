@@ -2,12 +2,13 @@
 //! whole number. Those points are looked at, and both sides of them; what repeats itself is looked
 //! at for a whole period, which decides.
 
-use crate::equal::{Comparison, Verdict};
+use crate::breaks::{bends, jumps, rounded};
+use crate::comparison::{Comparison, Verdict};
 use crate::expression::{Expr, Function};
-use crate::normal::{Normal, Sum, number};
+use crate::normal::Normal;
 use crate::numeric::constant_rational;
-use crate::pieces::bends;
 use crate::points::{Domain, Point, Signs, Stop};
+use crate::terms::{Sum, number};
 use reward_sdk::rational::Rational;
 
 /// The most points at which two formulas are compared.
@@ -19,19 +20,6 @@ const DEGREE_MAX: u32 = 6;
 const SAMPLES: i64 = 40;
 /// Letters that stand for whole numbers by custom.
 const WHOLE: [&str; 9] = ["n", "m", "k", "j", "l", "p", "q", "N", "M"];
-
-/// Whether a formula jumps at some values of its variables.
-pub(crate) fn jumps(expr: &Expr) -> bool {
-    expr.any(&|e| rounded(e).is_some_and(|inside| !inside.symbols().is_empty()))
-}
-
-/// Returns what a floor or ceiling rounds; `None` for any other formula.
-fn rounded(expr: &Expr) -> Option<&Expr> {
-    match expr {
-        Expr::Call(Function::Floor | Function::Ceiling, arguments) => arguments.first(),
-        _ => None,
-    }
-}
 
 /// A letter, and whether it stands for whole numbers.
 struct StepLetter {

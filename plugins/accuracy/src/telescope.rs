@@ -1,7 +1,7 @@
 //! Sums of which all but a few terms cancel: `\sum_{k=1}^{n} \frac{1}{k(k+1)}`, finite and
 //! infinite.
 
-use crate::equal::Comparison;
+use crate::comparison::Comparison;
 use crate::expression::Expr;
 use crate::numeric::constant_rational;
 use crate::polynomial::Fraction;

@@ -1,21 +1,12 @@
 //! Answers in words.
 
 use crate::expression::Expr;
+use crate::fonts::{FONTS, unfonted};
 use crate::spelled;
 use reward_sdk::number;
 use reward_sdk::rational::Rational;
 use reward_sdk::units::{self, changes_number};
 use std::collections::BTreeSet;
-
-/// Commands whose argument is words.
-pub(crate) const FONTS: [&str; 6] = [
-    "\\text{",
-    "\\textbf{",
-    "\\mathrm{",
-    "\\textit{",
-    "\\mathbf{",
-    "\\mbox{",
-];
 
 /// Whether a word is in a list. Not inlined: lists of words are searched in many places, and each
 /// loop of its own is a loop in the component.
@@ -41,35 +32,6 @@ fn plain(text: &str) -> String {
         words.remove(0);
     }
     words.join(" ")
-}
-
-/// Takes off `\text{…}` and its relatives where they hold only words: `\text{June }20` → `June 20`.
-pub(crate) fn unfonted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((at, font)) = FONTS
-        .iter()
-        .filter_map(|font| Some((rest.find(font)?, font)))
-        .min()
-    {
-        let Some((before, inside)) = rest
-            .split_at_checked(at)
-            .map(|(before, after)| (before, after.get(font.len()..).unwrap_or_default()))
-        else {
-            break;
-        };
-        let Some((words, after)) = inside
-            .split_once('}')
-            .filter(|(words, _)| !words.contains(['{', '\\']))
-        else {
-            break;
-        };
-        out.push_str(before);
-        out.push_str(words);
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// A unit in brackets, as Chinese schools write it, without them: `3+5=8(个)`, `$3+5=8$(个)` →

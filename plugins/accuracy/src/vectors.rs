@@ -1,7 +1,7 @@
 //! Vectors by i, j, k: `2\mathbf{i} - \mathbf{j}` as `\langle 2, -1 \rangle`.
 
 use crate::expression::Expr;
-use crate::lexer::Bracket;
+use crate::token::Bracket;
 
 /// What [`crate::commands`] calls the unit vectors.
 pub(crate) const UNITS: [&str; 3] = ["unit i", "unit j", "unit k"];
