@@ -209,7 +209,6 @@ STANDING = {
     "daemon/model": [17],
     "daemon/r1d": [7, 2],
     "daemon/runner": [2],
-    "daemon/shape": [13],
 }
 
 

@@ -2,10 +2,10 @@
 //! then experts chosen by softmax, in the larger model within the best of their groups
 //! ("device-limited routing", 2.2.2).
 
-use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes};
-use crate::config::{Fields, unsupported};
+use crate::blueprint::{AttentionSizes, Blueprint, ExpertSizes};
 use crate::deepseek_v3::{experts, latent_attention, refuse_sparse_frequency};
-use crate::error::Result;
+use crate::error::{Result, unsupported};
+use crate::fields::Fields;
 use crate::router::{RouterRule, Scoring};
 
 /// The default in transformers.

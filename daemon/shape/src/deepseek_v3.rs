@@ -1,9 +1,9 @@
 //! DeepSeek-V3 and R1 (DeepSeek-AI 2024): multi-head latent attention, dense blocks first,
 //! mixture-of-experts blocks after.
 
-use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes};
-use crate::config::{Fields, contradiction, unsupported};
-use crate::error::Result;
+use crate::blueprint::{AttentionSizes, Blueprint, ExpertSizes};
+use crate::error::{Result, contradiction, unsupported};
+use crate::fields::Fields;
 use crate::mla::MlaSizes;
 use crate::rope::RopeSpec;
 use crate::router::{RouterRule, Scoring};

@@ -37,3 +37,21 @@ pub enum ShapeError {
 }
 
 pub(crate) type Result<T, E = ShapeError> = std::result::Result<T, E>;
+
+/// An error for a field that asks for something that this release does not compute.
+pub(crate) fn unsupported(
+    field: &str,
+    found: impl std::fmt::Display,
+    supported: impl Into<String>,
+) -> ShapeError {
+    ShapeError::Unsupported {
+        field: field.into(),
+        found: found.to_string(),
+        supported: supported.into(),
+    }
+}
+
+/// An error for fields of config.json that contradict each other or this model.
+pub fn contradiction(message: impl Into<String>) -> ShapeError {
+    ShapeError::Config(message.into())
+}

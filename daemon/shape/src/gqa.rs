@@ -1,7 +1,7 @@
 //! Sizes of grouped-query attention (Ainslie et al. 2023).
 
-use crate::config::{Fields, contradiction};
-use crate::error::Result;
+use crate::error::{Result, contradiction};
+use crate::fields::Fields;
 
 /// The sizes, checked.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,10 +8,12 @@
 //! this crate, so that both refuse the same models in the same words.
 
 pub mod architecture;
+mod blueprint;
 mod config;
 mod deepseek_v2;
 mod deepseek_v3;
 mod error;
+mod fields;
 pub mod fp8;
 mod gqa;
 mod llama;
@@ -24,20 +26,22 @@ mod rope;
 mod router;
 mod safetensors;
 mod shards;
+mod summary;
 mod tensors;
 mod values;
 mod weights;
 mod weights_error;
 
-pub use architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
-pub use config::{Config, Summary, contradiction};
-pub use error::ShapeError;
+pub use blueprint::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
+pub use config::Config;
+pub use error::{ShapeError, contradiction};
 pub use gqa::GqaSizes;
 pub use mla::MlaSizes;
 pub use rope::RopeSpec;
 pub use router::{RouterRule, Scoring};
 pub use safetensors::{SafetensorsFile, StoredTensor};
 pub use shards::{INDEX_FILE, SINGLE_FILE, weight_files};
+pub use summary::Summary;
 pub use tensors::{EMBEDDING, HEAD, SCORE, TensorShape};
 pub use weights::{Head, WeightFiles};
 pub use weights_error::WeightsError;

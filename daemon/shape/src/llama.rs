@@ -1,9 +1,9 @@
 //! Llama 2 and 3 (Touvron et al. 2023, Grattafiori et al. 2024), and what was distilled into them:
 //! grouped-query attention, from Llama 3.1 on with rotation slowed for long contexts.
 
-use crate::architecture::{AttentionSizes, Blueprint};
-use crate::config::{Fields, unsupported};
-use crate::error::Result;
+use crate::blueprint::{AttentionSizes, Blueprint};
+use crate::error::{Result, unsupported};
+use crate::fields::Fields;
 use crate::gqa::{Absent, GqaSizes};
 
 /// The default in transformers.

@@ -1,9 +1,9 @@
 //! Mistral (Jiang et al. 2023): Llama's blocks; the sliding window of its first release is not
 //! computed.
 
-use crate::architecture::{AttentionSizes, Blueprint};
-use crate::config::{Fields, unsupported};
-use crate::error::Result;
+use crate::blueprint::{AttentionSizes, Blueprint};
+use crate::error::{Result, unsupported};
+use crate::fields::Fields;
 use crate::gqa::{Absent, GqaSizes};
 
 /// Defaults in transformers.

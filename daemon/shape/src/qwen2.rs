@@ -1,9 +1,9 @@
 //! Qwen2 and Qwen2.5 (Yang et al. 2024), and what was distilled into them: grouped-query attention
 //! with biases on queries, keys and values.
 
-use crate::architecture::{AttentionSizes, Blueprint};
-use crate::config::{Fields, contradiction, unsupported};
-use crate::error::Result;
+use crate::blueprint::{AttentionSizes, Blueprint};
+use crate::error::{Result, contradiction, unsupported};
+use crate::fields::Fields;
 use crate::gqa::{Absent, GqaSizes};
 use serde_json::Value;
 

@@ -1,9 +1,9 @@
 //! Qwen3 (Qwen Team 2025): grouped-query attention whose queries and keys are normed head by head
 //! before they rotate.
 
-use crate::architecture::{AttentionSizes, Blueprint};
-use crate::config::Fields;
+use crate::blueprint::{AttentionSizes, Blueprint};
 use crate::error::Result;
+use crate::fields::Fields;
 use crate::gqa::{Absent, GqaSizes};
 use crate::qwen2;
 

@@ -1,9 +1,9 @@
 //! Qwen3-MoE (Qwen Team 2025): Qwen3's attention, and in all or some layers a mixture of experts
 //! chosen by softmax, without shared experts.
 
-use crate::architecture::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
-use crate::config::{Fields, contradiction, unsupported};
-use crate::error::Result;
+use crate::blueprint::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
+use crate::error::{Result, contradiction, unsupported};
+use crate::fields::Fields;
 use crate::gqa::Absent;
 use crate::qwen3;
 use crate::router::{RouterRule, Scoring};

@@ -1,8 +1,8 @@
 //! Reads rotary position embedding (Su et al. 2021) from config.json, with its extensions to longer
 //! contexts: linear, Llama 3's, YaRN (Peng et al. 2023).
 
-use crate::config::{Fields, contradiction, unsupported};
-use crate::error::Result;
+use crate::error::{Result, contradiction, unsupported};
+use crate::fields::Fields;
 use serde_json::{Map, Value, json};
 use std::f64::consts::PI;
 
@@ -113,14 +113,7 @@ impl RopeSpec {
         {
             return Err(unsupported("partial_rotary_factor", "not 1", "only 1 is"));
         }
-        let rope_type = match (object.text("rope_type")?, object.text("type")?) {
-            (Some(a), Some(b)) if a != b => {
-                return Err(contradiction(format!(
-                    "rope `type` \"{b}\" and `rope_type` \"{a}\" disagree"
-                )));
-            }
-            (a, b) => a.or(b).unwrap_or("default"),
-        };
+        let rope_type = rope_type(object)?;
         let original = || -> Result<f64> {
             let inner = object.positive_or(ORIGINAL_MAX, max_position_embeddings as f64)?;
             Ok(outer_original.map_or(inner, |outer| outer as f64))
@@ -133,16 +126,6 @@ impl RopeSpec {
             }
             object.positive_or(key, 1.0)
         };
-        let sharpened = object
-            .optional_number("mscale_all_dim")?
-            .is_some_and(|mscale| mscale != 0.0);
-        if sharpened && !matches!(rope_type, "default" | "yarn") {
-            return Err(unsupported(
-                "mscale_all_dim",
-                format!("there with rope type \"{rope_type}\""),
-                "it is with \"yarn\"",
-            ));
-        }
         let scaling = match rope_type {
             "default" => None,
             "linear" => Some(Scaling::Linear {
@@ -350,6 +333,29 @@ impl Yarn {
         let (low, high) = (low.max(0.0), high.min((dims - 1) as f64));
         (low, if low == high { high + 0.001 } else { high })
     }
+}
+
+/// The type of scaling, which has two names for its field.
+fn rope_type<'a>(object: &Fields<'a>) -> Result<&'a str> {
+    let rope_type = match (object.text("rope_type")?, object.text("type")?) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(contradiction(format!(
+                "rope `type` \"{b}\" and `rope_type` \"{a}\" disagree"
+            )));
+        }
+        (a, b) => a.or(b).unwrap_or("default"),
+    };
+    let sharpened = object
+        .optional_number("mscale_all_dim")?
+        .is_some_and(|mscale| mscale != 0.0);
+    if sharpened && !matches!(rope_type, "default" | "yarn") {
+        return Err(unsupported(
+            "mscale_all_dim",
+            format!("there with rope type \"{rope_type}\""),
+            "it is with \"yarn\"",
+        ));
+    }
+    Ok(rope_type)
 }
 
 #[cfg(test)]

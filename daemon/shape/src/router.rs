@@ -1,7 +1,6 @@
 //! How routed experts are chosen.
 
-use crate::config::contradiction;
-use crate::error::Result;
+use crate::error::{Result, contradiction};
 
 /// How a router chooses and weighs.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -58,64 +58,9 @@ impl SafetensorsFile {
         };
         let mut file = user_file::open(path).map_err(unread)?;
         let bytes = file.metadata().map_err(unread)?.len();
-        let mut length = [0; LENGTH_BYTES as usize];
-        if bytes < LENGTH_BYTES {
-            return wrong(
-                path,
-                "is not a safetensors file, or was cut off while it was written or fetched: fetch \
-                 it again",
-            );
-        }
-        file.read_exact(&mut length).map_err(unread)?;
-        let length = u64::from_le_bytes(length);
-        if length > HEADER_MAX_BYTES || length > bytes - LENGTH_BYTES {
-            return wrong(
-                path,
-                "is not a safetensors file, or is cut off in its header: fetch it again",
-            );
-        }
-        let mut text = vec![0; length as usize];
-        file.read_exact(&mut text).map_err(unread)?;
-        let Header(mut entries) = match serde_json::from_slice(&text) {
-            Ok(header) => header,
-            Err(error) => {
-                return wrong(
-                    path,
-                    format!(
-                        "has a header that safetensors does not write ({error}): fetch it again"
-                    ),
-                );
-            }
-        };
+        let (mut entries, length) = header(path, &mut file, bytes)?;
         entries.sort_by_key(|(_, entry)| entry.data_offsets);
-        let (mut end, mut tensors) = (0, BTreeMap::new());
-        for (name, entry) in entries {
-            let (start, stop) = entry.data_offsets;
-            if start != end
-                || stop < start
-                || entry.bytes().is_some_and(|bytes| stop - start != bytes)
-            {
-                let problem = format!(
-                    "has a header whose tensor {name:?} does not lie behind the one before it: \
-                     fetch it again"
-                );
-                return wrong(path, problem);
-            }
-            end = stop;
-            let data = LENGTH_BYTES + length;
-            let bytes = data.saturating_add(start)..data.saturating_add(stop);
-            let tensor = StoredTensor {
-                dtype: entry.dtype,
-                shape: entry.shape,
-                bytes,
-            };
-            if tensors.insert(name.clone(), tensor).is_some() {
-                return wrong(
-                    path,
-                    format!("has a header that names the tensor {name:?} twice: fetch it again"),
-                );
-            }
-        }
+        let (tensors, end) = in_their_places(path, entries, LENGTH_BYTES + length)?;
         let expected = end.saturating_add(LENGTH_BYTES + length);
         if bytes == expected {
             Ok(SafetensorsFile {
@@ -133,6 +78,77 @@ impl SafetensorsFile {
             )
         }
     }
+}
+
+/// Reads the header of a file of `bytes` bytes: its entries, and its length.
+fn header(path: &Path, file: &mut File, bytes: u64) -> Result<(Vec<(String, Entry)>, u64)> {
+    let unread = |source| WeightsError::Io {
+        path: path.into(),
+        source,
+    };
+    let mut length = [0; LENGTH_BYTES as usize];
+    if bytes < LENGTH_BYTES {
+        return wrong(
+            path,
+            "is not a safetensors file, or was cut off while it was written or fetched: fetch \
+             it again",
+        );
+    }
+    file.read_exact(&mut length).map_err(unread)?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_MAX_BYTES || length > bytes - LENGTH_BYTES {
+        return wrong(
+            path,
+            "is not a safetensors file, or is cut off in its header: fetch it again",
+        );
+    }
+    let mut text = vec![0; length as usize];
+    file.read_exact(&mut text).map_err(unread)?;
+    let Header(entries) = match serde_json::from_slice(&text) {
+        Ok(header) => header,
+        Err(error) => {
+            return wrong(
+                path,
+                format!("has a header that safetensors does not write ({error}): fetch it again"),
+            );
+        }
+    };
+    Ok((entries, length))
+}
+
+/// The tensors by name, and where the last of them ends. An error unless each lies right behind the
+/// one before it; the first begins at `data` in the file.
+fn in_their_places(
+    path: &Path,
+    entries: Vec<(String, Entry)>,
+    data: u64,
+) -> Result<(BTreeMap<String, StoredTensor>, u64)> {
+    let (mut end, mut tensors) = (0, BTreeMap::new());
+    for (name, entry) in entries {
+        let (start, stop) = entry.data_offsets;
+        if start != end || stop < start || entry.bytes().is_some_and(|bytes| stop - start != bytes)
+        {
+            let problem = format!(
+                "has a header whose tensor {name:?} does not lie behind the one before it: \
+                 fetch it again"
+            );
+            return wrong(path, problem);
+        }
+        end = stop;
+        let bytes = data.saturating_add(start)..data.saturating_add(stop);
+        let tensor = StoredTensor {
+            dtype: entry.dtype,
+            shape: entry.shape,
+            bytes,
+        };
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return wrong(
+                path,
+                format!("has a header that names the tensor {name:?} twice: fetch it again"),
+            );
+        }
+    }
+    Ok((tensors, end))
 }
 
 /// An entry of the header.

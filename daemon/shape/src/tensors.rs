@@ -1,7 +1,8 @@
 //! The tensors of a model as they lie on disk, under Hugging Face's names.
 
-use crate::architecture::{AttentionSizes, ExpertSizes, FeedForwardSizes};
+use crate::blueprint::{AttentionSizes, ExpertSizes, FeedForwardSizes};
 use crate::config::Config;
+use crate::fp8::scale_name;
 use crate::gqa::GqaSizes;
 use crate::mla::MlaSizes;
 
@@ -34,23 +35,58 @@ impl TensorShape {
     }
 }
 
-/// Lists all tensors in the order of the model.
-pub(crate) fn tensors(config: &Config) -> Vec<TensorShape> {
-    let mut list = List::default();
-    list.add(EMBEDDING, &[config.vocab_size, config.hidden_size]);
-    for (layer, feed_forward) in (0..).zip(&config.blueprint.feed_forwards) {
-        list.block(config, layer, feed_forward);
+impl Config {
+    /// Lists every tensor of the model, as it lies on disk.
+    pub fn tensors(&self) -> Vec<TensorShape> {
+        let mut list = List::default();
+        list.add(EMBEDDING, &[self.vocab_size, self.hidden_size]);
+        for (layer, feed_forward) in (0..).zip(&self.blueprint.feed_forwards) {
+            list.block(self, layer, feed_forward);
+        }
+        list.add("model.norm.weight", &[self.hidden_size]);
+        match self.tie_word_embeddings {
+            _ if self.scores => list.add(SCORE, &[1, self.hidden_size]),
+            true => {}
+            false => list.add(HEAD, &[self.vocab_size, self.hidden_size]),
+        }
+        if self.runs_prediction_module {
+            list.prediction_module(self);
+        }
+        list.0
     }
-    list.add("model.norm.weight", &[config.hidden_size]);
-    match config.tie_word_embeddings {
-        _ if config.scores => list.add(SCORE, &[1, config.hidden_size]),
-        true => {}
-        false => list.add(HEAD, &[config.vocab_size, config.hidden_size]),
+
+    /// Whether the model has no use for this tensor on disk.
+    pub fn ignores(&self, tensor: &str) -> bool {
+        let no_head = self.tie_word_embeddings || self.scores;
+        let unused_head = no_head && (tensor == HEAD || tensor == scale_name(HEAD));
+        unused_head || tensor.ends_with(".rotary_emb.inv_freq") || self.leaves_out(tensor)
     }
-    if config.runs_prediction_module {
-        list.prediction_module(config);
+
+    /// Whether a tensor belongs to a multi-token prediction module, run or not.
+    pub fn of_prediction(&self, tensor: &str) -> bool {
+        self.within_prediction(tensor).is_some()
     }
-    list.0
+
+    /// Whether a tensor on disk belongs to a multi-token prediction module that is not run, or
+    /// repeats the embedding or the head for one that is.
+    pub fn leaves_out(&self, tensor: &str) -> bool {
+        let Some(name) = self.within_prediction(tensor) else {
+            return false;
+        };
+        let name = name.strip_suffix("_scale_inv").unwrap_or(name);
+        let shared = ["embed_tokens.weight", "shared_head.head.weight"].contains(&name);
+        !self.runs_prediction_module || shared
+    }
+
+    /// The part of a tensor's name behind its layer, if that layer is a multi-token prediction
+    /// module.
+    fn within_prediction<'a>(&self, tensor: &'a str) -> Option<&'a str> {
+        let (layer, name) = tensor.strip_prefix("model.layers.")?.split_once('.')?;
+        let behind = layer
+            .parse::<i64>()
+            .is_ok_and(|layer| layer >= self.num_hidden_layers);
+        (self.prediction_modules && behind).then_some(name)
+    }
 }
 
 #[derive(Default)]
