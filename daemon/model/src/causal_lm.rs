@@ -1,17 +1,17 @@
 //! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
+use crate::adapters::Lora;
 use crate::attention::PackedView;
 use crate::cache::{Cache, Cached, Places};
-use crate::checkpoint;
-use crate::checkpoint::shards::Shards;
+use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
 use crate::dense::DenseParts;
 use crate::error::{ModelError, Result};
 use crate::forward::{Pass, Routing, View};
 use crate::init::{Random, Shared, Unfilled};
-use crate::lora::Lora;
 use crate::matmul::Products;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
+use crate::packed_weights::PackedWeights;
 use crate::prediction::PredictionModule;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
@@ -148,7 +148,7 @@ impl CausalLm {
     }
 
     fn load_parts(dir: &Path, prediction: bool, device: Device, kind: Kind) -> Result<CausalLm> {
-        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        let (config, mut shards) = shards::open(dir)?;
         config.refuse_scores()?;
         let config = if prediction {
             config.with_prediction()?
@@ -248,6 +248,15 @@ impl CausalLm {
     /// Whether the model was loaded with its multi-token prediction module.
     pub fn predicts(&self) -> bool {
         self.prediction.is_some()
+    }
+
+    /// Packs the matrices for decoding on the CPU, where it pays after a few steps; it needs the
+    /// matrices' memory once more. Experts are not packed, because each gets few tokens. The result
+    /// is empty on a GPU.
+    pub fn pack(&self) -> Result<PackedWeights<'_>> {
+        let on_cpu = self.device() == Device::Cpu;
+        let weights = self.matrix_weights().filter(|_| on_cpu);
+        PackedWeights::of(weights.map(|weight| &weight.tensor))
     }
 
     pub(crate) fn prediction(&self) -> Option<&PredictionModule> {
@@ -645,18 +654,6 @@ impl CausalLm {
             router::update_correction_bias(bias, &load.f_select(0, layer)?, gamma)?;
         }
         Ok(())
-    }
-
-    /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which
-    /// must exist: model.safetensors, or shards of at most `shard_bytes` (a larger tensor gets one
-    /// of its own) with their index. transformers 4 and 5 can read it.
-    pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
-        self.save_as(dir, self.kind, shard_bytes)
-    }
-
-    /// Writes the model like [`Self::save`], with the trained weights in another dtype.
-    pub fn save_as(&self, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
-        crate::checkpoint::export::save(self, dir, kind, shard_bytes)
     }
 
     fn check_forced(&self, tokens: i64, options: &Forward) -> Result<()> {

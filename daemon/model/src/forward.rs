@@ -2,9 +2,9 @@
 
 use crate::attention::{CacheView, PackedView};
 use crate::cache::Cached;
+use crate::dispatch::Dispatch;
 use crate::error::Result;
 use crate::matmul::Products;
-use crate::moe::Dispatch;
 use crate::packed::AuxLoss;
 use crate::rope::Rotation;
 use crate::router::Choosing;

@@ -15,12 +15,14 @@
 //! In batch-invariant mode ([`Forward::invariant`]) a row's bits depend on its own sequence only,
 //! and the three ways give the same bits.
 
+mod adapters;
 mod attention;
 mod cache;
 mod causal_lm;
 pub mod checkpoint;
 mod decoder;
 mod dense;
+mod dispatch;
 mod error;
 mod forward;
 mod gqa;
@@ -32,6 +34,8 @@ mod matmul;
 mod mla;
 mod moe;
 mod packed;
+mod packed_weights;
+mod predict;
 mod prediction;
 mod rms_norm;
 mod rope;
@@ -41,13 +45,14 @@ mod swiglu;
 mod tile;
 mod weights;
 
+pub use adapters::LoraSpec;
 pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
 pub use dense::{DenseLayer, DenseParts, Norm};
 pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
-pub use lora::{ADAPTER_CONFIG_FILE, LoraSpec};
-pub use matmul::PackedWeights;
+pub use lora::ADAPTER_CONFIG_FILE;
 pub use packed::{AuxLoss, Forward, Output, Packed};
+pub use packed_weights::PackedWeights;
 pub use r1d_shape::{Config, Summary};
 pub use sequence_classifier::SequenceClassifier;

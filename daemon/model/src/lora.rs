@@ -1,18 +1,17 @@
 //! Low-rank adaptation (Hu et al. 2022): a frozen W x becomes W x + s · B A x, s = α / r, and only
 //! A and B are trained. Adapters are stored in peft's layout.
 
+use crate::adapters::{Adapter, Lora, LoraSpec};
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::shards::Shards;
 use crate::error::{ModelError, Result};
 use crate::init::Random;
-use crate::matmul::Products;
-use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight, own};
+use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight};
 use r1d_proto::user_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use tch::{Kind, Tensor};
 
 /// The file of an adapter's settings, whose existence makes a directory an adapter's.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
@@ -25,18 +24,6 @@ const PREFIX: &str = "base_model.model.";
 /// peft's word for every linear layer except the output head.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
 const HEAD_MODULE: &str = "lm_head";
-
-/// The settings of an adapter, under peft's names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraSpec {
-    /// Rank of B A.
-    pub r: i64,
-    /// The adapter's product is scaled by `lora_alpha / r`.
-    pub lora_alpha: f64,
-    /// The adapted linear layers by the last parts of their names (`q_proj`, `self_attn.o_proj`),
-    /// or `all-linear`.
-    pub target_modules: Vec<String>,
-}
 
 /// The fields of adapter_config.json that are read.
 #[derive(Deserialize)]
@@ -92,26 +79,6 @@ fn says_something(value: &Value) -> bool {
         Value::Object(fields) => !fields.is_empty(),
         _ => true,
     }
-}
-
-/// The adapter of one linear layer, as indices into the list of weights.
-#[derive(Clone)]
-struct Adapter {
-    /// A, `[r, K]`.
-    a: usize,
-    /// B, `[N, r]`, with its rows in the order of the adapted weight.
-    b: usize,
-    /// First row in the adapted weight, which may hold several layers.
-    start: i64,
-}
-
-/// The adapters of a model.
-pub(crate) struct Lora {
-    pub spec: LoraSpec,
-    scale: f64,
-    weights: Vec<Weight>,
-    /// Adapters by the memory address of the adapted weight.
-    adapters: HashMap<usize, Vec<Adapter>>,
 }
 
 /// A linear layer that can be adapted.
@@ -199,10 +166,6 @@ impl Lora {
         })
     }
 
-    pub(crate) fn weights(&self) -> &[Weight] {
-        &self.weights
-    }
-
     fn module_names(&self) -> impl Iterator<Item = &str> {
         let pieces = self.weights.iter().flat_map(|weight| &weight.pieces);
         pieces.filter_map(|piece| {
@@ -211,82 +174,6 @@ impl Lora {
                 .strip_prefix(PREFIX)?
                 .strip_suffix(".lora_A.weight")
         })
-    }
-
-    /// The same adapters of the same weights, in their own storage.
-    pub(crate) fn copy(&self) -> Result<Lora> {
-        let weights = self
-            .weights
-            .iter()
-            .map(Weight::copy)
-            .collect::<Result<_>>()?;
-        Ok(Lora {
-            spec: self.spec.clone(),
-            scale: self.scale,
-            weights,
-            adapters: self.adapters.clone(),
-        })
-    }
-
-    fn of(&self, weight: &Tensor) -> impl Iterator<Item = (&Tensor, &Tensor, i64)> {
-        let adapters = self
-            .adapters
-            .get(&weight.data_ptr().addr())
-            .into_iter()
-            .flatten();
-        adapters.map(|adapter| {
-            (
-                &self.weights[adapter.a].tensor,
-                &self.weights[adapter.b].tensor,
-                adapter.start,
-            )
-        })
-    }
-
-    /// Adds s · B A x to `y` = W x, `[T, N]`, in place.
-    pub(crate) fn add(
-        &self,
-        products: Products,
-        x: &Tensor,
-        weight: &Tensor,
-        y: &Tensor,
-    ) -> Result<()> {
-        for (a, b, start) in self.of(weight) {
-            let low = products.base_linear(x, a, None)?.f_mul_scalar(self.scale)?;
-            let delta = products.base_linear(&low, b, None)?;
-            let _ = y.f_narrow(1, start, b.size()[0])?.f_add_(&delta)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn adapts(&self, weight: &Tensor) -> bool {
-        self.adapters.contains_key(&weight.data_ptr().addr())
-    }
-
-    /// Computes W + s · B A in W's dtype, without gradients.
-    pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
-        Ok(self.merged_wide(weight)?.f_to_kind(weight.kind())?)
-    }
-
-    /// Computes W + s · B A in float32 at least, if W has adapters.
-    pub(crate) fn merged_wide(&self, weight: &Tensor) -> Result<Tensor> {
-        if !self.adapts(weight) {
-            return Ok(weight.shallow_clone());
-        }
-        let wide = if weight.kind() == Kind::Double {
-            Kind::Double
-        } else {
-            Kind::Float
-        };
-        let sum = own(weight, wide, weight.device())?;
-        for (a, b, start) in self.of(weight) {
-            let delta = b
-                .f_to_kind(wide)?
-                .f_matmul(&a.f_to_kind(wide)?)?
-                .f_mul_scalar(self.scale)?;
-            let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
-        }
-        Ok(sum)
     }
 }
 

@@ -1,13 +1,11 @@
 //! Multiplies by the model's weights in the way that a pass needs.
 
-use crate::causal_lm::CausalLm;
+use crate::adapters::Lora;
 use crate::error::Result;
-use crate::lora::Lora;
 use crate::packed::Forward;
+use crate::packed_weights::PackedWeights;
 use crate::tile;
 use r1d_torch::fp8;
-use r1d_torch::product::PackedMatrix;
-use std::collections::HashMap;
 use tch::{Device, Tensor};
 
 /// Computes x Wᵀ + b, and adds the products of the model's adapters.
@@ -61,7 +59,12 @@ impl<'a> Products<'a> {
             self.base_linear(x, weight, bias)?
         };
         if let Some(lora) = self.lora {
-            lora.add(self, x, weight, &y)?;
+            lora.add(
+                &|x, weight| self.base_linear(x, weight, None),
+                x,
+                weight,
+                &y,
+            )?;
         }
         Ok(y)
     }
@@ -85,7 +88,7 @@ impl<'a> Products<'a> {
         match self.way {
             Way::Tiled => return heard(tile::linear(x, weight, bias)?),
             Way::Packed(packed) => {
-                if let Some(matrix) = packed.matrices.get(&weight.data_ptr().addr()) {
+                if let Some(matrix) = packed.get(weight) {
                     return heard(matrix.linear(x, bias)?);
                 }
             }
@@ -120,32 +123,4 @@ pub(crate) fn plus(x: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         Some(bias) => x.f_add(bias)?,
         None => x,
     })
-}
-
-/// Copies of a model's matrices, rearranged for products with few rows. It borrows the model, so it
-/// must be made anew when the weights have changed.
-pub struct PackedWeights<'a> {
-    /// Packed matrices by the memory address of the weight.
-    matrices: HashMap<usize, PackedMatrix>,
-    model: std::marker::PhantomData<&'a CausalLm>,
-}
-
-impl CausalLm {
-    /// Packs the matrices for decoding on the CPU, where it pays after a few steps; it needs the
-    /// matrices' memory once more. Experts are not packed, because each gets few tokens. The result
-    /// is empty on a GPU.
-    pub fn pack(&self) -> Result<PackedWeights<'_>> {
-        let mut matrices = HashMap::new();
-        if self.device() == Device::Cpu {
-            for weight in self.matrix_weights().map(|weight| &weight.tensor) {
-                if let Some(matrix) = PackedMatrix::new(weight)? {
-                    let _ = matrices.insert(weight.data_ptr().addr(), matrix);
-                }
-            }
-        }
-        Ok(PackedWeights {
-            matrices,
-            model: std::marker::PhantomData,
-        })
-    }
 }

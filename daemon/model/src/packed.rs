@@ -1,5 +1,5 @@
 use crate::error::{ModelError, Result};
-use crate::matmul::PackedWeights;
+use crate::packed_weights::PackedWeights;
 use std::collections::HashMap;
 use std::ops::Range;
 use tch::Tensor;

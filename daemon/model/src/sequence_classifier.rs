@@ -30,7 +30,7 @@ pub struct SequenceClassifier {
 impl SequenceClassifier {
     /// Reads a directory that [`Self::save`] or transformers wrote, like [`CausalLm::load`].
     pub fn open(dir: &Path, device: Device, kind: Kind) -> Result<SequenceClassifier> {
-        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        let (config, mut shards) = checkpoint::shards::open(dir)?;
         if !config.scores {
             let message = format!(
                 "`architectures` is \"{}\", which gives no score: name the directory of a reward \
@@ -50,7 +50,7 @@ impl SequenceClassifier {
     /// Reads a directory like [`Self::open`]. If it has no scalar head, a fresh one is made,
     /// Normal(0, `initializer_range`²) by `seed`.
     pub fn start(dir: &Path, seed: u64, device: Device, kind: Kind) -> Result<SequenceClassifier> {
-        let (config, mut shards) = checkpoint::convert::open(dir)?;
+        let (config, mut shards) = checkpoint::shards::open(dir)?;
         let fresh = (!config.scores).then_some(seed);
         SequenceClassifier::read(config.with_score(), &mut shards, fresh, device, kind)
     }

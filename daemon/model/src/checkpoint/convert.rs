@@ -2,28 +2,13 @@
 //! whole model is never in memory.
 
 use super::export;
-use super::shards::Shards;
+use super::shards::{Contents, finite, open};
 use crate::causal_lm::weights_of;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
 use crate::weights::{Weight, own};
 use r1d_shape::{Config, Head};
 use std::path::Path;
-use tch::{Kind, Tensor};
-
-/// The contents of a directory besides its config.json.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contents {
-    /// Number of weight files.
-    pub shards: usize,
-    /// Size of the weight files together.
-    pub bytes: u64,
-    /// Number of tensors of each dtype, by its safetensors name (`F32`, `BF16`, `F8_E4M3`, …),
-    /// sorted.
-    pub dtypes: Vec<(String, usize)>,
-    /// Number of tensors of parts of the architecture that this release does not run, for example
-    /// multi-token prediction modules.
-    pub left_out: usize,
-}
+use tch::Kind;
 
 /// Checks config.json and the shards' headers: an error unless every tensor is there, in the right
 /// shape and a float dtype, and no other tensor. With `values` all weights are read too and must be
@@ -76,26 +61,4 @@ pub fn convert(
             })
         },
     )
-}
-
-/// Opens config.json and the weight files, and makes them agree on whether the head is the
-/// embedding.
-pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
-    let config = Config::read(dir)?;
-    let mut shards = Shards::open(dir, config.fp8_block)?;
-    let config = shards.agreed(config)?;
-    Ok((config, shards))
-}
-
-pub(super) fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
-    let wrong =
-        tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
-    if wrong > 0 {
-        return Err(ModelError::NotFinite {
-            dir: dir.to_owned(),
-            name: name.to_owned(),
-            count: wrong,
-        });
-    }
-    Ok(())
 }

@@ -21,28 +21,31 @@ struct Part<'a> {
 /// Reads a piece of a weight.
 pub(super) type Read<'a> = &'a dyn Fn(&Weight, &Piece) -> Result<Tensor>;
 
-pub(crate) fn save(model: &CausalLm, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
-    let read = |weight: &Weight, piece: &Piece| {
-        tch::no_grad(|| {
-            let tensor = match model.lora() {
-                Some(lora) => lora.merged(&weight.tensor)?,
-                None => weight.tensor.shallow_clone(),
-            };
-            let read = piece.read(&tensor)?.f_to_kind(weight.kind_within(kind))?;
-            if kind != model.kind() {
-                fits(&piece.name, &read)?;
-            }
-            Ok(read)
-        })
-    };
-    write_directory(
-        &model.config,
-        model.weights(),
-        kind,
-        dir,
-        shard_bytes,
-        &read,
-    )
+impl CausalLm {
+    /// Writes config.json and the weights, with the adapters merged into them, into `dir`, which
+    /// must exist: model.safetensors, or shards of at most `shard_bytes` (a larger tensor gets one
+    /// of its own) with their index. transformers 4 and 5 can read it.
+    pub fn save(&self, dir: &Path, shard_bytes: u64) -> Result<()> {
+        self.save_as(dir, self.kind(), shard_bytes)
+    }
+
+    /// Writes the model like [`Self::save`], with the trained weights in another dtype.
+    pub fn save_as(&self, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+        let read = |weight: &Weight, piece: &Piece| {
+            tch::no_grad(|| {
+                let tensor = match self.lora() {
+                    Some(lora) => lora.merged(&weight.tensor)?,
+                    None => weight.tensor.shallow_clone(),
+                };
+                let read = piece.read(&tensor)?.f_to_kind(weight.kind_within(kind))?;
+                if kind != self.kind() {
+                    fits(&piece.name, &read)?;
+                }
+                Ok(read)
+            })
+        };
+        write_directory(&self.config, self.weights(), kind, dir, shard_bytes, &read)
+    }
 }
 
 /// Checks that values fit float16, whose range is the only one smaller than a model's.

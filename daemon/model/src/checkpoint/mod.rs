@@ -9,11 +9,12 @@ pub(crate) mod fp8;
 pub(crate) mod shards;
 mod tensors;
 
-pub use convert::{Contents, convert, inspect};
+pub use convert::{convert, inspect};
 pub use directory::{
     Manifest, ManifestEntry, bytes_below, carry_adapter, carry_files, has_manifest,
     verify_manifest, write_directory_atomically,
 };
+pub use shards::Contents;
 pub use tensors::{load_tensors, restore_tensors, save_tensors};
 
 use crate::error::ModelError;

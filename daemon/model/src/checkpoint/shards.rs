@@ -1,7 +1,6 @@
 //! Reads weights of a Hugging Face directory as tensors: one model.safetensors, or shards under
 //! model.safetensors.index.json.
 
-use super::convert::{Contents, finite};
 use super::fp8::dequantise;
 use super::tensors::MappedFile;
 use crate::error::{ModelError, Result};
@@ -11,6 +10,21 @@ use r1d_shape::{Config, Head, StoredTensor, WeightFiles};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
+
+/// The contents of a directory besides its config.json.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Number of weight files.
+    pub shards: usize,
+    /// Size of the weight files together.
+    pub bytes: u64,
+    /// Number of tensors of each dtype, by its safetensors name (`F32`, `BF16`, `F8_E4M3`, …),
+    /// sorted.
+    pub dtypes: Vec<(String, usize)>,
+    /// Number of tensors of parts of the architecture that this release does not run, for example
+    /// multi-token prediction modules.
+    pub left_out: usize,
+}
 
 pub(crate) struct Shards {
     dir: PathBuf,
@@ -153,4 +167,26 @@ impl Source for Shards {
             finite(&dir, &piece.name, &disk.f_to_kind(memory.kind())?)
         })
     }
+}
+
+/// Opens config.json and the weight files, and makes them agree on whether the head is the
+/// embedding.
+pub(crate) fn open(dir: &Path) -> Result<(Config, Shards)> {
+    let config = Config::read(dir)?;
+    let mut shards = Shards::open(dir, config.fp8_block)?;
+    let config = shards.agreed(config)?;
+    Ok((config, shards))
+}
+
+pub(super) fn finite(dir: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+    let wrong =
+        tensor.numel() as i64 - i64::try_from(tensor.f_isfinite()?.f_count_nonzero(None::<i64>)?)?;
+    if wrong > 0 {
+        return Err(ModelError::NotFinite {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            count: wrong,
+        });
+    }
+    Ok(())
 }
