@@ -12,6 +12,8 @@
 //! one, there is no 0-RTT data and no session resumption (either would act on an old verification),
 //! and a connection is handed out only after the handshake is complete.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod endpoint;
 pub mod identity;
 pub mod limits;

@@ -27,6 +27,8 @@
 //! device tensors, and the host reads the drawn ids only every few steps, which is what a captured
 //! graph of the step needs.
 
+#![warn(clippy::too_many_lines)]
+
 mod captured;
 mod draw;
 mod error;

@@ -7,6 +7,8 @@
 //! ([`deepseek_v3`], [`qwen2`]), registered in [`architecture`]. Control plane and worker both use
 //! this crate, so that both refuse the same models in the same words.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod architecture;
 mod blueprint;
 mod config;

@@ -4,6 +4,8 @@
 //! Everything random here is a function of a seed, so a failing test prints the seed that replays
 //! it.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod clock;
 pub mod disk;
 mod tree;

@@ -6,6 +6,8 @@
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and passes its folder to
 //! dependents as `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod adamw;
 pub mod attention;
 pub mod device;

@@ -3,6 +3,8 @@
 //! `serve` is what `r1d` starts; `verify`, `generate`, `info` and `convert` are what `r1ctl model`
 //! runs, without a daemon.
 
+#![warn(clippy::too_many_lines)]
+
 mod actors;
 mod checkpoints;
 mod convert;

@@ -84,6 +84,22 @@
 //!
 //! The texts are the same but for white space; `lenient` also takes other case and a final full
 //! stop.
+//!
+//! ## The way of an answer
+//!
+//! No file imports one that imports it. The rules of one parser, one normal form and one comparison
+//! are methods in several files; they call each other as a grammar's do.
+//!
+//! | from | to | by |
+//! |---|---|---|
+//! | words | text | [`text`], [`spelled`], [`qualifier`], [`fonts`], [`sentence`], [`named`] |
+//! | text | tokens ([`token`]) | [`lexer`], [`commands`], [`rows`], [`notes`], [`reversed`] |
+//! | tokens | a tree ([`expression`]) | [`parser`] and its rules: [`parse`], [`formula`], [`brackets`], [`functions`], [`series`], [`times`], [`congruence`] |
+//! | a tree | a normal form ([`terms`]) | [`normal`] and its rules: [`powers`], [`laws`] |
+//! | a tree | values | [`points`], [`exponents`], [`numeric`], [`residues`], [`separation`] |
+//! | two formulas | equal or not ([`comparison`]) | [`equal`], with [`atoms`], [`pieces`], [`steps`] |
+//! | relations | sets of reals ([`real_set`]) | [`solve`], [`inverse`], [`polynomial`], [`linear`] |
+//! | two answers | a verdict | [`compare`] and its rules: [`family`], [`periodic`], [`residue_classes`], [`noted`]; all of it from [`math`] |
 
 mod antiderivatives;
 mod applications;
