@@ -11,116 +11,117 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of one data set's files, and of the rows read from them, which are kept in memory
-/// (`LIM-1`).
+/// Most bytes of one data set's files, and of the rows read from them (`LIM-1`).
 pub const FILES_MAX_BYTES: u64 = 32 << 30;
 
-/// All rows of a data set, in memory.
+/// All rows of a data set, in memory: for tools that read one and end. The daemon has them made
+/// into token sets.
 #[derive(Debug)]
 pub struct DataSet {
     name: String,
     rows: Vec<Row>,
-    /// The index of each file's first row.
-    files: Vec<(usize, PathBuf)>,
-    /// Each row's line in its file, or its row in a Parquet file, from 1.
-    lines: Vec<u64>,
     /// The columns that are not read, each with the reason.
     left_out: BTreeSet<String>,
 }
 
-impl DataSet {
-    /// Reads and checks every row. Errors name file, line and column. A column that no key of
-    /// `source` names may have a type that is not read.
-    pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
-        let problem = |problem: String| DataError::Source {
-            name: source.name.clone(),
-            problem,
-        };
-        let files = files(source)?;
-        let sizes = files.iter().map(|file| {
-            Ok(std::fs::metadata(file)
-                .map_err(|e| DataError::read(file, e))?
-                .len())
-        });
-        let bytes: u64 = sizes.sum::<Result<u64, DataError>>()?;
-        if bytes > FILES_MAX_BYTES {
-            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+/// Reads and checks every row of `files`, which are `source`'s, and calls `take` with the file's
+/// index, the row's line (from 1; for Parquet its number) and the row. Returns the columns that are
+/// not read, each with the reason. Errors name file, line and column. A column that no key of
+/// `source` names may have a type that is not read.
+pub fn read(
+    source: &DataSource,
+    files: &[PathBuf],
+    mut take: impl FnMut(usize, u64, Row) -> Result<(), DataError>,
+) -> Result<BTreeSet<String>, DataError> {
+    let problem = |problem: String| DataError::Source {
+        name: source.name.clone(),
+        problem,
+    };
+    let sizes = files.iter().map(|file| {
+        Ok(std::fs::metadata(file)
+            .map_err(|e| DataError::read(file, e))?
+            .len())
+    });
+    let bytes: u64 = sizes.sum::<Result<u64, DataError>>()?;
+    if bytes > FILES_MAX_BYTES {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        return Err(problem(format!(
+            "{:.1} GiB of files, the limit is {:.0}: split the data set",
+            gib(bytes),
+            gib(FILES_MAX_BYTES)
+        )));
+    }
+    let (mut any, mut left, mut left_out) = (false, FILES_MAX_BYTES, BTreeSet::new());
+    for (index, file) in files.iter().enumerate() {
+        let Some(format) = format_of(file) else {
             return Err(problem(format!(
-                "{:.1} GiB of files, the limit is {:.0}: split the data set",
-                gib(bytes),
-                gib(FILES_MAX_BYTES)
+                "{} is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson (or \
+                 one of these with .gz or .zst) or .parquet",
+                file.display()
             )));
-        }
-        let (mut rows, mut lines, mut left) = (Vec::new(), Vec::new(), FILES_MAX_BYTES);
-        let mut firsts = Vec::new();
-        let mut left_out = BTreeSet::new();
-        for file in &files {
-            firsts.push((rows.len(), file.clone()));
-            let Some(format) = format_of(file) else {
-                return Err(problem(format!(
-                    "{} is neither JSON nor Parquet: its name must end in .jsonl, .json, .ndjson \
-                     (or one of these with .gz or .zst) or .parquet",
-                    file.display()
-                )));
+        };
+        let opened = user_file::open(file).map_err(|e| DataError::read(file, e))?;
+        let row = |line: u64, value: Json| {
+            let at = |problem: String| DataError::Row {
+                path: file.into(),
+                line,
+                problem,
             };
-            let opened = user_file::open(file).map_err(|e| DataError::read(file, e))?;
-            let take = |line: u64, value: Json| {
-                let at = |problem: String| DataError::Row {
-                    path: file.into(),
-                    line,
-                    problem,
-                };
-                left = left.checked_sub(value.size()).ok_or_else(|| {
-                    at(format!(
-                        "more than {} GiB of rows come out of its files: split the data set",
-                        FILES_MAX_BYTES >> 30
-                    ))
-                })?;
-                rows.push(columns::row(value, source).map_err(at)?);
-                lines.push(line);
-                Ok(())
-            };
-            match format {
-                Format::Json(compression) => {
-                    crate::lines::read(file, opened, compression, FILES_MAX_BYTES, take)?
-                }
-                Format::Parquet => {
-                    left_out.extend(table::read(
-                        file,
-                        opened,
-                        |column| columns::is_used(column, source),
-                        take,
-                    )?);
-                }
+            left = left.checked_sub(value.size()).ok_or_else(|| {
+                at(format!(
+                    "more than {} GiB of rows come out of its files: split the data set",
+                    FILES_MAX_BYTES >> 30
+                ))
+            })?;
+            any = true;
+            take(index, line, columns::row(value, source).map_err(at)?)
+        };
+        match format {
+            Format::Json(compression) => {
+                crate::lines::read(file, opened, compression, FILES_MAX_BYTES, row)?
+            }
+            Format::Parquet => {
+                let is_used = |column: &str| columns::is_used(column, source);
+                left_out.extend(table::read(file, opened, is_used, row)?);
             }
         }
-        if rows.is_empty() {
-            return Err(problem(format!("{} has no row", source.path.display())));
-        }
+    }
+    if !any {
+        return Err(problem(format!("{} has no row", source.path.display())));
+    }
+    Ok(left_out)
+}
+
+/// Makes an error about the row at `index`, from 0, of the data set `name`, with its file and line
+/// if they are known.
+pub fn row_error(
+    name: &str,
+    index: u64,
+    place: Option<(&Path, u64)>,
+    problem: impl std::fmt::Display,
+) -> DataError {
+    let place = place.map_or(String::new(), |(file, line)| {
+        format!(" ({}:{line})", file.display())
+    });
+    DataError::Source {
+        name: name.into(),
+        problem: format!("row {}{place}: {problem}", index + 1),
+    }
+}
+
+impl DataSet {
+    /// Reads and checks every row, as [`read`] does.
+    pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
+        let mut rows = Vec::new();
+        let left_out = read(source, &files(source)?, |_, _, row| {
+            rows.push(row);
+            Ok(())
+        })?;
         Ok(DataSet {
             name: source.name.clone(),
             rows,
-            files: firsts,
-            lines,
             left_out,
         })
-    }
-
-    /// Makes an error about the row at `index`, from 0, with its file and line.
-    pub(crate) fn wrong(&self, index: usize, problem: impl std::fmt::Display) -> DataError {
-        let file = self
-            .files
-            .iter()
-            .rfind(|(first, _)| *first <= index)
-            .map(|(_, file)| file.display().to_string());
-        let place = match (file, self.lines.get(index)) {
-            (Some(file), Some(line)) => format!(" ({file}:{line})"),
-            _ => String::new(),
-        };
-        DataError::Source {
-            name: self.name.clone(),
-            problem: format!("row {}{place}: {problem}", index + 1),
-        }
     }
 
     /// The data set's name in the job file.
@@ -193,6 +194,12 @@ pub fn matches(pattern: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The format of a file by its name, as a key of its contents has it; `None` if it is not read.
+pub fn format_name(file: &Path) -> Option<String> {
+    format_of(file).map(|format| format!("{format:?}"))
+}
+
+#[derive(Debug)]
 enum Format {
     Json(Compression),
     Parquet,

@@ -2,13 +2,14 @@
 //! zero.
 
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Most lists and objects inside each other; a deeper value is refused (`LIM-1`).
 pub const DEPTH_MAX: usize = 128;
 
 /// A value of JSON, or of a Parquet cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Json {
     /// JSON's null, or an empty cell.
     Null,

@@ -1,4 +1,4 @@
-//! Data sets, the tokenizer, prompt templates: from rows on disk to token ids.
+//! Data sets, the tokenizer, prompt templates: from rows on disk to texts and token ids.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,12 +12,8 @@
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
 //! | [`template`], [`jinja`], `concat` | a row's prompt as the model reads it; templates as transformers renders them |
 //! | [`rendered`] | a prompt and its completion, as a template wrote them |
-//! | [`prompts`] | prompts of a data set, tokenised once (token in, token out) |
-//! | [`supervision`] | batches of `pretrain` and `sft` |
-//! | [`preferences`] | batches of `dpo` and `reward-model` |
-//! | [`shuffle`] | which rows a step takes |
 //!
-//! Everything here is a function of files and a seed: no clock, no randomness of its own.
+//! Everything here is a function of files: no clock, no randomness.
 
 pub mod columns;
 mod concat;
@@ -28,27 +24,20 @@ pub mod json;
 pub mod lines;
 pub mod message;
 pub mod naming;
-pub mod preferences;
-pub mod prompts;
 pub mod python;
 pub mod questions;
 pub mod rendered;
 pub mod row;
-pub mod shuffle;
-pub mod supervision;
 pub mod table;
 pub mod template;
 pub mod tokenizer;
 
-pub use dataset::{DataSet, files, is_pattern, matches};
+pub use dataset::{DataSet, files, is_pattern, matches, row_error};
 pub use error::DataError;
 pub use json::Json;
 pub use message::{Message, Spoken};
-pub use preferences::{Preferences, Preferred};
-pub use prompts::{Lengths, Prompt, Prompts};
 pub use questions::Questions;
+pub use rendered::Rendered;
 pub use row::Row;
-pub use shuffle::rows_of_step;
-pub use supervision::Supervision;
 pub use template::{Telling, Template};
 pub use tokenizer::{ReadBack, Tokenizer};

@@ -1,14 +1,15 @@
 //! Messages of a conversation, with every key that they have.
 
 use crate::json::Json;
+use serde::{Deserialize, Serialize};
 
 /// A message as the file has it: `role`, `content`, and other keys that a chat template may read
 /// (`tool_calls`, `reasoning_content`, `name`, …).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message(Vec<(String, Json)>);
 
 /// The value of a column that may be a text or a part of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spoken {
     /// A text.
     Text(String),

@@ -2,9 +2,10 @@
 
 use crate::json::Json;
 use crate::message::{Message, Spoken};
+use serde::{Deserialize, Serialize};
 
 /// One row, read through the data set's column mapping.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The prompt column's text; for a list of messages, the last message's.
     pub prompt: Option<String>,

@@ -6,7 +6,7 @@ use crate::rendered::Rendered;
 use r1d_job::Tokenize;
 use r1d_proto::{shown, user_file};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A tokenizer with the special ids that the files beside it define.
@@ -51,6 +51,39 @@ const ADDITIONAL_TOKENS: &str = "additional_special_tokens";
 const TOKENIZER_BYTES_MAX: u64 = 1 << 30;
 /// Most bytes of a file beside it (`LIM-1`).
 const CONFIG_BYTES_MAX: u64 = 64 << 20;
+
+/// Files beside `tokenizer.json`, and itself, that affect what a tokenizer does.
+const FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+    "generation_config.json",
+    "config.json",
+];
+
+/// The files that a tokenizer may have: a directory's, or those of one file and its neighbours.
+pub fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
+    let directory = if tokenizer.is_dir() {
+        tokenizer
+    } else {
+        tokenizer.parent().unwrap_or(Path::new("."))
+    };
+    let files = FILES.iter().map(|name| directory.join(name));
+    files
+        .chain((!tokenizer.is_dir()).then(|| tokenizer.to_path_buf()))
+        .collect()
+}
+
+/// The files of a tokenizer that exist: its own and those beside it that affect it.
+pub fn files(tokenizer: &Path) -> BTreeSet<PathBuf> {
+    looked_for(tokenizer)
+        .into_iter()
+        .filter(|file| file.is_file())
+        .collect()
+}
 
 impl Tokenizer {
     /// Opens a `tokenizer.json`, or a directory with one. Reads also the files beside it, if they

@@ -12,6 +12,7 @@ use crate::reward::{AskedModel, ModelRef, Reward, plugin_stem};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
 use crate::{size, validate};
 use r1d_proto::worker::{Dtype, Slots, slot_tokens};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -99,7 +100,7 @@ impl Weights {
 
 /// A data set. A column that is `Some` must be in every row; the columns that a job's stages need
 /// are `Some`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataSource {
     /// Name by which stages and evaluations read it.
     pub name: String,
@@ -142,7 +143,7 @@ pub struct DataSource {
 }
 
 /// How a row's prompt becomes the text that the model reads.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TemplateSource {
     /// The template of DeepSeek-R1's Table 1, verbatim.
     R1Zero,

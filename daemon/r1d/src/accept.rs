@@ -53,14 +53,15 @@ pub(crate) enum AcceptError {
 impl AcceptError {
     /// Whether the job is at fault, not the daemon.
     pub(crate) fn is_the_jobs(&self) -> bool {
-        matches!(
-            self,
-            AcceptError::Job(_)
-                | AcceptError::Reach(_)
-                | AcceptError::Inputs(_)
-                | AcceptError::LoadedJob(_)
-                | AcceptError::Ledger(LedgerError::Rejected(_))
-        )
+        !matches!(self, AcceptError::LoadedJob(LoadError::Sets(error)) if error.is_the_disks())
+            && matches!(
+                self,
+                AcceptError::Job(_)
+                    | AcceptError::Reach(_)
+                    | AcceptError::Inputs(_)
+                    | AcceptError::LoadedJob(_)
+                    | AcceptError::Ledger(LedgerError::Rejected(_))
+            )
     }
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn plan(
     let resolved = job.to_toml();
     date(&mut job, views.clock.unix());
     reach::check(&job, &Surroundings::own(&views.state_dir))?;
-    let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), reading)?;
+    let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), &views.ingest, reading)?;
     let facts = loaded_job.facts();
     let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
     for (index, job) in reuse::plan(views, &loaded_job) {
@@ -151,7 +152,13 @@ pub(crate) fn submit(
     date(&mut job, views.clock.unix());
     reach::check(&job, &Surroundings::own(&views.state_dir))?;
     let inputs = Found::of(&job)?;
-    let loaded_job = LoadedJob::read(job, rewards, &Recorded::pinned(pins), reading)?;
+    let loaded_job = LoadedJob::read(
+        job,
+        rewards,
+        &Recorded::pinned(pins),
+        &views.ingest,
+        reading,
+    )?;
     let plugins = reward_versions::keep(&loaded_job, rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {
@@ -159,7 +166,7 @@ pub(crate) fn submit(
             .at("hashing what the job reads", parts - 1, parts)
             .map_err(io::Error::other)
     };
-    let inputs = inputs.hashed(&wanted)?;
+    let inputs = inputs.hashed(&views.ingest.hashes, &wanted)?;
     // A file that has gone since is named when the job opens it.
     let keys = reuse::keys(&loaded_job.job, &plugins, views, Some(&inputs)).unwrap_or_default();
     let inputs = serde_json::to_vec(&inputs).map_err(io::Error::from)?;

@@ -54,10 +54,16 @@ pub(crate) enum Command {
     /// person)
     #[command(hide = true, name = COMPILE)]
     CompileReward,
+    /// Make a token set that is asked for over standard input (what the daemon starts, never a
+    /// person)
+    #[command(hide = true, name = INGEST)]
+    Ingest,
 }
 
 /// The name of [`Command::CompileReward`].
 pub(crate) const COMPILE: &str = "compile-reward";
+/// The name of [`Command::Ingest`].
+pub(crate) const INGEST: &str = "ingest";
 
 /// Places where a daemon keeps things, and what it starts. Flags win over the environment, which
 /// wins over the configuration file.

@@ -7,7 +7,9 @@ use crate::actors::run::RunContext;
 use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{LastProcess, Worker, WorkerCommand};
 use crate::admission::Admission;
-use crate::cli::COMPILE;
+use crate::cli::{COMPILE, INGEST};
+use crate::file_hashes::FileHashes;
+use crate::job_sets::Ingest;
 use crate::job_writer::JobWriters;
 use crate::live_status::LiveStatus;
 use crate::loaded_job::worker_threads;
@@ -19,7 +21,8 @@ use crate::setup::{self, SetupError};
 use crate::state_dir::{StateDir, StateError};
 use crate::status::JobViews;
 use crate::submissions::Submissions;
-use crate::{devices, notify, tasks};
+use crate::{devices, notify, reuse, tasks};
+use r1d_ingest::{Maker, TokenSets};
 use r1d_ledger::{Command, Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
@@ -69,7 +72,13 @@ pub(crate) enum DaemonError {
     Signals(std::io::Error),
     #[error("cannot find the running executable: {0}")]
     Executable(std::io::Error),
+    #[error("token sets: {0}")]
+    TokenSets(std::io::Error),
 }
+
+/// Bytes of token sets from which on those that no running job has open are removed, the one that
+/// was not used for longest first.
+const TOKEN_SETS_BYTES_MAX: u64 = 64 << 30;
 
 /// Exit status for a configuration with which the daemon cannot run (sysexits' EX_CONFIG): a
 /// restart fails too, until an operator has changed it.
@@ -193,6 +202,24 @@ async fn displaced(parts: &DaemonParts) -> DaemonError {
     }
 }
 
+/// The folder of token sets, which a child process fills.
+fn ingest(state: &StateDir) -> Result<Ingest, DaemonError> {
+    let maker = Maker::Child {
+        program: std::env::current_exe().map_err(DaemonError::Executable)?,
+        args: vec![INGEST.into()],
+    };
+    let sets = TokenSets::open(
+        &state.layout().token_sets(),
+        reuse::build(),
+        maker,
+        TOKEN_SETS_BYTES_MAX,
+    );
+    Ok(Ingest {
+        sets: sets.map_err(DaemonError::TokenSets)?,
+        hashes: FileHashes::default(),
+    })
+}
+
 fn build(
     settings: &Settings,
     state: Arc<StateDir>,
@@ -229,6 +256,7 @@ fn build(
         clock: clock.clone(),
         state_dir: state.layout().root().into(),
         open_jobs: OpenJobs::default(),
+        ingest: ingest(&state)?,
         outlines: Default::default(),
         reviews: Default::default(),
     };

@@ -16,6 +16,7 @@
 use crate::digest;
 use crate::loaded_job::LoadedJob;
 use r1d_data::{DataError, Json, Message, ReadBack, Row};
+use r1d_ingest::SetError;
 use r1d_job::{DataSource, Stage};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::user_file;
@@ -51,6 +52,8 @@ pub(crate) enum DataSetError {
         illegible: String,
         unscored: String,
     },
+    #[error(transparent)]
+    Rows(#[from] SetError),
     #[error("writing the data set of stage `{0}` was stopped")]
     Stopped(String),
     #[error("{} is not as stage `{stage}` left it ({problem}): put the file back, or submit the \
@@ -280,6 +283,7 @@ pub(crate) fn make(
         }
         Some(StepError::Data(error)) => return Err(error.into()),
         Some(StepError::Read(error)) => return Err(error.into()),
+        Some(StepError::Rows(error)) => return Err(error.into()),
         Some(StepError::Stopped) => return Err(DataSetError::Stopped(stage.name.clone())),
         None if made.rows == 0 => {
             let illegible = match made.illegible {
@@ -308,6 +312,7 @@ pub(crate) fn make(
 enum StepError {
     Stopped,
     Read(StoreError),
+    Rows(SetError),
     Data(DataError),
     Write(std::io::Error),
 }
@@ -352,9 +357,9 @@ fn write_step(
                 continue;
             }
         }
-        if let Some(judged) = loaded_job.row(Source::Stage(stage), rollout.row) {
-            let row = judged.data;
-            let line = line(row, source, &sampled.completion, *reward).to_string() + "\n";
+        let read = loaded_job.row(Source::Stage(stage), rollout.row);
+        if let Some(prompted) = read.map_err(StepError::Rows)? {
+            let line = line(&prompted.row, source, &sampled.completion, *reward).to_string() + "\n";
             file.write_all(line.as_bytes()).map_err(StepError::Write)?;
             made.rows += 1;
             prompts_with_rows.insert(rollout.key.prompt);

@@ -2,6 +2,8 @@
 //! another job.
 
 use crate::digest;
+use crate::file_hashes::{CHANGES, FileHashes, Stamp};
+use r1d_data::tokenizer;
 use r1d_job::reward::{Plugin, Reward};
 use r1d_job::{Job, ModelRef, Stage, StageKind, TemplateSource, Weights};
 use r1d_proto::user_file;
@@ -11,20 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// Files beside `tokenizer.json` that affect what a tokenizer does.
-const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "additional_chat_templates/tool_use.jinja",
-    "generation_config.json",
-    "config.json",
-];
 
 /// Files and directories as the job names them. Files inside a directory that is out of reach
 /// cannot be listed.
@@ -81,36 +70,15 @@ pub(crate) fn paths(job: &Job) -> BTreeSet<PathBuf> {
     }));
     for model in job.models() {
         paths.insert(model.config());
-        paths.extend(tokenizer_files(model.tokenizer()));
+        paths.extend(tokenizer::files(model.tokenizer()));
         if let Weights::Directory(dir) = model {
             paths.extend(weight_files(dir));
         }
     }
     for dir in asked(job) {
-        paths.extend(weight_files(dir).into_iter().chain(tokenizer_files(dir)));
+        paths.extend(weight_files(dir).into_iter().chain(tokenizer::files(dir)));
     }
     paths
-}
-
-/// The tokenizer's files that exist: its own and those beside it that affect it.
-pub(crate) fn tokenizer_files(tokenizer: &Path) -> BTreeSet<PathBuf> {
-    looked_for(tokenizer)
-        .into_iter()
-        .filter(|file| file.is_file())
-        .collect()
-}
-
-/// The files that a tokenizer may have.
-fn looked_for(tokenizer: &Path) -> BTreeSet<PathBuf> {
-    let directory = if tokenizer.is_dir() {
-        tokenizer
-    } else {
-        tokenizer.parent().unwrap_or(Path::new("."))
-    };
-    let files = TOKENIZER_FILES.iter().map(|name| directory.join(name));
-    files
-        .chain((!tokenizer.is_dir()).then(|| tokenizer.to_path_buf()))
-        .collect()
 }
 
 /// The files of a directory's weights, as the worker will find them. Empty if they are faulty: an
@@ -145,29 +113,6 @@ fn hash(path: &Path, whole: bool, wanted: &dyn Fn() -> io::Result<()>) -> io::Re
         digest::add(&mut hash, (&mut file).take(SAMPLE_BYTES), wanted)?;
     }
     Ok(digest::hex(hash))
-}
-
-/// Metadata that changes whenever a file is written or replaced, and sometimes otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    bytes: u64,
-    modified_ns: i128,
-    /// Time of the inode's last change, which a copy cannot set.
-    changed_ns: i128,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(path: &Path) -> io::Result<Stamp> {
-        let found = user_file::open(path)?.metadata()?;
-        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
-        Ok(Stamp {
-            bytes: found.len(),
-            modified_ns: ns(found.mtime(), found.mtime_nsec()),
-            changed_ns: ns(found.ctime(), found.ctime_nsec()),
-            inode: found.ino(),
-        })
-    }
 }
 
 /// A file as it was found.
@@ -219,7 +164,7 @@ impl Found {
             .map(|model| model.tokenizer())
             .chain(asked(job).map(PathBuf::as_path));
         let absent = tokenizers
-            .flat_map(looked_for)
+            .flat_map(tokenizer::looked_for)
             .filter(|file| !file.exists())
             .collect();
         let own = job.models().filter_map(|model| match model {
@@ -254,7 +199,11 @@ impl Found {
 
     /// Hashes the files. A file that changes meanwhile is an error that names it; `wanted` is
     /// called between parts, and its error ends the reading.
-    pub(crate) fn hashed(self, wanted: &dyn Fn() -> io::Result<()>) -> io::Result<Inputs> {
+    pub(crate) fn hashed(
+        self,
+        hashes: &FileHashes,
+        wanted: &dyn Fn() -> io::Result<()>,
+    ) -> io::Result<Inputs> {
         let Found {
             mut inputs,
             data,
@@ -262,12 +211,14 @@ impl Found {
         } = self;
         for (path, stamp) in stamps {
             let whole = data.contains(&path) || stamp.bytes <= WHOLE_MAX_BYTES;
-            let sha256 = hash(&path, whole, wanted).map_err(|error| at(&path, error))?;
+            let sha256 = if whole {
+                hashes.sha256(&path, wanted)
+            } else {
+                hash(&path, whole, wanted)
+            };
+            let sha256 = sha256.map_err(|error| at(&path, error))?;
             if Stamp::of(&path).map_err(|error| at(&path, error))? != stamp {
-                return Err(at(
-                    &path,
-                    "it changes while it is read: submit the job when it is whole",
-                ));
+                return Err(at(&path, CHANGES));
             }
             inputs.files.insert(
                 path,
@@ -363,6 +314,17 @@ fn matching(pattern: &Path) -> io::Result<BTreeSet<PathBuf>> {
 
 fn at(path: &Path, error: impl Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
+}
+
+/// Lets the hashes of the files that were read whole be known without reading them again. What is
+/// not to be had of the record is found out again.
+pub(crate) fn learn(record: &Path, hashes: &FileHashes) {
+    let read = user_file::read(record, RECORD_MAX_BYTES)
+        .and_then(|bytes| Ok(serde_json::from_slice::<Inputs>(&bytes)?));
+    let Ok(inputs) = read else { return };
+    for (path, seen) in inputs.files.iter().filter(|(_, seen)| seen.whole) {
+        hashes.learn(path, seen.stamp, &seen.sha256);
+    }
 }
 
 /// Whether nothing was written or added since the record was made, judged by stamps: no file is

@@ -14,6 +14,7 @@ use crate::outside;
 use crate::status::JobViews;
 use crate::tasks;
 use r1d_data::DataError;
+use r1d_ingest::{SetError, StepError};
 use r1d_ledger::{Command as LedgerCommand, Ledger, LedgerError};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
@@ -108,6 +109,8 @@ enum WriterError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Rows(#[from] StepError),
     #[error("{0}")]
     Away(String),
     #[error("stage {0} is not in the job")]
@@ -131,6 +134,8 @@ impl WriterError {
                     cause: error.to_string(),
                 }
             }
+            WriterError::Rows(error) => unread(error),
+            WriterError::DataSet(DataSetError::Rows(error)) => unread(error.into()),
             WriterError::Away(cause) => End::Away { cause },
             WriterError::Reviewed(_) => End::Reread,
             error => unkept(&error),
@@ -148,6 +153,15 @@ pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
         None => End::Failed {
             error: error.to_string(),
         },
+    }
+}
+
+/// The end of an attempt if the rows of a step cannot be read. A damaged token set is made again
+/// when the job's inputs are opened.
+pub(crate) fn unread(error: StepError) -> End {
+    match error {
+        StepError::Set(SetError::Damaged(_)) => End::Reread,
+        error => unkept(&error),
     }
 }
 
@@ -351,22 +365,28 @@ impl JobWriter {
                 round,
                 count,
                 answer,
-            } => (
-                answer,
-                Ok(Event::Prompts(
-                    self.loaded_job.prompts(of, step, round, count),
-                )),
-            ),
+            } => {
+                let prompts = self.loaded_job.prompts(of, step, round, count);
+                (answer, prompts.map(Event::Prompts).map_err(Into::into))
+            }
             Task::Batch {
                 stage,
                 step,
                 answer,
-            } => (answer, Ok(Event::Batch(self.loaded_job.batch(stage, step)))),
+            } => {
+                let batch = self.loaded_job.batch(stage, step);
+                (answer, batch.map(Event::Batch).map_err(Into::into))
+            }
             Task::HeldOut { stage, answer } => {
-                (answer, Ok(Event::Batch(self.loaded_job.held_out(stage))))
+                let rows = self.loaded_job.held_out(stage);
+                (answer, rows.map(Event::Batch).map_err(Into::into))
             }
             Task::Clear { dir, answer } => (answer, self.clear(&dir).map(|()| Event::Stored)),
         };
+        if let Err(WriterError::Rows(error)) = &result {
+            self.log
+                .warn(format!("the rows of a step cannot be read: {error}"));
+        }
         let event = match (self.failed.clone(), result) {
             (Some(end), _) => Event::Fault(end),
             (None, Ok(event)) => event,
@@ -733,11 +753,12 @@ impl JobWriter {
             .tokenizer(Source::Stage(stage))
             .ok_or(WriterError::NoStage(stage))?;
         let completion = tokenizer.decode_completion(&scored.rollout.completion_ids)?;
-        let (prompt, reference) = match self
+        let row = self
             .loaded_job
             .row(Source::Stage(stage), scored.rollout.row)
-        {
-            Some(row) => (row.prompt.to_owned(), row.data.reference.clone()),
+            .map_err(StepError::Set)?;
+        let (prompt, reference) = match row {
+            Some(row) => (row.prompt, row.row.reference),
             None => (String::new(), None),
         };
         Ok(RolloutRow {

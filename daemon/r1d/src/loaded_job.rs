@@ -3,21 +3,17 @@
 
 use crate::datasets::{DataSetError, DataSets};
 use crate::devices;
+use crate::job_sets::{Ingest, JobSets, SetsError};
 use crate::judge_models::{JudgeModels, Model};
 use crate::reading::{Reading, Unwanted};
 use crate::reward_versions::{Recorded, RewardVersions, VersionHistory};
-use r1d_data::preferences::{self, Whole};
-use r1d_data::supervision::{Order, Taught};
-use r1d_data::{
-    DataError, DataSet, Lengths, Preferences, Preferred, Prompts, Supervision, Telling, Template,
-    Tokenizer, rows_of_step,
+use r1d_data::{DataError, Row, Tokenizer};
+use r1d_ingest::{
+    Order, Orders, Preferences, Preferred, Prompts, Rows, SetError, StepError, Supervision,
 };
 use r1d_job::plan::InputFacts;
 use r1d_job::reward::Plugin;
-use r1d_job::{
-    DataSource, Eval, Job, JobError, ModelShape, Reward, RewardLoss, Sft, Stage, StageKind,
-    TemplateSource,
-};
+use r1d_job::{Eval, Job, JobError, ModelShape, Reward, Sft, Stage, StageKind};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::{RewardError, RewardSpec, Rewards, World};
@@ -26,10 +22,9 @@ use r1d_runner::{
 };
 use r1d_shape::Head;
 use r1d_store::JobLayout;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLock;
 
@@ -44,6 +39,8 @@ pub(crate) enum LoadError {
     Job(#[from] JobError),
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Sets(#[from] SetsError),
     #[error("model: cannot read {}: {source}", path.display())]
     Model {
         path: PathBuf,
@@ -104,9 +101,9 @@ pub(crate) struct JobReward {
 /// Held-out prompts, rendered for each model that is evaluated, and the rewards that judge their
 /// completions.
 struct LoadedEval {
-    data: Arc<DataSet>,
+    rows: Rows,
     /// The prompts by model; all models have the same rows.
-    prompts: BTreeMap<usize, Arc<Prompts>>,
+    prompts: BTreeMap<usize, Prompts>,
     judges: Vec<JobReward>,
 }
 
@@ -121,8 +118,8 @@ impl LoadedEval {
 
 /// Prompts and the rewards that judge their completions.
 struct Prompted {
-    data: Arc<DataSet>,
-    prompts: Arc<Prompts>,
+    rows: Rows,
+    prompts: Prompts,
     shuffle: bool,
     judges: Vec<JobReward>,
 }
@@ -158,6 +155,7 @@ pub(crate) struct LoadedJob {
     models: Vec<Model>,
     /// The models that rewards ask.
     pub judge_models: JudgeModels,
+    orders: Orders,
     stages: Vec<LoadedStage>,
     evals: Vec<LoadedEval>,
 }
@@ -170,9 +168,7 @@ struct JobLoader<'a> {
     recorded: &'a Recorded,
     versions: Vec<VersionHistory>,
     made: &'a DataSets,
-    data: BTreeMap<String, Arc<DataSet>>,
-    /// Prompts by data set, model and template.
-    prompts: BTreeMap<(String, usize, TemplateSource), Arc<Prompts>>,
+    sets: JobSets<'a>,
     judge_models: JudgeModels,
 }
 
@@ -194,8 +190,9 @@ impl LoadedJob {
         job: Job,
         rewards: &Rewards,
         recorded: &Recorded,
+        ingest: &Ingest,
     ) -> Result<LoadedJob, LoadError> {
-        LoadedJob::read(job, rewards, recorded, &Reading::default())
+        LoadedJob::read(job, rewards, recorded, ingest, &Reading::default())
     }
 
     /// Opens a job as [`LoadedJob::open`] does, and reports the progress to `reading`.
@@ -203,9 +200,17 @@ impl LoadedJob {
         job: Job,
         rewards: &Rewards,
         recorded: &Recorded,
+        ingest: &Ingest,
         reading: &Reading,
     ) -> Result<LoadedJob, LoadError> {
-        LoadedJob::open_with(job, rewards, recorded, &DataSets::default(), reading)
+        LoadedJob::open_with(
+            job,
+            rewards,
+            recorded,
+            &DataSets::default(),
+            ingest,
+            reading,
+        )
     }
 
     /// Opens a job some of whose stages have already produced their data sets.
@@ -214,6 +219,7 @@ impl LoadedJob {
         rewards: &Rewards,
         recorded: &Recorded,
         made: &DataSets,
+        ingest: &Ingest,
         reading: &Reading,
     ) -> Result<LoadedJob, LoadError> {
         let parts = parts(&job);
@@ -230,15 +236,19 @@ impl LoadedJob {
                 .get(job.model_of(stage))
                 .map_or(Ok(()), Model::check_prediction)?;
         }
+        let positions = facts.iter().map(|facts| facts.max_position_embeddings);
+        let positions = positions.collect();
+        let find = |name: &str| -> Result<Option<PathBuf>, Box<dyn Error + Send + Sync>> {
+            Ok(made.find(name)?)
+        };
         let mut loader = JobLoader {
             job: &job,
             models: &models,
             rewards,
             recorded,
-            made,
             versions: Vec::new(),
-            data: BTreeMap::new(),
-            prompts: BTreeMap::new(),
+            made,
+            sets: JobSets::new(&job, positions, &find, ingest, reading),
             judge_models: JudgeModels::default(),
         };
         let read = |(i, stage): (usize, &Stage)| {
@@ -273,11 +283,7 @@ impl LoadedJob {
             .enumerate()
             .map(read)
             .collect::<Result<Vec<_>, _>>()?;
-        let left_out: Vec<String> = loader
-            .data
-            .values()
-            .flat_map(|data| columns_left_out(data))
-            .collect();
+        let left_out: Vec<String> = loader.sets.read().flat_map(columns_left_out).collect();
         let (reward_versions, judge_models) =
             (RewardVersions::new(loader.versions), loader.judge_models);
         let seen = InputFacts {
@@ -301,6 +307,7 @@ impl LoadedJob {
             warnings,
             models,
             judge_models,
+            orders: ingest.sets.orders(),
             stages,
             evals,
             reward_versions,
@@ -345,11 +352,11 @@ impl LoadedJob {
     }
 
     /// The rows of a stage or evaluation, their prompts, and the rewards that judge them.
-    fn prompted(&self, of: Source) -> Option<(&DataSet, &Prompts, &[JobReward])> {
+    fn prompted(&self, of: Source) -> Option<(&Rows, &Prompts, &[JobReward])> {
         match of {
             Source::Stage(index) => match self.stages.get(index)? {
                 LoadedStage::Prompted(prompted) => {
-                    Some((&prompted.data, &prompted.prompts, &prompted.judges))
+                    Some((&prompted.rows, &prompted.prompts, &prompted.judges))
                 }
                 LoadedStage::Supervised(_)
                 | LoadedStage::Preferred { .. }
@@ -358,7 +365,7 @@ impl LoadedJob {
             },
             Source::Eval { eval, model } => {
                 let eval = self.evals.get(eval)?;
-                Some((&eval.data, eval.prompts.get(&model)?, &eval.judges))
+                Some((&eval.rows, eval.prompts.get(&model)?, &eval.judges))
             }
         }
     }
@@ -416,12 +423,18 @@ impl LoadedJob {
         }
     }
 
-    /// The prompts that [`r1d_runner::Command::ReadPrompts`] asks for.
-    pub(crate) fn prompts(&self, of: Source, step: u64, round: u32, count: u64) -> Vec<Prompt> {
+    /// The prompts that [`r1d_runner::Command::ReadPrompts`] asks for. Blocks: reads them.
+    pub(crate) fn prompts(
+        &self,
+        of: Source,
+        step: u64,
+        round: u32,
+        count: u64,
+    ) -> Result<Vec<Prompt>, StepError> {
         let Some((data, prompts, _)) = self.prompted(of) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let (seed, rows) = (self.job.seed, prompts.len());
+        let rows = prompts.len();
         let picked = match of {
             Source::Eval { .. } => (0..count.min(rows)).collect(),
             Source::Stage(stage) => {
@@ -430,23 +443,27 @@ impl LoadedJob {
                 let count =
                     count.min(settings.map_or(count, |settings| settings.rows_of_step(step, rows)));
                 let (seed, shuffle) = match round {
-                    0 => (seed, self.shuffles(stage)),
-                    round => (counter_hash(&[RESAMPLE, seed, round as u64]), true),
+                    0 => (self.job.seed, self.shuffles(stage)),
+                    round => (counter_hash(&[RESAMPLE, self.job.seed, round as u64]), true),
                 };
-                let mut picked = rows_of_step(seed, stage as u32, step, per_step, rows, shuffle);
+                let order = Order {
+                    seed,
+                    stage: stage as u32,
+                    shuffle,
+                };
+                let mut picked = self.orders.rows_of_step(order, step, per_step, rows)?;
                 picked.truncate(count as usize);
                 picked
             }
         };
         let prompt = |place: u64| {
-            let prompt = prompts.at(place);
-            let reference = data.row(prompt.row).reference.clone();
-            Prompt {
+            let prompt = prompts.at(place)?;
+            Ok(Prompt {
                 row: prompt.row,
-                ids: prompt.ids.clone(),
-                text: prompt.text.clone(),
-                reference,
-            }
+                ids: prompt.ids,
+                text: prompt.text,
+                reference: data.row(prompt.row)?.reference,
+            })
         };
         picked.into_iter().map(prompt).collect()
     }
@@ -456,52 +473,54 @@ impl LoadedJob {
             Some(LoadedStage::Prompted(prompted)) if prompted.shuffle)
     }
 
-    /// The batch of a step that samples nothing.
-    pub(crate) fn batch(&self, stage: usize, step: u64) -> Batch {
-        match self.stages.get(stage) {
-            Some(LoadedStage::Supervised(supervision)) => Batch::Sequences(supervision.step(step)),
-            Some(LoadedStage::Preferred { rows, .. }) => batch(rows.step(step)),
+    /// The batch of a step that samples nothing. Blocks: reads it.
+    pub(crate) fn batch(&self, stage: usize, step: u64) -> Result<Batch, StepError> {
+        Ok(match self.stages.get(stage) {
+            Some(LoadedStage::Supervised(supervision)) => Batch::Sequences(supervision.step(step)?),
+            Some(LoadedStage::Preferred { rows, .. }) => batch(rows.step(step)?),
             _ => Batch::Sequences(Vec::new()),
-        }
+        })
     }
 
-    /// All held-out rows of a reward-model stage.
-    pub(crate) fn held_out(&self, stage: usize) -> Batch {
-        match self.stages.get(stage) {
+    /// All held-out rows of a reward-model stage. Blocks: reads them.
+    pub(crate) fn held_out(&self, stage: usize) -> Result<Batch, StepError> {
+        Ok(match self.stages.get(stage) {
             Some(LoadedStage::Preferred {
                 held_out: Some(rows),
                 ..
-            }) => batch(rows.all()),
+            }) => batch(rows.all()?),
             _ => Batch::Sequences(Vec::new()),
-        }
+        })
     }
 
-    pub(crate) fn row(
-        &self,
-        of: Source,
-        row: u64,
-    ) -> Option<RowJudged<'_, impl Iterator<Item = &JobReward>>> {
-        let (data, prompts, judges) = self.prompted(of)?;
-        let data = data.row(row);
-        let judges = judges
-            .iter()
-            .filter(|judge| judge.reward.judges(data.domain.as_deref()));
-        Some(RowJudged {
-            prompt: &prompts.of_row(row)?.text,
-            data,
-            judges,
+    /// A row and its prompt; `None` if the job has no such row. Blocks: reads them.
+    pub(crate) fn row(&self, of: Source, row: u64) -> Result<Option<PromptedRow>, SetError> {
+        let Some((data, prompts, _)) = self.prompted(of) else {
+            return Ok(None);
+        };
+        let Some(prompt) = prompts.of_row(row)? else {
+            return Ok(None);
+        };
+        Ok(Some(PromptedRow {
+            prompt: prompt.text,
+            row: data.row(row)?,
             adds_special: prompts.adds_special(),
-        })
+        }))
+    }
+
+    /// The rewards that judge the completions of a row of this domain.
+    pub(crate) fn judges_of(&self, of: Source, domain: Option<&str>) -> Vec<&JobReward> {
+        let judges = self.prompted(of).map_or(&[][..], |(_, _, judges)| judges);
+        let judge = |judge: &&JobReward| judge.reward.judges(domain);
+        judges.iter().filter(judge).collect()
     }
 }
 
-/// A row and the rewards that judge its completions.
-pub(crate) struct RowJudged<'a, Judges> {
+/// A row of a stage or evaluation that samples.
+pub(crate) struct PromptedRow {
     /// The prompt as the model reads it.
-    pub prompt: &'a str,
-    pub data: &'a r1d_data::Row,
-    /// The rewards that judge the row's domain.
-    pub judges: Judges,
+    pub prompt: String,
+    pub row: Row,
     /// Whether the prompt's text lacks the special ids that the tokenizer adds.
     pub adds_special: bool,
 }
@@ -573,12 +592,6 @@ impl LoadedStage {
 }
 
 impl JobLoader<'_> {
-    fn source(&self, name: &str) -> Result<Cow<'_, DataSource>, LoadError> {
-        self.job
-            .source(name)
-            .ok_or_else(|| LoadError::NoData { name: name.into() })
-    }
-
     /// Whether all data sets of a stage exist.
     fn is_ready(&self, stage: &Stage) -> bool {
         stage
@@ -587,96 +600,11 @@ impl JobLoader<'_> {
             .all(|name| self.job.data.contains_key(name) || self.made.finished.contains(name))
     }
 
-    fn data(&mut self, name: &str) -> Result<Arc<DataSet>, LoadError> {
-        if let Some(data) = self.data.get(name) {
-            return Ok(data.clone());
-        }
-        let source = match self.job.data.get(name) {
-            Some(source) => Cow::Borrowed(source),
-            None => {
-                let path = self
-                    .made
-                    .find(name)?
-                    .ok_or_else(|| LoadError::NoData { name: name.into() })?;
-                Cow::Owned(DataSource {
-                    path,
-                    ..self.source(name)?.into_owned()
-                })
-            }
-        };
-        let data = Arc::new(DataSet::open(&source)?);
-        self.data.insert(name.into(), data.clone());
-        Ok(data)
-    }
-
-    fn tokenizer(&self, model: usize) -> Result<&Tokenizer, LoadError> {
-        self.models
-            .get(model)
-            .map(|model| &*model.tokenizer)
-            .ok_or(LoadError::NoModel { model })
-    }
-
-    /// The stage's template if it has one, else the data set's.
-    fn template(
-        &self,
-        name: &str,
-        stages: Option<&TemplateSource>,
-    ) -> Result<TemplateSource, LoadError> {
-        Ok(match stages {
-            Some(template) => template.clone(),
-            None => self.source(name)?.template.clone(),
-        })
-    }
-
-    fn open_template(
-        &self,
-        data: &str,
-        template: &TemplateSource,
-        tokenizer: &Tokenizer,
-    ) -> Result<Template, LoadError> {
-        let source = self.source(data)?;
-        let telling = Telling {
-            date: self.job.date.as_deref(),
-            chat_template_kwargs: &source.chat_template_kwargs,
-            tools: source.tools.as_deref(),
-        };
-        Ok(Template::open(template, tokenizer, &telling)?)
-    }
-
-    fn prompts(
-        &mut self,
-        name: &str,
-        model: usize,
-        stages: Option<&TemplateSource>,
-    ) -> Result<Arc<Prompts>, LoadError> {
-        let key = (name.to_owned(), model, self.template(name, stages)?);
-        if let Some(prompts) = self.prompts.get(&key) {
-            return Ok(prompts.clone());
-        }
-        let (data, tokenizer) = (self.data(name)?, self.tokenizer(model)?);
-        let positions = self
-            .models
-            .get(model)
-            .map(|model| model.facts.max_position_embeddings);
-        let lengths = Lengths {
-            max_prompt_length: self.source(name)?.max_prompt_length,
-            positions,
-        };
-        let prompts = Arc::new(Prompts::build(
-            &data,
-            &self.open_template(name, &key.2, tokenizer)?,
-            tokenizer,
-            lengths,
-        )?);
-        self.prompts.insert(key, prompts.clone());
-        Ok(prompts)
-    }
-
     /// Renders an evaluation's prompts for each of these models.
     fn eval(&mut self, eval: &Eval, models: BTreeSet<usize>) -> Result<LoadedEval, LoadError> {
-        let prompts = models
-            .into_iter()
-            .map(|model| Ok((model, self.prompts(&eval.data, model, None)?)));
+        let prompts = models.into_iter().map(|model| -> Result<_, LoadError> {
+            Ok((model, self.sets.prompts(&eval.data, model, None)?))
+        });
         let prompts = of_the_same_rows(prompts.collect::<Result<_, LoadError>>()?, &eval.data)?;
         let judges = self
             .job
@@ -685,7 +613,7 @@ impl JobLoader<'_> {
             .map(|reward| self.judge(reward))
             .collect::<Result<_, _>>()?;
         Ok(LoadedEval {
-            data: self.data(&eval.data)?,
+            rows: self.sets.rows(&eval.data)?,
             prompts,
             judges,
         })
@@ -702,78 +630,19 @@ impl JobLoader<'_> {
         let order = Order {
             seed: self.job.seed,
             stage: index as u32,
-            shuffle: self.source(&stage.data)?.shuffle,
+            shuffle: self.sets.source(&stage.data)?.shuffle,
         };
         Ok(match &stage.kind {
             StageKind::Pretrain(pretrain) => {
-                let data = stage
-                    .data_sets()
-                    .map(|name| self.data(name))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let data: Vec<&DataSet> = data.iter().map(Arc::as_ref).collect();
-                LoadedStage::Supervised(Supervision::pretrain(
-                    &data,
-                    self.tokenizer(model)?,
-                    pretrain,
-                    order,
-                )?)
+                LoadedStage::Supervised(self.sets.pretrain(stage, pretrain, order)?)
             }
-            StageKind::Sft(sft) => {
-                let mut read = |name| -> Result<_, LoadError> {
-                    let template = self.template(name, sft.template.as_ref())?;
-                    let template = self.open_template(name, &template, self.tokenizer(model)?)?;
-                    let tokenize = self.job.tokenize(stage, sft, name);
-                    Ok((
-                        self.data(name)?,
-                        template,
-                        tokenize,
-                        self.source(name)?.max_prompt_length,
-                    ))
-                };
-                let data = stage
-                    .data_sets()
-                    .map(&mut read)
-                    .collect::<Result<Vec<_>, _>>()?;
-                let taught = data.iter().map(|(data, template, tokenize, max)| Taught {
-                    data,
-                    template,
-                    tokenize: *tokenize,
-                    max_prompt_length: *max,
-                });
-                let data: Vec<Taught<'_>> = taught.collect();
-                LoadedStage::Supervised(Supervision::sft(
-                    &data,
-                    self.tokenizer(model)?,
-                    sft,
-                    order,
-                )?)
-            }
-            StageKind::Dpo(dpo) => {
-                let whole = Whole::Learned(dpo.tokenize);
-                let reading = preferences::Reading {
-                    batch_size: dpo.batch_size,
-                    max_length: dpo.max_length,
-                    whole,
-                };
-                let names: Vec<&str> = stage.data_sets().collect();
-                LoadedStage::Preferred {
-                    rows: self.preferences(&names, model, reading, true, order)?,
-                    held_out: None,
-                }
-            }
-            StageKind::RewardModel(reward_model) => {
-                let reading = preferences::Reading {
-                    batch_size: reward_model.batch_size,
-                    max_length: reward_model.max_length,
-                    whole: Whole::Scored,
-                };
-                let pairs = reward_model.loss != RewardLoss::Pointwise;
-                let names: Vec<&str> = stage.data_sets().collect();
-                let rows = self.preferences(&names, model, reading, pairs, order)?;
-                let held_out = stage
-                    .held_out()
-                    .map(|name| self.preferences(&[name], model, reading, pairs, order))
-                    .transpose()?;
+            StageKind::Sft(sft) => LoadedStage::Supervised(self.sets.sft(stage, sft, order)?),
+            StageKind::Dpo(dpo) => LoadedStage::Preferred {
+                rows: self.sets.dpo(stage, dpo, order)?,
+                held_out: None,
+            },
+            StageKind::RewardModel(settings) => {
+                let (rows, held_out) = self.sets.reward_model(stage, settings, order)?;
                 LoadedStage::Preferred { rows, held_out }
             }
             StageKind::Grpo(_) | StageKind::Ppo(_) | StageKind::RejectionSampling(_) => {
@@ -783,34 +652,8 @@ impl JobLoader<'_> {
                 LoadedStage::Prompted(self.prompted(stage, rewards)?)
             }
             StageKind::Eval(eval) => LoadedStage::Evaluated {
-                rows: eval.rows(self.prompts(&stage.data, model, None)?.len()),
+                rows: eval.rows(self.sets.prompts(&stage.data, model, None)?.len()),
             },
-        })
-    }
-
-    fn preferences(
-        &mut self,
-        names: &[&str],
-        model: usize,
-        reading: preferences::Reading,
-        pairs: bool,
-        order: Order,
-    ) -> Result<Preferences, LoadError> {
-        let mut read = |name: &&str| -> Result<_, LoadError> {
-            Ok((
-                self.data(name)?,
-                self.open_template(name, &self.template(name, None)?, self.tokenizer(model)?)?,
-            ))
-        };
-        let data = names.iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
-        let data: Vec<(&DataSet, &Template)> = data
-            .iter()
-            .map(|(data, template)| (data.as_ref(), template))
-            .collect();
-        Ok(if pairs {
-            Preferences::pairs(&data, self.tokenizer(model)?, reading, order)?
-        } else {
-            Preferences::labelled(&data, self.tokenizer(model)?, reading, order)?
         })
     }
 
@@ -827,6 +670,7 @@ impl JobLoader<'_> {
                 None
             };
             let prompts = self
+                .sets
                 .prompts(source, self.job.model_of(stage), template)?
                 .length_max();
             prompt_max = prompt_max.max(prompts);
@@ -861,10 +705,10 @@ impl JobLoader<'_> {
             .map(|reward| self.judge(reward))
             .collect::<Result<Vec<_>, _>>()?;
         let (data, model) = (&stage.data, self.job.model_of(stage));
-        let shuffle = self.source(data)?.shuffle;
+        let shuffle = self.sets.source(data)?.shuffle;
         Ok(Prompted {
-            data: self.data(data)?,
-            prompts: self.prompts(data, model, None)?,
+            rows: self.sets.rows(data)?,
+            prompts: self.sets.prompts(data, model, None)?,
             shuffle,
             judges,
         })
@@ -879,12 +723,8 @@ impl JobLoader<'_> {
         if named.iter().all(|reward| reward.domains.is_empty()) {
             return Ok(());
         }
-        let rows = self.data(data)?;
-        let known: BTreeSet<&str> = rows
-            .rows()
-            .iter()
-            .filter_map(|row| row.domain.as_deref())
-            .collect();
+        let rows = self.sets.rows(data)?;
+        let known = rows.domains();
         for reward in named {
             if let Some(domain) = reward
                 .domains
@@ -966,22 +806,22 @@ impl JobLoader<'_> {
 /// Keeps the rows that all models have, because an evaluation compares models on the same rows: a
 /// row that one model leaves out is left out for all.
 fn of_the_same_rows(
-    mut prompts: BTreeMap<usize, Arc<Prompts>>,
+    mut prompts: BTreeMap<usize, Prompts>,
     data: &str,
-) -> Result<BTreeMap<usize, Arc<Prompts>>, LoadError> {
-    let rows_of = |prompts: &Arc<Prompts>| {
-        prompts
-            .all()
-            .iter()
-            .map(|prompt| prompt.row)
-            .collect::<BTreeSet<u64>>()
-    };
-    let shared = prompts
-        .values()
-        .map(rows_of)
-        .reduce(|a, b| a.intersection(&b).copied().collect())
-        .unwrap_or_default();
-    if shared.is_empty() && !prompts.is_empty() {
+) -> Result<BTreeMap<usize, Prompts>, LoadError> {
+    if prompts.values().all(|prompts| prompts.left_out() == 0) {
+        return Ok(prompts);
+    }
+    let mut shared: Option<BTreeSet<u64>> = None;
+    for prompts in prompts.values() {
+        let rows = prompts.rows().map_err(SetsError::Open)?;
+        shared = Some(match shared {
+            None => rows,
+            Some(shared) => shared.intersection(&rows).copied().collect(),
+        });
+    }
+    let shared = shared.unwrap_or_default();
+    if shared.is_empty() {
         let problem = "no row's prompt is within max_prompt_length for every model that is \
                        evaluated: raise it"
             .into();
@@ -991,13 +831,10 @@ fn of_the_same_rows(
         }
         .into());
     }
-    for prompts in prompts
-        .values_mut()
-        .filter(|prompts| prompts.len() > shared.len() as u64)
-    {
-        let mut kept = Prompts::clone(prompts);
-        kept.keep(&shared);
-        *prompts = Arc::new(kept);
+    for prompts in prompts.values_mut() {
+        if prompts.len() > shared.len() as u64 {
+            prompts.keep(&shared).map_err(SetsError::Open)?;
+        }
     }
     Ok(prompts)
 }
@@ -1028,12 +865,12 @@ fn seen(job: &Job, stages: &[LoadedStage], evals: &[LoadedEval]) -> InputFacts {
             .unwrap_or(0)
     };
     seen.eval_prompt_max = (0..job.models().count()).map(longest).collect();
-    seen.eval_rows = evals.iter().map(|eval| eval.data.len()).collect();
+    seen.eval_rows = evals.iter().map(|eval| eval.rows.len()).collect();
     seen
 }
 
 /// Columns that are left out of `meta`, where a prompt or reward might look for them.
-fn columns_left_out(data: &DataSet) -> impl Iterator<Item = String> {
+fn columns_left_out(data: &Rows) -> impl Iterator<Item = String> {
     data.left_out()
         .map(|column| format!("data.{}: {column}; it is left out", data.name()))
 }
@@ -1085,13 +922,12 @@ fn material_warnings(stage: &Stage, loaded_stage: &LoadedStage) -> Vec<String> {
                     .iter()
                     .any(|judge| judge.reward.judges(domain))
             };
-            let of = |row: u64| prompted.data.row(row).domain.as_deref();
-            let rows = prompted
+            let rows: u64 = prompted
                 .prompts
-                .all()
-                .iter()
-                .filter(|prompt| !judged(of(prompt.row)))
-                .count();
+                .domains()
+                .filter(|(domain, _)| !judged(*domain))
+                .map(|(_, rows)| rows)
+                .sum();
             if rows > 0 {
                 warnings.push(format!(
                     "{place}: no reward judges the domain of {rows} rows of data.{}: they never \
@@ -1108,7 +944,7 @@ fn material_warnings(stage: &Stage, loaded_stage: &LoadedStage) -> Vec<String> {
 }
 
 fn eval_warnings(eval: &Eval, loaded_stage: &LoadedEval) -> Option<String> {
-    let left_out = loaded_stage.data.len() - loaded_stage.rows().min(loaded_stage.data.len());
+    let left_out = loaded_stage.rows.len() - loaded_stage.rows().min(loaded_stage.rows.len());
     let place = format!("[[eval]] {:?}", eval.data);
     (left_out > 0).then(|| {
         format!("{place} leaves out {left_out} rows whose prompt is longer than max_prompt_length")

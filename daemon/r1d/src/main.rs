@@ -6,7 +6,7 @@
 //! | [`daemon`] | its life: build, listen, run, drain |
 //! | [`actors`] | the control socket, the queue, running jobs and workers |
 //! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`reach`], [`inputs`], [`loaded_job`], [`reading`] | a job's files: within reach, as they were, read and checked |
+//! | [`accept`], [`reach`], [`inputs`], [`file_hashes`], [`loaded_job`], [`job_sets`], [`reading`] | a job's files: within reach, as they were, read into token sets and checked |
 //! | [`weights`], [`judge_models`] | a job's models: checked without a tensor; those that rewards ask |
 //! | [`admission`], [`submissions`] | how many clients are served at a time; what becomes of submissions whose client leaves |
 //! | [`job_writer`], [`datasets`], [`scoring`], [`reward_versions`] | what a running job uses: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
@@ -29,8 +29,10 @@ mod daemon;
 mod datasets;
 mod devices;
 mod digest;
+mod file_hashes;
 mod inputs;
 mod job_log;
+mod job_sets;
 mod job_writer;
 mod judge_models;
 mod live_status;
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         },
         Command::Samples { dir, stage, limit } => print_samples(dir, &stage, limit),
         Command::CompileReward => return r1d_rewards::serve_child(),
+        Command::Ingest => return r1d_ingest::serve_child(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Reading(Arc<ReadingState>);
 
 struct ReadingState {
-    at: Mutex<Activity>,
+    /// What is done now, and the rows of it that are done.
+    at: Mutex<(Activity, u64)>,
     unwanted: Abandoned,
 }
 
@@ -22,7 +23,7 @@ pub(crate) struct Unwanted;
 impl Default for Reading {
     fn default() -> Self {
         Reading(Arc::new(ReadingState {
-            at: Mutex::new(activity("waiting for its turn", 0, 1)),
+            at: Mutex::new((activity("waiting for its turn", 0, 1), 0)),
             unwanted: Abandoned::default(),
         }))
     }
@@ -42,7 +43,19 @@ impl Reading {
     /// rest is not wanted.
     pub(crate) fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
         *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) =
-            activity(doing, done as u64, total as u64);
+            (activity(doing, done as u64, total as u64), 0);
+        self.wanted()
+    }
+
+    /// Reports how many rows of the present part are done. An error means that the rest is not
+    /// wanted.
+    pub(crate) fn rows(&self, rows: u64) -> Result<(), Unwanted> {
+        self.0.at.lock().unwrap_or_else(PoisonError::into_inner).1 = rows;
+        self.wanted()
+    }
+
+    /// An error means that the rest is not wanted.
+    pub(crate) fn wanted(&self) -> Result<(), Unwanted> {
         if self.0.unwanted.is_set() {
             Err(Unwanted)
         } else {
@@ -51,11 +64,12 @@ impl Reading {
     }
 
     pub(crate) fn now(&self) -> Activity {
-        self.0
-            .at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut now, rows) = at.clone();
+        if rows > 0 {
+            now.doing = format!("{}, row {rows}", now.doing);
+        }
+        now
     }
 
     /// The flag for a part that takes long by itself: loading a plugin.
@@ -88,7 +102,10 @@ mod tests {
         let wanted = reading.until_dropped();
         assert_eq!(reading.at("data set `train`", 1, 3), Ok(()));
         assert_eq!(reading.now(), activity("data set `train`", 1, 3));
+        assert_eq!(reading.rows(2048), Ok(()));
+        assert_eq!(reading.now(), activity("data set `train`, row 2048", 1, 3));
         drop(wanted);
+        assert_eq!(reading.rows(4096), Err(Unwanted));
         assert_eq!(reading.at("data set `test`", 2, 3), Err(Unwanted));
     }
 }

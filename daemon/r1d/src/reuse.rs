@@ -14,7 +14,7 @@
 
 use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
-use crate::inputs::{Inputs, tokenizer_files, weight_files};
+use crate::inputs::{Inputs, weight_files};
 use crate::job_log::JobLog;
 use crate::loaded_job::LoadedJob;
 use crate::reward_versions;
@@ -92,7 +92,7 @@ fn kinds_of_devices(views: &JobViews) -> String {
 }
 
 /// The release, and size and time of the daemon's executable and of the worker's beside it.
-fn build() -> String {
+pub(crate) fn build() -> String {
     let own = std::env::current_exe().unwrap_or_default();
     let worker = own.with_file_name("r1d-worker");
     let known = [&own, &worker]
@@ -200,7 +200,7 @@ fn add_tokenizer(
     tokenizer: &Path,
     known: Option<&Inputs>,
 ) -> Result<(), ReuseError> {
-    for file in &tokenizer_files(tokenizer) {
+    for file in &r1d_data::tokenizer::files(tokenizer) {
         parts.add(
             &file.file_name().unwrap_or_default().to_string_lossy(),
             &file_hash(file, known)?,

@@ -326,6 +326,7 @@ pub(crate) async fn reload(
 ) -> Result<Response, ReloadError> {
     let id = record.job().clone();
     let (open, opened_record) = (views.open_jobs.get(&id), record.clone());
+    let ingest = views.ingest.clone();
     let tried = tasks::blocking(move || {
         let loaded_job = match open {
             Some(open) => open,
@@ -336,6 +337,7 @@ pub(crate) async fn reload(
                     job,
                     &rewards,
                     &Recorded::of(&opened_record),
+                    &ingest,
                 )?)
             }
         };

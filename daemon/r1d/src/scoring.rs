@@ -2,6 +2,7 @@
 //! judges groups), verdicts come out in whatever order the pool finishes them. A judged reward is
 //! called twice: for its questions, and with the answers of its model.
 
+use crate::job_writer::unread;
 use crate::loaded_job::{JobReward, LoadedJob};
 use crate::tasks;
 use futures_util::StreamExt;
@@ -92,7 +93,7 @@ type ByReward = BTreeMap<String, Answers>;
 /// Judges completions of one prompt. Returns all verdicts; with answers, those of the rewards that
 /// asked.
 async fn judge(
-    loaded_job: &LoadedJob,
+    loaded_job: &Arc<LoadedJob>,
     pool: &Line,
     items: Vec<ScoreItem>,
     answers: Option<ByReward>,
@@ -119,7 +120,7 @@ fn abandoned(judge: &JobReward, error: ScoreError) -> End {
 /// Completions as rewards see them, and the rewards that judge their row in their step.
 struct Hearing<'a> {
     completions: Vec<Completion>,
-    row: &'a Row,
+    row: Row,
     judges: Vec<(&'a JobReward, LoadedReward)>,
     /// The tokenizer of the completions.
     policy: &'a Tokenizer,
@@ -128,34 +129,38 @@ struct Hearing<'a> {
 }
 
 async fn hearing<'a>(
-    loaded_job: &'a LoadedJob,
+    loaded_job: &'a Arc<LoadedJob>,
     items: &[ScoreItem],
 ) -> Result<Option<Hearing<'a>>, End> {
     let Some((of, row, key)) = items.first().map(|item| (item.of, item.row, item.key)) else {
         return Ok(None);
     };
-    let (Some(prompted), Some(tokenizer)) = (loaded_job.row(of, row), loaded_job.tokenizer(of))
-    else {
+    let reader = loaded_job.clone();
+    let read = tasks::blocking(move || reader.row(of, row)).await;
+    let read = read.map_err(|panic| failed(format!("reading row {row}: {panic}")))?;
+    let prompted = read.map_err(|error| unread(error.into()))?;
+    let (Some(prompted), Some(tokenizer)) = (prompted, loaded_job.tokenizer(of)) else {
         return Err(failed(format!(
             "row {row} of {of:?} is not in the job's data"
         )));
     };
     let step = matches!(of, Source::Stage(_)).then_some(key.step);
-    let judges: Vec<&JobReward> = prompted
-        .judges
+    let judges: Vec<&JobReward> = loaded_job
+        .judges_of(of, prompted.row.domain.as_deref())
+        .into_iter()
         .filter(|judge| step.is_none_or(|step| step >= judge.reward.after_step))
         .collect();
     let completion = |item: &ScoreItem| -> Result<Completion, End> {
         Ok(Completion {
             id: (item.key.prompt as u64) << 32 | item.key.sample as u64,
-            prompt: prompted.prompt.to_owned(),
+            prompt: prompted.prompt.clone(),
             text: tokenizer
                 .decode_completion(&item.completion_ids)
                 .map_err(|error| failed(error.to_string()))?,
-            reference: prompted.data.reference.clone(),
+            reference: prompted.row.reference.clone(),
             tokens: item.completion_ids.len() as u32,
             finish: item.finish,
-            meta: prompted.data.meta.clone(),
+            meta: prompted.row.meta.clone(),
         })
     };
     let completions = items
@@ -169,7 +174,7 @@ async fn hearing<'a>(
         .of(&judges, of, items);
     Ok(Some(Hearing {
         completions,
-        row: prompted.data,
+        row: prompted.row,
         judges: judges.into_iter().zip(reward_versions).collect(),
         policy: tokenizer,
         adds_special: prompted.adds_special,
@@ -203,7 +208,7 @@ fn asked_about(completions: &[Completion], row: &Row) -> Vec<Completion> {
 }
 
 async fn verdicts(
-    loaded_job: &LoadedJob,
+    loaded_job: &Arc<LoadedJob>,
     pool: &Line,
     items: Vec<ScoreItem>,
 ) -> Result<Vec<Event>, End> {
@@ -222,7 +227,7 @@ async fn verdicts(
     for (judge, loaded) in judges {
         let name = &judge.reward.name;
         if loaded.world() == World::JudgedReward {
-            let completions = asked_about(&completions, row);
+            let completions = asked_about(&completions, &row);
             let planned = completions
                 .iter()
                 .map(|completion| pool.plan(loaded.clone(), completion.clone()));
@@ -285,7 +290,7 @@ async fn verdicts(
 
 /// The verdicts of the rewards that have answers.
 async fn conclusions(
-    loaded_job: &LoadedJob,
+    loaded_job: &Arc<LoadedJob>,
     pool: &Line,
     items: Vec<ScoreItem>,
     mut answers: ByReward,
@@ -299,7 +304,7 @@ async fn conclusions(
     else {
         return Ok(Vec::new());
     };
-    let completions = asked_about(&completions, row);
+    let completions = asked_about(&completions, &row);
     let (Some(item), Some(completion)) = (items.first(), completions.first()) else {
         return Ok(Vec::new());
     };

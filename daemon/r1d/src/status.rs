@@ -1,5 +1,6 @@
 //! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
 
+use crate::job_sets::Ingest;
 use crate::live_status::{JobSnapshot, LiveStatus};
 use crate::outputs;
 use crate::review;
@@ -70,6 +71,7 @@ pub(crate) struct JobViews {
     pub clock: SharedClock,
     pub state_dir: PathBuf,
     pub open_jobs: OpenJobs,
+    pub ingest: Ingest,
     pub outlines: Outlines,
     /// Held while a review replaces a data set, and while a stage begins to read one
     /// ([`crate::review`]).

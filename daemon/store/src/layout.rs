@@ -7,6 +7,7 @@
 //! | `ledger.redb` | the ledger |
 //! | `cache/` | compiled plugins |
 //! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
+//! | `token-sets/` | what jobs read, tokenised: made again where it is missing |
 //! | `jobs/<id>/` | everything that a job writes |
 //!
 //! In a job's directory:
@@ -33,10 +34,11 @@ use std::path::{Path, PathBuf};
 /// The ledger's name in a state directory.
 pub const LEDGER_FILE: &str = "ledger.redb";
 /// The directories in a state directory.
-pub const OWN_DIRECTORIES: [&str; 3] = [JOBS, PLUGINS, CACHE];
+pub const OWN_DIRECTORIES: [&str; 4] = [JOBS, PLUGINS, CACHE, TOKEN_SETS];
 const JOBS: &str = "jobs";
 const PLUGINS: &str = "plugins";
 const CACHE: &str = "cache";
+const TOKEN_SETS: &str = "token-sets";
 
 /// The paths in a state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,11 @@ impl StateLayout {
     /// The directory of compiled plugins.
     pub fn cache(&self) -> PathBuf {
         self.root.join(CACHE)
+    }
+
+    /// The folder of token sets.
+    pub fn token_sets(&self) -> PathBuf {
+        self.root.join(TOKEN_SETS)
     }
 
     /// The directory of all jobs.

@@ -1,10 +1,9 @@
 //! Conversations with all their keys, and the ids that stages learn from them, compared with
 //! transformers and TRL (`make_conversations.py`).
 
-use crate::{file, golden, messages, source};
-use r1d_data::supervision::{Order, Taught};
-use r1d_data::{DataSet, Json, Row, Supervision, Telling, Template, Tokenizer};
-use r1d_job::{DataSource, Sft, TemplateSource, Tokenize};
+use crate::{file, golden, messages};
+use r1d_data::{Json, Row, Telling, Template, Tokenizer};
+use r1d_job::TemplateSource;
 use serde_json::Value;
 
 fn cases(name: &str) -> Value {
@@ -103,121 +102,6 @@ fn settings_of_a_chat_template_have_a_key() {
             .to_string()
             .contains("`messages`, which is no setting")
     );
-}
-
-/// Compares prompt and completion with TRL's ids and border, with tokenizers in the manner of Llama
-/// 2, Mistral and Qwen.
-#[test]
-fn fine_tuning_learns_trls_ids() {
-    let all = Json::parse(&std::fs::read_to_string(golden("sft.json")).unwrap()).unwrap();
-    let all = all.as_list().unwrap();
-    assert!(all.len() >= 36);
-    for case in all {
-        let tokenizer =
-            Tokenizer::open(&golden("sft").join(case.get("tokenizer").unwrap().as_text().unwrap()))
-                .unwrap();
-        let row = case.get("row").unwrap();
-        let kind = if row.get("prompt").unwrap().as_list().is_some() {
-            TemplateSource::Chat
-        } else {
-            TemplateSource::Plain
-        };
-        let template = crate::open(&kind, &tokenizer).unwrap();
-        let (_directory, path) = file("rows.jsonl", &row.to_string());
-        let columns = DataSource {
-            prompt: Some("prompt".into()),
-            completion: Some("completion".into()),
-            ..source(&path)
-        };
-        let data = DataSet::open(&columns).unwrap();
-        let stage = Sft {
-            batch_size: 1,
-            max_length: 4096,
-            tokenize: None,
-            template: None,
-        };
-        let order = Order {
-            seed: 1,
-            stage: 0,
-            shuffle: false,
-        };
-        let taught = [crate::supervision::taught(&data, &template)];
-        let learned = Supervision::sft(&taught, &tokenizer, &stage, order)
-            .unwrap()
-            .step(0)
-            .remove(0);
-        let ids: Vec<u32> = case
-            .get("ids")
-            .unwrap()
-            .as_list()
-            .unwrap()
-            .iter()
-            .map(|id| id.to_string().parse().unwrap())
-            .collect();
-        assert_eq!(learned.ids, ids, "{case}");
-        let prompt = learned
-            .trained
-            .iter()
-            .take_while(|trained| !**trained)
-            .count();
-        assert_eq!(
-            prompt.to_string(),
-            case.get("prompt").unwrap().to_string(),
-            "{case}"
-        );
-        assert!(learned.trained[prompt..].iter().all(|trained| *trained));
-    }
-}
-
-/// With `tokenize = "apart"` a completion's ids are those that the sampler would make, whatever the
-/// prompt ends in.
-#[test]
-fn tokenised_apart_no_token_spans_the_border() {
-    let tokenizer = Tokenizer::open(&golden("sft/qwen")).unwrap();
-    let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let (_directory, path) = file(
-        "rows.jsonl",
-        r#"{"prompt": "The qui", "completion": "ck brown fox"}"#,
-    );
-    let columns = DataSource {
-        prompt: Some("prompt".into()),
-        completion: Some("completion".into()),
-        ..source(&path)
-    };
-    let data = DataSet::open(&columns).unwrap();
-    let learned = |tokenize| {
-        let stage = Sft {
-            batch_size: 1,
-            max_length: 4096,
-            tokenize: None,
-            template: None,
-        };
-        let taught = [Taught {
-            tokenize,
-            ..crate::supervision::taught(&data, &template)
-        }];
-        let rows = Supervision::sft(
-            &taught,
-            &tokenizer,
-            &stage,
-            Order {
-                seed: 1,
-                stage: 0,
-                shuffle: false,
-            },
-        )
-        .unwrap();
-        (rows.step(0).remove(0).ids, rows.merged())
-    };
-    let apart = [
-        tokenizer.encode("The qui", true).unwrap(),
-        tokenizer.encode("ck brown fox", false).unwrap(),
-        vec![tokenizer.eos_id()],
-    ];
-    assert_eq!(learned(Tokenize::Apart), (apart.concat(), 0));
-    let (together, merged) = learned(Tokenize::Together);
-    assert_ne!(together, apart.concat());
-    assert_eq!(merged, 1, "and it is counted");
 }
 
 /// Tests transformers' order of files, and tokens that are only in `added_tokens_decoder` or

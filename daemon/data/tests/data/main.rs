@@ -2,11 +2,8 @@
 
 mod conversations;
 mod dataset;
-mod examples;
 mod files;
-mod preferences;
 mod questions;
-mod supervision;
 mod template;
 mod tokenizer;
 

@@ -11,7 +11,7 @@ use crate::loaded_job::{LoadError, LoadedJob};
 use crate::outputs;
 use crate::reading::Reading;
 use crate::reward_versions::Recorded;
-use crate::{outside, reuse, review, tasks};
+use crate::{inputs, outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
 use r1d_proto::control::State;
@@ -115,6 +115,7 @@ impl OpenError {
             },
             OpenError::Ledger(error) => unrecorded(&error),
             OpenError::Away(cause) => End::Away { cause },
+            OpenError::LoadedJob(LoadError::Sets(error)) if error.is_the_disks() => unkept(&error),
             error => End::Failed {
                 error: error.to_string(),
             },
@@ -153,11 +154,13 @@ pub(super) fn open(
         .filter(finished)
         .map(|stage| stage.name.clone())
         .collect();
+    inputs::learn(&outputs.inputs(), &run_context.views.ingest.hashes);
     let loaded_job = LoadedJob::open_with(
         job,
         &run_context.rewards,
         &Recorded::of(&record),
         &DataSets { dir, finished },
+        &run_context.views.ingest,
         reading,
     )?;
     Ok(Opened::Ready {

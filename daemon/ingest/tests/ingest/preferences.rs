@@ -1,7 +1,7 @@
-use crate::{file, source, tokenizer};
-use r1d_data::preferences::{Reading, Whole};
-use r1d_data::supervision::Order;
-use r1d_data::{DataError, DataSet, Preferences, Preferred, Template};
+use crate::{file, made, source, tokenizer};
+use r1d_data::Template;
+use r1d_ingest::preferences::{Reading, Whole};
+use r1d_ingest::{MakeError, Order, Preferences, Preferred, Rows};
 use r1d_job::{DataSource, TemplateSource, Tokenize};
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ const ORDER: Order = Order {
     shuffle: false,
 };
 const WHOLE: Reading = Reading {
-    batch_size: 2,
+    pairs: true,
     max_length: 64,
     whole: Whole::Scored,
 };
@@ -28,7 +28,7 @@ fn name(column: &str) -> Option<String> {
     Some(column.into())
 }
 
-fn of_pairs(rows: &[Value]) -> Result<DataSet, DataError> {
+fn of_pairs(rows: &[Value]) -> Result<Rows, MakeError> {
     let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
     let (_directory, path) = file("pairs.jsonl", &lines);
     let columns = DataSource {
@@ -37,13 +37,13 @@ fn of_pairs(rows: &[Value]) -> Result<DataSet, DataError> {
         rejected: name("rejected"),
         ..source(&path)
     };
-    DataSet::open(&columns)
+    made::rows(&columns)
 }
 
-fn of_labels(rows: &[Value]) -> Result<DataSet, DataError> {
+fn of_labels(rows: &[Value]) -> Result<Rows, MakeError> {
     let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
     let (_directory, path) = file("labels.jsonl", &lines);
-    DataSet::open(&DataSource {
+    made::rows(&DataSource {
         prompt: name("prompt"),
         completion: name("completion"),
         label: name("label"),
@@ -55,13 +55,9 @@ fn template() -> Template {
     crate::open(&TemplateSource::Plain, &tokenizer()).unwrap()
 }
 
-fn read(rows: &[Value], reading: Reading) -> Result<Preferences, DataError> {
-    Preferences::pairs(
-        &[(&of_pairs(rows)?, &template())],
-        &tokenizer(),
-        reading,
-        ORDER,
-    )
+fn read(rows: &[Value], reading: Reading) -> Result<Preferences, MakeError> {
+    let rows = of_pairs(rows)?;
+    made::preferred(rows, template(), &tokenizer(), (2, reading), ORDER)
 }
 
 #[test]
@@ -72,7 +68,7 @@ fn a_pair_is_a_prompt_and_two_completions_that_end() {
     ];
     for reading in [WHOLE, APART, TOGETHER] {
         let preferences = read(&rows, reading).unwrap();
-        let Preferred::Pairs(pairs) = preferences.step(0) else {
+        let Preferred::Pairs(pairs) = preferences.step(0).unwrap() else {
             panic!("pairs")
         };
         assert_eq!((preferences.len(), pairs.len()), (2, 2));
@@ -108,7 +104,7 @@ fn whole_dialogues_share_their_prompt() {
         json!({"chosen": "\n\nHuman: hi\n\nAssistant: Hello", "rejected":
             "\n\nHuman: hi\n\nAssistant: Hey"}),
     ];
-    let Preferred::Pairs(pairs) = read(&rows, APART).unwrap().all() else {
+    let Preferred::Pairs(pairs) = read(&rows, APART).unwrap().all().unwrap() else {
         panic!("pairs")
     };
     let prompt = tokenizer().decode(&pairs[0].prompt_ids, false).unwrap();
@@ -154,14 +150,14 @@ fn labels_are_shares_or_truths() {
         json!({"prompt": "a", "completion": "d", "label": 0.25}),
     ];
     let read = |rows: &[Value]| {
-        Preferences::labelled(
-            &[(&of_labels(rows)?, &template())],
-            &tokenizer(),
-            WHOLE,
-            ORDER,
-        )
+        let reading = Reading {
+            pairs: false,
+            ..WHOLE
+        };
+        let rows = of_labels(rows)?;
+        made::preferred(rows, template(), &tokenizer(), (2, reading), ORDER)
     };
-    let Preferred::Labelled(texts) = read(&rows).unwrap().all() else {
+    let Preferred::Labelled(texts) = read(&rows).unwrap().all().unwrap() else {
         panic!("labels")
     };
     assert_eq!(
@@ -170,7 +166,7 @@ fn labels_are_shares_or_truths() {
     );
     assert_eq!(texts[0].ids, tokenizer().encode_whole("ab", true).unwrap());
     assert_eq!(
-        read(&rows).unwrap().step(1),
+        read(&rows).unwrap().step(1).unwrap(),
         Preferred::Labelled(vec![texts[2].clone(), texts[0].clone()])
     );
     let refused = |rows: &[Value]| read(rows).err().unwrap().to_string();
@@ -197,19 +193,22 @@ fn hh_rlhf_is_read_as_it_is() {
         rejected: name("rejected"),
         ..source(&path)
     };
-    let rows = DataSet::open(&columns).unwrap();
+    let rows = made::rows(&columns).unwrap();
     let reading = Reading {
         max_length: 1 << 15,
         ..WHOLE
     };
     let preferences =
-        Preferences::pairs(&[(&rows, &template())], &tokenizer(), reading, ORDER).unwrap();
+        made::preferred(rows.clone(), template(), &tokenizer(), (2, reading), ORDER).unwrap();
     assert_eq!((preferences.len(), preferences.truncated()), (2312, 0));
-    let Preferred::Pairs(pairs) = preferences.all() else {
+    let Preferred::Pairs(pairs) = preferences.all().unwrap() else {
         panic!("pairs")
     };
     let tokenizer = tokenizer();
-    for (pair, row) in pairs.iter().zip(rows.rows()) {
+    for (pair, row) in pairs
+        .iter()
+        .zip((0..).map(|index| rows.row(index).unwrap()))
+    {
         let prompt = tokenizer.decode(&pair.prompt_ids, false).unwrap();
         assert!(
             prompt.contains("\n\nHuman:") && prompt.trim_end().ends_with([':', '.', ')', '?', '!'])
@@ -235,15 +234,11 @@ fn conversations_share_the_messages_that_they_begin_with() {
     let says = |text: &str| json!([user, {"role": "assistant", "content": text}]);
     let answers = |text: &str| json!([{"role": "assistant", "content": text}]);
     let tokenizer = tokenizer();
-    let template = crate::open(&TemplateSource::Chat, &tokenizer).unwrap();
     let read = |row: Value| {
-        Preferences::pairs(
-            &[(&of_pairs(&[row])?, &template)],
-            &tokenizer,
-            TOGETHER,
-            ORDER,
-        )
-        .map(|rows| match rows.all() {
+        let template = crate::open(&TemplateSource::Chat, &tokenizer).unwrap();
+        let rows = of_pairs(&[row])?;
+        let read = made::preferred(rows, template, &tokenizer, (2, TOGETHER), ORDER);
+        read.map(|rows| match rows.all().unwrap() {
             Preferred::Pairs(pairs) => pairs,
             Preferred::Labelled(_) => panic!("pairs"),
         })
@@ -312,15 +307,11 @@ fn pairs_that_are_the_same_tokens_are_refused_with_their_row() {
         let template = crate::open(&TemplateSource::File(path), &tokenizer()).unwrap();
         let row = json!({"prompt": [{"role": "user", "content": "2+2?"}], "chosen": [chosen],
             "rejected": [rejected]});
-        Preferences::pairs(
-            &[(&of_pairs(&[row]).unwrap(), &template)],
-            &tokenizer(),
-            APART,
-            ORDER,
-        )
-        .err()
-        .unwrap()
-        .to_string()
+        let rows = of_pairs(&[row]).unwrap();
+        made::preferred(rows, template, &tokenizer(), (2, APART), ORDER)
+            .err()
+            .unwrap()
+            .to_string()
     };
     let said =
         |content: &str, name: &str| json!({"role": "assistant", "content": content, "name": name});

@@ -1,26 +1,37 @@
 //! Batches of stages that learn from preferences: pairs for dpo and reward models, labelled texts
 //! for pointwise reward models.
+//!
+//! A record of a pair is its margin, the numbers of ids of its prompt and of the chosen completion
+//! (4 bytes each), and the ids of prompt, chosen and rejected. A record of a text is its label (4
+//! bytes) and its ids.
 
-use crate::dataset::DataSet;
-use crate::error::DataError;
-use crate::message::{Message, Spoken};
-use crate::rendered::Rendered;
-use crate::row::Row;
-use crate::shuffle::rows_of_step;
-use crate::supervision::Order;
-use crate::template::Template;
-use crate::tokenizer::Tokenizer;
+use crate::file::{Fields, SetError, TokenSet, bytes, ids};
+use crate::key::Key;
+use crate::make::{MakeError, Making};
+use crate::order::{Order, Orders, StepError};
+use crate::rows::Rows;
+use r1d_data::{DataError, Message, Rendered, Row, Spoken, Template, Tokenizer};
 use r1d_job::Tokenize;
 use r1d_proto::worker::{Labelled, Pair};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// All rows of such a stage, tokenised once. The rows of a step are a function of (seed, stage,
 /// step) alone.
+#[derive(Debug)]
 pub struct Preferences {
     order: Order,
+    orders: Orders,
     /// Rows per step.
     batch_size: u64,
+    facts: PreferencesFacts,
+    set: Arc<TokenSet>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PreferencesFacts {
+    is_pairs: bool,
     truncated: u64,
-    rows: Preferred,
 }
 
 /// Rows, all of one kind.
@@ -33,10 +44,10 @@ pub enum Preferred {
 }
 
 /// How a stage reads its rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Reading {
-    /// Rows per step.
-    pub batch_size: u32,
+    /// Whether rows are pairs; otherwise they are texts with labels.
+    pub pairs: bool,
     /// Most tokens of prompt and completion together; longer texts are cut.
     pub max_length: u32,
     /// The purpose that the texts are read for.
@@ -44,7 +55,7 @@ pub struct Reading {
 }
 
 /// The purpose that a text is read for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Whole {
     /// The text will be scored. Prompt and completion are one text that ends in the end-of-sequence
     /// id, as a reward model will read it.
@@ -53,125 +64,142 @@ pub enum Whole {
     Learned(Tokenize),
 }
 
-impl Preferences {
-    /// Reads pairs: a prompt by template, or the beginning that both texts share, and two
-    /// completions, each with the end-of-sequence id behind it.
-    pub fn pairs(
-        data: &[(&DataSet, &Template)],
-        tokenizer: &Tokenizer,
-        reading: Reading,
-        order: Order,
-    ) -> Result<Preferences, DataError> {
-        let (truncated, pairs) = read(data, |row, template| {
-            pair(row, template, tokenizer, reading)
-        })?;
-        Ok(Preferences {
-            order,
-            batch_size: reading.batch_size as u64,
-            truncated,
-            rows: Preferred::Pairs(pairs),
-        })
-    }
-
-    /// Reads whole texts (the prompt by template, and the completion) with their labels.
-    pub fn labelled(
-        data: &[(&DataSet, &Template)],
-        tokenizer: &Tokenizer,
-        reading: Reading,
-        order: Order,
-    ) -> Result<Preferences, DataError> {
-        let (truncated, texts) = read(data, |row, template| {
-            labelled(row, template, tokenizer, reading)
-        })?;
-        let labels: Vec<f32> = texts.iter().map(|text| text.label).collect();
-        if let (Some(data), true) = (
-            data.first(),
-            labels.iter().all(|label| Some(label) == labels.first()),
-        ) {
-            let problem = format!(
-                "all of its labels are {}: there is nothing to tell apart",
-                labels.first().unwrap_or(&0.0)
-            );
-            return Err(DataError::Source {
-                name: data.0.name().into(),
-                problem,
-            });
+/// Makes the set of a stage's rows. Pairs are a prompt by template, or the beginning that both
+/// texts share, and two completions, each with the end-of-sequence id behind it. Texts with labels
+/// are whole: the prompt by template, and the completion. An error names its row.
+pub fn make(
+    data: &[(Rows, Template)],
+    tokenizer: &Tokenizer,
+    reading: Reading,
+    key: &Key,
+    mut making: Making<'_>,
+) -> Result<(), MakeError> {
+    let mut facts = PreferencesFacts {
+        is_pairs: reading.pairs,
+        truncated: 0,
+    };
+    let (mut label, mut labels_differ) = (None, false);
+    for (rows, template) in data {
+        for index in 0..rows.len() {
+            let row = rows.row(index)?;
+            let wrong = |problem: String| rows.wrong(index, problem);
+            let (cut, record) = if reading.pairs {
+                let (cut, pair) = pair(&row, template, tokenizer, reading).map_err(wrong)?;
+                (cut, encode_pair(&pair))
+            } else {
+                let (cut, text) = labelled(&row, template, tokenizer, reading).map_err(wrong)?;
+                labels_differ |= *label.get_or_insert(text.label) != text.label;
+                (cut, encode_labelled(&text))
+            };
+            facts.truncated += u64::from(cut);
+            making.writer.add(&record)?;
+            making.done()?;
         }
+    }
+    if let (Some((rows, _)), Some(label), false) = (data.first(), label, labels_differ) {
+        return Err(MakeError::Data(DataError::Source {
+            name: rows.name().into(),
+            problem: format!("all of its labels are {label}: there is nothing to tell apart"),
+        }));
+    }
+    Ok(making.writer.finish(key, &facts)?)
+}
+
+impl Preferences {
+    /// The rows of `set`, `batch_size` of them a step.
+    pub fn open(
+        set: Arc<TokenSet>,
+        batch_size: u32,
+        order: Order,
+        orders: Orders,
+    ) -> Result<Preferences, SetError> {
         Ok(Preferences {
             order,
-            batch_size: reading.batch_size as u64,
-            truncated,
-            rows: Preferred::Labelled(texts),
+            orders,
+            batch_size: batch_size.into(),
+            facts: set.facts()?,
+            set,
         })
     }
 
     /// The number of rows, at least 1.
     #[allow(
         clippy::len_without_is_empty,
-        reason = "an empty data set is refused when it is opened"
+        reason = "an empty data set is refused when it is made"
     )]
     pub fn len(&self) -> u64 {
-        match &self.rows {
-            Preferred::Pairs(pairs) => pairs.len() as u64,
-            Preferred::Labelled(texts) => texts.len() as u64,
-        }
+        self.set.len()
     }
 
     /// The number of rows with a text that was longer than `max_length` and was cut.
     pub fn truncated(&self) -> u64 {
-        self.truncated
+        self.facts.truncated
     }
 
     /// The rows of a step, from 0. Epochs follow each other without a gap.
-    pub fn step(&self, step: u64) -> Preferred {
-        let Order {
-            seed,
-            stage,
-            shuffle,
-        } = self.order;
-        self.picked(rows_of_step(
-            seed,
-            stage,
-            step,
-            self.batch_size,
-            self.len(),
-            shuffle,
-        ))
+    pub fn step(&self, step: u64) -> Result<Preferred, StepError> {
+        let rows = self
+            .orders
+            .rows_of_step(self.order, step, self.batch_size, self.len())?;
+        Ok(self.picked(rows.into_iter())?)
     }
 
     /// All rows in the order of the data sets.
-    pub fn all(&self) -> Preferred {
-        self.rows.clone()
+    pub fn all(&self) -> Result<Preferred, SetError> {
+        self.picked(0..self.len())
     }
 
-    fn picked(&self, picked: Vec<u64>) -> Preferred {
-        fn of<T: Clone>(rows: &[T], picked: Vec<u64>) -> Vec<T> {
-            picked
-                .into_iter()
-                .filter_map(|row| rows.get(row as usize).cloned())
-                .collect()
+    fn picked(&self, rows: impl Iterator<Item = u64>) -> Result<Preferred, SetError> {
+        if self.facts.is_pairs {
+            let pairs = rows.map(|row| self.read(row, decode_pair));
+            Ok(Preferred::Pairs(pairs.collect::<Result<_, _>>()?))
+        } else {
+            let texts = rows.map(|row| self.read(row, decode_labelled));
+            Ok(Preferred::Labelled(texts.collect::<Result<_, _>>()?))
         }
-        match &self.rows {
-            Preferred::Pairs(pairs) => Preferred::Pairs(of(pairs, picked)),
-            Preferred::Labelled(texts) => Preferred::Labelled(of(texts, picked)),
-        }
+    }
+
+    fn read<T>(&self, row: u64, decode: fn(&[u8]) -> Option<T>) -> Result<T, SetError> {
+        let record = self.set.record(row)?;
+        decode(&record).ok_or_else(|| self.set.fault("a preference of it cannot be read"))
     }
 }
 
-/// Reads every row. Returns also how many were cut; an error names its row.
-fn read<T>(
-    data: &[(&DataSet, &Template)],
-    of_row: impl Fn(&Row, &Template) -> Result<(bool, T), String>,
-) -> Result<(u64, Vec<T>), DataError> {
-    let (mut truncated, mut made) = (0, Vec::new());
-    for (data, template) in data {
-        for (index, row) in data.rows().iter().enumerate() {
-            let (cut, row) = of_row(row, template).map_err(|problem| data.wrong(index, problem))?;
-            truncated += u64::from(cut);
-            made.push(row);
-        }
+fn encode_pair(pair: &Pair) -> Vec<u8> {
+    let mut record = pair.margin.to_le_bytes().to_vec();
+    for ids in [&pair.prompt_ids, &pair.chosen_ids] {
+        record.extend((ids.len() as u32).to_le_bytes());
     }
-    Ok((truncated, made))
+    for ids in [&pair.prompt_ids, &pair.chosen_ids, &pair.rejected_ids] {
+        record.extend(bytes(ids));
+    }
+    record
+}
+
+fn decode_pair(record: &[u8]) -> Option<Pair> {
+    let mut fields = Fields::new(record);
+    let margin = f32::from_bits(fields.u32()?);
+    let (prompt, chosen) = (fields.u32()?, fields.u32()?);
+    Some(Pair {
+        margin,
+        prompt_ids: fields.ids(prompt)?,
+        chosen_ids: fields.ids(chosen)?,
+        rejected_ids: ids(fields.rest()),
+    })
+}
+
+fn encode_labelled(text: &Labelled) -> Vec<u8> {
+    let mut record = text.label.to_le_bytes().to_vec();
+    record.extend(bytes(&text.ids));
+    record
+}
+
+fn decode_labelled(record: &[u8]) -> Option<Labelled> {
+    let mut fields = Fields::new(record);
+    Some(Labelled {
+        label: f32::from_bits(fields.u32()?),
+        ids: ids(fields.rest()),
+    })
 }
 
 /// Reads a pair. The flag is true if one of its texts was cut.

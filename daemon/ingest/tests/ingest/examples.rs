@@ -1,6 +1,8 @@
 //! The examples' data and tokenizers, as `generate.py` makes them.
 
-use r1d_data::{DataSet, Lengths, Prompts, Spoken, Supervision, Tokenizer, supervision::Order};
+use crate::made;
+use r1d_data::{DataSet, Spoken, Tokenizer};
+use r1d_ingest::{Lengths, Order};
 use r1d_job::{Job, ModelShape, StageKind};
 use std::path::{Path, PathBuf};
 
@@ -82,7 +84,7 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
     for (index, stage) in job.stages.iter().enumerate() {
         let source = &job.data[&stage.data];
         let (data, template) = (
-            DataSet::open(source).unwrap(),
+            made::rows(source).unwrap(),
             crate::open(&source.template, &tokenizer).unwrap(),
         );
         let order = Order {
@@ -93,15 +95,16 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
         match &stage.kind {
             StageKind::Pretrain(p) => {
                 assert_eq!(
-                    Supervision::pretrain(&[&data], &tokenizer, p, order)
+                    made::pretrain(&[&data], &tokenizer, p, order)
                         .unwrap()
                         .step(0)
+                        .unwrap()
                         .len(),
                     p.batch_size as usize
                 )
             }
             StageKind::Sft(s) => assert_eq!(
-                Supervision::sft(
+                made::sft(
                     &[crate::supervision::taught(&data, &template)],
                     &tokenizer,
                     s,
@@ -113,7 +116,7 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
             ),
             _ => {
                 assert!(
-                    Prompts::build(&data, &template, &tokenizer, Lengths::default())
+                    made::prompts(&data, &template, &tokenizer, Lengths::default())
                         .unwrap()
                         .length_max()
                         <= 75
