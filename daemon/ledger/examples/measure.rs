@@ -1,13 +1,13 @@
 //! Measures the ledger: `cargo run --release -p r1d-ledger --example measure -- DIRECTORY [JOBS
-//! [STEPS]]`. It prints what a command costs without a disk, how many commands of several threads
-//! become durable in a second, and what it takes to open the ledger again.
+//! [STEPS [STEPS TAKEN OVER]]]`. It prints what a command costs without a disk, how many commands
+//! of several threads become durable in a second, and what it takes to open the ledger again.
 #![allow(
     clippy::disallowed_methods,
     reason = "it measures time, outside of any simulation"
 )]
 
-use r1d_ledger::{Command, Ledger, State};
-use r1d_proto::control::{EvalExample, EvalResult};
+use r1d_ledger::{Command, Ledger, StageRecord, State};
+use r1d_proto::control::{EvalExample, EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::path::Path;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Jobs at work, each with a thread that commits its steps.
 const AT_WORK: usize = 8;
+/// Steps of a stage that is taken over.
+const TAKEN_OVER_AT_ONCE: u64 = 20_000;
 
 fn id(index: usize) -> JobId {
     JobId(format!("{index:08}"))
@@ -59,10 +61,38 @@ fn begin(index: usize, steps: u64) -> [Command; 2] {
 }
 
 /// Metrics with as many names as a step of GRPO has.
-fn commit(index: usize, step: u64) -> Command {
-    let metrics: Metrics = (0..48)
+fn metrics(step: u64) -> Metrics {
+    (0..48)
         .map(|name| (format!("rewards/metric_{name:02}/mean"), step as f64 / 3.0))
-        .collect();
+        .collect()
+}
+
+/// A finished stage that the job takes over: its steps come at once.
+fn take_over(index: usize, stage: u32, steps: u64) -> Command {
+    let record = StageRecord {
+        name: format!("stage {stage}"),
+        kind: "grpo".into(),
+        state: RunState::Succeeded,
+        steps,
+        step: steps,
+        checkpoints: Vec::new(),
+        begun_at: 3,
+        ended_at: Some(4),
+        metrics: metrics(steps),
+    };
+    Command::ReuseStage {
+        job: id(index),
+        epoch: 0,
+        of: id(0),
+        stage,
+        record: Box::new(record),
+        metrics: (0..steps).map(|step| (step, metrics(step))).collect(),
+        evals: Vec::new(),
+    }
+}
+
+fn commit(index: usize, step: u64) -> Command {
+    let metrics = metrics(step);
     Command::CommitStep {
         job: id(index),
         epoch: 1,
@@ -150,6 +180,27 @@ fn fill(path: &Path, jobs: usize, steps: u64) {
     );
 }
 
+/// Has jobs at the end of the queue take over stages of as many steps in all.
+fn take_over_all(path: &Path, jobs: usize, steps: u64) {
+    let ledger = Ledger::open(path).unwrap_or_else(|error| panic!("{error}"));
+    let stages = steps.div_ceil(TAKEN_OVER_AT_ONCE);
+    for number in 0..stages {
+        let (index, stage) = (jobs - 1 - (number / 10) as usize, (number % 10) as u32);
+        if let Err(error) = ledger.apply(take_over(index, stage, TAKEN_OVER_AT_ONCE)) {
+            panic!("{error}");
+        }
+    }
+    let start = Instant::now();
+    let middle = TAKEN_OVER_AT_ONCE / 2;
+    for step in middle..middle + 100 {
+        match ledger.metrics_in(&id(jobs - 1), 0, step..step + 1) {
+            Ok(rows) => assert_eq!(rows.len(), 1),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("metrics of a step: {:?}", start.elapsed() / 100);
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     let number = |index: usize, default: u64| -> u64 {
@@ -159,13 +210,17 @@ fn main() {
     };
     let (jobs, steps) = (number(2, 10_000) as usize, number(3, 4000));
     let Some(directory) = words.get(1) else {
-        println!("usage: measure DIRECTORY [JOBS [STEPS]]");
+        println!("usage: measure DIRECTORY [JOBS [STEPS [STEPS TAKEN OVER]]]");
         return;
     };
     let path = Path::new(directory).join("ledger.redb");
-    if words.get(4).is_none() {
+    let taken_over = number(4, 0);
+    if !path.exists() {
         without_disk(jobs);
         fill(&path, jobs, steps);
+        if taken_over > 0 {
+            take_over_all(&path, jobs, taken_over);
+        }
     }
     let before = resident_mb();
     let start = Instant::now();

@@ -3,9 +3,11 @@
 //! Who has a command adds it here and then waits for the file. Whoever gets the file takes all
 //! commands that have come until then, writes them in one transaction and answers them; the others
 //! of that group find their answers when they get the file in their turn. No thread is needed, and
-//! a command that comes alone waits for nobody.
+//! a command that comes alone waits for nobody. A group has one command of each job: what a command
+//! does to its job's metrics depends on what is durable.
 
 use crate::command::Command;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Commands that nobody has written yet, with places for their answers. It is as long as there are
@@ -40,10 +42,13 @@ impl<A> Group<A> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Takes all commands that have come so far, in the order in which they came. Only who has the
-    /// file may call it.
+    /// Takes the commands that have come so far, in the order in which they came; of each job only
+    /// the first. Only who has the file may call it.
     pub(crate) fn take(&self) -> Vec<Member<A>> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = HashSet::new();
+        let is_first = |member: &mut Member<A>| jobs.insert(member.command.job().clone());
+        waiting.extract_if(.., is_first).collect()
     }
 }
 

@@ -12,17 +12,24 @@
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
 pub mod command;
+mod error;
+mod format1;
 mod group;
 pub mod ledger;
+mod metrics;
 mod place;
 pub mod record;
 pub mod state;
+mod stored;
+mod tables;
 mod watched;
 
 pub use command::{Command, Effect, Rejected};
-pub use ledger::{Ledger, LedgerError, is_damage_expected};
+pub use error::LedgerError;
+pub use ledger::{Ledger, is_damage_expected};
 pub use record::{
     CheckpointRecord, JobRecord, Pause, Removal, Reuse, RewardVersion, StageRecord, Standing,
     Strikes, User,
 };
 pub use state::{FindError, State};
+pub use stored::FORMAT_VERSION;

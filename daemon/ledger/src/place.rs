@@ -5,38 +5,21 @@
 //! ends as a job's own files do is treated in the same way. All other paths are written and read as
 //! they are.
 
-use crate::record::Progress;
 use r1d_proto::ids::JobId;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
-/// The job's progress as it is stored in a ledger in `root`.
-pub(crate) fn to_file(progress: &Progress, root: &Path) -> Progress {
-    map(progress.clone(), |path| {
-        path.strip_prefix(root)
-            .map_or(path.clone(), Path::to_path_buf)
-    })
+/// The path as it is stored in a ledger in `root`.
+pub(crate) fn to_file(path: &Path, root: &Path) -> PathBuf {
+    path.strip_prefix(root).unwrap_or(path).to_path_buf()
 }
 
-/// The job's progress as it is read from a ledger in `root`.
-pub(crate) fn from_file(progress: Progress, job: &JobId, root: &Path) -> Progress {
-    map(progress, |path| match own_tail(path, job) {
+/// A path of the job's as it is read from a ledger in `root`.
+pub(crate) fn from_file(path: &Path, job: &JobId, root: &Path) -> PathBuf {
+    match own_tail(path, job) {
         _ if path.is_relative() => root.join(path),
         Some(tail) => root.join(tail),
-        None => path.clone(),
-    })
-}
-
-fn map(mut progress: Progress, change: impl Fn(&PathBuf) -> PathBuf) -> Progress {
-    let checkpoints = progress
-        .stages
-        .iter_mut()
-        .flat_map(|stage| &mut Arc::make_mut(stage).checkpoints)
-        .map(|checkpoint| &mut checkpoint.dir);
-    for path in checkpoints.chain(&mut progress.model) {
-        *path = change(path);
+        None => path.to_path_buf(),
     }
-    progress
 }
 
 /// The end of a path, if it is `jobs/<id>/final` or `jobs/<id>/checkpoints/<stage>/step-<N>`. A

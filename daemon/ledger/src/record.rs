@@ -126,7 +126,7 @@ pub struct Submission {
 }
 
 /// How far a job is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// The job's state.
     pub state: RunState,
@@ -137,7 +137,6 @@ pub struct Progress {
     /// When the job ended.
     pub ended_at: Option<u64>,
     /// The stages begun so far, by index in the job file.
-    #[serde(with = "shared")]
     pub stages: Vec<Arc<StageRecord>>,
     /// Why the job failed.
     pub error: Option<String>,
@@ -219,26 +218,5 @@ impl StageRecord {
     pub fn durable_step(&self) -> u64 {
         self.newest_checkpoint()
             .map_or(0, |checkpoint| checkpoint.step)
-    }
-}
-
-/// Shared stages are written as the stages themselves.
-mod shared {
-    use super::StageRecord;
-    use serde::{Deserialize, Deserializer, Serializer};
-    use std::sync::Arc;
-
-    pub(super) fn serialize<S: Serializer>(
-        stages: &[Arc<StageRecord>],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(stages.iter().map(Arc::as_ref))
-    }
-
-    pub(super) fn deserialize<'d, D: Deserializer<'d>>(
-        deserializer: D,
-    ) -> Result<Vec<Arc<StageRecord>>, D::Error> {
-        let stages = Vec::<StageRecord>::deserialize(deserializer)?;
-        Ok(stages.into_iter().map(Arc::new).collect())
     }
 }

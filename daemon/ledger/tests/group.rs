@@ -144,7 +144,7 @@ impl StorageBackend for Backend {
 }
 
 fn open_on(disk: &SimDisk, gate: &Gate) -> Result<Ledger, LedgerError> {
-    let (disk, gate) = (disk.clone(), gate.clone());
+    let (disk, gate, storage) = (disk.clone(), gate.clone(), disk.shared());
     let path = PathBuf::from("/s/ledger.redb");
     let file = path.clone();
     let open = move || {
@@ -153,7 +153,7 @@ fn open_on(disk: &SimDisk, gate: &Gate) -> Result<Ledger, LedgerError> {
             .set_cache_size(1 << 20)
             .create_with_backend(backend)
     };
-    Ledger::open_with(&path, Box::new(open))
+    Ledger::open_with(&path, Box::new(open), storage)
 }
 
 fn new_disk() -> SimDisk {
@@ -213,10 +213,11 @@ fn commands_that_come_while_the_disk_is_busy_share_a_sync() {
             .iter()
             .all(|answer| matches!(answer, Ok(Effect::Submitted)))
     );
-    assert_eq!(
-        gate.count() - before,
-        2 * of_one,
-        "one group behind the first command"
+    // One group behind the first command, of twenty.
+    let shared = gate.count() - before;
+    assert!(
+        shared <= 2 * of_one,
+        "{shared} syncs, {of_one} for one command"
     );
     assert_eq!(ledger.jobs().len(), 23);
     disk.crash(1);

@@ -216,13 +216,14 @@ fn new_disk() -> SimDisk {
 
 fn open_on(disk: &SimDisk) -> Result<Ledger, LedgerError> {
     let (disk, path) = (disk.clone(), PathBuf::from("/s/ledger.redb"));
+    let storage = disk.shared();
     let file = path.clone();
     let open = move || {
         Database::builder()
             .set_cache_size(1 << 20)
             .create_with_backend(SimBackend(disk.open(&file)))
     };
-    Ledger::open_with(&path, Box::new(open))
+    Ledger::open_with(&path, Box::new(open), storage)
 }
 
 #[test]
@@ -610,69 +611,6 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     );
 }
 
-/// An earlier release's ledger has neither `requests` nor `strikes`, and its first builds have
-/// neither `graders` nor `reuse`.
-#[test]
-fn a_ledger_of_an_earlier_release_opens() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("ledger.redb");
-    let ledger = Ledger::open(&path).unwrap();
-    apply_all(&ledger, life("a", 2));
-    apply_all(&ledger, decisions("a").drain(..3).collect());
-    drop(ledger);
-    let database = Database::open(&path).unwrap();
-    let write = database.begin_write().unwrap();
-    for table in ["strikes", "reuse", "owners", "standing"] {
-        assert!(
-            write
-                .delete_table(TableDefinition::<&str, &[u8]>::new(table))
-                .unwrap()
-        );
-    }
-    assert!(
-        write
-            .delete_table(TableDefinition::<&str, &str>::new("requests"))
-            .unwrap()
-    );
-    assert!(
-        write
-            .delete_table(TableDefinition::<(&str, u64), &[u8]>::new("graders"))
-            .unwrap()
-    );
-    write.commit().unwrap();
-    drop(database);
-    let ledger = Ledger::open(&path).unwrap();
-    let record = ledger.job(&id("a")).unwrap();
-    assert_eq!(
-        (
-            record.progress.stages[0].step,
-            &record.request,
-            record.strikes.count
-        ),
-        (2, &None, 0)
-    );
-    assert_eq!(
-        (&record.owner, &record.standing),
-        (&None, &Default::default())
-    );
-    // It goes on.
-    apply_all(
-        &ledger,
-        vec![
-            Command::CommitStep {
-                job: id("a"),
-                epoch: 2,
-                stage: 0,
-                step: 2,
-                metrics: Metrics::new(),
-            },
-            Command::Strike { job: id("a") },
-            life("b", 0).remove(0),
-        ],
-    );
-    assert_eq!(ledger.of_request("request of b").unwrap().job(), &id("b"));
-}
-
 /// Power is lost somewhere in a submission: the job is there with its judges, keys and its client's
 /// id, or not at all.
 #[test]
@@ -745,7 +683,14 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
             handle.clone(),
         ))
     };
-    let ledger = Arc::new(Ledger::open_with(Path::new("/s/ledger.redb"), Box::new(open)).unwrap());
+    let ledger = Arc::new(
+        Ledger::open_with(
+            Path::new("/s/ledger.redb"),
+            Box::new(open),
+            SimDisk::default().shared(),
+        )
+        .unwrap(),
+    );
     apply_all(&ledger, life("a", 0));
     *stall.0.lock().unwrap() = true;
     let writer = std::thread::spawn({
@@ -978,4 +923,242 @@ fn paths_below_the_ledgers_directory_move_with_it() {
             );
         }
     }
+}
+
+/// The metrics of a step that was done for the `round`th time.
+fn commit_again(step: u64, round: u64) -> Command {
+    let values = [
+        ("loss".to_string(), step as f64),
+        ("round".to_string(), round as f64),
+    ];
+    // Not every step has every metric.
+    let kept = if step.is_multiple_of(5) { 1 } else { 2 };
+    Command::CommitStep {
+        job: id("a"),
+        epoch: 1,
+        stage: 0,
+        step,
+        metrics: values.into_iter().take(kept).collect(),
+    }
+}
+
+fn is_of_round(row: &(u64, Metrics), step: u64, round: u64) -> bool {
+    let Command::CommitStep { metrics, .. } = commit_again(step, round) else {
+        return false;
+    };
+    row == &(step, metrics)
+}
+
+#[test]
+fn metrics_of_many_steps_are_read_by_any_range_and_forgotten_when_a_stage_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 0));
+    apply_all(
+        &ledger,
+        (0..150).map(|step| commit_again(step, 1)).collect(),
+    );
+    for range in [
+        0..150,
+        0..1,
+        31..33,
+        32..64,
+        100..140,
+        149..400,
+        200..300,
+        5..5,
+    ] {
+        let rows = ledger.metrics_in(&id("a"), 0, range.clone()).unwrap();
+        let end = range.end.min(150);
+        assert_eq!(
+            rows.len() as u64,
+            end.saturating_sub(range.start),
+            "{range:?}"
+        );
+        let whole = rows
+            .iter()
+            .zip(range.start..)
+            .all(|(row, step)| is_of_round(row, step, 1));
+        assert!(whole, "{range:?}: {rows:?}");
+    }
+    for (round, back) in [(2, 70), (3, 64), (4, 0)] {
+        let go_back = Command::GoBack {
+            job: id("a"),
+            epoch: 1,
+            stage: 0,
+            step: back,
+            metrics: Metrics::new(),
+        };
+        apply_all(&ledger, vec![go_back]);
+        assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len() as u64, back);
+        apply_all(
+            &ledger,
+            (back..150).map(|step| commit_again(step, round)).collect(),
+        );
+        let rows = ledger.metrics(&id("a"), 0).unwrap();
+        assert_eq!(rows.len(), 150);
+        let newest = rows
+            .iter()
+            .zip(0..)
+            .filter(|(row, step)| is_of_round(row, *step, round));
+        // Steps without the second metric look alike in all rounds.
+        assert!(newest.count() as u64 >= 150 - back, "round {round}");
+    }
+    let before = ledger.metrics(&id("a"), 0).unwrap();
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap(), before);
+}
+
+/// An old copy of the ledger finds the metrics that it knows of: the job's file is only appended
+/// to.
+#[test]
+fn an_old_copy_of_the_ledger_finds_its_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 0));
+    apply_all(&ledger, (0..75).map(|step| commit_again(step, 1)).collect());
+    drop(ledger);
+    let copy = std::fs::read(&path).unwrap();
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(
+        &ledger,
+        (75..200).map(|step| commit_again(step, 1)).collect(),
+    );
+    drop(ledger);
+    std::fs::write(&path, copy).unwrap();
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(
+        &ledger,
+        (75..120).map(|step| commit_again(step, 2)).collect(),
+    );
+    let rows = ledger.metrics(&id("a"), 0).unwrap();
+    assert_eq!(rows.len(), 120);
+    let round = |step| if step < 75 { 1 } else { 2 };
+    assert!(
+        rows.iter()
+            .zip(0..)
+            .all(|(row, step)| is_of_round(row, step, round(step)))
+    );
+}
+
+#[test]
+fn damaged_metrics_are_named_and_harm_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 0));
+    apply_all(&ledger, (0..75).map(|step| commit_again(step, 1)).collect());
+    let blocks = dir.path().join("jobs/a/metrics.blocks");
+    let whole = std::fs::read(&blocks).unwrap();
+    let mut flipped = whole.clone();
+    flipped[40] ^= 4;
+    std::fs::write(&blocks, &flipped).unwrap();
+    let error = ledger.metrics(&id("a"), 0).unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::Metrics { path, .. } if *path == blocks),
+        "{error}"
+    );
+    assert_eq!(ledger.metrics_in(&id("a"), 0, 32..75).unwrap().len(), 43);
+    std::fs::write(&blocks, &whole[..50]).unwrap();
+    assert!(matches!(
+        ledger.metrics(&id("a"), 0),
+        Err(LedgerError::Metrics { .. })
+    ));
+    // Opening does not read them, and the job goes on.
+    drop(ledger);
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(
+        &ledger,
+        (75..80).map(|step| commit_again(step, 1)).collect(),
+    );
+    std::fs::write(&blocks, &whole).unwrap();
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 80);
+}
+
+#[test]
+fn a_stage_that_has_ended_leaves_no_metrics_in_the_ledgers_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 5));
+    apply_all(&ledger, life("b", 5));
+    let rows = || {
+        let copy = dir.path().join("copy.redb");
+        std::fs::copy(&path, &copy).unwrap();
+        let database = Database::open(&copy).unwrap();
+        let read = database.begin_read().unwrap();
+        let table = TableDefinition::<(&str, u32, u64), &[u8]>::new("metrics");
+        read.open_table(table).unwrap().len().unwrap()
+    };
+    assert_eq!(rows(), 10);
+    apply_all(
+        &ledger,
+        vec![Command::Cancel {
+            job: id("a"),
+            at: 9,
+        }],
+    );
+    assert_eq!(rows(), 5);
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 5);
+    // Where the job's directory takes nothing, the job ends all the same.
+    std::fs::write(dir.path().join("jobs/b"), "in the way").unwrap();
+    apply_all(
+        &ledger,
+        vec![Command::Cancel {
+            job: id("b"),
+            at: 9,
+        }],
+    );
+    assert_eq!(rows(), 5);
+    assert_eq!(ledger.metrics(&id("b"), 0).unwrap().len(), 5);
+}
+
+/// Power is lost at any operation on the disk: each committed step has its metrics, wherever they
+/// are.
+#[test]
+fn a_committed_step_has_its_metrics_after_any_crash() {
+    let (mut crashes, mut with_blocks) = (0, 0);
+    for seed in 0..60u64 {
+        let disk = new_disk();
+        let ledger = open_on(&disk).unwrap();
+        apply_all(&ledger, life("a", 0));
+        let begun = disk.operations();
+        disk.lose_power_at(begun + 1 + r1d_proto::world::counter_hash(&[seed]) % 1600);
+        let steps = (0..90).map(|step| commit_again(step, 1));
+        let known = steps
+            .take_while(|command| ledger.apply(command.clone()).is_ok())
+            .count();
+        std::mem::forget(ledger);
+        disk.crash(seed);
+        let ledger = open_on(&disk).unwrap();
+        let step = ledger.job(&id("a")).unwrap().progress.stages[0].step;
+        assert!(
+            step as usize == known || step as usize == known + 1,
+            "seed {seed}: {step}"
+        );
+        let rows = ledger.metrics(&id("a"), 0).unwrap();
+        assert_eq!(rows.len() as u64, step, "seed {seed}");
+        assert!(
+            rows.iter()
+                .zip(0..)
+                .all(|(row, step)| is_of_round(row, step, 1)),
+            "seed {seed}"
+        );
+        crashes += u32::from(known < 90);
+        with_blocks += u32::from(known > 33);
+        apply_all(
+            &ledger,
+            (step..step + 40)
+                .map(|step| commit_again(step, 1))
+                .collect(),
+        );
+        assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len() as u64, step + 40);
+    }
+    assert!(
+        crashes > 20 && with_blocks > 20,
+        "{crashes} crashes, {with_blocks} with blocks"
+    );
 }

@@ -25,6 +25,9 @@ pub trait Storage: Send + Sync + 'static {
     fn create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn Append>>;
     /// Reads the whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Reads `length` bytes of a file from `offset`; an error of kind `UnexpectedEof` if the file
+    /// ends before.
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// Gives a file a second name, which must be free.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file or directory; replaces a file `to` if it exists.

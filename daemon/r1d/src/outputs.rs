@@ -12,6 +12,9 @@ use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+/// Steps whose metrics are read at once: a stage may have millions.
+const STEPS_AT_ONCE: u64 = 1024;
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
     #[error(transparent)]
@@ -54,18 +57,9 @@ pub(crate) fn rewrite_metrics(
     job: &JobId,
     stages: &[String],
 ) -> Result<(), OutputError> {
-    let mut lines = String::new();
-    for (index, stage) in stages.iter().enumerate() {
-        let steps = ledger.metrics(job, index as u32)?;
-        let mut events = steps
-            .first()
-            .map_or_else(Vec::new, |(_, first)| tensorboard::header(first));
-        for (step, metrics) in &steps {
-            lines.push_str(&line(stage, step + 1, metrics));
-            events.extend(tensorboard::event(step + 1, metrics));
-        }
+    for (index, stage) in (0..).zip(stages) {
         let path = events_file(layout, stage);
-        if steps.is_empty() {
+        let Some((_, first)) = ledger.metrics_in(job, index, 0..1)?.pop() else {
             // If the ledger is an older copy, this file has steps that it does not know.
             match std::fs::remove_file(&path) {
                 Err(error)
@@ -73,16 +67,67 @@ pub(crate) fn rewrite_metrics(
                 {
                     return Err(write_error(&path)(error));
                 }
-                _ => {}
+                _ => continue,
             }
-        } else {
-            create_parent(&path)?;
-            write_file(&Disk, &path, |file| file.write_all(&events))?;
+        };
+        create_parent(&path)?;
+        rewrite(&path, |file| {
+            let failed = write_error(&path);
+            file.write_all(&tensorboard::header(&first))
+                .map_err(failed)?;
+            for_each_step(ledger, job, index, |step, metrics| {
+                let event = tensorboard::event(step + 1, metrics);
+                file.write_all(&event).map_err(write_error(&path))
+            })
+        })?;
+    }
+    let path = layout.metrics();
+    rewrite(&path, |file| {
+        (0..).zip(stages).try_for_each(|(index, stage)| {
+            for_each_step(ledger, job, index, |step, metrics| {
+                let line = line(stage, step + 1, metrics);
+                file.write_all(line.as_bytes()).map_err(write_error(&path))
+            })
+        })
+    })
+}
+
+/// Replaces a file by what `fill` writes.
+fn rewrite(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+) -> Result<(), OutputError> {
+    let mut failed = None;
+    let written = write_file(&Disk, path, |file| {
+        fill(file).map_err(|error| {
+            failed = Some(error);
+            std::io::Error::other("its contents could not be read")
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(written?),
+    }
+}
+
+/// Reads the metrics of a stage's committed steps, some at a time.
+fn for_each_step(
+    ledger: &Ledger,
+    job: &JobId,
+    stage: u32,
+    mut each: impl FnMut(u64, &Metrics) -> Result<(), OutputError>,
+) -> Result<(), OutputError> {
+    let mut next = 0;
+    loop {
+        let rows = ledger.metrics_in(job, stage, next..next + STEPS_AT_ONCE)?;
+        for (step, metrics) in &rows {
+            each(*step, metrics)?;
+            next = step + 1;
+        }
+        if rows.is_empty() {
+            return Ok(());
         }
     }
-    Ok(write_file(&Disk, &layout.metrics(), |file| {
-        file.write_all(lines.as_bytes())
-    })?)
 }
 
 /// Removes what was sampled in a stage, and in those after it.

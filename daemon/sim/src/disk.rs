@@ -282,6 +282,14 @@ impl Storage for SimDisk {
         Ok(contents.tree.state(index).bytes.clone())
     }
 
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let index = self.contents().tree.file(path)?;
+        let disk = self.clone();
+        let mut bytes = vec![0; length];
+        SimFile { disk, index }.read_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change(|tree| tree.link(from, to))
     }

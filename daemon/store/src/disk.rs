@@ -4,7 +4,7 @@ use r1d_proto::storage::{Append, Storage};
 use r1d_proto::user_file;
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +46,12 @@ impl Storage for Disk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         user_file::read(path, u64::MAX)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        user_file::open(path)?.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

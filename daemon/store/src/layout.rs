@@ -17,6 +17,7 @@
 //! | `job.toml` | the job as run, every default filled in |
 //! | `inputs.json` | the files that the job reads, as they were when it was submitted |
 //! | `metrics.jsonl` | a line per committed step: `stage`, `step` (from 1), TRL's names |
+//! | `metrics.blocks` | the same as the ledger keeps them, except for a stage's last few |
 //! | `tensorboard/<stage>/` | the same as TensorBoard event files |
 //! | `log.jsonl` | the job's log |
 //! | `status.json` | the job's status when a stage, an evaluation or the job itself last ended |
@@ -129,6 +130,11 @@ impl JobLayout {
     /// The metrics of the committed steps.
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
+    }
+
+    /// The ledger's file of the metrics of the committed steps.
+    pub fn metrics_blocks(&self) -> PathBuf {
+        self.dir.join("metrics.blocks")
     }
 
     /// The directory of a stage's TensorBoard event files.
