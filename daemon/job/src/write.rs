@@ -175,8 +175,14 @@ pub(crate) fn stage(stage: &Stage) -> toml::Table {
             );
         }
         StageKind::RejectionSampling(r) => rejection_sampling(&mut table, r),
-        StageKind::RewardModel(r) => reward_model(&mut table, r),
-        StageKind::Dpo(d) => dpo(&mut table, d),
+        StageKind::RewardModel(r) => {
+            further_data(&mut table, stage);
+            reward_model(&mut table, r);
+        }
+        StageKind::Dpo(d) => {
+            further_data(&mut table, stage);
+            dpo(&mut table, d);
+        }
         StageKind::Ppo(p) => ppo(&mut table, p),
         StageKind::Eval(_) => {}
     }
@@ -185,6 +191,14 @@ pub(crate) fn stage(stage: &Stage) -> toml::Table {
         training(&mut table, stage);
     }
     table
+}
+
+/// Writes the further data sets if there are any: a stage without them is written, and known for
+/// reuse, as before the key was written at all.
+fn further_data(table: &mut toml::Table, stage: &Stage) {
+    if !stage.more_data.is_empty() {
+        set(table, "more_data", &stage.more_data);
+    }
 }
 
 fn supervised(table: &mut toml::Table, stage: &Stage, batch_size: u32, max_length: u32) {

@@ -79,6 +79,41 @@ fn refusal(from: &str, to: &str) -> String {
         .to_string()
 }
 
+/// A daemon trains on what is written: a data set that is left out there is never read.
+#[test]
+fn further_pairs_and_labelled_texts_are_written() {
+    let more = JOB.replace(
+        "data = \"pairs\"",
+        "data = \"pairs\"\nmore_data = [\"held-out\"]",
+    );
+    for text in [
+        more.replace("eval_data = \"held-out\"\n", ""),
+        JOB.replace(
+            "data = \"safety\"",
+            "data = \"safety\"\nmore_data = [\"more-safety\"]",
+        )
+        .replace(
+            "[data.train]",
+            "[data.more-safety]\npath = \"more.jsonl\"\n[data.train]",
+        ),
+    ] {
+        let job = parse(&text).unwrap();
+        let read: Vec<_> = job
+            .stages
+            .iter()
+            .map(|stage| stage.more_data.len())
+            .collect();
+        assert!(read.iter().sum::<usize>() > 0, "{read:?}");
+        assert_eq!(parse(&job.to_toml()).unwrap(), job);
+    }
+    assert!(
+        !parse(JOB)
+            .unwrap()
+            .to_toml()
+            .contains("more_data = [\"held-out\"]")
+    );
+}
+
 #[test]
 fn policies_start_from_policies_and_reward_models_from_either() {
     let job = parse(JOB).unwrap();
