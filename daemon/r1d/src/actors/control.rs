@@ -218,12 +218,14 @@ impl ControlService {
                                                         room for a newer one"),
         };
         drop(place);
-        let Some(envelope) = received else { return };
+        let Some(mut envelope) = received else { return };
+        // Not in the choice below: a client that leaves while its user is looked up has asked.
+        let sender = self.admit(uid, &mut envelope.request).await;
         let mut gone = [0u8; 1];
         tokio::select! {
             // Begin the requested work, even if its client has left already.
             biased;
-            answered = self.answer(uid, envelope, &mut writer) => {
+            answered = self.answer(uid, envelope, sender, &mut writer) => {
                 if let Err(error) = answered {
                     tracing::debug!("client: {error}");
                 }
@@ -274,12 +276,13 @@ impl ControlService {
         &self,
         uid: u32,
         envelope: Envelope,
+        sender: Result<Sender, ControlError>,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
         let Envelope {
             id,
             progress,
-            mut request,
+            request,
         } = envelope;
         if id
             .as_ref()
@@ -291,7 +294,7 @@ impl ControlService {
                 .send_answer(&Err(error(ErrorKind::Invalid, problem)), writer)
                 .await;
         }
-        let sender = match self.admit(uid, &mut request).await {
+        let sender = match sender {
             Ok(sender) => sender,
             Err(refused) => return self.send_answer(&Err(refused), writer).await,
         };
