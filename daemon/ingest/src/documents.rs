@@ -86,7 +86,7 @@ impl Documents {
         Ok(stream)
     }
 
-    /// Where every [`STRIDE`]th document begins, in tokens. The lengths of all documents are in
+    /// The token that every [`STRIDE`]th document begins at. The lengths of all documents are in
     /// memory while this is made.
     fn starts(&self, order: &EpochOrder) -> Result<Vec<u64>, StepError> {
         let documents = self.set.len();

@@ -53,7 +53,7 @@ pub struct Rotation<'a> {
     pub norms: Option<(&'a Tensor, &'a Tensor, f32)>,
     /// Cosines and signed sines of every position, float32 `[positions, 2, head_dim]`.
     pub table: &'a Tensor,
-    /// Where the row's token goes, int32 `[B]`.
+    /// The place that each row's token goes to, int32 `[B]`.
     pub position: &'a Tensor,
     /// Rows that live, int32 `[1]`: rows behind them are left out.
     pub live: &'a Tensor,
@@ -192,11 +192,7 @@ impl DecodeKernels {
         operands.are(ids, Kind::Int, &[rows])?;
         operands.are(hidden, self.kind, &[rows, width])?;
         operands.are(table, self.kind, &[table.size()[0], width])?;
-        let launch = Launch {
-            grid: [rows as u32, 1, 1],
-            threads: NORM_THREADS,
-            shared_bytes: 0,
-        };
+        let launch = Launch::of_rows(rows, NORM_THREADS);
         let arguments = Arguments::new()
             .address(address(ids))
             .address(address(table))
@@ -219,11 +215,7 @@ impl DecodeKernels {
         operands.are(x, self.kind, &[rows, width])?;
         operands.are(weight, self.kind, &[width])?;
         operands.are(y, self.kind, &[rows, width])?;
-        let launch = Launch {
-            grid: [rows as u32, 1, 1],
-            threads: NORM_THREADS,
-            shared_bytes: 0,
-        };
+        let launch = Launch::of_rows(rows, NORM_THREADS);
         let arguments = Arguments::new()
             .address(address(x))
             .address(address(weight))
@@ -462,11 +454,7 @@ impl DecodeKernels {
         operands.are(logits, self.kind, &[rows, vocab])?;
         operands.are(live, Kind::Int, &[1])?;
         operands.are(limits, Kind::Float, &[rows])?;
-        let launch = Launch {
-            grid: [rows as u32, 1, 1],
-            threads: DRAW_THREADS,
-            shared_bytes: 0,
-        };
+        let launch = Launch::of_rows(rows, DRAW_THREADS);
         let arguments = Arguments::new()
             .address(address(logits))
             .address(address(live))
@@ -498,11 +486,7 @@ impl DecodeKernels {
         if let Some(kept) = draw.kept {
             operands.are(kept, Kind::Uint8, &[steps, rows, kept_bytes])?;
         }
-        let launch = Launch {
-            grid: [rows as u32, 1, 1],
-            threads: DRAW_THREADS,
-            shared_bytes: 0,
-        };
+        let launch = Launch::of_rows(rows, DRAW_THREADS);
         let arguments = Arguments::new()
             .address(address(logits))
             .address(address(draw.uniforms))

@@ -226,6 +226,17 @@ pub(crate) struct Launch {
     pub shared_bytes: u32,
 }
 
+impl Launch {
+    /// One block of `threads` threads for each row.
+    pub(crate) fn of_rows(rows: i64, threads: u32) -> Launch {
+        Launch {
+            grid: [rows as u32, 1, 1],
+            threads,
+            shared_bytes: 0,
+        }
+    }
+}
+
 /// A stream of work on the device. The default stream, libtorch's, waits for it and is waited for,
 /// except in a capture.
 pub(crate) struct Stream {
