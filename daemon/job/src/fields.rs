@@ -2,6 +2,7 @@
 //! that it cannot see are reported here.
 
 use crate::error::JobError;
+use crate::file::absolute;
 use crate::reward::{OnAbstain, OnFault};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -123,19 +124,4 @@ impl<'a> ResolvedTable<'a> {
             fix: fix.into(),
         }
     }
-}
-
-/// `path` resolved against `base_dir`, without `.` and `..` as far as that needs no file system.
-pub(crate) fn absolute(path: &str, base_dir: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for part in base_dir.join(path).components() {
-        match part {
-            std::path::Component::CurDir => {}
-            std::path::Component::ParentDir if clean.parent().is_some() => {
-                clean.pop();
-            }
-            other => clean.push(other),
-        }
-    }
-    clean
 }

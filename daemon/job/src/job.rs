@@ -3,7 +3,8 @@
 use crate::daemon::DaemonConfig;
 use crate::error::JobError;
 use crate::eval::Eval;
-use crate::fields::{ResolvedTable, absolute};
+use crate::fields::ResolvedTable;
+use crate::file::absolute;
 use crate::file::{Key, Keys, Table, Tabled, check};
 use crate::job_keys::JOB;
 use crate::limits::JOB_MAX_BYTES;

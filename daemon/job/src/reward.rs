@@ -1,7 +1,8 @@
 //! A reward of a stage: which plugin judges, and what its verdict does.
 
 use crate::error::JobError;
-use crate::fields::{ResolvedTable, absolute};
+use crate::fields::ResolvedTable;
+use crate::file::absolute;
 use crate::file::check::is_name;
 use std::path::{Path, PathBuf};
 

@@ -19,6 +19,6 @@ pub(crate) mod kinds;
 pub(crate) mod setting;
 pub mod write;
 
-pub(crate) use fields::{Fields, Read, Setting};
+pub(crate) use fields::{Fields, Read, Setting, absolute};
 pub use keys::{Default, Key, Keys, Kind, Table, Tabled};
 pub(crate) use write::{Write, put};
