@@ -44,7 +44,12 @@ fn submitted(answer: Response) -> String {
 }
 
 fn hear(mut stream: UnixStream) -> String {
-    submitted(read_blocking(&mut stream, Format::Json).expect("an answer"))
+    loop {
+        match read_blocking(&mut stream, Format::Json).expect("an answer") {
+            Response::Progress(_) => {}
+            answer => return submitted(answer),
+        }
+    }
 }
 
 fn jobs(daemon: &TestDaemon) -> Vec<JobSummary> {
@@ -125,7 +130,7 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
     let mut daemon = TestDaemon::new();
     daemon.start();
     let (one, other) = (
-        submission(job(&daemon, 20_000)),
+        submission(job(&daemon, 600_000)),
         submission(job(&daemon, 20_001)),
     );
     let refused = |stream: UnixStream| match read_blocking(&mut { stream }, Format::Json)
@@ -141,8 +146,17 @@ fn another_job_under_the_id_of_a_submission_is_refused() {
         other => panic!("{other:?}"),
     };
     // While the first is being read, and when the ledger has it; a daemon that did not read it
-    // knows it too.
-    let first = say(&daemon, &under("same-1", &one));
+    // knows it too. Two connections are served in any order, so the second waits for a word on the
+    // first.
+    let mut first = say(
+        &daemon,
+        &Envelope {
+            progress: true,
+            ..under("same-1", &one)
+        },
+    );
+    let word = read_blocking(&mut first, Format::Json).expect("a word");
+    assert!(matches!(word, Response::Progress(_)), "{word:?}");
     refused(say(&daemon, &under("same-1", &other)));
     let id = hear(first);
     refused(say(&daemon, &under("same-1", &other)));
