@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::disallowed_methods, reason = "a test's own thread may sleep")]
 
+mod code_cache;
+
 use r1d_proto::control::{ErrorKind, JobStatus, LogLine, Request, Response, State, Why};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use serde_json::{Map, Value};
@@ -297,6 +299,9 @@ impl TestDaemon {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
+        if self.user.is_none() && !self.state().exists() {
+            code_cache::seed(&self.state().join("cache"));
+        }
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -530,6 +535,8 @@ impl Drop for TestDaemon {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        // A test that changed its state directory has nothing to give.
+        let _ = code_cache::publish(&self.state().join("cache"));
     }
 }
 
