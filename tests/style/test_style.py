@@ -97,7 +97,9 @@ def test_retired_words_are_not_used():
     assert not found, "\n".join(found)
 
 
-DECLARED = re.compile(r"(?m)^\s*(?:pub(?:\([^)]*\))? )?(?:struct|enum|trait|union|type) (\w+)")
+# A type inside of an `impl` is the one that its trait names.
+PUBLIC = r"(?:pub(?:\([^)]*\))? )?"
+DECLARED = re.compile(rf"(?m)^(?:\s*{PUBLIC}(?:struct|enum|trait|union)|{PUBLIC}type) (\w+)")
 # The names that traits of other crates give.
 GIVEN = {"Context", "Result", "Error", "Output", "Item", "Err", "Target", "Value", "State"}
 
@@ -205,7 +207,6 @@ def circles(graph):
 
 # Circles that stand from before this test, by the number of their modules: they may only shrink.
 STANDING = {
-    "daemon/job": [7, 2],
     "daemon/r1d": [7, 2],
     "daemon/runner": [2],
 }

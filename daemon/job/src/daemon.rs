@@ -1,10 +1,11 @@
 //! `r1d.toml`, the daemon's configuration.
 
 use crate::error::JobError;
-use crate::file::check::{self, Document};
+use crate::file::check;
+use crate::file::document::Document;
 use crate::file::setting::{by_words, read_by_serde, write_by_serde, written};
 use crate::file::{Fields, Kind, Read, Setting, Tabled};
-use crate::job_keys::JOB;
+use crate::job::Job;
 use r1d_job_macros::{Keys, Read, Write};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -166,7 +167,7 @@ impl DaemonConfig {
     /// Reads `r1d.toml`. Relative paths resolve against `base_dir`, the file's own directory.
     pub fn parse(text: &str, base_dir: &Path) -> Result<DaemonConfig, JobError> {
         let own = DaemonConfig::table();
-        let table = check::resolve(&Document::parse(text)?, own, &[JOB, own])?;
+        let table = check::resolve(&Document::parse(text)?, own, &[Job::table(), own])?;
         DaemonConfig::read(&Fields::root(&table, base_dir))
     }
 

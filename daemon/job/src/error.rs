@@ -94,3 +94,18 @@ pub enum JobError {
     #[error("model config: {0}")]
     ModelConfig(String),
 }
+
+impl JobError {
+    /// The error of settings that cannot work together.
+    pub(crate) fn unsound(
+        place: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> JobError {
+        JobError::Unsound {
+            place: place.into(),
+            problem: problem.into(),
+            fix: fix.into(),
+        }
+    }
+}

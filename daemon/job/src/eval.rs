@@ -1,40 +1,115 @@
 //! An evaluation: what is sampled from held-out data, when, and which metrics are computed from it.
 
 use crate::error::JobError;
-use crate::fields::ResolvedTable;
-use crate::stage::Stage;
+use crate::file::setting::{read_by_serde, write_by_serde};
+use crate::file::{Fields, Kind, Setting};
+use crate::limits::{PROMPT_MAX_COMPLETIONS, SEQUENCE_MAX_TOKENS, TEMPERATURE_MAX};
+use crate::sampling::check_temperature;
+use r1d_job_macros::{Keys, Read, Write};
 use r1d_proto::hyperparameters::Sampling;
 use std::fmt;
+use toml::Value;
+
+/// Completion length, in tokens, of an evaluation in a job without stages that sample.
+const MAX_COMPLETION_LENGTH: u32 = 512;
 
 /// An evaluation. It runs on the weights that the job starts from (`at_start`), every `every_steps`
-/// steps of the stages in `stages`, and after each stage; an `eval` stage runs it once.
-#[derive(Clone, Debug, PartialEq)]
+/// steps of the stages in `stages`, and after each stage; an `eval` stage, which has no keys of
+/// when it runs, runs it once.
+#[derive(Clone, Debug, PartialEq, Keys, Read, Write)]
+#[settings(
+    path = "eval",
+    meaning = "An evaluation: completions sampled from held-out prompts, scored."
+)]
 pub struct Eval {
     /// Name of a [`crate::DataSource`].
+    #[key(required = "name a table [data.NAME]", meaning = "The data set.")]
     pub data: String,
     /// Steps between evaluations inside a stage; 0: only at the start and after each stage.
+    #[key(
+        takes = steps(0),
+        default = 0,
+        or = 0,
+        unit = "steps",
+        meaning = "Steps between evaluations inside a stage; 0: only at the job's start and after \
+                   each stage."
+    )]
     pub every_steps: u64,
-    /// Whether it also runs on the weights that the job starts from.
-    pub at_start: bool,
     /// Names of the stages inside which `every_steps` counts; empty: all.
+    #[key(
+        default = [],
+        or = Vec::new(),
+        meaning = "Stages inside which `every_steps` counts; empty: all."
+    )]
     pub stages: Vec<String>,
+    /// Whether it also runs on the weights that the job starts from.
+    #[key(
+        default = true,
+        or = false,
+        meaning = "Also of the weights that the job starts from."
+    )]
+    pub at_start: bool,
     /// Completions sampled of each row.
+    #[key(
+        takes = count(1, PROMPT_MAX_COMPLETIONS),
+        default = 1,
+        unit = "completions",
+        meaning = "Completions of each prompt."
+    )]
     pub num_generations: u32,
     /// Sampling temperature; 0 takes the likeliest token each time.
+    #[key(
+        takes = number(0.0, TEMPERATURE_MAX),
+        default = 0.6,
+        meaning = "Of sampling; 0: the likeliest token each time. R1 evaluated at 0.6."
+    )]
     pub temperature: f64,
     /// Probability that nucleus sampling keeps; 1: off.
+    #[key(
+        takes = number_above(0.0, 1.0),
+        default = 0.95,
+        meaning = "Nucleus sampling; 1: off. R1 evaluated at 0.95."
+    )]
     pub top_p: f64,
     /// Number of likeliest ids that are kept; 0: off.
+    #[key(default = 0, meaning = "Only the k likeliest ids; 0: off.")]
     pub top_k: u32,
     /// Length in tokens at which a completion is cut off.
+    #[key(
+        takes = count(1, SEQUENCE_MAX_TOKENS),
+        unset = "the longest of the stages' that sample, else 512",
+        or = MAX_COMPLETION_LENGTH,
+        unit = "tokens",
+        meaning = "A completion that is this long is cut off."
+    )]
     pub max_completion_length: u32,
     /// Number of rows that are evaluated, from the beginning of the data set; 0: all.
+    #[key(
+        takes = steps(0),
+        default = 0,
+        unit = "rows",
+        meaning = "Only the first rows of the data set; 0: all."
+    )]
     pub max_rows: u64,
     /// Numbers that are reported.
+    #[key(
+        default = ["pass@1"],
+        meaning = "pass@k: the chance that one of k completions is correct (pass@1: mean \
+                   correctness); avg@k: mean correctness of the first k; cons@k: whether the \
+                   answer that most of k completions give is correct. Each is a mean over rows, \
+                   with a 95 % confidence interval (`pass@1_ci_low`, `pass@1_ci_high`); so are \
+                   the rewards' mean scores, `rewards/NAME/mean`."
+    )]
     pub metrics: Vec<Metric>,
     /// Names of rewards of the stages, or of plugins. The first decides what is correct.
+    #[key(
+        default = ["accuracy"],
+        meaning = "What scores: names of the stages' rewards (with their configuration), or of \
+                   plugins. The first says what is correct."
+    )]
     pub rewards: Vec<String>,
     /// A completion is correct when the first reward's score is at least this.
+    #[key(default = 1.0)]
     pub correct_at: f64,
 }
 
@@ -81,48 +156,30 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Completion length, in tokens, of an evaluation in a job without stages that sample.
-const MAX_COMPLETION_LENGTH: u32 = 512;
+impl Setting for Vec<Metric> {
+    fn kind() -> Kind {
+        Kind::Texts
+    }
 
-impl Eval {
-    /// Reads an `[[eval]]` table, or an `eval` stage (which has no scheduling keys). `stages` are
-    /// those read so far.
-    pub(crate) fn read(eval: &ResolvedTable<'_>, stages: &[Stage]) -> Result<Eval, JobError> {
-        let metrics = eval.get::<Vec<String>>("metrics")?.into_iter().map(|text| {
+    fn from_value(value: &Value, from: &Fields<'_>, key: &str) -> Result<Self, JobError> {
+        let texts: Vec<String> = read_by_serde(value, from, key)?;
+        let metric = |text: String| {
             Metric::parse(&text).ok_or_else(|| {
-                eval.unsound(
-                    format!("`metrics` names {text:?}, which is not a metric"),
+                from.unsound(
+                    format!("`{key}` names {text:?}, which is not a metric"),
                     "write pass@k, avg@k or cons@k, as in \"pass@1\"",
                 )
             })
-        });
-        let longest = || {
-            stages
-                .iter()
-                .filter_map(Stage::rollouts)
-                .map(|rollouts| rollouts.max_completion_length)
-                .max()
         };
-        Ok(Eval {
-            data: eval.get("data")?,
-            every_steps: eval.optional("every_steps")?.unwrap_or(0),
-            at_start: eval.optional("at_start")?.unwrap_or(false),
-            stages: eval.optional("stages")?.unwrap_or_default(),
-            num_generations: eval.get("num_generations")?,
-            temperature: eval.get("temperature")?,
-            top_p: eval.get("top_p")?,
-            top_k: eval.get("top_k")?,
-            max_completion_length: eval
-                .optional("max_completion_length")?
-                .or_else(longest)
-                .unwrap_or(MAX_COMPLETION_LENGTH),
-            max_rows: eval.get("max_rows")?,
-            metrics: metrics.collect::<Result<_, _>>()?,
-            rewards: eval.get("rewards")?,
-            correct_at: eval.get("correct_at")?,
-        })
+        texts.into_iter().map(metric).collect()
     }
 
+    fn to_value(&self) -> Option<Value> {
+        write_by_serde(self.iter().map(Metric::to_string).collect::<Vec<_>>())
+    }
+}
+
+impl Eval {
     /// Whether it runs after `step` committed steps of a stage. The evaluation at a stage's end is
     /// not counted here: the caller knows where the end is.
     pub fn due(&self, stage: &str, step: u64) -> bool {
@@ -152,5 +209,38 @@ impl Eval {
             stop_ids,
             seed,
         }
+    }
+
+    /// Checks the settings that do not depend on the rest of the job.
+    pub(crate) fn check_sampling(&self, place: &str) -> Result<(), JobError> {
+        check_temperature(self.temperature, place)?;
+        let completions = self.num_generations;
+        if self.temperature == 0.0 && completions > 1 {
+            return Err(JobError::unsound(
+                place,
+                "temperature = 0 gives the same completion each time",
+                "set num_generations = 1, or temperature = 0.6",
+            ));
+        }
+        if let Some(metric) = self.metrics.iter().find(|metric| metric.k() > completions) {
+            return Err(JobError::unsound(
+                place,
+                format!("{metric} needs more completions than num_generations = {completions}"),
+                format!("set num_generations = {}, or ask for less", metric.k()),
+            ));
+        }
+        if self.metrics.is_empty() || self.rewards.is_empty() {
+            return Err(JobError::unsound(
+                place,
+                "without `metrics` and `rewards` there is nothing to report",
+                "leave both out for pass@1 by accuracy",
+            ));
+        }
+        let is_double = |(i, metric)| self.metrics.iter().take(i).any(|other| other == metric);
+        if self.metrics.iter().enumerate().any(is_double) {
+            let problem = "a metric is named twice";
+            return Err(JobError::unsound(place, problem, "name it once"));
+        }
+        Ok(())
     }
 }

@@ -5,10 +5,12 @@
 //! hashes those to compute a stage's key.
 
 use crate::eval::Eval;
-use crate::job::{Job, TemplateSource, Weights};
+use crate::file::setting::written;
+use crate::job::Job;
+use crate::model::Weights;
 use crate::reward::{AskedModel, Reward};
-use crate::stage::{Stage, StageKind};
-use crate::write;
+use crate::stage::Stage;
+use crate::template::TemplateSource;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use toml::Value;
@@ -48,67 +50,62 @@ pub fn depends(job: &Job, index: usize) -> Option<Depends> {
         .iter()
         .flat_map(|eval| job.eval_rewards(eval))
         .collect();
-    for reward in stage
-        .rollouts()
-        .iter()
-        .flat_map(|rollouts| &rollouts.rewards)
-        .chain(&judges)
-    {
-        on.plugins.insert(reward.plugin.to_string());
-        match job.asked(reward) {
-            Some(AskedModel::Stage(maker)) => {
-                on.stages.extend(Some(maker).filter(|maker| *maker < index))
-            }
-            Some(AskedModel::Model(model)) => on.directories.extend(
-                job.models()
-                    .nth(model)
-                    .and_then(Weights::directory)
-                    .map(Path::to_path_buf),
-            ),
-            Some(AskedModel::Directory(dir)) => drop(on.directories.insert(dir)),
-            None => {}
-        }
+    let own = stage.rollouts().map(|rollouts| &rollouts.rewards);
+    for reward in own.into_iter().flatten().chain(&judges) {
+        on.judged_by(job, index, reward);
     }
     on.stages.extend(
         stage
             .ppo()
             .and_then(|ppo| job.reward_model(ppo.value_model.as_deref()?)),
     );
-    let read = stage
-        .data_sets()
-        .chain(stage.held_out())
-        .chain(evals.iter().map(|eval| eval.data.as_str()));
-    for name in read {
-        if job.data.contains_key(name) {
-            on.data.insert(name.into());
-        } else {
-            // A made data set has the template of its prompts.
-            on.stages
-                .extend(job.stages.iter().position(|maker| maker.name == name));
-        }
-        on.data.extend(job.prompts_of(name).map(String::from));
+    let read = stage.data_sets().chain(stage.held_out());
+    for name in read.chain(evals.iter().map(|eval| eval.data.as_str())) {
+        on.reads(job, name);
     }
-    let own = if let StageKind::Sft(sft) = &stage.kind {
-        sft.template.as_ref()
-    } else {
-        None
-    };
     let templates = on
         .data
         .iter()
         .filter_map(|name| Some(&job.data.get(name)?.template))
-        .chain(own);
-    on.files = templates
-        .filter_map(|template| {
-            if let TemplateSource::File(file) = template {
-                Some(file.clone())
-            } else {
-                None
-            }
-        })
-        .collect();
+        .chain(stage.template());
+    let files = templates.filter_map(TemplateSource::file);
+    on.files = files.map(Path::to_path_buf).collect();
     on.settings = settings(job, (index, stage), &on.data, &evals, &judges);
     Some(on)
+}
+
+impl Depends {
+    /// Adds what a reward of stage `index` or of its evaluations depends on.
+    fn judged_by(&mut self, job: &Job, index: usize, reward: &Reward) {
+        self.plugins.insert(reward.plugin.to_string());
+        match job.asked(reward) {
+            Some(AskedModel::Stage(maker)) => {
+                self.stages
+                    .extend(Some(maker).filter(|maker| *maker < index));
+            }
+            Some(AskedModel::Model(model)) => {
+                let model = job.models().nth(model);
+                let directory = model.and_then(Weights::directory);
+                self.directories.extend(directory.map(Path::to_path_buf));
+            }
+            Some(AskedModel::Directory(directory)) => {
+                self.directories.insert(directory);
+            }
+            None => {}
+        }
+    }
+
+    /// Adds a data set that the stage or an evaluation reads.
+    fn reads(&mut self, job: &Job, name: &str) {
+        if job.data.contains_key(name) {
+            self.data.insert(name.into());
+        } else {
+            // A made data set has the template of its prompts.
+            let maker = job.stages.iter().position(|maker| maker.name == name);
+            self.stages.extend(maker);
+        }
+        self.data.extend(job.prompts_of(name).map(String::from));
+    }
 }
 
 /// The evaluations of [`crate::Job::evals`] that run in and after a stage, and the one that it is
@@ -142,12 +139,12 @@ fn settings(
     table.insert("fp8".into(), job.model.fp8.into());
     table.insert("slots".into(), i64::from(job.sampler.slots).into());
     table.insert("tokens".into(), i64::from(job.sampler.tokens).into());
-    table.insert("stage".into(), Value::Table(write::stage(stage)));
+    table.insert("stage".into(), Value::Table(stage.to_table()));
     let read = data
         .iter()
         .filter_map(|name| Some((name.clone(), job.data.get(name)?)));
     let read = read.map(|(name, source)| {
-        let mut table = write::data(source);
+        let mut table = written(source);
         table.remove("path");
         (name, Value::Table(table))
     });
@@ -159,7 +156,7 @@ fn settings(
             .unwrap_or(0) as i64
     };
     let evals = evals.iter().map(|eval| {
-        let mut table = write::eval(eval);
+        let mut table = written(*eval);
         table.insert("place".into(), place(eval).into());
         Value::Table(table)
     });
@@ -168,7 +165,7 @@ fn settings(
         "judge".into(),
         judges
             .iter()
-            .map(|reward| Value::Table(write::reward(reward)))
+            .map(|reward| Value::Table(written(reward)))
             .collect::<Vec<_>>()
             .into(),
     );

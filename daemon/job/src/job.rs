@@ -1,224 +1,119 @@
 //! The job as the daemon runs it: every default filled in, every path absolute.
 
-use crate::daemon::DaemonConfig;
-use crate::error::JobError;
+use crate::checkpoint::Checkpoint;
+use crate::data::DataSource;
 use crate::eval::Eval;
-use crate::fields::ResolvedTable;
-use crate::file::absolute;
-use crate::file::{Key, Keys, Table, Tabled, check};
-use crate::job_keys::JOB;
-use crate::limits::JOB_MAX_BYTES;
-use crate::plan::InputFacts;
+use crate::file::Tabled;
+use crate::file::setting::written;
+use crate::file::write;
+use crate::model::{Model, Weights};
 use crate::reward::{AskedModel, ModelRef, Reward, plugin_stem};
+use crate::sampler::{EVAL_TOKENS_MAX, SLOTS_MAX, Sampler};
 use crate::stage::{Origin, Sft, Stage, Tokenize};
-use crate::{size, validate};
-use r1d_proto::worker::{Dtype, Slots, slot_tokens};
-use serde::{Deserialize, Serialize};
+use r1d_job_macros::{Keys, Read, Write};
+use r1d_proto::worker::{Slots, slot_tokens};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// A job: models, data sets, stages in order, evaluations and checkpoints.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Keys, Read, Write)]
+#[settings(
+    path = "",
+    meaning = "One run of the recipe: a model, data, stages in order, and what is kept."
+)]
 pub struct Job {
     /// Name in lists and directories.
+    #[key(
+        takes = Name,
+        required = "write name = \"my-job\" at the top of the file",
+        meaning = "What lists and directories call the job."
+    )]
     pub name: String,
     /// Seed that everything random is a function of: initial weights, the order of rows, each
     /// sampled token, the split into minibatches.
+    #[key(
+        default = 42,
+        meaning = "Everything random is a function of it: initial weights, the order of rows, \
+                   each sampled token, the split into minibatches."
+    )]
     pub seed: u64,
     /// Jobs of a higher priority run first; FIFO within a priority.
+    #[key(
+        takes = integer(-1000, 1000),
+        default = 0,
+        meaning = "Of the jobs that wait, the one with the highest runs first; jobs of one \
+                   priority run in the order in which they came."
+    )]
     pub priority: i32,
     /// The day that chat templates get as today's, `YYYY-MM-DD`; `None` until the job is submitted.
+    #[key(
+        takes = Date,
+        unset = "the day (UTC) on which the job is submitted, which is recorded with it",
+        meaning = "The day that a chat template is told when it asks for today's \
+                   (`strftime_now`), at midnight: however often a job is taken up, its prompts \
+                   are the same."
+    )]
     pub date: Option<String>,
     /// Whether the job runs in the reference mode: equal bits whatever the batch, slot or order.
+    #[key(
+        default = false,
+        meaning = "The reference mode: a completion is the same bits whatever the batch, slot or \
+                   order, and trainer and sampler agree to the last bit. float32 on the CPU; \
+                   slower."
+    )]
     pub batch_invariant: bool,
     /// The job's own model, which "base" names.
+    #[key(
+        required = "add a table [model] with `path`, or with `init` and `tokenizer`",
+        meaning = "The job's own model: the weights that its first stage starts from."
+    )]
     pub model: Model,
     /// Further models, by name.
+    #[key(
+        meaning = "Further models by name, which stages name by `model`: students, for one. Their \
+                   dtype and fp8 are [model]'s."
+    )]
     pub models: BTreeMap<String, Weights>,
+    /// Ranks and transport.
+    #[key(
+        takes = Later("a job runs on one device; leave the table out"),
+        unset = "one rank on this node"
+    )]
+    pub parallel: (),
     /// Data sets of the job file, by name.
+    #[key(
+        required = "add a table [data.train] with a `path`",
+        meaning = "Data sets by name."
+    )]
     pub data: BTreeMap<String, DataSource>,
     /// Stages in the order in which they run. At least one.
+    #[key(
+        name = "stage",
+        required = "add a [[stage]] with `name`, `kind` and `data`",
+        meaning = "The stages, in the order in which they run."
+    )]
     pub stages: Vec<Stage>,
     /// Size of the sampler.
+    #[key(meaning = "How completions are sampled, in every stage and evaluation.")]
     pub sampler: Sampler,
     /// When checkpoints are written, how many are kept, and where.
+    #[key(meaning = "What is written so that a killed job goes on.")]
     pub checkpoint: Checkpoint,
     /// Evaluations of `[[eval]]`; see [`Job::evaluations`] for those of stages too.
+    #[key(
+        name = "eval",
+        default = [],
+        meaning = "Evaluations on held-out data: of the weights that the job starts from, inside \
+                   stages, and after each stage."
+    )]
     pub evals: Vec<Eval>,
 }
 
-/// The job's own model, and the precision of all its models.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
-    /// Source of the initial weights.
-    pub weights: Weights,
-    /// Data type of weights and activations.
-    pub dtype: Dtype,
-    /// Whether linear layers multiply in FP8 in forward passes.
-    pub fp8: bool,
-}
-
-/// A model's own weights, before any stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Weights {
-    /// The weights in a Hugging Face directory.
-    Directory(PathBuf),
-    /// Random weights by the job's seed.
-    Init {
-        /// Path of a `config.json`.
-        config: PathBuf,
-        /// Path of a `tokenizer.json`, or of a directory that holds one.
-        tokenizer: PathBuf,
-    },
-}
-
-impl Weights {
-    /// Path of the tokenizer: the model's directory, or a directory or `tokenizer.json` of its own.
-    pub fn tokenizer(&self) -> &Path {
-        match self {
-            Weights::Directory(path) => path,
-            Weights::Init { tokenizer, .. } => tokenizer,
-        }
-    }
-
-    /// The Hugging Face directory; `None` for random weights.
-    pub fn directory(&self) -> Option<&Path> {
-        match self {
-            Weights::Directory(path) => Some(path),
-            Weights::Init { .. } => None,
-        }
-    }
-
-    /// Path of the model's `config.json`.
-    pub fn config(&self) -> PathBuf {
-        match self {
-            Weights::Directory(path) => path.join("config.json"),
-            Weights::Init { config, .. } => config.clone(),
-        }
-    }
-}
-
-/// A data set. A column that is `Some` must be in every row; the columns that a job's stages need
-/// are `Some`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataSource {
-    /// Name by which stages and evaluations read it.
-    pub name: String,
-    /// Path of a JSON or Parquet file, by extension; a glob takes every file that matches, sorted
-    /// by name.
-    pub path: PathBuf,
-    /// Column of whole conversations, which stand for prompt and completion. `None`: rows without a
-    /// prompt's column may still have a column `messages`.
-    pub messages: Option<String>,
-    /// Column of the prompt: a text, or a list of messages.
-    pub prompt: Option<String>,
-    /// Column of the completion: a text, or messages.
-    pub completion: Option<String>,
-    /// Column of a pair's preferred completion.
-    pub chosen: Option<String>,
-    /// Column of a pair's other completion.
-    pub rejected: Option<String>,
-    /// Column of a single text's label, 0 to 1.
-    pub label: Option<String>,
-    /// Column of the smallest difference that a pair's scores should have.
-    pub margin: Option<String>,
-    /// Column of the text that a pretrain stage reads.
-    pub text: Option<String>,
-    /// Column of the right answer that rewards compare with.
-    pub reference: Option<String>,
-    /// Column that decides which rewards judge the row, through their `domains`.
-    pub domain: Option<String>,
-    /// Column of the tools that a chat template gets. `None`: the column `tools`, where a row has
-    /// one.
-    pub tools: Option<String>,
-    /// Whether each epoch has an order of its own, by the job's seed; otherwise it is the file's
-    /// order.
-    pub shuffle: bool,
-    /// How its prompts are rendered.
-    pub template: TemplateSource,
-    /// Further variables of a chat template: a JSON object.
-    pub chat_template_kwargs: String,
-    /// Length limit of prompts, in tokens; rows with a longer prompt are left out.
-    pub max_prompt_length: Option<u32>,
-}
-
-/// How a row's prompt becomes the text that the model reads.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum TemplateSource {
-    /// The template of DeepSeek-R1's Table 1, verbatim.
-    R1Zero,
-    /// The chat template beside the model's tokenizer.
-    Chat,
-    /// No template: the prompt's text as it is.
-    Plain,
-    /// A jinja file; it sees `prompt`, `reference`, `domain` and the row's other columns as `meta`.
-    /// A file that reads `messages` is a chat template.
-    File(PathBuf),
-}
-
-/// Size of the sampler, in every stage and evaluation; see [`Job::slots`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sampler {
-    /// Number of completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
-    pub slots: u32,
-    /// Number of prompt and completion tokens that the cache holds; 0: what the stage's own steps
-    /// need, or [`EVAL_TOKENS_MAX`] for evaluations alone.
-    pub tokens: u32,
-}
-
-/// Largest number of slots that `sampler.slots = 0` takes.
-pub const SLOTS_MAX: u32 = 256;
-
-/// Largest number of tokens that `sampler.tokens = 0` takes in a stage that samples for evaluations
-/// alone: 6 GB of a 0.5B Qwen2.5 in bfloat16, 30 GB of a 7B. One completion always fits.
-pub const EVAL_TOKENS_MAX: u64 = 1 << 19;
-
-/// When checkpoints are written, how many are kept, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Steps between checkpoints; 0: only at the end of each stage.
-    pub every_steps: u64,
-    /// Number of checkpoints kept per stage, the newest ones.
-    pub keep: u32,
-    /// Directory of the checkpoints. `None`: the job's directory under the daemon's state
-    /// directory.
-    pub to: Option<PathBuf>,
-}
-
-impl Keys for Job {
-    fn keys() -> Vec<Key> {
-        JOB.keys().copied().collect()
-    }
-}
-
-impl Tabled for Job {
-    fn table() -> &'static Table {
-        JOB
-    }
-}
-
 impl Job {
-    /// Reads a job file. Relative paths resolve against `base_dir`, the job file's own directory.
-    pub fn parse(text: &str, base_dir: &Path) -> Result<Job, JobError> {
-        if text.len() > JOB_MAX_BYTES {
-            return Err(JobError::TooLong {
-                bytes: text.len(),
-                limit: JOB_MAX_BYTES,
-            });
-        }
-        let document = check::Document::parse(text)?;
-        let table = check::resolve(&document, JOB, &[JOB, DaemonConfig::table()])?;
-        let job = read(&ResolvedTable::new(&table, "the top level"), base_dir)?;
-        validate::check(&job)?;
-        size::check(&job, &InputFacts::default())?;
-        Ok(job)
-    }
-
     /// Writes the job file that parses to this job: every default filled in, keys in the order of
-    /// [`keys`], the same bytes each time.
+    /// the reference, the same bytes each time.
     pub fn to_toml(&self) -> String {
-        crate::write::job(self)
+        write::text(&written(self), Job::table())
     }
 
     /// The stage of this name; `None` if there is none.
@@ -457,256 +352,4 @@ impl Job {
             tokens: tokens.max(longest),
         })
     }
-}
-
-fn read(job: &ResolvedTable<'_>, base_dir: &Path) -> Result<Job, JobError> {
-    let mut stages = Vec::new();
-    for table in job.tables("stage") {
-        stages.push(Stage::read(
-            &ResolvedTable::new(table, titled("stage", table)),
-            &stages,
-            base_dir,
-        )?);
-    }
-    let evals = job
-        .tables("eval")
-        .map(|table| Eval::read(&ResolvedTable::new(table, titled("eval", table)), &stages));
-    let evals = evals.collect::<Result<Vec<_>, _>>()?;
-    let data = job.named("data").map(|(name, table)| {
-        let source = DataSource::read(
-            name,
-            &ResolvedTable::new(table, format!("[data.{name}]")),
-            &stages,
-            &evals,
-            base_dir,
-        )?;
-        Ok((name.clone(), source))
-    });
-    let models = job.named("models").map(|(name, table)| {
-        Ok((
-            name.clone(),
-            Weights::read(
-                &ResolvedTable::new(table, format!("[models.{name}]")),
-                base_dir,
-            )?,
-        ))
-    });
-    Ok(Job {
-        name: job.get("name")?,
-        seed: job.get("seed")?,
-        priority: job.get("priority")?,
-        date: job.optional("date")?,
-        batch_invariant: job.get("batch_invariant")?,
-        model: Model::read(&job.table("model", "[model]")?, base_dir)?,
-        models: models.collect::<Result<_, JobError>>()?,
-        data: data.collect::<Result<_, JobError>>()?,
-        stages,
-        sampler: Sampler::read(&job.table("sampler", "[sampler]")?)?,
-        checkpoint: Checkpoint::read(&job.table("checkpoint", "[checkpoint]")?)?,
-        evals,
-    })
-}
-
-/// Names a table as errors do: `[[stage]] "cold-start"`.
-fn titled(path: &str, table: &toml::Table) -> String {
-    let name = table
-        .get("name")
-        .or_else(|| table.get("data"))
-        .and_then(toml::Value::as_str)
-        .unwrap_or_default();
-    format!("[[{path}]] {name:?}")
-}
-
-impl Sampler {
-    fn read(sampler: &ResolvedTable<'_>) -> Result<Sampler, JobError> {
-        Ok(Sampler {
-            slots: sampler.get("slots")?,
-            tokens: sampler.get("tokens")?,
-        })
-    }
-}
-
-impl Model {
-    fn read(model: &ResolvedTable<'_>, base_dir: &Path) -> Result<Model, JobError> {
-        Ok(Model {
-            weights: Weights::read(model, base_dir)?,
-            dtype: model.get("dtype")?,
-            fp8: model.get("fp8")?,
-        })
-    }
-}
-
-impl Weights {
-    fn read(model: &ResolvedTable<'_>, base_dir: &Path) -> Result<Weights, JobError> {
-        match (
-            model.path("path", base_dir)?,
-            model.path("init", base_dir)?,
-            model.path("tokenizer", base_dir)?,
-        ) {
-            (Some(path), None, None) => Ok(Weights::Directory(path)),
-            (None, Some(config), Some(tokenizer)) => Ok(Weights::Init { config, tokenizer }),
-            (None, Some(_), None) => Err(model.unsound(
-                "`init` gives weights and no tokenizer",
-                "add `tokenizer`, a tokenizer.json or its directory",
-            )),
-            (Some(_), Some(_), _) => Err(model.unsound(
-                "`path` and `init` both say where the weights come from",
-                "keep one of them",
-            )),
-            (Some(_), None, Some(_)) => {
-                Err(model.unsound("`path` brings its own tokenizer", "leave `tokenizer` out"))
-            }
-            (None, None, _) => Err(model.unsound(
-                "nothing says where the weights come from",
-                "add `path`, or `init` and `tokenizer`",
-            )),
-        }
-    }
-}
-
-impl TemplateSource {
-    pub(crate) fn read(text: &str, base_dir: &Path) -> TemplateSource {
-        match text {
-            "r1-zero" => TemplateSource::R1Zero,
-            "chat" => TemplateSource::Chat,
-            "plain" => TemplateSource::Plain,
-            path => TemplateSource::File(absolute(path, base_dir)),
-        }
-    }
-}
-
-impl DataSource {
-    /// A data set without columns, shuffled, whose prompts are rendered without a template.
-    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> DataSource {
-        DataSource {
-            name: name.into(),
-            path: path.into(),
-            messages: None,
-            prompt: None,
-            completion: None,
-            chosen: None,
-            rejected: None,
-            label: None,
-            margin: None,
-            text: None,
-            reference: None,
-            domain: None,
-            tools: None,
-            shuffle: true,
-            template: TemplateSource::Plain,
-            chat_template_kwargs: "{}".into(),
-            max_prompt_length: None,
-        }
-    }
-
-    /// Reads a `[data.NAME]` table. A column that a stage or evaluation reads and the file does not
-    /// name is named like its key.
-    fn read(
-        name: &str,
-        data: &ResolvedTable<'_>,
-        stages: &[Stage],
-        evals: &[Eval],
-        base_dir: &Path,
-    ) -> Result<DataSource, JobError> {
-        let readers = || {
-            stages.iter().filter(|stage| {
-                stage
-                    .data_sets()
-                    .chain(stage.held_out())
-                    .any(|data| data == name)
-            })
-        };
-        let read_by = |kind: &str| readers().any(|stage| stage.kind_name() == kind);
-        let labelled =
-            readers().any(|stage| stage.reward_model().is_some() && !stage.reads_pairs());
-        let paired = readers().any(Stage::reads_pairs);
-        let prompted = readers().any(|stage| stage.kind_name() != "pretrain")
-            || evals.iter().any(|eval| eval.data == name);
-        let column = |key: &str, needed: bool| -> Result<Option<String>, JobError> {
-            Ok(data
-                .optional(key)?
-                .or_else(|| needed.then(|| key.to_string())))
-        };
-        let messages: Option<String> = data.optional("messages")?;
-        if messages.is_some()
-            && let Some(key) = ["prompt", "completion", "chosen", "rejected"]
-                .into_iter()
-                .find(|key| data.has(key))
-        {
-            let problem =
-                format!("`messages` names whole conversations, and `{key}` a part of one");
-            return Err(data.unsound(problem, "keep one of them"));
-        }
-        let unprompted = ["dpo", "reward-model"]
-            .into_iter()
-            .find(|kind| read_by(kind));
-        if let Some(kind) = unprompted.filter(|_| data.has("max_prompt_length")) {
-            let problem = format!(
-                "`max_prompt_length` leaves out no row of a {kind} stage, which cuts its texts at \
-                 its own `max_length`"
-            );
-            return Err(data.unsound(
-                problem,
-                "leave it out, or give the stage a data set of its own",
-            ));
-        }
-        // A whole conversation stands for both columns.
-        let prompted = prompted && messages.is_none();
-        let completed = (read_by("sft") || read_by("distill") || labelled) && messages.is_none();
-        // A TOML table is sorted by key, so the JSON is the same bytes each time.
-        let kwargs: serde_json::Value = data.get("chat_template_kwargs")?;
-        Ok(DataSource {
-            name: name.into(),
-            path: absolute(&data.get::<String>("path")?, base_dir),
-            messages,
-            prompt: column("prompt", prompted)?,
-            completion: column("completion", completed)?,
-            chosen: column("chosen", paired)?,
-            rejected: column("rejected", paired)?,
-            label: column("label", labelled)?,
-            margin: data.optional("margin")?,
-            text: column("text", read_by("pretrain"))?,
-            reference: data.optional("reference")?,
-            domain: data.optional("domain")?,
-            tools: data.optional("tools")?,
-            shuffle: data.get("shuffle")?,
-            template: TemplateSource::read(&data.get::<String>("template")?, base_dir),
-            chat_template_kwargs: kwargs.to_string(),
-            max_prompt_length: data.optional("max_prompt_length")?,
-        })
-    }
-}
-
-impl Checkpoint {
-    fn read(checkpoint: &ResolvedTable<'_>) -> Result<Checkpoint, JobError> {
-        let to = match checkpoint.optional::<String>("to")? {
-            None => None,
-            Some(url) => Some(local_path(&url).ok_or_else(|| {
-                let fix =
-                    "write file:// and an absolute path, as in \"file:///srv/r1d/checkpoints\"";
-                match url.split_once("://") {
-                    Some((scheme, _)) if scheme != "file" => JobError::NotInThisRelease {
-                        place: checkpoint.place.clone(),
-                        what: format!("`to` = {url:?} ({scheme}://)"),
-                        fix: format!(": {fix}"),
-                    },
-                    _ => checkpoint.unsound(
-                        format!("`to` = {url:?} is not where a checkpoint can go"),
-                        fix,
-                    ),
-                }
-            })?),
-        };
-        Ok(Checkpoint {
-            every_steps: checkpoint.get("every_steps")?,
-            keep: checkpoint.get("keep")?,
-            to,
-        })
-    }
-}
-
-fn local_path(url: &str) -> Option<PathBuf> {
-    url.strip_prefix("file://")
-        .filter(|path| path.starts_with('/'))
-        .map(PathBuf::from)
 }

@@ -4,10 +4,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`file`] | tables of settings: what keys they have; any table checked, read and written |
-//! | [`job`], [`stage`], [`reward`], [`eval`] | the typed job |
+//! | [`job`], [`model`], [`data`], [`stage`], [`reward`], [`eval`], [`sampler`], [`checkpoint`] | the job: structs whose fields are the settings |
+//! | [`parse`] | from a text to a sound job |
+//! | [`complete`] | what a key that is left out is, where other tables decide it |
+//! | [`validate`] | settings that cannot work together, each with its fix |
 //! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
-//! | [`validate`] | pairs of settings that cannot work together, each with its fix |
-//! | [`write`](mod@write) | a job as `job.toml` again, every default filled in |
 //! | [`fingerprint`] | what a stage's outcome depends on |
 //! | [`plan`], [`model_shape`] | tokens per step, memory by actor, warnings |
 //! | [`daemon`] | `r1d.toml` |
@@ -16,31 +17,43 @@
 //! This crate reads no file: it is handed the job file as text, and the daemon checks whether the
 //! paths in it exist.
 
+#![warn(clippy::too_many_lines)]
+
+pub mod checkpoint;
+mod complete;
 pub mod daemon;
+pub mod data;
 pub mod error;
 pub mod eval;
-mod fields;
 pub mod file;
 pub mod fingerprint;
 pub mod job;
-mod job_keys;
 pub mod limits;
+pub mod model;
 pub mod model_shape;
+mod parse;
 pub mod plan;
 pub mod reference;
 pub mod reward;
+pub mod sampler;
+mod sampling;
 pub mod size;
 pub mod stage;
+pub mod template;
 pub mod validate;
-pub mod write;
 
+pub use checkpoint::Checkpoint;
 pub use daemon::DaemonConfig;
+pub use data::DataSource;
 pub use error::JobError;
 pub use eval::{Eval, Metric};
-pub use job::{Checkpoint, DataSource, Job, Model, Sampler, TemplateSource, Weights};
+pub use job::Job;
+pub use model::{Model, Weights};
 pub use model_shape::{ModelShape, RoutingShape};
 pub use reward::{AskedModel, Limits, ModelRef, OnAbstain, OnFault, Plugin, Reward};
+pub use sampler::Sampler;
 pub use stage::{
     Dpo, Grpo, Length, Origin, Ppo, Pretrain, RejectionSampling, RewardLoss, RewardModel, Rollouts,
-    Schedule, Select, Sft, Stage, StageKind, Tokenize,
+    RowBatch, Select, Sft, Stage, StageKind, Tokenize, Training,
 };
+pub use template::TemplateSource;

@@ -4,13 +4,16 @@
 use crate::daemon::DaemonConfig;
 use crate::file::keys::{ALSO_KNOWN_AS, nearest, tables};
 use crate::file::{Default, Key, Kind, Table, Tabled};
-use crate::job_keys::JOB;
+use crate::job::Job;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// The files, each with its top level.
 pub fn files() -> [(&'static str, &'static Table); 2] {
-    [("job.toml", JOB), ("r1d.toml", DaemonConfig::table())]
+    [
+        ("job.toml", Job::table()),
+        ("r1d.toml", DaemonConfig::table()),
+    ]
 }
 
 /// Returns what `r1ctl explain KEY` prints: every key of that name (or `table.key`, or a table) in
@@ -158,7 +161,7 @@ fn default_cell(key: &Key) -> String {
 
 /// Returns the JSON schema (draft 2020-12) of `job.toml`.
 pub fn job_schema() -> Value {
-    let mut schema = table_schema(JOB);
+    let mut schema = table_schema(Job::table());
     if let Some(map) = schema.as_object_mut() {
         map.insert(
             "$schema".into(),

@@ -6,7 +6,7 @@ use crate::job::Job;
 use crate::limits::{
     EVALUATION_MAX_COMPLETIONS, STAGE_MAX_STEPS, STEP_MAX_COMPLETIONS, STEP_MAX_TOKENS,
 };
-use crate::plan::{InputFacts, tokens_per_step};
+use crate::plan::InputFacts;
 use crate::stage::Stage;
 
 /// Checks what each step and each evaluation asks for, as far as `seen` is known: without it
@@ -52,7 +52,7 @@ fn check_stage(stage: &Stage, seen: &InputFacts) -> Result<(), JobError> {
         }
     }
     let prompt_max = seen.prompt_max.get(&stage.name).copied().unwrap_or(0);
-    let tokens = tokens_per_step(stage, prompt_max);
+    let tokens = stage.tokens_per_step(prompt_max);
     if tokens > STEP_MAX_TOKENS {
         let (rows, length) = match stage.rollouts() {
             Some(_) => (

@@ -5,7 +5,7 @@ use crate::digest;
 use crate::file_hashes::{CHANGES, FileHashes, Stamp};
 use r1d_data::tokenizer;
 use r1d_job::reward::{Plugin, Reward};
-use r1d_job::{Job, ModelRef, Stage, StageKind, TemplateSource, Weights};
+use r1d_job::{Job, ModelRef, Stage, TemplateSource, Weights};
 use r1d_proto::user_file;
 use r1d_store::{Disk, write_file};
 use serde::{Deserialize, Serialize};
@@ -60,14 +60,9 @@ pub(crate) fn paths(job: &Job) -> BTreeSet<PathBuf> {
         .flat_map(|source| r1d_data::files(source).unwrap_or_default())
         .collect();
     let templates = job.data.values().map(|source| &source.template);
-    let own = job.stages.iter().filter_map(|stage| match &stage.kind {
-        StageKind::Sft(sft) => sft.template.as_ref(),
-        _ => None,
-    });
-    paths.extend(templates.chain(own).filter_map(|template| match template {
-        TemplateSource::File(file) => Some(file.clone()),
-        _ => None,
-    }));
+    let own = job.stages.iter().filter_map(Stage::template);
+    let files = templates.chain(own).filter_map(TemplateSource::file);
+    paths.extend(files.map(Path::to_path_buf));
     for model in job.models() {
         paths.insert(model.config());
         paths.extend(tokenizer::files(model.tokenizer()));

@@ -186,7 +186,7 @@ impl<'a> JobSets<'a> {
             .collect::<Result<_, _>>()?;
         let tokenizer = self.tokenizer(self.job.model_of(stage))?;
         let set = self.get(&Request::Documents { data, tokenizer })?;
-        let sizes = (pretrain.batch_size, pretrain.max_length);
+        let sizes = (pretrain.rows.batch_size, pretrain.rows.max_length);
         let orders = self.ingest.sets.orders();
         Ok(Supervision::pretrain(
             set,
@@ -217,10 +217,10 @@ impl<'a> JobSets<'a> {
         let set = self.get(&Request::Sequences {
             data,
             tokenizer: self.tokenizer(self.job.model_of(stage))?,
-            max_length: sft.max_length,
+            max_length: sft.rows.max_length,
         })?;
         let orders = self.ingest.sets.orders();
-        let sequences = Supervision::sft(set, sft.batch_size, order, orders);
+        let sequences = Supervision::sft(set, sft.rows.batch_size, order, orders);
         sequences.map_err(SetsError::Open)
     }
 
@@ -233,11 +233,11 @@ impl<'a> JobSets<'a> {
     ) -> Result<Preferences, SetsError> {
         let reading = PreferenceReading {
             pairs: true,
-            max_length: dpo.max_length,
+            max_length: dpo.rows.max_length,
             whole: Whole::Learned(dpo.tokenize),
         };
         let names: Vec<&str> = stage.data_sets().collect();
-        self.preferences(&names, stage, (dpo.batch_size, reading), order)
+        self.preferences(&names, stage, (dpo.rows.batch_size, reading), order)
     }
 
     /// The rows of a reward-model stage, and those that are held out.
@@ -249,10 +249,10 @@ impl<'a> JobSets<'a> {
     ) -> Result<(Preferences, Option<Preferences>), SetsError> {
         let reading = PreferenceReading {
             pairs: settings.loss != RewardLoss::Pointwise,
-            max_length: settings.max_length,
+            max_length: settings.rows.max_length,
             whole: Whole::Scored,
         };
-        let sizes = (settings.batch_size, reading);
+        let sizes = (settings.rows.batch_size, reading);
         let names: Vec<&str> = stage.data_sets().collect();
         let rows = self.preferences(&names, stage, sizes, order)?;
         let held_out = stage

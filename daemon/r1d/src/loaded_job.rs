@@ -664,19 +664,15 @@ impl JobLoader<'_> {
         for name in stage.data_sets() {
             let no_data = || LoadError::NoData { name: name.into() };
             let source = self.job.prompts_of(name).ok_or_else(no_data)?;
-            let template = if let StageKind::Sft(sft) = &stage.kind {
-                sft.template.as_ref()
-            } else {
-                None
-            };
             let prompts = self
                 .sets
-                .prompts(source, self.job.model_of(stage), template)?
+                .prompts(source, self.job.model_of(stage), stage.template())?
                 .length_max();
             prompt_max = prompt_max.max(prompts);
-            if let StageKind::Sft(Sft { max_length, .. }) = &stage.kind
-                && prompts >= *max_length
+            if let StageKind::Sft(Sft { rows, .. }) = &stage.kind
+                && prompts >= rows.max_length
             {
+                let max_length = rows.max_length;
                 let problem = format!(
                     "its prompts have up to {prompts} tokens, and max_length = {max_length} of \
                      stage `{}` leaves nothing to train: raise it",

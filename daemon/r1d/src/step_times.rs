@@ -1,7 +1,6 @@
 //! Estimates how long a job still takes, from the time that its steps took.
 
 use crate::loaded_job::LoadedJob;
-use r1d_job::plan::tokens_per_step;
 use r1d_proto::worker::Metrics;
 use r1d_runner::pace::{StageWork, pace, time_left};
 use r1d_runner::{Plan, Record};
@@ -56,7 +55,7 @@ impl StepTimes {
     ) -> Option<f64> {
         let tokens = |index: usize| {
             let stage = loaded_job.job.stages.get(index)?;
-            Some(tokens_per_step(stage, plan.stages.get(index)?.prompt_max))
+            Some(stage.tokens_per_step(plan.stages.get(index)?.prompt_max))
         };
         let step_times: Vec<_> = (self.0.keys())
             .filter_map(|index| {

@@ -151,10 +151,8 @@ impl Plan {
 
     /// Whether the stage trains with the experts that its completions were sampled with.
     pub fn replays_routing(&self, index: usize) -> bool {
-        self.stage(index).is_some_and(|(stage, _)| {
-            stage.grpo().is_some_and(|grpo| grpo.routing_replay)
-                || stage.ppo().is_some_and(|ppo| ppo.routing_replay)
-        })
+        let replay = self.stage(index).and_then(|(stage, _)| stage.replay());
+        replay.is_some_and(|replay| replay.routing_replay)
     }
 
     /// The directory of the checkpoint that holds `step` steps of a stage.
@@ -234,14 +232,14 @@ impl Plan {
             batch_invariant: self.job.batch_invariant,
             reference: stage.needs_reference(),
             optimiser,
-            router: stage.router,
-            lora: stage.adapters().cloned(),
-            mtp_loss_weight: stage.mtp_loss_weight,
-            speculative_decoding: stage.speculative_decoding,
+            router: stage.router(),
+            lora: stage.adapters(),
+            mtp_loss_weight: stage.mtp_loss_weight(),
+            speculative_decoding: stage.speculative_decoding(),
             scores: stage.reward_model().is_some(),
             value_model,
             sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
-            max_tokens_per_device: stage.max_tokens_per_device,
+            max_tokens_per_device: stage.max_tokens_per_device(),
             seed: self.job.seed,
         }
     }
@@ -250,7 +248,7 @@ impl Plan {
     /// step, because no later step would use it.
     pub fn syncs_reference(&self, stage: usize, step: u64) -> bool {
         self.grpo(stage).is_some_and(|(grpo, facts)| {
-            grpo.needs_reference()
+            grpo.beta > 0.0
                 && grpo.sync_ref_steps > 0
                 && step > 0
                 && step < facts.steps

@@ -62,11 +62,7 @@ pub fn train_request(
     records: &[ScoredRollout],
 ) -> Option<WorkerRequest> {
     let (settings, _) = plan.stage(stage)?;
-    let replays = match &settings.kind {
-        StageKind::Grpo(grpo) => grpo.routing_replay,
-        StageKind::Ppo(ppo) => ppo.routing_replay,
-        _ => false,
-    };
+    let replays = plan.replays_routing(stage);
     let sequences: Vec<_> = (records.iter())
         .filter_map(|record| {
             Some(TrainSequence {
@@ -247,11 +243,11 @@ impl RolloutStep {
             * plan
                 .stage(self.stage)
                 .map_or(0, |(stage, _)| stage.updates_per_step());
-        let sampling = rollouts.sampling(
-            self.step,
-            plan.stop_ids(Source::Stage(self.stage)),
-            plan.job.seed,
-        );
+        let stop_ids = plan.stop_ids(Source::Stage(self.stage));
+        let sampling = plan
+            .stage(self.stage)
+            .and_then(|(stage, _)| stage.sampling(self.step, stop_ids, plan.job.seed))
+            .ok_or_else(|| self.samples_nothing())?;
         commands.extend(self.gather.request(
             sampling,
             plan.replays_routing(self.stage),
@@ -343,6 +339,12 @@ impl RolloutStep {
         }
     }
 
+    fn samples_nothing(&self) -> End {
+        End::Failed {
+            error: format!("stage {} does not sample", self.stage),
+        }
+    }
+
     /// Continues once everything requested is here: with more prompts, or with the seal.
     fn gathered(
         &mut self,
@@ -384,11 +386,7 @@ impl RolloutStep {
                 .map(|(group, rewards)| kept(rejection, group, rewards))
                 .collect(),
             Some(StageKind::Ppo(_)) => rewards,
-            _ => {
-                return Err(End::Failed {
-                    error: format!("stage {} does not sample", self.stage),
-                });
-            }
+            _ => return Err(self.samples_nothing()),
         };
         if let Some(advantage) = decided
             .iter()

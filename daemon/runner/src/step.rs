@@ -84,19 +84,14 @@ pub fn batch_request(
         }
         (Some(StageKind::Dpo(dpo)), Batch::Pairs(pairs)) => Ok(WorkerRequest::TrainDpo(TrainDpo {
             step,
-            objective: dpo.objective.clone(),
+            objective: dpo.objective(),
             pairs,
         })),
         (Some(StageKind::RewardModel(reward_model)), batch) => {
             let batch = match (reward_model.loss, batch) {
-                (
-                    RewardLoss::Pairwise {
-                        center_rewards_coefficient,
-                    },
-                    Batch::Pairs(pairs),
-                ) => RewardBatch::Pairs {
+                (RewardLoss::Pairwise, Batch::Pairs(pairs)) => RewardBatch::Pairs {
                     pairs,
-                    center_rewards_coefficient,
+                    center_rewards_coefficient: reward_model.center_rewards_coefficient,
                 },
                 (RewardLoss::Pointwise, Batch::Labelled(texts)) => RewardBatch::Labelled(texts),
                 _ => {

@@ -95,19 +95,19 @@ fn arithmetic_is_the_same_for_a_seed_and_its_texts_survive_the_tokenizer() {
         match &stage.kind {
             StageKind::Pretrain(p) => {
                 assert_eq!(
-                    made::pretrain(&[&data], &tokenizer, p, order)
+                    made::pretrain(&[&data], &tokenizer, &p.rows, order)
                         .unwrap()
                         .step(0)
                         .unwrap()
                         .len(),
-                    p.batch_size as usize
+                    p.rows.batch_size as usize
                 )
             }
             StageKind::Sft(s) => assert_eq!(
                 made::sft(
                     &[crate::supervision::taught(&data, &template)],
                     &tokenizer,
-                    s,
+                    &s.rows,
                     order
                 )
                 .unwrap()

@@ -8,7 +8,7 @@ use r1d_ingest::supervision::{Taught, make_documents, make_sequences};
 use r1d_ingest::{
     Key, Lengths, MakeError, Order, Orders, Preferences, Prompts, Rows, Supervision, TokenSet,
 };
-use r1d_job::{DataSource, Pretrain, Sft};
+use r1d_job::{DataSource, RowBatch};
 use std::sync::Arc;
 
 pub(crate) const KEY: Key = Key::from_bytes([7; 32]);
@@ -45,24 +45,24 @@ pub(crate) fn prompts(
 pub(crate) fn pretrain(
     data: &[&Rows],
     tokenizer: &Tokenizer,
-    stage: &Pretrain,
+    batch: &RowBatch,
     order: Order,
 ) -> Result<Supervision, MakeError> {
     let data: Vec<Rows> = data.iter().map(|rows| (*rows).clone()).collect();
     let set = set(|making| make_documents(&data, tokenizer, &KEY, making))?;
-    let sizes = (stage.batch_size, stage.max_length);
+    let sizes = (batch.batch_size, batch.max_length);
     Ok(Supervision::pretrain(set, "train", sizes, order, orders())?)
 }
 
 pub(crate) fn sft(
     data: &[Taught<'_>],
     tokenizer: &Tokenizer,
-    stage: &Sft,
+    batch: &RowBatch,
     order: Order,
 ) -> Result<Supervision, MakeError> {
-    let max = stage.max_length;
+    let max = batch.max_length;
     let set = set(|making| make_sequences(data, tokenizer, max, &KEY, making))?;
-    Ok(Supervision::sft(set, stage.batch_size, order, orders())?)
+    Ok(Supervision::sft(set, batch.batch_size, order, orders())?)
 }
 
 pub(crate) fn preferred(

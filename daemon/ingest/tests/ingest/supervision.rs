@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use r1d_data::{Json, Template, Tokenizer};
 use r1d_ingest::supervision::Taught;
 use r1d_ingest::{Lengths, Order, Rows, Supervision};
-use r1d_job::{DataSource, Pretrain, Sft, TemplateSource, Tokenize};
+use r1d_job::{DataSource, RowBatch, TemplateSource, Tokenize};
 use r1d_proto::world::counter_permutation;
 
 const ORDER: Order = Order {
@@ -53,14 +53,14 @@ fn packed_text_is_the_documents_with_their_ends() {
     let tokenizer = tokenizer();
     let texts = ["The quick", " brown fox", "jumps"];
     let data = corpus(&texts);
-    let stage = Pretrain {
+    let batch = RowBatch {
         batch_size: 2,
         max_length: 3,
     };
     let packed = made::pretrain(
         &[&data],
         &tokenizer,
-        &stage,
+        &batch,
         Order {
             shuffle: false,
             ..ORDER
@@ -94,11 +94,11 @@ fn epochs_of_packed_text_are_shuffled_and_the_same_each_time() {
     let tokenizer = tokenizer();
     let texts: Vec<String> = (0..40).map(|i| format!("document number {i}")).collect();
     let data = corpus(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-    let stage = Pretrain {
+    let batch = RowBatch {
         batch_size: 4,
         max_length: 16,
     };
-    let build = |order| made::pretrain(&[&data], &tokenizer, &stage, order).unwrap();
+    let build = |order| made::pretrain(&[&data], &tokenizer, &batch, order).unwrap();
     let (first, second) = (build(ORDER), build(ORDER));
     let steps = first.len() / 4 * 2;
     let forward: Vec<_> = (0..steps).map(|step| first.step(step).unwrap()).collect();
@@ -168,11 +168,11 @@ proptest! {
 
 #[test]
 fn too_little_text_is_said() {
-    let stage = Pretrain {
+    let batch = RowBatch {
         batch_size: 2,
         max_length: 1000,
     };
-    let message = made::pretrain(&[&corpus(&["short"])], &tokenizer(), &stage, ORDER)
+    let message = made::pretrain(&[&corpus(&["short"])], &tokenizer(), &batch, ORDER)
         .err()
         .unwrap()
         .to_string();
@@ -189,16 +189,14 @@ fn fine_tuning_trains_the_completion_and_the_end_alone() {
     let tokenizer = tokenizer();
     let data = pairs(&[("User: a", " jumps over"), ("User: b", "done<|end|>")]);
     let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft {
+    let batch = RowBatch {
         batch_size: 2,
         max_length: 64,
-        tokenize: None,
-        template: None,
     };
     let rows = made::sft(
         &[taught(&data, &template)],
         &tokenizer,
-        &stage,
+        &batch,
         Order {
             shuffle: false,
             ..ORDER
@@ -247,11 +245,9 @@ fn further_data_sets_are_appended_each_with_its_template() {
         crate::open(&r1_zero, &tokenizer).unwrap(),
     );
     let (first, second) = (pairs(&[("a", "b"), ("c", "d")]), pairs(&[("e", "f")]));
-    let stage = Sft {
+    let batch = RowBatch {
         batch_size: 3,
         max_length: 1000,
-        tokenize: None,
-        template: None,
     };
     let order = Order {
         shuffle: false,
@@ -260,12 +256,12 @@ fn further_data_sets_are_appended_each_with_its_template() {
     let both = made::sft(
         &[taught(&first, &plain), taught(&second, &r1_zero)],
         &tokenizer,
-        &stage,
+        &batch,
         order,
     )
     .unwrap();
     let alone =
-        |data, template| made::sft(&[taught(data, template)], &tokenizer, &stage, order).unwrap();
+        |data, template| made::sft(&[taught(data, template)], &tokenizer, &batch, order).unwrap();
     let (first, second) = (alone(&first, &plain), alone(&second, &r1_zero));
     assert_eq!(both.len(), 3);
     assert_eq!(
@@ -273,14 +269,14 @@ fn further_data_sets_are_appended_each_with_its_template() {
         [&first.step(0).unwrap()[..2], &second.step(0).unwrap()[..1]].concat()
     );
 
-    let stage = Pretrain {
+    let batch = RowBatch {
         batch_size: 1,
         max_length: 8,
     };
     let (one, other) = (corpus(&["a first document"]), corpus(&["another one"]));
-    let both = made::pretrain(&[&one, &other], &tokenizer, &stage, order).unwrap();
+    let both = made::pretrain(&[&one, &other], &tokenizer, &batch, order).unwrap();
     let whole = corpus(&["a first document", "another one"]);
-    let whole = made::pretrain(&[&whole], &tokenizer, &stage, order).unwrap();
+    let whole = made::pretrain(&[&whole], &tokenizer, &batch, order).unwrap();
     assert_eq!(
         (both.len(), both.step(1).unwrap()),
         (whole.len(), whole.step(1).unwrap())
@@ -291,17 +287,15 @@ fn further_data_sets_are_appended_each_with_its_template() {
 fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
     let tokenizer = tokenizer();
     let template = crate::open(&TemplateSource::Plain, &tokenizer).unwrap();
-    let stage = Sft {
+    let batch = RowBatch {
         batch_size: 1,
         max_length: 10,
-        tokenize: None,
-        template: None,
     };
     let data = pairs(&[("ab", &"xyz ".repeat(20)), ("a", "b")]);
     let rows = made::sft(
         &[taught(&data, &template)],
         &tokenizer,
-        &stage,
+        &batch,
         Order {
             shuffle: false,
             ..ORDER
@@ -322,7 +316,7 @@ fn long_rows_are_cut_and_counted_and_endless_prompts_refused() {
         "a cut completion has no end to learn"
     );
     let data = pairs(&[("a", "b"), (&"q".repeat(50), "b")]);
-    let message = made::sft(&[taught(&data, &template)], &tokenizer, &stage, ORDER)
+    let message = made::sft(&[taught(&data, &template)], &tokenizer, &batch, ORDER)
         .err()
         .unwrap()
         .to_string();
@@ -425,17 +419,15 @@ fn a_prompt_beyond_the_models_positions_is_named_or_left_out() {
         .contains("raise it")
     );
 
-    let stage = Sft {
+    let batch = RowBatch {
         batch_size: 1,
         max_length: 20,
-        tokenize: None,
-        template: None,
     };
     let rows = [Taught {
         max_prompt_length: Some(50),
         ..taught(&data, &template)
     }];
-    let learned = made::sft(&rows, &tokenizer(), &stage, ORDER).unwrap();
+    let learned = made::sft(&rows, &tokenizer(), &batch, ORDER).unwrap();
     assert_eq!((learned.len(), learned.left_out()), (2, 2));
 }
 
@@ -489,11 +481,9 @@ fn fine_tuning_learns_trls_ids() {
             ..source(&path)
         };
         let data = made::rows(&columns).unwrap();
-        let stage = Sft {
+        let batch = RowBatch {
             batch_size: 1,
             max_length: 4096,
-            tokenize: None,
-            template: None,
         };
         let order = Order {
             seed: 1,
@@ -501,7 +491,7 @@ fn fine_tuning_learns_trls_ids() {
             shuffle: false,
         };
         let taught = [taught(&data, &template)];
-        let learned = made::sft(&taught, &tokenizer, &stage, order)
+        let learned = made::sft(&taught, &tokenizer, &batch, order)
             .unwrap()
             .step(0)
             .unwrap()
@@ -546,11 +536,9 @@ fn tokenised_apart_no_token_spans_the_border() {
     };
     let data = made::rows(&columns).unwrap();
     let learned = |tokenize| {
-        let stage = Sft {
+        let batch = RowBatch {
             batch_size: 1,
             max_length: 4096,
-            tokenize: None,
-            template: None,
         };
         let taught = [Taught {
             tokenize,
@@ -559,7 +547,7 @@ fn tokenised_apart_no_token_spans_the_border() {
         let rows = made::sft(
             &taught,
             &tokenizer,
-            &stage,
+            &batch,
             Order {
                 seed: 1,
                 stage: 0,

@@ -30,6 +30,7 @@ pub(crate) struct Field {
     pub when: Option<Expr>,
     pub with: Option<Path>,
     pub part: bool,
+    pub tag: bool,
     pub none: bool,
     /// What differs here in the keys of a part.
     pub changes: Vec<Change>,
@@ -122,6 +123,7 @@ impl Field {
             when: None,
             with: None,
             part: false,
+            tag: false,
             none: false,
             changes: Vec::new(),
         };
@@ -139,6 +141,7 @@ impl Field {
     fn take(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
         match word(meta)?.as_str() {
             "part" => self.part = true,
+            "tag" => self.tag = true,
             "none" => self.none = true,
             "takes" => self.takes = Some(meta.value()?.parse()?),
             "default" => self.default = Default::Value(toml(&meta.value()?.parse()?)?),

@@ -23,7 +23,7 @@
 //! | `default = 8` | the value, in TOML, of a key that is left out |
 //! | `required = "…"` | it must be given; the text says what to write |
 //! | `unset = "…"` | it may be left out; the text says what that means |
-//! | `or = …` | with `unset`: the field's value then; it may name the other fields |
+//! | `or = …` | the field's value where the table has none; it may name the other fields, and `table`, which is read |
 //! | `takes = …` | the `Kind` of value, with its limits; left out, the field's type says it |
 //! | `unit = "…"` | unit of the number |
 //! | `name = "…"` | the key's name, where the field has another |
@@ -31,7 +31,8 @@
 //! | `when = …` | the key is written only if this holds of the other fields |
 //! | `with = module` | functions `kind`, `from_value` and `to_value` for a type that is no setting by itself |
 //! | `part` | the field's own struct lends its keys to this table |
-//! | `part, field(default = …, meaning = …, unit = …)` | … where one of them differs here |
+//! | `part, field(default = …, meaning = …, unit = …)` | … where one of them differs here; `name = …` is its key's, where that is not the field's |
+//! | `tag` | the key's word decides which further keys the table has: its type reads and writes them |
 //! | `none` | no key: `or` is the field's value |
 
 mod attributes;
@@ -166,36 +167,37 @@ fn part_keys(field: &Field) -> proc_macro2::TokenStream {
 
 fn read_of(settings: &Settings) -> proc_macro2::TokenStream {
     let name = &settings.name;
-    // What stands in for a key that is left out may name any other field.
-    let (late, early): (Vec<&Field>, Vec<&Field>) =
-        settings.fields.iter().partition(|field| field.or.is_some());
-    let steps = early.into_iter().chain(late).map(|field| {
+    // What stands in for a key that is left out may name any other field. What a tag decides is
+    // read once the table's other keys are known to be right.
+    let mut order: Vec<&Field> = settings.fields.iter().collect();
+    order.sort_by_key(|field| (field.tag, field.or.is_some()));
+    let steps = order.into_iter().map(|field| {
         let (field_name, key, ty) = (&field.name, &field.key, &field.ty);
         match (&field.or, &field.with) {
             _ if field.part => quote! {
-                let #field_name = <#ty as crate::file::Read>::read(from)?;
+                let #field_name = <#ty as crate::file::Read>::read(table)?;
             },
             (Some(or), _) if field.none => quote!(let #field_name: #ty = #or;),
             (Some(or), _) => quote! {
-                let #field_name = match from.read::<Option<#ty>>(#key)? {
+                let #field_name = match table.read::<Option<#ty>>(#key)? {
                     Some(given) => given,
                     None => #or,
                 };
             },
             (None, Some(with)) => {
-                quote!(let #field_name: #ty = from.read_with(#key, #with::from_value)?;)
+                quote!(let #field_name: #ty = table.read_with(#key, #with::from_value)?;)
             }
-            (None, None) => quote!(let #field_name = from.read::<#ty>(#key)?;),
+            (None, None) => quote!(let #field_name = table.read::<#ty>(#key)?;),
         }
     });
     let fields = settings.fields.iter().map(|field| &field.name);
     let check = settings
         .check
         .as_ref()
-        .map(|check| quote!(read.#check(from)?;));
+        .map(|check| quote!(read.#check(table)?;));
     quote! {
         impl crate::file::Read for #name {
-            fn read(from: &crate::file::Fields<'_>) -> Result<Self, crate::error::JobError> {
+            fn read(table: &crate::file::Fields<'_>) -> Result<Self, crate::error::JobError> {
                 #(#steps)*
                 let read = Self { #(#fields),* };
                 #check
@@ -222,9 +224,12 @@ fn write_of(settings: &Settings) -> proc_macro2::TokenStream {
                     crate::file::put(to, #key, crate::file::Setting::to_value(&self.#field_name));
                 },
             };
+            let tagged = field
+                .tag
+                .then(|| quote!(crate::file::Write::write(&self.#field_name, to);));
             match &field.when {
-                Some(when) => quote!(if #when { #step }),
-                None => step,
+                Some(when) => quote!(if #when { #step #tagged }),
+                None => quote!(#step #tagged),
             }
         });
     quote! {

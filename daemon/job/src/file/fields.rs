@@ -34,6 +34,8 @@ pub(crate) struct Fields<'a> {
     table: &'a toml::Table,
     /// The table as errors name it: `[[stage]] "cold-start"`; empty for the top level.
     pub place: String,
+    /// Name of a table `[key.name]`; empty for others.
+    name: &'a str,
     /// Directory of the file, which relative paths resolve against.
     base_dir: &'a Path,
 }
@@ -44,6 +46,7 @@ impl<'a> Fields<'a> {
         Fields {
             table,
             place: String::new(),
+            name: "",
             base_dir,
         }
     }
@@ -77,11 +80,19 @@ impl<'a> Fields<'a> {
     }
 
     /// The table `[key.name]`.
-    pub(crate) fn named<'b>(&self, table: &'b toml::Table, key: &str, name: &str) -> Fields<'b>
+    pub(crate) fn named<'b>(&self, table: &'b toml::Table, key: &str, name: &'b str) -> Fields<'b>
     where
         'a: 'b,
     {
-        self.at(table, format!("[{key}.{name}]"))
+        Fields {
+            name,
+            ..self.at(table, format!("[{key}.{name}]"))
+        }
+    }
+
+    /// Name of the table, if it is one `[key.name]`; empty for others.
+    pub(crate) fn name(&self) -> &'a str {
+        self.name
     }
 
     fn at<'b>(&self, table: &'b toml::Table, own: String) -> Fields<'b>
@@ -96,6 +107,7 @@ impl<'a> Fields<'a> {
         Fields {
             table,
             place,
+            name: "",
             base_dir: self.base_dir,
         }
     }
@@ -112,6 +124,35 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Reads a key of a type that is read otherwise here than elsewhere.
+    pub(crate) fn read_with<T: Setting>(
+        &self,
+        key: &str,
+        from_value: impl FnOnce(&Value, &Fields<'_>, &str) -> Result<T, JobError>,
+    ) -> Result<T, JobError> {
+        match self.table.get(key) {
+            Some(value) => from_value(value, self, key),
+            None => self.read(key),
+        }
+    }
+
+    /// Whether the table has a value for the key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The tables `[[key]]`; none if the key is left out.
+    pub(crate) fn tables(&self, key: &str) -> impl Iterator<Item = Fields<'a>> {
+        let items = self.table.get(key).and_then(Value::as_array);
+        let tables = items.into_iter().flatten().filter_map(Value::as_table);
+        tables.map(|table| self.item(table, key))
+    }
+
+    /// Directory of the file.
+    pub(crate) fn base_dir(&self) -> &'a Path {
+        self.base_dir
+    }
+
     /// `path` resolved against the file's own directory.
     pub(crate) fn absolute(&self, path: &str) -> PathBuf {
         absolute(path, self.base_dir)
@@ -119,11 +160,7 @@ impl<'a> Fields<'a> {
 
     /// The error of settings that cannot work together.
     pub(crate) fn unsound(&self, problem: impl Into<String>, fix: impl Into<String>) -> JobError {
-        JobError::Unsound {
-            place: self.place.clone(),
-            problem: problem.into(),
-            fix: fix.into(),
-        }
+        JobError::unsound(&self.place, problem, fix)
     }
 }
 

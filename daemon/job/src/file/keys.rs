@@ -12,8 +12,7 @@ pub struct Table {
     pub path: &'static str,
     /// One sentence for the reference and `r1ctl explain`.
     pub meaning: &'static str,
-    /// Groups of keys, in the order in which [`crate::write`] writes them.
-    pub groups: &'static [&'static [Key]],
+    keys: &'static [Key],
 }
 
 /// What has keys: a table, or a part of some.
@@ -115,19 +114,19 @@ pub enum Default {
 }
 
 impl Table {
-    /// A table of these keys.
-    pub(crate) fn new(path: &'static str, meaning: &'static str, keys: Vec<Key>) -> Table {
-        let keys: &'static [Key] = Box::leak(keys.into_boxed_slice());
+    /// A table of these keys. Arrays of tables come last, as TOML has it.
+    pub(crate) fn new(path: &'static str, meaning: &'static str, mut keys: Vec<Key>) -> Table {
+        keys.sort_by_key(|key| matches!(key.kind, Kind::Tables(_)));
         Table {
             path,
             meaning,
-            groups: Box::leak(Box::new([keys])),
+            keys: Box::leak(keys.into_boxed_slice()),
         }
     }
 
     /// All keys of the table, in the order in which they are written.
-    pub fn keys(&self) -> impl Iterator<Item = &'static Key> + '_ {
-        self.groups.iter().flat_map(|group| group.iter())
+    pub fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        self.keys.iter()
     }
 
     /// The key of this name.

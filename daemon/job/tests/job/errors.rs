@@ -282,9 +282,9 @@ fn a_prediction_module_is_trained_from_the_first_stage_on() {
         parse(&both.replace("kind = \"sft\"", "kind = \"sft\"\nmtp_loss_weight = 0.1")).unwrap();
     assert_eq!(
         (
-            job.stages[0].mtp_loss_weight,
-            job.stages[1].mtp_loss_weight,
-            job.stages[2].mtp_loss_weight
+            job.stages[0].mtp_loss_weight(),
+            job.stages[1].mtp_loss_weight(),
+            job.stages[2].mtp_loss_weight()
         ),
         (0.3, 0.1, 0.0)
     );
@@ -306,7 +306,7 @@ fn a_prediction_module_is_trained_from_the_first_stage_on() {
         "speculative_decoding = true",
     ))
     .unwrap();
-    assert!(job.stages[2].speculative_decoding && job.stages[2].opens_prediction());
+    assert!(job.stages[2].speculative_decoding() && job.stages[2].opens_prediction());
     assert_eq!(parse(&job.to_toml()).unwrap(), job);
 }
 

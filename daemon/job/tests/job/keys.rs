@@ -273,7 +273,7 @@ fn the_defaults_are_those_of_trl() {
         grpo.scale_rewards,
         r1d_proto::hyperparameters::ScaleRewards::Group
     );
-    assert!(!grpo.mask_truncated_completions && rollouts.keep_sampling_mask);
+    assert!(!grpo.mask_truncated_completions && grpo.replay.keep_sampling_mask);
     let optimiser = job.stages[2].optimiser(200).unwrap();
     assert_eq!(
         (
@@ -297,7 +297,7 @@ fn the_defaults_are_those_of_trl() {
         optimiser.lr_scheduler_type,
         r1d_proto::hyperparameters::LrSchedule::Linear
     );
-    assert_eq!(job.stages[1].schedule.as_ref().unwrap().learning_rate, 2e-5);
+    assert_eq!(job.stages[1].training().unwrap().learning_rate, 2e-5);
 }
 
 /// Keep Sampling Mask: a record costs bytes, and only policies that are compared over it need one.
@@ -313,7 +313,7 @@ fn the_sampling_mask_is_kept_where_samples_are_trained_on_and_nowhere_else() {
     let sampling: Vec<_> = job
         .stages
         .iter()
-        .filter_map(|stage| Some((stage.kind_name(), stage.rollouts()?.sampling(3, vec![], 0))))
+        .filter_map(|stage| Some((stage.kind_name(), stage.sampling(3, vec![], 0)?)))
         .collect();
     let keeps: Vec<_> = sampling
         .iter()
@@ -331,9 +331,8 @@ fn the_sampling_mask_is_kept_where_samples_are_trained_on_and_nowhere_else() {
         parse(&text.replace("steps = 200", "steps = 200\nkeep_sampling_mask = false")).unwrap();
     assert!(
         !job.stages[2]
-            .rollouts()
-            .unwrap()
             .sampling(0, vec![], 0)
+            .unwrap()
             .keep_sampling_mask
     );
     let refused = parse(&text.replace(

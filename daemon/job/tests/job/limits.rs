@@ -10,7 +10,7 @@ use r1d_job::limits::{
     EVALUATION_MAX_COMPLETIONS, JOB_MAX_BYTES, NAMED_MAX, SEQUENCE_MAX_TOKENS, STAGE_MAX_STEPS,
     STEP_MAX_COMPLETIONS, STEP_MAX_ROWS, STEP_MAX_TOKENS, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX,
 };
-use r1d_job::plan::{InputFacts, stages, tokens_per_step, warnings};
+use r1d_job::plan::{InputFacts, stages, warnings};
 use r1d_job::{Job, JobError, size};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Value;
@@ -92,9 +92,9 @@ fn plans(job: &Job, what: &str) {
             .checked_mul(stage.updates_per_step())
             .unwrap_or_else(|| panic!("{what}: {} updates", stage.updates_per_step()));
         assert!(
-            tokens_per_step(stage, 1) <= STEP_MAX_TOKENS,
+            stage.tokens_per_step(1) <= STEP_MAX_TOKENS,
             "{what}: {} tokens",
-            tokens_per_step(stage, 1)
+            stage.tokens_per_step(1)
         );
         stage.optimiser(steps);
         job.slots(stage, 1, 1);
@@ -109,7 +109,7 @@ fn plans(job: &Job, what: &str) {
                 rollouts.longest_completion() <= SEQUENCE_MAX_TOKENS,
                 "{what}"
             );
-            let sampling = rollouts.sampling(0, Vec::new(), 0);
+            let sampling = stage.sampling(0, Vec::new(), 0).unwrap();
             assert!(
                 sampling.temperature.is_finite() && sampling.temperature > 0.0,
                 "{what}: {}",

@@ -1,7 +1,7 @@
 //! The plan's arithmetic.
 
 use crate::{JOB, parse};
-use r1d_job::plan::{InputFacts, check_records, memory, stages, tokens_per_step, warnings};
+use r1d_job::plan::{InputFacts, check_records, memory, stages, warnings};
 use r1d_job::{ModelShape, RoutingShape};
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ fn steps_tokens_and_memory_add_up() {
     );
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
     assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
-    assert_eq!(tokens_per_step(&job.stages[0], 0), 8 * 1024);
+    assert_eq!(job.stages[0].tokens_per_step(0), 8 * 1024);
     // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens, in whole
     // blocks of 64.
     let expected = BTreeMap::from([

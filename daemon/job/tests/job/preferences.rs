@@ -130,11 +130,10 @@ fn policies_start_from_policies_and_reward_models_from_either() {
             Origin::Stage("ppo".into())
         ]
     );
+    let pairwise = job.stages[1].reward_model().unwrap();
     assert_eq!(
-        job.stages[1].reward_model().unwrap().loss,
-        RewardLoss::Pairwise {
-            center_rewards_coefficient: 0.0
-        }
+        (pairwise.loss, pairwise.center_rewards_coefficient),
+        (RewardLoss::Pairwise, 0.0)
     );
     assert_eq!(
         job.stages[2].reward_model().unwrap().loss,

@@ -4,7 +4,7 @@ use crate::keys::{leaves, set};
 use crate::{JOB, parse};
 use proptest::prelude::*;
 use r1d_job::file::{Key, Kind, Tabled};
-use r1d_job::{Job, Plugin, TemplateSource, Weights};
+use r1d_job::{Job, Plugin, Reward, TemplateSource, Weights};
 use std::path::PathBuf;
 use toml::Value;
 
@@ -227,4 +227,16 @@ fn an_evaluation_scores_with_the_stages_reward_of_that_name() {
         (&reward.plugin, reward.limits.memory_mb),
         (&Plugin::Named("exact".into()), None)
     );
+}
+
+/// An evaluation may name a plugin that no stage has: it judges as one without any settings.
+#[test]
+fn a_plugin_alone_is_a_reward_with_every_default() {
+    let job = parse(JOB).unwrap();
+    let plain = job.stage("good").unwrap().rollouts().unwrap().rewards[0].clone();
+    let named = Reward {
+        name: "right".into(),
+        ..Reward::of_plugin("accuracy")
+    };
+    assert_eq!(plain, named);
 }

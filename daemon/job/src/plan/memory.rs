@@ -1,0 +1,124 @@
+//! The memory that a stage keeps.
+
+use super::facts::InputFacts;
+use crate::job::Job;
+use crate::model_shape::{ModelShape, PredictionShape};
+use crate::reward::AskedModel;
+use crate::stage::Stage;
+use r1d_proto::worker::Dtype;
+use std::collections::BTreeMap;
+
+/// Returns the bytes that stay allocated through a stage, by actor: `policy`, `reference`,
+/// `optimiser` (gradients and AdamW's moments; in bfloat16 also the float32 weights that it
+/// updates), `value model` (with its optimiser), `reward models` and `judges` that rewards ask,
+/// `sampler` (its cache). Activations come on top: they grow with `max_tokens_per_device`.
+///
+/// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them. A
+/// reward model of a directory whose shape is not in `seen` is taken to be as large as the policy.
+pub fn memory(
+    job: &Job,
+    stage: &Stage,
+    facts: &[ModelShape],
+    seen: &InputFacts,
+) -> BTreeMap<String, u64> {
+    let model = job.model_of(stage);
+    let Some(own) = facts.get(model) else {
+        return BTreeMap::new();
+    };
+    let value_bytes = match job.model.dtype {
+        Dtype::Float32 => 4,
+        Dtype::Bfloat16 => 2,
+    };
+    let module = own.prediction.filter(|_| stage.opens_prediction());
+    let mut bytes = weights(job, stage, own, module, value_bytes);
+    let eval_prompt_max = seen.eval_prompt_max.get(model).copied().unwrap_or(0);
+    let slots = job.slots(stage, seen.prompt_max(stage), eval_prompt_max);
+    let cached = slots.map_or(0, |slots| slots.tokens);
+    for asked in asked(job, stage) {
+        let (shape, scores) = shape_of(job, &asked, facts, seen);
+        let shape = shape.unwrap_or(own);
+        // The cache of a judge that writes holds as many tokens as the policy's.
+        let (name, cached) = if scores {
+            ("reward models", 0)
+        } else {
+            ("judges", cached)
+        };
+        *bytes.entry(name.into()).or_insert(0) +=
+            (shape.parameters + cached * shape.cache_values_per_token) * value_bytes;
+    }
+    if slots.is_some() {
+        let per_token =
+            own.cache_values_per_token + module.map_or(0, |module| module.cache_values_per_token);
+        bytes.insert("sampler".into(), cached * per_token * value_bytes);
+    }
+    bytes
+}
+
+/// Bytes of the stage's own models and their optimisers, by actor. `module` is the prediction
+/// module if the stage opens it.
+fn weights(
+    job: &Job,
+    stage: &Stage,
+    own: &ModelShape,
+    module: Option<PredictionShape>,
+    value_bytes: u64,
+) -> BTreeMap<String, u64> {
+    let master_bytes = match job.model.dtype {
+        Dtype::Float32 => 0,
+        Dtype::Bfloat16 => 4,
+    };
+    let trained_module = module.filter(|_| stage.mtp_loss_weight() > 0.0);
+    let parameters = own.parameters + trained_module.map_or(0, |module| module.parameters);
+    let weights = (own.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
+    let optimiser = parameters * (value_bytes + 2 * 4 + master_bytes);
+    let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
+    // Adapters are small beside the weights, and the reference shares those.
+    if stage.trains() && stage.adapters().is_none() {
+        bytes.insert("optimiser".into(), optimiser);
+        if stage.needs_reference() {
+            bytes.insert("reference".into(), weights);
+        }
+    }
+    if stage.ppo().is_some() {
+        bytes.insert("value model".into(), weights + optimiser);
+    }
+    bytes
+}
+
+/// The models that the stage's rewards ask, each once.
+fn asked(job: &Job, stage: &Stage) -> Vec<AskedModel> {
+    let rewards = stage.rollouts().map(|rollouts| &rollouts.rewards[..]);
+    let mut all = Vec::new();
+    for asked in rewards
+        .into_iter()
+        .flatten()
+        .filter_map(|reward| job.asked(reward))
+    {
+        if !all.contains(&asked) {
+            all.push(asked);
+        }
+    }
+    all
+}
+
+/// Shape of a model that a reward asks, if it is known, and whether it answers with a number.
+fn shape_of<'a>(
+    job: &Job,
+    asked: &AskedModel,
+    facts: &'a [ModelShape],
+    seen: &'a InputFacts,
+) -> (Option<&'a ModelShape>, bool) {
+    let shape = match asked {
+        AskedModel::Stage(maker) => {
+            let maker = job.stages.get(*maker);
+            let scores = maker.is_some_and(|maker| maker.reward_model().is_some());
+            return (
+                maker.and_then(|maker| facts.get(job.model_of(maker))),
+                scores,
+            );
+        }
+        AskedModel::Model(model) => facts.get(*model),
+        AskedModel::Directory(directory) => seen.asked.get(directory),
+    };
+    (shape, shape.is_none_or(|shape| shape.scores))
+}

@@ -1,0 +1,41 @@
+//! The plan: what a job will do and need, before it does it.
+
+mod facts;
+mod memory;
+mod records;
+mod warnings;
+
+pub use facts::InputFacts;
+pub use memory::memory;
+pub use records::check_records;
+pub use warnings::warnings;
+
+use crate::job::Job;
+use crate::model_shape::ModelShape;
+use crate::stage::Stage;
+use r1d_proto::control::PlanStage;
+
+/// Returns one line of the plan for each stage. `facts` are the shapes of [`Job::models`], in their
+/// order; if it is empty, the lines have no memory.
+pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanStage> {
+    let line = |stage: &Stage| PlanStage {
+        name: stage.name.clone(),
+        kind: stage.kind_name().into(),
+        model: stage.model.clone(),
+        reused_from: None,
+        from: stage.from.name().into(),
+        data: stage.data_sets().collect::<Vec<_>>().join(" + "),
+        rows: seen.rows(stage),
+        steps: stage.steps(seen.rows(stage)),
+        tokens_per_step: stage.tokens_per_step(seen.prompt_max(stage)),
+        rewards: match stage.evaluation() {
+            Some(eval) => eval.rewards.clone(),
+            None => stage
+                .rollouts()
+                .map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect())
+                .unwrap_or_default(),
+        },
+        memory: memory(job, stage, facts, seen),
+    };
+    job.stages.iter().map(line).collect()
+}

@@ -1,0 +1,53 @@
+//! What depends on the models' architectures.
+
+use crate::error::JobError;
+use crate::job::Job;
+use crate::model_shape::ModelShape;
+use crate::stage::Stage;
+
+/// Checks what depends on the models' architectures. `facts` are the shapes of [`Job::models`], in
+/// their order.
+pub fn check_models(job: &Job, facts: &[ModelShape]) -> Result<(), JobError> {
+    for stage in &job.stages {
+        if let Some(facts) = facts.get(job.model_of(stage)) {
+            check(stage, facts)?;
+        }
+    }
+    Ok(())
+}
+
+fn check(stage: &Stage, facts: &ModelShape) -> Result<(), JobError> {
+    let place = format!("[[stage]] {:?}", stage.name);
+    let architecture = &facts.architecture;
+    if facts.scores && stage.reward_model().is_none() {
+        let problem =
+            format!("the model is a {architecture}, a reward model, which writes nothing");
+        return Err(JobError::unsound(place, problem, "name a …ForCausalLM"));
+    }
+    if let Some(key) = stage.prediction_key()
+        && facts.prediction.is_none()
+    {
+        return Err(JobError::unsound(
+            place,
+            format!("{key}, and the model has no multi-token prediction module"),
+            "leave it out, or set num_nextn_predict_layers = 1 in the config.json of a DeepSeek-V3",
+        ));
+    }
+    let known = |target: &String| {
+        let last = target.rsplit('.').next().unwrap_or_default();
+        target == "all-linear" || facts.linear_layers.contains(&last)
+    };
+    let adapters = stage.adapters();
+    let mut targets = adapters.iter().flat_map(|lora| &lora.target_modules);
+    match targets.find(|target| !known(target)) {
+        None => Ok(()),
+        Some(target) => Err(JobError::unsound(
+            place,
+            format!("lora_target_modules has {target:?}, which is no layer of {architecture}"),
+            format!(
+                "name some of {}, or \"all-linear\"",
+                facts.linear_layers.join(", ")
+            ),
+        )),
+    }
+}
