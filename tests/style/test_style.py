@@ -1,6 +1,6 @@
 """What CONTRIBUTING.md asks of every file and a reader can check without knowing what it does: the
-width of lines, the words of TERMS.md, one meaning for each type's name in a crate, and modules that
-do not import each other in a circle."""
+width of lines, the words of TERMS.md, one meaning for each type's name in a crate, durable files
+that are written through the store, and modules that do not import each other in a circle."""
 
 import collections
 import pathlib
@@ -34,6 +34,42 @@ def modules():
             path = inside.removesuffix(".rs").removesuffix("/mod").replace("/", "::")
             crates[crate]["" if path in ("lib", "main") else path] = without_tests(file.read_text())
     return crates
+
+
+# --- durable files
+
+# How a file or a directory comes to be, or gets a name.
+WRITES = re.compile(
+    r"\bfs::(?:write|rename|copy|hard_link|create_dir|create_dir_all)\b"
+    r"|\bFile::(?:create|create_new|options)\b|\bOpenOptions::new\b|\buser_file::append\b"
+)
+# The crates whose files a job or the daemon relies on after a crash.
+CONTROL_PLANE = ("data", "ingest", "job", "ledger", "net", "rewards", "runner", "r1d")
+# Files that write by themselves, and why a crash harms nobody.
+WRITE_THEMSELVES = {
+    "ingest/src/file.rs": "a token set in the making, which its folder names when it is whole",
+    "ingest/src/folder.rs": "token sets are made again where they are missing",
+    "ledger/src/tables.rs": "redb writes a new ledger beside its place",
+    "ledger/src/watched.rs": "the ledger's own file, and its copy after a failed sync",
+    "r1d/src/daemon.rs": "the directory of the control socket",
+    "r1d/src/job_log.rs": "a log may lose its last lines",
+    "r1d/src/outside.rs": "a file that tells whether a directory can be written to",
+    "r1d/src/plugin/mod.rs": "the cache of a command without a daemon",
+    "r1d/src/state_dir.rs": "the lock files of the state directory",
+}
+
+
+def test_durable_files_are_written_through_the_store():
+    wrong, needed = [], set()
+    for crate in CONTROL_PLANE:
+        for file in tracked(f"daemon/{crate}/src/*.rs"):
+            name = str(file.relative_to(ROOT / "daemon"))
+            for match in WRITES.finditer(without_tests(file.read_text())):
+                needed.add(name)
+                if name not in WRITE_THEMSELVES:
+                    wrong.append(f"{name}: {match.group()}: use r1d_store (replace, link_files, …)")
+    assert not wrong, "\n".join(wrong)
+    assert not set(WRITE_THEMSELVES) - needed, "no longer needed"
 
 
 # --- width

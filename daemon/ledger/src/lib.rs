@@ -5,12 +5,14 @@
 //! | [`command`] | commands to the ledger, and its answers |
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
+//! | [`attempt`] | what an attempt makes durable in journal, files and ledger, and in which order |
 //! | [`ledger`] | the state machine on disk: one durable redb transaction per group of commands |
 //!
 //! With the journal (`r1d-store`) it keeps `STEP-1`: a step's rollouts are in the journal, durable,
 //! before the ledger commits the step, and the ledger commits it once. A committed step can then be
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
+pub mod attempt;
 pub mod command;
 mod error;
 mod format1;
@@ -24,6 +26,7 @@ mod stored;
 mod tables;
 mod watched;
 
+pub use attempt::{AttemptError, AttemptWriter};
 pub use command::{Command, Effect, Rejected};
 pub use error::LedgerError;
 pub use ledger::{Ledger, is_damage_expected};

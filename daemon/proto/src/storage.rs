@@ -30,6 +30,9 @@ pub trait Storage: Send + Sync + 'static {
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// Gives a file a second name, which must be free.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Copies a file to a new name, which must be free; the copy's bytes survive a crash of the
+    /// machine when it returns.
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file or directory; replaces a file `to` if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.

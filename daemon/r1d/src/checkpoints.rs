@@ -15,7 +15,6 @@ use r1d_job::Job;
 use r1d_job::fingerprint::depends;
 use r1d_ledger::{CheckpointRecord, JobRecord, StageRecord};
 use r1d_proto::control::State;
-use r1d_proto::ids::JobId;
 use r1d_proto::user_file;
 use r1d_store::layout::{LEDGER_FILE, checkpoint_step};
 use r1d_store::{Disk, FILE_MODE, JobLayout, Journal, JournalError, create_dir, replace};
@@ -231,16 +230,14 @@ pub(crate) fn check(
             back: None,
         });
     };
-    let unreadable = |step| {
-        unreadable(
-            &outputs.journal(),
-            record.job(),
-            at_work as u32,
-            step,
-            journals,
-        )
-        .transpose()
-    };
+    let journal = Journal::view(
+        Disk::shared(),
+        &outputs.journal(),
+        record.job(),
+        at_work as u32,
+    );
+    let journal = journal.map_err(unread)?;
+    let unreadable = |step| unreadable(&journal, step, journals).transpose();
     let Some(without) = (from..stage.step).find_map(unreadable).transpose()? else {
         return Ok(Survey {
             lost: lost_ones,
@@ -304,19 +301,12 @@ fn check_elsewhere(
 }
 
 /// Why a committed step cannot be trained on again; an error where that says nothing of it.
-fn unreadable(
-    journal_dir: &Path,
-    job: &JobId,
-    stage: u32,
-    step: u64,
-    journals: Journals,
-) -> Result<Option<String>, String> {
-    let file = Journal::file(journal_dir, stage, step);
-    if journals == Journals::Present {
-        return Ok((!file.exists()).then(|| format!("{} is gone", file.display())));
+fn unreadable(journal: &Journal, step: u64, journals: Journals) -> Result<Option<String>, String> {
+    if journals == Journals::Present && journal.has(step) {
+        return Ok(None);
     }
-    match Journal::check(Disk::shared(), journal_dir, job, stage, step) {
-        Ok(()) => Ok(None),
+    match journal.replay(step) {
+        Ok(_) => Ok(None),
         Err(JournalError::Missing { path, .. }) => {
             Ok(Some(format!("{} is gone, or not whole", path.display())))
         }
@@ -324,8 +314,12 @@ fn unreadable(
             "{} is damaged at byte {offset} ({what})",
             path.display()
         ))),
-        Err(error) => Err(format!("{error}: put there what was there before")),
+        Err(error) => Err(unread(error)),
     }
+}
+
+fn unread(error: JournalError) -> String {
+    format!("{error}: put there what was there before")
 }
 
 /// The newest step that a stage's directory has a checkpoint of.

@@ -18,11 +18,12 @@ use crate::loaded_job::LoadedJob;
 use r1d_data::{DataError, Json, Message, ReadBack, Row};
 use r1d_ingest::SetError;
 use r1d_job::{DataSource, Stage};
-use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::storage::Storage;
 use r1d_proto::user_file;
 use r1d_runner::Source;
 use r1d_runner::metrics::Unscored;
-use r1d_store::{Disk, JobLayout, StoreError, create_dir, layout, rollouts, write_file};
+use r1d_store::rollouts::RolloutFile;
+use r1d_store::{JobLayout, StoreError, create_dir, layout, write_file};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -185,13 +186,14 @@ pub(crate) fn made(dir: &Path, stage: &str) -> Result<DataSetRecord, DataSetErro
 }
 
 pub(crate) fn write_record(
+    storage: &dyn Storage,
     dir: &Path,
     stage: &str,
     made: &DataSetRecord,
 ) -> Result<(), DataSetError> {
     let record = serde_json::to_string_pretty(made).unwrap_or_default() + "\n";
     Ok(write_file(
-        &Disk,
+        storage,
         &layout::data_set_record(dir, stage),
         |file| file.write_all(record.as_bytes()),
     )?)
@@ -225,6 +227,7 @@ impl<W: std::io::Write> std::io::Write for Hashed<W> {
 /// Blocks, for hours if there are millions of completions. `goes_on` gets the number of steps
 /// written so far, again and again; it returns whether to write the rest.
 pub(crate) fn make(
+    storage: &dyn Storage,
     loaded_job: &LoadedJob,
     outputs: &JobLayout,
     (index, stage): (usize, &Stage),
@@ -232,7 +235,7 @@ pub(crate) fn make(
     goes_on: &dyn Fn(u64, u64) -> bool,
 ) -> Result<DataSetRecord, DataSetError> {
     let dir = outputs.datasets();
-    create_dir(&Disk, &dir).map_err(|source| DataSetError::Write {
+    create_dir(storage, &dir).map_err(|source| DataSetError::Write {
         path: dir.clone(),
         source,
     })?;
@@ -245,7 +248,7 @@ pub(crate) fn make(
         })?;
     let (mut made, mut kept, mut unscored) = (DataSetRecord::default(), 0, Unscored::default());
     let mut failed = None;
-    let write = |file: &mut dyn std::io::Write| {
+    let write = |file: &mut (dyn std::io::Write + Send)| {
         let mut file = Hashed {
             inner: file,
             hash: Sha256::new(),
@@ -273,7 +276,7 @@ pub(crate) fn make(
         made.sha256 = file.hex();
         Ok(())
     };
-    let written = write_file(&Disk, &layout::data_set(&dir, &stage.name), write);
+    let written = write_file(storage, &layout::data_set(&dir, &stage.name), write);
     match failed {
         Some(StepError::Write(source)) => {
             return Err(DataSetError::Write {
@@ -305,7 +308,7 @@ pub(crate) fn make(
         None => written?,
     }
     made.acceptance_rate = rate(kept, made.sampled);
-    write_record(&dir, &stage.name, &made)?;
+    write_record(storage, &dir, &stage.name, &made)?;
     Ok(made)
 }
 
@@ -326,20 +329,16 @@ fn write_step(
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), StepError> {
     let (mut prompts, mut prompts_with_rows) = (BTreeSet::new(), BTreeSet::new());
-    for sampled in rollouts::read(rollouts).map_err(StepError::Read)? {
+    let sampled = RolloutFile::open(rollouts).map_err(StepError::Read)?;
+    for sampled in sampled.views(true).map_err(StepError::Read)? {
+        let sampled = sampled.map_err(StepError::Read)?;
         if !goes_on() {
             return Err(StepError::Stopped);
         }
-        let ScoredRollout {
-            rollout,
-            reward,
-            advantage,
-            verdicts,
-        } = &sampled.scored;
         made.sampled += 1;
-        unscored.add(*reward, verdicts);
-        prompts.insert(rollout.key.prompt);
-        if advantage.is_none() {
+        unscored.add(sampled.reward, &sampled.verdicts);
+        prompts.insert(sampled.key.prompt);
+        if sampled.advantage.is_none() {
             continue;
         }
         *kept += 1;
@@ -347,7 +346,7 @@ fn write_step(
             continue;
         };
         match tokenizer
-            .read_back(&rollout.completion_ids)
+            .read_back(&sampled.completion_ids)
             .map_err(StepError::Data)?
         {
             ReadBack::Same => {}
@@ -357,12 +356,13 @@ fn write_step(
                 continue;
             }
         }
-        let read = loaded_job.row(Source::Stage(stage), rollout.row);
+        let read = loaded_job.row(Source::Stage(stage), sampled.row);
         if let Some(prompted) = read.map_err(StepError::Rows)? {
-            let line = line(&prompted.row, source, &sampled.completion, *reward).to_string() + "\n";
+            let line =
+                line(&prompted.row, source, &sampled.completion, sampled.reward).to_string() + "\n";
             file.write_all(line.as_bytes()).map_err(StepError::Write)?;
             made.rows += 1;
-            prompts_with_rows.insert(rollout.key.prompt);
+            prompts_with_rows.insert(sampled.key.prompt);
         }
     }
     made.prompts += prompts.len() as u64;

@@ -15,16 +15,17 @@ use crate::status::JobViews;
 use crate::tasks;
 use r1d_data::DataError;
 use r1d_ingest::{SetError, StepError};
-use r1d_ledger::{Command as LedgerCommand, Ledger, LedgerError};
+use r1d_ledger::{AttemptError, AttemptWriter, Command as LedgerCommand, Ledger, LedgerError};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use r1d_runner::metrics::COMMITTED_AT;
 use r1d_runner::{End, Event, Keep, Recalled, Source, Store};
-use r1d_store::rollouts::{self, RolloutRow};
-use r1d_store::{Disk, Entry, JobLayout, Journal, JournalError, StoreError};
+use r1d_store::rollouts::RolloutRow;
+use r1d_store::{Disk, Entry, Fence, JobLayout, JournalError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,22 +94,13 @@ pub(crate) enum Task {
 #[derive(Debug, thiserror::Error)]
 enum WriterError {
     #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Attempt(#[from] AttemptError),
     #[error(transparent)]
     Data(#[from] DataError),
-    #[error(transparent)]
-    File(#[from] StoreError),
     #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
     DataSet(#[from] DataSetError),
-    #[error("cannot remove {}: {source}", path.display())]
-    Remove {
-        path: PathBuf,
-        source: std::io::Error,
-    },
     #[error(transparent)]
     Rows(#[from] StepError),
     #[error("{0}")]
@@ -124,11 +116,13 @@ impl WriterError {
     /// daemon runs the job.
     fn end(self) -> End {
         match self {
-            WriterError::Ledger(error) => unrecorded(&error),
-            WriterError::Journal(error @ JournalError::Unsynced { .. }) => away(&error),
-            WriterError::Journal(
+            WriterError::Attempt(AttemptError::Ledger(error)) => unrecorded(&error),
+            WriterError::Attempt(AttemptError::Journal(error @ JournalError::Unsynced { .. })) => {
+                away(&error)
+            }
+            WriterError::Attempt(AttemptError::Journal(
                 error @ (JournalError::Damaged { .. } | JournalError::Missing { .. }),
-            ) => {
+            )) => {
                 // The next attempt goes back before it.
                 End::Abandoned {
                     cause: error.to_string(),
@@ -193,29 +187,38 @@ pub(crate) struct JobWriter {
     pub outputs: JobLayout,
     pub clock: SharedClock,
     pub log: JobLog,
-    pub journals: BTreeMap<usize, Journal>,
+    pub attempt: AttemptWriter,
     /// Gets an event for each task that is begun; an event that finds no room is dropped.
     pub begun: mpsc::Sender<Event>,
     /// Set once a record could not be kept: nothing that builds on it may be confirmed.
     pub failed: Option<End>,
 }
 
-/// The writers that may still write, by job. A job has at most one: two would overwrite each
-/// other's records in the journal, which knows no epochs.
+/// The writers that may still write, by job. A job has at most one; the storage of one that is over
+/// takes nothing any more.
 #[derive(Clone, Default)]
 pub(crate) struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
 
 #[derive(Clone)]
 struct Known {
     stop: Arc<AtomicBool>,
+    fence: Fence,
     /// Closed when the thread has ended, even by a panic.
     gone: watch::Receiver<()>,
 }
 
 /// Held by a writer's thread as long as it runs.
-struct Writing {
+pub(crate) struct Writing {
     stop: Arc<AtomicBool>,
+    storage: Arc<dyn Storage>,
     _alive: watch::Sender<()>,
+}
+
+impl Writing {
+    /// The attempt's own storage.
+    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+        self.storage.clone()
+    }
 }
 
 impl JobWriters {
@@ -223,21 +226,28 @@ impl JobWriters {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, job: &JobId) -> Writing {
+    /// Begins the writing of an attempt, and ends that of those before. The job must have no other
+    /// writer.
+    pub(crate) fn begin(&self, job: &JobId) -> Writing {
         let (alive, gone) = watch::channel(());
         let stop = Arc::new(AtomicBool::new(false));
         let mut known = self.lock();
         known.retain(|_, known| known.gone.has_changed().is_ok());
+        let fence = known.get(job).map(|known| known.fence.clone());
+        let fence = fence.unwrap_or_default();
+        let storage = fence.next(Disk::shared());
         let before = known.insert(
             job.clone(),
             Known {
                 stop: stop.clone(),
+                fence,
                 gone,
             },
         );
         r1d_proto::invariant!("STEP-1", before.is_none(), "job {job} has two writers");
         Writing {
             stop,
+            storage,
             _alive: alive,
         }
     }
@@ -246,7 +256,7 @@ impl JobWriters {
     /// are lost as in a crash.
     async fn end(&self, job: &JobId) {
         let known = self.lock().get(job).cloned();
-        if let Some(Known { stop, mut gone }) = known {
+        if let Some(Known { stop, mut gone, .. }) = known {
             stop.store(true, Ordering::Relaxed);
             // Nothing is ever sent: the error is the thread's end.
             while gone.changed().await.is_ok() {}
@@ -292,10 +302,9 @@ fn put_down_others(ledger: &Ledger, job: &JobId) {
 
 impl JobWriter {
     /// Starts the thread. It ends when the sender is dropped, or [`JobWriters::none`] is waited
-    /// for. The job must have no other writer.
-    pub(crate) fn start(mut self, writers: &JobWriters) -> std::io::Result<mpsc::Sender<Task>> {
+    /// for.
+    pub(crate) fn start(mut self, writing: Writing) -> std::io::Result<mpsc::Sender<Task>> {
         let (sender, mut tasks) = mpsc::channel(QUEUE_MAX_TASKS);
-        let writing = writers.begin(&self.job);
         tasks::thread("writer", move || {
             while let Some(task) = tasks
                 .blocking_recv()
@@ -321,7 +330,7 @@ impl JobWriter {
                 return;
             }
             Task::Prune { stage, step, dir } => {
-                if let Err(error) = self.prune(stage, step, &dir) {
+                if let Err(error) = self.attempt.prune(stage as u32, step, &dir) {
                     self.log
                         .warn(format!("checkpoint {} stays: {error}", dir.display()));
                 }
@@ -407,45 +416,35 @@ impl JobWriter {
             checkpoints::is_owned(&checkpoints, &self.views.state_dir)
                 .map_err(WriterError::Away)?;
         }
-        remove(dir)
+        Ok(self.attempt.clear(dir)?)
     }
 
-    fn journal(&mut self, stage: usize) -> Result<&mut Journal, WriterError> {
-        if !self.journals.contains_key(&stage) {
-            let record = self.ledger.job(&self.job);
-            let committed = record
-                .as_ref()
-                .and_then(|r| r.progress.stages.get(stage))
-                .map_or(0, |s| s.step);
-            let journal = Journal::open(
-                Disk::shared(),
-                &self.outputs.journal(),
-                &self.job,
-                stage as u32,
-                committed,
-            )?;
-            for cut in journal.cuts() {
-                self.log.warn(format!(
-                    "journal {}: {} torn bytes cut, {} records are left",
-                    cut.path.display(),
-                    cut.bytes_cut,
-                    cut.records
-                ));
-            }
-            if let Some(last) = journal.steps().last().filter(|last| **last > committed) {
-                self.log.warn(format!(
-                    "the ledger is older than the job's files: it has {committed} steps of stage \
-                     {}, the journal {}; the steps between are taken as they were sampled and \
-                     judged",
-                    self.stage(stage)?.name,
-                    last + 1
-                ));
-            }
-            self.journals.insert(stage, journal);
+    /// Opens the journal of a stage, if it is not open, and tells what was found.
+    fn open_journal(&mut self, stage: usize) -> Result<u32, WriterError> {
+        let index = stage as u32;
+        if self.attempt.is_open(index) {
+            return Ok(index);
         }
-        self.journals
-            .get_mut(&stage)
-            .ok_or(WriterError::NoStage(stage))
+        let committed = self.attempt.committed(index);
+        let journal = self.attempt.journal(index)?;
+        for cut in journal.cuts() {
+            self.log.warn(format!(
+                "journal {}: {} torn bytes cut, {} records are left",
+                cut.path.display(),
+                cut.bytes_cut,
+                cut.records
+            ));
+        }
+        let last = journal.steps().last().copied();
+        if let Some(last) = last.filter(|last| *last > committed) {
+            self.log.warn(format!(
+                "the ledger is older than the job's files: it has {committed} steps of stage {}, \
+                 the journal {}; the steps between are taken as they were sampled and judged",
+                self.stage(stage)?.name,
+                last + 1
+            ));
+        }
+        Ok(index)
     }
 
     fn keep(&mut self, keep: Keep) -> Result<(), WriterError> {
@@ -464,12 +463,16 @@ impl JobWriter {
                 },
             ),
         };
-        Ok(self.journal(stage as usize)?.append(&[entry])?)
+        let stage = self.open_journal(stage as usize)?;
+        let journal = self.attempt.journal(stage)?;
+        Ok(journal.append(&[entry]).map_err(AttemptError::from)?)
     }
 
     fn recall(&mut self, stage: usize, step: u64) -> Result<Event, WriterError> {
-        let record = self.journal(stage)?.read(step)?;
-        let later = self.is_beyond(stage, step)?;
+        let stage = self.open_journal(stage)?;
+        let journal = self.attempt.journal(stage)?;
+        let record = journal.read(step).map_err(AttemptError::from)?;
+        let later = self.attempt.is_beyond(stage, step)?;
         Ok(Event::Recalled(Recalled {
             sampled: record.sampled,
             scored: record.scored,
@@ -478,33 +481,14 @@ impl JobWriter {
         }))
     }
 
-    /// Whether the journal holds anything of a later step of this stage, or of a later stage.
-    fn is_beyond(&mut self, stage: usize, step: u64) -> Result<bool, WriterError> {
-        let own = self
-            .journal(stage)?
-            .steps()
-            .last()
-            .is_some_and(|last| *last > step);
-        Ok(own || self.later_stages(stage).any(|dir| dir.exists()))
-    }
-
-    /// The directories of later stages' journals; they need not exist.
-    fn later_stages(&self, stage: usize) -> impl Iterator<Item = PathBuf> + use<> {
-        let (journal, stages) = (self.outputs.journal(), self.loaded_job.job.stages.len());
-        (stage + 1..stages).map(move |later| Journal::dir(&journal, later as u32))
-    }
-
     fn forget(&mut self, stage: usize, step: u64) -> Result<Event, WriterError> {
-        self.journal(stage)?.drop_from(step)?;
-        for dir in self.later_stages(stage) {
-            remove(&dir)?;
-        }
-        self.journals.retain(|known, _| *known <= stage);
+        let stage = self.open_journal(stage)?;
+        self.attempt.forget(stage, step)?;
         Ok(Event::Stored)
     }
 
     fn apply(&self, command: LedgerCommand) -> Result<(), WriterError> {
-        self.ledger.apply(command)?;
+        self.attempt.apply(command)?;
         Ok(())
     }
 
@@ -566,21 +550,8 @@ impl JobWriter {
                 step,
                 advantages,
             } => {
-                let journal = self.journal(stage)?;
-                journal.append(&[Entry::Sealed {
-                    stage: stage as u32,
-                    step,
-                    advantages,
-                }])?;
-                if let Err(error) = journal.sync() {
-                    // It is unknown what the disk has of the step, so the step is done again.
-                    if let Err(stays) = journal.drop_from(step) {
-                        tracing::warn!(job = %self.job,
-                            "a step that could not be synced stays in the journal: {stays}");
-                    }
-                    return Err(error.into());
-                }
-                Ok(())
+                let stage = self.open_journal(stage)?;
+                Ok(self.attempt.seal(stage, step, advantages)?)
             }
             Store::Commit {
                 stage,
@@ -595,25 +566,15 @@ impl JobWriter {
                 manifest_sha256,
             } => {
                 self.log.info(format!("checkpoint {}", dir.display()));
-                self.apply(LedgerCommand::Checkpoint {
-                    job,
-                    epoch,
-                    stage: stage as u32,
-                    step,
-                    dir,
-                    manifest_sha256,
-                })
+                let stage = stage as u32;
+                let attempt = &mut self.attempt;
+                Ok(attempt.record_checkpoint(stage, step, dir, manifest_sha256)?)
             }
             Store::DropCheckpoint { stage, step } => {
                 self.log.warn(format!(
                     "the checkpoint of step {step} does not restore and is given up"
                 ));
-                self.apply(LedgerCommand::DropCheckpoint {
-                    job,
-                    epoch,
-                    stage: stage as u32,
-                    step,
-                })
+                Ok(self.attempt.drop_checkpoint(stage as u32, step)?)
             }
             Store::Eval(result) => {
                 let shown: Vec<_> = result
@@ -646,13 +607,8 @@ impl JobWriter {
                 Ok(())
             }
             Store::FinishStage { stage } => {
-                self.apply(LedgerCommand::FinishStage {
-                    job,
-                    epoch,
-                    stage: stage as u32,
-                    at,
-                })?;
-                self.journal(stage)?.prune_before(u64::MAX)?;
+                let stage = self.open_journal(stage)?;
+                self.attempt.finish_stage(stage, at)?;
                 self.views.leave_status(&self.job, &self.outputs);
                 Ok(())
             }
@@ -667,32 +623,18 @@ impl JobWriter {
         rollouts: Vec<ScoredRollout>,
     ) -> Result<(), WriterError> {
         metrics.insert(COMMITTED_AT.into(), self.clock.unix().as_secs_f64());
-        let name = self.stage(stage)?.name.clone();
-        if !rollouts.is_empty() {
-            let rows = rollouts
-                .into_iter()
-                .map(|scored| self.readable(stage, scored))
-                .collect::<Result<Vec<_>, _>>()?;
-            rollouts::write(&Disk, &self.outputs.rollouts(&name, step + 1), &rows)?;
-        }
-        let (job, epoch) = (self.job.clone(), self.epoch);
-        self.apply(LedgerCommand::CommitStep {
-            job,
-            epoch,
-            stage: stage as u32,
-            step,
-            metrics: metrics.clone(),
-        })?;
-        let trains = self.stage(stage)?.trains();
-        if let Some(journal) = self.journals.get_mut(&stage) {
-            journal.committed(step + 1);
-            if !trains {
-                // There are no weights to rebuild, so the rollout file is the only record of the
-                // step that is needed.
-                journal.prune_before(step + 1)?;
-            }
-        }
+        let settings = self.stage(stage)?;
+        let (name, trains) = (settings.name.clone(), settings.trains());
+        let rows = rollouts
+            .into_iter()
+            .map(|scored| self.readable(stage, scored))
+            .collect::<Result<Vec<_>, _>>()?;
+        let of = (stage as u32, name.as_str());
+        self.attempt
+            .commit(of, step, &rows, metrics.clone(), trains)?;
+        let storage = self.attempt.storage();
         Ok(outputs::append_metrics(
+            storage,
             &self.outputs,
             &name,
             step + 1,
@@ -717,6 +659,7 @@ impl JobWriter {
             .and_then(|r| r.progress.stages.get(stage))
             .map_or(0, |s| s.step);
         let made = datasets::make(
+            self.attempt.storage(),
             &self.loaded_job,
             &self.outputs,
             (stage, settings),
@@ -767,39 +710,6 @@ impl JobWriter {
             completion,
             reference,
         })
-    }
-
-    /// Removes a checkpoint. The ledger forgets it first, so that a directory that is half removed
-    /// is never restored from. The journal only needs the steps since the oldest checkpoint that is
-    /// left.
-    fn prune(&mut self, stage: usize, step: u64, dir: &Path) -> Result<(), WriterError> {
-        let (job, epoch) = (self.job.clone(), self.epoch);
-        self.apply(LedgerCommand::DropCheckpoint {
-            job,
-            epoch,
-            stage: stage as u32,
-            step,
-        })?;
-        remove(dir)?;
-        let record = self.ledger.job(&self.job);
-        let oldest = record
-            .as_ref()
-            .and_then(|r| Some(r.progress.stages.get(stage)?.checkpoints.first()?.step));
-        if let (Some(oldest), Some(journal)) = (oldest, self.journals.get_mut(&stage)) {
-            journal.prune_before(oldest)?;
-        }
-        Ok(())
-    }
-}
-
-fn remove(dir: &Path) -> Result<(), WriterError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(WriterError::Remove {
-            path: dir.into(),
-            source,
-        }),
-        Ok(()) => Ok(()),
     }
 }
 

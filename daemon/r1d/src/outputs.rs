@@ -4,11 +4,10 @@ use crate::tensorboard;
 use r1d_ledger::{Ledger, LedgerError};
 use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
-use r1d_proto::user_file;
+use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
-use r1d_store::{Disk, JobLayout, StoreError, create_dir, remove_parts, write_file};
+use r1d_store::{Disk, JobLayout, Journal, StoreError, create_dir, remove_parts, write_file};
 use serde_json::{Map, Value};
-use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -61,7 +60,7 @@ pub(crate) fn rewrite_metrics(
         let path = events_file(layout, stage);
         let Some((_, first)) = ledger.metrics_in(job, index, 0..1)?.pop() else {
             // If the ledger is an older copy, this file has steps that it does not know.
-            match std::fs::remove_file(&path) {
+            match Disk.remove(&path) {
                 Err(error)
                     if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
                 {
@@ -70,7 +69,7 @@ pub(crate) fn rewrite_metrics(
                 _ => continue,
             }
         };
-        create_parent(&path)?;
+        create_parent(&Disk, &path)?;
         rewrite(&path, |file| {
             let failed = write_error(&path);
             file.write_all(&tensorboard::header(&first))
@@ -133,18 +132,7 @@ fn for_each_step(
 /// Removes what was sampled in a stage, and in those after it.
 pub(crate) fn forget_journals(layout: &JobLayout, stage: u32) -> Result<(), OutputError> {
     let dir = layout.journal();
-    let of = |name: &OsStr| name.to_str()?.strip_prefix("stage-")?.parse::<u32>().ok();
-    for entry in std::fs::read_dir(&dir).map_err(write_error(&dir))? {
-        let path = entry.map_err(write_error(&dir))?.path();
-        if path
-            .file_name()
-            .and_then(of)
-            .is_some_and(|found| found >= stage)
-        {
-            std::fs::remove_dir_all(&path).map_err(write_error(&path))?;
-        }
-    }
-    Ok(())
+    Journal::remove_from(&Disk, &dir, stage).map_err(write_error(&dir))
 }
 
 /// Writes the job's status into its directory, for readers without a daemon.
@@ -157,31 +145,35 @@ pub(crate) fn write_status(layout: &JobLayout, status: &JobStatus) -> Result<(),
 
 /// Appends a step that the ledger has committed; `step` from 1.
 pub(crate) fn append_metrics(
+    storage: &dyn Storage,
     layout: &JobLayout,
     stage: &str,
     step: u64,
     metrics: &Metrics,
 ) -> Result<(), OutputError> {
-    append(&layout.metrics(), line(stage, step, metrics).as_bytes())?;
+    append(
+        storage,
+        &layout.metrics(),
+        line(stage, step, metrics).as_bytes(),
+    )?;
     let path = events_file(layout, stage);
-    create_parent(&path)?;
-    let mut bytes = if path.exists() {
-        Vec::new()
-    } else {
-        tensorboard::header(metrics)
-    };
+    let mut bytes = Vec::new();
+    if !path.exists() {
+        create_parent(storage, &path)?;
+        bytes = tensorboard::header(metrics);
+    }
     bytes.extend(tensorboard::event(step, metrics));
-    append(&path, &bytes)
+    append(storage, &path, &bytes)
 }
 
-fn create_parent(path: &Path) -> Result<(), OutputError> {
+fn create_parent(storage: &dyn Storage, path: &Path) -> Result<(), OutputError> {
     let parent = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(parent).map_err(write_error(parent))
+    create_dir(storage, parent).map_err(write_error(parent))
 }
 
-fn append(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let mut file = user_file::append(path).map_err(write_error(path))?;
-    file.write_all(bytes).map_err(write_error(path))
+fn append(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    let appended = storage.append(path).and_then(|mut file| file.append(bytes));
+    appended.map_err(write_error(path))
 }
 
 /// Formats one line of `metrics.jsonl`. Numbers that JSON cannot represent (NaN, infinities) become

@@ -14,6 +14,7 @@
 
 use crate::checkpoints::{CheckpointError, is_unharmed, is_whole};
 use crate::digest;
+use crate::file_hashes::FileHashes;
 use crate::inputs::{Inputs, weight_files};
 use crate::job_log::JobLog;
 use crate::loaded_job::LoadedJob;
@@ -24,7 +25,7 @@ use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
 use r1d_proto::control::{EvalResult, State};
 use r1d_proto::ids::JobId;
-use r1d_store::{Disk, JobLayout, create_dir, layout};
+use r1d_store::{Disk, JobLayout, StoreError, layout, link_dir, link_files, remove_dir};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,6 +40,8 @@ const FILES_MAX: usize = 100_000;
 pub(crate) enum ReuseError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    File(#[from] StoreError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -60,6 +63,10 @@ pub(crate) fn keys(
     known: Option<&Inputs>,
 ) -> Result<Vec<String>, ReuseError> {
     let devices = kinds_of_devices(views);
+    let hashes = Hashes {
+        known,
+        read: &views.ingest.hashes,
+    };
     let mut keys: Vec<String> = Vec::new();
     let mut data = BTreeMap::new();
     for index in 0..job.stages.len() {
@@ -74,7 +81,7 @@ pub(crate) fn keys(
         {
             String::new()
         } else {
-            key(job, &on, plugins, &keys, &devices, &mut data, known)?
+            key(job, &on, plugins, &keys, &devices, &mut data, hashes)?
         };
         keys.push(key);
     }
@@ -136,7 +143,7 @@ fn key(
     before: &[String],
     devices: &str,
     data: &mut BTreeMap<String, String>,
-    known: Option<&Inputs>,
+    hashes: Hashes<'_>,
 ) -> Result<String, ReuseError> {
     let mut parts = KeyParts::default();
     // Another build may compute differently, and another kind of device rounds differently.
@@ -152,7 +159,7 @@ fn key(
                 path: source.path.clone(),
                 source: io::Error::other(error),
             })? {
-                contents.add("file", &file_hash(&file, known)?);
+                contents.add("file", &hashes.of(&file)?);
             }
             data.insert(name.clone(), contents.hex());
         }
@@ -165,10 +172,10 @@ fn key(
         parts.add(plugin, plugins.get(plugin).map_or("", String::as_str));
     }
     for file in &on.files {
-        parts.add("template", &file_hash(file, known)?);
+        parts.add("template", &hashes.of(file)?);
     }
     for dir in &on.directories {
-        add_directory(&mut parts, dir, known)?;
+        add_directory(&mut parts, dir, hashes)?;
     }
     let tokenizer = job
         .models()
@@ -179,42 +186,48 @@ fn key(
         parts.add("date", job.date.as_deref().unwrap_or_default());
     }
     if let Some(model) = job.models().nth(on.model) {
-        parts.add("config", &file_hash(&model.config(), known)?);
-        add_tokenizer(&mut parts, model.tokenizer(), known)?;
+        parts.add("config", &hashes.of(&model.config())?);
+        add_tokenizer(&mut parts, model.tokenizer(), hashes)?;
         if let Weights::Directory(dir) = model {
-            add_directory(&mut parts, dir, known)?;
+            add_directory(&mut parts, dir, hashes)?;
         }
     }
     Ok(parts.hex())
 }
 
-fn file_hash(path: &Path, known: Option<&Inputs>) -> Result<String, ReuseError> {
-    match known.and_then(|known| known.sha256_of(path)) {
-        Some(hash) => Ok(hash.to_owned()),
-        None => digest::of_file(path, &|| Ok(())).map_err(io_error(path)),
+/// Finds the hashes of files: in the job's record of its inputs, or else by reading those that were
+/// not read before.
+#[derive(Clone, Copy)]
+struct Hashes<'a> {
+    known: Option<&'a Inputs>,
+    read: &'a FileHashes,
+}
+
+impl Hashes<'_> {
+    fn of(self, path: &Path) -> Result<String, ReuseError> {
+        match self.known.and_then(|known| known.sha256_of(path)) {
+            Some(hash) => Ok(hash.to_owned()),
+            None => self.read.sha256(path, &|| Ok(())).map_err(io_error(path)),
+        }
     }
 }
 
 fn add_tokenizer(
     parts: &mut KeyParts,
     tokenizer: &Path,
-    known: Option<&Inputs>,
+    hashes: Hashes<'_>,
 ) -> Result<(), ReuseError> {
     for file in &r1d_data::tokenizer::files(tokenizer) {
         parts.add(
             &file.file_name().unwrap_or_default().to_string_lossy(),
-            &file_hash(file, known)?,
+            &hashes.of(file)?,
         );
     }
     Ok(())
 }
 
 /// Adds a model directory: weight files by name, size and time, small files by content.
-fn add_directory(
-    parts: &mut KeyParts,
-    dir: &Path,
-    known: Option<&Inputs>,
-) -> Result<(), ReuseError> {
+fn add_directory(parts: &mut KeyParts, dir: &Path, hashes: Hashes<'_>) -> Result<(), ReuseError> {
     for path in weight_files(dir) {
         let known = identity(&fs::metadata(&path).map_err(io_error(&path))?);
         parts.add(
@@ -222,7 +235,7 @@ fn add_directory(
             &known,
         );
     }
-    add_tokenizer(parts, dir, known)
+    add_tokenizer(parts, dir, hashes)
 }
 
 /// A complete stage that another job has finished: the job and the stage's record.
@@ -357,14 +370,14 @@ fn take(
     if let Some(checkpoint) = newest {
         let all = outputs.checkpoints(job.checkpoint.to.as_deref(), own.job());
         let dir = layout::checkpoint(&all, &record.name, checkpoint.step);
-        link_directory(&checkpoint.dir, &dir)?;
+        link_dir(&Disk, &checkpoint.dir, &dir, FILES_MAX)?;
         let copied = CheckpointRecord { dir, ..checkpoint };
         // A stage that was taken over has no earlier checkpoint to go back to. Damage that only a
         // worker finds would fail the job, although the stage could simply be done again.
         is_unharmed(&copied).inspect_err(|_| {
             // A copy that stays would only be in the way of the stage that is done again, which
             // clears it too.
-            let _ = remove(&copied.dir);
+            let _ = remove_dir(&Disk, &copied.dir);
         })?;
         record.checkpoints.push(copied);
     }
@@ -381,13 +394,7 @@ fn take(
             outputs.datasets().join(&name),
         )
     });
-    for (from, to) in files.chain(made).filter(|(from, _)| from.is_file()) {
-        let parent = to.parent().unwrap_or(&to);
-        create_dir(&Disk, parent).map_err(io_error(parent))?;
-        remove(&to)?;
-        link(&from, &to)?;
-        sync(parent)?;
-    }
+    link_files(&Disk, files.chain(made).filter(|(from, _)| from.is_file()))?;
     let metrics = views.ledger.metrics(other.job(), stage)?;
     let first = job.first_of_own_model() == Some(index);
     let is_its = |of: &Option<String>| of.as_ref().map_or(first, |of| *of == record.name);
@@ -409,60 +416,4 @@ fn take(
     };
     views.ledger.apply(command)?;
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), ReuseError> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(io_error(path)),
-    }
-}
-
-/// Gives an unchanging file a second name; copies it if the file system cannot.
-fn link(from: &Path, to: &Path) -> Result<(), ReuseError> {
-    if fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    fs::copy(from, to).map_err(io_error(to))?;
-    sync(to)
-}
-
-fn sync(path: &Path) -> Result<(), ReuseError> {
-    fs::File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(io_error(path))
-}
-
-/// Links a directory, which appears whole or not at all (`CKP-1`).
-fn link_directory(from: &Path, to: &Path) -> Result<(), ReuseError> {
-    let parent = to.parent().unwrap_or(to);
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let partial = to.with_file_name(format!(".{name}.partial"));
-    remove(&partial)?;
-    remove(to)?;
-    let (mut folders, mut files) = (vec![PathBuf::new()], 0);
-    while let Some(folder) = folders.pop() {
-        let (source, target) = (from.join(&folder), partial.join(&folder));
-        create_dir(&Disk, &target).map_err(io_error(&target))?;
-        for entry in fs::read_dir(&source).map_err(io_error(&source))? {
-            let entry = entry.map_err(io_error(&source))?;
-            files += 1;
-            if files > FILES_MAX {
-                return Err(CheckpointError::Changed(from.into()).into());
-            }
-            if entry.file_type().map_err(io_error(&source))?.is_dir() {
-                folders.push(folder.join(entry.file_name()))
-            } else {
-                link(&entry.path(), &target.join(entry.file_name()))?
-            }
-        }
-        sync(&target)?;
-    }
-    fs::rename(&partial, to).map_err(io_error(to))?;
-    sync(parent)
 }

@@ -20,6 +20,7 @@ use r1d_job::{DataSource, Job, JobError, Stage};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{MadeDataSet, Review, State};
 use r1d_proto::ids::JobId;
+use r1d_proto::storage::Storage;
 use r1d_proto::user_file;
 use r1d_store::{Disk, JobLayout, StoreError, layout, write_file};
 use serde_json::{Map, Value};
@@ -285,7 +286,7 @@ pub(crate) fn review(
             reader: reader.into(),
         });
     }
-    write_record(&folder.dir, &settings.name, &reviewed)?;
+    write_record(&Disk, &folder.dir, &settings.name, &reviewed)?;
     let log = JobLog::new(
         JobLayout::of(&views.state_dir, record.job()).log(),
         &record.job().0,
@@ -362,10 +363,11 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
             source,
         })?;
         let place = dir.join(DataSetRecord::imported_name(&source.name, &sha256));
-        std::fs::rename(&arrived, &place).map_err(|source| ReviewError::File {
-            path: place,
-            source,
-        })?;
+        Disk.rename(&arrived, &place)
+            .map_err(|source| ReviewError::File {
+                path: place,
+                source,
+            })?;
         Ok((rows, sha256))
     })();
     if done.is_err() {

@@ -3,7 +3,7 @@
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{Sample, SampleSort};
 use r1d_proto::rollout::FinishReason;
-use r1d_store::rollouts::{self, RolloutRow};
+use r1d_store::rollouts::{RolloutFile, Summary, View};
 use r1d_store::{Disk, JobLayout, StoreError};
 use std::cmp::{Ordering, Reverse};
 
@@ -122,45 +122,46 @@ fn of_step(
     sort: SampleSort,
     limit: u32,
 ) -> Result<Vec<Sample>, SamplesError> {
-    let mut rows = rollouts::read(&outputs.rollouts(stage, step))?;
-    rows.sort_by(|a, b| order(sort, a, b));
-    rows.truncate(limit as usize);
-    Ok(rows
+    let file = RolloutFile::open(&outputs.rollouts(stage, step))?;
+    let mut ranked: Vec<(usize, Summary)> = file.summaries()?.into_iter().enumerate().collect();
+    ranked.sort_by(|(_, a), (_, b)| order(sort, a, b));
+    let places = ranked.iter().map(|(place, _)| *place);
+    let places: Vec<usize> = places.take(limit as usize).collect();
+    let views = file.views_at(&places)?;
+    Ok(views
         .into_iter()
-        .map(|row| sample(stage, step, row))
+        .map(|view| sample(stage, step, view))
         .collect())
 }
 
-fn order(sort: SampleSort, a: &RolloutRow, b: &RolloutRow) -> Ordering {
-    let reward = |row: &RolloutRow| row.scored.reward.unwrap_or(f32::NEG_INFINITY);
-    let place = |row: &RolloutRow| row.scored.rollout.key;
+fn order(sort: SampleSort, a: &Summary, b: &Summary) -> Ordering {
+    let reward = |row: &Summary| row.reward.unwrap_or(f32::NEG_INFINITY);
+    let place = |row: &Summary| (row.prompt, row.sample);
     match sort {
         SampleSort::Order => Ordering::Equal,
         SampleSort::Reward => reward(b).total_cmp(&reward(a)),
-        SampleSort::Length => Reverse(a.scored.rollout.completion_ids.len())
-            .cmp(&Reverse(b.scored.rollout.completion_ids.len())),
+        SampleSort::Length => Reverse(a.tokens).cmp(&Reverse(b.tokens)),
     }
     .then(place(a).cmp(&place(b)))
 }
 
-fn sample(stage: &str, step: u64, row: RolloutRow) -> Sample {
-    let rollout = row.scored.rollout;
+fn sample(stage: &str, step: u64, view: View) -> Sample {
     Sample {
         stage: stage.into(),
         step,
-        prompt_index: rollout.key.prompt,
-        sample_index: rollout.key.sample,
-        row: rollout.row,
-        prompt: row.prompt,
-        completion: row.completion,
-        reference: row.reference,
-        tokens: rollout.completion_ids.len() as u32,
-        finish: match rollout.finish {
+        prompt_index: view.key.prompt,
+        sample_index: view.key.sample,
+        row: view.row,
+        prompt: view.prompt,
+        completion: view.completion,
+        reference: view.reference,
+        tokens: view.tokens,
+        finish: match view.finish {
             FinishReason::Stop => "stop".into(),
             FinishReason::Length => "length".into(),
         },
-        reward: row.scored.reward,
-        advantage: row.scored.advantage,
-        verdicts: row.scored.verdicts,
+        reward: view.reward,
+        advantage: view.advantage,
+        verdicts: view.verdicts,
     }
 }

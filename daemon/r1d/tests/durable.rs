@@ -389,7 +389,7 @@ fn a_committed_step_whose_journal_is_damaged_is_sampled_again() {
             let mut daemon = TestDaemon::new();
             let job = begun(&mut daemon, &[], update);
             let file = job_dir(&daemon, &job)
-                .join(format!("journal/stage-2/step-{:08}.journal", update - 2));
+                .join(format!("journal/stage-2/step-{:08}.e1.journal", update - 2));
             let bytes = fs::read(&file).unwrap();
             match harm {
                 "half" => fs::write(&file, &bytes[..bytes.len() / 2]).unwrap(),

@@ -58,6 +58,12 @@ impl Storage for Disk {
         std::fs::hard_link(from, to)
     }
 
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(to)?;
+        io::copy(&mut user_file::open(from)?, &mut file)?;
+        file.sync_data()
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

@@ -1,8 +1,8 @@
 //! The rollout journal of one stage: every completion is here, durable, before it is used.
 //!
-//! A step is one file, `stage-<stage>/step-<step>.journal`, appended to while the step is sampled
-//! and scored, and never changed once it is sealed. Its bytes are drawn in `segment.rs`. A step's
-//! life:
+//! A step is one file, `stage-<stage>/step-<step>.e<epoch>.journal`, appended to while the step is
+//! sampled and scored, and never changed once it is sealed. Its bytes are drawn in `segment.rs`. A
+//! step's life:
 //!
 //! ```text
 //! Sampled(rollout) as each completion ends ─▶ Scored{verdicts} as its rewards come in
@@ -19,14 +19,24 @@
 //!
 //! In batch-invariant mode a step goes on from the completions that are left; otherwise, unless it
 //! is sealed, it is dropped and redone.
+//!
+//! An attempt never writes to the file of another one: what it finds of a step that is not
+//! committed it copies to a file of its own epoch, and then removes the other. An earlier attempt
+//! that still has that one open appends to a file that has no name. Of a committed step with
+//! several files the one of the highest epoch counts, because who committed it has fenced off all
+//! that were before.
 
 use crate::directory::create_dir;
 use crate::entry::{Entry, Refused, place};
+use crate::journal_error::{Cut, JournalError, storage_error};
+use crate::journal_files as files;
+use crate::replace::{FILE_MODE, remove_parts, replace};
 use crate::segment::{self, BadHeader, Header};
 use crate::step::{Step, StepRecord};
+use crate::step_file::Segment;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::Storage;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,84 +45,14 @@ use std::sync::Arc;
 /// Most bytes of one step's file (`LIM-1`).
 pub const SEGMENT_MAX_BYTES: u64 = 64 << 30;
 
-/// Why a method of the journal failed.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The file system failed: disk full, no permission, read error. Free the disk or repair the
-    /// path, then try again.
-    #[error("journal {}: {source}", .path.display())]
-    Storage {
-        /// The file or directory.
-        path: PathBuf,
-        /// The file system's error.
-        source: io::Error,
-    },
-    /// The file of a committed step is not as it was written, or an uncommitted one holds a whole
-    /// record that does not fit: put a copy back, or resubmit the job.
-    #[error("journal {} is damaged at byte {offset}: {what}; put a copy back, or resubmit the job",
-        .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Offset of the first wrong byte's record.
-        offset: u64,
-        /// What is wrong there, in words.
-        what: String,
-    },
-    /// Another release wrote the file: run that release.
-    #[error("journal {} has version {found}, this release reads {}: run the release that wrote it",
-        .path.display(), segment::VERSION)]
-    OtherRelease {
-        /// The file.
-        path: PathBuf,
-        /// The file's version of the format.
-        found: u16,
-    },
-    /// The step's file is gone or has no seal, although the step is committed or to be trained on
-    /// again.
-    #[error("journal {} has no sealed record of step {step}", .path.display())]
-    Missing {
-        /// The file that was expected.
-        path: PathBuf,
-        /// The step, from 0.
-        step: u64,
-    },
-    /// An entry does not fit what the journal holds; nothing of the call was appended.
-    #[error("journal entry refused: {0}")]
-    Refused(#[from] Refused),
-    /// The disk did not confirm what was appended, so what the file holds is unknown: drop the step
-    /// ([`Journal::drop_from`]) and redo it.
-    #[error("journal {} could not be synced ({why}): drop step {step} and redo it",
-        .path.display())]
-    Unsynced {
-        /// The file.
-        path: PathBuf,
-        /// The step, from 0.
-        step: u64,
-        /// The file system's error.
-        why: String,
-    },
-}
-
-/// A cut that opening a journal made in the file of an uncommitted step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// The file.
-    pub path: PathBuf,
-    /// The step, from 0.
-    pub step: u64,
-    /// Number of whole records that are left.
-    pub records: u64,
-    /// Number of bytes that were cut off.
-    pub bytes_cut: u64,
-}
-
 /// The journal of one stage of one job. Its methods block; `sync` waits for the disk.
 pub struct Journal {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     job: JobId,
     stage: u32,
+    /// The attempt that writes.
+    epoch: u64,
     /// Steps below this are committed.
     committed: u64,
     steps: BTreeMap<u64, Slot>,
@@ -122,63 +62,101 @@ pub struct Journal {
 /// The state of a step's file.
 enum Slot {
     Open(Segment),
-    /// The step is committed, or sealed and durable.
-    Closed,
+    /// The step is committed, or sealed and durable, in the file of this epoch.
+    Closed(u64),
 }
 
 impl Journal {
-    /// Opens or creates the journal of `stage` in a job's journal directory. `committed` is the
-    /// number of steps of the stage that the ledger has committed: their files are left as they
-    /// are, all others are cut to their whole records and made durable.
+    /// Opens or creates the journal of `stage` in a job's journal directory, for the attempt of an
+    /// epoch. `committed` is the number of steps of the stage that the ledger has committed: their
+    /// files are left as they are. What is whole of all others is the attempt's own afterwards, and
+    /// durable.
     pub fn open(
         storage: Arc<dyn Storage>,
         journal_dir: &Path,
         job: &JobId,
-        stage: u32,
+        (stage, epoch): (u32, u64),
         committed: u64,
     ) -> Result<Journal, JournalError> {
-        let dir = Journal::dir(journal_dir, stage);
-        let failed = |source| JournalError::Storage {
-            path: dir.clone(),
-            source,
-        };
-        create_dir(storage.as_ref(), &dir).map_err(failed)?;
-        let found: Vec<u64> = storage
-            .list(&dir)
-            .map_err(failed)?
-            .iter()
-            .filter_map(|name| step_of(name))
-            .collect();
+        let dir = files::dir(journal_dir, stage);
+        create_dir(storage.as_ref(), &dir).map_err(storage_error(&dir))?;
+        remove_parts(storage.as_ref(), &dir);
         let (job, steps, cuts) = (job.clone(), BTreeMap::new(), Vec::new());
         let mut journal = Journal {
             storage,
             dir,
             job,
             stage,
+            epoch,
             committed,
             steps,
             cuts,
         };
-        for step in found {
+        let epochs = files::epochs(journal.storage.as_ref(), &journal.dir);
+        for (step, epochs) in epochs.map_err(storage_error(&journal.dir))? {
+            let newest = epochs.last().copied().unwrap_or_default();
             let slot = if step < committed {
-                Slot::Closed
+                Some(Slot::Closed(newest))
+            } else if newest == epoch {
+                Some(journal.recover(step)?)
             } else {
-                journal.recover(step)?
+                journal.take_over(step, newest)?
             };
-            journal.steps.insert(step, slot);
+            journal.steps.extend(slot.map(|slot| (step, slot)));
+            let kept = if step < committed { newest } else { epoch };
+            for other in epochs.into_iter().filter(|other| *other != kept) {
+                journal.remove_file(&files::file(&journal.dir, step, other))?;
+            }
         }
         journal.sync_dir()?;
         Ok(journal)
     }
 
-    /// The directory of a stage's journal.
-    pub fn dir(journal_dir: &Path, stage: u32) -> PathBuf {
-        journal_dir.join(format!("stage-{stage}"))
+    /// Opens the journal of a stage to read committed steps. Changes nothing.
+    pub fn view(
+        storage: Arc<dyn Storage>,
+        journal_dir: &Path,
+        job: &JobId,
+        stage: u32,
+    ) -> Result<Journal, JournalError> {
+        let dir = files::dir(journal_dir, stage);
+        let epochs = files::epochs(storage.as_ref(), &dir).map_err(storage_error(&dir))?;
+        let newest = |(step, epochs): (u64, std::collections::BTreeSet<u64>)| {
+            Some((step, Slot::Closed(epochs.last().copied()?)))
+        };
+        Ok(Journal {
+            storage,
+            dir,
+            job: job.clone(),
+            stage,
+            epoch: 0,
+            committed: u64::MAX,
+            steps: epochs.into_iter().filter_map(newest).collect(),
+            cuts: Vec::new(),
+        })
     }
 
-    /// The file of a step in a stage's journal.
-    pub fn file(journal_dir: &Path, stage: u32, step: u64) -> PathBuf {
-        file_of(&Journal::dir(journal_dir, stage), step)
+    /// Whether a job has a journal of a stage behind `stage`.
+    pub fn is_beyond(storage: &dyn Storage, journal_dir: &Path, stage: u32) -> io::Result<bool> {
+        Ok(files::stages(storage, journal_dir)?
+            .last()
+            .is_some_and(|last| *last > stage))
+    }
+
+    /// Removes the journals of `stage` and of all behind it, the last first, so that what a crash
+    /// leaves has no gap.
+    pub fn remove_from(storage: &dyn Storage, journal_dir: &Path, stage: u32) -> io::Result<()> {
+        let stages = files::stages(storage, journal_dir)?;
+        for later in stages.range(stage..).rev() {
+            storage.remove_dir(&files::dir(journal_dir, *later))?;
+            storage.sync_dir(journal_dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a file of a step.
+    pub fn has(&self, step: u64) -> bool {
+        self.steps.contains_key(&step)
     }
 
     /// The cuts that opening made in files of uncommitted steps.
@@ -253,7 +231,7 @@ impl Journal {
             if let Slot::Open(segment) = slot {
                 segment.created = false;
                 if segment.step.is_sealed() {
-                    *slot = Slot::Closed;
+                    *slot = Slot::Closed(self.epoch);
                 }
             }
         }
@@ -267,7 +245,7 @@ impl Journal {
         let whole_length = match self.steps.get(&step) {
             Some(Slot::Open(segment)) if segment.length == 0 => return Ok(StepRecord::default()),
             Some(Slot::Open(segment)) => Some(segment.length),
-            Some(Slot::Closed) => None,
+            Some(Slot::Closed(_)) => None,
             None if step < self.committed => return Err(JournalError::Missing { path, step }),
             None => return Ok(StepRecord::default()),
         };
@@ -281,7 +259,8 @@ impl Journal {
             })?,
         };
         let mut contents = StepRecord::default();
-        let end = self.scan(step, &bytes, |entry| contents.add(entry))?.end;
+        let of = (step, self.epoch_of(step));
+        let end = self.scan(of, &bytes, |entry| contents.add(entry))?.end as u64;
         let damaged = |what: &str| JournalError::Damaged {
             path: path.clone(),
             offset: end,
@@ -308,41 +287,19 @@ impl Journal {
             })
     }
 
-    /// Checks that a committed step of a stage can be trained on again. Changes nothing.
-    pub fn check(
-        storage: Arc<dyn Storage>,
-        journal_dir: &Path,
-        job: &JobId,
-        stage: u32,
-        step: u64,
-    ) -> Result<(), JournalError> {
-        let (dir, steps) = (
-            Journal::dir(journal_dir, stage),
-            BTreeMap::from([(step, Slot::Closed)]),
-        );
-        let journal = Journal {
-            storage,
-            dir,
-            job: job.clone(),
-            stage,
-            committed: step + 1,
-            steps,
-            cuts: Vec::new(),
-        };
-        journal.replay(step).map(drop)
-    }
-
     /// Marks the steps below `committed` as committed by the ledger.
     pub fn committed(&mut self, committed: u64) {
         self.committed = self.committed.max(committed);
         for (step, slot) in self.steps.range_mut(..self.committed) {
-            let durable = matches!(slot, Slot::Closed);
+            let durable = matches!(slot, Slot::Closed(_));
             r1d_proto::invariant!(
                 "STEP-1",
                 durable,
                 "step {step} was committed before its rollouts were sealed and durable"
             );
-            *slot = Slot::Closed;
+            if !durable {
+                *slot = Slot::Closed(self.epoch);
+            }
         }
     }
 
@@ -371,70 +328,80 @@ impl Journal {
     fn remove(&mut self, steps: impl Iterator<Item = u64>) -> Result<(), JournalError> {
         let mut any = false;
         for step in steps {
-            let path = self.path(step);
-            match self.storage.remove(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(JournalError::Storage { path, source });
-                }
-                _ => self.steps.remove(&step),
-            };
+            self.remove_file(&self.path(step))?;
+            self.steps.remove(&step);
             any = true;
         }
         if any { self.sync_dir() } else { Ok(()) }
     }
 
+    fn remove_file(&self, path: &Path) -> Result<(), JournalError> {
+        match self.storage.remove(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(storage_error(path)(source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The epoch of the attempt that wrote a step, or is to write it.
+    fn epoch_of(&self, step: u64) -> u64 {
+        match self.steps.get(&step) {
+            Some(Slot::Closed(epoch)) => *epoch,
+            _ => self.epoch,
+        }
+    }
+
     fn path(&self, step: u64) -> PathBuf {
-        file_of(&self.dir, step)
+        files::file(&self.dir, step, self.epoch_of(step))
     }
 
     fn sync_dir(&self) -> Result<(), JournalError> {
-        self.storage
-            .sync_dir(&self.dir)
-            .map_err(|source| JournalError::Storage {
-                path: self.dir.clone(),
-                source,
-            })
+        let synced = self.storage.sync_dir(&self.dir);
+        synced.map_err(storage_error(&self.dir))
     }
 
-    fn header(&self, step: u64) -> Header {
+    fn header(&self, step: u64, epoch: u64) -> Header {
         Header {
             job: self.job.clone(),
             stage: self.stage,
             step,
+            epoch,
         }
     }
 
-    /// Reads the whole records of a segment. A torn header ends at offset 0.
+    /// Reads the whole records of a segment of an epoch. A torn header ends at offset 0.
     fn scan(
         &self,
-        step: u64,
+        (step, epoch): (u64, u64),
         bytes: &[u8],
         mut each: impl FnMut(Entry),
     ) -> Result<Scan, JournalError> {
-        let path = self.path(step);
+        let path = files::file(&self.dir, step, epoch);
         let damaged = |offset: usize, what: String| JournalError::Damaged {
             path: path.clone(),
             offset: offset as u64,
             what,
         };
-        match Header::decode(bytes) {
+        let start = match Header::decode(bytes) {
             Err(BadHeader::Torn) => return Ok(Scan::default()),
             Err(BadHeader::OtherRelease(found)) => {
                 return Err(JournalError::OtherRelease { path, found });
             }
-            Ok(header) if header != self.header(step) => {
+            Ok((header, _)) if header != self.header(step, epoch) => {
                 let what = format!(
-                    "it belongs to step {} of stage {} of job `{}`",
-                    header.step, header.stage, header.job
+                    "it belongs to step {} of stage {} of job `{}`, epoch {}",
+                    header.step, header.stage, header.job, header.epoch
                 );
                 return Err(damaged(0, what));
             }
-            Ok(_) => {}
-        }
-        let (records, end) = segment::records(bytes);
+            Ok((_, start)) => start,
+        };
+        let (records, end) = segment::records(bytes, start);
         let mut scan = Scan {
             records: records.len() as u64,
-            end: end as u64,
+            start,
+            end,
             step: Step::default(),
         };
         for record in records {
@@ -454,38 +421,54 @@ impl Journal {
         Ok(scan)
     }
 
-    /// Takes up the file of an uncommitted step: cuts it to its whole records and makes those
-    /// durable, since the crash that ended the last writer may have come between its append and its
-    /// sync.
+    /// Takes up this attempt's own file of an uncommitted step: cuts it to its whole records and
+    /// makes those durable, since the crash that ended the last writer may have come between its
+    /// append and its sync.
     fn recover(&mut self, step: u64) -> Result<Slot, JournalError> {
-        let path = self.path(step);
-        let failed = |source| JournalError::Storage {
-            path: path.clone(),
-            source,
-        };
-        let bytes = self.storage.read(&path).map_err(failed)?;
-        let scan = self.scan(step, &bytes, |_| {})?;
-        let mut file = self.storage.append(&path).map_err(failed)?;
-        let bytes_cut = bytes.len() as u64 - scan.end;
-        if bytes_cut > 0 {
-            file.truncate(scan.end).map_err(failed)?;
-            self.cuts.push(Cut {
-                path: path.clone(),
-                step,
-                records: scan.records,
-                bytes_cut,
-            });
+        let path = files::file(&self.dir, step, self.epoch);
+        let failed = || storage_error(&path);
+        let bytes = self.storage.read(&path).map_err(failed())?;
+        let scan = self.scan((step, self.epoch), &bytes, |_| {})?;
+        let mut file = self.storage.append(&path).map_err(failed())?;
+        if scan.end < bytes.len() {
+            file.truncate(scan.end as u64).map_err(failed())?;
+            self.cuts.push(scan.cut(&path, step, &bytes));
         }
-        file.sync().map_err(failed)?;
+        file.sync().map_err(failed())?;
         if scan.step.is_sealed() {
-            return Ok(Slot::Closed);
+            return Ok(Slot::Closed(self.epoch));
         }
-        Ok(Slot::Open(Segment {
-            file: Some(file),
-            length: scan.end,
-            step: scan.step,
-            ..Segment::new(path)
-        }))
+        let length = scan.end as u64;
+        let segment = Segment::with_records(path, Some(file), length, scan.step);
+        Ok(Slot::Open(segment))
+    }
+
+    /// Copies the whole records of another attempt's file of an uncommitted step to a file of this
+    /// one's, durably; `None` if there are none.
+    fn take_over(&mut self, step: u64, epoch: u64) -> Result<Option<Slot>, JournalError> {
+        let theirs = files::file(&self.dir, step, epoch);
+        let bytes = self.storage.read(&theirs).map_err(storage_error(&theirs))?;
+        let scan = self.scan((step, epoch), &bytes, |_| {})?;
+        if scan.end < bytes.len() {
+            self.cuts.push(scan.cut(&theirs, step, &bytes));
+        }
+        if scan.records == 0 {
+            return Ok(None);
+        }
+        let path = files::file(&self.dir, step, self.epoch);
+        let header = self.header(step, self.epoch).encode();
+        let records = bytes.get(scan.start..scan.end).unwrap_or_default();
+        replace(self.storage.as_ref(), &path, FILE_MODE, |file| {
+            file.write_all(&header)?;
+            file.write_all(records)
+        })
+        .map_err(storage_error(&path))?;
+        if scan.step.is_sealed() {
+            return Ok(Some(Slot::Closed(self.epoch)));
+        }
+        let length = (header.len() + records.len()) as u64;
+        let segment = Segment::with_records(path, None, length, scan.step);
+        Ok(Some(Slot::Open(segment)))
     }
 
     /// Frames the entries that are new to `step`; all or none are taken in.
@@ -497,7 +480,7 @@ impl Journal {
         if step < self.committed {
             return Err(Refused::Committed { step }.into());
         }
-        let path = self.path(step);
+        let path = files::file(&self.dir, step, self.epoch);
         let Slot::Open(segment) = self
             .steps
             .entry(step)
@@ -556,7 +539,7 @@ impl Journal {
     }
 
     fn write(&mut self, step: u64, admitted: &Admitted<'_>) -> Result<(), JournalError> {
-        let header = self.header(step);
+        let header = self.header(step, self.epoch);
         match self.steps.get_mut(&step) {
             Some(Slot::Open(segment)) if !admitted.frames.is_empty() => {
                 segment.write(self.storage.as_ref(), &header, &admitted.frames)
@@ -570,9 +553,22 @@ impl Journal {
 #[derive(Default)]
 struct Scan {
     records: u64,
+    /// Offset of the first record.
+    start: usize,
     /// Offset after the last whole record.
-    end: u64,
+    end: usize,
     step: Step,
+}
+
+impl Scan {
+    fn cut(&self, path: &Path, step: u64, bytes: &[u8]) -> Cut {
+        Cut {
+            path: path.into(),
+            step,
+            records: self.records,
+            bytes_cut: (bytes.len() - self.end) as u64,
+        }
+    }
 }
 
 /// Entries that are new to a step, and their frames.
@@ -580,110 +576,4 @@ struct Scan {
 struct Admitted<'e> {
     entries: Vec<&'e Entry>,
     frames: Vec<u8>,
-}
-
-/// The file of a step that still grows.
-struct Segment {
-    path: PathBuf,
-    /// The open file; `None` until the first append.
-    file: Option<Box<dyn Append>>,
-    /// Bytes of whole records, header included; 0 while there is no header.
-    length: u64,
-    /// Whether the file may hold more than `length`: it is cut before the next append.
-    torn: bool,
-    /// Whether the file's name may not be durable yet.
-    created: bool,
-    unsynced: bool,
-    /// Why a sync failed; the durable contents of the file are then unknown.
-    failed: Option<String>,
-    step: Step,
-}
-
-impl Segment {
-    fn new(path: PathBuf) -> Segment {
-        Segment {
-            path,
-            file: None,
-            length: 0,
-            torn: false,
-            created: false,
-            unsynced: false,
-            failed: None,
-            step: Step::default(),
-        }
-    }
-
-    fn usable(&self, step: u64) -> Result<(), JournalError> {
-        match &self.failed {
-            Some(why) => Err(JournalError::Unsynced {
-                path: self.path.clone(),
-                step,
-                why: why.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn write(
-        &mut self,
-        storage: &dyn Storage,
-        header: &Header,
-        frames: &[u8],
-    ) -> Result<(), JournalError> {
-        let path = self.path.clone();
-        self.try_write(storage, header, frames)
-            .map_err(|source| JournalError::Storage { path, source })
-    }
-
-    fn try_write(
-        &mut self,
-        storage: &dyn Storage,
-        header: &Header,
-        frames: &[u8],
-    ) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(storage.append(&self.path)?),
-        };
-        if self.torn {
-            file.truncate(self.length)?;
-            self.torn = false;
-        }
-        let with_header = (self.length == 0).then(|| [&header.encode()[..], frames].concat());
-        let bytes = with_header.as_deref().unwrap_or(frames);
-        self.created |= self.length == 0;
-        if let Err(error) = file.append(bytes) {
-            // If this fails too, the next append tries again.
-            self.torn = file.truncate(self.length).is_err();
-            return Err(error);
-        }
-        self.length += bytes.len() as u64;
-        self.unsynced = true;
-        Ok(())
-    }
-
-    fn sync(&mut self, step: u64) -> Result<(), JournalError> {
-        self.usable(step)?;
-        let Some(file) = self.file.as_mut().filter(|_| self.unsynced) else {
-            return Ok(());
-        };
-        if let Err(error) = file.sync() {
-            self.failed = Some(error.to_string());
-            return self.usable(step);
-        }
-        self.unsynced = false;
-        Ok(())
-    }
-}
-
-fn file_of(dir: &Path, step: u64) -> PathBuf {
-    dir.join(format!("step-{step:08}.journal"))
-}
-
-fn step_of(file_name: &str) -> Option<u64> {
-    let digits = file_name.strip_prefix("step-")?.strip_suffix(".journal")?;
-    digits
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| digits.parse().ok())?
 }

@@ -220,6 +220,25 @@ pub fn checkpoint(checkpoints: &Path, stage: &str, step: u64) -> PathBuf {
     checkpoints.join(stage).join(format!("step-{step}"))
 }
 
+/// The directory that the worker of an attempt writes for a checkpoint, before the attempt renames
+/// it to `dir`: another attempt's worker never writes to it.
+pub fn unplaced(dir: &Path, epoch: u64) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    dir.with_file_name(format!(".{name}.e{epoch}"))
+}
+
+/// Removes what workers of earlier attempts have written below the directory of a job's checkpoints
+/// and no attempt put in its place. It is only in the way, so an error is ignored.
+pub fn remove_unplaced(storage: &dyn Storage, checkpoints: &Path) {
+    for stage in storage.list_dirs(checkpoints).unwrap_or_default() {
+        let stage = checkpoints.join(stage);
+        let names = storage.list_dirs(&stage).unwrap_or_default();
+        for name in names.iter().filter(|name| name.starts_with('.')) {
+            let _ = storage.remove_dir(&stage.join(name));
+        }
+    }
+}
+
 /// The step that the name of a checkpoint's directory names; `None` for any other name.
 pub fn checkpoint_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
@@ -265,5 +284,7 @@ mod tests {
         );
         assert_eq!(checkpoint_step("step-50"), Some(50));
         assert_eq!(checkpoint_step(".step-50.partial"), None);
+        let unplaced = unplaced(Path::new("/big/7qx/rl/step-50"), 3);
+        assert_eq!(unplaced, Path::new("/big/7qx/rl/.step-50.e3"));
     }
 }

@@ -21,7 +21,7 @@ pub fn replace(
     storage: &dyn Storage,
     path: &Path,
     mode: u32,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>,
 ) -> Result<()> {
     let (part, file) = create_part(storage, path, mode)?;
     let written = fill_and_sync(file, fill).and_then(|()| storage.rename(&part, path));
@@ -36,7 +36,7 @@ pub fn replace(
 pub fn write_file(
     storage: &dyn Storage,
     path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>,
 ) -> std::result::Result<(), StoreError> {
     replace(storage, path, FILE_MODE, fill).map_err(|error| StoreError::write(path, error))
 }
@@ -47,7 +47,7 @@ pub fn create_file(
     storage: &dyn Storage,
     path: &Path,
     mode: u32,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>,
 ) -> Result<()> {
     let (part, file) = create_part(storage, path, mode)?;
     let linked = fill_and_sync(file, fill).and_then(|()| storage.link(&part, path));
@@ -75,7 +75,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 fn fill_and_sync(
     file: Box<dyn Append>,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>,
 ) -> Result<()> {
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, Appending(file));
     fill(&mut writer)?;

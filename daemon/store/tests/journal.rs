@@ -13,24 +13,24 @@ use std::path::{Path, PathBuf};
 
 const STAGE: u32 = 1;
 /// Bytes of a segment's header, as drawn in its module.
-const HEADER_BYTES: usize = 96;
+const HEADER_BYTES: usize = 104;
 
 fn dir() -> PathBuf {
     PathBuf::from("/jobs/7qx/journal")
 }
 
 fn file(step: u64) -> PathBuf {
-    dir().join(format!("stage-1/step-{step:08}.journal"))
+    dir().join(format!("stage-1/step-{step:08}.e1.journal"))
 }
 
 fn open(disk: &SimDisk, committed: u64) -> Result<Journal, JournalError> {
-    Journal::open(
-        disk.shared(),
-        &dir(),
-        &JobId("7qx".into()),
-        STAGE,
-        committed,
-    )
+    attempt(disk, 1, committed)
+}
+
+/// The journal as the attempt of an epoch opens it.
+fn attempt(disk: &SimDisk, epoch: u64, committed: u64) -> Result<Journal, JournalError> {
+    let (storage, job) = (disk.shared(), JobId("7qx".into()));
+    Journal::open(storage, &dir(), &job, (STAGE, epoch), committed)
 }
 
 fn key(step: u64, prompt: u32, sample: u32) -> SampleKey {
@@ -123,7 +123,7 @@ fn record_of(entries: &[Entry]) -> StepRecord {
 fn a_sealed_step_replays_as_it_was_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let job = JobId("7qx".into());
-    let mut journal = Journal::open(Disk::shared(), dir.path(), &job, STAGE, 0).unwrap();
+    let mut journal = Journal::open(Disk::shared(), dir.path(), &job, (STAGE, 1), 0).unwrap();
     let entries = step_entries(0, 6);
     for entry in &entries {
         journal.append(std::slice::from_ref(entry)).unwrap();
@@ -131,7 +131,7 @@ fn a_sealed_step_replays_as_it_was_on_a_real_disk() {
     journal.sync().unwrap();
     journal.committed(1);
     drop(journal);
-    let journal = Journal::open(Disk::shared(), dir.path(), &job, STAGE, 1).unwrap();
+    let journal = Journal::open(Disk::shared(), dir.path(), &job, (STAGE, 1), 1).unwrap();
     assert_eq!(journal.steps(), [0]);
     assert!(journal.cuts().is_empty());
     let replayed = journal.replay(0).unwrap();
@@ -179,7 +179,7 @@ proptest! {
     fn a_crash_costs_only_a_tail_of_what_was_not_synced(
         appended in 0usize..40, every in 1usize..9,
             bytes in prop_oneof![Just(u64::MAX), 0u64..20_000], power in any::<bool>(),
-            seed in any::<u64>()
+            next in 1u64..3, seed in any::<u64>()
     ) {
         let disk = SimDisk::default();
         let entries = step_entries(0, 20);
@@ -204,7 +204,7 @@ proptest! {
             synced = appended.min(entries.len());
         }
 
-        let mut journal = open(&disk, 0).unwrap();
+        let mut journal = attempt(&disk, next, 0).unwrap();
         let found = journal.read(0).unwrap();
         let kept = (synced..=appended.min(entries.len()))
             .find(|&n| record_of(&entries[..n]) == found);
@@ -215,8 +215,8 @@ proptest! {
         // What recovery kept must not be lost by the next crash, even without another append: the
         // step may be trained on now.
         disk.crash(seed ^ 1);
-        prop_assert_eq!(open(&disk, 0).unwrap().read(0).unwrap(), found);
-        journal = open(&disk, 0).unwrap();
+        prop_assert_eq!(attempt(&disk, next, 0).unwrap().read(0).unwrap(), found);
+        journal = attempt(&disk, next, 0).unwrap();
         if kept < Some(entries.len()) {
             journal.append(&entries).unwrap();
         }
@@ -287,7 +287,7 @@ proptest! {
         for (i, entry) in entries.iter().enumerate() {
             if let Err(error) = journal.append(std::slice::from_ref(entry)) {
                 let text = error.to_string();
-                prop_assert!(text.contains("step-00000000.journal"), "{}", text);
+                prop_assert!(text.contains("step-00000000.e1.journal"), "{}", text);
                 prop_assert_eq!(journal.read(0).unwrap(), record_of(&entries[..i]));
                 disk.limit_room(None);
                 journal.append(std::slice::from_ref(entry)).unwrap();
@@ -486,7 +486,7 @@ fn a_segment_of_another_job_or_release_is_refused() {
     let disk = SimDisk::default();
     let mut journal = open(&disk, 0).unwrap();
     journal.append(&step_entries(0, 1)).unwrap();
-    let other = Journal::open(disk.shared(), &dir(), &JobId("8b".into()), STAGE, 0)
+    let other = Journal::open(disk.shared(), &dir(), &JobId("8b".into()), (STAGE, 1), 0)
         .err()
         .unwrap()
         .to_string();
@@ -499,8 +499,8 @@ fn a_segment_of_another_job_or_release_is_refused() {
     let mut bytes = disk.read(&file(1)).unwrap();
     for version in [1, 9] {
         bytes[4] = version;
-        let crc = crc32c::crc32c(&bytes[..88]);
-        bytes[88..92].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..96]);
+        bytes[96..100].copy_from_slice(&crc.to_le_bytes());
         disk.open(&file(1)).write_at(0, &bytes).unwrap();
         let refused = open(&disk, 0).err().unwrap();
         assert!(
@@ -523,4 +523,80 @@ fn strangers_in_the_directory_are_left_alone() {
     disk.open(stranger).write_at(0, b"notes").unwrap();
     assert!(open(&disk, 0).unwrap().steps().is_empty());
     assert_eq!(disk.read(stranger).unwrap(), b"notes");
+}
+
+/// `tests/golden/journal-2` was written by a release whose journal had no epochs: a step of four
+/// completions, and the first five records of the next.
+#[test]
+fn a_journal_of_before_there_were_epochs_is_read_and_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/journal-2/stage-1");
+    let stage = dir.path().join("stage-1");
+    std::fs::create_dir(&stage).unwrap();
+    for step in 0..2 {
+        let name = format!("step-{step:08}.journal");
+        std::fs::copy(golden.join(&name), stage.join(name)).unwrap();
+    }
+    let job = JobId("7qx".into());
+    let whole = [step_entries(0, 4), step_entries(1, 4)];
+    let view = Journal::view(Disk::shared(), dir.path(), &job, STAGE).unwrap();
+    assert_eq!(view.replay(0).unwrap().len(), 4);
+    let mut journal = Journal::open(Disk::shared(), dir.path(), &job, (STAGE, 3), 1).unwrap();
+    assert_eq!(journal.read(0).unwrap(), record_of(&whole[0]));
+    assert_eq!(journal.read(1).unwrap(), record_of(&whole[1][..5]));
+    journal.append(&whole[1]).unwrap();
+    journal.sync().unwrap();
+    journal.committed(2);
+    assert_eq!(journal.read(1).unwrap(), record_of(&whole[1]));
+    let names = ["step-00000000.journal", "step-00000001.e3.journal"];
+    assert_eq!(Disk.list(&stage).unwrap(), names);
+    let view = Journal::view(Disk::shared(), dir.path(), &job, STAGE).unwrap();
+    assert!(view.has(1) && !view.has(2));
+    assert_eq!(view.replay(1).unwrap().len(), 4);
+}
+
+/// Without a fence around the storage, too: an attempt writes to files of its own.
+#[test]
+fn an_earlier_attempt_that_still_writes_changes_nothing_of_the_next_ones() {
+    let disk = SimDisk::default();
+    let mut first = attempt(&disk, 1, 0).unwrap();
+    for step in 0..2 {
+        first.append(&step_entries(step, 2)).unwrap();
+    }
+    first.append(&step_entries(2, 4)[..3]).unwrap();
+    first.sync().unwrap();
+    first.committed(1);
+    let mut second = attempt(&disk, 2, 1).unwrap();
+    let before = |journal: &Journal| [0, 1, 2].map(|step| journal.read(step).unwrap());
+    let known = before(&second);
+    assert_eq!(known[2], record_of(&step_entries(2, 4)[..3]));
+    // It appends, seals, begins a step, and gives its own up.
+    first.append(&step_entries(2, 4)).unwrap();
+    first.append(&step_entries(3, 2)).unwrap();
+    first.sync().unwrap();
+    first.drop_from(1).unwrap();
+    assert_eq!(before(&second), known);
+    let redone = Rollout {
+        row: 99,
+        ..rollout(key(3, 0, 0))
+    };
+    second.append(&[Entry::Sampled(redone.clone())]).unwrap();
+    second.append(&step_entries(2, 4)).unwrap();
+    second.sync().unwrap();
+    second.committed(3);
+    // What the first one begins now is not taken for the second one's.
+    first.append(&step_entries(3, 2)).unwrap();
+    first.sync().unwrap();
+    let third = attempt(&disk, 3, 3).unwrap();
+    assert_eq!(third.steps(), [0, 1, 2, 3]);
+    assert_eq!(third.read(3).unwrap().sampled[&key(3, 0, 0)], redone);
+    assert_eq!(third.replay(2).unwrap().len(), 4);
+    let names = [
+        "step-00000000.e1",
+        "step-00000001.e2",
+        "step-00000002.e2",
+        "step-00000003.e3",
+    ];
+    let names = names.map(|name| format!("{name}.journal"));
+    assert_eq!(disk.list(&dir().join("stage-1")).unwrap(), names);
 }

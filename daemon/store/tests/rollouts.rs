@@ -1,12 +1,17 @@
 //! Rollout files as they are written and read back, and those of earlier releases.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a measurement reads the machine's clock"
+)]
+
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
-use r1d_store::rollouts::{RolloutRow, read, write};
+use r1d_store::rollouts::{RolloutFile, RolloutRow, read, write};
 use r1d_store::{Disk, StoreError};
 use std::path::{Path, PathBuf};
 
@@ -143,24 +148,127 @@ fn a_file_of_something_else_is_named() {
     );
 }
 
+/// Takes a column out of a file, as earlier releases wrote it.
+fn without(path: &Path, column: &str) {
+    let file = std::fs::File::open(path).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let mut batch = reader.build().unwrap().next().unwrap().unwrap();
+    batch.remove_column(batch.schema().index_of(column).unwrap());
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
 #[test]
 fn a_file_of_before_there_were_kept_ids_reads_with_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("step-7.parquet");
     write(&Disk, &path, &rows()).unwrap();
-    let mut reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap())
-        .unwrap()
-        .build()
-        .unwrap();
-    let mut batch = reader.next().unwrap().unwrap();
-    batch.remove_column(batch.schema().index_of("kept_ids").unwrap());
-    let mut writer =
-        ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    without(&path, "kept_ids");
     let mut expected = rows();
     expected
         .iter_mut()
         .for_each(|row| row.scored.rollout.kept_ids = SamplingMask::default());
     assert_eq!(read(&path).unwrap(), expected);
+}
+
+#[test]
+fn parts_of_a_file_are_those_of_the_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("step-7.parquet");
+    // Without `tokens` it is a file of an earlier release.
+    for column in [None, Some("tokens")] {
+        write(&Disk, &path, &rows()).unwrap();
+        if let Some(column) = column {
+            without(&path, column);
+        }
+        let file = RolloutFile::open(&path).unwrap();
+        let summaries = file.summaries().unwrap();
+        assert_eq!(summaries.len(), 5);
+        for (summary, row) in summaries.iter().zip(rows()) {
+            let key = row.scored.rollout.key;
+            assert_eq!((summary.prompt, summary.sample), (key.prompt, key.sample));
+            assert_eq!(
+                summary.tokens as usize,
+                row.scored.rollout.completion_ids.len()
+            );
+            assert_eq!(summary.reward, row.scored.reward);
+        }
+        let views: Vec<_> = file.views(true).unwrap().collect::<Result<_, _>>().unwrap();
+        for (view, row) in views.iter().zip(rows()) {
+            let scored = row.scored;
+            assert_eq!(
+                (view.key, view.row),
+                (scored.rollout.key, scored.rollout.row)
+            );
+            assert_eq!(
+                (view.finish, view.reward),
+                (scored.rollout.finish, scored.reward)
+            );
+            assert_eq!(
+                (view.advantage, &view.verdicts),
+                (scored.advantage, &scored.verdicts)
+            );
+            assert_eq!(
+                (&view.prompt, &view.completion),
+                (&row.prompt, &row.completion)
+            );
+            assert_eq!(
+                (&view.reference, view.tokens as usize),
+                (&row.reference, view.completion_ids.len())
+            );
+            assert_eq!(view.completion_ids, scored.rollout.completion_ids);
+        }
+        let some = file.views_at(&[4, 0, 3, 9]).unwrap();
+        let places = some.iter().map(|view| (view.key.prompt, view.key.sample));
+        assert_eq!(places.collect::<Vec<_>>(), [(2, 0), (0, 0), (1, 1)]);
+        assert!(file.views_at(&[]).unwrap().is_empty());
+    }
+}
+
+/// Prints how long it takes to find the ten best of a file of a gigabyte.
+#[test]
+#[ignore = "prints durations and writes a gigabyte"]
+fn samples_of_a_large_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("step-1.parquet");
+    let word = |words: &[u64]| r1d_proto::world::counter_hash(words);
+    let row = |index: u32| {
+        let length = 4096u64;
+        let ids = (0..length).map(|i| (word(&[u64::from(index), i]) % 150_000) as u32);
+        let ids: Vec<u32> = ids.collect();
+        let mut row = rows().remove(0);
+        row.completion = ids.iter().map(|id| format!("{:x} ", id % 4096)).collect();
+        row.scored.reward = Some(word(&[1, u64::from(index)]) as f32);
+        let rollout = &mut row.scored.rollout;
+        (rollout.key.prompt, rollout.key.sample) = (index / 16, index % 16);
+        let logprob = |i| -((word(&[2, u64::from(index), i]) >> 40) as f32) / 1e6;
+        rollout.behaviour_logprobs = (0..length).map(logprob).collect();
+        rollout.completion_ids = ids;
+        row
+    };
+    let rows: Vec<RolloutRow> = (0..28_000).map(row).collect();
+    let timed = |what: &str, f: &mut dyn FnMut()| {
+        let started = std::time::Instant::now();
+        f();
+        println!("{what}: {:.3} s", started.elapsed().as_secs_f64());
+    };
+    timed("writing", &mut || write(&Disk, &path, &rows).unwrap());
+    drop(rows);
+    println!("{} MB", std::fs::metadata(&path).unwrap().len() >> 20);
+    timed("reading all", &mut || drop(read(&path).unwrap()));
+    for _ in 0..2 {
+        timed("the ten best", &mut || {
+            let file = RolloutFile::open(&path).unwrap();
+            let mut ranked: Vec<_> = file.summaries().unwrap().into_iter().enumerate().collect();
+            ranked.sort_by(|(_, a), (_, b)| b.reward.partial_cmp(&a.reward).unwrap());
+            let places: Vec<usize> = ranked.iter().take(10).map(|(place, _)| *place).collect();
+            assert_eq!(file.views_at(&places).unwrap().len(), 10);
+        });
+    }
+    timed("all texts", &mut || {
+        let file = RolloutFile::open(&path).unwrap();
+        assert_eq!(file.views(false).unwrap().count(), 28_000);
+    });
 }

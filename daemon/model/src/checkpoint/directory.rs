@@ -12,7 +12,7 @@ use super::is_there;
 use crate::error::{ModelError, Result};
 use crate::lora::{ADAPTER_CONFIG_FILE, ADAPTER_FILE};
 use r1d_proto::user_file;
-use r1d_store::{Disk, create_dir, sync_parent};
+use r1d_store::{Disk, PartialDir, create_dir};
 use r1d_torch::work;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -88,37 +88,11 @@ pub fn write_directory_atomically(
             source: exists(),
         });
     }
-    let partial = partial_name(dir)?;
-    if is_there(&partial)? {
-        std::fs::remove_dir_all(&partial).map_err(ModelError::io(&partial))?;
-    }
-    create_dir(&Disk, &partial).map_err(ModelError::io(&partial))?;
-    let written = fill(&partial)
-        .and_then(|()| seal(&partial))
-        .and_then(|manifest| {
-            std::fs::rename(&partial, dir).map_err(ModelError::io(dir))?;
-            sync_parent(&Disk, dir).map_err(ModelError::io(dir))?;
-            Ok(manifest)
-        });
-    if written.is_err() {
-        // The first error is reported, whatever happens here.
-        let _ = std::fs::remove_dir_all(&partial);
-    }
-    written
-}
-
-fn partial_name(dir: &Path) -> Result<PathBuf> {
-    let nameless = || {
-        std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "not a name for a new directory",
-        )
-    };
-    let name = dir.file_name().ok_or_else(|| ModelError::Io {
-        path: dir.to_owned(),
-        source: nameless(),
-    })?;
-    Ok(dir.with_file_name(format!(".{}.partial", name.to_string_lossy())))
+    let partial = PartialDir::create(&Disk, dir).map_err(ModelError::io(dir))?;
+    fill(partial.path())?;
+    let manifest = seal(partial.path())?;
+    partial.place().map_err(ModelError::io(dir))?;
+    Ok(manifest)
 }
 
 fn seal(dir: &Path) -> Result<Manifest> {
@@ -139,10 +113,6 @@ fn seal(dir: &Path) -> Result<Manifest> {
     })?;
     std::fs::write(&path, &text).map_err(ModelError::io(&path))?;
     sync(&path)?;
-    for folder in folders_below(dir)? {
-        sync(&folder)?;
-        work::moved(0);
-    }
     Ok(Manifest {
         sha256: hex(&Sha256::digest(text.as_bytes())),
         files,

@@ -26,7 +26,7 @@ use actix::{
 };
 use futures_util::stream;
 use r1d_job::Job;
-use r1d_ledger::{Command as LedgerCommand, JobRecord, LedgerError};
+use r1d_ledger::{AttemptWriter, Command as LedgerCommand, JobRecord, LedgerError};
 use r1d_proto::control::{Activity, State};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{Body, ToWorker, WorkerRequest};
@@ -34,7 +34,7 @@ use r1d_rewards::Rewards;
 use r1d_runner::restart::{Attempts, Progress, Retrying};
 use r1d_runner::wait::Wait;
 use r1d_runner::{Command, End, Event, Machine, Plan, Store};
-use r1d_store::JobLayout;
+use r1d_store::{JobLayout, layout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -557,21 +557,24 @@ impl Run {
         context: &mut Context<Self>,
     ) {
         let (begun, writing) = mpsc::channel(1);
+        let held = self.run_context.writers.begin(&self.id);
+        let (views, id) = (self.run_context.views.clone(), self.id.clone());
+        let (ledger, outputs) = (views.ledger.clone(), self.outputs.clone());
         let writer = JobWriter {
             begun,
+            attempt: AttemptWriter::new(ledger.clone(), held.storage(), outputs, id, epoch),
             job: self.id.clone(),
             epoch,
-            ledger: self.run_context.views.ledger.clone(),
-            views: self.run_context.views.clone(),
+            ledger,
+            views,
             loaded_job: loaded_job.clone(),
             made: self.made.clone(),
             outputs: self.outputs.clone(),
             clock: self.run_context.views.clock.clone(),
             log: self.log.clone(),
-            journals: BTreeMap::new(),
             failed: None,
         };
-        let writer = match writer.start(&self.run_context.writers) {
+        let writer = match writer.start(held) {
             Ok(writer) => writer,
             Err(error) => {
                 return self.end(
@@ -633,19 +636,19 @@ impl Run {
                 };
                 attempt.requests += 1;
                 attempt.in_flight = Some(attempt.requests);
-                let dir = match &*request {
-                    WorkerRequest::Save { dir } | WorkerRequest::Export { dir } => {
-                        Some(dir.clone())
+                let id = attempt.requests;
+                let (request, dir) = match *request {
+                    // The writer puts it in its place when it puts it on record.
+                    WorkerRequest::Save { dir } => {
+                        let written = layout::unplaced(&dir, attempt.epoch);
+                        (WorkerRequest::Save { dir: written }, Some(dir))
                     }
-                    _ => None,
+                    WorkerRequest::Export { dir } => {
+                        (WorkerRequest::Export { dir: dir.clone() }, Some(dir))
+                    }
+                    request => (request, None),
                 };
-                return Some(Outgoing::Worker(
-                    ToWorker {
-                        id: attempt.requests,
-                        request: *request,
-                    },
-                    dir,
-                ));
+                return Some(Outgoing::Worker(ToWorker { id, request }, dir));
             }
             Command::Score(items) => return Some(Outgoing::Reward(ScoreRequest::Score(items))),
             Command::Conclude(answered) => {

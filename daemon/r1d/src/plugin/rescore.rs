@@ -8,7 +8,7 @@ use r1d_job::{DataSource, Job, Reward};
 use r1d_proto::plugin::{Disagreement, Rescored, ScorePair};
 use r1d_proto::verdict::Outcome;
 use r1d_rewards::{Completion, LoadedReward, Member, NoAnswers, RewardSpec, World};
-use r1d_store::rollouts::{self, RolloutRow};
+use r1d_store::rollouts::{RolloutFile, View};
 use r1d_store::{Disk, JobLayout};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -156,15 +156,14 @@ impl Tally {
         data: Option<&DataSet>,
         threads: usize,
     ) -> Result<(), PluginError> {
-        let judged = |row: &RolloutRow| {
-            row.scored
-                .verdicts
-                .iter()
-                .find(|v| v.plugin == recorded.name)
-                .map(|v| outcome(&v.outcome))
+        let judged = |row: &View| {
+            let mut verdicts = row.verdicts.iter();
+            let verdict = verdicts.find(|verdict| verdict.plugin == recorded.name)?;
+            Some(outcome(&verdict.outcome))
         };
-        let rows = rollouts::read(file)?;
-        let (rows, before): (Vec<&RolloutRow>, Vec<String>) = rows
+        let rows = RolloutFile::open(file)?.views(false)?;
+        let rows: Vec<View> = rows.collect::<Result<_, _>>()?;
+        let (rows, before): (Vec<&View>, Vec<String>) = rows
             .iter()
             .filter_map(|row| Some((row, judged(row)?)))
             .unzip();
@@ -178,7 +177,7 @@ impl Tally {
         Ok(())
     }
 
-    fn count(&mut self, stage: u32, row: &RolloutRow, recorded: &str, rescored: String) {
+    fn count(&mut self, stage: u32, row: &View, recorded: &str, rescored: String) {
         self.completions += 1;
         *self
             .pairs
@@ -187,7 +186,7 @@ impl Tally {
         if recorded == rescored {
             self.agreeing += 1;
         } else if self.disagreements.len() < self.limit {
-            let key = row.scored.rollout.key;
+            let key = row.key;
             self.disagreements.push(Disagreement {
                 stage,
                 step: key.step + 1,
@@ -231,27 +230,26 @@ fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
-    let rollout = &row.scored.rollout;
+fn member(row: &View, data: Option<&DataSet>) -> Member {
     // If the data set has changed since, this may be another row: compare its reference.
     let meta = data
-        .filter(|data| rollout.row < data.len())
-        .map(|data| data.row(rollout.row));
+        .filter(|data| row.row < data.len())
+        .map(|data| data.row(row.row));
     let meta = meta
         .filter(|found| found.reference == row.reference)
         .and_then(|found| found.meta.clone());
     let completion = Completion {
-        id: u64::from(rollout.key.prompt) << 32 | u64::from(rollout.key.sample),
+        id: u64::from(row.key.prompt) << 32 | u64::from(row.key.sample),
         prompt: row.prompt.clone(),
         text: row.completion.clone(),
         reference: row.reference.clone(),
-        tokens: u32::try_from(rollout.completion_ids.len()).unwrap_or(u32::MAX),
-        finish: rollout.finish,
+        tokens: row.tokens,
+        finish: row.finish,
         meta,
     };
     Member {
         completion,
-        group: rollout.key.prompt.to_string(),
+        group: row.key.prompt.to_string(),
     }
 }
 
@@ -259,35 +257,27 @@ fn member(row: &RolloutRow, data: Option<&DataSet>) -> Member {
 mod tests {
     use super::*;
     use r1d_proto::ids::SampleKey;
-    use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+    use r1d_proto::rollout::FinishReason;
 
-    fn row(row: u64, reference: &str) -> RolloutRow {
-        let rollout = Rollout {
-            key: SampleKey {
-                stage: 0,
-                step: 0,
-                prompt: 3,
-                sample: 1,
-            },
-            row,
-            prompt_ids: vec![1],
-            completion_ids: vec![2, 3],
-            behaviour_logprobs: vec![0.0, 0.0],
-            experts: Vec::new(),
-            kept_ids: Default::default(),
-            policy_version: 0,
-            finish: FinishReason::Stop,
+    fn row(row: u64, reference: &str) -> View {
+        let key = SampleKey {
+            stage: 0,
+            step: 0,
+            prompt: 3,
+            sample: 1,
         };
-        RolloutRow {
-            scored: ScoredRollout {
-                rollout,
-                verdicts: Vec::new(),
-                reward: None,
-                advantage: None,
-            },
+        View {
+            key,
+            row,
+            tokens: 2,
+            finish: FinishReason::Stop,
+            reward: None,
+            advantage: None,
+            verdicts: Vec::new(),
             prompt: "p".into(),
             completion: "c".into(),
             reference: Some(reference.into()),
+            completion_ids: Vec::new(),
         }
     }
 

@@ -17,7 +17,7 @@ use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerErro
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::{End, Plan, Record, StageRecord};
-use r1d_store::JobLayout;
+use r1d_store::{Disk, JobLayout, layout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -299,6 +299,8 @@ pub(super) async fn start(
                 let dir = outputs.checkpoints(plan.job.checkpoint.to.as_deref(), &id);
                 checkpoints::own(&dir, &views.state_dir).map_err(|error| unkept(&error))?;
             }
+            let to = plan.job.checkpoint.to.as_deref();
+            layout::remove_unplaced(&Disk, &outputs.checkpoints(to, &id));
             let stages: Vec<String> = plan
                 .job
                 .stages

@@ -1,0 +1,132 @@
+//! The machine: a disk, the ledger on it, and what has been acknowledged.
+
+use r1d_ledger::{Command, Ledger, LedgerError};
+use r1d_proto::ids::JobId;
+use r1d_proto::storage::Storage;
+use r1d_sim::{SimDisk, SimFile};
+use r1d_store::{Fence, JobLayout, create_dir};
+use redb::{Database, StorageBackend};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+pub(crate) const STATE: &str = "/s";
+pub(crate) const STAGE: &str = "rl";
+/// The steps of the stage.
+pub(crate) const STEPS: u64 = 3;
+
+pub(crate) fn job(name: &str) -> JobId {
+    JobId(name.into())
+}
+
+pub(crate) fn layout(name: &str) -> JobLayout {
+    JobLayout::of(Path::new(STATE), &job(name))
+}
+
+/// What a process was told is durable. Contents are named by the epoch of the attempt that sampled
+/// or computed them.
+#[derive(Clone, Default)]
+pub(crate) struct Acknowledged {
+    /// The contents of the steps that are sealed in the journal.
+    pub(crate) sealed: BTreeMap<u64, u64>,
+    pub(crate) committed: u64,
+    /// The contents with which steps were committed, or nearly so.
+    pub(crate) rows: BTreeMap<u64, u64>,
+    pub(crate) checkpoint: u64,
+    pub(crate) finished: bool,
+    pub(crate) reused: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    ledger: Option<Arc<Ledger>>,
+    pub(crate) fence: Fence,
+    pub(crate) known: Acknowledged,
+}
+
+impl World {
+    /// A machine with two jobs: `a`, which is to run, and `b`, which is to reuse the stage of `a`.
+    pub(crate) fn new() -> World {
+        static NEW: OnceLock<SimDisk> = OnceLock::new();
+        let disk = NEW.get_or_init(|| {
+            let disk = SimDisk::default();
+            create_dir(&disk, Path::new(STATE)).unwrap();
+            let ledger = open(&disk).unwrap();
+            disk.sync_dir(Path::new(STATE)).unwrap();
+            for name in ["a", "b"] {
+                ledger.apply(submit(name)).unwrap();
+            }
+            disk
+        });
+        let disk = disk.fork();
+        World {
+            ledger: Some(Arc::new(open(&disk).unwrap())),
+            disk,
+            fence: Fence::default(),
+            known: Acknowledged::default(),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        self.ledger.as_ref().unwrap()
+    }
+
+    /// Ends the daemon with the machine, and starts both again.
+    pub(crate) fn lose_power(&mut self, seed: u64) {
+        self.ledger = None;
+        self.disk.crash(seed);
+        self.ledger = Some(Arc::new(open(&self.disk).unwrap()));
+        self.fence = Fence::default();
+    }
+}
+
+fn submit(name: &str) -> Command {
+    Command::Submit {
+        job: job(name),
+        name: name.into(),
+        priority: 0,
+        job_toml: "seed = 1".into(),
+        request: None,
+        reward_versions: BTreeMap::new(),
+        keys: vec!["ab".repeat(32)],
+        reuses: true,
+        owner: None,
+        held: false,
+        at: 1,
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Ledger, LedgerError> {
+    let path = PathBuf::from(STATE).join("ledger.redb");
+    let (disk, file, storage) = (disk.clone(), path.clone(), disk.shared());
+    let open = move || {
+        Database::builder()
+            .set_cache_size(1 << 20)
+            .create_with_backend(Backend(disk.open(&file)))
+    };
+    Ledger::open_with(&path, Box::new(open), storage)
+}
+
+/// A redb file on the simulated disk.
+#[derive(Debug)]
+struct Backend(SimFile);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.length())
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_length(len);
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+}
