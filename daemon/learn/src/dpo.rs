@@ -4,7 +4,7 @@
 use crate::batch::{self, MicroBatch};
 use crate::head::{Chunk, Head, entropy_sum};
 use crate::preference::{Side, dpo_loss};
-use crate::trainer::{Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::{DpoLossType, DpoObjective};
@@ -49,7 +49,11 @@ impl Trainer {
                     &Head::new(reference, 1.0, self.invariant).logprobs(&hidden, &micro.targets)?,
                 )
             })?;
-            let (hidden, output) = self.forward(model, &micro)?;
+            let Passed {
+                hidden,
+                output,
+                blocks,
+            } = self.forward(model, &micro)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let aux = self.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
@@ -87,6 +91,7 @@ impl Trainer {
                 &mut observe,
                 &mut take,
             )?;
+            self.through_blocks(blocks, &micro, 2 * batch.pairs.len())?;
             sums.tokens(&seen)?;
             work::moved(group.len() as u64);
         }

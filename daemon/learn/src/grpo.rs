@@ -5,7 +5,7 @@ use crate::batch::{self, MicroBatch, Replay};
 use crate::head::{Chunk, Head, Take, entropy_sum};
 use crate::metrics::{Counts, Difference, MetricSums, Progress, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
-use crate::trainer::{Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load};
 use crate::{LearnError, minibatch, packing, router, sampling_mask};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Objective;
@@ -219,7 +219,11 @@ impl Trainer {
         let mut load = None;
         for group in self.pack(run, &chosen) {
             let micro = run.micro_batch(&group, run.replay)?;
-            let (hidden, output) = self.forward(model, &micro)?;
+            let Passed {
+                hidden,
+                output,
+                blocks,
+            } = self.forward(model, &micro)?;
             add_load(&mut load, output.load.as_ref().map(Tensor::shallow_clone))?;
             let aux = self.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
@@ -237,6 +241,7 @@ impl Trainer {
                 &mut sums,
                 &mut || self.optimiser.accumulate(),
             )?;
+            self.through_blocks(blocks, &micro, chosen.len())?;
             run.progress.add(&micro);
         }
         let sums = sums.read()?;

@@ -5,7 +5,7 @@ use crate::batch::MicroBatch;
 use crate::estimate::{self, Estimate};
 use crate::grpo::Run;
 use crate::metrics::Progress;
-use crate::trainer::{Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load};
 use crate::value::value_loss;
 use crate::{LearnError, minibatch, packing};
 use r1d_model::{CausalLm, Forward, SequenceClassifier};
@@ -233,7 +233,11 @@ impl Critic<'_> {
             self.trainer.budget,
         ) {
             let micro = self.micro_batch(run.sequences, &group)?;
-            let (hidden, output) = self.trainer.forward(model, &micro)?;
+            let Passed {
+                hidden,
+                output,
+                blocks,
+            } = self.trainer.forward(model, &micro)?;
             let aux = self.trainer.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
                 &micro,
@@ -265,6 +269,8 @@ impl Critic<'_> {
             let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
             r1d_torch::runtime::backward(&loss)?;
             self.trainer.optimiser.accumulate()?;
+            self.trainer
+                .through_blocks(blocks, &micro, minibatch.len())?;
             run.progress.add(&micro);
         }
         let sums = Vec::<f64>::try_from(Tensor::f_stack(&sums, 0)?.f_sum_dim_intlist(

@@ -3,7 +3,7 @@
 
 use crate::last_token::{self, Text};
 use crate::preference::{pairwise_loss, pointwise_loss};
-use crate::trainer::{Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load};
 use crate::{LearnError, batch, packing};
 use r1d_model::{Forward, SequenceClassifier};
 use r1d_proto::worker::{Labelled, Metrics, Pair, RewardBatch, TrainReward};
@@ -45,7 +45,11 @@ impl Trainer {
                 .flat_map(|&index| units[index].iter().copied())
                 .collect();
             let micro = last_token::micro_batch(&own, share, model.device())?;
-            let (hidden, output) = self.forward(model, &micro)?;
+            let Passed {
+                hidden,
+                output,
+                blocks,
+            } = self.forward(model, &micro)?;
             let aux = self.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
                 &micro,
@@ -67,6 +71,7 @@ impl Trainer {
             let whole = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
             r1d_torch::runtime::backward(&whole)?;
             self.optimiser.accumulate()?;
+            self.through_blocks(blocks, &micro, texts)?;
             work::moved(units);
         }
         let loss = Tensor::f_stack(&losses, 0)?

@@ -2,7 +2,7 @@
 
 use crate::batch::{self, Further, MicroBatch};
 use crate::head::{Chunk, Head};
-use crate::trainer::{Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load};
 use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
@@ -51,7 +51,11 @@ impl Trainer {
         for group in self.pack_supervised(batch, &chosen) {
             let sequences: Vec<_> = group.iter().map(|&index| &batch.sequences[index]).collect();
             let micro = MicroBatch::of_supervised(&sequences, model.device())?;
-            let (hidden, output) = self.forward(model, &micro)?;
+            let Passed {
+                hidden,
+                output,
+                blocks,
+            } = self.forward(model, &micro)?;
             let mut aux = self.aux_share(
                 output.aux_loss.as_ref().map(Tensor::shallow_clone),
                 &micro,
@@ -69,6 +73,7 @@ impl Trainer {
             add_load(&mut load, loads)?;
             drop(output);
             sums = sums.f_add(&self.predict(model, &micro, &hidden, aux, tokens)?)?;
+            self.through_blocks(blocks, &micro, chosen.len())?;
             work::moved(
                 sequences
                     .iter()

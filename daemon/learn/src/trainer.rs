@@ -3,8 +3,8 @@
 use crate::batch::MicroBatch;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
-use r1d_model::{AuxLoss, CausalLm, Forward, Output, checkpoint};
-use r1d_proto::hyperparameters::{self, RouterTraining};
+use r1d_model::{AuxLoss, Blockwise, CausalLm, Forward, Output, checkpoint};
+use r1d_proto::hyperparameters::{self, GradientCheckpointing, RouterTraining};
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use std::path::Path;
@@ -21,6 +21,8 @@ pub struct Trainer {
     pub(crate) invariant: bool,
     /// λ of multi-token prediction; 0 if it is not trained.
     pub(crate) mtp_loss_weight: f64,
+    /// Whether updates differentiate a block at a time.
+    checkpointing: Option<GradientCheckpointing>,
     /// Number of prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
     clock: Option<SharedClock>,
@@ -31,6 +33,17 @@ pub(crate) struct Updated {
     pub norm: f64,
     pub learning_rate: f64,
     pub load_max_over_mean: Option<f64>,
+}
+
+/// A forward pass of an update.
+pub(crate) struct Passed<'a> {
+    /// The hidden states of the rows that predict targets, `[N, D]`.
+    pub hidden: Tensor,
+    /// All of the output, with the update's records of the experts. Without gradient checkpointing
+    /// that has the balance loss too.
+    pub output: Output,
+    /// The blocks, if they are differentiated one at a time.
+    pub blocks: Option<Blockwise<'a>>,
 }
 
 /// The number of tokens that went to each expert, summed over the micro-batches of an update: int64
@@ -55,6 +68,7 @@ impl Trainer {
             budget: max_tokens_per_device.max(1) as usize,
             invariant,
             mtp_loss_weight: 0.0,
+            checkpointing: None,
             tokens_seen: 0,
             clock: None,
         })
@@ -65,6 +79,15 @@ impl Trainer {
     pub fn with_prediction(self, mtp_loss_weight: f64) -> Trainer {
         Trainer {
             mtp_loss_weight,
+            ..self
+        }
+    }
+
+    /// Makes updates differentiate one block at a time, which needs less memory. Gradients are the
+    /// same, except for the order in which those of a tied embedding are added.
+    pub fn with_checkpointing(self, checkpointing: Option<GradientCheckpointing>) -> Trainer {
+        Trainer {
+            checkpointing,
             ..self
         }
     }
@@ -99,22 +122,50 @@ impl Trainer {
         self.optimiser.restored()
     }
 
-    /// Runs one packed forward pass of an update. Returns the hidden states `[N, D]` of the rows
-    /// that predict targets, and the rest of the output, with the update's records of the experts.
-    pub(crate) fn forward(
+    /// Runs one packed forward pass of an update. After what is computed from it has been
+    /// differentiated, [`through_blocks`](Self::through_blocks) must be called.
+    pub(crate) fn forward<'a>(
         &self,
-        model: &CausalLm,
+        model: &'a CausalLm,
+        batch: &'a MicroBatch,
+    ) -> Result<Passed<'a>, LearnError> {
+        let options = Forward {
+            aux_loss: self.aux_loss(model),
+            count_experts: true,
+            ..self.options(batch)
+        };
+        let (output, blocks) = match self.checkpointing {
+            None => (model.forward(&batch.packed, &options)?, None),
+            Some(GradientCheckpointing {
+                recompute_num_layers,
+            }) => {
+                let recomputed = recompute_num_layers as usize;
+                let (output, blocks) =
+                    model.forward_blockwise(&batch.packed, &options, recomputed)?;
+                (output, Some(blocks))
+            }
+        };
+        Ok(Passed {
+            hidden: predicting(batch, &output.hidden)?,
+            output,
+            blocks,
+        })
+    }
+
+    /// Adds the gradients of the blocks of a pass, if it left them to be differentiated one at a
+    /// time; the update is over `sequences` sequences.
+    pub(crate) fn through_blocks(
+        &mut self,
+        blocks: Option<Blockwise>,
         batch: &MicroBatch,
-    ) -> Result<(Tensor, Output), LearnError> {
-        self.pass(
-            model,
-            batch,
-            Forward {
-                aux_loss: self.aux_loss(model),
-                count_experts: true,
-                ..Forward::default()
-            },
-        )
+        sequences: usize,
+    ) -> Result<(), LearnError> {
+        match blocks {
+            Some(blocks) => {
+                blocks.backward(share(batch, sequences), &mut || self.optimiser.accumulate())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Computes the hidden states of such a pass only, without gradients.
@@ -123,29 +174,18 @@ impl Trainer {
         model: &CausalLm,
         batch: &MicroBatch,
     ) -> Result<Tensor, LearnError> {
-        tch::no_grad(|| Ok(self.pass(model, batch, Forward::default())?.0))
+        tch::no_grad(|| {
+            let output = model.forward(&batch.packed, &self.options(batch))?;
+            predicting(batch, &output.hidden)
+        })
     }
 
-    fn pass(
-        &self,
-        model: &CausalLm,
-        batch: &MicroBatch,
-        options: Forward,
-    ) -> Result<(Tensor, Output), LearnError> {
-        let forced_experts = batch.forced_experts.as_ref();
-        let output = model.forward(
-            &batch.packed,
-            &Forward {
-                invariant: self.invariant,
-                forced_experts,
-                ..options
-            },
-        )?;
-        let hidden = match &batch.rows {
-            Some(rows) => output.hidden.f_index_select(0, rows)?,
-            None => output.hidden.shallow_clone(),
-        };
-        Ok((hidden, output))
+    fn options<'a>(&self, batch: &'a MicroBatch) -> Forward<'a> {
+        Forward {
+            invariant: self.invariant,
+            forced_experts: batch.forced_experts.as_ref(),
+            ..Forward::default()
+        }
     }
 
     /// Whether a pass also changes weights by the load that its tokens put on the experts, and not
@@ -173,7 +213,7 @@ impl Trainer {
         batch: &MicroBatch,
         sequences: usize,
     ) -> Result<Option<Tensor>, LearnError> {
-        let share = batch.packed.lengths.len() as f64 / sequences.max(1) as f64;
+        let share = share(batch, sequences);
         aux_loss.map(|aux| Ok(aux.f_mul_scalar(share)?)).transpose()
     }
 
@@ -252,6 +292,19 @@ impl Trainer {
         );
         Some(now)
     }
+}
+
+/// The hidden states of the rows that predict targets, of those of all tokens.
+fn predicting(batch: &MicroBatch, hidden: &Tensor) -> Result<Tensor, LearnError> {
+    Ok(match &batch.rows {
+        Some(rows) => hidden.f_index_select(0, rows)?,
+        None => hidden.shallow_clone(),
+    })
+}
+
+/// The micro-batch's share of a mean over the `sequences` of an update.
+fn share(batch: &MicroBatch, sequences: usize) -> f64 {
+    batch.packed.lengths.len() as f64 / sequences.max(1) as f64
 }
 
 /// Adds loads of different sizes: a micro-batch without work for a prediction module has no row for

@@ -43,6 +43,15 @@ impl Lora {
         &self.weights
     }
 
+    /// The first block with an adapter; `None` if no block has one.
+    pub(crate) fn lowest_block(&self) -> Option<usize> {
+        let block = |weight: &Weight| {
+            let (_, behind) = weight.name.split_once(".layers.")?;
+            behind.split('.').next()?.parse().ok()
+        };
+        self.weights.iter().filter_map(block).min()
+    }
+
     /// The same adapters of the same weights, in their own storage.
     pub(crate) fn copy(&self) -> Result<Lora> {
         let weights = self

@@ -185,7 +185,7 @@ impl Cache {
 /// A cache during one pass, with the places that the pass's tokens go to and the slots that its
 /// queries see.
 pub(crate) struct Cached<'a> {
-    cache: &'a mut Cache,
+    cache: &'a Cache,
     /// The pass's token that each written row comes from; `None` if every token is written once, in
     /// order.
     source: Option<Tensor>,
@@ -403,14 +403,14 @@ impl<'a> Cached<'a> {
     }
 
     /// Writes the pass's rows `[T, heads, width]`, one tensor per kind of row.
-    pub(crate) fn store(&mut self, layer: usize, rows: &[&Tensor]) -> Result<()> {
-        for (Held { slots: held, .. }, rows) in self.cache.layers[layer].iter_mut().zip(rows) {
+    pub(crate) fn store(&self, layer: usize, rows: &[&Tensor]) -> Result<()> {
+        for (Held { slots: held, .. }, rows) in self.cache.layers[layer].iter().zip(rows) {
             let rows = match &self.source {
                 Some(source) => rows.f_index_select(0, source)?,
                 None => rows.shallow_clone(),
             };
             if rows.device() == Device::Cpu {
-                let _ = held.f_index_put_(
+                let _ = held.shallow_clone().f_index_put_(
                     &[Some(&self.slots), None, Some(&self.positions)],
                     &rows,
                     false,

@@ -7,7 +7,7 @@ use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
 use crate::dense::DenseParts;
 use crate::error::{ModelError, Result};
-use crate::forward::{Pass, Routing, View};
+use crate::forward::{Context, Noted, Notes, Routing, View};
 use crate::init::{Random, Shared, Unfilled};
 use crate::matmul::Products;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
@@ -336,6 +336,19 @@ impl CausalLm {
         }
     }
 
+    /// Whether the embedding gets gradients.
+    pub(crate) fn trains_embedding(&self) -> bool {
+        self.lora.is_none()
+    }
+
+    /// The first block with something to train; the number of blocks if only the head has.
+    pub(crate) fn lowest_trained_block(&self) -> usize {
+        match &self.lora {
+            None => 0,
+            Some(lora) => lora.lowest_block().unwrap_or(self.blocks()),
+        }
+    }
+
     /// The model's tensors, with rotations of `positions` positions at least; `None` unless every
     /// layer is dense with grouped-query attention, and products are plain (no adapters, no FP8).
     pub fn dense_parts(&self, positions: i64) -> Result<Option<DenseParts<'_>>> {
@@ -383,7 +396,8 @@ impl CausalLm {
 
     /// Runs whole sequences side by side.
     pub fn forward(&self, batch: &Packed, options: &Forward) -> Result<Output> {
-        self.packed(batch, None, options)
+        let (ids, context) = self.packed(batch, None, options)?;
+        self.run(&ids, &context)
     }
 
     /// Runs sequences like [`Self::forward`] and leaves them in the cache: sequence i in every slot
@@ -396,15 +410,17 @@ impl CausalLm {
         options: &Forward,
     ) -> Result<Output> {
         check_cache(cache, options)?;
-        self.packed(batch, Some((cache, slots)), options)
+        let (ids, context) = self.packed(batch, Some((cache, slots)), options)?;
+        self.run(&ids, &context)
     }
 
-    fn packed(
-        &self,
+    /// Prepares a pass over whole sequences as `options` want it. Returns the ids and the context.
+    pub(crate) fn packed<'a>(
+        &'a self,
         batch: &Packed,
-        cache: Option<(&mut Cache, &[Vec<i64>])>,
-        options: &Forward,
-    ) -> Result<Output> {
+        cache: Option<(&'a mut Cache, &[Vec<i64>])>,
+        options: &Forward<'a>,
+    ) -> Result<(Tensor, Context<'a>)> {
         let tokens = batch.check()?;
         if !batch.prefixes.is_empty() && (cache.is_some() || options.aux_loss.wanted()) {
             let message = "a pass that fills a cache or wants the balance loss reads every \
@@ -413,27 +429,28 @@ impl CausalLm {
         }
         self.check_forced(tokens, options)?;
         let fills_cache = cache.is_some();
-        let (ids, mut pass) = self.whole(batch, cache, options)?;
-        pass.routing.record = options.record_experts;
-        pass.routing.count = options.count_experts && !fills_cache;
-        pass.routing.counted = if pass.routing.count {
+        let (ids, mut context) = self.whole(batch, cache, options)?;
+        let routing = &mut context.routing;
+        routing.record = options.record_experts;
+        routing.count = options.count_experts && !fills_cache;
+        routing.counted = if routing.count {
             every_token(batch, self.device)?
         } else {
             None
         };
-        pass.routing.balance = self.balance(batch, options)?;
-        self.run(&ids, pass)
+        routing.balance = self.balance(batch, options)?;
+        Ok((ids, context))
     }
 
     /// Prepares a pass over whole sequences, which it leaves in the cache if there is one. Returns
-    /// the ids, with padding in batch-invariant mode, and the pass. Recording of its routing is not
-    /// turned on yet.
+    /// the ids, with padding in batch-invariant mode, and the context. Notes of its routing are not
+    /// asked for yet.
     pub(crate) fn whole<'a>(
         &'a self,
         batch: &Packed,
         cache: Option<(&'a mut Cache, &[Vec<i64>])>,
         options: &Forward<'a>,
-    ) -> Result<(Tensor, Pass<'a>)> {
+    ) -> Result<(Tensor, Context<'a>)> {
         check_threads(options)?;
         let tokens = batch.ids.size1()?;
         let Padded { ids, spans, forced } = pad_packed(batch, tokens, options)?;
@@ -458,7 +475,7 @@ impl CausalLm {
         };
         Ok((
             ids,
-            Pass {
+            Context {
                 products: self.products(options),
                 rotation,
                 view: View::Packed { packed, cached },
@@ -489,20 +506,20 @@ impl CausalLm {
         options: &Forward,
     ) -> Result<Output> {
         self.check_forced(ids.size1()?, options)?;
-        let (ids, mut pass) = self.step(ids, places, cache, options)?;
-        pass.routing.record = options.record_experts;
-        self.run(&ids, pass)
+        let (ids, mut context) = self.step(ids, places, cache, options)?;
+        context.routing.record = options.record_experts;
+        self.run(&ids, &context)
     }
 
     /// Prepares a decoding pass. Returns its ids, with padding in batch-invariant mode, and the
-    /// pass. Recording of its routing is not turned on yet.
+    /// context. Notes of its routing are not asked for yet.
     pub(crate) fn step<'a>(
         &'a self,
         ids: &Tensor,
         places: &Places,
         cache: &'a mut Cache,
         options: &Forward<'a>,
-    ) -> Result<(Tensor, Pass<'a>)> {
+    ) -> Result<(Tensor, Context<'a>)> {
         let Places {
             slots,
             positions,
@@ -552,7 +569,7 @@ impl CausalLm {
         };
         Ok((
             ids,
-            Pass {
+            Context {
                 products: self.products(options),
                 rotation,
                 view,
@@ -580,18 +597,50 @@ impl CausalLm {
         Products::of(options, self.lora.as_ref(), self.fp8)
     }
 
-    fn run(&self, ids: &Tensor, mut pass: Pass) -> Result<Output> {
+    fn run(&self, ids: &Tensor, context: &Context) -> Result<Output> {
         let mut hidden = self.embed(ids)?;
-        for layer in 0..self.config.num_hidden_layers as usize {
-            hidden = self.decoder.block(layer, hidden, &mut pass)?;
-            r1d_torch::work::moved(0);
+        let mut noted = Noted::default();
+        for layer in 0..self.blocks() {
+            let (after, notes) = self.block(layer, hidden, context)?;
+            noted.add(notes)?;
+            hidden = after;
         }
-        let routing = &mut pass.routing;
+        self.output(&hidden, context, noted)
+    }
+
+    /// Number of blocks.
+    pub(crate) fn blocks(&self) -> usize {
+        self.config.num_hidden_layers as usize
+    }
+
+    /// Runs one block of a pass, which does not change the context: it may be run again.
+    pub(crate) fn block(
+        &self,
+        layer: usize,
+        hidden: Tensor,
+        context: &Context,
+    ) -> Result<(Tensor, Notes)> {
+        let after = self.decoder.block(layer, hidden, context)?;
+        r1d_torch::work::moved(0);
+        Ok(after)
+    }
+
+    /// The output of a pass whose last block returned `hidden`.
+    pub(crate) fn output(
+        &self,
+        hidden: &Tensor,
+        context: &Context,
+        noted: Noted,
+    ) -> Result<Output> {
+        let tokens = context.routing.tokens;
+        let experts = noted.experts()?.filter(|_| context.routing.record);
         Ok(Output {
-            hidden: self.norm.forward(&hidden)?.f_narrow(0, 0, routing.tokens)?,
-            experts: routing.experts()?,
-            load: routing.load()?,
-            aux_loss: routing.balance_loss(),
+            hidden: self.norm.forward(hidden)?.f_narrow(0, 0, tokens)?,
+            experts: experts
+                .map(|experts| experts.f_narrow(0, 0, tokens))
+                .transpose()?,
+            load: noted.load()?,
+            aux_loss: noted.balance_loss(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::dense::DenseLayer;
 use crate::error::Result;
-use crate::forward::Pass;
+use crate::forward::{Context, Notes};
 use crate::gqa::Gqa;
 use crate::mla::Mla;
 use crate::moe::Moe;
@@ -46,9 +46,14 @@ impl Decoder {
         })
     }
 
-    /// Runs one block: `hidden` `[T, hidden_size]` → the same shape.
-    pub(crate) fn block(&self, layer: usize, hidden: Tensor, pass: &mut Pass) -> Result<Tensor> {
-        self.blocks[layer].forward(hidden, layer, pass)
+    /// Runs one block: `hidden` `[T, hidden_size]` → the same shape, and what it notes.
+    pub(crate) fn block(
+        &self,
+        layer: usize,
+        hidden: Tensor,
+        context: &Context,
+    ) -> Result<(Tensor, Notes)> {
+        self.blocks[layer].forward(hidden, layer, context)
     }
 
     /// The tensors of every block; `None` unless all are dense, with grouped-query attention.
@@ -98,24 +103,36 @@ impl Block {
                     FeedForward::Dense(SwiGlu::build(weights, &mlp, hidden, *intermediate)?)
                 }
                 FeedForwardSizes::Experts(sizes) => {
-                    FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes)?)
+                    let before = config.blueprint.feed_forwards.iter().take(layer as usize);
+                    let moe_layer = before
+                        .filter(|sizes| matches!(sizes, FeedForwardSizes::Experts(_)))
+                        .count() as i64;
+                    FeedForward::Experts(Moe::build(weights, &mlp, hidden, sizes, moe_layer)?)
                 }
             },
         })
     }
 
     /// Runs the block; `layer` is its place in a cache.
-    pub(crate) fn forward(&self, hidden: Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(
+        &self,
+        hidden: Tensor,
+        layer: usize,
+        context: &Context,
+    ) -> Result<(Tensor, Notes)> {
         let normed = self.input_layernorm.forward(&hidden)?;
         let hidden = hidden.f_add(&match &self.self_attn {
-            Attention::Grouped(attention) => attention.forward(&normed, layer, pass)?,
-            Attention::Latent(attention) => attention.forward(&normed, layer, pass)?,
+            Attention::Grouped(attention) => attention.forward(&normed, layer, context)?,
+            Attention::Latent(attention) => attention.forward(&normed, layer, context)?,
         })?;
         let normed = self.post_attention_layernorm.forward(&hidden)?;
-        Ok(hidden.f_add(&match &self.mlp {
-            FeedForward::Dense(dense) => dense.forward(&normed, pass.products)?,
-            FeedForward::Experts(experts) => experts.forward(&normed, pass)?,
-        })?)
+        let (further, notes) = match &self.mlp {
+            FeedForward::Dense(dense) => {
+                (dense.forward(&normed, context.products)?, Notes::default())
+            }
+            FeedForward::Experts(experts) => experts.forward(&normed, context)?,
+        };
+        Ok((hidden.f_add(&further)?, notes))
     }
 
     fn dense(&self) -> Option<DenseLayer<'_>> {

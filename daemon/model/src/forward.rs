@@ -1,4 +1,7 @@
-//! The state that one forward pass takes from block to block beside the hidden states.
+//! What one forward pass hands to every block beside the hidden states, and what blocks note.
+//!
+//! A block reads the context and changes nothing in it but a cache's places, so a block of a pass
+//! without a cache may be run again.
 
 use crate::attention::{CacheView, PackedView};
 use crate::cache::Cached;
@@ -11,7 +14,7 @@ use crate::router::Choosing;
 use r1d_shape::RouterRule;
 use tch::{Kind, Tensor};
 
-pub(crate) struct Pass<'a> {
+pub(crate) struct Context<'a> {
     pub products: Products<'a>,
     pub rotation: Rotation,
     pub view: View<'a>,
@@ -29,10 +32,10 @@ pub(crate) enum View<'a> {
     Step { seen: CacheView, cached: Cached<'a> },
 }
 
-/// The experts that the tokens go to: those that are forced on the routers, and records of the
-/// routers' choices.
+/// The experts that are forced on the routers, and what is to be noted of the routers' choices.
 #[derive(Default)]
 pub(crate) struct Routing {
+    /// The experts of every row, int64 `[T, moe_layers, K]`; `None`: the routers choose.
     pub forced: Option<Tensor>,
     pub record: bool,
     pub count: bool,
@@ -44,45 +47,55 @@ pub(crate) struct Routing {
     pub balance: Option<(Tensor, AuxLoss)>,
     /// Number of real tokens: a batch-invariant pass may have padding behind them.
     pub tokens: i64,
-    pub noted: Noted,
 }
 
-/// Records of the MoE layers so far.
+/// What a block notes of its routing; empty if it is dense.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// The experts of every row, padding included, int64 `[T, K]`; `None` unless they are recorded.
+    experts: Option<Tensor>,
+    /// The tokens that each expert got, `[E]`; `None` unless they are counted.
+    load: Option<Tensor>,
+    /// The weighted balance losses, a float32 scalar; `None` unless they are wanted.
+    pub balance_loss: Option<Tensor>,
+}
+
+/// The notes of the blocks so far.
 #[derive(Default)]
 pub(crate) struct Noted {
-    layers: i64,
     experts: Vec<Tensor>,
     load: Vec<Tensor>,
     balance_loss: Option<Tensor>,
 }
 
 impl Routing {
-    /// The forced experts of the current MoE layer, `[T, K]`.
-    pub(crate) fn forced(&self) -> Result<Option<Tensor>> {
+    /// The forced experts of an MoE layer, the `moe_layer`th of the model, `[T, K]`.
+    pub(crate) fn forced(&self, moe_layer: i64) -> Result<Option<Tensor>> {
         Ok(self
             .forced
             .as_ref()
-            .map(|forced| forced.f_select(1, self.noted.layers))
+            .map(|forced| forced.f_select(1, moe_layer))
             .transpose()?)
     }
 
-    /// Records a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which
+    /// Notes a MoE layer's choice: `scores` float32 `[T, E]`, `experts` int64 `[T, K]`, which
     /// `dispatch` has in the order of the experts.
-    pub(crate) fn note(
-        &mut self,
+    pub(crate) fn notes(
+        &self,
         rule: &RouterRule,
         scores: &Tensor,
         experts: &Tensor,
         dispatch: &Dispatch,
-    ) -> Result<()> {
+    ) -> Result<Notes> {
         let real = |t: &Tensor| t.f_narrow(0, 0, self.tokens);
+        let mut notes = Notes::default();
         let (rows, count) = scores.size2()?;
         if self.record {
-            self.noted.experts.push(real(experts)?);
+            notes.experts = Some(experts.shallow_clone());
         }
         if self.count {
             // bincount would ask the device for the largest expert, and wait.
-            self.noted.load.push(match &self.counted {
+            notes.load = Some(match &self.counted {
                 None if rows == self.tokens => dispatch.load()?,
                 None => Dispatch::new(&real(experts)?, count)?.load()?,
                 Some(tokens) => {
@@ -92,34 +105,55 @@ impl Routing {
         }
         if let Some((lengths, weights)) = &self.balance {
             let loss = rule.balance_loss(&real(scores)?, &real(experts)?, lengths, *weights)?;
-            self.noted.balance_loss = Some(match self.noted.balance_loss.take() {
+            notes.balance_loss = Some(loss);
+        }
+        Ok(notes)
+    }
+}
+
+impl Notes {
+    /// The same notes for a pass in which each block's balance loss goes into its own gradients.
+    pub(crate) fn without_loss(self) -> Notes {
+        Notes {
+            balance_loss: None,
+            ..self
+        }
+    }
+}
+
+impl Noted {
+    pub(crate) fn add(&mut self, notes: Notes) -> Result<()> {
+        self.experts.extend(notes.experts);
+        self.load.extend(notes.load);
+        if let Some(loss) = notes.balance_loss {
+            self.balance_loss = Some(match self.balance_loss.take() {
                 Some(sum) => sum.f_add(&loss)?,
                 None => loss,
             });
         }
-        self.noted.layers += 1;
         Ok(())
     }
 
-    /// The chosen experts, `[T, moe_layers, K]`; `None` unless they are recorded.
+    /// The chosen experts of every row, `[T, moe_layers, K]`; `None` unless they were recorded.
     pub(crate) fn experts(&self) -> Result<Option<Tensor>> {
-        Ok(if self.noted.experts.is_empty() {
+        Ok(if self.experts.is_empty() {
             None
         } else {
-            Some(Tensor::f_stack(&self.noted.experts, 1)?)
+            Some(Tensor::f_stack(&self.experts, 1)?)
         })
     }
 
-    /// The tokens that each expert got, `[moe_layers, E]`; `None` unless they are counted.
+    /// The tokens that each expert got, `[moe_layers, E]`; `None` unless they were counted.
     pub(crate) fn load(&self) -> Result<Option<Tensor>> {
-        Ok(if self.noted.load.is_empty() {
+        Ok(if self.load.is_empty() {
             None
         } else {
-            Some(Tensor::f_stack(&self.noted.load, 0)?.f_to_kind(Kind::Int64)?)
+            Some(Tensor::f_stack(&self.load, 0)?.f_to_kind(Kind::Int64)?)
         })
     }
 
-    pub(crate) fn balance_loss(&mut self) -> Option<Tensor> {
-        self.noted.balance_loss.take()
+    /// The sum of the blocks' balance losses.
+    pub(crate) fn balance_loss(self) -> Option<Tensor> {
+        self.balance_loss
     }
 }

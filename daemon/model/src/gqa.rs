@@ -4,7 +4,7 @@
 use crate::attention;
 use crate::dense::Norm;
 use crate::error::Result;
-use crate::forward::{Pass, View};
+use crate::forward::{Context, View};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial, Rows};
 use r1d_shape::GqaSizes;
@@ -97,14 +97,14 @@ impl Gqa {
 
     /// Computes softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x and the output projection: `[T,
     /// hidden]` → `[T, hidden]`.
-    pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, layer: usize, context: &Context) -> Result<Tensor> {
         let GqaSizes {
             heads,
             key_value_heads,
             head_dim,
             ..
         } = self.sizes;
-        let qkv = pass
+        let qkv = context
             .products
             .linear(x, &self.qkv_proj, self.qkv_bias.as_ref())?
             .f_view([-1, heads + 2 * key_value_heads, head_dim])?;
@@ -117,13 +117,13 @@ impl Gqa {
             None => parts[0].shallow_clone(),
         };
         // Queries and keys rotate together.
-        let rotated = pass
+        let rotated = context
             .rotation
             .apply(&turning)?
             .f_split_with_sizes([heads, key_value_heads], 1)?;
         let (query, key, value) = (&rotated[0], &rotated[1], &parts[1]);
         let scale = (head_dim as f64).powf(-0.5);
-        let attended = match &mut pass.view {
+        let attended = match &context.view {
             View::Packed { packed, cached } => {
                 if let Some(cached) = cached {
                     cached.store(layer, &[key, value])?;
@@ -142,7 +142,8 @@ impl Gqa {
                 .f_flatten(1, 2)?
             }
         };
-        pass.products
+        context
+            .products
             .linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 }

@@ -17,6 +17,7 @@
 
 mod adapters;
 mod attention;
+mod blockwise;
 mod cache;
 mod causal_lm;
 pub mod checkpoint;
@@ -46,6 +47,7 @@ mod tile;
 mod weights;
 
 pub use adapters::LoraSpec;
+pub use blockwise::Blockwise;
 pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
 pub use dense::{DenseLayer, DenseParts, Norm};

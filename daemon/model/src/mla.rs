@@ -6,7 +6,7 @@
 
 use crate::attention::{self, CacheView};
 use crate::error::Result;
-use crate::forward::{Pass, View};
+use crate::forward::{Context, View};
 use crate::matmul::{Products, plus};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
@@ -142,12 +142,12 @@ impl Mla {
     }
 
     /// Runs the attention: `[T, hidden]` → `[T, hidden]`.
-    pub(crate) fn forward(&self, x: &Tensor, layer: usize, pass: &mut Pass) -> Result<Tensor> {
-        let (query, latent) = self.project(x, &pass.rotation, pass.products)?;
+    pub(crate) fn forward(&self, x: &Tensor, layer: usize, context: &Context) -> Result<Tensor> {
+        let (query, latent) = self.project(x, &context.rotation, context.products)?;
         let scale = self.sizes.softmax_scale();
-        let attended = match &mut pass.view {
+        let attended = match &context.view {
             View::Packed { packed, cached } => {
-                let (key, value) = self.expand(&latent, pass.products)?;
+                let (key, value) = self.expand(&latent, context.products)?;
                 match cached {
                     Some(cached) if cached.naive() => cached.store(layer, &[&key, &value])?,
                     Some(cached) => cached.store(layer, &[&latent.joined()?])?,
@@ -156,17 +156,24 @@ impl Mla {
                 attention::causal(&query.joined()?, &key, &value, scale, packed)?
             }
             View::Step { seen, cached } if cached.naive() => {
-                let (key, value) = self.expand(&latent, pass.products)?;
+                let (key, value) = self.expand(&latent, context.products)?;
                 cached.store(layer, &[&key, &value])?;
                 let (key, value) = (cached.read(layer, 0)?, cached.read(layer, 1)?);
                 attention::step(&query.joined()?, &key, &value, scale, seen)?.f_flatten(1, 2)?
             }
             View::Step { seen, cached } => {
                 cached.store(layer, &[&latent.joined()?])?;
-                self.absorbed(&query, &cached.read(layer, 0)?, scale, seen, pass.products)?
+                self.absorbed(
+                    &query,
+                    &cached.read(layer, 0)?,
+                    scale,
+                    seen,
+                    context.products,
+                )?
             }
         };
-        pass.products
+        context
+            .products
             .linear(&attended, &self.o_proj, self.o_bias.as_ref())
     }
 

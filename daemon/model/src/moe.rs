@@ -4,7 +4,7 @@
 use crate::attention::gather_rows;
 use crate::dispatch::Dispatch;
 use crate::error::Result;
-use crate::forward::Pass;
+use crate::forward::{Context, Notes};
 use crate::matmul::Products;
 use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
@@ -18,6 +18,8 @@ pub(crate) struct Moe {
     pub router: Router,
     experts: Experts,
     shared: Option<SwiGlu>,
+    /// Number of MoE layers before this one.
+    moe_layer: i64,
 }
 
 impl Moe {
@@ -26,6 +28,7 @@ impl Moe {
         prefix: &str,
         hidden: i64,
         sizes: &ExpertSizes,
+        moe_layer: i64,
     ) -> Result<Moe> {
         let ExpertSizes {
             intermediate,
@@ -53,24 +56,28 @@ impl Moe {
             router,
             experts,
             shared,
+            moe_layer,
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let scores = self.router.scores(x, pass.products)?;
-        let chosen = match pass.routing.forced()? {
+    pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Notes)> {
+        let Context {
+            products, routing, ..
+        } = context;
+        let scores = self.router.scores(x, *products)?;
+        let chosen = match routing.forced(self.moe_layer)? {
             Some(forced) => forced,
             None => self.router.choose(&scores)?,
         };
         let gates = self.router.rule.gates(&scores, &chosen)?;
         let dispatch = tch::no_grad(|| Dispatch::new(&chosen, self.router.rule.experts))?;
-        pass.routing
-            .note(&self.router.rule, &scores, &chosen, &dispatch)?;
-        let routed = self.experts.forward(x, &dispatch, &gates, pass.products)?;
-        match &self.shared {
-            Some(shared) => Ok(routed.f_add(&shared.forward(x, pass.products)?)?),
-            None => Ok(routed),
-        }
+        let notes = routing.notes(&self.router.rule, &scores, &chosen, &dispatch)?;
+        let routed = self.experts.forward(x, &dispatch, &gates, *products)?;
+        let output = match &self.shared {
+            Some(shared) => routed.f_add(&shared.forward(x, *products)?)?,
+            None => routed,
+        };
+        Ok((output, notes))
     }
 }
 

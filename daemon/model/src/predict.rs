@@ -3,7 +3,7 @@
 use crate::cache::{Cache, Places};
 use crate::causal_lm::CausalLm;
 use crate::error::{ModelError, Result};
-use crate::forward::Pass;
+use crate::forward::{Context, Noted, Notes};
 use crate::packed::{Forward, Output, Packed};
 use tch::Tensor;
 
@@ -21,16 +21,17 @@ impl CausalLm {
             ));
         }
         next.check()?;
-        let (ids, mut pass) = self.whole(next, None, options)?;
-        pass.routing.count = options.count_experts;
-        pass.routing.balance = self.balance(next, options)?;
-        let hidden = self.further(&ids, hidden, &mut pass)?;
-        let routing = &mut pass.routing;
+        let (ids, mut context) = self.whole(next, None, options)?;
+        context.routing.count = options.count_experts;
+        context.routing.balance = self.balance(next, options)?;
+        let (hidden, notes) = self.further(&ids, hidden, &context)?;
+        let mut noted = Noted::default();
+        noted.add(notes)?;
         Ok(Output {
             hidden,
             experts: None,
-            load: routing.load()?,
-            aux_loss: routing.balance_loss(),
+            load: noted.load()?,
+            aux_loss: noted.balance_loss(),
         })
     }
 
@@ -45,8 +46,8 @@ impl CausalLm {
         options: &Forward,
     ) -> Result<()> {
         next.check()?;
-        let (ids, mut pass) = self.whole(next, Some((cache, slots)), options)?;
-        let _ = self.further(&ids, hidden, &mut pass)?;
+        let (ids, context) = self.whole(next, Some((cache, slots)), options)?;
+        let _ = self.further(&ids, hidden, &context)?;
         Ok(())
     }
 
@@ -61,19 +62,19 @@ impl CausalLm {
         cache: &mut Cache,
         options: &Forward,
     ) -> Result<Tensor> {
-        let (ids, mut pass) = self.step(next, places, cache, options)?;
-        self.further(&ids, hidden, &mut pass)
+        let (ids, context) = self.step(next, places, cache, options)?;
+        Ok(self.further(&ids, hidden, &context)?.0)
     }
 
     /// Runs the module in a pass; `ids` may be more than the rows of `hidden`, if the rest only
     /// pads the pass.
-    fn further(&self, ids: &Tensor, hidden: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+    fn further(&self, ids: &Tensor, hidden: &Tensor, context: &Context) -> Result<(Tensor, Notes)> {
         let Some(module) = self.prediction() else {
             return Err(ModelError::Input(
                 "the model was opened without its multi-token prediction module".into(),
             ));
         };
-        let (tokens, padded) = (pass.routing.tokens, ids.size1()?);
+        let (tokens, padded) = (context.routing.tokens, ids.size1()?);
         if hidden.size() != [tokens, self.config.hidden_size] {
             let message = format!(
                 "hidden states {:?} for {tokens} tokens of width {}",
@@ -95,12 +96,12 @@ impl CausalLm {
                 0,
             )?,
         };
-        let further = module.forward(
+        let (further, notes) = module.forward(
             &self.embed(ids)?,
             &hidden,
             self.config.num_hidden_layers as usize,
-            pass,
+            context,
         )?;
-        Ok(further.f_narrow(0, 0, tokens)?)
+        Ok((further.f_narrow(0, 0, tokens)?, notes))
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::decoder::Block;
 use crate::error::Result;
-use crate::forward::Pass;
+use crate::forward::{Context, Notes};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial};
 use r1d_shape::Config;
@@ -60,15 +60,15 @@ impl PredictionModule {
         embedded: &Tensor,
         hidden: &Tensor,
         layer: usize,
-        pass: &mut Pass,
-    ) -> Result<Tensor> {
+        context: &Context,
+    ) -> Result<(Tensor, Notes)> {
         let both = Tensor::f_cat(
             &[self.enorm.forward(embedded)?, self.hnorm.forward(hidden)?],
             -1,
         )?;
-        let mixed = pass.products.linear(&both, &self.eh_proj, None)?;
-        self.shared_head_norm
-            .forward(&self.block.forward(mixed, layer, pass)?)
+        let mixed = context.products.linear(&both, &self.eh_proj, None)?;
+        let (hidden, notes) = self.block.forward(mixed, layer, context)?;
+        Ok((self.shared_head_norm.forward(&hidden)?, notes))
     }
 
     pub(crate) fn router_bias(&self) -> Option<&Tensor> {

@@ -209,6 +209,15 @@ pub struct Lora {
     pub target_modules: Vec<String>,
 }
 
+/// Gradient checkpointing, also called activation recomputation (Chen et al. 2016): updates
+/// differentiate one block at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GradientCheckpointing {
+    /// Number of blocks, from the first on, whose activations are not kept for the backward pass
+    /// but computed again. A number above the model's means all.
+    pub recompute_num_layers: u32,
+}
+
 /// Balancing of mixture-of-experts layers while training (DeepSeek-V3 2.1.2, Auxiliary-loss-free).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouterTraining {

@@ -8,7 +8,8 @@
 //! owns every deadline: a worker that does not answer in time is killed and started again.
 
 use crate::hyperparameters::{
-    DpoObjective, Lora, Objective, Optimiser, PpoObjective, RouterTraining, Sampling,
+    DpoObjective, GradientCheckpointing, Lora, Objective, Optimiser, PpoObjective, RouterTraining,
+    Sampling,
 };
 use crate::rollout::Rollout;
 use crate::sampling_mask::SamplingMask;
@@ -268,6 +269,8 @@ pub struct Open {
     pub sampler: Option<Slots>,
     /// Most tokens that are packed into a micro-batch.
     pub max_tokens_per_device: u32,
+    /// How updates save memory; `None`: a whole pass is differentiated at once.
+    pub gradient_checkpointing: Option<GradientCheckpointing>,
     /// Seed of random initial weights; nothing else depends on it.
     pub seed: u64,
 }

@@ -83,5 +83,6 @@ pub(crate) fn trainer(
     );
     Ok(trainer
         .map_err(of_learning)?
+        .with_checkpointing(request.gradient_checkpointing)
         .with_clock(placement.clock.clone()))
 }

@@ -95,6 +95,25 @@ fn a_restored_worker_goes_on_with_the_same_bits() {
     );
 }
 
+#[test]
+fn gradient_checkpointing_changes_no_bit_of_a_step() {
+    let steps = |gradient_checkpointing: Option<GradientCheckpointing>| {
+        let WorkerRequest::Open(request) = open(true) else {
+            panic!("not Open")
+        };
+        let mut worker = Worker::start();
+        worker.ask(WorkerRequest::Open(Box::new(Open {
+            gradient_checkpointing,
+            ..*request
+        })));
+        [0, 1].map(|at| step(&mut worker, at))
+    };
+    let all = GradientCheckpointing {
+        recompute_num_layers: u32::MAX,
+    };
+    assert_eq!(steps(Some(all)), steps(None));
+}
+
 /// The experts of a step may be many times what a frame holds.
 #[test]
 fn a_step_is_the_same_in_however_many_messages_it_comes() {

@@ -34,6 +34,25 @@ pub(crate) fn qwen2(kind: Kind) -> CausalLm {
     init(QWEN2, kind)
 }
 
+/// The Qwen2 model with its embedding as output head.
+pub(crate) fn tied() -> CausalLm {
+    init(
+        &QWEN2.replace(
+            "\"tie_word_embeddings\": false",
+            "\"tie_word_embeddings\": true",
+        ),
+        Kind::Float,
+    )
+}
+
+/// A Qwen2 model of 32 layers that are wide enough for activations to be most of its memory.
+pub(crate) fn deep_qwen2() -> CausalLm {
+    let wide = QWEN2
+        .replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 32")
+        .replace("\"hidden_size\": 32", "\"hidden_size\": 64");
+    init(&wide, Kind::Float)
+}
+
 pub(crate) fn deepseek_v3() -> CausalLm {
     init(DEEPSEEK_V3, Kind::Float)
 }

@@ -162,6 +162,7 @@ pub(crate) fn open(reference: bool) -> WorkerRequest {
         value_model: None,
         sampler: Some(Slots::of(4, 64)),
         max_tokens_per_device: 256,
+        gradient_checkpointing: None,
         seed: 3,
     }))
 }
