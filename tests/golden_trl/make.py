@@ -2,13 +2,17 @@
 
 The loss is TRL's own: `GRPOTrainer._compute_loss` runs unchanged, on a trainer made without its
 constructor and given fixed log-probabilities instead of a model's. Gradients are with respect to
-those log-probabilities, float64 throughout.
+those log-probabilities, float64 throughout. The weights of importance sampling between sampler and
+trainer are TRL's own lines too, out of the method that samples.
 
     python make.py        # trl 1.16, transformers 5.17, torch 2.11; writes objective.json and schedules.json beside this file
 """
 
+import inspect
 import itertools
 import json
+import math
+import textwrap
 import types
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +21,7 @@ import torch
 import transformers
 import trl
 from trl import GRPOTrainer
+from trl.trainer.utils import nanmax, nanmin
 
 HERE = Path(__file__).parent
 LENGTHS = [5, 3, 1, 7, 4, 7]
@@ -51,6 +56,48 @@ def sampled():
     generator = torch.Generator().manual_seed(20261125)
     logp, _, _ = tensors()
     return logp + torch.randn(logp.shape, generator=generator, dtype=torch.float64) * 0.5
+
+
+def lines_of_sampling(first, last):
+    """TRL's code from the line that begins with `first` up to that which begins with `last`."""
+    text = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    start = text.index(first)
+    start = text.rindex("\n", 0, start) + 1
+    end = text.rindex("\n", 0, text.index(last, start)) + 1
+    return textwrap.dedent(text[start:end])
+
+
+WEIGHTS = lines_of_sampling(
+    "# Compute the importance sampling ratio when using vLLM", "# Compute the per-token log prob"
+)
+WEIGHT_METRICS = lines_of_sampling(
+    "if self.use_vllm and self.vllm_importance_sampling_correction:\n            delta =",
+    "output = {",
+)
+
+
+def correct(it, correction, old, completion_mask):
+    """Sets the trainer up for a correction; returns the weights and adds their metrics."""
+    it.use_vllm = it.vllm_importance_sampling_correction = True
+    it.vllm_importance_sampling_mode = correction["mode"]
+    it.vllm_importance_sampling_clip_max = correction["clip_max"]
+    it.vllm_importance_sampling_clip_min = correction["clip_min"] or None
+    names = {
+        "self": it,
+        "torch": torch,
+        "math": math,
+        "nanmin": nanmin,
+        "nanmax": nanmax,
+        "mode": "train",
+        "device": "cpu",
+        "tool_mask": None,
+        "completion_mask": completion_mask,
+        "old_per_token_logps": old,
+        "sampling_per_token_logps": sampled(),
+    }
+    exec(WEIGHTS, names)
+    exec(WEIGHT_METRICS, names)
+    return names["vllm_importance_sampling_ratio"]
 
 
 def mask(masked_truncated):
@@ -88,6 +135,7 @@ def run(
     steps_per_generation=1,
     unbiased=False,
     threshold=None,
+    correction=None,
 ):
     """One minibatch of all sequences, cut into `accumulation` equal micro-batches."""
     logp, old, reference = tensors()
@@ -96,6 +144,10 @@ def run(
     it = trainer(
         loss_type, level, clip, beta, accumulation, steps_per_generation, unbiased, threshold
     )
+    weights = None
+    if correction is not None:
+        before = logp.detach() if on_policy else old
+        weights = correct(it, correction, before, completion_mask)
     size, total = len(LENGTHS) // accumulation, 0.0
     # A generation batch of `steps_per_generation / accumulation` minibatches like this one.
     items = completion_mask.sum() * steps_per_generation // accumulation
@@ -116,6 +168,8 @@ def run(
         }
         if not on_policy:
             inputs["old_per_token_logps"] = old[rows]
+        if weights is not None:
+            inputs["importance_sampling_ratio"] = weights[rows]
         if threshold is not None:
             inputs["sampling_per_token_logps"] = sampled()[rows]
         if beta != 0.0:
@@ -126,6 +180,7 @@ def run(
     ragged = lambda t: [t[i, :n].tolist() for i, n in enumerate(LENGTHS)]
     metrics = it._metrics["train"]
     names = ["kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"]
+    names += [f"sampling/importance_sampling_ratio/{part}" for part in ["min", "mean", "max"]]
     return {
         "loss_type": loss_type,
         "importance_sampling_level": level,
@@ -134,6 +189,7 @@ def run(
         "beta": beta,
         "use_bias_correction_kl": unbiased,
         "off_policy_mask_threshold": threshold,
+        "importance_sampling_correction": correction,
         "mask_truncated_completions": masked_truncated,
         "on_policy": on_policy,
         "loss": total,
@@ -187,6 +243,28 @@ def objective():
                 (0.04, False, -9.0),
                 (0.0, False, 9.0),
             ]
+        ]
+    # The correction of the sampler, whose bounds hold some tokens and sequences.
+    modes = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+    for mode, (low, high), on_policy in itertools.product(
+        modes, [(0.0, 3.0), (0.8, 1.3)], [False, True]
+    ):
+        correction = {"mode": mode, "clip_min": low, "clip_max": high}
+        cases += [
+            run(kind, level, (0.2, 0.28), 0.04, False, on_policy, correction=correction)
+            for kind, level in [("grpo", "token"), ("dr_grpo", "sequence"), ("dapo", "token")]
+        ]
+        cases += [
+            run(
+                "dapo",
+                "token",
+                (0.2, 0.28),
+                0.0,
+                mode.startswith("token"),
+                on_policy,
+                threshold=0.1,
+                correction=correction,
+            )
         ]
     return {
         "made_with": {"trl": trl.__version__, "torch": torch.__version__},

@@ -112,12 +112,15 @@ def test_metrics_have_trls_names_once_per_step(finished):
         "completions/mean_length",
         "completions/clipped_ratio",
         "sampling/sampling_logp_difference/max",
+        "sampling/importance_sampling_ratio/max",
     ):
         assert name in last, f"{name} is not in {sorted(last)}"
     # ROLL-2: the trainer's forward gives the log-probs that the decode path recorded, over the ids
     # that top_p left.
     assert all(
         line["sampling/sampling_logp_difference/max"] == 0
+        and line["sampling/importance_sampling_ratio/min"] == 1
+        and line["sampling/importance_sampling_ratio/max"] == 1
         for line in lines
         if line["stage"] == "reasoning"
     )

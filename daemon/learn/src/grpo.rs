@@ -2,6 +2,7 @@
 //! batch with its advantages makes.
 
 use crate::batch::{self, MicroBatch, Replay};
+use crate::correction::Ratios;
 use crate::head::{Chunk, Head, Take, entropy_sum};
 use crate::metrics::{Counts, Difference, MetricSums, Progress, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
@@ -35,6 +36,8 @@ pub(crate) struct Run<'a> {
     pub advantages: Option<Vec<Vec<f32>>>,
     /// |trainer's − sampler's log-probability| at the weights that sampled (`ROLL-2`).
     difference: Difference,
+    /// The weights that correct that difference.
+    ratios: Ratios,
     totals: Totals,
     pub progress: Progress<'a>,
 }
@@ -117,6 +120,7 @@ impl Trainer {
         metrics.insert("num_tokens".to_owned(), self.tokens_seen as f64);
         run.totals.report(run.objective, metrics);
         run.difference.report(metrics)?;
+        run.ratios.report(metrics)?;
         let trained = run.trained();
         metrics.extend(sampling_mask::size_metric(
             trained.iter().map(|&index| &run.sequences[index]),
@@ -290,6 +294,7 @@ impl<'a> Run<'a> {
             reference: none(),
             advantages: None,
             difference: Difference::new(model.device())?,
+            ratios: Ratios::new(model.device())?,
             totals: Totals::default(),
             progress,
         })
@@ -426,10 +431,8 @@ impl<'a> Run<'a> {
             weight: each(&|index| token_weight(self.objective, self.length(index), share) as f32)?,
             old: gather(&self.old)?,
             reference: gather(&self.reference)?,
-            sampled: self
-                .objective
-                .off_policy_mask_threshold
-                .map(|_| self.behaviour(group))
+            sampled: objective::needs_sampled(self.objective)
+                .then(|| self.behaviour(group))
                 .transpose()?,
             sequences,
         })
@@ -459,6 +462,7 @@ impl<'a> Run<'a> {
         };
         let temperature = self.objective.temperature as f64;
         let (mut losses, mut held, mut entropies) = (Vec::new(), Vec::new(), Vec::new());
+        let mut corrections = Vec::new();
         let mut loss = |logp: &Tensor, start: i64| {
             let n = logp.size1()?;
             let loss = if n == micro.trained_tokens() {
@@ -468,6 +472,7 @@ impl<'a> Run<'a> {
             };
             losses.push(loss.sums);
             held.push(loss.held);
+            corrections.extend(loss.corrections);
             Ok(loss.loss)
         };
         let mut observe = |chunk: Chunk| {
@@ -493,6 +498,9 @@ impl<'a> Run<'a> {
             take,
         )?;
         sums.add(&losses, &entropies)?;
+        for weights in &corrections {
+            self.ratios.add(weights)?;
+        }
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();
         sums.extremes(
             &Tensor::f_cat(&held, 1)?,

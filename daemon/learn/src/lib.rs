@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`objective`] | the GRPO family of losses, a function of per-token log-probabilities |
+//! | `correction` | weights that correct the sampler's deviation from the trainer |
 //! | [`preference`] | losses of reward models and of DPO |
 //! | [`estimate`], [`value`] | PPO's advantages and returns, plain arithmetic; its value loss |
 //! | [`minibatch`] | the random split of a rollout batch |
@@ -21,6 +22,7 @@
 //! except for rounding: every token has its final weight from the start.
 
 pub mod batch;
+mod correction;
 mod dpo;
 mod error;
 pub mod estimate;
@@ -38,6 +40,7 @@ pub mod reward;
 pub mod router;
 pub mod sampling_mask;
 pub mod schedule;
+mod sequences;
 mod supervise;
 pub mod trainer;
 pub mod value;

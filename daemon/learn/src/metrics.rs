@@ -346,6 +346,7 @@ mod tests {
             beta: 0.04,
             use_bias_correction_kl: false,
             off_policy_mask_threshold: None,
+            importance_sampling_correction: None,
             num_iterations: 1,
             num_minibatches: 2,
             mask_truncated_completions: false,

@@ -26,6 +26,10 @@
 //!
 //! so that what the policy has long left behind is not pushed further away. The KL term stays.
 //!
+//! With `importance_sampling_correction` the policy's term of each token is multiplied by a
+//! constant c_t ≈ π_old / π_sampler (`correction`), for all loss types and in every
+//! update.
+//!
 //! S and N count the minibatch's sequences and tokens ([`Share`]). Because the sum runs over tokens
 //! with ready weights, a minibatch may be cut into micro-batches and chunks anywhere (for the
 //! sequence level: between sequences) without changing the loss.
@@ -36,16 +40,18 @@
 //! **π_old.** With one update per rollout batch π_old is π_θ itself: `old` is left out, ρ = 1 and
 //! the gradient is that of the plain policy gradient, exactly. With several updates it is the
 //! trainer's own forward pass before the first of them, not the sampler's record: the two differ
-//! only by rounding (`ROLL-2`), and that rounding must not enter the ratio. The difference is
-//! reported as `sampling/sampling_logp_difference`.
+//! only by rounding (`ROLL-2`), and that rounding must not enter the clipped ratio; c_t corrects
+//! it. The difference is reported as `sampling/sampling_logp_difference`.
 //!
 //! **S_t.** Where top-k or top-p cut ids off while sampling, π_θ, π_old, π_ref and π_sampler are
 //! all renormalised over the set S_t that was left of token t's vocabulary
 //! ([`crate::sampling_mask`]): truncated and whole distributions have different action spaces, and
 //! their ratio is no importance weight (Keep Sampling Mask, DeepSeek-V3.2 3.1).
 
+use crate::correction;
+pub use crate::sequences::Sequences;
 use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective};
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 /// The numbers that a minibatch's weights are normalised by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,51 +85,10 @@ pub struct Tokens {
     pub old: Option<Tensor>,
     /// logπ_ref; `None` if β = 0.
     pub reference: Option<Tensor>,
-    /// logπ_sampler as recorded; needed for the off-policy mask only.
+    /// logπ_sampler as recorded; needed if [`needs_sampled`].
     pub sampled: Option<Tensor>,
     /// The sequences of the tokens; needed if [`is_whole`].
     pub sequences: Option<Sequences>,
-}
-
-/// The sequence that each token belongs to.
-pub struct Sequences {
-    /// Index of the token's sequence, `[N]` i64, from 0.
-    pub index: Tensor,
-    /// 1 / length of the token's sequence, `[N]`.
-    pub inverse_length: Tensor,
-    /// Number of sequences.
-    pub count: i64,
-}
-
-impl Sequences {
-    /// Makes the index of sequences of these lengths, one after the other.
-    pub fn of(lengths: &[usize], device: Device) -> Result<Sequences, TchError> {
-        let index: Vec<i64> = lengths
-            .iter()
-            .enumerate()
-            .flat_map(|(i, &n)| std::iter::repeat_n(i as i64, n))
-            .collect();
-        let inverse: Vec<f32> = lengths
-            .iter()
-            .flat_map(|&n| std::iter::repeat_n(1.0 / n as f32, n))
-            .collect();
-        Ok(Sequences {
-            index: Tensor::f_from_slice(&index)?.f_to_device(device)?,
-            inverse_length: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
-            count: lengths.len() as i64,
-        })
-    }
-
-    /// The mean of `values` over each sequence, for each of its tokens.
-    fn mean(&self, values: &Tensor) -> Tensor {
-        self.means(values).index_select(0, &self.index)
-    }
-
-    /// The mean of `values` `[N]` over each sequence, `[count]`.
-    pub fn means(&self, values: &Tensor) -> Tensor {
-        let zeros = Tensor::zeros([self.count], (values.kind(), values.device()));
-        zeros.index_add(0, &self.index, &(values * &self.inverse_length))
-    }
 }
 
 impl Tokens {
@@ -135,7 +100,7 @@ impl Tokens {
             weight: cut(&self.weight),
             old: self.old.as_ref().map(cut),
             reference: self.reference.as_ref().map(cut),
-            sampled: None,
+            sampled: self.sampled.as_ref().map(cut),
             sequences: None,
         }
     }
@@ -151,6 +116,9 @@ pub struct Loss {
     /// Whether the clip held a token back at the lower and at the upper bound: `[2, N]` float,
     /// detached, 1 or 0.
     pub held: Tensor,
+    /// The weights that correct the sampler's deviation, of tokens `[N]` or sequences `[count]`;
+    /// `None` without the correction.
+    pub corrections: Option<Tensor>,
 }
 
 /// Computes the equation of the [module](self). `logp` is `[N]`.
@@ -178,6 +146,16 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
             gain * advantage.ge(0.0).logical_or(&drift.le(threshold))
         }
         _ => gain,
+    };
+    let correction = objective.importance_sampling_correction.as_ref();
+    let corrections = correction
+        .zip(tokens.sampled.as_ref())
+        .map(|(correction, sampled)| {
+            correction::weights(correction, &(&old - sampled), tokens.sequences.as_ref())
+        });
+    let gain = match &corrections {
+        Some(weights) => gain * &weights.of_tokens,
+        None => gain,
     };
     let kl = tokens.reference.as_ref().map(|reference| {
         if objective.use_bias_correction_kl {
@@ -216,7 +194,12 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
             held,
         )
     });
-    Loss { loss, sums, held }
+    Loss {
+        loss,
+        sums,
+        held,
+        corrections: corrections.map(|weights| weights.each),
+    }
 }
 
 /// Schulman's k3 estimate of KL(π_θ ‖ π_ref) from samples of π_θ: unbiased, never negative.
@@ -227,7 +210,17 @@ pub fn k3(logp: &Tensor, reference: &Tensor) -> Tensor {
 
 /// Whether the loss needs whole sequences at a time.
 pub fn is_whole(objective: &Objective) -> bool {
-    is_sequence_level(objective) || objective.off_policy_mask_threshold.is_some()
+    is_sequence_level(objective)
+        || objective.off_policy_mask_threshold.is_some()
+        || objective
+            .importance_sampling_correction
+            .is_some_and(|correction| correction.mode.is_of_sequences())
+}
+
+/// Whether the loss reads the sampler's log-probabilities.
+pub fn needs_sampled(objective: &Objective) -> bool {
+    objective.off_policy_mask_threshold.is_some()
+        || objective.importance_sampling_correction.is_some()
 }
 
 /// Whether the ratio is a sequence's, so that the clip holds whole sequences back.

@@ -2,8 +2,10 @@
 //! four short completions.
 
 use super::*;
+use r1d_proto::hyperparameters::ImportanceSamplingCorrection;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use tch::Device;
 
 type Ragged = Vec<Vec<f64>>;
 
@@ -29,6 +31,8 @@ struct Case {
     beta: f64,
     use_bias_correction_kl: bool,
     off_policy_mask_threshold: Option<f64>,
+    #[serde(default)]
+    importance_sampling_correction: Option<ImportanceSamplingCorrection>,
     mask_truncated_completions: bool,
     on_policy: bool,
     loss: f64,
@@ -45,6 +49,7 @@ fn objective(loss_type: LossType, clip: (f64, f64), beta: f64) -> Objective {
         beta,
         use_bias_correction_kl: false,
         off_policy_mask_threshold: None,
+        importance_sampling_correction: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,
@@ -60,6 +65,7 @@ struct Evaluated {
     loss: f64,
     gradient: Vec<f64>,
     sums: Vec<f64>,
+    corrections: Option<Vec<f64>>,
 }
 
 struct Batch<'a> {
@@ -112,12 +118,18 @@ fn evaluate(
         sampled: batch.sampled.map(flat),
         sequences: is_whole(objective).then_some(sequences),
     };
-    let Loss { loss, sums, .. } = policy_loss(objective, &logp, &tokens);
+    let Loss {
+        loss,
+        sums,
+        corrections,
+        ..
+    } = policy_loss(objective, &logp, &tokens);
     loss.backward();
     Evaluated {
         loss: loss.double_value(&[]),
         gradient: Vec::try_from(logp.grad().to_kind(Kind::Double)).unwrap(),
         sums: Vec::try_from(sums).unwrap(),
+        corrections: corrections.map(|each| Vec::try_from(each.to_kind(Kind::Double)).unwrap()),
     }
 }
 
@@ -126,11 +138,14 @@ fn equals_trl_in_loss_gradient_and_metrics() {
     let goldens: Goldens =
         serde_json::from_str(include_str!("../../../tests/golden_trl/objective.json")).unwrap();
     assert!(goldens.cases.len() > 100);
+    let corrected = |case: &&Case| case.importance_sampling_correction.is_some();
+    assert!(goldens.cases.iter().filter(corrected).count() > 30);
     for case in &goldens.cases {
         let mut objective = objective(case.loss_type, (case.epsilon, case.epsilon_high), case.beta);
         objective.importance_sampling_level = case.importance_sampling_level;
         objective.use_bias_correction_kl = case.use_bias_correction_kl;
         objective.off_policy_mask_threshold = case.off_policy_mask_threshold;
+        objective.importance_sampling_correction = case.importance_sampling_correction;
         objective.max_completion_length = goldens.max_completion_length;
         let name = format!(
             "{objective:?} masked {} on-policy {}",
@@ -184,8 +199,20 @@ fn equals_trl_in_loss_gradient_and_metrics() {
                 ("clip_ratio/low_mean", low / clips),
                 ("clip_ratio/high_mean", high / clips),
             ];
-            for (key, value) in ours {
-                let Some(&theirs) = case.metrics.get(key) else {
+            let weights = got.corrections.unwrap_or_default();
+            let weighed = |name: &str, value| {
+                (!weights.is_empty())
+                    .then(|| (format!("sampling/importance_sampling_ratio/{name}"), value))
+            };
+            let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+            let ratios = [
+                weighed("min", weights.iter().copied().fold(f64::INFINITY, f64::min)),
+                weighed("mean", mean),
+                weighed("max", weights.iter().copied().fold(0.0, f64::max)),
+            ];
+            let named = ours.map(|(name, value)| (name.to_owned(), value));
+            for (key, value) in named.into_iter().chain(ratios.into_iter().flatten()) {
+                let Some(&theirs) = case.metrics.get(&key) else {
                     continue;
                 };
                 if is_sequence_level(&objective) && case.mask_truncated_completions && key != "kl" {

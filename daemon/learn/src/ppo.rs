@@ -371,6 +371,7 @@ fn policy_objective(settings: &PpoObjective) -> Objective {
         beta: 0.0,
         use_bias_correction_kl: false,
         off_policy_mask_threshold: None,
+        importance_sampling_correction: None,
         num_iterations: settings.num_ppo_epochs,
         num_minibatches: settings.num_mini_batches,
         mask_truncated_completions: false,

@@ -4,7 +4,13 @@ mod tiny;
 
 use r1d_learn::{LearnError, Trainer};
 use r1d_model::{CausalLm, Forward, Packed};
-use r1d_proto::hyperparameters::{ImportanceSamplingLevel, LossType, Objective, RouterTraining};
+use r1d_proto::hyperparameters::ImportanceSamplingMode::{
+    SequenceMask, SequenceTruncate, TokenMask, TokenTruncate,
+};
+use r1d_proto::hyperparameters::{
+    ImportanceSamplingCorrection, ImportanceSamplingLevel, ImportanceSamplingMode, LossType,
+    Objective, RouterTraining,
+};
 use r1d_proto::worker::{Metrics, Train};
 use tch::{Kind, Tensor};
 use tiny::*;
@@ -677,11 +683,94 @@ fn in_invariant_mode_the_difference_to_single_sequences_is_zero() {
             for sequence in &mut batch.sequences {
                 sequence.behaviour_logprobs = invariant_logprobs(&model, sequence);
             }
-            let model = model.deep_copy().unwrap();
-            let mut learner =
-                Trainer::new(&model, &optimiser(1e-3), NO_ROUTER_TRAINING, 40, true).unwrap();
-            let metrics = train(&mut learner, &model, None, &batch);
+            let run = |correction| {
+                let mut batch = batch.clone();
+                batch.objective.importance_sampling_correction = correction;
+                let model = model.deep_copy().unwrap();
+                let mut learner =
+                    Trainer::new(&model, &optimiser(1e-3), NO_ROUTER_TRAINING, 40, true).unwrap();
+                let metrics = train(&mut learner, &model, None, &batch);
+                (metrics, snapshot(&model))
+            };
+            let (metrics, weights) = run(None);
             assert_eq!(metrics["sampling/sampling_logp_difference/max"], 0.0);
+            // There is nothing to correct: all weights are 1, and no bit changes.
+            for mode in [TokenTruncate, SequenceMask] {
+                let (corrected, same_weights) = run(Some(correction(mode)));
+                for part in ["min", "mean", "max"] {
+                    let ratio = corrected[&format!("sampling/importance_sampling_ratio/{part}")];
+                    assert_eq!(ratio, 1.0, "{mode:?} {part}");
+                }
+                assert_eq!(metrics["loss"], corrected["loss"]);
+                assert_same_bits(&weights, &same_weights);
+            }
+        }
+    }
+}
+
+fn correction(mode: ImportanceSamplingMode) -> ImportanceSamplingCorrection {
+    ImportanceSamplingCorrection {
+        mode,
+        clip_min: 0.0,
+        clip_max: 1.5,
+    }
+}
+
+/// One token that the sampler thought less likely than it is weighs more, whatever the number of
+/// updates and wherever the batch is cut.
+#[test]
+fn a_sampler_that_disagrees_is_corrected() {
+    let cases = [
+        (TokenTruncate, 0.25, (1.0, 0.25f64.exp())),
+        (TokenTruncate, 0.5, (1.0, 1.5)),
+        (TokenMask, 0.5, (0.0, 1.0)),
+        (SequenceTruncate, 0.5, (1.0, 1.5)),
+        (SequenceMask, 0.5, (0.0, 1.0)),
+    ];
+    for ((mode, shift, (min, max)), (minibatches, budget)) in cases
+        .into_iter()
+        .flat_map(|case| [(1, 4096), (1, 20), (2, 4096)].map(|cut| (case, cut)))
+    {
+        let model = qwen2(Kind::Float);
+        let run = |objective: Objective, shift: f32, weight: f32| {
+            let model = model.deep_copy().unwrap();
+            let mut batch = rollouts(&model, objective, 0);
+            batch.sequences[2].behaviour_logprobs[1] -= shift;
+            if mode.is_of_sequences() {
+                batch.sequences[2].advantage *= weight;
+            }
+            let mut learner =
+                Trainer::new(&model, &optimiser(0.0), NO_ROUTER_TRAINING, budget, false).unwrap();
+            train(&mut learner, &model, None, &batch)
+        };
+        let objective = Objective {
+            num_minibatches: minibatches,
+            ..objective()
+        };
+        let corrected = Objective {
+            importance_sampling_correction: Some(correction(mode)),
+            ..objective.clone()
+        };
+        let metrics = run(corrected, shift, 1.0);
+        for (part, expected) in [("min", min), ("max", max)] {
+            let found = metrics[&format!("sampling/importance_sampling_ratio/{part}")];
+            assert!(
+                (found - expected).abs() < 1e-4,
+                "{mode:?} {part}: {found} {expected}"
+            );
+        }
+        if mode.is_of_sequences() {
+            // The weight of a sequence is a factor of its advantage.
+            let weight = if mode == SequenceMask { 0.0 } else { 1.5 };
+            let expected = run(objective, 0.0, weight);
+            for name in ["loss", "grad_norm"] {
+                let close = (metrics[name] - expected[name]).abs() < 1e-4;
+                assert!(
+                    close,
+                    "{mode:?} {name}: {} {}",
+                    metrics[name], expected[name]
+                );
+            }
         }
     }
 }

@@ -112,6 +112,7 @@ impl Goldens {
             beta: case.beta,
             use_bias_correction_kl: case.use_bias_correction_kl,
             off_policy_mask_threshold: case.off_policy_mask_threshold,
+            importance_sampling_correction: None,
             max_completion_length: self.max_completion_length,
             temperature: self.temperature as f32,
             ..objective()

@@ -217,6 +217,7 @@ fn plain(cliprange: f64) -> Objective {
         beta: 0.0,
         use_bias_correction_kl: false,
         off_policy_mask_threshold: None,
+        importance_sampling_correction: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,

@@ -46,6 +46,40 @@ pub enum ImportanceSamplingLevel {
     Sequence,
 }
 
+/// What is done with ratios of trainer to sampler that leave the correction's bounds, and whether
+/// tokens or sequences have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceSamplingMode {
+    /// Each token's ratio is moved to the nearest bound.
+    TokenTruncate,
+    /// A token whose ratio is out of bounds does not train.
+    TokenMask,
+    /// A sequence's ratio, the product of its tokens', is moved to the nearest bound.
+    SequenceTruncate,
+    /// A sequence whose ratio is out of bounds does not train.
+    SequenceMask,
+}
+
+impl ImportanceSamplingMode {
+    /// Whether a sequence has one ratio for all of its tokens.
+    pub fn is_of_sequences(self) -> bool {
+        matches!(self, Self::SequenceTruncate | Self::SequenceMask)
+    }
+}
+
+/// Truncated importance sampling: the policy's loss is weighted by π_old / π_sampler, where both
+/// have the same weights and compute with other kernels (TRL's `vllm_importance_sampling_…`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImportanceSamplingCorrection {
+    /// What has a ratio, and what happens out of bounds.
+    pub mode: ImportanceSamplingMode,
+    /// The smallest weight; 0 is no bound.
+    pub clip_min: f64,
+    /// The largest weight.
+    pub clip_max: f64,
+}
+
 /// What centred rewards are divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,6 +123,8 @@ pub struct Objective {
     /// δ of the off-policy sequence mask: completions of negative advantage whose mean
     /// log(π_sampler / π_θ) is above it do not train the policy (DeepSeek-V3.2 3.1). `None` is off.
     pub off_policy_mask_threshold: Option<f64>,
+    /// How the sampler's deviation from the trainer is corrected; `None` is off.
+    pub importance_sampling_correction: Option<ImportanceSamplingCorrection>,
     /// Passes over a rollout batch.
     pub num_iterations: u32,
     /// Updates per pass: the batch is split into this many minibatches (TRL's

@@ -29,6 +29,7 @@ fn train(step: u64, rollouts: &[Rollout]) -> WorkerRequest {
         beta: 0.01,
         use_bias_correction_kl: false,
         off_policy_mask_threshold: None,
+        importance_sampling_correction: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,

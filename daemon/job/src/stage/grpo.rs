@@ -1,5 +1,6 @@
 //! `kind = "grpo"`: group-relative policy optimisation.
 
+use super::correction::Correction;
 use super::replay::Replay;
 use super::rollouts::Rollouts;
 use super::settings::StageSettings;
@@ -115,6 +116,9 @@ pub struct Grpo {
                    DeepSeek-V3.2 3.1)."
     )]
     pub off_policy_mask_threshold: Option<f64>,
+    /// How the sampler's deviation from the trainer is corrected.
+    #[key(part)]
+    pub correction: Correction,
     /// Steps between refreshes of the reference from the policy; 0: never. R1 used 400 updates.
     #[key(takes = steps(0), default = 0, unit = "steps")]
     pub sync_ref_steps: u64,
@@ -179,6 +183,7 @@ impl Grpo {
             beta: self.beta,
             use_bias_correction_kl: self.use_bias_correction_kl,
             off_policy_mask_threshold: self.off_policy_mask_threshold,
+            importance_sampling_correction: self.correction.settings(),
             num_iterations: self.num_iterations,
             num_minibatches: self.steps_per_generation,
             mask_truncated_completions: self.mask_truncated_completions,
@@ -270,6 +275,7 @@ impl StageSettings for Grpo {
 
     fn check(&self, place: &str) -> Result<(), JobError> {
         self.check_groups(place)?;
+        self.correction.check(place)?;
         if self.epsilon_high < self.epsilon {
             let (low, high) = (self.epsilon, self.epsilon_high);
             return Err(JobError::unsound(

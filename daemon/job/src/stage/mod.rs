@@ -3,12 +3,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`pretrain`], [`sft`], [`dpo`], [`reward_model`], [`grpo`], [`ppo`], [`rejection_sampling`], [`eval`] | a kind each: its keys, sizes and checks |
-//! | [`rows`], [`rollouts`], [`replay`], [`training`], [`tokenize`] | keys that several kinds have |
+//! | [`rows`], [`rollouts`], [`replay`], [`correction`], [`training`], [`tokenize`] | keys that several kinds have |
 //! | [`settings`] | what any kind is asked |
 //! | [`kind`] | the kinds, and the table of each |
 //! | [`origin`], [`length`] | where a stage starts, and how long it runs |
 //! | [`table`] | tables `[[stage]]` |
 
+pub(crate) mod correction;
 pub(crate) mod dpo;
 pub(crate) mod eval;
 pub(crate) mod grpo;
@@ -28,6 +29,7 @@ mod table;
 pub(crate) mod tokenize;
 pub(crate) mod training;
 
+pub use correction::Correction;
 pub use dpo::Dpo;
 pub use grpo::Grpo;
 pub use kind::StageKind;

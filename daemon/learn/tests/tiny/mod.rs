@@ -208,6 +208,7 @@ pub(crate) fn objective() -> Objective {
         beta: 0.0,
         use_bias_correction_kl: false,
         off_policy_mask_threshold: None,
+        importance_sampling_correction: None,
         num_iterations: 1,
         num_minibatches: 1,
         mask_truncated_completions: false,
