@@ -12,8 +12,11 @@ import pytest
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "daemon/kernels"
 # (head_dim, query heads of one key head that a block takes); only attention depends on them.
 SHAPES = [(64, 7), (128, 8), (128, 6), (256, 8), (16, 2)]
+MMA_SHAPES = [(64, 7), (64, 1), (64, 8), (128, 8), (128, 6)]
 REST = ["layer.cu", "few.cu", "threshold.cu", "draw.cu"]
-CASES = [("attention.cu", *shape) for shape in SHAPES] + [(name, 64, 7) for name in REST]
+CASES = [("attention.cu", *shape) for shape in SHAPES]
+CASES += [("attention_mma.cu", *shape) for shape in MMA_SHAPES]
+CASES += [(name, 64, 7) for name in REST]
 # Registers that spill to memory would cost more than the kernel does.
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores")
 
@@ -48,10 +51,12 @@ def compile_kernel(library, text, name, definitions):
 @pytest.mark.parametrize("bfloat16", [1, 0])
 @pytest.mark.parametrize("name, head_dim, group", CASES)
 def test_a_kernel_compiles_without_spills(name, head_dim, group, bfloat16):
-    common = (KERNELS / "cuda/common.cuh").read_text()
-    text = common + "\n" + (KERNELS / "cuda" / name).read_text()
+    files = ["ptx.cuh", "common.cuh", name]
+    text = "\n".join((KERNELS / "cuda" / file).read_text() for file in files)
     definitions = [f"BFLOAT16={bfloat16}", f"HEAD_DIM={head_dim}", f"GROUP={group}"]
     status, log = compile_kernel(nvrtc(), text, name, definitions)
     assert status == 0, log
     spills = [int(stores) for _, stores in SPILL.findall(log)]
-    assert spills and max(spills) == 0, log
+    # In float32 nothing is for the tensor cores.
+    assert spills or (name == "attention_mma.cu" and not bfloat16)
+    assert max(spills, default=0) == 0, log

@@ -136,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
             float k[8];
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                k[i] = wide(key[a].at[i]);
+                k[i] = key[a][i];
 #pragma unroll
             for (int g = 0; g < GROUP; g++) {
                 float dot = 0.0f;
@@ -179,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
             float v[8];
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                v[i] = valid[a] ? wide(value[a].at[i]) : 0.0f;
+                v[i] = valid[a] ? value[a][i] : 0.0f;
 #pragma unroll
             for (int g = 0; g < GROUP; g++)
 #pragma unroll

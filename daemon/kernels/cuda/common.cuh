@@ -1,53 +1,50 @@
-// What every kernel needs. The host puts this text before a kernel's own and defines BFLOAT16 as 1
-// or 0: the dtype of weights, activations and cache.
+// What every kernel needs. The host puts this text behind ptx.cuh's and before a kernel's own, and
+// defines BFLOAT16 as 1 or 0: the dtype of weights, activations and cache.
 
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef long long i64;
-
-#define INFINITY __int_as_float(0x7f800000)
-
+// A number, and eight neighbouring ones, which are read and written in accesses of 16 bytes and
+// held as they are until they are used.
 #if BFLOAT16
 struct Number {
     u16 bits;
 };
 __device__ __forceinline__ float wide(Number x) { return __uint_as_float((u32)x.bits << 16); }
-__device__ __forceinline__ Number narrow(float x) {
-    Number y;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-    return y;
-}
+__device__ __forceinline__ Number narrow(float x) { return {to_bfloat16(x)}; }
+
+struct alignas(16) Eight {
+    u32 pairs[4];
+
+    __device__ __forceinline__ float operator[](int i) const {
+        return __uint_as_float(i % 2 ? pairs[i / 2] & 0xffff0000u : pairs[i / 2] << 16);
+    }
+    static __device__ __forceinline__ Eight of(const float (&x)[8]) {
+        return {to_bfloat16s(x[0], x[1]), to_bfloat16s(x[2], x[3]), to_bfloat16s(x[4], x[5]),
+                to_bfloat16s(x[6], x[7])};
+    }
+};
 #else
 typedef float Number;
 __device__ __forceinline__ float wide(Number x) { return x; }
 __device__ __forceinline__ Number narrow(float x) { return x; }
+
+struct alignas(16) Eight {
+    float numbers[8];
+
+    __device__ __forceinline__ float operator[](int i) const { return numbers[i]; }
+    static __device__ __forceinline__ Eight of(const float (&x)[8]) {
+        return {x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]};
+    }
+};
 #endif
 
-// Eight neighbouring numbers, read and written in accesses of 16 bytes.
-struct alignas(16) Eight {
-    Number at[8];
-};
-
 __device__ __forceinline__ void load(const Number *from, float (&to)[8]) {
-    Eight eight = *(const Eight *)from;
+    const Eight eight = *(const Eight *)from;
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        to[i] = wide(eight.at[i]);
+        to[i] = eight[i];
 }
 
 __device__ __forceinline__ void store(const float (&from)[8], Number *to) {
-    Eight eight;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        eight.at[i] = narrow(from[i]);
-    *(Eight *)to = eight;
-}
-
-// Lets the next kernel of the stream be launched, and waits until the one before has written its
-// results (programmatic dependent launch). Both do nothing where the launch did not ask for it.
-__device__ __forceinline__ void take_turn() {
-    asm volatile("griddepcontrol.launch_dependents;");
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    *(Eight *)to = Eight::of(from);
 }
 
 // Eight neighbouring logits from `id` on; minus infinity behind the last.

@@ -1,8 +1,12 @@
 // The parts of a decoder layer between its matrix products, for one token of each row.
 
-// h[b] = table[ids[b]]: ids [B], table [V, width], h [B, width].
-extern "C" __global__ void embed(const int *ids, const Number *table, Number *h, int width) {
+// h[b] = table[ids[b]]: ids [B], table [V, width], h [B, width]. The first kernel of a step: step
+// [1] grows by 1.
+extern "C" __global__ void embed(const int *ids, const Number *table, Number *h, int *step,
+                                 int width) {
     take_turn();
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        *step += 1;
     const Number *from = table + (i64)ids[blockIdx.x] * width;
     Number *to = h + (i64)blockIdx.x * width;
     for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8)

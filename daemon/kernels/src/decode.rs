@@ -1,63 +1,21 @@
 //! The operations of a decoding step, each a kernel of `cuda/`.
 
+use crate::attention::{Attention, AttentionSizes};
 use crate::driver::{Arguments, Function, Launch, Module};
 use crate::error::{KernelError, Result};
 use crate::gpu::Gpu;
+use crate::operands::{Operands, address};
 use tch::{Kind, Tensor};
 
-/// Most query heads of one key head that a block of `attend` takes.
-const GROUP_MAX: i64 = 8;
 /// Most ids of a vocabulary, by the shared memory of `draw`.
 const VOCAB_MAX_IDS: i64 = 256 * 1024;
 const NORM_THREADS: u32 = 256;
-const ROTATE_WARPS: u32 = 4;
-const ATTEND_THREADS: u32 = 128;
 const DRAW_THREADS: u32 = 1024;
 const FEW_WARPS: u32 = 8;
 /// Blocks of a product with few rows: more would only norm the same rows again.
 const FEW_BLOCKS: u32 = 1056;
 /// Shared memory that a block has without asking for more.
 const FEW_MAX_BYTES: i64 = 44 << 10;
-/// Blocks of `attend` that fill the device: it splits the places where there are fewer.
-const ATTEND_BLOCKS: i64 = 264;
-/// Places below which another part of them is not worth its merge.
-const PART_MIN_PLACES: i64 = 128;
-
-/// Sizes of grouped-query attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionSizes {
-    /// Query heads.
-    pub heads: i64,
-    /// Heads of keys and values.
-    pub key_heads: i64,
-    /// Dimensions of a head.
-    pub head_dim: i64,
-}
-
-impl AttentionSizes {
-    /// Query heads that a block takes: the largest divisor of a key head's that it can.
-    fn block_heads(&self) -> i64 {
-        let group = self.heads / self.key_heads;
-        (1..=GROUP_MAX.min(group))
-            .rev()
-            .find(|heads| group % heads == 0)
-            .unwrap_or(1)
-    }
-}
-
-/// The operands of [`DecodeKernels::rotate_and_store`] beside the product.
-pub struct Rotation<'a> {
-    /// Biases of the product, `[(heads + 2 · key_heads) · head_dim]`.
-    pub bias: Option<&'a Tensor>,
-    /// Weights of the norms of each head's queries and keys, `[head_dim]` each, and their ε.
-    pub norms: Option<(&'a Tensor, &'a Tensor, f32)>,
-    /// Cosines and signed sines of every position, float32 `[positions, 2, head_dim]`.
-    pub table: &'a Tensor,
-    /// The place that each row's token goes to, int32 `[B]`.
-    pub position: &'a Tensor,
-    /// Rows that live, int32 `[1]`: rows behind them are left out.
-    pub live: &'a Tensor,
-}
 
 /// What a draw reads and writes beside the logits, all on the device.
 pub struct Draw<'a> {
@@ -111,16 +69,12 @@ pub enum Few<'a> {
 /// The kernels, compiled for one dtype and one shape of attention.
 pub struct DecodeKernels {
     kind: Kind,
-    sizes: AttentionSizes,
     embed: Function,
     rms_norm: Function,
     silu_mul: Function,
-    rotate_and_store: Function,
-    attend: Function,
-    merge: Function,
+    attention: Attention,
     threshold: Function,
     draw: Function,
-    advance: Function,
     /// Products with few rows, by what is done around them and log2 of the rows.
     few: [[Function; 3]; 4],
     /// The code of the functions.
@@ -139,13 +93,8 @@ impl DecodeKernels {
         intermediate: i64,
         vocab: i64,
     ) -> bool {
-        let lanes = sizes.head_dim / 8;
         matches!(kind, Kind::BFloat16 | Kind::Float)
-            && sizes.key_heads > 0
-            && sizes.heads % sizes.key_heads == 0
-            && sizes.head_dim % 16 == 0
-            && lanes <= 32
-            && lanes.count_ones() == 1
+            && sizes.are_known()
             && [hidden, intermediate].iter().all(|width| width % 8 == 0)
             && vocab <= VOCAB_MAX_IDS
     }
@@ -153,8 +102,10 @@ impl DecodeKernels {
     /// Compiles the kernels, which takes tens of milliseconds. [`Self::takes`] said that there are.
     pub fn compile(gpu: &Gpu, kind: Kind, sizes: AttentionSizes) -> Result<DecodeKernels> {
         let definitions = definitions(kind, sizes);
+        let on_tensor_cores = sizes.are_for_tensor_cores(kind);
         let modules = crate::sources()
             .iter()
+            .filter(|(file, _)| on_tensor_cores || *file != "attention_mma.cu")
             .map(|(file, text)| gpu.compile(file, text, &definitions))
             .collect::<Result<Vec<_>>>()?;
         let find = |name: &str| {
@@ -170,33 +121,43 @@ impl DecodeKernels {
         };
         Ok(DecodeKernels {
             kind,
-            sizes,
             embed: find("embed")?,
             rms_norm: find("rms_norm")?,
             silu_mul: find("silu_mul")?,
-            rotate_and_store: find("rotate_and_store")?,
-            attend: find("attend")?,
-            merge: find("merge")?,
+            attention: Attention::find(kind, sizes, find)?,
             threshold: find("threshold")?,
             draw: find("draw")?,
-            advance: find("advance")?,
             few: [few("normed")?, few("plain")?, few("gated")?, few("added")?],
             _modules: modules,
         })
     }
 
-    /// Looks rows of the embedding up: `ids` int32 `[B]`, `table` `[V, D]` → `hidden` `[B, D]`.
-    pub fn embed(&self, gpu: &Gpu, ids: &Tensor, table: &Tensor, hidden: &Tensor) -> Result<()> {
+    /// The kernels of attention.
+    pub fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    /// Looks rows of the embedding up, and adds 1 to the step int32 `[1]`: `ids` int32 `[B]`,
+    /// `table` `[V, D]` → `hidden` `[B, D]`.
+    pub fn embed(
+        &self,
+        gpu: &Gpu,
+        (ids, step): (&Tensor, &Tensor),
+        table: &Tensor,
+        hidden: &Tensor,
+    ) -> Result<()> {
         let (rows, width) = hidden.size2()?;
         let operands = Operands::of("embed");
         operands.are(ids, Kind::Int, &[rows])?;
         operands.are(hidden, self.kind, &[rows, width])?;
-        operands.are(table, self.kind, &[table.size()[0], width])?;
+        operands.are(table, self.kind, &[table.size2()?.0, width])?;
+        operands.are(step, Kind::Int, &[1])?;
         let launch = Launch::of_rows(rows, NORM_THREADS);
         let arguments = Arguments::new()
             .address(address(ids))
             .address(address(table))
             .address(address(hidden))
+            .address(address(step))
             .int(width as i32);
         gpu.stream().launch(self.embed, launch, arguments)
     }
@@ -242,149 +203,6 @@ impl DecodeKernels {
             .address(address(y))
             .int(width as i32);
         gpu.stream().launch(self.silu_mul, launch, arguments)
-    }
-
-    /// Adds biases, norms, rotates, and puts keys and values into the cache: `qkv` float32 `[B,
-    /// (heads + 2 · key_heads) · head_dim]` → `query` `[B, heads · head_dim]`; `keys` and `values`
-    /// `[slots, key_heads, places, head_dim]`, of which row b has slot b.
-    pub fn rotate_and_store(
-        &self,
-        gpu: &Gpu,
-        qkv: &Tensor,
-        rotation: &Rotation,
-        query: &Tensor,
-        keys: &Tensor,
-        values: &Tensor,
-    ) -> Result<()> {
-        let AttentionSizes {
-            heads,
-            key_heads,
-            head_dim,
-        } = self.sizes;
-        let (rows, all_heads) = (qkv.size2()?.0, heads + 2 * key_heads);
-        let operands = Operands::of("rotate_and_store");
-        operands.are(qkv, Kind::Float, &[rows, all_heads * head_dim])?;
-        operands.are(query, self.kind, &[rows, heads * head_dim])?;
-        let places = operands.are_cache(self, keys, values)?;
-        operands.are(rotation.position, Kind::Int, &[rows])?;
-        operands.are(rotation.live, Kind::Int, &[1])?;
-        let positions = rotation.table.size().first().copied().unwrap_or(0);
-        operands.are(rotation.table, Kind::Float, &[positions, 2, head_dim])?;
-        if positions < places {
-            return operands.refuse(format!("{positions} rotations for {places} places"));
-        }
-        if let Some(bias) = rotation.bias {
-            operands.are(bias, self.kind, &[all_heads * head_dim])?;
-        }
-        let (query_norm, key_norm, epsilon) = match rotation.norms {
-            Some((query_norm, key_norm, epsilon)) => {
-                operands.are(query_norm, self.kind, &[head_dim])?;
-                operands.are(key_norm, self.kind, &[head_dim])?;
-                (address(query_norm), address(key_norm), epsilon)
-            }
-            None => (0, 0, 0.0),
-        };
-        let launch = Launch {
-            grid: [rows as u32, (all_heads as u32).div_ceil(ROTATE_WARPS), 1],
-            threads: 32 * ROTATE_WARPS,
-            shared_bytes: ROTATE_WARPS * head_dim as u32 * 4,
-        };
-        let arguments = Arguments::new()
-            .address(address(qkv))
-            .address(rotation.bias.map_or(0, address))
-            .address(query_norm)
-            .address(key_norm)
-            .float(epsilon)
-            .address(address(rotation.table))
-            .address(address(rotation.position))
-            .address(address(rotation.live))
-            .address(address(query))
-            .address(address(keys))
-            .address(address(values))
-            .int(heads as i32)
-            .int(key_heads as i32)
-            .int(places as i32);
-        gpu.stream()
-            .launch(self.rotate_and_store, launch, arguments)
-    }
-
-    /// Parts into which the places are cut, so that `rows` rows keep the device busy.
-    pub fn parts(&self, rows: i64, places: i64) -> i64 {
-        let blocks = rows * self.sizes.heads / self.sizes.block_heads();
-        let wanted = (ATTEND_BLOCKS + blocks - 1) / blocks.max(1);
-        wanted.clamp(1, (places / PART_MIN_PLACES).max(1))
-    }
-
-    /// Numbers of [`Self::attend`]'s `partial`.
-    pub fn partial_numbers(&self, rows: i64, parts: i64) -> i64 {
-        rows * self.sizes.heads * parts * (self.sizes.head_dim + 2)
-    }
-
-    /// Computes softmax(q kᵀ / √d) v over the places up to each row's position: `query` and `out`
-    /// `[B, heads · head_dim]`, the cache as [`Self::rotate_and_store`] writes it, `position` int32
-    /// `[B]`, `live` int32 `[1]`, `partial` float32 of [`Self::partial_numbers`].
-    #[allow(clippy::too_many_arguments, reason = "the operands of one kernel")]
-    pub fn attend(
-        &self,
-        gpu: &Gpu,
-        query: &Tensor,
-        (keys, values): (&Tensor, &Tensor),
-        position: &Tensor,
-        live: &Tensor,
-        (partial, parts): (&Tensor, i64),
-        out: &Tensor,
-    ) -> Result<()> {
-        let AttentionSizes {
-            heads,
-            key_heads,
-            head_dim,
-        } = self.sizes;
-        let rows = query.size2()?.0;
-        let operands = Operands::of("attend");
-        operands.are(query, self.kind, &[rows, heads * head_dim])?;
-        operands.are(out, self.kind, &[rows, heads * head_dim])?;
-        let places = operands.are_cache(self, keys, values)?;
-        operands.are(position, Kind::Int, &[rows])?;
-        operands.are(live, Kind::Int, &[1])?;
-        operands.are(partial, Kind::Float, &[partial.numel() as i64])?;
-        if (partial.numel() as i64) < self.partial_numbers(rows, parts) {
-            return operands.refuse(format!("{parts} parts do not fit {partial:?}"));
-        }
-        let blocks = heads / self.sizes.block_heads();
-        let launch = Launch {
-            grid: [rows as u32, blocks as u32, parts as u32],
-            threads: ATTEND_THREADS,
-            shared_bytes: 0,
-        };
-        let arguments = Arguments::new()
-            .address(address(query))
-            .address(address(keys))
-            .address(address(values))
-            .address(address(position))
-            .address(address(live))
-            .address(address(out))
-            .address(address(partial))
-            .int(heads as i32)
-            .int(key_heads as i32)
-            .int(places as i32)
-            .int(parts as i32)
-            .float((head_dim as f32).powf(-0.5));
-        gpu.stream().launch(self.attend, launch, arguments)?;
-        if parts == 1 {
-            return Ok(());
-        }
-        let launch = Launch {
-            grid: [rows as u32, heads as u32, 1],
-            threads: head_dim as u32,
-            shared_bytes: 0,
-        };
-        let arguments = Arguments::new()
-            .address(address(partial))
-            .address(address(live))
-            .address(address(out))
-            .int(heads as i32)
-            .int(parts as i32);
-        gpu.stream().launch(self.merge, launch, arguments)
     }
 
     /// Whether [`Self::few`] takes products of this many rows of `inner` numbers, norm included.
@@ -504,18 +322,6 @@ impl DecodeKernels {
             .float(draw.temperature);
         gpu.stream().launch(self.draw, launch, arguments)
     }
-
-    /// Adds 1 to `step` int32 `[1]`, behind the step's last kernel.
-    pub fn advance(&self, gpu: &Gpu, step: &Tensor) -> Result<()> {
-        Operands::of("advance").are(step, Kind::Int, &[1])?;
-        let launch = Launch {
-            grid: [1, 1, 1],
-            threads: 1,
-            shared_bytes: 0,
-        };
-        let arguments = Arguments::new().address(address(step));
-        gpu.stream().launch(self.advance, launch, arguments)
-    }
 }
 
 /// Bytes of a set of kept ids: a bit each, in whole words of 64.
@@ -530,53 +336,4 @@ fn definitions(kind: Kind, sizes: AttentionSizes) -> Vec<String> {
         format!("HEAD_DIM={}", sizes.head_dim),
         format!("GROUP={}", sizes.block_heads()),
     ]
-}
-
-fn address(tensor: &Tensor) -> u64 {
-    tensor.data_ptr().addr() as u64
-}
-
-/// Checks the operands of one operation: a kernel would read and write outside of them.
-struct Operands {
-    operation: &'static str,
-}
-
-impl Operands {
-    fn of(operation: &'static str) -> Operands {
-        Operands { operation }
-    }
-
-    fn refuse<T>(&self, message: String) -> Result<T> {
-        Err(KernelError::Operand {
-            operation: self.operation,
-            message,
-        })
-    }
-
-    fn are(&self, tensor: &Tensor, kind: Kind, shape: &[i64]) -> Result<()> {
-        let fits = tensor.kind() == kind
-            && tensor.size() == shape
-            && tensor.is_contiguous()
-            && tensor.device().is_cuda();
-        if fits {
-            return Ok(());
-        }
-        self.refuse(format!(
-            "{tensor:?} is not a contiguous {kind:?} of {shape:?} on a GPU"
-        ))
-    }
-
-    /// Checks a cache, which has a slot for each row that lives; returns the places of a slot.
-    fn are_cache(&self, kernels: &DecodeKernels, keys: &Tensor, values: &Tensor) -> Result<i64> {
-        let (slots, _, places, _) = keys.size4()?;
-        let shape = [
-            slots,
-            kernels.sizes.key_heads,
-            places,
-            kernels.sizes.head_dim,
-        ];
-        self.are(keys, kernels.kind, &shape)?;
-        self.are(values, kernels.kind, &shape)?;
-        Ok(places)
-    }
 }

@@ -379,6 +379,9 @@ pub struct Graph {
     handle: Pointer,
 }
 
+// SAFETY: as of [`crate::Gpu`].
+unsafe impl Send for Graph {}
+
 impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: instantiated once, destroyed once. An error has no one to go to.

@@ -24,6 +24,12 @@ pub enum KernelError {
         /// The minor number of its compute capability.
         minor: i32,
     },
+    /// There are no kernels for a model of this kind.
+    #[error("r1d has no kernels for {what}")]
+    Model {
+        /// What it has that they do not know.
+        what: &'static str,
+    },
     /// A kernel's text does not compile, which is a fault of r1d's.
     #[error("{file} does not compile: {log}")]
     Compile {

@@ -40,11 +40,7 @@ fn main() -> Result<(), Error> {
                     SystemClock::shared(),
                 )
             };
-            let mut sampler = if own {
-                sampler()?
-            } else {
-                sampler()?.without_own_kernels()
-            };
+            let mut sampler = sampler()?.with_own_kernels(own);
             let request = request(&model, rows, prompt, new, top_p);
             let mut best = 0.0f64;
             for _ in 0..RUNS {

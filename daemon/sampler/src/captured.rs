@@ -2,7 +2,8 @@
 //!
 //! The host's share of a step is one launch: ids, positions and draws stay on the device, and the
 //! host reads them once for a block of steps. A graph has a fixed number of rows, so there is one
-//! for each of a few sizes; rows that are in the graph and not in the request do nothing.
+//! for each of a few sizes; rows that are in the graph and not in the request do nothing. Memory
+//! and graphs stay for the next request of the same sizes.
 //!
 //! The schedule, the cache and the records are those of the other way to decode, and so are the
 //! uniforms: in float32 both ways draw the same ids.
@@ -10,17 +11,24 @@
 use crate::error::Result;
 use crate::sampling_mask;
 use r1d_kernels::{
-    AttentionSizes, Cut, DecodeKernels, Draw, Few, Gpu, Graph, KernelError, Rotation, kept_bytes,
+    AttentionSizes, Cut, DecodeKernels, Draw, Few, Gpu, Graph, KernelError, Rotation, Scratch,
+    kept_bytes,
 };
 use r1d_model::{Cache, CausalLm, DenseLayer, DenseParts};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
+
+/// Requests of different sizes whose memory and graphs are kept: those of training and of an
+/// evaluation take turns.
+const PLANS_MAX: usize = 2;
 
 /// Kernels that were compiled for models of one dtype and shape of attention.
 pub(crate) struct Engine {
     gpu: Gpu,
     kernels: DecodeKernels,
     compiled_for: (Kind, AttentionSizes),
+    /// What requests like those before use, the last one's first.
+    plans: Vec<Plan>,
 }
 
 /// A block of decoding steps as it comes from the host.
@@ -44,7 +52,7 @@ pub(crate) struct DrawnStep {
 }
 
 /// How a request draws.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Drawing {
     /// Temperature of the distribution; 0 is greedy.
     pub temperature: f32,
@@ -54,15 +62,34 @@ pub(crate) struct Drawing {
     pub keeps: bool,
 }
 
+/// Memory, and the graphs that use it.
+struct Plan {
+    made_for: MadeFor,
+    buffers: Buffers,
+    /// Cosines and sines of all places.
+    rotations: Tensor,
+    graphs: BTreeMap<i64, Graph>,
+}
+
+/// All that a graph has of a request: another with the same can use it.
+#[derive(PartialEq)]
+struct MadeFor {
+    rows: i64,
+    steps: i64,
+    /// Places of a slot.
+    places: i64,
+    drawing: Drawing,
+    /// Addresses of the model's weights and of the cache.
+    addresses: Vec<usize>,
+}
+
 /// A request while it decodes.
 pub(crate) struct Captured<'a> {
-    engine: &'a Engine,
+    gpu: &'a Gpu,
+    kernels: &'a DecodeKernels,
     parts: DenseParts<'a>,
     cache: Vec<(Tensor, Tensor)>,
-    buffers: Buffers,
-    graphs: BTreeMap<i64, Graph>,
-    drawing: Drawing,
-    steps: i64,
+    plan: &'a mut Plan,
 }
 
 /// Memory of the largest graph; a smaller one uses the beginning of each.
@@ -106,29 +133,33 @@ fn sizes_of(parts: &DenseParts) -> AttentionSizes {
 }
 
 impl Engine {
-    /// Opens the device and compiles the kernels. `None` if there are none for this model.
-    pub(crate) fn open(model: &CausalLm) -> Result<Option<Engine>> {
-        let Some(parts) = model.dense_parts(1)? else {
-            return Ok(None);
-        };
+    /// Opens the device and compiles the kernels. The error says why they cannot be used.
+    pub(crate) fn open(model: &CausalLm) -> Result<Engine> {
+        let parts = model.dense_parts(1)?.ok_or(KernelError::Model {
+            what: "latent attention, experts, adapters or FP8",
+        })?;
         let (kind, sizes) = (model.kind(), sizes_of(&parts));
         let (vocab, hidden) = parts.lm_head.size2()?;
         if !DecodeKernels::takes(kind, sizes, hidden, parts.intermediate, vocab) {
-            return Ok(None);
+            return Err(KernelError::Model {
+                what: "these sizes of heads and layers",
+            }
+            .into());
         }
         let gpu = Gpu::open(model.device())?;
         let kernels = DecodeKernels::compile(&gpu, kind, sizes)?;
-        Ok(Some(Engine {
+        Ok(Engine {
             gpu,
             kernels,
             compiled_for: (kind, sizes),
-        }))
+            plans: Vec::new(),
+        })
     }
 
     /// Begins a request whose blocks have at most `steps` steps of `rows` rows. `None` if the
     /// kernels are not for this model.
     pub(crate) fn begin<'a>(
-        &'a self,
+        &'a mut self,
         model: &'a CausalLm,
         cache: &Cache,
         (rows, steps): (usize, usize),
@@ -142,7 +173,7 @@ impl Engine {
             return Ok(None);
         };
         let places = first.0.size4()?.2;
-        let Some(parts) = model.dense_parts(places)? else {
+        let Some(mut parts) = model.dense_parts(places)? else {
             return Ok(None);
         };
         let slots: Option<Vec<_>> = (0..parts.layers.len()).map(held).collect();
@@ -150,22 +181,53 @@ impl Engine {
         else {
             return Ok(None);
         };
-        let steps = steps as i64;
-        let rows = graph_rows(rows);
+        let made_for = MadeFor {
+            rows: graph_rows(rows),
+            steps: steps as i64,
+            places,
+            drawing,
+            addresses: addresses(&parts, &slots),
+        };
+        let plan = match self.plans.iter().position(|plan| plan.made_for == made_for) {
+            Some(at) => self.plans.remove(at),
+            None => self.plan(&parts, model, made_for)?,
+        };
+        self.plans.insert(0, plan);
+        self.plans.truncate(PLANS_MAX);
+        let Some(plan) = self.plans.first_mut() else {
+            return Ok(None);
+        };
+        parts.rotations = plan.rotations.shallow_clone();
+        let mut captured = Captured {
+            gpu: &self.gpu,
+            kernels: &self.kernels,
+            parts,
+            cache: slots,
+            plan,
+        };
+        // An error of the kernels shows here, where libtorch's operations can still take over.
+        captured.graph(captured.plan.made_for.rows)?;
+        Ok(Some(captured))
+    }
+
+    fn plan(&self, parts: &DenseParts, model: &CausalLm, made_for: MadeFor) -> Result<Plan> {
+        let MadeFor {
+            rows,
+            steps,
+            places,
+            drawing,
+            ..
+        } = made_for;
         let kept = match drawing.cut {
             Some(_) if drawing.keeps => steps * rows * kept_bytes(model.config.vocab_size),
             _ => 0,
         };
-        let buffers = self.buffers(&parts, model, (rows, places, steps), kept)?;
-        Ok(Some(Captured {
-            engine: self,
-            parts,
-            cache: slots,
-            buffers,
+        Ok(Plan {
+            buffers: self.buffers(parts, model, (rows, places, steps), kept)?,
+            rotations: parts.rotations.shallow_clone(),
             graphs: BTreeMap::new(),
-            drawing,
-            steps,
-        }))
+            made_for,
+        })
     }
 
     fn buffers(
@@ -183,17 +245,7 @@ impl Engine {
         } = sizes_of(parts);
         let (vocab, hidden) = parts.lm_head.size2()?;
         let kind = model.kind();
-        // Fewer rows are cut into more parts.
-        let partial = (0..)
-            .map(|power| 1i64 << power)
-            .take_while(|&fewer| fewer < rows)
-            .chain([rows])
-            .map(|fewer| {
-                let parts = self.kernels.parts(fewer, places);
-                self.kernels.partial_numbers(fewer, parts)
-            })
-            .max()
-            .unwrap_or(0);
+        let partial = self.kernels.attention().partial_numbers(rows, places);
         Ok(Buffers {
             hidden: zeros(&[rows, hidden], kind)?,
             normed: zeros(&[rows, hidden], kind)?,
@@ -252,16 +304,44 @@ impl Buffers {
     }
 }
 
+/// Addresses of all that a graph reads or writes beside its own memory.
+fn addresses(parts: &DenseParts, cache: &[(Tensor, Tensor)]) -> Vec<usize> {
+    let of_layer = |layer: &DenseLayer| {
+        let norms = layer
+            .head_norms
+            .map(|(query, key)| (query.0, key.0))
+            .unzip();
+        let always = [
+            layer.input_norm.0,
+            layer.qkv_proj,
+            layer.o_proj,
+            layer.post_attention_norm.0,
+            layer.gate_up,
+            layer.down,
+        ];
+        let sometimes = [layer.qkv_bias, norms.0, norms.1];
+        let all = always.map(Some).into_iter().chain(sometimes);
+        all.map(|tensor| tensor.map_or(0, address))
+            .collect::<Vec<_>>()
+    };
+    let around = [parts.embed_tokens, parts.norm.0, parts.lm_head];
+    let of_cache = cache.iter().flat_map(|(keys, values)| [keys, values]);
+    let mut addresses: Vec<usize> = around.into_iter().chain(of_cache).map(address).collect();
+    addresses.extend(parts.layers.iter().flat_map(of_layer));
+    addresses
+}
+
+fn address(tensor: &Tensor) -> usize {
+    tensor.data_ptr().addr()
+}
+
 impl Captured<'_> {
     /// Decodes `steps` steps of all rows and draws an id of each: row i lives in slot i.
     pub(crate) fn decode(&mut self, block: &Block, steps: usize) -> Result<Vec<DrawnStep>> {
         let live = block.last_ids.len();
         let rows = graph_rows(live);
-        let buffers = self.buffers.narrow(rows, self.steps)?;
-        if !self.graphs.contains_key(&rows) {
-            let graph = self.capture(&buffers)?;
-            self.graphs.insert(rows, graph);
-        }
+        self.graph(rows)?;
+        let buffers = self.buffers(rows)?;
         let ints = |values: &[i64]| values.iter().map(|value| *value as i32).collect::<Vec<_>>();
         let fill = |to: &Tensor, from: Tensor| -> Result<()> {
             to.f_narrow(0, 0, from.size1()?)?.f_copy_(&from)?;
@@ -276,7 +356,8 @@ impl Captured<'_> {
             Tensor::f_from_slice(&ints(block.positions))?,
         )?;
         fill(&buffers.live, Tensor::f_from_slice(&[live as i32])?)?;
-        let _ = self.buffers.step.f_zero_()?;
+        // The first step counts up to 0.
+        let _ = buffers.step.shallow_clone().f_fill_(-1)?;
         let uniforms: Vec<f32> = block.uniforms.iter().map(|u| *u as f32).collect();
         let uniforms = Tensor::f_from_slice(&uniforms)?.f_view([steps as i64, live as i64])?;
         buffers
@@ -284,55 +365,44 @@ impl Captured<'_> {
             .f_narrow(0, 0, steps as i64)?
             .f_narrow(1, 0, live as i64)?
             .f_copy_(&uniforms)?;
-        if let Some(graph) = self.graphs.get(&rows) {
+        if let Some(graph) = self.plan.graphs.get(&rows) {
             for _ in 0..steps {
-                self.engine.gpu.replay(graph)?;
+                self.gpu.replay(graph)?;
             }
         }
-        self.drawn(&buffers, steps as i64, live as i64)
+        drawn(&buffers, steps as i64, live as i64)
     }
 
-    /// Reads what a block has drawn.
-    fn drawn(&self, buffers: &Buffers, steps: i64, live: i64) -> Result<Vec<DrawnStep>> {
-        let of_live = |tensor: &Tensor| {
-            let narrow = tensor.f_narrow(0, 0, steps)?.f_narrow(1, 0, live)?;
-            narrow.f_to_device(tch::Device::Cpu)
-        };
-        let (ids, logprobs) = (of_live(&buffers.ids)?, of_live(&buffers.logprobs)?);
-        let kept = if buffers.kept.numel() > 0 {
-            Some(of_live(&buffers.kept)?)
-        } else {
-            None
-        };
-        let of_step = |step| {
-            let kept = match &kept {
-                Some(kept) => sampling_mask::words(&kept.f_get(step)?)?,
-                None => Vec::new(),
-            };
-            Ok(DrawnStep {
-                ids: Vec::try_from(&ids.f_get(step)?.f_to_kind(Kind::Int64)?)?,
-                logprobs: Vec::try_from(&logprobs.f_get(step)?)?,
-                kept,
-            })
-        };
-        (0..steps).map(of_step).collect()
+    fn buffers(&self, rows: i64) -> Result<Buffers> {
+        self.plan.buffers.narrow(rows, self.plan.made_for.steps)
     }
 
-    fn capture(&self, buffers: &Buffers) -> Result<Graph> {
+    /// Captures the graph of `rows` rows, unless there is one.
+    fn graph(&mut self, rows: i64) -> Result<()> {
+        if self.plan.graphs.contains_key(&rows) {
+            return Ok(());
+        }
         // The first run loads what the libraries load when it is needed, which a capture forbids.
         // No row lives in it, so it writes nothing that is read.
-        let _ = self.buffers.live.shallow_clone().f_zero_()?;
-        let gpu = &self.engine.gpu;
-        self.step(buffers)?;
-        gpu.synchronize()?;
-        Ok(gpu.capture(|| self.step(buffers))?)
+        let buffers = self.buffers(rows)?;
+        let _ = buffers.live.shallow_clone().f_zero_()?;
+        self.step(&buffers)?;
+        self.gpu.synchronize()?;
+        let graph = self.gpu.capture(|| self.step(&buffers))?;
+        self.plan.graphs.insert(rows, graph);
+        Ok(())
     }
 
     /// Launches one step of every row: the token's way through the layers, and the draw.
     fn step(&self, buffers: &Buffers) -> Result<(), KernelError> {
-        let Engine { gpu, kernels, .. } = self.engine;
-        let parts = &self.parts;
-        kernels.embed(gpu, &buffers.last_id, parts.embed_tokens, &buffers.hidden)?;
+        let Captured {
+            gpu,
+            kernels,
+            parts,
+            ..
+        } = self;
+        let ids = (&buffers.last_id, &buffers.step);
+        kernels.embed(gpu, ids, parts.embed_tokens, &buffers.hidden)?;
         for (layer, cache) in parts.layers.iter().zip(&self.cache) {
             self.layer(layer, cache, buffers)?;
         }
@@ -345,7 +415,10 @@ impl Captured<'_> {
             kernels.rms_norm(gpu, &buffers.hidden, norm, epsilon, &buffers.normed)?;
             gpu.linear(&buffers.normed, parts.lm_head, &buffers.logits)?;
         }
-        if let Some(cut) = self.drawing.cut {
+        let Drawing {
+            temperature, cut, ..
+        } = self.plan.made_for.drawing;
+        if let Some(cut) = cut {
             kernels.threshold(gpu, &buffers.logits, &buffers.live, cut, &buffers.limits)?;
         }
         let draw = Draw {
@@ -356,12 +429,11 @@ impl Captured<'_> {
             position: &buffers.position,
             ids: &buffers.ids,
             logprobs: &buffers.logprobs,
-            temperature: self.drawing.temperature,
-            limits: self.drawing.cut.map(|_| &buffers.limits),
+            temperature,
+            limits: cut.map(|_| &buffers.limits),
             kept: (buffers.kept.numel() > 0).then_some(&buffers.kept),
         };
-        kernels.draw(gpu, &buffers.logits, &draw)?;
-        kernels.advance(gpu, &buffers.step)
+        kernels.draw(gpu, &buffers.logits, &draw)
     }
 
     /// h += Attention(Norm(h)); h += FeedForward(Norm(h)).
@@ -371,7 +443,7 @@ impl Captured<'_> {
         (keys, values): &(Tensor, Tensor),
         buffers: &Buffers,
     ) -> Result<(), KernelError> {
-        let Engine { gpu, kernels, .. } = self.engine;
+        let Captured { gpu, kernels, .. } = self;
         let Buffers {
             hidden,
             normed,
@@ -385,13 +457,8 @@ impl Captured<'_> {
         let few = kernels.takes_few(rows, width);
         let (norm, epsilon) = layer.input_norm;
         if few {
-            kernels.few(
-                gpu,
-                &Few::Normed(norm, epsilon),
-                hidden,
-                layer.qkv_proj,
-                qkv,
-            )?;
+            let normed = Few::Normed(norm, epsilon);
+            kernels.few(gpu, &normed, hidden, layer.qkv_proj, qkv)?;
         } else {
             kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
             gpu.linear(normed, layer.qkv_proj, qkv)?;
@@ -405,17 +472,9 @@ impl Captured<'_> {
             position: &buffers.position,
             live: &buffers.live,
         };
-        kernels.rotate_and_store(gpu, qkv, &rotation, query, keys, values)?;
-        let parts = kernels.parts(query.size2()?.0, keys.size4()?.2);
-        kernels.attend(
-            gpu,
-            query,
-            (keys, values),
-            &buffers.position,
-            &buffers.live,
-            (partial, parts),
-            attended,
-        )?;
+        let scratch = Scratch { query, partial };
+        let attention = kernels.attention();
+        attention.run(gpu, qkv, &rotation, (keys, values), &scratch, attended)?;
         let (norm, epsilon) = layer.post_attention_norm;
         if few {
             kernels.few(gpu, &Few::Added, attended, layer.o_proj, hidden)?;
@@ -429,6 +488,32 @@ impl Captured<'_> {
         kernels.silu_mul(gpu, &buffers.gate_up, &buffers.activated)?;
         gpu.add_linear(&buffers.activated, layer.down, hidden)
     }
+}
+
+/// Reads what a block has drawn.
+fn drawn(buffers: &Buffers, steps: i64, live: i64) -> Result<Vec<DrawnStep>> {
+    let of_live = |tensor: &Tensor| {
+        let narrow = tensor.f_narrow(0, 0, steps)?.f_narrow(1, 0, live)?;
+        narrow.f_to_device(tch::Device::Cpu)
+    };
+    let (ids, logprobs) = (of_live(&buffers.ids)?, of_live(&buffers.logprobs)?);
+    let kept = if buffers.kept.numel() > 0 {
+        Some(of_live(&buffers.kept)?)
+    } else {
+        None
+    };
+    let of_step = |step| {
+        let kept = match &kept {
+            Some(kept) => sampling_mask::words(&kept.f_get(step)?)?,
+            None => Vec::new(),
+        };
+        Ok(DrawnStep {
+            ids: Vec::try_from(&ids.f_get(step)?.f_to_kind(Kind::Int64)?)?,
+            logprobs: Vec::try_from(&logprobs.f_get(step)?)?,
+            kept,
+        })
+    };
+    (0..steps).map(of_step).collect()
 }
 
 #[cfg(test)]

@@ -104,17 +104,18 @@ impl Sampler {
         })
     }
 
-    /// Decodes by libtorch's operations alone, also where r1d has kernels.
-    pub fn without_own_kernels(self) -> Sampler {
+    /// Sets whether r1d's own kernels decode where there are some, as they do by default; else
+    /// libtorch's operations do.
+    pub fn with_own_kernels(self, own_kernels: bool) -> Sampler {
         Sampler {
-            own_kernels: false,
+            own_kernels: self.own_kernels && own_kernels,
             ..self
         }
     }
 
     /// Whether a request has decoded by r1d's own kernels.
     pub fn uses_own_kernels(&self) -> bool {
-        self.engine.is_some()
+        self.own_kernels && self.engine.is_some()
     }
 
     /// Opens the kernels before the first request that can use them. Where they cannot be used,
@@ -124,9 +125,9 @@ impl Sampler {
             return;
         }
         match Engine::open(model) {
-            Ok(engine) => self.engine = engine,
+            Ok(engine) => self.engine = Some(engine),
             Err(error) => {
-                tracing::warn!("decoding by libtorch's operations: {error}");
+                unused(&error);
                 self.own_kernels = false;
             }
         }
@@ -186,9 +187,10 @@ impl Sampler {
             keeps: request.sampling.keep_sampling_mask,
         };
         let blocks = (slots as usize, self.look_every);
-        let captured = match &self.engine {
-            Some(engine) if !record_experts && !self.speculative => {
-                engine.begin(model, &self.cache, blocks, drawing)?
+        let captured = match &mut self.engine {
+            Some(engine) if self.own_kernels && !record_experts && !self.speculative => {
+                let begun = engine.begin(model, &self.cache, blocks, drawing);
+                unless_unused(begun, &mut self.own_kernels)?
             }
             _ => None,
         };
@@ -225,6 +227,25 @@ impl Sampler {
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         Ok(run.count.metrics(seconds))
     }
+}
+
+/// Where the kernels failed to begin, libtorch's operations decode from now on.
+fn unless_unused<'a>(
+    begun: Result<Option<Captured<'a>>>,
+    own_kernels: &mut bool,
+) -> Result<Option<Captured<'a>>> {
+    match begun {
+        Err(SamplerError::Kernel(error)) => {
+            unused(&error);
+            *own_kernels = false;
+            Ok(None)
+        }
+        begun => begun,
+    }
+}
+
+fn unused(why: &dyn std::error::Error) {
+    tracing::warn!("r1d's own kernels are not used, libtorch's operations decode: {why}");
 }
 
 impl Count {

@@ -202,7 +202,7 @@ fn in_float32_both_ways_draw_the_same_ids() {
             let mut own = sampler(&model, 7, 256);
             let drawn = generate(&mut own, &model, &request);
             assert!(used_own_kernels(&own));
-            let mut other = sampler(&model, 7, 256).without_own_kernels();
+            let mut other = sampler(&model, 7, 256).with_own_kernels(false);
             let expected = generate(&mut other, &model, &request);
             for (key, rollout) in &drawn {
                 let same = rollout.completion_ids == expected[key].completion_ids;
@@ -248,7 +248,7 @@ fn the_same_ids_are_left_and_drawn() {
             let mut own = sampler(&model, 11, 256);
             let drawn = generate(&mut own, &model, &request);
             assert!(used_own_kernels(&own));
-            let mut other = sampler(&model, 11, 256).without_own_kernels();
+            let mut other = sampler(&model, 11, 256).with_own_kernels(false);
             let expected = generate(&mut other, &model, &request);
             let (mut steps, mut unlike) = (0, 0);
             for (key, rollout) in &drawn {
@@ -317,7 +317,7 @@ fn in_bfloat16_they_are_no_farther_from_training_than_libtorch() {
         assert!(used_own_kernels(&own));
         let again = generate(&mut own, &model, &request);
         assert!(drawn == again, "the same bits each time");
-        let mut other = sampler(&model, 32, 256).without_own_kernels();
+        let mut other = sampler(&model, 32, 256).with_own_kernels(false);
         let others = generate(&mut other, &model, &request);
         let (ours, theirs) = (
             difference(&model, &drawn, 1.0),
