@@ -100,6 +100,10 @@ pub struct Torch {
     /// AMD, and rounded as on Intel's. A switch that Intel does not document.
     #[key(default = true)]
     pub mkl_intel_kernels: bool,
+    /// Decode by r1d's own CUDA kernels where there are some for model and GPU; false: by
+    /// libtorch's operations, slower. The log says once per worker why they are not used.
+    #[key(default = true)]
+    pub own_kernels: bool,
 }
 
 /// The reward plugins' host.

@@ -360,6 +360,7 @@ fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
         executable: settings.worker.clone(),
         threads: worker_threads(device, settings.config.torch.threads),
         mkl_intel_kernels: settings.config.torch.mkl_intel_kernels,
+        own_kernels: settings.config.torch.own_kernels,
         torch_lib: settings.config.torch.lib.clone(),
     }
 }

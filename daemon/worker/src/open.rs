@@ -135,6 +135,7 @@ fn sampler(
     Ok(Some(
         sampler
             .map_err(of_sampling)?
+            .with_own_kernels(placement.own_kernels)
             .with_speculation(request.speculative_decoding),
     ))
 }

@@ -39,6 +39,9 @@ pub(crate) struct ServeArguments {
     /// MKL's Intel kernels on processors of other makers.
     #[arg(long)]
     mkl_intel_kernels: bool,
+    /// Decode by libtorch's operations, also where r1d has kernels of its own.
+    #[arg(long)]
+    no_own_kernels: bool,
     /// Progress is reported at most this often.
     #[arg(long, value_name = "MS", default_value_t = 250, hide = true)]
     progress_interval_ms: u64,
@@ -73,6 +76,7 @@ pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::er
     let placement = Placement {
         device,
         threads: arguments.threads,
+        own_kernels: !arguments.no_own_kernels,
         clock: clock.clone(),
     };
     actix::System::new().block_on(async move {

@@ -22,6 +22,7 @@ fn every_key_is_read() {
         lib = "/opt/libtorch/lib"
         threads = 3
         mkl_intel_kernels = false
+        own_kernels = false
         [rewards]
         plugin_dirs = ["plugins"]
         threads = 5
@@ -46,6 +47,7 @@ fn every_key_is_read() {
             lib: Some("/opt/libtorch/lib".into()),
             threads: 3,
             mkl_intel_kernels: false,
+            own_kernels: false,
         },
         rewards: RewardHost {
             plugin_dirs: vec![PathBuf::from("/etc/r1d/plugins")],

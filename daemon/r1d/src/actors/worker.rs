@@ -63,6 +63,7 @@ pub(crate) struct WorkerCommand {
     pub executable: PathBuf,
     pub threads: u32,
     pub mkl_intel_kernels: bool,
+    pub own_kernels: bool,
     /// libtorch's directory, if it is not the one that the worker was linked against.
     pub torch_lib: Option<PathBuf>,
 }
@@ -322,6 +323,7 @@ impl Worker {
             device,
             threads,
             mkl_intel_kernels,
+            own_kernels,
             ..
         } = &self.worker_command;
         let mut command = self.worker_command.command()?;
@@ -334,6 +336,9 @@ impl Worker {
         ]);
         if *mkl_intel_kernels {
             command.arg("--mkl-intel-kernels");
+        }
+        if !own_kernels {
+            command.arg("--no-own-kernels");
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         command.stdout(Stdio::from(self.lock.try_clone()?));

@@ -81,8 +81,9 @@ fn answers(
             .unwrap_or(0);
         let slots = slots(held, longest as u32 + max_tokens, asked.len() as u32);
         let generate = greedy(&asked, max_tokens, &request.stop_ids);
-        let mut sampler =
-            Sampler::new(model, slots, invariant, placement.clock.clone()).map_err(of_sampling)?;
+        let mut sampler = Sampler::new(model, slots, invariant, placement.clock.clone())
+            .map_err(of_sampling)?
+            .with_own_kernels(placement.own_kernels);
         let mut completed = |rollout: Rollout| {
             let Some((question, places)) = asked.get(rollout.key.prompt as usize) else {
                 return;
