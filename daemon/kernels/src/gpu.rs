@@ -9,6 +9,28 @@ use tch::{Device, Kind, Tensor};
 /// The compute capability that the kernels are written for.
 const HOPPER: (i32, i32) = (9, 0);
 
+/// Floating-point operations a second that an H100 or H200 does with dense matrices, by NVIDIA's
+/// data sheet: in bfloat16 on the tensor cores, and in float32.
+const HOPPER_PEAK_BFLOAT16: f64 = 989.4e12;
+const HOPPER_PEAK_FLOAT32: f64 = 66.9e12;
+
+/// The floating-point operations a second that a device can do in this dtype; `None` where r1d does
+/// not know.
+pub fn peak_operations(device: Device, kind: Kind) -> Option<f64> {
+    if !device.is_cuda() {
+        return None;
+    }
+    // The driver's context is there once libtorch has used the device.
+    let _ = Tensor::f_zeros([1i64], (Kind::Float, device)).ok()?;
+    let capability = Driver::get().ok()?.compute_capability().ok()?;
+    match kind {
+        _ if capability != HOPPER => None,
+        Kind::BFloat16 => Some(HOPPER_PEAK_BFLOAT16),
+        Kind::Float => Some(HOPPER_PEAK_FLOAT32),
+        _ => None,
+    }
+}
+
 /// A GPU on which r1d's own kernels run. Its stream and libtorch's default stream wait for each
 /// other, so tensors go from one to the other without ceremony.
 pub struct Gpu {

@@ -26,7 +26,7 @@ pub use attention::{Attention, AttentionSizes, Rotation, Scratch};
 pub use decode::{Cut, DecodeKernels, Draw, Few, kept_bytes};
 pub use driver::Graph;
 pub use error::{KernelError, Result};
-pub use gpu::Gpu;
+pub use gpu::{Gpu, peak_operations};
 pub use nvrtc::Nvrtc;
 
 /// The texts of the kernels by the name of their file, each with what it needs before it: what

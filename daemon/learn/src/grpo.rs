@@ -6,7 +6,7 @@ use crate::correction::Ratios;
 use crate::head::{Chunk, Head, Take, entropy_sum};
 use crate::metrics::{Counts, Difference, MetricSums, Progress, Totals, completions};
 use crate::objective::{self, Sequences, Share, Tokens, policy_loss, token_weight};
-use crate::trainer::{Passed, Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load, utilisation};
 use crate::{LearnError, minibatch, packing, router, sampling_mask};
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Objective;
@@ -101,6 +101,8 @@ impl Trainer {
             }
         }
         self.time(&mut metrics, "update", clock);
+        let passes = run.objective.num_iterations.max(1) as usize;
+        utilisation(self, model, run.tokens_computed() * passes, &mut metrics);
         self.report(model, &run, &mut metrics)?;
         Ok(metrics)
     }
@@ -314,6 +316,15 @@ impl<'a> Run<'a> {
         } = *self.objective;
         let passes = num_iterations.max(1) as u64 + self.keeps_old() as u64 + (beta != 0.0) as u64;
         self.progress.expect(tokens as u64 * passes);
+    }
+
+    /// Prompt and completion tokens of the sequences that a pass computes.
+    fn tokens_computed(&self) -> usize {
+        let of_one = |index: usize| {
+            let sequence = &self.sequences[index];
+            sequence.prompt_ids.len() + sequence.completion_ids.len()
+        };
+        self.computed().into_iter().map(of_one).sum()
     }
 
     /// The share of training completions that are not computed.

@@ -2,7 +2,7 @@
 
 use crate::batch::{self, Further, MicroBatch};
 use crate::head::{Chunk, Head};
-use crate::trainer::{Passed, Trainer, add_load};
+use crate::trainer::{Passed, Trainer, add_load, utilisation};
 use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
 use r1d_proto::worker::{Metrics, Supervise, SupervisedSequence};
@@ -106,6 +106,8 @@ impl Trainer {
         }
         self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
+        let tokens = chosen.iter().map(|&i| batch.sequences[i].ids.len()).sum();
+        utilisation(self, model, tokens, &mut metrics);
         Ok(metrics)
     }
 

@@ -26,6 +26,8 @@ pub struct Trainer {
     /// Number of prompt and completion tokens trained on since the stage began.
     pub(crate) tokens_seen: i64,
     clock: Option<SharedClock>,
+    /// Floating-point operations a second that the device can do; `None` where that is not known.
+    peak: Option<f64>,
 }
 
 /// Numbers of an update for the metrics.
@@ -71,6 +73,7 @@ impl Trainer {
             checkpointing: None,
             tokens_seen: 0,
             clock: None,
+            peak: None,
         })
     }
 
@@ -98,6 +101,11 @@ impl Trainer {
             clock: Some(clock),
             ..self
         }
+    }
+
+    /// Makes updates report `perf/mfu`, their share of these floating-point operations a second.
+    pub fn with_peak(self, peak: Option<f64>) -> Trainer {
+        Trainer { peak, ..self }
     }
 
     /// Everything that [`restore`](Self::restore) needs to continue with the same bits, as views of
@@ -305,6 +313,22 @@ fn predicting(batch: &MicroBatch, hidden: &Tensor) -> Result<Tensor, LearnError>
 /// The micro-batch's share of a mean over the `sequences` of an update.
 fn share(batch: &MicroBatch, sequences: usize) -> f64 {
     batch.packed.lengths.len() as f64 / sequences.max(1) as f64
+}
+
+/// Adds `perf/mfu` of an update over `tokens` tokens whose time is known, where the device's peak
+/// is: six operations for each token and parameter that it uses (PaLM, appendix B, without
+/// attention's own products).
+pub(crate) fn utilisation(
+    trainer: &Trainer,
+    model: &CausalLm,
+    tokens: usize,
+    metrics: &mut Metrics,
+) {
+    let seconds = metrics.get("timing_s/update").copied();
+    if let (Some(peak), Some(seconds)) = (trainer.peak, seconds.filter(|&seconds| seconds > 0.0)) {
+        let operations = 6.0 * model.summary().active_parameters as f64 * tokens as f64;
+        metrics.insert("perf/mfu".to_owned(), operations / seconds / peak);
+    }
 }
 
 /// Adds loads of different sizes: a micro-batch without work for a prediction module has no row for

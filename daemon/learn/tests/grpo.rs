@@ -149,6 +149,37 @@ fn a_sampler_that_disagrees_shows_in_the_metric_and_not_in_the_update() {
     }
 }
 
+/// Six operations for each token and parameter, over the update's time and the device's peak.
+#[test]
+fn an_updates_share_of_the_peak_is_told_where_that_is_known() {
+    struct Clock(std::sync::atomic::AtomicU64);
+    impl r1d_proto::world::Clock for Clock {
+        fn now(&self) -> std::time::Duration {
+            let seconds = self.0.fetch_add(2, std::sync::atomic::Ordering::Relaxed);
+            std::time::Duration::from_secs(seconds)
+        }
+
+        fn unix(&self) -> std::time::Duration {
+            self.now()
+        }
+    }
+    let model = qwen2(Kind::Float);
+    let batch = rollouts(&model, objective(), 0);
+    let run = |peak| {
+        let clock = std::sync::Arc::new(Clock(0.into()));
+        let mut learner = trainer(&model, 0.0).with_clock(clock).with_peak(peak);
+        train(&mut learner, &model, None, &batch)
+    };
+    let metrics = run(Some(1e9));
+    let tokens = metrics["num_tokens"] / metrics["timing_s/update"];
+    let expected = 6.0 * model.summary().active_parameters as f64 * tokens / 1e9;
+    assert!(
+        (metrics["perf/mfu"] - expected).abs() < 1e-12,
+        "{metrics:?}"
+    );
+    assert!(!run(None).contains_key("perf/mfu"));
+}
+
 #[test]
 fn packing_changes_nothing_but_rounding() {
     for level in [

@@ -18,6 +18,15 @@ pub fn is_timing(name: &str) -> bool {
 /// TensorBoard's wall time.
 pub const COMMITTED_AT: &str = "timing_s/committed_at";
 
+/// Adds a step's time, and its speed: `perf/throughput`, prompt and completion tokens a second of
+/// the whole step.
+pub fn step_time(metrics: &mut Metrics, tokens: u64, seconds: f64) {
+    metrics.insert("step_time".into(), seconds);
+    if seconds > 0.0 {
+        metrics.insert("perf/throughput".into(), tokens as f64 / seconds);
+    }
+}
+
 /// Rewards by group, in the order of the prompts.
 pub fn rewards_by_group(records: &[ScoredRollout]) -> Vec<Vec<Option<f32>>> {
     let mut groups: BTreeMap<u32, Vec<Option<f32>>> = BTreeMap::new();
@@ -226,6 +235,17 @@ mod tests {
     use super::*;
     use r1d_proto::ids::SampleKey;
     use r1d_proto::rollout::Rollout;
+
+    #[test]
+    fn a_steps_speed_depends_on_the_clock_and_is_known_as_such() {
+        let mut metrics = Metrics::new();
+        step_time(&mut metrics, 300, 1.5);
+        assert_eq!(metrics["perf/throughput"], 200.0);
+        assert!(metrics.keys().all(|name| is_timing(name)));
+        let mut metrics = Metrics::new();
+        step_time(&mut metrics, 300, 0.0);
+        assert!(!metrics.contains_key("perf/throughput"));
+    }
 
     #[test]
     fn what_has_no_reward_says_why() {

@@ -517,13 +517,12 @@ impl RolloutStep {
         } else {
             metrics.extend(metrics::of_selection(&rollouts));
         }
-        metrics.insert(
-            "step_time".into(),
-            now.saturating_sub(self.started).as_secs_f64(),
-        );
+        let tokens = metrics::tokens_of_rollouts(&rollouts);
+        let seconds = now.saturating_sub(self.started).as_secs_f64();
+        metrics::step_time(&mut metrics, tokens, seconds);
         Flow::Done {
             metrics,
-            tokens: metrics::tokens_of_rollouts(&rollouts),
+            tokens,
             rollouts,
         }
     }

@@ -238,10 +238,8 @@ impl BatchStep {
                     "timing_s/training".into(),
                     now.saturating_sub(self.since).as_secs_f64(),
                 );
-                metrics.insert(
-                    "step_time".into(),
-                    now.saturating_sub(self.started).as_secs_f64(),
-                );
+                let seconds = now.saturating_sub(self.started).as_secs_f64();
+                crate::metrics::step_time(&mut metrics, tokens, seconds);
                 Ok(Flow::Done {
                     metrics,
                     tokens,

@@ -15,6 +15,8 @@ pub(crate) struct Placement {
     pub device: Device,
     /// Threads of one tensor operation on the CPU, outside the batch-invariant mode.
     pub threads: u32,
+    /// Whether r1d's own kernels decode where there are some.
+    pub own_kernels: bool,
     pub clock: SharedClock,
 }
 
@@ -84,5 +86,6 @@ pub(crate) fn trainer(
     Ok(trainer
         .map_err(of_learning)?
         .with_checkpointing(request.gradient_checkpointing)
-        .with_clock(placement.clock.clone()))
+        .with_clock(placement.clock.clone())
+        .with_peak(r1d_kernels::peak_operations(placement.device, model.kind())))
 }
