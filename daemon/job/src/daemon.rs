@@ -29,6 +29,8 @@ pub struct DaemonConfig {
     pub torch: Torch,
     /// The reward plugins' host.
     pub rewards: RewardHost,
+    /// What goes of jobs that have ended.
+    pub retention: Retention,
     /// Other nodes.
     #[key(
         takes = Later("a daemon runs a single machine; leave the table out"),
@@ -128,6 +130,51 @@ pub struct RewardHost {
     pub trusted_keys: Vec<String>,
 }
 
+/// What goes of jobs that have ended.
+///
+/// Without a limit nothing goes by itself. A job that another one needs stays.
+#[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
+#[settings(
+    path = "retention",
+    check = check,
+    meaning = "What goes by itself of jobs that have ended: nothing, without a limit here. What \
+               another job needs stays."
+)]
+pub struct Retention {
+    /// Days after its end from which on a job goes.
+    #[key(
+        meaning = "After its end a job goes; 0: never.",
+        takes = integer(0, 36_500),
+        default = 0,
+        unit = "days"
+    )]
+    pub older_than_days: u32,
+    /// Most jobs that have ended; of more, the oldest go.
+    #[key(
+        meaning = "Of more jobs that have ended, those that ended first go; 0: no limit.",
+        takes = integer(0, 1_000_000),
+        default = 0,
+        unit = "jobs"
+    )]
+    pub jobs_max: u32,
+    /// Most disk that jobs take which have ended, in 10⁹ bytes; of more, the oldest jobs go.
+    #[key(
+        meaning = "Of disk that jobs take which have ended; those that ended first go until it is \
+                   less. 0: no limit.",
+        takes = integer(0, 1_000_000_000),
+        default = 0,
+        unit = "GB"
+    )]
+    pub size_max_gb: u32,
+    /// Of a job that succeeded, the final model, the data sets that it made, its metrics and its
+    /// log stay; checkpoints, rollouts and journal go.
+    #[key(default = true)]
+    pub keep_final: bool,
+    /// Jobs that ended so stay whole: "succeeded", "failed", "cancelled".
+    #[key(default = [])]
+    pub spare: Vec<String>,
+}
+
 /// The daemon's log, on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Keys, Read, Write)]
 #[settings(path = "log", check = check)]
@@ -204,6 +251,19 @@ impl Log {
                 format!("`level` has {bad:?}, which is no level"),
                 "write \"info\" (or error, warn, debug, trace), or a level per module as in \
                  \"info,r1d_rewards=debug\"",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Retention {
+    fn check(&self, from: &Fields<'_>) -> Result<(), JobError> {
+        let is_end = |word: &&String| ["succeeded", "failed", "cancelled"].contains(&word.as_str());
+        match self.spare.iter().find(|word| !is_end(word)) {
+            Some(bad) => Err(from.unsound(
+                format!("`spare` has {bad:?}, which is no end of a job"),
+                "write \"succeeded\", \"failed\" or \"cancelled\"",
             )),
             None => Ok(()),
         }

@@ -102,6 +102,27 @@ pub enum Request {
         /// Id or prefix of the job.
         job: String,
     },
+    /// Takes jobs that have ended off the record, and then removes their files; answered by
+    /// [`Response::Removed`]. A job that cannot go does not keep the others from it.
+    Remove {
+        /// Ids or prefixes of the jobs.
+        jobs: Vec<String>,
+    },
+    /// Removes jobs that ended long ago, or the oldest of too many; answered by
+    /// [`Response::Removed`]. Who is no administrator removes only own jobs.
+    Prune {
+        /// Seconds since a job's end from which on it goes; `None`: the limits of r1d.toml's
+        /// `[retention]` count.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        older_than_s: Option<u64>,
+        /// Whether a job that succeeded keeps what it made, its metrics and its log; `None`: as
+        /// r1d.toml says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keep_final: Option<bool>,
+        /// Whether nothing is removed, only told; default false.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Reads the job's log; answered by [`Response::Lines`], several times.
     Logs {
         /// Id or prefix of the job.
@@ -229,6 +250,8 @@ pub enum Response {
         /// The job's id.
         job: JobId,
     },
+    /// The jobs are off the record; their files go after it.
+    Removed(Removed),
     /// Lines of the job's log, at least one.
     Lines(Vec<LogLine>),
     /// The samples, in the requested order.
@@ -402,6 +425,54 @@ pub struct JobStatus {
     pub restarts: u32,
     /// Wall-clock seconds to the end of the job's last stage, by the pace so far.
     pub eta_s: Option<f64>,
+}
+
+/// What a removal takes, or took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Whether nothing was removed, only told.
+    pub dry_run: bool,
+    /// The jobs that go, those that ended first before the others.
+    pub jobs: Vec<RemovedJob>,
+    /// The jobs that were meant and stay.
+    pub kept: Vec<KeptJob>,
+}
+
+/// A job that a removal takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RemovedJob {
+    /// The job's id.
+    pub job: JobId,
+    /// The job file's `name`.
+    pub name: String,
+    /// How much of it goes.
+    pub extent: RemovalExtent,
+    /// Bytes that become free on disk. Of a file that other jobs have as well: a part.
+    pub bytes: u64,
+    /// Why it goes.
+    pub why: String,
+}
+
+/// How much of a job a removal takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemovalExtent {
+    /// Its checkpoints, rollouts and journal. Its record, its final model, the data sets that it
+    /// made, its metrics and its log stay.
+    AllButResults,
+    /// Its record and all its files.
+    Whole,
+}
+
+/// A job that was meant by a removal and stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptJob {
+    /// The job's id.
+    pub job: JobId,
+    /// The job file's `name`.
+    pub name: String,
+    /// Why it stays, and what to do.
+    pub why: String,
 }
 
 /// Who has paused a job, and when.
@@ -668,6 +739,10 @@ pub struct PlanStage {
     /// Bytes that stay allocated through the stage, by holder: `policy`, `reference`, `optimiser`,
     /// `value model`, `reward models`, `judges`, `sampler`. Activations come on top.
     pub memory: BTreeMap<String, u64>,
+    /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,
+    /// `journal`, `final`. What grows with a number of steps that is not known yet is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disk: BTreeMap<String, u64>,
 }
 
 /// Reads metrics. JSON has neither NaN nor infinity: both travel as null, which reads back as NaN.

@@ -149,6 +149,27 @@ pub(crate) enum Command {
     /// They go on from what they have. A running job gives its device up, and goes to the queue's
     /// end.
     Requeue(Jobs),
+    /// Remove jobs that have ended, with all their files
+    ///
+    /// A job stays that another one needs: that reads its files, or can take over one of its
+    /// stages. Jobs that need each other go together. The files go in the background.
+    Rm(Jobs),
+    /// Remove jobs that ended long ago
+    ///
+    /// Without --older-than: what is beyond the limits of `[retention]` in r1d.toml. Who is no
+    /// administrator removes only own jobs. What another job needs stays.
+    Prune {
+        /// Jobs that ended at least so long ago, for example 30d or 12h
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        older_than: Option<Duration>,
+        /// Of a job that succeeded, keep its final model, the data sets that it made, its metrics
+        /// and its log
+        #[arg(long)]
+        keep_final: bool,
+        /// Only tell what would go, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what a job would do: stages, tokens, memory, every default filled in
     Plan {
         /// The job file

@@ -90,6 +90,16 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
         Command::Pause(jobs) => session.each(jobs, |job| Request::Pause { job }),
         Command::Resume(jobs) => session.each(jobs, |job| Request::Resume { job }),
         Command::Requeue(jobs) => session.each(jobs, |job| Request::Requeue { job }),
+        Command::Rm(Jobs { jobs }) => session.remove(Request::Remove { jobs }),
+        Command::Prune {
+            older_than,
+            keep_final,
+            dry_run,
+        } => session.remove(Request::Prune {
+            older_than_s: older_than.map(|time| time.as_secs()),
+            keep_final: keep_final.then_some(true),
+            dry_run,
+        }),
         Command::Samples {
             job,
             stage,
@@ -270,6 +280,37 @@ impl Session<'_> {
             };
             self.print_some(&jobs, none, || show::jobs(&jobs, self.printer.stdout))?;
             Ok(Ended::Ok)
+        })
+    }
+
+    /// Removes jobs. Those that were named and stay are errors; those that are beyond a limit and
+    /// stay are listed.
+    fn remove(&self, request: Request) -> Result<Ended, Error> {
+        self.block_on(async {
+            let client = self.find().await?;
+            let answer = client.ask(&request).await?;
+            let Response::Removed(removed) = &answer else {
+                return Err(client.unexpected(&request, &answer));
+            };
+            let is_named = matches!(request, Request::Remove { .. });
+            if self.global.output == Output::Json {
+                print::json(removed)?;
+            } else if is_named {
+                print::data(&show::removed(removed))?;
+            } else if removed.jobs.is_empty() && removed.kept.is_empty() {
+                self.printer
+                    .note("no job ended so long ago, or is beyond the limits");
+            } else {
+                print::data(&show::pruned(removed, self.printer.stdout))?;
+            }
+            if !is_named || removed.kept.is_empty() {
+                return Ok(Ended::Ok);
+            }
+            for kept in &removed.kept {
+                self.printer
+                    .error(&format!("job {} stays: {}", kept.job, kept.why));
+            }
+            Ok(Ended::Code(EXIT_FAILED))
         })
     }
 

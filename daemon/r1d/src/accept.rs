@@ -6,12 +6,13 @@ use crate::loaded_job::{LoadError, LoadedJob};
 use crate::outputs::{self, OutputError};
 use crate::reach::{self, Surroundings, Unreachable};
 use crate::reading::Reading;
+use crate::removal;
 use crate::reuse;
 use crate::reward_versions::{self, Recorded};
 use crate::status::JobViews;
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command, JobRecord, LedgerError, Rejected, User};
-use r1d_proto::control::{Plan, Request};
+use r1d_proto::control::{Plan, PlanStage, Request};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_rewards::Rewards;
@@ -19,6 +20,7 @@ use r1d_store::{Disk, JobLayout, StoreError, write_file};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -46,6 +48,11 @@ pub(crate) enum AcceptError {
     Keep(#[from] r1d_rewards::RewardError),
     #[error("{0}")]
     Inputs(#[from] io::Error),
+    #[error(
+        "job {0}, whose files the job names, was removed while it was read: name others, or submit \
+         that one again"
+    )]
+    Removed(JobId),
     #[error("no free job id after {ID_TRIES_MAX} tries")]
     NoId,
 }
@@ -60,6 +67,7 @@ impl AcceptError {
                     | AcceptError::Reach(_)
                     | AcceptError::Inputs(_)
                     | AcceptError::LoadedJob(_)
+                    | AcceptError::Removed(_)
                     | AcceptError::Ledger(LedgerError::Rejected(_))
             )
     }
@@ -79,11 +87,13 @@ pub(crate) fn plan(
     let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), &views.ingest, reading)?;
     let facts = loaded_job.facts();
     let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
+    let mut warnings = loaded_job.warnings.clone();
     for (index, job) in reuse::plan(views, &loaded_job) {
         if let Some(stage) = stages.get_mut(index) {
             stage.reused_from = Some(job);
         }
     }
+    warnings.extend(disk_warning(&loaded_job.job, &stages, &views.state_dir));
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
         name: loaded_job.job.name.clone(),
@@ -94,7 +104,35 @@ pub(crate) fn plan(
         parameters: facts.first().map(|facts| facts.parameters),
         stages,
         resolved,
-        warnings: loaded_job.warnings,
+        warnings,
+    })
+}
+
+/// Warns of a disk that may be too small for what the job leaves there.
+fn disk_warning(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Option<String> {
+    let to = job.checkpoint.to.as_deref().unwrap_or(state_dir);
+    let mut needs: BTreeMap<&Path, u64> = BTreeMap::new();
+    // What is taken over is linked.
+    let done = stages.iter().filter(|stage| stage.reused_from.is_none());
+    for (what, bytes) in done.flat_map(|stage| &stage.disk) {
+        let dir = if what == "checkpoints" { to } else { state_dir };
+        let sum = needs.entry(dir).or_default();
+        *sum = sum.saturating_add(*bytes);
+    }
+    let gigabytes = |bytes: u64| bytes.div_ceil(1_000_000_000);
+    needs.into_iter().find_map(|(dir, needed)| {
+        let there = dir.ancestors().find(|dir| dir.exists())?;
+        let found = rustix::fs::statvfs(there).ok()?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        (needed > free).then(|| {
+            format!(
+                "the job may take {} GB of disk in {}, where {} GB are free: free some, keep fewer \
+                 checkpoints, or set checkpoint.to",
+                gigabytes(needed),
+                dir.display(),
+                free / 1_000_000_000
+            )
+        })
     })
 }
 
@@ -172,6 +210,14 @@ pub(crate) fn submit(
     let inputs = serde_json::to_vec(&inputs).map_err(io::Error::from)?;
     let job_toml = loaded_job.job.to_toml();
     let priority = priority.unwrap_or(loaded_job.job.priority);
+    // From here on no job is removed whose files this one names.
+    let kept = views
+        .removing
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(job) = removal::removed_since(views, &job_toml) {
+        return Err(AcceptError::Removed(job));
+    }
     for attempt in 0..ID_TRIES_MAX {
         let id = new_id(views, attempt);
         let outputs = JobLayout::of(&views.state_dir, &id);
@@ -207,6 +253,7 @@ pub(crate) fn submit(
         };
         match views.ledger.apply(submit) {
             Ok(_) => {
+                drop(kept);
                 JobLog::new(outputs.log(), &id.0, views.clock.clone())
                     .info(format!("submitted as {id}"));
                 return Ok(Submitted {

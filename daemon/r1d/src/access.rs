@@ -21,6 +21,8 @@ pub(crate) enum Need<'a> {
     Glance(&'a mut String),
     /// To be the owner of the job of this id or prefix, or an administrator.
     Job(&'a mut String),
+    /// To be the owner of all jobs of these ids or prefixes, or an administrator.
+    Jobs(&'a mut Vec<String>),
     /// To be an administrator.
     Administration,
 }
@@ -29,7 +31,8 @@ pub(crate) enum Need<'a> {
 pub(crate) fn need(request: &mut Request) -> Need<'_> {
     match request {
         Request::List | Request::Nodes | Request::Plan { .. } => Need::Nothing,
-        Request::Submit { .. } => Need::Name,
+        Request::Submit { .. } | Request::Prune { .. } => Need::Name,
+        Request::Remove { jobs } => Need::Jobs(jobs),
         Request::Status { job } | Request::Watch { job } => Need::Glance(job),
         Request::Why { .. } => Need::Nothing,
         Request::Cancel { job }
@@ -115,6 +118,11 @@ mod tests {
             tail: None,
             since_s: None,
         };
+        let prune = Request::Prune {
+            older_than_s: None,
+            keep_final: None,
+            dry_run: false,
+        };
         let review = Request::Review {
             job: job(),
             stage: "s".into(),
@@ -128,6 +136,8 @@ mod tests {
             (Request::Status { job: job() }, "everybody"),
             (Request::Watch { job: job() }, "everybody"),
             (Request::Why { job: job() }, "everybody"),
+            (prune, "everybody"),
+            (Request::Remove { jobs: vec![job()] }, "owner"),
             (Request::Cancel { job: job() }, "owner"),
             (Request::Pause { job: job() }, "owner"),
             (Request::Resume { job: job() }, "owner"),
@@ -145,7 +155,7 @@ mod tests {
     fn may(caller: &Caller, owner: Option<&User>, request: &mut Request) -> bool {
         match need(request) {
             Need::Nothing | Need::Name | Need::Glance(_) => true,
-            Need::Job(_) => caller.owns(owner),
+            Need::Job(_) | Need::Jobs(_) => caller.owns(owner),
             Need::Administration => caller.is_admin,
         }
     }
@@ -153,7 +163,7 @@ mod tests {
     #[test]
     fn each_request_is_for_whom_it_is_meant() {
         let kinds: Vec<&str> = requests().iter().map(|(_, who)| *who).collect();
-        assert_eq!(kinds.len(), 17, "a new request belongs into this table");
+        assert_eq!(kinds.len(), 19, "a new request belongs into this table");
         for (mut request, who) in requests() {
             for (uid, is_admin) in [(0, true), (1000, false), (1001, false), (1002, true)] {
                 for owner in [None, Some(user(1000)), Some(user(1001))] {

@@ -7,7 +7,7 @@
 //! | connected, without a request yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, reads of samples and data sets, changes of jobs, look-ups of users | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
+//! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
 
 use r1d_proto::control::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ const SUBMISSIONS_MAX: usize = 4;
 const LOOKS_MAX: usize = 8;
 /// Jobs that are cancelled, paused, resumed or requeued at a time.
 const CANCELS_MAX: usize = 64;
+/// Removals that are decided at a time.
+const REMOVALS_MAX: usize = 1;
 /// Users that the system is asked about at a time.
 const CALLERS_MAX: usize = 16;
 
@@ -39,6 +41,7 @@ pub(crate) struct Admission {
     pub submissions: Lane,
     pub looks: Lane,
     pub cancels: Lane,
+    pub removals: Lane,
     pub callers: Lane,
     streams: Arc<Semaphore>,
 }
@@ -52,6 +55,7 @@ impl Default for Admission {
             submissions: Lane::new("submissions and reloads", SUBMISSIONS_MAX),
             looks: Lane::new("looks into a job's files", LOOKS_MAX),
             cancels: Lane::new("cancellations", CANCELS_MAX),
+            removals: Lane::new("removals", REMOVALS_MAX),
             callers: Lane::new("look-ups of users", CALLERS_MAX),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }

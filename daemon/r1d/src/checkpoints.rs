@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A file in a job's directory below `checkpoint.to`; it holds the path of the state directory.
-const OWNER_FILE: &str = "state-directory";
+pub(crate) const OWNER_FILE: &str = "state-directory";
 const OWNER_MAX_BYTES: u64 = 64 << 10;
 /// Largest manifest that is read: enough for 100,000 files.
 const MANIFEST_MAX_BYTES: u64 = 16 << 20;
@@ -354,6 +354,11 @@ pub(crate) fn is_owned(dir: &Path, state_dir: &Path) -> Result<(), String> {
         Some(owner) => is_not_another(dir, &owner, state_dir),
         None => Err(away(dir, &format!("no {OWNER_FILE} in it"))),
     }
+}
+
+/// Whether another state directory's name is in a job's directory below `checkpoint.to`.
+pub(crate) fn is_of_another(dir: &Path, state_dir: &Path) -> bool {
+    owner(dir).is_some_and(|owner| is_another(&owner, state_dir))
 }
 
 fn away(dir: &Path, why: &str) -> String {

@@ -15,6 +15,7 @@ use crate::live_status::LiveStatus;
 use crate::loaded_job::worker_threads;
 use crate::old_workers::OldWorkers;
 use crate::outside_waits::Looks;
+use crate::removal::Removals;
 use crate::reward_versions::OpenJobs;
 use crate::settings::Settings;
 use crate::setup::{self, SetupError};
@@ -74,6 +75,8 @@ pub(crate) enum DaemonError {
     Executable(std::io::Error),
     #[error("token sets: {0}")]
     TokenSets(std::io::Error),
+    #[error("jobs that are to be removed: {0}")]
+    Removals(std::io::Error),
 }
 
 /// Bytes of token sets from which on those that no running job has open are removed, the one that
@@ -259,8 +262,11 @@ fn build(
         ingest: ingest(&state)?,
         outlines: Default::default(),
         reviews: Default::default(),
+        removing: Default::default(),
     };
     let writers = JobWriters::default();
+    let removals = Removals::start(views.clone(), writers.clone(), &settings.config.retention)
+        .map_err(DaemonError::Removals)?;
     let worker_commands: Vec<WorkerCommand> = names
         .iter()
         .map(|name| worker_command(settings, name))
@@ -301,6 +307,7 @@ fn build(
         since: clock.now(),
         views,
         rewards,
+        removals,
         admission: Admission::default(),
         submissions: Submissions::default(),
         jobs: jobs.clone(),

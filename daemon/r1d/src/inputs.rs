@@ -334,6 +334,17 @@ pub(crate) fn is_untouched(record: &Path) -> bool {
     })
 }
 
+/// The files and directories that a record of inputs names; none if it cannot be read.
+pub(crate) fn recorded(record: &Path) -> BTreeSet<PathBuf> {
+    let read = user_file::read(record, RECORD_MAX_BYTES).ok();
+    let inputs = read.and_then(|bytes| serde_json::from_slice::<Inputs>(&bytes).ok());
+    let of = |inputs: Inputs| {
+        let files = inputs.files.into_keys();
+        files.chain(inputs.weights.into_keys()).collect()
+    };
+    inputs.map(of).unwrap_or_default()
+}
+
 /// Describes an input that is not as `record`, the file of the job's [`Inputs`], has it; `None` if
 /// all are. A job waits until they are. What was found out about files on the way is written into
 /// the record.

@@ -263,6 +263,14 @@ impl JobWriters {
         }
     }
 
+    /// Whether a writer of the job may still write.
+    pub(crate) fn is_writing(&self, job: &JobId) -> bool {
+        let known = self.lock();
+        known
+            .get(job)
+            .is_some_and(|known| known.gone.has_changed().is_ok())
+    }
+
     /// Waits until no writer of the job is left. A thread that hangs in the disk can only be ended
     /// with its process, and no attempt may begin beside it. In that case the daemon gives up, and
     /// systemd starts a fresh one; that is held against no other job.

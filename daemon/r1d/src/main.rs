@@ -11,6 +11,7 @@
 //! | [`admission`], [`submissions`] | how many clients are served at a time; what becomes of submissions whose client leaves |
 //! | [`job_writer`], [`datasets`], [`scoring`], [`reward_versions`] | what a running job uses: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
 //! | [`review`], [`reuse`] | data sets that people look at; finished stages that other jobs take over |
+//! | [`removal`] | what goes of jobs that have ended |
 //! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
 //! | [`strikes`] | which job gets a free device |
 //! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients see |
@@ -47,6 +48,7 @@ mod outside_waits;
 mod plugin;
 mod reach;
 mod reading;
+mod removal;
 mod reuse;
 mod review;
 mod reward_versions;

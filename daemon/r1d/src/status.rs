@@ -16,7 +16,7 @@ use r1d_proto::world::SharedClock;
 use r1d_store::JobLayout;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Jobs whose outlines are kept (`LIM-1`).
 const OUTLINES_MAX: usize = 256;
@@ -76,6 +76,9 @@ pub(crate) struct JobViews {
     /// Held while a review replaces a data set, and while a stage begins to read one
     /// ([`crate::review`]).
     pub reviews: Arc<Mutex<()>>,
+    /// Held, alone, while it is decided which jobs go and they are taken off the record; shared,
+    /// while a job is queued that may need others ([`crate::removal`]).
+    pub removing: Arc<RwLock<()>>,
 }
 
 /// The steps that the job file itself gives; 0 for a number of epochs, which needs the data.

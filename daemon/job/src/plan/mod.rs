@@ -1,10 +1,12 @@
 //! The plan: what a job will do and need, before it does it.
 
+mod disk;
 mod facts;
 mod memory;
 mod records;
 mod warnings;
 
+pub use disk::disk;
 pub use facts::InputFacts;
 pub use memory::memory;
 pub use records::check_records;
@@ -16,7 +18,7 @@ use crate::stage::Stage;
 use r1d_proto::control::PlanStage;
 
 /// Returns one line of the plan for each stage. `facts` are the shapes of [`Job::models`], in their
-/// order; if it is empty, the lines have no memory.
+/// order; if it is empty, the lines have no memory and no disk.
 pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanStage> {
     let line = |stage: &Stage| PlanStage {
         name: stage.name.clone(),
@@ -36,6 +38,7 @@ pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanSta
                 .unwrap_or_default(),
         },
         memory: memory(job, stage, facts, seen),
+        disk: disk(job, stage, facts, seen),
     };
     job.stages.iter().map(line).collect()
 }

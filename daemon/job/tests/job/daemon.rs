@@ -1,7 +1,7 @@
 //! r1d.toml.
 
 use r1d_job::DaemonConfig;
-use r1d_job::daemon::{Devices, Listen, Log, LogFormat, Node, RewardHost, Torch};
+use r1d_job::daemon::{Devices, Listen, Log, LogFormat, Node, Retention, RewardHost, Torch};
 use std::path::{Path, PathBuf};
 
 fn parse(text: &str) -> Result<DaemonConfig, String> {
@@ -27,6 +27,12 @@ fn every_key_is_read() {
         plugin_dirs = ["plugins"]
         threads = 5
         trusted_keys = ["abababababababababababababababababababababababababababababababab"]
+        [retention]
+        older_than_days = 30
+        jobs_max = 1000
+        size_max_gb = 2000
+        keep_final = false
+        spare = ["failed"]
         [log]
         level = "debug"
         format = "json"
@@ -55,6 +61,13 @@ fn every_key_is_read() {
             trusted_keys: vec![
                 "abababababababababababababababababababababababababababababababab".into(),
             ],
+        },
+        retention: Retention {
+            older_than_days: 30,
+            jobs_max: 1000,
+            size_max_gb: 2000,
+            keep_final: false,
+            spare: vec!["failed".into()],
         },
         cluster: (),
         log: Log {
@@ -90,6 +103,11 @@ fn mistakes_are_named() {
         parse("[rewards]\ntrusted_keys = [\"abc\"]")
             .unwrap_err()
             .contains("`trusted_keys` has \"abc\", which is no key")
+    );
+    assert!(
+        parse("[retention]\nspare = [\"running\"]")
+            .unwrap_err()
+            .contains("`spare` has \"running\", which is no end of a job")
     );
     assert!(
         parse("[cluster]\njoin = []")

@@ -1,6 +1,7 @@
 //! What a user of job.toml and r1d.toml relies on.
 
 mod daemon;
+mod disk;
 mod errors;
 mod judges;
 mod keys;

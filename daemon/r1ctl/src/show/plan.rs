@@ -5,7 +5,7 @@ use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
 use r1d_proto::control::{Plan, PlanStage};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Formats a plan. The resolved job file comes first, so that on a terminal the tables by which
 /// people decide stay in sight.
@@ -22,7 +22,8 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
         one_line(&plan.model)
     );
     text += &stages(&plan.stages, look);
-    text += &memory(&plan.stages, look);
+    text += &amounts("MEMORY", &plan.stages, |stage| &stage.memory, look);
+    text += &amounts("DISK ≤", &plan.stages, |stage| &stage.disk, look);
     for warning in &plan.warnings {
         text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));
     }
@@ -91,29 +92,31 @@ fn known(count: u64) -> String {
     }
 }
 
-/// A table with one row per stage, one column per actor that any stage needs, and their sum.
-fn memory(stages: &[PlanStage], look: Look) -> String {
-    let actors: BTreeSet<&String> = stages
-        .iter()
-        .flat_map(|stage| stage.memory.keys())
-        .collect();
-    if actors.is_empty() {
+/// Formats a table of bytes: a row for each stage, a column for each holder that any stage has, and
+/// their sum.
+fn amounts(
+    title: &str,
+    stages: &[PlanStage],
+    of: impl Fn(&PlanStage) -> &BTreeMap<String, u64>,
+    look: Look,
+) -> String {
+    let holders: BTreeSet<&String> = stages.iter().flat_map(|stage| of(stage).keys()).collect();
+    if holders.is_empty() {
         return String::new();
     }
-    let mut heads = vec!["MEMORY".to_owned()];
-    heads.extend(actors.iter().map(|actor| actor.to_uppercase()));
+    let mut heads = vec![title.to_owned()];
+    heads.extend(holders.iter().map(|holder| holder.to_uppercase()));
     heads.push("TOTAL".into());
     let row = |stage: &PlanStage| {
-        let mut row = vec![one_line(&stage.name)];
-        row.extend(actors.iter().map(|actor| {
-            stage
-                .memory
-                .get(*actor)
+        let (mut row, amounts) = (vec![one_line(&stage.name)], of(stage));
+        let amount = |holder: &&String| {
+            amounts
+                .get(*holder)
                 .map_or_else(|| "-".into(), |n| bytes(*n))
-        }));
+        };
+        row.extend(holders.iter().map(amount));
         row.push(bytes(
-            stage
-                .memory
+            amounts
                 .values()
                 .fold(0, |sum: u64, n| sum.saturating_add(*n)),
         ));

@@ -334,6 +334,69 @@ fn a_list_can_be_cut_to_states_and_an_owner() {
 }
 
 #[test]
+fn rm() {
+    let request = Request::Remove {
+        jobs: vec!["k3v".into(), "7".into()],
+    };
+    let (mut gone, mut whole) = (fix::removed(), fix::removed());
+    gone.kept.clear();
+    whole.jobs.clear();
+    check(
+        "rm",
+        &["rm", "k3v", "7"],
+        request,
+        vec![Response::Removed(gone)],
+    );
+    // What stays is an error, for each job; the others are removed.
+    let home = Home::new();
+    let _daemon = FakeDaemon::answering(&home.socket(), Response::Removed(fix::removed()));
+    let run = home.run(&["rm", "k3v", "b81m0c2d"]).expect(1);
+    assert!(run.stdout.contains("removed 7f3k9qzx"), "{}", run.stdout);
+    assert!(
+        run.stderr
+            .contains("error: job b81m0c2d stays: job k3v0a1b2 (queued) needs"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn prune() {
+    let request = Request::Prune {
+        older_than_s: Some(30 * 24 * 60 * 60),
+        keep_final: Some(true),
+        dry_run: true,
+    };
+    let mut none = fix::removed();
+    none.jobs.clear();
+    none.kept.clear();
+    let words = ["prune", "--older-than", "30d", "--keep-final", "--dry-run"];
+    check(
+        "prune",
+        &words,
+        request,
+        vec![
+            Response::Removed(fix::removed()),
+            Response::Removed(none.clone()),
+        ],
+    );
+    let home = Home::new();
+    let daemon = FakeDaemon::answering(&home.socket(), Response::Removed(none));
+    let run = home.run(&["prune"]).expect(0);
+    assert!(
+        run.stderr.contains("no job ended so long ago"),
+        "{}",
+        run.stderr
+    );
+    let by_configuration = Request::Prune {
+        older_than_s: None,
+        keep_final: None,
+        dry_run: false,
+    };
+    assert_eq!(daemon.requests(), vec![by_configuration]);
+}
+
+#[test]
 fn shutdown() {
     check(
         "shutdown",

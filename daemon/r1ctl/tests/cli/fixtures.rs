@@ -383,6 +383,7 @@ pub(crate) fn plan() -> Plan {
                 tokens_per_step: 16_384,
                 rewards: vec![],
                 memory: gib(&[("policy", 5), ("optimiser", 10)]),
+                disk: gib(&[("checkpoints", 45)]),
             },
             PlanStage {
                 name: "reasoning".into(),
@@ -401,12 +402,55 @@ pub(crate) fn plan() -> Plan {
                     ("optimiser", 10),
                     ("sampler cache", 1536),
                 ]),
+                disk: gib(&[
+                    ("checkpoints", 80),
+                    ("final", 5),
+                    ("journal", 192),
+                    ("rollouts", 1536),
+                ]),
             },
         ],
         warnings: vec![
             "max_completion_length = 128 cuts off 12 of the 100 longest references".into(),
         ],
         resolved: "name = \"arithmetic\"\nseed = 17\n".into(),
+    }
+}
+
+/// What a dry run of a removal finds.
+pub(crate) fn removed() -> Removed {
+    let removed = |job: &str, name: &str, extent, bytes, why: &str| RemovedJob {
+        job: JobId(job.into()),
+        name: name.into(),
+        extent,
+        bytes,
+        why: why.into(),
+    };
+    Removed {
+        dry_run: true,
+        jobs: vec![
+            removed(
+                "7f3k9qzx",
+                "arithmetic",
+                RemovalExtent::AllButResults,
+                7 << 30,
+                "ended 41 days ago",
+            ),
+            removed(
+                "c02n4d6e",
+                "try",
+                RemovalExtent::Whole,
+                3 << 20,
+                "ended 33 days ago",
+            ),
+        ],
+        kept: vec![KeptJob {
+            job: JobId("b81m0c2d".into()),
+            name: "base".into(),
+            why: "job k3v0a1b2 (queued) needs /var/lib/r1d/jobs/b81m0c2d/final: wait until that \
+                  one has ended, or cancel it"
+                .into(),
+        }],
     }
 }
 

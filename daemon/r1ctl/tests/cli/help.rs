@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, golden};
 
-const HELPED: usize = 37;
+const HELPED: usize = 39;
 
 /// Those with a golden help text come first.
 const COMMANDS: [&[&str]; HELPED + 3] = [
@@ -15,6 +15,8 @@ const COMMANDS: [&[&str]; HELPED + 3] = [
     &["pause"],
     &["resume"],
     &["requeue"],
+    &["rm"],
+    &["prune"],
     &["plan"],
     &["samples"],
     &["report"],

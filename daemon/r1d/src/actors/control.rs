@@ -4,6 +4,7 @@
 
 mod decisions;
 mod logs;
+mod removals;
 
 use crate::accept::{self, AcceptError, Submission, Submitted};
 use crate::access::{self, Caller, Need};
@@ -15,6 +16,7 @@ use crate::inputs;
 use crate::log_tail::Tail;
 use crate::outside;
 use crate::reading::Reading;
+use crate::removal::Removals;
 use crate::review::{self, ReviewError};
 use crate::reward_versions;
 use crate::samples;
@@ -67,6 +69,7 @@ pub(crate) struct ControlService {
     pub admin_group: String,
     /// When the daemon started, on the monotonic clock.
     pub since: Duration,
+    pub removals: Removals,
     pub admission: Admission,
     pub submissions: Submissions,
     /// Receives `true` on a `shutdown` request; `None` where systemd stops the service.
@@ -258,6 +261,18 @@ impl ControlService {
                 let owner = record.owner.as_ref();
                 if !caller.owns(owner) {
                     return forbidden(access::not_yours(record.job(), owner, &self.admin_group));
+                }
+                (Some(caller), true)
+            }
+            Need::Jobs(jobs) => {
+                let caller = look_up().await?;
+                for job in jobs {
+                    let record = found(job)?;
+                    let owner = record.owner.as_ref();
+                    if !caller.owns(owner) {
+                        let group = &self.admin_group;
+                        return forbidden(access::not_yours(record.job(), owner, group));
+                    }
                 }
                 (Some(caller), true)
             }
@@ -660,6 +675,15 @@ impl ControlService {
                     service.cancel(job).await
                 })
                 .await?
+            }
+            Request::Remove { jobs } => self.remove(jobs, sender).await?,
+            Request::Prune {
+                older_than_s,
+                keep_final,
+                dry_run,
+            } => {
+                self.prune((older_than_s, keep_final), dry_run, sender, reading)
+                    .await?
             }
             Request::Samples {
                 job,

@@ -1,0 +1,108 @@
+//! The disk that a stage takes: an upper bound, before it does anything.
+
+use super::facts::InputFacts;
+use crate::job::Job;
+use crate::model_shape::{ModelShape, RoutingShape};
+use crate::stage::Stage;
+use r1d_proto::worker::Dtype;
+use std::collections::BTreeMap;
+
+/// Bytes of a sampled token on disk, before compression: its id, its log-probability and its text.
+const TOKEN_BYTES: u64 = 12;
+/// Bytes of the two moments that AdamW keeps of a parameter.
+const MOMENTS_BYTES: u64 = 2 * 4;
+
+/// Returns the most bytes that a stage leaves on disk, by what they are: `checkpoints` (those that
+/// are kept, and the one that is being written), `rollouts` (of all steps), `journal` (of the steps
+/// since the oldest checkpoint that is kept) and, for the last stage, `final` (the model).
+///
+/// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them.
+/// What grows with a number of steps that is not known yet is left out.
+pub fn disk(
+    job: &Job,
+    stage: &Stage,
+    facts: &[ModelShape],
+    seen: &InputFacts,
+) -> BTreeMap<String, u64> {
+    let Some(shape) = facts.get(job.model_of(stage)) else {
+        return BTreeMap::new();
+    };
+    let mut bytes = BTreeMap::new();
+    let mut add = |what: &str, n: u64| {
+        if n > 0 {
+            bytes.insert(what.to_string(), n);
+        }
+    };
+    let steps = stage.steps(seen.rows(stage));
+    let (every, keep) = (
+        job.checkpoint.every_steps,
+        u64::from(job.checkpoint.keep.max(1)),
+    );
+    let saved = match (steps, every) {
+        (_, 0) => 1,
+        // It is not known yet how many there are.
+        (0, _) => keep + 1,
+        (steps, every) => steps.div_ceil(every),
+    };
+    if stage.trains() {
+        add(
+            "checkpoints",
+            saved
+                .min(keep + 1)
+                .saturating_mul(checkpoint(job, stage, shape)),
+        );
+    }
+    if stage.rollouts().is_some() {
+        let tokens = stage.tokens_per_step(seen.prompt_max(stage));
+        let step = tokens.saturating_mul(token(shape));
+        // What is not trained on is never sampled again from its journal.
+        let journaled = match (stage.trains(), every) {
+            (false, _) => 1,
+            (true, 0) => steps,
+            (true, every) => every.saturating_mul(keep).min(steps.max(1)),
+        };
+        add("rollouts", step.saturating_mul(steps));
+        add("journal", step.saturating_mul(journaled));
+    }
+    if job
+        .stages
+        .last()
+        .is_some_and(|last| last.name == stage.name)
+    {
+        add("final", shape.parameters.saturating_mul(weight(job).0));
+    }
+    bytes
+}
+
+/// Bytes of a weight as it is saved, and of the float32 one that an optimiser keeps beside it.
+fn weight(job: &Job) -> (u64, u64) {
+    match job.model.dtype {
+        Dtype::Float32 => (4, 0),
+        Dtype::Bfloat16 => (2, 4),
+    }
+}
+
+/// Bytes of one checkpoint: weights, optimiser, reference; a value model with its optimiser.
+fn checkpoint(job: &Job, stage: &Stage, shape: &ModelShape) -> u64 {
+    let (value_bytes, master_bytes) = weight(job);
+    let module = shape.prediction.filter(|_| stage.opens_prediction());
+    let parameters = shape.parameters + module.map_or(0, |module| module.parameters);
+    let weights = parameters.saturating_mul(value_bytes);
+    // Adapters are small beside the weights that they are merged into.
+    if stage.adapters().is_some() {
+        return weights;
+    }
+    let optimiser = parameters.saturating_mul(MOMENTS_BYTES + master_bytes);
+    let references = u64::from(stage.needs_reference());
+    let trained = 1 + u64::from(stage.ppo().is_some());
+    weights
+        .saturating_add(optimiser)
+        .saturating_mul(trained)
+        .saturating_add(weights.saturating_mul(references))
+}
+
+/// Bytes of a sampled token, with the experts that it took.
+fn token(shape: &ModelShape) -> u64 {
+    let experts = |routing: RoutingShape| routing.layers * routing.per_token * 2;
+    TOKEN_BYTES + shape.routing.map_or(0, experts)
+}
