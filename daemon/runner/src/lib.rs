@@ -34,6 +34,7 @@
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
 //! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
 //! | [`wait`] | what each part waits for, since when, until when |
+//! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
 //! | [`restart`] | whether a job that lost its worker is taken up again |
 //! | [`pace`] | time left |
 //!
@@ -43,6 +44,7 @@
 
 pub mod advantages;
 pub mod answer;
+pub mod attempt;
 pub mod evaluation;
 pub mod gather;
 pub mod interval;

@@ -6,7 +6,7 @@
 pub(crate) mod decide;
 
 use crate::actors::run::{
-    NOTHING_DONE, Outcome, Run, RunContext, Started, Stop, leave_status, progress,
+    NOTHING_DONE, Run, RunContext, Started, Stop, ending, leave_status, progress,
 };
 use crate::actors::supervise::Alive;
 use crate::job_log::JobLog;
@@ -21,6 +21,7 @@ use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, JobRecord, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
+use r1d_runner::attempt::{JobEnd, LifeOutcome};
 use r1d_store::JobLayout;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -224,7 +225,7 @@ impl Jobs {
         &mut self,
         index: usize,
         job: JobId,
-        outcome: Result<Outcome, oneshot::error::RecvError>,
+        outcome: Result<LifeOutcome, oneshot::error::RecvError>,
         context: &mut Context<Self>,
     ) {
         self.away.remove(&job);
@@ -232,15 +233,19 @@ impl Jobs {
             device.running.take_if(|running| running.job == job);
         }
         match outcome {
-            Ok(Outcome::Over) => {
+            Ok(LifeOutcome::Over) => {
                 self.panics.remove(&job);
                 self.lacked.remove(&job);
             }
-            Ok(Outcome::Ready(epoch)) => self.resumed.extend(epoch.map(|epoch| (job, epoch))),
-            Ok(Outcome::WaitsOutside { epoch, cause }) => self.lacks(job, epoch, cause, context),
-            Ok(Outcome::Unrecorded(command)) => {
+            Ok(LifeOutcome::Ready { epoch }) => {
+                self.resumed.extend(epoch.map(|epoch| (job, epoch)))
+            }
+            Ok(LifeOutcome::WaitsOutside { epoch, cause }) => {
+                self.lacks(job, epoch, cause, context)
+            }
+            Ok(LifeOutcome::Unrecorded(end)) => {
                 tracing::error!(%job, "the ledger could not take the job's end; it is tried again");
-                self.unrecorded.push(command);
+                self.unrecord(index, &job, end);
             }
             Err(_) => self.panicked(index, job),
         }
@@ -315,24 +320,24 @@ impl Jobs {
         *count += 1;
         tracing::error!(%job, panics = *count, "the job's runner panicked");
         if let (Some(device), RUN_PANICS_MAX..) = (self.devices.get(index), *count) {
-            let views = &device.run_context.views;
-            let epoch = views
-                .ledger
-                .job(&job)
-                .map_or(0, |record| record.progress.epoch);
-            let error = Some(format!(
+            let record = device.run_context.views.ledger.job(&job);
+            let error = format!(
                 "the daemon panicked {count} times while it ran the job: a bug, see the daemon's \
                  log"
-            ));
-            let at = views.clock.unix().as_secs();
-            self.unrecorded.push(LedgerCommand::Finish {
-                job,
-                epoch,
-                state: State::Failed,
-                error,
-                model: None,
-                at,
-            });
+            );
+            let end = JobEnd {
+                epoch: record.map_or(0, |record| record.progress.epoch),
+                result: Err(error),
+            };
+            self.unrecord(index, &job, end);
+        }
+    }
+
+    /// Keeps an end for the ledger to take later.
+    fn unrecord(&mut self, index: usize, job: &JobId, end: JobEnd) {
+        if let Some(device) = self.devices.get(index) {
+            let at = device.run_context.views.clock.unix().as_secs();
+            self.unrecorded.push(ending(job, end, at));
         }
     }
 

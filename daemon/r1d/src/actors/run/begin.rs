@@ -11,16 +11,18 @@ use crate::loaded_job::{LoadError, LoadedJob};
 use crate::outputs;
 use crate::reading::Reading;
 use crate::reward_versions::Recorded;
-use crate::{inputs, outside, reuse, review, tasks};
+use crate::upkeep::Upkeep;
+use crate::{inputs, outside, reuse, review, strikes, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
+use r1d_runner::attempt::Inputs;
 use r1d_runner::{End, Plan, Record, StageRecord};
 use r1d_store::{Disk, JobLayout, layout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 #[derive(Debug, thiserror::Error)]
@@ -37,39 +39,6 @@ pub(super) enum OpenError {
     PutDown,
 }
 
-/// Whether the daemon works for the job, according to the ledger. A run is put down once: what it
-/// had queued before cannot take the job up again.
-#[derive(Clone, Default)]
-pub(super) struct Upkeep(Arc<Mutex<bool>>);
-
-impl Upkeep {
-    fn is_down(&self) -> MutexGuard<'_, bool> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_up(&self, ledger: &Ledger, job: &JobId) -> Result<(), OpenError> {
-        let is_down = self.is_down();
-        if *is_down {
-            return Err(OpenError::PutDown);
-        }
-        ledger.apply(LedgerCommand::TakeUp { job: job.clone() })?;
-        Ok(())
-    }
-
-    /// Records that the daemon no longer works for the job: an end of the daemon from now on is not
-    /// held against it. Waits for the disk.
-    pub(super) fn put_down(&self, ledger: &Ledger, job: &JobId) {
-        let mut is_down = self.is_down();
-        *is_down = true;
-        match ledger.apply(LedgerCommand::PutDown { job: job.clone() }) {
-            Ok(_) | Err(LedgerError::Rejected(_)) => {}
-            Err(error) => {
-                tracing::warn!(%job, "the ledger does not hear that the job was put down: {error}")
-            }
-        }
-    }
-}
-
 /// A job's files, as they were found.
 pub(super) enum Opened {
     Ready {
@@ -79,8 +48,8 @@ pub(super) enum Opened {
         /// Later stages that will be taken over from another job, once it is their turn.
         to_take_over: BTreeSet<usize>,
     },
-    /// A data set waits for its review: its stage and rows.
-    Review(String, u64),
+    /// They are not loaded.
+    Not(Inputs),
 }
 
 /// What the job's machine needs of the ledger's record.
@@ -123,10 +92,32 @@ impl OpenError {
     }
 }
 
-/// Opens the job's inputs. Before that, takes over the next stages if an earlier job has finished
-/// them. From now on, if the daemon ends without a clean stop, that counts against the job, unless
-/// the run was put down while this waited for its turn.
+/// Opens the job's inputs, and returns the newest epoch of the job beside them. Before that, takes
+/// over the next stages if an earlier job has finished them. From now on, if the daemon ends without
+/// a clean stop, that counts against the job, unless the run was put down while this waited for its
+/// turn.
 pub(super) fn open(
+    job: &JobId,
+    run_context: &RunContext,
+    outputs: &JobLayout,
+    log: &JobLog,
+    reading: &Reading,
+    upkeep: &Upkeep,
+) -> (u64, Opened) {
+    let given_up = |error| Opened::Not(Inputs::GivenUp { error });
+    let Some(record) = run_context.views.ledger.job(job) else {
+        return (0, given_up("the ledger does not know the job".into()));
+    };
+    let epoch = record.progress.epoch;
+    if let Some(error) = strikes::given_up(&record) {
+        return (epoch, given_up(error));
+    }
+    let opened = load(record, run_context, outputs, log, reading, upkeep);
+    let opened = opened.unwrap_or_else(|error| Opened::Not(Inputs::Ended(error.end())));
+    (epoch, opened)
+}
+
+fn load(
     record: Arc<JobRecord>,
     run_context: &RunContext,
     outputs: &JobLayout,
@@ -134,7 +125,9 @@ pub(super) fn open(
     reading: &Reading,
     upkeep: &Upkeep,
 ) -> Result<Opened, OpenError> {
-    upkeep.take_up(&run_context.views.ledger, record.job())?;
+    if !upkeep.take_up(&run_context.views.ledger, record.job())? {
+        return Err(OpenError::PutDown);
+    }
     let job = Job::parse(&record.submission.job_toml, Path::new("/"))?;
     if let Some(cause) = outside::amiss(&run_context.views, record.job()) {
         return Err(OpenError::Away(cause));
@@ -143,7 +136,7 @@ pub(super) fn open(
     let record = run_context.views.ledger.job(record.job()).unwrap_or(record);
     let dir = outputs.datasets();
     if let Some((stage, rows)) = review::awaited(&record, &job, &dir).map_err(LoadError::from)? {
-        return Ok(Opened::Review(stage, rows));
+        return Ok(Opened::Not(Inputs::Review { stage, rows }));
     }
     let made = review::hashes(&record, &job, &dir).map_err(LoadError::from)?;
     let finished = |stage: &&Arc<r1d_ledger::StageRecord>| stage.state == State::Succeeded;
@@ -343,42 +336,4 @@ pub(super) async fn start(
         }),
     };
     Begun { epoch, record }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A clean stop comes while the job's reading still waits for a thread: it is no strike.
-    #[test]
-    fn a_run_that_was_put_down_is_not_taken_up_by_what_it_had_queued() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&dir.path().join("ledger.redb")).unwrap();
-        let (job, (reward_versions, keys)) = (JobId("a".into()), Default::default());
-        let (name, job_toml) = ("n".into(), "seed = 1".into());
-        let submit = LedgerCommand::Submit {
-            job: job.clone(),
-            name,
-            priority: 0,
-            job_toml,
-            request: None,
-            reward_versions,
-            keys,
-            reuses: false,
-            owner: None,
-            held: false,
-            at: 1,
-        };
-        ledger.apply(submit).unwrap();
-        let taken_up = || ledger.job(&job).unwrap().strikes.taken_up;
-        let upkeep = Upkeep::default();
-        upkeep.take_up(&ledger, &job).unwrap();
-        assert!(taken_up());
-        upkeep.put_down(&ledger, &job);
-        assert!(matches!(
-            upkeep.take_up(&ledger, &job),
-            Err(OpenError::PutDown)
-        ));
-        assert!(!taken_up());
-    }
 }
