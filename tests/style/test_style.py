@@ -243,7 +243,7 @@ def circles(graph):
 
 # Circles that stand from before this test, by the number of their modules: they may only shrink.
 STANDING = {
-    "daemon/r1d": [7, 2],
+    "daemon/r1d": [7],
     "daemon/runner": [2],
 }
 

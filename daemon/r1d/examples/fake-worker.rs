@@ -5,7 +5,7 @@
 //! `FAKE_WORKER_DELAY_MS` is the time that a completion or an update takes. `FAKE_WORKER_FAULTS`
 //! names a directory of planted faults: a file `<moment>-<n>` (`train-3`, `save-1`, `start-1`)
 //! makes the n-th such moment of the whole job, however many workers it takes, go as the file's
-//! text says; `<moment>-always` every one:
+//! text says; `<moment>-always` every one, and `<moment>-on-<device>` every one on that device:
 //!
 //! | text | what happens |
 //! |---|---|
@@ -97,11 +97,20 @@ fn main() {
     }
 }
 
-/// Ends as the file `probe` of the faults says: `CODE what it says`.
+/// The device that the process is for.
+fn device() -> String {
+    let mut from_flag = std::env::args().skip_while(|argument| argument != "--device");
+    from_flag.nth(1).unwrap_or_else(|| "cpu".into())
+}
+
+/// Ends as the file `probe` of the faults says, or `probe-on-<device>`: `CODE what it says`.
 fn probe() {
-    let Some(fault) = variable("FAKE_WORKER_FAULTS")
-        .and_then(|dir| fs::read_to_string(Path::new(&dir).join("probe")).ok())
-    else {
+    let read = |name: String| {
+        let dir = variable("FAKE_WORKER_FAULTS")?;
+        fs::read_to_string(Path::new(&dir).join(name)).ok()
+    };
+    let of_device = read(format!("probe-on-{}", device()));
+    let Some(fault) = of_device.or_else(|| read("probe".into())) else {
         return;
     };
     let (code, said) = fault.split_once(' ').expect("a code and words");
@@ -171,8 +180,13 @@ impl Worker {
             .unwrap_or(0)
             + 1;
         fs::write(&counter, count.to_string()).expect("the faults' directory");
-        let planted = [format!("{name}-{count}"), format!("{name}-always")]
-            .map(|file| fs::read_to_string(dir.join(file)).ok());
+        let on_device = format!("{name}-on-{}", device());
+        let planted = [
+            format!("{name}-{count}"),
+            format!("{name}-always"),
+            on_device,
+        ]
+        .map(|file| fs::read_to_string(dir.join(file)).ok());
         let Some(fault) = planted.into_iter().flatten().next() else {
             return Ok(());
         };

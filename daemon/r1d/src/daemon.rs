@@ -2,7 +2,7 @@
 //! drain.
 
 use crate::actors::control::{ControlService, ControlSocket};
-use crate::actors::jobs::{Device, DeviceUsable, Jobs, StopAll};
+use crate::actors::jobs::{Device, DevicesTried, Jobs, StopAll};
 use crate::actors::run::RunContext;
 use crate::actors::supervise::{Supervised, supervise};
 use crate::actors::worker::{LastProcess, Worker, WorkerCommand};
@@ -14,7 +14,6 @@ use crate::job_writer::JobWriters;
 use crate::live_status::LiveStatus;
 use crate::loaded_job::worker_threads;
 use crate::old_workers::OldWorkers;
-use crate::outside_waits::Looks;
 use crate::removal::Removals;
 use crate::reward_versions::OpenJobs;
 use crate::settings::Settings;
@@ -28,7 +27,6 @@ use r1d_ledger::{Command, Ledger, LedgerError};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
-use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,15 +144,9 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
-        let again = setup::keep_trying(
-            parts.worker_commands.clone(),
-            parts.service.views.live_status.clone(),
-            parts.jobs.clone(),
-        );
-        tasks::spawn("devices", again);
-        // No device has had a job until now. A queue that is being recreated looks for jobs by
-        // itself.
-        let _ = parts.jobs.ask("the queue", DeviceUsable).await;
+        // No device has had a job until now. A queue that is being recreated looks at the devices
+        // by itself.
+        let _ = parts.jobs.ask("the queue", DevicesTried).await;
         let socket = serve_clients(listener, &parts, clock);
         announce(&settings);
         let why = tokio::select! {
@@ -279,29 +271,17 @@ fn build(
         .map(run_context)
         .collect::<Result<Vec<_>, _>>()?;
     let (old, wait_clock) = (state.clone(), clock.clone());
+    let commands = worker_commands.clone();
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
         let old_workers = OldWorkers::new(old.clone(), wait_clock.clone());
         let devices = run_context
             .iter()
-            .map(|run_context| Device {
+            .zip(&commands)
+            .map(|(run_context, worker_command)| Device {
                 run_context: run_context.clone(),
-                running: None,
-            })
-            .collect();
-        Jobs {
-            devices,
-            old_workers,
-            away: HashMap::new(),
-            outside_waits: HashMap::new(),
-            lacked: HashMap::new(),
-            looks: Looks::default(),
-            resumed: HashMap::new(),
-            panics: HashMap::new(),
-            unrecorded: Vec::new(),
-            stopping: false,
-            waits_for_workers: false,
-            _alive: alive,
-        }
+                worker_command: worker_command.clone(),
+            });
+        Jobs::new(devices.collect(), old_workers, alive)
     });
     let service = ControlService {
         since: clock.now(),

@@ -3,10 +3,14 @@
 
 use r1d_proto::control::{Activity, DeviceStatus};
 use r1d_proto::ids::JobId;
+use r1d_runner::schedule::Problem;
 use r1d_runner::wait::Wait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+
+/// The state of a device that the daemon has not looked at yet.
+const UNTRIED: &str = "starting";
 
 /// A job as its runner last reported it.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +46,7 @@ impl LiveStatus {
     pub(crate) fn new(devices: &[String]) -> LiveStatus {
         let device = |name: &String| DeviceStatus {
             device: name.clone(),
-            state: "starting".into(),
+            state: UNTRIED.into(),
             worker_pid: None,
             worker_restarts: 0,
             job: None,
@@ -148,30 +152,31 @@ impl LiveStatus {
         });
     }
 
-    /// Waits until the device cannot be used.
-    pub(crate) async fn until_unusable(&self, device: &str) {
-        let mut changes = self.watch();
-        // The sender lives as long as the live status.
-        while self.is_usable(device) && changes.changed().await.is_ok() {}
+    /// What was found of each device, in their order: what keeps it from getting jobs, if anything
+    /// does; `None` for one that nobody has looked at yet.
+    pub(crate) fn devices_found(&self) -> Vec<Option<Option<String>>> {
+        let state = self.lock();
+        let found = |device: &DeviceStatus| {
+            let is_untried = device.state == UNTRIED;
+            (!is_untried).then(|| device.problem.clone())
+        };
+        state.devices.iter().map(found).collect()
     }
 
-    /// Whether the device can run jobs.
-    pub(crate) fn is_usable(&self, device: &str) -> bool {
-        self.lock()
-            .devices
-            .iter()
-            .any(|status| status.device == device && status.problem.is_none())
-    }
-
-    /// Records the result of a look at the device ([`crate::setup`]); `None` means that it can be
-    /// used.
-    pub(crate) fn found(&self, device: &str, problem: Option<String>) {
+    /// Records what keeps the device from getting jobs; `None` means that nothing does. Returns
+    /// whether that is new.
+    pub(crate) fn found(&self, device: &str, problem: Option<Problem>) -> bool {
+        let mut is_new = false;
         self.device(device, |status| {
+            let cause = problem.as_ref().map(|problem| &problem.cause);
+            is_new = cause != status.problem.as_ref();
             if problem.is_some() || status.problem.is_some() {
-                status.state = if problem.is_some() { "failed" } else { "idle" }.into();
+                let word = problem.as_ref().map(|problem| problem.kind.word());
+                status.state = word.unwrap_or("idle").into();
             }
-            status.problem = problem;
+            status.problem = problem.map(|problem| problem.cause);
         });
+        is_new
     }
 
     /// A receiver that is notified of every change from now on.

@@ -13,7 +13,7 @@
 //! | [`review`], [`reuse`] | data sets that people look at; finished stages that other jobs take over |
 //! | [`removal`] | what goes of jobs that have ended |
 //! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
-//! | [`strikes`], [`upkeep`] | which job gets a free device; which jobs the daemon works for |
+//! | [`queue`], [`upkeep`] | what the schedule asks of the ledger; which jobs the daemon works for |
 //! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients see |
 //! | [`devices`], [`setup`], [`old_workers`] | what there is to run on, whether it can be used, and what still occupies it |
 //! | [`tasks`], [`digest`] | the start of tasks and threads; SHA-256 |
@@ -46,6 +46,7 @@ mod outputs;
 mod outside;
 mod outside_waits;
 mod plugin;
+mod queue;
 mod reach;
 mod reading;
 mod removal;
@@ -59,7 +60,6 @@ mod setup;
 mod state_dir;
 mod status;
 mod step_times;
-mod strikes;
 mod submissions;
 mod tasks;
 mod tensorboard;

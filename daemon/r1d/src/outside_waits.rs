@@ -6,7 +6,7 @@ use crate::tasks;
 use r1d_runner::restart::Progress;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 /// Jobs that are checked at a time (`LIM-1`): each check takes a thread, and a disk may hang.
 const LOOKS_MAX: usize = 16;
@@ -34,14 +34,6 @@ impl Lacked {
             progress,
         }
     }
-}
-
-/// The wait of one job.
-pub(crate) struct OutsideWait {
-    /// The epoch in which the job goes on; `None` if none had begun.
-    pub epoch: Option<u64>,
-    /// Dropping the sender ends the wait.
-    pub _wait: oneshot::Sender<()>,
 }
 
 /// Describes, for `r1ctl why`, the wait for something outside of the job.

@@ -1,21 +1,15 @@
 //! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the
 //! daemon takes jobs, so that no job fails because the machine lacks something.
 
-use crate::actors::jobs::{DeviceUsable, Jobs};
-use crate::actors::supervise::Supervised;
 use crate::actors::worker::{EXIT_NO_LIBRARY, WorkerCommand, WorkerError};
 use crate::live_status::LiveStatus;
+use r1d_runner::schedule::{Problem, ProblemKind};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 /// Longest time for a worker to open its device; the first one after a boot reads gigabytes of
 /// libraries.
 const PROBE_MAX: Duration = Duration::from_secs(300);
-/// Time between two tries of a device that could not be used: the first, and the longest.
-const PROBE_AGAIN: Duration = Duration::from_secs(1);
-const PROBE_AGAIN_MAX: Duration = Duration::from_secs(30);
-/// A device that was usable for this long has been mended.
-const OF_USE_AFTER: Duration = Duration::from_secs(60);
 
 /// An error that keeps every job from running until an operator changes the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -40,58 +34,19 @@ pub(crate) async fn try_devices(
                 worker_command.device
             );
         }
+        let kind = ProblemKind::Failed;
+        let problem = problem.map(|cause| Problem { kind, cause });
         live_status.found(&worker_command.device, problem);
     }
     Ok(())
 }
 
-/// Keeps trying devices that cannot be used; one that has become usable gets the next job. The
-/// devices are tried independently.
-pub(crate) async fn keep_trying(
-    worker_commands: Vec<WorkerCommand>,
-    live_status: LiveStatus,
-    jobs: Supervised<Jobs>,
-) {
-    futures_util::future::join_all(
-        worker_commands
-            .iter()
-            .map(|worker_command| keep_trying_one(worker_command, &live_status, &jobs)),
-    )
-    .await;
-}
-
-/// Keeps trying one device. Pauses grow until the device has been usable for a while, so that one
-/// which opens but cannot compute does not get a job every second.
-async fn keep_trying_one(
-    worker_command: &WorkerCommand,
-    live_status: &LiveStatus,
-    jobs: &Supervised<Jobs>,
-) {
-    let mut pause = PROBE_AGAIN;
-    loop {
-        if tokio::time::timeout(
-            OF_USE_AFTER,
-            live_status.until_unusable(&worker_command.device),
-        )
+/// What keeps the device from being used; `None` if nothing does, and a small worker computed on it
+/// what it should.
+pub(crate) async fn look(worker_command: WorkerCommand) -> Option<String> {
+    probe(&worker_command)
         .await
-        .is_err()
-        {
-            pause = PROBE_AGAIN;
-            live_status.until_unusable(&worker_command.device).await;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(PROBE_AGAIN_MAX);
-        let problem = probe(worker_command)
-            .await
-            .unwrap_or_else(|problem| Some(problem.to_string()));
-        let is_usable = problem.is_none();
-        live_status.found(&worker_command.device, problem);
-        if is_usable {
-            tracing::info!("device {} can be used", worker_command.device);
-            // A queue that is being recreated looks for devices by itself.
-            let _ = jobs.ask("the queue", DeviceUsable).await;
-        }
-    }
+        .unwrap_or_else(|problem| Some(problem.to_string()))
 }
 
 /// What keeps the device from being used; `None` if nothing does.

@@ -14,15 +14,19 @@
 
 mod message;
 
-pub use message::{Inputs, JobEnd, JobStanding, LifeCommand, LifeEvent, LifeOutcome, LogLevel};
+pub use message::{
+    History, Inputs, JobEnd, JobStanding, LifeCommand, LifeEvent, LifeOutcome, LogLevel,
+};
 
 use crate::message::End;
-use crate::restart::{Attempts, Retrying};
+use crate::restart::{FRUITLESS_ATTEMPTS_MAX, Retrying};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longest time for a new attempt to begin in the ledger and on the worker.
 pub const START_MAX: Duration = Duration::from_secs(3600);
+/// After so many failures of the worker in a row, a job gives its device up, which is then probed.
+pub const WORKER_FAILURES_MAX: u32 = 3;
 
 /// The state machine of one job's life.
 #[derive(Clone, Debug)]
@@ -31,19 +35,22 @@ pub struct Lifecycle {
     since: Duration,
     /// Counts the phases that were entered.
     number: u64,
-    /// The attempt's number, from 1, as people are told it.
-    attempt: u64,
     /// The newest epoch known: the end of the job is recorded in it.
     epoch: u64,
     /// The epoch in which the next attempt goes on, because nothing went wrong in it.
     resumed: Option<u64>,
-    attempts: Attempts,
+    /// The attempts so far, those of lives before included.
+    history: History,
+    /// Failures of the worker in a row, on this device.
+    failures: u32,
+    /// Whether such failures may be the device's fault.
+    doubts_device: bool,
     has_inputs: bool,
     has_device: bool,
     stops_after_step: bool,
 }
 
-/// Where a life is.
+/// The place that a life has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Nothing has begun.
@@ -100,10 +107,12 @@ pub enum Next {
         /// What is amiss.
         cause: String,
     },
-    /// The device is unusable, and the job goes back to the queue.
+    /// The job goes back to the queue, for another device.
     GiveDeviceUp {
-        /// What is wrong with the device.
+        /// What is wrong with this one.
         cause: String,
+        /// Whether that is known, or only probable.
+        is_known: bool,
     },
     /// The job's end is recorded.
     Record(Result<PathBuf, String>),
@@ -112,23 +121,31 @@ pub enum Next {
 }
 
 impl Lifecycle {
-    /// A life that begins at `now`. `resumed` is the epoch that the job goes on in, if any.
-    pub fn new(resumed: Option<u64>, now: Duration) -> Lifecycle {
+    /// A life that begins at `now`. `resumed` is the epoch that the job goes on in, if any;
+    /// `history` has the attempts before. `doubts_device` says whether failures of the worker may
+    /// be the device's fault.
+    pub fn new(
+        resumed: Option<u64>,
+        history: History,
+        doubts_device: bool,
+        now: Duration,
+    ) -> Lifecycle {
         Lifecycle {
             phase: Phase::New,
             since: now,
             number: 0,
-            attempt: 0,
             epoch: 0,
             resumed,
-            attempts: Attempts::default(),
+            history,
+            failures: 0,
+            doubts_device,
             has_inputs: false,
             has_device: true,
             stops_after_step: false,
         }
     }
 
-    /// Where the life is.
+    /// The place that the life has come to.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }
@@ -150,7 +167,7 @@ impl Lifecycle {
 
     /// Number of attempts in a row that got no further.
     pub fn fruitless(&self) -> u32 {
-        self.attempts.fruitless()
+        self.history.attempts.fruitless()
     }
 
     /// Whether the attempt ends with the next commit.
@@ -168,8 +185,8 @@ impl Lifecycle {
         self.open(now)
     }
 
-    /// Takes an event that answers, or belongs to, what was begun under `number`; `standing` is what
-    /// the ledger says of the job now.
+    /// Takes an event that answers, or belongs to, what was begun under `number`; `standing` is
+    /// what the ledger says of the job now.
     pub fn handle(
         &mut self,
         number: u64,
@@ -214,7 +231,10 @@ impl Lifecycle {
             }
             (Phase::Working, LifeEvent::Ended { end }) => self.ended(end, standing, now),
             (Phase::Working, LifeEvent::Committed) if self.stops_after_step => self.stop(now),
-            (Phase::Reviewing { .. }, LifeEvent::Reviewed) => self.give_back(Vec::new(), now),
+            (Phase::Reviewing { .. }, LifeEvent::Reviewed) => {
+                let epoch = self.resumed;
+                self.leave(Vec::new(), LifeOutcome::Ready { epoch }, now)
+            }
             (Phase::Checking { error }, LifeEvent::Looked(amiss)) => match amiss {
                 Some(cause) => self.close(Next::WaitOutside { cause }, now),
                 None => self.finish(Err(error), now),
@@ -273,7 +293,7 @@ impl Lifecycle {
         if !self.has_inputs || standing.has_to_review {
             return self.open(now);
         }
-        self.attempt += 1;
+        self.history.number += 1;
         self.enter(Phase::Starting, now);
         vec![LifeCommand::Start {
             resumed: self.resumed.take(),
@@ -305,7 +325,8 @@ impl Lifecycle {
     fn ended(&mut self, end: End, standing: JobStanding, now: Duration) -> Vec<LifeCommand> {
         let was_working = self.phase == Phase::Working;
         match end {
-            End::Abandoned { cause } => self.abandoned(cause, standing, now),
+            End::Abandoned { cause } => self.abandoned(cause, false, standing, now),
+            End::WorkerFailed { cause } => self.abandoned(cause, true, standing, now),
             End::Reread => {
                 self.keep_epoch(was_working);
                 self.close(Next::Reopen, now)
@@ -314,7 +335,8 @@ impl Lifecycle {
             End::Unusable { cause } => {
                 self.keep_epoch(was_working);
                 let told = format!("the job waits for a device: {cause}");
-                let commands = self.close(Next::GiveDeviceUp { cause }, now);
+                let is_known = true;
+                let commands = self.close(Next::GiveDeviceUp { cause, is_known }, now);
                 logged(LogLevel::Warn, told, commands)
             }
             End::Failed { error } => self.check(error, now),
@@ -332,19 +354,42 @@ impl Lifecycle {
     fn abandoned(
         &mut self,
         cause: String,
+        is_workers: bool,
         standing: JobStanding,
         now: Duration,
     ) -> Vec<LifeCommand> {
-        let told = format!("attempt {} is abandoned: {cause}", self.attempt);
+        let told = format!("attempt {} is abandoned: {cause}", self.history.number);
         let commands = if self.stops_after_step || standing.is_over {
             self.stop(now)
         } else {
-            match self.attempts.abandoned(cause.clone(), standing.progress) {
+            let attempts = &mut self.history.attempts;
+            let retrying = attempts.abandoned(cause.clone(), standing.progress);
+            let is_first = attempts.fruitless() == 1;
+            self.failures = if is_first { 0 } else { self.failures } + is_workers as u32;
+            match retrying {
+                _ if is_workers && self.is_device_likely(&retrying) => self.doubt(cause, now),
                 Retrying::GiveUp { error } => self.check(error, now),
                 Retrying::Retry { after } => self.retry(after, cause, now),
             }
         };
         logged(LogLevel::Warn, told, commands)
+    }
+
+    /// Whether the device is to be probed after the worker has failed. It is before the job is
+    /// given up, unless enough attempts failed that were not the device's fault.
+    fn is_device_likely(&self, retrying: &Retrying) -> bool {
+        let is_last = matches!(retrying, Retrying::GiveUp { .. });
+        self.doubts_device
+            && (self.failures >= WORKER_FAILURES_MAX || is_last)
+            && self.fruitless() <= FRUITLESS_ATTEMPTS_MAX
+    }
+
+    /// Gives the device up, to be probed.
+    fn doubt(&mut self, cause: String, now: Duration) -> Vec<LifeCommand> {
+        let told = "the job goes on as soon as a device is free: this one is probed".into();
+        let is_known = false;
+        let commands = self.close(Next::GiveDeviceUp { cause, is_known }, now);
+        logged(LogLevel::Info, told, commands)
     }
 
     fn retry(&mut self, after: Duration, cause: String, now: Duration) -> Vec<LifeCommand> {
@@ -402,9 +447,14 @@ impl Lifecycle {
                 let first = vec![LifeCommand::PutDown, LifeCommand::LeaveStatus];
                 self.leave(first, LifeOutcome::WaitsOutside { epoch, cause }, now)
             }
-            Next::GiveDeviceUp { cause } => {
-                let first = vec![LifeCommand::PutDown, LifeCommand::MarkUnusable { cause }];
-                self.give_back(first, now)
+            Next::GiveDeviceUp { cause, is_known } => {
+                let (epoch, history) = (self.resumed, self.history.clone());
+                let outcome = if is_known {
+                    LifeOutcome::DeviceUnusable { epoch, cause }
+                } else {
+                    LifeOutcome::DeviceDoubted { history, cause }
+                };
+                self.leave(vec![LifeCommand::PutDown], outcome, now)
             }
             Next::Record(result) => {
                 let end = JobEnd {
@@ -429,7 +479,7 @@ impl Lifecycle {
         };
         let ended = match &end.result {
             Ok(_) => "the job is done",
-            Err(error) => error,
+            Err(error) => error.as_str(),
         };
         let error = format!("{ended}; and the ledger cannot record it: {why}");
         self.enter(Phase::Ending, now);
@@ -439,19 +489,16 @@ impl Lifecycle {
         ]
     }
 
-    /// Hands the job back, for the queue to give it a device.
-    fn give_back(&mut self, mut first: Vec<LifeCommand>, now: Duration) -> Vec<LifeCommand> {
-        first.push(LifeCommand::ClearStatus);
-        let epoch = self.resumed;
-        self.leave(first, LifeOutcome::Ready { epoch }, now)
-    }
-
+    /// Hands the job back to the queue, which may give it a device again.
     fn leave(
         &mut self,
         mut first: Vec<LifeCommand>,
         outcome: LifeOutcome,
         now: Duration,
     ) -> Vec<LifeCommand> {
+        if !matches!(outcome, LifeOutcome::WaitsOutside { .. }) {
+            first.push(LifeCommand::ClearStatus);
+        }
         self.enter(Phase::Leaving(outcome.clone()), now);
         first.push(LifeCommand::Report(outcome));
         first

@@ -441,13 +441,15 @@ impl Gather {
         if self.generating {
             let what = format!("{worker}: sampling, {ended} of {all} completions ended");
             waits.push(
-                Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence),
+                Wait::new(owner, what, self.since)
+                    .worker_silent(heard.worker, limits.worker_silence),
             );
         }
         if let Some((whom, reward, count)) = self.judge_queue.in_flight() {
             let what = format!("{worker}: asking the {whom} of {reward} about {count} completions");
             waits.push(
-                Wait::new(owner, what, self.heard).silent(heard.worker, limits.worker_silence),
+                Wait::new(owner, what, self.heard)
+                    .worker_silent(heard.worker, limits.worker_silence),
             );
         } else if let Some(first) = self.scoring.first() {
             let count = self.scoring.len();

@@ -35,6 +35,7 @@
 //! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
 //! | [`wait`] | what each part waits for, since when, until when |
 //! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
+//! | [`schedule`] | the queue: which job gets which device, and which device gets jobs |
 //! | [`restart`] | whether a job that lost its worker is taken up again |
 //! | [`pace`] | time left |
 //!
@@ -60,6 +61,7 @@ pub mod record;
 pub mod restart;
 pub mod reward_model_eval;
 pub mod rollout_step;
+pub mod schedule;
 pub mod scores;
 pub mod select;
 pub mod step;

@@ -685,11 +685,14 @@ impl Machine {
         match self.waits().into_iter().find(|wait| wait.is_over(now)) {
             Some(wait) => {
                 let waited = now.saturating_sub(wait.since).as_secs();
-                Err(End::Abandoned {
-                    cause: format!(
-                        "{} waited {waited} s for {}: past its deadline",
-                        wait.owner, wait.waits_for
-                    ),
+                let cause = format!(
+                    "{} waited {waited} s for {}: past its deadline",
+                    wait.owner, wait.waits_for
+                );
+                Err(if wait.is_workers {
+                    End::WorkerFailed { cause }
+                } else {
+                    End::Abandoned { cause }
                 })
             }
             None => Ok(()),
@@ -704,7 +707,7 @@ impl Machine {
             let what = format!("{}: {doing}", plan.worker);
             vec![
                 Wait::new(&owner, what, self.since)
-                    .silent(self.heard.worker, limits.worker_silence),
+                    .worker_silent(self.heard.worker, limits.worker_silence),
             ]
         };
         let at_store = |what: &str| {
@@ -718,6 +721,7 @@ impl Machine {
                         format!("{}: its first word", plan.worker),
                         self.since,
                     )
+                    .of_worker()
                     .until(self.since + limits.worker_start),
                 ]
             }
@@ -847,7 +851,7 @@ fn failed(doing: &str, failure: Failure) -> End {
     let message = failure.message;
     let error = match failure.kind {
         FailureKind::Internal => {
-            return End::Abandoned {
+            return End::WorkerFailed {
                 cause: format!("{doing}: {message}"),
             };
         }

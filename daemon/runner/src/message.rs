@@ -408,7 +408,15 @@ pub enum End {
         /// What is wrong.
         cause: String,
     },
-    /// The worker must be killed; an attempt with a fresh one may succeed ([`crate::restart`]).
+    /// The worker died, was silent for too long, or failed at something that another may do: an
+    /// attempt with a fresh one may succeed ([`crate::restart`]). Where this goes on, the device
+    /// may be the cause.
+    WorkerFailed {
+        /// What went wrong.
+        cause: String,
+    },
+    /// The attempt cannot go on, for no fault of the worker's; another may succeed
+    /// ([`crate::restart`]).
     Abandoned {
         /// What went wrong.
         cause: String,

@@ -138,7 +138,8 @@ impl Rebuild {
                     "{}: rebuilding step {step} of {}",
                     plan.worker, self.committed
                 );
-                Wait::new(owner, what, self.since).silent(heard.worker, limits.worker_silence)
+                Wait::new(owner, what, self.since)
+                    .worker_silent(heard.worker, limits.worker_silence)
             }
         }]
     }

@@ -161,7 +161,8 @@ impl RewardModelEval {
                 .silent(heard.writer, plan.limits.read),
             Some(_) => {
                 let what = format!("{}: scoring held-out rows", plan.worker);
-                Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)
+                Wait::new(owner, what, self.since)
+                    .worker_silent(heard.worker, plan.limits.worker_silence)
             }
         }]
     }

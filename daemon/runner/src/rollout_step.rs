@@ -550,7 +550,7 @@ impl RolloutStep {
                 let what = format!("{}: training", plan.worker);
                 wait(&what)
                     .into_iter()
-                    .map(|w| w.silent(heard.worker, limits.worker_silence))
+                    .map(|w| w.worker_silent(heard.worker, limits.worker_silence))
                     .collect()
             }
             RolloutPhase::Gathering => {

@@ -257,7 +257,8 @@ impl BatchStep {
             }
             Some(_) => {
                 let what = format!("{}: training on {} rows", plan.worker, self.rows);
-                Wait::new(owner, what, self.since).silent(heard.worker, plan.limits.worker_silence)
+                Wait::new(owner, what, self.since)
+                    .worker_silent(heard.worker, plan.limits.worker_silence)
             }
         }]
     }

@@ -14,6 +14,8 @@ pub struct Wait {
     pub since: Duration,
     /// When the owner gives up; `None` if an inner wait's deadline decides.
     pub deadline: Option<Duration>,
+    /// Whether it is the worker that is late then.
+    pub is_workers: bool,
 }
 
 /// The last signs of life from the parts that do one thing after the other for an attempt.
@@ -34,7 +36,14 @@ impl Wait {
             waits_for: waits_for.into(),
             since,
             deadline: None,
+            is_workers: false,
         }
+    }
+
+    /// Says that it is the worker that is waited for.
+    pub fn of_worker(mut self) -> Wait {
+        self.is_workers = true;
+        self
     }
 
     /// Sets the deadline.
@@ -49,6 +58,11 @@ impl Wait {
         self.since = self.since.max(last_word);
         let deadline = self.since + limit;
         self.until(deadline)
+    }
+
+    /// Sets such a deadline for the worker.
+    pub fn worker_silent(self, last_word: Duration, limit: Duration) -> Wait {
+        self.of_worker().silent(last_word, limit)
     }
 
     /// Whether the deadline has passed.

@@ -4,7 +4,8 @@
 use r1d_proto::world::counter_hash;
 use r1d_runner::End;
 use r1d_runner::attempt::{
-    Inputs, JobStanding, LifeCommand, LifeEvent, LifeOutcome, Lifecycle, Phase,
+    History, Inputs, JobStanding, LifeCommand, LifeEvent, LifeOutcome, Lifecycle, Phase,
+    WORKER_FAILURES_MAX,
 };
 use r1d_runner::restart::{FRUITLESS_ATTEMPTS_MAX, Progress};
 use std::collections::VecDeque;
@@ -56,7 +57,7 @@ struct Driven {
 impl Driven {
     /// A life that has begun.
     fn new() -> Driven {
-        let mut life = Lifecycle::new(None, Duration::ZERO);
+        let mut life = Lifecycle::new(None, History::default(), true, Duration::ZERO);
         assert_eq!(life.begin(Duration::ZERO), [LifeCommand::Open]);
         let now = Duration::ZERO;
         Driven { life, now }
@@ -264,11 +265,12 @@ impl Parties {
 
 /// The answer to a command, as the world gives it at random.
 fn answer(command: &LifeCommand, epoch: &mut u64, roll: u64) -> Option<LifeEvent> {
-    let end = |roll| match roll % 5 {
+    let end = |roll| match roll % 6 {
         0 => End::Reread,
         1 => End::Away { cause: "x".into() },
         2 => End::Unusable { cause: "x".into() },
         3 => End::Failed { error: "x".into() },
+        4 => End::WorkerFailed { cause: "x".into() },
         _ => End::Abandoned { cause: "x".into() },
     };
     Some(match command {
@@ -314,7 +316,8 @@ fn any_life_comes_to_one_report_and_leaves_nothing_behind() {
             draws += 1;
             counter_hash(&[seed, draws]) % below
         };
-        let (mut life, mut now) = (Lifecycle::new(None, Duration::ZERO), Duration::ZERO);
+        let mut now = Duration::ZERO;
+        let mut life = Lifecycle::new(None, History::default(), true, now);
         let (mut parties, mut epoch) = (Parties::default(), 0);
         let commands = life.begin(now);
         // Decisions under way; each carries its commands out in order.
@@ -374,4 +377,57 @@ fn a_job_that_gets_no_further_fails_after_a_few_attempts() {
         Some(&LifeCommand::LookOutside),
         "the last one"
     );
+}
+
+fn worker_failed() -> LifeEvent {
+    let cause = "the worker died".into();
+    let end = End::WorkerFailed { cause };
+    LifeEvent::Ended { end }
+}
+
+impl Driven {
+    /// Has the worker fail attempt after attempt, and returns what the job is handed back with.
+    fn fail_until_handed_back(&mut self, times_max: u32) -> (u32, Option<LifeOutcome>) {
+        for times in 1..=times_max {
+            self.tell(worker_failed());
+            let commands = self.tell(LifeEvent::WriterJoined);
+            if let Some(outcome) = outcome(&commands) {
+                return (times, Some(outcome.clone()));
+            }
+            self.now += Duration::from_secs(60);
+            self.tell(LifeEvent::Tick);
+            self.tell(begun(5));
+        }
+        (times_max, None)
+    }
+}
+
+/// After a few failures of the worker in a row the device may be at fault: the job gives it up. It
+/// does not where a probe has found that device well.
+#[test]
+fn a_job_gives_up_a_device_on_which_workers_keep_failing() {
+    let (times, outcome) = Driven::working().fail_until_handed_back(9);
+    assert_eq!(times, WORKER_FAILURES_MAX);
+    let Some(LifeOutcome::DeviceDoubted { history, .. }) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((history.attempts.fruitless(), history.number), (3, 3));
+
+    let again = |doubts_device| {
+        let now = Duration::ZERO;
+        let mut life = Lifecycle::new(None, history.clone(), doubts_device, now);
+        life.begin(now);
+        let mut driven = Driven { life, now };
+        driven.tell(opened(Inputs::Ready));
+        driven.tell(begun(5));
+        driven
+    };
+    // On another device, which is probed before the job is given up for what happens there.
+    let (times, outcome) = again(true).fail_until_handed_back(9);
+    assert_eq!(times, FRUITLESS_ATTEMPTS_MAX - 3);
+    assert!(matches!(outcome, Some(LifeOutcome::DeviceDoubted { .. })));
+    let mut driven = again(false);
+    assert_eq!(driven.fail_until_handed_back(1), (1, None));
+    let commands = driven.tell(worker_failed());
+    assert_eq!(commands.last(), Some(&LifeCommand::LookOutside), "it fails");
 }

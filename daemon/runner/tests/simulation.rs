@@ -1865,7 +1865,7 @@ fn a_silent_worker_is_given_up_and_named() {
         "a word of the worker extends the wait"
     );
     let commands = machine.handle(Event::Tick, limit * 2).commands;
-    let [Command::End(End::Abandoned { cause })] = &commands[..] else {
+    let [Command::End(End::WorkerFailed { cause })] = &commands[..] else {
         panic!("{commands:?}")
     };
     assert!(
@@ -1903,7 +1903,7 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
             "the words of the worker"))
     );
     assert!(
-        matches!(of(FailureKind::Internal), End::Abandoned { cause } if cause.contains(
+        matches!(of(FailureKind::Internal), End::WorkerFailed { cause } if cause.contains(
             "the words of the worker"))
     );
     let invalid = of(FailureKind::Invalid);

@@ -15,6 +15,7 @@ mod info;
 mod open;
 mod outbox;
 mod place;
+mod probe;
 mod reward_model;
 mod serve;
 mod source;
@@ -41,8 +42,9 @@ struct Arguments {
 enum Command {
     /// Serve r1d over the socket on standard input.
     Serve(serve::ServeArguments),
-    /// Try whether this process finds its libraries and its device, and leave.
-    Probe(serve::Probe),
+    /// Try whether this process finds its libraries and its device, and whether the device computes
+    /// as it should, and leave.
+    Probe(probe::Probe),
     /// Compare a model directory with golden logits.
     Verify(verify::VerifyArguments),
     /// Continue a prompt.
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
         .init();
     let ended = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
-        Command::Probe(arguments) => serve::probe(arguments),
+        Command::Probe(arguments) => probe::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Info(arguments) => info::run(arguments),

@@ -47,13 +47,6 @@ pub(crate) struct ServeArguments {
     progress_interval_ms: u64,
 }
 
-#[derive(clap::Args)]
-pub(crate) struct Probe {
-    /// `cpu` or `cuda:N`.
-    #[arg(long, default_value = "cpu")]
-    device: String,
-}
-
 /// Bytes of freed CPU tensor memory that are kept for later operations (`LIM-1`).
 const KEPT_MAX_BYTES: usize = 4 << 30;
 
@@ -107,14 +100,7 @@ pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::er
     })
 }
 
-/// Answers `r1d`'s question before it gives a device jobs: a process that comes this far has its
-/// libraries.
-pub(crate) fn probe(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    open(&arguments.device)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn open(device: &str) -> Result<tch::Device, ServeError> {
+pub(crate) fn open(device: &str) -> Result<tch::Device, ServeError> {
     r1d_torch::device::open(device)
         .map_err(|error| ServeError::Device(device.to_owned(), error.to_string()))
 }

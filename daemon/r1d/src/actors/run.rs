@@ -16,6 +16,7 @@ use crate::actors::worker::{self, Worker, WorkerReply};
 use crate::job_log::JobLog;
 use crate::job_writer::{JobWriters, Task};
 use crate::loaded_job::LoadedJob;
+use crate::queue::{NOTHING_DONE, progress};
 use crate::reading::Reading;
 use crate::scoring::ScoreRequest;
 use crate::status::JobViews;
@@ -31,8 +32,7 @@ use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Body;
 use r1d_rewards::Rewards;
-use r1d_runner::attempt::{JobEnd, JobStanding, LifeEvent, LifeOutcome, Lifecycle, Phase};
-use r1d_runner::restart::Progress;
+use r1d_runner::attempt::{JobEnd, JobStanding, LifeEvent, LifeOutcome, Lifecycle};
 use r1d_runner::{End, Event, Machine, Plan};
 use r1d_store::JobLayout;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,12 +122,12 @@ pub(crate) struct Started {
 struct FromAttempt<T>(u64, T);
 
 impl Run {
-    /// Starts a run. `resumed` is the epoch of the attempt that it continues, if any.
+    /// Starts a run of the job with this life.
     pub(crate) fn start(
         id: JobId,
         run_context: RunContext,
         outputs: JobLayout,
-        resumed: Option<u64>,
+        life: Lifecycle,
     ) -> Started {
         let (outcome, ended) = oneshot::channel();
         let (leaving, left) = oneshot::channel();
@@ -137,7 +137,7 @@ impl Run {
             context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
             let log = JobLog::new(outputs.log(), &id.0, run_context.views.clock.clone());
             Run {
-                life: Lifecycle::new(resumed, run_context.views.clock.now()),
+                life,
                 id,
                 run_context,
                 outputs,
@@ -243,7 +243,9 @@ impl StreamHandler<FromAttempt<WorkerReply>> for Run {
             return;
         }
         let message = match said {
-            WorkerReply::Lost { cause } => return self.end(End::Abandoned { cause }, context),
+            WorkerReply::Lost { cause } => {
+                return self.end(End::WorkerFailed { cause }, context);
+            }
             WorkerReply::Unusable { cause } => return self.end(End::Unusable { cause }, context),
             WorkerReply::Message(message) => message,
         };
@@ -305,26 +307,6 @@ impl Handler<Stop> for Run {
             // If the actor ends before it answers, it has stopped too.
             let _ = stopped.await;
         }))
-    }
-}
-
-pub(crate) const NOTHING_DONE: Progress = Progress {
-    stages_finished: 0,
-    steps: 0,
-    evals: 0,
-    checkpoints: 0,
-};
-
-pub(crate) fn progress(record: &JobRecord) -> Progress {
-    let stages = &record.progress.stages;
-    Progress {
-        stages_finished: stages
-            .iter()
-            .filter(|stage| stage.ended_at.is_some())
-            .count() as u64,
-        steps: stages.iter().map(|stage| stage.step).sum(),
-        evals: record.evals.len() as u64,
-        checkpoints: stages.iter().map(|stage| stage.durable_step()).sum(),
     }
 }
 

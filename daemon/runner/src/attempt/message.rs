@@ -1,7 +1,7 @@
 //! The events that a job's life takes, and the commands that it returns.
 
 use crate::message::End;
-use crate::restart::Progress;
+use crate::restart::{Attempts, Progress};
 use std::path::PathBuf;
 
 /// Something happened to a job that has, or had, a device.
@@ -110,11 +110,6 @@ pub enum LifeCommand {
     PutDown,
     /// Release the device: from now on, neither it nor its worker is touched.
     ReleaseDevice,
-    /// Say that no job can use the device.
-    MarkUnusable {
-        /// What is wrong with it.
-        cause: String,
-    },
     /// Count a restart of the device's worker.
     CountRestart,
     /// Record the job's end in the ledger.
@@ -145,6 +140,15 @@ pub enum LogLevel {
     Error,
 }
 
+/// The attempts at a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Those that count against it.
+    pub attempts: Attempts,
+    /// The number of the last one, of all that there were.
+    pub number: u64,
+}
+
 /// A job's end, as the ledger records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobEnd {
@@ -163,6 +167,21 @@ pub enum LifeOutcome {
     Ready {
         /// The epoch in which it goes on; `None` for a new one.
         epoch: Option<u64>,
+    },
+    /// The device can be used by no job: this one goes on as soon as another is free.
+    DeviceUnusable {
+        /// The epoch in which it goes on; `None` for a new one.
+        epoch: Option<u64>,
+        /// What is wrong with the device.
+        cause: String,
+    },
+    /// Workers failed the job again and again, which may be the device's fault: the job goes on as
+    /// soon as a device is free.
+    DeviceDoubted {
+        /// The job's attempts, those on this device included.
+        history: History,
+        /// Why the last one ended.
+        cause: String,
     },
     /// Something outside of the job is amiss: it goes on once that is mended.
     WaitsOutside {

@@ -2,8 +2,7 @@
 //! job's log, with its user.
 
 use super::{ControlErrorOf, ControlService, Sender, error, internal};
-use crate::actors::jobs::Cancel;
-use crate::actors::jobs::decide::Decide;
+use crate::actors::jobs::decide::{Cancel, Decide};
 use crate::job_log::JobLog;
 use crate::tasks;
 use r1d_ledger::{Command, LedgerError, User};

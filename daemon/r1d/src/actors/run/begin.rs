@@ -12,12 +12,13 @@ use crate::outputs;
 use crate::reading::Reading;
 use crate::reward_versions::Recorded;
 use crate::upkeep::Upkeep;
-use crate::{inputs, outside, reuse, review, strikes, tasks};
+use crate::{inputs, outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::attempt::Inputs;
+use r1d_runner::schedule::given_up as given_up_for;
 use r1d_runner::{End, Plan, Record, StageRecord};
 use r1d_store::{Disk, JobLayout, layout};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,9 +94,9 @@ impl OpenError {
 }
 
 /// Opens the job's inputs, and returns the newest epoch of the job beside them. Before that, takes
-/// over the next stages if an earlier job has finished them. From now on, if the daemon ends without
-/// a clean stop, that counts against the job, unless the run was put down while this waited for its
-/// turn.
+/// over the next stages if an earlier job has finished them. From now on, if the daemon ends
+/// without a clean stop, that counts against the job, unless the run was put down while this waited
+/// for its turn.
 pub(super) fn open(
     job: &JobId,
     run_context: &RunContext,
@@ -109,7 +110,7 @@ pub(super) fn open(
         return (0, given_up("the ledger does not know the job".into()));
     };
     let epoch = record.progress.epoch;
-    if let Some(error) = strikes::given_up(&record) {
+    if let Some(error) = given_up_for(record.strikes.count) {
         return (epoch, given_up(error));
     }
     let opened = load(record, run_context, outputs, log, reading, upkeep);

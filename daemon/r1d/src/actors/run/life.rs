@@ -84,7 +84,6 @@ impl Run {
             LifeCommand::JoinWriter => return Some(self.join_writer()),
             LifeCommand::PutDown => return Some(self.put_down()),
             LifeCommand::ReleaseDevice => self.release_device(),
-            LifeCommand::MarkUnusable { cause } => self.mark_unusable(cause),
             LifeCommand::CountRestart => {
                 let views = &self.run_context.views;
                 views
@@ -278,13 +277,6 @@ impl Run {
         let views = &self.run_context.views;
         views.live_status.left(&self.run_context.device);
         Some(leaving)
-    }
-
-    fn mark_unusable(&self, cause: String) {
-        let device = &self.run_context.device;
-        tracing::error!("device {device} gets no jobs until this is mended: {cause}");
-        let views = &self.run_context.views;
-        views.live_status.found(device, Some(cause));
     }
 
     fn record(&self, end: JobEnd) -> CarriedOut {

@@ -40,7 +40,7 @@ impl Run {
             Phase::Closing(Next::Reopen) => {
                 self.closing("a stage has made data that is to be read")
             }
-            Phase::Closing(Next::WaitOutside { cause } | Next::GiveDeviceUp { cause }) => {
+            Phase::Closing(Next::WaitOutside { cause } | Next::GiveDeviceUp { cause, .. }) => {
                 self.waiting(cause)
             }
             Phase::Pausing { until, cause } => self.pausing(*until, cause),
