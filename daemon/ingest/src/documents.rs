@@ -3,7 +3,7 @@
 //! are in memory.
 
 use crate::file::{SetError, TokenSet, ids};
-use crate::order::{EpochOrder, Order, Orders, StepError};
+use crate::order::{EpochOrder, Order, Orders, StepError, key};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Salt that separates the order of documents from other uses of the job's seed.
@@ -13,6 +13,8 @@ const STRIDE: u64 = 64;
 /// Documents whose lengths are read at a time.
 const READ_RECORDS: u64 = 1 << 16;
 const ID_BYTES: u64 = 4;
+/// The next epoch's order is made ahead when so great a part of an epoch is left.
+const AHEAD_PART: u64 = 8;
 
 /// A pretrain stage's documents.
 #[derive(Debug)]
@@ -67,7 +69,19 @@ impl Documents {
             return Ok(ids(&self.set.data(bytes)?));
         }
         let stream = self.stream(epoch, order, orders)?;
+        let sequences = self.sequences();
+        if position % sequences == sequences - 1 - sequences / AHEAD_PART {
+            orders.make_ahead(key(DOCUMENTS, order, epoch + 1, self.set.len()));
+        }
         self.read(&stream, start)
+    }
+
+    /// Makes the order of the epoch of the sequence at `position` ahead.
+    pub(crate) fn prepare(&self, position: u64, order: Order, orders: &Orders) {
+        if order.shuffle {
+            let epoch = position / self.sequences().max(1);
+            orders.make_ahead(key(DOCUMENTS, order, epoch, self.set.len()));
+        }
     }
 
     fn stream(&self, epoch: u64, order: Order, orders: &Orders) -> Result<Arc<Stream>, StepError> {

@@ -13,10 +13,11 @@
 //! | [`prompts`] | prompts, tokenised (token in, token out) |
 //! | [`supervision`], `documents` | batches of `pretrain` and `sft` |
 //! | [`preferences`] | batches of `dpo` and `reward-model` |
-//! | [`order`] | which rows a step takes |
+//! | [`order`], `ahead` | which rows a step takes; orders made before they are wanted |
 //!
 //! The batch of a step is a function of files and a seed: no clock, no randomness of its own.
 
+mod ahead;
 pub mod child;
 mod documents;
 pub mod file;

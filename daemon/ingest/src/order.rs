@@ -1,6 +1,7 @@
 //! Chooses the rows of a step by a pure function, so that a resumed job takes the same ones, and
 //! keeps the order of an epoch, so that it is not made again for each step.
 
+use crate::ahead::Ahead;
 use crate::file::{SetError, ids, private_file};
 use r1d_proto::world::counter_order;
 use std::fs::File;
@@ -12,13 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Salt that separates the order of rows from other uses of the job's seed.
-const ROWS: u64 = 0x726f_7773;
+pub(crate) const ROWS: u64 = 0x726f_7773;
 /// Most rows of an order that is kept in memory, in 4 MiB; a longer one is kept in a file.
 const IN_MEMORY_ROWS_MAX: u64 = 1 << 20;
 /// Most bytes of all orders that are kept in memory, and in files; the one in use stays anyway.
 const MEMORY_BYTES_MAX: u64 = 32 << 20;
 const FILES_BYTES_MAX: u64 = 4 << 30;
 const ROW_BYTES: u64 = 4;
+/// The next epoch's order is made ahead in the last part of so many of an epoch.
+const AHEAD_PART: u64 = 8;
 /// Rows that are written to a file at a time.
 const WRITTEN_ROWS: usize = 1 << 14;
 
@@ -46,7 +49,7 @@ pub enum StepError {
 
 /// All that the order of an epoch depends on: a salt for what is ordered, the seed, the stage, the
 /// epoch and the number of rows.
-type OrderKey = [u64; 5];
+pub(crate) type OrderKey = [u64; 5];
 
 /// The orders of epochs that are in use, shared by all jobs.
 #[derive(Clone, Debug)]
@@ -60,6 +63,7 @@ struct Known {
     orders: Mutex<Vec<(OrderKey, Arc<EpochOrder>)>>,
     /// Held while an order is made: one at a time is in memory.
     making: Mutex<()>,
+    ahead: Ahead,
 }
 
 /// The order of the rows of one epoch.
@@ -77,14 +81,16 @@ impl Orders {
             dir: dir.into(),
             orders: Mutex::default(),
             making: Mutex::default(),
+            ahead: Ahead::default(),
         }))
     }
 
     /// The rows of step `step` (from 0): the next `rows_per_step` of an endless stream of epochs,
     /// each a new permutation of `0..len` (or the rows in order, without `shuffle`). Epochs follow
     /// each other without a gap: no row is left out, and the last step of an epoch is as long as
-    /// the others. Blocks: makes the order of an epoch once. Errors are of the disk that keeps long
-    /// orders.
+    /// the others. Blocks: makes the order of an epoch once, unless it was made
+    /// [ahead](Orders::prepare), as that of the next epoch is towards an epoch's end. Errors are of
+    /// the disk that keeps long orders.
     pub fn rows_of_step(
         &self,
         order: Order,
@@ -109,6 +115,9 @@ impl Orders {
             }
             at += count;
         }
+        if order.shuffle && end % len >= len - len / AHEAD_PART {
+            self.make_ahead(key(ROWS, order, end / len + 1, len));
+        }
         Ok(rows)
     }
 
@@ -120,7 +129,11 @@ impl Orders {
         epoch: u64,
         len: u64,
     ) -> io::Result<Arc<EpochOrder>> {
-        let key = [salt, order.seed, order.stage as u64, epoch, len];
+        self.of_key(key(salt, order, epoch, len))
+    }
+
+    /// The order of this key, which is made if it is not known.
+    pub(crate) fn of_key(&self, key: OrderKey) -> io::Result<Arc<EpochOrder>> {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
@@ -139,7 +152,11 @@ impl Orders {
         self.0.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self, key: &OrderKey) -> Option<Arc<EpochOrder>> {
+    pub(crate) fn ahead(&self) -> &Ahead {
+        &self.0.ahead
+    }
+
+    pub(crate) fn known(&self, key: &OrderKey) -> Option<Arc<EpochOrder>> {
         let mut orders = self.orders();
         let place = orders.iter().position(|(known, _)| known == key)?;
         let found = orders.remove(place);
@@ -147,6 +164,11 @@ impl Orders {
         orders.push(found);
         Some(known)
     }
+}
+
+/// The key of an epoch's order of `len` rows.
+pub(crate) fn key(salt: u64, order: Order, epoch: u64, len: u64) -> OrderKey {
+    [salt, order.seed, order.stage as u64, epoch, len]
 }
 
 /// Forgets the orders that were not used for longest, until the rest is within the limits.

@@ -136,6 +136,11 @@ impl Preferences {
         self.facts.truncated
     }
 
+    /// Makes the order of the epoch that a step begins in ahead of it ([`Orders::prepare`]).
+    pub fn prepare(&self, step: u64) {
+        (self.orders).prepare(self.order, step, self.batch_size, self.len());
+    }
+
     /// The rows of a step, from 0. Epochs follow each other without a gap.
     pub fn step(&self, step: u64) -> Result<Preferred, StepError> {
         let rows = self

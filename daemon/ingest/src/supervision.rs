@@ -227,6 +227,18 @@ impl Supervision {
         self.facts.merged
     }
 
+    /// Makes the order of the epoch that a step begins in ahead of it ([`Orders::prepare`]).
+    pub fn prepare(&self, step: u64) {
+        match &self.source {
+            Source::Rows(set) => self
+                .orders
+                .prepare(self.order, step, self.batch_size, set.len()),
+            Source::Packed(documents) => {
+                documents.prepare(step * self.batch_size, self.order, &self.orders);
+            }
+        }
+    }
+
     /// The sequences of a step, from 0. Epochs follow each other without a gap.
     pub fn step(&self, step: u64) -> Result<Vec<SupervisedSequence>, StepError> {
         match &self.source {

@@ -54,17 +54,24 @@ impl Clock for SystemClock {
 /// Two rounds of the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the folded key words:
 /// far from cryptographic, good enough for sampling, and the same on every machine.
 pub fn counter_hash(words: &[u64]) -> u64 {
-    fn mix(mut z: u64) -> u64 {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    for &word in words {
-        state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15)
-            ^ mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
-    }
-    mix(state)
+    mix(folded(words))
+}
+
+/// 2⁶⁴ divided by the golden ratio: the increment of SplitMix64.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn folded(words: &[u64]) -> u64 {
+    words.iter().fold(GOLDEN, |state, word| fold(state, *word))
+}
+
+fn fold(state: u64, word: u64) -> u64 {
+    mix(state.wrapping_add(GOLDEN) ^ mix(word.wrapping_add(GOLDEN)))
 }
 
 /// A uniform in [0, 1) with 24 random bits, exact in f32.
@@ -87,12 +94,10 @@ pub fn counter_order(key: &[u64], len: u32) -> Vec<u32> {
 }
 
 fn shuffle<T>(key: &[u64], order: &mut [T]) {
-    let mut words = key.to_vec();
-    words.push(0);
-    let last = words.len() - 1;
+    // The hash of the key and i; the key's part of it is the same for all.
+    let state = folded(key);
     for i in (1..order.len()).rev() {
-        words[last] = i as u64;
-        let j = (counter_hash(&words) % (i as u64 + 1)) as usize;
+        let j = (mix(fold(state, i as u64)) % (i as u64 + 1)) as usize;
         order.swap(i, j);
     }
 }
@@ -111,6 +116,17 @@ mod tests {
         assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
         assert_ne!(counter_hash(&[1, 2]), counter_hash(&[2, 1]));
         assert_ne!(counter_hash(&[0]), counter_hash(&[0, 0]));
+    }
+
+    /// The orders of all jobs that have begun.
+    #[test]
+    fn a_permutation_takes_a_hash_of_its_key_and_of_each_place() {
+        let (key, mut order) = ([3, 4, 1 << 60], (0..1000).collect::<Vec<usize>>());
+        for i in (1..1000).rev() {
+            let hash = counter_hash(&[key[0], key[1], key[2], i as u64]);
+            order.swap(i, (hash % (i as u64 + 1)) as usize);
+        }
+        assert_eq!(counter_permutation(&key, 1000), order);
     }
 
     #[test]

@@ -543,6 +543,7 @@ impl JobWriter {
                         return Err(WriterError::Reviewed(data.into()));
                     }
                 }
+                self.loaded_job.prepare(stage + 1, 0);
                 self.apply(LedgerCommand::BeginStage {
                     job,
                     epoch,

@@ -468,6 +468,30 @@ impl LoadedJob {
         picked.into_iter().map(prompt).collect()
     }
 
+    /// Makes the order of the rows that a step of a stage takes ahead of the step, on a thread of
+    /// its own.
+    pub(crate) fn prepare(&self, stage: usize, step: u64) {
+        match self.stages.get(stage) {
+            Some(LoadedStage::Supervised(supervision)) => supervision.prepare(step),
+            Some(LoadedStage::Preferred { rows, .. }) => rows.prepare(step),
+            Some(LoadedStage::Prompted(_)) => {
+                let (Some(settings), Some((_, prompts, _))) = (
+                    self.job.stages.get(stage),
+                    self.prompted(Source::Stage(stage)),
+                ) else {
+                    return;
+                };
+                let order = Order {
+                    seed: self.job.seed,
+                    stage: stage as u32,
+                    shuffle: self.shuffles(stage),
+                };
+                (self.orders).prepare(order, step, settings.rows_per_step(), prompts.len());
+            }
+            _ => {}
+        }
+    }
+
     fn shuffles(&self, stage: usize) -> bool {
         matches!(self.stages.get(stage),
             Some(LoadedStage::Prompted(prompted)) if prompted.shuffle)

@@ -157,6 +157,11 @@ fn load(
         &run_context.views.ingest,
         reading,
     )?;
+    let (stage, step) = match record.stage_at_work() {
+        Some((index, stage)) => (index as usize, stage.step),
+        None => (record.progress.stages.len(), 0),
+    };
+    loaded_job.prepare(stage, step);
     Ok(Opened::Ready {
         loaded_job: Box::new(loaded_job),
         made,
