@@ -141,6 +141,7 @@ pub enum RewardError {
         /// The copy's path.
         kept: PathBuf,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// The daemon's copy does not have the pinned hash, and neither has the file that the job
