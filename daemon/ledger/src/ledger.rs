@@ -9,6 +9,7 @@
 //! hold the commit that failed half-way. If a sync failed, a fresh copy takes the file's place
 //! first ([`crate::watched`]).
 
+use crate::changes::Changes;
 use crate::command::{Command, Effect};
 use crate::error::{LedgerError, io_error, storage_error};
 use crate::format1;
@@ -65,6 +66,8 @@ pub struct Ledger {
     reading: RwLock<()>,
     /// Number of commands so far after which another job may be the next to run.
     queue_changes: watch::Sender<u64>,
+    /// The changes of each job that somebody watches.
+    changes: Changes,
 }
 
 /// The identity of a file, whatever its name.
@@ -170,6 +173,7 @@ impl Ledger {
             database: Mutex::default(),
             reading: RwLock::default(),
             queue_changes: watch::Sender::new(0),
+            changes: Changes::default(),
         };
         ledger.unharmed(|| {
             let mut database = (ledger.open)().map_err(|error| ledger.failed(error.into()))?;
@@ -265,6 +269,7 @@ impl Ledger {
         let changes_queue = |job: &JobId| changes_queue(before.job(job), state.job(job));
         let changes_queue = changes.iter().any(|(job, _)| changes_queue(job));
         self.set_state(state);
+        changes.iter().for_each(|(job, _)| self.changes.note(job));
         if changes_queue {
             self.queue_changes.send_modify(|count| *count += 1);
         }
@@ -397,6 +402,11 @@ impl Ledger {
     /// ended, or has lost its strikes.
     pub fn queue_changes(&self) -> watch::Receiver<u64> {
         self.queue_changes.subscribe()
+    }
+
+    /// A counter that changes whenever the job's record does, from now on.
+    pub fn watch(&self, job: &JobId) -> watch::Receiver<u64> {
+        self.changes.watch(job)
     }
 
     /// All jobs, in order of submission.
@@ -551,6 +561,7 @@ impl Ledger {
         }
         let state = tables::load(&database, self.root()).map_err(|error| self.failed(error))?;
         self.set_state(state);
+        self.changes.note_all();
         Ok(open.insert(Arc::new(database)).clone())
     }
 }

@@ -13,6 +13,7 @@
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
 pub mod attempt;
+pub mod changes;
 pub mod command;
 mod error;
 mod format1;
@@ -27,6 +28,7 @@ mod tables;
 mod watched;
 
 pub use attempt::{AttemptError, AttemptWriter};
+pub use changes::Changes;
 pub use command::{Command, Effect, Rejected};
 pub use error::LedgerError;
 pub use ledger::{Ledger, is_damage_expected};

@@ -43,6 +43,8 @@ pub(crate) struct Admission {
     pub cancels: Lane,
     pub removals: Lane,
     pub callers: Lane,
+    /// Locked while the plugins' directories are read for a client; the others wait.
+    pub plugins: Arc<tokio::sync::Mutex<()>>,
     streams: Arc<Semaphore>,
 }
 
@@ -57,6 +59,7 @@ impl Default for Admission {
             cancels: Lane::new("cancellations", CANCELS_MAX),
             removals: Lane::new("removals", REMOVALS_MAX),
             callers: Lane::new("look-ups of users", CALLERS_MAX),
+            plugins: Arc::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }

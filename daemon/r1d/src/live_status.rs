@@ -1,6 +1,7 @@
 //! What the running jobs and the devices do now: written by the actors, read for clients. Nothing
 //! here is needed to go on after a crash.
 
+use r1d_ledger::Changes;
 use r1d_proto::control::{Activity, DeviceStatus};
 use r1d_proto::ids::JobId;
 use r1d_runner::schedule::Problem;
@@ -24,13 +25,22 @@ pub(crate) struct JobSnapshot {
     pub failed: Option<String>,
 }
 
+impl JobSnapshot {
+    /// Whether a job's status shows the same of both; only [`crate::status::JobViews::why`] shows
+    /// its waits.
+    fn is_shown_as(&self, other: &JobSnapshot) -> bool {
+        let shown = |live: &JobSnapshot| (live.eta_s, live.activity.clone(), live.failed.clone());
+        shown(self) == shown(other) && self.steps == other.steps
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct LiveStatus(Arc<Snapshots>);
 
 struct Snapshots {
     state: Mutex<State>,
-    /// The number of changes.
-    changed: watch::Sender<u64>,
+    /// The changes of each job that somebody watches.
+    jobs: Changes,
 }
 
 #[derive(Default)]
@@ -59,7 +69,7 @@ impl LiveStatus {
         });
         LiveStatus(Arc::new(Snapshots {
             state,
-            changed: watch::Sender::new(0),
+            jobs: Changes::default(),
         }))
     }
 
@@ -68,19 +78,18 @@ impl LiveStatus {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.0.changed.send_modify(|count| *count += 1);
-        result
-    }
-
-    /// Reports a change elsewhere (the ledger).
-    pub(crate) fn touch(&self) {
-        self.change(|_| ());
-    }
-
+    /// Replaces what the job's runner does. Those who watch the job hear of it if its status shows
+    /// something new.
     pub(crate) fn show(&self, job: &JobId, live: JobSnapshot) {
-        self.change(|state| state.jobs.insert(job.clone(), live));
+        let is_shown = self
+            .lock()
+            .jobs
+            .get(job)
+            .is_some_and(|shown| shown.is_shown_as(&live));
+        self.lock().jobs.insert(job.clone(), live);
+        if !is_shown {
+            self.0.jobs.note(job);
+        }
     }
 
     /// Replaces what a waiting job waits for; returns whether that is new.
@@ -94,19 +103,29 @@ impl LiveStatus {
         {
             return false;
         }
-        self.change(|state| {
-            let waits = state
-                .jobs
-                .get_mut(job)
-                .into_iter()
-                .flat_map(|live| &mut live.waits);
-            waits.for_each(|wait| wait.waits_for = what.into());
-        });
+        let mut state = self.lock();
+        let waits = state
+            .jobs
+            .get_mut(job)
+            .into_iter()
+            .flat_map(|live| &mut live.waits);
+        waits.for_each(|wait| wait.waits_for = what.into());
         true
     }
 
     pub(crate) fn clear(&self, job: &JobId) {
-        self.change(|state| state.jobs.remove(job));
+        if self.lock().jobs.remove(job).is_some() {
+            self.0.jobs.note(job);
+        }
+    }
+
+    /// Whether the job has failed although the ledger could not record it.
+    pub(crate) fn has_failed(&self, job: &JobId) -> bool {
+        let state = self.lock();
+        state
+            .jobs
+            .get(job)
+            .is_some_and(|live| live.failed.is_some())
     }
 
     pub(crate) fn live(&self, job: &JobId) -> Option<JobSnapshot> {
@@ -127,19 +146,15 @@ impl LiveStatus {
 
     /// Sets the reason why no device gets a job; `None` if devices get jobs.
     pub(crate) fn hold(&self, cause: Option<String>) {
-        if self.lock().held != cause {
-            self.change(|state| state.held = cause);
-        }
+        self.lock().held = cause;
     }
 
     pub(crate) fn device(&self, device: &str, change: impl FnOnce(&mut DeviceStatus)) {
-        self.change(|state| {
-            state
-                .devices
-                .iter_mut()
-                .find(|status| status.device == device)
-                .map(change)
-        });
+        self.lock()
+            .devices
+            .iter_mut()
+            .find(|status| status.device == device)
+            .map(change);
     }
 
     /// Marks the device as idle: its job has released it.
@@ -179,8 +194,43 @@ impl LiveStatus {
         is_new
     }
 
-    /// A receiver that is notified of every change from now on.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.0.changed.subscribe()
+    /// A receiver that is notified, from now on, of every change of what the job's status shows.
+    pub(crate) fn watch(&self, job: &JobId) -> watch::Receiver<u64> {
+        self.0.jobs.watch(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_hears_of_what_its_jobs_status_shows_and_of_nothing_else() {
+        let live = LiveStatus::new(&["cpu".into()]);
+        let (job, other) = (JobId("a".into()), JobId("b".into()));
+        let snapshot = |steps, what: &str| JobSnapshot {
+            steps: vec![steps],
+            waits: vec![Wait::new("job", what, Default::default())],
+            ..JobSnapshot::default()
+        };
+        let mut watch = live.watch(&job);
+        let mut heard = || {
+            let changed = watch.has_changed().unwrap();
+            watch.mark_unchanged();
+            changed
+        };
+        live.show(&job, snapshot(1, "a worker"));
+        assert!(heard());
+        live.show(&job, snapshot(1, "another worker"));
+        live.show(&other, snapshot(1, "a worker"));
+        live.device("cpu", |device| device.state = "busy".into());
+        assert!(live.renew_wait(&job, "its files"));
+        assert!(!heard());
+        live.show(&job, snapshot(2, "its files"));
+        assert!(heard());
+        live.clear(&job);
+        assert!(heard());
+        live.clear(&job);
+        assert!(!heard());
     }
 }

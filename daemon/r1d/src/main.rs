@@ -14,7 +14,7 @@
 //! | [`removal`] | what goes of jobs that have ended |
 //! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
 //! | [`queue`], [`upkeep`] | what the schedule asks of the ledger; which jobs the daemon works for |
-//! | [`live_status`], [`status`], [`step_times`], [`samples`] | what clients see |
+//! | [`live_status`], [`status`], [`job_changes`], [`step_times`], [`samples`] | what clients see |
 //! | [`devices`], [`setup`], [`old_workers`] | what there is to run on, whether it can be used, and what still occupies it |
 //! | [`tasks`], [`digest`] | the start of tasks and threads; SHA-256 |
 //! | [`plugin`] | `r1d plugin`: the reward host without a daemon |
@@ -32,6 +32,7 @@ mod devices;
 mod digest;
 mod file_hashes;
 mod inputs;
+mod job_changes;
 mod job_log;
 mod job_sets;
 mod job_writer;

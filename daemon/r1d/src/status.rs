@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Jobs whose outlines are kept (`LIM-1`).
 const OUTLINES_MAX: usize = 256;
 
+/// Most jobs that one wait names.
+const NAMED_MAX: usize = 10;
+
 /// The outlines of job files that statuses show. They are kept, because a watched job is shown ten
 /// times a second.
 #[derive(Clone, Default)]
@@ -89,6 +92,16 @@ fn steps_of_file(stage: &Stage) -> u64 {
     }
 }
 
+/// Names the first few, and counts the others; `None` if there are none.
+fn some_of<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let first: Vec<&str> = names.by_ref().take(NAMED_MAX).collect();
+    match (first.join(", "), names.count()) {
+        (named, _) if named.is_empty() => None,
+        (named, 0) => Some(named),
+        (named, others) => Some(format!("{named} and {others} more")),
+    }
+}
+
 fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
     match live.and_then(|live| live.failed.as_ref()) {
         Some(_) => State::Failed,
@@ -98,12 +111,15 @@ fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
 
 impl JobViews {
     pub(crate) fn summary(&self, record: &JobRecord) -> JobSummary {
-        let live = self.live_status.live(record.job());
         let stage = record.progress.stages.last();
         JobSummary {
             job: record.job().clone(),
             name: record.submission.name.clone(),
-            state: state(record, live.as_ref()),
+            state: if self.live_status.has_failed(record.job()) {
+                State::Failed
+            } else {
+                record.state()
+            },
             priority: record.submission.priority,
             stage: stage.map(|stage| stage.name.clone()),
             step: stage.map_or(0, |stage| stage.step),
@@ -116,23 +132,26 @@ impl JobViews {
     /// Running jobs, then the queue in its order, paused jobs, and ended jobs, newest first.
     pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
-        let (running, mut paused, mut ended) = (state.running(), state.jobs(), state.jobs());
-        paused.retain(|record| record.state() == State::Paused);
-        ended.retain(|record| record.state().is_final());
+        let (running, jobs) = (state.running(), state.jobs());
+        let paused = jobs.iter().filter(|record| record.state() == State::Paused);
+        let ended = jobs.iter().filter(|record| record.state().is_final());
+        let mut ended: Vec<_> = ended.collect();
         ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
-        running
+        let records = running
             .iter()
-            .chain(&state.queue())
-            .chain(&paused)
-            .chain(&ended)
-            .map(|record| self.summary(record))
-            .collect()
+            .chain(state.queued())
+            .chain(paused)
+            .chain(ended);
+        records.map(|record| self.summary(record)).collect()
     }
 
     pub(crate) fn status(&self, record: &JobRecord) -> JobStatus {
         let live = self.live_status.live(record.job());
-        let queued = self.ledger.queue();
-        let position = queued.iter().position(|other| other.job() == record.job());
+        let now = self.ledger.state();
+        let place = |record: &JobRecord| now.queued().position(|other| other.job() == record.job());
+        let position = (record.state() == State::Queued)
+            .then(|| place(record))
+            .flatten();
         JobStatus {
             job: record.job().clone(),
             name: record.submission.name.clone(),
@@ -270,22 +289,20 @@ impl JobViews {
             .unix()
             .as_secs()
             .saturating_sub(record.submission.submitted_at) as f64;
-        let before: Vec<String> = (self.ledger.queue().iter())
+        let state = self.ledger.state();
+        let before = (state.queued())
             .take_while(|other| other.job() != record.job())
-            .map(|other| other.job().to_string())
-            .collect();
+            .map(|other| other.job().0.as_str());
         let wait = self.wait_for_device(since_s);
-        if before.is_empty() {
-            vec![wait]
-        } else {
-            vec![Wait {
+        match some_of(before) {
+            None => vec![wait],
+            Some(before) => vec![Wait {
                 waits_for: format!(
-                    "the jobs before it in the queue ({}), and {}",
-                    before.join(", "),
+                    "the jobs before it in the queue ({before}), and {}",
                     wait.waits_for
                 ),
                 ..wait
-            }]
+            }],
         }
     }
 
@@ -350,5 +367,21 @@ pub(crate) fn idle(doing: &str) -> Activity {
         done: 0,
         total: 1,
         unit: "attempts".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::some_of;
+
+    #[test]
+    fn a_long_queue_is_named_in_part() {
+        assert_eq!(some_of([].into_iter()), None);
+        assert_eq!(some_of(["a", "b"].into_iter()).as_deref(), Some("a, b"));
+        let many = some_of(["j"; 10_000].into_iter()).unwrap();
+        assert!(
+            many.len() < 100 && many.ends_with("j and 9990 more"),
+            "{many}"
+        );
     }
 }

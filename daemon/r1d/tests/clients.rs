@@ -313,6 +313,39 @@ fn watchers_take_no_place_of_commands_and_have_a_limit_of_their_own() {
     assert!(matches!(watched.last(), Some(Response::Status(status)) if status.state.is_final()));
 }
 
+/// A watched job that waits hears of its place, of its start and of its end, though nothing of the
+/// job itself changes meanwhile.
+#[test]
+fn a_watcher_of_a_queued_job_hears_of_its_place() {
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-1", "hang");
+    daemon.start();
+    let submit = |seed: &str| daemon.submit(daemon.job(&[("seed = 11", seed)]));
+    let [first, second, third] = ["seed = 1", "seed = 2", "seed = 3"].map(submit);
+    daemon.wait("the first job's turn", |daemon| {
+        (daemon.try_status(&first)?.state == State::Running).then_some(())
+    });
+    let watch = Envelope {
+        id: None,
+        progress: false,
+        request: Request::Watch { job: third },
+    };
+    let mut watching = say(&daemon, &watch);
+    let mut next = || match read_blocking(&mut watching, Format::Json).expect("a status") {
+        Response::Status(status) => Some(status),
+        Response::End => None,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next().expect("a status").queue_position, Some(2));
+    let cancel = |job: String| daemon.ask(Request::Cancel { job });
+    assert!(matches!(cancel(second), Response::Cancelled { .. }));
+    assert_eq!(next().expect("a status").queue_position, Some(1));
+    assert!(matches!(cancel(first), Response::Cancelled { .. }));
+    let states: Vec<State> = std::iter::from_fn(|| Some(next()?.state)).collect();
+    assert!(states.contains(&State::Running), "{states:?}");
+    assert_eq!(states.last(), Some(&State::Succeeded));
+}
+
 fn threads(daemon: &TestDaemon) -> usize {
     let status =
         fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("the daemon's status");

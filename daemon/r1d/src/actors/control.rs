@@ -13,6 +13,7 @@ use crate::actors::supervise::{Alive, Supervised};
 use crate::admission::{Admission, Lane};
 use crate::callers;
 use crate::inputs;
+use crate::job_changes::JobChanges;
 use crate::log_tail::Tail;
 use crate::outside;
 use crate::reading::Reading;
@@ -652,7 +653,6 @@ impl ControlService {
                         };
                         error(kind, refused)
                     })?;
-                    service.views.live_status.touch();
                     Ok(reloaded)
                 })
                 .await?
@@ -715,7 +715,7 @@ impl ControlService {
                 })
                 .await?
             }
-            Request::Nodes => Response::Nodes(vec![self.node()]),
+            Request::Nodes => Response::Nodes(vec![self.node().await?]),
             Request::Shutdown => match &self.shutdown {
                 Some(shutdown) => {
                     shutdown.send_replace(true);
@@ -767,15 +767,23 @@ impl ControlService {
         }
     }
 
-    fn node(&self) -> Node {
-        Node {
+    /// Describes the node. The plugins are looked for on another thread, because their directories
+    /// may be in the network; by one client at a time, because they may hang.
+    async fn node(&self) -> Result<Node, ControlErrorOf> {
+        let turn = self.admission.plugins.clone().lock_owned().await;
+        let rewards = self.rewards.clone();
+        let plugins = tasks::blocking(move || {
+            let _turn = turn;
+            rewards.names()
+        });
+        Ok(Node {
             name: self.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state_dir: self.views.state_dir.clone(),
             uptime_s: self.views.clock.now().saturating_sub(self.since).as_secs(),
             devices: self.views.live_status.devices(),
-            plugins: self.rewards.names(),
-        }
+            plugins: plugins.await.map_err(internal)?,
+        })
     }
 
     /// Sends the job's status whenever it changes, until the job has ended.
@@ -785,16 +793,12 @@ impl ControlService {
         owns: bool,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
-        let mut changes = self.views.live_status.watch();
+        let mut changes = JobChanges::of(&self.views, job);
         let mut shown: Option<JobStatus> = None;
-        loop {
-            changes.mark_unchanged();
-            let Some(record) = self.views.ledger.job(job) else {
-                break;
-            };
+        while let Some(record) = self.views.ledger.job(job) {
             let status = self.views.status(&record);
             let status = if owns { status } else { without_texts(status) };
-            let ended = status.state.is_final();
+            let (ended, is_queued) = (status.state.is_final(), status.queue_position.is_some());
             if shown.as_ref() != Some(&status) {
                 send(writer, &Response::Status(Box::new(status.clone()))).await?;
                 shown = Some(status);
@@ -803,9 +807,7 @@ impl ControlService {
                 break;
             }
             tokio::time::sleep(WATCH_INTERVAL).await;
-            if changes.changed().await.is_err() {
-                break;
-            }
+            changes.next(is_queued).await;
         }
         send(writer, &Response::End).await
     }

@@ -318,9 +318,6 @@ impl Actor for Jobs {
 
 impl StreamHandler<QueueChanged> for Jobs {
     fn handle(&mut self, _: QueueChanged, context: &mut Self::Context) {
-        if let Some(views) = self.views() {
-            views.live_status.touch();
-        }
         self.tell(ScheduleEvent::Tick, context);
     }
 

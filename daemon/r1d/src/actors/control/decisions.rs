@@ -14,7 +14,6 @@ impl ControlService {
     pub(super) async fn cancel(&self, job: JobId) -> Result<Response, ControlErrorOf> {
         let asked = self.jobs.ask("the queue", Cancel(job.clone())).await;
         asked.map_err(internal)?.map_err(unchanged)?;
-        self.views.live_status.touch();
         Ok(Response::Cancelled { job })
     }
 
@@ -73,7 +72,6 @@ impl ControlService {
     async fn decide(&self, command: Command) -> Result<bool, ControlErrorOf> {
         let asked = self.jobs.ask("the queue", Decide(command)).await;
         let at_work = asked.map_err(internal)?.map_err(unchanged)?;
-        self.views.live_status.touch();
         Ok(at_work)
     }
 

@@ -79,7 +79,6 @@ impl ControlService {
         let removed =
             tasks::blocking(move || removals.carry_out(&selection, dry_run, &by, &reading));
         let removed = removed.await.map_err(internal)?.map_err(refused)?;
-        self.views.live_status.touch();
         Ok(Response::Removed(removed))
     }
 }
