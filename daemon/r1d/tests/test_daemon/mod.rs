@@ -9,6 +9,7 @@ mod code_cache;
 use r1d_proto::control::{ErrorKind, JobStatus, LogLine, Request, Response, State, Why};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use serde_json::{Map, Value};
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -28,6 +29,7 @@ pub(crate) struct TestDaemon {
     user: Option<u32>,
     is_configured: bool,
     state_name: String,
+    disk_bytes: Option<u64>,
 }
 
 /// What a finished job leaves that kills may not change: the weights' hash, metrics and evaluations
@@ -63,6 +65,7 @@ impl TestDaemon {
             daemon: None,
             state_name,
             is_configured,
+            disk_bytes: None,
             delay_ms: 1,
             silence_s: 60,
             program,
@@ -90,6 +93,25 @@ impl TestDaemon {
     /// A variable of the daemon's environment.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.push((name.into(), value.into()));
+    }
+
+    /// The state directory is on a disk of this size, which is the daemon's alone and goes with it:
+    /// [`TestDaemon::on_its_disk`] has the paths of files there. Needs root.
+    pub(crate) fn set_disk(&mut self, bytes: u64) {
+        self.disk_bytes = Some(bytes);
+    }
+
+    /// A path as the running daemon sees it.
+    pub(crate) fn on_its_disk(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(path.strip_prefix("/").expect("an absolute path"))
+    }
+
+    fn socket(&self) -> PathBuf {
+        match self.disk_bytes {
+            Some(_) => self.path("r1d.sock"),
+            None => self.state().join("r1d.sock"),
+        }
     }
 
     pub(crate) fn set_umask(&mut self, umask: u32) {
@@ -284,6 +306,11 @@ impl TestDaemon {
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
+        if let Some(bytes) = self.disk_bytes {
+            fs::create_dir_all(self.state()).expect("a directory for the disk");
+            mount_in_child(&mut command, &self.state(), Mount::Disk(bytes));
+            command.arg("--socket").arg(self.socket());
+        }
         if let Some(umask) = self.umask {
             let mode = rustix::fs::Mode::from_raw_mode(umask);
             // SAFETY: umask(2) is one system call, and may be called between fork and exec.
@@ -376,7 +403,7 @@ impl TestDaemon {
     }
 
     pub(crate) fn connect(&self) -> Option<UnixStream> {
-        let stream = UnixStream::connect(self.state().join("r1d.sock")).ok()?;
+        let stream = UnixStream::connect(self.socket()).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         Some(stream)
     }
@@ -538,6 +565,61 @@ impl Drop for TestDaemon {
         // A test that changed its state directory has nothing to give.
         let _ = code_cache::publish(&self.state().join("cache"));
     }
+}
+
+/// What a directory becomes for a process and its children.
+pub(crate) enum Mount {
+    /// A disk of this size.
+    Disk(u64),
+    ReadOnly,
+}
+
+/// Has the command's process see another file system at `dir`. Needs root.
+pub(crate) fn mount_in_child(command: &mut Command, dir: &Path, mount: Mount) {
+    let text = |text: &str| CString::new(text).expect("no zero in it");
+    let dir = text(&dir.display().to_string());
+    let (root, kind) = (text("/"), text("tmpfs"));
+    let check = |failed: i32| match failed {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    let options = match mount {
+        Mount::Disk(bytes) => Some(text(&format!("size={bytes}"))),
+        Mount::ReadOnly => None,
+    };
+    let (private, read_only) = (
+        libc::MS_REC | libc::MS_PRIVATE,
+        libc::MS_BIND | libc::MS_RDONLY,
+    );
+    let mounted = move || {
+        // SAFETY: each is one system call on strings that live as long as the closure, and may be
+        // called between fork and exec.
+        let none = std::ptr::null();
+        unsafe {
+            check(libc::unshare(libc::CLONE_NEWNS))?;
+            check(libc::mount(none, root.as_ptr(), none, private, none.cast()))?;
+            let (at, kind) = (dir.as_ptr(), kind.as_ptr());
+            match &options {
+                Some(options) => check(libc::mount(kind, at, kind, 0, options.as_ptr().cast())),
+                None => {
+                    check(libc::mount(at, at, none, libc::MS_BIND, none.cast()))?;
+                    let flags = libc::MS_REMOUNT | read_only;
+                    check(libc::mount(none, at, none, flags, none.cast()))
+                }
+            }
+        }
+    };
+    // SAFETY: see above.
+    unsafe {
+        command.pre_exec(mounted);
+    }
+}
+
+/// Whether this process may mount file systems for its children.
+pub(crate) fn may_mount(dir: &Path) -> bool {
+    let mut command = Command::new("true");
+    mount_in_child(&mut command, dir, Mount::Disk(1 << 20));
+    command.status().is_ok_and(|status| status.success())
 }
 
 pub(crate) fn signal_process(pid: u32, signal: &str) {
