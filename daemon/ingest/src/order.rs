@@ -1,7 +1,7 @@
 //! Chooses the rows of a step by a pure function, so that a resumed job takes the same ones, and
 //! keeps the order of an epoch, so that it is not made again for each step.
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, OrderKey};
 use crate::file::{SetError, ids, private_file};
 use r1d_proto::world::counter_order;
 use std::fs::File;
@@ -22,6 +22,8 @@ const FILES_BYTES_MAX: u64 = 4 << 30;
 const ROW_BYTES: u64 = 4;
 /// The next epoch's order is made ahead in the last part of so many of an epoch.
 const AHEAD_PART: u64 = 8;
+/// Fewer rows are ordered in less than a millisecond, and not ahead.
+const AHEAD_ROWS_MIN: u64 = 1 << 14;
 /// Rows that are written to a file at a time.
 const WRITTEN_ROWS: usize = 1 << 14;
 
@@ -46,10 +48,6 @@ pub enum StepError {
     #[error("cannot keep the order of an epoch: {0}")]
     Order(#[from] io::Error),
 }
-
-/// All that the order of an epoch depends on: a salt for what is ordered, the seed, the stage, the
-/// epoch and the number of rows.
-pub(crate) type OrderKey = [u64; 5];
 
 /// The orders of epochs that are in use, shared by all jobs.
 #[derive(Clone, Debug)]
@@ -152,8 +150,33 @@ impl Orders {
         self.0.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn ahead(&self) -> &Ahead {
-        &self.0.ahead
+    /// Makes the order of the epoch that step `step` begins in, if that takes long, on another
+    /// thread. [`Orders::rows_of_step`] gives the same rows without it, later.
+    pub fn prepare(&self, order: Order, step: u64, rows_per_step: u64, len: u64) {
+        if let Some(epoch) = step.saturating_mul(rows_per_step).checked_div(len)
+            && order.shuffle
+        {
+            self.make_ahead(key(ROWS, order, epoch, len));
+        }
+    }
+
+    pub(crate) fn make_ahead(&self, key: OrderKey) {
+        let [.., len] = key;
+        if len < AHEAD_ROWS_MIN || self.known(&key).is_some() || !self.0.ahead.add(key) {
+            return;
+        }
+        let orders = self.clone();
+        let thread = std::thread::Builder::new().name("orders".into());
+        let started = thread.spawn(move || {
+            while let Some(key) = orders.0.ahead.next() {
+                // Who asks for its rows tries again, and gets the error.
+                let _ = orders.of_key(key);
+            }
+        });
+        if started.is_err() {
+            // What waits is made when it is asked for.
+            while self.0.ahead.next().is_some() {}
+        }
     }
 
     pub(crate) fn known(&self, key: &OrderKey) -> Option<Arc<EpochOrder>> {
@@ -242,4 +265,52 @@ pub(crate) fn nameless_file(dir: &Path) -> io::Result<File> {
     let file = private_file(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = 20_000;
+
+    fn order(seed: u64) -> Order {
+        Order {
+            seed,
+            stage: 0,
+            shuffle: true,
+        }
+    }
+
+    /// Waits until the order is known, without asking for it.
+    fn wait(orders: &Orders, key: &OrderKey) {
+        for _ in 0..1 << 24 {
+            if orders.known(key).is_some() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("nobody makes the order");
+    }
+
+    #[test]
+    fn what_will_be_wanted_is_made_before_it_is_asked_for() {
+        let orders = Orders::new(&std::env::temp_dir());
+        let of = |seed, epoch| key(ROWS, order(seed), epoch, LEN);
+        orders.prepare(order(1), 2 * LEN / 10, 10, LEN);
+        wait(&orders, &of(1, 2));
+        // Towards the end of an epoch, and not before.
+        orders.rows_of_step(order(2), LEN / 20, 10, LEN).unwrap();
+        assert!(orders.0.ahead.next().is_none());
+        assert!(orders.known(&of(2, 1)).is_none());
+        orders
+            .rows_of_step(order(2), LEN / 10 - 5, 10, LEN)
+            .unwrap();
+        wait(&orders, &of(2, 1));
+        let ahead = orders.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap();
+        let anew = Orders::new(&std::env::temp_dir());
+        assert_eq!(
+            anew.rows_of_step(order(2), LEN / 10, 10, LEN).unwrap(),
+            ahead
+        );
+    }
 }

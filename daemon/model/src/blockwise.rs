@@ -18,13 +18,13 @@ pub struct Blockwise<'a> {
     context: Context<'a>,
     ids: Tensor,
     /// Each block as far as the forward pass went, first block first.
-    blocks: Vec<Block>,
+    blocks: Vec<Waiting>,
     /// What the last block returned, a leaf of its own.
     last: Tensor,
 }
 
-/// A block of a pass.
-enum Block {
+/// A block of a pass, as it waits for its gradients.
+enum Waiting {
     /// Its input `[T, hidden_size]`; it is run again.
     Input(Tensor),
     /// What it computed.
@@ -61,11 +61,11 @@ impl CausalLm {
             let (block, notes) = if layer < recomputed.max(lowest) {
                 let (after, notes) = tch::no_grad(|| self.block(layer, hidden, &context))?;
                 hidden = after;
-                (Block::Input(input), notes)
+                (Waiting::Input(input), notes)
             } else {
                 let (computed, notes) = self.compute(layer, input, &context)?;
                 hidden = computed.hidden.f_detach()?;
-                (Block::Computed(computed), notes)
+                (Waiting::Computed(computed), notes)
             };
             blocks.push(block);
             noted.add(notes.without_loss())?;
@@ -136,10 +136,10 @@ impl Blockwise<'_> {
     }
 
     /// The block behind those that are left, with its activations.
-    fn computed(&self, block: Block) -> Result<Computed> {
+    fn computed(&self, block: Waiting) -> Result<Computed> {
         match block {
-            Block::Computed(computed) => Ok(computed),
-            Block::Input(input) => {
+            Waiting::Computed(computed) => Ok(computed),
+            Waiting::Input(input) => {
                 let layer = self.blocks.len();
                 Ok(self.model.compute(layer, input, &self.context)?.0)
             }

@@ -565,10 +565,14 @@ impl World {
                             .retain(|(known, _)| *known != step);
                         self.disk.checkpoints.remove(&dir);
                     }
-                    Command::End(End::Abandoned { cause }) if cause.contains(REFUSED) => {
+                    Command::End(End::Abandoned { cause } | End::WorkerFailed { cause })
+                        if cause.contains(REFUSED) =>
+                    {
                         return Err(Crash);
                     }
-                    Command::End(End::Abandoned { cause }) => panic!("abandoned: {cause}"),
+                    Command::End(End::Abandoned { cause } | End::WorkerFailed { cause }) => {
+                        panic!("abandoned: {cause}")
+                    }
                     Command::End(end) => {
                         assert_eq!(
                             machine.record(),

@@ -101,7 +101,8 @@ fn touch(write: &WriteTransaction, table: usize) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// The rows of a ledger's file as [`database`] reads them. Jobs get ids of [`JOBS`], in their order.
+/// The rows of a ledger's file as [`database`] reads them. Jobs get ids of [`JOBS`], in their
+/// order.
 pub fn of(database: &Database) -> Result<Vec<u8>, redb::Error> {
     let read = database.begin_read()?;
     let mut jobs: Vec<String> = Vec::new();

@@ -3,9 +3,10 @@
 
 use r1d_proto::frame::{Format, HEADER_BYTES, MAGIC, VERSION};
 
-/// Bytes of a segment's header, and of a record's, as drawn in `store::segment`.
-const SEGMENT_HEADER_BYTES: usize = 96;
-const COVERED_BYTES: usize = 88;
+/// Bytes that the checksum of a segment's header covers, in version 2 and since, as drawn in
+/// `store::segment`; the checksum and four more bytes follow, and then the records.
+const COVERED_BYTES: [usize; 2] = [88, 96];
+const TAIL_BYTES: usize = 8;
 const RECORD_HEADER_BYTES: usize = 8;
 
 /// The bytes as the payload of a whole frame.
@@ -22,12 +23,15 @@ pub fn frame(format: Format, payload: &[u8]) -> Vec<u8> {
 /// The bytes as a journal segment whose header's checksum and records' checksums are right.
 pub fn segment(bytes: &[u8]) -> Vec<u8> {
     let mut sealed = bytes.to_vec();
-    if let Some((covered, rest)) = sealed.split_at_mut_checked(COVERED_BYTES)
+    let covered_bytes = COVERED_BYTES[usize::from(bytes.get(4) != Some(&2))];
+    if let Some((covered, rest)) = sealed.split_at_mut_checked(covered_bytes)
         && let Some(checksum) = rest.get_mut(..4)
     {
         checksum.copy_from_slice(&crc32c::crc32c(covered).to_le_bytes());
     }
-    let mut rest = sealed.get_mut(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+    let mut rest = sealed
+        .get_mut(covered_bytes + TAIL_BYTES..)
+        .unwrap_or_default();
     while let Some((head, behind)) = rest.split_at_mut_checked(RECORD_HEADER_BYTES) {
         let (length, checksum) = head.split_at_mut(4);
         let bytes = u32::from_le_bytes(length.try_into().unwrap_or_default()) as usize;

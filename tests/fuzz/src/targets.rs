@@ -92,17 +92,22 @@ fn same_again<T: DeserializeOwned + Serialize>(format: Format, bytes: &[u8]) -> 
     Some(message)
 }
 
-/// Opens a journal whose one segment has these bytes, as they are and with right checksums.
+/// Opens a journal whose one segment has these bytes, as they are and with right checksums: the
+/// segment of the attempt itself, and of an earlier release's.
 pub fn segment(bytes: &[u8]) {
-    one_segment(bytes);
-    one_segment(&seals::segment(bytes));
+    for name in ["step-00000007.e1.journal", "step-00000007.journal"] {
+        one_segment(name, bytes);
+        one_segment(name, &seals::segment(bytes));
+    }
 }
 
-fn one_segment(bytes: &[u8]) {
+fn one_segment(name: &str, bytes: &[u8]) {
     let (disk, dir) = (SimDisk::default(), Path::new("/journal"));
-    let put = disk.open(&Journal::file(dir, 1, 7)).write_at(0, bytes);
+    let put = disk
+        .open(&dir.join("stage-1").join(name))
+        .write_at(0, bytes);
     put.expect("a disk with room");
-    let open = || Journal::open(disk.shared(), dir, &JobId("7qx".into()), 1, 7);
+    let open = || Journal::open(disk.shared(), dir, &JobId("7qx".into()), (1, 1), 7);
     let Ok(journal) = open() else { return };
     let record = journal.read(7);
     let again = open().expect("a journal that was opened opens again");
@@ -159,6 +164,12 @@ pub fn rollouts(bytes: &[u8]) {
     let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(bytes));
     written.expect("a file");
     let _ = parquet::read(&path);
+    if let Ok(file) = parquet::RolloutFile::open(&path)
+        && let Ok(summaries) = file.summaries()
+        && let Ok(views) = file.views_at(&[summaries.len(), 0, 2])
+    {
+        assert!(views.len() <= 2, "a row beyond the end");
+    }
 }
 
 /// Reads a job file.
