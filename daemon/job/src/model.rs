@@ -24,8 +24,8 @@ pub struct Model {
     /// Data type of weights and activations.
     #[key(
         default = "float32",
-        meaning = "What weights and activations are kept in; the optimiser's state and the \
-                   log-probabilities are float32 either way."
+        meaning = "What weights and activations are kept in; log-probabilities and, by default, \
+                   the optimiser's state are float32 either way."
     )]
     pub dtype: Dtype,
     /// Whether linear layers multiply in FP8 in forward passes.

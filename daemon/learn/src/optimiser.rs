@@ -1,7 +1,7 @@
 //! The policy's parameters under AdamW: moments, master weights, clipping, and their exact state.
 
 use crate::LearnError;
-use r1d_proto::hyperparameters;
+use r1d_proto::hyperparameters::{self, Dtype, NARROW_ADAM_BETA2_MAX};
 use r1d_torch::adamw::{AdamW, Slices};
 use r1d_torch::foreach;
 use r1d_torch::work;
@@ -14,6 +14,7 @@ struct Slot {
     /// The tensor that AdamW updates: the parameter itself in float32; for lower precisions a
     /// float32 copy, which does not lose small updates.
     weight: Tensor,
+    /// The moments, float32 or narrower.
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     /// The number of updates, a float32 scalar that is a view of `Optimiser::steps`.
@@ -26,6 +27,58 @@ struct Slot {
 impl Slot {
     fn has_master(&self) -> bool {
         self.parameter.kind() != Kind::Float
+    }
+
+    /// Makes one step on this parameter alone, whose moments may be narrower than its weight. It
+    /// takes `part` elements at a time, so that few moments are wide at once, and rounds those to
+    /// the nearest number behind the step.
+    fn step_in_parts(
+        &self,
+        settings: &AdamW,
+        gradient: &Tensor,
+        scale: Option<&Tensor>,
+        part: i64,
+    ) -> Result<(), LearnError> {
+        let flat = [&self.weight, gradient, &self.exp_avg, &self.exp_avg_sq]
+            .map(|tensor| tensor.f_detach()?.f_reshape([-1]));
+        let [weight, gradient, exp_avg, exp_avg_sq] = flat;
+        let (weight, gradient) = (weight?, gradient?);
+        let (exp_avg, exp_avg_sq) = (exp_avg?, exp_avg_sq?);
+        let elements = weight.size1()?;
+        let mut start = 0;
+        while start < elements {
+            let count = part.min(elements - start);
+            let of = |tensor: &Tensor| tensor.f_narrow(0, start, count);
+            let narrow = [of(&exp_avg)?, of(&exp_avg_sq)?];
+            let [first, second] = [0, 1].map(|i: usize| narrow[i].f_to_kind(Kind::Float));
+            let wide = [first?, second?];
+            let slices = Slices {
+                parameters: &[of(&weight)?],
+                gradients: &[of(&gradient)?],
+                exp_avg: &wide[..1],
+                exp_avg_sq: &wide[1..],
+                steps: &[self.step.shallow_clone()],
+            };
+            settings.step(&slices, scale)?;
+            // A moment that is float32 already was updated in place.
+            for (kept, stepped) in narrow.iter().zip(&wide) {
+                if kept.kind() != Kind::Float {
+                    foreach::copy(&[kept.shallow_clone()], &[stepped.shallow_clone()])?;
+                }
+            }
+            start += count;
+        }
+        Ok(())
+    }
+}
+
+/// Elements of a parameter whose narrow moments are widened at a time.
+const PART_ELEMENTS: i64 = 1 << 26;
+
+fn kind_of(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::Float32 => Kind::Float,
+        Dtype::Bfloat16 => Kind::BFloat16,
     }
 }
 
@@ -55,6 +108,16 @@ impl Optimiser {
                 "the model has no parameters to train".into(),
             ));
         };
+        if settings.exp_avg_sq_dtype != Dtype::Float32
+            && settings.adam_beta2 > NARROW_ADAM_BETA2_MAX
+        {
+            return Err(LearnError::Request(format!(
+                "exp_avg_sq_dtype = \"bfloat16\" with adam_beta2 = {}: second moments would be \
+                 rounded back to where they were; set adam_beta2 to {NARROW_ADAM_BETA2_MAX} at \
+                 most",
+                settings.adam_beta2
+            )));
+        }
         let steps = Tensor::f_zeros([parameters.len() as i64], (Kind::Float, first.device()))?;
         let slots = parameters
             .into_iter()
@@ -66,11 +129,12 @@ impl Optimiser {
                     tch::no_grad(|| parameter.f_to_kind(Kind::Float))?
                 };
                 // It takes time to zero memory, so this reports progress.
-                let moment = || {
+                let moment = |dtype: Dtype| {
                     work::moved(0);
-                    weight.f_zeros_like()
+                    weight.f_zeros_like()?.f_to_kind(kind_of(dtype))
                 };
-                let (exp_avg, exp_avg_sq) = (moment()?, moment()?);
+                let exp_avg = moment(settings.exp_avg_dtype)?;
+                let exp_avg_sq = moment(settings.exp_avg_sq_dtype)?;
                 work::moved(0);
                 Ok(Slot {
                     decays: decays(&name, &parameter),
@@ -157,9 +221,14 @@ impl Optimiser {
             .transpose()?;
         self.count_updates(&gradients)?;
         for decays in [true, false] {
+            let settings = self.step_settings(learning_rate, decays);
             let mut lists: [Vec<Tensor>; 5] = Default::default();
             for (slot, gradient) in self.slots.iter().zip(&gradients) {
                 if let (true, Some(gradient)) = (slot.decays == decays, gradient) {
+                    if self.has_narrow_moments() {
+                        slot.step_in_parts(&settings, gradient, scale.as_ref(), PART_ELEMENTS)?;
+                        continue;
+                    }
                     let parts = [
                         &slot.weight,
                         gradient,
@@ -181,11 +250,15 @@ impl Optimiser {
                 exp_avg_sq,
                 steps,
             };
-            self.step_settings(learning_rate, decays)
-                .step(&slices, scale.as_ref())?;
+            settings.step(&slices, scale.as_ref())?;
         }
         self.publish()?;
         self.clear_gradients()
+    }
+
+    fn has_narrow_moments(&self) -> bool {
+        let settings = &self.settings;
+        [settings.exp_avg_dtype, settings.exp_avg_sq_dtype] != [Dtype::Float32; 2]
     }
 
     fn step_settings(&self, learning_rate: f64, decays: bool) -> AdamW {
@@ -227,8 +300,8 @@ impl Optimiser {
     }
 
     /// Everything that is needed to continue with the same bits, as views of live memory: `steps`
-    /// `[parameters]`, and for each parameter `exp_avg.NAME`, `exp_avg_sq.NAME` and, below float32,
-    /// `master.NAME`, float32 in its shape. After writing to them call
+    /// `[parameters]`, and for each parameter in its shape `exp_avg.NAME` and `exp_avg_sq.NAME` in
+    /// their dtypes and, below float32, `master.NAME`, float32. After writing to them call
     /// [`restored`](Self::restored).
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = vec![("steps".to_owned(), self.steps.shallow_clone())];
@@ -276,6 +349,17 @@ mod tests {
             adam_epsilon: 1e-8,
             weight_decay: 0.5,
             max_grad_norm: 1.0,
+            exp_avg_dtype: Dtype::Float32,
+            exp_avg_sq_dtype: Dtype::Float32,
+        }
+    }
+
+    /// The settings with moments in bfloat16.
+    fn narrow() -> hyperparameters::Optimiser {
+        hyperparameters::Optimiser {
+            exp_avg_dtype: Dtype::Bfloat16,
+            exp_avg_sq_dtype: Dtype::Bfloat16,
+            ..settings()
         }
     }
 
@@ -432,16 +516,18 @@ mod tests {
 
     #[test]
     fn state_moves_to_another_optimiser_bit_for_bit() {
-        for kind in [Kind::Float, Kind::BFloat16] {
+        let cases =
+            [Kind::Float, Kind::BFloat16].map(|kind| [(kind, settings()), (kind, narrow())]);
+        for (kind, settings) in cases.into_iter().flatten() {
             let (a, b) = (parameters(kind), parameters(kind));
             let clones = |p: &[(String, Tensor)]| {
                 p.iter()
                     .map(|(n, t)| (n.clone(), t.shallow_clone()))
                     .collect()
             };
-            let mut straight = Optimiser::new(clones(&a), &settings()).unwrap();
+            let mut straight = Optimiser::new(clones(&a), &settings).unwrap();
             step(&mut straight, &a, 0.3);
-            let mut resumed = Optimiser::new(clones(&b), &settings()).unwrap();
+            let mut resumed = Optimiser::new(clones(&b), &settings).unwrap();
             tch::no_grad(|| {
                 b.iter()
                     .zip(&a)
@@ -463,5 +549,95 @@ mod tests {
                 assert!(x.equal(y), "{name} differs in {kind:?}");
             }
         }
+    }
+
+    /// AdamW by the paper's equations on moments of either dtype differs by the rounding of the
+    /// moments only, here 40 updates with gradients that change.
+    #[test]
+    fn moments_in_bfloat16_follow_those_in_float32() {
+        let moved = |settings: &hyperparameters::Optimiser| {
+            let parameters = parameters(Kind::Float);
+            let clones = parameters
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+            let mut optimiser = Optimiser::new(clones.collect(), settings).unwrap();
+            for update in 0..40 {
+                let _ = step(
+                    &mut optimiser,
+                    &parameters,
+                    1.0 + f64::from(update % 5) / 4.0,
+                );
+            }
+            let state = optimiser.state();
+            let dtypes: Vec<Kind> = state.iter().map(|(_, tensor)| tensor.kind()).collect();
+            (1.0 - values(&parameters[1].1)[0], dtypes)
+        };
+        let gentle = |dtype: Dtype| hyperparameters::Optimiser {
+            exp_avg_dtype: dtype,
+            exp_avg_sq_dtype: dtype,
+            max_grad_norm: 0.0,
+            ..settings()
+        };
+        let (wide, dtypes) = moved(&gentle(Dtype::Float32));
+        assert!(dtypes.iter().all(|&dtype| dtype == Kind::Float));
+        let (narrow, dtypes) = moved(&gentle(Dtype::Bfloat16));
+        assert_eq!(dtypes[1..], [Kind::BFloat16; 6]);
+        assert!(wide != narrow, "nothing was rounded");
+        assert!((wide - narrow).abs() < 0.01 * wide, "{wide} {narrow}");
+    }
+
+    #[test]
+    fn a_step_in_parts_is_the_whole_step() {
+        let settings = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        };
+        let stepped = |part: i64| {
+            let row = |from: f64| {
+                (Tensor::arange(35, (Kind::Float, Device::Cpu)) * 0.3 + from)
+                    .sin()
+                    .view([5, 7])
+            };
+            let slot = Slot {
+                name: String::new(),
+                parameter: row(0.0),
+                weight: row(0.0),
+                exp_avg: row(1.0).to_kind(Kind::BFloat16),
+                exp_avg_sq: row(2.0).square().to_kind(Kind::BFloat16),
+                step: Tensor::from(3f32),
+                gradient: None,
+                decays: true,
+            };
+            let scale = Tensor::from(2f32);
+            slot.step_in_parts(&settings, &row(3.0), Some(&scale), part)
+                .unwrap();
+            [slot.weight, slot.exp_avg, slot.exp_avg_sq]
+        };
+        // Parts of whole vectors, so that the last elements are computed by the same code.
+        let (whole, parts) = (stepped(64), stepped(16));
+        assert!(whole.iter().zip(&parts).all(|(a, b)| a.equal(b)));
+    }
+
+    #[test]
+    fn second_moments_that_rounding_would_hold_are_refused() {
+        let settings = hyperparameters::Optimiser {
+            adam_beta2: 0.999,
+            ..narrow()
+        };
+        let refused = Optimiser::new(parameters(Kind::Float), &settings)
+            .err()
+            .unwrap();
+        assert!(
+            refused.to_string().contains("set adam_beta2 to 0.99"),
+            "{refused}"
+        );
+        let first = hyperparameters::Optimiser {
+            exp_avg_sq_dtype: Dtype::Float32,
+            ..settings
+        };
+        assert!(Optimiser::new(parameters(Kind::Float), &first).is_ok());
     }
 }

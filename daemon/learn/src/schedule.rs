@@ -31,6 +31,7 @@ pub fn learning_rate(optimiser: &Optimiser, update: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_proto::hyperparameters::Dtype;
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -60,6 +61,8 @@ mod tests {
                 adam_epsilon: 1e-8,
                 weight_decay: 0.0,
                 max_grad_norm: 1.0,
+                exp_avg_dtype: Dtype::Float32,
+                exp_avg_sq_dtype: Dtype::Float32,
             };
             for (update, &expected) in golden.rates.iter().enumerate() {
                 let rate = learning_rate(&optimiser, update as u64);

@@ -231,7 +231,36 @@ pub struct Optimiser {
     pub weight_decay: f64,
     /// Global norm that gradients are clipped to; 0 is off.
     pub max_grad_norm: f64,
+    /// Data type in which the mean of gradients is kept between updates.
+    pub exp_avg_dtype: Dtype,
+    /// Data type in which the mean of squared gradients is kept between updates.
+    pub exp_avg_sq_dtype: Dtype,
 }
+
+/// Data type of weights, and of what is kept of their gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 4 bytes a value.
+    Float32,
+    /// 2 bytes a value; the optimiser updates float32 copies of weights.
+    Bfloat16,
+}
+
+impl Dtype {
+    /// Bytes of a value.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::Float32 => 4,
+            Dtype::Bfloat16 => 2,
+        }
+    }
+}
+
+/// The largest β₂ with which a second moment that is rounded to bfloat16 still follows its
+/// gradients. An update lowers it by a share of 1 − β₂ at most, and neighbouring numbers are up to
+/// 2⁻⁷ apart: with 0.999 it would never fall again.
+pub const NARROW_ADAM_BETA2_MAX: f64 = 0.99;
 
 /// Low-rank adapters (Hu et al. 2022) that are trained while the weights stay as they are; peft's
 /// names.

@@ -7,6 +7,7 @@
 //! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d`
 //! owns every deadline: a worker that does not answer in time is killed and started again.
 
+pub use crate::hyperparameters::Dtype;
 use crate::hyperparameters::{
     DpoObjective, GradientCheckpointing, Lora, Objective, Optimiser, PpoObjective, RouterTraining,
     Sampling,
@@ -297,16 +298,6 @@ pub enum ModelSource {
         /// Directory whose tokenizer files are copied on export.
         carry: Option<PathBuf>,
     },
-}
-
-/// Data type of weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 4 bytes a value.
-    Float32,
-    /// 2 bytes a value; the optimiser updates float32 copies.
-    Bfloat16,
 }
 
 /// The sampler's cache. Each request cuts it into slots as long as its own longest completion may

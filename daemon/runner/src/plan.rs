@@ -230,7 +230,7 @@ impl Plan {
             dtype: self.job.model.dtype,
             fp8: self.job.model.fp8 && stage.reward_model().is_none(),
             batch_invariant: self.job.batch_invariant,
-            gradient_checkpointing: None,
+            gradient_checkpointing: stage.gradient_checkpointing(),
             reference: stage.needs_reference(),
             optimiser,
             router: stage.router(),

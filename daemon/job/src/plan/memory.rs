@@ -4,7 +4,7 @@ use super::facts::InputFacts;
 use crate::job::Job;
 use crate::model_shape::{ModelShape, PredictionShape};
 use crate::reward::AskedModel;
-use crate::stage::Stage;
+use crate::stage::{Stage, Training};
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
@@ -25,10 +25,7 @@ pub fn memory(
     let Some(own) = facts.get(model) else {
         return BTreeMap::new();
     };
-    let value_bytes = match job.model.dtype {
-        Dtype::Float32 => 4,
-        Dtype::Bfloat16 => 2,
-    };
+    let value_bytes = job.model.dtype.bytes();
     let module = own.prediction.filter(|_| stage.opens_prediction());
     let mut bytes = weights(job, stage, own, module, value_bytes);
     let eval_prompt_max = seen.eval_prompt_max.get(model).copied().unwrap_or(0);
@@ -70,7 +67,8 @@ fn weights(
     let trained_module = module.filter(|_| stage.mtp_loss_weight() > 0.0);
     let parameters = own.parameters + trained_module.map_or(0, |module| module.parameters);
     let weights = (own.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
-    let optimiser = parameters * (value_bytes + 2 * 4 + master_bytes);
+    let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
+    let optimiser = parameters * (value_bytes + moment_bytes + master_bytes);
     let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
     // Adapters are small beside the weights, and the reference shares those.
     if stage.trains() && stage.adapters().is_none() {

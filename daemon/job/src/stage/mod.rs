@@ -49,7 +49,9 @@ pub use training::{Adapters, Prediction, Router, Training};
 use crate::eval::Eval;
 use crate::template::TemplateSource;
 use r1d_job_macros::{Keys, Read, Write};
-use r1d_proto::hyperparameters::{Lora, Optimiser, RouterTraining, Sampling};
+use r1d_proto::hyperparameters::{
+    GradientCheckpointing, Lora, Optimiser, RouterTraining, Sampling,
+};
 use settings::{Longest, StageSettings};
 
 /// A stage: a part of a job with one way of training, sampling or evaluating.
@@ -147,6 +149,11 @@ impl Stage {
     pub fn max_tokens_per_device(&self) -> u32 {
         self.training()
             .map_or(0, |training| training.max_tokens_per_device)
+    }
+
+    /// How updates save memory; `None` if a whole pass is differentiated at once.
+    pub fn gradient_checkpointing(&self) -> Option<GradientCheckpointing> {
+        self.training()?.checkpointing()
     }
 
     /// Whether the model is opened and written with its multi-token prediction module.

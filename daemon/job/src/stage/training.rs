@@ -3,7 +3,9 @@
 use crate::file::setting::by_words;
 use crate::limits::MICRO_BATCH_MAX_TOKENS;
 use r1d_job_macros::{Keys, Read, Write};
-use r1d_proto::hyperparameters::{Lora, LrSchedule, Optimiser, RouterTraining};
+use r1d_proto::hyperparameters::{
+    Dtype, GradientCheckpointing, Lora, LrSchedule, Optimiser, RouterTraining,
+};
 
 by_words!(LrSchedule);
 
@@ -46,6 +48,23 @@ pub struct Training {
     /// Global norm that gradients are clipped to; 0: no clipping.
     #[key(takes = amount(), default = 1.0)]
     pub max_grad_norm: f64,
+    /// Data type in which AdamW keeps the first moment.
+    #[key(
+        takes = OneOf(&["float32", "bfloat16"]),
+        default = "float32",
+        meaning = "Data type in which AdamW keeps the mean of gradients between updates. \
+                   \"bfloat16\" needs 2 bytes less for each parameter."
+    )]
+    pub exp_avg_dtype: Dtype,
+    /// Data type in which AdamW keeps the second moment.
+    #[key(
+        takes = OneOf(&["float32", "bfloat16"]),
+        default = "float32",
+        meaning = "Data type in which AdamW keeps the mean of squared gradients between updates. \
+                   \"bfloat16\" needs 2 bytes less for each parameter, and an adam_beta2 of 0.99 \
+                   at most, since smaller changes would be rounded away."
+    )]
+    pub exp_avg_sq_dtype: Dtype,
     /// Tokens that micro-batches are packed to.
     #[key(
         takes = count(16, MICRO_BATCH_MAX_TOKENS),
@@ -55,6 +74,23 @@ pub struct Training {
                    activations and changes no result beyond rounding."
     )]
     pub max_tokens_per_device: u32,
+    /// Whether an update runs each block again for its gradients.
+    #[key(
+        default = false,
+        meaning = "Whether an update keeps only the input of each block, and runs the block again \
+                   for its gradients: it needs much less memory for activations and more time, \
+                   and changes no result beyond rounding."
+    )]
+    pub gradient_checkpointing: bool,
+    /// Number of blocks that `gradient_checkpointing` runs again; 0: all.
+    #[key(
+        takes = integer(0, 65_536),
+        default = 0,
+        unit = "blocks",
+        meaning = "With `gradient_checkpointing`: how many blocks, from the first on, are run \
+                   again; what the others compute is kept. 0: all are."
+    )]
+    pub recompute_num_layers: u32,
 }
 
 /// Largest decay of AdamW's moments.
@@ -74,7 +110,29 @@ impl Training {
             adam_epsilon: self.adam_epsilon,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
+            exp_avg_dtype: self.exp_avg_dtype,
+            exp_avg_sq_dtype: self.exp_avg_sq_dtype,
         }
+    }
+
+    /// Gradient checkpointing in the form that a worker takes; `None` without it.
+    pub(crate) fn checkpointing(&self) -> Option<GradientCheckpointing> {
+        let recompute_num_layers = match self.recompute_num_layers {
+            0 => u32::MAX,
+            layers => layers,
+        };
+        self.gradient_checkpointing
+            .then_some(GradientCheckpointing {
+                recompute_num_layers,
+            })
+    }
+
+    /// Bytes that AdamW keeps of each parameter's gradients.
+    pub(crate) fn moment_bytes(&self) -> u64 {
+        [self.exp_avg_dtype, self.exp_avg_sq_dtype]
+            .map(Dtype::bytes)
+            .iter()
+            .sum()
     }
 }
 

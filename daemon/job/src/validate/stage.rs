@@ -4,7 +4,8 @@ use super::nearest::or_nearest;
 use super::{asked, changes, data, evaluation, origin};
 use crate::error::JobError;
 use crate::job::Job;
-use crate::stage::{Length, Ppo, Stage};
+use crate::stage::{Length, Ppo, Stage, Training};
+use r1d_proto::hyperparameters::{Dtype, NARROW_ADAM_BETA2_MAX};
 
 /// Checks stage `index`.
 pub(super) fn check(job: &Job, index: usize, stage: &Stage) -> Result<(), JobError> {
@@ -70,6 +71,7 @@ fn check_updates(stage: &Stage, place: &str) -> Result<(), JobError> {
             ));
         }
     }
+    check_moments(training, place)?;
     let ((key, longest), fits) = (stage.longest().key(), training.max_tokens_per_device);
     if longest > fits {
         return Err(JobError::unsound(
@@ -79,6 +81,25 @@ fn check_updates(stage: &Stage, place: &str) -> Result<(), JobError> {
                  {fits}"
             ),
             format!("raise `max_tokens_per_device` to at least {longest}, or lower `{key}`"),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that second moments follow the gradients in the dtype that they are kept in.
+fn check_moments(training: &Training, place: &str) -> Result<(), JobError> {
+    let (narrow, beta2) = (
+        training.exp_avg_sq_dtype == Dtype::Bfloat16,
+        training.adam_beta2,
+    );
+    if narrow && beta2 > NARROW_ADAM_BETA2_MAX {
+        return Err(JobError::unsound(
+            place,
+            format!(
+                "exp_avg_sq_dtype = \"bfloat16\" with adam_beta2 = {beta2}: second moments would \
+                 be rounded back to where they were"
+            ),
+            format!("set `adam_beta2` to {NARROW_ADAM_BETA2_MAX} at most"),
         ));
     }
     Ok(())

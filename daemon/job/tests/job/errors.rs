@@ -21,6 +21,19 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
+fn second_moments_that_rounding_would_hold_are_refused() {
+    let narrow = "steps = 200\nexp_avg_sq_dtype = \"bfloat16\"";
+    let error = refusal("steps = 200", narrow);
+    assert!(
+        error.contains("exp_avg_sq_dtype = \"bfloat16\" with adam_beta2 = 0.999")
+            && error.contains("set `adam_beta2` to 0.99 at most"),
+        "{error}"
+    );
+    let followed = format!("{narrow}\nadam_beta2 = 0.95");
+    parse(&JOB.replace("steps = 200", &followed)).unwrap();
+}
+
+#[test]
 fn a_key_that_other_trainers_have_is_named_as_it_is_here() {
     assert_eq!(
         refusal("epochs = 2", "num_train_epochs = 2"),

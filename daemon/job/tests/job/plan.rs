@@ -106,6 +106,32 @@ fn steps_tokens_and_memory_add_up() {
     assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
 }
 
+#[test]
+fn moments_in_bfloat16_need_half_the_memory() {
+    let narrow = "steps = 200\nadam_beta2 = 0.95\nexp_avg_dtype = \"bfloat16\"\n\
+                  exp_avg_sq_dtype = \"bfloat16\"";
+    let job = parse(&JOB.replace("steps = 200", narrow)).unwrap();
+    let bytes = memory(&job, &job.stages[2], &[facts()], &seen());
+    // Gradients 4 bytes, two moments 4.
+    assert_eq!(bytes["optimiser"], 8000);
+}
+
+#[test]
+fn gradient_checkpointing_reaches_the_worker() {
+    let recomputed = |settings: &str| {
+        let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{settings}"))).unwrap();
+        job.stages[2]
+            .gradient_checkpointing()
+            .map(|checkpointing| checkpointing.recompute_num_layers)
+    };
+    assert_eq!(recomputed("recompute_num_layers = 3"), None);
+    assert_eq!(recomputed("gradient_checkpointing = true"), Some(u32::MAX));
+    assert_eq!(
+        recomputed("gradient_checkpointing = true\nrecompute_num_layers = 3"),
+        Some(3)
+    );
+}
+
 /// 256 completions of 612 tokens train; evaluations need not decode 256 completions of 33 thousand
 /// tokens at a time.
 #[test]

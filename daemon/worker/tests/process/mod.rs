@@ -149,6 +149,8 @@ pub(crate) fn open(reference: bool) -> WorkerRequest {
             adam_epsilon: 1e-8,
             weight_decay: 0.0,
             max_grad_norm: 1.0,
+            exp_avg_dtype: Dtype::Float32,
+            exp_avg_sq_dtype: Dtype::Float32,
         }),
         router: RouterTraining {
             bias_update_speed: 1e-3,
