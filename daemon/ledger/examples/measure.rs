@@ -6,11 +6,12 @@
     reason = "it measures time, outside of any simulation"
 )]
 
-use r1d_ledger::{Command, Ledger, StageRecord, State};
+use r1d_ledger::{Command, Ledger, Session, StageRecord, State};
 use r1d_proto::control::{EvalExample, EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Jobs at work, each with a thread that commits its steps.
@@ -150,7 +151,8 @@ fn resident_mb() -> u64 {
 
 fn fill(path: &Path, jobs: usize, steps: u64) {
     let ledger = Ledger::open(path).unwrap_or_else(|error| panic!("{error}"));
-    let apply = |command| match ledger.apply(command) {
+    let session = Session::open(Arc::new(ledger), 1);
+    let apply = |command| match session.apply(command) {
         Ok(_) => {}
         Err(error) => panic!("{error}"),
     };

@@ -12,7 +12,7 @@
 
 use crate::command::{Command, Effect};
 use crate::error::LedgerError;
-use crate::ledger::Ledger;
+use crate::session::Session;
 use r1d_proto::ids::{JobId, SampleKey};
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
@@ -54,7 +54,7 @@ fn directory(path: &Path) -> impl FnOnce(io::Error) -> AttemptError {
 
 /// The writer of one attempt. Its methods block.
 pub struct AttemptWriter {
-    ledger: Arc<Ledger>,
+    ledger: Arc<Session>,
     storage: Arc<dyn Storage>,
     layout: JobLayout,
     job: JobId,
@@ -65,7 +65,7 @@ pub struct AttemptWriter {
 impl AttemptWriter {
     /// Begins to write for the attempt of an epoch, which the ledger has given.
     pub fn new(
-        ledger: Arc<Ledger>,
+        ledger: Arc<Session>,
         storage: Arc<dyn Storage>,
         layout: JobLayout,
         job: JobId,

@@ -9,6 +9,21 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// The id of a command, the same however often it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CommandId {
+    /// The sender's session.
+    pub session: u64,
+    /// The command's number in the session, from 1.
+    pub number: u64,
+}
+
+impl std::fmt::Display for CommandId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.session, self.number)
+    }
+}
+
 /// A change to the record of jobs. `at` is in seconds since the Unix epoch and is only recorded,
 /// never compared.
 ///
@@ -409,6 +424,19 @@ pub enum Rejected {
         /// The limit: [`JOBS_LIVE_MAX`](crate::state::JOBS_LIVE_MAX) or
         /// [`JOBS_LIVE_MAX_BYTES`](crate::state::JOBS_LIVE_MAX_BYTES).
         limit: u64,
+    },
+    /// Another command was carried out under this id, which is a bug of its sender's.
+    #[error("command {id} was another one: the id of a command is not used again")]
+    IdTaken {
+        /// The command's id.
+        id: CommandId,
+    },
+    /// The id is too old for what its command did to be remembered: look at the job, and send what
+    /// is still wanted under a new id.
+    #[error("command {id} is too old: what it did is not remembered")]
+    IdForgotten {
+        /// The command's id.
+        id: CommandId,
     },
     /// The id cannot be a job's.
     #[error("job id `{job}` is not 1 to {max} lower-case letters and digits", max =

@@ -6,7 +6,7 @@
 //! a command that comes alone waits for nobody. A group has one command of each job: what a command
 //! does to its job's metrics depends on what is durable.
 
-use crate::command::Command;
+use crate::command::{Command, CommandId};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,8 @@ pub(crate) struct Group<A>(Mutex<Vec<Member<A>>>);
 
 /// A command that was added to the group.
 pub(crate) struct Member<A> {
+    /// `None`: the command is never sent again.
+    pub(crate) id: Option<CommandId>,
     pub(crate) command: Command,
     place: Place<A>,
 }
@@ -29,11 +31,11 @@ impl<A> Group<A> {
     }
 
     /// Adds a command to those that the next writer takes.
-    pub(crate) fn add(&self, command: Command) -> Place<A> {
+    pub(crate) fn add(&self, id: Option<CommandId>, command: Command) -> Place<A> {
         let answer = Arc::new(Mutex::new(None));
         let place = Place(answer.clone());
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(Member { command, place });
+        waiting.push(Member { id, command, place });
         Place(answer)
     }
 

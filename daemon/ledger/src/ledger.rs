@@ -9,8 +9,10 @@
 //! hold the commit that failed half-way. If a sync failed, a fresh copy takes the file's place
 //! first ([`crate::watched`]).
 
+use crate::answers::AnswersChange;
+use crate::api::Record;
 use crate::changes::Changes;
-use crate::command::{Command, Effect};
+use crate::command::{Command, CommandId, Effect};
 use crate::error::{LedgerError, io_error, storage_error};
 use crate::format1;
 use crate::group::{Group, Member};
@@ -190,9 +192,14 @@ impl Ledger {
     /// Carries out one command; when it returns `Ok` the command survives a crash of the machine.
     /// Commands that come while another is written are written together. After a storage error the
     /// command may be in the file or not: look at the job, once [`Ledger::refresh`] succeeds,
-    /// before trying again.
+    /// before trying again. The command has no id and is not known when it comes again: a sender
+    /// that may repeat one has a [`Session`](crate::Session).
     pub fn apply(&self, command: Command) -> Result<Effect, LedgerError> {
-        let place = self.group.add(command);
+        self.carry_out(None, command)
+    }
+
+    fn carry_out(&self, id: Option<CommandId>, command: Command) -> Result<Effect, LedgerError> {
+        let place = self.group.add(id, command);
         let mut open = self.lock();
         loop {
             if let Some(answer) = place.take() {
@@ -214,8 +221,7 @@ impl Ledger {
         open: &mut Option<Arc<Database>>,
         group: Vec<Member<Result<Effect, LedgerError>>>,
     ) {
-        let commands: Vec<&Command> = group.iter().map(|member| &member.command).collect();
-        match self.write(open, &commands) {
+        match self.write(open, &group) {
             Ok(answers) => {
                 for (member, answer) in group.into_iter().zip(answers) {
                     member.answer(answer);
@@ -233,25 +239,36 @@ impl Ledger {
     fn write(
         &self,
         open: &mut Option<Arc<Database>>,
-        commands: &[&Command],
+        group: &[Member<Result<Effect, LedgerError>>],
     ) -> Result<Vec<Result<Effect, LedgerError>>, LedgerError> {
         self.is_in_place()?;
         let database = self.database(open)?;
         let before = self.state();
-        let (mut state, mut changes) = (State::clone(&before), Vec::with_capacity(commands.len()));
-        let mut carry_out = |command: &Command| {
-            let effect = state.clone().apply(command)?;
-            let change = self.metrics_change(&database, command)?;
-            state.apply(command)?;
-            changes.push((command.job().clone(), change));
+        let (mut state, mut changes) = (State::clone(&before), Vec::with_capacity(group.len()));
+        let mut carry_out = |id: Option<CommandId>, command: &Command| {
+            let mut next = state.clone();
+            let (effect, answered) = match id {
+                Some(id) => next.apply_once(id, command)?,
+                None => (next.apply(command)?, Some(AnswersChange::default())),
+            };
+            // `None`: the command came before, and all that it did is durable.
+            if let Some(answered) = answered {
+                let change = self.metrics_change(&database, command)?;
+                state = next;
+                changes.push((command.job().clone(), change, answered));
+            }
             Ok(effect)
         };
-        let answers = commands.iter().map(|command| carry_out(command)).collect();
+        let answers = group
+            .iter()
+            .map(|member| carry_out(member.id, &member.command))
+            .collect();
         if changes.is_empty() {
             return Ok(answers);
         }
         let written = begin(&database).and_then(|write| {
-            for (job, change) in &changes {
+            for (job, change, answered) in &changes {
+                tables::write_answers(&write, answered)?;
                 match state.job(job) {
                     Some(now) => tables::write_job(&write, self.root(), before.job(job), now)?,
                     None => tables::write_removal(&write, job, state.removals().get(job))?,
@@ -267,9 +284,9 @@ impl Ledger {
             return Err(self.failed(error));
         }
         let changes_queue = |job: &JobId| changes_queue(before.job(job), state.job(job));
-        let changes_queue = changes.iter().any(|(job, _)| changes_queue(job));
+        let changes_queue = changes.iter().any(|(job, ..)| changes_queue(job));
         self.set_state(state);
-        changes.iter().for_each(|(job, _)| self.changes.note(job));
+        changes.iter().for_each(|(job, ..)| self.changes.note(job));
         if changes_queue {
             self.queue_changes.send_modify(|count| *count += 1);
         }
@@ -563,6 +580,37 @@ impl Ledger {
         self.set_state(state);
         self.changes.note_all();
         Ok(open.insert(Arc::new(database)).clone())
+    }
+}
+
+impl Record for Ledger {
+    fn apply(&self, id: CommandId, command: Command) -> Result<Effect, LedgerError> {
+        self.carry_out(Some(id), command)
+    }
+
+    fn snapshot(&self) -> Arc<State> {
+        self.state()
+    }
+
+    fn queue_changes(&self) -> watch::Receiver<u64> {
+        Ledger::queue_changes(self)
+    }
+
+    fn watch(&self, job: &JobId) -> watch::Receiver<u64> {
+        Ledger::watch(self, job)
+    }
+
+    fn is_in_place(&self) -> Result<(), LedgerError> {
+        Ledger::is_in_place(self)
+    }
+
+    fn metrics_in(
+        &self,
+        job: &JobId,
+        stage: u32,
+        steps: Range<u64>,
+    ) -> Result<Vec<(u64, Metrics)>, LedgerError> {
+        Ledger::metrics_in(self, job, stage, steps)
     }
 }
 

@@ -6,12 +6,16 @@
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
 //! | [`attempt`] | what an attempt makes durable in journal, files and ledger, and in which order |
+//! | [`Record`] | the record of jobs, wherever it is kept; a [`Session`] numbers its commands |
 //! | [`ledger`] | the state machine on disk: one durable redb transaction per group of commands |
+//! | [`Memory`] | the state machine in memory, for tests |
 //!
 //! With the journal (`r1d-store`) it keeps `STEP-1`: a step's rollouts are in the journal, durable,
 //! before the ledger commits the step, and the ledger commits it once. A committed step can then be
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
+mod answers;
+mod api;
 pub mod attempt;
 pub mod changes;
 pub mod command;
@@ -19,22 +23,28 @@ mod error;
 mod format1;
 mod group;
 pub mod ledger;
+mod memory;
 mod metrics;
 mod place;
 pub mod record;
+mod session;
 pub mod state;
 mod stored;
 mod tables;
 mod watched;
 
+pub use answers::{ANSWERS_MAX, SESSIONS_MAX};
+pub use api::Record;
 pub use attempt::{AttemptError, AttemptWriter};
 pub use changes::Changes;
-pub use command::{Command, Effect, Rejected};
+pub use command::{Command, CommandId, Effect, Rejected};
 pub use error::LedgerError;
 pub use ledger::{Ledger, is_damage_expected};
+pub use memory::Memory;
 pub use record::{
     CheckpointRecord, JobRecord, Pause, Removal, Reuse, RewardVersion, StageRecord, Standing,
     Strikes, User,
 };
+pub use session::Session;
 pub use state::{FindError, State};
 pub use stored::FORMAT_VERSION;

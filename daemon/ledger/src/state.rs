@@ -18,7 +18,8 @@
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in
 //! order; again only after the stage went back before it (`GoBack`), which forgets what it left.
 
-use crate::command::{Command, Effect, Rejected};
+use crate::answers::{Answered, Answers, AnswersChange, digest};
+use crate::command::{Command, CommandId, Effect, Rejected};
 use crate::record::{
     CheckpointRecord, JobRecord, Pause, Progress, Removal, Reuse, RewardVersion, StageRecord,
     Standing, Strikes, Submission, User,
@@ -78,6 +79,8 @@ pub struct State {
     removals: Arc<BTreeMap<JobId, Removal>>,
     /// The next place in the queue: grows with each submission and each requeued job.
     submitted: u64,
+    /// What the newest commands did.
+    answers: Answers,
 }
 
 /// An index of the jobs that have not ended: what their records say, in the order of a question.
@@ -176,6 +179,11 @@ impl State {
         state
     }
 
+    /// The state with what is remembered of commands.
+    pub(crate) fn with_answers(self, answers: Answers) -> State {
+        State { answers, ..self }
+    }
+
     /// Adds a job, to all but the index of live jobs.
     fn insert(&mut self, record: JobRecord) {
         let sequence = record.submission.sequence;
@@ -198,6 +206,31 @@ impl State {
         );
         *self = next;
         Ok(effect)
+    }
+
+    /// Carries out a command once under its id; `None`: it was carried out before, and that is what
+    /// it did. A refused command leaves the state as it was.
+    pub(crate) fn apply_once(
+        &mut self,
+        id: CommandId,
+        command: &Command,
+    ) -> Result<(Effect, Option<AnswersChange>), Rejected> {
+        let digest = digest(command);
+        if let Some(effect) = self.answers.find(id, &digest)? {
+            return Ok((effect, None));
+        }
+        let effect = self.apply(command)?;
+        let answered = Answered {
+            digest,
+            effect: Some(effect.clone()),
+        };
+        Ok((effect, Some(self.answers.remember(id, answered))))
+    }
+
+    /// A number for a session that begins at `unix_ns`, in nanoseconds since the Unix epoch: higher
+    /// than all before, whatever the clock says.
+    pub fn next_session(&self, unix_ns: u64) -> u64 {
+        unix_ns.max(self.answers.newest_session().saturating_add(1))
     }
 
     /// Carries out one command on a copy, whose index of live jobs is as before.

@@ -6,6 +6,8 @@
 //! (postcard, in which format 1 was written, knows neither names nor lengths.) What a field means,
 //! and its name, never change: `tests/format-2` is a state directory that is read for ever.
 
+use crate::answers::{Answered, CommandDigest};
+use crate::command::Effect;
 use crate::place;
 use crate::record::{self, JobRecord, StageRecord};
 use r1d_proto::control;
@@ -155,6 +157,41 @@ pub(crate) struct RemovalRow {
     elsewhere: Vec<PathBuf>,
 }
 
+/// A row in `answers`.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct AnswerRow {
+    digest: CommandDigest,
+    /// What the command did, an `Option<EffectRow>` in MessagePack: a release that does not know
+    /// this effect reads the row nevertheless.
+    effect: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum EffectRow {
+    Submitted,
+    TakenUp,
+    PutDown,
+    Struck { count: u32 },
+    Started { epoch: u64, restarts: u32 },
+    StageBegun { step: u64, durable_step: u64 },
+    StepCommitted { step: u64 },
+    Checkpointed { durable_step: u64 },
+    CheckpointDropped { durable_step: u64 },
+    WentBack { step: u64 },
+    EvalRecorded,
+    StageFinished,
+    RewardVersionSet,
+    StageReused,
+    Finished { state: StateRow },
+    Cancelled { was: StateRow },
+    Paused { was: StateRow },
+    Resumed,
+    Requeued { was: StateRow },
+    Removed,
+    Forgotten,
+}
+
 /// All rows of a job.
 pub(crate) struct JobRows {
     pub(crate) submission: SubmissionRow,
@@ -290,6 +327,94 @@ impl JobRows {
                 place: progress.place,
                 resumptions: progress.resumptions,
             },
+        }
+    }
+}
+
+impl From<Effect> for EffectRow {
+    fn from(effect: Effect) -> EffectRow {
+        match effect {
+            Effect::Submitted => EffectRow::Submitted,
+            Effect::TakenUp => EffectRow::TakenUp,
+            Effect::PutDown => EffectRow::PutDown,
+            Effect::Struck { count } => EffectRow::Struck { count },
+            Effect::Started { epoch, restarts } => EffectRow::Started { epoch, restarts },
+            Effect::StageBegun { step, durable_step } => {
+                EffectRow::StageBegun { step, durable_step }
+            }
+            Effect::StepCommitted { step } => EffectRow::StepCommitted { step },
+            Effect::Checkpointed { durable_step } => EffectRow::Checkpointed { durable_step },
+            Effect::CheckpointDropped { durable_step } => {
+                EffectRow::CheckpointDropped { durable_step }
+            }
+            Effect::WentBack { step } => EffectRow::WentBack { step },
+            Effect::EvalRecorded => EffectRow::EvalRecorded,
+            Effect::StageFinished => EffectRow::StageFinished,
+            Effect::RewardVersionSet => EffectRow::RewardVersionSet,
+            Effect::StageReused => EffectRow::StageReused,
+            Effect::Finished { state } => EffectRow::Finished {
+                state: state.into(),
+            },
+            Effect::Cancelled { was } => EffectRow::Cancelled { was: was.into() },
+            Effect::Paused { was } => EffectRow::Paused { was: was.into() },
+            Effect::Resumed => EffectRow::Resumed,
+            Effect::Requeued { was } => EffectRow::Requeued { was: was.into() },
+            Effect::Removed => EffectRow::Removed,
+            Effect::Forgotten => EffectRow::Forgotten,
+        }
+    }
+}
+
+impl From<EffectRow> for Effect {
+    fn from(effect: EffectRow) -> Effect {
+        match effect {
+            EffectRow::Submitted => Effect::Submitted,
+            EffectRow::TakenUp => Effect::TakenUp,
+            EffectRow::PutDown => Effect::PutDown,
+            EffectRow::Struck { count } => Effect::Struck { count },
+            EffectRow::Started { epoch, restarts } => Effect::Started { epoch, restarts },
+            EffectRow::StageBegun { step, durable_step } => {
+                Effect::StageBegun { step, durable_step }
+            }
+            EffectRow::StepCommitted { step } => Effect::StepCommitted { step },
+            EffectRow::Checkpointed { durable_step } => Effect::Checkpointed { durable_step },
+            EffectRow::CheckpointDropped { durable_step } => {
+                Effect::CheckpointDropped { durable_step }
+            }
+            EffectRow::WentBack { step } => Effect::WentBack { step },
+            EffectRow::EvalRecorded => Effect::EvalRecorded,
+            EffectRow::StageFinished => Effect::StageFinished,
+            EffectRow::RewardVersionSet => Effect::RewardVersionSet,
+            EffectRow::StageReused => Effect::StageReused,
+            EffectRow::Finished { state } => Effect::Finished {
+                state: state.into(),
+            },
+            EffectRow::Cancelled { was } => Effect::Cancelled { was: was.into() },
+            EffectRow::Paused { was } => Effect::Paused { was: was.into() },
+            EffectRow::Resumed => Effect::Resumed,
+            EffectRow::Requeued { was } => Effect::Requeued { was: was.into() },
+            EffectRow::Removed => Effect::Removed,
+            EffectRow::Forgotten => Effect::Forgotten,
+        }
+    }
+}
+
+impl AnswerRow {
+    pub(crate) fn new(answered: &Answered) -> Result<AnswerRow, redb::Error> {
+        let effect = answered.effect.clone().map(EffectRow::from);
+        Ok(AnswerRow {
+            digest: answered.digest,
+            effect: encode(&effect)?,
+        })
+    }
+}
+
+impl From<AnswerRow> for Answered {
+    fn from(answer: AnswerRow) -> Answered {
+        let effect = decode::<Option<EffectRow>>("answers", &answer.effect);
+        Answered {
+            digest: answer.digest,
+            effect: effect.ok().flatten().map(Effect::from),
         }
     }
 }

@@ -3,18 +3,22 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `format` | `"version"` | u64: [`FORMAT_VERSION`] |
+//! | `format` | `"forgotten session"` | u64: the highest session whose answers are forgotten |
 //! | `submissions` | job | [`stored::SubmissionRow`] |
 //! | `progress` | job | [`stored::ProgressRow`], with paths as [`crate::place`] writes them |
 //! | `stages` | job, index | [`stored::StageRow`], with such paths |
 //! | `evals` | job, index | [`stored::EvalRow`] |
 //! | `reward_versions` | job, index | [`stored::RewardVersionRow`] |
 //! | `removals` | removed job | [`stored::RemovalRow`] |
+//! | `answers` | session, number | [`stored::AnswerRow`]: what a command did |
 //! | `metrics` | job, stage, step | metrics by name, of the steps behind the last block |
 //! | `metrics_blocks` | job, stage, first step | [`Block`] |
 //!
 //! A change writes the rows that differ between a job's record before it and behind it, so no
 //! command needs to know its tables.
 
+use crate::answers::{Answers, AnswersChange};
+use crate::command::CommandId;
 use crate::metrics::Block;
 use crate::record::{JobRecord, Removal, RewardVersion, StageRecord};
 use crate::state::State;
@@ -45,6 +49,10 @@ const STAGES: ByIndex = TableDefinition::new("stages");
 const EVALS: ByIndex = TableDefinition::new("evals");
 const REWARD_VERSIONS: ByIndex = TableDefinition::new("reward_versions");
 const REMOVALS: ByJob = TableDefinition::new("removals");
+/// Made when the first answer is remembered: earlier files of the format lack it, and releases that
+/// do not know it leave it as it is.
+const ANSWERS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("answers");
+const FORGOTTEN_SESSION: &str = "forgotten session";
 const METRICS: ByStep = TableDefinition::new("metrics");
 const METRICS_BLOCKS: ByStep = TableDefinition::new("metrics_blocks");
 
@@ -133,7 +141,46 @@ pub(crate) fn load(database: &Database, root: &Path) -> Result<State, redb::Erro
         let removal: stored::RemovalRow = decode("removals", removal.value())?;
         removals.insert(JobId(job.value().to_string()), removal.into());
     }
-    Ok(State::from_records(records, removals))
+    Ok(State::from_records(records, removals).with_answers(answers(&read)?))
+}
+
+fn answers(read: &ReadTransaction) -> Result<Answers, redb::Error> {
+    let forgotten = read.open_table(FORMAT)?.get(FORGOTTEN_SESSION)?;
+    let forgotten = forgotten.map_or(0, |session| session.value());
+    let table = match read.open_table(ANSWERS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Answers::default()),
+        table => table?,
+    };
+    let mut rows = Vec::new();
+    for row in table.iter()? {
+        let (key, answer) = row?;
+        let (session, number) = key.value();
+        let answer: stored::AnswerRow = decode("answers", answer.value())?;
+        rows.push((CommandId { session, number }, answer.into()));
+    }
+    Ok(Answers::from_rows(rows, forgotten))
+}
+
+/// Writes what a command did, and removes what is forgotten for it.
+pub(crate) fn write_answers(
+    write: &WriteTransaction,
+    change: &AnswersChange,
+) -> Result<(), redb::Error> {
+    let Some((id, answered)) = &change.new else {
+        return Ok(());
+    };
+    let mut table = write.open_table(ANSWERS)?;
+    let row = encode(&stored::AnswerRow::new(answered)?)?;
+    table.insert((id.session, id.number), row.as_slice())?;
+    for gone in &change.gone {
+        table.remove((gone.session, gone.number))?;
+    }
+    if let Some(session) = change.forgotten {
+        write
+            .open_table(FORMAT)?
+            .insert(FORGOTTEN_SESSION, session)?;
+    }
+    Ok(())
 }
 
 fn list<T: DeserializeOwned>(

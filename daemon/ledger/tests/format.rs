@@ -2,14 +2,16 @@
 
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder};
-use r1d_ledger::{Command, Effect, FORMAT_VERSION, JobRecord, Ledger, LedgerError};
+use r1d_ledger::{
+    Command, CommandId, Effect, FORMAT_VERSION, JobRecord, Ledger, LedgerError, Record, Rejected,
+};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The ledger of a state directory of the last release that wrote format 1.
 const LEDGER: &[u8] = include_bytes!("format-1/ledger.redb.gz");
@@ -297,11 +299,27 @@ fn the_file_says_which_format_it_has_and_a_newer_one_is_refused() {
 /// The files of a state directory, by their paths in it.
 type Files = Vec<(String, Vec<u8>)>;
 
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-2/state.gz")
+}
+
+/// A state directory with the ledger of format 2, as its first release wrote it.
+fn format_2() -> tempfile::TempDir {
+    let packed = std::fs::read(golden()).unwrap();
+    let files: Files = postcard::from_bytes(&unpacked(&packed)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (path, bytes) in files {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
 /// The state directory that the ledger of format 1 became: format 2, as its first release wrote it.
 /// It is made anew (`R1D_UPDATE_GOLDENS=1`) only if that release was never given to anybody.
 #[test]
 fn a_ledger_of_format_2_is_read_for_ever() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-2/state.gz");
     let now = state_directory();
     let held = contents(&open(now.path()));
     if std::env::var_os("R1D_UPDATE_GOLDENS").is_some() {
@@ -320,16 +338,82 @@ fn a_ledger_of_format_2_is_read_for_ever() {
         GzEncoder::new(bytes.as_slice(), Compression::best())
             .read_to_end(&mut packed)
             .unwrap();
-        std::fs::write(&golden, packed).unwrap();
+        std::fs::write(golden(), packed).unwrap();
     }
-    let files: Files = postcard::from_bytes(&unpacked(&std::fs::read(&golden).unwrap())).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for (path, bytes) in files {
-        let path = dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
+    let dir = format_2();
     let found = contents(&open(dir.path()));
     let (own, theirs) = (dir.path().to_str().unwrap(), now.path().to_str().unwrap());
     assert_eq!(found.replace(own, theirs), held);
+}
+
+fn submit(job: &str) -> Command {
+    Command::Submit {
+        job: JobId(job.into()),
+        name: "n".into(),
+        priority: 0,
+        job_toml: "seed = 1".into(),
+        request: None,
+        reward_versions: Default::default(),
+        keys: Vec::new(),
+        reuses: false,
+        owner: None,
+        held: false,
+        at: 1,
+    }
+}
+
+/// The first releases of format 2 know no answers to commands. Their files gain them with the first
+/// command that has an id; and a command without one, as those releases carry it out, leaves them.
+#[test]
+fn a_ledger_without_answers_gains_them() {
+    let dir = format_2();
+    let id = CommandId {
+        session: 3,
+        number: 1,
+    };
+    let jobs = open(dir.path()).jobs().len();
+    let ledger = open(dir.path());
+    Record::apply(&ledger, id, submit("new")).unwrap();
+    drop(ledger);
+    open(dir.path()).apply(submit("other")).unwrap();
+    let ledger = open(dir.path());
+    let again = Record::apply(&ledger, id, submit("new")).unwrap();
+    assert_eq!(again, Effect::Submitted);
+    assert_eq!(ledger.jobs().len(), jobs + 2);
+}
+
+/// What a command did to a later release is not known here: the command counts as forgotten, and
+/// the ledger opens.
+#[test]
+fn the_answer_of_a_later_release_is_no_damage() {
+    const ANSWERS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("answers");
+    let dir = tempfile::tempdir().unwrap();
+    let id = CommandId {
+        session: 3,
+        number: 1,
+    };
+    let ledger = open(dir.path());
+    Record::apply(&ledger, id, submit("new")).unwrap();
+    drop(ledger);
+    let database = Database::open(dir.path().join("ledger.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    let mut answers = write.open_table(ANSWERS).unwrap();
+    let key = (id.session, id.number);
+    let mut row = answers.get(key).unwrap().unwrap().value().to_vec();
+    let effect = row.windows(9).position(|part| part == b"Submitted");
+    row[effect.unwrap()] = b'X';
+    answers.insert(key, row.as_slice()).unwrap();
+    drop(answers);
+    write.commit().unwrap();
+    drop(database);
+    let ledger = open(dir.path());
+    let again = Record::apply(&ledger, id, submit("new")).unwrap_err();
+    assert!(
+        matches!(
+            again,
+            LedgerError::Rejected(Rejected::IdForgotten { id: of }) if of == id
+        ),
+        "{again}"
+    );
+    assert_eq!(ledger.jobs().len(), 1);
 }

@@ -23,7 +23,7 @@ use crate::status::JobViews;
 use crate::submissions::Submissions;
 use crate::{devices, notify, reuse, tasks};
 use r1d_ingest::{Maker, TokenSets};
-use r1d_ledger::{Command, Ledger, LedgerError};
+use r1d_ledger::{Command, Ledger, LedgerError, Session};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
@@ -223,6 +223,7 @@ fn build(
 ) -> Result<DaemonParts, DaemonError> {
     state.check_ledger()?;
     let ledger = Arc::new(Ledger::open(&state.layout().ledger())?);
+    let ledger = Arc::new(Session::open(ledger, clock.unix().as_nanos() as u64));
     let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.layout().cache()),
@@ -305,7 +306,7 @@ fn build(
 
 /// Removes kept components that judge no job of the ledger, because the submission was refused or
 /// the job is gone.
-fn prune(ledger: &Ledger, rewards: &Rewards) {
+fn prune(ledger: &Session, rewards: &Rewards) {
     let named = ledger
         .jobs()
         .iter()
@@ -320,7 +321,7 @@ fn prune(ledger: &Ledger, rewards: &Rewards) {
 }
 
 /// Holds the previous daemon's end against the jobs that it worked for, unless it was a clean stop.
-fn strike(ledger: &Ledger) {
+fn strike(ledger: &Session) {
     for record in ledger
         .jobs()
         .iter()

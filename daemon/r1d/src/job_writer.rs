@@ -15,7 +15,7 @@ use crate::status::JobViews;
 use crate::tasks;
 use r1d_data::DataError;
 use r1d_ingest::{SetError, StepError};
-use r1d_ledger::{AttemptError, AttemptWriter, Command as LedgerCommand, Ledger, LedgerError};
+use r1d_ledger::{AttemptError, AttemptWriter, Command as LedgerCommand, LedgerError, Session};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
@@ -179,7 +179,7 @@ fn away(error: &dyn std::error::Error) -> End {
 pub(crate) struct JobWriter {
     pub job: JobId,
     pub epoch: u64,
-    pub ledger: Arc<Ledger>,
+    pub ledger: Arc<Session>,
     pub views: JobViews,
     pub loaded_job: Arc<LoadedJob>,
     /// The SHA-256 of the data sets that stages have made, by stage, as the inputs hold them.
@@ -274,7 +274,7 @@ impl JobWriters {
     /// Waits until no writer of the job is left. A thread that hangs in the disk can only be ended
     /// with its process, and no attempt may begin beside it. In that case the daemon gives up, and
     /// systemd starts a fresh one; that is held against no other job.
-    pub(crate) async fn none(&self, job: &JobId, ledger: &Arc<Ledger>) {
+    pub(crate) async fn none(&self, job: &JobId, ledger: &Arc<Session>) {
         if tokio::time::timeout(WRITER_END_MAX, self.end(job))
             .await
             .is_err()
@@ -295,7 +295,7 @@ impl JobWriters {
 }
 
 /// Puts all other jobs down: the end of the daemon that follows is due to `job` or its disk.
-fn put_down_others(ledger: &Ledger, job: &JobId) {
+fn put_down_others(ledger: &Session, job: &JobId) {
     let records = ledger.jobs();
     let others = records.iter().filter(|record| {
         record.strikes.taken_up && !record.state().is_final() && record.job() != job
@@ -726,15 +726,15 @@ impl JobWriter {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use r1d_ledger::Memory;
     use std::sync::mpsc as threads;
 
     fn job(name: &str) -> JobId {
         JobId(name.into())
     }
 
-    fn ledger() -> (Arc<Ledger>, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Arc::new(Ledger::open(&dir.path().join("ledger.redb")).unwrap());
+    fn ledger() -> Arc<Session> {
+        let ledger = Arc::new(Session::open(Arc::new(Memory::default()), 1));
         for name in ["a", "b", "c"] {
             let (reward_versions, keys) = Default::default();
             let (name, job_toml, job) = ("n".into(), "seed = 1".into(), job(name));
@@ -753,13 +753,13 @@ mod tests {
             };
             ledger.apply(submit).unwrap();
         }
-        (ledger, dir)
+        ledger
     }
 
     /// The daemon's end because of one job's disk is held against that job alone.
     #[test]
     fn a_writer_that_hangs_costs_no_other_job_a_strike() {
-        let (ledger, _dir) = ledger();
+        let ledger = ledger();
         for name in ["a", "b"] {
             ledger
                 .apply(LedgerCommand::TakeUp { job: job(name) })
@@ -774,7 +774,7 @@ mod tests {
     /// queued tasks are not begun.
     #[actix::test]
     async fn the_next_attempt_waits_for_the_last_ones_writer() {
-        let (writers, (ledger, _dir)) = (JobWriters::default(), ledger());
+        let (writers, ledger) = (JobWriters::default(), ledger());
         assert!(
             writers.none(&job("a"), &ledger).now_or_never().is_some(),
             "nobody has written yet"
@@ -818,7 +818,7 @@ mod tests {
 
     #[actix::test]
     async fn a_writer_that_panicked_is_gone() {
-        let (writers, (ledger, _dir)) = (JobWriters::default(), ledger());
+        let (writers, ledger) = (JobWriters::default(), ledger());
         let writing = writers.begin(&job("a"));
         tasks::thread("writer", move || {
             let _writing = writing;

@@ -1,7 +1,7 @@
 //! What a job leaves for people and tools: metrics, TensorBoard events, its status.
 
 use crate::tensorboard;
-use r1d_ledger::{Ledger, LedgerError};
+use r1d_ledger::{LedgerError, Session};
 use r1d_proto::control::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -52,7 +52,7 @@ pub(crate) fn create(layout: &JobLayout) -> Result<(), OutputError> {
 /// lines, or end in the middle of one.
 pub(crate) fn rewrite_metrics(
     layout: &JobLayout,
-    ledger: &Ledger,
+    ledger: &Session,
     job: &JobId,
     stages: &[String],
 ) -> Result<(), OutputError> {
@@ -111,7 +111,7 @@ fn rewrite(
 
 /// Reads the metrics of a stage's committed steps, some at a time.
 fn for_each_step(
-    ledger: &Ledger,
+    ledger: &Session,
     job: &JobId,
     stage: u32,
     mut each: impl FnMut(u64, &Metrics) -> Result<(), OutputError>,

@@ -7,7 +7,7 @@ use crate::review;
 use crate::reward_versions::OpenJobs;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
-use r1d_ledger::{JobRecord, Ledger};
+use r1d_ledger::{JobRecord, Session};
 use r1d_proto::control::{
     Activity, EvalResult, JobStatus, JobSummary, Pause, StageStatus, State, Wait, Why,
 };
@@ -69,7 +69,7 @@ impl Outlines {
 /// Everything that a status is made of.
 #[derive(Clone)]
 pub(crate) struct JobViews {
-    pub ledger: Arc<Ledger>,
+    pub ledger: Arc<Session>,
     pub live_status: LiveStatus,
     pub clock: SharedClock,
     pub state_dir: PathBuf,

@@ -1,6 +1,6 @@
 //! Whether the daemon works for a job, according to the ledger.
 
-use r1d_ledger::{Command, Ledger, LedgerError};
+use r1d_ledger::{Command, LedgerError, Session};
 use r1d_proto::ids::JobId;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ impl Upkeep {
     }
 
     /// Takes the job up, and returns whether it did: not after it was put down.
-    pub(crate) fn take_up(&self, ledger: &Ledger, job: &JobId) -> Result<bool, LedgerError> {
+    pub(crate) fn take_up(&self, ledger: &Session, job: &JobId) -> Result<bool, LedgerError> {
         let is_down = self.is_down();
         if !*is_down {
             ledger.apply(Command::TakeUp { job: job.clone() })?;
@@ -25,7 +25,7 @@ impl Upkeep {
 
     /// Records that the daemon no longer works for the job: an end of the daemon from now on is not
     /// held against it. Waits for the disk.
-    pub(crate) fn put_down(&self, ledger: &Ledger, job: &JobId) {
+    pub(crate) fn put_down(&self, ledger: &Session, job: &JobId) {
         let mut is_down = self.is_down();
         *is_down = true;
         match ledger.apply(Command::PutDown { job: job.clone() }) {
@@ -40,12 +40,12 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_ledger::Memory;
 
     /// A clean stop comes while the job's reading still waits for a thread: it is no strike.
     #[test]
     fn a_run_that_was_put_down_is_not_taken_up_by_what_it_had_queued() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&dir.path().join("ledger.redb")).unwrap();
+        let ledger = Session::open(Arc::new(Memory::default()), 1);
         let (job, (reward_versions, keys)) = (JobId("a".into()), Default::default());
         let (name, job_toml) = ("n".into(), "seed = 1".into());
         let submit = Command::Submit {

@@ -3,7 +3,8 @@
 //! ```text
 //!  row:  | table u8 | job u8 | number u8 | length u16 LE | the row's bytes |
 //! ```
-//! `table` counts in [`TABLES`], and `number` is the index or the step of the row's key.
+//! `table` counts in [`TABLES`], and `number` is the index or the step of the row's key. Where the
+//! key has a session, `job` is that.
 
 use redb::backends::InMemoryBackend;
 use redb::{
@@ -12,6 +13,7 @@ use redb::{
 
 type ByJob<'a> = TableDefinition<'a, &'static str, &'static [u8]>;
 type ByIndex<'a> = TableDefinition<'a, (&'static str, u64), &'static [u8]>;
+type BySession<'a> = TableDefinition<'a, (u64, u64), &'static [u8]>;
 type ByStep<'a> = TableDefinition<'a, (&'static str, u32, u64), &'static [u8]>;
 
 const HEAD_BYTES: usize = 5;
@@ -24,10 +26,11 @@ enum Key {
     Job,
     JobAndIndex,
     JobStageAndStep,
+    SessionAndNumber,
 }
 
 /// The tables of `ledger::tables`, which has what they hold.
-const TABLES: [(&str, Key); 8] = [
+const TABLES: [(&str, Key); 9] = [
     ("submissions", Key::Job),
     ("progress", Key::Job),
     ("removals", Key::Job),
@@ -36,6 +39,7 @@ const TABLES: [(&str, Key); 8] = [
     ("reward_versions", Key::JobAndIndex),
     ("metrics", Key::JobStageAndStep),
     ("metrics_blocks", Key::JobStageAndStep),
+    ("answers", Key::SessionAndNumber),
 ];
 
 /// Makes a ledger's file of the rows in `bytes`; what follows the last whole row is left out.
@@ -54,9 +58,9 @@ pub fn database(bytes: &[u8], format: u64) -> Result<Database, DatabaseError> {
             rest = later;
         }
         for (table, job, number, row) in found {
-            insert(&write, table, JOBS[job % JOBS.len()], number, row)?;
+            insert(&write, table, job, number, row)?;
         }
-        // A ledger's file has all tables.
+        // A ledger's file has all tables, once a command with an id was carried out.
         (0..TABLES.len()).try_for_each(|table| touch(&write, table))?;
         Ok(write.commit()?)
     };
@@ -69,11 +73,12 @@ pub fn database(bytes: &[u8], format: u64) -> Result<Database, DatabaseError> {
 fn insert(
     write: &WriteTransaction,
     table: usize,
-    job: &'static str,
+    place: usize,
     number: u64,
     row: &[u8],
 ) -> Result<(), redb::Error> {
     let (name, key) = TABLES[table % TABLES.len()];
+    let job = JOBS[place % JOBS.len()];
     match key {
         Key::Job => drop(write.open_table(ByJob::new(name))?.insert(job, row)?),
         Key::JobAndIndex => {
@@ -87,6 +92,10 @@ fn insert(
             let mut table = write.open_table(ByStep::new(name))?;
             drop(table.insert((job, 0, number), row)?);
         }
+        Key::SessionAndNumber => {
+            let mut table = write.open_table(BySession::new(name))?;
+            drop(table.insert((place as u64, number), row)?);
+        }
     }
     Ok(())
 }
@@ -97,12 +106,12 @@ fn touch(write: &WriteTransaction, table: usize) -> Result<(), redb::Error> {
         Key::Job => drop(write.open_table(ByJob::new(name))?),
         Key::JobAndIndex => drop(write.open_table(ByIndex::new(name))?),
         Key::JobStageAndStep => drop(write.open_table(ByStep::new(name))?),
+        Key::SessionAndNumber => drop(write.open_table(BySession::new(name))?),
     }
     Ok(())
 }
 
-/// The rows of a ledger's file as [`database`] reads them. Jobs get ids of [`JOBS`], in their
-/// order.
+/// The rows of a ledger's file as [`database`] reads them. Jobs get ids of [`JOBS`], in order.
 pub fn of(database: &Database) -> Result<Vec<u8>, redb::Error> {
     let read = database.begin_read()?;
     let mut jobs: Vec<String> = Vec::new();
@@ -135,6 +144,21 @@ pub fn of(database: &Database) -> Result<Vec<u8>, redb::Error> {
                 for row in read.open_table(ByStep::new(name))?.iter()? {
                     let (key, row) = row?;
                     add(table, key.value().0, key.value().2, row.value());
+                }
+            }
+            Key::SessionAndNumber => {
+                let answers = match read.open_table(BySession::new(name)) {
+                    Err(redb::TableError::TableDoesNotExist(_)) => continue,
+                    answers => answers?,
+                };
+                for row in answers.iter()? {
+                    let (key, row) = row?;
+                    add(
+                        table,
+                        &key.value().0.to_string(),
+                        key.value().1,
+                        row.value(),
+                    );
                 }
             }
         }

@@ -4,7 +4,7 @@
 use crate::{rows, seals};
 use futures_util::FutureExt;
 use r1d_job::{DaemonConfig, Job};
-use r1d_ledger::{Command, FORMAT_VERSION, Ledger, LedgerError};
+use r1d_ledger::{Command, FORMAT_VERSION, Ledger, LedgerError, Session};
 use r1d_proto::control::{Envelope, REQUEST_MAX_BYTES, Response};
 use r1d_proto::frame::{self, Format};
 use r1d_proto::ids::JobId;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The body of a fuzz target.
 pub type Target = fn(&[u8]);
@@ -129,7 +129,7 @@ pub fn ledger(bytes: &[u8]) {
     let open = Box::new(move || rows::database(&owned, FORMAT_VERSION));
     let ledger =
         match Ledger::open_with(Path::new("/ledger.redb"), open, SimDisk::default().shared()) {
-            Ok(ledger) => ledger,
+            Ok(ledger) => Session::open(Arc::new(ledger), 1),
             Err(LedgerError::Damaged { what, .. }) => {
                 assert!(!what.contains("panics"), "{what}");
                 return;

@@ -17,7 +17,7 @@ use world::World;
 /// Lives that are lived. Seeds are their numbers.
 const LIVES: u64 = 10_000;
 /// Operations of an undisturbed life, about: power is lost in one of so many, or in none.
-const OPERATIONS: u64 = 420;
+const OPERATIONS: u64 = 500;
 /// Tasks of an undisturbed attempt, about.
 const TASKS: u64 = 20;
 /// Losses of power in one life, at most.

@@ -1,6 +1,6 @@
 //! The machine: a disk, the ledger on it, and what has been acknowledged.
 
-use r1d_ledger::{Command, Ledger, LedgerError};
+use r1d_ledger::{Command, Ledger, LedgerError, Session};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_sim::{SimDisk, SimFile};
@@ -40,7 +40,7 @@ pub(crate) struct Acknowledged {
 
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
-    ledger: Option<Arc<Ledger>>,
+    ledger: Option<Arc<Session>>,
     pub(crate) fence: Fence,
     pub(crate) known: Acknowledged,
 }
@@ -61,14 +61,14 @@ impl World {
         });
         let disk = disk.fork();
         World {
-            ledger: Some(Arc::new(open(&disk).unwrap())),
+            ledger: Some(begin(&disk)),
             disk,
             fence: Fence::default(),
             known: Acknowledged::default(),
         }
     }
 
-    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+    pub(crate) fn ledger(&self) -> &Arc<Session> {
         self.ledger.as_ref().unwrap()
     }
 
@@ -76,7 +76,7 @@ impl World {
     pub(crate) fn lose_power(&mut self, seed: u64) {
         self.ledger = None;
         self.disk.crash(seed);
-        self.ledger = Some(Arc::new(open(&self.disk).unwrap()));
+        self.ledger = Some(begin(&self.disk));
         self.fence = Fence::default();
     }
 }
@@ -95,6 +95,12 @@ fn submit(name: &str) -> Command {
         held: false,
         at: 1,
     }
+}
+
+/// A daemon's session with the ledger.
+fn begin(disk: &SimDisk) -> Arc<Session> {
+    let ledger = Arc::new(open(disk).unwrap());
+    Arc::new(Session::open(ledger, 1))
 }
 
 fn open(disk: &SimDisk) -> Result<Ledger, LedgerError> {

@@ -14,7 +14,7 @@ use crate::reward_versions::Recorded;
 use crate::upkeep::Upkeep;
 use crate::{inputs, outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
-use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, Ledger, LedgerError};
+use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError, Session};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::attempt::Inputs;
@@ -172,7 +172,7 @@ fn load(
 /// Has the stage at work go back to its first `step` steps. What was sampled since goes first: what
 /// a crash in between leaves goes back again.
 fn go_back(
-    ledger: &Ledger,
+    ledger: &Session,
     (job, epoch): (&JobId, u64),
     (stage, step): (u32, u64),
     outputs: &JobLayout,

@@ -8,7 +8,7 @@ use crate::{datasets, outside, tasks};
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext, Context};
 use futures_util::future::LocalBoxFuture;
-use r1d_ledger::{Command as LedgerCommand, Ledger, LedgerError};
+use r1d_ledger::{Command as LedgerCommand, LedgerError, Session};
 use r1d_runner::attempt::{Inputs, JobEnd, LifeCommand, LifeEvent, LifeOutcome, LogLevel, Phase};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -323,7 +323,7 @@ async fn reviewed(dir: PathBuf, stage: String) -> Option<LifeEvent> {
 
 /// Records the job's end in the ledger. A refusal means that an end was recorded before (a
 /// cancellation).
-async fn record_end(ledger: Arc<Ledger>, command: LedgerCommand) -> Result<(), String> {
+async fn record_end(ledger: Arc<Session>, command: LedgerCommand) -> Result<(), String> {
     match tasks::blocking(move || ledger.apply(command)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(LedgerError::Rejected(rejected))) => {
