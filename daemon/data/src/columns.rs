@@ -15,44 +15,15 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     let Json::Object(mut columns) = columns else {
         return Err(format!("{}, expected columns by name", columns.kind()));
     };
-    let has = |name: &Option<String>| {
-        name.as_ref()
-            .is_some_and(|name| find(&columns, name).is_some())
-    };
-    let is_list = |name: &str| find(&columns, name).and_then(Json::as_list).is_some();
-    // A whole conversation gives both the prompt and the completion.
-    let whole = match &source.messages {
-        Some(name) => Some(name.clone()),
-        None if source.prompt.is_some()
-            && source.chosen.is_none()
-            && !has(&source.prompt)
-            && is_list(MESSAGES) =>
-        {
-            Some(MESSAGES.to_string())
-        }
-        None => None,
-    };
     let mut row = Row::default();
-    if let Some(name) = &whole {
-        (row.messages, row.completion) =
-            conversation(column(&columns, "messages", Some(name))?, name)?;
-        row.prompt = row.messages.last().map(Message::text);
-    } else {
-        // Pairs may hold whole texts or conversations, and no prompt.
-        let no_prompt = source.chosen.is_some() && !has(&source.prompt);
-        match said(
-            &columns,
-            "prompt",
-            source.prompt.as_ref().filter(|_| !no_prompt),
-        )? {
-            Some(Spoken::Text(text)) => row.prompt = Some(text),
-            Some(Spoken::Messages(messages)) => {
-                row.prompt = messages.last().map(Message::text);
-                row.messages = messages;
-            }
-            None => {}
+    let whole = conversation_column(&columns, source);
+    match &whole {
+        Some(name) => {
+            (row.messages, row.completion) =
+                conversation(column(&columns, "messages", Some(name))?, name)?;
+            row.prompt = row.messages.last().map(Message::text);
         }
-        row.completion = said(&columns, "completion", source.completion.as_ref())?;
+        None => parts(&mut row, &columns, source)?,
     }
     row.chosen = said(&columns, "chosen", source.chosen.as_ref())?;
     row.rejected = said(&columns, "rejected", source.rejected.as_ref())?;
@@ -91,6 +62,42 @@ pub fn row(columns: Json, source: &DataSource) -> Result<Row, String> {
     }
     row.meta = (!columns.is_empty()).then(|| Json::Object(columns).to_string());
     Ok(row)
+}
+
+/// Whether the row has the column of this name.
+fn has(columns: &[(String, Json)], name: &Option<String>) -> bool {
+    name.as_ref()
+        .is_some_and(|name| find(columns, name).is_some())
+}
+
+/// Name of the column of a whole conversation, which gives both the prompt and the completion.
+fn conversation_column(columns: &[(String, Json)], source: &DataSource) -> Option<String> {
+    if let Some(name) = &source.messages {
+        return Some(name.clone());
+    }
+    let is_list = find(columns, MESSAGES).and_then(Json::as_list).is_some();
+    let is_whole = source.prompt.is_some()
+        && source.chosen.is_none()
+        && !has(columns, &source.prompt)
+        && is_list;
+    is_whole.then(|| MESSAGES.into())
+}
+
+/// Reads a prompt and its completion, each from a column of its own.
+fn parts(row: &mut Row, columns: &[(String, Json)], source: &DataSource) -> Result<(), String> {
+    // Pairs may hold whole texts or conversations, and no prompt.
+    let no_prompt = source.chosen.is_some() && !has(columns, &source.prompt);
+    let prompt = source.prompt.as_ref().filter(|_| !no_prompt);
+    match said(columns, "prompt", prompt)? {
+        Some(Spoken::Text(text)) => row.prompt = Some(text),
+        Some(Spoken::Messages(messages)) => {
+            row.prompt = messages.last().map(Message::text);
+            row.messages = messages;
+        }
+        None => {}
+    }
+    row.completion = said(columns, "completion", source.completion.as_ref())?;
+    Ok(())
 }
 
 /// The columns, and parts of columns, that the job file names.

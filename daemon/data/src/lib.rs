@@ -15,6 +15,8 @@
 //!
 //! Everything here is a function of files: no clock, no randomness.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod columns;
 mod concat;
 pub mod dataset;

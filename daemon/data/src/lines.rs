@@ -71,12 +71,70 @@ pub fn read(
     bytes_max: u64,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let failed = |e| DataError::read(path, e);
     let at = |line: u64, problem: String| DataError::Row {
         path: path.into(),
         line,
         problem,
     };
+    let mut reader = opened(path, file, compression, bytes_max)?;
+    let (mut number, mut bytes, mut any) = (0u64, 0u64, false);
+    loop {
+        let mut line = Vec::new();
+        let read = reader
+            .by_ref()
+            .take(LINE_BYTES_MAX + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| DataError::read(path, e))? as u64;
+        if read == 0 {
+            return Ok(());
+        }
+        (number, bytes) = (number + 1, bytes + read);
+        let is_document = !any && line.trim_ascii_start().starts_with(b"[");
+        if read > LINE_BYTES_MAX && !is_document {
+            let problem = format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20);
+            return Err(at(number, problem));
+        }
+        if bytes > bytes_max {
+            return Err(too_large(path, bytes_max));
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let text = if is_document {
+            String::new()
+        } else {
+            String::from_utf8(std::mem::take(&mut line))
+                .map_err(|_| at(number, "not UTF-8".into()))?
+        };
+        match Json::parse(&text) {
+            Ok(value) if !is_document => {
+                any = true;
+                let value = object(value).map_err(|problem| at(number, problem))?;
+                take(number, value)?;
+            }
+            Err(error) if !is_document && (any || !error.is_cut) => {
+                let before = text.get(..error.at).unwrap_or_default();
+                return Err(at(number, described(&error, before)));
+            }
+            _ => {
+                // The text is a list, or an object over several lines.
+                let begun = if is_document { line } else { text.into_bytes() };
+                let all = rest(path, begun, reader, DOCUMENT_BYTES_MAX.min(bytes_max))?;
+                return document(path, &all, number, take);
+            }
+        }
+    }
+}
+
+/// Opens a file of text behind its byte order mark, which some editors put before the first line.
+/// A file that is known to be something else is refused.
+fn opened(
+    path: &Path,
+    file: File,
+    compression: Compression,
+    bytes_max: u64,
+) -> Result<impl BufRead, DataError> {
+    let failed = |e| DataError::read(path, e);
     let plain: Box<dyn Read> = match compression {
         Compression::None => Box::new(file),
         Compression::Gzip => Box::new(Gzip(Some(GzDecoder::new(BufReader::new(file))))),
@@ -96,81 +154,31 @@ pub fn read(
             what,
         });
     }
-    // Some editors put a byte order mark before the first line.
     let mark = if head.starts_with("\u{feff}".as_bytes()) {
         3
     } else {
         0
     };
     let head = head.split_off(mark);
-    let mut reader = BufReader::new(std::io::Cursor::new(head).chain(reader));
+    Ok(BufReader::new(std::io::Cursor::new(head).chain(reader)))
+}
 
-    let (mut number, mut bytes, mut any) = (0u64, 0u64, false);
-    loop {
-        let mut line = Vec::new();
-        let read = reader
-            .by_ref()
-            .take(LINE_BYTES_MAX + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(failed)? as u64;
-        if read == 0 {
-            return Ok(());
-        }
-        (number, bytes) = (number + 1, bytes + read);
-        if read > LINE_BYTES_MAX && !any && line.trim_ascii_start().starts_with(b"[") {
-            // The line is a whole list.
-        } else if read > LINE_BYTES_MAX {
-            return Err(at(
-                number,
-                format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20),
-            ));
-        }
-        if bytes > bytes_max {
-            return Err(too_large(path, bytes_max));
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let is_document = !any && line.trim_ascii_start().starts_with(b"[");
-        let text = if is_document {
-            String::new()
-        } else {
-            String::from_utf8(std::mem::take(&mut line))
-                .map_err(|_| at(number, "not UTF-8".into()))?
-        };
-        match Json::parse(&text) {
-            Ok(value) if !is_document => {
-                any = true;
-                take(
-                    number,
-                    object(value).map_err(|problem| at(number, problem))?,
-                )?;
-            }
-            Err(error) if !is_document && (any || !error.is_cut) => {
-                return Err(at(
-                    number,
-                    described(&error, text.get(..error.at).unwrap_or_default()),
-                ));
-            }
-            _ => {
-                // The text is a list, or an object over several lines.
-                let mut all = if is_document { line } else { text.into_bytes() };
-                let left = DOCUMENT_BYTES_MAX
-                    .min(bytes_max)
-                    .saturating_add(1)
-                    .saturating_sub(all.len() as u64);
-                reader
-                    .by_ref()
-                    .take(left)
-                    .read_to_end(&mut all)
-                    .map_err(failed)?;
-                if all.len() as u64 > DOCUMENT_BYTES_MAX.min(bytes_max) {
-                    return Err(too_large(path, DOCUMENT_BYTES_MAX.min(bytes_max)));
-                }
-                return document(path, &all, number, take);
-            }
-        }
+/// The whole text that has `begun`, of at most `bytes_max` bytes.
+fn rest(
+    path: &Path,
+    mut begun: Vec<u8>,
+    reader: impl Read,
+    bytes_max: u64,
+) -> Result<Vec<u8>, DataError> {
+    let left = bytes_max.saturating_add(1);
+    reader
+        .take(left.saturating_sub(begun.len() as u64))
+        .read_to_end(&mut begun)
+        .map_err(|e| DataError::read(path, e))?;
+    if begun.len() as u64 > bytes_max {
+        return Err(too_large(path, bytes_max));
     }
+    Ok(begun)
 }
 
 fn too_large(path: &Path, bytes_max: u64) -> DataError {
@@ -215,42 +223,10 @@ fn document(
         place.advance(1);
     }
     let mut is_first = true;
-    loop {
-        let next = place.next();
-        match next {
-            None if is_list => return Err(row(place.line, CUT.into())),
-            None => return Ok(()),
-            Some(']') if is_list => {
-                place.advance(1);
-                return match place.next() {
-                    None => Ok(()),
-                    Some(_) => {
-                        let problem = "more follows the list of rows: a file is one list of \
-                                       objects, or an object a line";
-                        Err(row(
-                            place.line,
-                            format!("{problem} (column {})", place.column(0)),
-                        ))
-                    }
-                };
-            }
-            Some(',') if is_list && !is_first => {
-                place.advance(1);
-                if place.next().is_none() {
-                    return Err(row(place.line, CUT.into()));
-                }
-            }
-            Some(_) if is_list && !is_first => {
-                return Err(row(
-                    place.line,
-                    format!(
-                        "not JSON: expected `,` or `]` at column {}",
-                        place.column(0)
-                    ),
-                ));
-            }
-            Some(_) => {}
-        }
+    while place
+        .goes_on(is_list, is_first)
+        .map_err(|problem| row(place.line, problem))?
+    {
         is_first = false;
         let rest = place.text.get(place.at..).unwrap_or_default();
         let (value, length) = Json::parse_first(rest).map_err(|error| {
@@ -274,6 +250,7 @@ fn document(
         })?;
         take(line, value)?;
     }
+    Ok(())
 }
 
 /// A place in a text of several lines.
@@ -298,9 +275,41 @@ impl Place<'_> {
         self.text.get(self.at..)?.chars().next()
     }
 
-    fn column(&self, behind: usize) -> usize {
-        let before = self.text.get(..self.at + behind).unwrap_or_default();
+    fn column(&self) -> usize {
+        let before = self.text.get(..self.at).unwrap_or_default();
         before.rsplit('\n').next().map_or(0, str::len) + 1
+    }
+
+    /// Goes to the next object, past what stands between it and the one before. False at the end.
+    /// An error says what stands there instead.
+    fn goes_on(&mut self, is_list: bool, is_first: bool) -> Result<bool, String> {
+        match self.next() {
+            None if is_list => Err(CUT.into()),
+            None => Ok(false),
+            Some(']') if is_list => {
+                self.advance(1);
+                match self.next() {
+                    None => Ok(false),
+                    Some(_) => Err(format!(
+                        "more follows the list of rows: a file is one list of objects, or an \
+                         object a line (column {})",
+                        self.column()
+                    )),
+                }
+            }
+            Some(',') if is_list && !is_first => {
+                self.advance(1);
+                match self.next() {
+                    None => Err(CUT.into()),
+                    Some(_) => Ok(true),
+                }
+            }
+            Some(_) if is_list && !is_first => Err(format!(
+                "not JSON: expected `,` or `]` at column {}",
+                self.column()
+            )),
+            Some(_) => Ok(true),
+        }
     }
 }
 

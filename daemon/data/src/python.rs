@@ -305,12 +305,6 @@ fn write_json(
     style: &JsonStyle,
     depth: usize,
 ) -> Result<(), Error> {
-    let newline = |text: &mut String, depth: usize| {
-        if let Some(indent) = style.indent {
-            text.push('\n');
-            text.push_str(&" ".repeat(indent * depth));
-        }
-    };
     match value.kind() {
         ValueKind::None => text.push_str("null"),
         ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
@@ -326,44 +320,9 @@ fn write_json(
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
-            if items.is_empty() {
-                text.push_str("[]");
-                return Ok(());
-            }
-            text.push('[');
-            for (index, item) in items.iter().enumerate() {
-                text.push_str(if index > 0 { &style.item } else { "" });
-                newline(text, depth + 1);
-                write_json(text, item, style, depth + 1)?;
-            }
-            newline(text, depth);
-            text.push(']');
+            write_list(text, &items, style, depth)?;
         }
-        ValueKind::Map => {
-            let mut pairs = pairs(value);
-            if style.sort_keys {
-                pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-            }
-            if pairs.is_empty() {
-                text.push_str("{}");
-                return Ok(());
-            }
-            text.push('{');
-            for (index, (key, item)) in pairs.iter().enumerate() {
-                text.push_str(if index > 0 { &style.item } else { "" });
-                newline(text, depth + 1);
-                let key = match key.kind() {
-                    ValueKind::None => "null".into(),
-                    ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
-                    _ => self::text(key),
-                };
-                write_text(text, &key, style);
-                text.push_str(&style.key);
-                write_json(text, item, style, depth + 1)?;
-            }
-            newline(text, depth);
-            text.push('}');
-        }
+        ValueKind::Map => write_map(text, pairs(value), style, depth)?,
         other => {
             return Err(Error::new(
                 ErrorKind::BadSerialization,
@@ -372,6 +331,62 @@ fn write_json(
         }
     }
     Ok(())
+}
+
+fn write_list(
+    text: &mut String,
+    items: &[Value],
+    style: &JsonStyle,
+    depth: usize,
+) -> Result<(), Error> {
+    text.push('[');
+    for (index, item) in items.iter().enumerate() {
+        text.push_str(if index > 0 { &style.item } else { "" });
+        write_newline(text, style, depth + 1);
+        write_json(text, item, style, depth + 1)?;
+    }
+    if !items.is_empty() {
+        write_newline(text, style, depth);
+    }
+    text.push(']');
+    Ok(())
+}
+
+fn write_map(
+    text: &mut String,
+    mut pairs: Vec<(Value, Value)>,
+    style: &JsonStyle,
+    depth: usize,
+) -> Result<(), Error> {
+    if style.sort_keys {
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    }
+    text.push('{');
+    for (index, (key, item)) in pairs.iter().enumerate() {
+        text.push_str(if index > 0 { &style.item } else { "" });
+        write_newline(text, style, depth + 1);
+        let key = match key.kind() {
+            ValueKind::None => "null".into(),
+            ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
+            _ => self::text(key),
+        };
+        write_text(text, &key, style);
+        text.push_str(&style.key);
+        write_json(text, item, style, depth + 1)?;
+    }
+    if !pairs.is_empty() {
+        write_newline(text, style, depth);
+    }
+    text.push('}');
+    Ok(())
+}
+
+/// Begins a line where the style has lines.
+fn write_newline(text: &mut String, style: &JsonStyle, depth: usize) {
+    if let Some(indent) = style.indent {
+        text.push('\n');
+        text.push_str(&" ".repeat(indent * depth));
+    }
 }
 
 fn write_text(text: &mut String, value: &str, style: &JsonStyle) {

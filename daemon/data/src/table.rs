@@ -168,45 +168,13 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
     if array.is_null(row) {
         return Ok(Json::Null);
     }
-    let number = |number: String| Ok(Json::Number(number));
+    if let Some(number) = number(array, row) {
+        return Ok(Json::Number(number));
+    }
     let text = |text: &str| Ok(Json::Text(text.into()));
     match array.data_type() {
         DataType::Null => Ok(Json::Null),
         DataType::Boolean => Ok(Json::Bool(array.as_boolean().value(row))),
-        DataType::Int8 => number(plain::<Int8Type>(array, row)),
-        DataType::Int16 => number(plain::<Int16Type>(array, row)),
-        DataType::Int32 => number(plain::<Int32Type>(array, row)),
-        DataType::Int64 => number(plain::<Int64Type>(array, row)),
-        DataType::UInt8 => number(plain::<UInt8Type>(array, row)),
-        DataType::UInt16 => number(plain::<UInt16Type>(array, row)),
-        DataType::UInt32 => number(plain::<UInt32Type>(array, row)),
-        DataType::UInt64 => number(plain::<UInt64Type>(array, row)),
-        DataType::Float16 => {
-            let value = array.as_primitive::<Float16Type>().value(row);
-            number(narrow(value.to_f64(), |text| {
-                text.parse::<f64>()
-                    .is_ok_and(|again| half::f16::from_f64(again) == value)
-            }))
-        }
-        DataType::Float32 => {
-            let value = array.as_primitive::<Float32Type>().value(row);
-            number(narrow(value.into(), |text| {
-                text.parse::<f32>().is_ok_and(|again| again == value)
-            }))
-        }
-        DataType::Float64 => number(float_text(array.as_primitive::<Float64Type>().value(row))),
-        DataType::Decimal32(..) => {
-            number(array.as_primitive::<Decimal32Type>().value_as_string(row))
-        }
-        DataType::Decimal64(..) => {
-            number(array.as_primitive::<Decimal64Type>().value_as_string(row))
-        }
-        DataType::Decimal128(..) => {
-            number(array.as_primitive::<Decimal128Type>().value_as_string(row))
-        }
-        DataType::Decimal256(..) => {
-            number(array.as_primitive::<Decimal256Type>().value_as_string(row))
-        }
         DataType::Utf8 => text(array.as_string::<i32>().value(row)),
         DataType::LargeUtf8 => text(array.as_string::<i64>().value(row)),
         DataType::Utf8View => text(array.as_string_view().value(row)),
@@ -214,27 +182,9 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::LargeBinary => Ok(bytes(array.as_binary::<i64>().value(row))),
         DataType::BinaryView => Ok(bytes(array.as_binary_view().value(row))),
         DataType::FixedSizeBinary(_) => Ok(bytes(array.as_fixed_size_binary().value(row))),
-        DataType::Date32 => written(
-            temporal::date32_to_datetime(array.as_primitive::<Date32Type>().value(row))
-                .map(|at| at.date()),
-        ),
-        DataType::Date64 => written(
-            temporal::date64_to_datetime(array.as_primitive::<Date64Type>().value(row))
-                .map(|at| at.date()),
-        ),
+        DataType::Date32 | DataType::Date64 => date(array, row),
         DataType::Timestamp(unit, zone) => timestamp(array, row, *unit, zone.as_deref()),
-        DataType::Time32(TimeUnit::Second) => time(temporal::time32s_to_time(
-            array.as_primitive::<Time32SecondType>().value(row),
-        )),
-        DataType::Time32(_) => time(temporal::time32ms_to_time(
-            array.as_primitive::<Time32MillisecondType>().value(row),
-        )),
-        DataType::Time64(TimeUnit::Nanosecond) => time(temporal::time64ns_to_time(
-            array.as_primitive::<Time64NanosecondType>().value(row),
-        )),
-        DataType::Time64(_) => time(temporal::time64us_to_time(
-            array.as_primitive::<Time64MicrosecondType>().value(row),
-        )),
+        DataType::Time32(unit) | DataType::Time64(unit) => time(moment(array, row, *unit)),
         DataType::Duration(unit) => text(&duration(array, row, *unit)),
         DataType::List(_) => list(array.as_list::<i32>().value(row).as_ref()),
         DataType::LargeList(_) => list(array.as_list::<i64>().value(row).as_ref()),
@@ -245,16 +195,72 @@ fn cell(array: &dyn Array, row: usize) -> Result<Json, String> {
         DataType::Map(..) => map(&array.as_map().value(row)),
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
-            let key = dictionary
-                .normalized_keys()
-                .get(row)
-                .copied()
-                .unwrap_or_default();
+            let keys = dictionary.normalized_keys();
+            let key = keys.get(row).copied().unwrap_or_default();
             cell(dictionary.values().as_ref(), key)
         }
-        // These types do not get here: [`unread`] has refused them.
-        other @ (DataType::Interval(_) | DataType::Union(..) | DataType::RunEndEncoded(..)) => {
-            Err(format!("is of type {other}, which is not read"))
+        // Numbers are read above, and [`unread`] has refused the others.
+        other => Err(format!("is of type {other}, which is not read")),
+    }
+}
+
+/// The text of a number; `None` for other types.
+fn number(array: &dyn Array, row: usize) -> Option<String> {
+    Some(match array.data_type() {
+        DataType::Int8 => plain::<Int8Type>(array, row),
+        DataType::Int16 => plain::<Int16Type>(array, row),
+        DataType::Int32 => plain::<Int32Type>(array, row),
+        DataType::Int64 => plain::<Int64Type>(array, row),
+        DataType::UInt8 => plain::<UInt8Type>(array, row),
+        DataType::UInt16 => plain::<UInt16Type>(array, row),
+        DataType::UInt32 => plain::<UInt32Type>(array, row),
+        DataType::UInt64 => plain::<UInt64Type>(array, row),
+        DataType::Float16 => {
+            let value = array.as_primitive::<Float16Type>().value(row);
+            narrow(value.to_f64(), |text| {
+                let again = text.parse::<f64>();
+                again.is_ok_and(|again| half::f16::from_f64(again) == value)
+            })
+        }
+        DataType::Float32 => {
+            let value = array.as_primitive::<Float32Type>().value(row);
+            narrow(value.into(), |text| {
+                text.parse::<f32>().is_ok_and(|again| again == value)
+            })
+        }
+        DataType::Float64 => float_text(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal32(..) => array.as_primitive::<Decimal32Type>().value_as_string(row),
+        DataType::Decimal64(..) => array.as_primitive::<Decimal64Type>().value_as_string(row),
+        DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().value_as_string(row),
+        DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value_as_string(row),
+        _ => return None,
+    })
+}
+
+fn date(array: &dyn Array, row: usize) -> Result<Json, String> {
+    let at = match array.data_type() {
+        DataType::Date32 => {
+            temporal::date32_to_datetime(array.as_primitive::<Date32Type>().value(row))
+        }
+        _ => temporal::date64_to_datetime(array.as_primitive::<Date64Type>().value(row)),
+    };
+    written(at.map(|at| at.date()))
+}
+
+/// The time of a day.
+fn moment(array: &dyn Array, row: usize, unit: TimeUnit) -> Option<chrono::NaiveTime> {
+    match unit {
+        TimeUnit::Second => {
+            temporal::time32s_to_time(array.as_primitive::<Time32SecondType>().value(row))
+        }
+        TimeUnit::Millisecond => {
+            temporal::time32ms_to_time(array.as_primitive::<Time32MillisecondType>().value(row))
+        }
+        TimeUnit::Microsecond => {
+            temporal::time64us_to_time(array.as_primitive::<Time64MicrosecondType>().value(row))
+        }
+        TimeUnit::Nanosecond => {
+            temporal::time64ns_to_time(array.as_primitive::<Time64NanosecondType>().value(row))
         }
     }
 }

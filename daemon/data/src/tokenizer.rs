@@ -95,102 +95,41 @@ impl Tokenizer {
         } else {
             path.to_path_buf()
         };
-        let problem = |problem: String| DataError::Tokenizer {
-            path: file.clone(),
-            problem,
-        };
         let beside = file.parent().unwrap_or(Path::new("."));
-        let bytes = match user_file::read(&file, TOKENIZER_BYTES_MAX) {
-            Ok(bytes) => bytes,
-            Err(e)
-                if e.kind() == std::io::ErrorKind::NotFound
-                    && beside.join(SENTENCEPIECE_FILE).is_file() =>
-            {
-                let model = beside.join(SENTENCEPIECE_FILE);
-                return Err(problem(format!(
-                    "there is none, and {} is {}",
-                    model.display(),
-                    naming::SENTENCEPIECE
-                )));
-            }
-            Err(e) => return Err(DataError::read(&file, e)),
-        };
-        if let Some(what) = naming::instead(
-            bytes
-                .get(..naming::HEAD_BYTES.min(bytes.len()))
-                .unwrap_or_default(),
-        ) {
-            return Err(DataError::Instead { path: file, what });
-        }
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
-        // Both would change ids without our knowledge.
-        inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| problem(e.to_string()))?;
-
-        let generation = json(&beside.join("generation_config.json"))?;
+        let mut inner = inner(&file)?;
+        let generated = Generated::beside(beside)?;
         let own = json(&beside.join("tokenizer_config.json"))?;
-        let model = json(&beside.join("config.json"))?;
         add_further_tokens(&mut inner, &own, beside)?;
         let special = special_tokens(&own, beside)?;
         let id_of = |name: &str| -> Result<Option<u32>, DataError> {
-            let Some(token) = special
-                .named
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, token)| &token.content)
-            else {
+            let mut named = special.named.iter();
+            let Some((_, token)) = named.find(|(n, _)| n == name) else {
                 return Ok(None);
             };
-            let missing = || {
-                problem(format!(
+            let token = &token.content;
+            let missing = || DataError::Tokenizer {
+                path: file.clone(),
+                problem: format!(
                     "the files beside it say that its `{name}` is {token:?}, and it has no such \
                      token"
-                ))
+                ),
             };
             inner.token_to_id(token).map(Some).ok_or_else(missing)
         };
         let own_eos = id_of("eos_token")?;
         let own_bos = id_of("bos_token")?;
         add_special_tokens(&mut inner, &special);
-        // transformers generates with generation_config.json, or without that file with what it
-        // makes of config.json.
-        let places = [
-            ("generation_config.json", &generation),
-            ("config.json", &model),
-            ("config.json", &model["text_config"]),
-        ];
-        let generated = |key: &str| -> Result<Vec<u32>, DataError> {
-            let found = places
-                .iter()
-                .map(|(file, object)| ids(&beside.join(file), key, &object[key]));
-            Ok(found
-                .collect::<Result<Vec<_>, _>>()?
-                .into_iter()
-                .find(|ids| !ids.is_empty())
-                .unwrap_or_default())
-        };
-        let mut eos_ids = generated("eos_token_id")?;
+        let mut eos_ids = generated.ids("eos_token_id")?;
         // The tokenizer's own end of sequence comes first, because it ends a training row.
         if let Some(own) = own_eos {
             eos_ids.retain(|id| *id != own);
             eos_ids.insert(0, own);
         }
-        if eos_ids.is_empty() {
-            let fix = "add `eos_token` to tokenizer_config.json, or `eos_token_id` to \
-                       generation_config.json";
-            return Err(problem(format!(
-                "nothing beside it says which id ends a sequence: {fix}"
-            )));
-        }
-        if let Some(stray) = eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
-            return Err(problem(format!(
-                "id {stray} is said to end a sequence, and the tokenizer has no such id"
-            )));
-        }
-        let bos_id = own_bos.or(generated("bos_token_id")?.first().copied());
+        check_ends(&inner, &eos_ids).map_err(|problem| DataError::Tokenizer {
+            path: file.clone(),
+            problem,
+        })?;
+        let bos_id = own_bos.or(generated.ids("bos_token_id")?.first().copied());
         let named = special
             .named
             .into_iter()
@@ -464,6 +403,100 @@ fn special_token(value: &Value) -> Option<tokenizers::AddedToken> {
     })
 }
 
+/// Reads a tokenizer.json.
+fn inner(file: &Path) -> Result<tokenizers::Tokenizer, DataError> {
+    let problem = |problem: String| DataError::Tokenizer {
+        path: file.into(),
+        problem,
+    };
+    let sentencepiece = file.with_file_name(SENTENCEPIECE_FILE);
+    let bytes = match user_file::read(file, TOKENIZER_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && sentencepiece.is_file() => {
+            return Err(problem(format!(
+                "there is none, and {} is {}",
+                sentencepiece.display(),
+                naming::SENTENCEPIECE
+            )));
+        }
+        Err(e) => return Err(DataError::read(file, e)),
+    };
+    let head = bytes.get(..naming::HEAD_BYTES.min(bytes.len()));
+    if let Some(what) = naming::instead(head.unwrap_or_default()) {
+        return Err(DataError::Instead {
+            path: file.into(),
+            what,
+        });
+    }
+    let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
+    // Both would change ids without our knowledge.
+    inner.with_padding(None);
+    inner
+        .with_truncation(None)
+        .map_err(|e| problem(e.to_string()))?;
+    Ok(inner)
+}
+
+/// What transformers generates with: generation_config.json, or without that file what it makes of
+/// config.json.
+struct Generated {
+    /// Files, each with an object of it.
+    places: [(PathBuf, Value); 3],
+}
+
+impl Generated {
+    fn beside(directory: &Path) -> Result<Generated, DataError> {
+        let (generation, model) = (
+            directory.join("generation_config.json"),
+            directory.join("config.json"),
+        );
+        let (own, of_model) = (json(&generation)?, json(&model)?);
+        let of_text = of_model["text_config"].clone();
+        Ok(Generated {
+            places: [
+                (generation, own),
+                (model.clone(), of_model),
+                (model, of_text),
+            ],
+        })
+    }
+
+    /// The ids of the first object that has any for the key.
+    fn ids(&self, key: &str) -> Result<Vec<u32>, DataError> {
+        let found = self
+            .places
+            .iter()
+            .map(|(file, object)| ids(file, key, &object[key]));
+        let found = found.collect::<Result<Vec<_>, _>>()?;
+        Ok(found
+            .into_iter()
+            .find(|ids| !ids.is_empty())
+            .unwrap_or_default())
+    }
+}
+
+/// Checks that some ids end a sequence, and that the tokenizer has them. An error says what is
+/// wrong.
+fn check_ends(inner: &tokenizers::Tokenizer, eos_ids: &[u32]) -> Result<(), String> {
+    if eos_ids.is_empty() {
+        return Err(
+            "nothing beside it says which id ends a sequence: add `eos_token` to \
+             tokenizer_config.json, or `eos_token_id` to generation_config.json"
+                .into(),
+        );
+    }
+    match eos_ids.iter().find(|id| inner.id_to_token(**id).is_none()) {
+        None => Ok(()),
+        Some(stray) => Err(format!(
+            "id {stray} is said to end a sequence, and the tokenizer has no such id"
+        )),
+    }
+}
+
+/// Tokens by their ids.
+type TokensById = BTreeMap<u32, tokenizers::AddedToken>;
+
 /// Adds tokens that are not in tokenizer.json: those of `added_tokens_decoder`, or else of
 /// added_tokens.json. A tokenizer that would give them other ids than these files is refused.
 fn add_further_tokens(
@@ -471,70 +504,19 @@ fn add_further_tokens(
     own: &Value,
     beside: &Path,
 ) -> Result<(), DataError> {
-    let refused = |file: &str, problem: String| DataError::Tokenizer {
+    let (file, further) = match own.get("added_tokens_decoder") {
+        Some(decoder) => ("tokenizer_config.json", decoded(decoder)),
+        None => {
+            let file = "added_tokens.json";
+            (file, added(&json(&beside.join(file))?))
+        }
+    };
+    let refused = |problem: String| DataError::Tokenizer {
         path: beside.join(file),
         problem,
     };
-    let (file, further) = match own.get("added_tokens_decoder") {
-        Some(decoder) => {
-            let file = "tokenizer_config.json";
-            let wrong = |what: &str| {
-                refused(
-                    file,
-                    format!("`added_tokens_decoder` has {what}, expected tokens by their ids"),
-                )
-            };
-            let entries = decoder
-                .as_object()
-                .ok_or_else(|| wrong(&shown::quote(&decoder.to_string())))?;
-            let entry = |(id, token): (&String, &Value)| {
-                let read = || Some((id.parse::<u32>().ok()?, added_token(token)?));
-                read().ok_or_else(|| {
-                    wrong(&format!(
-                        "{}: {}",
-                        shown::quote(id),
-                        shown::quote(&token.to_string())
-                    ))
-                })
-            };
-            (
-                file,
-                entries
-                    .into_iter()
-                    .map(entry)
-                    .collect::<Result<BTreeMap<_, _>, _>>()?,
-            )
-        }
-        None => {
-            let file = "added_tokens.json";
-            let added = json(&beside.join(file))?;
-            let entry = |(text, id): (&String, &Value)| {
-                let token = tokenizers::AddedToken::from(text.as_str(), false).normalized(true);
-                let found = id
-                    .as_u64()
-                    .and_then(|id| u32::try_from(id).ok())
-                    .map(|id| (id, token));
-                found.ok_or_else(|| {
-                    refused(
-                        file,
-                        format!("{} is {id}, expected an id", shown::quote(text)),
-                    )
-                })
-            };
-            (
-                file,
-                added
-                    .as_object()
-                    .into_iter()
-                    .flatten()
-                    .map(entry)
-                    .collect::<Result<_, _>>()?,
-            )
-        }
-    };
-    for (id, token) in further {
+    for (id, token) in further.map_err(refused)? {
         let content = token.content.clone();
-        let problem = |problem: String| refused(file, problem);
         // tokenizer.json takes precedence.
         if inner.token_to_id(&content).is_some() {
             continue;
@@ -546,13 +528,45 @@ fn add_further_tokens(
         };
         if inner.token_to_id(&content) != Some(id) {
             let fix = "write the tokenizer again with save_pretrained of transformers";
-            return Err(problem(format!(
+            return Err(refused(format!(
                 "it says that {content:?} is id {id}, and behind what tokenizer.json has that id \
                  is not the next: {fix}"
             )));
         }
     }
     Ok(())
+}
+
+/// The tokens of `added_tokens_decoder`. An error says what is wrong with it.
+fn decoded(decoder: &Value) -> Result<TokensById, String> {
+    let wrong =
+        |what: &str| format!("`added_tokens_decoder` has {what}, expected tokens by their ids");
+    let entry = |(id, token): (&String, &Value)| {
+        let read = || Some((id.parse::<u32>().ok()?, added_token(token)?));
+        read().ok_or_else(|| {
+            wrong(&format!(
+                "{}: {}",
+                shown::quote(id),
+                shown::quote(&token.to_string())
+            ))
+        })
+    };
+    match decoder.as_object() {
+        Some(entries) => entries.into_iter().map(entry).collect(),
+        None => Err(wrong(&shown::quote(&decoder.to_string()))),
+    }
+}
+
+/// The tokens of added_tokens.json. An error says what is wrong with it.
+fn added(tokens: &Value) -> Result<TokensById, String> {
+    let entry = |(text, id): (&String, &Value)| {
+        let token = tokenizers::AddedToken::from(text.as_str(), false).normalized(true);
+        let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let found = found.map(|id| (id, token));
+        found.ok_or_else(|| format!("{} is {id}, expected an id", shown::quote(text)))
+    };
+    let entries = tokens.as_object().into_iter().flatten();
+    entries.map(entry).collect()
 }
 
 fn added_token(token: &Value) -> Option<tokenizers::AddedToken> {

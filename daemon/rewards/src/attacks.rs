@@ -7,7 +7,15 @@ pub const ATTACK_BYTES: usize = 1 << 20;
 
 /// The texts, each behind a few words that describe it.
 pub fn texts() -> Vec<(&'static str, String)> {
-    let long = |text: &str| text.repeat(ATTACK_BYTES / text.len());
+    [formulas(), floods(), characters(), traps()].concat()
+}
+
+fn long(text: &str) -> String {
+    text.repeat(ATTACK_BYTES / text.len())
+}
+
+/// Formulas that are deep, long, or huge in value.
+fn formulas() -> Vec<(&'static str, String)> {
     vec![
         ("a tower of powers", r"\boxed{9^{9^{9^{9}}}}".to_owned()),
         (
@@ -58,6 +66,12 @@ pub fn texts() -> Vec<(&'static str, String)> {
             "parentheses left open",
             format!("<answer>{}</answer>", long("(")),
         ),
+    ]
+}
+
+/// Words, tags and signs without end.
+fn floods() -> Vec<(&'static str, String)> {
+    vec![
         (
             "division without end",
             format!("<answer>{}</answer>", long("1/")),
@@ -79,6 +93,12 @@ pub fn texts() -> Vec<(&'static str, String)> {
             "answers without end",
             format!("{}</think>", long("<answer></answer>")),
         ),
+    ]
+}
+
+/// Characters that are hard to see, to order or to count.
+fn characters() -> Vec<(&'static str, String)> {
+    vec![
         ("blanks", long(" ")),
         ("blanks and one letter", format!("{}x", long(" \t"))),
         ("braces", long("{")),
@@ -112,6 +132,12 @@ pub fn texts() -> Vec<(&'static str, String)> {
             "words that are all different",
             (0..150_000).map(|i| format!("w{i} ")).collect(),
         ),
+    ]
+}
+
+/// What some parsers and interpreters choke on.
+fn traps() -> Vec<(&'static str, String)> {
+    vec![
         ("letters that grow in lower case", long("İ")),
         ("braces closed only", long("}")),
         ("code fences", long("```\n")),

@@ -14,6 +14,8 @@
 //!                   ─▶ Judged: outcome, reason, fuel, time
 //! ```
 
+#![warn(clippy::too_many_lines)]
+
 mod abandoned;
 mod allowance;
 pub mod attacks;
