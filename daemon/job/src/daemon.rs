@@ -103,7 +103,7 @@ pub struct Torch {
     #[key(default = true)]
     pub mkl_intel_kernels: bool,
     /// Decode by r1d's own CUDA kernels where there are some for model and GPU; false: by
-    /// libtorch's operations, slower. The log says once per worker why they are not used.
+    /// libtorch's operations, slower. The log says why they are not used.
     #[key(default = true)]
     pub own_kernels: bool,
 }

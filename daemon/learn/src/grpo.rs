@@ -39,6 +39,8 @@ pub(crate) struct Run<'a> {
     /// The weights that correct that difference.
     ratios: Ratios,
     totals: Totals,
+    /// Tokens that the updates' passes computed so far.
+    fed: usize,
     pub progress: Progress<'a>,
 }
 
@@ -101,8 +103,7 @@ impl Trainer {
             }
         }
         self.time(&mut metrics, "update", clock);
-        let passes = run.objective.num_iterations.max(1) as usize;
-        utilisation(self, model, run.tokens_computed() * passes, &mut metrics);
+        utilisation(self, model, run.fed, &mut metrics);
         self.report(model, &run, &mut metrics)?;
         Ok(metrics)
     }
@@ -225,6 +226,7 @@ impl Trainer {
         let mut load = None;
         for group in self.pack(run, &chosen) {
             let micro = run.micro_batch(&group, run.replay)?;
+            run.fed += micro.packed.ids.size1()? as usize;
             let Passed {
                 hidden,
                 output,
@@ -298,6 +300,7 @@ impl<'a> Run<'a> {
             difference: Difference::new(model.device())?,
             ratios: Ratios::new(model.device())?,
             totals: Totals::default(),
+            fed: 0,
             progress,
         })
     }
@@ -316,15 +319,6 @@ impl<'a> Run<'a> {
         } = *self.objective;
         let passes = num_iterations.max(1) as u64 + self.keeps_old() as u64 + (beta != 0.0) as u64;
         self.progress.expect(tokens as u64 * passes);
-    }
-
-    /// Prompt and completion tokens of the sequences that a pass computes.
-    fn tokens_computed(&self) -> usize {
-        let of_one = |index: usize| {
-            let sequence = &self.sequences[index];
-            sequence.prompt_ids.len() + sequence.completion_ids.len()
-        };
-        self.computed().into_iter().map(of_one).sum()
     }
 
     /// The share of training completions that are not computed.
@@ -466,6 +460,8 @@ impl<'a> Run<'a> {
         take: &mut Take,
     ) -> Result<(), LearnError> {
         let tokens = self.tokens(group, share)?;
+        // A completion that stands in where nothing trains was never scored by the old policy.
+        let is_old_known = tokens.old.is_some() || !self.keeps_old();
         let behaviour = if self.keeps_old() {
             None
         } else {
@@ -509,7 +505,7 @@ impl<'a> Run<'a> {
             take,
         )?;
         sums.add(&losses, &entropies)?;
-        for weights in &corrections {
+        for weights in corrections.iter().filter(|_| is_old_known) {
             self.ratios.add(weights)?;
         }
         let lengths: Vec<usize> = group.iter().map(|&index| self.length(index)).collect();

@@ -254,6 +254,7 @@ fn build(
         open_jobs: OpenJobs::default(),
         ingest: ingest(&state)?,
         outlines: Default::default(),
+        kernels: kernels(settings).into(),
         reviews: Default::default(),
         removing: Default::default(),
     };
@@ -262,15 +263,12 @@ fn build(
         .map_err(DaemonError::Removals)?;
     let worker_commands: Vec<WorkerCommand> = names
         .iter()
-        .map(|name| worker_command(settings, name))
-        .collect();
+        .map(|name| worker_command(settings, &state, name))
+        .collect::<Result<_, _>>()?;
     let run_context = |worker_command: &WorkerCommand| {
-        run_context(settings, &state, &views, &rewards, &writers, worker_command)
+        run_context(settings, &views, &rewards, &writers, worker_command)
     };
-    let run_context = worker_commands
-        .iter()
-        .map(run_context)
-        .collect::<Result<Vec<_>, _>>()?;
+    let run_context: Vec<RunContext> = worker_commands.iter().map(run_context).collect();
     let (old, wait_clock) = (state.clone(), clock.clone());
     let commands = worker_commands.clone();
     let jobs = supervise("jobs", clock.clone(), move |alive, _| {
@@ -341,40 +339,45 @@ fn strike(ledger: &Session) {
     }
 }
 
+/// The settings that decide by which kernels workers compute.
+fn kernels(settings: &Settings) -> String {
+    let torch = &settings.config.torch;
+    format!("own {}, mkl {}", torch.own_kernels, torch.mkl_intel_kernels)
+}
+
 /// The command that starts the workers of a device.
-fn worker_command(settings: &Settings, device: &str) -> WorkerCommand {
-    WorkerCommand {
+fn worker_command(
+    settings: &Settings,
+    state: &StateDir,
+    device: &str,
+) -> Result<WorkerCommand, StateError> {
+    let lock = state.workers_lock().map_err(|source| StateError::Io {
+        path: state.layout().root().into(),
+        source,
+    })?;
+    Ok(WorkerCommand {
         device: device.into(),
         executable: settings.worker.clone(),
         threads: worker_threads(device, settings.config.torch.threads),
         mkl_intel_kernels: settings.config.torch.mkl_intel_kernels,
         own_kernels: settings.config.torch.own_kernels,
         torch_lib: settings.config.torch.lib.clone(),
-    }
+        lock: lock.into(),
+    })
 }
 
 /// Starts the supervisor of a device's worker; returns what a run on the device needs.
 fn run_context(
     settings: &Settings,
-    state: &StateDir,
     views: &JobViews,
     rewards: &Arc<Rewards>,
     writers: &JobWriters,
     worker_command: &WorkerCommand,
-) -> Result<RunContext, DaemonError> {
-    let lock = state.workers_lock().map_err(|source| StateError::Io {
-        path: state.layout().root().into(),
-        source,
-    })?;
+) -> RunContext {
     let (worker_command, device) = (worker_command.clone(), worker_command.device.clone());
-    let (lock, live_status, last) = (
-        Arc::new(lock),
-        views.live_status.clone(),
-        LastProcess::default(),
-    );
+    let (live_status, last) = (views.live_status.clone(), LastProcess::default());
     let worker = supervise("worker", views.clock.clone(), move |alive, _| Worker {
         worker_command: worker_command.clone(),
-        lock: lock.clone(),
         live_status: live_status.clone(),
         process: None,
         last: last.clone(),
@@ -383,14 +386,14 @@ fn run_context(
     });
     let worker_silence = settings.worker_silence;
     let (views, rewards, writers) = (views.clone(), rewards.clone(), writers.clone());
-    Ok(RunContext {
+    RunContext {
         views,
         rewards,
         writers,
         worker,
         device,
         worker_silence,
-    })
+    }
 }
 
 /// Binds the socket. The state directory is locked, so an existing socket is a dead daemon's,

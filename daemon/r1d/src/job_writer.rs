@@ -197,7 +197,31 @@ pub(crate) struct JobWriter {
 /// The writers that may still write, by job. A job has at most one; the storage of one that is over
 /// takes nothing any more.
 #[derive(Clone, Default)]
-pub(crate) struct JobWriters(Arc<Mutex<HashMap<JobId, Known>>>);
+pub(crate) struct JobWriters {
+    known: Arc<Mutex<HashMap<JobId, Known>>>,
+    holds: Holds,
+}
+
+/// How often jobs are held, each at least once.
+type Holds = Arc<Mutex<HashMap<JobId, usize>>>;
+
+/// Held by work on a job's files beside its writer: they are not removed meanwhile.
+pub(crate) struct Hold {
+    job: JobId,
+    holds: Holds,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        match holds.get_mut(&self.job) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                holds.remove(&self.job);
+            }
+        }
+    }
+}
 
 #[derive(Clone)]
 struct Known {
@@ -223,7 +247,20 @@ impl Writing {
 
 impl JobWriters {
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn holds(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the job's files until the answer is dropped. No attempt waits for that.
+    pub(crate) fn hold(&self, job: &JobId) -> Hold {
+        *self.holds().entry(job.clone()).or_default() += 1;
+        Hold {
+            job: job.clone(),
+            holds: self.holds.clone(),
+        }
     }
 
     /// Begins the writing of an attempt, and ends that of those before. The job must have no other
@@ -263,8 +300,11 @@ impl JobWriters {
         }
     }
 
-    /// Whether a writer of the job may still write.
+    /// Whether a writer of the job, or somebody who holds it, may still write.
     pub(crate) fn is_writing(&self, job: &JobId) -> bool {
+        if self.holds().contains_key(job) {
+            return true;
+        }
         let known = self.lock();
         known
             .get(job)
@@ -814,6 +854,18 @@ mod tests {
         next.await;
         assert_eq!(written.iter().collect::<Vec<_>>(), [1]);
         drop(writers.begin(&job("a")));
+    }
+
+    /// Nothing of a job that is held goes; its next attempt does not wait.
+    #[actix::test]
+    async fn a_job_is_held_until_its_last_hold_is_dropped() {
+        let (writers, ledger) = (JobWriters::default(), ledger());
+        let (one, other) = (writers.hold(&job("a")), writers.hold(&job("a")));
+        drop(one);
+        assert!(writers.is_writing(&job("a")) && !writers.is_writing(&job("b")));
+        assert!(writers.none(&job("a"), &ledger).now_or_never().is_some());
+        drop(other);
+        assert!(!writers.is_writing(&job("a")));
     }
 
     #[actix::test]

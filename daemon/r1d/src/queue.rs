@@ -15,17 +15,27 @@ pub(crate) const NOTHING_DONE: Progress = Progress {
     checkpoints: 0,
 };
 
-/// How much of a job is durable.
+/// How much of what the job did itself is durable. A stage that was taken over shows of no device
+/// that it computes.
 pub(crate) fn progress(record: &JobRecord) -> Progress {
-    let stages = &record.progress.stages;
+    let taken = &record.reuse.taken;
+    let stages = (0u32..).zip(record.progress.stages.iter());
+    let own: Vec<_> = stages
+        .filter(|(index, _)| !taken.contains_key(index))
+        .map(|(_, stage)| stage)
+        .collect();
+    // Evaluations of the weights that the job starts from are taken over with a stage.
+    let is_own = |of: &Option<String>| match of {
+        Some(name) => own.iter().any(|stage| stage.name == *name),
+        None => taken.is_empty(),
+    };
+    let finished = own.iter().filter(|stage| stage.ended_at.is_some());
+    let evals = record.evals.iter().filter(|eval| is_own(&eval.stage));
     Progress {
-        stages_finished: stages
-            .iter()
-            .filter(|stage| stage.ended_at.is_some())
-            .count() as u64,
-        steps: stages.iter().map(|stage| stage.step).sum(),
-        evals: record.evals.len() as u64,
-        checkpoints: stages.iter().map(|stage| stage.durable_step()).sum(),
+        stages_finished: finished.count() as u64,
+        steps: own.iter().map(|stage| stage.step).sum(),
+        evals: evals.count() as u64,
+        checkpoints: own.iter().map(|stage| stage.durable_step()).sum(),
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn keys(
     views: &JobViews,
     known: Option<&Inputs>,
 ) -> Result<Vec<String>, ReuseError> {
-    let devices = kinds_of_devices(views);
+    let devices = format!("{}; {}", kinds_of_devices(views), views.kernels);
     let hashes = Hashes {
         known,
         read: &views.ingest.hashes,
@@ -146,7 +146,7 @@ fn key(
     hashes: Hashes<'_>,
 ) -> Result<String, ReuseError> {
     let mut parts = KeyParts::default();
-    // Another build may compute differently, and another kind of device rounds differently.
+    // Another build may compute differently; other devices and kernels round differently.
     parts.add("build", &build());
     parts.add("devices", devices);
     parts.add("settings", &on.settings);

@@ -57,9 +57,11 @@ async fn probe(worker_command: &WorkerCommand) -> Result<Option<String>, SetupEr
     };
     let mut command = worker_command.command().map_err(failed)?;
     command.args(["probe", "--device", &worker_command.device]);
+    // A probe that outlives the daemon keeps the next one's jobs from its device.
+    let lock = worker_command.lock.try_clone().map_err(failed)?;
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::from(lock))
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let ended = command.spawn().map_err(failed)?.wait_with_output();

@@ -125,7 +125,8 @@ impl StateDir {
     }
 
     /// Processes that have the workers' lock as their standard output. The kernel's list of locks
-    /// is no help: it has the process that took the lock, a daemon that is gone.
+    /// is no help: it has the process that took the lock, a daemon that is gone. This daemon's own
+    /// probes have it too.
     fn holders(&self) -> Vec<u32> {
         let Ok(lock) = self.workers.metadata() else {
             return Vec::new();
@@ -136,7 +137,12 @@ impl StateDir {
             let held = std::fs::metadata(format!("/proc/{pid}/fd/1"));
             held.is_ok_and(|held| (held.dev(), held.ino()) == (lock.dev(), lock.ino()))
         };
-        let mut holders: Vec<u32> = pids.filter(holds).collect();
+        let parent = format!("PPid:\t{}", std::process::id());
+        let is_own = |pid: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.is_ok_and(|status| status.lines().any(|line| line == parent))
+        };
+        let mut holders: Vec<u32> = pids.filter(|pid| holds(pid) && !is_own(pid)).collect();
         holders.sort_unstable();
         holders
     }

@@ -76,6 +76,8 @@ pub(crate) struct JobViews {
     pub open_jobs: OpenJobs,
     pub ingest: Ingest,
     pub outlines: Outlines,
+    /// What settings decide of how workers compute: a part of each stage's key ([`crate::reuse`]).
+    pub kernels: Arc<str>,
     /// Held while a review replaces a data set, and while a stage begins to read one
     /// ([`crate::review`]).
     pub reviews: Arc<Mutex<()>>,

@@ -61,7 +61,7 @@ use gate::Gate;
 use loaded::Setting;
 use r1d_proto::user_file;
 use r1d_proto::world::SharedClock;
-use r1d_store::{Disk, FILE_MODE, create_dir, replace};
+use r1d_store::{Disk, FILE_MODE, create_dir, replace, sync_parent};
 use sha2::{Digest, Sha256};
 use signature::PublicKey;
 use std::collections::BTreeSet;
@@ -465,10 +465,11 @@ impl PluginFile {
             cause,
         };
         let write = |path: &Path, bytes: &[u8]| {
-            // A whole copy is durable: it was renamed to its place after it was synced.
+            // A whole copy was synced before it was renamed to its place; the renaming may not be
+            // durable yet.
             let known = user_file::read(path, bytes.len() as u64);
             if known.is_ok_and(|known| known == bytes) {
-                return Ok(());
+                return sync_parent(&Disk, path).map_err(failed);
             }
             replace(&Disk, path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed)
         };

@@ -424,7 +424,7 @@ impl Lifecycle {
     }
 
     /// Ends the worker, if it is still this job's, and the writer. Nothing works for the job
-    /// afterwards.
+    /// afterwards, but for what still blocks in [`LifeCommand::Open`] or [`LifeCommand::Start`].
     fn close(&mut self, next: Next, now: Duration) -> Vec<LifeCommand> {
         self.enter(Phase::Closing(next), now);
         let worker = self.has_device.then_some(LifeCommand::EndWorker);

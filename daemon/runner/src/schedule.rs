@@ -181,9 +181,11 @@ impl Schedule {
         else {
             return Vec::new();
         };
-        // The failures were not the device's: they count.
+        // The failures were not the device's: they count. A probe that took long may speak of fewer
+        // than another device has counted since.
         if let Some(Doubt { job, history }) = unfounded
             && let Some(counted) = self.histories.get_mut(&job)
+            && history.attempts.fruitless() > counted.attempts.fruitless()
         {
             counted.attempts = history.attempts;
         }

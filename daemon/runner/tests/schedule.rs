@@ -348,6 +348,21 @@ fn a_device_that_passes_its_probe_leaves_the_failures_with_the_job() {
     )));
 }
 
+/// A probe that ends late takes back no failures that another device's probe has counted since.
+#[test]
+fn a_late_probe_does_not_lower_the_count() {
+    let mut daemon = Daemon::new(2, submitted(&["a"]));
+    daemon.begin();
+    daemon.ended(0, "a", doubted());
+    let (history, cause) = (fruitless(4), "the worker died".into());
+    daemon.ended(1, "a", LifeOutcome::DeviceDoubted { history, cause });
+    let commands = daemon.probed(1, None);
+    assert_eq!(placements(&commands), [(1, "a".into(), 4)]);
+    daemon.probed(0, None);
+    let commands = daemon.ended(1, "a", LifeOutcome::Ready { epoch: None });
+    assert_eq!(placements(&commands), [(0, "a".into(), 4)]);
+}
+
 /// Its probe passes and every job fails: such a device gets ever fewer of them.
 #[test]
 fn a_device_that_fails_one_job_after_the_other_rests_ever_longer() {

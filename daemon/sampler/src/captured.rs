@@ -190,7 +190,11 @@ impl Engine {
         };
         let plan = match self.plans.iter().position(|plan| plan.made_for == made_for) {
             Some(at) => self.plans.remove(at),
-            None => self.plan(&parts, model, made_for)?,
+            None => {
+                // The oldest makes room before the new one takes its memory.
+                self.plans.truncate(PLANS_MAX.saturating_sub(1));
+                self.plan(&parts, model, made_for)?
+            }
         };
         self.plans.insert(0, plan);
         self.plans.truncate(PLANS_MAX);

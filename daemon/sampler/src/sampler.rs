@@ -187,6 +187,9 @@ impl Sampler {
             keeps: request.sampling.keep_sampling_mask,
         };
         let blocks = (slots as usize, self.look_every);
+        if !self.own_kernels {
+            self.engine = None;
+        }
         let captured = match &mut self.engine {
             Some(engine) if self.own_kernels && !record_experts && !self.speculative => {
                 let begun = engine.begin(model, &self.cache, blocks, drawing);
@@ -229,13 +232,14 @@ impl Sampler {
     }
 }
 
-/// Where the kernels failed to begin, libtorch's operations decode from now on.
+/// Where the kernels failed to begin, or found no memory for their buffers, libtorch's operations
+/// decode from now on.
 fn unless_unused<'a>(
     begun: Result<Option<Captured<'a>>>,
     own_kernels: &mut bool,
 ) -> Result<Option<Captured<'a>>> {
     match begun {
-        Err(SamplerError::Kernel(error)) => {
+        Err(error @ (SamplerError::Kernel(_) | SamplerError::Torch(_))) => {
             unused(&error);
             *own_kernels = false;
             Ok(None)

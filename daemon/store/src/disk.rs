@@ -59,9 +59,14 @@ impl Storage for Disk {
     }
 
     fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut source = user_file::open(from)?;
         let mut file = OpenOptions::new().write(true).create_new(true).open(to)?;
-        io::copy(&mut user_file::open(from)?, &mut file)?;
-        file.sync_data()
+        let copied = io::copy(&mut source, &mut file).and_then(|_| file.sync_data());
+        if copied.is_err() {
+            // Nobody finds half a file in its place.
+            let _ = std::fs::remove_file(to);
+        }
+        copied
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

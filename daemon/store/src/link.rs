@@ -110,6 +110,7 @@ mod tests {
         }
         let missing = link_files(&Disk, [(path("gone"), path("new/c"))]);
         assert!(missing.unwrap_err().to_string().contains("new/c"));
+        assert!(!path("new/c").exists());
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub(crate) struct WorkerCommand {
     pub own_kernels: bool,
     /// libtorch's directory, if it is not the one that the worker was linked against.
     pub torch_lib: Option<PathBuf>,
+    /// Every worker, and every probe, holds this lock as its standard output
+    /// ([`crate::state_dir`]).
+    pub lock: Arc<File>,
 }
 
 /// cuBLAS reads this variable when it is loaded. With workspaces of these sizes it gives the same
@@ -156,8 +159,6 @@ pub(crate) struct End;
 
 pub(crate) struct Worker {
     pub worker_command: WorkerCommand,
-    /// Every worker holds this lock as its standard output ([`crate::state_dir`]).
-    pub lock: Arc<File>,
     pub live_status: LiveStatus,
     pub process: Option<Process>,
     pub last: LastProcess,
@@ -341,7 +342,7 @@ impl Worker {
             command.arg("--no-own-kernels");
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        command.stdout(Stdio::from(self.lock.try_clone()?));
+        command.stdout(Stdio::from(self.worker_command.lock.try_clone()?));
         command.stderr(Stdio::piped());
         // The daemon itself handles a Ctrl-C on its terminal.
         command.process_group(0).kill_on_drop(true);

@@ -54,7 +54,7 @@ struct Shared {
     limits: RetentionLimits,
     sizes: Mutex<Sizes>,
     /// Directories that are to be removed and that no record names.
-    left_over: Mutex<Vec<PathBuf>>,
+    left_over: Mutex<BTreeSet<PathBuf>>,
     wake: SyncSender<()>,
     /// The time since the Unix epoch and that of the monotonic clock when the daemon started.
     started: (Duration, Duration),
@@ -79,8 +79,8 @@ fn has_limit(limits: &RetentionLimits) -> bool {
 }
 
 impl Removals {
-    /// Finds what an earlier daemon has left, and starts the thread. Nothing new may be begun
-    /// before.
+    /// Finds what an earlier daemon has left in the state directory, and starts the thread. Nothing
+    /// new may be begun before.
     pub(crate) fn start(
         views: JobViews,
         writers: JobWriters,
@@ -94,7 +94,7 @@ impl Removals {
             writers,
             limits: limits(retention),
             sizes: Mutex::default(),
-            left_over: Mutex::new(told(orphans)),
+            left_over: Mutex::new(told(orphans).into_iter().collect()),
             wake,
             started,
         };
@@ -105,9 +105,13 @@ impl Removals {
     }
 
     fn run(&self, woken: &Receiver<()>) {
+        let Shared { views, .. } = &*self.0;
+        let elsewhere = files::orphans_elsewhere(&Disk, &views.ledger.state(), &views.state_dir);
+        lock(&self.0.left_over).extend(elsewhere);
+        let mut failed = BTreeSet::new();
         loop {
+            self.remove_left_over(&mut failed);
             self.keep_limits();
-            self.remove_left_over();
             let again = if self.finish() {
                 LOOK_AGAIN
             } else {
@@ -147,13 +151,29 @@ impl Removals {
         all
     }
 
-    fn remove_left_over(&self) {
+    /// Removes what is left over. What cannot be removed is tried again at the next look; `failed`
+    /// holds the directories of which the log says so already.
+    fn remove_left_over(&self, failed: &mut BTreeSet<PathBuf>) {
         let dirs = std::mem::take(&mut *lock(&self.0.left_over));
         for dir in dirs {
             match files::remove_dir(&Disk, &dir) {
-                Ok(()) => tracing::info!(thread = THREAD, "removed {}", dir.display()),
+                Ok(()) => {
+                    failed.remove(&dir);
+                    tracing::info!(thread = THREAD, "removed {}", dir.display());
+                }
+                // Only the sync failed. A new job may get a name that is free again.
+                Err(_) if dir.try_exists().is_ok_and(|exists| !exists) => {
+                    failed.remove(&dir);
+                }
                 Err(error) => {
-                    tracing::warn!(thread = THREAD, "cannot remove {}: {error}", dir.display())
+                    if failed.insert(dir.clone()) {
+                        tracing::warn!(
+                            thread = THREAD,
+                            "cannot remove {}, which is tried again: {error}",
+                            dir.display()
+                        );
+                    }
+                    lock(&self.0.left_over).insert(dir);
                 }
             }
         }
@@ -216,7 +236,7 @@ impl Removals {
         }))
     }
 
-    /// Whether something of the job's last attempt is left.
+    /// Whether something of the job's last attempt is left, or of the opening of its inputs.
     pub(crate) fn is_in_hand(&self, job: &JobId) -> bool {
         let Shared { views, writers, .. } = &*self.0;
         views.live_status.live(job).is_some() || writers.is_writing(job)
@@ -345,12 +365,14 @@ impl Removals {
                 views.ledger.apply(Command::Remove { job, elsewhere })?;
             }
             RemovalExtent::AllButResults => {
-                let aside = files::put_aside(&Disk, &views.state_dir, job, &elsewhere);
+                let mut aside = Vec::new();
+                let put = files::put_aside(&Disk, &views.state_dir, job, &elsewhere, &mut aside);
+                lock(&self.0.left_over).extend(aside);
                 let failed = |source| RemovalError::Files {
                     job: job.clone(),
                     source,
                 };
-                lock(&self.0.left_over).extend(aside.map_err(failed)?);
+                put.map_err(failed)?;
                 let path = JobLayout::of(&views.state_dir, job).log();
                 JobLog::new(path, &job.0, views.clock.clone()).info(format!(
                     "checkpoints, rollouts and journal are removed: {}",

@@ -19,7 +19,7 @@ const RESULTS: [&str; 2] = ["final", "datasets"];
 struct Owners {
     /// The directory of all jobs, without links.
     jobs: PathBuf,
-    /// Directories of jobs outside of it, without links.
+    /// Directories of jobs outside of it.
     elsewhere: BTreeMap<PathBuf, JobId>,
 }
 
@@ -133,8 +133,13 @@ impl Owners {
                 .is_some_and(|name| RESULTS.contains(&&*name));
             return Some((job, is_result));
         }
-        let job = path.ancestors().find_map(|dir| self.elsewhere.get(dir))?;
-        Some((job.clone(), false))
+        Some((self.elsewhere(&path)?, false))
+    }
+
+    /// The job in whose directory outside of the directory of all jobs the path lies.
+    fn elsewhere(&self, path: &Path) -> Option<JobId> {
+        let mut dirs = path.ancestors();
+        dirs.find_map(|dir| self.elsewhere.get(dir)).cloned()
     }
 }
 
@@ -152,13 +157,23 @@ fn without_links(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// The jobs of this state directory whose files a job file names.
+/// The jobs of this state directory whose files a job file names. Of the directories elsewhere only
+/// those of jobs that are being removed count, as they are recorded: every submission asks this,
+/// and the file system of another job may hang.
 pub(crate) fn named_jobs(job_toml: &str, state: &LedgerState, state_dir: &Path) -> BTreeSet<JobId> {
-    let owners = Owners::of(&state.jobs(), state_dir);
-    let named = paths_of(job_toml).into_iter();
-    named
-        .filter_map(|path| Some(owners.of_path(&path)?.0))
-        .collect()
+    let elsewhere = state.removals().iter().flat_map(|(job, removal)| {
+        let dirs = removal.elsewhere.iter();
+        dirs.map(move |dir| (dir.clone(), job.clone()))
+    });
+    let owners = Owners {
+        jobs: without_links(&StateLayout::new(state_dir).jobs()),
+        elsewhere: elsewhere.collect(),
+    };
+    let job = |path: PathBuf| {
+        let as_named = owners.elsewhere(&path);
+        as_named.or_else(|| Some(owners.of_path(&path)?.0))
+    };
+    paths_of(job_toml).into_iter().filter_map(job).collect()
 }
 
 /// What a job has in the directories of other jobs: what it reads, as long as it can go on, and

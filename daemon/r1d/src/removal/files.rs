@@ -1,6 +1,8 @@
 //! Removes files: all of a job that is off the record, what a job has besides its results, and what
-//! an earlier daemon has left. Each can be cut off at any moment and begun again. Blocks.
+//! an earlier daemon has left, in the state directory and below `checkpoint.to`. Each can be cut
+//! off at any moment and begun again. Blocks.
 
+use super::facts::elsewhere;
 use super::sizes::{DISPOSABLE, GONE_PREFIX};
 use crate::checkpoints::{self, OWNER_FILE};
 use r1d_ledger::{JobRecord, Removal, State as LedgerState};
@@ -41,13 +43,15 @@ pub(crate) fn remove_job(
     remove_dir(storage, &JobLayout::of(state_dir, job).dir)
 }
 
-/// Takes what a job has besides its results out of sight, and returns where it is to be removed.
+/// Takes what a job has besides its results out of sight, and adds to `aside` where it is to be
+/// removed, also if an error ends it half-way.
 pub(crate) fn put_aside(
     storage: &dyn Storage,
     state_dir: &Path,
     job: &JobId,
     elsewhere: &[PathBuf],
-) -> Result<Vec<PathBuf>> {
+    aside: &mut Vec<PathBuf>,
+) -> Result<()> {
     let own = JobLayout::of(state_dir, job).dir;
     let mut dirs: Vec<PathBuf> = DISPOSABLE.iter().map(|name| own.join(name)).collect();
     for dir in elsewhere
@@ -58,7 +62,6 @@ pub(crate) fn put_aside(
         let stages = stages.iter().filter(|name| !name.starts_with(GONE_PREFIX));
         dirs.extend(stages.map(|name| dir.join(name)));
     }
-    let mut aside = Vec::new();
     for dir in dirs {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let gone = dir.with_file_name(format!("{GONE_PREFIX}{name}"));
@@ -68,10 +71,10 @@ pub(crate) fn put_aside(
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             renamed => renamed?,
         }
-        sync_parent(storage, &dir)?;
         aside.push(gone);
+        sync_parent(storage, &dir)?;
     }
-    Ok(aside)
+    Ok(())
 }
 
 /// Removes a directory with all that is in it, if there is one.
@@ -94,7 +97,7 @@ pub(crate) struct Orphans {
     pub unknown: Vec<PathBuf>,
 }
 
-/// Finds what an earlier daemon has left, before anything new is begun.
+/// Finds what an earlier daemon has left in the state directory, before anything new is begun.
 pub(crate) fn orphans(
     storage: &dyn Storage,
     state: &LedgerState,
@@ -114,12 +117,30 @@ pub(crate) fn orphans(
     Ok(found)
 }
 
+/// Finds what was to be removed of jobs on record outside of the state directory, where a file
+/// system may hang. What cannot be read is left out.
+pub(crate) fn orphans_elsewhere(
+    storage: &dyn Storage,
+    state: &LedgerState,
+    state_dir: &Path,
+) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for record in state.jobs() {
+        for dir in elsewhere(&record, state_dir) {
+            if checkpoints::is_of_another(&dir, state_dir) {
+                continue;
+            }
+            let names = storage.list_dirs(&dir).unwrap_or_default();
+            let gone = names.iter().filter(|name| name.starts_with(GONE_PREFIX));
+            found.extend(gone.map(|name| dir.join(name)));
+        }
+    }
+    found
+}
+
 /// What is in a job's directory without being needed: what was to be removed, and the journal of a
 /// job that has nothing more to do.
 fn of_a_job(storage: &dyn Storage, dir: &Path, record: &JobRecord) -> Vec<PathBuf> {
-    if !record.state().is_final() {
-        return Vec::new();
-    }
     let is_left = |name: &String| {
         name.starts_with(GONE_PREFIX) || (name == "journal" && record.state() == State::Succeeded)
     };

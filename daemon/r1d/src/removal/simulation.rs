@@ -5,7 +5,7 @@
 use super::decide::{Decision, RetentionLimits, Selection, decide};
 use super::facts::{elsewhere, gather};
 use super::files;
-use super::sizes::Sizes;
+use super::sizes::{GONE_PREFIX, Sizes};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, StageRecord, State as LedgerState, User};
 use r1d_proto::control::{RemovalExtent, State};
 use r1d_proto::ids::JobId;
@@ -464,7 +464,7 @@ impl World {
                 }
                 RemovalExtent::AllButResults => {
                     let state_dir = self.state_dir();
-                    aside.extend(files::put_aside(storage, &state_dir, &job, &elsewhere).ok()?);
+                    files::put_aside(storage, &state_dir, &job, &elsewhere, &mut aside).ok()?;
                     self.check();
                 }
             }
@@ -487,10 +487,12 @@ impl World {
     fn restart(&mut self) {
         let orphans = files::orphans(&Disk, &self.ledger, &self.state_dir()).unwrap();
         assert!(orphans.unknown.is_empty(), "{orphans:?}");
-        for dir in orphans.left_over {
+        let outside = files::orphans_elsewhere(&Disk, &self.ledger, &self.state_dir());
+        for dir in orphans.left_over.into_iter().chain(outside) {
             files::remove_dir(&Disk, &dir).unwrap();
         }
         self.finish(&Disk).unwrap();
+        self.check_nothing_is_aside();
         let known: BTreeSet<String> = self
             .ledger
             .jobs()
@@ -501,6 +503,17 @@ impl World {
             let dir = self.dir.path().join(dir);
             for name in Disk.list_dirs(&dir).unwrap() {
                 assert!(known.contains(&name), "{name} is left in {}", dir.display());
+            }
+        }
+    }
+
+    fn check_nothing_is_aside(&self) {
+        let mut dirs = vec![self.dir.path().to_path_buf()];
+        while let Some(dir) = dirs.pop() {
+            for name in Disk.list_dirs(&dir).unwrap() {
+                let is_aside = name.starts_with(GONE_PREFIX);
+                assert!(!is_aside, "{name} is left in {}", dir.display());
+                dirs.push(dir.join(name));
             }
         }
     }

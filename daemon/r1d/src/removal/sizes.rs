@@ -69,7 +69,8 @@ impl Sizes {
 }
 
 /// The bytes that a directory takes. A file with several names counts in parts, one for each name:
-/// jobs share the files of stages that they have taken over. What cannot be read counts nothing.
+/// jobs share the files of stages that they have taken over. What cannot be read, and what is being
+/// removed, counts nothing.
 fn bytes_below(dir: &Path) -> u64 {
     let (mut bytes, mut dirs) = (0u64, vec![dir.to_path_buf()]);
     while let Some(dir) = dirs.pop() {
@@ -78,6 +79,10 @@ fn bytes_below(dir: &Path) -> u64 {
                 continue;
             };
             if found.is_dir() {
+                let name = entry.file_name();
+                if name.as_encoded_bytes().starts_with(GONE_PREFIX.as_bytes()) {
+                    continue;
+                }
                 dirs.push(entry.path());
             } else {
                 bytes += found.blocks() * BLOCK_BYTES / found.nlink().max(1);
@@ -104,5 +109,14 @@ mod tests {
         fs::hard_link(a.join("x"), b.join("x")).unwrap();
         assert_eq!(bytes_below(&a) + bytes_below(&dir.path().join("b")), alone);
         assert_eq!(bytes_below(&dir.path().join("none")), 0);
+    }
+
+    #[test]
+    fn what_is_being_removed_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join(format!("deep/{GONE_PREFIX}s0/step-1"));
+        fs::create_dir_all(&gone).unwrap();
+        fs::write(gone.join("x"), vec![1; 64 << 10]).unwrap();
+        assert_eq!(bytes_below(dir.path()), 0);
     }
 }

@@ -22,14 +22,18 @@ impl ControlService {
         sender: Sender,
     ) -> Result<Response, ControlErrorOf> {
         let jobs: BTreeSet<JobId> = jobs.into_iter().map(JobId).collect();
-        self.change(&self.admission.removals, move |service| async move {
+        let (service, turn) = (self.clone(), self.admission.removals.enter()?);
+        // A client that leaves does not take its request back.
+        let removing = tasks::spawn("removal", async move {
+            // Other removals have their turns meanwhile.
             let _ = tokio::time::timeout(IN_HAND_MAX, service.put_down(&jobs)).await;
+            let _turn = turn.await?;
             let selection = Selection::Named(jobs);
             service
                 .removal(selection, false, &sender, &Reading::default())
                 .await
-        })
-        .await
+        });
+        removing.await.map_err(internal)?
     }
 
     /// Removes jobs that ended longer ago than `limits` says, in seconds, or that are beyond

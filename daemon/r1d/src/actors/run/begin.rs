@@ -220,6 +220,8 @@ pub(super) async fn start(
     log: JobLog,
     resumed: Option<u64>,
 ) -> Begun {
+    // What was begun goes on when the run has ended.
+    let hold = run_context.writers.hold(&job);
     run_context
         .writers
         .none(&job, &run_context.views.ledger)
@@ -229,8 +231,9 @@ pub(super) async fn start(
         job.clone(),
         run_context.views.clock.unix().as_secs(),
     );
-    let told = log.clone();
+    let (told, ledger) = (log.clone(), run_context.views.ledger.clone());
     let recorded = tasks::blocking(move || {
+        let _hold = hold;
         let failed = |error: &str| End::Failed {
             error: error.to_owned(),
         };
@@ -315,8 +318,10 @@ pub(super) async fn start(
             record: prepare(),
         }
     });
+    // The ledger may have given the epoch before the panic.
+    let newest = || Some(ledger.job(&job)?.progress.epoch);
     let panicked = |panic| Begun {
-        epoch: None,
+        epoch: newest(),
         record: Err(End::Failed {
             error: format!("starting the job: {panic}"),
         }),

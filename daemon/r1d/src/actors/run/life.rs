@@ -118,6 +118,9 @@ impl Run {
             self.upkeep.clone(),
         );
         let job = self.id.clone();
+        let (id, ledger) = (job.clone(), run_context.views.ledger.clone());
+        // What was begun goes on when the run has ended.
+        let hold = run_context.writers.hold(&job);
         let opening = async move {
             // A previous run of this job may have panicked and left its writer.
             run_context
@@ -127,11 +130,14 @@ impl Run {
             let _wanted = reading.until_dropped();
             let reading = reading.clone();
             let opened = tasks::blocking(move || {
+                let _hold = hold;
                 open(&job, &run_context, &outputs, &log, &reading, &upkeep)
             });
             opened.await.unwrap_or_else(|panic| {
                 let error = format!("reading the job's files: {panic}");
-                (0, Opened::Not(Inputs::GivenUp { error }))
+                // An end in an older epoch would be refused, and the job placed again at once.
+                let epoch = ledger.job(&id).map_or(0, |record| record.progress.epoch);
+                (epoch, Opened::Not(Inputs::GivenUp { error }))
             })
         };
         context.spawn(wrap_future(opening).map(
