@@ -46,7 +46,10 @@ pub(crate) fn write_text(path: &Path, mb: u64, seed: u64) -> Result<(), Failed> 
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         let digits = row.to_string().split("").collect::<Vec<_>>().join(" ");
-        let line = format!("{{\"text\": \"{}\"}}\n", [digits.trim(); 12].join(" "));
+        let line = format!(
+            "{{\"reference\": \"0\", \"text\": \"{}\"}}\n",
+            [digits.trim(); 12].join(" ")
+        );
         file.write_all(line.as_bytes())?;
         written += line.len() as u64;
     }
@@ -71,19 +74,19 @@ pub(crate) fn pretrain(dir: &Path, data: &Path, seed: u64, steps: u64) -> String
     )
 }
 
-/// A job that samples `steps` steps; with `more`, a pretrain stage follows.
-pub(crate) fn sampling(dir: &Path, steps: u64, more: bool) -> String {
+/// A job that samples `steps` steps; a pretrain stage of `more` steps follows.
+pub(crate) fn sampling(dir: &Path, steps: u64, more: Option<u64>) -> String {
     let grpo = format!(
         "{}[[stage]]\nname = \"reasoning\"\nkind = \"grpo\"\ndata = \"text\"\nsteps = \
          {steps}\nprompts_per_step = 1\nnum_generations = 2\nmax_completion_length = 8\n  \
          [[stage.reward]]\n  plugin = \"accuracy\"\n",
         head(dir, "sampling", 7, &dir.join("rows.jsonl"))
     );
-    let more = if more {
-        "[[stage]]\nname = \"reading\"\nkind = \"pretrain\"\ndata = \"text\"\nsteps = \
-         1\nbatch_size = 2\nmax_length = 8\n"
-    } else {
-        ""
-    };
-    grpo + more
+    let reading = more.map_or(String::new(), |steps| {
+        format!(
+            "[[stage]]\nname = \"reading\"\nkind = \"pretrain\"\ndata = \"text\"\nsteps = \
+             {steps}\nbatch_size = 2\nmax_length = 8\n"
+        )
+    });
+    grpo + &reading
 }

@@ -279,9 +279,9 @@ fn samples(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed
         ..BUSY
     };
     let mut daemon = Daemon::start(build, dir.path(), setup)?;
-    let job = daemon.submit(inputs::sampling(dir.path(), 1, false))?;
+    let job = daemon.submit(inputs::sampling(dir.path(), 1, None))?;
     let status = daemon.succeeded(&job)?;
-    let path = JobLayout::new(status.directory).rollouts("reasoning", 0);
+    let path = JobLayout::new(status.directory).rollouts("reasoning", 1);
     // 69 bytes a token, of which 64 are experts'.
     let rows = 512;
     let tokens = SAMPLES_MB / cut * 1_000_000 / (rows * 69);
@@ -325,11 +325,11 @@ fn reuse(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> 
     let files = ROLLOUT_FILES / cut;
     let mut daemon = Daemon::start(build, dir.path(), setup)?;
     let begun = Instant::now();
-    let first = daemon.submit(inputs::sampling(dir.path(), files, false))?;
+    let first = daemon.submit(inputs::sampling(dir.path(), files, Some(1)))?;
     daemon.succeeded(&first)?;
     let sampled = begun.elapsed();
     let begun = Instant::now();
-    let second = daemon.submit(inputs::sampling(dir.path(), files, true))?;
+    let second = daemon.submit(inputs::sampling(dir.path(), files, Some(2)))?;
     let status = daemon.wait("the stage", Duration::from_millis(5), |daemon| {
         let status = daemon.status(&second)?;
         let is_taken = |status: &r1d_proto::control::JobStatus| {
