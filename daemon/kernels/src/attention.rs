@@ -108,7 +108,7 @@ pub struct Attention {
 
 /// Which kernels they are.
 pub(crate) enum Way {
-    /// For all dtypes and head sizes: queries, keys and values are rotated first.
+    /// Takes all dtypes and head sizes: queries, keys and values are rotated first.
     General {
         rotate_and_store: Function,
         attend: Function,

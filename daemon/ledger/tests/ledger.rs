@@ -1,6 +1,8 @@
 //! The ledger on disk: what it acknowledged is there after any crash, and what it refuses to open
 //! it names.
 
+mod sim_backend;
+
 use proptest::prelude::*;
 use r1d_ledger::{
     CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State, User,
@@ -9,10 +11,11 @@ use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
-use r1d_sim::{SimDisk, SimFile};
+use r1d_sim::SimDisk;
 use redb::{
     Database, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, TableHandle,
 };
+use sim_backend::SimBackend;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -181,29 +184,6 @@ fn text(records: &[impl AsRef<JobRecord>]) -> String {
 
 fn text_of(state: &State) -> String {
     format!("{}{:?}", text(&state.jobs()), state.removals())
-}
-
-/// A redb file on the simulated disk.
-#[derive(Debug)]
-struct SimBackend(SimFile);
-
-impl StorageBackend for SimBackend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.length())
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_length(len);
-        Ok(())
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
 }
 
 /// A disk with an empty ledger, durably made.

@@ -1,6 +1,8 @@
 //! A command is carried out once under its id, however often it is sent, in whatever order, and
 //! whatever its first answer was lost to: in memory and on disk, against a naive model.
 
+mod sim_backend;
+
 use proptest::prelude::*;
 use r1d_ledger::{
     ANSWERS_MAX, Command, CommandId, Effect, Ledger, LedgerError, Memory, Record, Rejected,
@@ -11,10 +13,10 @@ use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::counter_hash;
-use r1d_sim::{SimDisk, SimFile};
-use redb::{Database, StorageBackend};
+use r1d_sim::SimDisk;
+use redb::Database;
+use sim_backend::SimBackend;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,34 +94,12 @@ impl Naive {
     }
 }
 
-#[derive(Debug)]
-struct Backend(SimFile);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.length())
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_length(len);
-        Ok(())
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
-}
-
 fn open_on(disk: &SimDisk) -> Box<dyn Record> {
     let (disk, storage) = (disk.clone(), disk.shared());
     let path = PathBuf::from("/s/ledger.redb");
     let file = path.clone();
     let open = move || {
-        let backend = Backend(disk.open(&file));
+        let backend = SimBackend(disk.open(&file));
         Database::builder()
             .set_cache_size(1 << 20)
             .create_with_backend(backend)

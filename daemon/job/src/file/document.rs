@@ -29,7 +29,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Where each line of a text ends, so that a place is found without reading the text again.
+/// The ends of a text's lines: a place is found without reading the text again.
 #[derive(Default)]
 pub(super) struct Lines(Vec<usize>);
 

@@ -7,6 +7,8 @@
 
 mod attempt;
 mod check;
+#[path = "../sim_backend/mod.rs"]
+mod sim_backend;
 mod world;
 
 use attempt::Attempt;

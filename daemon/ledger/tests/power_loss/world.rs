@@ -1,13 +1,13 @@
 //! The machine: a disk, the ledger on it, and what has been acknowledged.
 
+use crate::sim_backend::SimBackend;
 use r1d_ledger::{Command, Ledger, LedgerError, Session};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
-use r1d_sim::{SimDisk, SimFile};
+use r1d_sim::SimDisk;
 use r1d_store::{Fence, JobLayout, create_dir};
-use redb::{Database, StorageBackend};
+use redb::Database;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -109,30 +109,7 @@ fn open(disk: &SimDisk) -> Result<Ledger, LedgerError> {
     let open = move || {
         Database::builder()
             .set_cache_size(1 << 20)
-            .create_with_backend(Backend(disk.open(&file)))
+            .create_with_backend(SimBackend(disk.open(&file)))
     };
     Ledger::open_with(&path, Box::new(open), storage)
-}
-
-/// A redb file on the simulated disk.
-#[derive(Debug)]
-struct Backend(SimFile);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.length())
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_length(len);
-        Ok(())
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
 }
