@@ -125,6 +125,21 @@ fn an_end_is_recorded_in_the_epoch_of_an_attempt_that_came_late() {
     assert_eq!(driven.life.epoch(), 9);
 }
 
+/// A worker that was given up may say how it ended when the next one is at work.
+#[test]
+fn what_an_earlier_attempt_says_late_ends_no_later_one() {
+    let mut driven = Driven::working();
+    let first = driven.life.number();
+    driven.tell(crash());
+    driven.tell(LifeEvent::WriterJoined);
+    driven.now += Duration::from_secs(3600);
+    driven.tell(LifeEvent::Tick);
+    driven.tell(begun(5));
+    assert_eq!(driven.life.phase(), &Phase::Working);
+    assert_eq!(driven.tell_of(first, crash(), FRESH), []);
+    assert_eq!(driven.life.phase(), &Phase::Working);
+}
+
 #[test]
 fn a_stop_after_the_step_waits_for_its_commit() {
     let mut driven = Driven::working();
