@@ -1,6 +1,7 @@
 //! An evaluation: completions of held-out prompts, graded.
 
 use crate::answer::final_answer;
+use crate::flow::unexpected;
 use crate::gather::{Gather, Sample};
 use crate::interval::interval;
 use crate::judge::{judge, rules};
@@ -9,7 +10,6 @@ use crate::message::{Command, End, Event, Prompt, Source};
 use crate::metrics;
 use crate::plan::{EvalInputs, Plan};
 use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
-use crate::step::unexpected;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{Eval, Metric};
 use r1d_proto::control::{Activity, EvalExample, EvalResult};

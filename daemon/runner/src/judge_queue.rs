@@ -120,6 +120,54 @@ enum Remaining {
     Texts(std::vec::IntoIter<Vec<u32>>),
 }
 
+/// The questions of one request, as they are gathered.
+#[derive(Default)]
+struct QuestionBatch {
+    texts: Vec<Vec<u32>>,
+    questions: Vec<Question>,
+    stop_ids: Vec<u32>,
+    count: usize,
+    tokens: usize,
+}
+
+impl QuestionBatch {
+    fn has_room(&self, asked: &Questions) -> bool {
+        let (count, tokens) = asked.size();
+        self.count + count <= QUESTIONS_MAX && self.tokens + tokens <= TOKENS_MAX
+    }
+
+    fn add(&mut self, asked: &Questions) {
+        let (count, tokens) = asked.size();
+        (self.count, self.tokens) = (self.count + count, self.tokens + tokens);
+        match asked {
+            Questions::Numbers(texts) => self.texts.extend(texts.iter().cloned()),
+            Questions::Texts {
+                stop_ids,
+                questions,
+            } => {
+                self.questions.extend(questions.iter().flatten().cloned());
+                self.stop_ids.clone_from(stop_ids);
+            }
+        }
+    }
+
+    /// The request to `model`, which writes its answers or gives numbers.
+    fn request(self, model: ModelSource, writes: bool) -> WorkerRequest {
+        if writes {
+            WorkerRequest::Answer(Answer {
+                model,
+                stop_ids: self.stop_ids,
+                questions: self.questions,
+            })
+        } else {
+            WorkerRequest::Score {
+                model: Some(model),
+                sequences: self.texts,
+            }
+        }
+    }
+}
+
 impl JudgeQueue {
     /// An empty queue whose questions go to these models.
     pub fn of(models: JudgeModels) -> JudgeQueue {
@@ -197,9 +245,8 @@ impl JudgeQueue {
                      its [[stage.reward]]"
                 ),
             })?;
-        let (mut texts, mut questions, mut ends, mut keys) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut count, mut tokens) = (0, 0);
+        let mut batch = QuestionBatch::default();
+        let mut keys = Vec::new();
         for (key, waiting) in &self.waiting {
             let Some(asked) = waiting.asked.iter().find(|asked| asked.reward == reward) else {
                 continue;
@@ -211,21 +258,10 @@ impl JudgeQueue {
                     ),
                 });
             }
-            let (more, longer) = asked.questions.size();
-            if !keys.is_empty() && (count + more > QUESTIONS_MAX || tokens + longer > TOKENS_MAX) {
+            if !keys.is_empty() && !batch.has_room(&asked.questions) {
                 break;
             }
-            (count, tokens) = (count + more, tokens + longer);
-            match &asked.questions {
-                Questions::Numbers(asked) => texts.extend(asked.iter().cloned()),
-                Questions::Texts {
-                    stop_ids,
-                    questions: asked,
-                } => {
-                    questions.extend(asked.iter().flatten().cloned());
-                    ends.clone_from(stop_ids);
-                }
-            }
+            batch.add(&asked.questions);
             keys.push(*key);
         }
         self.in_flight = Some(InFlight {
@@ -233,19 +269,9 @@ impl JudgeQueue {
             writes,
             keys,
         });
-        let request = if writes {
-            WorkerRequest::Answer(Answer {
-                model,
-                stop_ids: ends,
-                questions,
-            })
-        } else {
-            WorkerRequest::Score {
-                model: Some(model),
-                sequences: texts,
-            }
-        };
-        Ok(Some(Command::Worker(Box::new(request))))
+        Ok(Some(Command::Worker(Box::new(
+            batch.request(model, writes),
+        ))))
     }
 
     /// Answers the rewards that have no question which can be asked: there is nothing to wait for.

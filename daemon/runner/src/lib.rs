@@ -24,7 +24,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`] | the job: stages, steps, and what lies between them |
-//! | [`step`], [`rollout_step`], [`metrics`] | one step of a stage; group logic and metrics of GRPO |
+//! | [`step`], [`rollout_step`], [`batch_step`] | one step of a stage, of either kind |
+//! | [`flow`], [`metrics`] | what follows from an event; metrics of a step |
 //! | [`select`] | which completions rejection sampling keeps |
 //! | [`gather`] | completions sampled by the worker and scored by the rewards, as they come |
 //! | [`judge_queue`] | what judged rewards ask reward models and judges |
@@ -43,10 +44,14 @@
 //! it trains, and every choice is a function of the plan and of what is recorded, never of time or
 //! order of arrival.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod advantages;
 pub mod answer;
 pub mod attempt;
+pub mod batch_step;
 pub mod evaluation;
+pub mod flow;
 pub mod gather;
 pub mod interval;
 pub mod judge;

@@ -1,13 +1,14 @@
 //! The job as a state machine: the only place that decides what happens next.
 
 use crate::evaluation::Evaluation;
+use crate::flow::{Flow, unexpected};
 use crate::judge_queue::JudgeModels;
 use crate::message::{Command, End, Event, Recalled, Source, Store};
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
 use crate::reward_model_eval::{Compared, RewardModelEval};
-use crate::step::{Flow, Step, unexpected};
+use crate::step::Step;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::AskedModel;
 use r1d_proto::control::{Activity, EvalResult};
@@ -236,7 +237,33 @@ impl Machine {
         Ok(commands)
     }
 
+    /// Takes an event in a state, and returns the state after it with what is to be done.
     fn transition(&mut self, state: State, event: Event, now: Duration) -> Following {
+        match state {
+            State::StartingWorker
+            | State::Opening(_)
+            | State::BeginningStage(_)
+            | State::Restoring { .. }
+            | State::DroppingCheckpoint { .. }
+            | State::Rebuilding { .. } => self.loading(state, event, now),
+            State::Recalling { .. }
+            | State::Stepping { .. }
+            | State::Committing { .. }
+            | State::SyncingReference { .. } => self.stepping(state, event, now),
+            State::Saving { .. }
+            | State::RecordingCheckpoint { .. }
+            | State::Evaluating { .. }
+            | State::Comparing { .. }
+            | State::RecordingEval { .. } => self.between_steps(state, event, now),
+            State::MakingDataSet(_)
+            | State::FinishingStage(_)
+            | State::Exporting
+            | State::Ended => self.finishing(state, event),
+        }
+    }
+
+    /// Goes from a fresh worker to the last committed step: model, checkpoint, rebuilt steps.
+    fn loading(&mut self, state: State, event: Event, now: Duration) -> Following {
         match (state, event) {
             (State::StartingWorker, Event::WorkerStarted { .. }) => self.open(),
             (State::Opening(work), Event::Worker(Body::Done(Reply::Opened(_)))) => match work {
@@ -270,6 +297,13 @@ impl Machine {
                     None => self.boundary(stage, now),
                 }
             }
+            (state, event) => Err(self.unexpected(&state, &event)),
+        }
+    }
+
+    /// Takes a step from what the journal has of it to its commit.
+    fn stepping(&mut self, state: State, event: Event, now: Duration) -> Following {
+        match (state, event) {
             (State::Recalling { stage }, Event::Recalled(recalled)) => {
                 self.step(stage, recalled, now)
             }
@@ -307,6 +341,13 @@ impl Machine {
                 State::SyncingReference { stage },
                 Event::Worker(Body::Done(Reply::ReferenceSynced)),
             ) => self.boundary(stage, now),
+            (state, event) => Err(self.unexpected(&state, &event)),
+        }
+    }
+
+    /// Does what is due between two steps: checkpoints and evaluations.
+    fn between_steps(&mut self, state: State, event: Event, now: Duration) -> Following {
+        match (state, event) {
             (
                 State::Saving { stage, step, dir },
                 Event::Worker(Body::Done(Reply::Saved { manifest_sha256 })),
@@ -356,6 +397,13 @@ impl Machine {
                 self.record.evals.push(recorded);
                 self.boundary(stage, now)
             }
+            (state, event) => Err(self.unexpected(&state, &event)),
+        }
+    }
+
+    /// Ends a stage, and the job.
+    fn finishing(&mut self, state: State, event: Event) -> Following {
+        match (state, event) {
             (State::MakingDataSet(stage), Event::Stored) => {
                 self.progress = None;
                 Ok((
@@ -382,11 +430,12 @@ impl Machine {
             (State::Exporting, Event::Worker(Body::Done(Reply::Exported))) => Err(End::Succeeded {
                 model: self.plan.final_dir.clone(),
             }),
-            (state, event) => Err(unexpected(
-                &describe(&state, &self.plan, &self.record),
-                &event,
-            )),
+            (state, event) => Err(self.unexpected(&state, &event)),
         }
+    }
+
+    fn unexpected(&self, state: &State, event: &Event) -> End {
+        unexpected(&describe(state, &self.plan, &self.record), event)
     }
 
     /// Opens the weights that the stage at work starts from, or the last weights when all stages
@@ -525,26 +574,8 @@ impl Machine {
                 to_worker(WorkerRequest::Save { dir }),
             ));
         }
-        for (index, name) in self.plan.evals_at(stage, step) {
-            let data = self
-                .plan
-                .job
-                .evaluations()
-                .nth(index)
-                .map_or("", |eval| &eval.data);
-            if !self.record.has_eval(&name, step, data) {
-                let model = self.plan.job.model_of(settings);
-                let models = self.judge_models(Source::Eval { eval: index, model })?;
-                let (evaluation, commands) =
-                    Evaluation::begin(&self.plan, (index, model), (name, step), models, now);
-                return Ok((
-                    State::Evaluating {
-                        stage,
-                        evaluation: Box::new(evaluation),
-                    },
-                    commands,
-                ));
-            }
+        if let Some(evaluating) = self.evaluate(stage, step, now) {
+            return evaluating;
         }
         if step == facts.steps
             && let Some(data) = settings.held_out()
@@ -581,6 +612,24 @@ impl Machine {
             ));
         }
         self.step(stage, Recalled::default(), now)
+    }
+
+    /// Begins the first evaluation that is due behind a step and not on record; `None` if none is.
+    fn evaluate(&self, stage: usize, step: u64, now: Duration) -> Option<Following> {
+        let (settings, _) = self.plan.stage(stage)?;
+        let is_due = |(index, name): &(usize, Option<String>)| {
+            let eval = self.plan.job.evaluations().nth(*index);
+            !(self.record).has_eval(name, step, eval.map_or("", |eval| &eval.data))
+        };
+        let (eval, name) = self.plan.evals_at(stage, step).into_iter().find(is_due)?;
+        let model = self.plan.job.model_of(settings);
+        let begin = |models| {
+            let (evaluation, commands) =
+                Evaluation::begin(&self.plan, (eval, model), (name, step), models, now);
+            let evaluation = Box::new(evaluation);
+            (State::Evaluating { stage, evaluation }, commands)
+        };
+        Some((self.judge_models(Source::Eval { eval, model })).map(begin))
     }
 
     /// Begins the next step. Completions that an earlier attempt left are the same bits as new ones

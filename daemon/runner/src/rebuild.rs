@@ -2,10 +2,11 @@
 //! ledger has: the same batches go through the trainer, without sampling, scoring or committing
 //! (`STEP-1`).
 
+use crate::batch_step::batch_request;
+use crate::flow::unexpected;
 use crate::message::{Command, End, Event};
 use crate::plan::Plan;
 use crate::rollout_step::train_request;
-use crate::step::{batch_request, unexpected};
 use crate::wait::{LastHeard, Wait};
 use r1d_proto::control::Activity;
 use r1d_proto::worker::{Body, Reply, WorkerRequest};

@@ -1,9 +1,9 @@
 //! Evaluates a finished reward model: whether it separates good from bad on rows that it has not
 //! seen.
 
+use crate::flow::unexpected;
 use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
-use crate::step::unexpected;
 use crate::wait::{LastHeard, Wait};
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::worker::{Body, Metrics, Reply, WorkerRequest};

@@ -5,6 +5,7 @@
 
 use crate::advantages::{advantages, has_variance};
 use crate::answer::final_answer;
+use crate::flow::{Flow, unexpected};
 use crate::gather::{Gather, Judged, Sample};
 use crate::judge::{beyond_float32, drops_group, judge, rules};
 use crate::judge_queue::{JudgeAnswers, JudgeModels};
@@ -12,7 +13,6 @@ use crate::message::{Command, End, Event, Keep, Prompt, Recalled, Source, Store}
 use crate::metrics::{self, Unscored};
 use crate::plan::Plan;
 use crate::select::kept;
-use crate::step::{Flow, unexpected};
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{Grpo, Rollouts, StageKind};
 use r1d_proto::control::Activity;
@@ -357,63 +357,21 @@ impl RolloutStep {
             return Ok(Flow::Go(commands));
         }
         let rewards = self.training_rewards(plan);
-        let decided = match plan.stage(self.stage).map(|(stage, _)| &stage.kind) {
-            Some(StageKind::Grpo(grpo)) => {
-                let telling = rewards.iter().filter(|group| has_variance(group)).count() as u64;
-                let wanted = grpo.rollouts.prompts_per_step as u64;
-                if grpo.dynamic_sampling
-                    && telling < wanted
-                    && self.round < grpo.max_resample_rounds
-                {
-                    self.round += 1;
-                    (self.phase, self.since) = (RolloutPhase::Prompts, now);
-                    let (of, step, round) = (Source::Stage(self.stage), self.step, self.round);
-                    commands.push(Command::ReadPrompts {
-                        of,
-                        step,
-                        round,
-                        count: wanted - telling,
-                    });
-                    return Ok(Flow::Go(commands));
-                }
-                trained(grpo, rewards)
-            }
-            Some(StageKind::RejectionSampling(rejection)) => self
-                .gather
-                .groups
-                .iter()
-                .zip(&rewards)
-                .map(|(group, rewards)| kept(rejection, group, rewards))
-                .collect(),
-            Some(StageKind::Ppo(_)) => rewards,
-            _ => return Err(self.samples_nothing()),
-        };
-        if let Some(advantage) = decided
-            .iter()
-            .flatten()
-            .flatten()
-            .find(|advantage| !advantage.is_finite())
-        {
-            let problem = format!(
-                "an advantage is {advantage}: the rewards of its group are too far apart for \
-                 float32; lower the rewards' weights, or their plugins' scores"
-            );
-            return Err(self.failed(plan, problem));
+        if let Some(count) = self.missing_prompts(plan, &rewards) {
+            self.round += 1;
+            (self.phase, self.since) = (RolloutPhase::Prompts, now);
+            commands.push(Command::ReadPrompts {
+                of: Source::Stage(self.stage),
+                step: self.step,
+                round: self.round,
+                count,
+            });
+            return Ok(Flow::Go(commands));
         }
+        let decided = self.decide(plan, rewards)?;
         self.seal(decided);
-        let mut unscored = Unscored::default();
-        self.records
-            .iter()
-            .for_each(|record| unscored.add(record.reward, &record.verdicts));
-        // The warning comes at steps 1, 2, 4, 8 …, because a stage may go on like that for long.
-        if unscored.is_all() && (self.step + 1).is_power_of_two() {
-            let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
-            commands.push(Command::Warn(format!(
-                "stage `{stage}` step {}: {unscored}: nothing is learned from them",
-                self.step + 1
-            )));
-        }
-        commands.extend(self.indifference(plan).map(Command::Warn));
+        let warnings = [self.all_unscored(plan), self.indifference(plan)];
+        commands.extend(warnings.into_iter().flatten().map(Command::Warn));
         let advantages = self
             .records
             .iter()
@@ -426,6 +384,62 @@ impl RolloutStep {
             advantages,
         }));
         Ok(Flow::Go(commands))
+    }
+
+    /// The number of further prompts that dynamic sampling asks for; `None`: the step has what it
+    /// needs, or has asked often enough.
+    fn missing_prompts(&self, plan: &Plan, rewards: &[Vec<Option<f32>>]) -> Option<u64> {
+        let grpo = plan.stage(self.stage)?.0.grpo()?;
+        let telling = rewards.iter().filter(|group| has_variance(group)).count() as u64;
+        let wanted = grpo.rollouts.prompts_per_step as u64;
+        let asks = grpo.dynamic_sampling && self.round < grpo.max_resample_rounds;
+        (asks && telling < wanted).then(|| wanted - telling)
+    }
+
+    /// The advantage of each completion, group by group.
+    fn decide(
+        &self,
+        plan: &Plan,
+        rewards: Vec<Vec<Option<f32>>>,
+    ) -> Result<Vec<Vec<Option<f32>>>, End> {
+        let decided = match plan.stage(self.stage).map(|(stage, _)| &stage.kind) {
+            Some(StageKind::Grpo(grpo)) => trained(grpo, rewards),
+            Some(StageKind::RejectionSampling(rejection)) => self
+                .gather
+                .groups
+                .iter()
+                .zip(&rewards)
+                .map(|(group, rewards)| kept(rejection, group, rewards))
+                .collect(),
+            Some(StageKind::Ppo(_)) => rewards,
+            _ => return Err(self.samples_nothing()),
+        };
+        let mut advantages = decided.iter().flatten().flatten();
+        match advantages.find(|advantage| !advantage.is_finite()) {
+            None => Ok(decided),
+            Some(advantage) => Err(self.failed(
+                plan,
+                format!(
+                    "an advantage is {advantage}: the rewards of its group are too far apart for \
+                     float32; lower the rewards' weights, or their plugins' scores"
+                ),
+            )),
+        }
+    }
+
+    /// A warning for a step none of whose completions has a reward; at steps 1, 2, 4, 8 …, because
+    /// a stage may go on like that for long.
+    fn all_unscored(&self, plan: &Plan) -> Option<String> {
+        let mut unscored = Unscored::default();
+        (self.records.iter()).for_each(|record| unscored.add(record.reward, &record.verdicts));
+        let stage = plan.stage(self.stage).map_or("?", |(stage, _)| &stage.name);
+        let is_told = unscored.is_all() && (self.step + 1).is_power_of_two();
+        is_told.then(|| {
+            format!(
+                "stage `{stage}` step {}: {unscored}: nothing is learned from them",
+                self.step + 1
+            )
+        })
     }
 
     /// A warning for a step that has rewards but no advantage other than 0, so that nothing is
