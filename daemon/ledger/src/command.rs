@@ -190,7 +190,7 @@ pub enum Command {
         epoch: u64,
         /// How it ended; must be a final state.
         state: RunState,
-        /// Why it failed; cut to [`ERROR_MAX_BYTES`](crate::state::ERROR_MAX_BYTES).
+        /// Why it failed; cut to [`ERROR_MAX_BYTES`](crate::limits::ERROR_MAX_BYTES).
         error: Option<String>,
         /// The final Hugging Face directory, if one was written.
         model: Option<PathBuf>,
@@ -305,6 +305,9 @@ impl Command {
         }
     }
 }
+
+/// What became of a command.
+pub(crate) type Answer = Result<Effect, Rejected>;
 
 /// What an accepted command did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -421,8 +424,8 @@ pub enum Rejected {
         what: &'static str,
         /// How much there is.
         found: u64,
-        /// The limit: [`JOBS_LIVE_MAX`](crate::state::JOBS_LIVE_MAX) or
-        /// [`JOBS_LIVE_MAX_BYTES`](crate::state::JOBS_LIVE_MAX_BYTES).
+        /// The limit: [`JOBS_LIVE_MAX`](crate::limits::JOBS_LIVE_MAX) or
+        /// [`JOBS_LIVE_MAX_BYTES`](crate::limits::JOBS_LIVE_MAX_BYTES).
         limit: u64,
     },
     /// Another command was carried out under this id, which is a bug of its sender's.

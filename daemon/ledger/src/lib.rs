@@ -5,6 +5,8 @@
 //! | [`command`] | commands to the ledger, and its answers |
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
+//! | `job_commands`, `listing` | what commands do to one job's record; all jobs by what they do |
+//! | [`limits`] | what a job may have on record |
 //! | [`attempt`] | what an attempt makes durable in journal, files and ledger, and in which order |
 //! | [`Record`] | the record of jobs, wherever it is kept; a [`Session`] numbers its commands |
 //! | [`ledger`] | the state machine on disk: one durable redb transaction per group of commands |
@@ -14,6 +16,8 @@
 //! before the ledger commits the step, and the ledger commits it once. A committed step can then be
 //! rebuilt from the newest checkpoint by training on the journaled rollouts.
 
+#![warn(clippy::too_many_lines)]
+
 mod answers;
 mod api;
 pub mod attempt;
@@ -22,7 +26,10 @@ pub mod command;
 mod error;
 mod format1;
 mod group;
+mod job_commands;
 pub mod ledger;
+pub mod limits;
+mod listing;
 mod memory;
 mod metrics;
 mod place;

@@ -144,6 +144,21 @@ pub struct Progress {
     pub model: Option<PathBuf>,
 }
 
+impl Progress {
+    /// The progress of a job that was never started.
+    pub(crate) fn of(state: RunState) -> Progress {
+        Progress {
+            state,
+            epoch: 0,
+            started_at: None,
+            ended_at: None,
+            stages: Vec::new(),
+            error: None,
+            model: None,
+        }
+    }
+}
+
 /// A stage that has begun.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {

@@ -524,6 +524,21 @@ fn resolve(intent: &Intent, history: &History) -> Command {
     }
 }
 
+/// The order of a list, made anew from all jobs in the order of their submission.
+fn listed_anew(jobs: &[Arc<JobRecord>], queue: &[JobId]) -> Vec<JobId> {
+    let in_state = |state: RunState| {
+        let jobs = jobs.iter().filter(move |record| record.state() == state);
+        jobs.map(|record| record.job().clone())
+    };
+    let ended = jobs.iter().filter(|record| record.state().is_final());
+    let mut ended: Vec<_> = ended.collect();
+    ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
+    let live = in_state(RunState::Running).chain(queue.iter().cloned());
+    let live = live.chain(in_state(RunState::Paused));
+    let ended = ended.into_iter().map(|record| record.job().clone());
+    live.chain(ended).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None,
         ..ProptestConfig::default() })]
@@ -552,6 +567,8 @@ proptest! {
             history.add(command);
             let queue = state.queue();
             prop_assert!(queue.iter().map(|record| record.job()).eq(&history.queue()));
+            let listed: Vec<_> = state.listed().map(|record| record.job().clone()).collect();
+            prop_assert_eq!(listed, listed_anew(&state.jobs(), &history.queue()));
             for record in state.jobs() {
                 let job = record.job();
                 prop_assert_eq!(record.progress.epoch, history.epoch(job));

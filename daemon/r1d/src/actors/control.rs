@@ -27,7 +27,7 @@ use crate::tasks;
 use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, stream};
-use r1d_ledger::state::SUBMISSION_ID_MAX_BYTES;
+use r1d_ledger::limits::SUBMISSION_ID_MAX_BYTES;
 use r1d_ledger::{FindError, JobRecord, User};
 use r1d_proto::control::{
     ControlError, Envelope, ErrorKind, JobStatus, Node, REQUEST_MAX_BYTES, Request, Response,
