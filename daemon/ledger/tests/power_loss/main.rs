@@ -18,24 +18,31 @@ use world::World;
 
 /// Lives that are lived. Seeds are their numbers.
 const LIVES: u64 = 10_000;
-/// Operations of an undisturbed life, about: power is lost in one of so many, or in none.
-const OPERATIONS: u64 = 500;
+/// Operations of the longest undisturbed life: power is lost in one of so many, or in none.
+const OPERATIONS: u64 = 400;
 /// Tasks of an undisturbed attempt, about.
 const TASKS: u64 = 20;
 /// Losses of power in one life, at most.
 const LOSSES_MAX: u64 = 3;
 
+fn draw(seed: u64, what: u64, below: u64) -> u64 {
+    counter_hash(&[seed, what]) % below
+}
+
+/// The tasks after which attempts of a life are given up.
+fn gives_up(seed: u64, life: u64) -> [u64; 2] {
+    [20, 30].map(|what| draw(seed, what + life, TASKS * 2))
+}
+
 /// Lets attempts follow one another until one comes to its end, and loses power on the way.
 fn live(seed: u64) {
-    let draw = |what: u64, below: u64| counter_hash(&[seed, what]) % below;
     let mut world = World::new();
     for life in 0.. {
         if life < LOSSES_MAX {
-            let last = world.disk.operations() + 1 + draw(10 + life, OPERATIONS);
+            let last = world.disk.operations() + 1 + draw(seed, 10 + life, OPERATIONS);
             world.disk.lose_power_at(last);
         }
-        let gives_up = [draw(20 + life, TASKS * 2), draw(30 + life, TASKS * 2)];
-        match attempts(&mut world, &gives_up) {
+        match attempts(&mut world, &gives_up(seed, life)) {
             Ok(()) => break,
             Err(error) => {
                 assert!(life < LOSSES_MAX, "seed {seed}: {error}");
@@ -80,4 +87,26 @@ fn nothing_acknowledged_is_lost_and_what_is_on_record_is_there() {
             scope.spawn(move || (thread..LIVES).step_by(threads as usize).for_each(live));
         }
     });
+}
+
+/// Power can be lost in the last operation of any life, and is lost in most lives.
+#[test]
+fn power_is_lost_in_every_part_of_a_life() {
+    let undisturbed = |seed: u64| {
+        let mut world = World::new();
+        let before = world.disk.operations();
+        attempts(&mut world, &gives_up(seed, 0)).unwrap();
+        world.disk.operations() - before
+    };
+    let mut lengths: Vec<u64> = (0..200).map(undisturbed).collect();
+    lengths.sort_unstable();
+    let (median, longest) = (lengths[lengths.len() / 2], lengths[lengths.len() - 1]);
+    assert!(
+        longest <= OPERATIONS,
+        "a life has up to {longest} operations"
+    );
+    assert!(
+        2 * OPERATIONS < 3 * median,
+        "half of all lives have at most {median} operations"
+    );
 }
