@@ -1,7 +1,7 @@
 //! The command line, defined once: parsing, help, completions and the man pages come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use r1d_proto::control::{SampleSort, State};
+use r1d_proto::control::{Request, SampleSort, State};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,33 +75,7 @@ pub(crate) enum Command {
     /// The plugins that judge are pinned in r1.lock beside the job file when it is first submitted;
     /// later submissions are judged by the same, or refused. Prints the new job's id. With --wait,
     /// shows its progress and ends with a summary; Ctrl-C detaches, the job goes on.
-    Submit {
-        /// The job file
-        #[arg(value_name = "JOB.TOML")]
-        file: PathBuf,
-        /// Stay until the job has ended; exit code 2 unless it succeeded
-        #[arg(short, long)]
-        wait: bool,
-        /// Jobs of a higher priority start first [default: of the job file]
-        #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser =
-            clap::value_parser!(i32).range(-1000..=1000))]
-        priority: Option<i32>,
-        /// Refuse when r1.lock beside the job file lacks one of the job's plugins
-        #[arg(long, conflicts_with = "update_lock")]
-        locked: bool,
-        /// Take the plugins as they are now, and pin them in r1.lock
-        #[arg(long)]
-        update_lock: bool,
-        /// Do every stage, also those that an earlier job has finished with the same settings and
-        /// inputs
-        #[arg(long)]
-        no_reuse: bool,
-        /// Let the job wait until `r1ctl resume`
-        #[arg(long, conflicts_with = "wait")]
-        hold: bool,
-        #[command(flatten)]
-        patience: Patience,
-    },
+    Submit(Submit),
     /// List the jobs: running, queued, paused, ended
     List {
         /// Only jobs in this state; may be given several times
@@ -123,19 +97,7 @@ pub(crate) enum Command {
         patience: Patience,
     },
     /// Show a job's log
-    Logs {
-        /// Id of a job, or any prefix of it that no other job shares
-        job: String,
-        /// Stay and print new lines until the job has ended
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last N lines
-        #[arg(long, value_name = "N")]
-        tail: Option<u64>,
-        /// Only lines of the last so much time, for example 10m or 2h
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        since: Option<Duration>,
-    },
+    Logs(Logs),
     /// Stop jobs for good; what they have written stays
     Cancel(Jobs),
     /// Let jobs wait until `resume`
@@ -177,23 +139,7 @@ pub(crate) enum Command {
         file: PathBuf,
     },
     /// Show prompts, completions and what each reward said of them
-    Samples {
-        /// Id of a job, or any prefix of it that no other job shares
-        job: String,
-        /// Only this stage [default: the latest one that sampled]
-        #[arg(long, value_name = "NAME")]
-        stage: Option<String>,
-        /// Only this step [default: the latest one]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        step: Option<u64>,
-        /// By prompt and sample, best reward first, or longest completion first
-        #[arg(long, value_enum, default_value_t = Sort::Order)]
-        sort: Sort,
-        /// At most so many samples
-        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32)
-            .range(1..))]
-        limit: u32,
-    },
+    Samples(Samples),
     /// Write the story of a job: report.html, to open in a browser, and report.md
     ///
     /// The graph of stages, what the evaluations found after each, curves, cost, samples. Of a job
@@ -232,26 +178,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Plugin(Plugin),
     /// Judge a run's completions again, by another plugin, and show where the two disagree
-    Rescore {
-        /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which
-        /// needs no daemon
-        job: String,
-        /// The other plugin: a name or a file
-        #[arg(long, value_name = "NAME_OR_FILE")]
-        plugin: String,
-        /// The reward of the run to compare with [default: the one with a plugin of that name, or
-        /// the only one]
-        #[arg(long, value_name = "NAME")]
-        reward: Option<String>,
-        /// The other plugin's configuration, a JSON object [default: that of the reward]
-        #[arg(long, value_name = "JSON")]
-        config: Option<String>,
-        /// Disagreements to show
-        #[arg(long, default_value_t = 10, value_name = "N")]
-        limit: u32,
-        #[command(flatten)]
-        dirs: PluginDirs,
-    },
+    Rescore(Rescore),
     /// Stop a daemon that was started by `r1d dev`, after the step in flight
     Shutdown,
     /// Print the completion script of a shell
@@ -262,6 +189,118 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// What is submitted, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The job file
+    #[arg(value_name = "JOB.TOML")]
+    pub file: PathBuf,
+    /// Stay until the job has ended; exit code 2 unless it succeeded
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Jobs of a higher priority start first [default: of the job file]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", value_parser =
+        clap::value_parser!(i32).range(-1000..=1000))]
+    pub priority: Option<i32>,
+    /// Refuse when r1.lock beside the job file lacks one of the job's plugins
+    #[arg(long, conflicts_with = "update_lock")]
+    pub locked: bool,
+    /// Take the plugins as they are now, and pin them in r1.lock
+    #[arg(long)]
+    pub update_lock: bool,
+    /// Do every stage, also those that an earlier job has finished with the same settings and
+    /// inputs
+    #[arg(long)]
+    pub no_reuse: bool,
+    /// Let the job wait until `r1ctl resume`
+    #[arg(long, conflicts_with = "wait")]
+    pub hold: bool,
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// The part of a log that is shown.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Id of a job, or any prefix of it that no other job shares
+    pub job: String,
+    /// Stay and print new lines until the job has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N lines
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    /// Only lines of the last so much time, for example 10m or 2h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub since: Option<Duration>,
+}
+
+/// The completions that are shown.
+#[derive(Debug, Args)]
+pub(crate) struct Samples {
+    /// Id of a job, or any prefix of it that no other job shares
+    pub job: String,
+    /// Only this stage [default: the latest one that sampled]
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// Only this step [default: the latest one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub step: Option<u64>,
+    /// By prompt and sample, best reward first, or longest completion first
+    #[arg(long, value_enum, default_value_t = Sort::Order)]
+    pub sort: Sort,
+    /// At most so many samples
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32)
+        .range(1..))]
+    pub limit: u32,
+}
+
+/// What is judged again, and by what.
+#[derive(Debug, Args)]
+pub(crate) struct Rescore {
+    /// Id of a job, or any prefix of it that no other job shares; or a job's directory, which
+    /// needs no daemon
+    pub job: String,
+    /// The other plugin: a name or a file
+    #[arg(long, value_name = "NAME_OR_FILE")]
+    pub plugin: String,
+    /// The reward of the run to compare with [default: the one with a plugin of that name, or
+    /// the only one]
+    #[arg(long, value_name = "NAME")]
+    pub reward: Option<String>,
+    /// The other plugin's configuration, a JSON object [default: that of the reward]
+    #[arg(long, value_name = "JSON")]
+    pub config: Option<String>,
+    /// Disagreements to show
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub limit: u32,
+    #[command(flatten)]
+    pub dirs: PluginDirs,
+}
+
+impl Logs {
+    pub(crate) fn request(self) -> Request {
+        Request::Logs {
+            job: self.job,
+            follow: self.follow,
+            tail: self.tail,
+            since_s: self.since.map(|since| since.as_secs()),
+        }
+    }
+}
+
+impl Samples {
+    pub(crate) fn request(self) -> Request {
+        Request::Samples {
+            job: self.job,
+            stage: self.stage,
+            step: self.step,
+            sort: self.sort.into(),
+            limit: self.limit,
+        }
+    }
 }
 
 /// The names of the states.

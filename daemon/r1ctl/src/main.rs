@@ -4,6 +4,8 @@
 //! [`r1d_proto::control`] as they are. Neither tensors nor the rewards' sandbox are used here:
 //! `model` runs the sibling `r1d-worker`, `plugin` the sibling `r1d`.
 
+#![warn(clippy::too_many_lines)]
+
 mod cli;
 mod client;
 mod commands;
@@ -18,6 +20,7 @@ mod pages;
 mod plugin;
 mod print;
 mod report;
+mod session;
 mod show;
 mod sibling;
 mod socket;

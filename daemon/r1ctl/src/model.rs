@@ -1,7 +1,7 @@
 //! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code
 //! are passed through.
 
-use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place};
+use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place, Sampling};
 use crate::error::{Ended, Error};
 use crate::sibling::{self, option};
 use r1d_job::DaemonConfig;
@@ -59,8 +59,7 @@ fn service_lib(worker: &Path, config: &Path) -> Option<OsString> {
 }
 
 fn arguments(command: Model, output: Output) -> Vec<OsString> {
-    let mut words = Vec::new();
-    match command {
+    let mut words = match command {
         Model::Verify {
             dir,
             golden,
@@ -69,12 +68,12 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             prompt_len,
             place,
         } => {
-            words.extend(["verify".into(), dir.into()]);
-            words.push(option("golden", golden));
+            let mut words = vec!["verify".into(), dir.into(), option("golden", golden)];
             words.extend(lora.map(|dir| option("lora", dir)));
             words.push(option("atol", atol.to_string()));
             words.push(option("prompt-len", prompt_len.to_string()));
             words.extend(place_words(place));
+            words
         }
         Model::Info {
             dir,
@@ -82,10 +81,11 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             length,
             check,
         } => {
-            words.extend(["info".into(), dir.into()]);
+            let mut words = vec!["info".into(), dir.into()];
             words.push(option("batch", batch.to_string()));
             words.extend(length.map(|n| option("length", n.to_string())));
             words.extend(check.then(|| "--check".into()));
+            words
         }
         Model::Convert {
             from,
@@ -95,16 +95,12 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             drop_mtp,
             lora,
         } => {
-            words.extend(["convert".into(), from.into(), to.into()]);
-            let dtype = match dtype {
-                ConvertDtype::Float32 => "float32",
-                ConvertDtype::Bfloat16 => "bfloat16",
-                ConvertDtype::Float16 => "float16",
-            };
-            words.push(option("dtype", dtype));
+            let mut words = vec!["convert".into(), from.into(), to.into()];
+            words.push(option("dtype", dtype_word(dtype)));
             words.push(option("shard-size", shard_size));
             words.extend(drop_mtp.then(|| "--drop-mtp".into()));
             words.extend(lora.map(|dir| option("lora", dir)));
+            words
         }
         Model::Generate {
             dir,
@@ -115,35 +111,46 @@ fn arguments(command: Model, output: Output) -> Vec<OsString> {
             place,
             n,
         } => {
-            words.extend(["generate".into(), dir.into()]);
-            words.push(option("prompt", prompt));
-            words.extend(
-                sampling
-                    .max_new_tokens
-                    .map(|n| option("max-new-tokens", n.to_string())),
-            );
-            words.extend(
-                sampling
-                    .temperature
-                    .map(|x| option("temperature", x.to_string())),
-            );
-            words.extend(sampling.top_p.map(|x| option("top-p", x.to_string())));
-            words.extend(sampling.top_k.map(|n| option("top-k", n.to_string())));
+            let mut words = vec!["generate".into(), dir.into(), option("prompt", prompt)];
+            words.extend(sampling_words(sampling));
             words.push(option("seed", seed.to_string()));
             words.extend(speculative.then(|| "--speculative".into()));
             words.extend(place_words(place));
             words.extend(["-n".into(), n.to_string().into()]);
+            words
         }
-    }
-    words.push(option(
-        "output",
-        if output == Output::Json {
-            "json"
-        } else {
-            "text"
-        },
-    ));
+    };
+    let output = match output {
+        Output::Json => "json",
+        Output::Table => "text",
+    };
+    words.push(option("output", output));
     words
+}
+
+fn dtype_word(dtype: ConvertDtype) -> &'static str {
+    match dtype {
+        ConvertDtype::Float32 => "float32",
+        ConvertDtype::Bfloat16 => "bfloat16",
+        ConvertDtype::Float16 => "float16",
+    }
+}
+
+fn sampling_words(sampling: Sampling) -> impl Iterator<Item = OsString> {
+    let Sampling {
+        max_new_tokens,
+        temperature,
+        top_p,
+        top_k,
+    } = sampling;
+    [
+        ("max-new-tokens", max_new_tokens.map(|n| n.to_string())),
+        ("temperature", temperature.map(|x| x.to_string())),
+        ("top-p", top_p.map(|x| x.to_string())),
+        ("top-k", top_k.map(|n| n.to_string())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(option(name, value?)))
 }
 
 fn place_words(Place { device, dtype, fp8 }: Place) -> impl Iterator<Item = OsString> {

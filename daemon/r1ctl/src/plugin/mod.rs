@@ -7,7 +7,7 @@ mod embedded;
 mod new;
 mod show;
 
-use crate::cli::{Author, Output, PluginDirs, Subject};
+use crate::cli::{Author, Output, PluginDirs, Rescore, Subject};
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use crate::sibling;
@@ -84,20 +84,16 @@ pub(crate) fn run(command: Author, output: Output, printer: &Printer) -> Result<
     }
 }
 
-/// `r1ctl rescore`, with the job's directory known.
-pub(crate) struct Rescore {
-    pub run: PathBuf,
-    pub plugin: String,
-    pub reward: Option<String>,
-    pub config: Option<String>,
-    pub limit: u32,
-    pub dirs: PluginDirs,
-}
-
-pub(crate) fn rescore(asked: Rescore, output: Output, printer: &Printer) -> Result<Ended, Error> {
+/// `r1ctl rescore`; `run` is the job's directory.
+pub(crate) fn rescore(
+    run: PathBuf,
+    asked: Rescore,
+    output: Output,
+    printer: &Printer,
+) -> Result<Ended, Error> {
     let mut words = [
         words("rescore"),
-        vec![asked.run.into(), sibling::option("plugin", asked.plugin)],
+        vec![run.into(), sibling::option("plugin", asked.plugin)],
     ]
     .concat();
     words.extend(asked.reward.map(|name| sibling::option("reward", name)));

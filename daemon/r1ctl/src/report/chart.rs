@@ -17,6 +17,9 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 34.0;
+/// Room for the names of places below a drawing.
+const NAMES: f64 = 74.0;
+const NAME_MAX_LETTERS: usize = 20;
 
 #[derive(Debug)]
 pub(super) struct Panel {
@@ -209,69 +212,21 @@ fn y_of(axis: &Axis, value: f64, bottom: f64) -> f64 {
 
 /// Draws a panel as a figure: title, a legend if there is more than one line, and the drawing.
 pub(super) fn figure(panel: &Panel) -> String {
-    let values = panel
-        .series
-        .iter()
-        .flat_map(|series| series.points.iter().map(|(_, value)| *value));
-    let steps = panel
-        .series
-        .iter()
-        .flat_map(|series| series.points.iter().map(|(step, _)| *step));
-    let (first, last) = (
-        steps.clone().fold(f64::INFINITY, f64::min),
-        steps.fold(f64::NEG_INFINITY, f64::max),
-    );
-    let (x, y) = (
-        if first <= last {
-            Axis::of_steps(first, last)
-        } else {
-            Axis::of_steps(0.0, 1.0)
-        },
-        Axis::around(values),
-    );
+    let (x, y) = axes(panel);
     let bottom = HEIGHT - BOTTOM;
     let mut svg = open(HEIGHT, &spoken(panel));
     rows(&mut svg, &y, bottom);
-    for tick in &x.ticks {
-        let at = x_of(&x, *tick);
-        let _ = write!(
-            svg,
-            r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#,
-            bottom + 4.0
-        );
-        let _ = write!(
-            svg,
-            r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
-            bottom + 16.0,
-            x.label(*tick)
-        );
-    }
-    let _ = write!(
-        svg,
-        r#"<text class="axis" x="{:.1}" y="{:.1}" text-anchor="middle">step</text>"#,
-        (LEFT + WIDTH - RIGHT) / 2.0,
-        HEIGHT - 4.0
-    );
+    steps(&mut svg, &x, bottom);
     for (index, series) in panel.series.iter().enumerate() {
         let smoothed = series.smoothed();
         let class = if smoothed.is_some() { "raw" } else { "line" };
-        line(
-            &mut svg,
-            &series.points,
-            &x,
-            &y,
-            bottom,
-            &format!("{class} s{index}"),
-        );
+        let mut draw = |points: &[(f64, f64)], class: &str| {
+            let class = format!("{class} s{index}");
+            line(&mut svg, points, &x, &y, bottom, &class);
+        };
+        draw(&series.points, class);
         if let Some(smoothed) = smoothed {
-            line(
-                &mut svg,
-                &smoothed,
-                &x,
-                &y,
-                bottom,
-                &format!("line s{index}"),
-            );
+            draw(&smoothed, "line");
         }
     }
     svg += "</svg>";
@@ -289,6 +244,50 @@ pub(super) fn figure(panel: &Panel) -> String {
         "<figure>{}{svg}{lost}</figure>\n",
         caption(&panel.title, &panel.unit, &names)
     )
+}
+
+/// The axis of a panel's steps, and that of its values.
+fn axes(panel: &Panel) -> (Axis, Axis) {
+    let points = || panel.series.iter().flat_map(|series| &series.points);
+    let steps = points().map(|(step, _)| *step);
+    let (first, last) = (
+        steps.clone().fold(f64::INFINITY, f64::min),
+        steps.fold(f64::NEG_INFINITY, f64::max),
+    );
+    let x = if first <= last {
+        Axis::of_steps(first, last)
+    } else {
+        Axis::of_steps(0.0, 1.0)
+    };
+    (x, Axis::around(points().map(|(_, value)| *value)))
+}
+
+/// Draws the axis of the steps.
+fn steps(svg: &mut String, x: &Axis, bottom: f64) {
+    for tick in &x.ticks {
+        let at = x_of(x, *tick);
+        tick_at(svg, at, bottom);
+        let _ = write!(
+            svg,
+            r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
+            bottom + 16.0,
+            x.label(*tick)
+        );
+    }
+    let _ = write!(
+        svg,
+        r#"<text class="axis" x="{:.1}" y="{:.1}" text-anchor="middle">step</text>"#,
+        (LEFT + WIDTH - RIGHT) / 2.0,
+        HEIGHT - 4.0
+    );
+}
+
+fn tick_at(svg: &mut String, at: f64, bottom: f64) {
+    let _ = write!(
+        svg,
+        r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#,
+        bottom + 4.0
+    );
 }
 
 fn caption(title: &str, unit: &str, names: &[&str]) -> String {
@@ -395,58 +394,28 @@ pub(super) fn over_places(
     origins: &[Option<usize>],
     series: &[Placed],
 ) -> String {
-    const NAMES: f64 = 74.0;
-    const NAME_MAX_LETTERS: usize = 20;
     let bottom = HEIGHT - 14.0;
-    let found = || {
-        series
-            .iter()
-            .flat_map(|series| series.values.iter().flatten())
+    let found = series.iter().flat_map(|series| &series.values).flatten();
+    let shown = |value: &Value| {
+        let (low, high) = value.interval.unzip();
+        [Some(value.mean), low, high].into_iter().flatten()
     };
-    let values: Vec<f64> = found()
-        .flat_map(|value| {
-            [
-                Some(value.mean),
-                value.interval.map(|i| i.0),
-                value.interval.map(|i| i.1),
-            ]
-        })
-        .flatten()
-        .collect();
-    let y = Axis::around(values.iter().copied().filter(|value| value.is_finite()));
-    let spoken: Vec<String> = series.iter().map(|s| s.name.clone()).collect();
-    let mut svg = open(
-        bottom + NAMES,
-        &format!("{title} after each stage: {}", spoken.join(", ")),
-    );
+    let y = Axis::around(found.flat_map(shown).filter(|value| value.is_finite()));
+    let names: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
+    let spoken = format!("{title} after each stage: {}", names.join(", "));
+    let mut svg = open(bottom + NAMES, &spoken);
     rows(&mut svg, &y, bottom);
     let width = (WIDTH - LEFT - RIGHT) / places.len().max(1) as f64;
     let middle = |place: usize| LEFT + (place as f64 + 0.5) * width;
     for (place, name) in places.iter().enumerate() {
-        let (at, below) = (middle(place), bottom + 12.0);
-        let shown: String = name.chars().take(NAME_MAX_LETTERS).collect();
-        let _ = write!(
-            svg,
-            r#"<line class="tick" x1="{at:.1}" x2="{at:.1}" y1="{bottom}" y2="{:.1}"/>"#,
-            bottom + 4.0
-        );
-        let turned = format!(r#"transform="rotate(-35 {at:.1} {below})""#);
-        let _ = write!(
-            svg,
-            r#"<text x="{at:.1}" y="{below}" text-anchor="end" {turned}>{}</text>"#,
-            escaped(&shown)
-        );
+        place_name(&mut svg, name, middle(place), bottom);
     }
     for (index, series) in series.iter().enumerate() {
         // The points of several data sets stand beside each other.
-        let beside = (index as f64 - (spoken.len() as f64 - 1.0) / 2.0) * (width / 6.0).min(6.0);
+        let beside = (index as f64 - (names.len() as f64 - 1.0) / 2.0) * (width / 6.0).min(6.0);
         let spot = |place: usize| {
-            let value = series
-                .values
-                .get(place)
-                .copied()
-                .flatten()
-                .filter(|value| value.mean.is_finite())?;
+            let value = series.values.get(place).copied().flatten();
+            let value = value.filter(|value| value.mean.is_finite())?;
             Some((middle(place) + beside, y_of(&y, value.mean, bottom)))
         };
         for (place, value) in series.values.iter().enumerate() {
@@ -455,26 +424,39 @@ pub(super) fn over_places(
             };
             if let Some((low, high)) = value.interval {
                 let (low, high) = (y_of(&y, low, bottom), y_of(&y, high, bottom));
-                let _ = write!(
-                    svg,
-                    r#"<line class="whisker s{index}" x1="{x:.1}" x2="{x:.1}" y1="{low:.1}" y2="{high:.1}"/>"#
-                );
+                segment(&mut svg, &format!("whisker s{index}"), (x, low), (x, high));
             }
             let _ = write!(
                 svg,
                 r#"<circle class="dot s{index}" cx="{x:.1}" cy="{at:.1}" r="3.2"/>"#
             );
-            if let Some((from_x, from_y)) = origins.get(place).copied().flatten().and_then(spot) {
-                let _ = write!(
-                    svg,
-                    r#"<line class="link s{index}" x1="{from_x:.1}" y1="{from_y:.1}" x2="{x:.1}" y2="{at:.1}"/>"#
-                );
+            if let Some(from) = origins.get(place).copied().flatten().and_then(spot) {
+                segment(&mut svg, &format!("link s{index}"), from, (x, at));
             }
         }
     }
     svg += "</svg>";
-    let names: Vec<&str> = spoken.iter().map(String::as_str).collect();
     format!("<figure>{}{svg}</figure>\n", caption(title, unit, &names))
+}
+
+/// Writes the name of a place below its middle, turned.
+fn place_name(svg: &mut String, name: &str, at: f64, bottom: f64) {
+    tick_at(svg, at, bottom);
+    let below = bottom + 12.0;
+    let shown: String = name.chars().take(NAME_MAX_LETTERS).collect();
+    let turned = format!(r#"transform="rotate(-35 {at:.1} {below})""#);
+    let _ = write!(
+        svg,
+        r#"<text x="{at:.1}" y="{below}" text-anchor="end" {turned}>{}</text>"#,
+        escaped(&shown)
+    );
+}
+
+fn segment(svg: &mut String, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
+    let _ = write!(
+        svg,
+        r#"<line class="{class}" x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}"/>"#
+    );
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use arrow_array::builder::{
 };
 use arrow_array::types::{ArrowPrimitiveType, Float32Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{DataType, Field, Fields, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use r1d_proto::rollout::FinishReason;
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::sync::Arc;
@@ -38,106 +38,12 @@ fn verdict_fields() -> Fields {
     ])
 }
 
+/// A column: its name, its values, and whether one may be missing.
+type Column = (&'static str, ArrayRef, bool);
+
 /// The columns of some rows.
-pub(super) fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::ArrowError> {
-    let rollouts = || rows.iter().map(|row| &row.scored.rollout);
-    let columns: Vec<(&str, ArrayRef, bool)> = vec![
-        (
-            "stage",
-            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.stage))),
-            false,
-        ),
-        (
-            "step",
-            numbers::<UInt64Type>(rollouts().map(|r| Some(r.key.step + 1))),
-            false,
-        ),
-        (
-            "prompt_index",
-            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.prompt))),
-            false,
-        ),
-        (
-            "sample_index",
-            numbers::<UInt32Type>(rollouts().map(|r| Some(r.key.sample))),
-            false,
-        ),
-        (
-            "row",
-            numbers::<UInt64Type>(rollouts().map(|r| Some(r.row))),
-            false,
-        ),
-        (
-            "policy_version",
-            numbers::<UInt64Type>(rollouts().map(|r| Some(r.policy_version))),
-            false,
-        ),
-        (
-            "prompt",
-            texts(rows.iter().map(|row| Some(row.prompt.as_str()))),
-            false,
-        ),
-        (
-            "completion",
-            texts(rows.iter().map(|row| Some(row.completion.as_str()))),
-            false,
-        ),
-        (
-            "reference",
-            texts(rows.iter().map(|row| row.reference.as_deref())),
-            true,
-        ),
-        (
-            "finish",
-            texts(rollouts().map(|r| Some(finish_text(r.finish)))),
-            false,
-        ),
-        (
-            "reward",
-            numbers::<Float32Type>(rows.iter().map(|row| row.scored.reward)),
-            true,
-        ),
-        (
-            "advantage",
-            numbers::<Float32Type>(rows.iter().map(|row| row.scored.advantage)),
-            true,
-        ),
-        (
-            "verdicts",
-            verdicts(rows.iter().map(|row| &row.scored.verdicts))?,
-            false,
-        ),
-        (
-            "tokens",
-            numbers::<UInt32Type>(rollouts().map(|r| u32::try_from(r.completion_ids.len()).ok())),
-            false,
-        ),
-        (
-            "prompt_ids",
-            lists::<UInt32Type>(rollouts().map(|r| &r.prompt_ids)),
-            false,
-        ),
-        (
-            "completion_ids",
-            lists::<UInt32Type>(rollouts().map(|r| &r.completion_ids)),
-            false,
-        ),
-        (
-            "behaviour_logprobs",
-            lists::<Float32Type>(rollouts().map(|r| &r.behaviour_logprobs)),
-            false,
-        ),
-        (
-            "experts",
-            lists::<UInt16Type>(rollouts().map(|r| &r.experts)),
-            false,
-        ),
-        (
-            "kept_ids",
-            lists::<UInt32Type>(rollouts().map(|r| r.kept_ids.numbers())),
-            false,
-        ),
-    ];
+pub(super) fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, ArrowError> {
+    let columns: Vec<Column> = [places(rows), spoken(rows), judged(rows)?, tokens(rows)].concat();
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, array, nullable)| field(name, array.data_type().clone(), *nullable))
@@ -146,6 +52,77 @@ pub(super) fn batch(rows: &[RolloutRow]) -> Result<RecordBatch, arrow_schema::Ar
         Arc::new(Schema::new(fields)),
         columns.into_iter().map(|(_, array, _)| array).collect(),
     )
+}
+
+/// The columns that say where a completion belongs.
+fn places(rows: &[RolloutRow]) -> Vec<Column> {
+    let of = || rows.iter().map(|row| &row.scored.rollout);
+    let stage = numbers::<UInt32Type>(of().map(|r| Some(r.key.stage)));
+    let step = numbers::<UInt64Type>(of().map(|r| Some(r.key.step + 1)));
+    let prompt = numbers::<UInt32Type>(of().map(|r| Some(r.key.prompt)));
+    let sample = numbers::<UInt32Type>(of().map(|r| Some(r.key.sample)));
+    let row = numbers::<UInt64Type>(of().map(|r| Some(r.row)));
+    let version = numbers::<UInt64Type>(of().map(|r| Some(r.policy_version)));
+    vec![
+        ("stage", stage, false),
+        ("step", step, false),
+        ("prompt_index", prompt, false),
+        ("sample_index", sample, false),
+        ("row", row, false),
+        ("policy_version", version, false),
+    ]
+}
+
+/// The columns of texts.
+fn spoken(rows: &[RolloutRow]) -> Vec<Column> {
+    let prompt = texts(rows.iter().map(|row| Some(row.prompt.as_str())));
+    let completion = texts(rows.iter().map(|row| Some(row.completion.as_str())));
+    let reference = texts(rows.iter().map(|row| row.reference.as_deref()));
+    let finish = |row: &RolloutRow| Some(finish_text(row.scored.rollout.finish));
+    vec![
+        ("prompt", prompt, false),
+        ("completion", completion, false),
+        ("reference", reference, true),
+        ("finish", texts(rows.iter().map(finish)), false),
+    ]
+}
+
+/// The columns of what the rewards said.
+fn judged(rows: &[RolloutRow]) -> Result<Vec<Column>, ArrowError> {
+    let of = || rows.iter().map(|row| &row.scored);
+    let reward = numbers::<Float32Type>(of().map(|scored| scored.reward));
+    let advantage = numbers::<Float32Type>(of().map(|scored| scored.advantage));
+    let verdicts = verdicts(of().map(|scored| &scored.verdicts))?;
+    Ok(vec![
+        ("reward", reward, true),
+        ("advantage", advantage, true),
+        ("verdicts", verdicts, false),
+    ])
+}
+
+/// The columns of what the sampler made, token by token.
+fn tokens(rows: &[RolloutRow]) -> Vec<Column> {
+    let of = || rows.iter().map(|row| &row.scored.rollout);
+    let count = numbers::<UInt32Type>(of().map(|r| u32::try_from(r.completion_ids.len()).ok()));
+    let logprobs = lists::<Float32Type>(of().map(|r| &r.behaviour_logprobs));
+    let experts = lists::<UInt16Type>(of().map(|r| &r.experts));
+    let kept_ids = lists::<UInt32Type>(of().map(|r| r.kept_ids.numbers()));
+    vec![
+        ("tokens", count, false),
+        (
+            "prompt_ids",
+            lists::<UInt32Type>(of().map(|r| &r.prompt_ids)),
+            false,
+        ),
+        (
+            "completion_ids",
+            lists::<UInt32Type>(of().map(|r| &r.completion_ids)),
+            false,
+        ),
+        ("behaviour_logprobs", logprobs, false),
+        ("experts", experts, false),
+        ("kept_ids", kept_ids, false),
+    ]
 }
 
 fn numbers<T: ArrowPrimitiveType>(values: impl Iterator<Item = Option<T::Native>>) -> ArrayRef {
@@ -169,9 +146,7 @@ fn lists<'a, T: ArrowPrimitiveType>(values: impl Iterator<Item = &'a Vec<T::Nati
     Arc::new(builder.finish())
 }
 
-fn verdicts<'a>(
-    samples: impl Iterator<Item = &'a Vec<Verdict>>,
-) -> Result<ArrayRef, arrow_schema::ArrowError> {
+fn verdicts<'a>(samples: impl Iterator<Item = &'a Vec<Verdict>>) -> Result<ArrayRef, ArrowError> {
     let parts = || ListBuilder::new(Float32Builder::new()).with_field(item(DataType::Float32));
     let columns: Vec<Box<dyn ArrayBuilder>> = vec![
         Box::new(StringBuilder::new()),
@@ -190,7 +165,7 @@ fn verdicts<'a>(
     for sample in samples {
         for verdict in sample {
             append(builder.values(), verdict)
-                .ok_or_else(|| arrow_schema::ArrowError::SchemaError("verdict columns".into()))?;
+                .ok_or_else(|| ArrowError::SchemaError("verdict columns".into()))?;
         }
         builder.append(true);
     }
