@@ -49,7 +49,6 @@ CONTROL_PLANE = ("data", "ingest", "job", "ledger", "net", "rewards", "runner", 
 WRITE_THEMSELVES = {
     "ingest/src/file.rs": "a token set in the making, which its folder names when it is whole",
     "r1d/src/removal/simulation.rs": "a test's own directories",
-    "ingest/src/folder.rs": "token sets are made again where they are missing",
     "ledger/src/tables.rs": "redb writes a new ledger beside its place",
     "ledger/src/watched.rs": "the ledger's own file, and its copy after a failed sync",
     "r1d/src/daemon.rs": "the directory of the control socket",

@@ -10,15 +10,14 @@ use crate::key::Key;
 use crate::make::{MakeError, Watch};
 use crate::order::Orders;
 use crate::request::Request;
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
+use r1d_store::{Blobs, Disk};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Sets that are made at a time: each takes a processor, and memory of its own.
 const MADE_AT_ONCE: usize = 2;
@@ -67,7 +66,7 @@ pub struct TokenSets(Arc<Folder>);
 
 #[derive(Debug)]
 struct Folder {
-    dir: PathBuf,
+    blobs: Blobs,
     /// The build that makes sets: another one may read the same files differently.
     build: String,
     maker: Maker,
@@ -93,9 +92,8 @@ impl TokenSets {
             .recursive(true)
             .mode(0o700)
             .create(dir)?;
-        r1d_store::remove_parts(&r1d_store::Disk, dir);
         Ok(TokenSets(Arc::new(Folder {
-            dir: dir.into(),
+            blobs: Blobs::open(Disk::shared(), dir, ""),
             build,
             maker,
             bytes_max,
@@ -155,13 +153,9 @@ impl TokenSets {
 
     fn failed(&self, source: io::Error) -> GetError {
         GetError::Folder {
-            path: self.0.dir.clone(),
+            path: self.0.blobs.dir().into(),
             source,
         }
-    }
-
-    fn path(&self, key: &Key) -> PathBuf {
-        self.0.dir.join(key.to_string())
     }
 
     /// Waits until the set is open or it is this caller's turn to make it; `None` if it is no
@@ -190,11 +184,11 @@ impl TokenSets {
 
     /// The set of this key in the folder; `None` if there is none that is whole.
     fn found(&self, key: &Key) -> Result<Option<Arc<TokenSet>>, GetError> {
-        let path = self.path(key);
-        let opened = match File::open(&path) {
-            Ok(file) => touch(&file)
-                .map_err(SetError::Io)
-                .and_then(|()| TokenSet::open(file, key)),
+        let blobs = &self.0.blobs;
+        let opened = match File::open(blobs.path(key)) {
+            Ok(file) => {
+                (blobs.touch(key).map_err(SetError::Io)).and_then(|()| TokenSet::open(file, key))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error.into()),
         };
@@ -203,7 +197,7 @@ impl TokenSets {
         match opened {
             Ok(set) if known.is_none_or(|known| !known.is_damaged()) => Ok(Some(Arc::new(set))),
             Ok(_) | Err(SetError::Damaged(_)) => {
-                std::fs::remove_file(&path).map_err(|error| self.failed(error))?;
+                blobs.remove(key).map_err(|error| self.failed(error))?;
                 Ok(None)
             }
             Err(SetError::Io(error)) => Err(self.failed(error)),
@@ -217,17 +211,14 @@ impl TokenSets {
         watch: Watch<'_>,
         check: &dyn Fn() -> Result<(), GetError>,
     ) -> Result<Arc<TokenSet>, GetError> {
-        static PARTS: AtomicU64 = AtomicU64::new(0);
-        let number = PARTS.fetch_add(1, Ordering::Relaxed);
-        let part = format!(".{key}.{}-{number}.part", std::process::id());
-        let part = self.0.dir.join(part);
+        let part = self.0.blobs.part(key);
         let file = private_file(&part).map_err(|error| self.failed(error))?;
         let made = match self.fill(request, key, &file, watch) {
             Err(unwanted @ GetError::Make(MakeError::Unwanted)) => Err(unwanted),
             // What is wrong with a file that changes meanwhile says nothing.
             filled => check().and(filled).and_then(|()| {
-                let renamed = std::fs::rename(&part, self.path(key));
-                renamed.map_err(|error| self.failed(error))
+                let placed = self.0.blobs.place(&part, key);
+                placed.map_err(|error| self.failed(error))
             }),
         };
         if let Err(error) = made {
@@ -249,7 +240,7 @@ impl TokenSets {
         watch: Watch<'_>,
     ) -> Result<(), GetError> {
         let file = file.try_clone().map_err(|error| self.failed(error))?;
-        let made = self.0.maker.make(request, (key, &self.0.dir), file, watch);
+        let made = (self.0.maker).make(request, (key, self.0.blobs.dir()), file, watch);
         Ok(made?)
     }
 
@@ -258,33 +249,12 @@ impl TokenSets {
     pub fn collect(&self, needed: &BTreeSet<Key>, bytes_max: u64) -> io::Result<u64> {
         // What is open does not change while this goes on, and nothing new is opened.
         let sets = self.sets();
-        let (mut known, mut total, mut freed) = (Vec::new(), 0, 0);
-        for entry in std::fs::read_dir(&self.0.dir)? {
-            let entry = entry?;
-            let Some(key) = entry.file_name().to_str().and_then(Key::parse) else {
-                continue;
-            };
-            let found = match entry.metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                found => found?,
-            };
-            total += found.len();
-            let used: SystemTime = found.modified()?;
-            known.push((used, key, found.len()));
-        }
-        known.sort();
-        for (_, key, bytes) in known {
-            let open = sets
-                .open
-                .get(&key)
-                .is_some_and(|set| set.strong_count() > 0);
-            if total <= bytes_max || needed.contains(&key) || open || sets.making.contains(&key) {
-                continue;
-            }
-            std::fs::remove_file(self.path(&key))?;
-            (total, freed) = (total - bytes, freed + bytes);
-        }
-        Ok(freed)
+        let is_open = |key: &Key| {
+            let open = sets.open.get(key);
+            open.is_some_and(|set| set.strong_count() > 0) || sets.making.contains(key)
+        };
+        let is_needed = |key: &Key| needed.contains(key) || is_open(key);
+        Ok(self.0.blobs.collect(bytes_max, is_needed)?.bytes)
     }
 }
 
@@ -333,17 +303,4 @@ fn hashes(files: &[PathBuf], contents: &dyn Contents) -> Result<Vec<String>, Get
         })
     };
     files.iter().map(hash).collect()
-}
-
-/// Notes that a set is used now.
-fn touch(file: &File) -> io::Result<()> {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    Ok(rustix::fs::futimens(file, &times)?)
 }

@@ -20,6 +20,8 @@
 //!
 //! This crate knows nothing of job files, tensors or networks.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod control;
 pub mod frame;
 pub mod hyperparameters;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// A directory tree. Contract:
 /// - what was appended and not synced may be lost, wholly or in part, by a crash of the machine; a
@@ -28,6 +29,10 @@ pub trait Storage: Send + Sync + 'static {
     /// Reads `length` bytes of a file from `offset`; an error of kind `UnexpectedEof` if the file
     /// ends before.
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// The size of a file, and when it changed last.
+    fn facts(&self, path: &Path) -> io::Result<FileFacts>;
+    /// Makes the time of a file's last change the present; a crash of the machine may undo it.
+    fn touch(&self, path: &Path) -> io::Result<()>;
     /// Gives a file a second name, which must be free.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Copies a file to a new name, which must be free; the copy's bytes survive a crash of the
@@ -41,6 +46,15 @@ pub trait Storage: Send + Sync + 'static {
     fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in a directory survive a crash of the machine.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// What is known of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// When it was written or touched last, since the Unix epoch.
+    pub modified: Duration,
 }
 
 /// A file open at its end.

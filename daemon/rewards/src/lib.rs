@@ -59,9 +59,8 @@ use components::Components;
 use engine::Engine;
 use gate::Gate;
 use loaded::Setting;
-use r1d_proto::user_file;
 use r1d_proto::world::SharedClock;
-use r1d_store::{Disk, FILE_MODE, create_dir, replace, sync_parent};
+use r1d_store::{BlobHash, Blobs, Disk};
 use sha2::{Digest, Sha256};
 use signature::PublicKey;
 use std::collections::BTreeSet;
@@ -129,7 +128,7 @@ pub struct Rewards {
     clock: SharedClock,
     pool: Arc<Pool>,
     trusted: Vec<PublicKey>,
-    store: Option<PathBuf>,
+    kept: Option<Blobs>,
     abandoned: Abandoned,
 }
 
@@ -166,7 +165,7 @@ impl Rewards {
             clock,
             pool: Arc::new(Pool::start(threads, pool_clock)?),
             trusted: Vec::new(),
-            store: None,
+            kept: None,
             abandoned: Abandoned::default(),
         })
     }
@@ -191,8 +190,9 @@ impl Rewards {
     /// Sets the directory of [kept](Rewards::keep) components. They are found there by their pin,
     /// whatever happens to the files they came from.
     pub fn storing(self, dir: PathBuf) -> Rewards {
+        let kept = Blobs::open(Disk::shared(), &dir, ".wasm");
         Rewards {
-            store: Some(dir),
+            kept: Some(kept),
             ..self
         }
     }
@@ -200,42 +200,25 @@ impl Rewards {
     /// Keeps a copy of the component, and of its signatures, under its hash. Does nothing without
     /// [`Rewards::storing`], or if it is kept already.
     pub fn keep(&self, reward: &LoadedReward) -> Result<(), RewardError> {
-        let Some(kept) = self.kept(reward.module_sha256()) else {
+        let sha256 = reward.module_sha256();
+        let (Some(kept), Some(hash)) = (&self.kept, hash_of(sha256)) else {
             return Ok(());
         };
-        if kept == reward.path() {
+        if kept.path(&hash) == reward.path() {
             return Ok(());
         }
         // The file may have changed since it was loaded.
-        PluginFile::read(reward.path())?
-            .pinned(reward.module_sha256())?
-            .keep(&kept)
+        PluginFile::read(reward.path())?.pinned(sha256)?.keep(kept)
     }
 
     /// Removes the kept components whose hashes are not in `named`, with their signatures and what
     /// a crash left of either. Other files stay. Returns the number of files removed.
     pub fn prune(&self, named: &BTreeSet<String>) -> std::io::Result<usize> {
-        let Some(store) = &self.store else {
+        let Some(kept) = &self.kept else {
             return Ok(0);
         };
-        let entries = match std::fs::read_dir(store) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-            entries => entries?,
-        };
-        let mut removed = 0;
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let hash = name
-                .to_str()
-                .and_then(|name| name.split_once('.'))
-                .map(|(hash, _)| hash);
-            if hash.is_some_and(|hash| is_hash(hash) && !named.contains(hash)) {
-                std::fs::remove_file(entry.path())?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
+        let is_named = |hash: &BlobHash| named.contains(&hash.to_string());
+        Ok(kept.collect(0, is_named)?.files)
     }
 
     /// Reads the plugin's file: the copy that is kept under its pin, or the file that the job
@@ -245,7 +228,9 @@ impl Rewards {
         let Some(pinned) = &spec.sha256 else {
             return named();
         };
-        let Some(kept) = self.kept(pinned).filter(|path| path.is_file()) else {
+        let kept = self.kept.as_ref().zip(hash_of(pinned));
+        let copy_at = kept.map(|(blobs, hash)| (blobs, blobs.path(&hash)));
+        let Some((blobs, kept)) = copy_at.filter(|(_, path)| path.is_file()) else {
             return named()?.pinned(pinned);
         };
         let copy = PluginFile::read(&kept).and_then(|copy| copy.pinned(pinned));
@@ -257,7 +242,7 @@ impl Rewards {
                     "{kept_at}, the daemon's copy of a plugin, is damaged: it is made anew from \
                      {from}"
                 );
-                if let Err(error) = named.keep(&kept) {
+                if let Err(error) = named.keep(blobs) {
                     tracing::warn!("{error}");
                 }
                 Ok(named)
@@ -269,15 +254,6 @@ impl Rewards {
                 named: named.fault(),
             }),
         }
-    }
-
-    /// Path at which a component of this hash is kept; the file need not exist.
-    fn kept(&self, sha256: &str) -> Option<PathBuf> {
-        is_hash(sha256).then_some(
-            self.store
-                .as_ref()?
-                .join(format!("{}.wasm", sha256.to_ascii_lowercase())),
-        )
     }
 
     /// Finds, checks, compiles (or takes from the cache) and configures a reward. Blocks:
@@ -457,32 +433,22 @@ impl PluginFile {
         Ok(self)
     }
 
-    /// Writes a copy of the file and of the signatures beside it.
-    fn keep(&self, kept: &Path) -> Result<(), RewardError> {
+    /// Keeps a copy of the file, and of the signatures beside it.
+    fn keep(&self, kept: &Blobs) -> Result<(), RewardError> {
+        let hash = BlobHash::from_bytes(self.sha256);
         let failed = |cause| RewardError::Keep {
             path: self.path.clone(),
-            kept: kept.into(),
+            kept: kept.path(&hash),
             cause,
         };
-        let write = |path: &Path, bytes: &[u8]| {
-            // A whole copy was synced before it was renamed to its place; the renaming may not be
-            // durable yet.
-            let known = user_file::read(path, bytes.len() as u64);
-            if known.is_ok_and(|known| known == bytes) {
-                return sync_parent(&Disk, path).map_err(failed);
-            }
-            replace(&Disk, path, FILE_MODE, |file| file.write_all(bytes)).map_err(failed)
-        };
-        if let Some(dir) = kept.parent() {
-            create_dir(&Disk, dir).map_err(failed)?;
-        }
         // Unreadable signatures vouch for nothing, and where they are required the plugin was
         // refused before.
         let signatures = signature::read(&self.path).unwrap_or_default();
         if !signatures.is_empty() {
-            write(&signature::beside(kept), signatures.as_bytes())?;
+            let signatures = signatures.as_bytes();
+            (kept.put_beside(&hash, signature::ENDING, signatures)).map_err(failed)?;
         }
-        write(kept, &self.bytes)
+        kept.put(&hash, &self.bytes).map_err(failed)
     }
 }
 
@@ -503,6 +469,7 @@ fn check_pin(path: &Path, found: &str, pinned: &str) -> Result<(), RewardError> 
     Ok(())
 }
 
-fn is_hash(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// The hash that a pin names; `None` if it is no hash.
+fn hash_of(pinned: &str) -> Option<BlobHash> {
+    BlobHash::parse(&pinned.to_ascii_lowercase())
 }

@@ -104,10 +104,13 @@ pub fn signers(component: &Path, sha256: &[u8; 32]) -> Vec<PublicKey> {
         .collect()
 }
 
+/// What the name of a component's signature file has behind the component's.
+pub(crate) const ENDING: &str = ".sig";
+
 /// Path of the signature file of a component: `FILE.wasm.sig`.
 pub fn beside(component: &Path) -> PathBuf {
     let mut name = component.as_os_str().to_owned();
-    name.push(".sig");
+    name.push(ENDING);
     name.into()
 }
 

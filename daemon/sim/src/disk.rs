@@ -9,11 +9,12 @@
 //! cache may do. A crash of the process alone is just to go on with the same `SimDisk`.
 
 use crate::tree::{Change, Tree};
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::{Append, FileFacts, Storage};
 use r1d_proto::world::counter_hash;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A simulated disk; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +127,14 @@ impl SimDisk {
         change(&mut contents.tree)
     }
 
+    fn new_file(&self, path: &Path) -> io::Result<usize> {
+        let index = self.change(|tree| tree.create(path))?;
+        let mut contents = self.contents();
+        let now = contents.operations;
+        contents.tree.state(index).modified = now;
+        Ok(index)
+    }
+
     fn handle(&self, index: usize) -> Box<dyn Append> {
         Box::new(SimFile {
             disk: self.clone(),
@@ -194,7 +203,10 @@ impl SimFile {
             offset: offset as usize,
             bytes: bytes[..fits].to_vec(),
         };
-        contents.tree.state(self.index).change(change);
+        let now = contents.operations;
+        let state = contents.tree.state(self.index);
+        state.change(change);
+        state.modified = now;
         if was_dead || dies {
             Err(io::Error::other("the simulated machine is dead"))
         } else if fits < bytes.len() {
@@ -264,16 +276,14 @@ impl Storage for SimDisk {
     fn append(&self, path: &Path) -> io::Result<Box<dyn Append>> {
         let found = self.contents().tree.file(path);
         let index = match found {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.change(|tree| tree.create(path))?
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.new_file(path)?,
             found => found?,
         };
         Ok(self.handle(index))
     }
 
     fn create(&self, path: &Path, _mode: u32) -> io::Result<Box<dyn Append>> {
-        Ok(self.handle(self.change(|tree| tree.create(path))?))
+        Ok(self.handle(self.new_file(path)?))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -288,6 +298,25 @@ impl Storage for SimDisk {
         let mut bytes = vec![0; length];
         SimFile { disk, index }.read_at(offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        let mut contents = self.contents();
+        let index = contents.tree.file(path)?;
+        let state = contents.tree.state(index);
+        Ok(FileFacts {
+            bytes: state.bytes.len() as u64,
+            modified: Duration::from_secs(state.modified),
+        })
+    }
+
+    fn touch(&self, path: &Path) -> io::Result<()> {
+        let mut contents = self.contents();
+        contents.live()?;
+        let now = contents.operations;
+        let index = contents.tree.file(path)?;
+        contents.tree.state(index).modified = now;
+        Ok(())
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

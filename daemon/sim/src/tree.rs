@@ -31,6 +31,8 @@ struct Names {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileState {
     pub(crate) bytes: Vec<u8>,
+    /// The number of the operation that wrote or touched the file last: the disk's time.
+    pub(crate) modified: u64,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
 }

@@ -1,12 +1,14 @@
 //! [`Storage`] on a real file system.
 
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::{Append, FileFacts, Storage};
 use r1d_proto::user_file;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 /// The file system of the machine. Files are opened as [`user_file`] does: only regular ones.
 pub struct Disk;
@@ -52,6 +54,28 @@ impl Storage for Disk {
         let mut bytes = vec![0; length];
         user_file::open(path)?.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        let metadata = std::fs::metadata(path)?;
+        let since_epoch = metadata.modified()?.duration_since(UNIX_EPOCH);
+        Ok(FileFacts {
+            bytes: metadata.len(),
+            // A file of before 1970 is as old as any.
+            modified: since_epoch.unwrap_or_default(),
+        })
+    }
+
+    fn touch(&self, path: &Path) -> io::Result<()> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        Ok(utimensat(CWD, path, &times, AtFlags::empty())?)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //! checkpoint's own name) has one name in all epochs. It goes through the storage that
 //! [`Fence::next`] gives to the attempt, which fails as soon as a later attempt has got its own.
 
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::{Append, FileFacts, Storage};
 use std::io::{Error, Result};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -118,6 +118,15 @@ impl Storage for Fenced {
 
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
         self.storage.read_at(path, offset, length)
+    }
+
+    fn facts(&self, path: &Path) -> Result<FileFacts> {
+        self.storage.facts(path)
+    }
+
+    fn touch(&self, path: &Path) -> Result<()> {
+        let _held = self.pass.hold()?;
+        self.storage.touch(path)
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<()> {

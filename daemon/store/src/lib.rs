@@ -6,6 +6,7 @@
 //! | [`layout`] | the paths of a state directory and of the jobs in it |
 //! | [`disk`] | the storage on a real file system; tests hand in a simulated one |
 //! | [`directory`] | directories whose names survive a crash, and that appear whole or not at all |
+//! | [`blobs`] | files that are named by a hash, and go when nothing needs them |
 //! | [`fence`] | the storage of one attempt, which fails once a later one has begun |
 //! | [`link`] | second names for files that do not change any more |
 //! | [`mod@replace`] | files that appear whole or not at all |
@@ -17,6 +18,9 @@
 //! The journal keeps its half of `STEP-1`: a step's rollouts are durable before the ledger commits
 //! the step.
 
+#![warn(clippy::too_many_lines)]
+
+pub mod blobs;
 pub mod directory;
 pub mod disk;
 pub mod entry;
@@ -33,6 +37,7 @@ mod segment;
 mod step;
 mod step_file;
 
+pub use blobs::{BlobHash, Blobs, Collected};
 pub use directory::{PartialDir, create_dir, sync_parent};
 pub use disk::Disk;
 pub use entry::{Entry, Refused};

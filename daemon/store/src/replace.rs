@@ -91,19 +91,25 @@ fn create_part(
     path: &Path,
     mode: u32,
 ) -> Result<(PathBuf, Box<dyn Append>)> {
-    static WRITERS: AtomicU64 = AtomicU64::new(0);
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "not the path of a file"))?;
-    let (name, process) = (name.to_string_lossy(), std::process::id());
+    if path.file_name().is_none() {
+        let what = "not the path of a file";
+        return Err(Error::new(ErrorKind::InvalidInput, what));
+    }
     loop {
-        let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
-        let part = path.with_file_name(format!(".{name}.{process}-{writer}{PART}"));
+        let part = part_of(path);
         match storage.create(&part, mode) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             created => return Ok((part, created?)),
         }
     }
+}
+
+/// A new name beside `path` for a file that is being written; [`remove_parts`] knows it.
+pub(crate) fn part_of(path: &Path) -> PathBuf {
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (process, writer) = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
+    path.with_file_name(format!(".{name}.{process}-{writer}{PART}"))
 }
 
 /// The end of the name of a file that is being written.

@@ -9,7 +9,7 @@ use super::sizes::{GONE_PREFIX, Sizes};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, StageRecord, State as LedgerState, User};
 use r1d_proto::control::{RemovalExtent, State};
 use r1d_proto::ids::JobId;
-use r1d_proto::storage::{Append, Storage};
+use r1d_proto::storage::{Append, FileFacts, Storage};
 use r1d_proto::world::counter_hash;
 use r1d_store::{Disk, JobLayout, layout};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +65,14 @@ impl Storage for Killed {
 
     fn read_at(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         Disk.read_at(path, offset, length)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        Disk.facts(path)
+    }
+
+    fn touch(&self, path: &Path) -> io::Result<()> {
+        Disk.touch(path)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
