@@ -8,6 +8,7 @@
 //! | [`key`] | the hash that names it |
 //! | [`folder`] | sets that are there, made, shared and removed |
 //! | [`request`], [`make`] | what a set is made of; what its makers share |
+//! | `parallel` | work on rows, several at a time |
 //! | [`child`] | the process without rights that makes it |
 //! | [`rows`] | the rows of a data set |
 //! | [`prompts`] | prompts, tokenised (token in, token out) |
@@ -17,6 +18,8 @@
 //!
 //! The batch of a step is a function of files and a seed: no clock, no randomness of its own.
 
+#![warn(clippy::too_many_lines)]
+
 mod ahead;
 pub mod child;
 mod documents;
@@ -25,6 +28,7 @@ pub mod folder;
 pub mod key;
 pub mod make;
 pub mod order;
+mod parallel;
 pub mod preferences;
 pub mod prompts;
 pub mod request;

@@ -9,6 +9,7 @@ use crate::file::{Fields, SetError, TokenSet, bytes, ids};
 use crate::key::Key;
 use crate::make::{MakeError, Making};
 use crate::order::{Order, Orders, StepError};
+use crate::parallel::in_order;
 use crate::rows::Rows;
 use r1d_data::{DataError, Message, Rendered, Row, Spoken, Template, Tokenizer};
 use r1d_job::Tokenize;
@@ -80,21 +81,24 @@ pub fn make(
     };
     let (mut label, mut labels_differ) = (None, false);
     for (rows, template) in data {
-        for index in 0..rows.len() {
-            let row = rows.row(index)?;
+        let preference = |index, row: Row| {
             let wrong = |problem: String| rows.wrong(index, problem);
-            let (cut, record) = if reading.pairs {
+            if reading.pairs {
                 let (cut, pair) = pair(&row, template, tokenizer, reading).map_err(wrong)?;
-                (cut, encode_pair(&pair))
+                Ok((cut, None, encode_pair(&pair)))
             } else {
                 let (cut, text) = labelled(&row, template, tokenizer, reading).map_err(wrong)?;
-                labels_differ |= *label.get_or_insert(text.label) != text.label;
-                (cut, encode_labelled(&text))
-            };
+                Ok((cut, Some(text.label), encode_labelled(&text)))
+            }
+        };
+        in_order(rows, preference, |(cut, of_row, record)| {
+            if let Some(of_row) = of_row {
+                labels_differ |= *label.get_or_insert(of_row) != of_row;
+            }
             facts.truncated += u64::from(cut);
             making.writer.add(&record)?;
-            making.done()?;
-        }
+            making.done()
+        })?;
     }
     if let (Some((rows, _)), Some(label), false) = (data.first(), label, labels_differ) {
         return Err(MakeError::Data(DataError::Source {
@@ -214,66 +218,11 @@ fn pair(
     tokenizer: &Tokenizer,
     reading: Reading,
 ) -> Result<(bool, Pair), String> {
-    let said = |error: DataError| error.to_string();
-    let (Some(chosen), Some(rejected)) = (&row.chosen, &row.rejected) else {
-        return Err("it is no pair: both `chosen` and `rejected` are needed".into());
-    };
-    if chosen == rejected {
-        return Err("`chosen` and `rejected` are the same: there is nothing to prefer".into());
-    }
-    let (special, texts) = match (chosen, rejected) {
-        (Spoken::Messages(chosen), Spoken::Messages(rejected))
-            if row.messages.is_empty() && !begins_with_answer(chosen) =>
-        {
-            (
-                template.adds_special(),
-                conversations(row, chosen, rejected, template)?,
-            )
-        }
-        (Spoken::Text(chosen), Spoken::Text(rejected)) if row.prompt.is_none() => {
-            // Both begin with the same bytes, so the border is one of characters in both.
-            let prompt = chosen
-                .get(..shared_prompt(chosen, rejected))
-                .unwrap_or_default()
-                .to_string();
-            let text = |whole: &String| Rendered {
-                prompt: prompt.clone(),
-                whole: whole.clone(),
-                is_ended: false,
-            };
-            (true, [text(chosen), text(rejected)])
-        }
-        _ => {
-            let text = |completion| template.render_with(row, completion).map_err(said);
-            (template.adds_special(), [text(chosen)?, text(rejected)?])
-        }
-    };
+    let (special, texts) = rendered(row, template)?;
     let of = |rendered: &Rendered| ids_of(rendered, special, tokenizer, reading);
     let [(chosen, own), (rejected, _)] = [of(&texts[0])?, of(&texts[1])?];
-    // If a text is tokenised as a whole, its ids may differ from the prompt's own where the prompt
-    // ends.
-    let prompt = [&chosen, &rejected].iter().fold(own.len(), |shared, ids| {
-        shared.min(
-            own.iter()
-                .zip(ids.iter())
-                .take_while(|(a, b)| a == b)
-                .count(),
-        )
-    });
     let max_length = reading.max_length as usize;
-    if prompt == 0 {
-        return Err(
-            "it has no prompt: `chosen` and `rejected` share no token at their beginning; give \
-             the row a `prompt`"
-                .into(),
-        );
-    }
-    if prompt >= max_length {
-        return Err(format!(
-            "its prompt has {prompt} tokens, of max_length = {max_length} that prompt and \
-             completion may have"
-        ));
-    }
+    let prompt = prompt_length(&own, [&chosen, &rejected], max_length)?;
     let cut = chosen.len() > max_length || rejected.len() > max_length;
     let behind = |ids: Vec<u32>| {
         ids.into_iter()
@@ -310,6 +259,66 @@ fn pair(
             margin: row.margin.unwrap_or(0.0),
         },
     ))
+}
+
+/// Renders the chosen and the rejected text of a row. The flag is true if the tokenizer adds its
+/// special tokens to them.
+fn rendered(row: &Row, template: &Template) -> Result<(bool, [Rendered; 2]), String> {
+    let (Some(chosen), Some(rejected)) = (&row.chosen, &row.rejected) else {
+        return Err("it is no pair: both `chosen` and `rejected` are needed".into());
+    };
+    if chosen == rejected {
+        return Err("`chosen` and `rejected` are the same: there is nothing to prefer".into());
+    }
+    match (chosen, rejected) {
+        (Spoken::Messages(chosen), Spoken::Messages(rejected))
+            if row.messages.is_empty() && !begins_with_answer(chosen) =>
+        {
+            let texts = conversations(row, chosen, rejected, template)?;
+            Ok((template.adds_special(), texts))
+        }
+        (Spoken::Text(chosen), Spoken::Text(rejected)) if row.prompt.is_none() => {
+            // Both begin with the same bytes, so the border is one of characters in both.
+            let prompt = chosen
+                .get(..shared_prompt(chosen, rejected))
+                .unwrap_or_default()
+                .to_string();
+            let text = |whole: &String| Rendered {
+                prompt: prompt.clone(),
+                whole: whole.clone(),
+                is_ended: false,
+            };
+            Ok((true, [text(chosen), text(rejected)]))
+        }
+        _ => {
+            let said = |error: DataError| error.to_string();
+            let text = |completion| template.render_with(row, completion).map_err(said);
+            Ok((template.adds_special(), [text(chosen)?, text(rejected)?]))
+        }
+    }
+}
+
+/// The number of tokens that both texts share with `own`, the prompt's own. If a text is tokenised
+/// as a whole, its ids may differ from those where the prompt ends.
+fn prompt_length(own: &[u32], texts: [&[u32]; 2], max_length: usize) -> Result<usize, String> {
+    let prompt = texts.iter().fold(own.len(), |shared, ids| {
+        let same = own.iter().zip(ids.iter()).take_while(|(a, b)| a == b);
+        shared.min(same.count())
+    });
+    if prompt == 0 {
+        return Err(
+            "it has no prompt: `chosen` and `rejected` share no token at their beginning; give \
+             the row a `prompt`"
+                .into(),
+        );
+    }
+    if prompt >= max_length {
+        return Err(format!(
+            "its prompt has {prompt} tokens, of max_length = {max_length} that prompt and \
+             completion may have"
+        ));
+    }
+    Ok(prompt)
 }
 
 fn begins_with_answer(messages: &[Message]) -> bool {

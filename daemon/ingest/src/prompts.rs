@@ -5,8 +5,9 @@
 use crate::file::{Fields, SetError, TokenSet};
 use crate::key::Key;
 use crate::make::{MakeError, Making};
+use crate::parallel::in_order;
 use crate::rows::Rows;
-use r1d_data::{DataError, Template, Tokenizer};
+use r1d_data::{DataError, Row, Template, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,11 +67,12 @@ impl Prompts {
             ..PromptsFacts::default()
         };
         let mut too_long: Option<(u64, usize, u64)> = None;
-        for index in 0..rows.len() {
-            let row = rows.row(index)?;
-            let (text, ids) = template
-                .prompt_ids(&row, tokenizer)
-                .map_err(|e| rows.wrong(index, e))?;
+        let prompt = |index, row: Row| {
+            let rendered = template.prompt_ids(&row, tokenizer);
+            let (text, ids) = rendered.map_err(|e| rows.wrong(index, e))?;
+            Ok((index, row.domain, text, ids))
+        };
+        in_order(rows, prompt, |(index, domain, text, ids)| {
             let tokens = ids.len();
             if lengths
                 .max_prompt_length
@@ -85,11 +87,11 @@ impl Prompts {
                 *count += 1;
             } else {
                 facts.length_max = facts.length_max.max(tokens as u32);
-                *facts.domains.entry(row.domain).or_default() += 1;
+                *facts.domains.entry(domain).or_default() += 1;
                 making.writer.add(&encode(index, &ids, &text))?;
             }
-            making.done()?;
-        }
+            making.done()
+        })?;
         if let (Some(too_long), Some(positions)) = (too_long, lengths.positions) {
             return Err(beyond(rows, too_long, positions).into());
         }

@@ -136,6 +136,20 @@ impl Rows {
         row.ok_or_else(|| self.set.fault("a row of it cannot be read"))
     }
 
+    /// The end of the part from `first` on that has at most so many rows and bytes, and one row at
+    /// least.
+    pub(crate) fn part_end(
+        &self,
+        first: u64,
+        rows_max: u64,
+        bytes_max: u64,
+    ) -> Result<u64, SetError> {
+        let start = self.set.range(first)?.start;
+        let ends = self.set.ends(first, rows_max.min(self.len() - first))?;
+        let count = ends.partition_point(|end| end - start <= bytes_max);
+        Ok(first + count.max(1) as u64)
+    }
+
     /// Makes an error about the row at `index`, from 0, with its file and line.
     pub fn wrong(&self, index: u64, problem: impl Display) -> DataError {
         let file = self.facts.firsts.partition_point(|first| *first <= index);

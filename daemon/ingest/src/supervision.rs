@@ -8,6 +8,7 @@ use crate::file::{Fields, SetError, TokenSet, bytes};
 use crate::key::Key;
 use crate::make::{MakeError, Making};
 use crate::order::{Order, Orders, StepError};
+use crate::parallel::in_order;
 use crate::rows::Rows;
 use r1d_data::{DataError, Row, Template, Tokenizer};
 use r1d_job::Tokenize;
@@ -47,6 +48,14 @@ struct SequencesFacts {
     merged: u64,
 }
 
+impl SequencesFacts {
+    fn add(&mut self, more: &SequencesFacts) {
+        self.truncated += more.truncated;
+        self.left_out += more.left_out;
+        self.merged += more.merged;
+    }
+}
+
 #[derive(Debug)]
 enum Source {
     /// Each record is a sequence.
@@ -64,14 +73,16 @@ pub fn make_documents(
     mut making: Making<'_>,
 ) -> Result<(), MakeError> {
     for rows in data {
-        for index in 0..rows.len() {
-            let row = rows.row(index)?;
+        let document = |index, row: Row| {
             let text = required(&row, &row.text, "text", rows, index)?;
             let mut ids = tokenizer.encode_open(text, true)?;
             ids.push(tokenizer.eos_id());
-            making.writer.add(&bytes(&ids))?;
-            making.done()?;
-        }
+            Ok(bytes(&ids))
+        };
+        in_order(rows, document, |record| {
+            making.writer.add(&record)?;
+            making.done()
+        })?;
     }
     Ok(making.writer.finish(key, &())?)
 }
@@ -88,14 +99,14 @@ pub fn make_sequences(
 ) -> Result<(), MakeError> {
     let mut facts = SequencesFacts::default();
     for taught in data {
-        for index in 0..taught.rows.len() {
-            let row = taught.rows.row(index)?;
-            if let Some(record) = sequence(taught, index, &row, tokenizer, max_length, &mut facts)?
-            {
+        let sequence = |index, row: Row| Ok(sequence(taught, index, &row, tokenizer, max_length)?);
+        in_order(taught.rows, sequence, |(record, of_row)| {
+            facts.add(&of_row);
+            if let Some(record) = record {
                 making.writer.add(&record)?;
             }
-            making.done()?;
-        }
+            making.done()
+        })?;
     }
     if making.writer.is_empty() {
         let names: Vec<&str> = data.iter().map(|taught| taught.rows.name()).collect();
@@ -107,15 +118,15 @@ pub fn make_sequences(
     Ok(making.writer.finish(key, &facts)?)
 }
 
-/// The record of a row; `None` if the row is left out.
+/// The record of a row, `None` if the row is left out, and what it adds to the facts.
 fn sequence(
     taught: &Taught<'_>,
     index: u64,
     row: &Row,
     tokenizer: &Tokenizer,
     max_length: u32,
-    facts: &mut SequencesFacts,
-) -> Result<Option<Vec<u8>>, DataError> {
+) -> Result<(Option<Vec<u8>>, SequencesFacts), DataError> {
+    let mut facts = SequencesFacts::default();
     let (rows, length) = (taught.rows, max_length as usize);
     let completion = required(row, &row.completion, "completion", rows, index)?;
     let rendered = taught
@@ -130,8 +141,8 @@ fn sequence(
         .max_prompt_length
         .is_some_and(|max| prompt > max as usize)
     {
-        facts.left_out += 1;
-        return Ok(None);
+        facts.left_out = 1;
+        return Ok((None, facts));
     }
     if prompt >= length {
         let problem = format!(
@@ -144,12 +155,12 @@ fn sequence(
         let problem = "the template writes nothing of its completion: there is nothing to train";
         return Err(rows.wrong(index, problem));
     }
-    facts.merged += u64::from(merges);
-    facts.truncated += u64::from(ids.len() > length);
+    facts.merged = u64::from(merges);
+    facts.truncated = u64::from(ids.len() > length);
     ids.truncate(length);
     let mut record = (prompt as u32).to_le_bytes().to_vec();
     record.extend(bytes(&ids));
-    Ok(Some(record))
+    Ok((Some(record), facts))
 }
 
 impl Supervision {
