@@ -92,6 +92,11 @@ pub fn read(
     Ok(left_out)
 }
 
+/// Reads and checks every row, as [`read`] does, and keeps none.
+pub fn check(source: &DataSource) -> Result<(), DataError> {
+    read(source, &files(source)?, |_, _, _| Ok(())).map(drop)
+}
+
 /// Makes an error about the row at `index`, from 0, of the data set `name`, with its file and line
 /// if they are known.
 pub fn row_error(

@@ -15,7 +15,7 @@ use crate::datasets::{DataSetError, DataSetRecord, DataSets, made, write_record}
 use crate::digest;
 use crate::job_log::JobLog;
 use crate::status::JobViews;
-use r1d_data::{DataError, DataSet};
+use r1d_data::{DataError, dataset};
 use r1d_job::{DataSource, Job, JobError, Stage};
 use r1d_ledger::JobRecord;
 use r1d_proto::control::{MadeDataSet, Review, State};
@@ -350,7 +350,7 @@ fn import(path: &Path, dir: &Path, source: &DataSource) -> Result<(u64, String),
         // Open the file as later stages will. The copy is checked, because the original may have
         // changed by now; an error names the original.
         let opened = |path: &Path| {
-            DataSet::open(&DataSource {
+            dataset::check(&DataSource {
                 path: path.into(),
                 ..source.clone()
             })

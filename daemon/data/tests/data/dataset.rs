@@ -1,7 +1,7 @@
 use crate::{file, source};
 use arrow_array::builder::{Int64Builder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, RecordBatch};
-use r1d_data::{DataSet, Row, Spoken};
+use r1d_data::{DataSet, Row, Spoken, dataset};
 use r1d_job::DataSource;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ fn questions(path: &Path) -> DataSource {
 fn error(name: &str, text: &str) -> String {
     let (directory, path) = file(name, text);
     let error = DataSet::open(&questions(&path)).unwrap_err().to_string();
+    // Who keeps no rows finds the same.
+    let checked = dataset::check(&questions(&path)).unwrap_err();
+    assert_eq!(checked.to_string(), error);
     error.replace(&format!("{}/", directory.path().display()), "")
 }
 
