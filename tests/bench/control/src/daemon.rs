@@ -14,12 +14,28 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// Kernel ticks in a second, by which /proc counts processor time.
 const TICKS: f64 = 100.0;
 
+/// The worker that computes nothing, below a build's directory.
+const FAKE_WORKER: &str = "examples/fake-worker";
+
 /// A directory with the programs of a build.
 pub(crate) struct Build(PathBuf);
 
 impl Build {
     pub(crate) fn at(dir: PathBuf) -> Build {
         Build(dir)
+    }
+
+    /// Checks that the programs are there that are measured.
+    pub(crate) fn check(&self) -> Result<(), Failed> {
+        let mut programs = ["r1d", "r1ctl", FAKE_WORKER].into_iter();
+        match programs.find(|name| !self.program(name).is_file()) {
+            None => Ok(()),
+            Some(name) => Err(Failed(format!(
+                "{} has no {name}: build it there, with `cargo build --release --workspace` and \
+                 once more with `--examples`",
+                self.0.display()
+            ))),
+        }
     }
 
     pub(crate) fn program(&self, name: &str) -> PathBuf {
@@ -71,7 +87,7 @@ impl Daemon {
             .arg("--state-dir")
             .arg(dir.join("state"))
             .arg("--worker")
-            .arg(build.program("examples/fake-worker"))
+            .arg(build.program(FAKE_WORKER))
             .env("FAKE_WORKER_DELAY_MS", setup.delay.as_millis().to_string())
             .env("FAKE_WORKER_FAULTS", &faults)
             .stdin(Stdio::null())

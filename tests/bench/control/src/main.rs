@@ -28,13 +28,13 @@ struct Options {
     /// this program]
     #[arg(long, value_name = "DIR")]
     build: Option<PathBuf>,
-    /// Another build to compare with, measured in turns with the first
+    /// Another build to compare with, as `--build` names one; measured in turns with the first
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     /// Divides all sizes, for a quick look
     #[arg(long, value_name = "N", default_value_t = 1)]
     cut: u64,
-    /// Where state directories and data go
+    /// Where state directories and data go; created if need be
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
     /// Prints one figure per line, for another run that compares
@@ -58,6 +58,12 @@ fn run(options: &Options) -> Result<(), Failed> {
     let own = own.parent().map(PathBuf::from).unwrap_or_default();
     let build = Build::at(options.build.clone().unwrap_or(own));
     let base = options.base.clone().map(Build::at);
+    // What is missing is told now, and not after a quarter of an hour.
+    [&build]
+        .into_iter()
+        .chain(&base)
+        .try_for_each(Build::check)?;
+    std::fs::create_dir_all(&options.dir)?;
     if !options.plain {
         println!("{}", figure::HEADER);
     }

@@ -354,34 +354,46 @@ fn reuse(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> 
     ])
 }
 
-/// Jobs over much data.
+/// Jobs over a tenth of much data, and over all of it: the daemon's memory is the same.
 fn memory(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> {
-    inputs::write(dir.path())?;
-    let mut daemon = Daemon::start(build, dir.path(), BUSY)?;
+    let mut figures = Vec::new();
+    for mb in [TEXT_MB / cut / 10, TEXT_MB / cut] {
+        let dir = tempfile::tempdir_in(dir.path())?;
+        figures.extend(memory_of(build, mb, dir.path())?);
+    }
+    Ok(figures)
+}
+
+fn memory_of(build: &Build, mb: u64, dir: &Path) -> Result<Vec<Figure>, Failed> {
+    inputs::write(dir)?;
+    let text = |seed: u64| dir.join(format!("text-{seed}.jsonl"));
+    for seed in 0..BUSY_DEVICES as u64 {
+        inputs::write_text(&text(seed), mb / BUSY_DEVICES as u64, seed + 1)?;
+    }
+    let mut daemon = Daemon::start(build, dir, BUSY)?;
     let begun = Instant::now();
     let mut jobs = Vec::new();
     for seed in 0..BUSY_DEVICES as u64 {
-        let data = dir.path().join(format!("text-{seed}.jsonl"));
-        inputs::write_text(&data, TEXT_MB / cut / BUSY_DEVICES as u64, seed + 1)?;
-        jobs.push(daemon.submit(inputs::pretrain(dir.path(), &data, seed, 1_000_000))?);
+        jobs.push(daemon.submit(inputs::pretrain(dir, &text(seed), seed, 1_000_000))?);
     }
+    let submitted = begun.elapsed();
     for job in jobs {
         daemon.wait("ten steps", Duration::from_millis(20), |daemon| {
-            let status = daemon.status(&job)?;
-            Ok(status
-                .stages
-                .iter()
-                .any(|stage| stage.step >= 10)
-                .then_some(()))
+            let stages = daemon.status(&job)?.stages;
+            Ok(stages.iter().any(|stage| stage.step >= 10).then_some(()))
         })?;
     }
-    let name = format!(
-        "{BUSY_DEVICES} jobs over {} MB of text, most memory",
-        TEXT_MB / cut
-    );
+    let of = format!("{BUSY_DEVICES} jobs over {mb} MB of text");
+    let most = daemon.memory_mb("VmHWM")?;
+    let pace = mb as f64 / submitted.as_secs_f64();
     Ok(vec![
-        Figure::new(&name, daemon.memory_mb("VmHWM")?, "MB", Some(200.0)),
-        Figure::new("memory at the end", daemon.memory_mb("VmRSS")?, "MB", None),
-        Figure::ms("until all have made ten steps", begun.elapsed(), None),
+        Figure::new(&format!("{of}, most memory"), most, "MB", Some(200.0)),
+        Figure::new(
+            &format!("{of}, memory at the end"),
+            daemon.memory_mb("VmRSS")?,
+            "MB",
+            None,
+        ),
+        Figure::new(&format!("{of}, read and tokenised"), pace, "MB/s", None),
     ])
 }
