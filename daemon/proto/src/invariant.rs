@@ -9,6 +9,7 @@
 //! | `RWD-1` | a verdict depends on (module, config, sample) alone |
 //! | `RWD-2` | a verdict is score, abstain, trap, out-of-fuel or out-of-time, and out-of-time is never trained on |
 //! | `CKP-1` | a reader sees a whole checkpoint or none; every file's hash is in the manifest |
+//! | `LNK-1` | what controller and node say to each other means the same after it was encoded |
 //! | `LIM-1` | every queue, frame, retry and wait has a limit with a name and a unit |
 //!
 //! A violation panics where `R1D_STRICT=1` (cargo sets it for tests and `cargo run`); elsewhere it
@@ -24,14 +25,19 @@ pub fn violations() -> u64 {
     VIOLATIONS.load(Ordering::Relaxed)
 }
 
+/// Whether this process is to find its own faults rather than to serve: `R1D_STRICT=1`.
+pub fn is_strict() -> bool {
+    static STRICT: OnceLock<bool> = OnceLock::new();
+    *STRICT.get_or_init(|| {
+        cfg!(debug_assertions) || std::env::var_os("R1D_STRICT").is_some_and(|v| v == "1")
+    })
+}
+
 #[doc(hidden)]
 pub fn violated(name: &str, message: std::fmt::Arguments<'_>) {
-    static STRICT: OnceLock<bool> = OnceLock::new();
     VIOLATIONS.fetch_add(1, Ordering::Relaxed);
     tracing::error!(invariant = name, "{message}");
-    if *STRICT.get_or_init(|| {
-        cfg!(debug_assertions) || std::env::var_os("R1D_STRICT").is_some_and(|v| v == "1")
-    }) {
+    if is_strict() {
         panic!("invariant {name} violated: {message}");
     }
 }

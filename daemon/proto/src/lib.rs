@@ -14,6 +14,7 @@
 //! | [`frame`] | the wire format that carries both |
 //! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
 //! | [`storage`] | a file system as durable files need it, handed in for the same reason |
+//! | [`remedy`] | what people can do about an error of the operating system |
 //! | [`shown`] | other people's text in errors and logs: cut, without escape sequences |
 //! | [`user_file`] | opening the files that a user names: regular ones only, never more than a limit |
 //! | [`invariant`](mod@invariant) | the named invariants and the macro that checks them |
@@ -30,6 +31,7 @@ pub mod invariant;
 mod narrow;
 pub mod parts;
 pub mod plugin;
+pub mod remedy;
 pub mod rollout;
 pub mod sampling_mask;
 pub mod shown;

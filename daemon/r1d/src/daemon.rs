@@ -1,32 +1,18 @@
 //! The daemon's life: take the state directory, build the parts, listen, run until told to stop,
 //! drain.
 
-use crate::actors::control::{ControlService, ControlSocket};
-use crate::actors::jobs::{Device, DevicesTried, Jobs, StopAll};
-use crate::actors::run::RunContext;
-use crate::actors::supervise::{Supervised, supervise};
-use crate::actors::worker::{LastProcess, Worker, WorkerCommand};
-use crate::admission::Admission;
 use crate::cli::{COMPILE, INGEST};
-use crate::file_hashes::FileHashes;
-use crate::job_sets::Ingest;
-use crate::job_writer::JobWriters;
-use crate::live_status::LiveStatus;
-use crate::loaded_job::worker_threads;
-use crate::old_workers::OldWorkers;
-use crate::removal::Removals;
-use crate::reward_versions::OpenJobs;
+use crate::notify;
 use crate::settings::Settings;
-use crate::setup::{self, SetupError};
 use crate::state_dir::{StateDir, StateError};
-use crate::status::JobViews;
-use crate::submissions::Submissions;
-use crate::{devices, notify, reuse, tasks};
-use r1d_ingest::{Maker, TokenSets};
-use r1d_ledger::{Command, Ledger, LedgerError, Session};
+use r1d_controller::{Controller, Setup as ControllerSetup};
+use r1d_ledger::{Ledger, LedgerError, Session};
+use r1d_link::in_memory;
+use r1d_node::{Node, NodeError, Setup as NodeSetup, SetupError, devices};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
+use r1d_tasks as tasks;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,15 +57,9 @@ pub(crate) enum DaemonError {
     Signals(std::io::Error),
     #[error("cannot find the running executable: {0}")]
     Executable(std::io::Error),
-    #[error("token sets: {0}")]
-    TokenSets(std::io::Error),
-    #[error("jobs that are to be removed: {0}")]
-    Removals(std::io::Error),
+    #[error(transparent)]
+    Node(#[from] NodeError),
 }
-
-/// Bytes of token sets from which on those that no running job has open are removed, the one that
-/// was not used for longest first.
-const TOKEN_SETS_BYTES_MAX: u64 = 64 << 30;
 
 /// Exit status for a configuration with which the daemon cannot run (sysexits' EX_CONFIG): a
 /// restart fails too, until an operator has changed it.
@@ -117,10 +97,9 @@ enum StopCause {
 
 /// The parts that live as long as the daemon.
 struct DaemonParts {
-    service: ControlService,
-    jobs: Supervised<Jobs>,
-    worker_commands: Vec<WorkerCommand>,
-    /// Locked until all workers are gone.
+    controller: Controller,
+    node: Node,
+    ledger: Arc<Session>,
     state: Arc<StateDir>,
 }
 
@@ -135,19 +114,16 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
         let mut asked = shutdown.subscribe();
         let listener = bind(&settings.socket)?;
         notify::send("STATUS=reading the ledger");
-        let parts = build(&settings, state, clock.clone(), shutdown)?;
+        let parts = build(&settings, state, clock, shutdown)?;
         notify::send("STATUS=trying the devices");
         // A device may take minutes to answer; a stop of the service does not wait for it.
-        let live_status = &parts.service.views.live_status;
         tokio::select! {
-            tried = setup::try_devices(&parts.worker_commands, live_status) => tried?,
+            tried = parts.node.try_devices() => tried?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
-        // No device has had a job until now. A queue that is being recreated looks at the devices
-        // by itself.
-        let _ = parts.jobs.ask("the queue", DevicesTried).await;
-        let socket = serve_clients(listener, &parts, clock);
+        parts.controller.devices_found().await;
+        let socket = parts.controller.serve(listener);
         announce(&settings);
         let why = tokio::select! {
             _ = terminate.recv() => StopCause::Signal,
@@ -178,7 +154,7 @@ pub(crate) fn serve(settings: Settings, clock: SharedClock) -> Result<(), Daemon
 async fn displaced(parts: &DaemonParts) -> DaemonError {
     loop {
         tokio::time::sleep(IN_PLACE_LOOK).await;
-        let (state, ledger) = (parts.state.clone(), parts.service.views.ledger.clone());
+        let (state, ledger) = (parts.state.clone(), parts.ledger.clone());
         let looked = tasks::blocking(move || -> Result<(), DaemonError> {
             state.is_in_place()?;
             Ok(ledger.is_in_place()?)
@@ -197,24 +173,7 @@ async fn displaced(parts: &DaemonParts) -> DaemonError {
     }
 }
 
-/// The folder of token sets, which a child process fills.
-fn ingest(state: &StateDir) -> Result<Ingest, DaemonError> {
-    let maker = Maker::Child {
-        program: std::env::current_exe().map_err(DaemonError::Executable)?,
-        args: vec![INGEST.into()],
-    };
-    let sets = TokenSets::open(
-        &state.layout().token_sets(),
-        reuse::build(),
-        maker,
-        TOKEN_SETS_BYTES_MAX,
-    );
-    Ok(Ingest {
-        sets: sets.map_err(DaemonError::TokenSets)?,
-        hashes: FileHashes::default(),
-    })
-}
-
+/// Builds the two roles of this process, and the link between them.
 fn build(
     settings: &Settings,
     state: Arc<StateDir>,
@@ -224,176 +183,61 @@ fn build(
     state.check_ledger()?;
     let ledger = Arc::new(Ledger::open(&state.layout().ledger())?);
     let ledger = Arc::new(Session::open(ledger, clock.unix().as_nanos() as u64));
+    let devices = devices::found(&settings.config.node.devices);
+    let (to_node, to_controller) = in_memory();
+    let node = NodeSetup {
+        ledger: ledger.clone(),
+        clock: clock.clone(),
+        layout: state.layout().clone(),
+        devices: devices.clone(),
+        worker: settings.worker.clone(),
+        torch: settings.config.torch.clone(),
+        worker_silence: settings.worker_silence,
+        rewards: Arc::new(rewards(settings, &state, clock.clone())?),
+        ingest: (own_executable()?, vec![INGEST.into()]),
+    };
+    let node = Node::start(node, to_controller)?;
+    let controller = ControllerSetup {
+        ledger: ledger.clone(),
+        clock,
+        node_name: settings.node_name.clone(),
+        devices,
+        state_dir: state.layout().root().into(),
+        retention: settings.config.retention.clone(),
+        admin_group: settings.config.listen.admin_group.clone(),
+        shutdown: settings.may_be_shut_down.then_some(shutdown),
+    };
+    Ok(DaemonParts {
+        controller: Controller::start(controller, to_node),
+        node,
+        ledger,
+        state,
+    })
+}
+
+fn own_executable() -> Result<PathBuf, DaemonError> {
+    std::env::current_exe().map_err(DaemonError::Executable)
+}
+
+/// The rewards' host, which keeps the components of jobs in the state directory.
+fn rewards(
+    settings: &Settings,
+    state: &StateDir,
+    clock: SharedClock,
+) -> Result<Rewards, DaemonError> {
     let rewards = Rewards::open(Options {
         plugin_dirs: settings.plugin_dirs.clone(),
         cache_dir: Some(state.layout().cache()),
         threads: settings.config.rewards.threads as usize,
         compiler: Compiler::Child {
-            program: std::env::current_exe().map_err(DaemonError::Executable)?,
+            program: own_executable()?,
             args: vec![COMPILE.into()],
         },
-        clock: clock.clone(),
+        clock,
     })?;
-    let trusted = settings
-        .config
-        .rewards
-        .trusted_keys
-        .iter()
-        .filter_map(|key| PublicKey::parse(key))
-        .collect();
-    let rewards = Arc::new(rewards.trusting(trusted).storing(state.layout().plugins()));
-    prune(&ledger, &rewards);
-    strike(&ledger);
-    let names = devices::found(&settings.config.node.devices);
-    let live_status = LiveStatus::new(&names);
-    let views = JobViews {
-        ledger,
-        live_status,
-        clock: clock.clone(),
-        state_dir: state.layout().root().into(),
-        open_jobs: OpenJobs::default(),
-        ingest: ingest(&state)?,
-        outlines: Default::default(),
-        kernels: kernels(settings).into(),
-        reviews: Default::default(),
-        removing: Default::default(),
-    };
-    let writers = JobWriters::default();
-    let removals = Removals::start(views.clone(), writers.clone(), &settings.config.retention)
-        .map_err(DaemonError::Removals)?;
-    let worker_commands: Vec<WorkerCommand> = names
-        .iter()
-        .map(|name| worker_command(settings, &state, name))
-        .collect::<Result<_, _>>()?;
-    let run_context = |worker_command: &WorkerCommand| {
-        run_context(settings, &views, &rewards, &writers, worker_command)
-    };
-    let run_context: Vec<RunContext> = worker_commands.iter().map(run_context).collect();
-    let (old, wait_clock) = (state.clone(), clock.clone());
-    let commands = worker_commands.clone();
-    let jobs = supervise("jobs", clock.clone(), move |alive, _| {
-        let old_workers = OldWorkers::new(old.clone(), wait_clock.clone());
-        let devices = run_context
-            .iter()
-            .zip(&commands)
-            .map(|(run_context, worker_command)| Device {
-                run_context: run_context.clone(),
-                worker_command: worker_command.clone(),
-            });
-        Jobs::new(devices.collect(), old_workers, alive)
-    });
-    let service = ControlService {
-        since: clock.now(),
-        views,
-        rewards,
-        removals,
-        admission: Admission::default(),
-        submissions: Submissions::default(),
-        jobs: jobs.clone(),
-        node_name: settings.node_name.clone(),
-        admin_group: settings.config.listen.admin_group.clone(),
-        shutdown: settings.may_be_shut_down.then_some(shutdown),
-    };
-    Ok(DaemonParts {
-        service,
-        jobs,
-        worker_commands,
-        state,
-    })
-}
-
-/// Removes kept components that judge no job of the ledger, because the submission was refused or
-/// the job is gone.
-fn prune(ledger: &Session, rewards: &Rewards) {
-    let named = ledger
-        .jobs()
-        .iter()
-        .flat_map(|job| job.reward_versions.iter())
-        .map(|reward_version| reward_version.sha256.to_ascii_lowercase())
-        .collect();
-    match rewards.prune(&named) {
-        Ok(0) => {}
-        Ok(removed) => tracing::info!("removed {removed} files of kept plugins that no job names"),
-        Err(error) => tracing::warn!("kept plugins that no job names stay: {error}"),
-    }
-}
-
-/// Holds the previous daemon's end against the jobs that it worked for, unless it was a clean stop.
-fn strike(ledger: &Session) {
-    for record in ledger
-        .jobs()
-        .iter()
-        .filter(|record| record.strikes.taken_up && !record.state().is_final())
-    {
-        let job = record.job();
-        match ledger.apply(Command::Strike { job: job.clone() }) {
-            Ok(_) => {
-                tracing::warn!(%job, "the daemon before this one ended without a word while it \
-                                      worked for the job")
-            }
-            Err(error) => {
-                tracing::warn!(%job, "the end of the daemon before this one is not held against \
-                                      the job: {error}")
-            }
-        }
-    }
-}
-
-/// The settings that decide by which kernels workers compute.
-fn kernels(settings: &Settings) -> String {
-    let torch = &settings.config.torch;
-    format!("own {}, mkl {}", torch.own_kernels, torch.mkl_intel_kernels)
-}
-
-/// The command that starts the workers of a device.
-fn worker_command(
-    settings: &Settings,
-    state: &StateDir,
-    device: &str,
-) -> Result<WorkerCommand, StateError> {
-    let lock = state.workers_lock().map_err(|source| StateError::Io {
-        path: state.layout().root().into(),
-        source,
-    })?;
-    Ok(WorkerCommand {
-        device: device.into(),
-        executable: settings.worker.clone(),
-        threads: worker_threads(device, settings.config.torch.threads),
-        mkl_intel_kernels: settings.config.torch.mkl_intel_kernels,
-        own_kernels: settings.config.torch.own_kernels,
-        torch_lib: settings.config.torch.lib.clone(),
-        lock: lock.into(),
-    })
-}
-
-/// Starts the supervisor of a device's worker; returns what a run on the device needs.
-fn run_context(
-    settings: &Settings,
-    views: &JobViews,
-    rewards: &Arc<Rewards>,
-    writers: &JobWriters,
-    worker_command: &WorkerCommand,
-) -> RunContext {
-    let (worker_command, device) = (worker_command.clone(), worker_command.device.clone());
-    let (live_status, last) = (views.live_status.clone(), LastProcess::default());
-    let worker = supervise("worker", views.clock.clone(), move |alive, _| Worker {
-        worker_command: worker_command.clone(),
-        live_status: live_status.clone(),
-        process: None,
-        last: last.clone(),
-        launches: 0,
-        _alive: alive,
-    });
-    let worker_silence = settings.worker_silence;
-    let (views, rewards, writers) = (views.clone(), rewards.clone(), writers.clone());
-    RunContext {
-        views,
-        rewards,
-        writers,
-        worker,
-        device,
-        worker_silence,
-    }
+    let keys = settings.config.rewards.trusted_keys.iter();
+    let trusted = keys.filter_map(|key| PublicKey::parse(key)).collect();
+    Ok(rewards.trusting(trusted).storing(state.layout().plugins()))
 }
 
 /// Binds the socket. The state directory is locked, so an existing socket is a dead daemon's,
@@ -431,18 +275,6 @@ fn bind(path: &Path) -> Result<Arc<UnixListener>, DaemonError> {
     Ok(listener)
 }
 
-/// Serves the clients, also those that have connected since the socket was bound.
-fn serve_clients(
-    listener: Arc<UnixListener>,
-    parts: &DaemonParts,
-    clock: SharedClock,
-) -> Supervised<ControlSocket> {
-    let service = parts.service.clone();
-    supervise("control socket", clock, move |alive, context| {
-        ControlSocket::new(service.clone(), listener.clone(), alive, context)
-    })
-}
-
 fn announce(settings: &Settings) {
     tracing::info!(
         node = settings.node_name,
@@ -468,11 +300,7 @@ async fn drain(parts: &DaemonParts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");
     let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };
-    let stopped = tokio::time::timeout(
-        patience,
-        parts.jobs.ask("the queue", StopAll { after_step }),
-    )
-    .await;
+    let stopped = tokio::time::timeout(patience, parts.controller.stop(after_step)).await;
     if stopped.is_err() {
         tracing::warn!(
             "runs did not stop within {} s: their workers are killed",

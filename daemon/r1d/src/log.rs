@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 
 /// This variable overrides the configuration's level: `debug`, or per module as in
-/// `info,r1d::actors=debug`.
+/// `info,r1d_node=debug`.
 const LEVEL_VARIABLE: &str = "R1D_LOG";
 /// systemd sets this variable to the stream that it connected to its journal: `device:inode`.
 const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
@@ -24,7 +24,7 @@ const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`[log] level` is {level:?}, which is no filter ({source}): write a level, or one per module \
-     as in \"info,r1d::actors=debug\""
+     as in \"info,r1d_node=debug\""
 )]
 pub(crate) struct LevelError {
     level: String,

@@ -4,68 +4,21 @@
 //! |---|---|
 //! | [`cli`], [`settings`], [`log`], [`notify`] | the command line, what the daemon runs with, its log, messages to systemd |
 //! | [`daemon`] | its life: build, listen, run, drain |
-//! | [`actors`] | the control socket, the queue, running jobs and workers |
-//! | [`state_dir`], [`outputs`], [`job_log`], [`tensorboard`] | what is on disk |
-//! | [`accept`], [`reach`], [`inputs`], [`file_hashes`], [`loaded_job`], [`job_sets`], [`reading`] | a job's files: within reach, as they were, read into token sets and checked |
-//! | [`weights`], [`judge_models`] | a job's models: checked without a tensor; those that rewards ask |
-//! | [`admission`], [`submissions`] | how many clients are served at a time; what becomes of submissions whose client leaves |
-//! | [`job_writer`], [`datasets`], [`scoring`], [`reward_versions`] | what a running job uses: durable writes, what a stage makes for later ones, verdicts, which component judges at which step |
-//! | [`review`], [`reuse`] | data sets that people look at; finished stages that other jobs take over |
-//! | [`removal`] | what goes of jobs that have ended |
-//! | [`outside`], [`checkpoints`], [`outside_waits`] | what a job needs that others can take away, and waiting for it |
-//! | [`queue`], [`upkeep`] | what the schedule asks of the ledger; which jobs the daemon works for |
-//! | [`live_status`], [`status`], [`job_changes`], [`step_times`], [`samples`] | what clients see |
-//! | [`devices`], [`setup`], [`old_workers`] | what there is to run on, whether it can be used, and what still occupies it |
-//! | [`tasks`], [`digest`] | the start of tasks and threads; SHA-256 |
+//! | [`state_dir`] | the directory that it owns |
 //! | [`plugin`] | `r1d plugin`: the reward host without a daemon |
+//!
+//! The daemon is a controller ([`r1d_controller`]), which decides between jobs, and a node
+//! ([`r1d_node`]), which runs them, with a link in memory between them ([`r1d_link`]).
 
-mod accept;
-mod access;
-mod actors;
-mod admission;
-mod callers;
-mod checkpoints;
+#![warn(clippy::too_many_lines)]
+
 mod cli;
 mod daemon;
-mod datasets;
-mod devices;
-mod digest;
-mod file_hashes;
-mod inputs;
-mod job_changes;
-mod job_log;
-mod job_sets;
-mod job_writer;
-mod judge_models;
-mod live_status;
-mod loaded_job;
 mod log;
-mod log_tail;
 mod notify;
-mod old_workers;
-mod outputs;
-mod outside;
-mod outside_waits;
 mod plugin;
-mod queue;
-mod reach;
-mod reading;
-mod removal;
-mod reuse;
-mod review;
-mod reward_versions;
-mod samples;
-mod scoring;
 mod settings;
-mod setup;
 mod state_dir;
-mod status;
-mod step_times;
-mod submissions;
-mod tasks;
-mod tensorboard;
-mod upkeep;
-mod weights;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -149,7 +102,7 @@ fn serve(config: Option<&Path>, place: cli::Locations) -> ExitCode {
 }
 
 fn print_samples(dir: PathBuf, stage: &str, limit: u32) -> Result<(), Box<dyn Error>> {
-    let samples = samples::newest(&JobLayout::new(dir), stage, limit)?;
+    let samples = r1d_node::newest_samples(&JobLayout::new(dir), stage, limit)?;
     println!("{}", serde_json::to_string(&samples)?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The state directory that a daemon owns, and its locks.
+//! The state directory that a daemon owns, and its lock.
 
 use r1d_store::{Disk, JobLayout, StateLayout, create_dir};
 use rustix::fs::FlockOperation;
@@ -36,7 +36,6 @@ pub(crate) enum StateError {
 pub(crate) struct StateDir {
     layout: StateLayout,
     lock: File,
-    workers: File,
 }
 
 impl StateDir {
@@ -63,13 +62,7 @@ impl StateDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| lock.write_all(own.as_bytes()))
             .map_err(io(&path))?;
-        let path = layout.workers_lock();
-        let workers = open(&path).map_err(io(&path))?;
-        Ok(StateDir {
-            layout,
-            lock,
-            workers,
-        })
+        Ok(StateDir { layout, lock })
     }
 
     /// Refuses to begin a new ledger beside the jobs of an old one: these jobs would be forgotten,
@@ -113,43 +106,6 @@ impl StateDir {
                 path: self.layout.root().into(),
             }),
         }
-    }
-
-    /// The process ids of earlier daemons' workers, as far as this process may see them. `None` if
-    /// all are gone; from then on the lock is this daemon's.
-    pub(crate) fn old_workers(&self) -> Option<Vec<u32>> {
-        match rustix::fs::flock(&self.workers, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => None,
-            Err(_) => Some(self.holders()),
-        }
-    }
-
-    /// Processes that have the workers' lock as their standard output. The kernel's list of locks
-    /// is no help: it has the process that took the lock, a daemon that is gone. This daemon's own
-    /// probes have it too.
-    fn holders(&self) -> Vec<u32> {
-        let Ok(lock) = self.workers.metadata() else {
-            return Vec::new();
-        };
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let holds = |pid: &u32| {
-            let held = std::fs::metadata(format!("/proc/{pid}/fd/1"));
-            held.is_ok_and(|held| (held.dev(), held.ino()) == (lock.dev(), lock.ino()))
-        };
-        let parent = format!("PPid:\t{}", std::process::id());
-        let is_own = |pid: &u32| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-            status.is_ok_and(|status| status.lines().any(|line| line == parent))
-        };
-        let mut holders: Vec<u32> = pids.filter(|pid| holds(pid) && !is_own(pid)).collect();
-        holders.sort_unstable();
-        holders
-    }
-
-    /// A handle of the workers' lock, for a worker to hold.
-    pub(crate) fn workers_lock(&self) -> std::io::Result<File> {
-        self.workers.try_clone()
     }
 
     /// The paths in the directory.

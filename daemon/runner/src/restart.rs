@@ -1,5 +1,6 @@
 //! Decides whether a job that lost its worker is attempted again, and when.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Number of attempts in a row that may end without new progress (`LIM-1`).
@@ -8,14 +9,14 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The attempts at a job since it last made progress.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempts {
     progress: Option<Progress>,
     causes: Vec<String>,
 }
 
 /// How much of a job is durable, to tell whether an attempt made progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Progress {
     /// Number of finished stages.
     pub stages_finished: u64,

@@ -1,10 +1,11 @@
 //! Who waits for what: `r1ctl why` prints the chain, which is read off the machine's state.
 
 use r1d_proto::control;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A wait of one part of a job for another.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wait {
     /// The part that waits, in words.
     pub owner: String,

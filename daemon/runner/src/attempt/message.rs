@@ -2,6 +2,7 @@
 
 use crate::message::End;
 use crate::restart::{Attempts, Progress};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Something happened to a job that has, or had, a device.
@@ -141,7 +142,7 @@ pub enum LogLevel {
 }
 
 /// The attempts at a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// Those that count against it.
     pub attempts: Attempts,
@@ -150,7 +151,7 @@ pub struct History {
 }
 
 /// A job's end, as the ledger records it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobEnd {
     /// The newest epoch known: an end recorded in an older one is refused.
     pub epoch: u64,
@@ -159,7 +160,7 @@ pub struct JobEnd {
 }
 
 /// What becomes of the job, for the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifeOutcome {
     /// The end is in the ledger, or the job was stopped and goes on later.
     Over,

@@ -1,0 +1,183 @@
+//! Queues a submitted job: the node reads it, then it is in the ledger with all that was decided
+//! about it, in one transaction.
+
+use super::{ControlService, error, internal};
+use crate::admission::Permit;
+use crate::node::{Progress, unexpected};
+use crate::tasks;
+use r1d_ledger::{Command, LedgerError, Rejected, User};
+use r1d_link::work::{Accepted, Directory};
+use r1d_link::{Answer, Work};
+use r1d_proto::control::{ControlError, ErrorKind, Response};
+use r1d_proto::ids::JobId;
+use r1d_proto::remedy::{remedy, said_by_the_system};
+use r1d_proto::world::counter_hash;
+use std::collections::BTreeMap;
+
+/// Letters of a job's id, without i, l, o and u, which are misread. Eight of them make 32^8 ids.
+const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const ID_LENGTH: usize = 8;
+/// Ids tried until one is free.
+const ID_TRIES_MAX: u64 = 16;
+
+/// What a client submits.
+pub(super) struct Submission {
+    pub text: String,
+    /// Overrides the job file's priority.
+    pub priority: Option<i32>,
+    /// SHA-256 by plugin: by its name, or its absolute path.
+    pub pins: BTreeMap<String, String>,
+    /// Whether stages that earlier jobs have finished are taken over.
+    pub reuses: bool,
+    /// Who submits.
+    pub owner: Option<User>,
+    /// Whether the job is paused from the beginning.
+    pub held: bool,
+    /// The client's id of the submission.
+    pub id: String,
+}
+
+impl ControlService {
+    /// Has the node read and check a job, and queues it.
+    pub(super) async fn read_and_queue(
+        &self,
+        submission: Submission,
+        turn: Permit,
+        progress: &Progress,
+    ) -> Result<Response, ControlError> {
+        let ledger = self.views.ledger.clone();
+        let in_place = tasks::blocking(move || ledger.is_in_place()).await;
+        in_place.map_err(internal)?.map_err(refused)?;
+        let work = Work::Accept {
+            job_toml: submission.text.clone(),
+            pins: submission.pins.clone(),
+        };
+        let asked = self.node().ask_in_turn(work, turn, progress);
+        match asked.await? {
+            Answer::Accepted(accepted) => self.queue(submission, accepted).await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Queues a job that was read and checked, under an id of its own.
+    async fn queue(
+        &self,
+        submission: Submission,
+        accepted: Accepted,
+    ) -> Result<Response, ControlError> {
+        // From here on no job is removed whose files this one names.
+        let kept = self.removals.none_meanwhile().await;
+        for attempt in 0..ID_TRIES_MAX {
+            let id = self.new_id(attempt);
+            match self.make_directory(&id, &accepted).await? {
+                Directory::Made => {}
+                Directory::Taken => continue,
+                Directory::Removed(job) => return Err(removed(&job)),
+            }
+            let submit = self.command(&id, &submission, &accepted);
+            let ledger = self.views.ledger.clone();
+            let applied = tasks::blocking(move || ledger.apply(submit)).await;
+            let refusal = match applied.map_err(internal)? {
+                Ok(_) => {
+                    drop(kept);
+                    self.log(&id, format!("submitted as {id}")).await;
+                    return Ok(Response::Submitted {
+                        job: id,
+                        warnings: accepted.warnings,
+                        plugins: accepted.plugins,
+                    });
+                }
+                Err(refusal) => refusal,
+            };
+            if !is_of_the_id(&refusal) {
+                // Nothing refers to the directory, so it is removed.
+                let _ = self.node().ask(Work::RemoveDirectory { job: id }).await;
+                return Err(refused(refusal));
+            }
+        }
+        Err(internal(format!(
+            "no free job id after {ID_TRIES_MAX} tries"
+        )))
+    }
+
+    async fn make_directory(
+        &self,
+        job: &JobId,
+        accepted: &Accepted,
+    ) -> Result<Directory, ControlError> {
+        let make = Work::MakeDirectory {
+            job: job.clone(),
+            job_toml: accepted.job_toml.clone(),
+            inputs: accepted.inputs.clone(),
+        };
+        match self.node().ask(make).await? {
+            Answer::Directory(directory) => Ok(directory),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn command(&self, job: &JobId, submission: &Submission, accepted: &Accepted) -> Command {
+        Command::Submit {
+            job: job.clone(),
+            name: accepted.name.clone(),
+            priority: submission.priority.unwrap_or(accepted.priority),
+            job_toml: accepted.job_toml.clone(),
+            request: Some(submission.id.clone()),
+            reward_versions: accepted.plugins.clone(),
+            keys: accepted.keys.clone(),
+            reuses: submission.reuses,
+            owner: submission.owner.clone(),
+            held: submission.held,
+            at: self.views.clock.unix().as_secs(),
+        }
+    }
+
+    /// Makes a job id from the clock, the process, the number of jobs and `attempt`: likely to be
+    /// free.
+    fn new_id(&self, attempt: u64) -> JobId {
+        let nanos = self.views.clock.unix().as_nanos() as u64;
+        let mut hash = counter_hash(&[
+            nanos,
+            std::process::id() as u64,
+            self.views.ledger.state().len() as u64,
+            attempt,
+        ]);
+        let letters = (0..ID_LENGTH).map(|_| {
+            let letter = ID_LETTERS
+                .get((hash % 32) as usize)
+                .copied()
+                .unwrap_or(b'0');
+            hash /= 32;
+            letter as char
+        });
+        JobId(letters.collect())
+    }
+}
+
+/// Whether another id may do.
+fn is_of_the_id(refusal: &LedgerError) -> bool {
+    matches!(
+        refusal,
+        LedgerError::Rejected(Rejected::DuplicateJob { .. } | Rejected::BeingRemoved { .. })
+    )
+}
+
+/// The answer to a submission that the ledger did not take.
+fn refused(refused: LedgerError) -> ControlError {
+    if matches!(refused, LedgerError::Rejected(_)) {
+        return error(ErrorKind::Invalid, refused);
+    }
+    // A failed write can often be mended by an operator: say how.
+    match said_by_the_system(&refused).and_then(remedy) {
+        Some(what) => internal(format!("{refused}: {what}")),
+        None => internal(refused),
+    }
+}
+
+fn removed(job: &JobId) -> ControlError {
+    let what = format!(
+        "job {job}, whose files the job names, was removed while it was read: name others, or \
+         submit that one again"
+    );
+    error(ErrorKind::Invalid, what)
+}

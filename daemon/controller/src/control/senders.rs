@@ -1,0 +1,85 @@
+//! Who sends a request, and whether they may.
+
+use super::{ControlService, error};
+use crate::access::{self, Caller, Need};
+use crate::callers;
+use r1d_ledger::User;
+use r1d_proto::control::{ControlError, ErrorKind, JobStatus, Request};
+
+/// Who sends a request, and what that means for it.
+pub(super) struct Sender {
+    /// `None` where the request needs nobody in particular.
+    pub caller: Option<Caller>,
+    /// Whether the request's job is the sender's to look into.
+    pub owns: bool,
+}
+
+impl Sender {
+    /// The user's id and name, for the record.
+    pub(super) fn user(&self) -> Option<User> {
+        self.caller.as_ref().map(|caller| caller.user.clone())
+    }
+}
+
+/// Leaves out the texts of the data that a status shows.
+pub(super) fn without_texts(mut status: JobStatus) -> JobStatus {
+    for eval in &mut status.evals {
+        eval.example = None;
+    }
+    status
+}
+
+impl ControlService {
+    /// Finds out who sends the request, and refuses what the sender may not. What was checked is
+    /// what is answered: the request then names its job in full.
+    pub(super) async fn admit(
+        &self,
+        uid: u32,
+        request: &mut Request,
+    ) -> Result<Sender, ControlError> {
+        let look_up = || callers::find(uid, self.admin_group.clone(), &self.admission.callers);
+        let found = |prefix: &mut String| {
+            let record = self.find(prefix)?;
+            *prefix = record.job().0.clone();
+            Ok::<_, ControlError>(record)
+        };
+        let forbidden = |why: String| Err(error(ErrorKind::Forbidden, why));
+        let (caller, owns) = match access::need(request) {
+            Need::Nothing => (None, false),
+            Need::Name => (Some(look_up().await?), true),
+            Need::Glance(job) => {
+                let (record, caller) = (found(job)?, look_up().await?);
+                let owns = caller.owns(record.owner.as_ref());
+                (Some(caller), owns)
+            }
+            Need::Job(job) => {
+                let (record, caller) = (found(job)?, look_up().await?);
+                let owner = record.owner.as_ref();
+                if !caller.owns(owner) {
+                    return forbidden(access::not_yours(record.job(), owner, &self.admin_group));
+                }
+                (Some(caller), true)
+            }
+            Need::Jobs(jobs) => {
+                let caller = look_up().await?;
+                for job in jobs {
+                    let record = found(job)?;
+                    let owner = record.owner.as_ref();
+                    if !caller.owns(owner) {
+                        let group = &self.admin_group;
+                        return forbidden(access::not_yours(record.job(), owner, group));
+                    }
+                }
+                (Some(caller), true)
+            }
+            Need::Administration => {
+                let caller = look_up().await?;
+                if !caller.is_admin {
+                    return forbidden(access::not_an_administrator(&self.admin_group));
+                }
+                (Some(caller), true)
+            }
+        };
+        Ok(Sender { caller, owns })
+    }
+}

@@ -1,0 +1,158 @@
+//! What decides between jobs: the queue, the clients, what is removed. It owns the ledger. What
+//! touches a device or a job's files is a node's ([`r1d_link`]).
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `jobs`, `queue` | the schedule's actor; what the schedule asks of the ledger |
+//! | `node`, `reports` | orders to the node and works of it; what it reports |
+//! | `control` | the control socket: who asks, what is answered |
+//! | `access`, `callers`, `admission`, `submissions` | who may ask for what; how many are served at a time; what becomes of submissions whose client leaves |
+//! | `status`, `live_status`, `job_changes` | what clients see |
+//! | [`removal`] | which jobs go |
+
+#![warn(clippy::too_many_lines)]
+
+mod access;
+mod admission;
+mod callers;
+mod control;
+mod job_changes;
+mod jobs;
+mod live_status;
+mod node;
+mod queue;
+pub mod removal;
+mod reports;
+mod status;
+mod submissions;
+
+use admission::Admission;
+use control::{ControlService, ControlSocket};
+use jobs::{Jobs, StopAll};
+use live_status::LiveStatus;
+use node::Node;
+use r1d_job::daemon::Retention;
+use r1d_ledger::{Command, Session};
+use r1d_link::ControllerEnd;
+use r1d_proto::world::SharedClock;
+use r1d_tasks as tasks;
+use removal::Removals;
+use status::StatusViews;
+use std::path::PathBuf;
+use std::sync::Arc;
+use submissions::Submissions;
+use tasks::{Supervised, supervise};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+/// What a controller runs with.
+pub struct Setup {
+    /// The record of jobs.
+    pub ledger: Arc<Session>,
+    /// The time.
+    pub clock: SharedClock,
+    /// The name of the node.
+    pub node_name: String,
+    /// The node's devices, in their order.
+    pub devices: Vec<String>,
+    /// The node's state directory.
+    pub state_dir: PathBuf,
+    /// What is kept of jobs that have ended.
+    pub retention: Retention,
+    /// The group whose members are administrators.
+    pub admin_group: String,
+    /// Receives `true` on a `shutdown` request; `None` where systemd stops the service.
+    pub shutdown: Option<Arc<watch::Sender<bool>>>,
+}
+
+/// A controller at work.
+pub struct Controller {
+    service: ControlService,
+}
+
+/// The control socket as long as it is served.
+pub struct Serving(#[allow(dead_code, reason = "its drop ends it")] Supervised<ControlSocket>);
+
+impl Controller {
+    /// Begins to decide: the jobs of the ledger go on as soon as the node's devices can be used.
+    /// Blocks while it writes to the ledger.
+    pub fn start(setup: Setup, link: ControllerEnd) -> Controller {
+        strike(&setup.ledger);
+        let ControllerEnd { orders, reports } = link;
+        let node = Node::new(orders);
+        let views = StatusViews {
+            ledger: setup.ledger,
+            live_status: LiveStatus::new(&setup.devices),
+            clock: setup.clock.clone(),
+            state_dir: setup.state_dir,
+            outlines: Default::default(),
+            node: node.clone(),
+        };
+        let (of_queue, mut queues) = (views.clone(), 0);
+        let jobs = supervise("jobs", setup.clock.clone(), move |alive, _| {
+            queues += 1;
+            Jobs::new(of_queue.clone(), queues, alive)
+        });
+        let live_status = views.live_status.clone();
+        tasks::spawn(
+            "reports",
+            reports::read(reports, live_status, node, jobs.clone()),
+        );
+        let service = ControlService {
+            since: setup.clock.now(),
+            removals: Removals::start(views.clone(), &setup.retention),
+            views,
+            admission: Admission::default(),
+            submissions: Submissions::default(),
+            jobs,
+            node_name: setup.node_name,
+            admin_group: setup.admin_group,
+            shutdown: setup.shutdown,
+        };
+        Controller { service }
+    }
+
+    /// Waits until the node has reported what it found of every device.
+    pub async fn devices_found(&self) {
+        self.service.views.live_status.all_found().await;
+    }
+
+    /// Serves the clients, also those that have connected since the socket was bound.
+    pub fn serve(&self, listener: Arc<UnixListener>) -> Serving {
+        let service = self.service.clone();
+        let clock = service.views.clock.clone();
+        let socket = supervise("control socket", clock, move |alive, context| {
+            ControlSocket::new(service.clone(), listener.clone(), alive, context)
+        });
+        Serving(socket)
+    }
+
+    /// Stops the runs, the steps in flight committed first or not. What counts is durable, and the
+    /// jobs go on when a daemon is back.
+    pub async fn stop(&self, after_step: bool) {
+        let stopping = self.service.jobs.ask("the queue", StopAll { after_step });
+        // A queue that is being made anew has stopped its runs.
+        let _ = stopping.await;
+    }
+}
+
+/// Holds the previous daemon's end against the jobs that it worked for, unless it was a clean stop.
+fn strike(ledger: &Session) {
+    for record in ledger
+        .jobs()
+        .iter()
+        .filter(|record| record.strikes.taken_up && !record.state().is_final())
+    {
+        let job = record.job();
+        match ledger.apply(Command::Strike { job: job.clone() }) {
+            Ok(_) => {
+                tracing::warn!(%job, "the daemon before this one ended without a word while it \
+                                      worked for the job")
+            }
+            Err(error) => {
+                tracing::warn!(%job, "the end of the daemon before this one is not held against \
+                                      the job: {error}")
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The controller's side of the link to its node: orders, and works with what has come of them.
+
+use r1d_link::{Answer, Order, Outbox, Work, WorkId};
+use r1d_proto::control::{Activity, ControlError, ErrorKind};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// A node, as the controller knows it. Clones share the link.
+#[derive(Clone)]
+pub(crate) struct Node(Arc<NodeLink>);
+
+struct NodeLink {
+    orders: Outbox<Order>,
+    works: Mutex<Works>,
+}
+
+#[derive(Default)]
+struct Works {
+    last: WorkId,
+    in_hand: HashMap<WorkId, InHand>,
+}
+
+type Answered = Result<Box<Answer>, ControlError>;
+
+/// A work that the node has in hand, whether somebody still waits for it or not.
+struct InHand {
+    answer: oneshot::Sender<Answered>,
+    progress: Progress,
+    /// The client's turn, which lasts as long as the work.
+    _turn: Box<dyn Send>,
+}
+
+/// How far something is that a client waits for.
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<Mutex<Activity>>);
+
+impl Default for Progress {
+    fn default() -> Self {
+        let progress = Progress(Arc::new(Mutex::new(Activity {
+            doing: String::new(),
+            done: 0,
+            total: 1,
+            unit: "parts".into(),
+        })));
+        progress.at("waiting for its turn", 0, 1);
+        progress
+    }
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Activity> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is done now.
+    pub(crate) fn now(&self) -> Activity {
+        self.lock().clone()
+    }
+
+    /// Reports what is done now, when `done` of `total` parts are finished.
+    pub(crate) fn at(&self, doing: &str, done: usize, total: usize) {
+        let mut now = self.lock();
+        (now.done, now.total) = (done as u64, total as u64);
+        now.doing = doing.into();
+    }
+}
+
+/// Gives a work up when it is dropped before the answer.
+struct Wanted<'n> {
+    node: &'n Node,
+    id: WorkId,
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        if self.node.works().in_hand.contains_key(&self.id) {
+            self.node.order(Order::Abandon { id: self.id });
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(orders: Outbox<Order>) -> Node {
+        Node(Arc::new(NodeLink {
+            orders,
+            works: Mutex::default(),
+        }))
+    }
+
+    fn works(&self) -> MutexGuard<'_, Works> {
+        self.0.works.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.0.orders.send(order);
+    }
+
+    /// Has the node do a work, and waits for the answer. Whoever drops the wait gives the work up.
+    pub(crate) async fn ask(&self, work: Work) -> Result<Answer, ControlError> {
+        self.ask_in_turn(work, (), &Progress::default()).await
+    }
+
+    /// Does what [`Node::ask`] does, in a client's turn and with reports of the progress.
+    pub(crate) async fn ask_in_turn(
+        &self,
+        work: Work,
+        turn: impl Send + 'static,
+        progress: &Progress,
+    ) -> Result<Answer, ControlError> {
+        let (id, answered) = self.begin(work, Box::new(turn), progress.clone());
+        let _wanted = Wanted { node: self, id };
+        match answered.await {
+            Ok(answer) => answer.map(|answer| *answer),
+            Err(_) => Err(lost()),
+        }
+    }
+
+    fn begin(
+        &self,
+        work: Work,
+        turn: Box<dyn Send>,
+        progress: Progress,
+    ) -> (WorkId, oneshot::Receiver<Answered>) {
+        let (answer, answered) = oneshot::channel();
+        let mut works = self.works();
+        works.last += 1;
+        let id = works.last;
+        let in_hand = InHand {
+            answer,
+            progress,
+            _turn: turn,
+        };
+        works.in_hand.insert(id, in_hand);
+        drop(works);
+        let work = Box::new(work);
+        self.order(Order::Work { id, work });
+        (id, answered)
+    }
+
+    /// Takes note of a work's progress.
+    pub(crate) fn progressed(&self, id: WorkId, at: Activity) {
+        if let Some(in_hand) = self.works().in_hand.get(&id) {
+            *in_hand.progress.lock() = at;
+        }
+    }
+
+    /// Hands a work's answer to whoever waits for it.
+    pub(crate) fn answered(&self, id: WorkId, answer: Answered) {
+        let in_hand = self.works().in_hand.remove(&id);
+        if let Some(in_hand) = in_hand {
+            // Nobody waits any more where the client has left.
+            let _ = in_hand.answer.send(answer);
+        }
+    }
+
+    /// Ends all works: the node has lost them.
+    pub(crate) fn lost_works(&self) {
+        let lost = std::mem::take(&mut self.works().in_hand);
+        drop(lost);
+    }
+}
+
+fn lost() -> ControlError {
+    ControlError::new(
+        ErrorKind::Internal,
+        "the node has lost what it did for this request, by a panic: see the daemon's log",
+    )
+}
+
+/// The error of an answer to something else than what was asked.
+pub(crate) fn unexpected(answer: &Answer) -> ControlError {
+    let what = format!("the node answers something else: {answer:?}");
+    ControlError::new(ErrorKind::Internal, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use r1d_link::in_memory;
+
+    /// A client that leaves ends its work, and its turn lasts until the node has ended it.
+    #[actix::test]
+    async fn a_work_that_nobody_waits_for_is_given_up() {
+        let (controller, there) = in_memory();
+        let node = Node::new(controller.orders);
+        let mut asked = Box::pin(node.ask(Work::Plugins));
+        assert!((&mut asked).now_or_never().is_none());
+        let Order::Work { id, .. } = there.orders.next().await else {
+            panic!("a work")
+        };
+        drop(asked);
+        let Some(Order::Abandon { id: given_up }) = there.orders.next().now_or_never() else {
+            panic!("it is given up")
+        };
+        assert_eq!((given_up, node.works().in_hand.len()), (id, 1));
+        node.answered(id, Ok(Box::new(Answer::Done)));
+        assert_eq!(node.works().in_hand.len(), 0);
+
+        let asked = node.ask(Work::Plugins);
+        let answers = async {
+            let Order::Work { id, .. } = there.orders.next().await else {
+                panic!("a work")
+            };
+            node.answered(id, Ok(Box::new(Answer::Whether(true))));
+        };
+        let (answer, ()) = tokio::join!(asked, answers);
+        assert!(matches!(answer, Ok(Answer::Whether(true))));
+        assert!(
+            there.orders.next().now_or_never().is_none(),
+            "a work that is answered is not given up"
+        );
+    }
+}

@@ -1,0 +1,288 @@
+//! Carries removals out: decides what goes, and has the node take it off the record, which removes
+//! the files by itself. r1d.toml's limits are kept now and then.
+
+use super::decide::{Decision, Going, Obstacle, RetentionLimits, Selection, decide};
+use crate::node::{Node, Progress, unexpected};
+use crate::status::StatusViews;
+use crate::tasks;
+use r1d_job::daemon::Retention;
+use r1d_link::removal::DiskSize;
+use r1d_link::{Answer, Work};
+use r1d_proto::control::{
+    ControlError, ErrorKind, KeptJob, RemovalExtent, Removed, RemovedJob, State,
+};
+use r1d_proto::ids::JobId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+/// The name of what keeps the limits, in the log.
+const TASK: &str = "removals";
+/// Time between two looks at what is to go, where nobody asks for one.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+const GB_BYTES: u64 = 1_000_000_000;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemovalError {
+    #[error("{}", .0.message)]
+    Node(ControlError),
+    #[error("deciding what goes: {0}")]
+    Panic(tokio::task::JoinError),
+    #[error(
+        "`[retention]` in r1d.toml sets no limit: say `--older-than 30d`, or set one of \
+         older_than_days, jobs_max, size_max_gb"
+    )]
+    NoLimit,
+}
+
+impl From<ControlError> for RemovalError {
+    fn from(error: ControlError) -> Self {
+        RemovalError::Node(error)
+    }
+}
+
+impl From<RemovalError> for ControlError {
+    fn from(error: RemovalError) -> Self {
+        match error {
+            RemovalError::Node(error) => error,
+            RemovalError::NoLimit => ControlError::new(ErrorKind::Invalid, error),
+            other => ControlError::new(ErrorKind::Internal, other),
+        }
+    }
+}
+
+/// What may remove jobs.
+#[derive(Clone)]
+pub(crate) struct Removals(Arc<Shared>);
+
+struct Shared {
+    views: StatusViews,
+    /// The limits of r1d.toml.
+    limits: RetentionLimits,
+    /// The time since the Unix epoch and that of the monotonic clock when the daemon started.
+    started: (Duration, Duration),
+    /// Held, alone, while it is decided which jobs go and they are taken off the record; shared,
+    /// while a job is queued that may need others.
+    removing: RwLock<()>,
+}
+
+/// The limits that the configuration sets; without one, nothing goes.
+fn limits(retention: &Retention) -> RetentionLimits {
+    let set = |value: u32, unit: u64| (value > 0).then(|| u64::from(value).saturating_mul(unit));
+    let is_spared = |state: &State| retention.spare.iter().any(|word| word == state.name());
+    RetentionLimits {
+        age_max_s: set(retention.older_than_days, 24 * 60 * 60),
+        jobs_max: set(retention.jobs_max, 1),
+        bytes_max: set(retention.size_max_gb, GB_BYTES),
+        keep_final: retention.keep_final,
+        spare: State::ALL.into_iter().filter(is_spared).collect(),
+        owner: None,
+    }
+}
+
+fn has_limit(limits: &RetentionLimits) -> bool {
+    limits.age_max_s.is_some() || limits.jobs_max.is_some() || limits.bytes_max.is_some()
+}
+
+impl Removals {
+    /// Begins to keep the limits of r1d.toml.
+    pub(crate) fn start(views: StatusViews, retention: &Retention) -> Removals {
+        let removals = Removals(Arc::new(Shared {
+            started: (views.clock.unix(), views.clock.now()),
+            views,
+            limits: limits(retention),
+            removing: RwLock::default(),
+        }));
+        if has_limit(&removals.0.limits) {
+            let own = removals.clone();
+            tasks::spawn(TASK, async move {
+                loop {
+                    own.keep_limits().await;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            });
+        }
+        removals
+    }
+
+    fn node(&self) -> &Node {
+        &self.0.views.node
+    }
+
+    /// Keeps every job that is on record now until the guard is dropped.
+    pub(crate) async fn none_meanwhile(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.removing.read().await
+    }
+
+    /// Removes what is beyond the limits of r1d.toml.
+    async fn keep_limits(&self) {
+        let selection = Selection::Beyond(self.0.limits.clone());
+        let by = "r1d.toml's [retention]";
+        let progress = Progress::default();
+        match self.carry_out(&selection, false, by, &progress).await {
+            Ok(removed) if removed.jobs.is_empty() => {}
+            Ok(removed) => tracing::info!(
+                task = TASK,
+                "{} jobs are beyond the limits of r1d.toml's [retention]",
+                removed.jobs.len()
+            ),
+            Err(error) => tracing::warn!(task = TASK, "[retention] is not kept: {error}"),
+        }
+    }
+
+    /// Seconds since the Unix epoch. A clock that was set forward since the daemon started makes no
+    /// job old.
+    fn now_s(&self) -> u64 {
+        let ((unix, then), clock) = (self.0.started, &self.0.views.clock);
+        let passed = clock.now().saturating_sub(then);
+        clock.unix().min(unix + passed).as_secs()
+    }
+
+    /// What is meant by a request to prune: jobs that ended so long ago, or what is beyond
+    /// r1d.toml's limits. `owner`: the user whose jobs it may be; `None`: everybody's.
+    pub(crate) fn beyond(
+        &self,
+        older_than_s: Option<u64>,
+        keep_final: Option<bool>,
+        owner: Option<u32>,
+    ) -> Result<Selection, RemovalError> {
+        let set = &self.0.limits;
+        let limits = match older_than_s {
+            Some(_) => RetentionLimits {
+                age_max_s: older_than_s,
+                keep_final: false,
+                ..RetentionLimits::default()
+            },
+            None if has_limit(set) => set.clone(),
+            None => return Err(RemovalError::NoLimit),
+        };
+        let keep_final = keep_final.unwrap_or(limits.keep_final);
+        Ok(Selection::Beyond(RetentionLimits {
+            keep_final,
+            owner,
+            ..limits
+        }))
+    }
+
+    /// Decides what goes of the jobs that are meant; unless it is a dry run, has it taken off the
+    /// record, `by` somebody, and the files removed.
+    pub(crate) async fn carry_out(
+        &self,
+        selection: &Selection,
+        dry_run: bool,
+        by: &str,
+        progress: &Progress,
+    ) -> Result<Removed, RemovalError> {
+        // What is large is measured before submissions have to wait.
+        let decision = self.decide(selection).await?;
+        for (done, going) in decision.going.iter().enumerate() {
+            progress.at("measuring what goes", done, decision.going.len());
+            self.size(going).await?;
+        }
+        if dry_run || decision.going.is_empty() {
+            return self.report(&decision, dry_run).await;
+        }
+        let _alone = self.0.removing.write().await;
+        let decision = self.decide(selection).await?;
+        let mut report = self.report(&decision, false).await?;
+        let mut staying = BTreeSet::new();
+        for going in &decision.going {
+            let why = if going.needed_by.is_disjoint(&staying) {
+                match self.take(going).await {
+                    Ok(()) => {
+                        let (job, extent) = (&going.job, words(going.extent));
+                        tracing::info!(%job, "{extent} removed by {by}: {}", going.why);
+                        continue;
+                    }
+                    Err(error) => error.message,
+                }
+            } else {
+                "a job that needs it stays".into()
+            };
+            staying.insert(going.job.clone());
+            report.jobs.retain(|job| job.job != going.job);
+            report.kept.push(self.kept(&going.job, why));
+        }
+        Ok(report)
+    }
+
+    async fn decide(&self, selection: &Selection) -> Result<Decision, RemovalError> {
+        let counts_bytes =
+            matches!(selection, Selection::Beyond(limits) if limits.bytes_max.is_some());
+        let facts = match self.node().ask(Work::RemovalFacts { counts_bytes }).await? {
+            Answer::Facts(facts) => facts,
+            other => return Err(unexpected(&other).into()),
+        };
+        let (selection, now_s) = (selection.clone(), self.now_s());
+        let decided = tasks::blocking(move || decide(&facts, &selection, now_s));
+        decided.await.map_err(RemovalError::Panic)
+    }
+
+    /// The bytes that become free.
+    async fn size(&self, going: &Going) -> Result<u64, ControlError> {
+        let job = going.job.clone();
+        let DiskSize {
+            all_bytes,
+            more_bytes,
+        } = match self.node().ask(Work::Measure { job }).await? {
+            Answer::Size(size) => size,
+            other => return Err(unexpected(&other)),
+        };
+        Ok(match going.extent {
+            RemovalExtent::Whole => all_bytes,
+            RemovalExtent::AllButResults => more_bytes,
+        })
+    }
+
+    async fn report(&self, decision: &Decision, dry_run: bool) -> Result<Removed, RemovalError> {
+        let mut jobs = Vec::new();
+        for going in &decision.going {
+            jobs.push(RemovedJob {
+                job: going.job.clone(),
+                name: self.name(&going.job),
+                extent: going.extent,
+                bytes: self.size(going).await?,
+                why: going.why.to_string(),
+            });
+        }
+        let staying = decision.staying.iter();
+        let staying =
+            staying.map(|(job, obstacle): (_, &Obstacle)| self.kept(job, obstacle.to_string()));
+        Ok(Removed {
+            dry_run,
+            jobs,
+            kept: staying.collect(),
+        })
+    }
+
+    fn kept(&self, job: &JobId, why: String) -> KeptJob {
+        KeptJob {
+            job: job.clone(),
+            name: self.name(job),
+            why,
+        }
+    }
+
+    fn name(&self, job: &JobId) -> String {
+        let record = self.0.views.ledger.job(job);
+        record.map_or_else(String::new, |record| record.submission.name.clone())
+    }
+
+    /// Has the node take a job off the record, or what it has besides its results out of sight.
+    async fn take(&self, going: &Going) -> Result<(), ControlError> {
+        let work = Work::Remove {
+            job: going.job.clone(),
+            extent: going.extent,
+            why: going.why.to_string(),
+        };
+        self.node().ask(work).await.map(drop)
+    }
+}
+
+fn words(extent: RemovalExtent) -> &'static str {
+    match extent {
+        RemovalExtent::Whole => "the job was",
+        RemovalExtent::AllButResults => "its checkpoints, rollouts and journal were",
+    }
+}

@@ -1,0 +1,204 @@
+//! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
+
+use crate::live_status::LiveStatus;
+use crate::node::Node;
+use r1d_ledger::{JobRecord, Session};
+use r1d_link::status::{Outlines, Shown, state};
+use r1d_link::{Answer, Work};
+use r1d_proto::control::{ControlError, JobStatus, JobSummary, State, Wait, Why};
+use r1d_proto::world::SharedClock;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Most jobs that one wait names.
+const NAMED_MAX: usize = 10;
+
+/// Everything that a status is made of.
+#[derive(Clone)]
+pub(crate) struct StatusViews {
+    pub ledger: Arc<Session>,
+    pub live_status: LiveStatus,
+    pub clock: SharedClock,
+    /// The node's state directory, below which a job's directory is.
+    pub state_dir: PathBuf,
+    pub outlines: Outlines,
+    pub node: Node,
+}
+
+/// Names the first few, and counts the others; `None` if there are none.
+fn some_of<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let first: Vec<&str> = names.by_ref().take(NAMED_MAX).collect();
+    match (first.join(", "), names.count()) {
+        (named, _) if named.is_empty() => None,
+        (named, 0) => Some(named),
+        (named, others) => Some(format!("{named} and {others} more")),
+    }
+}
+
+impl StatusViews {
+    pub(crate) fn summary(&self, record: &JobRecord) -> JobSummary {
+        let stage = record.progress.stages.last();
+        JobSummary {
+            job: record.job().clone(),
+            name: record.submission.name.clone(),
+            state: if self.live_status.has_failed(record.job()) {
+                State::Failed
+            } else {
+                record.state()
+            },
+            priority: record.submission.priority,
+            stage: stage.map(|stage| stage.name.clone()),
+            step: stage.map_or(0, |stage| stage.step),
+            steps: stage.map_or(0, |stage| stage.steps),
+            submitted_at: record.submission.submitted_at,
+            owner: record.owner.as_ref().map(|owner| owner.name.clone()),
+        }
+    }
+
+    /// Running jobs, then the queue in its order, paused jobs, and ended jobs, newest first.
+    pub(crate) fn summaries(&self) -> Vec<JobSummary> {
+        let state = self.ledger.state();
+        let (running, jobs) = (state.running(), state.jobs());
+        let paused = jobs.iter().filter(|record| record.state() == State::Paused);
+        let ended = jobs.iter().filter(|record| record.state().is_final());
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
+        let records = running
+            .iter()
+            .chain(state.queued())
+            .chain(paused)
+            .chain(ended);
+        records.map(|record| self.summary(record)).collect()
+    }
+
+    pub(crate) fn status(&self, record: &JobRecord) -> JobStatus {
+        let live = self.live_status.live(record.job());
+        let shown = Shown {
+            record,
+            live: live.as_ref(),
+            ledger: &self.ledger.state(),
+            now_s: self.clock.unix().as_secs(),
+        };
+        self.outlines.status(&shown, &self.state_dir)
+    }
+
+    pub(crate) async fn why(&self, record: &JobRecord) -> Result<Why, ControlError> {
+        let live = self.live_status.live(record.job());
+        let now = self.clock.now();
+        let waits = match (record.state(), &live) {
+            // From the reading of its files on, a run has the queued job in hand.
+            (State::Queued | State::Running, Some(live)) => {
+                live.waits.iter().map(|wait| wait.shown(now)).collect()
+            }
+            (State::Queued, None) => self.why_queued(record),
+            (State::Paused, live) => {
+                let live = live.iter().flat_map(|live| &live.waits);
+                let at_work = live.map(|wait| wait.shown(now));
+                std::iter::once(self.wait_for_user(record))
+                    .chain(at_work)
+                    .collect()
+            }
+            // No run has the job in hand: the daemon has just started, or no device is free.
+            (State::Running, None) => vec![self.wait_to_go_on(record).await?],
+            _ => Vec::new(),
+        };
+        Ok(Why {
+            job: record.job().clone(),
+            state: state(record, live.as_ref()),
+            waits,
+        })
+    }
+
+    fn why_queued(&self, record: &JobRecord) -> Vec<Wait> {
+        let since_s = self
+            .clock
+            .unix()
+            .as_secs()
+            .saturating_sub(record.submission.submitted_at) as f64;
+        let state = self.ledger.state();
+        let before = (state.queued())
+            .take_while(|other| other.job() != record.job())
+            .map(|other| other.job().0.as_str());
+        let wait = self.wait_for_device(since_s);
+        match some_of(before) {
+            None => vec![wait],
+            Some(before) => vec![Wait {
+                waits_for: format!(
+                    "the jobs before it in the queue ({before}), and {}",
+                    wait.waits_for
+                ),
+                ..wait
+            }],
+        }
+    }
+
+    /// A paused job's wait for a user.
+    fn wait_for_user(&self, record: &JobRecord) -> Wait {
+        let pause = record.standing.pause.as_ref();
+        let by = pause
+            .and_then(|pause| pause.by.as_ref())
+            .map_or("a user", |user| &user.name);
+        let since = pause.map_or(0, |pause| pause.at);
+        Wait {
+            owner: "job".into(),
+            waits_for: format!(
+                "a user: it was paused by {by}, `r1ctl resume {}` lets it go on",
+                record.job()
+            ),
+            since_s: self.clock.unix().as_secs().saturating_sub(since) as f64,
+            deadline_s: None,
+        }
+    }
+
+    /// The wait of a job that goes on as soon as a device is free, or people have reviewed a data
+    /// set.
+    async fn wait_to_go_on(&self, record: &JobRecord) -> Result<Wait, ControlError> {
+        let job = record.job().clone();
+        let awaited = self.node.ask(Work::AwaitedReview { job }).await?;
+        let device = self.wait_for_device(0.0);
+        Ok(match awaited {
+            Answer::Review(Some(waits_for)) => Wait {
+                waits_for,
+                ..device
+            },
+            _ => device,
+        })
+    }
+
+    fn wait_for_device(&self, since_s: f64) -> Wait {
+        Wait {
+            owner: "job".into(),
+            waits_for: self.free_device(),
+            since_s,
+            deadline_s: None,
+        }
+    }
+
+    /// Describes the wait of a job that only lacks a device: all devices and what occupies them.
+    pub(crate) fn free_device(&self) -> String {
+        let devices: Vec<String> = (self.live_status.devices().into_iter())
+            .map(|device| match (device.problem, device.job) {
+                (Some(problem), _) => format!("{} ({}: {problem})", device.device, device.state),
+                (None, Some(job)) => format!("{} (busy with job {job})", device.device),
+                (None, None) => format!("{} ({})", device.device, device.state),
+            })
+            .collect();
+        format!("a free device: {}", devices.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::some_of;
+
+    #[test]
+    fn a_long_queue_is_named_in_part() {
+        assert_eq!(some_of([].into_iter()), None);
+        assert_eq!(some_of(["a", "b"].into_iter()).as_deref(), Some("a, b"));
+        let many = some_of(["j"; 10_000].into_iter()).unwrap();
+        assert!(
+            many.len() < 100 && many.ends_with("j and 9990 more"),
+            "{many}"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! A controller whose node is the test: what it orders, and what it makes of reports.
+
+use r1d_controller::{Controller, Setup};
+use r1d_job::DaemonConfig;
+use r1d_ledger::{Command, Memory, Session};
+use r1d_link::{NodeEnd, Order, Report, in_memory};
+use r1d_proto::ids::JobId;
+use r1d_proto::world::SystemClock;
+use r1d_runner::attempt::LifeOutcome;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for an order.
+const ORDER_MAX: Duration = Duration::from_secs(20);
+
+struct World {
+    ledger: Arc<Session>,
+    node: NodeEnd,
+    _controller: Controller,
+}
+
+impl World {
+    fn new() -> World {
+        let (link, node) = in_memory();
+        let ledger = Arc::new(Session::open(Arc::new(Memory::default()), 1));
+        let setup = Setup {
+            ledger: ledger.clone(),
+            clock: SystemClock::shared(),
+            node_name: "node".into(),
+            devices: vec!["cpu".into()],
+            state_dir: "/s".into(),
+            retention: DaemonConfig::dev().unwrap().retention,
+            admin_group: "r1d-admin".into(),
+            shutdown: None,
+        };
+        World {
+            ledger,
+            node,
+            _controller: Controller::start(setup, link),
+        }
+    }
+
+    fn submit(&self, job: &str) {
+        let (name, job_toml) = ("n".into(), "seed = 1".into());
+        let (reward_versions, keys) = Default::default();
+        let submit = Command::Submit {
+            job: JobId(job.into()),
+            name,
+            priority: 0,
+            job_toml,
+            request: None,
+            reward_versions,
+            keys,
+            reuses: false,
+            owner: None,
+            held: false,
+            at: 1,
+        };
+        self.ledger.apply(submit).unwrap();
+    }
+
+    async fn order(&self) -> Order {
+        tokio::time::timeout(ORDER_MAX, self.node.orders.next())
+            .await
+            .expect("an order")
+    }
+
+    async fn begun(&self) -> u64 {
+        match self.order().await {
+            Order::Begin { queue } => queue,
+            other => panic!("a queue begins: {other:?}"),
+        }
+    }
+
+    /// The job that is placed next.
+    async fn placed(&self) -> String {
+        match self.order().await {
+            Order::Place { device: 0, job, .. } => job.0,
+            other => panic!("a job is placed: {other:?}"),
+        }
+    }
+
+    fn ended(&self, queue: u64, job: &str) {
+        let at = 2;
+        let cancel = Command::Cancel {
+            job: JobId(job.into()),
+            at,
+        };
+        // The second of two reports finds the job ended.
+        let _ = self.ledger.apply(cancel);
+        self.node.reports.send(Report::Ended {
+            queue,
+            device: 0,
+            job: JobId(job.into()),
+            outcome: Some(LifeOutcome::Over),
+        });
+    }
+}
+
+/// No job is placed on a device that nobody has looked at, nor while workers of an earlier daemon
+/// are there.
+#[actix::test]
+async fn a_job_waits_for_its_device_and_for_the_workers_before() {
+    let world = World::new();
+    world.submit("a");
+    world.begun().await;
+    let old = || {
+        Report::Held(Some(
+            "a worker of the daemon before this one still runs".into(),
+        ))
+    };
+    world.node.reports.send(old());
+    let (device, problem) = (0, None);
+    world.node.reports.send(Report::Tried { device, problem });
+    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
+    assert!(early.await.is_err(), "a tick and more has passed");
+    world.node.reports.send(Report::Held(None));
+    assert_eq!(world.placed().await, "a");
+}
+
+/// A node that has lost its runs by a panic gets the jobs again; what it still says of the runs
+/// before does not free the device of those that it has now.
+#[actix::test]
+async fn a_job_whose_run_is_lost_is_placed_again_by_another_queue() {
+    let world = World::new();
+    world.submit("a");
+    let first = world.begun().await;
+    let (device, problem) = (0, None);
+    world.node.reports.send(Report::Tried { device, problem });
+    assert_eq!(world.placed().await, "a");
+
+    world.node.reports.send(Report::Restarted);
+    let second = world.begun().await;
+    assert!(second > first);
+    assert_eq!(world.placed().await, "a");
+    world.submit("b");
+    world.ended(first, "a");
+    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
+    assert!(early.await.is_err(), "the device has its job");
+    world.ended(second, "a");
+    assert_eq!(world.placed().await, "b");
+}

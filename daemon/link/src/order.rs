@@ -1,0 +1,78 @@
+//! What the controller tells a node.
+
+use crate::message::Message;
+use crate::work::{Work, WorkId};
+use r1d_proto::ids::JobId;
+use r1d_runner::attempt::History;
+use serde::{Deserialize, Serialize};
+
+/// Something that a node is to do. Orders are carried out in the order in which they were given;
+/// devices go by their index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// A queue begins, in place of those before: what they have placed is stopped, and no longer
+    /// reported.
+    Begin {
+        /// The number of the queue: higher than those before.
+        queue: u64,
+    },
+    /// Run the job on the device; [`Report::Ended`](crate::Report::Ended) hands it back.
+    Place {
+        /// The device.
+        device: usize,
+        /// The job.
+        job: JobId,
+        /// The epoch that it goes on in; `None` for a new one.
+        resumed: Option<u64>,
+        /// The attempts before, which count.
+        history: History,
+        /// Whether the job gives its device up after a few failures of the worker.
+        doubts_device: bool,
+    },
+    /// Stop a job that was placed, if it still is: [`Report::Ended`](crate::Report::Ended).
+    Stop {
+        /// The job.
+        job: JobId,
+        /// Whether the step in flight is committed first. If not, what is being handed over is
+        /// interrupted.
+        after_step: bool,
+    },
+    /// Have a small worker compute on the device: [`Report::Probed`](crate::Report::Probed).
+    Probe {
+        /// The device.
+        device: usize,
+    },
+    /// Look, now and then, whether what the job waits for is there:
+    /// [`Report::Mended`](crate::Report::Mended).
+    Watch {
+        /// The job.
+        job: JobId,
+        /// What it waits for.
+        cause: String,
+    },
+    /// Look no longer, and forget what the job waited for.
+    Unwatch {
+        /// The job.
+        job: JobId,
+    },
+    /// The ledger has taken an end of the job that its run could not record: what the run left in
+    /// the live status goes.
+    Recorded {
+        /// The job.
+        job: JobId,
+    },
+    /// Do something for a client: [`Report::Answer`](crate::Report::Answer).
+    Work {
+        /// The number of the work, by which it is answered.
+        id: WorkId,
+        /// The work.
+        work: Box<Work>,
+    },
+    /// Nobody waits for the work's answer any more: end it soon, and answer whatever there is.
+    Abandon {
+        /// The number of the work.
+        id: WorkId,
+    },
+}
+
+impl Message for Order {}

@@ -1,0 +1,216 @@
+//! Accepts a job: reads and checks everything that it needs before it is queued.
+
+use crate::context::NodeContext;
+use crate::inputs::Found;
+use crate::load_error::LoadError;
+use crate::loaded_job::LoadedJob;
+use crate::outputs::{self, OutputError};
+use crate::reach::{self, Surroundings, Unreachable};
+use crate::reading::Reading;
+use crate::removal;
+use crate::reuse;
+use crate::reward_versions::Recorded;
+use r1d_job::{Job, JobError};
+use r1d_link::work::{Accepted, Directory};
+use r1d_proto::control::{Plan, PlanStage};
+use r1d_proto::ids::JobId;
+use r1d_rewards::Rewards;
+use r1d_store::{Disk, JobLayout, StoreError, write_file};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AcceptError {
+    #[error("{0}")]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Reach(#[from] Unreachable),
+    #[error(transparent)]
+    LoadedJob(#[from] LoadError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    File(#[from] StoreError),
+    #[error(transparent)]
+    Keep(#[from] r1d_rewards::RewardError),
+    #[error("{0}")]
+    Inputs(#[from] io::Error),
+}
+
+impl AcceptError {
+    /// Whether the job is at fault, not the daemon.
+    pub(crate) fn is_the_jobs(&self) -> bool {
+        !matches!(self, AcceptError::LoadedJob(LoadError::Sets(error)) if error.is_the_disks())
+            && matches!(
+                self,
+                AcceptError::Job(_)
+                    | AcceptError::Reach(_)
+                    | AcceptError::Inputs(_)
+                    | AcceptError::LoadedJob(_)
+            )
+    }
+}
+
+/// Returns what the job would do. Blocks; gives up when no client waits for the plan any more.
+pub(crate) fn plan(
+    text: &str,
+    rewards: &Rewards,
+    node: &NodeContext,
+    reading: &Reading,
+) -> Result<Plan, AcceptError> {
+    let mut job = Job::parse(text, Path::new("/"))?;
+    let resolved = job.to_toml();
+    date(&mut job, node.clock.unix());
+    reach::check(&job, &Surroundings::own(&node.state_dir))?;
+    let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), &node.ingest, reading)?;
+    let facts = loaded_job.facts();
+    let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
+    let mut warnings = loaded_job.warnings.clone();
+    for (index, job) in reuse::plan(node, &loaded_job) {
+        if let Some(stage) = stages.get_mut(index) {
+            stage.reused_from = Some(job);
+        }
+    }
+    warnings.extend(disk_warning(&loaded_job.job, &stages, &node.state_dir));
+    let architecture = facts.first().map_or("", |facts| &facts.architecture);
+    Ok(Plan {
+        name: loaded_job.job.name.clone(),
+        model: format!(
+            "{} ({architecture})",
+            loaded_job.job.model.weights.config().display()
+        ),
+        parameters: facts.first().map(|facts| facts.parameters),
+        stages,
+        resolved,
+        warnings,
+    })
+}
+
+/// Warns of a disk that may be too small for what the job leaves there.
+fn disk_warning(job: &Job, stages: &[PlanStage], state_dir: &Path) -> Option<String> {
+    let to = job.checkpoint.to.as_deref().unwrap_or(state_dir);
+    let mut needs: BTreeMap<&Path, u64> = BTreeMap::new();
+    // What is taken over is linked.
+    let done = stages.iter().filter(|stage| stage.reused_from.is_none());
+    for (what, bytes) in done.flat_map(|stage| &stage.disk) {
+        let dir = if what == "checkpoints" { to } else { state_dir };
+        let sum = needs.entry(dir).or_default();
+        *sum = sum.saturating_add(*bytes);
+    }
+    let gigabytes = |bytes: u64| bytes.div_ceil(1_000_000_000);
+    needs.into_iter().find_map(|(dir, needed)| {
+        let there = dir.ancestors().find(|dir| dir.exists())?;
+        let found = rustix::fs::statvfs(there).ok()?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        (needed > free).then(|| {
+            format!(
+                "the job may take {} GB of disk in {}, where {} GB are free: free some, keep fewer \
+                 checkpoints, or set checkpoint.to",
+                gigabytes(needed),
+                dir.display(),
+                free / 1_000_000_000
+            )
+        })
+    })
+}
+
+/// Sets the date that chat templates see to the day of the submission. It is recorded with the job,
+/// so the prompts are the same when the job is taken up later (`STEP-2`).
+fn date(job: &mut Job, now: Duration) {
+    if job.date.is_none() {
+        job.date = r1d_data::template::date_of(now.as_secs());
+    }
+}
+
+/// Reads and checks a job that is submitted with these pins. Blocks.
+pub(crate) fn accept(
+    text: &str,
+    pins: BTreeMap<String, String>,
+    node: &NodeContext,
+    reading: &Reading,
+) -> Result<Accepted, AcceptError> {
+    let mut job = Job::parse(text, Path::new("/"))?;
+    date(&mut job, node.clock.unix());
+    reach::check(&job, &Surroundings::own(&node.state_dir))?;
+    let inputs = Found::of(&job)?;
+    let (rewards, recorded) = (&node.rewards, Recorded::pinned(pins));
+    let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
+    let plugins = loaded_job.keep_components(rewards)?;
+    let parts = loaded_job.parts();
+    let wanted = || {
+        reading
+            .at("hashing what the job reads", parts - 1, parts)
+            .map_err(io::Error::other)
+    };
+    let inputs = inputs.hashed(&node.ingest.hashes, &wanted)?;
+    // A file that has gone since is named when the job opens it.
+    let keys = reuse::keys(&loaded_job.job, &plugins, node, Some(&inputs)).unwrap_or_default();
+    Ok(Accepted {
+        name: loaded_job.job.name.clone(),
+        priority: loaded_job.job.priority,
+        job_toml: loaded_job.job.to_toml(),
+        inputs: serde_json::to_string(&inputs).map_err(io::Error::from)?,
+        plugins,
+        keys,
+        warnings: loaded_job.warnings,
+    })
+}
+
+/// Makes the directory of a job that is about to be queued. Whoever asks sees to it that no job is
+/// removed meanwhile. Blocks.
+pub(crate) fn make_directory(
+    job: &JobId,
+    job_toml: &str,
+    inputs: &str,
+    node: &NodeContext,
+) -> Result<Directory, AcceptError> {
+    if let Some(job) = removal::removed_since(node, job_toml) {
+        return Ok(Directory::Removed(job));
+    }
+    let layout = node.layout(job);
+    if layout.dir.exists() {
+        return Ok(Directory::Taken);
+    }
+    let written = fill(&layout, job_toml, inputs);
+    if written.is_err() {
+        remove_directory(job, node);
+    }
+    written.map(|()| Directory::Made)
+}
+
+fn fill(layout: &JobLayout, job_toml: &str, inputs: &str) -> Result<(), AcceptError> {
+    outputs::create(layout)?;
+    write_file(&Disk, &layout.job_toml(), |file| {
+        file.write_all(job_toml.as_bytes())
+    })?;
+    Ok(write_file(&Disk, &layout.inputs(), |file| {
+        file.write_all(inputs.as_bytes())
+    })?)
+}
+
+/// Removes the directory of a job that nothing refers to. Blocks.
+pub(crate) fn remove_directory(job: &JobId, node: &NodeContext) {
+    let _ = std::fs::remove_dir_all(node.layout(job).dir);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job that was accepted yesterday and is taken up today keeps yesterday's date.
+    #[test]
+    fn a_recorded_day_stays() {
+        let text = "name = \"a\"\n[model]\ninit = \"a.json\"\ntokenizer = \"t\"\n[data.d]\npath = \
+                    \"d.jsonl\"\n[[stage]]\nname = \"s\"\nkind = \"sft\"\ndata = \"d\"\nepochs = \
+                    1\n";
+        let mut job = Job::parse(text, Path::new("/")).unwrap();
+        let yesterday = Duration::from_secs(1_720_051_200);
+        date(&mut job, yesterday);
+        assert_eq!(job.date.as_deref(), Some("2024-07-04"));
+        let mut again = Job::parse(&job.to_toml(), Path::new("/")).unwrap();
+        date(&mut again, yesterday + Duration::from_secs(24 * 60 * 60));
+        assert_eq!(again.date.as_deref(), Some("2024-07-04"));
+    }
+}

@@ -1,0 +1,72 @@
+//! Finds the devices of this node without loading libtorch.
+
+use r1d_job::daemon::Devices;
+use std::path::Path;
+
+/// The names of the devices (`cpu`, `cuda:0`, …): those that the configuration lists, or every
+/// NVIDIA device, or the CPU if there is none.
+pub fn found(devices: &Devices) -> Vec<String> {
+    match devices {
+        Devices::Listed(listed) => listed.clone(),
+        Devices::Auto => {
+            let nvidia = nvidia_devices(Path::new("/dev"));
+            if nvidia == 0 {
+                vec!["cpu".into()]
+            } else {
+                (0..nvidia).map(|i| format!("cuda:{i}")).collect()
+            }
+        }
+    }
+}
+
+/// Counts the driver's device nodes `nvidia<N>`; `CUDA_VISIBLE_DEVICES` may hide some.
+fn nvidia_devices(dev: &Path) -> usize {
+    let is_device = |name: &str| {
+        name.strip_prefix("nvidia")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let entries = std::fs::read_dir(dev).into_iter().flatten().flatten();
+    let present = entries
+        .filter(|entry| is_device(&entry.file_name().to_string_lossy()))
+        .count();
+    match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(visible) => present.min(
+            visible
+                .split(',')
+                .filter(|v| !v.trim().is_empty() && v.trim() != "-1")
+                .count(),
+        ),
+        Err(_) => present,
+    }
+}
+
+/// Threads that a worker of `device` may use for one tensor operation.
+pub(crate) fn worker_threads(device: &str, configured: u32) -> u32 {
+    if device == "cpu" {
+        torch_threads(configured)
+    } else {
+        1
+    }
+}
+
+/// Threads that one tensor operation of a CPU worker may use; `configured` = 0 means all cores.
+fn torch_threads(configured: u32) -> u32 {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        n => n,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_numbered_nodes_are_devices() {
+        let dev = tempfile::tempdir().unwrap();
+        for name in ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"] {
+            std::fs::write(dev.path().join(name), "").unwrap();
+        }
+        if std::env::var_os("CUDA_VISIBLE_DEVICES").is_none() {
+            assert_eq!(super::nvidia_devices(dev.path()), 2);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! One running job: carries out what its life ([`Lifecycle`]) and the machine of its attempt
+//! ([`Machine`]) decide, and tells them what came of it.
+//!
+//! The commands of one decision go out in order. While an attempt hands over what its machine
+//! decided, the actor takes no further event: the worker, the writer and the reward pool each hold
+//! it back when they are behind, and none of them waits for it.
+
+mod begin;
+mod life;
+mod show;
+mod work;
+
+use crate::context::NodeContext;
+use crate::job_log::JobLog;
+use crate::job_writer::Task;
+use crate::loaded_job::LoadedJob;
+use crate::reading::Reading;
+use crate::scoring::ScoreRequest;
+use crate::step_times::StepTimes;
+use crate::tasks::{self, MAILBOX_MAX_MESSAGES, Supervised};
+use crate::upkeep::Upkeep;
+use crate::worker::{self, Worker, WorkerReply};
+use actix::fut::wrap_future;
+use actix::{
+    Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler,
+};
+use r1d_ledger::JobRecord;
+use r1d_link::record::{NOTHING_DONE, progress};
+use r1d_proto::control::State;
+use r1d_proto::ids::JobId;
+use r1d_proto::worker::Body;
+use r1d_runner::attempt::{JobStanding, LifeEvent, LifeOutcome, Lifecycle};
+use r1d_runner::{End, Event, Machine, Plan};
+use r1d_store::JobLayout;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Time between two checks of deadlines and updates of the live status.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a running job needs of its node and its device.
+#[derive(Clone)]
+pub(crate) struct RunContext {
+    pub node: NodeContext,
+    pub worker: Supervised<Worker>,
+    pub device: String,
+    pub worker_silence: Duration,
+}
+
+/// Kills the worker and ends the run: the job was cancelled, or the daemon stops. `after_step`
+/// first commits the step in flight.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop {
+    pub after_step: bool,
+}
+
+/// An attempt at work.
+struct Attempt {
+    epoch: u64,
+    machine: Machine,
+    writer: mpsc::Sender<Task>,
+    items: mpsc::Sender<ScoreRequest>,
+    /// The id of the request that the worker carries out.
+    in_flight: Option<u64>,
+    requests: u64,
+}
+
+/// What an attempt has begun with.
+struct Prepared {
+    loaded_job: Arc<LoadedJob>,
+    plan: Arc<Plan>,
+    record: Arc<JobRecord>,
+    heard: mpsc::Receiver<WorkerReply>,
+}
+
+pub(crate) struct Run {
+    id: JobId,
+    run_context: RunContext,
+    outputs: JobLayout,
+    log: JobLog,
+    life: Lifecycle,
+    /// How far the inputs are read.
+    reading: Reading,
+    loaded_job: Option<(Arc<LoadedJob>, Arc<Plan>)>,
+    /// The SHA-256 of the data sets that finished stages have made, by stage, as the inputs hold
+    /// them.
+    made: Arc<BTreeMap<String, String>>,
+    /// Warnings of the inputs that were logged: each is logged once, however often the inputs are
+    /// opened.
+    warned: BTreeSet<String>,
+    /// An attempt that has begun, until it works.
+    prepared: Option<Prepared>,
+    working: Option<Box<Attempt>>,
+    step_times: StepTimes,
+    upkeep: Upkeep,
+    stopping: Option<oneshot::Sender<()>>,
+    outcome: Option<oneshot::Sender<LifeOutcome>>,
+    /// Tells the queue that the run has released its device, because it waits for something else.
+    leaving: Option<oneshot::Sender<()>>,
+    halted: watch::Receiver<bool>,
+}
+
+/// A run as the node holds it. Its receivers close without a message if the actor panics.
+pub(crate) struct Started {
+    pub run: Addr<Run>,
+    /// `true` interrupts whatever the run is handing over, so that it takes its next message.
+    pub halt: Arc<watch::Sender<bool>>,
+    /// Resolves when the run has released its device and goes on without one.
+    pub left: oneshot::Receiver<()>,
+    pub ended: oneshot::Receiver<LifeOutcome>,
+}
+
+/// A message of one of an attempt's parties, with the number of the attempt.
+struct FromAttempt<T>(u64, T);
+
+impl Run {
+    /// Starts a run of the job with this life.
+    pub(crate) fn start(
+        id: JobId,
+        run_context: RunContext,
+        outputs: JobLayout,
+        life: Lifecycle,
+    ) -> Started {
+        let (outcome, ended) = oneshot::channel();
+        let (leaving, left) = oneshot::channel();
+        let halt = Arc::new(watch::Sender::new(false));
+        let halted = halt.subscribe();
+        let run = Run::create(|context| {
+            context.set_mailbox_capacity(MAILBOX_MAX_MESSAGES);
+            let log = JobLog::new(outputs.log(), &id.0, run_context.node.clock.clone());
+            Run {
+                life,
+                id,
+                run_context,
+                outputs,
+                log,
+                reading: Reading::default(),
+                loaded_job: None,
+                made: Arc::default(),
+                warned: BTreeSet::new(),
+                prepared: None,
+                working: None,
+                step_times: StepTimes::default(),
+                upkeep: Upkeep::default(),
+                stopping: None,
+                outcome: Some(outcome),
+                leaving: Some(leaving),
+                halted,
+            }
+        });
+        Started {
+            run,
+            halt,
+            left,
+            ended,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.run_context.node.clock.now()
+    }
+
+    /// Tells the job's life what happened, and carries out what it decides. `number` is that of the
+    /// decision which the event answers.
+    fn tell(&mut self, number: u64, event: LifeEvent, context: &mut Context<Self>) {
+        let (before, standing) = (self.life.number(), self.standing());
+        let commands = self.life.handle(number, event, standing, self.now());
+        self.decided(before, commands, context);
+    }
+
+    /// Tells the job's life what happened now.
+    fn tell_now(&mut self, event: LifeEvent, context: &mut Context<Self>) {
+        self.tell(self.life.number(), event, context);
+    }
+
+    /// Ends the attempt.
+    fn end(&mut self, end: End, context: &mut Context<Self>) {
+        self.tell_now(LifeEvent::Ended { end }, context);
+    }
+
+    /// What the ledger says of the job.
+    fn standing(&self) -> JobStanding {
+        let record = self.run_context.node.ledger.job(&self.id);
+        let is_over =
+            |record: &JobRecord| record.state().is_final() || record.state() == State::Paused;
+        JobStanding {
+            progress: record.as_deref().map_or(NOTHING_DONE, progress),
+            is_over: record.as_deref().is_some_and(is_over),
+            has_to_review: record
+                .as_deref()
+                .is_some_and(|record| self.has_to_review(record)),
+        }
+    }
+
+    /// Whether a stage that people review has finished since the inputs were opened.
+    fn has_to_review(&self, record: &JobRecord) -> bool {
+        let Some((loaded_job, _)) = &self.loaded_job else {
+            return false;
+        };
+        let stages = record.progress.stages.iter().zip(&loaded_job.job.stages);
+        stages
+            .filter(|(begun, _)| begun.state == State::Succeeded)
+            .any(|(begun, settings)| settings.is_reviewed() && !self.made.contains_key(&begun.name))
+    }
+
+    fn tick(&mut self, context: &mut Context<Self>) {
+        let is_gone = |outcome: &oneshot::Sender<_>| outcome.is_closed();
+        if self.outcome.as_ref().is_some_and(is_gone) {
+            self.tell_now(LifeEvent::QueueGone, context);
+        }
+        self.tell_now(LifeEvent::Tick, context);
+        self.happened(Event::Tick, context);
+        self.show();
+    }
+}
+
+impl Actor for Run {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.run_interval(TICK, |run, context| run.tick(context));
+        let before = self.life.number();
+        let commands = self.life.begin(self.now());
+        self.decided(before, commands, context);
+    }
+}
+
+impl StreamHandler<FromAttempt<WorkerReply>> for Run {
+    fn handle(
+        &mut self,
+        FromAttempt(number, said): FromAttempt<WorkerReply>,
+        context: &mut Self::Context,
+    ) {
+        if number != self.life.number() {
+            return;
+        }
+        let message = match said {
+            WorkerReply::Lost { cause } => {
+                return self.end(End::WorkerFailed { cause }, context);
+            }
+            WorkerReply::Unusable { cause } => return self.end(End::Unusable { cause }, context),
+            WorkerReply::Message(message) => message,
+        };
+        if let Some(pid) = worker::started(&message) {
+            self.log.info(format!(
+                "worker {} runs as process {pid}",
+                self.run_context.device
+            ));
+            return self.happened(Event::WorkerStarted { pid }, context);
+        }
+        let Some(attempt) = &mut self.working else {
+            return;
+        };
+        if attempt.in_flight != Some(message.id) {
+            tracing::warn!(job = %self.id, "the worker answers request {}, which is not in flight",
+                message.id);
+            return;
+        }
+        if !matches!(message.body, Body::Event(_)) {
+            attempt.in_flight = None;
+        }
+        self.happened(Event::Worker(message.body), context);
+    }
+
+    /// An attempt's stream ends with the attempt; the job goes on.
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl StreamHandler<FromAttempt<Event>> for Run {
+    fn handle(
+        &mut self,
+        FromAttempt(number, event): FromAttempt<Event>,
+        context: &mut Self::Context,
+    ) {
+        if number == self.life.number() {
+            self.happened(event, context);
+        }
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<Stop> for Run {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Stop { after_step }: Stop, context: &mut Self::Context) -> Self::Result {
+        let (sender, stopped) = oneshot::channel();
+        self.stopping = Some(sender);
+        let is_in_step = |attempt: &Attempt| attempt.machine.is_in_step();
+        let in_step = self.working.as_deref().is_some_and(is_in_step);
+        self.tell_now(
+            LifeEvent::Stop {
+                after_step,
+                in_step,
+            },
+            context,
+        );
+        Box::pin(wrap_future(async {
+            // If the actor ends before it answers, it has stopped too.
+            let _ = stopped.await;
+        }))
+    }
+}
+
+/// Writes the job's status into its directory.
+pub(crate) async fn leave_status(node: NodeContext, job: JobId) {
+    // A panic is logged there; the job has ended.
+    let _ = tasks::blocking(move || node.leave_status(&job)).await;
+}

@@ -1,0 +1,312 @@
+//! Does what clients of the controller ask of a node ([`r1d_link::work`]): reads jobs' files for
+//! them, and changes what only the node can change.
+
+use crate::accept::{self, AcceptError};
+use crate::context::NodeContext;
+use crate::job_log::{self, JobLog};
+use crate::reading::Reading;
+use crate::reload::{self, ReloadError};
+use crate::removal::Removals;
+use crate::review::{self, ReviewError};
+use crate::samples::{self, SamplesError};
+use crate::{inputs, log_tail, tasks};
+use r1d_job::Job;
+use r1d_ledger::JobRecord;
+use r1d_link::{Answer, Report, Work, WorkId};
+use r1d_proto::control::{ControlError, ErrorKind, LogLine, Response, SampleSort};
+use r1d_proto::ids::JobId;
+use r1d_proto::remedy::{remedy, said_by_the_system};
+use r1d_proto::user_file;
+use std::collections::HashMap;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Time between two reports of a work's progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two looks at what is left of a job's last attempt.
+const IN_HAND_AGAIN: Duration = Duration::from_millis(100);
+/// Most bytes of a log that are read at a time.
+const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
+
+type Answered = Result<Answer, ControlError>;
+
+/// The works in hand. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Works {
+    node: NodeContext,
+    removals: Removals,
+    in_hand: Arc<Mutex<HashMap<WorkId, Reading>>>,
+}
+
+fn error(kind: ErrorKind, message: impl ToString) -> ControlError {
+    ControlError::new(kind, message)
+}
+
+fn internal(message: impl ToString) -> ControlError {
+    error(ErrorKind::Internal, message)
+}
+
+impl Works {
+    pub(crate) fn new(node: NodeContext, removals: Removals) -> Works {
+        Works {
+            node,
+            removals,
+            in_hand: Arc::default(),
+        }
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, HashMap<WorkId, Reading>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a work, in a task of its own.
+    pub(crate) fn begin(&self, id: WorkId, work: Work) {
+        let reading = Reading::default();
+        self.in_hand().insert(id, reading.clone());
+        let works = self.clone();
+        tasks::spawn("work", async move {
+            let answer = works.until_answered(id, work, reading).await;
+            works.in_hand().remove(&id);
+            let answer = answer.map(Box::new);
+            works
+                .node
+                .live
+                .reports()
+                .send(Report::Answer { id, answer });
+        });
+    }
+
+    /// Ends a work at its next part, if it is still in hand.
+    pub(crate) fn abandon(&self, id: WorkId) {
+        if let Some(reading) = self.in_hand().get(&id) {
+            reading.give_up();
+        }
+    }
+
+    /// Carries a work out, and reports how far it is.
+    async fn until_answered(&self, id: WorkId, work: Work, reading: Reading) -> Answered {
+        let mut told = reading.now();
+        let mut carried_out = std::pin::pin!(self.carry_out(work, &reading));
+        loop {
+            tokio::select! {
+                answer = &mut carried_out => return answer,
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
+            }
+            let at = reading.now();
+            if at != told {
+                told = at.clone();
+                self.node.live.reports().send(Report::Progress { id, at });
+            }
+        }
+    }
+
+    async fn carry_out(&self, work: Work, reading: &Reading) -> Answered {
+        match work {
+            Work::Reload { job, plugin, file } => self.reload(&job, plugin, file).await,
+            Work::PutDown { jobs } => {
+                while reading.wanted().is_ok() && jobs.iter().any(|job| self.is_left(job)) {
+                    tokio::time::sleep(IN_HAND_AGAIN).await;
+                }
+                Ok(Answer::Done)
+            }
+            work => {
+                let (works, reading) = (self.clone(), reading.clone());
+                let done = tasks::blocking(move || works.blocking(work, &reading));
+                done.await.map_err(internal)?
+            }
+        }
+    }
+
+    /// Whether something of the last attempt of a job that has ended is left.
+    fn is_left(&self, job: &JobId) -> bool {
+        let record = self.node.ledger.job(job);
+        let has_ended = record.is_some_and(|record| record.state().is_final());
+        has_ended && self.node.is_in_hand(job)
+    }
+
+    fn record(&self, job: &JobId) -> Result<Arc<JobRecord>, ControlError> {
+        let record = self.node.ledger.job(job);
+        record.ok_or_else(|| internal(format!("job `{job}` has no record")))
+    }
+
+    async fn reload(&self, job: &JobId, plugin: String, file: PathBuf) -> Answered {
+        let reload = reload::reload(self.record(job)?, plugin, file, self.node.clone());
+        reload.await.map(Answer::Response).map_err(not_reloaded)
+    }
+
+    /// Carries out what reads or writes files.
+    fn blocking(&self, work: Work, reading: &Reading) -> Answered {
+        let node = &self.node;
+        match work {
+            Work::Plan { job_toml } => {
+                let rewards = node.rewards.until(reading.abandoned());
+                let plan = accept::plan(&job_toml, &rewards, node, reading).map_err(refused)?;
+                Ok(Answer::Response(Response::Plan(Box::new(plan))))
+            }
+            Work::Accept { job_toml, pins } => {
+                let accepted = accept::accept(&job_toml, pins, node, reading);
+                accepted.map(Answer::Accepted).map_err(refused)
+            }
+            Work::MakeDirectory {
+                job,
+                job_toml,
+                inputs,
+            } => {
+                let made = accept::make_directory(&job, &job_toml, &inputs, node);
+                made.map(Answer::Directory).map_err(refused)
+            }
+            Work::RemoveDirectory { job } => {
+                accept::remove_directory(&job, node);
+                Ok(Answer::Done)
+            }
+            Work::LeaveStatus { job } => {
+                node.leave_status(&job);
+                Ok(Answer::Done)
+            }
+            Work::IsUntouched { job } => {
+                let inputs = node.layout(&job).inputs();
+                Ok(Answer::Whether(inputs::is_untouched(&inputs)))
+            }
+            Work::Plugins => Ok(Answer::Plugins(node.rewards.names())),
+            Work::FindInLog { .. } | Work::ReadLog { .. } | Work::Log { .. } => self.of_log(work),
+            Work::DataSets { .. } | Work::Review { .. } | Work::AwaitedReview { .. } => {
+                self.of_data_set(work)
+            }
+            Work::RemovalFacts { .. } | Work::Measure { .. } | Work::Remove { .. } => {
+                self.of_removal(work)
+            }
+            Work::Samples {
+                job,
+                stage,
+                step,
+                sort,
+                limit,
+            } => self.samples(&job, (stage, step), sort, limit),
+            Work::Reload { .. } | Work::PutDown { .. } => Err(elsewhere()),
+        }
+    }
+
+    fn of_log(&self, work: Work) -> Answered {
+        let path = |job: &JobId| self.node.layout(job).log();
+        match work {
+            // A log that cannot be read has nothing to show.
+            Work::FindInLog { job, tail } => {
+                let found = user_file::open(&path(&job))
+                    .and_then(|mut log| log_tail::begin(&mut log, tail));
+                Ok(Answer::Offset(found.unwrap_or(0)))
+            }
+            Work::ReadLog { job, offset } => {
+                let (lines, bytes) = lines(&path(&job), offset).unwrap_or_default();
+                Ok(Answer::Lines { lines, bytes })
+            }
+            Work::Log { job, line } => {
+                JobLog::new(path(&job), &job.0, self.node.clock.clone()).info(line);
+                Ok(Answer::Done)
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    fn of_data_set(&self, work: Work) -> Answered {
+        let node = &self.node;
+        match work {
+            Work::DataSets { job } => {
+                let listed = review::list(node, &*self.record(&job)?).map_err(not_reviewed)?;
+                Ok(Answer::Response(Response::DataSets(listed)))
+            }
+            Work::Review { job, stage, file } => {
+                let record = self.record(&job)?;
+                let reviewed = review::review(node, &record, &stage, file.as_deref());
+                let reviewed = reviewed.map_err(not_reviewed)?;
+                Ok(Answer::Response(Response::Reviewed(reviewed)))
+            }
+            Work::AwaitedReview { job } => {
+                let record = self.record(&job)?;
+                let dir = node.layout(&job).datasets();
+                let parsed = Job::parse(&record.submission.job_toml, Path::new("/")).ok();
+                // A bad record is reported when the inputs are opened.
+                let awaited = |parsed| review::awaited(&record, &parsed, &dir).ok().flatten();
+                let awaited = parsed.and_then(awaited);
+                let wanted = |(stage, rows): (String, u64)| review::wanted(&job, &stage, rows);
+                Ok(Answer::Review(awaited.map(wanted)))
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    fn of_removal(&self, work: Work) -> Answered {
+        match work {
+            Work::RemovalFacts { counts_bytes } => {
+                Ok(Answer::Facts(self.removals.facts(counts_bytes)))
+            }
+            Work::Measure { job } => Ok(Answer::Size(self.removals.size(&job))),
+            Work::Remove { job, extent, why } => {
+                let taken = self.removals.take(&job, extent, &why);
+                taken.map(|()| Answer::Done).map_err(internal)
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    fn samples(
+        &self,
+        job: &JobId,
+        (stage, step): (Option<String>, Option<u64>),
+        sort: SampleSort,
+        limit: u32,
+    ) -> Answered {
+        let (record, layout) = (self.record(job)?, self.node.layout(job));
+        match samples::read(&record, &layout, stage, step, sort, limit) {
+            Ok(samples) => Ok(Answer::Response(Response::Samples(samples))),
+            Err(unknown @ (SamplesError::NoStage { .. } | SamplesError::NoStep { .. })) => {
+                Err(error(ErrorKind::NotFound, unknown))
+            }
+            Err(other) => Err(internal(other)),
+        }
+    }
+}
+
+fn elsewhere() -> ControlError {
+    internal("such a work has a way of its own")
+}
+
+/// The whole lines of a log from an offset on, and the bytes that they take.
+fn lines(path: &Path, offset: u64) -> io::Result<(Vec<LogLine>, u64)> {
+    let mut bytes = Vec::new();
+    let mut file = user_file::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(LOG_CHUNK_MAX_BYTES).read_to_end(&mut bytes)?;
+    let (lines, length) = job_log::parse(&bytes);
+    Ok((lines, length as u64))
+}
+
+fn refused(refused: AcceptError) -> ControlError {
+    if refused.is_the_jobs() {
+        return error(ErrorKind::Invalid, refused);
+    }
+    // A failed write can often be mended by an operator: say how.
+    match said_by_the_system(&refused).and_then(remedy) {
+        Some(what) => internal(format!("{refused}: {what}")),
+        None => internal(refused),
+    }
+}
+
+fn not_reviewed(refused: ReviewError) -> ControlError {
+    let kind = match &refused {
+        ReviewError::NoStage { .. } => ErrorKind::NotFound,
+        refused if refused.is_the_daemons() => ErrorKind::Internal,
+        _ => ErrorKind::Invalid,
+    };
+    error(kind, refused)
+}
+
+fn not_reloaded(refused: ReloadError) -> ControlError {
+    let kind = if refused.is_the_daemons() {
+        ErrorKind::Internal
+    } else {
+        ErrorKind::Invalid
+    };
+    error(kind, refused)
+}

@@ -1,0 +1,70 @@
+//! What people can do about an error of the operating system.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+/// What people can do about a failed write; `None` if only the daemon is at fault.
+pub fn remedy(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("make room on that file system"),
+        ErrorKind::ReadOnlyFilesystem => Some("make that file system writable again"),
+        ErrorKind::PermissionDenied => Some("let the daemon's user write there"),
+        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => None,
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::AlreadyExists => error
+            .raw_os_error()
+            .map(|_| "put there what was there before"),
+        _ => error.raw_os_error().map(|_| "see to that file system"),
+    }
+}
+
+/// The operating system's error within `error`, if there is one.
+pub fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
+    std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {
+        (*error).source()
+    })
+    .find_map(|error| {
+        // The ledger shares one among the commands of a group.
+        let shared = || error.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref);
+        error.downcast_ref().or_else(shared)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_of_a_write_is_for_somebody_to_mend() {
+        let of = |number| remedy(&io::Error::from_raw_os_error(number));
+        // ENOSPC, EDQUOT; EROFS; EACCES, EPERM.
+        assert_eq!(
+            [28, 122].map(of),
+            [Some("make room on that file system"); 2]
+        );
+        assert_eq!(of(30), Some("make that file system writable again"));
+        assert_eq!(
+            [13, 1].map(of),
+            [Some("let the daemon's user write there"); 2]
+        );
+        // EIO, EMFILE, ENODEV, ESTALE, ENOTCONN, EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
+        assert_eq!(
+            [5, 24, 19, 116, 107, 27].map(of),
+            [Some("see to that file system"); 6]
+        );
+        assert_eq!(
+            [2, 20, 21, 17].map(of),
+            [Some("put there what was there before"); 4]
+        );
+        // EINVAL, ENAMETOOLONG: another try would fail in the same way.
+        assert_eq!([22, 36].map(of), [None; 2]);
+        // An error that a reader found in a file does not come from the operating system.
+        assert_eq!(
+            remedy(&io::Error::new(ErrorKind::InvalidData, "cut short")),
+            None
+        );
+    }
+}
