@@ -164,6 +164,7 @@ inline int __reduce_min_sync(u32, int value) {
 inline int __reduce_max_sync(u32, int value) {
     return best_of_warp(value, [](int a, int b) { return std::max(a, b); });
 }
+inline int __popc(u32 x) { return __builtin_popcount(x); }
 inline int __ffs(u32 x) { return __builtin_ffs(x); }
 inline int __clz(u32 x) { return x ? __builtin_clz(x) : 32; }
 inline u32 __float_as_uint(float x) {
@@ -229,6 +230,17 @@ inline void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, 
         return 0;
     });
 }
+inline u32 transpose(u32 pair) {
+    return together(pair, [](auto of) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const auto number = [&](int row) { return of(4 * row + g / 2) >> 16 * (g % 2) & 0xffffu; };
+        return number(2 * t) | number(2 * t + 1) << 16;
+    });
+}
+struct alignas(16) Piece {
+    u32 at[4];
+};
+inline Piece read_once(const void *from) { return *(const Piece *)from; }
 
 // --- launches
 

@@ -10,13 +10,19 @@ import sysconfig
 import pytest
 
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "daemon/kernels"
-# (head_dim, query heads of one key head that a block takes); only attention depends on them.
-SHAPES = [(64, 7), (128, 8), (128, 6), (256, 8), (16, 2)]
-MMA_SHAPES = [(64, 7), (64, 1), (64, 8), (128, 8), (128, 6)]
-REST = ["layer.cu", "few.cu", "threshold.cu", "draw.cu"]
-CASES = [("attention.cu", *shape) for shape in SHAPES]
-CASES += [("attention_mma.cu", *shape) for shape in MMA_SHAPES]
-CASES += [(name, 64, 7) for name in REST]
+# The definitions of each file: those of attention are (head_dim, query heads of one key head that a
+# block takes), those of latent attention (latent, rotary dimensions).
+HEADS = [(64, 7), (128, 8), (128, 6), (256, 8), (16, 2)]
+HEADS_MMA = [(64, 7), (64, 1), (64, 8), (128, 8), (128, 6)]
+LATENTS = [(512, 64), (128, 64), (48, 16)]
+EXPERTS = [8, 64, 160, 256]
+CASES = [("attention.cu", dict(HEAD_DIM=d, GROUP=group)) for d, group in HEADS]
+CASES += [("attention_mma.cu", dict(HEAD_DIM=d, GROUP=group)) for d, group in HEADS_MMA]
+CASES += [("latent.cu", dict(LATENT=latent, ROPE=rope)) for latent, rope in LATENTS]
+CASES += [("latent_mma.cu", dict(LATENT=latent, ROPE=64)) for latent in (512, 128)]
+CASES += [("router.cu", dict(EXPERTS=experts)) for experts in EXPERTS]
+REST = ["layer.cu", "few.cu", "threshold.cu", "draw.cu", "merge.cu", "experts.cu", "experts_mma.cu"]
+CASES += [(name, {}) for name in REST]
 # Registers that spill to memory would cost more than the kernel does.
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores")
 
@@ -49,14 +55,14 @@ def compile_kernel(library, text, name, definitions):
 
 
 @pytest.mark.parametrize("bfloat16", [1, 0])
-@pytest.mark.parametrize("name, head_dim, group", CASES)
-def test_a_kernel_compiles_without_spills(name, head_dim, group, bfloat16):
+@pytest.mark.parametrize("name, defined", CASES)
+def test_a_kernel_compiles_without_spills(name, defined, bfloat16):
     files = ["ptx.cuh", "common.cuh", name]
     text = "\n".join((KERNELS / "cuda" / file).read_text() for file in files)
-    definitions = [f"BFLOAT16={bfloat16}", f"HEAD_DIM={head_dim}", f"GROUP={group}"]
+    definitions = [f"{name}={value}" for name, value in [("BFLOAT16", bfloat16), *defined.items()]]
     status, log = compile_kernel(nvrtc(), text, name, definitions)
     assert status == 0, log
     spills = [int(stores) for _, stores in SPILL.findall(log)]
     # In float32 nothing is for the tensor cores.
-    assert spills or (name == "attention_mma.cu" and not bfloat16)
+    assert spills or (name.endswith("_mma.cu") and not bfloat16)
     assert max(spills, default=0) == 0, log

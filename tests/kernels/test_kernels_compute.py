@@ -2,80 +2,9 @@
 (`emulator.h`), beside the same in float64. What an emulator cannot show (speed, races, the tensor
 cores' own rounding) is left to a GPU: tests/bench/decode_gpu/check."""
 
-import ctypes
-import functools
-import pathlib
-import re
-import struct
-import subprocess
-
 import pytest
 import torch
-
-HERE = pathlib.Path(__file__).resolve().parent
-CUDA = HERE.parents[1] / "daemon/kernels/cuda"
-NAMES = {
-    "attention.cu": ["rotate_and_store", "attend", "merge"],
-    "attention_mma.cu": ["rotate_and_attend_4", "rotate_and_attend_8"],
-    "draw.cu": ["draw"],
-    "few.cu": [f"{what}_{rows}" for what in ["normed", "plain", "gated", "added"] for rows in [1, 2, 4]],
-}
-DTYPES = {1: torch.bfloat16, 0: torch.float32}
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kernels")
-
-    @functools.cache
-    def build(name, bfloat16, head_dim=64, group=4):
-        text = (CUDA / "common.cuh").read_text() + (CUDA / name).read_text()
-        # Memory that a launch gives a size to.
-        text = re.sub(
-            r"extern __shared__ (?:__align__\(16\) )?([\w ]+) (\w+)\[\];",
-            r"\1 *\2 = (\1 *)dynamic_shared;",
-            text,
-        )
-        launches = "\n".join(
-            f'extern "C" void launch_{kernel}(const int *grid, int threads, const uint64_t *slots) '
-            f"{{ launch({kernel}, grid, threads, slots); }}"
-            for kernel in NAMES[name]
-        )
-        source = folder / f"{name}-{bfloat16}-{head_dim}-{group}.cpp"
-        source.write_text(f'#include "{HERE}/emulator.h"\n{text}\n{launches}\n')
-        library = source.with_suffix(".so")
-        definitions = [f"-DBFLOAT16={bfloat16}", f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"]
-        # Shared memory is static variables, which must stay each library's own.
-        options = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-fno-gnu-unique"]
-        command = ["g++", *options, *definitions]
-        subprocess.run([*command, source, "-o", library], check=True)
-        return ctypes.CDLL(str(library))
-
-    return build
-
-
-def launch(library, kernel, grid, threads, *arguments):
-    """A tensor is passed by its address, None as a null pointer."""
-    slots = (ctypes.c_uint64 * len(arguments))()
-    for at, argument in enumerate(arguments):
-        if isinstance(argument, torch.Tensor):
-            assert argument.is_contiguous()
-            slots[at] = argument.data_ptr()
-        elif isinstance(argument, float):
-            slots[at] = struct.unpack("I", struct.pack("f", argument))[0]
-        else:
-            slots[at] = (argument or 0) & 0xFFFFFFFFFFFFFFFF
-    getattr(library, f"launch_{kernel}")((ctypes.c_int * 3)(*grid), threads, slots)
-
-
-def noise(*shape, seed=0, dtype=torch.float32, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator) * scale).to(dtype)
-
-
-def off(found, expected):
-    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
-
+from emulated import DTYPES, launch, noise, off
 
 # --- attention
 
@@ -110,7 +39,7 @@ class Case:
 
     def general(self, kernels, splits):
         """By the kernels for all dtypes and head sizes; returns (out, keys, values)."""
-        library = kernels("attention.cu", int(self.dtype == torch.bfloat16), self.head_dim, self.group)
+        library = self.build(kernels, "attention.cu")
         keys, values, out = self.keys.clone(), self.values.clone(), self.out.clone()
         rows, query = len(self.position), torch.zeros_like(self.out)
         all_heads = self.heads + 2 * self.key_heads
@@ -121,16 +50,20 @@ class Case:
         launch(library, "attend", (rows, self.heads // self.group, splits), 128, query, keys, values,
                self.position, self.live, out, partial, self.heads, self.key_heads, PLACES, splits,
                self.head_dim**-0.5)
-        self.merge(library, partial, out, splits)
+        self.merge(kernels, partial, out, splits)
         return out, keys, values
 
-    def merge(self, library, partial, out, splits):
+    def build(self, kernels, name):
+        bfloat16 = int(self.dtype == torch.bfloat16)
+        return kernels(name, bfloat16, HEAD_DIM=self.head_dim, GROUP=self.group)
+
+    def merge(self, kernels, partial, out, splits):
         if splits > 1:
-            launch(library, "merge", (len(self.position), self.heads, 1), self.head_dim, partial,
+            launch(kernels("merge.cu", int(self.dtype == torch.bfloat16)), "merge", (len(self.position), self.heads, 1), self.head_dim, partial,
                    self.live, out, self.heads, splits)
 
     def on_tensor_cores(self, kernels, warps, splits):
-        library = kernels("attention_mma.cu", 1, self.head_dim, self.group)
+        library = self.build(kernels, "attention_mma.cu")
         keys, values, out = self.keys.clone(), self.values.clone(), self.out.clone()
         rows = len(self.position)
         partial = torch.zeros(rows * self.heads * splits * (self.head_dim + 2))
@@ -138,7 +71,7 @@ class Case:
                32 * warps, self.qkv, self.bias, *self.norms, 1e-6, self.table, self.position,
                self.live, keys, values, out, partial, self.heads, self.key_heads, PLACES, splits,
                self.head_dim**-0.5)
-        self.merge(kernels("attention.cu", 1, self.head_dim, self.group), partial, out, splits)
+        self.merge(kernels, partial, out, splits)
         return out, keys, values
 
     def expected(self, keys, values):

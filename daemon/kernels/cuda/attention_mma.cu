@@ -18,11 +18,6 @@
 // Stands for minus infinity: differences of two stay numbers.
 #define LOWEST -1e30f
 
-// Eight numbers as a lane hands them to the tensor cores.
-struct alignas(16) Piece {
-    u32 at[4];
-};
-
 // With g = lane / 4 and t = lane % 4, a lane has of key 8j + g the pieces t, t + 4, …: as the
 // second operand of multiply_add it is column g, with dimensions in another order, which the
 // queries share.

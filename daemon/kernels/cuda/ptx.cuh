@@ -52,3 +52,24 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+
+// The transpose of a matrix [8, 8] of 16 bits, for a warp: a lane has columns 2t, 2t + 1 of row g,
+// and gets rows 2t, 2t + 1 of column g.
+__device__ __forceinline__ u32 transpose(u32 pair) {
+    u32 result;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+    return result;
+}
+
+// 16 bytes that are read once and that nothing writes while the kernel runs: they leave what the
+// first cache holds in peace.
+struct alignas(16) Piece {
+    u32 at[4];
+};
+__device__ __forceinline__ Piece read_once(const void *from) {
+    Piece piece;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(piece.at[0]), "=r"(piece.at[1]), "=r"(piece.at[2]), "=r"(piece.at[3])
+                 : "l"(from));
+    return piece;
+}
