@@ -244,25 +244,3 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         }
     }
 }
-
-// Merges the parts of `attend`: partial [B, heads, splits, d + 2] → out [B, heads, d]. One block of
-// HEAD_DIM threads takes one head of one row.
-extern "C" __global__ void merge(const float *partial, const int *live, Number *out, int heads,
-                                 int splits) {
-    take_turn();
-    if (blockIdx.x >= *live)
-        return;
-    const i64 head = (i64)blockIdx.x * heads + blockIdx.y;
-    const float *from = partial + head * splits * (HEAD_DIM + 2);
-    float top = LOWEST;
-    for (int s = 0; s < splits; s++)
-        top = fmaxf(top, from[s * (HEAD_DIM + 2) + HEAD_DIM + 1]);
-    float total = 0.0f, all = 0.0f;
-    for (int s = 0; s < splits; s++) {
-        const float *part = from + s * (HEAD_DIM + 2);
-        const float share = exp2f(part[HEAD_DIM + 1] - top);
-        total += part[threadIdx.x] * share;
-        all += part[HEAD_DIM] * share;
-    }
-    out[head * HEAD_DIM + threadIdx.x] = narrow(total / all);
-}

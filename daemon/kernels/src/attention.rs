@@ -1,5 +1,7 @@
 //! Attention of a decoding step: one token of each row over the row's slot of the cache.
 
+use crate::code::{Code, Source};
+use crate::decode::of_dtype;
 use crate::driver::{Arguments, Function, Launch};
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -17,6 +19,10 @@ const BLOCKS: i64 = 2 * MULTIPROCESSORS;
 const PART_MIN_PLACES: i64 = 128;
 /// The same where a block reads more places at a time.
 const TENSOR_CORES_PART_MIN_PLACES: i64 = 512;
+const GENERAL: Source = ("attention.cu", include_str!("../cuda/attention.cu"));
+const TENSOR_CORES: Source = ("attention_mma.cu", include_str!("../cuda/attention_mma.cu"));
+/// Merges the parts of places.
+pub(crate) const MERGE: Source = ("merge.cu", include_str!("../cuda/merge.cu"));
 const ROTATE_WARPS: u32 = 4;
 const ATTEND_THREADS: u32 = 128;
 
@@ -42,7 +48,7 @@ impl AttentionSizes {
     }
 
     /// Whether there are kernels for these sizes.
-    pub(crate) fn are_known(&self) -> bool {
+    pub fn are_known(&self) -> bool {
         let lanes = self.head_dim / 8;
         self.key_heads > 0
             && self.heads % self.key_heads == 0
@@ -104,7 +110,12 @@ pub struct Attention {
     sizes: AttentionSizes,
     way: Way,
     merge: Function,
+    /// The code of the functions.
+    _code: Code,
 }
+
+// SAFETY: as of [`Gpu`].
+unsafe impl Send for Attention {}
 
 /// Which kernels they are.
 pub(crate) enum Way {
@@ -118,28 +129,38 @@ pub(crate) enum Way {
 }
 
 impl Attention {
-    /// Finds the kernels of these sizes by their names.
-    pub(crate) fn find(
-        kind: Kind,
-        sizes: AttentionSizes,
-        find: impl Fn(&str) -> Result<Function>,
-    ) -> Result<Attention> {
-        let way = if sizes.are_for_tensor_cores(kind) {
+    /// Compiles the kernels of these sizes, of which [`AttentionSizes::are_known`] said that there
+    /// are.
+    pub fn compile(gpu: &Gpu, kind: Kind, sizes: AttentionSizes) -> Result<Attention> {
+        let definitions = [
+            of_dtype(kind),
+            format!("HEAD_DIM={}", sizes.head_dim),
+            format!("GROUP={}", sizes.block_heads()),
+        ];
+        let on_tensor_cores = sizes.are_for_tensor_cores(kind);
+        let text = if on_tensor_cores {
+            TENSOR_CORES
+        } else {
+            GENERAL
+        };
+        let code = Code::compile(gpu, &[text, MERGE], &definitions)?;
+        let way = if on_tensor_cores {
             Way::TensorCores {
-                four: find("rotate_and_attend_4")?,
-                eight: find("rotate_and_attend_8")?,
+                four: code.find("rotate_and_attend_4")?,
+                eight: code.find("rotate_and_attend_8")?,
             }
         } else {
             Way::General {
-                rotate_and_store: find("rotate_and_store")?,
-                attend: find("attend")?,
+                rotate_and_store: code.find("rotate_and_store")?,
+                attend: code.find("attend")?,
             }
         };
         Ok(Attention {
             kind,
             sizes,
             way,
-            merge: find("merge")?,
+            merge: code.find("merge")?,
+            _code: code,
         })
     }
 

@@ -42,10 +42,74 @@ type GemmEx = unsafe extern "C" fn(
     c_int,
 ) -> c_int;
 
+type GemmStridedBatchedEx = unsafe extern "C" fn(
+    Handle,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+    *const c_void,
+    *const c_void,
+    c_int,
+    c_int,
+    i64,
+    *const c_void,
+    c_int,
+    c_int,
+    i64,
+    *const c_void,
+    *mut c_void,
+    c_int,
+    c_int,
+    i64,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
+
+/// A batch of matrices within a tensor, in numbers.
+pub(crate) struct Matrices<'a> {
+    pub tensor: &'a Tensor,
+    /// The place of the first.
+    pub start: i64,
+    /// The distance of two rows.
+    pub row: i64,
+    /// The distance of two matrices.
+    pub next: i64,
+}
+
+/// y = x w of each of a batch: x `[rows, inner]`, y `[rows, outer]`, all of one dtype.
+pub(crate) struct Products<'a> {
+    pub count: i64,
+    pub rows: i64,
+    pub inner: i64,
+    pub outer: i64,
+    pub x: Matrices<'a>,
+    pub w: Matrices<'a>,
+    /// w is `[outer, inner]` and not `[inner, outer]`.
+    pub transposed: bool,
+    pub y: Matrices<'a>,
+}
+
+impl Matrices<'_> {
+    /// Whether `count` matrices of `rows` rows of `width` numbers lie in the tensor.
+    fn hold(&self, count: i64, rows: i64, width: i64) -> bool {
+        let end = self.start + (count - 1) * self.next + (rows - 1) * self.row + width;
+        self.tensor.is_contiguous() && self.row >= width && end <= self.tensor.numel() as i64
+    }
+
+    fn address(&self) -> *mut c_void {
+        let bytes = self.start as usize * self.tensor.kind().elt_size_in_bytes();
+        self.tensor.data_ptr().wrapping_byte_add(bytes)
+    }
+}
+
 /// A handle of cuBLAS with a workspace of its own, so that it allocates nothing in a capture.
 pub(crate) struct Blas {
     handle: Handle,
     gemm: GemmEx,
+    gemm_batched: GemmStridedBatchedEx,
     destroy: unsafe extern "C" fn(Handle) -> c_int,
     _workspace: Tensor,
 }
@@ -54,7 +118,7 @@ impl Blas {
     pub(crate) fn new(stream: &Stream, workspace: Tensor) -> Result<Blas> {
         let library = open_library(NAME, NAME)?;
         // SAFETY: the signatures are those of cublas_v2.h.
-        let (create, destroy, set_stream, set_workspace, set_math, gemm) = unsafe {
+        let (create, destroy, set_stream, set_workspace, set_math, gemm, gemm_batched) = unsafe {
             (
                 function::<unsafe extern "C" fn(*mut Handle) -> c_int>(
                     library,
@@ -78,6 +142,7 @@ impl Blas {
                     "cublasSetMathMode",
                 )?,
                 function(library, NAME, "cublasGemmEx")?,
+                function(library, NAME, "cublasGemmStridedBatchedEx")?,
             )
         };
         let mut handle = null_mut();
@@ -86,6 +151,7 @@ impl Blas {
         let blas = Blas {
             handle,
             gemm,
+            gemm_batched,
             destroy,
             _workspace: workspace,
         };
@@ -124,10 +190,6 @@ impl Blas {
                 message: format!("{x:?} · {weight:?}ᵀ → {y:?}"),
             });
         }
-        let kind = |tensor: &Tensor| match tensor.kind() {
-            Kind::BFloat16 => BFLOAT16,
-            _ => FLOAT32,
-        };
         let (one, beta) = (1.0f32, if adds { 1.0f32 } else { 0.0 });
         let [rows, inner, outer] = [rows, inner, outer].map(|size| size as c_int);
         // cuBLAS counts by columns: what is y row by row is yᵀ = W xᵀ column by column.
@@ -142,19 +204,93 @@ impl Blas {
                 inner,
                 std::ptr::from_ref(&one).cast(),
                 weight.data_ptr(),
-                kind(weight),
+                dtype(weight),
                 inner,
                 x.data_ptr(),
-                kind(x),
+                dtype(x),
                 inner,
                 std::ptr::from_ref(&beta).cast(),
                 y.data_ptr(),
-                kind(y),
+                dtype(y),
                 outer,
                 COMPUTE_FLOAT32,
                 ALGORITHM_DEFAULT,
             )
         })
+    }
+}
+
+impl Blas {
+    /// Computes the products of a batch; sums are float32.
+    pub(crate) fn batched(&self, products: &Products) -> Result<()> {
+        let Products {
+            count,
+            rows,
+            inner,
+            outer,
+            x,
+            w,
+            transposed,
+            y,
+        } = products;
+        let (height, width) = if *transposed {
+            (outer, inner)
+        } else {
+            (inner, outer)
+        };
+        let kinds = [x, w, y].map(|one| one.tensor.kind());
+        let fit = kinds.iter().all(|kind| *kind == kinds[0])
+            && matches!(kinds[0], Kind::BFloat16 | Kind::Float)
+            && x.hold(*count, *rows, *inner)
+            && w.hold(*count, *height, *width)
+            && y.hold(*count, *rows, *outer);
+        if !fit {
+            return Err(KernelError::Operand {
+                operation: "batched",
+                message: format!(
+                    "{count} × [{rows}, {inner}] · [{inner}, {outer}] of {:?}, {:?} → {:?}",
+                    x.tensor, w.tensor, y.tensor
+                ),
+            });
+        }
+        let (one, zero) = (1.0f32, 0.0f32);
+        let int = |size: i64| size as c_int;
+        // By columns, as in `linear`.
+        // SAFETY: sizes and dtypes were checked; the scalars live through the call.
+        check("cublasGemmStridedBatchedEx", unsafe {
+            (self.gemm_batched)(
+                self.handle,
+                if *transposed { TRANSPOSE } else { AS_IT_IS },
+                AS_IT_IS,
+                int(*outer),
+                int(*rows),
+                int(*inner),
+                std::ptr::from_ref(&one).cast(),
+                w.address(),
+                dtype(w.tensor),
+                int(w.row),
+                w.next,
+                x.address(),
+                dtype(x.tensor),
+                int(x.row),
+                x.next,
+                std::ptr::from_ref(&zero).cast(),
+                y.address(),
+                dtype(y.tensor),
+                int(y.row),
+                y.next,
+                int(*count),
+                COMPUTE_FLOAT32,
+                ALGORITHM_DEFAULT,
+            )
+        })
+    }
+}
+
+fn dtype(tensor: &Tensor) -> c_int {
+    match tensor.kind() {
+        Kind::BFloat16 => BFLOAT16,
+        _ => FLOAT32,
     }
 }
 

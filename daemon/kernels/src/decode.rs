@@ -1,7 +1,7 @@
 //! The operations of a decoding step, each a kernel of `cuda/`.
 
-use crate::attention::{Attention, AttentionSizes};
-use crate::driver::{Arguments, Function, Launch, Module};
+use crate::code::{Code, Source};
+use crate::driver::{Arguments, Function, Launch};
 use crate::error::{KernelError, Result};
 use crate::gpu::Gpu;
 use crate::operands::{Operands, address};
@@ -9,6 +9,12 @@ use tch::{Kind, Tensor};
 
 /// Most ids of a vocabulary, by the shared memory of `draw`.
 const VOCAB_MAX_IDS: i64 = 256 * 1024;
+const SOURCES: [Source; 4] = [
+    ("layer.cu", include_str!("../cuda/layer.cu")),
+    ("few.cu", include_str!("../cuda/few.cu")),
+    ("threshold.cu", include_str!("../cuda/threshold.cu")),
+    ("draw.cu", include_str!("../cuda/draw.cu")),
+];
 const NORM_THREADS: u32 = 256;
 const DRAW_THREADS: u32 = 1024;
 const FEW_WARPS: u32 = 8;
@@ -66,55 +72,35 @@ pub enum Few<'a> {
     Added,
 }
 
-/// The kernels, compiled for one dtype and one shape of attention.
+/// The kernels around attention, compiled for one dtype.
 pub struct DecodeKernels {
     kind: Kind,
     embed: Function,
     rms_norm: Function,
     silu_mul: Function,
-    attention: Attention,
     threshold: Function,
     draw: Function,
     /// Products with few rows, by what is done around them and log2 of the rows.
     few: [[Function; 3]; 4],
     /// The code of the functions.
-    _modules: Vec<Module>,
+    _code: Code,
 }
 
 // SAFETY: as of [`Gpu`].
 unsafe impl Send for DecodeKernels {}
 
 impl DecodeKernels {
-    /// Whether there are kernels for a model of these sizes.
-    pub fn takes(
-        kind: Kind,
-        sizes: AttentionSizes,
-        hidden: i64,
-        intermediate: i64,
-        vocab: i64,
-    ) -> bool {
+    /// Whether there are kernels for a model of this dtype, vocabulary, and widths of its layers.
+    pub fn takes(kind: Kind, widths: &[i64], vocab: i64) -> bool {
         matches!(kind, Kind::BFloat16 | Kind::Float)
-            && sizes.are_known()
-            && [hidden, intermediate].iter().all(|width| width % 8 == 0)
+            && widths.iter().all(|width| width % 8 == 0)
             && vocab <= VOCAB_MAX_IDS
     }
 
     /// Compiles the kernels, which takes tens of milliseconds. [`Self::takes`] said that there are.
-    pub fn compile(gpu: &Gpu, kind: Kind, sizes: AttentionSizes) -> Result<DecodeKernels> {
-        let definitions = definitions(kind, sizes);
-        let on_tensor_cores = sizes.are_for_tensor_cores(kind);
-        let modules = crate::sources()
-            .iter()
-            .filter(|(file, _)| on_tensor_cores || *file != "attention_mma.cu")
-            .map(|(file, text)| gpu.compile(file, text, &definitions))
-            .collect::<Result<Vec<_>>>()?;
-        let find = |name: &str| {
-            let found = modules.iter().find_map(|module| module.function(name).ok());
-            found.ok_or_else(|| KernelError::Call {
-                call: "cuModuleGetFunction",
-                message: format!("no kernel `{name}`"),
-            })
-        };
+    pub fn compile(gpu: &Gpu, kind: Kind) -> Result<DecodeKernels> {
+        let code = Code::compile(gpu, &SOURCES, &[of_dtype(kind)])?;
+        let find = |name: &str| code.find(name);
         let few = |name: &str| {
             let of_rows = |rows: u32| find(&format!("{name}_{rows}"));
             Ok::<_, KernelError>([of_rows(1)?, of_rows(2)?, of_rows(4)?])
@@ -124,17 +110,11 @@ impl DecodeKernels {
             embed: find("embed")?,
             rms_norm: find("rms_norm")?,
             silu_mul: find("silu_mul")?,
-            attention: Attention::find(kind, sizes, find)?,
             threshold: find("threshold")?,
             draw: find("draw")?,
             few: [few("normed")?, few("plain")?, few("gated")?, few("added")?],
-            _modules: modules,
+            _code: code,
         })
-    }
-
-    /// The kernels of attention.
-    pub fn attention(&self) -> &Attention {
-        &self.attention
     }
 
     /// Looks rows of the embedding up, and adds 1 to the step int32 `[1]`: `ids` int32 `[B]`,
@@ -329,11 +309,7 @@ pub fn kept_bytes(vocab: i64) -> i64 {
     (vocab + 63) / 64 * 8
 }
 
-/// The definitions under which the texts compile.
-fn definitions(kind: Kind, sizes: AttentionSizes) -> Vec<String> {
-    vec![
-        format!("BFLOAT16={}", i32::from(kind == Kind::BFloat16)),
-        format!("HEAD_DIM={}", sizes.head_dim),
-        format!("GROUP={}", sizes.block_heads()),
-    ]
+/// The definition of the dtype under which a text compiles.
+pub(crate) fn of_dtype(kind: Kind) -> String {
+    format!("BFLOAT16={}", i32::from(kind == Kind::BFloat16))
 }

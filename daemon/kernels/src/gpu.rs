@@ -1,6 +1,6 @@
 //! A GPU with a stream, a compiler and cuBLAS.
 
-use crate::blas::{Blas, WORKSPACE_BYTES};
+use crate::blas::{Blas, Products, WORKSPACE_BYTES};
 use crate::driver::{Driver, Graph, Module, Stream};
 use crate::error::{KernelError, Result};
 use crate::nvrtc::Nvrtc;
@@ -69,6 +69,11 @@ impl Gpu {
         definitions: &[String],
     ) -> Result<Module> {
         Module::load(self.driver, &self.nvrtc.compile(file, text, definitions)?)
+    }
+
+    /// Computes products of a batch of matrices, as [`Blas::batched`] does.
+    pub(crate) fn batched(&self, products: &Products) -> Result<()> {
+        self.blas.batched(products)
     }
 
     pub(crate) fn stream(&self) -> &Stream {

@@ -172,6 +172,15 @@ impl Cache {
         }
     }
 
+    /// Latents with their rotary keys of a layer, `[slots, 1, places, width]`; `None` where the
+    /// cache holds something else.
+    pub fn latents(&self, layer: usize) -> Option<&Tensor> {
+        match self.layers.get(layer)?.as_slice() {
+            [latents] => Some(&latents.slots),
+            _ => None,
+        }
+    }
+
     /// Bytes of its memory on the device.
     pub fn bytes(&self) -> u64 {
         self.layers

@@ -5,20 +5,20 @@ use crate::attention::PackedView;
 use crate::cache::{Cache, Cached, Places};
 use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
-use crate::dense::DenseParts;
 use crate::error::{ModelError, Result};
 use crate::forward::{Context, Noted, Notes, Routing, View};
-use crate::init::{Random, Shared, Unfilled};
+use crate::init::{OnDevice, Random, Shared, Unfilled};
 use crate::matmul::Products;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
 use crate::packed_weights::PackedWeights;
+use crate::parts::ModelParts;
 use crate::prediction::PredictionModule;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
-use r1d_shape::{AttentionSizes, Config, EMBEDDING, FeedForwardSizes, HEAD, Head, SCORE, Summary};
+use r1d_shape::{AttentionSizes, Config, EMBEDDING, HEAD, Head, SCORE, Summary};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -189,6 +189,18 @@ impl CausalLm {
         CausalLm::assemble(config, &mut random, device, kind)
     }
 
+    /// Makes random weights like [`Self::init`], but by the device's own generator, for
+    /// measurements: billions of parameters in seconds.
+    pub fn init_on_device(config_json: &str, device: Device, kind: Kind) -> Result<CausalLm> {
+        let config = Config::parse(config_json)?;
+        config.refuse_scores()?;
+        let mut random = OnDevice {
+            device,
+            standard_deviation: config.initializer_range,
+        };
+        CausalLm::assemble(config, &mut random, device, kind)
+    }
+
     /// A model with the same weights in its own storage, whose weights need no gradients at first.
     /// If the model has adapters, only they are copied: the weights that they adapt are frozen, and
     /// shared.
@@ -349,35 +361,20 @@ impl CausalLm {
         }
     }
 
-    /// The model's tensors, with rotations of `positions` positions at least; `None` unless every
-    /// layer is dense with grouped-query attention, and products are plain (no adapters, no FP8).
-    pub fn dense_parts(&self, positions: i64) -> Result<Option<DenseParts<'_>>> {
-        let AttentionSizes::Grouped(attention) = &self.config.blueprint.attention else {
-            return Ok(None);
+    /// The model's tensors, with rotations of `positions` positions at least; `None` unless
+    /// products are plain (no adapters, no FP8, no bias behind attention) and whole heads rotate.
+    pub fn parts(&self, positions: i64) -> Result<Option<ModelParts<'_>>> {
+        let attention = &self.config.blueprint.attention;
+        let whole_heads = match attention {
+            AttentionSizes::Grouped(sizes) => self.config.blueprint.rotary_dims() == sizes.head_dim,
+            AttentionSizes::Latent(_) => true,
         };
-        let widths = self.config.blueprint.feed_forwards.iter();
-        let widths: Option<Vec<i64>> = widths
-            .map(|sizes| match sizes {
-                FeedForwardSizes::Dense { intermediate } => Some(*intermediate),
-                FeedForwardSizes::Experts(_) => None,
-            })
-            .collect();
-        let intermediate = widths
-            .filter(|widths| widths.windows(2).all(|two| two[0] == two[1]))
-            .and_then(|widths| widths.first().copied());
         let plain = self.lora.is_none() && !self.fp8 && !self.config.scores;
-        let whole_heads = self.config.blueprint.rotary_dims() == attention.head_dim;
-        let (Some(intermediate), Some(layers), true, true) = (
-            intermediate,
-            self.decoder.dense_layers(),
-            plain,
-            whole_heads,
-        ) else {
+        let Some(layers) = self.decoder.layers().filter(|_| plain && whole_heads) else {
             return Ok(None);
         };
-        Ok(Some(DenseParts {
+        Ok(Some(ModelParts {
             attention,
-            intermediate,
             embed_tokens: &self.embed_tokens,
             layers,
             norm: self.norm.parts(),

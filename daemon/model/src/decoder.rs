@@ -1,11 +1,11 @@
 //! The blocks between the embedding and the final norm.
 
-use crate::dense::DenseLayer;
 use crate::error::Result;
 use crate::forward::{Context, Notes};
 use crate::gqa::Gqa;
 use crate::mla::Mla;
 use crate::moe::Moe;
+use crate::parts::{FeedForwardParts, LayerParts};
 use crate::rms_norm::RmsNorm;
 use crate::swiglu::SwiGlu;
 use crate::weights::Builder;
@@ -56,9 +56,9 @@ impl Decoder {
         self.blocks[layer].forward(hidden, layer, context)
     }
 
-    /// The tensors of every block; `None` unless all are dense, with grouped-query attention.
-    pub(crate) fn dense_layers(&self) -> Option<Vec<DenseLayer<'_>>> {
-        self.blocks.iter().map(Block::dense).collect()
+    /// The tensors of every block; `None` if an output projection of attention has a bias.
+    pub(crate) fn layers(&self) -> Option<Vec<LayerParts<'_>>> {
+        self.blocks.iter().map(Block::parts).collect()
     }
 
     /// The correction biases of the routers that have one, from the first MoE layer on (float32
@@ -135,22 +135,20 @@ impl Block {
         Ok((hidden.f_add(&further)?, notes))
     }
 
-    fn dense(&self) -> Option<DenseLayer<'_>> {
-        let (Attention::Grouped(attention), FeedForward::Dense(mlp)) = (&self.self_attn, &self.mlp)
-        else {
-            return None;
+    fn parts(&self) -> Option<LayerParts<'_>> {
+        let (attention, o_proj) = match &self.self_attn {
+            Attention::Grouped(attention) => attention.parts()?,
+            Attention::Latent(attention) => attention.parts()?,
         };
-        let attention = attention.parts()?;
-        let (gate_up, down) = mlp.parts();
-        Some(DenseLayer {
+        Some(LayerParts {
             input_norm: self.input_layernorm.parts(),
-            qkv_proj: attention.qkv_proj,
-            qkv_bias: attention.qkv_bias,
-            head_norms: attention.head_norms,
-            o_proj: attention.o_proj,
+            attention,
+            o_proj,
             post_attention_norm: self.post_attention_layernorm.parts(),
-            gate_up,
-            down,
+            feed_forward: match &self.mlp {
+                FeedForward::Dense(dense) => FeedForwardParts::Dense(dense.parts()),
+                FeedForward::Experts(experts) => FeedForwardParts::Experts(experts.parts()),
+            },
         })
     }
 

@@ -2,9 +2,9 @@
 //! values.
 
 use crate::attention;
-use crate::dense::Norm;
 use crate::error::Result;
 use crate::forward::{Context, View};
+use crate::parts::{AttentionParts, GroupedParts};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial, Rows};
 use r1d_shape::GqaSizes;
@@ -19,14 +19,6 @@ pub(crate) struct Gqa {
     norms: Option<(RmsNorm, RmsNorm)>,
     o_proj: Tensor,
     o_bias: Option<Tensor>,
-}
-
-/// The tensors of grouped-query attention without an output bias.
-pub(crate) struct GqaParts<'a> {
-    pub qkv_proj: &'a Tensor,
-    pub qkv_bias: Option<&'a Tensor>,
-    pub head_norms: Option<(Norm<'a>, Norm<'a>)>,
-    pub o_proj: &'a Tensor,
 }
 
 impl Gqa {
@@ -79,20 +71,17 @@ impl Gqa {
         })
     }
 
-    /// The tensors; `None` if the output projection has a bias.
-    pub(crate) fn parts(&self) -> Option<GqaParts<'_>> {
-        if self.o_bias.is_some() {
-            return None;
-        }
-        Some(GqaParts {
+    /// The tensors, and the output projection; `None` if that has a bias.
+    pub(crate) fn parts(&self) -> Option<(AttentionParts<'_>, &Tensor)> {
+        let parts = AttentionParts::Grouped(GroupedParts {
             qkv_proj: &self.qkv_proj,
             qkv_bias: self.qkv_bias.as_ref(),
             head_norms: self
                 .norms
                 .as_ref()
                 .map(|(query, key)| (query.parts(), key.parts())),
-            o_proj: &self.o_proj,
-        })
+        });
+        self.o_bias.is_none().then_some((parts, &self.o_proj))
     }
 
     /// Computes softmax(RoPE(W_q x) RoPE(W_k x)ᵀ / √d) W_v x and the output projection: `[T,

@@ -22,7 +22,6 @@ mod cache;
 mod causal_lm;
 pub mod checkpoint;
 mod decoder;
-mod dense;
 mod dispatch;
 mod error;
 mod forward;
@@ -36,6 +35,7 @@ mod mla;
 mod moe;
 mod packed;
 mod packed_weights;
+mod parts;
 mod predict;
 mod prediction;
 mod rms_norm;
@@ -50,11 +50,14 @@ pub use adapters::LoraSpec;
 pub use blockwise::Blockwise;
 pub use cache::{Cache, Places, SlotSet};
 pub use causal_lm::CausalLm;
-pub use dense::{DenseLayer, DenseParts, Norm};
 pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::ADAPTER_CONFIG_FILE;
 pub use packed::{AuxLoss, Forward, Output, Packed};
 pub use packed_weights::PackedWeights;
-pub use r1d_shape::{Config, Summary};
+pub use parts::{
+    AttentionParts, DenseParts, ExpertParts, FeedForwardParts, GroupedParts, LatentParts,
+    LayerParts, ModelParts, Norm, QueryParts,
+};
+pub use r1d_shape::{AttentionSizes, Config, RouterRule, Scoring, Summary};
 pub use sequence_classifier::SequenceClassifier;

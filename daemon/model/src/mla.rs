@@ -8,6 +8,7 @@ use crate::attention::{self, CacheView};
 use crate::error::Result;
 use crate::forward::{Context, View};
 use crate::matmul::{Products, plus};
+use crate::parts::{AttentionParts, LatentParts, QueryParts};
 use crate::rms_norm::RmsNorm;
 use crate::rope::{Rotation, halves_from_pairs};
 use crate::weights::{Builder, Initial, Rows};
@@ -139,6 +140,23 @@ impl Mla {
             )?,
             o_bias,
         })
+    }
+
+    /// The tensors, and the output projection; `None` if that has a bias.
+    pub(crate) fn parts(&self) -> Option<(AttentionParts<'_>, &Tensor)> {
+        let query = self.q_b.as_ref().map(|(norm, b_proj)| QueryParts {
+            bias: self.q_a_bias.as_ref(),
+            norm: norm.parts(),
+            b_proj,
+        });
+        let parts = AttentionParts::Latent(LatentParts {
+            a_proj: &self.a_proj,
+            query,
+            latent_bias: self.kv_a_bias.as_ref(),
+            latent_norm: self.kv_a_layernorm.parts(),
+            kv_b_proj: &self.kv_b_proj,
+        });
+        self.o_bias.is_none().then_some((parts, &self.o_proj))
     }
 
     /// Runs the attention: `[T, hidden]` → `[T, hidden]`.

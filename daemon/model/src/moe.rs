@@ -6,6 +6,7 @@ use crate::dispatch::Dispatch;
 use crate::error::Result;
 use crate::forward::{Context, Notes};
 use crate::matmul::Products;
+use crate::parts::ExpertParts;
 use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};
@@ -58,6 +59,17 @@ impl Moe {
             shared,
             moe_layer,
         })
+    }
+
+    pub(crate) fn parts(&self) -> ExpertParts<'_> {
+        ExpertParts {
+            rule: self.router.rule,
+            router: self.router.weight(),
+            correction_bias: self.router.correction_bias.as_ref(),
+            gate_up: &self.experts.gate_up,
+            down: &self.experts.down,
+            shared: self.shared.as_ref().map(SwiGlu::parts),
+        }
     }
 
     pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<(Tensor, Notes)> {

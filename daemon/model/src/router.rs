@@ -43,6 +43,11 @@ impl Router {
         })
     }
 
+    /// W, `[E, hidden]`.
+    pub(crate) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// Computes s = sigmoid(W x) or softmax(W x), float32 at least: `[T, hidden]` → `[T, E]`.
     pub(crate) fn scores(&self, x: &Tensor, products: Products) -> Result<Tensor> {
         let wide = if x.kind() == Kind::Double {

@@ -1,5 +1,6 @@
 use crate::error::Result;
 use crate::matmul::Products;
+use crate::parts::DenseParts;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
 
@@ -33,9 +34,11 @@ impl SwiGlu {
         })
     }
 
-    /// Gate above up, and down.
-    pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
-        (&self.gate_up, &self.down)
+    pub(crate) fn parts(&self) -> DenseParts<'_> {
+        DenseParts {
+            gate_up: &self.gate_up,
+            down: &self.down,
+        }
     }
 
     pub(crate) fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {

@@ -27,7 +27,7 @@ fn main() -> Result<(), Error> {
         other => return Err(format!("unknown dtype {other}").into()),
     };
     let device = r1d_torch::device::open("cuda:0")?;
-    let model = CausalLm::init(&std::fs::read_to_string(config)?, 1, device, kind)?;
+    let model = CausalLm::init_on_device(&std::fs::read_to_string(config)?, device, kind)?;
     for rows in batches {
         let rows: u32 = rows.parse()?;
         let ways = [(true, 1.0), (false, 1.0), (true, 0.95), (false, 0.95)];

@@ -8,25 +8,32 @@
 //! The schedule, the cache and the records are those of the other way to decode, and so are the
 //! uniforms: in float32 both ways draw the same ids.
 
+mod buffers;
+mod kernels;
+mod step;
+
 use crate::error::Result;
 use crate::sampling_mask;
-use r1d_kernels::{
-    AttentionSizes, Cut, DecodeKernels, Draw, Few, Gpu, Graph, KernelError, Rotation, Scratch,
-    kept_bytes,
+use buffers::{Buffers, Memory, Sizes};
+use kernels::{Kernels, Shape};
+use r1d_kernels::{Gpu, Graph, KernelError};
+use r1d_model::{
+    AttentionParts, Cache, CausalLm, DenseParts, FeedForwardParts, LayerParts, ModelParts,
 };
-use r1d_model::{Cache, CausalLm, DenseLayer, DenseParts};
 use std::collections::BTreeMap;
+pub(crate) use step::Drawing;
+use step::{Held, Step};
 use tch::{Kind, Tensor};
 
 /// Requests of different sizes whose memory and graphs are kept: those of training and of an
 /// evaluation take turns.
 const PLANS_MAX: usize = 2;
 
-/// Kernels that were compiled for models of one dtype and shape of attention.
+/// Kernels that were compiled for models of one shape.
 pub(crate) struct Engine {
     gpu: Gpu,
-    kernels: DecodeKernels,
-    compiled_for: (Kind, AttentionSizes),
+    kernels: Kernels,
+    compiled_for: Shape,
     /// What requests like those before use, the last one's first.
     plans: Vec<Plan>,
 }
@@ -49,23 +56,14 @@ pub(crate) struct DrawnStep {
     pub logprobs: Vec<f32>,
     /// Bits of the sets of kept ids, `[rows, words]`; empty unless they are recorded.
     pub kept: Vec<u64>,
-}
-
-/// How a request draws.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct Drawing {
-    /// Temperature of the distribution; 0 is greedy.
-    pub temperature: f32,
-    /// What top-k and top-p cut off; `None` if nothing.
-    pub cut: Option<Cut>,
-    /// Whether the sets of kept ids are recorded.
-    pub keeps: bool,
+    /// Experts, `[rows, moe_layers, K]`; empty unless they are recorded.
+    pub experts: Vec<i64>,
 }
 
 /// Memory, and the graphs that use it.
 struct Plan {
     made_for: MadeFor,
-    buffers: Buffers,
+    memory: Memory,
     /// Cosines and sines of all places.
     rotations: Tensor,
     graphs: BTreeMap<i64, Graph>,
@@ -86,32 +84,11 @@ struct MadeFor {
 /// A request while it decodes.
 pub(crate) struct Captured<'a> {
     gpu: &'a Gpu,
-    kernels: &'a DecodeKernels,
-    parts: DenseParts<'a>,
-    cache: Vec<(Tensor, Tensor)>,
+    kernels: &'a Kernels,
+    shape: Shape,
+    parts: ModelParts<'a>,
+    cache: Vec<Held>,
     plan: &'a mut Plan,
-}
-
-/// Memory of the largest graph; a smaller one uses the beginning of each.
-struct Buffers {
-    hidden: Tensor,
-    normed: Tensor,
-    qkv: Tensor,
-    query: Tensor,
-    attended: Tensor,
-    partial: Tensor,
-    gate_up: Tensor,
-    activated: Tensor,
-    logits: Tensor,
-    uniforms: Tensor,
-    ids: Tensor,
-    logprobs: Tensor,
-    kept: Tensor,
-    limits: Tensor,
-    last_id: Tensor,
-    position: Tensor,
-    live: Tensor,
-    step: Tensor,
 }
 
 /// The rows of the graph that `rows` rows use: a power of two, or a multiple of 64.
@@ -124,34 +101,19 @@ fn graph_rows(rows: usize) -> i64 {
     }
 }
 
-fn sizes_of(parts: &DenseParts) -> AttentionSizes {
-    AttentionSizes {
-        heads: parts.attention.heads,
-        key_heads: parts.attention.key_value_heads,
-        head_dim: parts.attention.head_dim,
-    }
-}
-
 impl Engine {
     /// Opens the device and compiles the kernels. The error says why they cannot be used.
     pub(crate) fn open(model: &CausalLm) -> Result<Engine> {
-        let parts = model.dense_parts(1)?.ok_or(KernelError::Model {
-            what: "latent attention, experts, adapters or FP8",
+        let parts = model.parts(1)?.ok_or(KernelError::Model {
+            what: "adapters, FP8 or a bias behind attention",
         })?;
-        let (kind, sizes) = (model.kind(), sizes_of(&parts));
-        let (vocab, hidden) = parts.lm_head.size2()?;
-        if !DecodeKernels::takes(kind, sizes, hidden, parts.intermediate, vocab) {
-            return Err(KernelError::Model {
-                what: "these sizes of heads and layers",
-            }
-            .into());
-        }
+        let shape = Shape::of(model, &parts)?;
         let gpu = Gpu::open(model.device())?;
-        let kernels = DecodeKernels::compile(&gpu, kind, sizes)?;
+        let kernels = Kernels::compile(&gpu, &shape)?;
         Ok(Engine {
             gpu,
             kernels,
-            compiled_for: (kind, sizes),
+            compiled_for: shape,
             plans: Vec::new(),
         })
     }
@@ -165,20 +127,18 @@ impl Engine {
         (rows, steps): (usize, usize),
         drawing: Drawing,
     ) -> Result<Option<Captured<'a>>> {
-        let held = |layer| {
-            let (keys, values) = cache.keys_and_values(layer)?;
-            Some((keys.shallow_clone(), values.shallow_clone()))
-        };
-        let Some(first) = held(0) else {
+        let Some(first) = held(cache, 0) else {
             return Ok(None);
         };
-        let places = first.0.size4()?.2;
-        let Some(mut parts) = model.dense_parts(places)? else {
+        let places = first.places()?;
+        let Some(mut parts) = model.parts(places)? else {
             return Ok(None);
         };
-        let slots: Option<Vec<_>> = (0..parts.layers.len()).map(held).collect();
-        let (Some(slots), true) = (slots, (model.kind(), sizes_of(&parts)) == self.compiled_for)
-        else {
+        let slots: Option<Vec<_>> = (0..parts.layers.len())
+            .map(|layer| held(cache, layer))
+            .collect();
+        let shape = Shape::of(model, &parts)?;
+        let (Some(slots), true) = (slots, shape == self.compiled_for) else {
             return Ok(None);
         };
         let made_for = MadeFor {
@@ -205,6 +165,7 @@ impl Engine {
         let mut captured = Captured {
             gpu: &self.gpu,
             kernels: &self.kernels,
+            shape,
             parts,
             cache: slots,
             plan,
@@ -214,7 +175,7 @@ impl Engine {
         Ok(Some(captured))
     }
 
-    fn plan(&self, parts: &DenseParts, model: &CausalLm, made_for: MadeFor) -> Result<Plan> {
+    fn plan(&self, parts: &ModelParts, model: &CausalLm, made_for: MadeFor) -> Result<Plan> {
         let MadeFor {
             rows,
             steps,
@@ -222,117 +183,99 @@ impl Engine {
             drawing,
             ..
         } = made_for;
-        let kept = match drawing.cut {
-            Some(_) if drawing.keeps => steps * rows * kept_bytes(model.config.vocab_size),
-            _ => 0,
+        let (vocab, hidden) = parts.lm_head.size2()?;
+        let query_rank = parts
+            .layers
+            .first()
+            .and_then(|layer| match &layer.attention {
+                AttentionParts::Latent(latent) => latent.query.as_ref(),
+                AttentionParts::Grouped(_) => None,
+            });
+        let query_rank = query_rank.map(|query| query.norm.0.size1()).transpose()?;
+        let sizes = Sizes {
+            shape: self.compiled_for,
+            hidden,
+            vocab,
+            dense_width: kernels::dense_width(parts)?,
+            query_rank,
+            steps,
+            partial: buffers::partial_numbers(&self.kernels, rows, places),
+            keeps: drawing.keeps && drawing.cut.is_some(),
+            recorded_layers: if drawing.records_experts {
+                model.config.moe_layers
+            } else {
+                0
+            },
         };
         Ok(Plan {
-            buffers: self.buffers(parts, model, (rows, places, steps), kept)?,
+            memory: Memory::new(sizes, rows, model.device())?,
             rotations: parts.rotations.shallow_clone(),
             graphs: BTreeMap::new(),
             made_for,
         })
     }
-
-    fn buffers(
-        &self,
-        parts: &DenseParts,
-        model: &CausalLm,
-        (rows, places, steps): (i64, i64, i64),
-        kept: i64,
-    ) -> Result<Buffers> {
-        let zeros = |shape: &[i64], kind| Tensor::f_zeros(shape, (kind, model.device()));
-        let AttentionSizes {
-            heads,
-            key_heads,
-            head_dim,
-        } = sizes_of(parts);
-        let (vocab, hidden) = parts.lm_head.size2()?;
-        let kind = model.kind();
-        let partial = self.kernels.attention().partial_numbers(rows, places);
-        Ok(Buffers {
-            hidden: zeros(&[rows, hidden], kind)?,
-            normed: zeros(&[rows, hidden], kind)?,
-            qkv: zeros(&[rows, (heads + 2 * key_heads) * head_dim], Kind::Float)?,
-            query: zeros(&[rows, heads * head_dim], kind)?,
-            attended: zeros(&[rows, heads * head_dim], kind)?,
-            partial: zeros(&[partial], Kind::Float)?,
-            gate_up: zeros(&[rows, 2 * parts.intermediate], kind)?,
-            activated: zeros(&[rows, parts.intermediate], kind)?,
-            logits: zeros(&[rows, vocab], kind)?,
-            uniforms: zeros(&[steps * rows], Kind::Float)?,
-            ids: zeros(&[steps * rows], Kind::Int)?,
-            logprobs: zeros(&[steps * rows], Kind::Float)?,
-            kept: zeros(&[kept], Kind::Uint8)?,
-            limits: zeros(&[rows], Kind::Float)?,
-            last_id: zeros(&[rows], Kind::Int)?,
-            position: zeros(&[rows], Kind::Int)?,
-            live: zeros(&[1], Kind::Int)?,
-            step: zeros(&[1], Kind::Int)?,
-        })
-    }
 }
 
-impl Buffers {
-    /// The part that a graph of `rows` rows uses.
-    fn narrow(&self, rows: i64, steps: i64) -> Result<Buffers> {
-        let first = |tensor: &Tensor| tensor.f_narrow(0, 0, rows);
-        let by_step = |tensor: &Tensor| tensor.f_narrow(0, 0, steps * rows)?.f_view([steps, rows]);
-        let bytes = kept_bytes(self.logits.size2()?.1);
-        let kept = if self.kept.numel() > 0 {
-            let kept = self.kept.f_narrow(0, 0, steps * rows * bytes)?;
-            kept.f_view([steps, rows, bytes])?
-        } else {
-            self.kept.shallow_clone()
-        };
-        Ok(Buffers {
-            hidden: first(&self.hidden)?,
-            normed: first(&self.normed)?,
-            qkv: first(&self.qkv)?,
-            query: first(&self.query)?,
-            attended: first(&self.attended)?,
-            partial: self.partial.shallow_clone(),
-            gate_up: first(&self.gate_up)?,
-            activated: first(&self.activated)?,
-            logits: first(&self.logits)?,
-            uniforms: by_step(&self.uniforms)?,
-            ids: by_step(&self.ids)?,
-            logprobs: by_step(&self.logprobs)?,
-            kept,
-            limits: first(&self.limits)?,
-            last_id: first(&self.last_id)?,
-            position: first(&self.position)?,
-            live: self.live.shallow_clone(),
-            step: self.step.shallow_clone(),
-        })
+/// What the cache holds of a layer.
+fn held(cache: &Cache, layer: usize) -> Option<Held> {
+    if let Some((keys, values)) = cache.keys_and_values(layer) {
+        return Some(Held::Grouped(keys.shallow_clone(), values.shallow_clone()));
     }
+    Some(Held::Latent(cache.latents(layer)?.shallow_clone()))
 }
 
 /// Addresses of all that a graph reads or writes beside its own memory.
-fn addresses(parts: &DenseParts, cache: &[(Tensor, Tensor)]) -> Vec<usize> {
-    let of_layer = |layer: &DenseLayer| {
-        let norms = layer
-            .head_norms
-            .map(|(query, key)| (query.0, key.0))
-            .unzip();
-        let always = [
-            layer.input_norm.0,
-            layer.qkv_proj,
-            layer.o_proj,
-            layer.post_attention_norm.0,
-            layer.gate_up,
-            layer.down,
-        ];
-        let sometimes = [layer.qkv_bias, norms.0, norms.1];
-        let all = always.map(Some).into_iter().chain(sometimes);
-        all.map(|tensor| tensor.map_or(0, address))
-            .collect::<Vec<_>>()
-    };
+fn addresses(parts: &ModelParts, cache: &[Held]) -> Vec<usize> {
     let around = [parts.embed_tokens, parts.norm.0, parts.lm_head];
-    let of_cache = cache.iter().flat_map(|(keys, values)| [keys, values]);
-    let mut addresses: Vec<usize> = around.into_iter().chain(of_cache).map(address).collect();
-    addresses.extend(parts.layers.iter().flat_map(of_layer));
-    addresses
+    let mut all: Vec<Option<&Tensor>> = around.map(Some).to_vec();
+    all.extend(cache.iter().flat_map(|held| match held {
+        Held::Grouped(keys, values) => [Some(keys), Some(values)],
+        Held::Latent(latents) => [Some(latents), None],
+    }));
+    all.extend(parts.layers.iter().flat_map(tensors));
+    all.into_iter()
+        .map(|tensor| tensor.map_or(0, address))
+        .collect()
+}
+
+/// The tensors of a layer, each always in the same place.
+fn tensors<'a>(layer: &'a LayerParts) -> Vec<Option<&'a Tensor>> {
+    let mut all = vec![
+        Some(layer.input_norm.0),
+        Some(layer.o_proj),
+        Some(layer.post_attention_norm.0),
+    ];
+    match &layer.attention {
+        AttentionParts::Grouped(grouped) => {
+            let norms = grouped
+                .head_norms
+                .map(|(query, key)| (query.0, key.0))
+                .unzip();
+            all.extend([Some(grouped.qkv_proj), grouped.qkv_bias, norms.0, norms.1]);
+        }
+        AttentionParts::Latent(latent) => {
+            let query = latent.query.as_ref();
+            all.extend([
+                Some(latent.a_proj),
+                query.and_then(|query| query.bias),
+                query.map(|query| query.norm.0),
+                query.map(|query| query.b_proj),
+                latent.latent_bias,
+                Some(latent.latent_norm.0),
+                Some(latent.kv_b_proj),
+            ]);
+        }
+    }
+    let dense = |dense: &DenseParts<'a>| [Some(dense.gate_up), Some(dense.down)];
+    match &layer.feed_forward {
+        FeedForwardParts::Dense(network) => all.extend(dense(network)),
+        FeedForwardParts::Experts(experts) => {
+            all.extend([Some(experts.router), experts.correction_bias]);
+            all.extend([Some(experts.gate_up), Some(experts.down)]);
+            all.extend(experts.shared.as_ref().map_or([None, None], dense));
+        }
+    }
+    all
 }
 
 fn address(tensor: &Tensor) -> usize {
@@ -378,7 +321,7 @@ impl Captured<'_> {
     }
 
     fn buffers(&self, rows: i64) -> Result<Buffers> {
-        self.plan.buffers.narrow(rows, self.plan.made_for.steps)
+        Ok(self.plan.memory.buffers(rows)?)
     }
 
     /// Captures the graph of `rows` rows, unless there is one.
@@ -399,98 +342,16 @@ impl Captured<'_> {
 
     /// Launches one step of every row: the token's way through the layers, and the draw.
     fn step(&self, buffers: &Buffers) -> Result<(), KernelError> {
-        let Captured {
-            gpu,
-            kernels,
-            parts,
-            ..
-        } = self;
-        let ids = (&buffers.last_id, &buffers.step);
-        kernels.embed(gpu, ids, parts.embed_tokens, &buffers.hidden)?;
-        for (layer, cache) in parts.layers.iter().zip(&self.cache) {
-            self.layer(layer, cache, buffers)?;
-        }
-        let (norm, epsilon) = parts.norm;
-        let (rows, width) = buffers.hidden.size2()?;
-        if kernels.takes_few(rows, width) {
-            let few = Few::Plain(norm, epsilon);
-            kernels.few(gpu, &few, &buffers.hidden, parts.lm_head, &buffers.logits)?;
-        } else {
-            kernels.rms_norm(gpu, &buffers.hidden, norm, epsilon, &buffers.normed)?;
-            gpu.linear(&buffers.normed, parts.lm_head, &buffers.logits)?;
-        }
-        let Drawing {
-            temperature, cut, ..
-        } = self.plan.made_for.drawing;
-        if let Some(cut) = cut {
-            kernels.threshold(gpu, &buffers.logits, &buffers.live, cut, &buffers.limits)?;
-        }
-        let draw = Draw {
-            uniforms: &buffers.uniforms,
-            step: &buffers.step,
-            live: &buffers.live,
-            last_id: &buffers.last_id,
-            position: &buffers.position,
-            ids: &buffers.ids,
-            logprobs: &buffers.logprobs,
-            temperature,
-            limits: cut.map(|_| &buffers.limits),
-            kept: (buffers.kept.numel() > 0).then_some(&buffers.kept),
+        let step = Step {
+            gpu: self.gpu,
+            kernels: self.kernels,
+            shape: &self.shape,
+            parts: &self.parts,
+            cache: &self.cache,
+            buffers,
+            drawing: self.plan.made_for.drawing,
         };
-        kernels.draw(gpu, &buffers.logits, &draw)
-    }
-
-    /// h += Attention(Norm(h)); h += FeedForward(Norm(h)).
-    fn layer(
-        &self,
-        layer: &DenseLayer,
-        (keys, values): &(Tensor, Tensor),
-        buffers: &Buffers,
-    ) -> Result<(), KernelError> {
-        let Captured { gpu, kernels, .. } = self;
-        let Buffers {
-            hidden,
-            normed,
-            qkv,
-            query,
-            attended,
-            partial,
-            ..
-        } = buffers;
-        let (rows, width) = hidden.size2()?;
-        let few = kernels.takes_few(rows, width);
-        let (norm, epsilon) = layer.input_norm;
-        if few {
-            let normed = Few::Normed(norm, epsilon);
-            kernels.few(gpu, &normed, hidden, layer.qkv_proj, qkv)?;
-        } else {
-            kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
-            gpu.linear(normed, layer.qkv_proj, qkv)?;
-        }
-        let rotation = Rotation {
-            bias: layer.qkv_bias,
-            norms: layer
-                .head_norms
-                .map(|((query, epsilon), (key, _))| (query, key, epsilon)),
-            table: &self.parts.rotations,
-            position: &buffers.position,
-            live: &buffers.live,
-        };
-        let scratch = Scratch { query, partial };
-        let attention = kernels.attention();
-        attention.run(gpu, qkv, &rotation, (keys, values), &scratch, attended)?;
-        let (norm, epsilon) = layer.post_attention_norm;
-        if few {
-            kernels.few(gpu, &Few::Added, attended, layer.o_proj, hidden)?;
-            let gated = Few::Gated(norm, epsilon);
-            kernels.few(gpu, &gated, hidden, layer.gate_up, &buffers.activated)?;
-            return kernels.few(gpu, &Few::Added, &buffers.activated, layer.down, hidden);
-        }
-        gpu.add_linear(attended, layer.o_proj, hidden)?;
-        kernels.rms_norm(gpu, hidden, norm, epsilon, normed)?;
-        gpu.linear(normed, layer.gate_up, &buffers.gate_up)?;
-        kernels.silu_mul(gpu, &buffers.gate_up, &buffers.activated)?;
-        gpu.add_linear(&buffers.activated, layer.down, hidden)
+        step.launch()
     }
 }
 
@@ -506,7 +367,16 @@ fn drawn(buffers: &Buffers, steps: i64, live: i64) -> Result<Vec<DrawnStep>> {
     } else {
         None
     };
+    let record = buffers.experts.as_ref().map(|experts| &experts.record);
+    let experts = match record.filter(|record| record.numel() > 0) {
+        Some(record) => Some(of_live(record)?.f_to_kind(Kind::Int64)?),
+        None => None,
+    };
     let of_step = |step| {
+        let experts = match &experts {
+            Some(experts) => Vec::try_from(&experts.f_get(step)?.f_reshape([-1])?)?,
+            None => Vec::new(),
+        };
         let kept = match &kept {
             Some(kept) => sampling_mask::words(&kept.f_get(step)?)?,
             None => Vec::new(),
@@ -515,6 +385,7 @@ fn drawn(buffers: &Buffers, steps: i64, live: i64) -> Result<Vec<DrawnStep>> {
             ids: Vec::try_from(&ids.f_get(step)?.f_to_kind(Kind::Int64)?)?,
             logprobs: Vec::try_from(&logprobs.f_get(step)?)?,
             kept,
+            experts,
         })
     };
     (0..steps).map(of_step).collect()

@@ -104,8 +104,7 @@ impl Sampler {
         })
     }
 
-    /// Sets whether r1d's own kernels decode where there are some, as they do by default; else
-    /// libtorch's operations do.
+    /// Sets whether r1d's own kernels decode where there are some; else libtorch's operations do.
     pub fn with_own_kernels(self, own_kernels: bool) -> Sampler {
         Sampler {
             own_kernels: self.own_kernels && own_kernels,
@@ -185,13 +184,14 @@ impl Sampler {
             temperature: request.sampling.temperature,
             cut: draw.cut(model.config.vocab_size),
             keeps: request.sampling.keep_sampling_mask,
+            records_experts: record_experts,
         };
         let blocks = (slots as usize, self.look_every);
         if !self.own_kernels {
             self.engine = None;
         }
         let captured = match &mut self.engine {
-            Some(engine) if self.own_kernels && !record_experts && !self.speculative => {
+            Some(engine) if self.own_kernels && !self.speculative => {
                 let begun = engine.begin(model, &self.cache, blocks, drawing);
                 unless_unused(begun, &mut self.own_kernels)?
             }
@@ -588,12 +588,11 @@ impl Drawn {
 }
 
 impl Looked {
-    /// The results of a step without experts.
     fn of_step(step: DrawnStep, vocab_size: u32) -> Looked {
         Looked {
             ids: step.ids,
             logprobs: step.logprobs,
-            experts: Vec::new(),
+            experts: step.experts,
             kept: step.kept,
             vocab_size,
         }

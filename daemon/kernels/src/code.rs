@@ -1,0 +1,37 @@
+//! Compiled kernels, found by their names.
+
+use crate::driver::{Function, Module};
+use crate::error::{KernelError, Result};
+use crate::gpu::Gpu;
+
+/// What every text needs before it.
+const BEFORE: &str = concat!(
+    include_str!("../cuda/ptx.cuh"),
+    include_str!("../cuda/common.cuh")
+);
+
+/// A text of `cuda/`, by the name of its file.
+pub(crate) type Source = (&'static str, &'static str);
+
+/// The code of some texts. It lives as long as the functions are used.
+pub(crate) struct Code(Vec<Module>);
+
+impl Code {
+    /// Compiles texts for the GPU at hand under these definitions (`NAME=VALUE`).
+    pub(crate) fn compile(gpu: &Gpu, sources: &[Source], definitions: &[String]) -> Result<Code> {
+        let compile =
+            |&(file, text): &Source| gpu.compile(file, &format!("{BEFORE}\n{text}"), definitions);
+        Ok(Code(sources.iter().map(compile).collect::<Result<_>>()?))
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Function> {
+        let found = self.0.iter().find_map(|module| module.function(name).ok());
+        found.ok_or_else(|| KernelError::Call {
+            call: "cuModuleGetFunction",
+            message: format!("no kernel `{name}`"),
+        })
+    }
+}
+
+// SAFETY: as of [`Gpu`].
+unsafe impl Send for Code {}
