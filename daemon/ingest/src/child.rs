@@ -46,8 +46,6 @@ const MEMORY_BYTES_MAX: u64 = 6 << 30;
 /// Most bytes of a set (`LIM-1`): rows of 32 GiB, each character a token, and room.
 const SET_BYTES_MAX: u64 = 256 << 30;
 const OPEN_FILES_MAX: u64 = 64;
-/// How far the child stands behind what else runs, jobs above all.
-const NICENESS: i32 = 10;
 /// Interval at which the parent looks whether the set is still wanted.
 const LOOK_MS: u64 = 100;
 /// A child that reports nothing for so long is ended: no row takes an hour.
@@ -327,8 +325,6 @@ fn limit_itself() -> rustix::io::Result<()> {
     limit(Resource::Fsize, SET_BYTES_MAX)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, OPEN_FILES_MAX)?;
-    // It takes every processor that nobody else wants.
-    rustix::process::nice(NICENESS)?;
     rustix::thread::set_no_new_privs(true)?;
     keep_reading_alone()
 }

@@ -7,8 +7,8 @@ use r1d_data::Row;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of the rows that are worked on before their outcomes are taken (`LIM-1`): with what is made
-/// of them, all that is in memory.
+/// Bytes of the rows that are worked on before their outcomes are taken (`LIM-1`): with what is
+/// made of them, all that is in memory.
 const WAVE_BYTES_MAX: u64 = 8 << 20;
 /// Most of these rows.
 const WAVE_ROWS_MAX: u64 = 1 << 14;

@@ -147,7 +147,8 @@ proptest! {
                     disk.crash(seed);
                     // What was removed may be there again, as old as it was or older.
                     let found = there(&disk, &blobs);
-                    prop_assert!(used.keys().all(|blob| found.contains(blob)), "what was put is there");
+                    let is_there = |blob: &u8| found.contains(blob);
+                    prop_assert!(used.keys().all(is_there), "what was put is there");
                     for blob in found.iter().filter(|blob| !used.contains_key(blob)) {
                         blobs.remove(&hash(*blob)).unwrap();
                     }
