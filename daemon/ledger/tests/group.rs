@@ -12,7 +12,10 @@ use redb::{Database, StorageBackend};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+/// A ledger that has not synced for so long never will.
+const SYNC_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Threads that apply commands at the same time.
 const THREADS: usize = 6;
 
@@ -105,8 +108,11 @@ impl Gate {
     /// Waits until a sync waits at the gate.
     fn meet(&self) {
         let (syncs, change) = &*self.0;
-        let met = change.wait_while(syncs.lock().unwrap(), |syncs| !syncs.is_met);
-        drop(met.unwrap());
+        let syncs = syncs.lock().unwrap();
+        let met = change.wait_timeout_while(syncs, SYNC_WAIT_MAX, |syncs| !syncs.is_met);
+        let (syncs, waited) = met.unwrap();
+        drop(syncs);
+        assert!(!waited.timed_out(), "nobody syncs the ledger");
     }
 
     fn pass(&self) {
