@@ -42,13 +42,7 @@ impl Trainer {
             let own: Vec<&TrainSequence> = group.iter().flat_map(|&index| &sides[index]).collect();
             let micro = MicroBatch::of_rollouts(&own, shares, None, model.device())?;
             let places = Places::of(&own, model.device())?;
-            // There are no recorded experts: policy and reference each use their own routers.
-            let theirs = tch::no_grad(|| {
-                let hidden = self.hidden(reference, &micro)?;
-                places.sums(
-                    &Head::new(reference, 1.0, self.invariant).logprobs(&hidden, &micro.targets)?,
-                )
-            })?;
+            let theirs = self.reference_sums(reference, &micro, &places)?;
             let Passed {
                 hidden,
                 output,
@@ -64,12 +58,8 @@ impl Trainer {
             let mut loss = |logp: &Tensor, _start: i64| {
                 let ours = places.sums(logp)?;
                 let side = |of: i64| places.side(&ours, &theirs, of);
-                let loss = dpo_loss(
-                    &batch.objective,
-                    &side(0)?,
-                    &side(1)?,
-                    batch.pairs.len() as f64,
-                );
+                let pairs = batch.pairs.len() as f64;
+                let loss = dpo_loss(&batch.objective, &side(0)?, &side(1)?, pairs);
                 losses.push(loss.f_detach()?.f_to_kind(Kind::Double)?);
                 sums.pairs(&ours.detach(), &theirs, batch.objective.beta)?;
                 Ok(loss)
@@ -79,12 +69,11 @@ impl Trainer {
                 seen.push(sums_of_tokens(&chunk, &micro, &places)?);
                 Ok(())
             };
-            let (head, mut take) = (Head::new(model, 1.0, self.invariant), || {
-                self.optimiser.accumulate()
-            });
+            let head = Head::new(model, 1.0, self.invariant);
+            let (targets, mut take) = (&micro.targets, || self.optimiser.accumulate());
             head.backward(
                 &hidden,
-                &micro.targets,
+                targets,
                 aux,
                 true,
                 &mut loss,
@@ -95,20 +84,31 @@ impl Trainer {
             sums.tokens(&seen)?;
             work::moved(group.len() as u64);
         }
-        let loss = Tensor::f_stack(&losses, 0)?
-            .f_sum(Kind::Double)?
-            .f_double_value(&[])?;
+        let losses = Tensor::f_stack(&losses, 0)?;
+        let loss = losses.f_sum(Kind::Double)?.f_double_value(&[])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
-        self.tokens_seen += sides
-            .iter()
-            .flatten()
-            .map(|side| (side.prompt_ids.len() + side.completion_ids.len()) as i64)
-            .sum::<i64>();
+        let tokens = |side: &TrainSequence| side.prompt_ids.len() + side.completion_ids.len();
+        self.tokens_seen += sides.iter().flatten().map(tokens).sum::<usize>() as i64;
 
         let mut metrics = sums.report(batch.pairs.len() as f64)?;
         self.report_update(model, loss, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
+    }
+
+    /// The reference's sums of log-probabilities of a micro-batch's completions, without gradients.
+    /// There are no recorded experts: policy and reference each use their own routers.
+    fn reference_sums(
+        &self,
+        reference: &CausalLm,
+        micro: &MicroBatch,
+        places: &Places,
+    ) -> Result<Tensor, LearnError> {
+        tch::no_grad(|| {
+            let hidden = self.hidden(reference, micro)?;
+            let head = Head::new(reference, 1.0, self.invariant);
+            places.sums(&head.logprobs(&hidden, &micro.targets)?)
+        })
     }
 
     /// Packs pairs into micro-batches; both completions of a pair stay together.

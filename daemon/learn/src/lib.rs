@@ -21,6 +21,8 @@
 //! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks,
 //! except for rounding: every token has its final weight from the start.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod batch;
 mod correction;
 mod dpo;

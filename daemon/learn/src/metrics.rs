@@ -305,6 +305,26 @@ mod tests {
         );
     }
 
+    fn objective() -> Objective {
+        Objective {
+            loss_type: LossType::Grpo,
+            importance_sampling_level: ImportanceSamplingLevel::Token,
+            epsilon: 0.2,
+            epsilon_high: 0.2,
+            beta: 0.04,
+            use_bias_correction_kl: false,
+            off_policy_mask_threshold: None,
+            importance_sampling_correction: None,
+            num_iterations: 1,
+            num_minibatches: 2,
+            mask_truncated_completions: false,
+            max_completion_length: 16,
+            temperature: 1.0,
+            routing_replay: false,
+            routing_replay_reference: false,
+        }
+    }
+
     #[test]
     fn updates_count_alike_and_tokens_count_alike() {
         let mut totals = Totals::default();
@@ -338,23 +358,7 @@ mod tests {
             counts(10, 6, 2, 6),
             &updated(6.0, 0.2, Some(1.25)),
         );
-        let mut objective = Objective {
-            loss_type: LossType::Grpo,
-            importance_sampling_level: ImportanceSamplingLevel::Token,
-            epsilon: 0.2,
-            epsilon_high: 0.2,
-            beta: 0.04,
-            use_bias_correction_kl: false,
-            off_policy_mask_threshold: None,
-            importance_sampling_correction: None,
-            num_iterations: 1,
-            num_minibatches: 2,
-            mask_truncated_completions: false,
-            max_completion_length: 16,
-            temperature: 1.0,
-            routing_replay: false,
-            routing_replay_reference: false,
-        };
+        let mut objective = objective();
         let report = |objective: &Objective| {
             let mut metrics = Metrics::new();
             totals.report(objective, &mut metrics);

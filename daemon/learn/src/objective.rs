@@ -169,30 +169,9 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
         None => -gain,
     };
     let loss = (cost * &tokens.weight).sum(None::<Kind>);
-
     let (sums, held) = tch::no_grad(|| {
-        let at_low = ratio.lt(low).logical_and(&advantage.lt(0.0));
-        let at_high = ratio.gt(high).logical_and(&advantage.gt(0.0));
-        let held = Tensor::stack(&[at_low, at_high], 0).to_kind(ratio.kind());
-        let counted = match of_sequences {
-            Some(sequences) => &held * &sequences.inverse_length,
-            None => held.shallow_clone(),
-        };
-        let kl_sum = kl.map_or_else(
-            || Tensor::zeros([], (Kind::Double, logp.device())),
-            |kl| kl.sum(Kind::Double),
-        );
-        let of_all = Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum], 0);
-        (
-            Tensor::cat(
-                &[
-                    of_all,
-                    counted.sum_dim_intlist(&[-1i64][..], false, Kind::Double),
-                ],
-                0,
-            ),
-            held,
-        )
+        let held = held_back(&ratio, advantage, (low, high));
+        (sums(&loss, kl.as_ref(), &held, of_sequences), held)
     });
     Loss {
         loss,
@@ -200,6 +179,33 @@ pub fn policy_loss(objective: &Objective, logp: &Tensor, tokens: &Tokens) -> Los
         held,
         corrections: corrections.map(|weights| weights.each),
     }
+}
+
+/// Whether the clip holds a token back at the lower and at the upper bound: `[2, N]`, 1 or 0.
+fn held_back(ratio: &Tensor, advantage: &Tensor, (low, high): (f64, f64)) -> Tensor {
+    let at_low = ratio.lt(low).logical_and(&advantage.lt(0.0));
+    let at_high = ratio.gt(high).logical_and(&advantage.gt(0.0));
+    Tensor::stack(&[at_low, at_high], 0).to_kind(ratio.kind())
+}
+
+/// The sums of [`Loss::sums`]; at sequence level `of_sequences` counts sequences.
+fn sums(
+    loss: &Tensor,
+    kl: Option<&Tensor>,
+    held: &Tensor,
+    of_sequences: Option<&Sequences>,
+) -> Tensor {
+    let counted = match of_sequences {
+        Some(sequences) => held * &sequences.inverse_length,
+        None => held.shallow_clone(),
+    };
+    let kl_sum = kl.map_or_else(
+        || Tensor::zeros([], (Kind::Double, loss.device())),
+        |kl| kl.sum(Kind::Double),
+    );
+    let of_all = Tensor::stack(&[loss.detach().to_kind(Kind::Double), kl_sum], 0);
+    let of_held = counted.sum_dim_intlist(&[-1i64][..], false, Kind::Double);
+    Tensor::cat(&[of_all, of_held], 0)
 }
 
 /// Schulman's k3 estimate of KL(π_θ ‖ π_ref) from samples of π_θ: unbiased, never negative.

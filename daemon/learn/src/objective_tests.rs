@@ -186,36 +186,12 @@ fn equals_trl_in_loss_gradient_and_metrics() {
                     got.gradient
                 );
             }
-            let clips = if is_sequence_level(&objective) {
-                goldens.lengths.len() as f64
-            } else {
-                tokens as f64
-            };
-            let [_, kl, low, high] = got.sums[..] else {
-                panic!("{:?}", got.sums)
-            };
-            let ours = [
-                ("kl", kl / tokens as f64),
-                ("clip_ratio/low_mean", low / clips),
-                ("clip_ratio/high_mean", high / clips),
-            ];
-            let weights = got.corrections.unwrap_or_default();
-            let weighed = |name: &str, value| {
-                (!weights.is_empty())
-                    .then(|| (format!("sampling/importance_sampling_ratio/{name}"), value))
-            };
-            let mean = weights.iter().sum::<f64>() / weights.len() as f64;
-            let ratios = [
-                weighed("min", weights.iter().copied().fold(f64::INFINITY, f64::min)),
-                weighed("mean", mean),
-                weighed("max", weights.iter().copied().fold(0.0, f64::max)),
-            ];
-            let named = ours.map(|(name, value)| (name.to_owned(), value));
-            for (key, value) in named.into_iter().chain(ratios.into_iter().flatten()) {
+            let is_sequence_level = is_sequence_level(&objective);
+            for (key, value) in metrics(&got, is_sequence_level, share) {
                 let Some(&theirs) = case.metrics.get(&key) else {
                     continue;
                 };
-                if is_sequence_level(&objective) && case.mask_truncated_completions && key != "kl" {
+                if is_sequence_level && case.mask_truncated_completions && key != "kl" {
                     continue; // Theirs counts masked sequences, too.
                 }
                 assert!(
@@ -225,6 +201,38 @@ fn equals_trl_in_loss_gradient_and_metrics() {
             }
         }
     }
+}
+
+/// The metrics that TRL makes of the sums.
+fn metrics(got: &Evaluated, is_sequence_level: bool, share: Share) -> Vec<(String, f64)> {
+    let clips = if is_sequence_level {
+        share.sequences
+    } else {
+        share.tokens
+    };
+    let [_, kl, low, high] = got.sums[..] else {
+        panic!("{:?}", got.sums)
+    };
+    let mut metrics = vec![
+        ("kl".to_owned(), kl / share.tokens),
+        ("clip_ratio/low_mean".to_owned(), low / clips),
+        ("clip_ratio/high_mean".to_owned(), high / clips),
+    ];
+    if let Some(weights) = got
+        .corrections
+        .as_ref()
+        .filter(|weights| !weights.is_empty())
+    {
+        let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+        let min = weights.iter().copied().fold(f64::INFINITY, f64::min);
+        let max = weights.iter().copied().fold(0.0, f64::max);
+        let ratios = [("min", min), ("mean", mean), ("max", max)];
+        metrics
+            .extend(ratios.map(|(name, value)| {
+                (format!("sampling/importance_sampling_ratio/{name}"), value)
+            }));
+    }
+    metrics
 }
 
 const LP: [&[f64]; 4] = [

@@ -86,43 +86,7 @@ impl Trainer {
         }
         let values = critic.values(&mut run)?;
         clock = self.time(&mut metrics, "values", clock);
-        let (old, theirs) = (on_host(&run.old)?, on_host(&run.reference)?);
-        // They are no longer needed, because the policy's loss itself has no KL term.
-        run.reference
-            .iter_mut()
-            .for_each(|reference| *reference = None);
-        let lists = old
-            .iter()
-            .zip(&theirs)
-            .zip(values.iter().zip(&batch.scores));
-        let mut estimates: Vec<Estimate> = lists
-            .map(|((old, theirs), (values, &score))| {
-                estimate::estimate(settings, old, theirs, values, score)
-            })
-            .collect();
-        report(
-            &mut metrics,
-            settings,
-            &old,
-            &values,
-            &batch.scores,
-            &estimates,
-        );
-        estimate::whiten(&mut estimates);
-        let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
-        run.advantages = Some(
-            estimates
-                .iter()
-                .map(|estimate| single(&estimate.advantages))
-                .collect(),
-        );
-        let targets = Targets {
-            values,
-            returns: estimates
-                .iter()
-                .map(|estimate| single(&estimate.returns))
-                .collect(),
-        };
+        let targets = targets(&mut run, batch, values, &mut metrics)?;
 
         let (mut update, mut of_values) = (batch.first_update, ValueTotals::default());
         for pass in 0..epochs {
@@ -148,6 +112,35 @@ impl Trainer {
         of_values.report(settings, &mut metrics);
         Ok(metrics)
     }
+}
+
+/// Estimates advantages, which the run gets, and returns from the log-probabilities and `values` of
+/// all completion tokens, and reports on them.
+fn targets(
+    run: &mut Run,
+    batch: &TrainPpo,
+    values: Vec<Vec<f32>>,
+    metrics: &mut Metrics,
+) -> Result<Targets, LearnError> {
+    let (settings, scores) = (&batch.objective, &batch.scores);
+    let (old, theirs) = (on_host(&run.old)?, on_host(&run.reference)?);
+    // They are no longer needed, because the policy's loss itself has no KL term.
+    run.reference.fill_with(|| None);
+    let lists = old.iter().zip(&theirs).zip(values.iter().zip(scores));
+    let estimates = lists.map(|((old, theirs), (values, &score))| {
+        estimate::estimate(settings, old, theirs, values, score)
+    });
+    let mut estimates: Vec<Estimate> = estimates.collect();
+    report(metrics, settings, &old, &values, scores, &estimates);
+    estimate::whiten(&mut estimates);
+    let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
+    let advantages = estimates.iter().map(|own| single(&own.advantages));
+    run.advantages = Some(advantages.collect());
+    let returns = estimates.iter().map(|own| single(&own.returns));
+    Ok(Targets {
+        returns: returns.collect(),
+        values,
+    })
 }
 
 impl Critic<'_> {
@@ -273,11 +266,9 @@ impl Critic<'_> {
                 .through_blocks(blocks, &micro, minibatch.len())?;
             run.progress.add(&micro);
         }
-        let sums = Vec::<f64>::try_from(Tensor::f_stack(&sums, 0)?.f_sum_dim_intlist(
-            &[0i64][..],
-            false,
-            Kind::Double,
-        )?)?;
+        let sums = Tensor::f_stack(&sums, 0)?;
+        let sums = sums.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let sums = Vec::<f64>::try_from(sums)?;
         let [loss, held] = sums[..] else {
             return Ok(());
         };

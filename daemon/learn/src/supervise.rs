@@ -24,20 +24,7 @@ impl Trainer {
     ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
-        let counts: Vec<usize> = batch
-            .sequences
-            .iter()
-            .map(|s| s.trained.iter().skip(1).filter(|&&trained| trained).count())
-            .collect();
-        let tokens: usize = counts.iter().sum();
-        if tokens == 0 {
-            return Err(LearnError::Request(
-                "no id of the batch is trained: its loss mask is empty".to_owned(),
-            ));
-        }
-        let chosen: Vec<usize> = (0..batch.sequences.len())
-            .filter(|&index| counts[index] > 0)
-            .collect();
+        let (chosen, tokens) = trained_ones(&batch.sequences)?;
         self.optimiser.clear_gradients()?;
         // Loss and number of ids predicted right, [2] float64.
         let mut sums = Tensor::f_zeros([2], (Kind::Double, model.device()))?;
@@ -74,20 +61,12 @@ impl Trainer {
             drop(output);
             sums = sums.f_add(&self.predict(model, &micro, &hidden, aux, tokens)?)?;
             self.through_blocks(blocks, &micro, chosen.len())?;
-            work::moved(
-                sequences
-                    .iter()
-                    .map(|sequence| sequence.ids.len() as u64)
-                    .sum(),
-            );
+            work::moved(sequences.iter().map(|own| own.ids.len() as u64).sum());
         }
         let loss = sums.f_double_value(&[0])?;
         let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
-        self.tokens_seen += batch
-            .sequences
-            .iter()
-            .map(|sequence| sequence.ids.len() as i64)
-            .sum::<i64>();
+        let length = |sequence: &SupervisedSequence| sequence.ids.len();
+        self.tokens_seen += batch.sequences.iter().map(length).sum::<usize>() as i64;
 
         let mut metrics = Metrics::new();
         let mut put = |name: &str, value: f64| {
@@ -231,6 +210,24 @@ impl Predicted {
             None => others,
         })
     }
+}
+
+/// The indices of the sequences with an id that is trained, and the number of all such ids, at
+/// least one. The first id of a sequence has no prediction.
+fn trained_ones(sequences: &[SupervisedSequence]) -> Result<(Vec<usize>, usize), LearnError> {
+    let count = |sequence: &SupervisedSequence| {
+        let behind_the_first = sequence.trained.iter().skip(1);
+        behind_the_first.filter(|&&trained| trained).count()
+    };
+    let counts: Vec<usize> = sequences.iter().map(count).collect();
+    let tokens: usize = counts.iter().sum();
+    if tokens == 0 {
+        return Err(LearnError::Request(
+            "no id of the batch is trained: its loss mask is empty".to_owned(),
+        ));
+    }
+    let has_one = |&index: &usize| counts[index] > 0;
+    Ok(((0..sequences.len()).filter(has_one).collect(), tokens))
 }
 
 /// The number of trained ids that have two others before them.
