@@ -3,7 +3,9 @@
 
 use crate::adapters::{Adapter, Lora, LoraSpec};
 use crate::causal_lm::CausalLm;
+use crate::checkpoint::file_sink::{FileSink, Folder};
 use crate::checkpoint::shards::Shards;
+use crate::checkpoint::tensors::put_tensors;
 use crate::error::{ModelError, Result};
 use crate::init::Random;
 use crate::weights::{Builder, Initial, Piece, Rows, Source, Weight};
@@ -272,13 +274,22 @@ impl CausalLm {
 
     /// Writes the adapters into `dir`, which must exist, in peft's layout.
     pub fn save_adapter(&self, dir: &Path, base_model: &str) -> Result<()> {
+        self.put_adapter(&mut Folder::of(dir), Path::new(""), base_model)
+    }
+
+    /// Puts the files that [`Self::save_adapter`] writes into the folder `within` of a sink.
+    pub fn put_adapter(
+        &self,
+        sink: &mut dyn FileSink,
+        within: &Path,
+        base_model: &str,
+    ) -> Result<()> {
         let Some(lora) = self.lora() else {
             return Err(ModelError::Input("the model has no adapter to save".into()));
         };
-        let path = dir.join(ADAPTER_CONFIG_FILE);
         let text =
             serde_json::to_string_pretty(&Written::new(lora, base_model)).unwrap_or_default();
-        std::fs::write(&path, text + "\n").map_err(ModelError::io(&path))?;
+        sink.put_file(&within.join(ADAPTER_CONFIG_FILE), (text + "\n").as_bytes())?;
         let pieces = lora
             .weights
             .iter()
@@ -289,10 +300,8 @@ impl CausalLm {
                 tch::no_grad(|| piece.read(&weight.tensor))?,
             ))
         });
-        crate::checkpoint::save_tensors(
-            &dir.join(ADAPTER_FILE),
-            &tensors.collect::<Result<Vec<_>>>()?,
-        )
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        put_tensors(sink, &within.join(ADAPTER_FILE), &tensors)
     }
 }
 

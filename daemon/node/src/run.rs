@@ -254,6 +254,10 @@ impl StreamHandler<FromAttempt<WorkerReply>> for Run {
         let Some(attempt) = &mut self.working else {
             return;
         };
+        // A checkpoint is written beside the request in flight.
+        if matches!(message.body, Body::Checkpoint(_)) {
+            return self.happened(Event::Worker(message.body), context);
+        }
         if attempt.in_flight != Some(message.id) {
             tracing::warn!(job = %self.id, "the worker answers request {}, which is not in flight",
                 message.id);

@@ -4,8 +4,9 @@
 //! `r1d` sends [`ToWorker`], the worker answers with [`FromWorker`]; both travel in
 //! [`crate::frame`]s. A request is answered by exactly one final message that carries its id
 //! (`Done` or `Failed`); [`Event`]s may come before it. A request whose list is longer than a frame
-//! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time. `r1d`
-//! owns every deadline: a worker that does not answer in time is killed and started again.
+//! is sent in several ([`crate::parts`]). Requests are carried out in order, one at a time; only
+//! the files of a checkpoint are written beside them ([`CheckpointReport`]). `r1d` owns every
+//! deadline: a worker that does not answer in time is killed and started again.
 
 pub use crate::hyperparameters::Dtype;
 use crate::hyperparameters::{
@@ -49,6 +50,39 @@ pub enum Body {
     Done(Reply),
     /// The final answer to a request that was not.
     Failed(Failure),
+    /// A report on a checkpoint that is written beside the requests. It may come before and after
+    /// the answer to its [`WorkerRequest::Save`], whose id it carries.
+    Checkpoint(CheckpointReport),
+}
+
+/// A report on a checkpoint that is written beside the requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointReport {
+    /// The stage of [`WorkerRequest::Save`].
+    pub stage: u32,
+    /// The step of [`WorkerRequest::Save`].
+    pub step: u64,
+    /// How far it is.
+    pub state: CheckpointState,
+}
+
+/// How far a checkpoint is that is written beside the requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CheckpointState {
+    /// It is being written, hashed or synced; sent when something has moved.
+    Writing {
+        /// Bytes written and bytes hashed so far.
+        done: u64,
+        /// Both at the end.
+        total: u64,
+    },
+    /// It is whole and synced; nothing follows.
+    Stored {
+        /// SHA-256 of its manifest, hex.
+        manifest_sha256: String,
+    },
+    /// It could not be written, and nothing is left of it; nothing follows.
+    Failed(Failure),
 }
 
 /// A request of the daemon to a worker.
@@ -66,9 +100,15 @@ pub enum WorkerRequest {
     Supervise(Supervise),
     /// Makes the reference equal to the policy.
     SyncReference,
-    /// Writes weights, optimiser and reference so that `Restore` continues with the same bits. The
-    /// checkpoint appears whole or not at all (`CKP-1`).
+    /// Copies weights, optimiser and reference to the host, and writes them so that `Restore`
+    /// continues with the same bits. The answer comes as soon as the copy is complete; it is
+    /// written while later requests are carried out ([`Body::Checkpoint`]). The checkpoint appears
+    /// whole or not at all (`CKP-1`).
     Save {
+        /// Index of the stage in the job file, from 0; the reports carry it.
+        stage: u32,
+        /// Steps of the stage that the checkpoint holds; the reports carry it.
+        step: u64,
         /// The directory to write, which must not exist.
         dir: PathBuf,
     },
@@ -175,11 +215,9 @@ pub enum Reply {
     },
     /// Answers [`WorkerRequest::SyncReference`].
     ReferenceSynced,
-    /// Answers [`WorkerRequest::Save`].
-    Saved {
-        /// SHA-256 of the checkpoint's manifest, hex.
-        manifest_sha256: String,
-    },
+    /// Answers [`WorkerRequest::Save`]: what changes from here on changes nothing of the
+    /// checkpoint.
+    SnapshotTaken,
     /// Answers [`WorkerRequest::Restore`].
     Restored,
     /// Answers [`WorkerRequest::Export`].

@@ -27,8 +27,9 @@ use r1d_proto::parts::Assembly;
 use r1d_proto::rollout::{FinishReason, Rollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{
-    Body, Event, Failure, FailureKind, FromWorker, Generate, Metrics, ModelSource, Open, Opened,
-    Pair, Question, Reply, RewardBatch, Supervise, ToWorker, Train, WorkerRequest,
+    Body, CheckpointReport, CheckpointState, Event, Failure, FailureKind, FromWorker, Generate,
+    Metrics, ModelSource, Open, Opened, Pair, Question, Reply, RewardBatch, Supervise, ToWorker,
+    Train, WorkerRequest,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use sha2::{Digest, Sha256};
@@ -65,6 +66,7 @@ fn main() {
         policy: 0,
         reference: 0,
         updates: 0,
+        snapshot: None,
     };
     watch_for_the_end();
     let _ = worker.moment("start");
@@ -90,6 +92,7 @@ fn main() {
                     Err(failure) => Body::Failed(failure),
                 };
                 worker.say(id, body);
+                worker.write_snapshot(id);
             }
             Err(FrameError::Closed) => return,
             Err(error) => panic!("{error}"),
@@ -147,6 +150,8 @@ struct Worker {
     policy: u64,
     reference: u64,
     updates: u64,
+    /// Stage and step, directory and text of a checkpoint that is not written yet.
+    snapshot: Option<((u32, u64), PathBuf, String)>,
 }
 
 impl Worker {
@@ -229,6 +234,20 @@ impl Worker {
         }
     }
 
+    /// Writes the snapshot that was just taken: before the next request, where a worker does it
+    /// beside them.
+    fn write_snapshot(&mut self, id: u64) {
+        let Some(((stage, step), dir, text)) = self.snapshot.take() else {
+            return;
+        };
+        let state = match self.write_whole(&dir, "save", &text) {
+            Ok(manifest_sha256) => CheckpointState::Stored { manifest_sha256 },
+            Err(failure) => CheckpointState::Failed(failure),
+        };
+        let report = CheckpointReport { stage, step, state };
+        self.say(id, Body::Checkpoint(report));
+    }
+
     fn carry_out(&mut self, id: u64, request: WorkerRequest) -> Result<Reply, Failure> {
         match request {
             WorkerRequest::Open(open) => self.open(*open),
@@ -240,11 +259,11 @@ impl Worker {
                 self.reference = self.policy;
                 Ok(Reply::ReferenceSynced)
             }
-            WorkerRequest::Save { dir } => {
+            WorkerRequest::Save { stage, step, dir } => {
                 self.progress(id, "checkpointing", 0, 1);
                 let text = format!("{} {} {}", self.policy, self.reference, self.updates);
-                let manifest_sha256 = self.write_whole(&dir, "save", &text)?;
-                Ok(Reply::Saved { manifest_sha256 })
+                self.snapshot = Some(((stage, step), dir, text));
+                Ok(Reply::SnapshotTaken)
             }
             WorkerRequest::Restore { dir } => {
                 self.moment("restore")?;

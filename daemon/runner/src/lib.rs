@@ -33,6 +33,7 @@
 //! | [`rebuild`] | committed steps again, from the journal (`STEP-1`) |
 //! | [`evaluation`], [`scores`], [`answer`] | held-out accuracy: pass@k, cons@k |
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
+//! | `pending_checkpoint` | the checkpoint that is written while steps go on |
 //! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
 //! | [`wait`] | what each part waits for, since when, until when |
 //! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
@@ -60,6 +61,7 @@ pub mod machine;
 pub mod message;
 pub mod metrics;
 pub mod pace;
+mod pending_checkpoint;
 pub mod plan;
 pub mod rebuild;
 pub mod record;

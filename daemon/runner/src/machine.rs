@@ -4,6 +4,7 @@ use crate::evaluation::Evaluation;
 use crate::flow::{Flow, unexpected};
 use crate::judge_queue::JudgeModels;
 use crate::message::{Command, End, Event, Recalled, Source, Store};
+use crate::pending_checkpoint::PendingCheckpoint;
 use crate::plan::Plan;
 use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
@@ -14,7 +15,7 @@ use r1d_job::AskedModel;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::worker::{
-    self, Body, Failure, FailureKind, Metrics, ModelSource, Reply, WorkerRequest,
+    self, Body, CheckpointReport, Failure, FailureKind, Metrics, ModelSource, Reply, WorkerRequest,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,10 +68,14 @@ enum State {
     SyncingReference {
         stage: usize,
     },
+    /// The snapshot of a checkpoint is being taken.
     Saving {
         stage: usize,
         step: u64,
-        dir: PathBuf,
+    },
+    /// What comes next needs the checkpoint that is being written.
+    AwaitingCheckpoint {
+        stage: usize,
     },
     RecordingCheckpoint {
         stage: usize,
@@ -167,43 +172,12 @@ impl Machine {
     }
 
     fn advance(&mut self, event: Event, now: Duration) -> Result<Vec<Command>, End> {
+        if self.is_report(&event, now)? {
+            return Ok(Vec::new());
+        }
         match event {
             Event::Tick => return self.tick(now).map(|_| Vec::new()),
             Event::Fault(end) => return Err(end),
-            Event::Worker(Body::Event(worker::Event::Progress {
-                doing,
-                done,
-                total,
-                unit,
-            })) => {
-                self.heard.worker = now;
-                self.progress = Some(Activity {
-                    doing,
-                    done,
-                    total,
-                    unit,
-                });
-                return Ok(Vec::new());
-            }
-            Event::Writing => {
-                self.heard.writer = now;
-                return Ok(Vec::new());
-            }
-            Event::Judging => {
-                match &mut self.state {
-                    State::Stepping { step, .. } => step.judging(now),
-                    State::Evaluating { evaluation, .. } => evaluation.judging(now),
-                    _ => {}
-                }
-                return Ok(Vec::new());
-            }
-            Event::Progress(progress) => {
-                // The last report may come after the answer.
-                if matches!(self.state, State::MakingDataSet(_)) {
-                    (self.heard.writer, self.progress) = (now, Some(progress));
-                }
-                return Ok(Vec::new());
-            }
             Event::Worker(Body::Failed(failure))
                 if !matches!(self.state, State::Restoring { .. }) =>
             {
@@ -251,6 +225,7 @@ impl Machine {
             | State::Committing { .. }
             | State::SyncingReference { .. } => self.stepping(state, event, now),
             State::Saving { .. }
+            | State::AwaitingCheckpoint { .. }
             | State::RecordingCheckpoint { .. }
             | State::Evaluating { .. }
             | State::Comparing { .. }
@@ -348,20 +323,9 @@ impl Machine {
     /// Does what is due between two steps: checkpoints and evaluations.
     fn between_steps(&mut self, state: State, event: Event, now: Duration) -> Following {
         match (state, event) {
-            (
-                State::Saving { stage, step, dir },
-                Event::Worker(Body::Done(Reply::Saved { manifest_sha256 })),
-            ) => {
-                let store = Store::Checkpoint {
-                    stage,
-                    step,
-                    dir: dir.clone(),
-                    manifest_sha256,
-                };
-                Ok((
-                    State::RecordingCheckpoint { stage, step, dir },
-                    vec![Command::Store(store)],
-                ))
+            (State::Saving { stage, .. }, Event::Worker(Body::Done(Reply::SnapshotTaken)))
+            | (State::AwaitingCheckpoint { stage }, Event::Worker(Body::Checkpoint(_))) => {
+                self.boundary(stage, now)
             }
             (State::RecordingCheckpoint { stage, step, dir }, Event::Stored) => {
                 let mut commands = self.prune(stage, step, dir);
@@ -557,6 +521,9 @@ impl Machine {
     /// Decides what comes between two steps: everything that is due and not on record, one after
     /// the other; then the next step, or the stage's end.
     fn boundary(&mut self, stage: usize, now: Duration) -> Following {
+        if let Some(following) = self.record_pending() {
+            return following;
+        }
         let Some((settings, facts)) = self.plan.stage(stage) else {
             return Err(End::Failed {
                 error: format!("stage {stage} is not in the job"),
@@ -565,14 +532,13 @@ impl Machine {
         let step = self.record.committed(stage);
         if self.plan.checkpoints_at(stage, step) && !self.record.has_checkpoint(stage, step) {
             let dir = self.plan.checkpoint_dir(settings, step);
-            return Ok((
-                State::Saving {
-                    stage,
-                    step,
-                    dir: dir.clone(),
-                },
-                to_worker(WorkerRequest::Save { dir }),
-            ));
+            match &self.pending {
+                None => return Ok(self.save(stage, step, dir, now)),
+                Some(pending) if pending.step != step => {
+                    return Ok((State::AwaitingCheckpoint { stage }, Vec::new()));
+                }
+                Some(_) => {}
+            }
         }
         if let Some(evaluating) = self.evaluate(stage, step, now) {
             return evaluating;
@@ -591,6 +557,10 @@ impl Machine {
                 },
                 commands,
             ));
+        }
+        // Whatever comes after the stage may start from its last checkpoint.
+        if step == facts.steps && self.pending.is_some() {
+            return Ok((State::AwaitingCheckpoint { stage }, Vec::new()));
         }
         if step == facts.steps && settings.rejection_sampling().is_some() {
             self.progress = None;
@@ -630,6 +600,37 @@ impl Machine {
             (State::Evaluating { stage, evaluation }, commands)
         };
         Some((self.judge_models(Source::Eval { eval, model })).map(begin))
+    }
+
+    /// Has the worker take a snapshot and write it.
+    fn save(
+        &mut self,
+        stage: usize,
+        step: u64,
+        dir: PathBuf,
+        now: Duration,
+    ) -> (State, Vec<Command>) {
+        self.pending = Some(PendingCheckpoint::new(stage, step, dir.clone(), now));
+        let request = WorkerRequest::Save {
+            stage: stage as u32,
+            step,
+            dir,
+        };
+        (State::Saving { stage, step }, to_worker(request))
+    }
+
+    /// Puts the pending checkpoint on record once it is stored, or ends the attempt if it could not
+    /// be; `None` while it is written, or if there is none.
+    fn record_pending(&mut self) -> Option<Following> {
+        let outcome = self.pending.as_ref()?.outcome()?;
+        let PendingCheckpoint {
+            stage, step, dir, ..
+        } = self.pending.take()?;
+        let state = State::RecordingCheckpoint { stage, step, dir };
+        Some(match outcome {
+            Ok(store) => Ok((state, vec![Command::Store(store)])),
+            Err(failure) => Err(failed(&describe(&state, &self.plan, &self.record), failure)),
+        })
     }
 
     /// Begins the next step. Completions that an earlier attempt left are the same bits as new ones
@@ -784,7 +785,13 @@ impl Machine {
             }
             State::Stepping { step, .. } => step.waits(plan, &owner, self.heard),
             State::SyncingReference { .. } => at_worker("copying the policy to the reference"),
-            State::Saving { .. } => at_worker("checkpointing"),
+            State::Saving { .. } => at_worker("copying the checkpoint"),
+            State::AwaitingCheckpoint { .. } => {
+                let wait = |pending: &PendingCheckpoint| {
+                    pending.wait(&owner, &plan.worker, self.since, limits.worker_silence)
+                };
+                self.pending.iter().map(wait).collect()
+            }
             State::Evaluating { evaluation, .. } => evaluation.waits(plan, &owner, self.heard),
             State::Comparing { separation, .. } => separation.waits(plan, &owner, self.heard),
             State::Exporting => at_worker("exporting"),
@@ -816,6 +823,9 @@ impl Machine {
 
     /// What the job does now, for status.
     pub fn activity(&self) -> Activity {
+        if let (State::AwaitingCheckpoint { .. }, Some(pending)) = (&self.state, &self.pending) {
+            return pending.activity();
+        }
         let (own, busy) = match &self.state {
             State::Stepping { step, .. } => (step.activity(), step.worker_is_busy()),
             State::Evaluating { evaluation, .. } => {
@@ -963,9 +973,14 @@ fn describe(state: &State, plan: &Plan, record: &Record) -> String {
         State::SyncingReference { stage: index } => {
             format!("refreshing the reference of stage `{}`", stage(*index))
         }
-        State::Saving {
-            stage: index, step, ..
+        State::AwaitingCheckpoint { stage: index } => {
+            format!(
+                "stage `{}` after {} steps: waiting for the last checkpoint",
+                stage(*index),
+                record.committed(*index)
+            )
         }
+        State::Saving { stage: index, step }
         | State::RecordingCheckpoint {
             stage: index, step, ..
         } => {

@@ -11,8 +11,9 @@ use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{
-    Body, Event as WorkerEvent, Failure, FailureKind, Generate, Metrics, ModelSource, Open, Opened,
-    Pair, Question, Reply, RewardBatch, SupervisedSequence, WorkerRequest,
+    Body, CheckpointReport, CheckpointState, Event as WorkerEvent, Failure, FailureKind, Generate,
+    Metrics, ModelSource, Open, Opened, Pair, Question, Reply, RewardBatch, SupervisedSequence,
+    WorkerRequest,
 };
 use r1d_proto::world::{counter_hash, counter_uniform};
 use r1d_runner::metrics::is_timing;
@@ -322,7 +323,26 @@ struct World {
     answers: usize,
     /// A checkpoint whose next restore fails, and how.
     refused: Option<(PathBuf, FailureKind)>,
+    saver: Saver,
 }
+
+/// The worker's thread that writes a checkpoint while the job goes on.
+struct Saver {
+    /// Stage, step and directory of the snapshot that is being written, and what is in it.
+    snapshot: Option<((u32, u64), PathBuf, Weights)>,
+    /// Directories that are whole, and not in their place yet.
+    stored: HashMap<PathBuf, Weights>,
+    /// How often it gets on, and how often the disk is full when it is done.
+    ends_per_mille: u64,
+    full_per_mille: u64,
+    /// Steps that were committed while it wrote, snapshots that were lost, and full disks.
+    commits_beside: u64,
+    lost: u64,
+    full: u64,
+}
+
+/// The words of a worker whose disk is full.
+const FULL: &str = "no space left on device";
 
 fn written(done: u64) -> Activity {
     Activity {
@@ -330,6 +350,12 @@ fn written(done: u64) -> Activity {
         done,
         total: 5,
         unit: "steps".into(),
+    }
+}
+
+impl Saver {
+    fn is_idle(&self) -> bool {
+        self.snapshot.is_none() && self.stored.is_empty()
     }
 }
 
@@ -356,6 +382,15 @@ impl World {
             warnings: Vec::new(),
             answers: 0,
             refused: None,
+            saver: Saver {
+                snapshot: None,
+                stored: HashMap::new(),
+                ends_per_mille: 200,
+                full_per_mille: 0,
+                commits_beside: 0,
+                lost: 0,
+                full: 0,
+            },
         };
         world.read();
         world
@@ -423,6 +458,8 @@ impl World {
 
     fn attempt(&mut self) -> Result<End, Crash> {
         self.worker = Weights::default();
+        self.saver.lost += u64::from(self.saver.snapshot.take().is_some());
+        self.saver.stored.clear();
         let mut machine = Machine::new(self.plan.clone(), self.disk.record.clone(), self.now);
         // Answers of each party come in its own order; between parties any order is possible, and
         // verdicts have none.
@@ -437,7 +474,8 @@ impl World {
                 waits.iter().any(|w| w.deadline.is_some()),
                 "every wait has a deadline: {waits:?}"
             );
-            let event = match self.draw(4) {
+            let event = match self.draw(5) {
+                4 => self.writes(),
                 0 => worker.pop_front(),
                 1 => others.pop_front(),
                 2 if !verdicts.is_empty() => {
@@ -570,6 +608,7 @@ impl World {
                     {
                         return Err(Crash);
                     }
+                    Command::End(End::Away { cause }) if cause.contains(FULL) => return Err(Crash),
                     Command::End(End::Abandoned { cause } | End::WorkerFailed { cause }) => {
                         panic!("abandoned: {cause}")
                     }
@@ -584,6 +623,35 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The thread that writes a checkpoint gets on, or is done.
+    fn writes(&mut self) -> Option<Event> {
+        self.saver.snapshot.as_ref()?;
+        let (ends, full) = (self.draw(1000), self.draw(1000));
+        let saver = &mut self.saver;
+        let state = if ends >= saver.ends_per_mille {
+            CheckpointState::Writing { done: 1, total: 2 }
+        } else if full < saver.full_per_mille {
+            saver.full += 1;
+            CheckpointState::Failed(Failure {
+                kind: FailureKind::Storage,
+                message: FULL.into(),
+            })
+        } else {
+            CheckpointState::Stored {
+                manifest_sha256: "hash".into(),
+            }
+        };
+        let ((stage, step), dir, weights) = saver.snapshot.clone()?;
+        if !matches!(state, CheckpointState::Writing { .. }) {
+            saver.snapshot = None;
+        }
+        if matches!(state, CheckpointState::Stored { .. }) {
+            saver.stored.insert(dir, weights);
+        }
+        let report = CheckpointReport { stage, step, state };
+        Some(Event::Worker(Body::Checkpoint(report)))
     }
 
     fn keep(&mut self, keep: Keep) {
@@ -646,6 +714,7 @@ impl World {
                     step, record.stages[stage].step,
                     "a step is committed once and in order"
                 );
+                self.saver.commits_beside += u64::from(self.saver.snapshot.is_some());
                 let sealed = self
                     .disk
                     .journal
@@ -661,7 +730,12 @@ impl World {
             }
             Store::Checkpoint {
                 stage, step, dir, ..
-            } => record.stages[stage].checkpoints.push((step, dir)),
+            } => {
+                let stored = self.saver.stored.remove(&dir);
+                let weights = stored.expect("it is whole before it is on record");
+                self.disk.checkpoints.insert(dir.clone(), weights);
+                record.stages[stage].checkpoints.push((step, dir));
+            }
             Store::DropCheckpoint { stage, step } => record.stages[stage]
                 .checkpoints
                 .retain(|(known, _)| *known != step),
@@ -678,6 +752,7 @@ impl World {
                     self.disk.kept.contains_key(&stage),
                     "a stage that keeps completions has its data set first"
                 );
+                assert!(self.saver.is_idle(), "a stage ends with its checkpoint");
                 record.stages[stage].finished = true;
             }
         }
@@ -907,11 +982,10 @@ impl World {
                 self.worker.reference = self.worker.policy;
                 vec![done(Reply::ReferenceSynced)]
             }
-            WorkerRequest::Save { dir } => {
-                self.disk.checkpoints.insert(dir, self.worker);
-                vec![done(Reply::Saved {
-                    manifest_sha256: "hash".into(),
-                })]
+            WorkerRequest::Save { stage, step, dir } => {
+                assert!(self.saver.is_idle(), "one checkpoint is written at a time");
+                self.saver.snapshot = Some(((stage, step), dir, self.worker));
+                vec![done(Reply::SnapshotTaken)]
             }
             WorkerRequest::Restore { dir }
                 if self
@@ -931,6 +1005,7 @@ impl World {
                 vec![done(Reply::Restored)]
             }
             WorkerRequest::Export { .. } => {
+                assert!(self.saver.is_idle());
                 self.disk.exported = Some(self.worker.policy);
                 vec![done(Reply::Exported)]
             }

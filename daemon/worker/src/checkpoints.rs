@@ -9,6 +9,7 @@
 use crate::device::{Critic, DeviceState, Opened};
 use crate::failure::{of_learning, of_model, of_writing};
 use r1d_learn::Trainer;
+use r1d_model::checkpoint::{FileSink, Folder};
 use r1d_model::{CausalLm, ModelError, checkpoint};
 use r1d_proto::worker::{self, Failure, ModelSource};
 use std::path::{Path, PathBuf};
@@ -23,33 +24,40 @@ const ADAPTER_DIRECTORY: &str = "adapter";
 /// The directory of a stage's value model.
 const VALUE_DIRECTORY: &str = "value";
 
+/// The directory whose tokenizer belongs to the open model.
+pub(crate) fn carried_from(request: &worker::Open) -> Option<PathBuf> {
+    match &request.model {
+        ModelSource::Directory(from) => Some(from.clone()),
+        ModelSource::Init { carry, .. } => carry.clone(),
+    }
+}
+
 /// Copies the tokenizer's files along with the weights, also into checkpoints: a later stage only
 /// knows the checkpoint that it starts from.
-fn carry_files(request: &worker::Open, dir: &Path) -> Result<(), ModelError> {
-    let from = match &request.model {
-        ModelSource::Directory(from) => Some(from),
-        ModelSource::Init { carry, .. } => carry.as_ref(),
-    };
+pub(crate) fn carry_files(from: Option<&Path>, dir: &Path) -> Result<(), ModelError> {
     from.map_or(Ok(()), |from| checkpoint::carry_files(from, dir))
 }
 
-/// Writes the weights with adapters merged into them, and the adapters beside them.
-fn save_model(opened: &Opened, into: &Path) -> Result<(), ModelError> {
+/// Puts the weights with adapters merged into them, and the adapters beside them.
+fn put_model(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
     let model = opened.model.weights();
-    model.save(into, SHARD_MAX_BYTES)?;
+    model.put(sink, Path::new(""), SHARD_MAX_BYTES)?;
     match model.adapter() {
-        Some(_) => model.save_adapter(
-            &created(into, ADAPTER_DIRECTORY)?,
-            &base_model(&opened.request),
-        ),
+        Some(_) => put_adapter(opened, model, sink, ADAPTER_DIRECTORY),
         None => Ok(()),
     }
 }
 
-fn created(within: &Path, name: &str) -> Result<PathBuf, ModelError> {
-    let dir = within.join(name);
-    std::fs::create_dir(&dir).map_err(|source| checkpoint::io_error(&dir, source))?;
-    Ok(dir)
+/// Puts a model's adapters into a folder of their own.
+fn put_adapter(
+    opened: &Opened,
+    model: &CausalLm,
+    sink: &mut dyn FileSink,
+    name: &str,
+) -> Result<(), ModelError> {
+    let within = Path::new(name);
+    sink.folder(within)?;
+    model.put_adapter(sink, within, &base_model(&opened.request))
 }
 
 /// The base model in an adapter's configuration.
@@ -67,7 +75,8 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
         ModelSource::Directory(from) if request.lora.is_none() => {
             let from = from.join(ADAPTER_DIRECTORY);
             if from.is_dir() {
-                checkpoint::carry_adapter(&from, &created(into, ADAPTER_DIRECTORY)?)
+                Folder::of(into).folder(Path::new(ADAPTER_DIRECTORY))?;
+                checkpoint::carry_adapter(&from, &into.join(ADAPTER_DIRECTORY))
             } else {
                 Ok(())
             }
@@ -76,27 +85,36 @@ fn carry_adapter(request: &worker::Open, into: &Path) -> Result<(), ModelError> 
     }
 }
 
-/// Writes a checkpoint and returns the SHA-256 of its manifest.
-pub(crate) fn save(device_state: &mut DeviceState, dir: &Path) -> Result<String, Failure> {
-    let opened = device_state.opened()?;
-    let manifest = checkpoint::write_directory_atomically(dir, |into| {
-        // The carried files come first, so that the model's own files (config.json) win.
-        carry_files(&opened.request, into)?;
-        save_model(opened, into)?;
-        if let Some(trainer) = &opened.trainer {
-            checkpoint::save_tensors(&into.join(TRAINER_FILE), &trainer.state())?;
-        }
-        if let Some(reference) = &opened.reference {
-            let into = created(into, REFERENCE_DIRECTORY)?;
-            match reference.adapter() {
-                Some(_) => reference.save_adapter(&into, &base_model(&opened.request))?,
-                None => reference.save(&into, SHARD_MAX_BYTES)?,
+/// Puts a checkpoint of what is open, without the files that it carries.
+pub(crate) fn put_checkpoint(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+    put_model(opened, sink)?;
+    if let Some(trainer) = &opened.trainer {
+        checkpoint::put_tensors(sink, Path::new(TRAINER_FILE), &trainer.state())?;
+    }
+    if let Some(reference) = &opened.reference {
+        match reference.adapter() {
+            Some(_) => put_adapter(opened, reference, sink, REFERENCE_DIRECTORY)?,
+            None => {
+                let within = Path::new(REFERENCE_DIRECTORY);
+                sink.folder(within)?;
+                reference.put(sink, within, SHARD_MAX_BYTES)?;
             }
         }
-        save_critic(opened, into)
-    })
-    .map_err(of_writing)?;
-    Ok(manifest.sha256)
+    }
+    put_critic(opened, sink)
+}
+
+/// Puts the value model and its optimiser, if the stage has one.
+fn put_critic(opened: &Opened, sink: &mut dyn FileSink) -> Result<(), ModelError> {
+    let Some(critic) = &opened.critic else {
+        return Ok(());
+    };
+    let within = Path::new(VALUE_DIRECTORY);
+    sink.folder(within)?;
+    let model = critic.model.model();
+    model.put(sink, within, SHARD_MAX_BYTES)?;
+    let state = critic.trainer.state();
+    checkpoint::put_tensors(sink, &within.join(TRAINER_FILE), &state)
 }
 
 /// Reads a checkpoint into the open tensors, one after the other, so that restoring needs no more
@@ -130,6 +148,16 @@ pub(crate) fn restore(device_state: &mut DeviceState, dir: &Path) -> Result<(), 
     }
 }
 
+/// Restores the value model from its part of a checkpoint.
+fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
+    let dir = dir.join(VALUE_DIRECTORY);
+    critic.model.model().restore(&dir).map_err(of_model)?;
+    critic
+        .trainer
+        .restore(&dir.join(TRAINER_FILE))
+        .map_err(of_learning)
+}
+
 /// Bytes of everything that a checkpoint holds.
 pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
     let critic = opened.critic.as_ref();
@@ -144,39 +172,29 @@ pub(crate) fn checkpoint_bytes(opened: &Opened) -> u64 {
     ];
     let tensors = models.into_iter().flatten().flat_map(CausalLm::parameters);
     let tensors = tensors.chain(trainers.into_iter().flatten().flat_map(Trainer::state));
-    tensors
+    let bytes: u64 = tensors
         .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
-        .sum()
+        .sum();
+    bytes + merged_bytes(opened.model.weights())
+}
+
+/// Bytes of the weights that a model's adapters are merged into; its parameters are the adapters'.
+fn merged_bytes(model: &CausalLm) -> u64 {
+    match model.adapter() {
+        Some(_) => model.summary().parameters * model.kind().elt_size_in_bytes() as u64,
+        None => 0,
+    }
 }
 
 /// Writes the policy as a Hugging Face directory.
 pub(crate) fn export(device_state: &mut DeviceState, dir: &Path) -> Result<(), Failure> {
     let opened = device_state.opened()?;
     checkpoint::write_directory_atomically(dir, |into| {
-        carry_files(&opened.request, into)?;
-        save_model(opened, into)?;
+        // The carried files come first, so that the model's own files (config.json) win.
+        carry_files(carried_from(&opened.request).as_deref(), into)?;
+        put_model(opened, &mut Folder::of(into))?;
         carry_adapter(&opened.request, into)
     })
     .map_err(of_writing)?;
     Ok(())
-}
-
-/// Restores the value model from its part of a checkpoint.
-fn restore_critic(critic: &mut Critic, dir: &Path) -> Result<(), Failure> {
-    let dir = dir.join(VALUE_DIRECTORY);
-    critic.model.model().restore(&dir).map_err(of_model)?;
-    critic
-        .trainer
-        .restore(&dir.join(TRAINER_FILE))
-        .map_err(of_learning)
-}
-
-/// Saves the value model and its optimiser, if the stage has one.
-fn save_critic(opened: &Opened, into: &Path) -> Result<(), ModelError> {
-    let Some(critic) = &opened.critic else {
-        return Ok(());
-    };
-    let into = created(into, VALUE_DIRECTORY)?;
-    critic.model.save(&into, SHARD_MAX_BYTES)?;
-    checkpoint::save_tensors(&into.join(TRAINER_FILE), &critic.trainer.state())
 }

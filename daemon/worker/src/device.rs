@@ -6,11 +6,13 @@
 
 use crate::failure::invalid;
 use r1d_learn::Trainer;
+use r1d_model::checkpoint::Blocks;
 use r1d_model::{CausalLm, SequenceClassifier};
 use r1d_proto::worker::{Failure, FailureKind, ModelSource, Open};
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// Closures that may wait for the device (`LIM-1`): requests are carried out one at a time, so more
@@ -21,6 +23,8 @@ const QUEUE_MAX_TASKS: usize = 16;
 #[derive(Default)]
 pub(crate) struct DeviceState {
     pub open: Option<Opened>,
+    /// The thread that writes the last checkpoint, or has written it.
+    pub writing: Option<JoinHandle<()>>,
 }
 
 /// The model that a stage trains or samples from.
@@ -75,6 +79,8 @@ pub(crate) struct Opened {
     pub judges: BTreeMap<ModelSource, CausalLm>,
     pub trainer: Option<Trainer>,
     pub sampler: Option<Sampler>,
+    /// Memory that is kept for the stage's snapshots; `None` if each gets its own.
+    pub snapshot_memory: Option<Blocks>,
 }
 
 impl DeviceState {

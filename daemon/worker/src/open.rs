@@ -79,6 +79,7 @@ pub(crate) fn build(
             judges: BTreeMap::new(),
             trainer,
             sampler,
+            snapshot_memory: None,
         },
         sizes,
     ))

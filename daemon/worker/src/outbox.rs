@@ -15,6 +15,8 @@ pub(crate) const OUTBOX_MAX_MESSAGES: usize = 256;
 #[derive(Clone)]
 pub(crate) struct Outbox {
     id: u64,
+    /// Stage and step of the checkpoint that it reports on; `None` for the request itself.
+    checkpoint: Option<(u32, u64)>,
     messages: mpsc::Sender<FromWorker>,
     clock: SharedClock,
     /// Shortest time between two progress messages.
@@ -30,23 +32,50 @@ impl Outbox {
     ) -> Outbox {
         Outbox {
             id,
+            checkpoint: None,
             messages,
             clock,
             interval,
         }
     }
 
-    /// Sends an event from the device's thread; waits while the outbox is full. If the writer is
-    /// gone the process is about to end, and the message is lost.
-    fn send(&self, event: Event) {
-        let _ = self.messages.blocking_send(FromWorker {
-            id: self.id,
-            body: Body::Event(event),
-        });
+    /// Reports on a checkpoint that is written beside the requests, and not on the request that
+    /// began it.
+    pub(crate) fn of_checkpoint(&self, stage: u32, step: u64) -> Outbox {
+        Outbox {
+            checkpoint: Some((stage, step)),
+            ..self.clone()
+        }
+    }
+
+    /// Sends a message from a thread; waits while the outbox is full. If the writer is gone the
+    /// process is about to end, and the message is lost.
+    fn send(&self, body: Body) {
+        let id = self.id;
+        let _ = self.messages.blocking_send(FromWorker { id, body });
     }
 
     pub(crate) fn completed(&self, rollout: Rollout) {
-        self.send(Event::Completed(rollout));
+        self.send(Body::Event(Event::Completed(rollout)));
+    }
+
+    /// Reports on the checkpoint of [`of_checkpoint`](Self::of_checkpoint).
+    pub(crate) fn checkpoint(&self, state: CheckpointState) {
+        if let Some((stage, step)) = self.checkpoint {
+            self.send(Body::Checkpoint(CheckpointReport { stage, step, state }));
+        }
+    }
+
+    fn progress(&self, doing: &str, done: u64, total: u64, unit: &str) {
+        match self.checkpoint {
+            Some(_) => self.checkpoint(CheckpointState::Writing { done, total }),
+            None => self.send(Body::Event(Event::Progress {
+                doing: doing.into(),
+                done,
+                total,
+                unit: unit.into(),
+            })),
+        }
     }
 
     /// Runs a request's work on this thread and reports its progress: at once, then whenever
@@ -131,13 +160,8 @@ impl Report {
                 said: Some(now),
                 ..far
             });
-            let (doing, unit) = (self.doing.into(), self.unit.into());
-            self.outbox.send(Event::Progress {
-                doing,
-                done: far.done,
-                total: far.total,
-                unit,
-            });
+            let Report { doing, unit, .. } = self;
+            self.outbox.progress(doing, far.done, far.total, unit);
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn build(
             judges,
             trainer,
             sampler: None,
+            snapshot_memory: None,
         },
         sizes,
     ))

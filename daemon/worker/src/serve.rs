@@ -7,6 +7,7 @@
 use crate::actors::{Actors, judge, policy, reference, sampler, scorer, trainer};
 use crate::device::DeviceThread;
 use crate::outbox::{OUTBOX_MAX_MESSAGES, Outbox};
+use crate::saving::ToSave;
 use crate::source::Placement;
 use actix::Message;
 use actix::dev::ToEnvelope;
@@ -243,9 +244,11 @@ async fn answer(actors: &Actors, request: WorkerRequest, outbox: Outbox) -> Resu
             ask(&actors.reference, reference::Sync { outbox }).await?;
             Reply::ReferenceSynced
         }
-        WorkerRequest::Save { dir } => Reply::Saved {
-            manifest_sha256: ask(&actors.policy, policy::Save { dir, outbox }).await?,
-        },
+        WorkerRequest::Save { stage, step, dir } => {
+            let to_save = ToSave { stage, step, dir };
+            ask(&actors.policy, policy::Save { to_save, outbox }).await?;
+            Reply::SnapshotTaken
+        }
         WorkerRequest::Restore { dir } => {
             ask(&actors.policy, policy::Restore { dir, outbox }).await?;
             Reply::Restored

@@ -60,9 +60,7 @@ fn files_are_heard_of_as_they_are_read_and_written() {
     let (checkpoint, exported) = (dir.path().join("checkpoint"), dir.path().join("exported"));
     let mut worker = Worker::start_talkative();
     worker.ask(open(true));
-    worker.ask(WorkerRequest::Save {
-        dir: checkpoint.clone(),
-    });
+    worker.save_whole(1, &checkpoint);
     assert!(heard(&worker, "checkpointing") > 20, "tensor by tensor");
     worker.ask(WorkerRequest::Restore {
         dir: checkpoint.clone(),
@@ -94,9 +92,7 @@ fn an_update_is_heard_of_tensor_by_tensor_and_a_copy_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut worker = Worker::start_talkative();
     worker.ask(open(true));
-    worker.ask(WorkerRequest::Save {
-        dir: dir.path().join("checkpoint"),
-    });
+    worker.save_whole(1, &dir.path().join("checkpoint"));
     let config = r1d_shape::Config::parse(&config()).unwrap();
     // In memory those of one input are fused, and the experts of a layer are stacked.
     let tensors = config.num_hidden_layers as usize * 8;

@@ -137,9 +137,7 @@ fn goes_on_with_the_same_bits(
     let mut worker = Worker::start();
     worker.ask(open.clone());
     (0..2).for_each(|at| drop(step(&mut worker, at)));
-    worker.ask(WorkerRequest::Save {
-        dir: checkpoint.clone(),
-    });
+    worker.save_whole(1, &checkpoint);
     let last = step(&mut worker, 2);
     worker.ask(WorkerRequest::Export { dir: one.clone() });
     drop(worker);

@@ -28,9 +28,7 @@ fn saved(dir: &Path) -> (Worker, PathBuf) {
     let mut worker = Worker::start();
     worker.ask(open(true));
     worker.ask(trained(0));
-    worker.ask(WorkerRequest::Save {
-        dir: checkpoint.clone(),
-    });
+    worker.save_whole(1, &checkpoint);
     (worker, checkpoint)
 }
 
@@ -262,9 +260,7 @@ fn restoring_needs_no_more_memory_than_training() {
     worker.ask(large());
     worker.ask(trained(0));
     let training = peak(&worker);
-    worker.ask(WorkerRequest::Save {
-        dir: checkpoint.clone(),
-    });
+    worker.save_whole(1, &checkpoint);
     drop(worker);
     let mut worker = Worker::start();
     worker.ask(large());

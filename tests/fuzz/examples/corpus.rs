@@ -218,6 +218,8 @@ fn worker() -> Done {
         (
             "save",
             WorkerRequest::Save {
+                stage: 1,
+                step: 50,
                 dir: "/checkpoints/s/step-50".into(),
             },
         ),

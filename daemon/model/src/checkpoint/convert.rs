@@ -2,6 +2,7 @@
 //! whole model is never in memory.
 
 use super::export;
+use super::file_sink::Folder;
 use super::shards::{Contents, finite, open};
 use crate::causal_lm::weights_of;
 use crate::error::Result;
@@ -46,11 +47,10 @@ pub fn convert(
     };
     shards.check(&config, Head::Stored)?;
     let weights = weights_of(&config)?;
-    export::write_directory(
-        &config,
-        &weights,
+    export::put_directory(
+        (&config, &weights),
         kind,
-        to,
+        (&mut Folder::of(to), Path::new("")),
         shard_bytes,
         &|weight: &Weight, piece| {
             let kind = weight.kind_within(kind);

@@ -1,6 +1,7 @@
 //! Writes a model as a Hugging Face directory.
 
-use super::tensors::{byte_count, write};
+use super::file_sink::{FileSink, Folder};
+use super::tensors::{byte_count, put_tensors};
 use crate::causal_lm::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::weights::{Piece, Weight};
@@ -31,6 +32,21 @@ impl CausalLm {
 
     /// Writes the model like [`Self::save`], with the trained weights in another dtype.
     pub fn save_as(&self, dir: &Path, kind: Kind, shard_bytes: u64) -> Result<()> {
+        self.put_as(&mut Folder::of(dir), Path::new(""), kind, shard_bytes)
+    }
+
+    /// Puts the files that [`Self::save`] writes into the folder `within` of a sink.
+    pub fn put(&self, sink: &mut dyn FileSink, within: &Path, shard_bytes: u64) -> Result<()> {
+        self.put_as(sink, within, self.kind(), shard_bytes)
+    }
+
+    fn put_as(
+        &self,
+        sink: &mut dyn FileSink,
+        within: &Path,
+        kind: Kind,
+        shard_bytes: u64,
+    ) -> Result<()> {
         let read = |weight: &Weight, piece: &Piece| {
             tch::no_grad(|| {
                 let tensor = match self.lora() {
@@ -44,7 +60,8 @@ impl CausalLm {
                 Ok(read)
             })
         };
-        write_directory(&self.config, self.weights(), kind, dir, shard_bytes, &read)
+        let (config, weights) = (&self.config, self.weights());
+        put_directory((config, weights), kind, (sink, within), shard_bytes, &read)
     }
 }
 
@@ -58,18 +75,17 @@ pub(super) fn fits(name: &str, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Writes config.json, and the weights with the trained ones in `kind`: one file, or shards and
-/// their index.
-pub(super) fn write_directory(
-    config: &Config,
-    weights: &[Weight],
+/// Puts config.json, and the weights with the trained ones in `kind`, into a folder of a sink:
+/// one file, or shards and their index.
+pub(super) fn put_directory(
+    (config, weights): (&Config, &[Weight]),
     kind: Kind,
-    dir: &Path,
+    (sink, within): (&mut dyn FileSink, &Path),
     shard_bytes: u64,
     read: Read,
 ) -> Result<()> {
-    let path = dir.join("config.json");
-    std::fs::write(&path, config.to_json(dtype_name(kind)?)).map_err(ModelError::io(&path))?;
+    let text = config.to_json(dtype_name(kind)?);
+    sink.put_file(&within.join("config.json"), text.as_bytes())?;
     let taken_out = |shard: &[Part]| -> Result<Vec<(String, Tensor)>> {
         shard
             .iter()
@@ -78,12 +94,12 @@ pub(super) fn write_directory(
     };
     let shards = divide(config, weights, kind, shard_bytes);
     if let [only] = &shards[..] {
-        return write(&dir.join(SINGLE_FILE), &taken_out(only)?);
+        return put_tensors(sink, &within.join(SINGLE_FILE), &taken_out(only)?);
     }
     let mut weight_map = Map::new();
     for (number, shard) in (1..).zip(&shards) {
         let file = format!("model-{number:05}-of-{:05}.safetensors", shards.len());
-        write(&dir.join(&file), &taken_out(shard)?)?;
+        put_tensors(sink, &within.join(&file), &taken_out(shard)?)?;
         weight_map.extend(
             shard
                 .iter()
@@ -92,8 +108,7 @@ pub(super) fn write_directory(
     }
     let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    let path = dir.join(INDEX_FILE);
-    std::fs::write(&path, format!("{index:#}\n")).map_err(ModelError::io(&path))
+    sink.put_file(&within.join(INDEX_FILE), format!("{index:#}\n").as_bytes())
 }
 
 /// The copies of embedding and head that accompany a multi-token prediction module in DeepSeek's

@@ -1,21 +1,26 @@
 //! Model directories on disk: reads Hugging Face's layout ([`shards`], its quantised weights
-//! [`fp8`]), writes it ([`export`]), converts it ([`convert`]), and handles whole directories with
-//! hashes ([`directory`]) and named tensors of any kind ([`tensors`]).
+//! [`fp8`]), writes it ([`export`]) at once ([`file_sink`]) or from memory while the model trains
+//! on ([`snapshot`]), converts it ([`convert`]), and handles whole directories with hashes
+//! ([`directory`]) and named tensors of any kind ([`tensors`]).
 
 pub(crate) mod convert;
 mod directory;
 pub(crate) mod export;
+pub(crate) mod file_sink;
 pub(crate) mod fp8;
 pub(crate) mod shards;
-mod tensors;
+mod snapshot;
+pub(crate) mod tensors;
 
 pub use convert::{convert, inspect};
 pub use directory::{
     Manifest, ManifestEntry, bytes_below, carry_adapter, carry_files, has_manifest,
     verify_manifest, write_directory_atomically,
 };
+pub use file_sink::{FileSink, Folder};
 pub use shards::Contents;
-pub use tensors::{load_tensors, restore_tensors, save_tensors};
+pub use snapshot::{Blocks, Snapshot, SnapshotParts, snapshot};
+pub use tensors::{load_tensors, put_tensors, restore_tensors, save_tensors};
 
 use crate::error::ModelError;
 use std::path::Path;

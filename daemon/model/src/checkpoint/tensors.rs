@@ -1,5 +1,6 @@
 //! Safetensors files, mapped for reading and streamed for writing.
 
+use super::file_sink::{FileSink, Folder};
 use crate::error::{ModelError, Result};
 use crate::weights::own;
 use memmap2::{Mmap, UncheckedAdvice};
@@ -7,8 +8,6 @@ use r1d_shape::{SafetensorsFile, StoredTensor};
 use r1d_torch::work;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -127,12 +126,6 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
     .find(|dtype| kind_of(&format!("{dtype:?}")) == Some(kind))
 }
 
-/// Bytes that are passed to the file system at a time.
-const WRITE_BYTES: usize = 8 << 20;
-/// Bytes after which the file system has to write them to the disk: a sync of a whole large file
-/// would report no progress until its end.
-const SYNC_BYTES: usize = 64 << 20;
-
 /// The header's entry of a tensor that begins at `start`.
 fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
     let dtype = dtype_of(tensor.kind()).ok_or_else(|| {
@@ -150,9 +143,13 @@ fn header_of(name: &str, tensor: &Tensor, start: usize) -> Result<TensorInfo> {
     })
 }
 
-/// Writes one safetensors file. Tensors come to the host one at a time, so that none is in memory
-/// twice. `format` is transformers' mark for weights in torch's layout.
-pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+/// Puts named tensors of any dtype as one safetensors file, one after the other. `format` is
+/// transformers' mark for weights in torch's layout.
+pub fn put_tensors(
+    sink: &mut dyn FileSink,
+    path: &Path,
+    tensors: &[(String, Tensor)],
+) -> Result<()> {
     // The widest dtypes come first, so that each tensor is aligned; then tensors are sorted by
     // name.
     let mut tensors: Vec<&(String, Tensor)> = tensors.iter().collect();
@@ -173,34 +170,18 @@ pub(crate) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let mut header = serde_json::to_vec(&metadata)
         .map_err(|e| ModelError::Input(format!("{}: {e}", path.display())))?;
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
-    let mut file = File::create(path).map_err(ModelError::io(path))?;
-    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(ModelError::io(path));
-    put(&(header.len() as u64).to_le_bytes())?;
-    put(&header)?;
-    let mut unsynced = 0;
-    for (_, tensor) in tensors {
-        let host = tensor
-            .f_detach()?
-            .f_to_device(Device::Cpu)?
-            .f_contiguous()?;
-        let mut bytes = vec![0; host.numel() * host.kind().elt_size_in_bytes()];
-        host.f_copy_data_u8(&mut bytes, host.numel())?;
-        for part in bytes.chunks(WRITE_BYTES) {
-            file.write_all(part).map_err(ModelError::io(path))?;
-            unsynced += part.len();
-            if unsynced >= SYNC_BYTES {
-                file.sync_data().map_err(ModelError::io(path))?;
-                unsynced = 0;
-            }
-            work::moved(part.len() as u64);
-        }
-    }
-    Ok(())
+    let length = (header.len() as u64).to_le_bytes();
+    sink.file(path, (length.len() + header.len() + end) as u64)?;
+    sink.put(&[&length[..], &header].concat())?;
+    tensors
+        .into_iter()
+        .try_for_each(|(_, tensor)| sink.put_tensor(tensor))
 }
 
 /// Writes named tensors of any dtype as one safetensors file.
 pub fn save_tensors(file: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    write(file, tensors)
+    // A path joined to an empty one is itself.
+    put_tensors(&mut Folder::of(Path::new("")), file, tensors)
 }
 
 /// Reads the tensors of such a file onto `device`, sorted as in the file.

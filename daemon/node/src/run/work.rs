@@ -178,9 +178,13 @@ impl Run {
         let (id, epoch) = (attempt.requests, attempt.epoch);
         let (request, dir) = match request {
             // The writer puts it in its place when it puts it on record.
-            WorkerRequest::Save { dir } => {
-                let written = layout::unplaced(&dir, epoch);
-                (WorkerRequest::Save { dir: written }, Some(dir))
+            WorkerRequest::Save {
+                stage,
+                step,
+                dir: place,
+            } => {
+                let dir = layout::unplaced(&place, epoch);
+                (WorkerRequest::Save { stage, step, dir }, Some(place))
             }
             WorkerRequest::Export { dir } => {
                 (WorkerRequest::Export { dir: dir.clone() }, Some(dir))

@@ -6,8 +6,8 @@ use r1d_ledger::Command as LedgerCommand;
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{
-    Body, Failure, FailureKind, Metrics, ModelSource, Opened, Reply, SupervisedSequence,
-    WorkerRequest,
+    Body, CheckpointReport, CheckpointState, Failure, FailureKind, Metrics, ModelSource, Opened,
+    Reply, SupervisedSequence, WorkerRequest,
 };
 use r1d_runner::attempt::LifeEvent;
 use r1d_runner::{
@@ -215,14 +215,26 @@ impl World {
             WorkerRequest::Supervise(_) => Reply::Trained {
                 metrics: Metrics::from([("loss".into(), 1.0)]),
             },
-            WorkerRequest::Save { .. } => Reply::Saved {
-                manifest_sha256: "hash".into(),
-            },
+            WorkerRequest::Save { stage, step, .. } => {
+                self.tell_stored(run, stage, step);
+                Reply::SnapshotTaken
+            }
             WorkerRequest::Restore { .. } => Reply::Restored,
             WorkerRequest::Export { .. } => Reply::Exported,
             other => panic!("{other:?}"),
         };
         Some(FromDevice::Says(Event::Worker(Body::Done(reply))))
+    }
+
+    /// The worker's thread that writes checkpoints has stored one.
+    fn tell_stored(&mut self, run: u64, stage: u32, step: u64) {
+        let state = CheckpointState::Stored {
+            manifest_sha256: "hash".into(),
+        };
+        let report = CheckpointReport { stage, step, state };
+        let attempt = self.runs.get_mut(&run).and_then(|run| run.attempt.as_mut());
+        let said = FromDevice::Says(Event::Worker(Body::Checkpoint(report)));
+        attempt.unwrap().worker.push_back(said);
     }
 
     /// One party of the attempt says something; returns whether one did.

@@ -1,10 +1,11 @@
 //! The policy actor: opens a stage's models, saves, restores and exports them.
 
-use crate::checkpoints::{checkpoint_bytes, export, restore, save};
+use crate::checkpoints::{checkpoint_bytes, export, restore};
 use crate::device::DeviceThread;
 use crate::failure::invalid;
 use crate::open::build;
 use crate::outbox::Outbox;
+use crate::saving::{ToSave, reserve, save};
 use crate::source::{Placement, reading_bytes};
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_proto::worker::{self, Failure, ModelSource};
@@ -18,11 +19,11 @@ pub(crate) struct Open {
     pub outbox: Outbox,
 }
 
-/// Writes a checkpoint; the answer is the SHA-256 of its manifest.
+/// Takes a snapshot of what is open, which is then written to a checkpoint.
 #[derive(Message)]
-#[rtype(result = "Result<String, Failure>")]
+#[rtype(result = "Result<(), Failure>")]
 pub(crate) struct Save {
-    pub dir: PathBuf,
+    pub to_save: ToSave,
     pub outbox: Outbox,
 }
 
@@ -69,8 +70,9 @@ impl Handler<Open> for Policy {
                 .run(move |device_state| {
                     device_state.open = None; // free the old model before the new one takes memory
                     let bytes = reading_bytes(&request.model);
-                    let (opened, summary) = outbox
+                    let (mut opened, summary) = outbox
                         .during("loading", "bytes", bytes, |_| build(*request, &placement))?;
+                    reserve(&mut opened, placement.device)?;
                     device_state.open = Some(opened);
                     Ok(summary)
                 })
@@ -80,17 +82,16 @@ impl Handler<Open> for Policy {
 }
 
 impl Handler<Save> for Policy {
-    type Result = ResponseFuture<Result<String, Failure>>;
+    type Result = ResponseFuture<Result<(), Failure>>;
 
-    fn handle(&mut self, Save { dir, outbox }: Save, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Save { to_save, outbox }: Save, _: &mut Self::Context) -> Self::Result {
         let device = self.device.clone();
         Box::pin(async move {
             device
                 .run(move |device_state| {
-                    // The bytes are written, and read again to be hashed.
-                    let bytes = 2 * checkpoint_bytes(device_state.opened()?);
+                    let bytes = checkpoint_bytes(device_state.opened()?);
                     outbox.during("checkpointing", "bytes", bytes, |_| {
-                        save(device_state, &dir)
+                        save(device_state, to_save, &outbox)
                     })
                 })
                 .await

@@ -18,6 +18,8 @@ pub(crate) struct Worker {
     pub socket: UnixStream,
     id: u64,
     pub events: Vec<Event>,
+    /// All reports on checkpoints.
+    pub reports: Vec<CheckpointReport>,
 }
 
 impl Drop for Worker {
@@ -50,6 +52,7 @@ impl Worker {
             socket,
             id: 0,
             events: Vec::new(),
+            reports: Vec::new(),
         };
         let first: FromWorker = read_blocking(&mut worker.socket, Format::Postcard).unwrap();
         assert!(
@@ -80,8 +83,13 @@ impl Worker {
         }
         loop {
             let message: FromWorker = read_blocking(&mut self.socket, Format::Postcard).unwrap();
+            if let Body::Checkpoint(report) = message.body {
+                self.reports.push(report);
+                continue;
+            }
             assert_eq!(message.id, self.id);
             match message.body {
+                Body::Checkpoint(_) => unreachable!(),
                 Body::Event(event) => self.events.push(event),
                 Body::Done(reply) => return Ok(reply),
                 Body::Failed(failure) => return Err(failure),
@@ -92,6 +100,39 @@ impl Worker {
     pub(crate) fn ask(&mut self, request: WorkerRequest) -> Reply {
         self.try_ask(request)
             .unwrap_or_else(|failure| panic!("{failure:?}"))
+    }
+
+    /// Takes a snapshot, whose reports have its step.
+    pub(crate) fn save(&mut self, step: u64, dir: &Path) {
+        let (stage, dir) = (0, dir.to_owned());
+        assert_eq!(
+            self.ask(WorkerRequest::Save { stage, step, dir }),
+            Reply::SnapshotTaken
+        );
+    }
+
+    /// Waits until the snapshot of a step is stored, or could not be.
+    pub(crate) fn stored(&mut self, step: u64) -> CheckpointState {
+        loop {
+            let is_over = |report: &&CheckpointReport| {
+                report.step == step && !matches!(report.state, CheckpointState::Writing { .. })
+            };
+            if let Some(report) = self.reports.iter().find(is_over) {
+                return report.state.clone();
+            }
+            let message: FromWorker = read_blocking(&mut self.socket, Format::Postcard).unwrap();
+            let Body::Checkpoint(report) = message.body else {
+                panic!("{message:?}")
+            };
+            self.reports.push(report);
+        }
+    }
+
+    /// Takes a snapshot and waits until it is stored.
+    pub(crate) fn save_whole(&mut self, step: u64, dir: &Path) {
+        self.save(step, dir);
+        let state = self.stored(step);
+        assert!(matches!(state, CheckpointState::Stored { .. }), "{state:?}");
     }
 
     /// What it was said to be doing, and how far it was, of how much.
