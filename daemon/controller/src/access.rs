@@ -43,6 +43,7 @@ pub(crate) fn need(request: &mut Request) -> Need<'_> {
         | Request::Review { job, .. }
         | Request::DataSets { job }
         | Request::Samples { job, .. }
+        | Request::Trace { job, .. }
         | Request::Logs { job, .. } => Need::Job(job),
         Request::Shutdown => Need::Administration,
     }
@@ -112,6 +113,11 @@ mod tests {
             sort: SampleSort::Order,
             limit: 1,
         };
+        let trace = Request::Trace {
+            job: job(),
+            stage: None,
+            step: None,
+        };
         let logs = Request::Logs {
             job: job(),
             follow: false,
@@ -145,6 +151,7 @@ mod tests {
             (Request::DataSets { job: job() }, "owner"),
             (reload, "owner"),
             (samples, "owner"),
+            (trace, "owner"),
             (logs, "owner"),
             (review, "owner"),
             (Request::Shutdown, "administrators"),
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn each_request_is_for_whom_it_is_meant() {
         let kinds: Vec<&str> = requests().iter().map(|(_, who)| *who).collect();
-        assert_eq!(kinds.len(), 19, "a new request belongs into this table");
+        assert_eq!(kinds.len(), 20, "a new request belongs into this table");
         for (mut request, who) in requests() {
             for (uid, is_admin) in [(0, true), (1000, false), (1001, false), (1002, true)] {
                 for owner in [None, Some(user(1000)), Some(user(1001))] {

@@ -7,6 +7,7 @@ use r1d_model::{AuxLoss, Blockwise, CausalLm, Forward, Output, checkpoint};
 use r1d_proto::hyperparameters::{self, GradientCheckpointing, RouterTraining};
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
+use r1d_torch::spans::span;
 use std::path::Path;
 use std::time::Duration;
 use tch::{Kind, Tensor};
@@ -142,21 +143,31 @@ impl Trainer {
             count_experts: true,
             ..self.options(batch)
         };
-        let (output, blocks) = match self.checkpointing {
-            None => (model.forward(&batch.packed, &options)?, None),
+        let forward = || self.pass(model, batch, &options);
+        let (output, blocks) = span("forward", forward)?;
+        Ok(Passed {
+            hidden: predicting(batch, &output.hidden)?,
+            output,
+            blocks,
+        })
+    }
+
+    fn pass<'a>(
+        &self,
+        model: &'a CausalLm,
+        batch: &'a MicroBatch,
+        options: &Forward<'a>,
+    ) -> Result<(Output, Option<Blockwise<'a>>), LearnError> {
+        Ok(match self.checkpointing {
+            None => (model.forward(&batch.packed, options)?, None),
             Some(GradientCheckpointing {
                 recompute_num_layers,
             }) => {
                 let recomputed = recompute_num_layers as usize;
                 let (output, blocks) =
-                    model.forward_blockwise(&batch.packed, &options, recomputed)?;
+                    model.forward_blockwise(&batch.packed, options, recomputed)?;
                 (output, Some(blocks))
             }
-        };
-        Ok(Passed {
-            hidden: predicting(batch, &output.hidden)?,
-            output,
-            blocks,
         })
     }
 
@@ -183,7 +194,8 @@ impl Trainer {
         batch: &MicroBatch,
     ) -> Result<Tensor, LearnError> {
         tch::no_grad(|| {
-            let output = model.forward(&batch.packed, &self.options(batch))?;
+            let forward = || model.forward(&batch.packed, &self.options(batch));
+            let output = span("forward without gradients", forward)?;
             predicting(batch, &output.hidden)
         })
     }
@@ -235,7 +247,7 @@ impl Trainer {
         loss: f64,
         load: Load,
     ) -> Result<Updated, LearnError> {
-        let norm = self.optimiser.gradient_norm()?;
+        let norm = span("gradient norm", || self.optimiser.gradient_norm())?;
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 self.optimiser.clear_gradients()?;
@@ -248,7 +260,7 @@ impl Trainer {
             }
         }
         let learning_rate = schedule::learning_rate(self.optimiser.settings(), update);
-        self.optimiser.update(learning_rate, norm)?;
+        span("optimiser", || self.optimiser.update(learning_rate, norm))?;
         if let (Some(load), true) = (&load, self.router.bias_update_speed != 0.0) {
             model.update_router_bias(load, self.router.bias_update_speed)?;
         }

@@ -80,6 +80,15 @@ pub enum Work {
         /// Most samples.
         limit: u32,
     },
+    /// How long the parts of a committed step took: [`Answer::Response`].
+    Trace {
+        /// The job.
+        job: JobId,
+        /// The stage; `None` for the last one that has begun.
+        stage: Option<String>,
+        /// The step, from 1; `None` for the newest that has a trace.
+        step: Option<u64>,
+    },
     /// The offset in bytes of the first line of a job's log that is wanted: [`Answer::Offset`].
     FindInLog {
         /// The job.

@@ -14,6 +14,7 @@ use crate::loaded_job::LoadedJob;
 use crate::make_data_set;
 use crate::outputs::{self, OutputError};
 use crate::tasks;
+use crate::traces;
 use crate::writers::Writing;
 use r1d_data::DataError;
 use r1d_ingest::StepError;
@@ -21,6 +22,7 @@ use r1d_ledger::{AttemptError, AttemptWriter, Command as LedgerCommand, Session}
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::trace::StepTrace;
 use r1d_proto::worker::Metrics;
 use r1d_proto::world::SharedClock;
 use r1d_runner::metrics::COMMITTED_AT;
@@ -79,6 +81,8 @@ pub(crate) enum Task {
         step: u64,
         dir: PathBuf,
     },
+    /// Keeps the trace of a committed step.
+    Trace(StepTrace),
     /// Removes whatever is at a directory that the worker is to write: it is left of an attempt
     /// that did not get to record it.
     Clear {
@@ -181,6 +185,13 @@ impl JobWriter {
                 if let Err(error) = self.attempt.prune(stage as u32, step, &dir) {
                     self.log
                         .warn(format!("checkpoint {} stays: {error}", dir.display()));
+                }
+                return;
+            }
+            Task::Trace(trace) => {
+                let storage = self.attempt.storage();
+                if let Err(error) = traces::append(storage, &self.outputs, &trace) {
+                    self.log.warn(format!("a step's trace is lost: {error}"));
                 }
                 return;
             }

@@ -19,7 +19,7 @@
 //! | `scoring`, `reward_versions`, `reload` | verdicts; which component judges at which step |
 //! | `datasets`, `make_data_set`, `review` | what a stage makes for later ones, and people look at |
 //! | `reuse` | finished stages that other jobs take over |
-//! | `outputs`, `job_log`, `log_tail`, `tensorboard`, `samples`, `step_times` | what people read of a job |
+//! | `outputs`, `job_log`, `log_tail`, `tensorboard`, `samples`, `traces`, `step_times` | what people read of a job |
 //! | `outside`, `checkpoints`, `outside_waits`, `outside_watch` | what a job needs that others can take away, and waiting for it |
 //! | [`removal`] | the files of jobs that are removed |
 //! | `upkeep` | which jobs the daemon works for |
@@ -67,6 +67,7 @@ mod scoring;
 mod setup;
 mod step_times;
 mod tensorboard;
+mod traces;
 mod upkeep;
 mod weights;
 mod worker;

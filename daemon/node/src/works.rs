@@ -9,6 +9,7 @@ use crate::reload::{self, ReloadError};
 use crate::removal::Removals;
 use crate::review::{self, ReviewError};
 use crate::samples::{self, SamplesError};
+use crate::traces::{self, TraceError};
 use crate::{inputs, log_tail, tasks};
 use r1d_job::Job;
 use r1d_ledger::JobRecord;
@@ -184,6 +185,7 @@ impl Works {
                 sort,
                 limit,
             } => self.samples(&job, (stage, step), sort, limit),
+            Work::Trace { job, stage, step } => self.trace(&job, stage, step),
             Work::Reload { .. } | Work::PutDown { .. } => Err(elsewhere()),
         }
     }
@@ -263,6 +265,15 @@ impl Works {
             Err(unknown @ (SamplesError::NoStage { .. } | SamplesError::NoStep { .. })) => {
                 Err(error(ErrorKind::NotFound, unknown))
             }
+            Err(other) => Err(internal(other)),
+        }
+    }
+
+    fn trace(&self, job: &JobId, stage: Option<String>, step: Option<u64>) -> Answered {
+        let (record, layout) = (self.record(job)?, self.node.layout(job));
+        match traces::read(&record, &layout, stage, step) {
+            Ok(trace) => Ok(Answer::Response(Response::Trace(trace))),
+            Err(unknown @ TraceError::Unknown { .. }) => Err(error(ErrorKind::NotFound, unknown)),
             Err(other) => Err(internal(other)),
         }
     }

@@ -9,6 +9,7 @@
 //! A request that changes something is carried out to its end, whether its client stays or not.
 
 use crate::ids::JobId;
+use crate::trace::StepTrace;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -149,6 +150,15 @@ pub enum Request {
         /// Most completions to return.
         limit: u32,
     },
+    /// Reads how long the parts of a committed step took; answered by [`Response::Trace`].
+    Trace {
+        /// Id or prefix of the job.
+        job: String,
+        /// Name of the stage; `None`: the last one that has begun.
+        stage: Option<String>,
+        /// The step, from 1; `None`: the newest that has a trace.
+        step: Option<u64>,
+    },
     /// Tells what the job waits for; answered by [`Response::Why`].
     Why {
         /// Id or prefix of the job.
@@ -256,6 +266,8 @@ pub enum Response {
     Lines(Vec<LogLine>),
     /// The samples, in the requested order.
     Samples(Vec<Sample>),
+    /// The step's trace.
+    Trace(StepTrace),
     /// What the job waits for.
     Why(Why),
     /// The data sets, in the order of their stages.

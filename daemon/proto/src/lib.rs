@@ -11,6 +11,7 @@
 //! | [`parts`] | its requests that are longer than a frame |
 //! | [`control`] | the protocol between `r1ctl` and `r1d` |
 //! | [`plugin`] | what `r1d plugin` prints and `r1ctl plugin` shows |
+//! | [`trace`] | what took how long in a step, and the form in which trace viewers read it |
 //! | [`frame`] | the wire format that carries both |
 //! | [`world`] | clock and randomness, handed in so that a simulator can replace them |
 //! | [`storage`] | a file system as durable files need it, handed in for the same reason |
@@ -36,6 +37,7 @@ pub mod rollout;
 pub mod sampling_mask;
 pub mod shown;
 pub mod storage;
+pub mod trace;
 pub mod user_file;
 pub mod verdict;
 pub mod worker;

@@ -15,6 +15,7 @@ use crate::hyperparameters::{
 };
 use crate::rollout::Rollout;
 use crate::sampling_mask::SamplingMask;
+use crate::trace::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -196,6 +197,19 @@ pub enum Event {
         /// What is counted, in the plural.
         unit: String,
     },
+    /// How long the parts of the request took; the last event before its answer.
+    Spans(Spans),
+}
+
+/// How long the parts of a request took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spans {
+    /// The parts, by the time since the request began; they may lie inside each other.
+    pub spans: Vec<Span>,
+    /// Number of parts that were too many to be told.
+    pub left_out: u64,
+    /// How long the whole request took, in microseconds.
+    pub total_us: u64,
 }
 
 /// The answer to a request that was carried out.

@@ -140,6 +140,21 @@ pub(crate) enum Command {
     },
     /// Show prompts, completions and what each reward said of them
     Samples(Samples),
+    /// Print how long the parts of a step took, as a file for ui.perfetto.dev
+    ///
+    /// In the Trace Event Format, which Chrome reads too: the device's requests and their parts,
+    /// the rewards by group, journal and ledger, the checkpoint that is written beside them. The
+    /// last steps have a trace, each once the next one has begun.
+    Trace {
+        /// Id of a job, or any prefix of it that no other job shares
+        job: String,
+        /// The step's stage [default: the last one that has begun]
+        #[arg(long, value_name = "NAME")]
+        stage: Option<String>,
+        /// The step [default: the last one with a trace]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        step: Option<u64>,
+    },
     /// Write the story of a job: report.html, to open in a browser, and report.md
     ///
     /// The graph of stages, what the evaluations found after each, curves, cost, samples. Of a job

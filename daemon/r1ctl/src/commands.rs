@@ -54,6 +54,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
         Command::Report { job, to, .. } => {
             session.block_on(session.report(job.unwrap_or_default(), &to))
         }
+        Command::Trace { job, stage, step } => session.ask(Request::Trace { job, stage, step }),
         Command::Why { job } => session.ask(Request::Why { job }),
         Command::Dataset(command) => dataset(&session, command),
         Command::Nodes => session.ask(Request::Nodes),

@@ -149,6 +149,7 @@ impl Session<'_> {
                 "no samples of this stage and step are committed",
                 || show::samples(samples, look),
             ),
+            (Request::Trace { .. }, Response::Trace(it)) => self.print(it, || show::trace(it)),
             (Request::Why { .. }, Response::Why(why)) => self.print(why, || show::why(why, look)),
             (Request::DataSets { .. }, Response::DataSets(sets)) => self.print_some(
                 sets,

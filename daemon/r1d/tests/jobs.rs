@@ -3,6 +3,7 @@
 mod test_daemon;
 
 use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
+use r1d_proto::trace::Lane;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -189,6 +190,57 @@ fn a_job_leaves_what_it_should() {
             .collect::<Vec<_>>(),
         [(3, 3, 3), (3, 3, 3), (6, 6, 6)]
     );
+}
+
+#[test]
+fn each_committed_step_leaves_a_trace_of_what_took_how_long() {
+    let mut daemon = TestDaemon::new();
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    daemon.wait_succeeded(&job);
+    let trace = |stage: Option<&str>, step| {
+        daemon.ask(Request::Trace {
+            job: job.clone(),
+            stage: stage.map(str::to_owned),
+            step,
+        })
+    };
+    let names = |stage: &str, step| match trace(Some(stage), Some(step)) {
+        Response::Trace(trace) => {
+            assert_eq!((trace.stage.as_str(), trace.step), (stage, step));
+            let names = trace.spans.into_iter().map(|span| (span.lane, span.name));
+            names.collect::<BTreeSet<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    for step in 1..=6 {
+        let found = names("reasoning", step);
+        for (lane, name) in [
+            (Lane::Writer, "reading rows"),
+            (Lane::Device, "sampling"),
+            (Lane::Rewards, "group 0"),
+            (Lane::Writer, "sealing the step"),
+            (Lane::Device, "training"),
+            (Lane::Writer, "committing the step"),
+        ] {
+            assert!(
+                found.contains(&(lane, name.to_owned())),
+                "{name}: {found:?}"
+            );
+        }
+        // A checkpoint every two steps; the one of the last is waited for.
+        let copied = (Lane::Device, "copying the checkpoint".to_owned());
+        assert_eq!(found.contains(&copied), step % 2 == 0, "{step}: {found:?}");
+    }
+    assert!(names("reading", 3).contains(&(Lane::Checkpoint, "writing the checkpoint".into())));
+    match trace(None, None) {
+        Response::Trace(last) => assert_eq!((last.stage.as_str(), last.step), ("reasoning", 6)),
+        other => panic!("{other:?}"),
+    }
+    let Response::Error(error) = trace(None, Some(99)) else {
+        panic!("a trace of a step that never was")
+    };
+    assert!(error.message.contains("step 99"), "{}", error.message);
 }
 
 #[test]

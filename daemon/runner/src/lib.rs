@@ -35,6 +35,7 @@
 //! | [`judge`], [`advantages`] | verdicts → rewards → group-relative advantages |
 //! | `pending_checkpoint` | the checkpoint that is written while steps go on |
 //! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
+//! | `trace` | how long the parts of a step took |
 //! | [`wait`] | what each part waits for, since when, until when |
 //! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
 //! | [`schedule`] | the queue: which job gets which device, and which device gets jobs |
@@ -72,6 +73,7 @@ pub mod schedule;
 pub mod scores;
 pub mod select;
 pub mod step;
+mod trace;
 pub mod wait;
 
 pub use machine::Machine;

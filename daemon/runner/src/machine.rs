@@ -10,10 +10,12 @@ use crate::rebuild::Rebuild;
 use crate::record::{Record, StageRecord};
 use crate::reward_model_eval::{Compared, RewardModelEval};
 use crate::step::Step;
+use crate::trace::Tracer;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::AskedModel;
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
+use r1d_proto::trace::StepTrace;
 use r1d_proto::worker::{
     self, Body, CheckpointReport, Failure, FailureKind, Metrics, ModelSource, Reply, WorkerRequest,
 };
@@ -35,6 +37,9 @@ pub struct Machine {
     /// Whether the journal may hold uncommitted steps: one, until the first step with rollouts
     /// of this attempt begins, in whatever stage that is, or more, until they are used up.
     leftovers: bool,
+    /// The checkpoint that is not on record yet.
+    pending: Option<PendingCheckpoint>,
+    tracer: Tracer,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,8 @@ impl Machine {
             },
             progress: None,
             leftovers: true,
+            pending: None,
+            tracer: Tracer::new(now),
         }
     }
 
@@ -152,8 +159,13 @@ impl Machine {
             };
         }
         let before = self.describe();
+        self.tracer.hear(&event, now);
         let commands = match self.advance(event, now) {
-            Ok(commands) => commands,
+            Ok(mut commands) => {
+                let trace = self.tracer.follow(&commands, now);
+                commands.extend(trace.map(|trace| self.named(trace)));
+                commands
+            }
             Err(end) => {
                 self.state = State::Ended;
                 vec![Command::End(end)]
@@ -164,6 +176,14 @@ impl Machine {
             commands,
             reason: (after != before).then_some(after),
         }
+    }
+
+    fn named(&self, (stage, trace): (usize, StepTrace)) -> Command {
+        let name = self.plan.stage(stage).map(|(stage, _)| stage.name.clone());
+        Command::Trace(StepTrace {
+            stage: name.unwrap_or_default(),
+            ..trace
+        })
     }
 
     /// What is durable so far.
@@ -209,6 +229,59 @@ impl Machine {
         }
         self.state = state;
         Ok(commands)
+    }
+
+    /// Takes an event that only says how far something is; returns whether it is one.
+    fn is_report(&mut self, event: &Event, now: Duration) -> Result<bool, End> {
+        match event {
+            Event::Worker(Body::Checkpoint(report)) => {
+                return Ok(!self.hear_of_checkpoint(report.clone(), now)?);
+            }
+            Event::Worker(Body::Event(worker::Event::Progress {
+                doing,
+                done,
+                total,
+                unit,
+            })) => {
+                self.heard.worker = now;
+                self.progress = Some(Activity {
+                    doing: doing.clone(),
+                    done: *done,
+                    total: *total,
+                    unit: unit.clone(),
+                });
+            }
+            Event::Worker(Body::Event(worker::Event::Spans(_))) => self.heard.worker = now,
+            Event::Writing => self.heard.writer = now,
+            Event::Judging => match &mut self.state {
+                State::Stepping { step, .. } => step.judging(now),
+                State::Evaluating { evaluation, .. } => evaluation.judging(now),
+                _ => {}
+            },
+            Event::Progress(progress) => {
+                // The last report may come after the answer.
+                if matches!(self.state, State::MakingDataSet(_)) {
+                    (self.heard.writer, self.progress) = (now, Some(progress.clone()));
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes a report on the checkpoint that is being written. Returns whether the machine has
+    /// waited for it.
+    fn hear_of_checkpoint(&mut self, report: CheckpointReport, now: Duration) -> Result<bool, End> {
+        let heard = match &mut self.pending {
+            Some(pending) => pending.hear(report, now),
+            None => Err(Event::Worker(Body::Checkpoint(report))),
+        };
+        heard.map_err(|event| unexpected(&self.describe(), &event))?;
+        let is_over = self
+            .pending
+            .as_ref()
+            .is_some_and(PendingCheckpoint::is_over);
+        Ok(is_over && matches!(self.state, State::AwaitingCheckpoint { .. }))
     }
 
     /// Takes an event in a state, and returns the state after it with what is to be done.

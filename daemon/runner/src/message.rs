@@ -3,6 +3,7 @@
 use r1d_proto::control::{Activity, EvalResult};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
+use r1d_proto::trace::StepTrace;
 use r1d_proto::verdict::Verdict;
 use r1d_proto::worker::{self, Labelled, Metrics, Pair, Question, SupervisedSequence};
 use std::collections::BTreeMap;
@@ -119,6 +120,9 @@ pub enum Command {
     },
     /// Write a line to the job's log.
     Warn(String),
+    /// Keep how long the parts of a committed step took. There is no answer, and nothing depends on
+    /// it.
+    Trace(StepTrace),
     /// Append to the journal. There is no answer; a failure is an [`Event::Fault`].
     Keep(Keep),
     /// Make something durable; the answer is [`Event::Stored`].

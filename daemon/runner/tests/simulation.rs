@@ -540,6 +540,12 @@ impl World {
                         }
                     }
                     Command::Warn(warning) => self.warnings.push(warning),
+                    Command::Trace(trace) => {
+                        let stages = self.plan.job.stages.iter();
+                        let mut known = stages.zip(&self.disk.record.stages);
+                        let stage = known.find(|(stage, _)| stage.name == trace.stage);
+                        assert_eq!(trace.step, stage.unwrap().1.step, "of the last step");
+                    }
                     Command::ReadHeldOut { .. } => {
                         others.push_back(Event::Batch(Batch::Pairs(pairs(9, 9))))
                     }
@@ -1878,6 +1884,91 @@ fn only_the_newest_checkpoints_are_kept() {
     assert_eq!(world.disk.checkpoints.len(), 5);
 }
 
+/// A snapshot is written while steps go on, or is lost with its worker; the next one waits for it,
+/// and so does the stage's end.
+#[test]
+fn checkpoints_that_are_written_beside_the_steps_change_nothing() {
+    for batch_invariant in [true, false] {
+        let expected = undisturbed(batch_invariant);
+        let (mut commits_beside, mut lost) = (0, 0);
+        for seed in 1..250 {
+            let mut plan = plan(batch_invariant);
+            plan.job.checkpoint.every_steps = 1 + seed % 3;
+            let mut world = World::new(plan, seed, seed % 4);
+            world.saver.ends_per_mille = [2, 20, 1000][seed as usize % 3];
+            assert!(matches!(world.run(), End::Succeeded { .. }));
+            assert!(outcome(&world) == expected, "seed {seed}");
+            commits_beside += world.saver.commits_beside;
+            lost += world.saver.lost;
+        }
+        assert!(
+            commits_beside > 1000 && lost > 100,
+            "{commits_beside} steps beside a writing, {lost} snapshots lost"
+        );
+    }
+}
+
+/// A disk that fills up while a checkpoint is written ends the attempt as one that is full at
+/// first does: the job waits, and goes on from the checkpoint before.
+#[test]
+fn a_disk_that_is_full_when_a_snapshot_is_written_costs_time_and_nothing_else() {
+    let expected = undisturbed(true);
+    let mut full = 0;
+    for seed in 1..100 {
+        let mut plan = plan(true);
+        plan.job.checkpoint.every_steps = 2;
+        let mut world = World::new(plan, seed, seed % 3);
+        (world.saver.ends_per_mille, world.saver.full_per_mille) = (20, 400);
+        assert!(matches!(world.run(), End::Succeeded { .. }));
+        assert!(outcome(&world) == expected, "seed {seed}");
+        full += world.saver.full;
+    }
+    assert!(full > 200, "{full} full disks");
+}
+
+/// A thread that writes nothing more is noticed where the job needs its checkpoint, and named.
+#[test]
+fn a_checkpoint_that_is_never_stored_ends_the_attempt_by_its_name() {
+    let mut plan = plan(true);
+    plan.job.evals.clear();
+    plan.evals.clear();
+    let mut world = World::new(plan, 1, 0);
+    world.saver.ends_per_mille = 0;
+    let mut machine = Machine::new(world.plan.clone(), Record::default(), Duration::ZERO);
+    let mut events = VecDeque::from([Event::WorkerStarted { pid: 1 }]);
+    while let Some(event) = events.pop_front() {
+        for command in machine.handle(event, Duration::ZERO).commands {
+            match command {
+                Command::Worker(request) => events.extend(world.work(*request)),
+                Command::ReadBatch { stage, step } => {
+                    events.push_back(Event::Batch(world.batch(stage, step)))
+                }
+                Command::Store(store) => {
+                    world.store(store);
+                    events.push_back(Event::Stored);
+                }
+                Command::Trace(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let limit = Limits::default().worker_silence;
+    let report = world.writes().unwrap();
+    machine.handle(report, limit);
+    let wait = machine.waits().pop().unwrap();
+    assert_eq!(
+        wait.waits_for,
+        "worker cpu: writing the checkpoint (1 of 2 bytes)"
+    );
+    assert!(machine.handle(Event::Tick, limit).commands.is_empty());
+    let commands = machine.handle(Event::Tick, limit * 2).commands;
+    assert!(
+        matches!(&commands[..], [Command::End(End::WorkerFailed { cause })] if cause.contains(
+            "waiting for the last checkpoint")),
+        "{commands:?}"
+    );
+}
+
 #[test]
 fn a_damaged_checkpoint_costs_time_and_nothing_else() {
     let expected = undisturbed(true);
@@ -2196,6 +2287,7 @@ fn waiting_for_verdicts() -> Machine {
                     events.push_back(Event::Stored);
                 }
                 Command::Score(items) => completions += items.len(),
+                Command::Trace(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -13,6 +13,7 @@ use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
+use r1d_torch::spans::span;
 use tch::{Device, Tensor};
 
 /// Decode steps between two reads of the drawn ids by the host. Reading is free on the CPU; on a
@@ -292,7 +293,7 @@ impl Run<'_> {
         let mut schedule = Schedule::new(slots, &samples);
         let mut ended = vec![];
         loop {
-            let started = self.turn_over(&mut schedule, &ended)?;
+            let started = span("prefill", || self.turn_over(&mut schedule, &ended))?;
             if self.rows.is_empty() {
                 return Ok(());
             }
@@ -303,11 +304,13 @@ impl Run<'_> {
             self.prompts.retain(|group, _| schedule.waits(*group));
             // A completion of one token gives up its slot before the others continue.
             if !started.iter().any(|slot| self.rows[*slot].ended()) {
-                if self.speculative {
-                    self.decode_pairs()?
-                } else {
-                    self.decode()?
-                }
+                span("decode", || {
+                    if self.speculative {
+                        self.decode_pairs()
+                    } else {
+                        self.decode()
+                    }
+                })?;
             }
             ended = (0..self.rows.len())
                 .filter(|slot| self.rows[*slot].ended())

@@ -20,6 +20,7 @@
 //! | `metrics.blocks` | the same as the ledger keeps them, except for a stage's last few |
 //! | `tensorboard/<stage>/` | the same as TensorBoard event files |
 //! | `log.jsonl` | the job's log |
+//! | `traces/<stage>-<N>.jsonl` | how long the parts of the last steps took: a line per step, for 100 steps from N on |
 //! | `status.json` | the job's status when a stage, an evaluation or the job itself last ended |
 //! | `journal/stage-<index>/` | rollouts of the steps since the oldest checkpoint kept |
 //! | `rollouts/<stage>-step-<N>.parquet` | every rollout of committed step N (from 1) with its verdicts |
@@ -40,6 +41,9 @@ const JOBS: &str = "jobs";
 const PLUGINS: &str = "plugins";
 const CACHE: &str = "cache";
 const TOKEN_SETS: &str = "token-sets";
+
+/// Steps whose traces are in one file.
+pub const TRACES_PER_FILE: u64 = 100;
 
 /// The paths in a state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +149,17 @@ impl JobLayout {
     /// The job's log.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log.jsonl")
+    }
+
+    /// The directory of the traces.
+    pub fn traces_dir(&self) -> PathBuf {
+        self.dir.join("traces")
+    }
+
+    /// The file with the trace of step `step`, from 1, and those of the steps around it.
+    pub fn traces(&self, stage: &str, step: u64) -> PathBuf {
+        let first = step.saturating_sub(1) / TRACES_PER_FILE * TRACES_PER_FILE + 1;
+        self.traces_dir().join(format!("{stage}-{first:06}.jsonl"))
     }
 
     /// The job's status, for readers without a daemon.

@@ -76,8 +76,10 @@ pub fn sums_in_float32() -> bool {
 /// Adds the gradients of a scalar to those of the parameters. On a GPU with [`set_deterministic`]
 /// the bits are the same each time: an operation without a deterministic backward pass is an error.
 pub fn backward(loss: &Tensor) -> Result<(), TorchError> {
-    check("backward pass", unsafe {
-        shim::r1d_backward(loss.as_ptr())
+    crate::spans::span("backward", || {
+        check("backward pass", unsafe {
+            shim::r1d_backward(loss.as_ptr())
+        })
     })
 }
 

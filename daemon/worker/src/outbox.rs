@@ -1,7 +1,8 @@
 //! Outgoing messages: events and answers, in order, for the one task that writes the socket.
 
 use r1d_proto::rollout::Rollout;
-use r1d_proto::worker::{Body, Event, FromWorker};
+use r1d_proto::trace::{Lane, Span};
+use r1d_proto::worker::{Body, CheckpointReport, CheckpointState, Event, FromWorker, Spans};
 use r1d_proto::world::SharedClock;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -101,8 +102,30 @@ impl Outbox {
             far: Rc::new(Cell::new(far)),
         };
         report.say();
-        let heard = report.clone();
-        r1d_torch::work::heard_by(move |units| heard.moved(units), || work(&report))
+        let (heard, clock) = (report.clone(), self.clock.clone());
+        let work = || r1d_torch::work::heard_by(move |units| heard.moved(units), || work(&report));
+        let (done, spans) = r1d_torch::spans::recorded(move || clock.now(), work);
+        self.spans(&spans);
+        done
+    }
+
+    /// Tells how long the parts of the request took, if it has parts.
+    fn spans(&self, recorded: &r1d_torch::spans::Spans) {
+        if recorded.spans.is_empty() {
+            return;
+        }
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let span = |span: &r1d_torch::spans::Span| Span {
+            lane: Lane::Device,
+            name: span.name.into(),
+            start_us: micros(span.start),
+            duration_us: micros(span.duration),
+        };
+        self.send(Body::Event(Event::Spans(Spans {
+            spans: recorded.spans.iter().map(span).collect(),
+            left_out: recorded.left_out,
+            total_us: micros(recorded.total),
+        })));
     }
 }
 

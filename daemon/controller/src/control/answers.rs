@@ -75,6 +75,11 @@ impl ControlService {
                 };
                 self.read(&self.admission.looks, progress, samples).await
             }
+            Request::Trace { job, stage, step } => {
+                let job = whole(&job)?;
+                let trace = Work::Trace { job, stage, step };
+                self.read(&self.admission.looks, progress, trace).await
+            }
             Request::DataSets { job } => {
                 let listed = Work::DataSets { job: whole(&job)? };
                 self.read(&self.admission.looks, progress, listed).await

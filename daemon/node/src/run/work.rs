@@ -116,6 +116,7 @@ impl Run {
                 self.log.warn(warning);
                 return None;
             }
+            Command::Trace(trace) => Task::Trace(trace),
             Command::Keep(keep) => Task::Keep(keep),
             Command::Prune { stage, step, dir } => Task::Prune { stage, step, dir },
             Command::Store(store) => {

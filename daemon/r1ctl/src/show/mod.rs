@@ -9,6 +9,7 @@ mod removals;
 mod samples;
 mod status;
 mod summary;
+mod trace;
 mod why;
 
 pub(crate) use datasets::{datasets, reviewed};
@@ -19,4 +20,5 @@ pub(crate) use removals::{pruned, removed};
 pub(crate) use samples::{judged, samples};
 pub(crate) use status::{activity, status};
 pub(crate) use summary::summary;
+pub(crate) use trace::trace;
 pub(crate) use why::why;

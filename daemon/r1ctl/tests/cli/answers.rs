@@ -200,6 +200,18 @@ fn samples() {
     );
 }
 
+/// The table is the file for trace viewers.
+#[test]
+fn trace() {
+    let request = Request::Trace {
+        job: "k3v".into(),
+        stage: None,
+        step: Some(12),
+    };
+    let answers = vec![Response::Trace(fix::trace())];
+    check("trace", &["trace", "k3v", "--step", "12"], request, answers);
+}
+
 #[test]
 fn samples_in_order_is_the_default() {
     let home = Home::new();

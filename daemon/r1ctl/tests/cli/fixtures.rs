@@ -2,6 +2,7 @@
 
 use r1d_proto::control::*;
 use r1d_proto::ids::JobId;
+use r1d_proto::trace::{Lane, Span, StepTrace};
 use r1d_proto::verdict::{Outcome, Verdict};
 use std::collections::BTreeMap;
 
@@ -228,6 +229,31 @@ fn verdict(plugin: &str, outcome: Outcome, value: Option<f32>) -> Verdict {
         outcome,
         value,
         fuel: 12_345,
+    }
+}
+
+pub(crate) fn trace() -> StepTrace {
+    let span = |lane, name: &str, start_us, duration_us| Span {
+        lane,
+        name: name.into(),
+        start_us,
+        duration_us,
+    };
+    let spans = vec![
+        span(Lane::Writer, "reading rows", 0, 1_500),
+        span(Lane::Device, "prefill", 2_000, 400_000),
+        span(Lane::Device, "decode", 402_000, 80_000),
+        span(Lane::Device, "sampling", 1_600, 500_000),
+        span(Lane::Rewards, "group 0", 410_000, 120_000),
+        span(Lane::Rewards, "group 1", 450_000, 30_000),
+        span(Lane::Writer, "sealing the step", 530_000, 9_000),
+        span(Lane::Checkpoint, "writing the checkpoint", 0, 700_000),
+    ];
+    StepTrace {
+        stage: "reasoning".into(),
+        step: 12,
+        spans,
+        left_out: 3,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, golden};
 
-const HELPED: usize = 39;
+const HELPED: usize = 40;
 
 /// Those with a golden help text come first.
 const COMMANDS: [&[&str]; HELPED + 3] = [
@@ -19,6 +19,7 @@ const COMMANDS: [&[&str]; HELPED + 3] = [
     &["prune"],
     &["plan"],
     &["samples"],
+    &["trace"],
     &["report"],
     &["why"],
     &["dataset"],

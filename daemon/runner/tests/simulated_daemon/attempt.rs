@@ -342,6 +342,7 @@ impl World {
                 });
                 return None;
             }
+            Command::Trace(_) => return None,
             Command::Store(store) => of_store(job, epoch, store),
             other => panic!("{other:?}"),
         };
