@@ -2,7 +2,7 @@
 //! [`r1d_shape`], which the worker opens models with too.
 
 use crate::error::JobError;
-use r1d_shape::{AttentionSizes, Config};
+use r1d_shape::{Activations, AttentionSizes, Config};
 
 /// The numbers of a model that the plan computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct ModelShape {
     pub max_position_embeddings: u64,
     /// Number of values (not bytes) that the sampler's cache keeps per token.
     pub cache_values_per_token: u64,
+    /// Numbers of values (not bytes) that training keeps of each token.
+    pub activations: Activations,
     /// Size of the expert layers; `None` for dense models.
     pub routing: Option<RoutingShape>,
     /// The multi-token prediction module; `None` if the model has none that can be run.
@@ -90,6 +92,7 @@ impl ModelShape {
             vocab_size: config.vocab_size as u64,
             max_position_embeddings: config.max_position_embeddings as u64,
             cache_values_per_token: cached,
+            activations: config.activations(),
             routing,
             prediction,
             linear_layers: linear_layers(config),

@@ -748,9 +748,13 @@ pub struct PlanStage {
     /// The earlier job whose finished stage would be taken over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_from: Option<JobId>,
-    /// Bytes that stay allocated through the stage, by holder: `policy`, `reference`, `optimiser`,
-    /// `value model`, `reward models`, `judges`, `sampler`. Activations come on top.
+    /// Bytes that the stage takes on its device, by holder: `policy`, `reference`, `optimiser`,
+    /// `update`, `value model`, `reward models`, `judges`, `sampler`.
     pub memory: BTreeMap<String, u64>,
+    /// Most bytes that the stage takes of the host's memory beside the device's, by holder:
+    /// `snapshot`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_memory: BTreeMap<String, u64>,
     /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,
     /// `journal`, `final`. What grows with a number of steps that is not known yet is left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -9,6 +9,7 @@
 
 #![warn(clippy::too_many_lines)]
 
+mod activations;
 pub mod architecture;
 mod blueprint;
 mod config;
@@ -34,6 +35,7 @@ mod values;
 mod weights;
 mod weights_error;
 
+pub use activations::Activations;
 pub use blueprint::{AttentionSizes, Blueprint, ExpertSizes, FeedForwardSizes};
 pub use config::Config;
 pub use error::{ShapeError, contradiction};

@@ -3,14 +3,12 @@
 use super::facts::InputFacts;
 use crate::job::Job;
 use crate::model_shape::{ModelShape, RoutingShape};
-use crate::stage::Stage;
+use crate::stage::{Stage, Training};
 use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
 /// Bytes of a sampled token on disk, before compression: its id, its log-probability and its text.
 const TOKEN_BYTES: u64 = 12;
-/// Bytes of the two moments that AdamW keeps of a parameter.
-const MOMENTS_BYTES: u64 = 2 * 4;
 
 /// Returns the most bytes that a stage leaves on disk, by what they are: `checkpoints` (those that
 /// are kept, and the one that is being written), `rollouts` (of all steps), `journal` (of the steps
@@ -83,7 +81,7 @@ fn weight(job: &Job) -> (u64, u64) {
 }
 
 /// Bytes of one checkpoint: weights, optimiser, reference; a value model with its optimiser.
-fn checkpoint(job: &Job, stage: &Stage, shape: &ModelShape) -> u64 {
+pub(super) fn checkpoint(job: &Job, stage: &Stage, shape: &ModelShape) -> u64 {
     let (value_bytes, master_bytes) = weight(job);
     let module = shape.prediction.filter(|_| stage.opens_prediction());
     let parameters = shape.parameters + module.map_or(0, |module| module.parameters);
@@ -92,7 +90,8 @@ fn checkpoint(job: &Job, stage: &Stage, shape: &ModelShape) -> u64 {
     if stage.adapters().is_some() {
         return weights;
     }
-    let optimiser = parameters.saturating_mul(MOMENTS_BYTES + master_bytes);
+    let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
+    let optimiser = parameters.saturating_mul(moment_bytes + master_bytes);
     let references = u64::from(stage.needs_reference());
     let trained = 1 + u64::from(stage.ppo().is_some());
     weights

@@ -8,7 +8,7 @@ mod warnings;
 
 pub use disk::disk;
 pub use facts::InputFacts;
-pub use memory::memory;
+pub use memory::{host_memory, memory};
 pub use records::check_records;
 pub use warnings::warnings;
 
@@ -38,6 +38,7 @@ pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanSta
                 .unwrap_or_default(),
         },
         memory: memory(job, stage, facts, seen),
+        host_memory: host_memory(job, stage, facts),
         disk: disk(job, stage, facts, seen),
     };
     job.stages.iter().map(line).collect()

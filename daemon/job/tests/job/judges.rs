@@ -181,6 +181,7 @@ fn memory_counts_judges_and_their_caches() {
         vocab_size: 10,
         max_position_embeddings: 256,
         cache_values_per_token: 6,
+        activations: Default::default(),
         routing: None,
         prediction: None,
         linear_layers: vec![],

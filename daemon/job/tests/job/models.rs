@@ -171,6 +171,7 @@ fn memory_and_limits_are_of_each_stages_own_model() {
         vocab_size: 10,
         max_position_embeddings,
         cache_values_per_token: 6,
+        activations: Default::default(),
         routing: None,
         prediction: None,
         linear_layers: vec!["q_proj"],

@@ -3,6 +3,7 @@
 use crate::{JOB, parse};
 use r1d_job::plan::{InputFacts, check_records, memory, stages, warnings};
 use r1d_job::{ModelShape, RoutingShape};
+use r1d_shape::Activations;
 use std::collections::BTreeMap;
 
 /// Sizes that `transformers` counts; `model_sizes.py` writes them.
@@ -58,6 +59,12 @@ pub(crate) fn facts() -> ModelShape {
         vocab_size: 10,
         max_position_embeddings: 256,
         cache_values_per_token: 6,
+        activations: Activations {
+            all_blocks: 60,
+            largest_block: 40,
+            blocks: 2,
+            inputs: 10,
+        },
         routing: None,
         prediction: None,
         linear_layers: vec!["q_proj", "o_proj"],
@@ -95,12 +102,14 @@ fn steps_tokens_and_memory_add_up() {
     assert_eq!(plan[2].tokens_per_step, 32 * 8 * (100 + 512));
     assert_eq!(plan[2].rewards, ["accuracy", "brevity"]);
     assert_eq!(job.stages[0].tokens_per_step(0), 8 * 1024);
-    // float32: weights 4 bytes, gradients 4, two moments 8; 256 slots of 120 + 512 tokens, in whole
-    // blocks of 64.
+    // float32: weights 4 bytes, two moments 8; 256 slots of 120 + 512 tokens, in blocks of 64.
+    // An update of several micro-batches of 16,384 tokens: activations, logits, gradients.
+    let update = 60 * 16_384 * 4 + 10 * 16_384 * 4 * 7 + 4000;
     let expected = BTreeMap::from([
         ("policy".to_string(), 4000),
         ("reference".to_string(), 4000),
-        ("optimiser".to_string(), 12_000),
+        ("optimiser".to_string(), 8000),
+        ("update".to_string(), update),
         ("sampler".to_string(), 256 * 640 * 6 * 4),
     ]);
     assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
@@ -112,8 +121,40 @@ fn moments_in_bfloat16_need_half_the_memory() {
                   exp_avg_sq_dtype = \"bfloat16\"";
     let job = parse(&JOB.replace("steps = 200", narrow)).unwrap();
     let bytes = memory(&job, &job.stages[2], &[facts()], &seen());
-    // Gradients 4 bytes, two moments 4.
-    assert_eq!(bytes["optimiser"], 8000);
+    // Two moments 4 bytes.
+    assert_eq!(bytes["optimiser"], 4000);
+}
+
+/// Blocks that run again keep their inputs alone, and one of them is whole at a time.
+#[test]
+fn blocks_that_run_again_keep_their_inputs() {
+    let update = |settings: &str| {
+        let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{settings}"))).unwrap();
+        memory(&job, &job.stages[2], &[facts()], &seen())["update"]
+    };
+    let logits_and_gradients = 10 * 16_384 * 4 * 7 + 4000;
+    let values = |settings: &str| (update(settings) - logits_and_gradients) / (16_384 * 4);
+    assert_eq!(values(""), 60);
+    assert_eq!(values("gradient_checkpointing = true"), 40 + 10);
+    let half = "gradient_checkpointing = true\nrecompute_num_layers = 1";
+    assert_eq!(values(half), 30 + 40 + 5);
+    // An update that is one small micro-batch: its tokens, and no sums beside them.
+    let small = update("prompts_per_step = 2\nnum_generations = 2");
+    assert_eq!(small, 4 * 612 * (60 + 10 * 7) * 4);
+}
+
+/// A snapshot is a checkpoint in the host's memory.
+#[test]
+fn the_hosts_memory_holds_a_checkpoint() {
+    let job = parse(JOB).unwrap();
+    let plan = stages(&job, &[facts()], &seen());
+    let snapshot = |stage: usize| plan[stage].host_memory.get("snapshot").copied();
+    assert_eq!(
+        snapshot(0),
+        Some(12_000),
+        "weights and two moments in float32"
+    );
+    assert_eq!(snapshot(3), None, "it keeps completions and trains nothing");
 }
 
 #[test]

@@ -23,6 +23,12 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     );
     text += &stages(&plan.stages, look);
     text += &amounts("MEMORY", &plan.stages, |stage| &stage.memory, look);
+    text += &amounts(
+        "HOST MEMORY ≤",
+        &plan.stages,
+        |stage| &stage.host_memory,
+        look,
+    );
     text += &amounts("DISK ≤", &plan.stages, |stage| &stage.disk, look);
     for warning in &plan.warnings {
         text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));

@@ -408,7 +408,8 @@ pub(crate) fn plan() -> Plan {
                 steps: 40,
                 tokens_per_step: 16_384,
                 rewards: vec![],
-                memory: gib(&[("policy", 5), ("optimiser", 10)]),
+                memory: gib(&[("policy", 5), ("optimiser", 10), ("update", 12)]),
+                host_memory: gib(&[("snapshot", 15)]),
                 disk: gib(&[("checkpoints", 45)]),
             },
             PlanStage {
@@ -428,6 +429,7 @@ pub(crate) fn plan() -> Plan {
                     ("optimiser", 10),
                     ("sampler cache", 1536),
                 ]),
+                host_memory: gib(&[("snapshot", 20)]),
                 disk: gib(&[
                     ("checkpoints", 80),
                     ("final", 5),
