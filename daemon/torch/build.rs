@@ -33,6 +33,8 @@ fn main() {
             "shim/attention.cpp",
             "shim/product.cpp",
             "shim/fp8.cpp",
+            "shim/function.cpp",
+            "shim/varlen.cpp",
         ])
         .compile("r1d_shim");
     // The library that libtorch itself brings, so that one pool of threads serves both.

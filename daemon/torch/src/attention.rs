@@ -1,6 +1,7 @@
-//! Attention of one query per sequence over a cache on the CPU, in one pass over keys and values.
+//! Attention that tch does not bind: of one query per sequence over a cache on the CPU, in one pass
+//! over keys and values; of whole sequences without padding on a GPU.
 
-use crate::shim::{self, KernelError, check};
+use crate::shim::{self, KernelError, TorchError, check};
 use tch::{Kind, Tensor};
 
 /// Computes softmax(scale · q kᵀ) v over the keys up to each row's position: `query` `[B, H, d]`,
@@ -31,6 +32,47 @@ pub fn decode(
         )
     })?;
     Ok(out.f_to_kind(query.kind())?)
+}
+
+/// The places of sequences that lie end to end.
+pub struct Starts {
+    /// The first query of each sequence, and their number, int32 `[sequences + 1]`.
+    pub queries: Tensor,
+    /// The same of the keys, of which a sequence may have more, before its queries.
+    pub keys: Tensor,
+    /// Most queries of a sequence.
+    pub longest_query: i64,
+    /// Most keys of a sequence.
+    pub longest_key: i64,
+}
+
+/// Computes softmax(scale · q kᵀ) v of each sequence, whose last query sees all of its keys, the
+/// one before one fewer, and so on: `query` `[T, H, d]`, `key` and `value` `[Tk, Hk, d]` bfloat16
+/// on a GPU (FlashAttention 2, Dao 2023) → `[T, H, d]`. Differentiable.
+pub fn varlen(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    starts: &Starts,
+    scale: f64,
+) -> Result<Tensor, TorchError> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors, read for the time of the call; on success `out` is a new tensor that is
+    // ours.
+    check("attention without padding", unsafe {
+        shim::r1d_varlen_attention(
+            query.as_ptr(),
+            key.as_ptr(),
+            value.as_ptr(),
+            starts.queries.as_ptr(),
+            starts.keys.as_ptr(),
+            starts.longest_query,
+            starts.longest_key,
+            scale,
+            &mut out,
+        )
+    })?;
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The parts of libtorch that tch lacks: a small C++ shim ([`adamw`], [`attention`], [`product`],
-//! [`fp8`], [`foreach`], [`runtime`], [`memory`]), devices by name and CUDA opened at run time
-//! ([`device`]), MKL's choice of kernels ([`mkl`]), and the progress and the parts of long work
-//! ([`work`], [`spans`]). It knows nothing of models.
+//! [`fp8`], [`foreach`], [`function`], [`runtime`], [`memory`]), devices by name and CUDA opened at
+//! run time ([`device`]), MKL's choice of kernels ([`mkl`]), and the progress and the parts of long
+//! work ([`work`], [`spans`]). It knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and passes its folder to
 //! dependents as `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
@@ -13,6 +13,7 @@ pub mod attention;
 pub mod device;
 pub mod foreach;
 pub mod fp8;
+pub mod function;
 pub mod memory;
 pub mod mkl;
 pub mod product;

@@ -25,6 +25,15 @@ pub enum KernelError {
     Shim(#[from] TorchError),
 }
 
+/// What the shim calls for the gradients of an operation of ours.
+pub(crate) type GradientFunction = unsafe extern "C" fn(
+    *mut c_void,
+    *const *mut C_tensor,
+    usize,
+    *mut *mut C_tensor,
+    usize,
+) -> *mut c_char;
+
 unsafe extern "C" {
     pub(crate) fn r1d_set_threads(count: c_int) -> *mut c_char;
     pub(crate) fn r1d_threads() -> c_int;
@@ -74,6 +83,16 @@ unsafe extern "C" {
         epsilon: f64,
         gradient_scale: *const C_tensor,
     ) -> *mut c_char;
+    pub(crate) fn r1d_differentiable(
+        inputs: *const *const C_tensor,
+        input_count: usize,
+        outputs: *const *mut C_tensor,
+        output_count: usize,
+        gradient: GradientFunction,
+        drop: unsafe extern "C" fn(*mut c_void),
+        state: *mut c_void,
+    ) -> *mut c_char;
+    pub(crate) fn strdup(text: *const c_char) -> *mut c_char;
     pub(crate) fn r1d_decode_attention(
         query: *const C_tensor,
         key: *const C_tensor,
@@ -81,6 +100,18 @@ unsafe extern "C" {
         positions: *const C_tensor,
         scale: f64,
         out: *const C_tensor,
+    ) -> *mut c_char;
+    #[allow(clippy::too_many_arguments, reason = "the C ABI of one libtorch call")]
+    pub(crate) fn r1d_varlen_attention(
+        query: *const C_tensor,
+        key: *const C_tensor,
+        value: *const C_tensor,
+        query_starts: *const C_tensor,
+        key_starts: *const C_tensor,
+        longest_query: i64,
+        longest_key: i64,
+        scale: f64,
+        out: *mut *mut C_tensor,
     ) -> *mut c_char;
     pub(crate) fn r1d_packs(weight: *const C_tensor) -> bool;
     pub(crate) fn r1d_packed_linear(
