@@ -22,6 +22,9 @@ NAMES = {
     "router.cu": ["route", "sort_by_expert", "combine"],
     "experts.cu": ["gate_any", "down_any"],
     "experts_mma.cu": ["gate_3", "gate_4", "down_3", "down_4"],
+    "train.cu": ["add_rms_norm", "rms_norm_backward", "sum_parts", "silu_mul_rows"]
+    + ["silu_mul_backward", "rotate_heads", "rotate_heads_backward"],
+    "logprobs.cu": ["logprobs", "logits_gradient"],
 }
 DTYPES = {1: torch.bfloat16, 0: torch.float32}
 

@@ -19,9 +19,16 @@ pub(crate) struct Code(Vec<Module>);
 impl Code {
     /// Compiles texts for the GPU at hand under these definitions (`NAME=VALUE`).
     pub(crate) fn compile(gpu: &Gpu, sources: &[Source], definitions: &[String]) -> Result<Code> {
-        let compile =
-            |&(file, text): &Source| gpu.compile(file, &format!("{BEFORE}\n{text}"), definitions);
-        Ok(Code(sources.iter().map(compile).collect::<Result<_>>()?))
+        Code::by(sources, |file, text| gpu.compile(file, text, definitions))
+    }
+
+    /// Compiles texts by `compile`, which gets a file's name and all that a compiler needs of it.
+    pub(crate) fn by(
+        sources: &[Source],
+        compile: impl Fn(&'static str, &str) -> Result<Module>,
+    ) -> Result<Code> {
+        let whole = |&(file, text): &Source| compile(file, &format!("{BEFORE}\n{text}"));
+        Ok(Code(sources.iter().map(whole).collect::<Result<_>>()?))
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<Function> {

@@ -282,6 +282,15 @@ impl Stream {
         Ok(Stream { driver, handle })
     }
 
+    /// The default stream, libtorch's. What is launched on it begins when the kernel before has
+    /// ended.
+    pub(crate) fn of_libtorch(driver: &'static Driver) -> Stream {
+        Stream {
+            driver,
+            handle: null_mut(),
+        }
+    }
+
     pub(crate) fn handle(&self) -> Pointer {
         self.handle
     }
@@ -312,7 +321,7 @@ impl Stream {
             shared_bytes: launch.shared_bytes,
             stream: self.handle,
             attributes: &mut attribute,
-            attribute_count: 1,
+            attribute_count: u32::from(!self.handle.is_null()),
         };
         // SAFETY: the configuration and the arguments live through the call, which copies them.
         self.driver.check("cuLaunchKernelEx", unsafe {
@@ -368,6 +377,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if self.handle.is_null() {
+            return;
+        }
         // SAFETY: created once, destroyed once. An error has no one to go to.
         let _ = unsafe { (self.driver.stream_destroy)(self.handle) };
     }

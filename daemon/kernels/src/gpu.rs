@@ -7,7 +7,7 @@ use crate::nvrtc::Nvrtc;
 use tch::{Device, Kind, Tensor};
 
 /// The compute capability that the kernels are written for.
-const HOPPER: (i32, i32) = (9, 0);
+pub(crate) const HOPPER: (i32, i32) = (9, 0);
 
 /// Floating-point operations a second that an H100 or H200 does with dense matrices, by NVIDIA's
 /// data sheet: in bfloat16 on the tensor cores, and in float32.

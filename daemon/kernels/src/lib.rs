@@ -11,6 +11,8 @@
 //! | `attention` | those of grouped-query attention |
 //! | `latent` | those of multi-head latent attention |
 //! | `experts` | those of a mixture of experts |
+//! | `train` | the operations of a training pass, with their gradients |
+//! | `logprobs` | log-probabilities over logits, with their gradients |
 //!
 //! The libraries are those that libtorch's CUDA half brings: nothing is linked, so a binary runs
 //! where there is no GPU. The crate knows tensors and sizes, and no model.
@@ -24,8 +26,10 @@ mod error;
 mod experts;
 mod gpu;
 mod latent;
+mod logprobs;
 mod nvrtc;
 mod operands;
+mod train;
 
 pub use attention::{Attention, AttentionSizes, Rotation, Scratch};
 pub use decode::{Cut, DecodeKernels, Draw, Few, kept_bytes};
@@ -34,4 +38,6 @@ pub use error::{KernelError, Result};
 pub use experts::{Choice, ExpertSizes, Experts, Routing, Scores};
 pub use gpu::{Gpu, peak_operations};
 pub use latent::{Compression, LatentAttention, LatentSizes, LatentToken};
+pub use logprobs::Logprobs;
 pub use nvrtc::Nvrtc;
+pub use train::{Normed, QkvSizes, TrainKernels};
