@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::packed::Span;
 use crate::tile::{TILE_KEYS, TILE_ROWS, joined, whole_tiles};
+use r1d_torch::attention::{Starts, varlen};
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
@@ -15,7 +16,16 @@ pub(crate) struct PackedView {
     pub positions: Tensor,
     pub longest: i64,
     bands: Vec<Band>,
+    /// The sequences as they lie in the pass, for attention without padding, which needs no bands.
+    unpadded: Option<Unpadded>,
     invariant: bool,
+}
+
+struct Unpadded {
+    starts: Starts,
+    /// The token of each key, those of a shared prefix once for each sequence; `None`: every token
+    /// is one key.
+    token: Option<Tensor>,
 }
 
 /// Neighbouring sequences of similar lengths, padded to the longest of them: `[B, L]`.
@@ -97,9 +107,75 @@ impl PackedView {
             positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?,
             longest,
             bands,
+            unpadded: None,
             invariant,
         })
     }
+
+    /// The view for attention without padding, on a GPU.
+    pub(crate) fn unpadded(spans: &[Span], device: Device) -> Result<PackedView> {
+        let starts = |lengths: &mut dyn Iterator<Item = i64>| -> Result<(Tensor, i64)> {
+            let (mut at, mut starts, mut longest) = (0, vec![0i32], 0);
+            for length in lengths {
+                at += length;
+                longest = length.max(longest);
+                starts.push(at as i32);
+            }
+            Ok((Tensor::f_from_slice(&starts)?.f_to_device(device)?, longest))
+        };
+        let own = |span: &Span| span.length() - span.prefix_length();
+        let (queries, longest_query) = starts(&mut spans.iter().map(own))?;
+        let (keys, longest_key) = starts(&mut spans.iter().map(Span::length))?;
+        let on_device = |host: Vec<i64>| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(&host)?.f_to_device(device)?)
+        };
+        let token = if spans.iter().all(|span| span.prefix.is_empty()) {
+            None
+        } else {
+            Some(on_device(spans.iter().flat_map(Span::tokens).collect())?)
+        };
+        let positions = spans
+            .iter()
+            .flat_map(|span| span.prefix_length()..span.length());
+        Ok(PackedView {
+            positions: on_device(positions.collect())?,
+            longest: longest_key,
+            bands: Vec::new(),
+            unpadded: Some(Unpadded {
+                starts: Starts {
+                    queries,
+                    keys,
+                    longest_query,
+                    longest_key,
+                },
+                token,
+            }),
+            invariant: false,
+        })
+    }
+}
+
+impl Unpadded {
+    /// [`causal`] without padding.
+    fn causal(&self, query: &Tensor, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
+        let of_keys = |t: &Tensor| -> Result<Tensor> {
+            let (_, heads, width) = t.size3()?;
+            match &self.token {
+                Some(token) => Ok(gather_rows(&t.f_reshape([-1, heads * width])?, token)?
+                    .f_view([-1, heads, width])?),
+                None => Ok(t.shallow_clone()),
+            }
+        };
+        let (key, value) = (of_keys(key)?, of_keys(value)?);
+        Ok(varlen(query, &key, &value, &self.starts, scale)?.f_flatten(1, 2)?)
+    }
+}
+
+/// Whether padding would be needed to see these sequences side by side.
+pub(crate) fn are_uneven(spans: &[Span]) -> bool {
+    let longest = spans.iter().map(Span::length).max().unwrap_or(0);
+    let fills = |span: &Span| span.length() == longest && span.prefix.is_empty();
+    !spans.iter().all(fills)
 }
 
 impl Band {
@@ -207,6 +283,9 @@ pub(crate) fn causal(
     scale: f64,
     view: &PackedView,
 ) -> Result<Tensor> {
+    if let Some(unpadded) = &view.unpadded {
+        return unpadded.causal(query, key, value, scale);
+    }
     let of_band = |band: &Band| -> Result<Tensor> {
         let (query, key, value) = (band.pad(query)?, band.pad(key)?, band.pad(value)?);
         let attended = match &band.mask {

@@ -1,7 +1,7 @@
 //! A causal language model of any supported architecture: embedding, blocks, final norm, head.
 
 use crate::adapters::Lora;
-use crate::attention::PackedView;
+use crate::attention::{PackedView, are_uneven};
 use crate::cache::{Cache, Cached, Places};
 use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
@@ -18,9 +18,14 @@ use crate::rope::Rope;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
+use r1d_kernels::TrainKernels;
 use r1d_shape::{AttentionSizes, Config, EMBEDDING, HEAD, Head, SCORE, Summary};
 use std::path::Path;
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
+
+/// Widest head of attention without padding.
+const VARLEN_HEAD_DIM_MAX: i64 = 256;
 
 /// The model, with its weights in memory on one device.
 pub struct CausalLm {
@@ -44,6 +49,8 @@ pub struct CausalLm {
     prediction_frozen: bool,
     /// Whether linear layers multiply in FP8 ([`CausalLm::set_fp8`]).
     fp8: bool,
+    /// r1d's own kernels for passes over whole sequences ([`CausalLm::use_kernels`]).
+    kernels: Option<Arc<TrainKernels>>,
 }
 
 /// The model's parts, from the builder's tensors.
@@ -131,6 +138,7 @@ impl CausalLm {
             prediction,
             prediction_frozen: false,
             fp8: false,
+            kernels: None,
         })
     }
 
@@ -210,6 +218,7 @@ impl CausalLm {
                 CausalLm::assemble(self.config.clone(), &mut Unfilled, self.device, self.kind)?;
             copy.copy_from(self)?;
             copy.fp8 = self.fp8;
+            copy.kernels = self.kernels.clone();
             return Ok(copy);
         };
         let mut copy = CausalLm::assemble(
@@ -220,6 +229,7 @@ impl CausalLm {
         )?;
         copy.lora = Some(lora.copy()?);
         copy.fp8 = self.fp8;
+        copy.kernels = self.kernels.clone();
         Ok(copy)
     }
 
@@ -337,6 +347,21 @@ impl CausalLm {
         self.fp8 = on;
     }
 
+    /// Makes passes over whole sequences use r1d's own kernels, where they know the shapes. The
+    /// weights must be bfloat16 on a GPU. Batch-invariant passes do not use them.
+    pub fn use_kernels(&mut self, kernels: Arc<TrainKernels>) {
+        self.kernels = Some(kernels);
+    }
+
+    /// The kernels of [`Self::use_kernels`] and the output head `[vocab_size, hidden_size]`, where
+    /// logits are nothing but the product with it.
+    pub fn plain_head(&self) -> Option<(&Arc<TrainKernels>, &Tensor)> {
+        let adapted = self.lora.as_ref();
+        let is_plain = self.lm_head.kind() == Kind::BFloat16
+            && !adapted.is_some_and(|lora| lora.adapts(&self.lm_head));
+        Some((self.kernels.as_ref().filter(|_| is_plain)?, &self.lm_head))
+    }
+
     /// Sets whether trained weights get gradients in passes; if the model has adapters, only these
     /// do.
     pub fn set_requires_grad(&self, on: bool) {
@@ -451,7 +476,11 @@ impl CausalLm {
         check_threads(options)?;
         let tokens = batch.ids.size1()?;
         let Padded { ids, spans, forced } = pad_packed(batch, tokens, options)?;
-        let packed = PackedView::new(&spans, options.invariant, self.kind, self.device)?;
+        let packed = if self.attends_unpadded(options) && are_uneven(&spans) {
+            PackedView::unpadded(&spans, self.device)?
+        } else {
+            PackedView::new(&spans, options.invariant, self.kind, self.device)?
+        };
         let rotation = self
             .rope
             .rotation(&packed.positions, packed.longest - 1, self.kind)?;
@@ -474,11 +503,23 @@ impl CausalLm {
             ids,
             Context {
                 products: self.products(options),
+                kernels: self.kernels.as_ref().filter(|_| !options.invariant),
                 rotation,
                 view: View::Packed { packed, cached },
                 routing,
             },
         ))
+    }
+
+    /// Whether attention over sequences of various lengths needs no padding.
+    fn attends_unpadded(&self, options: &Forward) -> bool {
+        let takes = match &self.config.blueprint.attention {
+            AttentionSizes::Grouped(sizes) => {
+                sizes.head_dim % 8 == 0 && sizes.head_dim <= VARLEN_HEAD_DIM_MAX
+            }
+            AttentionSizes::Latent(_) => false,
+        };
+        takes && self.kernels.is_some() && !options.invariant
     }
 
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
@@ -568,6 +609,7 @@ impl CausalLm {
             ids,
             Context {
                 products: self.products(options),
+                kernels: None,
                 rotation,
                 view,
                 routing,
@@ -631,8 +673,10 @@ impl CausalLm {
     ) -> Result<Output> {
         let tokens = context.routing.tokens;
         let experts = noted.experts()?.filter(|_| context.routing.record);
+        let hidden = hidden.shallow_clone();
+        let (_, normed) = self.norm.behind_sum(hidden, None, context.kernels)?;
         Ok(Output {
-            hidden: self.norm.forward(hidden)?.f_narrow(0, 0, tokens)?,
+            hidden: normed.f_narrow(0, 0, tokens)?,
             experts: experts
                 .map(|experts| experts.f_narrow(0, 0, tokens))
                 .transpose()?,

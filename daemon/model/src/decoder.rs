@@ -120,16 +120,16 @@ impl Block {
         layer: usize,
         context: &Context,
     ) -> Result<(Tensor, Notes)> {
-        let normed = self.input_layernorm.forward(&hidden)?;
-        let hidden = hidden.f_add(&match &self.self_attn {
+        let kernels = context.kernels;
+        let (hidden, normed) = self.input_layernorm.behind_sum(hidden, None, kernels)?;
+        let attended = match &self.self_attn {
             Attention::Grouped(attention) => attention.forward(&normed, layer, context)?,
             Attention::Latent(attention) => attention.forward(&normed, layer, context)?,
-        })?;
-        let normed = self.post_attention_layernorm.forward(&hidden)?;
+        };
+        let norm = &self.post_attention_layernorm;
+        let (hidden, normed) = norm.behind_sum(hidden, Some(&attended), kernels)?;
         let (further, notes) = match &self.mlp {
-            FeedForward::Dense(dense) => {
-                (dense.forward(&normed, context.products)?, Notes::default())
-            }
+            FeedForward::Dense(dense) => (dense.forward(&normed, context)?, Notes::default()),
             FeedForward::Experts(experts) => experts.forward(&normed, context)?,
         };
         Ok((hidden.f_add(&further)?, notes))

@@ -63,6 +63,9 @@ pub enum ModelError {
     /// One of r1d's own kernels failed.
     #[error(transparent)]
     Kernel(#[from] r1d_torch::KernelError),
+    /// One of r1d's own kernels on a GPU failed.
+    #[error(transparent)]
+    GpuKernel(#[from] r1d_kernels::KernelError),
 }
 
 /// The origin of an error, which decides whether a fresh process may get further.
@@ -83,7 +86,10 @@ impl ModelError {
     pub fn fault(&self) -> Fault {
         match self {
             ModelError::Io { source, .. } => of_io(source),
-            ModelError::Torch(_) | ModelError::Shim(_) | ModelError::Kernel(_) => Fault::Machine,
+            ModelError::Torch(_)
+            | ModelError::Shim(_)
+            | ModelError::Kernel(_)
+            | ModelError::GpuKernel(_) => Fault::Machine,
             ModelError::Shape(error) => of_shape(error),
             ModelError::Weights(WeightsError::Io { source, .. }) => of_io(source),
             ModelError::Weights(WeightsError::Missing { .. } | WeightsError::Wrong { .. })

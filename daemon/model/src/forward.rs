@@ -11,11 +11,15 @@ use crate::matmul::Products;
 use crate::packed::AuxLoss;
 use crate::rope::Rotation;
 use crate::router::Choosing;
+use r1d_kernels::TrainKernels;
 use r1d_shape::RouterRule;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 pub(crate) struct Context<'a> {
     pub products: Products<'a>,
+    /// r1d's own kernels for what lies between the products; `None`: libtorch's operations.
+    pub kernels: Option<&'a Arc<TrainKernels>>,
     pub rotation: Rotation,
     pub view: View<'a>,
     pub routing: Routing,

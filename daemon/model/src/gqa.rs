@@ -4,9 +4,11 @@
 use crate::attention;
 use crate::error::Result;
 use crate::forward::{Context, View};
+use crate::fused;
 use crate::parts::{AttentionParts, GroupedParts};
 use crate::rms_norm::RmsNorm;
 use crate::weights::{Builder, Initial, Rows};
+use r1d_kernels::{QkvSizes, TrainKernels};
 use r1d_shape::GqaSizes;
 use tch::Tensor;
 
@@ -97,20 +99,11 @@ impl Gqa {
             .products
             .linear(x, &self.qkv_proj, self.qkv_bias.as_ref())?
             .f_view([-1, heads + 2 * key_value_heads, head_dim])?;
-        let parts = qkv.f_split_with_sizes([heads + key_value_heads, key_value_heads], 1)?;
-        let turning = match &self.norms {
-            Some((query, key)) => {
-                let heads = parts[0].f_split_with_sizes([heads, key_value_heads], 1)?;
-                Tensor::f_cat(&[query.forward(&heads[0])?, key.forward(&heads[1])?], 1)?
-            }
-            None => parts[0].shallow_clone(),
+        let [query, key, value] = match self.fused(&qkv, context)? {
+            Some(rotated) => rotated,
+            None => self.rotated(&qkv, context)?,
         };
-        // Queries and keys rotate together.
-        let rotated = context
-            .rotation
-            .apply(&turning)?
-            .f_split_with_sizes([heads, key_value_heads], 1)?;
-        let (query, key, value) = (&rotated[0], &rotated[1], &parts[1]);
+        let (query, key, value) = (&query, &key, &value);
         let scale = (head_dim as f64).powf(-0.5);
         let attended = match &context.view {
             View::Packed { packed, cached } => {
@@ -134,5 +127,52 @@ impl Gqa {
         context
             .products
             .linear(&attended, &self.o_proj, self.o_bias.as_ref())
+    }
+
+    /// Rotates queries and keys of a product `[T, heads + 2 · key_value_heads, head_dim]`, behind
+    /// their norms if they have any. Returns queries, keys and values.
+    fn rotated(&self, qkv: &Tensor, context: &Context) -> Result<[Tensor; 3]> {
+        let GqaSizes {
+            heads,
+            key_value_heads,
+            ..
+        } = self.sizes;
+        let parts = qkv.f_split_with_sizes([heads + key_value_heads, key_value_heads], 1)?;
+        let turning = match &self.norms {
+            Some((query, key)) => {
+                let heads = parts[0].f_split_with_sizes([heads, key_value_heads], 1)?;
+                Tensor::f_cat(&[query.forward(&heads[0])?, key.forward(&heads[1])?], 1)?
+            }
+            None => parts[0].shallow_clone(),
+        };
+        // Queries and keys rotate together.
+        let rotated = context
+            .rotation
+            .apply(&turning)?
+            .f_split_with_sizes([heads, key_value_heads], 1)?;
+        Ok([&rotated[0], &rotated[1], &parts[1]].map(Tensor::shallow_clone))
+    }
+
+    /// Computes [`Self::rotated`] by one kernel; `None` where there is none.
+    fn fused(&self, qkv: &Tensor, context: &Context) -> Result<Option<[Tensor; 3]>> {
+        let GqaSizes {
+            heads,
+            key_value_heads,
+            head_dim,
+            ..
+        } = self.sizes;
+        let table = context.rotation.table();
+        let takes = self.norms.is_none()
+            && TrainKernels::takes_head_dim(head_dim)
+            && table.size()[2] == head_dim;
+        let Some(kernels) = context.kernels.filter(|_| takes) else {
+            return Ok(None);
+        };
+        let sizes = QkvSizes {
+            heads,
+            key_heads: key_value_heads,
+            head_dim,
+        };
+        fused::rotate(kernels, qkv, table, sizes).map(Some)
     }
 }

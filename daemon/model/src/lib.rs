@@ -25,6 +25,7 @@ mod decoder;
 mod dispatch;
 mod error;
 mod forward;
+mod fused;
 mod gqa;
 mod init;
 mod invariance;

@@ -86,7 +86,7 @@ impl Moe {
         let notes = routing.notes(&self.router.rule, &scores, &chosen, &dispatch)?;
         let routed = self.experts.forward(x, &dispatch, &gates, *products)?;
         let output = match &self.shared {
-            Some(shared) => routed.f_add(&shared.forward(x, *products)?)?,
+            Some(shared) => routed.f_add(&shared.forward(x, context)?)?,
             None => routed,
         };
         Ok((output, notes))

@@ -22,6 +22,8 @@ pub(crate) struct Rope {
 
 /// cos and sin of a pass's tokens, float32 `[T, 1, d]` each.
 pub(crate) struct Rotation {
+    /// Both, `[T, 2, d]`.
+    table: Tensor,
     cos: Tensor,
     sin: Tensor,
 }
@@ -56,6 +58,7 @@ impl Rope {
         Ok(Rotation {
             cos: rows.f_narrow(1, 0, 1)?,
             sin: rows.f_narrow(1, 1, 1)?,
+            table: rows,
         })
     }
 
@@ -96,6 +99,11 @@ impl Rope {
 }
 
 impl Rotation {
+    /// Cosines of every token, and sines with the sign that the swapped half needs, `[T, 2, d]`.
+    pub(crate) fn table(&self) -> &Tensor {
+        &self.table
+    }
+
     /// Rotates (x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin) on the halves of the last dimension of
     /// `[T, H, d]`, in float32.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {

@@ -1,5 +1,6 @@
 use crate::error::Result;
-use crate::matmul::Products;
+use crate::forward::Context;
+use crate::fused;
 use crate::parts::DenseParts;
 use crate::weights::{Builder, Rows};
 use tch::Tensor;
@@ -41,12 +42,14 @@ impl SwiGlu {
         }
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, products: Products) -> Result<Tensor> {
-        products.linear(
-            &activate(&products.linear(x, &self.gate_up, None)?)?,
-            &self.down,
-            None,
-        )
+    pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let products = context.products;
+        let gate_up = products.linear(x, &self.gate_up, None)?;
+        let hidden = match context.kernels {
+            Some(kernels) if gate_up.size2()?.1 % 16 == 0 => fused::silu_mul(kernels, &gate_up)?,
+            _ => activate(&gate_up)?,
+        };
+        products.linear(&hidden, &self.down, None)
     }
 }
 
