@@ -102,7 +102,7 @@ pub struct Torch {
     /// AMD, and rounded as on Intel's. A switch that Intel does not document.
     #[key(default = true)]
     pub mkl_intel_kernels: bool,
-    /// Decode by r1d's own CUDA kernels where there are some for model and GPU; false: by
+    /// Decode and train by r1d's own CUDA kernels where there are some for model and GPU; false: by
     /// libtorch's operations, slower. The log says why they are not used.
     #[key(default = true)]
     pub own_kernels: bool,

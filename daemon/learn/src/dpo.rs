@@ -69,7 +69,7 @@ impl Trainer {
                 seen.push(sums_of_tokens(&chunk, &micro, &places)?);
                 Ok(())
             };
-            let head = Head::new(model, 1.0, self.invariant);
+            let head = self.head(model, 1.0, self.invariant)?;
             let (targets, mut take) = (&micro.targets, || self.optimiser.accumulate());
             head.backward(
                 &hidden,
@@ -222,8 +222,7 @@ fn sums_of_tokens(
     let targets = micro.targets.f_narrow(0, chunk.start, n)?;
     let chosen = places.chosen(chunk.start, n)?;
     let right = chunk
-        .logits
-        .f_argmax(-1, false)?
+        .likeliest()?
         .f_eq_tensor(&targets)?
         .f_to_kind(Kind::Double)?;
     let entropy = entropy_sum(chunk, &targets, 1.0)?;

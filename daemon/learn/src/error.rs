@@ -38,6 +38,9 @@ pub enum LearnError {
     /// An operation of the shim failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
+    /// One of r1d's own kernels failed.
+    #[error(transparent)]
+    Kernel(#[from] r1d_kernels::KernelError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] tch::TchError),
@@ -57,7 +60,7 @@ impl LearnError {
                 Fault::Given
             }
             LearnError::Model(error) => error.fault(),
-            LearnError::Torch(_) | LearnError::Tensor(_) => Fault::Machine,
+            LearnError::Torch(_) | LearnError::Tensor(_) | LearnError::Kernel(_) => Fault::Machine,
         }
     }
 }

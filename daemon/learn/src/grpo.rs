@@ -19,7 +19,6 @@ pub(crate) struct Run<'a> {
     pub sequences: &'a [TrainSequence],
     objective: &'a Objective,
     device: Device,
-    invariant: bool,
     /// Whether a prompt is computed once for all sequences of a micro-batch that begin with it. The
     /// balance loss is over whole sequences, so with it each sequence computes its own.
     shares_prompts: bool,
@@ -239,8 +238,9 @@ impl Trainer {
                 chosen.len(),
             )?;
             drop(output);
+            let head = self.head(model, run.objective.temperature as f64, self.invariant)?;
             run.backward(
-                model,
+                head,
                 &group,
                 &micro,
                 share,
@@ -290,7 +290,6 @@ impl<'a> Run<'a> {
             sequences,
             objective,
             device: model.device(),
-            invariant: trainer.invariant,
             shares_prompts: !trainer.aux_loss(model).wanted(),
             replay,
             leaves_out: false,
@@ -450,7 +449,7 @@ impl<'a> Run<'a> {
     )]
     fn backward(
         &mut self,
-        model: &CausalLm,
+        head: Head,
         group: &[usize],
         micro: &MicroBatch,
         share: Share,
@@ -494,8 +493,7 @@ impl<'a> Run<'a> {
             }
         };
         let whole = tokens.sequences.is_some();
-        let head = Head::new(model, temperature, self.invariant).keeping(micro.kept.as_ref());
-        head.backward(
+        head.keeping(micro.kept.as_ref()).backward(
             hidden,
             &micro.targets,
             aux,

@@ -7,7 +7,9 @@
 //! log-probabilities without gradients, then ∂L/∂logp, then each chunk again with them.
 
 use crate::LearnError;
+use crate::fused_head::{FusedHead, Rows};
 use crate::sampling_mask::KeptRows;
+use r1d_kernels::Logprobs;
 use r1d_model::{CausalLm, Forward, kept_logprobs};
 use r1d_torch::work;
 use tch::{Device, Kind, Tensor};
@@ -17,6 +19,11 @@ use tch::{Device, Kind, Tensor};
 const LOGITS_MAX_CPU: i64 = 1 << 24;
 /// The same limit on a GPU, which small chunks would leave idle.
 const LOGITS_MAX_CUDA: i64 = 1 << 27;
+/// The same limit where r1d's own kernels compute them: bfloat16, and overwritten by their
+/// gradient.
+const LOGITS_MAX_FUSED: i64 = 1 << 29;
+/// A fused chunk has a multiple of these tokens, so that products have whole tiles.
+const FUSED_TILE: i64 = 128;
 
 /// A model's output head, with the settings of its log-probabilities.
 pub struct Head<'a> {
@@ -26,6 +33,10 @@ pub struct Head<'a> {
     invariant: bool,
     kept: Option<&'a KeptRows>,
     chunk: i64,
+    /// The head by r1d's own kernels, where there are some.
+    fused: Option<FusedHead<'a>>,
+    /// What the gradient of a fused head's weight is added to, float32 `[V, D]`.
+    sum: Option<Tensor>,
 }
 
 /// A chunk's logits and log-probabilities, with gradients.
@@ -39,9 +50,11 @@ impl Logits {
     fn show(&self, start: i64, observe: &mut Observe) -> Result<(), LearnError> {
         observe(Chunk {
             start,
-            logits: &self.logits.detach(),
             logp: &self.logp.detach(),
-            kept: self.kept.as_ref(),
+            distributions: Distributions::Logits {
+                logits: &self.logits.detach(),
+                kept: self.kept.as_ref(),
+            },
         })
     }
 }
@@ -50,12 +63,33 @@ impl Logits {
 pub struct Chunk<'a> {
     /// The index of the chunk's first token.
     pub start: i64,
-    /// The logits, `[n, V]` float32, detached, before the division by the temperature.
-    pub logits: &'a Tensor,
     /// The log-probabilities, `[n]` float32, detached.
     pub logp: &'a Tensor,
-    /// The ids that the distributions are over, `[n, V]` bool; `None`: all.
-    pub kept: Option<&'a Tensor>,
+    /// What they are of.
+    pub distributions: Distributions<'a>,
+}
+
+/// A chunk's distributions.
+pub enum Distributions<'a> {
+    /// All of them, as logits.
+    Logits {
+        /// The logits, `[n, V]` float32, detached, before the division by the temperature.
+        logits: &'a Tensor,
+        /// The ids that the distributions are over, `[n, V]` bool; `None`: all.
+        kept: Option<&'a Tensor>,
+    },
+    /// What r1d's own kernels found of them.
+    Found(&'a Logprobs),
+}
+
+impl Chunk<'_> {
+    /// The likeliest id of each token, int64 `[n]`, of all ids where the logits are known.
+    pub fn likeliest(&self) -> Result<Tensor, LearnError> {
+        Ok(match self.distributions {
+            Distributions::Logits { logits, .. } => logits.f_argmax(-1, false)?,
+            Distributions::Found(found) => found.likeliest.shallow_clone(),
+        })
+    }
 }
 
 /// Computes the loss of tokens `start..start + n` from their log-probabilities `[n]`.
@@ -69,19 +103,40 @@ pub type Take<'a> = dyn FnMut() -> Result<(), LearnError> + 'a;
 impl<'a> Head<'a> {
     /// Makes a head over the whole vocabulary, with chunks as large as the device's memory allows.
     pub fn new(model: &'a CausalLm, temperature: f64, invariant: bool) -> Head<'a> {
-        let logits_max = if model.device() == Device::Cpu {
-            LOGITS_MAX_CPU
-        } else {
-            LOGITS_MAX_CUDA
-        };
-        Head {
+        let head = Head {
             model,
             temperature,
             invariant,
             kept: None,
             chunk: 1,
+            fused: None,
+            sum: None,
+        };
+        let vocab_size = model.config.vocab_size.max(1);
+        match model.plain_head().filter(|_| !invariant) {
+            Some((kernels, weight)) => Head {
+                fused: Some(FusedHead {
+                    kernels,
+                    weight,
+                    temperature,
+                }),
+                ..head.in_chunks(LOGITS_MAX_FUSED / vocab_size / FUSED_TILE * FUSED_TILE)
+            },
+            None if model.device() == Device::Cpu => head.in_chunks(LOGITS_MAX_CPU / vocab_size),
+            None => head.in_chunks(LOGITS_MAX_CUDA / vocab_size),
         }
-        .in_chunks(logits_max / model.config.vocab_size.max(1))
+    }
+
+    /// Sets what a fused head adds its weight's gradient to, float32 `[V, D]`. Without it, and if
+    /// the weight is trained, gradients go through libtorch's operations.
+    pub fn adding_to(self, sum: Option<Tensor>) -> Head<'a> {
+        Head { sum, ..self }
+    }
+
+    /// The fused head, where it can compute gradients too.
+    fn fused_backward(&self) -> Option<&FusedHead<'a>> {
+        let fused = self.fused.as_ref();
+        fused.filter(|fused| self.sum.is_some() || !fused.weight.requires_grad())
     }
 
     /// Restricts each token's distribution to the ids that were kept for it; `kept` has those of
@@ -120,14 +175,23 @@ impl<'a> Head<'a> {
                 ..Forward::default()
             },
         )?;
-        let (tokens, vocab_size) = logits.size2()?;
-        let kept = self
-            .kept
-            .map(|kept| kept.mask(start, tokens, vocab_size, logits.device()))
-            .transpose()?
-            .flatten();
+        let kept = self.mask(start, logits.size2()?.0)?;
         let logp = kept_logprobs(&logits, targets, self.temperature, kept.as_ref())?;
         Ok(Logits { logits, logp, kept })
+    }
+
+    /// The ids that were kept for the `tokens` tokens from `start` on, `[tokens, V]` bool.
+    fn mask(&self, start: i64, tokens: i64) -> Result<Option<Tensor>, LearnError> {
+        let Some(kept) = self.kept else {
+            return Ok(None);
+        };
+        let mask = kept.mask(
+            start,
+            tokens,
+            self.model.config.vocab_size,
+            self.model.device(),
+        )?;
+        Ok(mask.map(|mask| mask.f_contiguous()).transpose()?)
     }
 
     /// Computes the log-probability of each target, float32 `[N]`, without gradients. `hidden` is
@@ -135,13 +199,23 @@ impl<'a> Head<'a> {
     pub fn logprobs(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor, LearnError> {
         tch::no_grad(|| {
             let parts = self.chunks(targets.size()[0]).map(|(start, n)| {
-                let logp = self
-                    .chunk_logprobs(
-                        start,
-                        &hidden.f_narrow(0, start, n)?,
-                        &targets.f_narrow(0, start, n)?,
-                    )?
-                    .logp;
+                let (hidden, targets) = (
+                    &hidden.f_narrow(0, start, n)?,
+                    &targets.f_narrow(0, start, n)?,
+                );
+                let logp = match &self.fused {
+                    Some(fused) => {
+                        let kept = self.mask(start, n)?;
+                        let kept = kept.as_ref();
+                        let rows = Rows {
+                            hidden,
+                            targets,
+                            kept,
+                        };
+                        fused.forward(&rows)?.1.logp
+                    }
+                    None => self.chunk_logprobs(start, hidden, targets)?.logp,
+                };
                 work::moved(0);
                 Ok(logp)
             });
@@ -173,7 +247,8 @@ impl<'a> Head<'a> {
         let tokens = targets.size()[0];
         // If it depends on frozen weights only, it has no effect.
         let extra = extra.filter(Tensor::requires_grad);
-        if tokens <= self.chunk {
+        let at_once = tokens <= self.chunk;
+        if at_once && self.fused_backward().is_none() {
             let chunk = self.chunk_logprobs(0, hidden, targets)?;
             chunk.show(0, observe)?;
             let total = loss(&chunk.logp, 0)?;
@@ -183,7 +258,7 @@ impl<'a> Head<'a> {
             })?;
             return take();
         }
-        let slopes = if whole {
+        let slopes = if whole && !at_once {
             Some(self.slopes(hidden, targets, loss)?)
         } else {
             None
@@ -226,14 +301,22 @@ impl<'a> Head<'a> {
         for (start, n) in self.chunks(tokens) {
             // The chunk is a leaf of its own: everything before the head is differentiated once, at
             // the end.
-            let leaf = hidden
-                .f_detach()?
-                .f_narrow(0, start, n)?
-                .set_requires_grad(true);
-            let chunk = self.chunk_logprobs(start, &leaf, &targets.f_narrow(0, start, n)?)?;
+            let leaf = hidden.f_detach()?.f_narrow(0, start, n)?;
+            let targets = targets.f_narrow(0, start, n)?;
+            let slopes = slopes.as_ref().map(|all| all.f_narrow(0, start, n));
+            let slopes = slopes.transpose()?;
+            if let Some(fused) = self.fused_backward() {
+                let gradient =
+                    self.fused_chunk(fused, start, (&leaf, &targets), slopes, loss, observe)?;
+                gradients.push(gradient);
+                work::moved(0);
+                continue;
+            }
+            let leaf = leaf.set_requires_grad(true);
+            let chunk = self.chunk_logprobs(start, &leaf, &targets)?;
             chunk.show(start, observe)?;
             run_backward(match &slopes {
-                Some(slopes) => chunk.logp.f_dot(&slopes.f_narrow(0, start, n)?)?,
+                Some(slopes) => chunk.logp.f_dot(slopes)?,
                 None => loss(&chunk.logp, start)?,
             })?;
             gradients.push(leaf.f_grad()?);
@@ -250,6 +333,40 @@ impl<'a> Head<'a> {
         } else {
             None
         })
+    }
+
+    /// Computes a chunk's gradients by r1d's own kernels: adds that of the weight, and returns that
+    /// of the hidden states.
+    fn fused_chunk(
+        &self,
+        fused: &FusedHead,
+        start: i64,
+        (hidden, targets): (&Tensor, &Tensor),
+        slopes: Option<Tensor>,
+        loss: &mut ChunkLoss,
+        observe: &mut Observe,
+    ) -> Result<Tensor, LearnError> {
+        let kept = self.mask(start, targets.size1()?)?;
+        let rows = Rows {
+            hidden,
+            targets,
+            kept: kept.as_ref(),
+        };
+        let (logits, found) = fused.forward(&rows)?;
+        observe(Chunk {
+            start,
+            logp: &found.logp,
+            distributions: Distributions::Found(&found),
+        })?;
+        let slopes = match slopes {
+            Some(slopes) => slopes,
+            None => {
+                let logp = found.logp.f_detach()?.set_requires_grad(true);
+                run_backward(loss(&logp, start)?)?;
+                logp.f_grad()?
+            }
+        };
+        fused.backward(&rows, logits, &found, &slopes, self.sum.as_ref())
     }
 
     /// Computes ∂L/∂logp, `[N]`.
@@ -277,9 +394,10 @@ pub fn entropy_sum(
     targets: &Tensor,
     temperature: f64,
 ) -> Result<Tensor, LearnError> {
-    let Chunk {
-        logits, logp, kept, ..
-    } = chunk;
+    let (logits, kept, logp) = match chunk.distributions {
+        Distributions::Found(found) => return Ok(found.entropy.f_sum(Kind::Double)?),
+        Distributions::Logits { logits, kept } => (logits, kept, chunk.logp),
+    };
     tch::no_grad(|| {
         let scaled = if temperature == 1.0 {
             logits.shallow_clone()

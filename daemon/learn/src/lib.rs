@@ -11,6 +11,7 @@
 //! | [`packing`] | sequences into micro-batches by token budget |
 //! | [`batch`] | sequences as the tensors of a packed forward pass |
 //! | [`head`] | log-probabilities in chunks, never all the logits |
+//! | `fused_head` | the same by r1d's own kernels on a GPU |
 //! | [`sampling_mask`] | the ids that sampling left of each token's vocabulary, which log-probabilities are over |
 //! | [`optimiser`] | AdamW over the model's parameters, with exact state |
 //! | [`schedule`] | the learning rate of each update |
@@ -28,6 +29,7 @@ mod correction;
 mod dpo;
 mod error;
 pub mod estimate;
+mod fused_head;
 mod grpo;
 pub mod head;
 mod last_token;

@@ -190,6 +190,21 @@ impl Optimiser {
         Ok(foreach::clear_gradients(&taken)?)
     }
 
+    /// The float32 sum of a parameter's gradients, for those who add to it themselves; `None` if it
+    /// has none, because it is float32 itself or not trained.
+    pub fn sum_of(&mut self, parameter: &Tensor) -> Result<Option<Tensor>, LearnError> {
+        let slot = self
+            .slots
+            .iter_mut()
+            .find(|slot| slot.has_master() && slot.parameter.data_ptr() == parameter.data_ptr());
+        let Some(slot) = slot else { return Ok(None) };
+        let sum = match slot.gradient.take() {
+            Some(sum) => sum,
+            None => slot.weight.f_zeros_like()?,
+        };
+        Ok(Some(slot.gradient.insert(sum).shallow_clone()))
+    }
+
     fn gradients(&self) -> Result<Vec<Option<Tensor>>, LearnError> {
         let of = |slot: &Slot| -> Result<Option<Tensor>, LearnError> {
             if slot.has_master() {

@@ -1,7 +1,7 @@
 //! Next-token prediction on given text: pretraining and supervised fine-tuning.
 
 use crate::batch::{self, Further, MicroBatch};
-use crate::head::{Chunk, Head};
+use crate::head::Chunk;
 use crate::trainer::{Passed, Trainer, add_load, utilisation};
 use crate::{LearnError, packing};
 use r1d_model::{CausalLm, Forward};
@@ -129,7 +129,7 @@ impl Trainer {
             Ok(loss.f_mul_scalar(mtp_loss_weight)?)
         };
         let mut observe = |chunk: Chunk| right_ones(&chunk, &further.targets, &mut right);
-        let head = Head::new(model, 1.0, false);
+        let head = self.head(model, 1.0, false)?;
         let mut take = || self.optimiser.accumulate();
         let surrogate = head.surrogate(
             &predicting,
@@ -165,7 +165,7 @@ impl Trainer {
             Ok(loss)
         };
         let mut observe = |chunk: Chunk| right_ones(&chunk, &micro.targets, &mut right);
-        let head = Head::new(model, 1.0, self.invariant);
+        let head = self.head(model, 1.0, self.invariant)?;
         head.backward(
             hidden,
             &micro.targets,
@@ -253,8 +253,7 @@ fn right_ones(chunk: &Chunk, targets: &Tensor, right: &mut Vec<Tensor>) -> Resul
     let targets = targets.f_narrow(0, chunk.start, chunk.logp.size1()?)?;
     right.push(
         chunk
-            .logits
-            .f_argmax(-1, false)?
+            .likeliest()?
             .f_eq_tensor(&targets)?
             .f_sum(Kind::Double)?,
     );

@@ -1,6 +1,7 @@
 //! The trainer: a model's optimiser, and the parts that all kinds of updates share.
 
 use crate::batch::MicroBatch;
+use crate::head::Head;
 use crate::optimiser::Optimiser;
 use crate::{LearnError, router, schedule};
 use r1d_model::{AuxLoss, Blockwise, CausalLm, Forward, Output, checkpoint};
@@ -185,6 +186,21 @@ impl Trainer {
             }
             None => Ok(()),
         }
+    }
+
+    /// The head of an update, whose own gradient goes straight to the optimiser's sum where r1d's
+    /// own kernels compute it.
+    pub(crate) fn head<'a>(
+        &mut self,
+        model: &'a CausalLm,
+        temperature: f64,
+        invariant: bool,
+    ) -> Result<Head<'a>, LearnError> {
+        let sum = match model.plain_head() {
+            Some((_, weight)) => self.optimiser.sum_of(weight)?,
+            None => None,
+        };
+        Ok(Head::new(model, temperature, invariant).adding_to(sum))
     }
 
     /// Computes the hidden states of such a pass only, without gradients.

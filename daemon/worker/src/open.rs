@@ -5,10 +5,12 @@ use crate::device::{Model, Opened};
 use crate::failure::{invalid, of_model, of_sampling, of_the_machine};
 use crate::reward_model;
 use crate::source::{Placement, check_contents, kind, sizes, trainer};
+use r1d_kernels::TrainKernels;
 use r1d_model::{CausalLm, LoraSpec};
 use r1d_proto::worker::{self, Failure, ModelSource, Open};
 use r1d_sampler::Sampler;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tch::{Device, Kind};
 
 /// Whether the stage needs the model's multi-token prediction module in memory.
@@ -115,7 +117,24 @@ fn policy(request: &Open, kind: Kind, placement: &Placement) -> Result<CausalLm,
         };
         policy.adapt(&spec, request.seed).map_err(of_model)?;
     }
+    if placement.own_kernels && !request.batch_invariant {
+        use_kernels(&mut policy);
+    }
     Ok(policy)
+}
+
+/// Makes the policy's passes use r1d's own kernels where there are some. Where they cannot be used,
+/// libtorch's operations do the same, slower; that is told.
+fn use_kernels(policy: &mut CausalLm) {
+    if !policy.device().is_cuda() || policy.kind() != Kind::BFloat16 {
+        return;
+    }
+    match TrainKernels::open(policy.device()) {
+        Ok(kernels) => policy.use_kernels(Arc::new(kernels)),
+        Err(why) => {
+            tracing::warn!("r1d's own kernels are not used, libtorch's operations train: {why}");
+        }
+    }
 }
 
 /// The stage's sampler, if it samples.
