@@ -188,13 +188,7 @@ impl JobWriter {
                 }
                 return;
             }
-            Task::Trace(trace) => {
-                let storage = self.attempt.storage();
-                if let Err(error) = traces::append(storage, &self.outputs, &trace) {
-                    self.log.warn(format!("a step's trace is lost: {error}"));
-                }
-                return;
-            }
+            Task::Trace(trace) => return self.trace(&trace),
             Task::Store(store, answer) => (answer, self.store(store).map(|()| Event::Stored)),
             Task::MakeDataSet {
                 stage,
@@ -311,6 +305,14 @@ impl JobWriter {
         let stage = self.open_journal(stage as usize)?;
         let journal = self.attempt.journal(stage)?;
         Ok(journal.append(&[entry]).map_err(AttemptError::from)?)
+    }
+
+    /// Keeps a step's trace. Nothing depends on it.
+    fn trace(&self, trace: &StepTrace) {
+        let storage = self.attempt.storage();
+        if let Err(error) = traces::append(storage, &self.outputs, trace) {
+            self.log.warn(format!("a step's trace is lost: {error}"));
+        }
     }
 
     fn recall(&mut self, stage: usize, step: u64) -> Result<Event, WriterError> {
