@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 /// Messages of one direction that may wait (`LIM-1`). The receivers take messages all the time, and
 /// of live status only the newest waits: this is more than jobs and clients can cause.
 pub const WAITING_MAX_MESSAGES: usize = 65_536;
+/// Exit status of a process that would lose a message (sysexits' EX_SOFTWARE).
+pub const EXIT_OVERFLOW: i32 = 70;
 
 /// The controller's end of a link.
 pub struct ControllerEnd {
@@ -78,7 +80,7 @@ impl<M> Clone for Outbox<M> {
 }
 
 impl<M: Message> Outbox<M> {
-    /// Sends a message. Never waits.
+    /// Sends a message. Never waits; ends the process if as many wait as may.
     pub fn send(&self, message: M) {
         let message = if is_strict() {
             as_encoded(message)
@@ -86,19 +88,30 @@ impl<M: Message> Outbox<M> {
             message
         };
         let mut waiting = self.0.lock();
-        waiting.retain(|earlier| !message.replaces(earlier));
-        let has_room = waiting.len() < WAITING_MAX_MESSAGES;
-        if has_room {
-            waiting.push_back(message);
+        if message.may_replace() {
+            waiting.retain(|earlier| !message.replaces(earlier));
         }
+        if waiting.len() >= WAITING_MAX_MESSAGES {
+            drop(waiting);
+            overflow::<M>();
+        }
+        waiting.push_back(message);
         drop(waiting);
-        invariant!(
-            "LIM-1",
-            has_room,
-            "{WAITING_MAX_MESSAGES} messages between controller and node were not taken"
-        );
         self.0.arrived.notify_one();
     }
+}
+
+/// Ends the process. A message that is lost would be missed for ever (an end, and its device gets
+/// no job again), while systemd starts a fresh daemon and nothing durable is lost.
+fn overflow<M>() -> ! {
+    let kind = std::any::type_name::<M>();
+    invariant!(
+        "LIM-1",
+        false,
+        "{WAITING_MAX_MESSAGES} messages between controller and node were not taken, and now a \
+         {kind}: the daemon ends"
+    );
+    std::process::exit(EXIT_OVERFLOW)
 }
 
 /// The messages of the other side. It may be handed on to another reader, one at a time.

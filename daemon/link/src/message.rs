@@ -11,4 +11,9 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
         let _ = earlier;
         false
     }
+
+    /// Whether it may replace any: if not, those that wait are not looked through.
+    fn may_replace(&self) -> bool {
+        false
+    }
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Something that has happened on a node, or what it does now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Report {
-    /// The node has lost what it had in hand, by a panic: no job is placed any more, and no work is
-    /// answered.
+    /// The node has lost the runs that it had in hand, by a panic: no job is placed any more. Works
+    /// go on.
     Restarted,
     /// Why no job may begin on the node; `None` if jobs may.
     Held(Option<String>),
@@ -145,5 +145,12 @@ impl Message for Report {
             (Report::Progress { id, .. }, Report::Progress { id: of, .. }) => id == of,
             _ => false,
         }
+    }
+
+    fn may_replace(&self) -> bool {
+        matches!(
+            self,
+            Report::Job { .. } | Report::Device { .. } | Report::Progress { .. }
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! The link between controller and node: what waits, and what arrives.
 
 use futures_util::FutureExt;
-use r1d_link::memory::{WAITING_MAX_MESSAGES, channel};
+use r1d_link::memory::{EXIT_OVERFLOW, WAITING_MAX_MESSAGES, channel};
 use r1d_link::{DeviceUse, JobSnapshot, Message, Order, Report, Work, in_memory};
 use r1d_proto::ids::JobId;
 use r1d_runner::attempt::{History, JobEnd, LifeOutcome};
@@ -178,4 +178,24 @@ fn what_an_encoding_does_not_carry_does_not_arrive() {
     let (kept, said) = (Some(1), 2);
     let arrived = received(Smuggler { kept, said });
     assert_eq!((arrived.kept, arrived.said), (None, 2));
+}
+
+/// A message is never lost in silence: a device whose job's end is lost gets no job again. The
+/// test runs itself as a daemon, which is not strict.
+#[test]
+fn a_process_ends_rather_than_lose_a_message() {
+    const OF_CHILD: &str = "R1D_TEST_OVERFLOW";
+    if std::env::var_os(OF_CHILD).is_some() {
+        let (_controller, node) = in_memory();
+        for _ in 0..=WAITING_MAX_MESSAGES {
+            node.reports.send(Report::Mended { job: job() });
+        }
+        return;
+    }
+    let ended = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_ends_rather_than_lose_a_message"])
+        .envs([(OF_CHILD, "1"), ("R1D_STRICT", "0")])
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(EXIT_OVERFLOW), "{ended:?}");
 }
