@@ -170,11 +170,8 @@ impl Node {
             run_context: run_context(&node, worker_command, setup.worker_silence),
             worker_command: worker_command.clone(),
         };
-        let parts = OrderParts {
-            devices: worker_commands.iter().map(device).collect(),
-            node: node.clone(),
-            removals,
-        };
+        let devices = worker_commands.iter().map(device).collect();
+        let parts = OrderParts::new(node.clone(), removals, devices);
         let mut is_successor = false;
         let orders = supervise("orders", setup.clock, move |alive, context| {
             let parts = parts.clone();

@@ -105,7 +105,11 @@ impl LiveReports {
         let Some(used) = state.devices.get_mut(device) else {
             return;
         };
+        let before = used.clone();
         change(used);
+        if *used == before {
+            return;
+        }
         let used = used.clone();
         drop(state);
         self.0.reports.send(Report::Device { device, used });
@@ -116,5 +120,26 @@ impl LiveReports {
         self.device(name, |used| {
             (used.job, used.state) = (None, DeviceUse::IDLE.into());
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use r1d_link::in_memory;
+
+    /// What is as it was is not reported.
+    #[test]
+    fn each_change_of_a_device_is_reported_once() {
+        let (controller, node) = in_memory();
+        let live = LiveReports::new(["cpu".to_string()].into(), node.reports);
+        let mut is_reported = || controller.reports.next().now_or_never().is_some();
+        live.device("cpu", |used| used.state = BUSY.into());
+        assert!(is_reported());
+        live.device("cpu", |used| used.state = BUSY.into());
+        assert!(!is_reported());
+        live.left("cpu");
+        assert!(is_reported());
     }
 }

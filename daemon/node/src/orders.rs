@@ -26,12 +26,24 @@ pub(crate) struct Device {
     pub worker_command: WorkerCommand,
 }
 
-/// What orders are carried out with.
+/// What orders are carried out with. It outlives an actor that panics: works and waits go on.
 #[derive(Clone)]
 pub(crate) struct OrderParts {
     pub node: NodeContext,
-    pub removals: Removals,
+    pub works: Works,
+    pub outside: OutsideWatch,
     pub devices: Vec<Device>,
+}
+
+impl OrderParts {
+    pub(crate) fn new(node: NodeContext, removals: Removals, devices: Vec<Device>) -> OrderParts {
+        OrderParts {
+            works: Works::new(node.clone(), removals),
+            outside: OutsideWatch::new(node.clone()),
+            node,
+            devices,
+        }
+    }
 }
 
 /// A run that the controller has not been told the end of.
@@ -43,10 +55,7 @@ struct InHand {
 }
 
 pub(crate) struct Orders {
-    devices: Vec<Device>,
-    node: NodeContext,
-    outside: OutsideWatch,
-    works: Works,
+    parts: OrderParts,
     in_hand: HashMap<JobId, InHand>,
     /// The number of the queue that gives orders.
     queue: u64,
@@ -67,10 +76,7 @@ impl Orders {
             Some((orders.next().await, orders))
         }));
         Orders {
-            devices: parts.devices,
-            outside: OutsideWatch::new(parts.node.clone()),
-            works: Works::new(parts.node.clone(), parts.removals),
-            node: parts.node,
+            parts,
             in_hand: HashMap::new(),
             queue: 0,
             is_successor,
@@ -79,10 +85,10 @@ impl Orders {
     }
 
     fn reports(&self) -> &Outbox<Report> {
-        self.node.live.reports()
+        self.parts.node.live.reports()
     }
 
-    /// Ends what an earlier queue has placed: its runs end when nobody waits for them.
+    /// Ends what an earlier queue has placed: its runs end when nobody waits for them. Works go on.
     fn begin(&mut self, queue: u64, context: &mut Context<Self>) {
         self.queue = queue;
         for (_, in_hand) in self.in_hand.drain() {
@@ -90,12 +96,13 @@ impl Orders {
                 context.cancel_future(awaited);
             }
         }
-        self.outside.end_all();
+        self.parts.outside.end_all();
     }
 
     fn place(&mut self, index: usize, job: JobId, life: Lifecycle, context: &mut Context<Self>) {
-        let Some(device) = self.devices.get(index) else {
-            return tracing::error!(%job, "there is no device {index}");
+        let Some(device) = self.parts.devices.get(index) else {
+            tracing::error!(%job, "{}", no_device(index));
+            return self.ended(index, job, None);
         };
         let run_context = device.run_context.clone();
         let outputs = run_context.node.layout(&job);
@@ -129,7 +136,7 @@ impl Orders {
     fn ended(&mut self, device: usize, job: JobId, outcome: Option<LifeOutcome>) {
         self.in_hand.remove(&job);
         if outcome == Some(LifeOutcome::Over) {
-            self.outside.forget(&job);
+            self.parts.outside.forget(&job);
         }
         self.reports().send(Report::Ended {
             queue: self.queue,
@@ -154,8 +161,9 @@ impl Orders {
     }
 
     fn probe(&self, device: usize, context: &mut Context<Self>) {
-        let Some(known) = self.devices.get(device) else {
-            return tracing::error!("there is no device {device}");
+        let Some(known) = self.parts.devices.get(device) else {
+            let problem = Some(no_device(device));
+            return self.reports().send(Report::Probed { device, problem });
         };
         let looked = setup::look(known.worker_command.clone());
         context.spawn(wrap_future(looked).map(
@@ -164,6 +172,10 @@ impl Orders {
             },
         ));
     }
+}
+
+fn no_device(index: usize) -> String {
+    format!("the node has no device {index}")
 }
 
 impl Actor for Orders {
@@ -187,20 +199,23 @@ impl StreamHandler<Order> for Orders {
                 history,
                 doubts_device,
             } => {
-                let now = self.node.clock.now();
+                let now = self.parts.node.clock.now();
                 let life = Lifecycle::new(resumed, history, doubts_device, now);
                 self.place(device, job, life, context);
             }
             Order::Stop { job, after_step } => self.stop(&job, after_step, context),
             Order::Probe { device } => self.probe(device, context),
-            Order::Watch { job, cause } => self.outside.watch(job, cause),
-            Order::Unwatch { job } => self.outside.unwatch(&job),
-            Order::Recorded { job } => self.node.live.clear(&job),
-            Order::Work { id, work } => self.works.begin(id, *work),
-            Order::Abandon { id } => self.works.abandon(id),
+            Order::Watch { job, cause } => self.parts.outside.watch(job, cause),
+            Order::Unwatch { job } => self.parts.outside.unwatch(&job),
+            Order::Recorded { job } => self.parts.node.live.clear(&job),
+            Order::Work { id, work } => self.parts.works.begin(id, *work),
+            Order::Abandon { id } => self.parts.works.abandon(id),
         }
     }
 
     /// Does nothing: orders come as long as the daemon lives.
     fn finished(&mut self, _: &mut Self::Context) {}
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

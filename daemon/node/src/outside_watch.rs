@@ -114,6 +114,12 @@ impl OutsideWatch {
             .send(Report::Mended { job: job.clone() });
     }
 
+    /// Whether the job waits.
+    #[cfg(test)]
+    pub(crate) fn is_watched(&self, job: &JobId) -> bool {
+        self.known().waits.contains_key(job)
+    }
+
     /// Ends the job's wait; `false` if it waits for nothing.
     fn end(&self, job: &JobId) -> bool {
         let is_waiting = self.known().waits.remove(job).is_some();

@@ -41,6 +41,28 @@ pub(crate) struct Works {
     in_hand: Arc<Mutex<HashMap<WorkId, Reading>>>,
 }
 
+/// A work in hand, whose drop sends its answer: whoever waits for one that panics hears of it.
+struct Unanswered {
+    works: Works,
+    id: WorkId,
+    answer: Option<Answered>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let (works, id) = (&self.works, self.id);
+        works.in_hand().remove(&id);
+        let panicked = || {
+            Err(internal(
+                "the node panicked over it: a bug, see the daemon's log",
+            ))
+        };
+        let answer = self.answer.take().unwrap_or_else(panicked).map(Box::new);
+        let reports = works.node.live.reports();
+        reports.send(Report::Answer { id, answer });
+    }
+}
+
 fn error(kind: ErrorKind, message: impl ToString) -> ControlError {
     ControlError::new(kind, message)
 }
@@ -64,18 +86,27 @@ impl Works {
 
     /// Begins a work, in a task of its own.
     pub(crate) fn begin(&self, id: WorkId, work: Work) {
-        let reading = Reading::default();
-        self.in_hand().insert(id, reading.clone());
-        let works = self.clone();
+        let (works, reading) = (self.clone(), Reading::default());
+        self.hand(id, reading.clone(), async move {
+            works.until_answered(id, work, reading).await
+        });
+    }
+
+    /// Takes a work in hand until there is an answer, which is sent also where there is none.
+    fn hand(
+        &self,
+        id: WorkId,
+        reading: Reading,
+        answered: impl Future<Output = Answered> + 'static,
+    ) {
+        self.in_hand().insert(id, reading);
+        let mut unanswered = Unanswered {
+            works: self.clone(),
+            id,
+            answer: None,
+        };
         tasks::spawn("work", async move {
-            let answer = works.until_answered(id, work, reading).await;
-            works.in_hand().remove(&id);
-            let answer = answer.map(Box::new);
-            works
-                .node
-                .live
-                .reports()
-                .send(Report::Answer { id, answer });
+            unanswered.answer = Some(answered.await);
         });
     }
 
@@ -320,4 +351,24 @@ fn not_reloaded(refused: ReloadError) -> ControlError {
         ErrorKind::Invalid
     };
     error(kind, refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orders::tests::TestNode;
+
+    #[actix::test]
+    async fn a_work_that_panics_is_answered() {
+        let node = TestNode::new();
+        let works = &node.parts.works;
+        works.hand(7, Reading::default(), async { panic!("planted") });
+        match node.report().await {
+            Report::Answer { id: 7, answer } => {
+                assert_eq!(answer.unwrap_err().kind, ErrorKind::Internal);
+            }
+            other => panic!("an answer: {other:?}"),
+        }
+        assert!(works.in_hand().is_empty());
+    }
 }

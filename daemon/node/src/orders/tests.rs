@@ -1,0 +1,196 @@
+//! Orders whose controller is the test.
+
+use super::*;
+use crate::{Setup, context};
+use actix::Handler;
+use r1d_job::DaemonConfig;
+use r1d_ledger::{Memory, Session};
+use r1d_link::{ControllerEnd, Work, in_memory};
+use r1d_proto::world::SystemClock;
+use r1d_rewards::{Compiler, Options, Rewards};
+use r1d_runner::attempt::History;
+use r1d_store::StateLayout;
+use r1d_tasks::{Supervised, supervise};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Longest wait for a report.
+const REPORT_MAX: Duration = Duration::from_secs(20);
+
+/// A node without devices and without jobs.
+pub(crate) struct TestNode {
+    pub parts: OrderParts,
+    controller: ControllerEnd,
+    orders: Supervised<Orders>,
+    _dir: TempDir,
+}
+
+/// Makes the actor panic, as a bug in it would.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Crash;
+
+impl Handler<Crash> for Orders {
+    type Result = ();
+
+    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+        panic!("planted");
+    }
+}
+
+fn setup(dir: &TempDir) -> Setup {
+    let clock = SystemClock::shared();
+    let compiler = Compiler::Child {
+        program: "/nonexistent".into(),
+        args: Vec::new(),
+    };
+    let rewards = Rewards::open(Options {
+        plugin_dirs: Vec::new(),
+        cache_dir: None,
+        threads: 1,
+        compiler,
+        clock: clock.clone(),
+    });
+    Setup {
+        ledger: Arc::new(Session::open(Arc::new(Memory::default()), 1)),
+        clock,
+        layout: StateLayout::new(dir.path()),
+        devices: Vec::new(),
+        worker: "/nonexistent".into(),
+        torch: DaemonConfig::dev().unwrap().torch,
+        worker_silence: REPORT_MAX,
+        rewards: Arc::new(rewards.unwrap()),
+        ingest: ("/nonexistent".into(), Vec::new()),
+    }
+}
+
+impl TestNode {
+    pub(crate) fn new() -> TestNode {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, there) = in_memory();
+        let setup = setup(&dir);
+        std::fs::create_dir_all(setup.layout.jobs()).unwrap();
+        let node = context(&setup, there.reports).unwrap();
+        let removals = Removals::start(node.clone()).unwrap();
+        let parts = OrderParts::new(node, removals, Vec::new());
+        let (of_orders, mut is_successor) = (parts.clone(), false);
+        let orders = supervise("orders", setup.clock, move |alive, context| {
+            let parts = of_orders.clone();
+            let made = Orders::new(parts, there.orders.clone(), is_successor, (alive, context));
+            is_successor = true;
+            made
+        });
+        TestNode {
+            parts,
+            controller,
+            orders,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn report(&self) -> Report {
+        tokio::time::timeout(REPORT_MAX, self.controller.reports.next())
+            .await
+            .expect("a report")
+    }
+
+    fn order(&self, order: Order) {
+        self.controller.orders.send(order);
+    }
+
+    /// Waits until all orders before have been taken.
+    async fn settled(&self) {
+        self.order(Order::Probe { device: 9 });
+        while !matches!(self.report().await, Report::Probed { device: 9, .. }) {}
+    }
+
+    /// Has the actor panic, and waits for the one that takes its place.
+    async fn crash(&self) {
+        assert!(self.orders.ask("orders", Crash).await.is_err());
+        while !matches!(self.report().await, Report::Restarted) {}
+    }
+}
+
+fn job() -> JobId {
+    JobId("k3v".into())
+}
+
+/// A device that the node does not have fails; the controller does not wait for it.
+#[actix::test]
+async fn an_order_for_a_device_that_is_not_there_is_answered() {
+    let node = TestNode::new();
+    node.order(Order::Begin { queue: 3 });
+    node.order(Order::Probe { device: 1 });
+    let probed = node.report().await;
+    let Report::Probed {
+        device: 1,
+        problem: Some(_),
+    } = probed
+    else {
+        panic!("what the probe has found: {probed:?}")
+    };
+    node.order(Order::Place {
+        device: 1,
+        job: job(),
+        resumed: None,
+        history: History::default(),
+        doubts_device: false,
+    });
+    let ended = node.report().await;
+    let Report::Ended {
+        queue: 3,
+        device: 1,
+        outcome: None,
+        ..
+    } = ended
+    else {
+        panic!("the job is handed back: {ended:?}")
+    };
+}
+
+/// A work that was begun before a panic is in the hands of the actor after it.
+#[actix::test]
+async fn works_outlive_a_panic() {
+    let node = TestNode::new();
+    let record = r1d_ledger::Command::Submit {
+        job: job(),
+        name: "n".into(),
+        priority: 0,
+        job_toml: "seed = 1".into(),
+        request: None,
+        reward_versions: Default::default(),
+        keys: Vec::new(),
+        reuses: false,
+        owner: None,
+        held: false,
+        at: 1,
+    };
+    let ledger = &node.parts.node.ledger;
+    ledger.apply(record).unwrap();
+    let cancel = r1d_ledger::Command::Cancel { job: job(), at: 2 };
+    ledger.apply(cancel).unwrap();
+    // Something of the job is left, so putting it down takes until it is given up.
+    node.parts.node.live.show(&job(), Default::default());
+    let jobs = [job()].into();
+    let work = Box::new(Work::PutDown { jobs });
+    node.order(Order::Work { id: 1, work });
+    node.settled().await;
+    node.crash().await;
+    node.order(Order::Abandon { id: 1 });
+    while !matches!(node.report().await, Report::Answer { id: 1, .. }) {}
+}
+
+/// A queue that begins after a panic ends the waits from before it.
+#[actix::test]
+async fn a_queue_ends_the_waits_from_before_a_panic() {
+    let node = TestNode::new();
+    let cause = "a file is gone".into();
+    node.order(Order::Watch { job: job(), cause });
+    node.settled().await;
+    let outside = &node.parts.outside;
+    assert!(outside.is_watched(&job()));
+    node.crash().await;
+    node.order(Order::Begin { queue: 1 });
+    node.settled().await;
+    assert!(!outside.is_watched(&job()));
+}
