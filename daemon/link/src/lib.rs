@@ -15,9 +15,11 @@
 //! | [`record`], [`status`] | what both read off a job's record: its progress, its end, its status |
 //!
 //! A message is plain data ([`Message`]): it means the same after it was encoded, so the two sides
-//! can be processes of two machines. Nothing else passes between them but commands to the ledger
-//! ([`r1d_ledger::Record`]); rollouts never do. Times in a message are on the monotonic clock of
-//! the node's process, which is the controller's too as long as both are one process.
+//! can be processes of two machines. Nothing else passes between them but the ledger
+//! ([`r1d_ledger::Record`]): each writes commands in a session of its own and reads the state, in
+//! which whatever a report speaks of is by then. Rollouts never pass. Times in a message are on the
+//! monotonic clock of the node's process, which is the controller's too as long as both are one
+//! process.
 
 #![warn(clippy::too_many_lines)]
 

@@ -6,7 +6,7 @@ use crate::notify;
 use crate::settings::Settings;
 use crate::state_dir::{StateDir, StateError};
 use r1d_controller::{Controller, Setup as ControllerSetup};
-use r1d_ledger::{Ledger, LedgerError, Session};
+use r1d_ledger::{Ledger, LedgerError, Record, Session};
 use r1d_link::in_memory;
 use r1d_node::{Node, NodeError, Setup as NodeSetup, SetupError, devices};
 use r1d_proto::world::SharedClock;
@@ -182,11 +182,11 @@ fn build(
 ) -> Result<DaemonParts, DaemonError> {
     state.check_ledger()?;
     let ledger = Arc::new(Ledger::open(&state.layout().ledger())?);
-    let ledger = Arc::new(Session::open(ledger, clock.unix().as_nanos() as u64));
+    let [ledger, of_node] = sessions(ledger, clock.unix().as_nanos() as u64);
     let devices = devices::found(&settings.config.node.devices);
     let (to_node, to_controller) = in_memory();
     let node = NodeSetup {
-        ledger: ledger.clone(),
+        ledger: of_node,
         clock: clock.clone(),
         layout: state.layout().clone(),
         devices: devices.clone(),
@@ -213,6 +213,13 @@ fn build(
         ledger,
         state,
     })
+}
+
+/// A session with the ledger for each role, opened at `unix_ns` since the Unix epoch. The numbers
+/// differ: a command is known by its session's.
+fn sessions(ledger: Arc<dyn Record>, unix_ns: u64) -> [Arc<Session>; 2] {
+    let first = ledger.snapshot().next_session(unix_ns);
+    [first, first + 1].map(|number| Arc::new(Session::open(ledger.clone(), number)))
 }
 
 fn own_executable() -> Result<PathBuf, DaemonError> {
@@ -306,5 +313,40 @@ async fn drain(parts: &DaemonParts, after_step: bool) {
             "runs did not stop within {} s: their workers are killed",
             patience.as_secs()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use r1d_ledger::{Command, Memory};
+    use r1d_proto::ids::JobId;
+
+    /// What one role has done is not taken for what the other does: their first commands are two.
+    /// A ledger that was ahead of the clock numbers its sessions by itself.
+    #[test]
+    fn each_role_has_a_session_of_its_own() {
+        let record = Arc::new(Memory::default());
+        let submit = |session: &Session, job: String| {
+            session.apply(Command::Submit {
+                job: JobId(job),
+                name: "n".into(),
+                priority: 0,
+                job_toml: "seed = 1".into(),
+                request: None,
+                reward_versions: Default::default(),
+                keys: Vec::new(),
+                reuses: false,
+                owner: None,
+                held: false,
+                at: 1,
+            })
+        };
+        for unix_ns in [5, 1] {
+            for (role, session) in sessions(record.clone(), unix_ns).iter().enumerate() {
+                submit(session, format!("j{unix_ns}{role}")).unwrap();
+            }
+        }
+        assert_eq!(record.snapshot().jobs().len(), 4);
     }
 }
