@@ -15,6 +15,7 @@ use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, LedgerError};
 use r1d_link::record::ending;
 use r1d_link::{Order, Report};
+use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::attempt::{History, LifeOutcome};
 use r1d_runner::schedule::{Problem, Schedule, ScheduleCommand, ScheduleEvent};
@@ -104,6 +105,8 @@ impl Jobs {
             } => self.place(device, job, (resumed, history, doubts_device)),
             ScheduleCommand::Probe { device } => self.order(Order::Probe { device }),
             ScheduleCommand::Show { device, problem } => self.show(device, problem),
+            // A user has decided while the report was under way.
+            ScheduleCommand::Watch { job, .. } if self.is_over(&job) => self.forget(&job),
             ScheduleCommand::Watch { job, cause } => {
                 self.waiting.insert(job.clone());
                 self.order(Order::Watch { job, cause });
@@ -116,6 +119,22 @@ impl Jobs {
                 self.unrecorded.push(command);
             }
         }
+    }
+
+    /// Whether nothing is to be done for the job.
+    fn is_over(&self, job: &JobId) -> bool {
+        let record = self.views.ledger.job(job);
+        record.is_none_or(|record| record.state().is_final() || record.state() == State::Paused)
+    }
+
+    /// Forgets a job that its run has handed back to wait, and what the run has left of it.
+    fn forget(&mut self, job: &JobId) {
+        self.decided(job);
+        self.order(Order::Recorded { job: job.clone() });
+        let (node, job) = (self.views.node.clone(), job.clone());
+        tasks::spawn("status of a job", async move {
+            decide::leave_status(&node, job).await;
+        });
     }
 
     fn place(

@@ -40,10 +40,14 @@ use removal::Removals;
 use status::StatusViews;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use submissions::Submissions;
 use tasks::{Supervised, supervise};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+
+/// Pause before a queue that is being made anew is asked again to stop.
+const STOP_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a controller runs with.
 pub struct Setup {
@@ -129,10 +133,32 @@ impl Controller {
 
     /// Stops the runs, the steps in flight committed first or not. What counts is durable, and the
     /// jobs go on when a daemon is back.
+    ///
+    /// A queue that is being made anew is asked again: the caller's patience is the limit.
     pub async fn stop(&self, after_step: bool) {
-        let stopping = self.service.jobs.ask("the queue", StopAll { after_step });
-        // A queue that is being made anew has stopped its runs.
-        let _ = stopping.await;
+        let jobs = &self.service.jobs;
+        while jobs.ask("the queue", StopAll { after_step }).await.is_err() {
+            tokio::time::sleep(STOP_AGAIN).await;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Controller {
+    /// A controller whose node is the test.
+    pub(crate) fn of_test() -> (Controller, r1d_link::NodeEnd) {
+        let (link, there) = r1d_link::in_memory();
+        let setup = Setup {
+            ledger: Arc::new(Session::open(Arc::new(r1d_ledger::Memory::default()), 1)),
+            clock: r1d_proto::world::SystemClock::shared(),
+            node_name: "node".into(),
+            devices: vec!["cpu".into()],
+            state_dir: "/s".into(),
+            retention: r1d_job::DaemonConfig::dev().unwrap().retention,
+            admin_group: "r1d-admin".into(),
+            shutdown: None,
+        };
+        (Controller::start(setup, link), there)
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 /// The state of a device that the node has not looked at yet, and why it gets no jobs.
 const UNTRIED: &str = "starting";
 const UNTRIED_PROBLEM: &str = "the daemon has not tried it yet";
+/// Why no device gets a job before the node has said anything.
+const UNHEARD: &str = "the node has not said whether workers of an earlier daemon are left";
 /// The state of a usable device that gets no jobs because none does.
 const HELD: &str = "waiting";
 
@@ -68,7 +70,8 @@ impl Device {
 }
 
 impl LiveStatus {
-    /// Creates the status. Devices get no jobs before they are [`LiveStatus::found`] to be usable.
+    /// Creates the status. Devices get no jobs before they are [`LiveStatus::found`] to be usable
+    /// and the node has said that no old worker is left ([`LiveStatus::hold`]).
     pub(crate) fn new(devices: &[String]) -> LiveStatus {
         let device = |name: &String| Device {
             name: name.clone(),
@@ -78,7 +81,7 @@ impl LiveStatus {
         let state = Mutex::new(State {
             jobs: BTreeMap::new(),
             devices: devices.iter().map(device).collect(),
-            held: None,
+            held: Some(UNHEARD.into()),
         });
         LiveStatus(Arc::new(Snapshots {
             state,
@@ -253,6 +256,8 @@ mod tests {
         live.uses(0, DeviceUse::none());
         assert_eq!(shown(), (ProblemKind::Failed.word().into(), cause()));
         assert!(live.found(0, None));
+        assert_eq!(shown(), (HELD.into(), Some(UNHEARD.into())));
+        live.hold(None);
         assert_eq!(shown(), (DeviceUse::IDLE.into(), None));
         live.hold(cause());
         assert_eq!(shown(), (HELD.into(), cause()));

@@ -153,18 +153,12 @@ impl Node {
             let _ = in_hand.answer.send(answer);
         }
     }
-
-    /// Ends all works: the node has lost them.
-    pub(crate) fn lost_works(&self) {
-        let lost = std::mem::take(&mut self.works().in_hand);
-        drop(lost);
-    }
 }
 
 fn lost() -> ControlError {
     ControlError::new(
         ErrorKind::Internal,
-        "the node has lost what it did for this request, by a panic: see the daemon's log",
+        "the daemon does not wait for the node's answer any more: a bug, see its log",
     )
 }
 
@@ -175,10 +169,33 @@ pub(crate) fn unexpected(answer: &Answer) -> ControlError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::Controller;
     use futures_util::FutureExt;
-    use r1d_link::in_memory;
+    use r1d_link::{NodeEnd, Report, in_memory};
+
+    pub(crate) fn answer(there: &NodeEnd, id: WorkId, answer: Answer) {
+        let answer = Ok(Box::new(answer));
+        there.reports.send(Report::Answer { id, answer });
+    }
+
+    /// Works go on where the node has lost its runs by a panic.
+    #[actix::test]
+    async fn a_work_is_answered_whatever_becomes_of_the_runs() {
+        let (controller, there) = Controller::of_test();
+        let node = &controller.service.views.node;
+        let answers = async {
+            loop {
+                if let Order::Work { id, .. } = there.orders.next().await {
+                    there.reports.send(Report::Restarted);
+                    return answer(&there, id, Answer::Whether(true));
+                }
+            }
+        };
+        let (answer, ()) = tokio::join!(node.ask(Work::Plugins), answers);
+        assert!(matches!(answer, Ok(Answer::Whether(true))));
+    }
 
     /// A client that leaves ends its work, and its turn lasts until the node has ended it.
     #[actix::test]

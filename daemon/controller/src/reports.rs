@@ -28,7 +28,7 @@ pub(crate) async fn read(
             Report::Progress { id, at } => node.progressed(id, at),
             Report::Answer { id, answer } => node.answered(id, answer),
             report => {
-                note(&report, &live_status, &node);
+                note(&report, &live_status);
                 // The other end is closed by a panic alone, which is logged there.
                 let _ = for_queue.send(report).await;
             }
@@ -37,7 +37,7 @@ pub(crate) async fn read(
 }
 
 /// Takes note of what the queue is told as well.
-fn note(report: &Report, live_status: &LiveStatus, node: &Node) {
+fn note(report: &Report, live_status: &LiveStatus) {
     match report {
         Report::Held(cause) => live_status.hold(cause.clone()),
         Report::Tried { device, problem } => {
@@ -45,7 +45,6 @@ fn note(report: &Report, live_status: &LiveStatus, node: &Node) {
             let problem = problem.clone().map(|cause| Problem { kind, cause });
             live_status.found(*device, problem);
         }
-        Report::Restarted => node.lost_works(),
         _ => {}
     }
 }

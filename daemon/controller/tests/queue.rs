@@ -16,7 +16,7 @@ const ORDER_MAX: Duration = Duration::from_secs(20);
 struct World {
     ledger: Arc<Session>,
     node: NodeEnd,
-    _controller: Controller,
+    controller: Controller,
 }
 
 impl World {
@@ -36,7 +36,7 @@ impl World {
         World {
             ledger,
             node,
-            _controller: Controller::start(setup, link),
+            controller: Controller::start(setup, link),
         }
     }
 
@@ -80,6 +80,13 @@ impl World {
         }
     }
 
+    /// Has the node report that jobs may begin on its device.
+    fn can_begin(&self) {
+        self.node.reports.send(Report::Held(None));
+        let (device, problem) = (0, None);
+        self.node.reports.send(Report::Tried { device, problem });
+    }
+
     fn ended(&self, queue: u64, job: &str) {
         let at = 2;
         let cancel = Command::Cancel {
@@ -104,14 +111,13 @@ async fn a_job_waits_for_its_device_and_for_the_workers_before() {
     let world = World::new();
     world.submit("a");
     world.begun().await;
-    let old = || {
-        Report::Held(Some(
-            "a worker of the daemon before this one still runs".into(),
-        ))
-    };
-    world.node.reports.send(old());
     let (device, problem) = (0, None);
     world.node.reports.send(Report::Tried { device, problem });
+    // The node says nothing of old workers for a while, and then that there are some.
+    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
+    assert!(early.await.is_err(), "a tick and more has passed");
+    let old = "a worker of the daemon before this one still runs";
+    world.node.reports.send(Report::Held(Some(old.into())));
     let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
     assert!(early.await.is_err(), "a tick and more has passed");
     world.node.reports.send(Report::Held(None));
@@ -125,8 +131,7 @@ async fn a_job_whose_run_is_lost_is_placed_again_by_another_queue() {
     let world = World::new();
     world.submit("a");
     let first = world.begun().await;
-    let (device, problem) = (0, None);
-    world.node.reports.send(Report::Tried { device, problem });
+    world.can_begin();
     assert_eq!(world.placed().await, "a");
 
     world.node.reports.send(Report::Restarted);
@@ -139,4 +144,61 @@ async fn a_job_whose_run_is_lost_is_placed_again_by_another_queue() {
     assert!(early.await.is_err(), "the device has its job");
     world.ended(second, "a");
     assert_eq!(world.placed().await, "b");
+}
+
+/// A job that is cancelled while the report is under way that it waits is not waited for.
+#[actix::test]
+async fn a_job_that_is_over_does_not_wait_for_what_is_outside() {
+    let world = World::new();
+    world.submit("a");
+    let queue = world.begun().await;
+    world.can_begin();
+    assert_eq!(world.placed().await, "a");
+    let job = || JobId("a".into());
+    let cancel = Command::Cancel { job: job(), at: 2 };
+    world.ledger.apply(cancel).unwrap();
+    world.node.reports.send(Report::Ended {
+        queue,
+        device: 0,
+        job: job(),
+        outcome: Some(LifeOutcome::WaitsOutside {
+            epoch: None,
+            cause: "a file is gone".into(),
+        }),
+    });
+    let forgotten = [world.order().await, world.order().await];
+    assert!(
+        matches!(&forgotten, [Order::Unwatch { job: a }, Order::Recorded { job: b }]
+            if *a == job() && *b == job()),
+        "{forgotten:?}"
+    );
+}
+
+/// A stop that meets a queue which is being made anew stops what that one has placed.
+#[actix::test]
+async fn a_stop_waits_for_the_queue() {
+    let world = World::new();
+    world.submit("a");
+    let first = world.begun().await;
+    world.can_begin();
+    assert_eq!(world.placed().await, "a");
+    world.node.reports.send(Report::Restarted);
+    let stops = async {
+        // The first queue is gone by then, and the second is not there.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.controller.stop(false).await;
+    };
+    let node = async {
+        let second = world.begun().await;
+        assert!(second > first);
+        assert_eq!(world.placed().await, "a");
+        match world.order().await {
+            Order::Stop { job, .. } => assert_eq!(job.0, "a"),
+            other => panic!("the job is stopped: {other:?}"),
+        }
+        world.ended(second, "a");
+    };
+    tokio::time::timeout(ORDER_MAX, async { tokio::join!(stops, node) })
+        .await
+        .expect("it is stopped");
 }

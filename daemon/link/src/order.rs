@@ -6,8 +6,8 @@ use r1d_proto::ids::JobId;
 use r1d_runner::attempt::History;
 use serde::{Deserialize, Serialize};
 
-/// Something that a node is to do. Orders are carried out in the order in which they were given;
-/// devices go by their index.
+/// Something that a node is to do. Orders are taken in the order in which they were given, and
+/// works begin in it; devices go by their index.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
     /// A queue begins, in place of those before: what they have placed is stopped, and no longer
@@ -55,8 +55,8 @@ pub enum Order {
         /// The job.
         job: JobId,
     },
-    /// The ledger has taken an end of the job that its run could not record: what the run left in
-    /// the live status goes.
+    /// The ledger has an end of the job that its run did not record: what the run left in the live
+    /// status goes.
     Recorded {
         /// The job.
         job: JobId,

@@ -13,6 +13,7 @@ use r1d_proto::ids::JobId;
 use r1d_proto::remedy::{remedy, said_by_the_system};
 use r1d_proto::world::counter_hash;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Letters of a job's id, without i, l, o and u, which are misread. Eight of them make 32^8 ids.
 const ID_LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -38,7 +39,7 @@ pub(super) struct Submission {
 }
 
 impl ControlService {
-    /// Has the node read and check a job, and queues it.
+    /// Has the node read and check a job, and queues it. All of that is the client's turn.
     pub(super) async fn read_and_queue(
         &self,
         submission: Submission,
@@ -52,7 +53,8 @@ impl ControlService {
             job_toml: submission.text.clone(),
             pins: submission.pins.clone(),
         };
-        let asked = self.node().ask_in_turn(work, turn, progress);
+        let turn = Arc::new(turn);
+        let asked = self.node().ask_in_turn(work, turn.clone(), progress);
         match asked.await? {
             Answer::Accepted(accepted) => self.queue(submission, accepted).await,
             other => Err(unexpected(&other)),
@@ -180,4 +182,72 @@ fn removed(job: &JobId) -> ControlError {
          submit that one again"
     );
     error(ErrorKind::Invalid, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Controller;
+    use crate::node::tests::answer;
+    use futures_util::FutureExt;
+    use r1d_link::{NodeEnd, Order};
+
+    fn submission() -> Submission {
+        Submission {
+            text: "seed = 1".into(),
+            priority: None,
+            pins: BTreeMap::new(),
+            reuses: false,
+            owner: None,
+            held: false,
+            id: "s".into(),
+        }
+    }
+
+    fn accepted() -> Accepted {
+        Accepted {
+            name: "n".into(),
+            priority: 0,
+            job_toml: "seed = 1".into(),
+            inputs: String::new(),
+            plugins: BTreeMap::new(),
+            keys: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Plays the node of one submission; `meanwhile` is called while its directory is made.
+    async fn reads_and_queues(there: &NodeEnd, meanwhile: impl Fn()) {
+        loop {
+            let Order::Work { id, work } = there.orders.next().await else {
+                continue;
+            };
+            match *work {
+                Work::Accept { .. } => answer(there, id, Answer::Accepted(accepted())),
+                Work::MakeDirectory { .. } => {
+                    meanwhile();
+                    answer(there, id, Answer::Directory(Directory::Made));
+                }
+                _ => return answer(there, id, Answer::Done),
+            }
+        }
+    }
+
+    /// No more submissions are at work than there are turns, also not in what comes after reading.
+    #[actix::test]
+    async fn a_submission_has_its_turn_until_its_job_is_queued() {
+        let (Controller { service }, there) = Controller::of_test();
+        let turn = || {
+            let turn = service.admission.submissions.enter().unwrap();
+            turn.now_or_never().map(Result::unwrap)
+        };
+        let mut others: Vec<Permit> = std::iter::from_fn(turn).collect();
+        let own = others.pop().unwrap();
+        let progress = Progress::default();
+        let submitted = service.read_and_queue(submission(), own, &progress);
+        let is_taken = || assert!(turn().is_none(), "it is not queued yet");
+        let (submitted, ()) = tokio::join!(submitted, reads_and_queues(&there, is_taken));
+        assert!(matches!(submitted, Ok(Response::Submitted { .. })));
+        assert!(turn().is_some());
+    }
 }

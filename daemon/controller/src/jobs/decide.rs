@@ -2,6 +2,7 @@
 //! first; then a run that has the job in hand is stopped, whether the client stays or not.
 
 use super::Jobs;
+use crate::node::Node;
 use crate::tasks;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Context, Handler, Message, ResponseActFuture};
@@ -22,6 +23,14 @@ pub(crate) struct Cancel(pub JobId);
 #[rtype(result = "Result<bool, LedgerError>")]
 pub(crate) struct Decide(pub LedgerCommand);
 
+/// Has the node write a job's status into its directory, where no run does.
+pub(super) async fn leave_status(node: &Node, job: JobId) {
+    if let Err(error) = node.ask(Work::LeaveStatus { job: job.clone() }).await {
+        let error = error.message;
+        tracing::warn!(%job, "its status is not in its directory: {error}");
+    }
+}
+
 impl Jobs {
     /// Applies the command to the ledger.
     fn apply(
@@ -37,7 +46,7 @@ impl Jobs {
 
     /// Forgets what is remembered of a job that a user has decided about. Returns whether it was
     /// waiting for something outside.
-    fn decided(&mut self, job: &JobId) -> bool {
+    pub(super) fn decided(&mut self, job: &JobId) -> bool {
         let is_waiting = self.waiting.remove(job);
         self.order(Order::Unwatch { job: job.clone() });
         self.tell(ScheduleEvent::Decided { job: job.clone() });
@@ -65,11 +74,8 @@ impl Handler<Cancel> for Jobs {
                 let node = jobs.views.node.clone();
                 wrap_future(async move {
                     effect?;
-                    if is_waiting
-                        && let Err(error) = node.ask(Work::LeaveStatus { job: job.clone() }).await
-                    {
-                        let error = error.message;
-                        tracing::warn!(%job, "its status is not in its directory: {error}");
+                    if is_waiting {
+                        leave_status(&node, job).await;
                     }
                     if let Some(stopped) = stopped {
                         stopped.await;
