@@ -9,7 +9,7 @@ use r1d_link::{ControllerEnd, Work, in_memory};
 use r1d_proto::world::SystemClock;
 use r1d_rewards::{Compiler, Options, Rewards};
 use r1d_runner::attempt::History;
-use r1d_store::StateLayout;
+use r1d_store::{Disk, StateLayout, create_dir};
 use r1d_tasks::{Supervised, supervise};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ impl TestNode {
         let dir = tempfile::tempdir().unwrap();
         let (controller, there) = in_memory();
         let setup = setup(&dir);
-        std::fs::create_dir_all(setup.layout.jobs()).unwrap();
+        create_dir(&Disk, &setup.layout.jobs()).unwrap();
         let node = context(&setup, there.reports).unwrap();
         let removals = Removals::start(node.clone()).unwrap();
         let parts = OrderParts::new(node, removals, Vec::new());
