@@ -58,17 +58,7 @@ impl StatusViews {
     /// Running jobs, then the queue in its order, paused jobs, and ended jobs, newest first.
     pub(crate) fn summaries(&self) -> Vec<JobSummary> {
         let state = self.ledger.state();
-        let (running, jobs) = (state.running(), state.jobs());
-        let paused = jobs.iter().filter(|record| record.state() == State::Paused);
-        let ended = jobs.iter().filter(|record| record.state().is_final());
-        let mut ended: Vec<_> = ended.collect();
-        ended.sort_by_key(|record| std::cmp::Reverse(record.progress.ended_at));
-        let records = running
-            .iter()
-            .chain(state.queued())
-            .chain(paused)
-            .chain(ended);
-        records.map(|record| self.summary(record)).collect()
+        state.listed().map(|record| self.summary(record)).collect()
     }
 
     pub(crate) fn status(&self, record: &JobRecord) -> JobStatus {

@@ -71,6 +71,13 @@ fn internal(message: impl ToString) -> ControlError {
     error(ErrorKind::Internal, message)
 }
 
+impl Unanswered {
+    /// Sends the answer.
+    fn answer(mut self, answer: Answered) {
+        self.answer = Some(answer);
+    }
+}
+
 impl Works {
     pub(crate) fn new(node: NodeContext, removals: Removals) -> Works {
         Works {
@@ -100,13 +107,13 @@ impl Works {
         answered: impl Future<Output = Answered> + 'static,
     ) {
         self.in_hand().insert(id, reading);
-        let mut unanswered = Unanswered {
+        let unanswered = Unanswered {
             works: self.clone(),
             id,
             answer: None,
         };
         tasks::spawn("work", async move {
-            unanswered.answer = Some(answered.await);
+            unanswered.answer(answered.await);
         });
     }
 
