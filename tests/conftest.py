@@ -117,3 +117,12 @@ def daemon(tmp_path):
 
 def kill_pid(pid):
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """What builds a file of CUDA kernels for the CPU, once in a file of tests."""
+    # Imported here, because it loads torch.
+    import emulated
+
+    return emulated.builder(tmp_path_factory.mktemp("kernels"))

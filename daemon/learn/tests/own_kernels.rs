@@ -1,6 +1,8 @@
 //! Updates by r1d's own kernels beside those by libtorch's operations, on a GPU of the Hopper
 //! generation: they run with `--ignored`, and two of them print where the time goes.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 mod tiny;
 
 use r1d_kernels::{QkvSizes, TrainKernels};

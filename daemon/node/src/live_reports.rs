@@ -134,7 +134,7 @@ mod tests {
     fn each_change_of_a_device_is_reported_once() {
         let (controller, node) = in_memory();
         let live = LiveReports::new(["cpu".to_string()].into(), node.reports);
-        let mut is_reported = || controller.reports.next().now_or_never().is_some();
+        let is_reported = || controller.reports.next().now_or_never().is_some();
         live.device("cpu", |used| used.state = BUSY.into());
         assert!(is_reported());
         live.device("cpu", |used| used.state = BUSY.into());
