@@ -255,7 +255,7 @@ impl Blas {
         }
         let (one, zero) = (1.0f32, 0.0f32);
         let int = |size: i64| size as c_int;
-        // By columns, as in `linear`.
+        // cuBLAS reads matrices by columns, as in `linear`.
         // SAFETY: sizes and dtypes were checked; the scalars live through the call.
         check("cublasGemmStridedBatchedEx", unsafe {
             (self.gemm_batched)(

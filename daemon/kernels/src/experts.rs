@@ -95,7 +95,7 @@ pub struct Choice<'a> {
     pub gates: &'a Tensor,
     /// Pairs of row and slot by their experts, int32 `[B · K]`.
     pub order: &'a Tensor,
-    /// Where each expert's pairs begin, int32 `[E + 1]`.
+    /// The place at which each expert's pairs begin, int32 `[E + 1]`.
     pub starts: &'a Tensor,
 }
 

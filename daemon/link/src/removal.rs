@@ -24,7 +24,7 @@ pub struct JobFacts {
     pub has_more: bool,
     /// Bytes on disk; 0 where no limit asks for them.
     pub bytes: u64,
-    /// Of these, those of more than its results.
+    /// The part of these bytes that is not its results.
     pub more_bytes: u64,
     /// What it needs of other jobs as long as it is there.
     pub needs: Vec<Dependence>,
@@ -55,6 +55,6 @@ pub enum Use {
 pub struct DiskSize {
     /// Bytes of all its files.
     pub all_bytes: u64,
-    /// Of these, those of more than its results.
+    /// The part of these bytes that is not its results.
     pub more_bytes: u64,
 }

@@ -45,7 +45,7 @@ fn a_stage_takes_what_it_saves_and_samples() {
             ("final".to_string(), 2000),
         ])
     };
-    // Of ten, three are kept, and one more is there while it is written.
+    // Three of ten checkpoints are kept, and one more is there while it is written.
     assert_eq!(disk_of(&[], 100), expected(4, 100, 30));
     assert_eq!(disk_of(&[], 15), expected(2, 15, 15));
     let at_the_end = ("every_steps = 10", "every_steps = 0");
