@@ -166,8 +166,8 @@ pub struct Retention {
         unit = "GB"
     )]
     pub size_max_gb: u32,
-    /// Of a job that succeeded, the final model, the data sets that it made, its metrics and its
-    /// log stay; checkpoints, rollouts and journal go.
+    /// The final model, the data sets, the metrics and the log of a job that succeeded stay;
+    /// checkpoints, rollouts and journal go.
     #[key(default = true)]
     pub keep_final: bool,
     /// Jobs that ended so stay whole: "succeeded", "failed", "cancelled".
