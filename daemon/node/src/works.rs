@@ -16,7 +16,6 @@ use r1d_ledger::JobRecord;
 use r1d_link::{Answer, Report, Work, WorkId};
 use r1d_proto::control::{ControlError, ErrorKind, LogLine, Response, SampleSort};
 use r1d_proto::ids::JobId;
-use r1d_proto::remedy::{remedy, said_by_the_system};
 use r1d_proto::user_file;
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -53,7 +52,7 @@ impl Drop for Unanswered {
         let (works, id) = (&self.works, self.id);
         works.in_hand().remove(&id);
         let panicked = || {
-            Err(internal(
+            Err(ControlError::internal(
                 "the node panicked over it: a bug, see the daemon's log",
             ))
         };
@@ -61,14 +60,6 @@ impl Drop for Unanswered {
         let reports = works.node.live.reports();
         reports.send(Report::Answer { id, answer });
     }
-}
-
-fn error(kind: ErrorKind, message: impl ToString) -> ControlError {
-    ControlError::new(kind, message)
-}
-
-fn internal(message: impl ToString) -> ControlError {
-    error(ErrorKind::Internal, message)
 }
 
 impl Unanswered {
@@ -153,7 +144,7 @@ impl Works {
             work => {
                 let (works, reading) = (self.clone(), reading.clone());
                 let done = tasks::blocking(move || works.blocking(work, &reading));
-                done.await.map_err(internal)?
+                done.await.map_err(ControlError::internal)?
             }
         }
     }
@@ -167,7 +158,7 @@ impl Works {
 
     fn record(&self, job: &JobId) -> Result<Arc<JobRecord>, ControlError> {
         let record = self.node.ledger.job(job);
-        record.ok_or_else(|| internal(format!("job `{job}` has no record")))
+        record.ok_or_else(|| ControlError::internal(format!("job `{job}` has no record")))
     }
 
     async fn reload(&self, job: &JobId, plugin: String, file: PathBuf) -> Answered {
@@ -284,7 +275,7 @@ impl Works {
             Work::Measure { job } => Ok(Answer::Size(self.removals.size(&job))),
             Work::Remove { job, extent, why } => {
                 let taken = self.removals.take(&job, extent, &why);
-                taken.map(|()| Answer::Done).map_err(internal)
+                taken.map(|()| Answer::Done).map_err(ControlError::internal)
             }
             _ => Err(elsewhere()),
         }
@@ -301,9 +292,9 @@ impl Works {
         match samples::read(&record, &layout, stage, step, sort, limit) {
             Ok(samples) => Ok(Answer::Response(Response::Samples(samples))),
             Err(unknown @ (SamplesError::NoStage { .. } | SamplesError::NoStep { .. })) => {
-                Err(error(ErrorKind::NotFound, unknown))
+                Err(ControlError::new(ErrorKind::NotFound, unknown))
             }
-            Err(other) => Err(internal(other)),
+            Err(other) => Err(ControlError::internal(other)),
         }
     }
 
@@ -311,14 +302,16 @@ impl Works {
         let (record, layout) = (self.record(job)?, self.node.layout(job));
         match traces::read(&record, &layout, stage, step) {
             Ok(trace) => Ok(Answer::Response(Response::Trace(trace))),
-            Err(unknown @ TraceError::Unknown { .. }) => Err(error(ErrorKind::NotFound, unknown)),
-            Err(other) => Err(internal(other)),
+            Err(unknown @ TraceError::Unknown { .. }) => {
+                Err(ControlError::new(ErrorKind::NotFound, unknown))
+            }
+            Err(other) => Err(ControlError::internal(other)),
         }
     }
 }
 
 fn elsewhere() -> ControlError {
-    internal("such a work has a way of its own")
+    ControlError::internal("such a work has a way of its own")
 }
 
 /// The whole lines of a log from an offset on, and the bytes that they take.
@@ -333,13 +326,9 @@ fn lines(path: &Path, offset: u64) -> io::Result<(Vec<LogLine>, u64)> {
 
 fn refused(refused: AcceptError) -> ControlError {
     if refused.is_the_jobs() {
-        return error(ErrorKind::Invalid, refused);
+        return ControlError::new(ErrorKind::Invalid, refused);
     }
-    // A failed write can often be mended by an operator: say how.
-    match said_by_the_system(&refused).and_then(remedy) {
-        Some(what) => internal(format!("{refused}: {what}")),
-        None => internal(refused),
-    }
+    ControlError::with_remedy(&refused)
 }
 
 fn not_reviewed(refused: ReviewError) -> ControlError {
@@ -348,7 +337,7 @@ fn not_reviewed(refused: ReviewError) -> ControlError {
         refused if refused.is_the_daemons() => ErrorKind::Internal,
         _ => ErrorKind::Invalid,
     };
-    error(kind, refused)
+    ControlError::new(kind, refused)
 }
 
 fn not_reloaded(refused: ReloadError) -> ControlError {
@@ -357,7 +346,7 @@ fn not_reloaded(refused: ReloadError) -> ControlError {
     } else {
         ErrorKind::Invalid
     };
-    error(kind, refused)
+    ControlError::new(kind, refused)
 }
 
 #[cfg(test)]

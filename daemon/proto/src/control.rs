@@ -9,10 +9,12 @@
 //! A request that changes something is carried out to its end, whether its client stays or not.
 
 use crate::ids::JobId;
+use crate::remedy::{remedy, said_by_the_system};
 use crate::trace::StepTrace;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
 
 /// Largest payload of a request's frame, in bytes; the daemon refuses a larger one. The longest job
@@ -302,6 +304,20 @@ impl ControlError {
         ControlError {
             kind,
             message: crate::shown::line(&message.to_string()),
+        }
+    }
+
+    /// Makes an error that is the daemon's own.
+    pub fn internal(message: impl ToString) -> ControlError {
+        ControlError::new(ErrorKind::Internal, message)
+    }
+
+    /// Makes an error that is the daemon's own. A failed write can often be mended by an operator:
+    /// the message says how.
+    pub fn with_remedy(error: &(dyn Error + 'static)) -> ControlError {
+        match said_by_the_system(error).and_then(remedy) {
+            Some(what) => ControlError::internal(format!("{error}: {what}")),
+            None => ControlError::internal(error),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What each request is answered with that is answered once.
 
 use super::senders::{Sender, without_texts};
-use super::{ControlService, error, internal, response};
+use super::{ControlService, response};
 use crate::node::{Progress, unexpected};
 use r1d_link::{Answer, Work};
 use r1d_proto::control::{ControlError, ErrorKind, Node, Request, Response};
@@ -93,7 +93,9 @@ impl ControlService {
                 let job = whole(&job)?;
                 self.change_of_node(Work::Review { job, stage, file }).await
             }
-            _ => Err(internal("such a request has a way of its own")),
+            _ => Err(ControlError::internal(
+                "such a request has a way of its own",
+            )),
         }
     }
 
@@ -107,7 +109,7 @@ impl ControlService {
     fn shut_down(&self) -> Result<Response, ControlError> {
         let Some(shutdown) = &self.shutdown else {
             let what = "this daemon is a service: stop it with `systemctl stop r1d`";
-            return Err(error(ErrorKind::Invalid, what));
+            return Err(ControlError::new(ErrorKind::Invalid, what));
         };
         shutdown.send_replace(true);
         Ok(Response::ShuttingDown)

@@ -1,7 +1,7 @@
 //! A connection: reads its request, has it answered, and reports progress meanwhile.
 
+use super::ControlService;
 use super::senders::Sender;
-use super::{ControlService, error};
 use crate::callers;
 use crate::node::Progress;
 use crate::submissions::Answer;
@@ -89,7 +89,7 @@ impl ControlService {
             let problem =
                 format!("the submission's id has more than {SUBMISSION_ID_MAX_BYTES} bytes");
             return self
-                .send_answer(&Err(error(ErrorKind::Invalid, problem)), writer)
+                .send_answer(&Err(ControlError::new(ErrorKind::Invalid, problem)), writer)
                 .await;
         }
         let sender = match sender {
@@ -164,7 +164,7 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
         },
         Ok(Err(error)) => Err(error),
         Err(_) => {
-            let late = error(
+            let late = ControlError::new(
                 ErrorKind::Invalid,
                 format!("no request within {} s", REQUEST_MAX.as_secs()),
             );
@@ -182,7 +182,11 @@ async fn receive(reader: &mut OwnedReadHalf, writer: &mut OwnedWriteHalf) -> Opt
         }
         Err(wrong) => {
             let too_long = matches!(wrong, FrameError::OverLimit { .. } | FrameError::TooLong(_));
-            let _ = send(writer, &Response::Error(error(ErrorKind::Invalid, wrong))).await;
+            let _ = send(
+                writer,
+                &Response::Error(ControlError::new(ErrorKind::Invalid, wrong)),
+            )
+            .await;
             if too_long {
                 // Closing a socket that has unread bytes discards the answer too: let the client
                 // finish and read it.
@@ -228,7 +232,7 @@ pub(super) async fn send(
             );
             frame::encode(
                 Format::Json,
-                &Response::Error(error(ErrorKind::Invalid, problem)),
+                &Response::Error(ControlError::new(ErrorKind::Invalid, problem)),
             )?
         }
         encoded => encoded?,

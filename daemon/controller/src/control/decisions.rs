@@ -1,8 +1,8 @@
 //! What users decide about jobs that are there: cancel, pause, resume, requeue. Each is in the
 //! job's log, with its user.
 
+use super::ControlService;
 use super::senders::Sender;
-use super::{ControlService, error, internal};
 use crate::jobs::decide::{Cancel, Decide};
 use r1d_ledger::{Command, LedgerError, User};
 use r1d_link::Work;
@@ -12,7 +12,7 @@ use r1d_proto::ids::JobId;
 impl ControlService {
     pub(super) async fn cancel(&self, job: JobId) -> Result<Response, ControlError> {
         let asked = self.jobs.ask("the queue", Cancel(job.clone())).await;
-        asked.map_err(internal)?.map_err(unchanged)?;
+        asked.map_err(ControlError::internal)?.map_err(unchanged)?;
         Ok(Response::Cancelled { job })
     }
 
@@ -22,7 +22,7 @@ impl ControlService {
         request: Request,
         sender: Sender,
     ) -> Result<Response, ControlError> {
-        let no_decision = || internal("no decision about a job");
+        let no_decision = || ControlError::internal("no decision about a job");
         let by = sender.user().ok_or_else(no_decision)?;
         let job = match &request {
             Request::Pause { job } | Request::Resume { job } | Request::Requeue { job } => job,
@@ -70,7 +70,7 @@ impl ControlService {
 
     async fn decide(&self, command: Command) -> Result<bool, ControlError> {
         let asked = self.jobs.ask("the queue", Decide(command)).await;
-        let at_work = asked.map_err(internal)?.map_err(unchanged)?;
+        let at_work = asked.map_err(ControlError::internal)?.map_err(unchanged)?;
         Ok(at_work)
     }
 
@@ -85,7 +85,7 @@ impl ControlService {
 /// The answer to a change that the ledger did not take.
 fn unchanged(refused: LedgerError) -> ControlError {
     match refused {
-        LedgerError::Rejected(rejected) => error(ErrorKind::Invalid, rejected),
-        other => internal(other),
+        LedgerError::Rejected(rejected) => ControlError::new(ErrorKind::Invalid, rejected),
+        other => ControlError::internal(other),
     }
 }

@@ -1,7 +1,7 @@
 //! Queues a submitted job: the node reads it, then it is in the ledger with all that was decided
 //! about it, in one transaction.
 
-use super::{ControlService, error, internal};
+use super::ControlService;
 use crate::admission::Permit;
 use crate::node::{Progress, unexpected};
 use crate::tasks;
@@ -10,7 +10,6 @@ use r1d_link::work::{Accepted, Directory};
 use r1d_link::{Answer, Work};
 use r1d_proto::control::{ControlError, ErrorKind, Response};
 use r1d_proto::ids::JobId;
-use r1d_proto::remedy::{remedy, said_by_the_system};
 use r1d_proto::world::counter_hash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ impl ControlService {
     ) -> Result<Response, ControlError> {
         let ledger = self.views.ledger.clone();
         let in_place = tasks::blocking(move || ledger.is_in_place()).await;
-        in_place.map_err(internal)?.map_err(refused)?;
+        in_place.map_err(ControlError::internal)?.map_err(refused)?;
         let work = Work::Accept {
             job_toml: submission.text.clone(),
             pins: submission.pins.clone(),
@@ -79,7 +78,7 @@ impl ControlService {
             let submit = self.command(&id, &submission, &accepted);
             let ledger = self.views.ledger.clone();
             let applied = tasks::blocking(move || ledger.apply(submit)).await;
-            let refusal = match applied.map_err(internal)? {
+            let refusal = match applied.map_err(ControlError::internal)? {
                 Ok(_) => {
                     drop(kept);
                     self.log(&id, format!("submitted as {id}")).await;
@@ -97,7 +96,7 @@ impl ControlService {
                 return Err(refused(refusal));
             }
         }
-        Err(internal(format!(
+        Err(ControlError::internal(format!(
             "no free job id after {ID_TRIES_MAX} tries"
         )))
     }
@@ -167,13 +166,9 @@ fn is_of_the_id(refusal: &LedgerError) -> bool {
 /// The answer to a submission that the ledger did not take.
 fn refused(refused: LedgerError) -> ControlError {
     if matches!(refused, LedgerError::Rejected(_)) {
-        return error(ErrorKind::Invalid, refused);
+        return ControlError::new(ErrorKind::Invalid, refused);
     }
-    // A failed write can often be mended by an operator: say how.
-    match said_by_the_system(&refused).and_then(remedy) {
-        Some(what) => internal(format!("{refused}: {what}")),
-        None => internal(refused),
-    }
+    ControlError::with_remedy(&refused)
 }
 
 fn removed(job: &JobId) -> ControlError {
@@ -181,7 +176,7 @@ fn removed(job: &JobId) -> ControlError {
         "job {job}, whose files the job names, was removed while it was read: name others, or \
          submit that one again"
     );
-    error(ErrorKind::Invalid, what)
+    ControlError::new(ErrorKind::Invalid, what)
 }
 
 #[cfg(test)]

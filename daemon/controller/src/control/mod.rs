@@ -99,14 +99,6 @@ impl StreamHandler<std::io::Result<UnixStream>> for ControlSocket {
     }
 }
 
-fn error(kind: ErrorKind, message: impl ToString) -> ControlError {
-    ControlError::new(kind, message)
-}
-
-fn internal(message: impl ToString) -> ControlError {
-    error(ErrorKind::Internal, message)
-}
-
 impl ControlService {
     fn node(&self) -> &Node {
         &self.views.node
@@ -115,7 +107,7 @@ impl ControlService {
     fn find(&self, prefix: &str) -> Result<Arc<JobRecord>, ControlError> {
         let id = self.views.ledger.find(prefix).map_err(unknown)?;
         let record = self.views.ledger.job(&id);
-        record.ok_or_else(|| internal(format!("job `{id}` has no record")))
+        record.ok_or_else(|| ControlError::internal(format!("job `{id}` has no record")))
     }
 
     /// Has the node do a work for a client in its turn, and answers what it does. The work ends
@@ -141,7 +133,7 @@ impl ControlService {
             let _turn = turn.await?;
             work(service).await
         });
-        changing.await.map_err(internal)?
+        changing.await.map_err(ControlError::internal)?
     }
 }
 
@@ -150,7 +142,7 @@ fn unknown(found: FindError) -> ControlError {
         FindError::NotFound { .. } => ErrorKind::NotFound,
         FindError::Ambiguous { .. } => ErrorKind::Ambiguous,
     };
-    error(kind, found)
+    ControlError::new(kind, found)
 }
 
 /// The node's answer, where it is the client's.

@@ -1,7 +1,7 @@
 //! Removals that users ask for.
 
+use super::ControlService;
 use super::senders::Sender;
-use super::{ControlService, internal};
 use crate::node::Progress;
 use crate::removal::Selection;
 use crate::tasks;
@@ -34,7 +34,7 @@ impl ControlService {
                 .removal(selection, false, &sender, &Progress::default())
                 .await
         });
-        removing.await.map_err(internal)?
+        removing.await.map_err(ControlError::internal)?
     }
 
     /// Removes jobs that ended longer ago than `limits` says, in seconds, or that are beyond
@@ -47,7 +47,7 @@ impl ControlService {
         progress: &Progress,
     ) -> Result<Response, ControlError> {
         let caller = sender.caller.as_ref();
-        let caller = caller.ok_or_else(|| internal("nobody asks for this"))?;
+        let caller = caller.ok_or_else(|| ControlError::internal("nobody asks for this"))?;
         let owner = (!caller.is_admin).then_some(caller.user.uid);
         let selection = self.removals.beyond(limits.0, limits.1, owner)?;
         let progress = progress.clone();

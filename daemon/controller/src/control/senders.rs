@@ -1,6 +1,6 @@
 //! Who sends a request, and whether they may.
 
-use super::{ControlService, error};
+use super::ControlService;
 use crate::access::{self, Caller, Need};
 use crate::callers;
 use r1d_ledger::User;
@@ -43,7 +43,7 @@ impl ControlService {
             *prefix = record.job().0.clone();
             Ok::<_, ControlError>(record)
         };
-        let forbidden = |why: String| Err(error(ErrorKind::Forbidden, why));
+        let forbidden = |why: String| Err(ControlError::new(ErrorKind::Forbidden, why));
         let (caller, owns) = match access::need(request) {
             Need::Nothing => (None, false),
             Need::Name => (Some(look_up().await?), true),

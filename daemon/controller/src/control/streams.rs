@@ -1,8 +1,8 @@
 //! `r1ctl status --watch` and `r1ctl logs`: answers in many parts.
 
+use super::ControlService;
 use super::connection::send;
 use super::senders::without_texts;
-use super::{ControlService, internal};
 use crate::job_changes::JobChanges;
 use r1d_ledger::JobRecord;
 use r1d_link::work::Tail;
@@ -50,7 +50,7 @@ impl ControlService {
                 }
                 Err(refused) => refused,
             },
-            _ => internal("such a request is answered once"),
+            _ => ControlError::internal("such a request is answered once"),
         };
         self.send_answer(&Err(refused), writer).await
     }

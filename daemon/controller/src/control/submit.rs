@@ -1,8 +1,8 @@
 //! Submissions ([`crate::submissions`]): who asks again finds the job of the first try.
 
+use super::ControlService;
 use super::connection::Pending;
 use super::enqueue::Submission;
-use super::{ControlService, error, internal};
 use crate::node::Progress;
 use crate::submissions::{self, Submissions, Underway};
 use crate::tasks;
@@ -86,7 +86,7 @@ impl ControlService {
                 let (request, job) = (request.clone(), record.job().clone());
                 let compared = tasks::blocking(move || asked_for(&record, &request));
                 (
-                    compared.await.map_err(internal)?,
+                    compared.await.map_err(ControlError::internal)?,
                     format!(", which became job {job}"),
                 )
             }
@@ -102,7 +102,7 @@ impl ControlService {
             return Ok(());
         }
         let id = shown::quote(id);
-        Err(error(
+        Err(ControlError::new(
             ErrorKind::Invalid,
             format!(
                 "the id `{id}` is another submission's{whose}: each submission needs an id of its \
@@ -156,8 +156,11 @@ impl ControlService {
             Ok(underway) => Pending {
                 progress: underway.progress.clone(),
                 answer: async move {
-                    let panicked =
-                        || internal("reading the job panicked: a bug, see the daemon's log");
+                    let panicked = || {
+                        ControlError::internal(
+                            "reading the job panicked: a bug, see the daemon's log",
+                        )
+                    };
                     underway.answered().await.unwrap_or_else(|| Err(panicked()))
                 }
                 .boxed_local(),
@@ -181,7 +184,7 @@ impl ControlService {
             hold,
         } = request
         else {
-            return Err(internal("not a submission"));
+            return Err(ControlError::internal("not a submission"));
         };
         let turn = self.admission.submissions.enter()?;
         let progress = Progress::default();
