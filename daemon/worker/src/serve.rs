@@ -61,20 +61,8 @@ pub(crate) enum ServeError {
     Thread(std::io::Error),
 }
 
-/// Whether MKL's Intel kernels are those for AVX-512. The ones for AVX2 round a row by its place in
-/// a tile (seen on a Zen 3), which batch-invariant mode does not allow.
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_avx512() -> bool {
-    false
-}
-
 pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels && has_avx512());
+    r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
     r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
     let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
