@@ -1,10 +1,10 @@
-//! What decides between jobs: the queue, the clients, what is removed. It owns the ledger. What
-//! touches a device or a job's files is a node's ([`r1d_link`]).
+//! The controller: it decides which job runs where and which jobs are removed, and answers clients.
+//! It owns the ledger. What touches a device or a job's files is done by a node ([`r1d_link`]).
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | `jobs`, `queue` | the schedule's actor; what the schedule asks of the ledger |
-//! | `node`, `reports` | orders to the node and works of it; what it reports |
+//! | `node`, `reports` | sends orders and works to the node; takes its reports |
 //! | `control` | the control socket: who asks, what is answered |
 //! | `access`, `callers`, `admission`, `submissions` | who may ask for what; how many are served at a time; what becomes of submissions whose client leaves |
 //! | `status`, `live_status`, `job_changes` | what clients see |

@@ -8,7 +8,7 @@
 //! | [`columns`] | what the job file calls a row's columns |
 //! | [`json`], [`python`] | values as they are written, values as Python shows them |
 //! | [`message`] | messages of a conversation, with every key that they have |
-//! | [`naming`] | what a file is that is not what it should be |
+//! | [`naming`] | what a wrong file really is, for error messages |
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
 //! | [`template`], [`jinja`], `concat` | a row's prompt as the model reads it; templates as transformers renders them |
 //! | [`rendered`] | a prompt and its completion, as a template wrote them |

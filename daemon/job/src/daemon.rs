@@ -98,8 +98,8 @@ pub struct Torch {
         unit = "threads"
     )]
     pub threads: u32,
-    /// Let MKL use its Intel kernels on other processors that have AVX-512: float32 products somewhat
-    /// faster on AMD, and rounded as on Intel's. A switch that Intel does not document.
+    /// Let MKL use its Intel kernels on other processors that have AVX-512: float32 products
+    /// somewhat faster on AMD, and rounded as on Intel's. A switch that Intel does not document.
     #[key(default = true)]
     pub mkl_intel_kernels: bool,
     /// Decode and train by r1d's own CUDA kernels where there are some for model and GPU; false: by

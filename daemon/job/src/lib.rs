@@ -6,7 +6,7 @@
 //! | [`file`] | tables of settings: what keys they have; any table checked, read and written |
 //! | [`job`], [`model`], [`data`], [`stage`], [`reward`], [`eval`], [`sampler`], [`checkpoint`] | the job: structs whose fields are the settings |
 //! | [`parse`] | from a text to a sound job |
-//! | [`complete`] | what a key that is left out is, where other tables decide it |
+//! | [`complete`] | defaults that depend on other tables |
 //! | [`validate`] | settings that cannot work together, each with its fix |
 //! | [`limits`], [`size`] | what a job may ask for at most, alone and together |
 //! | [`fingerprint`] | what a stage's outcome depends on |

@@ -1,15 +1,20 @@
-//! The record of what was decided: the part of r1d's state that outlives every process.
+//! The ledger: what was decided about jobs. It is the part of r1d's state that outlives every
+//! process.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`command`] | commands to the ledger, and its answers |
 //! | [`record`] | what the ledger knows of one job |
 //! | [`state`] | the state machine: a pure function of the commands, without IO, clock or randomness |
-//! | `job_commands`, `listing` | what commands do to one job's record; all jobs by what they do |
+//! | `job_commands`, `listing` | what commands do to one job's record; the index of all jobs by state, with the queue in its order |
 //! | [`limits`] | what a job may have on record |
 //! | [`attempt`] | what an attempt makes durable in journal, files and ledger, and in which order |
-//! | [`Record`] | the record of jobs, wherever it is kept; a [`Session`] numbers its commands |
+//! | [`Record`] | the ledger's interface, on disk or in memory; a [`Session`] numbers its commands |
 //! | [`ledger`] | the state machine on disk: one durable redb transaction per group of commands |
+//! | `group`, `answers` | commands that share one sync; commands that are sent again |
+//! | `tables`, `stored`, `format1` | the file's tables and rows; the older format |
+//! | `metrics`, `place`, `watched` | metrics of committed steps; paths in the file; whether a sync has failed |
+//! | [`changes`] | counters that wake whoever watches one job |
 //! | [`Memory`] | the state machine in memory, for tests |
 //!
 //! With the journal (`r1d-store`) it keeps `STEP-1`: a step's rollouts are in the journal, durable,

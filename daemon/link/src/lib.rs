@@ -15,9 +15,9 @@
 //! | [`record`], [`status`] | what both read off a job's record: its progress, its end, its status |
 //!
 //! A message is plain data ([`Message`]): it means the same after it was encoded, so the two sides
-//! can be processes of two machines. Nothing else passes between them but the ledger
-//! ([`r1d_ledger::Record`]): each writes commands in a session of its own and reads the state, in
-//! which whatever a report speaks of is by then. Rollouts never pass. Times in a message are on the
+//! can be processes of two machines. Besides these messages they share only the ledger
+//! ([`r1d_ledger::Record`]): each writes commands in a session of its own and reads the state. A
+//! node writes to the ledger before it reports. Rollouts never pass. Times in a message are on the
 //! monotonic clock of the node's process, which is the controller's too as long as both are one
 //! process.
 

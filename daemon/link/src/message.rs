@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 /// A message between controller and node: plain data, which means the same after it was encoded.
 pub trait Message: Serialize + DeserializeOwned + Send + 'static {
-    /// Whether an earlier message that was not taken yet says nothing any more once this one is
-    /// said, and is dropped.
+    /// Whether this message makes an earlier one obsolete: if that one has not been taken yet, it
+    /// is dropped.
     fn replaces(&self, earlier: &Self) -> bool {
         let _ = earlier;
         false

@@ -1,5 +1,5 @@
-//! A machine with devices: runs the jobs that the controller places on it ([`r1d_link`]), and has
-//! their files. It decides nothing between jobs.
+//! A node: a computer with devices. It runs the jobs that the controller places on it
+//! ([`r1d_link`]) and has their files. It decides nothing between jobs.
 //!
 //! ```text
 //! orders ─▶ run (one per job in hand) ─▶ worker (one per device) ─▶ r1d-worker
@@ -187,7 +187,7 @@ impl Node {
     }
 
     /// Tries all devices at once, and reports what was found of each. An error means that no job
-    /// could run on this machine until its configuration is changed.
+    /// could run on this node until its configuration is changed.
     pub async fn try_devices(&self) -> Result<(), SetupError> {
         setup::try_devices(&self.worker_commands, &self.reports).await
     }

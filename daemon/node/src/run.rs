@@ -49,8 +49,8 @@ pub(crate) struct RunContext {
     pub worker_silence: Duration,
 }
 
-/// Kills the worker and ends the run: the job was cancelled, or the daemon stops. `after_step`
-/// first commits the step in flight.
+/// Ends the run and kills its worker: the job was cancelled, paused or requeued, or the daemon
+/// stops. With `after_step`, the step in flight is committed first.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Stop {

@@ -1,5 +1,5 @@
-//! What a worker needs of the machine: its executable, libtorch, its device. It is tried before the
-//! daemon takes jobs, so that no job fails because the machine lacks something.
+//! What a worker needs of the node: its executable, libtorch, its device. It is tried before the
+//! daemon takes jobs, so that no job fails because the node lacks something.
 
 use crate::worker::{EXIT_NO_LIBRARY, WorkerCommand, WorkerError};
 use r1d_link::{Outbox, Report};

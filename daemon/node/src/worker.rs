@@ -50,7 +50,7 @@ pub(crate) enum WorkerReply {
         cause: String,
     },
     /// The process is gone because it found no libraries or no device; nothing follows. Other
-    /// processes fail too until an operator mends the machine.
+    /// processes fail too until an operator mends the node.
     Unusable {
         cause: String,
     },
@@ -125,7 +125,7 @@ impl WorkerCommand {
         format!("set `[torch] lib` in r1d.toml to the directory `lib` of libtorch ({found})")
     }
 
-    /// What is wrong with the machine, if the process ended for that and not for its request.
+    /// What is wrong with the node, if the process ended for that and not for its request.
     pub(crate) fn unusable(&self, code: Option<i32>, said: &str) -> Option<String> {
         match code {
             Some(EXIT_NO_LIBRARY) => Some(format!(

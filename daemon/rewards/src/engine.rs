@@ -5,7 +5,8 @@
 //! inside are allocated on demand: they have more memories, tables and instances than every slot
 //! could hold, and the cost of mapping is small beside the interpreter's. A caller of guest code
 //! holds an [`InstancePermit`]: there are as many as slots, and while any is held an OS thread
-//! ticks the epoch that the wall-clock backstop counts. Loading has permits of its own, so a plugin
+//! advances wasmtime's epoch counter (not an attempt's epoch), by which the wall-clock backstop
+//! counts. Loading has permits of its own, so a plugin
 //! that is slow to accept its configuration does not delay judging.
 
 use crate::abandoned::Abandoned;

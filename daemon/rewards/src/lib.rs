@@ -4,7 +4,8 @@
 //! `r1d:reward@1.0.0` (`reward-sdk/wit/reward.wit`) that imports nothing; every completion gets a
 //! fresh instance with limits of its own ([`Limits`]), and ends in exactly one
 //! [`r1d_proto::verdict::Outcome`] (`RWD-2`) that depends on the component, its configuration and
-//! the completion alone (`RWD-1`). Fuel decides, not time, so a verdict replays.
+//! the completion alone (`RWD-1`). Fuel limits a call, so a verdict replays. Behind the fuel stands
+//! a wall-clock backstop (`allowance`, `engine`), which stops what fuel does not see.
 //!
 //! ```text
 //! RewardSpec ─▶ Rewards::load ─▶ find · pin · compile (child process) or code cache
@@ -13,6 +14,16 @@
 //! Completion ─▶ Pool::score ─▶ queue ─▶ scoring thread ─▶ instantiate · configure · score
 //!                   ─▶ Judged: outcome, reason, fuel, time
 //! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `component`, `components`, `world`, `signature` | from bytes to a component; those in use; the three worlds; signatures |
+//! | `compile`, `cache`, `engine`, `bindings` | WASM to machine code, in a child; compiled code on disk; how guests run; the host's side of the WIT |
+//! | `allowance`, `limits`, `memory`, `gate` | what a call may spend, and what holds it to that |
+//! | `loaded`, `instance`, `faults`, `abandoned` | a loaded reward: its calls, how each ends, what is no longer wanted |
+//! | `pool`, `turns` | the scoring threads; whose call is next |
+//! | `completion`, `line`, `cases` | what a plugin is given; completions from a file, for tools |
+//! | [`golden`], [`attacks`] | a component's own cases; hostile texts, for tests of plugins |
 
 #![warn(clippy::too_many_lines)]
 

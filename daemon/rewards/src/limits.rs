@@ -1,4 +1,4 @@
-//! What one completion may cost its judge.
+//! What a plugin may spend on one completion.
 //!
 //! Fuel is the verdict: it counts executed instructions (bulk memory operations by the byte), so it
 //! is the same in every run. The wall-clock backstop only guards against what fuel does not see; it

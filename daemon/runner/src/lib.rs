@@ -1,10 +1,10 @@
 //! Decides what a job does next, as pure functions of (state, event, time) → (state, commands,
 //! reason).
 //!
-//! [`Machine`](machine::Machine) is the job's state machine. Its driver carries out the
-//! [`Command`]s (a request to the worker, rows to read, completions to score, records to keep) and
-//! hands back what came of them as [`Event`]s. The machine holds no socket, file, clock or random
-//! number, so a test can feed it any order of events and any crash.
+//! [`Machine`](machine::Machine) is the state machine of one attempt. The node's run carries out
+//! the [`Command`]s (a request to the worker, rows to read, completions to score, records to keep)
+//! and hands back what came of them as [`Event`]s. The machine holds no socket, file, clock or
+//! random number, so a test can feed it any order of events and any crash.
 //!
 //! ```text
 //! worker starts ─▶ open ─▶ begin stage ─▶ restore checkpoint ─▶ rebuild committed steps ─┐
@@ -23,7 +23,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`machine`] | the job: stages, steps, and what lies between them |
+//! | [`machine`] | an attempt: stages, steps, and what lies between them |
 //! | [`step`], [`rollout_step`], [`batch_step`] | one step of a stage, of either kind |
 //! | [`flow`], [`metrics`] | what follows from an event; metrics of a step |
 //! | [`select`] | which completions rejection sampling keeps |
@@ -39,7 +39,7 @@
 //! | [`wait`] | what each part waits for, since when, until when |
 //! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
 //! | [`schedule`] | the queue: which job gets which device, and which device gets jobs |
-//! | [`restart`] | whether a job that lost its worker is taken up again |
+//! | [`restart`] | whether a job whose attempt failed is taken up again |
 //! | [`pace`] | time left |
 //!
 //! `STEP-1` and `STEP-2` rest on two habits: everything that trains is sealed in the journal before

@@ -1,4 +1,5 @@
-//! The job as a state machine: the only place that decides what happens next.
+//! One attempt at a job as a state machine: it decides what the attempt does next. What follows an
+//! attempt is decided by the job's life, and which job gets a device by [`crate::schedule`].
 
 use crate::evaluation::Evaluation;
 use crate::flow::{Flow, unexpected};

@@ -1,4 +1,4 @@
-//! Decides whether a job that lost its worker is attempted again, and when.
+//! Decides whether a job whose attempt failed is attempted again, and when.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

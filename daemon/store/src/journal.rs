@@ -421,9 +421,10 @@ impl Journal {
         Ok(scan)
     }
 
-    /// Takes up this attempt's own file of an uncommitted step: cuts it to its whole records and
-    /// makes those durable, since the crash that ended the last writer may have come between its
-    /// append and its sync.
+    /// Takes up this attempt's own file of an uncommitted step, when the attempt goes on in its
+    /// predecessor's epoch. Cuts it to its whole records and syncs them, because its last writer
+    /// may have ended between append and sync. After a loss of power, [`Journal::take_over`] does
+    /// this.
     fn recover(&mut self, step: u64) -> Result<Slot, JournalError> {
         let path = files::file(&self.dir, step, self.epoch);
         let failed = || storage_error(&path);

@@ -1,5 +1,5 @@
 //! The durable files of r1d: how each is written so that no crash leaves a part of it, and where it
-//! lies. What else writes such a file does it through this crate.
+//! lies. Other crates write durable files only through this one.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | [`mod@replace`] | files that appear whole or not at all |
 //! | [`journal`] | every rollout before it is used: append-only, checksummed segments, one per step |
 //! | [`entry`], `segment`, `step` | the journal's records, their bytes, and what they add up to |
-//! | `journal_files`, `step_file` | the names of its files, and the one of a step that grows |
+//! | `journal_files`, `step_file` | the names of its files; the file of a step that is still written |
 //! | [`rollouts`] | scored rollouts as Parquet, one file per committed step |
 //!
 //! The journal keeps its half of `STEP-1`: a step's rollouts are durable before the ledger commits

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static INTEL_KERNELS: AtomicBool = AtomicBool::new(false);
 
 /// Lets MKL use its Intel kernels on any processor with AVX-512: float32 matrix products 1.1 to 1.2
-/// times as fast on a Zen 5, up to 1.5 times for a single row, rounded as on Intel's. It only has an
-/// effect before the first matrix product of the process.
+/// times as fast on a Zen 5, up to 1.5 times for a single row, rounded as on Intel's. It only has
+/// an effect before the first matrix product of the process.
 pub fn use_intel_kernels(on: bool) {
     // A reference to it from live code keeps the linker from dropping the replacement.
     std::hint::black_box(mkl_serv_intel_cpu_true as extern "C" fn() -> c_int);

@@ -3,8 +3,9 @@
 //! A worker that dies, is silent or fails may do so for its job's sake or for its device's. After a
 //! few such failures in a row the job gives the device up, which is probed: a small worker computes
 //! on it and compares. If that goes wrong, the failures were the device's and count against no job.
-//! If it goes well, they count against the job; and where the device has failed several jobs in a
-//! row, it rests, and gets another chance later.
+//! If it goes well, they count against the job. A device that has failed several jobs in a row is
+//! then quarantined: it gets no jobs for a while, ever longer, and after that a probe that goes
+//! well brings it back.
 
 use super::message::{Problem, ProblemKind};
 use crate::attempt::History;

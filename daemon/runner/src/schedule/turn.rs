@@ -1,4 +1,5 @@
-//! Whose turn it is.
+//! Which of the candidates gets a free device. The ledger has sorted the queue by priority; this
+//! only moves suspects back.
 //!
 //! Jobs that were running when the daemon ended come first, then the queue. If the daemon ended
 //! without a clean stop, one of the jobs that it worked for may be the cause, and it is unknown
