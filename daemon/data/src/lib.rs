@@ -10,6 +10,7 @@
 //! | [`message`] | messages of a conversation, with every key that they have |
 //! | [`naming`] | what a wrong file really is, for error messages |
 //! | [`tokenizer`] | Hugging Face tokenizers: ids, special tokens, the fit with a model's vocabulary |
+//! | `words`, `cuts`, `word_pattern`, `word_memory` | texts encoded word by word, quickly: which words a text has; how they are found and remembered |
 //! | [`template`], [`jinja`], `concat` | a row's prompt as the model reads it; templates as transformers renders them |
 //! | [`rendered`] | a prompt and its completion, as a template wrote them |
 //!
@@ -19,6 +20,7 @@
 
 pub mod columns;
 mod concat;
+mod cuts;
 pub mod dataset;
 pub mod error;
 pub mod jinja;
@@ -33,6 +35,9 @@ pub mod row;
 pub mod table;
 pub mod template;
 pub mod tokenizer;
+mod word_memory;
+mod word_pattern;
+mod words;
 
 pub use dataset::{DataSet, files, is_pattern, matches, row_error};
 pub use error::DataError;

@@ -3,15 +3,22 @@
 use crate::error::DataError;
 use crate::naming;
 use crate::rendered::Rendered;
+use crate::words::Words;
 use r1d_job::Tokenize;
 use r1d_proto::{shown, user_file};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
 
 /// A tokenizer with the special ids that the files beside it define.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The quick way to ids, if there is one.
+    words: Option<Words>,
     file: PathBuf,
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
@@ -137,6 +144,7 @@ impl Tokenizer {
             .collect();
         Ok(Tokenizer {
             inner,
+            words: None,
             eos_ids,
             bos_id,
             named,
@@ -144,10 +152,27 @@ impl Tokenizer {
         })
     }
 
+    /// Makes encoding many times as fast, for whoever encodes much: 8 MiB for each thread that
+    /// encodes at a time remember the ids of words. The ids stay the same.
+    pub fn remembering_words(mut self) -> Tokenizer {
+        self.words = Words::of(&self.inner);
+        self
+    }
+
+    /// Whether [`Tokenizer::remembering_words`] knows how to.
+    pub fn remembers_words(&self) -> bool {
+        self.words.is_some()
+    }
+
     /// The ids of `text`. `add_special` adds the ids of the tokenizer's post-processor, usually the
     /// one that begins a sequence. `add_bos_token` of tokenizer_config.json has no effect, as in
     /// `transformers` 5.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, DataError> {
+        let model = self.inner.get_model();
+        let quickly = |words: &Words| words.ids(model, text, add_special);
+        if let Some(ids) = self.words.as_ref().and_then(quickly) {
+            return Ok(ids);
+        }
         let encoding =
             self.inner
                 .encode_fast(text, add_special)
@@ -318,6 +343,15 @@ impl Tokenizer {
     }
 }
 
+/// A tokenizer by byte pairs, as nearly all are.
+type BpeTokenizer = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
 /// Special tokens as the files beside a tokenizer define them.
 struct SpecialTokens {
     /// `bos_token`, `image_token`, … in the order in which they are added.
@@ -428,8 +462,12 @@ fn inner(file: &Path) -> Result<tokenizers::Tokenizer, DataError> {
             what,
         });
     }
-    let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-        .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?;
+    // A model of this kind is read in a tenth of the memory if its kind is known beforehand.
+    let mut inner = match serde_json::from_slice::<BpeTokenizer>(&bytes) {
+        Ok(read) => read.into(),
+        Err(_) => tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| problem(format!("not a tokenizer.json: {e}")))?,
+    };
     // Both would change ids without our knowledge.
     inner.with_padding(None);
     inner

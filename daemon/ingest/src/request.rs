@@ -283,6 +283,7 @@ impl Request {
             let set = Arc::new(TokenSet::open(file, &rows.key)?);
             Ok(Rows::open(set, &rows.name, rows.files.clone())?)
         };
+        let open = |path: &Path| Ok::<_, MakeError>(Tokenizer::open(path)?.remembering_words());
         match self {
             Request::Rows { source, files } => Rows::make(source, files, key, making),
             Request::Prompts {
@@ -291,20 +292,20 @@ impl Request {
                 tokenizer,
                 lengths,
             } => {
-                let tokenizer = Tokenizer::open(tokenizer)?;
+                let tokenizer = open(tokenizer)?;
                 let template = rendering.open(&tokenizer)?;
                 Prompts::make(&rows(of)?, &template, &tokenizer, *lengths, key, making)
             }
             Request::Documents { data, tokenizer } => {
                 let data = data.iter().map(rows).collect::<Result<Vec<_>, _>>()?;
-                supervision::make_documents(&data, &Tokenizer::open(tokenizer)?, key, making)
+                supervision::make_documents(&data, &open(tokenizer)?, key, making)
             }
             Request::Sequences {
                 data,
                 tokenizer,
                 max_length,
             } => {
-                let tokenizer = Tokenizer::open(tokenizer)?;
+                let tokenizer = open(tokenizer)?;
                 let opened = data
                     .iter()
                     .map(|taught| Ok((rows(&taught.rows)?, taught.rendering.open(&tokenizer)?)))
@@ -326,7 +327,7 @@ impl Request {
                 tokenizer,
                 reading,
             } => {
-                let tokenizer = Tokenizer::open(tokenizer)?;
+                let tokenizer = open(tokenizer)?;
                 let data = data
                     .iter()
                     .map(|(of, rendering)| Ok((rows(of)?, rendering.open(&tokenizer)?)))

@@ -6,6 +6,7 @@ mod files;
 mod questions;
 mod template;
 mod tokenizer;
+mod words;
 
 use r1d_data::{DataError, Json, Message, Telling, Template, Tokenizer};
 use r1d_job::{DataSource, TemplateSource};
