@@ -2,6 +2,7 @@
 
 use crate::file_hashes::FileHashes;
 use crate::reading::{Reading, Unwanted};
+use crate::tokenizers::Tokenizers;
 use r1d_data::{DataError, dataset};
 use r1d_ingest::preferences::{Reading as PreferenceReading, Whole};
 use r1d_ingest::{
@@ -18,11 +19,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The folder of token sets, and the hashes that find a set there. Clones share both.
+/// The folder of token sets, the hashes that find a set there, and the tokenizers that jobs share.
+/// Clones share all.
 #[derive(Clone)]
 pub(crate) struct Ingest {
     pub sets: TokenSets,
     pub hashes: FileHashes,
+    pub tokenizers: Tokenizers,
 }
 
 /// Why a job's token sets cannot be had.

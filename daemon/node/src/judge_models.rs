@@ -2,6 +2,7 @@
 //! judges, which write text. Questions become token ids here, and answers become text.
 
 use crate::load_error::LoadError;
+use crate::tokenizers::Tokenizers;
 use crate::weights::{Gives, check_weights, read_config};
 use r1d_data::{DataError, Questions, Telling, Tokenizer};
 use r1d_job::reward::plugin_stem;
@@ -26,14 +27,18 @@ pub(crate) struct Model {
 impl Model {
     /// Opens the model's files. Errors name the file. With a fresh `head`, the weights of a
     /// language model need no head of their own.
-    pub(crate) fn open(weights: &Weights, head: Head) -> Result<Model, LoadError> {
+    pub(crate) fn open(
+        weights: &Weights,
+        head: Head,
+        tokenizers: &Tokenizers,
+    ) -> Result<Model, LoadError> {
         let (config, text) = read_config(&weights.config())?;
         let config = match weights {
             Weights::Directory(dir) => check_weights(dir, config, head)?,
             Weights::Init { .. } => config,
         };
         let facts = ModelShape::of(&config);
-        let tokenizer = Tokenizer::open(weights.tokenizer())?;
+        let tokenizer = tokenizers.open(weights.tokenizer())?;
         tokenizer.check_vocabulary(u32::try_from(facts.vocab_size).unwrap_or(u32::MAX))?;
         let base = match weights {
             Weights::Directory(dir) => ModelSource::Directory(dir.clone()),
@@ -44,7 +49,7 @@ impl Model {
         };
         Ok(Model {
             facts,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             base,
             config,
         })
@@ -139,7 +144,7 @@ impl JudgeModels {
     pub(crate) fn open(
         &mut self,
         job: &Job,
-        models: &[Model],
+        (models, tokenizers): (&[Model], &Tokenizers),
         reward: &Reward,
         loaded: &LoadedReward,
     ) -> Result<(), LoadError> {
@@ -148,7 +153,7 @@ impl JudgeModels {
             plugin: plugin_stem(&reward.plugin.to_string()),
         })?;
         if let Entry::Vacant(place) = self.known.entry(whom.clone()) {
-            let (judge_model, facts) = judge_model(job, models, &whom)?;
+            let (judge_model, facts) = judge_model(job, models, tokenizers, &whom)?;
             place.insert(judge_model);
             if let AskedModel::Directory(dir) = whom {
                 self.facts.insert(dir, facts);
@@ -281,6 +286,7 @@ impl JudgeModels {
 fn judge_model(
     job: &Job,
     models: &[Model],
+    tokenizers: &Tokenizers,
     whom: &AskedModel,
 ) -> Result<(JudgeModel, ModelShape), LoadError> {
     let model = |index: usize| models.get(index).ok_or(LoadError::NoModel { model: index });
@@ -307,7 +313,8 @@ fn judge_model(
             let (config, _) = read_config(&dir.join("config.json"))?;
             match Gives::of(&config) {
                 Gives::Text => {
-                    let model = Model::open(&Weights::Directory(dir.clone()), Head::Stored)?;
+                    let weights = Weights::Directory(dir.clone());
+                    let model = Model::open(&weights, Head::Stored, tokenizers)?;
                     Ok((JudgeModel::judge(job, &model)?, model.facts))
                 }
                 Gives::Number => {
@@ -315,9 +322,9 @@ fn judge_model(
                     let tokenizer = dir
                         .join("tokenizer.json")
                         .is_file()
-                        .then(|| Tokenizer::open(dir))
+                        .then(|| tokenizers.open(dir))
                         .transpose()?;
-                    Ok((JudgeModel::RewardModel(tokenizer.map(Arc::new)), facts))
+                    Ok((JudgeModel::RewardModel(tokenizer), facts))
                 }
             }
         }

@@ -15,7 +15,7 @@
 //! | `job_writer`, `writers`, `ends` | what a job makes durable, in which order; that only one writes; how an attempt ends if it cannot |
 //! | `accept`, `reach`, `inputs`, `file_hashes` | a job's files: within reach, as they were |
 //! | `load_job`, `loaded_job`, `load_error`, `load_warnings`, `open_jobs`, `job_sets`, `reading` | a job's inputs, opened as token sets and checked |
-//! | `weights`, `judge_models` | a job's models: checked without a tensor; those that rewards ask |
+//! | `weights`, `judge_models`, `tokenizers` | a job's models: checked without a tensor; those that rewards ask; tokenizers that jobs share |
 //! | `scoring`, `reward_versions`, `reload` | verdicts; which component judges at which step |
 //! | `datasets`, `make_data_set`, `review` | what a stage makes for later ones, and people look at |
 //! | `reuse` | finished stages that other jobs take over |
@@ -67,6 +67,7 @@ mod scoring;
 mod setup;
 mod step_times;
 mod tensorboard;
+mod tokenizers;
 mod traces;
 mod upkeep;
 mod weights;
@@ -99,6 +100,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tasks::{Supervised, supervise};
+use tokenizers::Tokenizers;
 use worker::{LastProcess, Worker, WorkerCommand};
 
 /// Bytes of token sets from which on those that no running job has open are removed, the one that
@@ -209,6 +211,7 @@ fn context(setup: &Setup, reports: Outbox<Report>) -> Result<NodeContext, NodeEr
         TOKEN_SETS_BYTES_MAX,
     );
     let devices: Arc<[String]> = setup.devices.clone().into();
+    let hashes = FileHashes::default();
     Ok(NodeContext {
         ledger: setup.ledger.clone(),
         live: LiveReports::new(devices.clone(), reports),
@@ -217,7 +220,8 @@ fn context(setup: &Setup, reports: Outbox<Report>) -> Result<NodeContext, NodeEr
         open_jobs: Default::default(),
         ingest: Ingest {
             sets: sets.map_err(NodeError::TokenSets)?,
-            hashes: FileHashes::default(),
+            tokenizers: Tokenizers::new(hashes.clone()),
+            hashes,
         },
         rewards: setup.rewards.clone(),
         writers: Default::default(),

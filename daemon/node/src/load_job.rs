@@ -9,6 +9,7 @@ use crate::load_warnings;
 use crate::loaded_job::{LoadedEval, LoadedJob, LoadedStage, PendingStage, Prompted, parts};
 use crate::reading::Reading;
 use crate::reward_versions::{JobReward, Recorded, RewardVersions, VersionHistory, spec};
+use crate::tokenizers::Tokenizers;
 use r1d_data::DataError;
 use r1d_ingest::{Order, Prompts};
 use r1d_job::plan::InputFacts;
@@ -31,6 +32,7 @@ struct JobLoader<'a> {
     recorded: &'a Recorded,
     versions: Vec<VersionHistory>,
     made: &'a DataSets,
+    tokenizers: &'a Tokenizers,
     sets: JobSets<'a>,
     judge_models: JudgeModels,
 }
@@ -87,7 +89,7 @@ impl LoadedJob {
     ) -> Result<LoadedJob, LoadError> {
         let parts = parts(&job);
         reading.at("reading the models' files", 0, parts)?;
-        let models = open_models(&job)?;
+        let models = open_models(&job, &ingest.tokenizers)?;
         let facts: Vec<ModelShape> = models.iter().map(|model| model.facts.clone()).collect();
         let positions = facts.iter().map(|facts| facts.max_position_embeddings);
         let positions = positions.collect();
@@ -101,6 +103,7 @@ impl LoadedJob {
             recorded,
             versions: Vec::new(),
             made,
+            tokenizers: &ingest.tokenizers,
             sets: JobSets::new(&job, positions, &find, ingest, reading),
             judge_models: JudgeModels::default(),
         };
@@ -137,11 +140,11 @@ impl LoadedJob {
 }
 
 /// Opens the job's models, and checks that they can do what its stages do with them.
-fn open_models(job: &Job) -> Result<Vec<Model>, LoadError> {
+fn open_models(job: &Job, tokenizers: &Tokenizers) -> Result<Vec<Model>, LoadError> {
     let models = job
         .models()
         .enumerate()
-        .map(|(index, weights)| Model::open(weights, head(job, index)))
+        .map(|(index, weights)| Model::open(weights, head(job, index), tokenizers))
         .collect::<Result<Vec<_>, _>>()?;
     let facts: Vec<ModelShape> = models.iter().map(|model| model.facts.clone()).collect();
     r1d_job::validate::check_models(job, &facts)?;
@@ -368,9 +371,10 @@ impl JobLoader<'_> {
             asks,
         };
         match (&reward.model, asks) {
-            (_, true) => self
-                .judge_models
-                .open(self.job, self.models, reward, &first)?,
+            (_, true) => {
+                self.judge_models
+                    .open(self.job, (self.models, self.tokenizers), reward, &first)?
+            }
             (Some(model), false) => {
                 let (name, plugin) = (reward.name.clone(), reward.plugin.to_string());
                 return Err(LoadError::AsksNobody {
