@@ -7,12 +7,17 @@ use crate::row::Row;
 use crate::{columns, table};
 use r1d_job::DataSource;
 use r1d_proto::user_file;
+use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Most bytes of one data set's files, and of the rows read from them (`LIM-1`).
 pub const FILES_MAX_BYTES: u64 = 32 << 30;
+
+/// Bytes of a data set's files that were read; where a reader looks at them, while they are.
+pub type ReadBytes = Cell<u64>;
 
 /// All rows of a data set, in memory: for tools that read one and end. The daemon has them made
 /// into token sets.
@@ -27,22 +32,18 @@ pub struct DataSet {
 /// Reads and checks every row of `files`, which are `source`'s, and calls `take` with the file's
 /// index, the row's line (from 1; for Parquet its number) and the row. Returns the columns that are
 /// not read, each with the reason. Errors name file, line and column. A column that no key of
-/// `source` names may have a type that is not read.
+/// `source` names may have a type that is not read. `place` counts the bytes that were read.
 pub fn read(
     source: &DataSource,
     files: &[PathBuf],
+    place: &ReadBytes,
     mut take: impl FnMut(usize, u64, Row) -> Result<(), DataError>,
 ) -> Result<BTreeSet<String>, DataError> {
     let problem = |problem: String| DataError::Source {
         name: source.name.clone(),
         problem,
     };
-    let sizes = files.iter().map(|file| {
-        Ok(std::fs::metadata(file)
-            .map_err(|e| DataError::read(file, e))?
-            .len())
-    });
-    let bytes: u64 = sizes.sum::<Result<u64, DataError>>()?;
+    let bytes = bytes(files)?;
     if bytes > FILES_MAX_BYTES {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
         return Err(problem(format!(
@@ -78,11 +79,15 @@ pub fn read(
         };
         match format {
             Format::Json(compression) => {
+                let opened = Counted {
+                    file: opened,
+                    place,
+                };
                 crate::lines::read(file, opened, compression, FILES_MAX_BYTES, row)?
             }
             Format::Parquet => {
                 let is_used = |column: &str| columns::is_used(column, source);
-                left_out.extend(table::read(file, opened, is_used, row)?);
+                left_out.extend(table::read(file, opened, place, is_used, row)?);
             }
         }
     }
@@ -92,9 +97,36 @@ pub fn read(
     Ok(left_out)
 }
 
+/// Bytes of files together. An error names the file that has none.
+pub fn bytes(files: &[PathBuf]) -> Result<u64, DataError> {
+    let sizes = files.iter().map(|file| {
+        Ok(std::fs::metadata(file)
+            .map_err(|e| DataError::read(file, e))?
+            .len())
+    });
+    sizes.sum()
+}
+
+/// A file whose bytes are counted as they are read.
+struct Counted<'a> {
+    file: File,
+    place: &'a ReadBytes,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        self.place.set(self.place.get() + read as u64);
+        Ok(read)
+    }
+}
+
 /// Reads and checks every row, as [`read`] does, and keeps none.
 pub fn check(source: &DataSource) -> Result<(), DataError> {
-    read(source, &files(source)?, |_, _, _| Ok(())).map(drop)
+    read(source, &files(source)?, &ReadBytes::default(), |_, _, _| {
+        Ok(())
+    })
+    .map(drop)
 }
 
 /// Makes an error about the row at `index`, from 0, of the data set `name`, with its file and line
@@ -118,10 +150,15 @@ impl DataSet {
     /// Reads and checks every row, as [`read`] does.
     pub fn open(source: &DataSource) -> Result<DataSet, DataError> {
         let mut rows = Vec::new();
-        let left_out = read(source, &files(source)?, |_, _, row| {
-            rows.push(row);
-            Ok(())
-        })?;
+        let left_out = read(
+            source,
+            &files(source)?,
+            &ReadBytes::default(),
+            |_, _, row| {
+                rows.push(row);
+                Ok(())
+            },
+        )?;
         Ok(DataSet {
             name: source.name.clone(),
             rows,

@@ -5,7 +5,6 @@ use crate::error::DataError;
 use crate::json::{Json, JsonError};
 use crate::naming;
 use flate2::bufread::GzDecoder;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -66,7 +65,7 @@ impl<R: BufRead> Read for Gzip<R> {
 /// compressed file.
 pub fn read(
     path: &Path,
-    file: File,
+    file: impl Read,
     compression: Compression,
     bytes_max: u64,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
@@ -128,14 +127,14 @@ pub fn read(
 
 /// Opens a file of text behind its byte order mark, which some editors put before the first line.
 /// A file that is known to be something else is refused.
-fn opened(
+fn opened<'a>(
     path: &Path,
-    file: File,
+    file: impl Read + 'a,
     compression: Compression,
     bytes_max: u64,
-) -> Result<impl BufRead, DataError> {
+) -> Result<impl BufRead + 'a, DataError> {
     let failed = |e| DataError::read(path, e);
-    let plain: Box<dyn Read> = match compression {
+    let plain: Box<dyn Read + 'a> = match compression {
         Compression::None => Box::new(file),
         Compression::Gzip => Box::new(Gzip(Some(GzDecoder::new(BufReader::new(file))))),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),

@@ -23,23 +23,29 @@ use arrow_array::{Array, ArrowPrimitiveType, RecordBatch, StructArray};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::cell::Cell;
 use std::fmt::{Display, Write};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Rows that are decoded at a time.
-const BATCH_ROWS: usize = 1024;
+/// Most rows that are decoded at a time.
+const BATCH_ROWS_MAX: usize = 1024;
+/// Bytes that these take in memory, if a file's rows are of much the same size (`LIM-1`).
+const BATCH_BYTES: i64 = 32 << 20;
 
 /// Most items of a list in a cell (`LIM-1`): nulls take no space in a file, but much in memory.
 const ITEMS_MAX: usize = 1 << 24;
 
 /// Calls `take` with every row, a JSON object of its columns, and its number from 1. Returns the
 /// columns that are left out, because their types are not read: "column NAME is …". Such a column
-/// is an error if it `is_used`, and so is any value that cannot be read.
+/// is an error if it `is_used`, and so is any value that cannot be read. The file's bytes are added
+/// to `place` as its rows are taken. Row groups are not read as a whole: a page of each column, and
+/// the rows that are decoded at a time, are all that is in memory.
 pub fn read(
     path: &Path,
     file: File,
+    place: &Cell<u64>,
     is_used: impl Fn(&str) -> bool,
     mut take: impl FnMut(u64, Json) -> Result<(), DataError>,
 ) -> Result<Vec<String>, DataError> {
@@ -47,6 +53,9 @@ pub fn read(
         path: path.into(),
         problem,
     };
+    let bytes = (file.metadata())
+        .map_err(|e| DataError::read(path, e))?
+        .len();
     let mut head = Vec::new();
     (&file)
         .take(naming::HEAD_BYTES as u64)
@@ -81,9 +90,17 @@ pub fn read(
         }
     }
     let columns = ProjectionMask::roots(builder.parquet_schema(), read);
+    let groups = builder.metadata().row_groups();
+    let row_bytes = groups
+        .iter()
+        .map(|group| group.total_byte_size() / group.num_rows().max(1));
+    let row_bytes = row_bytes.max().unwrap_or(0).max(1);
+    let batch_rows = usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(1);
+    let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
+    let (begun, rows) = (place.get(), rows.max(1) as u128);
     let reader = builder
         .with_projection(columns)
-        .with_batch_size(BATCH_ROWS)
+        .with_batch_size(batch_rows.clamp(1, BATCH_ROWS_MAX))
         .build();
     let mut number = 0;
     for batch in reader.map_err(|e| broken(e.to_string()))? {
@@ -95,6 +112,7 @@ pub fn read(
                 line: number,
                 problem,
             })?;
+            place.set(begun + (u128::from(bytes) * u128::from(number) / rows) as u64);
             take(number, values)?;
         }
     }

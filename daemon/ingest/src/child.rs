@@ -17,7 +17,7 @@
 
 use crate::file::{SetError, Writer};
 use crate::key::Key;
-use crate::make::{MakeError, Making, Watch};
+use crate::make::{Done, MakeError, Making, Watch};
 use crate::request::Request;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -113,8 +113,8 @@ struct Task {
 /// What a child tells.
 #[derive(Serialize, Deserialize)]
 enum Report {
-    /// So many rows are done.
-    Rows(u64),
+    /// So much is done.
+    Done(Done),
     /// The set is made, or why it is not.
     Ended(Result<(), Failure>),
 }
@@ -250,7 +250,7 @@ fn outcome(stream: &mut UnixStream, watch: Watch<'_>) -> Result<Result<(), Failu
         tv_sec: 0,
         tv_nsec: (LOOK_MS * 1_000_000) as _,
     };
-    let (mut silent_ms, mut rows) = (0, 0);
+    let (mut silent_ms, mut done) = (0, Done::default());
     loop {
         match poll(&mut [PollFd::new(&*stream, PollFlags::IN)], Some(&look)) {
             // Nothing has come yet, or a signal interrupted the wait.
@@ -259,7 +259,7 @@ fn outcome(stream: &mut UnixStream, watch: Watch<'_>) -> Result<Result<(), Failu
             Ok(_) => {
                 silent_ms = 0;
                 match frame::read_blocking(stream, Format::Postcard).map_err(Broken::Lost)? {
-                    Report::Rows(done) => rows = done,
+                    Report::Done(now) => done = now,
                     Report::Ended(outcome) => return Ok(outcome),
                 }
             }
@@ -267,7 +267,7 @@ fn outcome(stream: &mut UnixStream, watch: Watch<'_>) -> Result<Result<(), Failu
         if silent_ms >= SILENCE_MS_MAX {
             return Err(Broken::Lost(FrameError::Io(io::ErrorKind::TimedOut.into())));
         }
-        if !watch(rows) {
+        if !watch(done) {
             return Err(Broken::Unwanted);
         }
     }
@@ -301,9 +301,9 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let task: Task = frame::read_blocking(&mut stream, Format::Postcard)?;
     confine(&task.paths())?;
     let mut told = stream.try_clone()?;
-    let mut watch = |rows| {
+    let mut watch = |done| {
         // A parent that is gone wants nothing.
-        frame::write_blocking(&mut told, Format::Postcard, &Report::Rows(rows)).is_ok()
+        frame::write_blocking(&mut told, Format::Postcard, &Report::Done(done)).is_ok()
     };
     let made = Writer::new(file)
         .map_err(MakeError::Write)

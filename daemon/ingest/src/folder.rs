@@ -7,7 +7,7 @@
 use crate::child::Maker;
 use crate::file::{SetError, TokenSet, private_file};
 use crate::key::Key;
-use crate::make::{MakeError, Watch};
+use crate::make::{Done, MakeError, Watch};
 use crate::order::Orders;
 use crate::request::Request;
 use r1d_store::{Blobs, Disk};
@@ -109,7 +109,7 @@ impl TokenSets {
     }
 
     /// Returns the set that is asked for, and makes it first if there is none. Blocks; `watch`
-    /// hears the number of rows that are done, and gives up if it returns false.
+    /// hears how much is done, and gives up if it returns false.
     pub fn get(
         &self,
         request: &Request,
@@ -176,7 +176,7 @@ impl TokenSets {
             }
             let waited = self.0.made.wait_timeout(sets, LOOK);
             sets = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if !watch(0) {
+            if !watch(Done::default()) {
                 return Ok(None);
             }
         }

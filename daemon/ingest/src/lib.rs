@@ -39,7 +39,7 @@ pub use child::{Maker, serve_child};
 pub use file::{SetError, TokenSet};
 pub use folder::{Contents, GetError, TokenSets};
 pub use key::Key;
-pub use make::MakeError;
+pub use make::{Done, MakeError};
 pub use order::{Order, Orders, StepError};
 pub use preferences::{Preferences, Preferred};
 pub use prompts::{Lengths, Prompt, Prompts};

@@ -2,6 +2,7 @@
 
 use crate::file::{SetError, Writer};
 use r1d_data::DataError;
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// Rows between two reports.
@@ -27,15 +28,26 @@ pub enum MakeError {
     Unwanted,
 }
 
-/// Hears how many rows are done, again and again; returns whether the rest is wanted.
-pub type Watch<'a> = &'a mut dyn FnMut(u64) -> bool;
+/// How far the making of a token set is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Rows that are done.
+    pub rows: u64,
+    /// Bytes that these rows were made of: of files, or of the sets of rows.
+    pub bytes: u64,
+    /// Bytes of all that there is to read.
+    pub bytes_total: u64,
+}
+
+/// Hears how much is done, again and again; returns whether the rest is wanted.
+pub type Watch<'a> = &'a mut dyn FnMut(Done) -> bool;
 
 /// Writes records for those who watch.
 pub struct Making<'a> {
     /// The set.
     pub writer: Writer,
     watch: Watch<'a>,
-    rows: u64,
+    done: Done,
 }
 
 impl<'a> Making<'a> {
@@ -44,14 +56,20 @@ impl<'a> Making<'a> {
         Making {
             writer,
             watch,
-            rows: 0,
+            done: Done::default(),
         }
     }
 
-    /// Counts a row that is done.
-    pub(crate) fn done(&mut self) -> Result<(), MakeError> {
-        self.rows += 1;
-        if self.rows.is_multiple_of(REPORT_ROWS) && !(self.watch)(self.rows) {
+    /// Says how many bytes there are to read.
+    pub(crate) fn of(&mut self, bytes: u64) {
+        self.done.bytes_total = bytes;
+    }
+
+    /// Counts a row that is done, up to which so many more bytes were read.
+    pub(crate) fn done(&mut self, bytes: u64) -> Result<(), MakeError> {
+        self.done.rows += 1;
+        self.done.bytes += bytes;
+        if self.done.rows.is_multiple_of(REPORT_ROWS) && !(self.watch)(self.done) {
             return Err(MakeError::Unwanted);
         }
         Ok(())

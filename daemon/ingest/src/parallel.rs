@@ -1,34 +1,41 @@
 //! Work on the rows of a data set, several at a time, whose outcomes are taken in the rows' order:
 //! what is made is the same bytes on any number of processors.
 
-use crate::make::MakeError;
+use crate::file::Writer;
+use crate::make::{MakeError, Making};
 use crate::rows::Rows;
 use r1d_data::Row;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the rows that are worked on before their outcomes are taken (`LIM-1`): with what is
-/// made of them, all that is in memory.
-const WAVE_BYTES_MAX: u64 = 8 << 20;
+/// made of them, all that is in memory. One row may be longer.
+const WAVE_BYTES_MAX: u64 = 4 << 20;
 /// Most of these rows.
 const WAVE_ROWS_MAX: u64 = 1 << 14;
 /// Most threads: more of them wait for the one that writes.
 const THREADS_MAX: usize = 16;
 
 /// Calls `work` with each row and its index, and `take` with what came of it, in the order of the
-/// rows. Ends with the error of the first row that has one.
+/// rows, each of which is then done. Ends with the error of the first row that has one.
 pub(crate) fn in_order<T: Send>(
     rows: &Rows,
+    making: &mut Making<'_>,
     work: impl Fn(u64, Row) -> Result<T, MakeError> + Sync,
-    mut take: impl FnMut(T) -> Result<(), MakeError>,
+    mut take: impl FnMut(&mut Writer, T) -> Result<(), MakeError>,
 ) -> Result<(), MakeError> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut first = 0;
     while first < rows.len() {
         let end = rows.part_end(first, WAVE_ROWS_MAX, WAVE_BYTES_MAX)?;
-        let of_row = |row: u64| work(row, rows.row(row)?);
+        let of_row = |row: u64| -> Result<_, MakeError> {
+            let (bytes, row_read) = rows.row_and_bytes(row)?;
+            Ok((bytes, work(row, row_read)?))
+        };
         for outcome in wave(first, end, threads.min(THREADS_MAX), &of_row) {
-            take(outcome?)?;
+            let (bytes, outcome) = outcome?;
+            take(&mut making.writer, outcome)?;
+            making.done(bytes)?;
         }
         first = end;
     }

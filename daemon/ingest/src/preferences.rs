@@ -80,6 +80,7 @@ pub fn make(
         truncated: 0,
     };
     let (mut label, mut labels_differ) = (None, false);
+    making.of(data.iter().map(|(rows, _)| rows.bytes()).sum());
     for (rows, template) in data {
         let preference = |index, row: Row| {
             let wrong = |problem: String| rows.wrong(index, problem);
@@ -91,14 +92,18 @@ pub fn make(
                 Ok((cut, Some(text.label), encode_labelled(&text)))
             }
         };
-        in_order(rows, preference, |(cut, of_row, record)| {
-            if let Some(of_row) = of_row {
-                labels_differ |= *label.get_or_insert(of_row) != of_row;
-            }
-            facts.truncated += u64::from(cut);
-            making.writer.add(&record)?;
-            making.done()
-        })?;
+        in_order(
+            rows,
+            &mut making,
+            preference,
+            |writer, (cut, of_row, record)| {
+                if let Some(of_row) = of_row {
+                    labels_differ |= *label.get_or_insert(of_row) != of_row;
+                }
+                facts.truncated += u64::from(cut);
+                Ok(writer.add(&record)?)
+            },
+        )?;
     }
     if let (Some((rows, _)), Some(label), false) = (data.first(), label, labels_differ) {
         return Err(MakeError::Data(DataError::Source {

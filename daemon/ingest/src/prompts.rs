@@ -72,26 +72,32 @@ impl Prompts {
             let (text, ids) = rendered.map_err(|e| rows.wrong(index, e))?;
             Ok((index, row.domain, text, ids))
         };
-        in_order(rows, prompt, |(index, domain, text, ids)| {
-            let tokens = ids.len();
-            if lengths
-                .max_prompt_length
-                .is_some_and(|max| tokens > max as usize)
-            {
-                facts.left_out += 1;
-            } else if lengths
-                .positions
-                .is_some_and(|positions| tokens as u64 >= positions)
-            {
-                let (_, _, count) = too_long.get_or_insert((index, tokens, 0));
-                *count += 1;
-            } else {
-                facts.length_max = facts.length_max.max(tokens as u32);
-                *facts.domains.entry(domain).or_default() += 1;
-                making.writer.add(&encode(index, &ids, &text))?;
-            }
-            making.done()
-        })?;
+        making.of(rows.bytes());
+        in_order(
+            rows,
+            &mut making,
+            prompt,
+            |writer, (index, domain, text, ids)| {
+                let tokens = ids.len();
+                if lengths
+                    .max_prompt_length
+                    .is_some_and(|max| tokens > max as usize)
+                {
+                    facts.left_out += 1;
+                } else if lengths
+                    .positions
+                    .is_some_and(|positions| tokens as u64 >= positions)
+                {
+                    let (_, _, count) = too_long.get_or_insert((index, tokens, 0));
+                    *count += 1;
+                } else {
+                    facts.length_max = facts.length_max.max(tokens as u32);
+                    *facts.domains.entry(domain).or_default() += 1;
+                    writer.add(&encode(index, &ids, &text))?;
+                }
+                Ok(())
+            },
+        )?;
         if let (Some(too_long), Some(positions)) = (too_long, lengths.positions) {
             return Err(beyond(rows, too_long, positions).into());
         }

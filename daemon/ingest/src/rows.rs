@@ -51,7 +51,9 @@ impl Rows {
         let mut facts = RowsFacts::default();
         let mut known = BTreeMap::new();
         let mut failed = None;
-        let read = dataset::read(source, files, |file, line, row| {
+        let (place, mut told) = (dataset::ReadBytes::default(), 0);
+        making.of(dataset::bytes(files)?);
+        let read = dataset::read(source, files, &place, |file, line, row| {
             while facts.firsts.len() <= file {
                 facts.firsts.push(making.writer.len());
             }
@@ -64,7 +66,8 @@ impl Rows {
             let written = encode(line, domain, &row)
                 .and_then(|record| making.writer.add(&record))
                 .map_err(MakeError::from)
-                .and_then(|()| making.done());
+                .and_then(|()| making.done(place.get() - told));
+            told = place.get();
             written.map_err(|error| {
                 // The reading ends with this; what is reported is the error itself.
                 failed = Some(error);
@@ -128,12 +131,23 @@ impl Rows {
 
     /// The row at `index`.
     pub fn row(&self, index: u64) -> Result<Row, SetError> {
+        Ok(self.row_and_bytes(index)?.1)
+    }
+
+    /// The row at `index`, and the bytes of its record.
+    pub(crate) fn row_and_bytes(&self, index: u64) -> Result<(u64, Row), SetError> {
         let record = self.set.record(index)?;
         let mut fields = Fields::new(&record);
         let row = fields
             .take(HEAD_BYTES)
             .and_then(|_| postcard::from_bytes(fields.rest()).ok());
+        let row = row.map(|row| (record.len() as u64, row));
         row.ok_or_else(|| self.set.fault("a row of it cannot be read"))
+    }
+
+    /// Bytes of all rows as they are kept here.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.set.data_bytes()
     }
 
     /// The end of the part from `first` on that has at most so many rows and bytes, and one row at

@@ -72,6 +72,7 @@ pub fn make_documents(
     key: &Key,
     mut making: Making<'_>,
 ) -> Result<(), MakeError> {
+    making.of(data.iter().map(Rows::bytes).sum());
     for rows in data {
         let document = |index, row: Row| {
             let text = required(&row, &row.text, "text", rows, index)?;
@@ -79,9 +80,8 @@ pub fn make_documents(
             ids.push(tokenizer.eos_id());
             Ok(bytes(&ids))
         };
-        in_order(rows, document, |record| {
-            making.writer.add(&record)?;
-            making.done()
+        in_order(rows, &mut making, document, |writer, record| {
+            Ok(writer.add(&record)?)
         })?;
     }
     Ok(making.writer.finish(key, &())?)
@@ -98,15 +98,21 @@ pub fn make_sequences(
     mut making: Making<'_>,
 ) -> Result<(), MakeError> {
     let mut facts = SequencesFacts::default();
+    making.of(data.iter().map(|taught| taught.rows.bytes()).sum());
     for taught in data {
         let sequence = |index, row: Row| Ok(sequence(taught, index, &row, tokenizer, max_length)?);
-        in_order(taught.rows, sequence, |(record, of_row)| {
-            facts.add(&of_row);
-            if let Some(record) = record {
-                making.writer.add(&record)?;
-            }
-            making.done()
-        })?;
+        in_order(
+            taught.rows,
+            &mut making,
+            sequence,
+            |writer, (record, of_row)| {
+                facts.add(&of_row);
+                if let Some(record) = record {
+                    writer.add(&record)?;
+                }
+                Ok(())
+            },
+        )?;
     }
     if making.writer.is_empty() {
         let names: Vec<&str> = data.iter().map(|taught| taught.rows.name()).collect();

@@ -139,9 +139,9 @@ fn who_leaves_ends_the_child() {
     fs::write(&path, lines(200_000)).unwrap();
     let sets = folder(dir.path(), "sets", child("ingest-child"));
     let mut heard = 0;
-    let left = sets.get(&rows(&path), &Whole, &mut |rows| {
-        heard = rows;
-        rows == 0
+    let left = sets.get(&rows(&path), &Whole, &mut |done| {
+        heard = done.rows;
+        done.rows == 0
     });
     assert!(matches!(left, Err(GetError::Make(MakeError::Unwanted))));
     assert!(

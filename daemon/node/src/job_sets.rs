@@ -292,7 +292,11 @@ impl<'a> JobSets<'a> {
             hashes: &self.ingest.hashes,
             reading: self.reading,
         };
-        let watch = &mut |rows| self.reading.rows(rows).is_ok();
+        let doing = match request {
+            Request::Rows { .. } => "reading",
+            _ => "tokenising",
+        };
+        let watch = &mut |done| self.reading.set(doing, done).is_ok();
         let got = self.ingest.sets.get(request, &contents, watch);
         self.reading.wanted()?;
         got.map_err(SetsError::Get)

@@ -50,17 +50,7 @@ fn head(job: &Job, model: usize) -> Head {
 impl LoadedJob {
     /// Opens a job that has not begun; the data that its stages will make is checked as far as
     /// possible. Blocks: reads, tokenises and compiles. Errors name the key, file or plugin.
-    /// `recorded` has the reward versions that are known.
-    pub(crate) fn open(
-        job: Job,
-        rewards: &Rewards,
-        recorded: &Recorded,
-        ingest: &Ingest,
-    ) -> Result<LoadedJob, LoadError> {
-        LoadedJob::read(job, rewards, recorded, ingest, &Reading::default())
-    }
-
-    /// Opens a job as [`LoadedJob::open`] does, and reports the progress to `reading`.
+    /// `recorded` has the reward versions that are known; the progress is reported to `reading`.
     pub(crate) fn read(
         job: Job,
         rewards: &Rewards,

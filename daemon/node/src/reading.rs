@@ -1,33 +1,67 @@
 //! The reading of a job's files for a client: its progress, and whether a client still waits for
 //! it.
 
+use r1d_ingest::Done;
 use r1d_proto::control::Activity;
+use r1d_proto::world::SharedClock;
 use r1d_rewards::Abandoned;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A handle shared by the reader and those who wait for it.
 #[derive(Clone)]
 pub(crate) struct Reading(Arc<ReadingState>);
 
 struct ReadingState {
-    /// What is done now, and the rows of it that are done.
-    at: Mutex<(Activity, u64)>,
+    /// The part that is read now, and the token set that is made for it.
+    at: Mutex<(Activity, Option<SetAt>)>,
     unwanted: Abandoned,
+    clock: SharedClock,
+}
+
+/// How far a token set is.
+struct SetAt {
+    /// What happens to its rows: `reading`, `tokenising`.
+    doing: &'static str,
+    /// When it was heard of first, and the bytes that were done then.
+    first: (Duration, u64),
+    done: Done,
+}
+
+impl SetAt {
+    /// What is done, how fast, and what that leaves to do.
+    fn shown(&self, now: Duration) -> String {
+        let Done {
+            rows,
+            bytes,
+            bytes_total,
+        } = self.done;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let (begun, before) = self.first;
+        let elapsed = now.saturating_sub(begun).as_secs_f64();
+        let pace = bytes.saturating_sub(before) as f64 / elapsed;
+        let left = bytes_total.saturating_sub(bytes) as f64 / pace;
+        let far = format!(
+            "{} row {rows}, {:.1} of {:.1} MB",
+            self.doing,
+            mb(bytes),
+            mb(bytes_total)
+        );
+        if !left.is_finite() {
+            return far;
+        }
+        let left = match left.ceil() as u64 {
+            left @ 0..=119 => format!("{left} s"),
+            left => format!("{} min", left.div_ceil(60)),
+        };
+        format!("{far}, {:.1} MB/s, {left} left", pace / 1e6)
+    }
 }
 
 /// The reading ends because no client waits for it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client that asked for it has left")]
 pub(crate) struct Unwanted;
-
-impl Default for Reading {
-    fn default() -> Self {
-        Reading(Arc::new(ReadingState {
-            at: Mutex::new((activity("waiting for its turn", 0, 1), 0)),
-            unwanted: Abandoned::default(),
-        }))
-    }
-}
 
 fn activity(doing: &str, done: u64, total: u64) -> Activity {
     Activity {
@@ -39,18 +73,43 @@ fn activity(doing: &str, done: u64, total: u64) -> Activity {
 }
 
 impl Reading {
+    /// A reading that has not begun.
+    pub(crate) fn new(clock: SharedClock) -> Reading {
+        Reading(Arc::new(ReadingState {
+            at: Mutex::new((activity("waiting for its turn", 0, 1), None)),
+            unwanted: Abandoned::default(),
+            clock,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Activity, Option<SetAt>)> {
+        self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reports what is done now, when `done` of `total` parts are finished. An error means that the
     /// rest is not wanted.
     pub(crate) fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
-        *self.0.at.lock().unwrap_or_else(PoisonError::into_inner) =
-            (activity(doing, done as u64, total as u64), 0);
+        *self.state() = (activity(doing, done as u64, total as u64), None);
         self.wanted()
     }
 
-    /// Reports how many rows of the present part are done. An error means that the rest is not
-    /// wanted.
-    pub(crate) fn rows(&self, rows: u64) -> Result<(), Unwanted> {
-        self.0.at.lock().unwrap_or_else(PoisonError::into_inner).1 = rows;
+    /// Reports how far a token set of the present part is; `doing` is what happens to its rows. An
+    /// error means that the rest is not wanted.
+    pub(crate) fn set(&self, doing: &'static str, done: Done) -> Result<(), Unwanted> {
+        let (_, set) = &mut *self.state();
+        let is_same = |set: &&mut SetAt| set.doing == doing && set.done.bytes <= done.bytes;
+        match set.as_mut().filter(is_same) {
+            // Its maker has not begun.
+            _ if done.rows == 0 => *set = None,
+            Some(set) => set.done = done,
+            None => {
+                *set = Some(SetAt {
+                    doing,
+                    first: (self.0.clock.now(), done.bytes),
+                    done,
+                });
+            }
+        }
         self.wanted()
     }
 
@@ -64,10 +123,10 @@ impl Reading {
     }
 
     pub(crate) fn now(&self) -> Activity {
-        let at = self.0.at.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut now, rows) = at.clone();
-        if rows > 0 {
-            now.doing = format!("{}, row {rows}", now.doing);
+        let (part, set) = &*self.state();
+        let mut now = part.clone();
+        if let Some(set) = set {
+            now.doing = format!("{}: {}", now.doing, set.shown(self.0.clock.now()));
         }
         now
     }
@@ -100,17 +159,74 @@ impl Drop for Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_proto::world::Clock;
+
+    /// A clock that is set by hand, in milliseconds.
+    #[derive(Default)]
+    struct Hand(Mutex<u64>);
+
+    impl Clock for Hand {
+        fn now(&self) -> Duration {
+            Duration::from_millis(*self.0.lock().unwrap())
+        }
+
+        fn unix(&self) -> Duration {
+            self.now()
+        }
+    }
 
     #[test]
     fn a_reading_ends_when_nobody_waits_for_it() {
-        let reading = Reading::default();
+        let reading = Reading::new(Arc::new(Hand::default()));
         let wanted = reading.until_dropped();
         assert_eq!(reading.at("data set `train`", 1, 3), Ok(()));
         assert_eq!(reading.now(), activity("data set `train`", 1, 3));
-        assert_eq!(reading.rows(2048), Ok(()));
-        assert_eq!(reading.now(), activity("data set `train`, row 2048", 1, 3));
+        assert_eq!(reading.set("reading", Done::default()), Ok(()));
+        assert_eq!(reading.now(), activity("data set `train`", 1, 3));
         drop(wanted);
-        assert_eq!(reading.rows(4096), Err(Unwanted));
+        assert_eq!(reading.set("reading", Done::default()), Err(Unwanted));
         assert_eq!(reading.at("data set `test`", 2, 3), Err(Unwanted));
+    }
+
+    #[test]
+    fn a_set_is_shown_with_its_pace_and_the_time_left() {
+        let clock = Arc::new(Hand::default());
+        let reading = Reading::new(clock.clone());
+        let shown = |at_ms: u64, doing: &'static str, rows: u64, bytes: u64| {
+            *clock.0.lock().unwrap() = at_ms;
+            let bytes_total = 2_000_000_000;
+            let done = Done {
+                rows,
+                bytes,
+                bytes_total,
+            };
+            reading.set(doing, done).unwrap();
+            reading.now().doing
+        };
+        reading.at("data set `train`", 1, 3).unwrap();
+        assert_eq!(
+            shown(5000, "reading", 1024, 2_000_000),
+            "data set `train`: reading row 1024, 2.0 of 2000.0 MB"
+        );
+        assert_eq!(
+            shown(6000, "reading", 2048, 4_000_000),
+            "data set `train`: reading row 2048, 4.0 of 2000.0 MB, 2.0 MB/s, 17 min left"
+        );
+        assert_eq!(
+            shown(7000, "reading", 500_000, 1_002_000_000),
+            "data set `train`: reading row 500000, 1002.0 of 2000.0 MB, 500.0 MB/s, 2 s left"
+        );
+        assert_eq!(
+            shown(8000, "tokenising", 1024, 2_000_000),
+            "data set `train`: tokenising row 1024, 2.0 of 2000.0 MB",
+            "another set has a pace of its own"
+        );
+        assert_eq!(
+            shown(9000, "tokenising", 2048, 2_000_000),
+            "data set `train`: tokenising row 2048, 2.0 of 2000.0 MB",
+            "no pace, no time left"
+        );
+        reading.at("data set `test`", 2, 3).unwrap();
+        assert_eq!(reading.now().doing, "data set `test`");
     }
 }

@@ -9,6 +9,7 @@ use crate::context::NodeContext;
 use crate::job_log::JobLog;
 use crate::load_error::LoadError;
 use crate::loaded_job::LoadedJob;
+use crate::reading::Reading;
 use crate::reward_versions::{Recorded, StepRef};
 use crate::tasks;
 use r1d_job::Job;
@@ -142,7 +143,8 @@ fn inputs(record: &JobRecord, node: &NodeContext) -> Result<Arc<LoadedJob>, Relo
     }
     let job = Job::parse(&record.submission.job_toml, Path::new("/")).map_err(LoadError::from)?;
     let recorded = Recorded::of(record);
-    let loaded_job = LoadedJob::open(job, &node.rewards, &recorded, &node.ingest)?;
+    let reading = Reading::new(node.clock.clone());
+    let loaded_job = LoadedJob::read(job, &node.rewards, &recorded, &node.ingest, &reading)?;
     Ok(Arc::new(loaded_job))
 }
 

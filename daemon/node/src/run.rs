@@ -134,10 +134,10 @@ impl Run {
             Run {
                 life,
                 id,
+                reading: Reading::new(run_context.node.clock.clone()),
                 run_context,
                 outputs,
                 log,
-                reading: Reading::default(),
                 loaded_job: None,
                 made: Arc::default(),
                 warned: BTreeSet::new(),

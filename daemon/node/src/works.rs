@@ -84,10 +84,14 @@ impl Works {
 
     /// Begins a work, in a task of its own.
     pub(crate) fn begin(&self, id: WorkId, work: Work) {
-        let (works, reading) = (self.clone(), Reading::default());
+        let (works, reading) = (self.clone(), self.reading());
         self.hand(id, reading.clone(), async move {
             works.until_answered(id, work, reading).await
         });
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::new(self.node.clock.clone())
     }
 
     /// Takes a work in hand until there is an answer, which is sent also where there is none.
@@ -358,7 +362,7 @@ mod tests {
     async fn a_work_that_panics_is_answered() {
         let node = TestNode::new();
         let works = &node.parts.works;
-        works.hand(7, Reading::default(), async { panic!("planted") });
+        works.hand(7, works.reading(), async { panic!("planted") });
         match node.report().await {
             Report::Answer { id: 7, answer } => {
                 assert_eq!(answer.unwrap_err().kind, ErrorKind::Internal);

@@ -4,8 +4,8 @@
 use crate::{file, golden, source};
 use r1d_ingest::make::Watch;
 use r1d_ingest::{
-    Contents, GetError, Key, Lengths, MakeError, Maker, Prompts, Rendering, Request, Rows, RowsRef,
-    SetError, TokenSet, TokenSets,
+    Contents, Done, GetError, Key, Lengths, MakeError, Maker, Prompts, Rendering, Request, Rows,
+    RowsRef, SetError, TokenSet, TokenSets,
 };
 use r1d_job::{DataSource, TemplateSource};
 use sha2::{Digest, Sha256};
@@ -110,8 +110,8 @@ fn a_set_is_made_once_shared_and_found_again() {
     let again =
         TokenSets::open(&dir.path().join("sets"), "build".into(), MAKER, BYTES_MAX).unwrap();
     let mut heard = 0;
-    let found = again.get(&request(&path), &Hashed, &mut |rows| {
-        heard += rows;
+    let found = again.get(&request(&path), &Hashed, &mut |done| {
+        heard += done.rows;
         false
     });
     assert_eq!((found.unwrap().len(), heard), (2, 0));
@@ -258,6 +258,44 @@ fn a_file_that_changes_while_it_is_read_makes_no_set() {
         "{error}"
     );
     assert!(names(dir.path()).is_empty());
+}
+
+/// Who waits for a set hears of its rows and bytes, of all bytes that there are to read.
+#[test]
+fn progress_is_told_in_rows_and_bytes() {
+    let (_dir, sets) = folder();
+    let (_data, path) = file("a.jsonl", &lines(&vec!["a prompt"; 10_000]));
+    let mut reading = Vec::new();
+    let rows = sets.get(&request(&path), &Hashed, &mut |done| {
+        reading.push(done);
+        true
+    });
+    let rows = rows.unwrap();
+    let mut tokenising = Vec::new();
+    let request = prompts(&rows, &path, TemplateSource::Plain, "2026-01-01");
+    let watch: Watch<'_> = &mut |done| {
+        tokenising.push(done);
+        true
+    };
+    sets.get(&request, &Hashed, watch).unwrap();
+    let file_bytes = std::fs::metadata(&path).unwrap().len();
+    for (told, bytes_total) in [(reading, file_bytes), (tokenising, rows.data_bytes())] {
+        let heard: Vec<u64> = told.iter().map(|done| done.rows).collect();
+        assert_eq!(heard, (1..10).map(|k| 1024 * k).collect::<Vec<_>>());
+        for Done {
+            rows,
+            bytes,
+            bytes_total: total,
+        } in told
+        {
+            let share = bytes_total as f64 * rows as f64 / 10_000.0;
+            assert_eq!(total, bytes_total);
+            assert!(
+                (bytes as f64 - share).abs() < 20_000.0,
+                "{bytes} of {total} at row {rows}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl Run {
     /// Opens the inputs, once for all attempts until a stage has made a data set that another
     /// reads.
     fn open(&mut self, context: &mut Context<Self>) {
-        let (number, reading) = (self.life.number(), Reading::default());
+        let clock = self.run_context.node.clock.clone();
+        let (number, reading) = (self.life.number(), Reading::new(clock));
         (self.loaded_job, self.reading) = (None, reading.clone());
         let (run_context, outputs, log, upkeep) = (
             self.run_context.clone(),
