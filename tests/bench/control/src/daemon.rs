@@ -194,22 +194,30 @@ impl Daemon {
 
     /// Processor time of the daemon alone, without its workers.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failed> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        self.time(11)
+    }
+
+    /// Processor time of the daemon's children that have ended.
+    pub(crate) fn children_time(&self) -> Result<Duration, Failed> {
+        self.time(13)
+    }
+
+    /// Two numbers of /proc/PID/stat behind the process's name, in user mode and in the kernel.
+    fn time(&self, first: usize) -> Result<Duration, Failed> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
         let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks = fields.split_whitespace().skip(first).take(2);
         let ticks: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
         Ok(Duration::from_secs_f64(ticks / TICKS))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A line of the daemon's memory, in MB: `VmRSS`, `VmHWM`.
     pub(crate) fn memory_mb(&self, line: &str) -> Result<f64, Failed> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let found = status
-            .lines()
-            .find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
-        let kb = found.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
-        kb.map(|kb| kb / 1024.0)
-            .ok_or_else(|| Failed(format!("no {line}")))
+        memory_mb(self.id(), line)
     }
 }
 
@@ -218,4 +226,15 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A line of a process's memory, in MB.
+pub(crate) fn memory_mb(process: u32, line: &str) -> Result<f64, Failed> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let found = status
+        .lines()
+        .find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+    let kb = found.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+    kb.map(|kb| kb / 1024.0)
+        .ok_or_else(|| Failed(format!("no {line}")))
 }

@@ -3,7 +3,6 @@
 use crate::figure::Failed;
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Writes a tokenizer, a model's configuration and forty rows into `dir`.
@@ -25,10 +24,7 @@ pub(crate) fn write(dir: &Path) -> Result<(), Failed> {
         tokenizers.join("generation_config.json"),
         r#"{"eos_token_id": 0}"#,
     )?;
-    let config = json!({"model_type": "qwen2", "vocab_size": 32, "hidden_size": 16,
-        "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2});
-    fs::write(dir.join("model.json"), config.to_string())?;
+    write_config(dir, 32)?;
     let row = |i: u32| {
         json!({"prompt": format!("{} {}", i % 10, i / 10), "reference": (i % 3).to_string(),
             "text": format!("{} {} {}", i % 7, i % 5, i % 3)})
@@ -37,23 +33,12 @@ pub(crate) fn write(dir: &Path) -> Result<(), Failed> {
     Ok(fs::write(dir.join("rows.jsonl"), rows)?)
 }
 
-/// Writes about `mb` million bytes of text, other than those of another seed.
-pub(crate) fn write_text(path: &Path, mb: u64, seed: u64) -> Result<(), Failed> {
-    let mut file = BufWriter::new(fs::File::create(path)?);
-    let (mut written, mut row) = (0, seed);
-    while written < mb * 1_000_000 {
-        row = row
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let digits = row.to_string().split("").collect::<Vec<_>>().join(" ");
-        let line = format!(
-            "{{\"reference\": \"0\", \"text\": \"{}\"}}\n",
-            [digits.trim(); 12].join(" ")
-        );
-        file.write_all(line.as_bytes())?;
-        written += line.len() as u64;
-    }
-    Ok(file.flush()?)
+/// Writes a model's configuration into `dir`.
+pub(crate) fn write_config(dir: &Path, vocab_size: usize) -> Result<(), Failed> {
+    let config = json!({"model_type": "qwen2", "vocab_size": vocab_size, "hidden_size": 16,
+        "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2});
+    Ok(fs::write(dir.join("model.json"), config.to_string())?)
 }
 
 fn head(dir: &Path, name: &str, seed: u64, data: &Path) -> String {

@@ -10,11 +10,14 @@ mod daemon;
 mod figure;
 mod inputs;
 mod ledgers;
+mod memory;
 mod parts;
+mod text;
 
 use clap::Parser;
 use daemon::Build;
 use figure::{Failed, Figure};
+use parts::Sizes;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
@@ -34,6 +37,12 @@ struct Options {
     /// Divides all sizes, for a quick look
     #[arg(long, value_name = "N", default_value_t = 1)]
     cut: u64,
+    /// Millions of bytes of text that the 8 jobs of `memory` read together [default: 2000, divided]
+    #[arg(long, value_name = "MB")]
+    text_mb: Option<u64>,
+    /// Ids of the tokenizer of `memory`
+    #[arg(long, value_name = "N", default_value_t = 32_000)]
+    ids: usize,
     /// Where state directories and data go; created if need be
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
@@ -67,12 +76,20 @@ fn run(options: &Options) -> Result<(), Failed> {
     if !options.plain {
         println!("{}", figure::HEADER);
     }
+    let cut = options.cut.max(1);
+    let sizes = Sizes {
+        cut,
+        text_mb: options.text_mb.unwrap_or(2000 / cut),
+        ids: options.ids,
+    };
     for part in parts::NAMES {
         if !options.parts.is_empty() && !options.parts.iter().any(|named| named == part) {
             continue;
         }
-        let of_base = base.as_ref().map(|base| of_base(part, base, options));
-        let figures = parts::measure(part, &build, options.cut.max(1), &options.dir)?;
+        let of_base = base
+            .as_ref()
+            .map(|base| of_base(part, base, sizes, options));
+        let figures = parts::measure(part, &build, sizes, &options.dir)?;
         for figure in figures {
             if options.plain {
                 println!("{}\t{}", figure.name, figure.value);
@@ -87,18 +104,23 @@ fn run(options: &Options) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The figures of the base: measured by its own program if it has one, so that what is measured in
-/// the program is the base's too; else by this one on the base's daemon.
-fn of_base(part: &str, base: &Build, options: &Options) -> Result<Vec<Figure>, Failed> {
+/// The figures of the base: what is measured in the program by the base's own program, and all else
+/// by this one on the base's daemon.
+fn of_base(
+    part: &str,
+    base: &Build,
+    sizes: Sizes,
+    options: &Options,
+) -> Result<Vec<Figure>, Failed> {
+    if !parts::IN_THE_PROGRAM.contains(&part) {
+        return parts::measure(part, base, sizes, &options.dir);
+    }
     let own = base.program("bench-control");
     if !own.is_file() {
-        if parts::IN_THE_PROGRAM.contains(&part) {
-            return Err(Failed("the base has no bench-control".into()));
-        }
-        return parts::measure(part, base, options.cut.max(1), &options.dir);
+        return Err(Failed("the base has no bench-control".into()));
     }
     let output = Command::new(own)
-        .args([part, "--plain", "--cut", &options.cut.to_string(), "--dir"])
+        .args([part, "--plain", "--cut", &sizes.cut.to_string(), "--dir"])
         .arg(&options.dir)
         .output()?;
     if !output.status.success() {

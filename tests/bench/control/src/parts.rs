@@ -2,7 +2,7 @@
 
 use crate::daemon::{Build, Daemon, Setup};
 use crate::figure::{Failed, Figure, quantile};
-use crate::{inputs, ledgers};
+use crate::{inputs, ledgers, memory};
 use r1d_ingest::{Order, Orders};
 use r1d_proto::control::{Request, Response, SampleSort, State};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
@@ -23,7 +23,7 @@ pub(crate) const IN_THE_PROGRAM: [&str; 1] = ["rows"];
 
 const JOBS: u64 = 10_000;
 const STEPS: u64 = 1_000_000;
-const BUSY_DEVICES: usize = 8;
+pub(crate) const BUSY_DEVICES: usize = 8;
 /// Time of a step of which there are 1,000 a minute.
 const STEP: Duration = Duration::from_millis(60);
 const WATCHERS: usize = 100;
@@ -32,26 +32,37 @@ const SUBMISSIONS: u64 = 300;
 const ROWS: u64 = 10_000_000;
 const SAMPLES_MB: u64 = 1000;
 const ROLLOUT_FILES: u64 = 10_000;
-const TEXT_MB: u64 = 2000;
 
 const IDLE: Setup = Setup {
     devices: 1,
     usable: false,
     delay: Duration::ZERO,
 };
-const BUSY: Setup = Setup {
+pub(crate) const BUSY: Setup = Setup {
     devices: BUSY_DEVICES,
     usable: true,
     delay: STEP,
 };
 
-/// Measures a part with all sizes divided by `cut`.
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    /// What all sizes but the next two are divided by.
+    pub(crate) cut: u64,
+    /// Millions of bytes of text that all jobs of `memory` read together.
+    pub(crate) text_mb: u64,
+    /// Ids of their tokenizer.
+    pub(crate) ids: usize,
+}
+
+/// Measures a part.
 pub(crate) fn measure(
     part: &str,
     build: &Build,
-    cut: u64,
+    sizes: Sizes,
     dir: &Path,
 ) -> Result<Vec<Figure>, Failed> {
+    let cut = sizes.cut;
     let dir = tempfile::Builder::new()
         .prefix("bench-control-")
         .tempdir_in(dir)?;
@@ -63,7 +74,7 @@ pub(crate) fn measure(
         "rows" => rows(cut, &dir),
         "samples" => samples(build, cut, &dir),
         "reuse" => reuse(build, cut, &dir),
-        "memory" => memory(build, cut, &dir),
+        "memory" => memory::measure(build, sizes, dir.path()),
         part => Err(Failed(format!("no part `{part}`"))),
     }
 }
@@ -351,49 +362,5 @@ fn reuse(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> 
     Ok(vec![
         Figure::ms("submit to the stage taken over", taken, Some(5000.0)),
         Figure::ms("the stage itself, by step", sampled / files as u32, None),
-    ])
-}
-
-/// Jobs over a tenth of much data, and over all of it: the daemon's memory is the same.
-fn memory(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> {
-    let mut figures = Vec::new();
-    for mb in [TEXT_MB / cut / 10, TEXT_MB / cut] {
-        let dir = tempfile::tempdir_in(dir.path())?;
-        figures.extend(memory_of(build, mb, dir.path())?);
-    }
-    Ok(figures)
-}
-
-fn memory_of(build: &Build, mb: u64, dir: &Path) -> Result<Vec<Figure>, Failed> {
-    inputs::write(dir)?;
-    let text = |seed: u64| dir.join(format!("text-{seed}.jsonl"));
-    for seed in 0..BUSY_DEVICES as u64 {
-        inputs::write_text(&text(seed), mb / BUSY_DEVICES as u64, seed + 1)?;
-    }
-    let mut daemon = Daemon::start(build, dir, BUSY)?;
-    let begun = Instant::now();
-    let mut jobs = Vec::new();
-    for seed in 0..BUSY_DEVICES as u64 {
-        jobs.push(daemon.submit(inputs::pretrain(dir, &text(seed), seed, 1_000_000))?);
-    }
-    let submitted = begun.elapsed();
-    for job in jobs {
-        daemon.wait("ten steps", Duration::from_millis(20), |daemon| {
-            let stages = daemon.status(&job)?.stages;
-            Ok(stages.iter().any(|stage| stage.step >= 10).then_some(()))
-        })?;
-    }
-    let of = format!("{BUSY_DEVICES} jobs over {mb} MB of text");
-    let most = daemon.memory_mb("VmHWM")?;
-    let pace = mb as f64 / submitted.as_secs_f64();
-    Ok(vec![
-        Figure::new(&format!("{of}, most memory"), most, "MB", Some(200.0)),
-        Figure::new(
-            &format!("{of}, memory at the end"),
-            daemon.memory_mb("VmRSS")?,
-            "MB",
-            None,
-        ),
-        Figure::new(&format!("{of}, read and tokenised"), pace, "MB/s", None),
     ])
 }
