@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cuda/*.cu` | the kernels, as text |
 //! | `driver` | the CUDA driver: modules, launches, a stream, graphs |
-//! | `nvrtc`, `code` | text → code for one GPU |
+//! | `nvrtc`, `code`, `cache` | text → code for one GPU; compiled code on disk |
 //! | `blas` | matrix products of cuBLAS on the same stream |
 //! | `gpu` | a device with all of these |
 //! | `decode` | the operations of a decoding step, on tensors whose shapes are checked |
@@ -19,6 +19,7 @@
 
 mod attention;
 mod blas;
+mod cache;
 mod code;
 mod decode;
 mod driver;
@@ -32,6 +33,7 @@ mod operands;
 mod train;
 
 pub use attention::{Attention, AttentionSizes, Rotation, Scratch};
+pub use cache::keep_compiled_in;
 pub use decode::{Cut, DecodeKernels, Draw, Few, kept_bytes};
 pub use driver::Graph;
 pub use error::{KernelError, Result};

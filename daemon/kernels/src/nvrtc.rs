@@ -1,5 +1,6 @@
 //! NVRTC, the compiler of CUDA text at run time.
 
+use crate::cache;
 use crate::driver::{function, open_library};
 use crate::error::{KernelError, Result};
 use libloading::os::unix::Library;
@@ -13,7 +14,11 @@ const NEIGHBOUR: &str = "libcublas.so.13";
 /// What the name of the compiler's builtins begins with.
 const BUILTINS: &str = "libnvrtc-builtins.so.13.";
 
+/// What every text is compiled with.
+const OPTIONS: [&str; 2] = ["--gpu-architecture=sm_90a", "--std=c++17"];
+
 type Program = *mut c_void;
+type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
 
 /// The compiler.
 pub struct Nvrtc {
@@ -31,6 +36,8 @@ pub struct Nvrtc {
     log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     code_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     code: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    /// Major and minor number, as text.
+    version: String,
 }
 
 /// A program under compilation, destroyed when it is dropped.
@@ -76,7 +83,9 @@ impl Nvrtc {
         })?;
         // SAFETY: the signatures are those of nvrtc.h.
         unsafe {
+            let version = function(library, NAME, "nvrtcVersion")?;
             Ok(Nvrtc {
+                version: version_of(version)?,
                 create: function(library, NAME, "nvrtcCreateProgram")?,
                 compile: function(library, NAME, "nvrtcCompileProgram")?,
                 destroy: function(library, NAME, "nvrtcDestroyProgram")?,
@@ -88,14 +97,31 @@ impl Nvrtc {
         }
     }
 
-    /// Compiles `text` for Hopper (`sm_90a`) with these definitions (`NAME=VALUE`); returns the
-    /// code that the driver loads.
+    /// Compiles `text` for Hopper (`sm_90a`) with these definitions (`NAME=VALUE`), or finds it
+    /// compiled ([`keep_compiled_in`](crate::keep_compiled_in)); returns the code that the driver
+    /// loads.
     pub fn compile(
         &self,
         file: &'static str,
         text: &str,
         definitions: &[String],
     ) -> Result<Vec<u8>> {
+        let defined = definitions
+            .iter()
+            .map(|one| format!("--define-macro={one}"));
+        let options: Vec<String> = OPTIONS
+            .map(str::to_owned)
+            .into_iter()
+            .chain(defined)
+            .collect();
+        let parts: Vec<&[u8]> = [self.version.as_bytes(), file.as_bytes(), text.as_bytes()]
+            .into_iter()
+            .chain(options.iter().map(String::as_bytes))
+            .collect();
+        cache::compiled(&parts, || self.compile_anew(file, text, &options))
+    }
+
+    fn compile_anew(&self, file: &'static str, text: &str, options: &[String]) -> Result<Vec<u8>> {
         let text = CString::new(text).unwrap_or_default();
         let name = CString::new(file).unwrap_or_default();
         let mut program = null_mut();
@@ -114,14 +140,9 @@ impl Nvrtc {
             nvrtc: self,
             program,
         };
-        let options = ["--gpu-architecture=sm_90a", "--std=c++17"].map(str::to_owned);
-        let defined = definitions
-            .iter()
-            .map(|one| format!("--define-macro={one}"));
         let options: Vec<CString> = options
-            .into_iter()
-            .chain(defined)
-            .map(|option| CString::new(option).unwrap_or_default())
+            .iter()
+            .map(|option| CString::new(option.as_str()).unwrap_or_default())
             .collect();
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         // SAFETY: the options live through the call; there are as many as it is told.
@@ -166,6 +187,13 @@ impl Compilation<'_> {
         })?;
         Ok(text)
     }
+}
+
+fn version_of(version: Version) -> Result<String> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the pointers are to integers that live through the call.
+    check("nvrtcVersion", unsafe { version(&mut major, &mut minor) })?;
+    Ok(format!("{major}.{minor}"))
 }
 
 fn check(call: &'static str, status: c_int) -> Result<()> {

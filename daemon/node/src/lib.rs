@@ -264,6 +264,7 @@ fn worker_commands(setup: &Setup, lock: &WorkersLock) -> Result<Vec<WorkerComman
             threads: devices::worker_threads(device, setup.torch.threads),
             mkl_intel_kernels: setup.torch.mkl_intel_kernels,
             own_kernels: setup.torch.own_kernels,
+            kernels: setup.layout.kernels(),
             torch_lib: setup.torch.lib.clone(),
             lock: lock.into(),
         })

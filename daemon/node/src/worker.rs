@@ -64,6 +64,8 @@ pub(crate) struct WorkerCommand {
     pub threads: u32,
     pub mkl_intel_kernels: bool,
     pub own_kernels: bool,
+    /// Where workers keep compiled kernels.
+    pub kernels: PathBuf,
     /// libtorch's directory, if it is not the one that the worker was linked against.
     pub torch_lib: Option<PathBuf>,
     /// Every worker, and every probe, holds this lock as its standard output
@@ -324,6 +326,7 @@ impl Worker {
             threads,
             mkl_intel_kernels,
             own_kernels,
+            kernels,
             ..
         } = &self.worker_command;
         let mut command = self.worker_command.command()?;
@@ -337,7 +340,9 @@ impl Worker {
         if *mkl_intel_kernels {
             command.arg("--mkl-intel-kernels");
         }
-        if !own_kernels {
+        if *own_kernels {
+            command.arg("--kernels").arg(kernels);
+        } else {
             command.arg("--no-own-kernels");
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));

@@ -6,6 +6,7 @@
 //! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
 //! | `ledger.redb` | the ledger |
 //! | `cache/` | compiled plugins |
+//! | `kernels/` | compiled kernels of GPUs: made again where one is missing |
 //! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
 //! | `token-sets/` | what jobs read, tokenised: made again where it is missing |
 //! | `jobs/<id>/` | everything that a job writes |
@@ -36,10 +37,11 @@ use std::path::{Path, PathBuf};
 /// The ledger's name in a state directory.
 pub const LEDGER_FILE: &str = "ledger.redb";
 /// The directories in a state directory.
-pub const OWN_DIRECTORIES: [&str; 4] = [JOBS, PLUGINS, CACHE, TOKEN_SETS];
+pub const OWN_DIRECTORIES: [&str; 5] = [JOBS, PLUGINS, CACHE, KERNELS, TOKEN_SETS];
 const JOBS: &str = "jobs";
 const PLUGINS: &str = "plugins";
 const CACHE: &str = "cache";
+const KERNELS: &str = "kernels";
 const TOKEN_SETS: &str = "token-sets";
 
 /// Steps whose traces are in one file.
@@ -85,6 +87,11 @@ impl StateLayout {
     /// The directory of compiled plugins.
     pub fn cache(&self) -> PathBuf {
         self.root.join(CACHE)
+    }
+
+    /// The directory of compiled kernels of GPUs.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join(KERNELS)
     }
 
     /// The folder of token sets.

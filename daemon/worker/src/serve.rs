@@ -19,6 +19,7 @@ use r1d_proto::worker::{
 };
 use r1d_proto::world::SystemClock;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -43,6 +44,9 @@ pub(crate) struct ServeArguments {
     /// Decode by libtorch's operations, also where r1d has kernels of its own.
     #[arg(long)]
     no_own_kernels: bool,
+    /// Keep compiled kernels in this directory.
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
     /// Progress is reported at most this often.
     #[arg(long, value_name = "MS", default_value_t = 250, hide = true)]
     progress_interval_ms: u64,
@@ -64,6 +68,9 @@ pub(crate) enum ServeError {
 pub(crate) fn run(arguments: ServeArguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
     r1d_torch::mkl::use_intel_kernels(arguments.mkl_intel_kernels);
     r1d_torch::memory::keep_freed(KEPT_MAX_BYTES);
+    if let Some(dir) = &arguments.kernels {
+        r1d_kernels::keep_compiled_in(dir);
+    }
     let device = open(&arguments.device)?;
     let clock = SystemClock::shared();
     let thread = DeviceThread::start().map_err(ServeError::Thread)?;

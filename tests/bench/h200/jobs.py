@@ -37,6 +37,7 @@ MODELS = {
         num_attention_heads=12,
         initializer_range=0.13,
     ),
+    "MLA": json.loads((ROOT / "tests/bench/h200/decode_mla/model.json").read_text()),
     "tiny": QWEN2
     | dict(
         vocab_size=600,

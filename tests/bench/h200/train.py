@@ -2,15 +2,16 @@
 from random weights of the same shape, with float32 masters and AdamW on both sides.
 
     python tests/bench/h200/train.py [--build NAME=DIRECTORY ...] [--models 0.5B 1.5B]
-        [--batches 8 16] [--peers eager compile] [--steps 8] [--tiny]
+        [--batches 8 16] [--length 2048] [--peers eager compile] [--steps 8] [--tiny]
 
 A build is a directory with r1d, r1ctl, r1d-worker and plugins/; target/release where none is named.
-A batch is that many sequences of 2,048 tokens, packed, in bfloat16. transformers keeps its weights
-in float32 under autocast, with SDPA and torch's fused AdamW, in micro-batches of the most sequences
-of which a power of two fits. JSON lines: tokens a second of the median of all updates but the
-first two, the share of the measured rate of a bfloat16 product that 6 × parameters × tokens is (of
-both sides alike; attention's products are not counted), the last loss, the most memory that
-nvidia-smi saw."""
+A batch is that many sequences of `--length` tokens, packed, in bfloat16. transformers keeps its
+weights in float32 under autocast, with SDPA, grouped products of experts and torch's fused AdamW, in
+micro-batches of the most sequences of which a power of two fits. JSON lines: tokens a second of the
+median of all updates but the first two, the share of the measured rate of a bfloat16 product that
+6 × parameters × tokens is (of both sides alike; of experts those count that a token goes through;
+attention's products are not counted), the last loss, the most memory that nvidia-smi saw. `MLA` is
+the model of decode_mla: 4.85 B parameters with latent attention and experts."""
 
 import argparse
 import json
@@ -26,6 +27,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--build", action="append", help="NAME=DIRECTORY")
 parser.add_argument("--models", nargs="+", default=["0.5B", "1.5B"])
 parser.add_argument("--batches", nargs="+", type=int, default=[8, 16])
+parser.add_argument("--length", type=int, default=2048)
 parser.add_argument("--peers", nargs="*", default=["eager", "compile"])
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--settings", nargs="*", default=[""], help="lines of the stage, tried in turn")
@@ -34,7 +36,7 @@ arguments = parser.parse_args()
 builds = dict(
     build.split("=", 1) for build in arguments.build or [f"target={jobs.ROOT / 'target/release'}"]
 )
-LENGTH = 64 if arguments.tiny else 2048
+LENGTH = 64 if arguments.tiny else arguments.length
 MODELS = ["tiny"] if arguments.tiny else arguments.models
 
 PEER = """
@@ -43,9 +45,14 @@ config, texts, batch, length, steps, how = json.loads(sys.argv[1]), sys.argv[2],
 device = "cuda" if torch.cuda.is_available() else "cpu"
 torch.manual_seed(0)
 torch.set_float32_matmul_precision("high")
-config = transformers.Qwen2Config(**{k: v for k, v in config.items() if k not in ("architectures", "model_type")})
+fields = {k: v for k, v in config.items() if k not in ("architectures", "model_type")}
+experts = config.get("n_routed_experts") or 0
+chosen = config["num_experts_per_tok"] / experts if experts else 1
+how_experts = dict(experts_implementation="grouped_mm") if experts else {}
+config = transformers.AutoConfig.for_model(config["model_type"], **fields)
 with torch.device(device):
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32, **how_experts)
+at_work = sum(p.numel() * (chosen if ".experts." in name else 1) for name, p in model.named_parameters())
 model.train()
 call = torch.compile(model) if how == "compile" else model
 optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda")
@@ -75,7 +82,7 @@ while True:
         optimiser.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         micro //= 2
-print(json.dumps(dict(times=times, loss=loss.item(), micro_batch=micro, parameters=sum(p.numel() for p in model.parameters()))))
+print(json.dumps(dict(times=times, loss=loss.item(), micro_batch=micro, parameters=round(at_work))))
 """
 
 RATE = """
