@@ -162,7 +162,9 @@ def compare(folder, model, batch, rate):
         shown(model, batch, who, times, parameters, rate, **found, memory_mib=memory.most)
     for setting in arguments.settings:
         for build, binaries in builds.items():
-            lines, end, memory, why = jobs.run(binaries, folder, job(folder, batch, setting))
+            lines, end, memory, why = jobs.run(
+                binaries, folder, job(folder, batch, setting), until=arguments.steps
+            )
             who = " ".join(["r1d", build, setting]).strip()
             if len(lines) < 3:
                 say(model=model, batch=batch, who=who, end=end, why=why)
