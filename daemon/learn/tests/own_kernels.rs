@@ -36,6 +36,15 @@ fn config(layers: u32, hidden: u32, heads: u32, width: u32, vocab: u32) -> Strin
     )
 }
 
+/// The model of the decoding bench, with latent attention and experts: 4.85 B parameters in 12
+/// layers.
+fn latent(layers: u32) -> String {
+    let config = include_str!("../../../tests/bench/h200/decode_mla/model.json");
+    let [of, to] = [12, layers].map(|layers| format!("\"num_hidden_layers\": {layers}"));
+    assert!(config.contains(&of));
+    config.replace(&of, &to)
+}
+
 fn kernels(device: Device) -> Arc<TrainKernels> {
     Arc::new(TrainKernels::open(device).unwrap())
 }
@@ -420,28 +429,37 @@ fn attention() {
 #[test]
 #[ignore = "prints times, and needs a GPU"]
 fn where_an_update_goes() {
-    for own in [false, true] {
-        let model = model(&qwen(24), own, false);
-        phases(&model, own);
-        let mut trainer = Trainer::new(
-            &model,
-            &optimiser(1e-5),
-            NO_ROUTER_TRAINING,
-            TOKENS as u32,
-            false,
-        )
-        .unwrap();
-        let batch = Supervise {
-            step: 0,
-            sequences: text(3, &[2049; TEXTS as usize]),
-        };
-        let mut loss = 0.0;
-        let ms = time(2, || {
-            loss = trainer.supervise(&model, &batch).unwrap()["loss"]
-        });
-        let rate = TOKENS as f64 / ms;
-        println!("update, own {own}: {ms:.1} ms, {rate:.1} k tok/s, loss {loss:.4}");
-    }
+    update(&qwen(24), false);
+    update(&qwen(24), true);
+}
+
+#[test]
+#[ignore = "prints times, and needs a GPU"]
+fn where_an_update_goes_with_experts() {
+    update(&latent(12), true);
+}
+
+fn update(config: &str, own: bool) {
+    let model = model(config, own, false);
+    phases(&model, own);
+    let mut trainer = Trainer::new(
+        &model,
+        &optimiser(1e-5),
+        NO_ROUTER_TRAINING,
+        TOKENS as u32,
+        false,
+    )
+    .unwrap();
+    let batch = Supervise {
+        step: 0,
+        sequences: text(3, &[2049; TEXTS as usize]),
+    };
+    let mut loss = 0.0;
+    let ms = time(2, || {
+        loss = trainer.supervise(&model, &batch).unwrap()["loss"]
+    });
+    let rate = TOKENS as f64 / ms;
+    println!("update, own {own}: {ms:.1} ms, {rate:.1} k tok/s, loss {loss:.4}");
 }
 
 /// Prints the parts of an update on their own, each waited for.
@@ -449,8 +467,8 @@ fn phases(model: &CausalLm, own: bool) {
     model.set_requires_grad(true);
     let device = model.device();
     let mut optimiser = Optimiser::new(model.parameters(), &optimiser(1e-5)).unwrap();
-    let ids = Tensor::randint(150_000, [TOKENS], (Kind::Int64, device));
-    let targets = Tensor::randint(150_000, [TOKENS], (Kind::Int64, device));
+    let ids = Tensor::randint(30_000, [TOKENS], (Kind::Int64, device));
+    let targets = Tensor::randint(30_000, [TOKENS], (Kind::Int64, device));
     let packed = Packed::new(ids, vec![TOKENS / TEXTS; TEXTS as usize]);
     let mut times: BTreeMap<&str, f64> = BTreeMap::new();
     for _ in 0..4 {
@@ -498,7 +516,18 @@ fn phases(model: &CausalLm, own: bool) {
 #[test]
 #[ignore = "for a profiler, and needs a GPU"]
 fn one_update_of_two_layers() {
-    let model = model(&qwen(2), true, false);
+    one_update(&qwen(2));
+}
+
+/// One update of three layers with latent attention, two of them with experts, for a profiler.
+#[test]
+#[ignore = "for a profiler, and needs a GPU"]
+fn one_update_with_experts() {
+    one_update(&latent(3));
+}
+
+fn one_update(config: &str) {
+    let model = model(config, true, false);
     let settings = optimiser(1e-5);
     let mut trainer =
         Trainer::new(&model, &settings, NO_ROUTER_TRAINING, TOKENS as u32, false).unwrap();
