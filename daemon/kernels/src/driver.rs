@@ -17,6 +17,8 @@ const STREAM_DEFAULT: c_uint = 0;
 /// Only calls of the capturing thread are checked for what a capture forbids.
 const CAPTURE_THREAD_LOCAL: c_int = 1;
 const ATTRIBUTE_PROGRAMMATIC_SERIALIZATION: c_uint = 6;
+/// The memory counts as pinned in every context.
+const REGISTER_PORTABLE: c_uint = 1;
 
 /// `CUlaunchAttribute`.
 #[repr(C)]
@@ -61,6 +63,8 @@ pub(crate) struct Driver {
     graph_launch: unsafe extern "C" fn(Pointer, Pointer) -> Status,
     graph_exec_destroy: unsafe extern "C" fn(Pointer) -> Status,
     graph_destroy: unsafe extern "C" fn(Pointer) -> Status,
+    mem_host_register: unsafe extern "C" fn(*mut c_void, usize, c_uint) -> Status,
+    mem_host_unregister: unsafe extern "C" fn(*mut c_void) -> Status,
 }
 
 /// Opens a library of the GPU's; its functions stay valid for the life of the process.
@@ -130,8 +134,24 @@ impl Driver {
                 graph_launch: function(library, NAME, "cuGraphLaunch")?,
                 graph_exec_destroy: function(library, NAME, "cuGraphExecDestroy")?,
                 graph_destroy: function(library, NAME, "cuGraphDestroy")?,
+                mem_host_register: function(library, NAME, "cuMemHostRegister_v2")?,
+                mem_host_unregister: function(library, NAME, "cuMemHostUnregister")?,
             })
         }
+    }
+
+    /// Pins memory for copies of the device.
+    pub(crate) fn register(&self, address: *mut c_void, bytes: usize) -> Result<()> {
+        // SAFETY: the driver refuses an address that is not the process's.
+        let status = unsafe { (self.mem_host_register)(address, bytes, REGISTER_PORTABLE) };
+        self.check("cuMemHostRegister", status)
+    }
+
+    /// Unpins memory that [`Driver::register`] has pinned.
+    pub(crate) fn unregister(&self, address: *mut c_void) {
+        // SAFETY: the driver refuses an address that it has not registered. After its own end
+        // nothing is pinned any more, so that an error changes nothing.
+        let _ = unsafe { (self.mem_host_unregister)(address) };
     }
 
     fn check(&self, call: &'static str, status: Status) -> Result<()> {

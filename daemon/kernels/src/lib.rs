@@ -5,6 +5,7 @@
 //! | `cuda/*.cu` | the kernels, as text |
 //! | `driver` | the CUDA driver: modules, launches, a stream, graphs |
 //! | `nvrtc`, `code`, `cache` | text → code for one GPU; compiled code on disk |
+//! | `pinned` | host memory that a GPU copies to fast |
 //! | `blas` | matrix products of cuBLAS on the same stream |
 //! | `gpu` | a device with all of these |
 //! | `decode` | the operations of a decoding step, on tensors whose shapes are checked |
@@ -30,6 +31,7 @@ mod latent;
 mod logprobs;
 mod nvrtc;
 mod operands;
+mod pinned;
 mod train;
 
 pub use attention::{Attention, AttentionSizes, Rotation, Scratch};
@@ -42,4 +44,5 @@ pub use gpu::{Gpu, peak_operations};
 pub use latent::{Compression, LatentAttention, LatentSizes, LatentToken};
 pub use logprobs::Logprobs;
 pub use nvrtc::Nvrtc;
+pub use pinned::PinnedMemory;
 pub use train::{Normed, QkvSizes, TrainKernels};

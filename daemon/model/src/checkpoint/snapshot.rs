@@ -12,9 +12,12 @@
 
 use super::file_sink::{FileSink, Folder};
 use crate::error::{ModelError, Result};
+use r1d_kernels::PinnedMemory;
 use r1d_torch::work;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// Size of a block. A power of two: libtorch rounds pinned memory up to one.
@@ -26,11 +29,23 @@ const BLOCKS_PARTLY_USED: u64 = 12;
 /// Files, folders and short texts that may wait for the writer beside all blocks (`LIM-1`).
 const PARTS_MAX: usize = 1024;
 
+/// Time between two blocks that are pinned ahead: the device stands still while one is.
+const PINNING_PAUSE: Duration = Duration::from_millis(50);
+
+/// A block of host memory.
+struct Block {
+    bytes: Tensor,
+    /// What `bytes` lies in, if it is pinned. It is dropped after the tensor.
+    _pinned: Option<PinnedMemory>,
+}
+
 /// Host memory that snapshots are taken into, in blocks that are used again.
 pub struct Blocks {
     /// Free blocks, or why there are none.
-    free: Receiver<Result<Tensor>>,
-    back: Sender<Result<Tensor>>,
+    free: Receiver<Result<Block>>,
+    back: Sender<Result<Block>>,
+    /// As long as it is there, blocks are pinned without haste.
+    leisure: Option<Sender<Infallible>>,
     /// Blocks that may still be allocated when they are needed.
     to_allocate: usize,
     /// Most blocks.
@@ -50,6 +65,7 @@ impl Blocks {
         Blocks {
             free,
             back,
+            leisure: None,
             to_allocate: max,
             max,
             block_bytes,
@@ -57,20 +73,22 @@ impl Blocks {
     }
 
     /// Pinned memory for snapshots of what is on `device`, which it copies to several times as
-    /// fast. Pinning takes longer than copying, so a thread does it ahead; a snapshot that comes
-    /// earlier takes the blocks as they come.
+    /// fast. Pinning takes longer than copying, so a thread does it ahead, without haste; a
+    /// snapshot that comes earlier takes the blocks as they come.
     pub fn pinned(device: Device, bytes: u64, bytes_max: u64) -> std::io::Result<Blocks> {
         let mut blocks = Blocks::new(bytes, bytes_max);
         let count = std::mem::take(&mut blocks.to_allocate);
+        let (leisure, is_wanted) = mpsc::channel();
+        blocks.leisure = Some(leisure);
         let pinned = blocks.back.clone();
         std::thread::Builder::new()
             .name("pinned memory".into())
-            .spawn(move || pin(device, count, &pinned))?;
+            .spawn(move || pin(device, count, &pinned, &is_wanted))?;
         Ok(blocks)
     }
 
     /// A free block, which is waited for if there is none.
-    fn take(&mut self) -> Result<Tensor> {
+    fn take(&mut self) -> Result<Block> {
         if let Ok(block) = self.free.try_recv() {
             return block;
         }
@@ -78,6 +96,7 @@ impl Blocks {
             self.to_allocate -= 1;
             return block(self.block_bytes);
         }
+        self.leisure = None;
         let ended = || ModelError::Input("the memory for snapshots is gone".into());
         self.free.recv().map_err(|_| ended())?
     }
@@ -91,22 +110,32 @@ fn count(bytes: u64, bytes_max: u64) -> usize {
         .max(BLOCKS_MIN)
 }
 
-fn block(bytes: usize) -> Result<Tensor> {
-    Ok(Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?)
+fn block(bytes: usize) -> Result<Block> {
+    Ok(Block {
+        bytes: Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?,
+        _pinned: None,
+    })
 }
 
-/// Pins `count` blocks. The device copies to other memory too, so where no more can be pinned the
-/// blocks that there are have to do.
-fn pin(device: Device, count: usize, pinned: &Sender<Result<Tensor>>) {
-    let pageable = match block(BLOCK_BYTES) {
-        Ok(block) => block,
-        Err(error) => {
-            let _ = pinned.send(Err(error));
-            return;
-        }
-    };
+fn pinned_block(device: Device, bytes: usize) -> Result<Block> {
+    let memory = PinnedMemory::new(device, bytes)?;
+    Ok(Block {
+        // SAFETY: a block's tensor is dropped before its memory, and nobody else keeps it.
+        bytes: unsafe { memory.tensor()? },
+        _pinned: Some(memory),
+    })
+}
+
+/// Pins `count` blocks, with pauses until the other end of `is_wanted` is dropped. The device copies
+/// to other memory too, so where no more can be pinned the blocks that there are have to do.
+fn pin(
+    device: Device,
+    count: usize,
+    pinned: &Sender<Result<Block>>,
+    is_wanted: &Receiver<Infallible>,
+) {
     for number in 0..count {
-        match pageable.f_pin_memory(device) {
+        match pinned_block(device, BLOCK_BYTES) {
             Ok(block) => {
                 // Without a receiver the stage is over.
                 if pinned.send(Ok(block)).is_err() {
@@ -115,10 +144,12 @@ fn pin(device: Device, count: usize, pinned: &Sender<Result<Tensor>>) {
             }
             Err(error) => {
                 tracing::warn!("pinned {number} of {count} blocks for snapshots: {error}");
-                let _ = pinned.send(Ok(pageable));
+                let _ = pinned.send(block(BLOCK_BYTES));
                 return;
             }
         }
+        // Nothing is ever sent: this waits, or finds that a snapshot does.
+        let _ = is_wanted.recv_timeout(PINNING_PAUSE);
     }
 }
 
@@ -128,7 +159,7 @@ enum Queued {
     File(PathBuf, u64),
     Bytes(Vec<u8>),
     /// A block and how many of its bytes are used.
-    Block(Tensor, usize),
+    Block(Block, usize),
     End,
 }
 
@@ -137,13 +168,13 @@ pub struct Snapshot<'b> {
     blocks: &'b mut Blocks,
     parts: SyncSender<Queued>,
     /// The block that is being filled, and how many of its bytes are.
-    filling: Option<(Tensor, usize)>,
+    filling: Option<(Block, usize)>,
 }
 
 /// The other end of a snapshot: what is to be written.
 pub struct SnapshotParts {
     parts: Receiver<Queued>,
-    back: Sender<Result<Tensor>>,
+    back: Sender<Result<Block>>,
 }
 
 /// Begins a snapshot. Its two ends belong in two threads: the first waits for the second when there
@@ -213,7 +244,7 @@ impl FileSink for Snapshot<'_> {
             };
             let count = (self.blocks.block_bytes - used).min(bytes - start);
             let from = flat.f_narrow(0, start as i64, count as i64)?;
-            let mut to = block.f_narrow(0, used as i64, count as i64)?;
+            let mut to = block.bytes.f_narrow(0, used as i64, count as i64)?;
             // The copy is on the device's stream, and is waited for.
             tch::no_grad(|| to.f_copy_(&from))?;
             (start, self.filling) = (start + count, Some((block, used + count)));
@@ -249,7 +280,7 @@ impl SnapshotParts {
         }
     }
 
-    fn give_back(&self, block: Tensor) {
+    fn give_back(&self, block: Block) {
         // Without a receiver nobody takes snapshots any more.
         let _ = self.back.send(Ok(block));
     }
@@ -258,11 +289,11 @@ impl SnapshotParts {
 /// Bytes of a block that are copied to be written at a time.
 const BUFFER_BYTES: usize = 8 << 20;
 
-fn put_block(folder: &mut Folder, block: &Tensor, used: usize, buffer: &mut Vec<u8>) -> Result<()> {
+fn put_block(folder: &mut Folder, block: &Block, used: usize, buffer: &mut Vec<u8>) -> Result<()> {
     for start in (0..used).step_by(BUFFER_BYTES) {
         let count = BUFFER_BYTES.min(used - start);
         buffer.resize(count, 0);
-        let part = block.f_narrow(0, start as i64, count as i64)?;
+        let part = block.bytes.f_narrow(0, start as i64, count as i64)?;
         part.f_copy_data_u8(buffer, count)?;
         folder.put(buffer)?;
     }
