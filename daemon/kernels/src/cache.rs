@@ -60,7 +60,7 @@ fn read(kept: &Blobs, name: &BlobHash) -> Option<Vec<u8>> {
         .is_some_and(|(found, code)| sum(name, code)[..] == *found);
     if !whole {
         let path = kept.path(name);
-        tracing::warn!(path = %path.display(), "compiled kernels are damaged: compiling them again");
+        tracing::warn!(path = %path.display(), "compiled kernels are damaged: compiling again");
         return None;
     }
     // Only the order in which files go depends on it.

@@ -64,7 +64,7 @@ pub(crate) struct WorkerCommand {
     pub threads: u32,
     pub mkl_intel_kernels: bool,
     pub own_kernels: bool,
-    /// Where workers keep compiled kernels.
+    /// The directory in which workers keep compiled kernels.
     pub kernels: PathBuf,
     /// libtorch's directory, if it is not the one that the worker was linked against.
     pub torch_lib: Option<PathBuf>,

@@ -33,7 +33,7 @@ const PARTS_MAX: usize = 1024;
 const PINNING_PAUSE: Duration = Duration::from_millis(50);
 
 /// A block of host memory.
-struct Block {
+struct HostBlock {
     bytes: Tensor,
     /// What `bytes` lies in, if it is pinned. It is dropped after the tensor.
     _pinned: Option<PinnedMemory>,
@@ -42,8 +42,8 @@ struct Block {
 /// Host memory that snapshots are taken into, in blocks that are used again.
 pub struct Blocks {
     /// Free blocks, or why there are none.
-    free: Receiver<Result<Block>>,
-    back: Sender<Result<Block>>,
+    free: Receiver<Result<HostBlock>>,
+    back: Sender<Result<HostBlock>>,
     /// As long as it is there, blocks are pinned without haste.
     leisure: Option<Sender<Infallible>>,
     /// Blocks that may still be allocated when they are needed.
@@ -88,7 +88,7 @@ impl Blocks {
     }
 
     /// A free block, which is waited for if there is none.
-    fn take(&mut self) -> Result<Block> {
+    fn take(&mut self) -> Result<HostBlock> {
         if let Ok(block) = self.free.try_recv() {
             return block;
         }
@@ -110,28 +110,28 @@ fn count(bytes: u64, bytes_max: u64) -> usize {
         .max(BLOCKS_MIN)
 }
 
-fn block(bytes: usize) -> Result<Block> {
-    Ok(Block {
+fn block(bytes: usize) -> Result<HostBlock> {
+    Ok(HostBlock {
         bytes: Tensor::f_empty([bytes as i64], (Kind::Uint8, Device::Cpu))?,
         _pinned: None,
     })
 }
 
-fn pinned_block(device: Device, bytes: usize) -> Result<Block> {
+fn pinned_block(device: Device, bytes: usize) -> Result<HostBlock> {
     let memory = PinnedMemory::new(device, bytes)?;
-    Ok(Block {
+    Ok(HostBlock {
         // SAFETY: a block's tensor is dropped before its memory, and nobody else keeps it.
         bytes: unsafe { memory.tensor()? },
         _pinned: Some(memory),
     })
 }
 
-/// Pins `count` blocks, with pauses until the other end of `is_wanted` is dropped. The device copies
-/// to other memory too, so where no more can be pinned the blocks that there are have to do.
+/// Pins `count` blocks, with pauses until the other end of `is_wanted` is dropped. The device
+/// copies to other memory too, so where no more can be pinned the blocks that there are have to do.
 fn pin(
     device: Device,
     count: usize,
-    pinned: &Sender<Result<Block>>,
+    pinned: &Sender<Result<HostBlock>>,
     is_wanted: &Receiver<Infallible>,
 ) {
     for number in 0..count {
@@ -159,7 +159,7 @@ enum Queued {
     File(PathBuf, u64),
     Bytes(Vec<u8>),
     /// A block and how many of its bytes are used.
-    Block(Block, usize),
+    Block(HostBlock, usize),
     End,
 }
 
@@ -168,13 +168,13 @@ pub struct Snapshot<'b> {
     blocks: &'b mut Blocks,
     parts: SyncSender<Queued>,
     /// The block that is being filled, and how many of its bytes are.
-    filling: Option<(Block, usize)>,
+    filling: Option<(HostBlock, usize)>,
 }
 
 /// The other end of a snapshot: what is to be written.
 pub struct SnapshotParts {
     parts: Receiver<Queued>,
-    back: Sender<Result<Block>>,
+    back: Sender<Result<HostBlock>>,
 }
 
 /// Begins a snapshot. Its two ends belong in two threads: the first waits for the second when there
@@ -280,7 +280,7 @@ impl SnapshotParts {
         }
     }
 
-    fn give_back(&self, block: Block) {
+    fn give_back(&self, block: HostBlock) {
         // Without a receiver nobody takes snapshots any more.
         let _ = self.back.send(Ok(block));
     }
@@ -289,7 +289,12 @@ impl SnapshotParts {
 /// Bytes of a block that are copied to be written at a time.
 const BUFFER_BYTES: usize = 8 << 20;
 
-fn put_block(folder: &mut Folder, block: &Block, used: usize, buffer: &mut Vec<u8>) -> Result<()> {
+fn put_block(
+    folder: &mut Folder,
+    block: &HostBlock,
+    used: usize,
+    buffer: &mut Vec<u8>,
+) -> Result<()> {
     for start in (0..used).step_by(BUFFER_BYTES) {
         let count = BUFFER_BYTES.min(used - start);
         buffer.resize(count, 0);
