@@ -83,7 +83,11 @@ impl Cache {
             return Err(ModelError::Input(message));
         };
         for kept in self.layers.iter_mut().flatten() {
-            let (_, heads, _, width) = kept.memory.size4()?;
+            let (slots_before, heads, _, width) = kept.memory.size4()?;
+            if slots_before == 0 {
+                let options = (kept.memory.kind(), kept.memory.device());
+                kept.memory = Tensor::f_zeros([1, heads, self.tokens, width], options)?;
+            }
             let part = kept
                 .memory
                 .f_view([-1])?
@@ -92,6 +96,26 @@ impl Cache {
         }
         (self.slots, self.capacity) = (slots, capacity);
         self.places = Tensor::f_arange(held, (Kind::Int64, self.places.device()))?;
+        Ok(())
+    }
+
+    /// Cuts the same memory into as many slots of `tokens` tokens as it has, to serve as pages.
+    /// Returns their number.
+    pub fn cut_into_pages(&mut self, tokens: i64) -> Result<i64> {
+        self.cut(self.tokens / tokens.max(1), tokens)?;
+        Ok(self.slots)
+    }
+
+    /// Gives the memory back until it is cut the next time. Nothing else may be done with the cache
+    /// before.
+    pub fn release(&mut self) -> Result<()> {
+        for kept in self.layers.iter_mut().flatten() {
+            let (_, heads, _, width) = kept.memory.size4()?;
+            let options = (kept.memory.kind(), kept.memory.device());
+            kept.memory = Tensor::f_zeros([0, heads, 0, width], options)?;
+            kept.slots = kept.memory.shallow_clone();
+        }
+        self.slots = 0;
         Ok(())
     }
 
@@ -179,6 +203,11 @@ impl Cache {
             [latents] => Some(&latents.slots),
             _ => None,
         }
+    }
+
+    /// The device of its memory.
+    pub fn device(&self) -> Device {
+        self.places.device()
     }
 
     /// Bytes of its memory on the device.
@@ -286,34 +315,43 @@ fn scatter_rows(held: &Tensor, slots: &Tensor, positions: &Tensor, rows: &Tensor
     Ok(())
 }
 
+/// The chains of slots in each of which a prefill leaves a sequence, one slot of a chain behind the
+/// other.
+pub(crate) type Chains = Vec<Vec<i64>>;
+
+/// Chains of one slot each.
+pub(crate) fn each_alone(slots: &[Vec<i64>]) -> Vec<Chains> {
+    let alone = |slots: &Vec<i64>| slots.iter().map(|slot| vec![*slot]).collect();
+    slots.iter().map(alone).collect()
+}
+
 impl<'a> Cached<'a> {
-    /// Prepares a pass over whole sequences of `lengths`; `slots[i]` are all the slots that
-    /// sequence i goes to.
+    /// Prepares a pass over whole sequences of `lengths`, of which sequence i goes to `chains[i]`.
     pub(crate) fn prefill(
         cache: &'a mut Cache,
         lengths: &[i64],
-        slots: &[Vec<i64>],
+        chains: &[Chains],
         device: Device,
     ) -> Result<Cached<'a>> {
-        if slots.len() != lengths.len() {
+        if chains.len() != lengths.len() {
             return Err(ModelError::Input(format!(
                 "{} lists of slots for {} sequences",
-                slots.len(),
+                chains.len(),
                 lengths.len()
             )));
         }
-        let stored = lengths
-            .iter()
-            .zip(slots)
-            .filter(|(_, targets)| !targets.is_empty());
-        if let Some((length, _)) = stored.clone().find(|(length, _)| **length > cache.capacity) {
-            return Err(ModelError::Input(format!(
-                "a prompt of {length} tokens does not fit a slot of {} tokens",
-                cache.capacity
-            )));
+        let capacity = cache.capacity;
+        for (&length, chains) in lengths.iter().zip(chains) {
+            let fits = |chain: &Vec<i64>| length <= chain.len() as i64 * capacity;
+            if !chains.iter().all(fits) {
+                return Err(ModelError::Input(format!(
+                    "a prompt of {length} tokens does not fit a slot of {capacity} tokens"
+                )));
+            }
         }
-        if let Some(slot) = slots
+        if let Some(slot) = chains
             .iter()
+            .flatten()
             .flatten()
             .find(|&&slot| slot < 0 || slot >= cache.slots)
         {
@@ -324,18 +362,18 @@ impl<'a> Cached<'a> {
         }
         let (mut source, mut slot_of, mut position_of) = (Vec::new(), Vec::new(), Vec::new());
         let mut start = 0;
-        for (&length, targets) in lengths.iter().zip(slots) {
-            for &slot in targets {
+        for (&length, chains) in lengths.iter().zip(chains) {
+            for chain in chains {
                 source.extend(start..start + length);
-                slot_of.extend(std::iter::repeat_n(slot, length as usize));
-                position_of.extend(0..length);
+                slot_of.extend((0..length).map(|token| chain[(token / capacity) as usize]));
+                position_of.extend((0..length).map(|token| token % capacity));
             }
             start += length;
         }
         let on_device = |host: &[i64]| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(host)?.f_to_device(device)?)
         };
-        let in_order = slots.iter().all(|targets| targets.len() == 1);
+        let in_order = chains.iter().all(|chains| chains.len() == 1);
         Ok(Cached {
             cache,
             source: if in_order {
@@ -491,6 +529,21 @@ mod tests {
             cache.layers[0][0].memory,
             Tensor::zeros([4, 2, 128, 3], (Kind::Float, Device::Cpu))
         );
+    }
+
+    #[test]
+    fn memory_that_was_given_back_is_there_again_when_it_is_cut() {
+        let options = (Kind::Float, Device::Cpu);
+        let mut cache = Cache::new(2, &[(2, 3), (1, 5)], 4, 128, false, options).unwrap();
+        let bytes = cache.bytes();
+        let _ = cache.layers[1][0].slots.fill_(f64::NAN);
+        cache.release().unwrap();
+        assert_eq!(cache.bytes(), 0);
+        assert!(cache.select(&[0]).is_err(), "there is no slot");
+        assert_eq!(cache.cut_into_pages(64).unwrap(), 8);
+        assert_eq!((cache.bytes(), cache.capacity), (bytes, 64));
+        let zeros = Tensor::zeros([8, 2, 64, 3], options);
+        assert_eq!(cache.layers[1][0].slots, zeros);
     }
 
     /// The GPU's way to write a cache gives the same as the CPU's, place by place.

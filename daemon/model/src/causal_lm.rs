@@ -2,7 +2,7 @@
 
 use crate::adapters::Lora;
 use crate::attention::{PackedView, are_uneven};
-use crate::cache::{Cache, Cached, Places};
+use crate::cache::{Cache, Cached, Chains, Places, each_alone};
 use crate::checkpoint::shards::{self, Shards};
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
@@ -432,7 +432,23 @@ impl CausalLm {
         options: &Forward,
     ) -> Result<Output> {
         check_cache(cache, options)?;
-        let (ids, context) = self.packed(batch, Some((cache, slots)), options)?;
+        let chains = each_alone(slots);
+        let (ids, context) = self.packed(batch, Some((cache, &chains)), options)?;
+        self.run(&ids, &context)
+    }
+
+    /// Runs sequences like [`Self::prefill`] and leaves them in pages, which are slots of the
+    /// cache: sequence i in those of `pages[i]`, one behind the other.
+    pub fn prefill_pages(
+        &self,
+        batch: &Packed,
+        pages: &[Vec<i64>],
+        cache: &mut Cache,
+        options: &Forward,
+    ) -> Result<Output> {
+        check_cache(cache, options)?;
+        let chains: Vec<_> = pages.iter().map(|pages| vec![pages.clone()]).collect();
+        let (ids, context) = self.packed(batch, Some((cache, &chains)), options)?;
         self.run(&ids, &context)
     }
 
@@ -440,7 +456,7 @@ impl CausalLm {
     pub(crate) fn packed<'a>(
         &'a self,
         batch: &Packed,
-        cache: Option<(&'a mut Cache, &[Vec<i64>])>,
+        cache: Option<(&'a mut Cache, &[Chains])>,
         options: &Forward<'a>,
     ) -> Result<(Tensor, Context<'a>)> {
         let tokens = batch.check()?;
@@ -470,7 +486,7 @@ impl CausalLm {
     pub(crate) fn whole<'a>(
         &'a self,
         batch: &Packed,
-        cache: Option<(&'a mut Cache, &[Vec<i64>])>,
+        cache: Option<(&'a mut Cache, &[Chains])>,
         options: &Forward<'a>,
     ) -> Result<(Tensor, Context<'a>)> {
         check_threads(options)?;
@@ -485,12 +501,12 @@ impl CausalLm {
             .rope
             .rotation(&packed.positions, packed.longest - 1, self.kind)?;
         let cached = match cache {
-            Some((cache, slots)) => {
+            Some((cache, chains)) => {
                 // Sequences that only pad the batch go to no slot.
-                let mut slots = slots.to_vec();
-                slots.resize(slots.len() + spans.len() - batch.lengths.len(), Vec::new());
+                let mut chains = chains.to_vec();
+                chains.resize(chains.len() + spans.len() - batch.lengths.len(), Vec::new());
                 let lengths: Vec<i64> = spans.iter().map(Span::length).collect();
-                Some(Cached::prefill(cache, &lengths, &slots, self.device)?)
+                Some(Cached::prefill(cache, &lengths, &chains, self.device)?)
             }
             None => None,
         };

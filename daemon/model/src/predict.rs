@@ -1,6 +1,6 @@
 //! Passes through the multi-token prediction module, for training and for drafts.
 
-use crate::cache::{Cache, Places};
+use crate::cache::{Cache, Places, each_alone};
 use crate::causal_lm::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::forward::{Context, Noted, Notes};
@@ -46,7 +46,8 @@ impl CausalLm {
         options: &Forward,
     ) -> Result<()> {
         next.check()?;
-        let (ids, context) = self.whole(next, Some((cache, slots)), options)?;
+        let chains = each_alone(slots);
+        let (ids, context) = self.whole(next, Some((cache, &chains)), options)?;
         let _ = self.further(&ids, hidden, &context)?;
         Ok(())
     }

@@ -368,6 +368,51 @@ fn a_group_shares_one_prefill() {
     }
 }
 
+/// Sequences in pages of any order are those in slots, token by token.
+#[test]
+fn a_prefill_goes_into_pages() {
+    for name in ALL {
+        let model = load(name, Kind::Float);
+        let ids = fixture::prompt(1, 75 + 64 + 3);
+        let batch = Packed::new(Tensor::from_slice(&ids), vec![75, 64, 3]);
+        let options = Forward::default();
+        let mut slots = model.cache(3, 80, false).unwrap();
+        let mut paged = model.cache(3, 128, false).unwrap();
+        assert_eq!(paged.cut_into_pages(64).unwrap(), 6);
+        let pages = [vec![4, 1], vec![0], vec![3, 2]];
+        tch::no_grad(|| {
+            let _ = model
+                .prefill(&batch, &[vec![0], vec![1], vec![2]], &mut slots, &options)
+                .unwrap();
+            let _ = model
+                .prefill_pages(&batch, &pages, &mut paged, &options)
+                .unwrap();
+        });
+        for layer in 0..3 {
+            let rows = |cache: &Cache| match (cache.keys_and_values(layer), cache.latents(layer)) {
+                (Some((keys, values)), _) => vec![keys.shallow_clone(), values.shallow_clone()],
+                (_, latents) => latents.into_iter().map(Tensor::shallow_clone).collect(),
+            };
+            for (slots, paged) in rows(&slots).iter().zip(rows(&paged)) {
+                for (sequence, length) in [75, 64, 3].into_iter().enumerate() {
+                    let pages: Vec<Tensor> =
+                        pages[sequence].iter().map(|p| paged.get(*p)).collect();
+                    let found = Tensor::cat(&pages, 1).narrow(1, 0, length);
+                    let expected = slots.get(sequence as i64).narrow(1, 0, length);
+                    assert_eq!(
+                        found, expected,
+                        "{name}, layer {layer}, sequence {sequence}"
+                    );
+                }
+            }
+        }
+        let refused =
+            model.prefill_pages(&batch, &[vec![4], vec![0], vec![3]], &mut paged, &options);
+        let error = refused.err().unwrap().to_string();
+        assert!(error.contains("75 tokens does not fit"), "{error}");
+    }
+}
+
 #[test]
 fn gradients_are_transformers_gradients() {
     for name in ALL.into_iter().filter(|name| *name != "qwen2-tied") {
