@@ -27,6 +27,8 @@ NAMES = {
     "logprobs.cu": ["logprobs", "logits_gradient"],
 }
 DTYPES = {1: torch.bfloat16, 0: torch.float32}
+# Tokens of a page of the cache.
+PAGE = 64
 
 
 def builder(folder):
@@ -72,6 +74,43 @@ def launch(library, kernel, grid, threads, *arguments):
         else:
             slots[at] = (argument or 0) & 0xFFFFFFFFFFFFFFFF
     getattr(library, f"launch_{kernel}")((ctypes.c_int * 3)(*grid), threads, slots)
+
+
+class Paged:
+    """Caches of rows, [rows, heads, places, width] each, in pages that lie in a mixed order. What no
+    row has is NaN, and behind the pages of a row stands one that is none."""
+
+    def __init__(self, *caches):
+        rows, _, self.places, _ = caches[0].shape
+        self.count = -(-self.places // PAGE)
+        pages = torch.randperm(rows * self.count + 3, generator=torch.Generator().manual_seed(7))
+        self.order, self.spare = pages[:-3], pages[-3:]
+        none = torch.full((rows, 1), 1 << 30)
+        self.table = torch.cat([self.order.view(rows, -1), none], 1).int().contiguous()
+        self.row_pages = self.count + 1
+        self.memory = [self.paged(cache, len(pages)) for cache in caches]
+        self.addresses = torch.tensor([memory.data_ptr() for memory in self.memory])
+
+    def paged(self, cache, pages):
+        rows, heads, _, width = cache.shape
+        memory = torch.full((pages, heads, PAGE, width), float("nan"), dtype=cache.dtype)
+        whole = torch.full((rows, heads, self.count * PAGE, width), float("nan"), dtype=cache.dtype)
+        whole[:, :, : self.places] = cache
+        split = whole.view(rows, heads, self.count, PAGE, width).transpose(1, 2)
+        memory[self.order] = split.reshape(-1, heads, PAGE, width)
+        return memory
+
+    def caches(self):
+        """The rows' caches as they are now."""
+        found = []
+        for memory in self.memory:
+            assert memory[self.spare].isnan().all(), "a page of no row was written"
+            _, heads, _, width = memory.shape
+            split = memory[self.order].view(-1, self.count, heads, PAGE, width).transpose(1, 2)
+            whole = split.reshape(-1, heads, self.count * PAGE, width)
+            assert whole[:, :, self.places :].isnan().all(), "a place behind the last was written"
+            found.append(whole[:, :, : self.places].contiguous())
+        return found
 
 
 def noise(*shape, seed=0, dtype=torch.float32, scale=1.0):

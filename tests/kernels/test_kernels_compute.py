@@ -4,17 +4,17 @@ cores' own rounding) is left to a GPU: tests/bench/decode_gpu/check."""
 
 import pytest
 import torch
-from emulated import DTYPES, launch, noise, off
+from emulated import DTYPES, Paged, launch, noise, off
 
 # --- attention
 
-PLACES = 150
-POSITIONS = [0, 5, 31, 32, 33, 149]
+PLACES = 300
+POSITIONS = [0, 5, 31, 32, 33, 64, 149, 299]
 
 
 class Case:
-    """Six rows that live and one that does not, in a cache whose places behind a row's position
-    hold NaN."""
+    """Rows that live and one that does not, in a cache whose places behind a row's position hold
+    NaN."""
 
     def __init__(self, dtype, head_dim, group, heads_of_key, with_norms, seed=0):
         self.dtype, self.head_dim, self.group = dtype, head_dim, group
@@ -40,18 +40,18 @@ class Case:
     def general(self, kernels, splits):
         """By the kernels for all dtypes and head sizes; returns (out, keys, values)."""
         library = self.build(kernels, "attention.cu")
-        keys, values, out = self.keys.clone(), self.values.clone(), self.out.clone()
+        cache, out = Paged(self.keys, self.values), self.out.clone()
         rows, query = len(self.position), torch.zeros_like(self.out)
         all_heads = self.heads + 2 * self.key_heads
         launch(library, "rotate_and_store", (rows, -(-all_heads // 4), 1), 128, self.qkv, self.bias,
-               *self.norms, 1e-6, self.table, self.position, self.live, query, keys, values,
-               self.heads, self.key_heads, PLACES)
+               *self.norms, 1e-6, self.table, self.position, self.live, query, cache.addresses,
+               cache.table, self.heads, self.key_heads, cache.row_pages)
         partial = torch.zeros(rows * self.heads * splits * (self.head_dim + 2))
-        launch(library, "attend", (rows, self.heads // self.group, splits), 128, query, keys, values,
-               self.position, self.live, out, partial, self.heads, self.key_heads, PLACES, splits,
-               self.head_dim**-0.5)
+        launch(library, "attend", (rows, self.heads // self.group, splits), 128, query, cache.addresses,
+               cache.table, self.position, self.live, out, partial, self.heads, self.key_heads,
+               cache.row_pages, splits, self.head_dim**-0.5)
         self.merge(kernels, partial, out, splits)
-        return out, keys, values
+        return out, *cache.caches()
 
     def build(self, kernels, name):
         bfloat16 = int(self.dtype == torch.bfloat16)
@@ -64,15 +64,15 @@ class Case:
 
     def on_tensor_cores(self, kernels, warps, splits):
         library = self.build(kernels, "attention_mma.cu")
-        keys, values, out = self.keys.clone(), self.values.clone(), self.out.clone()
+        cache, out = Paged(self.keys, self.values), self.out.clone()
         rows = len(self.position)
         partial = torch.zeros(rows * self.heads * splits * (self.head_dim + 2))
         launch(library, f"rotate_and_attend_{warps}", (rows, self.heads // self.group, splits),
                32 * warps, self.qkv, self.bias, *self.norms, 1e-6, self.table, self.position,
-               self.live, keys, values, out, partial, self.heads, self.key_heads, PLACES, splits,
-               self.head_dim**-0.5)
+               self.live, cache.addresses, cache.table, out, partial, self.heads, self.key_heads,
+               cache.row_pages, splits, self.head_dim**-0.5)
         self.merge(kernels, partial, out, splits)
-        return out, keys, values
+        return out, *cache.caches()
 
     def expected(self, keys, values):
         """Of the rows that live, in float64, from the cache with the tokens' keys and values."""
@@ -113,8 +113,16 @@ def test_attention_on_tensor_cores(kernels, head_dim, group, heads_of_key, split
     case = Case(torch.bfloat16, head_dim, group, heads_of_key, with_norms=group == 6)
     found = case.on_tensor_cores(kernels, warps, splits)
     case.check(found, 6e-3)
-    for ours, theirs in zip(found[1:], case.general(kernels, 1)[1:]):
+    for ours, theirs in zip(found[1:], case.general(kernels, 1)[1:], strict=True):
         assert torch.equal(ours.view(torch.int16), theirs.view(torch.int16)), "another cache"
+
+
+@pytest.mark.parametrize("splits", [1, 24])
+def test_attention_of_a_long_row(kernels, monkeypatch, splits):
+    monkeypatch.setitem(globals(), "PLACES", 40_000)
+    monkeypatch.setitem(globals(), "POSITIONS", [33_001])
+    case = Case(torch.bfloat16, 64, 7, 7, with_norms=False)
+    case.check(case.on_tensor_cores(kernels, 8, splits), 1e-2)
 
 
 # --- draw

@@ -3,10 +3,10 @@ beside the same in float64."""
 
 import pytest
 import torch
-from emulated import launch, noise, off
+from emulated import Paged, launch, noise, off
 
 PLACES = 150
-POSITIONS = [0, 5, 31, 32, 33, 149]
+POSITIONS = [0, 5, 31, 32, 33, 64, 149]
 LIVE = len(POSITIONS)
 NOPE, EPSILON = 24, 1e-6
 
@@ -16,7 +16,7 @@ def norm(x, weight):
 
 
 class Case:
-    """Six rows that live and one that does not, in a cache whose places from a row's position on hold
+    """Rows that live and one that does not, in a cache whose places from a row's position on hold
     NaN before its token is stored."""
 
     def __init__(self, dtype, latent, rope, heads, query_rank=None, with_bias=False):
@@ -47,17 +47,21 @@ class Case:
         return kernels(name, bfloat16, LATENT=self.latent, ROPE=self.rope)
 
     def store(self, kernels):
+        cache = Paged(self.cache[:, None])
         launch(self.build(kernels, "latent.cu"), "store_latent", (LIVE + 1, 1, 1), 128, self.product,
                self.query_bias, self.query_norm, EPSILON, self.compressed, self.query_width,
                self.latent_bias, self.latent_norm, EPSILON, self.table, self.position, self.live,
-               self.cache, PLACES, self.query, self.heads, NOPE)
+               cache.addresses, cache.table, cache.row_pages, self.query, self.heads, NOPE)
+        self.cache = cache.caches()[0][:, 0]
 
     def attend(self, kernels, file, name, splits):
         rows, out = LIVE + 1, torch.full((LIVE + 1, self.heads, self.latent), 9.0, dtype=self.dtype)
         partial = torch.zeros(rows * self.heads * splits * (self.latent + 2))
         blocks = self.heads if file == "latent.cu" else -(-self.heads // 16)
-        launch(self.build(kernels, file), name, (rows, blocks, splits), 128, self.query, self.cache,
-               self.position, self.live, out, partial, self.heads, PLACES, splits, self.scale)
+        cache = Paged(self.cache[:, None])
+        launch(self.build(kernels, file), name, (rows, blocks, splits), 128, self.query,
+               cache.addresses, cache.table, self.position, self.live, out, partial, self.heads,
+               cache.row_pages, splits, self.scale)
         if splits > 1:
             launch(kernels("merge.cu", int(self.dtype == torch.bfloat16)), "merge", (rows, self.heads, 1),
                    self.latent, partial, self.live, out, self.heads, splits)

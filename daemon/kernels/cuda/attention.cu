@@ -1,4 +1,6 @@
-// Attention of a decoding step: one token of each row over the row's cached keys and values.
+// Attention of a decoding step: one token of each row over the row's cached keys and values. A
+// layer's cache is `memory`: where its keys and its values are, [pages, key_heads, PAGE, d] each.
+// Row b's token p is in page `page_table`[b, p / PAGE], int32 [B, row_pages].
 //
 // The host defines HEAD_DIM (a multiple of 8, at most 256, that makes HEAD_DIM / 8 a power of two)
 // and GROUP, the query heads of one key head that a block takes (1 to 8).
@@ -16,14 +18,14 @@
 // Adds the biases, norms each head's queries and keys, rotates them, and writes keys and values to
 // the cache: qkv [B, heads + 2 · key_heads, d] float32, bias [(heads + 2 · key_heads) · d] or null,
 // norms [d] or null, table [positions, 2, d] (cosines, then sines with their signs), position [B]
-// → query [B, heads, d], keys and values [slots, key_heads, places, d], row b in slot b. One warp
-// takes one head of one row; rows from `live` on write nothing.
+// → query [B, heads, d], and the row's place of the cache. One warp takes one head of one row; rows
+// from `live` on write nothing.
 extern "C" __global__ void rotate_and_store(const float *qkv, const Number *bias,
                                             const Number *query_norm, const Number *key_norm,
                                             float epsilon, const float *table,
                                             const int *position, const int *live, Number *query,
-                                            Number *keys, Number *values, int heads,
-                                            int key_heads, int places) {
+                                            Number *const *memory, const int *page_table, int heads,
+                                            int key_heads, int row_pages) {
     take_turn();
     const int row = blockIdx.x, lane = threadIdx.x % 32;
     const int head = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
@@ -61,8 +63,8 @@ extern "C" __global__ void rotate_and_store(const float *qkv, const Number *bias
         to = query + ((i64)row * heads + head) * HEAD_DIM;
     else {
         const int key_head = is_value ? head - heads - key_heads : head - heads;
-        to = (is_value ? values : keys) +
-             (((i64)row * key_heads + key_head) * places + place) * HEAD_DIM;
+        to = memory[is_value] +
+             in_pages(page_table + (i64)row * row_pages, place, key_heads, key_head) * HEAD_DIM;
     }
     // Dimension i turns with i + d/2; the warp passes its head through shared memory.
     extern __shared__ float heads_of_block[];
@@ -83,14 +85,14 @@ extern "C" __global__ void rotate_and_store(const float *qkv, const Number *bias
     }
 }
 
-// softmax(scale · q kᵀ) v over places 0 to position[b]: query [B, heads, d], keys and values
-// [slots, key_heads, places, d] → out [B, heads, d]. Block (b, g, s) takes the g-th GROUP of query
-// heads and the s-th of `splits` parts of the places; with more than one part it writes to
-// `partial` float32 [B, heads, splits, d + 2] the sum, its weight and its largest score.
+// softmax(scale · q kᵀ) v over places 0 to position[b]: query [B, heads, d] → out [B, heads, d].
+// Block (b, g, s) takes the g-th GROUP of query heads and the s-th of `splits` parts of the places;
+// with more than one part it writes to `partial` float32 [B, heads, splits, d + 2] the sum, its
+// weight and its largest score.
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
-    attend(const Number *query, const Number *keys, const Number *values, const int *position,
-           const int *live, Number *out, float *partial, int heads, int key_heads, int places,
-           int splits, float scale) {
+    attend(const Number *query, const Number *const *memory, const int *page_table,
+           const int *position, const int *live, Number *out, float *partial, int heads,
+           int key_heads, int row_pages, int splits, float scale) {
     take_turn();
     const int row = blockIdx.x, first_head = blockIdx.y * GROUP, split = blockIdx.z;
     if (row >= *live)
@@ -101,9 +103,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     const int start = split * part, end = min(count, start + part);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int key_of_warp = lane / LANES, dims = lane % LANES * 8;
-    const i64 head_start = ((i64)row * key_heads + key_head) * places;
-    const Number *key_at = keys + head_start * HEAD_DIM + dims;
-    const Number *value_at = values + head_start * HEAD_DIM + dims;
+    const int *pages = page_table + (i64)row * row_pages;
+    const Number *key_at = memory[0] + dims, *value_at = memory[1] + dims;
 
     // Scores are in units of log2, so that a weight is one exp2.
     float q[GROUP][8], sum[GROUP][8], weight[GROUP], largest[GROUP];
@@ -126,7 +127,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         for (int a = 0; a < AHEAD; a++) {
             const int place = base + a * STRIDE + key_of_warp;
             valid[a] = place < end;
-            const i64 at = (i64)(valid[a] ? place : start) * HEAD_DIM;
+            const i64 at =
+                in_pages(pages, valid[a] ? place : start, key_heads, key_head) * HEAD_DIM;
             key[a] = *(const Eight *)(key_at + at);
             value[a] = *(const Eight *)(value_at + at);
         }

@@ -24,10 +24,11 @@
 struct Keys {
     Piece of[KEYS / 8][KEY_PIECES];
 
-    __device__ __forceinline__ void read(const Number *from, int first, int end, int g, int t) {
+    // From the first of `count` keys on; those behind are the last again.
+    __device__ __forceinline__ void read(const Number *from, int count, int g, int t) {
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) {
-            const Number *key = from + (i64)min(first + 8 * j + g, end - 1) * HEAD_DIM;
+            const Number *key = from + min(8 * j + g, count - 1) * HEAD_DIM;
 #pragma unroll
             for (int p = 0; p < KEY_PIECES; p++)
                 of[j][p] = *(const Piece *)(key + 8 * (t + 4 * p));
@@ -40,13 +41,13 @@ struct Keys {
 struct Values {
     Piece of[KEYS / 16][4][VALUE_PIECES];
 
-    __device__ __forceinline__ void read(const Number *from, int first, int end, int g, int t) {
+    __device__ __forceinline__ void read(const Number *from, int count, int g, int t) {
 #pragma unroll
         for (int u = 0; u < KEYS / 16; u++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int at = first + 16 * u + 2 * t + i % 2 + i / 2 * 8;
-                const Number *value = from + (i64)min(at, end - 1) * HEAD_DIM;
+                const int at = 16 * u + 2 * t + i % 2 + i / 2 * 8;
+                const Number *value = from + min(at, count - 1) * HEAD_DIM;
 #pragma unroll
                 for (int p = 0; p < VALUE_PIECES; p++)
                     of[u][i][p] = *(const Piece *)(value + 8 * (g + 8 * p));
@@ -110,26 +111,26 @@ rotate(Token &token, const float *qkv, const Number *bias, const Number *query_n
 }
 
 // softmax(scale · q kᵀ) v over places 0 to position[b], the last of which is this token's: qkv [B,
-// heads + 2 · key_heads, d] float32, bias, norms and table as of rotate_and_store, keys and values
-// [slots, key_heads, places, d], row b in slot b → out [B, heads, d]. Block (b, g, s) takes the
-// g-th GROUP of query heads and the s-th of `splits` parts of the places; with more than one part
-// it writes to `partial`, as `attend` does. Rows from `live` on do nothing.
+// heads + 2 · key_heads, d] float32, bias, norms, table, memory and page_table as of
+// rotate_and_store → out [B, heads, d]. Block (b, g, s) takes the g-th GROUP of query heads and the
+// s-th of `splits` parts of the places; with more than one part it writes to `partial`, as `attend`
+// does. Rows from `live` on do nothing.
 template <int WARPS>
 __device__ __forceinline__ void
 attend_row(const float *qkv, const Number *bias, const Number *query_norm, const Number *key_norm,
-           float epsilon, const float *table, const int *position, const int *live, Number *keys,
-           Number *values, Number *out, float *partial, int heads, int key_heads, int places,
-           int splits, float scale) {
+           float epsilon, const float *table, const int *position, const int *live,
+           Number *const *memory, const int *page_table, Number *out, float *partial, int heads,
+           int key_heads, int row_pages, int splits, float scale) {
     const int row = blockIdx.x, first_head = blockIdx.y * GROUP, split = blockIdx.z;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int key_head = first_head / (heads / key_heads);
     const bool lives = row < *live;
-    // Positions and the cache's older places are not of the kernel before.
+    // Positions, the page table and the cache's older places are not of the kernel before.
     const int place = lives ? position[row] : -1;
-    const int part = (place + splits) / splits;
+    const int part = ((place + splits) / splits + KEYS - 1) / KEYS * KEYS;
     const int start = split * part, end = min(place, start + part);
     const bool has_token = lives && start <= place && place < start + part;
-    const i64 slot = ((i64)row * key_heads + key_head) * places * HEAD_DIM;
+    const int *pages = page_table + (i64)row * row_pages;
     const int first = start + warp * KEYS;
     Keys k;
     Values v;
@@ -142,8 +143,10 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
         }
     }
     if (first < end) {
-        k.read(keys + slot, first, end, g, t);
-        v.read(values + slot, first, end, g, t);
+        // A warp's keys are of one page.
+        const i64 from = in_pages(pages, first, key_heads, key_head) * HEAD_DIM;
+        k.read(memory[0] + from, end - first, g, t);
+        v.read(memory[1] + from, end - first, g, t);
     }
     take_turn();
     if (!lives)
@@ -151,10 +154,10 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
 
     __shared__ Token token;
     const bool writes = has_token && first_head % (heads / key_heads) == 0;
-    const i64 own = slot + (i64)place * HEAD_DIM;
+    const i64 own = in_pages(pages, place, key_heads, key_head) * HEAD_DIM;
     rotate<WARPS>(token, qkv + (i64)row * (heads + 2 * key_heads) * HEAD_DIM, bias, query_norm,
-                  key_norm, epsilon, cosines, sines, keys + own, values + own, writes, first_head,
-                  heads, key_head, key_heads);
+                  key_norm, epsilon, cosines, sines, memory[0] + own, memory[1] + own, writes,
+                  first_head, heads, key_head, key_heads);
     __syncthreads();
     Piece q[KEY_PIECES];
 #pragma unroll
@@ -176,6 +179,9 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
     // Scores are in units of log2, so that a weight is one exp2.
     const float unit = scale * 1.4426950408889634f;
     for (int base = first; base < end; base += WARPS * KEYS) {
+        const int next = base + WARPS * KEYS;
+        // Before what waits for the keys.
+        const i64 from = next < end ? in_pages(pages, next, key_heads, key_head) * HEAD_DIM : 0;
         float score[KEYS / 8][4];
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) {
@@ -187,9 +193,8 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
                 multiply_add(score[j], q[p].at[2], 0, q[p].at[3], 0, piece.at[2], piece.at[3]);
             }
         }
-        const int next = base + WARPS * KEYS;
         if (next < end)
-            k.read(keys + slot, next, end, g, t);
+            k.read(memory[0] + from, end - next, g, t);
         float now = top;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
@@ -239,7 +244,7 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
                 }
         }
         if (next < end)
-            v.read(values + slot, next, end, g, t);
+            v.read(memory[1] + from, end - next, g, t);
     }
     weight += __shfl_xor_sync(0xffffffffu, weight, 1);
     weight += __shfl_xor_sync(0xffffffffu, weight, 2);
@@ -303,11 +308,11 @@ attend_row(const float *qkv, const Number *bias, const Number *query_norm, const
 #define KERNEL(WARPS, BLOCKS)                                                                      \
     extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) rotate_and_attend_##WARPS(    \
         const float *qkv, const Number *bias, const Number *query_norm, const Number *key_norm,    \
-        float epsilon, const float *table, const int *position, const int *live, Number *keys,     \
-        Number *values, Number *out, float *partial, int heads, int key_heads, int places,         \
-        int splits, float scale) {                                                                 \
-        attend_row<WARPS>(qkv, bias, query_norm, key_norm, epsilon, table, position, live, keys,   \
-                          values, out, partial, heads, key_heads, places, splits, scale);          \
+        float epsilon, const float *table, const int *position, const int *live,                   \
+        Number *const *memory, const int *page_table, Number *out, float *partial, int heads,      \
+        int key_heads, int row_pages, int splits, float scale) {                                   \
+        attend_row<WARPS>(qkv, bias, query_norm, key_norm, epsilon, table, position, live, memory, \
+                          page_table, out, partial, heads, key_heads, row_pages, splits, scale);   \
     }
 
 // Registers bound the blocks that a multiprocessor holds.

@@ -58,6 +58,16 @@ __device__ __forceinline__ void read(const Number *from, int id, int vocab, floa
         x[i] = id + i < vocab ? wide(from[id + i]) : -INFINITY;
 }
 
+// Tokens of a page of the cache.
+#define PAGE 64
+
+// The place of a row's token in a layer's memory [pages, heads, PAGE, width], in units of `width`:
+// the row's tokens are in the pages that its line of the page table names.
+__device__ __forceinline__ i64 in_pages(const int *row_pages, int place, int heads, int head) {
+    const u32 at = place;
+    return ((i64)row_pages[at / PAGE] * heads + head) * PAGE + at % PAGE;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)

@@ -1,5 +1,7 @@
 // Multi-head latent attention of a decoding step (DeepSeek-V2 2.1, in the absorbed form of its
-// appendix C): one token of each row over the row's cached latents.
+// appendix C): one token of each row over the row's cached latents. A layer's cache is `memory`:
+// where its latents are, [pages, PAGE, WIDTH]. Row b's token p is in page `page_table`[b, p /
+// PAGE], int32 [B, row_pages].
 //
 // The host defines LATENT and ROPE, the dimensions of a latent and of the rotary key beside it.
 
@@ -62,16 +64,16 @@ __device__ __forceinline__ void rotate_heads(const Number *x, const float *table
 
 // Norms a token's latent, rotates its key and writes both to the cache: product [B, query_width +
 // WIDTH], biases [query_width] and [WIDTH] or null, table float32 [positions, 2, ROPE], position
-// [B] → cache [slots, places, WIDTH], row b in slot b. What stands before the latent is either a
-// compressed query, which is normed to `compressed` [B, query_width], or, where `query_norm` is
-// null, the heads' queries [heads, nope + ROPE], whose rotary part goes to the end of `query` [B,
-// heads, WIDTH]. A block takes a row; rows from `live` on do nothing.
+// [B] → the row's place of the cache. What stands before the latent is either a compressed query,
+// which is normed to `compressed` [B, query_width], or, where `query_norm` is null, the heads'
+// queries [heads, nope + ROPE], whose rotary part goes to the end of `query` [B, heads, WIDTH]. A
+// block takes a row; rows from `live` on do nothing.
 extern "C" __global__ void
 store_latent(const Number *product, const Number *query_bias, const Number *query_norm,
              float query_epsilon, Number *compressed, int query_width, const Number *latent_bias,
              const Number *latent_norm, float latent_epsilon, const float *table,
-             const int *position, const int *live, Number *cache, int places, Number *query,
-             int heads, int nope) {
+             const int *position, const int *live, Number *const *memory, const int *page_table,
+             int row_pages, Number *query, int heads, int nope) {
     take_turn();
     const int row = blockIdx.x;
     if (row >= *live)
@@ -85,7 +87,7 @@ store_latent(const Number *product, const Number *query_bias, const Number *quer
     else
         rotate_heads(from, turn, query + (i64)row * heads * WIDTH, heads, nope);
     const Number *latent = from + query_width, *key = latent + LATENT;
-    Number *to = cache + ((i64)row * places + place) * WIDTH;
+    Number *to = memory[0] + in_pages(page_table + (i64)row * row_pages, place, 1, 0) * WIDTH;
     norm_row(latent, latent_bias, latent_norm, latent_epsilon, LATENT, to);
     for (int i = threadIdx.x; i < ROPE; i += blockDim.x)
         to[LATENT + i] = rotated(key, latent_bias ? latent_bias + LATENT : nullptr, turn, i);
@@ -105,13 +107,13 @@ extern "C" __global__ void rotate_query(const Number *product, const float *tabl
 }
 
 // softmax(scale · q kᵀ) c over places 0 to position[b], where c is the latent of k: query [B,
-// heads, WIDTH], cache [slots, places, WIDTH], row b in slot b → out [B, heads, LATENT]. Block (b,
-// h, s) takes the s-th of `splits` parts of the places; with more than one part it writes to
-// `partial` float32 [B, heads, splits, LATENT + 2] the sum, its weight and its largest score. For
-// all dtypes and sizes.
+// heads, WIDTH] → out [B, heads, LATENT]. Block (b, h, s) takes the s-th of `splits` parts of the
+// places; with more than one part it writes to `partial` float32 [B, heads, splits, LATENT + 2] the
+// sum, its weight and its largest score. For all dtypes and sizes.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
-    attend_latent(const Number *query, const Number *cache, const int *position, const int *live,
-                  Number *out, float *partial, int heads, int places, int splits, float scale) {
+    attend_latent(const Number *query, const Number *const *memory, const int *page_table,
+                  const int *position, const int *live, Number *out, float *partial, int heads,
+                  int row_pages, int splits, float scale) {
     take_turn();
     const int row = blockIdx.x, split = blockIdx.z;
     if (row >= *live)
@@ -121,6 +123,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
     const int part = (count + splits - 1) / splits;
     const int start = split * part, end = min(count, start + part);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int *pages = page_table + (i64)row * row_pages;
+    const Number *cache = memory[0];
     constexpr int EACH = (WIDTH + 31) / 32, SUMS = (LATENT + 31) / 32;
     // Scores are in units of log2, so that a weight is one exp2.
     float q[EACH], sum[SUMS], weight = 0.0f, top = LOWEST;
@@ -133,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 4)
     for (int i = 0; i < SUMS; i++)
         sum[i] = 0.0f;
     for (int place = start + warp; place < end; place += WARPS) {
-        const Number *from = cache + ((i64)row * places + place) * WIDTH;
+        const Number *from = cache + in_pages(pages, place, 1, 0) * WIDTH;
         float key[EACH], score = 0.0f;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {

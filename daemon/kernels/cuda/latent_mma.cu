@@ -34,15 +34,16 @@ struct Tile {
     HalfPiece rope[PLACES / 8];
 };
 
-// Where a lane reads a tile's places.
+// Where a lane reads a tile's places, which are of one page.
 struct Reader {
     const Number *latent[PLACES / 8];
 
-    __device__ __forceinline__ Reader(const Number *slot, int first, int end, int warp, int g,
-                                      int t) {
+    __device__ __forceinline__ Reader(const Number *cache, int page, int first, int end, int warp,
+                                      int g, int t) {
+        const Number *from = cache + ((i64)page * PAGE + first % PAGE) * WIDTH;
 #pragma unroll
         for (int j = 0; j < PLACES / 8; j++)
-            latent[j] = slot + (i64)min(first + 8 * j + g, end - 1) * WIDTH + warp * SLICE + 8 * t;
+            latent[j] = from + min(8 * j + g, end - 1 - first) * WIDTH + warp * SLICE + 8 * t;
     }
     __device__ __forceinline__ void read_latent(Tile &tile, int p) const {
 #pragma unroll
@@ -206,20 +207,21 @@ __device__ __forceinline__ void write(Sums &sums, const float (&top)[2], const f
 
 // Operands as of attend_latent; block (b, y, s) takes heads 16y to 16y + 15.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
-    attend_latent_mma(const Number *query, const Number *cache, const int *position,
-                      const int *live, Number *out, float *partial, int heads, int places,
-                      int splits, float scale) {
+    attend_latent_mma(const Number *query, const Number *const *memory, const int *page_table,
+                      const int *position, const int *live, Number *out, float *partial, int heads,
+                      int row_pages, int splits, float scale) {
     const int row = blockIdx.x, first_head = blockIdx.y * HEADS, split = blockIdx.z;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool lives = row < *live;
-    // The cache is not of the kernel before, but of one before that.
+    // The cache is not of the kernel before, but of one before that; the page table is of none.
     const int count = lives ? position[row] + 1 : 0;
     const int part = ((count + splits - 1) / splits + PLACES - 1) / PLACES * PLACES;
     const int start = min(split * part, count), end = min(count, start + part);
-    const Number *slot = cache + (i64)row * places * WIDTH;
+    const int *pages = page_table + (i64)row * row_pages;
+    const Number *cache = memory[0];
     Tile tile;
     if (start < end) {
-        const Reader reader(slot, start, end, warp, g, t);
+        const Reader reader(cache, pages[start / PAGE], start, end, warp, g, t);
         reader.read_rope(tile, warp, t);
 #pragma unroll
         for (int p = 0; p < PIECES; p++)
@@ -246,10 +248,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
     __shared__ float4 scores[2][WARPS][PLACES / 8][32];
     int turn = 0;
     for (int base = start; base < end; base += PLACES, turn ^= 1) {
+        const bool goes_on = base + PLACES < end;
+        // Before what waits for the tile.
+        const int page = goes_on ? pages[(base + PLACES) / PAGE] : 0;
         float score[PLACES / 8][4];
         multiply(q, tile, warp, lane, score);
-        const Reader next(slot, base + PLACES, end, warp, g, t);
-        const bool goes_on = base + PLACES < end;
+        const Reader next(cache, page, base + PLACES, end, warp, g, t);
         if (goes_on)
             next.read_rope(tile, warp, t);
 #pragma unroll

@@ -5,8 +5,8 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use r1d_kernels::{
-    Choice, ExpertSizes, Experts, Gpu, KernelError, LatentAttention, LatentSizes, LatentToken,
-    Routing, Scores,
+    CachePages, Choice, ExpertSizes, Experts, Gpu, KernelError, LatentAttention, LatentSizes,
+    LatentToken, PAGE_TOKENS, Routing, Scores,
 };
 use serde_json::json;
 use std::time::Instant;
@@ -136,10 +136,24 @@ impl Bench {
             value,
         } = HEADS;
         let attention = LatentAttention::compile(&self.gpu, Kind::BFloat16, HEADS)?;
-        let places = (context + 127) / 64 * 64;
+        let row_pages = context / PAGE_TOKENS + 1;
+        let places = row_pages * PAGE_TOKENS;
         let caches = (0..COPIES)
-            .map(|_| self.random(&[rows, 1, places, HEADS.width()], 1.0))
+            .map(|_| self.random(&[rows, places, HEADS.width()], 1.0))
             .collect::<Result<Vec<_>>>()?;
+        let addresses = caches
+            .iter()
+            .map(|cache| {
+                let address = Tensor::f_from_slice(&[cache.data_ptr().addr() as i64])?;
+                Ok(address.f_to_device(self.device)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let table = Tensor::f_arange(rows * row_pages, (Kind::Int, self.device))?
+            .f_view([rows, row_pages])?;
+        let pages = |copy: usize| CachePages {
+            memory: &addresses[copy % COPIES],
+            table: &table,
+        };
         let query = self.random(&[rows, heads, HEADS.width()], 0.5)?;
         let position = self.zeros(&[rows], Kind::Int)?.f_fill_(context - 1)?;
         let live = self.zeros(&[1], Kind::Int)?.f_fill_(rows)?;
@@ -152,12 +166,12 @@ impl Bench {
             }
             let partial = self.zeros(&[rows * heads * parts * (latent + 2)], Kind::Float)?;
             let attend = |copy: usize| {
-                let (cache, rows) = (&caches[copy % COPIES], (&position, &live));
+                let (cache, rows) = (pages(copy), (&position, &live));
                 let into = (&out, &partial);
-                attention.attend(&self.gpu, &query, cache, rows, (SCALE, parts), into)
+                attention.attend(&self.gpu, &query, &cache, rows, (SCALE, parts), into)
             };
             attend(0)?;
-            let read = caches[0].f_narrow(2, 0, context)?.f_select(1, 0)?;
+            let read = caches[0].f_narrow(1, 0, context)?;
             let off = attention_off(&query, &read, &out)?;
             let seconds = self.seconds(24, attend)?;
             let what = json!({"context": context, "parts": parts, "off": off,
@@ -170,21 +184,21 @@ impl Bench {
         // What stands around it.
         let product = self.random(&[rows, HEADS.query_width() + HEADS.width()], 1.0)?;
         let kv_b = self.random(&[heads * (nope + value), latent], 0.05)?;
-        let table = self
+        let rotations = self
             .random(&[places, 2, rope], 1.0)?
             .f_to_kind(Kind::Float)?;
         let norm = self.random(&[latent], 1.0)?;
         let token = LatentToken {
             bias: None,
             norm: (&norm, 1e-6),
-            table: &table,
+            table: &rotations,
             position: &position,
             live: &live,
         };
         let attended = self.zeros(&[rows, heads * value], Kind::BFloat16)?;
         let none = serde_json::Value::Null;
         let store = |copy: usize| {
-            let into = (&caches[copy % COPIES], &query);
+            let into = (&pages(copy), &query);
             attention.store(&self.gpu, &product, &token, None, into)
         };
         let seconds = self.seconds(24, store)?;

@@ -1,4 +1,4 @@
-//! Attention of a decoding step: one token of each row over the row's slot of the cache.
+//! Attention of a decoding step: one token of each row over the row's pages of the cache.
 
 use crate::code::{Code, Source};
 use crate::decode::of_dtype;
@@ -6,6 +6,7 @@ use crate::driver::{Arguments, Function, Launch};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::operands::{Operands, address};
+use crate::pages::{CachePages, PAGE_TOKENS};
 use tch::{Kind, Tensor};
 
 /// Most query heads of one key head that a block takes.
@@ -180,32 +181,31 @@ impl Attention {
     }
 
     /// Adds biases to each row's product, norms, rotates, puts keys and values into the cache, and
-    /// attends: `qkv` float32 `[B, (heads + 2 · key_heads) · head_dim]`, `keys` and `values`
-    /// `[slots, key_heads, places, head_dim]`, of which row b has slot b → `out` `[B, heads ·
+    /// attends: `qkv` float32 `[B, (heads + 2 · key_heads) · head_dim]` → `out` `[B, heads ·
     /// head_dim]`, softmax(q kᵀ / √d) v over the places up to each row's position.
     pub fn run(
         &self,
         gpu: &Gpu,
         qkv: &Tensor,
         rotation: &Rotation,
-        (keys, values): (&Tensor, &Tensor),
+        cache: &CachePages,
         scratch: &Scratch,
         out: &Tensor,
     ) -> Result<()> {
-        let (rows, places) = self.check(qkv, rotation, (keys, values), scratch, out)?;
-        let parts = self.sizes.parts(self.kind, rows, places);
-        let places = places as i32;
+        let (rows, row_pages) = self.check(qkv, rotation, cache, scratch, out)?;
+        let parts = self.sizes.parts(self.kind, rows, row_pages * PAGE_TOKENS);
+        let row_pages = row_pages as i32;
         match self.way {
             Way::TensorCores { four, eight } => {
                 let many = self.sizes.blocks(rows) >= BLOCKS;
                 let (function, warps) = if many { (four, 4) } else { (eight, 8) };
                 let arguments = token(qkv, rotation)
-                    .address(address(keys))
-                    .address(address(values))
+                    .address(address(cache.memory))
+                    .address(address(cache.table))
                     .address(address(out))
                     .address(address(scratch.partial));
                 let launch = self.blocks(rows, parts, 32 * warps);
-                let arguments = self.sized(arguments, places).int(parts as i32);
+                let arguments = self.sized(arguments, row_pages).int(parts as i32);
                 gpu.stream()
                     .launch(function, launch, arguments.float(self.scale()))?;
             }
@@ -218,19 +218,19 @@ impl Attention {
                     rotate_and_store,
                     qkv,
                     rotation,
-                    (keys, values),
+                    (cache, row_pages),
                     scratch,
                 )?;
                 let arguments = Arguments::new()
                     .address(address(scratch.query))
-                    .address(address(keys))
-                    .address(address(values))
+                    .address(address(cache.memory))
+                    .address(address(cache.table))
                     .address(address(rotation.position))
                     .address(address(rotation.live))
                     .address(address(out))
                     .address(address(scratch.partial));
                 let launch = self.blocks(rows, parts, ATTEND_THREADS);
-                let arguments = self.sized(arguments, places).int(parts as i32);
+                let arguments = self.sized(arguments, row_pages).int(parts as i32);
                 gpu.stream()
                     .launch(attend, launch, arguments.float(self.scale()))?;
             }
@@ -258,7 +258,7 @@ impl Attention {
         function: Function,
         qkv: &Tensor,
         rotation: &Rotation,
-        (keys, values): (&Tensor, &Tensor),
+        (cache, row_pages): (&CachePages, i32),
         scratch: &Scratch,
     ) -> Result<()> {
         let all_heads = (self.sizes.heads + 2 * self.sizes.key_heads) as u32;
@@ -269,11 +269,10 @@ impl Attention {
         };
         let arguments = token(qkv, rotation)
             .address(address(scratch.query))
-            .address(address(keys))
-            .address(address(values));
-        let places = keys.size4()?.2 as i32;
+            .address(address(cache.memory))
+            .address(address(cache.table));
         gpu.stream()
-            .launch(function, launch, self.sized(arguments, places))
+            .launch(function, launch, self.sized(arguments, row_pages))
     }
 
     fn blocks(&self, rows: i64, parts: i64, threads: u32) -> Launch {
@@ -285,23 +284,23 @@ impl Attention {
         }
     }
 
-    fn sized(&self, arguments: Arguments, places: i32) -> Arguments {
+    fn sized(&self, arguments: Arguments, row_pages: i32) -> Arguments {
         arguments
             .int(self.sizes.heads as i32)
             .int(self.sizes.key_heads as i32)
-            .int(places)
+            .int(row_pages)
     }
 
     fn scale(&self) -> f32 {
         (self.sizes.head_dim as f32).powf(-0.5)
     }
 
-    /// Checks the operands; returns the rows, and the places of a slot.
+    /// Checks the operands; returns the rows, and the most pages of one.
     fn check(
         &self,
         qkv: &Tensor,
         rotation: &Rotation,
-        (keys, values): (&Tensor, &Tensor),
+        cache: &CachePages,
         scratch: &Scratch,
         out: &Tensor,
     ) -> Result<(i64, i64)> {
@@ -317,10 +316,8 @@ impl Attention {
         operands.are(scratch.query, self.kind, &[rows, heads * head_dim])?;
         operands.are(rotation.position, Kind::Int, &[rows])?;
         operands.are(rotation.live, Kind::Int, &[1])?;
-        let (slots, _, places, _) = keys.size4()?;
-        let cache = [slots, key_heads, places, head_dim];
-        operands.are(keys, self.kind, &cache)?;
-        operands.are(values, self.kind, &cache)?;
+        let row_pages = cache.check(&operands, rows, 2)?;
+        let places = row_pages * PAGE_TOKENS;
         let positions = rotation.table.size3()?.0;
         operands.are(rotation.table, Kind::Float, &[positions, 2, head_dim])?;
         if positions < places {
@@ -339,7 +336,7 @@ impl Attention {
         if parts > 1 && partial < rows * heads * parts * (head_dim + 2) {
             return operands.refuse(format!("{parts} parts do not fit {:?}", scratch.partial));
         }
-        Ok((rows, places))
+        Ok((rows, row_pages))
     }
 }
 

@@ -1,5 +1,5 @@
 //! Multi-head latent attention of a decoding step, in the absorbed form: one token of each row over
-//! the row's slot of the cache.
+//! the row's pages of the cache.
 
 use crate::attention::MERGE;
 use crate::blas::{Matrices, Products};
@@ -9,6 +9,7 @@ use crate::driver::{Arguments, Function, Launch};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::operands::{Operands, address};
+use crate::pages::{CachePages, PAGE_TOKENS};
 use tch::{Kind, Tensor};
 
 const GENERAL: Source = ("latent.cu", include_str!("../cuda/latent.cu"));
@@ -19,7 +20,7 @@ const STORE_THREADS: u32 = 256;
 const ATTEND_THREADS: u32 = 128;
 /// Heads that a block takes on the tensor cores.
 const BLOCK_HEADS: i64 = 16;
-/// Places of a slot from which on parts of them are worth their merge.
+/// Places of a row from which on parts of them are worth their merge.
 const SPLIT_FROM_PLACES: i64 = 768;
 /// Places below which another part is not.
 const PART_MIN_PLACES: i64 = 128;
@@ -133,7 +134,7 @@ impl LatentAttention {
         })
     }
 
-    /// The parts of a row's places, each of a block of its own, for `rows` rows in slots of
+    /// The parts of a row's places, each of a block of its own, for `rows` rows of at most
     /// `places` places.
     pub fn parts(&self, rows: i64, places: i64) -> i64 {
         if places < SPLIT_FROM_PLACES {
@@ -165,15 +166,15 @@ impl LatentAttention {
 
     /// Puts each row's token into the cache, and prepares its query: `product` `[B, q + r + dr]`,
     /// where q is the width of the compressed query or, without compression, of all heads' queries
-    /// → `cache` `[slots, 1, places, r + dr]`, of which row b has slot b; the normed compressed
-    /// query, or the rotary part of each head in `query` `[B, heads, r + dr]`.
+    /// → each row's place of the cache; the normed compressed query, or the rotary part of each
+    /// head in `query` `[B, heads, r + dr]`.
     pub fn store(
         &self,
         gpu: &Gpu,
         product: &Tensor,
         token: &LatentToken,
         compression: Option<&Compression>,
-        (cache, query): (&Tensor, &Tensor),
+        (cache, query): (&CachePages, &Tensor),
     ) -> Result<()> {
         let operands = Operands::of("store_latent");
         let (rows, width) = (product.size2()?.0, self.sizes.width());
@@ -182,12 +183,12 @@ impl LatentAttention {
             None => self.sizes.query_width(),
         };
         operands.are(product, self.kind, &[rows, before + width])?;
-        let places = self.check_rows(&operands, token.position, token.live, (cache, query))?;
+        let row_pages = self.check_rows(&operands, token.position, token.live, (cache, query))?;
         operands.are(token.norm.0, self.kind, &[self.sizes.latent])?;
         if let Some(bias) = token.bias {
             operands.are(bias, self.kind, &[width])?;
         }
-        self.check_table(&operands, token.table, places)?;
+        self.check_table(&operands, token.table, row_pages * PAGE_TOKENS)?;
         if let Some(compression) = compression {
             operands.are(compression.norm.0, self.kind, &[before])?;
             operands.are(compression.to, self.kind, &[rows, before])?;
@@ -209,8 +210,9 @@ impl LatentAttention {
             .address(address(token.table))
             .address(address(token.position))
             .address(address(token.live))
-            .address(address(cache))
-            .int(places as i32)
+            .address(address(cache.memory))
+            .address(address(cache.table))
+            .int(row_pages as i32)
             .address(address(query))
             .int(self.sizes.heads as i32)
             .int(self.sizes.nope as i32);
@@ -323,21 +325,20 @@ impl LatentAttention {
         })
     }
 
-    /// Attends: `query` `[B, heads, r + dr]`, `cache` `[slots, 1, places, r + dr]`, of which row b
-    /// has slot b → `out` `[B, heads, r]`, softmax(scale · q kᵀ) c over the places up to each row's
-    /// position. `partial` float32 holds nothing between calls.
+    /// Attends: `query` `[B, heads, r + dr]` → `out` `[B, heads, r]`, softmax(scale · q kᵀ) c over
+    /// the places up to each row's position. `partial` float32 holds nothing between calls.
     pub fn attend(
         &self,
         gpu: &Gpu,
         query: &Tensor,
-        cache: &Tensor,
+        cache: &CachePages,
         (position, live): (&Tensor, &Tensor),
         (scale, parts): (f32, i64),
         (out, partial): (&Tensor, &Tensor),
     ) -> Result<()> {
         let operands = Operands::of("attend_latent");
         let LatentSizes { heads, latent, .. } = self.sizes;
-        let places = self.check_rows(&operands, position, live, (cache, query))?;
+        let row_pages = self.check_rows(&operands, position, live, (cache, query))?;
         let rows = query.size3()?.0;
         operands.are(out, self.kind, &[rows, heads, latent])?;
         operands.are(partial, Kind::Float, &[partial.numel() as i64])?;
@@ -346,13 +347,14 @@ impl LatentAttention {
         }
         let arguments = Arguments::new()
             .address(address(query))
-            .address(address(cache))
+            .address(address(cache.memory))
+            .address(address(cache.table))
             .address(address(position))
             .address(address(live))
             .address(address(out))
             .address(address(partial))
             .int(heads as i32)
-            .int(places as i32)
+            .int(row_pages as i32)
             .int(parts as i32)
             .float(scale);
         let launch = Launch {
@@ -378,21 +380,19 @@ impl LatentAttention {
         gpu.stream().launch(self.merge, launch, arguments)
     }
 
-    /// Checks what belongs to the rows; returns the places of a slot.
+    /// Checks what belongs to the rows; returns the most pages of one.
     fn check_rows(
         &self,
         operands: &Operands,
         position: &Tensor,
         live: &Tensor,
-        (cache, query): (&Tensor, &Tensor),
+        (cache, query): (&CachePages, &Tensor),
     ) -> Result<i64> {
         let (rows, width) = (position.size1()?, self.sizes.width());
         operands.are(position, Kind::Int, &[rows])?;
         operands.are(live, Kind::Int, &[1])?;
         operands.are(query, self.kind, &[rows, self.sizes.heads, width])?;
-        let (slots, _, places, _) = cache.size4()?;
-        operands.are(cache, self.kind, &[slots, 1, places, width])?;
-        Ok(places)
+        cache.check(operands, rows, 1)
     }
 
     fn check_table(&self, operands: &Operands, table: &Tensor, places: i64) -> Result<()> {

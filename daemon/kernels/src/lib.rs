@@ -10,6 +10,7 @@
 //! | `gpu` | a device with all of these |
 //! | `decode` | the operations of a decoding step, on tensors whose shapes are checked |
 //! | `attention` | those of grouped-query attention |
+//! | `pages` | the cache that both kinds of attention read and write |
 //! | `latent` | those of multi-head latent attention |
 //! | `experts` | those of a mixture of experts |
 //! | `train` | the operations of a training pass, with their gradients |
@@ -31,6 +32,7 @@ mod latent;
 mod logprobs;
 mod nvrtc;
 mod operands;
+mod pages;
 mod pinned;
 mod train;
 
@@ -44,5 +46,6 @@ pub use gpu::{Gpu, peak_operations};
 pub use latent::{Compression, LatentAttention, LatentSizes, LatentToken};
 pub use logprobs::Logprobs;
 pub use nvrtc::Nvrtc;
+pub use pages::{CachePages, PAGE_TOKENS};
 pub use pinned::PinnedMemory;
 pub use train::{Normed, QkvSizes, TrainKernels};

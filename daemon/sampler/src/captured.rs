@@ -5,8 +5,9 @@
 //! for each of a few sizes; rows that are in the graph and not in the request do nothing. Memory
 //! and graphs stay for the next request of the same sizes.
 //!
-//! The schedule, the cache and the records are those of the other way to decode, and so are the
-//! uniforms: in float32 both ways draw the same ids.
+//! The cache is in pages: a graph finds a row's by a table, and the cache itself by its address,
+//! both of which the host writes between graphs. The records are those of the other way to decode,
+//! and so are the uniforms: in float32 both ways draw the same ids.
 
 mod buffers;
 mod kernels;
@@ -16,13 +17,13 @@ use crate::error::Result;
 use crate::sampling_mask;
 use buffers::{Buffers, Memory, Sizes};
 use kernels::{Kernels, Shape};
-use r1d_kernels::{Gpu, Graph, KernelError};
+use r1d_kernels::{Gpu, Graph, KernelError, PAGE_TOKENS};
 use r1d_model::{
     AttentionParts, Cache, CausalLm, DenseParts, FeedForwardParts, LayerParts, ModelParts,
 };
 use std::collections::BTreeMap;
 pub(crate) use step::Drawing;
-use step::{Held, Step};
+use step::Step;
 use tch::{Kind, Tensor};
 
 /// Requests of different sizes whose memory and graphs are kept: those of training and of an
@@ -42,10 +43,12 @@ pub(crate) struct Engine {
 pub(crate) struct Block<'a> {
     /// The id that each row feeds first, `[rows]`.
     pub last_ids: &'a [i64],
-    /// The tokens that each row's slot holds, `[rows]`.
+    /// The tokens that the cache holds of each row, `[rows]`.
     pub positions: &'a [i64],
     /// A uniform of each step and row, `[steps · rows]`.
     pub uniforms: &'a [f64],
+    /// The pages of each row, where rows have pages: `[rows]`.
+    pub pages: &'a [&'a [u32]],
 }
 
 /// What one step of a block drew.
@@ -66,6 +69,8 @@ struct Plan {
     memory: Memory,
     /// Cosines and sines of all places.
     rotations: Tensor,
+    /// Addresses of what the cache has of each layer, int64 `[layers, 1 or 2]`.
+    cache: Tensor,
     graphs: BTreeMap<i64, Graph>,
 }
 
@@ -74,10 +79,10 @@ struct Plan {
 struct MadeFor {
     rows: i64,
     steps: i64,
-    /// Places of a slot.
-    places: i64,
+    /// Most pages of a row.
+    row_pages: i64,
     drawing: Drawing,
-    /// Addresses of the model's weights and of the cache.
+    /// Addresses of the model's weights.
     addresses: Vec<usize>,
 }
 
@@ -87,7 +92,6 @@ pub(crate) struct Captured<'a> {
     kernels: &'a Kernels,
     shape: Shape,
     parts: ModelParts<'a>,
-    cache: Vec<Held>,
     plan: &'a mut Plan,
 }
 
@@ -118,35 +122,33 @@ impl Engine {
         })
     }
 
-    /// Begins a request whose blocks have at most `steps` steps of `rows` rows. `None` if the
-    /// kernels are not for this model.
+    /// Begins a request whose blocks have at most `steps` steps of `rows` rows, with at most
+    /// `capacity` tokens in a row; the cache is in pages. `None` if the kernels are not for this
+    /// model.
     pub(crate) fn begin<'a>(
         &'a mut self,
         model: &'a CausalLm,
         cache: &Cache,
-        (rows, steps): (usize, usize),
+        ((rows, steps), capacity): ((usize, usize), i64),
         drawing: Drawing,
     ) -> Result<Option<Captured<'a>>> {
-        let Some(first) = held(cache, 0) else {
+        let row_pages = (capacity + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        let Some(mut parts) = model.parts(row_pages * PAGE_TOKENS)? else {
             return Ok(None);
         };
-        let places = first.places()?;
-        let Some(mut parts) = model.parts(places)? else {
-            return Ok(None);
-        };
-        let slots: Option<Vec<_>> = (0..parts.layers.len())
-            .map(|layer| held(cache, layer))
-            .collect();
+        let layers = 0..parts.layers.len();
+        let cached: Option<Vec<_>> = layers.map(|layer| cached(cache, layer)).collect();
         let shape = Shape::of(model, &parts)?;
-        let (Some(slots), true) = (slots, shape == self.compiled_for) else {
+        let (Some(cached), true) = (cached, shape == self.compiled_for) else {
             return Ok(None);
         };
+        let cached: Vec<i64> = cached.concat();
         let made_for = MadeFor {
             rows: graph_rows(rows),
             steps: steps as i64,
-            places,
+            row_pages,
             drawing,
-            addresses: addresses(&parts, &slots),
+            addresses: addresses(&parts),
         };
         let plan = match self.plans.iter().position(|plan| plan.made_for == made_for) {
             Some(at) => self.plans.remove(at),
@@ -162,12 +164,13 @@ impl Engine {
             return Ok(None);
         };
         parts.rotations = plan.rotations.shallow_clone();
+        let addresses = Tensor::f_from_slice(&cached)?.f_view_as(&plan.cache)?;
+        plan.cache.f_copy_(&addresses)?;
         let mut captured = Captured {
             gpu: &self.gpu,
             kernels: &self.kernels,
             shape,
             parts,
-            cache: slots,
             plan,
         };
         // An error of the kernels shows here, where libtorch's operations can still take over.
@@ -179,7 +182,7 @@ impl Engine {
         let MadeFor {
             rows,
             steps,
-            places,
+            row_pages,
             drawing,
             ..
         } = made_for;
@@ -199,7 +202,8 @@ impl Engine {
             dense_width: kernels::dense_width(parts)?,
             query_rank,
             steps,
-            partial: buffers::partial_numbers(&self.kernels, rows, places),
+            row_pages,
+            partial: buffers::partial_numbers(&self.kernels, rows, row_pages * PAGE_TOKENS),
             keeps: drawing.keeps && drawing.cut.is_some(),
             recorded_layers: if drawing.records_experts {
                 model.config.moe_layers
@@ -210,28 +214,32 @@ impl Engine {
         Ok(Plan {
             memory: Memory::new(sizes, rows, model.device())?,
             rotations: parts.rotations.shallow_clone(),
+            cache: Tensor::f_zeros(
+                [
+                    parts.layers.len() as i64,
+                    self.compiled_for.attention.kinds(),
+                ],
+                (Kind::Int64, model.device()),
+            )?,
             graphs: BTreeMap::new(),
             made_for,
         })
     }
 }
 
-/// What the cache holds of a layer.
-fn held(cache: &Cache, layer: usize) -> Option<Held> {
+/// Addresses of what the cache has of a layer.
+fn cached(cache: &Cache, layer: usize) -> Option<Vec<i64>> {
+    let at = |tensor: &Tensor| address(tensor) as i64;
     if let Some((keys, values)) = cache.keys_and_values(layer) {
-        return Some(Held::Grouped(keys.shallow_clone(), values.shallow_clone()));
+        return Some(vec![at(keys), at(values)]);
     }
-    Some(Held::Latent(cache.latents(layer)?.shallow_clone()))
+    Some(vec![at(cache.latents(layer)?)])
 }
 
-/// Addresses of all that a graph reads or writes beside its own memory.
-fn addresses(parts: &ModelParts, cache: &[Held]) -> Vec<usize> {
+/// Addresses of all that a graph reads or writes beside its own memory and the cache.
+fn addresses(parts: &ModelParts) -> Vec<usize> {
     let around = [parts.embed_tokens, parts.norm.0, parts.lm_head];
     let mut all: Vec<Option<&Tensor>> = around.map(Some).to_vec();
-    all.extend(cache.iter().flat_map(|held| match held {
-        Held::Grouped(keys, values) => [Some(keys), Some(values)],
-        Held::Latent(latents) => [Some(latents), None],
-    }));
     all.extend(parts.layers.iter().flat_map(tensors));
     all.into_iter()
         .map(|tensor| tensor.map_or(0, address))
@@ -283,7 +291,7 @@ fn address(tensor: &Tensor) -> usize {
 }
 
 impl Captured<'_> {
-    /// Decodes `steps` steps of all rows and draws an id of each: row i lives in slot i.
+    /// Decodes `steps` steps of all rows and draws an id of each.
     pub(crate) fn decode(&mut self, block: &Block, steps: usize) -> Result<Vec<DrawnStep>> {
         let live = block.last_ids.len();
         let rows = graph_rows(live);
@@ -303,6 +311,10 @@ impl Captured<'_> {
             Tensor::f_from_slice(&ints(block.positions))?,
         )?;
         fill(&buffers.live, Tensor::f_from_slice(&[live as i32])?)?;
+        let pages = page_table(block.pages)?;
+        let (lines, width) = pages.size2()?;
+        let table = buffers.page_table.f_narrow(0, 0, lines)?;
+        table.f_narrow(1, 0, width)?.f_copy_(&pages)?;
         // The first step counts up to 0.
         let _ = buffers.step.shallow_clone().f_fill_(-1)?;
         let uniforms: Vec<f32> = block.uniforms.iter().map(|u| *u as f32).collect();
@@ -347,12 +359,24 @@ impl Captured<'_> {
             kernels: self.kernels,
             shape: &self.shape,
             parts: &self.parts,
-            cache: &self.cache,
+            cache: &self.plan.cache,
             buffers,
             drawing: self.plan.made_for.drawing,
         };
         step.launch()
     }
+}
+
+/// The pages of all rows as a table, int32 `[rows, most pages of a row]`; 0 behind a row's last.
+fn page_table(pages: &[&[u32]]) -> Result<Tensor> {
+    let width = pages.iter().map(|row| row.len()).max().unwrap_or(0);
+    let mut table = vec![0i32; pages.len() * width];
+    for (line, row) in table.chunks_mut(width.max(1)).zip(pages) {
+        let pages = row.iter().map(|page| page.cast_signed());
+        line.iter_mut().zip(pages).for_each(|(to, page)| *to = page);
+    }
+    let shape = [pages.len() as i64, width as i64];
+    Ok(Tensor::f_from_slice(&table)?.f_view(shape)?)
 }
 
 /// Reads what a block has drawn.

@@ -12,9 +12,19 @@ pub(crate) struct Limits {
     pub cache: Slots,
 }
 
-/// Refuses a request that cannot be sampled. Returns the slots that the cache is cut into, and the
-/// tokens that each has to hold.
-pub(crate) fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
+/// What a request needs of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needed {
+    /// Most rows that decode together, where rows take pages of the cache.
+    pub rows: u32,
+    /// The slots that the cache is cut into, where each row has one.
+    pub slots: u32,
+    /// Most tokens of a row.
+    pub capacity: u64,
+}
+
+/// Refuses a request that cannot be sampled. Returns what it needs of the cache.
+pub(crate) fn check(request: &Generate, limits: Limits) -> Result<Needed> {
     check_sampling(&request.sampling, limits)?;
     let mut seen = HashSet::new();
     let mut capacity = 1;
@@ -31,7 +41,11 @@ pub(crate) fn check(request: &Generate, limits: Limits) -> Result<(u32, u64)> {
         }
     }
     let samples = u32::try_from(seen.len()).unwrap_or(u32::MAX).max(1);
-    Ok((limits.cache.fitting(capacity).min(samples), capacity))
+    Ok(Needed {
+        rows: limits.cache.count.min(samples),
+        slots: limits.cache.fitting(capacity).min(samples),
+        capacity,
+    })
 }
 
 fn check_sampling(sampling: &Sampling, limits: Limits) -> Result<()> {
@@ -156,9 +170,14 @@ mod tests {
 
     #[test]
     fn a_sound_request_passes() {
+        let needed = Needed {
+            rows: 2,
+            slots: 2,
+            capacity: 6,
+        };
         assert_eq!(
             check(&request(), LIMITS).unwrap(),
-            (2, 6),
+            needed,
             "a slot for each sample"
         );
     }
@@ -169,14 +188,13 @@ mod tests {
             let mut request = request();
             request.sampling.max_completion_length = max_completion_length;
             request.groups[0].samples = (0..samples).collect();
-            check(
-                &request,
-                Limits {
-                    vocab_size: 10,
-                    cache: Slots::of(8, 100),
-                },
-            )
-            .unwrap()
+            let limits = Limits {
+                vocab_size: 10,
+                cache: Slots::of(8, 100),
+            };
+            let needed = check(&request, limits).unwrap();
+            assert_eq!(needed.rows, samples.min(8), "pages are for all");
+            (needed.slots, needed.capacity)
         };
         assert_eq!(slots(98, 50), (8, 100));
         assert_eq!(slots(10, 50), (8, 12), "no more than was said");

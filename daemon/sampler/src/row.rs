@@ -47,6 +47,23 @@ impl Row {
         }
     }
 
+    /// The row's sample: its group's index in the request, and its own number.
+    pub(crate) fn sample(&self) -> (usize, u32) {
+        (self.group, self.key.sample)
+    }
+
+    /// The tokens that a cache holds of the row, of which `prompt_ids` are the first.
+    pub(crate) fn fed(&self, prompt_ids: &[u32]) -> Vec<i64> {
+        let fed = prompt_ids.iter().chain(&self.completion_ids);
+        let fed = fed.take(self.position() as usize);
+        fed.map(|id| i64::from(*id)).collect()
+    }
+
+    /// The experts that those tokens took, `[tokens · moe_layers · K]`; empty unless recorded.
+    pub(crate) fn experts(&self) -> &[u16] {
+        &self.experts
+    }
+
     /// The uniform of the completion's token `i`, a function of the sample's key only (`ROLL-1`).
     pub(crate) fn uniform(&self, seed: u64, i: usize) -> f64 {
         let SampleKey {

@@ -1,19 +1,23 @@
 //! The sampler's loop.
 
-use crate::captured::{Block, Captured, Drawing, DrawnStep, Engine};
+use crate::captured::{Block, Captured, Drawing, Engine};
 use crate::draw::Draw;
+use crate::drawn::{Drawn, Looked};
 use crate::error::{Result, SamplerError};
-use crate::prompts::{self, Prompts};
-use crate::request::{self, Limits};
+use crate::paged_schedule::{PagedSchedule, PagedSizes};
+use crate::prompts::{Prefill, Prompts};
+use crate::request::{self, Limits, Needed};
 use crate::row::Row;
-use crate::sampling_mask::{self, Packer};
-use crate::schedule::{Changes, Schedule};
+use crate::sampling_mask::Packer;
+use crate::schedule::{Changes, Place, Schedule};
+use crate::scheduler::Scheduler;
+use r1d_kernels::PAGE_TOKENS;
 use r1d_model::{Cache, CausalLm, Forward, Output, Places, kept_logprobs};
-use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
 use r1d_torch::spans::span;
+use std::collections::BTreeMap;
 use tch::{Device, Tensor};
 
 /// Decode steps between two reads of the drawn ids by the host. Reading is free on the CPU; on a
@@ -50,8 +54,10 @@ pub(crate) struct Run<'a> {
     pub cache: &'a mut Cache,
     speculative: bool,
     pub look_every: usize,
-    /// Row `i` decodes in slot `i`.
+    /// Row `i` decodes in slot `i`, or in the `i`th line of the page table.
     pub rows: Vec<Row>,
+    /// Rows that gave up their pages, by their samples.
+    pub put_back: BTreeMap<(usize, u32), Row>,
     pub prompts: Prompts,
     pub count: Count,
 }
@@ -66,11 +72,14 @@ pub(crate) struct Count {
     pub drafts: u64,
     /// Drafted ids that were equal to the drawn ones.
     pub accepted_drafts: u64,
+    /// Rows that were put back because pages were too few.
+    pub preemptions: u64,
 }
 
 impl Sampler {
     /// Allocates the cache on the model's device; each request cuts it into slots of its own
-    /// length. `invariant` is the batch-invariant mode (`ROLL-1`), which needs one libtorch thread.
+    /// length, or into pages where r1d's own kernels decode. `invariant` is the batch-invariant
+    /// mode (`ROLL-1`), which needs one libtorch thread.
     pub fn new(
         model: &CausalLm,
         slots: Slots,
@@ -103,6 +112,15 @@ impl Sampler {
             own_kernels: model.device().is_cuda() && !invariant,
             engine: None,
         })
+    }
+
+    /// Gives the cache's memory on a GPU to what else needs it, until the next request. On a CPU it
+    /// is kept, because the system would have to map it again page by page.
+    pub fn release(&mut self) -> Result<()> {
+        if self.cache.device().is_cuda() {
+            self.cache.release()?;
+        }
+        Ok(())
     }
 
     /// Sets whether r1d's own kernels decode where there are some; else libtorch's operations do.
@@ -146,8 +164,9 @@ impl Sampler {
     /// with the tokens drawn and the most that the request may still come to.
     ///
     /// Metrics: `timing_s/sampling`, `perf/sampling_throughput` (completion tokens per second),
-    /// `perf/sampling_rows` (mean rows of a decode step), and `perf/draft_acceptance_rate` if
-    /// drafts were made. After an error the sampler is ready for another request.
+    /// `perf/sampling_rows` (mean rows of a decode step), `perf/draft_acceptance_rate` if drafts
+    /// were made, and `perf/sampling_preemptions` if rows had to give up their pages. After an
+    /// error the sampler is ready for another request.
     pub fn generate(
         &mut self,
         model: &CausalLm,
@@ -155,7 +174,7 @@ impl Sampler {
         completed: &mut dyn FnMut(Rollout),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Metrics> {
-        let (slots, capacity) = request::check(
+        let needed = request::check(
             request,
             Limits {
                 vocab_size: model.config.vocab_size,
@@ -176,28 +195,25 @@ impl Sampler {
             .keep_sampling_mask
             .then(|| Packer::new(model.device()))
             .transpose()?;
-        let record_experts = request.record_experts && model.config.moe_layers > 0;
-        self.cache
-            .cut(slots.into(), i64::try_from(capacity).unwrap_or(i64::MAX))?;
         let draw = Draw::new(&request.sampling);
         self.open_engine(model);
-        let drawing = Drawing {
-            temperature: request.sampling.temperature,
-            cut: draw.cut(model.config.vocab_size),
-            keeps: request.sampling.keep_sampling_mask,
-            records_experts: record_experts,
-        };
-        let blocks = (slots as usize, self.look_every);
+        let drawing = drawing(model, request, &draw);
         if !self.own_kernels {
             self.engine = None;
         }
+        let capacity = i64::try_from(needed.capacity).unwrap_or(i64::MAX);
         let captured = match &mut self.engine {
             Some(engine) if self.own_kernels && !self.speculative => {
-                let begun = engine.begin(model, &self.cache, blocks, drawing);
+                let _ = self.cache.cut_into_pages(PAGE_TOKENS)?;
+                let blocks = (needed.rows as usize, self.look_every);
+                let begun = engine.begin(model, &self.cache, (blocks, capacity), drawing);
                 unless_unused(begun, &mut self.own_kernels)?
             }
             _ => None,
         };
+        if captured.is_none() {
+            self.cache.cut(needed.slots.into(), capacity)?;
+        }
         let mut run = Run {
             model,
             request,
@@ -207,21 +223,21 @@ impl Sampler {
             options: Forward {
                 invariant: self.invariant,
                 packed: packed.as_ref(),
-                record_experts,
+                record_experts: drawing.records_experts,
                 ..Forward::default()
             },
             cache: &mut self.cache,
             speculative: self.speculative,
             look_every: self.look_every,
             rows: vec![],
+            put_back: BTreeMap::new(),
             prompts: Prompts::new(),
             count: Count::default(),
         };
         // The deterministic algorithms are not needed here, and they would turn every write to the
         // cache into a sort: no place is written twice, and sums are taken in one order
         // (draw::cumulative).
-        let sample =
-            || r1d_torch::runtime::inference(|| run.run(slots as usize, completed, progress));
+        let sample = || r1d_torch::runtime::inference(|| run.run(needed, completed, progress));
         if let Err(error) = r1d_torch::runtime::without_deterministic(sample)?? {
             // Values that are not finite would affect other rows through masked places, because 0 ·
             // NaN is not 0.
@@ -230,6 +246,16 @@ impl Sampler {
         }
         let seconds = self.clock.now().saturating_sub(started).as_secs_f64();
         Ok(run.count.metrics(seconds))
+    }
+}
+
+/// How the request draws, and what it records.
+fn drawing(model: &CausalLm, request: &Generate, draw: &Draw) -> Drawing {
+    Drawing {
+        temperature: request.sampling.temperature,
+        cut: draw.cut(model.config.vocab_size),
+        keeps: request.sampling.keep_sampling_mask,
+        records_experts: request.record_experts && model.config.moe_layers > 0,
     }
 }
 
@@ -273,6 +299,10 @@ impl Count {
                 share(self.accepted_drafts, self.drafts as f64),
             );
         }
+        if self.preemptions > 0 {
+            let preemptions = self.preemptions as f64;
+            let _ = metrics.insert("perf/sampling_preemptions".into(), preemptions);
+        }
         metrics
     }
 }
@@ -280,21 +310,16 @@ impl Count {
 impl Run<'_> {
     fn run(
         &mut self,
-        slots: usize,
+        needed: Needed,
         completed: &mut dyn FnMut(Rollout),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
-        let samples: Vec<usize> = self
-            .request
-            .groups
-            .iter()
-            .map(|group| group.samples.len())
-            .collect();
-        let mut schedule = Schedule::new(slots, &samples);
+        let mut schedule = self.schedule(needed);
         let mut ended = vec![];
         loop {
             let started = span("prefill", || self.turn_over(&mut schedule, &ended))?;
             if self.rows.is_empty() {
+                self.count.preemptions = schedule.preemptions();
                 return Ok(());
             }
             self.draw_first(&started)?;
@@ -308,7 +333,7 @@ impl Run<'_> {
                     if self.speculative {
                         self.decode_pairs()
                     } else {
-                        self.decode()
+                        self.decode(&schedule)
                     }
                 })?;
             }
@@ -325,34 +350,68 @@ impl Run<'_> {
         }
     }
 
+    fn schedule(&self, needed: Needed) -> Scheduler {
+        let groups = &self.request.groups;
+        let samples: Vec<usize> = groups.iter().map(|group| group.samples.len()).collect();
+        if self.captured.is_none() {
+            return Scheduler::Slots(Schedule::new(needed.slots as usize, &samples));
+        }
+        let prompts = groups.iter().map(|group| group.prompt_ids.len()).collect();
+        let sizes = PagedSizes {
+            rows: needed.rows as usize,
+            pages: u32::try_from(self.cache.slots).unwrap_or(u32::MAX),
+            page_tokens: PAGE_TOKENS as usize,
+            completion_max: self.request.sampling.max_completion_length as usize,
+        };
+        Scheduler::Pages(PagedSchedule::new(sizes, prompts, &samples))
+    }
+
+    fn turn_over(&mut self, schedule: &mut Scheduler, ended: &[usize]) -> Result<Vec<usize>> {
+        match schedule {
+            Scheduler::Slots(schedule) => self.turn_over_slots(schedule, ended),
+            Scheduler::Pages(schedule) => self.turn_over_pages(schedule, ended),
+        }
+    }
+
     /// Gives the slots that ended to waiting samples. Returns the slots that started.
-    fn turn_over(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
+    fn turn_over_slots(&mut self, schedule: &mut Schedule, ended: &[usize]) -> Result<Vec<usize>> {
         let changes = schedule.turn_over(ended);
-        prompts::bring(
-            self.model,
-            self.cache,
-            &self.options,
-            &self.request.groups,
-            &changes,
-            self.speculative,
-            &mut self.prompts,
-        )?;
+        let mut prompts = std::mem::take(&mut self.prompts);
+        let brought = self.prefill().slots(&changes, &mut prompts);
+        self.prompts = prompts;
+        brought?;
         for (slot, place) in &changes.started {
-            let sample = self.request.groups[place.group].samples[place.sample];
-            let row = Row::new(
-                self.request,
-                place.group,
-                sample,
-                self.prompts[&place.group].experts.clone(),
-            );
-            if *slot < self.rows.len() {
-                self.rows[*slot] = row;
-            } else {
-                self.rows.push(row);
-            }
+            self.start(*slot, *place);
         }
         self.close(&changes)?;
         Ok(changes.started.iter().map(|(slot, _)| *slot).collect())
+    }
+
+    /// What prompts are computed by.
+    pub(crate) fn prefill(&mut self) -> Prefill<'_> {
+        Prefill {
+            model: self.model,
+            cache: self.cache,
+            options: &self.options,
+            groups: &self.request.groups,
+            drafts: self.speculative,
+        }
+    }
+
+    /// Starts a sample, whose prompt is there.
+    pub(crate) fn start(&mut self, at: usize, place: Place) {
+        let sample = self.request.groups[place.group].samples[place.sample];
+        let experts = self.prompts[&place.group].experts.clone();
+        self.seat(at, Row::new(self.request, place.group, sample, experts));
+    }
+
+    /// Puts a row in a row's place, or behind the last.
+    pub(crate) fn seat(&mut self, at: usize, row: Row) {
+        if at < self.rows.len() {
+            self.rows[at] = row;
+        } else {
+            self.rows.push(row);
+        }
     }
 
     /// Moves rows into the holes that ended rows leave.
@@ -405,7 +464,7 @@ impl Run<'_> {
 
     /// Runs up to `look_every` decode steps of all rows, and then reads what they drew. In between,
     /// everything stays on the device.
-    fn decode(&mut self) -> Result<()> {
+    fn decode(&mut self, schedule: &Scheduler) -> Result<()> {
         let rows = self.rows.len();
         let sampling = &self.request.sampling;
         let left = self
@@ -430,6 +489,7 @@ impl Run<'_> {
             last_ids: &last_ids,
             positions: &positions,
             uniforms: &uniforms,
+            pages: &schedule.tables(),
         };
         let looked = match &mut self.captured {
             Some(captured) => {
@@ -533,9 +593,8 @@ impl Run<'_> {
     /// The tokens drawn so far, and the most that the request may come to.
     fn progress(&self, waiting: usize) -> (u64, u64) {
         let longest = u64::from(self.request.sampling.max_completion_length);
-        let live: u64 = self
-            .rows
-            .iter()
+        let rows = self.rows.iter().chain(self.put_back.values());
+        let live: u64 = rows
             .filter(|row| !row.ended())
             .map(|row| longest - row.tokens() as u64)
             .sum();
@@ -543,73 +602,6 @@ impl Run<'_> {
             self.count.tokens,
             self.count.tokens + live + waiting as u64 * longest,
         )
-    }
-}
-
-/// The results of one step, on the device.
-pub(crate) struct Drawn {
-    pub ids: Tensor,
-    logprobs: Tensor,
-    experts: Option<Tensor>,
-    /// The packed sets of ids left by top-k and top-p, as [`Packer::pack`] returns them.
-    kept: Option<Tensor>,
-    vocab_size: u32,
-}
-
-/// The results of one step, on the host.
-pub(crate) struct Looked {
-    ids: Vec<i64>,
-    logprobs: Vec<f32>,
-    /// Experts, `[B, moe_layers, K]`.
-    experts: Vec<i64>,
-    /// Bits of the sets of kept ids, `[B, words]`.
-    kept: Vec<u64>,
-    vocab_size: u32,
-}
-
-impl Drawn {
-    pub(crate) fn look(&self) -> Result<Looked> {
-        let experts = match &self.experts {
-            Some(experts) => Vec::try_from(&experts.f_reshape([-1])?)?,
-            None => vec![],
-        };
-        let kept = self
-            .kept
-            .as_ref()
-            .map(sampling_mask::words)
-            .transpose()?
-            .unwrap_or_default();
-        let (ids, logprobs) = (Vec::try_from(&self.ids)?, Vec::try_from(&self.logprobs)?);
-        Ok(Looked {
-            ids,
-            logprobs,
-            experts,
-            kept,
-            vocab_size: self.vocab_size,
-        })
-    }
-}
-
-impl Looked {
-    fn of_step(step: DrawnStep, vocab_size: u32) -> Looked {
-        Looked {
-            ids: step.ids,
-            logprobs: step.logprobs,
-            experts: step.experts,
-            kept: step.kept,
-            vocab_size,
-        }
-    }
-
-    /// Gives the results in place `at` to their completion.
-    pub(crate) fn push(&self, at: usize, row: &mut Row, sampling: &Sampling) -> Result<()> {
-        let places = self.ids.len();
-        let (experts, words) = (self.experts.len() / places, self.kept.len() / places);
-        row.push_experts(&self.experts[at * experts..][..experts])?;
-        if words > 0 {
-            row.push_kept(&self.kept[at * words..][..words], self.vocab_size)?;
-        }
-        row.push(self.ids[at], self.logprobs[at], sampling)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Decides which sample decodes in which slot, by pure bookkeeping without tensors.
 //!
+//! This is for a cache of slots; `paged_schedule` is for one of pages.
+//!
 //! Slots `0..live` decode, with no holes, so that a decode step's work is proportional to what
 //! lives and the cache is read as one view. Samples wait in the request's order. A slot that ends
 //! is refilled at once; when nothing waits, the last live slots move into the holes.

@@ -10,9 +10,10 @@
 //! A slot's second token of a step is written to the cache where the next step writes again if that
 //! token is not accepted. The module's own keys are the cache's last layer.
 
+use crate::drawn::{Drawn, Looked};
 use crate::error::Result;
 use crate::row::Row;
-use crate::sampler::{Drawn, Looked, Run};
+use crate::sampler::Run;
 use r1d_model::Places;
 use tch::{Kind, Tensor};
 

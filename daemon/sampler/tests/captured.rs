@@ -396,6 +396,64 @@ fn compare(ours: &Rollout, theirs: &Rollout) -> (usize, usize) {
     (ours.completion_ids.len(), ours.completion_ids.len())
 }
 
+/// Rows that have to give up their pages come back and draw what they would have drawn.
+#[test]
+#[ignore = "needs a GPU"]
+fn rows_that_were_put_back_draw_the_same_ids() {
+    for case in &cases() {
+        let model = model(case, Kind::Float);
+        // 12 rows of up to 4 pages, in 14 pages.
+        let request = request(case, &[1, 17, 64, 130], 3, 110, 1.0);
+        let few = Slots {
+            count: 12,
+            tokens: 14 * 64,
+        };
+        let mut own = Sampler::new(&model, few, false, SystemClock::shared()).unwrap();
+        let mut drawn = Rollouts::new();
+        let mut completed = |rollout: Rollout| {
+            drawn.insert((rollout.key.prompt, rollout.key.sample), rollout);
+        };
+        let metrics = own
+            .generate(&model, &request, &mut completed, &mut |_, _| {})
+            .unwrap();
+        assert!(used_own_kernels(&own));
+        let preemptions = metrics["perf/sampling_preemptions"];
+        let expected = generate(&mut sampler(&model, 12, 256), &model, &request);
+        assert_eq!(drawn.len(), expected.len());
+        for (key, rollout) in &drawn {
+            let same = rollout.completion_ids == expected[key].completion_ids;
+            assert!(same, "{key:?}, {}", case.name);
+        }
+        let [ours, theirs] = [&drawn, &expected].map(|drawn| difference(&model, drawn, 1.0));
+        println!(
+            "{}: {preemptions} put back, {ours:e}, without {theirs:e}",
+            case.name
+        );
+        assert!(ours < 2.0 * theirs + 1e-5, "{ours:e}, {theirs:e}");
+    }
+}
+
+/// Memory that training had in between, and graphs of the cache's earlier place.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_cache_that_was_given_back_serves_again() {
+    for case in [dense(&SHAPES[0]), cases().remove(SHAPES.len())] {
+        let model = model(&case, Kind::BFloat16);
+        let request = request(&case, &[1, 17, 64, 130], 8, 64, 1.0);
+        let mut own = sampler(&model, 32, 256).with_own_kernels(true);
+        let drawn = generate(&mut own, &model, &request);
+        let mut others = vec![];
+        for size in [1 << 14, 1 << 18, 1 << 22] {
+            own.release().unwrap();
+            let options = (Kind::Float, model.device());
+            let noise = (0..64).map(|_| Tensor::full([size], f64::NAN, options));
+            others.extend(noise);
+            assert!(generate(&mut own, &model, &request) == drawn, "{size}");
+        }
+        assert!(used_own_kernels(&own));
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn long_caches_are_read_in_parts() {

@@ -16,6 +16,8 @@ pub(super) struct Sizes {
     pub query_rank: Option<i64>,
     /// Steps of a block.
     pub steps: i64,
+    /// Most pages of a row.
+    pub row_pages: i64,
     /// Numbers of the parts of attention's sums.
     pub partial: i64,
     /// Whether the sets of kept ids are recorded.
@@ -49,6 +51,8 @@ pub(super) struct Buffers {
     pub position: Tensor,
     pub live: Tensor,
     pub step: Tensor,
+    /// The pages of each row, `[rows, row_pages]`.
+    pub page_table: Tensor,
     pub attention: AttentionBuffers,
     pub experts: Option<ExpertBuffers>,
 }
@@ -142,6 +146,7 @@ impl Buffers {
             position: take(&[rows], Kind::Int)?,
             live: take(&[1], Kind::Int)?,
             step: take(&[1], Kind::Int)?,
+            page_table: take(&[rows, sizes.row_pages], Kind::Int)?,
             attention: AttentionBuffers::lay_out(sizes, rows, &mut take)?,
             experts: ExpertBuffers::lay_out(sizes, rows, &mut take)?,
         })

@@ -37,6 +37,16 @@ pub(super) enum AttentionKernels {
     Latent(LatentAttention),
 }
 
+impl AttentionShape {
+    /// Kinds of numbers that the cache has of a token: keys and values, or latents.
+    pub(super) fn kinds(&self) -> i64 {
+        match self {
+            AttentionShape::Grouped(_) => 2,
+            AttentionShape::Latent(..) => 1,
+        }
+    }
+}
+
 impl Shape {
     /// What this model needs; an error if there are no such kernels.
     pub(super) fn of(model: &CausalLm, parts: &ModelParts) -> Result<Shape, KernelError> {

@@ -3,14 +3,14 @@
 use super::buffers::{AttentionBuffers, Buffers, ExpertBuffers};
 use super::kernels::{AttentionKernels, AttentionShape, Kernels, Shape};
 use r1d_kernels::{
-    Choice, Compression, Cut, Draw, Experts, Few, Gpu, KernelError, LatentAttention, LatentToken,
-    Rotation, Scratch,
+    CachePages, Choice, Compression, Cut, Draw, Experts, Few, Gpu, KernelError, LatentAttention,
+    LatentToken, PAGE_TOKENS, Rotation, Scratch,
 };
 use r1d_model::{
     AttentionParts, DenseParts, ExpertParts, FeedForwardParts, LatentParts, LayerParts, ModelParts,
     Norm,
 };
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 type Result<T> = std::result::Result<T, KernelError>;
 
@@ -27,27 +27,14 @@ pub(crate) struct Drawing {
     pub records_experts: bool,
 }
 
-/// What the cache holds of a layer.
-pub(super) enum Held {
-    Grouped(Tensor, Tensor),
-    Latent(Tensor),
-}
-
-impl Held {
-    /// Places of a slot.
-    pub(super) fn places(&self) -> std::result::Result<i64, TchError> {
-        let (Held::Grouped(held, _) | Held::Latent(held)) = self;
-        Ok(held.size4()?.2)
-    }
-}
-
 /// A step of all rows of a graph: the tokens' way through the layers, and the draw.
 pub(super) struct Step<'a> {
     pub gpu: &'a Gpu,
     pub kernels: &'a Kernels,
     pub shape: &'a Shape,
     pub parts: &'a ModelParts<'a>,
-    pub cache: &'a [Held],
+    /// Addresses of what the cache has of each layer, `[layers, 1 or 2]`.
+    pub cache: &'a Tensor,
     pub buffers: &'a Buffers,
     pub drawing: Drawing,
 }
@@ -59,8 +46,12 @@ impl Step<'_> {
         let decode = &self.kernels.decode;
         decode.embed(self.gpu, ids, parts.embed_tokens, &buffers.hidden)?;
         let mut expert_layer = 0;
-        for (layer, held) in parts.layers.iter().zip(self.cache) {
-            self.attention(layer, held)?;
+        for (layer, at) in parts.layers.iter().zip(0..) {
+            let cache = CachePages {
+                memory: &self.cache.f_get(at)?,
+                table: &buffers.page_table,
+            };
+            self.attention(layer, &cache)?;
             self.add_linear(&buffers.attended, layer.o_proj)?;
             let norm = layer.post_attention_norm;
             match &layer.feed_forward {
@@ -136,19 +127,17 @@ impl Step<'_> {
     }
 
     /// Attention of a layer up to its output projection.
-    fn attention(&self, layer: &LayerParts, held: &Held) -> Result<()> {
+    fn attention(&self, layer: &LayerParts, cache: &CachePages) -> Result<()> {
         let (buffers, norm) = (self.buffers, layer.input_norm);
         match (
             &self.kernels.attention,
             &layer.attention,
             &buffers.attention,
-            held,
         ) {
             (
                 AttentionKernels::Grouped(attention),
                 AttentionParts::Grouped(parts),
                 AttentionBuffers::Grouped { qkv, query },
-                Held::Grouped(keys, values),
             ) => {
                 self.normed_linear(norm, parts.qkv_proj, qkv)?;
                 let rotation = Rotation {
@@ -162,14 +151,12 @@ impl Step<'_> {
                 };
                 let partial = &buffers.partial;
                 let scratch = Scratch { query, partial };
-                let cache = (keys, values);
                 attention.run(self.gpu, qkv, &rotation, cache, &scratch, &buffers.attended)
             }
             (
                 AttentionKernels::Latent(attention),
                 AttentionParts::Latent(parts),
                 AttentionBuffers::Latent { product, .. },
-                Held::Latent(cache),
             ) => {
                 self.normed_linear(norm, parts.a_proj, product)?;
                 self.latent(attention, parts, cache)
@@ -185,7 +172,7 @@ impl Step<'_> {
         &self,
         attention: &LatentAttention,
         parts: &LatentParts,
-        cache: &Tensor,
+        cache: &CachePages,
     ) -> Result<()> {
         let (gpu, buffers) = (self.gpu, self.buffers);
         let (
@@ -224,7 +211,8 @@ impl Step<'_> {
         };
         attention.absorb(gpu, heads, parts.kv_b_proj, query)?;
         let rows = (&buffers.position, &buffers.live);
-        let splits = attention.parts(query.size3()?.0, cache.size4()?.2);
+        let places = buffers.page_table.size2()?.1 * PAGE_TOKENS;
+        let splits = attention.parts(query.size3()?.0, places);
         let out = (weighed, &buffers.partial);
         attention.attend(gpu, query, cache, rows, (scale, splits), out)?;
         attention.project(gpu, weighed, parts.kv_b_proj, &buffers.attended)
