@@ -7,7 +7,8 @@ use r1d_job_macros::{Keys, Read, Write};
 #[settings(
     path = "sampler",
     meaning = "The sampler's cache. Each step and each evaluation cuts it into slots of its own \
-               longest prompt and completion."
+               longest prompt and completion; on a GPU, where r1d's own kernels decode, \
+               completions take pages of it as they grow, and training has its memory in between."
 )]
 pub struct Sampler {
     /// Number of completions decoded at a time; 0: all of a step's, at most [`SLOTS_MAX`].
@@ -16,7 +17,7 @@ pub struct Sampler {
         default = 0,
         unit = "completions",
         meaning = "Completions decoded at a time; 0: all of a step's, at most 256. Fewer where \
-                   completions are so long that the cache does not hold as many."
+                   completions are so long that the cache does not hold as many slots."
     )]
     pub slots: u32,
     /// Number of prompt and completion tokens that the cache holds; 0: what the stage's own steps
@@ -28,7 +29,9 @@ pub struct Sampler {
         meaning = "Prompt and completion tokens that the cache holds, of all slots together; 0: \
                    what the stage's own steps need, or one completion of an evaluation where that \
                    is longer; in stages that sample for evaluations alone at most 524,288. More \
-                   lets long evaluations decode more completions at a time."
+                   lets long evaluations decode more completions at a time. In pages, fewer than \
+                   all completions may come to suffice where few become that long: those that \
+                   find no page wait, and are computed again (`perf/sampling_preemptions`)."
     )]
     pub tokens: u32,
 }

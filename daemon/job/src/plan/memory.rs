@@ -19,7 +19,8 @@ const FLOAT32_BYTES: u64 = 4;
 /// Returns the bytes that a stage takes on its device, by holder: `policy`, `reference`,
 /// `optimiser` (AdamW's moments; in bfloat16 also the float32 weights that it updates), `update`
 /// (activations, logits and gradients at their peak), `value model` (with its optimiser), `reward
-/// models` and `judges` that rewards ask, `sampler` (its cache).
+/// models` and `judges` that rewards ask, `sampler` (its cache, which makes room for the update on
+/// a GPU).
 ///
 /// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them. A
 /// reward model of a directory whose shape is not in `seen` is taken to be as large as the policy.

@@ -23,6 +23,12 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
     );
     text += &stages(&plan.stages, look);
     text += &amounts("MEMORY", &plan.stages, |stage| &stage.memory, look);
+    let has = |stage: &PlanStage, holder| stage.memory.contains_key(holder);
+    let takes_turns = |stage: &PlanStage| has(stage, "sampler") && has(stage, "update");
+    if plan.stages.iter().any(takes_turns) {
+        text += &look.dim("on a GPU an update has the memory of the sampler's cache");
+        text.push('\n');
+    }
     text += &amounts(
         "HOST MEMORY ≤",
         &plan.stages,

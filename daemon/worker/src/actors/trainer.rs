@@ -1,7 +1,7 @@
 //! The trainer actor: updates the policy or a reward model from sequences.
 
-use crate::device::{DeviceThread, Opened};
-use crate::failure::{invalid, of_learning};
+use crate::device::{DeviceState, DeviceThread, Opened};
+use crate::failure::{invalid, of_learning, of_sampling};
 use crate::outbox::Outbox;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use r1d_learn::Trainer;
@@ -57,6 +57,15 @@ impl Actor for TrainerActor {
     type Context = Context<Self>;
 }
 
+/// What is open, with the memory of the sampler's cache free for training.
+fn to_train(state: &mut DeviceState) -> Result<&mut Opened, Failure> {
+    let opened = state.opened()?;
+    if let Some(sampler) = &mut opened.sampler {
+        sampler.release().map_err(of_sampling)?;
+    }
+    Ok(opened)
+}
+
 fn trainer(opened: &mut Option<Trainer>) -> Result<&mut Trainer, Failure> {
     opened
         .as_mut()
@@ -80,7 +89,7 @@ impl Handler<Reinforce> for TrainerActor {
                         reference,
                         trainer: optional,
                         ..
-                    } = device_state.opened()?;
+                    } = to_train(device_state)?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let trained = outbox.during("training", "tokens", 0, |report| {
                         trainer.train(policy, reference.as_ref(), &batch, &mut |done, total| {
@@ -110,7 +119,7 @@ impl Handler<Imitate> for TrainerActor {
                         model,
                         trainer: optional,
                         ..
-                    } = device_state.opened()?;
+                    } = to_train(device_state)?;
                     let (trainer, policy) = (trainer(optional)?, model.policy()?);
                     let tokens = batch
                         .sequences
@@ -146,7 +155,7 @@ impl Handler<ReinforceWithValues> for TrainerActor {
                         critic,
                         trainer: optional,
                         ..
-                    } = device_state.opened()?;
+                    } = to_train(device_state)?;
                     let critic = critic.as_mut().ok_or_else(|| {
                         invalid("the stage was opened without a value model, which PPO needs")
                     })?;
@@ -185,7 +194,7 @@ impl Handler<Prefer> for TrainerActor {
                         reference,
                         trainer: optional,
                         ..
-                    } = device_state.opened()?;
+                    } = to_train(device_state)?;
                     let reference = reference.as_ref().ok_or_else(|| {
                         invalid("the stage was opened without a reference, which DPO needs")
                     })?;
@@ -220,7 +229,7 @@ impl Handler<TrainRewardModel> for TrainerActor {
                         model,
                         trainer: optional,
                         ..
-                    } = device_state.opened()?;
+                    } = to_train(device_state)?;
                     let (items, unit) = match &batch.batch {
                         RewardBatch::Pairs { pairs, .. } => (pairs.len(), "pairs"),
                         RewardBatch::Labelled(items) => (items.len(), "texts"),
