@@ -11,7 +11,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `orders`, `works`, `live_reports` | what the controller orders, asks and is told |
-//! | `run`, `worker` | a job at work; the process that computes for it |
+//! | `run`, `runs`, `worker` | a job at work; those that have not ended; the process that computes for it |
 //! | `job_writer`, `writers`, `ends` | what a job makes durable, in which order; that only one writes; how an attempt ends if it cannot |
 //! | `accept`, `reach`, `inputs`, `file_hashes` | a job's files: within reach, as they were |
 //! | `load_job`, `loaded_job`, `load_error`, `load_warnings`, `open_jobs`, `job_sets`, `reading` | a job's inputs, opened as token sets and checked |
@@ -62,6 +62,7 @@ mod reuse;
 mod review;
 mod reward_versions;
 mod run;
+mod runs;
 mod samples;
 mod scoring;
 mod setup;
@@ -95,6 +96,7 @@ use r1d_store::StateLayout;
 use r1d_tasks as tasks;
 use removal::Removals;
 use run::RunContext;
+use runs::Runs;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -152,6 +154,7 @@ pub enum NodeError {
 pub struct Node {
     worker_commands: Vec<WorkerCommand>,
     reports: Outbox<Report>,
+    runs: Runs,
     _orders: Supervised<Orders>,
 }
 
@@ -174,7 +177,7 @@ impl Node {
         };
         let devices = worker_commands.iter().map(device).collect();
         let parts = OrderParts::new(node.clone(), removals, devices);
-        let mut is_successor = false;
+        let (runs, mut is_successor) = (parts.runs.clone(), false);
         let orders = supervise("orders", setup.clock, move |alive, context| {
             let parts = parts.clone();
             let made = Orders::new(parts, orders.clone(), is_successor, (alive, context));
@@ -184,6 +187,7 @@ impl Node {
         Ok(Node {
             worker_commands,
             reports,
+            runs,
             _orders: orders,
         })
     }
@@ -192,6 +196,12 @@ impl Node {
     /// could run on this node until its configuration is changed.
     pub async fn try_devices(&self) -> Result<(), SetupError> {
         setup::try_devices(&self.worker_commands, &self.reports).await
+    }
+
+    /// Waits until no run is left, be it one that an earlier queue has placed and that still ends.
+    /// The caller's patience is the limit.
+    pub async fn runs_ended(&self) {
+        self.runs.none().await;
     }
 }
 

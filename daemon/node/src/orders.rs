@@ -4,20 +4,21 @@
 use crate::context::NodeContext;
 use crate::outside_watch::OutsideWatch;
 use crate::removal::Removals;
-use crate::run::{Run, RunContext, Started, Stop};
+use crate::run::{Run, RunContext, RunHandle};
+use crate::runs::{RUN_END_MAX, Runs};
 use crate::setup;
-use crate::tasks::Alive;
+use crate::tasks::{self, Alive};
 use crate::worker::WorkerCommand;
 use crate::works::Works;
 use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, Addr, AsyncContext, Context, SpawnHandle, StreamHandler};
+use actix::{Actor, AsyncContext, Context, SpawnHandle, StreamHandler};
 use futures_util::stream;
-use r1d_link::{Inbox, Order, Outbox, Report};
+use r1d_link::{Inbox, JobSnapshot, Order, Outbox, Report};
+use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_runner::attempt::{LifeOutcome, Lifecycle};
+use r1d_runner::wait::Wait;
 use std::collections::HashMap;
-use std::sync::Arc;
-use tokio::sync::watch;
 
 /// A device, and how its workers are started.
 #[derive(Clone)]
@@ -26,12 +27,13 @@ pub(crate) struct Device {
     pub worker_command: WorkerCommand,
 }
 
-/// What orders are carried out with. It outlives an actor that panics: works and waits go on.
+/// What orders are carried out with. It outlives an actor that panics: runs, works and waits go on.
 #[derive(Clone)]
 pub(crate) struct OrderParts {
     pub node: NodeContext,
     pub works: Works,
     pub outside: OutsideWatch,
+    pub runs: Runs,
     pub devices: Vec<Device>,
 }
 
@@ -40,18 +42,47 @@ impl OrderParts {
         OrderParts {
             works: Works::new(node.clone(), removals),
             outside: OutsideWatch::new(node.clone()),
+            runs: Runs::default(),
             node,
             devices,
         }
     }
+
+    /// Waits until no earlier run has the job or the device in hand, and shows the job's wait.
+    async fn until_free(&self, job: &JobId, index: usize) {
+        let since = self.node.clock.now();
+        let told = |earlier: &JobId| {
+            let what = match earlier == job {
+                true => "the end of its earlier run".into(),
+                false => format!("the end of an earlier run, of job {earlier}, on its device"),
+            };
+            let wait = Wait::new("job", what, since).until(since + RUN_END_MAX);
+            let waiting = JobSnapshot {
+                activity: Some(Activity {
+                    doing: "waiting".into(),
+                    done: 0,
+                    total: 1,
+                    unit: "runs".into(),
+                }),
+                waits: vec![wait],
+                ..JobSnapshot::default()
+            };
+            self.node.live.show(job, waiting);
+        };
+        let of = (job, index);
+        self.runs.until_free(of, told, &self.node.ledger).await;
+    }
 }
 
-/// A run that the controller has not been told the end of.
-struct InHand {
-    run: Addr<Run>,
-    halt: Arc<watch::Sender<bool>>,
-    /// What waits for its end; the run ends by itself when nothing does any more.
-    awaited: [SpawnHandle; 2],
+/// A job that was placed, and that the controller has not been told the end of.
+enum InHand {
+    /// It waits for the end of earlier runs.
+    Waits { device: usize, wait: SpawnHandle },
+    /// It has a run, whose release of the device and whose end are awaited.
+    Runs {
+        run: RunHandle,
+        awaited: [SpawnHandle; 2],
+    },
 }
 
 pub(crate) struct Orders {
@@ -88,34 +119,60 @@ impl Orders {
         self.parts.node.live.reports()
     }
 
-    /// Ends what an earlier queue has placed: its runs end when nobody waits for them. Works go on.
+    /// Stops what an earlier queue has placed, and reports nothing of it any more. Works go on.
     fn begin(&mut self, queue: u64, context: &mut Context<Self>) {
         self.queue = queue;
-        for (_, in_hand) in self.in_hand.drain() {
-            for awaited in in_hand.awaited {
-                context.cancel_future(awaited);
+        for (job, in_hand) in std::mem::take(&mut self.in_hand) {
+            match in_hand {
+                InHand::Waits { wait, .. } => self.wait_no_longer(&job, wait, context),
+                InHand::Runs { awaited, .. } => {
+                    for awaited in awaited {
+                        context.cancel_future(awaited);
+                    }
+                }
             }
         }
+        self.parts.runs.stop_all();
         self.parts.outside.end_all();
     }
 
+    /// Has a run of the job begin as soon as no earlier one is in its way.
     fn place(&mut self, index: usize, job: JobId, life: Lifecycle, context: &mut Context<Self>) {
         let Some(device) = self.parts.devices.get(index) else {
             tracing::error!(%job, "{}", no_device(index));
             return self.ended(index, job, None);
         };
         let run_context = device.run_context.clone();
+        let (parts, placed) = (self.parts.clone(), job.clone());
+        let until_free = async move {
+            parts.until_free(&placed, index).await;
+            placed
+        };
+        let wait = context.spawn(wrap_future(until_free).map(
+            move |job, orders: &mut Self, context: &mut Context<Self>| {
+                orders.run((index, job), run_context, life, context);
+            },
+        ));
+        let device = index;
+        self.in_hand.insert(job, InHand::Waits { device, wait });
+    }
+
+    fn run(
+        &mut self,
+        (index, job): (usize, JobId),
+        run_context: RunContext,
+        life: Lifecycle,
+        context: &mut Context<Self>,
+    ) {
         let outputs = run_context.node.layout(&job);
-        let Started {
-            run,
-            halt,
-            left,
-            ended,
-        } = Run::start(job.clone(), run_context, outputs, life);
+        let (run, ended) = Run::start(job.clone(), run_context, outputs, life);
+        self.parts.runs.began(job.clone(), index, run.clone());
         let (queue, device, leaver, ending) = (self.queue, index, job.clone(), job.clone());
+        let leaving = run.clone();
+        let left = async move { leaving.has_left().await };
         let left = context.spawn(wrap_future(left).map(
-            move |left, orders: &mut Self, _: &mut Context<Self>| {
-                if left.is_ok() {
+            move |goes_on, orders: &mut Self, _: &mut Context<Self>| {
+                if goes_on {
                     let job = leaver;
                     let released = Report::Released { queue, device, job };
                     orders.reports().send(released);
@@ -128,8 +185,7 @@ impl Orders {
             },
         ));
         let awaited = [left, ended];
-        let in_hand = InHand { run, halt, awaited };
-        self.in_hand.insert(job, in_hand);
+        self.in_hand.insert(job, InHand::Runs { run, awaited });
     }
 
     /// Reports a job's end; without an outcome its run has panicked.
@@ -146,18 +202,26 @@ impl Orders {
         });
     }
 
-    fn stop(&self, job: &JobId, after_step: bool, context: &mut Context<Self>) {
-        let Some(in_hand) = self.in_hand.get(job) else {
-            return;
-        };
-        if !after_step {
-            in_hand.halt.send_replace(true);
+    fn stop(&mut self, job: &JobId, after_step: bool, context: &mut Context<Self>) {
+        match self.in_hand.get(job) {
+            Some(InHand::Waits { device, wait }) => {
+                let (device, wait) = (*device, *wait);
+                self.wait_no_longer(job, wait, context);
+                self.ended(device, job.clone(), Some(LifeOutcome::Over));
+            }
+            Some(InHand::Runs { run, .. }) => {
+                tasks::spawn("stop of a run", run.clone().stop(after_step));
+            }
+            None => {}
         }
-        let run = in_hand.run.clone();
-        context.spawn(wrap_future(async move {
-            // A closed mailbox means that the run has ended by itself.
-            let _ = run.send(Stop { after_step }).await;
-        }));
+    }
+
+    /// Ends a job's wait for earlier runs. What such a run of the job shows is for it to clear.
+    fn wait_no_longer(&self, job: &JobId, wait: SpawnHandle, context: &mut Context<Self>) {
+        context.cancel_future(wait);
+        if !self.parts.runs.has(job) {
+            self.parts.node.live.clear(job);
+        }
     }
 
     fn probe(&self, device: usize, context: &mut Context<Self>) {

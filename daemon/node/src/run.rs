@@ -20,10 +20,7 @@ use crate::step_times::StepTimes;
 use crate::tasks::{self, MAILBOX_MAX_MESSAGES, Supervised};
 use crate::upkeep::Upkeep;
 use crate::worker::{self, Worker, WorkerReply};
-use actix::fut::wrap_future;
-use actix::{
-    Actor, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, StreamHandler,
-};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, StreamHandler};
 use r1d_ledger::JobRecord;
 use r1d_link::record::{NOTHING_DONE, progress};
 use r1d_proto::control::State;
@@ -49,12 +46,12 @@ pub(crate) struct RunContext {
     pub worker_silence: Duration,
 }
 
-/// Ends the run and kills its worker: the job was cancelled, paused or requeued, or the daemon
-/// stops. With `after_step`, the step in flight is committed first.
+/// Ends the run and kills its worker: the job was cancelled, paused or requeued, another queue
+/// begins, or the daemon stops. With `after_step`, the step in flight is committed first.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Stop {
-    pub after_step: bool,
+struct Stop {
+    after_step: bool,
 }
 
 /// An attempt at work.
@@ -96,36 +93,70 @@ pub(crate) struct Run {
     working: Option<Box<Attempt>>,
     step_times: StepTimes,
     upkeep: Upkeep,
-    stopping: Option<oneshot::Sender<()>>,
     outcome: Option<oneshot::Sender<LifeOutcome>>,
-    /// Tells the queue that the run has released its device, because it waits for something else.
-    leaving: Option<oneshot::Sender<()>>,
+    /// Whether the run has its device: it releases it to wait for people. Dropped with the run.
+    has_device: watch::Sender<bool>,
     halted: watch::Receiver<bool>,
 }
 
-/// A run as the node holds it. Its receivers close without a message if the actor panics.
-pub(crate) struct Started {
-    pub run: Addr<Run>,
+/// A run as others know it.
+#[derive(Clone)]
+pub(crate) struct RunHandle {
+    run: Addr<Run>,
     /// `true` interrupts whatever the run is handing over, so that it takes its next message.
-    pub halt: Arc<watch::Sender<bool>>,
-    /// Resolves when the run has released its device and goes on without one.
-    pub left: oneshot::Receiver<()>,
-    pub ended: oneshot::Receiver<LifeOutcome>,
+    halt: Arc<watch::Sender<bool>>,
+    /// Whether the run has its device; closed when the run has ended, even by a panic.
+    device: watch::Receiver<bool>,
+}
+
+impl RunHandle {
+    /// Whether nothing of the run is left.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.device.has_changed().is_err()
+    }
+
+    /// Whether the run may touch its device.
+    pub(crate) fn has_device(&self) -> bool {
+        !self.has_ended() && *self.device.borrow()
+    }
+
+    /// Waits until the run does not touch its device any more. Returns whether it goes on without
+    /// one.
+    pub(crate) async fn has_left(&self) -> bool {
+        let mut device = self.device.clone();
+        device.wait_for(|has| !has).await.is_ok()
+    }
+
+    /// Waits until nothing of the run is left.
+    pub(crate) async fn ended(&self) {
+        let mut device = self.device.clone();
+        while device.changed().await.is_ok() {}
+    }
+
+    /// Has the run stop; `after_step` lets it commit the step in flight first. Returns when it has
+    /// heard of it.
+    pub(crate) async fn stop(self, after_step: bool) {
+        if !after_step {
+            self.halt.send_replace(true);
+        }
+        // A closed mailbox means that the run has ended by itself.
+        let _ = self.run.send(Stop { after_step }).await;
+    }
 }
 
 /// A message of one of an attempt's parties, with the number of the attempt.
 struct FromAttempt<T>(u64, T);
 
 impl Run {
-    /// Starts a run of the job with this life.
+    /// Starts a run of the job with this life. The outcome is dropped if the run panics.
     pub(crate) fn start(
         id: JobId,
         run_context: RunContext,
         outputs: JobLayout,
         life: Lifecycle,
-    ) -> Started {
+    ) -> (RunHandle, oneshot::Receiver<LifeOutcome>) {
         let (outcome, ended) = oneshot::channel();
-        let (leaving, left) = oneshot::channel();
+        let (has_device, device) = watch::channel(true);
         let halt = Arc::new(watch::Sender::new(false));
         let halted = halt.subscribe();
         let run = Run::create(|context| {
@@ -145,18 +176,12 @@ impl Run {
                 working: None,
                 step_times: StepTimes::default(),
                 upkeep: Upkeep::default(),
-                stopping: None,
                 outcome: Some(outcome),
-                leaving: Some(leaving),
+                has_device,
                 halted,
             }
         });
-        Started {
-            run,
-            halt,
-            left,
-            ended,
-        }
+        (RunHandle { run, halt, device }, ended)
     }
 
     fn now(&self) -> Duration {
@@ -207,10 +232,6 @@ impl Run {
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
-        let is_gone = |outcome: &oneshot::Sender<_>| outcome.is_closed();
-        if self.outcome.as_ref().is_some_and(is_gone) {
-            self.tell_now(LifeEvent::QueueGone, context);
-        }
         self.tell_now(LifeEvent::Tick, context);
         self.happened(Event::Tick, context);
         self.show();
@@ -288,11 +309,9 @@ impl StreamHandler<FromAttempt<Event>> for Run {
 }
 
 impl Handler<Stop> for Run {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = ();
 
-    fn handle(&mut self, Stop { after_step }: Stop, context: &mut Self::Context) -> Self::Result {
-        let (sender, stopped) = oneshot::channel();
-        self.stopping = Some(sender);
+    fn handle(&mut self, Stop { after_step }: Stop, context: &mut Self::Context) {
         let is_in_step = |attempt: &Attempt| attempt.machine.is_in_step();
         let in_step = self.working.as_deref().is_some_and(is_in_step);
         self.tell_now(
@@ -302,10 +321,6 @@ impl Handler<Stop> for Run {
             },
             context,
         );
-        Box::pin(wrap_future(async {
-            // If the actor ends before it answers, it has stopped too.
-            let _ = stopped.await;
-        }))
     }
 }
 

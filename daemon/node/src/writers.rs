@@ -1,8 +1,8 @@
 //! The writers of attempts: a job has at most one, and what one that is over still writes goes
 //! nowhere.
 
-use crate::tasks;
-use r1d_ledger::{Command as LedgerCommand, Session};
+use crate::upkeep::give_up;
+use r1d_ledger::Session;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_store::{Disk, Fence};
@@ -15,8 +15,6 @@ use tokio::sync::watch;
 /// Longest time from the end of an attempt to the end of its writer, which has one write in hand at
 /// most.
 pub(crate) const WRITER_END_MAX: Duration = Duration::from_secs(600);
-/// Longest time for the ledger to put the other jobs down when a writer hangs.
-const PUT_DOWN_MAX: Duration = Duration::from_secs(30);
 
 /// The writers that may still write, by job. A job has at most one; the storage of one that is over
 /// takes nothing any more.
@@ -153,31 +151,8 @@ impl JobWriters {
             .await
             .is_err()
         {
-            let waited = WRITER_END_MAX.as_secs();
-            tracing::error!(%job, "the writer of the job's last attempt has not ended within \
-                                   {waited} s: the daemon gives up");
-            let (ledger, job) = (ledger.clone(), job.clone());
-            // If the ledger itself hangs, this cannot be recorded.
-            let _ = tokio::time::timeout(
-                PUT_DOWN_MAX,
-                tasks::blocking(move || put_down_others(&ledger, &job)),
-            )
-            .await;
-            std::process::exit(70);
-        }
-    }
-}
-
-/// Puts all other jobs down: the end of the daemon that follows is due to `job` or its disk.
-fn put_down_others(ledger: &Session, job: &JobId) {
-    let records = ledger.jobs();
-    let others = records.iter().filter(|record| {
-        record.strikes.taken_up && !record.state().is_final() && record.job() != job
-    });
-    for other in others.map(|record| record.job()) {
-        if let Err(error) = ledger.apply(LedgerCommand::PutDown { job: other.clone() }) {
-            tracing::warn!(job = %other, "the ledger does not hear that the job was put down: \
-                                          {error}");
+            let what = "the writer of the job's last attempt";
+            give_up(ledger, job, what, WRITER_END_MAX).await;
         }
     }
 }
@@ -185,8 +160,9 @@ fn put_down_others(ledger: &Session, job: &JobId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks;
     use futures_util::FutureExt;
-    use r1d_ledger::Memory;
+    use r1d_ledger::{Command as LedgerCommand, Memory};
     use std::sync::mpsc as threads;
 
     fn job(name: &str) -> JobId {
@@ -214,20 +190,6 @@ mod tests {
             ledger.apply(submit).unwrap();
         }
         ledger
-    }
-
-    /// The daemon's end because of one job's disk is held against that job alone.
-    #[test]
-    fn a_writer_that_hangs_costs_no_other_job_a_strike() {
-        let ledger = ledger();
-        for name in ["a", "b"] {
-            ledger
-                .apply(LedgerCommand::TakeUp { job: job(name) })
-                .unwrap();
-        }
-        put_down_others(&ledger, &job("a"));
-        let taken_up = |name| ledger.job(&job(name)).unwrap().strikes.taken_up;
-        assert_eq!(["a", "b", "c"].map(taken_up), [true, false, false]);
     }
 
     /// When a job's next attempt begins, its last writer has ended: the task in hand is finished,

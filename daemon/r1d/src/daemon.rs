@@ -307,7 +307,13 @@ async fn drain(parts: &DaemonParts, after_step: bool) {
     notify::send(notify::STOPPING);
     tracing::info!("stopping");
     let patience = if after_step { LAST_STEP_MAX } else { STOP_MAX };
-    let stopped = tokio::time::timeout(patience, parts.controller.stop(after_step)).await;
+    let stopped = tokio::time::timeout(patience, async {
+        parts.controller.stop(after_step).await;
+        // A queue that began after a panic has stopped the runs of the one before, and asks no
+        // more of them.
+        parts.node.runs_ended().await;
+    })
+    .await;
     if stopped.is_err() {
         tracing::warn!(
             "runs did not stop within {} s: their workers are killed",

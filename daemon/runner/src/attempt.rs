@@ -204,7 +204,7 @@ impl Lifecycle {
             return Vec::new();
         }
         match (self.phase.clone(), event) {
-            (phase, LifeEvent::Stop { .. } | LifeEvent::QueueGone) if phase.is_end() => Vec::new(),
+            (phase, LifeEvent::Stop { .. }) if phase.is_end() => Vec::new(),
             (
                 Phase::Working,
                 LifeEvent::Stop {
@@ -215,7 +215,7 @@ impl Lifecycle {
                 self.stops_after_step = true;
                 Vec::new()
             }
-            (_, LifeEvent::Stop { .. } | LifeEvent::QueueGone) => self.stop(now),
+            (_, LifeEvent::Stop { .. }) => self.stop(now),
             (Phase::Opening, LifeEvent::Opened { inputs, .. }) => {
                 self.opened(inputs, standing, now)
             }

@@ -1,23 +1,26 @@
 //! Orders whose controller is the test.
 
 use super::*;
-use crate::{Setup, context};
+use crate::old_workers::WorkersLock;
+use crate::{Setup, context, run_context, worker_commands};
 use actix::Handler;
+use futures_util::FutureExt;
 use r1d_job::DaemonConfig;
-use r1d_ledger::{Memory, Session};
+use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{ControllerEnd, Work, in_memory};
 use r1d_proto::world::SystemClock;
 use r1d_rewards::{Compiler, Options, Rewards};
 use r1d_runner::attempt::History;
 use r1d_store::{Disk, StateLayout, create_dir};
 use r1d_tasks::{Supervised, supervise};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// Longest wait for a report.
 const REPORT_MAX: Duration = Duration::from_secs(20);
 
-/// A node without devices and without jobs.
+/// A node with devices whose workers cannot be started, and without jobs.
 pub(crate) struct TestNode {
     pub parts: OrderParts,
     controller: ControllerEnd,
@@ -38,7 +41,7 @@ impl Handler<Crash> for Orders {
     }
 }
 
-fn setup(dir: &TempDir) -> Setup {
+fn setup(dir: &TempDir, devices: &[&str]) -> Setup {
     let clock = SystemClock::shared();
     let compiler = Compiler::Child {
         program: "/nonexistent".into(),
@@ -55,7 +58,7 @@ fn setup(dir: &TempDir) -> Setup {
         ledger: Arc::new(Session::open(Arc::new(Memory::default()), 1)),
         clock,
         layout: StateLayout::new(dir.path()),
-        devices: Vec::new(),
+        devices: devices.iter().map(|name| name.to_string()).collect(),
         worker: "/nonexistent".into(),
         torch: DaemonConfig::dev().unwrap().torch,
         worker_silence: REPORT_MAX,
@@ -66,13 +69,24 @@ fn setup(dir: &TempDir) -> Setup {
 
 impl TestNode {
     pub(crate) fn new() -> TestNode {
+        TestNode::with_devices(&[])
+    }
+
+    fn with_devices(names: &[&str]) -> TestNode {
         let dir = tempfile::tempdir().unwrap();
         let (controller, there) = in_memory();
-        let setup = setup(&dir);
+        let setup = setup(&dir, names);
         create_dir(&Disk, &setup.layout.jobs()).unwrap();
         let node = context(&setup, there.reports).unwrap();
         let removals = Removals::start(node.clone()).unwrap();
-        let parts = OrderParts::new(node, removals, Vec::new());
+        let lock = WorkersLock::open(&setup.layout.workers_lock()).unwrap();
+        let worker_commands = worker_commands(&setup, &lock).unwrap();
+        let device = |worker_command| Device {
+            run_context: run_context(&node, &worker_command, REPORT_MAX),
+            worker_command,
+        };
+        let devices = worker_commands.into_iter().map(device).collect();
+        let parts = OrderParts::new(node.clone(), removals, devices);
         let (of_orders, mut is_successor) = (parts.clone(), false);
         let orders = supervise("orders", setup.clock, move |alive, context| {
             let parts = of_orders.clone();
@@ -96,6 +110,34 @@ impl TestNode {
 
     fn order(&self, order: Order) {
         self.controller.orders.send(order);
+    }
+
+    /// Has the ledger take a job whose job file cannot be read.
+    fn submit(&self, job: JobId) {
+        let submit = Command::Submit {
+            job,
+            name: "n".into(),
+            priority: 0,
+            job_toml: "seed = 1".into(),
+            request: None,
+            reward_versions: Default::default(),
+            keys: Vec::new(),
+            reuses: false,
+            owner: None,
+            held: false,
+            at: 1,
+        };
+        self.parts.node.ledger.apply(submit).unwrap();
+    }
+
+    fn place(&self, device: usize, job: JobId) {
+        self.order(Order::Place {
+            device,
+            job,
+            resumed: None,
+            history: History::default(),
+            doubts_device: false,
+        });
     }
 
     /// Waits until all orders before have been taken.
@@ -129,13 +171,7 @@ async fn an_order_for_a_device_that_is_not_there_is_answered() {
     else {
         panic!("what the probe has found: {probed:?}")
     };
-    node.order(Order::Place {
-        device: 1,
-        job: job(),
-        resumed: None,
-        history: History::default(),
-        doubts_device: false,
-    });
+    node.place(1, job());
     let ended = node.report().await;
     let Report::Ended {
         queue: 3,
@@ -152,23 +188,9 @@ async fn an_order_for_a_device_that_is_not_there_is_answered() {
 #[actix::test]
 async fn works_outlive_a_panic() {
     let node = TestNode::new();
-    let record = r1d_ledger::Command::Submit {
-        job: job(),
-        name: "n".into(),
-        priority: 0,
-        job_toml: "seed = 1".into(),
-        request: None,
-        reward_versions: Default::default(),
-        keys: Vec::new(),
-        reuses: false,
-        owner: None,
-        held: false,
-        at: 1,
-    };
-    let ledger = &node.parts.node.ledger;
-    ledger.apply(record).unwrap();
-    let cancel = r1d_ledger::Command::Cancel { job: job(), at: 2 };
-    ledger.apply(cancel).unwrap();
+    node.submit(job());
+    let cancel = Command::Cancel { job: job(), at: 2 };
+    node.parts.node.ledger.apply(cancel).unwrap();
     // Something of the job is left, so putting it down takes until it is given up.
     node.parts.node.live.show(&job(), Default::default());
     let jobs = [job()].into();
@@ -193,4 +215,66 @@ async fn a_queue_ends_the_waits_from_before_a_panic() {
     node.order(Order::Begin { queue: 1 });
     node.settled().await;
     assert!(!outside.is_watched(&job()));
+}
+
+/// After a panic of the queue alone, what it had placed still ends while its successor places: the
+/// job of a run that has not ended begins nowhere, and no job on its device.
+#[actix::test]
+async fn no_run_begins_beside_one_of_an_earlier_queue() {
+    let node = TestNode::with_devices(&["cpu", "cpu:1"]);
+    let other = JobId("x7b".into());
+    [job(), other.clone()].map(|job| node.submit(job));
+    // The run cannot end before a writer that somebody has left.
+    let mut writing = Some(node.parts.node.writers.begin(&job()));
+    node.order(Order::Begin { queue: 1 });
+    node.place(0, job());
+    while !matches!(node.report().await, Report::Job { live: Some(_), .. }) {}
+
+    node.order(Order::Begin { queue: 2 });
+    node.place(0, other.clone());
+    node.place(1, job());
+    let (mut waits, mut ends) = (Vec::new(), Vec::new());
+    while ends.len() < 2 {
+        match node.report().await {
+            Report::Job {
+                live: Some(live), ..
+            } => {
+                let awaited = live.waits.first().map(|wait| wait.waits_for.clone());
+                waits.extend(awaited.filter(|what| what.contains("earlier run")));
+                if writing.is_some() && waits.len() == 2 {
+                    assert!(node.parts.runs.none().now_or_never().is_none());
+                    writing = None;
+                }
+            }
+            Report::Ended { queue, job, .. } => {
+                assert!(writing.is_none(), "{job} began beside the earlier run");
+                assert_eq!(queue, 2, "the earlier queue hears of nothing");
+                ends.push(job);
+            }
+            _ => {}
+        }
+    }
+    let expected = format!("the end of an earlier run, of job {}, on its device", job());
+    assert_eq!(waits, [&*expected, "the end of its earlier run"]);
+    node.parts.runs.none().await;
+}
+
+/// A job that waits for an earlier run is handed back at once when it is stopped.
+#[actix::test]
+async fn a_job_that_waits_for_an_earlier_run_can_be_stopped() {
+    let node = TestNode::with_devices(&["cpu"]);
+    node.submit(job());
+    let _writing = node.parts.node.writers.begin(&job());
+    node.order(Order::Begin { queue: 1 });
+    node.place(0, job());
+    node.order(Order::Begin { queue: 2 });
+    node.place(0, job());
+    let (job, after_step) = (job(), true);
+    node.order(Order::Stop { job, after_step });
+    loop {
+        if let Report::Ended { queue, outcome, .. } = node.report().await {
+            assert_eq!((queue, outcome), (2, Some(LifeOutcome::Over)));
+            return;
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// Messages of a worker that may wait (`LIM-1`): a full channel holds the worker back.
 const REPLIES_MAX: usize = 64;
@@ -270,16 +270,15 @@ impl Run {
     /// Releases the device. From now on the run touches neither it nor its worker, which has no
     /// model open.
     fn release_device(&mut self) {
-        if let Some(leaving) = self.leave_live_status() {
-            let _ = leaving.send(());
-        }
+        self.leave_live_status();
+        self.has_device.send_replace(false);
     }
 
-    fn leave_live_status(&mut self) -> Option<oneshot::Sender<()>> {
-        let leaving = self.leaving.take()?;
-        let node = &self.run_context.node;
-        node.live.left(&self.run_context.device);
-        Some(leaving)
+    fn leave_live_status(&self) {
+        if *self.has_device.borrow() {
+            let node = &self.run_context.node;
+            node.live.left(&self.run_context.device);
+        }
     }
 
     fn record(&self, end: JobEnd) -> CarriedOut {
@@ -301,9 +300,6 @@ impl Run {
         self.leave_live_status();
         if let Some(sender) = self.outcome.take() {
             let _ = sender.send(outcome);
-        }
-        if let Some(stopped) = self.stopping.take() {
-            let _ = stopped.send(());
         }
         context.stop();
     }

@@ -38,15 +38,13 @@ pub enum LifeEvent {
     Looked(Option<String>),
     /// Answer to [`LifeCommand::Record`]: whether the ledger could take the end.
     Recorded(Result<(), String>),
-    /// The job was cancelled or paused, or the daemon stops.
+    /// The job was cancelled or paused, another queue begins, or the daemon stops.
     Stop {
         /// Whether the step in flight is to be committed first.
         after_step: bool,
         /// Whether a step is in flight.
         in_step: bool,
     },
-    /// The queue that started this is gone; its successor starts lives of its own.
-    QueueGone,
     /// Time has passed.
     Tick,
 }
