@@ -46,8 +46,8 @@ pub(crate) struct FromNode(pub Report);
 
 pub(crate) struct Jobs {
     views: StatusViews,
-    /// The number of this queue: reports on what an earlier one has placed are none of its
-    /// business.
+    /// The number of this queue: reports on what an earlier one has placed, or had probed, are none
+    /// of its business.
     number: u64,
     schedule: Schedule,
     /// Jobs that were placed, until they are handed back; the drop of a sender says so.
@@ -157,9 +157,14 @@ impl Jobs {
     fn heard(&mut self, report: Report) {
         match report {
             Report::Held(_) => self.tell(ScheduleEvent::Tick),
-            Report::Tried { device, problem } | Report::Probed { device, problem } => {
+            Report::Tried { device, problem } => {
                 self.tell(ScheduleEvent::Probed { device, problem });
             }
+            Report::Probed {
+                queue,
+                device,
+                problem,
+            } if queue == self.number => self.tell(ScheduleEvent::Probed { device, problem }),
             Report::Released { queue, device, job } if queue == self.number => {
                 self.tell(ScheduleEvent::Released { device, job });
             }

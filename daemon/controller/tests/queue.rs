@@ -80,11 +80,43 @@ impl World {
         }
     }
 
+    /// Waits for the order to probe the device.
+    async fn probe(&self) {
+        match self.order().await {
+            Order::Probe { device: 0 } => {}
+            other => panic!("the device is probed: {other:?}"),
+        }
+    }
+
+    /// Checks that no order comes before a tick and more has passed.
+    async fn nothing(&self) {
+        let early = tokio::time::timeout(Duration::from_millis(1500), self.node.orders.next());
+        assert!(early.await.is_err(), "a tick and more has passed");
+    }
+
     /// Has the node report that jobs may begin on its device.
     fn can_begin(&self) {
         self.node.reports.send(Report::Held(None));
         let (device, problem) = (0, None);
         self.node.reports.send(Report::Tried { device, problem });
+    }
+
+    fn handed_back(&self, queue: u64, job: &str, outcome: Option<LifeOutcome>) {
+        self.node.reports.send(Report::Ended {
+            queue,
+            device: 0,
+            job: JobId(job.into()),
+            outcome,
+        });
+    }
+
+    fn probed(&self, queue: u64) {
+        let (device, problem) = (0, None);
+        self.node.reports.send(Report::Probed {
+            queue,
+            device,
+            problem,
+        });
     }
 
     fn ended(&self, queue: u64, job: &str) {
@@ -95,12 +127,7 @@ impl World {
         };
         // The second of two reports finds the job ended.
         let _ = self.ledger.apply(cancel);
-        self.node.reports.send(Report::Ended {
-            queue,
-            device: 0,
-            job: JobId(job.into()),
-            outcome: Some(LifeOutcome::Over),
-        });
+        self.handed_back(queue, job, Some(LifeOutcome::Over));
     }
 }
 
@@ -114,12 +141,10 @@ async fn a_job_waits_for_its_device_and_for_the_workers_before() {
     let (device, problem) = (0, None);
     world.node.reports.send(Report::Tried { device, problem });
     // The node says nothing of old workers for a while, and then that there are some.
-    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
-    assert!(early.await.is_err(), "a tick and more has passed");
+    world.nothing().await;
     let old = "a worker of the daemon before this one still runs";
     world.node.reports.send(Report::Held(Some(old.into())));
-    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
-    assert!(early.await.is_err(), "a tick and more has passed");
+    world.nothing().await;
     world.node.reports.send(Report::Held(None));
     assert_eq!(world.placed().await, "a");
 }
@@ -140,8 +165,7 @@ async fn a_job_whose_run_is_lost_is_placed_again_by_another_queue() {
     assert_eq!(world.placed().await, "a");
     world.submit("b");
     world.ended(first, "a");
-    let early = tokio::time::timeout(Duration::from_millis(1500), world.node.orders.next());
-    assert!(early.await.is_err(), "the device has its job");
+    world.nothing().await;
     world.ended(second, "a");
     assert_eq!(world.placed().await, "b");
 }
@@ -157,15 +181,9 @@ async fn a_job_that_is_over_does_not_wait_for_what_is_outside() {
     let job = || JobId("a".into());
     let cancel = Command::Cancel { job: job(), at: 2 };
     world.ledger.apply(cancel).unwrap();
-    world.node.reports.send(Report::Ended {
-        queue,
-        device: 0,
-        job: job(),
-        outcome: Some(LifeOutcome::WaitsOutside {
-            epoch: None,
-            cause: "a file is gone".into(),
-        }),
-    });
+    let cause = "a file is gone".into();
+    let waits = LifeOutcome::WaitsOutside { epoch: None, cause };
+    world.handed_back(queue, "a", Some(waits));
     let forgotten = [world.order().await, world.order().await];
     assert!(
         matches!(&forgotten, [Order::Unwatch { job: a }, Order::Recorded { job: b }]
@@ -201,4 +219,25 @@ async fn a_stop_waits_for_the_queue() {
     tokio::time::timeout(ORDER_MAX, async { tokio::join!(stops, node) })
         .await
         .expect("it is stopped");
+}
+
+/// What an earlier queue's probe has found is not taken for what this one has asked for.
+#[actix::test]
+async fn a_late_probe_frees_no_device() {
+    let world = World::new();
+    world.submit("a");
+    let first = world.begun().await;
+    world.can_begin();
+    assert_eq!(world.placed().await, "a");
+    let (epoch, cause) = (None, "no memory".into());
+    let unusable = LifeOutcome::DeviceUnusable { epoch, cause };
+    world.handed_back(first, "a", Some(unusable));
+    world.probe().await;
+    world.node.reports.send(Report::Restarted);
+    let second = world.begun().await;
+    world.probe().await;
+    world.probed(first);
+    world.nothing().await;
+    world.probed(second);
+    assert_eq!(world.placed().await, "a");
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// works begin in it; devices go by their index.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// A queue begins, in place of those before: what they have placed is stopped, and no longer
-    /// reported. What is placed from now on begins when no such run has its job or its device any
+    /// A queue begins, in place of those before: what they have placed is stopped, and their probes
+    /// are broken off; neither is reported any more. What is placed from now on begins when no such run has its job or its device any
     /// more.
     Begin {
         /// The number of the queue: higher than those before.

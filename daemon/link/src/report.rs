@@ -25,6 +25,8 @@ pub enum Report {
     },
     /// Answer to [`Order::Probe`](crate::Order::Probe).
     Probed {
+        /// The number of the queue that has asked for the probe.
+        queue: u64,
         /// The device.
         device: usize,
         /// What keeps it from being used; `None` if nothing does.

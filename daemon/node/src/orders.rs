@@ -88,6 +88,8 @@ enum InHand {
 pub(crate) struct Orders {
     parts: OrderParts,
     in_hand: HashMap<JobId, InHand>,
+    /// The probes under way, by device: dropping one kills its process.
+    probes: HashMap<usize, SpawnHandle>,
     /// The number of the queue that gives orders.
     queue: u64,
     /// Whether there was an actor before this one, whose runs nobody reports any more.
@@ -109,6 +111,7 @@ impl Orders {
         Orders {
             parts,
             in_hand: HashMap::new(),
+            probes: HashMap::new(),
             queue: 0,
             is_successor,
             _alive: alive,
@@ -119,7 +122,8 @@ impl Orders {
         self.parts.node.live.reports()
     }
 
-    /// Stops what an earlier queue has placed, and reports nothing of it any more. Works go on.
+    /// Stops what an earlier queue has placed, breaks off its probes, and reports nothing of them
+    /// any more. Works go on.
     fn begin(&mut self, queue: u64, context: &mut Context<Self>) {
         self.queue = queue;
         for (job, in_hand) in std::mem::take(&mut self.in_hand) {
@@ -131,6 +135,9 @@ impl Orders {
                     }
                 }
             }
+        }
+        for (_, probe) in self.probes.drain() {
+            context.cancel_future(probe);
         }
         self.parts.runs.stop_all();
         self.parts.outside.end_all();
@@ -224,17 +231,26 @@ impl Orders {
         }
     }
 
-    fn probe(&self, device: usize, context: &mut Context<Self>) {
+    fn probe(&mut self, device: usize, context: &mut Context<Self>) {
         let Some(known) = self.parts.devices.get(device) else {
-            let problem = Some(no_device(device));
-            return self.reports().send(Report::Probed { device, problem });
+            return self.probed(device, Some(no_device(device)));
         };
         let looked = setup::look(known.worker_command.clone());
-        context.spawn(wrap_future(looked).map(
+        let probe = context.spawn(wrap_future(looked).map(
             move |problem, orders: &mut Self, _: &mut Context<Self>| {
-                orders.reports().send(Report::Probed { device, problem });
+                orders.probes.remove(&device);
+                orders.probed(device, problem);
             },
         ));
+        self.probes.insert(device, probe);
+    }
+
+    fn probed(&self, device: usize, problem: Option<String>) {
+        self.reports().send(Report::Probed {
+            queue: self.queue,
+            device,
+            problem,
+        });
     }
 }
 

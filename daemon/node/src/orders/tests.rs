@@ -13,6 +13,7 @@ use r1d_rewards::{Compiler, Options, Rewards};
 use r1d_runner::attempt::History;
 use r1d_store::{Disk, StateLayout, create_dir};
 use r1d_tasks::{Supervised, supervise};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 /// Longest wait for a report.
 const REPORT_MAX: Duration = Duration::from_secs(20);
 
-/// A node with devices whose workers cannot be started, and without jobs.
+/// A node with devices, and without jobs.
 pub(crate) struct TestNode {
     pub parts: OrderParts,
     controller: ControllerEnd,
@@ -73,9 +74,14 @@ impl TestNode {
     }
 
     fn with_devices(names: &[&str]) -> TestNode {
+        TestNode::with_worker(names, Path::new("/nonexistent"))
+    }
+
+    fn with_worker(names: &[&str], worker: &Path) -> TestNode {
         let dir = tempfile::tempdir().unwrap();
         let (controller, there) = in_memory();
-        let setup = setup(&dir, names);
+        let mut setup = setup(&dir, names);
+        setup.worker = worker.into();
         create_dir(&Disk, &setup.layout.jobs()).unwrap();
         let node = context(&setup, there.reports).unwrap();
         let removals = Removals::start(node.clone()).unwrap();
@@ -165,6 +171,7 @@ async fn an_order_for_a_device_that_is_not_there_is_answered() {
     node.order(Order::Probe { device: 1 });
     let probed = node.report().await;
     let Report::Probed {
+        queue: 3,
         device: 1,
         problem: Some(_),
     } = probed
@@ -277,4 +284,51 @@ async fn a_job_that_waits_for_an_earlier_run_can_be_stopped() {
             return;
         }
     }
+}
+
+/// A queue asks for its own probes: those of the one before are broken off, and nothing is heard of
+/// them.
+#[actix::test]
+async fn a_queue_breaks_off_the_probes_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [worker, pid] = ["worker", "pid"].map(|name| dir.path().join(name));
+    // A file that this process has written cannot be run while another thread forks.
+    let makes = r#"printf '#!/bin/sh\necho $$ > %s\nexec sleep 600\n' "$1" > "$0"; chmod 700 "$0""#;
+    let mut sh = std::process::Command::new("sh");
+    let made = sh.arg("-c").arg(makes).args([&worker, &pid]).status();
+    assert!(made.unwrap().success());
+    let node = TestNode::with_worker(&["cpu"], &worker);
+    node.order(Order::Begin { queue: 1 });
+    node.order(Order::Probe { device: 0 });
+    let pid = until(|| {
+        let pid = std::fs::read_to_string(&pid).ok()?;
+        Some(pid.strip_suffix('\n')?.to_owned())
+    })
+    .await;
+    node.order(Order::Begin { queue: 2 });
+    // Its parent takes note of the end a moment later.
+    let stat = Path::new("/proc").join(pid).join("stat");
+    until(|| match std::fs::read_to_string(&stat) {
+        Ok(stat) if !stat.contains(") Z ") => None,
+        _ => Some(()),
+    })
+    .await;
+    node.order(Order::Probe { device: 9 });
+    match node.report().await {
+        Report::Probed { queue, device, .. } => assert_eq!((queue, device), (2, 9)),
+        other => panic!("a probe of the second queue: {other:?}"),
+    }
+}
+
+/// Waits until there is something.
+async fn until<T>(found: impl Fn() -> Option<T>) -> T {
+    let looks = async {
+        loop {
+            match found() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(REPORT_MAX, looks).await.expect("what is awaited")
 }
