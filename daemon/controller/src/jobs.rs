@@ -20,6 +20,7 @@ use r1d_proto::ids::JobId;
 use r1d_runner::attempt::{History, LifeOutcome};
 use r1d_runner::schedule::{Problem, Schedule, ScheduleCommand, ScheduleEvent};
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -44,33 +45,53 @@ pub(crate) struct StopAll {
 #[rtype(result = "()")]
 pub(crate) struct FromNode(pub Report);
 
+/// The schedule, which outlives a queue that panics: what it knows of jobs and devices holds.
+#[derive(Clone)]
+pub(crate) struct SharedSchedule(Arc<Mutex<Schedule>>);
+
+impl SharedSchedule {
+    pub(crate) fn new(devices: usize) -> SharedSchedule {
+        SharedSchedule(Arc::new(Mutex::new(Schedule::new(devices))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Schedule> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(crate) struct Jobs {
     views: StatusViews,
     /// The number of this queue: reports on what an earlier one has placed, or had probed, are none
     /// of its business.
     number: u64,
-    schedule: Schedule,
+    schedule: SharedSchedule,
     /// Jobs that were placed, until they are handed back; the drop of a sender says so.
     in_hand: HashMap<JobId, watch::Sender<()>>,
     /// Jobs that wait for something outside of them. They have no run, because one missing file may
     /// stop all jobs.
     waiting: HashSet<JobId>,
-    is_held: bool,
+    /// What the schedule was told last of whether jobs may begin.
+    is_held: Option<bool>,
     /// Ends that the ledger could not take yet.
     unrecorded: Vec<LedgerCommand>,
     _alive: Alive,
 }
 
 impl Jobs {
-    /// A queue with a number that is higher than those before.
-    pub(crate) fn new(views: StatusViews, number: u64, alive: Alive) -> Jobs {
+    /// A queue with a number that is higher than those before, and their schedule.
+    pub(crate) fn new(
+        views: StatusViews,
+        schedule: SharedSchedule,
+        number: u64,
+        alive: Alive,
+    ) -> Jobs {
         Jobs {
-            schedule: Schedule::new(views.live_status.devices_found().len()),
             views,
             number,
+            schedule,
             in_hand: HashMap::new(),
             waiting: HashSet::new(),
-            is_held: false,
+            is_held: None,
             unrecorded: Vec::new(),
             _alive: alive,
         }
@@ -83,14 +104,19 @@ impl Jobs {
     /// Tells the schedule what happened, and carries out what it decides.
     fn tell(&mut self, event: ScheduleEvent) {
         let is_held = self.views.live_status.is_held();
-        let held = (is_held != self.is_held).then_some(ScheduleEvent::Held(is_held));
-        self.is_held = is_held;
+        let is_news = self.is_held.replace(is_held) != Some(is_held);
+        let held = is_news.then_some(ScheduleEvent::Held(is_held));
         for event in held.into_iter().chain([event]) {
             let queue = LedgerQueue(self.views.ledger.state());
             let now = self.views.clock.now();
-            for command in self.schedule.handle(event, &queue, now) {
-                self.carry_out(command);
-            }
+            let commands = self.schedule.lock().handle(event, &queue, now);
+            self.carry_out_all(commands);
+        }
+    }
+
+    fn carry_out_all(&mut self, commands: Vec<ScheduleCommand>) {
+        for command in commands {
+            self.carry_out(command);
         }
     }
 
@@ -158,7 +184,7 @@ impl Jobs {
         match report {
             Report::Held(_) => self.tell(ScheduleEvent::Tick),
             Report::Tried { device, problem } => {
-                self.tell(ScheduleEvent::Probed { device, problem });
+                self.tell(ScheduleEvent::Tried { device, problem });
             }
             Report::Probed {
                 queue,
@@ -216,13 +242,12 @@ impl Jobs {
         }
     }
 
-    /// Tells the schedule of devices what is known of them: to an earlier queue, if not to this
-    /// one.
+    /// Tells the schedule what was found of devices when no queue was there to hear of it.
     fn look_at_devices(&mut self) {
         let devices = self.views.live_status.devices_found();
         for (device, problem) in devices.into_iter().enumerate() {
             if let Some(problem) = problem {
-                self.tell(ScheduleEvent::Probed { device, problem });
+                self.tell(ScheduleEvent::Tried { device, problem });
             }
         }
     }
@@ -266,6 +291,9 @@ impl Actor for Jobs {
     fn started(&mut self, context: &mut Self::Context) {
         let queue = self.number;
         self.order(Order::Begin { queue });
+        let now = self.views.clock.now();
+        let commands = self.schedule.lock().begin_again(now);
+        self.carry_out_all(commands);
         context.run_interval(RECORD_AGAIN, |jobs, context| jobs.record(context));
         context.run_interval(TICK, |jobs, _| jobs.tell(ScheduleEvent::Tick));
         let changes = self.views.ledger.queue_changes();

@@ -28,7 +28,7 @@ mod submissions;
 
 use admission::Admission;
 use control::{ControlService, ControlSocket};
-use jobs::{Jobs, StopAll};
+use jobs::{Jobs, SharedSchedule, StopAll};
 use live_status::LiveStatus;
 use node::Node;
 use r1d_job::daemon::Retention;
@@ -93,9 +93,10 @@ impl Controller {
             node: node.clone(),
         };
         let (of_queue, mut queues) = (views.clone(), 0);
+        let schedule = SharedSchedule::new(setup.devices.len());
         let jobs = supervise("jobs", setup.clock.clone(), move |alive, _| {
             queues += 1;
-            Jobs::new(of_queue.clone(), queues, alive)
+            Jobs::new(of_queue.clone(), schedule.clone(), queues, alive)
         });
         let live_status = views.live_status.clone();
         tasks::spawn(

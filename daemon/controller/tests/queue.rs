@@ -6,7 +6,7 @@ use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{NodeEnd, Order, Report, in_memory};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SystemClock;
-use r1d_runner::attempt::LifeOutcome;
+use r1d_runner::attempt::{History, LifeOutcome};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,4 +240,56 @@ async fn a_late_probe_frees_no_device() {
     world.nothing().await;
     world.probed(second);
     assert_eq!(world.placed().await, "a");
+}
+
+/// A job whose runs panic is given up, although the node loses its runs in between.
+#[actix::test]
+async fn a_job_whose_runs_panic_is_given_up() {
+    let world = World::new();
+    world.submit("a");
+    let mut queue = world.begun().await;
+    world.can_begin();
+    assert_eq!(world.placed().await, "a");
+    for _ in 1..3 {
+        world.handed_back(queue, "a", None);
+        assert_eq!(world.placed().await, "a");
+        world.node.reports.send(Report::Restarted);
+        queue = world.begun().await;
+        assert_eq!(world.placed().await, "a");
+    }
+    world.handed_back(queue, "a", None);
+    match world.order().await {
+        Order::Recorded { job } => assert_eq!(job.0, "a"),
+        other => panic!("its end is recorded: {other:?}"),
+    }
+    let record = world.ledger.job(&JobId("a".into())).unwrap();
+    let error = record.progress.error.as_deref().unwrap_or_default();
+    assert!(error.contains("panicked 3 times"), "{error}");
+}
+
+/// A device that failed one job after the other gets none from the queue after a restart of the
+/// node either.
+#[actix::test]
+async fn a_quarantined_device_stays_so_when_the_node_restarts() {
+    let world = World::new();
+    ["a", "b"].map(|job| world.submit(job));
+    let queue = world.begun().await;
+    world.can_begin();
+    for job in ["a", "b"] {
+        assert_eq!(world.placed().await, job);
+        let (history, cause) = (History::default(), "the worker died".into());
+        let doubted = LifeOutcome::DeviceDoubted { history, cause };
+        world.handed_back(queue, job, Some(doubted));
+        world.probe().await;
+        world.probed(queue);
+        if job == "a" {
+            // It was the job, as far as the probe tells.
+            assert_eq!(world.placed().await, job);
+            world.ended(queue, job);
+        }
+    }
+    world.nothing().await;
+    world.node.reports.send(Report::Restarted);
+    world.begun().await;
+    world.nothing().await;
 }

@@ -33,7 +33,7 @@ pub struct Schedule {
     /// Jobs that wait for something outside of them, each with the epoch that it goes on in.
     waiting: HashMap<JobId, Option<u64>>,
     /// Jobs whose end the ledger could not take yet.
-    unrecorded: HashSet<JobId>,
+    unrecorded: HashMap<JobId, JobEnd>,
     /// Epochs in which jobs go on that gave their device back.
     resumed: HashMap<JobId, u64>,
     /// Attempts at jobs that gave their device up, as far as they count.
@@ -50,13 +50,32 @@ impl Schedule {
             devices: vec![Device::new(); devices],
             away: HashSet::new(),
             waiting: HashMap::new(),
-            unrecorded: HashSet::new(),
+            unrecorded: HashMap::new(),
             resumed: HashMap::new(),
             histories: HashMap::new(),
             panics: HashMap::new(),
             is_held: false,
             is_stopping: false,
         }
+    }
+
+    /// Begins again, after a panic of what carries its commands out: no job is in hand, nothing is
+    /// probed or watched. What is known of jobs and devices stays: panics and attempts that count,
+    /// ends to record, rests.
+    pub fn begin_again(&mut self, now: Duration) -> Vec<ScheduleCommand> {
+        for device in &mut self.devices {
+            device.begin_again(now);
+        }
+        self.away.clear();
+        let waiting = self.waiting.drain();
+        self.resumed
+            .extend(waiting.filter_map(|(job, epoch)| Some((job, epoch?))));
+        let unrecorded = self.unrecorded.iter();
+        let record = |(job, end): (&JobId, &JobEnd)| ScheduleCommand::Record {
+            job: job.clone(),
+            end: end.clone(),
+        };
+        unrecorded.map(record).collect()
     }
 
     /// Takes an event that happened at `now`.
@@ -86,6 +105,11 @@ impl Schedule {
             ScheduleEvent::Tick => {}
             ScheduleEvent::Held(is_held) => self.is_held = is_held,
             ScheduleEvent::Stop => self.is_stopping = true,
+            ScheduleEvent::Tried { device, problem } => {
+                if self.devices.get(device).is_some_and(Device::is_untried) {
+                    return self.probed(device, problem, now);
+                }
+            }
             ScheduleEvent::Probed { device, problem } => return self.probed(device, problem, now),
             ScheduleEvent::Released { device, job } => {
                 if self.vacate(device, &job).is_some() {
@@ -214,7 +238,7 @@ impl Schedule {
     }
 
     fn unrecord(&mut self, job: JobId, end: JobEnd) -> Vec<ScheduleCommand> {
-        self.unrecorded.insert(job.clone());
+        self.unrecorded.insert(job.clone(), end.clone());
         vec![ScheduleCommand::Record { job, end }]
     }
 
@@ -263,7 +287,7 @@ impl Schedule {
         };
         self.away.contains(job)
             || self.waiting.contains_key(job)
-            || self.unrecorded.contains(job)
+            || self.unrecorded.contains_key(job)
             || self.devices.iter().any(is_placed)
     }
 

@@ -8,7 +8,7 @@ use r1d_proto::ids::JobId;
 use r1d_runner::attempt::{History, LifeOutcome};
 use r1d_runner::restart::{Attempts, Progress};
 use r1d_runner::schedule::{
-    FAILED_JOBS_MAX, PROBE_AGAIN_MAX, ProblemKind, REST_MAX, STRIKES_MAX, Schedule,
+    FAILED_JOBS_MAX, PROBE_AGAIN_MAX, ProblemKind, REST_FIRST, REST_MAX, STRIKES_MAX, Schedule,
     ScheduleCommand, ScheduleEvent, TRIAL_MAX, given_up,
 };
 use std::time::Duration;
@@ -87,6 +87,25 @@ impl Daemon {
             job: id(job),
             outcome: Some(outcome),
         })
+    }
+
+    /// What ran the job has panicked.
+    fn panicked(&mut self, device: usize, job: &str) -> Vec<ScheduleCommand> {
+        self.tell(ScheduleEvent::Ended {
+            device,
+            job: id(job),
+            outcome: None,
+        })
+    }
+
+    fn begin_again(&mut self) -> Vec<ScheduleCommand> {
+        self.now += Duration::from_millis(1);
+        self.schedule.begin_again(self.now)
+    }
+
+    fn cancel(&mut self, job: &str) {
+        let (job, at) = (id(job), 4);
+        apply(&mut self.state, Command::Cancel { job, at });
     }
 
     fn probed(&mut self, device: usize, problem: Option<&str>) -> Vec<ScheduleCommand> {
@@ -423,4 +442,60 @@ fn progress_ends_a_devices_series_of_failures() {
         commands = daemon.probed(0, None);
         assert_eq!(shown(&commands), None, "no rest");
     }
+}
+
+/// A job that panics whatever runs it is given up, although the queue begins again in between.
+#[test]
+fn panics_count_across_queues() {
+    let mut daemon = Daemon::new(1, submitted(&["a"]));
+    assert_eq!(daemon.begin(), ["a"]);
+    for _ in 1..3 {
+        assert_eq!(placements(&daemon.panicked(0, "a")).len(), 1);
+        assert_eq!(daemon.begin_again(), []);
+        assert_eq!(daemon.tick(), ["a"]);
+    }
+    let given_up = daemon.panicked(0, "a");
+    assert!(
+        matches!(&given_up[..], [ScheduleCommand::Record { end, .. }] if end.result.is_err()),
+        "{given_up:?}"
+    );
+    assert_eq!(daemon.begin_again(), given_up, "it is still to be recorded");
+    assert_eq!(daemon.tick(), [""; 0]);
+}
+
+/// A device that rests does so to its end, and one that is doubted is probed before it has a job.
+#[test]
+fn a_device_stays_out_across_queues() {
+    let mut daemon = Daemon::new(1, submitted(&["a", "b"]));
+    let probe = [ScheduleCommand::Probe { device: 0 }];
+    daemon.begin();
+    daemon.ended(0, "a", doubted());
+    assert_eq!(daemon.begin_again(), []);
+    assert_eq!(daemon.tell(ScheduleEvent::Tick), probe);
+    let commands = daemon.probed(0, None);
+    assert_eq!(placements(&commands), [(0, "a".into(), 3)], "they count");
+    daemon.cancel("a");
+    daemon.ended(0, "a", LifeOutcome::Over);
+    daemon.ended(0, "b", doubted());
+    assert_eq!(shown(&daemon.probed(0, None)), Some(ProblemKind::Quarantined));
+    assert_eq!(daemon.begin_again(), []);
+    assert_eq!(daemon.tell(ScheduleEvent::Tick), []);
+    daemon.now += REST_FIRST;
+    assert_eq!(daemon.tell(ScheduleEvent::Tick), probe);
+}
+
+/// A job that waited for something outside of it goes on in its epoch under the next queue.
+#[test]
+fn a_waiting_job_goes_on_in_its_epoch_under_the_next_queue() {
+    let mut daemon = Daemon::new(1, submitted(&["a"]));
+    assert_eq!(daemon.begin(), ["a"]);
+    let cause = "a file is gone".into();
+    let epoch = Some(1);
+    daemon.ended(0, "a", LifeOutcome::WaitsOutside { epoch, cause });
+    assert_eq!(daemon.begin_again(), []);
+    let commands = daemon.tell(ScheduleEvent::Tick);
+    assert!(
+        matches!(commands[..], [ScheduleCommand::Place { resumed: Some(1), .. }]),
+        "{commands:?}"
+    );
 }

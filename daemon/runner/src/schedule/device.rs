@@ -62,6 +62,7 @@ enum Health {
     /// It is probed at `until`.
     Out {
         until: Duration,
+        doubt: Option<Doubt>,
     },
 }
 
@@ -94,6 +95,10 @@ impl Device {
             problems: 0,
             rests: 0,
         }
+    }
+
+    pub(super) fn is_untried(&self) -> bool {
+        matches!(self.health, Health::Untried)
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -134,9 +139,23 @@ impl Device {
         self.leave_use(now);
         let pause = doubled(PROBE_AGAIN, self.problems, PROBE_AGAIN_MAX);
         self.problems += 1;
-        self.health = Health::Out { until: now + pause };
+        self.out(now + pause);
         let kind = ProblemKind::Failed;
         Problem { kind, cause }
+    }
+
+    fn out(&mut self, until: Duration) {
+        self.health = Health::Out { until, doubt: None };
+    }
+
+    /// Begins again with the queue: the device has no job, and a probe that was under way is made
+    /// anew.
+    pub(super) fn begin_again(&mut self, now: Duration) {
+        self.placed = None;
+        if let Health::Probing { doubt } = &mut self.health {
+            let doubt = doubt.take();
+            self.health = Health::Out { until: now, doubt };
+        }
     }
 
     /// Forgets earlier problems if the device was usable for a while.
@@ -150,11 +169,14 @@ impl Device {
 
     /// Whether the device is to be probed now; it then counts as being probed.
     pub(super) fn probe_is_due(&mut self, now: Duration) -> bool {
-        let is_due = matches!(self.health, Health::Out { until } if now >= until);
-        if is_due {
-            self.health = Health::Probing { doubt: None };
+        match &mut self.health {
+            Health::Out { until, doubt } if now >= *until => {
+                let doubt = doubt.take();
+                self.health = Health::Probing { doubt };
+                true
+            }
+            _ => false,
         }
-        is_due
     }
 
     /// Takes the outcome of a probe; `None` if nobody asked for one. Returns the device's problem,
@@ -189,7 +211,7 @@ impl Device {
     fn rest(&mut self, now: Duration) -> Problem {
         let pause = doubled(REST_FIRST, self.rests, REST_MAX);
         self.rests += 1;
-        self.health = Health::Out { until: now + pause };
+        self.out(now + pause);
         let jobs: Vec<String> = self.failed.iter().map(|(job, _)| job.to_string()).collect();
         let cause = format!(
             "workers on it failed one job after the other ({}), although a probe finds nothing \

@@ -37,8 +37,15 @@ pub trait Queue {
 pub enum ScheduleEvent {
     /// The ledger changed, or time has passed.
     Tick,
-    /// Answer to [`ScheduleCommand::Probe`], and the outcome of the look at a device that the
-    /// daemon takes when it starts: what keeps the device from being used.
+    /// The outcome of the look at a device that the node takes when it starts: what keeps the
+    /// device from being used. It is heeded once.
+    Tried {
+        /// The device.
+        device: usize,
+        /// What is wrong with it; `None` if nothing is.
+        problem: Option<String>,
+    },
+    /// Answer to [`ScheduleCommand::Probe`]: what keeps the device from being used.
     Probed {
         /// The device.
         device: usize,
