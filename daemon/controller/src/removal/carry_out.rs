@@ -1,5 +1,6 @@
 //! Carries removals out: decides what goes, and has the node take it off the record, which removes
-//! the files by itself. r1d.toml's limits are kept now and then.
+//! the files by itself. r1d.toml's limits are kept whenever a job has ended or is gone, and now and
+//! then: jobs grow old.
 
 use super::decide::{Decision, Going, Obstacle, RetentionLimits, Selection, decide};
 use crate::node::{Node, Progress, unexpected};
@@ -19,8 +20,11 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 
 /// The name of what keeps the limits, in the log.
 const TASK: &str = "removals";
-/// Time between two looks at what is to go, where nobody asks for one.
+/// Time between two looks at what is beyond the limits, where no job ends.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// Longest wait for what is left of the last attempts of jobs that have ended. Those of which
+/// something is left then stay until the next look.
+const PUT_DOWN_MAX: Duration = Duration::from_secs(60);
 const GB_BYTES: u64 = 1_000_000_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +99,7 @@ impl Removals {
             removing: RwLock::default(),
         }));
         if has_limit(&removals.0.limits) {
-            let own = removals.clone();
-            tasks::spawn(TASK, async move {
-                loop {
-                    own.keep_limits().await;
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            });
+            tasks::spawn(TASK, removals.clone().look_again_and_again());
         }
         removals
     }
@@ -113,6 +111,47 @@ impl Removals {
     /// Keeps every job that is on record now until the guard is dropped.
     pub(crate) async fn none_meanwhile(&self) -> RwLockReadGuard<'_, ()> {
         self.0.removing.read().await
+    }
+
+    /// Keeps the limits of r1d.toml as long as the daemon lives. Jobs that end while one look is
+    /// under way have the next one together.
+    async fn look_again_and_again(self) {
+        let mut changes = self.0.views.ledger.queue_changes();
+        loop {
+            changes.mark_unchanged();
+            let ended = self.ended();
+            self.put_down(ended.clone()).await;
+            self.keep_limits().await;
+            let others = async {
+                while self.ended() == ended {
+                    // The counter lives as long as the ledger.
+                    let _ = changes.changed().await;
+                }
+            };
+            // Nothing has ended within this time: that is no error.
+            let _ = tokio::time::timeout(LOOK_AGAIN, others).await;
+        }
+    }
+
+    /// The jobs that have ended.
+    fn ended(&self) -> BTreeSet<JobId> {
+        let jobs = self.0.views.ledger.jobs();
+        let ended = jobs.iter().filter(|record| record.state().is_final());
+        ended.map(|record| record.job().clone()).collect()
+    }
+
+    /// Waits until nothing is left of the last attempts of jobs that have ended.
+    async fn put_down(&self, jobs: BTreeSet<JobId>) {
+        let put_down = self.node().ask(Work::PutDown { jobs });
+        match tokio::time::timeout(PUT_DOWN_MAX, put_down).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(task = TASK, "{}", error.message),
+            Err(_) => tracing::info!(
+                task = TASK,
+                "something of a job that has ended is left after {} s",
+                PUT_DOWN_MAX.as_secs()
+            ),
+        }
     }
 
     /// Removes what is beyond the limits of r1d.toml.
