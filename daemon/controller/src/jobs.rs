@@ -17,7 +17,7 @@ use r1d_link::record::ending;
 use r1d_link::{Order, Report};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::{History, LifeOutcome};
+use r1d_runner::life::{History, LifeOutcome};
 use r1d_runner::schedule::{Problem, Schedule, ScheduleCommand, ScheduleEvent};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,7 +6,7 @@ use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{NodeEnd, Order, Report, in_memory};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SystemClock;
-use r1d_runner::attempt::{History, LifeOutcome};
+use r1d_runner::life::{History, LifeOutcome};
 use std::sync::Arc;
 use std::time::Duration;
 

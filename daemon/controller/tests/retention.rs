@@ -105,7 +105,10 @@ async fn limits_are_looked_at_when_a_job_has_ended_or_is_gone() {
     world.answer(look, Answer::Facts(Vec::new()));
 
     let (job, elsewhere) = (JobId("b".into()), Default::default());
-    world.ledger.apply(Command::Remove { job, elsewhere }).unwrap();
+    world
+        .ledger
+        .apply(Command::Remove { job, elsewhere })
+        .unwrap();
     let (ended, _) = world.look().await;
     assert_eq!(ended, 2);
 }

@@ -3,7 +3,7 @@
 use crate::message::Message;
 use crate::work::{Work, WorkId};
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::History;
+use r1d_runner::life::History;
 use serde::{Deserialize, Serialize};
 
 /// Something that a node is to do. Orders are taken in the order in which they were given, and

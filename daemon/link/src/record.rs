@@ -4,7 +4,7 @@
 use r1d_ledger::{Command, JobRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::JobEnd;
+use r1d_runner::life::JobEnd;
 use r1d_runner::restart::Progress;
 
 /// What is durable of a job that has not begun.

@@ -4,7 +4,7 @@ use crate::message::Message;
 use crate::work::{Answer, WorkId};
 use r1d_proto::control::{Activity, ControlError};
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::LifeOutcome;
+use r1d_runner::life::LifeOutcome;
 use r1d_runner::wait::Wait;
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use r1d_link::memory::{EXIT_OVERFLOW, WAITING_MAX_MESSAGES, channel};
 use r1d_link::{DeviceUse, JobSnapshot, Message, Order, Report, Work, in_memory};
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::{History, JobEnd, LifeOutcome};
+use r1d_runner::life::{History, JobEnd, LifeOutcome};
 use r1d_runner::restart::Progress;
 use r1d_runner::wait::Wait;
 use serde::{Deserialize, Serialize};

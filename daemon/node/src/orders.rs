@@ -16,7 +16,7 @@ use futures_util::stream;
 use r1d_link::{Inbox, JobSnapshot, Order, Outbox, Report};
 use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::{LifeOutcome, Lifecycle};
+use r1d_runner::life::{Life, LifeOutcome};
 use r1d_runner::wait::Wait;
 use std::collections::HashMap;
 
@@ -144,7 +144,7 @@ impl Orders {
     }
 
     /// Has a run of the job begin as soon as no earlier one is in its way.
-    fn place(&mut self, index: usize, job: JobId, life: Lifecycle, context: &mut Context<Self>) {
+    fn place(&mut self, index: usize, job: JobId, life: Life, context: &mut Context<Self>) {
         let Some(device) = self.parts.devices.get(index) else {
             tracing::error!(%job, "{}", no_device(index));
             return self.ended(index, job, None);
@@ -168,7 +168,7 @@ impl Orders {
         &mut self,
         (index, job): (usize, JobId),
         run_context: RunContext,
-        life: Lifecycle,
+        life: Life,
         context: &mut Context<Self>,
     ) {
         let outputs = run_context.node.layout(&job);
@@ -280,7 +280,7 @@ impl StreamHandler<Order> for Orders {
                 doubts_device,
             } => {
                 let now = self.parts.node.clock.now();
-                let life = Lifecycle::new(resumed, history, doubts_device, now);
+                let life = Life::new(resumed, history, doubts_device, now);
                 self.place(device, job, life, context);
             }
             Order::Stop { job, after_step } => self.stop(&job, after_step, context),

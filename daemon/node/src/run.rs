@@ -1,4 +1,4 @@
-//! One running job: carries out what its life ([`Lifecycle`]) and the machine of its attempt
+//! One running job: carries out what its life ([`Life`]) and the machine of its attempt
 //! ([`Machine`]) decide, and tells them what came of it.
 //!
 //! The commands of one decision go out in order. While an attempt hands over what its machine
@@ -26,7 +26,7 @@ use r1d_link::record::{NOTHING_DONE, progress};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Body;
-use r1d_runner::attempt::{JobStanding, LifeEvent, LifeOutcome, Lifecycle};
+use r1d_runner::life::{JobStanding, Life, LifeEvent, LifeOutcome};
 use r1d_runner::{End, Event, Machine, Plan};
 use r1d_store::JobLayout;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +78,7 @@ pub(crate) struct Run {
     run_context: RunContext,
     outputs: JobLayout,
     log: JobLog,
-    life: Lifecycle,
+    life: Life,
     /// How far the inputs are read.
     reading: Reading,
     loaded_job: Option<(Arc<LoadedJob>, Arc<Plan>)>,
@@ -153,7 +153,7 @@ impl Run {
         id: JobId,
         run_context: RunContext,
         outputs: JobLayout,
-        life: Lifecycle,
+        life: Life,
     ) -> (RunHandle, oneshot::Receiver<LifeOutcome>) {
         let (outcome, ended) = oneshot::channel();
         let (has_device, device) = watch::channel(true);

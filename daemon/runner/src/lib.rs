@@ -37,7 +37,7 @@
 //! | [`message`], [`plan`], [`record`] | events and commands of the machine; what it knows from the start; what is durable |
 //! | `trace` | how long the parts of a step took |
 //! | [`wait`] | what each part waits for, since when, until when |
-//! | [`attempt`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
+//! | [`life`] | a job's life on a device: attempt after attempt, until it ends or gives the device up |
 //! | [`schedule`] | the queue: which job gets which device, and which device gets jobs |
 //! | [`restart`] | whether a job whose attempt failed is taken up again |
 //! | [`pace`] | time left |
@@ -50,7 +50,6 @@
 
 pub mod advantages;
 pub mod answer;
-pub mod attempt;
 pub mod batch_step;
 pub mod evaluation;
 pub mod flow;
@@ -58,6 +57,7 @@ pub mod gather;
 pub mod interval;
 pub mod judge;
 pub mod judge_queue;
+pub mod life;
 pub mod machine;
 pub mod message;
 pub mod metrics;

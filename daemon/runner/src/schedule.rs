@@ -15,7 +15,7 @@ pub use device::{
 pub use message::{Candidate, Problem, ProblemKind, Queue, ScheduleCommand, ScheduleEvent};
 pub use turn::{STRIKES_MAX, TRIAL_MAX, given_up};
 
-use crate::attempt::{History, JobEnd, LifeOutcome};
+use crate::life::{History, JobEnd, LifeOutcome};
 use device::{Device, Doubt, Placement};
 use r1d_proto::ids::JobId;
 use std::collections::{HashMap, HashSet};

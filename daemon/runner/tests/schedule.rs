@@ -5,7 +5,7 @@ mod ledger_queue;
 use ledger_queue::LedgerQueue;
 use r1d_ledger::{Command, State};
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::{History, LifeOutcome};
+use r1d_runner::life::{History, LifeOutcome};
 use r1d_runner::restart::{Attempts, Progress};
 use r1d_runner::schedule::{
     FAILED_JOBS_MAX, PROBE_AGAIN_MAX, ProblemKind, REST_FIRST, REST_MAX, STRIKES_MAX, Schedule,
@@ -477,7 +477,10 @@ fn a_device_stays_out_across_queues() {
     daemon.cancel("a");
     daemon.ended(0, "a", LifeOutcome::Over);
     daemon.ended(0, "b", doubted());
-    assert_eq!(shown(&daemon.probed(0, None)), Some(ProblemKind::Quarantined));
+    assert_eq!(
+        shown(&daemon.probed(0, None)),
+        Some(ProblemKind::Quarantined)
+    );
     assert_eq!(daemon.begin_again(), []);
     assert_eq!(daemon.tell(ScheduleEvent::Tick), []);
     daemon.now += REST_FIRST;
@@ -495,7 +498,13 @@ fn a_waiting_job_goes_on_in_its_epoch_under_the_next_queue() {
     assert_eq!(daemon.begin_again(), []);
     let commands = daemon.tell(ScheduleEvent::Tick);
     assert!(
-        matches!(commands[..], [ScheduleCommand::Place { resumed: Some(1), .. }]),
+        matches!(
+            commands[..],
+            [ScheduleCommand::Place {
+                resumed: Some(1),
+                ..
+            }]
+        ),
         "{commands:?}"
     );
 }

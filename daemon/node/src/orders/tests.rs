@@ -10,7 +10,7 @@ use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{ControllerEnd, Work, in_memory};
 use r1d_proto::world::SystemClock;
 use r1d_rewards::{Compiler, Options, Rewards};
-use r1d_runner::attempt::History;
+use r1d_runner::life::History;
 use r1d_store::{Disk, StateLayout, create_dir};
 use r1d_tasks::{Supervised, supervise};
 use std::path::Path;
@@ -330,5 +330,7 @@ async fn until<T>(found: impl Fn() -> Option<T>) -> T {
             }
         }
     };
-    tokio::time::timeout(REPORT_MAX, looks).await.expect("what is awaited")
+    tokio::time::timeout(REPORT_MAX, looks)
+        .await
+        .expect("what is awaited")
 }

@@ -19,7 +19,7 @@ use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError, Session};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::Inputs;
+use r1d_runner::life::Inputs;
 use r1d_runner::schedule::given_up as given_up_for;
 use r1d_runner::{End, Plan, Record, StageRecord};
 use r1d_store::{Disk, JobLayout, layout};

@@ -1,4 +1,4 @@
-//! Carries out what a job's life decides ([`r1d_runner::attempt`]).
+//! Carries out what a job's life decides ([`r1d_runner::life`]).
 
 use super::begin::{Begun, Opened, open, start};
 use super::{Prepared, Run, leave_status};
@@ -9,7 +9,7 @@ use actix::{ActorContext, AsyncContext, Context};
 use futures_util::future::LocalBoxFuture;
 use r1d_ledger::{Command as LedgerCommand, LedgerError, Session};
 use r1d_link::record::ending;
-use r1d_runner::attempt::{Inputs, JobEnd, LifeCommand, LifeEvent, LifeOutcome, LogLevel, Phase};
+use r1d_runner::life::{Inputs, JobEnd, LifeCommand, LifeEvent, LifeOutcome, LogLevel, Phase};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;

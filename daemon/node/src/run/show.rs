@@ -6,7 +6,7 @@ use crate::writers::WRITER_END_MAX;
 use crate::{outside_waits, review};
 use r1d_link::JobSnapshot;
 use r1d_proto::control::Activity;
-use r1d_runner::attempt::{LifeOutcome, Next, Phase, START_MAX};
+use r1d_runner::life::{LifeOutcome, Next, Phase, START_MAX};
 use r1d_runner::wait::Wait;
 use std::time::Duration;
 

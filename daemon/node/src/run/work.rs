@@ -11,7 +11,7 @@ use actix::{AsyncContext, Context};
 use futures_util::stream;
 use r1d_ledger::AttemptWriter;
 use r1d_proto::worker::{ToWorker, WorkerRequest};
-use r1d_runner::attempt::LifeEvent;
+use r1d_runner::life::LifeEvent;
 use r1d_runner::{Command, End, Event, Machine, Store};
 use r1d_store::layout;
 use std::path::PathBuf;

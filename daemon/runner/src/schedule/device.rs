@@ -8,7 +8,7 @@
 //! well brings it back.
 
 use super::message::{Problem, ProblemKind};
-use crate::attempt::History;
+use crate::life::History;
 use crate::restart::Progress;
 use r1d_proto::ids::JobId;
 use std::time::Duration;

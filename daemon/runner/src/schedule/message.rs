@@ -1,7 +1,7 @@
 //! The events that the schedule takes, the commands that it returns, and what it asks of the
 //! ledger.
 
-use crate::attempt::{History, JobEnd, LifeOutcome};
+use crate::life::{History, JobEnd, LifeOutcome};
 use crate::restart::Progress;
 use r1d_proto::ids::JobId;
 

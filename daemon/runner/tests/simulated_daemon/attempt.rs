@@ -9,7 +9,7 @@ use r1d_proto::worker::{
     Body, CheckpointReport, CheckpointState, Failure, FailureKind, Metrics, ModelSource, Opened,
     Reply, SupervisedSequence, WorkerRequest,
 };
-use r1d_runner::attempt::LifeEvent;
+use r1d_runner::life::LifeEvent;
 use r1d_runner::{
     Batch, Command, End, Event, Limits, Machine, ModelPlan, Plan, Record, StageInputs, StageRecord,
     Store,

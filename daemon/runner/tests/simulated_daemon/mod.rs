@@ -10,7 +10,7 @@ use r1d_ledger::{Command as LedgerCommand, Effect, State};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
-use r1d_runner::attempt::{LifeOutcome, Lifecycle};
+use r1d_runner::life::{Life, LifeOutcome};
 use r1d_runner::schedule::{ProblemKind, Schedule, ScheduleCommand, ScheduleEvent};
 use run::Run;
 use std::collections::{BTreeMap, BTreeSet};
@@ -307,7 +307,7 @@ impl World {
                         "seed {}: two jobs on a device",
                         self.seed
                     );
-                    let life = Lifecycle::new(resumed, history, doubts_device, self.now);
+                    let life = Life::new(resumed, history, doubts_device, self.now);
                     self.next_run += 1;
                     let run = Run::new(job, device, life, self.now);
                     self.runs.insert(self.next_run, run);

@@ -6,7 +6,7 @@ use crate::ledger_queue::progress;
 use r1d_ledger::{Command as LedgerCommand, Effect};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
-use r1d_runner::attempt::{Inputs, JobStanding, LifeCommand, LifeEvent, Lifecycle};
+use r1d_runner::life::{Inputs, JobStanding, Life, LifeCommand, LifeEvent};
 use r1d_runner::schedule::{ScheduleEvent, given_up};
 use r1d_runner::{End, Event};
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ struct UnderWay {
 pub(super) struct Run {
     pub job: JobId,
     pub device: usize,
-    pub life: Lifecycle,
+    pub life: Life,
     under_way: Vec<UnderWay>,
     /// What is under way and will be answered, whether anybody still wants to know or not.
     answers: Vec<(u64, LifeEvent)>,
@@ -30,7 +30,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(job: JobId, device: usize, mut life: Lifecycle, now: Duration) -> Run {
+    pub(super) fn new(job: JobId, device: usize, mut life: Life, now: Duration) -> Run {
         let commands = life.begin(now).into();
         let number = life.number();
         Run {

@@ -30,7 +30,7 @@ pub const WORKER_FAILURES_MAX: u32 = 3;
 
 /// The state machine of one job's life.
 #[derive(Clone, Debug)]
-pub struct Lifecycle {
+pub struct Life {
     phase: Phase,
     since: Duration,
     /// Counts the phases that were entered.
@@ -120,17 +120,12 @@ pub enum Next {
     Stop,
 }
 
-impl Lifecycle {
+impl Life {
     /// A life that begins at `now`. `resumed` is the epoch that the job goes on in, if any;
     /// `history` has the attempts before. `doubts_device` says whether failures of the worker may
     /// be the device's fault.
-    pub fn new(
-        resumed: Option<u64>,
-        history: History,
-        doubts_device: bool,
-        now: Duration,
-    ) -> Lifecycle {
-        Lifecycle {
+    pub fn new(resumed: Option<u64>, history: History, doubts_device: bool, now: Duration) -> Life {
+        Life {
             phase: Phase::New,
             since: now,
             number: 0,

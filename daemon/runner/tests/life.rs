@@ -3,8 +3,8 @@
 
 use r1d_proto::world::counter_hash;
 use r1d_runner::End;
-use r1d_runner::attempt::{
-    History, Inputs, JobStanding, LifeCommand, LifeEvent, LifeOutcome, Lifecycle, Phase,
+use r1d_runner::life::{
+    History, Inputs, JobStanding, Life, LifeCommand, LifeEvent, LifeOutcome, Phase,
     WORKER_FAILURES_MAX,
 };
 use r1d_runner::restart::{FRUITLESS_ATTEMPTS_MAX, Progress};
@@ -50,14 +50,14 @@ fn stop(after_step: bool, in_step: bool) -> LifeEvent {
 
 /// A life with the time of its last event.
 struct Driven {
-    life: Lifecycle,
+    life: Life,
     now: Duration,
 }
 
 impl Driven {
     /// A life that has begun.
     fn new() -> Driven {
-        let mut life = Lifecycle::new(None, History::default(), true, Duration::ZERO);
+        let mut life = Life::new(None, History::default(), true, Duration::ZERO);
         assert_eq!(life.begin(Duration::ZERO), [LifeCommand::Open]);
         let now = Duration::ZERO;
         Driven { life, now }
@@ -119,7 +119,7 @@ fn an_end_is_recorded_in_the_epoch_of_an_attempt_that_came_late() {
     let mut driven = Driven::new();
     driven.tell(opened(Inputs::Ready));
     let starting = driven.life.number();
-    driven.now += r1d_runner::attempt::START_MAX;
+    driven.now += r1d_runner::life::START_MAX;
     driven.tell(LifeEvent::Tick);
     assert_eq!(driven.tell_of(starting, begun(9), FRESH), []);
     assert_eq!(driven.life.epoch(), 9);
@@ -332,7 +332,7 @@ fn any_life_comes_to_one_report_and_leaves_nothing_behind() {
             counter_hash(&[seed, draws]) % below
         };
         let mut now = Duration::ZERO;
-        let mut life = Lifecycle::new(None, History::default(), true, now);
+        let mut life = Life::new(None, History::default(), true, now);
         let (mut parties, mut epoch) = (Parties::default(), 0);
         let commands = life.begin(now);
         // Decisions under way; each carries its commands out in order.
@@ -430,7 +430,7 @@ fn a_job_gives_up_a_device_on_which_workers_keep_failing() {
 
     let again = |doubts_device| {
         let now = Duration::ZERO;
-        let mut life = Lifecycle::new(None, history.clone(), doubts_device, now);
+        let mut life = Life::new(None, history.clone(), doubts_device, now);
         life.begin(now);
         let mut driven = Driven { life, now };
         driven.tell(opened(Inputs::Ready));
