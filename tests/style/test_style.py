@@ -1,6 +1,7 @@
 """What CONTRIBUTING.md asks of every file and a reader can check without knowing what it does: the
-width of lines, the words of TERMS.md, one meaning for each type's name in a crate, durable files
-that are written through the store, and modules that do not import each other in a circle."""
+width of lines, the words of TERMS.md, one meaning for each type's name in a crate and across the
+link, durable files that are written through the store, and modules that do not import each other in
+a circle."""
 
 import collections
 import pathlib
@@ -154,6 +155,22 @@ def test_a_type_name_has_one_meaning_in_a_crate():
             for name, where in places.items()
             if len(where) > 1 and name not in GIVEN
         ]
+    assert not twice, "\n".join(twice)
+
+
+# The crates that speak of jobs on both sides of the link, and whose types meet in one file.
+ACROSS_THE_LINK = ("link", "controller", "node", "ledger")
+VISIBLE = re.compile(r"(?m)^pub(?:\([^)]*\))? (?:struct|enum|trait|union|type) (\w+)")
+
+
+def test_a_type_name_has_one_meaning_across_the_link():
+    places = collections.defaultdict(set)
+    for crate, sources in modules().items():
+        if crate.removeprefix("daemon/") in ACROSS_THE_LINK:
+            for source in sources.values():
+                for name in VISIBLE.findall(source):
+                    places[name].add(crate)
+    twice = [f"`{name}` in {', '.join(sorted(where))}" for name, where in places.items() if len(where) > 1]
     assert not twice, "\n".join(twice)
 
 

@@ -30,7 +30,7 @@ use admission::Admission;
 use control::{ControlService, ControlSocket};
 use jobs::{Jobs, SharedSchedule, StopAll};
 use live_status::LiveStatus;
-use node::Node;
+use node::NodeLink;
 use r1d_job::daemon::Retention;
 use r1d_ledger::{Command, Session};
 use r1d_link::ControllerEnd;
@@ -50,7 +50,7 @@ use tokio::sync::watch;
 const STOP_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a controller runs with.
-pub struct Setup {
+pub struct ControllerSetup {
     /// The record of jobs.
     pub ledger: Arc<Session>,
     /// The time.
@@ -80,10 +80,10 @@ pub struct Serving(#[allow(dead_code, reason = "its drop ends it")] Supervised<C
 impl Controller {
     /// Begins to decide: the jobs of the ledger go on as soon as the node's devices can be used.
     /// Blocks while it writes to the ledger.
-    pub fn start(setup: Setup, link: ControllerEnd) -> Controller {
+    pub fn start(setup: ControllerSetup, link: ControllerEnd) -> Controller {
         strike(&setup.ledger);
         let ControllerEnd { orders, reports } = link;
-        let node = Node::new(orders);
+        let node = NodeLink::new(orders);
         let views = StatusViews {
             ledger: setup.ledger,
             live_status: LiveStatus::new(&setup.devices),
@@ -149,7 +149,7 @@ impl Controller {
     /// A controller whose node is the test.
     pub(crate) fn of_test() -> (Controller, r1d_link::NodeEnd) {
         let (link, there) = r1d_link::in_memory();
-        let setup = Setup {
+        let setup = ControllerSetup {
             ledger: Arc::new(Session::open(Arc::new(r1d_ledger::Memory::default()), 1)),
             clock: r1d_proto::world::SystemClock::shared(),
             node_name: "node".into(),

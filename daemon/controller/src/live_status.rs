@@ -32,19 +32,19 @@ struct Snapshots {
 #[derive(Default)]
 struct State {
     jobs: BTreeMap<JobId, JobSnapshot>,
-    devices: Vec<Device>,
+    devices: Vec<LiveDevice>,
     /// Why no device gets a job, if so.
     held: Option<String>,
 }
 
-struct Device {
+struct LiveDevice {
     name: String,
     used: DeviceUse,
     /// What keeps it from getting jobs, if anything does; `None` until somebody has looked at it.
     found: Option<Option<Problem>>,
 }
 
-impl Device {
+impl LiveDevice {
     /// The problem in words.
     fn problem(&self) -> Option<&str> {
         match &self.found {
@@ -73,7 +73,7 @@ impl LiveStatus {
     /// Creates the status. Devices get no jobs before they are [`LiveStatus::found`] to be usable
     /// and the node has said that no old worker is left ([`LiveStatus::hold`]).
     pub(crate) fn new(devices: &[String]) -> LiveStatus {
-        let device = |name: &String| Device {
+        let device = |name: &String| LiveDevice {
             name: name.clone(),
             used: DeviceUse::none(),
             found: None,
@@ -129,7 +129,7 @@ impl LiveStatus {
 
     pub(crate) fn devices(&self) -> Vec<DeviceStatus> {
         let state = self.lock();
-        let shown = |device: &Device| {
+        let shown = |device: &LiveDevice| {
             let mut status = device.status();
             if let (None, Some(held)) = (&status.problem, &state.held) {
                 (status.state, status.problem) = (HELD.into(), Some(held.clone()));
@@ -166,7 +166,7 @@ impl LiveStatus {
     pub(crate) fn devices_found(&self) -> Vec<Option<Option<String>>> {
         let state = self.lock();
         let cause = |problem: &Option<Problem>| Some(problem.as_ref()?.cause.clone());
-        let found = |device: &Device| device.found.as_ref().map(cause);
+        let found = |device: &LiveDevice| device.found.as_ref().map(cause);
         state.devices.iter().map(found).collect()
     }
 

@@ -1,6 +1,6 @@
 //! The controller's side of the link to its node: orders, and works with what has come of them.
 
-use r1d_link::{Answer, Order, Outbox, Work, WorkId};
+use r1d_link::{Answer, Order, Outbox, Work, WorkId, WorkResult};
 use r1d_proto::control::{Activity, ControlError, ErrorKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,36 +8,34 @@ use tokio::sync::oneshot;
 
 /// A node, as the controller knows it. Clones share the link.
 #[derive(Clone)]
-pub(crate) struct Node(Arc<NodeLink>);
+pub(crate) struct NodeLink(Arc<NodeLinkParts>);
 
-struct NodeLink {
+struct NodeLinkParts {
     orders: Outbox<Order>,
-    works: Mutex<Works>,
+    works: Mutex<AskedWorks>,
 }
 
 #[derive(Default)]
-struct Works {
+struct AskedWorks {
     last: WorkId,
-    in_hand: HashMap<WorkId, InHand>,
+    in_hand: HashMap<WorkId, AskedWork>,
 }
 
-type Answered = Result<Box<Answer>, ControlError>;
-
 /// A work that the node has in hand, whether somebody still waits for it or not.
-struct InHand {
-    answer: oneshot::Sender<Answered>,
-    progress: Progress,
+struct AskedWork {
+    answer: oneshot::Sender<WorkResult>,
+    progress: WorkProgress,
     /// The client's turn, which lasts as long as the work.
     _turn: Box<dyn Send>,
 }
 
 /// How far something is that a client waits for.
 #[derive(Clone)]
-pub(crate) struct Progress(Arc<Mutex<Activity>>);
+pub(crate) struct WorkProgress(Arc<Mutex<Activity>>);
 
-impl Default for Progress {
+impl Default for WorkProgress {
     fn default() -> Self {
-        let progress = Progress(Arc::new(Mutex::new(Activity {
+        let progress = WorkProgress(Arc::new(Mutex::new(Activity {
             doing: String::new(),
             done: 0,
             total: 1,
@@ -48,7 +46,7 @@ impl Default for Progress {
     }
 }
 
-impl Progress {
+impl WorkProgress {
     fn lock(&self) -> MutexGuard<'_, Activity> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +66,7 @@ impl Progress {
 
 /// Gives a work up when it is dropped before the answer.
 struct Wanted<'n> {
-    node: &'n Node,
+    node: &'n NodeLink,
     id: WorkId,
 }
 
@@ -80,15 +78,15 @@ impl Drop for Wanted<'_> {
     }
 }
 
-impl Node {
-    pub(crate) fn new(orders: Outbox<Order>) -> Node {
-        Node(Arc::new(NodeLink {
+impl NodeLink {
+    pub(crate) fn new(orders: Outbox<Order>) -> NodeLink {
+        NodeLink(Arc::new(NodeLinkParts {
             orders,
             works: Mutex::default(),
         }))
     }
 
-    fn works(&self) -> MutexGuard<'_, Works> {
+    fn works(&self) -> MutexGuard<'_, AskedWorks> {
         self.0.works.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,20 +96,20 @@ impl Node {
 
     /// Has the node do a work, and waits for the answer. Whoever drops the wait gives the work up.
     pub(crate) async fn ask(&self, work: Work) -> Result<Answer, ControlError> {
-        self.ask_in_turn(work, (), &Progress::default()).await
+        self.ask_in_turn(work, (), &WorkProgress::default()).await
     }
 
-    /// Does what [`Node::ask`] does, in a client's turn and with reports of the progress.
+    /// Does what [`NodeLink::ask`] does, in a client's turn and with reports of the progress.
     pub(crate) async fn ask_in_turn(
         &self,
         work: Work,
         turn: impl Send + 'static,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Answer, ControlError> {
         let (id, answered) = self.begin(work, Box::new(turn), progress.clone());
         let _wanted = Wanted { node: self, id };
         match answered.await {
-            Ok(answer) => answer.map(|answer| *answer),
+            Ok(answer) => answer,
             Err(_) => Err(lost()),
         }
     }
@@ -120,13 +118,13 @@ impl Node {
         &self,
         work: Work,
         turn: Box<dyn Send>,
-        progress: Progress,
-    ) -> (WorkId, oneshot::Receiver<Answered>) {
+        progress: WorkProgress,
+    ) -> (WorkId, oneshot::Receiver<WorkResult>) {
         let (answer, answered) = oneshot::channel();
         let mut works = self.works();
         works.last += 1;
         let id = works.last;
-        let in_hand = InHand {
+        let in_hand = AskedWork {
             answer,
             progress,
             _turn: turn,
@@ -146,7 +144,7 @@ impl Node {
     }
 
     /// Hands a work's answer to whoever waits for it.
-    pub(crate) fn answered(&self, id: WorkId, answer: Answered) {
+    pub(crate) fn answered(&self, id: WorkId, answer: WorkResult) {
         let in_hand = self.works().in_hand.remove(&id);
         if let Some(in_hand) = in_hand {
             // Nobody waits any more where the client has left.
@@ -176,7 +174,7 @@ pub(crate) mod tests {
     use r1d_link::{NodeEnd, Report, in_memory};
 
     pub(crate) fn answer(there: &NodeEnd, id: WorkId, answer: Answer) {
-        let answer = Ok(Box::new(answer));
+        let answer = Box::new(Ok(answer));
         there.reports.send(Report::Answer { id, answer });
     }
 
@@ -201,7 +199,7 @@ pub(crate) mod tests {
     #[actix::test]
     async fn a_work_that_nobody_waits_for_is_given_up() {
         let (controller, there) = in_memory();
-        let node = Node::new(controller.orders);
+        let node = NodeLink::new(controller.orders);
         let mut asked = Box::pin(node.ask(Work::Plugins));
         assert!((&mut asked).now_or_never().is_none());
         let Order::Work { id, .. } = there.orders.next().await else {
@@ -212,7 +210,7 @@ pub(crate) mod tests {
             panic!("it is given up")
         };
         assert_eq!((given_up, node.works().in_hand.len()), (id, 1));
-        node.answered(id, Ok(Box::new(Answer::Done)));
+        node.answered(id, Ok(Answer::Done));
         assert_eq!(node.works().in_hand.len(), 0);
 
         let asked = node.ask(Work::Plugins);
@@ -220,7 +218,7 @@ pub(crate) mod tests {
             let Order::Work { id, .. } = there.orders.next().await else {
                 panic!("a work")
             };
-            node.answered(id, Ok(Box::new(Answer::Whether(true))));
+            node.answered(id, Ok(Answer::Whether(true)));
         };
         let (answer, ()) = tokio::join!(asked, answers);
         assert!(matches!(answer, Ok(Answer::Whether(true))));

@@ -2,7 +2,7 @@
 
 use crate::jobs::{FromNode, Jobs};
 use crate::live_status::LiveStatus;
-use crate::node::Node;
+use crate::node::NodeLink;
 use crate::tasks::{self, Supervised};
 use r1d_link::{Inbox, Report};
 use r1d_runner::schedule::{Problem, ProblemKind};
@@ -16,7 +16,7 @@ const FOR_QUEUE_MAX: usize = 1024;
 pub(crate) async fn read(
     reports: Inbox<Report>,
     live_status: LiveStatus,
-    node: Node,
+    node: NodeLink,
     jobs: Supervised<Jobs>,
 ) {
     let (for_queue, waiting) = mpsc::channel(FOR_QUEUE_MAX);
@@ -26,7 +26,7 @@ pub(crate) async fn read(
             Report::Job { job, live } => live_status.show(&job, live.map(|live| *live)),
             Report::Device { device, used } => live_status.uses(device, used),
             Report::Progress { id, at } => node.progressed(id, at),
-            Report::Answer { id, answer } => node.answered(id, answer),
+            Report::Answer { id, answer } => node.answered(id, *answer),
             report => {
                 note(&report, &live_status);
                 // The other end is closed by a panic alone, which is logged there.

@@ -1,7 +1,7 @@
 //! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
 
 use crate::live_status::LiveStatus;
-use crate::node::Node;
+use crate::node::NodeLink;
 use r1d_ledger::{JobRecord, Session};
 use r1d_link::status::{Outlines, Shown, state};
 use r1d_link::{Answer, Work};
@@ -22,7 +22,7 @@ pub(crate) struct StatusViews {
     /// The node's state directory, below which a job's directory is.
     pub state_dir: PathBuf,
     pub outlines: Outlines,
-    pub node: Node,
+    pub node: NodeLink,
 }
 
 /// Names the first few, and counts the others; `None` if there are none.

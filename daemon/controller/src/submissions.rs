@@ -9,7 +9,7 @@
 //!   an answer, the job has not ended, its files have not been written to since, and
 //!   [`FOUND_AGAIN_MAX`] has not passed.
 
-use crate::node::Progress;
+use crate::node::WorkProgress;
 use r1d_proto::control::{ControlError, Request, Response};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
@@ -22,15 +22,15 @@ const UNHEARD_MAX: usize = 256;
 /// How long an equal submission finds one whose client left before the answer.
 const FOUND_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-pub(crate) type Answer = Result<Response, ControlError>;
+pub(crate) type ClientAnswer = Result<Response, ControlError>;
 
 /// A submission that is being read.
 #[derive(Clone)]
 pub(crate) struct Underway {
-    pub progress: Progress,
+    pub progress: WorkProgress,
     /// A hash of the request; see [`contents`].
     pub contents: String,
-    answer: watch::Receiver<Option<Answer>>,
+    answer: watch::Receiver<Option<ClientAnswer>>,
 }
 
 #[derive(Clone, Default)]
@@ -71,7 +71,7 @@ impl Submissions {
         &self,
         id: &str,
         contents: String,
-        progress: Progress,
+        progress: WorkProgress,
     ) -> (Underway, ReadingGuard) {
         let (sender, answer) = watch::channel(None);
         let underway = Underway {
@@ -120,11 +120,11 @@ impl Submissions {
 pub(crate) struct ReadingGuard {
     submissions: Submissions,
     id: String,
-    answer: watch::Sender<Option<Answer>>,
+    answer: watch::Sender<Option<ClientAnswer>>,
 }
 
 impl ReadingGuard {
-    pub(crate) fn answer(self, answer: Answer) {
+    pub(crate) fn answer(self, answer: ClientAnswer) {
         self.answer.send_replace(Some(answer));
     }
 }
@@ -137,7 +137,7 @@ impl Drop for ReadingGuard {
 
 impl Underway {
     /// Waits for the answer; `None` if the reading ended without one (a panic).
-    pub(crate) async fn answered(mut self) -> Option<Answer> {
+    pub(crate) async fn answered(mut self) -> Option<ClientAnswer> {
         let answer = self.answer.wait_for(Option::is_some).await.ok()?;
         answer.clone()
     }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn whoever_asks_again_is_given_the_same_answer() {
         let submissions = Submissions::default();
-        let (first, begun) = submissions.begin("r-1", "abc".into(), Progress::default());
+        let (first, begun) = submissions.begin("r-1", "abc".into(), WorkProgress::default());
         let second = submissions.underway("r-1").unwrap();
         assert!(submissions.underway("r-2").is_none());
         begun.answer(Ok(Response::End));
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_reading_that_panicked_leaves_nobody_waiting() {
         let submissions = Submissions::default();
-        let (client, begun) = submissions.begin("r-1", "abc".into(), Progress::default());
+        let (client, begun) = submissions.begin("r-1", "abc".into(), WorkProgress::default());
         drop(begun);
         assert_eq!(client.answered().now_or_never(), Some(None));
         assert!(submissions.underway("r-1").is_none());

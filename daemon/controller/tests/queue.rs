@@ -1,6 +1,6 @@
 //! A controller whose node is the test: what it orders, and what it makes of reports.
 
-use r1d_controller::{Controller, Setup};
+use r1d_controller::{Controller, ControllerSetup};
 use r1d_job::DaemonConfig;
 use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{NodeEnd, Order, Report, in_memory};
@@ -23,7 +23,7 @@ impl World {
     fn new() -> World {
         let (link, node) = in_memory();
         let ledger = Arc::new(Session::open(Arc::new(Memory::default()), 1));
-        let setup = Setup {
+        let setup = ControllerSetup {
             ledger: ledger.clone(),
             clock: SystemClock::shared(),
             node_name: "node".into(),

@@ -1,6 +1,6 @@
 //! `[retention]` of r1d.toml, kept by a controller whose node is the test: when it looks.
 
-use r1d_controller::{Controller, Setup};
+use r1d_controller::{Controller, ControllerSetup};
 use r1d_job::DaemonConfig;
 use r1d_ledger::{Command, Memory, Session};
 use r1d_link::{Answer, NodeEnd, Order, Report, Work, WorkId, in_memory};
@@ -25,7 +25,7 @@ impl World {
         let ledger = Arc::new(Session::open(Arc::new(Memory::default()), 1));
         let mut retention = DaemonConfig::dev().unwrap().retention;
         retention.jobs_max = 1;
-        let setup = Setup {
+        let setup = ControllerSetup {
             ledger: ledger.clone(),
             clock: SystemClock::shared(),
             node_name: "node".into(),

@@ -41,7 +41,7 @@ pub(crate) fn digest(command: &Command) -> CommandDigest {
 
 /// What a command did.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Answered {
+pub(crate) struct KnownAnswer {
     pub(crate) digest: CommandDigest,
     /// `None`: a later release wrote it, and this one does not know it.
     pub(crate) effect: Option<Effect>,
@@ -49,8 +49,8 @@ pub(crate) struct Answered {
 
 /// The answers that are remembered. A copy shares them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Answers {
-    by_id: RedBlackTreeMapSync<CommandId, Arc<Answered>>,
+pub(crate) struct KnownAnswers {
+    by_id: RedBlackTreeMapSync<CommandId, Arc<KnownAnswer>>,
     /// The highest number of each session.
     newest: RedBlackTreeMapSync<u64, u64>,
     /// The highest session of which nothing is remembered any more; 0: none.
@@ -60,20 +60,20 @@ pub(crate) struct Answers {
 /// What a remembered answer changes on disk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct AnswersChange {
-    pub(crate) new: Option<(CommandId, Arc<Answered>)>,
+    pub(crate) new: Option<(CommandId, Arc<KnownAnswer>)>,
     pub(crate) gone: Vec<CommandId>,
     /// The highest forgotten session, if that is another one now.
     pub(crate) forgotten: Option<u64>,
 }
 
-impl Answers {
+impl KnownAnswers {
     pub(crate) fn from_rows(
-        rows: impl IntoIterator<Item = (CommandId, Answered)>,
+        rows: impl IntoIterator<Item = (CommandId, KnownAnswer)>,
         forgotten: u64,
-    ) -> Answers {
-        let mut answers = Answers {
+    ) -> KnownAnswers {
+        let mut answers = KnownAnswers {
             forgotten,
-            ..Answers::default()
+            ..KnownAnswers::default()
         };
         for (id, answered) in rows {
             answers.insert(id, Arc::new(answered));
@@ -81,7 +81,7 @@ impl Answers {
         answers
     }
 
-    fn insert(&mut self, id: CommandId, answered: Arc<Answered>) {
+    fn insert(&mut self, id: CommandId, answered: Arc<KnownAnswer>) {
         let newest = self.newest.get(&id.session).copied().unwrap_or(0);
         self.newest.insert_mut(id.session, newest.max(id.number));
         self.by_id.insert_mut(id, answered);
@@ -118,7 +118,7 @@ impl Answers {
     }
 
     /// Remembers what the command of a new id did, and forgets what is too old then.
-    pub(crate) fn remember(&mut self, id: CommandId, answered: Answered) -> AnswersChange {
+    pub(crate) fn remember(&mut self, id: CommandId, answered: KnownAnswer) -> AnswersChange {
         let answered = Arc::new(answered);
         self.insert(id, answered.clone());
         let newest = self.newest.get(&id.session).copied().unwrap_or(id.number);

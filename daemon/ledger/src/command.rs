@@ -307,7 +307,7 @@ impl Command {
 }
 
 /// What became of a command.
-pub(crate) type Answer = Result<Effect, Rejected>;
+pub(crate) type Applied = Result<Effect, Rejected>;
 
 /// What an accepted command did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

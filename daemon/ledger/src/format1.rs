@@ -337,9 +337,9 @@ impl From<SubmissionV1> for record::Submission {
 }
 
 impl ProgressV1 {
-    fn into_record(self, job: &JobId, root: &Path) -> record::Progress {
+    fn into_record(self, job: &JobId, root: &Path) -> record::JobProgress {
         let stages = self.stages.into_iter();
-        record::Progress {
+        record::JobProgress {
             state: self.state.into(),
             epoch: self.epoch,
             started_at: self.started_at,

@@ -1,7 +1,7 @@
 //! What commands do to the record of one job, once it is clear that they may: those of an attempt,
 //! and what ends a job's life.
 
-use crate::command::{Answer, Command, Effect, Rejected};
+use crate::command::{Applied, Command, Effect, Rejected};
 use crate::limits::{
     CHECKPOINTS_MAX, ERROR_MAX_BYTES, EVALS_MAX, METRICS_MAX_NAMES, NAME_MAX_BYTES,
     REWARD_VERSION_MAX_BYTES, REWARD_VERSIONS_MAX, STAGES_MAX, within,
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Carries out a command of the attempt that works on a stage.
-pub(crate) fn of_attempt(record: &mut JobRecord, command: &Command) -> Answer {
+pub(crate) fn of_attempt(record: &mut JobRecord, command: &Command) -> Applied {
     match command {
         Command::BeginStage {
             stage,
@@ -60,7 +60,7 @@ pub(crate) fn of_attempt(record: &mut JobRecord, command: &Command) -> Answer {
 }
 
 /// Carries out a command of a job's life, which may come before its first attempt.
-pub(crate) fn of_life(record: &mut JobRecord, command: &Command) -> Answer {
+pub(crate) fn of_life(record: &mut JobRecord, command: &Command) -> Applied {
     match command {
         Command::Finish {
             state,
@@ -89,7 +89,7 @@ fn misdirected(command: &Command) -> Rejected {
 
 /// Carries out a change of a job and forgets its strikes if it succeeds: what is committed shows
 /// that the daemon survives the job.
-fn forgiving(record: &mut JobRecord, change: impl FnOnce(&mut JobRecord) -> Answer) -> Answer {
+fn forgiving(record: &mut JobRecord, change: impl FnOnce(&mut JobRecord) -> Applied) -> Applied {
     let effect = change(record)?;
     record.strikes.count = 0;
     Ok(effect)
@@ -126,7 +126,7 @@ fn begin_stage(
     kind: &str,
     steps: u64,
     at: u64,
-) -> Answer {
+) -> Applied {
     let job = record.job().clone();
     if let Some((index, current)) = record.stage_at_work() {
         if index != stage {
@@ -184,7 +184,7 @@ fn begin_stage(
     })
 }
 
-fn commit_step(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Answer {
+fn commit_step(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Applied {
     let job = record.job().clone();
     within(
         &job,
@@ -207,7 +207,7 @@ fn commit_step(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics)
     Ok(Effect::StepCommitted { step: current.step })
 }
 
-fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointRecord) -> Answer {
+fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointRecord) -> Applied {
     let job = record.job().clone();
     let current = at_work(record, stage)?;
     if checkpoint.step > current.step {
@@ -240,7 +240,7 @@ fn add_checkpoint(record: &mut JobRecord, stage: u32, checkpoint: CheckpointReco
 
 /// Forgets a checkpoint of any stage that has begun: a finished stage's checkpoints are pruned
 /// while a later one works.
-fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
+fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Applied {
     let refusal = wrong_stage(record, stage);
     let current = record
         .progress
@@ -254,7 +254,7 @@ fn drop_checkpoint(record: &mut JobRecord, stage: u32, step: u64) -> Answer {
     })
 }
 
-fn go_back(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Answer {
+fn go_back(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> Applied {
     let job = record.job().clone();
     let current = at_work(record, stage)?;
     if step > current.step {
@@ -274,7 +274,7 @@ fn go_back(record: &mut JobRecord, stage: u32, step: u64, metrics: &Metrics) -> 
     Ok(Effect::WentBack { step })
 }
 
-fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
+fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Applied {
     let same = |known: &EvalResult| {
         known.stage == result.stage && known.step == result.step && known.data == result.data
     };
@@ -294,7 +294,7 @@ fn add_eval(record: &mut JobRecord, result: &EvalResult) -> Answer {
 }
 
 /// Sets a component as judge; one that is set again for the same step replaces the one before.
-pub(crate) fn set_reward_version(record: &mut JobRecord, reward_version: RewardVersion) -> Answer {
+pub(crate) fn set_reward_version(record: &mut JobRecord, reward_version: RewardVersion) -> Applied {
     let job = record.job().clone();
     let from = (reward_version.stage, reward_version.step);
     let begun = record.progress.stages.len() as u32;
@@ -355,7 +355,7 @@ fn reuse_stage(
     finished: &StageRecord,
     steps_with_metrics: usize,
     evals: &[EvalResult],
-) -> Answer {
+) -> Applied {
     let job = record.job().clone();
     if record.stage_at_work().is_some() || record.progress.stages.len() != stage as usize {
         return Err(wrong_stage(record, stage));
@@ -381,7 +381,7 @@ fn reuse_stage(
     Ok(Effect::StageReused)
 }
 
-fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Answer {
+fn finish_stage(record: &mut JobRecord, stage: u32, at: u64) -> Applied {
     let job = record.job().clone();
     let current = at_work(record, stage)?;
     if current.step != current.steps {
@@ -403,7 +403,7 @@ fn finish(
     error: Option<String>,
     model: Option<PathBuf>,
     at: u64,
-) -> Answer {
+) -> Applied {
     let refuse = |why: String| {
         Err(Rejected::CannotFinish {
             job: record.job().clone(),

@@ -15,7 +15,7 @@ pub struct JobRecord {
     /// What was submitted.
     pub submission: Arc<Submission>,
     /// How far the job is.
-    pub progress: Progress,
+    pub progress: JobProgress,
     /// Outcomes of evaluations, in the order in which they were first recorded.
     pub evals: Arc<Vec<Arc<EvalResult>>>,
     /// Which component judges from which step on; those of one plugin are in the order of steps.
@@ -127,7 +127,7 @@ pub struct Submission {
 
 /// How far a job is.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
+pub struct JobProgress {
     /// The job's state.
     pub state: RunState,
     /// Epoch of the newest attempt: how often the job was started, 0 if never.
@@ -144,10 +144,10 @@ pub struct Progress {
     pub model: Option<PathBuf>,
 }
 
-impl Progress {
+impl JobProgress {
     /// The progress of a job that was never started.
-    pub(crate) fn of(state: RunState) -> Progress {
-        Progress {
+    pub(crate) fn of(state: RunState) -> JobProgress {
+        JobProgress {
             state,
             epoch: 0,
             started_at: None,

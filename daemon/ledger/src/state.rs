@@ -18,8 +18,8 @@
 //! `STEP-1` lives here: a step number is committed at most once, by the job's current epoch, in
 //! order; again only after the stage went back before it (`GoBack`), which forgets what it left.
 
-use crate::answers::{Answered, Answers, AnswersChange, digest};
-use crate::command::{Answer, Command, CommandId, Effect, Rejected};
+use crate::answers::{AnswersChange, KnownAnswer, KnownAnswers, digest};
+use crate::command::{Applied, Command, CommandId, Effect, Rejected};
 use crate::job_commands::{self, end, set_reward_version, take_back_end};
 use crate::limits::{
     ELSEWHERE_MAX, JOB_TOML_MAX_BYTES, JOBS_LIVE_MAX, JOBS_LIVE_MAX_BYTES, NAME_MAX_BYTES,
@@ -27,7 +27,8 @@ use crate::limits::{
 };
 use crate::listing::Listing;
 use crate::record::{
-    JobRecord, Pause, Progress, Removal, Reuse, RewardVersion, Standing, Strikes, Submission, User,
+    JobProgress, JobRecord, Pause, Removal, Reuse, RewardVersion, Standing, Strikes, Submission,
+    User,
 };
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::{JOB_ID_MAX_BYTES, JobId};
@@ -53,7 +54,7 @@ pub struct State {
     /// The next place in the queue: grows with each submission and each requeued job.
     submitted: u64,
     /// What the newest commands did.
-    answers: Answers,
+    answers: KnownAnswers,
 }
 
 /// Why a prefix does not name one job.
@@ -103,7 +104,7 @@ impl State {
     }
 
     /// The state with what is remembered of commands.
-    pub(crate) fn with_answers(self, answers: Answers) -> State {
+    pub(crate) fn with_answers(self, answers: KnownAnswers) -> State {
         State { answers, ..self }
     }
 
@@ -119,7 +120,7 @@ impl State {
     }
 
     /// Carries out one command. A refused one leaves the state as it was.
-    pub fn apply(&mut self, command: &Command) -> Answer {
+    pub fn apply(&mut self, command: &Command) -> Applied {
         let mut next = self.clone();
         let effect = next.carry_out(command)?;
         let job = command.job();
@@ -143,7 +144,7 @@ impl State {
             return Ok((effect, None));
         }
         let effect = self.apply(command)?;
-        let answered = Answered {
+        let answered = KnownAnswer {
             digest,
             effect: Some(effect.clone()),
         };
@@ -157,7 +158,7 @@ impl State {
     }
 
     /// Carries out one command on a copy, whose listing is as before.
-    fn carry_out(&mut self, command: &Command) -> Answer {
+    fn carry_out(&mut self, command: &Command) -> Applied {
         match command {
             Command::Submit { .. } => self.submit(command),
             Command::TakeUp { job } => {
@@ -297,7 +298,7 @@ impl State {
         &self.removals
     }
 
-    fn submit(&mut self, command: &Command) -> Answer {
+    fn submit(&mut self, command: &Command) -> Applied {
         let Command::Submit {
             job,
             name,
@@ -343,7 +344,7 @@ impl State {
         };
         let mut record = JobRecord {
             submission: Arc::new(submission),
-            progress: Progress::of(state),
+            progress: JobProgress::of(state),
             evals: Arc::default(),
             reward_versions: Arc::default(),
             reuse: Arc::new(reuse),
@@ -403,7 +404,7 @@ impl State {
         Ok(())
     }
 
-    fn strike(&mut self, job: &JobId) -> Answer {
+    fn strike(&mut self, job: &JobId) -> Applied {
         let strikes = &mut self.live(job)?.strikes;
         // The job is not to blame for a second daemon that ends before it takes the job up.
         *strikes = Strikes {
@@ -415,7 +416,7 @@ impl State {
         })
     }
 
-    fn start(&mut self, job: &JobId, at: u64) -> Answer {
+    fn start(&mut self, job: &JobId, at: u64) -> Applied {
         let record = self.live(job)?;
         let progress = &mut record.progress;
         match progress.state {
@@ -432,14 +433,14 @@ impl State {
         })
     }
 
-    fn cancel(&mut self, job: &JobId, at: u64) -> Answer {
+    fn cancel(&mut self, job: &JobId, at: u64) -> Applied {
         let record = self.live(job)?;
         let was = record.state();
         end(record, RunState::Cancelled, at);
         Ok(Effect::Cancelled { was })
     }
 
-    fn pause(&mut self, job: &JobId, by: &Option<User>, at: u64) -> Answer {
+    fn pause(&mut self, job: &JobId, by: &Option<User>, at: u64) -> Applied {
         user_within(job, by)?;
         let record = self.live(job)?;
         let was = record.state();
@@ -451,7 +452,7 @@ impl State {
         Ok(Effect::Paused { was })
     }
 
-    fn resume(&mut self, job: &JobId) -> Answer {
+    fn resume(&mut self, job: &JobId) -> Applied {
         let state = self.known(job)?.state();
         if state != RunState::Paused {
             let job = job.clone();
@@ -463,7 +464,7 @@ impl State {
         Ok(Effect::Resumed)
     }
 
-    fn requeue(&mut self, job: &JobId) -> Answer {
+    fn requeue(&mut self, job: &JobId) -> Applied {
         let known = self.known(job)?;
         let was = known.state();
         match was {
@@ -486,7 +487,7 @@ impl State {
         Ok(Effect::Requeued { was })
     }
 
-    fn remove(&mut self, job: &JobId, elsewhere: &[PathBuf]) -> Answer {
+    fn remove(&mut self, job: &JobId, elsewhere: &[PathBuf]) -> Applied {
         let state = self.known(job)?.state();
         if !state.is_final() {
             let job = job.clone();

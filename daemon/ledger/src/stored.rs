@@ -6,7 +6,7 @@
 //! (postcard, in which format 1 was written, knows neither names nor lengths.) What a field means,
 //! and its name, never change: `tests/format-2` is a state directory that is read for ever.
 
-use crate::answers::{Answered, CommandDigest};
+use crate::answers::{CommandDigest, KnownAnswer};
 use crate::command::Effect;
 use crate::place;
 use crate::record::{self, JobRecord, StageRecord};
@@ -292,7 +292,7 @@ impl JobRows {
         let versions = self.reward_versions.into_iter().map(Into::into);
         let taken = progress.taken.into_iter();
         JobRecord {
-            progress: record::Progress {
+            progress: record::JobProgress {
                 state: progress.state.into(),
                 epoch: progress.epoch,
                 started_at: progress.started_at,
@@ -400,7 +400,7 @@ impl From<EffectRow> for Effect {
 }
 
 impl AnswerRow {
-    pub(crate) fn new(answered: &Answered) -> Result<AnswerRow, redb::Error> {
+    pub(crate) fn new(answered: &KnownAnswer) -> Result<AnswerRow, redb::Error> {
         let effect = answered.effect.clone().map(EffectRow::from);
         Ok(AnswerRow {
             digest: answered.digest,
@@ -409,10 +409,10 @@ impl AnswerRow {
     }
 }
 
-impl From<AnswerRow> for Answered {
-    fn from(answer: AnswerRow) -> Answered {
+impl From<AnswerRow> for KnownAnswer {
+    fn from(answer: AnswerRow) -> KnownAnswer {
         let effect = decode::<Option<EffectRow>>("answers", &answer.effect);
-        Answered {
+        KnownAnswer {
             digest: answer.digest,
             effect: effect.ok().flatten().map(Effect::from),
         }

@@ -17,7 +17,7 @@
 //! A change writes the rows that differ between a job's record before it and behind it, so no
 //! command needs to know its tables.
 
-use crate::answers::{Answers, AnswersChange};
+use crate::answers::{AnswersChange, KnownAnswers};
 use crate::command::CommandId;
 use crate::metrics::Block;
 use crate::record::{JobRecord, Removal, RewardVersion, StageRecord};
@@ -144,11 +144,11 @@ pub(crate) fn load(database: &Database, root: &Path) -> Result<State, redb::Erro
     Ok(State::from_records(records, removals).with_answers(answers(&read)?))
 }
 
-fn answers(read: &ReadTransaction) -> Result<Answers, redb::Error> {
+fn answers(read: &ReadTransaction) -> Result<KnownAnswers, redb::Error> {
     let forgotten = read.open_table(FORMAT)?.get(FORGOTTEN_SESSION)?;
     let forgotten = forgotten.map_or(0, |session| session.value());
     let table = match read.open_table(ANSWERS) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Answers::default()),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(KnownAnswers::default()),
         table => table?,
     };
     let mut rows = Vec::new();
@@ -158,7 +158,7 @@ fn answers(read: &ReadTransaction) -> Result<Answers, redb::Error> {
         let answer: stored::AnswerRow = decode("answers", answer.value())?;
         rows.push((CommandId { session, number }, answer.into()));
     }
-    Ok(Answers::from_rows(rows, forgotten))
+    Ok(KnownAnswers::from_rows(rows, forgotten))
 }
 
 /// Writes what a command did, and removes what is forgotten for it.

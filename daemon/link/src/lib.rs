@@ -36,4 +36,4 @@ pub use memory::{ControllerEnd, Inbox, NodeEnd, Outbox, in_memory};
 pub use message::Message;
 pub use order::Order;
 pub use report::{DeviceUse, JobSnapshot, Report};
-pub use work::{Answer, Work, WorkId};
+pub use work::{Answer, Work, WorkId, WorkResult};

@@ -1,8 +1,8 @@
 //! What a node tells the controller.
 
 use crate::message::Message;
-use crate::work::{Answer, WorkId};
-use r1d_proto::control::{Activity, ControlError};
+use crate::work::{WorkId, WorkResult};
+use r1d_proto::control::Activity;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::LifeOutcome;
 use r1d_runner::wait::Wait;
@@ -83,7 +83,7 @@ pub enum Report {
         /// The number of the work.
         id: WorkId,
         /// Its answer, or why there is none.
-        answer: Result<Box<Answer>, ControlError>,
+        answer: Box<WorkResult>,
     },
 }
 

@@ -1,7 +1,7 @@
 //! What a node does for a client of the controller: it has the files that the client asks about.
 
 use crate::removal::{DiskSize, JobFacts};
-use r1d_proto::control::{LogLine, RemovalExtent, Response, SampleSort};
+use r1d_proto::control::{ControlError, LogLine, RemovalExtent, Response, SampleSort};
 use r1d_proto::ids::JobId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 /// The number of a work, which the controller gives.
 pub type WorkId = u64;
+
+/// A work's answer, or why there is none.
+pub type WorkResult = Result<Answer, ControlError>;
 
 /// Something that a node does for a client. Jobs go by their whole id.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -94,7 +94,7 @@ use r1d_proto::world::SharedClock;
 use r1d_rewards::Rewards;
 use r1d_store::StateLayout;
 use r1d_tasks as tasks;
-use removal::Removals;
+use removal::FileRemovals;
 use run::RunContext;
 use runs::Runs;
 use std::ffi::OsString;
@@ -110,7 +110,7 @@ use worker::{LastProcess, Worker, WorkerCommand};
 const TOKEN_SETS_BYTES_MAX: u64 = 64 << 30;
 
 /// What a node runs with.
-pub struct Setup {
+pub struct NodeSetup {
     /// The record of jobs.
     pub ledger: Arc<Session>,
     /// The time.
@@ -160,7 +160,7 @@ pub struct Node {
 
 impl Node {
     /// Begins to carry out orders. Blocks while it looks for what earlier daemons have left.
-    pub fn start(setup: Setup, link: NodeEnd) -> Result<Node, NodeError> {
+    pub fn start(setup: NodeSetup, link: NodeEnd) -> Result<Node, NodeError> {
         let NodeEnd { orders, reports } = link;
         prune(&setup.ledger, &setup.rewards);
         let path = setup.layout.workers_lock();
@@ -168,7 +168,7 @@ impl Node {
         let lock = Arc::new(lock);
         let worker_commands = worker_commands(&setup, &lock)?;
         let node = context(&setup, reports.clone())?;
-        let removals = Removals::start(node.clone()).map_err(NodeError::Removals)?;
+        let removals = FileRemovals::start(node.clone()).map_err(NodeError::Removals)?;
         let old_workers = OldWorkers::new(lock, setup.clock.clone());
         tasks::spawn("old workers", old_workers.wait(reports.clone()));
         let device = |worker_command: &WorkerCommand| Device {
@@ -212,7 +212,7 @@ fn lock_error(path: &std::path::Path, source: std::io::Error) -> NodeError {
     }
 }
 
-fn context(setup: &Setup, reports: Outbox<Report>) -> Result<NodeContext, NodeError> {
+fn context(setup: &NodeSetup, reports: Outbox<Report>) -> Result<NodeContext, NodeError> {
     let (program, args) = setup.ingest.clone();
     let sets = TokenSets::open(
         &setup.layout.token_sets(),
@@ -264,7 +264,7 @@ fn kernels(torch: &Torch) -> String {
 }
 
 /// The commands that start the workers of the devices.
-fn worker_commands(setup: &Setup, lock: &WorkersLock) -> Result<Vec<WorkerCommand>, NodeError> {
+fn worker_commands(setup: &NodeSetup, lock: &WorkersLock) -> Result<Vec<WorkerCommand>, NodeError> {
     let command = |device: &String| {
         let handle = lock.handle();
         let lock = handle.map_err(|source| lock_error(setup.layout.root(), source))?;

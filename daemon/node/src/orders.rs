@@ -3,7 +3,7 @@
 
 use crate::context::NodeContext;
 use crate::outside_watch::OutsideWatch;
-use crate::removal::Removals;
+use crate::removal::FileRemovals;
 use crate::run::{Run, RunContext, RunHandle};
 use crate::runs::{RUN_END_MAX, Runs};
 use crate::setup;
@@ -38,7 +38,11 @@ pub(crate) struct OrderParts {
 }
 
 impl OrderParts {
-    pub(crate) fn new(node: NodeContext, removals: Removals, devices: Vec<Device>) -> OrderParts {
+    pub(crate) fn new(
+        node: NodeContext,
+        removals: FileRemovals,
+        devices: Vec<Device>,
+    ) -> OrderParts {
         OrderParts {
             works: Works::new(node.clone(), removals),
             outside: OutsideWatch::new(node.clone()),

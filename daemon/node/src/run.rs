@@ -5,10 +5,10 @@
 //! decided, the actor takes no further event: the worker, the writer and the reward pool each hold
 //! it back when they are behind, and none of them waits for it.
 
+mod attempt;
 mod begin;
 mod life;
 mod show;
-mod work;
 
 use crate::context::NodeContext;
 use crate::job_log::JobLog;

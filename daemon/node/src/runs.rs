@@ -15,16 +15,16 @@ pub(crate) const RUN_END_MAX: Duration = Duration::from_secs(WRITER_END_MAX.as_s
 
 /// The runs that have not ended. Clones share them, and they outlive what has started the runs.
 #[derive(Clone, Default)]
-pub(crate) struct Runs(Arc<Mutex<Vec<Known>>>);
+pub(crate) struct Runs(Arc<Mutex<Vec<KnownRun>>>);
 
 #[derive(Clone)]
-struct Known {
+struct KnownRun {
     job: JobId,
     device: usize,
     run: RunHandle,
 }
 
-impl Known {
+impl KnownRun {
     fn is_in_the_way(&self, job: &JobId, device: usize) -> bool {
         self.job == *job || (self.device == device && self.run.has_device())
     }
@@ -32,7 +32,7 @@ impl Known {
 
 impl Runs {
     /// The runs that have not ended yet.
-    fn known(&self) -> MutexGuard<'_, Vec<Known>> {
+    fn known(&self) -> MutexGuard<'_, Vec<KnownRun>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|known| !known.run.has_ended());
         known
@@ -40,7 +40,7 @@ impl Runs {
 
     /// Takes note of a run that has begun.
     pub(crate) fn began(&self, job: JobId, device: usize, run: RunHandle) {
-        self.known().push(Known { job, device, run });
+        self.known().push(KnownRun { job, device, run });
     }
 
     /// Whether a run has the job in hand.
@@ -65,7 +65,7 @@ impl Runs {
         ledger: &Arc<Session>,
     ) {
         loop {
-            let in_the_way = |known: &&Known| known.is_in_the_way(job, device);
+            let in_the_way = |known: &&KnownRun| known.is_in_the_way(job, device);
             let Some(earlier) = self.known().iter().find(in_the_way).cloned() else {
                 return;
             };

@@ -6,14 +6,14 @@ use crate::context::NodeContext;
 use crate::job_log::{self, JobLog};
 use crate::reading::Reading;
 use crate::reload::{self, ReloadError};
-use crate::removal::Removals;
+use crate::removal::FileRemovals;
 use crate::review::{self, ReviewError};
 use crate::samples::{self, SamplesError};
 use crate::traces::{self, TraceError};
 use crate::{inputs, log_tail, tasks};
 use r1d_job::Job;
 use r1d_ledger::JobRecord;
-use r1d_link::{Answer, Report, Work, WorkId};
+use r1d_link::{Answer, Report, Work, WorkId, WorkResult};
 use r1d_proto::control::{ControlError, ErrorKind, LogLine, Response, SampleSort};
 use r1d_proto::ids::JobId;
 use r1d_proto::user_file;
@@ -30,13 +30,11 @@ const IN_HAND_AGAIN: Duration = Duration::from_millis(100);
 /// Most bytes of a log that are read at a time.
 const LOG_CHUNK_MAX_BYTES: u64 = 1 << 20;
 
-type Answered = Result<Answer, ControlError>;
-
 /// The works in hand. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Works {
     node: NodeContext,
-    removals: Removals,
+    removals: FileRemovals,
     in_hand: Arc<Mutex<HashMap<WorkId, Reading>>>,
 }
 
@@ -44,7 +42,7 @@ pub(crate) struct Works {
 struct Unanswered {
     works: Works,
     id: WorkId,
-    answer: Option<Answered>,
+    answer: Option<WorkResult>,
 }
 
 impl Drop for Unanswered {
@@ -56,21 +54,22 @@ impl Drop for Unanswered {
                 "the node panicked over it: a bug, see the daemon's log",
             ))
         };
-        let answer = self.answer.take().unwrap_or_else(panicked).map(Box::new);
+        let answer = self.answer.take().unwrap_or_else(panicked);
         let reports = works.node.live.reports();
+        let answer = Box::new(answer);
         reports.send(Report::Answer { id, answer });
     }
 }
 
 impl Unanswered {
     /// Sends the answer.
-    fn answer(mut self, answer: Answered) {
+    fn answer(mut self, answer: WorkResult) {
         self.answer = Some(answer);
     }
 }
 
 impl Works {
-    pub(crate) fn new(node: NodeContext, removals: Removals) -> Works {
+    pub(crate) fn new(node: NodeContext, removals: FileRemovals) -> Works {
         Works {
             node,
             removals,
@@ -99,7 +98,7 @@ impl Works {
         &self,
         id: WorkId,
         reading: Reading,
-        answered: impl Future<Output = Answered> + 'static,
+        answered: impl Future<Output = WorkResult> + 'static,
     ) {
         self.in_hand().insert(id, reading);
         let unanswered = Unanswered {
@@ -120,7 +119,7 @@ impl Works {
     }
 
     /// Carries a work out, and reports how far it is.
-    async fn until_answered(&self, id: WorkId, work: Work, reading: Reading) -> Answered {
+    async fn until_answered(&self, id: WorkId, work: Work, reading: Reading) -> WorkResult {
         let mut told = reading.now();
         let mut carried_out = std::pin::pin!(self.carry_out(work, &reading));
         loop {
@@ -136,7 +135,7 @@ impl Works {
         }
     }
 
-    async fn carry_out(&self, work: Work, reading: &Reading) -> Answered {
+    async fn carry_out(&self, work: Work, reading: &Reading) -> WorkResult {
         match work {
             Work::Reload { job, plugin, file } => self.reload(&job, plugin, file).await,
             Work::PutDown { jobs } => {
@@ -165,13 +164,13 @@ impl Works {
         record.ok_or_else(|| ControlError::internal(format!("job `{job}` has no record")))
     }
 
-    async fn reload(&self, job: &JobId, plugin: String, file: PathBuf) -> Answered {
+    async fn reload(&self, job: &JobId, plugin: String, file: PathBuf) -> WorkResult {
         let reload = reload::reload(self.record(job)?, plugin, file, self.node.clone());
         reload.await.map(Answer::Response).map_err(not_reloaded)
     }
 
     /// Carries out what reads or writes files.
-    fn blocking(&self, work: Work, reading: &Reading) -> Answered {
+    fn blocking(&self, work: Work, reading: &Reading) -> WorkResult {
         let node = &self.node;
         match work {
             Work::Plan { job_toml } => {
@@ -223,7 +222,7 @@ impl Works {
         }
     }
 
-    fn of_log(&self, work: Work) -> Answered {
+    fn of_log(&self, work: Work) -> WorkResult {
         let path = |job: &JobId| self.node.layout(job).log();
         match work {
             // A log that cannot be read has nothing to show.
@@ -244,7 +243,7 @@ impl Works {
         }
     }
 
-    fn of_data_set(&self, work: Work) -> Answered {
+    fn of_data_set(&self, work: Work) -> WorkResult {
         let node = &self.node;
         match work {
             Work::DataSets { job } => {
@@ -271,7 +270,7 @@ impl Works {
         }
     }
 
-    fn of_removal(&self, work: Work) -> Answered {
+    fn of_removal(&self, work: Work) -> WorkResult {
         match work {
             Work::RemovalFacts { counts_bytes } => {
                 Ok(Answer::Facts(self.removals.facts(counts_bytes)))
@@ -291,7 +290,7 @@ impl Works {
         (stage, step): (Option<String>, Option<u64>),
         sort: SampleSort,
         limit: u32,
-    ) -> Answered {
+    ) -> WorkResult {
         let (record, layout) = (self.record(job)?, self.node.layout(job));
         match samples::read(&record, &layout, stage, step, sort, limit) {
             Ok(samples) => Ok(Answer::Response(Response::Samples(samples))),
@@ -302,7 +301,7 @@ impl Works {
         }
     }
 
-    fn trace(&self, job: &JobId, stage: Option<String>, step: Option<u64>) -> Answered {
+    fn trace(&self, job: &JobId, stage: Option<String>, step: Option<u64>) -> WorkResult {
         let (record, layout) = (self.record(job)?, self.node.layout(job));
         match traces::read(&record, &layout, stage, step) {
             Ok(trace) => Ok(Answer::Response(Response::Trace(trace))),

@@ -277,7 +277,7 @@ pub enum Response {
     /// The data set, as later stages will read it.
     Reviewed(MadeDataSet),
     /// The nodes; today there is one.
-    Nodes(Vec<Node>),
+    Nodes(Vec<NodeStatus>),
     /// The daemon stops after the step in flight.
     ShuttingDown,
     /// How far the daemon is with an answer that will follow.
@@ -689,7 +689,7 @@ pub struct Wait {
 
 /// A node, with its daemon and devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Node {
+pub struct NodeStatus {
     /// The node's name.
     pub name: String,
     /// The daemon's release.

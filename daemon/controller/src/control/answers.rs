@@ -2,16 +2,16 @@
 
 use super::senders::{Sender, without_texts};
 use super::{ControlService, response};
-use crate::node::{Progress, unexpected};
+use crate::node::{WorkProgress, unexpected};
 use r1d_link::{Answer, Work};
-use r1d_proto::control::{ControlError, ErrorKind, Node, Request, Response};
+use r1d_proto::control::{ControlError, ErrorKind, NodeStatus, Request, Response};
 
 impl ControlService {
     pub(super) async fn single(
         &self,
         request: Request,
         sender: Sender,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         match request {
             Request::List => Ok(Response::Jobs(self.views.summaries())),
@@ -51,7 +51,7 @@ impl ControlService {
     async fn work_of_node(
         &self,
         request: Request,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         let whole = |job: &str| Ok::<_, ControlError>(self.find(job)?.job().clone());
         match request {
@@ -117,14 +117,14 @@ impl ControlService {
 
     /// Describes the node. Its plugins are looked for by one client at a time, because their
     /// directories may be in the network, and hang.
-    async fn node_status(&self) -> Result<Node, ControlError> {
+    async fn node_status(&self) -> Result<NodeStatus, ControlError> {
         let turn = self.admission.plugins.clone().lock_owned().await;
-        let (node, progress) = (self.node(), Progress::default());
+        let (node, progress) = (self.node(), WorkProgress::default());
         let plugins = match node.ask_in_turn(Work::Plugins, turn, &progress).await? {
             Answer::Plugins(plugins) => plugins,
             other => return Err(unexpected(&other)),
         };
-        Ok(Node {
+        Ok(NodeStatus {
             name: self.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state_dir: self.views.state_dir.clone(),

@@ -3,8 +3,8 @@
 use super::ControlService;
 use super::senders::Sender;
 use crate::callers;
-use crate::node::Progress;
-use crate::submissions::Answer;
+use crate::node::WorkProgress;
+use crate::submissions::ClientAnswer;
 use crate::tasks;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -28,15 +28,15 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An answer that a client waits for, and how far the work is.
 pub(super) struct Pending {
-    pub progress: Progress,
-    pub answer: LocalBoxFuture<'static, Answer>,
+    pub progress: WorkProgress,
+    pub answer: LocalBoxFuture<'static, ClientAnswer>,
 }
 
 impl Pending {
     /// An answer that is there.
-    pub(super) fn ready(answer: Answer) -> Pending {
+    pub(super) fn ready(answer: ClientAnswer) -> Pending {
         Pending {
-            progress: Progress::default(),
+            progress: WorkProgress::default(),
             answer: std::future::ready(answer).boxed_local(),
         }
     }
@@ -122,7 +122,7 @@ impl ControlService {
     /// Sends an answer. A client that does not take it has to make room for newer clients.
     pub(super) async fn send_answer(
         &self,
-        answer: &Answer,
+        answer: &ClientAnswer,
         writer: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
         let mut place = self.admission.answers.take();
@@ -141,7 +141,7 @@ impl ControlService {
     }
 
     fn pending(&self, request: Request, sender: Sender) -> Pending {
-        let (service, progress) = (self.clone(), Progress::default());
+        let (service, progress) = (self.clone(), WorkProgress::default());
         let at = progress.clone();
         let answer = async move { service.single(request, sender, &at).await };
         Pending {
@@ -204,7 +204,7 @@ async fn until_answered(
     pending: Pending,
     progress: bool,
     writer: &mut OwnedWriteHalf,
-) -> Result<Answer, FrameError> {
+) -> Result<ClientAnswer, FrameError> {
     let Pending {
         progress: at,
         mut answer,

@@ -3,7 +3,7 @@
 
 use super::ControlService;
 use crate::admission::Permit;
-use crate::node::{Progress, unexpected};
+use crate::node::{WorkProgress, unexpected};
 use crate::tasks;
 use r1d_ledger::{Command, LedgerError, Rejected, User};
 use r1d_link::work::{Accepted, Directory};
@@ -21,7 +21,7 @@ const ID_LENGTH: usize = 8;
 const ID_TRIES_MAX: u64 = 16;
 
 /// What a client submits.
-pub(super) struct Submission {
+pub(super) struct ClientSubmission {
     pub text: String,
     /// Overrides the job file's priority.
     pub priority: Option<i32>,
@@ -41,9 +41,9 @@ impl ControlService {
     /// Has the node read and check a job, and queues it. All of that is the client's turn.
     pub(super) async fn read_and_queue(
         &self,
-        submission: Submission,
+        submission: ClientSubmission,
         turn: Permit,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         let ledger = self.views.ledger.clone();
         let in_place = tasks::blocking(move || ledger.is_in_place()).await;
@@ -63,7 +63,7 @@ impl ControlService {
     /// Queues a job that was read and checked, under an id of its own.
     async fn queue(
         &self,
-        submission: Submission,
+        submission: ClientSubmission,
         accepted: Accepted,
     ) -> Result<Response, ControlError> {
         // From here on no job is removed whose files this one names.
@@ -117,7 +117,7 @@ impl ControlService {
         }
     }
 
-    fn command(&self, job: &JobId, submission: &Submission, accepted: &Accepted) -> Command {
+    fn command(&self, job: &JobId, submission: &ClientSubmission, accepted: &Accepted) -> Command {
         Command::Submit {
             job: job.clone(),
             name: accepted.name.clone(),
@@ -187,8 +187,8 @@ mod tests {
     use futures_util::FutureExt;
     use r1d_link::{NodeEnd, Order};
 
-    fn submission() -> Submission {
-        Submission {
+    fn submission() -> ClientSubmission {
+        ClientSubmission {
             text: "seed = 1".into(),
             priority: None,
             pins: BTreeMap::new(),
@@ -238,7 +238,7 @@ mod tests {
         };
         let mut others: Vec<Permit> = std::iter::from_fn(turn).collect();
         let own = others.pop().unwrap();
-        let progress = Progress::default();
+        let progress = WorkProgress::default();
         let submitted = service.read_and_queue(submission(), own, &progress);
         let is_taken = || assert!(turn().is_none(), "it is not queued yet");
         let (submitted, ()) = tokio::join!(submitted, reads_and_queues(&there, is_taken));

@@ -22,7 +22,7 @@ mod submit;
 
 use crate::admission::{Admission, Lane};
 use crate::jobs::Jobs;
-use crate::node::{Node, Progress};
+use crate::node::{NodeLink, WorkProgress};
 use crate::removal::Removals;
 use crate::status::StatusViews;
 use crate::submissions::Submissions;
@@ -30,7 +30,7 @@ use crate::tasks::{self, Alive, Supervised};
 use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::stream;
 use r1d_ledger::{FindError, JobRecord};
-use r1d_link::{Answer as NodeAnswer, Work};
+use r1d_link::{Answer, Work};
 use r1d_proto::control::{ControlError, ErrorKind, Response};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl StreamHandler<std::io::Result<UnixStream>> for ControlSocket {
 }
 
 impl ControlService {
-    fn node(&self) -> &Node {
+    fn node(&self) -> &NodeLink {
         &self.views.node
     }
 
@@ -115,7 +115,7 @@ impl ControlService {
     async fn read(
         &self,
         room: &Lane,
-        progress: &Progress,
+        progress: &WorkProgress,
         work: Work,
     ) -> Result<Response, ControlError> {
         let turn = room.enter()?.await?;
@@ -146,9 +146,9 @@ fn unknown(found: FindError) -> ControlError {
 }
 
 /// The node's answer, where it is the client's.
-fn response(answer: NodeAnswer) -> Result<Response, ControlError> {
+fn response(answer: Answer) -> Result<Response, ControlError> {
     match answer {
-        NodeAnswer::Response(response) => Ok(response),
+        Answer::Response(response) => Ok(response),
         other => Err(crate::node::unexpected(&other)),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ControlService;
 use super::senders::Sender;
-use crate::node::Progress;
+use crate::node::WorkProgress;
 use crate::removal::Selection;
 use crate::tasks;
 use r1d_link::Work;
@@ -31,7 +31,7 @@ impl ControlService {
             let _turn = turn.await?;
             let selection = Selection::Named(jobs);
             service
-                .removal(selection, false, &sender, &Progress::default())
+                .removal(selection, false, &sender, &WorkProgress::default())
                 .await
         });
         removing.await.map_err(ControlError::internal)?
@@ -44,7 +44,7 @@ impl ControlService {
         limits: (Option<u64>, Option<bool>),
         dry_run: bool,
         sender: Sender,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         let caller = sender.caller.as_ref();
         let caller = caller.ok_or_else(|| ControlError::internal("nobody asks for this"))?;
@@ -63,7 +63,7 @@ impl ControlService {
         selection: Selection,
         dry_run: bool,
         sender: &Sender,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         let by = sender
             .user()

@@ -2,8 +2,8 @@
 
 use super::ControlService;
 use super::connection::Pending;
-use super::enqueue::Submission;
-use crate::node::Progress;
+use super::enqueue::ClientSubmission;
+use crate::node::WorkProgress;
 use crate::submissions::{self, Submissions, Underway};
 use crate::tasks;
 use futures_util::FutureExt;
@@ -187,9 +187,9 @@ impl ControlService {
             return Err(ControlError::internal("not a submission"));
         };
         let turn = self.admission.submissions.enter()?;
-        let progress = Progress::default();
+        let progress = WorkProgress::default();
         let (underway, begun) = self.submissions.begin(&id, contents, progress.clone());
-        let submission = Submission {
+        let submission = ClientSubmission {
             text,
             priority,
             pins,

@@ -2,7 +2,7 @@
 //! first; then a run that has the job in hand is stopped, whether the client stays or not.
 
 use super::Jobs;
-use crate::node::Node;
+use crate::node::NodeLink;
 use crate::tasks;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Context, Handler, Message, ResponseActFuture};
@@ -24,7 +24,7 @@ pub(crate) struct Cancel(pub JobId);
 pub(crate) struct Decide(pub LedgerCommand);
 
 /// Has the node write a job's status into its directory, where no run does.
-pub(super) async fn leave_status(node: &Node, job: JobId) {
+pub(super) async fn leave_status(node: &NodeLink, job: JobId) {
     if let Err(error) = node.ask(Work::LeaveStatus { job: job.clone() }).await {
         let error = error.message;
         tracing::warn!(%job, "its status is not in its directory: {error}");

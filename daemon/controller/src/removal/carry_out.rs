@@ -3,7 +3,7 @@
 //! then: jobs grow old.
 
 use super::decide::{Decision, Going, Obstacle, RetentionLimits, Selection, decide};
-use crate::node::{Node, Progress, unexpected};
+use crate::node::{NodeLink, WorkProgress, unexpected};
 use crate::status::StatusViews;
 use crate::tasks;
 use r1d_job::daemon::Retention;
@@ -30,7 +30,7 @@ const GB_BYTES: u64 = 1_000_000_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemovalError {
     #[error("{}", .0.message)]
-    Node(ControlError),
+    NodeLink(ControlError),
     #[error("deciding what goes: {0}")]
     Panic(tokio::task::JoinError),
     #[error(
@@ -42,14 +42,14 @@ pub(crate) enum RemovalError {
 
 impl From<ControlError> for RemovalError {
     fn from(error: ControlError) -> Self {
-        RemovalError::Node(error)
+        RemovalError::NodeLink(error)
     }
 }
 
 impl From<RemovalError> for ControlError {
     fn from(error: RemovalError) -> Self {
         match error {
-            RemovalError::Node(error) => error,
+            RemovalError::NodeLink(error) => error,
             RemovalError::NoLimit => ControlError::new(ErrorKind::Invalid, error),
             other => ControlError::new(ErrorKind::Internal, other),
         }
@@ -104,7 +104,7 @@ impl Removals {
         removals
     }
 
-    fn node(&self) -> &Node {
+    fn node(&self) -> &NodeLink {
         &self.0.views.node
     }
 
@@ -158,7 +158,7 @@ impl Removals {
     async fn keep_limits(&self) {
         let selection = Selection::Beyond(self.0.limits.clone());
         let by = "r1d.toml's [retention]";
-        let progress = Progress::default();
+        let progress = WorkProgress::default();
         match self.carry_out(&selection, false, by, &progress).await {
             Ok(removed) if removed.jobs.is_empty() => {}
             Ok(removed) => tracing::info!(
@@ -211,7 +211,7 @@ impl Removals {
         selection: &Selection,
         dry_run: bool,
         by: &str,
-        progress: &Progress,
+        progress: &WorkProgress,
     ) -> Result<Removed, RemovalError> {
         // What is large is measured before submissions have to wait.
         let decision = self.decide(selection).await?;

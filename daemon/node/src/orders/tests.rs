@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::old_workers::WorkersLock;
-use crate::{Setup, context, run_context, worker_commands};
+use crate::{NodeSetup, context, run_context, worker_commands};
 use actix::Handler;
 use futures_util::FutureExt;
 use r1d_job::DaemonConfig;
@@ -42,7 +42,7 @@ impl Handler<Crash> for Orders {
     }
 }
 
-fn setup(dir: &TempDir, devices: &[&str]) -> Setup {
+fn setup(dir: &TempDir, devices: &[&str]) -> NodeSetup {
     let clock = SystemClock::shared();
     let compiler = Compiler::Child {
         program: "/nonexistent".into(),
@@ -55,7 +55,7 @@ fn setup(dir: &TempDir, devices: &[&str]) -> Setup {
         compiler,
         clock: clock.clone(),
     });
-    Setup {
+    NodeSetup {
         ledger: Arc::new(Session::open(Arc::new(Memory::default()), 1)),
         clock,
         layout: StateLayout::new(dir.path()),
@@ -84,7 +84,7 @@ impl TestNode {
         setup.worker = worker.into();
         create_dir(&Disk, &setup.layout.jobs()).unwrap();
         let node = context(&setup, there.reports).unwrap();
-        let removals = Removals::start(node.clone()).unwrap();
+        let removals = FileRemovals::start(node.clone()).unwrap();
         let lock = WorkersLock::open(&setup.layout.workers_lock()).unwrap();
         let worker_commands = worker_commands(&setup, &lock).unwrap();
         let device = |worker_command| Device {

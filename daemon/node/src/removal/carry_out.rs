@@ -25,7 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(600);
 const WRITER_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RemovalError {
+pub(crate) enum FileRemovalError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("cannot remove parts of job {job}: {source}")]
@@ -34,7 +34,7 @@ pub(crate) enum RemovalError {
 
 /// The thread that removes files, and what it is asked.
 #[derive(Clone)]
-pub(crate) struct Removals(Arc<Shared>);
+pub(crate) struct FileRemovals(Arc<Shared>);
 
 struct Shared {
     node: NodeContext,
@@ -44,10 +44,10 @@ struct Shared {
     wake: SyncSender<()>,
 }
 
-impl Removals {
+impl FileRemovals {
     /// Finds what an earlier daemon has left in the state directory, and starts the thread. Nothing
     /// new may be begun before.
-    pub(crate) fn start(node: NodeContext) -> std::io::Result<Removals> {
+    pub(crate) fn start(node: NodeContext) -> std::io::Result<FileRemovals> {
         let (wake, woken) = sync_channel(1);
         let orphans = files::orphans(&Disk, &node.ledger.state(), &node.state_dir)?;
         let shared = Shared {
@@ -56,7 +56,7 @@ impl Removals {
             left_over: Mutex::new(told(orphans).into_iter().collect()),
             wake,
         };
-        let removals = Removals(Arc::new(shared));
+        let removals = FileRemovals(Arc::new(shared));
         let own = removals.clone();
         tasks::thread(THREAD, move || own.run(&woken))?;
         Ok(removals)
@@ -162,7 +162,7 @@ impl Removals {
         job: &JobId,
         extent: RemovalExtent,
         why: &str,
-    ) -> Result<(), RemovalError> {
+    ) -> Result<(), FileRemovalError> {
         let Shared { node, .. } = &*self.0;
         let unknown = || LedgerError::from(Rejected::UnknownJob { job: job.clone() });
         let record = node.ledger.job(job).ok_or_else(unknown)?;
@@ -176,7 +176,7 @@ impl Removals {
                 let mut aside = Vec::new();
                 let put = files::put_aside(&Disk, &node.state_dir, job, &elsewhere, &mut aside);
                 lock(&self.0.left_over).extend(aside);
-                let failed = |source| RemovalError::Files {
+                let failed = |source| FileRemovalError::Files {
                     job: job.clone(),
                     source,
                 };

@@ -4,9 +4,9 @@ use crate::format::duration;
 use crate::table::{left, right, table};
 use crate::terminal::Look;
 use crate::terminal::one_line;
-use r1d_proto::control::{DeviceStatus, Node};
+use r1d_proto::control::{DeviceStatus, NodeStatus};
 
-pub(crate) fn nodes(nodes: &[Node], look: Look) -> String {
+pub(crate) fn nodes(nodes: &[NodeStatus], look: Look) -> String {
     let mut text = String::new();
     for node in nodes {
         let plugins = if node.plugins.is_empty() {

@@ -363,7 +363,7 @@ pub(crate) fn why() -> Why {
     }
 }
 
-pub(crate) fn nodes() -> Vec<Node> {
+pub(crate) fn nodes() -> Vec<NodeStatus> {
     let device = |device: &str, state: &str, worker_pid, job| DeviceStatus {
         device: device.into(),
         state: state.into(),
@@ -372,7 +372,7 @@ pub(crate) fn nodes() -> Vec<Node> {
         job,
         problem: (state == "failed").then(|| "this machine has 0 GPU(s)".into()),
     };
-    vec![Node {
+    vec![NodeStatus {
         name: "gpu-01".into(),
         version: "0.1.0".into(),
         state_dir: "/var/lib/r1d".into(),
