@@ -2,7 +2,7 @@
 
 use r1d_controller::{Controller, ControllerSetup};
 use r1d_job::DaemonConfig;
-use r1d_ledger::{Command, Memory, Session};
+use r1d_ledger::{Command, Memory, NewJob, Session};
 use r1d_link::{NodeEnd, Order, Report, in_memory};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SystemClock;
@@ -41,21 +41,7 @@ impl World {
     }
 
     fn submit(&self, job: &str) {
-        let (name, job_toml) = ("n".into(), "seed = 1".into());
-        let (reward_versions, keys) = Default::default();
-        let submit = Command::Submit {
-            job: JobId(job.into()),
-            name,
-            priority: 0,
-            job_toml,
-            request: None,
-            reward_versions,
-            keys,
-            reuses: false,
-            owner: None,
-            held: false,
-            at: 1,
-        };
+        let submit = Command::Submit(NewJob::of(JobId(job.into()), "seed = 1"));
         self.ledger.apply(submit).unwrap();
     }
 
@@ -272,7 +258,7 @@ async fn a_job_whose_runs_panic_is_given_up() {
 #[actix::test]
 async fn a_quarantined_device_stays_so_when_the_node_restarts() {
     let world = World::new();
-    ["a", "b"].map(|job| world.submit(job));
+    ["a", "b"].into_iter().for_each(|job| world.submit(job));
     let queue = world.begun().await;
     world.can_begin();
     for job in ["a", "b"] {

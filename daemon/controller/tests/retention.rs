@@ -2,7 +2,7 @@
 
 use r1d_controller::{Controller, ControllerSetup};
 use r1d_job::DaemonConfig;
-use r1d_ledger::{Command, Memory, Session};
+use r1d_ledger::{Command, Memory, NewJob, Session};
 use r1d_link::{Answer, NodeEnd, Order, Report, Work, WorkId, in_memory};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::SystemClock;
@@ -43,27 +43,14 @@ impl World {
     }
 
     fn end(&self, job: &str) {
-        let (reward_versions, keys) = Default::default();
         let job = JobId(job.into());
-        let submit = Command::Submit {
-            job: job.clone(),
-            name: "n".into(),
-            priority: 0,
-            job_toml: "seed = 1".into(),
-            request: None,
-            reward_versions,
-            keys,
-            reuses: false,
-            owner: None,
-            held: false,
-            at: 1,
-        };
+        let submit = Command::Submit(NewJob::of(job.clone(), "seed = 1"));
         self.ledger.apply(submit).unwrap();
         self.ledger.apply(Command::Cancel { job, at: 2 }).unwrap();
     }
 
     fn answer(&self, id: WorkId, answer: Answer) {
-        let answer = Ok(Box::new(answer));
+        let answer = Box::new(Ok(answer));
         self.node.reports.send(Report::Answer { id, answer });
     }
 
@@ -98,7 +85,7 @@ async fn limits_are_looked_at_when_a_job_has_ended_or_is_gone() {
     let world = World::new();
     let (ended, look) = world.look().await;
     assert_eq!(ended, 0);
-    ["a", "b", "c"].map(|job| world.end(job));
+    ["a", "b", "c"].into_iter().for_each(|job| world.end(job));
     world.answer(look, Answer::Facts(Vec::new()));
     let (ended, look) = world.look().await;
     assert_eq!(ended, 3, "one look for all of them");

@@ -6,7 +6,7 @@
     reason = "it measures time, outside of any simulation"
 )]
 
-use r1d_ledger::{Command, Ledger, Session, StageRecord, State};
+use r1d_ledger::{Command, Ledger, NewJob, Session, StageRecord, State};
 use r1d_proto::control::{EvalExample, EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -25,22 +25,21 @@ fn id(index: usize) -> JobId {
 
 /// A job file of the size that a submission has with its defaults filled in.
 fn submit(index: usize) -> Command {
-    Command::Submit {
-        job: id(index),
+    Command::Submit(NewJob {
         name: format!("job {index}"),
         priority: (index % 7) as i32,
-        job_toml: format!(
-            "seed = {index}\n{}",
-            "learning_rate = 0.000001\n".repeat(160)
-        ),
         request: Some(format!("request-{index}")),
         reward_versions: [("accuracy".into(), "ab".repeat(32))].into(),
         keys: vec!["cd".repeat(32); 3],
         reuses: true,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+        ..NewJob::of(
+            id(index),
+            format!(
+                "seed = {index}\n{}",
+                "learning_rate = 0.000001\n".repeat(160)
+            ),
+        )
+    })
 }
 
 fn begin(index: usize, steps: u64) -> [Command; 2] {

@@ -44,4 +44,9 @@ pub trait Record: Send + Sync {
         stage: u32,
         steps: Range<u64>,
     ) -> Result<Vec<(u64, Metrics)>, LedgerError>;
+
+    /// Reads all metrics of a stage, by step (from 0).
+    fn metrics(&self, job: &JobId, stage: u32) -> Result<Vec<(u64, Metrics)>, LedgerError> {
+        self.metrics_in(job, stage, 0..u64::MAX)
+    }
 }

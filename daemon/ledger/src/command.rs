@@ -24,6 +24,57 @@ impl std::fmt::Display for CommandId {
     }
 }
 
+/// A job that enters the record, with all that was decided when it was accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewJob {
+    /// The new job's id: 1 to [`JOB_ID_MAX_BYTES`](r1d_proto::ids::JOB_ID_MAX_BYTES) lower-case
+    /// letters and digits.
+    pub job: JobId,
+    /// The job file's `name`.
+    pub name: String,
+    /// Higher priorities go first.
+    pub priority: i32,
+    /// The job file with every default filled in.
+    pub job_toml: String,
+    /// The id that the client gave its submission: a second job with it is refused
+    /// ([`Rejected::SubmittedBefore`]).
+    pub request: Option<String>,
+    /// SHA-256, hex, of the component that judges from the first step on, for each plugin as
+    /// the job file names it.
+    pub reward_versions: BTreeMap<String, String>,
+    /// The key of each stage, in their order: what its outcome depends on
+    /// ([`crate::Reuse::keys`]).
+    pub keys: Vec<String>,
+    /// Whether finished stages of other jobs are taken over.
+    pub reuses: bool,
+    /// Who submits it.
+    pub owner: Option<User>,
+    /// Whether the job is paused from the beginning.
+    pub held: bool,
+    /// When it was submitted.
+    pub at: u64,
+}
+
+impl NewJob {
+    /// A job of which nothing but the job file is decided: it is called as its id, belongs to
+    /// nobody, takes nothing over, and was submitted at 1.
+    pub fn of(job: JobId, job_toml: impl Into<String>) -> NewJob {
+        NewJob {
+            name: job.0.clone(),
+            job,
+            priority: 0,
+            job_toml: job_toml.into(),
+            request: None,
+            reward_versions: BTreeMap::new(),
+            keys: Vec::new(),
+            reuses: false,
+            owner: None,
+            held: false,
+            at: 1,
+        }
+    }
+}
+
 /// A change to the record of jobs. `at` is in seconds since the Unix epoch and is only recorded,
 /// never compared.
 ///
@@ -34,34 +85,7 @@ impl std::fmt::Display for CommandId {
 pub enum Command {
     /// Puts a job at the end of the queue of its priority, with all that was decided when it was
     /// accepted.
-    Submit {
-        /// The new job's id: 1 to [`JOB_ID_MAX_BYTES`](r1d_proto::ids::JOB_ID_MAX_BYTES) lower-case
-        /// letters and digits.
-        job: JobId,
-        /// The job file's `name`.
-        name: String,
-        /// Higher priorities go first.
-        priority: i32,
-        /// The job file with every default filled in.
-        job_toml: String,
-        /// The id that the client gave its submission: a second job with it is refused
-        /// ([`Rejected::SubmittedBefore`]).
-        request: Option<String>,
-        /// SHA-256, hex, of the component that judges from the first step on, for each plugin as
-        /// the job file names it.
-        reward_versions: BTreeMap<String, String>,
-        /// The key of each stage, in their order: what its outcome depends on
-        /// ([`crate::Reuse::keys`]).
-        keys: Vec<String>,
-        /// Whether finished stages of other jobs are taken over.
-        reuses: bool,
-        /// Who submits it.
-        owner: Option<User>,
-        /// Whether the job is paused from the beginning.
-        held: bool,
-        /// When it was submitted.
-        at: u64,
-    },
+    Submit(NewJob),
     /// The daemon begins to work for the job: it reads its files, then starts it. From here until
     /// [`Command::PutDown`] a sudden end of the daemon counts against the job.
     TakeUp {
@@ -281,7 +305,7 @@ impl Command {
     /// The job that the command changes.
     pub fn job(&self) -> &JobId {
         match self {
-            Command::Submit { job, .. }
+            Command::Submit(NewJob { job, .. })
             | Command::TakeUp { job }
             | Command::PutDown { job }
             | Command::Strike { job }

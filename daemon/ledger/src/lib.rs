@@ -49,9 +49,10 @@ pub use answers::{ANSWERS_MAX, SESSIONS_MAX};
 pub use api::Record;
 pub use attempt::{AttemptError, AttemptWriter};
 pub use changes::Changes;
-pub use command::{Command, CommandId, Effect, Rejected};
+pub use command::{Command, CommandId, Effect, NewJob, Rejected};
 pub use error::LedgerError;
-pub use ledger::{Ledger, is_damage_expected};
+pub use ledger::Ledger;
+pub use ledger::file::is_damage_expected;
 pub use memory::Memory;
 pub use record::{
     CheckpointRecord, JobRecord, Pause, Removal, Reuse, RewardVersion, StageRecord, Standing,

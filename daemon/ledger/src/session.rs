@@ -137,7 +137,7 @@ impl Session {
 
     /// Reads all metrics of a stage, by step (from 0). Blocks.
     pub fn metrics(&self, job: &JobId, stage: u32) -> Result<Vec<(u64, Metrics)>, LedgerError> {
-        self.record.metrics_in(job, stage, 0..u64::MAX)
+        self.record.metrics(job, stage)
     }
 
     /// Reads metrics of steps, as [`Record::metrics_in`] does. Blocks.

@@ -19,7 +19,7 @@
 //! order; again only after the stage went back before it (`GoBack`), which forgets what it left.
 
 use crate::answers::{AnswersChange, KnownAnswer, KnownAnswers, digest};
-use crate::command::{Applied, Command, CommandId, Effect, Rejected};
+use crate::command::{Applied, Command, CommandId, Effect, NewJob, Rejected};
 use crate::job_commands::{self, end, set_reward_version, take_back_end};
 use crate::limits::{
     ELSEWHERE_MAX, JOB_TOML_MAX_BYTES, JOBS_LIVE_MAX, JOBS_LIVE_MAX_BYTES, NAME_MAX_BYTES,
@@ -160,7 +160,7 @@ impl State {
     /// Carries out one command on a copy, whose listing is as before.
     fn carry_out(&mut self, command: &Command) -> Applied {
         match command {
-            Command::Submit { .. } => self.submit(command),
+            Command::Submit(new) => self.submit(new),
             Command::TakeUp { job } => {
                 self.live(job)?.strikes.taken_up = true;
                 Ok(Effect::TakenUp)
@@ -298,8 +298,8 @@ impl State {
         &self.removals
     }
 
-    fn submit(&mut self, command: &Command) -> Applied {
-        let Command::Submit {
+    fn submit(&mut self, new: &NewJob) -> Applied {
+        let NewJob {
             job,
             name,
             priority,
@@ -311,12 +311,7 @@ impl State {
             owner,
             held,
             at,
-        } = command
-        else {
-            return Err(Rejected::UnknownJob {
-                job: command.job().clone(),
-            });
-        };
+        } = new;
         self.is_free(job, request)?;
         submission_within(job, (name, job_toml), request, keys)?;
         user_within(job, owner)?;

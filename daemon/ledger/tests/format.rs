@@ -3,7 +3,8 @@
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder};
 use r1d_ledger::{
-    Command, CommandId, Effect, FORMAT_VERSION, JobRecord, Ledger, LedgerError, Record, Rejected,
+    Command, CommandId, Effect, FORMAT_VERSION, JobRecord, Ledger, LedgerError, NewJob, Record,
+    Rejected,
 };
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
@@ -52,7 +53,12 @@ fn contents(ledger: &Ledger) -> String {
         let metrics = stages.map(|stage| ledger.metrics(record.job(), stage).unwrap());
         format!("{record:?}\n{:?}\n", metrics.collect::<Vec<_>>())
     };
-    ledger.jobs().iter().map(|record| job(record)).collect()
+    ledger
+        .state()
+        .jobs()
+        .iter()
+        .map(|record| job(record))
+        .collect()
 }
 
 /// Compares a job's stages with those of a status; those of a running job may have gone on.
@@ -109,10 +115,13 @@ fn check_metrics(ledger: &Ledger, record: &JobRecord, lines: &[Value]) {
 fn a_ledger_of_format_1_is_brought_up_with_all_that_it_holds() {
     let dir = state_directory();
     let ledger = open(dir.path());
-    assert_eq!(ledger.jobs().len(), expected().len());
+    assert_eq!(ledger.state().jobs().len(), expected().len());
     let mut jobs = std::collections::BTreeMap::new();
     for (name, id, expected) in expected() {
-        let (record, status) = (ledger.job(&id).unwrap(), &expected["status"]);
+        let (record, status) = (
+            ledger.state().job(&id).cloned().unwrap(),
+            &expected["status"],
+        );
         let state = serde_json::to_value(record.state()).unwrap();
         assert_eq!(
             (&state, &*record.submission.name),
@@ -181,8 +190,8 @@ fn a_ledger_of_format_1_may_lack_what_came_later() {
     write.commit().unwrap();
     drop(database);
     let ledger = open(dir.path());
-    assert_eq!(ledger.jobs().len(), expected().len());
-    for record in ledger.jobs() {
+    assert_eq!(ledger.state().jobs().len(), expected().len());
+    for record in ledger.state().jobs() {
         assert!(record.request.is_none() && record.reuse.keys.is_empty());
         assert!(record.reward_versions.is_empty() && record.strikes.count == 0);
     }
@@ -203,7 +212,7 @@ fn a_job_of_format_1_goes_on() {
     let Effect::Started { epoch, .. } = ledger.apply(start).unwrap() else {
         panic!("not started");
     };
-    let record = ledger.job(&job).unwrap();
+    let record = ledger.state().job(&job).cloned().unwrap();
     let (stage, at_work) = record.stage_at_work().unwrap();
     let step = at_work.step;
     for step in step..step + 70 {
@@ -264,7 +273,7 @@ fn a_migration_that_fails_leaves_the_old_ledger() {
     let error = Ledger::open(&dir.path().join("ledger.redb")).err().unwrap();
     assert!(error.to_string().contains("metrics.blocks"), "{error}");
     std::fs::remove_file(dir.path().join("jobs")).unwrap();
-    assert_eq!(open(dir.path()).jobs().len(), expected().len());
+    assert_eq!(open(dir.path()).state().jobs().len(), expected().len());
 }
 
 #[test]
@@ -347,19 +356,7 @@ fn a_ledger_of_format_2_is_read_for_ever() {
 }
 
 fn submit(job: &str) -> Command {
-    Command::Submit {
-        job: JobId(job.into()),
-        name: "n".into(),
-        priority: 0,
-        job_toml: "seed = 1".into(),
-        request: None,
-        reward_versions: Default::default(),
-        keys: Vec::new(),
-        reuses: false,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+    Command::Submit(NewJob::of(JobId(job.into()), "seed = 1"))
 }
 
 /// The first releases of format 2 know no answers to commands. Their files gain them with the first
@@ -371,7 +368,7 @@ fn a_ledger_without_answers_gains_them() {
         session: 3,
         number: 1,
     };
-    let jobs = open(dir.path()).jobs().len();
+    let jobs = open(dir.path()).state().jobs().len();
     let ledger = open(dir.path());
     Record::apply(&ledger, id, submit("new")).unwrap();
     drop(ledger);
@@ -379,7 +376,7 @@ fn a_ledger_without_answers_gains_them() {
     let ledger = open(dir.path());
     let again = Record::apply(&ledger, id, submit("new")).unwrap();
     assert_eq!(again, Effect::Submitted);
-    assert_eq!(ledger.jobs().len(), jobs + 2);
+    assert_eq!(ledger.state().jobs().len(), jobs + 2);
 }
 
 /// What a command did to a later release is not known here: the command counts as forgotten, and
@@ -415,5 +412,5 @@ fn the_answer_of_a_later_release_is_no_damage() {
         ),
         "{again}"
     );
-    assert_eq!(ledger.jobs().len(), 1);
+    assert_eq!(ledger.state().jobs().len(), 1);
 }

@@ -1,7 +1,7 @@
 //! Commands of several threads that become durable together: each gets its own answer, readers see
 //! only what is durable, and a crash or a failed write leaves whole commands.
 
-use r1d_ledger::{Command, Effect, Ledger, LedgerError, Rejected};
+use r1d_ledger::{Command, Effect, Ledger, LedgerError, NewJob, Record, Rejected};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -24,20 +24,7 @@ fn id(index: usize) -> JobId {
 }
 
 fn submit(index: usize) -> Command {
-    let (reward_versions, keys) = Default::default();
-    Command::Submit {
-        job: id(index),
-        name: "n".into(),
-        priority: 0,
-        job_toml: "seed = 1\n".repeat(50),
-        request: None,
-        reward_versions,
-        keys,
-        reuses: false,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+    Command::Submit(NewJob::of(id(index), "seed = 1\n".repeat(50)))
 }
 
 fn commit(index: usize, step: u64) -> Command {
@@ -74,7 +61,7 @@ fn life(index: usize, steps: u64) -> Vec<Command> {
 
 /// How many commands of the job's life are on record, and whether its metrics are there with them.
 fn progress(ledger: &Ledger, index: usize) -> usize {
-    let Some(record) = ledger.job(&id(index)) else {
+    let Some(record) = ledger.state().job(&id(index)).cloned() else {
         return 0;
     };
     match record.progress.stages.first() {
@@ -211,7 +198,7 @@ fn commands_that_come_while_the_disk_is_busy_share_a_sync() {
     let commands = (10..30).map(submit).collect();
     let (first, others) = together(&ledger, &gate, submit(2), commands, || {
         // Nothing that is not durable is seen.
-        assert_eq!(ledger.jobs().len(), 2);
+        assert_eq!(ledger.state().jobs().len(), 2);
     });
     assert_eq!(first.unwrap(), Effect::Submitted);
     assert!(
@@ -225,9 +212,16 @@ fn commands_that_come_while_the_disk_is_busy_share_a_sync() {
         shared <= 2 * of_one,
         "{shared} syncs, {of_one} for one command"
     );
-    assert_eq!(ledger.jobs().len(), 23);
+    assert_eq!(ledger.state().jobs().len(), 23);
     disk.crash(1);
-    assert_eq!(open_on(&disk, &Gate::default()).unwrap().jobs().len(), 23);
+    assert_eq!(
+        open_on(&disk, &Gate::default())
+            .unwrap()
+            .state()
+            .jobs()
+            .len(),
+        23
+    );
 }
 
 #[test]
@@ -280,13 +274,13 @@ fn a_failed_write_fails_its_whole_group_and_none_of_it_is_seen() {
     // Which group the failure meets is known; what the group behind it does is told by the file.
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 4);
     let commands: Vec<Command> = (20..24).map(submit).chain([submit(0)]).collect();
-    let known = ledger.jobs();
+    let known = ledger.state().jobs();
     let full = || disk.limit_room(Some(0));
     let (_, answers) = together(&ledger, &gate, submit(2), commands.clone(), full);
     for answer in answers {
         assert!(matches!(answer, Err(LedgerError::Io { .. })), "{answer:?}");
     }
-    assert_eq!(ledger.jobs(), known);
+    assert_eq!(ledger.state().jobs(), known);
     disk.limit_room(None);
     ledger.refresh().unwrap();
     for command in &commands[..4] {
@@ -294,7 +288,7 @@ fn a_failed_write_fails_its_whole_group_and_none_of_it_is_seen() {
     }
     disk.crash(7);
     let found = open_on(&disk, &Gate::default()).unwrap();
-    assert_eq!(found.jobs().len(), ledger.jobs().len());
+    assert_eq!(found.state().jobs().len(), ledger.state().jobs().len());
 }
 
 /// Threads that commit at the same time, and a machine that dies at a random moment: each job is

@@ -5,7 +5,8 @@ mod sim_backend;
 
 use proptest::prelude::*;
 use r1d_ledger::{
-    CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, StageRecord, State, User,
+    CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, NewJob, Record, StageRecord,
+    State, User,
 };
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
@@ -50,11 +51,8 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
         example: None,
     };
     let mut commands = vec![
-        Command::Submit {
-            job: id(job),
-            name: job.into(),
+        Command::Submit(NewJob {
             priority: 1,
-            job_toml: toml,
             request: Some(format!("request of {job}")),
             reward_versions: [
                 ("accuracy".into(), "aa".repeat(32)),
@@ -64,9 +62,9 @@ fn life(job: &str, steps: u64) -> Vec<Command> {
             keys: vec!["ab".repeat(32)],
             reuses: true,
             owner: Some(user("ada")),
-            held: false,
             at: 10,
-        },
+            ..NewJob::of(id(job), toml)
+        }),
         Command::TakeUp { job: id(job) },
         Command::Strike { job: id(job) },
         Command::TakeUp { job: id(job) },
@@ -214,12 +212,12 @@ fn reopening_gives_back_every_record_and_metric() {
     apply_all(&ledger, life("a", 10));
     apply_all(&ledger, life("b", 4));
     let (jobs, metrics) = (
-        text(&ledger.jobs()),
+        text(&ledger.state().jobs()),
         format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()),
     );
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
-    assert_eq!(text(&ledger.jobs()), jobs);
+    assert_eq!(text(&ledger.state().jobs()), jobs);
     assert_eq!(
         format!("{:?}", ledger.metrics(&id("a"), 0).unwrap()),
         metrics
@@ -322,11 +320,12 @@ fn what_a_stage_did_before_it_went_back_is_forgotten_for_good() {
             .collect::<Vec<_>>()
     };
     assert_eq!(steps(&ledger), [0, 1, 2, 3, 4]);
-    let before = text(&ledger.jobs());
+    let before = text(&ledger.state().jobs());
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
-    assert_eq!(text(&ledger.jobs()), before);
+    assert_eq!(text(&ledger.state().jobs()), before);
     let evals = ledger
+        .state()
         .job(&id("a"))
         .unwrap()
         .evals
@@ -345,15 +344,15 @@ fn a_refused_command_leaves_no_trace() {
     let path = dir.path().join("ledger.redb");
     let ledger = Ledger::open(&path).unwrap();
     apply_all(&ledger, life("a", 2));
-    let before = text(&ledger.jobs());
+    let before = text(&ledger.state().jobs());
     assert!(matches!(
         ledger.apply(commit("a", 7)),
         Err(LedgerError::Rejected(_))
     ));
-    assert_eq!(text(&ledger.jobs()), before);
+    assert_eq!(text(&ledger.state().jobs()), before);
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
-    assert_eq!(text(&ledger.jobs()), before);
+    assert_eq!(text(&ledger.state().jobs()), before);
     assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 2);
 }
 
@@ -461,14 +460,20 @@ fn a_failed_sync_is_an_error_and_the_next_command_goes_on_from_the_file() {
         ledger.apply(commit("a", 1)),
         Err(LedgerError::Io { .. })
     ));
-    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
+    assert_eq!(
+        ledger.state().job(&id("a")).unwrap().progress.stages[0].step,
+        1
+    );
     let answer = ledger.apply(commit("a", 1));
     let reached_the_disk = matches!(answer, Err(LedgerError::Rejected(_)));
     assert!(
         reached_the_disk || matches!(answer, Ok(Effect::StepCommitted { step: 2 })),
         "{answer:?}"
     );
-    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 2);
+    assert_eq!(
+        ledger.state().job(&id("a")).unwrap().progress.stages[0].step,
+        2
+    );
 }
 
 #[test]
@@ -530,7 +535,10 @@ fn a_creation_that_a_crash_cut_short_is_done_again() {
     std::fs::write(dir.path().join("ledger.redb.new"), [0u8; 5000]).unwrap();
     let ledger = Ledger::open(&path).unwrap();
     ledger.apply(life("a", 0).remove(0)).unwrap();
-    assert_eq!(ledger.job(&id("a")).unwrap().state(), RunState::Queued);
+    assert_eq!(
+        ledger.state().job(&id("a")).unwrap().state(),
+        RunState::Queued
+    );
     assert!(!dir.path().join("ledger.redb.new").exists());
 }
 
@@ -572,10 +580,10 @@ fn a_stage_that_is_taken_over_is_there_with_all_that_it_had() {
     };
     let ledger = Ledger::open(&path).unwrap();
     apply_all(&ledger, vec![life("b", 0).remove(0), take]);
-    let before = ledger.job(&id("b")).unwrap();
+    let before = ledger.state().job(&id("b")).cloned().unwrap();
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
-    let after = ledger.job(&id("b")).unwrap();
+    let after = ledger.state().job(&id("b")).cloned().unwrap();
     assert_eq!(after, before);
     assert_eq!(
         (
@@ -603,7 +611,7 @@ fn a_submission_is_whole_or_absent_after_any_crash() {
         let acknowledged = ledger.apply(life("a", 0).remove(0)).is_ok();
         std::mem::forget(ledger);
         disk.crash(bytes);
-        match open_on(&disk).unwrap().of_request("request of a") {
+        match open_on(&disk).unwrap().state().of_request("request of a") {
             None => {
                 assert!(!acknowledged, "{bytes}");
                 absent += 1;
@@ -682,12 +690,15 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
         let ledger = ledger.clone();
         move || {
             let seen = (
-                ledger.jobs().len(),
-                ledger.queue().len(),
-                ledger.find("a").unwrap(),
+                ledger.state().jobs().len(),
+                ledger.state().queue().len(),
+                ledger.state().find("a").unwrap(),
             );
-            done.send((seen, ledger.job(&id("a")).unwrap().progress.stages[0].step))
-                .unwrap();
+            done.send((
+                seen,
+                ledger.state().job(&id("a")).unwrap().progress.stages[0].step,
+            ))
+            .unwrap();
         }
     });
     let seen = finished.recv_timeout(std::time::Duration::from_secs(20));
@@ -699,7 +710,10 @@ fn readers_do_not_wait_for_a_disk_that_stalls() {
     );
     assert_eq!(writer.join().unwrap(), Effect::StepCommitted { step: 1 });
     reader.join().unwrap();
-    assert_eq!(ledger.job(&id("a")).unwrap().progress.stages[0].step, 1);
+    assert_eq!(
+        ledger.state().job(&id("a")).unwrap().progress.stages[0].step,
+        1
+    );
 }
 
 #[test]
@@ -718,7 +732,7 @@ fn the_queue_hears_of_what_changes_it_and_of_nothing_else() {
     let expected = |command: &Command| {
         matches!(
             command,
-            Command::Submit { .. } | Command::Strike { .. } | Command::Start { .. }
+            Command::Submit(_) | Command::Strike { .. } | Command::Start { .. }
         )
     };
     // The first evaluation clears the job of the strike that it has.
@@ -758,7 +772,7 @@ fn written(closed: bool) -> (Vec<u8>, String) {
 fn contents(ledger: &Ledger) -> String {
     format!(
         "{}{:?}",
-        text(&ledger.jobs()),
+        text(&ledger.state().jobs()),
         ledger.metrics(&id("a"), 0).unwrap()
     )
 }
@@ -870,7 +884,7 @@ fn paths_below_the_ledgers_directory_move_with_it() {
             .unwrap();
     }
     let found = |ledger: &Ledger| -> Vec<PathBuf> {
-        let record = ledger.job(&id("a")).unwrap();
+        let record = ledger.state().job(&id("a")).cloned().unwrap();
         record.progress.stages[0]
             .checkpoints
             .iter()
@@ -898,7 +912,7 @@ fn paths_below_the_ledgers_directory_move_with_it() {
         assert_eq!(found(&ledger), dirs(to, to));
         for job in ["a", "b"] {
             assert_eq!(
-                ledger.job(&id(job)).unwrap().progress.model,
+                ledger.state().job(&id(job)).unwrap().progress.model,
                 Some(to.join("jobs").join(job).join("final"))
             );
         }
@@ -1114,7 +1128,7 @@ fn a_committed_step_has_its_metrics_after_any_crash() {
         std::mem::forget(ledger);
         disk.crash(seed);
         let ledger = open_on(&disk).unwrap();
-        let step = ledger.job(&id("a")).unwrap().progress.stages[0].step;
+        let step = ledger.state().job(&id("a")).unwrap().progress.stages[0].step;
         assert!(
             step as usize == known || step as usize == known + 1,
             "seed {seed}: {step}"

@@ -5,7 +5,7 @@ mod sim_backend;
 
 use proptest::prelude::*;
 use r1d_ledger::{
-    ANSWERS_MAX, Command, CommandId, Effect, Ledger, LedgerError, Memory, Record, Rejected,
+    ANSWERS_MAX, Command, CommandId, Effect, Ledger, LedgerError, Memory, NewJob, Record, Rejected,
     SESSIONS_MAX, Session, State,
 };
 use r1d_proto::control::State as RunState;
@@ -16,7 +16,6 @@ use r1d_proto::world::counter_hash;
 use r1d_sim::SimDisk;
 use redb::Database;
 use sim_backend::SimBackend;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,19 +24,7 @@ fn id(index: u64) -> JobId {
 }
 
 fn submit(index: u64) -> Command {
-    Command::Submit {
-        job: id(index),
-        name: "n".into(),
-        priority: 0,
-        job_toml: "seed = 1".into(),
-        request: None,
-        reward_versions: BTreeMap::new(),
-        keys: vec![],
-        reuses: false,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+    Command::Submit(NewJob::of(id(index), "seed = 1"))
 }
 
 /// A command of the life of one of three jobs; many are refused where they come.

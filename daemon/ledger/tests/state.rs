@@ -2,7 +2,7 @@
 //! for every answer.
 
 use proptest::prelude::*;
-use r1d_ledger::{Command, Effect, FindError, JobRecord, Rejected, State, User};
+use r1d_ledger::{Command, Effect, FindError, JobRecord, NewJob, Rejected, State, User};
 use r1d_proto::control::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -14,19 +14,12 @@ fn id(text: &str) -> JobId {
 }
 
 fn submit(job: &str, priority: i32) -> Command {
-    Command::Submit {
-        job: id(job),
+    Command::Submit(NewJob {
         name: format!("name of {job}"),
         priority,
-        job_toml: "seed = 1".into(),
-        request: None,
-        reward_versions: BTreeMap::new(),
-        keys: Vec::new(),
-        reuses: false,
-        owner: None,
-        held: false,
         at: 100,
-    }
+        ..NewJob::of(id(job), "seed = 1")
+    })
 }
 
 /// A submission of a client that may ask again.
@@ -36,11 +29,7 @@ fn submit_with(
     reward_versions: &[(&str, &str)],
     keys: &[String],
 ) -> Command {
-    Command::Submit {
-        job: id(job),
-        name: "n".into(),
-        priority: 0,
-        job_toml: "seed = 1".into(),
+    Command::Submit(NewJob {
         request: request.map(String::from),
         reward_versions: reward_versions
             .iter()
@@ -48,10 +37,9 @@ fn submit_with(
             .collect(),
         keys: keys.to_vec(),
         reuses: true,
-        owner: None,
-        held: false,
         at: 100,
-    }
+        ..NewJob::of(id(job), "seed = 1")
+    })
 }
 
 fn start(job: &str) -> Command {
@@ -153,7 +141,7 @@ impl History {
     }
 
     fn submitted(&self, job: &JobId) -> bool {
-        self.count(job, |c| matches!(c, Command::Submit { .. })) > 0
+        self.count(job, |c| matches!(c, Command::Submit(_))) > 0
     }
 
     fn epoch(&self, job: &JobId) -> u64 {
@@ -165,7 +153,9 @@ impl History {
         let mut state = RunState::Queued;
         for command in self.0.iter().filter(|command| command.job() == job) {
             state = match command {
-                Command::Submit { held: true, .. } | Command::Pause { .. } => RunState::Paused,
+                Command::Submit(NewJob { held: true, .. }) | Command::Pause { .. } => {
+                    RunState::Paused
+                }
                 Command::Resume { .. } | Command::Requeue { .. } => RunState::Queued,
                 Command::Start { .. } => RunState::Running,
                 Command::Cancel { .. } => RunState::Cancelled,
@@ -201,7 +191,7 @@ impl History {
         let mut jobs = BTreeMap::new();
         for (place, command) in self.0.iter().enumerate() {
             match command {
-                Command::Submit { job, priority, .. } => {
+                Command::Submit(NewJob { job, priority, .. }) => {
                     jobs.insert(job.clone(), (-*priority, place));
                 }
                 Command::Requeue { job } => {
@@ -320,7 +310,7 @@ impl History {
 
     fn accepts(&self, command: &Command) -> bool {
         let job = command.job();
-        if let Command::Submit { .. } = command {
+        if let Command::Submit(_) = command {
             return !self.submitted(job) && !self.is_being_removed(job);
         }
         if let Command::Forget { .. } = command {
@@ -340,7 +330,7 @@ impl History {
         }
         let current = |epoch: &u64| *epoch > 0 && *epoch == self.epoch(job);
         match command {
-            Command::Submit { .. } | Command::Cancel { .. } => true,
+            Command::Submit(_) | Command::Cancel { .. } => true,
             Command::Start { .. } | Command::Pause { .. } => self.state(job) != RunState::Paused,
             Command::Resume { .. } => self.state(job) == RunState::Paused,
             Command::Requeue { .. } | Command::Remove { .. } | Command::Forget { .. } => {
@@ -1244,37 +1234,7 @@ fn the_queue_has_a_limit_in_jobs_and_in_text() {
     );
 
     let mut state = State::default();
-    let long = |job: &str| match submit(job, 0) {
-        Command::Submit {
-            job,
-            name,
-            priority,
-            request,
-            reward_versions,
-            keys,
-            reuses,
-            owner,
-            held,
-            at,
-            ..
-        } => {
-            let job_toml = "#".repeat(1 << 20);
-            Command::Submit {
-                job,
-                name,
-                priority,
-                job_toml,
-                request,
-                reward_versions,
-                keys,
-                reuses,
-                owner,
-                held,
-                at,
-            }
-        }
-        other => other,
-    };
+    let long = |job: &str| Command::Submit(NewJob::of(id(job), "#".repeat(1 << 20)));
     for job in 0..256 {
         accept(&mut state, &[long(&format!("{job:03}"))]);
     }
@@ -1361,34 +1321,12 @@ fn user(name: &str) -> User {
 }
 
 fn held(job: &str, by: User) -> Command {
-    let Command::Submit {
-        job,
-        name,
-        priority,
-        job_toml,
-        request,
-        reward_versions,
-        keys,
-        reuses,
-        at,
-        ..
-    } = submit(job, 0)
-    else {
-        unreachable!()
-    };
-    Command::Submit {
-        job,
-        name,
-        priority,
-        job_toml,
-        request,
-        reward_versions,
-        keys,
-        reuses,
+    Command::Submit(NewJob {
         owner: Some(by),
         held: true,
-        at,
-    }
+        at: 100,
+        ..NewJob::of(id(job), "seed = 1")
+    })
 }
 
 fn pause(job: &str) -> Command {

@@ -76,25 +76,12 @@ fn put_down_others(ledger: &Session, job: &JobId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_ledger::Memory;
+    use r1d_ledger::{Memory, NewJob};
 
     fn ledger(jobs: &[&str]) -> Session {
         let ledger = Session::open(Arc::new(Memory::default()), 1);
         for name in jobs {
-            let (reward_versions, keys) = Default::default();
-            let submit = Command::Submit {
-                job: job(name),
-                name: "n".into(),
-                priority: 0,
-                job_toml: "seed = 1".into(),
-                request: None,
-                reward_versions,
-                keys,
-                reuses: false,
-                owner: None,
-                held: false,
-                at: 1,
-            };
+            let submit = Command::Submit(NewJob::of(job(name), "seed = 1"));
             ledger.apply(submit).unwrap();
         }
         ledger

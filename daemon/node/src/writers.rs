@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::tasks;
     use futures_util::FutureExt;
-    use r1d_ledger::{Command as LedgerCommand, Memory};
+    use r1d_ledger::{Command as LedgerCommand, Memory, NewJob};
     use std::sync::mpsc as threads;
 
     fn job(name: &str) -> JobId {
@@ -172,21 +172,8 @@ mod tests {
     fn ledger() -> Arc<Session> {
         let ledger = Arc::new(Session::open(Arc::new(Memory::default()), 1));
         for name in ["a", "b", "c"] {
-            let (reward_versions, keys) = Default::default();
-            let (name, job_toml, job) = ("n".into(), "seed = 1".into(), job(name));
-            let submit = LedgerCommand::Submit {
-                job,
-                name,
-                priority: 0,
-                job_toml,
-                request: None,
-                reward_versions,
-                keys,
-                reuses: false,
-                owner: None,
-                held: false,
-                at: 1,
-            };
+            let job = job(name);
+            let submit = LedgerCommand::Submit(NewJob::of(job, "seed = 1"));
             ledger.apply(submit).unwrap();
         }
         ledger

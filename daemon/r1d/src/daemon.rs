@@ -325,7 +325,7 @@ async fn drain(parts: &DaemonParts, after_step: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_ledger::{Command, Memory};
+    use r1d_ledger::{Command, Memory, NewJob};
     use r1d_proto::ids::JobId;
 
     /// What one role has done is not taken for what the other does: their first commands are two.
@@ -334,19 +334,7 @@ mod tests {
     fn each_role_has_a_session_of_its_own() {
         let record = Arc::new(Memory::default());
         let submit = |session: &Session, job: String| {
-            session.apply(Command::Submit {
-                job: JobId(job),
-                name: "n".into(),
-                priority: 0,
-                job_toml: "seed = 1".into(),
-                request: None,
-                reward_versions: Default::default(),
-                keys: Vec::new(),
-                reuses: false,
-                owner: None,
-                held: false,
-                at: 1,
-            })
+            session.apply(Command::Submit(NewJob::of(JobId(job), "seed = 1")))
         };
         for unix_ns in [5, 1] {
             for (role, session) in sessions(record.clone(), unix_ns).iter().enumerate() {

@@ -3,7 +3,9 @@
 //! moment of a removal. Nothing that a job needs goes, and nothing else stays.
 
 use r1d_controller::removal::decide::{Decision, RetentionLimits, Selection, decide};
-use r1d_ledger::{CheckpointRecord, Command, JobRecord, StageRecord, State as LedgerState, User};
+use r1d_ledger::{
+    CheckpointRecord, Command, JobRecord, NewJob, StageRecord, State as LedgerState, User,
+};
 use r1d_node::own_checkpoints;
 use r1d_node::removal::facts::{elsewhere, gather};
 use r1d_node::removal::files;
@@ -247,12 +249,7 @@ impl World {
             0 => String::new(),
             key => format!("{stage}k{key}"),
         });
-        let submit = Command::Submit {
-            job: job.clone(),
-            name: "n".into(),
-            priority: 0,
-            job_toml: text,
-            request: None,
+        let submit = Command::Submit(NewJob {
             reward_versions: BTreeMap::from([("accuracy".into(), "ab".into())]),
             keys: keys.collect(),
             reuses: self.drawn.is_multiple_of(2),
@@ -260,11 +257,11 @@ impl World {
                 uid: self.drawn as u32 % 2,
                 name: "u".into(),
             }),
-            held: false,
             at: self.clock_s,
-        };
-        if let Command::Submit { job_toml, .. } = &submit {
-            r1d_job::Job::parse(job_toml, Path::new("/")).unwrap();
+            ..NewJob::of(job.clone(), text)
+        });
+        if let Command::Submit(new) = &submit {
+            r1d_job::Job::parse(&new.job_toml, Path::new("/")).unwrap();
         }
         self.write(&self.layout(&job).job_toml());
         self.write(&self.layout(&job).log());

@@ -3,7 +3,7 @@
 mod ledger_queue;
 
 use ledger_queue::LedgerQueue;
-use r1d_ledger::{Command, State};
+use r1d_ledger::{Command, NewJob, State};
 use r1d_proto::ids::JobId;
 use r1d_runner::life::{History, LifeOutcome};
 use r1d_runner::restart::{Attempts, Progress};
@@ -119,25 +119,8 @@ fn apply(state: &mut State, command: Command) {
 }
 
 fn submit(state: &mut State, job: &str) {
-    let (reward_versions, keys) = Default::default();
-    let (name, job_toml) = ("n".into(), "seed = 1".into());
     let job = id(job);
-    apply(
-        state,
-        Command::Submit {
-            job,
-            name,
-            priority: 0,
-            job_toml,
-            request: None,
-            reward_versions,
-            keys,
-            reuses: false,
-            owner: None,
-            held: false,
-            at: 1,
-        },
-    );
+    apply(state, Command::Submit(NewJob::of(job, "seed = 1")));
 }
 
 fn submitted(jobs: &[&str]) -> State {

@@ -1,7 +1,7 @@
 //! Writes the corpus, as the README says: the files that it names, and no others.
 
 use r1d_fuzz_tests::{rows, seals};
-use r1d_ledger::{Command, Ledger, StageRecord};
+use r1d_ledger::{Command, Ledger, NewJob, StageRecord};
 use r1d_proto::control::{EvalExample, EvalResult, State};
 use r1d_proto::frame::{self, Format};
 use r1d_proto::hyperparameters::Sampling;
@@ -342,19 +342,16 @@ fn segments() -> Done {
 }
 
 fn submit(job: &str, held: bool) -> Command {
-    Command::Submit {
-        job: JobId(job.into()),
+    Command::Submit(NewJob {
         name: "n".into(),
         priority: 3,
-        job_toml: "seed = 1\n".into(),
         request: Some(format!("request-{job}")),
         reward_versions: [("accuracy".into(), "ab".repeat(32))].into(),
         keys: vec!["cd".repeat(32)],
         reuses: true,
-        owner: None,
         held,
-        at: 1,
-    }
+        ..NewJob::of(JobId(job.into()), "seed = 1\n")
+    })
 }
 
 /// Commands after which a ledger has a row in each table that a job has.

@@ -133,7 +133,7 @@ fn the_corpus_is_read() {
         let open = Box::new(move || rows::database(&bytes, r1d_ledger::FORMAT_VERSION));
         let disk = r1d_sim::SimDisk::default().shared();
         let ledger = r1d_ledger::Ledger::open_with(Path::new("/ledger.redb"), open, disk);
-        ledger.is_ok_and(|ledger| !ledger.jobs().is_empty())
+        ledger.is_ok_and(|ledger| !ledger.state().jobs().is_empty())
     });
     read("rollouts", &|bytes| {
         let file = tempfile::NamedTempFile::new().unwrap();

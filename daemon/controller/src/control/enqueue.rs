@@ -5,7 +5,7 @@ use super::ControlService;
 use crate::admission::Permit;
 use crate::node::{WorkProgress, unexpected};
 use crate::tasks;
-use r1d_ledger::{Command, LedgerError, Rejected, User};
+use r1d_ledger::{Command, LedgerError, NewJob, Rejected, User};
 use r1d_link::work::{Accepted, Directory};
 use r1d_link::{Answer, Work};
 use r1d_proto::control::{ControlError, ErrorKind, Response};
@@ -118,7 +118,7 @@ impl ControlService {
     }
 
     fn command(&self, job: &JobId, submission: &ClientSubmission, accepted: &Accepted) -> Command {
-        Command::Submit {
+        Command::Submit(NewJob {
             job: job.clone(),
             name: accepted.name.clone(),
             priority: submission.priority.unwrap_or(accepted.priority),
@@ -130,7 +130,7 @@ impl ControlService {
             owner: submission.owner.clone(),
             held: submission.held,
             at: self.views.clock.unix().as_secs(),
-        }
+        })
     }
 
     /// Makes a job id from the clock, the process, the number of jobs and `attempt`: likely to be

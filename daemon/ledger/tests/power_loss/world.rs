@@ -1,7 +1,7 @@
 //! The machine: a disk, the ledger on it, and what has been acknowledged.
 
 use crate::sim_backend::SimBackend;
-use r1d_ledger::{Command, Ledger, LedgerError, Session};
+use r1d_ledger::{Command, Ledger, LedgerError, NewJob, Session};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_sim::SimDisk;
@@ -82,19 +82,11 @@ impl World {
 }
 
 fn submit(name: &str) -> Command {
-    Command::Submit {
-        job: job(name),
-        name: name.into(),
-        priority: 0,
-        job_toml: "seed = 1".into(),
-        request: None,
-        reward_versions: BTreeMap::new(),
+    Command::Submit(NewJob {
         keys: vec!["ab".repeat(32)],
         reuses: true,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+        ..NewJob::of(job(name), "seed = 1")
+    })
 }
 
 /// A daemon's session with the ledger.

@@ -6,7 +6,7 @@ use crate::{NodeSetup, context, run_context, worker_commands};
 use actix::Handler;
 use futures_util::FutureExt;
 use r1d_job::DaemonConfig;
-use r1d_ledger::{Command, Memory, Session};
+use r1d_ledger::{Command, Memory, NewJob, Session};
 use r1d_link::{ControllerEnd, Work, in_memory};
 use r1d_proto::world::SystemClock;
 use r1d_rewards::{Compiler, Options, Rewards};
@@ -120,19 +120,7 @@ impl TestNode {
 
     /// Has the ledger take a job whose job file cannot be read.
     fn submit(&self, job: JobId) {
-        let submit = Command::Submit {
-            job,
-            name: "n".into(),
-            priority: 0,
-            job_toml: "seed = 1".into(),
-            request: None,
-            reward_versions: Default::default(),
-            keys: Vec::new(),
-            reuses: false,
-            owner: None,
-            held: false,
-            at: 1,
-        };
+        let submit = Command::Submit(NewJob::of(job, "seed = 1"));
         self.parts.node.ledger.apply(submit).unwrap();
     }
 
@@ -230,7 +218,9 @@ async fn a_queue_ends_the_waits_from_before_a_panic() {
 async fn no_run_begins_beside_one_of_an_earlier_queue() {
     let node = TestNode::with_devices(&["cpu", "cpu:1"]);
     let other = JobId("x7b".into());
-    [job(), other.clone()].map(|job| node.submit(job));
+    [job(), other.clone()]
+        .into_iter()
+        .for_each(|job| node.submit(job));
     // The run cannot end before a writer that somebody has left.
     let mut writing = Some(node.parts.node.writers.begin(&job()));
     node.order(Order::Begin { queue: 1 });

@@ -6,7 +6,7 @@ mod run;
 
 use crate::ledger_queue::LedgerQueue;
 use attempt::Writer;
-use r1d_ledger::{Command as LedgerCommand, Effect, State};
+use r1d_ledger::{Command as LedgerCommand, Effect, NewJob, State};
 use r1d_proto::control::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
@@ -374,20 +374,11 @@ impl World {
             self.poison.insert(job.clone());
         }
         let (priority, held) = (self.draw(2) as i32, self.draw(8) == 0);
-        let (reward_versions, keys) = Default::default();
-        self.apply(LedgerCommand::Submit {
-            job,
-            name: "n".into(),
+        self.apply(LedgerCommand::Submit(NewJob {
             priority,
-            job_toml: "seed = 1".into(),
-            request: None,
-            reward_versions,
-            keys,
-            reuses: false,
-            owner: None,
             held,
-            at: 1,
-        });
+            ..NewJob::of(job, "seed = 1")
+        }));
     }
 
     /// The first part of a client's request: the ledger.

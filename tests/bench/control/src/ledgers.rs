@@ -1,7 +1,7 @@
 //! Ledgers with many jobs and steps, written without a daemon.
 
 use crate::figure::Failed;
-use r1d_ledger::{Command, Ledger, StageRecord};
+use r1d_ledger::{Command, Ledger, NewJob, StageRecord};
 use r1d_proto::control::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
@@ -18,22 +18,19 @@ pub(crate) fn id(index: usize) -> JobId {
 
 /// A job file of the size that a submission has with its defaults filled in.
 fn submit(index: usize) -> Command {
-    Command::Submit {
-        job: id(index),
+    let job_toml = format!(
+        "seed = {index}\n{}",
+        "learning_rate = 0.000001\n".repeat(160)
+    );
+    Command::Submit(NewJob {
         name: format!("job {index}"),
         priority: (index % 7) as i32,
-        job_toml: format!(
-            "seed = {index}\n{}",
-            "learning_rate = 0.000001\n".repeat(160)
-        ),
         request: Some(format!("request-{index}")),
         reward_versions: [("accuracy".into(), "ab".repeat(32))].into(),
         keys: vec!["cd".repeat(32); 3],
         reuses: true,
-        owner: None,
-        held: false,
-        at: 1,
-    }
+        ..NewJob::of(id(index), job_toml)
+    })
 }
 
 /// A finished stage that the job takes over: its steps come at once.
