@@ -9,7 +9,7 @@
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
 //! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
 
-use r1d_proto::control::{ControlError, ErrorKind};
+use r1d_proto::control::error::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,7 +6,7 @@ use crate::access::Caller;
 use crate::admission::Lane;
 use crate::tasks;
 use r1d_ledger::User;
-use r1d_proto::control::ControlError;
+use r1d_proto::control::error::ControlError;
 use std::time::Duration;
 
 /// Longest wait for the system's user database, which may be in the network. Without its answer a

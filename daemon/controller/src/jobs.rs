@@ -15,7 +15,7 @@ use futures_util::stream;
 use r1d_ledger::{Command as LedgerCommand, LedgerError};
 use r1d_link::record::ending;
 use r1d_link::{Order, Report};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::{History, LifeOutcome};
 use r1d_runner::schedule::{Problem, Schedule, ScheduleCommand, ScheduleEvent};

@@ -3,7 +3,7 @@
 
 use r1d_ledger::Changes;
 use r1d_link::{DeviceUse, JobSnapshot};
-use r1d_proto::control::DeviceStatus;
+use r1d_proto::control::node::DeviceStatus;
 use r1d_proto::ids::JobId;
 use r1d_runner::schedule::Problem;
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! The controller's side of the link to its node: orders, and works with what has come of them.
 
 use r1d_link::{Answer, Order, Outbox, Work, WorkId, WorkResult};
-use r1d_proto::control::{Activity, ControlError, ErrorKind};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::job::Activity;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;

@@ -2,7 +2,7 @@
 
 use r1d_ledger::State as LedgerState;
 use r1d_link::record::progress;
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::restart::Progress;
 use r1d_runner::schedule::{Candidate, Queue};

@@ -10,7 +10,8 @@
 //!   [`FOUND_AGAIN_MAX`] has not passed.
 
 use crate::node::WorkProgress;
-use r1d_proto::control::{ControlError, Request, Response};
+use r1d_proto::control::error::ControlError;
+use r1d_proto::control::{Request, Response};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

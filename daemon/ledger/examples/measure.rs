@@ -7,7 +7,7 @@
 )]
 
 use r1d_ledger::{Command, Ledger, NewJob, Session, StageRecord, State};
-use r1d_proto::control::{EvalExample, EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalExample, EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //! log can carry them to every node's copy of the same state machine.
 
 use crate::record::{StageRecord, User};
-use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use serde::{Deserialize, Serialize};

@@ -375,27 +375,27 @@ impl StageV1 {
     }
 }
 
-impl From<StateV1> for control::State {
-    fn from(state: StateV1) -> control::State {
+impl From<StateV1> for control::job::State {
+    fn from(state: StateV1) -> control::job::State {
         match state {
-            StateV1::Queued => control::State::Queued,
-            StateV1::Running => control::State::Running,
-            StateV1::Succeeded => control::State::Succeeded,
-            StateV1::Failed => control::State::Failed,
-            StateV1::Cancelled => control::State::Cancelled,
-            StateV1::Paused => control::State::Paused,
+            StateV1::Queued => control::job::State::Queued,
+            StateV1::Running => control::job::State::Running,
+            StateV1::Succeeded => control::job::State::Succeeded,
+            StateV1::Failed => control::job::State::Failed,
+            StateV1::Cancelled => control::job::State::Cancelled,
+            StateV1::Paused => control::job::State::Paused,
         }
     }
 }
 
-impl From<EvalV1> for control::EvalResult {
-    fn from(row: EvalV1) -> control::EvalResult {
-        control::EvalResult {
+impl From<EvalV1> for control::job::EvalResult {
+    fn from(row: EvalV1) -> control::job::EvalResult {
+        control::job::EvalResult {
             stage: row.stage,
             step: row.step,
             data: row.data,
             metrics: row.metrics,
-            example: row.example.map(|example| control::EvalExample {
+            example: row.example.map(|example| control::job::EvalExample {
                 prompt: example.prompt,
                 completion: example.completion,
                 reference: example.reference,

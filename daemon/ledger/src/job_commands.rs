@@ -7,7 +7,7 @@ use crate::limits::{
     REWARD_VERSION_MAX_BYTES, REWARD_VERSIONS_MAX, STAGES_MAX, within,
 };
 use crate::record::{CheckpointRecord, JobRecord, RewardVersion, StageRecord};
-use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::path::PathBuf;

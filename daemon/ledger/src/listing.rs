@@ -2,7 +2,7 @@
 //! asks.
 
 use crate::record::JobRecord;
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use std::cmp::Reverse;
 

@@ -1,6 +1,6 @@
 //! Records: what the ledger knows of one job.
 
-use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use serde::{Deserialize, Serialize};

@@ -30,7 +30,7 @@ use crate::record::{
     JobProgress, JobRecord, Pause, Removal, Reuse, RewardVersion, Standing, Strikes, Submission,
     User,
 };
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::{JOB_ID_MAX_BYTES, JobId};
 use rpds::RedBlackTreeMapSync;
 use std::collections::BTreeMap;

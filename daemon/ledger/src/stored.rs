@@ -455,34 +455,34 @@ impl From<PauseRow> for record::Pause {
     }
 }
 
-impl From<control::State> for StateRow {
-    fn from(state: control::State) -> StateRow {
+impl From<control::job::State> for StateRow {
+    fn from(state: control::job::State) -> StateRow {
         match state {
-            control::State::Queued => StateRow::Queued,
-            control::State::Paused => StateRow::Paused,
-            control::State::Running => StateRow::Running,
-            control::State::Succeeded => StateRow::Succeeded,
-            control::State::Failed => StateRow::Failed,
-            control::State::Cancelled => StateRow::Cancelled,
+            control::job::State::Queued => StateRow::Queued,
+            control::job::State::Paused => StateRow::Paused,
+            control::job::State::Running => StateRow::Running,
+            control::job::State::Succeeded => StateRow::Succeeded,
+            control::job::State::Failed => StateRow::Failed,
+            control::job::State::Cancelled => StateRow::Cancelled,
         }
     }
 }
 
-impl From<StateRow> for control::State {
-    fn from(state: StateRow) -> control::State {
+impl From<StateRow> for control::job::State {
+    fn from(state: StateRow) -> control::job::State {
         match state {
-            StateRow::Queued => control::State::Queued,
-            StateRow::Paused => control::State::Paused,
-            StateRow::Running => control::State::Running,
-            StateRow::Succeeded => control::State::Succeeded,
-            StateRow::Failed => control::State::Failed,
-            StateRow::Cancelled => control::State::Cancelled,
+            StateRow::Queued => control::job::State::Queued,
+            StateRow::Paused => control::job::State::Paused,
+            StateRow::Running => control::job::State::Running,
+            StateRow::Succeeded => control::job::State::Succeeded,
+            StateRow::Failed => control::job::State::Failed,
+            StateRow::Cancelled => control::job::State::Cancelled,
         }
     }
 }
 
-impl From<&control::EvalResult> for EvalRow {
-    fn from(eval: &control::EvalResult) -> EvalRow {
+impl From<&control::job::EvalResult> for EvalRow {
+    fn from(eval: &control::job::EvalResult) -> EvalRow {
         EvalRow {
             stage: eval.stage.clone(),
             step: eval.step,
@@ -497,14 +497,14 @@ impl From<&control::EvalResult> for EvalRow {
     }
 }
 
-impl From<EvalRow> for control::EvalResult {
-    fn from(eval: EvalRow) -> control::EvalResult {
-        control::EvalResult {
+impl From<EvalRow> for control::job::EvalResult {
+    fn from(eval: EvalRow) -> control::job::EvalResult {
+        control::job::EvalResult {
             stage: eval.stage,
             step: eval.step,
             data: eval.data,
             metrics: eval.metrics,
-            example: eval.example.map(|example| control::EvalExample {
+            example: eval.example.map(|example| control::job::EvalExample {
                 prompt: example.prompt,
                 completion: example.completion,
                 reference: example.reference,

@@ -23,7 +23,7 @@ use crate::metrics::Block;
 use crate::record::{JobRecord, Removal, RewardVersion, StageRecord};
 use crate::state::State;
 use crate::stored::{self, FORMAT_VERSION, decode, encode};
-use r1d_proto::control::EvalResult;
+use r1d_proto::control::job::EvalResult;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use r1d_store::{Disk, sync_parent};

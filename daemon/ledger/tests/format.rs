@@ -6,7 +6,7 @@ use r1d_ledger::{
     Command, CommandId, Effect, FORMAT_VERSION, JobRecord, Ledger, LedgerError, NewJob, Record,
     Rejected,
 };
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};

@@ -2,7 +2,7 @@
 //! only what is durable, and a crash or a failed write leaves whole commands.
 
 use r1d_ledger::{Command, Effect, Ledger, LedgerError, NewJob, Record, Rejected};
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;

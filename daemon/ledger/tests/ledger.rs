@@ -8,7 +8,7 @@ use r1d_ledger::{
     CheckpointRecord, Command, Effect, JobRecord, Ledger, LedgerError, NewJob, Record, StageRecord,
     State, User,
 };
-use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;

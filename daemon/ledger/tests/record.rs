@@ -8,7 +8,7 @@ use r1d_ledger::{
     ANSWERS_MAX, Command, CommandId, Effect, Ledger, LedgerError, Memory, NewJob, Record, Rejected,
     SESSIONS_MAX, Session, State,
 };
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;

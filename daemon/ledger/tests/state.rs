@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use r1d_ledger::{Command, Effect, FindError, JobRecord, NewJob, Rejected, State, User};
-use r1d_proto::control::{EvalResult, State as RunState};
+use r1d_proto::control::job::{EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,7 @@
 //! written down.
 
 use r1d_ledger::{Command, JobRecord};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::JobEnd;
 use r1d_runner::restart::Progress;

@@ -1,6 +1,6 @@
 //! What a decision about removals has to know, which only a node can say: it has the files.
 
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use crate::message::Message;
 use crate::work::{WorkId, WorkResult};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::LifeOutcome;
 use r1d_runner::wait::Wait;

@@ -5,7 +5,7 @@ use crate::report::JobSnapshot;
 use r1d_job::stage::Length;
 use r1d_job::{Job, Stage};
 use r1d_ledger::{JobRecord, StageRecord, State as LedgerState};
-use r1d_proto::control::{EvalResult, JobStatus, Pause, StageStatus, State};
+use r1d_proto::control::job::{EvalResult, JobStatus, Pause, StageStatus, State};
 use r1d_proto::ids::JobId;
 use r1d_store::JobLayout;
 use std::collections::HashMap;

@@ -1,7 +1,10 @@
 //! What a node does for a client of the controller: it has the files that the client asks about.
 
 use crate::removal::{DiskSize, JobFacts};
-use r1d_proto::control::{ControlError, LogLine, RemovalExtent, Response, SampleSort};
+use r1d_proto::control::content::LogLine;
+use r1d_proto::control::error::ControlError;
+use r1d_proto::control::removal::RemovalExtent;
+use r1d_proto::control::{Response, SampleSort};
 use r1d_proto::ids::JobId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

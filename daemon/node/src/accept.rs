@@ -12,7 +12,7 @@ use crate::reuse;
 use crate::reward_versions::Recorded;
 use r1d_job::{Job, JobError};
 use r1d_link::work::{Accepted, Directory};
-use r1d_proto::control::{Plan, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanStage};
 use r1d_proto::ids::JobId;
 use r1d_rewards::Rewards;
 use r1d_store::{Disk, JobLayout, StoreError, write_file};

@@ -14,7 +14,7 @@ use crate::digest;
 use r1d_job::Job;
 use r1d_job::fingerprint::depends;
 use r1d_ledger::{CheckpointRecord, JobRecord, StageRecord};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::user_file;
 use r1d_store::layout::{LEDGER_FILE, checkpoint_step};
 use r1d_store::{Disk, FILE_MODE, JobLayout, Journal, JournalError, create_dir, replace};

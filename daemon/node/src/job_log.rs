@@ -1,7 +1,7 @@
 //! A job's own log, `log.jsonl`, which `r1ctl logs` prints. A line that cannot be written goes to
 //! the daemon's log alone.
 
-use r1d_proto::control::LogLine;
+use r1d_proto::control::content::LogLine;
 use r1d_proto::shown;
 use r1d_proto::user_file;
 use r1d_proto::world::SharedClock;

@@ -19,7 +19,7 @@ use crate::writers::Writing;
 use r1d_data::DataError;
 use r1d_ingest::StepError;
 use r1d_ledger::{AttemptError, AttemptWriter, Command as LedgerCommand, Session};
-use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::control::job::{Activity, EvalResult};
 use r1d_proto::ids::JobId;
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::trace::StepTrace;

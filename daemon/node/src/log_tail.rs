@@ -2,7 +2,7 @@
 //! end, so that the length of the whole log does not matter.
 
 use r1d_link::work::Tail;
-use r1d_proto::control::LogLine;
+use r1d_proto::control::content::LogLine;
 use std::io::{self, Read, Seek, SeekFrom};
 
 /// Bytes that are read at a time.

@@ -14,7 +14,7 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, SpawnHandle, StreamHandler};
 use futures_util::stream;
 use r1d_link::{Inbox, JobSnapshot, Order, Outbox, Report};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::{Life, LifeOutcome};
 use r1d_runner::wait::Wait;

@@ -2,7 +2,7 @@
 
 use crate::tensorboard;
 use r1d_ledger::{LedgerError, Session};
-use r1d_proto::control::JobStatus;
+use r1d_proto::control::job::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;

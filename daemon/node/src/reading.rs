@@ -2,7 +2,7 @@
 //! it.
 
 use r1d_ingest::Done;
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::world::SharedClock;
 use r1d_rewards::Abandoned;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

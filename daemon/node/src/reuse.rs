@@ -23,7 +23,7 @@ use crate::loaded_job::LoadedJob;
 use r1d_job::fingerprint::{Depends, depends};
 use r1d_job::{Job, Stage, Weights};
 use r1d_ledger::{CheckpointRecord, Command, JobRecord, LedgerError, StageRecord};
-use r1d_proto::control::{EvalResult, State};
+use r1d_proto::control::job::{EvalResult, State};
 use r1d_proto::ids::JobId;
 use r1d_store::{Disk, JobLayout, StoreError, layout, link_dir, link_files, remove_dir};
 use sha2::{Digest, Sha256};

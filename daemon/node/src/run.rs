@@ -23,7 +23,7 @@ use crate::worker::{self, Worker, WorkerReply};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, StreamHandler};
 use r1d_ledger::JobRecord;
 use r1d_link::record::{NOTHING_DONE, progress};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Body;
 use r1d_runner::life::{JobStanding, Life, LifeEvent, LifeOutcome};

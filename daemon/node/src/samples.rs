@@ -1,7 +1,8 @@
 //! Prompts, completions and verdicts of a committed step, from its Parquet file.
 
 use r1d_ledger::JobRecord;
-use r1d_proto::control::{Sample, SampleSort};
+use r1d_proto::control::SampleSort;
+use r1d_proto::control::content::Sample;
 use r1d_proto::rollout::FinishReason;
 use r1d_store::rollouts::{RolloutFile, Summary, View};
 use r1d_store::{Disk, JobLayout, StoreError};

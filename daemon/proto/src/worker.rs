@@ -188,7 +188,7 @@ pub enum Event {
     /// optimiser's update, the syncing of the last 64 MiB of a file. Those must take less time than
     /// the watchdog waits.
     Progress {
-        /// The work, for [`Activity::doing`](crate::control::Activity::doing).
+        /// The work, for [`Activity::doing`](crate::control::job::Activity::doing).
         doing: String,
         /// How many of `total` are done.
         done: u64,

@@ -1,7 +1,8 @@
 //! The command line, defined once: parsing, help, completions and the man pages come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use r1d_proto::control::{Request, SampleSort, State};
+use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, SampleSort};
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -3,7 +3,8 @@
 
 use crate::error::Error;
 use crate::socket::{Candidate, Tried, reason};
-use r1d_proto::control::{Activity, Envelope, REQUEST_MAX_BYTES, Request, Response};
+use r1d_proto::control::job::Activity;
+use r1d_proto::control::{Envelope, REQUEST_MAX_BYTES, Request, Response};
 use r1d_proto::frame::{self, Format, FrameError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! written here, from the paths that the daemon names.
 
 use crate::error::Error;
-use r1d_proto::control::MadeDataSet;
+use r1d_proto::control::content::MadeDataSet;
 use r1d_proto::user_file;
 use std::io::ErrorKind;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Errors of commands, and the exit codes that they end with.
 
 use crate::socket::Tried;
-use r1d_proto::control::ControlError;
+use r1d_proto::control::error::ControlError;
 use r1d_proto::frame::FrameError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 
 use crate::cli::Global;
 use owo_colors::{OwoColorize, Style};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::shown;
 use std::io::IsTerminal;
 use terminal_size::{Height, Width, terminal_size_of};

@@ -9,7 +9,9 @@
 mod test_daemon;
 
 use r1d_ledger::{Command as LedgerCommand, FORMAT_VERSION, Ledger};
-use r1d_proto::control::{ErrorKind, JobStatus, JobSummary, Request, Response, State};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::{JobStatus, JobSummary, State};
+use r1d_proto::control::{Request, Response};
 use r1d_proto::frame::{self, Format, HEADER_BYTES, read_blocking};
 use r1d_proto::ids::JobId;
 use redb::TableDefinition;

@@ -5,7 +5,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{Envelope, ErrorKind, JobSummary, Request, Response, State};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::{JobSummary, State};
+use r1d_proto::control::{Envelope, Request, Response};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Read};

@@ -3,7 +3,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{DeviceStatus, Request, Response, State};
+use r1d_proto::control::job::State;
+use r1d_proto::control::node::DeviceStatus;
+use r1d_proto::control::{Request, Response};
 use test_daemon::TestDaemon;
 
 const WRONG: &str = "69 r1d-worker: device \"cuda:0\": it computes wrongly";

@@ -5,7 +5,7 @@
 
 mod test_daemon;
 
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

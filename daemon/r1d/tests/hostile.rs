@@ -6,7 +6,9 @@ mod guests;
 mod test_daemon;
 
 use guests::{Guest, component};
-use r1d_proto::control::{ControlError, Request, Response, State};
+use r1d_proto::control::error::ControlError;
+use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, Response};
 use r1d_proto::frame::{Format, write_blocking};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::fs;

@@ -2,7 +2,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{ErrorKind, Request, Response, SampleSort, State};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::trace::Lane;
 use std::collections::BTreeSet;
 use std::fs;

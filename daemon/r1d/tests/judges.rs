@@ -3,7 +3,8 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{Request, Response, Sample, SampleSort};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::verdict::Outcome;
 use test_daemon::TestDaemon;
 

@@ -2,7 +2,8 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{Request, Response, Sample, SampleSort};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::{Request, Response, SampleSort};
 use std::fs;
 use test_daemon::{Outcome, TestDaemon};
 

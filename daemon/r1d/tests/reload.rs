@@ -6,7 +6,8 @@ mod guests;
 mod test_daemon;
 
 use guests::{Guest, component, core, group_core, returns, sharing};
-use r1d_proto::control::{Request, Response, Sample, SampleSort};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::verdict::Outcome;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

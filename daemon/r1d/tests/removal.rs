@@ -5,7 +5,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{ErrorKind, RemovalExtent, Removed, Request, Response};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::removal::{RemovalExtent, Removed};
+use r1d_proto::control::{Request, Response};
 use std::fs;
 use test_daemon::TestDaemon;
 

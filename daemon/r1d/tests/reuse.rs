@@ -4,7 +4,8 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{JobStatus, Request, Response};
+use r1d_proto::control::job::JobStatus;
+use r1d_proto::control::{Request, Response};
 use std::fs;
 use test_daemon::TestDaemon;
 

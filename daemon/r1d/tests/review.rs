@@ -2,7 +2,10 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{ErrorKind, JobStatus, MadeDataSet, Request, Response, Review, State};
+use r1d_proto::control::content::{MadeDataSet, Review};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::{JobStatus, State};
+use r1d_proto::control::{Request, Response};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;

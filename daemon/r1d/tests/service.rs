@@ -5,7 +5,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{ErrorKind, Request, Response, State};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, Response};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -451,7 +453,7 @@ fn the_cause_of_a_wait_is_renewed_when_it_changes() {
     );
     // Some looks later.
     std::thread::sleep(std::time::Duration::from_secs(8));
-    let told = |log: &[r1d_proto::control::LogLine]| {
+    let told = |log: &[r1d_proto::control::content::LogLine]| {
         let causes = log
             .iter()
             .filter_map(|line| line.message.strip_prefix("the job waits: "));

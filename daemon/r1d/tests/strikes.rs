@@ -2,7 +2,7 @@
 
 mod test_daemon;
 
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use std::fs;
 use test_daemon::TestDaemon;
 

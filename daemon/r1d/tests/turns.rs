@@ -2,7 +2,9 @@
 
 mod test_daemon;
 
-use r1d_proto::control::{ErrorKind, JobStatus, JobSummary, Request, Response, SampleSort, State};
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::{JobStatus, JobSummary, State};
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;

@@ -5,7 +5,7 @@ use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{RewardLoss, StageKind};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::worker::{
     Body, Reply, RewardBatch, Supervise, TrainDpo, TrainReward, WorkerRequest,
 };

@@ -12,7 +12,7 @@ use crate::plan::{EvalInputs, Plan};
 use crate::scores::{Graded, avg_at_k, cons_at_k, pass_at_k};
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{Eval, Metric};
-use r1d_proto::control::{Activity, EvalExample, EvalResult};
+use r1d_proto::control::job::{Activity, EvalExample, EvalResult};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::verdict::{Outcome, Verdict};
 use r1d_proto::worker::{self, Body, Metrics, Reply};

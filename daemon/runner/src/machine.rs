@@ -14,7 +14,7 @@ use crate::step::Step;
 use crate::trace::Tracer;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::AskedModel;
-use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::control::job::{Activity, EvalResult};
 use r1d_proto::rollout::ScoredRollout;
 use r1d_proto::trace::StepTrace;
 use r1d_proto::worker::{

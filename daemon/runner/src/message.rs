@@ -1,6 +1,6 @@
 //! The events that a job's state machine takes, and the commands that it returns.
 
-use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::control::job::{Activity, EvalResult};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::trace::StepTrace;

@@ -10,7 +10,7 @@
 
 use crate::message::{Event, Store};
 use crate::wait::Wait;
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::worker::{Body, CheckpointReport, CheckpointState, Failure};
 use std::path::PathBuf;
 use std::time::Duration;

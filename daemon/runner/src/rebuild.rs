@@ -8,7 +8,7 @@ use crate::message::{Command, End, Event};
 use crate::plan::Plan;
 use crate::rollout_step::train_request;
 use crate::wait::{LastHeard, Wait};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::worker::{Body, Reply, WorkerRequest};
 use std::time::Duration;
 

@@ -5,7 +5,7 @@ use crate::flow::unexpected;
 use crate::message::{Batch, Command, End, Event};
 use crate::plan::Plan;
 use crate::wait::{LastHeard, Wait};
-use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::control::job::{Activity, EvalResult};
 use r1d_proto::worker::{Body, Metrics, Reply, WorkerRequest};
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::select::kept;
 use crate::wait::{LastHeard, Wait};
 use r1d_job::{Grpo, Rollouts, StageKind};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_proto::hyperparameters::ScaleRewards;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, ScoredRollout};

@@ -7,7 +7,7 @@ use crate::message::{Command, End, Event, Recalled};
 use crate::plan::Plan;
 use crate::rollout_step::RolloutStep;
 use crate::wait::{LastHeard, Wait};
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use std::time::Duration;
 
 /// A step at work, of either kind.

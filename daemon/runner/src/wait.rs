@@ -73,8 +73,8 @@ impl Wait {
 
     /// The wait in the form that `r1ctl` gets: both times count from the moment that the wait
     /// began.
-    pub fn shown(&self, now: Duration) -> control::Wait {
-        control::Wait {
+    pub fn shown(&self, now: Duration) -> control::why::Wait {
+        control::why::Wait {
             owner: self.owner.clone(),
             waits_for: self.waits_for.clone(),
             since_s: now.saturating_sub(self.since).as_secs_f64(),

@@ -4,7 +4,7 @@
 //! in the panic's message.
 
 use r1d_job::{Job, Reward, StageKind};
-use r1d_proto::control::{Activity, EvalResult};
+use r1d_proto::control::job::{Activity, EvalResult};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};

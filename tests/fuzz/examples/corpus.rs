@@ -2,7 +2,7 @@
 
 use r1d_fuzz_tests::{rows, seals};
 use r1d_ledger::{Command, Ledger, NewJob, StageRecord};
-use r1d_proto::control::{EvalExample, EvalResult, State};
+use r1d_proto::control::job::{EvalExample, EvalResult, State};
 use r1d_proto::frame::{self, Format};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::ids::{JobId, SampleKey};

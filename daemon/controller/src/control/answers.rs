@@ -4,7 +4,9 @@ use super::senders::{Sender, without_texts};
 use super::{ControlService, response};
 use crate::node::{WorkProgress, unexpected};
 use r1d_link::{Answer, Work};
-use r1d_proto::control::{ControlError, ErrorKind, NodeStatus, Request, Response};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::node::NodeStatus;
+use r1d_proto::control::{Request, Response};
 
 impl ControlService {
     pub(super) async fn single(

@@ -9,7 +9,8 @@ use crate::tasks;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use r1d_ledger::limits::SUBMISSION_ID_MAX_BYTES;
-use r1d_proto::control::{ControlError, Envelope, ErrorKind, REQUEST_MAX_BYTES, Request, Response};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::{Envelope, REQUEST_MAX_BYTES, Request, Response};
 use r1d_proto::frame::{self, Format, FrameError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -248,7 +249,7 @@ pub(super) async fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::control::LogLine;
+    use r1d_proto::control::content::LogLine;
 
     /// `samples --limit 4000000000` of a large step: the error tells the client what to ask
     /// instead.

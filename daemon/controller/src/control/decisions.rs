@@ -6,7 +6,8 @@ use super::senders::Sender;
 use crate::jobs::decide::{Cancel, Decide};
 use r1d_ledger::{Command, LedgerError, User};
 use r1d_link::Work;
-use r1d_proto::control::{ControlError, ErrorKind, Request, Response};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::{Request, Response};
 use r1d_proto::ids::JobId;
 
 impl ControlService {

@@ -4,7 +4,9 @@ use super::ControlService;
 use crate::access::{self, Caller, Need};
 use crate::callers;
 use r1d_ledger::User;
-use r1d_proto::control::{ControlError, ErrorKind, JobStatus, Request};
+use r1d_proto::control::Request;
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::job::JobStatus;
 
 /// Who sends a request, and what that means for it.
 pub(super) struct Sender {

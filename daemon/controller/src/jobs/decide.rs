@@ -8,7 +8,7 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Context, Handler, Message, ResponseActFuture};
 use r1d_ledger::{Command as LedgerCommand, Effect, LedgerError};
 use r1d_link::{Order, Work};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::schedule::ScheduleEvent;
 

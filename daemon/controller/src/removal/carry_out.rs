@@ -9,9 +9,9 @@ use crate::tasks;
 use r1d_job::daemon::Retention;
 use r1d_link::removal::DiskSize;
 use r1d_link::{Answer, Work};
-use r1d_proto::control::{
-    ControlError, ErrorKind, KeptJob, RemovalExtent, Removed, RemovedJob, State,
-};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::job::State;
+use r1d_proto::control::removal::{KeptJob, RemovalExtent, Removed, RemovedJob};
 use r1d_proto::ids::JobId;
 use std::collections::BTreeSet;
 use std::sync::Arc;

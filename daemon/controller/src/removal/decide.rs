@@ -5,7 +5,8 @@
 //! that it can still take over. Jobs that go together do not hold each other.
 
 use r1d_link::removal::{JobFacts, Use};
-use r1d_proto::control::{RemovalExtent, State};
+use r1d_proto::control::job::State;
+use r1d_proto::control::removal::RemovalExtent;
 use r1d_proto::ids::JobId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

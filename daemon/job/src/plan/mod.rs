@@ -15,7 +15,7 @@ pub use warnings::warnings;
 use crate::job::Job;
 use crate::model_shape::ModelShape;
 use crate::stage::Stage;
-use r1d_proto::control::PlanStage;
+use r1d_proto::control::plan::PlanStage;
 
 /// Returns one line of the plan for each stage. `facts` are the shapes of [`Job::models`], in their
 /// order; if it is empty, the lines have no memory and no disk.

@@ -3,7 +3,7 @@
 use crate::attempt::{FILES, checkpoint, name_of, rows};
 use crate::world::{STAGE, STEPS, World, job, layout};
 use r1d_ledger::StageRecord;
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::storage::Storage;
 use r1d_sim::SimDisk;
 use r1d_store::{Journal, rollouts};

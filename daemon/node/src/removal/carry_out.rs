@@ -9,7 +9,7 @@ use crate::job_log::JobLog;
 use crate::tasks;
 use r1d_ledger::{Command, LedgerError, Rejected};
 use r1d_link::removal::{DiskSize, JobFacts};
-use r1d_proto::control::RemovalExtent;
+use r1d_proto::control::removal::RemovalExtent;
 use r1d_proto::ids::JobId;
 use r1d_store::Disk;
 use std::collections::BTreeSet;

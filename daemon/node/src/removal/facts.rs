@@ -4,7 +4,7 @@ use super::sizes::{DISPOSABLE, GONE_PREFIX, Sizes};
 use r1d_job::Job;
 use r1d_ledger::{JobRecord, State as LedgerState};
 use r1d_link::removal::{Dependence, DiskSize, JobFacts, Use};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_store::{Disk, JobLayout, StateLayout};
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,7 +6,7 @@ use super::facts::elsewhere;
 use super::sizes::{DISPOSABLE, GONE_PREFIX};
 use crate::checkpoints::{self, OWNER_FILE};
 use r1d_ledger::{JobRecord, Removal, State as LedgerState};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_store::{JobLayout, StateLayout, sync_parent};

@@ -17,7 +17,7 @@ use crate::worker::{self, WorkerError, WorkerReply};
 use crate::{inputs, outside, reuse, review, tasks};
 use r1d_job::{Job, JobError};
 use r1d_ledger::{Command as LedgerCommand, Effect, JobRecord, LedgerError, Session};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::Inputs;
 use r1d_runner::schedule::given_up as given_up_for;

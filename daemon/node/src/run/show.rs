@@ -5,7 +5,7 @@ use crate::live_reports::RESTARTING;
 use crate::writers::WRITER_END_MAX;
 use crate::{outside_waits, review};
 use r1d_link::JobSnapshot;
-use r1d_proto::control::Activity;
+use r1d_proto::control::job::Activity;
 use r1d_runner::life::{LifeOutcome, Next, Phase, START_MAX};
 use r1d_runner::wait::Wait;
 use std::time::Duration;

@@ -3,7 +3,8 @@
 
 use super::gather::{Run, Stage};
 use crate::format::{number, percent, thousands};
-use r1d_proto::control::{EvalExample, EvalResult, Sample, StageStatus};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::job::{EvalExample, EvalResult, StageStatus};
 use std::collections::BTreeMap;
 
 /// The cost of a stage.

@@ -3,7 +3,8 @@
 
 use crate::error::Error;
 use crate::sibling;
-use r1d_proto::control::{JobStatus, LogLine, Sample, StageStatus, State};
+use r1d_proto::control::content::{LogLine, Sample};
+use r1d_proto::control::job::{JobStatus, StageStatus, State};
 use r1d_proto::user_file;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -9,7 +9,8 @@ use super::{graph, panels, words};
 use crate::format::{duration, minute_of_s, number, percent, thousands};
 use crate::show::judged;
 use crate::terminal::one_line;
-use r1d_proto::control::{EvalExample, Sample};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::job::EvalExample;
 use std::fmt::Write;
 
 /// Most letters of a prompt or completion that are shown.

@@ -6,7 +6,7 @@ use super::figures::{
 };
 use super::gather::{Run, Stage};
 use crate::format::{duration, number, percent, thousands};
-use r1d_proto::control::{EvalResult, State};
+use r1d_proto::control::job::{EvalResult, State};
 
 /// A sentence, and what it is about.
 pub(super) struct Sentence {

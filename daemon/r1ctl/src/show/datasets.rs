@@ -3,7 +3,7 @@
 use crate::format::{percent, thousands};
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line};
-use r1d_proto::control::{MadeDataSet, Review};
+use r1d_proto::control::content::{MadeDataSet, Review};
 
 pub(crate) fn datasets(sets: &[MadeDataSet], look: Look) -> String {
     let columns = [

@@ -3,7 +3,8 @@
 use crate::format::{minute_of_s, thousands, time_of_ms};
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{JobSummary, LogLine};
+use r1d_proto::control::content::LogLine;
+use r1d_proto::control::job::JobSummary;
 
 pub(crate) fn jobs(jobs: &[JobSummary], look: Look) -> String {
     let columns = [

@@ -4,7 +4,7 @@ use crate::format::duration;
 use crate::table::{left, right, table};
 use crate::terminal::Look;
 use crate::terminal::one_line;
-use r1d_proto::control::{DeviceStatus, NodeStatus};
+use r1d_proto::control::node::{DeviceStatus, NodeStatus};
 
 pub(crate) fn nodes(nodes: &[NodeStatus], look: Look) -> String {
     let mut text = String::new();

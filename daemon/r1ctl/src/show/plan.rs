@@ -4,7 +4,7 @@ use crate::format::{bytes, thousands};
 use crate::show::status::model_column;
 use crate::table::{headed, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{Plan, PlanStage};
+use r1d_proto::control::plan::{Plan, PlanStage};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Formats a plan. The resolved job file comes first, so that on a terminal the tables by which

@@ -3,7 +3,7 @@
 use crate::format::bytes;
 use crate::table::{left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{RemovalExtent, Removed, RemovedJob};
+use r1d_proto::control::removal::{RemovalExtent, Removed, RemovedJob};
 
 /// Formats what went of jobs that were named, a line each.
 pub(crate) fn removed(removed: &Removed) -> String {

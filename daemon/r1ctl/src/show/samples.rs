@@ -2,7 +2,7 @@
 
 use crate::format::{number, thousands};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::Sample;
+use r1d_proto::control::content::Sample;
 use r1d_proto::verdict::{Outcome, Verdict};
 
 pub(crate) fn samples(samples: &[Sample], look: Look) -> String {

@@ -3,7 +3,7 @@
 use crate::format::{duration, eval_metric, thousands, time_of_s, watched_evals, watched_metrics};
 use crate::table::{Column, left, right, table};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{Activity, EvalResult, JobStatus, Pause, StageStatus};
+use r1d_proto::control::job::{Activity, EvalResult, JobStatus, Pause, StageStatus};
 
 pub(crate) fn status(job: &JobStatus, look: Look) -> String {
     let mut text = format!(

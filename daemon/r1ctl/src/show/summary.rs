@@ -4,7 +4,7 @@
 use crate::format::{duration, eval_metric, thousands, watched_evals};
 use crate::table::{headed, side_by_side};
 use crate::terminal::{Look, one_line, printable};
-use r1d_proto::control::{EvalExample, EvalResult, JobStatus, State};
+use r1d_proto::control::job::{EvalExample, EvalResult, JobStatus, State};
 use std::collections::BTreeSet;
 
 /// Formats the summary. `again` is the command that calls r1ctl again.

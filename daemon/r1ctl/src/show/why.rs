@@ -2,7 +2,7 @@
 
 use crate::format::duration;
 use crate::terminal::{Look, one_line};
-use r1d_proto::control::{Wait, Why};
+use r1d_proto::control::why::{Wait, Why};
 
 pub(crate) fn why(why: &Why, look: Look) -> String {
     let mut text = format!("job {} is {}", look.bold(&why.job.0), look.state(why.state));

@@ -2,7 +2,7 @@
 
 use crate::format::{duration, eval_metric, thousands, watched_evals, watched_metrics};
 use crate::terminal::one_line;
-use r1d_proto::control::{EvalResult, JobStatus, StageStatus, State};
+use r1d_proto::control::job::{EvalResult, JobStatus, StageStatus, State};
 
 /// Describes the changes since the last status. Statuses come at most ten times a second, so a line
 /// shows the latest of the steps since then.

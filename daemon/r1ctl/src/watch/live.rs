@@ -6,7 +6,7 @@ use crate::show;
 use crate::terminal::{Look, one_line};
 use crate::watch::events::eval_line;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use r1d_proto::control::{JobStatus, StageStatus, State};
+use r1d_proto::control::job::{JobStatus, StageStatus, State};
 use r1d_proto::world::SharedClock;
 use std::cell::RefCell;
 use std::time::Duration;

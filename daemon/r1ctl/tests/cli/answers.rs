@@ -4,7 +4,9 @@ use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, golden};
 use crate::shape::shape;
-use r1d_proto::control::{ControlError, ErrorKind, JobSummary, Request, Response, SampleSort};
+use r1d_proto::control::error::{ControlError, ErrorKind};
+use r1d_proto::control::job::JobSummary;
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::ids::JobId;
 use serde_json::Value;
 

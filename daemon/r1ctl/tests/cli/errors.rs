@@ -3,7 +3,8 @@
 use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, golden};
-use r1d_proto::control::{ControlError, ErrorKind, Response};
+use r1d_proto::control::Response;
+use r1d_proto::control::error::{ControlError, ErrorKind};
 use r1d_proto::frame::{Format, encode};
 use std::process::Stdio;
 

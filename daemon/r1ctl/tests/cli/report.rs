@@ -3,7 +3,9 @@
 use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::Home;
-use r1d_proto::control::{EvalExample, JobStatus, Request, Response, Sample, SampleSort, State};
+use r1d_proto::control::content::Sample;
+use r1d_proto::control::job::{EvalExample, JobStatus, State};
+use r1d_proto::control::{Request, Response, SampleSort};
 use roxmltree::{Document, Node, ParsingOptions};
 use std::fmt::Write;
 

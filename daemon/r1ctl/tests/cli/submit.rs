@@ -4,7 +4,8 @@ use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, golden};
 use crate::shape::shape;
-use r1d_proto::control::{Activity, JobStatus, Request, Response};
+use r1d_proto::control::job::{Activity, JobStatus};
+use r1d_proto::control::{Request, Response};
 use serde_json::Value;
 use std::time::Duration;
 

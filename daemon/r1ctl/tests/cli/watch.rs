@@ -3,7 +3,8 @@
 use crate::fake_daemon::{Act, FakeDaemon};
 use crate::fixtures as fix;
 use crate::harness::{Home, Run, golden};
-use r1d_proto::control::{JobStatus, Request, Response};
+use r1d_proto::control::job::JobStatus;
+use r1d_proto::control::{Request, Response};
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::thread::{sleep, spawn};

@@ -6,7 +6,11 @@
 
 mod code_cache;
 
-use r1d_proto::control::{ErrorKind, JobStatus, LogLine, Request, Response, State, Why};
+use r1d_proto::control::content::LogLine;
+use r1d_proto::control::error::ErrorKind;
+use r1d_proto::control::job::{JobStatus, State};
+use r1d_proto::control::why::Why;
+use r1d_proto::control::{Request, Response};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use serde_json::{Map, Value};
 use std::ffi::CString;

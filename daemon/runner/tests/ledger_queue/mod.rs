@@ -1,7 +1,7 @@
 //! The ledger's state as the schedule asks it, as the daemon has it.
 
 use r1d_ledger::{JobRecord, State};
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_runner::restart::Progress;
 use r1d_runner::schedule::{Candidate, Queue};

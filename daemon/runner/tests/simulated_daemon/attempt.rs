@@ -3,7 +3,7 @@
 use super::World;
 use r1d_job::Job;
 use r1d_ledger::Command as LedgerCommand;
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::{
     Body, CheckpointReport, CheckpointState, Failure, FailureKind, Metrics, ModelSource, Opened,

@@ -7,7 +7,7 @@ mod run;
 use crate::ledger_queue::LedgerQueue;
 use attempt::Writer;
 use r1d_ledger::{Command as LedgerCommand, Effect, NewJob, State};
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_runner::life::{Life, LifeOutcome};

@@ -4,7 +4,7 @@ use super::attempt::Attempt;
 use super::{Letter, World};
 use crate::ledger_queue::progress;
 use r1d_ledger::{Command as LedgerCommand, Effect};
-use r1d_proto::control::State as RunState;
+use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_runner::life::{Inputs, JobStanding, Life, LifeCommand, LifeEvent};
 use r1d_runner::schedule::{ScheduleEvent, given_up};

@@ -1,7 +1,8 @@
 //! A daemon of a build, with the fake worker of r1d's tests, and what is asked of it.
 
 use crate::figure::Failed;
-use r1d_proto::control::{JobStatus, Request, Response, State};
+use r1d_proto::control::job::{JobStatus, State};
+use r1d_proto::control::{Request, Response};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use std::fs;
 use std::os::unix::net::UnixStream;

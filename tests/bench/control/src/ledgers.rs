@@ -2,7 +2,7 @@
 
 use crate::figure::Failed;
 use r1d_ledger::{Command, Ledger, NewJob, StageRecord};
-use r1d_proto::control::State;
+use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
 use std::path::Path;

@@ -4,7 +4,8 @@ use crate::daemon::{Build, Daemon, Setup};
 use crate::figure::{Failed, Figure, quantile};
 use crate::{inputs, ledgers, memory};
 use r1d_ingest::{Order, Orders};
-use r1d_proto::control::{Request, Response, SampleSort, State};
+use r1d_proto::control::job::State;
+use r1d_proto::control::{Request, Response, SampleSort};
 use r1d_proto::frame::{Format, read_blocking, write_blocking};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
@@ -343,7 +344,7 @@ fn reuse(build: &Build, cut: u64, dir: &TempDir) -> Result<Vec<Figure>, Failed> 
     let second = daemon.submit(inputs::sampling(dir.path(), files, Some(2)))?;
     let status = daemon.wait("the stage", Duration::from_millis(5), |daemon| {
         let status = daemon.status(&second)?;
-        let is_taken = |status: &r1d_proto::control::JobStatus| {
+        let is_taken = |status: &r1d_proto::control::job::JobStatus| {
             status
                 .stages
                 .first()

@@ -1,0 +1,61 @@
+//! What a job will do, before it does it.
+
+use crate::ids::JobId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a job will do, before it does it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The job file's `name`.
+    pub name: String,
+    /// The model's source, and its architecture.
+    pub model: String,
+    /// Number of the model's parameters; `None` if it is not known.
+    pub parameters: Option<u64>,
+    /// The job's stages in their order.
+    pub stages: Vec<PlanStage>,
+    /// What looks like a mistake in the job file, but may be meant.
+    pub warnings: Vec<String>,
+    /// The job file with every default filled in.
+    pub resolved: String,
+}
+
+/// What a stage will do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanStage {
+    /// The stage's name, unique in its job.
+    pub name: String,
+    /// The stage's kind: `sft`, `grpo`, …
+    pub kind: String,
+    /// The name in `[models]` of the model that the stage trains; absent for the job's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The weights that it starts from: `base`, or the name of a stage.
+    pub from: String,
+    /// Names of its data sets, joined by ` + `.
+    pub data: String,
+    /// Rows of its data; 0 until the stage that makes them is finished.
+    pub rows: u64,
+    /// Steps of the stage; 0 if the number depends on rows that are not there yet.
+    pub steps: u64,
+    /// Most tokens that one step samples or trains on; 0 for an `eval` stage.
+    pub tokens_per_step: u64,
+    /// Names of its rewards.
+    pub rewards: Vec<String>,
+    /// The earlier job whose finished stage would be taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<JobId>,
+    /// Bytes that the stage takes on its device, by holder: `policy`, `reference`, `optimiser`,
+    /// `update`, `value model`, `reward models`, `judges`, `sampler`. On a GPU the last makes room
+    /// for an update.
+    pub memory: BTreeMap<String, u64>,
+    /// Most bytes that the stage takes of the host's memory beside the device's, by holder:
+    /// `snapshot`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_memory: BTreeMap<String, u64>,
+    /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,
+    /// `journal`, `final`. What grows with a number of steps that is not known yet is left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disk: BTreeMap<String, u64>,
+}
