@@ -6,7 +6,7 @@
     reason = "it measures time, outside of any simulation"
 )]
 
-use r1d_ledger::{Command, Ledger, NewJob, Session, StageRecord, State};
+use r1d_ledger::{Command, Ledger, NewJob, Record, Session, StageRecord, State};
 use r1d_proto::control::job::{EvalExample, EvalResult, State as RunState};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;

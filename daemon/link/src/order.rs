@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
     /// A queue begins, in place of those before: what they have placed is stopped, and their probes
-    /// are broken off; neither is reported any more. What is placed from now on begins when no such run has its job or its device any
-    /// more.
+    /// are broken off; neither is reported any more. What is placed from now on begins when no such
+    /// run has its job or its device any more.
     Begin {
         /// The number of the queue: higher than those before.
         queue: u64,

@@ -56,9 +56,10 @@ impl OrderParts {
     async fn until_free(&self, job: &JobId, index: usize) {
         let since = self.node.clock.now();
         let told = |earlier: &JobId| {
-            let what = match earlier == job {
-                true => "the end of its earlier run".into(),
-                false => format!("the end of an earlier run, of job {earlier}, on its device"),
+            let what = if earlier == job {
+                "the end of its earlier run".into()
+            } else {
+                format!("the end of an earlier run, of job {earlier}, on its device")
             };
             let wait = Wait::new("job", what, since).until(since + RUN_END_MAX);
             let waiting = JobSnapshot {

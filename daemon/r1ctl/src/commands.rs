@@ -1,6 +1,7 @@
 //! The commands: what each asks of the daemon, or does without one.
 
-use crate::cli::{Cli, Command, Dataset, Jobs, Plugin, Rescore, Submit};
+use crate::cli::plugin::{Plugin, Rescore};
+use crate::cli::{Cli, Command, Dataset, Jobs, Submit};
 use crate::error::{Ended, Error};
 use crate::lock::{Lock, Mode};
 use crate::print::Printer;

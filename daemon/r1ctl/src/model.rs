@@ -1,7 +1,8 @@
 //! `r1ctl model`: the sibling binary `r1d-worker` does what needs tensors. Its output and exit code
 //! are passed through.
 
-use crate::cli::{ComputeDtype, ConvertDtype, Model, Output, Place, Sampling};
+use crate::cli::Output;
+use crate::cli::model::{ComputeDtype, ConvertDtype, Model, Place, Sampling};
 use crate::error::{Ended, Error};
 use crate::sibling::{self, option};
 use r1d_job::DaemonConfig;

@@ -7,7 +7,8 @@ mod embedded;
 mod new;
 mod show;
 
-use crate::cli::{Author, Output, PluginDirs, Rescore, Subject};
+use crate::cli::Output;
+use crate::cli::plugin::{Author, PluginDirs, Rescore, Subject};
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use crate::sibling;

@@ -2,7 +2,7 @@
 //! sources of reward-sdk with it, so that it only needs cargo and its registry.
 
 use super::embedded::{SDK, TEMPLATES};
-use crate::cli::Language;
+use crate::cli::plugin::Language;
 use crate::error::{Ended, Error};
 use crate::print::{self, Printer};
 use std::fs;

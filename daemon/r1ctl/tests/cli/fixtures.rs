@@ -1,6 +1,13 @@
 //! One answer of each kind with every field filled, and one with every optional field empty.
 
-use r1d_proto::control::*;
+use r1d_proto::control::content::{LogLine, MadeDataSet, Review, Sample};
+use r1d_proto::control::job::{
+    Activity, EvalExample, EvalResult, JobStatus, JobSummary, StageStatus, State,
+};
+use r1d_proto::control::node::{DeviceStatus, NodeStatus};
+use r1d_proto::control::plan::{Plan, PlanStage};
+use r1d_proto::control::removal::{KeptJob, RemovalExtent, Removed, RemovedJob};
+use r1d_proto::control::why::{Wait, Why};
 use r1d_proto::ids::JobId;
 use r1d_proto::trace::{Lane, Span, StepTrace};
 use r1d_proto::verdict::{Outcome, Verdict};
