@@ -165,7 +165,7 @@ fn readers(daemon: u32) -> Vec<u32> {
         .collect();
     let reads = |id: &u32| {
         let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("ingest")
+        line.split(|byte| *byte == 0).any(|word| word == b"ingest")
     };
     ids.into_iter().filter(reads).collect()
 }
