@@ -2,7 +2,7 @@
 //! s = α / r.
 
 use crate::error::Result;
-use crate::weights::{Weight, own};
+use crate::weights::{Piece, Weight, own};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
@@ -18,12 +18,13 @@ pub struct LoraSpec {
     pub target_modules: Vec<String>,
 }
 
-/// The adapter of one linear layer, as indices into the list of weights.
+/// The adapter of one linear layer, or of all experts' layers of one name, as indices into the list
+/// of weights.
 #[derive(Clone)]
 pub(crate) struct Adapter {
-    /// A, `[r, K]`.
+    /// A, `[r, K]`; of experts `[E, r, K]`.
     pub a: usize,
-    /// B, `[N, r]`, with its rows in the order of the adapted weight.
+    /// B, `[N, r]` or `[E, N, r]`, with its rows in the order of the adapted weight.
     pub b: usize,
     /// First row in the adapted weight, which may hold several layers.
     pub start: i64,
@@ -82,8 +83,8 @@ impl Lora {
         })
     }
 
-    /// Adds s · B A x to `y` = W x, `[T, N]`, in place. `product` multiplies by a weight in the way
-    /// of the pass.
+    /// Adds s · B A x to `y` = W x, whose last dimension is W's rows, in place. `product` multiplies
+    /// by a weight in the way of the pass.
     pub(crate) fn add(
         &self,
         product: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>,
@@ -94,7 +95,8 @@ impl Lora {
         for (a, b, start) in self.of(weight) {
             let low = product(x, a)?.f_mul_scalar(self.scale)?;
             let delta = product(&low, b)?;
-            let _ = y.f_narrow(1, start, b.size()[0])?.f_add_(&delta)?;
+            let rows = b.size()[b.dim() - 2];
+            let _ = y.f_narrow(-1, start, rows)?.f_add_(&delta)?;
         }
         Ok(())
     }
@@ -103,9 +105,27 @@ impl Lora {
         self.adapters.contains_key(&weight.data_ptr().addr())
     }
 
-    /// Computes W + s · B A in W's dtype, without gradients.
-    pub(crate) fn merged(&self, weight: &Tensor) -> Result<Tensor> {
-        Ok(self.merged_wide(weight)?.f_to_kind(weight.kind())?)
+    /// Computes W + s · B A of one piece of a weight in its dtype, without gradients.
+    pub(crate) fn merged_piece(&self, weight: &Tensor, piece: &Piece) -> Result<Tensor> {
+        let place = piece.place(weight)?;
+        let mut adapters = self.of(weight);
+        let Some((a, b, _)) = adapters.find(|(_, _, start)| *start == piece.start()) else {
+            return Ok(place);
+        };
+        let wide = wide(weight.kind());
+        let sum = own(&place, wide, weight.device())?;
+        let _ = sum.shallow_clone().f_add_(&self.product(
+            &piece.layer(b)?,
+            &piece.layer(a)?,
+            wide,
+        )?)?;
+        Ok(sum.f_to_kind(weight.kind())?)
+    }
+
+    /// Computes s · B A.
+    fn product(&self, b: &Tensor, a: &Tensor, kind: Kind) -> Result<Tensor> {
+        let product = b.f_to_kind(kind)?.f_matmul(&a.f_to_kind(kind)?)?;
+        Ok(product.f_mul_scalar(self.scale)?)
     }
 
     /// Computes W + s · B A in float32 at least, if W has adapters.
@@ -113,19 +133,21 @@ impl Lora {
         if !self.adapts(weight) {
             return Ok(weight.shallow_clone());
         }
-        let wide = if weight.kind() == Kind::Double {
-            Kind::Double
-        } else {
-            Kind::Float
-        };
+        let wide = wide(weight.kind());
         let sum = own(weight, wide, weight.device())?;
         for (a, b, start) in self.of(weight) {
-            let delta = b
-                .f_to_kind(wide)?
-                .f_matmul(&a.f_to_kind(wide)?)?
-                .f_mul_scalar(self.scale)?;
+            let delta = self.product(b, a, wide)?;
             let _ = sum.f_narrow(0, start, b.size()[0])?.f_add_(&delta)?;
         }
         Ok(sum)
+    }
+}
+
+/// Float32 at least.
+fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
     }
 }

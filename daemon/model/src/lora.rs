@@ -83,19 +83,38 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-/// A linear layer that can be adapted.
+/// A linear layer that can be adapted, or those of all experts of a layer with one name.
 struct Module<'a> {
-    name: &'a str,
+    /// The layer's name; experts' have no number in theirs.
+    name: String,
     weight: &'a Weight,
+    /// The layer's piece, or the first expert's.
     piece: &'a Piece,
 }
 
 impl Module<'_> {
+    /// The part of the name before the layer's own, and that.
+    fn split(&self) -> (&str, &str) {
+        self.name.rsplit_once('.').unwrap_or(("", &self.name))
+    }
+
+    /// Whether it has a layer for each expert.
+    fn is_of_experts(&self) -> bool {
+        self.piece.expert().is_some()
+    }
+
+    /// The name of the tensor on disk that says whether the module is adapted.
+    fn first_on_disk(&self) -> String {
+        let name = self.piece.name.trim_end_matches(".weight");
+        format!("{PREFIX}{name}.lora_A.weight")
+    }
+
     /// Whether the module matches a list of targets, by peft's rules.
     fn is_target(&self, targets: &[String]) -> bool {
+        let is_linear = self.name != HEAD_MODULE && !self.is_of_experts();
         targets.iter().any(|target| {
-            (target == ALL_LINEAR && self.name != HEAD_MODULE)
-                || self.name == target
+            (target == ALL_LINEAR && is_linear)
+                || self.name == *target
                 || self
                     .name
                     .strip_suffix(target.as_str())
@@ -111,17 +130,36 @@ fn modules(model: &CausalLm) -> Vec<Module<'_>> {
     // transformers, and so peft, does not count a router's matrix as a linear layer. If some layers
     // have routed experts, peft takes the names of feed-forward matrices to mean only the experts'.
     let mixture = model.config.moe_layers > 0;
-    pieces
-        .filter_map(|(weight, piece)| {
-            let name = piece.name.strip_suffix(".weight")?;
-            let excluded = name.ends_with("embed_tokens") || (mixture && name.contains(".mlp."));
-            (!excluded).then_some(Module {
-                name,
-                weight,
-                piece,
-            })
+    let matrices = pieces.filter_map(|(weight, piece)| {
+        let name = piece.name.strip_suffix(".weight")?;
+        let excluded = name.ends_with("embed_tokens") || (mixture && name.contains(".mlp."));
+        (!excluded).then_some(Module {
+            name: name.to_owned(),
+            weight,
+            piece,
         })
-        .collect()
+    });
+    matrices.chain(expert_modules(model)).collect()
+}
+
+/// The experts' layers, one module for all experts of a layer.
+fn expert_modules(model: &CausalLm) -> impl Iterator<Item = Module<'_>> {
+    let pieces = model.weights().iter().flat_map(|weight| {
+        let first = |piece: &&Piece| piece.expert() == Some(0);
+        weight
+            .pieces
+            .iter()
+            .filter(first)
+            .map(move |piece| (weight, piece))
+    });
+    pieces.filter_map(|(weight, piece)| {
+        let (layer, name) = piece.name.strip_suffix(".weight")?.rsplit_once(".0.")?;
+        Some(Module {
+            name: format!("{layer}.{name}"),
+            weight,
+            piece,
+        })
+    })
 }
 
 impl Lora {
@@ -136,28 +174,18 @@ impl Lora {
         let mut builder = Builder::new(source, model.device(), model.kind());
         let mut adapters: HashMap<usize, Vec<Adapter>> = HashMap::new();
         let rank = spec.r;
-        for Module {
-            name,
-            weight,
-            piece,
-        } in chosen
-        {
-            let prefix = format!("{PREFIX}{name}.");
+        for module in chosen {
             let a = builder.weights.len();
-            let _ = builder.tensor(
-                &format!("{prefix}lora_A.weight"),
-                &[rank, piece.shape[1]],
-                Initial::KaimingUniform,
-            )?;
-            // B's rows have the order of the weight's.
-            let rows =
-                Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
-            let _ = builder.zero_rows(&prefix, rows, rank)?;
-            let of_weight = adapters.entry(weight.tensor.data_ptr().addr()).or_default();
-            of_weight.push(Adapter {
+            if module.is_of_experts() {
+                build_of_experts(&mut builder, module, rank)?;
+            } else {
+                build_of_matrix(&mut builder, module, rank)?;
+            }
+            let of_weight = adapters.entry(module.weight.tensor.data_ptr().addr());
+            of_weight.or_default().push(Adapter {
                 a,
                 b: a + 1,
-                start: piece.start(),
+                start: module.piece.start(),
             });
         }
         Ok(Lora {
@@ -177,6 +205,39 @@ impl Lora {
                 .strip_suffix(".lora_A.weight")
         })
     }
+}
+
+/// Builds A and B of one matrix.
+fn build_of_matrix(builder: &mut Builder, module: &Module<'_>, rank: i64) -> Result<()> {
+    let Module { name, piece, .. } = module;
+    let prefix = format!("{PREFIX}{name}.");
+    let _ = builder.tensor(
+        &format!("{prefix}lora_A.weight"),
+        &[rank, piece.shape[1]],
+        Initial::KaimingUniform,
+    )?;
+    // B's rows have the order of the weight's.
+    let rows = Rows::reordered("lora_B", piece.shape[0], piece.order().map(<[i64]>::to_vec));
+    let _ = builder.zero_rows(&prefix, rows, rank)?;
+    Ok(())
+}
+
+/// Builds A and B of all experts' matrices of one name, stacked; on disk each expert has its own.
+fn build_of_experts(builder: &mut Builder, module: &Module<'_>, rank: i64) -> Result<()> {
+    let (layer, name) = module.split();
+    let (prefix, experts) = (format!("{PREFIX}{layer}"), module.weight.shape[0]);
+    let [rows, columns] = module.piece.shape[..] else {
+        return Err(ModelError::Input(format!("`{}` is no matrix", module.name)));
+    };
+    let mut add = |half: &str, rows: i64, columns: i64, initial| {
+        let half = format!("{name}.{half}");
+        let stacked = format!("{half}.weight");
+        let rows = [Rows::new(&half, rows)];
+        builder.experts(&prefix, &stacked, experts, &rows, columns, initial)
+    };
+    let _ = add("lora_A", rank, columns, Initial::KaimingUniform)?;
+    let _ = add("lora_B", rows, rank, Initial::Zeros)?;
+    Ok(())
 }
 
 impl CausalLm {
@@ -253,8 +314,7 @@ impl CausalLm {
         let (config, scale) = read_config(dir)?;
         let mut shards = Shards::open_file(dir, ADAPTER_FILE)?;
         let all = modules(self);
-        let has =
-            |module: &&Module<'_>| shards.holds(&format!("{PREFIX}{}.lora_A.weight", module.name));
+        let has = |module: &&Module<'_>| shards.holds(&module.first_on_disk());
         let chosen: Vec<_> = all.iter().filter(has).collect();
         let lora = Lora::build(self, &chosen, config, scale, &mut shards)?;
         let is_own = |name: &str| {

@@ -58,24 +58,52 @@ impl<'a> Products<'a> {
         } else {
             self.base_linear(x, weight, bias)?
         };
-        if let Some(lora) = self.lora {
-            lora.add(
-                &|x, weight| self.base_linear(x, weight, None),
-                x,
-                weight,
-                &y,
-            )?;
-        }
-        Ok(y)
+        let base = |x: &Tensor, weight: &Tensor| self.base_linear(x, weight, None);
+        self.adapted(&base, x, weight, y)
     }
 
     /// Multiplies rows in the order of their experts by libtorch's grouped product: `[P, K]`, `[E,
     /// N, K]`, int32 `[E]` with the end of each expert's rows → `[P, N]`.
     pub(crate) fn grouped(self, rows: &Tensor, weight: &Tensor, ends: &Tensor) -> Result<Tensor> {
-        if self.fp8 && fp8::takes(weight) {
-            return heard(fp8::grouped(rows, weight, ends)?);
+        let base = |rows: &Tensor, weight: &Tensor| {
+            let transposed = weight.f_transpose(1, 2)?;
+            heard(rows.f_internal_grouped_mm(&transposed, Some(ends), None, None)?)
+        };
+        let y = if self.fp8 && fp8::takes(weight) {
+            heard(fp8::grouped(rows, weight, ends)?)?
+        } else {
+            base(rows, weight)?
+        };
+        self.adapted(&base, rows, weight, y)
+    }
+
+    /// Multiplies each expert's rows, of which all have as many: `[E, P, K]`, `[E, N, K]` → `[E, P,
+    /// N]`.
+    pub(crate) fn batched(self, rows: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let base = |rows: &Tensor, weight: &Tensor| -> Result<Tensor> {
+            Ok(rows.f_bmm(&weight.f_transpose(1, 2)?)?)
+        };
+        self.adapted(&base, rows, weight, base(rows, weight)?)
+    }
+
+    /// Adds the products of a weight's adapters, which `base` multiplies by, to `y`.
+    fn adapted(
+        self,
+        base: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>,
+        x: &Tensor,
+        weight: &Tensor,
+        y: Tensor,
+    ) -> Result<Tensor> {
+        if let Some(lora) = self.lora {
+            lora.add(base, x, weight, &y)?;
         }
-        heard(rows.f_internal_grouped_mm(&weight.f_transpose(1, 2)?, Some(ends), None, None)?)
+        Ok(y)
+    }
+
+    /// The rank of a weight's adapters; `None` if it has none.
+    pub(crate) fn rank(self, weight: &Tensor) -> Option<i64> {
+        let lora = self.lora.filter(|lora| lora.adapts(weight))?;
+        Some(lora.spec.r)
     }
 
     /// Multiplies in the weights' own dtype, without adapters.

@@ -10,7 +10,7 @@ use crate::parts::ExpertParts;
 use crate::router::{Choosing, Router};
 use crate::swiglu::{SwiGlu, activate};
 use crate::tile::{TILE_ROWS, joined, whole_tiles};
-use crate::weights::{Builder, Rows};
+use crate::weights::{Builder, Initial, Rows};
 use r1d_shape::ExpertSizes;
 use tch::{Kind, Tensor};
 
@@ -114,13 +114,21 @@ impl Experts {
             Rows::new("up_proj", intermediate),
         ];
         Ok(Experts {
-            gate_up: weights.experts(prefix, "gate_up_proj", experts, &halves, hidden)?,
+            gate_up: weights.experts(
+                prefix,
+                "gate_up_proj",
+                experts,
+                &halves,
+                hidden,
+                Initial::Normal,
+            )?,
             down: weights.experts(
                 prefix,
                 "down_proj",
                 experts,
                 &[Rows::new("down_proj", hidden)],
                 intermediate,
+                Initial::Normal,
             )?,
         })
     }
@@ -140,10 +148,10 @@ impl Experts {
     ) -> Result<Tensor> {
         let invariant = products.tiled();
         let (tokens, per_token) = gates.size2()?;
-        let (outputs, place) = if !invariant && self.grouped_product_takes(x) {
+        let (outputs, place) = if !invariant && self.grouped_product_takes(x, products) {
             self.grouped(x, dispatch, products)?
         } else {
-            self.padded(x, dispatch, invariant)?
+            self.padded(x, dispatch, products)?
         };
         let outputs = gather_rows(&outputs, &place)?.f_view([tokens, per_token, -1])?;
         let gates = gates.f_to_kind(x.kind())?;
@@ -155,12 +163,13 @@ impl Experts {
     }
 
     /// Whether libtorch's grouped product supports this input: its rows must be a multiple of 16
-    /// bytes, and it has no float64.
-    fn grouped_product_takes(&self, x: &Tensor) -> bool {
+    /// bytes, also between an adapter's two products, and it has no float64.
+    fn grouped_product_takes(&self, x: &Tensor, products: Products) -> bool {
         let whole = 16 / x.kind().elt_size_in_bytes() as i64;
-        x.kind() != Kind::Double
-            && self.gate_up.size()[2] % whole == 0
-            && self.down.size()[2] % whole == 0
+        let weights = [&self.gate_up, &self.down];
+        let ranks = weights.iter().filter_map(|weight| products.rank(weight));
+        let mut widths = weights.iter().map(|weight| weight.size()[2]).chain(ranks);
+        x.kind() != Kind::Double && widths.all(|width| width % whole == 0)
     }
 
     /// Runs one product per layer over the sorted tokens. Returns the outputs of all pairs, and
@@ -181,8 +190,14 @@ impl Experts {
     }
 
     /// Runs batched products over experts whose rows are padded to the busiest expert's: one
-    /// product, or in `invariant` mode one per tile of rows.
-    fn padded(&self, x: &Tensor, dispatch: &Dispatch, invariant: bool) -> Result<(Tensor, Tensor)> {
+    /// product, or in batch-invariant mode one per tile of rows.
+    fn padded(
+        &self,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        products: Products,
+    ) -> Result<(Tensor, Tensor)> {
+        let invariant = products.tiled();
         let (experts, _, hidden) = self.gate_up.size3()?;
         let (token, place, rows) =
             tch::no_grad(|| -> Result<_> {
@@ -208,9 +223,7 @@ impl Experts {
                     rows,
                 ))
             })?;
-        let product = |rows: &Tensor, weight: &Tensor| -> Result<Tensor> {
-            Ok(rows.f_bmm(&weight.f_transpose(1, 2)?)?)
-        };
+        let product = |rows: &Tensor, weight: &Tensor| products.batched(rows, weight);
         let run =
             |inputs: &Tensor| product(&activate(&product(inputs, &self.gate_up)?)?, &self.down);
         let inputs = gather_rows(x, &token)?.f_view([experts, rows, hidden])?;

@@ -84,18 +84,28 @@ impl Piece {
         self.start
     }
 
+    /// This piece's layer of a stack, or the matrix itself if it is no expert's: `stack` may be the
+    /// piece's own or one with a layer for each of the same experts.
+    pub(crate) fn layer(&self, stack: &Tensor) -> Result<Tensor> {
+        Ok(match self.expert {
+            Some(expert) => stack.f_select(0, expert)?,
+            None => stack.shallow_clone(),
+        })
+    }
+
+    /// The expert whose matrix it is; `None` if it is no expert's.
+    pub(crate) fn expert(&self) -> Option<i64> {
+        self.expert
+    }
+
     /// The order of the rows: row i in memory is row `order[i]` on disk.
     pub(crate) fn order(&self) -> Option<&[i64]> {
         self.order.as_deref()
     }
 
     /// The part of `memory` that this piece fills, as a view.
-    fn place(&self, memory: &Tensor) -> Result<Tensor> {
-        let rows = match self.expert {
-            Some(expert) => memory.f_select(0, expert)?,
-            None => memory.shallow_clone(),
-        };
-        Ok(rows.f_narrow(0, self.start, self.shape[0])?)
+    pub(crate) fn place(&self, memory: &Tensor) -> Result<Tensor> {
+        Ok(self.layer(memory)?.f_narrow(0, self.start, self.shape[0])?)
     }
 
     /// Writes `disk` (any float dtype, any device) to its place in `memory`, some rows at a time,
@@ -132,7 +142,11 @@ impl Piece {
 
     /// Reads this piece from memory in its order on disk.
     pub(crate) fn read(&self, memory: &Tensor) -> Result<Tensor> {
-        let place = self.place(memory)?;
+        self.in_disk_order(self.place(memory)?)
+    }
+
+    /// Puts this piece's rows, which are in the order of memory, into that on disk.
+    pub(crate) fn in_disk_order(&self, place: Tensor) -> Result<Tensor> {
         let Some(order) = &self.order else {
             return Ok(place);
         };
@@ -142,7 +156,7 @@ impl Piece {
         }
         Ok(place.f_index_select(
             0,
-            &Tensor::f_from_slice(&back)?.f_to_device(memory.device())?,
+            &Tensor::f_from_slice(&back)?.f_to_device(place.device())?,
         )?)
     }
 }
@@ -378,6 +392,7 @@ impl<'a> Builder<'a> {
         experts: i64,
         rows: &[Rows],
         columns: i64,
+        initial: Initial,
     ) -> Result<Tensor> {
         let height = rows.iter().map(|r| r.count).sum();
         let mut pieces = Vec::with_capacity(experts as usize * rows.len());
@@ -387,7 +402,7 @@ impl<'a> Builder<'a> {
                 pieces.push(Piece {
                     name: format!("{prefix}.{expert}.{}.weight", row.name),
                     shape: vec![row.count, columns],
-                    initial: Initial::Normal,
+                    initial,
                     expert: Some(expert),
                     start,
                     order: None,

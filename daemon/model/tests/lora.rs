@@ -9,6 +9,9 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::tempdir;
 
+/// All layers but the head, those of experts too.
+const EVERYWHERE: &[&str] = &["all-linear", "gate_proj", "up_proj", "down_proj"];
+
 fn spec(targets: &[&str]) -> LoraSpec {
     LoraSpec {
         r: 4,
@@ -20,7 +23,7 @@ fn spec(targets: &[&str]) -> LoraSpec {
 /// A model with adapters as after training: B is not zero.
 fn adapted(name: &str, kind: Kind) -> CausalLm {
     let mut model = load(name, kind);
-    model.adapt(&spec(&["all-linear"]), 5).unwrap();
+    model.adapt(&spec(EVERYWHERE), 5).unwrap();
     for (index, (_, tensor)) in (0..).zip(model.parameters()) {
         let values = (Tensor::arange(tensor.numel() as i64, (Kind::Double, Device::Cpu)) * 0.37
             + f64::from(index))
@@ -36,7 +39,7 @@ fn a_fresh_adapter_changes_nothing_and_depends_on_its_seed() {
     for name in ALL {
         let ids = prompt(3, 20);
         let (plain, mut model) = (load(name, Kind::Float), load(name, Kind::Float));
-        model.adapt(&spec(&["all-linear"]), 5).unwrap();
+        model.adapt(&spec(EVERYWHERE), 5).unwrap();
         let logits = |model: &CausalLm| forward_logits(model, &sequence(&ids), &Forward::default());
         assert_eq!(logits(&plain), logits(&model), "{name}");
         let a = |seed: u64| {
@@ -183,7 +186,7 @@ fn adapters_come_back_bit_for_bit_and_copies_share_what_is_frozen() {
         let mut read = load(name, Kind::Float);
         read.load_adapter(saved.path()).unwrap();
         let mut fresh = load(name, Kind::Float);
-        fresh.adapt(&spec(&["all-linear"]), 9).unwrap();
+        fresh.adapt(&spec(EVERYWHERE), 9).unwrap();
         let before: Vec<_> = fresh.parameters();
         fresh.restore_adapter(saved.path()).unwrap();
         let copy = model.deep_copy().unwrap();
@@ -203,6 +206,39 @@ fn adapters_come_back_bit_for_bit_and_copies_share_what_is_frozen() {
         let logits = |model: &CausalLm| forward_logits(model, &ids, &Forward::default());
         assert_eq!(logits(&model), logits(&read));
         assert_eq!(logits(&model), logits(&copy));
+    }
+}
+
+/// Each expert has an adapter of its own, under the name that peft gives it, and "all-linear" does
+/// not mean experts.
+#[test]
+fn experts_have_adapters_of_their_own() {
+    let adapted = |targets: &[&str]| {
+        let mut model = load("qwen3-moe", Kind::Float);
+        model.adapt(&spec(targets), 5).unwrap();
+        model
+    };
+    let of_experts = |model: &CausalLm| {
+        let names = model
+            .parameters()
+            .into_iter()
+            .map(|(name, own)| (name, own.size()));
+        let experts = names.filter(|(name, _)| name.contains(".experts."));
+        experts.collect::<Vec<_>>()
+    };
+    assert_eq!(of_experts(&adapted(&["all-linear"])), []);
+    let model = adapted(&["experts.down_proj"]);
+    let stacks = of_experts(&model);
+    assert!(!stacks.is_empty() && stacks.len() == model.parameters().len());
+    let experts = stacks[0].1[0];
+    let saved = tempdir().unwrap();
+    saved_adapter(&model, saved.path());
+    let text = std::fs::read(saved.path().join("adapter_model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(text[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&text[8..8 + header]).unwrap();
+    for half in ["lora_A", "lora_B"] {
+        let of = format!(".mlp.experts.{}.down_proj.{half}.weight\"", experts - 1);
+        assert!(header.contains(&of), "{of} in {header}");
     }
 }
 

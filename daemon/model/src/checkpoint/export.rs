@@ -49,11 +49,11 @@ impl CausalLm {
     ) -> Result<()> {
         let read = |weight: &Weight, piece: &Piece| {
             tch::no_grad(|| {
-                let tensor = match self.lora() {
-                    Some(lora) => lora.merged(&weight.tensor)?,
-                    None => weight.tensor.shallow_clone(),
+                let read = match self.lora() {
+                    Some(lora) => piece.in_disk_order(lora.merged_piece(&weight.tensor, piece)?)?,
+                    None => piece.read(&weight.tensor)?,
                 };
-                let read = piece.read(&tensor)?.f_to_kind(weight.kind_within(kind))?;
+                let read = read.f_to_kind(weight.kind_within(kind))?;
                 if kind != self.kind() {
                     fits(&piece.name, &read)?;
                 }
