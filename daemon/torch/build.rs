@@ -30,6 +30,7 @@ fn main() {
         .files([
             "shim/shim.cpp",
             "shim/memory.cpp",
+            "shim/device.cpp",
             "shim/attention.cpp",
             "shim/product.cpp",
             "shim/fp8.cpp",

@@ -49,7 +49,7 @@ pub use error::JobError;
 pub use eval::{Eval, Metric};
 pub use job::Job;
 pub use model::{Model, Weights};
-pub use model_shape::{ModelShape, RoutingShape};
+pub use model_shape::{LinearLayers, ModelShape, RoutingShape};
 pub use reward::{AskedModel, Limits, ModelRef, OnAbstain, OnFault, Plugin, Reward};
 pub use sampler::Sampler;
 pub use stage::{

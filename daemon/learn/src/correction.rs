@@ -77,6 +77,16 @@ impl Ratios {
         })
     }
 
+    /// The same numbers; what is added to one is not added to the other.
+    pub(crate) fn copy(&self) -> Ratios {
+        Ratios {
+            sum: self.sum.shallow_clone(),
+            min: self.min.shallow_clone(),
+            max: self.max.shallow_clone(),
+            count: self.count,
+        }
+    }
+
     /// Adds weights of [`Weights::each`].
     pub(crate) fn add(&mut self, each: &Tensor) -> Result<(), LearnError> {
         let each = each.f_to_kind(Kind::Double)?;

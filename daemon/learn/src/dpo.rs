@@ -26,6 +26,17 @@ impl Trainer {
         reference: &CausalLm,
         batch: &TrainDpo,
     ) -> Result<Metrics, LearnError> {
+        self.smaller_once(model.device(), |trainer| {
+            trainer.train_dpo_whole(model, reference, batch)
+        })
+    }
+
+    fn train_dpo_whole(
+        &mut self,
+        model: &CausalLm,
+        reference: &CausalLm,
+        batch: &TrainDpo,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         check(&batch.objective)?;
         batch::check_pairs(&batch.pairs, model.config.vocab_size)?;
@@ -85,13 +96,13 @@ impl Trainer {
             work::moved(group.len() as u64);
         }
         let losses = Tensor::f_stack(&losses, 0)?;
-        let loss = losses.f_sum(Kind::Double)?.f_double_value(&[])?;
-        let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
+        let loss = losses.f_sum(Kind::Double)?;
+        let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         let tokens = |side: &TrainSequence| side.prompt_ids.len() + side.completion_ids.len();
         self.tokens_seen += sides.iter().flatten().map(tokens).sum::<usize>() as i64;
 
         let mut metrics = sums.report(batch.pairs.len() as f64)?;
-        self.report_update(model, loss, &updated, &mut metrics)?;
+        self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }

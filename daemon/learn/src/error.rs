@@ -2,6 +2,8 @@
 
 use r1d_model::{Fault, ModelError};
 use r1d_torch::TorchError;
+use r1d_torch::memory::ran_out;
+use std::error::Error;
 
 /// An error of an update or of a trainer's state.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,15 @@ impl LearnError {
     /// Whether the request, and not this worker, is at fault.
     pub fn is_invalid_request(&self) -> bool {
         self.fault() == Fault::Given
+    }
+
+    /// Whether memory ran out, the device's or the host's.
+    pub fn ran_out_of_memory(&self) -> bool {
+        let mut root: &dyn Error = self;
+        while let Some(cause) = root.source() {
+            root = cause;
+        }
+        self.fault() == Fault::Machine && ran_out(&root.to_string())
     }
 
     /// The origin of the error. A number that is not finite comes from the input: the same weights

@@ -43,6 +43,14 @@ pub(crate) struct Run<'a> {
     pub progress: Progress<'a>,
 }
 
+/// What a run counted up to a moment.
+pub(crate) struct Mark {
+    difference: Difference,
+    ratios: Ratios,
+    fed: usize,
+    done: u64,
+}
+
 impl Trainer {
     /// Makes `num_iterations` passes over the batch, each of `num_minibatches` updates.
     ///
@@ -86,11 +94,19 @@ impl Trainer {
             let reference = reference.ok_or_else(|| {
                 LearnError::Request("beta > 0 needs a reference model".to_owned())
             })?;
-            self.score_reference(reference, &mut run)?;
+            let mark = run.mark();
+            self.smaller_once(model.device(), |trainer| {
+                run.back_to(&mark);
+                trainer.score_reference(reference, &mut run)
+            })?;
             clock = self.time(&mut metrics, "reference", clock);
         }
         if run.keeps_old() {
-            self.score_old(model, &mut run)?;
+            let mark = run.mark();
+            self.smaller_once(model.device(), |trainer| {
+                run.back_to(&mark);
+                trainer.score_old(model, &mut run)
+            })?;
             clock = self.time(&mut metrics, "old_logprobs", clock);
         }
         let mut update = batch.first_update;
@@ -201,6 +217,20 @@ impl Trainer {
         minibatch: &[usize],
         update: u64,
     ) -> Result<(), LearnError> {
+        let mark = run.mark();
+        self.smaller_once(model.device(), |trainer| {
+            run.back_to(&mark);
+            trainer.update_whole(model, run, minibatch, update)
+        })
+    }
+
+    fn update_whole(
+        &mut self,
+        model: &CausalLm,
+        run: &mut Run,
+        minibatch: &[usize],
+        update: u64,
+    ) -> Result<(), LearnError> {
         let share = run.share(minibatch);
         let trained: Vec<usize> = minibatch
             .iter()
@@ -252,8 +282,8 @@ impl Trainer {
             self.through_blocks(blocks, &micro, chosen.len())?;
             run.progress.add(&micro);
         }
+        let updated = self.finish_update(model, run.step, update, &sums.loss()?, load)?;
         let sums = sums.read()?;
-        let updated = self.finish_update(model, run.step, update, sums.loss, load)?;
         let tokens = |sequences: &[usize]| sequences.iter().map(|&index| run.length(index)).sum();
         let counts = Counts {
             sequences: trained.len(),
@@ -302,6 +332,23 @@ impl<'a> Run<'a> {
             fed: 0,
             progress,
         })
+    }
+
+    /// What is counted so far.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            difference: self.difference.copy(),
+            ratios: self.ratios.copy(),
+            fed: self.fed,
+            done: self.progress.done(),
+        }
+    }
+
+    /// Forgets what was counted since a mark.
+    pub(crate) fn back_to(&mut self, mark: &Mark) {
+        (self.difference, self.ratios) = (mark.difference.copy(), mark.ratios.copy());
+        self.fed = mark.fed;
+        self.progress.back_to(mark.done);
     }
 
     /// Sets the number of tokens that will go through forward passes.

@@ -13,10 +13,12 @@
 //! | [`head`] | log-probabilities in chunks, never all the logits |
 //! | `fused_head` | the same by r1d's own kernels on a GPU |
 //! | [`sampling_mask`] | the ids that sampling left of each token's vocabulary, which log-probabilities are over |
-//! | [`optimiser`] | AdamW over the model's parameters, with exact state |
+//! | [`arena`] | flat memory for what is kept of each parameter |
+//! | [`optimiser`] | AdamW over the model's parameters, on their device or the host, with exact state |
 //! | [`schedule`] | the learning rate of each update |
 //! | [`router`] | balance of the experts |
 //! | [`trainer`] | [`Trainer`]: `train` (in `grpo`), `supervise`, `train_reward`, `train_dpo`, `train_ppo` |
+//! | `smaller` | smaller micro-batches where memory ran out |
 //! | [`reward`] | how well a reward model separates |
 //!
 //! A minibatch's loss and gradients do not depend on how it is cut into micro-batches and chunks,
@@ -24,6 +26,7 @@
 
 #![warn(clippy::too_many_lines)]
 
+pub mod arena;
 pub mod batch;
 mod correction;
 mod dpo;
@@ -45,6 +48,7 @@ pub mod router;
 pub mod sampling_mask;
 pub mod schedule;
 mod sequences;
+mod smaller;
 mod supervise;
 pub mod trainer;
 pub mod value;

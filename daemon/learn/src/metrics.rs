@@ -58,6 +58,15 @@ impl Difference {
         })
     }
 
+    /// The same numbers; what is added to one is not added to the other.
+    pub(crate) fn copy(&self) -> Difference {
+        Difference {
+            sum: self.sum.shallow_clone(),
+            max: self.max.shallow_clone(),
+            tokens: self.tokens,
+        }
+    }
+
     pub(crate) fn add(&mut self, ours: &Tensor, theirs: &Tensor) -> Result<(), LearnError> {
         let difference = ours.f_sub(theirs)?.f_abs()?.f_to_kind(Kind::Double)?;
         self.sum = self.sum.f_add(&difference.f_sum(Kind::Double)?)?;
@@ -143,6 +152,11 @@ impl MetricSums {
         self.low_min = self.low_min.f_minimum(&shares(0)?.f_min()?)?;
         self.high_max = self.high_max.f_maximum(&shares(1)?.f_max()?)?;
         Ok(())
+    }
+
+    /// The loss, a scalar on the device.
+    pub(crate) fn loss(&self) -> Result<Tensor, LearnError> {
+        Ok(self.sums.f_select(0, 0)?)
     }
 
     pub(crate) fn read(&self) -> Result<HostSums, LearnError> {
@@ -267,6 +281,15 @@ impl<'a> Progress<'a> {
             done: 0,
             total: 0,
         }
+    }
+
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Counts on from `done` tokens, because those behind them are computed again.
+    pub(crate) fn back_to(&mut self, done: u64) {
+        self.done = done;
     }
 
     pub(crate) fn expect(&mut self, total: u64) {

@@ -5,6 +5,7 @@ use crate::batch::MicroBatch;
 use crate::estimate::{self, Estimate};
 use crate::grpo::Run;
 use crate::metrics::Progress;
+use crate::smaller::caught;
 use crate::trainer::{Passed, Trainer, add_load};
 use crate::value::value_loss;
 use crate::{LearnError, minibatch, packing};
@@ -201,8 +202,37 @@ impl Critic<'_> {
         Ok(values)
     }
 
+    /// Makes one update on a minibatch; once more in smaller micro-batches if memory runs out.
     #[allow(clippy::too_many_arguments, reason = "one update's pieces")]
     fn update(
+        &mut self,
+        run: &mut Run,
+        targets: &Targets,
+        minibatch: &[usize],
+        settings: &PpoObjective,
+        step: u64,
+        update: u64,
+        totals: &mut ValueTotals,
+    ) -> Result<(), LearnError> {
+        let (mark, updates) = (run.mark(), self.trainer.updates);
+        let mut whole = |critic: &mut Critic, run: &mut Run| {
+            caught(|| critic.update_whole(run, targets, minibatch, settings, step, update, totals))
+        };
+        match whole(self, run) {
+            Err(error) => {
+                let device = self.model.model().device();
+                if !self.trainer.halves_after(&error, updates, device)? {
+                    return Err(error);
+                }
+                run.back_to(&mark);
+                whole(self, run)
+            }
+            made => made,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one update's pieces")]
+    fn update_whole(
         &mut self,
         run: &mut Run,
         targets: &Targets,
@@ -268,13 +298,14 @@ impl Critic<'_> {
         }
         let sums = Tensor::f_stack(&sums, 0)?;
         let sums = sums.f_sum_dim_intlist(&[0i64][..], false, Kind::Double)?;
+        let loss = sums.f_select(0, 0)?;
+        let updated = self
+            .trainer
+            .finish_update(model, step, update, &loss, load)?;
         let sums = Vec::<f64>::try_from(sums)?;
         let [loss, held] = sums[..] else {
             return Ok(());
         };
-        let updated = self
-            .trainer
-            .finish_update(model, step, update, loss, load)?;
         totals.updates += 1.0;
         totals.tokens += tokens as f64;
         totals.loss += loss;

@@ -25,6 +25,16 @@ impl Trainer {
         scorer: &SequenceClassifier,
         batch: &TrainReward,
     ) -> Result<Metrics, LearnError> {
+        self.smaller_once(scorer.model().device(), |trainer| {
+            trainer.train_reward_whole(scorer, batch)
+        })
+    }
+
+    fn train_reward_whole(
+        &mut self,
+        scorer: &SequenceClassifier,
+        batch: &TrainReward,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         let model = scorer.model();
         let units = units(scorer, &batch.batch)?;
@@ -74,15 +84,13 @@ impl Trainer {
             self.through_blocks(blocks, &micro, texts)?;
             work::moved(units);
         }
-        let loss = Tensor::f_stack(&losses, 0)?
-            .f_sum(Kind::Double)?
-            .f_double_value(&[])?;
-        let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
+        let loss = Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?;
+        let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         self.tokens_seen += lengths.iter().sum::<usize>() as i64;
 
         let scores = Vec::<f64>::try_from(Tensor::f_cat(&scores, 0)?)?;
         let mut metrics = measures(&batch.batch, &scores, &order);
-        self.report_update(model, loss, &updated, &mut metrics)?;
+        self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         Ok(metrics)
     }

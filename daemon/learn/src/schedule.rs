@@ -31,7 +31,7 @@ pub fn learning_rate(optimiser: &Optimiser, update: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_proto::hyperparameters::Dtype;
+    use r1d_proto::hyperparameters::{Dtype, OptimizerOffload};
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -63,6 +63,7 @@ mod tests {
                 max_grad_norm: 1.0,
                 exp_avg_dtype: Dtype::Float32,
                 exp_avg_sq_dtype: Dtype::Float32,
+                optimizer_offload: OptimizerOffload::None,
             };
             for (update, &expected) in golden.rates.iter().enumerate() {
                 let rate = learning_rate(&optimiser, update as u64);

@@ -22,6 +22,16 @@ impl Trainer {
         model: &CausalLm,
         batch: &Supervise,
     ) -> Result<Metrics, LearnError> {
+        self.smaller_once(model.device(), |trainer| {
+            trainer.supervise_whole(model, batch)
+        })
+    }
+
+    fn supervise_whole(
+        &mut self,
+        model: &CausalLm,
+        batch: &Supervise,
+    ) -> Result<Metrics, LearnError> {
         let clock = self.now();
         batch::check_supervised(&batch.sequences, model.config.vocab_size)?;
         let (chosen, tokens) = trained_ones(&batch.sequences)?;
@@ -63,8 +73,8 @@ impl Trainer {
             self.through_blocks(blocks, &micro, chosen.len())?;
             work::moved(sequences.iter().map(|own| own.ids.len() as u64).sum());
         }
-        let loss = sums.f_double_value(&[0])?;
-        let updated = self.finish_update(model, batch.step, batch.step, loss, load)?;
+        let loss = sums.f_select(0, 0)?;
+        let updated = self.finish_update(model, batch.step, batch.step, &loss, load)?;
         let length = |sequence: &SupervisedSequence| sequence.ids.len();
         self.tokens_seen += batch.sequences.iter().map(length).sum::<usize>() as i64;
 
@@ -83,7 +93,7 @@ impl Trainer {
                 further_sums.f_double_value(&[1])? / further_tokens as f64,
             );
         }
-        self.report_update(model, loss, &updated, &mut metrics)?;
+        self.report_update(model, loss.f_double_value(&[])?, &updated, &mut metrics)?;
         self.time(&mut metrics, "update", clock);
         let tokens = chosen.iter().map(|&i| batch.sequences[i].ids.len()).sum();
         utilisation(self, model, tokens, &mut metrics);

@@ -20,6 +20,10 @@ pub struct Trainer {
     pub(crate) router: RouterTraining,
     /// Most tokens of a micro-batch.
     pub(crate) budget: usize,
+    /// Tokens of the largest micro-batch of an update so far.
+    pub(crate) largest: usize,
+    /// Number of updates that were made.
+    pub(crate) updates: u64,
     pub(crate) invariant: bool,
     /// λ of multi-token prediction; 0 if it is not trained.
     pub(crate) mtp_loss_weight: f64,
@@ -70,6 +74,8 @@ impl Trainer {
             optimiser: Optimiser::new(model.parameters(), optimiser)?,
             router,
             budget: max_tokens_per_device.max(1) as usize,
+            largest: 0,
+            updates: 0,
             invariant,
             mtp_loss_weight: 0.0,
             checkpointing: None,
@@ -135,10 +141,11 @@ impl Trainer {
     /// Runs one packed forward pass of an update. After what is computed from it has been
     /// differentiated, [`through_blocks`](Self::through_blocks) must be called.
     pub(crate) fn forward<'a>(
-        &self,
+        &mut self,
         model: &'a CausalLm,
         batch: &'a MicroBatch,
     ) -> Result<Passed<'a>, LearnError> {
+        self.largest = self.largest.max(batch.packed.ids.size1()? as usize);
         let options = Forward {
             aux_loss: self.aux_loss(model),
             count_experts: true,
@@ -255,18 +262,30 @@ impl Trainer {
 
     /// Ends an update whose gradients are complete: checks, clips, steps, and rebalances the
     /// router. `step` and `update` identify it in errors; `update` is its place in the schedule.
+    ///
+    /// `loss` is a float64 scalar on the device, where the update decides for itself whether it is
+    /// finite: the one wait for the device is behind it, for the numbers that are reported.
     pub(crate) fn finish_update(
         &mut self,
         model: &CausalLm,
         step: u64,
         update: u64,
-        loss: f64,
+        loss: &Tensor,
         load: Load,
     ) -> Result<Updated, LearnError> {
         let norm = span("gradient norm", || self.optimiser.gradient_norm())?;
-        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+        let norm = norm.f_to_device(loss.device())?;
+        let numbers = Tensor::f_stack(&[loss, &norm], 0)?;
+        let is_finite = numbers.f_isfinite()?.f_all()?;
+        let learning_rate = schedule::learning_rate(self.optimiser.settings(), update);
+        self.updates += 1;
+        span("optimiser", || {
+            self.optimiser.update(learning_rate, &norm, &is_finite)
+        })?;
+        let numbers = Vec::<f64>::try_from(numbers)?;
+        let norm = numbers[1];
+        for (what, value) in [("loss", numbers[0]), ("gradient norm", norm)] {
             if !value.is_finite() {
-                self.optimiser.clear_gradients()?;
                 return Err(LearnError::NonFinite {
                     step,
                     update,
@@ -275,8 +294,6 @@ impl Trainer {
                 });
             }
         }
-        let learning_rate = schedule::learning_rate(self.optimiser.settings(), update);
-        span("optimiser", || self.optimiser.update(learning_rate, norm))?;
         if let (Some(load), true) = (&load, self.router.bias_update_speed != 0.0) {
             model.update_router_bias(load, self.router.bias_update_speed)?;
         }

@@ -504,7 +504,7 @@ fn phases(model: &CausalLm, own: bool) {
         end("4 accumulate");
         let norm = optimiser.gradient_norm().unwrap();
         end("5 norm");
-        optimiser.update(1e-5, norm).unwrap();
+        optimiser.update(1e-5, &norm, &norm.isfinite()).unwrap();
         end("6 AdamW and publish");
     }
     for (what, ms) in times {

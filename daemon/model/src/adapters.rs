@@ -83,8 +83,8 @@ impl Lora {
         })
     }
 
-    /// Adds s · B A x to `y` = W x, whose last dimension is W's rows, in place. `product` multiplies
-    /// by a weight in the way of the pass.
+    /// Adds s · B A x to `y` = W x, whose last dimension is W's rows, in place. `product`
+    /// multiplies by a weight in the way of the pass.
     pub(crate) fn add(
         &self,
         product: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>,

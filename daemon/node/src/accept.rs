@@ -73,6 +73,10 @@ pub(crate) fn plan(
             stage.reused_from = Some(job);
         }
     }
+    warnings.extend(r1d_job::plan::check_room(
+        &stages,
+        node.device_memory.room(),
+    )?);
     warnings.extend(disk_warning(&loaded_job.job, &stages, &node.state_dir));
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
@@ -137,6 +141,8 @@ pub(crate) fn accept(
     let inputs = Found::of(&job)?;
     let (rewards, recorded) = (&node.rewards, Recorded::pinned(pins));
     let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
+    let stages = r1d_job::plan::stages(&loaded_job.job, &loaded_job.facts(), &loaded_job.seen);
+    let room = r1d_job::plan::check_room(&stages, node.device_memory.room())?;
     let plugins = loaded_job.keep_components(rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {
@@ -154,7 +160,7 @@ pub(crate) fn accept(
         inputs: serde_json::to_string(&inputs).map_err(io::Error::from)?,
         plugins,
         keys,
-        warnings: loaded_job.warnings,
+        warnings: loaded_job.warnings.into_iter().chain(room).collect(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! What all parts of a node share.
 
+use crate::devices::DeviceMemory;
 use crate::job_sets::Ingest;
 use crate::live_reports::LiveReports;
 use crate::open_jobs::OpenJobs;
@@ -29,6 +30,8 @@ pub(crate) struct NodeContext {
     pub outlines: Outlines,
     /// The names of the devices.
     pub devices: Arc<[String]>,
+    /// The memory that they have.
+    pub device_memory: DeviceMemory,
     /// What settings decide of how workers compute: a part of each stage's key ([`crate::reuse`]).
     pub kernels: Arc<str>,
     /// Held while a review replaces a data set, and while a stage begins to read one

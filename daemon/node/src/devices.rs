@@ -1,7 +1,10 @@
 //! Finds the devices of this node without loading libtorch.
 
 use r1d_job::daemon::Devices;
+use r1d_job::plan::Room;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The names of the devices (`cpu`, `cuda:0`, …): those that the configuration lists, or every
 /// NVIDIA device, or the CPU if there is none.
@@ -38,6 +41,36 @@ fn nvidia_devices(dev: &Path) -> usize {
         ),
         Err(_) => present,
     }
+}
+
+/// The memory of the node's largest GPU, once a probe has found it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeviceMemory(Arc<AtomicU64>);
+
+impl DeviceMemory {
+    /// Takes the memory of a device into account; `None` if it has none of its own.
+    pub(crate) fn found(&self, bytes: Option<u64>) {
+        self.0.fetch_max(bytes.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The memory that a job's plan is held against.
+    pub(crate) fn room(&self) -> Room {
+        let device = self.0.load(Ordering::Relaxed);
+        Room {
+            device: (device > 0).then_some(device),
+            host: host_memory(),
+        }
+    }
+}
+
+/// Bytes of the host's memory; `None` where the system does not tell.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// Threads that a worker of `device` may use for one tensor operation.

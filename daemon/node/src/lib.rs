@@ -81,6 +81,7 @@ pub use samples::{SamplesError, newest as newest_samples};
 pub use setup::SetupError;
 
 use context::NodeContext;
+use devices::DeviceMemory;
 use file_hashes::FileHashes;
 use job_sets::Ingest;
 use live_reports::LiveReports;
@@ -153,6 +154,7 @@ pub enum NodeError {
 /// A node at work.
 pub struct Node {
     worker_commands: Vec<WorkerCommand>,
+    device_memory: DeviceMemory,
     reports: Outbox<Report>,
     runs: Runs,
     _orders: Supervised<Orders>,
@@ -176,6 +178,7 @@ impl Node {
             worker_command: worker_command.clone(),
         };
         let devices = worker_commands.iter().map(device).collect();
+        let device_memory = node.device_memory.clone();
         let parts = OrderParts::new(node.clone(), removals, devices);
         let (runs, mut is_successor) = (parts.runs.clone(), false);
         let orders = supervise("orders", setup.clock, move |alive, context| {
@@ -186,6 +189,7 @@ impl Node {
         });
         Ok(Node {
             worker_commands,
+            device_memory,
             reports,
             runs,
             _orders: orders,
@@ -195,7 +199,7 @@ impl Node {
     /// Tries all devices at once, and reports what was found of each. An error means that no job
     /// could run on this node until its configuration is changed.
     pub async fn try_devices(&self) -> Result<(), SetupError> {
-        setup::try_devices(&self.worker_commands, &self.reports).await
+        setup::try_devices(&self.worker_commands, &self.device_memory, &self.reports).await
     }
 
     /// Waits until no run is left, be it one that an earlier queue has placed and that still ends.
@@ -237,6 +241,7 @@ fn context(setup: &NodeSetup, reports: Outbox<Report>) -> Result<NodeContext, No
         writers: Default::default(),
         outlines: Default::default(),
         devices,
+        device_memory: DeviceMemory::default(),
         kernels: kernels(&setup.torch).into(),
         reviews: Default::default(),
     })

@@ -180,6 +180,7 @@ impl LoadedJob {
         device: &str,
         worker_silence: Duration,
     ) -> Plan {
+        let shapes = self.facts();
         let facts =
             |judges: &[JobReward]| judges.iter().map(|judge| judge.facts).collect::<Vec<_>>();
         let stages = (self.job.stages.iter().enumerate())
@@ -191,6 +192,7 @@ impl LoadedJob {
                     .stages
                     .get(i)
                     .map_or(Vec::new(), |loaded_stage| facts(loaded_stage.judges())),
+                memory: r1d_job::plan::memory(&self.job, stage, &shapes, &self.seen),
             })
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))

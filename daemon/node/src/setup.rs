@@ -1,8 +1,10 @@
 //! What a worker needs of the node: its executable, libtorch, its device. It is tried before the
 //! daemon takes jobs, so that no job fails because the node lacks something.
 
+use crate::devices::DeviceMemory;
 use crate::worker::{EXIT_NO_LIBRARY, WorkerCommand, WorkerError};
 use r1d_link::{Outbox, Report};
+use r1d_proto::worker::PROBED_MEMORY;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -24,11 +26,14 @@ pub enum SetupError {
 /// Tries all devices at once, and reports what keeps them from being used.
 pub(crate) async fn try_devices(
     worker_commands: &[WorkerCommand],
+    memory: &DeviceMemory,
     reports: &Outbox<Report>,
 ) -> Result<(), SetupError> {
     let found = futures_util::future::join_all(worker_commands.iter().map(probe)).await;
     let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
-    for (device, (worker_command, problem)) in worker_commands.iter().zip(found).enumerate() {
+    for (device, (worker_command, probed)) in worker_commands.iter().zip(found).enumerate() {
+        let Probed { problem, bytes } = probed;
+        memory.found(bytes);
         if let Some(problem) = &problem {
             tracing::error!(
                 "device {} gets no jobs until this is mended: {problem}",
@@ -43,13 +48,31 @@ pub(crate) async fn try_devices(
 /// What keeps the device from being used; `None` if nothing does, and a small worker computed on it
 /// what it should.
 pub(crate) async fn look(worker_command: WorkerCommand) -> Option<String> {
-    probe(&worker_command)
-        .await
-        .unwrap_or_else(|problem| Some(problem.to_string()))
+    match probe(&worker_command).await {
+        Ok(probed) => probed.problem,
+        Err(problem) => Some(problem.to_string()),
+    }
 }
 
-/// What keeps the device from being used; `None` if nothing does.
-async fn probe(worker_command: &WorkerCommand) -> Result<Option<String>, SetupError> {
+/// What a probe has found.
+#[derive(Default)]
+struct Probed {
+    /// What keeps the device from being used; `None` if nothing does.
+    problem: Option<String>,
+    /// Bytes of the device's memory, if it is a GPU that can be used.
+    bytes: Option<u64>,
+}
+
+impl Probed {
+    fn unusable(problem: String) -> Probed {
+        Probed {
+            problem: Some(problem),
+            bytes: None,
+        }
+    }
+}
+
+async fn probe(worker_command: &WorkerCommand) -> Result<Probed, SetupError> {
     let failed = |source| WorkerError::Start {
         executable: worker_command.executable.clone(),
         source,
@@ -66,18 +89,24 @@ async fn probe(worker_command: &WorkerCommand) -> Result<Option<String>, SetupEr
     let ended = command.spawn().map_err(failed)?.wait_with_output();
     match tokio::time::timeout(PROBE_MAX, ended).await {
         Ok(ended) => judged(worker_command, &ended.map_err(failed)?),
-        Err(_) => Ok(Some(format!(
+        Err(_) => Ok(Probed::unusable(format!(
             "a worker does not open it within {} s",
             PROBE_MAX.as_secs()
         ))),
     }
 }
 
-fn judged(worker_command: &WorkerCommand, ended: &Output) -> Result<Option<String>, SetupError> {
-    if ended.status.success() {
-        return Ok(None);
-    }
+fn judged(worker_command: &WorkerCommand, ended: &Output) -> Result<Probed, SetupError> {
     let text = String::from_utf8_lossy(&ended.stderr);
+    if ended.status.success() {
+        let bytes = text
+            .lines()
+            .find_map(|line| line.strip_prefix(PROBED_MEMORY)?.trim().parse().ok());
+        return Ok(Probed {
+            bytes,
+            ..Probed::default()
+        });
+    }
     let said = text
         .lines()
         .rfind(|line| !line.trim().is_empty())
@@ -88,8 +117,8 @@ fn judged(worker_command: &WorkerCommand, ended: &Output) -> Result<Option<Strin
         worker_command.unusable(ended.status.code(), said),
     ) {
         (Some(EXIT_NO_LIBRARY), Some(problem)) => Err(SetupError::Libraries(problem)),
-        (_, Some(problem)) => Ok(Some(problem)),
-        (_, None) => Ok(Some(format!(
+        (_, Some(problem)) => Ok(Probed::unusable(problem)),
+        (_, None) => Ok(Probed::unusable(format!(
             "a worker cannot start ({}): {said}",
             ended.status
         ))),

@@ -235,6 +235,19 @@ pub struct Optimiser {
     pub exp_avg_dtype: Dtype,
     /// Data type in which the mean of squared gradients is kept between updates.
     pub exp_avg_sq_dtype: Dtype,
+    /// The memory in which moments and float32 weights are kept and updated.
+    pub optimizer_offload: OptimizerOffload,
+}
+
+/// The place of the optimiser (DeepSpeed's `offload_optimizer.device`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerOffload {
+    /// On the parameters' device.
+    #[default]
+    None,
+    /// In the host's memory, updated by its processor.
+    Cpu,
 }
 
 /// Data type of weights, and of what is kept of their gradients.

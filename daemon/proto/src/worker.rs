@@ -24,6 +24,10 @@ use std::path::PathBuf;
 /// is at fault, not the job.
 pub const EXIT_NO_DEVICE: u8 = 69;
 
+/// What a probe says of a GPU that it found usable, a line on its standard error; the bytes of its
+/// memory follow.
+pub const PROBED_MEMORY: &str = "bytes of memory: ";
+
 /// A request to a worker, or a part of one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToWorker {

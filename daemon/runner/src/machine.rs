@@ -219,6 +219,7 @@ impl Machine {
                     State::Evaluating { evaluation, .. } => evaluation.asked(),
                     _ => None,
                 };
+                let failure = self.with_plan(failure);
                 let doing =
                     self.describe() + &asked.map(|whom| format!(": {whom}")).unwrap_or_default();
                 let returns = matches!(self.state, State::Opening(_) | State::Rebuilding { .. });
@@ -325,6 +326,21 @@ impl Machine {
 
     fn unexpected(&self, state: &State, event: &Event) -> End {
         unexpected(&describe(state, &self.plan, &self.record), event)
+    }
+
+    /// A failure with what the plan counts of the stage's memory, if that has run out.
+    fn with_plan(&self, failure: Failure) -> Failure {
+        let stage = self.stage().and_then(|index| self.plan.stages.get(index));
+        match stage.filter(|_| failure.kind == FailureKind::OutOfMemory) {
+            Some(stage) if !stage.memory.is_empty() => {
+                let counted = stage.memory_in_words();
+                Failure {
+                    message: format!("{}; the plan counts {counted}", failure.message),
+                    ..failure
+                }
+            }
+            _ => failure,
+        }
     }
 
     /// Whether a step is under way: one of which at least a part would have to be redone if the

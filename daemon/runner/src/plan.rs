@@ -3,6 +3,7 @@
 use crate::message::Source;
 use r1d_job::{AskedModel, Grpo, Job, Reward, Rollouts, Stage};
 use r1d_proto::worker::{ModelSource, Open, ValueModel};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,22 @@ pub struct StageInputs {
     pub prompt_max: u32,
     /// What the plugins declared, in the order of the stage's rewards.
     pub rewards: Vec<DeclaredScores>,
+    /// Bytes that the plan counts of the device's memory, by holder; empty if that is not known.
+    pub memory: BTreeMap<String, u64>,
+}
+
+impl StageInputs {
+    /// The plan's count of the device's memory, for a person whose job has run out of it.
+    pub(crate) fn memory_in_words(&self) -> String {
+        let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+        let mut holders: Vec<String> = self
+            .memory
+            .iter()
+            .map(|(holder, &bytes)| format!("{holder} {}", gib(bytes)))
+            .collect();
+        holders.push(format!("in all {}", gib(self.memory.values().sum())));
+        holders.join(", ")
+    }
 }
 
 /// Facts about an evaluation's data and rewards.

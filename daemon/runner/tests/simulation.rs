@@ -197,6 +197,7 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         later: false,
         prompt_max: 4,
         rewards: vec![FACTS; stage.rollouts().map_or(0, |r| r.rewards.len())],
+        memory: BTreeMap::from([("policy".into(), 3 << 30), ("update".into(), 1 << 29)]),
     };
     let stages = job.stages.iter().map(facts).collect();
     let of_eval = |eval| {
@@ -2087,7 +2088,8 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
     // bounded tries.
     let full = of(FailureKind::OutOfMemory);
     assert!(
-        matches!(&full, End::Abandoned { cause } if cause.contains("the device ran out of memory")),
+        matches!(&full, End::Abandoned { cause } if cause.contains("the device ran out of memory")
+            && cause.contains("the plan counts policy 3.0 GiB, update 0.5 GiB, in all 3.5 GiB")),
         "{full:?}"
     );
 }

@@ -11,6 +11,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -51,6 +52,8 @@ class KeepingAllocator final : public c10::Allocator {
             release();
     }
 
+    void refuse_above(size_t bytes) { most_ = bytes; }
+
     size_t kept() {
         std::lock_guard<std::mutex> lock(mutex_);
         return kept_;
@@ -58,6 +61,7 @@ class KeepingAllocator final : public c10::Allocator {
 
   private:
     void *take(size_t bytes) {
+        TORCH_CHECK(bytes <= most_, "not enough memory: ", bytes, " bytes are refused");
         if (bytes <= kSmallBytesMax)
             return with_header(fresh(bytes, kHeaderBytes), 0);
         size_t size = block_bytes(bytes);
@@ -128,6 +132,8 @@ class KeepingAllocator final : public c10::Allocator {
     std::map<size_t, std::vector<void *>> free_;
     size_t kept_ = 0;
     size_t limit_ = 0;
+    // Larger blocks are refused; for tests.
+    std::atomic<size_t> most_{SIZE_MAX};
 };
 
 // Never destroyed: tensors may outlive every static.
@@ -161,6 +167,8 @@ void r1d_release_kept_memory(size_t bytes_max) {
     allocator().set_limit(0);
     allocator().set_limit(bytes_max);
 }
+
+void r1d_refuse_memory_above(size_t bytes) { allocator().refuse_above(bytes); }
 
 size_t r1d_kept_memory() { return allocator().kept(); }
 

@@ -12,6 +12,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
@@ -119,17 +120,20 @@ char *r1d_inference_enter(void **guard) {
 
 void r1d_inference_leave(void *guard) { delete static_cast<c10::InferenceMode *>(guard); }
 
-// Euclidean norm of all elements of all tensors, accumulated in float32 (float64 for float64
-// tensors). Calls `grouped` behind each `group` of them, which is 1 at least.
+// Euclidean norm of all elements of all tensors, a float64 scalar on their device. It is
+// accumulated in float64 on a GPU; on the CPU in float32, or in the tensors' own float64. Calls
+// `grouped` behind each `group` of tensors, which is 1 at least.
 char *r1d_global_norm(const tensor *tensors, size_t count, size_t group, void (*grouped)(),
-                      double *norm) {
+                      tensor *norm) {
     return guarded([&] {
         c10::NoGradGuard no_grad;
-        *norm = 0.0;
-        if (count == 0)
+        if (count == 0) {
+            *norm = new at::Tensor(at::zeros({}, at::kDouble));
             return;
+        }
         auto all = list(tensors, count);
-        auto kind = all[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+        bool wide = all[0].is_cuda() || all[0].scalar_type() == at::kDouble;
+        auto kind = wide ? at::kDouble : at::kFloat;
         std::vector<at::Tensor> norms;
         for (size_t start = 0; start < count; start += group) {
             auto end = std::min(start + group, count);
@@ -137,7 +141,8 @@ char *r1d_global_norm(const tensor *tensors, size_t count, size_t group, void (*
             norms.insert(norms.end(), some.begin(), some.end());
             grouped();
         }
-        *norm = at::linalg_vector_norm(at::stack(norms), 2).item<double>();
+        auto found = at::linalg_vector_norm(at::stack(norms), 2);
+        *norm = new at::Tensor(found.to(at::kDouble));
     });
 }
 
@@ -168,22 +173,24 @@ char *r1d_clear_gradients(const tensor *tensors, size_t count) {
 
 // One step of AdamW on every parameter, in one pass over its memory. `steps[i]` must already count
 // this update. Gradients are divided by `gradient_scale` (and stored so) where it is not null.
+// Where `found_inf` is 1, nothing changes.
 char *r1d_adamw(const tensor *parameters, const tensor *gradients, const tensor *exp_avg,
                 const tensor *exp_avg_sq, const tensor *steps, size_t count, double lr,
                 double beta1, double beta2, double weight_decay, double epsilon,
-                tensor gradient_scale) {
+                tensor gradient_scale, tensor found_inf) {
     return guarded([&] {
         c10::NoGradGuard no_grad;
         if (count == 0)
             return;
-        std::optional<at::Tensor> scale;
-        if (gradient_scale)
-            scale = *gradient_scale;
+        auto given = [](tensor of) {
+            return of ? std::optional<at::Tensor>(*of) : std::nullopt;
+        };
         at::_fused_adamw_(list(parameters, count), list(gradients, count), list(exp_avg, count),
                           list(exp_avg_sq, count),
                           /*max_exp_avg_sqs=*/{}, list(steps, count), lr, beta1, beta2,
                           weight_decay, epsilon,
-                          /*amsgrad=*/false, /*maximize=*/false, scale, /*found_inf=*/std::nullopt);
+                          /*amsgrad=*/false, /*maximize=*/false, given(gradient_scale),
+                          given(found_inf));
     });
 }
 

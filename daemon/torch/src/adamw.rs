@@ -35,15 +35,21 @@ pub struct Slices<'a> {
     pub steps: &'a [Tensor],
 }
 
+/// What one step depends on that only the device may know yet: float32 scalars on it.
+#[derive(Clone, Copy, Default)]
+pub struct Conditions<'a> {
+    /// What gradients are divided by, as clipping wants it. The scaled ones are stored back.
+    pub gradient_scale: Option<&'a Tensor>,
+    /// 1 if the step must change nothing, because a gradient is not finite; 0 otherwise.
+    pub found_inf: Option<&'a Tensor>,
+}
+
 impl AdamW {
     /// Updates every parameter in one pass over its memory.
     ///
     /// g ← g / `gradient_scale`; θ ← θ·(1 − lr·λ); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; θ ← θ −
     /// lr · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε).
-    ///
-    /// `gradient_scale` is a float32 scalar (clipping folds into it); the scaled gradients are
-    /// stored back.
-    pub fn step(&self, slices: &Slices, gradient_scale: Option<&Tensor>) -> Result<(), TorchError> {
+    pub fn step(&self, slices: &Slices, conditions: Conditions) -> Result<(), TorchError> {
         let lengths = [
             slices.gradients.len(),
             slices.exp_avg.len(),
@@ -71,7 +77,7 @@ impl AdamW {
                     slices.steps,
                 ]
                 .map(part),
-                gradient_scale,
+                conditions,
             )?;
             work::moved(0);
         }
@@ -83,8 +89,9 @@ impl AdamW {
     fn step_group(
         &self,
         lists: [Vec<*const C_tensor>; 5],
-        gradient_scale: Option<&Tensor>,
+        conditions: Conditions,
     ) -> Result<(), TorchError> {
+        let address = |of: Option<&Tensor>| of.map_or(std::ptr::null(), Tensor::as_ptr);
         let [parameters, gradients, exp_avg, exp_avg_sq, steps] = lists;
         // SAFETY: all lists hold live tensors and are as long as `parameters`.
         check("fused adamw", unsafe {
@@ -100,7 +107,8 @@ impl AdamW {
                 self.beta2,
                 self.weight_decay,
                 self.epsilon,
-                gradient_scale.map_or(std::ptr::null(), Tensor::as_ptr),
+                address(conditions.gradient_scale),
+                address(conditions.found_inf),
             )
         })
     }
@@ -134,7 +142,11 @@ mod tests {
                 exp_avg_sq: &[v.shallow_clone()],
                 steps: &[step.shallow_clone()],
             };
-            settings.step(&slices, Some(&scale)).unwrap();
+            let conditions = Conditions {
+                gradient_scale: Some(&scale),
+                found_inf: None,
+            };
+            settings.step(&slices, conditions).unwrap();
             for (x, g) in expected.iter_mut().zip([0.25 * t as f64, -0.5]) {
                 let (theta, m, v) = (
                     x.0 * (1. - 0.1 * 0.1),
@@ -171,7 +183,7 @@ mod tests {
         };
         assert!(
             settings
-                .step(&slices, None)
+                .step(&slices, Conditions::default())
                 .unwrap_err()
                 .to_string()
                 .contains("1 parameters")

@@ -1,7 +1,7 @@
 //! The parts of libtorch that tch lacks: a small C++ shim ([`adamw`], [`attention`], [`product`],
-//! [`fp8`], [`foreach`], [`function`], [`runtime`], [`memory`]), devices by name and CUDA opened at
-//! run time ([`device`]), MKL's choice of kernels ([`mkl`]), and the progress and the parts of long
-//! work ([`work`], [`spans`]). It knows nothing of models.
+//! [`fp8`], [`foreach`], [`function`], [`runtime`], [`memory`], [`transfer`]), devices by name and
+//! CUDA opened at run time ([`device`]), MKL's choice of kernels ([`mkl`]), and the progress and
+//! the parts of long work ([`work`], [`spans`]). It knows nothing of models.
 //!
 //! The build script compiles the shim against the libtorch of `LIBTORCH` and passes its folder to
 //! dependents as `DEP_R1D_TORCH_LIB`; their build scripts set the run path from it.
@@ -20,6 +20,7 @@ pub mod product;
 pub mod runtime;
 mod shim;
 pub mod spans;
+pub mod transfer;
 pub mod work;
 
 pub use device::open_cuda;

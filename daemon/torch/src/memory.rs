@@ -1,11 +1,14 @@
 //! Keeps freed tensor memory on the CPU for the next operation instead of returning it to the
 //! system.
 
+use crate::shim::{self, TorchError, check};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tch::Device;
 
 unsafe extern "C" {
     fn r1d_keep_freed_memory(bytes_max: usize);
     fn r1d_release_kept_memory(bytes_max: usize);
+    fn r1d_refuse_memory_above(bytes: usize);
     fn r1d_kept_memory() -> usize;
 }
 
@@ -26,6 +29,39 @@ pub fn keep_freed(bytes_max: usize) {
 pub fn release_kept() {
     // SAFETY: takes the allocator's lock.
     unsafe { r1d_release_kept_memory(BYTES_MAX.load(Ordering::Relaxed)) }
+}
+
+/// Returns the memory that libtorch keeps for its next tensors on `device`: to the system, or to
+/// the GPU's driver, which then has it in one piece.
+pub fn release_cached(device: Device) -> Result<(), TorchError> {
+    if device.is_cuda() {
+        // SAFETY: takes the allocator's lock.
+        return check("release memory", unsafe {
+            shim::r1d_release_device_memory()
+        });
+    }
+    release_kept();
+    Ok(())
+}
+
+/// Bytes of a GPU's memory, with what is in use; `None` for the CPU.
+pub fn of_device(device: Device) -> Result<Option<u64>, TorchError> {
+    let Device::Cuda(index) = device else {
+        return Ok(None);
+    };
+    let mut bytes = 0;
+    // SAFETY: asks the driver, and writes a number.
+    check("device memory", unsafe {
+        shim::r1d_device_memory(index as i32, &mut bytes)
+    })?;
+    Ok(Some(bytes))
+}
+
+/// Makes every tensor on the CPU of more than `bytes` fail as if memory had run out; `None` ends
+/// that. It needs [`keep_freed`], and is for tests.
+pub fn refuse_above(bytes: Option<usize>) {
+    // SAFETY: sets a number.
+    unsafe { r1d_refuse_memory_above(bytes.unwrap_or(usize::MAX)) }
 }
 
 /// Whether an error's text means that memory ran out, on a device or on the host: it has the words

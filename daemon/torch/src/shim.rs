@@ -54,7 +54,7 @@ unsafe extern "C" {
         count: usize,
         group: usize,
         grouped: extern "C" fn(),
-        norm: *mut f64,
+        norm: *mut *mut C_tensor,
     ) -> *mut c_char;
     pub(crate) fn r1d_scale(
         tensors: *const *const C_tensor,
@@ -82,7 +82,17 @@ unsafe extern "C" {
         weight_decay: f64,
         epsilon: f64,
         gradient_scale: *const C_tensor,
+        found_inf: *const C_tensor,
     ) -> *mut c_char;
+    pub(crate) fn r1d_copy_ahead(
+        destination: *const C_tensor,
+        source: *const C_tensor,
+    ) -> *mut c_char;
+    pub(crate) fn r1d_event_record(on: *const C_tensor, event: *mut *mut c_void) -> *mut c_char;
+    pub(crate) fn r1d_event_wait(event: *mut c_void) -> *mut c_char;
+    pub(crate) fn r1d_event_drop(event: *mut c_void);
+    pub(crate) fn r1d_device_memory(index: c_int, bytes: *mut u64) -> *mut c_char;
+    pub(crate) fn r1d_release_device_memory() -> *mut c_char;
     pub(crate) fn r1d_differentiable(
         inputs: *const *const C_tensor,
         input_count: usize,

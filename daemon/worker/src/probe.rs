@@ -6,6 +6,7 @@
 //! by number, again and again.
 
 use crate::serve::{ServeError, open};
+use r1d_proto::worker::PROBED_MEMORY;
 use std::process::ExitCode;
 use tch::{Device, Kind, Tensor};
 
@@ -27,7 +28,13 @@ pub(crate) fn run(arguments: Probe) -> Result<ExitCode, Box<dyn std::error::Erro
     let device = open(&arguments.device)?;
     let said = |words: String| ServeError::Device(arguments.device.clone(), words);
     match wrong(device, &product(&entries(1), &entries(2))) {
-        Ok(0) => Ok(ExitCode::SUCCESS),
+        Ok(0) => {
+            // Without it a plan is not held against the device.
+            if let Ok(Some(bytes)) = r1d_torch::memory::of_device(device) {
+                eprintln!("{PROBED_MEMORY}{bytes}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Ok(numbers) => Err(Box::new(said(format!(
             "it computes wrongly: {numbers} numbers of {ROUNDS} products of whole numbers differ \
              from the right ones"

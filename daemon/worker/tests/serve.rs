@@ -115,6 +115,23 @@ fn gradient_checkpointing_changes_no_bit_of_a_step() {
     assert_eq!(steps(Some(all)), steps(None));
 }
 
+#[test]
+fn an_optimiser_on_the_host_changes_no_bit_of_a_step() {
+    let steps = |optimizer_offload| {
+        let WorkerRequest::Open(mut request) = open(true) else {
+            panic!("not Open")
+        };
+        request.optimiser = request.optimiser.map(|optimiser| Optimiser {
+            optimizer_offload,
+            ..optimiser
+        });
+        let mut worker = Worker::start();
+        worker.ask(WorkerRequest::Open(request));
+        [0, 1].map(|at| step(&mut worker, at))
+    };
+    assert_eq!(steps(OptimizerOffload::Cpu), steps(OptimizerOffload::None));
+}
+
 /// The experts of a step may be many times what a frame holds.
 #[test]
 fn a_step_is_the_same_in_however_many_messages_it_comes() {

@@ -86,12 +86,17 @@ pub(super) fn checkpoint(job: &Job, stage: &Stage, shape: &ModelShape) -> u64 {
     let module = shape.prediction.filter(|_| stage.opens_prediction());
     let parameters = shape.parameters + module.map_or(0, |module| module.parameters);
     let weights = parameters.saturating_mul(value_bytes);
-    // Adapters are small beside the weights that they are merged into.
-    if stage.adapters().is_some() {
-        return weights;
-    }
     let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
-    let optimiser = parameters.saturating_mul(moment_bytes + master_bytes);
+    let state = |parameters: u64| parameters.saturating_mul(moment_bytes + master_bytes);
+    if let Some(lora) = stage.adapters() {
+        // The adapters are there merged into the weights, and once more, with the reference's.
+        let adapters = shape.adapter_values(lora.r, &lora.target_modules);
+        let copies = adapters.saturating_mul(2 * value_bytes);
+        return weights
+            .saturating_add(state(adapters))
+            .saturating_add(copies);
+    }
+    let optimiser = state(parameters);
     let references = u64::from(stage.needs_reference());
     let trained = 1 + u64::from(stage.ppo().is_some());
     weights

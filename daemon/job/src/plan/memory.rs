@@ -15,12 +15,17 @@ const LOGITS_MAX: u64 = 1 << 27;
 /// Tensors as large as the logits that loss, entropy and gradient take at a time.
 const LOGITS_COPIES: u64 = 7;
 const FLOAT32_BYTES: u64 = 4;
+/// Values that an optimiser on the host exchanges with the device at a time.
+const STAGED_VALUES: u64 = 1 << 24;
+/// Bytes of the host for each of them: gradients and weights in float32, two of each.
+const STAGING_BYTES: u64 = 16;
 
 /// Returns the bytes that a stage takes on its device, by holder: `policy`, `reference`,
-/// `optimiser` (AdamW's moments; in bfloat16 also the float32 weights that it updates), `update`
-/// (activations, logits and gradients at their peak), `value model` (with its optimiser), `reward
-/// models` and `judges` that rewards ask, `sampler` (its cache, which makes room for the update on
-/// a GPU).
+/// `optimiser` (AdamW's moments; in bfloat16 also the float32 weights that it updates), `gradients`
+/// (their float32 sums, where weights have another dtype or are updated elsewhere), `update`
+/// (activations, logits and other gradients at their peak), `value model` (with its optimiser),
+/// `reward models` and `judges` that rewards ask, `sampler` (its cache, which makes room for the
+/// update on a GPU).
 ///
 /// `facts` are the shapes of [`Job::models`], in their order; the result is empty without them. A
 /// reward model of a directory whose shape is not in `seen` is taken to be as large as the policy.
@@ -88,29 +93,88 @@ fn update(job: &Job, stage: &Stage, own: &ModelShape, seen: &InputFacts) -> u64 
     let logits = tokens.saturating_mul(own.vocab_size).min(LOGITS_MAX);
     let activations = tokens.saturating_mul(kept.saturating_mul(job.model.dtype.bytes()));
     let at_the_loss = activations.saturating_add(logits * LOGITS_COPIES * FLOAT32_BYTES);
-    let parameters = match stage.adapters() {
-        // Adapters are small beside the weights.
-        Some(_) => 0,
-        None => own.parameters,
+    let trained = Trained::of(job, stage, own);
+    let gradients = match job.model.dtype {
+        // The sums of other dtypes are kept between updates.
+        _ if trained.has_sums => 0,
+        dtype => trained.parameters.saturating_mul(dtype.bytes()),
     };
-    let sums = parameters.saturating_mul(FLOAT32_BYTES);
-    let own_gradients = match job.model.dtype {
-        Dtype::Bfloat16 if stage.gradient_checkpointing().is_none() => parameters * 2,
-        _ => 0,
+    // A whole pass leaves its gradients in the weights' dtype before they are added to the sums.
+    let left = match stage.gradient_checkpointing() {
+        None if trained.has_sums => trained.parameters * job.model.dtype.bytes(),
+        _ => gradients,
     };
-    let earlier = if all > room { sums } else { 0 };
-    at_the_loss
-        .saturating_add(earlier)
-        .max(sums.saturating_add(own_gradients))
+    let earlier = if all > room { gradients } else { 0 };
+    at_the_loss.saturating_add(earlier).max(left)
 }
 
-/// Bytes that a stage takes of the host's memory beside its device's, by holder: `snapshot`, the
-/// checkpoint that is written while training goes on. It takes less where the host has less to
-/// spare.
+/// What a stage trains of a model, and what its optimiser takes.
+struct Trained {
+    /// Number of values: the adapters', or the weights'.
+    parameters: u64,
+    /// Number of the adapters' values; 0 without adapters.
+    adapters: u64,
+    /// Bytes of the optimiser: moments, and weights of its own.
+    optimiser: u64,
+    /// Whether gradients are summed in float32 beside the weights.
+    has_sums: bool,
+    /// Whether the optimiser is in the host's memory.
+    is_on_host: bool,
+}
+
+impl Trained {
+    fn of(job: &Job, stage: &Stage, own: &ModelShape) -> Trained {
+        let lora = stage.adapters();
+        let adapters = lora
+            .as_ref()
+            .map_or(0, |lora| own.adapter_values(lora.r, &lora.target_modules));
+        let module = own.prediction.filter(|_| stage.mtp_loss_weight() > 0.0);
+        let weights = own.parameters + module.map_or(0, |module| module.parameters);
+        let parameters = if lora.is_some() { adapters } else { weights };
+        let is_on_host = stage.training().is_some_and(Training::is_on_host);
+        let has_sums = job.model.dtype != Dtype::Float32 || is_on_host;
+        let master_bytes = if has_sums { FLOAT32_BYTES } else { 0 };
+        let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
+        Trained {
+            optimiser: parameters.saturating_mul(moment_bytes + master_bytes),
+            parameters,
+            adapters,
+            has_sums,
+            is_on_host,
+        }
+    }
+
+    /// Bytes of the gradients' sums.
+    fn sums(&self) -> u64 {
+        if self.has_sums {
+            self.parameters.saturating_mul(FLOAT32_BYTES)
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of the optimiser on the device.
+    fn on_device(&self) -> u64 {
+        if self.is_on_host { 0 } else { self.optimiser }
+    }
+}
+
+/// Bytes that a stage takes of the host's memory beside its device's, by holder: `optimiser`, if it
+/// is kept there, and `snapshot`, the checkpoint that is written while training goes on. That takes
+/// less where the host has less to spare.
 pub fn host_memory(job: &Job, stage: &Stage, facts: &[ModelShape]) -> BTreeMap<String, u64> {
-    let own = facts.get(job.model_of(stage)).filter(|_| stage.trains());
-    let snapshot = |own| ("snapshot".to_owned(), checkpoint(job, stage, own));
-    own.map(snapshot).into_iter().collect()
+    let Some(own) = facts.get(job.model_of(stage)).filter(|_| stage.trains()) else {
+        return BTreeMap::new();
+    };
+    let mut bytes = BTreeMap::from([("snapshot".to_owned(), checkpoint(job, stage, own))]);
+    let trained = Trained::of(job, stage, own);
+    if trained.is_on_host {
+        let models = 1 + u64::from(stage.ppo().is_some());
+        let staging = trained.parameters.min(STAGED_VALUES) * STAGING_BYTES;
+        let each = trained.optimiser.saturating_add(staging);
+        bytes.insert("optimiser".into(), each.saturating_mul(models));
+    }
+    bytes
 }
 
 /// Bytes of the stage's own models and their optimisers, by actor. `module` is the prediction
@@ -122,25 +186,25 @@ fn weights(
     module: Option<PredictionShape>,
     value_bytes: u64,
 ) -> BTreeMap<String, u64> {
-    let master_bytes = match job.model.dtype {
-        Dtype::Float32 => 0,
-        Dtype::Bfloat16 => 4,
+    let trained = Trained::of(job, stage, own);
+    let base = (own.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
+    let adapters = trained.adapters * value_bytes;
+    let mut bytes = BTreeMap::from([("policy".to_string(), base + adapters)]);
+    let mut add = |holder: &str, n: u64| {
+        if n > 0 {
+            bytes.insert(holder.to_owned(), n);
+        }
     };
-    let trained_module = module.filter(|_| stage.mtp_loss_weight() > 0.0);
-    let parameters = own.parameters + trained_module.map_or(0, |module| module.parameters);
-    let weights = (own.parameters + module.map_or(0, |module| module.parameters)) * value_bytes;
-    let moment_bytes = stage.training().map_or(0, Training::moment_bytes);
-    let optimiser = parameters * (moment_bytes + master_bytes);
-    let mut bytes = BTreeMap::from([("policy".to_string(), weights)]);
-    // Adapters are small beside the weights, and the reference shares those.
-    if stage.trains() && stage.adapters().is_none() {
-        bytes.insert("optimiser".into(), optimiser);
+    if stage.trains() {
+        add("optimiser", trained.on_device());
+        add("gradients", trained.sums());
         if stage.needs_reference() {
-            bytes.insert("reference".into(), weights);
+            // The weights under adapters are shared.
+            add("reference", if adapters > 0 { adapters } else { base });
         }
     }
     if stage.ppo().is_some() {
-        bytes.insert("value model".into(), weights + optimiser);
+        add("value model", base + trained.on_device() + trained.sums());
     }
     bytes
 }

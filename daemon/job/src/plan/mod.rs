@@ -4,12 +4,14 @@ mod disk;
 mod facts;
 mod memory;
 mod records;
+mod room;
 mod warnings;
 
 pub use disk::disk;
 pub use facts::InputFacts;
 pub use memory::{host_memory, memory};
 pub use records::check_records;
+pub use room::{Room, check_room};
 pub use warnings::warnings;
 
 use crate::job::Job;

@@ -4,10 +4,10 @@ use crate::file::setting::by_words;
 use crate::limits::MICRO_BATCH_MAX_TOKENS;
 use r1d_job_macros::{Keys, Read, Write};
 use r1d_proto::hyperparameters::{
-    Dtype, GradientCheckpointing, Lora, LrSchedule, Optimiser, RouterTraining,
+    Dtype, GradientCheckpointing, Lora, LrSchedule, Optimiser, OptimizerOffload, RouterTraining,
 };
 
-by_words!(LrSchedule);
+by_words!(LrSchedule, OptimizerOffload);
 
 /// Settings of AdamW, its learning-rate schedule, and the size of micro-batches.
 #[derive(Clone, Debug, PartialEq, Keys, Read, Write)]
@@ -65,6 +65,16 @@ pub struct Training {
                    at most, since smaller changes would be rounded away."
     )]
     pub exp_avg_sq_dtype: Dtype,
+    /// The memory in which AdamW keeps what it updates.
+    #[key(
+        takes = OneOf(&["none", "cpu"]),
+        default = "none",
+        meaning = "\"cpu\" keeps AdamW's moments and float32 weights in the host's memory, and \
+                   updates them with its processor: a GPU then has 2 bytes of each bfloat16 \
+                   weight and 4 of its gradient, and an update takes longer. \"none\" keeps them \
+                   on the device."
+    )]
+    pub optimizer_offload: OptimizerOffload,
     /// Tokens that micro-batches are packed to.
     #[key(
         takes = count(16, MICRO_BATCH_MAX_TOKENS),
@@ -112,6 +122,7 @@ impl Training {
             max_grad_norm: self.max_grad_norm,
             exp_avg_dtype: self.exp_avg_dtype,
             exp_avg_sq_dtype: self.exp_avg_sq_dtype,
+            optimizer_offload: self.optimizer_offload,
         }
     }
 
@@ -125,6 +136,11 @@ impl Training {
             .then_some(GradientCheckpointing {
                 recompute_num_layers,
             })
+    }
+
+    /// Whether AdamW is in the host's memory.
+    pub(crate) fn is_on_host(&self) -> bool {
+        self.optimizer_offload == OptimizerOffload::Cpu
     }
 
     /// Bytes that AdamW keeps of each parameter's gradients.
@@ -159,8 +175,9 @@ pub struct Adapters {
     #[key(
         default = ["all-linear"],
         meaning = "Linear layers that get an adapter, by the last parts of their names \
-                   (\"q_proj\", \"self_attn.o_proj\"); \"all-linear\": all but the output head. \
-                   In mixture-of-experts models attention alone gets some."
+                   (\"q_proj\", \"self_attn.o_proj\"); \"all-linear\": all but the output \
+                   head and, in mixture-of-experts models, the feed-forward layers, of which \
+                   the experts' alone can be named: \"gate_proj\", \"up_proj\", \"down_proj\"."
     )]
     pub lora_target_modules: Vec<String>,
 }

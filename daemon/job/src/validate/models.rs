@@ -35,7 +35,7 @@ fn check(stage: &Stage, facts: &ModelShape) -> Result<(), JobError> {
     }
     let known = |target: &String| {
         let last = target.rsplit('.').next().unwrap_or_default();
-        target == "all-linear" || facts.linear_layers.contains(&last)
+        target == "all-linear" || facts.linear_layers.iter().any(|layers| layers.name == last)
     };
     let adapters = stage.adapters();
     let mut targets = adapters.iter().flat_map(|lora| &lora.target_modules);
@@ -46,8 +46,17 @@ fn check(stage: &Stage, facts: &ModelShape) -> Result<(), JobError> {
             format!("lora_target_modules has {target:?}, which is no layer of {architecture}"),
             format!(
                 "name some of {}, or \"all-linear\"",
-                facts.linear_layers.join(", ")
+                names(facts).join(", ")
             ),
         )),
     }
+}
+
+/// Names of the layers that adapters can be put on.
+fn names(facts: &ModelShape) -> Vec<&'static str> {
+    facts
+        .linear_layers
+        .iter()
+        .map(|layers| layers.name)
+        .collect()
 }

@@ -362,11 +362,10 @@ fn what_the_model_lacks_is_refused_before_anything_is_trained() {
     };
     check(&adapted("[\"q_b_proj\", \"self_attn.o_proj\"]"), "").unwrap();
     check(&adapted("[\"all-linear\"]"), "").unwrap();
-    let text = check(&adapted("[\"gate_proj\"]"), "")
-        .unwrap_err()
-        .to_string();
+    check(&adapted("[\"all-linear\", \"experts.gate_proj\"]"), "").unwrap();
+    let text = check(&adapted("[\"gate\"]"), "").unwrap_err().to_string();
     assert!(
-        text.contains("\"gate_proj\"") && text.contains("kv_b_proj"),
+        text.contains("\"gate\"") && text.contains("kv_b_proj"),
         "{text}"
     );
 }

@@ -5,6 +5,7 @@ mod disk;
 mod errors;
 mod judges;
 mod keys;
+mod large_models;
 mod limits;
 mod models;
 mod plan;

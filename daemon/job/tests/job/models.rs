@@ -174,7 +174,7 @@ fn memory_and_limits_are_of_each_stages_own_model() {
         activations: Default::default(),
         routing: None,
         prediction: None,
-        linear_layers: vec!["q_proj"],
+        linear_layers: vec![],
     };
     let all = [facts(1000, 4096), facts(50, 512), facts(7, 4096)];
     let seen = InputFacts {

@@ -1,8 +1,10 @@
 //! The plan's arithmetic.
 
 use crate::{JOB, parse};
-use r1d_job::plan::{InputFacts, check_records, memory, stages, warnings};
-use r1d_job::{ModelShape, RoutingShape};
+use r1d_job::plan::{
+    InputFacts, Room, check_records, check_room, host_memory, memory, stages, warnings,
+};
+use r1d_job::{LinearLayers, ModelShape, RoutingShape};
 use r1d_shape::Activations;
 use std::collections::BTreeMap;
 
@@ -67,7 +69,11 @@ pub(crate) fn facts() -> ModelShape {
         },
         routing: None,
         prediction: None,
-        linear_layers: vec!["q_proj", "o_proj"],
+        linear_layers: vec![LinearLayers {
+            name: "q_proj",
+            adapter_values: 30,
+            by_default: true,
+        }],
     }
 }
 
@@ -141,6 +147,39 @@ fn blocks_that_run_again_keep_their_inputs() {
     // An update that is one small micro-batch: its tokens, and no sums beside them.
     let small = update("prompts_per_step = 2\nnum_generations = 2");
     assert_eq!(small, 4 * 612 * (60 + 10 * 7) * 4);
+}
+
+/// In bfloat16 gradients are summed in float32 beside the weights; with the optimiser on the host
+/// the device has neither moments nor masters; and adapters take the weights' place.
+#[test]
+fn the_optimiser_is_counted_where_it_is() {
+    let job = |settings: &str| {
+        let wide = JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"");
+        parse(&wide.replace("steps = 200", &format!("steps = 200\n{settings}"))).unwrap()
+    };
+    let device = |settings: &str| {
+        let job = job(settings);
+        memory(&job, &job.stages[2], &[facts()], &seen())
+    };
+    let host = |settings: &str| {
+        let job = job(settings);
+        host_memory(&job, &job.stages[2], &[facts()])
+            .get("optimiser")
+            .copied()
+    };
+    let counted = device("");
+    assert_eq!((counted["optimiser"], counted["gradients"]), (12_000, 4000));
+    assert_eq!(host(""), None);
+    let counted = device("optimizer_offload = \"cpu\"");
+    assert_eq!(
+        (counted.get("optimiser"), counted["gradients"]),
+        (None, 4000)
+    );
+    // Beside it, what passes between the two: gradients and weights, two of each.
+    assert_eq!(host("optimizer_offload = \"cpu\""), Some(12_000 + 16_000));
+    let counted = device("beta = 0.1\nlora_r = 2\nlora_target_modules = [\"q_proj\"]");
+    assert_eq!((counted["policy"], counted["reference"]), (2000 + 120, 120));
+    assert_eq!((counted["optimiser"], counted["gradients"]), (60 * 12, 240));
 }
 
 /// A snapshot is a checkpoint in the host's memory.
@@ -391,4 +430,30 @@ fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
         None,
         "no set of a small vocabulary is long"
     );
+}
+
+/// What no GPU of the node can hold is refused with what the plan counts; what may be too large at
+/// its peak is warned of.
+#[test]
+fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
+    let job = parse(JOB).unwrap();
+    let plan = stages(&job, &[facts()], &seen());
+    let check = |device: Option<u64>, host: u64| {
+        let host = Some(host);
+        check_room(&plan, Room { device, host })
+    };
+    assert_eq!(check(Some(1 << 40), 1 << 40).unwrap(), [] as [&str; 0]);
+    let text = check(Some(11_999), 1 << 40).unwrap_err().to_string();
+    assert!(
+        text.contains("\"language\"") && text.contains("optimiser 0.0 GiB"),
+        "{text}"
+    );
+    let warned = check(Some(1 << 20), 1 << 40).unwrap().join("\n");
+    assert!(
+        warned.contains("\"reasoning\" may take") && warned.contains("gradient_checkpointing"),
+        "{warned}"
+    );
+    // On a CPU both are the host's, which may get more.
+    let warned = check(None, 15_999).unwrap().join("\n");
+    assert!(warned.contains("of the host's memory"), "{warned}");
 }

@@ -6,7 +6,8 @@ use r1d_learn::head::Head;
 use r1d_learn::sampling_mask::KeptRows;
 use r1d_model::{CausalLm, Forward, Packed, SequenceClassifier};
 use r1d_proto::hyperparameters::{
-    Dtype, ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, RouterTraining,
+    Dtype, ImportanceSamplingLevel, LossType, LrSchedule, Objective, Optimiser, OptimizerOffload,
+    RouterTraining,
 };
 use r1d_proto::sampling_mask::SamplingMask;
 use r1d_proto::worker::{Pair, SupervisedSequence, Train, TrainSequence};
@@ -192,6 +193,7 @@ pub(crate) fn optimiser(learning_rate: f64) -> Optimiser {
         max_grad_norm: 1.0,
         exp_avg_dtype: Dtype::Float32,
         exp_avg_sq_dtype: Dtype::Float32,
+        optimizer_offload: OptimizerOffload::None,
     }
 }
 

@@ -47,11 +47,11 @@ pub struct PlanStage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_from: Option<JobId>,
     /// Bytes that the stage takes on its device, by holder: `policy`, `reference`, `optimiser`,
-    /// `update`, `value model`, `reward models`, `judges`, `sampler`. On a GPU the last makes room
-    /// for an update.
+    /// `gradients`, `update`, `value model`, `reward models`, `judges`, `sampler`. On a GPU the
+    /// last makes room for an update.
     pub memory: BTreeMap<String, u64>,
     /// Most bytes that the stage takes of the host's memory beside the device's, by holder:
-    /// `snapshot`.
+    /// `snapshot`, `optimiser`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub host_memory: BTreeMap<String, u64>,
     /// Most bytes that the stage leaves on disk, by what they are: `checkpoints`, `rollouts`,

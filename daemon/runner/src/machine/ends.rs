@@ -31,7 +31,8 @@ pub(super) fn failed(doing: &str, failure: Failure) -> End {
         }
         FailureKind::OutOfMemory => format!(
             "{doing}: the device ran out of memory ({message}): lower max_tokens_per_device, \
-             sampler.slots or max_completion_length"
+             sampler.slots or max_completion_length, or set gradient_checkpointing, \
+             optimizer_offload or lora_r"
         ),
     };
     End::Failed { error }

@@ -54,6 +54,7 @@ static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
         later: false,
         prompt_max: 4,
         rewards: Vec::new(),
+        memory: Default::default(),
     };
     Arc::new(Plan {
         stages: vec![stage],

@@ -192,6 +192,7 @@ pub(crate) fn open(reference: bool) -> WorkerRequest {
             max_grad_norm: 1.0,
             exp_avg_dtype: Dtype::Float32,
             exp_avg_sq_dtype: Dtype::Float32,
+            optimizer_offload: OptimizerOffload::None,
         }),
         router: RouterTraining {
             bias_update_speed: 1e-3,

@@ -1,0 +1,201 @@
+//! Flat memory for all parameters: a value that the optimiser keeps of each (a gradient, a master
+//! weight, a moment) is one tensor, an [`Arena`], and each parameter has a place in it by the same
+//! [`Table`].
+//!
+//! An arena is divided into fixed [`Block`]s, so that what goes through all of it (a copy to the
+//! host, a sum over gradients) can go block by block, in the same order each time.
+
+use crate::LearnError;
+use std::ops::Range;
+use tch::{Device, Kind, Tensor};
+
+/// Places begin at multiples of this many elements, which whole vectors of every dtype divide.
+const ALIGNMENT: i64 = 64;
+
+/// A parameter's place in every arena.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// The parameter's name.
+    pub name: String,
+    /// The parameter's shape.
+    pub shape: Vec<i64>,
+    /// Its first element in the arena.
+    pub offset: i64,
+}
+
+impl Place {
+    /// The number of the parameter's elements.
+    pub fn elements(&self) -> i64 {
+        self.shape.iter().product()
+    }
+}
+
+/// The places of all parameters, one behind the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// The places in the order of the parameters.
+    pub places: Vec<Place>,
+    /// The number of elements of an arena, with the gaps between places.
+    pub elements: i64,
+}
+
+/// A run of an arena: whole places, or a part of one that is larger than a block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Its elements in the arena.
+    pub range: Range<i64>,
+    /// The parts of places in it.
+    pub parts: Vec<Part>,
+}
+
+/// The part of a place that is in a block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The index of the place in the table.
+    pub place: usize,
+    /// Its elements within the place.
+    pub range: Range<i64>,
+    /// Its first element within the block.
+    pub at: i64,
+}
+
+impl Table {
+    /// Gives each parameter, by name and shape, its place.
+    pub fn new(parameters: impl IntoIterator<Item = (String, Vec<i64>)>) -> Table {
+        let mut elements = 0;
+        let place = |(name, shape): (String, Vec<i64>)| {
+            let place = Place {
+                name,
+                shape,
+                offset: elements,
+            };
+            elements += (place.elements() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            place
+        };
+        let places = parameters.into_iter().map(place).collect();
+        Table { places, elements }
+    }
+
+    /// Divides the table into blocks of at most `elements_max` elements, a multiple of 64: as many
+    /// whole places as fit, and larger places in parts of their own.
+    pub fn blocks(&self, elements_max: i64) -> Vec<Block> {
+        let mut blocks: Vec<Block> = Vec::new();
+        let elements_max = elements_max.max(ALIGNMENT);
+        for (index, place) in self.places.iter().enumerate() {
+            let elements = place.elements();
+            for start in (0..elements).step_by(elements_max as usize) {
+                let end = elements.min(start + elements_max);
+                let part = |at| Part {
+                    place: index,
+                    range: start..end,
+                    at,
+                };
+                let (from, to) = (place.offset + start, place.offset + end);
+                match blocks.last_mut() {
+                    Some(block) if to - block.range.start <= elements_max => {
+                        block.parts.push(part(from - block.range.start));
+                        block.range.end = to;
+                    }
+                    _ => blocks.push(Block {
+                        range: from..to,
+                        parts: vec![part(0)],
+                    }),
+                }
+            }
+        }
+        blocks
+    }
+}
+
+/// One value of every element of every parameter.
+pub struct Arena(Tensor);
+
+impl Arena {
+    /// Makes an arena of zeros.
+    pub fn zeros(table: &Table, kind: Kind, device: Device) -> Result<Arena, LearnError> {
+        Ok(Arena(Tensor::f_zeros([table.elements], (kind, device))?))
+    }
+
+    /// The dtype of its elements.
+    pub fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    /// A parameter's values in its shape, a view.
+    pub fn tensor(&self, place: &Place) -> Result<Tensor, LearnError> {
+        let flat = self.0.f_narrow(0, place.offset, place.elements())?;
+        Ok(flat.f_view(&place.shape[..])?)
+    }
+
+    /// A block's values, a view `[elements]`.
+    pub fn block(&self, block: &Block) -> Result<Tensor, LearnError> {
+        let Range { start, end } = block.range;
+        Ok(self.0.f_narrow(0, start, end - start)?)
+    }
+}
+
+impl Part {
+    /// The part's values in those of its place, which are contiguous; a flat view.
+    pub fn of_place(&self, place: &Tensor) -> Result<Tensor, LearnError> {
+        let flat = place.f_detach()?.f_view([-1])?;
+        Ok(flat.f_narrow(0, self.range.start, self.range.end - self.range.start)?)
+    }
+
+    /// The part's values in a block's, a view.
+    pub fn of(&self, block: &Tensor) -> Result<Tensor, LearnError> {
+        Ok(block.f_narrow(0, self.at, self.range.end - self.range.start)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table(sizes: &[i64]) -> Table {
+        let named = |(i, &size): (usize, &i64)| (format!("p{i}"), vec![size, 2]);
+        Table::new(sizes.iter().enumerate().map(named))
+    }
+
+    proptest! {
+        /// Every element of every parameter is in one block, blocks do not overlap, and none is
+        /// larger than it may be.
+        #[test]
+        fn blocks_have_every_element_once(
+            sizes in prop::collection::vec(0..400i64, 1..12),
+            max in 1..8i64,
+        ) {
+            let (table, max) = (table(&sizes), max * ALIGNMENT);
+            let (mut seen, mut end) = (vec![0; sizes.len()], 0);
+            for block in table.blocks(max) {
+                prop_assert!(block.range.start >= end && block.range.end <= table.elements);
+                prop_assert!(block.range.end - block.range.start <= max);
+                end = block.range.end;
+                for part in &block.parts {
+                    let place = &table.places[part.place];
+                    prop_assert_eq!(part.range.start, seen[part.place]);
+                    prop_assert_eq!(block.range.start + part.at, place.offset + part.range.start);
+                    seen[part.place] = part.range.end;
+                }
+            }
+            let all: Vec<i64> = table.places.iter().map(Place::elements).collect();
+            prop_assert_eq!(seen, all);
+        }
+    }
+
+    #[test]
+    fn a_place_is_a_view_in_the_parameters_shape() {
+        let table = table(&[3, 5]);
+        let arena = Arena::zeros(&table, Kind::Float, Device::Cpu).unwrap();
+        let second = arena.tensor(&table.places[1]).unwrap();
+        assert_eq!((second.size(), table.elements), (vec![5, 2], 128));
+        let _ = second.shallow_clone().fill_(2.0);
+        let [block] = &table.blocks(128)[..] else {
+            panic!("one block")
+        };
+        let values = arena.block(block).unwrap();
+        assert_eq!(f64::try_from(values.sum(Kind::Float)).unwrap(), 20.0);
+        let part = block.parts[1].of(&values).unwrap();
+        assert_eq!(f64::try_from(part.min()).unwrap(), 2.0);
+    }
+}
