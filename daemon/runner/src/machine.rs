@@ -30,7 +30,7 @@ use crate::wait::LastHeard;
 use ends::{failed, not_returned};
 use r1d_proto::control::job::Activity;
 use r1d_proto::trace::StepTrace;
-use r1d_proto::worker::{self, Body, CheckpointReport, WorkerRequest};
+use r1d_proto::worker::{self, Body, CheckpointReport, Failure, FailureKind, WorkerRequest};
 use show::describe;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Whether a job fits the node that it was sent to.
 
 use crate::error::JobError;
-use r1d_proto::control::PlanStage;
+use r1d_proto::control::plan::PlanStage;
 
 /// The memory of a node, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
