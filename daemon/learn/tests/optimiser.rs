@@ -401,6 +401,7 @@ fn the_number_of_threads_changes_no_bit() {
 /// share of numbers that differ, by how much, and how long updates take.
 #[test]
 #[ignore = "needs a GPU"]
+#[allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn a_gpus_update_is_the_hosts_but_for_contraction() {
     let device = r1d_torch::device::open("cuda:0").unwrap();
     let elements: i64 = 1 << 28;
