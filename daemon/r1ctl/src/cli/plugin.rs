@@ -65,7 +65,7 @@ pub(crate) enum Author {
         /// Lines as `score` reads them [default: three lengths of a made-up completion]
         #[arg(value_name = "CASES.jsonl")]
         cases: Option<PathBuf>,
-        /// For each input
+        /// The time limit for each input, in seconds
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32)
             .range(1..=3600))]
         seconds: u32,
