@@ -66,14 +66,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn decay_spares_vectors() {
     let parameters = parameters(Kind::Float);
-    let mut optimiser = Optimiser::new(
-        parameters
-            .iter()
-            .map(|(n, p)| (n.clone(), p.shallow_clone()))
-            .collect(),
-        &settings(),
-    )
-    .unwrap();
+    let mut optimiser = Optimiser::new(copies(&parameters), &settings()).unwrap();
     step(&mut optimiser, &parameters, 0.0);
     assert_eq!(values(&parameters[0].1), [0.95; 4]);
     assert_eq!(values(&parameters[1].1), [1.0; 2]);
@@ -83,14 +76,7 @@ fn decay_spares_vectors() {
 #[test]
 fn gradients_are_clipped_to_the_global_norm() {
     let parameters = parameters(Kind::Float);
-    let mut optimiser = Optimiser::new(
-        parameters
-            .iter()
-            .map(|(n, p)| (n.clone(), p.shallow_clone()))
-            .collect(),
-        &settings(),
-    )
-    .unwrap();
+    let mut optimiser = Optimiser::new(copies(&parameters), &settings()).unwrap();
     assert!((step(&mut optimiser, &parameters, 100.0) - 100.0 * 8f64.sqrt()).abs() < 1e-3);
     // The first moment is (1 − β₁) of the clipped gradient, 1/√8 in each of eight elements.
     let state = optimiser.state();
@@ -170,14 +156,7 @@ fn gradients_of_micro_batches_add_up_in_float32() {
 #[test]
 fn parameters_without_gradient_keep_their_bits() {
     let parameters = parameters(Kind::Float);
-    let mut optimiser = Optimiser::new(
-        parameters
-            .iter()
-            .map(|(n, p)| (n.clone(), p.shallow_clone()))
-            .collect(),
-        &settings(),
-    )
-    .unwrap();
+    let mut optimiser = Optimiser::new(copies(&parameters), &settings()).unwrap();
     step(&mut optimiser, &parameters, 1.0);
     let before = values(&parameters[0].1);
     step(&mut optimiser, &parameters[1..], 1.0);

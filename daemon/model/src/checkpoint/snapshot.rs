@@ -44,7 +44,7 @@ pub struct Blocks {
     /// Free blocks, or why there are none.
     free: Receiver<Result<HostBlock>>,
     back: Sender<Result<HostBlock>>,
-    /// As long as it is there, blocks are pinned without haste.
+    /// The sender whose drop ends the pauses between blocks that are pinned.
     leisure: Option<Sender<Infallible>>,
     /// Blocks that may still be allocated when they are needed.
     to_allocate: usize,
