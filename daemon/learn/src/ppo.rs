@@ -22,6 +22,18 @@ pub struct Critic<'a> {
     pub trainer: &'a mut Trainer,
 }
 
+/// One update of the value model.
+#[derive(Clone, Copy)]
+struct ValueUpdate<'a> {
+    targets: &'a Targets,
+    /// The sequences, by their places in the run.
+    minibatch: &'a [usize],
+    settings: &'a PpoObjective,
+    step: u64,
+    /// The update's number in the stage.
+    update: u64,
+}
+
 /// Values before the first update, and returns to learn; an entry per token of each sequence.
 struct Targets {
     values: Vec<Vec<f32>>,
@@ -96,15 +108,14 @@ impl Trainer {
                 minibatch::split(batch.seed, batch.step, pass, batch.sequences.len(), parts)
             {
                 self.update(model, &mut run, &minibatch, update)?;
-                critic.update(
-                    &mut run,
-                    &targets,
-                    &minibatch,
+                let of_minibatch = ValueUpdate {
+                    targets: &targets,
+                    minibatch: &minibatch,
                     settings,
-                    batch.step,
+                    step: batch.step,
                     update,
-                    &mut of_values,
-                )?;
+                };
+                critic.update(&mut run, of_minibatch, &mut of_values)?;
                 update += 1;
             }
         }
@@ -203,21 +214,15 @@ impl Critic<'_> {
     }
 
     /// Makes one update on a minibatch; once more in smaller micro-batches if memory runs out.
-    #[allow(clippy::too_many_arguments, reason = "one update's pieces")]
     fn update(
         &mut self,
         run: &mut Run,
-        targets: &Targets,
-        minibatch: &[usize],
-        settings: &PpoObjective,
-        step: u64,
-        update: u64,
+        of: ValueUpdate<'_>,
         totals: &mut ValueTotals,
     ) -> Result<(), LearnError> {
         let (mark, updates) = (run.mark(), self.trainer.updates);
-        let mut whole = |critic: &mut Critic, run: &mut Run| {
-            caught(|| critic.update_whole(run, targets, minibatch, settings, step, update, totals))
-        };
+        let mut whole =
+            |critic: &mut Critic, run: &mut Run| caught(|| critic.update_whole(run, of, totals));
         match whole(self, run) {
             Err(error) => {
                 let device = self.model.model().device();
@@ -231,18 +236,13 @@ impl Critic<'_> {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one update's pieces")]
     fn update_whole(
         &mut self,
         run: &mut Run,
-        targets: &Targets,
-        minibatch: &[usize],
-        settings: &PpoObjective,
-        step: u64,
-        update: u64,
+        of: ValueUpdate<'_>,
         totals: &mut ValueTotals,
     ) -> Result<(), LearnError> {
-        let model = self.model.model();
+        let (model, minibatch) = (self.model.model(), of.minibatch);
         let tokens: usize = minibatch.iter().map(|&index| run.length(index)).sum();
         if tokens == 0 {
             return Ok(());
@@ -276,19 +276,14 @@ impl Critic<'_> {
                 Ok(Tensor::f_from_slice(&flat)?.f_to_device(model.device())?)
             };
             let values = self.model.values(&hidden, &self.options())?;
-            let (old, returns) = (flat(&targets.values)?, flat(&targets.returns)?);
-            let found = value_loss(
-                &values,
-                &old,
-                &returns,
-                settings.cliprange_value,
-                tokens as f64,
-            );
+            let (old, returns) = (flat(&of.targets.values)?, flat(&of.targets.returns)?);
+            let clip = of.settings.cliprange_value;
+            let found = value_loss(&values, &old, &returns, clip, tokens as f64);
             sums.push(Tensor::f_stack(
                 &[found.loss.f_detach()?.f_to_kind(Kind::Double)?, found.held],
                 0,
             )?);
-            let loss = found.loss.f_mul_scalar(settings.vf_coef)?;
+            let loss = found.loss.f_mul_scalar(of.settings.vf_coef)?;
             let loss = aux.map_or_else(|| Ok(loss.shallow_clone()), |aux| loss.f_add(&aux))?;
             r1d_torch::runtime::backward(&loss)?;
             self.trainer.optimiser.accumulate()?;
@@ -301,7 +296,7 @@ impl Critic<'_> {
         let loss = sums.f_select(0, 0)?;
         let updated = self
             .trainer
-            .finish_update(model, step, update, &loss, load)?;
+            .finish_update(model, of.step, of.update, &loss, load)?;
         let sums = Vec::<f64>::try_from(sums)?;
         let [loss, held] = sums[..] else {
             return Ok(());
