@@ -219,7 +219,10 @@ impl AttemptWriter {
     /// left.
     pub fn prune(&mut self, stage: u32, step: u64, dir: &Path) -> Result<(), AttemptError> {
         self.drop_checkpoint(stage, step)?;
-        remove_dir(self.storage(), dir).map_err(directory(dir))?;
+        // Synced: where no attempt follows, what a crash brings back would stay.
+        remove_dir(self.storage(), dir)
+            .and_then(|()| sync_parent(self.storage(), dir))
+            .map_err(directory(dir))?;
         let record = self.ledger.job(&self.job);
         let oldest = record.as_ref().and_then(|record| {
             let stage = record.progress.stages.get(stage as usize)?;

@@ -43,6 +43,7 @@ mod session;
 pub mod state;
 mod stored;
 mod tables;
+mod unrecorded;
 mod watched;
 
 pub use answers::{ANSWERS_MAX, SESSIONS_MAX};
@@ -61,3 +62,4 @@ pub use record::{
 pub use session::Session;
 pub use state::{FindError, State};
 pub use stored::FORMAT_VERSION;
+pub use unrecorded::{remove_unrecorded, unrecorded};

@@ -166,6 +166,7 @@ impl JobWriter {
                 let _ = self.begun.try_send(Event::Writing);
                 self.carry_out(task, writing.stop());
             }
+            self.remove_unrecorded();
             // Close the files before the end is announced.
             drop(self);
             drop(writing);
@@ -256,6 +257,20 @@ impl JobWriter {
             checkpoints::is_owned(&checkpoints, &self.node.state_dir).map_err(WriterError::Away)?;
         }
         Ok(self.attempt.clear(dir)?)
+    }
+
+    /// Removes the checkpoint that was placed while its job ended, which no attempt may come to
+    /// remove. Stages that are not on record are left out: they may be being taken over.
+    fn remove_unrecorded(&self) {
+        let record = self.ledger.job(&self.job);
+        let Some(record) = record.filter(|record| record.state().is_final()) else {
+            return;
+        };
+        let stages = record.progress.stages.iter();
+        let stages: Vec<String> = stages.map(|stage| stage.name.clone()).collect();
+        let to = self.loaded_job.job.checkpoint.to.as_deref();
+        let dir = self.outputs.checkpoints(to, &self.job);
+        outputs::remove_unrecorded(self.attempt.storage(), &dir, &record, &stages, &self.log);
     }
 
     /// Opens the journal of a stage, if it is not open, and tells what was found.

@@ -1,7 +1,8 @@
 //! What a job leaves for people and tools: metrics, TensorBoard events, its status.
 
+use crate::job_log::JobLog;
 use crate::tensorboard;
-use r1d_ledger::{LedgerError, Session};
+use r1d_ledger::{JobRecord, LedgerError, Session};
 use r1d_proto::control::job::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -37,15 +38,51 @@ fn events_file(layout: &JobLayout, stage: &str) -> PathBuf {
     layout.tensorboard(stage).join(tensorboard::FILE)
 }
 
-/// Creates the job's directories so that their names survive a crash of the machine. Removes
-/// files that an earlier daemon had not finished writing.
+/// Creates the job's directories so that their names survive a crash of the machine.
 pub(crate) fn create(layout: &JobLayout) -> Result<(), OutputError> {
     for dir in [&layout.dir, &layout.rollouts_dir()] {
         create_dir(&Disk, dir).map_err(write_error(dir))?;
-        remove_parts(&Disk, dir);
     }
-    remove_parts(&Disk, &layout.datasets());
     Ok(())
+}
+
+/// Removes the files that an earlier daemon had not finished writing, from the job's directory and
+/// that of its checkpoints.
+pub(crate) fn remove_unfinished(layout: &JobLayout, checkpoints: &Path) {
+    let tensorboard = layout.tensorboards();
+    let stages = Disk.list_dirs(&tensorboard).unwrap_or_default();
+    let own = [
+        layout.dir.clone(),
+        layout.rollouts_dir(),
+        layout.datasets(),
+        checkpoints.to_path_buf(),
+    ];
+    let dirs = own
+        .into_iter()
+        .chain(stages.iter().map(|stage| tensorboard.join(stage)));
+    dirs.for_each(|dir| remove_parts(&Disk, &dir));
+}
+
+/// Removes checkpoints that the ledger has no record of, and says so in the job's log.
+pub(crate) fn remove_unrecorded(
+    storage: &dyn Storage,
+    checkpoints: &Path,
+    record: &JobRecord,
+    stages: &[String],
+    log: &JobLog,
+) {
+    let stages = stages.iter().map(String::as_str);
+    r1d_ledger::remove_unrecorded(storage, checkpoints, record, stages, |dir, removed| {
+        let dir = dir.display();
+        match removed {
+            Ok(()) => log.info(format!(
+                "removed {dir}, a checkpoint that did not come on record"
+            )),
+            Err(error) => log.warn(format!(
+                "{dir}, a checkpoint that did not come on record, stays: {error}"
+            )),
+        }
+    });
 }
 
 /// Rewrites `metrics.jsonl` and the event files from the ledger: after a crash they may lack

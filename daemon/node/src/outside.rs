@@ -17,7 +17,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Begins the name of a file that is written and removed again, to see whether a directory takes
-/// anything.
+/// anything. The whole name is that of a file that is being written ([`r1d_store::remove_parts`]):
+/// one that a killed daemon leaves is removed by the next.
 const PROBE_PREFIX: &str = ".r1d-probe";
 /// Bytes of it: what a full disk has no room for.
 const PROBE_BYTES: usize = 64 << 10;
@@ -76,7 +77,10 @@ fn probe(dir: &Path) -> io::Result<()> {
     static PROBES: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = PROBES.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!("{PROBE_PREFIX}-{}-{number}", std::process::id()));
+        let path = dir.join(format!(
+            "{PROBE_PREFIX}.{}-{number}.part",
+            std::process::id()
+        ));
         let mut file = match OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -139,7 +143,7 @@ mod tests {
         fs::write(&victim, "precious").unwrap();
         let own = |number: u32| {
             dir.path()
-                .join(format!(".r1d-probe-{}-{number}", std::process::id()))
+                .join(format!(".r1d-probe.{}-{number}.part", std::process::id()))
         };
         fs::write(dir.path().join(".probe"), "a user's").unwrap();
         (0..500).for_each(|number| symlink(&victim, own(number)).unwrap());

@@ -148,9 +148,14 @@ impl JobLayout {
         self.dir.join("metrics.blocks")
     }
 
+    /// The directory with a directory of TensorBoard event files for each stage.
+    pub fn tensorboards(&self) -> PathBuf {
+        self.dir.join("tensorboard")
+    }
+
     /// The directory of a stage's TensorBoard event files.
     pub fn tensorboard(&self, stage: &str) -> PathBuf {
-        self.dir.join("tensorboard").join(stage)
+        self.tensorboards().join(stage)
     }
 
     /// The job's log.

@@ -1,7 +1,7 @@
 //! An attempt at the job, as the daemon's writer is given it: task after task.
 
 use crate::world::{STAGE, STEPS, World, job, layout};
-use r1d_ledger::{AttemptWriter, CheckpointRecord, Command, Effect};
+use r1d_ledger::{AttemptWriter, CheckpointRecord, Command, Effect, remove_unrecorded};
 use r1d_proto::ids::SampleKey;
 use r1d_proto::rollout::{FinishReason, Rollout, ScoredRollout};
 use r1d_proto::storage::Storage;
@@ -62,9 +62,11 @@ impl Attempt {
             create_dir(&*storage, dir).map_err(text)?;
             remove_parts(&*storage, dir);
         }
-        paths::remove_unplaced(&*storage, &layout.checkpoints(None, &job("a")));
-        let writer = AttemptWriter::new(ledger.clone(), storage, layout, job("a"), epoch);
         let record = ledger.job(&job("a")).ok_or("no job")?;
+        let checkpoints = layout.checkpoints(None, &job("a"));
+        paths::remove_unplaced(&*storage, &checkpoints);
+        remove_unrecorded(&*storage, &checkpoints, &record, [STAGE], |_, _| {});
+        let writer = AttemptWriter::new(ledger.clone(), storage, layout, job("a"), epoch);
         let stage = record.progress.stages.first();
         if stage.is_none() {
             let begun = Command::BeginStage {

@@ -2,7 +2,7 @@
 
 use crate::attempt::{FILES, checkpoint, name_of, rows};
 use crate::world::{STAGE, STEPS, World, job, layout};
-use r1d_ledger::StageRecord;
+use r1d_ledger::{StageRecord, unrecorded};
 use r1d_proto::control::job::State;
 use r1d_proto::storage::Storage;
 use r1d_sim::SimDisk;
@@ -60,6 +60,7 @@ pub(crate) fn check_end(world: &World) -> Result<(), String> {
         if stage.state != State::Succeeded || stage.step != STEPS {
             return Err(format!("job {name} is not done"));
         }
+        nothing_unrecorded(world, name, stage)?;
     }
     Ok(())
 }
@@ -101,6 +102,17 @@ fn checkpoints(world: &World, stage: &StageRecord) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Only checkpoints that are on record take room.
+fn nothing_unrecorded(world: &World, name: &str, stage: &StageRecord) -> Result<(), String> {
+    let dir = layout(name).checkpoints(None, &job(name)).join(STAGE);
+    let left = unrecorded(&world.disk, &dir, Some(stage));
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not on record, and left: {left:?}"))
+    }
 }
 
 /// Every step since the oldest checkpoint can be trained on again, and is what was committed; what

@@ -6,12 +6,13 @@ use super::files::{self, Orphans};
 use super::sizes::Sizes;
 use crate::context::NodeContext;
 use crate::job_log::JobLog;
+use crate::outputs;
 use crate::tasks;
 use r1d_ledger::{Command, LedgerError, Rejected};
 use r1d_link::removal::{DiskSize, JobFacts};
 use r1d_proto::control::removal::RemovalExtent;
 use r1d_proto::ids::JobId;
-use r1d_store::Disk;
+use r1d_store::{Disk, StateLayout, remove_parts};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -66,6 +67,7 @@ impl FileRemovals {
         let Shared { node, .. } = &*self.0;
         let elsewhere = files::orphans_elsewhere(&Disk, &node.ledger.state(), &node.state_dir);
         lock(&self.0.left_over).extend(elsewhere);
+        self.remove_unfinished();
         let mut failed = BTreeSet::new();
         loop {
             self.remove_left_over(&mut failed);
@@ -77,6 +79,17 @@ impl FileRemovals {
             if woken.recv_timeout(again) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
+        }
+    }
+
+    /// Removes the files that an earlier daemon had not finished writing: a job that waits may not
+    /// have an attempt for long.
+    fn remove_unfinished(&self) {
+        let Shared { node, .. } = &*self.0;
+        remove_parts(&Disk, &StateLayout::new(&node.state_dir).jobs());
+        for record in node.ledger.jobs() {
+            let outputs = node.layout(record.job());
+            outputs::remove_unfinished(&outputs, &outputs.checkpoints(None, record.job()));
         }
     }
 

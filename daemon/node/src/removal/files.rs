@@ -5,7 +5,7 @@
 use super::facts::elsewhere;
 use super::sizes::{DISPOSABLE, GONE_PREFIX};
 use crate::checkpoints::{self, OWNER_FILE};
-use r1d_ledger::{JobRecord, Removal, State as LedgerState};
+use r1d_ledger::{JobRecord, Removal, State as LedgerState, unrecorded};
 use r1d_proto::control::job::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
@@ -134,9 +134,10 @@ pub fn orphans_elsewhere(
     found
 }
 
-/// What is in a job's directory without being needed: what was to be removed, and the journal of a
-/// job that has nothing more to do.
+/// What is in a job's directory without being needed: what was to be removed, the journal of a job
+/// that has nothing more to do, and checkpoints that a job which has ended has no record of.
 fn of_a_job(storage: &dyn Storage, dir: &Path, record: &JobRecord) -> Vec<PathBuf> {
+    let checkpoints = unrecorded_put_aside(storage, dir, record);
     let is_left = |name: &String| {
         name.starts_with(GONE_PREFIX) || (name == "journal" && record.state() == State::Succeeded)
     };
@@ -145,7 +146,34 @@ fn of_a_job(storage: &dyn Storage, dir: &Path, record: &JobRecord) -> Vec<PathBu
         .into_iter()
         .filter(is_left)
         .map(|name| dir.join(name))
+        .chain(checkpoints)
         .collect()
+}
+
+/// Takes checkpoints of a job that has ended out of sight if they are not on record, and returns
+/// where they are to be removed: once they have these names, the job may be requeued meanwhile.
+/// Those of steps that the record does not have either may be of a newer ledger, and stay. What
+/// cannot be renamed is left to the next attempt, or the next start.
+fn unrecorded_put_aside(storage: &dyn Storage, dir: &Path, record: &JobRecord) -> Vec<PathBuf> {
+    if !record.state().is_final() {
+        return Vec::new();
+    }
+    let checkpoints = JobLayout::new(dir.into()).checkpoints(None, record.job());
+    let mut aside = Vec::new();
+    for stage in &record.progress.stages {
+        let dir = checkpoints.join(&stage.name);
+        let names = storage.list_dirs(&dir).unwrap_or_default();
+        let gone = names.iter().filter(|name| name.starts_with(GONE_PREFIX));
+        aside.extend(gone.map(|name| dir.join(name)));
+        for (step, left) in unrecorded(storage, &dir, Some(stage)) {
+            let gone = dir.join(format!("{GONE_PREFIX}step-{step}"));
+            let is_known = step <= stage.step && !aside.contains(&gone);
+            if is_known && storage.rename(&left, &gone).is_ok() {
+                aside.push(gone);
+            }
+        }
+    }
+    aside
 }
 
 /// Whether a directory has nothing but what a job has before it is queued.

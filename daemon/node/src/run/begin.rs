@@ -265,14 +265,16 @@ impl Beginning {
     fn prepare(&self, epoch: u64) -> Result<Arc<JobRecord>, End> {
         let (node, outputs, job) = (&self.node, &self.outputs, &self.plan.job);
         outputs::create(outputs).map_err(|error| unkept(&error))?;
+        let stages: Vec<String> = job.stages.iter().map(|stage| stage.name.clone()).collect();
         self.go_on_from_what_is_whole(epoch)?;
         let to = job.checkpoint.to.as_deref();
         let dir = outputs.checkpoints(to, &self.job);
         if to.is_some() {
             checkpoints::own(&dir, &node.state_dir).map_err(|error| unkept(&error))?;
         }
+        outputs::remove_unfinished(outputs, &dir);
         layout::remove_unplaced(&Disk, &dir);
-        let stages: Vec<String> = job.stages.iter().map(|stage| stage.name.clone()).collect();
+        outputs::remove_unrecorded(&Disk, &dir, &*self.known()?, &stages, &self.log);
         outputs::rewrite_metrics(outputs, &node.ledger, &self.job, &stages)
             .map_err(|error| unkept(&error))?;
         self.known()
