@@ -5,9 +5,13 @@ use crate::error::LedgerError;
 use crate::state::State;
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// Makes the rows of a job's metrics as others have kept them, by stage and step (from 0).
+pub type RowsOf<'r> = dyn Fn() -> BTreeMap<(u32, u64), Metrics> + 'r;
 
 /// The record of jobs. Contract:
 /// - a command that `apply` has acknowledged survives a crash of the machine, and is in every
@@ -48,5 +52,11 @@ pub trait Record: Send + Sync {
     /// Reads all metrics of a stage, by step (from 0).
     fn metrics(&self, job: &JobId, stage: u32) -> Result<Vec<(u64, Metrics)>, LedgerError> {
         self.metrics_in(job, stage, 0..u64::MAX)
+    }
+
+    /// Makes a job's metrics whole where their file is damaged, if `rows` give what it held;
+    /// returns whether it was damaged. The job must have no writer.
+    fn mend_metrics(&self, _job: &JobId, _rows: &RowsOf<'_>) -> Result<bool, LedgerError> {
+        Ok(false)
     }
 }

@@ -13,7 +13,7 @@ pub(crate) mod file;
 mod step_metrics;
 
 use crate::answers::AnswersChange;
-use crate::api::Record;
+use crate::api::{Record, RowsOf};
 use crate::changes::Changes;
 use crate::command::{Command, CommandId, Effect};
 use crate::error::{LedgerError, storage_error};
@@ -234,6 +234,10 @@ impl Record for Ledger {
         steps: Range<u64>,
     ) -> Result<Vec<(u64, Metrics)>, LedgerError> {
         self.read_metrics(job, stage, steps)
+    }
+
+    fn mend_metrics(&self, job: &JobId, rows: &RowsOf<'_>) -> Result<bool, LedgerError> {
+        self.mend_metrics_file(job, rows)
     }
 }
 

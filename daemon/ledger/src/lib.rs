@@ -47,7 +47,7 @@ mod unrecorded;
 mod watched;
 
 pub use answers::{ANSWERS_MAX, SESSIONS_MAX};
-pub use api::Record;
+pub use api::{Record, RowsOf};
 pub use attempt::{AttemptError, AttemptWriter};
 pub use changes::Changes;
 pub use command::{Command, CommandId, Effect, NewJob, Rejected};

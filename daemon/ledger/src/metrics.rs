@@ -13,15 +13,18 @@
 //! its metrics, whatever a crash cuts off, and the ledger's file stays small. As nothing in the
 //! job's file is ever overwritten, an old copy of the ledger finds what it knows of there. The file
 //! goes with the job's directory.
+//!
+//! A damaged file is not appended to: a copy of it from before would not fit any more. It is made
+//! whole from the rows of `metrics.jsonl`, if these give the same bytes.
 
 use crate::stored;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
 use r1d_proto::worker::Metrics;
-use r1d_store::{JobLayout, create_dir, sync_parent};
+use r1d_store::{FILE_MODE, JobLayout, create_dir, replace, sync_parent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Steps in a block.
@@ -111,9 +114,68 @@ fn encode(rows: &[(u64, Metrics)]) -> io::Result<Vec<u8>> {
     stored::encode(&columns).map_err(io::Error::other)
 }
 
-/// Reads a block: one row for each of its steps. An error of kind `InvalidData` or `UnexpectedEof`
-/// means that the file is not the one that was written.
+/// Whether an error of [`read`] means that the file is not the one that was written.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidData
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput
+    )
+}
+
+/// Reads a block: one row for each of its steps. Errors that [`is_damage`] knows mean that the file
+/// is not the one that was written.
 pub(crate) fn read(storage: &dyn Storage, path: &Path, block: &Block) -> io::Result<Vec<Metrics>> {
+    let bytes = read_bytes(storage, path, block)?;
+    let damaged = |error: redb::Error| io::Error::new(ErrorKind::InvalidData, error.to_string());
+    let columns: Columns = stored::decode("metrics", &bytes).map_err(damaged)?;
+    let mut rows = vec![Metrics::new(); block.steps as usize];
+    for (name, column) in columns {
+        for (row, value) in rows.iter_mut().zip(column) {
+            if let Some(value) = value {
+                row.insert(name.clone(), value);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Writes a job's file anew, with these blocks of a stage each in its place: as they are in the
+/// file, or made of `rows`, which are by stage and step. The error says that one is in neither; the
+/// file is as it was then. Nobody may append meanwhile.
+pub(crate) fn mend(
+    storage: &dyn Storage,
+    path: &Path,
+    blocks: &[(u32, u64, Block)],
+    rows: &BTreeMap<(u32, u64), Metrics>,
+) -> io::Result<()> {
+    // What the ledger does not know of may be a newer one's.
+    let mut bytes = storage.read(path).unwrap_or_default();
+    for (stage, first, block) in blocks {
+        let found = read_bytes(storage, path, block).or_else(|damage| {
+            let steps = *first..first.saturating_add(block.steps);
+            let rows: Vec<_> = steps
+                .filter_map(|step| Some((step, rows.get(&(*stage, step))?.clone())))
+                .collect();
+            let made = encode(&rows)?;
+            let is_it = crc32c::crc32c(&made) == block.crc32c;
+            if is_it { Ok(made) } else { Err(damage) }
+        })?;
+        let start = usize::try_from(block.offset).map_err(io::Error::other)?;
+        let end = start + found.len();
+        bytes.resize(bytes.len().max(end), 0);
+        if let Some(place) = bytes.get_mut(start..end) {
+            place.copy_from_slice(&found);
+        }
+    }
+    replace(storage, path, FILE_MODE, |file| file.write_all(&bytes))
+}
+
+fn read_bytes(storage: &dyn Storage, path: &Path, block: &Block) -> io::Result<Vec<u8>> {
     let damaged = |what: String| io::Error::new(ErrorKind::InvalidData, what);
     if block.length > BLOCK_MAX_BYTES {
         return Err(damaged(format!("a block of {} bytes", block.length)));
@@ -126,15 +188,5 @@ pub(crate) fn read(storage: &dyn Storage, path: &Path, block: &Block) -> io::Res
         );
         return Err(damaged(what));
     }
-    let columns: Columns =
-        stored::decode("metrics", &bytes).map_err(|error| damaged(error.to_string()))?;
-    let mut rows = vec![Metrics::new(); block.steps as usize];
-    for (name, column) in columns {
-        for (row, value) in rows.iter_mut().zip(column) {
-            if let Some(value) = value {
-                row.insert(name.clone(), value);
-            }
-        }
-    }
-    Ok(rows)
+    Ok(bytes)
 }

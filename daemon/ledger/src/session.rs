@@ -1,7 +1,7 @@
 //! One sender of commands: it gives each its id, and reads the record.
 
 use crate::answers::ANSWERS_MAX;
-use crate::api::Record;
+use crate::api::{Record, RowsOf};
 use crate::command::{Command, CommandId, Effect};
 use crate::error::LedgerError;
 use crate::record::JobRecord;
@@ -148,5 +148,10 @@ impl Session {
         steps: Range<u64>,
     ) -> Result<Vec<(u64, Metrics)>, LedgerError> {
         self.record.metrics_in(job, stage, steps)
+    }
+
+    /// Makes metrics whole, as [`Record::mend_metrics`] does. Blocks.
+    pub fn mend_metrics(&self, job: &JobId, rows: &RowsOf<'_>) -> Result<bool, LedgerError> {
+        self.record.mend_metrics(job, rows)
     }
 }

@@ -1061,15 +1061,80 @@ fn damaged_metrics_are_named_and_harm_nothing_else() {
         ledger.metrics(&id("a"), 0),
         Err(LedgerError::Metrics { .. })
     ));
+    // Nothing is written behind the damage: a copy from before still fits.
+    for step in 75..96 {
+        ledger.apply(commit_again(step, 1)).unwrap();
+    }
+    let refused = ledger.apply(commit_again(96, 1)).unwrap_err();
+    assert!(matches!(refused, LedgerError::Metrics { .. }), "{refused}");
+    assert_eq!(std::fs::read(&blocks).unwrap(), &whole[..50]);
+    std::fs::write(&blocks, &whole).unwrap();
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 96);
+    std::fs::write(&blocks, &whole[..50]).unwrap();
     // Opening does not read them, and the job goes on.
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
-    apply_all(
-        &ledger,
-        (75..80).map(|step| commit_again(step, 1)).collect(),
-    );
+    ledger
+        .apply(Command::Cancel {
+            job: id("a"),
+            at: 9,
+        })
+        .unwrap();
+    assert_eq!(std::fs::read(&blocks).unwrap(), &whole[..50]);
     std::fs::write(&blocks, &whole).unwrap();
-    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 80);
+    assert_eq!(ledger.metrics(&id("a"), 0).unwrap().len(), 96);
+}
+
+/// Whatever becomes of the file, it is made again of the rows that somebody else has kept, if they
+/// are the same to the last bit.
+#[test]
+fn metrics_are_made_whole_from_the_same_rows_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.redb");
+    let ledger = Ledger::open(&path).unwrap();
+    apply_all(&ledger, life("a", 0));
+    apply_all(&ledger, (0..75).map(|step| commit_again(step, 1)).collect());
+    let blocks = dir.path().join("jobs/a/metrics.blocks");
+    let (whole, rows) = (
+        std::fs::read(&blocks).unwrap(),
+        ledger.metrics(&id("a"), 0).unwrap(),
+    );
+    let kept: BTreeMap<_, _> = rows
+        .iter()
+        .map(|(step, row)| ((0, *step), row.clone()))
+        .collect();
+    let mend =
+        |kept: &BTreeMap<(u32, u64), Metrics>| ledger.mend_metrics(&id("a"), &|| kept.clone());
+    assert!(!mend(&BTreeMap::new()).unwrap(), "nothing is damaged");
+    for damage in 0..4 {
+        match damage {
+            0 => {
+                let mut flipped = whole.clone();
+                flipped[40] ^= 4;
+                std::fs::write(&blocks, &flipped).unwrap();
+            }
+            1 => std::fs::write(&blocks, &whole[..50]).unwrap(),
+            2 => std::fs::remove_file(&blocks).unwrap(),
+            _ => {
+                std::fs::remove_file(&blocks).unwrap();
+                std::os::unix::fs::symlink("/nowhere", &blocks).unwrap();
+            }
+        }
+        let mut other = kept.clone();
+        let value = other.get_mut(&(0, 3)).unwrap().values_mut().next().unwrap();
+        *value = f64::from_bits(value.to_bits() ^ 1);
+        let refused = mend(&other).unwrap_err();
+        assert!(matches!(refused, LedgerError::Metrics { .. }), "{refused}");
+        assert!(mend(&BTreeMap::new()).is_err());
+        assert!(mend(&kept).unwrap(), "damage {damage}");
+        assert_eq!(std::fs::read(&blocks).unwrap(), whole, "damage {damage}");
+        assert_eq!(ledger.metrics(&id("a"), 0).unwrap(), rows);
+    }
+    // A directory is somebody's, and stays.
+    std::fs::remove_file(&blocks).unwrap();
+    std::fs::create_dir(&blocks).unwrap();
+    assert!(mend(&kept).is_err());
+    assert!(blocks.is_dir());
 }
 
 #[test]

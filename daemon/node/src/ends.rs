@@ -34,6 +34,10 @@ pub(crate) fn unrecorded(error: &LedgerError) -> End {
             cause: rejected.to_string(),
         },
         LedgerError::Storage { .. } | LedgerError::Interrupted { .. } => away(error),
+        // The file is the job's alone, and a copy of it may come back.
+        error @ LedgerError::Metrics { .. } => End::Away {
+            cause: error.to_string(),
+        },
         error => unkept(error),
     }
 }

@@ -1,15 +1,19 @@
 //! What a job leaves for people and tools: metrics, TensorBoard events, its status.
 
+use crate::ends::{unkept, unrecorded};
 use crate::job_log::JobLog;
 use crate::tensorboard;
 use r1d_ledger::{JobRecord, LedgerError, Session};
 use r1d_proto::control::job::JobStatus;
 use r1d_proto::ids::JobId;
 use r1d_proto::storage::Storage;
+use r1d_proto::user_file;
 use r1d_proto::worker::Metrics;
+use r1d_runner::End;
 use r1d_store::{Disk, JobLayout, Journal, StoreError, create_dir, remove_parts, write_file};
 use serde_json::{Map, Value};
-use std::io::{ErrorKind, Write};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Steps whose metrics are read at once: a stage may have millions.
@@ -26,6 +30,16 @@ pub(crate) enum OutputError {
         path: PathBuf,
         source: std::io::Error,
     },
+}
+
+impl OutputError {
+    /// The end of the attempt that this error causes.
+    pub(crate) fn end(&self) -> End {
+        match self {
+            OutputError::Ledger(error) => unrecorded(error),
+            error => unkept(error),
+        }
+    }
 }
 
 fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError {
@@ -126,6 +140,52 @@ pub(crate) fn rewrite_metrics(
             })
         })
     })
+}
+
+/// Reads `metrics.jsonl`: the rows of these stages, by index and step (from 0). Whatever is no such
+/// line is left out.
+fn read_metrics(layout: &JobLayout, stages: &[String]) -> BTreeMap<(u32, u64), Metrics> {
+    let Ok(file) = user_file::open(&layout.metrics()) else {
+        return BTreeMap::new();
+    };
+    let lines = BufReader::new(file).lines().map_while(Result::ok);
+    lines.filter_map(|line| parse_line(&line, stages)).collect()
+}
+
+/// Reads what [`line`] wrote.
+fn parse_line(line: &str, stages: &[String]) -> Option<((u32, u64), Metrics)> {
+    let mut object: Map<String, Value> = serde_json::from_str(line).ok()?;
+    let stage = object.remove("stage")?;
+    let stage = stages.iter().position(|name| stage == *name)?;
+    let step = object.remove("step")?.as_u64()?.checked_sub(1)?;
+    let value = |value: Value| match value {
+        Value::Null => Some(f64::NAN),
+        value => value.as_f64(),
+    };
+    let metrics = object.into_iter();
+    let metrics = metrics.map(|(name, number)| Some((name, value(number)?)));
+    Some((
+        (u32::try_from(stage).ok()?, step),
+        metrics.collect::<Option<_>>()?,
+    ))
+}
+
+/// Makes the job's metrics whole from `metrics.jsonl`, where their file is damaged and that holds
+/// the same rows.
+pub(crate) fn mend_metrics(
+    layout: &JobLayout,
+    ledger: &Session,
+    job: &JobId,
+    stages: &[String],
+    log: &JobLog,
+) -> Result<(), OutputError> {
+    if ledger.mend_metrics(job, &|| read_metrics(layout, stages))? {
+        log.warn(format!(
+            "{} was damaged or gone: it is made again from metrics.jsonl, whose rows are the same",
+            layout.metrics_blocks().display()
+        ));
+    }
+    Ok(())
 }
 
 /// Replaces a file by what `fill` writes.
@@ -234,9 +294,17 @@ mod tests {
     #[test]
     fn a_line_names_stage_and_step_and_survives_odd_numbers() {
         let metrics = Metrics::from([("loss".into(), 0.5), ("kl".into(), f64::NAN)]);
+        let written = line("rl", 3, &metrics);
         assert_eq!(
-            line("rl", 3, &metrics),
+            written,
             "{\"stage\":\"rl\",\"step\":3,\"kl\":null,\"loss\":0.5}\n"
         );
+        let stages = ["sft".into(), "rl".into()];
+        let (of, read) = parse_line(&written, &stages).unwrap();
+        assert_eq!((of, read["loss"]), ((1, 2), 0.5));
+        assert!(read["kl"].is_nan());
+        for other in ["", "{}", "[1]", &written.replace("rl", "dpo")] {
+            assert!(parse_line(other, &stages).is_none(), "{other}");
+        }
     }
 }

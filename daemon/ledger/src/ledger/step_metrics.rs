@@ -2,16 +2,29 @@
 //! ([`crate::metrics`] says where they are).
 
 use super::Ledger;
+use crate::api::RowsOf;
 use crate::command::Command;
 use crate::error::{LedgerError, io_error};
-use crate::metrics::{self, BLOCK_STEPS};
+use crate::metrics::{self, BLOCK_STEPS, Block};
 use crate::tables::{self, MetricsChange};
 use r1d_proto::ids::JobId;
 use r1d_proto::worker::Metrics;
-use redb::{Database, ReadableDatabase};
-use std::io::ErrorKind;
+use redb::{Database, ReadTransaction, ReadableDatabase};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::PoisonError;
+
+/// A job's blocks, each with its stage and first step.
+type JobBlocks = Vec<(u32, u64, Block)>;
+
+fn metrics_error(path: PathBuf, error: std::io::Error) -> LedgerError {
+    if metrics::is_damage(&error) {
+        let what = error.to_string();
+        LedgerError::Metrics { path, what }
+    } else {
+        io_error(&path, error)
+    }
+}
 
 impl Ledger {
     /// What a command that the state accepts does to the metrics of a stage. What goes into the
@@ -52,9 +65,7 @@ impl Ledger {
             }
             Command::GoBack { stage, step, .. } => {
                 change.forgotten_from = Some(*step);
-                let read = database
-                    .begin_read()
-                    .map_err(|error| self.failed(error.into()))?;
+                let read = self.read(database)?;
                 let cut = tables::blocks(&read, job, *stage, *step..step.saturating_add(1));
                 let cut = cut.map_err(|error| self.failed(error))?.into_iter();
                 for (first, block) in cut.filter(|(first, _)| first < step) {
@@ -65,6 +76,7 @@ impl Ledger {
                 *stage
             }
             Command::ReuseStage { stage, metrics, .. } => {
+                self.is_whole(&self.read(database)?, job)?;
                 change.blocks = self.append_blocks(job, metrics)?;
                 *stage
             }
@@ -80,37 +92,90 @@ impl Ledger {
         job: &JobId,
         stage: u32,
         steps_min: u64,
-    ) -> Result<Vec<(u64, metrics::Block)>, LedgerError> {
-        let read = database
-            .begin_read()
-            .map_err(|error| self.failed(error.into()))?;
+    ) -> Result<Vec<(u64, Block)>, LedgerError> {
+        let read = self.read(database)?;
         let count = tables::row_count(&read, job, stage).map_err(|error| self.failed(error))?;
         if count < steps_min {
             return Ok(Vec::new());
         }
         let rows = tables::rows(&read, job, stage, 0..u64::MAX);
         let rows = rows.map_err(|error| self.failed(error))?;
+        // The whole file is looked at once a stage, as it may have been damaged since.
+        let last = rows.first().and_then(|(first, _)| first.checked_sub(1));
+        match last.filter(|_| steps_min > 1) {
+            Some(last) => {
+                let before = tables::blocks(&read, job, stage, last..last + 1);
+                let before = before.map_err(|error| self.failed(error))?;
+                let mut before = before.iter();
+                before.try_for_each(|(_, block)| self.block(job, block).map(drop))?;
+            }
+            None => self.is_whole(&read, job)?,
+        }
         self.append_blocks(job, &rows)
     }
 
+    fn is_whole(&self, read: &ReadTransaction, job: &JobId) -> Result<(), LedgerError> {
+        let known = self.known_blocks(read, job)?;
+        let mut blocks = known.iter();
+        blocks.try_for_each(|(_, _, block)| self.block(job, block).map(drop))
+    }
+
+    /// Appends blocks to the job's file, which must not be damaged: a copy would not fit any more.
     fn append_blocks(
         &self,
         job: &JobId,
         rows: &[(u64, Metrics)],
-    ) -> Result<Vec<(u64, metrics::Block)>, LedgerError> {
+    ) -> Result<Vec<(u64, Block)>, LedgerError> {
         let path = metrics::path(self.root(), job);
-        metrics::append(&*self.storage, &path, rows).map_err(|error| io_error(&path, error))
+        metrics::append(&*self.storage, &path, rows).map_err(|error| metrics_error(path, error))
     }
 
-    fn block(&self, job: &JobId, block: &metrics::Block) -> Result<Vec<Metrics>, LedgerError> {
+    fn block(&self, job: &JobId, block: &Block) -> Result<Vec<Metrics>, LedgerError> {
         let path = metrics::path(self.root(), job);
-        metrics::read(&*self.storage, &path, block).map_err(|error| match error.kind() {
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotFound => {
-                let what = error.to_string();
-                LedgerError::Metrics { path, what }
+        metrics::read(&*self.storage, &path, block).map_err(|error| metrics_error(path, error))
+    }
+
+    fn read(&self, database: &Database) -> Result<ReadTransaction, LedgerError> {
+        let read = database.begin_read();
+        read.map_err(|error| self.failed(error.into()))
+    }
+
+    fn known_blocks(&self, read: &ReadTransaction, job: &JobId) -> Result<JobBlocks, LedgerError> {
+        let stages = self
+            .state()
+            .job(job)
+            .map_or(0, |job| job.progress.stages.len());
+        let mut known = Vec::new();
+        for stage in 0..stages as u32 {
+            let blocks = tables::blocks(read, job, stage, 0..u64::MAX);
+            let blocks = blocks.map_err(|error| self.failed(error))?;
+            known.extend(
+                blocks
+                    .into_iter()
+                    .map(|(first, block)| (stage, first, block)),
+            );
+        }
+        Ok(known)
+    }
+
+    /// Makes the job's file whole where it is damaged, if `rows` give the bytes that it had, and
+    /// returns whether it was damaged. The job must have no writer.
+    pub(super) fn mend_metrics_file(
+        &self,
+        job: &JobId,
+        rows: &RowsOf<'_>,
+    ) -> Result<bool, LedgerError> {
+        let known = self.consistently(|read| self.known_blocks(read, job))?;
+        let damage = |(_, _, block): &(u32, u64, Block)| self.block(job, block).err();
+        match known.iter().find_map(damage) {
+            None => Ok(false),
+            Some(LedgerError::Metrics { path, .. }) => {
+                let mended = metrics::mend(&*self.storage, &path, &known, &rows());
+                mended.map_err(|error| metrics_error(path, error))?;
+                Ok(true)
             }
-            _ => io_error(&path, error),
-        })
+            Some(other) => Err(other),
+        }
     }
 
     /// Reads metrics of the steps in `steps`, by step.
@@ -120,19 +185,12 @@ impl Ledger {
         stage: u32,
         steps: Range<u64>,
     ) -> Result<Vec<(u64, Metrics)>, LedgerError> {
-        let mut open = self.lock();
-        let database = self.database(&mut open)?;
-        let reading = self.reading.read().unwrap_or_else(PoisonError::into_inner);
-        drop(open);
-        let known = || -> Result<_, redb::Error> {
-            let read = database.begin_read()?;
-            let blocks = tables::blocks(&read, job, stage, steps.clone())?;
-            Ok((blocks, tables::rows(&read, job, stage, steps.clone())?))
-        };
-        let known = known();
-        drop(database);
-        drop(reading);
-        let (blocks, rows) = known.map_err(|error| self.failed(error))?;
+        let (blocks, rows) = self.consistently(|read| {
+            let blocks = tables::blocks(read, job, stage, steps.clone());
+            let rows = tables::rows(read, job, stage, steps.clone());
+            let failed = |error| self.failed(error);
+            Ok((blocks.map_err(failed)?, rows.map_err(failed)?))
+        })?;
         let mut found = Vec::new();
         for (first, block) in blocks {
             let rows = (first..).zip(self.block(job, &block)?);
@@ -140,5 +198,22 @@ impl Ledger {
         }
         found.extend(rows);
         Ok(found)
+    }
+
+    /// Reads of the ledger's file in one transaction, which keeps it from being opened again.
+    fn consistently<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let mut open = self.lock();
+        let database = self.database(&mut open)?;
+        let reading = self.reading.read().unwrap_or_else(PoisonError::into_inner);
+        drop(open);
+        let found = self
+            .read(&database)
+            .and_then(|transaction| read(&transaction));
+        drop(database);
+        drop(reading);
+        found
     }
 }

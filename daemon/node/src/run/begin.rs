@@ -266,6 +266,8 @@ impl Beginning {
         let (node, outputs, job) = (&self.node, &self.outputs, &self.plan.job);
         outputs::create(outputs).map_err(|error| unkept(&error))?;
         let stages: Vec<String> = job.stages.iter().map(|stage| stage.name.clone()).collect();
+        outputs::mend_metrics(outputs, &node.ledger, &self.job, &stages, &self.log)
+            .map_err(|error| error.end())?;
         self.go_on_from_what_is_whole(epoch)?;
         let to = job.checkpoint.to.as_deref();
         let dir = outputs.checkpoints(to, &self.job);
@@ -276,7 +278,7 @@ impl Beginning {
         layout::remove_unplaced(&Disk, &dir);
         outputs::remove_unrecorded(&Disk, &dir, &*self.known()?, &stages, &self.log);
         outputs::rewrite_metrics(outputs, &node.ledger, &self.job, &stages)
-            .map_err(|error| unkept(&error))?;
+            .map_err(|error| error.end())?;
         self.known()
     }
 
