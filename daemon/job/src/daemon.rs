@@ -143,7 +143,8 @@ pub struct RewardHost {
 pub struct Retention {
     /// Days after its end from which on a job goes.
     #[key(
-        meaning = "After its end a job goes; 0: never.",
+        meaning = "After its end a job goes; 0: never. Where the clock is more than a day ahead of \
+                   what is on record, that counts once the daemon has been up for a day.",
         takes = integer(0, 36_500),
         default = 0,
         unit = "days"

@@ -2,11 +2,13 @@
 //! the files by itself. r1d.toml's limits are kept whenever a job has ended or is gone, and now and
 //! then: jobs grow old.
 
+use super::clock::{counts_until, newest_believed};
 use super::decide::{Decision, Going, Obstacle, RetentionLimits, Selection, decide};
 use crate::node::{NodeLink, WorkProgress, unexpected};
 use crate::status::StatusViews;
 use crate::tasks;
 use r1d_job::daemon::Retention;
+use r1d_ledger::JobRecord;
 use r1d_link::removal::DiskSize;
 use r1d_link::{Answer, Work};
 use r1d_proto::control::error::{ControlError, ErrorKind};
@@ -66,6 +68,8 @@ struct Shared {
     limits: RetentionLimits,
     /// The time since the Unix epoch and that of the monotonic clock when the daemon started.
     started: (Duration, Duration),
+    /// The newest time that was on record then, in seconds since the Unix epoch.
+    newest_s: Option<u64>,
     /// Held, alone, while it is decided which jobs go and they are taken off the record; shared,
     /// while a job is queued that may need others.
     removing: RwLock<()>,
@@ -77,6 +81,7 @@ fn limits(retention: &Retention) -> RetentionLimits {
     let is_spared = |state: &State| retention.spare.iter().any(|word| word == state.name());
     RetentionLimits {
         age_max_s: set(retention.older_than_days, 24 * 60 * 60),
+        age_until_s: None,
         jobs_max: set(retention.jobs_max, 1),
         bytes_max: set(retention.size_max_gb, GB_BYTES),
         keep_final: retention.keep_final,
@@ -94,6 +99,7 @@ impl Removals {
     pub(crate) fn start(views: StatusViews, retention: &Retention) -> Removals {
         let removals = Removals(Arc::new(Shared {
             started: (views.clock.unix(), views.clock.now()),
+            newest_s: newest_believed(times(&views.ledger.jobs())),
             views,
             limits: limits(retention),
             removing: RwLock::default(),
@@ -116,12 +122,13 @@ impl Removals {
     /// Keeps the limits of r1d.toml as long as the daemon lives. Jobs that end while one look is
     /// under way have the next one together.
     async fn look_again_and_again(self) {
+        let mut is_told = false;
         let mut changes = self.0.views.ledger.queue_changes();
         loop {
             changes.mark_unchanged();
             let ended = self.ended();
             self.put_down(ended.clone()).await;
-            self.keep_limits().await;
+            self.keep_limits(&mut is_told).await;
             let others = async {
                 while self.ended() == ended {
                     // The counter lives as long as the ledger.
@@ -154,9 +161,14 @@ impl Removals {
         }
     }
 
-    /// Removes what is beyond the limits of r1d.toml.
-    async fn keep_limits(&self) {
-        let selection = Selection::Beyond(self.0.limits.clone());
+    /// Removes what is beyond the limits of r1d.toml. Nobody looks at the clock meanwhile, so it is
+    /// believed only as far as what is on record goes; `is_told` once the log says so.
+    async fn keep_limits(&self, is_told: &mut bool) {
+        let limits = RetentionLimits {
+            age_until_s: self.age_until_s(is_told),
+            ..self.0.limits.clone()
+        };
+        let selection = Selection::Beyond(limits);
         let by = "r1d.toml's [retention]";
         let progress = WorkProgress::default();
         match self.carry_out(&selection, false, by, &progress).await {
@@ -176,6 +188,26 @@ impl Removals {
         let ((unix, then), clock) = (self.0.started, &self.0.views.clock);
         let passed = clock.now().saturating_sub(then);
         clock.unix().min(unix + passed).as_secs()
+    }
+
+    /// The latest time up to which ages count, if the clock is beyond it.
+    fn age_until_s(&self, is_told: &mut bool) -> Option<u64> {
+        let up = self.0.views.clock.now().saturating_sub(self.0.started.1);
+        let until_s = counts_until(self.0.newest_s, up.as_secs())?;
+        let ahead_s = self
+            .now_s()
+            .checked_sub(until_s)
+            .filter(|ahead| *ahead > 0)?;
+        if self.0.limits.age_max_s.is_some() && !std::mem::replace(is_told, true) {
+            tracing::warn!(
+                task = TASK,
+                "the clock is {} days ahead of the newest time on record: set it if it is wrong; \
+                 older_than_days of [retention] counts no further until the daemon has been up \
+                 for a day",
+                ahead_s / (24 * 60 * 60) + 1
+            );
+        }
+        Some(until_s)
     }
 
     /// What is meant by a request to prune: jobs that ended so long ago, or what is beyond
@@ -317,6 +349,16 @@ impl Removals {
         };
         self.node().ask(work).await.map(drop)
     }
+}
+
+/// The times on record of jobs.
+fn times(jobs: &[Arc<JobRecord>]) -> Vec<u64> {
+    let of = |job: &Arc<JobRecord>| {
+        let progress = &job.progress;
+        let submitted = Some(job.submission.submitted_at);
+        [submitted, progress.started_at, progress.ended_at]
+    };
+    jobs.iter().flat_map(of).flatten().collect()
 }
 
 fn words(extent: RemovalExtent) -> &'static str {

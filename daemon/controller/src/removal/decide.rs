@@ -28,6 +28,9 @@ pub enum Selection {
 pub struct RetentionLimits {
     /// Longest time since a job's end, in seconds.
     pub age_max_s: Option<u64>,
+    /// The latest time up to which ages count, in seconds since the Unix epoch, where the clock may
+    /// be wrong.
+    pub age_until_s: Option<u64>,
     /// Most jobs that have ended.
     pub jobs_max: Option<u64>,
     /// Most bytes of jobs that have ended.
@@ -161,6 +164,7 @@ fn beyond(
     let bytes = all.iter().copied().filter(has_ended);
     let mut bytes = bytes.fold(0u64, |sum, facts| sum.saturating_add(facts.bytes));
     let mut count = all.iter().copied().filter(can_go).count() as u64;
+    let now_s = now_s.min(limits.age_until_s.unwrap_or(u64::MAX));
     let mut going = Vec::new();
     for facts in candidates.iter().copied().filter(can_go) {
         let age_s = now_s.saturating_sub(facts.ended_at);
@@ -369,6 +373,14 @@ mod tests {
         assert_eq!(names(&jobs, limits(None, Some(0), None)), "abc");
         assert_eq!(names(&jobs, limits(None, None, Some(299))), "a");
         assert_eq!(names(&jobs, limits(None, None, Some(100))), "ab");
+        // A clock that is years ahead makes jobs no older than what is known of the time.
+        let until = |age_until_s| RetentionLimits {
+            age_until_s,
+            ..limits(Some(300), None, None)
+        };
+        assert_eq!(names(&jobs, until(None)), "ab");
+        assert_eq!(names(&jobs, until(Some(799))), "a");
+        assert_eq!(names(&jobs, until(Some(5000))), "ab");
         // What one limit takes counts for the others.
         assert_eq!(names(&jobs, limits(Some(900), Some(2), Some(200))), "a");
         // Results stay, and so their bytes.

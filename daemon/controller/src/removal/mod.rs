@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`decide`] | which jobs go, and how much of each: a pure function of what the node knows |
+//! | `clock` | how far the clock is believed |
 //! | `carry_out` | has the node take jobs off the record; keeps r1d.toml's limits |
 //!
 //! The record of a job ends first, in one transaction; from then on nobody can refer to the job,
@@ -10,6 +11,7 @@
 //! needs does not go: who submits a job, and who decides what goes, do it one after the other.
 
 mod carry_out;
+mod clock;
 pub mod decide;
 
 pub(crate) use carry_out::Removals;
