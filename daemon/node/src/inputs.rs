@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Files and directories as the job names them. Files inside a directory that is out of reach
@@ -242,10 +242,12 @@ impl Inputs {
     fn unlike(&mut self) -> Option<String> {
         let away = self.files.keys().find_map(|path| {
             let error = user_file::open(path).err()?;
-            Some(format!(
-                "{} is away ({error}): it was there when the job was submitted",
-                path.display()
-            ))
+            let path = path.display();
+            Some(if error.kind() == ErrorKind::PermissionDenied {
+                format!("{path} cannot be read ({error}): let the daemon's user read it")
+            } else {
+                format!("{path} is away ({error}): it was there when the job was submitted")
+            })
         });
         away.or_else(|| self.added()).or_else(|| self.changed())
     }
@@ -353,11 +355,17 @@ pub(crate) fn unlike(record: &Path) -> Option<String> {
     let inputs = read.and_then(|bytes| Ok((serde_json::from_slice::<Inputs>(&bytes)?, bytes)));
     let (mut inputs, before) = match inputs {
         Ok(inputs) => inputs,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Some(format!(
+                "{} cannot be read ({error}): let the daemon's user read it",
+                record.display()
+            ));
+        }
         Err(error) => {
             let record = record.display();
             return Some(format!(
-                "{record} should say what the job read when it was submitted ({error}): cancel \
-                 the job and submit it again"
+                "{record} should say what the job read when it was submitted ({error}): put \
+                 it back, or cancel the job and submit it again"
             ));
         }
     };

@@ -91,6 +91,7 @@ use r1d_ingest::{Maker, TokenSets};
 use r1d_job::daemon::Torch;
 use r1d_ledger::Session;
 use r1d_link::{NodeEnd, Outbox, Report};
+use r1d_proto::remedy::to_mend;
 use r1d_proto::world::SharedClock;
 use r1d_rewards::Rewards;
 use r1d_store::StateLayout;
@@ -136,7 +137,7 @@ pub struct NodeSetup {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The lock of the workers cannot be had.
-    #[error("state directory {}: {source}", path.display())]
+    #[error("state directory {}: {source}{}", path.display(), to_mend(source))]
     WorkersLock {
         /// The file of the lock.
         path: PathBuf,
@@ -144,11 +145,22 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// The folder of token sets cannot be opened.
-    #[error("token sets: {0}")]
-    TokenSets(std::io::Error),
+    #[error("token sets in {}: {source}{}", path.display(), to_mend(source))]
+    TokenSets {
+        /// Their folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// What earlier daemons have left cannot be found.
-    #[error("jobs that are to be removed: {0}")]
-    Removals(std::io::Error),
+    #[error("looking for jobs that are to be removed in {}: {source}{}", path.display(),
+            to_mend(source))]
+    Removals {
+        /// The directory of the jobs.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
 }
 
 /// A node at work.
@@ -170,7 +182,10 @@ impl Node {
         let lock = Arc::new(lock);
         let worker_commands = worker_commands(&setup, &lock)?;
         let node = context(&setup, reports.clone())?;
-        let removals = FileRemovals::start(node.clone()).map_err(NodeError::Removals)?;
+        let removals = FileRemovals::start(node.clone()).map_err(|source| NodeError::Removals {
+            path: setup.layout.jobs(),
+            source,
+        })?;
         let old_workers = OldWorkers::new(lock, setup.clock.clone());
         tasks::spawn("old workers", old_workers.wait(reports.clone()));
         let device = |worker_command: &WorkerCommand| Device {
@@ -233,7 +248,10 @@ fn context(setup: &NodeSetup, reports: Outbox<Report>) -> Result<NodeContext, No
         state_dir: setup.layout.root().into(),
         open_jobs: Default::default(),
         ingest: Ingest {
-            sets: sets.map_err(NodeError::TokenSets)?,
+            sets: sets.map_err(|source| NodeError::TokenSets {
+                path: setup.layout.token_sets(),
+                source,
+            })?,
             tokenizers: Tokenizers::new(hashes.clone()),
             hashes,
         },

@@ -21,6 +21,27 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
+/// What people can do about an error, behind a colon; nothing if only the daemon is at fault.
+pub fn to_mend(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => ": let the daemon's user read and write there".into(),
+        _ => remedy(error).map_or_else(String::new, |what| format!(": {what}")),
+    }
+}
+
+/// Whether an error stays until somebody has mended it, however often it is tried again: what is
+/// there may not be used, or is something else.
+pub fn is_lasting(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidInput
+    )
+}
+
 /// The operating system's error within `error`, if there is one.
 pub fn said_by_the_system<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
     std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| {

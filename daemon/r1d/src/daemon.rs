@@ -9,6 +9,7 @@ use r1d_controller::{Controller, ControllerSetup};
 use r1d_ledger::{Ledger, LedgerError, Record, Session};
 use r1d_link::in_memory;
 use r1d_node::{Node, NodeError, NodeSetup, SetupError, devices};
+use r1d_proto::remedy::{is_lasting, said_by_the_system, to_mend};
 use r1d_proto::world::SharedClock;
 use r1d_rewards::signature::PublicKey;
 use r1d_rewards::{Compiler, Options, RewardError, Rewards};
@@ -36,7 +37,7 @@ const IN_PLACE_LOOK: Duration = Duration::from_secs(2);
 pub(crate) enum DaemonError {
     #[error(transparent)]
     State(#[from] StateError),
-    #[error(transparent)]
+    #[error("{}{}", .0, said_by_the_system(.0).map(to_mend).unwrap_or_default())]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Rewards(#[from] RewardError),
@@ -81,6 +82,7 @@ impl DaemonError {
                 | LedgerError::NoFile { .. }
                 | LedgerError::Newer { .. },
             ) => EXIT_DATA,
+            other if said_by_the_system(other).is_some_and(is_lasting) => EXIT_CONFIG,
             _ => EXIT_FAILED,
         }
     }

@@ -19,7 +19,7 @@ use r1d_proto::user_file;
 use r1d_store::{Disk, PRIVATE_MODE, create_file, replace};
 use sha2::Sha256;
 use std::fs::{self, DirBuilder, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -141,6 +141,11 @@ impl CodeCache {
 fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
     let mut file = match user_file::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if is_useless(&e) => {
+            tracing::warn!(path = %path.display(), "the key of the code cache cannot be read \
+                                                    ({e}): making a new one");
+            return remove_useless(path).map(|()| None);
+        }
         file => file?,
     };
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
@@ -155,6 +160,24 @@ fn read_key(path: &Path) -> std::io::Result<Option<[u8; 32]>> {
         return Ok(None);
     }
     Ok(Some(key))
+}
+
+/// Whether what is in the place of a key can be none: it may not be read, or is no file.
+fn is_useless(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::InvalidInput
+    )
+}
+
+/// Removes what is in the place of a key. A directory with something in it is somebody's, and
+/// stays.
+fn remove_useless(path: &Path) -> std::io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 /// Makes a key, which is complete as soon as its file exists. If another process was faster, its
@@ -228,6 +251,26 @@ mod tests {
         );
         fs::remove_file(dir.path().join("key")).unwrap();
         assert!(cache(dir.path()).load(&COMPONENT).is_none());
+    }
+
+    /// Code is compiled again, and the daemon starts.
+    #[test]
+    fn what_is_no_key_makes_room_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::create_dir(&path).unwrap();
+        let key = cache(dir.path()).key;
+        assert_eq!(fs::read(&path).unwrap(), key);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let key = cache(dir.path()).key;
+        assert_eq!(fs::read(&path).unwrap(), key);
+        // A directory with something in it is somebody's.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("mine")).unwrap();
+        let refused = CodeCache::open(dir.path(), [0; 32]).err().unwrap();
+        assert!(refused.to_string().contains(&path.display().to_string()));
+        assert!(path.join("mine").is_dir());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Errors of loading a plugin, judging with it, and making a component.
 
 use crate::world::World;
+use r1d_proto::remedy::to_mend;
 use std::path::PathBuf;
 
 /// The reason why a plugin or its setting is refused before it judges anything.
@@ -187,11 +188,12 @@ pub enum RewardError {
     #[error("the reward engine cannot start: {0}")]
     Engine(String),
     /// The directory or the key of the code cache cannot be opened.
-    #[error("code cache {path}: {cause}")]
+    #[error("code cache {path}: {cause}{}", to_mend(cause))]
     Cache {
         /// The directory or the key file.
         path: PathBuf,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
 }
