@@ -1,15 +1,20 @@
 //! The state directory that a daemon owns, and its lock.
 
+use r1d_proto::remedy::to_mend;
 use r1d_store::{Disk, JobLayout, StateLayout, create_dir};
 use rustix::fs::FlockOperation;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// What a state directory lets others do at most, as `StateDirectoryMode` of the systemd unit: its
+/// group may reach the socket, nobody else anything.
+const STATE_MODE: u32 = 0o750;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    #[error("state directory {}: {source}", path.display())]
+    #[error("state directory {}: {source}{}", path.display(), to_mend(source))]
     Io {
         path: PathBuf,
         source: std::io::Error,
@@ -46,7 +51,8 @@ impl StateDir {
             move |source| StateError::Io { path, source }
         };
         let layout = StateLayout::new(root);
-        create_dir(&Disk, &layout.jobs()).map_err(io(root))?;
+        create(root).map_err(io(root))?;
+        create_dir(&Disk, &layout.jobs()).map_err(io(&layout.jobs()))?;
         let path = layout.lock();
         let mut lock = open(&path).map_err(io(&path))?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -114,6 +120,17 @@ impl StateDir {
     }
 }
 
+/// Creates the directory if it is not there: users' data, and what models write, are not for
+/// everybody. One that is there is its operator's.
+fn create(root: &Path) -> std::io::Result<()> {
+    if root.exists() {
+        return Ok(());
+    }
+    create_dir(&Disk, root)?;
+    let made = std::fs::metadata(root)?.permissions().mode();
+    std::fs::set_permissions(root, Permissions::from_mode(made & STATE_MODE))
+}
+
 fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -121,4 +138,24 @@ fn open(path: &Path) -> std::io::Result<File> {
         .create(true)
         .truncate(false)
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_state_directory_is_not_for_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, own) = (dir.path().join("deep/state"), dir.path().join("own"));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        StateDir::lock(&root).unwrap();
+        assert_eq!(mode(&root) & !0o750, 0, "{:o}", mode(&root));
+        assert_eq!(mode(&root) & 0o700, 0o700);
+        // One that is there is its operator's.
+        std::fs::create_dir(&own).unwrap();
+        std::fs::set_permissions(&own, Permissions::from_mode(0o755)).unwrap();
+        StateDir::lock(&own).unwrap();
+        assert_eq!(mode(&own), 0o755);
+    }
 }
