@@ -47,15 +47,40 @@ pub(crate) struct FromNode(pub Report);
 
 /// The schedule, which outlives a queue that panics: what it knows of jobs and devices holds.
 #[derive(Clone)]
-pub(crate) struct SharedSchedule(Arc<Mutex<Schedule>>);
+pub(crate) struct SharedSchedule {
+    schedule: Arc<Mutex<Schedule>>,
+    /// When the clock began, since the Unix epoch: the schedule's times mean the same to the next
+    /// daemon.
+    began: Duration,
+}
 
 impl SharedSchedule {
-    pub(crate) fn new(devices: usize) -> SharedSchedule {
-        SharedSchedule(Arc::new(Mutex::new(Schedule::new(devices))))
+    /// A schedule that goes on with what an earlier daemon knew of the devices.
+    pub(crate) fn new(views: &StatusViews) -> SharedSchedule {
+        let now = views.clock.now();
+        let began = views.clock.unix().saturating_sub(now);
+        let is_over = |job: &JobId| {
+            let record = views.ledger.job(job);
+            record.is_none_or(|record| record.state().is_final())
+        };
+        let known = views.live_status.names().into_iter().map(|device| {
+            let mut health = views.devices_health.of(&device);
+            health.forget(is_over);
+            health
+        });
+        let schedule = Schedule::new(known.collect(), began + now);
+        SharedSchedule {
+            schedule: Arc::new(Mutex::new(schedule)),
+            began,
+        }
+    }
+
+    fn now(&self, views: &StatusViews) -> Duration {
+        self.began + views.clock.now()
     }
 
     fn lock(&self) -> MutexGuard<'_, Schedule> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,10 +133,14 @@ impl Jobs {
         let held = is_news.then_some(ScheduleEvent::Held(is_held));
         for event in held.into_iter().chain([event]) {
             let queue = LedgerQueue(self.views.ledger.state());
-            let now = self.views.clock.now();
+            let now = self.schedule.now(&self.views);
             let commands = self.schedule.lock().handle(event, &queue, now);
             self.carry_out_all(commands);
         }
+        let names = self.views.live_status.names().into_iter();
+        let schedule = self.schedule.lock();
+        let health = names.zip(schedule.health());
+        self.views.devices_health.note(health);
     }
 
     fn carry_out_all(&mut self, commands: Vec<ScheduleCommand>) {
@@ -291,7 +320,7 @@ impl Actor for Jobs {
     fn started(&mut self, context: &mut Self::Context) {
         let queue = self.number;
         self.order(Order::Begin { queue });
-        let now = self.views.clock.now();
+        let now = self.schedule.now(&self.views);
         let commands = self.schedule.lock().begin_again(now);
         self.carry_out_all(commands);
         context.run_interval(RECORD_AGAIN, |jobs, context| jobs.record(context));

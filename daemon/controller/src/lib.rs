@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `jobs`, `queue` | the schedule's actor; what the schedule asks of the ledger |
+//! | `devices_health` | what of the schedule outlives the daemon |
 //! | `node`, `reports` | sends orders and works to the node; takes its reports |
 //! | `control` | the control socket: who asks, what is answered |
 //! | `access`, `callers`, `admission`, `submissions` | who may ask for what; how many are served at a time; what becomes of submissions whose client leaves |
@@ -16,6 +17,7 @@ mod access;
 mod admission;
 mod callers;
 mod control;
+mod devices_health;
 mod job_changes;
 mod jobs;
 mod live_status;
@@ -28,6 +30,7 @@ mod submissions;
 
 use admission::Admission;
 use control::{ControlService, ControlSocket};
+use devices_health::DevicesHealth;
 use jobs::{Jobs, SharedSchedule, StopAll};
 use live_status::LiveStatus;
 use node::NodeLink;
@@ -87,13 +90,14 @@ impl Controller {
         let views = StatusViews {
             ledger: setup.ledger,
             live_status: LiveStatus::new(&setup.devices),
+            devices_health: DevicesHealth::open(&setup.state_dir),
             clock: setup.clock.clone(),
             state_dir: setup.state_dir,
             outlines: Default::default(),
             node: node.clone(),
         };
         let (of_queue, mut queues) = (views.clone(), 0);
-        let schedule = SharedSchedule::new(setup.devices.len());
+        let schedule = SharedSchedule::new(&views);
         let jobs = supervise("jobs", setup.clock.clone(), move |alive, _| {
             queues += 1;
             Jobs::new(of_queue.clone(), schedule.clone(), queues, alive)

@@ -156,6 +156,13 @@ impl LiveStatus {
         }
     }
 
+    /// The names of the devices, in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let state = self.lock();
+        let name = |device: &LiveDevice| device.name.clone();
+        state.devices.iter().map(name).collect()
+    }
+
     /// The name of a device.
     pub(crate) fn name(&self, device: usize) -> Option<String> {
         Some(self.lock().devices.get(device)?.name.clone())
@@ -203,7 +210,6 @@ impl LiveStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_runner::schedule::ProblemKind;
     use r1d_runner::wait::Wait;
 
     #[test]

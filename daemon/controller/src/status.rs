@@ -1,5 +1,6 @@
 //! Jobs as `r1ctl` shows them, from the ledger's record and the live status.
 
+use crate::devices_health::DevicesHealth;
 use crate::live_status::LiveStatus;
 use crate::node::NodeLink;
 use r1d_ledger::{JobRecord, Session};
@@ -8,18 +9,22 @@ use r1d_link::{Answer, Work};
 use r1d_proto::control::error::ControlError;
 use r1d_proto::control::job::{JobStatus, JobSummary, State};
 use r1d_proto::control::why::{Wait, Why};
+use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Most jobs that one wait names.
 const NAMED_MAX: usize = 10;
+/// What is said of a device on which workers failed the job that waits.
+const GIVEN_UP: &str = "; workers failed this job there, so it waits for another";
 
 /// Everything that a status is made of.
 #[derive(Clone)]
 pub(crate) struct StatusViews {
     pub ledger: Arc<Session>,
     pub live_status: LiveStatus,
+    pub devices_health: DevicesHealth,
     pub clock: SharedClock,
     /// The node's state directory, below which a job's directory is.
     pub state_dir: PathBuf,
@@ -111,7 +116,7 @@ impl StatusViews {
         let before = (state.queued())
             .take_while(|other| other.job() != record.job())
             .map(|other| other.job().0.as_str());
-        let wait = self.wait_for_device(since_s);
+        let wait = self.wait_for_device(record.job(), since_s);
         match some_of(before) {
             None => vec![wait],
             Some(before) => vec![Wait {
@@ -147,7 +152,7 @@ impl StatusViews {
     async fn wait_to_go_on(&self, record: &JobRecord) -> Result<Wait, ControlError> {
         let job = record.job().clone();
         let awaited = self.node.ask(Work::AwaitedReview { job }).await?;
-        let device = self.wait_for_device(0.0);
+        let device = self.wait_for_device(record.job(), 0.0);
         Ok(match awaited {
             Answer::Review(Some(waits_for)) => Wait {
                 waits_for,
@@ -157,22 +162,29 @@ impl StatusViews {
         })
     }
 
-    fn wait_for_device(&self, since_s: f64) -> Wait {
+    fn wait_for_device(&self, job: &JobId, since_s: f64) -> Wait {
         Wait {
             owner: "job".into(),
-            waits_for: self.free_device(),
+            waits_for: self.free_device(job),
             since_s,
             deadline_s: None,
         }
     }
 
-    /// Describes the wait of a job that only lacks a device: all devices and what occupies them.
-    pub(crate) fn free_device(&self) -> String {
+    /// Describes the wait of a job that only lacks a device: all devices, what occupies them, and
+    /// which the job leaves to others.
+    fn free_device(&self, waiting: &JobId) -> String {
         let devices: Vec<String> = (self.live_status.devices().into_iter())
-            .map(|device| match (device.problem, device.job) {
-                (Some(problem), _) => format!("{} ({}: {problem})", device.device, device.state),
-                (None, Some(job)) => format!("{} (busy with job {job})", device.device),
-                (None, None) => format!("{} ({})", device.device, device.state),
+            .map(|device| {
+                let name = device.device;
+                let is_given_up = self.devices_health.is_given_up(&name, waiting);
+                let doing = match (device.problem, device.job) {
+                    (Some(problem), _) => format!("{}: {problem}", device.state),
+                    (None, Some(job)) => format!("busy with job {job}"),
+                    (None, None) => device.state,
+                };
+                let given_up = if is_given_up { GIVEN_UP } else { "" };
+                format!("{name} ({doing}{given_up})")
             })
             .collect();
         format!("a free device: {}", devices.join(", "))

@@ -6,6 +6,8 @@ mod test_daemon;
 use r1d_proto::control::job::State;
 use r1d_proto::control::node::DeviceStatus;
 use r1d_proto::control::{Request, Response};
+use r1d_proto::ids::JobId;
+use std::fs;
 use test_daemon::TestDaemon;
 
 const WRONG: &str = "69 r1d-worker: device \"cuda:0\": it computes wrongly";
@@ -84,4 +86,70 @@ fn a_job_that_fails_on_a_device_that_is_well_is_the_one_at_fault() {
     daemon.heal("train-always");
     let next = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
     daemon.wait_succeeded(&next);
+}
+
+/// A daemon with two devices, one of which a job keeps busy and the other of which fails every job
+/// although its probes go well; returns both.
+fn with_a_bad_device(daemon: &mut TestDaemon) -> (JobId, usize) {
+    daemon.devices(&["cuda:0", "cuda:1"]);
+    daemon.plant("open-1", "hang");
+    daemon.start();
+    let busy = daemon.submit(daemon.job(&[]));
+    let bad = daemon.wait("a device that hangs", |daemon| {
+        let opens = fs::read_to_string(daemon.path("faults/open.count")).ok()?;
+        let has = |index| device(daemon, index).job.as_ref() == Some(&busy);
+        (opens == "1").then(|| (0..2).find(|index| !has(*index)))?
+    });
+    daemon.plant(&format!("open-on-cuda:{bad}"), "exit 5");
+    (busy, bad)
+}
+
+/// A fault that only real work shows costs a job nothing where the node has another device: the job
+/// waits for that one although it is busy, and says so.
+#[test]
+fn a_job_does_not_return_to_a_device_that_only_work_shows_to_be_broken() {
+    let mut daemon = TestDaemon::new();
+    let (busy, bad) = with_a_bad_device(&mut daemon);
+    let job = daemon.submit(daemon.job(&[("seed = 11", "seed = 12")]));
+    let given_up = format!("cuda:{bad} (idle; workers failed this job there");
+    daemon.wait("the job to wait for the other device", |daemon| {
+        let why = daemon.why(&job).waits.pop()?.waits_for;
+        why.contains(&given_up).then_some(())
+    });
+    daemon.ask(Request::Cancel { job: busy });
+    let status = daemon.wait_succeeded(&job);
+    let undisturbed = TestDaemon::undisturbed(&[("seed = 11", "seed = 12")]);
+    assert_eq!(daemon.outcome(&status), undisturbed);
+    let log = daemon.log_lines(&job);
+    let abandoned = log.iter().filter(|line| line.message.contains("abandoned"));
+    assert_eq!(abandoned.count(), 3, "on the bad device, and no more");
+}
+
+/// A restart ends no quarantine, although the device looks well, and its jobs go on elsewhere.
+#[test]
+fn a_quarantine_outlives_the_daemon() {
+    let mut daemon = TestDaemon::new();
+    let (busy, bad) = with_a_bad_device(&mut daemon);
+    let seeds = ["seed = 12", "seed = 13"];
+    let jobs = seeds.map(|seed| daemon.submit(daemon.job(&[("seed = 11", seed)])));
+    let quarantined = |daemon: &mut TestDaemon| {
+        let DeviceStatus { state, problem, .. } = device(daemon, bad);
+        problem.filter(|_| state == "quarantined")
+    };
+    daemon.wait("the quarantine", quarantined);
+    daemon.wait("its record", |daemon| {
+        let kept = fs::read_to_string(daemon.state().join("devices.json")).ok()?;
+        kept.contains(r#""rests": 1"#).then_some(())
+    });
+    daemon.signal("TERM");
+    assert!(daemon.ended().success());
+    daemon.start();
+    let problem = daemon.wait("the same quarantine", quarantined);
+    assert!(
+        problem.contains("rests") && jobs.iter().all(|job| problem.contains(&job.0)),
+        "{problem}"
+    );
+    for job in jobs.iter().chain([&busy]) {
+        daemon.wait_succeeded(job);
+    }
 }

@@ -381,7 +381,7 @@ impl Life {
 
     /// Gives the device up, to be probed.
     fn doubt(&mut self, cause: String, now: Duration) -> Vec<LifeCommand> {
-        let told = "the job goes on as soon as a device is free: this one is probed".into();
+        let told = "the job goes on another device, if there is one: this one is probed".into();
         let is_known = false;
         let commands = self.close(Next::GiveDeviceUp { cause, is_known }, now);
         logged(LogLevel::Info, told, commands)

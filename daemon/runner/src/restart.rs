@@ -62,6 +62,11 @@ impl Attempts {
         Retrying::Retry { after }
     }
 
+    /// How much of the job was durable when the last attempt was abandoned; `None` if none was.
+    pub fn progress(&self) -> Option<Progress> {
+        self.progress
+    }
+
     /// Number of attempts since the job last made progress.
     pub fn fruitless(&self) -> u32 {
         self.causes.len() as u32

@@ -2,6 +2,8 @@
 //!
 //! One job per device. A job that waits for people or for something outside of it has no device
 //! meanwhile; afterwards it goes on in its old place, or before all queued jobs if it was running.
+//! A job that gave a device up, because workers failed there, does not get it again as long as it
+//! may wait for another: so it fails only where each device that is left has failed it.
 //! After every event every free device is looked at, so no wake-up can be lost.
 
 mod device;
@@ -9,14 +11,14 @@ mod message;
 mod turn;
 
 pub use device::{
-    FAILED_JOBS_MAX, FAILURES_WINDOW, OF_USE_AFTER, PROBE_AGAIN, PROBE_AGAIN_MAX, REST_FIRST,
-    REST_MAX,
+    DeviceHealth, FAILED_JOBS_MAX, FAILURES_WINDOW, OF_USE_AFTER, PROBE_AGAIN, PROBE_AGAIN_MAX,
+    REST_FIRST, REST_MAX,
 };
 pub use message::{Candidate, Problem, ProblemKind, Queue, ScheduleCommand, ScheduleEvent};
 pub use turn::{STRIKES_MAX, TRIAL_MAX, given_up};
 
 use crate::life::{History, JobEnd, LifeOutcome};
-use device::{Device, Doubt, Placement};
+use device::{Device, Placement};
 use r1d_proto::ids::JobId;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -36,23 +38,25 @@ pub struct Schedule {
     unrecorded: HashMap<JobId, JobEnd>,
     /// Epochs in which jobs go on that gave their device back.
     resumed: HashMap<JobId, u64>,
-    /// Attempts at jobs that gave their device up, as far as they count.
-    histories: HashMap<JobId, History>,
+    /// Numbers of attempts at jobs that gave a device up: people count all, whoever is at fault.
+    attempts: HashMap<JobId, u64>,
     panics: HashMap<JobId, u32>,
     is_held: bool,
     is_stopping: bool,
 }
 
 impl Schedule {
-    /// A schedule for so many devices, none of which gets a job before it is probed.
-    pub fn new(devices: usize) -> Schedule {
+    /// A schedule for the devices of which this is remembered, at `now`. None gets a job before it
+    /// is probed.
+    pub fn new(devices: Vec<DeviceHealth>, now: Duration) -> Schedule {
+        let device = |health| Device::new(health, now);
         Schedule {
-            devices: vec![Device::new(); devices],
+            devices: devices.into_iter().map(device).collect(),
             away: HashSet::new(),
             waiting: HashMap::new(),
             unrecorded: HashMap::new(),
             resumed: HashMap::new(),
-            histories: HashMap::new(),
+            attempts: HashMap::new(),
             panics: HashMap::new(),
             is_held: false,
             is_stopping: false,
@@ -78,7 +82,13 @@ impl Schedule {
         unrecorded.map(record).collect()
     }
 
-    /// Takes an event that happened at `now`.
+    /// What is to be remembered of the devices, in their order.
+    pub fn health(&self) -> impl Iterator<Item = &DeviceHealth> {
+        self.devices.iter().map(|device| &device.health)
+    }
+
+    /// Takes an event that happened at `now`: a time that never goes back, and means the same to
+    /// the next daemon.
     pub fn handle(
         &mut self,
         event: ScheduleEvent,
@@ -127,17 +137,25 @@ impl Schedule {
                 }
             }
             ScheduleEvent::Decided { job } => {
-                self.panics.remove(&job);
-                self.histories.remove(&job);
+                self.forget(&job);
                 if self.waiting.remove(&job).is_some() {
                     return vec![ScheduleCommand::Unwatch { job }];
                 }
             }
             ScheduleEvent::Recorded { job } => {
                 self.unrecorded.remove(&job);
+                self.forget(&job);
             }
         }
         Vec::new()
+    }
+
+    fn forget(&mut self, job: &JobId) {
+        self.panics.remove(job);
+        self.attempts.remove(job);
+        for device in &mut self.devices {
+            device.health.forget(|known| known == job);
+        }
     }
 
     fn vacate(&mut self, device: usize, job: &JobId) -> Option<Placement> {
@@ -159,7 +177,7 @@ impl Schedule {
             return Vec::new();
         };
         if placed.is_some_and(|placed| queue.progress(&job) > placed.progress) {
-            device.proved();
+            device.proved(&job);
         }
         let shown = |problem| ScheduleCommand::Show {
             device: index,
@@ -167,10 +185,9 @@ impl Schedule {
         };
         match outcome {
             None => return self.panicked(job, queue),
-            Some(LifeOutcome::Over) => {
-                self.panics.remove(&job);
-                self.histories.remove(&job);
-            }
+            // The next daemon goes on with what this one stops.
+            Some(LifeOutcome::Over) if self.is_stopping => {}
+            Some(LifeOutcome::Over) => self.forget(&job),
             Some(LifeOutcome::Ready { epoch }) => {
                 self.resumed.extend(epoch.map(|epoch| (job, epoch)));
             }
@@ -183,10 +200,8 @@ impl Schedule {
                 return vec![shown(device.unusable(cause, now))];
             }
             Some(LifeOutcome::DeviceDoubted { history, cause }) => {
-                let counted = self.histories.entry(job.clone()).or_default();
-                // People count all attempts, whoever is at fault.
-                counted.number = history.number;
-                let problem = device.doubted(Doubt { job, history }, &cause, now);
+                self.attempts.insert(job.clone(), history.number);
+                let problem = device.doubted(job, history.attempts, &cause, now);
                 return vec![shown(problem), ScheduleCommand::Probe { device: index }];
             }
             Some(LifeOutcome::Unrecorded(end)) => return self.unrecord(job, end),
@@ -201,18 +216,9 @@ impl Schedule {
         now: Duration,
     ) -> Vec<ScheduleCommand> {
         let device = self.devices.get_mut(index);
-        let Some((problem, unfounded)) = device.and_then(|device| device.probed(problem, now))
-        else {
+        let Some(problem) = device.and_then(|device| device.probed(problem, now)) else {
             return Vec::new();
         };
-        // The failures were not the device's: they count. A probe that took long may speak of fewer
-        // than another device has counted since.
-        if let Some(Doubt { job, history }) = unfounded
-            && let Some(counted) = self.histories.get_mut(&job)
-            && history.attempts.fruitless() > counted.attempts.fruitless()
-        {
-            counted.attempts = history.attempts;
-        }
         vec![ScheduleCommand::Show {
             device: index,
             problem,
@@ -255,11 +261,11 @@ impl Schedule {
             }
             let next = turn::next(
                 queue.candidates(),
-                |candidate| self.is_taken(&candidate.job),
+                |candidate| self.is_taken(&candidate.job) || !self.may_have(index, &candidate.job),
                 self.is_on_trial(queue, now),
             );
             let (Some(next), Some(device)) = (next, self.devices.get_mut(index)) else {
-                break;
+                continue;
             };
             device.placed = Some(Placement {
                 job: next.job.clone(),
@@ -271,12 +277,30 @@ impl Schedule {
             commands.push(ScheduleCommand::Place {
                 device: index,
                 resumed: resumed.filter(|_| next.is_running),
-                history: self.histories.get(&next.job).cloned().unwrap_or_default(),
-                doubts_device: device.is_doubted_by(&next.job),
+                history: History {
+                    attempts: device.attempts_of(&next.job).cloned().unwrap_or_default(),
+                    number: self.attempts.get(&next.job).copied().unwrap_or_default(),
+                },
+                doubts_device: device.attempts_of(&next.job).is_none(),
                 job: next.job,
             });
         }
         commands
+    }
+
+    /// Whether the job may have the device: it has not given it up, or it has given up each that is
+    /// left and got nowhere further on any.
+    fn may_have(&self, index: usize, job: &JobId) -> bool {
+        let device = self.devices.get(index);
+        let Some(here) = device.and_then(|device| device.attempts_of(job)) else {
+            return true;
+        };
+        let is_no_better = |other: &Device| {
+            let there = other.attempts_of(job);
+            there.is_some_and(|there| there.progress() <= here.progress())
+        };
+        let mut left = self.devices.iter().filter(|device| device.is_left());
+        left.all(is_no_better)
     }
 
     /// Whether the job is in hand already, or must not be started.

@@ -8,8 +8,8 @@ use r1d_proto::ids::JobId;
 use r1d_runner::life::{History, LifeOutcome};
 use r1d_runner::restart::{Attempts, Progress};
 use r1d_runner::schedule::{
-    FAILED_JOBS_MAX, PROBE_AGAIN_MAX, ProblemKind, REST_FIRST, REST_MAX, STRIKES_MAX, Schedule,
-    ScheduleCommand, ScheduleEvent, TRIAL_MAX, given_up,
+    DeviceHealth, FAILED_JOBS_MAX, PROBE_AGAIN_MAX, ProblemKind, REST_FIRST, REST_MAX, STRIKES_MAX,
+    Schedule, ScheduleCommand, ScheduleEvent, TRIAL_MAX, given_up,
 };
 use std::time::Duration;
 
@@ -29,10 +29,18 @@ struct Daemon {
 impl Daemon {
     /// A daemon that has just started, on a state that is there already.
     fn new(devices: usize, state: State) -> Daemon {
+        let health = vec![DeviceHealth::default(); devices];
+        Daemon::after(health, state, Duration::from_secs(1_700_000_000))
+    }
+
+    /// The next daemon after one that has left this of its devices, which starts at `now`. What it finds
+    /// at the devices is told to it while no job may begin.
+    fn after(health: Vec<DeviceHealth>, state: State, now: Duration) -> Daemon {
+        let devices = health.len();
         let mut daemon = Daemon {
             state,
-            schedule: Schedule::new(devices),
-            now: Duration::from_secs(1000),
+            schedule: Schedule::new(health, now),
+            now,
         };
         for device in 0..devices {
             let nothing = daemon.schedule.handle(
@@ -106,6 +114,12 @@ impl Daemon {
     fn cancel(&mut self, job: &str) {
         let (job, at) = (id(job), 4);
         apply(&mut self.state, Command::Cancel { job, at });
+    }
+
+    /// The daemon ends, and the next one begins at `now`.
+    fn restart(self, now: Duration) -> Daemon {
+        let health = self.schedule.health().cloned().collect();
+        Daemon::after(health, self.state, now)
     }
 
     fn probed(&mut self, device: usize, problem: Option<&str>) -> Vec<ScheduleCommand> {
@@ -350,19 +364,151 @@ fn a_device_that_passes_its_probe_leaves_the_failures_with_the_job() {
     )));
 }
 
-/// A probe that ends late takes back no failures that another device's probe has counted since.
+/// Real work shows what a probe does not: the job waits for the other device, although that is busy
+/// and this one free, and its failures count there no more than here. Other jobs do not wait.
 #[test]
-fn a_late_probe_does_not_lower_the_count() {
+fn a_job_does_not_return_to_a_device_that_it_gave_up_while_another_is_left() {
+    let mut daemon = Daemon::new(2, submitted(&["long", "a"]));
+    assert_eq!(daemon.begin(), ["long", "a"]);
+    daemon.ended(1, "a", doubted());
+    let commands = daemon.probed(1, None);
+    assert_eq!(shown(&commands), None, "the device can be used");
+    assert_eq!(placements(&commands), [], "by other jobs");
+    let health: Vec<_> = daemon.schedule.health().collect();
+    let given_up = health.iter().map(|health| health.is_given_up_by(&id("a")));
+    assert!(given_up.eq([false, true]), "`why` can say so");
+    submit(&mut daemon.state, "b");
+    let commands = daemon.tell(ScheduleEvent::Tick);
+    assert_eq!(placements(&commands), [(1, "b".into(), 0)]);
+    start(&mut daemon.state, "b");
+    let (job, at) = (id("long"), 4);
+    apply(&mut daemon.state, Command::Cancel { job, at });
+    let commands = daemon.ended(0, "long", LifeOutcome::Over);
+    assert_eq!(placements(&commands), [(0, "a".into(), 0)]);
+}
+
+/// A job that every device has failed is tried once more where it is, and its failures there count:
+/// two more end it.
+#[test]
+fn a_job_that_each_device_has_failed_is_the_one_at_fault() {
+    for devices in 1..=4 {
+        let mut daemon = Daemon::new(devices, submitted(&["a"]));
+        let mut commands = daemon.tell(ScheduleEvent::Held(false));
+        for device in 0..devices {
+            assert_eq!(placements(&commands), [(device, "a".into(), 0)]);
+            start(&mut daemon.state, "a");
+            commands = daemon.ended(device, "a", doubted());
+            let probed = daemon.probed(device, None);
+            commands.extend(probed);
+        }
+        let [(device, _, counted)] = &placements(&commands)[..] else {
+            panic!("{devices} devices: {commands:?}");
+        };
+        assert_eq!(*counted, 3);
+        let lasting = commands.iter().any(|command| {
+            matches!(command, ScheduleCommand::Place { doubts_device, .. } if !doubts_device)
+        });
+        assert!(lasting, "and does not give it up again");
+        // What fails it decides about that: it may be submitted again, and is a new job.
+        daemon.ended(*device, "a", LifeOutcome::Over);
+        let mut health = daemon.schedule.health();
+        assert!(!health.any(|health| health.is_given_up_by(&id("a"))));
+    }
+}
+
+/// It goes on where it got furthest: what stopped it there is what people are told.
+#[test]
+fn a_job_that_each_device_has_failed_goes_on_where_it_got_furthest() {
     let mut daemon = Daemon::new(2, submitted(&["a"]));
     daemon.begin();
     daemon.ended(0, "a", doubted());
-    let (history, cause) = (fruitless(4), "the worker died".into());
+    daemon.probed(0, None);
+    let (mut attempts, steps) = (Attempts::default(), 7);
+    let progress = Progress {
+        stages_finished: 0,
+        steps,
+        evals: 0,
+        checkpoints: 0,
+    };
+    for _ in 0..3 {
+        attempts.abandoned("the worker died".into(), progress);
+    }
+    let (number, cause) = (6, "the worker died".into());
+    let history = History { attempts, number };
     daemon.ended(1, "a", LifeOutcome::DeviceDoubted { history, cause });
     let commands = daemon.probed(1, None);
-    assert_eq!(placements(&commands), [(1, "a".into(), 4)]);
+    assert_eq!(placements(&commands), [(1, "a".into(), 3)]);
+}
+
+/// A device that cannot be used is nothing to wait for; one that rests is.
+#[test]
+fn a_job_waits_for_a_device_that_rests_and_not_for_one_that_is_out() {
+    let mut daemon = Daemon::new(2, submitted(&["a"]));
+    daemon.begin();
+    daemon.ended(0, "a", doubted());
     daemon.probed(0, None);
-    let commands = daemon.ended(1, "a", LifeOutcome::Ready { epoch: None });
-    assert_eq!(placements(&commands), [(0, "a".into(), 4)]);
+    let cause = "it is gone".into();
+    let unusable = LifeOutcome::DeviceUnusable { epoch: None, cause };
+    let commands = daemon.ended(1, "a", unusable);
+    assert_eq!(placements(&commands), [(0, "a".into(), 3)]);
+
+    let mut daemon = Daemon::new(2, submitted(&["a", "b", "c"]));
+    daemon.begin();
+    for job in ["b", "c"] {
+        daemon.ended(1, job, doubted());
+        let commands = daemon.probed(1, None);
+        commands.iter().for_each(|command| {
+            if let ScheduleCommand::Place { job, .. } = command {
+                start(&mut daemon.state, &job.0);
+            }
+        });
+    }
+    let commands = daemon.ended(0, "a", doubted());
+    let [(0, b, 0)] = &placements(&daemon.probed(0, None))[..] else {
+        panic!("{commands:?}");
+    };
+    assert_eq!(b, "b", "a waits for the device that rests");
+    daemon.now += REST_FIRST;
+    daemon.tick();
+    assert_eq!(
+        placements(&daemon.probed(1, None)),
+        [(1, "a".into(), 0)],
+        "and is its next"
+    );
+}
+
+/// A restart is no cure: a device goes on to rest, also by a clock that was set back, but for no
+/// longer than it was to; and a job does not return to the device that it gave up.
+#[test]
+fn a_devices_health_outlives_the_daemon() {
+    let with_rest = || {
+        let mut daemon = Daemon::new(2, submitted(&["long", "a", "b"]));
+        daemon.begin();
+        daemon.ended(1, "a", doubted());
+        daemon.probed(1, None);
+        start(&mut daemon.state, "b");
+        daemon.ended(1, "b", doubted());
+        let commands = daemon.probed(1, None);
+        assert_eq!(shown(&commands), Some(ProblemKind::Quarantined));
+        submit(&mut daemon.state, "c");
+        daemon
+    };
+    for clock in [-1_000_000_000, 10] {
+        let daemon = with_rest();
+        let now = daemon.now.as_secs().saturating_add_signed(clock);
+        let mut daemon = daemon.restart(Duration::from_secs(now));
+        assert_eq!(daemon.begin(), ["long"], "the clock has moved by {clock} s");
+        daemon.now += REST_FIRST;
+        let commands = daemon.tell(ScheduleEvent::Tick);
+        assert_eq!(commands, [ScheduleCommand::Probe { device: 1 }]);
+        let commands = daemon.probed(1, None);
+        assert_eq!(placements(&commands), [(1, "c".into(), 0)], "not to a or b");
+        start(&mut daemon.state, "c");
+        daemon.ended(1, "c", doubted());
+        daemon.probed(1, None);
+        daemon.now += REST_FIRST + SECOND;
+        assert_eq!(daemon.tell(ScheduleEvent::Tick), [], "it rests for longer");
+    }
 }
 
 /// Its probe passes and every job fails: such a device gets ever fewer of them.

@@ -5,6 +5,7 @@
 //! | `lock` | locked by the daemon that owns the directory; its text is the daemon's process id |
 //! | `workers.lock` | held by every worker that the daemon started, as its standard output: it outlives a killed daemon |
 //! | `ledger.redb` | the ledger |
+//! | `devices.json` | which devices failed jobs and rest: without it they are tried again |
 //! | `cache/` | compiled plugins |
 //! | `kernels/` | compiled kernels of GPUs: made again where one is missing |
 //! | `plugins/<sha256>.wasm` | components that judge jobs, or did |
@@ -77,6 +78,11 @@ impl StateLayout {
     /// The ledger's file.
     pub fn ledger(&self) -> PathBuf {
         self.root.join(LEDGER_FILE)
+    }
+
+    /// What is known of the devices' health.
+    pub fn devices(&self) -> PathBuf {
+        self.root.join("devices.json")
     }
 
     /// The directory of the components that judge jobs.

@@ -174,8 +174,8 @@ pub enum LifeOutcome {
         /// What is wrong with the device.
         cause: String,
     },
-    /// Workers failed the job again and again, which may be the device's fault: the job goes on as
-    /// soon as a device is free.
+    /// Workers failed the job again and again, which may be the device's fault: the job goes on
+    /// another, if there is one.
     DeviceDoubted {
         /// The job's attempts, those on this device included.
         history: History,

@@ -2,15 +2,17 @@
 //!
 //! A worker that dies, is silent or fails may do so for its job's sake or for its device's. After a
 //! few such failures in a row the job gives the device up, which is probed: a small worker computes
-//! on it and compares. If that goes wrong, the failures were the device's and count against no job.
-//! If it goes well, they count against the job. A device that has failed several jobs in a row is
-//! then quarantined: it gets no jobs for a while, ever longer, and after that a probe that goes
-//! well brings it back.
+//! on it and compares. If that goes wrong, the failures were the device's. If it goes well, nobody
+//! knows yet: real work may show what a probe does not, so the job goes on another device, and its
+//! failures here count only where no other is left. A device that has failed several jobs in a row
+//! is quarantined: it gets no jobs for a while, ever longer, and after that a probe that goes well
+//! brings it back.
 
 use super::message::{Problem, ProblemKind};
-use crate::life::History;
-use crate::restart::Progress;
+use crate::restart::{Attempts, Progress};
 use r1d_proto::ids::JobId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Jobs in a row that a device may fail, without bringing any of them further, before it rests
@@ -41,43 +43,71 @@ pub(super) struct Placement {
     pub progress: Option<Progress>,
 }
 
-/// A job that gave the device up because its workers failed there.
-#[derive(Clone, Debug)]
-pub(super) struct Doubt {
-    pub job: JobId,
-    /// The job's attempts, those on this device included.
-    pub history: History,
+/// What is remembered of a device, also when the daemon starts again. Times are of the schedule's
+/// clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceHealth {
+    /// Jobs that it has failed in a row, and when.
+    failed: Vec<(JobId, Duration)>,
+    /// Rests in a row.
+    rests: u32,
+    /// When the last of them ends.
+    rests_until: Duration,
+    /// Jobs that have given it up, each with its attempts here.
+    given_up: BTreeMap<JobId, Attempts>,
+}
+
+impl DeviceHealth {
+    /// Whether the job has given the device up.
+    pub fn is_given_up_by(&self, job: &JobId) -> bool {
+        self.given_up.contains_key(job)
+    }
+
+    /// Forgets which jobs gave the device up that are over.
+    pub fn forget(&mut self, is_over: impl Fn(&JobId) -> bool) {
+        self.given_up.retain(|job, _| !is_over(job));
+    }
+
+    /// Brings times that a clock which was set back has left in the future to what they can be at
+    /// `now`. (One that was set forward ends a rest early: then a probe and the next job tell.)
+    fn believed(mut self, now: Duration) -> DeviceHealth {
+        for (_, at) in &mut self.failed {
+            *at = now.min(*at);
+        }
+        let longest = doubled(REST_FIRST, self.rests.saturating_sub(1), REST_MAX);
+        self.rests_until = self.rests_until.min(now + longest);
+        self
+    }
 }
 
 #[derive(Clone, Debug)]
-enum Health {
+enum Condition {
     /// The daemon has not looked at it yet.
     Untried,
     Usable {
         since: Duration,
     },
-    Probing {
-        doubt: Option<Doubt>,
-    },
-    /// It is probed at `until`.
-    Out {
+    Probing,
+    /// It cannot be used; it is probed at `until`.
+    Failed {
         until: Duration,
-        doubt: Option<Doubt>,
+    },
+    /// It is quarantined; it is probed at `until`.
+    Resting {
+        until: Duration,
     },
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Device {
     pub placed: Option<Placement>,
-    health: Health,
-    /// Jobs that it has failed in a row, and when.
-    failed: Vec<(JobId, Duration)>,
-    /// Those of them after which a probe found it well.
-    cleared: Vec<JobId>,
+    pub health: DeviceHealth,
+    condition: Condition,
+    /// Whether it is probed because it has failed a job.
+    is_doubted: bool,
     /// Probes in a row that found it unusable.
     problems: u32,
-    /// Rests in a row.
-    rests: u32,
 }
 
 /// The `n`-th of a series of pauses that double, up to a longest.
@@ -86,50 +116,61 @@ fn doubled(first: Duration, n: u32, max: Duration) -> Duration {
 }
 
 impl Device {
-    pub(super) fn new() -> Device {
+    pub(super) fn new(health: DeviceHealth, now: Duration) -> Device {
         Device {
             placed: None,
-            health: Health::Untried,
-            failed: Vec::new(),
-            cleared: Vec::new(),
+            health: health.believed(now),
+            condition: Condition::Untried,
+            is_doubted: false,
             problems: 0,
-            rests: 0,
         }
     }
 
     pub(super) fn is_untried(&self) -> bool {
-        matches!(self.health, Health::Untried)
+        matches!(self.condition, Condition::Untried)
     }
 
     pub(super) fn is_usable(&self) -> bool {
-        matches!(self.health, Health::Usable { .. })
+        matches!(self.condition, Condition::Usable { .. })
     }
 
-    /// Whether failures of a worker on this device may be the device's as far as this job goes.
-    pub(super) fn is_doubted_by(&self, job: &JobId) -> bool {
-        !self.cleared.contains(job)
+    /// Whether a job may wait for it: nothing is known against it, or it rests.
+    pub(super) fn is_left(&self) -> bool {
+        !matches!(self.condition, Condition::Failed { .. })
     }
 
-    /// Notes that a job got further on the device: it computes.
-    pub(super) fn proved(&mut self) {
-        self.failed.clear();
-        self.cleared.clear();
-        self.rests = 0;
+    /// The job's attempts on this device, if it gave it up.
+    pub(super) fn attempts_of(&self, job: &JobId) -> Option<&Attempts> {
+        self.health.given_up.get(job)
+    }
+
+    /// Notes that the job got further on the device: it computes.
+    pub(super) fn proved(&mut self, job: &JobId) {
+        self.health.failed.clear();
+        self.health.given_up.remove(job);
+        (self.health.rests, self.health.rests_until) = (0, Duration::ZERO);
     }
 
     /// Takes the device out because it has failed a job several times; it is to be probed.
-    pub(super) fn doubted(&mut self, doubt: Doubt, cause: &str, now: Duration) -> Problem {
+    pub(super) fn doubted(
+        &mut self,
+        job: JobId,
+        attempts: Attempts,
+        cause: &str,
+        now: Duration,
+    ) -> Problem {
         self.leave_use(now);
         let is_old = |at: Duration| now.saturating_sub(at) > FAILURES_WINDOW;
-        self.failed
-            .retain(|(job, at)| *job != doubt.job && !is_old(*at));
-        self.failed.push((doubt.job.clone(), now));
+        let failed = &mut self.health.failed;
+        failed.retain(|(known, at)| *known != job && !is_old(*at));
+        failed.push((job.clone(), now));
         let cause = format!(
-            "workers on it failed job {} several times in a row (last: {cause}); it is being \
-             probed",
-            doubt.job
+            "workers on it failed job {job} several times in a row (last: {cause}); it is being \
+             probed"
         );
-        self.health = Health::Probing { doubt: Some(doubt) };
+        self.health.given_up.insert(job, attempts);
+        self.is_doubted = true;
+        self.condition = Condition::Probing;
         let kind = ProblemKind::Probing;
         Problem { kind, cause }
     }
@@ -139,28 +180,23 @@ impl Device {
         self.leave_use(now);
         let pause = doubled(PROBE_AGAIN, self.problems, PROBE_AGAIN_MAX);
         self.problems += 1;
-        self.out(now + pause);
+        self.condition = Condition::Failed { until: now + pause };
         let kind = ProblemKind::Failed;
         Problem { kind, cause }
-    }
-
-    fn out(&mut self, until: Duration) {
-        self.health = Health::Out { until, doubt: None };
     }
 
     /// Begins again with the queue: the device has no job, and a probe that was under way is made
     /// anew.
     pub(super) fn begin_again(&mut self, now: Duration) {
         self.placed = None;
-        if let Health::Probing { doubt } = &mut self.health {
-            let doubt = doubt.take();
-            self.health = Health::Out { until: now, doubt };
+        if let Condition::Probing = self.condition {
+            self.condition = Condition::Resting { until: now };
         }
     }
 
     /// Forgets earlier problems if the device was usable for a while.
     fn leave_use(&mut self, now: Duration) {
-        if let Health::Usable { since } = self.health
+        if let Condition::Usable { since } = self.condition
             && now.saturating_sub(since) >= OF_USE_AFTER
         {
             self.problems = 0;
@@ -169,55 +205,56 @@ impl Device {
 
     /// Whether the device is to be probed now; it then counts as being probed.
     pub(super) fn probe_is_due(&mut self, now: Duration) -> bool {
-        match &mut self.health {
-            Health::Out { until, doubt } if now >= *until => {
-                let doubt = doubt.take();
-                self.health = Health::Probing { doubt };
-                true
-            }
-            _ => false,
+        let is_due = matches!(
+            self.condition,
+            Condition::Failed { until } | Condition::Resting { until } if now >= until
+        );
+        if is_due {
+            self.condition = Condition::Probing;
         }
+        is_due
     }
 
-    /// Takes the outcome of a probe; `None` if nobody asked for one. Returns the device's problem,
-    /// and the doubt that turned out to be unfounded, if there was one.
+    /// Takes the outcome of a probe; `None` if nobody asked for one. Returns the device's problem.
     pub(super) fn probed(
         &mut self,
         problem: Option<String>,
         now: Duration,
-    ) -> Option<(Option<Problem>, Option<Doubt>)> {
-        let doubt = match std::mem::replace(&mut self.health, Health::Usable { since: now }) {
-            Health::Probing { doubt } => doubt,
-            Health::Untried => None,
-            health @ (Health::Usable { .. } | Health::Out { .. }) => {
-                self.health = health;
-                return None;
-            }
-        };
+    ) -> Option<Option<Problem>> {
+        let is_untried = self.is_untried();
+        if !is_untried && !matches!(self.condition, Condition::Probing) {
+            return None;
+        }
+        let is_doubted = std::mem::take(&mut self.is_doubted);
+        self.condition = Condition::Usable { since: now };
         if let Some(cause) = problem {
             // What it did to jobs is explained.
-            self.failed.clear();
-            self.cleared.clear();
-            return Some((Some(self.unusable(cause, now)), None));
+            self.health.failed.clear();
+            self.health.given_up.clear();
+            self.health.rests_until = Duration::ZERO;
+            return Some(Some(self.unusable(cause, now)));
         }
-        let Some(doubt) = doubt else {
-            return Some((None, None));
-        };
-        self.cleared.push(doubt.job.clone());
-        let problem = (self.failed.len() >= FAILED_JOBS_MAX).then(|| self.rest(now));
-        Some((problem, Some(doubt)))
+        if is_doubted && self.health.failed.len() >= FAILED_JOBS_MAX {
+            let pause = doubled(REST_FIRST, self.health.rests, REST_MAX);
+            self.health.rests += 1;
+            self.health.rests_until = now + pause;
+            return Some(Some(self.rest(now)));
+        }
+        // The daemon was started again during the rest.
+        let is_resting = is_untried && now < self.health.rests_until;
+        Some(is_resting.then(|| self.rest(now)))
     }
 
     fn rest(&mut self, now: Duration) -> Problem {
-        let pause = doubled(REST_FIRST, self.rests, REST_MAX);
-        self.rests += 1;
-        self.out(now + pause);
-        let jobs: Vec<String> = self.failed.iter().map(|(job, _)| job.to_string()).collect();
+        let until = self.health.rests_until;
+        self.condition = Condition::Resting { until };
+        let failed = self.health.failed.iter();
+        let jobs: Vec<String> = failed.map(|(job, _)| job.to_string()).collect();
         let cause = format!(
             "workers on it failed one job after the other ({}), although a probe finds nothing \
              wrong; it rests for {} s (see to the device, and to what those jobs have in common)",
             jobs.join(", "),
-            pause.as_secs()
+            until.saturating_sub(now).as_secs()
         );
         let kind = ProblemKind::Quarantined;
         Problem { kind, cause }

@@ -100,10 +100,10 @@ pub enum ScheduleCommand {
         job: JobId,
         /// The epoch that it goes on in; `None` for a new one.
         resumed: Option<u64>,
-        /// The attempts before, which count.
+        /// The attempts before: of those on devices that it gave up, only those on this one count.
         history: History,
         /// Whether the job gives its device up after a few failures of the worker. It does not
-        /// where a probe has found the device well after it had failed this job.
+        /// where it has given up each that is left.
         doubts_device: bool,
     },
     /// Have a small worker compute on the device, and compare.

@@ -1,6 +1,6 @@
 //! An attempt at work: its machine, its worker, and the writer that makes durable what it decides.
 
-use super::World;
+use super::{Device, World};
 use r1d_job::Job;
 use r1d_ledger::Command as LedgerCommand;
 use r1d_proto::control::job::State as RunState;
@@ -9,7 +9,7 @@ use r1d_proto::worker::{
     Body, CheckpointReport, CheckpointState, Failure, FailureKind, Metrics, ModelSource, Opened,
     Reply, SupervisedSequence, WorkerRequest,
 };
-use r1d_runner::life::LifeEvent;
+use r1d_runner::life::{LifeEvent, WORKER_FAILURES_MAX};
 use r1d_runner::{
     Batch, Command, End, Event, Limits, Machine, ModelPlan, Plan, Record, StageInputs, StageRecord,
     Store,
@@ -184,16 +184,21 @@ impl World {
     }
 
     /// Whether a request goes wrong: by the device, by the job's own doing, or by chance, which
-    /// strikes a step only once.
+    /// strikes a step only once, and a job less often than it takes to suspect its device.
     fn is_struck(&mut self, run: u64, step: Option<u64>) -> bool {
         let of = &self.runs[&run];
         let (job, device) = (of.job.clone(), of.device);
         let is_poisoned = step == Some(1) && self.poison.contains(&job);
-        if self.devices[device].is_broken || is_poisoned {
+        let Device {
+            is_broken, is_bad, ..
+        } = self.devices[device];
+        if is_broken || is_poisoned || (is_bad && step.is_some()) {
             return true;
         }
+        let struck = self.unlucky.iter().filter(|(known, _)| *known == job);
+        let may_be = struck.count() < WORKER_FAILURES_MAX as usize - 1;
         let moment = (job, step.unwrap_or(u64::MAX));
-        self.chance(30) && self.unlucky.insert(moment)
+        self.chance(30) && may_be && self.unlucky.insert(moment)
     }
 
     fn work(&mut self, run: u64, request: WorkerRequest) -> Option<FromDevice> {

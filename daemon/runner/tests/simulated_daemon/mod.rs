@@ -11,7 +11,7 @@ use r1d_proto::control::job::State as RunState;
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
 use r1d_runner::life::{Life, LifeOutcome};
-use r1d_runner::schedule::{ProblemKind, Schedule, ScheduleCommand, ScheduleEvent};
+use r1d_runner::schedule::{DeviceHealth, ProblemKind, Schedule, ScheduleCommand, ScheduleEvent};
 use run::Run;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,6 +45,8 @@ enum Letter {
 
 #[derive(Default)]
 struct Device {
+    /// Its probes go well, and no job gets further on it.
+    is_bad: bool,
     is_broken: bool,
     /// A device that breaks stays so at least until a probe has seen it.
     was_seen: bool,
@@ -58,6 +60,12 @@ pub(crate) struct World {
     state: State,
     schedule: Schedule,
     devices: Vec<Device>,
+    /// A device that never breaks, in worlds with bad ones.
+    good: Option<usize>,
+    /// What the daemon has on disk of its devices.
+    health: Vec<DeviceHealth>,
+    /// Bad devices that jobs gave up, since a user last decided about the job.
+    left: BTreeSet<(JobId, usize)>,
     runs: BTreeMap<u64, Run>,
     writers: BTreeMap<JobId, Writer>,
     letters: Vec<Letter>,
@@ -74,18 +82,25 @@ pub(crate) struct World {
     pub crashes: u64,
     pub doubts: u64,
     pub pauses: u64,
+    /// Times that a sound job gave a bad device up.
+    pub escapes: u64,
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> World {
         let devices = 1 + counter_hash(&[seed]) % 3;
+        let now = Duration::from_secs(1000);
+        let health = vec![DeviceHealth::default(); devices as usize];
         let mut world = World {
             seed,
             draws: 0,
-            now: Duration::from_secs(1000),
+            now,
             state: State::default(),
-            schedule: Schedule::new(devices as usize),
+            schedule: Schedule::new(health.clone(), now),
             devices: (0..devices).map(|_| Device::default()).collect(),
+            good: None,
+            health,
+            left: BTreeSet::new(),
             runs: BTreeMap::new(),
             writers: BTreeMap::new(),
             letters: Vec::new(),
@@ -99,9 +114,24 @@ impl World {
             crashes: 0,
             doubts: 0,
             pauses: 0,
+            escapes: 0,
         };
+        world.choose_bad_devices();
         world.try_devices();
         world
+    }
+
+    /// In every other world with several devices, one of them is good and some others are bad.
+    fn choose_bad_devices(&mut self) {
+        let devices = self.devices.len() as u64;
+        if devices < 2 || self.draw(2) == 0 {
+            return;
+        }
+        let good = self.draw(devices) as usize;
+        self.good = Some(good);
+        for index in 0..self.devices.len() {
+            self.devices[index].is_bad = index != good && self.draw(3) > 0;
+        }
     }
 
     fn draw(&mut self, below: u64) -> u64 {
@@ -287,9 +317,11 @@ impl World {
     }
 
     fn tell(&mut self, event: ScheduleEvent) {
+        self.note_escapes(&event);
         let commands = self
             .schedule
             .handle(event, &LedgerQueue(&self.state), self.now);
+        self.health = self.schedule.health().cloned().collect();
         for command in commands {
             match command {
                 ScheduleCommand::Place {
@@ -299,6 +331,11 @@ impl World {
                     history,
                     doubts_device,
                 } => {
+                    assert!(
+                        !self.left.contains(&(job.clone(), device)),
+                        "seed {}: {job} is back on device {device}, which failed it",
+                        self.seed
+                    );
                     let is_in_hand = self.runs.values().any(|run| run.job == job);
                     assert!(!is_in_hand, "seed {}: {job} is in hand twice", self.seed);
                     let mut on_device = self.runs.values().filter(|run| run.device == device);
@@ -325,6 +362,28 @@ impl World {
                 }
                 ScheduleCommand::Record { .. } => panic!("the ledger takes every end"),
             }
+        }
+    }
+
+    /// Notes which sound jobs have given which bad devices up: they never return there, because the
+    /// good device is left.
+    fn note_escapes(&mut self, event: &ScheduleEvent) {
+        match event {
+            ScheduleEvent::Ended {
+                device,
+                job,
+                outcome: Some(LifeOutcome::DeviceDoubted { .. }),
+            } if self.devices[*device].is_bad && !self.poison.contains(job) => {
+                self.escapes += 1;
+                self.left.insert((job.clone(), *device));
+            }
+            ScheduleEvent::Ended {
+                job,
+                outcome: Some(LifeOutcome::Over),
+                ..
+            }
+            | ScheduleEvent::Decided { job } => self.left.retain(|(known, _)| known != job),
+            _ => {}
         }
     }
 
@@ -355,9 +414,12 @@ impl World {
             self.files_are_away ^= true;
         }
         if self.chance(60) {
-            let device = self.draw(self.devices.len() as u64) as usize;
-            let device = &mut self.devices[device];
-            if !device.is_broken {
+            let index = self.draw(self.devices.len() as u64) as usize;
+            let is_good = self.good == Some(index);
+            let device = &mut self.devices[index];
+            if is_good || device.is_bad {
+                // It stays as it is.
+            } else if !device.is_broken {
                 (device.is_broken, device.was_seen) = (true, false);
             } else if device.was_seen {
                 device.is_broken = false;
@@ -454,7 +516,7 @@ impl World {
                 self.apply(LedgerCommand::Strike { job });
             }
         }
-        self.schedule = Schedule::new(self.devices.len());
+        self.schedule = Schedule::new(self.health.clone(), self.now);
         self.try_devices();
     }
 }
