@@ -20,11 +20,13 @@ pub(crate) struct Tracer {
     spans: Vec<Span>,
     left_out: u64,
     /// The worker's request in flight, and when it was sent.
-    request: Option<(&'static str, Duration)>,
+    request: Option<(String, Duration)>,
     /// What is awaited from the writer, and since when.
     task: Option<(&'static str, Duration)>,
     /// The groups that rewards have judged or are judging, by the index of their prompt.
     groups: BTreeMap<u32, GroupTime>,
+    /// Whether an evaluation is at work, which lies between two steps.
+    is_evaluating: bool,
     /// When the snapshot was taken of the checkpoint that is being written.
     checkpoint: Option<Duration>,
     /// The step that was committed and whose trace is not handed over yet.
@@ -47,6 +49,7 @@ impl Tracer {
             request: None,
             task: None,
             groups: BTreeMap::new(),
+            is_evaluating: false,
             checkpoint: None,
             committed: None,
         }
@@ -93,7 +96,8 @@ impl Tracer {
         for command in commands {
             match command {
                 Command::Worker(request) => {
-                    self.request = Some((of_request(request), now));
+                    let name = self.named(of_request(request), is_of_completions(request));
+                    self.request = Some((name, now));
                     if matches!(**request, WorkerRequest::Save { .. }) {
                         self.checkpoint = Some(now);
                     }
@@ -111,6 +115,15 @@ impl Tracer {
                         self.committed = Some((*stage, *step));
                     }
                 }
+                Command::ReadPrompts {
+                    of: Source::Eval { .. },
+                    ..
+                } => {
+                    // The groups of what was judged before are another's, also of equal index.
+                    self.close_groups();
+                    self.is_evaluating = true;
+                    self.task = Some(("reading rows", now));
+                }
                 Command::ReadPrompts { .. }
                 | Command::ReadBatch { .. }
                 | Command::ReadHeldOut { .. } => self.task = Some(("reading rows", now)),
@@ -126,14 +139,8 @@ impl Tracer {
 
     /// Hands the spans over if they are a step's, and begins anew.
     fn take(&mut self, now: Duration) -> Option<(usize, StepTrace)> {
-        for (prompt, group) in std::mem::take(&mut self.groups) {
-            self.add(
-                Lane::Rewards,
-                format!("group {prompt}"),
-                group.began,
-                group.ended,
-            );
-        }
+        self.close_groups();
+        self.is_evaluating = false;
         if let Some(since) = self.checkpoint {
             self.add(Lane::Checkpoint, "writing the checkpoint", since, now);
         }
@@ -148,6 +155,23 @@ impl Tracer {
             left_out,
         };
         Some((stage, trace))
+    }
+
+    /// Adds the spans of the groups that rewards have judged.
+    fn close_groups(&mut self) {
+        for (prompt, group) in std::mem::take(&mut self.groups) {
+            let name = self.named(&format!("group {prompt}"), true);
+            self.add(Lane::Rewards, name, group.began, group.ended);
+        }
+    }
+
+    /// The name of a span; those of an evaluation's completions say so.
+    fn named(&self, name: &str, is_of_completions: bool) -> String {
+        if self.is_evaluating && is_of_completions {
+            format!("evaluation: {name}")
+        } else {
+            name.to_owned()
+        }
     }
 
     /// Adds the parts of the worker's request, which end now.
@@ -189,6 +213,12 @@ fn ends_step(command: &Command) -> bool {
     }
 }
 
+/// Whether a request samples completions or judges them.
+fn is_of_completions(request: &WorkerRequest) -> bool {
+    use WorkerRequest::{Answer, Generate, Score};
+    matches!(request, Generate(_) | Answer(_) | Score { .. })
+}
+
 fn of_request(request: &WorkerRequest) -> &'static str {
     match request {
         WorkerRequest::Open(_) => "opening the model",
@@ -224,6 +254,9 @@ fn of_store(store: &Store) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ScoreItem;
+    use r1d_proto::ids::SampleKey;
+    use r1d_proto::rollout::FinishReason;
     use r1d_proto::worker::{CheckpointReport, Metrics, Reply, Spans};
 
     fn seconds(seconds: u64) -> Duration {
@@ -332,5 +365,50 @@ mod tests {
         let written = ("writing the checkpoint".to_string(), 0, 3000);
         assert_eq!((step, left_out), (2, 0));
         assert_eq!(spans, [written]);
+    }
+
+    /// An evaluation's groups have the indices of the step's before it.
+    #[test]
+    fn an_evaluations_spans_are_apart_from_the_steps() {
+        let key = SampleKey {
+            stage: 1,
+            step: 0,
+            prompt: 0,
+            sample: 0,
+        };
+        let read = |of| Command::ReadPrompts {
+            of,
+            step: 0,
+            round: 0,
+            count: 1,
+        };
+        let mut tracer = Tracer::new(seconds(0));
+        let mut judge = |of, at| {
+            let item = ScoreItem {
+                of,
+                key,
+                row: 0,
+                completion_ids: Vec::new(),
+                finish: FinishReason::Length,
+            };
+            let scored = Event::Scored {
+                key,
+                verdicts: Vec::new(),
+                asked: Vec::new(),
+                text: String::new(),
+            };
+            tracer.follow(&[read(of)], seconds(at));
+            tracer.follow(&[Command::Score(vec![item])], seconds(at + 1));
+            tracer.hear(&scored, seconds(at + 2));
+            if matches!(of, Source::Stage(_)) {
+                tracer.follow(&[commit(0)], seconds(at + 3));
+            }
+        };
+        judge(Source::Stage(1), 10);
+        judge(Source::Eval { eval: 0, model: 0 }, 20);
+        let (_, spans, _) = told(tracer.follow(&[read(Source::Stage(1))], seconds(30)));
+        let expected = [("group 0", 1000, 1000), ("evaluation: group 0", 11_000, 1000)];
+        let expected = expected.map(|(name, start, duration)| (name.to_string(), start, duration));
+        assert_eq!(spans, expected);
     }
 }
