@@ -4,7 +4,7 @@
 //! needs what would go of it. A job needs what its files are read from, and the finished stages
 //! that it can still take over. Jobs that go together do not hold each other.
 
-use r1d_link::removal::{JobFacts, Use};
+use r1d_link::removal::{Dependence, JobFacts, Use};
 use r1d_proto::control::job::State;
 use r1d_proto::control::removal::RemovalExtent;
 use r1d_proto::ids::JobId;
@@ -217,13 +217,16 @@ fn obstacles(jobs: &[JobFacts], going: &[Going]) -> BTreeMap<JobId, Obstacle> {
         if own == Some(&RemovalExtent::Whole) {
             continue;
         }
-        for need in &facts.needs {
-            let is_lost = match extents.get(&need.on) {
-                Some(RemovalExtent::Whole) => true,
-                Some(RemovalExtent::AllButResults) => !need.results_suffice,
-                None => false,
-            };
-            if is_lost {
+        let is_lost = |need: &Dependence| match extents.get(&need.on) {
+            Some(RemovalExtent::Whole) => true,
+            Some(RemovalExtent::AllButResults) => !need.results_suffice,
+            None => false,
+        };
+        for need in facts.needs.iter().filter(|need| is_lost(need)) {
+            // One job that has finished a stage is enough: of several, the last one stays.
+            let same = facts.needs.iter().filter(|other| other.what == need.what);
+            let serves = |other: &&Dependence| !is_lost(other) || other.on > need.on;
+            if matches!(need.what, Use::File(_)) || !same.into_iter().any(|other| serves(&other)) {
                 let needed = || Obstacle::Needed {
                     by: facts.job.clone(),
                     state: facts.state,
@@ -321,7 +324,6 @@ impl fmt::Display for Obstacle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r1d_link::removal::Dependence;
 
     /// A job that succeeded at this time, of 100 bytes, 60 of them more than its results.
     fn ended(job: &str, ended_at: u64) -> JobFacts {
@@ -437,6 +439,29 @@ mod tests {
             "{staying:?}"
         );
         assert_eq!(decision.going.len(), 1);
+    }
+
+    /// A held job can take a stage over from either of two: one of them may go, whichever it is.
+    #[test]
+    fn of_two_jobs_with_one_stage_either_may_go_and_not_both() {
+        let mut held = ended("h", 0);
+        held.state = State::Paused;
+        let need = |on: &str| Dependence {
+            on: JobId(on.into()),
+            results_suffice: false,
+            what: Use::Stage("warm-up".into()),
+        };
+        held.needs = vec![need("a"), need("b")];
+        let jobs = [ended("a", 100), ended("b", 500), held];
+        let named = |names: &[&str]| {
+            let named = names.iter().map(|name| JobId((*name).into())).collect();
+            let going = decide(&jobs, &Selection::Named(named), 1000).going;
+            let names: Vec<String> = going.into_iter().map(|going| going.job.0).collect();
+            names.concat()
+        };
+        assert_eq!(named(&["a"]), "a");
+        assert_eq!(named(&["b"]), "b");
+        assert_eq!(named(&["a", "b"]), "a", "one of them stays");
     }
 
     #[test]
