@@ -14,8 +14,8 @@ pub struct StageWork {
 }
 
 /// Estimates the seconds to the end of the job. `paces` are measured seconds per planned token, by
-/// kind of stage; a kind that has not run yet is assumed to have the pace of the stage at work, the
-/// first of `left`. `None` while that stage has no pace.
+/// kind of stage. `None` while a stage with steps left is of a kind that has no pace: what was
+/// measured of another kind says nothing about it.
 pub fn time_left(left: &[StageWork], paces: &[(String, f64)]) -> Option<f64> {
     let pace = |kind: &str| {
         paces
@@ -23,12 +23,15 @@ pub fn time_left(left: &[StageWork], paces: &[(String, f64)]) -> Option<f64> {
             .find(|(known, _)| known == kind)
             .map(|(_, pace)| *pace)
     };
-    let own = pace(&left.first()?.kind)?;
-    Some(
-        left.iter()
-            .map(|w| w.steps_left as f64 * w.tokens_per_step as f64 * pace(&w.kind).unwrap_or(own))
-            .sum(),
-    )
+    if left.is_empty() {
+        return None;
+    }
+    let left = left.iter().filter(|work| work.steps_left > 0);
+    left.map(|work| {
+        let tokens = work.steps_left as f64 * work.tokens_per_step as f64;
+        Some(tokens * pace(&work.kind)?)
+    })
+    .sum()
 }
 
 /// Seconds per planned token of `steps` steps that took `time`; `None` for no steps.
@@ -42,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_the_stages_at_their_own_pace_or_the_current_one() {
+    fn sums_the_stages_at_their_own_pace_once_each_has_one() {
         let work = |kind: &str, steps_left, tokens_per_step| StageWork {
             kind: kind.into(),
             steps_left,
@@ -50,7 +53,11 @@ mod tests {
         };
         let left = [work("sft", 10, 100), work("grpo", 5, 1000)];
         let sft = pace(Duration::from_secs(20), 20, 100).unwrap();
-        assert!((time_left(&left, &[("sft".into(), sft)]).unwrap() - (10.0 + 50.0)).abs() < 1e-9);
+        assert_eq!(
+            time_left(&left, &[("sft".into(), sft)]),
+            None,
+            "nobody knows how fast the later stage is"
+        );
         assert!(
             (time_left(&left, &[("sft".into(), sft), ("grpo".into(), 0.1)]).unwrap() - 510.0).abs()
                 < 1e-9
