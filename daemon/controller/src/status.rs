@@ -111,7 +111,7 @@ impl StatusViews {
             .clock
             .unix()
             .as_secs()
-            .saturating_sub(record.submission.submitted_at) as f64;
+            .saturating_sub(record.queued_since()) as f64;
         let state = self.ledger.state();
         let before = (state.queued())
             .take_while(|other| other.job() != record.job())

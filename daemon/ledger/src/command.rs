@@ -279,12 +279,16 @@ pub enum Command {
     Resume {
         /// The job's id.
         job: JobId,
+        /// When it came back into the queue.
+        at: u64,
     },
     /// Puts a job that failed, was cancelled or runs at the end of the queue of its priority. It
     /// goes on from what it has committed, and its strikes are forgotten.
     Requeue {
         /// The job's id.
         job: JobId,
+        /// When it came back into the queue.
+        at: u64,
     },
     /// Takes a job that has ended off the record, with all its rows. Its files are removed after
     /// it: until [`Command::Forget`] the ledger knows that they are to be.
@@ -322,8 +326,8 @@ impl Command {
             | Command::ReuseStage { job, .. }
             | Command::Cancel { job, .. }
             | Command::Pause { job, .. }
-            | Command::Resume { job }
-            | Command::Requeue { job }
+            | Command::Resume { job, .. }
+            | Command::Requeue { job, .. }
             | Command::Remove { job, .. }
             | Command::Forget { job } => job,
         }

@@ -433,6 +433,7 @@ impl From<StandingV1> for record::Standing {
                 at: pause.at,
             }),
             place: row.place,
+            queued_at: None,
             resumptions: row.resumptions,
         }
     }

@@ -49,6 +49,8 @@ pub struct Standing {
     /// The job's place in the queue of its priority since it was requeued; `None`: that of its
     /// submission ([`Submission::sequence`]).
     pub place: Option<u64>,
+    /// When the job came back into the queue; `None`: with its submission.
+    pub queued_at: Option<u64>,
     /// How often a job that had begun was started again because a user had let it go on.
     pub resumptions: u32,
 }
@@ -214,6 +216,12 @@ impl JobRecord {
     pub fn restarts(&self) -> u32 {
         let again = u32::try_from(self.progress.epoch.saturating_sub(1)).unwrap_or(u32::MAX);
         again.saturating_sub(self.standing.resumptions)
+    }
+
+    /// Since when the job has been in the queue, if it is there.
+    pub fn queued_since(&self) -> u64 {
+        let submitted_at = self.submission.submitted_at;
+        self.standing.queued_at.unwrap_or(submitted_at)
     }
 
     /// The job's place among the queued jobs of its priority; lower ones go first.

@@ -202,8 +202,8 @@ impl State {
             }
             Command::Cancel { job, at } => self.cancel(job, *at),
             Command::Pause { job, by, at } => self.pause(job, by, *at),
-            Command::Resume { job } => self.resume(job),
-            Command::Requeue { job } => self.requeue(job),
+            Command::Resume { job, at } => self.resume(job, *at),
+            Command::Requeue { job, at } => self.requeue(job, *at),
             Command::Remove { job, elsewhere } => self.remove(job, elsewhere),
             Command::Forget { job } => match Arc::make_mut(&mut self.removals).remove(job) {
                 Some(_) => Ok(Effect::Forgotten),
@@ -447,7 +447,7 @@ impl State {
         Ok(Effect::Paused { was })
     }
 
-    fn resume(&mut self, job: &JobId) -> Applied {
+    fn resume(&mut self, job: &JobId, at: u64) -> Applied {
         let state = self.known(job)?.state();
         if state != RunState::Paused {
             let job = job.clone();
@@ -456,10 +456,11 @@ impl State {
         let record = self.any(job)?;
         record.progress.state = RunState::Queued;
         record.standing.pause = None;
+        record.standing.queued_at = Some(at);
         Ok(Effect::Resumed)
     }
 
-    fn requeue(&mut self, job: &JobId) -> Applied {
+    fn requeue(&mut self, job: &JobId, at: u64) -> Applied {
         let known = self.known(job)?;
         let was = known.state();
         match was {
@@ -477,6 +478,7 @@ impl State {
         take_back_end(record);
         record.progress.state = RunState::Queued;
         record.standing.place = Some(place);
+        record.standing.queued_at = Some(at);
         record.strikes.count = 0;
         self.submitted += 1;
         Ok(Effect::Requeued { was })

@@ -73,6 +73,7 @@ pub(crate) struct ProgressRow {
     strikes: u32,
     pause: Option<PauseRow>,
     place: Option<u64>,
+    queued_at: Option<u64>,
     resumptions: u32,
     reuses: bool,
     keys: Vec<String>,
@@ -232,6 +233,7 @@ impl ProgressRow {
             strikes: record.strikes.count,
             pause: standing.pause.as_ref().map(PauseRow::from),
             place: standing.place,
+            queued_at: standing.queued_at,
             resumptions: standing.resumptions,
             reuses: reuse.enabled,
             keys: reuse.keys.clone(),
@@ -325,6 +327,7 @@ impl JobRows {
             standing: record::Standing {
                 pause: progress.pause.map(Into::into),
                 place: progress.place,
+                queued_at: progress.queued_at,
                 resumptions: progress.resumptions,
             },
         }

@@ -49,7 +49,7 @@ fn command(kind: u64, job: u64, at: u64) -> Command {
             step: at % 4,
             metrics: Metrics::from([("loss".into(), at as f64)]),
         },
-        6 => Command::Requeue { job },
+        6 => Command::Requeue { job, at },
         7 => Command::Cancel { job, at },
         _ => Command::Pause { job, by: None, at },
     }
@@ -166,6 +166,7 @@ fn play(events: &[Event], mut disk: Option<SimDisk>) {
         let command = if event.is_mistaken {
             Command::Resume {
                 job: JobId("other".into()),
+                at: 30,
             }
         } else {
             command

@@ -194,7 +194,7 @@ impl History {
                 Command::Submit(NewJob { job, priority, .. }) => {
                     jobs.insert(job.clone(), (-*priority, place));
                 }
-                Command::Requeue { job } => {
+                Command::Requeue { job, .. } => {
                     jobs.entry(job.clone())
                         .and_modify(|(_, known)| *known = place);
                 }
@@ -494,8 +494,8 @@ fn resolve(intent: &Intent, history: &History) -> Command {
             by: None,
             at: 4,
         },
-        25 | 26 => Command::Resume { job },
-        27 => Command::Requeue { job },
+        25 | 26 => Command::Resume { job, at: 30 },
+        27 => Command::Requeue { job, at: 30 },
         28 => Command::Remove {
             job,
             elsewhere: Vec::new(),
@@ -1365,15 +1365,17 @@ fn a_paused_job_keeps_its_place_and_finishes_its_step() {
     assert_eq!(told, "job `a` is paused: `r1ctl resume a` lets it go on");
     let by = state.job(&id("a")).unwrap().standing.pause.clone().unwrap();
     assert_eq!((by.by, by.at), (Some(user("ada")), 9));
-    accept(&mut state, &[Command::Resume { job: id("a") }]);
+    accept(&mut state, &[Command::Resume { job: id("a"), at: 30 }]);
     assert_eq!(queue(&state), ["a", "b"]);
+    let since = |state: &State| state.job(&id("a")).unwrap().queued_since();
+    assert_eq!(since(&state), 30, "it waits since it is back");
 
     // The attempt ends its step, whether the job waits for a user by then or for a device.
     accept(&mut state, &[start("a"), begin("a", 1, 0, 9), pause("a")]);
     accept(&mut state, &[commit("a", 1, 0, 0)]);
     accept(
         &mut state,
-        &[Command::Resume { job: id("a") }, commit("a", 1, 0, 1)],
+        &[Command::Resume { job: id("a"), at: 30 }, commit("a", 1, 0, 1)],
     );
     assert_eq!(queue(&state), ["a", "b"]);
     assert_eq!(
@@ -1398,7 +1400,7 @@ fn a_job_that_is_submitted_on_hold_waits_for_its_user() {
     assert_eq!(record.owner, Some(user("ada")));
     assert_eq!(record.standing.pause.clone().unwrap().by, Some(user("ada")));
     assert_eq!(queue(&state), ["b"]);
-    accept(&mut state, &[Command::Resume { job: id("a") }]);
+    accept(&mut state, &[Command::Resume { job: id("a"), at: 30 }]);
     assert_eq!(queue(&state), ["a", "b"]);
 }
 
@@ -1417,7 +1419,10 @@ fn a_requeued_job_goes_on_from_what_it_has_behind_the_others() {
         &begun.into_iter().chain(steps).collect::<Vec<_>>(),
     );
     accept(&mut state, &[checkpoint("a", 1, 0, 2)]);
-    let requeue = || Command::Requeue { job: id("a") };
+    let requeue = || Command::Requeue {
+        job: id("a"),
+        at: 31,
+    };
     assert_eq!(
         accept(&mut state, &[requeue()]),
         Effect::Requeued {
@@ -1429,6 +1434,7 @@ fn a_requeued_job_goes_on_from_what_it_has_behind_the_others() {
         ["b", "a"],
         "it would have its device at once"
     );
+    assert_eq!(state.job(&id("a")).unwrap().queued_since(), 31);
     let error = Some("no luck".into());
     let failed = Command::Finish {
         job: id("a"),
@@ -1467,7 +1473,7 @@ fn a_requeued_job_has_no_strikes() {
         &mut state,
         &[submit("a", 0), up, strike, finish("a", 0, RunState::Failed)],
     );
-    accept(&mut state, &[Command::Requeue { job: id("a") }]);
+    accept(&mut state, &[Command::Requeue { job: id("a"), at: 30 }]);
     assert_eq!(state.job(&id("a")).unwrap().strikes.count, 0);
 }
 
@@ -1476,8 +1482,8 @@ fn a_refusal_says_what_to_do() {
     let mut state = State::default();
     accept(&mut state, &[submit("a", 0)]);
     let (resume, requeue) = (
-        Command::Resume { job: id("a") },
-        Command::Requeue { job: id("a") },
+        Command::Resume { job: id("a"), at: 30 },
+        Command::Requeue { job: id("a"), at: 30 },
     );
     let remove = Command::Remove {
         job: id("a"),

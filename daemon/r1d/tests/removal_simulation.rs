@@ -289,7 +289,7 @@ impl World {
         let Some(record) = self.ledger.job(&job).cloned().filter(|_| is_started) else {
             let requeues = self.draw(4) == 0;
             if requeues {
-                self.apply(Command::Requeue { job });
+                self.apply(Command::Requeue { job, at: 30 });
             }
             return;
         };

@@ -58,13 +58,23 @@ impl ControlService {
     }
 
     async fn resume(&self, job: JobId, by: User) -> Result<Response, ControlError> {
-        self.decide(Command::Resume { job: job.clone() }).await?;
+        let at = self.views.clock.unix().as_secs();
+        let command = Command::Resume {
+            job: job.clone(),
+            at,
+        };
+        self.decide(command).await?;
         self.log(&job, format!("resumed by {}", by.name)).await;
         Ok(Response::Resumed { job })
     }
 
     async fn requeue(&self, job: JobId, by: User) -> Result<Response, ControlError> {
-        self.decide(Command::Requeue { job: job.clone() }).await?;
+        let at = self.views.clock.unix().as_secs();
+        let command = Command::Requeue {
+            job: job.clone(),
+            at,
+        };
+        self.decide(command).await?;
         self.log(&job, format!("requeued by {}", by.name)).await;
         Ok(Response::Requeued { job })
     }

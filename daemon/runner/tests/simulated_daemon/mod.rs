@@ -171,7 +171,7 @@ impl World {
         for record in self.state.jobs() {
             if record.state() == RunState::Paused {
                 let job = record.job().clone();
-                self.apply(LedgerCommand::Resume { job });
+                self.apply(LedgerCommand::Resume { job, at: 30 });
             }
         }
         self.calm_down();
@@ -455,8 +455,8 @@ impl World {
         let command = match self.draw(8) {
             0 => LedgerCommand::Cancel { job: of, at },
             1..=3 => LedgerCommand::Pause { job: of, by, at },
-            4..=5 => LedgerCommand::Resume { job: of },
-            _ => LedgerCommand::Requeue { job: of },
+            4..=5 => LedgerCommand::Resume { job: of, at: 30 },
+            _ => LedgerCommand::Requeue { job: of, at: 30 },
         };
         let is_cancel = matches!(command, LedgerCommand::Cancel { .. });
         let wish = match self.apply(command) {
