@@ -15,6 +15,8 @@ const UNTRIED: &str = "starting";
 const UNTRIED_PROBLEM: &str = "the daemon has not tried it yet";
 /// Why no device gets a job before the node has said anything.
 const UNHEARD: &str = "the node has not said whether workers of an earlier daemon are left";
+/// The state of a device whose job ends with the step in flight.
+const PAUSING: &str = "pausing";
 /// The state of a usable device that gets no jobs because none does.
 const HELD: &str = "waiting";
 
@@ -131,6 +133,10 @@ impl LiveStatus {
         let state = self.lock();
         let shown = |device: &LiveDevice| {
             let mut status = device.status();
+            let job = status.job.as_ref().and_then(|job| state.jobs.get(job));
+            if status.problem.is_none() && job.is_some_and(|job| job.is_stopping) {
+                status.state = PAUSING.into();
+            }
             if let (None, Some(held)) = (&status.problem, &state.held) {
                 (status.state, status.problem) = (HELD.into(), Some(held.clone()));
             }

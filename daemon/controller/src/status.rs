@@ -4,7 +4,7 @@ use crate::devices_health::DevicesHealth;
 use crate::live_status::LiveStatus;
 use crate::node::NodeLink;
 use r1d_ledger::{JobRecord, Session};
-use r1d_link::status::{Outlines, Shown, state};
+use r1d_link::status::{Outlines, Shown, is_pausing, state};
 use r1d_link::{Answer, Work};
 use r1d_proto::control::error::ControlError;
 use r1d_proto::control::job::{JobStatus, JobSummary, State};
@@ -53,6 +53,7 @@ impl StatusViews {
             } else {
                 record.state()
             },
+            pausing: is_pausing(record, self.live_status.live(record.job()).as_ref()),
             priority: record.submission.priority,
             stage: stage.map(|stage| stage.name.clone()),
             step: stage.map_or(0, |stage| stage.step),
@@ -180,7 +181,10 @@ impl StatusViews {
                 let is_given_up = self.devices_health.is_given_up(&name, waiting);
                 let doing = match (device.problem, device.job) {
                     (Some(problem), _) => format!("{}: {problem}", device.state),
-                    (None, Some(job)) => format!("busy with job {job}"),
+                    (None, Some(job)) => {
+                        let pauses = self.when_it_pauses(&job);
+                        format!("busy with job {job}{pauses}")
+                    }
                     (None, None) => device.state,
                 };
                 let given_up = if is_given_up { GIVEN_UP } else { "" };
@@ -188,6 +192,19 @@ impl StatusViews {
             })
             .collect();
         format!("a free device: {}", devices.join(", "))
+    }
+
+    /// What follows the name of a job that has a device and is pausing.
+    fn when_it_pauses(&self, job: &JobId) -> String {
+        let live = self.live_status.live(job);
+        let record = self.ledger.job(job);
+        match record.filter(|record| is_pausing(record, live.as_ref())) {
+            None => String::new(),
+            Some(record) => match record.stage_at_work() {
+                Some((_, stage)) => format!(", which pauses after step {}", stage.step + 1),
+                None => ", which is pausing".into(),
+            },
+        }
     }
 }
 

@@ -140,15 +140,24 @@ fn decisions(job: &str) -> Vec<Command> {
             by: Some(user("bob")),
             at: 14,
         },
-        Command::Resume { job: id(job), at: 30 },
+        Command::Resume {
+            job: id(job),
+            at: 30,
+        },
         start(),
-        Command::Requeue { job: id(job), at: 30 },
+        Command::Requeue {
+            job: id(job),
+            at: 30,
+        },
         start(),
         Command::Cancel {
             job: id(job),
             at: 21,
         },
-        Command::Requeue { job: id(job), at: 30 },
+        Command::Requeue {
+            job: id(job),
+            at: 30,
+        },
         Command::Pause {
             job: id(job),
             by: None,

@@ -1365,7 +1365,13 @@ fn a_paused_job_keeps_its_place_and_finishes_its_step() {
     assert_eq!(told, "job `a` is paused: `r1ctl resume a` lets it go on");
     let by = state.job(&id("a")).unwrap().standing.pause.clone().unwrap();
     assert_eq!((by.by, by.at), (Some(user("ada")), 9));
-    accept(&mut state, &[Command::Resume { job: id("a"), at: 30 }]);
+    accept(
+        &mut state,
+        &[Command::Resume {
+            job: id("a"),
+            at: 30,
+        }],
+    );
     assert_eq!(queue(&state), ["a", "b"]);
     let since = |state: &State| state.job(&id("a")).unwrap().queued_since();
     assert_eq!(since(&state), 30, "it waits since it is back");
@@ -1375,7 +1381,13 @@ fn a_paused_job_keeps_its_place_and_finishes_its_step() {
     accept(&mut state, &[commit("a", 1, 0, 0)]);
     accept(
         &mut state,
-        &[Command::Resume { job: id("a"), at: 30 }, commit("a", 1, 0, 1)],
+        &[
+            Command::Resume {
+                job: id("a"),
+                at: 30,
+            },
+            commit("a", 1, 0, 1),
+        ],
     );
     assert_eq!(queue(&state), ["a", "b"]);
     assert_eq!(
@@ -1400,7 +1412,13 @@ fn a_job_that_is_submitted_on_hold_waits_for_its_user() {
     assert_eq!(record.owner, Some(user("ada")));
     assert_eq!(record.standing.pause.clone().unwrap().by, Some(user("ada")));
     assert_eq!(queue(&state), ["b"]);
-    accept(&mut state, &[Command::Resume { job: id("a"), at: 30 }]);
+    accept(
+        &mut state,
+        &[Command::Resume {
+            job: id("a"),
+            at: 30,
+        }],
+    );
     assert_eq!(queue(&state), ["a", "b"]);
 }
 
@@ -1473,7 +1491,13 @@ fn a_requeued_job_has_no_strikes() {
         &mut state,
         &[submit("a", 0), up, strike, finish("a", 0, RunState::Failed)],
     );
-    accept(&mut state, &[Command::Requeue { job: id("a"), at: 30 }]);
+    accept(
+        &mut state,
+        &[Command::Requeue {
+            job: id("a"),
+            at: 30,
+        }],
+    );
     assert_eq!(state.job(&id("a")).unwrap().strikes.count, 0);
 }
 
@@ -1482,8 +1506,14 @@ fn a_refusal_says_what_to_do() {
     let mut state = State::default();
     accept(&mut state, &[submit("a", 0)]);
     let (resume, requeue) = (
-        Command::Resume { job: id("a"), at: 30 },
-        Command::Requeue { job: id("a"), at: 30 },
+        Command::Resume {
+            job: id("a"),
+            at: 30,
+        },
+        Command::Requeue {
+            job: id("a"),
+            at: 30,
+        },
     );
     let remove = Command::Remove {
         job: id("a"),

@@ -98,6 +98,8 @@ pub struct JobSnapshot {
     pub eta_s: Option<f64>,
     /// Steps of every stage, from the plan.
     pub steps: Vec<u64>,
+    /// Whether it ends with the step in flight, because a user wants it so.
+    pub is_stopping: bool,
     /// The job's error, if the ledger could not record it (a full disk).
     pub failed: Option<String>,
 }
@@ -106,7 +108,8 @@ impl JobSnapshot {
     /// Whether a job's status shows the same of both; only `r1ctl why` shows its waits.
     pub fn is_shown_as(&self, other: &JobSnapshot) -> bool {
         let shown = |live: &JobSnapshot| (live.eta_s, live.activity.clone(), live.failed.clone());
-        shown(self) == shown(other) && self.steps == other.steps
+        shown(self) == shown(other)
+            && (self.is_stopping, &self.steps) == (other.is_stopping, &other.steps)
     }
 }
 

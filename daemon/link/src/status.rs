@@ -69,6 +69,12 @@ pub struct Shown<'a> {
     pub now_s: u64,
 }
 
+/// Whether a job that is paused or queued again still has its device, for the step in flight.
+pub fn is_pausing(record: &JobRecord, live: Option<&JobSnapshot>) -> bool {
+    matches!(record.state(), State::Paused | State::Queued)
+        && live.is_some_and(|live| live.is_stopping)
+}
+
 /// The state that people see: that of the record, unless the ledger could not record the end.
 pub fn state(record: &JobRecord, live: Option<&JobSnapshot>) -> State {
     match live.and_then(|live| live.failed.as_ref()) {
@@ -92,6 +98,7 @@ impl Outlines {
             job: record.job().clone(),
             name: record.submission.name.clone(),
             state: state(record, live),
+            pausing: is_pausing(record, live),
             priority: record.submission.priority,
             submitted_at: record.submission.submitted_at,
             owner: record.owner.as_ref().map(|owner| owner.name.clone()),
@@ -168,17 +175,22 @@ fn begun(record: &JobRecord, stage: &StageRecord, now_s: u64) -> StageStatus {
         },
         step: stage.step,
         steps: stage.steps,
-        // What rejection sampling has committed is durable: it has no weights to save.
-        durable_step: if stage.kind == "rejection-sampling" {
-            stage.step
-        } else {
-            stage.durable_step()
-        },
+        durable_step: durable_step(stage),
         metrics: stage.metrics.clone(),
         seconds: stage
             .ended_at
             .unwrap_or(now_s)
             .saturating_sub(stage.begun_at) as f64,
+    }
+}
+
+/// The steps from which a stage goes on after a crash.
+pub fn durable_step(stage: &StageRecord) -> u64 {
+    // What rejection sampling has committed is durable: it has no weights to save.
+    if stage.kind == "rejection-sampling" {
+        stage.step
+    } else {
+        stage.durable_step()
     }
 }
 

@@ -321,6 +321,7 @@ impl Handler<Stop> for Run {
             },
             context,
         );
+        self.show();
     }
 }
 

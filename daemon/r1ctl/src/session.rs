@@ -167,12 +167,13 @@ impl Session<'_> {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
             }
             (Request::Pause { .. }, Response::Paused { job, at_work }) => {
-                let when = if *at_work {
-                    " after the step in flight"
-                } else {
-                    ""
-                };
-                self.print(&Body::of(&answer)?, || format!("paused {job}{when}\n"))
+                self.print(&Body::of(&answer)?, || {
+                    if *at_work {
+                        format!("pausing {job}: it stops after the step in flight\n")
+                    } else {
+                        format!("paused {job}\n")
+                    }
+                })
             }
             (Request::Resume { .. }, Response::Resumed { job }) => {
                 self.print(&Body::of(&answer)?, || format!("resumed {job}\n"))

@@ -84,6 +84,15 @@ impl Look {
         self.paint(Style::new().cyan(), text)
     }
 
+    /// The state of a job, also while it is pausing.
+    pub(crate) fn standing(self, state: State, pausing: bool) -> String {
+        if pausing {
+            self.yellow("pausing")
+        } else {
+            self.state(state)
+        }
+    }
+
     /// The state of a job or stage, in its colour.
     pub(crate) fn state(self, state: State) -> String {
         let name = state.name();

@@ -407,7 +407,10 @@ mod tests {
         judge(Source::Stage(1), 10);
         judge(Source::Eval { eval: 0, model: 0 }, 20);
         let (_, spans, _) = told(tracer.follow(&[read(Source::Stage(1))], seconds(30)));
-        let expected = [("group 0", 1000, 1000), ("evaluation: group 0", 11_000, 1000)];
+        let expected = [
+            ("group 0", 1000, 1000),
+            ("evaluation: group 0", 11_000, 1000),
+        ];
         let expected = expected.map(|(name, start, duration)| (name.to_string(), start, duration));
         assert_eq!(spans, expected);
     }

@@ -144,7 +144,12 @@ impl Run {
             plan.stages.iter().map(|facts| facts.steps).collect()
         });
         let node = &self.run_context.node;
-        node.live.show(&self.id, JobSnapshot { steps, ..snapshot });
+        let snapshot = JobSnapshot {
+            steps,
+            is_stopping: self.life.stops_after_step(),
+            ..snapshot
+        };
+        node.live.show(&self.id, snapshot);
     }
 }
 

@@ -61,6 +61,10 @@ pub struct JobSummary {
     pub name: String,
     /// The job's state.
     pub state: State,
+    /// Whether it still has its device, for the step in flight, although it is paused or queued
+    /// again; absent unless so.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub pausing: bool,
     /// Place in the queue: higher priorities go first.
     pub priority: i32,
     /// The stage at work, or the last one that was; `None` before the first begins.
@@ -85,6 +89,10 @@ pub struct JobStatus {
     pub name: String,
     /// The job's state.
     pub state: State,
+    /// Whether it still has its device, for the step in flight, although it is paused or queued
+    /// again; absent unless so.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub pausing: bool,
     /// Place in the queue: higher priorities go first.
     pub priority: i32,
     /// When the job was submitted, in seconds since the Unix epoch.
@@ -200,6 +208,11 @@ pub struct EvalExample {
     pub completion: String,
     /// The row's reference, if it has one.
     pub reference: Option<String>,
+}
+
+/// Whether a fact that is only told where it is so is not so.
+fn is_not(fact: &bool) -> bool {
+    !fact
 }
 
 /// Reads metrics. JSON has neither NaN nor infinity: both travel as null, which reads back as NaN.

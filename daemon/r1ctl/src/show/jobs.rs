@@ -22,7 +22,7 @@ pub(crate) fn jobs(jobs: &[JobSummary], look: Look) -> String {
             job.job.to_string(),
             one_line(&job.name),
             job.owner.as_deref().map_or_else(|| "-".into(), one_line),
-            look.state(job.state),
+            look.standing(job.state, job.pausing),
             job.priority.to_string(),
             job.stage.as_deref().map_or_else(|| "-".into(), one_line),
             if job.stage.is_some() {

@@ -10,7 +10,7 @@ pub(crate) fn status(job: &JobStatus, look: Look) -> String {
         "{}  {}  {}\n",
         look.bold(&job.job.0),
         one_line(&job.name),
-        look.state(job.state)
+        look.standing(job.state, job.pausing)
     );
     for (name, value) in facts(job) {
         text += &format!("{:11}{value}\n", name);
