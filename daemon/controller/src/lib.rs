@@ -35,8 +35,9 @@ use jobs::{Jobs, SharedSchedule, StopAll};
 use live_status::LiveStatus;
 use node::NodeLink;
 use r1d_job::daemon::Retention;
-use r1d_ledger::{Command, Session};
-use r1d_link::ControllerEnd;
+use r1d_ledger::{Command, JobRecord, Session};
+use r1d_link::{ControllerEnd, Work};
+use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
 use r1d_tasks as tasks;
 use removal::Removals;
@@ -84,7 +85,7 @@ impl Controller {
     /// Begins to decide: the jobs of the ledger go on as soon as the node's devices can be used.
     /// Blocks while it writes to the ledger.
     pub fn start(setup: ControllerSetup, link: ControllerEnd) -> Controller {
-        strike(&setup.ledger);
+        let struck = strike(&setup.ledger);
         let ControllerEnd { orders, reports } = link;
         let node = NodeLink::new(orders);
         let views = StatusViews {
@@ -96,6 +97,7 @@ impl Controller {
             outlines: Default::default(),
             node: node.clone(),
         };
+        tasks::spawn("words about a crash", tell_of_crash(node.clone(), struck));
         let (of_queue, mut queues) = (views.clone(), 0);
         let schedule = SharedSchedule::new(&views);
         let jobs = supervise("jobs", setup.clock.clone(), move |alive, _| {
@@ -168,7 +170,9 @@ impl Controller {
 }
 
 /// Holds the previous daemon's end against the jobs that it worked for, unless it was a clean stop.
-fn strike(ledger: &Session) {
+/// Returns these jobs, each with words for its log.
+fn strike(ledger: &Session) -> Vec<(JobId, String)> {
+    let mut struck = Vec::new();
     for record in ledger
         .jobs()
         .iter()
@@ -178,12 +182,48 @@ fn strike(ledger: &Session) {
         match ledger.apply(Command::Strike { job: job.clone() }) {
             Ok(_) => {
                 tracing::warn!(%job, "the daemon before this one ended without a word while it \
-                                      worked for the job")
+                                      worked for the job");
+                struck.push((job.clone(), crash(record)));
             }
             Err(error) => {
                 tracing::warn!(%job, "the end of the daemon before this one is not held against \
                                       the job: {error}")
             }
+        }
+    }
+    struck
+}
+
+/// What the end of the daemon means for a job, in words.
+fn crash(record: &JobRecord) -> String {
+    if record.progress.epoch == 0 {
+        return "the daemon ended while it read the job's files: they are read again".into();
+    }
+    let restart = format!("(restart {})", record.restarts() + 1);
+    match record.stage_at_work() {
+        None => format!("the daemon ended between two stages; goes on from there {restart}"),
+        Some((_, stage)) => {
+            let (name, from) = (&stage.name, r1d_link::status::durable_step(stage));
+            let when = if stage.step < stage.steps {
+                format!("during step {}", stage.step + 1)
+            } else {
+                "after the last step".into()
+            };
+            format!("the daemon ended {when} of stage {name}; goes on from step {from} {restart}")
+        }
+    }
+}
+
+/// Writes into jobs' logs that the daemon ended while it worked for them.
+async fn tell_of_crash(node: NodeLink, struck: Vec<(JobId, String)>) {
+    for (job, line) in struck {
+        let log = Work::Log {
+            job: job.clone(),
+            line,
+            is_warning: true,
+        };
+        if let Err(error) = node.ask(log).await {
+            tracing::warn!(%job, "a line of its log is lost: {}", error.message);
         }
     }
 }

@@ -115,6 +115,8 @@ pub enum Work {
         job: JobId,
         /// The line.
         line: String,
+        /// Whether it warns.
+        is_warning: bool,
     },
     /// Write a job's status into its directory: [`Answer::Done`].
     LeaveStatus {

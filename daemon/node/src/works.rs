@@ -237,8 +237,17 @@ impl Works {
                 let (lines, bytes) = lines(&path(&job), offset).unwrap_or_default();
                 Ok(Answer::Lines { lines, bytes })
             }
-            Work::Log { job, line } => {
-                JobLog::new(path(&job), &job.0, self.node.clock.clone()).info(line);
+            Work::Log {
+                job,
+                line,
+                is_warning,
+            } => {
+                let log = JobLog::new(path(&job), &job.0, self.node.clock.clone());
+                if is_warning {
+                    log.warn(line);
+                } else {
+                    log.info(line);
+                }
                 Ok(Answer::Done)
             }
             _ => Err(elsewhere()),

@@ -600,3 +600,38 @@ fn a_directory_that_turns_unwritable_is_waited_for() {
         (TestDaemon::undisturbed(&[]), State::Succeeded)
     );
 }
+
+/// Whoever reads the job's log learns why its steps were done again.
+#[test]
+fn a_jobs_log_tells_of_the_end_of_the_daemon() {
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-2", "hang");
+    daemon.start();
+    let job = daemon.submit(daemon.job(&[]));
+    let count = daemon.path("faults/train.count");
+    daemon.wait("its second update", |_| {
+        (std::fs::read_to_string(&count).ok()? == "2").then_some(())
+    });
+    let status = daemon.try_status(&job).unwrap();
+    let stage = status
+        .stages
+        .iter()
+        .find(|stage| stage.state == State::Running);
+    let stage = stage.unwrap();
+    let expected = format!(
+        "the daemon ended during step {} of stage {}; goes on from step {} (restart 1)",
+        stage.step + 1,
+        stage.name,
+        stage.durable_step
+    );
+    daemon.kill();
+    daemon.start();
+    daemon.wait_succeeded(&job);
+    let lines = daemon.log_lines(&job);
+    let told: Vec<_> = lines
+        .iter()
+        .filter(|line| line.message == expected)
+        .collect();
+    assert_eq!(told.len(), 1, "{expected}: {lines:?}");
+    assert_eq!(told[0].level, "warn");
+}

@@ -86,8 +86,12 @@ impl ControlService {
     }
 
     pub(super) async fn log(&self, job: &JobId, line: String) {
-        let job = job.clone();
-        if let Err(error) = self.node().ask(Work::Log { job, line }).await {
+        let log = Work::Log {
+            job: job.clone(),
+            line,
+            is_warning: false,
+        };
+        if let Err(error) = self.node().ask(log).await {
             tracing::warn!("a line of a job's log is lost: {}", error.message);
         }
     }
