@@ -30,8 +30,8 @@ pub(crate) enum Need<'a> {
 /// What the request needs. There is no wildcard: a new request has to say.
 pub(crate) fn need(request: &mut Request) -> Need<'_> {
     match request {
-        Request::List | Request::Nodes | Request::Plan { .. } => Need::Nothing,
-        Request::Submit { .. } | Request::Prune { .. } => Need::Name,
+        Request::List | Request::Nodes => Need::Nothing,
+        Request::Submit { .. } | Request::Plan { .. } | Request::Prune { .. } => Need::Name,
         Request::Remove { jobs } => Need::Jobs(jobs),
         Request::Status { job } | Request::Watch { job } => Need::Glance(job),
         Request::Why { .. } => Need::Nothing,
@@ -106,6 +106,10 @@ mod tests {
             no_reuse: false,
             hold: false,
         };
+        let plan = Request::Plan {
+            job: job(),
+            pins: Default::default(),
+        };
         let samples = Request::Samples {
             job: job(),
             stage: None,
@@ -136,7 +140,7 @@ mod tests {
         };
         vec![
             (submit, "everybody"),
-            (Request::Plan { job: job() }, "everybody"),
+            (plan, "everybody"),
             (Request::List, "everybody"),
             (Request::Nodes, "everybody"),
             (Request::Status { job: job() }, "everybody"),

@@ -23,6 +23,10 @@ pub enum Work {
     Plan {
         /// The job file.
         job_toml: String,
+        /// SHA-256 by plugin: by its name, or its absolute path.
+        pins: BTreeMap<String, String>,
+        /// The user whose jobs' files may be read, by id; `None`: everybody's.
+        reader: Option<u32>,
     },
     /// Read and check all that a job needs before it is queued: [`Answer::Accepted`].
     Accept {
@@ -30,6 +34,8 @@ pub enum Work {
         job_toml: String,
         /// SHA-256 by plugin: by its name, or its absolute path.
         pins: BTreeMap<String, String>,
+        /// The user whose jobs' files may be read, by id; `None`: everybody's.
+        reader: Option<u32>,
     },
     /// Make the directory of a job that is about to be queued: [`Answer::Directory`].
     MakeDirectory {
@@ -53,6 +59,8 @@ pub enum Work {
         plugin: String,
         /// The new component.
         file: PathBuf,
+        /// The user whose jobs' files may be read, by id; `None`: everybody's.
+        reader: Option<u32>,
     },
     /// The data sets that a job's stages have made: [`Answer::Response`].
     DataSets {
@@ -67,6 +75,8 @@ pub enum Work {
         stage: String,
         /// What takes its place.
         file: Option<PathBuf>,
+        /// The user whose jobs' files may be read, by id; `None`: everybody's.
+        reader: Option<u32>,
     },
     /// The review that a job waits for, in words: [`Answer::Review`].
     AwaitedReview {

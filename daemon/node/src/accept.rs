@@ -6,6 +6,7 @@ use crate::load_error::LoadError;
 use crate::loaded_job::LoadedJob;
 use crate::outputs::{self, OutputError};
 use crate::reach::{self, Surroundings, Unreachable};
+use crate::readable::{self, NotReadable};
 use crate::reading::Reading;
 use crate::removal;
 use crate::reuse;
@@ -27,6 +28,8 @@ pub(crate) enum AcceptError {
     Job(#[from] JobError),
     #[error(transparent)]
     Reach(#[from] Unreachable),
+    #[error(transparent)]
+    NotReadable(#[from] NotReadable),
     #[error(transparent)]
     LoadedJob(#[from] LoadError),
     #[error(transparent)]
@@ -53,9 +56,12 @@ impl AcceptError {
     }
 }
 
-/// Returns what the job would do. Blocks; gives up when no client waits for the plan any more.
+/// Returns what the job would do, judged by what is pinned; its files are those that `reader` may
+/// read ([`readable`]). Blocks; gives up when no client waits for the plan any more.
 pub(crate) fn plan(
     text: &str,
+    pins: BTreeMap<String, String>,
+    reader: Option<u32>,
     rewards: &Rewards,
     node: &NodeContext,
     reading: &Reading,
@@ -63,8 +69,10 @@ pub(crate) fn plan(
     let mut job = Job::parse(text, Path::new("/"))?;
     let resolved = job.to_toml();
     date(&mut job, node.clock.unix());
+    readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
-    let loaded_job = LoadedJob::read(job, rewards, &Recorded::default(), &node.ingest, reading)?;
+    let recorded = Recorded::pinned(pins);
+    let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
     let facts = loaded_job.facts();
     let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
     let mut warnings = loaded_job.warnings.clone();
@@ -128,15 +136,18 @@ fn date(job: &mut Job, now: Duration) {
     }
 }
 
-/// Reads and checks a job that is submitted with these pins. Blocks.
+/// Reads and checks a job that is submitted with these pins; its files are those that `reader` may
+/// read ([`readable`]). Blocks.
 pub(crate) fn accept(
     text: &str,
     pins: BTreeMap<String, String>,
+    reader: Option<u32>,
     node: &NodeContext,
     reading: &Reading,
 ) -> Result<Accepted, AcceptError> {
     let mut job = Job::parse(text, Path::new("/"))?;
     date(&mut job, node.clock.unix());
+    readable::check_job(node, reader, &job)?;
     reach::check(&job, &Surroundings::own(&node.state_dir))?;
     let inputs = Found::of(&job)?;
     let (rewards, recorded) = (&node.rewards, Recorded::pinned(pins));

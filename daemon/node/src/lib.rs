@@ -13,7 +13,7 @@
 //! | `orders`, `works`, `live_reports` | what the controller orders, asks and is told |
 //! | `run`, `runs`, `worker` | a job at work; those that have not ended; the process that computes for it |
 //! | `job_writer`, `writers`, `ends` | what a job makes durable, in which order; that only one writes; how an attempt ends if it cannot |
-//! | `accept`, `reach`, `inputs`, `file_hashes` | a job's files: within reach, as they were |
+//! | `accept`, `reach`, `readable`, `inputs`, `file_hashes` | a job's files: within reach, its owner's to read, as they were |
 //! | `load_job`, `loaded_job`, `load_error`, `load_warnings`, `open_jobs`, `job_sets`, `reading` | a job's inputs, opened as token sets and checked |
 //! | `weights`, `judge_models`, `tokenizers` | a job's models: checked without a tensor; those that rewards ask; tokenizers that jobs share |
 //! | `scoring`, `reward_versions`, `reload` | verdicts; which component judges at which step |
@@ -55,6 +55,7 @@ mod outside;
 mod outside_waits;
 mod outside_watch;
 mod reach;
+mod readable;
 mod reading;
 mod reload;
 pub mod removal;

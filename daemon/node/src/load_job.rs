@@ -31,6 +31,8 @@ struct JobLoader<'a> {
     rewards: &'a Rewards,
     recorded: &'a Recorded,
     versions: Vec<VersionHistory>,
+    /// Plugins whose files are not what judges, in words.
+    replaced: BTreeSet<String>,
     made: &'a DataSets,
     tokenizers: &'a Tokenizers,
     sets: JobSets<'a>,
@@ -92,6 +94,7 @@ impl LoadedJob {
             rewards,
             recorded,
             versions: Vec::new(),
+            replaced: BTreeSet::new(),
             made,
             tokenizers: &ingest.tokenizers,
             sets: JobSets::new(&job, positions, &find, ingest, reading),
@@ -104,6 +107,7 @@ impl LoadedJob {
             .read()
             .flat_map(load_warnings::columns_left_out)
             .collect();
+        let replaced = loader.replaced;
         let (reward_versions, judge_models) =
             (RewardVersions::new(loader.versions), loader.judge_models);
         let seen = InputFacts {
@@ -113,6 +117,7 @@ impl LoadedJob {
         r1d_job::size::check(&job, &seen)?;
         r1d_job::plan::check_records(&job, &facts, &seen)?;
         let mut warnings = r1d_job::plan::warnings(&job, &facts, &seen);
+        warnings.extend(replaced);
         warnings.extend(left_out);
         warnings.extend(load_warnings::of_job(&job, &stages, &evals));
         Ok(LoadedJob {
@@ -351,6 +356,11 @@ impl JobLoader<'_> {
                 .map_err(refused)
         };
         let plugin = reward.plugin.to_string();
+        if reward.sha256.is_none()
+            && let Some(now) = self.rewards.sha256_now(&spec(reward).plugin)
+        {
+            (self.replaced).extend(self.recorded.judges_instead(&plugin, &now));
+        }
         let first = load(self.recorded.first(&plugin))?;
         let info = first.info();
         let asks = first.world() == World::JudgedReward;

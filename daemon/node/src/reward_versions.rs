@@ -24,13 +24,19 @@ pub(crate) struct Recorded {
     reward_versions: Vec<RewardVersion>,
     /// The step that is done next, or again.
     next: StepRef,
+    /// Whether the versions are a client's pins.
+    is_pinned: bool,
 }
+
+/// Letters of a hash that tell it apart from others.
+const HASH_SHOWN: usize = 12;
 
 impl Recorded {
     pub(crate) fn of(record: &JobRecord) -> Recorded {
         Recorded {
             reward_versions: record.reward_versions.to_vec(),
             next: next_place(record),
+            is_pinned: false,
         }
     }
 
@@ -46,6 +52,36 @@ impl Recorded {
         Recorded {
             reward_versions: pins.into_iter().map(reward_version).collect(),
             next: (0, 0),
+            is_pinned: true,
+        }
+    }
+
+    /// What to say where the plugin names a component with the hash `now`: another one judges.
+    /// `None` if none does, or if the job's user has had it replaced.
+    pub(crate) fn judges_instead(&self, plugin: &str, now: &str) -> Option<String> {
+        let of_plugin = |version: &&RewardVersion| version.plugin == plugin;
+        let mut versions = self.reward_versions.iter().filter(of_plugin);
+        let (Some(judge), None) = (versions.next(), versions.next()) else {
+            return None;
+        };
+        let short = |hash: &str| hash.chars().take(HASH_SHOWN).collect::<String>();
+        let (now, judge, is_same) = (
+            short(now),
+            short(&judge.sha256),
+            judge.sha256.eq_ignore_ascii_case(now),
+        );
+        if is_same {
+            None
+        } else if self.is_pinned {
+            Some(format!(
+                "{plugin} is now {now}…, r1.lock pins {judge}…, which judges this job; \
+                 --update-lock takes the new one"
+            ))
+        } else {
+            Some(format!(
+                "{plugin} is now {now}…, and the job was submitted with {judge}…, which judges \
+                 it; `r1ctl plugin reload` takes the new one"
+            ))
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::accept::{self, AcceptError};
 use crate::context::NodeContext;
 use crate::job_log::{self, JobLog};
+use crate::readable::{self, NotReadable};
 use crate::reading::Reading;
 use crate::reload::{self, ReloadError};
 use crate::removal::FileRemovals;
@@ -139,7 +140,17 @@ impl Works {
 
     async fn carry_out(&self, work: Work, reading: &Reading) -> WorkResult {
         match work {
-            Work::Reload { job, plugin, file } => self.reload(&job, plugin, file).await,
+            Work::Reload {
+                job,
+                plugin,
+                file,
+                reader,
+            } => {
+                let (node, named) = (self.node.clone(), [file.clone()]);
+                let checked = tasks::blocking(move || readable::check(&node, reader, named));
+                (checked.await.map_err(ControlError::internal)?).map_err(not_readable)?;
+                self.reload(&job, plugin, file).await
+            }
             Work::PutDown { jobs } => {
                 while reading.wanted().is_ok() && jobs.iter().any(|job| self.is_left(job)) {
                     tokio::time::sleep(IN_HAND_AGAIN).await;
@@ -175,13 +186,22 @@ impl Works {
     fn blocking(&self, work: Work, reading: &Reading) -> WorkResult {
         let node = &self.node;
         match work {
-            Work::Plan { job_toml } => {
+            Work::Plan {
+                job_toml,
+                pins,
+                reader,
+            } => {
                 let rewards = node.rewards.until(reading.abandoned());
-                let plan = accept::plan(&job_toml, &rewards, node, reading).map_err(refused)?;
+                let plan = accept::plan(&job_toml, pins, reader, &rewards, node, reading);
+                let plan = plan.map_err(refused)?;
                 Ok(Answer::Response(Response::Plan(Box::new(plan))))
             }
-            Work::Accept { job_toml, pins } => {
-                let accepted = accept::accept(&job_toml, pins, node, reading);
+            Work::Accept {
+                job_toml,
+                pins,
+                reader,
+            } => {
+                let accepted = accept::accept(&job_toml, pins, reader, node, reading);
                 accepted.map(Answer::Accepted).map_err(refused)
             }
             Work::MakeDirectory {
@@ -261,7 +281,13 @@ impl Works {
                 let listed = review::list(node, &*self.record(&job)?).map_err(not_reviewed)?;
                 Ok(Answer::Response(Response::DataSets(listed)))
             }
-            Work::Review { job, stage, file } => {
+            Work::Review {
+                job,
+                stage,
+                file,
+                reader,
+            } => {
+                readable::check(node, reader, file.clone()).map_err(not_readable)?;
                 let record = self.record(&job)?;
                 let reviewed = review::review(node, &record, &stage, file.as_deref());
                 let reviewed = reviewed.map_err(not_reviewed)?;
@@ -338,7 +364,14 @@ fn lines(path: &Path, offset: u64) -> io::Result<(Vec<LogLine>, u64)> {
     Ok((lines, length as u64))
 }
 
+fn not_readable(refused: NotReadable) -> ControlError {
+    ControlError::new(ErrorKind::Forbidden, refused)
+}
+
 fn refused(refused: AcceptError) -> ControlError {
+    if let AcceptError::NotReadable(refused) = refused {
+        return not_readable(refused);
+    }
     if refused.is_the_jobs() {
         return ControlError::new(ErrorKind::Invalid, refused);
     }

@@ -95,6 +95,9 @@ pub enum Request {
     Plan {
         /// The job file's text, with every path absolute.
         job: String,
+        /// SHA-256 that a plugin must have, as in [`Request::Submit`].
+        #[serde(default)]
+        pins: BTreeMap<String, String>,
     },
     /// Lists all jobs: those that run, the queue in its order, then those that have ended, newest
     /// first; answered by [`Response::Jobs`].
@@ -325,7 +328,10 @@ mod tests {
                 tail: None,
                 since_s: None,
             },
-            Request::Plan { job: "x".into() },
+            Request::Plan {
+                job: "x".into(),
+                pins: Default::default(),
+            },
         ] {
             let bare = encode(Format::Json, &request).unwrap();
             let read: Envelope = read_blocking(&mut &bare[..], Format::Json).unwrap();

@@ -31,6 +31,7 @@ pub(crate) fn run(cli: Cli, printer: &Printer, clock: SharedClock) -> Result<End
         Command::Logs(logs) => session.block_on(session.logs(logs.request())),
         Command::Plan { file } => session.ask(Request::Plan {
             job: job_file::read(&file)?.to_toml(),
+            pins: Lock::beside(&file)?.pins(Mode::Add),
         }),
         Command::List { state, owner } => session.list(&state, owner.as_deref()),
         Command::Status { job, .. } => session.ask(Request::Status { job }),

@@ -415,7 +415,10 @@ fn a_job_file_of_ten_thousand_tables_is_refused_in_words() {
         let cut = tables.rfind('\n').unwrap_or(0);
         let job = format!("{}\n{}\n", daemon.job(&[]), &tables[..cut]);
         let mut waiting = daemon.connect().unwrap();
-        let plan = Request::Plan { job: job.clone() };
+        let plan = Request::Plan {
+            job: job.clone(),
+            pins: Default::default(),
+        };
         frame::write_blocking(&mut waiting, Format::Json, &plan).unwrap();
         assert!(matches!(daemon.ask(Request::Nodes), Response::Nodes(_)));
         let Response::Error(error) = read_blocking(&mut waiting, Format::Json).unwrap() else {

@@ -376,6 +376,7 @@ fn abandoned_plans_wedge_nobody() {
         progress: false,
         request: Request::Plan {
             job: job(&daemon, 100_000),
+            pins: Default::default(),
         },
     };
     let mut most = 0;
@@ -402,6 +403,7 @@ fn a_request_that_is_too_long_is_refused_in_words() {
     daemon.start();
     let long = Request::Plan {
         job: "#".repeat(3 << 20),
+        pins: Default::default(),
     };
     let Some(Response::Error(error)) = daemon.try_ask(long) else {
         panic!("no answer")

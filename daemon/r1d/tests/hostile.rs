@@ -36,7 +36,10 @@ fn refusal(response: Response) -> ControlError {
 }
 
 fn planned(daemon: &TestDaemon, job: String) -> Response {
-    daemon.ask(Request::Plan { job })
+    daemon.ask(Request::Plan {
+        job,
+        pins: Default::default(),
+    })
 }
 
 /// The job with these keys in `[model]`.
@@ -264,7 +267,13 @@ fn no_answer_and_no_log_echoes_a_megabyte_or_an_escape_sequence() {
             no_reuse: false,
             hold: false,
         };
-        for request in [Request::Plan { job: job.clone() }, submit] {
+        for request in [
+            Request::Plan {
+                job: job.clone(),
+                pins: Default::default(),
+            },
+            submit,
+        ] {
             is_tame(&refusal(daemon.ask(request)).message);
         }
     }
@@ -310,7 +319,10 @@ fn plans_of_a_plugin_that_never_ends_keep_no_job_from_its_verdicts() {
             write_blocking(
                 &mut stream,
                 Format::Json,
-                &Request::Plan { job: job.clone() },
+                &Request::Plan {
+                    job: job.clone(),
+                    pins: Default::default(),
+                },
             )
             .unwrap();
             stream

@@ -516,6 +516,7 @@ fn a_plan_shows_what_would_run_and_runs_nothing() {
     daemon.start();
     let plan = match daemon.ask(Request::Plan {
         job: daemon.job(&[]),
+        pins: Default::default(),
     }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
@@ -642,7 +643,10 @@ fn what_a_stage_keeps_becomes_the_data_of_another() {
     let mut daemon = TestDaemon::new();
     daemon.start();
     let text = with_rejection(&daemon, &[]);
-    let plan = match daemon.ask(Request::Plan { job: text.clone() }) {
+    let plan = match daemon.ask(Request::Plan {
+        job: text.clone(),
+        pins: Default::default(),
+    }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };
@@ -970,7 +974,10 @@ fn a_column_that_is_not_read_is_named_when_the_job_is_planned() {
     fs::copy(table, daemon.path("table.parquet")).unwrap();
     let path = |name: &str| format!("[data.text]\npath = \"{}\"", daemon.path(name).display());
     let job = daemon.job(&[(&path("rows.jsonl"), &path("table.parquet"))]);
-    let Response::Plan(plan) = daemon.ask(Request::Plan { job }) else {
+    let Response::Plan(plan) = daemon.ask(Request::Plan {
+        job,
+        pins: Default::default(),
+    }) else {
         panic!("no plan")
     };
     for column in ["nested", "span"] {

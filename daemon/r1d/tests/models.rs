@@ -95,7 +95,10 @@ fn each_model_reads_and_is_read_by_its_own_tokenizer() {
     let mut daemon = TestDaemon::new();
     daemon.start();
     let text = with_student(&daemon, &[]);
-    let plan = match daemon.ask(Request::Plan { job: text.clone() }) {
+    let plan = match daemon.ask(Request::Plan {
+        job: text.clone(),
+        pins: Default::default(),
+    }) {
         Response::Plan(plan) => plan,
         other => panic!("{other:?}"),
     };

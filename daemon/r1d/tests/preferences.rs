@@ -332,7 +332,10 @@ fn a_plan_counts_the_head_that_the_weights_have() {
     daemon.start();
     let _ = job(&daemon, &[]);
     let text = OF_A_DIRECTORY.replace("DIR", &daemon.path("").display().to_string()) + PREFERRED;
-    let parameters = || match daemon.ask(Request::Plan { job: text.clone() }) {
+    let parameters = || match daemon.ask(Request::Plan {
+        job: text.clone(),
+        pins: Default::default(),
+    }) {
         Response::Plan(plan) => plan.parameters.unwrap(),
         other => panic!("{other:?}"),
     };
@@ -359,7 +362,10 @@ fn a_reward_model_starts_from_a_directory_without_a_head() {
     let _ = job(&daemon, &[]);
     let text = OF_A_DIRECTORY.replace("DIR", &daemon.path("").display().to_string());
     write_model(&daemon, false, without_head);
-    match daemon.ask(Request::Plan { job: text.clone() }) {
+    match daemon.ask(Request::Plan {
+        job: text.clone(),
+        pins: Default::default(),
+    }) {
         Response::Plan(plan) => assert_eq!(plan.stages.len(), 1),
         other => panic!("{other:?}"),
     }

@@ -264,11 +264,37 @@ fn a_pin_holds_or_the_job_is_refused_and_a_changed_file_is_no_matter_later() {
         "judged by what it was submitted with"
     );
     // The pinned component is kept: the pin can still be met. One that is not kept cannot.
-    let Response::Submitted { job: again, .. } = submit(&daemon, &pins) else {
+    let Response::Submitted {
+        job: again,
+        warnings,
+        ..
+    } = submit(&daemon, &pins)
+    else {
         panic!("refused")
     };
+    let words = format!("r1.lock pins {}…, which judges this job", &pins[0].1[..12]);
+    assert!(
+        warnings.iter().any(|warning| warning.contains(&words)),
+        "{warnings:?}"
+    );
+    let plan = Request::Plan {
+        job: text.clone(),
+        pins: pins.iter().cloned().collect(),
+    };
+    match daemon.ask(plan) {
+        Response::Plan(plan) => assert_eq!(plan.warnings, warnings),
+        other => panic!("{other:?}"),
+    }
     daemon.wait_succeeded(&again.0);
     assert_eq!(given(&daemon, &again.0, 1).0, 0.25);
+    let words = format!("submitted with {}…, which judges it", &pins[0].1[..12]);
+    let logged = daemon.log_lines(&again.0);
+    assert!(
+        logged
+            .iter()
+            .any(|line| line.level == "warn" && line.message.contains(&words)),
+        "{logged:?}"
+    );
     // Over a restart too. Kept components that no job names are let go.
     let plugins = daemon.path("state/plugins");
     let nobodys =

@@ -51,7 +51,10 @@ fn reused(status: &JobStatus) -> Vec<Option<String>> {
 }
 
 fn planned(daemon: &TestDaemon, job: String) -> Vec<Option<String>> {
-    match daemon.ask(Request::Plan { job }) {
+    match daemon.ask(Request::Plan {
+        job,
+        pins: Default::default(),
+    }) {
         Response::Plan(plan) => plan
             .stages
             .into_iter()

@@ -825,7 +825,10 @@ fn what_the_daemons_user_may_not_reach_is_refused_with_what_to_do() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let error = daemon.refused(job.clone());
     assert!(error.contains(&format!("may not read {moved}")), "{error}");
-    match daemon.ask(Request::Plan { job: job.clone() }) {
+    match daemon.ask(Request::Plan {
+        job: job.clone(),
+        pins: Default::default(),
+    }) {
         Response::Error(refusal) => assert_eq!(refusal.message, error, "a plan says the same"),
         other => panic!("{other:?}"),
     }

@@ -62,6 +62,44 @@ fn requeue(daemon: &TestDaemon, job: &str) {
     assert!(matches!(answer, Response::Requeued { .. }), "{answer:?}");
 }
 
+/// A paused job has its device until the step in flight is committed, and says so.
+#[test]
+fn a_job_is_pausing_until_its_step_is_committed() {
+    let mut daemon = TestDaemon::new();
+    daemon.plant("train-2", "hang");
+    daemon.start();
+    let (job, other) = (submit(&daemon, false), submit(&daemon, false));
+    let count = daemon.path("faults/train.count");
+    daemon.wait("its second update", |_| {
+        (std::fs::read_to_string(&count).ok()? == "2").then_some(())
+    });
+    assert!(!daemon.try_status(&job).unwrap().pausing);
+    assert!(pause(&daemon, &job));
+    daemon.wait("its stop", |daemon| {
+        daemon.try_status(&job)?.pausing.then_some(())
+    });
+    let Response::Jobs(listed) = daemon.ask(Request::List) else {
+        panic!("a list")
+    };
+    let pausing = |id: &str| {
+        let mut listed = listed.iter();
+        listed.find(|listed| listed.job.0 == id).unwrap().pausing
+    };
+    assert!(pausing(&job) && !pausing(&other), "{listed:?}");
+    let Response::Nodes(nodes) = daemon.ask(Request::Nodes) else {
+        panic!("nodes")
+    };
+    assert_eq!(nodes[0].devices[0].state, "pausing");
+    let Response::Why(why) = daemon.ask(Request::Why { job: other }) else {
+        panic!("a wait")
+    };
+    let expected = format!("busy with job {job}, which pauses after step ");
+    assert!(why.waits[0].waits_for.contains(&expected), "{why:?}");
+    daemon.ask(Request::Cancel { job: job.clone() });
+    let status = wait_put_down(&mut daemon, &job);
+    assert!(!status.pausing, "{status:?}");
+}
+
 /// The step in flight is committed, the device is another job's, a new daemon leaves the job
 /// alone, and what comes out is what would have come out.
 #[test]
@@ -215,6 +253,8 @@ fn strangers_see_the_queue_and_touch_nobody_elses_jobs() {
     }
     let socket = daemon.path("state/r1d.sock");
     open(&socket, 0o666);
+    let metrics = daemon.path("state/jobs").join(&job).join("metrics.jsonl");
+    std::os::unix::fs::symlink(metrics, daemon.path("link")).unwrap();
     let client = daemon.path("client");
     std::fs::copy(std::env::current_exe().unwrap(), &client).unwrap();
     let child = Command::new(&client)
@@ -251,6 +291,26 @@ fn jobs(ask: impl Fn(Request) -> Response) -> Vec<JobSummary> {
     }
 }
 
+/// The stranger's job, with this file as its first data set.
+fn reading(file: &Path) -> String {
+    let job = std::env::var(JOB).unwrap();
+    let (before, data) = job.split_once("[data.").unwrap();
+    let (name, path) = data.split_once("path = \"").unwrap();
+    let (_, after) = path.split_once('"').unwrap();
+    let file = file.display();
+    format!("{before}[data.{name}path = \"{file}\"{after}")
+}
+
+fn submission(job: &str) -> Request {
+    Request::Submit {
+        job: job.into(),
+        priority: None,
+        pins: Default::default(),
+        no_reuse: true,
+        hold: true,
+    }
+}
+
 fn be_a_stranger(socket: &Path) {
     let ask = |request: Request| -> Response {
         let mut stream = UnixStream::connect(socket).unwrap();
@@ -280,6 +340,9 @@ fn be_a_stranger(socket: &Path) {
         tail: None,
         since_s: None,
     };
+    let others_metrics = socket.with_file_name("jobs").join(others());
+    let others_metrics = others_metrics.join("metrics.jsonl");
+    let link = socket.parent().unwrap().with_file_name("link");
     for request in [
         Request::Cancel { job: others() },
         Request::Pause { job: others() },
@@ -289,6 +352,16 @@ fn be_a_stranger(socket: &Path) {
             job: others()[..4].into(),
         },
         samples,
+        // Nor may a job of one's own read the other's files, whatever they are called.
+        submission(&reading(&others_metrics)),
+        submission(&reading(&link)),
+        submission(&reading(
+            &socket.with_file_name("jobs").join("*/metrics.jsonl"),
+        )),
+        Request::Plan {
+            job: reading(&link),
+            pins: Default::default(),
+        },
         logs,
     ] {
         match ask(request.clone()) {
@@ -299,14 +372,7 @@ fn be_a_stranger(socket: &Path) {
             other => panic!("{request:?}: {other:?}"),
         }
     }
-    let submit = Request::Submit {
-        job: std::env::var(JOB).unwrap(),
-        priority: None,
-        pins: Default::default(),
-        no_reuse: true,
-        hold: true,
-    };
-    let own = match ask(submit) {
+    let own = match ask(submission(&std::env::var(JOB).unwrap())) {
         Response::Submitted { job, .. } => job.0,
         other => panic!("{other:?}"),
     };

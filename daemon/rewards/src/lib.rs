@@ -326,6 +326,13 @@ impl Rewards {
         &self.pool
     }
 
+    /// The SHA-256 of the component that the plugin names now, hex; `None` if it cannot be read.
+    /// Pins are found without it ([`Rewards::storing`]).
+    pub fn sha256_now(&self, plugin: &Plugin) -> Option<String> {
+        let file = PluginFile::read(&self.find(plugin).ok()?).ok()?;
+        Some(cache::hex(&file.sha256))
+    }
+
     /// Names of the plugins in the plugin directories, sorted.
     pub fn names(&self) -> Vec<String> {
         let entries = self

@@ -45,7 +45,7 @@ impl ControlService {
             }
             Request::Nodes => Ok(Response::Nodes(vec![self.node_status().await?])),
             Request::Shutdown => self.shut_down(),
-            request => self.work_of_node(request, progress).await,
+            request => self.work_of_node(request, sender.reader(), progress).await,
         }
     }
 
@@ -53,12 +53,17 @@ impl ControlService {
     async fn work_of_node(
         &self,
         request: Request,
+        reader: Option<u32>,
         progress: &WorkProgress,
     ) -> Result<Response, ControlError> {
         let whole = |job: &str| Ok::<_, ControlError>(self.find(job)?.job().clone());
         match request {
-            Request::Plan { job } => {
-                let plan = Work::Plan { job_toml: job };
+            Request::Plan { job, pins } => {
+                let plan = Work::Plan {
+                    job_toml: job,
+                    pins,
+                    reader,
+                };
                 self.read(&self.admission.plans, progress, plan).await
             }
             Request::Samples {
@@ -87,13 +92,22 @@ impl ControlService {
                 self.read(&self.admission.looks, progress, listed).await
             }
             Request::Reload { job, plugin, file } => {
-                let job = whole(&job)?;
-                self.change_of_node(Work::Reload { job, plugin, file })
-                    .await
+                let reload = Work::Reload {
+                    job: whole(&job)?,
+                    plugin,
+                    file,
+                    reader,
+                };
+                self.change_of_node(reload).await
             }
             Request::Review { job, stage, file } => {
-                let job = whole(&job)?;
-                self.change_of_node(Work::Review { job, stage, file }).await
+                let review = Work::Review {
+                    job: whole(&job)?,
+                    stage,
+                    file,
+                    reader,
+                };
+                self.change_of_node(review).await
             }
             _ => Err(ControlError::internal(
                 "such a request has a way of its own",

@@ -106,7 +106,7 @@ impl ControlService {
                     Ok(listener) => listener,
                     Err(refused) => return self.send_answer(&Err(refused), writer).await,
                 };
-                let pending = self.submit(&listener, request, sender.user());
+                let pending = self.submit(&listener, request, &sender);
                 let answered = until_answered(pending, progress, writer).await?;
                 let sent = self.send_answer(&answered, writer).await;
                 listener.heard = sent.is_ok();

@@ -32,6 +32,8 @@ pub(super) struct ClientSubmission {
     pub reuses: bool,
     /// Who submits.
     pub owner: Option<User>,
+    /// The user whose jobs' files it may read, by id; `None`: everybody's.
+    pub reader: Option<u32>,
     /// Whether the job is paused from the beginning.
     pub held: bool,
     /// The client's id of the submission.
@@ -52,6 +54,7 @@ impl ControlService {
         let work = Work::Accept {
             job_toml: submission.text.clone(),
             pins: submission.pins.clone(),
+            reader: submission.reader,
         };
         let turn = Arc::new(turn);
         let asked = self.node().ask_in_turn(work, turn.clone(), progress);
@@ -195,6 +198,7 @@ mod tests {
             pins: BTreeMap::new(),
             reuses: false,
             owner: None,
+            reader: None,
             held: false,
             id: "s".into(),
         }

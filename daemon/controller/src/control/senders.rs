@@ -8,6 +8,9 @@ use r1d_proto::control::Request;
 use r1d_proto::control::error::{ControlError, ErrorKind};
 use r1d_proto::control::job::JobStatus;
 
+/// The id of no user.
+const NOBODY: u32 = u32::MAX;
+
 /// Who sends a request, and what that means for it.
 pub(super) struct Sender {
     /// `None` where the request needs nobody in particular.
@@ -20,6 +23,15 @@ impl Sender {
     /// The user's id and name, for the record.
     pub(super) fn user(&self) -> Option<User> {
         self.caller.as_ref().map(|caller| caller.user.clone())
+    }
+
+    /// The user whose jobs' files the sender may have read, by id; `None`: everybody's.
+    pub(super) fn reader(&self) -> Option<u32> {
+        match &self.caller {
+            Some(caller) if caller.is_admin => None,
+            Some(caller) => Some(caller.user.uid),
+            None => Some(NOBODY),
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use super::ControlService;
 use super::connection::Pending;
 use super::enqueue::ClientSubmission;
+use super::senders::Sender;
 use crate::node::WorkProgress;
 use crate::submissions::{self, Submissions, Underway};
 use crate::tasks;
 use futures_util::FutureExt;
 use r1d_job::Job;
-use r1d_ledger::{JobRecord, User};
+use r1d_ledger::JobRecord;
 use r1d_link::{Answer, Work};
 use r1d_proto::control::error::{ControlError, ErrorKind};
 use r1d_proto::control::{Request, Response};
@@ -138,12 +139,7 @@ impl ControlService {
 
     /// Begins to read a job, or joins the reading that is under way. The reading goes on if the
     /// client leaves.
-    pub(super) fn submit(
-        &self,
-        listener: &Listener,
-        request: Request,
-        owner: Option<User>,
-    ) -> Pending {
+    pub(super) fn submit(&self, listener: &Listener, request: Request, sender: &Sender) -> Pending {
         let id = listener.id.clone();
         if let Some(record) = self.views.ledger.of_request(&id) {
             return Pending::ready(Ok(submitted_before(&record)));
@@ -152,7 +148,7 @@ impl ControlService {
         let underway = self
             .submissions
             .underway(&id)
-            .map_or_else(|| self.begin(id, contents, request, owner), Ok);
+            .map_or_else(|| self.begin(id, contents, request, sender), Ok);
         match underway {
             Ok(underway) => Pending {
                 progress: underway.progress.clone(),
@@ -175,7 +171,7 @@ impl ControlService {
         id: String,
         contents: String,
         request: Request,
-        owner: Option<User>,
+        sender: &Sender,
     ) -> Result<Underway, ControlError> {
         let Request::Submit {
             job: text,
@@ -195,7 +191,8 @@ impl ControlService {
             priority,
             pins,
             reuses: !no_reuse,
-            owner,
+            owner: sender.user(),
+            reader: sender.reader(),
             held: hold,
             id,
         };

@@ -144,7 +144,7 @@ impl Owners {
 }
 
 /// The path without symbolic links, as far as there is something on it.
-fn without_links(path: &Path) -> PathBuf {
+pub(crate) fn without_links(path: &Path) -> PathBuf {
     for there in path.ancestors() {
         if let (Ok(real), Ok(rest)) = (fs::canonicalize(there), path.strip_prefix(there)) {
             return if rest.as_os_str().is_empty() {
@@ -208,7 +208,7 @@ fn reads(record: &JobRecord, state_dir: &Path, owners: &Owners) -> Vec<Dependenc
 }
 
 /// All absolute paths that a job file holds, whatever they are for.
-fn paths_of(job_toml: &str) -> BTreeSet<PathBuf> {
+pub(crate) fn paths_of(job_toml: &str) -> BTreeSet<PathBuf> {
     fn walk(value: &toml::Value, found: &mut BTreeSet<PathBuf>) {
         match value {
             toml::Value::String(text) => {

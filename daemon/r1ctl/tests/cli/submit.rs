@@ -41,7 +41,7 @@ fn submitted() -> Response {
 
 fn job_of(request: &Request) -> String {
     match request {
-        Request::Submit { job, .. } | Request::Plan { job } => job.clone(),
+        Request::Submit { job, .. } | Request::Plan { job, .. } => job.clone(),
         other => panic!("{other:?}"),
     }
 }
