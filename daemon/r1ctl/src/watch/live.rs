@@ -93,7 +93,7 @@ fn head(job: &JobStatus, elapsed_s: Option<f64>, look: Look) -> String {
             look.bold(&one_line(&job.name)),
             look.dim(&job.job.0)
         ),
-        look.state(job.state),
+        look.standing(job.state, job.pausing),
     ];
     parts.extend(
         job.queue_position
