@@ -8,6 +8,8 @@ use r1d_job::Job;
 use r1d_ledger::JobRecord;
 use r1d_proto::ids::JobId;
 use r1d_store::StateLayout;
+use r1d_store::layout::OWN_DIRECTORIES;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,6 +62,9 @@ pub(crate) fn check(
             continue;
         }
         let Some(record) = job_of(node, &jobs, &real) else {
+            if is_shared(&state_dir, &real) {
+                continue;
+            }
             return Err(NotReadable::OfDaemon(path));
         };
         let owner = record.owner.as_ref();
@@ -72,6 +77,16 @@ pub(crate) fn check(
         }
     }
     Ok(())
+}
+
+/// Whether a path lies in a directory that an administrator has put into the state directory, such
+/// as one of models.
+fn is_shared(state_dir: &Path, path: &Path) -> bool {
+    let is_own = |name: &OsStr| OWN_DIRECTORIES.iter().any(|own| name == *own);
+    path.strip_prefix(state_dir).is_ok_and(|below| {
+        let mut names = below.components().map(|name| name.as_os_str());
+        names.next().is_some_and(|name| !is_own(name)) && names.next().is_some()
+    })
 }
 
 /// The job in whose directory below `jobs` a path lies, both without links.
