@@ -44,8 +44,8 @@ pub(crate) fn check_job(
     check(node, reader, found.chain(paths_of(&job.to_toml())))
 }
 
-/// Checks that files are `reader`'s to read, a user id; `None` reads everybody's. Symbolic links are
-/// followed. Blocks.
+/// Checks that files are `reader`'s to read, a user id; `None` reads everybody's. Symbolic links
+/// are followed. Blocks.
 pub(crate) fn check(
     node: &NodeContext,
     reader: Option<u32>,

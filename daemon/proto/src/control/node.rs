@@ -26,8 +26,8 @@ pub struct NodeStatus {
 pub struct DeviceStatus {
     /// The device's name: `cuda:0`, `cpu`.
     pub device: String,
-    /// `starting`, `idle`, `busy`, `pausing` (its job ends with the step in flight), `restarting` or
-    /// `failed`.
+    /// `starting`, `idle`, `busy`, `pausing` (its job ends with the step in flight), `restarting`
+    /// or `failed`.
     pub state: String,
     /// Process id of the worker, while there is one.
     pub worker_pid: Option<u32>,
