@@ -17,28 +17,30 @@
 
 use crate::file::{SetError, Writer};
 use crate::key::Key;
-use crate::make::{Done, MakeError, Making, Watch};
+use crate::make::{Done, MakeError, MakeStatus, Making, Watch};
 use crate::request::Request;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
-use r1d_proto::frame::{self, Format, FrameError};
-use r1d_proto::shown;
+use r1d_child::{Blame, ChildProcess, Ended, Ending, Lost};
+use r1d_proto::frame::{self, Format};
+use r1d_proto::remedy;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 /// Bytes of memory that a child may take (`LIM-1`): a JSON document of 2 GiB, twice while it grows.
@@ -48,12 +50,12 @@ const SET_BYTES_MAX: u64 = 256 << 30;
 const OPEN_FILES_MAX: u64 = 64;
 /// Interval at which the parent looks whether the set is still wanted.
 const LOOK_MS: u64 = 100;
-/// A child that reports nothing for so long is ended: no row takes an hour.
+/// A child that computes, and reports nothing for so long, is ended: no row takes an hour.
 const SILENCE_MS_MAX: u64 = 3_600_000;
+/// One that does neither for so long is stopped, or hangs in a file system: another is tried.
+pub const IDLE_MAX: Duration = Duration::from_secs(600);
 /// Milliseconds that a report may take to arrive once it has begun.
 const REPORT_MS_MAX: u64 = 10_000;
-/// Bytes that are read from a dead child's standard error.
-const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
 /// How Rust names missing memory before it aborts.
 const NO_MEMORY: &str = "memory allocation of";
 /// What a child has no use for: sockets, other programs, other processes, other file systems.
@@ -98,6 +100,8 @@ pub enum Maker {
         program: PathBuf,
         /// Its arguments.
         args: Vec<OsString>,
+        /// One that neither computes nor reports anything for so long is replaced: [`IDLE_MAX`].
+        idle_max: Duration,
     },
 }
 
@@ -123,6 +127,8 @@ enum Report {
 #[derive(Debug, Serialize, Deserialize)]
 enum Failure {
     Data(String),
+    /// The machine failed the child, in words.
+    Machine(String),
     Damaged,
     /// The system's error of a set of rows that cannot be read.
     Read(Option<i32>, String),
@@ -136,7 +142,11 @@ impl From<MakeError> for Failure {
             MakeError::Set(SetError::Damaged(_)) => Failure::Damaged,
             MakeError::Set(SetError::Io(e)) => Failure::Read(e.raw_os_error(), e.to_string()),
             MakeError::Write(e) => Failure::Write(e.raw_os_error(), e.to_string()),
+            MakeError::Data(error) if remedy::is_the_machines(&error) => {
+                Failure::Machine(error.to_string())
+            }
             MakeError::Data(error) => Failure::Data(error.to_string()),
+            MakeError::Lost(told) => Failure::Machine(told),
             MakeError::Told(told) => Failure::Data(told),
             MakeError::Unwanted => Failure::Data(MakeError::Unwanted.to_string()),
         }
@@ -151,6 +161,7 @@ impl From<Failure> for MakeError {
         };
         match failure {
             Failure::Data(told) => MakeError::Told(told),
+            Failure::Machine(told) => MakeError::Lost(told),
             Failure::Damaged => SetError::Damaged("rows that it is made of").into(),
             Failure::Read(number, text) => SetError::Io(system(number, text)).into(),
             Failure::Write(number, text) => MakeError::Write(system(number, text)),
@@ -169,118 +180,197 @@ impl Maker {
     ) -> Result<(), MakeError> {
         match self {
             Maker::InProcess => request.make(key, Making::new(Writer::new(file)?, watch), dir),
-            Maker::Child { program, args } => {
-                let task = Task {
+            Maker::Child {
+                program,
+                args,
+                idle_max,
+            } => {
+                let task = &Task {
                     request: request.clone(),
                     key: *key,
                     dir: dir.into(),
                 };
-                in_child(program, args, &task, file, watch)
+                let child = SetChild {
+                    program,
+                    args,
+                    idle_max: *idle_max,
+                    task,
+                };
+                child.make(&file, watch)
             }
         }
     }
 }
 
-fn in_child(
-    program: &Path,
-    args: &[OsString],
-    task: &Task,
-    file: File,
-    watch: Watch<'_>,
-) -> Result<(), MakeError> {
-    let name = task.request.names();
-    let failed = |what: &str, error: &dyn Error| {
-        MakeError::Told(format!("data.{name}: {what} the reading process: {error}"))
-    };
-    let (mut ours, theirs) = UnixStream::pair().map_err(|e| failed("cannot connect to", &e))?;
-    let wait = Some(Duration::from_millis(REPORT_MS_MAX));
-    ours.set_read_timeout(wait)
-        .and_then(|()| ours.set_write_timeout(wait))
-        .map_err(|e| failed("cannot connect to", &e))?;
-    let mut child = Command::new(program)
-        .args(args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(file))
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed("cannot start", &e))?;
-    let ended = frame::write_blocking(&mut ours, Format::Postcard, task)
-        .map_err(Broken::Lost)
-        .and_then(|()| outcome(&mut ours, watch));
-    // The child has told how it ended, died, or is no longer wanted: in each case it can go.
-    let _ = child.kill();
-    let status = child.wait();
-    match ended {
-        Ok(outcome) => Ok(outcome?),
-        Err(Broken::Unwanted) => Err(MakeError::Unwanted),
-        Err(Broken::Lost(error)) => {
-            let said = last_words(&mut child);
-            let said = said.trim();
-            if said.contains(NO_MEMORY) {
-                let limit = MEMORY_BYTES_MAX >> 30;
-                return Err(MakeError::Told(format!(
-                    "data.{name}: reading it takes more memory than the limit of {limit} GiB: \
-                     split its rows, or write it as JSON lines"
-                )));
-            }
-            let status = status.map_or_else(|_| error.to_string(), |status| status.to_string());
-            let said = if said.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", shown::quote(said))
-            };
-            Err(MakeError::Told(format!(
-                "data.{name}: the reading process ended without an answer ({status}){said}"
-            )))
+/// The child that makes one set, as it is started.
+struct SetChild<'a> {
+    program: &'a Path,
+    args: &'a [OsString],
+    idle_max: Duration,
+    task: &'a Task,
+}
+
+impl SetChild<'_> {
+    /// Has a child make the set in `file`, and another if that one is lost.
+    fn make(&self, file: &File, watch: Watch<'_>) -> Result<(), MakeError> {
+        let (name, watch) = (self.task.request.names(), RefCell::new(watch));
+        let made = r1d_child::with_retries(
+            || self.attempt(file, *watch.borrow_mut()),
+            |lost, pause| {
+                let watch = &mut *watch.borrow_mut();
+                let cause = &lost.cause;
+                let wanted = || watch(MakeStatus::Again { cause, pause });
+                if r1d_child::pause(pause, wanted) {
+                    Ok(())
+                } else {
+                    Err(MakeError::Unwanted)
+                }
+            },
+        );
+        made.map_err(|ending| match ending {
+            Ending::Other(error) => error,
+            Ending::Lost(Lost { cause, blame }) => match blame {
+                Blame::Itself => MakeError::Told(format!(
+                    "data.{name}: {cause}: what ends it is in these files, or in the tokenizer or \
+                     template"
+                )),
+                Blame::Outside => MakeError::Lost(format!(
+                    "data.{name}: {cause}: see to the machine's memory, and to who ends processes"
+                )),
+            },
+        })
+    }
+
+    fn attempt(&self, file: &File, watch: Watch<'_>) -> Result<(), Ending<MakeError>> {
+        let started = emptied(file).and_then(|file| {
+            let mut command = Command::new(self.program);
+            command.args(self.args).env_clear().stdout(file);
+            ChildProcess::start(&mut command, Duration::from_millis(REPORT_MS_MAX))
+        });
+        let mut child = started.map_err(|error| {
+            Ending::Lost(Lost {
+                cause: format!("the reading process cannot be started: {error}"),
+                blame: Blame::Outside,
+            })
+        })?;
+        let outcome = frame::write_blocking(&mut child.stream, Format::Postcard, self.task)
+            .map_err(|_| Broken::Lost)
+            .and_then(|()| outcome(&mut child, self.idle_max, watch));
+        // The child has told how it ended, died, or is no longer wanted: in each case it can go.
+        let ended = child.end();
+        match outcome {
+            Ok(made) => made.map_err(|failure| Ending::Other(failure.into())),
+            Err(Broken::Unwanted) => Err(Ending::Other(MakeError::Unwanted)),
+            Err(Broken::Lost) => Err(self.lost(&ended)),
+            Err(Broken::Idle) => Err(Ending::Lost(Lost {
+                cause: format!(
+                    "the reading process got no further for {} s",
+                    self.idle_max.as_secs()
+                ),
+                blame: Blame::Outside,
+            })),
+            Err(Broken::Silent) => Err(self.over_limit(format!(
+                "a row takes longer than {} s",
+                SILENCE_MS_MAX / 1000
+            ))),
         }
     }
+
+    /// Why a child that has died gave no answer.
+    fn lost(&self, ended: &Ended) -> Ending<MakeError> {
+        if ended.said.contains(NO_MEMORY) {
+            return self.over_limit(format!(
+                "reading it takes more memory than the limit of {} GiB: split its rows, or write \
+                 it as JSON lines",
+                MEMORY_BYTES_MAX >> 30
+            ));
+        }
+        if ended.by(Signal::XFSZ) {
+            return self.over_limit(format!(
+                "what is made of it has more than {} GiB: split it",
+                SET_BYTES_MAX >> 30
+            ));
+        }
+        Ending::Lost(Lost {
+            cause: format!("the reading process ended without an answer {ended}"),
+            blame: ended.blame(),
+        })
+    }
+
+    /// A limit of the child's own, which another child would meet too.
+    fn over_limit(&self, what: String) -> Ending<MakeError> {
+        let name = self.task.request.names();
+        Ending::Other(MakeError::Told(format!("data.{name}: {what}")))
+    }
+}
+
+/// The set's file without what an earlier child has written.
+fn emptied(mut file: &File) -> io::Result<File> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.try_clone()
 }
 
 /// Why there is no answer.
 enum Broken {
     Unwanted,
-    Lost(FrameError),
+    Lost,
+    /// It has neither said nor computed anything.
+    Idle,
+    /// It has computed, and said nothing.
+    Silent,
 }
 
-/// Waits for the outcome, and hands on what the child reports until then.
-fn outcome(stream: &mut UnixStream, watch: Watch<'_>) -> Result<Result<(), Failure>, Broken> {
+/// Waits for the outcome, and hands on what the child reports until then. A child that says nothing
+/// and has no processor time for `idle_max` is stopped, or hangs in a file system.
+fn outcome(
+    child: &mut ChildProcess,
+    idle_max: Duration,
+    watch: Watch<'_>,
+) -> Result<Result<(), Failure>, Broken> {
     let look = Timespec {
         tv_sec: 0,
         tv_nsec: (LOOK_MS * 1_000_000) as _,
     };
-    let (mut silent_ms, mut done) = (0, Done::default());
+    let (mut silent_ms, mut idle_ms, mut done) = (0, 0, Done::default());
+    let mut processor_ms = child.processor_ms();
     loop {
-        match poll(&mut [PollFd::new(&*stream, PollFlags::IN)], Some(&look)) {
+        match poll(
+            &mut [PollFd::new(&child.stream, PollFlags::IN)],
+            Some(&look),
+        ) {
             // Nothing has come yet, or a signal interrupted the wait.
-            Ok(0) | Err(rustix::io::Errno::INTR) => silent_ms += LOOK_MS,
-            Err(error) => return Err(Broken::Lost(FrameError::Io(error.into()))),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {
+                let now = child.processor_ms();
+                idle_ms = if now == processor_ms {
+                    idle_ms + LOOK_MS
+                } else {
+                    0
+                };
+                (processor_ms, silent_ms) = (now, silent_ms + LOOK_MS);
+            }
+            Err(_) => return Err(Broken::Lost),
             Ok(_) => {
-                silent_ms = 0;
-                match frame::read_blocking(stream, Format::Postcard).map_err(Broken::Lost)? {
+                (silent_ms, idle_ms) = (0, 0);
+                let report = frame::read_blocking(&mut child.stream, Format::Postcard);
+                match report.map_err(|_| Broken::Lost)? {
                     Report::Done(now) => done = now,
                     Report::Ended(outcome) => return Ok(outcome),
                 }
             }
         }
         if silent_ms >= SILENCE_MS_MAX {
-            return Err(Broken::Lost(FrameError::Io(io::ErrorKind::TimedOut.into())));
+            return Err(Broken::Silent);
         }
-        if !watch(done) {
+        let left = idle_max.saturating_sub(Duration::from_millis(idle_ms));
+        if left.is_zero() {
+            return Err(Broken::Idle);
+        }
+        let left = Some(left);
+        if !watch(MakeStatus::Working { done, left }) {
             return Err(Broken::Unwanted);
         }
     }
-}
-
-/// The beginning of a dead child's standard error.
-fn last_words(child: &mut Child) -> String {
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // An empty text is no error.
-        let _ = stderr.take(LAST_WORDS_BYTES_MAX).read_to_end(&mut said);
-    }
-    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// The child's `main`: limits itself, then makes the one set that it is asked for.
@@ -296,14 +386,15 @@ pub fn serve_child() -> ExitCode {
 
 fn serve() -> Result<(), Box<dyn Error>> {
     limit_itself()?;
+    r1d_child::die_with_parent()?;
     let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let task: Task = frame::read_blocking(&mut stream, Format::Postcard)?;
     confine(&task.paths())?;
     let mut told = stream.try_clone()?;
-    let mut watch = |done| {
+    let mut watch = |status: MakeStatus<'_>| {
         // A parent that is gone wants nothing.
-        frame::write_blocking(&mut told, Format::Postcard, &Report::Done(done)).is_ok()
+        frame::write_blocking(&mut told, Format::Postcard, &Report::Done(status.done())).is_ok()
     };
     let made = Writer::new(file)
         .map_err(MakeError::Write)

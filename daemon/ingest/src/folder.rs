@@ -7,7 +7,7 @@
 use crate::child::Maker;
 use crate::file::{SetError, TokenSet, private_file};
 use crate::key::Key;
-use crate::make::{Done, MakeError, Watch};
+use crate::make::{MakeError, MakeStatus, Watch};
 use crate::order::Orders;
 use crate::request::Request;
 use r1d_store::{Blobs, Disk};
@@ -176,7 +176,7 @@ impl TokenSets {
             }
             let waited = self.0.made.wait_timeout(sets, LOOK);
             sets = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if !watch(Done::default()) {
+            if !watch(MakeStatus::Waiting) {
                 return Ok(None);
             }
         }

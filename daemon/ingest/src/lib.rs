@@ -35,11 +35,11 @@ pub mod request;
 pub mod rows;
 pub mod supervision;
 
-pub use child::{Maker, serve_child};
+pub use child::{IDLE_MAX, Maker, serve_child};
 pub use file::{SetError, TokenSet};
 pub use folder::{Contents, GetError, TokenSets};
 pub use key::Key;
-pub use make::{Done, MakeError};
+pub use make::{Done, MakeError, MakeStatus};
 pub use order::{Order, Orders, StepError};
 pub use preferences::{Preferences, Preferred};
 pub use prompts::{Lengths, Prompt, Prompts};

@@ -4,9 +4,11 @@ use crate::file::{SetError, Writer};
 use r1d_data::DataError;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::time::Duration;
 
-/// Rows between two reports.
+/// Rows between two reports, and bytes of them: a second's work.
 const REPORT_ROWS: u64 = 1024;
+const REPORT_BYTES: u64 = 1 << 20;
 
 /// Why a token set was not made.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +19,9 @@ pub enum MakeError {
     /// The same as [`MakeError::Data`], in the words of the process that read them.
     #[error("{0}")]
     Told(String),
+    /// The processes that were to make it were lost to the machine, or it failed them.
+    #[error("{0}")]
+    Lost(String),
     /// The rows that it is made of cannot be read.
     #[error(transparent)]
     Set(#[from] SetError),
@@ -39,8 +44,40 @@ pub struct Done {
     pub bytes_total: u64,
 }
 
-/// Hears how much is done, again and again; returns whether the rest is wanted.
-pub type Watch<'a> = &'a mut dyn FnMut(Done) -> bool;
+/// What becomes of a token set that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MakeStatus<'a> {
+    /// It waits for its turn.
+    Waiting,
+    /// It is being made.
+    Working {
+        /// So much is done.
+        done: Done,
+        /// Without a sign of life, its maker is given up after this time; `None` if it is this
+        /// process.
+        left: Option<Duration>,
+    },
+    /// Its maker was lost.
+    Again {
+        /// How the maker ended, in words.
+        cause: &'a str,
+        /// Another begins after this time.
+        pause: Duration,
+    },
+}
+
+impl MakeStatus<'_> {
+    /// How much is done.
+    pub fn done(&self) -> Done {
+        match self {
+            MakeStatus::Working { done, .. } => *done,
+            MakeStatus::Waiting | MakeStatus::Again { .. } => Done::default(),
+        }
+    }
+}
+
+/// Hears what becomes of a set, again and again; returns whether the rest is wanted.
+pub type Watch<'a> = &'a mut dyn FnMut(MakeStatus<'_>) -> bool;
 
 /// Writes records for those who watch.
 pub struct Making<'a> {
@@ -48,6 +85,7 @@ pub struct Making<'a> {
     pub writer: Writer,
     watch: Watch<'a>,
     done: Done,
+    told: Done,
 }
 
 impl<'a> Making<'a> {
@@ -57,6 +95,7 @@ impl<'a> Making<'a> {
             writer,
             watch,
             done: Done::default(),
+            told: Done::default(),
         }
     }
 
@@ -69,9 +108,20 @@ impl<'a> Making<'a> {
     pub(crate) fn done(&mut self, bytes: u64) -> Result<(), MakeError> {
         self.done.rows += 1;
         self.done.bytes += bytes;
-        if self.done.rows.is_multiple_of(REPORT_ROWS) && !(self.watch)(self.done) {
-            return Err(MakeError::Unwanted);
+        let is_due = self.done.rows - self.told.rows >= REPORT_ROWS
+            || self.done.bytes - self.told.bytes >= REPORT_BYTES;
+        if !is_due {
+            return Ok(());
         }
-        Ok(())
+        self.told = self.done;
+        let status = MakeStatus::Working {
+            done: self.done,
+            left: None,
+        };
+        if (self.watch)(status) {
+            Ok(())
+        } else {
+            Err(MakeError::Unwanted)
+        }
     }
 }

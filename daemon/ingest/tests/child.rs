@@ -2,7 +2,7 @@
 //! executable is also that process.
 
 use r1d_ingest::child::confine;
-use r1d_ingest::{Contents, GetError, MakeError, Maker, Request, TokenSets};
+use r1d_ingest::{Contents, GetError, MakeError, MakeStatus, Maker, Request, TokenSets};
 use r1d_job::DataSource;
 use std::fs::{self, File};
 use std::io;
@@ -10,20 +10,28 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ingest-child"] => return r1d_ingest::serve_child(),
         ["silent-child"] => return ExitCode::FAILURE,
+        ["crash-child"] => std::process::abort(),
+        ["once-child", signal, mark] => return once(signal, Path::new(mark)),
         ["--list", ..] => return ExitCode::SUCCESS,
         ["confined-child", allowed] => return try_everything(Path::new(allowed)),
         _ => {}
     }
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 7] = [
         ("a_child_makes_the_same_bytes", a_child_makes_the_same_bytes),
         ("errors_are_the_same", errors_are_the_same),
         ("a_child_that_dies_is_named", a_child_that_dies_is_named),
+        ("a_child_that_crashes_is_told", a_child_that_crashes_is_told),
+        (
+            "a_child_that_is_killed_or_stopped_is_replaced",
+            a_child_that_is_killed_or_stopped_is_replaced,
+        ),
         ("who_leaves_ends_the_child", who_leaves_ends_the_child),
         (
             "a_confined_process_can_do_nothing",
@@ -52,10 +60,25 @@ impl Contents for Whole {
 }
 
 fn child(arg: &str) -> Maker {
+    child_with(&[arg])
+}
+
+fn child_with(args: &[&str]) -> Maker {
     Maker::Child {
         program: std::env::current_exe().unwrap(),
-        args: vec![arg.into()],
+        args: args.iter().map(Into::into).collect(),
+        idle_max: Duration::from_secs(1),
     }
+}
+
+/// A child that sends itself a signal the first time, and does its work from then on.
+fn once(signal: &str, mark: &Path) -> ExitCode {
+    if !mark.exists() {
+        fs::write(mark, "").unwrap();
+        let pid = std::process::id().to_string();
+        Command::new("kill").args([signal, &pid]).status().unwrap();
+    }
+    r1d_ingest::serve_child()
 }
 
 fn folder(dir: &Path, name: &str, maker: Maker) -> TokenSets {
@@ -125,12 +148,51 @@ fn a_child_that_dies_is_named() {
     let path = dir.path().join("a.jsonl");
     fs::write(&path, lines(1)).unwrap();
     let sets = folder(dir.path(), "sets", child("silent-child"));
-    let error = get(&sets, &rows(&path)).unwrap_err().to_string();
-    assert!(
-        error.starts_with("data.train: the reading process ended without an answer (exit status"),
-        "{error}"
-    );
+    let error = get(&sets, &rows(&path)).unwrap_err();
+    let told = "data.train: 5 times in a row the reading process ended without an answer (exit";
+    assert!(error.to_string().starts_with(told), "{error}");
+    assert!(matches!(error, GetError::Make(MakeError::Lost(_))));
     assert_eq!(fs::read_dir(dir.path().join("sets")).unwrap().count(), 0);
+}
+
+/// What crashes each child is in what it reads: nothing is to be gained by waiting.
+fn a_child_that_crashes_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    fs::write(&path, lines(1)).unwrap();
+    let error = get(
+        &folder(dir.path(), "sets", child("crash-child")),
+        &rows(&path),
+    )
+    .unwrap_err();
+    let told = "data.train: 5 times in a row the reading process ended without an answer (signal";
+    assert!(error.to_string().starts_with(told), "{error}");
+    assert!(matches!(error, GetError::Make(MakeError::Told(_))));
+}
+
+fn a_child_that_is_killed_or_stopped_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    fs::write(&path, lines(3000)).unwrap();
+    let expected = get(&folder(dir.path(), "b", Maker::InProcess), &rows(&path)).unwrap();
+    for (signal, cause) in [
+        ("-KILL", "ended without an answer (signal: 9 (SIGKILL))"),
+        ("-STOP", "got no further for 1 s"),
+    ] {
+        let mark = dir.path().join(signal);
+        let maker = child_with(&["once-child", signal, mark.to_str().unwrap()]);
+        let (sets, mut heard) = (folder(dir.path(), &format!("sets{signal}"), maker), None);
+        let set = sets.get(&rows(&path), &Whole, &mut |status| {
+            if let MakeStatus::Again { cause, .. } = status {
+                heard = Some(cause.to_owned());
+            }
+            true
+        });
+        let set = set.unwrap();
+        assert_eq!(heard.unwrap(), format!("the reading process {cause}"));
+        let made = (0..set.len()).flat_map(|record| set.record(record).unwrap());
+        assert!(made.collect::<Vec<_>>() == expected, "{signal}");
+    }
 }
 
 fn who_leaves_ends_the_child() {
@@ -139,9 +201,9 @@ fn who_leaves_ends_the_child() {
     fs::write(&path, lines(200_000)).unwrap();
     let sets = folder(dir.path(), "sets", child("ingest-child"));
     let mut heard = 0;
-    let left = sets.get(&rows(&path), &Whole, &mut |done| {
-        heard = done.rows;
-        done.rows == 0
+    let left = sets.get(&rows(&path), &Whole, &mut |status| {
+        heard = status.done().rows;
+        heard == 0
     });
     assert!(matches!(left, Err(GetError::Make(MakeError::Unwanted))));
     assert!(

@@ -15,6 +15,7 @@ use r1d_job::{Job, JobError};
 use r1d_link::work::{Accepted, Directory};
 use r1d_proto::control::plan::{Plan, PlanStage};
 use r1d_proto::ids::JobId;
+use r1d_proto::remedy::is_the_machines;
 use r1d_rewards::Rewards;
 use r1d_store::{Disk, JobLayout, StoreError, write_file};
 use std::collections::BTreeMap;
@@ -45,14 +46,12 @@ pub(crate) enum AcceptError {
 impl AcceptError {
     /// Whether the job is at fault, not the daemon.
     pub(crate) fn is_the_jobs(&self) -> bool {
-        !matches!(self, AcceptError::LoadedJob(LoadError::Sets(error)) if error.is_the_disks())
-            && matches!(
-                self,
-                AcceptError::Job(_)
-                    | AcceptError::Reach(_)
-                    | AcceptError::Inputs(_)
-                    | AcceptError::LoadedJob(_)
-            )
+        match self {
+            AcceptError::LoadedJob(error) => !error.is_the_machines(),
+            AcceptError::Inputs(error) => !is_the_machines(error),
+            AcceptError::Job(_) | AcceptError::Reach(_) => true,
+            AcceptError::Output(_) | AcceptError::File(_) | AcceptError::Keep(_) => false,
+        }
     }
 }
 

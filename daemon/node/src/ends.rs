@@ -18,6 +18,15 @@ pub(crate) fn unkept(error: &(dyn std::error::Error + 'static)) -> End {
     }
 }
 
+/// The end of an attempt if the machine kept it from what it needed: the job waits.
+pub(crate) fn failed_by_machine(error: &(dyn std::error::Error + 'static)) -> End {
+    let cause = match said_by_the_system(error).and_then(remedy) {
+        Some(what) => format!("{error}: {what}"),
+        None => error.to_string(),
+    };
+    End::Away { cause }
+}
+
 /// The end of an attempt if the rows of a step cannot be read. A damaged token set is made again
 /// when the job's inputs are opened.
 pub(crate) fn unread(error: StepError) -> End {

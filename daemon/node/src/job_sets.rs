@@ -6,8 +6,8 @@ use crate::tokenizers::Tokenizers;
 use r1d_data::{DataError, dataset};
 use r1d_ingest::preferences::{Reading as PreferenceReading, Whole};
 use r1d_ingest::{
-    Contents, GetError, Lengths, MakeError, Order, Preferences, Prompts, Rendering, Request, Rows,
-    RowsRef, SetError, Supervision, TaughtRef, TokenSet, TokenSets,
+    Contents, GetError, Lengths, MakeError, MakeStatus, Order, Preferences, Prompts, Rendering,
+    Request, Rows, RowsRef, SetError, Supervision, TaughtRef, TokenSet, TokenSets,
 };
 use r1d_job::{
     DataSource, Dpo, Job, Pretrain, RewardLoss, RewardModel, Sft, Stage, TemplateSource,
@@ -53,14 +53,16 @@ pub(crate) type Made<'a> =
     &'a dyn Fn(&str) -> Result<Option<PathBuf>, Box<dyn Error + Send + Sync>>;
 
 impl SetsError {
-    /// Whether the daemon's disk is at fault, not what the job names.
-    pub(crate) fn is_the_disks(&self) -> bool {
+    /// Whether the daemon's disk or the machine is at fault, not what the job names.
+    pub(crate) fn is_the_machines(&self) -> bool {
         matches!(
             self,
             SetsError::Open(_)
                 | SetsError::Get(
                     GetError::Folder { .. }
-                        | GetError::Make(MakeError::Set(_) | MakeError::Write(_))
+                        | GetError::Make(
+                            MakeError::Set(_) | MakeError::Write(_) | MakeError::Lost(_)
+                        )
                 )
         )
     }
@@ -296,9 +298,10 @@ impl<'a> JobSets<'a> {
             Request::Rows { .. } => "reading",
             _ => "tokenising",
         };
-        let watch = &mut |done| self.reading.set(doing, done).is_ok();
+        let watch = &mut |status: MakeStatus<'_>| self.reading.set(doing, status).is_ok();
         let got = self.ingest.sets.get(request, &contents, watch);
-        self.reading.wanted()?;
+        // Nothing of it is awaited any more.
+        self.reading.set(doing, MakeStatus::Waiting)?;
         got.map_err(SetsError::Get)
     }
 

@@ -88,7 +88,7 @@ use job_sets::Ingest;
 use live_reports::LiveReports;
 use old_workers::{OldWorkers, WorkersLock};
 use orders::{Device, OrderParts, Orders};
-use r1d_ingest::{Maker, TokenSets};
+use r1d_ingest::{IDLE_MAX, Maker, TokenSets};
 use r1d_job::daemon::Torch;
 use r1d_ledger::Session;
 use r1d_link::{NodeEnd, Outbox, Report};
@@ -237,7 +237,11 @@ fn context(setup: &NodeSetup, reports: Outbox<Report>) -> Result<NodeContext, No
     let sets = TokenSets::open(
         &setup.layout.token_sets(),
         reuse::build(),
-        Maker::Child { program, args },
+        Maker::Child {
+            program,
+            args,
+            idle_max: IDLE_MAX,
+        },
         TOKEN_SETS_BYTES_MAX,
     );
     let devices: Arc<[String]> = setup.devices.clone().into();

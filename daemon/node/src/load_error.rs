@@ -5,6 +5,7 @@ use crate::job_sets::SetsError;
 use crate::reading::Unwanted;
 use r1d_data::DataError;
 use r1d_job::JobError;
+use r1d_proto::remedy::is_the_machines;
 use r1d_rewards::RewardError;
 use std::path::PathBuf;
 
@@ -63,4 +64,19 @@ pub(crate) enum LoadError {
     NoModel { model: usize },
     #[error(transparent)]
     Unwanted(#[from] Unwanted),
+}
+
+impl LoadError {
+    /// Whether the machine or the daemon's disk is at fault, not what the job names: another try
+    /// may succeed.
+    pub(crate) fn is_the_machines(&self) -> bool {
+        match self {
+            LoadError::Sets(error) if error.is_the_machines() => true,
+            LoadError::Reward {
+                source: RewardError::Lost { .. },
+                ..
+            } => true,
+            error => is_the_machines(error),
+        }
+    }
 }

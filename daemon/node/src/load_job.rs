@@ -80,6 +80,7 @@ impl LoadedJob {
         reading: &Reading,
     ) -> Result<LoadedJob, LoadError> {
         let parts = parts(&job);
+        let rewards = &rewards.telling(reading.of_plugins());
         reading.at("reading the models' files", 0, parts)?;
         let models = open_models(&job, &ingest.tokenizers)?;
         let facts: Vec<ModelShape> = models.iter().map(|model| model.facts.clone()).collect();

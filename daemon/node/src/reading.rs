@@ -1,10 +1,10 @@
 //! The reading of a job's files for a client: its progress, and whether a client still waits for
 //! it.
 
-use r1d_ingest::Done;
+use r1d_ingest::{Done, MakeStatus};
 use r1d_proto::control::job::Activity;
 use r1d_proto::world::SharedClock;
-use r1d_rewards::Abandoned;
+use r1d_rewards::{Abandoned, LoadListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +13,37 @@ use std::time::Duration;
 pub(crate) struct Reading(Arc<ReadingState>);
 
 struct ReadingState {
-    /// The part that is read now, and the token set that is made for it.
-    at: Mutex<(Activity, Option<SetAt>)>,
+    at: Mutex<At>,
     unwanted: Abandoned,
     clock: SharedClock,
+}
+
+/// What is read now.
+struct At {
+    /// The part of the job.
+    part: Activity,
+    detail: Detail,
+    /// When who is at it is given up, if nothing is heard of it until then.
+    deadline: Option<Duration>,
+}
+
+/// What is done for the part.
+enum Detail {
+    None,
+    /// A token set is made.
+    Set(SetAt),
+    /// In words.
+    Text(String),
+}
+
+impl At {
+    fn new(part: Activity) -> At {
+        At {
+            part,
+            detail: Detail::None,
+            deadline: None,
+        }
+    }
 }
 
 /// How far a token set is.
@@ -76,41 +103,64 @@ impl Reading {
     /// A reading that has not begun.
     pub(crate) fn new(clock: SharedClock) -> Reading {
         Reading(Arc::new(ReadingState {
-            at: Mutex::new((activity("waiting for its turn", 0, 1), None)),
+            at: Mutex::new(At::new(activity("waiting for its turn", 0, 1))),
             unwanted: Abandoned::default(),
             clock,
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, (Activity, Option<SetAt>)> {
+    fn state(&self) -> MutexGuard<'_, At> {
         self.0.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports what is done now, when `done` of `total` parts are finished. An error means that the
     /// rest is not wanted.
     pub(crate) fn at(&self, doing: &str, done: usize, total: usize) -> Result<(), Unwanted> {
-        *self.state() = (activity(doing, done as u64, total as u64), None);
+        *self.state() = At::new(activity(doing, done as u64, total as u64));
         self.wanted()
     }
 
-    /// Reports how far a token set of the present part is; `doing` is what happens to its rows. An
-    /// error means that the rest is not wanted.
-    pub(crate) fn set(&self, doing: &'static str, done: Done) -> Result<(), Unwanted> {
-        let (_, set) = &mut *self.state();
-        let is_same = |set: &&mut SetAt| set.doing == doing && set.done.bytes <= done.bytes;
-        match set.as_mut().filter(is_same) {
+    /// Reports what becomes of a token set of the present part; `doing` is what happens to its
+    /// rows. An error means that the rest is not wanted.
+    pub(crate) fn set(&self, doing: &'static str, status: MakeStatus<'_>) -> Result<(), Unwanted> {
+        let (at, now) = (&mut *self.state(), self.0.clock.now());
+        at.deadline = match status {
+            MakeStatus::Waiting => None,
+            MakeStatus::Working { left, .. } => left.map(|left| now + left),
+            MakeStatus::Again { pause, .. } => Some(now + pause),
+        };
+        match (&mut at.detail, status) {
+            (detail, MakeStatus::Again { cause, pause }) => {
+                let s = pause.as_secs_f64();
+                *detail = Detail::Text(format!("{doing} begins again in {s} s, because {cause}"));
+            }
             // Its maker has not begun.
-            _ if done.rows == 0 => *set = None,
-            Some(set) => set.done = done,
-            None => {
-                *set = Some(SetAt {
+            (detail, status) if status.done().rows == 0 => *detail = Detail::None,
+            (Detail::Set(set), status)
+                if set.doing == doing && set.done.bytes <= status.done().bytes =>
+            {
+                set.done = status.done();
+            }
+            (detail, status) => {
+                let done = status.done();
+                *detail = Detail::Set(SetAt {
                     doing,
-                    first: (self.0.clock.now(), done.bytes),
+                    first: (now, done.bytes),
                     done,
                 });
             }
         }
         self.wanted()
+    }
+
+    /// Hears what the loading of a plugin is at.
+    pub(crate) fn of_plugins(&self) -> LoadListener {
+        let reading = self.clone();
+        Arc::new(move |at| {
+            let detail = at.map_or(Detail::None, |at| Detail::Text(at.into()));
+            let state = &mut *reading.state();
+            (state.detail, state.deadline) = (detail, None);
+        })
     }
 
     /// An error means that the rest is not wanted.
@@ -123,12 +173,21 @@ impl Reading {
     }
 
     pub(crate) fn now(&self) -> Activity {
-        let (part, set) = &*self.state();
-        let mut now = part.clone();
-        if let Some(set) = set {
-            now.doing = format!("{}: {}", now.doing, set.shown(self.0.clock.now()));
+        let at = &*self.state();
+        let detail = match &at.detail {
+            Detail::None => return at.part.clone(),
+            Detail::Set(set) => set.shown(self.0.clock.now()),
+            Detail::Text(text) => text.clone(),
+        };
+        Activity {
+            doing: format!("{}: {detail}", at.part.doing),
+            ..at.part.clone()
         }
-        now
+    }
+
+    /// When who is at it is given up, if nothing is heard of it until then.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.state().deadline
     }
 
     /// The flag for a part that takes long by itself: loading a plugin.
@@ -181,10 +240,10 @@ mod tests {
         let wanted = reading.until_dropped();
         assert_eq!(reading.at("data set `train`", 1, 3), Ok(()));
         assert_eq!(reading.now(), activity("data set `train`", 1, 3));
-        assert_eq!(reading.set("reading", Done::default()), Ok(()));
+        assert_eq!(reading.set("reading", MakeStatus::Waiting), Ok(()));
         assert_eq!(reading.now(), activity("data set `train`", 1, 3));
         drop(wanted);
-        assert_eq!(reading.set("reading", Done::default()), Err(Unwanted));
+        assert_eq!(reading.set("reading", MakeStatus::Waiting), Err(Unwanted));
         assert_eq!(reading.at("data set `test`", 2, 3), Err(Unwanted));
     }
 
@@ -200,7 +259,12 @@ mod tests {
                 bytes,
                 bytes_total,
             };
-            reading.set(doing, done).unwrap();
+            let left = Some(Duration::from_secs(5));
+            reading
+                .set(doing, MakeStatus::Working { done, left })
+                .unwrap();
+            let deadline = Duration::from_millis(at_ms + 5000);
+            assert_eq!(reading.deadline(), Some(deadline));
             reading.now().doing
         };
         reading.at("data set `train`", 1, 3).unwrap();
@@ -226,7 +290,28 @@ mod tests {
             "data set `train`: tokenising row 2048, 2.0 of 2000.0 MB",
             "no pace, no time left"
         );
+        let (cause, pause) = ("it was killed", Duration::from_millis(1500));
+        reading
+            .set("tokenising", MakeStatus::Again { cause, pause })
+            .unwrap();
+        assert_eq!(
+            reading.now().doing,
+            "data set `train`: tokenising begins again in 1.5 s, because it was killed"
+        );
+        assert_eq!(reading.deadline(), Some(Duration::from_millis(10_500)));
         reading.at("data set `test`", 2, 3).unwrap();
         assert_eq!(reading.now().doing, "data set `test`");
+        assert_eq!(reading.deadline(), None);
+    }
+
+    #[test]
+    fn a_plugin_that_is_loaded_is_named() {
+        let reading = Reading::new(Arc::new(Hand::default()));
+        reading.at("stage `a`", 1, 3).unwrap();
+        let hear = reading.of_plugins();
+        hear(Some("plugin b is being compiled"));
+        assert_eq!(reading.now().doing, "stage `a`: plugin b is being compiled");
+        hear(None);
+        assert_eq!(reading.now().doing, "stage `a`");
     }
 }

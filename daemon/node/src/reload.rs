@@ -77,15 +77,17 @@ pub(crate) enum ReloadError {
 
 impl ReloadError {
     pub(crate) fn is_the_daemons(&self) -> bool {
-        matches!(
-            self,
-            ReloadError::Daemon(_)
-                | ReloadError::Ledger(
-                    LedgerError::Io { .. }
-                        | LedgerError::Storage { .. }
-                        | LedgerError::Interrupted { .. }
-                )
-        )
+        matches!(self, ReloadError::LoadedJob(error) if error.is_the_machines())
+            || matches!(
+                self,
+                ReloadError::Daemon(_)
+                    | ReloadError::Reward(RewardError::Lost { .. })
+                    | ReloadError::Ledger(
+                        LedgerError::Io { .. }
+                            | LedgerError::Storage { .. }
+                            | LedgerError::Interrupted { .. }
+                    )
+            )
     }
 }
 

@@ -1,8 +1,39 @@
 //! What people can do about an error of the operating system.
 
+use rustix::io::Errno;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+
+/// What the system says where the machine is out of something, or its disk or network fails,
+/// whatever file is at hand.
+const MACHINES: [Errno; 18] = [
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOMEM,
+    Errno::NOBUFS,
+    Errno::AGAIN,
+    Errno::IO,
+    Errno::NXIO,
+    Errno::NODEV,
+    Errno::REMOTEIO,
+    Errno::STALE,
+    Errno::TIMEDOUT,
+    Errno::HOSTDOWN,
+    Errno::HOSTUNREACH,
+    Errno::NETDOWN,
+    Errno::NETUNREACH,
+    Errno::NOTCONN,
+    Errno::CONNRESET,
+    Errno::SHUTDOWN,
+];
+
+/// Whether the operating system's error within `error` says nothing of the file that was at hand:
+/// the machine is out of something, or fails.
+pub fn is_the_machines(error: &(dyn Error + 'static)) -> bool {
+    let number = said_by_the_system(error).and_then(Errno::from_io_error);
+    number.is_some_and(|number| MACHINES.contains(&number))
+}
 
 /// What people can do about a failed write; `None` if only the daemon is at fault.
 pub fn remedy(error: &io::Error) -> Option<&'static str> {
@@ -17,7 +48,12 @@ pub fn remedy(error: &io::Error) -> Option<&'static str> {
         | ErrorKind::AlreadyExists => error
             .raw_os_error()
             .map(|_| "put there what was there before"),
-        _ => error.raw_os_error().map(|_| "see to that file system"),
+        _ => match Errno::from_io_error(error)? {
+            Errno::MFILE => Some("let the daemon open more files (LimitNOFILE= of its unit)"),
+            Errno::NFILE => Some("let the machine open more files (fs.file-max)"),
+            Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN => Some("see to the machine's memory"),
+            _ => Some("see to that file system"),
+        },
     }
 }
 
@@ -59,6 +95,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_machine_is_out_of_is_no_fault_of_a_file() {
+        let is_the_machines = |number| is_the_machines(&io::Error::from_raw_os_error(number));
+        // EMFILE, ENFILE, ENOMEM, EIO, ESTALE; ENOENT, EACCES, EISDIR, EINVAL.
+        assert_eq!([24, 23, 12, 5, 116].map(is_the_machines), [true; 5]);
+        assert_eq!([2, 13, 21, 22].map(is_the_machines), [false; 4]);
+    }
+
+    #[test]
     fn what_the_system_says_of_a_write_is_for_somebody_to_mend() {
         let of = |number| remedy(&io::Error::from_raw_os_error(number));
         // ENOSPC, EDQUOT; EROFS; EACCES, EPERM.
@@ -71,11 +115,19 @@ mod tests {
             [13, 1].map(of),
             [Some("let the daemon's user write there"); 2]
         );
-        // EIO, EMFILE, ENODEV, ESTALE, ENOTCONN, EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
+        // EIO, ENODEV, ESTALE, ENOTCONN, EFBIG; ENOENT, ENOTDIR, EISDIR, EEXIST.
         assert_eq!(
-            [5, 24, 19, 116, 107, 27].map(of),
-            [Some("see to that file system"); 6]
+            [5, 19, 116, 107, 27].map(of),
+            [Some("see to that file system"); 5]
         );
+        // EMFILE, ENFILE.
+        assert!(
+            [24, 23]
+                .map(of)
+                .iter()
+                .all(|what| what.is_some_and(|what| what.contains("open more files")))
+        );
+        assert_eq!(of(12), Some("see to the machine's memory"));
         assert_eq!(
             [2, 20, 21, 17].map(of),
             [Some("put there what was there before"); 4]

@@ -4,9 +4,9 @@
 //!
 //! The child is the daemon's own executable (`/proc/self/exe`, which outlives an upgrade of the
 //! file), started with arguments that make it call [`serve_child`]; its standard input is one end
-//! of a socket pair that carries one [`r1d_proto::frame`] each way. It has no environment, no
-//! capability to gain privileges, another user's id when the daemon is root, and limits on memory,
-//! processor time and files.
+//! of a socket pair that carries one [`r1d_proto::frame`] each way. One that ends before it has
+//! answered is replaced ([`r1d_child`]). It has no environment, no capability to gain privileges,
+//! another user's id when the daemon is root, and limits on memory, processor time and files.
 //!
 //! The child protects the daemon's life, not its secrets: if the daemon is not root, the child has
 //! the daemon's own user id, and its answer is run as code. Cranelift is trusted to make code that
@@ -15,18 +15,18 @@
 use crate::abandoned::Abandoned;
 use crate::engine;
 use crate::gate::LOOK;
+use r1d_child::{Blame, ChildProcess, Ending, Lost};
 use r1d_proto::frame::{self, Format, FrameError};
-use r1d_proto::shown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::ffi::OsString;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 /// Milliseconds that compiling may take for any component; every [`COMPILE_BYTES_PER_MS`] bytes of
@@ -36,6 +36,12 @@ const COMPILE_BYTES_PER_MS: u64 = 100;
 const COMPILE_MS_MAX: u64 = 300_000;
 /// Processor time per wall-clock time: the threads' processor times add up.
 const CPU_PER_WALL_MAX: u64 = 4;
+/// A child that is late and had less than this part of the time on one processor was stopped, or
+/// the machine is too busy: that says nothing of the component.
+const PROCESSOR_SHARE_MIN: u64 = 4;
+/// Seconds of processor time between the signal that tells of its limit and the one that ends any
+/// process.
+const PROCESSOR_GRACE_S: u64 = 5;
 /// Number of components that are compiled at a time.
 pub(crate) const COMPILES_MAX: u32 = 2;
 /// Number of threads of one compilation; each takes memory of its own.
@@ -46,8 +52,6 @@ const MEMORY_BYTES_MIN: u64 = 512 << 20;
 const MEMORY_PER_BYTE: u64 = 64;
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
 const ADDRESS_SPACE_BYTES_MAX: u64 = 8 << 30;
-/// Bytes that are read from a dying child's standard error.
-const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
 /// Messages about missing memory: Rust's, and the system's.
 const NO_MEMORY: [&str; 2] = ["memory allocation of", "Cannot allocate memory"];
 const OPEN_FILES_MAX: u64 = 32;
@@ -78,19 +82,34 @@ struct Reply {
     code: Result<Vec<u8>, String>,
 }
 
+/// Why there is no code.
+pub(crate) enum CompileError {
+    /// The component is at fault, in words.
+    Refused(String),
+    /// The machine is at fault, in words.
+    Lost(String),
+    /// The code is no longer wanted.
+    Abandoned,
+}
+
 impl Compiler {
-    /// Returns serialised machine code for this engine's settings. The error is the reason in a few
-    /// words, or `None` if the code is no longer wanted.
+    /// Returns serialised machine code for this engine's settings. `told` hears in words when a
+    /// child was lost and another is tried.
     pub(crate) fn compile(
         &self,
         component: &[u8],
         abandoned: &Abandoned,
-    ) -> Result<Vec<u8>, Option<String>> {
+        told: &dyn Fn(&str),
+    ) -> Result<Vec<u8>, CompileError> {
         match self {
-            Compiler::InProcess => precompile(component).map_err(Some),
-            Compiler::Child { program, args } => {
-                in_child(program.clone(), args, component, abandoned)
+            Compiler::InProcess => precompile(component).map_err(CompileError::Refused),
+            Compiler::Child { program, args } => CompilerChild {
+                program,
+                args,
+                component,
+                abandoned,
             }
+            .compile(told),
         }
     }
 }
@@ -119,75 +138,120 @@ fn processor_s_max(component_bytes: usize) -> u64 {
     CPU_PER_WALL_MAX * wall_ms_max(component_bytes) / 1000
 }
 
-fn in_child(
-    program: PathBuf,
-    args: &[OsString],
-    component: &[u8],
-    abandoned: &Abandoned,
-) -> Result<Vec<u8>, Option<String>> {
-    let failed =
-        |what: &str, e: &dyn std::fmt::Display| Some(format!("{what} the compiling process: {e}"));
-    let (mut ours, theirs) = UnixStream::pair().map_err(|e| failed("cannot connect to", &e))?;
-    let wall_ms = wall_ms_max(component.len());
-    let wait = Some(Duration::from_millis(wall_ms));
-    ours.set_read_timeout(wait)
-        .and_then(|()| ours.set_write_timeout(wait))
-        .map_err(|e| failed("cannot connect to", &e))?;
-    let mut child = Command::new(&program)
-        .args(args)
-        .env_clear()
-        .env("RAYON_NUM_THREADS", COMPILE_THREADS)
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed(&format!("cannot start {} as", program.display()), &e))?;
-    let request = Request {
-        component: component.to_vec(),
-    };
-    let written = frame::write_blocking(&mut ours, Format::Postcard, &request);
-    let reply = written.and_then(|()| {
-        if answers(&ours, wall_ms, abandoned) {
-            frame::read_blocking::<Reply>(&mut ours, Format::Postcard)
-        } else {
-            Err(FrameError::Io(std::io::ErrorKind::TimedOut.into()))
-        }
-    });
-    // The child has answered, died or run out of time, or its answer is no longer wanted: in each
-    // case the process can go.
-    let _ = child.kill();
-    let (status, said) = (child.wait(), last_words(&mut child));
-    if abandoned.is_set() {
-        return Err(None);
+/// The child that compiles one component, as it is started.
+struct CompilerChild<'a> {
+    program: &'a Path,
+    args: &'a [OsString],
+    component: &'a [u8],
+    abandoned: &'a Abandoned,
+}
+
+impl CompilerChild<'_> {
+    /// Has a child compile the component, and another if that one is lost, of which `told` hears.
+    fn compile(&self, told: &dyn Fn(&str)) -> Result<Vec<u8>, CompileError> {
+        let wanted = || !self.abandoned.is_set();
+        let compiled = r1d_child::with_retries(
+            || self.attempt(),
+            |lost, pause| {
+                let s = pause.as_secs_f64();
+                told(&format!("compiled again in {s} s, because {}", lost.cause));
+                if r1d_child::pause(pause, wanted) {
+                    Ok(())
+                } else {
+                    Err(CompileError::Abandoned)
+                }
+            },
+        );
+        compiled.map_err(|ending| match ending {
+            Ending::Other(error) => error,
+            Ending::Lost(Lost { cause, blame }) => match blame {
+                Blame::Itself => CompileError::Refused(cause),
+                Blame::Outside => CompileError::Lost(cause),
+            },
+        })
     }
-    let memory = || {
-        let (limit, bytes) = (memory_bytes_max(component.len()) >> 20, component.len());
-        format!(
-            "compiling it takes more memory than the limit of {limit} MiB for a component of \
-             {bytes} bytes"
-        )
-    };
-    let is_memory = |text: &str| NO_MEMORY.iter().any(|words| text.contains(words));
-    match (reply, status) {
-        (Ok(Reply { code: Ok(code) }), _) => Ok(code),
-        (Ok(Reply { code: Err(why) }), _) => {
-            Err(Some(if is_memory(&why) { memory() } else { why }))
+
+    fn attempt(&self) -> Result<Vec<u8>, Ending<CompileError>> {
+        let (bytes, lost) = (self.component.len(), |cause, blame| Lost { cause, blame });
+        let wall_ms = wall_ms_max(bytes);
+        let mut command = Command::new(self.program);
+        command
+            .args(self.args)
+            .env_clear()
+            .env("RAYON_NUM_THREADS", COMPILE_THREADS)
+            .stdout(Stdio::null());
+        let mut child =
+            ChildProcess::start(&mut command, Duration::from_millis(wall_ms)).map_err(|error| {
+                let program = self.program.display();
+                let cause = format!("the compiling process, {program}, cannot be started: {error}");
+                Ending::Lost(lost(cause, Blame::Outside))
+            })?;
+        let request = Request {
+            component: self.component.to_vec(),
+        };
+        let written = frame::write_blocking(&mut child.stream, Format::Postcard, &request);
+        let reply = written.and_then(|()| {
+            if answers(&child.stream, wall_ms, self.abandoned) {
+                frame::read_blocking::<Reply>(&mut child.stream, Format::Postcard)
+            } else {
+                Err(FrameError::Io(io::ErrorKind::TimedOut.into()))
+            }
+        });
+        // The child has answered, died or run out of time, or its answer is no longer wanted: in
+        // each case the process can go.
+        let ended = child.end();
+        if self.abandoned.is_set() {
+            return Err(Ending::Other(CompileError::Abandoned));
         }
-        (Err(FrameError::Io(e)), _)
-            if matches!(
-                e.kind(),
-                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-            ) =>
-        {
-            Err(Some(format!(
+        let refused = |why| Err(Ending::Other(CompileError::Refused(why)));
+        let error = match reply {
+            Ok(Reply { code: Ok(code) }) => return Ok(code),
+            Ok(Reply { code: Err(why) }) if is_memory(&why) => return refused(over_memory(bytes)),
+            Ok(Reply { code: Err(why) }) => return refused(why),
+            Err(error) => error,
+        };
+        let had_ms = ended.processor_ms;
+        match error {
+            error if is_late(&error) && had_ms < wall_ms / PROCESSOR_SHARE_MIN => {
+                let cause = format!(
+                    "the compiling process was let compute for {:.1} s of {} s",
+                    had_ms as f64 / 1000.0,
+                    wall_ms / 1000
+                );
+                Err(Ending::Lost(lost(cause, Blame::Outside)))
+            }
+            error if is_late(&error) => refused(format!(
                 "compiling it takes longer than {} s",
                 wall_ms / 1000
-            )))
+            )),
+            _ if is_memory(&ended.said) => refused(over_memory(bytes)),
+            _ if ended.by(Signal::XCPU) => refused(format!(
+                "compiling it takes more processor time than the limit of {} s",
+                processor_s_max(bytes)
+            )),
+            _ => {
+                let cause = format!("the compiling process ended without an answer {ended}");
+                Err(Ending::Lost(lost(cause, ended.blame())))
+            }
         }
-        (Err(_), _) if is_memory(&said) => Err(Some(memory())),
-        (Err(e), status) => Err(Some(ended(status, component.len(), &said, &e))),
     }
+}
+
+fn is_late(error: &FrameError) -> bool {
+    use io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error, FrameError::Io(e) if matches!(e.kind(), WouldBlock | TimedOut))
+}
+
+fn is_memory(text: &str) -> bool {
+    NO_MEMORY.iter().any(|words| text.contains(words))
+}
+
+fn over_memory(component_bytes: usize) -> String {
+    let limit = memory_bytes_max(component_bytes) >> 20;
+    format!(
+        "compiling it takes more memory than the limit of {limit} MiB for a component of \
+         {component_bytes} bytes"
+    )
 }
 
 /// Waits until the child writes or ends. Returns false when its time is over, or its answer is no
@@ -208,89 +272,52 @@ fn answers(stream: &UnixStream, wall_ms: u64, abandoned: &Abandoned) -> bool {
     false
 }
 
-/// The beginning of a dead child's standard error.
-fn last_words(child: &mut Child) -> String {
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // An empty text is no error.
-        let _ = stderr.take(LAST_WORDS_BYTES_MAX).read_to_end(&mut said);
-    }
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-/// Describes how a child ended that gave no answer.
-fn ended(
-    status: std::io::Result<ExitStatus>,
-    component_bytes: usize,
-    said: &str,
-    error: &FrameError,
-) -> String {
-    let said = said.trim();
-    let said = if said.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", shown::quote(said))
-    };
-    match status.map(|status| {
-        (
-            status
-                .signal()
-                .and_then(rustix::process::Signal::from_named_raw),
-            status,
-        )
-    }) {
-        Ok((Some(rustix::process::Signal::XCPU), _)) => {
-            format!(
-                "compiling it takes more processor time than the limit of {} s",
-                processor_s_max(component_bytes)
-            )
-        }
-        Ok((_, status)) => {
-            format!("the compiling process ended without an answer ({status}){said}")
-        }
-        Err(_) => format!("the compiling process ended without an answer ({error}){said}"),
-    }
-}
-
 /// The child's `main`: gives up privileges, then compiles the one component that comes over
 /// standard input.
 pub fn serve_child() -> ExitCode {
-    if let Err(e) = give_up_privileges() {
-        eprintln!("cannot give up privileges: {e}");
-        return ExitCode::FAILURE;
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
-    let Ok(input) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    let mut stream = UnixStream::from(input);
-    let Ok(request) = frame::read_blocking::<Request>(&mut stream, Format::Postcard) else {
-        return ExitCode::FAILURE;
-    };
+}
+
+fn serve() -> Result<(), Box<dyn Error>> {
+    give_up_privileges().map_err(|e| format!("cannot give up privileges: {e}"))?;
+    r1d_child::die_with_parent()?;
+    let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let request = frame::read_blocking::<Request>(&mut stream, Format::Postcard)?;
     let bytes = request.component.len();
-    let limits = limit(Resource::Data, memory_bytes_max(bytes))
-        .and_then(|()| limit(Resource::Cpu, processor_s_max(bytes)));
-    if let Err(e) = limits {
-        eprintln!("cannot limit memory and processor time: {e}");
-        return ExitCode::FAILURE;
-    }
+    limit(Resource::Data, memory_bytes_max(bytes), 0)
+        .and_then(|()| limit(Resource::Cpu, processor_s_max(bytes), PROCESSOR_GRACE_S))
+        .map_err(|e| format!("cannot limit memory and processor time: {e}"))?;
     let reply = Reply {
         code: precompile(&request.component),
     };
     match frame::write_blocking(&mut stream, Format::Postcard, &reply) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        // So would the code of another child be.
+        Err(FrameError::TooLong(bytes)) => {
+            let code = Err(format!(
+                "its code would have {bytes} bytes: make it smaller"
+            ));
+            frame::write_blocking(&mut stream, Format::Postcard, &Reply { code })?;
+        }
+        written => written?,
     }
+    Ok(())
 }
 
-fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {
-    let max = rustix::process::getrlimit(resource)
-        .maximum
-        .map_or(max, |hard| hard.min(max));
+/// Sets a limit, and `grace` more for what the process is ended at without a word.
+fn limit(resource: Resource, max: u64, grace: u64) -> rustix::io::Result<()> {
+    let hard = rustix::process::getrlimit(resource).maximum;
+    let at_most = |max: u64| hard.map_or(max, |hard| hard.min(max));
     rustix::process::setrlimit(
         resource,
         Rlimit {
-            current: Some(max),
-            maximum: Some(max),
+            current: Some(at_most(max)),
+            maximum: Some(at_most(max.saturating_add(grace))),
         },
     )
 }
@@ -298,10 +325,10 @@ fn limit(resource: Resource, max: u64) -> rustix::io::Result<()> {
 /// Limits the process and drops its privileges. It runs before any input is read, and threads that
 /// are started later inherit it.
 fn give_up_privileges() -> rustix::io::Result<()> {
-    limit(Resource::As, ADDRESS_SPACE_BYTES_MAX)?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
-    limit(Resource::Nofile, OPEN_FILES_MAX)?;
+    limit(Resource::As, ADDRESS_SPACE_BYTES_MAX, 0)?;
+    limit(Resource::Core, 0, 0)?;
+    limit(Resource::Fsize, 0, 0)?;
+    limit(Resource::Nofile, OPEN_FILES_MAX, 0)?;
     rustix::thread::set_no_new_privs(true)?;
     if !rustix::process::geteuid().is_root() {
         return Ok(());

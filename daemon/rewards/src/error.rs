@@ -27,6 +27,7 @@ pub enum RewardError {
         /// The file.
         path: PathBuf,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// The file is larger than [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX).
@@ -93,6 +94,17 @@ pub enum RewardError {
         /// The file.
         path: PathBuf,
         /// The reason.
+        why: String,
+    },
+    /// The processes that were to compile the component were lost, and the machine is to blame.
+    #[error(
+        "plugin {path}: not compiled yet: {why}: see to the machine's memory, and to who ends \
+         processes"
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// How they ended.
         why: String,
     },
     /// The component imports functions. Build it for a target without WASI.

@@ -64,7 +64,7 @@ pub use pool::{Calls, Line, Load, Pool, QUEUE_PER_THREAD_MAX, QueueFull};
 pub use world::World;
 
 use cache::CodeCache;
-use compile::COMPILES_MAX;
+use compile::{COMPILES_MAX, CompileError};
 use component::Kind;
 use components::Components;
 use engine::Engine;
@@ -127,6 +127,9 @@ impl RewardSpec {
     }
 }
 
+/// Hears, in words, what a load is at; `None` when it has ended.
+pub type LoadListener = Arc<dyn Fn(Option<&str>) + Send + Sync>;
+
 /// The engine, the code cache and the scoring pool of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Rewards {
@@ -141,6 +144,7 @@ pub struct Rewards {
     trusted: Vec<PublicKey>,
     kept: Option<Blobs>,
     abandoned: Abandoned,
+    listener: LoadListener,
 }
 
 impl Rewards {
@@ -178,6 +182,7 @@ impl Rewards {
             trusted: Vec::new(),
             kept: None,
             abandoned: Abandoned::default(),
+            listener: Arc::new(|_| ()),
         })
     }
 
@@ -185,6 +190,14 @@ impl Rewards {
     pub fn until(&self, abandoned: Abandoned) -> Rewards {
         Rewards {
             abandoned,
+            ..self.clone()
+        }
+    }
+
+    /// The same rewards for a caller who shows what they are at.
+    pub fn telling(&self, listener: LoadListener) -> Rewards {
+        Rewards {
+            listener,
             ..self.clone()
         }
     }
@@ -277,6 +290,17 @@ impl Rewards {
     /// [`Rewards::load`] without trying the configuration: for reading a plugin's description, and
     /// for golden cases, which have configurations of their own.
     pub fn unconfigured(&self, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
+        let name = match &spec.plugin {
+            Plugin::Named(name) => name.clone(),
+            Plugin::Path(path) => path.display().to_string(),
+        };
+        (self.listener)(Some(&format!("loading plugin {name}")));
+        let loaded = self.load_named(&name, spec);
+        (self.listener)(None);
+        loaded
+    }
+
+    fn load_named(&self, name: &str, spec: &RewardSpec) -> Result<LoadedReward, RewardError> {
         let PluginFile {
             path,
             bytes,
@@ -299,7 +323,7 @@ impl Rewards {
             Kind::CoreModule => return Err(RewardError::CoreModule { path }),
             Kind::Other(why) => return Err(RewardError::NotComponent { path, why }),
         }
-        let make = || self.component(&path, &bytes, &sha256, limits.interpreted);
+        let make = || self.component(name, (&path, &bytes), &sha256, limits.interpreted);
         let component = self
             .components
             .get((sha256, limits.interpreted), &self.abandoned, make)?;
@@ -389,8 +413,8 @@ impl Rewards {
 
     fn component(
         &self,
-        path: &Path,
-        bytes: &[u8],
+        name: &str,
+        (path, bytes): (&Path, &[u8]),
         sha256: &[u8; 32],
         interpreted: bool,
     ) -> Result<Component, RewardError> {
@@ -409,9 +433,17 @@ impl Rewards {
                 .compiling
                 .enter_unless(&self.abandoned)
                 .ok_or(RewardError::Abandoned)?;
-            self.compiler
-                .compile(bytes, &self.abandoned)
-                .map_err(|why| why.map_or(RewardError::Abandoned, refused))?
+            let tell = |what: &str| (self.listener)(Some(&format!("plugin {name} is {what}")));
+            tell("being compiled");
+            let compiled = self.compiler.compile(bytes, &self.abandoned, &tell);
+            compiled.map_err(|error| match error {
+                CompileError::Refused(why) => refused(why),
+                CompileError::Lost(why) => RewardError::Lost {
+                    path: path.into(),
+                    why,
+                },
+                CompileError::Abandoned => RewardError::Abandoned,
+            })?
         };
         let component = deserialize(engine, &code).map_err(refused)?;
         if let Some(cache) = &self.cache {

@@ -9,12 +9,25 @@ use r1d_proto::world::SystemClock;
 use r1d_rewards::{Abandoned, Compiler, Options, RewardError, RewardSpec, Rewards};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("compile-child") => return r1d_rewards::serve_child(),
         Some("die-child") => std::process::abort(),
+        Some("fail-child") => return ExitCode::FAILURE,
+        Some("killed-once-child") => {
+            if !Path::new(&args[1]).exists() {
+                std::fs::write(&args[1], "").unwrap();
+                let pid = std::process::id().to_string();
+                let kill = std::process::Command::new("kill")
+                    .args(["-KILL", &pid])
+                    .status();
+                kill.unwrap();
+            }
+            return r1d_rewards::serve_child();
+        }
         Some("count-child") => {
             let mut count = std::fs::OpenOptions::new()
                 .append(true)
@@ -32,7 +45,7 @@ fn main() -> ExitCode {
         Some("--list") => return ExitCode::SUCCESS,
         _ => {}
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         (
             "a_plugin_compiled_by_the_child_runs",
             a_plugin_compiled_by_the_child_runs,
@@ -40,6 +53,10 @@ fn main() -> ExitCode {
         (
             "a_child_that_dies_is_an_error",
             a_child_that_dies_is_an_error,
+        ),
+        (
+            "a_child_that_is_killed_is_replaced",
+            a_child_that_is_killed_is_replaced,
         ),
         (
             "a_bad_component_is_the_childs_error",
@@ -113,9 +130,35 @@ fn a_child_that_dies_is_an_error() {
         .unwrap();
     assert!(
         matches!(&error, RewardError::Compile { why, .. } if why.contains(
-            "ended without an answer")),
+            "5 times in a row the compiling process ended without an answer (signal: 6")),
         "{error}"
     );
+}
+
+/// What ends a child from outside says nothing of the component.
+fn a_child_that_is_killed_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = heard.clone();
+    let rewards = open_with(None, vec!["killed-once-child".into(), mark.into()]);
+    score_is_one(&rewards.telling(Arc::new(move |at: Option<&str>| {
+        told.lock().unwrap().push(at.unwrap_or_default().to_owned());
+    })));
+    let again = "plugin accuracy is compiled again in 0.25 s, because the compiling process ended \
+                 without an answer (signal: 9 (SIGKILL))";
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [
+            "loading plugin accuracy",
+            "plugin accuracy is being compiled",
+            again,
+            ""
+        ]
+    );
+    let error = open(None, "fail-child").load(&RewardSpec::named("accuracy"));
+    let error = error.err().unwrap();
+    assert!(matches!(&error, RewardError::Lost { .. }), "{error}");
 }
 
 fn a_bad_component_is_the_childs_error() {

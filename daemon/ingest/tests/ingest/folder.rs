@@ -110,8 +110,8 @@ fn a_set_is_made_once_shared_and_found_again() {
     let again =
         TokenSets::open(&dir.path().join("sets"), "build".into(), MAKER, BYTES_MAX).unwrap();
     let mut heard = 0;
-    let found = again.get(&request(&path), &Hashed, &mut |done| {
-        heard += done.rows;
+    let found = again.get(&request(&path), &Hashed, &mut |status| {
+        heard += status.done().rows;
         false
     });
     assert_eq!((found.unwrap().len(), heard), (2, 0));
@@ -266,15 +266,15 @@ fn progress_is_told_in_rows_and_bytes() {
     let (_dir, sets) = folder();
     let (_data, path) = file("a.jsonl", &lines(&vec!["a prompt"; 10_000]));
     let mut reading = Vec::new();
-    let rows = sets.get(&request(&path), &Hashed, &mut |done| {
-        reading.push(done);
+    let rows = sets.get(&request(&path), &Hashed, &mut |status| {
+        reading.push(status.done());
         true
     });
     let rows = rows.unwrap();
     let mut tokenising = Vec::new();
     let request = prompts(&rows, &path, TemplateSource::Plain, "2026-01-01");
-    let watch: Watch<'_> = &mut |done| {
-        tokenising.push(done);
+    let watch: Watch<'_> = &mut |status| {
+        tokenising.push(status.done());
         true
     };
     sets.get(&request, &Hashed, watch).unwrap();

@@ -5,7 +5,7 @@ use super::RunContext;
 use crate::checkpoints::{self, Back, Journals, Lost, Survey};
 use crate::context::NodeContext;
 use crate::datasets::DataSets;
-use crate::ends::{unkept, unrecorded};
+use crate::ends::{failed_by_machine, unkept, unrecorded};
 use crate::job_log::JobLog;
 use crate::load_error::LoadError;
 use crate::loaded_job::LoadedJob;
@@ -87,7 +87,7 @@ impl OpenError {
             },
             OpenError::Ledger(error) => unrecorded(&error),
             OpenError::Away(cause) => End::Away { cause },
-            OpenError::LoadedJob(LoadError::Sets(error)) if error.is_the_disks() => unkept(&error),
+            OpenError::LoadedJob(error) if error.is_the_machines() => failed_by_machine(&error),
             error => End::Failed {
                 error: error.to_string(),
             },

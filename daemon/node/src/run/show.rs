@@ -57,7 +57,7 @@ impl Run {
     }
 
     fn loading(&self) -> (Activity, Wait) {
-        // The duration depends on how much there is to read.
+        // The duration depends on how much there is to read; a deadline is for silence.
         let Activity {
             doing,
             done,
@@ -67,6 +67,10 @@ impl Run {
         let wait = self.wait(&format!(
             "data, tokenizer and plugins: {doing} ({done} of {total} parts)"
         ));
+        let wait = match self.reading.deadline() {
+            Some(deadline) => wait.until(deadline),
+            None => wait,
+        };
         let activity = Activity {
             doing: "loading".into(),
             done,
