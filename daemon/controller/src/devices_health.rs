@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// Pause before another try to write the file.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
-/// By the devices' names; devices that never failed a job are left out.
+/// The health of each device, by its name; devices that never failed a job are left out.
 type ByName = BTreeMap<String, DeviceHealth>;
 
 /// The health of all devices. Clones share it.

@@ -33,8 +33,8 @@ impl Daemon {
         Daemon::after(health, state, Duration::from_secs(1_700_000_000))
     }
 
-    /// The next daemon after one that has left this of its devices, which starts at `now`. What it finds
-    /// at the devices is told to it while no job may begin.
+    /// The next daemon after one that has left this of its devices, which starts at `now`. What it
+    /// finds at the devices is told to it while no job may begin.
     fn after(health: Vec<DeviceHealth>, state: State, now: Duration) -> Daemon {
         let devices = health.len();
         let mut daemon = Daemon {
