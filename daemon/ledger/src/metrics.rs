@@ -24,7 +24,7 @@ use r1d_proto::worker::Metrics;
 use r1d_store::{FILE_MODE, JobLayout, create_dir, replace, sync_parent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Steps in a block.

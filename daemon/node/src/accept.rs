@@ -49,7 +49,7 @@ impl AcceptError {
         match self {
             AcceptError::LoadedJob(error) => !error.is_the_machines(),
             AcceptError::Inputs(error) => !is_the_machines(error),
-            AcceptError::Job(_) | AcceptError::Reach(_) => true,
+            AcceptError::Job(_) | AcceptError::Reach(_) | AcceptError::NotReadable(_) => true,
             AcceptError::Output(_) | AcceptError::File(_) | AcceptError::Keep(_) => false,
         }
     }

@@ -6,7 +6,6 @@ mod test_daemon;
 use r1d_proto::control::job::State;
 use r1d_proto::control::node::DeviceStatus;
 use r1d_proto::control::{Request, Response};
-use r1d_proto::ids::JobId;
 use std::fs;
 use test_daemon::TestDaemon;
 
@@ -90,14 +89,14 @@ fn a_job_that_fails_on_a_device_that_is_well_is_the_one_at_fault() {
 
 /// A daemon with two devices, one of which a job keeps busy and the other of which fails every job
 /// although its probes go well; returns both.
-fn with_a_bad_device(daemon: &mut TestDaemon) -> (JobId, usize) {
+fn with_a_bad_device(daemon: &mut TestDaemon) -> (String, usize) {
     daemon.devices(&["cuda:0", "cuda:1"]);
     daemon.plant("open-1", "hang");
     daemon.start();
     let busy = daemon.submit(daemon.job(&[]));
     let bad = daemon.wait("a device that hangs", |daemon| {
         let opens = fs::read_to_string(daemon.path("faults/open.count")).ok()?;
-        let has = |index| device(daemon, index).job.as_ref() == Some(&busy);
+        let has = |index| device(daemon, index).job.is_some_and(|job| job.0 == busy);
         (opens == "1").then(|| (0..2).find(|index| !has(*index)))?
     });
     daemon.plant(&format!("open-on-cuda:{bad}"), "exit 5");
@@ -146,7 +145,7 @@ fn a_quarantine_outlives_the_daemon() {
     daemon.start();
     let problem = daemon.wait("the same quarantine", quarantined);
     assert!(
-        problem.contains("rests") && jobs.iter().all(|job| problem.contains(&job.0)),
+        problem.contains("rests") && jobs.iter().all(|job| problem.contains(job)),
         "{problem}"
     );
     for job in jobs.iter().chain([&busy]) {
