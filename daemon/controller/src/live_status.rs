@@ -216,6 +216,7 @@ impl LiveStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r1d_runner::schedule::ProblemKind;
     use r1d_runner::wait::Wait;
 
     #[test]
