@@ -33,6 +33,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const MAGIC: &[u8; 8] = b"R1DTOKEN";
@@ -230,7 +231,8 @@ pub struct TokenSet {
     checks: Vec<u32>,
     /// A bit for each block whose checksum was found right.
     verified: Vec<AtomicU64>,
-    damaged: AtomicBool,
+    /// Shared with the folder, which has to know it when the set is closed.
+    damaged: Arc<AtomicBool>,
 }
 
 impl TokenSet {
@@ -275,7 +277,7 @@ impl TokenSet {
             verified: (0..blocks.div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
-            damaged: AtomicBool::new(false),
+            damaged: Arc::default(),
         };
         set.facts = set.read(body - header.facts..body)?;
         Ok(set)
@@ -304,6 +306,11 @@ impl TokenSet {
     /// Whether a read has found the file other than it was written.
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// What [`TokenSet::is_damaged`] tells, also after the set was closed.
+    pub(crate) fn damage(&self) -> Arc<AtomicBool> {
+        self.damaged.clone()
     }
 
     /// What is known of the whole set.

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -79,8 +80,21 @@ struct Folder {
 
 #[derive(Debug, Default)]
 struct Sets {
-    open: BTreeMap<Key, Weak<TokenSet>>,
+    /// Sets that are open, and those that were found damaged while they were.
+    open: BTreeMap<Key, OpenSet>,
     making: BTreeSet<Key>,
+}
+
+#[derive(Debug)]
+struct OpenSet {
+    set: Weak<TokenSet>,
+    damaged: Arc<AtomicBool>,
+}
+
+impl OpenSet {
+    fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
 }
 
 impl TokenSets {
@@ -163,8 +177,8 @@ impl TokenSets {
     fn turn(&self, key: &Key, watch: Watch<'_>) -> Result<Option<Turn<'_>>, GetError> {
         let mut sets = self.sets();
         loop {
-            let open = sets.open.get(key).and_then(Weak::upgrade);
-            if let Some(set) = open.filter(|set| !set.is_damaged()) {
+            let whole = sets.open.get(key).filter(|open| !open.is_damaged());
+            if let Some(set) = whole.and_then(|open| open.set.upgrade()) {
                 return Ok(Some(Turn::Open(set)));
             }
             if !sets.making.contains(key) && sets.making.len() < MADE_AT_ONCE {
@@ -193,9 +207,9 @@ impl TokenSets {
             Err(error) => Err(error.into()),
         };
         // One that was found damaged may look whole when it is opened.
-        let known = self.sets().open.get(key).and_then(Weak::upgrade);
+        let is_damaged = self.sets().open.get(key).is_some_and(OpenSet::is_damaged);
         match opened {
-            Ok(set) if known.is_none_or(|known| !known.is_damaged()) => Ok(Some(Arc::new(set))),
+            Ok(set) if !is_damaged => Ok(Some(Arc::new(set))),
             Ok(_) | Err(SetError::Damaged(_)) => {
                 blobs.remove(key).map_err(|error| self.failed(error))?;
                 Ok(None)
@@ -251,7 +265,7 @@ impl TokenSets {
         let sets = self.sets();
         let is_open = |key: &Key| {
             let open = sets.open.get(key);
-            open.is_some_and(|set| set.strong_count() > 0) || sets.making.contains(key)
+            open.is_some_and(|open| open.set.strong_count() > 0) || sets.making.contains(key)
         };
         let is_needed = |key: &Key| needed.contains(key) || is_open(key);
         Ok(self.0.blobs.collect(bytes_max, is_needed)?.bytes)
@@ -278,8 +292,13 @@ impl MakeTurn<'_> {
             .sets
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        sets.open.retain(|_, set| set.strong_count() > 0);
-        sets.open.insert(self.key, Arc::downgrade(set));
+        let is_of_use = |open: &OpenSet| open.set.strong_count() > 0 || open.is_damaged();
+        sets.open.retain(|_, open| is_of_use(open));
+        let open = OpenSet {
+            set: Arc::downgrade(set),
+            damaged: set.damage(),
+        };
+        sets.open.insert(self.key, open);
     }
 }
 
