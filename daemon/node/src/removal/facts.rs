@@ -9,7 +9,7 @@ use r1d_proto::ids::JobId;
 use r1d_store::{Disk, JobLayout, StateLayout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The directories below which a job's results are.
@@ -120,20 +120,22 @@ impl Owners {
         Owners { jobs, elsewhere }
     }
 
-    /// The job in whose directory the path lies, and whether among its results.
-    fn of_path(&self, path: &Path) -> Option<(JobId, bool)> {
+    /// The jobs in whose directories the path lies, and whether among their results. There are two
+    /// where a job has its checkpoints in another's directory.
+    fn of_path(&self, path: &Path) -> Vec<(JobId, bool)> {
         let path = without_links(path);
-        if let Ok(below) = path.strip_prefix(&self.jobs) {
-            let mut names = below.components();
-            let name = |part: Component| part.as_os_str().to_str().map(String::from);
-            let job = JobId(names.next().and_then(name)?);
-            let is_result = names
-                .next()
-                .and_then(name)
-                .is_some_and(|name| RESULTS.contains(&&*name));
-            return Some((job, is_result));
-        }
-        Some((self.elsewhere(&path)?, false))
+        let elsewhere = self.elsewhere(&path).map(|job| (job, false));
+        elsewhere.into_iter().chain(self.inside(&path)).collect()
+    }
+
+    /// The job in whose part of the directory of all jobs the path lies, and whether among its
+    /// results.
+    fn inside(&self, path: &Path) -> Option<(JobId, bool)> {
+        let mut names = path.strip_prefix(&self.jobs).ok()?.components();
+        let mut name = || names.next()?.as_os_str().to_str().map(String::from);
+        let job = JobId(name()?);
+        let is_result = name().is_some_and(|name| RESULTS.contains(&&*name));
+        Some((job, is_result))
     }
 
     /// The job in whose directory outside of the directory of all jobs the path lies.
@@ -169,11 +171,12 @@ pub fn named_jobs(job_toml: &str, state: &LedgerState, state_dir: &Path) -> BTre
         jobs: without_links(&StateLayout::new(state_dir).jobs()),
         elsewhere: elsewhere.collect(),
     };
-    let job = |path: PathBuf| {
+    let jobs = |path: PathBuf| {
         let as_named = owners.elsewhere(&path);
-        as_named.or_else(|| Some(owners.of_path(&path)?.0))
+        let found = owners.of_path(&path).into_iter().map(|(job, _)| job);
+        as_named.into_iter().chain(found)
     };
-    paths_of(job_toml).into_iter().filter_map(job).collect()
+    paths_of(job_toml).into_iter().flat_map(jobs).collect()
 }
 
 /// What a job has in the directories of other jobs: what it reads, as long as it can go on, and
@@ -190,10 +193,11 @@ fn reads(record: &JobRecord, state_dir: &Path, owners: &Owners) -> Vec<Dependenc
         paths.extend(crate::inputs::recorded(&layout.inputs()));
     }
     let mut needs: Vec<Dependence> = Vec::new();
-    for path in paths {
-        let Some((on, results_suffice)) = owners.of_path(&path) else {
-            continue;
-        };
+    let owned = paths.into_iter().flat_map(|path| {
+        let owners = owners.of_path(&path).into_iter();
+        owners.map(move |owner| (path.clone(), owner))
+    });
+    for (path, (on, results_suffice)) in owned {
         let is_known = |need: &Dependence| need.on == on && need.results_suffice == results_suffice;
         if on != *record.job() && !needs.iter().any(is_known) {
             let what = Use::File(path);
