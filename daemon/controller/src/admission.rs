@@ -7,7 +7,7 @@
 //! | connected, without a request yet | [`ARRIVING_MAX`] | takes the place of the oldest |
 //! | an answer on its way | [`ANSWERS_MAX`] | takes the place of the oldest |
 //! | watches, logs | [`STREAMS_MAX`] | is refused |
-//! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
+//! | plans, submissions, reads of samples and data sets, changes of jobs, removals, look-ups of users (of those who plan apart) | a few at work ([`Lane`]) | waits; beyond [`WAITING_MAX`] it is refused |
 
 use r1d_proto::control::error::{ControlError, ErrorKind};
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ pub(crate) struct Admission {
     pub cancels: Lane,
     pub removals: Lane,
     pub callers: Lane,
+    /// Look-ups of those who plan: many plans keep nobody from cancelling or submitting a job.
+    pub planners: Lane,
     /// Locked while the plugins' directories are read for a client; the others wait.
     pub plugins: Arc<tokio::sync::Mutex<()>>,
     streams: Arc<Semaphore>,
@@ -59,6 +61,7 @@ impl Default for Admission {
             cancels: Lane::new("cancellations", CANCELS_MAX),
             removals: Lane::new("removals", REMOVALS_MAX),
             callers: Lane::new("look-ups of users", CALLERS_MAX),
+            planners: Lane::new("look-ups of users who plan", CALLERS_MAX),
             plugins: Arc::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }

@@ -384,10 +384,11 @@ fn abandoned_plans_wedge_nobody() {
         drop(say(&daemon, &plan));
         most = most.max(threads(&daemon));
     }
-    assert!(matches!(
-        daemon.ask(Request::Cancel { job: running }),
-        Response::Cancelled { .. }
-    ));
+    let cancelled = daemon.ask(Request::Cancel { job: running });
+    assert!(
+        matches!(cancelled, Response::Cancelled { .. }),
+        "{cancelled:?}"
+    );
     most = most.max(threads(&daemon));
     assert!(
         most < before + 40,

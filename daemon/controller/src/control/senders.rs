@@ -51,7 +51,11 @@ impl ControlService {
         uid: u32,
         request: &mut Request,
     ) -> Result<Sender, ControlError> {
-        let look_up = || callers::find(uid, self.admin_group.clone(), &self.admission.callers);
+        let room = match request {
+            Request::Plan { .. } => &self.admission.planners,
+            _ => &self.admission.callers,
+        };
+        let look_up = || callers::find(uid, self.admin_group.clone(), room);
         let found = |prefix: &mut String| {
             let record = self.find(prefix)?;
             *prefix = record.job().0.clone();
