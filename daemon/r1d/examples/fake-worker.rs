@@ -13,6 +13,7 @@
 //! | `kill-self`, `kill-daemon`, `kill-both` | SIGKILL; the daemon is the parent process |
 //! | `kill-daemon-soon N` | the request is answered, and N microseconds later the daemon is killed |
 //! | `hang` | nothing is said any more |
+//! | `hold` | the same, until the test takes the file away |
 //! | `fail KIND` | the request fails as `invalid`, `storage`, `out-of-memory` or `internal` |
 
 #![allow(
@@ -215,6 +216,14 @@ impl Worker {
                 return Ok(());
             }
             "hang" => {}
+            // Until the test has done something and takes its file away.
+            "hold" => {
+                let held = dir.join(format!("{name}-{count}"));
+                while held.exists() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                return Ok(());
+            }
             "fail" => {
                 let kind = match rest {
                     "invalid" => FailureKind::Invalid,

@@ -145,6 +145,10 @@ fn a_disk_that_fills_up_at_any_moment_is_waited_for() {
         return eprintln!("skipped: this user may not mount a file system");
     }
     daemon.set_disk(64 << 20);
+    let moments = [("supervise", 2), ("save", 3), ("generate", 2), ("train", 4)];
+    for (moment, n) in moments {
+        daemon.plant(&format!("{moment}-{n}"), "hold");
+    }
     daemon.start();
     let job = daemon.submit(daemon.job(&[]));
     let at_least = |daemon: &TestDaemon, moment: &str, n: u64| {
@@ -154,9 +158,10 @@ fn a_disk_that_fills_up_at_any_moment_is_waited_for() {
             .and_then(|count| count.parse().ok())
             .is_some_and(|count: u64| count >= n)
     };
-    for (moment, n) in [("supervise", 2), ("save", 3), ("generate", 2), ("train", 4)] {
+    for (moment, n) in moments {
         daemon.wait(moment, |daemon| at_least(daemon, moment, n).then_some(()));
         let ballast = fill(&daemon);
+        daemon.heal(&format!("{moment}-{n}"));
         let waits = daemon.wait("the wait for room", |daemon| {
             let status = daemon.try_status(&job)?;
             assert!(!status.state.is_final(), "{:?} at {moment}", status.error);
