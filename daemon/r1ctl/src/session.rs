@@ -11,6 +11,7 @@ use crate::watch::{Style, Watch};
 use crate::{dataset, report, show};
 use r1d_proto::control::job::{Activity, State};
 use r1d_proto::control::{Request, Response, SampleSort};
+use r1d_proto::ids::JobId;
 use r1d_proto::world::SharedClock;
 use serde::Serialize;
 use std::cell::Cell;
@@ -167,13 +168,7 @@ impl Session<'_> {
                 self.print(&Body::of(&answer)?, || format!("cancelled {job}\n"))
             }
             (Request::Pause { .. }, Response::Paused { job, at_work }) => {
-                self.print(&Body::of(&answer)?, || {
-                    if *at_work {
-                        format!("pausing {job}: it stops after the step in flight\n")
-                    } else {
-                        format!("paused {job}\n")
-                    }
-                })
+                self.print(&Body::of(&answer)?, || paused(job, *at_work))
             }
             (Request::Resume { .. }, Response::Resumed { job }) => {
                 self.print(&Body::of(&answer)?, || format!("resumed {job}\n"))
@@ -448,6 +443,15 @@ impl Session<'_> {
             return Ok(());
         }
         self.print(&values, text)
+    }
+}
+
+/// What has become of a job that was paused.
+fn paused(job: &JobId, at_work: bool) -> String {
+    if at_work {
+        format!("pausing {job}: it stops after the step in flight\n")
+    } else {
+        format!("paused {job}\n")
     }
 }
 
