@@ -311,10 +311,19 @@ impl Job {
     }
 
     /// Size of a stage's sampler: what its own steps need, so that a long evaluation decodes fewer
-    /// completions at a time instead of taking the memory of training, but at least one completion
-    /// of any evaluation. `None` if neither the stage nor an evaluation samples. `prompt_max` and
-    /// `eval_prompt_max` are in tokens.
-    pub fn slots(&self, stage: &Stage, prompt_max: u32, eval_prompt_max: u32) -> Option<Slots> {
+    /// completions at a time instead of taking the memory of training, and no more than `fitting`
+    /// tokens unless the job file asks for more ([`fitting_tokens`]), but at least one completion of
+    /// any evaluation. `None` if neither the stage nor an evaluation samples. All lengths are in
+    /// tokens.
+    ///
+    /// [`fitting_tokens`]: crate::plan::fitting_tokens
+    pub fn slots(
+        &self,
+        stage: &Stage,
+        prompt_max: u32,
+        eval_prompt_max: u32,
+        fitting: Option<u64>,
+    ) -> Option<Slots> {
         let evals = || self.evals.iter().chain(stage.evaluation());
         if stage.reward_model().is_some()
             || (stage.rollouts().is_none() && evals().next().is_none())
@@ -345,7 +354,7 @@ impl Job {
         let tokens = if self.sampler.tokens > 0 {
             self.sampler.tokens.into()
         } else {
-            needed
+            needed.min(fitting.unwrap_or(u64::MAX))
         };
         Some(Slots {
             count,

@@ -21,14 +21,16 @@ pub struct Sampler {
     )]
     pub slots: u32,
     /// Number of prompt and completion tokens that the cache holds; 0: what the stage's own steps
-    /// need, or [`EVAL_TOKENS_MAX`] for evaluations alone.
+    /// need, or [`EVAL_TOKENS_MAX`] for evaluations alone, but no more than a GPU's memory has room
+    /// for ([`crate::plan::fitting_tokens`]).
     #[key(
         takes = integer(0, 1 << 30),
         default = 0,
         unit = "tokens",
         meaning = "Prompt and completion tokens that the cache holds, of all slots together; 0: \
                    what the stage's own steps need, or one completion of an evaluation where that \
-                   is longer; in stages that sample for evaluations alone at most 524,288. More \
+                   is longer; in stages that sample for evaluations alone at most 524,288; on a \
+                   GPU no more than 90 % of its memory leave beside models and optimisers. More \
                    lets long evaluations decode more completions at a time. In pages, fewer than \
                    all completions may come to suffice where few become that long: those that \
                    find no page wait, and are computed again (`perf/sampling_preemptions`)."

@@ -73,17 +73,16 @@ pub(crate) fn plan(
     let recorded = Recorded::pinned(pins);
     let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
     let facts = loaded_job.facts();
-    let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen);
+    let room = node.device_memory.room();
+    let mut stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
     let mut warnings = loaded_job.warnings.clone();
     for (index, job) in reuse::plan(node, &loaded_job) {
         if let Some(stage) = stages.get_mut(index) {
             stage.reused_from = Some(job);
         }
     }
-    warnings.extend(r1d_job::plan::check_room(
-        &stages,
-        node.device_memory.room(),
-    )?);
+    warnings.extend(r1d_job::plan::check_room(&stages, room)?);
+    warnings.extend(loaded_job.small_caches(room));
     warnings.extend(disk_warning(&loaded_job.job, &stages, &node.state_dir));
     let architecture = facts.first().map_or("", |facts| &facts.architecture);
     Ok(Plan {
@@ -151,8 +150,9 @@ pub(crate) fn accept(
     let inputs = Found::of(&job)?;
     let (rewards, recorded) = (&node.rewards, Recorded::pinned(pins));
     let loaded_job = LoadedJob::read(job, rewards, &recorded, &node.ingest, reading)?;
-    let stages = r1d_job::plan::stages(&loaded_job.job, &loaded_job.facts(), &loaded_job.seen);
-    let room = r1d_job::plan::check_room(&stages, node.device_memory.room())?;
+    let (room, facts) = (node.device_memory.room(), loaded_job.facts());
+    let stages = r1d_job::plan::stages(&loaded_job.job, &facts, &loaded_job.seen, room);
+    let tight = r1d_job::plan::check_room(&stages, room)?;
     let plugins = loaded_job.keep_components(rewards)?;
     let parts = loaded_job.parts();
     let wanted = || {
@@ -170,7 +170,7 @@ pub(crate) fn accept(
         inputs: serde_json::to_string(&inputs).map_err(io::Error::from)?,
         plugins,
         keys,
-        warnings: loaded_job.warnings.into_iter().chain(room).collect(),
+        warnings: loaded_job.warnings.into_iter().chain(tight).collect(),
     })
 }
 

@@ -53,6 +53,15 @@ impl DeviceMemory {
         self.0.fetch_max(bytes.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// The memory that a job on this device has.
+    pub(crate) fn room_on(&self, device: &str) -> Room {
+        let room = self.room();
+        Room {
+            device: room.device.filter(|_| device != "cpu"),
+            ..room
+        }
+    }
+
     /// The memory that a job's plan is held against.
     pub(crate) fn room(&self) -> Room {
         let device = self.0.load(Ordering::Relaxed);

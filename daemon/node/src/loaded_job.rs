@@ -7,7 +7,7 @@ use r1d_data::{Row, Tokenizer};
 use r1d_ingest::{
     Order, Orders, Preferences, Preferred, Prompts, Rows, SetError, StepError, Supervision,
 };
-use r1d_job::plan::InputFacts;
+use r1d_job::plan::{self, InputFacts, Room};
 use r1d_job::{Job, ModelShape, Stage};
 use r1d_proto::ids::JobId;
 use r1d_proto::world::counter_hash;
@@ -172,15 +172,22 @@ impl LoadedJob {
         }
     }
 
-    /// The plan for the job's state machine.
+    /// A sentence for each stage whose sampler's cache is smaller than it might be, by the memory of
+    /// the device.
+    pub(crate) fn small_caches(&self, room: Room) -> Vec<String> {
+        plan::small_caches(&self.job, &self.facts(), &self.seen, room)
+    }
+
+    /// The plan for the job's state machine, on a device whose memory is `room`.
     pub(crate) fn plan(
         &self,
         id: &JobId,
         outputs: &JobLayout,
-        device: &str,
+        (device, room): (&str, Room),
         worker_silence: Duration,
     ) -> Plan {
-        let shapes = self.facts();
+        let (job, shapes) = (&self.job, self.facts());
+        let memory = |stage| plan::memory(job, stage, &shapes, &self.seen, room);
         let facts =
             |judges: &[JobReward]| judges.iter().map(|judge| judge.facts).collect::<Vec<_>>();
         let stages = (self.job.stages.iter().enumerate())
@@ -192,7 +199,9 @@ impl LoadedJob {
                     .stages
                     .get(i)
                     .map_or(Vec::new(), |loaded_stage| facts(loaded_stage.judges())),
-                memory: r1d_job::plan::memory(&self.job, stage, &shapes, &self.seen),
+                fitting_tokens: plan::fitting_tokens(job, stage, &shapes, &self.seen, room),
+                memory_peak: plan::peak(&memory(stage), room),
+                memory: memory(stage),
             })
             .collect();
         let evals = (self.job.evaluations().zip(&self.evals))

@@ -52,8 +52,13 @@ pub struct StageInputs {
     pub prompt_max: u32,
     /// What the plugins declared, in the order of the stage's rewards.
     pub rewards: Vec<DeclaredScores>,
+    /// Tokens that the device's memory has room for in the sampler's cache; `None` if that is not
+    /// known.
+    pub fitting_tokens: Option<u64>,
     /// Bytes that the plan counts of the device's memory, by holder; empty if that is not known.
     pub memory: BTreeMap<String, u64>,
+    /// Most of these bytes at a time.
+    pub memory_peak: u64,
 }
 
 impl StageInputs {
@@ -65,7 +70,7 @@ impl StageInputs {
             .iter()
             .map(|(holder, &bytes)| format!("{holder} {}", gib(bytes)))
             .collect();
-        holders.push(format!("in all {}", gib(self.memory.values().sum())));
+        holders.push(format!("at most {}", gib(self.memory_peak)));
         holders.join(", ")
     }
 }
@@ -256,7 +261,12 @@ impl Plan {
             speculative_decoding: stage.speculative_decoding(),
             scores: stage.reward_model().is_some(),
             value_model,
-            sampler: self.job.slots(stage, facts.prompt_max, eval_prompt_max),
+            sampler: self.job.slots(
+                stage,
+                facts.prompt_max,
+                eval_prompt_max,
+                facts.fitting_tokens,
+            ),
             max_tokens_per_device: stage.max_tokens_per_device(),
             seed: self.job.seed,
         }

@@ -197,7 +197,9 @@ fn plan_of_job(job: &str, batch_invariant: bool) -> Plan {
         later: false,
         prompt_max: 4,
         rewards: vec![FACTS; stage.rollouts().map_or(0, |r| r.rewards.len())],
+        fitting_tokens: None,
         memory: BTreeMap::from([("policy".into(), 3 << 30), ("update".into(), 1 << 29)]),
+        memory_peak: 7 << 29,
     };
     let stages = job.stages.iter().map(facts).collect();
     let of_eval = |eval| {
@@ -2089,7 +2091,7 @@ fn failures_of_the_worker_end_or_abandon_by_their_kind() {
     let full = of(FailureKind::OutOfMemory);
     assert!(
         matches!(&full, End::Abandoned { cause } if cause.contains("the device ran out of memory")
-            && cause.contains("the plan counts policy 3.0 GiB, update 0.5 GiB, in all 3.5 GiB")),
+            && cause.contains("the plan counts policy 3.0 GiB, update 0.5 GiB, at most 3.5 GiB")),
         "{full:?}"
     );
 }

@@ -291,7 +291,7 @@ def say(name, started, planned, lines, device, host, why):
         difference=median("sampling/sampling_logp_difference/mean"),
         grad_norm=median("grad_norm"),
         device_gib=gib(device),
-        planned_gib=gib(sum(planned.get("memory", {}).values())),
+        planned_gib=gib(planned.get("memory_peak", 0)),
         host_gib=gib(host),
         planned_host={key: gib(n) for key, n in planned.get("host_memory", {}).items()},
         planned={key: gib(n) for key, n in planned.get("memory", {}).items()},

@@ -28,6 +28,12 @@ impl InputFacts {
         self.rows.get(&stage.name).copied().unwrap_or(0)
     }
 
+    /// Longest prompt of the evaluations of [`crate::Job::models`]' `model`, in tokens; 0 while it
+    /// is not known.
+    pub(crate) fn eval_prompt_max(&self, model: usize) -> u32 {
+        self.eval_prompt_max.get(model).copied().unwrap_or(0)
+    }
+
     /// Longest prompt of the stage in tokens; 0 while it is not known.
     pub(crate) fn prompt_max(&self, stage: &Stage) -> u32 {
         self.prompt_max.get(&stage.name).copied().unwrap_or(0)

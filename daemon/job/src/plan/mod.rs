@@ -1,12 +1,15 @@
 //! The plan: what a job will do and need, before it does it.
 
+mod cache;
 mod disk;
 mod facts;
+mod held;
 mod memory;
 mod records;
 mod room;
 mod warnings;
 
+pub use cache::{fitting_tokens, peak, small_caches};
 pub use disk::disk;
 pub use facts::InputFacts;
 pub use memory::{host_memory, memory};
@@ -19,10 +22,22 @@ use crate::model_shape::ModelShape;
 use crate::stage::Stage;
 use r1d_proto::control::plan::PlanStage;
 
-/// Returns one line of the plan for each stage. `facts` are the shapes of [`Job::models`], in their
-/// order; if it is empty, the lines have no memory and no disk.
-pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanStage> {
-    let line = |stage: &Stage| PlanStage {
+/// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes of
+/// [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
+pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts, room: Room) -> Vec<PlanStage> {
+    let line = |stage: &Stage| line(job, stage, facts, seen, room);
+    job.stages.iter().map(line).collect()
+}
+
+fn line(
+    job: &Job,
+    stage: &Stage,
+    facts: &[ModelShape],
+    seen: &InputFacts,
+    room: Room,
+) -> PlanStage {
+    let memory = memory(job, stage, facts, seen, room);
+    PlanStage {
         name: stage.name.clone(),
         kind: stage.kind_name().into(),
         model: stage.model.clone(),
@@ -39,9 +54,9 @@ pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts) -> Vec<PlanSta
                 .map(|rollouts| rollouts.rewards.iter().map(|r| r.name.clone()).collect())
                 .unwrap_or_default(),
         },
-        memory: memory(job, stage, facts, seen),
+        memory_peak: peak(&memory, room),
+        memory,
         host_memory: host_memory(job, stage, facts),
         disk: disk(job, stage, facts, seen),
-    };
-    job.stages.iter().map(line).collect()
+    }
 }

@@ -32,7 +32,7 @@ pub fn check_room(stages: &[PlanStage], room: Room) -> Result<Vec<String>, JobEr
     let mut warnings = Vec::new();
     for stage in stages.iter().filter(|stage| stage.reused_from.is_none()) {
         let place = format!("[[stage]] {:?}", stage.name);
-        let all: u64 = stage.memory.values().sum();
+        let all = stage.memory_peak;
         let of_host = stage.host_memory.get("optimiser").copied().unwrap_or(0);
         if let Some(device) = room.device {
             let resident: u64 = RESIDENT
@@ -78,6 +78,6 @@ fn holders(stage: &PlanStage) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-fn gib(bytes: u64) -> String {
+pub(super) fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }

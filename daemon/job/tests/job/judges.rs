@@ -2,7 +2,7 @@
 
 use crate::parse;
 use r1d_job::fingerprint::depends;
-use r1d_job::plan::{InputFacts, memory};
+use r1d_job::plan::{InputFacts, Room, memory};
 use r1d_job::{AskedModel, ModelShape};
 
 const JOB: &str = r#"
@@ -190,7 +190,7 @@ fn memory_counts_judges_and_their_caches() {
         prompt_max: [("kept".to_string(), 88)].into(),
         ..InputFacts::default()
     };
-    let slots = job.slots(&job.stages[2], 88, 0).unwrap();
+    let slots = job.slots(&job.stages[2], 88, 0, None).unwrap();
     let cache = slots.tokens * 6;
     let bytes = |scores| {
         memory(
@@ -198,6 +198,7 @@ fn memory_counts_judges_and_their_caches() {
             &job.stages[2],
             &[facts(1000, false), facts(5, false), facts(3000, scores)],
             &seen,
+            Room::default(),
         )
     };
     assert_eq!(bytes(false)["judges"], (1000 + 3000 + 2 * cache) * 4);
@@ -220,6 +221,7 @@ fn memory_counts_judges_and_their_caches() {
         &job.stages[2],
         &[facts(1000, false), facts(5, false), facts(3000, false)],
         &seen,
+        Room::default(),
     );
     assert_eq!(bytes["judges"], (1000 + 7000 + 2 * cache) * 4);
 }

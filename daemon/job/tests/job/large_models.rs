@@ -2,7 +2,7 @@
 
 use crate::parse;
 use r1d_job::ModelShape;
-use r1d_job::plan::{InputFacts, host_memory, memory};
+use r1d_job::plan::{InputFacts, Room, host_memory, memory};
 use std::collections::BTreeMap;
 
 const GIB: u64 = 1 << 30;
@@ -41,7 +41,10 @@ fn counted(config: &str, settings: &str) -> (BTreeMap<String, u64>, u64) {
     };
     let host = host_memory(&job, &job.stages[0], &shapes);
     let optimiser = host.get("optimiser").copied().unwrap_or(0);
-    (memory(&job, &job.stages[0], &shapes, &seen), optimiser)
+    (
+        memory(&job, &job.stages[0], &shapes, &seen, Room::default()),
+        optimiser,
+    )
 }
 
 fn total(memory: &BTreeMap<String, u64>) -> u64 {

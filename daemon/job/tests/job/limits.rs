@@ -10,7 +10,7 @@ use r1d_job::limits::{
     EVALUATION_MAX_COMPLETIONS, JOB_MAX_BYTES, NAMED_MAX, SEQUENCE_MAX_TOKENS, STAGE_MAX_STEPS,
     STEP_MAX_COMPLETIONS, STEP_MAX_ROWS, STEP_MAX_TOKENS, TABLES_MAX, TEXT_MAX_BYTES, TEXTS_MAX,
 };
-use r1d_job::plan::{InputFacts, stages, warnings};
+use r1d_job::plan::{InputFacts, Room, stages, warnings};
 use r1d_job::{Job, JobError, size};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Value;
@@ -76,7 +76,9 @@ fn seen(job: &Job) -> InputFacts {
 /// fit.
 fn plans(job: &Job, what: &str) {
     let (seen, facts) = (seen(job), vec![plan::facts(); job.models().count()]);
-    stages(job, &facts, &seen);
+    for device in [None, Some(1), Some(u64::MAX)] {
+        stages(job, &facts, &seen, Room { device, host: None });
+    }
     warnings(job, &facts, &seen);
     for stage in &job.stages {
         let (rows, steps) = (stage.rows_per_step(), stage.steps(1));
@@ -97,7 +99,7 @@ fn plans(job: &Job, what: &str) {
             stage.tokens_per_step(1)
         );
         stage.optimiser(steps);
-        job.slots(stage, 1, 1);
+        job.slots(stage, 1, 1, None);
         if let Some(rollouts) = stage.rollouts() {
             let completions =
                 u64::from(rollouts.prompts_per_step) * u64::from(rollouts.num_generations);

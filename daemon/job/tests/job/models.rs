@@ -1,7 +1,7 @@
 //! Jobs of several models: a teacher and its students.
 
 use crate::{JOB, parse};
-use r1d_job::plan::{InputFacts, stages, warnings};
+use r1d_job::plan::{InputFacts, Room, stages, warnings};
 use r1d_job::{Metric, ModelShape, Origin, StageKind, TemplateSource};
 use std::collections::BTreeMap;
 
@@ -182,7 +182,7 @@ fn memory_and_limits_are_of_each_stages_own_model() {
         rows: BTreeMap::from([("llama-sft".into(), 9)]),
         ..InputFacts::default()
     };
-    let plan = stages(&job, &all, &seen);
+    let plan = stages(&job, &all, &seen, Room::default());
     let policy: Vec<_> = plan
         .iter()
         .map(|stage| stage.memory["policy"] / 4)

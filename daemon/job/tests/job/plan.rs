@@ -2,7 +2,8 @@
 
 use crate::{JOB, parse};
 use r1d_job::plan::{
-    InputFacts, Room, check_records, check_room, host_memory, memory, stages, warnings,
+    InputFacts, Room, check_records, check_room, fitting_tokens, host_memory, memory, peak,
+    small_caches, stages, warnings,
 };
 use r1d_job::{LinearLayers, ModelShape, RoutingShape};
 use r1d_shape::Activations;
@@ -95,7 +96,7 @@ fn seen() -> InputFacts {
 #[test]
 fn steps_tokens_and_memory_add_up() {
     let job = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
-    let plan = stages(&job, &[facts()], &seen());
+    let plan = stages(&job, &[facts()], &seen(), Room::default());
     assert_eq!(
         plan.iter().map(|s| s.steps).collect::<Vec<_>>(),
         [100, 25, 200, 219, 0],
@@ -118,7 +119,10 @@ fn steps_tokens_and_memory_add_up() {
         ("update".to_string(), update),
         ("sampler".to_string(), 256 * 640 * 6 * 4),
     ]);
-    assert_eq!(memory(&job, &job.stages[2], &[facts()], &seen()), expected);
+    assert_eq!(
+        memory(&job, &job.stages[2], &[facts()], &seen(), Room::default()),
+        expected
+    );
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn moments_in_bfloat16_need_half_the_memory() {
     let narrow = "steps = 200\nadam_beta2 = 0.95\nexp_avg_dtype = \"bfloat16\"\n\
                   exp_avg_sq_dtype = \"bfloat16\"";
     let job = parse(&JOB.replace("steps = 200", narrow)).unwrap();
-    let bytes = memory(&job, &job.stages[2], &[facts()], &seen());
+    let bytes = memory(&job, &job.stages[2], &[facts()], &seen(), Room::default());
     // Two moments 4 bytes.
     assert_eq!(bytes["optimiser"], 4000);
 }
@@ -136,7 +140,7 @@ fn moments_in_bfloat16_need_half_the_memory() {
 fn blocks_that_run_again_keep_their_inputs() {
     let update = |settings: &str| {
         let job = parse(&JOB.replace("steps = 200", &format!("steps = 200\n{settings}"))).unwrap();
-        memory(&job, &job.stages[2], &[facts()], &seen())["update"]
+        memory(&job, &job.stages[2], &[facts()], &seen(), Room::default())["update"]
     };
     let logits_and_gradients = 10 * 16_384 * 4 * 7 + 4000;
     let values = |settings: &str| (update(settings) - logits_and_gradients) / (16_384 * 4);
@@ -159,7 +163,7 @@ fn the_optimiser_is_counted_where_it_is() {
     };
     let device = |settings: &str| {
         let job = job(settings);
-        memory(&job, &job.stages[2], &[facts()], &seen())
+        memory(&job, &job.stages[2], &[facts()], &seen(), Room::default())
     };
     let host = |settings: &str| {
         let job = job(settings);
@@ -186,7 +190,7 @@ fn the_optimiser_is_counted_where_it_is() {
 #[test]
 fn the_hosts_memory_holds_a_checkpoint() {
     let job = parse(JOB).unwrap();
-    let plan = stages(&job, &[facts()], &seen());
+    let plan = stages(&job, &[facts()], &seen(), Room::default());
     let snapshot = |stage: usize| plan[stage].host_memory.get("snapshot").copied();
     assert_eq!(
         snapshot(0),
@@ -224,7 +228,8 @@ fn a_long_evaluation_does_not_size_the_cache_of_training() {
         assert!(job.contains("32768"));
         parse(&format!("{job}\n{settings}")).unwrap()
     };
-    let slots = |job: &r1d_job::Job, stage: usize| job.slots(&job.stages[stage], 100, 120).unwrap();
+    let slots =
+        |job: &r1d_job::Job, stage: usize| job.slots(&job.stages[stage], 100, 120, None).unwrap();
     let job = long("");
     assert_eq!(
         slots(&job, 2).tokens,
@@ -244,7 +249,7 @@ fn a_long_evaluation_does_not_size_the_cache_of_training() {
         (1 << 19, 15)
     );
     assert_eq!(
-        memory(&job, &job.stages[2], &[facts()], &seen())["sampler"],
+        memory(&job, &job.stages[2], &[facts()], &seen(), Room::default())["sampler"],
         256 * 640 * 6 * 4
     );
     // One completion of an evaluation always fits.
@@ -259,6 +264,106 @@ fn a_long_evaluation_does_not_size_the_cache_of_training() {
         3 * 32896,
         "what was asked for"
     );
+}
+
+/// Without a size in the job file, the cache has what nine tenths of the device leave beside models
+/// and optimisers, and no more than all completions come to.
+#[test]
+fn the_device_sizes_a_cache_that_is_not_given() {
+    let room = |device| Room {
+        device: Some(device),
+        host: None,
+    };
+    let all = 256 * 640;
+    let cached = |job: &r1d_job::Job, device: u64| {
+        let (stage, room) = (&job.stages[2], room(device));
+        let fitting = fitting_tokens(job, stage, &[facts()], &seen(), room);
+        let slots = job.slots(stage, 100, 120, fitting).unwrap();
+        let counted = memory(job, stage, &[facts()], &seen(), room)["sampler"];
+        assert_eq!(
+            counted,
+            slots.tokens * 6 * 4,
+            "the plan counts what is opened"
+        );
+        slots.tokens
+    };
+    let job = parse(JOB).unwrap();
+    assert_eq!(cached(&job, 1 << 40), all);
+    // Weights of 4,000 bytes and moments of 8,000, and 24 bytes for each token.
+    let leaves = |tokens: u64| (tokens * 24 + 12_000) / 90 * 100 + 200;
+    assert_eq!(cached(&job, leaves(640 * 100)), 640 * 100);
+    assert_eq!(
+        cached(&job, leaves(640 * 100 + 32)),
+        640 * 100,
+        "whole pages"
+    );
+    assert_eq!(cached(&job, 1000), 640, "one completion always has room");
+    let referred = parse(&JOB.replace("steps = 200", "steps = 200\nbeta = 0.1")).unwrap();
+    assert_eq!(
+        cached(&referred, leaves(640 * 100)),
+        (640 * 100 - 4000 / 24) / 64 * 64,
+        "the reference takes its part"
+    );
+    let given = parse(&format!("{JOB}\n[sampler]\ntokens = 100_000")).unwrap();
+    assert_eq!(cached(&given, 1000), 100_000, "what was asked for");
+    // It is said of the stage whose cache became smaller, and of no other.
+    let small = |job, device| small_caches(job, &[facts()], &seen(), room(device));
+    assert_eq!(small(&job, 1 << 40), [] as [&str; 0]);
+    assert_eq!(small(&given, 1000), [] as [&str; 0]);
+    let told = small(&job, leaves(640 * 100)).join("\n");
+    assert!(
+        told.contains("\"reasoning\": the sampler's cache holds 64000 tokens of the 163840"),
+        "{told}"
+    );
+}
+
+/// A device's size decides nothing where it is not known, as on a CPU.
+#[test]
+fn a_cache_on_a_cpu_holds_all_completions() {
+    let job = parse(JOB).unwrap();
+    let of_host = Room {
+        device: None,
+        host: Some(1000),
+    };
+    let fitting = fitting_tokens(&job, &job.stages[2], &[facts()], &seen(), of_host);
+    assert_eq!(fitting, None);
+}
+
+/// On a GPU update and cache take turns; on a CPU both stay.
+#[test]
+fn the_peak_is_the_larger_of_the_phases() {
+    let memory = |sampler, update| {
+        let each = [("policy", 100), ("sampler", sampler), ("update", update)];
+        BTreeMap::from(each.map(|(holder, bytes)| (holder.to_owned(), bytes)))
+    };
+    let gpu = Room {
+        device: Some(1),
+        host: None,
+    };
+    assert_eq!(peak(&memory(30, 50), gpu), 150);
+    assert_eq!(peak(&memory(50, 30), gpu), 150);
+    assert_eq!(peak(&memory(50, 30), Room::default()), 180);
+    let of_stage = BTreeMap::from([("policy".to_owned(), 100), ("update".to_owned(), 7)]);
+    assert_eq!(peak(&of_stage, gpu), 107, "a stage that samples nothing");
+    // The plan's line has it, and a warning is given where the peak is too high.
+    let job = parse(JOB).unwrap();
+    let device = 1 << 26;
+    let room = Room {
+        device: Some(device),
+        host: None,
+    };
+    let plan = stages(&job, &[facts()], &seen(), room);
+    let line = &plan[2];
+    assert_eq!(
+        line.memory_peak,
+        12_000 + line.memory["update"].max(line.memory["sampler"])
+    );
+    let all: u64 = line.memory.values().sum();
+    let between = Room {
+        device: Some(all - 1),
+        host: None,
+    };
+    assert_eq!(check_room(&plan[2..3], between).unwrap(), [] as [&str; 0]);
 }
 
 #[test]
@@ -437,7 +542,7 @@ fn masks_that_may_not_fit_are_warned_of_with_a_top_k_that_does() {
 #[test]
 fn a_job_that_cannot_fit_is_refused_with_the_plans_count() {
     let job = parse(JOB).unwrap();
-    let plan = stages(&job, &[facts()], &seen());
+    let plan = stages(&job, &[facts()], &seen(), Room::default());
     let check = |device: Option<u64>, host: u64| {
         let host = Some(host);
         check_room(&plan, Room { device, host })

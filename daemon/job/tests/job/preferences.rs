@@ -219,7 +219,7 @@ fn settings_change_where_the_schedule_says() {
         ),
         (0.7, 1024)
     );
-    let slots = job.slots(&job.stages[3], 10, 0).unwrap();
+    let slots = job.slots(&job.stages[3], 10, 0, None).unwrap();
     assert!(
         slots.tokens >= 10 + 1024 && slots.fitting(10 + 1024) > 0,
         "a slot holds the longest of any step: {slots:?}"

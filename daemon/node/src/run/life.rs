@@ -163,10 +163,17 @@ impl Run {
                         self.log.warn(warning);
                     }
                 }
+                let device = &*self.run_context.device;
+                let room = self.run_context.node.device_memory.room_on(device);
+                for small in loaded_job.small_caches(room) {
+                    if self.warned.insert(small.clone()) {
+                        self.log.info(small);
+                    }
+                }
                 let mut plan = loaded_job.plan(
                     &self.id,
                     &self.outputs,
-                    &self.run_context.device,
+                    (device, room),
                     self.run_context.worker_silence,
                 );
                 for (index, facts) in plan.stages.iter_mut().enumerate() {

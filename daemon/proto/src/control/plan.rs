@@ -47,9 +47,12 @@ pub struct PlanStage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_from: Option<JobId>,
     /// Bytes that the stage takes on its device, by holder: `policy`, `reference`, `optimiser`,
-    /// `gradients`, `update`, `value model`, `reward models`, `judges`, `sampler`. On a GPU the
-    /// last makes room for an update.
+    /// `gradients`, `update`, `value model`, `reward models`, `judges`, `sampler`.
     pub memory: BTreeMap<String, u64>,
+    /// Most of these bytes at a time: on a GPU an update has the memory of the sampler's cache, so
+    /// the larger of the two counts.
+    #[serde(default)]
+    pub memory_peak: u64,
     /// Most bytes that the stage takes of the host's memory beside the device's, by holder:
     /// `snapshot`, `optimiser`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

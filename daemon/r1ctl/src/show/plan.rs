@@ -22,20 +22,17 @@ pub(crate) fn plan(plan: &Plan, look: Look) -> String {
         one_line(&plan.model)
     );
     text += &stages(&plan.stages, look);
-    text += &amounts("MEMORY", &plan.stages, |stage| &stage.memory, look);
-    let has = |stage: &PlanStage, holder| stage.memory.contains_key(holder);
-    let takes_turns = |stage: &PlanStage| has(stage, "sampler") && has(stage, "update");
+    let memory: Amounts = |stage| (&stage.memory, stage.memory_peak);
+    text += &amounts("MEMORY", &plan.stages, memory, look);
+    let takes_turns = |stage: &PlanStage| stage.memory_peak < sum(&stage.memory);
     if plan.stages.iter().any(takes_turns) {
-        text += &look.dim("on a GPU an update has the memory of the sampler's cache");
+        text += &look.dim("TOTAL: an update has the memory of the sampler's cache");
         text.push('\n');
     }
-    text += &amounts(
-        "HOST MEMORY ≤",
-        &plan.stages,
-        |stage| &stage.host_memory,
-        look,
-    );
-    text += &amounts("DISK ≤", &plan.stages, |stage| &stage.disk, look);
+    let host: Amounts = |stage| (&stage.host_memory, sum(&stage.host_memory));
+    text += &amounts("HOST MEMORY ≤", &plan.stages, host, look);
+    let disk: Amounts = |stage| (&stage.disk, sum(&stage.disk));
+    text += &amounts("DISK ≤", &plan.stages, disk, look);
     for warning in &plan.warnings {
         text += &format!("{} {}\n", look.yellow("warning:"), printable(warning));
     }
@@ -104,15 +101,19 @@ fn known(count: u64) -> String {
     }
 }
 
+/// What a table of bytes shows of a stage: the bytes by holder, and the total.
+type Amounts = fn(&PlanStage) -> (&BTreeMap<String, u64>, u64);
+
+fn sum(amounts: &BTreeMap<String, u64>) -> u64 {
+    amounts
+        .values()
+        .fold(0, |sum: u64, n| sum.saturating_add(*n))
+}
+
 /// Formats a table of bytes: a row for each stage, a column for each holder that any stage has, and
-/// their sum.
-fn amounts(
-    title: &str,
-    stages: &[PlanStage],
-    of: impl Fn(&PlanStage) -> &BTreeMap<String, u64>,
-    look: Look,
-) -> String {
-    let holders: BTreeSet<&String> = stages.iter().flat_map(|stage| of(stage).keys()).collect();
+/// their total.
+fn amounts(title: &str, stages: &[PlanStage], of: Amounts, look: Look) -> String {
+    let holders: BTreeSet<&String> = stages.iter().flat_map(|stage| of(stage).0.keys()).collect();
     if holders.is_empty() {
         return String::new();
     }
@@ -120,18 +121,14 @@ fn amounts(
     heads.extend(holders.iter().map(|holder| holder.to_uppercase()));
     heads.push("TOTAL".into());
     let row = |stage: &PlanStage| {
-        let (mut row, amounts) = (vec![one_line(&stage.name)], of(stage));
+        let (mut row, (amounts, total)) = (vec![one_line(&stage.name)], of(stage));
         let amount = |holder: &&String| {
             amounts
                 .get(*holder)
                 .map_or_else(|| "-".into(), |n| bytes(*n))
         };
         row.extend(holders.iter().map(amount));
-        row.push(bytes(
-            amounts
-                .values()
-                .fold(0, |sum: u64, n| sum.saturating_add(*n)),
-        ));
+        row.push(bytes(total));
         row
     };
     let right: Vec<bool> = (0..heads.len()).map(|i| i > 0).collect();

@@ -54,7 +54,9 @@ static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
         later: false,
         prompt_max: 4,
         rewards: Vec::new(),
+        fitting_tokens: None,
         memory: Default::default(),
+        memory_peak: 0,
     };
     Arc::new(Plan {
         stages: vec![stage],
