@@ -310,6 +310,12 @@ impl Job {
             .collect()
     }
 
+    /// Whether a stage's policy writes completions, be it for an evaluation alone.
+    pub(crate) fn samples(&self, stage: &Stage) -> bool {
+        let for_itself = stage.rollouts().is_some() || stage.evaluation().is_some();
+        stage.reward_model().is_none() && (for_itself || !self.evals.is_empty())
+    }
+
     /// Size of a stage's sampler: what its own steps need, so that a long evaluation decodes fewer
     /// completions at a time instead of taking the memory of training, and no more than `fitting`
     /// tokens unless the job file asks for more ([`fitting_tokens`]), but at least one completion of
@@ -324,12 +330,10 @@ impl Job {
         eval_prompt_max: u32,
         fitting: Option<u64>,
     ) -> Option<Slots> {
-        let evals = || self.evals.iter().chain(stage.evaluation());
-        if stage.reward_model().is_some()
-            || (stage.rollouts().is_none() && evals().next().is_none())
-        {
+        if !self.samples(stage) {
             return None;
         }
+        let evals = || self.evals.iter().chain(stage.evaluation());
         let count = if self.sampler.slots > 0 {
             self.sampler.slots
         } else {

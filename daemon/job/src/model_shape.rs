@@ -49,6 +49,10 @@ pub struct LinearLayers {
     pub name: &'static str,
     /// Number of values that adapters of rank 1 on all of them have.
     pub adapter_values: u64,
+    /// Number of values of their own.
+    pub weight_values: u64,
+    /// Name of the matrix in memory that they are part of.
+    pub fused: &'static str,
     /// Whether "all-linear" means them too.
     pub by_default: bool,
 }
@@ -66,15 +70,27 @@ impl ModelShape {
     /// Number of values of adapters of rank `rank` on the layers that `targets` mean, by the last
     /// parts of their names.
     pub fn adapter_values(&self, rank: u32, targets: &[String]) -> u64 {
+        let chosen = self.adapted(targets);
+        u64::from(rank) * chosen.map(|layers| layers.adapter_values).sum::<u64>()
+    }
+
+    /// Number of values of the matrices in memory of which adapters on `targets` adapt a part.
+    pub fn adapted_values(&self, targets: &[String]) -> u64 {
+        let chosen: Vec<&str> = self.adapted(targets).map(|layers| layers.fused).collect();
+        let matrices = self.linear_layers.iter();
+        let adapted = matrices.filter(|layers| chosen.contains(&layers.fused));
+        adapted.map(|layers| layers.weight_values).sum()
+    }
+
+    /// The layers that `targets` mean.
+    fn adapted<'a>(&'a self, targets: &'a [String]) -> impl Iterator<Item = &'a LinearLayers> {
         let means = |layers: &LinearLayers, target: &String| {
             let last = target.rsplit('.').next().unwrap_or_default();
             last == layers.name || (target == "all-linear" && layers.by_default)
         };
-        let chosen = self
-            .linear_layers
-            .iter()
-            .filter(|layers| targets.iter().any(|target| means(layers, target)));
-        u64::from(rank) * chosen.map(|layers| layers.adapter_values).sum::<u64>()
+        let is_chosen =
+            move |layers: &&LinearLayers| targets.iter().any(|target| means(layers, target));
+        self.linear_layers.iter().filter(is_chosen)
     }
 
     /// Reads the text of a `config.json`. An error means that the worker could not open such a
@@ -128,39 +144,53 @@ impl ModelShape {
 /// The layers of attention, of experts or else of the dense feed-forward parts, and the head if it
 /// is not tied to the embedding.
 fn linear_layers(config: &Config) -> Vec<LinearLayers> {
-    let layers = |name, count: i64, widths: i64, by_default| LinearLayers {
+    let layers = |(name, fused, [input, output]): Linear, count: i64, by_default| LinearLayers {
         name,
-        adapter_values: (count * widths) as u64,
+        adapter_values: (count * (input + output)) as u64,
+        weight_values: (count * input * output) as u64,
+        fused,
         by_default,
     };
-    let mut all: Vec<LinearLayers> = attention_widths(config)
-        .into_iter()
-        .map(|(name, widths)| layers(name, config.num_hidden_layers, widths, true))
+    let of_attention = attention_layers(config).into_iter();
+    let mut all: Vec<LinearLayers> = of_attention
+        .map(|linear| layers(linear, config.num_hidden_layers, true))
         .collect();
     let (count, inner) = feed_forward_layers(config);
-    for name in ["gate_proj", "up_proj", "down_proj"] {
-        let widths = config.hidden_size + inner;
-        all.push(layers(name, count, widths, config.moe_layers == 0));
+    let (up, down) = ([config.hidden_size, inner], [inner, config.hidden_size]);
+    for linear in [
+        ("gate_proj", "gate_up", up),
+        ("up_proj", "gate_up", up),
+        ("down_proj", "down", down),
+    ] {
+        all.push(layers(linear, count, config.moe_layers == 0));
     }
     if !config.tie_word_embeddings && !config.scores {
-        let widths = config.hidden_size + config.vocab_size;
-        all.push(layers("lm_head", 1, widths, false));
+        let head = (
+            "lm_head",
+            "lm_head",
+            [config.hidden_size, config.vocab_size],
+        );
+        all.push(layers(head, 1, false));
     }
     all
 }
 
-/// Attention's layers, each with the sum of its input's and output's width.
-fn attention_widths(config: &Config) -> Vec<(&'static str, i64)> {
+/// A linear layer: its name, that of the matrix in memory that it is part of, and the widths of its
+/// input and output.
+type Linear = (&'static str, &'static str, [i64; 2]);
+
+/// Attention's layers.
+fn attention_layers(config: &Config) -> Vec<Linear> {
     let hidden = config.hidden_size;
     match &config.blueprint.attention {
         AttentionSizes::Grouped(sizes) => {
-            let queries = hidden + sizes.heads * sizes.head_dim;
-            let keys = hidden + sizes.key_value_heads * sizes.head_dim;
+            let queries = sizes.heads * sizes.head_dim;
+            let keys = sizes.key_value_heads * sizes.head_dim;
             vec![
-                ("q_proj", queries),
-                ("k_proj", keys),
-                ("v_proj", keys),
-                ("o_proj", queries),
+                ("q_proj", "qkv_proj", [hidden, queries]),
+                ("k_proj", "qkv_proj", [hidden, keys]),
+                ("v_proj", "qkv_proj", [hidden, keys]),
+                ("o_proj", "o_proj", [queries, hidden]),
             ]
         }
         AttentionSizes::Latent(sizes) => {
@@ -168,16 +198,17 @@ fn attention_widths(config: &Config) -> Vec<(&'static str, i64)> {
             let values = sizes.heads * sizes.v_head_dim;
             let keys = sizes.heads * sizes.qk_nope_head_dim;
             let mut all = match sizes.q_lora_rank {
-                None => vec![("q_proj", hidden + queries)],
-                Some(rank) => vec![("q_a_proj", hidden + rank), ("q_b_proj", rank + queries)],
+                None => vec![("q_proj", "a_proj", [hidden, queries])],
+                Some(rank) => vec![
+                    ("q_a_proj", "a_proj", [hidden, rank]),
+                    ("q_b_proj", "q_b_proj", [rank, queries]),
+                ],
             };
+            let compressed = latent + sizes.qk_rope_head_dim;
             all.extend([
-                (
-                    "kv_a_proj_with_mqa",
-                    hidden + latent + sizes.qk_rope_head_dim,
-                ),
-                ("kv_b_proj", latent + keys + values),
-                ("o_proj", values + hidden),
+                ("kv_a_proj_with_mqa", "a_proj", [hidden, compressed]),
+                ("kv_b_proj", "kv_b_proj", [latent, keys + values]),
+                ("o_proj", "o_proj", [values, hidden]),
             ]);
             all
         }

@@ -68,7 +68,8 @@ impl Lora {
         })
     }
 
-    fn of(&self, weight: &Tensor) -> impl Iterator<Item = (&Tensor, &Tensor, i64)> {
+    /// The adapters of a weight: A, B, and the first row in it.
+    pub(crate) fn of(&self, weight: &Tensor) -> impl Iterator<Item = (&Tensor, &Tensor, i64)> {
         let adapters = self
             .adapters
             .get(&weight.data_ptr().addr())
@@ -122,8 +123,8 @@ impl Lora {
         Ok(sum.f_to_kind(weight.kind())?)
     }
 
-    /// Computes s · B A.
-    fn product(&self, b: &Tensor, a: &Tensor, kind: Kind) -> Result<Tensor> {
+    /// Computes s · B A of one matrix, or of each expert's.
+    pub(crate) fn product(&self, b: &Tensor, a: &Tensor, kind: Kind) -> Result<Tensor> {
         let product = b.f_to_kind(kind)?.f_matmul(&a.f_to_kind(kind)?)?;
         Ok(product.f_mul_scalar(self.scale)?)
     }
@@ -144,7 +145,7 @@ impl Lora {
 }
 
 /// Float32 at least.
-fn wide(kind: Kind) -> Kind {
+pub(crate) fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double {
         Kind::Double
     } else {

@@ -9,6 +9,7 @@ use crate::error::{ModelError, Result};
 use crate::forward::{Context, Noted, Notes, Routing, View};
 use crate::init::{OnDevice, Random, Shared, Unfilled};
 use crate::matmul::Products;
+use crate::merged::MergedWeights;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
 use crate::packed_weights::PackedWeights;
 use crate::parts::ModelParts;
@@ -386,26 +387,51 @@ impl CausalLm {
         }
     }
 
-    /// The model's tensors, with rotations of `positions` positions at least; `None` unless
-    /// products are plain (no adapters, no FP8, no bias behind attention) and whole heads rotate.
-    pub fn parts(&self, positions: i64) -> Result<Option<ModelParts<'_>>> {
+    /// Writes W + s · B A of all adapted weights into the copies of `merged`, and makes those that
+    /// are missing. They do not follow the adapters: merge again when these have changed.
+    pub fn merge(&self, merged: &mut MergedWeights) -> Result<()> {
+        let Some(lora) = &self.lora else {
+            return Ok(());
+        };
+        let weights = self.weights.iter().map(|weight| &weight.tensor);
+        tch::no_grad(|| merged.fill(lora, weights))
+    }
+
+    /// The model's tensors, with rotations of `positions` positions at least, and the copies of
+    /// [`Self::merge`] in the place of adapted weights; `None` unless products are plain (no FP8, no
+    /// adapter that is not merged, no bias behind attention) and whole heads rotate.
+    pub fn parts<'a>(
+        &'a self,
+        positions: i64,
+        merged: &'a MergedWeights,
+    ) -> Result<Option<ModelParts<'a>>> {
         let attention = &self.config.blueprint.attention;
         let whole_heads = match attention {
             AttentionSizes::Grouped(sizes) => self.config.blueprint.rotary_dims() == sizes.head_dim,
             AttentionSizes::Latent(_) => true,
         };
-        let plain = self.lora.is_none() && !self.fp8 && !self.config.scores;
+        let plain = !self.fp8 && !self.config.scores;
         let Some(layers) = self.decoder.layers().filter(|_| plain && whole_heads) else {
             return Ok(None);
         };
-        Ok(Some(ModelParts {
+        let mut parts = ModelParts {
             attention,
             embed_tokens: &self.embed_tokens,
             layers,
             norm: self.norm.parts(),
             lm_head: &self.lm_head,
             rotations: self.rope.table(positions)?,
-        }))
+        };
+        if let Some(lora) = &self.lora {
+            for matrix in parts.matrices() {
+                match merged.get(matrix) {
+                    Some(copy) => *matrix = copy,
+                    None if lora.adapts(matrix) => return Ok(None),
+                    None => (),
+                }
+            }
+        }
+        Ok(Some(parts))
     }
 
     pub(crate) fn lora(&self) -> Option<&Lora> {

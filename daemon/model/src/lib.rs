@@ -32,6 +32,7 @@ mod invariance;
 mod logprobs;
 mod lora;
 mod matmul;
+mod merged;
 mod mla;
 mod moe;
 mod packed;
@@ -54,6 +55,7 @@ pub use causal_lm::CausalLm;
 pub use error::{Fault, ModelError, Result};
 pub use logprobs::{kept_logprobs, token_logprobs};
 pub use lora::ADAPTER_CONFIG_FILE;
+pub use merged::MergedWeights;
 pub use packed::{AuxLoss, Forward, Output, Packed};
 pub use packed_weights::PackedWeights;
 pub use parts::{

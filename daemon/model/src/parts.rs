@@ -23,6 +23,39 @@ pub struct ModelParts<'a> {
     pub rotations: Tensor,
 }
 
+impl<'a> ModelParts<'a> {
+    /// All matrices that a token is multiplied by, except routers'.
+    pub(crate) fn matrices(&mut self) -> Vec<&mut &'a Tensor> {
+        let of_layers = self.layers.iter_mut().flat_map(LayerParts::matrices);
+        let mut all: Vec<_> = of_layers.collect();
+        all.push(&mut self.lm_head);
+        all
+    }
+}
+
+impl<'a> LayerParts<'a> {
+    fn matrices(&mut self) -> Vec<&mut &'a Tensor> {
+        let mut all = vec![&mut self.o_proj];
+        match &mut self.attention {
+            AttentionParts::Grouped(parts) => all.push(&mut parts.qkv_proj),
+            AttentionParts::Latent(parts) => {
+                all.extend([&mut parts.a_proj, &mut parts.kv_b_proj]);
+                all.extend(parts.query.as_mut().map(|query| &mut query.b_proj));
+            }
+        }
+        match &mut self.feed_forward {
+            FeedForwardParts::Dense(parts) => all.extend([&mut parts.gate_up, &mut parts.down]),
+            FeedForwardParts::Experts(parts) => {
+                all.extend([&mut parts.gate_up, &mut parts.down]);
+                if let Some(shared) = &mut parts.shared {
+                    all.extend([&mut shared.gate_up, &mut shared.down]);
+                }
+            }
+        }
+        all
+    }
+}
+
 /// The tensors of one layer: h += Attention(Norm(h)); h += FeedForward(Norm(h)).
 pub struct LayerParts<'a> {
     /// The norm before attention.

@@ -5,10 +5,10 @@ mod fixture;
 
 use fixture::load;
 use r1d_model::{
-    AttentionParts, AttentionSizes, DenseParts, ExpertParts, FeedForwardParts, Forward,
-    LatentParts, ModelParts, Norm, Packed, Places, Scoring,
+    AttentionParts, AttentionSizes, CausalLm, DenseParts, ExpertParts, FeedForwardParts, Forward,
+    LatentParts, LoraSpec, MergedWeights, ModelParts, Norm, Packed, Places, Scoring,
 };
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 const PROMPT: [i64; 6] = [3, 50, 7, 90, 11, 2];
 
@@ -107,10 +107,46 @@ fn latent(x: &Tensor, parts: &LatentParts, model: &ModelParts, earlier: &Tensor)
     weighed.unsqueeze(1).bmm(&values).view([1, heads * dv])
 }
 
+/// Gives the model adapters of all its layers, experts too, whose B is of this size.
+fn adapt(model: &mut CausalLm, size: f64) {
+    let targets = ["all-linear", "gate_proj", "up_proj", "down_proj"];
+    let spec = LoraSpec {
+        r: 4,
+        lora_alpha: 10.0,
+        target_modules: targets.map(str::to_owned).to_vec(),
+    };
+    model.adapt(&spec, 5).unwrap();
+    for (index, (name, tensor)) in (0..).zip(model.parameters()) {
+        let size = if name.contains("lora_A") { 0.1 } else { size };
+        let places = Tensor::arange(tensor.numel() as i64, (Kind::Double, Device::Cpu));
+        let values = (places * 0.37 + f64::from(index)).sin() * size;
+        tch::no_grad(|| tensor.shallow_clone().copy_(&values.view_as(&tensor)));
+    }
+}
+
+fn merge(model: &CausalLm) -> MergedWeights {
+    let mut merged = MergedWeights::default();
+    model.merge(&mut merged).unwrap();
+    merged
+}
+
 #[test]
 fn a_step_that_is_written_out_is_the_models() {
-    for name in ["deepseek-v3-plain", "deepseek-v3-yarn", "deepseek-v2"] {
-        let model = load(name, Kind::Double);
+    let names = ["deepseek-v3-plain", "deepseek-v3-yarn", "deepseek-v2"];
+    for (name, adapted) in names
+        .into_iter()
+        .flat_map(|name| [(name, false), (name, true)])
+    {
+        let mut model = load(name, Kind::Double);
+        if adapted {
+            adapt(&mut model, 0.2);
+            let none = MergedWeights::default();
+            assert!(
+                model.parts(32, &none).unwrap().is_none(),
+                "not without adapters"
+            );
+        }
+        let merged = merge(&model);
         let _guard = tch::no_grad_guard();
         let mut cache = model.cache(1, 32, false).unwrap();
         let (prompt, last) = PROMPT.split_at(PROMPT.len() - 1);
@@ -119,7 +155,7 @@ fn a_step_that_is_written_out_is_the_models() {
         model
             .prefill(&batch, &[vec![0]], &mut cache, &options)
             .unwrap();
-        let parts = model.parts(32).unwrap().unwrap();
+        let parts = model.parts(32, &merged).unwrap().unwrap();
         let earlier: Vec<Tensor> = (0..parts.layers.len())
             .map(|layer| {
                 let held = cache.latents(layer).unwrap().get(0).get(0);
@@ -153,4 +189,48 @@ fn a_step_that_is_written_out_is_the_models() {
         let off = f64::try_from((&logits - &expected).norm() / expected.norm()).unwrap();
         assert!(off < 1e-6, "{name}: {off:e}");
     }
+}
+
+/// What an adapter adds is in the merged weights on average, although it is less than bfloat16
+/// tells apart; and other adapters come into the same memory.
+#[test]
+fn a_young_adapter_is_not_rounded_away() {
+    let dense = |parts: &ModelParts| -> Vec<Tensor> {
+        let layers = parts.layers.iter();
+        let of_layer = |layer: &r1d_model::LayerParts| match &layer.feed_forward {
+            FeedForwardParts::Dense(dense) => {
+                [dense.gate_up, dense.down].map(Tensor::shallow_clone)
+            }
+            FeedForwardParts::Experts(_) => panic!("experts"),
+        };
+        layers.flat_map(of_layer).collect()
+    };
+    let weights = |kind: Kind, size: Option<f64>| {
+        let mut model = load("qwen2", kind);
+        if let Some(size) = size {
+            adapt(&mut model, size);
+        }
+        let mut merged = merge(&model);
+        let first = dense(&model.parts(32, &merged).unwrap().unwrap());
+        model.merge(&mut merged).unwrap();
+        let again = dense(&model.parts(32, &merged).unwrap().unwrap());
+        let places = |all: &[Tensor]| all.iter().map(Tensor::data_ptr).collect::<Vec<_>>();
+        assert_eq!(
+            places(&first),
+            places(&again),
+            "a graph may keep the places"
+        );
+        let flat: Vec<Tensor> = again.iter().map(|one| one.reshape([-1])).collect();
+        Tensor::cat(&flat, 0).to_kind(Kind::Double)
+    };
+    let size = Some(1e-3);
+    let exact = weights(Kind::Double, size) - weights(Kind::Double, None);
+    let found = weights(Kind::BFloat16, size) - weights(Kind::BFloat16, None);
+    let moved = f64::try_from(found.ne(0.0).to_kind(Kind::Double).mean(Kind::Double)).unwrap();
+    assert!(moved < 0.5, "most weights are as they were: {moved} moved");
+    let share = f64::try_from(found.dot(&exact) / exact.dot(&exact)).unwrap();
+    assert!(
+        (share - 1.0).abs() < 0.1,
+        "{share} of the adapters is there"
+    );
 }

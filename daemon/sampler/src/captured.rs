@@ -19,7 +19,8 @@ use buffers::{Buffers, Memory, Sizes};
 use kernels::{Kernels, Shape};
 use r1d_kernels::{Gpu, Graph, KernelError, PAGE_TOKENS};
 use r1d_model::{
-    AttentionParts, Cache, CausalLm, DenseParts, FeedForwardParts, LayerParts, ModelParts,
+    AttentionParts, Cache, CausalLm, DenseParts, FeedForwardParts, LayerParts, MergedWeights,
+    ModelParts,
 };
 use std::collections::BTreeMap;
 pub(crate) use step::Drawing;
@@ -35,6 +36,8 @@ pub(crate) struct Engine {
     gpu: Gpu,
     kernels: Kernels,
     compiled_for: Shape,
+    /// Adapted weights as the kernels read them.
+    merged: MergedWeights,
     /// What requests like those before use, the last one's first.
     plans: Vec<Plan>,
 }
@@ -108,8 +111,10 @@ fn graph_rows(rows: usize) -> i64 {
 impl Engine {
     /// Opens the device and compiles the kernels. The error says why they cannot be used.
     pub(crate) fn open(model: &CausalLm) -> Result<Engine> {
-        let parts = model.parts(1)?.ok_or(KernelError::Model {
-            what: "adapters, FP8 or a bias behind attention",
+        let mut merged = MergedWeights::default();
+        model.merge(&mut merged)?;
+        let parts = model.parts(1, &merged)?.ok_or(KernelError::Model {
+            what: "FP8 or a bias behind attention",
         })?;
         let shape = Shape::of(model, &parts)?;
         let gpu = Gpu::open(model.device())?;
@@ -118,8 +123,14 @@ impl Engine {
             gpu,
             kernels,
             compiled_for: shape,
+            merged,
             plans: Vec::new(),
         })
+    }
+
+    /// Gives the memory of merged weights back until the next request.
+    pub(crate) fn release(&mut self) {
+        self.merged = MergedWeights::default();
     }
 
     /// Begins a request whose blocks have at most `steps` steps of `rows` rows, with at most
@@ -133,13 +144,21 @@ impl Engine {
         drawing: Drawing,
     ) -> Result<Option<Captured<'a>>> {
         let row_pages = (capacity + PAGE_TOKENS - 1) / PAGE_TOKENS;
-        let Some(mut parts) = model.parts(row_pages * PAGE_TOKENS)? else {
+        let Engine {
+            gpu,
+            kernels,
+            compiled_for,
+            merged,
+            plans,
+        } = self;
+        model.merge(merged)?;
+        let Some(mut parts) = model.parts(row_pages * PAGE_TOKENS, merged)? else {
             return Ok(None);
         };
         let layers = 0..parts.layers.len();
         let cached: Option<Vec<_>> = layers.map(|layer| cached(cache, layer)).collect();
         let shape = Shape::of(model, &parts)?;
-        let (Some(cached), true) = (cached, shape == self.compiled_for) else {
+        let (Some(cached), true) = (cached, shape == *compiled_for) else {
             return Ok(None);
         };
         let cached: Vec<i64> = cached.concat();
@@ -150,25 +169,25 @@ impl Engine {
             drawing,
             addresses: addresses(&parts),
         };
-        let plan = match self.plans.iter().position(|plan| plan.made_for == made_for) {
-            Some(at) => self.plans.remove(at),
+        let plan = match plans.iter().position(|plan| plan.made_for == made_for) {
+            Some(at) => plans.remove(at),
             None => {
                 // The oldest makes room before the new one takes its memory.
-                self.plans.truncate(PLANS_MAX.saturating_sub(1));
-                self.plan(&parts, model, made_for)?
+                plans.truncate(PLANS_MAX.saturating_sub(1));
+                Plan::new((kernels, shape), &parts, model, made_for)?
             }
         };
-        self.plans.insert(0, plan);
-        self.plans.truncate(PLANS_MAX);
-        let Some(plan) = self.plans.first_mut() else {
+        plans.insert(0, plan);
+        plans.truncate(PLANS_MAX);
+        let Some(plan) = plans.first_mut() else {
             return Ok(None);
         };
         parts.rotations = plan.rotations.shallow_clone();
         let addresses = Tensor::f_from_slice(&cached)?.f_view_as(&plan.cache)?;
         plan.cache.f_copy_(&addresses)?;
         let mut captured = Captured {
-            gpu: &self.gpu,
-            kernels: &self.kernels,
+            gpu,
+            kernels,
             shape,
             parts,
             plan,
@@ -177,8 +196,16 @@ impl Engine {
         captured.graph(captured.plan.made_for.rows)?;
         Ok(Some(captured))
     }
+}
 
-    fn plan(&self, parts: &ModelParts, model: &CausalLm, made_for: MadeFor) -> Result<Plan> {
+impl Plan {
+    /// Takes memory for what it is made for; graphs are captured when they are needed.
+    fn new(
+        (kernels, shape): (&Kernels, Shape),
+        parts: &ModelParts,
+        model: &CausalLm,
+        made_for: MadeFor,
+    ) -> Result<Plan> {
         let MadeFor {
             rows,
             steps,
@@ -196,14 +223,14 @@ impl Engine {
             });
         let query_rank = query_rank.map(|query| query.norm.0.size1()).transpose()?;
         let sizes = Sizes {
-            shape: self.compiled_for,
+            shape,
             hidden,
             vocab,
             dense_width: kernels::dense_width(parts)?,
             query_rank,
             steps,
             row_pages,
-            partial: buffers::partial_numbers(&self.kernels, rows, row_pages * PAGE_TOKENS),
+            partial: buffers::partial_numbers(kernels, rows, row_pages * PAGE_TOKENS),
             keeps: drawing.keeps && drawing.cut.is_some(),
             recorded_layers: if drawing.records_experts {
                 model.config.moe_layers
@@ -215,10 +242,7 @@ impl Engine {
             memory: Memory::new(sizes, rows, model.device())?,
             rotations: parts.rotations.shallow_clone(),
             cache: Tensor::f_zeros(
-                [
-                    parts.layers.len() as i64,
-                    self.compiled_for.attention.kinds(),
-                ],
+                [parts.layers.len() as i64, shape.attention.kinds()],
                 (Kind::Int64, model.device()),
             )?,
             graphs: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::sampling_mask::Packer;
 use crate::schedule::{Changes, Place, Schedule};
 use crate::scheduler::Scheduler;
 use r1d_kernels::PAGE_TOKENS;
-use r1d_model::{Cache, CausalLm, Forward, Output, Places, kept_logprobs};
+use r1d_model::{Cache, CausalLm, Fault, Forward, Output, Places, kept_logprobs};
 use r1d_proto::rollout::Rollout;
 use r1d_proto::worker::{Generate, Metrics, Slots};
 use r1d_proto::world::SharedClock;
@@ -114,11 +114,15 @@ impl Sampler {
         })
     }
 
-    /// Gives the cache's memory on a GPU to what else needs it, until the next request. On a CPU it
-    /// is kept, because the system would have to map it again page by page.
+    /// Gives the memory of the cache and of merged weights on a GPU to what else needs it, until the
+    /// next request. On a CPU it is kept, because the system would have to map it again page by
+    /// page.
     pub fn release(&mut self) -> Result<()> {
         if self.cache.device().is_cuda() {
             self.cache.release()?;
+        }
+        if let Some(engine) = &mut self.engine {
+            engine.release();
         }
         Ok(())
     }
@@ -266,7 +270,7 @@ fn unless_unused<'a>(
     own_kernels: &mut bool,
 ) -> Result<Option<Captured<'a>>> {
     match begun {
-        Err(error @ (SamplerError::Kernel(_) | SamplerError::Torch(_))) => {
+        Err(error) if error.fault() == Fault::Machine => {
             unused(&error);
             *own_kernels = false;
             Ok(None)

@@ -3,7 +3,7 @@
 //! They run with `--ignored` on a machine with an NVIDIA GPU of the Hopper generation;
 //! `tests/bench/decode_gpu/check` runs them there.
 
-use r1d_model::{CausalLm, Forward, Packed, token_logprobs};
+use r1d_model::{CausalLm, Forward, LoraSpec, Packed, token_logprobs};
 use r1d_proto::hyperparameters::Sampling;
 use r1d_proto::rollout::Rollout;
 use r1d_proto::sampling_mask::TokenMask;
@@ -74,6 +74,8 @@ struct Case {
     name: String,
     config: String,
     vocab: u32,
+    /// Whether all layers but the head have adapters, those of experts too.
+    adapted: bool,
 }
 
 /// What models with latent attention or experts have in common.
@@ -150,21 +152,59 @@ fn dense(shape: &Shape) -> Case {
                 "tie_word_embeddings": false, "initializer_range": 0.06}}"#
         ),
         vocab: *vocab,
+        adapted: false,
     }
 }
+
+/// Those of these cases that are tried with adapters too: grouped and latent attention, and experts.
+const ADAPTED: [&str; 3] = ["qwen2 64", "deepseek_v3 512", "qwen3_moe"];
 
 fn cases() -> Vec<Case> {
     let with_experts = WITH_EXPERTS.iter().map(|(name, sizes)| Case {
         name: (*name).into(),
         config: format!("{{{AROUND}, {sizes}}}"),
         vocab: 777,
+        adapted: false,
     });
-    SHAPES.iter().map(dense).chain(with_experts).collect()
+    let mut all: Vec<Case> = SHAPES.iter().map(dense).chain(with_experts).collect();
+    let chosen = all.iter().filter(|case| ADAPTED.contains(&&*case.name));
+    let adapted: Vec<Case> = chosen.map(adapted).collect();
+    all.extend(adapted);
+    all
+}
+
+fn adapted(case: &Case) -> Case {
+    Case {
+        name: format!("{} adapted", case.name),
+        config: case.config.clone(),
+        vocab: case.vocab,
+        adapted: true,
+    }
+}
+
+/// Gives the model adapters as after training: B is not zero.
+fn adapt(model: &mut CausalLm) {
+    let targets = ["all-linear", "gate_proj", "up_proj", "down_proj"];
+    let spec = LoraSpec {
+        r: 8,
+        lora_alpha: 16.0,
+        target_modules: targets.map(str::to_owned).to_vec(),
+    };
+    model.adapt(&spec, 5).unwrap();
+    fill_adapters(model, 0.0);
+}
+
+fn fill_adapters(model: &CausalLm, phase: f64) {
+    for (index, (_, tensor)) in (0..).zip(model.parameters()) {
+        let places = Tensor::arange(tensor.numel() as i64, (Kind::Double, tensor.device()));
+        let values = (places * 0.37 + f64::from(index) + phase).sin() * 0.04;
+        tch::no_grad(|| tensor.shallow_clone().copy_(&values.view_as(&tensor)));
+    }
 }
 
 fn model(case: &Case, kind: Kind) -> CausalLm {
     let device = r1d_torch::device::open("cuda:0").unwrap();
-    let model = CausalLm::init(&case.config, 5, device, kind).unwrap();
+    let mut model = CausalLm::init(&case.config, 5, device, kind).unwrap();
     // Biases and norms start as 0 and 1, which would hide them.
     for (at, (name, tensor)) in model.parameters().into_iter().enumerate() {
         if tensor.dim() == 1 {
@@ -182,6 +222,9 @@ fn model(case: &Case, kind: Kind) -> CausalLm {
         model
             .update_router_bias(&load.view([layers, experts]), 0.03)
             .unwrap();
+    }
+    if case.adapted {
+        adapt(&mut model);
     }
     model
 }
@@ -437,7 +480,8 @@ fn rows_that_were_put_back_draw_the_same_ids() {
 #[test]
 #[ignore = "needs a GPU"]
 fn a_cache_that_was_given_back_serves_again() {
-    for case in [dense(&SHAPES[0]), cases().remove(SHAPES.len())] {
+    let (first, latent) = (dense(&SHAPES[0]), cases().remove(SHAPES.len()));
+    for case in [adapted(&first), first, latent] {
         let model = model(&case, Kind::BFloat16);
         let request = request(&case, &[1, 17, 64, 130], 8, 64, 1.0);
         let mut own = sampler(&model, 32, 256).with_own_kernels(true);
@@ -452,6 +496,23 @@ fn a_cache_that_was_given_back_serves_again() {
         }
         assert!(used_own_kernels(&own));
     }
+}
+
+/// A request decodes by the adapters as they are when it comes, although its graphs are of an
+/// earlier one.
+#[test]
+#[ignore = "needs a GPU"]
+fn adapters_that_have_changed_are_merged_again() {
+    let case = adapted(&dense(&SHAPES[0]));
+    let model = model(&case, Kind::BFloat16);
+    let request = request(&case, &[1, 17, 64], 4, 40, 1.0);
+    let mut own = sampler(&model, 12, 256).with_own_kernels(true);
+    let before = generate(&mut own, &model, &request);
+    fill_adapters(&model, 1.0);
+    let after = generate(&mut own, &model, &request);
+    assert!(used_own_kernels(&own));
+    assert!(before != after, "the adapters do something");
+    assert!(after == generate(&mut sampler(&model, 12, 256), &model, &request));
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub fn fitting_tokens(
     room: Room,
 ) -> Option<u64> {
     let (device, own) = room.device.zip(facts.get(job.model_of(stage)))?;
-    let (held, per_token) = beside_cache(job, stage, own, facts, seen);
+    let (held, per_token) = beside_cache(job, stage, own, facts, seen, true);
     let held = held.values().fold(0u64, |sum, n| sum.saturating_add(*n));
     let per_token = per_token.values().sum::<u64>().max(1);
     let left = (device / 100 * DEVICE_PERCENT).saturating_sub(held);

@@ -17,13 +17,14 @@ pub(super) const UPDATE: &str = "update";
 const JUDGES: &str = "judges";
 
 /// Returns the bytes that a stage takes while it samples, beside caches, by holder; and the bytes of
-/// a cached token, by the holder of the cache.
+/// a cached token, by the holder of the cache. On a GPU the sampler has copies of adapted weights.
 pub(super) fn beside_cache(
     job: &Job,
     stage: &Stage,
     own: &ModelShape,
     facts: &[ModelShape],
     seen: &InputFacts,
+    on_gpu: bool,
 ) -> (BTreeMap<String, u64>, BTreeMap<&'static str, u64>) {
     let value_bytes = job.model.dtype.bytes();
     let module = own.prediction.filter(|_| stage.opens_prediction());
@@ -31,6 +32,10 @@ pub(super) fn beside_cache(
     let of_policy = (own.cache_values_per_token + of_module) * value_bytes;
     let mut bytes = weights(job, stage, own, module, value_bytes);
     let mut per_token = BTreeMap::from([(CACHE, of_policy)]);
+    if let Some(lora) = stage.adapters().filter(|_| on_gpu && job.samples(stage)) {
+        let merged = own.adapted_values(&lora.target_modules) * value_bytes;
+        bytes.insert(CACHE.into(), merged);
+    }
     for asked in asked(job, stage) {
         let (shape, scores) = shape_of(job, &asked, facts, seen);
         let shape = shape.unwrap_or(own);

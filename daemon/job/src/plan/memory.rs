@@ -43,7 +43,7 @@ pub fn memory(
     let Some(own) = facts.get(model) else {
         return BTreeMap::new();
     };
-    let (mut bytes, per_token) = beside_cache(job, stage, own, facts, seen);
+    let (mut bytes, per_token) = beside_cache(job, stage, own, facts, seen, room.device.is_some());
     if stage.trains() {
         bytes.insert(UPDATE.into(), update(job, stage, own, seen));
     }

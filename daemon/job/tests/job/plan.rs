@@ -73,6 +73,8 @@ pub(crate) fn facts() -> ModelShape {
         linear_layers: vec![LinearLayers {
             name: "q_proj",
             adapter_values: 30,
+            weight_values: 200,
+            fused: "qkv_proj",
             by_default: true,
         }],
     }
@@ -184,6 +186,42 @@ fn the_optimiser_is_counted_where_it_is() {
     let counted = device("beta = 0.1\nlora_r = 2\nlora_target_modules = [\"q_proj\"]");
     assert_eq!((counted["policy"], counted["reference"]), (2000 + 120, 120));
     assert_eq!((counted["optimiser"], counted["gradients"]), (60 * 12, 240));
+}
+
+/// On a GPU the sampler multiplies by copies of adapted matrices, whole ones: k_proj is a part of
+/// the matrix that q_proj is in.
+#[test]
+fn copies_of_adapted_weights_are_the_samplers() {
+    let layers = |name, weight_values, fused| LinearLayers {
+        name,
+        adapter_values: 30,
+        weight_values,
+        fused,
+        by_default: true,
+    };
+    let shape = ModelShape {
+        linear_layers: vec![
+            layers("q_proj", 200, "qkv_proj"),
+            layers("k_proj", 50, "qkv_proj"),
+            layers("o_proj", 7, "o_proj"),
+        ],
+        ..facts()
+    };
+    let lora = "steps = 200\nlora_r = 2\nlora_target_modules = [\"q_proj\"]";
+    let job = parse(&JOB.replace("steps = 200", lora)).unwrap();
+    let of_device = |device| {
+        let room = Room { device, host: None };
+        memory(
+            &job,
+            &job.stages[2],
+            std::slice::from_ref(&shape),
+            &seen(),
+            room,
+        )["sampler"]
+    };
+    let cache = 256 * 640 * 6 * 4;
+    assert_eq!(of_device(None), cache);
+    assert_eq!(of_device(Some(1 << 40)), cache + 250 * 4);
 }
 
 /// A snapshot is a checkpoint in the host's memory.
