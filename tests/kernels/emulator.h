@@ -230,6 +230,11 @@ inline void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, 
         return 0;
     });
 }
+inline u32 times_2_120(u32 pair) {
+    const float factor = std::ldexp(1.0f, 120);
+    return to_bfloat16s(__uint_as_float(pair << 16) * factor,
+                        __uint_as_float(pair & 0xffff0000u) * factor);
+}
 inline u32 transpose(u32 pair) {
     return together(pair, [](auto of) {
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;

@@ -318,8 +318,8 @@ impl Job {
 
     /// Size of a stage's sampler: what its own steps need, so that a long evaluation decodes fewer
     /// completions at a time instead of taking the memory of training, and no more than `fitting`
-    /// tokens unless the job file asks for more ([`fitting_tokens`]), but at least one completion of
-    /// any evaluation. `None` if neither the stage nor an evaluation samples. All lengths are in
+    /// tokens unless the job file asks for more ([`fitting_tokens`]), but at least one completion
+    /// of any evaluation. `None` if neither the stage nor an evaluation samples. All lengths are in
     /// tokens.
     ///
     /// [`fitting_tokens`]: crate::plan::fitting_tokens

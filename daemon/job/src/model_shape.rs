@@ -4,6 +4,9 @@
 use crate::error::JobError;
 use r1d_shape::{Activations, AttentionSizes, Config, FeedForwardSizes};
 
+/// Name of the output head.
+const HEAD: &str = "lm_head";
+
 /// The numbers of a model that the plan computes with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelShape {
@@ -80,6 +83,13 @@ impl ModelShape {
         let matrices = self.linear_layers.iter();
         let adapted = matrices.filter(|layers| chosen.contains(&layers.fused));
         adapted.map(|layers| layers.weight_values).sum()
+    }
+
+    /// Number of values of all linear layers but the head.
+    pub fn layer_values(&self) -> u64 {
+        let layers = self.linear_layers.iter();
+        let of_blocks = layers.filter(|layers| layers.name != HEAD);
+        of_blocks.map(|layers| layers.weight_values).sum()
     }
 
     /// The layers that `targets` mean.
@@ -165,11 +175,7 @@ fn linear_layers(config: &Config) -> Vec<LinearLayers> {
         all.push(layers(linear, count, config.moe_layers == 0));
     }
     if !config.tie_word_embeddings && !config.scores {
-        let head = (
-            "lm_head",
-            "lm_head",
-            [config.hidden_size, config.vocab_size],
-        );
+        let head = (HEAD, HEAD, [config.hidden_size, config.vocab_size]);
         all.push(layers(head, 1, false));
     }
     all

@@ -53,6 +53,13 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], u32 a0, u32 a1, u32 
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// Two bfloat16, each times 2^120.
+__device__ __forceinline__ u32 times_2_120(u32 pair) {
+    u32 result;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(pair), "r"(0x7b807b80u));
+    return result;
+}
+
 // The transpose of a matrix [8, 8] of 16 bits, for a warp: a lane has columns 2t, 2t + 1 of row g,
 // and gets rows 2t, 2t + 1 of column g.
 __device__ __forceinline__ u32 transpose(u32 pair) {

@@ -12,15 +12,17 @@ use crate::matmul::Products;
 use crate::merged::MergedWeights;
 use crate::packed::{AuxLoss, Forward, Output, Packed, Span};
 use crate::packed_weights::PackedWeights;
-use crate::parts::ModelParts;
+use crate::parts::{LayerParts, ModelParts};
 use crate::prediction::PredictionModule;
 use crate::rms_norm::RmsNorm;
 use crate::rope::Rope;
+use crate::rounded::RoundedWeights;
 use crate::router;
 use crate::tile::{TILE_ROWS, whole_tiles};
 use crate::weights::{self, Builder, Initial, Source, Weight};
 use r1d_kernels::TrainKernels;
 use r1d_shape::{AttentionSizes, Config, EMBEDDING, HEAD, Head, SCORE, Summary};
+use r1d_torch::fp8;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -397,23 +399,42 @@ impl CausalLm {
         tch::no_grad(|| merged.fill(lora, weights))
     }
 
+    /// Rounds the weights that are multiplied in FP8 into the copies of `rounded`, and makes those
+    /// that are missing; round again when the weights have changed. Layers with latent attention or
+    /// experts have none.
+    pub fn round(&self, rounded: &mut RoundedWeights) -> Result<()> {
+        let layers = self.decoder.layers().filter(|_| self.fp8);
+        let of_layers = layers.iter().flatten().flat_map(LayerParts::plain_matrices);
+        tch::no_grad(|| rounded.fill(of_layers))
+    }
+
     /// The model's tensors, with rotations of `positions` positions at least, and the copies of
-    /// [`Self::merge`] in the place of adapted weights; `None` unless products are plain (no FP8, no
-    /// adapter that is not merged, no bias behind attention) and whole heads rotate.
+    /// [`Self::merge`] in the place of adapted weights; beside them those of [`Self::round`].
+    /// `None` unless whole heads rotate and products are without a bias behind attention, without
+    /// an adapter that is not merged, and without a product in FP8 whose weight is not rounded.
     pub fn parts<'a>(
         &'a self,
         positions: i64,
         merged: &'a MergedWeights,
+        rounded: &'a RoundedWeights,
     ) -> Result<Option<ModelParts<'a>>> {
         let attention = &self.config.blueprint.attention;
         let whole_heads = match attention {
             AttentionSizes::Grouped(sizes) => self.config.blueprint.rotary_dims() == sizes.head_dim,
             AttentionSizes::Latent(_) => true,
         };
-        let plain = !self.fp8 && !self.config.scores;
+        let plain = !self.config.scores && !(self.fp8 && self.lora.is_some());
         let Some(layers) = self.decoder.layers().filter(|_| plain && whole_heads) else {
             return Ok(None);
         };
+        let is_rounded = |layer: &LayerParts| {
+            let matrices = layer.matrices().into_iter();
+            let mut of_fp8 = matrices.filter(|matrix| fp8::takes(matrix));
+            of_fp8.all(|matrix| rounded.get(matrix).is_some())
+        };
+        if self.fp8 && !layers.iter().all(is_rounded) {
+            return Ok(None);
+        }
         let mut parts = ModelParts {
             attention,
             embed_tokens: &self.embed_tokens,
@@ -421,9 +442,10 @@ impl CausalLm {
             norm: self.norm.parts(),
             lm_head: &self.lm_head,
             rotations: self.rope.table(positions)?,
+            rounded,
         };
         if let Some(lora) = &self.lora {
-            for matrix in parts.matrices() {
+            for matrix in parts.matrices_mut() {
                 match merged.get(matrix) {
                     Some(copy) => *matrix = copy,
                     None if lora.adapts(matrix) => return Ok(None),

@@ -42,6 +42,7 @@ mod predict;
 mod prediction;
 mod rms_norm;
 mod rope;
+mod rounded;
 mod router;
 mod sequence_classifier;
 mod swiglu;
@@ -63,4 +64,5 @@ pub use parts::{
     LayerParts, ModelParts, Norm, QueryParts,
 };
 pub use r1d_shape::{AttentionSizes, Config, RouterRule, Scoring, Summary};
+pub use rounded::{RoundedMatrix, RoundedWeights};
 pub use sequence_classifier::SequenceClassifier;

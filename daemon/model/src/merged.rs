@@ -2,10 +2,10 @@
 //! one matrix.
 //!
 //! In bfloat16 a copy is rounded at random, by a number that each place always has (stochastic
-//! rounding; Gupta et al. 2015). W is of that dtype, and what a young adapter adds is less than half
-//! a unit in the last place of most weights: rounded to the nearest, the copy would be W, and all
-//! that the adapter has learned would be missing. Rounded at random it is W + s · B A on average,
-//! and a product with it sums over thousands of weights.
+//! rounding; Gupta et al. 2015). W is of that dtype, and what a young adapter adds is less than
+//! half a unit in the last place of most weights: rounded to the nearest, the copy would be W, and
+//! all that the adapter has learned would be missing. Rounded at random it is W + s · B A on
+//! average, and a product with it sums over thousands of weights.
 
 use crate::adapters::{Lora, wide};
 use crate::error::Result;

@@ -1,5 +1,6 @@
 //! The tensors of a model, for an engine that runs a decoding step by kernels of its own.
 
+use crate::rounded::RoundedWeights;
 use r1d_shape::{AttentionSizes, RouterRule};
 use tch::Tensor;
 
@@ -21,12 +22,14 @@ pub struct ModelParts<'a> {
     /// Cosines of all positions, and sines with the sign that the rotated half needs, float32
     /// `[positions, 2, rotary dimensions]`.
     pub rotations: Tensor,
+    /// Copies of the matrices that are multiplied in FP8.
+    pub rounded: &'a RoundedWeights,
 }
 
 impl<'a> ModelParts<'a> {
     /// All matrices that a token is multiplied by, except routers'.
-    pub(crate) fn matrices(&mut self) -> Vec<&mut &'a Tensor> {
-        let of_layers = self.layers.iter_mut().flat_map(LayerParts::matrices);
+    pub(crate) fn matrices_mut(&mut self) -> Vec<&mut &'a Tensor> {
+        let of_layers = self.layers.iter_mut().flat_map(LayerParts::matrices_mut);
         let mut all: Vec<_> = of_layers.collect();
         all.push(&mut self.lm_head);
         all
@@ -34,7 +37,28 @@ impl<'a> ModelParts<'a> {
 }
 
 impl<'a> LayerParts<'a> {
-    fn matrices(&mut self) -> Vec<&mut &'a Tensor> {
+    /// The layer's matrices, except a router's.
+    pub fn matrices(&self) -> Vec<&'a Tensor> {
+        let mut all = vec![self.o_proj];
+        match &self.attention {
+            AttentionParts::Grouped(parts) => all.push(parts.qkv_proj),
+            AttentionParts::Latent(parts) => {
+                all.extend([parts.a_proj, parts.kv_b_proj]);
+                all.extend(parts.query.as_ref().map(|query| query.b_proj));
+            }
+        }
+        match &self.feed_forward {
+            FeedForwardParts::Dense(parts) => all.extend([parts.gate_up, parts.down]),
+            FeedForwardParts::Experts(parts) => {
+                all.extend([parts.gate_up, parts.down]);
+                let shared = parts.shared.iter();
+                all.extend(shared.flat_map(|shared| [shared.gate_up, shared.down]));
+            }
+        }
+        all
+    }
+
+    fn matrices_mut(&mut self) -> Vec<&mut &'a Tensor> {
         let mut all = vec![&mut self.o_proj];
         match &mut self.attention {
             AttentionParts::Grouped(parts) => all.push(&mut parts.qkv_proj),
@@ -53,6 +77,14 @@ impl<'a> LayerParts<'a> {
             }
         }
         all
+    }
+
+    /// The matrices of a layer that has neither latent attention nor experts; none of others.
+    pub(crate) fn plain_matrices(&self) -> Vec<&'a Tensor> {
+        match (&self.attention, &self.feed_forward) {
+            (AttentionParts::Grouped(_), FeedForwardParts::Dense(_)) => self.matrices(),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ mod fixture;
 use fixture::load;
 use r1d_model::{
     AttentionParts, AttentionSizes, CausalLm, DenseParts, ExpertParts, FeedForwardParts, Forward,
-    LatentParts, LoraSpec, MergedWeights, ModelParts, Norm, Packed, Places, Scoring,
+    LatentParts, LoraSpec, MergedWeights, ModelParts, Norm, Packed, Places, RoundedWeights,
+    Scoring,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -132,6 +133,7 @@ fn merge(model: &CausalLm) -> MergedWeights {
 
 #[test]
 fn a_step_that_is_written_out_is_the_models() {
+    let not_rounded = RoundedWeights::default();
     let names = ["deepseek-v3-plain", "deepseek-v3-yarn", "deepseek-v2"];
     for (name, adapted) in names
         .into_iter()
@@ -142,7 +144,7 @@ fn a_step_that_is_written_out_is_the_models() {
             adapt(&mut model, 0.2);
             let none = MergedWeights::default();
             assert!(
-                model.parts(32, &none).unwrap().is_none(),
+                model.parts(32, &none, &not_rounded).unwrap().is_none(),
                 "not without adapters"
             );
         }
@@ -155,7 +157,7 @@ fn a_step_that_is_written_out_is_the_models() {
         model
             .prefill(&batch, &[vec![0]], &mut cache, &options)
             .unwrap();
-        let parts = model.parts(32, &merged).unwrap().unwrap();
+        let parts = model.parts(32, &merged, &not_rounded).unwrap().unwrap();
         let earlier: Vec<Tensor> = (0..parts.layers.len())
             .map(|layer| {
                 let held = cache.latents(layer).unwrap().get(0).get(0);
@@ -205,15 +207,16 @@ fn a_young_adapter_is_not_rounded_away() {
         };
         layers.flat_map(of_layer).collect()
     };
+    let not_rounded = RoundedWeights::default();
     let weights = |kind: Kind, size: Option<f64>| {
         let mut model = load("qwen2", kind);
         if let Some(size) = size {
             adapt(&mut model, size);
         }
         let mut merged = merge(&model);
-        let first = dense(&model.parts(32, &merged).unwrap().unwrap());
+        let first = dense(&model.parts(32, &merged, &not_rounded).unwrap().unwrap());
         model.merge(&mut merged).unwrap();
-        let again = dense(&model.parts(32, &merged).unwrap().unwrap());
+        let again = dense(&model.parts(32, &merged, &not_rounded).unwrap().unwrap());
         let places = |all: &[Tensor]| all.iter().map(Tensor::data_ptr).collect::<Vec<_>>();
         assert_eq!(
             places(&first),
@@ -233,4 +236,39 @@ fn a_young_adapter_is_not_rounded_away() {
         (share - 1.0).abs() < 0.1,
         "{share} of the adapters is there"
     );
+}
+
+/// A model in FP8 has parts once its weights are rounded, and what is not rounded has none.
+#[test]
+fn products_in_fp8_have_rounded_weights() {
+    let mut model = load("qwen2", Kind::BFloat16);
+    model.set_fp8(true);
+    let (merged, mut rounded) = (MergedWeights::default(), RoundedWeights::default());
+    assert!(model.parts(8, &merged, &rounded).unwrap().is_none());
+    model.round(&mut rounded).unwrap();
+    let parts = model.parts(8, &merged, &rounded).unwrap().unwrap();
+    for matrix in parts
+        .layers
+        .iter()
+        .flat_map(r1d_model::LayerParts::matrices)
+    {
+        assert_eq!(
+            parts.rounded.get(matrix).is_some(),
+            r1d_torch::fp8::takes(matrix)
+        );
+    }
+    assert!(
+        parts.rounded.get(parts.lm_head).is_none(),
+        "the head stays wide"
+    );
+    for other in ["deepseek-v3-plain", "qwen3-moe"] {
+        let mut model = load(other, Kind::BFloat16);
+        model.set_fp8(true);
+        let mut rounded = RoundedWeights::default();
+        model.round(&mut rounded).unwrap();
+        assert!(
+            model.parts(8, &merged, &rounded).unwrap().is_none(),
+            "{other}"
+        );
+    }
 }

@@ -172,8 +172,8 @@ impl LoadedJob {
         }
     }
 
-    /// A sentence for each stage whose sampler's cache is smaller than it might be, by the memory of
-    /// the device.
+    /// A sentence for each stage whose sampler's cache is smaller than it might be, by the memory
+    /// of the device.
     pub(crate) fn small_caches(&self, room: Room) -> Vec<String> {
         plan::small_caches(&self.job, &self.facts(), &self.seen, room)
     }

@@ -1,8 +1,8 @@
 //! Measures decoding on a GPU by r1d's own kernels beside libtorch's operations, in turns.
 //!
-//! `decode_engines CONFIG.json float32|bfloat16 PROMPT NEW ROWS…` initialises the model at random
-//! and prints a JSON line per batch and way, top_p 1 and 0.95: tokens a second of the best of three
-//! runs, prefill counted.
+//! `decode_engines CONFIG.json float32|bfloat16|fp8 PROMPT NEW [own] ROWS…` initialises the model
+//! at random and prints a JSON line per batch and way, top_p 1 and 0.95: tokens a second of the
+//! best of three runs, prefill counted. `own` measures own kernels alone, with top_p 1.
 
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Sampling;
@@ -18,20 +18,26 @@ const RUNS: usize = 3;
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [config, dtype, prompt, new, batches @ ..] = &arguments[..] else {
-        return Err("usage: decode_engines CONFIG.json float32|bfloat16 PROMPT NEW ROWS…".into());
+        let usage = "usage: decode_engines CONFIG.json float32|bfloat16|fp8 PROMPT NEW [own] ROWS…";
+        return Err(usage.into());
     };
     let (prompt, new): (u32, u32) = (prompt.parse()?, new.parse()?);
     let kind = match dtype.as_str() {
         "float32" => Kind::Float,
-        "bfloat16" => Kind::BFloat16,
+        "bfloat16" | "fp8" => Kind::BFloat16,
         other => return Err(format!("unknown dtype {other}").into()),
     };
     let device = r1d_torch::device::open("cuda:0")?;
-    let model = CausalLm::init_on_device(&std::fs::read_to_string(config)?, device, kind)?;
+    let mut model = CausalLm::init_on_device(&std::fs::read_to_string(config)?, device, kind)?;
+    model.set_fp8(dtype == "fp8");
+    let all = [(true, 1.0), (false, 1.0), (true, 0.95), (false, 0.95)];
+    let (ways, batches) = match batches {
+        [first, rest @ ..] if first == "own" => (&all[..1], rest),
+        batches => (&all[..], batches),
+    };
     for rows in batches {
         let rows: u32 = rows.parse()?;
-        let ways = [(true, 1.0), (false, 1.0), (true, 0.95), (false, 0.95)];
-        for (own, top_p) in ways {
+        for &(own, top_p) in ways {
             let sampler = || {
                 Sampler::new(
                     &model,
@@ -50,8 +56,9 @@ fn main() -> Result<(), Error> {
             println!(
                 "{}",
                 serde_json::json!({
-                    "rows": rows, "prompt": prompt, "new": new, "top_p": top_p, "own_kernels": own,
-                    "used": sampler.uses_own_kernels(), "tokens_per_s": best.round(),
+                    "rows": rows, "dtype": dtype, "prompt": prompt, "new": new, "top_p": top_p,
+                    "own_kernels": own, "used": sampler.uses_own_kernels(),
+                    "tokens_per_s": best.round(),
                 })
             );
         }

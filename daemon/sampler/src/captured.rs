@@ -20,7 +20,7 @@ use kernels::{Kernels, Shape};
 use r1d_kernels::{Gpu, Graph, KernelError, PAGE_TOKENS};
 use r1d_model::{
     AttentionParts, Cache, CausalLm, DenseParts, FeedForwardParts, LayerParts, MergedWeights,
-    ModelParts,
+    ModelParts, RoundedWeights,
 };
 use std::collections::BTreeMap;
 pub(crate) use step::Drawing;
@@ -36,10 +36,29 @@ pub(crate) struct Engine {
     gpu: Gpu,
     kernels: Kernels,
     compiled_for: Shape,
-    /// Adapted weights as the kernels read them.
-    merged: MergedWeights,
+    /// Weights as the kernels read them, where that is not as they are.
+    copies: Copies,
     /// What requests like those before use, the last one's first.
     plans: Vec<Plan>,
+}
+
+/// Copies of weights: with their adapters, and in FP8.
+#[derive(Default)]
+struct Copies {
+    merged: MergedWeights,
+    rounded: RoundedWeights,
+}
+
+impl Copies {
+    /// Makes the copies of the weights as they are now.
+    fn refresh(&mut self, model: &CausalLm) -> Result<()> {
+        model.merge(&mut self.merged)?;
+        Ok(model.round(&mut self.rounded)?)
+    }
+
+    fn parts<'a>(&'a self, model: &'a CausalLm, positions: i64) -> Result<Option<ModelParts<'a>>> {
+        Ok(model.parts(positions, &self.merged, &self.rounded)?)
+    }
 }
 
 /// A block of decoding steps as it comes from the host.
@@ -111,10 +130,10 @@ fn graph_rows(rows: usize) -> i64 {
 impl Engine {
     /// Opens the device and compiles the kernels. The error says why they cannot be used.
     pub(crate) fn open(model: &CausalLm) -> Result<Engine> {
-        let mut merged = MergedWeights::default();
-        model.merge(&mut merged)?;
-        let parts = model.parts(1, &merged)?.ok_or(KernelError::Model {
-            what: "FP8 or a bias behind attention",
+        let mut copies = Copies::default();
+        copies.refresh(model)?;
+        let parts = copies.parts(model, 1)?.ok_or(KernelError::Model {
+            what: "a bias behind attention, or FP8 with adapters, experts or latent attention",
         })?;
         let shape = Shape::of(model, &parts)?;
         let gpu = Gpu::open(model.device())?;
@@ -123,14 +142,14 @@ impl Engine {
             gpu,
             kernels,
             compiled_for: shape,
-            merged,
+            copies,
             plans: Vec::new(),
         })
     }
 
-    /// Gives the memory of merged weights back until the next request.
+    /// Gives the memory of copies of weights back until the next request.
     pub(crate) fn release(&mut self) {
-        self.merged = MergedWeights::default();
+        self.copies = Copies::default();
     }
 
     /// Begins a request whose blocks have at most `steps` steps of `rows` rows, with at most
@@ -148,11 +167,11 @@ impl Engine {
             gpu,
             kernels,
             compiled_for,
-            merged,
+            copies,
             plans,
         } = self;
-        model.merge(merged)?;
-        let Some(mut parts) = model.parts(row_pages * PAGE_TOKENS, merged)? else {
+        copies.refresh(model)?;
+        let Some(mut parts) = copies.parts(model, row_pages * PAGE_TOKENS)? else {
             return Ok(None);
         };
         let layers = 0..parts.layers.len();
@@ -265,9 +284,14 @@ fn addresses(parts: &ModelParts) -> Vec<usize> {
     let around = [parts.embed_tokens, parts.norm.0, parts.lm_head];
     let mut all: Vec<Option<&Tensor>> = around.map(Some).to_vec();
     all.extend(parts.layers.iter().flat_map(tensors));
-    all.into_iter()
-        .map(|tensor| tensor.map_or(0, address))
-        .collect()
+    let own = all.into_iter();
+    let mut all: Vec<usize> = own.map(|tensor| tensor.map_or(0, address)).collect();
+    for matrix in parts.layers.iter().flat_map(LayerParts::matrices) {
+        if let Some(rounded) = parts.rounded.get(matrix) {
+            all.extend([&rounded.values, &rounded.scale, &rounded.wide].map(address));
+        }
+    }
+    all
 }
 
 /// The tensors of a layer, each always in the same place.

@@ -114,8 +114,8 @@ impl Sampler {
         })
     }
 
-    /// Gives the memory of the cache and of merged weights on a GPU to what else needs it, until the
-    /// next request. On a CPU it is kept, because the system would have to map it again page by
+    /// Gives the memory of the cache and of merged weights on a GPU to what else needs it, until
+    /// the next request. On a CPU it is kept, because the system would have to map it again page by
     /// page.
     pub fn release(&mut self) -> Result<()> {
         if self.cache.device().is_cuda() {

@@ -1,4 +1,5 @@
-//! The sampler's cache: how many tokens the device's memory has room for, and what shares its memory.
+//! The sampler's cache: how many tokens the device's memory has room for, and what shares its
+//! memory.
 
 use super::facts::InputFacts;
 use super::held::{CACHE, UPDATE, beside_cache};
@@ -37,8 +38,9 @@ pub fn fitting_tokens(
     Some(left / per_token / block * block)
 }
 
-/// Returns the most bytes that a stage takes at a time of what [`memory`] counts. On a GPU an update
-/// has the memory of the sampler's cache, so the larger of the two counts; on a CPU the cache stays.
+/// Returns the most bytes that a stage takes at a time of what [`memory`] counts. On a GPU an
+/// update has the memory of the sampler's cache, so the larger of the two counts; on a CPU the
+/// cache stays.
 ///
 /// [`memory`]: super::memory
 pub fn peak(memory: &BTreeMap<String, u64>, room: Room) -> u64 {

@@ -9,6 +9,8 @@ use r1d_proto::worker::Dtype;
 use std::collections::BTreeMap;
 
 pub(super) const FLOAT32_BYTES: u64 = 4;
+/// Bytes of a weight's copies for products in FP8: one in e4m3, one in bfloat16.
+const FP8_COPIES_BYTES: u64 = 3;
 /// The holder of the sampler's cache.
 pub(super) const CACHE: &str = "sampler";
 /// The holder of what an update takes.
@@ -16,8 +18,9 @@ pub(super) const UPDATE: &str = "update";
 /// The holder of the judges that write, each with a cache.
 const JUDGES: &str = "judges";
 
-/// Returns the bytes that a stage takes while it samples, beside caches, by holder; and the bytes of
-/// a cached token, by the holder of the cache. On a GPU the sampler has copies of adapted weights.
+/// Returns the bytes that a stage takes while it samples, beside caches, by holder; and the bytes
+/// of a cached token, by the holder of the cache. On a GPU the sampler has [copies of
+/// weights](copies).
 pub(super) fn beside_cache(
     job: &Job,
     stage: &Stage,
@@ -32,9 +35,9 @@ pub(super) fn beside_cache(
     let of_policy = (own.cache_values_per_token + of_module) * value_bytes;
     let mut bytes = weights(job, stage, own, module, value_bytes);
     let mut per_token = BTreeMap::from([(CACHE, of_policy)]);
-    if let Some(lora) = stage.adapters().filter(|_| on_gpu && job.samples(stage)) {
-        let merged = own.adapted_values(&lora.target_modules) * value_bytes;
-        bytes.insert(CACHE.into(), merged);
+    let copies = copies(job, stage, own).saturating_mul(u64::from(on_gpu && job.samples(stage)));
+    if copies > 0 {
+        bytes.insert(CACHE.into(), copies);
     }
     for asked in asked(job, stage) {
         let (shape, scores) = shape_of(job, &asked, facts, seen);
@@ -47,6 +50,15 @@ pub(super) fn beside_cache(
         }
     }
     (bytes, per_token)
+}
+
+/// Bytes of the copies of weights that own kernels multiply by: adapted ones, or those in FP8.
+fn copies(job: &Job, stage: &Stage, own: &ModelShape) -> u64 {
+    match stage.adapters() {
+        Some(lora) => own.adapted_values(&lora.target_modules) * job.model.dtype.bytes(),
+        None if job.model.fp8 && own.routing.is_none() => own.layer_values() * FP8_COPIES_BYTES,
+        None => 0,
+    }
 }
 
 /// What a stage trains of a model, and what its optimiser takes.

@@ -22,8 +22,8 @@ use crate::model_shape::ModelShape;
 use crate::stage::Stage;
 use r1d_proto::control::plan::PlanStage;
 
-/// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes of
-/// [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
+/// Returns one line of the plan for each stage on a node with this `room`. `facts` are the shapes
+/// of [`Job::models`], in their order; if it is empty, the lines have no memory and no disk.
 pub fn stages(job: &Job, facts: &[ModelShape], seen: &InputFacts, room: Room) -> Vec<PlanStage> {
     let line = |stage: &Stage| line(job, stage, facts, seen, room);
     job.stages.iter().map(line).collect()

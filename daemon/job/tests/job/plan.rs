@@ -222,6 +222,16 @@ fn copies_of_adapted_weights_are_the_samplers() {
     let cache = 256 * 640 * 6 * 4;
     assert_eq!(of_device(None), cache);
     assert_eq!(of_device(Some(1 << 40)), cache + 250 * 4);
+    // In FP8 they are of all layers, in e4m3 and in bfloat16.
+    let fp8 = JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true");
+    let job = parse(&fp8).unwrap();
+    let shape = std::slice::from_ref(&shape);
+    let room = Room {
+        device: Some(1 << 40),
+        host: None,
+    };
+    let counted = memory(&job, &job.stages[2], shape, &seen(), room)["sampler"];
+    assert_eq!(counted, cache / 2 + 257 * 3);
 }
 
 /// A snapshot is a checkpoint in the host's memory.

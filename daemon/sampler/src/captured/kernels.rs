@@ -1,12 +1,12 @@
 //! Which kernels a model needs, and these.
 
 use r1d_kernels::{
-    Attention, AttentionSizes, DecodeKernels, ExpertSizes, Experts, Gpu, KernelError,
+    Attention, AttentionSizes, DecodeKernels, ExpertSizes, Experts, Fp8Kernels, Gpu, KernelError,
     LatentAttention, LatentSizes, Routing, Scores,
 };
 use r1d_model::{
-    AttentionSizes as ModelAttention, CausalLm, ExpertParts, FeedForwardParts, ModelParts,
-    RouterRule, Scoring,
+    AttentionSizes as ModelAttention, CausalLm, ExpertParts, FeedForwardParts, LayerParts,
+    ModelParts, RouterRule, Scoring,
 };
 use tch::Kind;
 
@@ -16,6 +16,8 @@ pub(super) struct Shape {
     pub kind: Kind,
     pub attention: AttentionShape,
     pub experts: Option<(ExpertSizes, Routing)>,
+    /// Whether layers multiply in FP8.
+    pub fp8: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -30,6 +32,7 @@ pub(super) struct Kernels {
     pub decode: DecodeKernels,
     pub attention: AttentionKernels,
     pub experts: Option<Experts>,
+    pub fp8: Option<Fp8Kernels>,
 }
 
 pub(super) enum AttentionKernels {
@@ -72,6 +75,7 @@ impl Shape {
             kind: model.kind(),
             attention,
             experts: experts_of(parts)?,
+            fp8: rounded(parts).next().is_some(),
         };
         let (vocab, hidden) = parts.lm_head.size2()?;
         let widths = [hidden, dense_width(parts)?];
@@ -82,9 +86,11 @@ impl Shape {
         let experts_are_known = shape
             .experts
             .is_none_or(|(sizes, routing)| sizes.are_known(&routing));
+        let fp8_is_known = rounded(parts).all(|(outer, inner)| Fp8Kernels::takes(outer, inner));
         if DecodeKernels::takes(shape.kind, &widths, vocab)
             && attention_is_known
             && experts_are_known
+            && fp8_is_known
         {
             return Ok(shape);
         }
@@ -111,8 +117,16 @@ impl Kernels {
                 Some((sizes, routing)) => Some(Experts::compile(gpu, kind, sizes, routing)?),
                 None => None,
             },
+            fp8: shape.fp8.then(|| Fp8Kernels::compile(gpu)).transpose()?,
         })
     }
+}
+
+/// The sizes of the matrices that are multiplied in FP8, `[outer, inner]`.
+fn rounded(parts: &ModelParts) -> impl Iterator<Item = (i64, i64)> {
+    let matrices = parts.layers.iter().flat_map(LayerParts::matrices);
+    let rounded = matrices.filter_map(|matrix| parts.rounded.get(matrix));
+    rounded.filter_map(|rounded| rounded.values.size2().ok())
 }
 
 /// The width of the widest dense network; all of them must be whole pieces.
