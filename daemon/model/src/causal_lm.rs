@@ -350,6 +350,11 @@ impl CausalLm {
         self.fp8 = on;
     }
 
+    /// Whether linear layers multiply in FP8 ([`Self::set_fp8`]).
+    pub fn is_fp8(&self) -> bool {
+        self.fp8
+    }
+
     /// Makes passes over whole sequences use r1d's own kernels, where they know the shapes. The
     /// weights must be bfloat16 on a GPU. Batch-invariant passes do not use them.
     pub fn use_kernels(&mut self, kernels: Arc<TrainKernels>) {

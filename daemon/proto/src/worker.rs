@@ -366,6 +366,22 @@ pub struct Slots {
     pub tokens: u64,
 }
 
+/// The policies that own kernels decode by copies of weights; libtorch's operations decode others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightCopies {
+    /// Those with adapters.
+    pub adapted: bool,
+    /// Those whose layers multiply in FP8.
+    pub fp8: bool,
+}
+
+/// What is decoded so unless something else is asked for. Neither is before the tests of the
+/// sampler's `captured` have gone well with it on a GPU, and the speed of both was measured.
+pub const WEIGHT_COPIES: WeightCopies = WeightCopies {
+    adapted: false,
+    fp8: false,
+};
+
 /// Tokens that a slot's length is a multiple of, so that products over a slot's keys have few
 /// shapes, and aligned rows.
 pub const SLOT_BLOCK_TOKENS: u32 = 64;

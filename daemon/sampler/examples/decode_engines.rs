@@ -6,7 +6,7 @@
 
 use r1d_model::CausalLm;
 use r1d_proto::hyperparameters::Sampling;
-use r1d_proto::worker::{Generate, Group, Slots};
+use r1d_proto::worker::{Generate, Group, Slots, WeightCopies};
 use r1d_proto::world::{SystemClock, counter_hash};
 use r1d_sampler::Sampler;
 use tch::Kind;
@@ -46,7 +46,12 @@ fn main() -> Result<(), Error> {
                     SystemClock::shared(),
                 )
             };
-            let mut sampler = sampler()?.with_own_kernels(own);
+            let copies = WeightCopies {
+                adapted: true,
+                fp8: true,
+            };
+            let sampler = sampler()?.with_weight_copies(copies);
+            let mut sampler = sampler.with_own_kernels(own);
             let request = request(&model, rows, prompt, new, top_p);
             let mut best = 0.0f64;
             for _ in 0..RUNS {

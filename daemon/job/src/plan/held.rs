@@ -5,7 +5,7 @@ use crate::job::Job;
 use crate::model_shape::{ModelShape, PredictionShape};
 use crate::reward::AskedModel;
 use crate::stage::{Stage, Training};
-use r1d_proto::worker::Dtype;
+use r1d_proto::worker::{Dtype, WEIGHT_COPIES, WeightCopies};
 use std::collections::BTreeMap;
 
 pub(super) const FLOAT32_BYTES: u64 = 4;
@@ -54,10 +54,12 @@ pub(super) fn beside_cache(
 
 /// Bytes of the copies of weights that own kernels multiply by: adapted ones, or those in FP8.
 fn copies(job: &Job, stage: &Stage, own: &ModelShape) -> u64 {
+    let WeightCopies { adapted, fp8 } = WEIGHT_COPIES;
+    let is_fp8 = fp8 && job.model.fp8 && own.routing.is_none();
     match stage.adapters() {
-        Some(lora) => own.adapted_values(&lora.target_modules) * job.model.dtype.bytes(),
-        None if job.model.fp8 && own.routing.is_none() => own.layer_values() * FP8_COPIES_BYTES,
-        None => 0,
+        Some(lora) if adapted => own.adapted_values(&lora.target_modules) * job.model.dtype.bytes(),
+        None if is_fp8 => own.layer_values() * FP8_COPIES_BYTES,
+        _ => 0,
     }
 }
 

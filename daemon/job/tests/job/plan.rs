@@ -6,6 +6,7 @@ use r1d_job::plan::{
     small_caches, stages, warnings,
 };
 use r1d_job::{LinearLayers, ModelShape, RoutingShape};
+use r1d_proto::worker::WEIGHT_COPIES;
 use r1d_shape::Activations;
 use std::collections::BTreeMap;
 
@@ -221,7 +222,9 @@ fn copies_of_adapted_weights_are_the_samplers() {
     };
     let cache = 256 * 640 * 6 * 4;
     assert_eq!(of_device(None), cache);
-    assert_eq!(of_device(Some(1 << 40)), cache + 250 * 4);
+    let if_made = |bytes, are_made: bool| if are_made { bytes } else { 0 };
+    let merged = if_made(250 * 4, WEIGHT_COPIES.adapted);
+    assert_eq!(of_device(Some(1 << 40)), cache + merged);
     // In FP8 they are of all layers, in e4m3 and in bfloat16.
     let fp8 = JOB.replace("[model]", "[model]\ndtype = \"bfloat16\"\nfp8 = true");
     let job = parse(&fp8).unwrap();
@@ -231,7 +234,8 @@ fn copies_of_adapted_weights_are_the_samplers() {
         host: None,
     };
     let counted = memory(&job, &job.stages[2], shape, &seen(), room)["sampler"];
-    assert_eq!(counted, cache / 2 + 257 * 3);
+    let rounded = if_made(257 * 3, WEIGHT_COPIES.fp8);
+    assert_eq!(counted, cache / 2 + rounded);
 }
 
 /// A snapshot is a checkpoint in the host's memory.
