@@ -26,7 +26,11 @@ NAMES = {
     "experts.cu": ["gate_any", "down_any"],
     "experts_mma.cu": ["gate_3", "gate_4", "down_3", "down_4"],
     "train.cu": ["add_rms_norm", "rms_norm_backward", "sum_parts", "silu_mul_rows"]
-    + ["silu_mul_backward", "rotate_heads", "rotate_heads_backward"],
+    + ["silu_mul_backward", "rotate_heads", "rotate_heads_backward", "rotate_tails"]
+    + ["rotate_tails_backward", "expand_latent", "expand_latent_backward"],
+    "routed.cu": ["count_pairs", "place_pairs", "spread_rows", "sum_rows", "weigh_rows"]
+    + ["weigh_rows_backward", "weigh_experts", "weigh_experts_backward"],
+    "adamw.cu": ["adamw", "square_sums"],
     "logprobs.cu": ["logprobs", "logits_gradient"],
 }
 DTYPES = {1: torch.bfloat16, 0: torch.float32}

@@ -22,7 +22,7 @@ CASES += [("latent.cu", dict(LATENT=latent, ROPE=rope)) for latent, rope in LATE
 CASES += [("latent_mma.cu", dict(LATENT=latent, ROPE=64)) for latent in (512, 128)]
 CASES += [("router.cu", dict(EXPERTS=experts)) for experts in EXPERTS]
 REST = ["layer.cu", "few.cu", "threshold.cu", "draw.cu", "merge.cu", "experts.cu", "experts_mma.cu"]
-REST += ["train.cu", "logprobs.cu", "fp8.cu"]
+REST += ["train.cu", "logprobs.cu", "fp8.cu", "routed.cu", "adamw.cu"]
 CASES += [(name, {}) for name in REST]
 # Registers that spill to memory would cost more than the kernel does.
 SPILL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores")

@@ -109,6 +109,69 @@ def test_rotation_with_its_gradients(kernels, heads, key_heads, head_dim, dtype)
     assert off(gradient, expected) < TOLERANCE[dtype]
 
 
+# --- latent attention
+
+
+def turned_tails(x, table):
+    """[T, heads, rotary] by the tokens' angles."""
+    cosines, signed = table.double().unbind(1)
+    return x * cosines[:, None] + x.roll(x.shape[-1] // 2, -1) * signed[:, None]
+
+
+def angles_of(rows, width):
+    angles = torch.arange(3.0, 3.0 + rows)[:, None] * 10000.0 ** -(torch.arange(width // 2) / width * 2)
+    sines = torch.cat([-angles.sin(), angles.sin()], 1)
+    return torch.stack([torch.cat([angles.cos()] * 2, 1), sines], 1).float().contiguous()
+
+
+@both
+@pytest.mark.parametrize("heads, plain, rotary, more", [(3, 128, 64, 40), (2, 8, 16, 0)])
+def test_tails_of_queries_turn_in_place(kernels, heads, plain, rotary, more, dtype):
+    module, rows, width = library(kernels, "train.cu", dtype), 5, plain + rotary
+    table, stride = angles_of(rows, rotary), heads * width + more
+    x = noise(rows, stride, dtype=dtype)
+    before, operand = x.clone(), wide(x)
+    heads_of = operand[:, : heads * width].view(rows, heads, width)
+    expected = torch.cat([heads_of[..., :plain], turned_tails(heads_of[..., plain:], table)], -1)
+    launch(module, "rotate_tails", blocks_of(rows * heads * rotary // 16), 256, x, table, rows, heads,
+           plain, rotary, stride)
+    assert off(x[:, : heads * width], expected.reshape(rows, -1)) < TOLERANCE[dtype]
+    assert torch.equal(x[:, heads * width :], before[:, heads * width :])
+    slope, gradient = noise(rows, heads, width, seed=1, dtype=dtype), torch.full_like(x, 9.0)
+    items = rows * heads * (plain // 8 + rotary // 16)
+    launch(module, "rotate_tails_backward", blocks_of(items), 256, slope, table, gradient, rows, heads,
+           plain, rotary, stride)
+    (of_operand,) = torch.autograd.grad(expected, operand, slope.double())
+    assert off(gradient[:, : heads * width], of_operand[:, : heads * width]) < TOLERANCE[dtype]
+    assert (gradient[:, heads * width :] == 9.0).all()
+
+
+@both
+@pytest.mark.parametrize("heads, plain, rotary, value", [(3, 128, 64, 128), (2, 16, 16, 24), (4, 24, 32, 56)])
+def test_keys_and_values_of_latents_with_their_gradients(kernels, heads, plain, rotary, value, dtype):
+    module, rows, width = library(kernels, "train.cu", dtype), 5, plain + rotary
+    table, stride = angles_of(rows, rotary), rotary + 24
+    expanded = noise(rows, heads, plain + value, dtype=dtype)
+    shared = noise(rows, stride, seed=1, dtype=dtype)
+    keys, values = (torch.full((rows, heads, width), torch.nan, dtype=dtype) for _ in range(2))
+    items = rows * heads * (plain // 8 + rotary // 16 + width // 8)
+    launch(module, "expand_latent", blocks_of(items), 256, expanded, shared, table, keys, values, rows,
+           heads, plain, rotary, value, stride)
+    operands = [wide(expanded), wide(shared)]
+    turned = turned_tails(operands[1][:, None, :rotary], table).expand(-1, heads, -1)
+    key = torch.cat([operands[0][..., :plain], turned], -1)
+    padded = torch.nn.functional.pad(operands[0][..., plain:], (0, width - value))
+    assert off(keys, key) < TOLERANCE[dtype] and torch.equal(values.double(), padded)
+    slopes = [noise(rows, heads, width, seed=i, dtype=dtype) for i in (2, 3)]
+    gradients = torch.full_like(expanded, torch.nan), torch.full((rows, rotary), torch.nan, dtype=dtype)
+    items = rows * (heads * (plain + value) // 8 + rotary // 16)
+    launch(module, "expand_latent_backward", blocks_of(items), 256, *slopes, table, *gradients, rows,
+           heads, plain, rotary, value)
+    of_expanded, of_shared = torch.autograd.grad([key, padded], operands, [of.double() for of in slopes])
+    assert torch.equal(gradients[0].double(), of_expanded)
+    assert off(gradients[1], of_shared[:, :rotary]) < TOLERANCE[dtype]
+
+
 # --- log-probabilities
 
 

@@ -216,3 +216,125 @@ extern "C" __global__ void rotate_heads_backward(const Number *dq, const Number 
     store(first, to);
     store(second, to + head_dim / 2);
 }
+
+// Queries, keys and values of latent attention: a head's first `plain` dimensions do not turn, its
+// last `rotary` ones do, by a table of [2, rotary] of each token.
+
+// Turns the tail of each head in place: x has rows of `stride` numbers, of which the first are
+// [heads, plain + rotary].
+extern "C" __global__ void rotate_tails(Number *x, const float *table, int rows, int heads,
+                                        int plain, int rotary, i64 stride) {
+    const int eights = rotary / 16, index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= rows * heads * eights)
+        return;
+    const int i = index % eights * 8, head = index / eights % heads;
+    const int row = index / (eights * heads);
+    Number *at = x + row * stride + head * (plain + rotary) + plain + i;
+    float first[8], second[8];
+    load(at, first);
+    load(at + rotary / 2, second);
+    turn(first, second, table + (i64)row * 2 * rotary, i, rotary, false);
+    store(first, at);
+    store(second, at + rotary / 2);
+}
+
+// The gradient of rotate_tails' operand: dy [T, heads, plain + rotary] → the first numbers of dx's
+// rows of `stride`.
+extern "C" __global__ void rotate_tails_backward(const Number *dy, const float *table, Number *dx,
+                                                 int rows, int heads, int plain, int rotary,
+                                                 i64 stride) {
+    const int still = plain / 8, items = still + rotary / 16;
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= rows * heads * items)
+        return;
+    const int item = index % items, head = index / items % heads, row = index / (items * heads);
+    const int width = plain + rotary;
+    const Number *from = dy + ((i64)row * heads + head) * width;
+    Number *to = dx + row * stride + head * width;
+    if (item < still) {
+        *(Eight *)(to + item * 8) = *(const Eight *)(from + item * 8);
+        return;
+    }
+    const int i = (item - still) * 8;
+    float first[8], second[8];
+    load(from + plain + i, first);
+    load(from + plain + i + rotary / 2, second);
+    turn(first, second, table + (i64)row * 2 * rotary, i, rotary, true);
+    store(first, to + plain + i);
+    store(second, to + plain + i + rotary / 2);
+}
+
+// Each head's own key beside the turned one that all heads share, and its value with zeros up to
+// the key's width: expanded [T, heads, plain + value], shared: rows of `stride` numbers of which
+// the first are [rotary] → keys, values [T, heads, plain + rotary].
+extern "C" __global__ void expand_latent(const Number *expanded, const Number *shared,
+                                         const float *table, Number *keys, Number *values, int rows,
+                                         int heads, int plain, int rotary, int value, i64 stride) {
+    const int still = plain / 8, turning = rotary / 16, width = plain + rotary;
+    const int items = still + turning + width / 8;
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= rows * heads * items)
+        return;
+    const int item = index % items, head = index / items % heads, row = index / (items * heads);
+    const i64 pair = (i64)row * heads + head;
+    const Number *from = expanded + pair * (plain + value);
+    Number *key = keys + pair * width;
+    if (item < still) {
+        *(Eight *)(key + item * 8) = *(const Eight *)(from + item * 8);
+        return;
+    }
+    if (item < still + turning) {
+        const int i = (item - still) * 8;
+        float first[8], second[8];
+        load(shared + row * stride + i, first);
+        load(shared + row * stride + i + rotary / 2, second);
+        turn(first, second, table + (i64)row * 2 * rotary, i, rotary, false);
+        store(first, key + plain + i);
+        store(second, key + plain + i + rotary / 2);
+        return;
+    }
+    const int i = (item - still - turning) * 8;
+    float part[8] = {};
+    if (i < value)
+        load(from + plain + i, part);
+    store(part, values + pair * width + i);
+}
+
+// The gradients of expand_latent: dkeys, dvalues [T, heads, plain + rotary] → dexpanded [T, heads,
+// plain + value], and dshared [T, rotary], the sum over the heads from the first to the last.
+extern "C" __global__ void expand_latent_backward(const Number *dkeys, const Number *dvalues,
+                                                  const float *table, Number *dexpanded,
+                                                  Number *dshared, int rows, int heads, int plain,
+                                                  int rotary, int value) {
+    const int still = plain / 8, width = plain + rotary;
+    const int of_head = still + value / 8, items = heads * of_head + rotary / 16;
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= rows * items)
+        return;
+    const int item = index % items, row = index / items;
+    if (item < heads * of_head) {
+        const int head = item / of_head, eight = item % of_head;
+        const i64 pair = (i64)row * heads + head;
+        const Number *from = eight < still ? dkeys + pair * width + eight * 8
+                                           : dvalues + pair * width + (eight - still) * 8;
+        *(Eight *)(dexpanded + pair * (plain + value) + eight * 8) = *(const Eight *)from;
+        return;
+    }
+    const int i = (item - heads * of_head) * 8;
+    float first[8] = {}, second[8] = {};
+#pragma unroll 4
+    for (int head = 0; head < heads; head++) {
+        const Number *from = dkeys + ((i64)row * heads + head) * width + plain + i;
+        float low[8], high[8];
+        load(from, low);
+        load(from + rotary / 2, high);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            first[j] += low[j];
+            second[j] += high[j];
+        }
+    }
+    turn(first, second, table + (i64)row * 2 * rotary, i, rotary, true);
+    store(first, dshared + (i64)row * rotary + i);
+    store(second, dshared + (i64)row * rotary + i + rotary / 2);
+}

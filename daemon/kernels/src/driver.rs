@@ -285,6 +285,18 @@ impl Arguments {
         self
     }
 
+    /// Adds a `long long`.
+    pub(crate) fn long(mut self, value: i64) -> Arguments {
+        self.0.push(value.cast_unsigned());
+        self
+    }
+
+    /// Adds a `double`.
+    pub(crate) fn double(mut self, value: f64) -> Arguments {
+        self.0.push(value.to_bits());
+        self
+    }
+
     /// Adds a `float`.
     pub(crate) fn float(mut self, value: f32) -> Arguments {
         self.0.push(u64::from(value.to_bits()));

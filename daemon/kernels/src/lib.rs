@@ -14,11 +14,14 @@
 //! | `latent` | those of multi-head latent attention |
 //! | `experts` | those of a mixture of experts |
 //! | `train` | the operations of a training pass, with their gradients |
+//! | `latent_heads`, `routed` | those of latent attention, and of routed experts |
+//! | `adamw` | the optimiser's step, and the norm of gradients |
 //! | `logprobs` | log-probabilities over logits, with their gradients |
 //!
 //! The libraries are those that libtorch's CUDA half brings: nothing is linked, so a binary runs
 //! where there is no GPU. The crate knows tensors and sizes, and no model.
 
+mod adamw;
 mod attention;
 mod blas;
 mod cache;
@@ -30,13 +33,16 @@ mod experts;
 mod fp8;
 mod gpu;
 mod latent;
+mod latent_heads;
 mod logprobs;
 mod nvrtc;
 mod operands;
 mod pages;
 mod pinned;
+mod routed;
 mod train;
 
+pub use adamw::{AdamWOperands, AdamWSettings};
 pub use attention::{Attention, AttentionSizes, Rotation, Scratch};
 pub use cache::keep_compiled_in;
 pub use decode::{Cut, DecodeKernels, Draw, Few, kept_bytes};
@@ -46,8 +52,10 @@ pub use experts::{Choice, ExpertSizes, Experts, Routing, Scores};
 pub use fp8::{Fp8Kernels, Fp8Matrix};
 pub use gpu::{Gpu, peak_operations};
 pub use latent::{Compression, LatentAttention, LatentSizes, LatentToken};
+pub use latent_heads::LatentHeads;
 pub use logprobs::Logprobs;
 pub use nvrtc::Nvrtc;
 pub use pages::{CachePages, PAGE_TOKENS};
 pub use pinned::PinnedMemory;
+pub use routed::{Gating, Places};
 pub use train::{Normed, QkvSizes, TrainKernels};

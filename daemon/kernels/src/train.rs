@@ -10,16 +10,18 @@ use crate::nvrtc::Nvrtc;
 use crate::operands::{Operands, address};
 use tch::{Device, Kind, Tensor};
 
-const SOURCES: [Source; 2] = [
+const SOURCES: [Source; 4] = [
     ("train.cu", include_str!("../cuda/train.cu")),
+    ("routed.cu", include_str!("../cuda/routed.cu")),
+    ("adamw.cu", include_str!("../cuda/adamw.cu")),
     ("logprobs.cu", include_str!("../cuda/logprobs.cu")),
 ];
 /// Widest row of a norm: a thread has eight numbers of it.
 const WIDTH_MAX: i64 = 8192;
 /// Threads that fill a multiprocessor without leaving any kernel short of registers.
 const RESIDENT_THREADS: u32 = 1024;
-const MULTIPROCESSORS: u32 = 132;
-const THREADS: u32 = 256;
+pub(crate) const MULTIPROCESSORS: u32 = 132;
+pub(crate) const THREADS: u32 = 256;
 const SUM_THREADS: u32 = 1024;
 /// Threads' worth of work that a launch may have, by the integers that count it.
 const WORK_MAX: i64 = 1 << 31;
@@ -34,6 +36,20 @@ pub struct TrainKernels {
     silu_mul_backward: Function,
     rotate: Function,
     rotate_backward: Function,
+    pub(crate) rotate_tails: Function,
+    pub(crate) rotate_tails_backward: Function,
+    pub(crate) expand_latent: Function,
+    pub(crate) expand_latent_backward: Function,
+    pub(crate) count_pairs: Function,
+    pub(crate) place_pairs: Function,
+    pub(crate) spread_rows: Function,
+    pub(crate) sum_rows: Function,
+    pub(crate) weigh_rows: Function,
+    pub(crate) weigh_rows_backward: Function,
+    pub(crate) weigh_experts: Function,
+    pub(crate) weigh_experts_backward: Function,
+    pub(crate) adamw: Function,
+    pub(crate) square_sums: Function,
     pub(crate) logprobs: Function,
     pub(crate) logits_gradient: Function,
     /// The code of the functions.
@@ -96,6 +112,20 @@ impl TrainKernels {
             silu_mul_backward: code.find("silu_mul_backward")?,
             rotate: code.find("rotate_heads")?,
             rotate_backward: code.find("rotate_heads_backward")?,
+            rotate_tails: code.find("rotate_tails")?,
+            rotate_tails_backward: code.find("rotate_tails_backward")?,
+            expand_latent: code.find("expand_latent")?,
+            expand_latent_backward: code.find("expand_latent_backward")?,
+            count_pairs: code.find("count_pairs")?,
+            place_pairs: code.find("place_pairs")?,
+            spread_rows: code.find("spread_rows")?,
+            sum_rows: code.find("sum_rows")?,
+            weigh_rows: code.find("weigh_rows")?,
+            weigh_rows_backward: code.find("weigh_rows_backward")?,
+            weigh_experts: code.find("weigh_experts")?,
+            weigh_experts_backward: code.find("weigh_experts_backward")?,
+            adamw: code.find("adamw")?,
+            square_sums: code.find("square_sums")?,
             logprobs: code.find("logprobs")?,
             logits_gradient: code.find("logits_gradient")?,
             _code: code,
@@ -226,7 +256,7 @@ impl TrainKernels {
             .int(width as i32);
         self.launch(
             self.silu_mul,
-            of_eights(&operands, rows * (width / 8))?,
+            of_threads(&operands, rows * (width / 8))?,
             arguments,
         )?;
         Ok(out)
@@ -244,7 +274,7 @@ impl TrainKernels {
             .address(address(gate_up))
             .int(rows as i32)
             .int(width as i32);
-        let launch = of_eights(&operands, rows * (width / 8))?;
+        let launch = of_threads(&operands, rows * (width / 8))?;
         self.launch(self.silu_mul_backward, launch, arguments)
     }
 
@@ -266,7 +296,7 @@ impl TrainKernels {
             .int(turning as i32)
             .int(sizes.all_heads() as i32)
             .int(sizes.head_dim as i32);
-        let launch = of_eights(&operands, rows * turning * (sizes.head_dim / 16))?;
+        let launch = of_threads(&operands, rows * turning * (sizes.head_dim / 16))?;
         self.launch(self.rotate, launch, arguments)
     }
 
@@ -302,7 +332,7 @@ impl TrainKernels {
             .int(heads as i32)
             .int(key_heads as i32)
             .int(head_dim as i32);
-        let launch = of_eights(&operands, rows * sizes.all_heads() * (head_dim / 16))?;
+        let launch = of_threads(&operands, rows * sizes.all_heads() * (head_dim / 16))?;
         self.launch(self.rotate_backward, launch, arguments)?;
         Ok(gradient)
     }
@@ -320,12 +350,12 @@ impl TrainKernels {
 }
 
 /// Threads of a block that has a row.
-fn threads_of(width: i64) -> u32 {
+pub(crate) fn threads_of(width: i64) -> u32 {
     (width as u32 / 8).div_ceil(32) * 32
 }
 
-/// A thread for each eight numbers.
-fn of_eights(operands: &Operands, count: i64) -> Result<Launch> {
+/// Blocks of as many threads as there are items of work, each of eight numbers or so.
+pub(crate) fn of_threads(operands: &Operands, count: i64) -> Result<Launch> {
     if count >= WORK_MAX {
         return operands.refuse(format!("{count} times eight numbers are too many"));
     }
